@@ -1,0 +1,122 @@
+"""The model catalogue: models.toml as frozen data, refused by name where it is wrong."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from contract.errors import CatalogueError, UnknownModel
+
+DEFAULT_PATH = Path(__file__).with_name("models.toml")
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model as the catalogue describes it.
+
+    `implementation` is the worker's module with the class `Infer`. A lock lasts `lock_seconds`
+    and is renewed while the job is held; after `max_delivery_count` deliveries without an outcome
+    the message goes to the dead-letter queue. `max_pixels` is 0 where the input is no picture.
+    """
+
+    name: str
+    task: str
+    description: str
+    implementation: str
+    queue: str
+    media_types: tuple[str, ...]
+    max_input_bytes: int
+    deadline_seconds: int
+    max_deadline_seconds: int
+    max_batch_size: int
+    max_wait_ms: int
+    lock_seconds: int
+    max_delivery_count: int
+    max_pixels: int = 0
+
+
+class Catalogue(Mapping[str, Model]):
+    """The models by name, in the order of the file."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._models = dict(models)
+
+    @classmethod
+    def load(cls, path: Path = DEFAULT_PATH) -> "Catalogue":
+        """Read a catalogue file; CatalogueError says what is wrong and where."""
+        try:
+            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CatalogueError(f"cannot read the catalogue {path}: {error}") from None
+        catalogue = cls({name: _model(name, table) for name, table in tables.items()})
+        if not catalogue:
+            raise CatalogueError(f"the catalogue {path} names no model")
+        queues = [model.queue for model in catalogue.values()]
+        if len(set(queues)) < len(queues):
+            raise CatalogueError("two models share a queue: each needs one of its own")
+        return catalogue
+
+    def model(self, name: str) -> Model:
+        """The model of this name, or UnknownModel with the nearest names."""
+        if name not in self._models:
+            raise UnknownModel(name, tuple(difflib.get_close_matches(name, self._models, n=2)))
+        return self._models[name]
+
+    def __getitem__(self, name: str) -> Model:
+        return self._models[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+
+def _model(name: str, table: object) -> Model:
+    if not isinstance(table, dict):
+        raise CatalogueError(f"{name}: expected a table, write [{name}]")
+    known = {field.name: field for field in fields(Model) if field.name != "name"}
+    for key in table:
+        if key not in known:
+            raise CatalogueError(f"{name}.{key}: unknown key")
+    for key, field in known.items():
+        if key not in table and field.default is MISSING:
+            raise CatalogueError(f"{name}.{key}: is missing")
+    model = Model(name=name, **{key: _value(name, key, value) for key, value in table.items()})
+    _check(model)
+    return model
+
+
+def _value(name: str, key: str, value: Any) -> Any:
+    expected = {field.name: field.type for field in fields(Model)}[key]
+    if expected is str and isinstance(value, str) and value:
+        return value
+    if expected is int and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if expected not in (str, int) and texts and value:
+        return tuple(value)
+    wanted = {str: "a text", int: "a whole number from 0"}.get(expected, "a list of texts")  # type: ignore[arg-type]
+    raise CatalogueError(f"{name}.{key}: expected {wanted}")
+
+
+def _check(model: Model) -> None:
+    for key in ("name", "queue"):
+        if not _NAME.fullmatch(getattr(model, key)):
+            raise CatalogueError(f"{model.name}.{key}: small letters, digits and dashes only")
+    # 5 s and 5 min are what Service Bus takes.
+    for key, low, high in (
+        ("lock_seconds", 5, 300),
+        ("max_delivery_count", 1, 2000),
+        ("max_batch_size", 1, 4096),
+        ("max_input_bytes", 1, 100 * 1024 * 1024),
+        ("deadline_seconds", 1, model.max_deadline_seconds),
+        ("max_deadline_seconds", 1, 7 * 24 * 3600),
+    ):
+        if not low <= getattr(model, key) <= high:
+            raise CatalogueError(f"{model.name}.{key}: expected {low} to {high}")

@@ -1,0 +1,48 @@
+"""Every string that two processes must spell alike."""
+
+from typing import Final
+
+# The orchestration, named in start_new, and its one activity.
+ORCHESTRATOR_JOB: Final = "job"
+ACTIVITY_ENQUEUE: Final = "enqueue"
+
+# External events: lower case, since the .NET host ignores case and the Python SDK does not.
+EVENT_REPLY: Final = "reply"
+EVENT_CANCEL: Final = "cancel"
+
+# App settings, also read by bindings: a connection string, or NAME__fullyQualifiedNamespace.
+SETTING_SERVICE_BUS: Final = "SERVICE_BUS"
+SETTING_PAYLOAD_STORAGE: Final = "PAYLOAD_STORAGE"
+SETTING_CATALOGUE: Final = "MODEL_CATALOGUE"
+
+PROPERTY_TRACEPARENT: Final = "traceparent"
+PROPERTY_TRACESTATE: Final = "tracestate"
+
+PAYLOAD_CONTAINER: Final = "payloads"
+REPLY_EXPIRES_PARAMETER: Final = "expires"
+REPLY_TOKEN_PARAMETER: Final = "token"  # noqa: S105  the name of it, not a secret
+
+
+def input_blob(job_id: str) -> str:
+    """Name of the blob that holds a job's input."""
+    return f"inputs/{job_id}"
+
+
+def result_blob(job_id: str) -> str:
+    """Name of the blob that holds a job's result."""
+    return f"results/{job_id}"
+
+
+def dead_letter_queue(queue: str) -> str:
+    """Address of a queue's dead-letter sub-queue."""
+    return f"{queue}/$DeadLetterQueue"
+
+
+def job_path(job_id: str) -> str:
+    """Path of the job resource on the gateway."""
+    return f"/v1/jobs/{job_id}"
+
+
+def reply_path(job_id: str) -> str:
+    """Path that a worker's reply goes to."""
+    return f"/v1/jobs/{job_id}/reply"

@@ -1,0 +1,61 @@
+"""The queues that the catalogue asks for, as the official Service Bus emulator's Config.json.
+
+`python -m contract.queues [CATALOGUE]` prints it: the local Service Bus and Microsoft's own start
+from the same file.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from contract.catalogue import DEFAULT_PATH, Catalogue, Model
+from contract.errors import CatalogueError
+
+DUPLICATE_WINDOW = "PT10M"
+
+
+def config(catalogue: Catalogue) -> dict[str, Any]:
+    """The Config.json document for every queue of the catalogue."""
+    queues = [_queue(model) for model in catalogue.values()]
+    return {
+        "UserConfig": {
+            "Namespaces": [{"Name": "sbemulatorns", "Queues": queues, "Topics": []}],
+            "Logging": {"Type": "File"},
+        }
+    }
+
+
+def _queue(model: Model) -> dict[str, Any]:
+    return {
+        "Name": model.queue,
+        "Properties": {
+            "LockDuration": f"PT{model.lock_seconds}S",
+            "MaxDeliveryCount": model.max_delivery_count,
+            "DefaultMessageTimeToLive": f"PT{model.max_deadline_seconds}S",
+            # The orchestration has its own deadline: an expired message is nobody's any more.
+            "DeadLetteringOnMessageExpiration": False,
+            # A resent request has the job's id as its message id and is dropped.
+            "RequiresDuplicateDetection": True,
+            "DuplicateDetectionHistoryTimeWindow": DUPLICATE_WINDOW,
+            "RequiresSession": False,
+            "ForwardTo": "",
+            "ForwardDeadLetteredMessagesTo": "",
+        },
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Print Config.json for the catalogue named on the command line."""
+    path = Path(arguments[0]) if arguments else DEFAULT_PATH
+    try:
+        catalogue = Catalogue.load(path)
+    except CatalogueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(json.dumps(config(catalogue), indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
