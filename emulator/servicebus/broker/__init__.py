@@ -1,0 +1,1 @@
+"""The queues themselves: their semantics and their durability, without a word of AMQP."""
