@@ -189,7 +189,8 @@ def format_time(value: datetime) -> str:
 
 
 def _encode(value: dict[str, Json]) -> bytes:
-    data = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    # Escaped, so that half of a surrogate pair in somebody's JSON cannot break the encoding.
+    data = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
     _check_size(data)
     return data
 
@@ -197,10 +198,14 @@ def _encode(value: dict[str, Json]) -> bytes:
 def _decode(data: bytes) -> Json:
     _check_size(data)
     try:
-        return json.loads(data)
+        return json.loads(data, parse_constant=_refuse_constant)
     # A RecursionError is what nested brackets by the thousand give.
     except (ValueError, RecursionError) as error:
         raise MalformedMessage(f"message is not JSON in UTF-8 ({type(error).__name__})") from None
+
+
+def _refuse_constant(name: str) -> Json:
+    raise ValueError(name)  # NaN and Infinity are no JSON, whatever Python's parser says
 
 
 def _check_size(data: bytes) -> None:

@@ -26,6 +26,8 @@ class Fields:
         value = self._required(name, str)
         if not value:
             raise MalformedMessage(f"{self._at(name)}: must not be empty")
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise MalformedMessage(f"{self._at(name)}: is not Unicode text")
         return value
 
     def optional_text(self, name: str) -> str | None:

@@ -1,0 +1,78 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contract import queues
+from contract.catalogue import DEFAULT_PATH, Catalogue
+from contract.errors import CatalogueError, UnknownModel
+
+SHIPPED = DEFAULT_PATH.read_text(encoding="utf-8")
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "models.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_shipped_catalogue_loads() -> None:
+    catalogue = Catalogue.load()
+    assert list(catalogue) == ["classifier", "noop"]
+    assert catalogue.model("classifier").media_types == ("image/jpeg", "image/png", "image/webp")
+
+
+def test_an_unknown_model_names_the_nearest() -> None:
+    with pytest.raises(UnknownModel, match="did you mean classifier") as caught:
+        Catalogue.load().model("clasifier")
+    assert caught.value.nearest == ("classifier",)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ('queue = "noop"', 'queue = "classifier"', "share a queue"),
+        ('queue = "noop"', 'queue = "No op"', "noop.queue: small letters"),
+        ('queue = "noop"', "", "noop.queue: is missing"),
+        ('task = "echo"', "task = 3", "noop.task: expected a text"),
+        ('task = "echo"', 'task = "echo"\ncolour = "red"', "noop.colour: unknown key"),
+        ("lock_seconds = 10", "lock_seconds = 301", "lock_seconds: expected 5 to 300"),
+        ("max_batch_size = 16", 'max_batch_size = "16"', "expected a whole number"),
+        ("[noop]", "[noop", "cannot read the catalogue"),
+        (SHIPPED, "", "names no model"),
+        (SHIPPED, "noop = 1", "noop: expected a table"),
+    ],
+)
+def test_a_wrong_catalogue_is_refused_by_name(
+    tmp_path: Path, before: str, after: str, said: str
+) -> None:
+    assert before in SHIPPED
+    with pytest.raises(CatalogueError, match=said):
+        Catalogue.load(write(tmp_path, SHIPPED.replace(before, after)))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError, match=r"nowhere\.toml"):
+        Catalogue.load(tmp_path / "nowhere.toml")
+
+
+def test_every_model_gets_its_queue_with_duplicate_detection() -> None:
+    (namespace,) = queues.config(Catalogue.load())["UserConfig"]["Namespaces"]
+    by_name = {queue["Name"]: queue["Properties"] for queue in namespace["Queues"]}
+    assert set(by_name) == {"classifier", "noop"}
+    assert by_name["classifier"]["LockDuration"] == "PT10S"
+    assert all(properties["RequiresDuplicateDetection"] for properties in by_name.values())
+
+
+def test_the_queues_are_printed_as_a_program(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "contract.queues"]
+    folder = DEFAULT_PATH.parents[1]
+    good = subprocess.run(command, cwd=folder, capture_output=True, check=True)
+    assert json.loads(good.stdout)["UserConfig"]
+    bad = subprocess.run(
+        [*command, str(write(tmp_path, "a = 1"))], cwd=folder, capture_output=True, check=False
+    )
+    assert (bad.returncode, bad.stdout) == (2, b"")
+    assert bad.stderr == b"a: expected a table, write [a]\n"

@@ -1,0 +1,31 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract.claimcheck import fits_inline, reference, verify
+from contract.errors import PayloadCorrupt
+
+
+@given(st.binary(max_size=100), st.binary(max_size=100))
+def test_only_the_announced_bytes_pass(announced: bytes, found: bytes) -> None:
+    ref = reference("text/plain", "inputs/1", announced)
+    if found == announced:
+        assert verify(ref, found) is found
+    else:
+        with pytest.raises(PayloadCorrupt):
+            verify(ref, found)
+
+
+def test_a_wrong_digest_is_told_from_a_wrong_size() -> None:
+    ref = replace(reference("text/plain", "inputs/1", b"abc"), sha256="0" * 64)
+    with pytest.raises(PayloadCorrupt, match="digest"):
+        verify(ref, b"abc")
+    with pytest.raises(PayloadCorrupt, match="2 bytes, 3 were announced"):
+        verify(ref, b"ab")
+
+
+def test_the_limit_itself_still_fits() -> None:
+    assert fits_inline(10, limit_bytes=10)
+    assert not fits_inline(11, limit_bytes=10)

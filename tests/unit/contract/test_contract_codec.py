@@ -1,0 +1,201 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract import codec
+from contract.errors import ContractError, MalformedMessage, MessageTooLarge, UnsupportedSchema
+from contract.messages import (
+    InlineBytes,
+    InlineJson,
+    JobError,
+    JobReply,
+    JobRequest,
+    Payload,
+    PayloadRef,
+    Stage,
+    Timing,
+)
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=10,
+)
+# To the millisecond: that is what the wire carries.
+TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001
+    lambda time: time.replace(microsecond=time.microsecond // 1000 * 1000)
+)
+PAYLOADS: st.SearchStrategy[Payload] = st.one_of(
+    st.builds(InlineBytes, TEXT, st.binary(max_size=200)),
+    st.builds(InlineJson, JSON),
+    st.builds(
+        PayloadRef, TEXT, TEXT, st.integers(0, 2**40), st.from_regex("[0-9a-f]{64}", fullmatch=True)
+    ),
+)
+ERRORS = st.builds(JobError, TEXT, TEXT, st.sampled_from(Stage), st.booleans())
+JOB_IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", fullmatch=True)
+EXTRA = st.dictionaries(st.from_regex("x_[a-z]{1,10}", fullmatch=True), JSON, max_size=3)
+REQUESTS = st.builds(
+    JobRequest,
+    job_id=JOB_IDS,
+    model=TEXT,
+    input=PAYLOADS,
+    created_at=TIMES,
+    deadline=TIMES,
+    parameters=st.dictionaries(TEXT, JSON, max_size=3),
+    reply_url=st.none() | TEXT,
+    attempt=st.integers(1, 1000),
+    extra=EXTRA,
+)
+DURATIONS = st.floats(0, 1e9)
+REPLIES = st.builds(
+    JobReply,
+    job_id=JOB_IDS,
+    outcome=PAYLOADS | ERRORS,
+    started_at=TIMES,
+    finished_at=TIMES,
+    timing=st.builds(Timing, DURATIONS, DURATIONS, st.integers(1, 4096)),
+    attempt=st.integers(1, 1000),
+    extra=EXTRA,
+)
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+REQUEST = JobRequest(
+    job_id="018f",
+    model="noop",
+    input=InlineBytes("text/plain", b"hello"),
+    created_at=NOW,
+    deadline=NOW + timedelta(minutes=1),
+    reply_url="http://127.0.0.1:7071/v1/jobs/018f/reply?token=secret",
+)
+REPLY = JobReply("018f", InlineJson({"labels": []}), started_at=NOW, finished_at=NOW)
+
+
+@given(REQUESTS)
+def test_a_request_survives_the_wire(request: JobRequest) -> None:
+    assert codec.decode_request(codec.encode_request(request)) == request
+
+
+@given(REPLIES)
+def test_a_reply_survives_the_wire(reply: JobReply) -> None:
+    assert codec.decode_reply(codec.encode_reply(reply)) == reply
+
+
+@given(st.binary(max_size=300) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_a_message_or_a_contract_error(data: bytes) -> None:
+    for decode in (codec.decode_request, codec.decode_reply):
+        with pytest.raises(ContractError):
+            decode(data)
+
+
+@given(st.data())
+def test_one_wrong_field_is_refused_or_read(data: st.DataObject) -> None:
+    """Whatever stands in one field, decoding gives a request or a contract error, nothing else."""
+    document = codec.request_to_json(REQUEST)
+    name = data.draw(st.sampled_from(sorted(document)))
+    document[name] = data.draw(JSON)
+    try:
+        codec.decode_request(json.dumps(document).encode())
+    except ContractError as error:
+        assert str(error)  # noqa: PT017
+
+
+def test_the_wire_format_is_pinned() -> None:
+    assert json.loads(codec.encode_request(REQUEST)) == {
+        "schema": 1,
+        "job_id": "018f",
+        "model": "noop",
+        "input": {"media_type": "text/plain", "base64": "aGVsbG8="},
+        "parameters": {},
+        "created_at": "2026-01-02T03:04:05.000Z",
+        "deadline": "2026-01-02T03:05:05.000Z",
+        "reply_to": {"url": "http://127.0.0.1:7071/v1/jobs/018f/reply?token=secret"},
+        "attempt": 1,
+    }
+
+
+@pytest.mark.parametrize("version", [2, 0, "1", None, True, 1.5])
+def test_an_unknown_schema_is_refused_by_its_number(version: object) -> None:
+    document = {**codec.request_to_json(REQUEST), "schema": version}
+    with pytest.raises(UnsupportedSchema, match="this version reads 1"):
+        codec.request_from_json(document)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"job_id": "a/b"}, "job_id"),
+        ({"job_id": ""}, "job_id: must not be empty"),
+        ({"model": None}, "model: is missing"),
+        ({"model": "\ud800"}, "model: is not Unicode text"),
+        ({"model": 7}, "model: found a number"),
+        ({"input": {"media_type": "text/plain"}}, "one of base64, json and blob"),
+        ({"input": {"media_type": "text/plain", "base64": "%"}}, "base64"),
+        ({"input": []}, "input: found a list"),
+        ({"deadline": "2026-01-02T03:05:05"}, "deadline: expected an RFC 3339 time"),
+        ({"deadline": "0001-01-01T00:00:00+23:59"}, "deadline: the time is out of range"),
+        ({"attempt": 0}, "attempt: expected a whole number from 1"),
+        ({"attempt": True}, "attempt: expected a whole number from 1"),
+        ({"reply_to": {"url": ""}}, "reply_to.url: must not be empty"),
+        ({"parameters": [1]}, "parameters: expected an object"),
+    ],
+)
+def test_a_bad_field_is_named(change: dict[str, object], said: str) -> None:
+    with pytest.raises(MalformedMessage, match=said):
+        codec.request_from_json({**codec.request_to_json(REQUEST), **change})
+
+
+@pytest.mark.parametrize("outcomes", [{}, {"result": {"json": 1}, "error": {}}])
+def test_a_reply_has_exactly_one_outcome(outcomes: dict[str, object]) -> None:
+    document = codec.reply_to_json(REPLY)
+    del document["result"]
+    with pytest.raises(MalformedMessage, match="exactly one"):
+        codec.reply_from_json({**document, **outcomes})
+
+
+@pytest.mark.parametrize("constant", [b"NaN", b"Infinity", b"-Infinity"])
+def test_what_only_python_takes_for_json_is_refused(constant: bytes) -> None:
+    with pytest.raises(MalformedMessage, match="not JSON"):
+        codec.decode_reply(constant)
+
+
+def test_half_a_surrogate_pair_in_a_value_survives() -> None:
+    request = replace(REQUEST, parameters={"text": "\ud800"})
+    assert codec.decode_request(codec.encode_request(request)) == request
+
+
+def test_deep_nesting_is_malformed_and_not_a_crash() -> None:
+    with pytest.raises(MalformedMessage, match="not JSON"):
+        codec.decode_request(b"[" * 100_000)
+
+
+@pytest.mark.parametrize("decode", [codec.decode_request, codec.decode_reply])
+def test_a_message_over_the_limit_is_not_even_parsed(decode: Callable[[bytes], object]) -> None:
+    with pytest.raises(MessageTooLarge):
+        decode(b" " * (codec.MAX_MESSAGE_BYTES + 1))
+
+
+def test_encoding_over_the_limit_says_what_to_do() -> None:
+    large = replace(REQUEST, input=InlineBytes("text/plain", b"x" * codec.MAX_MESSAGE_BYTES))
+    with pytest.raises(MessageTooLarge, match="reference to a blob"):
+        codec.encode_request(large)
+
+
+def test_times_are_written_in_utc() -> None:
+    east = datetime(2026, 1, 1, 2, tzinfo=timezone(timedelta(hours=2)))
+    assert codec.format_time(east) == "2026-01-01T00:00:00.000Z"
+
+
+def test_the_reply_url_and_the_payload_are_in_no_repr() -> None:
+    assert "secret" not in repr(REQUEST)
+    assert "hello" not in repr(REQUEST)
