@@ -3,7 +3,7 @@
 from typing import Protocol
 
 
-class FunctionFailure(Exception):  # noqa: N818 - the field's word for it, and what Durable's history calls it
+class FunctionFailure(Exception):
     """The user's function raised; the text reads `TypeName: message`, as Azure reports it."""
 
     def __init__(self, type_name: str, message: str) -> None:
@@ -12,7 +12,7 @@ class FunctionFailure(Exception):  # noqa: N818 - the field's word for it, and w
         self.message = message
 
 
-class AppUnavailable(Exception):  # noqa: N818 - a state of the app rather than an error of the caller
+class AppUnavailable(Exception):
     """The app process is gone or restarting: the caller keeps the work and repeats it later."""
 
 

@@ -1,0 +1,107 @@
+"""Entry of the app process; the host runs this file as a script.
+
+Nothing of the host's own code may be importable by the user's: this package is loaded under a
+private name, and the folder that the host's package lies in leaves the import path before the
+user's code is loaded.
+"""
+
+import argparse
+import asyncio
+import importlib
+import importlib.util
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Coroutine
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+_PACKAGE = "_functions_app"
+_HERE = Path(__file__).resolve().parent
+_HOST_ROOT = _HERE.parents[2]
+
+
+def main() -> None:
+    """Run the app process until its host is gone."""
+    parser = argparse.ArgumentParser(prog="emulator.functions.app")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--socket", type=int, required=True)
+    parser.add_argument("--lifeline", type=int, required=True)
+    parser.add_argument("--log-level", default="info")
+    options = parser.parse_args()
+    _die_with_host(options.lifeline)
+    _load_own_package()
+    serving = importlib.import_module(f"{_PACKAGE}.serving")
+    invocation = importlib.import_module(f"{_PACKAGE}.invocation")
+    _log_to_stderr(options.log_level, invocation.running_function)
+    _set_import_path(options.folder)
+    connected = socket.socket(fileno=options.socket)
+    _run(serving.serve(connected, options.folder))
+    os._exit(0)  # threads of the user must not keep a process alive that has no host
+
+
+def _die_with_host(lifeline: int) -> None:
+    """End at once when the host dies, whatever the user's code is doing to the event loop."""
+
+    def watch() -> None:
+        os.read(lifeline, 1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def _load_own_package() -> None:
+    spec = importlib.util.spec_from_file_location(
+        _PACKAGE, _HERE / "__init__.py", submodule_search_locations=[str(_HERE)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[_PACKAGE] = module
+    spec.loader.exec_module(module)
+
+
+def _set_import_path(folder: Path) -> None:
+    """Put the folder first, and take out this script's own and what belongs to the host's tree."""
+    kept = [entry for entry in sys.path[1:] if entry and not _is_hosts_own(Path(entry))]
+    installed = folder / ".python_packages" / "lib" / "site-packages"
+    sys.path[:] = [str(folder), *([str(installed)] if installed.is_dir() else []), *kept]
+
+
+def _is_hosts_own(entry: Path) -> bool:
+    inside = entry.resolve().is_relative_to(_HOST_ROOT)
+    return inside and not {"site-packages", "dist-packages"} & set(entry.parts)
+
+
+def _log_to_stderr(level: str, running_function: ContextVar[str]) -> None:
+    """Log in single lines with the name of the function that speaks."""
+
+    class Format(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            name = running_function.get()
+            record.speaker = f"Functions.{name}" if name else record.name
+            return super().format(record)
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Format("%(asctime)s %(levelname)s [%(speaker)s] %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    # Azure's SDK logs every request at info, which would hide the user's own lines.
+    logging.getLogger("azure").setLevel(max(logging.WARNING, logging.root.level))
+
+
+def _run(serve: Coroutine[Any, Any, None]) -> None:
+    try:
+        uvloop = importlib.import_module("uvloop")
+    except ImportError:
+        factory = asyncio.new_event_loop
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(serve)
+
+
+if __name__ == "__main__":
+    main()

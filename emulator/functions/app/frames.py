@@ -1,0 +1,167 @@
+"""Frames between host and app process: two lengths, a JSON head, and a raw body.
+
+    !II head_bytes body_bytes | head: a JSON array | body
+
+The first item of a head says what the frame is. Between them the two processes speak:
+
+    app  → host  ["index", functions]              what the folder holds (see index.py)
+                 ["refused", error, traceback]     why the folder does not load
+    host → app   ["begin", client_binding]         the durable client's JSON, or null
+                 [id, name, "http", method, url, headers, query, route, trace]   body: request body
+                 [id, name, datum type, metadata, trace]                         body: trigger data
+                 trace is [traceparent, tracestate]
+    app  → host  [id, "http", status, headers]     body: response body
+                 [id, "data", present]             body: the returned datum's text
+                 [id, "error", type name, message]
+"""
+
+import asyncio
+import json
+import struct
+from collections.abc import Callable
+from typing import Any
+
+_LENGTHS = struct.Struct("!II")
+_JOIN_BELOW_BYTES = 64 * 1024
+
+MAX_HEAD_BYTES = 16 * 1024 * 1024
+MAX_BODY_BYTES = 512 * 1024 * 1024
+
+
+class FrameError(Exception):
+    """The peer sent what is no frame."""
+
+
+def encode_frame(head: list[Any], body: bytes = b"") -> bytes:
+    """Return the frame as one piece; `encode_prefix` plus the body saves a copy of a large one."""
+    return encode_prefix(head, len(body)) + body
+
+
+def encode_prefix(head: list[Any], body_bytes: int) -> bytes:
+    """Return the lengths and the head of a frame whose body follows."""
+    text = json.dumps(head, separators=(",", ":")).encode()
+    return _LENGTHS.pack(len(text), body_bytes) + text
+
+
+class FrameReader:
+    """Cuts a byte stream into frames; complete frames are parsed straight from what arrives."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+        self._wanted_bytes = _LENGTHS.size
+
+    def feed(self, data: bytes) -> list[tuple[list[Any], bytes]]:
+        """Return the frames that are complete with these bytes.
+
+        Raises FrameError for lengths over the limits and for a head that is not a JSON array.
+        """
+        if not self._pending:
+            frames, used, self._wanted_bytes = _parse(data)
+            if used < len(data):
+                self._pending += memoryview(data)[used:]
+            return frames
+        self._pending += data
+        if len(self._pending) < self._wanted_bytes:
+            return []
+        frames, used, self._wanted_bytes = _parse(self._pending)
+        del self._pending[:used]
+        return frames
+
+
+def _parse(data: bytes | bytearray) -> tuple[list[tuple[list[Any], bytes]], int, int]:
+    """Return the complete frames, how many bytes they took, and how many the next one needs."""
+    frames: list[tuple[list[Any], bytes]] = []
+    offset, total = 0, len(data)
+    with memoryview(data) as view:
+        while True:
+            start = offset + _LENGTHS.size
+            if total < start:
+                return frames, offset, _LENGTHS.size
+            head_bytes, body_bytes = _LENGTHS.unpack_from(view, offset)
+            if head_bytes > MAX_HEAD_BYTES or body_bytes > MAX_BODY_BYTES:
+                raise FrameError(f"a frame of {head_bytes} + {body_bytes} bytes is over the limit")
+            body_start = start + head_bytes
+            end = body_start + body_bytes
+            if total < end:
+                return frames, offset, end - offset
+            head = _parse_head(bytes(view[start:body_start]))
+            frames.append((head, bytes(view[body_start:end]) if body_bytes else b""))
+            offset = end
+
+
+def _parse_head(text: bytes) -> list[Any]:
+    try:
+        head = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FrameError("the head of a frame is not JSON") from error
+    if not isinstance(head, list) or not head:
+        raise FrameError("the head of a frame is not a JSON array with an item")
+    return head
+
+
+class FrameConnection(asyncio.Protocol):
+    """One end of the stream: hands frames to `on_frame` in order, and sends with backpressure."""
+
+    def __init__(
+        self,
+        on_frame: Callable[[list[Any], bytes], None],
+        on_lost: Callable[[Exception | None], None],
+    ) -> None:
+        self._on_frame = on_frame
+        self._on_lost = on_lost
+        self._reader = FrameReader()
+        self._transport: asyncio.WriteTransport | None = None
+        self._writable: asyncio.Event | None = None
+        self._broken: Exception | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport to write to."""
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Cut what came into frames; a peer that breaks the framing loses the connection."""
+        try:
+            frames = self._reader.feed(data)
+        except FrameError as error:
+            self._broken = error
+            self.abort()
+            return
+        for head, body in frames:
+            self._on_frame(head, body)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wake whoever waits to write, and tell the owner."""
+        self._transport = None
+        if self._writable is not None:
+            self._writable.set()
+        self._on_lost(self._broken or exc)
+
+    def pause_writing(self) -> None:
+        """Make `drain` wait."""
+        self._writable = asyncio.Event()
+
+    def resume_writing(self) -> None:
+        """Let those who wait in `drain` go on."""
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
+
+    async def drain(self) -> None:
+        """Wait until the peer has taken what was written before."""
+        if self._writable is not None:
+            await self._writable.wait()
+
+    def send(self, head: list[Any], body: bytes = b"") -> None:
+        """Queue a frame. Raises ConnectionError when the connection is gone."""
+        if self._transport is None:
+            raise ConnectionResetError("the connection to the peer is gone")
+        if len(body) < _JOIN_BELOW_BYTES:
+            self._transport.write(encode_frame(head, body))
+        else:
+            self._transport.writelines((encode_prefix(head, len(body)), body))
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()

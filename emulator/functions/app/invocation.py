@@ -1,0 +1,152 @@
+"""Runs one invocation: trigger data in, function called, what it returned out.
+
+What can be decided when the app loads is decided then (`plan`), so that a request costs the
+conversions alone.
+"""
+
+import json
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
+from typing import Any
+
+from azure.functions.meta import Datum
+
+from .bindings import Converter, converter_of
+from .context import Context, TraceContext
+from .index import IndexedFunction
+from .validation import Slot
+
+running_function: ContextVar[str] = ContextVar("running_function", default="")
+
+_NO_TRACE = TraceContext()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How what a function returns becomes a datum."""
+
+    converter: Converter
+    slot: Slot
+
+    def encode(self, value: Any) -> Datum:
+        """Return the datum. Raises TypeError, as production does, for a value of no use."""
+        try:
+            return self.converter.encode(value, expected_type=self.slot.python_type)
+        except NotImplementedError:
+            raise TypeError(
+                f'unable to encode outgoing TypedData: unsupported type "{self.slot.binding_type}" '
+                f'for Python type "{type(value).__name__}"'
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An indexed function with its conversions looked up."""
+
+    function: IndexedFunction
+    trigger: str
+    decode_trigger: Converter
+    wants_metadata: bool
+    client: str | None
+    output: Output | None
+
+
+def plan(function: IndexedFunction) -> Plan:
+    """Look up, once, how a function's trigger, client and return value are converted."""
+    trigger_binding = next(b for b in function.bindings if b["type"].endswith("Trigger"))
+    clients = [b["name"] for b in function.bindings if b["type"] == "durableClient"]
+    signature = function.signature
+    converter = converter_of(signature.inputs[trigger_binding["name"]].binding_type)
+    returned = signature.returned
+    return Plan(
+        function=function,
+        trigger=trigger_binding["name"],
+        decode_trigger=converter,
+        wants_metadata=bool(converter.has_trigger_support()),
+        client=clients[0] if clients else None,
+        output=None if returned is None else Output(converter_of(returned.binding_type), returned),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What fires a function: its data, and what the trigger knows besides."""
+
+    data: Datum
+    metadata: dict[str, Datum]
+    trace_parent: str
+    trace_state: str
+
+
+async def invoke(
+    plan: Plan, event: Event, client_binding: str | None, submit: Callable[..., Any]
+) -> Datum | None:
+    """Call the function and return its datum; whatever it raises passes through.
+
+    `submit` runs a plain function with its arguments in the thread pool and is awaited.
+    """
+    function = plan.function
+    running_function.set(function.name)
+    arguments = {
+        plan.trigger: plan.decode_trigger.decode(
+            event.data, trigger_metadata=event.metadata if plan.wants_metadata else {}
+        )
+    }
+    if plan.client is not None:
+        arguments[plan.client] = client_binding
+    invocation_id = str(uuid.uuid4())
+    if function.signature.requires_context:
+        traced = TraceContext(event.trace_parent, event.trace_state)
+        arguments["context"] = Context(function.name, function.directory, invocation_id, traced)
+    if function.is_async:
+        result = await function.call(**arguments)
+    else:
+        result = await submit(function.call, invocation_id, arguments)
+    if plan.output is None:
+        if result is not None:
+            raise RuntimeError(
+                f"function {function.name!r} without a $return binding returned a non-None value"
+            )
+        return None
+    return plan.output.encode(result)
+
+
+class ThreadPool:
+    """Runs plain functions; the invocation's context goes with them."""
+
+    def __init__(self, executor: ThreadPoolExecutor, run_in_executor: Callable[..., Any]) -> None:
+        self._executor = executor
+        self._run_in_executor = run_in_executor
+
+    def submit(
+        self, call: Callable[..., Any], invocation_id: str, arguments: dict[str, Any]
+    ) -> Any:
+        """Return an awaitable of the call's result."""
+        return self._run_in_executor(
+            self._executor, copy_context().run, _call_in_thread, call, invocation_id, arguments
+        )
+
+
+def _call_in_thread(call: Callable[..., Any], invocation_id: str, arguments: dict[str, Any]) -> Any:
+    local = Context("", "", invocation_id, _NO_TRACE).thread_local_storage
+    local.invocation_id = invocation_id
+    try:
+        return call(**arguments)
+    finally:
+        local.invocation_id = None
+
+
+def metadata_of(values: dict[str, Any] | None) -> dict[str, Datum]:
+    """Return trigger metadata as datums: text and numbers as such, the rest as JSON."""
+    return {name: _datum_of(value) for name, value in (values or {}).items() if value is not None}
+
+
+def _datum_of(value: Any) -> Datum:
+    if isinstance(value, str):
+        return Datum(value, "string")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Datum(value, "int")
+    return Datum(json.dumps(value), "json")

@@ -1,0 +1,124 @@
+"""The app process's life: load, tell the host, serve invocations until the host is gone."""
+
+import asyncio
+import logging
+import os
+import socket
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from azure.functions.meta import Datum
+
+from .frames import FrameConnection
+from .httpdata import request_datum, response_of
+from .index import load_functions
+from .invocation import Event, Plan, ThreadPool, invoke, metadata_of, plan
+
+_log = logging.getLogger("functions.app")
+_THREAD_COUNT_SETTING = "PYTHON_THREADPOOL_THREAD_COUNT"
+_MOST_THREADS = 32
+
+
+async def serve(connected: socket.socket, folder: Path) -> None:
+    """Serve one host over a connected stream socket; return when the host closes it."""
+    app = _App()
+    await app.connect(connected)
+    try:
+        functions = load_functions(folder)
+    except Exception as error:  # noqa: BLE001 - the user's module may raise anything at import
+        app.send(["refused", f"{type(error).__name__}: {error}", traceback.format_exc()])
+        await app.flushed()
+        return
+    app.plans = {name: plan(function) for name, function in functions.items()}
+    app.send(["index", [function.describe() for function in functions.values()]])
+    await app.gone.wait()
+
+
+class _App:
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        executor = ThreadPoolExecutor(_thread_count(), thread_name_prefix="function")
+        self.plans: dict[str, Plan] = {}
+        self.gone = asyncio.Event()
+        self._connection = FrameConnection(self._on_frame, self._on_lost)
+        self._create_task = loop.create_task
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._threads = ThreadPool(executor, loop.run_in_executor)
+        self._client_binding: str | None = None
+
+    async def connect(self, connected: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: self._connection, sock=connected)
+
+    def send(self, head: list[Any], body: bytes = b"") -> None:
+        self._connection.send(head, body)
+
+    async def flushed(self) -> None:
+        """Leave the host the time to read the last frame: it closes the stream then."""
+        await self.gone.wait()
+
+    def _on_lost(self, _error: Exception | None) -> None:
+        self.gone.set()
+
+    def _on_frame(self, head: list[Any], body: bytes) -> None:
+        if head[0] == "begin":
+            self._client_binding = head[1]
+            return
+        task = self._create_task(self._answer(head, body))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, head: list[Any], body: bytes) -> None:
+        number, name, kind = head[0], head[1], head[2]
+        try:
+            answer, payload = await self._run(name, kind, head, body)
+        except BaseException as error:  # noqa: BLE001 - user code: sys.exit() too is a failed invocation
+            _log.exception("Executed 'Functions.%s' (Failed)", name)
+            answer, payload = ["error", type(error).__name__, _text_of(error)], b""
+        try:
+            await self._connection.drain()
+            self.send([number, *answer], payload)
+        except ConnectionError:
+            _log.debug("the host went away before the answer of %s", name)
+
+    async def _run(
+        self, name: str, kind: str, head: list[Any], body: bytes
+    ) -> tuple[list[Any], bytes]:
+        plan = self.plans[name]
+        submit = self._threads.submit
+        if kind == "http":
+            event = Event(request_datum(head[3:8], body), {}, *head[8])
+            result = await invoke(plan, event, self._client_binding, submit)
+            status, headers, payload = response_of(result)
+            return ["http", status, headers], payload
+        data = Datum(body if kind == "bytes" else body.decode(), kind)
+        event = Event(data, metadata_of(head[3]), *head[4])
+        result = await invoke(plan, event, self._client_binding, submit)
+        if result is None or result.value is None:
+            return ["data", False], b""
+        value = result.value
+        return ["data", True], value if isinstance(value, bytes) else str(value).encode()
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        return "Unhandled exception in function. Could not serialize original exception message."
+
+
+def _thread_count() -> int | None:
+    """Return the size of the thread pool that the setting asks for; None is Python's default."""
+    text = os.environ.get(_THREAD_COUNT_SETTING)
+    if text is None:
+        return None
+    if text.isdecimal() and 1 <= int(text) <= _MOST_THREADS:
+        return int(text)
+    _log.warning(
+        "%s must be set to a value between 1 and %d. Reverting to default value.",
+        _THREAD_COUNT_SETTING,
+        _MOST_THREADS,
+    )
+    return None
