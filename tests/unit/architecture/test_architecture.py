@@ -1,0 +1,60 @@
+"""What a reader may rely on: small modules, short functions, settings read in one place."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+FOLDERS = ("functions", "worker", "emulator", "loosely", "benchmarks")
+MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+
+
+def line_count(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_modules_are_small() -> None:
+    sizes = [line_count(path) for path in MODULES if path.name != "__init__.py"]
+    assert median(sizes) <= 150
+    assert names([path for path in MODULES if line_count(path) > 400]) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=names(MODULES))
+def test_functions_are_short(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    long = [f.name for f in functions(tree) if f.end_lineno and f.end_lineno - f.lineno >= 60]
+    assert long == []
+
+
+def test_the_environment_is_read_in_few_places() -> None:
+    readers = [path for path in MODULES if "os.environ" in path.read_text(encoding="utf-8")]
+    assert set(names(readers)) <= {
+        "functions/function_app.py",
+        "worker/__main__.py",
+        "emulator/functions/__main__.py",  # its settings are the app's, overlaid on the file's
+        "loosely/up/environment.py",
+    }
+
+
+def test_no_module_is_a_drawer_for_everything() -> None:
+    drawers = {"utils.py", "helpers.py", "common.py", "manager.py"}
+    assert [path for path in MODULES if path.name in drawers] == []
+
+
+def test_no_test_sleeps() -> None:
+    tests = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
+    sleepers = [path for path in tests if "time.sleep(" in path.read_text(encoding="utf-8")]
+    assert names([path for path in sleepers if "e2e" not in path.parts]) == []
