@@ -1,0 +1,158 @@
+"""``loosely submit``, ``status`` and ``result``."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from loosely.cli.failures import ExitCode, reported
+from loosely.cli.gateway import UrlOption, connect
+from loosely.cli.progress import Progress, spinning
+from loosely.cli.tables import job_details, job_summary, print_to, result_view
+from loosely.cli.text import printable
+from loosely.client import DEFAULT_WAIT_SECONDS, Client
+from loosely.job import Job, Result
+from loosely.media import media_type_of
+
+_LONGEST_WAIT_SECONDS = 200
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print what the gateway answered, exactly as received.")
+]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+
+
+def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            allow_dash=True,
+            help="What to send; - for standard input.",
+        ),
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="The model to run.")],
+    wait: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=_LONGEST_WAIT_SECONDS,
+            metavar="SECONDS",
+            help="How long the first answer may take; then the job is polled.",
+        ),
+    ] = DEFAULT_WAIT_SECONDS,
+    deadline: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="SECONDS", help="After how long nobody wants the result."),
+    ] = None,
+    media_type: Annotated[
+        str | None,
+        typer.Option("--type", metavar="TYPE", help="Media type. Default: by the file's content."),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Do not wait: print the job's id.")
+    ] = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send a file to a model and show the result.
+
+    Follows the job until it ends, however long that takes; Ctrl-C leaves it running.
+    """
+    payload = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    with reported(as_json=as_json), connect(url) as client, spinning("sending") as progress:
+        job = client.submit(
+            payload,
+            model,
+            media_type=media_type or media_type_of(payload, file.name),
+            wait_seconds=0 if detach else wait,
+            deadline_seconds=deadline,
+        )
+        if not (job.is_final or detach):
+            job = _follow(client, job, progress)
+    if as_json:
+        typer.echo(job.body)
+    elif detach and not job.is_final:
+        typer.echo(printable(job.id))
+    else:
+        _show(job)
+    if job.is_final and job.status != "succeeded":
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def status(job_id: IdArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Show how a job stands."""
+    with reported(as_json=as_json), connect(url) as client:
+        job = client.job(job_id)
+    if as_json:
+        typer.echo(job.body)
+    else:
+        print_to(Console(), job_details(job))
+
+
+def result(
+    job_id: IdArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", dir_okay=False, help="Write the result to this file."),
+    ] = None,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch a job's result."""
+    with reported(as_json=as_json), connect(url) as client:
+        answer = client.result(job_id)
+    if isinstance(answer, Job):
+        if as_json:
+            typer.echo(answer.body)
+        typer.echo(f"not-yet: the job is {printable(answer.status)}; ask again later", err=True)
+        raise typer.Exit(ExitCode.NOT_YET)
+    if output is not None:
+        output.write_bytes(answer.body)
+    elif as_json:
+        typer.echo(answer.body)
+    else:
+        _show_result(answer)
+
+
+def _follow(client: Client, submitted: Job, progress: Progress) -> Job:
+    """Poll the job until it is final."""
+    job = submitted
+    progress.status = job.status
+    try:
+        for latest in client.follow(job.id):
+            job = latest
+            progress.status = job.status
+    except KeyboardInterrupt:
+        typer.echo(f"the job goes on; see it with: loosely status {printable(job.id)}", err=True)
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    return job
+
+
+def _show(job: Job) -> None:
+    console = Console()
+    if job.error is not None or job.result is None:
+        print_to(console, job_details(job))
+        return
+    print_to(console, job_summary(job))
+    print_to(console, result_view(job.result))
+
+
+def _show_result(answer: Result) -> None:
+    kind = answer.media_type.partition(";")[0].strip().lower()
+    if kind == "application/json":
+        try:
+            print_to(Console(), result_view(json.loads(answer.body)))
+        except ValueError:
+            typer.echo(answer.body)
+    elif kind.startswith("text/") or not sys.stdout.isatty():
+        typer.echo(answer.body, nl=False)
+    else:
+        typer.echo(f"the result is {kind or 'binary'}: name a file with --output", err=True)
+        raise typer.Exit(2)

@@ -1,0 +1,108 @@
+"""Jobs and results as people read them."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from loosely.cli.text import printable
+from loosely.job import Job
+
+_BAR_CELLS = 24
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+_STATUS_STYLES = {
+    "succeeded": "green",
+    "failed": "red",
+    "expired": "red",
+    "cancelled": "yellow",
+    "cancelling": "yellow",
+    "running": "cyan",
+}
+_TIMINGS = (("queued_ms", "queued"), ("inference_ms", "inference"), ("total_ms", "total"))
+_MOMENTS = ("created_at", "started_at", "finished_at", "deadline")
+
+
+def job_summary(job: Job) -> Text:
+    """One line: which job, how it stands, how long it took."""
+    style = _STATUS_STYLES.get(job.status, "")
+    line = Text.assemble(
+        (printable(job.model), "bold"), "  ", (printable(job.status), style), f"  {_times(job)}"
+    )
+    line.append(f"  {printable(job.id)}", "dim")
+    return line
+
+
+def job_details(job: Job) -> RenderableType:
+    """Everything about a job that is known, and its result if it has one."""
+    table = Table.grid(padding=(0, 2))
+    table.add_row("job", Text(printable(job.id)))
+    table.add_row("model", Text(printable(job.model)))
+    table.add_row("status", Text(printable(job.status), style=_STATUS_STYLES.get(job.status, "")))
+    for name in _MOMENTS:
+        if job.document.get(name):
+            table.add_row(name.removesuffix("_at"), Text(printable(job.document[name])))
+    if times := _times(job):
+        table.add_row("time", Text(times))
+    if attempt := job.document.get("attempt"):
+        table.add_row("attempt", Text(printable(attempt)))
+    if job.error is not None:
+        table.add_row("error", Text(_error(job.error), style="red"))
+    if job.result is None:
+        return table
+    return Group(table, Text(), result_view(job.result))
+
+
+def result_view(result: Any) -> RenderableType:
+    """A table for labels with scores, else the JSON."""
+    labels = result.get("labels") if isinstance(result, dict) else None
+    if isinstance(labels, list) and labels and all(_is_label(label) for label in labels):
+        return _label_table(labels)
+    return Text(json.dumps(result, indent=2, ensure_ascii=False).replace("\x7f", "\\u007f"))
+
+
+def bar(score: float) -> str:
+    """Draw ``score``, from 0 to 1, in eighths of a cell."""
+    eighths = round(min(max(score, 0.0), 1.0) * _BAR_CELLS * 8)
+    whole, rest = divmod(eighths, 8)
+    return ("█" * whole + (_EIGHTHS[rest] if rest else "")).rstrip()
+
+
+def print_to(console: Console, view: RenderableType) -> None:
+    """Print ``view``, whole also where the output is no terminal and has no width."""
+    console.print(view, soft_wrap=not console.is_terminal, highlight=False)
+
+
+def _is_label(label: object) -> bool:
+    return (
+        isinstance(label, dict)
+        and isinstance(label.get("label"), str)
+        and isinstance(label.get("score"), int | float)
+    )
+
+
+def _label_table(labels: list[dict[str, Any]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="green", no_wrap=True)
+    for label in labels:
+        score = float(label["score"])
+        table.add_row(Text(printable(label["label"])), f"{score:.1%}", bar(score))
+    return table
+
+
+def _times(job: Job) -> str:
+    return ", ".join(
+        f"{name} {job.timing[key]:.0f} ms"
+        for key, name in _TIMINGS
+        if isinstance(job.timing.get(key), int | float)
+    )
+
+
+def _error(error: Mapping[str, Any]) -> str:
+    code = error.get("code") or "failed"
+    what = error.get("detail") or error.get("message") or error.get("title") or ""
+    return printable(f"{code}: {what}" if what else code)

@@ -1,0 +1,111 @@
+"""Which ports the parts listen on, and who is there already."""
+
+import errno
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
+
+from loosely.up.errors import PortBusy
+
+_HOST = "127.0.0.1"
+_SHORT_COMMAND_CHARACTERS = 60
+_FIRST_OFFER = 7171
+_HIGHEST_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """One port for each service; the defaults are those of Azure's own local tools."""
+
+    functions: int = 7071
+    servicebus: int = 5672
+    servicebus_admin: int = 5300
+    blobs: int = 10000
+    worker_health: int = 8081
+
+    @classmethod
+    def from_base(cls, base: int) -> "Ports":
+        """Five ports in a row, so that systems can run side by side."""
+        return cls(base, base + 1, base + 2, base + 3, base + 4)
+
+
+PORT_COUNT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The process that listens on a port."""
+
+    pid: int
+    name: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self.name}): {self.command}"
+
+
+def is_free(port: int) -> bool:
+    """Tell whether ``port`` can be listened on, on loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As a server would: what lingers of closed connections is no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            if error.errno in {errno.EADDRINUSE, errno.EACCES}:
+                return False
+            raise
+    return True
+
+
+def free_base(first: int = _FIRST_OFFER) -> int:
+    """Return a value for ``--port`` whose five ports are free now."""
+    for base in range(first, _HIGHEST_PORT - PORT_COUNT, 100):
+        if all(is_free(port) for port in astuple(Ports.from_base(base))):
+            return base
+    raise PortBusy("no five free ports in a row were found")
+
+
+def refuse_busy(ports: Mapping[str, int]) -> None:
+    """Raise :exc:`PortBusy` that names each taken port with its holder, if any is taken."""
+    busy = {name: port for name, port in ports.items() if not is_free(port)}
+    if not busy:
+        return
+    holders = holders_of(busy.values())
+    lines = [
+        f"port {port} ({name}) is taken by {holders.get(port, 'a process of another user')}"
+        for name, port in busy.items()
+    ]
+    lines.append(f"stop it, or choose other ports: loosely up --port {free_base()}")
+    raise PortBusy("\n".join(lines))
+
+
+def holders_of(ports: Iterable[int]) -> dict[int, Holder]:
+    """Find the processes that listen on ``ports``, as far as this user may see them."""
+    import psutil  # noqa: PLC0415 - only ever needed on the way to a refusal
+
+    wanted = set(ports)
+    found: dict[int, Holder] = {}
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except psutil.AccessDenied:  # macOS shows connections to root alone
+        return found
+    for connection in connections:
+        at = connection.laddr
+        if connection.status != psutil.CONN_LISTEN or connection.pid is None or not at:
+            continue
+        port = at.port
+        if port in wanted and port not in found:
+            try:
+                process = psutil.Process(connection.pid)
+                found[port] = Holder(process.pid, process.name(), _shorten(process.cmdline()))
+            except psutil.Error:
+                continue
+    return found
+
+
+def _shorten(command: list[str]) -> str:
+    text = " ".join(command)
+    if len(text) <= _SHORT_COMMAND_CHARACTERS:
+        return text
+    return text[: _SHORT_COMMAND_CHARACTERS - 1] + "…"

@@ -1,0 +1,165 @@
+"""Loosely's own parts: the table of what ``up`` starts, and with which settings."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from loosely.up.parts import Part, Preparation, Probe
+from loosely.up.ports import Ports
+
+# The storage emulators' account, the same on every machine and published by Microsoft.
+_STORAGE_ACCOUNT = "devstoreaccount1"
+_STORAGE_KEY = (
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
+_HOST = "127.0.0.1"
+PART_NAMES = ("blobs", "servicebus", "functions", "worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the table depends on."""
+
+    root: Path
+    data: Path
+    ports: Ports
+    reply_token_key: str
+    log_level: str
+
+    @property
+    def gateway_url(self) -> str:
+        """Where users reach the REST API."""
+        return f"http://{_HOST}:{self.ports.functions}"
+
+    @property
+    def storage(self) -> str:
+        """The connection string of the blob storage."""
+        return (
+            "DefaultEndpointsProtocol=http;"
+            f"AccountName={_STORAGE_ACCOUNT};AccountKey={_STORAGE_KEY};"
+            f"BlobEndpoint=http://{_HOST}:{self.ports.blobs}/{_STORAGE_ACCOUNT};"
+        )
+
+    @property
+    def service_bus(self) -> str:
+        """The connection string of the Service Bus, in the official emulator's form."""
+        return (
+            f"Endpoint=sb://localhost:{self.ports.servicebus};"
+            "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE;"
+            "UseDevelopmentEmulator=true;"
+        )
+
+
+def base_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
+    """Return what every part gets: the user's own environment, able to import the parts."""
+    paths = [str(root / "functions"), str(root), user.get("PYTHONPATH", "")]
+    # The parts talk to one another on loopback, which a proxy cannot reach.
+    direct = [user.get("NO_PROXY") or user.get("no_proxy") or "", "127.0.0.1", "localhost"]
+    no_proxy = ",".join(filter(None, direct))
+    return {
+        **user,
+        "PYTHONPATH": ":".join(filter(None, paths)),
+        "PYTHONUNBUFFERED": "1",
+        "NO_PROXY": no_proxy,
+        "no_proxy": no_proxy,
+    }
+
+
+def loosely_parts(settings: Settings) -> tuple[Part, ...]:
+    """Return the parts in the order in which they rely on one another."""
+    return (
+        _blobs(settings),
+        _servicebus(settings),
+        _functions(settings),
+        _worker(settings),
+    )
+
+
+def _blobs(settings: Settings) -> Part:
+    port = settings.ports.blobs
+    return Part(
+        name="blobs",
+        summary="Blob storage for large payloads",
+        address=f"http://{_HOST}:{port}/{_STORAGE_ACCOUNT}",
+        command=_python(
+            "emulator.blobs",
+            *("--port", str(port)),
+            *("--data", str(settings.data / "blobs")),
+            *("--log-level", settings.log_level),
+        ),
+        probe=Probe(port, status=None),
+        ports={"blobs": port},
+    )
+
+
+def _servicebus(settings: Settings) -> Part:
+    port, admin_port = settings.ports.servicebus, settings.ports.servicebus_admin
+    config = settings.data / "servicebus.json"
+    return Part(
+        name="servicebus",
+        summary="Service Bus with a queue for each model",
+        address=f"sb://localhost:{port}",
+        command=_python(
+            "emulator.servicebus",
+            *("--config", str(config)),
+            *("--port", str(port)),
+            *("--admin-port", str(admin_port)),
+            *("--data", str(settings.data / "servicebus")),
+            *("--log-level", settings.log_level),
+        ),
+        probe=Probe(admin_port, "/health"),
+        ports={"servicebus": port, "servicebus admin": admin_port},
+        preparation=Preparation(_python("contract.queues"), config),
+    )
+
+
+def _functions(settings: Settings) -> Part:
+    port = settings.ports.functions
+    return Part(
+        name="functions",
+        summary="REST API on Durable Functions",
+        address=settings.gateway_url,
+        command=_python(
+            "emulator.functions",
+            *("--app", str(settings.root / "functions")),
+            *("--port", str(port)),
+            *("--data", str(settings.data / "functions")),
+            *("--log-level", settings.log_level),
+        ),
+        probe=Probe(port, "/v1/health/ready"),
+        ports={"functions": port},
+        environment={
+            "AzureWebJobsStorage": settings.storage,
+            "PAYLOAD_STORAGE": settings.storage,
+            "SERVICE_BUS": settings.service_bus,
+            "FUNCTIONS_WORKER_RUNTIME": "python",
+            "GATEWAY_BASE_URL": settings.gateway_url,
+            "REPLY_TOKEN_KEYS": settings.reply_token_key,
+            "LOG_LEVEL": settings.log_level,
+        },
+    )
+
+
+def _worker(settings: Settings) -> Part:
+    port = settings.ports.worker_health
+    return Part(
+        name="worker",
+        summary="PyTorch worker",
+        address=f"http://{_HOST}:{port}/ready",
+        command=_python("worker"),
+        probe=Probe(port, "/ready"),
+        ports={"worker health": port},
+        environment={
+            "SERVICE_BUS": settings.service_bus,
+            "PAYLOAD_STORAGE": settings.storage,
+            "REPLY_HOSTS": f"{_HOST}:{settings.ports.functions}",
+            "HEALTH_PORT": str(port),
+            "LOG_LEVEL": settings.log_level,
+        },
+        drain_seconds=30.0,
+    )
+
+
+def _python(module: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", module, *arguments)

@@ -1,0 +1,345 @@
+"""The supervisor with real processes: small stand-ins that serve HTTP and note what they see."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+STAND_IN = """
+import os, signal, socket, sys, time
+name, port, journal, behaviour = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+def note(what):
+    with open(journal, "a") as file:
+        file.write(f"{name} {what}\\n")
+def stop(*_):
+    note("stop")
+    if behaviour == "stubborn":
+        return
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+note(f"start {os.environ.get('COLOUR', '')}".strip())
+print(f"{name} speaks", flush=True)
+if behaviour == "crash":
+    print("the reason it died", flush=True)
+    sys.exit(3)
+if behaviour == "setting":
+    sys.exit(2)
+if behaviour == "taken":
+    sys.exit(98)
+if behaviour == "parent" and os.fork() == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    note(f"grandchild {os.getpid()}")
+    time.sleep(600)
+server = socket.create_server(("127.0.0.1", port))
+while True:
+    peer, _ = server.accept()
+    peer.recv(4096)
+    status = b"503 Busy" if behaviour == "busy" else b"200 OK"
+    peer.sendall(b"HTTP/1.1 " + status + b"\\r\\nContent-Length: 0\\r\\n\\r\\n")
+    peer.close()
+"""
+
+RUN = """
+import json, sys
+from pathlib import Path
+from rich.console import Console
+from loosely.up.errors import UpError
+from loosely.up.keeper import Patience
+from loosely.up.parts import Part, Probe
+from loosely.up.run import Plan, run
+import os
+given = json.loads(sys.argv[1])
+data = Path(given["data"])
+parts = [
+    Part(name=p["name"], summary="stand-in", address="here", command=tuple(p["command"]),
+         probe=Probe(p["port"]), ports={p["name"]: p["port"]}, environment={"COLOUR": "red"},
+         drain_seconds=p["drain_seconds"])
+    for p in given["parts"]
+]
+plan = Plan(parts=parts, directory=data, data=data, url="http://127.0.0.1:1", picture=Path("x"),
+            environment=dict(os.environ), patience=Patience(ready_within_seconds=given["within"],
+            slow_after_seconds=given["within"] / 2))
+try:
+    sys.exit(run(lambda: plan, data, Console()))
+except UpError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def wait_for(condition: Callable[[], bool], limit_seconds: float = 15.0) -> None:
+    until = time.monotonic() + limit_seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.02)
+
+
+class Up:
+    """A supervisor in a process of its own, over stand-ins called as given."""
+
+    def __init__(self, data: Path, within_seconds: float, **behaviours: str) -> None:
+        self.data = data
+        self.journal_path = data / "journal"
+        self.ports = {name: free_port() for name in behaviours}
+        data.mkdir(exist_ok=True)
+        given = {
+            "data": str(data),
+            "within": within_seconds,
+            "parts": [
+                {
+                    "name": name,
+                    "port": self.ports[name],
+                    "drain_seconds": 1.0 if behaviour == "stubborn" else 20.0,
+                    "command": [
+                        sys.executable,
+                        *("-I", "-S", "-c", STAND_IN, name, str(self.ports[name])),
+                        *(str(self.journal_path), behaviour),
+                    ],
+                }
+                for name, behaviour in behaviours.items()
+            ],
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RUN, json.dumps(given)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def record(self) -> dict[str, dict[str, object]]:
+        try:
+            record = json.loads((self.data / "up.json").read_text())
+        except FileNotFoundError:
+            return {}
+        parts: dict[str, dict[str, object]] = record["parts"]
+        return parts if record["pid"] == self.process.pid else {}
+
+    def pid(self, name: str) -> int:
+        return int(str(self.record[name]["pid"]))
+
+    def is_ready(self, *names: str) -> bool:
+        return all(self.record.get(name, {}).get("ready") is True for name in names)
+
+    def journal(self) -> list[str]:
+        with contextlib.suppress(FileNotFoundError):
+            return self.journal_path.read_text().splitlines()
+        return []
+
+    def finish(self) -> tuple[int, str, str]:
+        output, errors = self.process.communicate(timeout=30)
+        return self.process.returncode, output, errors
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    running: list[Up] = []
+
+    def begin(within_seconds: float = 20.0, **behaviours: str) -> Up:
+        running.append(Up(tmp_path / "data", within_seconds, **behaviours))
+        return running[-1]
+
+    yield begin
+    for up in running:
+        up.process.kill()
+        up.process.communicate()
+
+
+def test_parts_are_started_at_once_and_stopped_last_first(start: Callable[..., Up]) -> None:
+    up = start(storage="plain", queue="plain", worker="plain")
+    wait_for(lambda: up.is_ready("storage", "queue", "worker"))
+    assert sorted(up.journal()) == ["queue start red", "storage start red", "worker start red"]
+
+    up.process.send_signal(signal.SIGINT)
+    code, output, errors = up.finish()
+
+    assert code == 0, errors
+    assert up.journal()[3:] == ["worker stop", "queue stop", "storage stop"]
+    for name in ("storage", "queue", "worker"):
+        assert f"  {name.ljust(7)}  ready in " in output
+    assert "Ready in " in output
+    assert not (up.data / "up.json").exists()
+    assert (up.data / "logs" / "worker.log").read_text() == "worker speaks\n"
+
+
+def test_a_killed_part_is_back_quickly_and_said_so(start: Callable[..., Up]) -> None:
+    up = start(queue="plain", worker="plain")
+    wait_for(lambda: up.is_ready("queue", "worker"))
+    first, queue = up.pid("worker"), up.pid("queue")
+
+    os.kill(first, signal.SIGKILL)
+    killed_at = time.monotonic()
+    wait_for(lambda: up.is_ready("worker") and up.pid("worker") != first)
+
+    assert time.monotonic() - killed_at < 3.0
+    assert up.pid("queue") == queue
+    up.process.terminate()
+    code, output, _ = up.finish()
+    assert code == 0
+    assert "worker  died (killed by SIGKILL: worker speaks); again in 0.1 s" in output
+    assert "worker  is back after" in output
+
+
+def test_a_part_that_cannot_start_ends_up_with_its_last_words(start: Callable[..., Up]) -> None:
+    up = start(queue="plain", worker="crash")
+
+    code, output, errors = up.finish()
+
+    assert code == 1
+    assert up.journal().count("worker start red") == 3
+    assert "worker died 3 times before it was ready (exit code 3)" in errors
+    assert "the reason it died" in errors
+    assert "worker  died (exit code 3: the reason it died); again in 0.2 s" in output
+    assert "queue stop" in up.journal()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code", "said"),
+    [("setting", 1, "refused its settings"), ("taken", 98, "found its port taken")],
+)
+def test_what_another_try_cannot_mend_is_not_tried_again(
+    start: Callable[..., Up], behaviour: str, code: int, said: str
+) -> None:
+    up = start(worker=behaviour)
+
+    ended, _, errors = up.finish()
+
+    assert ended == code
+    assert said in errors
+    assert up.journal() == ["worker start red"]
+
+
+def test_a_part_that_never_becomes_ready_is_given_up(start: Callable[..., Up]) -> None:
+    up = start(within_seconds=0.6, queue="plain", worker="busy")
+
+    code, output, errors = up.finish()
+
+    assert code == 1
+    assert "worker  is not ready after 0 s; it last said: worker speaks" in output
+    assert "worker is not ready after so long" in errors
+    assert sorted(up.journal()) == ["queue start red", "queue stop", "worker start red"]
+
+
+def test_a_part_that_will_not_stop_is_killed(start: Callable[..., Up]) -> None:
+    up = start(queue="plain", worker="stubborn")
+    wait_for(lambda: up.is_ready("queue", "worker"))
+
+    up.process.terminate()
+    code, output, _ = up.finish()
+
+    assert code == 0
+    assert up.journal()[2:] == ["worker stop", "queue stop"]
+    assert "worker  killed after 1." in output
+
+
+def test_the_second_ctrl_c_kills(start: Callable[..., Up]) -> None:
+    up = start(queue="stubborn", worker="stubborn")
+    wait_for(lambda: up.is_ready("queue", "worker"))
+
+    up.process.send_signal(signal.SIGINT)
+    wait_for(lambda: "worker stop" in up.journal())
+    up.process.send_signal(signal.SIGINT)
+    asked_at = time.monotonic()
+    code, _, _ = up.finish()
+
+    assert code == 130
+    assert time.monotonic() - asked_at < 1.0
+
+
+def test_ctrl_c_before_anything_is_ready_stops_it(start: Callable[..., Up]) -> None:
+    up = start(queue="plain", worker="plain")
+    wait_for((up.data / "up.json").exists)
+
+    up.process.send_signal(signal.SIGINT)
+    code, _, errors = up.finish()
+
+    assert code == 0, errors
+
+
+def test_nothing_outlives_a_killed_supervisor(start: Callable[..., Up]) -> None:
+    up = start(queue="plain", worker="parent")
+    wait_for(lambda: up.is_ready("queue", "worker"))
+    family = psutil.Process(up.process.pid).children(recursive=True)
+    assert len(family) == 4, "two parts, what the worker forked, and the guard"
+
+    up.process.kill()
+
+    gone, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive
+    assert len(gone) == 4
+
+
+def test_what_a_dead_part_has_left_running_is_ended(start: Callable[..., Up]) -> None:
+    up = start(worker="parent")
+    wait_for(lambda: up.is_ready("worker"))
+    first = up.pid("worker")
+    [left_behind] = psutil.Process(first).children()
+
+    os.kill(first, signal.SIGKILL)
+
+    psutil.wait_procs([left_behind], timeout=5)
+    assert not left_behind.is_running()
+
+
+def test_a_second_up_on_the_same_data_is_refused(start: Callable[..., Up]) -> None:
+    up = start(worker="plain")
+    wait_for(lambda: up.is_ready("worker"))
+
+    code, _, errors = start(worker="plain").finish()
+
+    assert code == 98
+    assert f"another `loosely up` (process {up.process.pid}) runs on {up.data}" in errors
+    assert up.is_ready("worker")
+
+
+def test_a_killed_supervisor_leaves_the_data_free(start: Callable[..., Up]) -> None:
+    first = start(worker="plain")
+    wait_for(lambda: first.is_ready("worker"))
+    first.process.kill()
+    first.process.wait()
+
+    second = start(worker="plain")
+
+    wait_for(lambda: second.is_ready("worker"))
+    second.process.terminate()
+    assert second.finish()[0] == 0
+    assert (second.data / "logs" / "worker.log.1").exists()
+
+
+def test_the_record_is_for_the_owner_alone_and_tells_where_things_are(
+    start: Callable[..., Up],
+) -> None:
+    up = start(worker="plain")
+    wait_for(lambda: up.is_ready("worker"))
+
+    record = up.data / "up.json"
+    assert record.stat().st_mode & 0o777 == 0o600
+    assert json.loads(record.read_text()) == {
+        "pid": up.process.pid,
+        "url": "http://127.0.0.1:1",
+        "parts": {
+            "worker": {
+                "pid": up.pid("worker"),
+                "ports": {"worker": up.ports["worker"]},
+                "log": str(up.data / "logs" / "worker.log"),
+                "ready": True,
+            }
+        },
+    }
