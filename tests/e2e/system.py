@@ -1,0 +1,177 @@
+"""A real Loosely on free ports: `loosely up` as a process, and the handles a test needs."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import psutil
+
+from loosely.up.data import RunningPart, RunningSystem
+
+ROOT = Path(__file__).parents[2]
+READY_SECONDS = 90.0
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` neighbouring ports that nobody listens on."""
+    # Below 32768 and 30000: clear of the ephemeral range, so no client's socket takes one of them.
+    for base in range(20000 + os.getpid() % 500 * 16, 32000, 16):
+        try:
+            for port in range(base, base + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return base
+    raise RuntimeError("no free ports")
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """The first true value of `condition`, looked at every 50 ms."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+class System:
+    """One `loosely up` on a data directory of its own."""
+
+    def __init__(
+        self, data: Path, catalogue: Path | None = None, without: tuple[str, ...] = ()
+    ) -> None:
+        self.data = data
+        self._catalogue = catalogue
+        self._without = without
+        self._port = free_ports(8)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self._port}", timeout=120)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> Self:
+        """Start and wait until everything is ready."""
+        command = [sys.executable, "-m", "loosely.cli", "up", "--port", str(self._port)]
+        command += ["--data", str(self.data)]
+        for part in self._without:
+            command += ["--without", part]
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        if self._catalogue:
+            environment["MODEL_CATALOGUE"] = str(self._catalogue)
+        self._output = self.data.parent / f"{self.data.name}.out"
+        with self._output.open("ab") as output:
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=output, stderr=output
+            )
+        until(self._is_up, READY_SECONDS, "all parts are ready")
+        return self
+
+    def _is_up(self) -> bool:
+        process = self._process
+        if process is not None and process.poll() is not None:
+            raise AssertionError(f"up ended with {process.returncode}: {self.output()[-2000:]}")
+        system = RunningSystem.read(self.data)
+        return system is not None and all(part.ready for part in system.parts.values())
+
+    def output(self) -> str:
+        """What `up` has printed."""
+        return self._output.read_text("utf-8", "replace")
+
+    def part(self, name: str) -> RunningPart:
+        system = RunningSystem.read(self.data)
+        assert system is not None, "nothing runs"
+        return system.parts[name]
+
+    def kill(self, name: str) -> None:
+        """kill -9 of a part; `app` is the Functions host's child."""
+        if name == "app":
+            (app,) = psutil.Process(self.part("functions").pid).children()
+            app.kill()
+        else:
+            os.kill(self.part(name).pid, signal.SIGKILL)
+
+    def kill_and_wait(self, name: str) -> None:
+        """The same, and until its successor is ready."""
+        before = self.part("functions" if name == "app" else name).pid
+        self.kill(name)
+        if name != "app":
+            until(lambda: self._replaced(name, before), 60, f"{name} is back")
+
+    def _replaced(self, name: str, before: int) -> bool:
+        part = self.part(name)
+        return part.ready and part.pid != before
+
+    def stop(self) -> int:
+        """Ctrl-C; the exit code."""
+        self.http.close()
+        if self._process is None:
+            return 0
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+        try:
+            return self._process.wait(60)
+        finally:
+            self._process.kill()
+
+    def submit(
+        self, model: str, data: bytes, media_type: str = "application/octet-stream", **headers: str
+    ) -> httpx.Response:
+        """POST to a model; headers with underscores for dashes."""
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.http.post(
+            f"/v1/models/{model}/jobs",
+            content=data,
+            headers={"content-type": media_type, **fields},
+        )
+
+    def accept(self, model: str, data: bytes, **headers: str) -> str:
+        """The id of a job that was accepted and not waited for."""
+        answer = self.submit(model, data, prefer="respond-async", **headers)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        answer = self.http.get(f"/v1/jobs/{job_id}")
+        assert answer.status_code == 200, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def final(self, job_id: str, seconds: float = 60) -> dict[str, Any]:
+        """The job once it is final; while the gateway is away, asked again."""
+        return dict(until(lambda: self._final(job_id), seconds, f"job {job_id} is final"))
+
+    def _final(self, job_id: str) -> dict[str, Any] | None:
+        try:
+            answer = self.http.get(f"/v1/jobs/{job_id}")
+        except httpx.TransportError:
+            return None
+        if answer.status_code >= 500:
+            return None
+        assert answer.status_code == 200, answer.text
+        job: dict[str, Any] = answer.json()
+        return job if job["finished_at"] else None
+
+
+@contextmanager
+def running(
+    data: Path, catalogue: Path | None = None, without: tuple[str, ...] = ()
+) -> Iterator[System]:
+    """A started system that is stopped at the end."""
+    system = System(data, catalogue, without)
+    try:
+        yield system.start()
+    finally:
+        system.stop()

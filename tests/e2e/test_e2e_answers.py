@@ -1,0 +1,104 @@
+"""A picture in, an answer out: what a caller sees when nothing goes wrong."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.system import ROOT, System, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
+
+
+@pytest.mark.parametrize(
+    ("picture", "labels"),
+    [
+        ("chelsea", {"Egyptian cat", "tiger cat", "tabby"}),
+        ("coffee", {"espresso"}),
+        ("camera", {"tripod"}),
+    ],
+)
+def test_a_picture_is_classified_in_one_request(
+    system: System, pictures: Path, picture: str, labels: set[str]
+) -> None:
+    answer = system.submit("classifier", (pictures / f"{picture}.jpg").read_bytes(), "image/jpeg")
+    assert answer.status_code == 200, answer.text
+    job = answer.json()
+    assert job["status"] == "succeeded"
+    top = job["result"]["labels"]
+    assert top[0]["label"] in labels
+    assert len(top) == 5
+    assert [entry["score"] for entry in top] == sorted((e["score"] for e in top), reverse=True)
+    assert job["error"] is None
+    assert job["timing"]["inference_ms"] > 0
+    assert system.job(job["id"]) == job
+
+
+def test_respond_async_gives_a_job_to_poll(system: System, pictures: Path) -> None:
+    data = (pictures / "chelsea.jpg").read_bytes()
+    answer = system.submit("classifier", data, "image/jpeg", prefer="respond-async")
+    assert answer.status_code == 202
+    assert answer.headers["preference-applied"] == "respond-async"
+    assert int(answer.headers["retry-after"]) >= 1
+    accepted = answer.json()
+    assert answer.headers["location"].endswith(f"/v1/jobs/{accepted['id']}")
+    assert accepted["status"] in {"queued", "running"}
+    polled = until(
+        lambda: (job := system.http.get(answer.headers["location"]).json())["finished_at"] and job,
+        30,
+        "the job is final",
+    )
+    waited = system.submit("classifier", data, "image/jpeg").json()
+    assert polled["status"] == "succeeded"
+    assert [entry["label"] for entry in polled["result"]["labels"]] == [
+        entry["label"] for entry in waited["result"]["labels"]
+    ]
+
+
+def test_the_result_alone(system: System) -> None:
+    job = system.submit("noop", b"hello").json()
+    answer = system.http.get(f"/v1/jobs/{job['id']}/result")
+    assert answer.status_code == 200
+    assert answer.json() == {"size_bytes": 5, "sha256": hashlib.sha256(b"hello").hexdigest()}
+
+
+@pytest.mark.parametrize("size_bytes", [1, 24 * 1024, 24 * 1024 + 1, 1_000_000, 10_000_000])
+def test_a_payload_arrives_whole_by_message_or_by_blob(system: System, size_bytes: int) -> None:
+    data = bytes(index % 251 for index in range(1000)) * (size_bytes // 1000 + 1)
+    data = data[:size_bytes]
+    job = system.submit("noop", data).json()
+    assert job["status"] == "succeeded", job
+    assert job["result"]["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_many_callers_get_their_own_answers(system: System) -> None:
+    ids = {system.accept("noop", text := f"caller {number}".encode()): text for number in range(40)}
+    for job_id, text in ids.items():
+        assert system.final(job_id)["result"]["sha256"] == hashlib.sha256(text).hexdigest()
+
+
+def test_the_command_line_shows_labels_and_json(system: System, pictures: Path) -> None:
+    def loosely(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "loosely.cli", *arguments, "--url", system.url],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    shown = loosely("submit", str(pictures / "coffee.jpg"), "--model", "classifier")
+    assert shown.returncode == 0, shown.stderr
+    assert "espresso" in shown.stdout
+    exact = loosely("submit", str(pictures / "coffee.jpg"), "--model", "classifier", "--json")
+    job = json.loads(exact.stdout)
+    assert job["result"]["labels"][0]["label"] == "espresso"
+    assert "succeeded" in loosely("status", job["id"]).stdout
+    assert "espresso" in loosely("result", job["id"]).stdout
+    refused = loosely("submit", str(pictures / "coffee.jpg"), "--model", "clasifier")
+    assert refused.returncode == 1
+    assert "unknown-model" in refused.stderr + refused.stdout

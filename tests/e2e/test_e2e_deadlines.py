@@ -1,0 +1,98 @@
+"""No worker, or none in time."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from azure.servicebus import ServiceBusClient
+
+from tests.e2e.system import System, running, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("deadlines") / "data"
+
+
+@pytest.fixture(scope="module")
+def workerless(data: Path) -> Iterator[System]:
+    with running(data, without=("worker",)) as started:
+        yield started
+
+
+def queued_request(system: System, job_id: str) -> dict[str, Any]:
+    """What a worker would read of this job."""
+    port = system.part("servicebus").ports["amqp"]
+    connection = (
+        f"Endpoint=sb://localhost:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
+        "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
+    )
+    with (
+        ServiceBusClient.from_connection_string(connection) as client,
+        client.get_queue_receiver("noop") as receiver,
+    ):
+        messages = receiver.peek_messages(max_message_count=100)
+    (request,) = [json.loads(str(found)) for found in messages if found.message_id == job_id]
+    return dict(request)
+
+
+def test_a_reply_after_the_deadline_changes_nothing(workerless: System) -> None:
+    answer = workerless.http.post(
+        "/v1/models/noop/jobs",
+        params={"deadline_seconds": 2},
+        content=b"too late",
+        headers={"content-type": "text/plain", "prefer": "respond-async"},
+    )
+    assert answer.status_code == 202, answer.text
+    job_id = answer.json()["id"]
+    until(lambda: workerless.job(job_id)["status"] == "queued", 2, "the job is queued")
+    reply_url = until(
+        lambda: queued_request(workerless, job_id)["reply_to"]["url"], 2, "the job was sent"
+    )
+    expired = workerless.final(job_id, seconds=10)
+    assert expired["status"] == "expired"
+    now = "2026-01-01T00:00:00Z"
+    late = {"schema": 1, "job_id": job_id, "result": {"json": 1}, "started_at": now}
+    answer = httpx.post(reply_url, json={**late, "finished_at": now})
+    assert answer.status_code == 410
+    assert workerless.job(job_id) == expired
+
+
+def test_a_waiting_caller_hears_of_the_deadline(workerless: System) -> None:
+    answer = workerless.http.post(
+        "/v1/models/noop/jobs",
+        params={"deadline_seconds": 1},
+        content=b"too late",
+        headers={"content-type": "text/plain"},
+    )
+    assert answer.status_code == 504
+    assert answer.json()["code"] == "expired"
+
+
+def test_a_cancelled_job_is_final_at_once(workerless: System) -> None:
+    job_id = workerless.accept("noop", b"never mind")
+    assert workerless.http.delete(f"/v1/jobs/{job_id}").status_code in {200, 202}
+    assert workerless.final(job_id, seconds=5)["status"] == "cancelled"
+    assert workerless.http.delete(f"/v1/jobs/{job_id}").status_code == 200
+
+
+def test_the_wait_is_honest_and_the_job_outlives_a_restart(workerless: System, data: Path) -> None:
+    asked = time.monotonic()
+    answer = workerless.submit("noop", b"later", prefer="wait=1")
+    waited_seconds = time.monotonic() - asked
+    assert answer.status_code == 202
+    assert answer.headers["preference-applied"] == "wait=1"
+    assert 0.9 < waited_seconds < 1.5
+    job_id = answer.json()["id"]
+    assert workerless.job(job_id)["status"] == "queued"
+    workerless.stop()
+    with running(data) as whole:
+        job = whole.final(job_id)
+        assert job["status"] == "succeeded"
+        assert job["result"]["size_bytes"] == len(b"later")

@@ -1,0 +1,76 @@
+"""kill -9 of any process: what was accepted is answered, once."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.system import System, running, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(300)]
+
+JOB_COUNT = 50
+
+
+def payload(number: int) -> bytes:
+    """Its own for each job; every fifth is over the inline limit."""
+    size_bytes = 40_000 if number % 5 == 0 else 200
+    return (f"job {number} ".encode() * (size_bytes // 6 + 1))[:size_bytes]
+
+
+def accept_all(system: System) -> dict[str, bytes]:
+    return {system.accept("noop", payload(number)): payload(number) for number in range(JOB_COUNT)}
+
+
+def check_each_answered_once(system: System, jobs: dict[str, bytes]) -> None:
+    answers = {job_id: system.final(job_id, seconds=120) for job_id in jobs}
+    for job_id, data in jobs.items():
+        assert answers[job_id]["status"] == "succeeded", answers[job_id]
+        assert answers[job_id]["result"]["sha256"] == hashlib.sha256(data).hexdigest()
+    # Final means final: a second answer would have changed its times.
+    assert {job_id: system.job(job_id) for job_id in jobs} == answers
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with running(tmp_path_factory.mktemp("kill") / "data") as started:
+        yield started
+
+
+def test_jobs_of_a_killed_worker_are_answered_by_the_next(fragile: System, pictures: Path) -> None:
+    picture = (pictures / "chelsea.jpg").read_bytes()
+    jobs = [
+        fragile.submit("classifier", picture, "image/jpeg", prefer="respond-async").json()["id"]
+        for _ in range(20)
+    ]
+    # Some are answered, some are in the worker's hands, some are in the queue.
+    until(lambda: fragile.job(jobs[1])["finished_at"], 30, "the worker is at work")
+    fragile.kill_and_wait("worker")
+    answers = [fragile.final(job_id, seconds=90) for job_id in jobs]
+    assert {job["status"] for job in answers} == {"succeeded"}
+    assert {job["result"]["labels"][0]["label"] for job in answers} <= {
+        "tiger cat",
+        "Egyptian cat",
+        "tabby",
+    }
+    assert [fragile.job(job_id) for job_id in jobs] == answers
+
+
+@pytest.mark.parametrize("name", ["worker", "functions", "app", "servicebus", "blobs"])
+def test_accepted_jobs_survive_the_kill_of(fragile: System, name: str) -> None:
+    jobs = accept_all(fragile)
+    fragile.kill_and_wait(name)
+    check_each_answered_once(fragile, jobs)
+
+
+def test_accepted_jobs_survive_the_kill_of_everything(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with running(data, without=("worker",)) as first:
+        jobs = accept_all(first)
+        for name in ("functions", "servicebus", "blobs"):
+            first.kill(name)
+        os.sync()  # no help to the killed: only so that a slow disk is no part of what follows
+    with running(data) as second:
+        check_each_answered_once(second, jobs)
