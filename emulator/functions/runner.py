@@ -13,7 +13,14 @@ class FunctionFailure(Exception):
 
 
 class AppUnavailable(Exception):
-    """The app process is gone or restarting: the caller keeps the work and repeats it later."""
+    """The app process is gone or restarting: the caller keeps the work and repeats it later.
+
+    `not_started` tells that the function surely did not run.
+    """
+
+    def __init__(self, message: str, *, not_started: bool = False) -> None:
+        super().__init__(message)
+        self.not_started = not_started
 
 
 class FunctionRunner(Protocol):

@@ -19,7 +19,7 @@ import asyncio
 import json
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 _LENGTHS = struct.Struct("!II")
 _JOIN_BELOW_BYTES = 64 * 1024
@@ -116,8 +116,8 @@ class FrameConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport to write to."""
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        # Not checked with isinstance: uvloop's transports have the methods, not the base class.
+        self._transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Cut what came into frames; a peer that breaks the framing loses the connection."""

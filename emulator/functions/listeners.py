@@ -1,0 +1,105 @@
+"""Loopback listeners: sockets bound early, served by uvicorn on the host's own event loop."""
+
+import asyncio
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from emulator.functions.errors import PortInUse, SettingError
+
+_BACKLOG = 2048
+_KEEP_ALIVE_SECONDS = 130  # Kestrel's, which pooled clients of Azure count on
+_SHUTDOWN_SECONDS = 5
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a bound, not yet listening socket. Port 0 takes a free one.
+
+    Raises SettingError for a host that is not of this machine, and PortInUse.
+    """
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        raise SettingError(f"--host must be a loopback address, got {host}") from None
+    if not address.is_loopback:
+        # Every auth level is open here, so nothing but this machine may come in.
+        raise SettingError(f"--host must be a loopback address, got {host}")
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((str(address), port))
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"port {port} is in use by another program") from error
+        raise SettingError(f"port {port} of {host} cannot be bound: {error}") from error
+    return bound
+
+
+def url_of(bound: socket.socket) -> str:
+    """Return the http URL of a bound socket, without a trailing slash."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell when requests are taken."""
+        await super().startup(sockets)
+        self.ready.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the host, which has more to shut down than a server."""
+        yield
+
+
+class Listener:
+    """One ASGI application on one socket."""
+
+    def __init__(self, application: Any, bound: socket.socket) -> None:
+        config = uvicorn.Config(
+            application,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+            proxy_headers=False,
+        )
+        self._server = _Server(config)
+        self._socket = bound
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen; return once requests are taken. Raises PortInUse."""
+        # Two programs may bind a port with SO_REUSEADDR: who listens first has it.
+        try:
+            self._socket.listen(_BACKLOG)
+        except OSError as error:
+            port = self._socket.getsockname()[1]
+            raise PortInUse(f"port {port} is in use by another program") from error
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        await self._server.ready.wait()
+
+    async def stop(self) -> None:
+        """Stop listening, let requests in flight finish for a while, and close."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+        self._socket.close()

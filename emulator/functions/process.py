@@ -1,0 +1,182 @@
+"""One run of the app process: started, indexed, spoken to over a socket pair, and ended."""
+
+import asyncio
+import itertools
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emulator.functions.app.frames import FrameConnection
+from emulator.functions.errors import AppLoadError
+from emulator.functions.runner import AppUnavailable
+
+_log = logging.getLogger("functions.host")
+_ENTRY = Path(__file__).parent / "app" / "__main__.py"
+_INDEX_SECONDS = 120.0
+
+Answer = tuple[list[Any], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class AppCommand:
+    """What the app process is started with."""
+
+    folder: Path
+    settings: Mapping[str, str]
+    python: str = sys.executable
+    log_level: str = "info"
+
+
+class AppProcess:
+    """A running app process. Made by `start_app`; once `ended` is set it stays so."""
+
+    def __init__(self, child: asyncio.subprocess.Process, lifeline: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.functions: list[dict[str, Any]] = []
+        self.ended = asyncio.Event()
+        self.connection = FrameConnection(self._on_frame, self._on_lost)
+        self.indexed: asyncio.Future[list[dict[str, Any]]] = loop.create_future()
+        self._child = child
+        self._lifeline = lifeline
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._create_future = loop.create_future
+
+    @property
+    def pid(self) -> int:
+        """Return the operating system's number of the process."""
+        return self._child.pid
+
+    async def invoke(self, call: list[Any], body: bytes) -> Answer:
+        """Send an invocation (its head without the number) and return the answer's head and body.
+
+        Raises AppUnavailable when the process is gone or goes before it answers.
+        """
+        number = next(self._numbers)
+        answer: asyncio.Future[Answer] = self._create_future()
+        self._waiting[number] = answer
+        try:
+            await self.connection.drain()
+            self.connection.send([number, *call], body)
+            return await answer
+        except ConnectionError as error:
+            raise AppUnavailable("the app process is gone") from error
+        finally:
+            self._waiting.pop(number, None)
+
+    def begin(self, client_binding: str | None) -> None:
+        """Tell the app the durable client's JSON; invocations follow."""
+        self.connection.send(["begin", client_binding])
+
+    def kill(self) -> None:
+        """End the process at once; invocations in flight end in AppUnavailable."""
+        if self._child.returncode is None:
+            self._child.kill()
+
+    async def stop(self) -> None:
+        """Close the connection, on which the process ends by itself, and wait for it."""
+        self.connection.abort()
+        try:
+            async with asyncio.timeout(2.0):
+                await self._child.wait()
+        except TimeoutError:
+            self.kill()
+            await self._child.wait()
+        self._close_lifeline()
+
+    async def wait(self) -> int:
+        """Wait for the process's end; return its exit status, negative for a signal."""
+        await self.ended.wait()
+        # The stream may break while the process lives on (it may have closed the descriptor).
+        self.kill()
+        status = await self._child.wait()
+        self._close_lifeline()
+        return status
+
+    def _close_lifeline(self) -> None:
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+
+    def _on_frame(self, head: list[Any], body: bytes) -> None:
+        number = head[0]
+        if number == "index":
+            if not self.indexed.done():
+                self.indexed.set_result(head[1])
+        elif number == "refused":
+            if not self.indexed.done():
+                _log.error("%s", str(head[2]).rstrip())
+                self.indexed.set_exception(AppLoadError(str(head[1])))
+        else:
+            waiting = self._waiting.pop(number, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result((head, body))
+
+    def _on_lost(self, error: Exception | None) -> None:
+        if error is not None:
+            _log.warning("the connection to the app process broke: %s", error)
+        self.ended.set()
+        if not self.indexed.done():
+            self.indexed.set_exception(
+                AppLoadError("the app process ended while it loaded the app")
+            )
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(AppUnavailable("the app process ended"))
+        self._waiting.clear()
+
+
+async def start_app(command: AppCommand) -> AppProcess:
+    """Start an app process and wait until it has indexed its folder. Raises AppLoadError."""
+    ours, theirs = socket.socketpair()
+    lifeline_read, lifeline_write = os.pipe()
+    arguments = ["--folder", str(command.folder), "--socket", str(theirs.fileno())]
+    arguments += ["--lifeline", str(lifeline_read), "--log-level", command.log_level]
+    try:
+        child = await asyncio.create_subprocess_exec(
+            command.python,
+            str(_ENTRY),
+            *arguments,
+            cwd=command.folder,
+            env=dict(command.settings),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=sys.stderr.fileno(),
+            pass_fds=(theirs.fileno(), lifeline_read),
+            start_new_session=True,
+        )
+    except OSError as error:
+        ours.close()
+        os.close(lifeline_write)
+        raise AppLoadError(f"{command.python} cannot be started: {error}") from error
+    finally:
+        theirs.close()
+        os.close(lifeline_read)
+    process = AppProcess(child, lifeline_write)
+    ours.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.create_unix_connection(lambda: process.connection, sock=ours)
+    try:
+        async with asyncio.timeout(_INDEX_SECONDS):
+            process.functions = await process.indexed
+    except TimeoutError as error:
+        raise AppLoadError(f"the app did not load within {_INDEX_SECONDS:.0f} s") from error
+    finally:
+        if not process.functions:
+            process.kill()
+            await process.stop()
+    if not process.functions:
+        raise AppLoadError("no functions were found in the app")
+    return process
+
+
+def describe_status(status: int) -> str:
+    """Return what an exit status means, in words."""
+    if status < 0:
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"exited with status {status}"

@@ -1,0 +1,248 @@
+"""Route templates of HTTP triggers, as ASP.NET reads them, and which function answers a request.
+
+products/{category:alpha}/{id:int?}      literals, constraints, optional parameters, defaults
+files/{name}.{ext}                       several parameters in one segment
+{*path}                                  the rest of the path, slashes included
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+_PARAMETER = re.compile(r"\{(\*{0,2})([A-Za-z_]\w*)((?::[^{}]*(?:\{[^{}]*\}[^{}]*)*)?)\}")
+_CONSTRAINT = re.compile(r"(\w+)(?:\((.*)\))?", re.DOTALL)
+_INT_BITS = 31
+_LONG_BITS = 63
+
+
+class RouteError(ValueError):
+    """A route template that ASP.NET would refuse, or one that the host cannot read."""
+
+
+Check = Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A compiled template. Raises RouteError when made of a bad one."""
+
+    template: str
+    function: str
+    methods: frozenset[str] = frozenset()
+    _pattern: re.Pattern[str] = field(init=False, repr=False)
+    _checks: tuple[tuple[str, tuple[Check, ...]], ...] = field(init=False, repr=False)
+    _defaults: dict[str, str] = field(init=False, repr=False)
+    precedence: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        compiled = _Compiler(self.template)
+        object.__setattr__(self, "_pattern", compiled.pattern())
+        object.__setattr__(self, "_checks", tuple(compiled.checks.items()))
+        object.__setattr__(self, "_defaults", compiled.defaults)
+        object.__setattr__(self, "precedence", tuple(compiled.precedence))
+
+    def match(self, path: str) -> dict[str, str] | None:
+        """Return the route's values for a decoded path without its leading slash, or None."""
+        found = self._pattern.fullmatch(path)
+        if found is None:
+            return None
+        values = {name: value for name, value in found.groupdict().items() if value}
+        for name, checks in self._checks:
+            if name in values and not all(check(values[name]) for check in checks):
+                return None
+        return {**self._defaults, **values} if self._defaults else values
+
+
+class RouteTable:
+    """All routes of an app; the more literal ones are tried first."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes: list[Route] = []
+        self.extend(routes)
+
+    def extend(self, routes: Iterable[Route]) -> None:
+        """Add routes, each at its place."""
+        self.routes = sorted([*self.routes, *routes], key=lambda route: route.precedence)
+
+    def find(self, method: str, path: str) -> tuple[str, dict[str, str]] | None:
+        """Return the function that answers and the route's values, or None.
+
+        A route whose methods exclude the request's is no match: Azure then answers 404, not 405.
+        """
+        relative = path.strip("/")
+        for route in self.routes:
+            if route.methods and method not in route.methods:
+                continue
+            values = route.match(relative)
+            if values is not None:
+                return route.function, values
+        return None
+
+
+class _Compiler:
+    """Turns a template into a pattern, checks, defaults and its precedence, segment by segment."""
+
+    def __init__(self, template: str) -> None:
+        self.checks: dict[str, tuple[Check, ...]] = {}
+        self.defaults: dict[str, str] = {}
+        self.precedence: list[int] = []
+        self._template = template
+        self._names: set[str] = set()
+
+    def pattern(self) -> re.Pattern[str]:
+        text = ""
+        for position, segment in enumerate(_segments(self._template)):
+            separator = "/" if position else ""
+            text += self._segment(segment, separator)
+        return re.compile(text, re.IGNORECASE | re.DOTALL)
+
+    def _segment(self, segment: str, separator: str) -> str:
+        whole = _PARAMETER.fullmatch(segment)
+        if whole is not None:
+            return self._whole_parameter(whole, separator)
+        text, end, parameters = "", 0, 0
+        for match in _PARAMETER.finditer(segment):
+            text += self._literal(segment[end : match.start()])
+            if match[1]:
+                raise RouteError(f"'{self._template}': a catch-all must be a segment of its own")
+            name, _optional = self._declare(match)
+            text += f"(?P<{name}>[^/]+?)"
+            end = match.end()
+            parameters += 1
+        text += self._literal(segment[end:])
+        self.precedence.append(2 if parameters else 1)
+        return separator + text
+
+    def _whole_parameter(self, match: re.Match[str], separator: str) -> str:
+        name, optional = self._declare(match)
+        constrained = bool(self.checks.get(name))
+        if match[1]:
+            self.precedence.append(4 if constrained else 5)
+            return f"(?:{separator}(?P<{name}>.*))?" if separator else f"(?P<{name}>.*)"
+        self.precedence.append(2 if constrained else 3)
+        if optional:
+            return f"(?:{separator}(?P<{name}>[^/]+))?"
+        return f"{separator}(?P<{name}>[^/]+)"
+
+    def _declare(self, match: re.Match[str]) -> tuple[str, bool]:
+        """Note a parameter's constraints and default; return its name and whether it may lack."""
+        name, rest = match[2], match[3]
+        if name in self._names:
+            raise RouteError(f"'{self._template}': the parameter '{name}' appears twice")
+        self._names.add(name)
+        optional = rest.endswith("?")
+        if optional:
+            rest = rest[:-1]
+        rest, _, default = rest.partition("=")
+        if default:
+            self.defaults[name] = default
+        texts = _split_constraints(rest)
+        self.checks[name] = tuple(_constraint(self._template, text) for text in texts)
+        return name, optional or bool(default)
+
+    def _literal(self, text: str) -> str:
+        if "{" in text or "}" in text:
+            raise RouteError(f"'{self._template}' is not a route template")
+        return re.escape(text)
+
+
+def _segments(template: str) -> list[str]:
+    """Split at slashes outside braces: a regex constraint may hold some."""
+    stripped = template.strip("/")
+    if not stripped:
+        return []
+    segments, depth, start = [], 0, 0
+    for position, character in enumerate(stripped):
+        depth += (character == "{") - (character == "}")
+        if character == "/" and depth == 0:
+            segments.append(stripped[start:position])
+            start = position + 1
+    segments.append(stripped[start:])
+    if not all(segments):
+        raise RouteError(f"'{template}': a segment of a route template must not be empty")
+    return segments
+
+
+def _split_constraints(text: str) -> list[str]:
+    """Split `:int:range(1,5)` at the colons outside parentheses."""
+    parts, depth, current = [], 0, ""
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == ":" and depth == 0:
+            parts.append(current)
+            current = ""
+        else:
+            current += character
+    return [part for part in [*parts, current] if part]
+
+
+def _constraint(template: str, text: str) -> Check:
+    match = _CONSTRAINT.fullmatch(text)
+    name, argument = (match[1].lower(), match[2] or "") if match else (text, "")
+    if name in _PLAIN:
+        return _PLAIN[name]
+    try:
+        return _PARAMETRISED[name](*_arguments(name, argument))
+    except (KeyError, ValueError, TypeError, re.error) as error:
+        raise RouteError(f"'{template}': the constraint '{text}' is not known") from error
+
+
+def _arguments(name: str, argument: str) -> list[str]:
+    return [argument] if name == "regex" else [part.strip() for part in argument.split(",")]
+
+
+def _parses(parse: Callable[[str], object]) -> Check:
+    def check(value: str) -> bool:
+        try:
+            parse(value)
+        except ValueError:
+            return False
+        return True
+
+    return check
+
+
+def _whole_number(value: str, bits: int) -> bool:
+    if not re.fullmatch(r"[+-]?[0-9]{1,19}", value):
+        return False
+    return -(1 << bits) <= int(value) < (1 << bits)
+
+
+def _length(low: str, high: str | None = None) -> Check:
+    least, most = int(low), int(low if high is None else high)
+    return lambda value: least <= len(value) <= most
+
+
+def _range(low: str, high: str) -> Check:
+    least, most = int(low), int(high)
+    return lambda value: _whole_number(value, _LONG_BITS) and least <= int(value) <= most
+
+
+def _regex(pattern: str) -> Check:
+    compiled = re.compile(pattern, re.IGNORECASE)
+    return lambda value: compiled.search(value) is not None
+
+
+_PLAIN: dict[str, Check] = {
+    "alpha": lambda value: re.fullmatch("[A-Za-z]*", value) is not None,
+    "bool": lambda value: value.lower() in ("true", "false"),
+    "datetime": _parses(datetime.fromisoformat),
+    "decimal": _parses(float),
+    "double": _parses(float),
+    "float": _parses(float),
+    "guid": _parses(UUID),
+    "int": lambda value: _whole_number(value, _INT_BITS),
+    "long": lambda value: _whole_number(value, _LONG_BITS),
+    "required": bool,
+}
+_PARAMETRISED: dict[str, Callable[..., Check]] = {
+    "length": _length,
+    "max": lambda most: _range(str(-(1 << _LONG_BITS)), most),
+    "maxlength": lambda most: _length("0", most),
+    "min": lambda least: _range(least, str((1 << _LONG_BITS) - 1)),
+    "minlength": lambda least: _length(least, str(1 << 31)),
+    "range": _range,
+    "regex": _regex,
+}

@@ -1,0 +1,168 @@
+"""The main port: HTTP triggers, the durable management API, and the host's own pages."""
+
+import logging
+import re
+from urllib.parse import parse_qsl
+
+from emulator.functions.asgi import (
+    Application,
+    BodyTooLarge,
+    ClientGone,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    respond,
+    respond_empty,
+)
+from emulator.functions.invoker import Invoker
+from emulator.functions.routes import RouteTable
+from emulator.functions.runner import AppUnavailable, FunctionFailure
+
+_log = logging.getLogger("functions.host")
+
+DURABLE_PATH = "/runtime/webhooks/durabletask"
+_OWN_PATHS = ("/admin", "/runtime")
+_CONNECTION_HEADERS = frozenset({b"connection", b"content-length", b"keep-alive", b"te"}) | {
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+}
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FORBIDDEN_IN_VALUE = re.compile(rb"[\r\n\0]")
+
+
+class WebApplication:
+    """The ASGI application of the main port."""
+
+    def __init__(
+        self,
+        routes: RouteTable,
+        invoker: Invoker,
+        admin: Application,
+        management: Application | None,
+        most_outstanding: int | None,
+    ) -> None:
+        self._routes = routes
+        self._invoker = invoker
+        self._admin = admin
+        self._management = management
+        self._most_outstanding = most_outstanding
+        self._outstanding = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        path: str = scope["path"]
+        if path.startswith(_OWN_PATHS) and path.split("/", 2)[1] in ("admin", "runtime"):
+            await self._own(path, scope, receive, send)
+            return
+        found = self._routes.find(scope["method"], path)
+        if found is not None:
+            await self._admit(found, scope, receive, send)
+        elif path == "/":
+            await self._admin(scope, receive, send)
+        else:
+            await respond_empty(send, 404)
+
+    async def _own(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        if path.startswith(DURABLE_PATH):
+            if self._management is None:
+                await respond_empty(send, 404)
+                return
+            scope["root_path"] = DURABLE_PATH
+            await self._management(scope, receive, send)
+        else:
+            await self._admin(scope, receive, send)
+
+    async def _admit(
+        self, found: tuple[str, dict[str, str]], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        limit = self._most_outstanding
+        if limit is not None and self._outstanding >= limit:
+            await respond_empty(send, 429)
+            return
+        self._outstanding += 1
+        try:
+            await self._invoke(found, scope, receive, send)
+        finally:
+            self._outstanding -= 1
+
+    async def _invoke(
+        self, found: tuple[str, dict[str, str]], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        name, route = found
+        try:
+            body = await read_body(scope, receive)
+        except BodyTooLarge:
+            await respond_empty(send, 413)
+            return
+        except ClientGone:
+            return
+        request, trace = _request_fields(scope, route)
+        try:
+            result = await self._invoker.http(name, request, trace, body)
+        except FunctionFailure as failure:
+            _log.debug("Functions.%s failed: %s", name, failure)
+            await respond_empty(send, 500)
+            return
+        except AppUnavailable as gone:
+            _log.warning("Functions.%s was not answered: %s", name, gone)
+            await respond_empty(send, 503 if gone.not_started else 502)
+            return
+        headers = _response_headers(result.status, result.headers, result.body)
+        if headers is None:
+            _log.error(
+                "Functions.%s answered with a header or status that HTTP does not allow", name
+            )
+            await respond_empty(send, 500)
+            return
+        await respond(send, result.status, headers, result.body)
+
+
+def _request_fields(scope: Scope, route: dict[str, str]) -> tuple[list[object], list[str] | None]:
+    """Return method, URL, headers, query and route values; and the trace context, if any."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    query: dict[str, str] = {}
+    query_string: bytes = scope["query_string"]
+    target = scope["raw_path"].decode("latin-1")
+    if query_string:
+        text = query_string.decode("latin-1")
+        target = f"{target}?{text}"
+        for name, value in parse_qsl(text, keep_blank_values=True):
+            query[name] = f"{query[name]},{value}" if name in query else value
+    host = headers.get("host") or "localhost"
+    parent = headers.get("traceparent")
+    trace = None if parent is None else [parent, headers.get("tracestate", "")]
+    url = f"{scope['scheme']}://{host}{target}"
+    return [scope["method"], url, headers, query, route], trace
+
+
+def _response_headers(status: int, headers: list[list[str]], body: bytes) -> Headers | None:
+    """Return the headers to send, or None when the answer must not go on the wire."""
+    if not 200 <= status <= 999:
+        return None
+    result: Headers = []
+    declared_bytes: bytes | None = None
+    for name, value in headers:
+        try:
+            raw_name, raw_value = name.lower().encode("ascii"), value.encode("latin-1")
+        except UnicodeEncodeError:
+            return None
+        if not _TOKEN.fullmatch(raw_name) or _FORBIDDEN_IN_VALUE.search(raw_value):
+            return None
+        if raw_name == b"content-length":
+            declared_bytes = raw_value
+        if raw_name not in _CONNECTION_HEADERS:
+            result.append((raw_name, raw_value))
+    if status in (204, 304):
+        return result
+    # A function that answers HEAD says how long the body would be.
+    length = declared_bytes if not body and declared_bytes is not None else b"%d" % len(body)
+    result.append((b"content-length", length if length.isdigit() else b"0"))
+    return result
