@@ -1,0 +1,1 @@
+"""`./dev bench`: one run that prints latency, throughput, efficiency, start-up and memory."""

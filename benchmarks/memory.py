@@ -1,0 +1,25 @@
+"""Peak resident memory of the running parts."""
+
+import psutil
+
+from loosely.up.data import RunningSystem
+
+
+def peaks_mb(system: RunningSystem) -> dict[str, float]:
+    """Peak resident memory by process in MB; the Functions app counts apart from its host."""
+    peaks = {"supervisor": _peak_mb(system.pid)}
+    for name, part in system.parts.items():
+        peaks[name] = _peak_mb(part.pid)
+        for number, child in enumerate(psutil.Process(part.pid).children(recursive=True)):
+            peaks[f"{name} app{number or ''}"] = _peak_mb(child.pid)
+    return peaks
+
+
+def _peak_mb(pid: int) -> float:
+    """VmHWM where the kernel tells it, else what is resident now."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii") as status:  # noqa: PTH123  a kernel file
+            lines = dict(line.split(":", 1) for line in status)
+        return int(lines["VmHWM"].split()[0]) / 1024
+    except (OSError, KeyError):
+        return float(psutil.Process(pid).memory_info().rss) / 2**20
