@@ -6,7 +6,7 @@ from typing import Any
 
 from emulator.functions.appsettings import resolve
 from emulator.functions.errors import AppLoadError, SettingError
-from emulator.functions.hostfile import HostFile
+from emulator.functions.hostfile import HostFile, ServiceBusOptions
 from emulator.functions.routes import Route, RouteError, RouteTable
 
 _CORE_BINDINGS = frozenset({"http", "httpTrigger", "timerTrigger", "warmupTrigger"})
@@ -29,6 +29,7 @@ class Catalogue:
 
     functions: list[dict[str, Any]]
     routes: RouteTable
+    service_bus_options: ServiceBusOptions
     timers: list[Triggered] = field(default_factory=list)
     service_bus: list[Triggered] = field(default_factory=list)
     orchestrators: dict[str, str] = field(default_factory=dict)
@@ -44,6 +45,7 @@ def build_catalogue(
     catalogue = Catalogue(
         functions=functions,
         routes=RouteTable([]),
+        service_bus_options=host_file.service_bus,
         is_durable=any(
             binding["type"] in _DURABLE_BINDINGS
             for function in functions

@@ -22,6 +22,7 @@ from emulator.functions.invoker import Invoker
 from emulator.functions.listeners import Listener, bind, url_of
 from emulator.functions.process import AppCommand
 from emulator.functions.supervisor import Supervisor
+from emulator.functions.triggers.starting import Triggers
 from emulator.functions.web import WebApplication
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Host:
         command = AppCommand(options.folder, self._settings, options.python, options.log_level)
         self._supervisor = Supervisor(command)
         self._durability: Durability | None = None
+        self._triggers: Triggers | None = None
         self._listeners: list[Listener] = []
 
     @property
@@ -81,18 +83,27 @@ class Host:
             catalogue.orchestrators,
             catalogue.activities,
         )
+        triggers = Triggers(
+            catalogue,
+            self._settings,
+            invoker,
+            self._options.data,
+            self._clock,
+        )
         if catalogue.is_durable:
             await self._start_durability(invoker)
         self._supervisor.begin()
         if self._durability is not None:
             await self._durability.start()
-        management = None if self._durability is None else self._durability.management_app
-        application = self._web(catalogue, invoker, management)
-        await self._listen(application, self._main_socket)
+        await self._listen(self._web(catalogue, invoker, triggers), self._main_socket)
+        self._triggers = triggers
+        triggers.start()
         self._announce(catalogue)
 
     async def stop(self) -> None:
         """Close in the order that keeps promises: no new work, then the work, then the app."""
+        if self._triggers is not None:
+            await self._triggers.stop()
         for listener in self._listeners:
             await listener.stop()
         if self._durability is not None:
@@ -110,14 +121,13 @@ class Host:
         self._durability = durability
         await self._listen(durability.rpc_app, rpc_socket)
 
-    def _web(
-        self, catalogue: Catalogue, invoker: Invoker, management: Application | None
-    ) -> WebApplication:
-        async def run(name: str, _text: str) -> None:
-            raise LookupError(name)
-
+    def _web(self, catalogue: Catalogue, invoker: Invoker, triggers: Triggers) -> WebApplication:
+        management = None if self._durability is None else self._durability.management_app
         admin = AdminApplication(
-            catalogue, self.url, is_ready=lambda: self._supervisor.is_ready, run=run
+            catalogue,
+            self.url,
+            is_ready=lambda: self._supervisor.is_ready,
+            run=triggers.run,
         )
         limit = self._host_file.max_outstanding_requests
         return WebApplication(catalogue.routes, invoker, admin, management, limit)

@@ -14,7 +14,7 @@ from typing import Any
 
 from azure.functions.meta import Datum
 
-from .bindings import Converter, converter_of
+from .bindings import Converter, GenericConverter, converter_of
 from .context import Context, TraceContext
 from .index import IndexedFunction
 from .validation import Slot
@@ -50,6 +50,7 @@ class Plan:
     trigger: str
     decode_trigger: Converter
     wants_metadata: bool
+    wants_text: bool
     client: str | None
     output: Output | None
 
@@ -66,6 +67,7 @@ def plan(function: IndexedFunction) -> Plan:
         trigger=trigger_binding["name"],
         decode_trigger=converter,
         wants_metadata=bool(converter.has_trigger_support()),
+        wants_text=converter is GenericConverter and trigger_binding.get("dataType") != "BINARY",
         client=clients[0] if clients else None,
         output=None if returned is None else Output(converter_of(returned.binding_type), returned),
     )

@@ -93,7 +93,9 @@ class _App:
             result = await invoke(plan, event, self._client_binding, submit)
             status, headers, payload = response_of(result)
             return ["http", status, headers], payload
-        data = Datum(body if kind == "bytes" else body.decode(), kind)
+        if kind == "bytes" and plan.wants_text:
+            kind = "string"
+        data = Datum(body if kind == "bytes" else body.decode("utf-8", "replace"), kind)
         event = Event(data, metadata_of(head[3]), *head[4])
         result = await invoke(plan, event, self._client_binding, submit)
         if result is None or result.value is None:

@@ -1,0 +1,1 @@
+"""Triggers that fire functions by themselves: Service Bus queues and timers."""

@@ -1,0 +1,152 @@
+"""Timer triggers: fire by schedule, late ones once, and remember in a file when they are due."""
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from emulator.functions.clock import Clock
+from emulator.functions.runner import AppUnavailable, FunctionFailure
+from emulator.functions.triggers.schedule import Schedule
+
+_log = logging.getLogger("functions.timer")
+_LONGEST_SLEEP_SECONDS = 30.0
+_RETRY_SECONDS = 1.0
+_NEVER = "0001-01-01T00:00:00+00:00"
+
+Fire = Callable[[str], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class TimerOptions:
+    """What the trigger's decorator says."""
+
+    name: str
+    schedule: Schedule
+    run_on_startup: bool = False
+    use_monitor: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """When the function is to run next, and whether that is late."""
+
+    at: datetime
+    is_past_due: bool = False
+
+
+class TimerState:
+    """The file that remembers, over restarts, when a timer was last run and is due next."""
+
+    def __init__(self, path: Path, schedule: str) -> None:
+        self._path = path
+        self._schedule = schedule
+
+    def read(self) -> dict[str, str]:
+        """Return Last, Next and LastUpdated; nothing when there is no file for this schedule."""
+        try:
+            document = json.loads(self._path.read_text())
+            if document["Schedule"] != self._schedule:
+                return {}
+            status = {key: str(document[key]) for key in ("Last", "Next", "LastUpdated")}
+            datetime.fromisoformat(status["Next"])
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.warning("%s is of no use and is written anew: %s", self._path, error)
+            return {}
+        return status
+
+    def write(self, last: str, due: datetime) -> None:
+        """Replace the file in one step."""
+        document = {"Last": last, "Next": due.isoformat(), "LastUpdated": last}
+        document["Schedule"] = self._schedule
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._path.with_suffix(".new")
+        fresh.write_text(json.dumps(document))
+        os.replace(fresh, self._path)  # noqa: PTH105 - Path.replace says the same, this reads as atomic
+
+
+class TimerTrigger:
+    """One timer function."""
+
+    def __init__(self, options: TimerOptions, state_folder: Path, fire: Fire, clock: Clock) -> None:
+        self._options = options
+        self._fire = fire
+        self._clock = clock
+        monitored = options.use_monitor and not options.schedule.is_frequent(clock.now())
+        path = state_folder / f"{options.name}.json"
+        self._state = TimerState(path, options.schedule.text) if monitored else None
+        self._status: dict[str, str] = {} if self._state is None else self._state.read()
+
+    def first_due(self) -> Due:
+        """Return when the first run is due, as it stands when the host starts."""
+        now = self._clock.now()
+        known = self._status.get("Next")
+        overdue = known is not None and datetime.fromisoformat(known) <= now
+        if overdue or self._options.run_on_startup:
+            return Due(now, is_past_due=overdue)
+        if known is not None:
+            return Due(datetime.fromisoformat(known))
+        due = self._options.schedule.next_after(now)
+        self._remember(_NEVER, due)
+        return Due(due)
+
+    async def run_once(self, due: Due) -> Due:
+        """Run the function for a time that has come; return the next one.
+
+        A run that an ending app process cut short is repeated, late.
+        """
+        while True:
+            try:
+                await self._fire(self.payload(is_past_due=due.is_past_due))
+            except FunctionFailure:
+                break  # the app process has logged it; the next run comes by schedule
+            except AppUnavailable:
+                await asyncio.sleep(_RETRY_SECONDS)
+                due = Due(due.at, is_past_due=True)
+            else:
+                break
+        # A timer may wake a little early, and must not find the same time due again.
+        now = max(self._clock.now(), due.at)
+        following = self._options.schedule.next_after(now)
+        self._remember(now.isoformat(), following)
+        return Due(following)
+
+    async def run(self) -> None:
+        """Fire for ever."""
+        due = self.first_due()
+        while True:
+            await self._wait_for(due.at)
+            due = await self.run_once(due)
+
+    def payload(self, *, is_past_due: bool) -> str:
+        """Return the JSON from which azure.functions makes a TimerRequest."""
+        document: dict[str, Any] = {
+            "Schedule": {"AdjustForDST": True},
+            "ScheduleStatus": self._status or None,
+            "IsPastDue": is_past_due,
+        }
+        return json.dumps(document)
+
+    async def _wait_for(self, instant: datetime) -> None:
+        # In slices, as the clock may be set while we sleep.
+        while True:
+            left_seconds = (instant - self._clock.now()).total_seconds()
+            if left_seconds <= 0:
+                return
+            await asyncio.sleep(min(left_seconds, _LONGEST_SLEEP_SECONDS))
+
+    def _remember(self, last: str, due: datetime) -> None:
+        if self._state is None:
+            return
+        self._status = {"Last": last, "Next": due.isoformat(), "LastUpdated": last}
+        try:
+            self._state.write(last, due)
+        except OSError as error:
+            _log.error("the state of timer %s cannot be kept: %s", self._options.name, error)
