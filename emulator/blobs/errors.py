@@ -1,0 +1,298 @@
+"""What can go wrong, and the words in which Azure says so.
+
+BlobsError
+├── StorageError      a refusal that goes to the client, with Azure's code and HTTP status
+├── ClientGoneError   the client hung up, or fell silent, in mid-body: there is nobody to answer
+├── SettingError      a command-line option or the data directory cannot be used (exit 2)
+└── PortInUseError    somebody else listens on the port (exit 98)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+
+class ErrorCode(Enum):
+    """Azure's error codes that this service answers with, as (code, HTTP status, message).
+
+    Source: "Common REST API error codes" and "Azure Blob Storage error codes" of the REST
+    reference. ``NotImplemented`` is ours: Azure has no need of it.
+    """
+
+    AUTHENTICATION_FAILED = (
+        "AuthenticationFailed",
+        403,
+        (
+            "Server failed to authenticate the request. Make sure the value of the Authorization "
+            "header is formed correctly including the signature."
+        ),
+    )
+    AUTHORIZATION_PERMISSION_MISMATCH = (
+        "AuthorizationPermissionMismatch",
+        403,
+        "This request is not authorized to perform this operation using this permission.",
+    )
+    AUTHORIZATION_PROTOCOL_MISMATCH = (
+        "AuthorizationProtocolMismatch",
+        403,
+        "This request is not authorized to perform this operation using this protocol.",
+    )
+    AUTHORIZATION_RESOURCE_TYPE_MISMATCH = (
+        "AuthorizationResourceTypeMismatch",
+        403,
+        "This request is not authorized to perform this operation using this resource type.",
+    )
+    AUTHORIZATION_SERVICE_MISMATCH = (
+        "AuthorizationServiceMismatch",
+        403,
+        "This request is not authorized to perform this operation using this service.",
+    )
+    AUTHORIZATION_SOURCE_IP_MISMATCH = (
+        "AuthorizationSourceIPMismatch",
+        403,
+        "This request is not authorized to perform this operation using this source IP.",
+    )
+    BLOB_ALREADY_EXISTS = ("BlobAlreadyExists", 409, "The specified blob already exists.")
+    BLOB_NOT_FOUND = ("BlobNotFound", 404, "The specified blob does not exist.")
+    BLOCK_COUNT_EXCEEDS_LIMIT = (
+        "BlockCountExceedsLimit",
+        409,
+        "The uncommitted block count cannot exceed the maximum limit of 100,000 blocks.",
+    )
+    BLOCK_LIST_TOO_LONG = (
+        "BlockListTooLong",
+        400,
+        "The block list may not contain more than 50,000 blocks.",
+    )
+    CONDITION_NOT_MET = (
+        "ConditionNotMet",
+        412,
+        "The condition specified using HTTP conditional header(s) is not met.",
+    )
+    CONTAINER_ALREADY_EXISTS = (
+        "ContainerAlreadyExists",
+        409,
+        "The specified container already exists.",
+    )
+    CONTAINER_NOT_FOUND = ("ContainerNotFound", 404, "The specified container does not exist.")
+    EMPTY_METADATA_KEY = (
+        "EmptyMetadataKey",
+        400,
+        "The key for one of the metadata key-value pairs is empty.",
+    )
+    INTERNAL_ERROR = (
+        "InternalError",
+        500,
+        "The server encountered an internal error. Please retry the request.",
+    )
+    INVALID_AUTHENTICATION_INFO = (
+        "InvalidAuthenticationInfo",
+        400,
+        (
+            "Authentication information is not given in the correct format. Check the value of "
+            "Authorization header."
+        ),
+    )
+    INVALID_BLOB_OR_BLOCK = (
+        "InvalidBlobOrBlock",
+        400,
+        "The specified blob or block content is invalid.",
+    )
+    INVALID_BLOCK_ID = (
+        "InvalidBlockId",
+        400,
+        "The specified block ID is invalid. The block ID must be Base64-encoded.",
+    )
+    INVALID_BLOCK_LIST = ("InvalidBlockList", 400, "The specified block list is invalid.")
+    INVALID_HEADER_VALUE = (
+        "InvalidHeaderValue",
+        400,
+        "The value for one of the HTTP headers is not in the correct format.",
+    )
+    INVALID_MD5 = (
+        "InvalidMd5",
+        400,
+        (
+            "The MD5 value specified in the request is invalid. The MD5 value must be 128 bits and "
+            "Base64-encoded."
+        ),
+    )
+    INVALID_METADATA = (
+        "InvalidMetadata",
+        400,
+        "The metadata specified is invalid. It has characters that are not permitted.",
+    )
+    INVALID_QUERY_PARAMETER_VALUE = (
+        "InvalidQueryParameterValue",
+        400,
+        "Value for one of the query parameters specified in the request URI is invalid.",
+    )
+    INVALID_RANGE = (
+        "InvalidRange",
+        416,
+        "The range specified is invalid for the current size of the resource.",
+    )
+    INVALID_RESOURCE_NAME = (
+        "InvalidResourceName",
+        400,
+        "The specified resource name contains invalid characters.",
+    )
+    INVALID_URI = (
+        "InvalidUri",
+        400,
+        "The requested URI does not represent any resource on the server.",
+    )
+    INVALID_XML_DOCUMENT = ("InvalidXmlDocument", 400, "XML specified is not syntactically valid.")
+    LEASE_NOT_PRESENT = (
+        "LeaseNotPresentWithBlobOperation",
+        412,
+        "There is currently no lease on the blob.",
+    )
+    LEASE_NOT_PRESENT_ON_CONTAINER = (
+        "LeaseNotPresentWithContainerOperation",
+        412,
+        "There is currently no lease on the container.",
+    )
+    MD5_MISMATCH = (
+        "Md5Mismatch",
+        400,
+        (
+            "The MD5 value specified in the request did not match with the MD5 value calculated by "
+            "the server."
+        ),
+    )
+    METADATA_TOO_LARGE = (
+        "MetadataTooLarge",
+        400,
+        "The metadata specified exceeds the maximum permissible limit (8KB).",
+    )
+    MISSING_CONTENT_LENGTH = (
+        "MissingContentLengthHeader",
+        411,
+        "The Content-Length header was not specified.",
+    )
+    MISSING_REQUIRED_HEADER = (
+        "MissingRequiredHeader",
+        400,
+        "An HTTP header that's mandatory for this request is not specified.",
+    )
+    MISSING_REQUIRED_QUERY_PARAMETER = (
+        "MissingRequiredQueryParameter",
+        400,
+        "A query parameter that's mandatory for this request is not specified.",
+    )
+    MULTIPLE_CONDITION_HEADERS = (
+        "MultipleConditionHeadersNotSupported",
+        400,
+        "Multiple condition headers are not supported.",
+    )
+    NO_AUTHENTICATION_INFORMATION = (
+        "NoAuthenticationInformation",
+        401,
+        (
+            "Server failed to authenticate the request. Please refer to the information in the "
+            "www-authenticate header."
+        ),
+    )
+    NOT_IMPLEMENTED = (
+        "NotImplemented",
+        501,
+        "This storage does not implement the requested operation.",
+    )
+    NOT_MODIFIED = (
+        "ConditionNotMet",
+        304,
+        "The condition specified using HTTP conditional header(s) is not met.",
+    )
+    OUT_OF_RANGE_INPUT = ("OutOfRangeInput", 400, "One of the request inputs is out of range.")
+    OUT_OF_RANGE_QUERY_PARAMETER = (
+        "OutOfRangeQueryParameterValue",
+        400,
+        (
+            "One of the query parameters specified in the request URI is outside the permissible "
+            "range."
+        ),
+    )
+    PUBLIC_ACCESS_NOT_PERMITTED = (
+        "PublicAccessNotPermitted",
+        409,
+        "Public access is not permitted on this storage account.",
+    )
+    REQUEST_BODY_TOO_LARGE = (
+        "RequestBodyTooLarge",
+        413,
+        "The request body is too large and exceeds the maximum permissible limit.",
+    )
+    RESOURCE_NOT_FOUND = ("ResourceNotFound", 404, "The specified resource does not exist.")
+    UNAUTHORIZED_BLOB_OVERWRITE = (
+        "UnauthorizedBlobOverwrite",
+        403,
+        "This request is not authorized to perform blob overwrites.",
+    )
+    UNSATISFIABLE_CONDITION = (
+        "UnsatisfiableCondition",
+        400,
+        "The request includes an unsatisfiable condition for this operation.",
+    )
+    UNSUPPORTED_HTTP_VERB = (
+        "UnsupportedHttpVerb",
+        405,
+        "The resource doesn't support specified Http Verb.",
+    )
+
+
+class BlobsError(Exception):
+    """The root of what this package raises."""
+
+
+class StorageError(BlobsError):
+    """A refusal that goes to the client.
+
+    ``detail`` becomes further elements of the XML body (``HeaderName``,
+    ``AuthenticationErrorDetail`` …), ``headers`` further response headers.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **detail: str,
+    ) -> None:
+        self.code, self.status, self.message = code.value
+        self.headers = dict(headers or {})
+        self.detail = detail
+        super().__init__(f"{self.code}: {self.message}")
+
+
+class ClientGoneError(BlobsError):
+    """The client hung up, or fell silent, in mid-body."""
+
+
+class SettingError(BlobsError):
+    """An option or the data directory cannot be used."""
+
+
+class PortInUseError(BlobsError):
+    """Somebody else listens on the port."""
+
+
+def invalid_header(name: str, value: str = "") -> StorageError:
+    """The value of the request header ``name`` is malformed."""
+    return StorageError(ErrorCode.INVALID_HEADER_VALUE, HeaderName=name, HeaderValue=value)
+
+
+def invalid_query(name: str, value: str, reason: str = "") -> StorageError:
+    """The value of the query parameter ``name`` is malformed."""
+    return StorageError(
+        ErrorCode.INVALID_QUERY_PARAMETER_VALUE,
+        QueryParameterName=name,
+        QueryParameterValue=value,
+        Reason=reason,
+    )
+
+
+def not_implemented(what: str) -> StorageError:
+    """Azure can do ``what``; this service cannot, and says so."""
+    return StorageError(ErrorCode.NOT_IMPLEMENTED, Feature=what)

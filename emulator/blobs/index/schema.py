@@ -1,0 +1,88 @@
+"""The tables, and how connections to them are opened."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from emulator.blobs.errors import SettingError
+
+_VERSION = 1
+_BUSY_SECONDS = 10.0
+# The content of a small blob comes last in its row: a scan for names does not read it.
+_TABLES = """
+CREATE TABLE container (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    etag TEXT NOT NULL,
+    modified_us INTEGER NOT NULL,
+    metadata TEXT NOT NULL
+) STRICT;
+CREATE TABLE blob (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    container INTEGER NOT NULL REFERENCES container,
+    name TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    etag TEXT NOT NULL,
+    created_us INTEGER NOT NULL,
+    modified_us INTEGER NOT NULL,
+    properties TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    data BLOB,
+    UNIQUE (container, name)
+) STRICT;
+CREATE TABLE segment (
+    blob INTEGER NOT NULL REFERENCES blob,
+    start INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    content TEXT NOT NULL,
+    block_id TEXT NOT NULL,
+    PRIMARY KEY (blob, start)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX segment_content ON segment (content);
+CREATE TABLE staged (
+    container INTEGER NOT NULL REFERENCES container,
+    blob TEXT NOT NULL,
+    block_id TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    content TEXT NOT NULL,
+    staged_us INTEGER NOT NULL,
+    PRIMARY KEY (container, blob, block_id)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+def create_index(path: Path) -> None:
+    """Make the database if it is not there; refuses one of another version."""
+    connection = open_writer(path)
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            connection.executescript(
+                f"BEGIN IMMEDIATE;{_TABLES}PRAGMA user_version={_VERSION};COMMIT;"
+            )
+        elif version != _VERSION:
+            raise SettingError(f"{path} has format {version}, and this program knows {_VERSION}")
+    except sqlite3.DatabaseError as error:
+        raise SettingError(f"{path} is not our index: {error}") from error
+    finally:
+        connection.close()
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """A connection whose commits are safe on disk when they return."""
+    connection = sqlite3.connect(
+        path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
+    )
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A connection that sees the last committed state and can change nothing."""
+    connection = sqlite3.connect(
+        path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
+    )
+    connection.execute("PRAGMA query_only=ON")
+    return connection

@@ -1,0 +1,228 @@
+"""Changes to the index. Each runs inside the committer's transaction, after which it is true.
+
+Conditions are checked here, against the state that the change is applied to: of several
+conditional creates of one name, exactly one finds it missing.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from emulator.blobs.conditions import Conditions, Guard
+from emulator.blobs.errors import ErrorCode, StorageError
+from emulator.blobs.index.reads import (
+    container_id,
+    find_blob,
+    find_container,
+    look_up_blob,
+    segments,
+    staged_blocks,
+)
+from emulator.blobs.index.records import (
+    Blob,
+    Container,
+    NewBlob,
+    Segment,
+    Written,
+    new_etag,
+)
+
+Orphans = tuple[str, ...]
+
+
+def create_container(
+    db: sqlite3.Connection, name: str, metadata: dict[str, str], now_us: int
+) -> Container:
+    """Make a container; raises ContainerAlreadyExists."""
+    etag = new_etag()
+    row = db.execute(
+        "INSERT INTO container (name, etag, modified_us, metadata) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO NOTHING RETURNING id",
+        (name, etag, now_us, json.dumps(metadata)),
+    ).fetchone()
+    if row is None:
+        raise StorageError(ErrorCode.CONTAINER_ALREADY_EXISTS)
+    return Container(row[0], name, etag, now_us, metadata)
+
+
+def set_container_metadata(
+    db: sqlite3.Connection,
+    name: str,
+    metadata: dict[str, str],
+    conditions: Conditions,
+    now_us: int,
+) -> Container:
+    """Replace a container's metadata."""
+    current = find_container(db, name)
+    conditions.check_write(current)
+    changed = replace(current, etag=new_etag(), modified_us=now_us, metadata=metadata)
+    db.execute(
+        "UPDATE container SET etag = ?, modified_us = ?, metadata = ? WHERE id = ?",
+        (changed.etag, now_us, json.dumps(metadata), current.id),
+    )
+    return changed
+
+
+def delete_container(db: sqlite3.Connection, name: str, conditions: Conditions) -> Orphans:
+    """Remove a container and all that is in it; returns content that is no longer needed."""
+    container = find_container(db, name)
+    conditions.check_write(container)
+    rows = db.execute(
+        "SELECT content FROM segment WHERE blob IN (SELECT id FROM blob WHERE container = ?)"
+        " UNION SELECT content FROM staged WHERE container = ?",
+        (container.id, container.id),
+    )
+    candidates = [row[0] for row in rows]
+    db.execute(
+        "DELETE FROM segment WHERE blob IN (SELECT id FROM blob WHERE container = ?)",
+        (container.id,),
+    )
+    for table in ("blob", "staged"):
+        db.execute(f"DELETE FROM {table} WHERE container = ?", (container.id,))  # noqa: S608 - constants
+    db.execute("DELETE FROM container WHERE id = ?", (container.id,))
+    return _unreferenced(db, candidates)
+
+
+def put_blob(
+    db: sqlite3.Connection,
+    new: NewBlob,
+    content: bytes | Segment,
+    guard: Guard,
+) -> Written:
+    """Commit a whole blob: small content as bytes, other content as its one segment."""
+    container = container_id(db, new.container)
+    return _replace_blob(
+        db, container, new, [content] if isinstance(content, Segment) else content, guard
+    )
+
+
+def commit_blocks(
+    db: sqlite3.Connection,
+    new: NewBlob,
+    block_list: Sequence[tuple[str, str]],
+    guard: Guard,
+) -> Written:
+    """Commit a blob made of blocks: pairs of where to look (the XML element) and the block id."""
+    container = container_id(db, new.container)
+    current = look_up_blob(db, container, new.name)
+    committed = {}
+    if current is not None:
+        for segment in segments(db, current.id, 0, max(current.size, 1)):
+            committed[segment.block_id] = (segment.size, segment.content)
+    staged = {
+        block.block_id: (block.size, block.content)
+        for block in staged_blocks(db, container, new.name)
+    }
+    latest = committed | staged
+    places = {"Committed": committed, "Uncommitted": staged, "Latest": latest}
+    chosen = []
+    start = 0
+    for place, block_id in block_list:
+        block = places[place].get(block_id) if block_id else None
+        if block is None:
+            raise StorageError(ErrorCode.INVALID_BLOCK_LIST)
+        chosen.append(Segment(start, *block, block_id))
+        start += block[0]
+    return _replace_blob(db, container, new, chosen, guard)
+
+
+def describe_blob(
+    db: sqlite3.Connection,
+    container: str,
+    name: str,
+    conditions: Conditions,
+    update: Callable[[Blob], Blob],
+) -> Blob:
+    """Replace what describes a blob, as ``update`` says; the content stays."""
+    current = find_blob(db, container, name)
+    conditions.check_write(current)
+    changed = replace(update(current), etag=new_etag())
+    db.execute(
+        "UPDATE blob SET etag = ?, modified_us = ?, properties = ?, metadata = ? WHERE id = ?",
+        (
+            changed.etag,
+            changed.modified_us,
+            json.dumps(changed.properties),
+            json.dumps(changed.metadata),
+            current.id,
+        ),
+    )
+    return changed
+
+
+def delete_blob(
+    db: sqlite3.Connection, container: str, name: str, conditions: Conditions
+) -> Orphans:
+    """Remove a blob and its uncommitted blocks; returns content that is no longer needed."""
+    parent = container_id(db, container)
+    blob = look_up_blob(db, parent, name)
+    if blob is None:
+        raise StorageError(ErrorCode.BLOB_NOT_FOUND)
+    conditions.check_write(blob)
+    candidates = _forget_content(db, blob.id, parent, name)
+    db.execute("DELETE FROM blob WHERE id = ?", (blob.id,))
+    return _unreferenced(db, candidates)
+
+
+def _replace_blob(
+    db: sqlite3.Connection,
+    container: int,
+    new: NewBlob,
+    content: bytes | Sequence[Segment],
+    guard: Guard,
+) -> Written:
+    current = look_up_blob(db, container, new.name)
+    guard.check(current)
+    candidates = _forget_content(db, current.id if current else None, container, new.name)
+    data, parts = (content, ()) if isinstance(content, bytes) else (None, content)
+    size = sum(part.size for part in parts) if data is None else len(data)
+    created_us = current.created_us if current else new.now_us
+    etag = new_etag()
+    row = db.execute(
+        "INSERT OR REPLACE INTO blob (id, container, name, size, etag, created_us, modified_us,"
+        " properties, metadata, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        (
+            current.id if current else None,
+            container,
+            new.name,
+            size,
+            etag,
+            created_us,
+            new.now_us,
+            json.dumps(new.properties),
+            json.dumps(new.metadata),
+            data,
+        ),
+    ).fetchone()
+    db.executemany(
+        "INSERT INTO segment (blob, start, size, content, block_id) VALUES (?, ?, ?, ?, ?)",
+        ((row[0], part.start, part.size, part.content, part.block_id) for part in parts),
+    )
+    blob = Blob(row[0], new.name, size, etag, created_us, new.now_us, new.properties, new.metadata)
+    return Written(blob, _unreferenced(db, candidates))
+
+
+def _forget_content(
+    db: sqlite3.Connection, blob: int | None, container: int, name: str
+) -> list[str]:
+    """Drop a blob's segments and uncommitted blocks; returns the content they referred to."""
+    rows = db.execute(
+        "DELETE FROM staged WHERE container = ? AND blob = ? RETURNING content", (container, name)
+    ).fetchall()
+    if blob is not None:
+        rows += db.execute(
+            "DELETE FROM segment WHERE blob = ? RETURNING content", (blob,)
+        ).fetchall()
+    return [row[0] for row in rows]
+
+
+def _unreferenced(db: sqlite3.Connection, candidates: Iterable[str]) -> Orphans:
+    """Those of ``candidates`` that no segment refers to (a block may be in two places)."""
+    return tuple(
+        content
+        for content in dict.fromkeys(candidates)
+        if db.execute("SELECT 1 FROM segment WHERE content = ?", (content,)).fetchone() is None
+    )

@@ -1,0 +1,165 @@
+"""One HTTP request, taken apart into what the operations ask for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from emulator.blobs.errors import ClientGoneError, ErrorCode, StorageError, invalid_header
+from emulator.blobs.names import check_blob, check_container, decode_path
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+METADATA_PREFIX = "x-ms-meta-"
+BODY_SILENCE_SECONDS = 120.0
+
+
+class Body:
+    """The request's body, read as it arrives and never held whole unless it is small."""
+
+    def __init__(self, receive: Receive, length: int | None) -> None:
+        self._receive = receive
+        self._length = length
+
+    def required_length(self, maximum: int) -> int:
+        """The announced length, which must be there and at most ``maximum`` bytes."""
+        if self._length is None:
+            raise StorageError(ErrorCode.MISSING_CONTENT_LENGTH)
+        if self._length > maximum:
+            raise StorageError(ErrorCode.REQUEST_BODY_TOO_LARGE, MaxLimit=str(maximum))
+        return self._length
+
+    async def read(self, maximum: int) -> bytes:
+        """The whole body, of at most ``maximum`` bytes."""
+        length = self.required_length(maximum)
+        if length == 0:
+            return b""
+        return b"".join([piece async for piece in self._pieces()])
+
+    async def buffers(self, size: int) -> AsyncIterator[bytes]:
+        """The body in buffers of about ``size`` bytes: large enough to be worth a thread."""
+        held: list[bytes] = []
+        held_bytes = 0
+        async for piece in self._pieces():
+            held.append(piece)
+            held_bytes += len(piece)
+            if held_bytes >= size:
+                yield b"".join(held)
+                held.clear()
+                held_bytes = 0
+        if held:
+            yield b"".join(held)
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        more = True
+        while more:
+            try:
+                async with asyncio.timeout(BODY_SILENCE_SECONDS):
+                    message = await self._receive()
+            except TimeoutError:
+                raise ClientGoneError("the client fell silent in mid-body") from None
+            if message["type"] != "http.request":
+                raise ClientGoneError("the client hung up in mid-body")
+            if piece := message.get("body", b""):
+                yield piece
+            more = message.get("more_body", False)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request to ``/account[/container[/blob]]``.
+
+    ``headers`` has names in lower case; ``metadata_pairs`` the ``x-ms-meta-`` headers, stripped
+    of the prefix, in the case in which they came; ``query`` decoded values in order.
+    """
+
+    method: str
+    raw_path: str
+    account: str
+    container: str
+    blob: str
+    query: tuple[tuple[str, str], ...]
+    headers: dict[str, str]
+    metadata_pairs: tuple[tuple[str, str], ...]
+    client_address: str
+    body: Body
+
+    def parameter(self, name: str) -> str | None:
+        """The value of a query parameter (names are case-insensitive), or None."""
+        for key, value in self.query:
+            if key.lower() == name:
+                return value
+        return None
+
+    @property
+    def comp(self) -> str:
+        """The query parameter ``comp``: which aspect of the resource is meant."""
+        return (self.parameter("comp") or "").lower()
+
+    @property
+    def restype(self) -> str:
+        """The query parameter ``restype``: ``container``, ``account``, ``service`` or nothing."""
+        return (self.parameter("restype") or "").lower()
+
+
+def parse_request(scope: Scope, receive: Receive) -> Request:
+    """Take an ASGI scope apart; refuses names that no resource can have."""
+    headers: dict[str, str] = {}
+    pairs = []
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1").strip()
+        lower = name.lower()
+        headers[lower] = f"{headers[lower]},{value}" if lower in headers else value
+        if lower.startswith(METADATA_PREFIX):
+            pairs.append((name[len(METADATA_PREFIX) :], value))
+    raw_path = scope["raw_path"].decode("latin-1")
+    account, container, blob = _split_path(raw_path)
+    client = scope.get("client")
+    return Request(
+        method=scope["method"],
+        raw_path=raw_path,
+        account=account,
+        container=container,
+        blob=blob,
+        query=_parse_query(scope["query_string"].decode("latin-1")),
+        headers=headers,
+        metadata_pairs=tuple(pairs),
+        client_address=client[0] if client else "",
+        body=Body(receive, _content_length(headers)),
+    )
+
+
+def _split_path(raw_path: str) -> tuple[str, str, str]:
+    account, _, rest = raw_path.removeprefix("/").partition("/")
+    raw_container, _, raw_blob = rest.partition("/")
+    container, blob = decode_path(raw_container), decode_path(raw_blob)
+    if container:
+        check_container(container)
+    if blob:
+        check_blob(blob)
+        if not container:
+            raise StorageError(ErrorCode.INVALID_URI)
+    return decode_path(account), container, blob
+
+
+def _parse_query(raw: str) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for part in raw.split("&"):
+        name, _, value = part.partition("=")
+        if name:
+            # Not unquote_plus: signatures are computed over the value with its plus signs.
+            pairs.append((unquote(name), unquote(value)))
+    return tuple(pairs)
+
+
+def _content_length(headers: dict[str, str]) -> int | None:
+    value = headers.get("content-length")
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit()):
+        raise invalid_header("Content-Length", value)
+    return int(value)

@@ -1,0 +1,145 @@
+"""Which operation a request means, and what it takes to be allowed it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from emulator.blobs.auth import Permission
+from emulator.blobs.errors import (
+    ErrorCode,
+    StorageError,
+    invalid_header,
+    invalid_query,
+    not_implemented,
+)
+from emulator.blobs.operations import blobs, containers, listing, uploads
+from emulator.blobs.operations.context import Context
+from emulator.blobs.properties import UNSUPPORTED_HEADERS
+from emulator.blobs.request import Request
+from emulator.blobs.response import Response
+
+Handler = Callable[[Context], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation of the REST API."""
+
+    handler: Handler
+    permission: Permission
+
+
+def _operation(handler: Handler, account: str, resource: str, service: str = "") -> Operation:
+    return Operation(handler, Permission(account, resource, service))
+
+
+_GET_CONTAINER = _operation(containers.get_container, "r", "c")
+_GET_CONTAINER_ACL = _operation(containers.get_container_acl, "r", "c")
+_GET_BLOB_METADATA = _operation(blobs.get_blob_metadata, "r", "o", "r")
+_GET_ACCOUNT = _operation(containers.get_account, "rlwcd", "s")
+
+# (level, method, comp) -> operation, after the permission tables of "Create an account SAS" and
+# "Create a service SAS". No signature at all permits reading a container's access policies.
+_OPERATIONS = {
+    ("account", "GET", "list"): _operation(listing.list_containers, "l", "s"),
+    ("account", "GET", "properties"): _GET_ACCOUNT,
+    ("account", "HEAD", "properties"): _GET_ACCOUNT,
+    ("container", "PUT", ""): _operation(containers.create_container, "cw", "c"),
+    ("container", "GET", ""): _GET_CONTAINER,
+    ("container", "HEAD", ""): _GET_CONTAINER,
+    ("container", "GET", "metadata"): _GET_CONTAINER,
+    ("container", "HEAD", "metadata"): _GET_CONTAINER,
+    ("container", "PUT", "metadata"): _operation(containers.set_container_metadata, "w", "c"),
+    ("container", "GET", "acl"): _GET_CONTAINER_ACL,
+    ("container", "HEAD", "acl"): _GET_CONTAINER_ACL,
+    ("container", "DELETE", ""): _operation(containers.delete_container, "d", "c"),
+    ("container", "GET", "list"): _operation(listing.list_blobs, "l", "c", "l"),
+    ("blob", "PUT", ""): _operation(uploads.put_blob, "cw", "o", "cw"),
+    ("blob", "PUT", "block"): _operation(uploads.put_block, "w", "o", "w"),
+    ("blob", "PUT", "blocklist"): _operation(uploads.put_block_list, "w", "o", "w"),
+    ("blob", "GET", "blocklist"): _operation(uploads.get_block_list, "r", "o", "r"),
+    ("blob", "GET", ""): _operation(blobs.get_blob, "r", "o", "r"),
+    ("blob", "HEAD", ""): _operation(blobs.get_blob_properties, "r", "o", "r"),
+    ("blob", "GET", "metadata"): _GET_BLOB_METADATA,
+    ("blob", "HEAD", "metadata"): _GET_BLOB_METADATA,
+    ("blob", "PUT", "metadata"): _operation(blobs.set_blob_metadata, "w", "o", "w"),
+    ("blob", "PUT", "properties"): _operation(blobs.set_blob_properties, "w", "o", "w"),
+    ("blob", "DELETE", ""): _operation(blobs.delete_blob, "d", "o", "d"),
+}
+_METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})
+# What Azure knows beyond these: refused by name, not as nonsense.
+_UNSUPPORTED_COMPS = frozenset(
+    {
+        "acl",
+        "appendblock",
+        "batch",
+        "blobs",
+        "copy",
+        "expiry",
+        "immutabilitypolicies",
+        "incrementalcopy",
+        "lease",
+        "legalhold",
+        "page",
+        "pagelist",
+        "properties",
+        "query",
+        "rename",
+        "seal",
+        "snapshot",
+        "stats",
+        "tags",
+        "tier",
+        "undelete",
+        "userdelegationkey",
+    }
+)
+_OLDEST_VERSION = "2015-02-21"
+
+
+def find_operation(request: Request) -> Operation:
+    """The operation that ``request`` asks for; raises StorageError if there is none."""
+    if request.method not in _METHODS:
+        raise StorageError(ErrorCode.UNSUPPORTED_HTTP_VERB)
+    key = (_level(request), request.method, request.comp)
+    operation = _OPERATIONS.get(key)
+    if operation is not None:
+        return operation
+    comp = request.comp
+    if comp in _UNSUPPORTED_COMPS:
+        raise not_implemented(f"{request.method} comp={comp}")
+    if comp and not any(known == comp for _, _, known in _OPERATIONS):
+        raise invalid_query("comp", comp)
+    raise StorageError(ErrorCode.UNSUPPORTED_HTTP_VERB)
+
+
+def check_supported(request: Request) -> None:
+    """Refuse what would change the meaning of a request and cannot be honoured."""
+    version = request.headers.get("x-ms-version", _OLDEST_VERSION)
+    if len(version) != len(_OLDEST_VERSION) or version < _OLDEST_VERSION:
+        raise invalid_header("x-ms-version", version)
+    for name in UNSUPPORTED_HEADERS & request.headers.keys():
+        raise not_implemented(name)
+    for name in ("snapshot", "versionid"):
+        if request.parameter(name):
+            raise not_implemented(name)
+    if "x-ms-lease-id" in request.headers:
+        of_blob = bool(request.blob)
+        raise StorageError(
+            ErrorCode.LEASE_NOT_PRESENT if of_blob else ErrorCode.LEASE_NOT_PRESENT_ON_CONTAINER
+        )
+
+
+def _level(request: Request) -> str:
+    restype = request.restype
+    if request.blob:
+        return "blob"
+    if request.container:
+        if restype == "container":
+            return "container"
+        # Without restype the path names a blob in the root container, which is not kept here.
+        raise StorageError(ErrorCode.RESOURCE_NOT_FOUND)
+    if request.comp == "properties" and restype != "account":
+        raise not_implemented("service properties")
+    return "account"

@@ -1,0 +1,121 @@
+"""The store: the index and the content files under one data directory, used by one process."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from emulator.blobs.content import ContentFiles, sync_directory
+from emulator.blobs.errors import SettingError
+from emulator.blobs.index.blocks import expire_blocks
+from emulator.blobs.index.committer import Committer
+from emulator.blobs.index.reads import live_content
+from emulator.blobs.index.schema import create_index, open_reader
+from emulator.blobs.streams import Streams
+from emulator.blobs.times import Clock, to_microseconds
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
+_EXPIRY_INTERVAL_SECONDS = 3600.0
+
+
+class Store:
+    """Opened by ``open``, started on an event loop by ``start``, ended by ``close``."""
+
+    def __init__(self, root: Path, clock: Clock) -> None:
+        self._root = root
+        self._clock = clock
+        self._files = ContentFiles(root / "content")
+        self._index = root / "index.sqlite3"
+        self.streams = Streams(self._files)
+
+    def open(self) -> None:
+        """Take the data directory, and clear away what a crash left; raises SettingError."""
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self._root / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._files.prepare()
+        except BlockingIOError:
+            raise SettingError(f"another process uses the data directory {self._root}") from None
+        except OSError as error:
+            raise SettingError(f"the data directory cannot be used: {error}") from error
+        create_index(self._index)
+        sync_directory(self._root)
+        self._reader = open_reader(self._index)
+        self._lister = open_reader(self._index)
+        self._lister_thread = ThreadPoolExecutor(1, thread_name_prefix="lister")
+        self._committer = Committer(self._index)
+        if removed := self._files.sweep(live_content(self._reader)):
+            _logger.info("removed %d content files that were never committed", removed)
+
+    def start(self) -> None:
+        """Begin to serve on the running event loop."""
+        self._committer.start()
+        self._expiry = asyncio.create_task(self._expire_forever())
+
+    async def close(self) -> None:
+        """Finish what is in flight and let go of the directory."""
+        self._expiry.cancel()
+        await asyncio.to_thread(self._committer.stop)
+        self._lister_thread.shutdown()
+        self.streams.close()
+        self._reader.close()
+        self._lister.close()
+        os.close(self._lock)
+
+    def read(
+        self,
+        question: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Ask the index something that takes microseconds."""
+        return question(self._reader, *args, **kwargs)
+
+    async def read_long(
+        self,
+        question: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Ask the index something that takes longer, on a thread."""
+        ask = partial(question, self._lister, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._lister_thread, ask)
+
+    async def change(
+        self,
+        change: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Apply a change to the index; when this returns it is safe on disk."""
+        return await self._committer.apply(lambda db: change(db, *args, **kwargs))
+
+    async def expire(self) -> int:
+        """Forget uncommitted blocks that are too old; returns how many."""
+        now_us = to_microseconds(self._clock())
+        orphans = await self.change(expire_blocks, now_us)
+        self.streams.release(orphans)
+        return len(orphans)
+
+    async def _expire_forever(self) -> None:
+        while True:
+            try:
+                expired = await self.expire()
+            except sqlite3.Error as error:
+                _logger.warning("uncommitted blocks were not expired and take space: %s", error)
+            else:
+                if expired:
+                    _logger.info("expired %d uncommitted blocks", expired)
+            await asyncio.sleep(_EXPIRY_INTERVAL_SECONDS)

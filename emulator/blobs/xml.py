@@ -1,0 +1,159 @@
+"""The XML documents of the Blob REST API: listings out, block lists in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import quote
+from xml.parsers.expat import ExpatError, ParserCreate
+from xml.sax.saxutils import escape, quoteattr
+
+from emulator.blobs.errors import ErrorCode, StorageError
+from emulator.blobs.index.records import Blob, Container
+from emulator.blobs.properties import PROPERTY_NAMES
+from emulator.blobs.times import http_date
+
+BLOCKS_MAX = 50_000
+_PLACES = frozenset({"Committed", "Uncommitted", "Latest"})
+_DECLARATION = '<?xml version="1.0" encoding="utf-8"?>'
+
+
+def listing(
+    attributes: Mapping[str, str],
+    echoes: Mapping[str, str | None],
+    kind: str,
+    items: Iterable[str],
+    next_marker: str,
+) -> str:
+    """An ``EnumerationResults`` document; ``echoes`` are the query's parameters, None if absent."""
+    head = "".join(f" {name}={quoteattr(value)}" for name, value in attributes.items())
+    said = "".join(
+        f"<{name}>{_text(value)}</{name}>" for name, value in echoes.items() if value is not None
+    )
+    return (
+        f"{_DECLARATION}<EnumerationResults{head}>{said}<{kind}>{''.join(items)}</{kind}>"
+        f"<NextMarker>{escape(next_marker)}</NextMarker></EnumerationResults>"
+    )
+
+
+def container_item(container: Container, *, with_metadata: bool) -> str:
+    """One container in a listing."""
+    return (
+        f"<Container><Name>{escape(container.name)}</Name><Properties>"
+        f"<Last-Modified>{http_date(container.modified_us)}</Last-Modified>"
+        f"<Etag>{escape(container.etag)}</Etag>"
+        "<LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState>"
+        "<HasImmutabilityPolicy>false</HasImmutabilityPolicy><HasLegalHold>false</HasLegalHold>"
+        f"</Properties>{_metadata(container.metadata) if with_metadata else ''}</Container>"
+    )
+
+
+def blob_item(entry: Blob | str, *, with_metadata: bool) -> str:
+    """One blob, or one common prefix, in a listing."""
+    if isinstance(entry, str):
+        return f"<BlobPrefix>{_name(entry)}</BlobPrefix>"
+    properties = "".join(
+        f"<{name}>{_text(entry.properties.get(name, ''))}</{name}>" for name in PROPERTY_NAMES
+    )
+    return (
+        f"<Blob>{_name(entry.name)}<Properties>"
+        f"<Creation-Time>{http_date(entry.created_us)}</Creation-Time>"
+        f"<Last-Modified>{http_date(entry.modified_us)}</Last-Modified>"
+        f"<Etag>{entry.etag.strip(chr(34))}</Etag><Content-Length>{entry.size}</Content-Length>"
+        f"{properties}<BlobType>BlockBlob</BlobType>"
+        "<LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState>"
+        "<ServerEncrypted>true</ServerEncrypted>"
+        f"</Properties>{_metadata(entry.metadata) if with_metadata else ''}</Blob>"
+    )
+
+
+def block_list(
+    committed: Sequence[tuple[str, int]] | None, uncommitted: Sequence[tuple[str, int]] | None
+) -> str:
+    """The blocks of a blob as (id, size); None leaves a list out."""
+    lists = (("CommittedBlocks", committed), ("UncommittedBlocks", uncommitted))
+    inner = "".join(
+        f"<{name}>{''.join(_block(*block) for block in blocks)}</{name}>"
+        for name, blocks in lists
+        if blocks is not None
+    )
+    return f"{_DECLARATION}<BlockList>{inner}</BlockList>"
+
+
+def parse_block_list(document: bytes) -> list[tuple[str, str]]:
+    """The entries of a Put Block List body, as (where to look, block id)."""
+    parser = _BlockListParser()
+    try:
+        parser.feed(document)
+    except (ExpatError, ValueError, LookupError):
+        raise StorageError(ErrorCode.INVALID_XML_DOCUMENT) from None
+    return parser.entries
+
+
+class _BlockListParser:
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, str]] = []
+        self._depth = 0
+        self._text: list[str] = []
+        self._parser = ParserCreate()
+        self._parser.StartDoctypeDeclHandler = self._refuse_doctype
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._characters
+
+    def feed(self, document: bytes) -> None:
+        self._parser.Parse(document, True)
+
+    def _refuse_doctype(self, *_: object) -> None:
+        # Entities could blow up a small document, or reach for files.
+        raise StorageError(ErrorCode.INVALID_XML_DOCUMENT)
+
+    def _start(self, name: str, _: object) -> None:
+        expected = name == "BlockList" if self._depth == 0 else name in _PLACES
+        if not expected or self._depth > 1:
+            raise StorageError(ErrorCode.INVALID_XML_DOCUMENT)
+        self._depth += 1
+        self._text.clear()
+
+    def _characters(self, text: str) -> None:
+        if self._depth == 2:
+            self._text.append(text)
+
+    def _end(self, name: str) -> None:
+        self._depth -= 1
+        if self._depth == 1:
+            if len(self.entries) == BLOCKS_MAX:
+                raise StorageError(ErrorCode.BLOCK_LIST_TOO_LONG)
+            self.entries.append((name, "".join(self._text).strip()))
+
+
+def _block(block_id: str, size: int) -> str:
+    return f"<Block><Name>{escape(block_id)}</Name><Size>{size}</Size></Block>"
+
+
+def _metadata(metadata: Mapping[str, str]) -> str:
+    inner = "".join(f"<{name}>{_text(value)}</{name}>" for name, value in metadata.items())
+    return f"<Metadata>{inner}</Metadata>"
+
+
+def _name(name: str) -> str:
+    if all(_is_xml(character) for character in name):
+        return f"<Name>{escape(name, _LINE_ENDS)}</Name>"
+    return f'<Name Encoded="true">{quote(name)}</Name>'
+
+
+# A parser would turn a bare carriage return into a line feed.
+_LINE_ENDS = {"\r": "&#13;"}
+
+
+def _text(value: str) -> str:
+    kept = (character if _is_xml(character) else "\ufffd" for character in value)
+    return escape("".join(kept), _LINE_ENDS)
+
+
+def _is_xml(character: str) -> bool:
+    return (
+        " " <= character <= "\ud7ff"
+        or character in "\t\n\r"
+        or "\ue000" <= character <= "\ufffd"
+        or character >= "\U00010000"
+    )
