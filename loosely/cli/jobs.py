@@ -28,14 +28,7 @@ IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     file: Annotated[
         Path,
-        typer.Argument(
-            metavar="FILE",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            allow_dash=True,
-            help="What to send; - for standard input.",
-        ),
+        typer.Argument(metavar="FILE", help="What to send; - for standard input."),
     ],
     model: Annotated[str, typer.Option("--model", "-m", help="The model to run.")],
     wait: Annotated[
@@ -65,7 +58,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
 
     Follows the job until it ends, however long that takes; Ctrl-C leaves it running.
     """
-    payload = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    payload = _read(file)
     with reported(as_json=as_json), connect(url) as client, spinning("sending") as progress:
         job = client.submit(
             payload,
@@ -119,6 +112,16 @@ def result(
         typer.echo(answer.body)
     else:
         _show_result(answer)
+
+
+def _read(file: Path) -> bytes:
+    if str(file) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        reason = f"{file}: {error.strerror or error}"
+        raise typer.BadParameter(reason, param_hint="FILE") from None
 
 
 def _follow(client: Client, submitted: Job, progress: Progress) -> Job:

@@ -130,23 +130,36 @@ async def _welcome(
 
 
 class _Record:
-    """Keeps ``up.json`` in step with what runs."""
+    """Keeps ``up.json`` in step with what runs.
+
+    It appears once every part has been started, and a dead part stays in it, not ready,
+    until its successor takes its place: readers find all parts or nothing.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._parts: dict[str, RunningPart] = {}
-        self._pid = os.getpid()
+        self._complete = False
 
     def follow(self, event: events.Event) -> None:
-        name = event.part.name
+        part = event.part
         match event:
-            case events.Started(part, pid):
-                log = str(self._plan.logs / f"{name}.log")
-                self._parts[name] = RunningPart(pid, dict(part.ports), log, ready=False)
+            case events.Started(_, pid):
+                log = str(self._plan.logs / f"{part.name}.log")
+                self._parts[part.name] = RunningPart(pid, dict(part.ports), log, ready=False)
             case events.Ready():
-                self._parts[name] = replace(self._parts[name], ready=True)
-            case events.Died() | events.Stopped():
-                self._parts.pop(name, None)
+                self._set_ready(part, ready=True)
+            case events.Died() | events.Stopping():
+                self._set_ready(part, ready=False)
+            case events.Stopped():
+                del self._parts[part.name]
             case _:
                 return
-        RunningSystem(self._pid, self._plan.url, dict(self._parts)).write(self._plan.data)
+        self._complete = self._complete or len(self._parts) == len(self._plan.parts)
+        if self._complete:
+            # In the order of the table, whichever process came first.
+            parts = {p.name: self._parts[p.name] for p in self._plan.parts if p.name in self._parts}
+            RunningSystem(os.getpid(), self._plan.url, parts).write(self._plan.data)
+
+    def _set_ready(self, part: Part, *, ready: bool) -> None:
+        self._parts[part.name] = replace(self._parts[part.name], ready=ready)

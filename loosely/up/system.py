@@ -1,8 +1,7 @@
 """Loosely's own parts: the table of what ``up`` starts, and with which settings."""
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loosely.up.parts import Part, Preparation, Probe
@@ -24,8 +23,15 @@ class Settings:
     root: Path
     data: Path
     ports: Ports
-    reply_token_key: str
+    reply_token_key: str = field(repr=False)
     log_level: str
+    #: The model catalogue, when the user has another than the repository's.
+    catalogue: Path | None = None
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The setting that names another catalogue, absolute since parts run elsewhere."""
+        return {} if self.catalogue is None else {"MODEL_CATALOGUE": str(self.catalogue)}
 
     @property
     def gateway_url(self) -> str:
@@ -49,21 +55,6 @@ class Settings:
             "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE;"
             "UseDevelopmentEmulator=true;"
         )
-
-
-def base_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
-    """Return what every part gets: the user's own environment, able to import the parts."""
-    paths = [str(root / "functions"), str(root), user.get("PYTHONPATH", "")]
-    # The parts talk to one another on loopback, which a proxy cannot reach.
-    direct = [user.get("NO_PROXY") or user.get("no_proxy") or "", "127.0.0.1", "localhost"]
-    no_proxy = ",".join(filter(None, direct))
-    return {
-        **user,
-        "PYTHONPATH": ":".join(filter(None, paths)),
-        "PYTHONUNBUFFERED": "1",
-        "NO_PROXY": no_proxy,
-        "no_proxy": no_proxy,
-    }
 
 
 def loosely_parts(settings: Settings) -> tuple[Part, ...]:
@@ -96,6 +87,7 @@ def _blobs(settings: Settings) -> Part:
 def _servicebus(settings: Settings) -> Part:
     port, admin_port = settings.ports.servicebus, settings.ports.servicebus_admin
     config = settings.data / "servicebus.json"
+    catalogue = () if settings.catalogue is None else (str(settings.catalogue),)
     return Part(
         name="servicebus",
         summary="Service Bus with a queue for each model",
@@ -110,7 +102,7 @@ def _servicebus(settings: Settings) -> Part:
         ),
         probe=Probe(admin_port, "/health"),
         ports={"servicebus": port, "servicebus admin": admin_port},
-        preparation=Preparation(_python("contract.queues"), config),
+        preparation=Preparation(_python("contract.queues", *catalogue), config),
     )
 
 
@@ -137,6 +129,7 @@ def _functions(settings: Settings) -> Part:
             "GATEWAY_BASE_URL": settings.gateway_url,
             "REPLY_TOKEN_KEYS": settings.reply_token_key,
             "LOG_LEVEL": settings.log_level,
+            **settings.models,
         },
     )
 
@@ -156,6 +149,7 @@ def _worker(settings: Settings) -> Part:
             "REPLY_HOSTS": f"{_HOST}:{settings.ports.functions}",
             "HEALTH_PORT": str(port),
             "LOG_LEVEL": settings.log_level,
+            **settings.models,
         },
         drain_seconds=30.0,
     )

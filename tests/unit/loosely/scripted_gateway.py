@@ -1,0 +1,129 @@
+"""A gateway on loopback that gives the answers it was told, and keeps what it was asked."""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+JOB_ID = "01982f0c-0000-7000-8000-000000000001"
+
+
+def job_document(status: str, **members: Any) -> dict[str, Any]:
+    """A job as the REST contract shows it."""
+    return {
+        "id": JOB_ID,
+        "model": "classifier",
+        "status": status,
+        "created_at": "2026-01-02T03:04:05Z",
+        "started_at": None,
+        "finished_at": None,
+        "deadline": "2026-01-02T03:05:05Z",
+        "attempt": 1,
+        "progress": None,
+        "result": None,
+        "error": None,
+        "timing": {},
+        "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+        "links": {"self": f"/v1/jobs/{JOB_ID}"},
+        **members,
+    }
+
+
+SUCCEEDED = job_document(
+    "succeeded",
+    started_at="2026-01-02T03:04:06Z",
+    finished_at="2026-01-02T03:04:07Z",
+    result={
+        "labels": [
+            {"label": "Egyptian cat", "index": 285, "score": 0.75},
+            {"label": "tiger cat", "index": 282, "score": 0.125},
+            {"label": "tabby", "index": 281, "score": 0.01},
+        ]
+    },
+    timing={"queued_ms": 4, "inference_ms": 21, "batch_size": 1, "total_ms": 39},
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the gateway is to say once."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def answer(status: int, document: Any, **headers: str) -> Answer:
+    """A JSON answer; headers with underscores for dashes."""
+    kind = "application/problem+json" if status >= 400 else "application/json"
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Answer(status, json.dumps(document).encode(), {"content-type": kind, **named})
+
+
+def problem(status: int, code: str, detail: str, **members: Any) -> Answer:
+    """A problem document."""
+    document = {"type": f"/docs/problems#{code}", "title": code, "status": status, "code": code}
+    return answer(status, {**document, "detail": detail, **members})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that the gateway got."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class ScriptedGateway:
+    """Gives ``answers`` one after the other, the last one for ever."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.answers: list[Answer] = []
+        self.asked: list[Asked] = []
+
+    def next_answer(self) -> Answer:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    gateway: ScriptedGateway
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.gateway.asked.append(Asked(self.command, self.path, headers, body))
+        reply = self.gateway.next_answer()
+        self.send_response(reply.status)
+        for name, value in {**reply.headers, "content-length": str(len(reply.body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(reply.body)
+
+    do_POST = do_GET  # noqa: N815 - the base class names it
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+
+@contextmanager
+def serving() -> Iterator[ScriptedGateway]:
+    """A gateway that runs while inside."""
+    handler = type("Handler", (_Handler,), {})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        gateway = ScriptedGateway(f"http://127.0.0.1:{server.server_address[1]}")
+        handler.gateway = gateway  # type: ignore[attr-defined] # set for this server alone
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield gateway
+        finally:
+            server.shutdown()
+            thread.join()

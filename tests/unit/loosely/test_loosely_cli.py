@@ -1,0 +1,270 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from loosely import __version__
+from loosely.cli import app
+from tests.unit.loosely.scripted_gateway import (
+    JOB_ID,
+    SUCCEEDED,
+    Answer,
+    ScriptedGateway,
+    answer,
+    job_document,
+    problem,
+)
+
+TABLE = f"""\
+classifier  succeeded  queued 4 ms, inference 21 ms, total 39 ms  {JOB_ID}
+Egyptian cat  75.0%  ██████████████████
+tiger cat     12.5%  ███
+tabby          1.0%  ▎
+"""
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
+    """A terminal without a width or settings, in a directory where nothing runs."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("LOOSELY_URL", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    return CliRunner()
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(b"\xff\xd8\xff\xe0 picture")
+    return str(path)
+
+
+def test_submit_shows_a_table_of_labels(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str
+) -> None:
+    gateway.answers = [answer(200, SUCCEEDED)]
+    done = runner.invoke(app, ["submit", picture, "--model", "classifier", "--url", gateway.url])
+
+    assert done.exit_code == 0, done.output
+    assert "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n" == TABLE
+    assert gateway.asked[0].headers["prefer"] == "wait=30"
+    assert gateway.asked[0].headers["content-type"] == "image/jpeg"
+
+
+def test_submit_polls_what_was_not_ready(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str
+) -> None:
+    gateway.answers = [
+        answer(202, job_document("queued"), retry_after="1"),
+        answer(200, job_document("running"), retry_after="0"),
+        answer(200, SUCCEEDED),
+    ]
+    done = runner.invoke(
+        app,
+        ["submit", picture, "-m", "classifier", "--wait", "0", "--deadline", "9"],
+        env={"LOOSELY_URL": gateway.url},
+    )
+
+    assert done.exit_code == 0, done.output
+    assert "Egyptian cat" in done.stdout
+    assert [asked.target for asked in gateway.asked] == [
+        "/v1/models/classifier/jobs?deadline_seconds=9",
+        f"/v1/jobs/{JOB_ID}",
+        f"/v1/jobs/{JOB_ID}",
+    ]
+
+
+def test_json_is_the_job_exactly_as_received(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str
+) -> None:
+    gateway.answers = [Answer(200, json.dumps(SUCCEEDED, indent=3).encode())]
+    done = runner.invoke(
+        app, ["submit", picture, "-m", "classifier", "--url", gateway.url, "--json"]
+    )
+
+    assert done.exit_code == 0
+    assert done.stdout == json.dumps(SUCCEEDED, indent=3) + "\n"
+
+
+def test_detach_prints_the_id_alone(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str
+) -> None:
+    gateway.answers = [answer(202, job_document("queued"), retry_after="1")]
+    done = runner.invoke(
+        app, ["submit", picture, "-m", "classifier", "--url", gateway.url, "--detach"]
+    )
+
+    assert (done.exit_code, done.stdout) == (0, f"{JOB_ID}\n")
+    assert gateway.asked[0].headers["prefer"] == "respond-async"
+
+
+def test_standard_input_can_be_sent(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    gateway.answers = [answer(200, SUCCEEDED)]
+    done = runner.invoke(
+        app, ["submit", "-", "-m", "x", "--url", gateway.url, "--type", "a/b"], input=b"bytes"
+    )
+
+    assert done.exit_code == 0, done.output
+    assert gateway.asked[0].body == b"bytes"
+    assert gateway.asked[0].headers["content-type"] == "a/b"
+
+
+def test_a_refusal_says_what_happened_and_what_to_do(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str
+) -> None:
+    gateway.answers = [problem(404, "unknown-model", "no model 'clasifier'; nearest: classifier.")]
+    done = runner.invoke(app, ["submit", picture, "-m", "clasifier", "--url", gateway.url])
+
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        "unknown-model: no model 'clasifier'; nearest: classifier; "
+        "ask for one that the gateway lists under /v1/models\n"
+    )
+
+
+def test_a_refusal_in_json_is_the_problem_as_received(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str
+) -> None:
+    reply = problem(503, "saturated", "the queue is long", retryable=True)
+    gateway.answers = [Answer(503, reply.body, {**reply.headers, "retry-after": "20"})]
+    done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url, "--json"])
+
+    assert done.exit_code == 1
+    assert done.stdout == reply.body.decode() + "\n"
+    assert done.stderr == "saturated: the queue is long; try again in 20 s\n"
+
+
+def test_what_a_gateway_says_cannot_steer_the_terminal(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str
+) -> None:
+    gateway.answers = [problem(500, "inference-failed", "\x1b]0;title\x07 [red]not markup[/red]")]
+    done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
+    assert "\x1b" not in done.stderr
+    assert "[red]not markup[/red]" in done.stderr
+
+    hostile = {"labels": [{"label": "\x1b[2Jcat", "score": 1e9}]}
+    gateway.answers = [answer(200, job_document("succeeded\x1b[2J", result=hostile))]
+    done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
+    assert "\x1b" not in done.stdout
+    assert "cat" in done.stdout
+
+
+def test_status_shows_how_a_job_stands(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    failed = job_document("failed", error={"code": "inference-failed", "detail": "out of memory"})
+    gateway.answers = [answer(200, failed)]
+    done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
+
+    assert done.exit_code == 0
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["job", JOB_ID],
+        ["model", "classifier"],
+        ["status", "failed"],
+        ["created", "2026-01-02T03:04:05Z"],
+        ["deadline", "2026-01-02T03:05:05Z"],
+        ["attempt", "1"],
+        ["error", "inference-failed:", "out", "of", "memory"],
+    ]
+
+
+def test_a_job_that_fails_while_followed_ends_with_1(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str
+) -> None:
+    expired = job_document("expired", error={"code": "expired", "detail": "9 s are over"})
+    gateway.answers = [
+        answer(202, job_document("queued"), retry_after="0"),
+        answer(200, expired),
+    ]
+    done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
+
+    assert done.exit_code == 1
+    assert "expired: 9 s are over" in done.stdout
+
+
+def test_result_shows_the_labels_alone(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    gateway.answers = [answer(200, SUCCEEDED["result"])]
+    done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url])
+
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[0].rstrip() == "Egyptian cat  75.0%  ██████████████████"
+
+
+def test_a_result_that_is_no_text_goes_to_a_file(
+    runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
+) -> None:
+    gateway.answers = [Answer(200, b"\x89PNG\x00mask", {"content-type": "image/png"})]
+    target = tmp_path / "mask.png"
+    done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url, "-o", str(target)])
+
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert target.read_bytes() == b"\x89PNG\x00mask"
+
+
+def test_no_result_yet_has_its_own_exit_code(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    gateway.answers = [answer(202, job_document("running"), retry_after="1")]
+    done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url])
+
+    assert done.exit_code == 75
+    assert done.stderr == "not-yet: the job is running; ask again later\n"
+
+
+def test_another_server_has_its_own_exit_code(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    gateway.answers = [Answer(200, b"<html>")]
+    done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
+    assert done.exit_code == 76
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["submit", "missing.jpg", "--model", "x"],
+        ["submit", __file__],
+        ["submit", __file__, "--model", "x", "--wait", "201"],
+        ["status", JOB_ID, "--url", "nonsense"],
+        ["up", "--only", "nothing"],
+        ["up", "--port", "80"],
+        ["nonsense"],
+    ],
+)
+def test_wrong_usage_ends_with_2(runner: CliRunner, arguments: list[str]) -> None:
+    assert runner.invoke(app, arguments).exit_code == 2
+
+
+def test_the_command_as_a_process_when_nobody_listens(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "loosely", "status", JOB_ID, "--url", "http://127.0.0.1:9"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    assert done.returncode == 69
+    assert done.stderr.startswith("unreachable: http://127.0.0.1:9 cannot be reached: ")
+    assert "loosely up" in done.stderr
+
+
+def test_importing_the_package_loads_nothing_else(tmp_path: Path) -> None:
+    code = (
+        "import sys, loosely; heavy = {'httpx', 'typer', 'rich', 'psutil'} & set(sys.modules);"
+        "print(heavy or 'light'); loosely.Client; print('httpx' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    assert done.stdout.split() == ["light", "True"]
+
+
+def test_version_and_help(runner: CliRunner) -> None:
+    assert runner.invoke(app, ["--version"]).stdout == f"loosely {__version__}\n"
+    helped = runner.invoke(app, ["--help"]).stdout
+    for word in ("up", "submit", "status", "result", "Exit codes"):
+        assert word in helped

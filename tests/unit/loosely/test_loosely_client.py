@@ -1,0 +1,265 @@
+import json
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loosely import (
+    Client,
+    GatewayUnreachable,
+    Job,
+    JobEnded,
+    Problem,
+    RequestRefused,
+    Result,
+    UnexpectedAnswer,
+)
+from loosely.errors import problem_from
+from tests.unit.loosely.scripted_gateway import (
+    JOB_ID,
+    SUCCEEDED,
+    Answer,
+    ScriptedGateway,
+    answer,
+    job_document,
+    problem,
+)
+
+JPEG = b"\xff\xd8\xff\xe0 picture"
+
+
+class Clock:
+    """Time that passes only in `sleep`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def nobody_listens() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_submit_sends_the_bytes_with_their_type_and_the_wait(gateway: ScriptedGateway) -> None:
+    gateway.answers = [answer(200, SUCCEEDED)]
+    with Client(gateway.url) as client:
+        job = client.submit(JPEG, "classifier", wait_seconds=7, deadline_seconds=60)
+
+    [asked] = gateway.asked
+    assert (asked.method, asked.target) == (
+        "POST",
+        "/v1/models/classifier/jobs?deadline_seconds=60",
+    )
+    assert asked.body == JPEG
+    assert asked.headers["content-type"] == "image/jpeg"
+    assert asked.headers["prefer"] == "wait=7"
+    assert asked.headers["user-agent"].startswith("loosely/")
+    assert job.is_final
+    assert job.id == JOB_ID
+    assert job.result["labels"][0]["label"] == "Egyptian cat"
+    assert json.loads(job.body) == SUCCEEDED
+
+
+def test_no_wait_asks_for_an_answer_at_once(gateway: ScriptedGateway) -> None:
+    gateway.answers = [answer(202, job_document("queued"), retry_after="3")]
+    with Client(gateway.url) as client:
+        job = client.submit(JPEG, "classifier", wait_seconds=0)
+
+    assert gateway.asked[0].headers["prefer"] == "respond-async"
+    assert not job.is_final
+    assert job.retry_after_seconds == 3.0
+
+
+def test_names_cannot_leave_their_place_in_the_path(gateway: ScriptedGateway) -> None:
+    gateway.answers = [problem(404, "unknown-job", "no such job")]
+    with Client(gateway.url) as client, pytest.raises(RequestRefused):
+        client.job("../models?x=/#y")
+
+    assert gateway.asked[0].target == "/v1/jobs/..%2Fmodels%3Fx%3D%2F%23y"
+
+
+def test_follow_keeps_retry_after_until_the_job_is_final(gateway: ScriptedGateway) -> None:
+    gateway.answers = [
+        answer(200, job_document("queued"), retry_after="2"),
+        answer(200, job_document("running")),
+        answer(200, SUCCEEDED),
+    ]
+    clock = Clock()
+    with Client(gateway.url, clock=clock, sleep=clock.sleep) as client:
+        statuses = [job.status for job in client.follow(JOB_ID)]
+
+    assert statuses == ["queued", "running", "succeeded"]
+    assert clock.slept == [2.0, 1.0]
+
+
+def test_follow_outlives_a_gateway_that_is_away_for_a_moment(gateway: ScriptedGateway) -> None:
+    gateway.answers = [
+        problem(503, "unavailable", "the queue does not answer", retryable=True),
+        answer(200, SUCCEEDED),
+    ]
+    clock = Clock()
+    with Client(gateway.url, clock=clock, sleep=clock.sleep) as client:
+        assert [job.status for job in client.follow(JOB_ID)] == ["succeeded"]
+
+
+def test_follow_gives_up_on_a_gateway_that_stays_away() -> None:
+    clock = Clock()
+    with (
+        Client(nobody_listens(), clock=clock, sleep=clock.sleep) as client,
+        pytest.raises(GatewayUnreachable),
+    ):
+        list(client.follow(JOB_ID))
+    assert clock.now == pytest.approx(60.0)
+
+
+def test_follow_ends_when_the_caller_has_waited_enough(gateway: ScriptedGateway) -> None:
+    gateway.answers = [answer(200, job_document("queued"), retry_after="4")]
+    clock = Clock()
+    with (
+        Client(gateway.url, clock=clock, sleep=clock.sleep) as client,
+        pytest.raises(TimeoutError, match="not final after 10 s"),
+    ):
+        list(client.follow(JOB_ID, wait_seconds=10))
+    assert clock.slept == [4.0, 4.0]
+
+
+def test_a_refusal_carries_what_the_problem_says(gateway: ScriptedGateway) -> None:
+    gateway.answers = [
+        Answer(
+            429,
+            json.dumps(
+                {
+                    "code": "rate-limited",
+                    "title": "Too many requests",
+                    "detail": "5 a second are allowed",
+                    "retryable": True,
+                    "stage": "accept",
+                    "trace_id": "t",
+                }
+            ).encode(),
+            {"content-type": "application/problem+json", "retry-after": "2"},
+        )
+    ]
+    with Client(gateway.url) as client, pytest.raises(RequestRefused) as caught:
+        client.submit(JPEG, "classifier")
+
+    error = caught.value
+    assert str(error) == "rate-limited: 5 a second are allowed"
+    assert (error.status, error.code, error.stage) == (429, "rate-limited", "accept")
+    assert error.retryable
+    assert error.retry_after_seconds == 2.0
+    assert error.job is None
+
+
+def test_a_job_that_failed_within_the_wait_comes_with_the_problem(
+    gateway: ScriptedGateway,
+) -> None:
+    failed = job_document("failed", error={"code": "inference-failed"})
+    gateway.answers = [problem(500, "inference-failed", "out of memory", job=failed, attempt=2)]
+    with Client(gateway.url) as client, pytest.raises(JobEnded) as caught:
+        client.submit(JPEG, "classifier")
+
+    assert caught.value.job is not None
+    assert caught.value.job.status == "failed"
+    assert caught.value.attempt == 2
+
+
+def test_no_answer_is_told_from_a_refusal() -> None:
+    url = nobody_listens()
+    with Client(url) as client, pytest.raises(GatewayUnreachable, match=r"refused") as caught:
+        client.submit(JPEG, "classifier")
+    assert caught.value.url == url
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (Answer(200, b"<html>hello</html>"), "no job in it"),
+        (Answer(200, b'{"id": "x"}'), "no job in it"),
+        (Answer(404, b"not found"), "no problem document"),
+        (Answer(500, b'["a list"]'), "no problem document"),
+        (Answer(301, b"", {"location": "/elsewhere"}), "no problem document"),
+    ],
+)
+def test_another_server_is_not_mistaken_for_a_gateway(
+    gateway: ScriptedGateway, reply: Answer, reason: str
+) -> None:
+    gateway.answers = [reply]
+    with Client(gateway.url) as client, pytest.raises(UnexpectedAnswer, match=reason):
+        client.job(JOB_ID)
+
+
+def test_a_result_comes_in_its_own_type(gateway: ScriptedGateway) -> None:
+    gateway.answers = [Answer(200, b"\x89PNG mask", {"content-type": "image/png"})]
+    with Client(gateway.url) as client:
+        result = client.result(JOB_ID)
+
+    assert result == Result(b"\x89PNG mask", "image/png")
+    assert gateway.asked[0].target == f"/v1/jobs/{JOB_ID}/result"
+
+
+def test_no_result_yet_is_the_job(gateway: ScriptedGateway) -> None:
+    gateway.answers = [answer(202, job_document("running"), retry_after="1")]
+    with Client(gateway.url) as client:
+        result = client.result(JOB_ID)
+
+    assert isinstance(result, Job)
+    assert result.status == "running"
+
+
+def test_a_large_result_is_fetched_from_where_it_lies(gateway: ScriptedGateway) -> None:
+    gateway.answers = [
+        Answer(303, b"", {"location": "/blobs/x?sig=secret"}),
+        Answer(200, b"large", {"content-type": "image/png"}),
+    ]
+    with Client(gateway.url) as client:
+        assert client.result(JOB_ID) == Result(b"large", "image/png")
+    assert gateway.asked[1].target == "/blobs/x?sig=secret"
+
+
+def test_a_link_that_leads_nowhere_is_not_shown(gateway: ScriptedGateway) -> None:
+    gateway.answers = [
+        Answer(303, b"", {"location": "/blobs/x?sig=secret"}),
+        Answer(403, b"expired"),
+    ]
+    with Client(gateway.url) as client, pytest.raises(UnexpectedAnswer) as caught:
+        client.result(JOB_ID)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["", "localhost:7071", "ftp://host/", "http://"])
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="is not an http"):
+        Client(url)
+
+
+@given(st.binary())
+def test_any_bytes_are_a_problem_or_none(body: bytes) -> None:
+    assert problem_from(500, body, None) is None or isinstance(
+        problem_from(500, body, None), Problem
+    )
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.sampled_from(["id", "model", "status", "code", "job"]), inner)
+        ),
+    )
+)
+def test_any_json_is_read_or_refused(document: object) -> None:
+    body = json.dumps(document).encode()
+    job = Job.from_body(body)
+    assert job is None or isinstance(job.status, str)
+    problem_from(500, body, None)

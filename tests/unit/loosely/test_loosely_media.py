@@ -1,0 +1,30 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loosely.media import media_type_of
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "expected"),
+    [
+        (b"\xff\xd8\xff\xe0", "wrong.png", "image/jpeg"),
+        (b"\x89PNG\r\n\x1a\n", "", "image/png"),
+        (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "", "image/webp"),
+        (b"RIFF\x00\x00\x00\x00WAVEfmt ", "", "audio/wav"),
+        (b"hello", "NOTE.TXT", "text/plain"),
+        (b"{}", "input.json", "application/json"),
+        (b"", "empty.jpg", "image/jpeg"),
+        (b"\x00\x01", "data.bin", "application/octet-stream"),
+        (b"RIFF", "", "application/octet-stream"),
+    ],
+)
+def test_content_counts_more_than_the_name(content: bytes, name: str, expected: str) -> None:
+    assert media_type_of(content, name) == expected
+
+
+@given(st.binary(), st.text())
+def test_anything_has_a_type(content: bytes, name: str) -> None:
+    kind, _, form = media_type_of(content, name).partition("/")
+    assert kind
+    assert form
