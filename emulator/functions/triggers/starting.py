@@ -8,7 +8,6 @@ from typing import Any
 from emulator.functions.catalogue import Catalogue, Triggered
 from emulator.functions.clock import Clock
 from emulator.functions.errors import AppLoadError
-from emulator.functions.hostfile import ServiceBusOptions
 from emulator.functions.invoker import Invoker
 from emulator.functions.triggers.message import Delivery
 from emulator.functions.triggers.schedule import Schedule, ScheduleError
@@ -30,7 +29,6 @@ class Triggers:
         self,
         catalogue: Catalogue,
         settings: Mapping[str, str],
-        service_bus: ServiceBusOptions,
         invoker: Invoker,
         data: Path,
         clock: Clock,
@@ -42,7 +40,9 @@ class Triggers:
         }
         self._queues = [
             ServiceBusTrigger(
-                queue_source(triggered, settings), service_bus, _fire(triggered, invoker)
+                queue_source(triggered, settings),
+                catalogue.service_bus_options,
+                _fire(triggered, invoker),
             )
             for triggered in catalogue.service_bus
         ]
