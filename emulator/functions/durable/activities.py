@@ -1,0 +1,90 @@
+"""Runs activities: many at once, but not too many; each at least once."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from emulator.functions.durable.history import EventType, failed, succeeded
+from emulator.functions.durable.model import Message
+from emulator.functions.durable.outage import Outage
+from emulator.functions.durable.records import Work
+from emulator.functions.runner import AppUnavailable, FunctionFailure, FunctionRunner
+
+_log = logging.getLogger(__name__)
+
+
+class Deliver(Protocol):
+    """Takes the result of an activity to its instance."""
+
+    def __call__(self, instance_id: str, message: Message) -> None:
+        """Deliver a message."""
+
+
+class ActivityPool:
+    """The activities that run and those that wait for their turn."""
+
+    def __init__(
+        self,
+        runner: FunctionRunner,
+        outage: Outage,
+        now: Callable[[], int],
+        deliver: Deliver,
+        concurrency: int,
+    ) -> None:
+        self._runner = runner
+        self._outage = outage
+        self._now = now
+        self._deliver = deliver
+        self._free = concurrency
+        self._waiting: deque[Work] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any activity runs or waits."""
+        return bool(self._tasks)
+
+    def add(self, work: Work) -> None:
+        """Run an activity, which the database has, as soon as there is room."""
+        self._waiting.append(work)
+        if self._free:
+            self._free -= 1
+            task = asyncio.get_running_loop().create_task(self._serve())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Stop; what has not ended runs again with the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self) -> None:
+        try:
+            while self._waiting:
+                work = self._waiting.popleft()
+                self._deliver(work.instance_id, await self._run(work))
+        finally:
+            self._free += 1
+
+    async def _run(self, work: Work) -> Message:
+        while True:
+            try:
+                result = await self._runner.act(work.name, work.input, work.instance_id)
+            except AppUnavailable:
+                _log.debug("activity %s waits for the app", work.name)
+                await self._outage.wait()
+                continue
+            except FunctionFailure as failure:
+                cause = f"{failure.type_name}: {failure.message}"
+                kind = EventType.TASK_FAILED
+                # Two spaces: the worker puts its own label in between, and has none.
+                reason = f"Activity function '{work.name}' failed:  {cause}"
+                text = failed(kind, self._now(), work.task, reason, cause)
+            else:
+                kind = EventType.TASK_COMPLETED
+                text = succeeded(kind, self._now(), work.task, result)
+            self._outage.over()
+            return Message(kind, text, work.task, work.execution, work=work.sequence)

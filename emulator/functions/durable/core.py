@@ -1,0 +1,314 @@
+"""The Durable Task engine: starts, wakes and ends orchestration instances, and survives `kill -9`.
+
+    start ─▶ Pending ─▶ Running ◀─▶ Suspended
+                          │ ▲
+                          │ └─ rewind ── Failed
+                          └─▶ Completed | Failed | Terminated ─▶ purge
+
+Whatever a caller was told has happened is in the database by then; what a crash interrupts is
+taken up again by the next start: messages, timers and activities are rows until a turn's
+transaction takes them away. An activity may therefore run more than once.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from json.encoder import encode_basestring_ascii as quoted
+
+from emulator.functions.clock import Clock
+from emulator.functions.durable import history, records
+from emulator.functions.durable.activities import ActivityPool
+from emulator.functions.durable.errors import (
+    ArgumentInvalid,
+    InstanceExists,
+    InstanceFinished,
+    InstanceMissing,
+    OperationInvalid,
+    StoreUnavailable,
+)
+from emulator.functions.durable.history import EventType
+from emulator.functions.durable.hub import Hub, check_instance_id, new_id
+from emulator.functions.durable.model import Instance, Message, Status
+from emulator.functions.durable.outage import Outage
+from emulator.functions.durable.records import TimerRow
+from emulator.functions.durable.rewinds import Rewinds
+from emulator.functions.durable.store import Statement, Store
+from emulator.functions.durable.timers import TimerQueue
+from emulator.functions.durable.turns import Turns, ready, unknown_orchestrator
+from emulator.functions.runner import AppUnavailable, FunctionRunner
+
+_log = logging.getLogger(__name__)
+
+
+class Engine:
+    """The operations on instances, as methods; all of them on one event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        runner: FunctionRunner,
+        clock: Clock,
+        *,
+        activity_concurrency: int = 20,
+        turn_concurrency: int = 20,
+    ) -> None:
+        self.store = store
+        self.hub = Hub(store, clock)
+        self.hub.wake = self._wake
+        self.timers = TimerQueue(clock)
+        self._runner = runner
+        self._outage = Outage(self.timers, self.hub.now)
+        self._pool = ActivityPool(
+            runner, self._outage, self.hub.now, self.hub.deliver, activity_concurrency
+        )
+        self._turns = Turns(self.hub, runner, self._pool.add, self._set_timer, self._cancel_timer)
+        self._turn_slots = asyncio.Semaphore(turn_concurrency)
+        self._drives: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Open the database and take up what it holds."""
+        self.store.open()
+        messages = records.read_inbox(self.store)
+        works = records.read_work(self.store)
+        last_message = messages[-1][1].sequence if messages else 0
+        last_work = works[-1].sequence if works else 0
+        self.hub.start_numbering(max(last_message or 0, last_work))
+        for instance in records.read_fresh(self.store):
+            self.hub.put(instance)
+            self._wake(instance)
+        for instance_id, message in messages:
+            self.hub.deliver(instance_id, message)
+        for timer in records.read_timers(self.store):
+            self._set_timer(timer)
+        for work in works:
+            self._pool.add(work)
+
+    async def stop(self) -> None:
+        """Stop making turns, and close the database."""
+        self._stopping = True
+        self.timers.close()
+        await self._pool.close()
+        for drive in self._drives:
+            drive.cancel()
+        await asyncio.gather(*self._drives, return_exceptions=True)
+        await self.store.close()
+
+    def clock_moved(self) -> None:
+        """Fire the timers that a jump of the clock has made due."""
+        self.timers.poke()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is under way: no turn, no activity, no transaction."""
+        return not self._drives and not self._pool.busy and not self.store.busy
+
+    # Operations of clients
+
+    async def start_new(
+        self,
+        name: str,
+        instance_id: str | None = None,
+        input_text: str | None = None,
+        version: str | None = None,
+    ) -> Instance:
+        """Start an instance; return once it is safe.
+
+        `input_text` is JSON. A finished instance with the same id is replaced. Raises
+        ArgumentInvalid for a bad id or an unknown function, InstanceExists for an unfinished one.
+        """
+        if name not in self._runner.orchestrators:
+            raise ArgumentInvalid(unknown_orchestrator(self._runner, name))
+        if not instance_id:
+            instance_id = new_id()
+        check_instance_id(instance_id)
+        existing = self.hub.find(instance_id)
+        if existing is not None and not existing.finished:
+            raise InstanceExists(
+                f"An Orchestration instance with the status {existing.status} already exists."
+            )
+        now = self.hub.now()
+        instance = Instance(
+            instance_id, new_id(), name, version, Status.PENDING, input_text, now, now
+        )
+        statements: list[Statement] = [records.insert_instance(instance)]
+        if existing is not None:
+            statements.insert(0, records.delete_history(instance_id))
+        self.hub.put(instance)
+        written = self.store.write(statements)
+        try:
+            await asyncio.shield(written)
+        except StoreUnavailable:
+            self.hub.drop(instance)
+            raise
+        finally:
+            if not written.done() or written.exception() is None:
+                self._wake(instance)
+        return instance
+
+    def find(self, instance_id: str) -> Instance:
+        """Return an instance; raises InstanceMissing."""
+        instance = self.hub.find(instance_id)
+        if instance is None:
+            raise InstanceMissing(f"No instance with ID '{instance_id}' found.")
+        return instance
+
+    def find_unfinished(self, instance_id: str) -> Instance:
+        """Return an instance; raises InstanceMissing or InstanceFinished."""
+        instance = self.find(instance_id)
+        if instance.finished:
+            raise InstanceFinished(f"Instance {instance_id} has the status {instance.status}.")
+        return instance
+
+    async def raise_event(self, instance_id: str, name: str, input_text: str) -> None:
+        """Deliver an external event; return once it is safe. `input_text` is JSON."""
+        self.find_unfinished(instance_id)
+        text = history.event_raised(self.hub.now(), name, input_text)
+        await self._post(instance_id, Message(EventType.EVENT_RAISED, text))
+
+    async def terminate(self, instance_id: str, reason: str) -> None:
+        """End an instance, whatever its orchestrator is doing."""
+        self.find_unfinished(instance_id)
+        text = history.json_or_string(reason)
+        await self._post(instance_id, Message(EventType.EXECUTION_TERMINATED, text))
+
+    async def suspend(self, instance_id: str, reason: str) -> None:
+        """Let an instance take no more turns; its messages wait."""
+        instance = self.find_unfinished(instance_id)
+        if instance.suspended:
+            raise OperationInvalid(
+                f"Cannot suspend orchestration instance in the {instance.status} state."
+            )
+        await self._switch(instance, Status.SUSPENDED, EventType.EXECUTION_SUSPENDED, reason)
+
+    async def resume(self, instance_id: str, reason: str) -> None:
+        """Let a suspended instance go on."""
+        instance = self.find_unfinished(instance_id)
+        if not instance.suspended:
+            raise OperationInvalid(
+                f"Cannot resume orchestration instance in the {instance.status} state."
+            )
+        await self._switch(instance, Status.RUNNING, EventType.EXECUTION_RESUMED, reason)
+
+    async def rewind(self, instance_id: str) -> None:
+        """Take a failed instance back to before its failure, and try again what failed."""
+        instance = self.find(instance_id)
+        if instance.status is not Status.FAILED:
+            if instance.finished:
+                raise InstanceFinished(f"Instance {instance_id} has the status {instance.status}.")
+            raise OperationInvalid("The rewind operation is only supported on failed instances.")
+        await Rewinds(self.hub, self._pool.add, self._set_timer).rewind(instance)
+
+    async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
+        """Wait until an instance has finished, at most so long; return whether it has."""
+        instance = self.find(instance_id)
+        if instance.finished:
+            return True
+        watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        instance.watchers.append(watcher)
+        self.timers.set(
+            watcher,
+            min(self.hub.now() + int(timeout_seconds * 1e6), history.FOREVER),
+            lambda: _resolve(watcher),
+        )
+        try:
+            await watcher
+        finally:
+            self.timers.cancel(watcher)
+            if watcher in instance.watchers:
+                instance.watchers.remove(watcher)
+        return instance.finished
+
+    async def purge(self, instances: Sequence[Instance]) -> int:
+        """Forget finished instances and their histories; return how many there were."""
+        finished = [instance for instance in instances if instance.finished]
+        await self.store.write(
+            [s for instance in finished for s in records.delete_instance(instance.id)]
+        )
+        for instance in finished:
+            held = self.hub.held(instance.id)
+            if held is not None and held.finished:
+                self.hub.drop(held)
+        return len(finished)
+
+    # Delivery
+
+    async def _switch(
+        self, instance: Instance, status: Status, kind: EventType, reason: str
+    ) -> None:
+        former, instance.status = instance.status, status
+        rest = f',"Reason":{quoted(reason)}'
+        message = Message(kind, history.event(kind, self.hub.now(), rest=rest))
+        try:
+            await self._post(instance.id, message, [records.set_status(instance.id, status)])
+        except StoreUnavailable:
+            instance.status = former
+            raise
+        self.hub.shelve(instance)
+
+    async def _post(
+        self, instance_id: str, message: Message, more: Sequence[Statement] = ()
+    ) -> None:
+        message.sequence = self.hub.number()
+        written = self.store.write([records.insert_message(instance_id, message), *more])
+        # Once handed to the store it takes effect, even if the caller gives up waiting.
+        written.add_done_callback(lambda done: self._posted(done, instance_id, message))
+        await asyncio.shield(written)
+
+    def _posted(self, written: asyncio.Future[None], instance_id: str, message: Message) -> None:
+        if not written.cancelled() and written.exception() is None and not self._stopping:
+            self.hub.deliver(instance_id, message)
+
+    def _set_timer(self, timer: TimerRow) -> None:
+        def fire() -> None:
+            text = history.timer_fired(self.hub.now(), timer.task, timer.due)
+            message = Message(EventType.TIMER_FIRED, text, timer.task, timer.execution)
+            self.hub.deliver(timer.instance_id, message)
+
+        self.timers.set((timer.instance_id, timer.task), timer.due, fire)
+
+    def _cancel_timer(self, instance_id: str, task: int) -> None:
+        self.timers.cancel((instance_id, task))
+
+    # Turns
+
+    def _wake(self, instance: Instance) -> None:
+        if instance.busy or self._stopping or not ready(instance):
+            return
+        instance.busy = True
+        drive = asyncio.get_running_loop().create_task(self._drive(instance))
+        self._drives.add(drive)
+        drive.add_done_callback(self._drives.discard)
+
+    async def _drive(self, instance: Instance) -> None:
+        """Make turns while there is cause to; one task for each instance at most."""
+        try:
+            while ready(instance):
+                async with self._turn_slots:
+                    made = await self._try_turn(instance)
+                if made:
+                    self._outage.over()
+                else:
+                    self.hub.shelve(instance)
+                    await self._outage.wait()
+        finally:
+            instance.busy = False
+
+    async def _try_turn(self, instance: Instance) -> bool:
+        try:
+            await self._turns.make(instance)
+        except AppUnavailable:
+            _log.debug("instance %s waits for the app", instance.id)
+            return False
+        except StoreUnavailable as problem:
+            _log.error("a turn of %s could not be kept and is repeated: %s", instance.id, problem)
+            return False
+        except Exception:  # noqa: BLE001 - the edge of one instance: the others must go on
+            _log.exception("a turn of %s broke and is repeated", instance.id)
+            return False
+        return True
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,53 @@
+"""The durable engine as the Functions host uses it: a database, an HTTP API, a client binding."""
+
+import secrets
+from pathlib import Path
+
+from emulator.functions.clock import Clock
+from emulator.functions.durable.core import Engine
+from emulator.functions.durable.links import Links
+from emulator.functions.durable.management import ManagementApi
+from emulator.functions.durable.store import Store
+from emulator.functions.durable.wire import AsgiApp
+from emulator.functions.runner import FunctionRunner
+
+
+class DurableEngine:
+    """The orchestrations of one Function App, kept in one SQLite database.
+
+    `management_app` is the extension's HTTP API. Serve it under `/runtime/webhooks/durabletask`,
+    and once more under `/durabletask` on a loopback listener of its own: the app's client uses
+    that one. The prefix may be stripped or not.
+    """
+
+    def __init__(self, database: Path, runner: FunctionRunner, clock: Clock, task_hub: str) -> None:
+        self._task_hub = task_hub
+        self._links: Links | None = None
+        self.core = Engine(Store(database), runner, clock)
+        self._api = ManagementApi(self.core, self._started_links)
+        self.management_app: AsgiApp = self._api
+
+    async def start(self) -> None:
+        """Open the database and go on where the last process ended.
+
+        Raises DatabaseInUse if another host holds it.
+        """
+        await self.core.start()
+        key = self.core.store.setting("system_key", secrets.token_urlsafe(32))
+        self._links = Links(self._task_hub, key)
+
+    async def stop(self) -> None:
+        """Stop making turns and close the database; the next start goes on from there."""
+        await self.core.stop()
+
+    def client_binding(self, base_url: str, rpc_base_url: str) -> str:
+        """Return the text of a durable client binding.
+
+        `base_url` ends in `/runtime/webhooks/durabletask`, `rpc_base_url` in `/durabletask`.
+        """
+        return self._started_links().client_binding(base_url, rpc_base_url)
+
+    def _started_links(self) -> Links:
+        if self._links is None:
+            raise RuntimeError("the durable engine has not been started")
+        return self._links

@@ -1,0 +1,181 @@
+"""History events as the Durable Task Framework writes them, as JSON text.
+
+An event is built as text once and never parsed again on the way: what is appended to the
+history is what the SDK replays. The numbers are DurableTask.Core's `EventType`.
+"""
+
+import json
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from json.encoder import encode_basestring_ascii as quoted
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_NEW = '"IsPlayed":false'
+_PLAYED = '"IsPlayed":true'
+
+
+class EventType(IntEnum):
+    """The kinds of history events in use here."""
+
+    EXECUTION_STARTED = 0
+    EXECUTION_COMPLETED = 1
+    EXECUTION_TERMINATED = 3
+    TASK_SCHEDULED = 4
+    TASK_COMPLETED = 5
+    TASK_FAILED = 6
+    CHILD_CREATED = 7
+    CHILD_COMPLETED = 8
+    CHILD_FAILED = 9
+    TIMER_CREATED = 10
+    TIMER_FIRED = 11
+    ORCHESTRATOR_STARTED = 12
+    ORCHESTRATOR_COMPLETED = 13
+    EVENT_RAISED = 15
+    CONTINUE_AS_NEW = 16
+    EXECUTION_SUSPENDED = 19
+    EXECUTION_RESUMED = 20
+
+
+def micros(moment: datetime) -> int:
+    """Return an instant as microseconds since 1970, the form in which the engine keeps time."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+FOREVER = micros(datetime.max.replace(tzinfo=UTC))
+"""The last instant that can be written."""
+
+
+def moment_of(microseconds: int) -> datetime:
+    """Return the instant that `micros` gave."""
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def stamp(microseconds: int) -> str:
+    """Write an instant the way history events carry it, to the microsecond."""
+    return moment_of(microseconds).isoformat(timespec="microseconds")[:26] + "Z"
+
+
+def seconds_stamp(microseconds: int) -> str:
+    """Write an instant the way status answers carry it, to the second."""
+    return moment_of(microseconds).isoformat(timespec="seconds")[:19] + "Z"
+
+
+def quoted_or_null(text: str | None) -> str:
+    """Write a JSON string, or null."""
+    return "null" if text is None else quoted(text)
+
+
+def event(kind: EventType, now: int, event_id: int = -1, rest: str = "") -> str:
+    """Write one new event; `rest` is further members, each led by a comma."""
+    return (
+        f'{{"EventType":{kind:d},"EventId":{event_id},"IsPlayed":false,'
+        f'"Timestamp":"{stamp(now)}"{rest}}}'
+    )
+
+
+def played(text: str) -> str:
+    """Mark every event in a text as replayed.
+
+    The pattern cannot occur within a JSON string, whose quotation marks are escaped.
+    """
+    return text.replace(_NEW, _PLAYED)
+
+
+def execution_started(  # noqa: PLR0913, PLR0917 - the event has these members
+    now: int,
+    name: str,
+    version: str | None,
+    input_text: str | None,
+    instance_id: str,
+    execution: str,
+    parent_id: str | None,
+) -> str:
+    """Write the event that opens a history."""
+    parent = (
+        "null"
+        if parent_id is None
+        else f'{{"OrchestrationInstance":{{"InstanceId":{quoted(parent_id)}}}}}'
+    )
+    return event(
+        EventType.EXECUTION_STARTED,
+        now,
+        rest=f',"Name":{quoted(name)},"Version":{quoted_or_null(version)}'
+        f',"Input":{quoted_or_null(input_text)},"OrchestrationInstance":'
+        f'{{"InstanceId":{quoted(instance_id)},"ExecutionId":{quoted(execution)}}}'
+        f',"ParentInstance":{parent}',
+    )
+
+
+def task_scheduled(now: int, task: int, name: str, input_text: str) -> str:
+    """Write that an activity was scheduled; its input is an array of one JSON text."""
+    arguments = quoted(f"[{quoted(input_text)}]")
+    return event(
+        EventType.TASK_SCHEDULED,
+        now,
+        task,
+        f',"Name":{quoted(name)},"Version":null,"Input":{arguments}',
+    )
+
+
+def child_created(now: int, task: int, name: str, instance_id: str, input_text: str) -> str:
+    """Write that a sub-orchestration was scheduled."""
+    return event(
+        EventType.CHILD_CREATED,
+        now,
+        task,
+        f',"Name":{quoted(name)},"InstanceId":{quoted(instance_id)},"Input":{quoted(input_text)}',
+    )
+
+
+def timer_created(now: int, task: int, due: int) -> str:
+    """Write that a timer was set."""
+    return event(EventType.TIMER_CREATED, now, task, f',"FireAt":"{stamp(due)}"')
+
+
+def timer_fired(now: int, task: int, due: int) -> str:
+    """Write that a timer went off."""
+    return event(EventType.TIMER_FIRED, now, rest=f',"TimerId":{task},"FireAt":"{stamp(due)}"')
+
+
+def succeeded(kind: EventType, now: int, task: int, result: str | None) -> str:
+    """Write the result of an activity or a sub-orchestration; `result` is JSON text."""
+    return event(kind, now, rest=f',"TaskScheduledId":{task},"Result":{quoted_or_null(result)}')
+
+
+def failed(kind: EventType, now: int, task: int, reason: str, details: str) -> str:
+    """Write the failure of an activity or a sub-orchestration."""
+    return event(
+        kind,
+        now,
+        rest=f',"TaskScheduledId":{task},"Reason":{quoted(reason)},"Details":{quoted(details)}',
+    )
+
+
+def event_raised(now: int, name: str, input_text: str) -> str:
+    """Write that an external event came; `input_text` is JSON text."""
+    return event(
+        EventType.EVENT_RAISED, now, rest=f',"Name":{quoted(name)},"Input":{quoted(input_text)}'
+    )
+
+
+def execution_completed(now: int, event_id: int, status: str, result: str | None) -> str:
+    """Write how the execution ended; `result` is JSON text."""
+    return event(
+        EventType.EXECUTION_COMPLETED,
+        now,
+        event_id,
+        f',"OrchestrationStatus":{quoted(status)},"Result":{quoted_or_null(result)}',
+    )
+
+
+def json_or_string(text: str) -> str:
+    """Return a text that is JSON already as it is, any other as a JSON string.
+
+    So does the Durable extension with reasons, which need not be JSON.
+    """
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return quoted(text)
+    return text

@@ -1,0 +1,142 @@
+"""The out-of-process JSON protocol of the azure-functions-durable 1.x SDK.
+
+One turn is one call: the context (history and input) goes in, the state (actions so far, output
+or error) comes out. Protocol source: the SDK's `DurableOrchestrationContext`,
+`TaskOrchestrationExecutor` and `OrchestratorState`, and the Durable extension's
+`OutOfProcOrchestrationShim`. Another SDK's wire is another module with these three functions.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as quoted
+from typing import Any
+
+from emulator.functions.durable.actions import Action, ActionKind
+from emulator.functions.durable.errors import ActionInvalid
+from emulator.functions.durable.history import micros, quoted_or_null
+
+# Timers over six days come in slices of three, as with the Azure Storage provider.
+_CONTEXT_TAIL = (
+    '"upperSchemaVersion":1,"upperSchemaVersionNew":2,'
+    '"longRunningTimerIntervalDuration":"3.00:00:00","maximumShortTimerDuration":"6.00:00:00",'
+    '"defaultHttpAsyncRequestSleepTimeMillseconds":30000}'
+)
+_STATE_LABEL = "\n\n$OutOfProcData$:"
+_COMPOUND = {11, 12}
+_MALFORMED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+_LEAVES = {kind.value for kind in ActionKind}
+
+
+@dataclass(frozen=True, slots=True)
+class TurnState:
+    """What the orchestrator has come to; texts are JSON, `error` is plain text."""
+
+    actions: tuple[Action, ...]
+    done: bool
+    output: str | None = None
+    error: str | None = None
+    custom_status: str | None = None
+
+
+def context_json(  # noqa: PLR0913 - the context has these members
+    instance_id: str,
+    parent_id: str | None,
+    input_text: str | None,
+    past: Iterable[str],
+    news: str,
+    *,
+    replaying: bool,
+) -> str:
+    """Write the context of a turn; `past` and `news` are the items of a JSON list."""
+    history = ",".join((*past, news))
+    return (
+        f'{{"history":[{history}],"input":{"null" if input_text is None else input_text},'
+        f'"instanceId":{quoted(instance_id)},"isReplaying":{"true" if replaying else "false"},'
+        f'"parentInstanceId":{quoted_or_null(parent_id)},{_CONTEXT_TAIL}'
+    )
+
+
+def read_state(text: str) -> TurnState:
+    """Read what the SDK's executor returned; raises ActionInvalid if it makes no sense."""
+    try:
+        return _state(json.loads(text))
+    except _MALFORMED as problem:
+        raise ActionInvalid(
+            "The data returned by the orchestrator was not a valid state: "
+            f"{type(problem).__name__}: {problem}"
+        ) from problem
+
+
+def read_failure(message: str) -> TurnState:
+    """Read the state from the text of the exception by which the SDK's executor reports a failure.
+
+    A text without a state is the whole story.
+    """
+    text, label, state_text = message.partition(_STATE_LABEL)
+    if label:
+        try:
+            state = read_state(state_text)
+        except ActionInvalid:
+            return TurnState((), done=False, error=text)
+        error = state.error or text
+        return TurnState(state.actions, False, None, error, state.custom_status)
+    return TurnState((), done=False, error=text)
+
+
+def _state(state: dict[str, Any]) -> TurnState:
+    actions = tuple(_leaves(action for group in state["actions"] for action in group))
+    error = state.get("error")
+    return TurnState(
+        actions,
+        bool(state.get("isDone")),
+        _dumped(state.get("output")),
+        None if error is None else str(error),
+        _dumped(state.get("customStatus")),
+    )
+
+
+def _dumped(value: object) -> str | None:
+    return None if value is None else json.dumps(value, separators=(",", ":"))
+
+
+def _leaves(actions: Iterable[dict[str, Any]]) -> Iterator[Action]:
+    """Flatten compound actions: what counts is what is scheduled, and in which order."""
+    for action in actions:
+        kind = action["actionType"]
+        if kind in _COMPOUND:
+            yield from _leaves(action["compoundActions"])
+        elif kind in _LEAVES:
+            yield _leaf(ActionKind(kind), action)
+        else:
+            raise ActionInvalid(f"Action type {kind!r} is not supported by the local host")
+
+
+def _leaf(kind: ActionKind, action: dict[str, Any]) -> Action:
+    if kind is ActionKind.TIMER:
+        return Action(kind, fire_at=fire_at(action["fireAt"]), canceled=action["isCanceled"])
+    options = action.get("retryOptions") or {}
+    input_value = action.get("input")
+    return Action(
+        kind,
+        name=str(action.get("functionName", "")),
+        input=input_value if isinstance(input_value, str) else json.dumps(input_value),
+        instance_id=action.get("instanceId") or None,
+        version=action.get("version"),
+        retry_interval_ms=int(options.get("firstRetryIntervalInMilliseconds", 0)),
+        max_attempts=int(options.get("maxNumberOfAttempts", 0)),
+    )
+
+
+def fire_at(text: str) -> int:
+    """Read a timer's instant, which the SDK writes as UTC whatever its time zone was."""
+    moment = datetime.fromisoformat(text)
+    return micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

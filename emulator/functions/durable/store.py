@@ -1,0 +1,193 @@
+"""The database: one connection, transactions gathered per tick of the event loop.
+
+Whoever writes in the same tick shares one transaction, and each one's future resolves once it is
+committed; with `synchronous=NORMAL` on a write-ahead log that survives the death of the process
+(not the loss of power). Checkpoints, which do wait for the disk, run on a thread of their own.
+"""
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from emulator.functions.durable.errors import DatabaseInUse, StoreUnavailable
+
+Statement = tuple[str, tuple[Any, ...]]
+
+_log = logging.getLogger(__name__)
+_COMMITS_PER_CHECKPOINT = 400
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS instances(
+    id TEXT PRIMARY KEY, execution TEXT NOT NULL, name TEXT NOT NULL, version TEXT,
+    status TEXT NOT NULL, created INTEGER NOT NULL, updated INTEGER NOT NULL,
+    turn INTEGER NOT NULL, parent_id TEXT, parent_execution TEXT, parent_task INTEGER,
+    shim TEXT NOT NULL, custom_status TEXT, output TEXT, input TEXT);
+CREATE TABLE IF NOT EXISTS history(
+    id TEXT NOT NULL, turn INTEGER NOT NULL, events TEXT NOT NULL,
+    PRIMARY KEY(id, turn)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS inbox(
+    sequence INTEGER PRIMARY KEY, id TEXT NOT NULL, kind INTEGER NOT NULL, task INTEGER,
+    execution TEXT, text TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS work(
+    sequence INTEGER PRIMARY KEY, id TEXT NOT NULL, execution TEXT NOT NULL,
+    task INTEGER NOT NULL, name TEXT NOT NULL, input TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS timers(
+    id TEXT NOT NULL, task INTEGER NOT NULL, execution TEXT NOT NULL, due INTEGER NOT NULL,
+    PRIMARY KEY(id, task)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS settings(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+class Store:
+    """Reads at once; writes in groups. To be used on one event loop."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pending: list[tuple[Sequence[Statement], asyncio.Future[None]]] = []
+        self._commits = 0
+        self._checkpoint: asyncio.Task[None] | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._guard: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """Open the database, or make it; raises DatabaseInUse if another host holds it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._guard = _guard(self._path)
+        connection = sqlite3.connect(self._path, isolation_level=None, cached_statements=64)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint=20000")
+        connection.executescript(_SCHEMA)
+        self._connection = connection
+
+    async def close(self) -> None:
+        """Commit what is pending and close."""
+        self._flush()
+        if self._checkpoint is not None:
+            await self._checkpoint
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close at once, as the death of the process would."""
+        for connection in (self._connection, self._guard):
+            if connection is not None:
+                connection.close()
+        self._connection = self._guard = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a transaction is under way."""
+        return bool(self._pending)
+
+    def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return all rows of a query."""
+        assert self._connection is not None
+        return self._connection.execute(sql, arguments).fetchall()
+
+    def write(self, statements: Sequence[Statement]) -> asyncio.Future[None]:
+        """Execute statements in one transaction; the future resolves after the commit.
+
+        It fails with StoreUnavailable if none of the statements took effect.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        if not self._pending:
+            loop.call_soon(self._flush)
+        self._pending.append((statements, future))
+        return future
+
+    def _flush(self) -> None:
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        try:
+            self._transact([statement for statements, _ in pending for statement in statements])
+        except (sqlite3.Error, OverflowError, ValueError) as problem:
+            if len(pending) == 1:
+                _fail(pending[0][1], problem)
+                return
+            # One bad statement must not take the others down with it.
+            for statements, future in pending:
+                self._transact_alone(statements, future)
+            return
+        for _, future in pending:
+            if not future.done():
+                future.set_result(None)
+
+    def _transact_alone(
+        self, statements: Sequence[Statement], future: asyncio.Future[None]
+    ) -> None:
+        try:
+            self._transact(statements)
+        except (sqlite3.Error, OverflowError, ValueError) as problem:
+            _fail(future, problem)
+        else:
+            if not future.done():
+                future.set_result(None)
+
+    def _transact(self, statements: Sequence[Statement]) -> None:
+        if self._connection is None:
+            raise sqlite3.ProgrammingError("the database is closed")
+        execute = self._connection.execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            for sql, arguments in statements:
+                execute(sql, arguments)
+            self.commit()
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.rollback()
+            raise
+        self._commits += 1
+        if self._commits >= _COMMITS_PER_CHECKPOINT and self._checkpoint is None:
+            self._commits = 0
+            self._checkpoint = asyncio.ensure_future(asyncio.to_thread(_checkpoint, self._path))
+            self._checkpoint.add_done_callback(self._checkpointed)
+
+    def commit(self) -> None:
+        """Commit the open transaction: the instant from which all of it is safe."""
+        assert self._connection is not None
+        self._connection.execute("COMMIT")
+
+    def _checkpointed(self, task: asyncio.Task[None]) -> None:
+        self._checkpoint = None
+        if not task.cancelled() and task.exception() is not None:
+            _log.warning("checkpoint of %s put off: %s", self._path.name, task.exception())
+
+    def setting(self, name: str, default: str) -> str:
+        """Return a stored setting, storing the default if there is none."""
+        assert self._connection is not None
+        self._connection.execute("INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default))
+        value: str = self.read("SELECT value FROM settings WHERE name=?", (name,))[0][0]
+        return value
+
+
+def _fail(future: asyncio.Future[None], problem: Exception) -> None:
+    if not future.done():
+        future.set_exception(StoreUnavailable(f"The database refused the transaction: {problem}"))
+        future.exception()  # not everyone waits for the answer
+
+
+def _checkpoint(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def _guard(path: Path) -> sqlite3.Connection:
+    """Hold a lock that ends with the process, so that one host alone works on the database."""
+    guard = sqlite3.connect(path.with_name(path.name + ".lock"), isolation_level=None, timeout=0)
+    try:
+        guard.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as problem:
+        guard.close()
+        raise DatabaseInUse(f"Another host is using the database {path}") from problem
+    return guard
+
+
+def chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """Cut a list into parts small enough for one statement."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

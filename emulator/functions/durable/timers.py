@@ -1,0 +1,89 @@
+"""Timers by the injected clock: one heap, one wake-up of the event loop."""
+
+import asyncio
+import heapq
+from collections.abc import Callable, Hashable
+
+from emulator.functions.clock import Clock
+from emulator.functions.durable.history import micros
+
+# The loop's own clock stands still while a laptop sleeps, and the wall clock may be set.
+_LONGEST_SLEEP_SECONDS = 20.0
+
+
+class TimerQueue:
+    """Calls back when instants have passed. A key names a timer, so that it can be cancelled."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._heap: list[tuple[int, int]] = []
+        self._entries: dict[int, tuple[Hashable, Callable[[], None]]] = {}
+        self._numbers: dict[Hashable, int] = {}
+        self._next_number = 0
+        self._handle: asyncio.TimerHandle | None = None
+        self._wakes_at = 0
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def set(self, key: Hashable, due: int, callback: Callable[[], None]) -> None:
+        """Call back once the clock shows `due` (in µs since 1970); replaces the key's timer."""
+        self.cancel(key)
+        number = self._next_number
+        self._next_number += 1
+        self._numbers[key] = number
+        self._entries[number] = (key, callback)
+        heapq.heappush(self._heap, (due, number))
+        self._arm()
+
+    def cancel(self, key: Hashable) -> None:
+        """Forget a timer, if there is one."""
+        number = self._numbers.pop(key, None)
+        if number is None:
+            return
+        del self._entries[number]
+        # Cancelled entries stay in the heap; deadlines that are met leave many of them.
+        if len(self._heap) > 64 and len(self._heap) > 2 * len(self._entries):
+            self._heap = [entry for entry in self._heap if entry[1] in self._entries]
+            heapq.heapify(self._heap)
+
+    def poke(self) -> None:
+        """Fire what is due: for a clock that was moved."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        now = micros(self._clock.now())
+        while self._heap and not self._closed:
+            due, number = self._heap[0]
+            entry = self._entries.get(number)
+            if entry is not None and due > now:
+                break
+            heapq.heappop(self._heap)
+            if entry is not None:
+                key, callback = entry
+                del self._entries[number]
+                del self._numbers[key]
+                callback()
+        self._arm()
+
+    def close(self) -> None:
+        """Fire nothing any more."""
+        self._closed = True
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _arm(self) -> None:
+        if self._closed or not self._heap:
+            return
+        due = self._heap[0][0]
+        if self._handle is not None:
+            if self._wakes_at <= due:
+                return
+            self._handle.cancel()
+        delay = (due - micros(self._clock.now())) / 1e6
+        self._wakes_at = due
+        self._handle = asyncio.get_running_loop().call_later(
+            min(max(delay, 0.0), _LONGEST_SLEEP_SECONDS), self.poke
+        )
