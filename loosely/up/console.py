@@ -32,6 +32,7 @@ class Board:
         self._rows = {part.name: _Row(part) for part in parts}
         self._spinner = Spinner("dots")
         self._width = max((len(name) for name in self._rows), default=0)
+        self._stop_announced = False
         self._live: Live | None = None
         if console.is_terminal:
             self._live = Live(get_renderable=self._table, console=console, refresh_per_second=10)
@@ -54,6 +55,14 @@ class Board:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def announce_stop(self) -> None:
+        """Say that the stop was heard, and how to force it."""
+        self.settle()
+        if not self._stop_announced:
+            # A line of its own: the terminal has just echoed ^C.
+            self._console.print("\nStopping; Ctrl-C again kills.")
+        self._stop_announced = True
 
     def tell(self, event: events.Event) -> None:
         """Show ``event``."""

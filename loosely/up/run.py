@@ -102,7 +102,7 @@ def _keeper(plan: Plan, part: Part, launcher: Launcher, tell: events.Watcher) ->
 
 def _stop_on_signals(supervisor: Supervisor, shown: board.Board) -> None:
     def stop() -> None:
-        shown.settle()
+        shown.announce_stop()
         supervisor.request_stop()
 
     loop = asyncio.get_running_loop()
