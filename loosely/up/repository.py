@@ -5,7 +5,7 @@ from pathlib import Path
 
 from loosely.up.errors import RepositoryMissing
 
-_LANDMARKS = ("functions/host.json", "worker/__main__.py", "emulator/__init__.py")
+_LANDMARKS = ("functions/contract/models.toml", "worker/__init__.py", "emulator/__init__.py")
 
 
 def find_root(current: Path, package: Path = Path(__file__).parents[1]) -> Path:

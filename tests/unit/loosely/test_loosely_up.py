@@ -210,7 +210,7 @@ class TestChoice:
 
 class TestRepository:
     def make(self, root: Path) -> Path:
-        for name in ("functions/host.json", "worker/__main__.py", "emulator/__init__.py"):
+        for name in ("functions/contract/models.toml", "worker/__init__.py", "emulator/__init__.py"):
             path = root / name
             path.parent.mkdir(parents=True)
             path.touch()

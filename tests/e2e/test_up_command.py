@@ -1,0 +1,151 @@
+"""`loosely up` as it is typed, with the one real part that needs no other."""
+
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loosely.up.ports import free_base
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+READY_SECONDS = 30.0
+
+
+def command(data: Path, port: int, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "loosely", "up", "--only", "blobs"),
+        *("--data", str(data), "--port", str(port), *more),
+    ]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def port() -> int:
+    # Apart for each test process, so that parallel runs do not pick the same.
+    return free_base(20000 + os.getpid() % 97 * 100)
+
+
+@pytest.fixture
+def up(data: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
+    """A running `loosely up`."""
+    with subprocess.Popen(
+        command(data, port), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            wait_until_ready(data, process)
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_until_ready(data: Path, process: "subprocess.Popen[str]") -> None:
+    until = time.monotonic() + READY_SECONDS
+    while not is_ready(data):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < until, "not ready in time"
+        time.sleep(0.02)
+
+
+def is_ready(data: Path) -> bool:
+    try:
+        record = json.loads((data / "up.json").read_text())
+    except FileNotFoundError:
+        return False
+    return all(part["ready"] for part in record["parts"].values())
+
+
+def test_a_part_runs_until_ctrl_c(up: "subprocess.Popen[str]", data: Path, port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port + 3), timeout=5):
+        pass
+    [blobs] = [
+        child
+        for child in psutil.Process(up.pid).children()
+        if "emulator.blobs" in " ".join(child.cmdline())
+    ]
+
+    up.send_signal(signal.SIGINT)
+    output, errors = up.communicate(timeout=20)
+
+    assert up.returncode == 0, errors
+    assert not blobs.is_running()
+    assert f"http://127.0.0.1:{port + 3}/devstoreaccount1" in output
+    assert "Ready in " in output
+    assert "curl" not in output, "there is no gateway to ask"
+    assert sorted(path.name for path in data.iterdir()) == [
+        *("blobs", "logs", "reply-token.key", "up.lock")
+    ]
+
+
+@pytest.mark.usefixtures("up")
+def test_a_busy_port_is_named_and_another_offered(tmp_path: Path, port: int) -> None:
+    done = subprocess.run(
+        command(tmp_path / "other", port),
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 98
+    assert re.search(
+        rf"port {port + 3} \(blobs\) is taken by process \d+ \(python[\d.]*\): \S+ -m emulator",
+        done.stderr,
+    )
+    assert re.search(r"loosely up --port \d+", done.stderr)
+
+
+def test_a_second_up_on_the_same_data_is_told_of_the_first(
+    up: "subprocess.Popen[str]", data: Path, port: int
+) -> None:
+    done = subprocess.run(
+        command(data, port + 100),
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 98
+    assert f"another `loosely up` (process {up.pid}) runs on {data}" in done.stderr
+
+
+def test_on_a_terminal_ctrl_c_reaches_the_parts_in_order(data: Path, port: int) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, command(data, port))
+    shown = b""
+    until = time.monotonic() + READY_SECONDS
+    while b"Ctrl-C stops everything" not in shown:
+        assert time.monotonic() < until, shown.decode()
+        shown += os.read(terminal, 65536)
+    os.write(terminal, b"\x03")
+    try:
+        while chunk := os.read(terminal, 65536):
+            shown += chunk
+    except OSError:  # how a terminal says that its last process is gone
+        pass
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert os.waitstatus_to_exitcode(status) == 0, text
+    assert "✓  blobs" in text
+    assert "Stopping; Ctrl-C again kills." in text
+    assert "blobs  stopped after" in text
