@@ -1,0 +1,157 @@
+"""A world for the durable engine: a clock that moves by hand, and the SDK's own executor."""
+
+import asyncio
+import inspect
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from azure.durable_functions import Orchestrator
+
+from emulator.functions.durable.core import Engine
+from emulator.functions.durable.model import Instance
+from emulator.functions.durable.store import Store
+from emulator.functions.runner import AppUnavailable, FunctionFailure
+
+Body = Callable[[Any], Any]
+
+
+@dataclass
+class HandClock:
+    """A clock that stands until it is moved."""
+
+    moment: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.moment
+
+
+class SdkRunner:
+    """Runs orchestrators with the SDK's own executor, and activities as plain functions."""
+
+    def __init__(self) -> None:
+        self.bodies: dict[str, Callable[[Any], str]] = {}
+        self.activity_bodies: dict[str, Body] = {}
+        self.orchestrators: frozenset[str] = frozenset()
+        self.activities: frozenset[str] = frozenset()
+        self.calls: list[tuple[str, Any]] = []
+        self.contexts: list[dict[str, Any]] = []
+        self.down = False
+
+    def orchestrator(self, body: Body) -> Body:
+        self.bodies[body.__name__] = Orchestrator.create(body)
+        self.orchestrators = frozenset(self.bodies)
+        return body
+
+    def activity(self, body: Body) -> Body:
+        self.activity_bodies[body.__name__] = body
+        self.activities = frozenset(self.activity_bodies)
+        return body
+
+    async def orchestrate(self, name: str, context_json: str) -> str:
+        if self.down:
+            raise AppUnavailable("down")
+        self.contexts.append(json.loads(context_json))
+        with warnings.catch_warnings():
+            # The SDK warns of every event that comes before it is waited for.
+            warnings.simplefilter("ignore")
+            try:
+                return self.bodies[name](context_json)
+            except Exception as error:
+                raise FunctionFailure(type(error).__name__, str(error)) from error
+
+    async def act(self, name: str, input_json: str, instance_id: str) -> str | None:
+        if self.down:
+            raise AppUnavailable("down")
+        argument = json.loads(input_json)
+        self.calls.append((name, argument))
+        try:
+            result = self.activity_bodies[name](argument)
+            if inspect.isawaitable(result):
+                result = await result
+        except Exception as error:
+            raise FunctionFailure(type(error).__name__, str(error)) from error
+        return json.dumps(result)
+
+
+@dataclass
+class World:
+    """An engine that can be killed and started again on the same database."""
+
+    database: Path
+    runner: SdkRunner = field(default_factory=SdkRunner)
+    clock: HandClock = field(default_factory=HandClock)
+    make_store: Callable[[Path], Store] = Store
+    _engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        assert self._engine is not None
+        return self._engine
+
+    async def start(self) -> Engine:
+        self._engine = Engine(self.make_store(self.database), self.runner, self.clock)
+        await self._engine.start()
+        return self._engine
+
+    async def stop(self) -> None:
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            await engine.stop()
+
+    async def kill(self) -> None:
+        """End the engine as `kill -9` would: what is not committed is gone."""
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            engine.store.abandon()
+            await engine.stop()
+
+    async def settle(self) -> None:
+        """Let everything happen that needs neither time nor a message."""
+        quiet = 0
+        while quiet < 3:
+            await asyncio.sleep(0)
+            idle = self._engine is None or self._engine.quiet
+            quiet = quiet + 1 if idle else 0
+            if not idle and self.runner.down:
+                quiet += 1
+
+    async def advance(self, **duration: float) -> None:
+        self.clock.moment += timedelta(**duration)
+        self.engine.clock_moved()
+        await self.settle()
+
+    async def begin(self, name: str, value: Any = None, instance_id: str = "i") -> Instance:
+        """Start an instance as the SDK's client does, and let it go as far as it can."""
+        text = None if value is None else json.dumps(json.dumps(value))
+        await self.engine.start_new(name, instance_id, text)
+        await self.settle()
+        return self.engine.find(instance_id)
+
+    async def raise_event(self, name: str, value: Any = None, instance_id: str = "i") -> None:
+        await self.engine.raise_event(instance_id, name, json.dumps(value))
+        await self.settle()
+
+    def output(self, instance_id: str = "i") -> Any:
+        text = self.engine.find(instance_id).output
+        return None if text is None else json.loads(text)
+
+    def status(self, instance_id: str = "i") -> str:
+        return str(self.engine.find(instance_id).status)
+
+    def scheduled(self, instance_id: str = "i") -> list[tuple[int, str]]:
+        """What the history says was scheduled: (task id, name or kind)."""
+        names = {4: "", 7: "child ", 10: "timer"}
+        events = json.loads(f"[{','.join(self.fragments(instance_id))}]")
+        return [
+            (event["EventId"], names[event["EventType"]] + event.get("Name", ""))
+            for event in events
+            if event["EventType"] in names
+        ]
+
+    def fragments(self, instance_id: str = "i") -> list[str]:
+        return self.engine.hub.history(self.engine.find(instance_id))
