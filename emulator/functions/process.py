@@ -19,6 +19,8 @@ from emulator.functions.runner import AppUnavailable
 _log = logging.getLogger("functions.host")
 _ENTRY = Path(__file__).parent / "app" / "__main__.py"
 _INDEX_SECONDS = 120.0
+_THREADS_SETTING = "PYTHON_THREADPOOL_THREAD_COUNT"
+_MOST_THREADS = 32
 
 Answer = tuple[list[Any], bytes]
 
@@ -31,6 +33,18 @@ class AppCommand:
     settings: Mapping[str, str]
     python: str = sys.executable
     log_level: str = "info"
+
+    def arguments(self) -> list[str]:
+        """Return the options that the app's own settings make."""
+        script = self.settings.get("PYTHON_SCRIPT_FILE_NAME") or "function_app.py"
+        arguments = ["--folder", str(self.folder), "--script", script]
+        threads = self.settings.get(_THREADS_SETTING)
+        if threads is not None:
+            if threads.isdecimal() and 1 <= int(threads) <= _MOST_THREADS:
+                arguments += ["--threads", threads]
+            else:
+                _log.warning("%s must be from 1 to %d", _THREADS_SETTING, _MOST_THREADS)
+        return [*arguments, "--log-level", self.log_level]
 
 
 class AppProcess:
@@ -136,13 +150,13 @@ async def start_app(command: AppCommand) -> AppProcess:
     """Start an app process and wait until it has indexed its folder. Raises AppLoadError."""
     ours, theirs = socket.socketpair()
     lifeline_read, lifeline_write = os.pipe()
-    arguments = ["--folder", str(command.folder), "--socket", str(theirs.fileno())]
-    arguments += ["--lifeline", str(lifeline_read), "--log-level", command.log_level]
+    descriptors = ["--socket", str(theirs.fileno()), "--lifeline", str(lifeline_read)]
     try:
         child = await asyncio.create_subprocess_exec(
             command.python,
             str(_ENTRY),
-            *arguments,
+            *command.arguments(),
+            *descriptors,
             cwd=command.folder,
             env=dict(command.settings),
             stdin=asyncio.subprocess.DEVNULL,

@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--socket", type=int, required=True)
     parser.add_argument("--lifeline", type=int, required=True)
+    parser.add_argument("--script", default="function_app.py")
+    parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--log-level", default="info")
     options = parser.parse_args()
     _die_with_host(options.lifeline)
@@ -39,7 +41,8 @@ def main() -> None:
     _log_to_stderr(options.log_level, invocation.running_function)
     _set_import_path(options.folder)
     connected = socket.socket(fileno=options.socket)
-    _run(serving.serve(connected, options.folder))
+    serve_options = serving.ServeOptions(options.folder, options.script, options.threads)
+    _run(serving.serve(connected, serve_options))
     os._exit(0)  # threads of the user must not keep a process alive that has no host
 
 

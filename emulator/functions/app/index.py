@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,6 @@ from azure.functions import FunctionRegister
 from azure.functions.decorators.utils import StringifyEnumJsonEncoder
 
 from .validation import FunctionLoadError, Signature, check_signature
-
-_DEFAULT_SCRIPT = "function_app.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +30,12 @@ class IndexedFunction:
         return {"name": self.name, "bindings": self.bindings}
 
 
-def load_functions(folder: Path) -> dict[str, IndexedFunction]:
+def load_functions(folder: Path, script: str) -> dict[str, IndexedFunction]:
     """Import the script of a folder and return its functions by name.
 
     Raises whatever the user's code raises at import, ValueError for an app that cannot be indexed
     and FunctionLoadError for a function that production would refuse.
     """
-    script = os.environ.get("PYTHON_SCRIPT_FILE_NAME", _DEFAULT_SCRIPT)
     if not (folder / script).is_file():
         raise ValueError(
             f"{script} was not found in {folder}: the host runs apps of the v2 programming model"

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-import os
 import socket
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,23 @@ from .index import load_functions
 from .invocation import Event, Plan, ThreadPool, invoke, metadata_of, plan
 
 _log = logging.getLogger("functions.app")
-_THREAD_COUNT_SETTING = "PYTHON_THREADPOOL_THREAD_COUNT"
-_MOST_THREADS = 32
 
 
-async def serve(connected: socket.socket, folder: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What the host decides; a `thread_count` of None is Python's own choice."""
+
+    folder: Path
+    script: str
+    thread_count: int | None
+
+
+async def serve(connected: socket.socket, options: ServeOptions) -> None:
     """Serve one host over a connected stream socket; return when the host closes it."""
-    app = _App()
+    app = _App(options.thread_count)
     await app.connect(connected)
     try:
-        functions = load_functions(folder)
+        functions = load_functions(options.folder, options.script)
     except Exception as error:  # noqa: BLE001 - the user's module may raise anything at import
         app.send(["refused", f"{type(error).__name__}: {error}", traceback.format_exc()])
         await app.flushed()
@@ -37,9 +44,9 @@ async def serve(connected: socket.socket, folder: Path) -> None:
 
 
 class _App:
-    def __init__(self) -> None:
+    def __init__(self, thread_count: int | None) -> None:
         loop = asyncio.get_running_loop()
-        executor = ThreadPoolExecutor(_thread_count(), thread_name_prefix="function")
+        executor = ThreadPoolExecutor(thread_count, thread_name_prefix="function")
         self.plans: dict[str, Plan] = {}
         self.gone = asyncio.Event()
         self._connection = FrameConnection(self._on_frame, self._on_lost)
@@ -109,18 +116,3 @@ def _text_of(error: BaseException) -> str:
         return str(error)
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
         return "Unhandled exception in function. Could not serialize original exception message."
-
-
-def _thread_count() -> int | None:
-    """Return the size of the thread pool that the setting asks for; None is Python's default."""
-    text = os.environ.get(_THREAD_COUNT_SETTING)
-    if text is None:
-        return None
-    if text.isdecimal() and 1 <= int(text) <= _MOST_THREADS:
-        return int(text)
-    _log.warning(
-        "%s must be set to a value between 1 and %d. Reverting to default value.",
-        _THREAD_COUNT_SETTING,
-        _MOST_THREADS,
-    )
-    return None

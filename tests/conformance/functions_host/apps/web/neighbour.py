@@ -1,0 +1,3 @@
+"""A module beside the app."""
+
+GREETING = "hello from next door"
