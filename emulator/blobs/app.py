@@ -11,7 +11,7 @@ from uuid import uuid4
 from emulator.blobs.auth import Authenticator
 from emulator.blobs.errors import ClientGoneError, ErrorCode, StorageError
 from emulator.blobs.operations.context import Context
-from emulator.blobs.request import Receive, Request, Scope, parse_request
+from emulator.blobs.request import METADATA_PREFIX, Receive, Request, Scope, parse_request
 from emulator.blobs.response import Response, error_response
 from emulator.blobs.routes import check_supported, find_operation
 from emulator.blobs.store import Store
@@ -22,6 +22,13 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _logger = logging.getLogger(__name__)
 _DEFAULT_VERSION = "2021-12-02"
 _CLIENT_REQUEST_ID_MAX = 1024
+
+
+class _Verbatim(bytes):
+    """The name of a metadata header, whose case is the caller's: uvicorn lower-cases names."""
+
+    def lower(self) -> _Verbatim:
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +86,14 @@ def _add_common_headers(response: Response, scope: Scope, request_id: str) -> No
             headers["x-ms-client-request-id"] = value.decode("latin-1")
 
 
+def _encoded_name(name: str) -> bytes:
+    encoded = name.encode("latin-1")
+    return _Verbatim(encoded) if name.startswith(METADATA_PREFIX) else encoded
+
+
 async def _send(response: Response, send: Send, *, with_body: bool) -> None:
     headers = [
-        (name.encode("latin-1"), value.encode("latin-1"))
-        for name, value in response.headers.items()
+        (_encoded_name(name), value.encode("latin-1")) for name, value in response.headers.items()
     ]
     try:
         await send({"type": "http.response.start", "status": response.status, "headers": headers})

@@ -136,7 +136,8 @@ def parse_request(scope: Scope, receive: Receive) -> Request:
 def _split_path(raw_path: str) -> tuple[str, str, str]:
     account, _, rest = raw_path.removeprefix("/").partition("/")
     raw_container, _, raw_blob = rest.partition("/")
-    container, blob = decode_path(raw_container), decode_path(raw_blob)
+    # Azure takes a backslash in a name for a slash.
+    container, blob = decode_path(raw_container), decode_path(raw_blob).replace("\\", "/")
     if container:
         check_container(container)
     if blob:

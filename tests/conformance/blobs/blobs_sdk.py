@@ -1,0 +1,73 @@
+"""One face for azure-storage-blob's two clients, so that each test is written once.
+
+The tests speak to the asynchronous client. The synchronous one is dressed up as it: what the
+other client has to be awaited for is called on a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from azure.core.exceptions import HttpResponseError
+from azure.core.paging import ItemPaged
+from azure.storage.blob import BlobServiceClient, StorageStreamDownloader
+from azure.storage.blob.aio import BlobServiceClient as AsyncBlobServiceClient
+
+_NOT_AWAITED = ("get_container_client", "get_blob_client", "list_", "walk_", "by_page", "chunks")
+
+
+def connect(kind: str, url: str, credential: Any = None, **options: Any) -> Any:
+    """A service client of the SDK ``kind`` (``sync`` or ``aio``) that does not retry."""
+    client = AsyncBlobServiceClient if kind == "aio" else BlobServiceClient
+    service = client(url, credential=credential, retry_total=0, **options)
+    return service if kind == "aio" else Dressed(service)
+
+
+class Dressed:
+    """A synchronous SDK object with asynchronous methods."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._inner, name)
+        if not callable(value):
+            return value
+        if name.startswith(_NOT_AWAITED):
+            return lambda *args, **kwargs: _dress(value(*_undress(args), **kwargs))
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return _dress(await asyncio.to_thread(value, *_undress(args), **kwargs))
+
+        return call
+
+    async def __aenter__(self) -> Dressed:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self._inner.close)
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        iterator = iter(self._inner)
+        end = object()
+        while (item := await asyncio.to_thread(next, iterator, end)) is not end:
+            yield _dress(item)
+
+
+def _dress(value: Any) -> Any:
+    name = type(value).__name__
+    is_ours = name.endswith("Client") or isinstance(value, (ItemPaged, StorageStreamDownloader))
+    iterates = hasattr(value, "__next__") or isinstance(value, ItemPaged)
+    return Dressed(value) if is_ours or iterates else value
+
+
+def _undress(values: tuple[Any, ...]) -> list[Any]:
+    return [value._inner if isinstance(value, Dressed) else value for value in values]
+
+
+def code_of(error: HttpResponseError) -> str:
+    """Azure's error code, which the SDK attaches to the errors it raises."""
+    code = getattr(error, "error_code", "")
+    return str(getattr(code, "value", code))

@@ -1,0 +1,85 @@
+"""Listing blobs: order, prefixes, folders, pages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from azure.core.exceptions import HttpResponseError
+
+NAMES = ["a", "a/1", "a/2", "a/b/3", "a/b/4", "b", "c/5", "d", "ä/6", "日本/7"]
+
+
+@pytest.fixture
+async def filled(container: Any) -> Any:
+    for name in reversed(NAMES):
+        await container.upload_blob(name, name.encode(), metadata={"length": str(len(name))})
+    return container
+
+
+async def test_names_come_in_order(filled: Any) -> None:
+    assert [blob.name async for blob in filled.list_blobs()] == NAMES
+
+
+async def test_a_listing_describes_each_blob(filled: Any) -> None:
+    listed = {blob.name: blob async for blob in filled.list_blobs(include=["metadata"])}
+    found = await filled.get_blob_client("a/1").get_blob_properties()
+    item = listed["a/1"]
+    assert item.size == 3
+    assert item.metadata == {"length": "3"}
+    assert item.etag.strip('"') == found.etag.strip('"')
+    assert item.last_modified == found.last_modified
+    assert item.creation_time == found.creation_time
+    assert item.content_settings.content_type == "application/octet-stream"
+    assert bytes(item.content_settings.content_md5) == bytes(found.content_settings.content_md5)
+    assert item.blob_type == "BlockBlob"
+    assert item.lease.state == "available"
+
+
+async def test_metadata_is_left_out_unless_asked_for(filled: Any) -> None:
+    assert [blob.metadata async for blob in filled.list_blobs("a/1")] == [{}]
+
+
+@pytest.mark.parametrize("prefix", ["a", "a/", "a/b/", "b", "ä", "日", "zzz", "a/b/3"])
+async def test_a_prefix_selects(filled: Any, prefix: str) -> None:
+    found = [blob.name async for blob in filled.list_blobs(name_starts_with=prefix)]
+    assert found == [name for name in NAMES if name.startswith(prefix)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+async def test_pages_join_to_the_whole(filled: Any, size: int) -> None:
+    pages = filled.list_blobs(results_per_page=size).by_page()
+    found = [[blob.name async for blob in page] async for page in pages]
+    assert [name for page in found for name in page] == NAMES
+    assert all(len(page) == size for page in found[:-1])
+    assert 0 < len(found[-1]) <= size
+
+
+async def test_a_page_can_be_taken_up_again(filled: Any) -> None:
+    pages = filled.list_blobs(results_per_page=4).by_page()
+    async for page in pages:
+        first = [blob.name async for blob in page]
+        break
+    rest = filled.list_blobs(results_per_page=100).by_page(pages.continuation_token)
+    others = [blob.name async for page in rest async for blob in page]
+    assert first + others == NAMES
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+async def test_folders_are_folded(filled: Any, size: int) -> None:
+    top = [item async for item in filled.walk_blobs(results_per_page=size)]
+    # Within a page the SDK puts folders first.
+    assert sorted(item.name for item in top) == ["a", "a/", "b", "c/", "d", "ä/", "日本/"]
+    inner = [item.name async for item in filled.walk_blobs("a/", results_per_page=size)]
+    assert sorted(inner) == ["a/1", "a/2", "a/b/"]
+
+
+async def test_a_page_of_nothing_is_refused(filled: Any) -> None:
+    with pytest.raises(HttpResponseError) as refused:
+        _ = [blob async for blob in filled.list_blobs(results_per_page=0)]
+    assert refused.value.status_code == 400
+
+
+async def test_staged_blocks_are_no_blob(container: Any) -> None:
+    await container.get_blob_client("staged").stage_block("AAAA", b"content")
+    assert [blob.name async for blob in container.list_blobs()] == []
