@@ -28,6 +28,7 @@ _CONNECT_TIMEOUT_SECONDS = 5.0
 #: What an answer may take beyond the wait that was asked for.
 _ANSWER_TIMEOUT_SECONDS = 30.0
 _POLL_SECONDS = 1.0
+_QUESTION_WAIT_SECONDS = 10
 _LONGEST_POLL_SECONDS = 60.0
 #: How long a job is asked for in vain before its follower gives up.
 _SILENCE_SECONDS = 60.0
@@ -115,18 +116,21 @@ class Client:
         )
         return self._job_in(answer, {200, 202})
 
-    def job(self, job_id: str) -> Job:
-        """Return the job as it is now.
+    def job(self, job_id: str, *, wait_seconds: int = 0) -> Job:
+        """Return the job as it is now or, if it is not final, as it is after the wait.
 
         Raises:
             RequestRefused: there is no such job.
         """
-        return self._job_in(self._send("GET", _job_path(job_id)), {200})
+        headers = {"prefer": f"wait={wait_seconds}"} if wait_seconds > 0 else {}
+        answer = self._send("GET", _job_path(job_id), headers=headers, wait_seconds=wait_seconds)
+        return self._job_in(answer, {200})
 
     def follow(self, job_id: str, *, wait_seconds: float | None = None) -> Iterator[Job]:
         """Yield the job whenever it was asked for, until it is final.
 
-        Between two questions the gateway's ``Retry-After`` is kept. A gateway that is
+        Each question waits at the gateway for a moment, so that the end is heard at once;
+        between two, the gateway's ``Retry-After`` is kept. A gateway that is
         away for a moment does not end this: an accepted job outlives it.
 
         Raises:
@@ -136,7 +140,7 @@ class Client:
         started_at = heard_at = self._clock()
         while True:
             try:
-                job = self.job(job_id)
+                job = self.job(job_id, wait_seconds=_QUESTION_WAIT_SECONDS)
             except (GatewayUnreachable, RequestRefused) as error:
                 now = self._clock()
                 if not _passes(error) or now - heard_at >= _SILENCE_SECONDS:

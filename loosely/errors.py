@@ -15,7 +15,7 @@ from typing import Any
 from loosely.job import Job
 
 #: The codes of problems with which a job ends, besides those that carry the job itself.
-_ENDINGS = frozenset({"inference-failed", "dead-lettered", "expired", "cancelled"})
+_ENDINGS = frozenset({"inference-failed", "dead-lettered", "expired", "cancelled", "no-result"})
 
 
 class LooselyError(Exception):

@@ -35,7 +35,10 @@ _ADVICE = {
     "inference-failed": "see the worker's log",
     "dead-lettered": "see the worker's log: it died or gave up on this job repeatedly",
     "expired": "submit it again, with a longer --deadline",
+    "no-result": "`loosely status` tells why",
     "cancelled": "submit it again if it is still wanted",
+    "not-found": "check --url",
+    "internal-error": "see the gateway's log",
     "unavailable": "try again; nothing was accepted",
 }
 

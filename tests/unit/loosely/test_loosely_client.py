@@ -99,6 +99,7 @@ def test_follow_keeps_retry_after_until_the_job_is_final(gateway: ScriptedGatewa
 
     assert statuses == ["queued", "running", "succeeded"]
     assert clock.slept == [2.0, 1.0]
+    assert {asked.headers["prefer"] for asked in gateway.asked} == {"wait=10"}
 
 
 def test_follow_outlives_a_gateway_that_is_away_for_a_moment(gateway: ScriptedGateway) -> None:

@@ -210,7 +210,11 @@ class TestChoice:
 
 class TestRepository:
     def make(self, root: Path) -> Path:
-        for name in ("functions/contract/models.toml", "worker/__init__.py", "emulator/__init__.py"):
+        for name in (
+            "functions/contract/models.toml",
+            "worker/__init__.py",
+            "emulator/__init__.py",
+        ):
             path = root / name
             path.parent.mkdir(parents=True)
             path.touch()
