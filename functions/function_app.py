@@ -1,0 +1,67 @@
+"""The Function App: composition only. What the triggers do is in `gateway`."""
+# The decorators of azure-functions have no types.
+# mypy: disallow-untyped-decorators=False
+
+import logging
+import os
+from collections.abc import Generator
+from typing import Any
+
+import azure.durable_functions as df
+import azure.functions as func
+
+from contract.names import SETTING_SERVICE_BUS, dead_letter_queue
+from gateway import activities, dead_letters, housekeeping, orchestrator
+from gateway.api.app import create_app
+from gateway.asgi import serve
+from gateway.durable import DurableClient
+from gateway.services import Services
+from gateway.settings import Settings
+
+# The SDKs log each request at info.
+logging.getLogger("azure").setLevel(logging.WARNING)
+
+services = Services.of(Settings.from_env(os.environ))
+api = create_app(services)
+app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+
+
+@app.function_name("http")
+@app.route("{*path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@app.durable_client_input("client")
+async def http(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    """Every route of the API."""
+    return await serve(api, req, DurableClient(client))
+
+
+@app.orchestration_trigger("context")
+def job(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
+    """The life of one job."""
+    return orchestrator.job(context)
+
+
+@app.activity_trigger("ticket")
+async def enqueue(ticket: str) -> str | None:
+    """Send a job's request to its model's queue."""
+    return await activities.enqueue(ticket, services)
+
+
+def _dead_letters_of(queue: str) -> None:
+    @app.function_name(f"dead_letters_{queue}")
+    @app.service_bus_queue_trigger("message", SETTING_SERVICE_BUS, dead_letter_queue(queue))
+    @app.durable_client_input("client")
+    async def fail_job(
+        message: func.ServiceBusMessage, client: df.DurableOrchestrationClient
+    ) -> None:
+        await dead_letters.fail_job(message, queue, DurableClient(client), services)
+
+
+for model in services.catalogue.values():
+    _dead_letters_of(model.queue)
+
+
+@app.timer_trigger("timer", "0 */10 * * * *")
+@app.durable_client_input("client")
+async def purge(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
+    """Delete histories past retention."""
+    await housekeeping.purge(DurableClient(client), services)

@@ -1,0 +1,50 @@
+"""What a job's orchestration does to the world: it sends the request, and may do so twice."""
+
+import dataclasses
+import json
+
+from azure.servicebus import ServiceBusMessage
+
+from contract.codec import encode_request, error_to_json
+from contract.errors import MessageTooLarge, UnknownModel
+from contract.messages import FailureCode, JobError, JobRequest, Stage
+from contract.names import PROPERTY_TRACEPARENT
+from gateway.services import Services
+from gateway.ticket import Ticket, read
+
+
+async def enqueue(ticket_text: str, services: Services) -> str | None:
+    """Send a job's request to its model's queue.
+
+    Idempotent: a repeat has the same message id, which the queue's duplicate detection drops.
+    Returns None, or the JSON text of a JobError where no repetition could help. Raises
+    Unavailable where one could. A job that is past its deadline is not sent: its orchestration
+    is ending already.
+    """
+    ticket = read(ticket_text)
+    request = ticket.request()
+    left = request.deadline - services.clock()
+    if left.total_seconds() <= 0:
+        return None
+    reply_url = services.tokens.url(request.job_id, request.deadline)
+    request = dataclasses.replace(request, reply_url=reply_url)
+    try:
+        queue = services.catalogue.model(request.model).queue
+        message = _message(request, ticket)
+    except (MessageTooLarge, UnknownModel) as error:
+        refused = JobError(FailureCode.UNAVAILABLE, str(error), Stage.QUEUE, retryable=False)
+        return json.dumps(error_to_json(refused))
+    message.time_to_live = left
+    await services.queues.send(queue, message)
+    return None
+
+
+def _message(request: JobRequest, ticket: Ticket) -> ServiceBusMessage:
+    trace = ticket.traceparent
+    return ServiceBusMessage(
+        encode_request(request),
+        content_type="application/json",
+        message_id=request.job_id,
+        correlation_id=request.job_id,
+        application_properties={PROPERTY_TRACEPARENT: trace} if trace else None,
+    )

@@ -1,0 +1,60 @@
+"""What a route finds around its request."""
+
+import re
+from collections.abc import Collection
+from typing import Final
+
+from fastapi import Request
+
+from gateway import problems
+from gateway.durable import Durable
+from gateway.problems import Problem
+from gateway.services import Services
+from gateway.tracing import traceparent
+
+# Exactly what we give out. The SDK pastes an id into URLs as it is: "?" or "/" would ask the store
+# something else, such as for all instances.
+_JOB_ID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def services_of(request: Request) -> Services:
+    """The process's services."""
+    services: Services = request.app.state.services
+    return services
+
+
+def durable_of(request: Request) -> Durable:
+    """The durable port of this invocation."""
+    durable: Durable = request.scope["durable"]
+    return durable
+
+
+def traceparent_of(request: Request) -> str:
+    """The trace of this request, the same each time."""
+    known: str | None = request.scope.get("gateway.traceparent")
+    if known is None:
+        known = traceparent(request.headers.get("traceparent"))
+        request.scope["gateway.traceparent"] = known
+    return known
+
+
+def known_job_id(job_id: str) -> str:
+    """The id, if it can be one of ours; else the problem unknown-job."""
+    if not _JOB_ID.fullmatch(job_id):
+        raise unknown_job(job_id)
+    return job_id
+
+
+def unknown_job(job_id: str) -> Problem:
+    """The problem of an id that no job has."""
+    return Problem(problems.UNKNOWN_JOB, f"there is no job {job_id[:100]!r}, or no longer")
+
+
+def refuse_unknown_query(request: Request, known: Collection[str] = ()) -> None:
+    """A misspelt option would be silently without effect: say so instead."""
+    for name in request.query_params:
+        if name not in known:
+            wanted = f"; known are {', '.join(sorted(known))}" if known else ""
+            raise Problem(
+                problems.MALFORMED_REQUEST, f"unknown query parameter {name[:100]!r}{wanted}"
+            )

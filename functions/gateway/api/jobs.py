@@ -1,0 +1,125 @@
+"""/v1/jobs/{id}: look at a job, get its result alone, cancel it."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from contract.codec import payload_from_json
+from contract.fields import Fields
+from contract.messages import InlineBytes, InlineJson, PayloadRef
+from contract.names import EVENT_CANCEL, job_path
+from contract.status import JobStatus
+from gateway import problems, record
+from gateway.api.context import (
+    durable_of,
+    known_job_id,
+    refuse_unknown_query,
+    services_of,
+    unknown_job,
+)
+from gateway.api.openapi import CANCEL_RESPONSES, JOB_RESPONSES, PREFER, RESULT_RESPONSES
+from gateway.api.responses import json_response
+from gateway.api.submit import RETRY_AFTER_SECONDS
+from gateway.durable import Durable
+from gateway.errors import FinalInstance, MissingPayload, UnknownInstance
+from gateway.prefer import parse
+from gateway.problems import Problem
+from gateway.record import Record
+from gateway.resource import job_resource
+from gateway.strict_json import encode
+from gateway.waiting import final_instance
+
+router = APIRouter(tags=["jobs"])
+
+_RETRY = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+
+
+@router.get(
+    "/v1/jobs/{job_id}",
+    summary="Look at a job",
+    responses=JOB_RESPONSES,
+    openapi_extra={"parameters": [PREFER]},
+    response_model=None,
+)
+async def get_job(request: Request, job_id: str) -> Response:
+    """The job as it is now or, with `Prefer: wait=N`, as soon as it has ended."""
+    refuse_unknown_query(request)
+    durable = durable_of(request)
+    preference = parse(request.headers.getlist("prefer"))
+    with services_of(request).waiters.listening(known_job_id(job_id)) as bell:
+        found = await _record(durable, job_id)
+        if not record.is_final(found) and preference.wait_seconds:
+            ended = await final_instance(durable, job_id, bell, preference.wait_seconds)
+            found = (record.of_instance(ended) if ended else None) or found
+    is_final = record.is_final(found)
+    headers = {"Vary": "Prefer", **({} if is_final else _RETRY)}
+    if applied := preference.applied(answered_async=False):
+        headers["Preference-Applied"] = applied
+    return json_response(job_resource(job_id, found), headers=headers)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/result",
+    summary="Get a job's result alone",
+    responses=RESULT_RESPONSES,
+    response_model=None,
+)
+async def get_result(request: Request, job_id: str) -> Response:
+    """The result in its own media type; 202 while there is none yet."""
+    refuse_unknown_query(request)
+    found = await _record(durable_of(request), known_job_id(job_id))
+    job = job_resource(job_id, found)
+    if not record.is_final(found):
+        return json_response(job, 202, {"Location": job_path(job_id), **_RETRY})
+    if found["status"] != JobStatus.SUCCEEDED:
+        raise Problem(problems.NO_RESULT, f"the job is {found['status']}", job=job)
+    return await _result(request, found)
+
+
+async def _result(request: Request, found: Record) -> Response:
+    payload = payload_from_json(Fields(found["result"]))
+    match payload:
+        case InlineJson(value):
+            data = encode(value)
+        case InlineBytes(_, data):
+            pass
+        case PayloadRef():
+            try:
+                data = await services_of(request).payloads.get(payload)
+            except MissingPayload:
+                raise Problem(problems.UNKNOWN_JOB, "the result is no longer kept") from None
+    # A result is shown as what it says it is, not as what a browser guesses from the bytes.
+    return Response(
+        data, media_type=payload.media_type, headers={"X-Content-Type-Options": "nosniff"}
+    )
+
+
+@router.delete(
+    "/v1/jobs/{job_id}", summary="Cancel a job", responses=CANCEL_RESPONSES, response_model=None
+)
+async def cancel(request: Request, job_id: str) -> Response:
+    """Cancel a job that has not ended. Idempotent."""
+    refuse_unknown_query(request)
+    durable = durable_of(request)
+    found = await _record(durable, known_job_id(job_id))
+    if record.is_final(found):
+        return json_response(job_resource(job_id, found))
+    try:
+        await durable.raise_event(job_id, EVENT_CANCEL, None)
+    except UnknownInstance:
+        raise unknown_job(job_id) from None
+    except FinalInstance:
+        return json_response(job_resource(job_id, await _record(durable, job_id)))
+    services_of(request).waiters.ring(job_id)
+    job: dict[str, Any] = job_resource(job_id, found)
+    return json_response(
+        {**job, "status": JobStatus.CANCELLING.value}, 202, {"Location": job_path(job_id), **_RETRY}
+    )
+
+
+async def _record(durable: Durable, job_id: str) -> Record:
+    instance = await durable.status(job_id)
+    found = record.of_instance(instance) if instance else None
+    if found is None:
+        raise unknown_job(job_id)
+    return found

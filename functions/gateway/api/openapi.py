@@ -1,0 +1,123 @@
+"""What OpenAPI says of each route beyond its signature."""
+
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from gateway.api.schemas import (
+    Accepted,
+    Job,
+    JobProblem,
+    Live,
+    ModelDescription,
+    Models,
+    ProblemDetails,
+    Ready,
+    Wanted,
+)
+from gateway.problems import KINDS
+from gateway.settings import MAX_WAIT_SECONDS
+
+Responses = dict[int | str, dict[str, Any]]
+
+PREFER: Final[dict[str, Any]] = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "description": (
+        f"RFC 7240. `wait=N` waits up to N seconds (at most {MAX_WAIT_SECONDS}); "
+        "`respond-async` does not wait."
+    ),
+    "schema": {"type": "string", "examples": ["wait=10", "respond-async"]},
+}
+
+_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+_INPUT: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "Exactly one of base64, json and text.",
+    "properties": {
+        "base64": {"type": "string", "contentEncoding": "base64"},
+        "json": {},
+        "text": {"type": "string"},
+        "media_type": {"type": "string", "examples": ["image/jpeg"]},
+    },
+    "additionalProperties": False,
+}
+SUBMIT_BODY: Final[dict[str, Any]] = {
+    "required": True,
+    "description": "The bytes of a media type that the model takes, or a form, or JSON.",
+    "content": {
+        "image/jpeg": _BINARY,
+        "image/png": _BINARY,
+        "image/webp": _BINARY,
+        "application/octet-stream": _BINARY,
+        "text/plain": {"schema": {"type": "string"}},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {"type": "string", "format": "binary"},
+                    "parameters": {"type": "string", "description": "A JSON object."},
+                    "deadline_seconds": {"type": "integer", "minimum": 1},
+                },
+            }
+        },
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["input"],
+                "properties": {
+                    "input": _INPUT,
+                    "parameters": {"type": "object"},
+                    "deadline_seconds": {"type": "integer", "minimum": 1},
+                },
+                "additionalProperties": False,
+            },
+            "example": {"input": {"text": "hello"}, "deadline_seconds": 60},
+        },
+    },
+}
+REPLY_BODY: Final[dict[str, Any]] = {
+    "required": True,
+    "content": {"application/json": {"schema": {"type": "object"}}},
+}
+
+
+def _responses(model: type[BaseModel], statuses: dict[int, str], *problems: int) -> Responses:
+    """`statuses` answer with the model; `problems` are statuses that answer with a problem."""
+    found: Responses = {
+        status: {"model": model, "description": text} for status, text in statuses.items()
+    }
+    for status in problems:
+        codes = [kind.code for kind in KINDS.values() if kind.status == status]
+        schema = "JobProblem" if model is Job else "ProblemDetails"
+        reference = {"$ref": f"#/components/schemas/{schema}"}
+        problem = {"application/problem+json": {"schema": reference}}
+        found.setdefault(status, {"description": " or ".join(codes), "content": problem})
+    return found
+
+
+SUBMIT_RESPONSES: Final = _responses(
+    Job,
+    {200: "The job has ended with a result", 202: "The job was accepted; `Location` has it"},
+    *(400, 404, 409, 413, 415, 422, 500, 503, 504),
+)
+JOB_RESPONSES: Final = _responses(Job, {200: "The job, in whatever state"}, 400, 404, 503)
+CANCEL_RESPONSES: Final = _responses(
+    Job, {200: "The job had ended already", 202: "The job is being cancelled"}, 400, 404, 503
+)
+RESULT_RESPONSES: Final[Responses] = {
+    200: {"description": "The result", "content": {"*/*": {}}},
+    **_responses(Job, {202: "The job has not ended yet"}, 400, 404, 409, 500, 503),
+}
+MODELS_RESPONSES: Final = _responses(Models, {200: "All models"}, 400)
+MODEL_RESPONSES: Final = _responses(ModelDescription, {200: "The model"}, 400, 404)
+LIVE_RESPONSES: Final = _responses(Live, {200: "It answers"})
+READY_RESPONSES: Final = _responses(Ready, {200: "It takes jobs", 503: "A service is down"})
+REPLY_RESPONSES: Final = _responses(
+    Accepted, {202: "The reply was taken"}, 401, 404, 410, 413, 422, 503
+)
+WANTED_RESPONSES: Final = _responses(Wanted, {200: "A reply is wanted"}, 401, 404, 410, 503)
+
+PROBLEM_SCHEMAS: Final[tuple[type[BaseModel], ...]] = (ProblemDetails, JobProblem)

@@ -1,0 +1,117 @@
+"""From a Functions HTTP trigger to the ASGI app and back.
+
+Not `func.AsgiMiddleware`: it builds a whole WSGI environment for each request, answers a second
+`receive` only by asking every 100 ms, takes Content-Encoding for a charset, and loses all but the
+last of repeated response headers. Functions hands over and takes back whole bodies, so neither
+streams, and a caller who hangs up is not noticed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import azure.functions as func
+
+from gateway.durable import Durable
+
+_log = logging.getLogger(__name__)
+
+Message = MutableMapping[str, Any]
+App = Callable[
+    [
+        MutableMapping[str, Any],
+        Callable[[], Awaitable[Message]],
+        Callable[[Message], Awaitable[None]],
+    ],
+    Awaitable[None],
+]
+
+# From 2.4 on an app need not listen for a disconnect while it sends.
+_ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
+
+
+class _Exchange:
+    """One request body to give, one response to take."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body: bytes | None = body
+        self._ended = asyncio.Event()
+        self._chunks: list[bytes] = []
+        self._headers: dict[str, str] = {}
+        self._status = 0
+
+    async def receive(self) -> Message:
+        """The body, then nothing until the response is complete."""
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self._ended.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """Take one message of the response."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            for name, value in message.get("headers", ()):
+                self._add_header(name.decode("latin-1"), value.decode("latin-1"))
+        elif message["type"] == "http.response.body":
+            self._chunks.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                self._ended.set()
+
+    def _add_header(self, name: str, value: str) -> None:
+        if name != "content-length":  # the host counts for itself
+            earlier = self._headers.get(name)
+            self._headers[name] = value if earlier is None else f"{earlier}, {value}"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the app has sent its whole response."""
+        return self._ended.is_set()
+
+    def response(self) -> func.HttpResponse:
+        """The response for Functions."""
+        return func.HttpResponse(
+            b"".join(self._chunks),
+            status_code=self._status,
+            headers=self._headers,
+            mimetype=self._headers.get("content-type"),
+        )
+
+
+async def serve(app: App, request: func.HttpRequest, durable: Durable) -> func.HttpResponse:
+    """Run one request through the app, which finds the durable port in its scope."""
+    exchange = _Exchange(request.get_body() or b"")
+    try:
+        await app(_scope(request, durable), exchange.receive, exchange.send)
+    # The process's edge: Starlette answers for a defect with our 500, then raises it again.
+    except Exception:
+        if not exchange.is_complete:
+            raise
+        _log.exception("a request ended in a defect of the gateway")
+    return exchange.response()
+
+
+def _scope(request: func.HttpRequest, durable: Durable) -> dict[str, Any]:
+    url = urlsplit(request.url)
+    return {
+        "type": "http",
+        "asgi": _ASGI,
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": url.scheme or "http",
+        "path": unquote(url.path) or "/",
+        "raw_path": url.path.encode("utf-8", "replace"),
+        "query_string": url.query.encode("utf-8", "replace"),
+        "root_path": "",
+        "headers": [
+            (name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace"))
+            for name, value in request.headers.items()
+        ],
+        "server": None,
+        "client": None,
+        "state": {},
+        "durable": durable,
+    }

@@ -1,0 +1,158 @@
+"""The port to Durable Functions: five verbs, and the real client behind them.
+
+The 2.x SDK has other wires and other classes; only this module would change.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final, Protocol
+
+from azure.durable_functions import DurableOrchestrationClient, OrchestrationRuntimeStatus
+
+from contract.fields import Json
+from contract.names import ORCHESTRATOR_JOB
+from gateway.errors import FinalInstance, Unavailable, UnknownInstance
+
+_log = logging.getLogger(__name__)
+
+_EPOCH: Final = datetime(2020, 1, 1, tzinfo=UTC)
+_LOOK_AGAIN_SECONDS: Final = (0.1, 0.3, 1.0)
+
+
+class RuntimeStatus(StrEnum):
+    """Durable's own words."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    CONTINUED_AS_NEW = "ContinuedAsNew"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    TERMINATED = "Terminated"
+    CANCELED = "Canceled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the orchestration has ended."""
+        return self in _FINAL
+
+
+_FINAL: Final = frozenset(
+    {
+        RuntimeStatus.COMPLETED,
+        RuntimeStatus.FAILED,
+        RuntimeStatus.TERMINATED,
+        RuntimeStatus.CANCELED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One orchestration as the store describes it. `input` is the ticket's text."""
+
+    runtime_status: RuntimeStatus
+    input: str
+    output: Json
+    updated_at: datetime
+
+
+class Durable(Protocol):
+    """What the gateway asks of Durable. Each verb raises Unavailable where it did not answer."""
+
+    async def start(self, job_id: str, ticket_text: str) -> None:
+        """Start a job's orchestration. If this returns, it will run."""
+
+    async def status(self, job_id: str) -> Instance | None:
+        """The orchestration with this id, or None."""
+
+    async def raise_event(self, job_id: str, name: str, data: Json) -> None:
+        """Deliver an event; raises UnknownInstance, or FinalInstance where it came too late."""
+
+    async def terminate(self, job_id: str, reason: str) -> None:
+        """End an orchestration by force."""
+
+    async def purge(self, created_before: datetime) -> int:
+        """Delete ended orchestrations that were created before this; returns how many."""
+
+
+class DurableClient:
+    """The port over one invocation's client binding."""
+
+    def __init__(self, client: DurableOrchestrationClient) -> None:
+        self._client = client
+
+    async def start(self, job_id: str, ticket_text: str) -> None:
+        """See Durable. A start whose answer was lost is looked up before it counts as failed."""
+        try:
+            await self._client.start_new(
+                ORCHESTRATOR_JOB, instance_id=job_id, client_input=ticket_text
+            )
+        except Exception as error:
+            if not await self._was_started(job_id):
+                raise Unavailable("durable", f"start failed: {error!r}") from error
+
+    async def _was_started(self, job_id: str) -> bool:
+        for pause_seconds in _LOOK_AGAIN_SECONDS:
+            try:
+                return await self.status(job_id) is not None
+            except Unavailable:
+                await asyncio.sleep(pause_seconds)
+        return False
+
+    async def status(self, job_id: str) -> Instance | None:
+        """See Durable."""
+        try:
+            found = await self._client.get_status(job_id)
+        except Exception as error:
+            raise Unavailable("durable", f"status failed: {error!r}") from error
+        if not found or found.runtime_status is None:
+            return None
+        return Instance(
+            RuntimeStatus(found.runtime_status.value),
+            found.input_ if isinstance(found.input_, str) else "",
+            found.output,
+            _utc(found.last_updated_time),
+        )
+
+    async def raise_event(self, job_id: str, name: str, data: Json) -> None:
+        """See Durable."""
+        try:
+            await self._client.raise_event(job_id, name, data)
+        except Exception as error:
+            # The SDK tells 404, 410 and all others apart in prose only, so look instead of parsing.
+            found = await self.status(job_id)
+            if found is None:
+                raise UnknownInstance(job_id) from error
+            if found.runtime_status.is_final:
+                raise FinalInstance(job_id) from error
+            raise Unavailable("durable", f"event {name} failed: {error!r}") from error
+
+    async def terminate(self, job_id: str, reason: str) -> None:
+        """See Durable."""
+        try:
+            await self._client.terminate(job_id, reason)
+        except Exception as error:
+            if await self.status(job_id) is None:
+                raise UnknownInstance(job_id) from error
+            raise Unavailable("durable", f"terminate failed: {error!r}") from error
+
+    async def purge(self, created_before: datetime) -> int:
+        """See Durable."""
+        ended = [OrchestrationRuntimeStatus(status.value) for status in sorted(_FINAL)]
+        try:
+            result = await self._client.purge_instance_history_by(
+                created_time_from=_EPOCH, created_time_to=created_before, runtime_status=ended
+            )
+        except Exception as error:
+            raise Unavailable("durable", f"purge failed: {error!r}") from error
+        return int(result.instances_deleted)
+
+
+def _utc(value: Any) -> datetime:
+    if not isinstance(value, datetime):
+        return datetime.now(UTC)
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

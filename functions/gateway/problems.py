@@ -1,0 +1,181 @@
+"""Problem details (RFC 9457): every refusal has a stable code, and a page that explains it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One sort of problem: its HTTP status, its title, and whether the same again may succeed."""
+
+    code: str
+    status: int
+    title: str
+    retryable: bool
+    advice: str
+
+    @property
+    def type(self) -> str:
+        """The problem's URI, resolved against this gateway: there stands what it means."""
+        return f"/docs/problems#{self.code}"
+
+
+MALFORMED_REQUEST: Final = Kind(
+    "malformed-request",
+    400,
+    "The request cannot be read",
+    False,
+    "The body is not the JSON or multipart that it is announced as, or an option is unknown or "
+    "out of range. `detail` names the part.",
+)
+UNAUTHENTICATED: Final = Kind(
+    "unauthenticated",
+    401,
+    "The token is not valid here",
+    False,
+    "A worker's reply must carry the token that came with the job.",
+)
+NOT_FOUND: Final = Kind(
+    "not-found",
+    404,
+    "There is nothing at this address",
+    False,
+    "The path is none of the API's. `/openapi.json` lists them all.",
+)
+UNKNOWN_MODEL: Final = Kind(
+    "unknown-model",
+    404,
+    "There is no such model",
+    False,
+    "`nearest` lists names that look alike; `/v1/models` lists all.",
+)
+UNKNOWN_JOB: Final = Kind(
+    "unknown-job",
+    404,
+    "There is no such job",
+    False,
+    "The id is wrong, or the job ended so long ago that it is no longer kept.",
+)
+METHOD_NOT_ALLOWED: Final = Kind(
+    "method-not-allowed",
+    405,
+    "The address does not take this method",
+    False,
+    "The `Allow` header lists the methods that it takes.",
+)
+NO_RESULT: Final = Kind(
+    "no-result",
+    409,
+    "The job ended without a result",
+    False,
+    "It failed, was cancelled or expired: `job` tells which.",
+)
+CANCELLED: Final = Kind(
+    "cancelled", 409, "The job was cancelled", False, "Somebody cancelled it while you waited."
+)
+ALREADY_FINAL: Final = Kind(
+    "already-final",
+    410,
+    "The job is final",
+    False,
+    "For workers: nobody waits for this reply any more; complete the message and go on.",
+)
+PAYLOAD_TOO_LARGE: Final = Kind(
+    "payload-too-large",
+    413,
+    "The payload is too large",
+    False,
+    "`limit_bytes` is what the model takes.",
+)
+UNSUPPORTED_MEDIA_TYPE: Final = Kind(
+    "unsupported-media-type",
+    415,
+    "The model does not take this media type",
+    False,
+    "`accepted` lists what it takes. The bytes must be what Content-Type announces.",
+)
+INVALID_INPUT: Final = Kind(
+    "invalid-input",
+    422,
+    "The input cannot be used",
+    False,
+    "It is empty, unreadable, or has more pixels than the model takes.",
+)
+INFERENCE_FAILED: Final = Kind(
+    "inference-failed",
+    500,
+    "The model failed",
+    True,
+    "The job ran and raised an error. `retryable` tells whether the same again may succeed.",
+)
+DEAD_LETTERED: Final = Kind(
+    "dead-lettered",
+    500,
+    "The job was given up",
+    False,
+    "It was delivered to workers as often as allowed and none finished it.",
+)
+INTERNAL_ERROR: Final = Kind(
+    "internal-error",
+    500,
+    "The gateway failed",
+    True,
+    "A defect of ours. `trace_id` finds it in the logs.",
+)
+UNAVAILABLE: Final = Kind(
+    "unavailable",
+    503,
+    "A service behind the gateway is down",
+    True,
+    "Nothing was accepted. Try again after `Retry-After` seconds.",
+)
+EXPIRED: Final = Kind(
+    "expired",
+    504,
+    "The deadline passed",
+    True,
+    "No worker finished the job in time. `ran` says whether it reached one, null if unknown.",
+)
+
+KINDS: Final[Mapping[str, Kind]] = {
+    kind.code: kind
+    for kind in sorted(
+        (value for value in list(globals().values()) if isinstance(value, Kind)),
+        key=lambda kind: (kind.status, kind.code),
+    )
+}
+
+
+class Problem(Exception):
+    """A refusal. `extra` are further members of the document, `headers` of the response."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **extra: Any,
+    ) -> None:
+        super().__init__(f"{kind.code}: {detail}")
+        self.kind = kind
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.extra = extra
+
+    def document(self, instance: str, trace_id: str | None) -> dict[str, Any]:
+        """The problem document; `instance` is what the problem is about, as a URI reference."""
+        return {
+            "type": self.kind.type,
+            "title": self.kind.title,
+            "status": self.kind.status,
+            "detail": self.detail,
+            "instance": instance,
+            "code": self.kind.code,
+            "retryable": self.kind.retryable,
+            "stage": "accept",
+            "attempt": None,
+            "trace_id": trace_id,
+            **self.extra,
+        }

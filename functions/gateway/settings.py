@@ -1,0 +1,106 @@
+"""The Function App's settings: read once, refused by name where they are wrong."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from contract.catalogue import DEFAULT_PATH
+from contract.claimcheck import INLINE_LIMIT_BYTES
+from contract.codec import MAX_MESSAGE_BYTES
+from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
+from gateway.errors import SettingError
+
+MAX_WAIT_SECONDS: Final = 200
+"""Azure's front door cuts a request at 230 s; this leaves time to answer."""
+
+_MIN_KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a service is: a connection string, or an address that an identity opens."""
+
+    connection_string: str | None = field(default=None, repr=False)
+    address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator can set. `reply_token_keys`: the first signs, all verify."""
+
+    service_bus: Endpoint
+    payload_storage: Endpoint
+    gateway_base_url: str
+    reply_token_keys: tuple[bytes, ...] = field(repr=False)
+    catalogue_path: Path = DEFAULT_PATH
+    inline_limit_bytes: int = INLINE_LIMIT_BYTES
+    retention_hours: int = 72
+    default_wait_seconds: int = 30
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read the app settings; SettingError names the first that is wrong."""
+        return cls(
+            service_bus=_endpoint(environ, SETTING_SERVICE_BUS, "fullyQualifiedNamespace"),
+            payload_storage=_endpoint(environ, SETTING_PAYLOAD_STORAGE, "blobServiceUri"),
+            gateway_base_url=_base_url(environ, "GATEWAY_BASE_URL"),
+            reply_token_keys=_keys(environ, "REPLY_TOKEN_KEYS"),
+            catalogue_path=Path(environ.get(SETTING_CATALOGUE) or DEFAULT_PATH),
+            inline_limit_bytes=_integer(
+                environ, "INLINE_LIMIT_BYTES", INLINE_LIMIT_BYTES, 0, _MAX_INLINE_LIMIT_BYTES
+            ),
+            retention_hours=_integer(environ, "RETENTION_HOURS", 72, 1, 10_000),
+            default_wait_seconds=_integer(environ, "DEFAULT_WAIT_SECONDS", 30, 0, MAX_WAIT_SECONDS),
+        )
+
+
+# Base64 makes three bytes four, and parameters and properties want room in the message, too.
+_MAX_INLINE_LIMIT_BYTES = MAX_MESSAGE_BYTES // 2
+
+
+def _endpoint(environ: Mapping[str, str], name: str, address_key: str) -> Endpoint:
+    # The double underscore is how Functions' own bindings spell identity-based connections.
+    connection_string = environ.get(name)
+    address = environ.get(f"{name}__{address_key}")
+    if connection_string:
+        if "=" not in connection_string:
+            raise SettingError(name, "expected a connection string (Key=Value;…)")
+        return Endpoint(connection_string=connection_string)
+    if address:
+        return Endpoint(address=address)
+    raise SettingError(name, f"is missing; set a connection string, or {name}__{address_key}")
+
+
+def _base_url(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name, "").rstrip("/")
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
+        raise SettingError(name, "expected the gateway's own address, such as https://host")
+    return value
+
+
+def _keys(environ: Mapping[str, str], name: str) -> tuple[bytes, ...]:
+    texts = [text.strip() for text in environ.get(name, "").split(",") if text.strip()]
+    if not texts:
+        raise SettingError(name, "is missing; make one with: openssl rand -base64 32")
+    try:
+        keys = tuple(base64.b64decode(text, validate=True) for text in texts)
+    except (binascii.Error, ValueError):
+        raise SettingError(name, "expected base64, several separated by commas") from None
+    if any(len(key) < _MIN_KEY_BYTES for key in keys):
+        raise SettingError(name, f"each key needs at least {_MIN_KEY_BYTES} bytes")
+    return keys
+
+
+def _integer(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = environ.get(name, "").strip()
+    if not text:
+        return default
+    # Not int(): it takes underscores, signs and the digits of every script.
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
+        raise SettingError(name, f"expected a whole number from {low} to {high}")
+    return int(text)
