@@ -30,7 +30,7 @@ def _file_values(path: Path) -> dict[str, str]:
         raise SettingError(f"{path}: a JSON object is expected")
     if document.get("IsEncrypted"):
         raise SettingError(f"{path}: encrypted settings cannot be read; decrypt the file first")
-    values = document.get("Values") or {}
+    values = document.get("Values", {})
     if not isinstance(values, dict):
         raise SettingError(f"{path}: 'Values' must be an object")
     for name, value in values.items():

@@ -24,7 +24,7 @@ class Durability:
 
     def client_binding(self, main_url: str, rpc_url: str) -> str:
         """Return the JSON that `durable_client_input` hands to a function."""
-        return self._engine.client_binding(f"{main_url}{DURABLE_PATH}", f"{rpc_url}{_RPC_PATH}/")
+        return self._engine.client_binding(f"{main_url}{DURABLE_PATH}", f"{rpc_url}{_RPC_PATH}")
 
     async def start(self) -> None:
         """Take up the work where the last host left it."""

@@ -93,8 +93,6 @@ class Host:
         if catalogue.is_durable:
             await self._start_durability(invoker)
         self._supervisor.begin()
-        if self._durability is not None:
-            await self._durability.start()
         await self._listen(self._web(catalogue, invoker, triggers), self._main_socket)
         self._triggers = triggers
         triggers.start()
@@ -117,8 +115,9 @@ class Host:
         # Imported here, as apps without durable functions have no use for it.
         module = importlib.import_module("emulator.functions.durability")
         durability: Durability = module.Durability(self._options.data, invoker, self._clock, hub)
-        self._supervisor.client_binding = durability.client_binding(self.url, url_of(rpc_socket))
         self._durability = durability
+        await durability.start()
+        self._supervisor.client_binding = durability.client_binding(self.url, url_of(rpc_socket))
         await self._listen(durability.rpc_app, rpc_socket)
 
     def _web(self, catalogue: Catalogue, invoker: Invoker, triggers: Triggers) -> WebApplication:
