@@ -20,7 +20,7 @@ _BACKLOG = 1024
 _HEAD_BYTES_MAX = 512 * 1024
 # Longer than any client keeps an idle connection: one that the server closes first may be in use.
 _KEEP_ALIVE_SECONDS = 600
-_GRACE_SECONDS = 10
+_GRACE_SECONDS = 3
 
 
 class _Protocol(HttpToolsProtocol):
@@ -100,6 +100,7 @@ async def serve(app: BlobApp, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # a client must not be able to say where it comes from
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
