@@ -72,19 +72,26 @@ class ActivityPool:
     async def _run(self, work: Work) -> Message:
         while True:
             try:
-                result = await self._runner.act(work.name, work.input, work.instance_id)
+                message = await self._try(work)
             except AppUnavailable:
                 _log.debug("activity %s waits for the app", work.name)
-                await self._outage.wait()
-                continue
-            except FunctionFailure as failure:
-                cause = f"{failure.type_name}: {failure.message}"
-                kind = EventType.TASK_FAILED
-                # Two spaces: the worker puts its own label in between, and has none.
-                reason = f"Activity function '{work.name}' failed:  {cause}"
-                text = failed(kind, self._now(), work.task, reason, cause)
+            except Exception:  # noqa: BLE001 - the edge of one activity: the others must go on
+                _log.exception("activity %s could not be run and is repeated", work.name)
             else:
-                kind = EventType.TASK_COMPLETED
-                text = succeeded(kind, self._now(), work.task, result)
-            self._outage.over()
-            return Message(kind, text, work.task, work.execution, work=work.sequence)
+                self._outage.over()
+                return message
+            await self._outage.wait()
+
+    async def _try(self, work: Work) -> Message:
+        try:
+            result = await self._runner.act(work.name, work.input, work.instance_id)
+        except FunctionFailure as failure:
+            cause = f"{failure.type_name}: {failure.message}"
+            kind = EventType.TASK_FAILED
+            # Two spaces: the worker puts its own label in between, and has none.
+            reason = f"Activity function '{work.name}' failed:  {cause}"
+            text = failed(kind, self._now(), work.task, reason, cause)
+        else:
+            kind = EventType.TASK_COMPLETED
+            text = succeeded(kind, self._now(), work.task, result)
+        return Message(kind, text, work.task, work.execution, work=work.sequence)

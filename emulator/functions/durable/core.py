@@ -18,6 +18,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from emulator.functions.clock import Clock
 from emulator.functions.durable import history, records
 from emulator.functions.durable.activities import ActivityPool
+from emulator.functions.durable.endings import Endings
 from emulator.functions.durable.errors import (
     ArgumentInvalid,
     InstanceExists,
@@ -32,9 +33,11 @@ from emulator.functions.durable.model import Instance, Message, Status
 from emulator.functions.durable.outage import Outage
 from emulator.functions.durable.records import TimerRow
 from emulator.functions.durable.rewinds import Rewinds
+from emulator.functions.durable.scheduling import Scheduler, unknown_orchestrator
 from emulator.functions.durable.store import Statement, Store
 from emulator.functions.durable.timers import TimerQueue
-from emulator.functions.durable.turns import Turns, ready, unknown_orchestrator
+from emulator.functions.durable.turn import ready
+from emulator.functions.durable.turns import Turns
 from emulator.functions.runner import AppUnavailable, FunctionRunner
 
 _log = logging.getLogger(__name__)
@@ -61,7 +64,8 @@ class Engine:
         self._pool = ActivityPool(
             runner, self._outage, self.hub.now, self.hub.deliver, activity_concurrency
         )
-        self._turns = Turns(self.hub, runner, self._pool.add, self._set_timer, self._cancel_timer)
+        scheduler = Scheduler(self.hub, runner, self._pool.add, self._set_timer, self._cancel_timer)
+        self._turns = Turns(self.hub, runner, scheduler, Endings(self.hub, self._cancel_timer))
         self._turn_slots = asyncio.Semaphore(turn_concurrency)
         self._drives: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -136,14 +140,9 @@ class Engine:
             statements.insert(0, records.delete_history(instance_id))
         self.hub.put(instance)
         written = self.store.write(statements)
-        try:
-            await asyncio.shield(written)
-        except StoreUnavailable:
-            self.hub.drop(instance)
-            raise
-        finally:
-            if not written.done() or written.exception() is None:
-                self._wake(instance)
+        # Once handed to the store it takes effect, even if the caller gives up waiting.
+        written.add_done_callback(lambda done: self._started(done, instance))
+        await asyncio.shield(written)
         return instance
 
     def find(self, instance_id: str) -> Instance:
@@ -221,7 +220,9 @@ class Engine:
 
     async def purge(self, instances: Sequence[Instance]) -> int:
         """Forget finished instances and their histories; return how many there were."""
-        finished = [instance for instance in instances if instance.finished]
+        # A finished instance may have a successor with the same id by now.
+        current = [self.hub.held(instance.id) or instance for instance in instances]
+        finished = [instance for instance in current if instance.finished]
         await self.store.write(
             [s for instance in finished for s in records.delete_instance(instance.id)]
         )
@@ -246,18 +247,27 @@ class Engine:
             raise
         self.hub.shelve(instance)
 
+    def _started(self, written: asyncio.Future[None], instance: Instance) -> None:
+        if _succeeded(written):
+            self._wake(instance)
+        else:
+            self.hub.drop(instance)
+
     async def _post(
         self, instance_id: str, message: Message, more: Sequence[Statement] = ()
     ) -> None:
         message.sequence = self.hub.number()
+        instance = self.hub.held(instance_id)
+        assert instance is not None
+        instance.pins += 1
         written = self.store.write([records.insert_message(instance_id, message), *more])
-        # Once handed to the store it takes effect, even if the caller gives up waiting.
-        written.add_done_callback(lambda done: self._posted(done, instance_id, message))
+        written.add_done_callback(lambda done: self._posted(done, instance, message))
         await asyncio.shield(written)
 
-    def _posted(self, written: asyncio.Future[None], instance_id: str, message: Message) -> None:
-        if not written.cancelled() and written.exception() is None and not self._stopping:
-            self.hub.deliver(instance_id, message)
+    def _posted(self, written: asyncio.Future[None], instance: Instance, message: Message) -> None:
+        instance.pins -= 1
+        if _succeeded(written) and not self._stopping:
+            self.hub.deliver(instance.id, message)
 
     def _set_timer(self, timer: TimerRow) -> None:
         def fire() -> None:
@@ -312,3 +322,7 @@ class Engine:
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _succeeded(written: asyncio.Future[None]) -> bool:
+    return not written.cancelled() and written.exception() is None

@@ -9,6 +9,7 @@ DurableError
 ├── OperationInvalid     500: the instance's present status does not allow the operation
 ├── StoreUnavailable     500: nothing was written; the same request may be repeated
 ├── DatabaseInUse        another host holds the database
+├── DatabaseForeign      the file is not a database of this version
 └── ActionInvalid        an orchestrator asked for something the engine cannot do
 
 The numbers are the HTTP statuses of the Durable extension's management API.
@@ -69,6 +70,10 @@ class StoreUnavailable(DurableError):
 
 class DatabaseInUse(DurableError):
     """Another host holds the database."""
+
+
+class DatabaseForeign(DurableError):
+    """The file is not a database of this version."""
 
 
 class ActionInvalid(DurableError):

@@ -175,7 +175,16 @@ def json_or_string(text: str) -> str:
     So does the Durable extension with reasons, which need not be JSON.
     """
     try:
-        json.loads(text)
+        check_json(text)
     except (ValueError, RecursionError):
         return quoted(text)
     return text
+
+
+def check_json(text: str) -> None:
+    """Raise ValueError (or RecursionError) if a text is not JSON; NaN and Infinity are not."""
+    json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

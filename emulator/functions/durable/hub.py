@@ -99,11 +99,16 @@ class Hub:
         self._weights[instance.id] = weight
         if self._weight <= self._memory_characters:
             return
-        for other in list(self._instances.values()):
+        excess = self._weight - self._memory_characters
+        forgotten = []
+        for other in self._instances.values():
+            if excess <= 0:
+                break
             if other.idle and other is not instance:
-                self.drop(other)
-                if self._weight <= self._memory_characters:
-                    return
+                forgotten.append(other)
+                excess -= self._weights[other.id]
+        for other in forgotten:
+            self.drop(other)
 
     def history(self, instance: Instance) -> list[str]:
         """Return an instance's past events, one text a turn."""

@@ -18,6 +18,7 @@ from emulator.functions.durable.errors import (
     InstanceMissing,
     InstanceUnfinished,
 )
+from emulator.functions.durable.history import check_json
 from emulator.functions.durable.links import Links
 from emulator.functions.durable.model import Status
 from emulator.functions.durable.views import status_body
@@ -215,7 +216,7 @@ def _json_text(body: bytes) -> str:
     """Return a body that is JSON as text; raises ArgumentInvalid."""
     try:
         text = body.decode()
-        json.loads(text)
+        check_json(text)
     except (ValueError, RecursionError) as problem:
         raise ArgumentInvalid(f"Invalid JSON content: {problem}") from problem
     return text

@@ -70,6 +70,8 @@ class Instance:
     history: list[str] | None = None
     mailbox: deque[Message] = field(default_factory=deque)
     busy: bool = False
+    pins: int = 0
+    """How many transactions about it are under way."""
     watchers: list[asyncio.Future[None]] = field(default_factory=list)
 
     @property
@@ -85,7 +87,8 @@ class Instance:
     @property
     def idle(self) -> bool:
         """Whether nothing is lost if memory forgets the instance."""
-        return not (self.busy or self.mailbox or self.watchers)
+        fresh = self.turn == 0 and not self.finished
+        return not (self.busy or self.mailbox or self.watchers or self.pins or fresh)
 
     @property
     def weight(self) -> int:

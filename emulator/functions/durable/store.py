@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from emulator.functions.durable.errors import DatabaseInUse, StoreUnavailable
+from emulator.functions.durable.errors import DatabaseForeign, DatabaseInUse, StoreUnavailable
 
 Statement = tuple[str, tuple[Any, ...]]
 
 _log = logging.getLogger(__name__)
 _COMMITS_PER_CHECKPOINT = 400
+_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS instances(
     id TEXT PRIMARY KEY, execution TEXT NOT NULL, name TEXT NOT NULL, version TEXT,
@@ -60,7 +61,13 @@ class Store:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint=20000")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version not in {0, _VERSION}:
+            connection.close()
+            self.abandon()
+            raise DatabaseForeign(f"The database {self._path} has version {version}: not ours")
         connection.executescript(_SCHEMA)
+        connection.execute(f"PRAGMA user_version={_VERSION}")
         self._connection = connection
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from emulator.functions.durable.errors import ArgumentInvalid, DurableError
 
@@ -90,7 +90,7 @@ async def read_request(scope: Scope, receive: Receive) -> Request:
         target.segments,
         query,
         headers,
-        f"{origin}{scope['path']}" + (f"?{query_text}" if query_text else ""),
+        f"{origin}{quote(scope['path'])}" + (f"?{query_text}" if query_text else ""),
         origin + PREFIXES[0],
         await _read_body(receive),
     )

@@ -1,0 +1,149 @@
+"""The ways in which a turn ends: the instance goes on, begins anew, or has finished."""
+
+import asyncio
+from collections.abc import Callable
+
+from emulator.functions.durable import history, records
+from emulator.functions.durable.actions import ContinueAsNew
+from emulator.functions.durable.history import EventType
+from emulator.functions.durable.hub import Hub, new_id
+from emulator.functions.durable.model import Instance, Status
+from emulator.functions.durable.shim import Shim
+from emulator.functions.durable.turn import Turn
+
+
+class Endings:
+    """Writes turns, each in one transaction; memory follows the store."""
+
+    def __init__(self, hub: Hub, cancel_timer: Callable[[str, int], None]) -> None:
+        self._hub = hub
+        self._cancel_timer = cancel_timer
+
+    async def go_on(self, turn: Turn, custom_status: str | None) -> None:
+        """Let the instance wait for what it has asked for."""
+        instance = turn.instance
+        status = Status.SUSPENDED if instance.suspended else Status.RUNNING
+        fragment = self._close_events(turn)
+        turn.statements.append(
+            records.update_instance(
+                instance.id, status, turn.now, instance.turn + 1, turn.shim, custom_status, None
+            )
+        )
+        await self._commit(turn)
+        if instance.status is Status.PENDING:
+            instance.status = Status.RUNNING
+        self._hub.history(instance).append(fragment)
+        instance.custom_status = custom_status
+        instance.turn += 1
+        self._committed(turn)
+
+    async def finish(
+        self, turn: Turn, status: Status, output: str | None, reason: str, custom_status: str | None
+    ) -> None:
+        """Give the instance its final status. `output` is JSON, `reason` what its parent hears."""
+        instance = turn.instance
+        turn.events.append(
+            history.execution_completed(turn.now, turn.shim.next_task, status, output)
+        )
+        self._close_events(turn)
+        turn.statements.append(
+            # A rewind needs the shim as it was before this turn.
+            records.update_instance(
+                instance.id,
+                status,
+                turn.now,
+                instance.turn + 1,
+                instance.shim,
+                custom_status,
+                output,
+            )
+        )
+        if instance.shim.has_timers:
+            turn.statements.append(records.delete_timers(instance.id))
+        if instance.parent is not None:
+            statements, follow = self._hub.tell_parent(instance.parent, status, output, reason)
+            turn.statements += statements
+            turn.effects.append(follow)
+        await self._commit(turn)
+        self._stop_timers(instance)
+        instance.status = status
+        instance.output = output
+        instance.custom_status = custom_status
+        instance.history = None
+        instance.turn += 1
+        self._committed(turn, shim=instance.shim)
+        for message in instance.mailbox:
+            self._hub.store.write(list(records.consume(instance.id, message)))
+        instance.mailbox.clear()
+        for watcher in instance.watchers:
+            if not watcher.done():
+                watcher.set_result(None)
+        instance.watchers.clear()
+
+    async def continue_as_new(
+        self, turn: Turn, command: ContinueAsNew, custom_status: str | None
+    ) -> None:
+        """Begin again with a new input, an empty history and no timers."""
+        instance = turn.instance
+        fresh = Instance(
+            instance.id,
+            new_id(),
+            instance.name,
+            instance.version,
+            Status.SUSPENDED if instance.suspended else Status.RUNNING,
+            command.input,
+            instance.created,
+            turn.now,
+            instance.parent,
+            custom_status=custom_status,
+        )
+        turn.statements += [
+            records.delete_history(instance.id),
+            records.delete_timers(instance.id),
+            records.insert_instance(fresh),
+        ]
+        await self._commit(turn)
+        self._stop_timers(instance)
+        if instance.status is Status.PENDING:
+            instance.status = Status.RUNNING
+        instance.execution = fresh.execution
+        instance.input = command.input
+        instance.custom_status = custom_status
+        instance.history = []
+        instance.turn = 0
+        late = [m for m in instance.mailbox if m.execution not in {None, instance.execution}]
+        for message in late:
+            instance.mailbox.remove(message)
+            self._hub.store.write(list(records.consume(instance.id, message)))
+        self._committed(turn, shim=Shim())
+
+    def _close_events(self, turn: Turn) -> str:
+        """End the turn's events and have them written; return their text."""
+        turn.events.append(history.event(EventType.ORCHESTRATOR_COMPLETED, turn.now))
+        fragment = history.played(turn.news)
+        turn.statements.append(
+            records.append_history(turn.instance.id, turn.instance.turn, fragment)
+        )
+        return fragment
+
+    def _stop_timers(self, instance: Instance) -> None:
+        for task in (*instance.shim.timers, *instance.shim.retries):
+            self._cancel_timer(instance.id, task)
+
+    async def _commit(self, turn: Turn) -> None:
+        written = self._hub.store.write(turn.statements)
+        try:
+            # What was handed to the store takes effect, whoever gives up waiting for it.
+            await asyncio.shield(written)
+        except BaseException:
+            for child in turn.children:
+                self._hub.drop(child)
+            raise
+
+    def _committed(self, turn: Turn, shim: Shim | None = None) -> None:
+        turn.instance.shim = turn.shim if shim is None else shim
+        turn.instance.updated = turn.now
+        turn.batch.clear()
+        self._hub.weigh(turn.instance)
+        for effect in turn.effects:
+            effect()
