@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 
@@ -32,6 +32,7 @@ _QUESTION_WAIT_SECONDS = 10
 _LONGEST_POLL_SECONDS = 60.0
 #: How long a job is asked for in vain before its follower gives up.
 _SILENCE_SECONDS = 60.0
+_HIGHEST_PORT = 65535
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _PASSING_STATUSES = frozenset({429, 502, 503, 504})
 
@@ -55,9 +56,7 @@ class Client:
         Raises:
             ValueError: ``url`` is not an http or https URL.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError(f"{url!r} is not an http:// or https:// URL")
+        address = _parse(url)
         self.url = url.rstrip("/")
         self._clock = clock
         self._sleep = sleep
@@ -65,7 +64,7 @@ class Client:
             headers={"user-agent": f"loosely/{__version__}", "accept": "application/json, */*"},
             timeout=httpx.Timeout(_ANSWER_TIMEOUT_SECONDS, connect=_CONNECT_TIMEOUT_SECONDS),
             # A proxy that the environment names cannot reach this machine's loopback.
-            trust_env=parts.hostname not in _LOOPBACK,
+            trust_env=address.host not in _LOOPBACK,
         )
 
     def __enter__(self) -> Self:
@@ -169,7 +168,7 @@ class Client:
         if answer.status_code == 202:
             return self._job_in(answer, {202})
         if answer.is_redirect and "location" in answer.headers:
-            answer = self._fetch(answer.url.join(answer.headers["location"]))
+            answer = self._fetch(answer)
         if answer.status_code == 200:
             return Result(answer.content, answer.headers.get("content-type", ""))
         raise self._failure(answer)
@@ -199,17 +198,22 @@ class Client:
         except httpx.HTTPError as error:
             raise GatewayUnreachable(self.url, _reason(error)) from error
 
-    def _fetch(self, url: httpx.URL) -> httpx.Response:
+    def _fetch(self, redirect: httpx.Response) -> httpx.Response:
         """Get a large result from where the gateway keeps it, a link good for a short while."""
+        try:
+            url = _parse(str(redirect.url.join(redirect.headers["location"])))
+        except (httpx.InvalidURL, ValueError):
+            raise UnexpectedAnswer(
+                self.url, redirect.status_code, "its Location is no URL"
+            ) from None
+        # The link is a secret: of it, only where it leads to may be shown.
+        place = f"{url.scheme}://{url.host}"
         try:
             answer = self._http.get(url)
         except httpx.HTTPError as error:
-            # The link is a secret: it is not to be shown.
-            raise GatewayUnreachable(f"{url.scheme}://{url.host}", _reason(error)) from error
+            raise GatewayUnreachable(place, _reason(error)) from error
         if answer.status_code != 200:
-            raise UnexpectedAnswer(
-                f"{url.scheme}://{url.host}", answer.status_code, "the result was to be there"
-            )
+            raise UnexpectedAnswer(place, answer.status_code, "the result was to be there")
         return answer
 
     def _job_in(self, answer: httpx.Response, expected: set[int]) -> Job:
@@ -227,6 +231,17 @@ class Client:
         return UnexpectedAnswer(
             self.url, answer.status_code, "with no problem document: is a Loosely gateway there?"
         )
+
+
+def _parse(url: str) -> httpx.URL:
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{url!r} is not an http:// or https:// URL: {error}") from None
+    is_whole = address.scheme in {"http", "https"} and address.host
+    if not is_whole or (address.port or 0) > _HIGHEST_PORT:
+        raise ValueError(f"{url!r} is not an http:// or https:// URL")
+    return address
 
 
 def _job_path(job_id: str) -> str:

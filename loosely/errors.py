@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from loosely.job import Job
+from loosely.job import Job, decode
 
 #: The codes of problems with which a job ends, besides those that carry the job itself.
 _ENDINGS = frozenset({"inference-failed", "dead-lettered", "expired", "cancelled", "no-result"})
@@ -84,10 +84,7 @@ class JobEnded(Problem):
 
 def problem_from(status: int, body: bytes, retry_after_seconds: float | None) -> Problem | None:
     """Return the problem that ``body`` describes, or ``None`` when it describes none."""
-    try:
-        document = json.loads(body)
-    except ValueError:
-        return None
+    document = decode(body)
     if not isinstance(document, dict) or not isinstance(document.get("code"), str):
         return None
     job = None

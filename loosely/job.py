@@ -8,6 +8,14 @@ from typing import Any, Self
 FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
+def decode(body: bytes) -> object:
+    """Return what the JSON ``body`` holds, or ``None`` when it is no JSON that can be read."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One unit of work.
@@ -41,11 +49,7 @@ class Job:
     @classmethod
     def from_body(cls, body: bytes, retry_after_seconds: float | None = None) -> Self | None:
         """Return the job in the JSON ``body``, or ``None`` when there is none."""
-        try:
-            document = json.loads(body)
-        except ValueError:
-            return None
-        return cls.from_document(document, body, retry_after_seconds)
+        return cls.from_document(decode(body), body, retry_after_seconds)
 
     @property
     def is_final(self) -> bool:

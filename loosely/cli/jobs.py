@@ -1,6 +1,7 @@
 """``loosely submit``, ``status`` and ``result``."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ from loosely.cli.failures import ExitCode, reported
 from loosely.cli.gateway import UrlOption, connect
 from loosely.cli.progress import Progress, spinning
 from loosely.cli.tables import job_details, job_summary, print_to, result_view
-from loosely.cli.text import printable
+from loosely.cli.text import printable, printable_lines
 from loosely.client import DEFAULT_WAIT_SECONDS, Client
 from loosely.job import Job, Result
 from loosely.media import media_type_of
@@ -23,6 +24,15 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print what the gateway answered, exactly as received.")
 ]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+
+
+def _media_type(value: str | None) -> str | None:
+    if (
+        value is not None
+        and re.fullmatch(r"[\w.+-]+/[\w.+-]+( *;[ -~]*)?", value, re.ASCII) is None
+    ):
+        raise typer.BadParameter(f"{value!r} is not a media type such as image/jpeg")
+    return value
 
 
 def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
@@ -46,7 +56,12 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
     ] = None,
     media_type: Annotated[
         str | None,
-        typer.Option("--type", metavar="TYPE", help="Media type. Default: by the file's content."),
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            callback=_media_type,
+            help="Media type. Default: by the file's content.",
+        ),
     ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait: print the job's id.")
@@ -152,10 +167,12 @@ def _show_result(answer: Result) -> None:
     if kind == "application/json":
         try:
             print_to(Console(), result_view(json.loads(answer.body)))
-        except ValueError:
-            typer.echo(answer.body)
-    elif kind.startswith("text/") or not sys.stdout.isatty():
+        except (ValueError, RecursionError):
+            typer.echo(printable_lines(answer.body.decode("utf-8", "replace")))
+    elif not sys.stdout.isatty():
         typer.echo(answer.body, nl=False)
+    elif kind.startswith("text/"):
+        typer.echo(printable_lines(answer.body.decode("utf-8", "replace")))
     else:
         typer.echo(f"the result is {kind or 'binary'}: name a file with --output", err=True)
         raise typer.Exit(2)

@@ -8,10 +8,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from loosely.cli.text import printable
+from loosely.cli.text import printable, printable_lines
 from loosely.job import Job
 
 _BAR_CELLS = 24
+_TOO_LARGE = 1e15
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _STATUS_STYLES = {
     "succeeded": "green",
@@ -60,7 +61,7 @@ def result_view(result: Any) -> RenderableType:
     labels = result.get("labels") if isinstance(result, dict) else None
     if isinstance(labels, list) and labels and all(_is_label(label) for label in labels):
         return _label_table(labels)
-    return Text(json.dumps(result, indent=2, ensure_ascii=False).replace("\x7f", "\\u007f"))
+    return Text(printable_lines(json.dumps(result, indent=2, ensure_ascii=False)))
 
 
 def bar(score: float) -> str:
@@ -79,8 +80,13 @@ def _is_label(label: object) -> bool:
     return (
         isinstance(label, dict)
         and isinstance(label.get("label"), str)
-        and isinstance(label.get("score"), int | float)
+        and _is_number(label.get("score"))
     )
+
+
+def _is_number(value: object) -> bool:
+    """Tell whether ``value`` is a number that can be drawn: JSON lets in infinities and more."""
+    return isinstance(value, int | float) and abs(value) < _TOO_LARGE
 
 
 def _label_table(labels: list[dict[str, Any]]) -> Table:
@@ -98,7 +104,7 @@ def _times(job: Job) -> str:
     return ", ".join(
         f"{name} {job.timing[key]:.0f} ms"
         for key, name in _TIMINGS
-        if isinstance(job.timing.get(key), int | float)
+        if _is_number(job.timing.get(key))
     )
 
 

@@ -192,6 +192,17 @@ def test_result_shows_the_labels_alone(runner: CliRunner, gateway: ScriptedGatew
     assert done.stdout.splitlines()[0].rstrip() == "Egyptian cat  75.0%  ██████████████████"
 
 
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), 10**400, None, "high"])
+def test_labels_that_cannot_be_drawn_are_shown_as_json(
+    runner: CliRunner, gateway: ScriptedGateway, score: object
+) -> None:
+    gateway.answers = [answer(200, {"labels": [{"label": "cat\x9b2J", "score": score}]})]
+    done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url])
+
+    assert done.exit_code == 0
+    assert '"label": "cat\ufffd2J"' in done.stdout
+
+
 def test_a_result_that_is_no_text_goes_to_a_file(
     runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
@@ -223,6 +234,7 @@ def test_another_server_has_its_own_exit_code(runner: CliRunner, gateway: Script
         ["submit", "missing.jpg", "--model", "x"],
         ["submit", __file__],
         ["submit", __file__, "--model", "x", "--wait", "201"],
+        ["submit", __file__, "--model", "x", "--type", "j\u00e4ger/x"],
         ["status", JOB_ID, "--url", "nonsense"],
         ["up", "--only", "nothing"],
         ["up", "--port", "80"],

@@ -188,6 +188,7 @@ def test_no_answer_is_told_from_a_refusal() -> None:
         (Answer(200, b'{"id": "x"}'), "no job in it"),
         (Answer(404, b"not found"), "no problem document"),
         (Answer(500, b'["a list"]'), "no problem document"),
+        (Answer(500, b"[" * 100_000), "no problem document"),
         (Answer(301, b"", {"location": "/elsewhere"}), "no problem document"),
     ],
 )
@@ -237,7 +238,15 @@ def test_a_link_that_leads_nowhere_is_not_shown(gateway: ScriptedGateway) -> Non
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["", "localhost:7071", "ftp://host/", "http://"])
+def test_a_redirect_to_nowhere_is_an_unexpected_answer(gateway: ScriptedGateway) -> None:
+    gateway.answers = [Answer(303, b"", {"location": "http://h:99999/"})]
+    with Client(gateway.url) as client, pytest.raises(UnexpectedAnswer, match="no URL"):
+        client.result(JOB_ID)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost:7071", "ftp://host/", "http://", "http://h:99999", "http://[::"]
+)
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="is not an http"):
         Client(url)
