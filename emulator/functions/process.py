@@ -80,7 +80,7 @@ class AppProcess:
             self.connection.send([number, *call], body)
             return await answer
         except ConnectionError as error:
-            raise AppUnavailable("the app process is gone") from error
+            raise AppUnavailable("the app process is gone", not_started=True) from error
         finally:
             self._waiting.pop(number, None)
 

@@ -62,6 +62,9 @@ class Supervisor:
 
         Raises AppUnavailable.
         """
+        process = self._process
+        if process is not None and process.ended.is_set():
+            self._ready.clear()  # it has just ended, and the keeper was not told yet
         if not self._ready.is_set():
             try:
                 async with asyncio.timeout(patience_seconds):

@@ -188,14 +188,17 @@ async def test_chunked_bodies_are_put_together(client: httpx.AsyncClient) -> Non
 async def test_blocking_functions_do_not_hold_up_others(
     client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    gate = tmp_path / "gate"
+    gates = [tmp_path / f"gate{number}" for number in range(3)]
+    for gate in gates:
+        os.mkfifo(gate)
     blocked = [
-        asyncio.create_task(client.get("/api/block", params={"until": str(gate)})) for _ in range(3)
+        asyncio.create_task(client.get("/api/block", params={"until": str(gate)})) for gate in gates
     ]
     for _ in range(20):
         assert (await client.get("/api/noop")).text == "ok"
         assert (await client.get("/api/text")).status_code == 200
-    gate.touch()
+    for gate in gates:
+        await asyncio.to_thread(gate.write_text, "done")
     assert [response.text for response in await asyncio.gather(*blocked)] == ["done"] * 3
 
 

@@ -193,7 +193,7 @@ async def test_the_folder_alone_suffices_and_one_host_holds_the_data(tmp_path: P
 
 
 async def test_a_stop_while_the_app_loads_ends_cleanly(tmp_path: Path) -> None:
-    source = "print('loading', flush=True)\nimport time\nwhile True: time.sleep(0.01)"
+    source = "print('loading', flush=True)\nimport threading\nthreading.Event().wait()"
     folder = write_app(tmp_path / "app", source)
     host = await start_host(folder, tmp_path / "data")
     await host.logged("loading")

@@ -5,8 +5,6 @@ import json
 import logging
 import os
 import sys
-import threading
-import time
 from pathlib import Path
 
 import azure.functions as func
@@ -14,7 +12,6 @@ from neighbour import GREETING  # type: ignore[import-not-found]  # lies beside 
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
 blueprint = func.Blueprint()  # type: ignore[no-untyped-call]  # not annotated there
-started = threading.Event()
 
 
 def reply(value: object, status: int = 200) -> func.HttpResponse:
@@ -115,10 +112,8 @@ def smuggle(req: func.HttpRequest) -> func.HttpResponse:
 
 @app.route(route="block")
 def block(req: func.HttpRequest) -> func.HttpResponse:
-    """Block a thread until the file that the caller names is there."""
-    while not Path(req.params["until"]).exists():
-        time.sleep(0.01)
-    return func.HttpResponse("done")
+    """Block a thread until somebody writes to the pipe that the caller names."""
+    return func.HttpResponse(Path(req.params["until"]).read_text())
 
 
 @app.route(route="hang")
