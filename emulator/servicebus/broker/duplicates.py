@@ -39,7 +39,9 @@ class DuplicateHistory:
         horizon = now - window
         while self._committed_count and self._sightings[0].seen_at <= horizon:
             sighting = self._sightings.popleft()
-            del self._sequence_numbers[sighting.message_id]
+            # The disk forgets later, so after a restart an id may have been seen a second time.
+            if self._sequence_numbers[sighting.message_id] == sighting.sequence_number:
+                del self._sequence_numbers[sighting.message_id]
             self.forgotten_count += 1
             self.forgotten_through = sighting.sequence_number
 

@@ -58,10 +58,11 @@ class Ledger:
         self._originals.setdefault(entry.id, before)
         self._move(before, entry)
 
-    def remove(self, entry: Entry) -> None:
-        """Take an entry out."""
-        self._originals.setdefault(entry.id, entry)
-        self._move(entry, None)
+    def remove(self, id_: int) -> None:
+        """Take out the entry with this id."""
+        before = self._entries[id_]
+        self._originals.setdefault(id_, before)
+        self._move(before, None)
 
     def due(self, now: datetime) -> Iterator[Entry]:
         """Yield the entries to which something happens now; the caller must change each."""

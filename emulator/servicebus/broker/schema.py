@@ -5,6 +5,7 @@ from pathlib import Path
 
 APPLICATION_ID = 0x51554555
 SCHEMA_VERSION = 1
+_BUSY_SECONDS = 0.5
 
 # A message's row holds its content when that is small; otherwise the content has a row of its
 # own, because SQLite rewrites a whole row when a lock or a delivery count in it changes.
@@ -52,12 +53,12 @@ CREATE TABLE sightings (
 
 
 class SchemaError(Exception):
-    """The file is not a broker's database, or is that of another version."""
+    """The file is not a broker's database, is that of another version, or is in use."""
 
 
 def connect(database: Path) -> sqlite3.Connection:
     """Open the database, and create its tables if the file is new; raises SchemaError."""
-    connection = sqlite3.connect(database, isolation_level=None)
+    connection = sqlite3.connect(database, timeout=_BUSY_SECONDS, isolation_level=None)
     try:
         _prepare(connection, database)
     except BaseException:
@@ -72,6 +73,8 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            raise SchemaError(f"{database} is in use by another process") from error
         raise SchemaError(f"{database} cannot be read as a database: {error}") from error
     if tables and application_id != APPLICATION_ID:
         raise SchemaError(f"{database} is a database of another program")

@@ -88,7 +88,7 @@ class QueueState:
     def cancel(self, sequence_numbers: Iterable[int]) -> None:
         """Take scheduled messages out again, all or none; raises MessageNotFound."""
         for entry in self._find(sequence_numbers, MessageState.SCHEDULED):
-            self._ledger.remove(entry)
+            self._ledger.remove(entry.id)
 
     # Going out
 
@@ -107,7 +107,7 @@ class QueueState:
     def _hand_out(self, sequence_number: int, mode: ReceiveMode, now: datetime) -> Entry:
         entry = self.shelf.by_sequence[sequence_number]
         if mode is ReceiveMode.RECEIVE_AND_DELETE:
-            self._ledger.remove(entry)
+            self._ledger.remove(entry.id)
             return entry
         locked = replace(entry, lock=Lock(uuid4(), now + self.settings.lock_duration))
         self._ledger.put(locked)
@@ -128,7 +128,7 @@ class QueueState:
 
     def complete(self, token: UUID, now: datetime) -> None:
         """Let the message go."""
-        self._ledger.remove(self._locked(token, now))
+        self._ledger.remove(self._locked(token, now).id)
 
     def abandon(self, token: UUID, now: datetime) -> None:
         """Give the message back as one whose delivery failed."""
@@ -220,7 +220,7 @@ class QueueState:
                 entry, "TTLExpiredException", "The message expired and was dead lettered."
             )
         else:
-            self._ledger.remove(entry)
+            self._ledger.remove(entry.id)
 
     def _move_to_dead_letters(
         self, entry: Entry, reason: str | None, description: str | None

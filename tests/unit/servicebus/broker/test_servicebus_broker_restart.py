@@ -200,5 +200,5 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_database_belongs_to_one_broker_at_a_time(world: World) -> None:
-    with pytest.raises(SchemaError, match="locked"):
+    with pytest.raises(SchemaError, match="is in use by another process"):
         await Broker.open(world.database, [], HeldClock())

@@ -64,6 +64,15 @@ async def test_a_locked_message_does_not_expire_under_its_holder(world: World) -
     assert world.bodies("keep/$DeadLetterQueue") == ["b", "c"]
 
 
+async def test_a_message_whose_life_ended_under_its_lock_is_dropped_with_the_lock(
+    world: World,
+) -> None:
+    await world.queue("drop").send([message("a", time_to_live_seconds=5)])
+    world.receive("drop")
+    world.advance(60)
+    assert world.bodies("drop") == []
+
+
 async def test_a_deferred_message_expires_too(world: World) -> None:
     queue = world.queue("keep")
     await queue.send([message("a", time_to_live_seconds=5)])
@@ -159,6 +168,18 @@ async def test_ids_are_remembered_after_completion_and_restart_until_the_window_
     world.advance(1)
     await world.queue("once").send([message("c", message_id="1")])
     assert world.bodies("once") == ["c"]
+
+
+async def test_an_id_that_was_seen_in_two_windows_is_remembered_for_the_second(
+    world: World,
+) -> None:
+    queue = world.queue("once")
+    await queue.send([message("a", message_id="1")])
+    world.advance(20)
+    await queue.send([message("b", message_id="1")])
+    await world.restart()
+    await world.queue("once").send([message("c", message_id="2"), message("d", message_id="1")])
+    assert world.bodies("once") == ["a", "b", "c"]
 
 
 async def test_forgotten_ids_leave_the_disk(world: World) -> None:
