@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-_PARAMETER = re.compile(r"\{(\*{0,2})([A-Za-z_]\w*)((?::[^{}]*(?:\{[^{}]*\}[^{}]*)*)?)\}")
+_PARAMETER = re.compile(r"\{(\*{0,2})([A-Za-z_]\w*)((?:[:=](?:[^{}]|\{\{?[^{}]*\}\}?)*|\?)?)\}")
 _CONSTRAINT = re.compile(r"(\w+)(?:\((.*)\))?", re.DOTALL)
 _INT_BITS = 31
 _LONG_BITS = 63
@@ -221,7 +221,9 @@ def _range(low: str, high: str) -> Check:
 
 
 def _regex(pattern: str) -> Check:
-    compiled = re.compile(pattern, re.IGNORECASE)
+    # ASP.NET wants the braces of an expression doubled.
+    single = pattern.replace("{{", "{").replace("}}", "}")
+    compiled = re.compile(single, re.IGNORECASE)
     return lambda value: compiled.search(value) is not None
 
 
