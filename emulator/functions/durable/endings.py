@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from json.encoder import encode_basestring_ascii as quoted
 
 from emulator.functions.durable import history, records
 from emulator.functions.durable.actions import ContinueAsNew
@@ -85,13 +86,15 @@ class Endings:
     ) -> None:
         """Begin again with a new input, an empty history and no timers."""
         instance = turn.instance
+        # The SDK's JSON text travels as one string, which its `get_input` decodes again.
+        input_text = quoted(command.input)
         fresh = Instance(
             instance.id,
             new_id(),
             instance.name,
             instance.version,
             Status.SUSPENDED if instance.suspended else Status.RUNNING,
-            command.input,
+            input_text,
             instance.created,
             turn.now,
             instance.parent,
@@ -107,7 +110,7 @@ class Endings:
         if instance.status is Status.PENDING:
             instance.status = Status.RUNNING
         instance.execution = fresh.execution
-        instance.input = command.input
+        instance.input = input_text
         instance.custom_status = custom_status
         instance.history = []
         instance.turn = 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from json.encoder import encode_basestring_ascii as quoted
 
 from emulator.functions.durable import history, records
 from emulator.functions.durable.actions import (
@@ -92,8 +93,10 @@ class Scheduler:
             check_instance_id(child_id)
         except ArgumentInvalid as problem:
             raise ActionInvalid(str(problem)) from problem
+        # The SDK's JSON text travels as one string, which its `get_input` decodes again.
+        input_text = quoted(command.input)
         turn.events.append(
-            history.child_created(turn.now, command.task, command.name, child_id, command.input)
+            history.child_created(turn.now, command.task, command.name, child_id, input_text)
         )
         link = Parent(parent.id, parent.execution, command.task)
         existing = self._hub.find(child_id)
@@ -109,7 +112,7 @@ class Scheduler:
             command.name,
             command.version,
             Status.PENDING,
-            command.input,
+            input_text,
             turn.now,
             turn.now,
             link,

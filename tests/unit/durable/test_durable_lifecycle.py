@@ -1,0 +1,306 @@
+"""What becomes of instances: children, renewal, suspension, failure, outages, restarts."""
+
+import asyncio
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from emulator.functions.durable.errors import (
+    ArgumentInvalid,
+    DatabaseInUse,
+    InstanceExists,
+    OperationInvalid,
+)
+from tests.unit.durable.durable_world import World
+
+
+def child(world: World) -> None:
+    @world.runner.orchestrator
+    def child(context: Any) -> Any:
+        event = yield context.wait_for_external_event("go")
+        if event == "fail":
+            raise ValueError("told to")
+        return [context.parent_instance_id, context.get_input(), event]
+
+
+async def test_sub_orchestrations(world: World) -> None:
+    child(world)
+
+    @world.runner.orchestrator
+    def parent(context: Any) -> Any:
+        tasks = [context.call_sub_orchestrator("child", n, f"c{n}") for n in range(2)]
+        return (yield context.task_all(tasks))
+
+    await world.begin("parent")
+    await world.raise_event("go", "x", "c0")
+    await world.kill()
+    await world.start()
+    await world.raise_event("go", "y", "c1")
+    assert world.output() == [["i", 0, "x"], ["i", 1, "y"]]
+
+
+async def test_failure_of_a_child_reaches_its_parent(world: World) -> None:
+    child(world)
+
+    @world.runner.orchestrator
+    def parent(context: Any) -> Any:
+        yield context.call_sub_orchestrator("child", 1, "c")
+
+    await world.begin("parent")
+    await world.raise_event("go", "fail", "c")
+    failure = "Orchestrator function 'child' failed: told to"
+    assert world.output("c") == failure
+    assert world.output() == f"Orchestrator function 'parent' failed: {failure} \n "
+    assert world.status() == "Failed"
+
+
+async def test_child_whose_id_is_taken(world: World) -> None:
+    child(world)
+
+    @world.runner.orchestrator
+    def parent(context: Any) -> Any:
+        yield context.call_sub_orchestrator("child", 1, "taken")
+
+    await world.begin("child", 1, "taken")
+    await world.begin("parent")
+    assert "already exists" in world.output()
+    assert world.status("taken") == "Running"
+
+
+async def test_continue_as_new(world: World) -> None:
+    @world.runner.activity
+    def work(n: int) -> int:
+        return n
+
+    @world.runner.orchestrator
+    def eternal(context: Any) -> Any:
+        n = context.get_input()
+        yield context.call_activity("work", n)
+        yield context.create_timer(context.current_utc_datetime + timedelta(seconds=1))
+        if n < 3:
+            context.continue_as_new(n + 1)
+            return None
+        return n
+
+    instance = await world.begin("eternal", 0)
+    executions = {instance.execution}
+    for _ in range(4):
+        await world.advance(seconds=1)
+        executions.add(world.engine.find("i").execution)
+    assert world.output() == 3
+    assert len(executions) == 4
+    assert world.scheduled() == [(0, "work"), (1, "timer")]
+
+
+async def test_custom_status_and_input(world: World) -> None:
+    @world.runner.orchestrator
+    def body(context: Any) -> Any:
+        context.set_custom_status({"at": context.get_input()["step"]})
+        yield context.wait_for_external_event("go")
+        context.set_custom_status(None)
+
+    await world.begin("body", {"step": "é\u2028"})
+    assert json.loads(world.engine.find("i").custom_status or "") == {"at": "é\u2028"}
+    await world.raise_event("go")
+    assert world.engine.find("i").custom_status is None
+    assert world.status() == "Completed"
+
+
+async def test_long_timer(world: World) -> None:
+    @world.runner.orchestrator
+    def body(context: Any) -> Any:
+        yield context.create_timer(context.current_utc_datetime + timedelta(days=10))
+        return context.current_utc_datetime.isoformat()
+
+    await world.begin("body")
+    for _ in range(3):
+        await world.advance(days=3)
+    assert world.status() == "Running"
+    await world.advance(days=1)
+    assert world.output() == "2026-01-11T00:00:00+00:00"
+    assert world.scheduled() == [(0, "timer"), (1, "timer"), (2, "timer")]
+
+
+async def test_suspended_instances_wait(world: World) -> None:
+    calls = []
+
+    @world.runner.activity
+    async def slow(value: str) -> str:
+        calls.append(value)
+        await gate.wait()
+        return value
+
+    gate = asyncio.Event()
+
+    @world.runner.orchestrator
+    def body(context: Any) -> Any:
+        value = yield context.call_activity("slow", "v")
+        return [value, (yield context.wait_for_external_event("go"))]
+
+    await world.engine.start_new("body", "i")
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await world.engine.suspend("i", "wait")
+    with pytest.raises(OperationInvalid):
+        await world.engine.suspend("i", "wait")
+    gate.set()
+    await world.raise_event("go", 1)
+    assert world.status() == "Suspended"
+    await world.kill()
+    await world.start()
+    await world.settle()
+    assert world.status() == "Suspended"
+    await world.engine.resume("i", "go on")
+    with pytest.raises(OperationInvalid):
+        await world.engine.resume("i", "go on")
+    await world.settle()
+    assert world.output() == ["v", 1]
+    # Its result had been kept, so the activity did not run again.
+    assert calls == ["v"]
+
+
+async def test_terminating_a_suspended_instance(world: World) -> None:
+    child(world)
+    await world.begin("child")
+    await world.engine.suspend("i", "")
+    await world.engine.terminate("i", "the end")
+    await world.settle()
+    assert (world.status(), world.output()) == ("Terminated", "the end")
+
+
+async def test_ids_are_reused_only_when_finished(world: World) -> None:
+    child(world)
+    await world.begin("child", 1)
+    with pytest.raises(InstanceExists):
+        await world.engine.start_new("child", "i")
+    await world.raise_event("go", "x")
+    await world.begin("child", 2)
+    assert world.status() == "Running"
+    await world.raise_event("go", "y")
+    assert world.output() == [None, 2, "y"]
+
+
+@pytest.mark.parametrize("instance_id", ["@x", "a/b", "a\\b", "a#b", "a?b", "a\nb", "x" * 257])
+async def test_bad_ids(world: World, instance_id: str) -> None:
+    child(world)
+    with pytest.raises(ArgumentInvalid):
+        await world.engine.start_new("child", instance_id)
+
+
+async def test_unknown_functions(world: World) -> None:
+    @world.runner.activity
+    def known(value: Any) -> None:
+        pass
+
+    @world.runner.orchestrator
+    def body(context: Any) -> Any:
+        yield context.call_activity("nothing")
+
+    with pytest.raises(ArgumentInvalid, match="'nobody' doesn't exist, is disabled, or is not an"):
+        await world.engine.start_new("nobody")
+    await world.begin("body")
+    assert world.output() == (
+        "Orchestrator function 'body' failed: The function 'nothing' doesn't exist, is disabled, "
+        "or is not an activity function. Additional info: The following are the known activity "
+        "functions: 'known'."
+    )
+
+
+async def test_what_the_local_host_does_not_do(world: World) -> None:
+    @world.runner.orchestrator
+    def body(context: Any) -> Any:
+        yield context.call_http("GET", "http://localhost/")
+
+    await world.begin("body")
+    assert world.output() == (
+        "Orchestrator function 'body' failed: call_http is not supported by the local host"
+    )
+
+
+async def test_changed_code_is_noticed(world: World) -> None:
+    names = ["first", "second"]
+
+    @world.runner.orchestrator
+    def body(context: Any) -> Any:
+        for name in names:
+            yield context.create_timer(context.current_utc_datetime + timedelta(seconds=9))
+            yield context.wait_for_external_event(name)
+
+    await world.begin("body")
+    await world.advance(seconds=9)
+    await world.raise_event("first")
+    names.clear()
+    await world.raise_event("other")
+    assert world.status() == "Failed"
+    assert "Non-Deterministic workflow detected" in world.output()
+
+
+async def test_failure_with_an_output_that_is_no_json(world: World) -> None:
+    @world.runner.orchestrator
+    def body(context: Any) -> Any:
+        return object()
+
+    await world.begin("body")
+    assert world.status() == "Failed"
+    assert "not JSON serializable" in world.output()
+
+
+async def test_outage_of_the_app_costs_nothing(world: World) -> None:
+    child(world)
+
+    @world.runner.activity
+    def work(value: int) -> int:
+        return value
+
+    @world.runner.orchestrator
+    def body(context: Any) -> Any:
+        return (yield context.call_activity("work", 1))
+
+    world.runner.down = True
+    await world.begin("body")
+    for _ in range(10):
+        await world.advance(seconds=1)
+    assert world.status() == "Pending"
+    world.runner.down = False
+    await world.advance(seconds=1)
+    assert world.output() == 1
+    assert world.runner.calls == [("work", 1)]
+
+
+async def test_result_that_arrives_during_an_outage_is_kept(world: World) -> None:
+    @world.runner.activity
+    def work(value: int) -> int:
+        world.runner.down = True
+        return value
+
+    @world.runner.orchestrator
+    def body(context: Any) -> Any:
+        return (yield context.call_activity("work", 1))
+
+    await world.begin("body")
+    assert world.engine.store.read("SELECT count(*) FROM work") == [(0,)]
+    await world.kill()
+    world.runner.down = False
+    await world.start()
+    await world.settle()
+    assert world.output() == 1
+    assert len(world.runner.calls) == 1
+
+
+async def test_memory_is_bounded(world: World) -> None:
+    child(world)
+    world.engine.hub._memory_characters = 20_000
+    for number in range(60):
+        await world.begin("child", number, f"m{number}")
+    assert len(world.engine.hub._instances) < 20
+    for number in range(60):
+        await world.raise_event("go", "x", f"m{number}")
+        assert world.output(f"m{number}") == [None, number, "x"]
+
+
+async def test_two_hosts_cannot_share_a_database(world: World) -> None:
+    other = World(world.database)
+    with pytest.raises(DatabaseInUse):
+        await other.start()
