@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from azure.core.exceptions import AzureError
@@ -40,16 +40,16 @@ Fire = Callable[[Delivery], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class QueueSource:
-    """A queue, or its dead-letter queue, and how to reach it; the secret stays out of the repr."""
+    """A queue, or its dead-letter queue, and how to reach it."""
 
     function: str
     queue: str
     is_dead_letter: bool
-    connection_string: str
+    connection_string: str = field(repr=False)
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         suffix = "/$DeadLetterQueue" if self.is_dead_letter else ""
-        return f"QueueSource({self.queue}{suffix} for {self.function})"
+        return f"{self.queue}{suffix} (Functions.{self.function})"
 
 
 def split_queue_name(name: str) -> tuple[str, bool]:
