@@ -1,0 +1,141 @@
+"""`python -m tests.replay.record`: write histories that are not there yet.
+
+Existing files stay as they are: they stand for jobs that an older version began.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from contract.codec import reply_to_json
+from contract.messages import InlineJson, JobError, JobReply, JobRequest, Stage, Timing
+from gateway import ticket
+from gateway.errors import Unavailable
+from tests.unit.gateway.memory import ManualClock, MemoryDurable, run_orchestrator
+
+FOLDER = Path(__file__).parent / "histories"
+JOB_ID = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+
+
+class Scene:
+    """One job on a store in memory."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.durable = MemoryDurable(self.clock, self._enqueue)
+        self.failures = 0
+        self.refusal: str | None = None
+        self.early_reply: Any = None
+
+    async def _enqueue(self, text: str) -> str | None:
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("queue", "away")
+        if self.early_reply is not None:
+            await self.durable.raise_event(JOB_ID, "reply", self.early_reply)
+        return self.refusal
+
+    async def start(self, deadline_seconds: int = 60) -> None:
+        now = self.clock()
+        deadline = now + timedelta(seconds=deadline_seconds)
+        request = JobRequest(JOB_ID, "noop", InlineJson({"a": 1}), now, deadline)
+        await self.durable.start(JOB_ID, ticket.write(request, TRACE).text)
+
+    def reply(self, outcome: InlineJson | JobError) -> dict[str, Any]:
+        now = self.clock()
+        return reply_to_json(JobReply(JOB_ID, outcome, now, now, Timing(1, 2, 3)))
+
+
+async def succeeded(scene: Scene) -> None:
+    await scene.start()
+    await scene.durable.advance(1.5)
+    await scene.durable.raise_event(JOB_ID, "reply", scene.reply(InlineJson({"n": 1})))
+
+
+async def reply_before_the_activity_ends(scene: Scene) -> None:
+    scene.early_reply = scene.reply(InlineJson([1]))
+    await scene.start()
+
+
+async def failed(scene: Scene) -> None:
+    await scene.start()
+    error = JobError("inference-failed", "it broke", Stage.RUN, retryable=True)
+    await scene.durable.raise_event(JOB_ID, "reply", scene.reply(error))
+
+
+async def cancelled(scene: Scene) -> None:
+    await scene.start()
+    await scene.durable.raise_event(JOB_ID, "cancel", None)
+
+
+async def expired(scene: Scene) -> None:
+    await scene.start(5)
+    await scene.durable.advance(5)
+
+
+async def sent_at_the_third_attempt(scene: Scene) -> None:
+    scene.failures = 2
+    await scene.start()
+    await scene.durable.advance(3)
+    await scene.durable.raise_event(JOB_ID, "reply", scene.reply(InlineJson("late")))
+
+
+async def never_sent(scene: Scene) -> None:
+    scene.failures = 1000
+    await scene.start(600)
+    await scene.durable.advance(300)
+
+
+async def refused_by_the_activity(scene: Scene) -> None:
+    scene.refusal = json.dumps(
+        {"code": "unavailable", "message": "too large", "stage": "queue", "retryable": False}
+    )
+    await scene.start()
+
+
+async def cancelled_while_it_cannot_be_sent(scene: Scene) -> None:
+    scene.failures = 1000
+    await scene.start()
+    await scene.durable.advance(2)
+    await scene.durable.raise_event(JOB_ID, "cancel", None)
+
+
+SCENES: tuple[Callable[[Scene], Awaitable[None]], ...] = (
+    succeeded,
+    reply_before_the_activity_ends,
+    failed,
+    cancelled,
+    expired,
+    sent_at_the_third_attempt,
+    never_sent,
+    refused_by_the_activity,
+    cancelled_while_it_cannot_be_sent,
+)
+
+
+async def main() -> None:
+    """Play each scene whose file is not there."""
+    for play in SCENES:
+        path = FOLDER / f"{play.__name__.replace('_', '-')}.json"
+        if path.exists():
+            continue
+        scene = Scene()
+        await play(scene)
+        contexts = [json.loads(text) for text in scene.durable.runs[JOB_ID].contexts]
+        # The first turns and the last: those between repeat one retry after another.
+        kept = contexts[:3] + contexts[3:][-1:]
+        lines = [
+            json.dumps({"context": turn, "answer": json.loads(run_orchestrator(json.dumps(turn)))})
+            for turn in kept
+        ]
+        path.write_text('{"turns": [\n' + ",\n".join(lines) + "\n]}\n", encoding="utf-8")
+        sys.stdout.write(f"{path.name}\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

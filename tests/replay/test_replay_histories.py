@@ -1,0 +1,49 @@
+"""Histories of jobs as hosts hold them: the orchestrator of today must still replay them.
+
+A file has the contexts of one job, one for each turn, and what the orchestrator answered. A job in
+flight is replayed by whatever version is deployed next, so a file that fails here is not edited:
+the orchestrator has become unable to go on with jobs that are under way. For a change that must
+be, start a new orchestration name and keep the old one until its jobs have ended.
+
+`python -m tests.replay.record` writes new files.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.durable_functions import Orchestrator
+
+from gateway import orchestrator
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+FILES = sorted((Path(__file__).parent / "histories").glob("*.json"))
+
+
+def turns(path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["turns"]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_each_turn_is_replayed_as_it_was(path: Path) -> None:
+    replay = Orchestrator.create(orchestrator.job)
+    for turn in turns(path):
+        for _ in range(2):
+            assert json.loads(replay(json.dumps(turn["context"]))) == turn["answer"]
+
+
+def test_every_end_has_its_history() -> None:
+    ends = {turns(path)[-1]["answer"]["output"]["status"] for path in FILES}
+    assert ends == {"succeeded", "failed", "cancelled", "expired"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_is_asked_for_is_asked_for_once(path: Path) -> None:
+    # The .NET side runs one group after another to its end: see the orchestrator's docstring.
+    for turn in turns(path):
+        ((group,),) = turn["answer"]["actions"]
+        names = [action.get("externalEventName") for action in group["compoundActions"]]
+        assert names == [None, "reply", "cancel", None]

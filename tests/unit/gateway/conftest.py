@@ -1,0 +1,101 @@
+"""The real API over in-memory ports."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from contract.catalogue import Catalogue
+from contract.messages import JobRequest
+from gateway import activities
+from gateway.api.app import create_app
+from gateway.replies import ReplyTokens
+from gateway.services import Services
+from gateway.settings import Endpoint, Settings
+from tests.unit.gateway.memory import ManualClock, MemoryDurable, MemoryPayloads, MemoryQueues
+
+KEY = bytes(range(32))
+STARTED_AT = "2026-03-01T12:00:01.000Z"
+FINISHED_AT = "2026-03-01T12:00:02.000Z"
+
+
+@dataclass
+class World:
+    """A gateway, and what is behind it."""
+
+    http: httpx.AsyncClient
+    services: Services
+    durable: MemoryDurable
+    queues: MemoryQueues
+    payloads: MemoryPayloads
+    clock: ManualClock
+
+    async def accept(self, data: bytes = b"x", model: str = "noop", **query: Any) -> str:
+        """The id of a job that was not waited for."""
+        answer = await self.http.post(
+            f"/v1/models/{model}/jobs",
+            content=data,
+            params=query,
+            headers={"content-type": "application/octet-stream", "prefer": "respond-async"},
+        )
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        answer = await self.http.get(f"/v1/jobs/{job_id}")
+        assert answer.status_code == 200, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    async def reply(self, request: JobRequest | None = None, **outcome: Any) -> httpx.Response:
+        """Reply as a worker does, to the last request that was sent."""
+        request = request or self.queues.request()
+        assert request.reply_url is not None
+        body = reply_body(request.job_id, **(outcome or {"result": {"json": {"n": 1}}}))
+        return await self.http.post(request.reply_url, json=body)
+
+
+def reply_body(job_id: str, **outcome: Any) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "job_id": job_id,
+        "started_at": STARTED_AT,
+        "finished_at": FINISHED_AT,
+        "timing": {"queued_ms": 4, "inference_ms": 21.5, "batch_size": 2},
+        "attempt": 1,
+        **outcome,
+    }
+
+
+def error_body(code: str, *, retryable: bool = False) -> dict[str, Any]:
+    return {"code": code, "message": "it did not work", "stage": "run", "retryable": retryable}
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    clock, queues, payloads = ManualClock(), MemoryQueues(), MemoryPayloads()
+    base_url = "http://gateway.test"
+    services = Services(
+        settings=Settings(
+            service_bus=Endpoint(address="unused"),
+            payload_storage=Endpoint(address="unused"),
+            gateway_base_url=base_url,
+            reply_token_keys=(KEY,),
+        ),
+        catalogue=Catalogue.load(),
+        queues=queues,
+        payloads=payloads,
+        tokens=ReplyTokens((KEY,), base_url),
+        clock=clock,
+    )
+    durable = MemoryDurable(clock, lambda text: activities.enqueue(text, services))
+    api = create_app(services)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await api({**scope, "durable": durable}, receive, send)
+
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url=base_url) as http:
+        yield World(http, services, durable, queues, payloads, clock)

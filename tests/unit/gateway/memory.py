@@ -1,0 +1,266 @@
+"""In-memory halves of the gateway's ports. The durable one runs the real orchestrator.
+
+It replays it through the SDK's own executor, with the history that a host would have, and obeys
+the actions that this one orchestrator asks for: one activity with retries, events, one timer.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from azure.durable_functions import Orchestrator
+from azure.servicebus import ServiceBusMessage
+
+from contract.claimcheck import reference, verify
+from contract.codec import decode_request
+from contract.messages import JobRequest, PayloadRef
+from gateway import orchestrator
+from gateway.durable import Instance, RuntimeStatus
+from gateway.errors import FinalInstance, MissingPayload, Unavailable, UnknownInstance
+
+run_orchestrator = Orchestrator.create(orchestrator.job)
+
+
+class ManualClock:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@dataclass
+class MemoryQueues:
+    """What was sent, by queue."""
+
+    sent: list[tuple[str, ServiceBusMessage]] = field(default_factory=list)
+    has_sent: asyncio.Event = field(default_factory=asyncio.Event)
+    is_down: bool = False
+
+    async def send(self, queue: str, message: ServiceBusMessage) -> None:
+        if self.is_down:
+            raise Unavailable("queue", "switched off")
+        self.sent.append((queue, message))
+        self.has_sent.set()
+
+    async def check(self, queue: str) -> None:
+        if self.is_down:
+            raise Unavailable("queue", "switched off")
+
+    def request(self, number: int = -1) -> JobRequest:
+        """What a worker would read."""
+        body: Any = self.sent[number][1].body
+        return decode_request(b"".join(body))
+
+
+@dataclass
+class MemoryPayloads:
+    """Blobs by name."""
+
+    blobs: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    is_down: bool = False
+
+    async def put(self, blob: str, data: bytes, media_type: str) -> PayloadRef:
+        await self.check()
+        self.blobs[blob] = (media_type, data)
+        return reference(media_type, blob, data)
+
+    async def get(self, ref: PayloadRef) -> bytes:
+        await self.check()
+        if ref.blob not in self.blobs:
+            raise MissingPayload(ref.blob)
+        return verify(ref, self.blobs[ref.blob][1])
+
+    async def check(self) -> None:
+        if self.is_down:
+            raise Unavailable("blobs", "switched off")
+
+
+@dataclass
+class Run:
+    """One orchestration: its history, and what it waits for."""
+
+    job_id: str
+    input: str
+    started_at: datetime
+    status: RuntimeStatus = RuntimeStatus.RUNNING
+    output: Any = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    contexts: list[str] = field(default_factory=list)
+    timers: dict[int, datetime] = field(default_factory=dict)
+    next_id: int = 0
+    attempts: int = 0
+    retry_timer: int | None = None
+
+    def take_id(self) -> int:
+        self.next_id += 1
+        return self.next_id - 1
+
+
+class MemoryDurable:
+    """A store of orchestrations that runs them at once, in the caller's own task."""
+
+    def __init__(self, clock: ManualClock, enqueue: Callable[[str], Awaitable[str | None]]) -> None:
+        self.runs: dict[str, Run] = {}
+        self.is_down = False
+        self.status_count = 0
+        self._clock = clock
+        self._enqueue = enqueue
+
+    async def start(self, job_id: str, ticket_text: str) -> None:
+        self._check()
+        run = self.runs[job_id] = Run(job_id, ticket_text, self._clock())
+        started = {
+            "EventType": 0,
+            "Name": "job",
+            "Version": "",
+            "Input": json.dumps(ticket_text),
+            "OrchestrationInstance": {"InstanceId": job_id, "ExecutionId": "1"},
+            "ParentInstance": None,
+        }
+        await self._turn(run, started)
+
+    async def status(self, job_id: str) -> Instance | None:
+        self._check()
+        self.status_count += 1
+        run = self.runs.get(job_id)
+        if run is None:
+            return None
+        return Instance(run.status, run.input, run.output, self._clock())
+
+    async def raise_event(self, job_id: str, name: str, data: Any) -> None:
+        self._check()
+        run = self.runs.get(job_id)
+        if run is None:
+            raise UnknownInstance(job_id)
+        if run.status.is_final:
+            raise FinalInstance(job_id)
+        # The SDK's client encodes what it posts as JSON, and that again.
+        text = json.dumps(json.dumps(data))
+        await self._turn(run, {"EventType": 15, "Name": name, "Input": text})
+
+    async def terminate(self, job_id: str, reason: str) -> None:
+        self._check()
+        self.runs[job_id].status = RuntimeStatus.TERMINATED
+
+    async def purge(self, created_before: datetime) -> int:
+        self._check()
+        old = [
+            run
+            for run in self.runs.values()
+            if run.status.is_final and run.started_at < created_before
+        ]
+        for run in old:
+            del self.runs[run.job_id]
+        return len(old)
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass, and every timer fire that falls due."""
+        end = self._clock.now + timedelta(seconds=seconds)
+        while due := next(self._due(end), None):
+            run, timer_id, fire_at = due
+            self._clock.now = max(self._clock.now, fire_at)
+            del run.timers[timer_id]
+            fired = {"EventType": 11, "TimerId": timer_id, "FireAt": _text(fire_at)}
+            await self._turn(run, fired)
+            if timer_id == run.retry_timer and not run.status.is_final:
+                run.retry_timer = None
+                if run.attempts < orchestrator.SEND_RETRIES.max_number_of_attempts:
+                    await self._send(run)
+        self._clock.now = end
+
+    def _due(self, end: datetime) -> Iterator[tuple[Run, int, datetime]]:
+        timers = [
+            (fire_at, timer_id, run)
+            for run in self.runs.values()
+            if not run.status.is_final
+            for timer_id, fire_at in run.timers.items()
+            if fire_at <= end
+        ]
+        for fire_at, timer_id, run in sorted(timers, key=lambda timer: timer[:2]):
+            yield run, timer_id, fire_at
+
+    async def _turn(self, run: Run, *news: dict[str, Any]) -> None:
+        is_first = not run.history
+        for event in run.history:
+            event["IsPlayed"] = True
+        self._append(run, {"EventType": 12}, *news)
+        context = json.dumps(
+            {
+                "history": run.history,
+                "input": json.dumps(run.input),
+                "instanceId": run.job_id,
+                "isReplaying": False,
+                "parentInstanceId": None,
+                "upperSchemaVersion": 1,
+                "upperSchemaVersionNew": 2,
+                "longRunningTimerIntervalDuration": "3.00:00:00",
+                "maximumShortTimerDuration": "6.00:00:00",
+            }
+        )
+        run.contexts.append(context)
+        result = json.loads(run_orchestrator(context))
+        if result["isDone"]:
+            run.status, run.output = RuntimeStatus.COMPLETED, result["output"]
+        elif is_first:
+            await self._begin(run, result["actions"])
+        else:
+            self._append(run, {"EventType": 13})
+
+    async def _begin(self, run: Run, actions: list[Any]) -> None:
+        ((group,),) = actions
+        sending, _, _, timer = group["compoundActions"]
+        (activity,) = sending["compoundActions"]
+        assert activity["functionName"] == "enqueue"
+        activity_id, timer_id = run.take_id(), run.take_id()
+        run.timers[timer_id] = datetime.fromisoformat(timer["fireAt"])
+        self._append(
+            run,
+            {"EventType": 4, "EventId": activity_id, "Name": "enqueue", "Version": ""},
+            {"EventType": 10, "EventId": timer_id, "FireAt": timer["fireAt"]},
+            {"EventType": 13},
+        )
+        await self._perform(run, activity_id)
+
+    async def _send(self, run: Run) -> None:
+        activity_id = run.take_id()
+        self._append(
+            run, {"EventType": 4, "EventId": activity_id, "Name": "enqueue", "Version": ""}
+        )
+        await self._perform(run, activity_id)
+
+    async def _perform(self, run: Run, activity_id: int) -> None:
+        run.attempts += 1
+        try:
+            result = await self._enqueue(run.input)
+        except Unavailable as error:
+            failed = {"EventType": 6, "Reason": str(error), "Details": ""}
+            await self._turn(run, {**failed, "TaskScheduledId": activity_id})
+            run.retry_timer = run.take_id()
+            interval_ms = orchestrator.SEND_RETRIES.first_retry_interval_in_milliseconds
+            fire_at = self._clock() + timedelta(milliseconds=interval_ms)
+            run.timers[run.retry_timer] = fire_at
+            created = {"EventType": 10, "EventId": run.retry_timer, "FireAt": _text(fire_at)}
+            self._append(run, created)
+            return
+        if not run.status.is_final:
+            completed = {"EventType": 5, "Result": json.dumps(result)}
+            await self._turn(run, {**completed, "TaskScheduledId": activity_id})
+
+    def _append(self, run: Run, *events: dict[str, Any]) -> None:
+        now = _text(self._clock())
+        for event in events:
+            run.history.append({"EventId": -1, "IsPlayed": False, "Timestamp": now, **event})
+
+    def _check(self) -> None:
+        if self.is_down:
+            raise Unavailable("durable", "switched off")
+
+
+def _text(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

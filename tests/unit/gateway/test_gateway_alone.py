@@ -1,0 +1,72 @@
+"""`functions/` is complete as it stands: it imports nothing that only the repository has."""
+
+import ast
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+FUNCTIONS = ROOT / "functions"
+SOURCES = sorted(FUNCTIONS.rglob("*.py"))
+OWN = {"contract", "gateway", "function_app"}
+# Import name → what requirements.txt calls it; starlette and pydantic_core come with fastapi.
+REQUIRED = {
+    "azure.functions": "azure-functions",
+    "azure.durable_functions": "azure-functions-durable",
+    "azure.servicebus": "azure-servicebus",
+    "azure.storage": "azure-storage-blob",
+    "azure.core": "azure-storage-blob",
+    "azure.identity": "azure-identity",
+    "fastapi": "fastapi",
+    "starlette": "fastapi",
+    "pydantic": "pydantic",
+    "uuid_utils": "uuid-utils",
+    "opentelemetry": "opentelemetry-api",
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide what is imported"
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(FUNCTIONS)))
+def test_imports_come_with_the_folder(path: Path) -> None:
+    requirements = (FUNCTIONS / "requirements.txt").read_text(encoding="utf-8")
+    for name in imports(path):
+        top = name.partition(".")[0]
+        if top in sys.stdlib_module_names or top in OWN:
+            continue
+        package = REQUIRED.get(".".join(name.split(".")[:2])) or REQUIRED.get(top)
+        assert package, f"{path.name} imports {name}"
+        assert re.search(rf"^{package}\b", requirements, re.MULTILINE)
+
+
+def test_host_json_is_what_core_tools_expect() -> None:
+    host = json.loads((FUNCTIONS / "host.json").read_text(encoding="utf-8"))
+    assert host["version"] == "2.0"
+    assert host["extensionBundle"] == {
+        "id": "Microsoft.Azure.Functions.ExtensionBundle",
+        "version": "[4.*, 5.0.0)",
+    }
+    assert host["extensions"]["http"]["routePrefix"] == ""
+    assert host["extensions"]["durableTask"]["hubName"] == "loosely"
+
+
+def test_the_example_settings_name_every_setting() -> None:
+    example = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
+    values = example["Values"]
+    assert all(isinstance(value, str) for value in values.values())
+    source = (FUNCTIONS / "gateway" / "settings.py").read_text(encoding="utf-8")
+    names = set(re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', source))
+    assert names | {"SERVICE_BUS", "PAYLOAD_STORAGE", "MODEL_CATALOGUE"} <= set(values)
+    assert {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage"} <= set(values)

@@ -1,0 +1,159 @@
+"""Media types and dimensions, from nothing but bytes."""
+
+import io
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import media
+from gateway.dimensions import dimensions
+from gateway.errors import UnreadableImage
+
+PICTURES = ["image/jpeg", "image/png", "image/webp"]
+SIGNATURES = {
+    "image/jpeg": b"\xff\xd8\xff\xe0",
+    "image/png": b"\x89PNG\r\n\x1a\n",
+    "image/webp": b"RIFF\0\0\0\0WEBP",
+    "audio/wav": b"RIFF\0\0\0\0WAVE",
+    "image/gif": b"GIF89a",
+    "application/pdf": b"%PDF-1.7",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+@given(tail=st.binary(max_size=20))
+def test_signatures(name: str, tail: bytes) -> None:
+    data = SIGNATURES[name] + tail
+    assert media.sniff(data) == name
+    assert [other for other in SIGNATURES if media.agrees(other, data)] == [name]
+    assert not media.agrees("text/plain", data)
+    assert media.agrees("application/octet-stream", data)
+
+
+@given(data=st.binary(max_size=40))
+def test_sniffing_takes_any_bytes(data: bytes) -> None:
+    found = media.sniff(data)
+    assert found is None or media.agrees(found, data)
+
+
+def test_text() -> None:
+    assert media.agrees("text/plain", b"words")
+    assert not media.agrees("text/plain", b"wo\0rds")
+    assert not media.agrees("image/png", b"words")
+
+
+@pytest.mark.parametrize(
+    ("given_type", "expected"),
+    [("Image/JPEG", "image/jpeg"), (" text/plain ; charset=utf-8", "text/plain"), ("", "")],
+)
+def test_essence(given_type: str, expected: str) -> None:
+    assert media.essence(given_type) == expected
+
+
+def jpeg(width: int, height: int, before: bytes = b"", marker: int = 0xC0) -> bytes:
+    frame = struct.pack(">BBHBHHB", 0xFF, marker, 17, 8, height, width, 3)
+    return b"\xff\xd8" + before + frame + b"\0" * 20
+
+
+def png(width: int, height: int) -> bytes:
+    return SIGNATURES["image/png"] + struct.pack(">I4sII", 13, b"IHDR", width, height) + b"\0" * 9
+
+
+def webp_lossy(width: int, height: int) -> bytes:
+    frame = b"\x30\x01\0\x9d\x01\x2a" + struct.pack("<HH", width, height)
+    return SIGNATURES["image/webp"] + b"VP8 \0\0\0\0" + frame
+
+
+def webp_lossless(width: int, height: int) -> bytes:
+    bits = (width - 1) | (height - 1) << 14
+    return SIGNATURES["image/webp"] + b"VP8L\0\0\0\0\x2f" + struct.pack("<I", bits) + b"\0" * 8
+
+
+def webp_extended(width: int, height: int) -> bytes:
+    size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return SIGNATURES["image/webp"] + b"VP8X\0\0\0\0\0\0\0\0" + size
+
+
+@pytest.mark.parametrize(
+    ("media_type", "make", "largest"),
+    [
+        ("image/png", png, 2**32 - 1),
+        ("image/jpeg", jpeg, 2**16 - 1),
+        ("image/webp", webp_lossy, 2**14 - 1),
+        ("image/webp", webp_lossless, 2**14),
+        ("image/webp", webp_extended, 2**24),
+    ],
+)
+def test_dimensions(media_type: str, make: object, largest: int) -> None:
+    assert callable(make)
+    for width, height in ((1, 1), (640, 480), (largest, 1), (1, largest)):
+        data = make(width, height)
+        assert dimensions(media_type, data) == (width, height)
+        for length in range(len(data) - 21):
+            with pytest.raises(UnreadableImage):
+                dimensions(media_type, data[:length])
+
+
+@pytest.mark.parametrize("marker", sorted({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}))
+def test_every_kind_of_jpeg_frame(marker: int) -> None:
+    assert dimensions("image/jpeg", jpeg(3, 2, marker=marker)) == (3, 2)
+
+
+@given(
+    segments=st.lists(
+        st.tuples(
+            st.sampled_from([0xC4, 0xC8, 0xCC, 0xDB, 0xE0, 0xE1, 0xFE]),
+            st.binary(max_size=50),
+            st.integers(0, 3),
+        )
+    )
+)
+def test_segments_before_the_frame_are_skipped(segments: list[tuple[int, bytes, int]]) -> None:
+    before = b"".join(
+        b"\xff" * fill + struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+        for marker, content, fill in segments
+    )
+    assert dimensions("image/jpeg", jpeg(5, 7, before)) == (5, 7)
+
+
+@pytest.mark.parametrize("before", [b"\xff\xd9", b"\xff\xda\0\x02", b"\xff\xe0\0\x01"])
+def test_jpegs_without_a_frame(before: bytes) -> None:
+    with pytest.raises(UnreadableImage):
+        dimensions("image/jpeg", jpeg(5, 7, before))
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
+def test_no_extent(size: tuple[int, int]) -> None:
+    for media_type, data in (("image/png", png(*size)), ("image/jpeg", jpeg(*size))):
+        with pytest.raises(UnreadableImage):
+            dimensions(media_type, data)
+
+
+@pytest.mark.parametrize("media_type", PICTURES)
+@given(data=st.binary(max_size=200))
+def test_dimensions_take_any_bytes(media_type: str, data: bytes) -> None:
+    for content in (data, SIGNATURES[media_type] + data):
+        try:
+            found = dimensions(media_type, content)
+        except UnreadableImage:
+            continue
+        assert found is not None
+        assert min(found) > 0
+
+
+@pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"progressive": True}])
+def test_agrees_with_pillow(picture_format: str, options: dict[str, bool]) -> None:
+    image = pytest.importorskip("PIL.Image", exc_type=ImportError)
+    buffer = io.BytesIO()
+    image.new("RGB", (123, 45)).save(buffer, picture_format, **options)
+    data = buffer.getvalue()
+    media_type = f"image/{picture_format.lower()}"
+    assert media.agrees(media_type, data)
+    assert dimensions(media_type, data) == (123, 45)
+
+
+def test_what_is_no_picture_has_no_dimensions() -> None:
+    assert dimensions("text/plain", b"") is None

@@ -1,0 +1,66 @@
+"""The Prefer header."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.prefer import Preference, parse
+from gateway.settings import MAX_WAIT_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], Preference()),
+        (["wait=10"], Preference(10)),
+        (["WAIT = 10"], Preference(10)),
+        (['wait="10"'], Preference(10)),
+        (["wait=10; x=1"], Preference(10)),
+        (["wait=0"], Preference(0)),
+        (["wait=201"], Preference(200)),
+        ([f"wait={'9' * 5000}"], Preference(200)),
+        (["wait=10, wait=20"], Preference(10)),
+        (["wait=ten, wait=20"], Preference(20)),
+        (["wait=-1"], Preference()),
+        (["wait=1.5"], Preference()),
+        (["wait=\u0661"], Preference()),
+        (["wait"], Preference()),
+        (["respond-async"], Preference(None, True)),
+        (["respond-async=no"], Preference()),
+        (["respond-async, wait=5"], Preference(5, True)),
+        (["respond-async", "wait=5"], Preference(5, True)),
+        (["handling=lenient", "return=minimal"], Preference()),
+    ],
+)
+def test_parse(values: list[str], expected: Preference) -> None:
+    assert parse(values) == expected
+
+
+@given(st.lists(st.text()))
+def test_nothing_is_refused(values: list[str]) -> None:
+    found = parse(values)
+    assert found.wait_seconds is None or 0 <= found.wait_seconds <= MAX_WAIT_SECONDS
+
+
+def test_how_long_to_wait() -> None:
+    assert Preference().wait_or(30) == 30
+    assert Preference(5).wait_or(30) == 5
+    assert Preference(None, True).wait_or(30) == 0
+    assert Preference(5, True).wait_or(30) == 5
+
+
+@pytest.mark.parametrize(
+    ("preference", "answered_async", "expected"),
+    [
+        (Preference(), True, None),
+        (Preference(5), True, "wait=5"),
+        (Preference(5), False, "wait=5"),
+        (Preference(None, True), True, "respond-async"),
+        (Preference(None, True), False, None),
+        (Preference(5, True), True, "respond-async, wait=5"),
+    ],
+)
+def test_what_was_applied(
+    preference: Preference, answered_async: bool, expected: str | None
+) -> None:
+    assert preference.applied(answered_async=answered_async) == expected

@@ -1,0 +1,219 @@
+"""Each refusal of a submit: its status, its code, and that nothing was accepted."""
+
+import json
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.gateway.conftest import World
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+JPEG = b"\xff\xd8\xff\xc0\x00\x11\x08\x00\x10\x00\x20\x03" + b"\0" * 20
+LARGE = {"parameters": json.dumps({"a": "x" * 17_000})}
+URLENCODED = "application/x-www-form-urlencoded"
+UNSUPPORTED, MALFORMED, INVALID = "unsupported-media-type", "malformed-request", "invalid-input"
+HUGE_PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 30_000, 30_000) + b"\0" * 9
+
+
+@dataclass
+class Case:
+    name: str
+    status: int
+    code: str
+    content: bytes = b"x"
+    media_type: str = "application/octet-stream"
+    model: str = "noop"
+    query: dict[str, Any] = field(default_factory=dict)
+    detail: str = ""
+
+
+def envelope(name: str, value: object, detail: str, status: int = 400, code: str = "") -> Case:
+    content = value if isinstance(value, bytes) else json.dumps(value).encode()
+    code = code or MALFORMED
+    return Case(name, status, code, content, "application/json", detail=detail)
+
+
+CASES = [
+    Case("unknown model", 404, "unknown-model", model="nop", detail="noop"),
+    Case("another media type", 415, UNSUPPORTED, media_type="audio/wav"),
+    Case("form data of curl", 415, UNSUPPORTED, media_type=URLENCODED),
+    Case("text as a picture", 415, UNSUPPORTED, b"just words", "image/jpeg", "classifier"),
+    Case("a picture as text", 415, UNSUPPORTED, JPEG, "text/plain"),
+    Case("PNG as JPEG", 415, UNSUPPORTED, HUGE_PNG, "image/jpeg", "classifier"),
+    Case("octets that are nothing known", 415, UNSUPPORTED, b"zzz", model="classifier"),
+    Case("empty body", 422, INVALID, b"", "image/jpeg", "classifier", detail="empty"),
+    Case("no frame header", 422, INVALID, JPEG[:6], "image/jpeg", "classifier"),
+    Case("image bomb", 422, INVALID, HUGE_PNG, "image/png", "classifier", detail="pixels"),
+    Case("too large", 413, "payload-too-large", b"\0" * (10_485_760 + 1), detail="10485760"),
+    Case("deadline of 0", 400, MALFORMED, query={"deadline_seconds": "0"}),
+    Case("deadline over the limit", 400, MALFORMED, query={"deadline_seconds": "3601"}),
+    Case("deadline that is no number", 400, MALFORMED, query={"deadline_seconds": "soon"}),
+    Case("deadline of a thousand digits", 400, MALFORMED, query={"deadline_seconds": "9" * 1000}),
+    Case("parameters that are a list", 400, MALFORMED, query={"parameters": "[]"}),
+    Case("parameters that are not JSON", 400, MALFORMED, query={"parameters": "{"}),
+    Case("parameters with NaN", 400, MALFORMED, query={"parameters": '{"a": NaN}'}),
+    Case("parameters with 1e999", 400, MALFORMED, query={"parameters": '{"a": 1e999}'}),
+    Case("large parameters", 400, MALFORMED, query=LARGE),
+    Case("unknown query parameter", 400, MALFORMED, query={"wait": "5"}, detail="deadline_seconds"),
+    Case("form without boundary", 400, MALFORMED, b"x", "multipart/form-data"),
+    envelope("JSON that is none", b"{", "not JSON"),
+    envelope("JSON in another encoding", '{"input": {"text": "é"}}'.encode("latin-1"), "not JSON"),
+    envelope("JSON nested absurdly", b"[" * 100_000, "not JSON"),
+    envelope("JSON without input", {}, "input"),
+    envelope("JSON that is a list", [], "input"),
+    envelope("unknown member", {"input": {"text": "a"}, "priorty": "low"}, "priorty"),
+    envelope("unknown member of input", {"input": {"text": "a", "charset": "x"}}, "input.charset"),
+    envelope("no input form", {"input": {"media_type": "text/plain"}}, "exactly one"),
+    envelope("two input forms", {"input": {"text": "a", "json": 1}}, "exactly one"),
+    envelope("text that is a number", {"input": {"text": 1}}, "input.text"),
+    envelope("wrong base64", {"input": {"base64": "*"}}, "input.base64"),
+    envelope("base64 beyond ASCII", {"input": {"base64": "é"}}, "input.base64"),
+    envelope("half a surrogate", b'{"input": {"text": "\\ud800"}}', "input.text"),
+    envelope("half a surrogate in JSON", b'{"input": {"json": "\\ud800"}}', "input.json"),
+    envelope("numeric media type", {"input": {"text": "a", "media_type": 1}}, "media_type"),
+    envelope("fractional deadline", {"input": {"text": "a"}, "deadline_seconds": 1.5}, "whole"),
+    envelope("boolean deadline", {"input": {"text": "a"}, "deadline_seconds": True}, "whole"),
+    envelope("parameters that are a number", {"input": {"text": "a"}, "parameters": 1}, "object"),
+    envelope("empty text", {"input": {"text": ""}}, "empty", 422, INVALID),
+    envelope(
+        "base64 that is not the JSON announced",
+        {"input": {"base64": "e3s=", "media_type": "application/json"}},
+        "not application/json",
+        415,
+        UNSUPPORTED,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_refusal(world: World, case: Case) -> None:
+    answer = await world.http.post(
+        f"/v1/models/{case.model}/jobs",
+        content=case.content,
+        params=case.query,
+        headers={"content-type": case.media_type},
+    )
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (case.status, case.code)
+    assert problem["status"] == case.status
+    assert problem["type"] == f"/docs/problems#{case.code}"
+    assert problem["instance"] == f"/v1/models/{case.model}/jobs"
+    assert problem["stage"] == "accept"
+    assert problem["retryable"] is False
+    assert len(problem["trace_id"]) == 32
+    assert case.detail in problem["detail"]
+    assert not world.durable.runs
+    assert not world.payloads.blobs
+
+
+async def test_an_unknown_model_names_the_nearest(world: World) -> None:
+    answer = await world.http.post("/v1/models/clasifier/jobs", content=JPEG)
+    assert answer.json()["nearest"] == ["classifier"]
+
+
+async def test_unsupported_lists_what_is_accepted(world: World) -> None:
+    answer = await world.http.post(
+        "/v1/models/classifier/jobs", content=b"x", headers={"content-type": "text/plain"}
+    )
+    assert answer.json()["accepted"] == ["image/jpeg", "image/png", "image/webp"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [("other", ("a", b"x", "text/plain"))],
+        [("file", ("a", b"x", "text/plain")), ("file", ("b", b"x", "text/plain"))],
+        [("file", ("a", b"x", "text/plain")), ("parameters", ("b", b"{}", "text/plain"))],
+        [("file", ("a", b"x", "text/plain"))] * 20,
+    ],
+)
+async def test_forms_that_are_refused(world: World, files: Any) -> None:
+    answer = await world.http.post("/v1/models/noop/jobs", files=files)
+    assert (answer.status_code, answer.json()["code"]) == (400, MALFORMED)
+
+
+async def test_a_large_announcement_is_enough(world: World) -> None:
+    answer = await world.http.post(
+        "/v1/models/noop/jobs",
+        content=b"x",
+        headers={"content-type": "text/plain", "content-length": "20000000"},
+    )
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/models/noop/jobs", "POST"),
+        ("PUT", "/v1/jobs/018f0000-0000-7000-8000-000000000000", "DELETE, GET"),
+        ("DELETE", "/v1/jobs/018f0000-0000-7000-8000-000000000000/reply", "GET, POST"),
+        ("POST", "/v1/health/live", "GET"),
+    ],
+)
+async def test_other_methods(world: World, method: str, path: str, allowed: str) -> None:
+    answer = await world.http.request(method, path)
+    assert (answer.status_code, answer.json()["code"]) == (405, "method-not-allowed")
+    assert answer.headers["allow"] == allowed
+
+
+async def test_other_addresses(world: World) -> None:
+    for path in ("/v1", "/v1/jobs/", "/v1/models/", "/favicon.ico", "/v2/../v1/x"):
+        answer = await world.http.get(path)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=8,
+)
+envelopes = st.fixed_dictionaries(
+    {},
+    optional={
+        "input": st.fixed_dictionaries(
+            {},
+            optional={
+                "base64": json_values,
+                "text": json_values,
+                "json": json_values,
+                "media_type": json_values,
+            },
+        ),
+        "parameters": json_values,
+        "deadline_seconds": json_values,
+    },
+)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    body=st.binary(max_size=300) | envelopes.map(lambda value: json.dumps(value).encode()),
+    media_type=st.sampled_from(
+        [
+            "application/json",
+            "multipart/form-data; boundary=x",
+            "multipart/form-data; boundary=",
+            "image/png",
+            "text/plain",
+            "",
+        ]
+    ),
+    model=st.sampled_from(["noop", "classifier"]),
+)
+async def test_no_body_is_too_strange(
+    world: World, body: bytes, media_type: str, model: str
+) -> None:
+    answer = await world.http.post(
+        f"/v1/models/{model}/jobs",
+        content=body,
+        headers={"content-type": media_type, "prefer": "respond-async"},
+    )
+    assert answer.status_code in {202, 400, 413, 415, 422}

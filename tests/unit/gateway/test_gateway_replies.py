@@ -1,0 +1,176 @@
+"""Workers' replies: who may, what it must look like, and when it is too late."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import ExpiredToken, InvalidToken
+from gateway.replies import GRACE, ReplyTokens
+from tests.unit.gateway.conftest import KEY, World, reply_body
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+OTHER_KEY = bytes(32)
+
+
+REPLY_START = (
+    b'{"schema": 1, "job_id": "%s", "started_at": "2026-03-01T12:00:00Z", '
+    b'"finished_at": "2026-03-01T12:00:00Z", "result": {"json": '
+)
+
+
+def query(url: str) -> dict[str, str]:
+    return dict(part.split("=", 1) for part in url.partition("?")[2].split("&"))
+
+
+async def test_a_wrong_token_comes_before_anything_else(world: World) -> None:
+    job_id = await world.accept()
+    url = world.queues.request().reply_url or ""
+    for wrong in (url[:-1] + ("A" if url[-1] != "A" else "B"), url.partition("?")[0]):
+        for answer in (await world.http.post(wrong, content=b"{"), await world.http.get(wrong)):
+            assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+    assert (await world.job(job_id))["status"] == "queued"
+
+
+async def test_the_token_of_another_job(world: World) -> None:
+    await world.accept()
+    other = await world.accept()
+    url = (world.queues.request(0).reply_url or "").partition("?")[2]
+    answer = await world.http.post(f"/v1/jobs/{other}/reply?{url}", json=reply_body(other))
+    assert answer.status_code == 401
+
+
+async def test_after_deadline_and_grace_the_token_is_over(world: World) -> None:
+    await world.accept(deadline_seconds=10)
+    world.clock.now += timedelta(seconds=10) + GRACE
+    answer = await world.reply()
+    assert (answer.status_code, answer.json()["code"]) == (410, "already-final")
+
+
+async def test_a_reply_after_the_deadline_changes_nothing(world: World) -> None:
+    job_id = await world.accept(deadline_seconds=10)
+    await world.durable.advance(10)
+    expired = await world.job(job_id)
+    assert expired["status"] == "expired"
+    assert (await world.reply()).status_code == 410
+    assert await world.job(job_id) == expired
+
+
+async def test_the_first_reply_decides(world: World) -> None:
+    job_id = await world.accept()
+    assert (await world.reply(result={"json": 1})).status_code == 202
+    second = await world.reply(result={"json": 2})
+    assert (second.status_code, second.json()["code"]) == (410, "already-final")
+    assert (await world.job(job_id))["result"] == 1
+
+
+async def test_whether_a_reply_is_wanted(world: World) -> None:
+    await world.accept()
+    url = world.queues.request().reply_url or ""
+    assert (await world.http.get(url)).status_code == 200
+    await world.reply()
+    assert (await world.http.get(url)).status_code == 410
+    world.durable.runs.clear()
+    assert (await world.http.get(url)).status_code == 404
+    assert (await world.reply()).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": 2},
+        {"job_id": "another"},
+        {"result": None},
+        {"result": {"json": 1}, "error": {"code": "x"}},
+        {"started_at": "yesterday"},
+        {"result": {"media_type": "image/png", "base64": "*"}},
+        {"attempt": 0},
+    ],
+)
+async def test_a_reply_of_the_wrong_shape(world: World, change: dict[str, Any]) -> None:
+    job_id = await world.accept()
+    url = world.queues.request().reply_url or ""
+    body = {**reply_body(job_id, result={"json": 1}), **change}
+    answer = await world.http.post(url, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
+    assert (await world.job(job_id))["status"] == "queued"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"[]",
+        b'{"a": NaN}',
+        b'{"a": 1e999}',
+        b"[" * 10_000,
+        b"\xff",
+        # Readable, but no caller could be given it.
+        REPLY_START + b"1e999}}",
+        REPLY_START + b'"\\ud800"}}',
+    ],
+)
+async def test_a_reply_that_cannot_be_passed_on(world: World, body: bytes) -> None:
+    job_id = await world.accept()
+    url = world.queues.request().reply_url or ""
+    answer = await world.http.post(url, content=body.replace(b"%s", job_id.encode()))
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
+    assert (await world.job(job_id))["status"] == "queued"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"blob": "results/018f0000-0000-7000-8000-000000000000"},
+        {"blob": "inputs/{id}"},
+        {"blob": "results/{id}/../x"},
+        {"size_bytes": 1 << 40},
+    ],
+)
+async def test_a_result_that_names_another_blob(world: World, change: dict[str, Any]) -> None:
+    job_id = await world.accept()
+    reference = {
+        "media_type": "image/png",
+        "blob": f"results/{job_id}",
+        "size_bytes": 10,
+        "sha256": "0" * 64,
+    }
+    if "blob" in change:
+        change = {"blob": change["blob"].replace("{id}", job_id)}
+    answer = await world.reply(result={**reference, **change})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
+    assert (await world.reply(result=reference)).status_code == 202
+
+
+async def test_a_reply_that_is_too_large(world: World) -> None:
+    await world.accept()
+    answer = await world.reply(result={"json": "x" * 192 * 1024})
+    assert (answer.status_code, answer.json()["code"]) == (413, "payload-too-large")
+
+
+@given(job_id=st.text(max_size=50), seconds=st.integers(0, 10_000_000))
+def test_our_own_tokens_pass_until_they_expire(job_id: str, seconds: int) -> None:
+    deadline = NOW + timedelta(seconds=seconds)
+    tokens = ReplyTokens((KEY,), "https://g.test")
+    given_query = query(tokens.url("id", deadline))
+    expires, token = given_query["expires"], given_query["token"]
+    tokens.check("id", expires, token, deadline)
+    # Rotation: the old key verifies beside the new one, and stops once it is gone.
+    ReplyTokens((OTHER_KEY, KEY), "").check("id", expires, token, NOW)
+    with pytest.raises(InvalidToken):
+        ReplyTokens((OTHER_KEY,), "").check("id", expires, token, NOW)
+    with pytest.raises(ExpiredToken):
+        tokens.check("id", expires, token, deadline + GRACE)
+    if job_id != "id":
+        with pytest.raises(InvalidToken):
+            tokens.check(job_id, expires, token, NOW)
+
+
+@given(job_id=st.text(), expires=st.text(), token=st.text())
+def test_no_other_token_passes(job_id: str, expires: str, token: str) -> None:
+    with pytest.raises(InvalidToken):
+        ReplyTokens((KEY,), "").check(job_id, expires, token, NOW)

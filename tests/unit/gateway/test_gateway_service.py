@@ -1,0 +1,138 @@
+"""Everything beside jobs: models, health, the documents, and defects."""
+
+import json
+from html.parser import HTMLParser
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway import problems
+from gateway.api.app import create_app
+from gateway.api.health import FRESH_SECONDS
+from tests.unit.gateway.conftest import World
+
+
+async def test_models(world: World) -> None:
+    answer = await world.http.get("/v1/models")
+    models = answer.json()["models"]
+    assert [model["name"] for model in models] == list(world.services.catalogue)
+    one = await world.http.get("/v1/models/classifier")
+    assert one.json() == models[0]
+    assert one.json()["limits"] == {
+        "input_bytes": 10_485_760,
+        "pixels": 50_000_000,
+        "deadline_seconds": 3600,
+    }
+    unknown = await world.http.get("/v1/models/noob")
+    assert (unknown.status_code, unknown.json()["nearest"]) == (404, ["noop"])
+
+
+async def test_alive(world: World) -> None:
+    world.durable.is_down = world.queues.is_down = world.payloads.is_down = True
+    assert (await world.http.get("/v1/health/live")).json() == {"status": "live"}
+
+
+@pytest.mark.parametrize("part", ["durable", "queues", "payloads"])
+async def test_ready_only_if_all_answer(world: World, part: str) -> None:
+    getattr(world, part).is_down = True
+    answer = await world.http.get("/v1/health/ready")
+    assert answer.status_code == 503
+    name = {"queues": "queue", "payloads": "blobs"}.get(part, part)
+    checks = answer.json()["checks"]
+    assert [check for check in checks if checks[check] != "ok"] == [name]
+    assert "switched off" not in answer.text
+
+
+async def test_ready_looks_once_a_second(world: World) -> None:
+    for _ in range(5):
+        answer = await world.http.get("/v1/health/ready")
+        assert answer.json() == {
+            "status": "ready",
+            "checks": {"durable": "ok", "queue": "ok", "blobs": "ok"},
+        }
+    assert world.durable.status_count == 1
+    assert FRESH_SECONDS == 1
+
+
+async def test_the_root_points_on(world: World) -> None:
+    pointers = (await world.http.get("/")).json()
+    for path in (pointers["docs"], pointers["openapi"], pointers["models"], pointers["ready"]):
+        assert (await world.http.get(path)).status_code == 200
+
+
+async def test_openapi(world: World) -> None:
+    document = (await world.http.get("/openapi.json")).json()
+    assert document["openapi"].startswith("3.1")
+    assert set(document["paths"]) == {
+        "/v1/models/{model}/jobs",
+        "/v1/jobs/{job_id}",
+        "/v1/jobs/{job_id}/result",
+        "/v1/jobs/{job_id}/reply",
+        "/v1/models",
+        "/v1/models/{model}",
+        "/v1/health/live",
+        "/v1/health/ready",
+    }
+    schemas = document["components"]["schemas"]
+    for reference in references(document):
+        assert reference.removeprefix("#/components/schemas/") in schemas
+
+
+def references(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+        return own + [found for child in value.values() for found in references(child)]
+    if isinstance(value, list):
+        return [found for child in value for found in references(child)]
+    return []
+
+
+class Links(HTMLParser):
+    """Everything that a page would load, and its ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.ids: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id" and value:
+                self.ids.add(value)
+            if name == "src" or (name == "href" and tag == "link"):
+                self.loads.append(value or "")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/problems"])
+async def test_pages_work_without_the_internet(world: World, path: str) -> None:
+    answer = await world.http.get(path)
+    page = Links()
+    page.feed(answer.text)
+    assert page.loads == []
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+async def test_every_problem_is_explained(world: World) -> None:
+    page = Links()
+    page.feed((await world.http.get("/docs/problems")).text)
+    assert page.ids == set(problems.KINDS)
+    assert "<!--" not in (await world.http.get("/docs/problems")).text
+
+
+async def test_a_defect_is_a_problem_that_tells_nothing(world: World) -> None:
+    class Broken:
+        async def status(self, job_id: str) -> None:
+            raise RuntimeError("the secret is 42")
+
+    api = create_app(world.services)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await api({**scope, "durable": Broken()}, receive, send)
+
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://g.test") as http:
+        answer = await http.get("/v1/jobs/018f0000-0000-7000-8000-000000000000")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal-error")
+    assert "42" not in json.dumps({**answer.json(), "trace_id": None})
+    assert "RuntimeError" not in answer.text

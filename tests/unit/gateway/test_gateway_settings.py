@@ -1,0 +1,86 @@
+"""Settings: every wrong value stops the start and names its variable."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import SettingError
+from gateway.settings import Endpoint, Settings
+
+KEY = base64.b64encode(bytes(32)).decode()
+ENVIRON = {
+    "SERVICE_BUS": "Endpoint=sb://localhost;SharedAccessKey=hidden",
+    "PAYLOAD_STORAGE": "AccountName=a;AccountKey=hidden",
+    "GATEWAY_BASE_URL": "http://127.0.0.1:7071/",
+    "REPLY_TOKEN_KEYS": KEY,
+}
+
+
+def test_defaults() -> None:
+    settings = Settings.from_env(ENVIRON)
+    assert settings.gateway_base_url == "http://127.0.0.1:7071"
+    assert settings.reply_token_keys == (bytes(32),)
+    assert settings.inline_limit_bytes == 24 * 1024
+    assert settings.retention_hours == 72
+    assert settings.default_wait_seconds == 30
+    assert settings.catalogue_path.name == "models.toml"
+
+
+def test_everything_set() -> None:
+    other = base64.b64encode(b"k" * 40).decode()
+    settings = Settings.from_env(
+        {
+            "SERVICE_BUS__fullyQualifiedNamespace": "ns.servicebus.windows.net",
+            "PAYLOAD_STORAGE__blobServiceUri": "https://a.blob.core.windows.net",
+            "GATEWAY_BASE_URL": "https://host/base",
+            "REPLY_TOKEN_KEYS": f"{other}, {KEY}",
+            "MODEL_CATALOGUE": "/etc/models.toml",
+            "INLINE_LIMIT_BYTES": "0",
+            "RETENTION_HOURS": "1",
+            "DEFAULT_WAIT_SECONDS": "200",
+        }
+    )
+    assert settings.service_bus == Endpoint(address="ns.servicebus.windows.net")
+    assert settings.payload_storage == Endpoint(address="https://a.blob.core.windows.net")
+    assert settings.reply_token_keys == (b"k" * 40, bytes(32))
+    assert settings.catalogue_path == Path("/etc/models.toml")
+    assert settings.inline_limit_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SERVICE_BUS", ""),
+        ("SERVICE_BUS", "ns.servicebus.windows.net"),
+        ("PAYLOAD_STORAGE", ""),
+        ("GATEWAY_BASE_URL", ""),
+        ("GATEWAY_BASE_URL", "localhost:7071"),
+        ("GATEWAY_BASE_URL", "http://"),
+        ("GATEWAY_BASE_URL", "https://host/?a=b"),
+        ("REPLY_TOKEN_KEYS", ""),
+        ("REPLY_TOKEN_KEYS", "no base64!"),
+        ("REPLY_TOKEN_KEYS", base64.b64encode(bytes(31)).decode()),
+        ("REPLY_TOKEN_KEYS", f"{KEY},c2hvcnQ="),
+        ("INLINE_LIMIT_BYTES", "24k"),
+        ("INLINE_LIMIT_BYTES", "98305"),
+        ("INLINE_LIMIT_BYTES", "-1"),
+        ("RETENTION_HOURS", "0"),
+        ("RETENTION_HOURS", "1_000"),
+        ("RETENTION_HOURS", "9" * 5000),
+        ("DEFAULT_WAIT_SECONDS", "201"),
+        ("DEFAULT_WAIT_SECONDS", "\u0663"),
+    ],
+)
+def test_a_wrong_value_is_named(variable: str, value: str) -> None:
+    with pytest.raises(SettingError, match=f"^{variable}: ") as caught:
+        Settings.from_env({**ENVIRON, variable: value})
+    assert KEY not in str(caught.value)
+
+
+def test_secrets_are_not_shown() -> None:
+    settings: Any = Settings.from_env(ENVIRON)
+    shown = repr(settings)
+    assert "hidden" not in shown
+    assert repr(bytes(32)) not in shown

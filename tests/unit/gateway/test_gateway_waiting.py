@@ -1,0 +1,105 @@
+"""Waiting: few looks, none too late, and a bell that saves them."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from gateway.durable import Instance, RuntimeStatus
+from gateway.errors import Unavailable
+from gateway.waiting import Waiters, final_instance
+from tests.unit.gateway.skipping import run
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+class Script:
+    """A store whose one job ends at a time, and that may be away at first."""
+
+    def __init__(self, ends_at: float, away_until: float = 0) -> None:
+        self.looks: list[float] = []
+        self._ends_at = ends_at
+        self._away_until = away_until
+
+    async def status(self, job_id: str) -> Instance | None:
+        now = asyncio.get_running_loop().time()
+        self.looks.append(round(now, 6))
+        if now < self._away_until:
+            raise Unavailable("durable", "away")
+        status = RuntimeStatus.COMPLETED if now >= self._ends_at else RuntimeStatus.RUNNING
+        return Instance(status, "", None, NOW)
+
+    async def start(self, job_id: str, ticket_text: str) -> None: ...
+    async def raise_event(self, job_id: str, name: str, data: Any) -> None: ...
+    async def terminate(self, job_id: str, reason: str) -> None: ...
+    async def purge(self, created_before: datetime) -> int:
+        return 0
+
+
+async def wait(
+    script: Script, limit: float, rings: tuple[float, ...] = ()
+) -> tuple[Instance | None, float]:
+    waiters = Waiters()
+    loop = asyncio.get_running_loop()
+    for when in rings:
+        loop.call_at(when, waiters.ring, "job")
+    with waiters.listening("job") as bell:
+        found = await final_instance(script, "job", bell, limit)
+    assert not waiters._bells
+    return found, loop.time()
+
+
+def test_looks_become_rarer() -> None:
+    script = Script(ends_at=1000)
+    assert run(wait(script, 3)) == (None, 3.0)
+    assert script.looks == [0.01, 0.03, 0.07, 0.15, 0.31, 0.63, 1.13, 1.63, 2.13, 2.63, 3.0]
+
+
+def test_the_last_look_is_at_the_end() -> None:
+    found, elapsed = run(wait(Script(ends_at=2.0), 2))
+    assert found is not None
+    assert elapsed == 2.0
+
+
+def test_no_time_no_look() -> None:
+    script = Script(ends_at=0)
+    assert run(wait(script, 0)) == (None, 0.0)
+    assert script.looks == []
+
+
+def test_a_bell_means_look_now_and_soon_again() -> None:
+    script = Script(ends_at=0.7125)
+    found, elapsed = run(wait(script, 10, rings=(0.7,)))
+    assert found is not None
+    assert elapsed == pytest.approx(0.714)
+    assert script.looks[6:] == [0.7, 0.702, 0.706, 0.714][: len(script.looks) - 6]
+
+
+def test_a_bell_that_rang_too_early_changes_little() -> None:
+    script = Script(ends_at=5)
+    found, elapsed = run(wait(script, 10, rings=(0.0, 0.0)))
+    assert found is not None
+    assert elapsed <= 5.5
+    assert len(script.looks) < 25
+
+
+def test_a_store_that_is_away_ends_no_wait() -> None:
+    found, elapsed = run(wait(Script(ends_at=1, away_until=3), 10))
+    assert found is not None
+    assert elapsed == pytest.approx(3.13)
+
+
+def test_bells_ring_for_their_own_job_only() -> None:
+    async def listen() -> tuple[bool, bool, bool]:
+        waiters = Waiters()
+        with (
+            waiters.listening("a") as first,
+            waiters.listening("a") as second,
+            waiters.listening("b") as other,
+        ):
+            waiters.ring("a")
+            waiters.ring("unknown")
+            return await first.pause(1), await second.pause(1), await other.pause(1)
+
+    assert run(listen()) == (True, True, False)
