@@ -58,7 +58,7 @@ def nothing_is_left_behind(system: System, chelsea: bytes) -> Iterator[None]:
 
 def queue_lengths(system: System) -> list[tuple[int, int]]:
     """Active and dead-lettered messages of both queues, by Microsoft's own client."""
-    admin_port = system.part("servicebus").ports["admin"]
+    admin_port = system.part("servicebus").ports["servicebus admin"]
     connection = (
         f"Endpoint=sb://localhost:{admin_port};SharedAccessKeyName=RootManageSharedAccessKey;"
         "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"

@@ -28,7 +28,7 @@ def workerless(data: Path) -> Iterator[System]:
 
 def queued_request(system: System, job_id: str) -> dict[str, Any]:
     """What a worker would read of this job."""
-    port = system.part("servicebus").ports["amqp"]
+    port = system.part("servicebus").ports["servicebus"]
     connection = (
         f"Endpoint=sb://localhost:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
         "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"

@@ -1,0 +1,35 @@
+"""The classifier in a bare loop: what the worker is compared with.
+
+`python -m benchmarks.bare PICTURE BATCH_SIZE SECONDS` prints images/s. Decoding is part of the loop,
+as it is part of a job.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from contract.catalogue import Catalogue
+from worker.runner import Runner
+
+
+def images_per_second(picture: bytes, batch_size: int, seconds: float) -> float:
+    """Decode and classify the same picture in batches, on one thread."""
+    runner = Runner.load(Catalogue.load().model("classifier"), torch_threads=1)
+    runner.run([runner.prepare(picture, "image/jpeg") for _ in range(batch_size)])
+    count = 0
+    begin = time.perf_counter()
+    while (elapsed := time.perf_counter() - begin) < seconds:
+        runner.run([runner.prepare(picture, "image/jpeg") for _ in range(batch_size)])
+        count += batch_size
+    return count / elapsed
+
+
+def main(arguments: list[str]) -> None:
+    """Print the rate alone, for the benchmark that starts this."""
+    picture, batch_size, seconds = arguments
+    rate = images_per_second(Path(picture).read_bytes(), int(batch_size), float(seconds))
+    sys.stdout.write(f"{rate:.3f}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
