@@ -102,7 +102,8 @@ class Host:
         """Close in the order that keeps promises: no new work, then the work, then the app."""
         if self._triggers is not None:
             await self._triggers.stop()
-        for listener in self._listeners:
+        # The main port first: functions that finish may still need the durable client's port.
+        for listener in reversed(self._listeners):
             await listener.stop()
         if self._durability is not None:
             await self._durability.stop()

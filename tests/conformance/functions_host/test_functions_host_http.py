@@ -233,6 +233,20 @@ async def test_garbage_on_the_port_hurts_nobody(
     assert (await client.get("/api/noop")).text == "ok"
 
 
+async def test_endless_headers_end_the_connection(
+    client: httpx.AsyncClient, host: RunningHost
+) -> None:
+    port = int(host.url.rsplit(":", 1)[1])
+    _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /api/noop HTTP/1.1\r\nx: ")
+    with pytest.raises(ConnectionError):
+        for _ in range(1000):
+            writer.write(b"x" * 65536)
+            await writer.drain()
+    writer.close()
+    assert (await client.get("/api/noop")).text == "ok"
+
+
 async def test_the_app_process_is_replaced_when_it_is_killed(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
