@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from emulator.blobs.request import METADATA_PREFIX, Receive, Request, Scope, par
 from emulator.blobs.response import Response, error_response
 from emulator.blobs.routes import check_supported, find_operation
 from emulator.blobs.store import Store
+from emulator.blobs.streams import ContentStream
 from emulator.blobs.times import Clock, iso_date, to_microseconds
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -46,10 +49,8 @@ class BlobApp:
         try:
             response = await self._respond(scope, receive, now_us)
         except StorageError as error:
-            _logger.debug("%s %s: %s", scope["method"], request_id, error)
             response = error_response(error, request_id, iso_date(now_us))
-        except ClientGoneError as error:
-            _logger.debug("%s %s: %s", scope["method"], request_id, error)
+        except ClientGoneError:
             response = error_response(
                 StorageError(ErrorCode.INTERNAL_ERROR), request_id, iso_date(now_us)
             )
@@ -60,7 +61,15 @@ class BlobApp:
                 StorageError(ErrorCode.INTERNAL_ERROR), request_id, iso_date(now_us)
             )
         _add_common_headers(response, scope, request_id)
-        await _send(response, send, with_body=scope["method"] != "HEAD")
+        _logger.debug(
+            "%s %s %d %s", scope["method"], scope["raw_path"], response.status, request_id
+        )
+        if response.stream is not None:
+            await _send_stream(response, response.stream, receive, send)
+        else:
+            body = b"" if scope["method"] == "HEAD" else response.body
+            await send(_start(response))
+            await send({"type": "http.response.body", "body": body})
 
     async def _respond(self, scope: Scope, receive: Receive, now_us: int) -> Response:
         request = parse_request(scope, receive)
@@ -91,19 +100,31 @@ def _encoded_name(name: str) -> bytes:
     return _Verbatim(encoded) if name.startswith(METADATA_PREFIX) else encoded
 
 
-async def _send(response: Response, send: Send, *, with_body: bool) -> None:
+def _start(response: Response) -> MutableMapping[str, Any]:
     headers = [
         (_encoded_name(name), value.encode("latin-1")) for name, value in response.headers.items()
     ]
+    return {"type": "http.response.start", "status": response.status, "headers": headers}
+
+
+async def _send_stream(
+    response: Response, stream: ContentStream, receive: Receive, send: Send
+) -> None:
+    # To a client that has gone, uvicorn sends nothing and says nothing.
+    gone = asyncio.create_task(_wait_until_gone(receive))
     try:
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        if response.stream is None or not with_body:
-            body = response.body if with_body else b""
-            await send({"type": "http.response.body", "body": body})
-            return
-        async for piece in response.stream:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send(_start(response))
+        async with contextlib.aclosing(aiter(stream)) as pieces:
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                if gone.done():
+                    return
         await send({"type": "http.response.body"})
     finally:
-        if response.stream is not None:
-            response.stream.close()
+        gone.cancel()
+        stream.close()
+
+
+async def _wait_until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

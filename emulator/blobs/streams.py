@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from emulator.blobs.content import ContentFile, ContentFiles, new_key
+from emulator.blobs.errors import BlobsError
 from emulator.blobs.index.records import Segment
 from emulator.blobs.ranges import ByteRange
 from emulator.blobs.request import Body
@@ -73,20 +74,24 @@ class Streams:
             async for buffer in body.buffers(_WRITE_BYTES):
                 await self.run(_write, file, digest.update, buffer)
             await self.run(file.seal)
-        except BaseException:
-            file.close()
-            self._files.remove([key])
+        except (BlobsError, OSError):
+            # Not when cancelled: a thread may still be writing, and closing would give its
+            # descriptor to somebody else. That happens as the process ends; the next one sweeps.
+            await self.run(self._give_up, file, key)
             raise
         return Uploaded(length, digest.digest(), content=key)
+
+    def _give_up(self, file: ContentFile, key: str) -> None:
+        file.close()
+        self._files.remove([key])
 
     def _store(self, key: str, data: bytes) -> Uploaded:
         file = self._files.create(key)
         try:
             file.write(data)
             file.seal()
-        except BaseException:
-            file.close()
-            self._files.remove([key])
+        except OSError:
+            self._give_up(file, key)
             raise
         return Uploaded(len(data), _md5(data), content=key)
 
@@ -125,7 +130,7 @@ class ContentStream:
         self._segments = segments
         self._wanted = wanted
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         for segment in self._segments:
             offset = max(self._wanted.start - segment.start, 0)
             stop = min(self._wanted.stop - segment.start, segment.size)
@@ -142,6 +147,13 @@ class ContentStream:
             finally:
                 os.close(descriptor)
 
+    async def read(self) -> bytes:
+        """All of it, and close."""
+        try:
+            return b"".join([piece async for piece in self])
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Let go of the content."""
         self._streams.unpin(self._segments)
@@ -151,7 +163,7 @@ class ContentStream:
         descriptor = self._files.open(segment.content)
         try:
             return descriptor, _read(descriptor, offset, stop)
-        except BaseException:
+        except OSError:
             os.close(descriptor)
             raise
 

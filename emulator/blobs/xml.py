@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 from xml.parsers.expat import ExpatError, ParserCreate
@@ -14,6 +15,7 @@ from emulator.blobs.times import http_date
 
 BLOCKS_MAX = 50_000
 _PLACES = frozenset({"Committed", "Uncommitted", "Latest"})
+_NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _DECLARATION = '<?xml version="1.0" encoding="utf-8"?>'
 
 
@@ -136,7 +138,7 @@ def _metadata(metadata: Mapping[str, str]) -> str:
 
 
 def _name(name: str) -> str:
-    if all(_is_xml(character) for character in name):
+    if not _NOT_XML.search(name):
         return f"<Name>{escape(name, _LINE_ENDS)}</Name>"
     return f'<Name Encoded="true">{quote(name)}</Name>'
 
@@ -146,14 +148,4 @@ _LINE_ENDS = {"\r": "&#13;"}
 
 
 def _text(value: str) -> str:
-    kept = (character if _is_xml(character) else "\ufffd" for character in value)
-    return escape("".join(kept), _LINE_ENDS)
-
-
-def _is_xml(character: str) -> bool:
-    return (
-        " " <= character <= "\ud7ff"
-        or character in "\t\n\r"
-        or "\ue000" <= character <= "\ufffd"
-        or character >= "\U00010000"
-    )
+    return escape(_NOT_XML.sub("\ufffd", value), _LINE_ENDS)

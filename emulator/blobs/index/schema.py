@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -12,14 +13,14 @@ _BUSY_SECONDS = 10.0
 # The content of a small blob comes last in its row: a scan for names does not read it.
 _TABLES = """
 CREATE TABLE container (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
     etag TEXT NOT NULL,
     modified_us INTEGER NOT NULL,
     metadata TEXT NOT NULL
 ) STRICT;
 CREATE TABLE blob (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY,
     container INTEGER NOT NULL REFERENCES container,
     name TEXT NOT NULL,
     size INTEGER NOT NULL,
@@ -54,19 +55,17 @@ CREATE TABLE staged (
 
 def create_index(path: Path) -> None:
     """Make the database if it is not there; refuses one of another version."""
-    connection = open_writer(path)
     try:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            connection.executescript(
-                f"BEGIN IMMEDIATE;{_TABLES}PRAGMA user_version={_VERSION};COMMIT;"
-            )
-        elif version != _VERSION:
-            raise SettingError(f"{path} has format {version}, and this program knows {_VERSION}")
+        with contextlib.closing(open_writer(path)) as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                connection.executescript(
+                    f"BEGIN IMMEDIATE;{_TABLES}PRAGMA user_version={_VERSION};COMMIT;"
+                )
     except sqlite3.DatabaseError as error:
         raise SettingError(f"{path} is not our index: {error}") from error
-    finally:
-        connection.close()
+    if version not in {0, _VERSION}:
+        raise SettingError(f"{path} has format {version}, and this program knows {_VERSION}")
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
@@ -74,8 +73,12 @@ def open_writer(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
     )
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 

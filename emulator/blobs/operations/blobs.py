@@ -41,8 +41,7 @@ async def get_blob(context: Context) -> Response:
         response.stream = store.streams.open(covering, wanted)
         if wants_md5:
             # At most four megabytes, and the digest goes ahead of the content.
-            response.body = b"".join([piece async for piece in response.stream])
-            response.stream.close()
+            response.body = await response.stream.read()
             response.stream = None
     if wants_md5:
         headers["Content-MD5"] = _encoded_md5(response.body)

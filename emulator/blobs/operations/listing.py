@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import sqlite3
 from collections.abc import Collection
 
 from emulator.blobs.errors import ErrorCode, StorageError, invalid_query, not_implemented
@@ -27,17 +28,19 @@ async def list_containers(context: Context) -> Response:
     prefix = request.parameter("prefix") or ""
     limit = _page_size(request)
     include = _include(request, _CONTAINER_INCLUDES)
-    found, next_name = await context.store.read_long(
-        listing.list_containers, prefix, _start(request), limit
-    )
-    document = listing_document(
-        {"ServiceEndpoint": _endpoint(request)},
-        _echoes(request, ("Prefix", "Marker", "MaxResults")),
-        "Containers",
-        [container_item(item, with_metadata="metadata" in include) for item in found],
-        _marker(next_name),
-    )
-    return xml_response(document)
+    start = _start(request)
+
+    def document(db: sqlite3.Connection) -> str:
+        found, next_name = listing.list_containers(db, prefix, start, limit)
+        return listing_document(
+            {"ServiceEndpoint": _endpoint(request)},
+            _echoes(request, ("Prefix", "Marker", "MaxResults")),
+            "Containers",
+            [container_item(item, with_metadata="metadata" in include) for item in found],
+            _marker(next_name),
+        )
+
+    return xml_response(await context.store.read_long(document))
 
 
 async def list_blobs(context: Context) -> Response:
@@ -47,24 +50,24 @@ async def list_blobs(context: Context) -> Response:
         if request.parameter(name) is not None:
             raise not_implemented(name)
     include = _include(request, _BLOB_INCLUDES)
-    page = await context.store.read_long(
-        listing.list_blobs,
-        request.container,
-        listing.BlobQuery(
-            request.parameter("prefix") or "",
-            request.parameter("delimiter") or "",
-            _start(request),
-            _page_size(request),
-        ),
+    query = listing.BlobQuery(
+        request.parameter("prefix") or "",
+        request.parameter("delimiter") or "",
+        _start(request),
+        _page_size(request),
     )
-    document = listing_document(
-        {"ServiceEndpoint": _endpoint(request), "ContainerName": request.container},
-        _echoes(request, ("Prefix", "Marker", "MaxResults", "Delimiter")),
-        "Blobs",
-        [blob_item(entry, with_metadata="metadata" in include) for entry in page.entries],
-        _marker(page.next_name),
-    )
-    return xml_response(document)
+
+    def document(db: sqlite3.Connection) -> str:
+        page = listing.list_blobs(db, request.container, query)
+        return listing_document(
+            {"ServiceEndpoint": _endpoint(request), "ContainerName": request.container},
+            _echoes(request, ("Prefix", "Marker", "MaxResults", "Delimiter")),
+            "Blobs",
+            [blob_item(entry, with_metadata="metadata" in include) for entry in page.entries],
+            _marker(page.next_name),
+        )
+
+    return xml_response(await context.store.read_long(document))
 
 
 def _endpoint(request: Request) -> str:

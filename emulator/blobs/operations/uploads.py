@@ -100,14 +100,14 @@ async def get_block_list(context: Context) -> Response:
         )
     container = store.read(reads.container_id, request.container)
     blob = store.read(reads.look_up_blob, container, request.blob)
-    staged = store.read(reads.staged_blocks, container, request.blob)
+    staged = await store.read_long(reads.staged_blocks, container, request.blob)
     if blob is None and not staged:
         raise StorageError(ErrorCode.BLOB_NOT_FOUND)
     headers = {}
     committed = []
     if blob is not None:
         headers = {**version_headers(blob), "x-ms-blob-content-length": str(blob.size)}
-        parts = store.read(reads.segments, blob.id, 0, blob.size)
+        parts = await store.read_long(reads.segments, blob.id, 0, blob.size)
         committed = [(part.block_id, part.size) for part in parts if part.block_id]
     document = block_list_document(
         committed if kind != "uncommitted" else None,
