@@ -60,9 +60,9 @@ class Engine:
         self.hub.wake = self._wake
         self.timers = TimerQueue(clock)
         self._runner = runner
-        self._outage = Outage(self.timers, self.hub.now)
+        self.outage = Outage(self.timers, self.hub.now)
         self._pool = ActivityPool(
-            runner, self._outage, self.hub.now, self.hub.deliver, activity_concurrency
+            runner, self.outage, self.hub.now, self.hub.deliver, activity_concurrency
         )
         scheduler = Scheduler(self.hub, runner, self._pool.add, self._set_timer, self._cancel_timer)
         self._turns = Turns(self.hub, runner, scheduler, Endings(self.hub, self._cancel_timer))
@@ -297,10 +297,10 @@ class Engine:
                 async with self._turn_slots:
                     made = await self._try_turn(instance)
                 if made:
-                    self._outage.over()
+                    self.outage.over()
                 else:
                     self.hub.shelve(instance)
-                    await self._outage.wait()
+                    await self.outage.wait()
         finally:
             instance.busy = False
 

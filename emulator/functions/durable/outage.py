@@ -18,6 +18,11 @@ class Outage:
         self._delay = _SHORTEST_MICROS
         self._gate: asyncio.Future[None] | None = None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether anyone waits."""
+        return self._gate is not None
+
     async def wait(self) -> None:
         """Wait until it is time to try again."""
         if self._gate is None:

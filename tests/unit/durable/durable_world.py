@@ -119,7 +119,7 @@ class World:
             idle = self._engine is None or self._engine.quiet
             quiet = quiet + 1 if idle else 0
             # During an outage all wait for the clock.
-            if self.runner.down and turns > 50:
+            if turns > 50 and self._engine is not None and self._engine.outage.waiting:
                 return
 
     async def advance(self, **duration: float) -> None:
