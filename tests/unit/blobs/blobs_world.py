@@ -116,7 +116,8 @@ class World:
             if messages:
                 return messages.pop(0)
             # The client waits for its answer; the service stops listening when it has given it.
-            return await asyncio.get_running_loop().create_future()
+            never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+            return await never
 
         async def collect(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":

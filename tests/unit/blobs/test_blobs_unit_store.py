@@ -15,7 +15,8 @@ from emulator.blobs.ranges import ByteRange
 from emulator.blobs.store import Store
 from tests.unit.blobs.blobs_world import DISCONNECT, HeldClock, Message, World, open_world
 
-LARGE = 3 * 1024 * 1024
+MIB = 1024 * 1024
+LARGE = 3 * MIB
 
 
 def block_id(number: int) -> str:
@@ -114,13 +115,16 @@ async def test_a_refused_upload_leaves_no_file(world: World) -> None:
 
 async def test_a_reader_sees_one_version(world: World) -> None:
     old, new = os.urandom(LARGE), os.urandom(LARGE)
-    await world.put("box/blob", old)
+    for number in range(3):
+        await stage(world, "box/blob", number, old[number * MIB : (number + 1) * MIB])
+    await commit(world, "box/blob", 0, 1, 2)
     blob = world.store.read(find_blob, "box", "blob")
     parts = world.store.read(segments, blob.id, 0, blob.size)
     stream = world.store.streams.open(parts, ByteRange(0, blob.size))
     pieces = aiter(stream)
     first = await anext(pieces)
     await world.put("box/blob", new)
+    await asyncio.gather(*(world.store.streams.run(os.getpid) for _ in range(50)))
     rest = [piece async for piece in pieces]
     stream.close()
     assert first + b"".join(rest) == old
