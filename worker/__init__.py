@@ -1,0 +1,17 @@
+"""The worker: receive, decode, batch, infer, reply, settle. Run it by `python -m worker`.
+
+The way of one job through the modules:
+
+    servicebus   the only place that knows the Service Bus SDK
+    receiver     one thread a queue: receives while there is room, settles what is finished
+    consumer     what happens to a job, from its message to its settlement
+    lease        one thread renews the locks of all that is held
+    payloads     fetches inputs and stores results by claim check; pictures decodes
+    batcher      gathers what waits for the device
+    runner       loads the model and calls it
+    replies      posts the reply to where the job asked for it
+    service      composes the above, starts it and drains it
+    errors       what can go wrong, and how each ends a message
+
+`models/` holds one file a model: all that a model engineer writes.
+"""

@@ -1,0 +1,71 @@
+"""`python -m worker`: read the settings, serve until SIGTERM or SIGINT, drain, exit 0."""
+
+import argparse
+import errno
+import logging
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+from worker import logs
+from worker.allocator import keep_large_blocks
+from worker.errors import SettingsError
+from worker.service import Worker
+from worker.settings import Settings
+
+_log = logging.getLogger("worker")
+
+_EXIT_USAGE = 2
+_EXIT_PORT_BUSY = 98
+
+
+def main() -> int:
+    """Run the worker; returns the exit code."""
+    argparse.ArgumentParser(
+        prog="python -m worker",
+        description="Takes jobs from the models' queues. All settings come from the environment.",
+    ).parse_args()
+    stop = _stop_on_signals()
+    settings = Settings.from_env(os.environ)
+    logs.configure(settings.log_level)
+    keep_large_blocks()
+    try:
+        worker = Worker(settings)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        sys.stderr.write(f"HEALTH_PORT: port {settings.health_port} is in use\n")
+        return _EXIT_PORT_BUSY
+    worker.start()
+    _log.info("started; health on port %d", worker.health_port)
+    stop.wait()
+    _log.info("draining for %g s at most; a second signal exits at once", settings.drain_seconds)
+    worker.drain()
+    _log.info("stopped")
+    return 0
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    return stop
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+    except SettingsError as problem:
+        sys.stderr.write(f"{problem}\n")
+        code = _EXIT_USAGE
+    logging.shutdown()
+    # Not sys.exit: it would wait for pool threads that a model or a dead host still holds up.
+    os._exit(code)

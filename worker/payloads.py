@@ -1,0 +1,181 @@
+"""Inputs and results: inline in the message, or in a blob by claim check."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
+from azure.storage.blob import BlobServiceClient, ContainerClient, ContentSettings
+
+from contract.claimcheck import fits_inline, reference, verify
+from contract.errors import PayloadCorrupt
+from contract.fields import Json
+from contract.messages import InlineBytes, InlineJson, Payload, PayloadRef
+from contract.names import PAYLOAD_CONTAINER, result_blob
+from worker.backoff import Backoff
+from worker.errors import (
+    InferenceFailed,
+    InvalidInput,
+    PayloadsAway,
+    PayloadUnusable,
+    ResultTooLarge,
+)
+from worker.reach import Reach
+from worker.settings import Endpoint
+
+MAX_RESULT_BYTES = 64 * 1024 * 1024
+
+_CONNECT_SECONDS = 5
+_READ_SECONDS = 30
+
+T = TypeVar("T")
+
+Wait = Callable[[float], bool]
+"""Sleeps so many seconds; returns False where there is no sense in trying on."""
+
+
+class BlobStore(Protocol):
+    """The payload container. Both methods raise AzureError where it cannot be reached."""
+
+    def read(self, blob: str, size_bytes: int) -> bytes:
+        """The whole blob; ResourceNotFoundError, or PayloadCorrupt before anything is read."""
+        ...
+
+    def write(self, blob: str, data: bytes, media_type: str) -> None:
+        """Create or replace a blob."""
+        ...
+
+
+class Payloads:
+    """Fetches inputs and stores results, on whatever thread asks."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self._store = store
+        self._reach = Reach("blob storage")
+
+    def fetch(self, payload: Payload, max_bytes: int, wait: Wait) -> bytes:
+        """The bytes of a job's input; tries on while `wait` allows, then raises PayloadsAway."""
+        match payload:
+            case InlineBytes(data=data):
+                pass
+            case InlineJson(value):
+                data = _dumped(value)
+            case PayloadRef():
+                _check_size(payload.size_bytes, max_bytes)
+                return self._fetched(payload, wait)
+        _check_size(len(data), max_bytes)
+        return data
+
+    def pack(self, job_id: str, value: Json, wait: Wait) -> Payload:
+        """A result as it goes into the reply: inline where it fits, else stored first."""
+        try:
+            data = _dumped(value)
+        except (TypeError, ValueError, RecursionError):
+            raise InferenceFailed("the model's result cannot be written as JSON") from None
+        if fits_inline(len(data)):
+            return InlineJson(value)
+        if len(data) > MAX_RESULT_BYTES:
+            raise ResultTooLarge(
+                f"the result has {len(data)} bytes; at most {MAX_RESULT_BYTES} can be returned"
+            )
+        ref = reference(InlineJson(None).media_type, result_blob(job_id), data)
+        self._patiently(lambda: self._store.write(ref.blob, data, ref.media_type), wait)
+        return ref
+
+    def _fetched(self, ref: PayloadRef, wait: Wait) -> bytes:
+        try:
+            data = self._patiently(lambda: self._store.read(ref.blob, ref.size_bytes), wait)
+            return verify(ref, data)
+        except ResourceNotFoundError:
+            # Blob storage is strongly consistent: what is not there now was never written, or
+            # has been deleted.
+            raise PayloadUnusable("the input's blob does not exist; submit it again") from None
+        except PayloadCorrupt as error:
+            raise PayloadUnusable(f"{error}; submit the input again") from None
+
+    def _patiently(self, call: Callable[[], T], wait: Wait) -> T:
+        backoff = Backoff()
+        while True:
+            try:
+                result = call()
+            except ResourceNotFoundError:
+                self._reach.found()
+                raise
+            except AzureError as error:
+                self._reach.lost(_text(error))
+                if not wait(backoff.next()):
+                    raise PayloadsAway(_text(error)) from None
+            else:
+                self._reach.found()
+                return result
+
+
+class AzureBlobStore:
+    """The payload container in Azure Blob Storage, or in what speaks its protocol."""
+
+    def __init__(self, container: ContainerClient) -> None:
+        self._container = container
+
+    @classmethod
+    def connect(cls, endpoint: Endpoint) -> "AzureBlobStore":
+        """Prepare a client; nothing is sent yet. ValueError where the endpoint is malformed."""
+        # No retries of the SDK's own, which know nothing of the message's lock.
+        service: BlobServiceClient
+        if endpoint.connection_string is not None:
+            service = BlobServiceClient.from_connection_string(
+                endpoint.connection_string,
+                retry_total=0,
+                connection_timeout=_CONNECT_SECONDS,
+                read_timeout=_READ_SECONDS,
+            )
+        else:
+            from azure.identity import DefaultAzureCredential  # noqa: PLC0415  only where needed
+
+            service = BlobServiceClient(
+                endpoint.address or "",
+                DefaultAzureCredential(),
+                retry_total=0,
+                connection_timeout=_CONNECT_SECONDS,
+                read_timeout=_READ_SECONDS,
+            )
+        return cls(service.get_container_client(PAYLOAD_CONTAINER))
+
+    def read(self, blob: str, size_bytes: int) -> bytes:
+        """See BlobStore."""
+        download = self._container.download_blob(blob, max_concurrency=1)
+        if download.size != size_bytes:
+            raise PayloadCorrupt(
+                f"the payload has {download.size} bytes, {size_bytes} were announced"
+            )
+        return download.readall()
+
+    def write(self, blob: str, data: bytes, media_type: str) -> None:
+        """See BlobStore."""
+        try:
+            self._upload(blob, data, media_type)
+        except ResourceNotFoundError:
+            # Only the container can be missing: it is made by whoever needs it first.
+            with contextlib.suppress(ResourceExistsError):
+                self._container.create_container()
+            self._upload(blob, data, media_type)
+
+    def _upload(self, blob: str, data: bytes, media_type: str) -> None:
+        self._container.upload_blob(
+            blob, data, overwrite=True, content_settings=ContentSettings(content_type=media_type)
+        )
+
+
+def _dumped(value: Json) -> bytes:
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _check_size(size_bytes: int, max_bytes: int) -> None:
+    if size_bytes > max_bytes:
+        raise InvalidInput(f"the input has {size_bytes} bytes; at most {max_bytes} are taken")
+
+
+def _text(error: BaseException) -> str:
+    # The first line alone: the rest of an Azure error may hold a signed address.
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

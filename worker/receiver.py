@@ -1,0 +1,161 @@
+"""The thread of one queue: it alone receives from the queue and settles what came from it.
+
+One thread for both, since the SDK's receiver serves one: settling waits for the broker's word by
+reading the same socket that messages come in on.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from worker.backoff import Backoff
+from worker.errors import BrokerAway, LockLost, Settlement
+from worker.lease import Lease, Leases
+from worker.reach import Reach
+from worker.servicebus import Delivery, QueueLink
+
+_log = logging.getLogger(__name__)
+
+# While jobs are in hand one of them may finish at any moment and wants to be settled. The reply
+# has been sent by then, so that these milliseconds keep nobody waiting.
+_BUSY_WAIT_SECONDS = 0.02
+# While nothing is in hand: bounds how long a stop takes, and keeps the receive calls so close
+# together that the credit they leave behind never brings a message that nobody sees.
+_IDLE_WAIT_SECONDS = 0.25
+_FULL_WAIT_SECONDS = 0.5
+
+
+class Intake(Protocol):
+    """What the receiver asks of the consumer."""
+
+    def has_room(self) -> bool:
+        """Whether one more message may be taken now."""
+        ...
+
+    def accept(self, delivery: Delivery) -> None:
+        """Take charge of a message; it ends in a call of `Receiver.settle`."""
+        ...
+
+    def settled(self, delivery: Delivery) -> None:
+        """The message is out of hand."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one message is to be settled. Without a lease it is settled on the lock it came with."""
+
+    delivery: Delivery
+    lease: Lease | None
+    how: Settlement
+    reason: str = ""
+    description: str = ""
+
+
+class Receiver:
+    """`turn` and `close` belong to one thread, the rest to any."""
+
+    def __init__(
+        self,
+        link: QueueLink,
+        leases: Leases,
+        reach: Reach,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._link = link
+        self._leases = leases
+        self._reach = reach
+        self._clock = clock
+        self._backoff = Backoff(first_seconds=0.1, limit_seconds=2.0)
+        self._endings: deque[Ending] = deque()
+        self._held_count = 0
+        self._stopping = threading.Event()
+        self._stopped_receiving = False
+        self._wake = threading.Event()
+        self.turned_at = clock()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the queue answered when last used."""
+        return self._reach.answers
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was stopped and has settled all that it received."""
+        return self._stopping.is_set() and self._held_count == 0
+
+    def settle(self, ending: Ending) -> None:
+        """Settle soon."""
+        self._endings.append(ending)
+        self._wake.set()
+
+    def wake(self) -> None:
+        """There may be room again."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Receive no more; what is held is still settled."""
+        self._stopping.set()
+        self._wake.set()
+
+    def turn(self, intake: Intake) -> None:
+        """One round: connect if need be, settle what is finished, receive one if there is room."""
+        self.turned_at = self._clock()
+        try:
+            self._connect()
+            self._settle_all(intake)
+            self._receive(intake)
+        except BrokerAway as error:
+            self._reach.lost(error)
+            self._pause(self._backoff.next())
+
+    def close(self) -> None:
+        """Close the link."""
+        self._link.close()
+
+    def _connect(self) -> None:
+        if not self._link.is_open:
+            self._link.open()
+            self._stopped_receiving = False
+            self._reach.found()
+            self._backoff.reset()
+
+    def _settle_all(self, intake: Intake) -> None:
+        while self._endings:
+            ending = self._endings[0]
+            self._settle(ending)
+            self._endings.popleft()
+            self._held_count -= 1
+            intake.settled(ending.delivery)
+
+    def _settle(self, ending: Ending) -> None:
+        if ending.lease is not None and not self._leases.release(ending.lease):
+            return
+        try:
+            self._link.settle(ending.delivery, ending.how, ending.reason, ending.description)
+        except LockLost as error:
+            # The job is answered all the same: whoever gets it again finds that out by asking.
+            _log.info("%s came too late to %s: %s", ending.delivery.message_id, ending.how, error)
+
+    def _receive(self, intake: Intake) -> None:
+        if self._stopping.is_set():
+            if not self._stopped_receiving:
+                self._link.stop_receiving()
+                self._stopped_receiving = True
+            self._pause(_FULL_WAIT_SECONDS if self._held_count else 0.0)
+        elif not intake.has_room():
+            # The credit went with the last message received, so that none can come now.
+            self._pause(_FULL_WAIT_SECONDS)
+        else:
+            wait_seconds = _BUSY_WAIT_SECONDS if self._held_count else _IDLE_WAIT_SECONDS
+            if delivery := self._link.receive(wait_seconds):
+                self._held_count += 1
+                intake.accept(delivery)
+
+    def _pause(self, seconds: float) -> None:
+        self._wake.wait(seconds)
+        self._wake.clear()

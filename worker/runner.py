@@ -1,0 +1,50 @@
+"""Loads a model and calls it. What the model's own code raises goes through to the consumer."""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from contract.catalogue import Model
+from contract.fields import Json
+from worker import pictures
+from worker.errors import InferenceFailed, UnsupportedMediaType
+from worker.models import Infer
+
+
+class Runner:
+    """One loaded model."""
+
+    def __init__(self, model: Model, infer: Infer) -> None:
+        self._model = model
+        self._infer = infer
+
+    @classmethod
+    def load(cls, model: Model, torch_threads: int) -> "Runner":
+        """Import the model's file and build its class; raises whatever that raises."""
+        module = importlib.import_module(model.implementation)
+        # Only where the model has brought torch along: a worker without such models is small.
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(torch_threads)
+        make = cast(Callable[[], Infer], module.Infer)
+        return cls(model, make())
+
+    def prepare(self, data: bytes, media_type: str) -> Any:
+        """Decode and preprocess one input: what a batch is made of."""
+        bare_type = media_type.partition(";")[0].strip().lower()
+        if bare_type not in self._model.media_types:
+            raise UnsupportedMediaType(
+                f"{self._model.name} does not take {bare_type}; "
+                f"send one of {', '.join(self._model.media_types)}"
+            )
+        if self._infer.accepts == "image":
+            picture = pictures.decode(data, bare_type, self._model.max_pixels)
+            return self._infer.preprocess(picture)
+        return self._infer.preprocess(data)
+
+    def run(self, batch: list[Any]) -> Sequence[Json]:
+        """One pass of the model: a result for each item, in their order."""
+        results = self._infer(batch)
+        if len(results) != len(batch):
+            raise InferenceFailed(f"the model gave {len(results)} results for {len(batch)} inputs")
+        return results

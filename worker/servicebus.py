@@ -1,0 +1,235 @@
+"""The Service Bus SDK behind one small class: nothing else here knows azure-servicebus.
+
+Three things are not in its public interface and are reached for here alone, each with its reason;
+the SDK's version is pinned, and the conformance tests fail where it changes.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from azure.core.exceptions import AzureError
+from azure.servicebus import ServiceBusClient, ServiceBusReceivedMessage, ServiceBusReceiver
+from azure.servicebus.exceptions import (
+    MessageAlreadySettled,
+    MessageLockLostError,
+    ServiceBusError,
+)
+
+from contract.codec import MAX_MESSAGE_BYTES
+from worker.errors import BrokerAway, LockLost, Settlement
+from worker.settings import Endpoint
+
+_log = logging.getLogger(__name__)
+
+# How long a receive call sits in the socket before it looks at its own time limit again. The
+# SDK's own 0.2 s would hold back the settling of finished jobs for as long.
+_SOCKET_SECONDS = 0.02
+# Bounds the opening of a link and a management request.
+_TRY_SECONDS = 10.0
+_DESCRIPTION_CHARACTERS = 1024
+
+# What the SDK raises: its own tree, the credential's, and plain ones where a link went away
+# between two of its steps.
+_SDK_ERRORS = (ServiceBusError, AzureError, OSError, ValueError, AttributeError, RuntimeError)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delivery:
+    """One locked message. `body` is None where it holds no bytes or too many to be ours."""
+
+    body: bytes | None = field(repr=False)
+    delivery_count: int
+    enqueued_at: datetime | None
+    locked_until: datetime | None
+    properties: dict[str, str] = field(repr=False)
+    message_id: str
+    message: ServiceBusReceivedMessage = field(repr=False)
+
+    def lock_seconds(self, now: datetime) -> float:
+        """What is left of the lock."""
+        return (self.locked_until - now).total_seconds() if self.locked_until else 0.0
+
+
+class QueueLink:
+    """One receiver on a connection of its own, for one thread.
+
+    Every method raises BrokerAway where the queue cannot be reached; the link is closed then
+    and the next `open` makes a new one. What an earlier link received can be settled and renewed
+    on a later one.
+    """
+
+    def __init__(self, endpoint: Endpoint, queue: str) -> None:
+        self._endpoint = endpoint
+        self._queue = queue
+        self._client: ServiceBusClient | None = None
+        self._receiver: ServiceBusReceiver | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the link stood when it was last used."""
+        return self._receiver is not None
+
+    def open(self) -> None:
+        """Connect, sign in and attach to the queue. Nothing is received yet."""
+        if self._receiver is not None:
+            return
+        try:
+            client = _client(self._endpoint)
+            receiver = client.get_queue_receiver(self._queue, socket_timeout=_SOCKET_SECONDS)
+            self._client = client
+            receiver.__enter__()
+        except _SDK_ERRORS as error:
+            self.close()
+            raise BrokerAway(_text(error)) from None
+        self._receiver = receiver
+
+    def close(self) -> None:
+        """Close the link; what is locked but not settled stays so until its lock expires."""
+        client, self._client, self._receiver = self._client, None, None
+        if client is None:
+            return
+        try:
+            client.close()
+        except _SDK_ERRORS as error:
+            _log.debug("closing the link to %s: %s", self._queue, error)
+
+    def receive(self, wait_seconds: float) -> Delivery | None:
+        """The next message, at once if there is one, or None after about `wait_seconds`.
+
+        One at a time, since the SDK waits 0.2 s for a second one whenever it may take more. A
+        call that ends with nothing leaves its one credit with the broker, which may push a
+        message at any time: call again soon, or `stop_receiving`.
+        """
+        receiver = self._opened()
+        try:
+            messages = receiver.receive_messages(max_message_count=1, max_wait_time=wait_seconds)
+        except _SDK_ERRORS as error:
+            raise self._broken(error) from None
+        return _delivery(messages[0]) if messages else None
+
+    def stop_receiving(self) -> None:
+        """Take back the credit, and let go of what the broker pushed meanwhile."""
+        receiver = self._opened()
+        try:
+            # Private: publicly only closing does this, and the link is still needed to settle.
+            transport: Any = receiver._amqp_transport
+            transport.drain_and_release_messages(receiver._handler)
+        except _SDK_ERRORS as error:
+            raise self._broken(error) from None
+
+    def settle(self, delivery: Delivery, how: Settlement, reason: str, description: str) -> None:
+        """End the message and wait for the broker's word. LockLost where it was too late."""
+        receiver, message = self._opened(), delivery.message
+        try:
+            match how:
+                case Settlement.COMPLETE:
+                    receiver.complete_message(message)
+                case Settlement.ABANDON:
+                    receiver.abandon_message(message)
+                case Settlement.DEAD_LETTER:
+                    receiver.dead_letter_message(
+                        message, reason, description[:_DESCRIPTION_CHARACTERS]
+                    )
+                case Settlement.RELEASE:
+                    self._release(receiver, message)
+                case Settlement.LEAVE:
+                    pass
+        except (MessageLockLostError, MessageAlreadySettled) as error:
+            raise LockLost(_text(error)) from None
+        except _SDK_ERRORS as error:
+            raise self._broken(error) from None
+
+    def renew(self, delivery: Delivery, timeout_seconds: float) -> datetime:
+        """Lock for another full duration; returns the end of it. LockLost where it is gone."""
+        self.open()
+        receiver = self._opened()
+        try:
+            return receiver.renew_message_lock(delivery.message, timeout=timeout_seconds)
+        except (MessageLockLostError, MessageAlreadySettled) as error:
+            raise LockLost(_text(error)) from None
+        except _SDK_ERRORS as error:
+            if delivery.message.lock_token is None:
+                raise LockLost("the message was settled meanwhile") from None
+            raise self._broken(error) from None
+
+    def _release(self, receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -> None:
+        # Private: publicly there is only abandon, which counts as a failed delivery, and a worker
+        # that leaves three times would bury the job. The SDK itself releases so when it closes.
+        handler: Any = receiver._handler
+        try:
+            handler.settle_messages(message._delivery_id, message._delivery_tag, "released")
+            message._settled = True
+        except _SDK_ERRORS:
+            receiver.abandon_message(message)
+
+    def _opened(self) -> ServiceBusReceiver:
+        if self._receiver is None:
+            raise BrokerAway("the link is closed")
+        return self._receiver
+
+    def _broken(self, error: BaseException) -> BrokerAway:
+        self.close()
+        return BrokerAway(_text(error))
+
+
+def _client(endpoint: Endpoint) -> ServiceBusClient:
+    # No retries of the SDK's own: they would keep the thread from all else for seconds.
+    if endpoint.connection_string is not None:
+        return ServiceBusClient.from_connection_string(
+            endpoint.connection_string, retry_total=0, try_timeout=_TRY_SECONDS
+        )
+    from azure.identity import DefaultAzureCredential  # noqa: PLC0415  only where it is needed
+
+    return ServiceBusClient(
+        endpoint.address or "", DefaultAzureCredential(), retry_total=0, try_timeout=_TRY_SECONDS
+    )
+
+
+def _delivery(message: ServiceBusReceivedMessage) -> Delivery:
+    return Delivery(
+        body=_body(message),
+        delivery_count=message.delivery_count or 0,
+        enqueued_at=message.enqueued_time_utc,
+        locked_until=message.locked_until_utc,
+        properties=_properties(message),
+        message_id=message.message_id or "?",
+        message=message,
+    )
+
+
+def _body(message: ServiceBusReceivedMessage) -> bytes | None:
+    """The bytes of a data body. A value or sequence body, which no producer of ours sends: None."""
+    parts, size_bytes = [], 0
+    try:
+        for part in message.body:
+            size_bytes += len(part)
+            if not isinstance(part, bytes) or size_bytes > MAX_MESSAGE_BYTES:
+                return None
+            parts.append(part)
+    except TypeError:
+        return None
+    return b"".join(parts)
+
+
+def _properties(message: ServiceBusReceivedMessage) -> dict[str, str]:
+    return {
+        _decoded(name): _decoded(value)
+        for name, value in (message.application_properties or {}).items()
+        if isinstance(name, bytes | str) and isinstance(value, bytes | str)
+    }
+
+
+def _decoded(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
+
+
+def _text(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def utc_now() -> datetime:
+    """The time of day that locks are told in."""
+    return datetime.now(UTC)

@@ -1,0 +1,101 @@
+"""The worker's settings: read once, from the environment, into one frozen value."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from contract.catalogue import DEFAULT_PATH
+from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
+from worker.errors import SettingsError
+
+_DEFAULT_HEALTH_PORT = 8081
+_DEFAULT_DRAIN_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A service, by connection string or by an address to which a managed identity signs in."""
+
+    connection_string: str | None = field(default=None, repr=False)
+    address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a worker process needs to know. `models` is empty for all of the catalogue."""
+
+    service_bus: Endpoint
+    payload_storage: Endpoint
+    catalogue: Path
+    models: tuple[str, ...]
+    reply_hosts: frozenset[str]
+    health_host: str
+    health_port: int
+    drain_seconds: float
+    torch_threads: int
+    log_level: str
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read every setting; SettingsError names the first variable that is missing or wrong."""
+        return cls(
+            service_bus=_endpoint(environ, SETTING_SERVICE_BUS, "fullyQualifiedNamespace"),
+            payload_storage=_endpoint(environ, SETTING_PAYLOAD_STORAGE, "blobServiceUri"),
+            catalogue=Path(environ.get(SETTING_CATALOGUE) or DEFAULT_PATH),
+            models=_names(environ.get("WORKER_MODELS", "")),
+            reply_hosts=_hosts(environ),
+            health_host=environ.get("HEALTH_HOST") or "127.0.0.1",
+            health_port=_whole(environ, "HEALTH_PORT", _DEFAULT_HEALTH_PORT, 0, 65535),
+            drain_seconds=_seconds(environ, "WORKER_DRAIN_SECONDS", _DEFAULT_DRAIN_SECONDS),
+            torch_threads=_whole(environ, "TORCH_THREADS", 1, 1, 1024),
+            log_level=_level(environ),
+        )
+
+
+def _endpoint(environ: Mapping[str, str], name: str, suffix: str) -> Endpoint:
+    if connection_string := environ.get(name):
+        return Endpoint(connection_string=connection_string)
+    if address := environ.get(f"{name}__{suffix}"):
+        return Endpoint(address=address)
+    raise SettingsError(f"{name}: is missing; set it, or {name}__{suffix} for a managed identity")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def _hosts(environ: Mapping[str, str]) -> frozenset[str]:
+    hosts = frozenset(host.lower() for host in _names(environ.get("REPLY_HOSTS", "")))
+    if not hosts:
+        raise SettingsError("REPLY_HOSTS: is missing; list the gateway as host:port")
+    for host in hosts:
+        name, _, port = host.rpartition(":")
+        if not name or "/" in host or not (port.isascii() and port.isdecimal()):
+            raise SettingsError(f"REPLY_HOSTS: expected host:port, found {host!r}")
+    return hosts
+
+
+def _whole(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = environ.get(name) or str(default)
+    if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
+        raise SettingsError(f"{name}: expected a whole number from {low} to {high}, found {text!r}")
+    return int(text)
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(name) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 24 * 3600:
+        raise SettingsError(f"{name}: expected seconds from 0 to 86400, found {text!r}")
+    return value
+
+
+def _level(environ: Mapping[str, str]) -> str:
+    text = (environ.get("LOG_LEVEL") or "info").upper()
+    if text not in logging.getLevelNamesMapping():
+        raise SettingsError(f"LOG_LEVEL: expected debug, info, warning or error, found {text!r}")
+    return text
