@@ -147,7 +147,7 @@ class Engine:
             changes = self._changes()
             if changes:
                 self.store.apply(changes)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StorageError) as error:
             self._undo(error, handouts, waiters)
             return
         self._keep(changes)
@@ -162,6 +162,7 @@ class Engine:
         if self._failing:
             return
         now = self.clock.now()
+        self._advance(now)
         for dispatcher in self._dispatchers.values():
             if dispatcher.busy:
                 dispatcher.hand_out(now, _TURN_BYTES, handouts)
@@ -204,7 +205,7 @@ class Engine:
             self._schedule_turn()
 
     def _undo(
-        self, error: sqlite3.Error, handouts: list[Handout], waiters: list[asyncio.Future[None]]
+        self, error: Exception, handouts: list[Handout], waiters: list[asyncio.Future[None]]
     ) -> None:
         self.ledger.rollback()
         self.contents.rollback()

@@ -21,7 +21,7 @@ from emulator.servicebus.broker.message import (
     StoredMessage,
 )
 from emulator.servicebus.broker.settings import QueueCounts, QueueSettings
-from emulator.servicebus.broker.state import QueueState
+from emulator.servicebus.broker.state import QueueState, raise_if_unwritable
 from emulator.servicebus.broker.subscription import Subscription
 
 _MAX_MESSAGE_ID_LENGTH = 128
@@ -203,19 +203,26 @@ class Queue:
     def _check(self, messages: Sequence[IncomingMessage]) -> None:
         if self.is_subqueue:
             raise NotAllowed(f"messages cannot be sent to {self.address!r}")
-        limit = self.settings.max_message_bytes
         for message in messages:
-            if message.size_bytes > limit:
-                raise MessageTooLarge(
-                    f"the message has {message.size_bytes} bytes; the queue accepts {limit}"
-                )
-            if len(message.message_id or "") > _MAX_MESSAGE_ID_LENGTH:
-                raise ArgumentError(f"a message id is over {_MAX_MESSAGE_ID_LENGTH} characters")
-            time_to_live = message.time_to_live or timedelta(0)
-            if not timedelta(0) <= time_to_live <= _MAX_TIME_TO_LIVE:
-                raise ArgumentError("a time to live is out of range")
+            _check(message, self.settings.max_message_bytes)
         size_bytes = self._state.shelf.size_bytes + sum(
             queue._state.shelf.size_bytes for queue in self._subqueues
         )
         if size_bytes + sum(each.size_bytes for each in messages) > self.settings.max_size_bytes:
             raise QuotaExceeded(f"the queue {self.address!r} is full")
+
+
+def _check(message: IncomingMessage, limit_bytes: int) -> None:
+    if message.size_bytes > limit_bytes:
+        raise MessageTooLarge(
+            f"the message has {message.size_bytes} bytes; the queue accepts {limit_bytes}"
+        )
+    if message.message_id is not None:
+        if len(message.message_id) > _MAX_MESSAGE_ID_LENGTH:
+            raise ArgumentError(f"a message id is over {_MAX_MESSAGE_ID_LENGTH} characters")
+        raise_if_unwritable(message.message_id)
+    time_to_live = message.time_to_live or timedelta(0)
+    if not timedelta(0) <= time_to_live <= _MAX_TIME_TO_LIVE:
+        raise ArgumentError("a time to live is out of range")
+    if message.scheduled_at is not None and message.scheduled_at.tzinfo is None:
+        raise ArgumentError("a scheduled time has no time zone")

@@ -6,6 +6,7 @@ from pathlib import Path
 APPLICATION_ID = 0x51554555
 SCHEMA_VERSION = 1
 _BUSY_SECONDS = 0.5
+_CHECKPOINT_PAGES = 4000
 
 # A message's row holds its content when that is small; otherwise the content has a row of its
 # own, because SQLite rewrites a whole row when a lock or a delivery count in it changes.
@@ -86,6 +87,8 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
     connection.execute("PRAGMA locking_mode=EXCLUSIVE")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
+    # A checkpoint waits for the disk and holds up the loop: seldom is better than little.
+    connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     if not tables:
         connection.executescript(
             f"BEGIN IMMEDIATE; {_TABLES}"

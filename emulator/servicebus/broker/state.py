@@ -151,10 +151,13 @@ class QueueState:
         if self._dead_letters is None:
             raise NotAllowed("a message in a dead-letter queue cannot be dead-lettered")
         for text in (reason, description):
-            if text is not None and len(text) > _MAX_REASON_LENGTH:
+            if text is None:
+                continue
+            if len(text) > _MAX_REASON_LENGTH:
                 raise ArgumentError(
                     f"a dead-letter reason or description is over {_MAX_REASON_LENGTH} characters"
                 )
+            raise_if_unwritable(text)
         self._move_to_dead_letters(entry, reason, description)
 
     def renew(self, tokens: Sequence[UUID], now: datetime) -> list[datetime]:
@@ -251,3 +254,11 @@ class QueueState:
             return now + shortest
         except OverflowError:
             return None
+
+
+def raise_if_unwritable(text: str) -> None:
+    """Raise ArgumentError for a text that is not valid Unicode, which no database would take."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ArgumentError("a text is not valid Unicode") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from emulator.servicebus.broker.duplicates import Sighting
 from emulator.servicebus.broker.entry import Entry
+from emulator.servicebus.broker.errors import StorageError
 from emulator.servicebus.broker.message import IncomingMessage
 from emulator.servicebus.broker.rows import (
     ENTRY_COLUMNS,
@@ -27,6 +28,8 @@ _INSERT = (
     f"INSERT INTO messages ({ENTRY_COLUMNS}, header, annotations, bare)"  # noqa: S608 - constants
     " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
+_CONTENT_IN_ROW = "SELECT header, annotations, bare FROM messages WHERE id=?"
+_CONTENT_APART = "SELECT header, annotations, bare FROM contents WHERE id=?"
 _UPDATE = f"UPDATE messages SET {UPDATED_COLUMNS} WHERE id=?"  # noqa: S608 - a constant
 
 
@@ -122,13 +125,14 @@ class Store:
             yield queue, Sighting(number, message_id, instant(seen_at_us))
 
     def content(self, id_: int) -> IncomingMessage:
-        """Read the content of a message that is there."""
-        query = "SELECT header, annotations, bare FROM messages WHERE id=?"
-        header, annotations, bare = self._connection.execute(query, (id_,)).fetchone()
-        if bare is None:
-            query = "SELECT header, annotations, bare FROM contents WHERE id=?"
-            header, annotations, bare = self._connection.execute(query, (id_,)).fetchone()
-        return IncomingMessage(header, annotations, bare)
+        """Read the content of a message that is there; raises StorageError."""
+        try:
+            sections = self._connection.execute(_CONTENT_IN_ROW, (id_,)).fetchone()
+            if sections[-1] is None:
+                sections = self._connection.execute(_CONTENT_APART, (id_,)).fetchone()
+        except sqlite3.Error as error:
+            raise StorageError(f"a message could not be read: {error}") from error
+        return IncomingMessage(*sections)
 
     def apply(self, changes: ChangeSet) -> None:
         """Write all changes, or, when sqlite3.Error is raised, none."""

@@ -1,6 +1,7 @@
 """Sending, receiving and the ways to end a lock."""
 
 import asyncio
+from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,7 +16,7 @@ from emulator.servicebus.broker.errors import (
     NotAllowed,
     QuotaExceeded,
 )
-from emulator.servicebus.broker.message import MessageState, ReceiveMode
+from emulator.servicebus.broker.message import IncomingMessage, MessageState, ReceiveMode
 from emulator.servicebus.broker.settings import QueueSettings
 from tests.unit.servicebus.broker.world import World, message, token_of
 
@@ -255,13 +256,44 @@ async def test_a_full_queue_refuses(tmp_path: Path) -> None:
     await world.broker.close()
 
 
-async def test_values_that_azure_refuses(world: World) -> None:
+@pytest.mark.parametrize(
+    "refused",
+    [
+        message(message_id="x" * 129),
+        message(message_id="\ud800"),
+        message(time_to_live_seconds=-1),
+        message(time_to_live_seconds=10675200 * 86400),
+        message(scheduled_at=datetime(2026, 1, 1)),  # noqa: DTZ001 - that is the point
+    ],
+)
+async def test_bad_values_are_refused_with_all_that_was_sent_with_them(
+    world: World, refused: IncomingMessage
+) -> None:
     with pytest.raises(ArgumentError):
-        await world.queue().send([message(message_id="x" * 129)])
-    with pytest.raises(ArgumentError):
-        await world.queue().send([message(time_to_live_seconds=-1)])
+        await world.queue().send([message("good"), refused])
+    assert world.bodies() == []
+
+
+async def test_only_what_has_a_time_can_be_scheduled(world: World) -> None:
     with pytest.raises(ArgumentError):
         await world.queue().schedule([message()])
+
+
+@pytest.mark.parametrize("reason", ["x" * 4097, "\udfff"])
+async def test_a_bad_reason_leaves_the_message_locked(world: World, reason: str) -> None:
+    await world.queue().send([message("a")])
+    token = token_of(world.receive())
+    for texts in ((reason, None), (None, reason)):
+        with pytest.raises(ArgumentError):
+            await world.queue().dead_letter(token, *texts)
+    await world.queue().complete(token)
+
+
+async def test_a_message_that_is_born_dead_is_not_delivered(world: World) -> None:
+    inbox = world.receiver(credit=1)
+    await world.queue().send([message("a", time_to_live_seconds=0)])
+    assert not inbox.deliveries
+    assert world.queue().counts().total == 0
 
 
 async def test_addresses(world: World) -> None:
