@@ -147,11 +147,13 @@ def _worker(settings: Settings) -> Part:
             "SERVICE_BUS": settings.service_bus,
             "PAYLOAD_STORAGE": settings.storage,
             "REPLY_HOSTS": f"{_HOST}:{settings.ports.functions}",
+            "HEALTH_HOST": _HOST,
             "HEALTH_PORT": str(port),
             "LOG_LEVEL": settings.log_level,
             **settings.models,
         },
-        drain_seconds=30.0,
+        # The worker gives itself 30 s for what it holds; then it still has to settle.
+        drain_seconds=35.0,
     )
 
 
