@@ -1,7 +1,8 @@
 """Pictures from bytes that a stranger sent: decoded in full, or refused with a sentence."""
 
 import io
-import warnings
+import struct
+import zlib
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -9,6 +10,17 @@ from worker.errors import InvalidInput
 
 # A list of decoders, since each further one is code that strangers' bytes reach.
 _FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
+
+# Decoders raise whatever they stumble over.
+_DECODER_ERRORS = (
+    *(OSError, ValueError, SyntaxError, EOFError, LookupError, struct.error, zlib.error),
+    *(TypeError, AttributeError, ArithmeticError, MemoryError),
+)
+_DAMAGED = "the picture is damaged or incomplete: it cannot be decoded to its end"
+
+# The limit is the model's own, and is checked below; Pillow's is one for the whole process, and
+# between one and two times its value it only warns.
+Image.MAX_IMAGE_PIXELS = None
 
 
 def decode(data: bytes, media_type: str, max_pixels: int) -> Image.Image:
@@ -21,31 +33,23 @@ def decode(data: bytes, media_type: str, max_pixels: int) -> Image.Image:
     expected = _FORMATS.get(media_type)
     formats = [expected] if expected else list(_FORMATS.values())
     try:
-        with warnings.catch_warnings():
-            # Pillow only warns of a bomb where it should refuse; the size is checked below.
-            warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(data), formats=formats)
+        picture = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
         raise InvalidInput(f"the input is not a picture of type {media_type}") from None
-    # Pillow's decoders raise what they meet: struct errors, index errors and more.
-    except (Image.DecompressionBombError, OSError, ValueError, *_DECODER_ERRORS) as error:
-        raise _unreadable(error, max_pixels) from None
+    except _DECODER_ERRORS:
+        raise InvalidInput(_DAMAGED) from None
     with picture:
         _check_size(picture.size, max_pixels)
-        return _loaded(picture, max_pixels)
+        return _loaded(picture)
 
 
-_DECODER_ERRORS = (SyntaxError, EOFError, LookupError, TypeError, OverflowError, MemoryError)
-
-
-def _loaded(picture: Image.Image, max_pixels: int) -> Image.Image:
+def _loaded(picture: Image.Image) -> Image.Image:
     try:
         # Reads all of it, and raises where the bytes end too early.
         picture.load()
-        upright = ImageOps.exif_transpose(picture)
-        return _flat(upright)
-    except (Image.DecompressionBombError, OSError, ValueError, *_DECODER_ERRORS) as error:
-        raise _unreadable(error, max_pixels) from None
+        return _flat(ImageOps.exif_transpose(picture))
+    except _DECODER_ERRORS:
+        raise InvalidInput(_DAMAGED) from None
 
 
 def _flat(picture: Image.Image) -> Image.Image:
@@ -63,9 +67,3 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise InvalidInput(
             f"the picture has {width} by {height} pixels; at most {max_pixels} in all are taken"
         )
-
-
-def _unreadable(error: BaseException, max_pixels: int) -> InvalidInput:
-    if isinstance(error, Image.DecompressionBombError):
-        return InvalidInput(f"the picture is too large; at most {max_pixels} pixels are taken")
-    return InvalidInput("the picture is damaged or incomplete: it cannot be decoded to its end")

@@ -1,0 +1,18 @@
+"""Backoff: growing, bounded, jittered, and anew after a success."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.backoff import Backoff
+
+
+def test_doubles_up_to_the_limit_and_begins_again() -> None:
+    backoff = Backoff(first_seconds=1.0, limit_seconds=5.0, chance=lambda: 0.0)
+    assert [backoff.next() for _ in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+    backoff.reset()
+    assert backoff.next() == 1.0
+
+
+@given(st.floats(0, 1))
+def test_jitter_takes_half_at_most(chance: float) -> None:
+    assert 1.0 <= Backoff(first_seconds=2.0, chance=lambda: chance).next() <= 2.0

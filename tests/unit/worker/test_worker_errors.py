@@ -1,0 +1,58 @@
+"""How each error settles its message, and what the caller hears of it."""
+
+import inspect
+
+import pytest
+
+from contract.messages import FailureCode, Stage
+from worker import errors
+from worker.errors import Fault, Settlement, UnreadableMessage, WorkerError
+
+SETTLEMENTS = {
+    errors.InvalidInput: Settlement.COMPLETE,
+    errors.UnsupportedMediaType: Settlement.COMPLETE,
+    errors.PayloadUnusable: Settlement.COMPLETE,
+    errors.InferenceFailed: Settlement.COMPLETE,
+    errors.ResultTooLarge: Settlement.COMPLETE,
+    errors.Expired: Settlement.COMPLETE,
+    errors.NotWaitedFor: Settlement.COMPLETE,
+    errors.BrokerAway: Settlement.ABANDON,
+    errors.PayloadsAway: Settlement.ABANDON,
+    errors.ReplyUndelivered: Settlement.ABANDON,
+    errors.WorkerFault: Settlement.ABANDON,
+    errors.UnreadableMessage: Settlement.DEAD_LETTER,
+    errors.WrongModel: Settlement.DEAD_LETTER,
+    errors.ReplyForbidden: Settlement.DEAD_LETTER,
+    errors.ReplyRefused: Settlement.DEAD_LETTER,
+    errors.HandedBack: Settlement.RELEASE,
+    errors.LockLost: Settlement.LEAVE,
+}
+
+
+def leaves() -> list[type[WorkerError]]:
+    classes = [c for _, c in inspect.getmembers(errors, inspect.isclass)]
+    tree = [c for c in classes if issubclass(c, WorkerError)]
+    return [c for c in tree if not c.__subclasses__() and c is not errors.SettingsError]
+
+
+def test_every_error_has_its_settlement() -> None:
+    assert {c: c.settlement for c in leaves()} == SETTLEMENTS
+
+
+def test_codes_are_stable_and_each_its_own() -> None:
+    codes = [c.code for c in leaves()]
+    assert len(set(codes)) == len(codes)
+    assert all(c.code in (errors.__doc__ or "") for c in leaves() if c is not UnreadableMessage)
+
+
+@pytest.mark.parametrize("fault", [c for c in leaves() if issubclass(c, Fault)])
+def test_what_a_caller_hears_is_in_the_contract(fault: type[Fault]) -> None:
+    told = fault("what happened").to_job_error()
+    assert told.code in set(FailureCode)
+    assert told.message == "what happened"
+    assert told.stage in (Stage.LOAD, Stage.RUN)
+    assert not told.retryable
+
+
+def test_an_unreadable_message_is_buried_under_the_contracts_code() -> None:
+    assert UnreadableMessage("schema 9", "unsupported-schema").reason == "unsupported-schema"

@@ -1,0 +1,78 @@
+"""The models that ship, called as the worker calls them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contract.catalogue import Catalogue
+from worker.errors import InferenceFailed, UnsupportedMediaType
+from worker.models import Infer
+from worker.models.noop import Infer as Noop
+from worker.runner import Runner
+
+ROOT = Path(__file__).parents[3]
+CATALOGUE = Catalogue.load()
+
+
+def test_noop_tells_size_and_digest() -> None:
+    runner = Runner.load(CATALOGUE["noop"], torch_threads=1)
+    item = runner.prepare(b"abc", "text/plain; charset=utf-8")
+    assert (
+        list(runner.run([item, item]))
+        == [
+            {
+                "size_bytes": 3,
+                "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            }
+        ]
+        * 2
+    )
+
+
+def test_a_worker_without_such_models_brings_no_torch() -> None:
+    code = (
+        "import sys, worker.service, worker.models.noop;"
+        "sys.exit(bool({'torch', 'torchvision', 'numpy'} & set(sys.modules)))"
+    )
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert result.returncode == 0
+
+
+def test_another_media_type_is_refused_with_those_taken() -> None:
+    runner = Runner(CATALOGUE["classifier"], Noop())
+    with pytest.raises(UnsupportedMediaType, match="image/jpeg, image/png, image/webp"):
+        runner.prepare(b"{}", "application/json")
+
+
+def test_a_model_that_loses_results_fails() -> None:
+    class Forgetful(Noop):
+        def __call__(self, batch: list[dict[str, object]]) -> list[dict[str, object]]:
+            return batch[1:]
+
+    infer: Infer = Forgetful()
+    with pytest.raises(InferenceFailed, match="1 results for 2 inputs"):
+        Runner(CATALOGUE["noop"], infer).run([{}, {}])
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("picture", "labels"),
+    [
+        ("chelsea", {"tiger cat", "Egyptian cat", "tabby"}),
+        ("coffee", {"espresso"}),
+        ("camera", {"tripod"}),
+    ],
+)
+def test_the_classifier_knows_its_pictures(picture: str, labels: set[str]) -> None:
+    runner = Runner.load(CATALOGUE["classifier"], torch_threads=1)
+    data = (ROOT / "examples" / f"{picture}.jpg").read_bytes()
+    item = runner.prepare(data, "image/jpeg")
+    one, two = (result["labels"] for result in runner.run([item, item]))
+    assert one[0]["label"] in labels
+    assert len(one) == 5
+    scores = [entry["score"] for entry in one]
+    assert scores == sorted(scores, reverse=True)
+    assert [entry["index"] for entry in one] == [entry["index"] for entry in two]

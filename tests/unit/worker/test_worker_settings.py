@@ -1,0 +1,75 @@
+"""Settings: defaults, refusals that name the variable, and no secret in sight."""
+
+import pytest
+
+from worker.errors import SettingsError
+from worker.settings import Settings
+
+LEAST = {
+    "SERVICE_BUS": "Endpoint=sb://here;SharedAccessKeyName=k;SharedAccessKey=c2VjcmV0",
+    "PAYLOAD_STORAGE": "AccountName=a;AccountKey=c2VjcmV0",
+    "REPLY_HOSTS": "127.0.0.1:7071",
+}
+
+
+def test_defaults() -> None:
+    settings = Settings.from_env(LEAST)
+    assert settings.models == ()
+    assert settings.health_host == "127.0.0.1"
+    assert settings.health_port == 8081
+    assert settings.drain_seconds == 30.0
+    assert settings.torch_threads == 1
+    assert settings.log_level == "INFO"
+    assert settings.catalogue.name == "models.toml"
+
+
+def test_everything_set() -> None:
+    settings = Settings.from_env(
+        {
+            "SERVICE_BUS__fullyQualifiedNamespace": "ns.servicebus.windows.net",
+            "PAYLOAD_STORAGE__blobServiceUri": "https://a.blob.core.windows.net",
+            "MODEL_CATALOGUE": "/etc/models.toml",
+            "WORKER_MODELS": "noop, classifier,",
+            "REPLY_HOSTS": "API.example.com:443,[::1]:80",
+            "HEALTH_HOST": "0.0.0.0",
+            "HEALTH_PORT": "0",
+            "WORKER_DRAIN_SECONDS": "2.5",
+            "TORCH_THREADS": "4",
+            "LOG_LEVEL": "debug",
+        }
+    )
+    assert settings.service_bus.address == "ns.servicebus.windows.net"
+    assert settings.service_bus.connection_string is None
+    assert settings.payload_storage.address == "https://a.blob.core.windows.net"
+    assert settings.models == ("noop", "classifier")
+    assert settings.reply_hosts == {"api.example.com:443", "[::1]:80"}
+    assert settings.drain_seconds == 2.5
+    assert settings.torch_threads == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SERVICE_BUS", ""),
+        ("PAYLOAD_STORAGE", ""),
+        ("REPLY_HOSTS", ""),
+        ("REPLY_HOSTS", "gateway"),
+        ("REPLY_HOSTS", "https://gateway:443/x"),
+        ("REPLY_HOSTS", "gateway:https"),
+        ("HEALTH_PORT", "65536"),
+        ("HEALTH_PORT", "²"),
+        ("HEALTH_PORT", "-1"),
+        ("WORKER_DRAIN_SECONDS", "soon"),
+        ("WORKER_DRAIN_SECONDS", "nan"),
+        ("WORKER_DRAIN_SECONDS", "-1"),
+        ("TORCH_THREADS", "0"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_env({**LEAST, name: value})
+
+
+def test_no_secret_in_the_repr() -> None:
+    assert "c2VjcmV0" not in repr(Settings.from_env(LEAST))
