@@ -59,7 +59,8 @@ def throughput(system: System) -> list[Figure]:
 
 
 def bare_rate() -> float:
-    command = [sys.executable, "-m", "benchmarks.bare", PICTURE, str(BATCH_SIZE), str(BARE_SECONDS)]
+    arguments = [str(PICTURE), str(BATCH_SIZE), str(BARE_SECONDS)]
+    command = [sys.executable, "-m", "benchmarks.bare", *arguments]
     return float(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
 
 

@@ -1,7 +1,7 @@
 """The classifier in a bare loop: what the worker is compared with.
 
-`python -m benchmarks.bare PICTURE BATCH_SIZE SECONDS` prints images/s. Decoding is part of the loop,
-as it is part of a job.
+`python -m benchmarks.bare PICTURE BATCH_SIZE SECONDS` prints images/s. Decoding is part of the
+loop, as it is part of a job.
 """
 
 import sys
