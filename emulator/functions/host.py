@@ -1,34 +1,26 @@
 """Puts the host together: app process, durable engine, triggers and listeners, in their order."""
 
-from __future__ import annotations
-
 import asyncio
-import importlib
 import logging
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from emulator.functions.admin import AdminApplication
 from emulator.functions.appsettings import read_app_settings, resolve
 from emulator.functions.asgi import Application
 from emulator.functions.catalogue import Catalogue, build_catalogue
 from emulator.functions.clock import Clock, SystemClock
-from emulator.functions.errors import SettingError
-from emulator.functions.hostfile import HostFile, read_host_file
+from emulator.functions.durability import Durability
+from emulator.functions.hostfile import read_host_file
 from emulator.functions.invoker import Invoker
 from emulator.functions.listeners import Listener, bind, url_of
 from emulator.functions.process import AppCommand
 from emulator.functions.supervisor import Supervisor
 from emulator.functions.triggers.starting import Triggers
 from emulator.functions.web import WebApplication
-
-if TYPE_CHECKING:
-    import socket
-
-    from emulator.functions.durability import Durability
 
 _log = logging.getLogger("functions.host")
 
@@ -113,9 +105,7 @@ class Host:
     async def _start_durability(self, invoker: Invoker) -> None:
         rpc_socket = bind(self._options.host, self._options.rpc_port)
         hub = resolve(self._host_file.hub_name, self._settings)
-        # Imported here, as apps without durable functions have no use for it.
-        module = importlib.import_module("emulator.functions.durability")
-        durability: Durability = module.Durability(self._options.data, invoker, self._clock, hub)
+        durability = Durability(self._options.data, invoker, self._clock, hub)
         self._durability = durability
         await durability.start()
         self._supervisor.client_binding = durability.client_binding(self.url, url_of(rpc_socket))
@@ -159,6 +149,3 @@ async def run_host(host: Host, stopping: asyncio.Event) -> None:
         stop.cancel()
         await asyncio.gather(starting, stop, return_exceptions=True)
         await host.stop()
-
-
-__all__ = ["Host", "HostFile", "HostOptions", "SettingError", "run_host"]

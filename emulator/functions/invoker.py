@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emulator.functions.process import Answer
-from emulator.functions.runner import AppUnavailable, FunctionFailure
+from emulator.functions.runner import FunctionFailure
 from emulator.functions.supervisor import Supervisor
 
 _NO_TRACE = ["", ""]
@@ -101,6 +101,3 @@ class Invoker:
         if head[1] == "error":
             raise FunctionFailure(str(head[2]), str(head[3]))
         return answer
-
-
-__all__ = ["AppUnavailable", "FunctionFailure", "HttpResult", "Invoker"]

@@ -47,6 +47,10 @@ class AppCommand:
         return [*arguments, "--log-level", self.log_level]
 
 
+class _EndedEarlyError(AppLoadError):
+    """The process ended before it had told what the folder holds."""
+
+
 class AppProcess:
     """A running app process. Made by `start_app`; once `ended` is set it stays so."""
 
@@ -61,6 +65,8 @@ class AppProcess:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._create_future = loop.create_future
+        # A grandchild may hold the stream open after its parent's death, so watch that, too.
+        self._watcher = loop.create_task(self._watch())
 
     @property
     def pid(self) -> int:
@@ -101,7 +107,7 @@ class AppProcess:
                 await self._child.wait()
         except TimeoutError:
             self.kill()
-            await self._child.wait()
+        await self._watcher
         self._close_lifeline()
 
     async def wait(self) -> int:
@@ -109,9 +115,13 @@ class AppProcess:
         await self.ended.wait()
         # The stream may break while the process lives on (it may have closed the descriptor).
         self.kill()
-        status = await self._child.wait()
+        await self._watcher
         self._close_lifeline()
-        return status
+        return await self._child.wait()
+
+    async def _watch(self) -> None:
+        await self._child.wait()
+        self.connection.abort()
 
     def _close_lifeline(self) -> None:
         if self._lifeline >= 0:
@@ -137,9 +147,7 @@ class AppProcess:
             _log.warning("the connection to the app process broke: %s", error)
         self.ended.set()
         if not self.indexed.done():
-            self.indexed.set_exception(
-                AppLoadError("the app process ended while it loaded the app")
-            )
+            self.indexed.set_exception(_EndedEarlyError())
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(AppUnavailable("the app process ended"))
@@ -178,6 +186,9 @@ async def start_app(command: AppCommand) -> AppProcess:
     try:
         async with asyncio.timeout(_INDEX_SECONDS):
             process.functions = await process.indexed
+    except _EndedEarlyError as error:
+        status = describe_status(await process.wait())
+        raise AppLoadError(f"the app process {status} while it loaded the app") from error
     except TimeoutError as error:
         raise AppLoadError(f"the app did not load within {_INDEX_SECONDS:.0f} s") from error
     finally:

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import importlib
 import importlib.util
+import io
 import logging
 import os
 import socket
@@ -34,6 +35,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--log-level", default="info")
     options = parser.parse_args()
+    # What the user prints shall be seen when it is printed, though stdout is no terminal.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+    for descriptor in (options.socket, options.lifeline):
+        os.set_inheritable(descriptor, False)
     _die_with_host(options.lifeline)
     _load_own_package()
     serving = importlib.import_module(f"{_PACKAGE}.serving")

@@ -34,7 +34,7 @@ async def serve(connected: socket.socket, options: ServeOptions) -> None:
     await app.connect(connected)
     try:
         functions = load_functions(options.folder, options.script)
-    except Exception as error:  # noqa: BLE001 - the user's module may raise anything at import
+    except BaseException as error:  # noqa: BLE001 - user code: it may even exit at import
         app.send(["refused", f"{type(error).__name__}: {error}", traceback.format_exc()])
         await app.flushed()
         return

@@ -75,7 +75,11 @@ REFUSED = {
     "an import that fails": ("import no_such_module", "ModuleNotFoundError"),
     "an exception at import": ("raise KeyError('setting')", "KeyError: 'setting'"),
     "a syntax error": ("def (", "SyntaxError"),
-    "an exit at import": ("import sys; sys.exit(4)", "ended while it loaded the app"),
+    "an exit at import": ("import sys; sys.exit(4)", "SystemExit: 4"),
+    "a crash at import": (
+        "import os; os.kill(os.getpid(), 9)",
+        "the app process was killed by SIGKILL while it loaded the app",
+    ),
     "two apps": (
         "other = func.FunctionApp()\n@app.route(route='x')\ndef a(req): pass",
         "More than one",
@@ -242,6 +246,58 @@ async def test_a_function_that_outlasts_its_time_is_ended(tmp_path: Path) -> Non
         response = await client.get(f"{host.url}/api/hang", timeout=20)
         assert (response.status_code, response.content) == (500, b"")
         assert (await client.get(f"{host.url}/api/noop", timeout=20)).text == "ok"
+
+
+async def test_a_stop_lets_requests_in_flight_finish(tmp_path: Path) -> None:
+    folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
+    os.mkfifo(gate)
+    async with running_host(folder, tmp_path / "data") as host, httpx.AsyncClient() as client:
+        query = {"until": str(gate)}
+        request = asyncio.create_task(client.get(f"{host.url}/api/block", params=query))
+        writer = await asyncio.to_thread(gate.open, "w")  # returns when the function reads
+        host.process.terminate()
+        await host.logged("shutting down")
+        writer.write("done")
+        writer.close()
+        assert (await request).text == "done"
+        assert await host.process.wait() == 0
+
+
+async def test_the_thread_pool_has_the_size_that_is_asked_for(tmp_path: Path) -> None:
+    folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
+    os.mkfifo(gate)
+    one_thread = {"PYTHON_THREADPOOL_THREAD_COUNT": "1"}
+    data = tmp_path / "data"
+    async with (
+        running_host(folder, data, environment=one_thread) as host,
+        httpx.AsyncClient(base_url=host.url) as client,
+    ):
+        block = asyncio.create_task(client.get("/api/block", params={"until": str(gate)}))
+        writer = await asyncio.to_thread(gate.open, "w")
+        waiting = asyncio.create_task(client.get("/api/text"))
+        for _ in range(10):
+            assert (await client.get("/api/noop")).text == "ok"
+        assert not waiting.done()
+        writer.close()
+        assert (await waiting).status_code == 200
+        assert (await block).text == ""
+
+
+async def test_requests_over_the_limit_are_told_so(tmp_path: Path) -> None:
+    folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
+    os.mkfifo(gate)
+    limit = '{"version": "2.0", "extensions": {"http": {"maxOutstandingRequests": 1}}}'
+    (folder / "host.json").write_text(limit)
+    async with (
+        running_host(folder, tmp_path / "data") as host,
+        httpx.AsyncClient(base_url=host.url) as client,
+    ):
+        block = asyncio.create_task(client.get("/api/block", params={"until": str(gate)}))
+        writer = await asyncio.to_thread(gate.open, "w")
+        assert (await client.get("/api/noop")).status_code == 429
+        writer.close()
+        await block
+        assert (await client.get("/api/noop")).status_code == 200
 
 
 async def _ended(pidfd: int) -> None:
