@@ -1,0 +1,119 @@
+"""A gateway's reply route as a real HTTP server, which answers as a test tells it to."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from contract.codec import decode_reply
+from contract.messages import JobReply
+
+
+class Gateway(http.server.ThreadingHTTPServer):
+    """`answers` are the statuses for a job's next POSTs, `asked_status` is what a GET gets.
+
+    A job without answers gets 202 for its first reply and 410 for every later one.
+    """
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.answers: dict[str, list[int]] = defaultdict(list)
+        self.asked_status: dict[str, int] = defaultdict(lambda: 200)
+        self.posts: list[tuple[str, int]] = []
+        self.asked: list[str] = []
+        self.replies: dict[str, list[JobReply]] = defaultdict(list)
+        self.connections = 0
+        self.changed = threading.Condition()
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.server_port}"
+
+    def url(self, job_id: str) -> str:
+        return f"http://{self.host}/v1/jobs/{job_id}/reply?token=secret-token"
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+        """Wait until something that the server saw makes the condition true."""
+        with self.changed:
+            if not self.changed.wait_for(condition, seconds):
+                raise AssertionError(f"not within {seconds} s; posts: {self.posts[-20:]}")
+
+    def taken(self, job_id: str) -> JobReply:
+        """The one reply that was taken for a job, once it is there."""
+        self.wait_for(lambda: bool(self.replies[job_id]))
+        assert len(self.replies[job_id]) == 1
+        return self.replies[job_id][0]
+
+    def post(self, job_id: str, body: bytes) -> int:
+        with self.changed:
+            answers = self.answers[job_id]
+            status = answers.pop(0) if answers else 410 if self.replies[job_id] else 202
+            self.posts.append((job_id, status))
+            if status == 202:
+                self.replies[job_id].append(decode_reply(body))
+            self.changed.notify_all()
+            return status
+
+    def get(self, job_id: str) -> int:
+        with self.changed:
+            self.asked.append(job_id)
+            self.changed.notify_all()
+            return 410 if self.replies[job_id] else self.asked_status[job_id]
+
+
+@contextmanager
+def run_gateway(port: int = 0) -> Iterator[Gateway]:
+    """Serve until the block ends."""
+    gateway = Gateway(port)
+    thread = threading.Thread(target=gateway.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield gateway
+    finally:
+        gateway.shutdown()
+        thread.join(10)
+        gateway.server_close()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    # Else the last bytes of an answer wait for the peer's delayed acknowledgement, 40 ms.
+    disable_nagle_algorithm = True
+    timeout = 30.0
+    server: Gateway
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections += 1
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self._answer(self.server.post(self._job_id(), body))
+
+    def do_GET(self) -> None:
+        self._answer(self.server.get(self._job_id()))
+
+    def _job_id(self) -> str:
+        assert "token=secret-token" in urlsplit(self.path).query
+        return urlsplit(self.path).path.split("/")[3]
+
+    def _answer(self, status: int) -> None:
+        if status == 0:
+            self.close_connection = True
+            self.connection.close()
+            return
+        self.send_response(status)
+        if status in (301, 302, 307, 308):
+            self.send_header("location", self.server.url("elsewhere"))
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's name
+        pass
