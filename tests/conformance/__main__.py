@@ -1,0 +1,47 @@
+"""`./dev conformance [NAME]`: the long suites, against Microsoft's own tests and servers.
+
+blobs       the blob tests on our server and on Azurite, which npm installs
+servicebus  the azure-servicebus package's own live tests on our Service Bus
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def blobs(arguments: list[str]) -> int:
+    """Run the same tests on both servers."""
+    with tempfile.TemporaryDirectory(prefix="loosely-azurite-") as folder:
+        run("-m", "tests.conformance.blobs.blobs_servers", folder)
+        return run("-m", "pytest", "tests/conformance/blobs", "--azurite", folder, *arguments)
+
+
+def servicebus(arguments: list[str]) -> int:
+    """Run Microsoft's tests on our server."""
+    return run("-m", "tests.conformance.servicebus.upstream.run", *arguments)
+
+
+SUITES = {"blobs": blobs, "servicebus": servicebus}
+
+
+def run(*arguments: str) -> int:
+    """Run this interpreter from the root of the repository; its exit code."""
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False).returncode
+
+
+def main(arguments: list[str]) -> int:
+    """Run the named suite, or all of them."""
+    if not arguments:
+        return max(suite([]) for suite in SUITES.values())
+    name, *rest = arguments
+    if name not in SUITES:
+        sys.stderr.write(f"there is no suite {name!r}; there are {', '.join(SUITES)}\n")
+        return 2
+    return SUITES[name](rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
