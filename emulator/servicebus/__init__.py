@@ -1,0 +1,1 @@
+"""Azure Service Bus on one machine: AMQP 1.0 in front of queues that live in SQLite."""

@@ -1,0 +1,357 @@
+"""Connections: protocol headers, SASL, open and close, and the bytes in both directions."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from enum import Enum
+from typing import Any, cast
+
+from emulator.servicebus.amqp.frames import (
+    HEADER_BYTES,
+    MIN_MAX_FRAME_BYTES,
+    SASL_FRAME,
+    Frame,
+    FrameReader,
+    encode_frame,
+)
+from emulator.servicebus.amqp.node import Peer
+from emulator.servicebus.amqp.performatives import (
+    Begin,
+    Close,
+    End,
+    Open,
+    Performative,
+    error_of,
+    read_performative,
+)
+from emulator.servicebus.amqp.sasl import decide, offer
+from emulator.servicebus.amqp.session import Session
+from emulator.servicebus.amqp.types import UInt, UShort
+from emulator.servicebus.errors import AmqpError, ConnectionFault, FramingError, SessionFault
+
+AMQP_HEADER = b"AMQP\x00\x01\x00\x00"
+SASL_HEADER = b"AMQP\x03\x01\x00\x00"
+MAX_FRAME_BYTES = 65536
+CHANNEL_MAX = 255
+IDLE_SECONDS = 240.0
+"""How long a peer may be silent. It is told half of it, as the specification advises."""
+
+_HANDSHAKE_SECONDS = 30.0
+_LINGER_SECONDS = 5.0
+_WORK_BYTES = 8 * 1024 * 1024
+_PARTIAL_BYTES = 8 * 1024 * 1024
+_WRITE_BUFFER_BYTES = 1024 * 1024
+
+logger = logging.getLogger(__name__)
+
+
+class _State(Enum):
+    HEADER = "a protocol header is expected"
+    SASL = "the peer chooses how it authenticates"
+    AMQP_HEADER = "the second protocol header is expected"
+    OPENING = "open is expected"
+    OPEN = "sessions may come and go"
+    CLOSED = "nothing is expected"
+
+
+class Connection(asyncio.Protocol):
+    """One connection of a peer. What is sent within one tick of the loop goes out in one write."""
+
+    def __init__(self, peer: Peer, container_id: str, idle_seconds: float = IDLE_SECONDS) -> None:
+        self.peer = peer
+        self.blocked = False
+        self.peer_max_frame_bytes = MIN_MAX_FRAME_BYTES
+        self._container_id = container_id
+        self._idle_seconds = idle_seconds
+        self._loop = asyncio.get_running_loop()
+        self._state = _State.HEADER
+        self._reader = FrameReader(MAX_FRAME_BYTES)
+        self._transport: asyncio.Transport | None = None
+        self._sessions: dict[int, Session] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._outgoing: list[bytes] = []
+        self._flush_scheduled = False
+        self._work_bytes = 0
+        self._partial_bytes = 0
+        self._reading = True
+        self._timer: asyncio.TimerHandle | None = None
+        self._received_at = self._sent_at = self._loop.time()
+        self._peer_idle_seconds: float | None = None
+
+    # The transport's calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        # uvloop's transports have the methods of asyncio.Transport without being of that class.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        self._timer = self._loop.call_later(_HANDSHAKE_SECONDS, self._on_handshake_over)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let everything go. Work that was begun is finished, for it may be durable already."""
+        self._end()
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        """Handle the frames that are complete."""
+        self._received_at = self._loop.time()
+        try:
+            self._reader.feed(data)
+            self._advance()
+        except ConnectionFault as fault:
+            self.fail(fault)
+        except Exception:
+            # The edge: whatever one peer provokes must not reach the others.
+            logger.exception("a connection failed")
+            self.fail(ConnectionFault("amqp:internal-error", "the server failed"))
+
+    def eof_received(self) -> bool:
+        """Close when the peer does."""
+        return False
+
+    def pause_writing(self) -> None:
+        """Hold everything back while the peer does not read."""
+        self._set_blocked(True)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._set_blocked(False)
+
+    # What sessions and links call
+
+    def send(self, channel: int, body: bytes) -> None:
+        """Send a frame, together with all others of this tick."""
+        self._write(encode_frame(body, channel))
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run work that the peer waits for; its faults are the connection's."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call back after what the loop has already planned."""
+        self._loop.call_soon(callback)
+
+    def hold(self, count: int) -> None:
+        """Account for the bytes of deliveries that are not complete; raises ConnectionFault."""
+        self._partial_bytes += count
+        if self._partial_bytes > _PARTIAL_BYTES:
+            raise ConnectionFault(
+                "amqp:resource-limit-exceeded", "too many deliveries are incomplete"
+            )
+
+    def begin_work(self, count: int) -> None:
+        """Account for a delivery that is complete; too many of them stop the reading."""
+        self._partial_bytes -= count
+        self._work_bytes += count
+        self._regulate_reading()
+
+    def end_work(self, count: int) -> None:
+        """Account for a delivery that is done."""
+        self._work_bytes -= count
+        self._regulate_reading()
+
+    def fail(self, fault: AmqpError) -> None:
+        """Tell the peer why, and close."""
+        if self._state is _State.CLOSED:
+            return
+        logger.info("closing a connection: %s", fault)
+        if self._state in {_State.OPEN, _State.OPENING}:
+            if self._state is _State.OPENING:
+                self._send_open()
+            self.send(0, Close(error_of(fault.condition, fault.description)).encode())
+        self._finish()
+
+    def shut_down(self) -> None:
+        """Close because the server stops."""
+        self.fail(ConnectionFault("amqp:connection:forced", "the server is shutting down"))
+
+    # Reading
+
+    def _advance(self) -> None:
+        while self._state is not _State.CLOSED:
+            if self._state in {_State.HEADER, _State.AMQP_HEADER}:
+                header = self._reader.header()
+                if header is None:
+                    return
+                self._on_header(header)
+            else:
+                frame = self._reader.frame()
+                if frame is None:
+                    return
+                self._on_frame(frame)
+
+    def _on_header(self, header: bytes) -> None:
+        assert len(header) == HEADER_BYTES
+        if header == AMQP_HEADER:
+            self._state = _State.OPENING
+            self._write(AMQP_HEADER)
+        elif header == SASL_HEADER and self._state is _State.HEADER:
+            self._state = _State.SASL
+            self._write(SASL_HEADER + offer())
+        else:
+            # The specification's answer to a version that is not supported.
+            self._write(SASL_HEADER if self._state is _State.HEADER else AMQP_HEADER)
+            self._finish()
+
+    def _on_frame(self, frame: Frame) -> None:
+        if self._state is _State.SASL:
+            accepted, answer = decide(frame, self.peer)
+            self._write(answer)
+            self._state = _State.AMQP_HEADER
+            if not accepted:
+                self._finish()
+            return
+        if frame.type == SASL_FRAME:
+            raise FramingError("a SASL frame after the SASL layer")
+        if frame.channel > CHANNEL_MAX:
+            raise FramingError(f"the channel {frame.channel} is over {CHANNEL_MAX}")
+        if frame.body:
+            performative, payload_at = read_performative(frame.body)
+            self._on_performative(frame.channel, performative, frame.body[payload_at:])
+
+    def _on_performative(self, channel: int, performative: Performative, payload: bytes) -> None:
+        if isinstance(performative, Open):
+            self._on_open(performative)
+        elif isinstance(performative, Close):
+            if self._state is _State.OPENING:
+                self._send_open()
+            self.send(0, Close().encode())
+            self._finish()
+        elif self._state is _State.OPENING:
+            raise ConnectionFault("amqp:not-allowed", "open was expected")
+        elif isinstance(performative, Begin):
+            self._on_begin(channel, performative)
+        else:
+            self._on_session(channel, performative, payload)
+
+    def _on_open(self, peer_open: Open) -> None:
+        if self._state is not _State.OPENING:
+            raise ConnectionFault("amqp:not-allowed", "the connection is open already")
+        self._send_open()
+        if peer_open.max_frame_size < MIN_MAX_FRAME_BYTES:
+            raise ConnectionFault("amqp:invalid-field", "max-frame-size must be 512 or more")
+        self.peer_max_frame_bytes = min(int(peer_open.max_frame_size), MAX_FRAME_BYTES)
+        if peer_open.idle_time_out:
+            self._peer_idle_seconds = max(0.1, peer_open.idle_time_out / 1000)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._watch()
+
+    def _send_open(self) -> None:
+        self._state = _State.OPEN
+        half_ms = UInt(int(self._idle_seconds * 500))
+        self.send(
+            0,
+            Open(
+                self._container_id,
+                max_frame_size=UInt(MAX_FRAME_BYTES),
+                channel_max=UShort(CHANNEL_MAX),
+                idle_time_out=half_ms,
+            ).encode(),
+        )
+
+    def _on_begin(self, channel: int, begin: Begin) -> None:
+        session = self._sessions.get(channel)
+        if session is not None and not session.ended:
+            raise ConnectionFault("amqp:not-allowed", f"the channel {channel} has a session")
+        if begin.remote_channel is not None:
+            raise ConnectionFault("amqp:not-allowed", "no session was begun from this side")
+        self._sessions[channel] = Session(self, channel, begin)
+
+    def _on_session(self, channel: int, performative: Performative, payload: bytes) -> None:
+        session = self._sessions.get(channel)
+        if session is None:
+            raise ConnectionFault("amqp:not-allowed", f"the channel {channel} has no session")
+        if isinstance(performative, End):
+            session.end_by_peer()
+            return
+        try:
+            session.handle(performative, payload)
+        except SessionFault as fault:
+            logger.info("ending a session: %s", fault)
+            session.end(fault)
+
+    # Writing
+
+    def _write(self, data: bytes) -> None:
+        self._outgoing.append(data)
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        outgoing, self._outgoing = self._outgoing, []
+        if outgoing and self._transport is not None and not self._transport.is_closing():
+            self._sent_at = self._loop.time()
+            self._transport.write(b"".join(outgoing))
+
+    def _set_blocked(self, blocked: bool) -> None:
+        self.blocked = blocked
+        self._regulate_reading()
+        for session in self._sessions.values():
+            session.set_blocked(blocked)
+
+    def _regulate_reading(self) -> None:
+        reading = self._work_bytes <= _WORK_BYTES and not self.blocked
+        if reading == self._reading or self._transport is None or self._transport.is_closing():
+            return
+        self._reading = reading
+        if reading:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    # The end
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            return
+        if isinstance(error, AmqpError):
+            self.fail(error)
+            return
+        logger.error("a request of a connection failed", exc_info=error)
+        self.fail(ConnectionFault("amqp:internal-error", "the server failed"))
+
+    def _finish(self) -> None:
+        """Send what is left and close the socket, by force if the peer does not read it."""
+        self._end()
+        self._flush()
+        if self._transport is not None:
+            self._transport.close()
+            self._loop.call_later(_LINGER_SECONDS, self._transport.abort)
+
+    def _end(self) -> None:
+        self._state = _State.CLOSED
+        if self._timer is not None:
+            self._timer.cancel()
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+
+    # Idleness
+
+    def _on_handshake_over(self) -> None:
+        logger.info("closing a connection that was not opened in %g s", _HANDSHAKE_SECONDS)
+        self._finish()
+
+    def _watch(self) -> None:
+        """Notice a peer that is gone, and tell one that we are not; then sleep until either."""
+        now = self._loop.time()
+        if self._reading and now - self._received_at >= self._idle_seconds:
+            self.fail(ConnectionFault("amqp:resource-limit-exceeded", "the peer was silent"))
+            return
+        due_at = max(self._received_at + self._idle_seconds, now + 0.01)
+        if self._peer_idle_seconds is not None:
+            beat_seconds = self._peer_idle_seconds / 2
+            if now - self._sent_at >= beat_seconds * 0.9:
+                self._sent_at = now
+                self.send(0, b"")
+            due_at = min(due_at, self._sent_at + beat_seconds)
+        self._timer = self._loop.call_at(due_at, self._watch)

@@ -1,0 +1,70 @@
+"""Frames: the units that a connection's bytes divide into."""
+
+import struct
+from dataclasses import dataclass
+
+from emulator.servicebus.errors import FramingError
+
+AMQP_FRAME = 0
+SASL_FRAME = 1
+MIN_MAX_FRAME_BYTES = 512
+HEADER_BYTES = 8
+
+_HEAD = struct.Struct(">IBBH")
+_HEAD_DOUBLEWORDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame. An AMQP frame without a body only says that the peer is alive."""
+
+    type: int
+    channel: int
+    body: bytes
+
+
+def encode_frame(body: bytes, channel: int = 0, frame_type: int = AMQP_FRAME) -> bytes:
+    """Put the head of a frame before its body."""
+    return _HEAD.pack(len(body) + HEADER_BYTES, _HEAD_DOUBLEWORDS, frame_type, channel) + body
+
+
+class FrameReader:
+    """Collects received bytes until they make up a frame, or a protocol header."""
+
+    def __init__(self, max_frame_bytes: int) -> None:
+        self._max_frame_bytes = max_frame_bytes
+        self._data = b""
+        self._offset = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the connection."""
+        self._data = self._data[self._offset :] + data if self._offset < len(self._data) else data
+        self._offset = 0
+
+    def header(self) -> bytes | None:
+        """Return the protocol header that is next, once it is complete."""
+        return self._take(HEADER_BYTES)
+
+    def frame(self) -> Frame | None:
+        """Return the frame that is next, once it is complete; raises FramingError."""
+        data, offset = self._data, self._offset
+        if len(data) - offset < HEADER_BYTES:
+            return None
+        size, doublewords, frame_type, channel = _HEAD.unpack_from(data, offset)
+        head_bytes = 4 * doublewords
+        if size > self._max_frame_bytes:
+            raise FramingError(f"a frame of {size} bytes is over {self._max_frame_bytes}")
+        if doublewords < _HEAD_DOUBLEWORDS or head_bytes > size:
+            raise FramingError("the head of a frame is too small, or larger than the frame")
+        if frame_type not in {AMQP_FRAME, SASL_FRAME}:
+            raise FramingError(f"{frame_type} is not a type of frame")
+        body = self._take(size)
+        return None if body is None else Frame(frame_type, channel, body[head_bytes:])
+
+    def _take(self, length: int) -> bytes | None:
+        end = self._offset + length
+        if end > len(self._data):
+            return None
+        taken = self._data[self._offset : end]
+        self._offset = end
+        return taken

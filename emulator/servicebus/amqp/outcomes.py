@@ -1,0 +1,93 @@
+"""How a delivery ended (part 3.4 of the specification)."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from emulator.servicebus.amqp.performatives import error_of
+from emulator.servicebus.amqp.types import Described, ULong
+from emulator.servicebus.errors import AmqpError, DecodeError
+
+_RECEIVED = 0x23
+_ACCEPTED = 0x24
+_REJECTED = 0x25
+_RELEASED = 0x26
+_MODIFIED = 0x27
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The receiver is done with the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The receiver never looked at the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The message is invalid, and why."""
+
+    condition: str | None = None
+    info: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Modified:
+    """The message goes back, changed."""
+
+    delivery_failed: bool = False
+    undeliverable_here: bool = False
+
+
+Outcome = Accepted | Released | Rejected | Modified
+
+ACCEPTED = Described(ULong(_ACCEPTED), [])
+_REJECTED_WITHOUT_ERROR = Described(ULong(_REJECTED), [])
+
+
+def rejection(error: AmqpError) -> Described:
+    """Build the state that tells a peer that its message or its settlement is refused."""
+    return Described(ULong(_REJECTED), [error_of(error.condition, error.description)])
+
+
+def read_outcome(state: Described | None) -> Outcome | None:
+    """Read the outcome in a delivery state, None when it is not final; raises DecodeError."""
+    if state is None:
+        return None
+    fields = state.value
+    if not isinstance(fields, list):
+        raise DecodeError("a delivery state is not a list")
+    match state.descriptor:
+        case 0x24 | "amqp:accepted:list":
+            return Accepted()
+        case 0x25 | "amqp:rejected:list":
+            return _rejected(fields)
+        case 0x26 | "amqp:released:list":
+            return Released()
+        case 0x27 | "amqp:modified:list":
+            failed, here = [*fields, None, None][:2]
+            return Modified(failed is True, here is True)
+        case 0x23 | "amqp:received:list":
+            return None
+    raise DecodeError("a delivery state is unknown")
+
+
+def confirmation(outcome: Outcome, state: Described) -> Described:
+    """Build the answer to a settlement: the same outcome, without the error of a rejection.
+
+    An error in a rejection would say that the rejection itself failed.
+    """
+    return _REJECTED_WITHOUT_ERROR if isinstance(outcome, Rejected) else state
+
+
+def _rejected(fields: list[Any]) -> Rejected:
+    error = fields[0] if fields else None
+    if error is None:
+        return Rejected()
+    if not isinstance(error, Described) or not isinstance(error.value, list):
+        raise DecodeError("the error of a rejection is not a list")
+    condition, _, info = [*error.value, None, None, None][:3]
+    if not isinstance(condition, str) or not isinstance(info, dict | None):
+        raise DecodeError("the error of a rejection has no condition")
+    return Rejected(condition, info or {})

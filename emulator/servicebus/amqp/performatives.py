@@ -1,0 +1,312 @@
+"""The performatives of the transport (part 2 of the specification) and of SASL (part 5).
+
+Each reads its fields from a peer with their types checked, and writes itself as a frame's body.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+from uuid import UUID
+
+from emulator.servicebus.amqp.decoder import Decoder
+from emulator.servicebus.amqp.encoder import encode_composite
+from emulator.servicebus.amqp.types import Array, Described, Symbol, UByte, UInt, ULong, UShort
+from emulator.servicebus.errors import DecodeError
+
+_ANY: tuple[type, ...] = (object,)
+_FLAG: tuple[type, ...] = (bool,)
+_ERROR: tuple[type, ...] = (Described,)
+_MAP: tuple[type, ...] = (dict,)
+_SYMBOLS: tuple[type, ...] = (Symbol, Array)
+_UINT: tuple[type, ...] = (UInt,)
+_UINT_MAX = UInt(0xFFFFFFFF)
+_CHANNEL_MAX = UShort(0xFFFF)
+_ZERO = UInt(0)
+_MIXED = UByte(2)
+_FIRST = UByte(0)
+_Kinds = tuple[tuple[type, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Performative:
+    """The body of a frame, as a list of fields in the order of the specification."""
+
+    code: ClassVar[int]
+    kinds: ClassVar[_Kinds]
+    required: ClassVar[int] = 0
+    """How many fields at the start may not be null."""
+
+    @classmethod
+    def read(cls, values: Sequence[Any]) -> Self:
+        """Check the fields of a peer's performative; raises DecodeError."""
+        if len(values) > len(cls.kinds):
+            raise DecodeError(f"{cls.__name__} has {len(values)} fields")
+        given: dict[str, Any] = {}
+        names = cls.names()
+        for value, kind, name in zip(values, cls.kinds, names, strict=False):
+            if value is None:
+                continue
+            if not isinstance(value, kind):
+                raise DecodeError(f"{cls.__name__}.{name} is a {type(value).__name__}")
+            given[name] = value
+        for name in names[: cls.required]:
+            if name not in given:
+                raise DecodeError(f"{cls.__name__}.{name} is missing")
+        return cls(**given)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Return the names of the fields, in their order."""
+        return cls.__match_args__
+
+    def encode(self) -> bytes:
+        """Encode the body of the frame."""
+        return encode_composite(self.code, [getattr(self, name) for name in self.names()])
+
+
+@dataclass(frozen=True, slots=True)
+class Open(Performative):
+    """Begins a connection."""
+
+    code = 0x10
+    kinds = (
+        (str,), (str,), _UINT, (UShort,), _UINT, _SYMBOLS, _SYMBOLS, _SYMBOLS, _SYMBOLS, _MAP
+    )  # fmt: skip
+    required = 1
+    container_id: str
+    hostname: str | None = None
+    max_frame_size: UInt = _UINT_MAX
+    channel_max: UShort = _CHANNEL_MAX
+    idle_time_out: UInt | None = None
+    outgoing_locales: Any = None
+    incoming_locales: Any = None
+    offered_capabilities: Any = None
+    desired_capabilities: Any = None
+    properties: dict[Any, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Begin(Performative):
+    """Begins a session on a channel."""
+
+    code = 0x11
+    kinds = (
+        (UShort,), _UINT, _UINT, _UINT, _UINT, _SYMBOLS, _SYMBOLS, _MAP
+    )  # fmt: skip
+    remote_channel: UShort | None = None
+    next_outgoing_id: UInt = _ZERO
+    incoming_window: UInt = _ZERO
+    outgoing_window: UInt = _ZERO
+    handle_max: UInt = _UINT_MAX
+    offered_capabilities: Any = None
+    desired_capabilities: Any = None
+    properties: dict[Any, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attach(Performative):
+    """Attaches a link to a handle of a session. ``role`` is True for a receiver."""
+
+    code = 0x12
+    kinds = (
+        (str,), _UINT, _FLAG, (UByte,), (UByte,), (Described,), (Described,), _MAP, _FLAG, _UINT,
+        (ULong,), _SYMBOLS, _SYMBOLS, _MAP,
+    )  # fmt: skip
+    required = 3
+    name: str
+    handle: UInt
+    role: bool
+    snd_settle_mode: UByte = _MIXED
+    rcv_settle_mode: UByte = _FIRST
+    source: Described | None = None
+    target: Described | None = None
+    unsettled: dict[Any, Any] | None = None
+    incomplete_unsettled: bool | None = None
+    initial_delivery_count: UInt | None = None
+    max_message_size: ULong | None = None
+    offered_capabilities: Any = None
+    desired_capabilities: Any = None
+    properties: dict[Any, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Flow(Performative):
+    """Tells the windows of a session, and with a handle the credit of a link."""
+
+    code = 0x13
+    kinds = (
+        _UINT, _UINT, _UINT, _UINT, _UINT, _UINT, _UINT, _UINT, _FLAG, _FLAG, _MAP
+    )  # fmt: skip
+    next_incoming_id: UInt | None = None
+    incoming_window: UInt = _ZERO
+    next_outgoing_id: UInt = _ZERO
+    outgoing_window: UInt = _ZERO
+    handle: UInt | None = None
+    delivery_count: UInt | None = None
+    link_credit: UInt | None = None
+    available: UInt | None = None
+    drain: bool = False
+    echo: bool = False
+    properties: dict[Any, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer(Performative):
+    """Carries a message or a part of one; the payload follows it in the frame."""
+
+    code = 0x14
+    kinds = (
+        _UINT, _UINT, (bytes,), _UINT, _FLAG, _FLAG, (UByte,), (Described,), _FLAG, _FLAG, _FLAG
+    )  # fmt: skip
+    required = 1
+    handle: UInt
+    delivery_id: UInt | None = None
+    delivery_tag: bytes | None = None
+    message_format: UInt | None = None
+    settled: bool = False
+    more: bool = False
+    rcv_settle_mode: UByte | None = None
+    state: Described | None = None
+    resume: bool = False
+    aborted: bool = False
+    batchable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Disposition(Performative):
+    """Tells the state of deliveries. ``role`` is True when their receiver tells it."""
+
+    code = 0x15
+    kinds = (_FLAG, _UINT, _UINT, _FLAG, (Described,), _FLAG)
+    required = 2
+    role: bool
+    first: UInt
+    last: UInt | None = None
+    settled: bool = False
+    state: Described | None = None
+    batchable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Detach(Performative):
+    """Detaches the link of a handle."""
+
+    code = 0x16
+    kinds = (_UINT, _FLAG, _ERROR)
+    required = 1
+    handle: UInt
+    closed: bool = False
+    error: Described | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class End(Performative):
+    """Ends a session."""
+
+    code = 0x17
+    kinds = (_ERROR,)
+    error: Described | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Close(Performative):
+    """Closes a connection."""
+
+    code = 0x18
+    kinds = (_ERROR,)
+    error: Described | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SaslMechanisms(Performative):
+    """The server's offer of mechanisms."""
+
+    code = 0x40
+    kinds = (_SYMBOLS,)
+    required = 1
+    mechanisms: Array
+
+
+@dataclass(frozen=True, slots=True)
+class SaslInit(Performative):
+    """The client's choice of a mechanism, with its first response."""
+
+    code = 0x41
+    kinds = ((Symbol,), (bytes,), (str,))
+    required = 1
+    mechanism: Symbol
+    initial_response: bytes = b""
+    hostname: str | None = None
+
+    def __repr__(self) -> str:
+        return f"SaslInit({self.mechanism!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class SaslOutcome(Performative):
+    """The end of the SASL dialogue: 0 is success, 1 wrong credentials."""
+
+    code = 0x44
+    kinds = ((UByte,), (bytes,))
+    required = 1
+    outcome: UByte
+    additional_data: bytes | None = None
+
+
+_BY_CODE: dict[int, type[Performative]] = {
+    each.code: each
+    for each in (
+        Open, Begin, Attach, Flow, Transfer, Disposition, Detach, End, Close,
+        SaslMechanisms, SaslInit, SaslOutcome,
+    )
+}  # fmt: skip
+
+_BY_NAME = {
+    Symbol("amqp:open:list"): 0x10,
+    Symbol("amqp:begin:list"): 0x11,
+    Symbol("amqp:attach:list"): 0x12,
+    Symbol("amqp:flow:list"): 0x13,
+    Symbol("amqp:transfer:list"): 0x14,
+    Symbol("amqp:disposition:list"): 0x15,
+    Symbol("amqp:detach:list"): 0x16,
+    Symbol("amqp:end:list"): 0x17,
+    Symbol("amqp:close:list"): 0x18,
+    Symbol("amqp:sasl-init:list"): 0x41,
+}
+
+
+def read_performative(body: bytes) -> tuple[Performative, int]:
+    """Decode the body of a frame; returns where the payload starts. Raises DecodeError."""
+    decoder = Decoder(body)
+    described = decoder.value()
+    if not isinstance(described, Described) or not isinstance(described.value, list):
+        raise DecodeError("a frame does not start with a performative")
+    code = described.descriptor
+    if isinstance(code, Symbol):
+        code = _BY_NAME.get(code)
+    if not isinstance(code, int):
+        raise DecodeError("the descriptor of a performative is unknown")
+    kind = _BY_CODE.get(code)
+    if kind is None:
+        raise DecodeError(f"0x{code:x} is not a performative")
+    return kind.read(described.value), decoder.offset
+
+
+# Parts of performatives
+
+
+def error_of(condition: str, description: str) -> Described:
+    """Build an error. Always of three fields, because clients index the third."""
+    return Described(ULong(0x1D), [Symbol(condition), description, None])
+
+
+def array_of_symbols(*names: str) -> Array:
+    """Build an array of symbols."""
+    return Array(Symbol(name) for name in names)
+
+
+def as_uuid(value: object) -> UUID:
+    """Check that a value is a UUID; raises DecodeError."""
+    if not isinstance(value, UUID):
+        raise DecodeError("a UUID was expected")
+    return value

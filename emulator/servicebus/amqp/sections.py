@@ -1,0 +1,179 @@
+"""The sections of a message (part 3 of the specification), found without decoding them.
+
+A section is kept as the sender encoded it, except that its descriptor always becomes
+``00 53 code``, which is the form that clients rely on.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from emulator.servicebus.amqp.decoder import Decoder, compound_items, decode, skip
+from emulator.servicebus.amqp.encoder import encode, wrap_compound
+from emulator.servicebus.amqp.types import Symbol
+from emulator.servicebus.errors import DecodeError
+
+HEADER = 0x70
+DELIVERY_ANNOTATIONS = 0x71
+MESSAGE_ANNOTATIONS = 0x72
+PROPERTIES = 0x73
+APPLICATION_PROPERTIES = 0x74
+DATA = 0x75
+SEQUENCE = 0x76
+VALUE = 0x77
+FOOTER = 0x78
+
+_LISTS = frozenset((HEADER, PROPERTIES))
+_MAPS = frozenset((DELIVERY_ANNOTATIONS, MESSAGE_ANNOTATIONS, APPLICATION_PROPERTIES, FOOTER))
+_REPEATABLE = frozenset((DATA, SEQUENCE))
+_LIST_CODES = frozenset((0x45, 0xC0, 0xD0))
+_MAP_CODES = frozenset((0xC1, 0xD1))
+_DESCRIPTOR_BYTES = 3
+_BY_NAME = {
+    Symbol("amqp:header:list"): HEADER,
+    Symbol("amqp:delivery-annotations:map"): DELIVERY_ANNOTATIONS,
+    Symbol("amqp:message-annotations:map"): MESSAGE_ANNOTATIONS,
+    Symbol("amqp:properties:list"): PROPERTIES,
+    Symbol("amqp:application-properties:map"): APPLICATION_PROPERTIES,
+    Symbol("amqp:data:binary"): DATA,
+    Symbol("amqp:amqp-sequence:list"): SEQUENCE,
+    Symbol("amqp:amqp-value:*"): VALUE,
+    Symbol("amqp:footer:map"): FOOTER,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """The sections of one message, each with its descriptor, or empty where it has none."""
+
+    header: bytes = b""
+    delivery_annotations: bytes = b""
+    message_annotations: bytes = b""
+    properties: bytes = b""
+    application_properties: bytes = b""
+    body: tuple[bytes, ...] = ()
+    footer: bytes = b""
+
+    @property
+    def bare(self) -> bytes:
+        """What belongs to the sender alone and is never changed on the way."""
+        return b"".join((self.properties, self.application_properties, *self.body, self.footer))
+
+
+_FIELDS = {
+    HEADER: "header",
+    DELIVERY_ANNOTATIONS: "delivery_annotations",
+    MESSAGE_ANNOTATIONS: "message_annotations",
+    PROPERTIES: "properties",
+    APPLICATION_PROPERTIES: "application_properties",
+    FOOTER: "footer",
+}
+
+
+def split(payload: bytes) -> Sections:
+    """Find the sections of a message; raises DecodeError."""
+    found: dict[str, bytes] = {}
+    body: list[bytes] = []
+    offset, last_code = 0, 0
+    while offset < len(payload):
+        code, value_at = _descriptor(payload, offset)
+        if code < last_code or (code == last_code and code not in _REPEATABLE):
+            raise DecodeError("the sections of a message are out of order")
+        if DATA <= last_code <= VALUE and code not in {last_code, FOOTER}:
+            raise DecodeError("the body of a message is of more than one kind")
+        last_code = code
+        offset = skip(payload, value_at)
+        _check_kind(code, payload[value_at])
+        section = b"\x00\x53" + bytes((code,)) + payload[value_at:offset]
+        if code in _FIELDS:
+            found[_FIELDS[code]] = section
+        else:
+            body.append(section)
+    return replace(Sections(body=tuple(body)), **found)  # type: ignore[arg-type] # by name
+
+
+def _descriptor(payload: bytes, offset: int) -> tuple[int, int]:
+    """Return the code of the section that starts here, and where its value starts."""
+    if payload[offset]:
+        raise DecodeError("a section of a message has no descriptor")
+    if payload[offset + 1 : offset + 2] == b"\x53" and len(payload) > offset + 3:
+        code: Any = payload[offset + 2]
+        value_at = offset + _DESCRIPTOR_BYTES
+    else:
+        decoder = Decoder(payload, offset + 1)
+        code = decoder.value()
+        value_at = decoder.offset
+        if isinstance(code, Symbol):
+            code = _BY_NAME.get(code)
+    if not isinstance(code, int) or not HEADER <= code <= FOOTER or value_at >= len(payload):
+        raise DecodeError("a section of a message is unknown or empty")
+    return code, value_at
+
+
+def _check_kind(code: int, format_code: int) -> None:
+    if code in _LISTS and format_code not in _LIST_CODES:
+        raise DecodeError("a section of a message is not a list")
+    if code in _MAPS and format_code not in _MAP_CODES:
+        raise DecodeError("a section of a message is not a map")
+
+
+def list_items(section: bytes) -> list[bytes]:
+    """Return the encoded items of a section that is a list; raises DecodeError."""
+    return _items(section)
+
+
+def map_items(section: bytes) -> dict[str, tuple[bytes, bytes]]:
+    """Return the encoded pairs of a section that is a map, by the text of their keys.
+
+    Raises DecodeError, also for a key that is neither a string nor a symbol.
+    """
+    if not section:
+        return {}
+    items = _items(section)
+    if len(items) % 2:
+        raise DecodeError("a map has a key without a value")
+    pairs: dict[str, tuple[bytes, bytes]] = {}
+    for at in range(0, len(items), 2):
+        key = decode(items[at])
+        if not isinstance(key, str):
+            raise DecodeError("a key of a message's annotations or properties is not a name")
+        pairs[key] = items[at], items[at + 1]
+    return pairs
+
+
+def with_pairs(
+    code: int, section: bytes, ours: bytes, count: int, reserved: frozenset[str]
+) -> bytes:
+    """Add encoded pairs to a section that is a map, in the place of those that are reserved."""
+    if section:
+        theirs = [
+            each for key, pair in map_items(section).items() if key not in reserved for each in pair
+        ]
+        ours = b"".join(theirs) + ours
+        count += len(theirs) // 2
+    return b"\x00\x53" + bytes((code,)) + wrap_compound(0xC1, ours, 2 * count)
+
+
+def encode_section(code: int, value: Any) -> bytes:
+    """Encode a section from a value."""
+    return b"\x00\x53" + bytes((code,)) + encode(value)
+
+
+def section_value(section: bytes) -> Any:
+    """Decode the value of a section; raises DecodeError."""
+    return decode(section[_DESCRIPTOR_BYTES:])
+
+
+def _items(section: bytes) -> list[bytes]:
+    if not section:
+        return []
+    count, offset, end = compound_items(section, _DESCRIPTOR_BYTES)
+    if count > end - offset:
+        raise DecodeError("a list or map is too small for its count")
+    items = []
+    for _ in range(count):
+        item_end = skip(section, offset)
+        items.append(section[offset:item_end])
+        offset = item_end
+    if offset != end:
+        raise DecodeError("the size of a list or map does not fit its items")
+    return items

@@ -1,0 +1,336 @@
+"""Sessions: windows of frames, and the links that share them."""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from emulator.servicebus.amqp.attachment import (
+    acceptance,
+    refusal,
+    source_terms,
+    target_address,
+)
+from emulator.servicebus.amqp.encoder import encode_binary, encode_uint, wrap_compound
+from emulator.servicebus.amqp.frames import HEADER_BYTES
+from emulator.servicebus.amqp.link import IncomingLink, Link, OutgoingLink, serial_difference
+from emulator.servicebus.amqp.outcomes import (
+    Outcome,
+    Released,
+    confirmation,
+    read_outcome,
+    rejection,
+)
+from emulator.servicebus.amqp.performatives import (
+    Attach,
+    Begin,
+    Detach,
+    Disposition,
+    End,
+    Flow,
+    Performative,
+    Transfer,
+    error_of,
+)
+from emulator.servicebus.amqp.types import Described, UInt, UShort
+from emulator.servicebus.errors import (
+    AmqpError,
+    ConnectionFault,
+    FramingError,
+    LinkFault,
+    MessageFault,
+    SessionFault,
+)
+
+if TYPE_CHECKING:
+    from emulator.servicebus.amqp.connection import Connection
+
+HANDLE_MAX = 255
+_WINDOW = 0x7FFFFFFF
+_WINDOW_RENEWED_AFTER = 0x40000000
+_UNSETTLED_KEPT = 65536
+_TRANSFER_HEAD_BYTES = 64
+_SERIAL = 1 << 32
+_TRANSFER = b"\x00\x53\x14"
+_TRUE, _FALSE = b"\x41", b"\x42"
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsettled:
+    link: OutgoingLink
+    tag: bytes
+
+
+class Session:
+    """One session of a connection; our channel and our handles are the peer's."""
+
+    def __init__(self, connection: "Connection", channel: int, begin: Begin) -> None:
+        self.connection = connection
+        self.channel = channel
+        self._links: dict[int, Link | None] = {}
+        """By handle; None where we detached and the peer has not answered yet."""
+        self._unsettled: dict[int, _Unsettled] = {}
+        self._waiting: deque[tuple[OutgoingLink, bytes]] = deque()
+        """The bodies of transfer frames for which the peer's window has no room."""
+        self._next_incoming_id = int(begin.next_outgoing_id)
+        self._next_outgoing_id = 0
+        self._next_delivery_id = 0
+        self._peer_window = int(begin.incoming_window)
+        self._received_since_flow = 0
+        self.ended = False
+        """Kept until the channel is used again: clients detach links after they end a session."""
+        self._send(
+            Begin(
+                remote_channel=UShort(channel),
+                next_outgoing_id=UInt(0),
+                incoming_window=UInt(_WINDOW),
+                outgoing_window=UInt(_WINDOW),
+                handle_max=UInt(HANDLE_MAX),
+            )
+        )
+
+    def handle(self, performative: Performative, payload: bytes) -> None:
+        """Do what a frame asks; raises AmqpError."""
+        if self.ended:
+            return
+        match performative:
+            case Transfer():
+                self._on_transfer(performative, payload)
+            case Disposition():
+                self._on_disposition(performative)
+            case Flow():
+                self._on_flow(performative)
+            case Attach():
+                self._on_attach(performative)
+            case Detach():
+                self._on_detach(performative)
+            case _:
+                raise ConnectionFault("amqp:not-allowed", "the performative is not for a session")
+
+    def set_blocked(self, blocked: bool) -> None:
+        """Hold the links back, or let them go on when the session has room too."""
+        for link in self._links.values():
+            if link is not None:
+                link.set_blocked(blocked or bool(self._waiting))
+
+    def close(self) -> None:
+        """Let all links go."""
+        self.ended = True
+        for link in self._links.values():
+            if link is not None:
+                link.closed()
+        self._links.clear()
+        self._unsettled.clear()
+        self._waiting.clear()
+
+    def end(self, fault: AmqpError | None) -> None:
+        """Let all links go, and tell the peer."""
+        self.close()
+        self._send(End(None if fault is None else error_of(fault.condition, fault.description)))
+
+    def end_by_peer(self) -> None:
+        """Let all links go because the peer ends the session, and answer unless we ended it."""
+        if not self.ended:
+            self.end(None)
+
+    # What links say
+
+    def send_flow(
+        self,
+        *,
+        handle: UInt | None = None,
+        delivery_count: UInt | None = None,
+        link_credit: UInt | None = None,
+        drain: bool = False,
+    ) -> None:
+        """Tell the peer the state of the session, and of a link."""
+        self._received_since_flow = 0
+        self._send(
+            Flow(
+                next_incoming_id=UInt(self._next_incoming_id),
+                incoming_window=UInt(_WINDOW),
+                next_outgoing_id=UInt(self._next_outgoing_id),
+                outgoing_window=UInt(_WINDOW),
+                handle=handle,
+                delivery_count=delivery_count,
+                link_credit=link_credit,
+                drain=drain,
+            )
+        )
+
+    def send_disposition(
+        self, *, as_receiver: bool, delivery_id: int, state: Described | None
+    ) -> None:
+        """Tell the peer that a delivery is settled."""
+        if not self.ended:
+            self._send(
+                Disposition(role=as_receiver, first=UInt(delivery_id), settled=True, state=state)
+            )
+
+    def send_delivery(self, link: OutgoingLink, tag: bytes, payload: bytes) -> None:
+        """Send a message in as many frames as it takes, or as soon as the window allows."""
+        delivery_id = self._next_delivery_id
+        self._next_delivery_id = (delivery_id + 1) % _SERIAL
+        if not link.source.presettled:
+            self._unsettled[delivery_id] = _Unsettled(link, tag)
+            if len(self._unsettled) > _UNSETTLED_KEPT:
+                # Those of a peer that never settles; their locks have long expired.
+                del self._unsettled[next(iter(self._unsettled))]
+        room = self.connection.peer_max_frame_bytes - HEADER_BYTES - _TRANSFER_HEAD_BYTES
+        settled = _TRUE if link.source.presettled else _FALSE
+        fields = [encode_uint(link.handle), encode_uint(delivery_id), encode_binary(tag), b"\x43"]
+        for start in range(0, len(payload) or 1, room):
+            more = _TRUE if start + room < len(payload) else _FALSE
+            head = _TRANSFER + wrap_compound(0xC0, b"".join((*fields, settled, more)), 6)
+            self._send_transfer(link, head + payload[start : start + room])
+            fields[1:] = b"\x40", b"\x40", b"\x40"
+
+    def detach(self, handle: int, fault: AmqpError | None) -> None:
+        """Detach a link on our side; what the peer still says of it is ignored."""
+        link = self._links.get(handle)
+        if link is None or self.ended:
+            return
+        self._forget(link)
+        self._links[handle] = None
+        error = None if fault is None else error_of(fault.condition, fault.description)
+        self._send(Detach(UInt(handle), closed=True, error=error))
+
+    # What the peer says
+
+    def _on_attach(self, attach: Attach) -> None:
+        handle = int(attach.handle)
+        if handle > HANDLE_MAX:
+            raise FramingError(f"the handle {handle} is over {HANDLE_MAX}")
+        if handle in self._links:
+            raise SessionFault("amqp:session:handle-in-use", f"the handle {handle} is in use")
+        try:
+            link, limit = self._open_link(attach)
+        except LinkFault as fault:
+            self._links[handle] = None
+            self._send(refusal(attach))
+            error = error_of(fault.condition, fault.description)
+            self._send(Detach(attach.handle, closed=True, error=error))
+            return
+        self._links[handle] = link
+        self._send(acceptance(attach, limit))
+        link.set_blocked(self.connection.blocked or bool(self._waiting))
+        link.opened()
+
+    def _open_link(self, attach: Attach) -> tuple[Link, int | None]:
+        if attach.role:
+            terms = source_terms(attach)
+            outgoing = OutgoingLink(self, attach)
+            outgoing.source = self.connection.peer.source(terms, outgoing)
+            return outgoing, None
+        sink = self.connection.peer.sink(target_address(attach))
+        return IncomingLink(self, attach, sink), sink.max_message_bytes
+
+    def _on_detach(self, detach: Detach) -> None:
+        handle = int(detach.handle)
+        if handle not in self._links:
+            raise SessionFault("amqp:session:unattached-handle", f"{handle} has no link")
+        link = self._links.pop(handle)
+        if link is not None:
+            self._forget(link)
+            self._send(Detach(detach.handle, closed=detach.closed))
+
+    def _on_flow(self, flow: Flow) -> None:
+        seen = 0 if flow.next_incoming_id is None else int(flow.next_incoming_id)
+        on_the_way = serial_difference(self._next_outgoing_id, seen)
+        self._peer_window = max(0, flow.incoming_window - on_the_way)
+        self._send_waiting()
+        if flow.handle is None:
+            if flow.echo:
+                self.send_flow()
+            return
+        link = self._link(flow.handle)
+        if link is not None:
+            link.on_flow(flow)
+
+    def _on_transfer(self, transfer: Transfer, payload: bytes) -> None:
+        self._next_incoming_id = (self._next_incoming_id + 1) % _SERIAL
+        self._received_since_flow += 1
+        link = self._link(transfer.handle)
+        if link is not None:
+            link.on_transfer(transfer, payload)
+        if self._received_since_flow >= _WINDOW_RENEWED_AFTER:
+            self.send_flow()
+
+    def _on_disposition(self, disposition: Disposition) -> None:
+        if not disposition.role:
+            return  # a sender settles what we have settled already
+        outcome = read_outcome(disposition.state)
+        if outcome is None:
+            if not disposition.settled:
+                return
+            outcome = Released()  # given up without a word: nobody may lose a message by that
+        first = int(disposition.first)
+        last = first if disposition.last is None else int(disposition.last)
+        for delivery_id in self._unsettled_between(first, last):
+            unsettled = self._unsettled.pop(delivery_id)
+            self.connection.spawn(self._settle(delivery_id, unsettled, outcome, disposition))
+
+    async def _settle(
+        self, delivery_id: int, unsettled: _Unsettled, outcome: Outcome, disposition: Disposition
+    ) -> None:
+        state = disposition.state
+        try:
+            await unsettled.link.source.settle(unsettled.tag, outcome)
+        except MessageFault as fault:
+            state = rejection(fault)
+        else:
+            state = None if state is None else confirmation(outcome, state)
+        if not disposition.settled:
+            self.send_disposition(as_receiver=False, delivery_id=delivery_id, state=state)
+
+    def _unsettled_between(self, first: int, last: int) -> list[int]:
+        count = serial_difference(last, first) + 1
+        if count == 1:
+            return [first] if first in self._unsettled else []
+        # The range is the peer's to choose: look at what there is, not at all it could be.
+        return [each for each in self._unsettled if 0 <= serial_difference(each, first) < count]
+
+    def _link(self, handle: int) -> Link | None:
+        try:
+            return self._links[int(handle)]
+        except KeyError:
+            raise SessionFault(
+                "amqp:session:unattached-handle", f"the handle {handle} has no link"
+            ) from None
+
+    def _forget(self, link: Link) -> None:
+        """Let a link go. Late dispositions of its deliveries will find nothing, on purpose.
+
+        The peer repeats them by a management request, which must find the lock as it was.
+        """
+        link.closed()
+        if isinstance(link, OutgoingLink):
+            self._unsettled = {
+                key: each for key, each in self._unsettled.items() if each.link is not link
+            }
+            self._waiting = deque(each for each in self._waiting if each[0] is not link)
+
+    # Sending
+
+    def _send(self, performative: Performative) -> None:
+        self.connection.send(self.channel, performative.encode())
+
+    def _send_transfer(self, link: OutgoingLink, body: bytes) -> None:
+        if self._waiting or not self._peer_window:
+            self._waiting.append((link, body))
+            if len(self._waiting) == 1:
+                self.set_blocked(blocked=True)
+            return
+        self._transmit(body)
+
+    def _send_waiting(self) -> None:
+        if not self._waiting:
+            return
+        while self._waiting and self._peer_window:
+            self._transmit(self._waiting.popleft()[1])
+        if not self._waiting:
+            self.set_blocked(blocked=self.connection.blocked)
+
+    def _transmit(self, body: bytes) -> None:
+        self._peer_window -= 1
+        self._next_outgoing_id = (self._next_outgoing_id + 1) % _SERIAL
+        self.connection.send(self.channel, body)

@@ -1,0 +1,90 @@
+"""Claims-based security: a peer shows tokens on ``$cbs`` before it may use what they are for."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from hmac import compare_digest
+from urllib.parse import urlsplit
+
+from emulator.servicebus.amqp.types import Int
+from emulator.servicebus.broker.clock import Clock
+from emulator.servicebus.broker.sas import SasError, verify_sas
+from emulator.servicebus.errors import LinkFault, MessageFault
+from emulator.servicebus.requests import Reply, Request
+
+_SAS_PREFIX = "SharedAccessSignature "
+_MAX_TOKENS = 100
+_MAX_TOKEN_LENGTH = 4096
+
+
+class Claims:
+    """What one connection may do. Tokens are checked again whenever they are used."""
+
+    def __init__(self, keys: Mapping[str, str], clock: Clock) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._tokens: OrderedDict[str, str] = OrderedDict()
+        self._has_key = False
+
+    def authenticate(self, mechanism: str, response: bytes) -> bool:
+        """Let anyone in who will show tokens, and with PLAIN only who knows a key."""
+        if mechanism != "PLAIN":
+            return True
+        _, _, credentials = response.partition(b"\x00")
+        name, _, key = credentials.partition(b"\x00")
+        known = self._keys.get(name.decode(errors="replace"), "")
+        self._has_key = bool(known) and compare_digest(known.encode(), key)
+        return self._has_key
+
+    async def answer(self, request: Request) -> Reply:
+        """Take a token that is put, or say why not."""
+        try:
+            self._put(request)
+        except SasError as error:
+            return _reply(401, str(error))
+        except MessageFault as fault:
+            return _reply(fault.status_code, fault.description)
+        return _reply(202, "Accepted")
+
+    def _put(self, request: Request) -> None:
+        if request.operation != "put-token":
+            raise _refusal(400, f"the operation {request.operation[:100]!r} is unknown")
+        audience = request.properties.get("name")
+        token = request.value
+        if not isinstance(audience, str) or not isinstance(token, str):
+            raise _refusal(400, "put-token needs a name and a token")
+        if len(token) > _MAX_TOKEN_LENGTH or len(audience) > _MAX_TOKEN_LENGTH:
+            raise _refusal(400, "the token is too long")
+        # Not by the type: azure-servicebus calls its shared access signatures "jwt" too.
+        if not token.startswith(_SAS_PREFIX):
+            raise SasError("only shared access signatures are accepted, no tokens of Entra ID")
+        try:
+            path = urlsplit(audience).path
+        except ValueError:
+            raise _refusal(400, "the name is not a URL") from None
+        verify_sas(token, self._keys, path, self._clock.now())
+        self._tokens[audience] = token
+        self._tokens.move_to_end(audience)
+        if len(self._tokens) > _MAX_TOKENS:
+            self._tokens.popitem(last=False)
+
+    def check(self, path: str) -> None:
+        """See that a token, still valid, is for this path; raises LinkFault."""
+        if self._has_key:
+            return
+        reason = "no token was put on $cbs"
+        for token in reversed(self._tokens.values()):
+            try:
+                verify_sas(token, self._keys, path, self._clock.now())
+            except SasError as error:
+                reason = str(error)
+            else:
+                return
+        raise LinkFault("amqp:unauthorized-access", f"{path[:300]!r}: {reason}")
+
+
+def _refusal(status_code: int, description: str) -> MessageFault:
+    return MessageFault("amqp:invalid-field", description, status_code)
+
+
+def _reply(status_code: int, description: str) -> Reply:
+    return Reply({"status-code": Int(status_code), "status-description": description})

@@ -1,0 +1,113 @@
+"""Sockets on the loopback interface, and the two servers on them: AMQP and administration."""
+
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+import ssl
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import uvicorn
+from starlette.applications import Starlette
+
+from emulator.servicebus.server import Namespace
+
+_BACKLOG = 1024
+_GRACE_SECONDS = 3
+
+
+class SettingError(Exception):
+    """An option cannot be used; the message names it."""
+
+
+class PortInUseError(Exception):
+    """Another process listens on the port, which the message names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Bound sockets; the one for TLS only if there is a certificate."""
+
+    amqp: socket.socket
+    admin: socket.socket
+    amqps: socket.socket | None = None
+    tls: ssl.SSLContext | None = None
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Bind a socket to a loopback address; raises SettingError, PortInUseError."""
+    try:
+        address = ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        raise SettingError(f"--host: {host!r} is not an address") from None
+    if not address.is_loopback:
+        raise SettingError(f"--host: {host} is not a loopback address, and no other is served")
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((str(address), port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(f"port {port} is in use by another process") from error
+        raise SettingError(f"port {port} cannot be listened on: {error.strerror}") from error
+    return listener
+
+
+def load_certificate(certificate: str, key: str) -> ssl.SSLContext:
+    """Return the context for TLS; raises SettingError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:
+        raise SettingError(f"--tls-cert, --tls-key: cannot be loaded: {error}") from error
+    return context
+
+
+async def serve(namespace: Namespace, admin: Starlette, sockets: Sockets) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    servers: list[asyncio.Server] = [await loop.create_server(namespace.connect, sock=sockets.amqp)]
+    if sockets.amqps is not None:
+        servers.append(
+            await loop.create_server(namespace.connect, sock=sockets.amqps, ssl=sockets.tls)
+        )
+    web = _WebServer(
+        uvicorn.Config(
+            admin,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+    )
+    serving = asyncio.create_task(web.serve(sockets=[sockets.admin]))
+    waiting = asyncio.create_task(stopped.wait())
+    await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
+    _close(servers, namespace)
+    web.should_exit = True
+    waiting.cancel()
+    await serving
+
+
+def _close(servers: Sequence[asyncio.Server], namespace: Namespace) -> None:
+    for server in servers:
+        server.close()
+    namespace.close()
+
+
+class _WebServer(uvicorn.Server):
+    """Leaves the signals to the one who starts it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield

@@ -1,0 +1,163 @@
+"""``$management``: what the operations of a queue are over requests and replies.
+
+The operations and their fields are those of "AMQP request/response operations in Service Bus"
+(learn.microsoft.com).
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+from emulator.servicebus.amqp.types import Array, Int, Long, Symbol, Timestamp
+from emulator.servicebus.broker.errors import BrokerError
+from emulator.servicebus.broker.message import ReceiveMode
+from emulator.servicebus.broker.queue import Queue
+from emulator.servicebus.errors import AmqpError, MessageFault
+from emulator.servicebus.messages import read_message, write_message
+from emulator.servicebus.requests import Reply, Request
+
+_MAX_ITEMS = 4500
+_PREFIX = "com.microsoft:"
+_Body = dict[Any, Any]
+_Operation = Callable[[Queue, _Body], Awaitable[_Body | None]]
+
+
+async def manage(queue: Queue, request: Request) -> Reply:
+    """Perform an operation on a queue; a refusal is a reply too."""
+    try:
+        value = await _perform(queue, request)
+    except BrokerError as error:
+        return _refusal(error.status_code, error.condition, str(error))
+    except MessageFault as fault:
+        return _refusal(fault.status_code, fault.condition, fault.description)
+    except AmqpError as error:  # a message within the request that cannot be decoded
+        return _refusal(400, error.condition, error.description)
+    if value is None:
+        return Reply({"statusCode": Int(204), "statusDescription": "No Content"})
+    return Reply({"statusCode": Int(200), "statusDescription": "OK"}, value)
+
+
+async def _perform(queue: Queue, request: Request) -> _Body | None:
+    operation = _OPERATIONS.get(request.operation.removeprefix(_PREFIX))
+    if operation is None:
+        name = request.operation[:100]
+        raise MessageFault("amqp:not-implemented", f"the operation {name!r} is unknown", 501)
+    if not isinstance(request.value, dict):
+        raise _bad("the body of the request is not a map")
+    return await operation(queue, request.value)
+
+
+async def _renew(queue: Queue, body: _Body) -> _Body:
+    tokens = _items(body, "lock-tokens", UUID)
+    ends = await queue.renew(tokens)
+    return {"expirations": Array(Timestamp.of(each) for each in ends)}
+
+
+async def _peek(queue: Queue, body: _Body) -> _Body | None:
+    start = _number(body, "from-sequence-number")
+    count = _number(body, "message-count")
+    if count < 1:
+        raise _bad("message-count must be positive")
+    found = queue.peek(start, min(count, _MAX_ITEMS))
+    messages = [{"message": write_message(each, None, None)} for each in found]
+    return {"messages": messages} if messages else None
+
+
+async def _schedule(queue: Queue, body: _Body) -> _Body:
+    messages = []
+    for item in _items(body, "messages", dict):
+        encoded = item.get("message")
+        if not isinstance(encoded, bytes):
+            raise _bad("a message to schedule is not binary")
+        message = read_message(encoded)
+        if message.scheduled_at is None:
+            raise _bad("a message to schedule has no x-opt-scheduled-enqueue-time")
+        messages.append(message)
+    numbers = await queue.schedule(messages)
+    return {"sequence-numbers": Array(map(Long, numbers))}
+
+
+async def _cancel(queue: Queue, body: _Body) -> _Body:
+    await queue.cancel_scheduled(_items(body, "sequence-numbers", int))
+    return {}
+
+
+async def _receive(queue: Queue, body: _Body) -> _Body:
+    settle_mode = _number(body, "receiver-settle-mode")
+    mode = ReceiveMode.PEEK_LOCK if settle_mode == 1 else ReceiveMode.RECEIVE_AND_DELETE
+    messages = []
+    for delivery in await queue.receive_deferred(_items(body, "sequence-numbers", int), mode):
+        token, until = delivery.lock_token, delivery.locked_until
+        item: _Body = {"message": write_message(delivery.message, token, until)}
+        if token is not None:
+            item["lock-token"] = token
+        messages.append(item)
+    return {"messages": messages}
+
+
+async def _dispose(queue: Queue, body: _Body) -> _Body:
+    tokens = _items(body, "lock-tokens", UUID)
+    status = body.get("disposition-status")
+    for token in tokens:
+        match status:
+            case "completed":
+                await queue.complete(token)
+            case "abandoned":
+                await queue.abandon(token)
+            case "defered" | "deferred":  # the protocol's own spelling, and the dictionary's
+                await queue.defer(token)
+            case "suspended":
+                reason, description = (
+                    body.get("deadletter-reason"),
+                    body.get("deadletter-description"),
+                )
+                await queue.dead_letter(token, _text(reason), _text(description))
+            case _:
+                raise _bad("disposition-status is unknown")
+    return {}
+
+
+_OPERATIONS: dict[str, _Operation] = {
+    "renew-lock": _renew,
+    "peek-message": _peek,
+    "schedule-message": _schedule,
+    "cancel-scheduled-message": _cancel,
+    "receive-by-sequence-number": _receive,
+    "update-disposition": _dispose,
+}
+
+
+def _items(body: _Body, name: str, kind: type[Any]) -> list[Any]:
+    items = body.get(name)
+    if not isinstance(items, list) or not items:
+        raise _bad(f"{name} must be a list with something in it")
+    if len(items) > _MAX_ITEMS:
+        raise _bad(f"{name} must have at most {_MAX_ITEMS} items")
+    if any(not isinstance(item, kind) or isinstance(item, bool) for item in items):
+        raise _bad(f"{name} has an item of a wrong type")
+    return items
+
+
+def _number(body: _Body, name: str) -> int:
+    number = body.get(name)
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise _bad(f"{name} must be a number")
+    return int(number)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _bad(description: str) -> MessageFault:
+    return MessageFault("com.microsoft:argument-error", description)
+
+
+def _refusal(status_code: int, condition: str, description: str) -> Reply:
+    return Reply(
+        {
+            "statusCode": Int(status_code),
+            "statusDescription": description,
+            "errorCondition": Symbol(condition),
+        }
+    )

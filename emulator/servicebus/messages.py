@@ -1,0 +1,209 @@
+"""Service Bus messages: what a queue is told of one, and how one is written for its receiver.
+
+A sender's sections go through as they came. Only the header and the annotations are made anew at
+delivery, and in a dead-letter queue the two application properties that tell the reason.
+"""
+
+import struct
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from emulator.servicebus.amqp.decoder import decode
+from emulator.servicebus.amqp.encoder import encode, encode_list
+from emulator.servicebus.amqp.sections import (
+    APPLICATION_PROPERTIES,
+    DATA,
+    DELIVERY_ANNOTATIONS,
+    HEADER,
+    MESSAGE_ANNOTATIONS,
+    Sections,
+    list_items,
+    map_items,
+    section_value,
+    split,
+    with_pairs,
+)
+from emulator.servicebus.amqp.types import Raw, Symbol, Timestamp, UInt
+from emulator.servicebus.broker.message import IncomingMessage, StoredMessage
+from emulator.servicebus.errors import DecodeError, MessageFault
+
+BATCH_FORMAT = 0x80013700
+_MAX_BATCH_MESSAGES = 4500
+
+_SCHEDULED = "x-opt-scheduled-enqueue-time"
+_LOCK_TOKEN = "x-opt-lock-token"  # noqa: S105 - the name of an annotation
+_REASON = "DeadLetterReason"
+_DESCRIPTION = "DeadLetterErrorDescription"
+
+
+def _key(name: str) -> bytes:
+    return encode(Symbol(name))
+
+
+_LOCK_TOKEN_KEY = _key(_LOCK_TOKEN) + b"\x98"
+_SEQUENCE_NUMBER_KEY = _key("x-opt-sequence-number") + b"\x81"
+_ENQUEUED_KEY = _key("x-opt-enqueued-time") + b"\x83"
+_ENQUEUE_SEQUENCE_KEY = _key("x-opt-enqueue-sequence-number") + b"\x81"
+_STATE_KEY = _key("x-opt-message-state") + b"\x54"
+_LOCKED_UNTIL_KEY = _key("x-opt-locked-until") + b"\x83"
+_SOURCE_KEY = _key("x-opt-deadletter-source")
+_OURS = frozenset(
+    (
+        "x-opt-sequence-number",
+        "x-opt-enqueued-time",
+        "x-opt-enqueue-sequence-number",
+        "x-opt-message-state",
+        "x-opt-locked-until",
+        "x-opt-deadletter-source",
+    )
+)
+_INT64 = struct.Struct(">q").pack
+
+
+# From a sender
+
+
+def read_messages(payload: bytes, message_format: int) -> list[IncomingMessage]:
+    """Read what one transfer carries: a message, or with the format of batches several.
+
+    Raises DecodeError, and MessageFault for a batch that is no batch.
+    """
+    if message_format == 0:
+        return [read_message(payload)]
+    if message_format != BATCH_FORMAT:
+        raise MessageFault("amqp:not-implemented", f"the format 0x{message_format:x} is unknown")
+    parts = split(payload).body
+    if not parts or any(part[2] != DATA for part in parts):
+        raise MessageFault("amqp:invalid-field", "a batch has no messages")
+    if len(parts) > _MAX_BATCH_MESSAGES:
+        raise MessageFault("amqp:not-allowed", f"a batch has over {_MAX_BATCH_MESSAGES} messages")
+    return [read_message(section_value(part)) for part in parts]
+
+
+def read_message(payload: bytes) -> IncomingMessage:
+    """Read one message; raises DecodeError."""
+    sections = split(payload)
+    annotations = map_items(sections.message_annotations)
+    # Later we add to these, and rely on their form; so they are checked while the sender listens.
+    map_items(sections.delivery_annotations)
+    map_items(sections.application_properties)
+    header = list_items(sections.header)
+    properties = list_items(sections.properties)
+    return IncomingMessage(
+        header=sections.header,
+        annotations=sections.delivery_annotations + sections.message_annotations,
+        bare=sections.bare,
+        message_id=_message_id(properties[0]) if properties else None,
+        time_to_live=_time_to_live(header[2]) if len(header) > 2 else None,
+        scheduled_at=_instant(annotations[_SCHEDULED][1]) if _SCHEDULED in annotations else None,
+    )
+
+
+def _message_id(encoded: bytes) -> str | None:
+    value = decode(encoded)
+    if value is None:
+        return None
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _time_to_live(encoded: bytes) -> timedelta | None:
+    value = decode(encoded)
+    if value is None:
+        return None
+    if not isinstance(value, UInt):
+        raise DecodeError("the ttl of a message is not a uint")
+    return timedelta(milliseconds=value)
+
+
+def _instant(encoded: bytes) -> datetime | None:
+    value = decode(encoded)
+    if value is None:
+        return None
+    if not isinstance(value, Timestamp):
+        raise DecodeError(f"{_SCHEDULED} is not a timestamp")
+    try:
+        return value.instant()
+    except OverflowError:
+        raise DecodeError(f"{_SCHEDULED} is out of range") from None
+
+
+# To a receiver
+
+
+def write_message(
+    message: StoredMessage, lock_token: UUID | None, locked_until: datetime | None
+) -> bytes:
+    """Write a message for its receiver; the lock only if it holds one."""
+    sender = split(message.annotations) if message.annotations else _NOTHING
+    return b"".join(
+        (
+            _header(message),
+            _delivery_annotations(sender.delivery_annotations, lock_token),
+            _message_annotations(sender.message_annotations, message, locked_until),
+            _bare(message),
+        )
+    )
+
+
+_NOTHING = Sections()
+_SECTION_OF_HEADER = b"\x00\x53" + bytes((HEADER,))
+
+
+def _header(message: StoredMessage) -> bytes:
+    count = UInt(message.delivery_count)
+    items = list_items(message.header)[:3]
+    fields = [*map(Raw, items), *[None] * (4 - len(items)), count]
+    return _SECTION_OF_HEADER + encode_list(fields)
+
+
+def _delivery_annotations(theirs: bytes, lock_token: UUID | None) -> bytes:
+    if lock_token is None:
+        return theirs
+    ours = _LOCK_TOKEN_KEY + lock_token.bytes
+    return with_pairs(DELIVERY_ANNOTATIONS, theirs, ours, 1, frozenset((_LOCK_TOKEN,)))
+
+
+def _message_annotations(
+    theirs: bytes, message: StoredMessage, locked_until: datetime | None
+) -> bytes:
+    ours = [
+        _SEQUENCE_NUMBER_KEY,
+        _INT64(message.sequence_number),
+        _ENQUEUED_KEY,
+        _INT64(Timestamp.of(message.enqueued_at)),
+        _ENQUEUE_SEQUENCE_KEY,
+        _INT64(message.enqueue_sequence_number),
+        _STATE_KEY,
+        bytes((message.state,)),
+    ]
+    count = 4
+    if locked_until is not None:
+        ours += _LOCKED_UNTIL_KEY, _INT64(Timestamp.of(locked_until))
+        count += 1
+    if message.dead_letter_source is not None:
+        ours += _SOURCE_KEY, encode(message.dead_letter_source)
+        count += 1
+    return with_pairs(MESSAGE_ANNOTATIONS, theirs, b"".join(ours), count, _OURS)
+
+
+def _bare(message: StoredMessage) -> bytes:
+    told = {
+        name: text
+        for name, text in (
+            (_REASON, message.dead_letter_reason),
+            (_DESCRIPTION, message.dead_letter_description),
+        )
+        if text is not None
+    }
+    if not told:
+        return message.bare
+    sections = split(message.bare)
+    ours = b"".join(encode(name) + encode(text) for name, text in told.items())
+    properties = with_pairs(
+        APPLICATION_PROPERTIES,
+        sections.application_properties,
+        ours,
+        len(told),
+        frozenset(told),
+    )
+    return b"".join((sections.properties, properties, *sections.body, sections.footer))
