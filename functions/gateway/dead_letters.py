@@ -1,5 +1,6 @@
 """Dead letters: what workers gave up on fails its job at once, and is kept for operators."""
 
+import contextlib
 import json
 import logging
 from datetime import UTC, datetime
@@ -51,11 +52,9 @@ async def fail_job(
     )
     if not _waits_for_reply(message.get_body()):
         return
-    try:
+    # Where there is no such job, or it has ended, nobody waits any more.
+    with contextlib.suppress(UnknownInstance, FinalInstance):
         await durable.raise_event(job_id, EVENT_REPLY, _reply(message, job_id, services.clock()))
-    except (UnknownInstance, FinalInstance):
-        return  # nobody waits any more
-    services.waiters.ring(job_id)
 
 
 def _waits_for_reply(body: bytes) -> bool:

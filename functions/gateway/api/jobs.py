@@ -110,7 +110,6 @@ async def cancel(request: Request, job_id: str) -> Response:
         raise unknown_job(job_id) from None
     except FinalInstance:
         return json_response(job_resource(job_id, await _record(durable, job_id)))
-    services_of(request).waiters.ring(job_id)
     job: dict[str, Any] = job_resource(job_id, found)
     return json_response(
         {**job, "status": JobStatus.CANCELLING.value}, 202, {"Location": job_path(job_id), **_RETRY}

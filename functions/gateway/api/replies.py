@@ -43,7 +43,6 @@ async def reply(request: Request, job_id: str, expires: str = "", token: str = "
         raise unknown_job(job_id) from None
     except FinalInstance:
         raise _final() from None
-    services_of(request).waiters.ring(job_id)
     return json_response({"status": "accepted"}, 202)
 
 

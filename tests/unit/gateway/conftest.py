@@ -90,7 +90,9 @@ async def world() -> AsyncIterator[World]:
         tokens=ReplyTokens((KEY,), base_url),
         clock=clock,
     )
-    durable = MemoryDurable(clock, lambda text: activities.enqueue(text, services))
+    durable = MemoryDurable(
+        clock, lambda text: activities.enqueue(text, services), services.waiters
+    )
     api = create_app(services)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -20,6 +20,7 @@ from contract.messages import JobRequest, PayloadRef
 from gateway import orchestrator
 from gateway.durable import Instance, RuntimeStatus
 from gateway.errors import FinalInstance, MissingPayload, Unavailable, UnknownInstance
+from gateway.waiting import Waiters
 
 run_orchestrator = Orchestrator.create(orchestrator.job)
 
@@ -105,12 +106,18 @@ class Run:
 class MemoryDurable:
     """A store of orchestrations that runs them at once, in the caller's own task."""
 
-    def __init__(self, clock: ManualClock, enqueue: Callable[[str], Awaitable[str | None]]) -> None:
+    def __init__(
+        self,
+        clock: ManualClock,
+        enqueue: Callable[[str], Awaitable[str | None]],
+        waiters: Waiters | None = None,
+    ) -> None:
         self.runs: dict[str, Run] = {}
         self.is_down = False
         self.status_count = 0
         self._clock = clock
         self._enqueue = enqueue
+        self._waiters = waiters or Waiters()
 
     async def start(self, job_id: str, ticket_text: str) -> None:
         self._check()
@@ -207,6 +214,7 @@ class MemoryDurable:
         result = json.loads(run_orchestrator(context))
         if result["isDone"]:
             run.status, run.output = RuntimeStatus.COMPLETED, result["output"]
+            self._waiters.ring(run.job_id)
         elif is_first:
             await self._begin(run, result["actions"])
         else:

@@ -1,0 +1,200 @@
+"""The gateway's queues and payloads with the real SDKs against the local services."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.servicebus import ServiceBusMessage
+from azure.servicebus.aio import ServiceBusClient
+
+from contract.catalogue import Catalogue
+from contract.errors import PayloadCorrupt
+from contract.messages import PayloadRef
+from contract.queues import config
+from gateway.errors import MissingPayload, Unavailable
+from gateway.payloads import BlobPayloads
+from gateway.queues import ServiceBusQueues
+from gateway.settings import Endpoint
+
+ROOT = Path(__file__).parents[3]
+ACCOUNT_KEY = (
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(module: str, port: int, *options: str) -> Iterator[None]:
+    """A local service as a process, from when it listens until it is killed."""
+    command = [sys.executable, "-m", module, "--port", str(port), *options]
+    process = subprocess.Popen(
+        [*command, "--log-level", "warning"], cwd=ROOT, stdin=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(600):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            with suppress(subprocess.TimeoutExpired):
+                raise AssertionError(f"{module} ended with {process.wait(0.05)}")
+        else:
+            raise AssertionError(f"{module} does not listen")
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def storage(port: int) -> Endpoint:
+    return Endpoint(
+        f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={ACCOUNT_KEY};"
+        f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
+    )
+
+
+def service_bus(port: int) -> Endpoint:
+    return Endpoint(
+        f"Endpoint=sb://localhost:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
+        "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
+    )
+
+
+@pytest.fixture(scope="module")
+def blob_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    port = free_port()
+    with running("emulator.blobs", port, "--data", str(tmp_path_factory.mktemp("blobs"))):
+        yield port
+
+
+@pytest.fixture
+async def payloads(blob_port: int, request: pytest.FixtureRequest) -> AsyncIterator[BlobPayloads]:
+    opened = BlobPayloads(storage(blob_port), f"payloads-{abs(hash(request.node.name))}")
+    yield opened
+    await opened.close()
+
+
+# aiohttp fears for the event loop above 1 MiB; in one piece it is one round trip, and safe or not.
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+@pytest.mark.parametrize("size_bytes", [0, 1, 100_000, 5_000_000])
+async def test_a_payload_comes_back_whole(payloads: BlobPayloads, size_bytes: int) -> None:
+    data = bytes(size_bytes)
+    ref = await payloads.put("inputs/a", data, "image/png")
+    assert (ref.media_type, ref.blob, ref.size_bytes) == ("image/png", "inputs/a", size_bytes)
+    assert await payloads.get(ref) == data
+
+
+async def test_the_container_is_made_once_by_whoever_needs_it(payloads: BlobPayloads) -> None:
+    await payloads.check()
+    refs = await asyncio.gather(
+        *(payloads.put(f"inputs/{n}", b"%d" % n, "text/plain") for n in range(8))
+    )
+    assert [await payloads.get(ref) for ref in refs] == [b"%d" % n for n in range(8)]
+
+
+async def test_a_payload_that_is_put_again_is_replaced(payloads: BlobPayloads) -> None:
+    old = await payloads.put("inputs/a", b"old", "text/plain")
+    new = await payloads.put("inputs/a", b"new", "text/plain")
+    assert await payloads.get(new) == b"new"
+    with pytest.raises(PayloadCorrupt):
+        await payloads.get(old)
+
+
+async def test_payloads_that_are_missing_or_of_another_size(payloads: BlobPayloads) -> None:
+    ref = await payloads.put("inputs/a", b"data", "text/plain")
+    with pytest.raises(MissingPayload):
+        await payloads.get(PayloadRef(ref.media_type, "inputs/b", 4, ref.sha256))
+    with pytest.raises(PayloadCorrupt):
+        await payloads.get(PayloadRef(ref.media_type, ref.blob, 5, ref.sha256))
+
+
+async def test_blobs_that_do_not_answer_are_unavailable() -> None:
+    payloads = BlobPayloads(storage(free_port()))
+    try:
+        with pytest.raises(Unavailable) as caught:
+            await payloads.put("inputs/a", b"x", "text/plain")
+        assert caught.value.service == "blobs"
+        assert ACCOUNT_KEY not in str(caught.value)
+    finally:
+        await payloads.close()
+
+
+@contextmanager
+def running_service_bus(port: int, folder: Path) -> Iterator[None]:
+    configuration = folder / "config.json"
+    configuration.write_text(json.dumps(config(Catalogue.load())), encoding="utf-8")
+    options = ("--config", str(configuration), "--data", str(folder / "data"))
+    with running("emulator.servicebus", port, *options, "--admin-port", str(free_port())):
+        yield
+
+
+async def received(port: int, queue: str, count: int) -> list[Any]:
+    """Take so many messages off a queue."""
+    connection_string = service_bus(port).connection_string or ""
+    found: list[Any] = []
+    async with (
+        ServiceBusClient.from_connection_string(connection_string) as client,
+        client.get_queue_receiver(queue) as receiver,
+    ):
+        while len(found) < count:
+            messages = await receiver.receive_messages(count - len(found), max_wait_time=5)
+            assert messages, f"only {len(found)} of {count} messages came"
+            for message in messages:
+                await receiver.complete_message(message)
+            found += messages
+    return found
+
+
+def message(number: int) -> ServiceBusMessage:
+    return ServiceBusMessage(b"%d" % number, message_id=f"job-{number}")
+
+
+async def test_what_is_sent_at_once_arrives_once(tmp_path: Path) -> None:
+    port = free_port()
+    with running_service_bus(port, tmp_path):
+        queues = ServiceBusQueues(service_bus(port))
+        try:
+            await queues.check("noop")
+            await asyncio.gather(*(queues.send("noop", message(n)) for n in range(40)))
+            # An activity that is repeated sends the same message id: dropped.
+            await asyncio.gather(*(queues.send("noop", message(n)) for n in range(40)))
+            await queues.send("classifier", message(0))
+            found = await received(port, "noop", 40)
+            assert sorted(str(one.message_id) for one in found) == sorted(
+                f"job-{n}" for n in range(40)
+            )
+            assert len(await received(port, "classifier", 1)) == 1
+        finally:
+            await queues.close()
+
+
+async def test_a_sender_outlives_its_service_bus(tmp_path: Path) -> None:
+    port = free_port()
+    queues = ServiceBusQueues(service_bus(port))
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(running_service_bus(port, tmp_path))
+            await queues.send("noop", message(1))
+        with pytest.raises(Unavailable) as caught:
+            await queues.send("noop", message(2))
+        assert caught.value.service == "queue"
+        assert "SAS_KEY_VALUE" not in str(caught.value)
+        with pytest.raises(Unavailable):
+            await queues.check("noop")
+        with running_service_bus(port, tmp_path):
+            await queues.send("noop", message(2))
+            await queues.check("noop")
+            bodies = [b"".join(one.body) for one in await received(port, "noop", 2)]
+            assert bodies == [b"1", b"2"]
+    finally:
+        await queues.close()
