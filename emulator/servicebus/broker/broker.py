@@ -46,13 +46,13 @@ class Broker:
         try:
             broker._load(settings)
         except BaseException:
-            engine.close()
+            await engine.close()
             raise
         return broker
 
     async def close(self) -> None:
         """Write what is left and close the database; calls after this raise BrokerClosed."""
-        self._engine.close()
+        await self._engine.close()
 
     def tick(self) -> None:
         """Do what is due now, without waiting for the timer to notice."""

@@ -6,6 +6,7 @@ import sqlite3
 from datetime import datetime
 from pathlib import Path
 
+from emulator.servicebus.broker.checkpoint import Checkpointer
 from emulator.servicebus.broker.clock import Clock
 from emulator.servicebus.broker.contents import Contents
 from emulator.servicebus.broker.dispatcher import Dispatcher, Handout
@@ -36,6 +37,7 @@ class Engine:
     def __init__(self, database: Path, clock: Clock) -> None:
         self.clock = clock
         self.store = Store(database)
+        self._checkpointer = Checkpointer(database)
         self.ledger = Ledger()
         self.contents = Contents(self.store.content)
         self._loop = asyncio.get_running_loop()
@@ -100,8 +102,9 @@ class Engine:
         self.begin()
         self.flush()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Write what is left and close the database."""
+        await self._checkpointer.close()
         if self._closed:
             return
         self.flush()
@@ -147,6 +150,7 @@ class Engine:
             changes = self._changes()
             if changes:
                 self.store.apply(changes)
+                self._checkpointer.committed()
         except (sqlite3.Error, StorageError) as error:
             self._undo(error, handouts, waiters)
             return

@@ -6,7 +6,6 @@ from pathlib import Path
 APPLICATION_ID = 0x51554555
 SCHEMA_VERSION = 1
 _BUSY_SECONDS = 0.5
-_CHECKPOINT_PAGES = 4000
 
 # A message's row holds its content when that is small; otherwise the content has a row of its
 # own, because SQLite rewrites a whole row when a lock or a delivery count in it changes.
@@ -57,9 +56,26 @@ class SchemaError(Exception):
     """The file is not a broker's database, is that of another version, or is in use."""
 
 
+def claim(database: Path) -> sqlite3.Connection:
+    """Make sure of being the only broker on this database, until the result is closed.
+
+    The claim is a lock on a file beside it, which the system lets go when the process dies.
+    Raises SchemaError.
+    """
+    claim = sqlite3.connect(f"{database}.lock", timeout=_BUSY_SECONDS, isolation_level=None)
+    try:
+        claim.execute("BEGIN EXCLUSIVE")
+    except sqlite3.Error as error:
+        claim.close()
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            raise SchemaError(f"{database} is in use by another process") from error
+        raise SchemaError(f"{database} cannot be locked: {error}") from error
+    return claim
+
+
 def connect(database: Path) -> sqlite3.Connection:
     """Open the database, and create its tables if the file is new; raises SchemaError."""
-    connection = sqlite3.connect(database, timeout=_BUSY_SECONDS, isolation_level=None)
+    connection = sqlite3.connect(database, isolation_level=None)
     try:
         _prepare(connection, database)
     except BaseException:
@@ -74,8 +90,6 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-            raise SchemaError(f"{database} is in use by another process") from error
         raise SchemaError(f"{database} cannot be read as a database: {error}") from error
     if tables and application_id != APPLICATION_ID:
         raise SchemaError(f"{database} is a database of another program")
@@ -83,12 +97,9 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
         raise SchemaError(
             f"{database} has schema version {version}; this broker reads {SCHEMA_VERSION} only"
         )
-    # One broker per database: the exclusive lock also spares SQLite the shared-memory file.
-    connection.execute("PRAGMA locking_mode=EXCLUSIVE")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
-    # A checkpoint waits for the disk and holds up the loop: seldom is better than little.
-    connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+    connection.execute("PRAGMA wal_autocheckpoint=0")  # see checkpoint.py
     if not tables:
         connection.executescript(
             f"BEGIN IMMEDIATE; {_TABLES}"

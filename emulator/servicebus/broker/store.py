@@ -20,7 +20,7 @@ from emulator.servicebus.broker.rows import (
     settings_text,
     update_row,
 )
-from emulator.servicebus.broker.schema import connect
+from emulator.servicebus.broker.schema import claim, connect
 from emulator.servicebus.broker.settings import QueueSettings
 
 _INLINE_BYTES = 2000
@@ -70,7 +70,12 @@ class Store:
     """Reads everything once, at the start, and from then on single contents only."""
 
     def __init__(self, database: Path) -> None:
-        self._connection = connect(database)
+        self._claim = claim(database)
+        try:
+            self._connection = connect(database)
+        except BaseException:
+            self._claim.close()
+            raise
 
     def trace(self, listener: Callable[[str], None] | None) -> None:
         """Let a listener hear every statement."""
@@ -79,6 +84,7 @@ class Store:
     def close(self) -> None:
         """Close the database; what was committed is in it."""
         self._connection.close()
+        self._claim.close()
 
     # Queues
 

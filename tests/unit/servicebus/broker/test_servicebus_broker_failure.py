@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from emulator.servicebus.broker.checkpoint import checkpoint
 from emulator.servicebus.broker.errors import StorageError
 from emulator.servicebus.broker.settings import QueueSettings
 from tests.unit.servicebus.broker.world import World, message, token_of
@@ -41,6 +42,7 @@ async def test_all_callers_of_the_tick_fail_and_nothing_of_it_remains(tmp_path: 
     )
     assert [type(each) for each in outcomes] == [StorageError, StorageError]
     assert world.bodies() == ["a", "b"]
+    assert not world.broker._engine.contents._unwritten
     _free_disk(world)
     # The id is no duplicate, the number is not used up, and the lock still holds.
     assert await queue.send([message("c", message_id="1")]) == [3]
@@ -108,3 +110,35 @@ async def test_a_caller_that_goes_away_leaves_the_others_alone(tmp_path: Path) -
     assert await stays == [2]
     assert world.bodies() == ["a", "b"]
     await world.broker.close()
+
+
+async def test_the_log_is_shortened_while_the_broker_works(tmp_path: Path) -> None:
+    world = await _open(tmp_path)
+    log = Path(f"{world.database}-wal")
+    longest = 0
+    for at in range(1500):
+        await world.queue().send([message(f"{at}")])
+        longest = max(longest, log.stat().st_size)  # noqa: ASYNC240 - a test may look
+        if at % 500 == 499:
+            await world.broker._engine._checkpointer.close()
+    # Without checkpoints each of these commits would add its pages, of 4 KiB, to the log.
+    assert longest < 1000 * 3 * 4096
+    checkpoint(world.database, longest_log_pages=0)
+    await world.restart()
+    assert world.queue().counts().active == 1500
+    await world.broker.close()
+
+
+def test_a_log_that_cannot_be_shortened_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint(tmp_path / "absent" / "broker.sqlite")
+    assert "could not be shortened" in caplog.text
+
+
+async def test_closing_twice_at_once_closes_once(tmp_path: Path) -> None:
+    world = await _open(tmp_path)
+    for at in range(500):
+        await world.queue().send([message(f"{at}")])
+    assert world.broker._engine._checkpointer._running is not None
+    await asyncio.gather(world.broker.close(), world.broker.close())
