@@ -16,6 +16,7 @@ from worker.lease import Leases
 from worker.payloads import AzureBlobStore, Payloads
 from worker.replies import Replies
 from worker.runner import Runner
+from worker.servicebus import check_endpoint
 from worker.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         """Compose; SettingsError where a setting cannot be used, OSError for a busy port."""
+        check_endpoint(settings.service_bus)
         self._drain_seconds = settings.drain_seconds
         self._leases = Leases()
         self._leases_turned_at = time.monotonic()

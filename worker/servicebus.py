@@ -10,7 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from azure.core.exceptions import AzureError
-from azure.servicebus import ServiceBusClient, ServiceBusReceivedMessage, ServiceBusReceiver
+from azure.servicebus import (
+    ServiceBusClient,
+    ServiceBusReceivedMessage,
+    ServiceBusReceiver,
+    parse_connection_string,
+)
 from azure.servicebus.exceptions import (
     MessageAlreadySettled,
     MessageLockLostError,
@@ -18,7 +23,7 @@ from azure.servicebus.exceptions import (
 )
 
 from contract.codec import MAX_MESSAGE_BYTES
-from worker.errors import BrokerAway, LockLost, Settlement
+from worker.errors import BrokerAway, LockLost, SettingsError, Settlement
 from worker.settings import Endpoint
 
 _log = logging.getLogger(__name__)
@@ -172,6 +177,16 @@ class QueueLink:
     def _broken(self, error: BaseException) -> BrokerAway:
         self.close()
         return BrokerAway(_text(error))
+
+
+def check_endpoint(endpoint: Endpoint) -> None:
+    """SettingsError where the connection string cannot be one; nothing is connected."""
+    try:
+        if endpoint.connection_string is not None:
+            parse_connection_string(endpoint.connection_string)
+    # The text would repeat the connection string.
+    except ValueError:
+        raise SettingsError("SERVICE_BUS: cannot be used as a connection string") from None
 
 
 def _client(endpoint: Endpoint) -> ServiceBusClient:

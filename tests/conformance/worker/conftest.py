@@ -1,0 +1,40 @@
+"""One Service Bus and one blob storage for all tests here; gateway and worker for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.conformance.worker.worker_gateway import Gateway, run_gateway
+from tests.conformance.worker.worker_world import Program, World, run_world
+
+StartWorker = Callable[..., Program]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with run_world(tmp_path_factory.mktemp("worker-world")) as running:
+        yield running
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    with run_gateway() as running:
+        yield running
+
+
+@pytest.fixture
+def start_worker(world: World, gateway: Gateway) -> Iterator[StartWorker]:
+    """Starts workers for some models, and kills them at the end."""
+    started: list[Program] = []
+
+    def start(models: str, *, wait: bool = True, **settings: str) -> Program:
+        worker = world.worker(gateway.host, models, **settings)
+        started.append(worker)
+        worker.start(wait=wait)
+        return worker
+
+    yield start
+    for worker in started:
+        worker.kill()

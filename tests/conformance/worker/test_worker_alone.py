@@ -1,0 +1,111 @@
+"""The worker's two folders, copied alone to an empty place, are all that it needs of ours."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conformance.worker.worker_world import ROOT, free_port, wait_until
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    without = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "worker", tmp_path / "worker", ignore=without)
+    shutil.copytree(ROOT / "functions/contract", tmp_path / "contract", ignore=without)
+    return tmp_path
+
+
+def environment(**settings: str) -> dict[str, str]:
+    least = {
+        "SERVICE_BUS": "Endpoint=sb://localhost:9;SharedAccessKeyName=k;SharedAccessKey=c2VjcmV0;"
+        "UseDevelopmentEmulator=true;",
+        "PAYLOAD_STORAGE": "UseDevelopmentStorage=true",
+        "REPLY_HOSTS": "127.0.0.1:7071",
+        "WORKER_MODELS": "noop",
+        "PATH": os.environ["PATH"],
+    }
+    return least | settings
+
+
+def test_starts_alone(copied: Path) -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker"],
+        cwd=copied,
+        env=environment(HEALTH_PORT=str(port)),
+        stderr=subprocess.PIPE,
+    )
+    try:
+
+        def answers() -> bool:
+            assert process.poll() is None
+            try:
+                return httpx.get(f"http://127.0.0.1:{port}/ready", timeout=5).status_code == 503
+            except httpx.TransportError:
+                return False
+
+        wait_until(answers, "health answers")
+        document = httpx.get(f"http://127.0.0.1:{port}/ready", timeout=5).json()
+        assert document["models"]["noop"]["loaded"]
+        assert httpx.get(f"http://127.0.0.1:{port}/live", timeout=5).json()["ok"]
+        assert httpx.get(f"http://127.0.0.1:{port}/", timeout=5).status_code == 404
+        process.terminate()
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert b"Traceback" not in errors
+        assert b"c2VjcmV0" not in errors
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"REPLY_HOSTS": ""}, "REPLY_HOSTS"),
+        ({"WORKER_MODELS": "nop"}, "did you mean noop"),
+        ({"MODEL_CATALOGUE": "/nowhere.toml"}, "/nowhere.toml"),
+        ({"PAYLOAD_STORAGE": "nonsense"}, "PAYLOAD_STORAGE"),
+        ({"SERVICE_BUS": "nonsense"}, "SERVICE_BUS"),
+        ({"HEALTH_PORT": "eighty"}, "HEALTH_PORT"),
+    ],
+)
+def test_a_bad_setting_ends_the_start_in_one_line(
+    copied: Path, settings: dict[str, str], says: str
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "worker"],
+        cwd=copied,
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert says in ended.stderr
+
+
+def test_a_busy_port_is_named(copied: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = subprocess.run(
+            [sys.executable, "-m", "worker"],
+            cwd=copied,
+            env=environment(HEALTH_PORT=str(port)),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert ended.returncode == 98
+    assert str(port) in ended.stderr

@@ -1,0 +1,225 @@
+"""Whatever dies, and whenever: every job is answered, and the worker leaves in good order."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conformance.worker.conftest import StartWorker
+from tests.conformance.worker.worker_gateway import Gateway, run_gateway
+from tests.conformance.worker.worker_world import (
+    LOCK_SECONDS,
+    Program,
+    World,
+    free_port,
+    job_id,
+    message,
+    wait_until,
+)
+
+
+class Gate:
+    """Jobs that run until the test lets them finish."""
+
+    def __init__(self, folder: Path) -> None:
+        self._gate = folder / "gate"
+        self._running = folder / "running"
+
+    def task(self) -> dict[str, Any]:
+        return {"do": "wait", "running": str(self._running), "gate": str(self._gate)}
+
+    def wait_until_running(self) -> None:
+        wait_until(self._running.exists, "a job runs")
+
+    def open(self) -> None:
+        self._gate.touch()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path)
+
+
+def held(worker: Program, model: str) -> int:
+    document = httpx.get(worker.probe, timeout=5).json()
+    count: int = document["models"][model]["held"]
+    return count
+
+
+def test_killed_while_it_holds_jobs(
+    world: World, gateway: Gateway, start_worker: StartWorker, gate: Gate
+) -> None:
+    first = start_worker("scripted")
+    jobs = [job_id() for _ in range(6)]
+    world.send("scripted", *(message(gateway, i, "scripted", gate.task()) for i in jobs))
+    gate.wait_until_running()
+    wait_until(lambda: held(first, "scripted") == len(jobs), "all are held")
+    first.kill()
+    gate.open()
+    start_worker("scripted")
+
+    assert [gateway.taken(identity).attempt for identity in jobs] == [2] * len(jobs)
+    world.wait_until_empty("scripted")
+    assert len(gateway.posts) == len(jobs)
+
+
+@pytest.mark.timeout(90)
+def test_a_job_that_kills_its_worker_is_buried(
+    world: World, gateway: Gateway, start_worker: StartWorker
+) -> None:
+    identity = job_id()
+    world.send("single", message(gateway, identity, "single", {"do": "die"}))
+    for _ in range(3):
+        assert start_worker("single", wait=False).exit_code() == 9
+    assert world.dead_letter("single", identity).dead_letter_reason == "MaxDeliveryCountExceeded"
+
+
+def test_a_job_longer_than_its_lock(
+    world: World, gateway: Gateway, start_worker: StartWorker, gate: Gate
+) -> None:
+    worker = start_worker("single")
+    identity = job_id()
+    world.send("single", message(gateway, identity, "single", gate.task()))
+    gate.wait_until_running()
+    opener = threading.Timer(LOCK_SECONDS * 1.6, gate.open)
+    opener.start()
+
+    assert gateway.taken(identity).attempt == 1
+    world.wait_until_empty("single")
+    assert len(gateway.posts) == 1
+    assert "lost the lock" not in worker.log.read_text()
+
+
+def test_a_full_worker_locks_nothing_more(
+    world: World, gateway: Gateway, start_worker: StartWorker, gate: Gate
+) -> None:
+    worker = start_worker("single")
+    jobs = [job_id() for _ in range(6)]
+    world.send("single", *(message(gateway, i, "single", gate.task()) for i in jobs))
+    gate.wait_until_running()
+    wait_until(lambda: held(worker, "single") == 2, "one runs, one waits")
+
+    with world.receiver("single") as receiver:
+        others = receiver.receive_messages(10, max_wait_time=3)
+        assert [message.message_id for message in others] == jobs[2:]
+        assert [message.delivery_count for message in others] == [0] * 4
+        for message_ in others:
+            receiver.abandon_message(message_)
+    gate.open()
+    for identity in jobs:
+        gateway.taken(identity)
+    world.wait_until_empty("single")
+
+
+def test_drains_on_sigterm(
+    world: World, gateway: Gateway, start_worker: StartWorker, gate: Gate
+) -> None:
+    worker = start_worker("single")
+    runs, waits, comes = job_id(), job_id(), job_id()
+    world.send("single", message(gateway, runs, "single", gate.task()))
+    gate.wait_until_running()
+    world.send("single", message(gateway, waits, "single", {"do": "x"}))
+    wait_until(lambda: held(worker, "single") == 2, "one runs, one waits")
+    worker.signal(signal.SIGTERM)
+    wait_until(lambda: held(worker, "single") == 1, "what waits is handed back")
+    world.send("single", message(gateway, comes, "single", {"do": "x"}))
+
+    with world.receiver("single") as receiver:
+        back = receiver.receive_messages(1, max_wait_time=5)
+        back += receiver.receive_messages(1, max_wait_time=5)
+        assert [message.message_id for message in back] == [waits, comes]
+        assert [message.delivery_count for message in back] == [0, 0], "handing back is no failure"
+        for message_ in back:
+            receiver.complete_message(message_)
+    # Longer than the lock: a worker that drains keeps renewing.
+    threading.Timer(LOCK_SECONDS * 1.2, gate.open).start()
+    assert worker.exit_code() == 0
+    assert gateway.taken(runs).attempt == 1
+    world.wait_until_empty("single")
+
+
+def test_an_idle_worker_leaves_at_once(start_worker: StartWorker, world: World) -> None:
+    worker = start_worker("noop")
+    worker.signal(signal.SIGINT)
+    assert worker.exit_code(seconds=5) == 0
+    assert "Traceback" not in worker.log.read_text()
+
+
+def test_a_second_signal_or_the_end_of_its_grace_ends_it(
+    world: World, gateway: Gateway, start_worker: StartWorker, gate: Gate
+) -> None:
+    patient = start_worker("single")
+    hasty = start_worker("scripted", WORKER_DRAIN_SECONDS="0.5")
+    jobs = {"single": job_id(), "scripted": job_id()}
+    for queue, identity in jobs.items():
+        world.send(queue, message(gateway, identity, queue, gate.task()))
+    wait_until(lambda: held(patient, "single") + held(hasty, "scripted") == 2, "both run")
+    hasty.signal(signal.SIGTERM)
+    assert hasty.exit_code(seconds=10) == 0
+    assert "1 jobs unfinished" in hasty.log.read_text()
+    patient.signal(signal.SIGTERM)
+    wait_until(lambda: "draining" in patient.log.read_text(), "it drains")
+    patient.signal(signal.SIGTERM)
+    assert patient.exit_code(seconds=5) == 128 + signal.SIGTERM
+
+    gate.open()
+    start_worker("single,scripted")
+    assert [gateway.taken(identity).attempt for identity in jobs.values()] == [2, 2]
+
+
+def test_service_bus_dies_under_it(
+    world: World, gateway: Gateway, start_worker: StartWorker, gate: Gate
+) -> None:
+    worker = start_worker("scripted")
+    jobs = [job_id() for _ in range(6)]
+    world.send("scripted", *(message(gateway, i, "scripted", gate.task()) for i in jobs[:4]))
+    gate.wait_until_running()
+    world.service_bus.kill()
+    gate.open()
+    for identity in jobs[:4]:
+        gateway.taken(identity)
+    world.service_bus.start()
+    world.send("scripted", *(message(gateway, i, "scripted", {"do": "x"}) for i in jobs[4:]))
+    for identity in jobs:
+        gateway.taken(identity)
+    world.wait_until_empty("scripted")
+    assert worker.is_ready()
+    log = worker.log.read_text()
+    assert log.count("queue scripted does not answer") == 1
+    assert "Traceback" not in log
+
+
+def test_is_there_before_the_others(world: World, gate: Gate) -> None:
+    port = free_port()
+    world.service_bus.kill()
+    world.blobs.kill()
+    worker = world.worker(f"127.0.0.1:{port}", "scripted")
+    try:
+        worker.start(wait=False)
+        wait_until(lambda: worker.log.exists() and "answer" in worker.log.read_text(), "it tries")
+        live = worker.probe.replace("/ready", "/live")
+        assert httpx.get(live, timeout=5).status_code == 200
+        assert httpx.get(worker.probe, timeout=5).status_code == 503
+        world.service_bus.start()
+        wait_until(worker.is_ready, "the worker is ready")
+        with run_gateway() as elsewhere:
+            identity = job_id()
+            url = elsewhere.url(identity).replace(elsewhere.host, f"127.0.0.1:{port}")
+            task = {"do": "big", "size_bytes": 100_000}
+            world.send("scripted", message(elsewhere, identity, "scripted", task, reply_url=url))
+        wait_until(lambda: "blob storage does not" in worker.log.read_text(), "blobs are missed")
+        world.blobs.start()
+        wait_until(lambda: "the gateway does not" in worker.log.read_text(), "gateway is missed")
+        with run_gateway(port) as gateway:
+            assert gateway.taken(identity).attempt == 1
+            world.wait_until_empty("scripted")
+    finally:
+        worker.kill()
+        for service in (world.service_bus, world.blobs):
+            service.kill()
+            service.start()

@@ -1,0 +1,52 @@
+"""A model that does what its input tells it to, so that a test decides when and how jobs end."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+from worker.models import Accepts, InvalidInput
+
+
+class Infer:
+    """Input: `{"do": …}`; the answer tells on which of the process's batches it came about."""
+
+    accepts: ClassVar[Accepts] = "bytes"
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def preprocess(self, item: bytes) -> dict[str, Any]:
+        try:
+            task: dict[str, Any] = json.loads(item)
+        except ValueError:
+            raise InvalidInput("the input is not JSON") from None
+        if task["do"] == "fail-to-prepare":
+            raise KeyError("a defect in preprocess")
+        return task
+
+    def __call__(self, batch: list[dict[str, Any]]) -> list[Any]:
+        self.batches += 1
+        return [self._run(task) for task in batch]
+
+    def _run(self, task: dict[str, Any]) -> Any:
+        match task["do"]:
+            case "wait":
+                # Says that it runs, and goes on when the test opens the gate.
+                Path(task["running"]).touch()
+                while not Path(task["gate"]).exists():
+                    time.sleep(0.01)
+            case "raise":
+                raise RuntimeError("a defect in the model")
+            case "refuse":
+                raise InvalidInput("the model wants another input")
+            case "die":
+                os._exit(9)
+            case "big":
+                return {"text": "x" * task["size_bytes"]}
+            case "no-json":
+                return float("nan")
+        return {"did": task["do"], "batch": self.batches}
