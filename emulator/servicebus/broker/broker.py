@@ -7,7 +7,12 @@ from pathlib import Path
 
 from emulator.servicebus.broker.clock import Clock
 from emulator.servicebus.broker.engine import Engine
-from emulator.servicebus.broker.errors import EntityAlreadyExists, EntityNotFound, StorageError
+from emulator.servicebus.broker.errors import (
+    EntityAlreadyExists,
+    EntityNotFound,
+    SchemaError,
+    StorageError,
+)
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.broker.settings import QueueSettings
 from emulator.servicebus.broker.state import QueueState
@@ -45,8 +50,10 @@ class Broker:
         broker = cls(engine)
         try:
             broker._load(settings)
-        except BaseException:
+        except BaseException as error:
             await engine.close()
+            if isinstance(error, sqlite3.Error):
+                raise SchemaError(f"{database} cannot be read: {error}") from error
             raise
         return broker
 

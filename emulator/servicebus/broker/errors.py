@@ -10,6 +10,7 @@ BrokerError
 ├── ArgumentError             a value that Service Bus refuses
 ├── NotAllowed                an operation that this entity does not have
 ├── StorageError              the change could not be written; nothing of it happened
+├── SchemaError               the database at the start is not ours, or in use
 └── BrokerClosed              the broker is shutting down
 """
 
@@ -81,6 +82,10 @@ class NotAllowed(BrokerError):
 
 class StorageError(BrokerError):
     """The change could not be written (a full disk, say); nothing of it happened."""
+
+
+class SchemaError(BrokerError):
+    """The file is not a broker's database, is that of another version, or is in use."""
 
 
 class BrokerClosed(BrokerError):

@@ -3,6 +3,8 @@
 import sqlite3
 from pathlib import Path
 
+from emulator.servicebus.broker.errors import SchemaError
+
 APPLICATION_ID = 0x51554555
 SCHEMA_VERSION = 1
 _BUSY_SECONDS = 0.5
@@ -52,17 +54,16 @@ CREATE TABLE sightings (
 """
 
 
-class SchemaError(Exception):
-    """The file is not a broker's database, is that of another version, or is in use."""
-
-
 def claim(database: Path) -> sqlite3.Connection:
     """Make sure of being the only broker on this database, until the result is closed.
 
     The claim is a lock on a file beside it, which the system lets go when the process dies.
     Raises SchemaError.
     """
-    claim = sqlite3.connect(f"{database}.lock", timeout=_BUSY_SECONDS, isolation_level=None)
+    try:
+        claim = sqlite3.connect(f"{database}.lock", timeout=_BUSY_SECONDS, isolation_level=None)
+    except sqlite3.Error as error:
+        raise SchemaError(f"{database} cannot be opened: {error}") from error
     try:
         claim.execute("BEGIN EXCLUSIVE")
     except sqlite3.Error as error:

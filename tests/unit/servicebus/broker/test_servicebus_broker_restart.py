@@ -12,9 +12,9 @@ from emulator.servicebus.broker.errors import (
     EntityAlreadyExists,
     EntityNotFound,
     MessageLockLost,
+    SchemaError,
 )
 from emulator.servicebus.broker.message import IncomingMessage, MessageState, ReceiveMode
-from emulator.servicebus.broker.schema import SchemaError
 from emulator.servicebus.broker.settings import QueueSettings
 from tests.unit.servicebus.broker.world import HeldClock, World, message, token_of
 
@@ -201,4 +201,20 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 async def test_a_database_belongs_to_one_broker_at_a_time(world: World) -> None:
     with pytest.raises(SchemaError, match="is in use by another process"):
+        await Broker.open(world.database, [], HeldClock())
+
+
+async def test_a_folder_that_is_not_there_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="cannot be opened"):
+        await Broker.open(tmp_path / "absent" / "broker.sqlite", [], HeldClock())
+
+
+async def test_a_damaged_database_is_refused_at_the_start(tmp_path: Path) -> None:
+    world = await World.open(tmp_path)
+    await world.queue().send([message("x" * 1500) for _ in range(200)])
+    await world.broker.close()
+    with world.database.open("r+b") as file:
+        file.seek(8192)
+        file.write(b"\xff" * 200_000)
+    with pytest.raises(SchemaError, match="cannot be read"):
         await Broker.open(world.database, [], HeldClock())
