@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 _NOT_FOUND = Response(404)
 _ACCEPTED = Response(202)
 _BARE = (InstanceMissing, InstanceFinished)
+# What Azure's front end lets a request take.
+_LONGEST_WAIT_SECONDS = 230.0
 _CONTINUATION = "x-ms-continuation-token"
 
 
@@ -111,7 +113,8 @@ class ManagementApi:
                     f"Total timeout {timeout_seconds} (seconds) should be bigger than "
                     f"retry timeout {polling_seconds} (seconds)"
                 )
-            if await self._engine.wait_finished(instance_id, timeout_seconds):
+            longest = min(timeout_seconds, _LONGEST_WAIT_SECONDS)
+            if await self._engine.wait_finished(instance_id, longest):
                 return self._outcome(request, instance_id)
         links = self._links().check_status(request.base_url, instance_id)
         headers = (("Location", links["statusQueryGetUri"]), ("Retry-After", "10"))

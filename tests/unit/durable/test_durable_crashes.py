@@ -6,6 +6,7 @@ import json
 import sqlite3
 from datetime import timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -153,6 +154,39 @@ async def test_death_at_every_commit(tmp_path: Path, after: bool) -> None:
             assert commits > 20
             return
         commits += 1
+
+
+class HiccupStore(Store):
+    """A store which refuses every third commit or so, and does not die of it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.dice = Random(7)
+
+    def commit(self) -> None:
+        if self.dice.random() < 0.35:
+            raise sqlite3.OperationalError("disk full")
+        super().commit()
+
+
+async def test_refused_transactions_are_repeated(tmp_path: Path) -> None:
+    world = World(tmp_path / "hub.db")
+    saga(world)
+    world.make_store = HiccupStore
+    await world.start()
+    started = False
+    while not started:
+        with contextlib.suppress(StoreUnavailable):
+            await world.engine.start_new("saga", "i", json.dumps("[]"))
+            started = True
+    for _ in range(60):
+        await world.advance(seconds=1)
+        for number in range(2):
+            with contextlib.suppress(InstanceFinished, StoreUnavailable):
+                await world.engine.raise_event("i", f"reply-{number}", str(number))
+    await world.settle()
+    assert world.output() == [["f", [0, 2, 10], 0], ["f", [0, 2, 10], 1]]
+    await world.stop()
 
 
 Step = st.recursive(

@@ -94,6 +94,58 @@ async def test_continue_as_new(world: World) -> None:
     assert world.scheduled() == [(0, "work"), (1, "timer")]
 
 
+async def test_a_renewed_instance_hears_nothing_of_its_past(world: World) -> None:
+    gates = {0: asyncio.Event(), 1: asyncio.Event()}
+
+    @world.runner.activity
+    async def work(n: int) -> int:
+        await gates[n].wait()
+        return n
+
+    @world.runner.orchestrator
+    def eternal(context: Any) -> Any:
+        n = context.get_input()
+        result = context.call_activity("work", n)
+        limit = context.create_timer(context.current_utc_datetime + timedelta(seconds=10))
+        renew = context.wait_for_external_event("renew")
+        first = yield context.task_any([result, limit, renew])
+        if first is renew:
+            context.continue_as_new(1)
+            return None
+        return ["limit" if first is limit else first.result, n]
+
+    await world.engine.start_new("eternal", "i", json.dumps("0"))
+    for _ in range(30):
+        await asyncio.sleep(0)
+    await world.engine.raise_event("i", "renew", "null")
+    for _ in range(30):
+        await asyncio.sleep(0)
+    timers = world.engine.store.read("SELECT execution FROM timers")
+    assert timers == [(world.engine.find("i").execution,)]
+    gates[0].set()
+    for _ in range(30):
+        await asyncio.sleep(0)
+    assert world.status() == "Running"
+    gates[1].set()
+    await world.settle()
+    assert world.output() == [1, 1]
+
+
+async def test_only_new_events_are_new(world: World) -> None:
+    child(world)
+    await world.begin("child", 'a "IsPlayed":false in the input')
+    await world.raise_event("go", 'and "IsPlayed":false in an event')
+    assert world.output() == [
+        None,
+        'a "IsPlayed":false in the input',
+        'and "IsPlayed":false in an event',
+    ]
+    first, second = world.runner.contexts
+    assert [event["IsPlayed"] for event in first["history"]] == [False, False]
+    assert [event["IsPlayed"] for event in second["history"]] == [True, True, True, False, False]
+    assert (first["isReplaying"], second["isReplaying"]) == (False, True)
+
+
 async def test_custom_status_and_input(world: World) -> None:
     @world.runner.orchestrator
     def body(context: Any) -> Any:
@@ -304,3 +356,48 @@ async def test_two_hosts_cannot_share_a_database(world: World) -> None:
     other = World(world.database)
     with pytest.raises(DatabaseInUse):
         await other.start()
+
+
+async def test_rewind_of_a_parent_rewinds_its_child(world: World) -> None:
+    tries = []
+
+    @world.runner.activity
+    def work(value: int) -> int:
+        tries.append(value)
+        if len(tries) == 1:
+            raise OSError("first")
+        return value
+
+    @world.runner.orchestrator
+    def below(context: Any) -> Any:
+        return (yield context.call_activity("work", context.get_input()))
+
+    @world.runner.orchestrator
+    def above(context: Any) -> Any:
+        return (yield context.call_sub_orchestrator("below", 7, "c"))
+
+    await world.begin("above")
+    assert (world.status(), world.status("c")) == ("Failed", "Failed")
+    await world.engine.rewind("i")
+    await world.settle()
+    assert (world.output(), world.output("c")) == (7, 7)
+
+
+async def test_rewind_of_a_first_turn(world: World) -> None:
+    broken = [True]
+
+    @world.runner.orchestrator
+    def body(context: Any) -> Any:
+        if broken:
+            raise OSError("at once")
+        yield context.wait_for_external_event("go")
+
+    await world.begin("body")
+    broken.clear()
+    await world.kill()
+    await world.start()
+    await world.engine.rewind("i")
+    await world.settle()
+    assert world.status() == "Running"
+    await world.raise_event("go")
+    assert world.status() == "Completed"

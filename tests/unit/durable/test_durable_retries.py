@@ -1,5 +1,6 @@
 """Retries: the engine's task ids must be those which the SDK counts by itself."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -177,3 +178,40 @@ async def test_rewind_of_an_exhausted_retry(world: World) -> None:
     await world.engine.rewind("i")
     await world.settle()
     assert world.output() == "a is up!"
+
+
+async def test_failure_behind_an_event_in_the_same_mailbox(world: World) -> None:
+    """The event makes the SDK number an activity before the failure makes it number a timer."""
+    gate = asyncio.Event()
+
+    @world.runner.activity
+    async def flaky(value: int) -> int:
+        if not gate.is_set():
+            await gate.wait()
+            raise OSError
+        return value
+
+    @world.runner.activity
+    def plain(value: int) -> int:
+        return value
+
+    @world.runner.orchestrator
+    def body(context: Any) -> Any:
+        slow = context.call_activity_with_retry("flaky", RetryOptions(1000, 3), 1)
+        yield context.task_any([slow, context.wait_for_external_event("go")])
+        quick = yield context.call_activity("plain", 2)
+        return [quick, (yield slow)]
+
+    await world.engine.start_new("body", "i")
+    for _ in range(30):
+        await asyncio.sleep(0)
+    assert world.runner.calls == [("flaky", 1)]
+    await world.engine.suspend("i", "")
+    await world.engine.raise_event("i", "go", "0")
+    gate.set()
+    await world.settle()
+    await world.engine.resume("i", "")
+    await world.settle()
+    await world.advance(seconds=1)
+    assert world.output() == [2, 1]
+    assert world.scheduled() == [(0, "flaky"), (1, "plain"), (2, "timer"), (3, "flaky")]
