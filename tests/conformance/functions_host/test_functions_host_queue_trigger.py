@@ -66,6 +66,7 @@ async def running_bus(folder: Path, port: int) -> AsyncIterator[None]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "emulator.servicebus", "--config", str(config)),
         *("--port", str(port), "--admin-port", "0", "--data", str(folder / "data")),
+        *("--key", "k=c2VjcmV0"),
         cwd=ROOT,
     )
     try:
@@ -84,7 +85,7 @@ def connection_string(port: int) -> str:
 
 def _send(port: int, queue: str, *messages: ServiceBusMessage) -> None:
     with (
-        ServiceBusClient.from_connection_string(connection_string(port), retry_total=10) as client,
+        ServiceBusClient.from_connection_string(connection_string(port), retry_total=3) as client,
         client.get_queue_sender(queue) as sender,
     ):
         for message in messages:
