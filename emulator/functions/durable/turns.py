@@ -1,5 +1,6 @@
 """One turn of an instance: new messages in, the orchestrator's commands out, one commit."""
 
+import json
 from json.encoder import encode_basestring_ascii as quoted
 
 from emulator.functions.durable import history
@@ -101,6 +102,7 @@ class Turns:
                 EventType.EXECUTION_TERMINATED, turn.now, rest=f',"Input":{termination.text}'
             )
         )
+        reason = str(json.loads(termination.text))
         await self._endings.finish(
-            turn, Status.TERMINATED, termination.text, termination.text, instance.custom_status
+            turn, Status.TERMINATED, termination.text, reason, instance.custom_status
         )
