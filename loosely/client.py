@@ -125,10 +125,10 @@ class Client:
         answer = self._send("GET", _job_path(job_id), headers=headers, wait_seconds=wait_seconds)
         return self._job_in(answer, {200})
 
-    def follow(self, job_id: str, *, wait_seconds: float | None = None) -> Iterator[Job]:
-        """Yield the job whenever it was asked for, until it is final.
+    def follow(self, job: Job | str, *, wait_seconds: float | None = None) -> Iterator[Job]:
+        """Yield the job, given itself or by its id, whenever it was asked for, until it is final.
 
-        Each question waits at the gateway for a moment, so that the end is heard at once;
+        A job just submitted says when to ask first. Each question waits at the gateway for a moment, so that the end is heard at once;
         between two, the gateway's ``Retry-After`` is kept. A gateway that is
         away for a moment does not end this: an accepted job outlives it.
 
@@ -137,22 +137,24 @@ class Client:
             TimeoutError: ``wait_seconds`` have passed.
         """
         started_at = heard_at = self._clock()
+        job_id = job if isinstance(job, str) else job.id
+        if isinstance(job, Job) and not job.is_final:
+            self._sleep(_pause_seconds(job.retry_after_seconds))
         while True:
             try:
-                job = self.job(job_id, wait_seconds=_QUESTION_WAIT_SECONDS)
+                latest = self.job(job_id, wait_seconds=_QUESTION_WAIT_SECONDS)
             except (GatewayUnreachable, RequestRefused) as error:
                 now = self._clock()
                 if not _passes(error) or now - heard_at >= _SILENCE_SECONDS:
                     raise
-                pause_seconds = getattr(error, "retry_after_seconds", None)
+                asked_seconds = getattr(error, "retry_after_seconds", None)
             else:
                 now = heard_at = self._clock()
-                yield job
-                if job.is_final:
+                yield latest
+                if latest.is_final:
                     return
-                pause_seconds = job.retry_after_seconds
-            if pause_seconds is None:
-                pause_seconds = _POLL_SECONDS
+                asked_seconds = latest.retry_after_seconds
+            pause_seconds = _pause_seconds(asked_seconds)
             if wait_seconds is not None and now + pause_seconds > started_at + wait_seconds:
                 raise TimeoutError(f"job {job_id} is not final after {wait_seconds} s")
             self._sleep(pause_seconds)
@@ -263,6 +265,10 @@ def _retry_after_seconds(answer: httpx.Response) -> float | None:
     if not (value.isascii() and value.isdigit()):
         return None
     return min(float(value), _LONGEST_POLL_SECONDS)
+
+
+def _pause_seconds(asked_seconds: float | None) -> float:
+    return _POLL_SECONDS if asked_seconds is None else asked_seconds
 
 
 def _reason(error: httpx.HTTPError) -> str:

@@ -144,7 +144,7 @@ def _follow(client: Client, submitted: Job, progress: Progress) -> Job:
     job = submitted
     progress.status = job.status
     try:
-        for latest in client.follow(job.id):
+        for latest in client.follow(submitted):
             job = latest
             progress.status = job.status
     except KeyboardInterrupt:

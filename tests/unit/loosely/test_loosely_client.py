@@ -102,6 +102,19 @@ def test_follow_keeps_retry_after_until_the_job_is_final(gateway: ScriptedGatewa
     assert {asked.headers["prefer"] for asked in gateway.asked} == {"wait=10"}
 
 
+def test_a_job_just_submitted_is_first_asked_for_when_its_answer_said(
+    gateway: ScriptedGateway,
+) -> None:
+    gateway.answers = [
+        answer(202, job_document("queued"), retry_after="5"),
+        answer(200, SUCCEEDED),
+    ]
+    clock = Clock()
+    with Client(gateway.url, clock=clock, sleep=clock.sleep) as client:
+        list(client.follow(client.submit(JPEG, "classifier", wait_seconds=0)))
+    assert clock.slept == [5.0]
+
+
 def test_follow_outlives_a_gateway_that_is_away_for_a_moment(gateway: ScriptedGateway) -> None:
     gateway.answers = [
         problem(503, "unavailable", "the queue does not answer", retryable=True),
