@@ -62,6 +62,15 @@ class System:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
+    @property
+    def service_bus(self) -> str:
+        """The connection string of the Service Bus."""
+        return (
+            f"Endpoint=sb://localhost:{self.part('servicebus').ports['servicebus']};"
+            "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE;"
+            "UseDevelopmentEmulator=true;"
+        )
+
     def start(self) -> Self:
         """Start and wait until everything is ready."""
         command = [sys.executable, "-m", "loosely.cli", "up", "--port", str(self._port)]

@@ -28,13 +28,8 @@ def workerless(data: Path) -> Iterator[System]:
 
 def queued_request(system: System, job_id: str) -> dict[str, Any]:
     """What a worker would read of this job."""
-    port = system.part("servicebus").ports["servicebus"]
-    connection = (
-        f"Endpoint=sb://localhost:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
-        "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
-    )
     with (
-        ServiceBusClient.from_connection_string(connection) as client,
+        ServiceBusClient.from_connection_string(system.service_bus) as client,
         client.get_queue_receiver("noop") as receiver,
     ):
         messages = receiver.peek_messages(max_message_count=100)
