@@ -4,6 +4,7 @@ The 2.x SDK has other wires and other classes; only this module would change.
 """
 
 import asyncio
+import json
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -113,7 +114,7 @@ class DurableClient:
             return None
         return Instance(
             RuntimeStatus(found.runtime_status.value),
-            found.input_ if isinstance(found.input_, str) else "",
+            _input_text(found.input_),
             found.output,
             _utc(found.last_updated_time),
         )
@@ -150,6 +151,17 @@ class DurableClient:
         except Exception as error:
             raise Unavailable("durable", f"purge failed: {error!r}") from error
         return int(result.instances_deleted)
+
+
+def _input_text(value: object) -> str:
+    """The text that start was given: start_new encodes it, and its HTTP client once more."""
+    if not isinstance(value, str):
+        return ""
+    try:
+        decoded = json.loads(value)
+    except ValueError:
+        return value
+    return decoded if isinstance(decoded, str) else value
 
 
 def _utc(value: Any) -> datetime:
