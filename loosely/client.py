@@ -128,9 +128,10 @@ class Client:
     def follow(self, job: Job | str, *, wait_seconds: float | None = None) -> Iterator[Job]:
         """Yield the job, given itself or by its id, whenever it was asked for, until it is final.
 
-        A job just submitted says when to ask first. Each question waits at the gateway for a moment, so that the end is heard at once;
-        between two, the gateway's ``Retry-After`` is kept. A gateway that is
-        away for a moment does not end this: an accepted job outlives it.
+        A job just submitted says when to ask first. Each question waits at the gateway for
+        a moment, so that the end is heard at once; between two, the gateway's
+        ``Retry-After`` is kept. A gateway that is away for a moment does not end this: an
+        accepted job outlives it.
 
         Raises:
             LooselyError: the last failure, when no answer came for a minute.
