@@ -49,18 +49,22 @@ class System:
     """One `loosely up` on a data directory of its own."""
 
     def __init__(
-        self, data: Path, catalogue: Path | None = None, without: tuple[str, ...] = ()
+        self,
+        data: Path,
+        catalogue: Path | None = None,
+        without: tuple[str, ...] = (),
+        port: int | None = None,
     ) -> None:
         self.data = data
         self._catalogue = catalogue
         self._without = without
-        self._port = free_ports(8)
+        self.port = port or free_ports(8)
         self._process: subprocess.Popen[bytes] | None = None
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self._port}", timeout=120)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=120)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def service_bus(self) -> str:
@@ -73,7 +77,7 @@ class System:
 
     def start(self) -> Self:
         """Start and wait until everything is ready."""
-        command = [sys.executable, "-m", "loosely.cli", "up", "--port", str(self._port)]
+        command = [sys.executable, "-m", "loosely.cli", "up", "--port", str(self.port)]
         command += ["--data", str(self.data)]
         for part in self._without:
             command += ["--without", part]
@@ -176,10 +180,16 @@ class System:
 
 @contextmanager
 def running(
-    data: Path, catalogue: Path | None = None, without: tuple[str, ...] = ()
+    data: Path,
+    catalogue: Path | None = None,
+    without: tuple[str, ...] = (),
+    port: int | None = None,
 ) -> Iterator[System]:
-    """A started system that is stopped at the end."""
-    system = System(data, catalogue, without)
+    """A started system that is stopped at the end.
+
+    Give a successor its predecessor's port: the reply URLs of the jobs on their way name it.
+    """
+    system = System(data, catalogue, without, port)
     try:
         yield system.start()
     finally:
