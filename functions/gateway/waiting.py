@@ -16,6 +16,9 @@ from gateway.errors import Unavailable
 # the bell; on another instance it is heard of at most this much, then half its age, too late.
 FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
+LOOKS_A_SECOND: Final = 100
+"""Of all unwoken waiters together: four hundred must not keep the host from their own jobs."""
+
 WOKEN_PAUSE_SECONDS: Final = 0.0015
 """About what the host needs to store the end of an orchestration."""
 
@@ -23,10 +26,16 @@ WOKEN_PAUSE_SECONDS: Final = 0.0015
 class Bell:
     """What one waiter listens to. It stays rung until it was heard."""
 
-    def __init__(self) -> None:
+    def __init__(self, waiters: "Waiters") -> None:
+        self._waiters = waiters
         self._loop = asyncio.get_running_loop()
         self._is_rung = False
         self._pause: asyncio.Future[None] | None = None
+
+    @property
+    def fair_pause_seconds(self) -> float:
+        """How long to pause so that all waiters together do not look too often."""
+        return self._waiters.count / LOOKS_A_SECOND
 
     def ring(self) -> None:
         """Wake the waiter now, or at its next pause. From any thread."""
@@ -59,15 +68,18 @@ class Waiters:
 
     def __init__(self) -> None:
         self._bells: dict[str, set[Bell]] = {}
+        self.count = 0
 
     @contextmanager
     def listening(self, job_id: str) -> Iterator[Bell]:
         """A bell that rings when this process hears of the job."""
-        bell = Bell()
+        bell = Bell(self)
         self._bells.setdefault(job_id, set()).add(bell)
+        self.count += 1
         try:
             yield bell
         finally:
+            self.count -= 1
             bells = self._bells[job_id]
             bells.remove(bell)
             if not bells:
@@ -89,8 +101,11 @@ async def final_instance(
     loop = asyncio.get_running_loop()
     end = loop.time() + limit_seconds
     pause_seconds = FIRST_PAUSE_SECONDS
+    is_woken = False
     while (left := end - loop.time()) > 0:
-        if await bell.pause(min(pause_seconds, left)):
+        fair_seconds = 0.0 if is_woken else bell.fair_pause_seconds
+        if await bell.pause(min(max(pause_seconds, fair_seconds), left)):
+            is_woken = True
             pause_seconds = WOKEN_PAUSE_SECONDS
             await asyncio.sleep(min(pause_seconds, max(0.0, end - loop.time())))
         pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)

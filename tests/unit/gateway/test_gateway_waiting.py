@@ -8,7 +8,7 @@ import pytest
 
 from gateway.durable import Instance, RuntimeStatus
 from gateway.errors import Unavailable
-from gateway.waiting import Waiters, final_instance
+from gateway.waiting import LOOKS_A_SECOND, Waiters, final_instance
 from tests.unit.gateway.skipping import run
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -88,6 +88,26 @@ def test_a_store_that_is_away_ends_no_wait() -> None:
     found, elapsed = run(wait(Script(ends_at=1, away_until=3), 10))
     assert found is not None
     assert elapsed == pytest.approx(3.275)
+
+
+def test_a_crowd_looks_no_more_often_than_the_host_can_bear() -> None:
+    async def crowd() -> tuple[int, float]:
+        waiters, script = Waiters(), Script(ends_at=100)
+        loop = asyncio.get_running_loop()
+
+        async def one(number: int) -> Instance | None:
+            with waiters.listening(str(number)) as bell:
+                return await final_instance(script, str(number), bell, 30)
+
+        waiting = asyncio.gather(*(one(number) for number in range(400)))
+        loop.call_at(20, waiters.ring, "7")
+        await waiting
+        woken = [look for look in script.looks if 20 < look < 20.1]
+        return len(script.looks), woken[0]
+
+    looks, woken = run(crowd())
+    assert 30 * LOOKS_A_SECOND < looks < 33 * LOOKS_A_SECOND + 400
+    assert woken == pytest.approx(20.0015)
 
 
 def test_bells_ring_for_their_own_job_only() -> None:
