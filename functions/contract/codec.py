@@ -7,6 +7,7 @@
 import base64
 import binascii
 import json
+import math
 import re
 from datetime import UTC, datetime
 
@@ -198,14 +199,19 @@ def _encode(value: dict[str, Json]) -> bytes:
 def _decode(data: bytes) -> Json:
     _check_size(data)
     try:
-        return json.loads(data, parse_constant=_refuse_constant)
+        return json.loads(data, parse_constant=_refuse, parse_float=_finite)
     # A RecursionError is what nested brackets by the thousand give.
     except (ValueError, RecursionError) as error:
         raise MalformedMessage(f"message is not JSON in UTF-8 ({type(error).__name__})") from None
 
 
-def _refuse_constant(name: str) -> Json:
+def _refuse(name: str) -> Json:
     raise ValueError(name)  # NaN and Infinity are no JSON, whatever Python's parser says
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
 
 
 def _check_size(data: bytes) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import httpx
 import psutil
+from azure.servicebus import ServiceBusClient, ServiceBusSubQueue
 
 from loosely.up.data import RunningPart, RunningSystem
 
@@ -155,6 +156,28 @@ class System:
         answer = self.submit(model, data, prefer="respond-async", **headers)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
+
+    def accept_at_last(self, model: str, data: bytes) -> str:
+        """The same, sent again while a part is away."""
+
+        def accepted() -> str | None:
+            try:
+                answer = self.submit(model, data, prefer="respond-async")
+            except httpx.TransportError:
+                return None
+            return str(answer.json()["id"]) if answer.status_code == 202 else None
+
+        return str(until(accepted, 60, "the job is accepted"))
+
+    def leftovers(self) -> list[str]:
+        """The ids of all messages that lie in a queue or its dead-letter queue."""
+        found = []
+        with ServiceBusClient.from_connection_string(self.service_bus) as client:
+            for queue in ("classifier", "noop"):
+                for below in (None, ServiceBusSubQueue.DEAD_LETTER):
+                    with client.get_queue_receiver(queue, sub_queue=below) as receiver:
+                        found += receiver.peek_messages(max_message_count=10)
+        return [str(message.message_id) for message in found]
 
     def job(self, job_id: str) -> dict[str, Any]:
         answer = self.http.get(f"/v1/jobs/{job_id}")

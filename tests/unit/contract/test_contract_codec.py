@@ -163,7 +163,7 @@ def test_a_reply_has_exactly_one_outcome(outcomes: dict[str, object]) -> None:
         codec.reply_from_json({**document, **outcomes})
 
 
-@pytest.mark.parametrize("constant", [b"NaN", b"Infinity", b"-Infinity"])
+@pytest.mark.parametrize("constant", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
 def test_what_only_python_takes_for_json_is_refused(constant: bytes) -> None:
     with pytest.raises(MalformedMessage, match="not JSON"):
         codec.decode_reply(constant)

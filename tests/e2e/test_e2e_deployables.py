@@ -1,0 +1,76 @@
+"""Each deployable starts alone: its own folder, and nothing but what it declares."""
+
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+
+import httpx
+import pytest
+
+from tests.e2e.system import ROOT, free_ports, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has what functions/requirements.txt names, and no more."""
+    folder = tmp_path_factory.mktemp("requirements") / "environment"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = folder / "bin" / "python"
+    requirements = str(ROOT / "functions" / "requirements.txt")
+    install = [str(python), "-m", "pip", "install", "--quiet", "--no-input", "-r", requirements]
+    subprocess.run(install, check=True)
+    return python
+
+
+def test_the_function_app_runs_from_its_own_folder(tmp_path: Path, interpreter: Path) -> None:
+    app = tmp_path / "app"
+    copytree(ROOT / "functions", app, ignore=ignore_patterns("__pycache__"))
+    # The settings that `func start` would read from the same place.
+    settings = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
+    settings["Values"]["REPLY_TOKEN_KEYS"] = base64.b64encode(bytes(32)).decode()
+    (app / "local.settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    port = free_ports(1)
+    command = [sys.executable, "-m", "emulator.functions", "--app", str(app), "--port", str(port)]
+    command += ["--data", str(tmp_path / "data"), "--python", str(interpreter)]
+    with subprocess.Popen(command, cwd=ROOT) as host:
+        try:
+            models = until(lambda: get(port, "/v1/models"), 60, "the app answers")
+            assert {model["name"] for model in models["models"]} == {"classifier", "noop"}
+            assert get(port, "/v1/health/live") is not None
+        finally:
+            host.terminate()
+        assert host.wait(30) == 0
+
+
+def get(port: int, path: str) -> dict[str, object] | None:
+    try:
+        answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=10)
+    except httpx.TransportError:
+        return None
+    return dict(answer.json()) if answer.status_code == 200 else None
+
+
+def test_what_func_start_expects_is_there() -> None:
+    host = json.loads((ROOT / "functions" / "host.json").read_text(encoding="utf-8"))
+    assert host["version"] == "2.0"
+    assert host["extensionBundle"] == {
+        "id": "Microsoft.Azure.Functions.ExtensionBundle",
+        "version": "[4.*, 5.0.0)",
+    }
+    assert host["extensions"]["http"]["routePrefix"] == ""
+    example = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
+    assert example["IsEncrypted"] is False
+    assert {
+        "AzureWebJobsStorage",
+        "FUNCTIONS_WORKER_RUNTIME",
+        "SERVICE_BUS",
+        "PAYLOAD_STORAGE",
+        "GATEWAY_BASE_URL",
+        "REPLY_TOKEN_KEYS",
+    } <= set(example["Values"])
+    assert example["Values"]["FUNCTIONS_WORKER_RUNTIME"] == "python"
