@@ -1,4 +1,4 @@
-"""The classifier in a bare loop: what the worker is compared with.
+"""The classifier in a bare loop, with the worker's allocator: what the worker is compared with.
 
 `python -m benchmarks.bare PICTURE BATCH_SIZE SECONDS` prints images/s. Decoding is part of the
 loop, as it is part of a job.
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from contract.catalogue import Catalogue
+from worker.allocator import keep_large_blocks
 from worker.runner import Runner
 
 
@@ -26,6 +27,7 @@ def images_per_second(picture: bytes, batch_size: int, seconds: float) -> float:
 
 def main(arguments: list[str]) -> None:
     """Print the rate alone, for the benchmark that starts this."""
+    keep_large_blocks()
     picture, batch_size, seconds = arguments
     rate = images_per_second(Path(picture).read_bytes(), int(batch_size), float(seconds))
     sys.stdout.write(f"{rate:.3f}\n")
