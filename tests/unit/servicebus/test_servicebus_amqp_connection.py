@@ -294,6 +294,17 @@ async def test_settlements_are_answered_with_the_outcome(peer: Peer, broker: Bro
     assert await peer.received() == []
 
 
+async def test_a_dead_letter_is_confirmed_without_its_error(peer: Peer, broker: Broker) -> None:
+    await fill(broker, 1)
+    peer.attach_receiver(credit=1)
+    await peer.read()
+    error = Described(ULong(0x1D), [Symbol("com.microsoft:dead-letter"), None, {}])
+    peer.send(Disposition(role=True, first=UInt(0), state=Described(ULong(0x25), [error])))
+    (answer,) = await peer.received_of(Disposition)
+    assert answer.state == Described(ULong(0x25), [])
+    assert broker.queue(QUEUE).counts().dead_letter == 1
+
+
 async def test_a_lost_lock_is_an_error_in_a_rejection(peer: Peer, broker: Broker) -> None:
     await fill(broker, 1)
     peer.attach_receiver(credit=1)

@@ -19,6 +19,7 @@ from emulator.servicebus.amqp.sections import (
     PROPERTIES,
     VALUE,
     encode_section,
+    list_items,
     section_value,
     split,
 )
@@ -87,6 +88,8 @@ def test_a_senders_header_and_annotations_stay_except_for_what_is_ours() -> None
         )
         + BODY
     )
+    written = write_message(stored(read_message(payload)), TOKEN, NOW)
+    assert len(list_items(split(written).message_annotations)) == 2 * 6  # no key comes twice
     message = delivered(payload)
     assert tuple(message.header) == (True, 9, 60_000, None, 3)
     assert message.delivery_annotations == {b"mine": b"one", b"x-opt-lock-token": TOKEN}
