@@ -1,0 +1,3 @@
+"""The name under which a test gets its resource group."""
+
+RESOURCE_GROUP_PARAM = "resource_group"

@@ -1,0 +1,143 @@
+"""A pytest plugin: the management SDKs that the tests create queues with, over our admin port.
+
+Tests that need topics or sessions are skipped, which the local Service Bus does not have.
+"""
+
+import itertools
+import os
+import sys
+from http.client import HTTPConnection
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import certifi
+import pytest
+
+# The client trusts what certifi names, and nothing says otherwise to it in these tests.
+certifi.where = lambda: os.environ["EMULATOR_CERTIFICATE"]
+
+_API_VERSION = "api-version=2021-05"
+_ENTRY = """<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">
+<QueueDescription xmlns="http://schemas.microsoft.com/netservices/2010/10/servicebus/connect">
+{properties}</QueueDescription></content></entry>"""
+_serial = itertools.count()
+
+
+class _Model:
+    """Any of the management SDK's models."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.__dict__.update(fields)
+
+
+class _Done:
+    """An operation that is done already."""
+
+    def __init__(self, result: Any = None) -> None:
+        self._result = result
+
+    def result(self) -> Any:
+        return self._result
+
+    def done(self) -> bool:
+        return True
+
+    def wait(self, *_: Any) -> None:
+        """Return at once."""
+
+
+class _Resource(SimpleNamespace):
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, id=f"{name}-{next(_serial)}")
+
+
+class ManagementClient:
+    """Both management clients at once: groups and namespaces are names, queues are real."""
+
+    def __init__(self) -> None:
+        self.resource_groups = SimpleNamespace(
+            create_or_update=lambda name, _: _Resource(name),
+            begin_delete=lambda _, **__: _Done(),
+        )
+        self.namespaces = SimpleNamespace(
+            begin_create_or_update=lambda *_: _Done(_Resource("localhost")),
+            delete=_nothing,
+            list_keys=lambda *_: _keys(),
+            create_or_update_authorization_rule=lambda *given: _Resource(given[2]),
+            delete_authorization_rule=_nothing,
+        )
+        self.queues = SimpleNamespace(
+            create_or_update=_create_queue,
+            delete=lambda _group, _namespace, name: _request("DELETE", name),
+            list_keys=lambda _group, _namespace, name, _rule: _keys(name),
+            create_or_update_authorization_rule=lambda *given: _Resource(given[3]),
+            delete_authorization_rule=_nothing,
+        )
+        topics = SimpleNamespace(create_or_update=_need_topics, delete=_nothing)
+        self.topics = self.subscriptions = topics
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+def _need_topics(*_: Any, **__: Any) -> None:
+    pytest.skip("the local Service Bus has no topics")
+
+
+def _keys(entity_path: str | None = None) -> SimpleNamespace:
+    name, key = os.environ["EMULATOR_KEY_NAME"], os.environ["EMULATOR_KEY"]
+    connection_string = f"Endpoint=sb://localhost/;SharedAccessKeyName={name};SharedAccessKey={key}"
+    if entity_path:
+        connection_string += f";EntityPath={entity_path}"
+    return SimpleNamespace(
+        primary_connection_string=connection_string, key_name=name, primary_key=key
+    )
+
+
+def _create_queue(_group: str, _namespace: str, name: str, queue: Any) -> _Resource:
+    if queue.requires_session:
+        pytest.skip("the local Service Bus has no sessions")
+    properties = {
+        "LockDuration": queue.lock_duration,
+        "RequiresDuplicateDetection": str(queue.requires_duplicate_detection).lower(),
+        "DeadLetteringOnMessageExpiration": str(queue.dead_lettering_on_message_expiration).lower(),
+    }
+    elements = "".join(f"<{key}>{value}</{key}>" for key, value in properties.items())
+    _request("PUT", name, _ENTRY.format(properties=elements))
+    return _Resource(name)
+
+
+def _request(method: str, name: str, body: str = "") -> None:
+    connection = HTTPConnection("127.0.0.1", int(os.environ["EMULATOR_ADMIN_PORT"]), timeout=30)
+    try:
+        connection.request(method, f"/{name}?{_API_VERSION}", body)
+        response = connection.getresponse()
+        text = response.read()
+    finally:
+        connection.close()
+    if response.status >= 300:
+        raise RuntimeError(f"{method} {name}: {response.status} {text!r}")
+
+
+def _provide(name: str, **members: Any) -> None:
+    module = ModuleType(name)
+    module.__dict__.update(members)
+    sys.modules[name] = module
+
+
+_provide("azure.mgmt", __path__=[])
+_provide("azure.mgmt.resource", ResourceManagementClient=ManagementClient)
+_provide("azure.mgmt.servicebus", ServiceBusManagementClient=ManagementClient, __path__=[])
+_provide(
+    "azure.mgmt.servicebus.models",
+    SBQueue=_Model,
+    SBSubscription=_Model,
+    SBAuthorizationRule=_Model,
+    AccessRights=SimpleNamespace(manage="Manage", send="Send", listen="Listen"),
+)
+
+
+@pytest.fixture(scope="session")
+def test_proxy() -> None:
+    """Record nothing."""
