@@ -17,6 +17,7 @@ from worker.settings import Settings
 
 _log = logging.getLogger("worker")
 
+_SWITCH_SECONDS = 0.0005
 _EXIT_USAGE = 2
 _EXIT_PORT_BUSY = 98
 
@@ -31,6 +32,9 @@ def main() -> int:
     settings = Settings.from_env(os.environ)
     logs.configure(settings.log_level)
     keep_large_blocks()
+    # The device thread takes the interpreter's lock hundreds of times a batch. At the default of
+    # 5 ms each busy thread beside it could keep the device waiting for as long, each time.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         worker = Worker(settings)
     except OSError as error:

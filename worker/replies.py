@@ -69,11 +69,8 @@ class Replies:
         """Deliver one reply. ReplyUndelivered where `wait` gives up first; ReplyRefused."""
         checked, backoff = self._checked(url), Backoff()
         while True:
-            problem = self._posted(checked, body)
-            if problem is None:
-                self._reach.found()
+            if (problem := self._posted(checked, body)) is None:
                 return
-            self._reach.lost(problem)
             if not wait(backoff.next()):
                 raise ReplyUndelivered(f"the reply was not taken: {problem}")
 
@@ -82,10 +79,15 @@ class Replies:
         try:
             status = self._client.post(url, content=body).status_code
         except httpx.HTTPError as error:
+            self._reach.lost(type(error).__name__)
             return type(error).__name__
+        if status >= 500:
+            self._reach.lost(f"status {status}")
+            return f"status {status}"
+        self._reach.found()
         if status // 100 == 2 or status == _GONE:
             return None
-        if status >= 500 or status in _MAY_MEND:
+        if status in _MAY_MEND:
             return f"status {status}"
         raise ReplyRefused(f"the gateway answered {status} to the reply")
 

@@ -28,8 +28,11 @@ class Infer:
         network = EfficientNet.from_name("efficientnet-lite0")
         network.load_state_dict(torch.load(path, weights_only=True), strict=True)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._network = network.eval().to(self._device)
+        # Channels last: convolutions are a fifth faster on CPU, and use a GPU's tensor cores.
+        self._network = network.eval().to(self._device, memory_format=torch.channels_last)
         self._names: list[str] = MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
+        # The first pass is several times slower than those that follow: no job should wait for it.
+        self([torch.zeros(3, _SIDE_PIXELS, _SIDE_PIXELS)])
 
     def preprocess(self, item: Image) -> torch.Tensor:
         """Cut out and scale the middle; returns float32 of shape (3, 224, 224)."""
@@ -43,7 +46,8 @@ class Infer:
     @torch.inference_mode()
     def __call__(self, batch: list[torch.Tensor]) -> list[dict[str, object]]:
         """One forward pass over the whole batch."""
-        logits = self._network(torch.stack(batch).to(self._device))
+        pictures = torch.stack(batch).to(self._device, memory_format=torch.channels_last)
+        logits = self._network(pictures)
         scores, indices = logits.softmax(dim=1).topk(_LABELS_COUNT, dim=1)
         return [
             {"labels": [self._label(*pair) for pair in zip(row, classes, strict=True)]}

@@ -143,6 +143,27 @@ def test_drains_on_sigterm(
     world.wait_until_empty("single")
 
 
+def test_what_comes_while_it_drains_is_free_for_others(
+    world: World, gateway: Gateway, start_worker: StartWorker, gate: Gate
+) -> None:
+    worker = start_worker("scripted")
+    runs, comes = job_id(), job_id()
+    world.send("scripted", message(gateway, runs, "scripted", gate.task()))
+    gate.wait_until_running()
+    # It has room and so the broker its credit, which a worker that leaves must take back.
+    worker.signal(signal.SIGTERM)
+    wait_until(lambda: "draining" in worker.log.read_text(), "it drains")
+    threading.Event().wait(0.5)
+    world.send("scripted", message(gateway, comes, "scripted", {"do": "x"}))
+    with world.receiver("scripted") as receiver:
+        (free,) = receiver.receive_messages(1, max_wait_time=2)
+        assert (free.message_id, free.delivery_count) == (comes, 0)
+        receiver.complete_message(free)
+    gate.open()
+    assert worker.exit_code() == 0
+    gateway.taken(runs)
+
+
 def test_an_idle_worker_leaves_at_once(start_worker: StartWorker, world: World) -> None:
     worker = start_worker("noop")
     worker.signal(signal.SIGINT)
