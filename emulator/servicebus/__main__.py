@@ -84,11 +84,11 @@ def _bind(options: argparse.Namespace, stack: contextlib.ExitStack) -> Sockets:
         tls = load_certificate(options.tls_cert, options.tls_key)
     amqp = stack.enter_context(bind(options.host, options.port))
     admin = stack.enter_context(bind(options.host, options.admin_port))
-    amqps = stack.enter_context(bind(options.host, options.tls_port)) if tls else None
-    for name, listener in (("amqp", amqp), ("http", admin), ("amqps", amqps)):
-        if listener is not None:
-            host, port = listener.getsockname()[:2]
-            logger.info("listening on %s://%s:%d", name, host, port)
+    tls_ports = options.tls_port or [5671]
+    amqps = [stack.enter_context(bind(options.host, port)) for port in tls_ports] if tls else []
+    for name, listener in (("amqp", amqp), ("http", admin), *(("amqps", each) for each in amqps)):
+        host, port = listener.getsockname()[:2]
+        logger.info("listening on %s://%s:%d", name, host, port)
     return Sockets(amqp, admin, amqps, tls)
 
 
@@ -118,7 +118,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on")
     parser.add_argument("--tls-cert", help="certificate file: serve AMQP over TLS too")
     parser.add_argument("--tls-key", help="private key file of the certificate")
-    parser.add_argument("--tls-port", type=_port, default=5671, help="AMQPS port (default: 5671)")
+    parser.add_argument(
+        "--tls-port",
+        type=_port,
+        action="append",
+        help="port for AMQP over TLS (default: 5671); may be repeated, as with 443 for WebSocket",
+    )
     parser.add_argument(
         "--key",
         type=_key,

@@ -8,11 +8,13 @@ import socket
 import ssl
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 
 import uvicorn
 from starlette.applications import Starlette
 
+from emulator.servicebus.amqp.websocket import Entrance
 from emulator.servicebus.server import Namespace
 
 _BACKLOG = 1024
@@ -29,11 +31,11 @@ class PortInUseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """Bound sockets; the one for TLS only if there is a certificate."""
+    """Bound sockets; those for TLS only if there is a certificate."""
 
     amqp: socket.socket
     admin: socket.socket
-    amqps: socket.socket | None = None
+    amqps: Sequence[socket.socket] = ()
     tls: ssl.SSLContext | None = None
 
 
@@ -75,11 +77,14 @@ async def serve(namespace: Namespace, admin: Starlette, sockets: Sockets) -> Non
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    servers: list[asyncio.Server] = [await loop.create_server(namespace.connect, sock=sockets.amqp)]
-    if sockets.amqps is not None:
-        servers.append(
-            await loop.create_server(namespace.connect, sock=sockets.amqps, ssl=sockets.tls)
-        )
+    enter = partial(Entrance, namespace.connect)
+    servers = [
+        await loop.create_server(enter, sock=sockets.amqp),
+        *[
+            await loop.create_server(enter, sock=listener, ssl=sockets.tls)
+            for listener in sockets.amqps
+        ],
+    ]
     web = _WebServer(
         uvicorn.Config(
             admin,

@@ -3,9 +3,10 @@
 `python -m tests.conformance.servicebus.upstream.run [PYTEST ARGUMENT…]`
 
 The tests are those of the source package, unchanged. They take about ten minutes, since they
-mostly wait for locks and messages to expire. The client dials port 5671 whenever it uses TLS, so
-that port of this machine must be free. Packages and tests are kept in the folder that
-CONFORMANCE_FOLDER names, or are fetched again every time.
+mostly wait for locks and messages to expire. The client dials port 5671 whenever it uses TLS, and
+443 for WebSocket, so both ports of this machine must be free, and open to whoever runs this.
+Packages and tests are kept in the folder that CONFORMANCE_FOLDER names, or are fetched again
+every time.
 """
 
 import os
@@ -13,14 +14,9 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
+from tests.conformance.servicebus.servicebus_certificate import make_certificate
 from tests.conformance.servicebus.servicebus_process import KEY_NAME, run_server
 
 VERSION = "7.15.0"
@@ -61,7 +57,7 @@ def run(folder: Path, arguments: list[str]) -> int:
     tests = fetch_tests(folder)
     certificate, key = make_certificate(folder)
     options = ["--tls-cert", str(certificate), "--tls-key", str(key)]
-    options += ["--key", f"{KEY_NAME}={KEY}"]
+    options += ["--tls-port", "5671", "--tls-port", "443", "--key", f"{KEY_NAME}={KEY}"]
     with (
         tempfile.TemporaryDirectory(prefix="servicebus-data-") as data,
         run_server(Path(data), options) as server,
@@ -104,35 +100,6 @@ def fetch_tests(folder: Path) -> Path:
         with tarfile.open(folder / f"{name}.tar.gz") as archive:
             archive.extractall(folder, filter="data")
     return tests
-
-
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate for localhost that signs itself; returns its file and its key's."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    certificate_path, key_path = folder / "certificate.pem", folder / "key.pem"
-    certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return certificate_path, key_path
 
 
 def _run(*command: str | Path) -> None:

@@ -1,0 +1,263 @@
+"""AMQP over WebSocket (the OASIS binding), on the ports where AMQP itself is spoken.
+
+The binding carries the same bytes in binary messages, whose limits mean nothing.
+"""
+
+import asyncio
+import re
+import struct
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import Any, cast
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_PATH = "/$servicebus/websocket"
+_SUBPROTOCOLS = "AMQPWSB10", "amqp"
+_MAX_HEAD_BYTES = 8192
+_MAX_MESSAGE_BYTES = 1024 * 1024
+_HANDSHAKE_SECONDS = 30.0
+_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
+
+_CONTINUATION, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x2, 0x8, 0x9, 0xA
+_NORMAL, _PROTOCOL_ERROR, _TOO_BIG = 1000, 1002, 1009
+_Connect = Callable[[], asyncio.Protocol]
+
+
+class Entrance(asyncio.Protocol):
+    """Looks at what a peer says first, and hands it to AMQP or to the WebSocket binding."""
+
+    def __init__(self, connect: _Connect) -> None:
+        self._connect = connect
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the first bytes, but not for ever."""
+        self._transport = cast(asyncio.Transport, transport)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_HANDSHAKE_SECONDS, self._transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        """Decide by the first bytes who goes on."""
+        self._received += data
+        if self._received[:4] == b"GET "[: len(self._received)]:
+            if len(self._received) >= 4:
+                self._hand_over(WebSocket(self._connect()))
+        else:
+            self._hand_over(self._connect())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget a peer that never said anything."""
+        self._stop_timer()
+
+    def _hand_over(self, protocol: asyncio.Protocol) -> None:
+        assert self._transport is not None
+        self._stop_timer()
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        protocol.data_received(self._received)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class WebSocketError(Exception):
+    """The peer does not follow RFC 6455."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"closing a WebSocket with {code}")
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One frame of a WebSocket, unmasked."""
+
+    opcode: int
+    payload: bytes
+
+
+class MessageReader:
+    """Collects received bytes until they make up a frame."""
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._offset = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the connection."""
+        self._data = self._data[self._offset :] + data
+        self._offset = 0
+
+    def message(self) -> Message | None:
+        """Return the next frame, once it is complete; raises WebSocketError."""
+        data, start = self._data, self._offset
+        if len(data) < start + 2:
+            return None
+        first, second = data[start], data[start + 1]
+        if first & 0x70 or not second & 0x80:
+            raise WebSocketError(_PROTOCOL_ERROR)  # an extension, or a client without a mask
+        length, mask_at = second & 0x7F, start + 2
+        if length >= 126:
+            layout = ">H" if length == 126 else ">Q"
+            mask_at += struct.calcsize(layout)
+            if len(data) < mask_at:
+                return None
+            (length,) = struct.unpack_from(layout, data, start + 2)
+        if length > _MAX_MESSAGE_BYTES:
+            raise WebSocketError(_TOO_BIG)
+        payload_at = mask_at + 4
+        end = payload_at + length
+        if len(data) < end:
+            return None
+        self._offset = end
+        return Message(first & 0x0F, _mask(data[payload_at:end], data[mask_at:payload_at]))
+
+
+def _mask(payload: bytes, mask: bytes) -> bytes:
+    if not payload:
+        return b""
+    length = len(payload)
+    whole = (mask * (length // 4 + 1))[:length]
+    masked = int.from_bytes(payload, "little") ^ int.from_bytes(whole, "little")
+    return masked.to_bytes(length, "little")
+
+
+def encode_message(opcode: int, payload: bytes) -> bytes:
+    """Put the head of a frame before its payload; a server does not mask."""
+    first, length = 0x80 | opcode, len(payload)
+    if length < 126:
+        return bytes((first, length)) + payload
+    if length < 1 << 16:
+        return struct.pack(">BBH", first, 126, length) + payload
+    return struct.pack(">BBQ", first, 127, length) + payload
+
+
+class WebSocket(asyncio.Protocol):
+    """Carries one AMQP connection."""
+
+    def __init__(self, connection: asyncio.Protocol) -> None:
+        self._connection = connection
+        self._reader = MessageReader()
+        self._head: bytes | None = b""
+        """What has come of the HTTP request; None once it is answered."""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Let the connection begin: its own limit of time holds for the handshake too."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._connection.connection_made(_MessageTransport(self._transport))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the connection."""
+        self._connection.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Tell the connection."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Tell the connection."""
+        self._connection.resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        """Answer the HTTP request, then pass on what messages carry."""
+        assert self._transport is not None
+        if self._head is not None:
+            self._head += data
+            head, separator, rest = self._head.partition(b"\r\n\r\n")
+            if not separator:
+                if len(self._head) > _MAX_HEAD_BYTES:
+                    self._transport.close()
+                return
+            self._head, data = None, rest
+            accepted, answer = _upgrade(head)
+            self._transport.write(answer)
+            if not accepted:
+                self._transport.close()
+        try:
+            self._reader.feed(data)
+            while not self._transport.is_closing():
+                message = self._reader.message()
+                if message is None:
+                    return
+                self._on_message(message)
+        except WebSocketError as error:
+            self._close(error.code)
+
+    def _on_message(self, message: Message) -> None:
+        assert self._transport is not None
+        if message.opcode in {_BINARY, _CONTINUATION}:
+            self._connection.data_received(message.payload)
+        elif message.opcode == _PING:
+            self._transport.write(encode_message(_PONG, message.payload[:125]))
+        elif message.opcode == _CLOSE:
+            self._close(_NORMAL)
+        elif message.opcode != _PONG:
+            raise WebSocketError(_PROTOCOL_ERROR)
+
+    def _close(self, code: int) -> None:
+        assert self._transport is not None
+        self._transport.write(encode_message(_CLOSE, struct.pack(">H", code)))
+        self._transport.close()
+
+
+class _MessageTransport(asyncio.Transport):
+    """The transport that the connection sees: what it writes is sent in messages."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._transport = transport
+
+    def write(self, data: Any) -> None:
+        self._transport.write(encode_message(_BINARY, bytes(data)))
+
+    def close(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(encode_message(_CLOSE, struct.pack(">H", _NORMAL)))
+            self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._transport.set_write_buffer_limits(high, low)
+
+
+def _upgrade(head: bytes) -> tuple[bool, bytes]:
+    """Read an HTTP request; returns whether it asks for our WebSocket, and the answer to it."""
+    request, *lines = head.decode("latin-1").split("\r\n")
+    headers = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        headers[name.strip().lower()] = value.strip()
+    target = request.split(" ")[1] if request.count(" ") == 2 else ""
+    if target.partition("?")[0].rstrip("/").lower() != _PATH:
+        return False, _refusal("404 Not Found")
+    key = headers.get("sec-websocket-key", "")
+    offered = [each.strip() for each in headers.get("sec-websocket-protocol", "").split(",")]
+    chosen = next((each for each in _SUBPROTOCOLS if each in offered), None)
+    if headers.get("upgrade", "").lower() != "websocket" or not _KEY.fullmatch(key) or not chosen:
+        return False, _refusal("400 Bad Request")
+    accept = b64encode(sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
+    return True, (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {chosen}\r\n\r\n"
+    ).encode()
+
+
+def _refusal(status: str) -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
