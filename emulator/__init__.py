@@ -1,0 +1,1 @@
+"""Azure on one machine: Service Bus, Functions host and Blob storage, each on its own."""
