@@ -14,9 +14,8 @@ from emulator.servicebus.broker.clock import SystemClock
 from emulator.servicebus.broker.config import ConfigError, load_config
 from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.broker.settings import QueueSettings
+from emulator.servicebus.errors import PortInUseError, SettingError
 from emulator.servicebus.listeners import (
-    PortInUseError,
-    SettingError,
     Sockets,
     bind,
     load_certificate,

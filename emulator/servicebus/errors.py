@@ -7,6 +7,11 @@ AmqpError                     carries the condition that the peer is told
 ├── SessionFault              ends the session
 ├── LinkFault                 detaches the link, or refuses to attach it
 └── MessageFault              refuses one message or one management request
+WebSocketError                the peer does not follow RFC 6455; carries the code to close with
+SettingError                  an option cannot be used
+PortInUseError                another process listens on the port
+
+What the broker refuses has a tree of its own, in ``broker/errors.py``.
 """
 
 
@@ -51,3 +56,19 @@ class MessageFault(AmqpError):
     def __init__(self, condition: str, description: str, status_code: int = 400) -> None:
         super().__init__(condition, description)
         self.status_code = status_code
+
+
+class WebSocketError(Exception):
+    """The peer does not follow RFC 6455."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"closing a WebSocket with {code}")
+        self.code = code
+
+
+class SettingError(Exception):
+    """An option cannot be used; the message names it."""
+
+
+class PortInUseError(Exception):
+    """Another process listens on the port, which the message names."""

@@ -15,18 +15,11 @@ import uvicorn
 from starlette.applications import Starlette
 
 from emulator.servicebus.amqp.websocket import Entrance
+from emulator.servicebus.errors import PortInUseError, SettingError
 from emulator.servicebus.server import Namespace
 
 _BACKLOG = 1024
 _GRACE_SECONDS = 3
-
-
-class SettingError(Exception):
-    """An option cannot be used; the message names it."""
-
-
-class PortInUseError(Exception):
-    """Another process listens on the port, which the message names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from hashlib import sha1
 from typing import Any, cast
 
+from emulator.servicebus.errors import WebSocketError
+
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _PATH = "/$servicebus/websocket"
 _SUBPROTOCOLS = "AMQPWSB10", "amqp"
@@ -63,14 +65,6 @@ class Entrance(asyncio.Protocol):
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-
-
-class WebSocketError(Exception):
-    """The peer does not follow RFC 6455."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"closing a WebSocket with {code}")
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True)

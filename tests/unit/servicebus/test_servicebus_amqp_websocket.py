@@ -15,9 +15,9 @@ from emulator.servicebus.amqp.websocket import (
     Entrance,
     Message,
     MessageReader,
-    WebSocketError,
     encode_message,
 )
+from emulator.servicebus.errors import WebSocketError
 from tests.unit.servicebus.servicebus_amqp_peer import MemoryTransport, serving
 
 REQUEST = (
