@@ -1,0 +1,62 @@
+"""A job's age, and the reply that it makes."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+
+from contract.messages import InlineBytes, InlineJson, JobRequest
+from worker.job import Job
+from worker.lease import Leases
+from worker.servicebus import Delivery
+from worker.tracing import start_span
+
+QUEUED_AT = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+
+
+def job(delivery_count: int = 0, traceparent: str = "") -> Job:
+    properties = {"traceparent": traceparent}
+    delivery = Delivery(b"", delivery_count, QUEUED_AT, None, properties, "job", cast(Any, None))
+    request = JobRequest(
+        "job",
+        "noop",
+        InlineBytes("text/plain", b""),
+        created_at=QUEUED_AT - timedelta(seconds=1),
+        deadline=QUEUED_AT + timedelta(seconds=60),
+    )
+    lease = Leases().hold(delivery, lambda delivery, timeout_seconds: 1.0, 1.0, 0.0)
+    return Job(request, delivery, lease, start_span("noop", "noop", "job", properties))
+
+
+@pytest.mark.parametrize(
+    ("delivery_count", "waited_seconds", "stale"),
+    [(0, 0.1, False), (0, 2.0, False), (0, 2.1, True), (1, 0.1, True)],
+)
+def test_is_stale_when_it_waited_or_was_delivered_before(
+    delivery_count: int, waited_seconds: float, stale: bool
+) -> None:
+    now = QUEUED_AT + timedelta(seconds=waited_seconds)
+    assert job(delivery_count).is_stale(now) is stale
+
+
+def test_expires_at_its_deadline() -> None:
+    assert not job().is_expired(QUEUED_AT + timedelta(seconds=59.9))
+    assert job().is_expired(QUEUED_AT + timedelta(seconds=60))
+
+
+def test_the_reply_tells_how_it_went() -> None:
+    finished = job(delivery_count=2)
+    finished.ran(QUEUED_AT + timedelta(seconds=1.5), inference_ms=20.0, batch_size=4)
+    reply = finished.reply(InlineJson({}))
+    assert (reply.job_id, reply.attempt) == ("job", 3)
+    assert reply.started_at == QUEUED_AT + timedelta(seconds=1.5)
+    assert reply.timing.queued_ms == 1500
+    assert (reply.timing.inference_ms, reply.timing.batch_size) == (20.0, 4)
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "trace_id"),
+    [(f"00-{'ab' * 16}-{'cd' * 8}-01", "ab" * 16), ("", "-"), ("nonsense", "-")],
+)
+def test_knows_its_trace(traceparent: str, trace_id: str) -> None:
+    assert job(traceparent=traceparent).span.trace_id == trace_id
