@@ -24,7 +24,6 @@ FOOTER = 0x78
 
 _LISTS = frozenset((HEADER, PROPERTIES))
 _MAPS = frozenset((DELIVERY_ANNOTATIONS, MESSAGE_ANNOTATIONS, APPLICATION_PROPERTIES, FOOTER))
-_REPEATABLE = frozenset((DATA, SEQUENCE))
 _LIST_CODES = frozenset((0x45, 0xC0, 0xD0))
 _MAP_CODES = frozenset((0xC1, 0xD1))
 _DESCRIPTOR_BYTES = 3
@@ -70,23 +69,26 @@ _FIELDS = {
 
 
 def split(payload: bytes) -> Sections:
-    """Find the sections of a message; raises DecodeError."""
+    """Find the sections of a message; raises DecodeError.
+
+    They may come in any order: azure-servicebus writes the delivery annotations last.
+    """
     found: dict[str, bytes] = {}
     body: list[bytes] = []
-    offset, last_code = 0, 0
+    body_code = offset = 0
     while offset < len(payload):
         code, value_at = _descriptor(payload, offset)
-        if code < last_code or (code == last_code and code not in _REPEATABLE):
-            raise DecodeError("the sections of a message are out of order")
-        if DATA <= last_code <= VALUE and code not in {last_code, FOOTER}:
-            raise DecodeError("the body of a message is of more than one kind")
-        last_code = code
         offset = skip(payload, value_at)
         _check_kind(code, payload[value_at])
         section = b"\x00\x53" + bytes((code,)) + payload[value_at:offset]
         if code in _FIELDS:
+            if _FIELDS[code] in found:
+                raise DecodeError("a section of a message comes twice")
             found[_FIELDS[code]] = section
+        elif body and (code != body_code or code == VALUE):
+            raise DecodeError("the body of a message is of more than one kind")
         else:
+            body_code = code
             body.append(section)
     return replace(Sections(body=tuple(body)), **found)  # type: ignore[arg-type] # by name
 
