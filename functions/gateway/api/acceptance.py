@@ -1,0 +1,52 @@
+"""From a checked submit to a job that runs, and on to its end: what /v1 and /v2 share."""
+
+from datetime import timedelta
+
+from uuid_utils import uuid7
+
+from contract.catalogue import Model
+from contract.claimcheck import fits_inline
+from contract.messages import InlineBytes, InlineJson, JobRequest, Payload
+from contract.names import input_blob
+from gateway import media, record, ticket
+from gateway.api.intake import Intake
+from gateway.durable import Durable
+from gateway.record import Record
+from gateway.services import Services
+from gateway.strict_json import parse
+from gateway.ticket import Ticket
+from gateway.waiting import final_instance
+
+
+async def issue(services: Services, model: Model, intake: Intake, trace: str) -> Ticket:
+    """Store what is large, and write down the job. Dying here leaves a blob that nobody names."""
+    job_id = str(uuid7())
+    created_at = services.clock()
+    request = JobRequest(
+        job_id=job_id,
+        model=model.name,
+        input=await _payload(services, job_id, intake),
+        created_at=created_at,
+        deadline=created_at + timedelta(seconds=intake.deadline_seconds),
+        parameters=intake.parameters,
+    )
+    return ticket.write(request, trace)
+
+
+async def _payload(services: Services, job_id: str, intake: Intake) -> Payload:
+    if not fits_inline(len(intake.data), services.settings.inline_limit_bytes):
+        return await services.payloads.put(input_blob(job_id), intake.data, intake.media_type)
+    if intake.media_type == media.JSON:
+        return InlineJson(parse(intake.data))
+    return InlineBytes(intake.media_type, intake.data)
+
+
+async def start_and_wait(
+    services: Services, durable: Durable, issued: Ticket, wait_seconds: float
+) -> Record | None:
+    """Start the job; its final record, or None where the time is over before it has ended."""
+    with services.waiters.listening(issued.job_id) as bell:
+        await durable.start(issued.job_id, issued.text)
+        # From here on there is a job, and whatever happens, the answer says so.
+        ended = await final_instance(durable, issued.job_id, bell, wait_seconds)
+    return record.of_instance(ended) if ended else None
