@@ -6,6 +6,7 @@
     ├── MessageTooLarge       message-too-large     would not fit into a Service Bus message
     ├── PayloadCorrupt        payload-corrupt       size or digest differ from the payload reference
     ├── IllegalStatusChange   illegal-status-change a final job cannot change
+    ├── ForbiddenAddress      forbidden-address     a URL that we must not call
     ├── UnknownModel          unknown-model         not in the catalogue
     └── CatalogueError        bad-catalogue         models.toml is wrong
 
@@ -71,6 +72,12 @@ class IllegalStatusChange(ContractError):
         super().__init__(f"a job cannot change from {before} to {after}")
         self.before = before
         self.after = after
+
+
+class ForbiddenAddress(ContractError):
+    """A stranger's URL leads where we must not go; the text is for whoever gave it."""
+
+    code = "forbidden-address"
 
 
 class UnknownModel(ContractError):

@@ -1,0 +1,217 @@
+"""The address guard, form by form."""
+
+import ipaddress
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract.addresses import is_public
+from contract.errors import ForbiddenAddress
+from contract.guard import AddressGuard, Target
+
+GUARD = AddressGuard()
+
+
+def resolving(*addresses: str) -> Sequence[str]:
+    """What a guard lets pass for a name with these addresses."""
+    return GUARD.resolve(GUARD.check_form("https://name.test/x"), lambda host, port: addresses)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "127.1.2.3", "0.0.0.0", "0.1.2.3", "10.0.0.1", "172.16.0.1"),
+        *("172.31.255.255", "192.168.1.1", "169.254.169.254", "100.64.0.1", "100.127.255.255"),
+        *("192.0.0.8", "192.0.2.1", "198.18.0.1", "198.51.100.7", "203.0.113.9", "192.88.99.1"),
+        *("224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255", "168.63.129.16"),
+        *("[::1]", "[::]", "[fe80::1]", "[fc00::1]", "[fd12:3456::1]", "[ff02::1]", "[fec0::1]"),
+        *("[::ffff:127.0.0.1]", "[::ffff:8.8.8.8]", "[::ffff:7f00:1]", "[::127.0.0.1]"),
+        *("[64:ff9b::7f00:1]", "[64:ff9b::8.8.8.8]", "[64:ff9b:1::1]", "[2002:7f00:1::]"),
+        *("[2002:808:808::1]", "[2001:0:4136:e378:8000:63bf:3fff:fdd2]", "[2001:db8::1]"),
+        *("[100::1]", "[3fff::1]", "[5f00::1]", "[::ffff:0:127.0.0.1]"),
+    ],
+)
+def test_an_address_that_is_not_public_is_refused(host: str) -> None:
+    with pytest.raises(ForbiddenAddress, match="not on the public internet"):
+        GUARD.check_form(f"https://{host}/hook")
+    address = host.strip("[]")
+    with pytest.raises(ForbiddenAddress, match="not on the public internet"):
+        resolving(address)
+    with pytest.raises(ForbiddenAddress):
+        resolving("93.184.215.14", address)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("2130706433", "0x7f000001", "0X7F000001", "017700000001", "127.1", "127.0.1"),
+        *("0177.0.0.1", "0x7f.0.0.1", "127.0.0.0x1", "127.0.0.1.", "0", "1", "3232235521"),
+        *("127.000.000.001", "01.02.03.04", "256.1.1.1", "1.2.3.4.5", "0x", "8.8.8.010"),
+    ],
+)
+def test_other_spellings_of_an_address_are_refused(host: str) -> None:
+    with pytest.raises(ForbiddenAddress):
+        GUARD.check_form(f"https://{host}/hook")
+    with pytest.raises(ForbiddenAddress):
+        AddressGuard("127.0.0.0/8").check_form(f"http://{host}/hook")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://example.com/", "must be https"),
+        ("http://93.184.215.14/", "must be https"),
+        ("ftp://example.com/", "must be https"),
+        ("file:///etc/passwd", "must be https"),
+        ("gopher://example.com/", "must be https"),
+        ("//example.com/", "must be https"),
+        ("example.com", "must be https"),
+        ("", "percent-encoded"),
+        ("https://", "no host name"),
+        ("https:///path", "no host name"),
+        ("https://user@example.com/", "user name"),
+        ("https://user:word@example.com/", "user name"),
+        ("https://example.com@127.0.0.1/", "user name"),
+        ("https://example.com\\@127.0.0.1/", "percent-encoded"),
+        ("https://exa mple.com/", "percent-encoded"),
+        ("https://example.com/\r\nx: y", "percent-encoded"),
+        ("https://example.com/\n", "percent-encoded"),
+        ("https://\uff11\uff12\uff17.0.0.1/", "percent-encoded"),
+        ("https://b\u00fccher.example/", "percent-encoded"),
+        ("https://127%2e0.0.1/", "no host name"),
+        ("https://-x.example/", "no host name"),
+        ("https://a..b/", "no host name"),
+        ("https://a,b/", "no host name"),
+        ("https://example.com:0/", "port"),
+        ("https://example.com:99999/", "cannot be read"),
+        ("https://example.com:x/", "cannot be read"),
+        ("https://[::1/", "cannot be read"),
+        ("https://[fe80::1%25eth0]/", "host"),
+        ("https://[example.com]/", "cannot be read|no IPv6"),
+        ("https://example.com/" + "x" * 2048, "more than 2048"),
+    ],
+)
+def test_a_url_of_another_form_is_refused(url: str, said: str) -> None:
+    with pytest.raises(ForbiddenAddress, match=said):
+        GUARD.check_form(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("https://Example.com", Target("https", "example.com", 443, "/")),
+        ("https://example.com:8443/a?b=%20#c", Target("https", "example.com", 8443, "/a?b=%20")),
+        ("HTTPS://8.8.8.8/", Target("https", "8.8.8.8", 443, "/")),
+        ("https://[2606:4700::1111]/", Target("https", "2606:4700::1111", 443, "/")),
+        ("https://xn--bcher-kva.example/", Target("https", "xn--bcher-kva.example", 443, "/")),
+        ("https://a_b.example./", Target("https", "a_b.example.", 443, "/")),
+    ],
+)
+def test_a_public_url_is_taken_apart(url: str, target: Target) -> None:
+    assert GUARD.check_form(url) == target
+
+
+def test_a_name_is_looked_up_once_and_each_address_counts() -> None:
+    assert resolving("93.184.215.14", "2606:4700::1111") == ("93.184.215.14", "2606:4700::1111")
+    with pytest.raises(ForbiddenAddress, match="public"):
+        resolving("93.184.215.14", "10.0.0.1")
+    with pytest.raises(ForbiddenAddress, match="public"):
+        resolving("fe80::1%eth0")
+    with pytest.raises(ForbiddenAddress, match="cannot be found"):
+        resolving()
+
+
+def test_a_name_that_cannot_be_found_is_refused() -> None:
+    def nothing(host: str, port: int) -> Sequence[str]:
+        raise OSError(host)
+
+    with pytest.raises(ForbiddenAddress, match=r"name\.test cannot be found"):
+        GUARD.resolve(GUARD.check_form("https://name.test/"), nothing)
+
+
+def test_localhost_is_refused_with_the_systems_own_look_up() -> None:
+    with pytest.raises(ForbiddenAddress, match="public"):
+        GUARD.resolve(GUARD.check_form("https://localhost/"))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "url", "addresses"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000/", []),
+        ("127.0.0.0/8", "https://127.9.9.9/", []),
+        ("10.0.0.0/8, fd00::/8", "https://[fd00::7]/", []),
+        ("10.0.0.0/8", "http://inside.test/", ["10.1.2.3"]),
+        ("hooks.internal", "http://hooks.internal/", ["192.168.0.9"]),
+        ("Hooks.Internal", "http://hooks.internal./", ["192.168.0.9"]),
+        ("127.0.0.1", "http://inside.test/", ["::ffff:127.0.0.1"]),
+    ],
+)
+def test_what_is_listed_passes_also_over_http(allowed: str, url: str, addresses: list[str]) -> None:
+    guard = AddressGuard(allowed)
+    target = guard.check_form(url)
+    assert guard.resolve(target, lambda host, port: addresses) == tuple(addresses or [target.host])
+
+
+def test_a_list_opens_nothing_else() -> None:
+    guard = AddressGuard("hooks.internal,127.0.0.1")
+    for url, address in [
+        ("http://example.com/", "93.184.215.14"),
+        ("https://other.internal/", "192.168.0.9"),
+        ("https://sub.hooks.internal/", "127.0.0.2"),
+    ]:
+        with pytest.raises(ForbiddenAddress):
+            guard.resolve(guard.check_form(url), lambda host, port, found=address: [found])  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("allowed", ["10.0.0.1/8", "a/b", "-", "127.1", "1.2.3", "a b"])
+def test_a_bad_list_is_refused_by_the_entry(allowed: str) -> None:
+    with pytest.raises(ValueError, match="neither a host nor a network"):
+        AddressGuard(allowed)
+
+
+@given(st.ip_addresses())
+def test_no_address_passes_that_the_standard_library_calls_special(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
+    special = (
+        address.is_private
+        or address.is_loopback
+        or address.is_link_local
+        or address.is_multicast
+        or address.is_reserved
+        or address.is_unspecified
+    )
+    assert not (special and is_public(address))
+
+
+@given(st.text(max_size=60) | st.text(max_size=60).map("https://{}".format))
+def test_any_text_is_a_target_or_refused(text: str) -> None:
+    try:
+        target = GUARD.check_form(text)
+    except ForbiddenAddress:
+        return
+    assert target.scheme == "https"
+    assert target.address is None or is_public(target.address)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_no_spelling_of_an_address_passes_as_a_name(number: int) -> None:
+    octets = ipaddress.IPv4Address(number).packed
+    spellings = [
+        str(number),
+        hex(number),
+        f"0{number:o}",
+        ".".join(f"0{octet:o}" for octet in octets),
+        ".".join(hex(octet) for octet in octets),
+        f"{octets[0]}.{number & 0xFFFFFF}",
+        f"{octets[0]}.{octets[1]}.{number & 0xFFFF}",
+    ]
+    for spelling in spellings:
+        try:
+            target = GUARD.check_form(f"https://{spelling}/")
+        except ForbiddenAddress:
+            continue
+        assert target.address is not None
+        assert is_public(target.address)

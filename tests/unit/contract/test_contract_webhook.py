@@ -1,0 +1,57 @@
+"""Our signatures, verified by the package that receivers use."""
+
+import base64
+import json
+from datetime import UTC, datetime
+
+import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from contract.webhook import event_id, parse_secrets, signed_headers
+
+OLD, NEW, OTHER = (f"whsec_{base64.b64encode(bytes([n]) * 32).decode()}" for n in range(3))
+BODY = json.dumps({"id": "018f", "status": "succeeded"}).encode()
+
+
+def headers(*secrets: str) -> dict[str, str]:
+    return signed_headers(parse_secrets(",".join(secrets)), "job_018f", datetime.now(UTC), BODY)
+
+
+@pytest.mark.parametrize("secret", [OLD, NEW])
+def test_both_secrets_verify_during_a_rotation(secret: str) -> None:
+    assert Webhook(secret).verify(BODY, headers(NEW, OLD)) == json.loads(BODY)
+
+
+def test_another_secret_body_or_time_does_not_verify() -> None:
+    signed = headers(NEW)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(OTHER).verify(BODY, signed)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(NEW).verify(BODY + b" ", signed)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(NEW).verify(BODY, {**signed, "webhook-id": "job_018e"})
+    with pytest.raises(WebhookVerificationError):
+        Webhook(NEW).verify(BODY, {**signed, "webhook-timestamp": "1"})
+
+
+def test_without_secrets_nothing_is_signed() -> None:
+    assert "webhook-signature" not in headers()
+
+
+def test_an_event_has_one_id_without_dots() -> None:
+    assert event_id("a.b-c") == event_id("a.b-c") == "job_a_b-c"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("secret", "starts with whsec_"),
+        ("whsec_%%%", "base64"),
+        ("whsec_c2hvcnQ=", "24 to 64 bytes"),
+        (f"{OLD},{NEW}x", "base64"),
+    ],
+)
+def test_a_bad_secret_is_refused_and_not_repeated(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as refused:
+        parse_secrets(text)
+    assert text.removeprefix("whsec_") not in str(refused.value)
