@@ -32,9 +32,17 @@ MALFORMED_REQUEST: Final = Kind(
 UNAUTHENTICATED: Final = Kind(
     "unauthenticated",
     401,
-    "The token is not valid here",
+    "The key or token is missing or not valid",
     False,
-    "A worker's reply must carry the token that came with the job.",
+    "Send a key as `Authorization: Bearer …` or `x-api-key`. A worker's reply must carry the token "
+    "that came with the job.",
+)
+FORBIDDEN: Final = Kind(
+    "forbidden",
+    403,
+    "The key does not allow this",
+    False,
+    "`detail` names the scope that it lacks. Ask the operator for a key that has it.",
 )
 NOT_FOUND: Final = Kind(
     "not-found",
@@ -101,6 +109,14 @@ INVALID_INPUT: Final = Kind(
     "The input cannot be used",
     False,
     "It is empty, unreadable, or has more pixels than the model takes.",
+)
+RATE_LIMITED: Final = Kind(
+    "rate-limited",
+    429,
+    "The key's rate is used up",
+    True,
+    "Try again after `Retry-After` seconds. `RateLimit` tells what is left, `RateLimit-Policy` "
+    "what the key has.",
 )
 INFERENCE_FAILED: Final = Kind(
     "inference-failed",

@@ -1,7 +1,8 @@
 """What is known of a job, as JSON. The record of an ended job is its orchestration's output.
 
     {"model", "status", "created_at", "started_at", "finished_at", "deadline", "attempt",
-     "result": a payload as the contract writes it, "error": likewise, "timing", "trace_id"}
+     "result": a payload as the contract writes it, "error": likewise, "timing", "trace_id",
+     "tenant": only where it has one}
 
 Pure functions: the orchestrator calls them, so the same input must give the same record.
 """
@@ -12,6 +13,7 @@ from typing import Any
 from contract.codec import error_to_json, format_time, payload_to_json
 from contract.messages import FailureCode, JobError, JobReply, Stage
 from contract.status import JobStatus
+from gateway.callers import OPEN_TENANT
 from gateway.durable import Instance, RuntimeStatus
 from gateway.ticket import Ticket, read
 
@@ -40,6 +42,7 @@ def begun(ticket: Ticket) -> Record:
         "error": None,
         "timing": None,
         "trace_id": ticket.trace_id,
+        **({"tenant": ticket.tenant} if ticket.tenant else {}),
     }
 
 
@@ -98,6 +101,11 @@ def of_instance(instance: Instance) -> Record | None:
             return ended(ticket, JobStatus.CANCELLED, None, instance.updated_at)
         case _:
             return begun(ticket)
+
+
+def tenant_of(record: Record) -> str:
+    """Whose the job is."""
+    return str(record.get("tenant", OPEN_TENANT))
 
 
 def is_final(record: Record) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from contract.codec import request_from_json, request_to_json
 from contract.fields import Json
 from contract.messages import JobRequest
+from gateway.callers import OPEN_TENANT
 from gateway.tracing import trace_id
 
 
@@ -24,6 +25,7 @@ class Ticket:
     created_at: str
     deadline: str
     traceparent: str | None
+    tenant: str = OPEN_TENANT
 
     @property
     def trace_id(self) -> str | None:
@@ -35,25 +37,25 @@ class Ticket:
         return request_from_json(json.loads(self.text)["request"])
 
 
-def write(request: JobRequest, traceparent: str | None) -> Ticket:
+def write(request: JobRequest, traceparent: str | None, tenant: str = OPEN_TENANT) -> Ticket:
     """A ticket for a new job. The request has no reply URL yet: its token stays out of history."""
     body = request_to_json(request)
     text = json.dumps(
-        {"request": body, "traceparent": traceparent},
+        {"request": body, "traceparent": traceparent, "tenant": tenant},
         ensure_ascii=False,
         allow_nan=False,
         separators=(",", ":"),
     )
-    return _ticket(text, body, traceparent)
+    return _ticket(text, body, traceparent, tenant)
 
 
 def read(text: str) -> Ticket:
     """The ticket in this text; ValueError, KeyError or TypeError where it is none."""
     value = json.loads(text)
-    return _ticket(text, value["request"], value["traceparent"])
+    return _ticket(text, value["request"], value["traceparent"], value.get("tenant", OPEN_TENANT))
 
 
-def _ticket(text: str, request: dict[str, Json], traceparent: str | None) -> Ticket:
+def _ticket(text: str, request: dict[str, Json], traceparent: str | None, tenant: str) -> Ticket:
     return Ticket(
         text=text,
         job_id=request["job_id"],
@@ -61,4 +63,5 @@ def _ticket(text: str, request: dict[str, Json], traceparent: str | None) -> Tic
         created_at=request["created_at"],
         deadline=request["deadline"],
         traceparent=traceparent,
+        tenant=tenant,
     )

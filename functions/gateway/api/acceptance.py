@@ -18,7 +18,9 @@ from gateway.ticket import Ticket
 from gateway.waiting import final_instance
 
 
-async def issue(services: Services, model: Model, intake: Intake, trace: str) -> Ticket:
+async def issue(
+    services: Services, model: Model, intake: Intake, trace: str, tenant: str
+) -> Ticket:
     """Store what is large, and write down the job. Dying here leaves a blob that nobody names."""
     job_id = str(uuid7())
     created_at = services.clock()
@@ -30,7 +32,7 @@ async def issue(services: Services, model: Model, intake: Intake, trace: str) ->
         deadline=created_at + timedelta(seconds=intake.deadline_seconds),
         parameters=intake.parameters,
     )
-    return ticket.write(request, trace)
+    return ticket.write(request, trace, tenant)
 
 
 async def _payload(services: Services, job_id: str, intake: Intake) -> Payload:

@@ -6,9 +6,11 @@ from typing import Final
 
 from fastapi import Request
 
-from gateway import problems
+from gateway import problems, record
+from gateway.callers import NOBODY_IN_PARTICULAR, Caller, Scope
 from gateway.durable import Durable
 from gateway.problems import Problem
+from gateway.record import Record
 from gateway.services import Services
 from gateway.tracing import traceparent
 
@@ -27,6 +29,34 @@ def durable_of(request: Request) -> Durable:
     """The durable port of this invocation."""
     durable: Durable = request.scope["durable"]
     return durable
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks. The gate in front of the routes has found out."""
+    caller: Caller = request.scope.get("gateway.caller", NOBODY_IN_PARTICULAR)
+    return caller
+
+
+def require(request: Request, scope: Scope) -> None:
+    """Refuse a caller without the scope, where a route wants more than the gate asked for."""
+    if scope not in caller_of(request).scopes:
+        raise Problem(problems.FORBIDDEN, f"the key does not have the scope {scope}")
+
+
+async def owned(request: Request, job_id: str) -> Record:
+    """The record of one of the caller's own jobs; else the problem unknown-job.
+
+    Another tenant's job costs the same look and has the same answer as one that does not exist.
+    """
+    instance = await durable_of(request).status(known_job_id(job_id))
+    return owned_record(request, job_id, record.of_instance(instance) if instance else None)
+
+
+def owned_record(request: Request, job_id: str, found: Record | None) -> Record:
+    """The record if there is one and it is the caller's; else the problem unknown-job."""
+    if found is None or record.tenant_of(found) != caller_of(request).tenant:
+        raise unknown_job(job_id)
+    return found
 
 
 def traceparent_of(request: Request) -> str:

@@ -13,6 +13,7 @@ from gateway import problems, record
 from gateway.api.context import (
     durable_of,
     known_job_id,
+    owned,
     refuse_unknown_query,
     services_of,
     unknown_job,
@@ -20,7 +21,6 @@ from gateway.api.context import (
 from gateway.api.openapi import CANCEL_RESPONSES, JOB_RESPONSES, PREFER, RESULT_RESPONSES
 from gateway.api.responses import json_response
 from gateway.api.submit import RETRY_AFTER_SECONDS
-from gateway.durable import Durable
 from gateway.errors import FinalInstance, MissingPayload, UnknownInstance
 from gateway.prefer import parse
 from gateway.problems import Problem
@@ -47,7 +47,7 @@ async def get_job(request: Request, job_id: str) -> Response:
     durable = durable_of(request)
     preference = parse(request.headers.getlist("prefer"))
     with services_of(request).waiters.listening(known_job_id(job_id)) as bell:
-        found = await _record(durable, job_id)
+        found = await owned(request, job_id)
         if not record.is_final(found) and preference.wait_seconds:
             ended = await final_instance(durable, job_id, bell, preference.wait_seconds)
             found = (record.of_instance(ended) if ended else None) or found
@@ -67,7 +67,7 @@ async def get_job(request: Request, job_id: str) -> Response:
 async def get_result(request: Request, job_id: str) -> Response:
     """The result in its own media type; 202 while there is none yet."""
     refuse_unknown_query(request)
-    found = await _record(durable_of(request), known_job_id(job_id))
+    found = await owned(request, job_id)
     job = job_resource(job_id, found)
     if not record.is_final(found):
         return json_response(job, 202, {"Location": job_path(job_id), **_RETRY})
@@ -101,7 +101,7 @@ async def cancel(request: Request, job_id: str) -> Response:
     """Cancel a job that has not ended. Idempotent."""
     refuse_unknown_query(request)
     durable = durable_of(request)
-    found = await _record(durable, known_job_id(job_id))
+    found = await owned(request, job_id)
     if record.is_final(found):
         return json_response(job_resource(job_id, found))
     try:
@@ -109,16 +109,8 @@ async def cancel(request: Request, job_id: str) -> Response:
     except UnknownInstance:
         raise unknown_job(job_id) from None
     except FinalInstance:
-        return json_response(job_resource(job_id, await _record(durable, job_id)))
+        return json_response(job_resource(job_id, await owned(request, job_id)))
     job: dict[str, Any] = job_resource(job_id, found)
     return json_response(
         {**job, "status": JobStatus.CANCELLING.value}, 202, {"Location": job_path(job_id), **_RETRY}
     )
-
-
-async def _record(durable: Durable, job_id: str) -> Record:
-    instance = await durable.status(job_id)
-    found = record.of_instance(instance) if instance else None
-    if found is None:
-        raise unknown_job(job_id)
-    return found

@@ -7,7 +7,13 @@ from fastapi import APIRouter, Query, Request, Response
 from contract.names import job_path
 from gateway import record
 from gateway.api.acceptance import issue, start_and_wait
-from gateway.api.context import durable_of, refuse_unknown_query, services_of, traceparent_of
+from gateway.api.context import (
+    caller_of,
+    durable_of,
+    refuse_unknown_query,
+    services_of,
+    traceparent_of,
+)
 from gateway.api.intake import read_intake
 from gateway.api.models import found_model
 from gateway.api.openapi import PREFER, SUBMIT_BODY, SUBMIT_RESPONSES
@@ -44,7 +50,8 @@ async def submit(
     options = {"deadline_seconds": deadline_seconds, "parameters": parameters}
     given = {name: value for name, value in options.items() if value is not None}
     intake = await read_intake(request, found, given)
-    issued = await issue(services, found, intake, traceparent_of(request))
+    tenant = caller_of(request).tenant
+    issued = await issue(services, found, intake, traceparent_of(request), tenant)
 
     preference = parse(request.headers.getlist("prefer"))
     wait_seconds = preference.wait_or(services.settings.default_wait_seconds)
