@@ -196,9 +196,14 @@ class Consumer:
             and not services.replies.is_wanted(request.reply_url)
         ):
             raise NotWaitedFor("nobody waits for this job any more")
-        data = services.payloads.fetch(request.input, self._model.max_input_bytes, job.lease.wait)
-        assert self._runner is not None, "nothing is received before the model is loaded"
-        job.item = self._runner.prepare(data, request.input.media_type)
+        runner, given = self._runner, request.input
+        assert runner is not None, "nothing is received before the model is loaded"
+        if runner.reads_files:
+            file = services.payloads.open(given, self._model, job.lease.wait)
+            job.item = runner.prepare_file(file, given.media_type)
+        else:
+            data = services.payloads.fetch(given, self._model, job.lease.wait)
+            job.item = runner.prepare(data, given.media_type)
         if not self._batches.put(job):
             raise HandedBack("this worker is leaving")
 

@@ -1,14 +1,24 @@
 """Inputs and results: inline in the message, or in a blob by claim check."""
 
 import contextlib
+import hashlib
+import io
 import json
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol, TypeVar
 
-from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
+from azure.core import MatchConditions
+from azure.core.exceptions import (
+    AzureError,
+    ResourceExistsError,
+    ResourceModifiedError,
+    ResourceNotFoundError,
+)
 from azure.storage.blob import BlobServiceClient, ContainerClient, ContentSettings
 
-from contract.claimcheck import fits_inline, reference, verify
+from contract.catalogue import Model
+from contract.claimcheck import fits_inline, reference, verify_digest
 from contract.errors import PayloadCorrupt
 from contract.fields import Json
 from contract.messages import InlineBytes, InlineJson, Payload, PayloadRef
@@ -28,6 +38,17 @@ MAX_RESULT_BYTES = 64 * 1024 * 1024
 
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 30
+# What is in memory of a payload that is read piece by piece.
+_PIECE_BYTES = 4 * 1024 * 1024
+
+_OPTIONS: Final[dict[str, Any]] = {
+    # No retries of the SDK's own, which know nothing of the message's lock.
+    "retry_total": 0,
+    "connection_timeout": _CONNECT_SECONDS,
+    "read_timeout": _READ_SECONDS,
+    "max_single_get_size": _PIECE_BYTES,
+    "max_chunk_get_size": _PIECE_BYTES,
+}
 
 T = TypeVar("T")
 
@@ -38,8 +59,8 @@ Wait = Callable[[float], bool]
 class BlobStore(Protocol):
     """The payload container. Both methods raise AzureError where it cannot be reached."""
 
-    def read(self, blob: str, size_bytes: int) -> bytes:
-        """The whole blob; ResourceNotFoundError, or PayloadCorrupt before anything is read."""
+    def read(self, ref: PayloadRef) -> Iterator[bytes]:
+        """The blob in pieces; ResourceNotFoundError, or PayloadCorrupt before the first."""
         ...
 
     def write(self, blob: str, data: bytes, media_type: str) -> None:
@@ -54,18 +75,19 @@ class Payloads:
         self._store = store
         self._reach = Reach("blob storage")
 
-    def fetch(self, payload: Payload, max_bytes: int, wait: Wait) -> bytes:
+    def fetch(self, payload: Payload, model: Model, wait: Wait) -> bytes:
         """The bytes of a job's input; tries on while `wait` allows, then raises PayloadsAway."""
-        match payload:
-            case InlineBytes(data=data):
-                pass
-            case InlineJson(value):
-                data = _dumped(value)
-            case PayloadRef():
-                _check_size(payload.size_bytes, max_bytes)
-                return self._fetched(payload, wait)
-        _check_size(len(data), max_bytes)
-        return data
+        if isinstance(payload, PayloadRef):
+            _check_size(payload.size_bytes, model.max_upload_bytes)
+            return self._fetched(payload, b"".join, wait)
+        return _inline(payload, model)
+
+    def open(self, payload: Payload, model: Model, wait: Wait) -> io.BufferedIOBase:
+        """The same as a file to read from; what comes from a blob is never in memory as a whole."""
+        if isinstance(payload, PayloadRef):
+            _check_size(payload.size_bytes, model.max_upload_bytes)
+            return self._fetched(payload, _spooled, wait)
+        return io.BytesIO(_inline(payload, model))
 
     def pack(self, job_id: str, value: Json, wait: Wait) -> Payload:
         """A result as it goes into the reply: inline where it fits, else stored first."""
@@ -83,10 +105,13 @@ class Payloads:
         self._patiently(lambda: self._store.write(ref.blob, data, ref.media_type), wait)
         return ref
 
-    def _fetched(self, ref: PayloadRef, wait: Wait) -> bytes:
+    def _fetched(self, ref: PayloadRef, keep: Callable[[Iterator[bytes]], T], wait: Wait) -> T:
         try:
-            data = self._patiently(lambda: self._store.read(ref.blob, ref.size_bytes), wait)
-            return verify(ref, data)
+            return self._patiently(lambda: keep(_verified(ref, self._store.read(ref))), wait)
+        except ResourceModifiedError:
+            raise PayloadUnusable(
+                "the upload was changed after a job named it; upload and submit it again"
+            ) from None
         except ResourceNotFoundError:
             # Blob storage is strongly consistent: what is not there now was never written, or
             # has been deleted.
@@ -99,7 +124,7 @@ class Payloads:
         while True:
             try:
                 result = call()
-            except ResourceNotFoundError:
+            except (ResourceNotFoundError, ResourceModifiedError):
                 self._reach.found()
                 raise
             except AzureError as error:
@@ -120,14 +145,11 @@ class AzureBlobStore:
     @classmethod
     def connect(cls, endpoint: Endpoint) -> "AzureBlobStore":
         """Prepare a client; nothing is sent yet. ValueError where the endpoint is malformed."""
-        # No retries of the SDK's own, which know nothing of the message's lock.
         service: BlobServiceClient
         if endpoint.connection_string is not None:
             service = BlobServiceClient.from_connection_string(
                 endpoint.connection_string,
-                retry_total=0,
-                connection_timeout=_CONNECT_SECONDS,
-                read_timeout=_READ_SECONDS,
+                **_OPTIONS,
             )
         else:
             from azure.identity import DefaultAzureCredential  # noqa: PLC0415  only where needed
@@ -135,20 +157,21 @@ class AzureBlobStore:
             service = BlobServiceClient(
                 endpoint.address or "",
                 DefaultAzureCredential(),
-                retry_total=0,
-                connection_timeout=_CONNECT_SECONDS,
-                read_timeout=_READ_SECONDS,
+                **_OPTIONS,
             )
         return cls(service.get_container_client(PAYLOAD_CONTAINER))
 
-    def read(self, blob: str, size_bytes: int) -> bytes:
+    def read(self, ref: PayloadRef) -> Iterator[bytes]:
         """See BlobStore."""
-        download = self._container.download_blob(blob, max_concurrency=1)
-        if download.size != size_bytes:
+        pinned: dict[str, Any] = {}
+        if ref.etag:
+            pinned = {"etag": ref.etag, "match_condition": MatchConditions.IfNotModified}
+        download = self._container.download_blob(ref.blob, max_concurrency=1, **pinned)
+        if download.size != ref.size_bytes:
             raise PayloadCorrupt(
-                f"the payload has {download.size} bytes, {size_bytes} were announced"
+                f"the payload has {download.size} bytes, {ref.size_bytes} were announced"
             )
-        return download.readall()
+        return download.chunks()
 
     def write(self, blob: str, data: bytes, media_type: str) -> None:
         """See BlobStore."""
@@ -164,6 +187,34 @@ class AzureBlobStore:
         self._container.upload_blob(
             blob, data, overwrite=True, content_settings=ContentSettings(content_type=media_type)
         )
+
+
+def _inline(payload: InlineBytes | InlineJson, model: Model) -> bytes:
+    data = _dumped(payload.value) if isinstance(payload, InlineJson) else payload.data
+    _check_size(len(data), model.max_input_bytes)
+    return data
+
+
+def _verified(ref: PayloadRef, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same pieces; PayloadCorrupt at their end where they are not what is referred to."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
+    verify_digest(ref, digest.hexdigest())
+
+
+def _spooled(pieces: Iterator[bytes]) -> io.BufferedIOBase:
+    # It has no name, so that nothing is left behind by whatever death.
+    file = tempfile.TemporaryFile()  # noqa: SIM115  whoever asked closes it
+    try:
+        for piece in pieces:
+            file.write(piece)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def _dumped(value: Json) -> bytes:

@@ -1,6 +1,7 @@
 """Loads a model and calls it. What the model's own code raises goes through to the consumer."""
 
 import importlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -29,18 +30,35 @@ class Runner:
         make = cast(Callable[[], Infer], module.Infer)
         return cls(model, make())
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether the model takes its inputs as files, so that none need be in memory."""
+        return self._infer.accepts == "file"
+
     def prepare(self, data: bytes, media_type: str) -> Any:
         """Decode and preprocess one input: what a batch is made of."""
+        if self.reads_files:
+            return self.prepare_file(io.BytesIO(data), media_type)
+        bare_type = self._checked(media_type)
+        if self._infer.accepts == "image":
+            picture = pictures.decode(data, bare_type, self._model.max_pixels)
+            return self._infer.preprocess(picture)
+        return self._infer.preprocess(data)
+
+    def prepare_file(self, file: io.BufferedIOBase, media_type: str) -> Any:
+        """The same for a model that reads files; the file is closed afterwards."""
+        with file:
+            self._checked(media_type)
+            return self._infer.preprocess(file)
+
+    def _checked(self, media_type: str) -> str:
         bare_type = media_type.partition(";")[0].strip().lower()
         if bare_type not in self._model.media_types:
             raise UnsupportedMediaType(
                 f"{self._model.name} does not take {bare_type}; "
                 f"send one of {', '.join(self._model.media_types)}"
             )
-        if self._infer.accepts == "image":
-            picture = pictures.decode(data, bare_type, self._model.max_pixels)
-            return self._infer.preprocess(picture)
-        return self._infer.preprocess(data)
+        return bare_type
 
     def run(self, batch: list[Any]) -> Sequence[Json]:
         """One pass of the model: a result for each item, in their order."""

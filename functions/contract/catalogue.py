@@ -12,6 +12,9 @@ from contract.errors import CatalogueError, UnknownModel
 
 DEFAULT_PATH = Path(__file__).with_name("models.toml")
 
+# What Azure takes in a single Put Blob, so that one request fills an upload slot.
+_MAX_UPLOAD_BYTES = 5000 * 1024 * 1024
+
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -22,6 +25,9 @@ class Model:
     `implementation` is the worker's module with the class `Infer`. A lock lasts `lock_seconds`
     and is renewed while the job is held; after `max_delivery_count` deliveries without an outcome
     the message goes to the dead-letter queue. `max_pixels` is 0 where the input is no picture.
+    `max_input_bytes` limits a request's body; what is uploaded beforehand may have up to
+    `max_upload_bytes`, which is the same unless the catalogue says more. A model that
+    `reports_progress` runs long: it tells how far it is, and hears so that it was cancelled.
     """
 
     name: str
@@ -38,6 +44,8 @@ class Model:
     lock_seconds: int
     max_delivery_count: int
     max_pixels: int = 0
+    max_upload_bytes: int = 0
+    reports_progress: bool = False
 
 
 class Catalogue(Mapping[str, Model]):
@@ -87,7 +95,8 @@ def _model(name: str, table: object) -> Model:
     for key, field in known.items():
         if key not in table and field.default is MISSING:
             raise CatalogueError(f"{name}.{key}: is missing")
-    model = Model(name=name, **{key: _value(name, key, value) for key, value in table.items()})
+    values = {key: _value(name, key, value) for key, value in table.items()}
+    model = Model(name=name, **{"max_upload_bytes": values["max_input_bytes"], **values})
     _check(model)
     return model
 
@@ -96,12 +105,15 @@ def _value(name: str, key: str, value: Any) -> Any:
     expected = {field.name: field.type for field in fields(Model)}[key]
     if expected is str and isinstance(value, str) and value:
         return value
+    if expected is bool and isinstance(value, bool):
+        return value
     if expected is int and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
-    if expected not in (str, int) and texts and value:
+    if expected not in (str, int, bool) and texts and value:
         return tuple(value)
-    wanted = {str: "a text", int: "a whole number from 0"}.get(expected, "a list of texts")  # type: ignore[arg-type]
+    names = {str: "a text", int: "a whole number from 0", bool: "true or false"}
+    wanted = names.get(expected, "a list of texts")  # type: ignore[arg-type]
     raise CatalogueError(f"{name}.{key}: expected {wanted}")
 
 
@@ -116,6 +128,7 @@ def _check(model: Model) -> None:
         ("max_delivery_count", 1, 2000),
         ("max_batch_size", 1, 4096),
         ("max_input_bytes", 1, 100 * 1024 * 1024),
+        ("max_upload_bytes", model.max_input_bytes, _MAX_UPLOAD_BYTES),
         ("deadline_seconds", 1, model.max_deadline_seconds),
         ("max_deadline_seconds", 1, 6 * 24 * 3600),
     ):

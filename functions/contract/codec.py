@@ -138,12 +138,13 @@ def payload_to_json(payload: Payload) -> dict[str, Json]:
             return {"media_type": media_type, "base64": base64.b64encode(data).decode()}
         case InlineJson(value):
             return {"media_type": payload.media_type, "json": value}
-        case PayloadRef(media_type, blob, size_bytes, sha256):
+        case PayloadRef(media_type, blob, size_bytes, sha256, etag):
             return {
                 "media_type": media_type,
                 "blob": blob,
                 "size_bytes": size_bytes,
-                "sha256": sha256,
+                **({} if sha256 is None else {"sha256": sha256}),
+                **({} if etag is None else {"etag": etag}),
             }
 
 
@@ -155,11 +156,17 @@ def payload_from_json(fields: Fields) -> Payload:
     if fields.has("base64"):
         return InlineBytes(media_type, _bytes(fields.raw("base64")))
     if fields.has("blob"):
-        sha256 = fields.text("sha256")
-        if not re.fullmatch("[0-9a-f]{64}", sha256):
-            raise MalformedMessage("sha256: expected 64 hexadecimal digits in lower case")
-        return PayloadRef(media_type, fields.text("blob"), fields.integer("size_bytes"), sha256)
+        return _reference(media_type, fields)
     raise MalformedMessage("a payload has one of base64, json and blob")
+
+
+def _reference(media_type: str, fields: Fields) -> PayloadRef:
+    etag = fields.optional_text("etag")
+    # Only what names the bytes in another way can do without a digest.
+    sha256 = fields.text("sha256") if etag is None else fields.optional_text("sha256")
+    if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise MalformedMessage("sha256: expected 64 hexadecimal digits in lower case")
+    return PayloadRef(media_type, fields.text("blob"), fields.integer("size_bytes"), sha256, etag)
 
 
 def error_to_json(error: JobError) -> dict[str, Json]:

@@ -33,12 +33,17 @@ class InlineJson:
 
 @dataclass(frozen=True, slots=True)
 class PayloadRef:
-    """A payload in blob storage: `blob` is its name in the payload container, `sha256` in hex."""
+    """A payload in blob storage: `blob` is its name in the payload container.
+
+    At least one of `sha256`, in hex, and `etag` says which bytes are meant. An upload has only the
+    ETag: nobody has read it yet.
+    """
 
     media_type: str
     blob: str
     size_bytes: int
-    sha256: str
+    sha256: str | None
+    etag: str | None = None
 
 
 Payload = InlineBytes | InlineJson | PayloadRef

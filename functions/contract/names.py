@@ -28,6 +28,11 @@ def input_blob(job_id: str) -> str:
     return f"inputs/{job_id}"
 
 
+def upload_blob(upload_id: str, owner: str) -> str:
+    """Name of the blob that an upload slot is for; `owner` is what the upload belongs to."""
+    return f"uploads/{upload_id}.{owner}"
+
+
 def result_blob(job_id: str) -> str:
     """Name of the blob that holds a job's result."""
     return f"results/{job_id}"

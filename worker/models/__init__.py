@@ -1,7 +1,7 @@
 """One file a model: the class `Infer` in it is all that a model engineer writes.
 
     class Infer:
-        accepts = "image"                                # or "bytes"
+        accepts = "image"                                # or "bytes" or "file"
 
         def __init__(self) -> None:                      # once, in the device thread
             self.network = ...
@@ -13,8 +13,10 @@
             ...                                          # in the device thread, batch by batch
 
 `accepts` says what `preprocess` gets: "image" is a PIL picture in RGB, turned upright; "bytes" is
-the payload as it came. `__call__` gets what `preprocess` made of one or more jobs, never more than
-the catalogue's `max_batch_size`, and returns one JSON value for each, in their order.
+the payload as it came; "file" is the same as a binary file to read from, for inputs that need not
+be in memory as a whole, and is closed once `preprocess` returns. `__call__` gets what `preprocess`
+made of one or more jobs, never more than the catalogue's `max_batch_size`, and returns one JSON
+value for each, in their order.
 
 To refuse an input, raise `InvalidInput` with a sentence for the caller, in either method. Anything
 else that is raised fails that one job as `inference-failed`: a batch that raises is run again job
@@ -30,7 +32,7 @@ from worker.errors import InvalidInput
 
 __all__ = ["Accepts", "Infer", "InvalidInput"]
 
-Accepts = Literal["bytes", "image"]
+Accepts = Literal["bytes", "file", "image"]
 
 
 class Infer(Protocol):

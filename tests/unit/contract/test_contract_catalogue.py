@@ -24,6 +24,12 @@ def test_the_shipped_catalogue_loads() -> None:
     assert catalogue.model("classifier").media_types == ("image/jpeg", "image/png", "image/webp")
 
 
+def test_an_upload_may_be_as_large_as_a_body_unless_the_catalogue_says_more() -> None:
+    catalogue = Catalogue.load()
+    assert catalogue["classifier"].max_upload_bytes == catalogue["classifier"].max_input_bytes
+    assert catalogue["noop"].max_upload_bytes == 1024**3
+
+
 def test_an_unknown_model_names_the_nearest() -> None:
     with pytest.raises(UnknownModel, match="did you mean classifier") as caught:
         Catalogue.load().model("clasifier")
@@ -41,6 +47,7 @@ def test_an_unknown_model_names_the_nearest() -> None:
         ("lock_seconds = 10", "lock_seconds = 301", "lock_seconds: expected 5 to 300"),
         ("max_batch_size = 16", 'max_batch_size = "16"', "expected a whole number"),
         ("[noop]", "[noop", "cannot read the catalogue"),
+        ("max_upload_bytes = 1_073_741_824", "max_upload_bytes = 10_485_759", "max_upload_bytes"),
         (SHIPPED, "", "names no model"),
         (SHIPPED, "noop = 1", "noop: expected a table"),
     ],

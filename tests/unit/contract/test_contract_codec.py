@@ -41,6 +41,7 @@ PAYLOADS: st.SearchStrategy[Payload] = st.one_of(
     st.builds(
         PayloadRef, TEXT, TEXT, st.integers(0, 2**40), st.from_regex("[0-9a-f]{64}", fullmatch=True)
     ),
+    st.builds(PayloadRef, TEXT, TEXT, st.integers(0, 2**40), st.none(), TEXT),
 )
 ERRORS = st.builds(JobError, TEXT, TEXT, st.sampled_from(Stage), st.booleans())
 JOB_IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", fullmatch=True)
