@@ -16,11 +16,17 @@ from contract.fields import Fields, Json
 from contract.messages import (
     InlineBytes,
     InlineJson,
+    InputPayload,
     JobError,
     JobReply,
     JobRequest,
     Payload,
     PayloadRef,
+    PayloadUrl,
+    ReplyQueue,
+    ReplyTo,
+    ReplyUrl,
+    ReplyWebhook,
     Stage,
     Timing,
 )
@@ -69,11 +75,11 @@ def request_to_json(request: JobRequest) -> dict[str, Json]:
         "schema": SCHEMA_VERSION,
         "job_id": request.job_id,
         "model": request.model,
-        "input": payload_to_json(request.input),
+        "input": _input_to_json(request.input),
         "parameters": dict(request.parameters),
         "created_at": format_time(request.created_at),
         "deadline": format_time(request.deadline),
-        "reply_to": {"url": request.reply_url} if request.reply_url else None,
+        "reply_to": _reply_to_json(request.reply_to),
         "attempt": request.attempt,
     }
 
@@ -85,11 +91,11 @@ def request_from_json(value: Json) -> JobRequest:
     return JobRequest(
         job_id=_job_id(fields),
         model=fields.text("model"),
-        input=payload_from_json(fields.child("input")),
+        input=_input_from_json(fields.child("input")),
         created_at=fields.time("created_at"),
         deadline=fields.time("deadline"),
         parameters=fields.mapping("parameters"),
-        reply_url=reply_to.text("url") if reply_to else None,
+        reply_to=_reply_to(reply_to) if reply_to else None,
         attempt=fields.integer("attempt", minimum=1) if fields.has("attempt") else 1,
         extra=fields.others(_REQUEST_FIELDS),
     )
@@ -158,6 +164,19 @@ def payload_from_json(fields: Fields) -> Payload:
     if fields.has("blob"):
         return _reference(media_type, fields)
     raise MalformedMessage("a payload has one of base64, json and blob")
+
+
+def _input_to_json(payload: InputPayload) -> dict[str, Json]:
+    if not isinstance(payload, PayloadUrl):
+        return payload_to_json(payload)
+    media_type = {} if payload.media_type is None else {"media_type": payload.media_type}
+    return {"url": payload.url, **media_type}
+
+
+def _input_from_json(fields: Fields) -> InputPayload:
+    if fields.has("url"):
+        return PayloadUrl(fields.text("url"), fields.optional_text("media_type"))
+    return payload_from_json(fields)
 
 
 def _reference(media_type: str, fields: Fields) -> PayloadRef:
@@ -241,6 +260,26 @@ def _job_id(fields: Fields) -> str:
             "job_id: expected 1 to 100 letters, digits, dots, dashes or underscores"
         )
     return job_id
+
+
+def _reply_to_json(reply_to: ReplyTo | None) -> dict[str, Json] | None:
+    match reply_to:
+        case None:
+            return None
+        case ReplyUrl(url):
+            return {"url": url}
+        case ReplyQueue(queue):
+            return {"queue": queue}
+        case ReplyWebhook(url):
+            return {"webhook": url}
+
+
+def _reply_to(fields: Fields) -> ReplyTo:
+    if fields.has("queue"):
+        return ReplyQueue(fields.text("queue"))
+    if fields.has("webhook"):
+        return ReplyWebhook(fields.text("webhook"))
+    return ReplyUrl(fields.text("url"))
 
 
 def _outcome_to_json(outcome: Payload | JobError) -> dict[str, Json]:

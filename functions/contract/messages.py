@@ -46,7 +46,45 @@ class PayloadRef:
     etag: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PayloadUrl:
+    """A payload that the worker fetches itself. The URL may hold a secret, hence not in the repr.
+
+    Without a media type, what the bytes show counts, or else what their server says.
+    """
+
+    url: str = field(repr=False)
+    media_type: str | None = None
+
+
 Payload = InlineBytes | InlineJson | PayloadRef
+"""What a result can be."""
+
+InputPayload = Payload | PayloadUrl
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyUrl:
+    """The gateway's reply route, with the job's own token in it, hence not in the repr."""
+
+    url: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyQueue:
+    """A Service Bus queue in the namespace of the request's."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyWebhook:
+    """Anybody's HTTP endpoint: signed, and only where the address guard lets us go."""
+
+    url: str = field(repr=False)
+
+
+ReplyTo = ReplyUrl | ReplyQueue | ReplyWebhook
 
 
 class Stage(StrEnum):
@@ -94,19 +132,24 @@ class Timing:
 class JobRequest:
     """One job on its way to a worker.
 
-    `reply_url` is where the reply goes, with the job's own token in it, hence not in the repr;
-    None where the producer wants no reply. `attempt` counts sends, from 1.
+    `reply_to` is where the reply goes; None where the producer wants none. `attempt` counts sends,
+    from 1.
     """
 
     job_id: str
     model: str
-    input: Payload
+    input: InputPayload
     created_at: datetime
     deadline: datetime
     parameters: Mapping[str, Json] = field(default_factory=dict)
-    reply_url: str | None = field(default=None, repr=False)
+    reply_to: ReplyTo | None = None
     attempt: int = 1
     extra: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def reply_url(self) -> str | None:
+        """The gateway's reply route, where the job came from a gateway."""
+        return self.reply_to.url if isinstance(self.reply_to, ReplyUrl) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from azure.servicebus import ServiceBusMessage
 
 from contract.codec import encode_request, error_to_json
 from contract.errors import MessageTooLarge, UnknownModel
-from contract.messages import FailureCode, JobError, JobRequest, Stage
+from contract.messages import FailureCode, JobError, JobRequest, ReplyUrl, Stage
 from contract.names import PROPERTY_TRACEPARENT
 from gateway.services import Services
 from gateway.ticket import Ticket, read
@@ -26,8 +26,8 @@ async def enqueue(ticket_text: str, services: Services) -> str | None:
     left = request.deadline - services.clock()
     if left.total_seconds() <= 0:
         return None
-    reply_url = services.tokens.url(request.job_id, request.deadline)
-    request = dataclasses.replace(request, reply_url=reply_url)
+    reply_to = ReplyUrl(services.tokens.url(request.job_id, request.deadline))
+    request = dataclasses.replace(request, reply_to=reply_to)
     try:
         queue = services.catalogue.model(request.model).queue
         message = _message(request, ticket)

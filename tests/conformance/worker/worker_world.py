@@ -29,7 +29,7 @@ from azure.servicebus import (
 
 from contract.catalogue import Catalogue
 from contract.codec import encode_request
-from contract.messages import InlineBytes, JobRequest, Payload
+from contract.messages import InlineBytes, JobRequest, Payload, ReplyUrl
 from contract.queues import config
 from tests.conformance.worker.worker_gateway import Gateway
 
@@ -257,7 +257,7 @@ def message(
         input=payload,
         created_at=now,
         deadline=now + timedelta(seconds=deadline_seconds),
-        reply_url=reply_url or gateway.url(identity),
+        reply_to=ReplyUrl(reply_url or gateway.url(identity)),
     )
     return ServiceBusMessage(
         encode_request(request),

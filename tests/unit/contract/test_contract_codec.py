@@ -17,6 +17,10 @@ from contract.messages import (
     JobRequest,
     Payload,
     PayloadRef,
+    PayloadUrl,
+    ReplyQueue,
+    ReplyUrl,
+    ReplyWebhook,
     Stage,
     Timing,
 )
@@ -50,11 +54,14 @@ REQUESTS = st.builds(
     JobRequest,
     job_id=JOB_IDS,
     model=TEXT,
-    input=PAYLOADS,
+    input=PAYLOADS | st.builds(PayloadUrl, TEXT, st.none() | TEXT),
     created_at=TIMES,
     deadline=TIMES,
     parameters=st.dictionaries(TEXT, JSON, max_size=3),
-    reply_url=st.none() | TEXT,
+    reply_to=st.none()
+    | st.builds(ReplyUrl, TEXT)
+    | st.builds(ReplyQueue, TEXT)
+    | st.builds(ReplyWebhook, TEXT),
     attempt=st.integers(1, 1000),
     extra=EXTRA,
 )
@@ -77,7 +84,7 @@ REQUEST = JobRequest(
     input=InlineBytes("text/plain", b"hello"),
     created_at=NOW,
     deadline=NOW + timedelta(minutes=1),
-    reply_url="http://127.0.0.1:7071/v1/jobs/018f/reply?token=secret",
+    reply_to=ReplyUrl("http://127.0.0.1:7071/v1/jobs/018f/reply?token=secret"),
 )
 REPLY = JobReply("018f", InlineJson({"labels": []}), started_at=NOW, finished_at=NOW)
 
@@ -148,6 +155,9 @@ def test_an_unknown_schema_is_refused_by_its_number(version: object) -> None:
         ({"attempt": 0}, "attempt: expected a whole number from 1"),
         ({"attempt": True}, "attempt: expected a whole number from 1"),
         ({"reply_to": {"url": ""}}, "reply_to.url: must not be empty"),
+        ({"reply_to": {"queue": None}}, "reply_to.queue: is missing"),
+        ({"reply_to": {"webhook": 1}}, "reply_to.webhook: found a number"),
+        ({"input": {"url": 1}}, "input.url: found a number"),
         ({"parameters": [1]}, "parameters: expected an object"),
     ],
 )

@@ -45,7 +45,7 @@ def test_an_event_has_one_id_without_dots() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("secret", "starts with whsec_"),
+        ("sk_hidden", "starts with whsec_"),
         ("whsec_%%%", "base64"),
         ("whsec_c2hvcnQ=", "24 to 64 bytes"),
         (f"{OLD},{NEW}x", "base64"),
