@@ -9,6 +9,7 @@ ACTIVITY_ENQUEUE: Final = "enqueue"
 # External events: lower case, since the .NET host ignores case and the Python SDK does not.
 EVENT_REPLY: Final = "reply"
 EVENT_CANCEL: Final = "cancel"
+EVENT_STOPPED: Final = "stopped"
 
 # App settings, also read by bindings: a connection string, or NAME__fullyQualifiedNamespace.
 SETTING_SERVICE_BUS: Final = "SERVICE_BUS"
@@ -51,3 +52,20 @@ def job_path(job_id: str) -> str:
 def reply_path(job_id: str) -> str:
     """Path that a worker's reply goes to."""
     return f"/v1/jobs/{job_id}/reply"
+
+
+def progress_path(job_id: str) -> str:
+    """Path that a worker reports to while a long job runs; it takes the token of the reply."""
+    return f"/v1/jobs/{job_id}/progress"
+
+
+def progress_url(reply_url: str) -> str | None:
+    """Where to report on the job with this reply URL; None where its replies go elsewhere."""
+    path, question_mark, query = reply_url.partition("?")
+    base, slash, last = path.rpartition("/")
+    return f"{base}/progress?{query}" if slash and question_mark and last == "reply" else None
+
+
+def progress_blob(job_id: str) -> str:
+    """Name of the blob that holds how far a running job is."""
+    return f"progress/{job_id}"

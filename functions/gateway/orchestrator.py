@@ -1,18 +1,20 @@
 """The life of one job. Pure and deterministic: it is replayed from its history at each event.
 
     send ──▶ wait for the first of: reply ─▶ succeeded | failed
-                                    cancel ▶ cancelled
+                                    cancel ▶ cancelled; at once, or if it runs on a worker that
+                                             can be told: once it has stopped there
                                     timer ─▶ expired
 
 All tasks are made before the first yield and only waited for again after it. The .NET side awaits
 each yielded group to its end before it looks at the next, and a group has only what it newly
 brings: a reply waited for in a later group of its own would keep a cancelled job open for ever.
-It also lets a job be cancelled, or expire, while its message cannot be sent.
+It also lets a job be cancelled, or expire, while its message cannot be sent. What a cancelled job
+waits for in the end is therefore an event of its own, `stopped`, and a timer of its own.
 """
 
 import json
 from collections.abc import Generator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from azure.durable_functions import DurableOrchestrationContext, RetryOptions
@@ -21,7 +23,7 @@ from contract.codec import error_from_json, reply_from_json
 from contract.errors import ContractError
 from contract.fields import Fields
 from contract.messages import FailureCode, JobError, Stage
-from contract.names import ACTIVITY_ENQUEUE, EVENT_CANCEL, EVENT_REPLY
+from contract.names import ACTIVITY_ENQUEUE, EVENT_CANCEL, EVENT_REPLY, EVENT_STOPPED
 from contract.status import JobStatus
 from gateway.record import EXPIRED, LOST, Record, ended, replied
 from gateway.ticket import Ticket, read
@@ -29,6 +31,9 @@ from gateway.ticket import Ticket, read
 SEND_RETRIES: Final = RetryOptions(
     first_retry_interval_in_milliseconds=1000, max_number_of_attempts=60
 )
+
+STOP_WITHIN: Final = timedelta(seconds=30)
+"""How long a worker has to say that it has stopped; after that it is taken for stopped."""
 
 NOT_SENT: Final = JobError(
     FailureCode.UNAVAILABLE,
@@ -60,8 +65,31 @@ def job(context: DurableOrchestrationContext) -> Generator[Any, Any, Record]:
     if first is reply:
         return _answered(ticket, reply.result, now)
     if first is cancel:
-        return ended(ticket, JobStatus.CANCELLED, None, now)
+        started_at = _started_at(cancel.result)
+        if started_at is not None:
+            now = yield from _stopped(context, ticket)
+            # It overtook the wish to cancel, and its worker was told that it was accepted.
+            if reply.is_completed:
+                return _answered(ticket, reply.result, now)
+        return {**ended(ticket, JobStatus.CANCELLED, None, now), "started_at": started_at}
     return ended(ticket, JobStatus.EXPIRED, EXPIRED, now)
+
+
+def _started_at(event: object) -> str | None:
+    """Since when the job runs on a worker that can be told to stop; else None."""
+    value = json.loads(event) if isinstance(event, str) else event
+    started_at = value.get("started_at") if isinstance(value, dict) else None
+    return started_at if isinstance(started_at, str) else None
+
+
+def _stopped(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any, Any, datetime]:
+    """Wait until the worker has stopped, but not for ever; returns when that was."""
+    begun = context.current_utc_datetime
+    stopped = context.wait_for_external_event(EVENT_STOPPED, str)
+    bound = context.create_timer(min(begun + STOP_WITHIN, _like(begun, ticket.deadline)))
+    if (yield context.task_any([stopped, bound])) is stopped:
+        bound.cancel()
+    return context.current_utc_datetime.replace(tzinfo=UTC)
 
 
 def _refusal(sent: object) -> JobError | None:

@@ -105,6 +105,36 @@ async def cancelled_while_it_cannot_be_sent(scene: Scene) -> None:
     await scene.durable.raise_event(JOB_ID, "cancel", None)
 
 
+RUNNING = {"started_at": "2026-03-01T12:00:01.000Z"}
+
+
+async def cancelled_while_it_runs(scene: Scene) -> None:
+    await scene.start()
+    await scene.durable.raise_event(JOB_ID, "cancel", RUNNING)
+    await scene.durable.advance(2)
+    await scene.durable.raise_event(JOB_ID, "stopped", None)
+
+
+async def cancelled_and_never_heard_of_again(scene: Scene) -> None:
+    await scene.start()
+    await scene.durable.raise_event(JOB_ID, "cancel", RUNNING)
+    await scene.durable.advance(30)
+
+
+async def reply_overtakes_the_cancel(scene: Scene) -> None:
+    await scene.start()
+    await scene.durable.raise_event(JOB_ID, "cancel", RUNNING)
+    await scene.durable.raise_event(JOB_ID, "reply", scene.reply(InlineJson("done")))
+    await scene.durable.advance(30)
+
+
+async def cancelled_just_before_its_deadline(scene: Scene) -> None:
+    await scene.start(20)
+    await scene.durable.advance(15)
+    await scene.durable.raise_event(JOB_ID, "cancel", RUNNING)
+    await scene.durable.advance(5)
+
+
 SCENES: tuple[Callable[[Scene], Awaitable[None]], ...] = (
     succeeded,
     reply_before_the_activity_ends,
@@ -115,6 +145,10 @@ SCENES: tuple[Callable[[Scene], Awaitable[None]], ...] = (
     never_sent,
     refused_by_the_activity,
     cancelled_while_it_cannot_be_sent,
+    cancelled_while_it_runs,
+    cancelled_and_never_heard_of_again,
+    reply_overtakes_the_cancel,
+    cancelled_just_before_its_deadline,
 )
 
 

@@ -97,6 +97,7 @@ class Run:
     next_id: int = 0
     attempts: int = 0
     retry_timer: int | None = None
+    group_count: int = 1
 
     def take_id(self) -> int:
         self.next_id += 1
@@ -218,7 +219,19 @@ class MemoryDurable:
         elif is_first:
             await self._begin(run, result["actions"])
         else:
-            self._append(run, {"EventType": 13})
+            self._go_on(run, result["actions"])
+
+    def _go_on(self, run: Run, actions: list[Any]) -> None:
+        """A later group may bring one more timer, and events that nothing need be done for."""
+        for group in actions[0][run.group_count :]:
+            run.group_count += 1
+            for action in group["compoundActions"]:
+                if "fireAt" in action:
+                    timer_id = run.take_id()
+                    run.timers[timer_id] = datetime.fromisoformat(action["fireAt"])
+                    created = {"EventId": timer_id, "FireAt": action["fireAt"]}
+                    self._append(run, {"EventType": 10, **created})
+        self._append(run, {"EventType": 13})
 
     async def _begin(self, run: Run, actions: list[Any]) -> None:
         ((group,),) = actions
