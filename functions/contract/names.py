@@ -6,6 +6,11 @@ from typing import Final
 ORCHESTRATOR_JOB: Final = "job"
 ACTIVITY_ENQUEUE: Final = "enqueue"
 
+# The delivery of webhooks: an orchestration, started and served by an activity each.
+ORCHESTRATOR_WEBHOOK: Final = "webhook"
+ACTIVITY_ANNOUNCE_WEBHOOK: Final = "announce_webhook"
+ACTIVITY_DELIVER_WEBHOOK: Final = "deliver_webhook"
+
 # External events: lower case, since the .NET host ignores case and the Python SDK does not.
 EVENT_REPLY: Final = "reply"
 EVENT_CANCEL: Final = "cancel"
@@ -42,6 +47,11 @@ def result_blob(job_id: str) -> str:
 def dead_letter_queue(queue: str) -> str:
     """Address of a queue's dead-letter sub-queue."""
     return f"{queue}/$DeadLetterQueue"
+
+
+def webhook_instance(job_id: str) -> str:
+    """Instance id of the orchestration that delivers a job's webhook."""
+    return f"webhook-{job_id}"
 
 
 def job_path(job_id: str) -> str:

@@ -53,19 +53,22 @@ _FINAL: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One orchestration as the store describes it. `input` is the ticket's text."""
+    """One orchestration as the store describes it. A job's `input` is its ticket's text."""
 
     runtime_status: RuntimeStatus
     input: str
     output: Json
     updated_at: datetime
+    custom_status: Json = None
 
 
 class Durable(Protocol):
     """What the gateway asks of Durable. Each verb raises Unavailable where it did not answer."""
 
-    async def start(self, job_id: str, ticket_text: str) -> None:
-        """Start a job's orchestration. If this returns, it will run."""
+    async def start(
+        self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB
+    ) -> None:
+        """Start an orchestration. If this returns, it will run. One that has ended runs again."""
 
     async def status(self, job_id: str) -> Instance | None:
         """The orchestration with this id, or None."""
@@ -86,14 +89,16 @@ class DurableClient:
     def __init__(self, client: DurableOrchestrationClient) -> None:
         self._client = client
 
-    async def start(self, job_id: str, ticket_text: str) -> None:
+    async def start(
+        self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB
+    ) -> None:
         """See Durable. A start whose answer was lost is looked up before it counts as failed."""
         try:
             await self._client.start_new(
-                ORCHESTRATOR_JOB, instance_id=job_id, client_input=ticket_text
+                orchestrator, instance_id=instance_id, client_input=input_text
             )
         except Exception as error:
-            if not await self._was_started(job_id):
+            if not await self._was_started(instance_id):
                 raise Unavailable("durable", f"start failed: {error!r}") from error
 
     async def _was_started(self, job_id: str) -> bool:
@@ -117,6 +122,7 @@ class DurableClient:
             _input_text(found.input_),
             found.output,
             _utc(found.last_updated_time),
+            found.custom_status,
         )
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:

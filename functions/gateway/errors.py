@@ -7,6 +7,7 @@ GatewayError
 ├── FinalInstance       the orchestration has ended: nothing can reach it any more
 ├── MissingPayload      the blob is not there, or no longer
 ├── UnreadableImage     the header of a picture cannot be read
+├── WebhookUndelivered  a receiver did not answer, or must not be called
 └── TokenError
     ├── InvalidToken    not made by us for this job and this time
     └── ExpiredToken    made by us, its time is over
@@ -47,6 +48,14 @@ class MissingPayload(GatewayError):
 
 class UnreadableImage(GatewayError):
     """The header of a picture cannot be read; the text says what is wrong."""
+
+
+class WebhookUndelivered(GatewayError):
+    """A receiver gave no answer; `reason` is a class of failure, fit for the delivery log."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"webhook: {reason}")
+        self.reason = reason
 
 
 class TokenError(GatewayError):
