@@ -22,6 +22,11 @@ from gateway.settings import Settings
 logging.getLogger("azure").setLevel(logging.WARNING)
 
 services = Services.of(Settings.from_env(os.environ))
+if services.settings.is_open:
+    logging.getLogger(__name__).warning(
+        "no API_KEYS are set: whoever reaches %s may do everything",
+        services.settings.gateway_base_url,
+    )
 api = create_app(services)
 app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 

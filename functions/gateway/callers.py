@@ -30,3 +30,6 @@ class Caller:
 
 NOBODY_IN_PARTICULAR: Final = Caller("", OPEN_TENANT, frozenset(Scope))
 """Every caller of a gateway without keys, which is one on loopback."""
+
+STRANGER: Final = Caller("", OPEN_TENANT, frozenset())
+"""Whoever uses what is open to everybody, where others need a key."""

@@ -4,6 +4,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from contract.claimcheck import INLINE_LIMIT_BYTES
 from contract.codec import MAX_MESSAGE_BYTES
 from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
 from gateway.errors import SettingError
+from gateway.keys import ApiKey, parse
 
 MAX_WAIT_SECONDS: Final = 200
 """Azure's front door cuts a request at 230 s; this leaves time to answer."""
@@ -40,6 +42,15 @@ class Settings:
     inline_limit_bytes: int = INLINE_LIMIT_BYTES
     retention_hours: int = 72
     default_wait_seconds: int = 30
+    payload_public_url: str | None = None
+    api_keys: tuple[ApiKey, ...] = field(default=(), repr=False)
+    trust_principal_header: bool = False
+    cors_origins: tuple[str, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody who reaches the gateway may do everything."""
+        return not self.api_keys and not self.trust_principal_header
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
@@ -55,6 +66,10 @@ class Settings:
             ),
             retention_hours=_integer(environ, "RETENTION_HOURS", 72, 1, 10_000),
             default_wait_seconds=_integer(environ, "DEFAULT_WAIT_SECONDS", 30, 0, MAX_WAIT_SECONDS),
+            api_keys=_api_keys(environ, "API_KEYS"),
+            trust_principal_header=_flag(environ, "TRUST_PRINCIPAL_HEADER"),
+            cors_origins=_origins(environ, "CORS_ORIGINS"),
+            payload_public_url=_public_url(environ, "PAYLOAD_PUBLIC_URL"),
         )
 
 
@@ -83,6 +98,14 @@ def _base_url(environ: Mapping[str, str], name: str) -> str:
     return value
 
 
+def _public_url(environ: Mapping[str, str], name: str) -> str | None:
+    value = environ.get(name, "").rstrip("/")
+    parts = urlsplit(value)
+    if value and (parts.scheme not in {"http", "https"} or not parts.netloc or parts.query):
+        raise SettingError(name, "expected the blob endpoint as callers reach it, https://host")
+    return value or None
+
+
 def _keys(environ: Mapping[str, str], name: str) -> tuple[bytes, ...]:
     texts = [text.strip() for text in environ.get(name, "").split(",") if text.strip()]
     if not texts:
@@ -94,6 +117,45 @@ def _keys(environ: Mapping[str, str], name: str) -> tuple[bytes, ...]:
     if any(len(key) < _MIN_KEY_BYTES for key in keys):
         raise SettingError(name, f"each key needs at least {_MIN_KEY_BYTES} bytes")
     return keys
+
+
+def _api_keys(environ: Mapping[str, str], name: str) -> tuple[ApiKey, ...]:
+    text = environ.get(name, "").strip()
+    try:
+        keys = parse(text) if text else ()
+    except ValueError as error:
+        raise SettingError(name, str(error)) from None
+    host = urlsplit(environ.get("GATEWAY_BASE_URL", "")).hostname or ""
+    if not keys and not _flag(environ, "TRUST_PRINCIPAL_HEADER") and not _is_loopback(host):
+        raise SettingError(
+            name,
+            f"is missing, and {host[:100]} is no loopback address: everybody could use the "
+            "gateway; make keys with python -m gateway.keys, or set TRUST_PRINCIPAL_HEADER",
+        )
+    return keys
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _flag(environ: Mapping[str, str], name: str) -> bool:
+    text = environ.get(name, "").strip().lower()
+    if text not in {"", "true", "false"}:
+        raise SettingError(name, "expected true or false")
+    return text == "true"
+
+
+def _origins(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
+    origins = tuple(text.strip() for text in environ.get(name, "").split(",") if text.strip())
+    for origin in origins:
+        parts = urlsplit(origin)
+        if origin not in {"*", f"{parts.scheme}://{parts.netloc}"}:
+            raise SettingError(name, "expected origins such as https://host:port, or *")
+    return origins
 
 
 def _integer(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:

@@ -13,6 +13,8 @@ from contract.errors import ContractError
 from gateway import problems
 from gateway.api import docs, health, jobs, models, replies, submit
 from gateway.api.context import traceparent_of
+from gateway.api.cors import allow_origins
+from gateway.api.gate import Gate
 from gateway.api.openapi import PROBLEM_SCHEMAS
 from gateway.api.responses import problem_response
 from gateway.errors import Unavailable
@@ -48,6 +50,8 @@ def create_app(services: Services) -> FastAPI:
     app.state.readiness = health.Readiness()
     for module in _MODULES:
         app.include_router(module.router)
+    app.add_middleware(Gate, services=services)
+    allow_origins(app, services.settings.cors_origins)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
@@ -70,6 +74,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if kind is problems.METHOD_NOT_ALLOWED:
         allowed = _allowed_methods(request)
         headers["Allow"] = ", ".join(allowed)
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
         detail = f"this address takes {headers['Allow']}"
     elif kind is problems.NOT_FOUND:
         detail = "there is nothing at this address"
@@ -83,7 +89,7 @@ def _allowed_methods(request: Request) -> list[str]:
         for route in module.router.routes:
             if route.matches(request.scope)[0] is not Match.NONE:
                 found |= getattr(route, "methods", None) or set()
-    return sorted(found)
+    return sorted(found | {"OPTIONS"} | ({"HEAD"} if "GET" in found else set()))
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:

@@ -7,7 +7,7 @@ from typing import Final
 from fastapi import Request
 
 from gateway import problems, record
-from gateway.callers import NOBODY_IN_PARTICULAR, Caller, Scope
+from gateway.callers import Caller, Scope
 from gateway.durable import Durable
 from gateway.problems import Problem
 from gateway.record import Record
@@ -33,7 +33,7 @@ def durable_of(request: Request) -> Durable:
 
 def caller_of(request: Request) -> Caller:
     """Who asks. The gate in front of the routes has found out."""
-    caller: Caller = request.scope.get("gateway.caller", NOBODY_IN_PARTICULAR)
+    caller: Caller = request.scope["gateway.caller"]
     return caller
 
 

@@ -150,10 +150,14 @@ async def test_a_large_announcement_is_enough(world: World) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("GET", "/v1/models/noop/jobs", "POST"),
-        ("PUT", "/v1/jobs/018f0000-0000-7000-8000-000000000000", "DELETE, GET"),
-        ("DELETE", "/v1/jobs/018f0000-0000-7000-8000-000000000000/reply", "GET, POST"),
-        ("POST", "/v1/health/live", "GET"),
+        ("GET", "/v1/models/noop/jobs", "OPTIONS, POST"),
+        ("PUT", "/v1/jobs/018f0000-0000-7000-8000-000000000000", "DELETE, GET, HEAD, OPTIONS"),
+        (
+            "DELETE",
+            "/v1/jobs/018f0000-0000-7000-8000-000000000000/reply",
+            "GET, HEAD, OPTIONS, POST",
+        ),
+        ("POST", "/v1/health/live", "GET, HEAD, OPTIONS"),
     ],
 )
 async def test_other_methods(world: World, method: str, path: str, allowed: str) -> None:

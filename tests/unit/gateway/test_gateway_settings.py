@@ -1,12 +1,15 @@
 """Settings: every wrong value stops the start and names its variable."""
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway import keys
 from gateway.errors import SettingError
+from gateway.rates import Rate
 from gateway.settings import Endpoint, Settings
 
 KEY = base64.b64encode(bytes(32)).decode()
@@ -40,6 +43,9 @@ def test_everything_set() -> None:
             "INLINE_LIMIT_BYTES": "0",
             "RETENTION_HOURS": "1",
             "DEFAULT_WAIT_SECONDS": "200",
+            "API_KEYS": json.dumps([keys.make("ci", "acme", rate_text="10/60")[1]]),
+            "TRUST_PRINCIPAL_HEADER": "True",
+            "CORS_ORIGINS": "https://a.example, http://localhost:3000",
         }
     )
     assert settings.service_bus == Endpoint(address="ns.servicebus.windows.net")
@@ -47,6 +53,25 @@ def test_everything_set() -> None:
     assert settings.reply_token_keys == (b"k" * 40, bytes(32))
     assert settings.catalogue_path == Path("/etc/models.toml")
     assert settings.inline_limit_bytes == 0
+    (key,) = settings.api_keys
+    assert key.caller.rate == Rate(10, 60)
+    assert settings.trust_principal_header
+    assert settings.cors_origins == ("https://a.example", "http://localhost:3000")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:7071", "http://127.8.9.1", "http://[::1]:80", "https://localhost"]
+)
+def test_without_keys_a_gateway_on_loopback_is_open(url: str) -> None:
+    assert Settings.from_env({**ENVIRON, "GATEWAY_BASE_URL": url}).is_open
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.1", "https://host", "http://127.0.0.1.host"])
+def test_without_keys_any_other_address_is_refused(url: str) -> None:
+    with pytest.raises(SettingError, match="^API_KEYS: is missing"):
+        Settings.from_env({**ENVIRON, "GATEWAY_BASE_URL": url})
+    trusting = {**ENVIRON, "GATEWAY_BASE_URL": url, "TRUST_PRINCIPAL_HEADER": "true"}
+    assert not Settings.from_env(trusting).is_open
 
 
 @pytest.mark.parametrize(
@@ -71,6 +96,12 @@ def test_everything_set() -> None:
         ("RETENTION_HOURS", "9" * 5000),
         ("DEFAULT_WAIT_SECONDS", "201"),
         ("DEFAULT_WAIT_SECONDS", "\u0663"),
+        ("API_KEYS", "secret"),
+        ("API_KEYS", '{"name": "ci"}'),
+        ("API_KEYS", '["secret"]'),
+        ("TRUST_PRINCIPAL_HEADER", "1"),
+        ("CORS_ORIGINS", "a.example"),
+        ("CORS_ORIGINS", "https://a.example/"),
     ],
 )
 def test_a_wrong_value_is_named(variable: str, value: str) -> None:
