@@ -1,0 +1,260 @@
+"""/v2: jobs for clients that know only the Open Inference Protocol."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import pytest
+
+from contract.messages import InlineBytes, InlineJson
+from tests.unit.gateway.conftest import World, error_body
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+CATS = [
+    {"label": "Egyptian cat", "index": 285, "score": 0.75},
+    {"label": "tabby", "index": 281, "score": 0.125},
+]
+
+
+def tensor(*data: Any, datatype: str = "BYTES", **others: Any) -> dict[str, Any]:
+    return {"name": "x", "datatype": datatype, "shape": [len(data)], "data": data, **others}
+
+
+def picture_text() -> str:
+    return base64.b64encode(PNG).decode()
+
+
+async def infer(
+    world: World,
+    model: str,
+    request: dict[str, Any] | bytes,
+    outcomes: Sequence[dict[str, Any]],
+    headers: dict[str, str] | None = None,
+) -> httpx.Response:
+    """A caller who waits, and a worker who brings one outcome a job."""
+    content = request if isinstance(request, bytes) else json.dumps(request).encode()
+    waiting = asyncio.create_task(
+        world.http.post(f"/v2/models/{model}/infer", content=content, headers=headers)
+    )
+    while len(world.queues.sent) < len(outcomes):
+        world.queues.has_sent.clear()
+        await world.queues.has_sent.wait()
+    for number, outcome in enumerate(outcomes):
+        await world.reply(world.queues.request(number), **outcome)
+    return await waiting
+
+
+def outputs(answer: httpx.Response) -> dict[str, Any]:
+    assert answer.status_code == 200, answer.text
+    return {output["name"]: output for output in answer.json()["outputs"]}
+
+
+async def test_a_picture_in_json_is_classified(world: World) -> None:
+    answer = await infer(
+        world,
+        "classifier",
+        {"id": "mine", "inputs": [tensor(picture_text())]},
+        [{"result": {"json": {"labels": CATS}}}],
+    )
+    found = outputs(answer)
+    assert found["labels"] == {
+        "name": "labels",
+        "datatype": "BYTES",
+        "shape": [1, 2],
+        "data": ["Egyptian cat", "tabby"],
+    }
+    assert found["scores"]["data"] == [0.75, 0.125]
+    assert found["indices"]["data"] == [285, 281]
+    assert json.loads(found["result"]["data"][0]) == {"labels": CATS}
+    body = answer.json()
+    assert (body["id"], body["model_name"], body["model_version"]) == ("mine", "classifier", "1")
+    job = await world.job(body["parameters"]["job_ids"])
+    assert job["status"] == "succeeded"
+    assert world.queues.request().input == InlineBytes("image/png", PNG)
+
+
+async def test_binary_in_and_out(world: World) -> None:
+    size = len(PNG) + 4
+    value = {"name": "x", "datatype": "BYTES", "shape": [1]}
+    head = json.dumps(
+        {
+            "inputs": [{**value, "parameters": {"binary_data_size": size}}],
+            "outputs": [
+                {"name": "scores", "parameters": {"binary_data": True}},
+                {"name": "labels"},
+            ],
+        }
+    ).encode()
+    answer = await infer(
+        world,
+        "classifier",
+        head + len(PNG).to_bytes(4, "little") + PNG,
+        [{"result": {"json": {"labels": CATS}}}],
+        {"inference-header-content-length": str(len(head))},
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/octet-stream"
+    length = int(answer.headers["inference-header-content-length"])
+    scores, labels = json.loads(answer.content[:length])["outputs"]
+    assert labels["data"] == ["Egyptian cat", "tabby"]
+    assert scores["parameters"] == {"binary_data_size": 8}
+    assert answer.content[length:] == b"\0\0\x40\x3f\0\0\0\x3e"
+
+
+async def test_several_elements_are_several_jobs_in_order(world: World) -> None:
+    answer = await infer(
+        world,
+        "noop",
+        {"inputs": [tensor("a", "b", "c")]},
+        [{"result": {"json": number}} for number in range(3)],
+    )
+    assert outputs(answer)["result"]["data"] == ["0", "1", "2"]
+    sent = [world.queues.request(number).input for number in range(3)]
+    assert sent == [InlineBytes("text/plain", text) for text in (b"a", b"b", b"c")]
+    assert len(answer.json()["parameters"]["job_ids"].split(",")) == 3
+
+
+async def test_numbers_are_one_job_in_json(world: World) -> None:
+    request = {
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3.5, 4]}],
+        "parameters": {"top": 3, "deadline_seconds": 7, "binary_data_output": False},
+    }
+    await infer(world, "noop", request, [{"result": {"json": 1}}])
+    sent = world.queues.request()
+    assert sent.input == InlineJson([[1, 2], [3.5, 4]])
+    assert sent.parameters == {"top": 3}
+    assert (sent.deadline - sent.created_at).total_seconds() == 7
+
+
+async def test_several_tensors_are_one_object(world: World) -> None:
+    request = {"inputs": [tensor(1, datatype="INT8"), {**tensor("a"), "name": "y"}]}
+    await infer(world, "noop", request, [{"result": {"json": 1}}])
+    assert world.queues.request().input == InlineJson({"x": [1], "y": ["a"]})
+
+
+async def test_a_result_that_is_no_json_comes_as_base64(world: World) -> None:
+    mask = {"base64": picture_text(), "media_type": "image/png"}
+    answer = await infer(world, "noop", {"inputs": [tensor("a")]}, [{"result": mask}])
+    result = outputs(answer)["result"]
+    assert result["parameters"] == {"content_type": "image/png"}
+    assert base64.b64decode(result["data"][0]) == PNG
+
+
+async def test_a_failed_element_is_named(world: World) -> None:
+    answer = await infer(
+        world,
+        "noop",
+        {"inputs": [tensor("a", "b")]},
+        [{"result": {"json": 1}}, {"error": error_body("invalid-input")}],
+    )
+    assert answer.status_code == 422
+    assert list(answer.json()) == ["error"]
+    assert answer.json()["error"].startswith("element 1: it did not work (job ")
+
+
+async def test_a_job_that_takes_too_long_is_named(world: World) -> None:
+    answer = await world.http.post(
+        "/v2/models/noop/infer", json={"inputs": [tensor("a")]}, headers={"prefer": "wait=0"}
+    )
+    assert answer.status_code == 504
+    assert "GET /v1/jobs/" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("model", "request_body", "status", "named"),
+    [
+        ("clasifier", {}, 404, "classifier"),
+        ("classifier", {}, 400, "inputs"),
+        ("classifier", {"inputs": [tensor("?")]}, 400, "base64"),
+        ("classifier", {"inputs": [tensor("QUJD")]}, 415, "image/png"),
+        ("classifier", {"inputs": [tensor(1, datatype="INT8")]}, 400, "one tensor of BYTES"),
+        ("classifier", {"inputs": [tensor()]}, 400, "1 to 64"),
+        ("noop", {"inputs": [tensor(*"a" * 65)]}, 400, "1 to 64"),
+        ("noop", {"inputs": [tensor("")]}, 422, "empty"),
+        ("noop", {"inputs": [tensor("\ud800")]}, 400, "Unicode"),
+        ("noop", {"inputs": [tensor("a")], "outputs": [{"name": "labels"}]}, 400, "result"),
+        (
+            "noop",
+            {"inputs": [tensor("a")], "parameters": {"deadline_seconds": 0}},
+            400,
+            "deadline_seconds",
+        ),
+    ],
+)
+async def test_a_refusal_has_the_protocols_shape_and_accepts_nothing(
+    world: World, model: str, request_body: dict[str, Any], status: int, named: str
+) -> None:
+    answer = await world.http.post(
+        f"/v2/models/{model}/infer", content=json.dumps(request_body).encode()
+    )
+    assert (answer.status_code, list(answer.json())) == (status, ["error"])
+    assert named in answer.json()["error"]
+    assert world.durable.runs == {}
+
+
+async def test_every_path_below_answers_in_the_protocols_shape(world: World) -> None:
+    for method, path, status in (
+        ("GET", "/v2/nothing", 404),
+        ("GET", "/v2/models/noop/infer", 405),
+        ("GET", "/v2/models/noop/versions/2", 404),
+        ("GET", "/v2/models/noop/versions/2/ready", 404),
+        ("POST", "/v2/models/noop/versions/2/infer", 404),
+    ):
+        answer = await world.http.request(method, path)
+        assert (answer.status_code, list(answer.json())) == (status, ["error"]), path
+    world.durable.is_down = True
+    answer = await world.http.post("/v2/models/noop/infer", json={"inputs": [tensor("a")]})
+    assert (answer.status_code, list(answer.json())) == (503, ["error"])
+
+
+async def test_compressed_bodies_are_refused(world: World) -> None:
+    answer = await world.http.post(
+        "/v2/models/noop/infer", content=b"x", headers={"content-encoding": "gzip"}
+    )
+    assert answer.status_code == 415
+
+
+async def test_what_clients_ask_before_they_infer(world: World) -> None:
+    get = world.http.get
+    assert (await get("/v2")).json()["extensions"] == ["binary_tensor_data"]
+    assert (await get("/v2/health/live")).json() == {"live": True}
+    assert (await get("/v2/health/ready")).json() == {"ready": True}
+    for path in ("/v2/models/classifier", "/v2/models/classifier/versions/1"):
+        described = (await get(path)).json()
+        assert described["versions"] == ["1"]
+        assert described["inputs"][0]["datatype"] == "BYTES"
+        names = [output["name"] for output in described["outputs"]]
+        assert names == ["labels", "indices", "scores", "result"]
+        assert (await get(f"{path}/ready")).json() == {"name": "classifier", "ready": True}
+
+
+async def test_no_client_is_told_ready_while_a_service_is_down(world: World) -> None:
+    world.payloads.is_down = True
+    assert (await world.http.get("/v2/health/ready")).status_code == 503
+    assert (await world.http.get("/v2/models/noop/ready")).status_code == 503
+
+
+async def test_a_large_result_is_fetched(world: World) -> None:
+    waiting = asyncio.create_task(
+        world.http.post("/v2/models/noop/infer", json={"inputs": [tensor("a")]})
+    )
+    await world.queues.has_sent.wait()
+    job_id = world.queues.request().job_id
+    data = json.dumps(["x" * 50_000]).encode()
+    ref = await world.payloads.put(f"results/{job_id}", data, "application/json")
+    await world.reply(
+        result={
+            "blob": ref.blob,
+            "media_type": ref.media_type,
+            "size_bytes": ref.size_bytes,
+            "sha256": ref.sha256,
+        }
+    )
+    assert outputs(await waiting)["result"]["data"] == [data.decode()]
