@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 
 from contract.catalogue import Catalogue
+from gateway.blobs import Blobs, ContainerBlobs
 from gateway.clock import Clock, utc_now
+from gateway.container import Container
+from gateway.links import Links, SignedLinks
 from gateway.payloads import BlobPayloads, Payloads
 from gateway.queues import Queues, ServiceBusQueues
 from gateway.replies import ReplyTokens
@@ -19,6 +22,8 @@ class Services:
     catalogue: Catalogue
     queues: Queues
     payloads: Payloads
+    blobs: Blobs
+    links: Links
     tokens: ReplyTokens
     clock: Clock = utc_now
     waiters: Waiters = field(default_factory=Waiters)
@@ -26,10 +31,13 @@ class Services:
     @classmethod
     def of(cls, settings: Settings) -> "Services":
         """The real ones; CatalogueError where the catalogue cannot be used."""
+        container = Container(settings.payload_storage)
         return cls(
             settings=settings,
             catalogue=Catalogue.load(settings.catalogue_path),
             queues=ServiceBusQueues(settings.service_bus),
-            payloads=BlobPayloads(settings.payload_storage),
+            payloads=BlobPayloads(container),
+            blobs=ContainerBlobs(container),
+            links=SignedLinks(container, settings.payload_public_url),
             tokens=ReplyTokens(settings.reply_token_keys, settings.gateway_base_url),
         )

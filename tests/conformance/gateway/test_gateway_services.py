@@ -19,6 +19,7 @@ from contract.catalogue import Catalogue
 from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef
 from contract.queues import config
+from gateway.container import Container
 from gateway.errors import MissingPayload, Unavailable
 from gateway.payloads import BlobPayloads
 from gateway.queues import ServiceBusQueues
@@ -80,7 +81,8 @@ def blob_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 @pytest.fixture
 async def payloads(blob_port: int, request: pytest.FixtureRequest) -> AsyncIterator[BlobPayloads]:
-    opened = BlobPayloads(storage(blob_port), f"payloads-{abs(hash(request.node.name))}")
+    name = f"payloads-{abs(hash(request.node.name))}"
+    opened = BlobPayloads(Container(storage(blob_port), name))
     yield opened
     await opened.close()
 
@@ -120,7 +122,7 @@ async def test_payloads_that_are_missing_or_of_another_size(payloads: BlobPayloa
 
 
 async def test_blobs_that_do_not_answer_are_unavailable() -> None:
-    payloads = BlobPayloads(storage(free_port()))
+    payloads = BlobPayloads(Container(storage(free_port())))
     try:
         with pytest.raises(Unavailable) as caught:
             await payloads.put("inputs/a", b"x", "text/plain")

@@ -14,6 +14,7 @@ from gateway.api.app import create_app
 from gateway.replies import ReplyTokens
 from gateway.services import Services
 from gateway.settings import Endpoint, Settings
+from tests.unit.gateway.blob_memory import MemoryBlobs, MemoryLinks
 from tests.unit.gateway.memory import ManualClock, MemoryDurable, MemoryPayloads, MemoryQueues
 
 KEY = bytes(range(32))
@@ -31,6 +32,7 @@ class World:
     queues: MemoryQueues
     payloads: MemoryPayloads
     clock: ManualClock
+    blobs: MemoryBlobs
 
     async def accept(self, data: bytes = b"x", model: str = "noop", **query: Any) -> str:
         """The id of a job that was not waited for."""
@@ -76,6 +78,7 @@ def error_body(code: str, *, retryable: bool = False) -> dict[str, Any]:
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     clock, queues, payloads = ManualClock(), MemoryQueues(), MemoryPayloads()
+    blobs = MemoryBlobs(payloads, clock)
     base_url = "http://gateway.test"
     services = Services(
         settings=Settings(
@@ -87,6 +90,8 @@ async def world() -> AsyncIterator[World]:
         catalogue=Catalogue.load(),
         queues=queues,
         payloads=payloads,
+        blobs=blobs,
+        links=MemoryLinks(),
         tokens=ReplyTokens((KEY,), base_url),
         clock=clock,
     )
@@ -100,4 +105,4 @@ async def world() -> AsyncIterator[World]:
 
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url=base_url) as http:
-        yield World(http, services, durable, queues, payloads, clock)
+        yield World(http, services, durable, queues, payloads, clock, blobs)

@@ -1,0 +1,76 @@
+"""In-memory halves of the ports to blobs and links, over the same blobs as the payloads."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from gateway.blobs import Listed, Look, Note
+from tests.unit.gateway.memory import ManualClock, MemoryPayloads
+
+
+@dataclass
+class MemoryBlobs:
+    """Blobs under conditions. ETags count the writes."""
+
+    payloads: MemoryPayloads
+    clock: ManualClock
+    etags: dict[str, str] = field(default_factory=dict)
+    modified_at: dict[str, datetime] = field(default_factory=dict)
+    write_count: int = 0
+
+    def put(self, blob: str, data: bytes, media_type: str = "application/json") -> str:
+        """Write whatever is there, as the holder of a link does."""
+        self.write_count += 1
+        self.payloads.blobs[blob] = (media_type, data)
+        self.etags[blob] = f'"{self.write_count}"'
+        self.modified_at[blob] = self.clock()
+        return self.etags[blob]
+
+    async def create(self, blob: str, data: bytes) -> str | None:
+        await self.payloads.check()
+        return None if blob in self.payloads.blobs else self.put(blob, data)
+
+    async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
+        await self.payloads.check()
+        return self.put(blob, data) if self.etags.get(blob) == etag else None
+
+    async def read(self, blob: str) -> Note | None:
+        await self.payloads.check()
+        found = self.payloads.blobs.get(blob)
+        return Note(found[1], self.etags[blob]) if found else None
+
+    async def look(self, blob: str, head_bytes: int) -> Look | None:
+        await self.payloads.check()
+        found = self.payloads.blobs.get(blob)
+        if found is None:
+            return None
+        media_type, data = found
+        return Look(media_type, len(data), self.etags.get(blob, '"0"'), data[:head_bytes])
+
+    async def delete(self, blob: str, etag: str | None = None) -> None:
+        await self.payloads.check()
+        if etag is None or self.etags.get(blob) == etag:
+            self.payloads.blobs.pop(blob, None)
+            self.etags.pop(blob, None)
+
+    async def list(self, prefix: str) -> AsyncIterator[Listed]:
+        await self.payloads.check()
+        for name in sorted(self.payloads.blobs):
+            if name.startswith(prefix):
+                modified_at = self.modified_at.get(name, self.clock())
+                yield Listed(name, self.etags.get(name, '"0"'), modified_at)
+
+
+class MemoryLinks:
+    """Links that show what they are good for."""
+
+    async def to_write(self, blob: str, expires_at: datetime) -> str:
+        return f"http://blobs.test/{blob}?sp=cw&se={expires_at.isoformat()}"
+
+    async def to_read(
+        self, blob: str, media_type: str, file_name: str, expires_at: datetime
+    ) -> str:
+        shown: dict[str, Any] = {"rsct": media_type, "rscd": file_name}
+        query = "&".join(f"{name}={value}" for name, value in shown.items())
+        return f"http://blobs.test/{blob}?sp=r&se={expires_at.isoformat()}&{query}"
