@@ -10,6 +10,7 @@ from contract.messages import InlineBytes, InlineJson, PayloadRef
 from contract.names import EVENT_CANCEL, job_path
 from contract.status import JobStatus
 from gateway import problems, record
+from gateway.api.conditional import conditional
 from gateway.api.context import (
     durable_of,
     known_job_id,
@@ -55,7 +56,7 @@ async def get_job(request: Request, job_id: str) -> Response:
     headers = {"Vary": "Prefer", **({} if is_final else _RETRY)}
     if applied := preference.applied(answered_async=False):
         headers["Preference-Applied"] = applied
-    return json_response(job_resource(job_id, found), headers=headers)
+    return conditional(request, json_response(job_resource(job_id, found), headers=headers))
 
 
 @router.get(
@@ -89,9 +90,8 @@ async def _result(request: Request, found: Record) -> Response:
             except MissingPayload:
                 raise Problem(problems.UNKNOWN_JOB, "the result is no longer kept") from None
     # A result is shown as what it says it is, not as what a browser guesses from the bytes.
-    return Response(
-        data, media_type=payload.media_type, headers={"X-Content-Type-Options": "nosniff"}
-    )
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return conditional(request, Response(data, media_type=payload.media_type, headers=headers))
 
 
 @router.delete(

@@ -1,6 +1,7 @@
 """The real API over in-memory ports."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,13 @@ def error_body(code: str, *, retryable: bool = False) -> dict[str, Any]:
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
+    async with gateway() as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def gateway(**settings: Any) -> AsyncIterator[World]:
+    """A gateway with these settings on top of what it needs at least."""
     clock, queues, payloads = ManualClock(), MemoryQueues(), MemoryPayloads()
     blobs = MemoryBlobs(payloads, clock)
     base_url = "http://gateway.test"
@@ -86,6 +94,7 @@ async def world() -> AsyncIterator[World]:
             payload_storage=Endpoint(address="unused"),
             gateway_base_url=base_url,
             reply_token_keys=(KEY,),
+            **settings,
         ),
         catalogue=Catalogue.load(),
         queues=queues,

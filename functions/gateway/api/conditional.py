@@ -1,0 +1,42 @@
+"""Conditional requests (RFC 9110, 13): what a caller already has is not sent again."""
+
+import base64
+import hashlib
+import re
+from typing import Final
+
+from fastapi import Request, Response
+
+# 15.4.5: what a 200 would have said and a cache needs to know.
+_KEPT: Final = frozenset(
+    {"cache-control", "content-location", "etag", "preference-applied", "retry-after", "vary"}
+)
+_TAG: Final = re.compile(r'(?:W/)?("[^"]*")')
+
+# A job is its caller's own business, and who has an old copy must ask before using it.
+_CACHING: Final = "private, no-cache"
+
+
+def conditional(request: Request, response: Response) -> Response:
+    """The response with its ETag, or 304 where If-None-Match names it.
+
+    The tag is strong: it is made of the very bytes, so that the same bytes have the same tag on
+    each instance of the app.
+    """
+    tag = _tag(bytes(response.body))
+    response.headers["ETag"] = tag
+    response.headers["Cache-Control"] = _CACHING
+    if not _names(request.headers.getlist("if-none-match"), tag):
+        return response
+    kept = {name: value for name, value in response.headers.items() if name in _KEPT}
+    return Response(status_code=304, headers=kept)
+
+
+def _tag(body: bytes) -> str:
+    digest = hashlib.blake2b(body, digest_size=15).digest()
+    return f'"{base64.urlsafe_b64encode(digest).decode()}"'
+
+
+def _names(fields: list[str], tag: str) -> bool:
+    """Whether one of the tags is this one, by weak comparison; `*` is any."""
+    return any(field.strip() == "*" or tag in _TAG.findall(field) for field in fields)
