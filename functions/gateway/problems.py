@@ -65,6 +65,13 @@ UNKNOWN_JOB: Final = Kind(
     False,
     "The id is wrong, or the job ended so long ago that it is no longer kept.",
 )
+UNKNOWN_DEAD_LETTER: Final = Kind(
+    "unknown-dead-letter",
+    404,
+    "There is no such dead letter",
+    False,
+    "The id is wrong, or the letter was purged. `/v1/admin/dead-letters` lists what is kept.",
+)
 METHOD_NOT_ALLOWED: Final = Kind(
     "method-not-allowed",
     405,
@@ -81,6 +88,13 @@ NO_RESULT: Final = Kind(
 )
 CANCELLED: Final = Kind(
     "cancelled", 409, "The job was cancelled", False, "Somebody cancelled it while you waited."
+)
+NOT_REDRIVABLE: Final = Kind(
+    "not-redrivable",
+    409,
+    "The dead letter cannot be sent again",
+    False,
+    "It is no request of a job, or the job or its input is no longer kept: `detail` tells which.",
 )
 ALREADY_FINAL: Final = Kind(
     "already-final",
@@ -139,12 +153,27 @@ INTERNAL_ERROR: Final = Kind(
     True,
     "A defect of ours. `trace_id` finds it in the logs.",
 )
+STREAMING_UNAVAILABLE: Final = Kind(
+    "streaming-unavailable",
+    501,
+    "This host cannot stream",
+    False,
+    "Ask for the job itself with `Prefer: wait=200`, and again until it has ended.",
+)
 UNAVAILABLE: Final = Kind(
     "unavailable",
     503,
     "A service behind the gateway is down",
     True,
     "Nothing was accepted. Try again after `Retry-After` seconds.",
+)
+SATURATED: Final = Kind(
+    "saturated",
+    503,
+    "The queue is too long",
+    True,
+    "By the model's recent speed the job would expire before its turn, so it was not accepted. Try "
+    "again after `Retry-After` seconds, or with a longer deadline.",
 )
 EXPIRED: Final = Kind(
     "expired",

@@ -7,6 +7,7 @@ from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 from azure.servicebus.exceptions import ServiceBusError
 
+from gateway.administration import Administration
 from gateway.errors import Unavailable
 from gateway.settings import Endpoint
 
@@ -23,12 +24,17 @@ class Queues(Protocol):
     async def check(self, queue: str) -> None:
         """Return if the queue answers."""
 
+    async def length(self, queue: str) -> int:
+        """How many messages the queue has, also those that workers hold."""
+
 
 class ServiceBusQueues:
     """The queues of one Service Bus namespace."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, admin_url: str | None = None) -> None:
+        """`admin_url` is where the management API is, if not where the namespace is."""
         self._endpoint = endpoint
+        self._administration = Administration(endpoint, admin_url)
         self._client: ServiceBusClient | None = None
         self._senders: dict[str, ServiceBusSender] = {}
         self._probe: ServiceBusReceiver | None = None
@@ -65,8 +71,13 @@ class ServiceBusQueues:
                 raise Unavailable("queue", f"peek failed: {error!r}") from error
             raise
 
+    async def length(self, queue: str) -> int:
+        """See Queues."""
+        return await self._administration.length(queue)
+
     async def close(self) -> None:
         """Close what is open."""
+        await self._administration.close()
         open_handlers: list[ServiceBusSender | ServiceBusReceiver] = [
             *self._senders.values(),
             *([self._probe] if self._probe else []),

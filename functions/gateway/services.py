@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from contract.catalogue import Catalogue
+from gateway.backlog import Backlog
 from gateway.blobs import Blobs, ContainerBlobs
 from gateway.clock import Clock, utc_now
 from gateway.container import Container
@@ -27,6 +28,11 @@ class Services:
     tokens: ReplyTokens
     clock: Clock = utc_now
     waiters: Waiters = field(default_factory=Waiters)
+    backlog: Backlog = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Watch the queues that these services have."""
+        object.__setattr__(self, "backlog", Backlog(self.queues, self.clock))
 
     @classmethod
     def of(cls, settings: Settings) -> "Services":
@@ -35,7 +41,7 @@ class Services:
         return cls(
             settings=settings,
             catalogue=Catalogue.load(settings.catalogue_path),
-            queues=ServiceBusQueues(settings.service_bus),
+            queues=ServiceBusQueues(settings.service_bus, settings.service_bus_admin_url),
             payloads=BlobPayloads(container),
             blobs=ContainerBlobs(container),
             links=SignedLinks(container, settings.payload_public_url),

@@ -46,6 +46,8 @@ class Settings:
     api_keys: tuple[ApiKey, ...] = field(default=(), repr=False)
     trust_principal_header: bool = False
     cors_origins: tuple[str, ...] = ()
+    service_bus_admin_url: str | None = None
+    refuse_when_saturated: bool = True
 
     @property
     def is_open(self) -> bool:
@@ -70,6 +72,8 @@ class Settings:
             trust_principal_header=_flag(environ, "TRUST_PRINCIPAL_HEADER"),
             cors_origins=_origins(environ, "CORS_ORIGINS"),
             payload_public_url=_public_url(environ, "PAYLOAD_PUBLIC_URL"),
+            service_bus_admin_url=_admin_url(environ, "SERVICE_BUS_ADMIN_URL"),
+            refuse_when_saturated=not _flag(environ, "ACCEPT_WHEN_SATURATED"),
         )
 
 
@@ -103,6 +107,15 @@ def _public_url(environ: Mapping[str, str], name: str) -> str | None:
     parts = urlsplit(value)
     if value and (parts.scheme not in {"http", "https"} or not parts.netloc or parts.query):
         raise SettingError(name, "expected the blob endpoint as callers reach it, https://host")
+    return value or None
+
+
+def _admin_url(environ: Mapping[str, str], name: str) -> str | None:
+    value = environ.get(name, "").rstrip("/")
+    parts = urlsplit(value)
+    is_origin = parts.scheme in {"http", "https"} and parts.netloc and not parts.path
+    if value and (not is_origin or parts.query or parts.fragment):
+        raise SettingError(name, "expected the address of the management API, http://host:port")
     return value or None
 
 

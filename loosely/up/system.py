@@ -125,6 +125,7 @@ def _functions(settings: Settings) -> Part:
             "AzureWebJobsStorage": settings.storage,
             "PAYLOAD_STORAGE": settings.storage,
             "SERVICE_BUS": settings.service_bus,
+            "SERVICE_BUS_ADMIN_URL": f"http://{_HOST}:{settings.ports.servicebus_admin}",
             "FUNCTIONS_WORKER_RUNTIME": "python",
             "GATEWAY_BASE_URL": settings.gateway_url,
             "REPLY_TOKEN_KEYS": settings.reply_token_key,

@@ -6,7 +6,7 @@ the actions that this one orchestrator asks for: one activity with retries, even
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +18,7 @@ from contract.claimcheck import reference, verify
 from contract.codec import decode_request
 from contract.messages import JobRequest, PayloadRef
 from gateway import orchestrator
-from gateway.durable import Instance, RuntimeStatus
+from gateway.durable import Instance, Listed, RuntimeStatus
 from gateway.errors import FinalInstance, MissingPayload, Unavailable, UnknownInstance
 from gateway.waiting import Waiters
 
@@ -42,6 +42,9 @@ class MemoryQueues:
     sent: list[tuple[str, ServiceBusMessage]] = field(default_factory=list)
     has_sent: asyncio.Event = field(default_factory=asyncio.Event)
     is_down: bool = False
+    lengths: dict[str, int] = field(default_factory=dict)
+    """What is counted, where it is not what was sent."""
+    look_count: int = 0
 
     async def send(self, queue: str, message: ServiceBusMessage) -> None:
         if self.is_down:
@@ -52,6 +55,11 @@ class MemoryQueues:
     async def check(self, queue: str) -> None:
         if self.is_down:
             raise Unavailable("queue", "switched off")
+
+    async def length(self, queue: str) -> int:
+        self.look_count += 1
+        await self.check(queue)
+        return self.lengths.get(queue, sum(name == queue for name, _ in self.sent))
 
     def request(self, number: int = -1) -> JobRequest:
         """What a worker would read."""
@@ -116,6 +124,7 @@ class MemoryDurable:
         self.runs: dict[str, Run] = {}
         self.is_down = False
         self.status_count = 0
+        self.list_count = 0
         self._clock = clock
         self._enqueue = enqueue
         self._waiters = waiters or Waiters()
@@ -155,6 +164,16 @@ class MemoryDurable:
     async def terminate(self, job_id: str, reason: str) -> None:
         self._check()
         self.runs[job_id].status = RuntimeStatus.TERMINATED
+
+    async def listed(self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]) -> Listed:
+        self._check()
+        self.list_count += 1
+        found = [
+            (run.job_id, Instance(run.status, run.input, run.output, self._clock()))
+            for run in self.runs.values()
+            if run.job_id.startswith(prefix) and (not statuses or run.status in statuses)
+        ]
+        return Listed(tuple(found[:limit]), len(found) <= limit)
 
     async def purge(self, created_before: datetime) -> int:
         self._check()
