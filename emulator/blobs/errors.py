@@ -2,9 +2,9 @@
 
 BlobsError
 ├── StorageError      a refusal that goes to the client, with Azure's code and HTTP status
-├── ClientGoneError   the client hung up, or fell silent, in mid-body: there is nobody to answer
-├── SettingError      a command-line option or the data directory cannot be used (exit 2)
-└── PortInUseError    somebody else listens on the port (exit 98)
+└── ClientGoneError   the client hung up, or fell silent, in mid-body: there is nobody to answer
+
+What stops the program at its start is in `emulator.program`.
 """
 
 from __future__ import annotations
@@ -268,14 +268,6 @@ class StorageError(BlobsError):
 
 class ClientGoneError(BlobsError):
     """The client hung up, or fell silent, in mid-body."""
-
-
-class SettingError(BlobsError):
-    """An option or the data directory cannot be used."""
-
-
-class PortInUseError(BlobsError):
-    """Somebody else listens on the port."""
 
 
 def invalid_header(name: str, value: str = "") -> StorageError:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import signal
 import socket
 from collections.abc import Generator
-from ipaddress import ip_address
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from emulator.blobs.app import BlobApp
-from emulator.blobs.errors import PortInUseError, SettingError
 
-_BACKLOG = 1024
 _HEAD_BYTES_MAX = 512 * 1024
 # Longer than any client keeps an idle connection: one that the server closes first may be in use.
 _KEEP_ALIVE_SECONDS = 600
@@ -65,29 +61,6 @@ class _Server(uvicorn.Server):
         finally:
             for number in handled:
                 loop.remove_signal_handler(number)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket on a loopback address; raises SettingError or PortInUseError."""
-    address = "127.0.0.1" if host == "localhost" else host
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        raise SettingError(f"--host {host} is not an IP address") from None
-    if not parsed.is_loopback:
-        raise SettingError(f"--host {host} is not a loopback address")
-    family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((address, port))
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUseError(f"port {port} on {address} is in use") from error
-        raise SettingError(f"cannot listen on {address}:{port}: {error}") from error
-    return listener
 
 
 async def serve(app: BlobApp, listener: socket.socket) -> None:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from emulator.blobs.content import ContentFiles, sync_directory
-from emulator.blobs.errors import SettingError
 from emulator.blobs.index.blocks import expire_blocks
 from emulator.blobs.index.committer import Committer
 from emulator.blobs.index.reads import live_content
 from emulator.blobs.index.schema import create_index, open_reader
 from emulator.blobs.streams import Streams
 from emulator.blobs.times import Clock, to_microseconds
+from emulator.program import SettingError
 
 P = ParamSpec("P")
 T = TypeVar("T")

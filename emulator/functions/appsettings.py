@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from emulator.functions.errors import SettingError
+from emulator.program import SettingError
 
 _REFERENCE = re.compile(r"%([^%\s]+)%")
 

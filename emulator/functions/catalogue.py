@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from emulator.functions.appsettings import resolve
-from emulator.functions.errors import AppLoadError, SettingError
+from emulator.functions.errors import AppLoadError
 from emulator.functions.hostfile import HostFile, ServiceBusOptions
 from emulator.functions.routes import Route, RouteError, RouteTable
+from emulator.program import SettingError
 
 _CORE_BINDINGS = frozenset({"http", "httpTrigger", "timerTrigger", "warmupTrigger"})
 _DURABLE_BINDINGS = frozenset({"activityTrigger", "durableClient", "orchestrationTrigger"})

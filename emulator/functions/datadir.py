@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from emulator.functions.errors import DataInUse, SettingError
+from emulator.functions.errors import DataInUse
+from emulator.program import SettingError
 
 
 @contextmanager

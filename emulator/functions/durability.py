@@ -6,9 +6,9 @@ from emulator.functions.asgi import Application, Receive, Scope, Send, respond_e
 from emulator.functions.clock import Clock
 from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.errors import DurableError
-from emulator.functions.errors import HostError
 from emulator.functions.runner import FunctionRunner
 from emulator.functions.web import DURABLE_PATH
+from emulator.program import StartError
 
 _RPC_PATH = "/durabletask"
 
@@ -29,11 +29,11 @@ class Durability:
         return self._engine.client_binding(f"{main_url}{DURABLE_PATH}", f"{rpc_url}{_RPC_PATH}")
 
     async def start(self) -> None:
-        """Take up the work where the last host left it. Raises HostError."""
+        """Take up the work where the last host left it. Raises StartError."""
         try:
             await self._engine.start()
         except DurableError as error:
-            raise HostError(f"the durable engine cannot start: {error}") from error
+            raise StartError(f"the durable engine cannot start: {error}") from error
 
     async def stop(self) -> None:
         """Stop the work; what is not done is in the database."""

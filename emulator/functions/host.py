@@ -16,11 +16,12 @@ from emulator.functions.clock import Clock, SystemClock
 from emulator.functions.durability import Durability
 from emulator.functions.hostfile import read_host_file
 from emulator.functions.invoker import Invoker
-from emulator.functions.listeners import Listener, bind, url_of
+from emulator.functions.listeners import Listener, url_of
 from emulator.functions.process import AppCommand
 from emulator.functions.supervisor import Supervisor
 from emulator.functions.triggers.starting import Triggers
 from emulator.functions.web import WebApplication
+from emulator.program import bind
 
 _log = logging.getLogger("functions.host")
 
@@ -39,7 +40,7 @@ class HostOptions:
 
 
 class Host:
-    """One Functions host. `start` raises a HostError when the app cannot be served."""
+    """One Functions host. `start` raises a StartError when the app cannot be served."""
 
     def __init__(
         self, options: HostOptions, environment: Mapping[str, str], clock: Clock | None = None

@@ -1,8 +1,6 @@
 """Loopback listeners: sockets bound early, served by uvicorn on the host's own event loop."""
 
 import asyncio
-import errno
-import ipaddress
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,37 +9,12 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from emulator.functions.errors import PortInUse, SettingError
+from emulator.program import port_in_use
 
 _MAX_HEAD_BYTES = 1024 * 1024
 _BACKLOG = 2048
 _KEEP_ALIVE_SECONDS = 130  # Kestrel's, which pooled clients of Azure count on
 _SHUTDOWN_SECONDS = 5
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Return a bound, not yet listening socket. Port 0 takes a free one.
-
-    Raises SettingError for a host that is not of this machine, and PortInUse.
-    """
-    try:
-        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError:
-        raise SettingError(f"--host must be a loopback address, got {host}") from None
-    if not address.is_loopback:
-        # Every auth level is open here, so nothing but this machine may come in.
-        raise SettingError(f"--host must be a loopback address, got {host}")
-    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((str(address), port))
-    except OSError as error:
-        bound.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUse(f"port {port} is in use by another program") from error
-        raise SettingError(f"port {port} of {host} cannot be bound: {error}") from error
-    return bound
 
 
 def url_of(bound: socket.socket) -> str:
@@ -118,8 +91,7 @@ class Listener:
         try:
             self._socket.listen(_BACKLOG)
         except OSError as error:
-            port = self._socket.getsockname()[1]
-            raise PortInUse(f"port {port} is in use by another program") from error
+            raise port_in_use(self._socket.getsockname()[1]) from error
         self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
         await self._server.ready.wait()
 

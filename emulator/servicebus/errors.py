@@ -8,10 +8,9 @@ AmqpError                     carries the condition that the peer is told
 ├── LinkFault                 detaches the link, or refuses to attach it
 └── MessageFault              refuses one message or one management request
 WebSocketError                the peer does not follow RFC 6455; carries the code to close with
-SettingError                  an option cannot be used
-PortInUseError                another process listens on the port
 
-What the broker refuses has a tree of its own, in ``broker/errors.py``.
+What the broker refuses has a tree of its own, in ``broker/errors.py``; what stops the program at
+its start is in ``emulator.program``.
 """
 
 
@@ -64,11 +63,3 @@ class WebSocketError(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(f"closing a WebSocket with {code}")
         self.code = code
-
-
-class SettingError(Exception):
-    """An option cannot be used; the message names it."""
-
-
-class PortInUseError(Exception):
-    """Another process listens on the port, which the message names."""

@@ -2,23 +2,20 @@
 
 import asyncio
 import contextlib
-import errno
 import signal
 import socket
 import ssl
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
 
 import uvicorn
 from starlette.applications import Starlette
 
+from emulator.program import SettingError
 from emulator.servicebus.amqp.websocket import Entrance
-from emulator.servicebus.errors import PortInUseError, SettingError
 from emulator.servicebus.server import Namespace
 
-_BACKLOG = 1024
 _GRACE_SECONDS = 3
 
 
@@ -30,28 +27,6 @@ class Sockets:
     admin: socket.socket
     amqps: Sequence[socket.socket] = ()
     tls: ssl.SSLContext | None = None
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Bind a socket to a loopback address; raises SettingError, PortInUseError."""
-    try:
-        address = ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError:
-        raise SettingError(f"--host: {host!r} is not an address") from None
-    if not address.is_loopback:
-        raise SettingError(f"--host: {host} is not a loopback address, and no other is served")
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((str(address), port))
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUseError(f"port {port} is in use by another process") from error
-        raise SettingError(f"port {port} cannot be listened on: {error.strerror}") from error
-    return listener
 
 
 def load_certificate(certificate: str, key: str) -> ssl.SSLContext:

@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import hmac
 
-from emulator.blobs.errors import SettingError
+from emulator.program import SettingError
 
 
 class AccountKey:

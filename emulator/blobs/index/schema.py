@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
-from emulator.blobs.errors import SettingError
+from emulator.program import SettingError
 
 _VERSION = 1
 _BUSY_SECONDS = 10.0

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 
 from croniter import CroniterError, croniter
 
-from emulator.functions.errors import SettingError
 from emulator.functions.hostfile import parse_timespan
+from emulator.program import SettingError
 
 _FIELD = re.compile(r"[0-9A-Za-z*/,\-]+")
 _NAME = re.compile(r"[A-Za-z]+")

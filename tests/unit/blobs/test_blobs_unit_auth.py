@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from emulator.blobs.__main__ import DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY
 from emulator.blobs.auth.sharedkey import string_to_sign
 from emulator.blobs.auth.signature import AccountKey
-from emulator.blobs.errors import SettingError
 from emulator.blobs.request import parse_request
 from emulator.blobs.times import http_date, to_microseconds
+from emulator.program import SettingError
 from tests.unit.blobs.blobs_world import START, World
 
 MINUTE = timedelta(minutes=1)

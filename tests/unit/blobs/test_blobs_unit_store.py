@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from emulator.blobs.errors import SettingError
 from emulator.blobs.index.reads import find_blob, segments
 from emulator.blobs.ranges import ByteRange
 from emulator.blobs.store import Store
+from emulator.program import SettingError
 from tests.unit.blobs.blobs_world import DISCONNECT, HeldClock, Message, World, open_world
 
 MIB = 1024 * 1024

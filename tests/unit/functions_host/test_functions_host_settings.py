@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from emulator.functions.appsettings import read_app_settings, resolve
 from emulator.functions.datadir import locked
-from emulator.functions.errors import DataInUse, SettingError
+from emulator.functions.errors import DataInUse
 from emulator.functions.hostfile import HostFile, parse_host_file, parse_timespan, read_host_file
+from emulator.program import SettingError
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

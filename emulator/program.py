@@ -1,0 +1,130 @@
+"""What the local services have in common as programs: command line, log, socket, last word.
+
+StartError                one line says why
+├── SettingError      2   an option, a file of settings or the data directory cannot be used
+└── PortInUse        98   another program listens on the port
+"""
+
+import argparse
+import asyncio
+import errno
+import logging
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, ClassVar
+
+try:
+    import uvloop as loops
+except ImportError:  # not made for Windows
+    import asyncio as loops  # type: ignore[no-redef] # both have new_event_loop
+
+
+class StartError(Exception):
+    """The program cannot go on; the text is one line for who started it."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class SettingError(StartError):
+    """An option, a file of settings or the data directory cannot be used."""
+
+    exit_code = 2
+
+
+class PortInUse(StartError):
+    """Another program listens on the port, which the text names."""
+
+    exit_code = 98
+
+
+def options_parser(
+    name: str, description: str, port: int, port_help: str
+) -> argparse.ArgumentParser:
+    """A parser with the options that every service has: port, host, data and log level."""
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
+    parser.add_argument(
+        "--port", type=port_number, default=port, help=f"{port_help} (default: {port})"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on")
+    parser.add_argument("--data", type=Path, required=True, help="directory to keep state in")
+    parser.add_argument(
+        "--log-level",
+        default="info",
+        type=str.lower,
+        choices=["debug", "info", "warning", "error"],
+        help="least severe messages to log (default: info)",
+    )
+    return parser
+
+
+def port_number(text: str) -> int:
+    """A TCP port, as an argparse type; 0 takes a free one."""
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError("not between 0 and 65535")
+    return port
+
+
+def run(name: str, log_level: str, program: Callable[[], None]) -> int:
+    """Run a program to its exit status; a StartError is its last word."""
+    logging.basicConfig(
+        level=log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        program()
+    except StartError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        return error.exit_code
+    return 0
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on the fastest event loop there is."""
+    with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
+        runner.run(main)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a bound, not yet listening socket on a loopback address; raises StartError."""
+    try:
+        address = ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        raise SettingError(f"--host {host} is not an IP address") from None
+    if not address.is_loopback:
+        # Made for one machine: nobody else may come in.
+        raise SettingError(f"--host {host} is not a loopback address, and no other is served")
+    bound = socket.socket(
+        socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM
+    )
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((str(address), port))
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            raise port_in_use(port) from error
+        raise SettingError(f"port {port} of {host} cannot be listened on: {error}") from error
+    return bound
+
+
+def listen(host: str, port: int, backlog: int) -> socket.socket:
+    """Return a listening socket on a loopback address; raises StartError."""
+    listener = bind(host, port)
+    try:
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        # Two programs may bind a port with SO_REUSEADDR: who listens first has it.
+        raise port_in_use(port) from error
+    return listener
+
+
+def port_in_use(port: int) -> PortInUse:
+    """The refusal of a port that another program has."""
+    return PortInUse(f"port {port} is in use by another program")
