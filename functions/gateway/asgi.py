@@ -114,4 +114,5 @@ def _scope(request: func.HttpRequest, durable: Durable) -> dict[str, Any]:
         "client": None,
         "state": {},
         "durable": durable,
+        "gateway.streams": False,
     }

@@ -39,7 +39,7 @@ def job_resource(job_id: str, record: Record) -> dict[str, Any]:
         "finished_at": record["finished_at"],
         "deadline": record["deadline"],
         "attempt": record["attempt"],
-        "progress": None,
+        "progress": record.get("progress"),
         "queue": {"position": None, "eta_seconds": None, "phase": None},
         "result": result.get("json"),
         "error": record["error"],

@@ -8,14 +8,14 @@ from typing import Final
 
 from gateway.callers import Scope
 
-# Workers come to the reply route with a token of its own; probes and readers have no key.
+# Workers come to their two routes with a token of the job; probes and readers have no key.
 _OPEN: Final = re.compile(
     r"/"
     r"|/openapi\.json"
     r"|/docs(?:/[^/]+)?"
     r"|/schemas/[^/]+"
     r"|/v[12]/health/[^/]+"
-    r"|/v1/jobs/[^/]+/reply"
+    r"|/v1/jobs/[^/]+/(?:reply|progress)"
 )
 _ANY_KEY: Final = re.compile(r"/v1/models(?:/[^/]+)?|/v2(?:/models/[^/]+(?:/.+)?)?")
 _ADMIN: Final = re.compile(r"/v1/(?:admin|dead-letters)(?:/.*)?", re.DOTALL)

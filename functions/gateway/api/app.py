@@ -11,7 +11,7 @@ from starlette.routing import Match
 
 from contract.errors import ContractError
 from gateway import problems
-from gateway.api import docs, health, jobs, models, oip, replies, submit
+from gateway.api import docs, events, health, job_list, jobs, models, oip, progress, replies, submit
 from gateway.api.context import traceparent_of
 from gateway.api.cors import allow_origins
 from gateway.api.gate import Gate
@@ -23,7 +23,7 @@ from gateway.services import Services
 
 RETRY_AFTER_SECONDS = 2
 
-_MODULES = (submit, jobs, replies, models, health, oip, docs)
+_MODULES = (submit, jobs, job_list, events, replies, progress, models, health, oip, docs)
 
 _log = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from gateway.api.schemas import (
     Accepted,
     Job,
+    JobPage,
     JobProblem,
     Live,
     ModelDescription,
@@ -16,6 +17,7 @@ from gateway.api.schemas import (
     Wanted,
 )
 from gateway.problems import KINDS
+from gateway.progress import MAX_MESSAGE_CHARACTERS
 from gateway.settings import MAX_WAIT_SECONDS
 
 Responses = dict[int | str, dict[str, Any]]
@@ -82,6 +84,32 @@ REPLY_BODY: Final[dict[str, Any]] = {
     "required": True,
     "content": {"application/json": {"schema": {"type": "object"}}},
 }
+LAST_EVENT_ID: Final[dict[str, Any]] = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "description": "The id of the last event received, to go on after it.",
+    "schema": {"type": "string", "examples": ["1.1.7"]},
+}
+PROGRESS_BODY: Final[dict[str, Any]] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["attempt", "sequence", "started_at"],
+                "properties": {
+                    "attempt": {"type": "integer", "minimum": 1},
+                    "sequence": {"type": "integer", "minimum": 0},
+                    "started_at": {"type": "string", "format": "date-time"},
+                    "fraction": {"type": "number", "minimum": 0, "maximum": 1},
+                    "message": {"type": ["string", "null"], "maxLength": MAX_MESSAGE_CHARACTERS},
+                    "stopped": {"type": "boolean"},
+                },
+            }
+        }
+    },
+}
 
 
 def _responses(model: type[BaseModel], statuses: dict[int, str], *problems: int) -> Responses:
@@ -103,6 +131,9 @@ SUBMIT_RESPONSES: Final = _responses(
     {200: "The job has ended with a result", 202: "The job was accepted; `Location` has it"},
     *(400, 404, 409, 413, 415, 422, 500, 503, 504),
 )
+JOBS_RESPONSES: Final = _responses(
+    JobPage, {200: "A page of jobs; `Link` has the next, too"}, 400, 503
+)
 JOB_RESPONSES: Final = _responses(Job, {200: "The job, in whatever state"}, 400, 404, 503)
 CANCEL_RESPONSES: Final = _responses(
     Job, {200: "The job had ended already", 202: "The job is being cancelled"}, 400, 404, 503
@@ -119,5 +150,16 @@ REPLY_RESPONSES: Final = _responses(
     Accepted, {202: "The reply was taken"}, 401, 404, 410, 413, 422, 503
 )
 WANTED_RESPONSES: Final = _responses(Wanted, {200: "A reply is wanted"}, 401, 404, 410, 503)
+PROGRESS_RESPONSES: Final = _responses(
+    Accepted, {200: "The job is to go on"}, 401, 404, 410, 413, 422, 503
+)
+EVENTS_RESPONSES: Final[Responses] = {
+    **_responses(Accepted, {}, 400, 404, 501, 503),
+    200: {
+        "description": "Events named status, progress and final; the data of each is the job",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    204: {"description": "The final event was received before"},
+}
 
 PROBLEM_SCHEMAS: Final[tuple[type[BaseModel], ...]] = (ProblemDetails, JobProblem)

@@ -30,7 +30,7 @@ router = APIRouter(tags=["workers"])
 )
 async def reply(request: Request, job_id: str, expires: str = "", token: str = "") -> Response:
     """The first final reply decides; 410 tells later ones that nobody waits for them."""
-    _check_token(request, job_id, expires, token)
+    check_token(request, job_id, expires, token)
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit():
         _check_size(int(announced[:15]))
@@ -54,7 +54,7 @@ async def reply(request: Request, job_id: str, expires: str = "", token: str = "
 )
 async def wanted(request: Request, job_id: str, expires: str = "", token: str = "") -> Response:
     """200 while a reply is wanted; 410 once the job is final, so that no GPU works for nobody."""
-    _check_token(request, job_id, expires, token)
+    check_token(request, job_id, expires, token)
     instance = await durable_of(request).status(job_id)
     if instance is None:
         raise unknown_job(job_id)
@@ -63,7 +63,8 @@ async def wanted(request: Request, job_id: str, expires: str = "", token: str = 
     return json_response({"status": "wanted"})
 
 
-def _check_token(request: Request, job_id: str, expires: str, token: str) -> None:
+def check_token(request: Request, job_id: str, expires: str, token: str) -> None:
+    """Refuse who has not the token of this job, or has it too late."""
     services = services_of(request)
     try:
         services.tokens.check(known_job_id(job_id), expires, token, services.clock())

@@ -22,7 +22,7 @@ class Queue(BaseModel):
 
     position: int | None
     eta_seconds: float | None
-    phase: str | None
+    phase: Literal["queued", "cold_starting"] | None
 
 
 class JobTiming(BaseModel):
@@ -43,6 +43,13 @@ class JobFailure(BaseModel):
     retryable: bool
 
 
+class JobProgress(BaseModel):
+    """How far a running job is, where its model tells."""
+
+    fraction: float | None = Field(ge=0, le=1, examples=[0.4])
+    message: str | None
+
+
 class Job(BaseModel):
     """One unit of work. Ended states never change."""
 
@@ -54,13 +61,27 @@ class Job(BaseModel):
     finished_at: datetime | None
     deadline: datetime
     attempt: int = Field(ge=1)
-    progress: Any
+    progress: JobProgress | None
     queue: Queue
     result: Any = Field(description="The result where it is small JSON; else see links.result.")
     error: JobFailure | None
     timing: JobTiming | None
     trace_id: str | None
     links: JobLinks
+
+
+class JobPageLinks(BaseModel):
+    """Where to go from a page."""
+
+    next: str | None
+
+
+class JobPage(BaseModel):
+    """Some jobs, newest first. It may have none and still a next page."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+    links: JobPageLinks
 
 
 class ProblemDetails(BaseModel):
@@ -98,13 +119,6 @@ class ModelDefaults(BaseModel):
     deadline_seconds: int
 
 
-class ModelQueue(BaseModel):
-    """How busy a model is, where known."""
-
-    length: int | None
-    eta_seconds: float | None
-
-
 class ModelLinks(BaseModel):
     """Where to go from a model."""
 
@@ -121,7 +135,10 @@ class ModelDescription(BaseModel):
     media_types: list[str]
     limits: ModelLimits
     defaults: ModelDefaults
-    queue: ModelQueue
+    queue_length: int | None = Field(description="How many messages wait; null if unknown.")
+    estimated_wait_seconds: float | None = Field(
+        description="How long a job that came now would take; null if unknown."
+    )
     links: ModelLinks
 
 

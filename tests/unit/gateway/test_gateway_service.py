@@ -69,6 +69,8 @@ async def test_openapi(world: World) -> None:
         "/v1/jobs/{job_id}",
         "/v1/jobs/{job_id}/result",
         "/v1/jobs/{job_id}/reply",
+        "/v1/jobs/{job_id}/progress",
+        "/v1/jobs/{job_id}/events",
         "/v1/models",
         "/v1/models/{model}",
         "/v1/health/live",
