@@ -1,5 +1,6 @@
 """/v1/models: the catalogue."""
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -30,7 +31,9 @@ def found_model(services: Services, name: str) -> Model:
 async def list_models(request: Request) -> Response:
     """All models that take jobs."""
     refuse_unknown_query(request)
-    models = [_resource(model) for model in services_of(request).catalogue.values()]
+    services = services_of(request)
+    found = services.catalogue.values()
+    models = await asyncio.gather(*(_resource(services, model) for model in found))
     return json_response({"models": models})
 
 
@@ -40,11 +43,13 @@ async def list_models(request: Request) -> Response:
 async def get_model(request: Request, model: str) -> Response:
     """What one model takes."""
     refuse_unknown_query(request)
-    return json_response(_resource(found_model(services_of(request), model)))
+    services = services_of(request)
+    return json_response(await _resource(services, found_model(services, model)))
 
 
-def _resource(model: Model) -> dict[str, Any]:
+async def _resource(services: Services, model: Model) -> dict[str, Any]:
     path = f"/v1/models/{model.name}"
+    length, wait_seconds = await services.backlog.outlook(model)
     return {
         "name": model.name,
         "task": model.task,
@@ -56,6 +61,7 @@ def _resource(model: Model) -> dict[str, Any]:
             "deadline_seconds": model.max_deadline_seconds,
         },
         "defaults": {"deadline_seconds": model.deadline_seconds},
-        "queue": {"length": None, "eta_seconds": None},
+        "queue_length": length,
+        "estimated_wait_seconds": wait_seconds,
         "links": {"self": path, "jobs": f"{path}/jobs"},
     }
