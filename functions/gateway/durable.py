@@ -6,12 +6,14 @@ The 2.x SDK has other wires and other classes; only this module would change.
 import asyncio
 import json
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from azure.durable_functions import DurableOrchestrationClient, OrchestrationRuntimeStatus
+from azure.durable_functions.models.utils.http_utils import _get_session
 
 from contract.fields import Json
 from contract.names import ORCHESTRATOR_JOB
@@ -20,6 +22,9 @@ from gateway.errors import FinalInstance, Unavailable, UnknownInstance
 _log = logging.getLogger(__name__)
 
 _EPOCH: Final = datetime(2020, 1, 1, tzinfo=UTC)
+_CONTINUATION: Final = "x-ms-continuation-token"
+# The Azure Storage provider may write the end as the JSON null, in base64.
+_NO_MORE: Final = frozenset({"", "null", "bnVsbA=="})
 _LOOK_AGAIN_SECONDS: Final = (0.1, 0.3, 1.0)
 
 
@@ -62,6 +67,14 @@ class Instance:
     custom_status: Json = None
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Some job orchestrations with their ids, in no order; whole if these are all there are."""
+
+    instances: tuple[tuple[str, Instance], ...]
+    is_whole: bool
+
+
 class Durable(Protocol):
     """What the gateway asks of Durable. Each verb raises Unavailable where it did not answer."""
 
@@ -78,6 +91,9 @@ class Durable(Protocol):
 
     async def terminate(self, job_id: str, reason: str) -> None:
         """End an orchestration by force."""
+
+    async def listed(self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]) -> Listed:
+        """Up to `limit` jobs whose ids start so, in one of these statuses, or in any for none."""
 
     async def purge(self, created_before: datetime) -> int:
         """Delete ended orchestrations that were created before this; returns how many."""
@@ -147,6 +163,24 @@ class DurableClient:
                 raise UnknownInstance(job_id) from error
             raise Unavailable("durable", f"terminate failed: {error!r}") from error
 
+    async def listed(self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]) -> Listed:
+        """See Durable. Asks as the SDK does, whose own verb has neither limit nor pages."""
+        query = {"instanceIdPrefix": prefix, "top": str(limit), "showInput": "true"}
+        if statuses:
+            query["runtimeStatus"] = ",".join(sorted(statuses))
+        url = f"{self._client._orchestration_bindings.rpc_base_url}instances/"
+        try:
+            session = await _get_session()
+            async with session.get(url, params=query) as answer:
+                answer.raise_for_status()
+                values = await answer.json(content_type=None)
+                more = answer.headers.get(_CONTINUATION, "")
+            found = [value for value in values if value["name"] == ORCHESTRATOR_JOB]
+            pairs = tuple((str(value["instanceId"]), _instance(value)) for value in found)
+        except Exception as error:
+            raise Unavailable("durable", f"list failed: {error!r}") from error
+        return Listed(pairs, more in _NO_MORE)
+
     async def purge(self, created_before: datetime) -> int:
         """See Durable."""
         ended = [OrchestrationRuntimeStatus(status.value) for status in sorted(_FINAL)]
@@ -157,6 +191,17 @@ class DurableClient:
         except Exception as error:
             raise Unavailable("durable", f"purge failed: {error!r}") from error
         return int(result.instances_deleted)
+
+
+def _instance(value: dict[str, Any]) -> Instance:
+    """One element of the host's list."""
+    return Instance(
+        RuntimeStatus(value["runtimeStatus"]),
+        _input_text(value["input"]),
+        value["output"],
+        _utc(datetime.fromisoformat(value["lastUpdatedTime"])),
+        value["customStatus"],
+    )
 
 
 def _input_text(value: object) -> str:

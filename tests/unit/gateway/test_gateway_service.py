@@ -61,35 +61,6 @@ async def test_the_root_points_on(world: World) -> None:
         assert (await world.http.get(path)).status_code == 200
 
 
-async def test_openapi(world: World) -> None:
-    document = (await world.http.get("/openapi.json")).json()
-    assert document["openapi"].startswith("3.1")
-    assert set(document["paths"]) == {
-        "/v1/models/{model}/jobs",
-        "/v1/jobs/{job_id}",
-        "/v1/jobs/{job_id}/result",
-        "/v1/jobs/{job_id}/reply",
-        "/v1/jobs/{job_id}/progress",
-        "/v1/jobs/{job_id}/events",
-        "/v1/models",
-        "/v1/models/{model}",
-        "/v1/health/live",
-        "/v1/health/ready",
-    }
-    schemas = document["components"]["schemas"]
-    for reference in references(document):
-        assert reference.removeprefix("#/components/schemas/") in schemas
-
-
-def references(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
-        return own + [found for child in value.values() for found in references(child)]
-    if isinstance(value, list):
-        return [found for child in value for found in references(child)]
-    return []
-
-
 class Links(HTMLParser):
     """Everything that a page would load, and its ids."""
 

@@ -1,0 +1,168 @@
+"""Lists of jobs: each is there once, in order, by a bounded number of looks."""
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract.status import JobStatus
+from gateway.durable import Durable, Instance, Listed, RuntimeStatus
+from gateway.listing import LOOKS, Span, id_at, newest
+from tests.unit.gateway.conftest import World
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+START_MS = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp() * 1000)
+NOBODY = Instance(RuntimeStatus.RUNNING, "", None, datetime(2026, 3, 1, tzinfo=UTC))
+
+
+def id_of(milliseconds: int, tail: int = 0) -> str:
+    digits = f"{START_MS + milliseconds:012x}"
+    return f"{digits[:8]}-{digits[8:]}-7000-8000-{tail:012x}"
+
+
+@dataclass
+class Store:
+    """Ids alone, listed in an order that says nothing."""
+
+    ids: list[str]
+    window_size: int
+    looks: int = 0
+
+    async def listed(self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]) -> Listed:
+        self.looks += 1
+        size = min(limit, self.window_size)
+        found = sorted((i for i in self.ids if i.startswith(prefix)), key=lambda i: i[::-1])
+        return Listed(tuple((i, NOBODY) for i in found[:size]), len(found) <= size)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    times=st.lists(
+        st.tuples(
+            st.one_of(st.integers(0, 2_000), st.integers(0, 300_000_000)), st.integers(0, 99)
+        ),
+        max_size=80,
+        unique=True,
+    ),
+    limit=st.integers(1, 30),
+    window_size=st.integers(1, 20),
+)
+def test_the_pages_together_have_each_job_once_and_in_order(
+    times: list[tuple[int, int]], limit: int, window_size: int
+) -> None:
+    ids = [id_of(*time) for time in times]
+    store = Store(ids, window_size)
+    wanted = [job_id for job_id in ids if int(job_id[-1], 16) % 3]
+
+    async def all_pages() -> list[str]:
+        span = Span(id_of(300_000_001)[:13], id_at(datetime(2026, 3, 1, tzinfo=UTC)))
+        found: list[str] = []
+        for _ in range(3_000):
+            before = store.looks
+            page = await newest(
+                cast(Durable, store), span, (), limit, lambda i, _: i if i in wanted else None
+            )
+            assert len(page.jobs) <= limit
+            assert store.looks - before <= LOOKS
+            found += page.jobs
+            if page.below is None:
+                return found
+            assert page.below < span.below
+            span = Span(page.below, span.above)
+        raise AssertionError("the pages do not end")
+
+    assert asyncio.run(all_pages()) == sorted(wanted, reverse=True)
+
+
+async def listed(world: World, **query: Any) -> dict[str, Any]:
+    answer = await world.http.get("/v1/jobs", params=query)
+    assert answer.status_code == 200, answer.text
+    page: dict[str, Any] = answer.json()
+    return page
+
+
+async def test_the_newest_come_first(world: World) -> None:
+    ids = [await world.accept() for _ in range(5)]
+    page = await listed(world)
+    assert [job["id"] for job in page["jobs"]] == ids[::-1]
+    assert page["jobs"][0] == {**await world.job(ids[-1]), "queue": page["jobs"][0]["queue"]}
+    assert page["next_cursor"] is None
+
+
+async def test_page_by_page(world: World) -> None:
+    ids = [await world.accept() for _ in range(7)]
+    path: str | None = "/v1/jobs?limit=3&model=noop"
+    found, pages = [], 0
+    while path:
+        answer = await world.http.get(path)
+        found += [job["id"] for job in answer.json()["jobs"]]
+        path = answer.json()["links"]["next"]
+        assert answer.headers.get("link") == (f'<{path}>; rel="next"' if path else None)
+        pages += 1
+    assert found == ids[::-1]
+    assert pages == 3
+
+
+async def test_many_at_once(world: World) -> None:
+    ids = [await world.accept() for _ in range(120)]
+    found: list[str] = []
+    cursor: dict[str, str] = {}
+    for _ in range(6):
+        before = world.durable.list_count
+        page = await listed(world, limit=100, **cursor)
+        assert world.durable.list_count - before <= LOOKS
+        found += [job["id"] for job in page["jobs"]]
+        cursor = {"cursor": page["next_cursor"]}
+        if page["next_cursor"] is None:
+            break
+    assert found == ids[::-1]
+
+
+async def test_by_status_and_model(world: World) -> None:
+    queued, succeeded, cancelled = [await world.accept() for _ in range(3)]
+    await world.reply(world.queues.request(1))
+    await world.http.delete(f"/v1/jobs/{cancelled}")
+    world.durable.runs[broken := await world.accept()].status = RuntimeStatus.FAILED
+    expected = {
+        JobStatus.QUEUED: queued,
+        JobStatus.SUCCEEDED: succeeded,
+        JobStatus.CANCELLED: cancelled,
+        JobStatus.FAILED: broken,
+    }
+    for status in JobStatus:
+        page = await listed(world, status=status.value)
+        ids = [job["id"] for job in page["jobs"]]
+        assert ids == ([expected[status]] if status in expected else [])
+    assert (await listed(world, model="classifier"))["jobs"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("limit", "0"),
+        ("limit", "101"),
+        ("limit", "x"),
+        ("status", "done"),
+        ("model", "noob"),
+        ("cursor", "x"),
+        ("cursor", "é"),
+        ("cursor", "Pz8/"),
+        ("cursor", "A" * 5000),
+        ("page", "2"),
+    ],
+)
+async def test_bad_options(world: World, name: str, value: str) -> None:
+    answer = await world.http.get("/v1/jobs", params={name: value})
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
+    assert name in answer.json()["detail"]
+
+
+async def test_no_store(world: World) -> None:
+    world.durable.is_down = True
+    assert (await world.http.get("/v1/jobs")).status_code == 503
