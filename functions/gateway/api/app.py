@@ -1,11 +1,9 @@
 """The FastAPI app: the routes, and one shape for every refusal."""
 
 import logging
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -14,8 +12,8 @@ from gateway import problems
 from gateway.api import docs, events, health, job_list, jobs, models, oip, progress, replies, submit
 from gateway.api.context import traceparent_of
 from gateway.api.cors import allow_origins
+from gateway.api.document import describe, operation_id
 from gateway.api.gate import Gate
-from gateway.api.openapi import PROBLEM_SCHEMAS
 from gateway.api.responses import problem_response
 from gateway.errors import Unavailable
 from gateway.problems import Kind, Problem
@@ -23,7 +21,7 @@ from gateway.services import Services
 
 RETRY_AFTER_SECONDS = 2
 
-_MODULES = (submit, jobs, job_list, events, replies, progress, models, health, oip, docs)
+MODULES = (submit, jobs, job_list, events, replies, progress, models, health, oip, docs)
 
 _log = logging.getLogger(__name__)
 
@@ -45,10 +43,11 @@ def create_app(services: Services) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
     )
     app.state.services = services
     app.state.readiness = health.Readiness()
-    for module in _MODULES:
+    for module in MODULES:
         app.include_router(module.router)
     app.add_middleware(Gate, services=services)
     allow_origins(app, services.settings.cors_origins)
@@ -57,7 +56,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(Unavailable, _on_unavailable)
     app.add_exception_handler(Exception, _on_defect)
-    _describe_problems(app)
+    describe(app)
     return app
 
 
@@ -85,7 +84,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 def _allowed_methods(request: Request) -> list[str]:
     # The router names those of the first route that has the path, and there may be several.
     found: set[str] = set()
-    for module in _MODULES:
+    for module in MODULES:
         for route in module.router.routes:
             if route.matches(request.scope)[0] is not Match.NONE:
                 found |= getattr(route, "methods", None) or set()
@@ -122,21 +121,3 @@ async def _on_defect(request: Request, error: Exception) -> Response:
     return problem_response(
         request, Problem(problems.INTERNAL_ERROR, "the gateway failed; the logs tell why")
     )
-
-
-def _describe_problems(app: FastAPI) -> None:
-    """Put the problems' schemas into OpenAPI, which has only those of declared models by itself."""
-    make = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = make()
-        _, extra = models_json_schema(
-            [(model, "serialization") for model in PROBLEM_SCHEMAS],
-            ref_template="#/components/schemas/{model}",
-        )
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for name, schema in extra["$defs"].items():
-            schemas.setdefault(name, schema)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
