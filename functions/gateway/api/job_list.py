@@ -1,5 +1,6 @@
 """GET /v1/jobs: the caller's jobs, newest first, a page at a time."""
 
+import asyncio
 import base64
 import binascii
 import re
@@ -16,6 +17,7 @@ from contract.status import JobStatus
 from gateway import problems, record
 from gateway.api.conditional import conditional
 from gateway.api.context import caller_of, durable_of, refuse_unknown_query, services_of
+from gateway.api.live import live
 from gateway.api.openapi import JOBS_RESPONSES
 from gateway.api.responses import json_response
 from gateway.durable import Instance, RuntimeStatus
@@ -89,12 +91,20 @@ async def list_jobs(
         _limit(limit),
         wanted,
     )
-    jobs = [job_resource(job_id, found) for job_id, found in page.jobs]
+    shown = await asyncio.gather(*(live(services, job_id, found) for job_id, found in page.jobs))
+    jobs = [
+        job_resource(job_id, found)
+        for (job_id, _), found in zip(page.jobs, shown, strict=True)
+        if wanted_status in {None, found["status"]}
+    ]
     return conditional(request, _page(request, jobs, page.below))
 
 
 def _may_be(found: Record, wanted: JobStatus | None) -> bool:
-    return wanted is None or found["status"] == wanted
+    """Whether the record can be in the status, as far as Durable knows: not of what has begun."""
+    if wanted is None or found["status"] == wanted:
+        return True
+    return not wanted.is_final and not record.is_final(found)
 
 
 def _page(request: Request, jobs: list[dict[str, Any]], below: str | None) -> Response:
