@@ -8,12 +8,14 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from contract.catalogue import Catalogue
 from gateway.api.access import is_open
 from gateway.api.headers import DESCRIPTIONS, headers_of
 from gateway.api.oip_openapi import OipError
 from gateway.api.openapi import PROBLEM_SCHEMAS
 from gateway.api.responses import PROBLEM_MEDIA_TYPE
 from gateway.problems import KINDS, Kind
+from gateway.services import Services
 
 Document = dict[str, Any]
 
@@ -43,6 +45,7 @@ _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
         "schema": {"type": "string", "enum": ["1"]},
     },
 }
+_BINARY: Final[Document] = {"schema": {"type": "string", "format": "binary"}}
 _SECURITY_SCHEMES: Final[Document] = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key."},
     "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -69,13 +72,14 @@ def describe(app: FastAPI) -> None:
 
     def openapi() -> Document:
         if app.openapi_schema is None:
-            app.openapi_schema = _completed(make())
+            services: Services = app.state.services
+            app.openapi_schema = _completed(make(), services.catalogue)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
-def _completed(document: Document) -> Document:
+def _completed(document: Document, catalogue: Catalogue) -> Document:
     document["servers"] = [{"url": "/", "description": "Where this document came from."}]
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
@@ -92,7 +96,8 @@ def _completed(document: Document) -> Document:
     components["headers"] = DESCRIPTIONS
     for path, method, operation in _operations(document):
         _complete(path, method, operation)
-    _link_jobs(document)
+        if operation["operationId"] == "submit_job":
+            _complete_submit(operation, catalogue)
     return document
 
 
@@ -162,13 +167,29 @@ def _examples(path: str, status: int) -> Document:
     }
 
 
-def _link_jobs(document: Document) -> None:
-    """Say that the id in a submit's answer is the one that the job routes take."""
+def _complete_submit(operation: Document, catalogue: Catalogue) -> None:
+    content = operation["requestBody"]["content"]
+    for model in catalogue.values():
+        for media_type in model.media_types:
+            content.setdefault(media_type, _BINARY)
+    options: Mapping[str, Document] = {
+        "deadline_seconds": {
+            "schema": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": max(model.max_deadline_seconds for model in catalogue.values()),
+            }
+        },
+        "parameters": {"content": {"application/json": {"schema": {"type": "object"}}}},
+    }
+    for parameter in operation["parameters"]:
+        if parameter["name"] in options:
+            parameter.pop("schema", None)
+            parameter.update(options[parameter["name"]])
+    # The id in the answer is the one that the job routes take.
     links = {
         name: {"operationId": name, "parameters": {"job_id": "$response.body#/id"}}
         for name in ("get_job", "get_result", "cancel_job")
     }
-    for _, _, operation in _operations(document):
-        if operation["operationId"] == "submit_job":
-            for status in ("200", "202"):
-                operation["responses"][status]["links"] = links
+    for status in ("200", "202"):
+        operation["responses"][status]["links"] = links

@@ -87,6 +87,10 @@ def _from_envelope(body: bytes, model: Model, options: Mapping[str, str]) -> Int
     if not isinstance(envelope, dict) or not isinstance(envelope.get("input"), dict):
         raise Problem(problems.MALFORMED_REQUEST, 'expected {"input": {…}, …}')
     _refuse_others("", envelope, {"input", *_OPTIONS})
+    for name in _OPTIONS:
+        # As texts they are for queries and forms, which have nothing else.
+        if isinstance(envelope.get(name), str):
+            raise Problem(problems.MALFORMED_REQUEST, f"{name}: cannot be a text in JSON")
     source = envelope.pop("input")
     _refuse_others("input.", source, {*_INPUTS, "media_type"})
     given = [name for name in _INPUTS if name in source]

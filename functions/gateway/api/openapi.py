@@ -38,13 +38,15 @@ _INPUT: Final[dict[str, Any]] = {
     "type": "object",
     "description": "Exactly one of base64, json and text.",
     "properties": {
-        "base64": {"type": "string", "contentEncoding": "base64"},
+        "base64": {"type": "string", "minLength": 4, "contentEncoding": "base64"},
         "json": {},
-        "text": {"type": "string"},
-        "media_type": {"type": "string", "examples": ["image/jpeg"]},
+        "text": {"type": "string", "minLength": 1},
+        "media_type": {"type": ["string", "null"], "examples": ["image/jpeg"]},
     },
+    "oneOf": [{"required": [name]} for name in ("base64", "json", "text")],
     "additionalProperties": False,
 }
+_DEADLINE: Final[dict[str, Any]] = {"type": ["integer", "null"], "minimum": 1}
 SUBMIT_BODY: Final[dict[str, Any]] = {
     "required": True,
     "description": "The bytes of a media type that the model takes, or a form, or JSON.",
@@ -71,8 +73,8 @@ SUBMIT_BODY: Final[dict[str, Any]] = {
                 "required": ["input"],
                 "properties": {
                     "input": _INPUT,
-                    "parameters": {"type": "object"},
-                    "deadline_seconds": {"type": "integer", "minimum": 1},
+                    "parameters": {"type": ["object", "null"]},
+                    "deadline_seconds": _DEADLINE,
                 },
                 "additionalProperties": False,
             },
