@@ -107,7 +107,9 @@ class Payloads:
 
     def _fetched(self, ref: PayloadRef, keep: Callable[[Iterator[bytes]], T], wait: Wait) -> T:
         try:
-            return self._patiently(lambda: keep(_verified(ref, self._store.read(ref))), wait)
+            return self._patiently(
+                lambda: keep(_verified(ref, self._store.read(ref))), wait, is_pinned=bool(ref.etag)
+            )
         except ResourceModifiedError:
             raise PayloadUnusable(
                 "the upload was changed after a job named it; upload and submit it again"
@@ -119,15 +121,19 @@ class Payloads:
         except PayloadCorrupt as error:
             raise PayloadUnusable(f"{error}; submit the input again") from None
 
-    def _patiently(self, call: Callable[[], T], wait: Wait) -> T:
+    def _patiently(self, call: Callable[[], T], wait: Wait, *, is_pinned: bool = False) -> T:
         backoff = Backoff()
         while True:
             try:
                 result = call()
-            except (ResourceNotFoundError, ResourceModifiedError):
+            except ResourceNotFoundError:
                 self._reach.found()
                 raise
             except AzureError as error:
+                # Written over in mid-read: with what was referred to, unless that was the ETag.
+                if is_pinned and isinstance(error, ResourceModifiedError):
+                    self._reach.found()
+                    raise
                 self._reach.lost(_text(error))
                 if not wait(backoff.next()):
                     raise PayloadsAway(_text(error)) from None

@@ -1,8 +1,9 @@
-"""Housekeeping: histories of ended jobs are deleted once nobody may ask for them any more."""
+"""Housekeeping: what is left of ended jobs is deleted once nobody may ask for it any more."""
 
 import logging
 from datetime import timedelta
 
+from gateway import claims
 from gateway.durable import Durable
 from gateway.services import Services
 
@@ -17,6 +18,7 @@ async def purge(durable: Durable, services: Services) -> int:
     longest = max(model.max_deadline_seconds for model in services.catalogue.values())
     retention = timedelta(hours=services.settings.retention_hours, seconds=longest)
     created_before = services.clock() - retention
+    await claims.delete_expired(services)
     deleted = await durable.purge(created_before)
     if deleted:
         _log.info("deleted the histories of %d jobs created before %s", deleted, created_before)

@@ -132,6 +132,13 @@ RATE_LIMITED: Final = Kind(
     "Try again after `Retry-After` seconds. `RateLimit` tells what is left, `RateLimit-Policy` "
     "what the key has.",
 )
+IDEMPOTENCY_MISMATCH: Final = Kind(
+    "idempotency-mismatch",
+    422,
+    "The key belongs to another request",
+    False,
+    "The `Idempotency-Key` was sent before with another model, payload or option. Use a new key.",
+)
 INFERENCE_FAILED: Final = Kind(
     "inference-failed",
     500,

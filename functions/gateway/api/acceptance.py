@@ -1,6 +1,7 @@
 """From a checked submit to a job that runs, and on to its end: what /v1 and /v2 share."""
 
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from uuid_utils import uuid7
 
@@ -10,6 +11,7 @@ from contract.messages import InlineBytes, InlineJson, JobRequest, Payload
 from contract.names import input_blob
 from gateway import media, record, ticket
 from gateway.api.intake import Intake
+from gateway.api.queueing import refuse_if_saturated
 from gateway.durable import Durable
 from gateway.record import Record
 from gateway.services import Services
@@ -18,11 +20,20 @@ from gateway.ticket import Ticket
 from gateway.waiting import final_instance
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a job comes from: whose it is, and the trace that it belongs to."""
+
+    tenant: str
+    trace: str
+
+
 async def issue(
-    services: Services, model: Model, intake: Intake, trace: str, tenant: str
+    services: Services, model: Model, intake: Intake, origin: Origin, job_id: str | None = None
 ) -> Ticket:
     """Store what is large, and write down the job. Dying here leaves a blob that nobody names."""
-    job_id = str(uuid7())
+    refuse_if_saturated(services, model, intake.deadline_seconds)
+    job_id = job_id or str(uuid7())
     created_at = services.clock()
     request = JobRequest(
         job_id=job_id,
@@ -32,7 +43,7 @@ async def issue(
         deadline=created_at + timedelta(seconds=intake.deadline_seconds),
         parameters=intake.parameters,
     )
-    return ticket.write(request, trace, tenant)
+    return ticket.write(request, origin.trace, origin.tenant)
 
 
 async def _payload(services: Services, job_id: str, intake: Intake) -> Payload:
@@ -49,6 +60,7 @@ async def start_and_wait(
     """Start the job; its final record, or None where the time is over before it has ended."""
     with services.waiters.listening(issued.job_id) as bell:
         await durable.start(issued.job_id, issued.text)
+        services.backlog.accepted(issued.model, datetime.fromisoformat(issued.created_at))
         # From here on there is a job, and whatever happens, the answer says so.
         ended = await final_instance(durable, issued.job_id, bell, wait_seconds)
     return record.of_instance(ended) if ended else None

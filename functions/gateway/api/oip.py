@@ -12,7 +12,7 @@ from contract.messages import InlineBytes, InlineJson
 from contract.names import job_path
 from gateway import problems
 from gateway.api import oip_codec
-from gateway.api.acceptance import issue, start_and_wait
+from gateway.api.acceptance import Origin, issue, start_and_wait
 from gateway.api.context import caller_of, durable_of, services_of, traceparent_of
 from gateway.api.models import found_model
 from gateway.api.oip_models import VERSION, Result, intakes, metadata, output_names, outputs
@@ -134,8 +134,8 @@ async def oip_infer(request: Request, model: str) -> Response:
     asked = await _read(request, found)
     _check_outputs(found, asked)
     taken = intakes(found, asked)
-    trace, tenant = traceparent_of(request), caller_of(request).tenant
-    issued = [await issue(services, found, intake, trace, tenant) for intake in taken]
+    origin = Origin(caller_of(request).tenant, traceparent_of(request))
+    issued = [await issue(services, found, intake, origin) for intake in taken]
     results = await _results(request, services, issued)
     return _answer(found, asked, issued, _chosen(asked, outputs(found, results)))
 

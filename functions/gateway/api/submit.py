@@ -6,22 +6,16 @@ from fastapi import APIRouter, Query, Request, Response
 
 from contract.names import job_path
 from gateway import record
-from gateway.api.acceptance import issue, start_and_wait
-from gateway.api.context import (
-    caller_of,
-    durable_of,
-    refuse_unknown_query,
-    services_of,
-    traceparent_of,
-)
+from gateway.api.context import refuse_unknown_query, services_of
 from gateway.api.intake import read_intake
+from gateway.api.live import live
 from gateway.api.models import found_model
+from gateway.api.once import REPLAYED, accept, key_of
 from gateway.api.openapi import PREFER, SUBMIT_BODY, SUBMIT_RESPONSES
+from gateway.api.queueing import placed
 from gateway.api.responses import json_response, problem_response
 from gateway.prefer import Preference, parse
 from gateway.resource import failure, job_resource
-
-RETRY_AFTER_SECONDS = 1
 
 router = APIRouter(tags=["jobs"])
 
@@ -49,25 +43,28 @@ async def submit(
     refuse_unknown_query(request, ("deadline_seconds", "parameters"))
     options = {"deadline_seconds": deadline_seconds, "parameters": parameters}
     given = {name: value for name, value in options.items() if value is not None}
+    key = key_of(request)
     intake = await read_intake(request, found, given)
-    tenant = caller_of(request).tenant
-    issued = await issue(services, found, intake, traceparent_of(request), tenant)
 
     preference = parse(request.headers.getlist("prefer"))
     wait_seconds = preference.wait_or(services.settings.default_wait_seconds)
-    final = await start_and_wait(services, durable_of(request), issued, wait_seconds)
-    job = job_resource(issued.job_id, final or record.begun(issued))
-    return _answer(request, job, preference, is_final=final is not None)
+    answered = await accept(request, found, intake, key, wait_seconds)
+    job = job_resource(answered.job_id, await live(services, answered.job_id, answered.record))
+    is_final = record.is_final(answered.record)
+    response = await _answer(request, job, preference, is_final=is_final)
+    if answered.is_replay:
+        response.headers.update(REPLAYED)
+    return response
 
 
-def _answer(
+async def _answer(
     request: Request, job: dict[str, Any], preference: Preference, *, is_final: bool
 ) -> Response:
     headers = {"Vary": "Prefer"}
     if applied := preference.applied(answered_async=not is_final):
         headers["Preference-Applied"] = applied
     if not is_final:
-        headers |= {"Location": job_path(job["id"]), "Retry-After": str(RETRY_AFTER_SECONDS)}
+        headers |= {"Location": job_path(job["id"]), **await placed(services_of(request), job)}
         return json_response(job, 202, headers)
     headers["Content-Location"] = job_path(job["id"])
     problem = failure(job)

@@ -1,0 +1,83 @@
+"""Idempotency keys as text: what is a key, and which are the same."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.idempotency import Claim, claim_blob, decode_claim, fingerprint, parse_key
+
+KEYS = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=255)
+BARE_KEYS = KEYS.filter(lambda key: not set(key) & set(' ",'))
+
+
+def quoted(key: str) -> str:
+    return '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+@given(KEYS)
+def test_a_quoted_key_is_what_is_in_the_quotes(key: str) -> None:
+    assert parse_key([quoted(key)]) == key
+
+
+@given(BARE_KEYS)
+def test_a_bare_key_is_the_same_as_in_quotes(key: str) -> None:
+    assert parse_key([f" {key}\t"]) == parse_key([quoted(key)]) == key
+
+
+@given(st.lists(st.text(max_size=300), max_size=3))
+def test_anything_else_is_refused_and_nothing_breaks(values: list[str]) -> None:
+    try:
+        key = parse_key(values)
+    except ValueError:
+        return
+    assert (key is None) == (not values)
+    assert key is None or (1 <= len(key) <= 255 and key.isascii() and key.isprintable())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", '""', '"', '"a', 'a"', 'a"b', '"a"b', '"a" "b"', "a b", "a,b", '"\\n"', '"ä"', "ä"),
+        *("a" * 256, f'"{"a" * 256}"', '"a"; x=1', "\x7f", '"\t"'),
+    ],
+)
+def test_what_is_no_key(text: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        parse_key([text])
+
+
+def test_two_keys_are_refused() -> None:
+    with pytest.raises(ValueError, match="more than once"):
+        parse_key(["a", "a"])
+
+
+@given(st.text(max_size=20), KEYS, st.text(max_size=20), KEYS)
+def test_each_tenants_key_has_a_claim_of_its_own(a: str, key: str, b: str, other: str) -> None:
+    assert (claim_blob(a, key) == claim_blob(b, other)) == ((a, key) == (b, other))
+
+
+@given(st.text(min_size=1).filter(str.isascii), st.datetimes(timezones=st.just(UTC)))
+def test_a_claim_comes_back(job_id: str, created_at: datetime) -> None:
+    claim = Claim(job_id, "f" * 64, created_at)
+    assert decode_claim(claim.encode()) == claim
+
+
+@given(st.binary(max_size=100))
+def test_what_is_no_claim_counts_as_none(data: bytes) -> None:
+    assert decode_claim(data) is None
+
+
+def test_fingerprints_tell_requests_apart() -> None:
+    base = ("POST", "noop", b"x", {"deadline_seconds": 60, "parameters": {"a": 1, "b": 2}})
+    same = ("POST", "noop", b"x", {"parameters": {"b": 2, "a": 1}, "deadline_seconds": 60})
+    others = [
+        ("PUT", *base[1:]),
+        ("POST", "classifier", *base[2:]),
+        ("POST", "noop", b"y", base[3]),
+        (*base[:3], {**base[3], "deadline_seconds": 61}),
+        (*base[:3], {**base[3], "media_type": "text/plain"}),
+    ]
+    assert fingerprint(*base) == fingerprint(*same)
+    assert len({fingerprint(*request) for request in [base, *others]}) == 1 + len(others)
