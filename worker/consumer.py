@@ -26,6 +26,7 @@ from contract.messages import JobError, Payload
 from worker.backoff import Backoff
 from worker.batcher import Batcher, BatchQueue
 from worker.errors import (
+    Cancelled,
     Expired,
     Fault,
     HandedBack,
@@ -42,6 +43,7 @@ from worker.errors import (
 from worker.job import Job
 from worker.lease import Leases
 from worker.payloads import Payloads
+from worker.progress import Reporter
 from worker.reach import Reach
 from worker.receiver import Ending, Receiver
 from worker.replies import Replies
@@ -85,6 +87,7 @@ class Consumer:
         self._batches = BatchQueue[Job](Batcher(model.max_batch_size, model.max_wait_ms / 1000))
         self._preparing = ThreadPoolExecutor(_PREPARING_THREADS, f"{model.name}-prepare")
         self._replying = ThreadPoolExecutor(_REPLYING_THREADS, f"{model.name}-reply")
+        self._reporter = Reporter(services.replies.report)
         self._runner: Runner | None = None
         self._stopping = threading.Event()
         self._held: set[Delivery] = set()
@@ -126,6 +129,8 @@ class Consumer:
     def run_device(self) -> None:
         """The thread that loads the model and runs it, until stopped."""
         self._load()
+        if self._model.reports_progress:
+            self._reporter.start()
         while batch := self._batches.take():
             self._run(batch)
 
@@ -189,12 +194,7 @@ class Consumer:
         if self._stopping.is_set():
             raise HandedBack("this worker is leaving")
         request, services = job.request, self._services
-        now = utc_now()
-        if (
-            request.reply_url
-            and job.is_stale(now)
-            and not services.replies.is_wanted(request.reply_url)
-        ):
+        if not self._is_wanted(job):
             raise NotWaitedFor("nobody waits for this job any more")
         runner, given = self._runner, request.input
         assert runner is not None, "nothing is received before the model is loaded"
@@ -207,6 +207,14 @@ class Consumer:
         if not self._batches.put(job):
             raise HandedBack("this worker is leaving")
 
+    def _is_wanted(self, job: Job) -> bool:
+        """Ask the gateway, unless it was asked lately or has not heard of the job for long."""
+        url, now = job.request.reply_url, utc_now()
+        if url is None or not job.is_stale(now):
+            return True
+        job.asked_at = now
+        return self._services.replies.is_wanted(url)
+
     def _run(self, jobs: list[Job]) -> None:
         """Run a batch; where it raises, its jobs one by one, so that only the bad one fails."""
         jobs = [job for job in jobs if self._is_worth_running(job)]
@@ -215,7 +223,8 @@ class Consumer:
         assert self._runner is not None, "nothing is received before the model is loaded"
         started_at, begun = utc_now(), time.perf_counter()
         try:
-            results = self._runner.run([job.item for job in jobs])
+            contexts = [job.context for job in jobs if job.context is not None]
+            results = self._runner.run([job.item for job in jobs], contexts)
         except Exception as error:  # noqa: BLE001  the edge: a model's code may raise anything
             if len(jobs) == 1:
                 self._end(jobs[0], self._failure(jobs[0], error, InferenceFailed))
@@ -235,11 +244,26 @@ class Consumer:
             self._end(job, LockLost("the lock was lost before the job ran"))
         elif job.is_expired(utc_now()):
             self._end(job, Expired("the deadline passed before the job ran"))
+        elif self._model.reports_progress:
+            return self._begin(job)
+        elif not self._is_wanted(job):
+            # Cancelled while a batch before it kept the device busy.
+            self._end(job, NotWaitedFor("nobody waits for this job any more"))
         else:
             return True
         return False
 
+    def _begin(self, job: Job) -> bool:
+        """Tell that a long job starts; False where it ends before it has begun."""
+        if job.context is None:
+            job.context = self._reporter.begin(job)
+        if job.context.is_cancelled:
+            self._end(job, Cancelled("the job was cancelled before it ran"))
+        return not job.context.is_cancelled
+
     def _answer(self, result: Json, job: Job) -> None:
+        if job.context is not None:
+            job.context.finish()
         self._send(self._services.payloads.pack(job.request.job_id, result, job.lease.wait), job)
 
     def _send(self, outcome: Payload | JobError, job: Job) -> None:
@@ -264,17 +288,28 @@ class Consumer:
         _log.error("%s: job %s raised", self.name, job.request.job_id, exc_info=error)
         return unexpected(f"the model {self.name} failed on this input")
 
-    def _end(self, job: Job, error: WorkerError) -> None:
+    def _end(self, job: Job, error: WorkerError, *, has_stopped: bool = False) -> None:
         self._has_run(job)
         if isinstance(error, Fault):
             send = partial(self._send, error.to_job_error())
             self._replying.submit(self._step, job, send, WorkerFault)
+        elif isinstance(error, Cancelled) and not has_stopped:
+            stop = partial(self._stopped, error)
+            self._replying.submit(self._step, job, stop, WorkerFault)
         else:
             how = LockLost("") if job.lease.is_lost else error
             self._settle_job(job, _ending(job.delivery, how, job), how.code)
 
+    def _stopped(self, error: Cancelled, job: Job) -> None:
+        """Tell the gateway that a cancelled job has stopped, so that it need not wait longer."""
+        if job.context is not None:
+            job.context.stopped()
+        self._end(job, error, has_stopped=True)
+
     def _has_run(self, job: Job) -> None:
         job.item = None
+        if job.context is not None:
+            self._reporter.end(job.context)
         self._not_run.discard(job)
         self.receiver.wake()
 

@@ -9,7 +9,8 @@
     │   └── ResultTooLarge         result-too-large         nobody could fetch it
     ├── Unwanted                                       nobody is told; complete
     │   ├── Expired                expired                  past its deadline
-    │   └── NotWaitedFor           not-waited-for           cancelled, finished or unknown
+    │   ├── NotWaitedFor           not-waited-for           cancelled, finished or unknown
+    │   └── Cancelled              cancelled                the same, heard while it ran
     ├── Infrastructure                                 abandon: a later delivery may succeed
     │   ├── BrokerAway             broker-away              Service Bus does not answer
     │   ├── PayloadsAway           payloads-away            blob storage does not answer
@@ -109,6 +110,12 @@ class NotWaitedFor(Unwanted):
     """The job was cancelled, has ended in another way or is not known."""
 
     code = "not-waited-for"
+
+
+class Cancelled(Unwanted):
+    """The job is to stop. Raised in models by their context: let it pass."""
+
+    code = "cancelled"
 
 
 class Infrastructure(WorkerError):

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contract.messages import JobError, JobReply, JobRequest, Payload, Timing
 from worker.lease import Lease
 from worker.servicebus import Delivery
 from worker.tracing import JobSpan
+
+if TYPE_CHECKING:
+    from worker.progress import JobContext
 
 # A job that waited this long may have been given up meanwhile.
 STALE_AFTER_SECONDS = 2.0
@@ -17,7 +20,9 @@ STALE_AFTER_SECONDS = 2.0
 class Job:
     """One request with its message, its lease and, as it goes on, what has become of it.
 
-    `item` is the prepared input; `started_at`, `inference_ms` and `batch_size` tell of the run.
+    `item` is the prepared input; `asked_at` is when the gateway last said that the job is still
+    wanted; `context` is there once a long job is about to run; `started_at`, `inference_ms` and
+    `batch_size` tell of the run.
     """
 
     request: JobRequest
@@ -25,6 +30,8 @@ class Job:
     lease: Lease
     span: JobSpan
     item: Any = None
+    asked_at: datetime | None = None
+    context: "JobContext | None" = None
     started_at: datetime | None = None
     inference_ms: float = 0.0
     batch_size: int = 1
@@ -44,9 +51,14 @@ class Job:
         return now >= self.request.deadline
 
     def is_stale(self, now: datetime) -> bool:
-        """Whether it is worth asking if anybody still waits for this job."""
-        waited_seconds = (now - self.queued_since).total_seconds()
-        return self.delivery.delivery_count > 0 or waited_seconds > STALE_AFTER_SECONDS
+        """Whether it is worth asking if anybody still waits for this job.
+
+        A job that was cancelled in its first moments may still run: asking for each would cost
+        all of them what it saves a few.
+        """
+        unheard_seconds = (now - (self.asked_at or self.queued_since)).total_seconds()
+        is_new = self.asked_at is None and self.delivery.delivery_count > 0
+        return is_new or unheard_seconds > STALE_AFTER_SECONDS
 
     def reply(self, outcome: Payload | JobError) -> JobReply:
         """The reply that tells this outcome."""

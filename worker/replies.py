@@ -65,6 +65,16 @@ class Replies:
         self._reach.found()
         return status not in (_GONE, _NOT_FOUND)
 
+    def report(self, url: str, body: bytes) -> bool:
+        """Tell how far a job is; False where it is to stop, True also where nobody can tell."""
+        try:
+            answer = self._client.put(self._checked(url), content=body, timeout=_CHECK_SECONDS)
+        except httpx.HTTPError as error:
+            self._reach.lost(type(error).__name__)
+            return True
+        self._reach.found()
+        return answer.status_code not in (_GONE, _NOT_FOUND)
+
     def post(self, url: str, body: bytes, wait: Wait) -> None:
         """Deliver one reply. ReplyUndelivered where `wait` gives up first; ReplyRefused."""
         checked, backoff = self._checked(url), Backoff()

@@ -10,13 +10,13 @@ from contract.catalogue import Model
 from contract.fields import Json
 from worker import pictures
 from worker.errors import InferenceFailed, UnsupportedMediaType
-from worker.models import Infer
+from worker.models import Context, Infer, LongInfer
 
 
 class Runner:
     """One loaded model."""
 
-    def __init__(self, model: Model, infer: Infer) -> None:
+    def __init__(self, model: Model, infer: Infer | LongInfer) -> None:
         self._model = model
         self._infer = infer
 
@@ -27,7 +27,7 @@ class Runner:
         # Only where the model has brought torch along: a worker without such models is small.
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(torch_threads)
-        make = cast(Callable[[], Infer], module.Infer)
+        make = cast(Callable[[], Infer | LongInfer], module.Infer)
         return cls(model, make())
 
     @property
@@ -60,9 +60,17 @@ class Runner:
             )
         return bare_type
 
-    def run(self, batch: list[Any]) -> Sequence[Json]:
+    @property
+    def reports_progress(self) -> bool:
+        """Whether the model is called with a context for each item."""
+        return self._model.reports_progress
+
+    def run(self, batch: list[Any], contexts: Sequence[Context] = ()) -> Sequence[Json]:
         """One pass of the model: a result for each item, in their order."""
-        results = self._infer(batch)
+        if self.reports_progress:
+            results = cast(LongInfer, self._infer)(batch, list(contexts))
+        else:
+            results = cast(Infer, self._infer)(batch)
         if len(results) != len(batch):
             raise InferenceFailed(f"the model gave {len(results)} results for {len(batch)} inputs")
         return results

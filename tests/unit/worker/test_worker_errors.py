@@ -16,6 +16,7 @@ SETTLEMENTS = {
     errors.ResultTooLarge: Settlement.COMPLETE,
     errors.Expired: Settlement.COMPLETE,
     errors.NotWaitedFor: Settlement.COMPLETE,
+    errors.Cancelled: Settlement.COMPLETE,
     errors.BrokerAway: Settlement.ABANDON,
     errors.PayloadsAway: Settlement.ABANDON,
     errors.ReplyUndelivered: Settlement.ABANDON,

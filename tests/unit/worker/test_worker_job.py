@@ -60,3 +60,10 @@ def test_the_reply_tells_how_it_went() -> None:
 )
 def test_knows_its_trace(traceparent: str, trace_id: str) -> None:
     assert job(traceparent=traceparent).span.trace_id == trace_id
+
+
+def test_is_stale_again_a_while_after_it_was_asked_for() -> None:
+    asked = job(delivery_count=1)
+    asked.asked_at = QUEUED_AT + timedelta(seconds=10)
+    assert not asked.is_stale(QUEUED_AT + timedelta(seconds=12))
+    assert asked.is_stale(QUEUED_AT + timedelta(seconds=12.1))
