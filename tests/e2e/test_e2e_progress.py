@@ -1,0 +1,155 @@
+"""A job that takes long: seen while it runs, and stopped while it runs."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.status import JobStatus, change
+from tests.e2e.system import System, running, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+CATALOGUE = """
+[slow]
+task = "steps"
+description = "Goes on when it is told to."
+implementation = "tests.e2e.slow_model"
+queue = "slow"
+media_types = ["text/plain"]
+max_input_bytes = 1000
+deadline_seconds = 120
+max_deadline_seconds = 120
+max_batch_size = 1
+max_wait_ms = 0
+lock_seconds = 5
+max_delivery_count = 3
+reports_progress = true
+"""
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    folder = tmp_path_factory.mktemp("progress")
+    catalogue = folder / "models.toml"
+    catalogue.write_text(CATALOGUE)
+    with running(folder / "data", catalogue) as started:
+        yield started
+
+
+class Job:
+    """One job of the slow model, and every status that was seen of it."""
+
+    def __init__(self, system: System, folder: Path, steps: int = 3, **query: Any) -> None:
+        folder.mkdir()
+        self.folder, self.system = folder, system
+        answer = system.http.post(
+            "/v1/models/slow/jobs",
+            params=query,
+            content=json.dumps({"folder": str(folder), "steps": steps}),
+            headers={"content-type": "text/plain", "prefer": "respond-async"},
+        )
+        assert answer.status_code == 202, answer.text
+        self.id = answer.json()["id"]
+        self.statuses = [answer.json()["status"]]
+
+    def look(self) -> dict[str, Any]:
+        job = self.system.job(self.id)
+        self.statuses.append(job["status"])
+        return job
+
+    def step(self, number: int) -> None:
+        (self.folder / f"step-{number}").touch()
+
+    def is_running(self) -> bool:
+        return (self.folder / "running").exists()
+
+    def seen(self, status: str, fraction: float | None = None) -> dict[str, Any]:
+        """The job once it looks like this."""
+
+        def found() -> dict[str, Any] | None:
+            job = self.look()
+            known = (job["progress"] or {}).get("fraction")
+            return job if job["status"] == status and known == fraction else None
+
+        return dict(until(found, 15, f"{status} at {fraction}"))
+
+    def assert_legal(self) -> None:
+        status = JobStatus(self.statuses[0])
+        for following in self.statuses[1:]:
+            status = change(status, JobStatus(following))
+
+
+def test_progress_is_seen(slow: System, tmp_path: Path) -> None:
+    job = Job(slow, tmp_path / "job", steps=4)
+    started = job.seen("running")
+    assert started["started_at"] is not None
+    job.step(1)
+    quarter = job.seen("running", 0.25)
+    assert quarter["progress"]["message"] == "step 1 of 4"
+    assert quarter["started_at"] == started["started_at"]
+    for number in (2, 3, 4):
+        job.step(number)
+    final = slow.final(job.id)
+    assert (final["status"], final["result"]) == ("succeeded", {"steps": 4})
+    assert final["progress"] is None
+    assert job.look() == final
+    job.assert_legal()
+
+
+def test_a_running_job_ends_at_its_next_step(slow: System, tmp_path: Path) -> None:
+    job = Job(slow, tmp_path / "job")
+    job.seen("running")
+    following = Job(slow, tmp_path / "following", steps=1)
+    following.step(1)
+    answer = slow.http.delete(f"/v1/jobs/{job.id}")
+    assert (answer.status_code, answer.json()["status"]) == (202, "cancelling")
+    assert job.look()["status"] == "cancelling"
+    assert slow.http.delete(f"/v1/jobs/{job.id}").status_code == 202
+    job.step(1)
+    cancelled = until(lambda: (found := job.look())["finished_at"] and found, 15, "cancelled")
+    assert cancelled["status"] == "cancelled"
+    assert cancelled["started_at"] is not None
+    job.assert_legal()
+    assert job.statuses.count("cancelling") >= 1
+    # The device is free, and the message is gone: nobody runs the job again.
+    assert slow.final(following.id)["status"] == "succeeded"
+    assert (job.folder / "running").exists()
+    (job.folder / "running").unlink()
+    assert slow.http.delete(f"/v1/jobs/{job.id}").json() == cancelled
+    assert not job.is_running()
+
+
+def test_what_is_cancelled_in_the_queue_never_runs(slow: System, tmp_path: Path) -> None:
+    ahead = Job(slow, tmp_path / "ahead", steps=1)
+    ahead.seen("running")
+    waiting = [Job(slow, tmp_path / str(number), steps=1) for number in range(4)]
+    for job in waiting[:3]:
+        assert slow.http.delete(f"/v1/jobs/{job.id}").status_code in {200, 202}
+        assert slow.final(job.id)["status"] == "cancelled"
+    waiting[3].step(1)
+    ahead.step(1)
+    assert slow.final(waiting[3].id)["status"] == "succeeded"
+    assert [job.is_running() for job in waiting] == [False, False, False, True]
+
+
+def test_expired_tells_that_it_ran(slow: System, tmp_path: Path) -> None:
+    job = Job(slow, tmp_path / "job", deadline_seconds=2)
+    job.seen("running")
+    expired = slow.final(job.id)
+    assert expired["status"] == "expired"
+    assert expired["started_at"] is not None
+    following = Job(slow, tmp_path / "following", steps=1)
+    following.step(1)
+    assert slow.final(following.id)["status"] == "succeeded", "the worker stopped, and goes on"
+
+
+def test_the_host_says_that_it_cannot_stream(slow: System, tmp_path: Path) -> None:
+    job = Job(slow, tmp_path / "job", steps=1)
+    answer = slow.http.get(f"/v1/jobs/{job.id}/events")
+    assert (answer.status_code, answer.json()["code"]) == (501, "streaming-unavailable")
+    assert "Prefer: wait" in answer.json()["detail"]
+    job.step(1)
+    assert slow.final(job.id)["status"] == "succeeded"
