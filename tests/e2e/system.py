@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -55,8 +55,10 @@ class System:
         catalogue: Path | None = None,
         without: tuple[str, ...] = (),
         port: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.data = data
+        self._environment = environment or {}
         self._catalogue = catalogue
         self._without = without
         self.port = port or free_ports(8)
@@ -82,7 +84,7 @@ class System:
         command += ["--data", str(self.data)]
         for part in self._without:
             command += ["--without", part]
-        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **self._environment}
         if self._catalogue:
             environment["MODEL_CATALOGUE"] = str(self._catalogue)
         self._output = self.data.parent / f"{self.data.name}.out"
@@ -207,12 +209,13 @@ def running(
     catalogue: Path | None = None,
     without: tuple[str, ...] = (),
     port: int | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[System]:
     """A started system that is stopped at the end.
 
     Give a successor its predecessor's port: the reply URLs of the jobs on their way name it.
     """
-    system = System(data, catalogue, without, port)
+    system = System(data, catalogue, without, port, environment)
     try:
         yield system.start()
     finally:
