@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 from azure.servicebus import ServiceBusMessage
 
@@ -34,7 +35,8 @@ async def enqueue(ticket_text: str, services: Services) -> str | None:
     except (MessageTooLarge, UnknownModel) as error:
         refused = JobError(FailureCode.UNAVAILABLE, str(error), Stage.QUEUE, retryable=False)
         return json.dumps(error_to_json(refused))
-    message.time_to_live = left
+    # The SDK cuts to whole seconds, and what is sent with none left is never delivered.
+    message.time_to_live = math.ceil(left.total_seconds())
     await services.queues.send(queue, message)
     return None
 

@@ -104,6 +104,14 @@ async def test_the_activity_sends_nothing_after_the_deadline(world: World) -> No
     assert len(world.queues.sent) == 1
 
 
+async def test_the_queue_keeps_a_request_no_shorter_than_its_deadline(world: World) -> None:
+    await world.accept(deadline_seconds=1)
+    (run,) = world.durable.runs.values()
+    world.clock.now += timedelta(milliseconds=10)
+    await activities.enqueue(run.input, world.services)
+    assert [message.time_to_live for _, message in world.queues.sent] == [timedelta(seconds=1)] * 2
+
+
 def trigger(method: str, url: str, body: bytes = b"", **headers: str) -> func.HttpRequest:
     return func.HttpRequest(method, url, headers=headers, body=body)
 
