@@ -11,7 +11,7 @@ import azure.durable_functions as df
 import azure.functions as func
 
 from contract.names import SETTING_SERVICE_BUS, dead_letter_queue
-from gateway import activities, dead_letters, housekeeping, orchestrator
+from gateway import activities, dead_letters, housekeeping, orchestrator, sweep
 from gateway.api.app import create_app
 from gateway.asgi import serve
 from gateway.durable import DurableClient
@@ -72,5 +72,6 @@ for model in services.catalogue.values():
 @app.timer_trigger("timer", "0 */10 * * * *")
 @app.durable_client_input("client")
 async def purge(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
-    """Delete histories past retention."""
+    """Delete histories and blobs past retention."""
     await housekeeping.purge(DurableClient(client), services)
+    await sweep.sweep(services)

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 
 import azure.functions as func
 
-from contract.codec import decode_request, reply_to_json
+from contract.codec import decode_request, format_time, reply_to_json
 from contract.errors import ContractError
 from contract.messages import FailureCode, JobError, JobReply, Stage
 from contract.names import EVENT_REPLY
 from gateway.durable import Durable
 from gateway.errors import FinalInstance, UnknownInstance
+from gateway.letters import letter_blob
 from gateway.services import Services
 
 GIVEN_UP = JobError(
@@ -23,13 +24,6 @@ GIVEN_UP = JobError(
 )
 
 _log = logging.getLogger(__name__)
-
-
-def letter_blob(queue: str, message_id: str) -> str:
-    """Name of the blob that keeps a dead letter."""
-    # Internal producers choose their own message ids: only what a blob name bears.
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-._") else "_" for c in message_id)
-    return f"dead-letters/{queue}/{safe or '_'}"
 
 
 async def fail_job(
@@ -47,14 +41,31 @@ async def fail_job(
         *(job_id, queue, message.dead_letter_reason, message.dead_letter_error_description),
         letter_blob(queue, message.message_id),
     )
-    await services.payloads.put(
-        letter_blob(queue, message.message_id), _letter(message), "application/json"
-    )
+    await _keep(message, queue, services)
     if not _waits_for_reply(message.get_body()):
         return
     # Where there is no such job, or it has ended, nobody waits any more.
     with contextlib.suppress(UnknownInstance, FinalInstance):
         await durable.raise_event(job_id, EVENT_REPLY, _reply(message, job_id, services.clock()))
+
+
+async def _keep(message: func.ServiceBusMessage, queue: str, services: Services) -> None:
+    """Write the letter, unless it is there from an earlier run of the trigger."""
+    blob = letter_blob(queue, message.message_id)
+    data = _letter(message, services.clock())
+    if await services.blobs.create(blob, data) is not None:
+        return
+    kept = await services.blobs.read(blob)
+    # What has been marked as sent again since must stay so; another message of the same id is news.
+    if kept is not None and _enqueued_at(kept.data) != _enqueued_at(data):
+        await services.blobs.replace(blob, data, kept.etag)
+
+
+def _enqueued_at(letter: bytes) -> object:
+    try:
+        return json.loads(letter)["enqueued_at"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _waits_for_reply(body: bytes) -> bool:
@@ -66,21 +77,23 @@ def _waits_for_reply(body: bytes) -> bool:
 
 
 def _reply(message: func.ServiceBusMessage, job_id: str, now: datetime) -> dict[str, object]:
-    enqueued_at = message.enqueued_time_utc or now
-    if enqueued_at.tzinfo is None:
-        enqueued_at = enqueued_at.replace(tzinfo=UTC)
     return reply_to_json(
         JobReply(
             job_id=job_id,
             outcome=GIVEN_UP,
-            started_at=enqueued_at,
+            started_at=_utc(message.enqueued_time_utc) or now,
             finished_at=now,
             attempt=max(1, message.delivery_count or 1),
         )
     )
 
 
-def _letter(message: func.ServiceBusMessage) -> bytes:
+def _utc(time: datetime | None) -> datetime | None:
+    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
+
+
+def _letter(message: func.ServiceBusMessage, now: datetime) -> bytes:
+    enqueued_at = _utc(message.enqueued_time_utc)
     return json.dumps(
         {
             "message_id": message.message_id,
@@ -89,6 +102,8 @@ def _letter(message: func.ServiceBusMessage) -> bytes:
             "description": message.dead_letter_error_description,
             "delivery_count": message.delivery_count,
             "content_type": message.content_type,
+            "enqueued_at": format_time(enqueued_at) if enqueued_at else None,
+            "dead_lettered_at": format_time(now),
             "properties": message.application_properties,
             "body": message.get_body().decode("utf-8", "replace"),
         },

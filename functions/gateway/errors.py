@@ -5,6 +5,8 @@ GatewayError
 ├── Unavailable         a service behind the gateway did not answer; worth another try
 ├── UnknownInstance     no orchestration has this id
 ├── FinalInstance       the orchestration has ended: nothing can reach it any more
+├── UnknownLetter       no dead letter has this id
+├── NotRedrivable       the dead letter cannot be sent again
 ├── MissingPayload      the blob is not there, or no longer
 ├── UnreadableImage     the header of a picture cannot be read
 ├── WebhookUndelivered  a receiver did not answer, or must not be called
@@ -40,6 +42,14 @@ class UnknownInstance(GatewayError):
 
 class FinalInstance(GatewayError):
     """The orchestration has ended."""
+
+
+class UnknownLetter(GatewayError):
+    """No dead letter has this id."""
+
+
+class NotRedrivable(GatewayError):
+    """The dead letter cannot be sent again, or not now; the text says why."""
 
 
 class MissingPayload(GatewayError):

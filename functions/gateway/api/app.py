@@ -9,7 +9,19 @@ from starlette.routing import Match
 
 from contract.errors import ContractError
 from gateway import problems
-from gateway.api import docs, events, health, job_list, jobs, models, oip, progress, replies, submit
+from gateway.api import (
+    dead_letters,
+    docs,
+    events,
+    health,
+    job_list,
+    jobs,
+    models,
+    oip,
+    progress,
+    replies,
+    submit,
+)
 from gateway.api.context import traceparent_of
 from gateway.api.cors import allow_origins
 from gateway.api.document import describe, operation_id
@@ -21,7 +33,19 @@ from gateway.services import Services
 
 RETRY_AFTER_SECONDS = 2
 
-MODULES = (submit, jobs, job_list, events, replies, progress, models, health, oip, docs)
+MODULES = (
+    submit,
+    jobs,
+    job_list,
+    events,
+    replies,
+    progress,
+    models,
+    health,
+    dead_letters,
+    oip,
+    docs,
+)
 
 _log = logging.getLogger(__name__)
 

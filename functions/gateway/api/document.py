@@ -40,6 +40,11 @@ _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
         "schema": {"type": "string"},
         "example": "classifier",
     },
+    "letter_id": {
+        "description": "A dead letter's id: its message's, in what a blob name bears.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+        "example": _JOB_ID,
+    },
     "version": {
         "description": "Each model has one version.",
         "schema": {"type": "string", "enum": ["1"]},
@@ -155,7 +160,7 @@ def _examples(path: str, status: int) -> Document:
                 "title": kind.title,
                 "status": kind.status,
                 "detail": kind.advice,
-                "instance": path.format(job_id=_JOB_ID, model="classifier"),
+                "instance": path.format(job_id=_JOB_ID, letter_id=_JOB_ID, model="classifier"),
                 "code": kind.code,
                 "retryable": kind.retryable,
                 "stage": "accept",

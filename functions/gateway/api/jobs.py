@@ -22,6 +22,7 @@ from gateway.api.context import (
 from gateway.api.openapi import CANCEL_RESPONSES, JOB_RESPONSES, PREFER, RESULT_RESPONSES
 from gateway.api.responses import json_response
 from gateway.api.submit import RETRY_AFTER_SECONDS
+from gateway.api.queueing import RETRY_AFTER_SECONDS, placed
 from gateway.errors import FinalInstance, MissingPayload, UnknownInstance
 from gateway.prefer import parse
 from gateway.problems import Problem
@@ -52,8 +53,11 @@ async def get_job(request: Request, job_id: str) -> Response:
         if not record.is_final(found) and preference.wait_seconds:
             ended = await final_instance(durable, job_id, bell, preference.wait_seconds)
             found = (record.of_instance(ended) if ended else None) or found
-    is_final = record.is_final(found)
-    headers = {"Vary": "Prefer", **({} if is_final else _RETRY)}
+    found = await live(services_of(request), job_id, found)
+    job = job_resource(job_id, found)
+    headers = {"Vary": "Prefer"}
+    if not record.is_final(found):
+        headers |= await placed(services_of(request), job)
     if applied := preference.applied(answered_async=False):
         headers["Preference-Applied"] = applied
     return conditional(request, json_response(job_resource(job_id, found), headers=headers))

@@ -114,7 +114,7 @@ PROGRESS_BODY: Final[dict[str, Any]] = {
 }
 
 
-def _responses(model: type[BaseModel], statuses: dict[int, str], *problems: int) -> Responses:
+def responses(model: type[BaseModel], statuses: dict[int, str], *problems: int) -> Responses:
     """`statuses` answer with the model; `problems` are statuses that answer with a problem."""
     found: Responses = {
         status: {"model": model, "description": text} for status, text in statuses.items()
@@ -128,35 +128,43 @@ def _responses(model: type[BaseModel], statuses: dict[int, str], *problems: int)
     return found
 
 
-SUBMIT_RESPONSES: Final = _responses(
+SUBMIT_RESPONSES: Final = responses(
     Job,
     {200: "The job has ended with a result", 202: "The job was accepted; `Location` has it"},
     *(400, 404, 409, 413, 415, 422, 500, 503, 504),
 )
-JOBS_RESPONSES: Final = _responses(
+JOBS_RESPONSES: Final = responses(
     JobPage, {200: "A page of jobs; `Link` has the next, too"}, 400, 503
 )
-JOB_RESPONSES: Final = _responses(Job, {200: "The job, in whatever state"}, 400, 404, 503)
-CANCEL_RESPONSES: Final = _responses(
+JOB_RESPONSES: Final = responses(Job, {200: "The job, in whatever state"}, 400, 404, 503)
+CANCEL_RESPONSES: Final = responses(
     Job, {200: "The job had ended already", 202: "The job is being cancelled"}, 400, 404, 503
 )
 RESULT_RESPONSES: Final[Responses] = {
     200: {"description": "The result", "content": {"*/*": {}}},
-    **_responses(Job, {202: "The job has not ended yet"}, 400, 404, 409, 500, 503),
+    303: {"description": "The result is large: `Location` has it, signed for 15 minutes"},
+    **responses(Job, {202: "The job has not ended yet"}, 400, 404, 409, 500, 503),
 }
-MODELS_RESPONSES: Final = _responses(Models, {200: "All models"}, 400)
-MODEL_RESPONSES: Final = _responses(ModelDescription, {200: "The model"}, 400, 404)
-LIVE_RESPONSES: Final = _responses(Live, {200: "It answers"})
-READY_RESPONSES: Final = _responses(Ready, {200: "It takes jobs", 503: "A service is down"})
-REPLY_RESPONSES: Final = _responses(
+WEBHOOK_RESPONSES: Final = responses(WebhookDelivery, {200: "The delivery log"}, 400, 404, 503)
+REDELIVER_RESPONSES: Final = responses(
+    WebhookDelivery, {202: "It is being delivered"}, 400, 404, 409, 503
+)
+UPLOAD_RESPONSES: Final = responses(
+    UploadSlot, {201: "The slot takes data until `expires_at`"}, 400, 404, 413, 415, 503
+)
+MODELS_RESPONSES: Final = responses(Models, {200: "All models"}, 400)
+MODEL_RESPONSES: Final = responses(ModelDescription, {200: "The model"}, 400, 404)
+LIVE_RESPONSES: Final = responses(Live, {200: "It answers"})
+READY_RESPONSES: Final = responses(Ready, {200: "It takes jobs", 503: "A service is down"})
+REPLY_RESPONSES: Final = responses(
     Accepted, {202: "The reply was taken"}, 401, 404, 410, 413, 422, 503
 )
-WANTED_RESPONSES: Final = _responses(Wanted, {200: "A reply is wanted"}, 401, 404, 410, 503)
-PROGRESS_RESPONSES: Final = _responses(
+WANTED_RESPONSES: Final = responses(Wanted, {200: "A reply is wanted"}, 401, 404, 410, 503)
+PROGRESS_RESPONSES: Final = responses(
     Accepted, {200: "The job is to go on"}, 401, 404, 410, 413, 422, 503
 )
 EVENTS_RESPONSES: Final[Responses] = {
-    **_responses(Accepted, {}, 400, 404, 501, 503),
+    **responses(Accepted, {}, 400, 404, 501, 503),
     200: {
         "description": "Events named status, progress and final; the data of each is the job",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},

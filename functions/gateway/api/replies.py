@@ -7,7 +7,7 @@ from contract.errors import ContractError
 from contract.fields import Json
 from contract.messages import JobReply, PayloadRef
 from contract.names import EVENT_REPLY, result_blob
-from gateway import problems
+from gateway import problems, record
 from gateway.api.context import durable_of, known_job_id, services_of, unknown_job
 from gateway.api.openapi import REPLY_BODY, REPLY_RESPONSES, WANTED_RESPONSES
 from gateway.api.responses import json_response
@@ -60,6 +60,9 @@ async def wanted(request: Request, job_id: str, expires: str = "", token: str = 
         raise unknown_job(job_id)
     if instance.runtime_status.is_final:
         raise _final()
+    # Only a worker asks, so there is one.
+    if (found := record.of_instance(instance)) is not None:
+        services_of(request).backlog.heard(found["model"])
     return json_response({"status": "wanted"})
 
 
