@@ -119,7 +119,8 @@ def _api_key(entry: object) -> ApiKey:
     if not isinstance(entry, Mapping) or not _FIELDS.issuperset(entry):
         raise ValueError(f"expected an object of {', '.join(sorted(_FIELDS))}")
     scopes = entry.get("scopes", list(_DEFAULT_SCOPES))
-    if not isinstance(scopes, list) or not scopes or not set(scopes) <= set(Scope):
+    known = list(Scope)
+    if not isinstance(scopes, list) or not scopes or any(one not in known for one in scopes):
         raise ValueError(f"scopes: expected a list of {', '.join(Scope)}")
     given_rate = entry.get("rate")
     if given_rate is not None and not isinstance(given_rate, str):

@@ -1,0 +1,155 @@
+"""Two tenants on one running system: neither learns of the other's jobs, and no key is written."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.keys import make
+from tests.e2e.system import System, running
+
+pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
+
+NOBODY = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
+KEYS = {
+    "acme": make("acme-app", "acme"),
+    "bolt": make("bolt-app", "bolt"),
+    "bolt-admin": make("bolt-admin", "bolt", ["jobs:read", "jobs:write", "admin"]),
+    "slow": make("slow", "bolt", rate_text="2/600"),
+}
+WRONG_KEY = "lsy_" + "wrong" * 8
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    environment = {
+        "API_KEYS": json.dumps([entry for _, entry in KEYS.values()]),
+        "WORKER_MODELS": "noop",
+        "LOG_LEVEL": "debug",
+    }
+    data = tmp_path_factory.mktemp("tenants") / "data"
+    with running(data, environment=environment) as system:
+        yield system
+
+
+def bearer(name: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {KEYS[name][0]}"}
+
+
+def submit(system: System, name: str, **headers: str) -> httpx.Response:
+    return system.submit("noop", b"x", **bearer(name), **headers)
+
+
+def job_routes(system: System) -> list[tuple[str, str]]:
+    """Each operation on one job, as the running system describes itself."""
+    paths: dict[str, dict[str, Any]] = system.http.get("/openapi.json").json()["paths"]
+    return [
+        (method.upper(), path)
+        for path, operations in paths.items()
+        for method in operations
+        if "{job_id}" in path
+    ]
+
+
+def told(system: System, name: str, method: str, path: str, job_id: str) -> tuple[Any, ...]:
+    """All that one route tells this caller of the job, without its id and what is random."""
+    answer = system.http.request(
+        method, path.replace("{job_id}", job_id), headers=bearer(name), json={}
+    )
+    random = {"date", "traceresponse", "ratelimit"}
+    headers = {key: value for key, value in answer.headers.items() if key not in random}
+    body = answer.text
+    if "trace_id" in body:
+        body = json.dumps({**answer.json(), "trace_id": None})
+    return answer.status_code, headers, body.replace(job_id, "ID")
+
+
+@pytest.mark.parametrize("name", ["bolt", "bolt-admin"])
+def test_no_route_tells_of_another_tenants_job(closed: System, name: str) -> None:
+    ended = submit(closed, "acme", prefer="wait=60")
+    assert (ended.status_code, ended.json()["status"]) == (200, "succeeded")
+    job_id = ended.json()["id"]
+    routes = job_routes(closed)
+    assert len(routes) >= 5
+    for method, path in [*routes, ("HEAD", "/v1/jobs/{job_id}")]:
+        known = told(closed, name, method, path, job_id)
+        assert known == told(closed, name, method, path, NOBODY), (method, path)
+        assert known[0] in {401, 403, 404}, (method, path)
+    owner = closed.http.get(f"/v1/jobs/{job_id}", headers=bearer("acme"))
+    assert owner.json()["status"] == "succeeded"
+
+
+def test_each_lists_and_pages_through_its_own_jobs(closed: System) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        made = {
+            name: [
+                answer.json()["id"]
+                for answer in pool.map(
+                    lambda _, name=name: submit(closed, name, prefer="respond-async"), range(13)
+                )
+            ]
+            for name in ("acme", "bolt")
+        }
+    for name, ids in made.items():
+        found: list[str] = []
+        path = "/v1/jobs?limit=5"
+        while path:
+            answer = closed.http.get(path, headers=bearer(name))
+            assert answer.status_code == 200, answer.text
+            page = answer.json()
+            assert len(page["jobs"]) <= 5
+            found += [job["id"] for job in page["jobs"]]
+            path = page["links"]["next"]
+        assert found == sorted(set(found), reverse=True)
+        assert set(ids) <= set(found)
+        other = "bolt" if name == "acme" else "acme"
+        assert not set(made[other]) & set(found)
+    succeeded = closed.http.get("/v1/jobs?status=succeeded&limit=1", headers=bearer("acme"))
+    (job,) = succeeded.json()["jobs"]
+    assert closed.http.get(job["links"]["self"], headers=bearer("acme")).json() == job
+
+
+def test_the_edges_of_http(closed: System) -> None:
+    made = submit(closed, "acme", prefer="wait=60")
+    path = made.headers["content-location"]
+    for each in (path, f"{path}/result"):
+        first = closed.http.get(each, headers=bearer("acme"))
+        named = {**bearer("acme"), "if-none-match": first.headers["etag"]}
+        again = closed.http.get(each, headers=named)
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == first.headers["etag"]
+        head = closed.http.head(each, headers=bearer("acme"))
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["etag"] == first.headers["etag"]
+        assert head.headers["content-type"] == first.headers["content-type"]
+    options = closed.http.options(path)
+    assert (options.status_code, options.headers["allow"]) == (204, "DELETE, GET, HEAD, OPTIONS")
+
+
+def test_a_rate_is_kept(closed: System) -> None:
+    statuses = [submit(closed, "slow", prefer="respond-async").status_code for _ in range(3)]
+    assert statuses == [202, 202, 429]
+    refused = submit(closed, "slow")
+    assert 1 <= int(refused.headers["retry-after"]) <= 300
+    assert refused.headers["ratelimit"].startswith('"default";r=0;t=')
+
+
+def test_no_key_is_in_any_file(closed: System) -> None:
+    # Also what was refused, by a query that nobody should send, and by a failing request.
+    assert closed.http.get("/v1/jobs", headers={"x-api-key": WRONG_KEY}).status_code == 401
+    assert closed.http.get("/v1/jobs?limit=x", headers=bearer("bolt")).status_code == 400
+    assert submit(closed, "bolt", prefer="wait=60").status_code == 200
+    keys = [WRONG_KEY, *(key for key, _ in KEYS.values())]
+    files = [path for path in closed.data.parent.rglob("*") if path.is_file()]
+    logs = [path for path in files if path.name.endswith((".log", ".out"))]
+    assert len(logs) >= 5
+    assert b"/v1/jobs" in b"".join(path.read_bytes() for path in logs)
+    assert [(path.name, key) for path in files for key in keys if holds(path, key)] == []
+
+
+def holds(path: Path, key: str) -> bool:
+    return key.encode() in path.read_bytes()

@@ -1,0 +1,278 @@
+"""The gate: keys, scopes, rates; and tenants, who cannot tell that there are others."""
+
+import base64
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.keys import make, parse
+from tests.unit.gateway.conftest import World, gateway
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+NOBODY = "018f0000-0000-7000-8000-000000000000"
+KEYS = {
+    "a": make("a", "acme"),
+    "a2": make("a2", "acme", rate_text="3/60"),
+    "b": make("b", "bolt"),
+    "reader": make("reader", "acme", ["jobs:read"]),
+    "writer": make("writer", "acme", ["jobs:write"]),
+    "admin": make("admin", "ops", ["admin"]),
+}
+SETTING = parse(json.dumps([entry for _, entry in KEYS.values()]))
+
+
+def bearer(name: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {KEYS[name][0]}"}
+
+
+@pytest.fixture
+async def closed() -> AsyncIterator[World]:
+    async with gateway(api_keys=SETTING) as world:
+        yield world
+
+
+async def submit(world: World, name: str, **headers: str) -> httpx.Response:
+    return await world.http.post(
+        "/v1/models/noop/jobs",
+        content=b"x",
+        headers={
+            **bearer(name),
+            "content-type": "application/octet-stream",
+            "prefer": "respond-async",
+            **headers,
+        },
+    )
+
+
+async def job_of(world: World, name: str) -> str:
+    answer = await submit(world, name)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+@pytest.mark.parametrize(
+    ("headers", "challenge"),
+    [
+        ({}, 'Bearer realm="loosely"'),
+        ({"authorization": "Basic abc"}, 'Bearer realm="loosely"'),
+        ({"authorization": "Bearer abc"}, 'Bearer realm="loosely", error="invalid_token"'),
+        ({"x-api-key": "abc"}, 'Bearer realm="loosely", error="invalid_token"'),
+        (
+            {"authorization": "Bearer " + "x" * 9000},
+            'Bearer realm="loosely", error="invalid_token"',
+        ),
+        ({"x-ms-client-principal": "e30="}, 'Bearer realm="loosely"'),
+    ],
+)
+async def test_without_a_key(closed: World, headers: dict[str, str], challenge: str) -> None:
+    for path in ("/v1/jobs", f"/v1/jobs/{NOBODY}", "/v1/models", "/nowhere", "/v1/jobs/x/y"):
+        answer = await closed.http.get(path, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+        assert answer.headers["www-authenticate"] == challenge
+    assert closed.durable.status_count == 0
+
+
+async def test_both_headers_do(closed: World) -> None:
+    key = KEYS["a"][0]
+    for headers in (
+        {"authorization": f"Bearer {key}"},
+        {"authorization": f"bearer  {key}"},
+        {"x-api-key": key},
+        {"x-api-key": key, "authorization": "Basic abc"},
+    ):
+        assert (await closed.http.get("/v1/models", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/docs", "/docs/problems", "/openapi.json", "/v1/health/live", "/v1/health/ready"]
+)
+async def test_what_needs_no_key(closed: World, path: str) -> None:
+    assert (await closed.http.get(path)).status_code == 200
+    assert (await closed.http.head(path)).status_code == 200
+
+
+async def test_a_preflight_needs_no_key(closed: World) -> None:
+    assert (await closed.http.options("/v1/jobs")).status_code == 204
+
+
+async def test_a_worker_needs_its_token_alone(closed: World) -> None:
+    job_id = await job_of(closed, "a")
+    assert (await closed.reply()).status_code == 202
+    answer = await closed.http.get(f"/v1/jobs/{job_id}", headers=bearer("a"))
+    assert answer.json()["status"] == "succeeded"
+    refused = await closed.http.get(f"/v1/jobs/{job_id}/reply", headers=bearer("a"))
+    assert refused.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "path", "status"),
+    [
+        ("reader", "GET", f"/v1/jobs/{NOBODY}", 404),
+        ("reader", "HEAD", f"/v1/jobs/{NOBODY}", 404),
+        ("reader", "GET", "/v1/jobs", 200),
+        ("reader", "DELETE", f"/v1/jobs/{NOBODY}", 403),
+        ("reader", "POST", "/v1/models/noop/jobs", 403),
+        ("writer", "GET", "/v1/jobs", 403),
+        ("writer", "HEAD", "/v1/jobs", 403),
+        ("writer", "GET", "/v1/models", 200),
+        ("writer", "DELETE", f"/v1/jobs/{NOBODY}", 404),
+        ("admin", "GET", "/v1/jobs", 403),
+        ("admin", "GET", "/v1/models/noop", 200),
+        ("a", "POST", "/v1/admin/anything", 403),
+        ("a", "GET", "/v1/admin", 403),
+        ("admin", "GET", "/v1/admin/nothing-here", 404),
+    ],
+)
+async def test_scopes(closed: World, name: str, method: str, path: str, status: int) -> None:
+    answer = await closed.http.request(method, path, headers=bearer(name))
+    assert answer.status_code == status
+    if status == 403 and method != "HEAD":
+        assert answer.json()["code"] == "forbidden"
+
+
+async def test_a_rate_is_kept_and_told(closed: World) -> None:
+    for left in (2, 1, 0):
+        answer = await closed.http.get("/v1/jobs", headers=bearer("a2"))
+        assert answer.status_code == 200
+        assert answer.headers["ratelimit"] == f'"default";r={left};t={(3 - left) * 20}'
+        assert answer.headers["ratelimit-policy"] == '"default";q=3;w=60'
+    refused = await submit(closed, "a2")
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate-limited")
+    assert refused.json()["retryable"] is True
+    assert refused.headers["retry-after"] == "20"
+    assert refused.headers["ratelimit"] == '"default";r=0;t=60'
+    assert closed.durable.runs == {}
+    # Neither others of the tenant nor what needs no key are held up.
+    assert (await closed.http.get("/v1/jobs", headers=bearer("a"))).status_code == 200
+    assert (await closed.http.get("/v1/health/live", headers=bearer("a2"))).status_code == 200
+    await closed.durable.advance(20)
+    assert (await submit(closed, "a2")).status_code == 202
+    assert "ratelimit" not in (await closed.http.get("/v1/jobs", headers=bearer("a"))).headers
+
+
+Ask = Callable[[World, str], Awaitable[httpx.Response]]
+
+
+def asking(method: str, suffix: str = "", **headers: str) -> Ask:
+    async def ask(world: World, job_id: str) -> httpx.Response:
+        return await world.http.request(
+            method, f"/v1/jobs/{job_id}{suffix}", headers={**bearer("b"), **headers}
+        )
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        asking("GET"),
+        asking("GET", prefer="wait=1"),
+        asking("GET", **{"if-none-match": "*"}),
+        asking("HEAD"),
+        asking("GET", "/result"),
+        asking("GET", "/events"),
+        asking("DELETE"),
+    ],
+)
+@pytest.mark.parametrize("is_final", [True, False])
+async def test_another_tenants_job_is_none(closed: World, ask: Ask, is_final: bool) -> None:
+    job_id = await job_of(closed, "a")
+    if is_final:
+        await closed.reply()
+
+    async def told(asked: str) -> tuple[Any, ...]:
+        before = closed.durable.status_count
+        answer = await ask(closed, asked)
+        looks = closed.durable.status_count - before
+        fields = {name: text for name, text in answer.headers.items() if name != "traceresponse"}
+        body = {**answer.json(), "trace_id": None} if answer.content else None
+        return answer.status_code, fields, json.dumps(body).replace(asked, "ID"), looks
+
+    known, unknown = await told(job_id), await told(NOBODY)
+    assert known == unknown
+    assert known[0] == 404
+    # And nothing happened to it.
+    owner = await closed.http.get(f"/v1/jobs/{job_id}", headers=bearer("a2"))
+    assert owner.json()["status"] == ("succeeded" if is_final else "queued")
+
+
+async def test_each_sees_its_own_in_the_list(closed: World) -> None:
+    ours = [await job_of(closed, name) for name in ("a", "writer")]
+    theirs = await job_of(closed, "b")
+    for name, ids in (("a", ours[::-1]), ("reader", ours[::-1]), ("b", [theirs])):
+        page = (await closed.http.get("/v1/jobs", headers=bearer(name))).json()
+        assert [job["id"] for job in page["jobs"]] == ids
+        assert page["next_cursor"] is None
+        assert "tenant" not in json.dumps(page)
+
+
+async def test_jobs_from_before_there_were_keys_are_nobodys(closed: World) -> None:
+    job_id = await job_of(closed, "a")
+    run = closed.durable.runs[job_id]
+    ticket = json.loads(run.input)
+    del ticket["tenant"]
+    run.input = json.dumps(ticket)
+    answer = await closed.http.get(f"/v1/jobs/{job_id}", headers=bearer("a"))
+    assert answer.status_code == 404
+
+
+async def test_without_keys_all_is_one_tenants(world: World) -> None:
+    job_id = await world.accept()
+    assert "tenant" not in await world.job(job_id)
+    answer = await world.http.get("/v1/jobs", headers={"authorization": "Bearer of nothing"})
+    assert answer.status_code == 200
+
+
+def principal_of(tenant: str, *roles: str) -> dict[str, str]:
+    claims = [("tid", tenant), ("oid", "somebody"), *(("roles", role) for role in roles)]
+    value = {"claims": [{"typ": name, "val": text} for name, text in claims]}
+    return {"x-ms-client-principal": base64.b64encode(json.dumps(value).encode()).decode()}
+
+
+async def test_the_platforms_principal_where_it_is_trusted() -> None:
+    async with gateway(trust_principal_header=True) as world:
+        assert (await world.http.get("/v1/jobs")).status_code == 401
+        mine = principal_of("t1", "jobs:read", "jobs:write")
+        # The platform passes the token that it checked on, and it is no key of ours.
+        mine["authorization"] = "Bearer eyJ"
+        body = {"content-type": "application/octet-stream", "prefer": "respond-async"}
+        answer = await world.http.post(
+            "/v1/models/noop/jobs", content=b"x", headers={**mine, **body}
+        )
+        path = answer.headers["location"]
+        assert (await world.http.get(path, headers=mine)).status_code == 200
+        other = principal_of("t2", "jobs:read")
+        assert (await world.http.get(path, headers=other)).status_code == 404
+        without = principal_of("t1")
+        assert (await world.http.get(path, headers=without)).status_code == 403
+
+
+async def test_a_principal_that_nobody_trusts_is_nobody(closed: World) -> None:
+    answer = await closed.http.get("/v1/jobs", headers=principal_of("acme", "jobs:read"))
+    assert answer.status_code == 401
+
+
+async def test_no_key_is_told_back_or_logged(
+    closed: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    wrong = "lsy_" + "w" * 43
+    answers = [
+        await closed.http.get("/v1/jobs", headers={"x-api-key": wrong}),
+        await submit(closed, "a"),
+        await submit(closed, "reader"),
+        await closed.http.get("/v1/jobs/x", headers=bearer("a")),
+    ]
+    closed.durable.is_down = True
+    answers.append(await submit(closed, "a"))
+    assert [answer.status_code for answer in answers] == [401, 202, 403, 404, 503]
+    told = caplog.text + "".join(answer.text + str(answer.headers) for answer in answers)
+    for key in (wrong, *(key for key, _ in KEYS.values())):
+        assert key not in told
+    assert all(
+        key not in run.input for run in closed.durable.runs.values() for key, _ in KEYS.values()
+    )

@@ -1,0 +1,173 @@
+"""Keys and principals: who is let in, as whom, and that nothing of a key is told."""
+
+import base64
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import principal
+from gateway.callers import Scope
+from gateway.keys import KeyRing, main, make, parse
+from gateway.rates import Rate
+
+
+def test_a_key_is_recognised_and_no_other() -> None:
+    made = [make(name, f"{name}-tenant", rate_text="5/10") for name in ("a", "b")]
+    ring = KeyRing(parse(json.dumps([entry for _, entry in made])))
+    for _ in range(2):
+        for (key, _), name in zip(made, "ab", strict=True):
+            caller = ring.caller(key.encode())
+            assert caller is not None
+            assert (caller.name, caller.tenant) == (name, f"{name}-tenant")
+            assert caller.scopes == {Scope.JOBS_READ, Scope.JOBS_WRITE}
+            assert caller.rate == Rate(5, 10)
+            assert ring.caller(key[:-1].encode()) is None
+            assert ring.caller(key.encode() + b"A") is None
+
+
+@given(st.binary(max_size=400))
+def test_strangers_are_not_let_in_and_not_remembered(key: bytes) -> None:
+    _, entry = make("a", "t")
+    ring = KeyRing(parse(json.dumps([entry])))
+    assert ring.caller(key) is None
+    assert not ring._known
+
+
+def test_the_entry_tells_nothing_of_the_key() -> None:
+    key, entry = make("a", "t")
+    again, _ = make("a", "t")
+    assert key != again
+    assert len(base64.urlsafe_b64decode(key.removeprefix("lsy_") + "=")) == 32
+    assert key not in json.dumps(entry)
+    (parsed,) = parse(json.dumps([entry]))
+    assert repr(parsed.digest) not in repr(parsed)
+    assert key not in repr(vars(KeyRing([parsed])))
+
+
+GOOD: dict[str, Any] = make("a", "t")[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": ""}, "name: expected"),
+        ({"name": 1}, "name: expected"),
+        ({"name": "a\n"}, "name: expected"),
+        ({"tenant": ""}, "tenant: expected"),
+        ({"tenant": "t" * 65}, "tenant: expected"),
+        ({"scopes": []}, "scopes: expected"),
+        ({"scopes": "admin"}, "scopes: expected"),
+        ({"scopes": ["all"]}, "scopes: expected"),
+        ({"scopes": [["all"]]}, "scopes: expected"),
+        ({"rate": "fast"}, "rate: expected"),
+        ({"rate": 5}, "rate: expected"),
+        ({"hash": "secret"}, "hash: expected"),
+        ({"hash": "md5:AAAA:AAAA"}, "hash: expected"),
+        ({"hash": GOOD["hash"][:-4]}, "hash: expected"),
+        ({"hash": GOOD["hash"] + ":AAAA"}, "hash: expected"),
+        ({"hash": "hmac-sha256::"}, "hash: expected"),
+        ({"key": "secret"}, "expected an object"),
+    ],
+)
+def test_a_bad_entry_is_named_without_its_values(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^entry 2: {said}") as refused:
+        parse(json.dumps([{**GOOD, "name": "b"}, {**GOOD, **change}]))
+    assert "secret" not in str(refused.value)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists))
+def test_whatever_is_set_is_read_or_refused(value: Any) -> None:
+    for text in (json.dumps(value), json.dumps([value]), str(value)):
+        with contextlib.suppress(ValueError):
+            assert parse(text) == ()
+
+
+def test_two_keys_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="same name"):
+        parse(json.dumps([GOOD, GOOD]))
+
+
+def test_the_command_makes_an_entry(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["ci", "--tenant", "acme", "--scopes", "jobs:read", "admin", "--rate", "9/3"]
+    assert main(arguments) == 0
+    key, entry = capsys.readouterr().out.splitlines()
+    caller = KeyRing(parse(f"[{entry}]")).caller(key.encode())
+    assert caller is not None
+    assert (caller.name, caller.tenant, caller.rate) == ("ci", "acme", Rate(9, 3))
+    assert caller.scopes == {Scope.JOBS_READ, Scope.ADMIN}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["ci"], ["", "--tenant", "a"], ["ci", "--tenant", "a", "--rate", "x"]]
+)
+def test_the_command_says_what_is_wrong(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "python -m gateway.keys" in capsys.readouterr().err
+
+
+def header(*claims: tuple[str, str], **more: Any) -> bytes:
+    values = [{"typ": name, "val": value} for name, value in claims]
+    return base64.b64encode(json.dumps({"claims": values, **more}).encode())
+
+
+def test_a_principal_is_a_caller() -> None:
+    found = principal.caller(
+        header(
+            ("tid", "tenant"),
+            ("oid", "somebody"),
+            ("roles", "jobs:read"),
+            ("groups", "admin"),
+            ("http://schemas.microsoft.com/identity/claims/scope", "openid jobs:write"),
+        )
+    )
+    assert found is not None
+    assert (found.name, found.tenant, found.rate) == ("somebody", "tenant", None)
+    assert found.scopes == {Scope.JOBS_READ, Scope.JOBS_WRITE}
+
+
+def test_roles_may_have_a_name_of_their_own() -> None:
+    found = principal.caller(
+        header(("tid", "t"), ("oid", "o"), ("my-role", "admin"), role_typ="my-role")
+    )
+    assert found is not None
+    assert found.scopes == {Scope.ADMIN}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"?",
+        b"e30=",
+        header(("tid", "t")),
+        header(("oid", "o")),
+        header(("tid", ""), ("oid", "o")),
+    ],
+)
+def test_whom_the_header_does_not_name(value: bytes) -> None:
+    assert principal.caller(value) is None
+
+
+@given(st.binary() | st.text().map(lambda text: base64.b64encode(text.encode())))
+def test_any_header_is_read_or_ignored(value: bytes) -> None:
+    principal.caller(value)
+
+
+@given(
+    st.recursive(
+        st.none() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.sampled_from(["claims", "typ", "val", "role_typ"]), inner)
+        ),
+    )
+)
+def test_any_principal_is_read_or_ignored(value: Any) -> None:
+    principal.caller(base64.b64encode(json.dumps(value).encode()))
