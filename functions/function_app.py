@@ -17,6 +17,8 @@ from gateway.asgi import serve
 from gateway.durable import DurableClient
 from gateway.services import Services
 from gateway.settings import Settings
+from gateway.webhooks import activities as deliveries
+from gateway.webhooks import orchestrator as webhooks
 
 # The SDKs log each request at info.
 logging.getLogger("azure").setLevel(logging.WARNING)
@@ -53,6 +55,26 @@ def job(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
 async def enqueue(ticket: str) -> str | None:
     """Send a job's request to its model's queue."""
     return await activities.enqueue(ticket, services)
+
+
+@app.orchestration_trigger("context")
+def webhook(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
+    """The delivery of one job's webhook."""
+    return (yield from webhooks.webhook(context))
+
+
+@app.activity_trigger("job")
+@app.durable_client_input("client")
+async def announce_webhook(job: str, client: df.DurableOrchestrationClient) -> None:
+    """Start the delivery of a job's webhook."""
+    await deliveries.announce(job, DurableClient(client))
+
+
+@app.activity_trigger("job")
+@app.durable_client_input("client")
+async def deliver_webhook(job: str, client: df.DurableOrchestrationClient) -> str:
+    """Try once to deliver a job's webhook."""
+    return await deliveries.deliver(job, DurableClient(client), services)
 
 
 def _dead_letters_of(queue: str) -> None:

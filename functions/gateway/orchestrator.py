@@ -23,7 +23,13 @@ from contract.codec import error_from_json, reply_from_json
 from contract.errors import ContractError
 from contract.fields import Fields
 from contract.messages import FailureCode, JobError, Stage
-from contract.names import ACTIVITY_ENQUEUE, EVENT_CANCEL, EVENT_REPLY, EVENT_STOPPED
+from contract.names import (
+    ACTIVITY_ANNOUNCE_WEBHOOK,
+    ACTIVITY_ENQUEUE,
+    EVENT_CANCEL,
+    EVENT_REPLY,
+    EVENT_STOPPED,
+)
 from contract.status import JobStatus
 from gateway.record import EXPIRED, LOST, Record, ended, replied
 from gateway.ticket import Ticket, read
@@ -44,8 +50,19 @@ NOT_SENT: Final = JobError(
 
 
 def job(context: DurableOrchestrationContext) -> Generator[Any, Any, Record]:
-    """Run one job to its one final record."""
+    """Run one job to its one final record, and have its webhook delivered after that."""
     ticket = read(context.get_input(str))
+    record = yield from _lived(context, ticket)
+    if ticket.webhook_url is not None:
+        # Only the start of another orchestration: this one ends, whatever the receiver does.
+        announcing = context.call_activity_with_retry(
+            ACTIVITY_ANNOUNCE_WEBHOOK, SEND_RETRIES, ticket.job_id
+        )
+        yield context.task_any([announcing])
+    return record
+
+
+def _lived(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any, Any, Record]:
     sending = context.call_activity_with_retry(ACTIVITY_ENQUEUE, SEND_RETRIES, ticket.text)
     reply = context.wait_for_external_event(EVENT_REPLY, str)
     cancel = context.wait_for_external_event(EVENT_CANCEL, str)
@@ -89,7 +106,8 @@ def _stopped(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[
     bound = context.create_timer(min(begun + STOP_WITHIN, _like(begun, ticket.deadline)))
     if (yield context.task_any([stopped, bound])) is stopped:
         bound.cancel()
-    return context.current_utc_datetime.replace(tzinfo=UTC)
+    ended_at: datetime = context.current_utc_datetime.replace(tzinfo=UTC)
+    return ended_at
 
 
 def _refusal(sent: object) -> JobError | None:

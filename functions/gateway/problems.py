@@ -79,6 +79,13 @@ METHOD_NOT_ALLOWED: Final = Kind(
     False,
     "The `Allow` header lists the methods that it takes.",
 )
+NOT_FINAL: Final = Kind(
+    "not-final",
+    409,
+    "The job has not ended",
+    True,
+    "What was asked for is there once the job has ended.",
+)
 NO_RESULT: Final = Kind(
     "no-result",
     409,

@@ -13,6 +13,7 @@ from gateway.queues import Queues, ServiceBusQueues
 from gateway.replies import ReplyTokens
 from gateway.settings import Settings
 from gateway.waiting import Waiters
+from gateway.webhooks.sending import HttpSender, Sender
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Services:
     blobs: Blobs
     links: Links
     tokens: ReplyTokens
+    webhooks: Sender
     clock: Clock = utc_now
     waiters: Waiters = field(default_factory=Waiters)
     backlog: Backlog = field(init=False)
@@ -46,4 +48,5 @@ class Services:
             blobs=ContainerBlobs(container),
             links=SignedLinks(container, settings.payload_public_url),
             tokens=ReplyTokens(settings.reply_token_keys, settings.gateway_base_url),
+            webhooks=HttpSender(settings.guard),
         )

@@ -2,17 +2,19 @@
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from contract.catalogue import DEFAULT_PATH
 from contract.claimcheck import INLINE_LIMIT_BYTES
 from contract.codec import MAX_MESSAGE_BYTES
+from contract.guard import AddressGuard
 from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
+from contract.webhook import parse_secrets
 from gateway.errors import SettingError
 from gateway.keys import ApiKey, parse
 
@@ -20,6 +22,9 @@ MAX_WAIT_SECONDS: Final = 200
 """Azure's front door cuts a request at 230 s; this leaves time to answer."""
 
 _MIN_KEY_BYTES = 32
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,8 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     service_bus_admin_url: str | None = None
     refuse_when_saturated: bool = True
+    webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
+    guard: AddressGuard = field(default_factory=AddressGuard)
 
     @property
     def is_open(self) -> bool:
@@ -74,6 +81,8 @@ class Settings:
             payload_public_url=_public_url(environ, "PAYLOAD_PUBLIC_URL"),
             service_bus_admin_url=_admin_url(environ, "SERVICE_BUS_ADMIN_URL"),
             refuse_when_saturated=not _flag(environ, "ACCEPT_WHEN_SATURATED"),
+            webhook_secrets=_read(environ, "WEBHOOK_SECRETS", parse_secrets),
+            guard=_read(environ, "GUARD_ALLOW", AddressGuard),
         )
 
 
@@ -153,6 +162,13 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _read(environ: Mapping[str, str], name: str, reader: Callable[[str], T]) -> T:
+    try:
+        return reader(environ.get(name, ""))
+    except ValueError as error:
+        raise SettingError(name, str(error)) from None
 
 
 def _flag(environ: Mapping[str, str], name: str) -> bool:

@@ -6,7 +6,7 @@ is the caller's own JSON.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from contract.codec import request_from_json, request_to_json
 from contract.fields import Json
@@ -26,6 +26,7 @@ class Ticket:
     deadline: str
     traceparent: str | None
     tenant: str = OPEN_TENANT
+    webhook_url: str | None = field(default=None, repr=False)
 
     @property
     def trace_id(self) -> str | None:
@@ -37,31 +38,40 @@ class Ticket:
         return request_from_json(json.loads(self.text)["request"])
 
 
-def write(request: JobRequest, traceparent: str | None, tenant: str = OPEN_TENANT) -> Ticket:
+def write(
+    request: JobRequest,
+    traceparent: str | None,
+    tenant: str = OPEN_TENANT,
+    webhook_url: str | None = None,
+) -> Ticket:
     """A ticket for a new job. The request has no reply URL yet: its token stays out of history."""
     body = request_to_json(request)
+    value = {"request": body, "traceparent": traceparent, "tenant": tenant}
+    if webhook_url is not None:
+        value["webhook_url"] = webhook_url
     text = json.dumps(
-        {"request": body, "traceparent": traceparent, "tenant": tenant},
+        value,
         ensure_ascii=False,
         allow_nan=False,
         separators=(",", ":"),
     )
-    return _ticket(text, body, traceparent, tenant)
+    return _ticket(text, value)
 
 
 def read(text: str) -> Ticket:
     """The ticket in this text; ValueError, KeyError or TypeError where it is none."""
-    value = json.loads(text)
-    return _ticket(text, value["request"], value["traceparent"], value.get("tenant", OPEN_TENANT))
+    return _ticket(text, json.loads(text))
 
 
-def _ticket(text: str, request: dict[str, Json], traceparent: str | None, tenant: str) -> Ticket:
+def _ticket(text: str, value: Json) -> Ticket:
+    request = value["request"]
     return Ticket(
         text=text,
         job_id=request["job_id"],
         model=request["model"],
         created_at=request["created_at"],
         deadline=request["deadline"],
-        traceparent=traceparent,
-        tenant=tenant,
+        traceparent=value["traceparent"],
+        tenant=value.get("tenant", OPEN_TENANT),
+        webhook_url=value.get("webhook_url"),
     )

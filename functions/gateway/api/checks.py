@@ -19,25 +19,47 @@ def check_size(model: Model, size_bytes: int, allowance_bytes: int = 0) -> None:
     if size_bytes > model.max_input_bytes + allowance_bytes:
         raise Problem(
             problems.PAYLOAD_TOO_LARGE,
-            f"{model.name} takes up to {model.max_input_bytes} bytes",
+            f"{model.name} takes up to {model.max_input_bytes} bytes in a request; "
+            f"POST /v1/uploads takes up to {model.max_upload_bytes}",
             limit_bytes=model.max_input_bytes,
         )
 
 
-def checked_media_type(model: Model, announced: str | None, data: bytes) -> str:
-    """The payload's media type, announced or else seen, once it fits the model and the bytes."""
+def check_upload_size(model: Model, size_bytes: int) -> None:
+    """Refuse an upload that is over the model's limit for uploads."""
+    if size_bytes > model.max_upload_bytes:
+        raise Problem(
+            problems.PAYLOAD_TOO_LARGE,
+            f"{model.name} takes uploads of up to {model.max_upload_bytes} bytes",
+            limit_bytes=model.max_upload_bytes,
+        )
+
+
+def checked_media_type(
+    model: Model, announced: str | None, data: bytes, *, is_whole: bool = True
+) -> str:
+    """The payload's media type, announced or else seen, once it fits the model and the bytes.
+
+    Of a payload that is not here as a whole, `data` is the beginning.
+    """
     if not data:
         raise Problem(problems.INVALID_INPUT, "the payload is empty")
     media_type = announced or media.OCTET_STREAM
     if media_type == media.OCTET_STREAM and media_type not in model.media_types:
         # What browsers and curl call anything that they do not know: it announces nothing.
         media_type = media.sniff(data) or media_type
+    check_accepted(model, media_type)
+    is_readable = media_type != media.JSON or not is_whole or _is_json(data)
+    if not media.agrees(media_type, data) or not is_readable:
+        raise _unsupported(model, f"the bytes are not {media_type}")
+    _check_pixels(model, media_type, data, is_whole=is_whole)
+    return media_type
+
+
+def check_accepted(model: Model, media_type: str) -> None:
+    """Refuse a media type that the model does not take."""
     if media_type not in model.media_types:
         raise _unsupported(model, f"{model.name} does not take {media_type[:100]!r}")
-    if not media.agrees(media_type, data) or (media_type == media.JSON and not _is_json(data)):
-        raise _unsupported(model, f"the bytes are not {media_type}")
-    _check_pixels(model, media_type, data)
-    return media_type
 
 
 def _is_json(data: bytes) -> bool:
@@ -58,12 +80,14 @@ def _unsupported(model: Model, what: str) -> Problem:
     )
 
 
-def _check_pixels(model: Model, media_type: str, data: bytes) -> None:
+def _check_pixels(model: Model, media_type: str, data: bytes, *, is_whole: bool) -> None:
     if not model.max_pixels:
         return
     try:
         size = dimensions(media_type, data)
     except UnreadableImage as error:
+        if not is_whole:
+            return  # the header may come later; the worker reads it before it decodes
         raise Problem(problems.INVALID_INPUT, str(error)) from None
     if size is not None and size[0] * size[1] > model.max_pixels:
         raise Problem(
@@ -77,6 +101,14 @@ def _check_pixels(model: Model, media_type: str, data: bytes) -> None:
 def check_options(model: Model, options: Mapping[str, Json]) -> tuple[dict[str, Json], int]:
     """Parameters and deadline, from JSON or, as texts, from a query or form."""
     return _parameters(options.get("parameters")), _deadline(model, options.get("deadline_seconds"))
+
+
+def checked_webhook_url(options: Mapping[str, Json]) -> str | None:
+    """The URL that is told of the job's end, if any; where it leads is not looked at here."""
+    url = options.get("webhook_url")
+    if url is not None and not isinstance(url, str):
+        raise Problem(problems.MALFORMED_REQUEST, "webhook.url: expected a text")
+    return url
 
 
 def _parameters(given: Json) -> dict[str, Json]:

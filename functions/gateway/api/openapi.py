@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from contract.guard import MAX_URL_CHARACTERS
 from gateway.api.schemas import (
     Accepted,
     Job,
@@ -14,7 +15,9 @@ from gateway.api.schemas import (
     Models,
     ProblemDetails,
     Ready,
+    UploadSlot,
     Wanted,
+    WebhookDelivery,
 )
 from gateway.problems import KINDS
 from gateway.progress import MAX_MESSAGE_CHARACTERS
@@ -22,6 +25,23 @@ from gateway.settings import MAX_WAIT_SECONDS
 
 Responses = dict[int | str, dict[str, Any]]
 
+IDEMPOTENCY_KEY: Final[dict[str, Any]] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": (
+        "All requests of a tenant under one key within 24 hours make one job, in quotes or bare. "
+        "The same request gets that job, another one 422."
+    ),
+    "schema": {"type": "string", "examples": ['"8e03978e-40d5-43dd-bc93-6894a57f9324"']},
+}
+UPLOAD: Final[dict[str, Any]] = {
+    "name": "upload",
+    "in": "query",
+    "required": False,
+    "description": "The id of an upload that is the input; then send no body.",
+    "schema": {"type": "string", "format": "uuid"},
+}
 PREFER: Final[dict[str, Any]] = {
     "name": "Prefer",
     "in": "header",
@@ -34,16 +54,24 @@ PREFER: Final[dict[str, Any]] = {
 }
 
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+_URL: Final[dict[str, Any]] = {
+    "type": "string",
+    "format": "uri",
+    "maxLength": MAX_URL_CHARACTERS,
+    "description": "A public https address.",
+}
 _INPUT: Final[dict[str, Any]] = {
     "type": "object",
-    "description": "Exactly one of base64, json and text.",
+    "description": "Exactly one of base64, json, text, upload and url.",
     "properties": {
         "base64": {"type": "string", "minLength": 4, "contentEncoding": "base64"},
         "json": {},
         "text": {"type": "string", "minLength": 1},
+        "upload": {"type": "string", "description": "The id of an upload, see `/v1/uploads`."},
+        "url": _URL,
         "media_type": {"type": ["string", "null"], "examples": ["image/jpeg"]},
     },
-    "oneOf": [{"required": [name]} for name in ("base64", "json", "text")],
+    "oneOf": [{"required": [name]} for name in ("base64", "json", "text", "upload", "url")],
     "additionalProperties": False,
 }
 _DEADLINE: Final[dict[str, Any]] = {"type": ["integer", "null"], "minimum": 1}
@@ -62,8 +90,9 @@ SUBMIT_BODY: Final[dict[str, Any]] = {
                 "required": ["file"],
                 "properties": {
                     "file": {"type": "string", "format": "binary"},
-                    "parameters": {"type": "string", "description": "A JSON object."},
+                    "parameters": {"type": "object", "description": "As JSON."},
                     "deadline_seconds": {"type": "integer", "minimum": 1},
+                    "webhook_url": _URL,
                 },
             }
         },
@@ -75,11 +104,34 @@ SUBMIT_BODY: Final[dict[str, Any]] = {
                     "input": _INPUT,
                     "parameters": {"type": ["object", "null"]},
                     "deadline_seconds": _DEADLINE,
+                    "webhook": {
+                        "type": "object",
+                        "required": ["url"],
+                        "properties": {"url": _URL},
+                        "additionalProperties": False,
+                    },
                 },
                 "additionalProperties": False,
             },
             "example": {"input": {"text": "hello"}, "deadline_seconds": 60},
         },
+    },
+}
+UPLOAD_BODY: Final[dict[str, Any]] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["model", "media_type"],
+                "properties": {
+                    "model": {"type": "string", "examples": ["noop"]},
+                    "media_type": {"type": "string", "examples": ["application/octet-stream"]},
+                },
+                "additionalProperties": False,
+            },
+            "example": {"model": "noop", "media_type": "application/octet-stream"},
+        }
     },
 }
 REPLY_BODY: Final[dict[str, Any]] = {

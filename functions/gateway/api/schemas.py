@@ -105,6 +105,24 @@ class JobProblem(ProblemDetails):
     job: Job | None = None
 
 
+class DeliveryAttempt(BaseModel):
+    """One try to deliver a webhook: the receiver's status, or the class of what went wrong."""
+
+    at: datetime
+    status: int | None
+    error: str | None = Field(examples=["timeout"])
+
+
+class WebhookDelivery(BaseModel):
+    """The delivery log of a job's webhook."""
+
+    state: Literal["pending", "delivered", "stopped", "failed"] = Field(
+        description="`stopped`: the receiver answered 410. `failed`: given up after 24 hours."
+    )
+    attempts: list[DeliveryAttempt]
+    next_attempt_at: datetime | None
+
+
 class ModelLimits(BaseModel):
     """What a model takes at most; `pixels` is null where the input is no picture."""
 
@@ -159,6 +177,20 @@ class Ready(BaseModel):
 
     status: Literal["ready", "not ready"]
     checks: dict[Literal["durable", "queue", "blobs"], Literal["ok", "no answer"]]
+
+
+class UploadSlot(BaseModel):
+    """Where an input that is too large for a request may be sent, with one PUT."""
+
+    upload: str = Field(
+        description="The id to name in a job.", examples=["01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"]
+    )
+    method: Literal["PUT"]
+    url: str = Field(description="Takes the bytes and shows nothing. Keep it to yourself.")
+    headers: dict[str, str] = Field(description="What to send with the bytes.")
+    max_bytes: int
+    media_types: list[str]
+    expires_at: datetime
 
 
 class Accepted(BaseModel):

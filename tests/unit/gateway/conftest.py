@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from contract.catalogue import Catalogue
+from contract.catalogue import DEFAULT_PATH, Catalogue
 from contract.messages import JobRequest
 from gateway import activities
 from gateway.api.app import create_app
@@ -17,6 +17,7 @@ from gateway.services import Services
 from gateway.settings import Endpoint, Settings
 from tests.unit.gateway.blob_memory import MemoryBlobs, MemoryLinks
 from tests.unit.gateway.memory import ManualClock, MemoryDurable, MemoryPayloads, MemoryQueues
+from tests.unit.gateway.receiver import MemoryReceiver
 
 KEY = bytes(range(32))
 STARTED_AT = "2026-03-01T12:00:01.000Z"
@@ -96,12 +97,13 @@ async def gateway(**settings: Any) -> AsyncIterator[World]:
             reply_token_keys=(KEY,),
             **settings,
         ),
-        catalogue=Catalogue.load(),
+        catalogue=Catalogue.load(settings.get("catalogue_path", DEFAULT_PATH)),
         queues=queues,
         payloads=payloads,
         blobs=blobs,
         links=MemoryLinks(),
         tokens=ReplyTokens((KEY,), base_url),
+        webhooks=MemoryReceiver(),
         clock=clock,
     )
     durable = MemoryDurable(

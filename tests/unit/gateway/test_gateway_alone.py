@@ -24,6 +24,8 @@ REQUIRED = {
     "starlette": "fastapi",
     "pydantic": "pydantic",
     "uuid_utils": "uuid-utils",
+    "aiohttp": "aiohttp",
+    "yarl": "yarl",
     "opentelemetry": "opentelemetry-api",
 }
 

@@ -1,0 +1,341 @@
+"""Webhooks: what a submit may name, when it is told, and how it is tried again."""
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from azure.durable_functions import Orchestrator
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook
+
+from contract.guard import AddressGuard
+from contract.names import webhook_instance
+from contract.webhook import parse_secrets
+from gateway.durable import RuntimeStatus
+from gateway.webhooks import activities, orchestrator
+from gateway.webhooks.schedule import LONGEST_SECONDS, next_try, pause_seconds
+from gateway.webhooks.sending import Answer
+from tests.unit.gateway.conftest import World, gateway
+from tests.unit.gateway.receiver import MemoryReceiver
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+SECRET = f"whsec_{base64.b64encode(bytes(32)).decode()}"
+URL = "http://127.0.0.1:9/hook?token=hidden"
+
+
+@pytest.fixture
+async def hooked() -> AsyncIterator[World]:
+    guard = AddressGuard("127.0.0.1")
+    async with gateway(webhook_secrets=parse_secrets(SECRET), guard=guard) as world:
+        yield world
+
+
+def receiver(world: World) -> MemoryReceiver:
+    assert isinstance(world.services.webhooks, MemoryReceiver)
+    return world.services.webhooks
+
+
+async def deliver(world: World, job_id: str) -> dict[str, Any]:
+    outcome: dict[str, Any] = json.loads(
+        await activities.deliver(job_id, world.durable, world.services)
+    )
+    return outcome
+
+
+async def test_an_ended_job_is_announced_once_and_told_as_everywhere(hooked: World) -> None:
+    job_id = await hooked.accept(webhook_url=URL)
+    assert webhook_instance(job_id) not in hooked.durable.runs
+    await hooked.reply()
+    run = hooked.durable.runs[webhook_instance(job_id)]
+    await activities.announce(job_id, hooked.durable)
+    assert hooked.durable.runs[webhook_instance(job_id)] is run
+    job = await hooked.job(job_id)
+    assert job["status"] == "succeeded"
+
+    hooked.clock.now = datetime.now(UTC)
+    outcome = await deliver(hooked, job_id)
+    assert (outcome["state"], outcome["status"], outcome["error"]) == ("delivered", 200, None)
+    ((url, headers, body),) = receiver(hooked).posts
+    assert url == URL
+    assert Webhook(SECRET).verify(body, dict(headers)) == job
+    assert headers["webhook-id"] == f"job_{job_id}"
+
+
+@pytest.mark.parametrize("end", ["cancel", "expire", "fail"])
+async def test_every_end_is_announced(hooked: World, end: str) -> None:
+    job_id = await hooked.accept(webhook_url=URL)
+    if end == "cancel":
+        await hooked.http.delete(f"/v1/jobs/{job_id}")
+    elif end == "expire":
+        await hooked.durable.advance(60)
+    else:
+        error = {"code": "inference-failed", "message": "no", "stage": "run", "retryable": False}
+        await hooked.reply(error=error)
+    assert hooked.durable.runs[job_id].status is RuntimeStatus.COMPLETED
+    assert webhook_instance(job_id) in hooked.durable.runs
+
+
+async def test_a_job_without_webhook_announces_nothing(hooked: World) -> None:
+    job_id = await hooked.accept()
+    await hooked.reply()
+    assert list(hooked.durable.runs) == [job_id]
+    assert (await hooked.http.get(f"/v1/jobs/{job_id}/webhook")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "error"),
+    [
+        (Answer(204, None), "delivered", None),
+        (Answer(410, None), "stopped", None),
+        (Answer(500, None), "pending", None),
+        (Answer(302, None), "pending", None),
+        ("timeout", "pending", "timeout"),
+    ],
+)
+async def test_what_a_receiver_can_answer(
+    hooked: World, answer: Answer | str, state: str, error: str | None
+) -> None:
+    job_id = await hooked.accept(webhook_url=URL)
+    await hooked.reply()
+    receiver(hooked).answers = [answer]
+    outcome = await deliver(hooked, job_id)
+    assert (outcome["state"], outcome["error"]) == (state, error)
+
+
+async def test_a_purged_job_has_nothing_to_tell(
+    hooked: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activities, "FINAL_WITHIN_SECONDS", 0.0)
+    outcome = await deliver(hooked, "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e")
+    assert (outcome["state"], outcome["error"]) == ("failed", "unknown-job")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://example.com/", "must be https"),
+        ("https://10.0.0.1/", "public internet"),
+        ("https://[::ffff:127.0.0.1]/x", "public internet"),
+        ("https://2130706433/", "four decimal numbers"),
+        ("https://localhost/", "public internet"),
+        ("https://nowhere.invalid/", "cannot be found"),
+        ("nonsense", "must be https"),
+    ],
+)
+@pytest.mark.parametrize("place", ["query", "envelope", "input"])
+async def test_a_url_that_leads_inside_is_refused(
+    world: World, url: str, said: str, place: str
+) -> None:
+    path = "/v1/models/noop/jobs"
+    async with gateway(webhook_secrets=parse_secrets(SECRET)) as guarded:
+        if place == "query":
+            answer = await guarded.http.post(path, content=b"x", params={"webhook_url": url})
+        else:
+            webhook = {"input": {"text": "x"}, "webhook": {"url": url}}
+            envelope = {"input": {"url": url}} if place == "input" else webhook
+            answer = await guarded.http.post(path, json=envelope)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
+    assert said in answer.json()["detail"]
+    assert not guarded.durable.runs
+
+
+async def test_without_secrets_no_webhook_is_promised(world: World) -> None:
+    answer = await world.http.post(
+        "/v1/models/noop/jobs", content=b"x", params={"webhook_url": "https://8.8.8.8/"}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
+
+
+@pytest.mark.parametrize("webhook", [None, [], "https://a", {}, {"url": "https://a", "x": 1}])
+async def test_a_webhook_of_another_shape_is_malformed(hooked: World, webhook: Any) -> None:
+    envelope = {"input": {"text": "x"}, "webhook": webhook}
+    answer = await hooked.http.post("/v1/models/noop/jobs", json=envelope)
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
+
+
+async def test_an_input_url_goes_to_the_worker_as_it_is(hooked: World) -> None:
+    source = {"url": URL, "media_type": "image/PNG"}
+    answer = await hooked.http.post(
+        "/v1/models/noop/jobs", json={"input": source}, headers={"prefer": "respond-async"}
+    )
+    assert answer.status_code == 202, answer.text
+    sent = hooked.queues.request().input
+    assert (getattr(sent, "url", None), sent.media_type) == (URL, "image/png")
+    refused = await hooked.http.post(
+        "/v1/models/noop/jobs", json={"input": {"url": URL, "media_type": "audio/wav"}}
+    )
+    assert refused.status_code == 415
+
+
+class Delivery:
+    """The orchestration of one delivery, replayed turn by turn with what a host would tell it."""
+
+    def __init__(self, *outcomes: dict[str, Any]) -> None:
+        self.now = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+        self.outcomes = list(outcomes)
+        self.history: list[dict[str, Any]] = []
+        self.run = Orchestrator.create(orchestrator.webhook)
+        self.next_id = 0
+        self.actions = 0
+
+    def play(self, wake: str | None = None) -> dict[str, Any]:
+        """Until it ends or `outcomes` are used up; the last answer of the orchestrator."""
+        news: list[dict[str, Any]] = [
+            {
+                "EventType": 0,
+                "Name": "webhook",
+                "Version": "",
+                "Input": json.dumps(orchestrator.input_text("job")),
+                "OrchestrationInstance": {"InstanceId": "webhook-job", "ExecutionId": "1"},
+                "ParentInstance": None,
+            }
+        ]
+        while True:
+            answer = self._turn(news)
+            if answer["isDone"]:
+                return answer
+            groups = answer["actions"][0][self.actions :]
+            self.actions = len(answer["actions"][0])
+            (group,) = groups
+            kinds = group["compoundActions"]
+            task_id, self.next_id = self.next_id, self.next_id + 1
+            if "functionName" in kinds[0]:
+                if not self.outcomes:
+                    return answer
+                self._append({"EventType": 4, "EventId": task_id, "Name": "deliver_webhook"})
+                result = json.dumps(json.dumps(self.outcomes.pop(0)))
+                news = [{"EventType": 5, "TaskScheduledId": task_id, "Result": result}]
+                continue
+            fire_at = datetime.fromisoformat(kinds[0]["fireAt"])
+            self._append({"EventType": 10, "EventId": task_id, "FireAt": kinds[0]["fireAt"]})
+            if wake and kinds[1]["externalEventName"] == wake:
+                news = [{"EventType": 15, "Name": wake, "Input": json.dumps("null")}]
+            else:
+                self.now = fire_at
+                news = [{"EventType": 11, "TimerId": task_id, "FireAt": kinds[0]["fireAt"]}]
+
+    def _turn(self, news: list[dict[str, Any]]) -> dict[str, Any]:
+        for event in self.history:
+            event["IsPlayed"] = True
+        self._append({"EventType": 12}, *news)
+        context = {
+            "history": self.history,
+            "input": json.dumps(orchestrator.input_text("job")),
+            "instanceId": "webhook-job",
+            "isReplaying": False,
+            "parentInstanceId": None,
+            "upperSchemaVersion": 1,
+            "upperSchemaVersionNew": 2,
+            "longRunningTimerIntervalDuration": "3.00:00:00",
+            "maximumShortTimerDuration": "6.00:00:00",
+        }
+        answer: dict[str, Any] = json.loads(self.run(json.dumps(context)))
+        self._append({"EventType": 13})
+        return answer
+
+    def _append(self, *events: dict[str, Any]) -> None:
+        stamp = self.now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        self.history += [
+            {"EventId": -1, "IsPlayed": False, "Timestamp": stamp, "Version": "", **event}
+            for event in events
+        ]
+
+
+def tried(state: str, status: int | None, retry_after: float | None = None) -> dict[str, Any]:
+    return {
+        "at": "2026-03-01T12:00:00.000Z",
+        "status": status,
+        "error": None if status else "timeout",
+        "state": state,
+        "retry_after_seconds": retry_after,
+    }
+
+
+def test_it_is_tried_until_it_is_taken() -> None:
+    failures = [tried("pending", 500), tried("pending", None)]
+    answer = Delivery(*failures, tried("delivered", 200)).play()
+    log = answer["output"]
+    assert log["state"] == "delivered"
+    assert [attempt["status"] for attempt in log["attempts"]] == [500, None, 200]
+    assert log["next_attempt_at"] is None
+    assert answer["customStatus"] == log
+
+
+def test_gone_stops_it() -> None:
+    assert Delivery(tried("stopped", 410)).play()["output"]["state"] == "stopped"
+
+
+def test_it_is_given_up_after_a_day() -> None:
+    delivery = Delivery(*[tried("pending", 503)] * 100)
+    begun = delivery.now
+    log = delivery.play()["output"]
+    assert log["state"] == "failed"
+    assert timedelta(hours=22) < delivery.now - begun <= timedelta(hours=24)
+    assert 25 < len(log["attempts"]) < 45
+
+
+def test_a_receivers_own_pause_is_kept() -> None:
+    delivery = Delivery(tried("pending", 429, retry_after=600))
+    begun = delivery.now
+    shown = delivery.play()["customStatus"]
+    assert delivery.now - begun == timedelta(seconds=600)
+    assert shown["state"] == "pending"
+    assert shown["next_attempt_at"] == "2026-03-01T12:10:00.000Z"
+
+
+def test_an_operator_can_end_the_wait() -> None:
+    delivery = Delivery(tried("pending", 500), tried("delivered", 200))
+    begun = delivery.now
+    assert delivery.play(wake="wake-1")["output"]["state"] == "delivered"
+    assert delivery.now == begun
+
+
+@given(st.text(max_size=50), st.integers(1, 10_000))
+def test_pauses_are_bounded_and_the_same_at_each_replay(instance_id: str, failures: int) -> None:
+    pause = pause_seconds(instance_id, failures)
+    assert pause == pause_seconds(instance_id, failures)
+    assert 1.5 <= pause <= LONGEST_SECONDS * 1.25
+
+
+def test_no_try_lies_beyond_the_end() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert next_try("x", 1, now, now + timedelta(seconds=1), None) is None
+    assert next_try("x", 1, now, now + timedelta(hours=1), 3601) is None
+
+
+async def test_the_log_and_the_redelivery(hooked: World) -> None:
+    job_id = await hooked.accept(webhook_url=URL)
+    log_path = f"/v1/jobs/{job_id}/webhook"
+    redeliver = f"/v1/admin{log_path.removeprefix('/v1')}/redeliver"
+    empty: dict[str, Any] = {"state": "pending", "attempts": [], "next_attempt_at": None}
+    assert (await hooked.http.get(log_path)).json() == empty
+    early = await hooked.http.post(redeliver)
+    assert (early.status_code, early.json()["code"]) == (409, "not-final")
+    await hooked.reply()
+    assert (await hooked.http.get(log_path)).json() == empty
+
+    run = hooked.durable.runs[webhook_instance(job_id)]
+    attempt = {"at": "2026-03-01T12:00:00.000Z", "status": 500, "error": None}
+    run.custom_status = {"state": "pending", "attempts": [attempt], "next_attempt_at": None}
+    assert (await hooked.http.get(log_path)).json()["attempts"] == [attempt]
+    assert (await hooked.http.post(redeliver)).status_code == 202
+    assert run.events == ["wake-1"]
+
+    run.status, run.output = RuntimeStatus.COMPLETED, {**run.custom_status, "state": "failed"}
+    assert (await hooked.http.get(log_path)).json()["state"] == "failed"
+    again = await hooked.http.post(redeliver)
+    assert (again.status_code, again.json()["attempts"]) == (202, [attempt])
+    restarted = hooked.durable.runs[webhook_instance(job_id)]
+    assert json.loads(restarted.input) == {"job_id": job_id, "attempts": [attempt]}
+
+
+async def test_an_unknown_job_has_no_webhook(hooked: World) -> None:
+    for path in ("jobs/01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e", "jobs/webhook-x"):
+        assert (await hooked.http.get(f"/v1/{path}/webhook")).status_code == 404
+        answer = await hooked.http.post(f"/v1/admin/{path}/webhook/redeliver")
+        assert answer.status_code == 404
