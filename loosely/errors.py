@@ -1,21 +1,30 @@
 """What can go wrong between a caller and a job's result.
 
 LooselyError
-├── GatewayUnreachable     no answer came; whether the request arrived is unknown
-├── UnexpectedAnswer       what answered does not speak Loosely's contract
-└── Problem                the gateway said so, in a problem document (RFC 9457)
-    ├── RequestRefused     nothing was accepted, or nothing of that name exists
-    └── JobEnded           a job was accepted and has ended without a result
+├── GatewayUnreachable         no answer came; whether the request arrived is unknown
+├── UnexpectedAnswer           what answered does not speak Loosely's contract
+├── WaitTimedOut               the caller's own patience is over; the job goes on
+└── Problem                    the gateway said so, in a problem document (RFC 9457)
+    ├── RequestRefused         nothing was accepted; also codes that this version does not know
+    │   ├── InvalidRequest     malformed-request, invalid-input, unsupported-media-type, …
+    │   │   └── PayloadTooLarge    payload-too-large
+    │   ├── AccessDenied       unauthenticated, forbidden
+    │   ├── NotFound           unknown-model, unknown-job, not-found, …
+    │   ├── IdempotencyMismatch    idempotency-mismatch
+    │   ├── Overloaded         rate-limited, saturated: later it may go
+    │   └── GatewayFailure     unavailable, internal-error, streaming-unavailable
+    └── JobEnded               a job was accepted and has ended without a result
+        ├── InputRejected      the model cannot use the input
+        ├── JobFailed          inference-failed, dead-lettered, …
+        ├── JobExpired         expired
+        └── JobCancelled       cancelled
 """
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from loosely.job import Job, decode
-
-#: The codes of problems with which a job ends, besides those that carry the job itself.
-_ENDINGS = frozenset({"inference-failed", "dead-lettered", "expired", "cancelled", "no-result"})
 
 
 class LooselyError(Exception):
@@ -41,6 +50,16 @@ class UnexpectedAnswer(LooselyError):
         self.url = url
         self.status = status
         self.reason = reason
+
+
+class WaitTimedOut(LooselyError, TimeoutError):
+    """The caller has waited enough; the job ``job_id`` goes on."""
+
+    def __init__(self, job_id: str, wait_seconds: float) -> None:
+        """``wait_seconds`` is how long the caller wanted to wait."""
+        super().__init__(f"job {job_id} is not final after {wait_seconds:g} s")
+        self.job_id = job_id
+        self.wait_seconds = wait_seconds
 
 
 class Problem(LooselyError):
@@ -78,8 +97,91 @@ class RequestRefused(Problem):
     """The request was refused; no job came of it."""
 
 
+class InvalidRequest(RequestRefused):
+    """The request itself is wrong: the same again is refused again."""
+
+
+class PayloadTooLarge(InvalidRequest):
+    """The payload is over what the model takes, in this way or at all."""
+
+
+class AccessDenied(RequestRefused):
+    """The API key is missing, wrong, or may not do this."""
+
+
+class NotFound(RequestRefused):
+    """There is no such model, job or address."""
+
+
+class IdempotencyMismatch(RequestRefused):
+    """The idempotency key was used before, for another request."""
+
+
+class Overloaded(RequestRefused):
+    """The caller's rate is used up, or the queue is too long; later it may go."""
+
+
+class GatewayFailure(RequestRefused):
+    """The gateway, or what stands behind it, does not work now."""
+
+
 class JobEnded(Problem):
     """The job reached a final status other than success."""
+
+
+class InputRejected(JobEnded):
+    """The model cannot use what was sent."""
+
+
+class JobFailed(JobEnded):
+    """The model failed, or no worker survived the job."""
+
+
+class JobExpired(JobEnded):
+    """The deadline passed first."""
+
+
+class JobCancelled(JobEnded):
+    """Somebody cancelled the job."""
+
+
+_REFUSALS: Final[Mapping[str, type[RequestRefused]]] = {
+    "malformed-request": InvalidRequest,
+    "method-not-allowed": InvalidRequest,
+    "unsupported-media-type": InvalidRequest,
+    "invalid-input": InvalidRequest,
+    "payload-too-large": PayloadTooLarge,
+    "unauthenticated": AccessDenied,
+    "forbidden": AccessDenied,
+    "not-found": NotFound,
+    "unknown-model": NotFound,
+    "unknown-job": NotFound,
+    "unknown-upload": NotFound,
+    "idempotency-mismatch": IdempotencyMismatch,
+    "rate-limited": Overloaded,
+    "saturated": Overloaded,
+    "unavailable": GatewayFailure,
+    "internal-error": GatewayFailure,
+    "streaming-unavailable": GatewayFailure,
+}
+# A job that ended tells so by its own status first, and by these codes where it is not shown.
+_ENDINGS: Final[Mapping[str, type[JobEnded]]] = {
+    "inference-failed": JobFailed,
+    "dead-lettered": JobFailed,
+    "expired": JobExpired,
+    "cancelled": JobCancelled,
+    "no-result": JobEnded,
+}
+_STATUS_ENDINGS: Final[Mapping[str, type[JobEnded]]] = {
+    "expired": JobExpired,
+    "cancelled": JobCancelled,
+}
+_INPUT_CODES: Final = frozenset({"invalid-input", "unsupported-media-type"})
+_ENDING_HTTP_STATUS: Final[Mapping[type[JobEnded], int]] = {
+    InputRejected: 422,
+    JobCancelled: 409,
+    JobExpired: 504,
+}
 
 
 def problem_from(status: int, body: bytes, retry_after_seconds: float | None) -> Problem | None:
@@ -90,6 +192,33 @@ def problem_from(status: int, body: bytes, retry_after_seconds: float | None) ->
     job = None
     if isinstance(document.get("job"), dict):
         job = Job.from_document(document["job"], json.dumps(document["job"]).encode())
-    ended = job is not None or document["code"] in _ENDINGS
-    kind = JobEnded if ended else RequestRefused
+    code = document["code"]
+    kind: type[Problem]
+    if job is not None:
+        kind = _ending_class(job)
+    else:
+        kind = _ENDINGS.get(code) or _REFUSALS.get(code, RequestRefused)
     return kind(status, document, body, retry_after_seconds=retry_after_seconds, job=job)
+
+
+def ending_of(job: Job) -> JobEnded:
+    """Return what a caller who waited at submit would have been told of this ended job."""
+    kind = _ending_class(job)
+    said = job.error or {}
+    code = said.get("code")
+    document = {
+        **said,
+        "code": code if isinstance(code, str) else job.status,
+        "detail": said.get("detail") or said.get("message") or f"the job is {job.status}",
+        "attempt": job.document.get("attempt"),
+        "trace_id": job.trace_id,
+        "job": job.document,
+    }
+    status = _ENDING_HTTP_STATUS.get(kind, 500)
+    return kind(status, document, json.dumps(document).encode(), job=job)
+
+
+def _ending_class(job: Job) -> type[JobEnded]:
+    if job.status in _STATUS_ENDINGS:
+        return _STATUS_ENDINGS[job.status]
+    return InputRejected if (job.error or {}).get("code") in _INPUT_CODES else JobFailed

@@ -1,9 +1,10 @@
-"""A job and its result, as the gateway shows them."""
+"""What the gateway shows of its jobs, models and uploads."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from datetime import datetime
+from typing import Any, Final, Self
 
 FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
@@ -14,6 +15,15 @@ def decode(body: bytes) -> object:
         return json.loads(body)
     except (ValueError, RecursionError):
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in its queue a job is; ``None`` is what the gateway does not say."""
+
+    position: int | None = None
+    eta_seconds: float | None = None
+    phase: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +68,60 @@ class Job:
 
     @property
     def result(self) -> Any:
-        """What the model returned, once the status is ``succeeded``."""
+        """What the model returned, once the status is ``succeeded`` and where it is small JSON."""
         return self.document.get("result")
 
     @property
     def error(self) -> Mapping[str, Any] | None:
         """Why the job ended without a result."""
-        error = self.document.get("error")
-        return error if isinstance(error, dict) else None
+        return _object(self.document, "error")
 
     @property
     def timing(self) -> Mapping[str, Any]:
         """Where the time went, in milliseconds."""
-        timing = self.document.get("timing")
-        return timing if isinstance(timing, dict) else {}
+        return _object(self.document, "timing") or {}
+
+    @property
+    def progress(self) -> Mapping[str, Any] | None:
+        """How far a long-running model is, if it tells."""
+        return _object(self.document, "progress")
+
+    @property
+    def place(self) -> Place:
+        """Where in its queue the job is."""
+        queue = _object(self.document, "queue") or {}
+        position, eta, phase = (queue.get(key) for key in ("position", "eta_seconds", "phase"))
+        return Place(
+            position if isinstance(position, int) else None,
+            eta if isinstance(eta, int | float) else None,
+            phase if isinstance(phase, str) else None,
+        )
+
+    @property
+    def trace_id(self) -> str | None:
+        """The W3C trace that the job belongs to."""
+        trace_id = self.document.get("trace_id")
+        return trace_id if isinstance(trace_id, str) else None
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When the job was accepted."""
+        return _moment(self.document.get("created_at"))
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When a worker began with it."""
+        return _moment(self.document.get("started_at"))
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When it became final."""
+        return _moment(self.document.get("finished_at"))
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When nobody wants the result any more."""
+        return _moment(self.document.get("deadline"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +130,104 @@ class Result:
 
     body: bytes = field(repr=False)
     media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Some jobs, newest first; ``next_cursor`` leads to the page after, if there is one."""
+
+    jobs: tuple[Job, ...]
+    next_cursor: str | None
+
+    @classmethod
+    def from_body(cls, body: bytes) -> Self | None:
+        """Return the page in the JSON ``body``, or ``None`` when there is none."""
+        document = decode(body)
+        if not isinstance(document, dict) or not isinstance(document.get("jobs"), list):
+            return None
+        jobs = [Job.from_document(job, json.dumps(job).encode()) for job in document["jobs"]]
+        cursor = document.get("next_cursor")
+        return cls(
+            tuple(job for job in jobs if job is not None),
+            cursor if isinstance(cursor, str) and cursor else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model as the catalogue describes it; ``document`` holds everything."""
+
+    name: str
+    task: str
+    media_types: tuple[str, ...]
+    document: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_document(cls, document: object) -> Self | None:
+        """Return the model that ``document`` describes, or ``None`` when it describes none."""
+        if not isinstance(document, dict) or not isinstance(document.get("name"), str):
+            return None
+        types = document.get("media_types")
+        return cls(
+            document["name"],
+            str(document.get("task") or ""),
+            tuple(str(kind) for kind in types) if isinstance(types, list) else (),
+            document,
+        )
+
+    @property
+    def input_limit_bytes(self) -> int | None:
+        """What a request's body may have; more goes by upload."""
+        limit = (_object(self.document, "limits") or {}).get("input_bytes")
+        return limit if isinstance(limit, int) else None
+
+
+#: Members of an upload slot that name the address to put the bytes to, which is a secret.
+_SECRETS: Final = frozenset({"url", "headers"})
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An input that lies in the gateway's store; a job takes it by its ``reference``."""
+
+    reference: str
+    media_type: str
+    size_bytes: int
+    document: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where an upload's bytes go: a short-lived address that can only be written to."""
+
+    reference: str
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    document: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_body(cls, body: bytes) -> Self | None:
+        """Return the slot in the JSON ``body``, or ``None`` when there is none."""
+        document = decode(body)
+        if not isinstance(document, dict):
+            return None
+        reference, url = document.get("upload"), document.get("url")
+        if not (isinstance(reference, str) and isinstance(url, str)):
+            return None
+        headers = _object(document, "headers") or {}
+        public = {name: value for name, value in document.items() if name not in _SECRETS}
+        return cls(reference, url, {str(k): str(v) for k, v in headers.items()}, public)
+
+
+def _object(document: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    value = document.get(name)
+    return value if isinstance(value, dict) else None
+
+
+def _moment(value: object) -> datetime | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        return None

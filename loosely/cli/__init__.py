@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from loosely import __version__
-from loosely.cli import jobs, up
+from loosely.cli import jobs, lists, up
 
 app = typer.Typer(
     name="loosely",
@@ -44,3 +44,6 @@ app.command("up")(up.up)
 app.command("submit")(jobs.submit)
 app.command("status")(jobs.status)
 app.command("result")(jobs.result)
+app.command("cancel")(jobs.cancel)
+app.command("list")(lists.jobs)
+app.command("models")(lists.models)

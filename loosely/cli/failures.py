@@ -23,9 +23,9 @@ class ExitCode(IntEnum):
 
 _ADVICE = {
     "malformed-request": "correct the request",
-    "unauthenticated": "send a key that the gateway knows",
+    "unauthenticated": "name your key with --api-key or LOOSELY_API_KEY",
     "forbidden": "use a key that may do this",
-    "unknown-model": "ask for one that the gateway lists under /v1/models",
+    "unknown-model": "`loosely models` lists them",
     "unknown-job": "check the id; finished jobs are kept for a limited time",
     "payload-too-large": "send less, or use an upload",
     "unsupported-media-type": "convert the file, or name its type with --type",

@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-from loosely.client import DEFAULT_URL, Client
+from loosely.client import Client
+from loosely.credentials import KEY_VARIABLE
+from loosely.retry import Retry
+from loosely.surface import DEFAULT_URL
 from loosely.up.data import RunningSystem
 
 UrlOption = Annotated[
@@ -19,12 +22,28 @@ UrlOption = Annotated[
 ]
 
 
-def connect(url: str | None) -> Client:
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar=KEY_VARIABLE,
+        metavar="KEY",
+        help="Your key; in the environment other users of this machine do not see it.",
+        show_default=False,
+    ),
+]
+#: Whoever sits at a terminal would rather know at once.
+_RETRY = Retry(total_seconds=2.0)
+#: A job that was accepted outlives a gateway that is away for a moment.
+FOLLOWING_RETRY = Retry()
+
+
+def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Client:
     """Return a client for ``url``, for the system that runs here, or for the usual address."""
     try:
-        return Client(url or _url_of_running_system() or DEFAULT_URL)
+        return Client(url or _url_of_running_system() or DEFAULT_URL, api_key=api_key, retry=retry)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--url") from None
+        raise typer.BadParameter(str(error), param_hint="--url or --api-key") from None
 
 
 def _url_of_running_system() -> str | None:

@@ -1,4 +1,4 @@
-"""``loosely submit``, ``status`` and ``result``."""
+"""``loosely submit``, ``status``, ``result`` and ``cancel``."""
 
 import json
 import re
@@ -10,15 +10,16 @@ import typer
 from rich.console import Console
 
 from loosely.cli.failures import ExitCode, reported
-from loosely.cli.gateway import UrlOption, connect
+from loosely.cli.gateway import FOLLOWING_RETRY, KeyOption, UrlOption, connect
 from loosely.cli.progress import Progress, spinning
 from loosely.cli.tables import job_details, job_summary, print_to, result_view
 from loosely.cli.text import printable, printable_lines
-from loosely.client import DEFAULT_WAIT_SECONDS, Client
+from loosely.client import Client
 from loosely.job import Job, Result
-from loosely.media import media_type_of
+from loosely.payload import Source
+from loosely.surface import LONGEST_WAIT_SECONDS
 
-_LONGEST_WAIT_SECONDS = 200
+_DEFAULT_WAIT_SECONDS = 30
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print what the gateway answered, exactly as received.")
@@ -45,11 +46,11 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
         int,
         typer.Option(
             min=0,
-            max=_LONGEST_WAIT_SECONDS,
+            max=LONGEST_WAIT_SECONDS,
             metavar="SECONDS",
-            help="How long the first answer may take; then the job is polled.",
+            help="How long the first answer may take; then the job is followed.",
         ),
-    ] = DEFAULT_WAIT_SECONDS,
+    ] = _DEFAULT_WAIT_SECONDS,
     deadline: Annotated[
         int | None,
         typer.Option(min=1, metavar="SECONDS", help="After how long nobody wants the result."),
@@ -67,23 +68,26 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
         bool, typer.Option("--detach", help="Do not wait: print the job's id.")
     ] = False,
     url: UrlOption = None,
+    api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Send a file to a model and show the result.
 
     Follows the job until it ends, however long that takes; Ctrl-C leaves it running.
     """
-    payload = _read(file)
-    with reported(as_json=as_json), connect(url) as client, spinning("sending") as progress:
-        job = client.submit(
-            payload,
-            model,
-            media_type=media_type or media_type_of(payload, file.name),
-            wait_seconds=0 if detach else wait,
-            deadline_seconds=deadline,
-        )
+    source = _source(file)
+    with reported(as_json=as_json), spinning("sending") as progress:
+        with connect(url, api_key) as client:
+            job = client.submit(
+                source,
+                model,
+                media_type=media_type,
+                wait_seconds=0 if detach else wait,
+                deadline_seconds=deadline,
+            )
         if not (job.is_final or detach):
-            job = _follow(client, job, progress)
+            with connect(url, api_key, FOLLOWING_RETRY) as client:
+                job = _follow(client, job, progress)
     if as_json:
         typer.echo(job.body)
     elif detach and not job.is_final:
@@ -94,10 +98,31 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
         raise typer.Exit(ExitCode.FAILED)
 
 
-def status(job_id: IdArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
+def status(
+    job_id: IdArgument,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show how a job stands."""
-    with reported(as_json=as_json), connect(url) as client:
-        job = client.job(job_id)
+    with reported(as_json=as_json), connect(url, api_key) as client:
+        job = client.get(job_id)
+    _show_details(job, as_json=as_json)
+
+
+def cancel(
+    job_id: IdArgument,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Cancel a job; one that has ended stays as it is."""
+    with reported(as_json=as_json), connect(url, api_key) as client:
+        job = client.cancel(job_id)
+    _show_details(job, as_json=as_json)
+
+
+def _show_details(job: Job, *, as_json: bool) -> None:
     if as_json:
         typer.echo(job.body)
     else:
@@ -111,10 +136,11 @@ def result(
         typer.Option("--output", "-o", dir_okay=False, help="Write the result to this file."),
     ] = None,
     url: UrlOption = None,
+    api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch a job's result."""
-    with reported(as_json=as_json), connect(url) as client:
+    with reported(as_json=as_json), connect(url, api_key) as client:
         answer = client.result(job_id)
     if isinstance(answer, Job):
         if as_json:
@@ -129,23 +155,24 @@ def result(
         _show_result(answer)
 
 
-def _read(file: Path) -> bytes:
+def _source(file: Path) -> Source:
     if str(file) == "-":
         return sys.stdin.buffer.read()
     try:
-        return file.read_bytes()
+        with file.open("rb"):
+            return file
     except OSError as error:
         reason = f"{file}: {error.strerror or error}"
         raise typer.BadParameter(reason, param_hint="FILE") from None
 
 
 def _follow(client: Client, submitted: Job, progress: Progress) -> Job:
-    """Poll the job until it is final."""
+    """Show the job's changes until it is final."""
     job = submitted
     progress.status = job.status
     try:
-        for latest in client.follow(submitted):
-            job = latest
+        for event in client.iter_events(submitted.id):
+            job = event.job
             progress.status = job.status
     except KeyboardInterrupt:
         typer.echo(f"the job goes on; see it with: loosely status {printable(job.id)}", err=True)

@@ -1,7 +1,7 @@
 """Jobs and results as people read them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loosely.cli.text import printable, printable_lines
-from loosely.job import Job
+from loosely.job import Job, Model
 
 _BAR_CELLS = 24
 _TOO_LARGE = 1e15
@@ -62,6 +62,18 @@ def result_view(result: Any) -> RenderableType:
     if isinstance(labels, list) and labels and all(_is_label(label) for label in labels):
         return _label_table(labels)
     return Text(printable_lines(json.dumps(result, indent=2, ensure_ascii=False)))
+
+
+def model_table(models: Iterable[Model]) -> RenderableType:
+    """A line for each model: its name, its task, what it takes."""
+    table = Table.grid(padding=(0, 2))
+    for model in models:
+        table.add_row(
+            Text(printable(model.name), "bold"),
+            Text(printable(model.task)),
+            Text(printable(", ".join(model.media_types)), "dim"),
+        )
+    return table
 
 
 def bar(score: float) -> str:

@@ -10,3 +10,8 @@ def gateway() -> Iterator[ScriptedGateway]:
     """A gateway to be told what to answer."""
     with serving() as started:
         yield started
+
+
+@pytest.fixture(autouse=True)
+def _no_key_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOOSELY_API_KEY", raising=False)

@@ -1,6 +1,7 @@
 """A gateway on loopback that gives the answers it was told, and keeps what it was asked."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,7 +50,7 @@ SUCCEEDED = job_document(
 
 @dataclass(frozen=True)
 class Answer:
-    """What the gateway is to say once."""
+    """What the gateway is to say once; status 0 is to hang up instead."""
 
     status: int
     body: bytes
@@ -67,6 +68,20 @@ def problem(status: int, code: str, detail: str, **members: Any) -> Answer:
     """A problem document."""
     document = {"type": f"/docs/problems#{code}", "title": code, "status": status, "code": code}
     return answer(status, {**document, "detail": detail, **members})
+
+
+def stream(*parts: str, end: bytes = b"") -> Answer:
+    """A stream of events that breaks off after them."""
+    text = "".join(parts).encode() + end
+    return Answer(200, text, {"content-type": "text/event-stream; charset=utf-8"})
+
+
+def sent_event(kind: str, event_id: str, job: Any) -> str:
+    """A server-sent event with a job."""
+    return f"event: {kind}\nid: {event_id}\ndata: {json.dumps(job)}\n\n"
+
+
+HANG_UP = Answer(0, b"")
 
 
 @dataclass(frozen=True)
@@ -100,13 +115,17 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.gateway.asked.append(Asked(self.command, self.path, headers, body))
         reply = self.gateway.next_answer()
+        if reply is HANG_UP:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
         self.send_response(reply.status)
         for name, value in {**reply.headers, "content-length": str(len(reply.body))}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(reply.body)
 
-    do_POST = do_GET  # noqa: N815 - the base class names it
+    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - the base class names them
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Say nothing."""

@@ -16,6 +16,8 @@ from tests.unit.loosely.scripted_gateway import (
     answer,
     job_document,
     problem,
+    sent_event,
+    stream,
 )
 
 TABLE = f"""\
@@ -30,7 +32,7 @@ tabby          1.0%  ▎
 def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
     """A terminal without a width or settings, in a directory where nothing runs."""
     monkeypatch.chdir(tmp_path)
-    for name in ("LOOSELY_URL", "FORCE_COLOR", "COLUMNS"):
+    for name in ("LOOSELY_URL", "LOOSELY_API_KEY", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     return CliRunner()
 
@@ -54,13 +56,15 @@ def test_submit_shows_a_table_of_labels(
     assert gateway.asked[0].headers["content-type"] == "image/jpeg"
 
 
-def test_submit_polls_what_was_not_ready(
+def test_submit_follows_what_was_not_ready(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.answers = [
         answer(202, job_document("queued"), retry_after="1"),
-        answer(200, job_document("running"), retry_after="0"),
-        answer(200, SUCCEEDED),
+        stream(
+            sent_event("status", "1.0.0", job_document("running")),
+            sent_event("final", "3.0.0", SUCCEEDED),
+        ),
     ]
     done = runner.invoke(
         app,
@@ -72,8 +76,7 @@ def test_submit_polls_what_was_not_ready(
     assert "Egyptian cat" in done.stdout
     assert [asked.target for asked in gateway.asked] == [
         "/v1/models/classifier/jobs?deadline_seconds=9",
-        f"/v1/jobs/{JOB_ID}",
-        f"/v1/jobs/{JOB_ID}",
+        f"/v1/jobs/{JOB_ID}/events",
     ]
 
 
@@ -121,8 +124,7 @@ def test_a_refusal_says_what_happened_and_what_to_do(
     assert done.exit_code == 1
     assert done.stdout == ""
     assert done.stderr == (
-        "unknown-model: no model 'clasifier'; nearest: classifier; "
-        "ask for one that the gateway lists under /v1/models\n"
+        "unknown-model: no model 'clasifier'; nearest: classifier; `loosely models` lists them\n"
     )
 
 
@@ -176,7 +178,7 @@ def test_a_job_that_fails_while_followed_ends_with_1(
     expired = job_document("expired", error={"code": "expired", "detail": "9 s are over"})
     gateway.answers = [
         answer(202, job_document("queued"), retry_after="0"),
-        answer(200, expired),
+        stream(sent_event("final", "3.0.0", expired)),
     ]
     done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
 
@@ -220,6 +222,57 @@ def test_no_result_yet_has_its_own_exit_code(runner: CliRunner, gateway: Scripte
 
     assert done.exit_code == 75
     assert done.stderr == "not-yet: the job is running; ask again later\n"
+
+
+def test_cancel_shows_the_job(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    gateway.answers = [answer(202, job_document("cancelling"))]
+    done = runner.invoke(app, ["cancel", JOB_ID, "--url", gateway.url])
+
+    assert done.exit_code == 0, done.output
+    assert "cancelling" in done.stdout
+    assert (gateway.asked[0].method, gateway.asked[0].target) == ("DELETE", f"/v1/jobs/{JOB_ID}")
+
+
+def test_list_shows_a_line_for_each_job_up_to_the_limit(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    page = {"jobs": [SUCCEEDED, job_document("queued")], "next_cursor": "more"}
+    gateway.answers = [answer(200, page)]
+    done = runner.invoke(
+        app, ["list", "--limit", "3", "--status", "queued", "--url", gateway.url, "--json"]
+    )
+
+    assert done.exit_code == 0, done.output
+    statuses = [json.loads(line)["status"] for line in done.stdout.splitlines()]
+    assert statuses == ["succeeded", "queued", "succeeded"]
+    assert [asked.target for asked in gateway.asked] == [
+        "/v1/jobs?status=queued",
+        "/v1/jobs?status=queued&cursor=more",
+    ]
+
+
+def test_models_are_listed(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    model = {"name": "classifier", "task": "label", "media_types": ["image/jpeg", "image/png"]}
+    gateway.answers = [answer(200, {"models": [model]})]
+    done = runner.invoke(app, ["models", "--url", gateway.url])
+
+    assert done.exit_code == 0, done.output
+    assert done.stdout.split() == ["classifier", "label", "image/jpeg,", "image/png"]
+
+
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_a_key_is_sent_and_not_shown(runner: CliRunner, gateway: ScriptedGateway, by: str) -> None:
+    gateway.answers = [problem(401, "unauthenticated", "the key is not known")]
+    arguments = ["status", JOB_ID, "--url", gateway.url]
+    if by == "argument":
+        done = runner.invoke(app, [*arguments, "--api-key", "lsy_secret"])
+    else:
+        done = runner.invoke(app, arguments, env={"LOOSELY_API_KEY": "lsy_secret"})
+
+    assert gateway.asked[0].headers["authorization"] == "Bearer lsy_secret"
+    assert done.exit_code == 1
+    assert "secret" not in done.output
+    assert done.stderr.endswith("name your key with --api-key or LOOSELY_API_KEY\n")
 
 
 def test_another_server_has_its_own_exit_code(runner: CliRunner, gateway: ScriptedGateway) -> None:
@@ -278,5 +331,5 @@ def test_importing_the_package_loads_nothing_else(tmp_path: Path) -> None:
 def test_version_and_help(runner: CliRunner) -> None:
     assert runner.invoke(app, ["--version"]).stdout == f"loosely {__version__}\n"
     helped = runner.invoke(app, ["--help"]).stdout
-    for word in ("up", "submit", "status", "result", "Exit codes"):
+    for word in ("up", "submit", "status", "result", "cancel", "list", "models", "Exit codes"):
         assert word in helped

@@ -13,6 +13,7 @@ from loosely import (
     Problem,
     RequestRefused,
     Result,
+    Retry,
     UnexpectedAnswer,
 )
 from loosely.errors import problem_from
@@ -26,22 +27,8 @@ from tests.unit.loosely.scripted_gateway import (
     problem,
 )
 
+ONCE = Retry(total_seconds=0)
 JPEG = b"\xff\xd8\xff\xe0 picture"
-
-
-class Clock:
-    """Time that passes only in `sleep`."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.slept: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
 
 
 def nobody_listens() -> str:
@@ -51,7 +38,7 @@ def nobody_listens() -> str:
 
 def test_submit_sends_the_bytes_with_their_type_and_the_wait(gateway: ScriptedGateway) -> None:
     gateway.answers = [answer(200, SUCCEEDED)]
-    with Client(gateway.url) as client:
+    with Client(gateway.url, retry=ONCE) as client:
         job = client.submit(JPEG, "classifier", wait_seconds=7, deadline_seconds=60)
 
     [asked] = gateway.asked
@@ -71,7 +58,7 @@ def test_submit_sends_the_bytes_with_their_type_and_the_wait(gateway: ScriptedGa
 
 def test_no_wait_asks_for_an_answer_at_once(gateway: ScriptedGateway) -> None:
     gateway.answers = [answer(202, job_document("queued"), retry_after="3")]
-    with Client(gateway.url) as client:
+    with Client(gateway.url, retry=ONCE) as client:
         job = client.submit(JPEG, "classifier", wait_seconds=0)
 
     assert gateway.asked[0].headers["prefer"] == "respond-async"
@@ -81,69 +68,10 @@ def test_no_wait_asks_for_an_answer_at_once(gateway: ScriptedGateway) -> None:
 
 def test_names_cannot_leave_their_place_in_the_path(gateway: ScriptedGateway) -> None:
     gateway.answers = [problem(404, "unknown-job", "no such job")]
-    with Client(gateway.url) as client, pytest.raises(RequestRefused):
-        client.job("../models?x=/#y")
+    with Client(gateway.url, retry=ONCE) as client, pytest.raises(RequestRefused):
+        client.get("../models?x=/#y")
 
     assert gateway.asked[0].target == "/v1/jobs/..%2Fmodels%3Fx%3D%2F%23y"
-
-
-def test_follow_keeps_retry_after_until_the_job_is_final(gateway: ScriptedGateway) -> None:
-    gateway.answers = [
-        answer(200, job_document("queued"), retry_after="2"),
-        answer(200, job_document("running")),
-        answer(200, SUCCEEDED),
-    ]
-    clock = Clock()
-    with Client(gateway.url, clock=clock, sleep=clock.sleep) as client:
-        statuses = [job.status for job in client.follow(JOB_ID)]
-
-    assert statuses == ["queued", "running", "succeeded"]
-    assert clock.slept == [2.0, 1.0]
-    assert {asked.headers["prefer"] for asked in gateway.asked} == {"wait=10"}
-
-
-def test_a_job_just_submitted_is_first_asked_for_when_its_answer_said(
-    gateway: ScriptedGateway,
-) -> None:
-    gateway.answers = [
-        answer(202, job_document("queued"), retry_after="5"),
-        answer(200, SUCCEEDED),
-    ]
-    clock = Clock()
-    with Client(gateway.url, clock=clock, sleep=clock.sleep) as client:
-        list(client.follow(client.submit(JPEG, "classifier", wait_seconds=0)))
-    assert clock.slept == [5.0]
-
-
-def test_follow_outlives_a_gateway_that_is_away_for_a_moment(gateway: ScriptedGateway) -> None:
-    gateway.answers = [
-        problem(503, "unavailable", "the queue does not answer", retryable=True),
-        answer(200, SUCCEEDED),
-    ]
-    clock = Clock()
-    with Client(gateway.url, clock=clock, sleep=clock.sleep) as client:
-        assert [job.status for job in client.follow(JOB_ID)] == ["succeeded"]
-
-
-def test_follow_gives_up_on_a_gateway_that_stays_away() -> None:
-    clock = Clock()
-    with (
-        Client(nobody_listens(), clock=clock, sleep=clock.sleep) as client,
-        pytest.raises(GatewayUnreachable),
-    ):
-        list(client.follow(JOB_ID))
-    assert clock.now == pytest.approx(60.0)
-
-
-def test_follow_ends_when_the_caller_has_waited_enough(gateway: ScriptedGateway) -> None:
-    gateway.answers = [answer(200, job_document("queued"), retry_after="4")]
-    clock = Clock()
-    with (
-        Client(gateway.url, clock=clock, sleep=clock.sleep) as client,
-        pytest.raises(TimeoutError, match="not final after 10 s"),
-    ):
-        list(client.follow(JOB_ID, wait_seconds=10))
-    assert clock.slept == [4.0, 4.0]
 
 
 def test_a_refusal_carries_what_the_problem_says(gateway: ScriptedGateway) -> None:
@@ -163,7 +91,7 @@ def test_a_refusal_carries_what_the_problem_says(gateway: ScriptedGateway) -> No
             {"content-type": "application/problem+json", "retry-after": "2"},
         )
     ]
-    with Client(gateway.url) as client, pytest.raises(RequestRefused) as caught:
+    with Client(gateway.url, retry=ONCE) as client, pytest.raises(RequestRefused) as caught:
         client.submit(JPEG, "classifier")
 
     error = caught.value
@@ -179,7 +107,7 @@ def test_a_job_that_failed_within_the_wait_comes_with_the_problem(
 ) -> None:
     failed = job_document("failed", error={"code": "inference-failed"})
     gateway.answers = [problem(500, "inference-failed", "out of memory", job=failed, attempt=2)]
-    with Client(gateway.url) as client, pytest.raises(JobEnded) as caught:
+    with Client(gateway.url, retry=ONCE) as client, pytest.raises(JobEnded) as caught:
         client.submit(JPEG, "classifier")
 
     assert caught.value.job is not None
@@ -189,7 +117,10 @@ def test_a_job_that_failed_within_the_wait_comes_with_the_problem(
 
 def test_no_answer_is_told_from_a_refusal() -> None:
     url = nobody_listens()
-    with Client(url) as client, pytest.raises(GatewayUnreachable, match=r"refused") as caught:
+    with (
+        Client(url, retry=ONCE) as client,
+        pytest.raises(GatewayUnreachable, match=r"refused") as caught,
+    ):
         client.submit(JPEG, "classifier")
     assert caught.value.url == url
 
@@ -209,13 +140,13 @@ def test_another_server_is_not_mistaken_for_a_gateway(
     gateway: ScriptedGateway, reply: Answer, reason: str
 ) -> None:
     gateway.answers = [reply]
-    with Client(gateway.url) as client, pytest.raises(UnexpectedAnswer, match=reason):
-        client.job(JOB_ID)
+    with Client(gateway.url, retry=ONCE) as client, pytest.raises(UnexpectedAnswer, match=reason):
+        client.get(JOB_ID)
 
 
 def test_a_result_comes_in_its_own_type(gateway: ScriptedGateway) -> None:
     gateway.answers = [Answer(200, b"\x89PNG mask", {"content-type": "image/png"})]
-    with Client(gateway.url) as client:
+    with Client(gateway.url, retry=ONCE) as client:
         result = client.result(JOB_ID)
 
     assert result == Result(b"\x89PNG mask", "image/png")
@@ -224,7 +155,7 @@ def test_a_result_comes_in_its_own_type(gateway: ScriptedGateway) -> None:
 
 def test_no_result_yet_is_the_job(gateway: ScriptedGateway) -> None:
     gateway.answers = [answer(202, job_document("running"), retry_after="1")]
-    with Client(gateway.url) as client:
+    with Client(gateway.url, retry=ONCE) as client:
         result = client.result(JOB_ID)
 
     assert isinstance(result, Job)
@@ -236,7 +167,7 @@ def test_a_large_result_is_fetched_from_where_it_lies(gateway: ScriptedGateway) 
         Answer(303, b"", {"location": "/blobs/x?sig=secret"}),
         Answer(200, b"large", {"content-type": "image/png"}),
     ]
-    with Client(gateway.url) as client:
+    with Client(gateway.url, retry=ONCE) as client:
         assert client.result(JOB_ID) == Result(b"large", "image/png")
     assert gateway.asked[1].target == "/blobs/x?sig=secret"
 
@@ -246,14 +177,14 @@ def test_a_link_that_leads_nowhere_is_not_shown(gateway: ScriptedGateway) -> Non
         Answer(303, b"", {"location": "/blobs/x?sig=secret"}),
         Answer(403, b"expired"),
     ]
-    with Client(gateway.url) as client, pytest.raises(UnexpectedAnswer) as caught:
+    with Client(gateway.url, retry=ONCE) as client, pytest.raises(UnexpectedAnswer) as caught:
         client.result(JOB_ID)
     assert "secret" not in str(caught.value)
 
 
 def test_a_redirect_to_nowhere_is_an_unexpected_answer(gateway: ScriptedGateway) -> None:
     gateway.answers = [Answer(303, b"", {"location": "http://h:99999/"})]
-    with Client(gateway.url) as client, pytest.raises(UnexpectedAnswer, match="no URL"):
+    with Client(gateway.url, retry=ONCE) as client, pytest.raises(UnexpectedAnswer, match="no URL"):
         client.result(JOB_ID)
 
 
