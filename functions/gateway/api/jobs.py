@@ -19,10 +19,10 @@ from gateway.api.context import (
     services_of,
     unknown_job,
 )
+from gateway.api.live import live, stop_order
 from gateway.api.openapi import CANCEL_RESPONSES, JOB_RESPONSES, PREFER, RESULT_RESPONSES
-from gateway.api.responses import json_response
-from gateway.api.submit import RETRY_AFTER_SECONDS
 from gateway.api.queueing import RETRY_AFTER_SECONDS, placed
+from gateway.api.responses import json_response
 from gateway.errors import FinalInstance, MissingPayload, UnknownInstance
 from gateway.prefer import parse
 from gateway.problems import Problem
@@ -60,7 +60,7 @@ async def get_job(request: Request, job_id: str) -> Response:
         headers |= await placed(services_of(request), job)
     if applied := preference.applied(answered_async=False):
         headers["Preference-Applied"] = applied
-    return conditional(request, json_response(job_resource(job_id, found), headers=headers))
+    return conditional(request, json_response(job, headers=headers))
 
 
 @router.get(
@@ -73,6 +73,8 @@ async def get_result(request: Request, job_id: str) -> Response:
     """The result in its own media type; 202 while there is none yet."""
     refuse_unknown_query(request)
     found = await owned(request, job_id)
+    if found["status"] != JobStatus.SUCCEEDED:
+        found = await live(services_of(request), job_id, found)
     job = job_resource(job_id, found)
     if not record.is_final(found):
         return json_response(job, 202, {"Location": job_path(job_id), **_RETRY})
@@ -104,17 +106,19 @@ async def _result(request: Request, found: Record) -> Response:
 async def cancel(request: Request, job_id: str) -> Response:
     """Cancel a job that has not ended. Idempotent."""
     refuse_unknown_query(request)
-    durable = durable_of(request)
+    durable, services = durable_of(request), services_of(request)
     found = await owned(request, job_id)
     if record.is_final(found):
-        return json_response(job_resource(job_id, found))
+        return json_response(job_resource(job_id, await live(services, job_id, found)))
     try:
-        await durable.raise_event(job_id, EVENT_CANCEL, None)
+        order = await stop_order(services, job_id, found)
+        await durable.raise_event(job_id, EVENT_CANCEL, order)
     except UnknownInstance:
         raise unknown_job(job_id) from None
     except FinalInstance:
-        return json_response(job_resource(job_id, await owned(request, job_id)))
-    job: dict[str, Any] = job_resource(job_id, found)
+        ended = await owned(request, job_id)
+        return json_response(job_resource(job_id, await live(services, job_id, ended)))
+    job: dict[str, Any] = job_resource(job_id, await live(services, job_id, found))
     return json_response(
         {**job, "status": JobStatus.CANCELLING.value}, 202, {"Location": job_path(job_id), **_RETRY}
     )

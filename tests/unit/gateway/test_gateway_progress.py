@@ -1,0 +1,281 @@
+"""Progress: who may tell it, in which order it counts, and how a running job is cancelled."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract.catalogue import DEFAULT_PATH
+from contract.names import progress_url
+from gateway.errors import Unavailable
+from gateway.progress import NOTHING, Progress, ProgressStore, Report
+from tests.unit.gateway.blob_memory import MemoryBlobs
+from tests.unit.gateway.conftest import STARTED_AT, World, gateway
+from tests.unit.gateway.memory import ManualClock, MemoryPayloads
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """A gateway whose noop reports its progress."""
+    shipped = DEFAULT_PATH.read_text("utf-8")
+    path = tmp_path / "models.toml"
+    path.write_text(f"{shipped}\nreports_progress = true\n", "utf-8")
+    async with gateway(catalogue_path=path) as opened:
+        assert opened.services.catalogue["noop"].reports_progress
+        yield opened
+
+
+async def tell(world: World, sequence: int, number: int = -1, **more: Any) -> httpx.Response:
+    url = progress_url(world.queues.request(number).reply_url or "") or ""
+    report = {"attempt": 1, "sequence": sequence, "started_at": STARTED_AT, **more}
+    return await world.http.put(url, json=report)
+
+
+async def test_a_job_is_seen_to_run(world: World) -> None:
+    job_id = await world.accept()
+    job = await world.job(job_id)
+    assert (job["status"], job["started_at"], job["progress"]) == ("queued", None, None)
+    assert (await tell(world, 0)).status_code == 200
+    job = await world.job(job_id)
+    assert (job["status"], job["started_at"]) == ("running", STARTED_AT)
+    assert job["progress"] == {"fraction": None, "message": None}
+    await tell(world, 1, fraction=0.5, message="half")
+    assert (await world.job(job_id))["progress"] == {"fraction": 0.5, "message": "half"}
+    await world.reply()
+    job = await world.job(job_id)
+    assert (job["status"], job["progress"]) == ("succeeded", None)
+
+
+async def test_a_late_report_changes_nothing(world: World) -> None:
+    job_id = await world.accept()
+    await tell(world, 5, fraction=0.9)
+    assert (await tell(world, 4, fraction=0.1)).status_code == 200
+    assert (await world.job(job_id))["progress"]["fraction"] == 0.9
+    await world.reply()
+    final = await world.job(job_id)
+    answer = await tell(world, 6, fraction=1)
+    assert (answer.status_code, answer.json()["code"]) == (410, "already-final")
+    assert await world.job(job_id) == final
+
+
+async def test_a_second_delivery_counts_from_the_beginning(world: World) -> None:
+    job_id = await world.accept()
+    await tell(world, 7, fraction=0.9)
+    await tell(world, 0, attempt=2)
+    await tell(world, 8, fraction=1)
+    job = await world.job(job_id)
+    assert (job["status"], job["attempt"]) == ("running", 2)
+    assert job["progress"] == {"fraction": None, "message": None}
+
+
+async def test_only_the_jobs_own_token_opens_it(world: World) -> None:
+    await world.accept()
+    other = await world.accept()
+    report = {"attempt": 1, "sequence": 0, "started_at": STARTED_AT}
+    query = (world.queues.request(0).reply_url or "").partition("?")[2]
+    for wrong in ("", f"?{query}"):
+        answer = await world.http.put(f"/v1/jobs/{other}/progress{wrong}", json=report)
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+    world.durable.runs.clear()
+    assert (await tell(world, 0)).status_code == 404
+    assert (await tell(world, 0, stopped=True)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attempt": 0},
+        {"sequence": -1},
+        {"sequence": "1"},
+        {"started_at": "soon"},
+        {"fraction": 1.5},
+        {"fraction": "half"},
+        {"message": 1},
+        {"message": "x" * 501},
+        {"stopped": "yes"},
+    ],
+)
+async def test_a_report_of_the_wrong_shape(world: World, change: dict[str, Any]) -> None:
+    job_id = await world.accept()
+    answer = await tell(world, **{"sequence": 0, **change})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
+    assert (await world.job(job_id))["status"] == "queued"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [(b"{", 422), (b"[]", 422), (b"\xff", 422), (b'"' + b"x" * 9000, 413)]
+)
+async def test_a_report_that_is_none(world: World, body: bytes, status: int) -> None:
+    await world.accept()
+    url = progress_url(world.queues.request().reply_url or "") or ""
+    assert (await world.http.put(url, content=body)).status_code == status
+
+
+# The second cancellation is an event that nobody waits for: the SDK says so, and drops it.
+@pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
+async def test_a_running_job_is_cancelled_once_it_has_stopped(world: World) -> None:
+    job_id = await world.accept()
+    await tell(world, 0, fraction=0.3)
+    answer = await world.http.delete(f"/v1/jobs/{job_id}")
+    assert (answer.status_code, answer.json()["status"]) == (202, "cancelling")
+    job = await world.job(job_id)
+    assert (job["status"], job["progress"]["fraction"]) == ("cancelling", 0.3)
+    assert (await world.http.delete(f"/v1/jobs/{job_id}")).status_code == 202
+    assert (await tell(world, 1, fraction=0.4)).status_code == 410
+    assert (await world.job(job_id))["progress"]["fraction"] == 0.3
+    await world.durable.advance(1)
+    assert (await tell(world, 2, stopped=True)).status_code == 200
+    job = await world.job(job_id)
+    assert (job["status"], job["started_at"]) == ("cancelled", STARTED_AT)
+    again = await world.http.delete(f"/v1/jobs/{job_id}")
+    assert (again.status_code, again.json()) == (200, job)
+    assert (await tell(world, 3, stopped=True)).status_code == 200
+
+
+async def test_a_worker_that_says_nothing_is_waited_for_half_a_minute(world: World) -> None:
+    job_id = await world.accept()
+    await tell(world, 0)
+    await world.http.delete(f"/v1/jobs/{job_id}")
+    await world.durable.advance(29)
+    assert (await world.job(job_id))["status"] == "cancelling"
+    await world.durable.advance(1)
+    assert (await world.job(job_id))["status"] == "cancelled"
+
+
+async def test_a_reply_that_overtakes_is_kept(world: World) -> None:
+    job_id = await world.accept()
+    await tell(world, 0)
+    await world.http.delete(f"/v1/jobs/{job_id}")
+    assert (await world.reply(result={"json": "done"})).status_code == 202
+    await world.durable.advance(30)
+    job = await world.job(job_id)
+    assert (job["status"], job["result"]) == ("succeeded", "done")
+
+
+async def test_a_job_that_has_not_started_is_cancelled_at_once(world: World) -> None:
+    job_id = await world.accept()
+    await world.http.delete(f"/v1/jobs/{job_id}")
+    assert (await world.job(job_id))["status"] == "cancelled"
+    assert (await tell(world, 0)).status_code == 410, "so it never reaches the device"
+
+
+async def test_expired_tells_whether_it_ran(world: World) -> None:
+    ran, waited = await world.accept(deadline_seconds=10), await world.accept(deadline_seconds=10)
+    await tell(world, 0, number=0)
+    await world.durable.advance(10)
+    for job_id, started_at in ((ran, STARTED_AT), (waited, None)):
+        job = await world.job(job_id)
+        assert (job["status"], job["started_at"]) == ("expired", started_at)
+
+
+async def test_a_model_that_does_not_report_costs_no_look() -> None:
+    async with gateway() as world:
+        job_id = await world.accept()
+        world.payloads.is_down = True
+        assert (await world.job(job_id))["status"] == "queued"
+        assert (await world.http.delete(f"/v1/jobs/{job_id}")).status_code == 202
+
+
+async def test_the_storage_is_down(world: World) -> None:
+    job_id = await world.accept()
+    await tell(world, 0)
+    world.payloads.is_down = True
+    for answer in (
+        await world.http.get(f"/v1/jobs/{job_id}"),
+        await world.http.delete(f"/v1/jobs/{job_id}"),
+        await tell(world, 1),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+
+
+@pytest.mark.parametrize(
+    ("reply_url", "expected"),
+    [
+        ("https://g/v1/jobs/1/reply?a=1&b=2", "https://g/v1/jobs/1/progress?a=1&b=2"),
+        ("https://g/v1/jobs/1/reply", None),
+        ("https://g/answers?reply", None),
+        ("reply?", None),
+        ("", None),
+    ],
+)
+def test_where_to_report(reply_url: str, expected: str | None) -> None:
+    assert progress_url(reply_url) == expected
+
+
+REPORTS = st.builds(
+    Report,
+    attempt=st.integers(1, 3),
+    sequence=st.integers(0, 5),
+    started_at=st.just(STARTED_AT),
+    fraction=st.none() | st.floats(0, 1),
+    message=st.none() | st.text(max_size=5),
+)
+
+
+@given(st.lists(REPORTS | st.none(), max_size=12))
+def test_the_newest_report_before_the_cancellation_counts(moves: list[Report | None]) -> None:
+    """None is a cancellation. Whatever the order of arrival, the place never goes back."""
+    known = NOTHING
+    for move in moves:
+        before = known
+        known = known.cancelled() if move is None else known.told(move)
+        assert known.cancelling >= before.cancelling
+        if before.report is not None:
+            assert known.report is not None
+            assert known.report.place >= before.report.place
+        if before.cancelling:
+            assert known == before
+    told = moves[: moves.index(None)] if None in moves else moves
+    places = [report.place for report in told if report is not None]
+    assert (known.report.place if known.report else None) == max(places, default=None)
+
+
+@given(st.lists(REPORTS, min_size=1, max_size=4), st.randoms())
+def test_reports_that_meet_leave_the_newest(reports: list[Report], random: Any) -> None:
+    asyncio.run(_meet(reports, random))
+
+
+async def _meet(reports: list[Report], random: Any) -> None:
+    clock = ManualClock()
+    blobs = MemoryBlobs(MemoryPayloads(), clock)
+    read = blobs.read
+
+    async def read_slowly(blob: str) -> Any:
+        found = await read(blob)
+        for _ in range(random.randrange(4)):
+            await asyncio.sleep(0)
+        return found
+
+    blobs.read = read_slowly  # type: ignore[method-assign]  # the same blobs, over a slow network
+    store = ProgressStore(blobs)
+
+    async def tell_it(report: Report) -> None:
+        while True:
+            with contextlib.suppress(Unavailable):
+                await store.update("job", lambda old: old.told(report))
+                return
+
+    await asyncio.gather(*(tell_it(report) for report in reports))
+    known = await store.read("job")
+    assert known.report is not None
+    assert known.report.place == max(report.place for report in reports)
+
+
+async def test_a_blob_that_never_rests_is_given_up(world: World) -> None:
+    store = ProgressStore(world.blobs)
+
+    def rivalled(old: Progress) -> Progress:
+        world.blobs.put("progress/x", json.dumps({"report": None, "cancelling": False}).encode())
+        return old.cancelled()
+
+    with pytest.raises(Unavailable, match="changes too fast"):
+        await store.update("x", rivalled)
