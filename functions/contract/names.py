@@ -29,6 +29,10 @@ REPLY_EXPIRES_PARAMETER: Final = "expires"
 REPLY_TOKEN_PARAMETER: Final = "token"  # noqa: S105  the name of it, not a secret
 
 
+UPLOADS: Final = "uploads/"
+"""How the names of uploads' blobs begin."""
+
+
 def input_blob(job_id: str) -> str:
     """Name of the blob that holds a job's input."""
     return f"inputs/{job_id}"
@@ -36,7 +40,7 @@ def input_blob(job_id: str) -> str:
 
 def upload_blob(upload_id: str, owner: str) -> str:
     """Name of the blob that an upload slot is for; `owner` is what the upload belongs to."""
-    return f"uploads/{upload_id}.{owner}"
+    return f"{UPLOADS}{upload_id}.{owner}"
 
 
 def result_blob(job_id: str) -> str:

@@ -58,7 +58,7 @@ class Blobs(Protocol):
     async def read(self, blob: str) -> Note | None:
         """A small blob, or None."""
 
-    async def look(self, blob: str, head_bytes: int) -> Look | None:
+    async def look(self, blob: str, head_bytes: int = 0) -> Look | None:
         """What a blob is and how it begins, or None."""
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
@@ -116,14 +116,14 @@ class ContainerBlobs:
             except ResourceNotFoundError:
                 return None
 
-    async def look(self, blob: str, head_bytes: int) -> Look | None:
+    async def look(self, blob: str, head_bytes: int = 0) -> Look | None:
         """See Blobs."""
         client = self._blob(blob)
         with unavailable("look"):
             try:
                 found = await client.get_blob_properties()
                 head = b""
-                if found.size:
+                if found.size and head_bytes:
                     stream = await client.download_blob(
                         offset=0,
                         length=min(head_bytes, found.size),

@@ -3,7 +3,7 @@
 import logging
 from datetime import timedelta
 
-from gateway import claims
+from gateway import claims, uploads
 from gateway.durable import Durable
 from gateway.services import Services
 
@@ -19,6 +19,7 @@ async def purge(durable: Durable, services: Services) -> int:
     retention = timedelta(hours=services.settings.retention_hours, seconds=longest)
     created_before = services.clock() - retention
     await claims.delete_expired(services)
+    await uploads.delete_expired(services)
     deleted = await durable.purge(created_before)
     if deleted:
         _log.info("deleted the histories of %d jobs created before %s", deleted, created_before)

@@ -131,6 +131,13 @@ INVALID_INPUT: Final = Kind(
     False,
     "It is empty, unreadable, or has more pixels than the model takes.",
 )
+IDEMPOTENCY_MISMATCH: Final = Kind(
+    "idempotency-mismatch",
+    422,
+    "The key belongs to another request",
+    False,
+    "The `Idempotency-Key` was sent before with another model, payload or option. Use a new key.",
+)
 RATE_LIMITED: Final = Kind(
     "rate-limited",
     429,
@@ -138,13 +145,6 @@ RATE_LIMITED: Final = Kind(
     True,
     "Try again after `Retry-After` seconds. `RateLimit` tells what is left, `RateLimit-Policy` "
     "what the key has.",
-)
-IDEMPOTENCY_MISMATCH: Final = Kind(
-    "idempotency-mismatch",
-    422,
-    "The key belongs to another request",
-    False,
-    "The `Idempotency-Key` was sent before with another model, payload or option. Use a new key.",
 )
 INFERENCE_FAILED: Final = Kind(
     "inference-failed",

@@ -7,9 +7,10 @@ from uuid_utils import uuid7
 
 from contract.catalogue import Model
 from contract.claimcheck import fits_inline
-from contract.messages import InlineBytes, InlineJson, JobRequest, Payload
+from contract.messages import InlineBytes, InlineJson, InputPayload, JobRequest
 from contract.names import input_blob
 from gateway import media, record, ticket
+from gateway.api.addresses import check_addresses
 from gateway.api.intake import Intake
 from gateway.api.queueing import refuse_if_saturated
 from gateway.durable import Durable
@@ -33,6 +34,7 @@ async def issue(
 ) -> Ticket:
     """Store what is large, and write down the job. Dying here leaves a blob that nobody names."""
     refuse_if_saturated(services, model, intake.deadline_seconds)
+    await check_addresses(services.settings, intake)
     job_id = job_id or str(uuid7())
     created_at = services.clock()
     request = JobRequest(
@@ -43,10 +45,14 @@ async def issue(
         deadline=created_at + timedelta(seconds=intake.deadline_seconds),
         parameters=intake.parameters,
     )
-    return ticket.write(request, origin.trace, origin.tenant)
+    return ticket.write(request, origin.trace, origin.tenant, intake.webhook_url)
 
 
-async def _payload(services: Services, job_id: str, intake: Intake) -> Payload:
+async def _payload(services: Services, job_id: str, intake: Intake) -> InputPayload:
+    if intake.url is not None:
+        return intake.url
+    if intake.stored is not None:
+        return intake.stored
     if not fits_inline(len(intake.data), services.settings.inline_limit_bytes):
         return await services.payloads.put(input_blob(job_id), intake.data, intake.media_type)
     if intake.media_type == media.JSON:

@@ -21,6 +21,8 @@ from gateway.api import (
     progress,
     replies,
     submit,
+    uploads,
+    webhooks,
 )
 from gateway.api.context import traceparent_of
 from gateway.api.cors import allow_origins
@@ -35,8 +37,10 @@ RETRY_AFTER_SECONDS = 2
 
 MODULES = (
     submit,
+    uploads,
     jobs,
     job_list,
+    webhooks,
     events,
     replies,
     progress,

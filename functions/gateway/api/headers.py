@@ -16,6 +16,7 @@ DESCRIPTIONS: Final[Mapping[str, dict[str, Any]]] = {
     "Accept-Post": _header("The media types that the model takes.", "image/jpeg", _TEXT),
     "Content-Location": _header("The job that this is the state of.", _JOB_PATH, _TEXT),
     "ETag": _header("Names this state, for `If-None-Match`.", '"cBs4MmXxWk8cSSPWQoMT"', _TEXT),
+    "Idempotency-Replayed": _header("An earlier request had brought the job.", "true", _TEXT),
     "Location": _header("Where the job is.", _JOB_PATH, _TEXT),
     "Preference-Applied": _header("The preferences that were honoured.", "wait=10", _TEXT),
     "RateLimit": _header("What is left of the key's rate.", '"default";r=50;t=1', _TEXT),
@@ -37,12 +38,17 @@ _ANY_STATUS: Final[Mapping[str, tuple[str, ...]]] = {
     "503": ("Retry-After",),
 }
 _BY_ANSWER: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
-    ("submit_job", "200"): ("Content-Location", "Preference-Applied", "Vary"),
-    ("submit_job", "202"): ("Location", "Retry-After", "Preference-Applied", "Vary"),
+    ("submit_job", "200"): (
+        *("Content-Location", "Preference-Applied", "Vary", "Idempotency-Replayed"),
+    ),
+    ("submit_job", "202"): (
+        *("Location", "Retry-After", "Preference-Applied", "Vary", "Idempotency-Replayed"),
+    ),
     ("get_job", "200"): ("ETag", "Retry-After", "Preference-Applied", "Vary"),
     ("get_job", "304"): ("ETag", "Retry-After", "Preference-Applied", "Vary"),
     ("get_result", "200"): ("ETag",),
     ("get_result", "202"): ("Location", "Retry-After"),
+    ("get_result", "303"): ("Location",),
     ("get_result", "304"): ("ETag",),
     ("cancel_job", "202"): ("Location", "Retry-After"),
 }

@@ -19,11 +19,12 @@ from gateway.api.context import (
     services_of,
     unknown_job,
 )
+from gateway.api.large import see_other
 from gateway.api.live import live, stop_order
 from gateway.api.openapi import CANCEL_RESPONSES, JOB_RESPONSES, PREFER, RESULT_RESPONSES
 from gateway.api.queueing import RETRY_AFTER_SECONDS, placed
 from gateway.api.responses import json_response
-from gateway.errors import FinalInstance, MissingPayload, UnknownInstance
+from gateway.errors import FinalInstance, UnknownInstance
 from gateway.prefer import parse
 from gateway.problems import Problem
 from gateway.record import Record
@@ -80,10 +81,10 @@ async def get_result(request: Request, job_id: str) -> Response:
         return json_response(job, 202, {"Location": job_path(job_id), **_RETRY})
     if found["status"] != JobStatus.SUCCEEDED:
         raise Problem(problems.NO_RESULT, f"the job is {found['status']}", job=job)
-    return await _result(request, found)
+    return await _result(request, job_id, found)
 
 
-async def _result(request: Request, found: Record) -> Response:
+async def _result(request: Request, job_id: str, found: Record) -> Response:
     payload = payload_from_json(Fields(found["result"]))
     match payload:
         case InlineJson(value):
@@ -91,10 +92,7 @@ async def _result(request: Request, found: Record) -> Response:
         case InlineBytes(_, data):
             pass
         case PayloadRef():
-            try:
-                data = await services_of(request).payloads.get(payload)
-            except MissingPayload:
-                raise Problem(problems.UNKNOWN_JOB, "the result is no longer kept") from None
+            return await see_other(services_of(request), job_id, payload)
     # A result is shown as what it says it is, not as what a browser guesses from the bytes.
     headers = {"X-Content-Type-Options": "nosniff"}
     return conditional(request, Response(data, media_type=payload.media_type, headers=headers))

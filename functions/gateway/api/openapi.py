@@ -94,6 +94,7 @@ SUBMIT_BODY: Final[dict[str, Any]] = {
                     "deadline_seconds": {"type": "integer", "minimum": 1},
                     "webhook_url": _URL,
                 },
+                "additionalProperties": False,
             }
         },
         "application/json": {

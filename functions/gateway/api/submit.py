@@ -11,7 +11,7 @@ from gateway.api.intake import read_intake
 from gateway.api.live import live
 from gateway.api.models import found_model
 from gateway.api.once import REPLAYED, accept, key_of
-from gateway.api.openapi import PREFER, SUBMIT_BODY, SUBMIT_RESPONSES
+from gateway.api.openapi import IDEMPOTENCY_KEY, PREFER, SUBMIT_BODY, SUBMIT_RESPONSES, UPLOAD
 from gateway.api.queueing import placed
 from gateway.api.responses import json_response, problem_response
 from gateway.prefer import Preference, parse
@@ -24,7 +24,7 @@ router = APIRouter(tags=["jobs"])
     "/v1/models/{model}/jobs",
     summary="Submit a job",
     responses=SUBMIT_RESPONSES,
-    openapi_extra={"requestBody": SUBMIT_BODY, "parameters": [PREFER]},
+    openapi_extra={"requestBody": SUBMIT_BODY, "parameters": [PREFER, IDEMPOTENCY_KEY, UPLOAD]},
     response_model=None,
 )
 async def submit(
@@ -36,12 +36,20 @@ async def submit(
     parameters: Annotated[
         str | None, Query(description="The model's parameters as a JSON object.")
     ] = None,
+    webhook_url: Annotated[
+        str | None, Query(description="Where the job is posted once it has ended.")
+    ] = None,
 ) -> Response:
     """Answers with the ended job where that is ready within the wait, else 202 with the job."""
     services = services_of(request)
     found = found_model(services, model)
-    refuse_unknown_query(request, ("deadline_seconds", "parameters"))
-    options = {"deadline_seconds": deadline_seconds, "parameters": parameters}
+    options = {
+        "deadline_seconds": deadline_seconds,
+        "parameters": parameters,
+        "upload": request.query_params.get("upload"),
+        "webhook_url": webhook_url,
+    }
+    refuse_unknown_query(request, options)
     given = {name: value for name, value in options.items() if value is not None}
     key = key_of(request)
     intake = await read_intake(request, found, given)

@@ -40,7 +40,7 @@ class MemoryBlobs:
         found = self.payloads.blobs.get(blob)
         return Note(found[1], self.etags[blob]) if found else None
 
-    async def look(self, blob: str, head_bytes: int) -> Look | None:
+    async def look(self, blob: str, head_bytes: int = 0) -> Look | None:
         await self.payloads.check()
         found = self.payloads.blobs.get(blob)
         if found is None:

@@ -17,6 +17,7 @@ from gateway.services import Services
 from gateway.settings import Endpoint, Settings
 from tests.unit.gateway.blob_memory import MemoryBlobs, MemoryLinks
 from tests.unit.gateway.memory import ManualClock, MemoryDurable, MemoryPayloads, MemoryQueues
+from tests.unit.gateway.receiver import MemoryReceiver
 
 KEY = bytes(range(32))
 STARTED_AT = "2026-03-01T12:00:01.000Z"
@@ -102,6 +103,7 @@ async def gateway(**settings: Any) -> AsyncIterator[World]:
         blobs=blobs,
         links=MemoryLinks(),
         tokens=ReplyTokens((KEY,), base_url),
+        webhooks=MemoryReceiver(),
         clock=clock,
     )
     durable = MemoryDurable(

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway.durable import RuntimeStatus
@@ -89,7 +90,7 @@ async def test_a_picture_as_result(world: World) -> None:
     assert answer.content == b"\x89PNG"
 
 
-async def test_a_large_result_comes_from_its_blob(world: World) -> None:
+async def test_a_large_result_is_at_a_signed_link(world: World) -> None:
     job_id = await world.accept()
     data = b"\0" * 500_000
     world.payloads.blobs[f"results/{job_id}"] = ("image/png", data)
@@ -101,7 +102,13 @@ async def test_a_large_result_comes_from_its_blob(world: World) -> None:
     }
     assert (await world.reply(result=reference)).status_code == 202
     answer = await world.http.get(f"/v1/jobs/{job_id}/result")
-    assert answer.content == data
+    assert (answer.status_code, answer.content) == (303, b"")
+    link = httpx.URL(answer.headers["location"])
+    assert (link.host, link.path) == ("blobs.test", f"/results/{job_id}")
+    assert link.params["sp"] == "r"
+    assert link.params["se"] == "2026-03-01T12:15:00 00:00"
+    assert (link.params["rsct"], link.params["rscd"]) == ("image/png", f"{job_id}.png")
+    assert answer.headers["cache-control"] == "no-store"
     job = await world.job(job_id)
     assert job["result"] is None
     assert "results/" not in str(job)

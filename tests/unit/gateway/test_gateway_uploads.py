@@ -1,0 +1,175 @@
+"""Uploads: a slot, what is sent to it, and the job that names it."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract.messages import PayloadRef
+from gateway import housekeeping, uploads
+from gateway.callers import OPEN_TENANT
+from tests.unit.gateway.conftest import World
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+STREAM = "application/octet-stream"
+NEVER_MADE = "019cb2d2-0000-7000-8000-000000000000"
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (64).to_bytes(4) * 2 + b"\0" * 100
+
+
+async def slot(world: World, model: str = "noop", media_type: str = STREAM) -> dict[str, Any]:
+    answer = await world.http.post("/v1/uploads", json={"model": model, "media_type": media_type})
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def sent(world: World, data: bytes, media_type: str = STREAM, model: str = "noop") -> str:
+    """The id of an upload whose data was sent."""
+    found = await slot(world, model, media_type)
+    path = httpx.URL(found["url"]).path.removeprefix("/")
+    world.blobs.put(path, data, found["headers"]["content-type"])
+    return str(found["upload"])
+
+
+async def submit(world: World, upload: str, model: str = "noop", **source: Any) -> httpx.Response:
+    return await world.http.post(
+        f"/v1/models/{model}/jobs",
+        json={"input": {"upload": upload, **source}},
+        headers={"prefer": "respond-async"},
+    )
+
+
+async def test_a_slot(world: World) -> None:
+    found = await slot(world)
+    assert found["method"] == "PUT"
+    assert found["headers"] == {"content-type": STREAM, "x-ms-blob-type": "BlockBlob"}
+    assert found["max_bytes"] == 1024**3
+    assert STREAM in found["media_types"]
+    assert found["expires_at"] == "2026-03-01T18:00:00.000Z"
+    url = httpx.URL(found["url"])
+    assert url.params["sp"] == "cw"
+    assert url.path.startswith(f"/uploads/{found['upload']}.")
+    assert not world.payloads.blobs
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 400, "malformed-request"),
+        (b"[]", 400, "malformed-request"),
+        (b'{"model": "noop"}', 400, "malformed-request"),
+        (b'{"model": "noop", "media_type": 1}', 400, "malformed-request"),
+        (b'{"model": "noop", "media_type": "text/plain", "x": 1}', 400, "malformed-request"),
+        (b'{"model": "nop", "media_type": "text/plain"}', 404, "unknown-model"),
+        (b'{"model": "noop", "media_type": "audio/wav"}', 415, "unsupported-media-type"),
+        (b"x" * 20_000, 413, "payload-too-large"),
+    ],
+)
+async def test_bad_requests_for_a_slot(world: World, body: bytes, status: int, code: str) -> None:
+    answer = await world.http.post("/v1/uploads", content=body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+async def test_a_job_that_names_an_upload_has_a_reference_to_it(world: World) -> None:
+    upload = await sent(world, b"x" * 200_000)
+    assert (await submit(world, upload)).status_code == 202
+    blob = uploads.blob_of(upload, OPEN_TENANT)
+    expected = PayloadRef(STREAM, blob, 200_000, None, world.blobs.etags[blob])
+    assert world.queues.request().input == expected
+    assert not [name for name in world.payloads.blobs if name.startswith("inputs/")]
+
+
+async def test_the_upload_can_be_named_in_the_query(world: World) -> None:
+    upload = await sent(world, b"x")
+    url = f"/v1/models/noop/jobs?upload={upload}"
+    answer = await world.http.post(url, headers={"prefer": "respond-async"})
+    assert answer.status_code == 202, answer.text
+    answer = await world.http.post(url, content=b"x")
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
+
+
+async def test_the_job_may_say_more_of_the_type(world: World) -> None:
+    upload = await sent(world, PNG)
+    assert (await submit(world, upload, media_type="image/png")).status_code == 202
+    assert world.queues.request().input.media_type == "image/png"
+
+
+@pytest.mark.parametrize(
+    "upload", [NEVER_MADE, "x", "", "../claims/x", "\ud800", NEVER_MADE.upper()]
+)
+async def test_an_upload_that_is_not_there(world: World, upload: str) -> None:
+    body = '{"input": {"upload": "' + upload.encode("unicode_escape").decode() + '"}}'
+    answer = await world.http.post(
+        "/v1/models/noop/jobs", content=body, headers={"content-type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
+
+
+async def test_a_slot_to_which_nothing_was_sent(world: World) -> None:
+    answer = await submit(world, (await slot(world))["upload"])
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
+
+
+@pytest.mark.parametrize(
+    ("data", "media_type", "model", "status"),
+    [
+        (b"", STREAM, "noop", 422),
+        (b"no picture", "image/png", "noop", 415),
+        (b"{", "application/json", "noop", 415),
+        (b"\0" * 10_485_761, "image/png", "classifier", 413),
+        (PNG.replace((64).to_bytes(4), (60_000).to_bytes(4)), "image/png", "classifier", 422),
+    ],
+)
+async def test_uploads_that_do_not_fit(
+    world: World, data: bytes, media_type: str, model: str, status: int
+) -> None:
+    upload = await sent(world, data, media_type, model)
+    answer = await submit(world, upload, model)
+    assert answer.status_code == status, answer.text
+    assert not world.durable.runs
+
+
+async def test_of_a_large_upload_only_the_beginning_is_looked_at(world: World) -> None:
+    # An APP0 segment of 60 kB, and more: the frame header lies beyond what is read.
+    picture = b"\xff\xd8" + (b"\xff\xe0" + (60_000).to_bytes(2) + b"\1" * 59_998) * 3
+    upload = await sent(world, picture, "image/jpeg", "classifier")
+    assert (await submit(world, upload, "classifier")).status_code == 202
+
+
+async def test_an_upload_expires(world: World) -> None:
+    upload = await sent(world, b"x")
+    await world.durable.advance(uploads.LIFETIME.total_seconds())
+    answer = await submit(world, upload)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
+
+
+async def test_housekeeping_deletes_uploads_once_no_job_can_read_them(world: World) -> None:
+    upload = await sent(world, b"x")
+    await world.durable.advance(uploads.LIFETIME.total_seconds() + 3599)
+    await housekeeping.purge(world.durable, world.services)
+    assert uploads.blob_of(upload, OPEN_TENANT) in world.payloads.blobs
+    younger = await sent(world, b"y")
+    await world.durable.advance(1)
+    await housekeeping.purge(world.durable, world.services)
+    assert list(world.payloads.blobs) == [uploads.blob_of(younger, OPEN_TENANT)]
+
+
+def test_an_upload_belongs_to_its_tenant() -> None:
+    assert uploads.blob_of(NEVER_MADE, "a") != uploads.blob_of(NEVER_MADE, "b")
+
+
+@given(st.integers(1_600_000_000_000_000, 7_000_000_000_000_000))
+def test_an_id_says_when_it_is_over(microseconds: int) -> None:
+    now = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    expires_at = uploads.expiry(uploads.new_upload(now))
+    assert expires_at is not None
+    assert timedelta(0) <= now + uploads.LIFETIME - expires_at < timedelta(milliseconds=2)
+
+
+@given(st.text() | st.from_regex("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12}"))
+def test_any_text_has_an_expiry_or_none(text: str) -> None:
+    uploads.expiry(text)
