@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from contract.catalogue import Model
+from contract.messages import FailureCode
 from gateway.clock import Clock
 from gateway.errors import Unavailable
 from gateway.pace import Pace, Reply
@@ -78,23 +79,16 @@ class Backlog:
 
     def ended(self, record: Mapping[str, Any]) -> None:
         """A job has ended with this record. From any thread: orchestrators run in a pool."""
-        timing = record.get("timing") or {}
-        if timing.get("batch_size") is None or record.get("attempt") is None:
-            return  # no worker had a part in it
-        if (record.get("error") or {}).get("code") == "dead-lettered":
-            return  # nor in this
-        now = self._now()
-        known = self._of(str(record.get("model")))
-        known.pace = known.pace.after(
-            Reply(
-                now,
-                float(timing["total_ms"]) / 1000,
-                float(timing["inference_ms"]) / 1000,
-                int(timing["batch_size"]),
-            )
-        )
+        try:
+            reply = _reply(record, self._now())
+        except (KeyError, TypeError, ValueError):
+            return  # an orchestration must not fail for its statistics
+        if reply is None:
+            return
+        known = self._of(record["model"])
+        known.pace = known.pace.after(reply)
         known.replies += 1
-        known.quiet_since = now
+        known.quiet_since = reply.at_seconds
 
     async def place(self, model: Model, created_at: datetime) -> Place:
         """Where a job that has not begun stands."""
@@ -177,3 +171,20 @@ class Backlog:
 
     def _now(self) -> float:
         return self._clock().timestamp()
+
+
+def _reply(record: Mapping[str, Any], now: float) -> Reply | None:
+    """What the record tells of a worker; None where none had a part in it."""
+    timing, error = record["timing"], record.get("error") or {}
+    if timing["batch_size"] is None or error.get("code") == FailureCode.DEAD_LETTERED:
+        return None
+    # Both times are by the worker's clock, which may be off: only their difference counts.
+    started_at, finished_at = (
+        datetime.fromisoformat(record[name]) for name in ("started_at", "finished_at")
+    )
+    return Reply(
+        at_seconds=now,
+        held_seconds=(finished_at - started_at).total_seconds(),
+        inference_seconds=float(timing["inference_ms"]) / 1000,
+        batch_size=int(timing["batch_size"]),
+    )

@@ -3,8 +3,9 @@
 Two figures, both in seconds a job, both weighted means that forget:
 
     pace   how long the workers were busy for each job: the time since the reply before, but no
-           longer than the job itself was there. Under a backlog that is the reciprocal of the
-           throughput, with all workers, batches and overheads in it; without one, a job's own time.
+           longer than the job itself was with its worker. Under a backlog that is the reciprocal of
+           the throughput, with all workers and batches in it; without one, a job's own time. The
+           time in which there was no worker is not in it.
     cost   how long a device computed for each job: the time of a batch over its size.
 
 One process sees its own replies only. Where several instances of the app share a model's replies,
@@ -21,10 +22,10 @@ KEPT: Final = 0.97
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What one reply tells: when it came, and for how long its job was there and was computed."""
+    """What one reply tells: when it came, how long its worker had the job, how long it computed."""
 
     at_seconds: float
-    total_seconds: float
+    held_seconds: float
     inference_seconds: float
     batch_size: int
 
@@ -52,15 +53,15 @@ class Pace:
 
     def after(self, reply: Reply) -> "Pace":
         """The pace with one more reply."""
-        total = _seconds(reply.total_seconds)
-        gap = total
+        held = _seconds(reply.held_seconds)
+        gap = held
         if self.last_reply_at_seconds is not None:
             # A clock that was set back tells nothing.
             gap = max(0.0, reply.at_seconds - self.last_reply_at_seconds)
         cost = _seconds(reply.inference_seconds) / max(1, reply.batch_size)
         return Pace(
             self.weight * KEPT + 1.0,
-            self.busy_seconds * KEPT + min(gap, total),
+            self.busy_seconds * KEPT + min(gap, held),
             self.device_seconds * KEPT + cost,
             reply.at_seconds,
         )
