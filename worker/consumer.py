@@ -59,6 +59,8 @@ _REPLYING_THREADS = 16
 # One batch runs while the next is made ready; what awaits its reply or settlement comes on top.
 _BATCHES_AHEAD = 2
 _BATCHES_HELD = 4
+# How long a job waits for the gateway to say whether it is still wanted.
+_PATIENCE_SECONDS = 30.0
 
 Step = Callable[[Job], None]
 
@@ -194,8 +196,7 @@ class Consumer:
         if self._stopping.is_set():
             raise HandedBack("this worker is leaving")
         request, services = job.request, self._services
-        if not self._is_wanted(job):
-            raise NotWaitedFor("nobody waits for this job any more")
+        self._ask_patiently(job)
         runner, given = self._runner, request.input
         assert runner is not None, "nothing is received before the model is loaded"
         if runner.reads_files:
@@ -207,13 +208,30 @@ class Consumer:
         if not self._batches.put(job):
             raise HandedBack("this worker is leaving")
 
-    def _is_wanted(self, job: Job) -> bool:
-        """Ask the gateway, unless it was asked lately or has not heard of the job for long."""
+    def _ask_patiently(self, job: Job) -> None:
+        """Raise NotWaitedFor where the job is not wanted any more.
+
+        While the gateway is away no result could be delivered either, so waiting for its answer
+        costs little, and running jobs that were cancelled meanwhile a lot.
+        """
+        backoff, ends_at = Backoff(), time.monotonic() + _PATIENCE_SECONDS
+        while (is_wanted := self._is_wanted(job)) is None and time.monotonic() < ends_at:
+            if self._stopping.is_set():
+                raise HandedBack("this worker is leaving")
+            if not job.lease.wait(backoff.next()):
+                raise LockLost("the lock was lost before the job ran")
+        if is_wanted is False:
+            raise NotWaitedFor("nobody waits for this job any more")
+
+    def _is_wanted(self, job: Job) -> bool | None:
+        """Ask the gateway, unless it was asked lately or the job is young; None: cannot tell."""
         url, now = job.request.reply_url, utc_now()
         if url is None or not job.is_stale(now):
             return True
-        job.asked_at = now
-        return self._services.replies.is_wanted(url)
+        is_wanted = self._services.replies.is_wanted(url)
+        if is_wanted is not None:
+            job.asked_at = now
+        return is_wanted
 
     def _run(self, jobs: list[Job]) -> None:
         """Run a batch; where it raises, its jobs one by one, so that only the bad one fails."""
@@ -246,7 +264,7 @@ class Consumer:
             self._end(job, Expired("the deadline passed before the job ran"))
         elif self._model.reports_progress:
             return self._begin(job)
-        elif not self._is_wanted(job):
+        elif self._is_wanted(job) is False:
             # Cancelled while a batch before it kept the device busy.
             self._end(job, NotWaitedFor("nobody waits for this job any more"))
         else:

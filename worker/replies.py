@@ -55,13 +55,16 @@ class Replies:
         """Raise ReplyForbidden where the URL is not one that replies may go to."""
         self._checked(url)
 
-    def is_wanted(self, url: str) -> bool:
-        """Whether the job still waits for a reply; True where nobody can tell."""
+    def is_wanted(self, url: str) -> bool | None:
+        """Whether the job still waits for a reply; None while nobody can tell."""
         try:
             status = self._client.get(self._checked(url), timeout=_CHECK_SECONDS).status_code
         except httpx.HTTPError as error:
             self._reach.lost(type(error).__name__)
-            return True
+            return None
+        if status >= 500:
+            self._reach.lost(f"status {status}")
+            return None
         self._reach.found()
         return status not in (_GONE, _NOT_FOUND)
 

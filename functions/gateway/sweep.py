@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 async def sweep(services: Services) -> int:
-    """Delete dead letters, inputs and results that are past their retention; returns how many."""
+    """Delete what is past its retention: dead letters, inputs, results, progress; how many."""
     longest = timedelta(
         seconds=max(model.max_deadline_seconds for model in services.catalogue.values())
     )
@@ -30,6 +30,7 @@ async def sweep(services: Services) -> int:
             await _sweep(services, PREFIX, letters_before),
             await _sweep(services, "inputs/", payloads_before),
             await _sweep(services, "results/", payloads_before),
+            await _sweep(services, "progress/", payloads_before),
         ]
     )
 

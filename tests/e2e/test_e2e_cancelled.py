@@ -1,0 +1,54 @@
+"""Most of a long queue is cancelled before any worker comes: only the rest may use the device."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.system import running
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+JOB_COUNT = 200
+CANCELLED_COUNT = 150
+
+CATALOGUE = """
+[counting]
+task = "count"
+description = "Writes down what reaches it."
+implementation = "tests.e2e.counting_model"
+queue = "counting"
+media_types = ["text/plain"]
+max_input_bytes = 1000
+deadline_seconds = 120
+max_deadline_seconds = 120
+max_batch_size = 8
+max_wait_ms = 5
+lock_seconds = 10
+max_delivery_count = 3
+"""
+
+
+def test_what_was_cancelled_in_the_queue_never_runs(tmp_path: Path) -> None:
+    catalogue, ran = tmp_path / "models.toml", tmp_path / "ran"
+    catalogue.write_text(CATALOGUE)
+    data = tmp_path / "data"
+    with running(data, catalogue, without=("worker",)) as system, ThreadPoolExecutor(8) as pool:
+
+        def accept(number: int) -> str:
+            return system.accept("counting", f"{ran} {number}".encode(), content_type="text/plain")
+
+        def cancel(job_id: str) -> int:
+            return system.http.delete(f"/v1/jobs/{job_id}").status_code
+
+        jobs = list(pool.map(accept, range(JOB_COUNT)))
+        # Every fourth is left, so that those that run stand among those that do not.
+        cancelled = [job_id for number, job_id in enumerate(jobs) if number % 4]
+        assert len(cancelled) == CANCELLED_COUNT
+        assert set(pool.map(cancel, cancelled)) <= {200, 202}
+    with running(data, catalogue, port=system.port) as system:
+        ended = {job_id: system.final(job_id)["status"] for job_id in jobs}
+    assert [job_id for job_id in jobs if ended[job_id] == "cancelled"] == cancelled
+    assert list(ended.values()).count("succeeded") == JOB_COUNT - CANCELLED_COUNT
+    numbers = [int(line) for line in ran.read_text("utf-8").split()]
+    assert sorted(numbers) == list(range(0, JOB_COUNT, 4))
