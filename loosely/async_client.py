@@ -77,6 +77,7 @@ class AsyncClient:
         media_type: str | None = None,
         parameters: Mapping[str, Any] | None = None,
         deadline_seconds: int | None = None,
+        webhook_url: str | None = None,
         wait_seconds: int = 0,
         idempotency_key: str | None = None,
     ) -> Job:
@@ -96,6 +97,7 @@ class AsyncClient:
             media_type=media_type,
             parameters=parameters,
             deadline_seconds=deadline_seconds,
+            webhook_url=webhook_url,
             idempotency_key=idempotency_key,
         )
         return await self._done(submission.submitted(self._operations, wait_seconds))
@@ -108,6 +110,7 @@ class AsyncClient:
         media_type: str | None = None,
         parameters: Mapping[str, Any] | None = None,
         deadline_seconds: int | None = None,
+        webhook_url: str | None = None,
         wait_seconds: float | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
@@ -126,6 +129,7 @@ class AsyncClient:
             media_type=media_type,
             parameters=parameters,
             deadline_seconds=deadline_seconds,
+            webhook_url=webhook_url,
             idempotency_key=idempotency_key,
         )
         return await self._done(submission.run(self._operations, wait_seconds))

@@ -78,6 +78,7 @@ class Client:
         media_type: str | None = None,
         parameters: Mapping[str, Any] | None = None,
         deadline_seconds: int | None = None,
+        webhook_url: str | None = None,
         wait_seconds: int = 0,
         idempotency_key: str | None = None,
     ) -> Job:
@@ -97,6 +98,7 @@ class Client:
             media_type=media_type,
             parameters=parameters,
             deadline_seconds=deadline_seconds,
+            webhook_url=webhook_url,
             idempotency_key=idempotency_key,
         )
         return self._done(submission.submitted(self._operations, wait_seconds))
@@ -109,6 +111,7 @@ class Client:
         media_type: str | None = None,
         parameters: Mapping[str, Any] | None = None,
         deadline_seconds: int | None = None,
+        webhook_url: str | None = None,
         wait_seconds: float | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
@@ -127,6 +130,7 @@ class Client:
             media_type=media_type,
             parameters=parameters,
             deadline_seconds=deadline_seconds,
+            webhook_url=webhook_url,
             idempotency_key=idempotency_key,
         )
         return self._done(submission.run(self._operations, wait_seconds))

@@ -14,6 +14,8 @@ from loosely.steps import Body, FileBody, Request
 #: What an answer may take beyond the wait that was asked for.
 ANSWER_TIMEOUT_SECONDS: Final = 30.0
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+#: The store answers once it has all bytes on its disk.
+STORE_TIMEOUT_SECONDS: Final = 120.0
 _HIGHEST_PORT: Final = 65535
 _JSON: Final = "application/json"
 
@@ -24,18 +26,29 @@ class Options:
 
     parameters: Mapping[str, Any] | None = None
     deadline_seconds: int | None = None
+    webhook_url: str | None = None
 
     def members(self) -> dict[str, Any]:
         """The options that were given, as members of a JSON submit."""
-        given = {"parameters": self.parameters, "deadline_seconds": self.deadline_seconds}
-        return {name: value for name, value in given.items() if value is not None}
+        given: dict[str, Any] = {}
+        if self.parameters is not None:
+            given["parameters"] = dict(self.parameters)
+        if self.deadline_seconds is not None:
+            given["deadline_seconds"] = self.deadline_seconds
+        if self.webhook_url is not None:
+            given["webhook"] = {"url": self.webhook_url}
+        return given
 
     def query(self) -> dict[str, str]:
         """The same as query parameters."""
-        return {
-            name: json.dumps(value) if isinstance(value, Mapping) else str(value)
-            for name, value in self.members().items()
-        }
+        given: dict[str, str] = {}
+        if self.parameters is not None:
+            given["parameters"] = json.dumps(dict(self.parameters))
+        if self.deadline_seconds is not None:
+            given["deadline_seconds"] = str(self.deadline_seconds)
+        if self.webhook_url is not None:
+            given["webhook_url"] = self.webhook_url
+        return given
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +145,9 @@ class Endpoint:
             "GET", "/v1/jobs", params={**params, **({"cursor": cursor} if cursor else {})}
         )
 
-    def slot(self, model: str, media_type: str, size_bytes: int) -> Request:
-        """Ask for a place to put an input of this type and size."""
-        document = {"model": model, "media_type": media_type, "size_bytes": size_bytes}
+    def slot(self, model: str, media_type: str) -> Request:
+        """Ask for a place to put an input of this type."""
+        document = {"model": model, "media_type": media_type}
         return self._request(
             "POST",
             "/v1/uploads",
@@ -174,7 +187,7 @@ def put(slot: Slot, media_type: str, body: Body) -> Request:
         "PUT",
         slot.url,
         f"{url.scheme}://{url.host}",
-        ANSWER_TIMEOUT_SECONDS,
+        STORE_TIMEOUT_SECONDS,
         {**headers, "content-length": str(size_bytes)},
         {},
         body,
@@ -188,7 +201,7 @@ def fetch(url: str) -> Request:
         ValueError: ``url`` is none.
     """
     address = parse_url(url)
-    return Request("GET", url, f"{address.scheme}://{address.host}", ANSWER_TIMEOUT_SECONDS)
+    return Request("GET", url, f"{address.scheme}://{address.host}", STORE_TIMEOUT_SECONDS)
 
 
 def job_path(job_id: str) -> str:

@@ -22,7 +22,7 @@ LooselyError
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from loosely.job import Job, decode
 
@@ -103,6 +103,19 @@ class InvalidRequest(RequestRefused):
 
 class PayloadTooLarge(InvalidRequest):
     """The payload is over what the model takes, in this way or at all."""
+
+    @classmethod
+    def over(cls, limit_bytes: int, size_bytes: int) -> Self:
+        """Return what the gateway would say, before all the bytes are sent to hear it."""
+        document = {
+            "code": "payload-too-large",
+            "title": "The payload is too large",
+            "detail": f"the model takes up to {limit_bytes} bytes, and these are {size_bytes}",
+            "limit_bytes": limit_bytes,
+            "retryable": False,
+            "stage": "accept",
+        }
+        return cls(413, document, json.dumps(document).encode())
 
 
 class AccessDenied(RequestRefused):

@@ -203,6 +203,7 @@ class Slot:
     reference: str
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
+    max_bytes: int | None
     document: Mapping[str, Any] = field(repr=False)
 
     @classmethod
@@ -216,7 +217,14 @@ class Slot:
             return None
         headers = _object(document, "headers") or {}
         public = {name: value for name, value in document.items() if name not in _SECRETS}
-        return cls(reference, url, {str(k): str(v) for k, v in headers.items()}, public)
+        limit = document.get("max_bytes")
+        return cls(
+            reference,
+            url,
+            {str(name): str(value) for name, value in headers.items()},
+            limit if isinstance(limit, int) else None,
+            public,
+        )
 
 
 def _object(document: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:

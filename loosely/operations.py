@@ -116,9 +116,11 @@ class Operations:
 
     def upload(self, payload: Payload, model: str) -> Steps[Upload]:
         """Get a slot and fill it."""
-        asked = self.endpoint.slot(model, payload.media_type, payload.size_bytes)
+        asked = self.endpoint.slot(model, payload.media_type)
         answer = yield from self.ask(asked, (201,), self.place)
         slot = answers.slot_in(answer, self.place)
+        if slot.max_bytes is not None and payload.size_bytes > slot.max_bytes:
+            raise PayloadTooLarge.over(slot.max_bytes, payload.size_bytes)
         try:
             request = put(slot, payload.media_type, payload.body)
         except ValueError:

@@ -7,6 +7,9 @@ from random import random
 from loosely.errors import GatewayUnreachable, LooselyError, Problem, UnexpectedAnswer
 
 _PASSING_STATUSES = frozenset({429, 502, 503, 504})
+# A gateway tells its failures in problem documents. A bare 500 is its host's, whose app has died
+# in mid-request and is about to be started again.
+_PASSING_BARE_STATUSES = _PASSING_STATUSES | {500}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,6 @@ def passes(error: LooselyError) -> bool:
         case Problem():
             return error.job is None and error.status in _PASSING_STATUSES
         case UnexpectedAnswer():  # a proxy's own page
-            return error.status in _PASSING_STATUSES
+            return error.status in _PASSING_BARE_STATUSES
         case _:
             return False

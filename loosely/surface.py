@@ -36,10 +36,11 @@ class Submission:
         media_type: str | None,
         parameters: Mapping[str, Any] | None,
         deadline_seconds: int | None,
+        webhook_url: str | None,
         idempotency_key: str | None,
     ) -> "Submission":
         """Gather the arguments of `submit` and `run`."""
-        options = Options(parameters, deadline_seconds)
+        options = Options(parameters, deadline_seconds, webhook_url)
         return cls(source, model, media_type, options, idempotency_key or new_key())
 
     def submitted(self, operations: Operations, wait_seconds: int) -> Steps[Job]:

@@ -61,7 +61,12 @@ def make(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Make]:
 def test_a_submit_says_all_that_it_was_given(gateway: ScriptedGateway, make: Make) -> None:
     gateway.answers = [answer(202, QUEUED)]
     job = make(gateway.url, api_key=KEY).submit(
-        JPEG, "classifier", parameters={"top": 3}, deadline_seconds=60, idempotency_key="mine"
+        JPEG,
+        "classifier",
+        parameters={"top": 3},
+        deadline_seconds=60,
+        webhook_url="https://example.org/",
+        idempotency_key="mine",
     )
 
     assert job.status == "queued"
@@ -69,6 +74,7 @@ def test_a_submit_says_all_that_it_was_given(gateway: ScriptedGateway, make: Mak
     assert asked.body == JPEG
     assert asked.target == (
         "/v1/models/classifier/jobs?parameters=%7B%22top%22%3A+3%7D&deadline_seconds=60"
+        "&webhook_url=https%3A%2F%2Fexample.org%2F"
     )
     assert asked.headers["prefer"] == "respond-async"
     assert asked.headers["content-type"] == "image/jpeg"
@@ -277,7 +283,6 @@ def test_an_upload_fills_its_slot(gateway: ScriptedGateway, make: Make, tmp_path
     assert json.loads(asked.body) == {
         "model": "classifier",
         "media_type": "image/jpeg",
-        "size_bytes": len(JPEG) * 200_000,
     }
     assert (put.method, put.target) == ("PUT", "/blobs/slot?sig=secret")
     assert put.headers["x-ms-blob-type"] == "BlockBlob"
@@ -300,7 +305,9 @@ def test_what_is_too_large_for_a_request_goes_by_upload(
         Answer(201, b""),
         answer(200, SUCCEEDED),
     ]
-    make(gateway.url).run(large, "classifier", deadline_seconds=9)
+    make(gateway.url).run(
+        large, "classifier", deadline_seconds=9, webhook_url="https://example.org/hook"
+    )
     targets = [asked.target for asked in gateway.asked]
     assert targets == [
         "/v1/models/classifier",
@@ -311,6 +318,7 @@ def test_what_is_too_large_for_a_request_goes_by_upload(
     assert json.loads(gateway.asked[3].body) == {
         "input": {"upload": "ref-1", "media_type": "image/jpeg"},
         "deadline_seconds": 9,
+        "webhook": {"url": "https://example.org/hook"},
     }
 
 
@@ -326,6 +334,14 @@ def test_a_refusal_for_size_leads_to_an_upload(gateway: ScriptedGateway, make: M
     gateway.answers = [problem(413, "payload-too-large", "up to 10 bytes")]
     with pytest.raises(PayloadTooLarge):
         make(gateway.url).submit(JPEG, "classifier")
+
+
+def test_more_than_a_slot_takes_is_not_sent(gateway: ScriptedGateway, make: Make) -> None:
+    slot = {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot", "max_bytes": 10}
+    gateway.answers = [answer(201, slot)]
+    with pytest.raises(PayloadTooLarge, match="up to 10 bytes"):
+        make(gateway.url).upload(JPEG, "classifier")
+    assert len(gateway.asked) == 1
 
 
 def test_a_store_that_refuses_is_no_gateway(gateway: ScriptedGateway, make: Make) -> None:

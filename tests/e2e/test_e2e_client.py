@@ -1,0 +1,107 @@
+"""`loosely` as a library, against real systems: its documentation, and what it gets over."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from loosely import AsyncClient, Client, Job, Retry
+from tests.e2e.system import ROOT, System, running, until
+
+pytestmark = pytest.mark.e2e
+
+GUIDE = (ROOT / "docs" / "client.md").read_text("utf-8")
+#: A system needs longer than a gateway to stop and start, on a busy machine longer still.
+PATIENT = Retry(longest_seconds=1, total_seconds=240)
+
+
+def examples(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("number", range(len(examples("python"))))
+def test_the_guides_programs_run(system: System, number: int) -> None:
+    program = examples("python")[number].replace("http://127.0.0.1:7071", system.url)
+    done = run([sys.executable, "-W", "error", "-c", program])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.timeout(150)
+def test_the_guides_commands_run(system: System) -> None:
+    [commands] = examples("sh")
+    command = f'set -e; loosely() {{ "{sys.executable}" -m loosely "$@"; }}\n{commands}'
+    done = run(["sh", "-c", command], LOOSELY_URL=system.url)
+    assert done.returncode == 0, done.stderr
+    assert "Egyptian cat" in done.stdout
+    assert "image/jpeg" in done.stdout
+
+
+def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+
+
+def run_with_threads(url: str) -> Job:
+    with Client(url, retry=PATIENT) as client:
+        return client.run(b"thread", "noop", media_type="text/plain", deadline_seconds=300)
+
+
+def run_with_a_loop(url: str) -> Job:
+    async def go() -> Job:
+        async with AsyncClient(url, retry=PATIENT) as client:
+            return await client.run(b"loop", "noop", media_type="text/plain", deadline_seconds=300)
+
+    return asyncio.run(go())
+
+
+@pytest.mark.timeout(240)
+def test_run_survives_the_gateways_kill_and_restart_in_mid_wait(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with ThreadPoolExecutor(2) as pool:
+        with running(data, without=("worker",)) as first:
+            waiting = [pool.submit(one, first.url) for one in (run_with_threads, run_with_a_loop)]
+            jobs = until(lambda: listed(first, 2), 30, "both jobs are accepted")
+            first.kill_and_wait("functions")
+            assert still_waiting(waiting)
+            first.kill("app")
+            assert still_waiting(waiting)
+        with running(data, port=first.port) as second:
+            ended = [one.result(timeout=120) for one in waiting]
+            assert len(listed(second, 2) or []) == 2, "no submit made a second job"
+    assert {job.id for job in ended} == set(jobs)
+    assert [job.status for job in ended] == ["succeeded", "succeeded"]
+
+
+def still_waiting(waiting: list[Future[Job]]) -> bool:
+    return not any(one.done() for one in waiting)
+
+
+def listed(system: System, count: int) -> list[str] | None:
+    with Client(system.url) as client:
+        found = [job.id for job in client.jobs(model="noop")]
+    return found if len(found) >= count else None
+
+
+@pytest.mark.timeout(120)
+def test_what_is_over_a_requests_limit_goes_by_upload(system: System, tmp_path: Path) -> None:
+    large = tmp_path / "large.bin"
+    with Client(system.url) as client:
+        limit_bytes = client.model("noop").input_limit_bytes
+        assert limit_bytes is not None
+        with large.open("wb") as file:
+            file.truncate(limit_bytes + 1)
+        job = client.run(large, "noop", media_type="application/octet-stream")
+    assert job.status == "succeeded"

@@ -1,0 +1,72 @@
+"""What `loosely` is for those who import it."""
+
+from importlib import import_module
+from inspect import iscoroutinefunction, signature
+
+import pytest
+
+import loosely
+from loosely import AsyncClient, Client, errors
+
+EXPORTS = sorted(set(loosely.__all__) - {"__version__"})
+
+
+def test_the_exported_members_are_these() -> None:
+    assert sorted(loosely.__all__) == sorted(dir(loosely))
+    assert EXPORTS == [
+        "AccessDenied",
+        "AsyncClient",
+        "Client",
+        "Event",
+        "GatewayFailure",
+        "GatewayUnreachable",
+        "IdempotencyMismatch",
+        "InputRejected",
+        "InvalidRequest",
+        "Job",
+        "JobCancelled",
+        "JobEnded",
+        "JobExpired",
+        "JobFailed",
+        "LooselyError",
+        "Model",
+        "NotFound",
+        "Overloaded",
+        "PayloadTooLarge",
+        "Place",
+        "Problem",
+        "RequestRefused",
+        "Result",
+        "Retry",
+        "UnexpectedAnswer",
+        "Upload",
+        "WaitTimedOut",
+    ]
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_each_is_what_its_module_defines_and_says_what_it_is(name: str) -> None:
+    member = getattr(loosely, name)
+    assert member is getattr(import_module(member.__module__), name)
+    assert member.__doc__
+
+
+def test_every_error_is_exported_and_stands_in_the_tree() -> None:
+    tree = (errors.__doc__ or "").split()
+    kinds = [
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.LooselyError)
+    ]
+    assert [name for name in kinds if name not in tree or name not in EXPORTS] == []
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def methods(client: type) -> dict[str, list[str]]:
+        public = {name for name in vars(client) if not name.startswith("_") and name != "url"}
+        return {name: list(signature(getattr(client, name)).parameters) for name in public}
+
+    assert methods(Client) == methods(AsyncClient)
+    iterators = {"iter_events", "jobs"}
+    waited_for = {name for name in methods(AsyncClient) if name not in iterators}
+    assert all(iscoroutinefunction(getattr(AsyncClient, name)) for name in waited_for)
