@@ -17,6 +17,7 @@ DESCRIPTIONS: Final[Mapping[str, dict[str, Any]]] = {
     "Content-Location": _header("The job that this is the state of.", _JOB_PATH, _TEXT),
     "ETag": _header("Names this state, for `If-None-Match`.", '"cBs4MmXxWk8cSSPWQoMT"', _TEXT),
     "Idempotency-Replayed": _header("An earlier request had brought the job.", "true", _TEXT),
+    "Link": _header("The next page.", '</v1/jobs?cursor=MDFh>; rel="next"', _TEXT),
     "Location": _header("Where the job is.", _JOB_PATH, _TEXT),
     "Preference-Applied": _header("The preferences that were honoured.", "wait=10", _TEXT),
     "RateLimit": _header("What is left of the key's rate.", '"default";r=50;t=1', _TEXT),
@@ -44,6 +45,8 @@ _BY_ANSWER: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("submit_job", "202"): (
         *("Location", "Retry-After", "Preference-Applied", "Vary", "Idempotency-Replayed"),
     ),
+    ("list_jobs", "200"): ("ETag", "Link"),
+    ("list_jobs", "304"): ("ETag",),
     ("get_job", "200"): ("ETag", "Retry-After", "Preference-Applied", "Vary"),
     ("get_job", "304"): ("ETag", "Retry-After", "Preference-Applied", "Vary"),
     ("get_result", "200"): ("ETag",),

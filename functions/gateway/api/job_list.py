@@ -18,7 +18,7 @@ from gateway import problems, record
 from gateway.api.conditional import conditional
 from gateway.api.context import caller_of, durable_of, refuse_unknown_query, services_of
 from gateway.api.live import live
-from gateway.api.openapi import JOBS_RESPONSES
+from gateway.api.openapi import IF_NONE_MATCH, JOBS_RESPONSES
 from gateway.api.responses import json_response
 from gateway.durable import Instance, RuntimeStatus
 from gateway.listing import Span, id_at, newest
@@ -56,7 +56,11 @@ router = APIRouter(tags=["jobs"])
 
 
 @router.get(
-    "/v1/jobs", summary="List the caller's jobs", responses=JOBS_RESPONSES, response_model=None
+    "/v1/jobs",
+    summary="List the caller's jobs",
+    responses=JOBS_RESPONSES,
+    openapi_extra={"parameters": [IF_NONE_MATCH]},
+    response_model=None,
 )
 async def list_jobs(
     request: Request,

@@ -21,7 +21,13 @@ from gateway.api.context import (
 )
 from gateway.api.large import see_other
 from gateway.api.live import live, stop_order
-from gateway.api.openapi import CANCEL_RESPONSES, JOB_RESPONSES, PREFER, RESULT_RESPONSES
+from gateway.api.openapi import (
+    CANCEL_RESPONSES,
+    IF_NONE_MATCH,
+    JOB_RESPONSES,
+    PREFER,
+    RESULT_RESPONSES,
+)
 from gateway.api.queueing import RETRY_AFTER_SECONDS, placed
 from gateway.api.responses import json_response
 from gateway.errors import FinalInstance, UnknownInstance
@@ -41,7 +47,7 @@ _RETRY = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     "/v1/jobs/{job_id}",
     summary="Look at a job",
     responses=JOB_RESPONSES,
-    openapi_extra={"parameters": [PREFER]},
+    openapi_extra={"parameters": [PREFER, IF_NONE_MATCH]},
     response_model=None,
 )
 async def get_job(request: Request, job_id: str) -> Response:
@@ -68,6 +74,7 @@ async def get_job(request: Request, job_id: str) -> Response:
     "/v1/jobs/{job_id}/result",
     summary="Get a job's result alone",
     responses=RESULT_RESPONSES,
+    openapi_extra={"parameters": [IF_NONE_MATCH]},
     response_model=None,
 )
 async def get_result(request: Request, job_id: str) -> Response:

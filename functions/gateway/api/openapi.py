@@ -53,6 +53,14 @@ PREFER: Final[dict[str, Any]] = {
     "schema": {"type": "string", "examples": ["wait=10", "respond-async"]},
 }
 
+IF_NONE_MATCH: Final[dict[str, Any]] = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "RFC 9110. Tags from `ETag`: what the caller has already is not sent again.",
+    "schema": {"type": "string", "examples": ['"cBs4MmXxWk8cSSPWQoMT"']},
+}
+
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 _URL: Final[dict[str, Any]] = {
     "type": "string",
@@ -186,10 +194,15 @@ SUBMIT_RESPONSES: Final = responses(
     {200: "The job has ended with a result", 202: "The job was accepted; `Location` has it"},
     *(400, 404, 409, 413, 415, 422, 500, 503, 504),
 )
-JOBS_RESPONSES: Final = responses(
-    JobPage, {200: "A page of jobs; `Link` has the next, too"}, 400, 503
-)
-JOB_RESPONSES: Final = responses(Job, {200: "The job, in whatever state"}, 400, 404, 503)
+_UNCHANGED: Final[Responses] = {304: {"description": "`If-None-Match` names what there is"}}
+JOBS_RESPONSES: Final[Responses] = {
+    **responses(JobPage, {200: "A page of jobs; `Link` has the next, too"}, 400, 503),
+    **_UNCHANGED,
+}
+JOB_RESPONSES: Final[Responses] = {
+    **responses(Job, {200: "The job, in whatever state"}, 400, 404, 503),
+    **_UNCHANGED,
+}
 CANCEL_RESPONSES: Final = responses(
     Job, {200: "The job had ended already", 202: "The job is being cancelled"}, 400, 404, 503
 )
@@ -197,6 +210,7 @@ RESULT_RESPONSES: Final[Responses] = {
     200: {"description": "The result", "content": {"*/*": {}}},
     303: {"description": "The result is large: `Location` has it, signed for 15 minutes"},
     **responses(Job, {202: "The job has not ended yet"}, 400, 404, 409, 500, 503),
+    **_UNCHANGED,
 }
 WEBHOOK_RESPONSES: Final = responses(WebhookDelivery, {200: "The delivery log"}, 400, 404, 503)
 REDELIVER_RESPONSES: Final = responses(

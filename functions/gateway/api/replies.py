@@ -72,7 +72,11 @@ def check_token(request: Request, job_id: str, expires: str, token: str) -> None
     try:
         services.tokens.check(known_job_id(job_id), expires, token, services.clock())
     except InvalidToken as error:
-        raise Problem(problems.UNAUTHENTICATED, str(error)) from None
+        raise Problem(
+            problems.UNAUTHENTICATED,
+            str(error),
+            headers={"WWW-Authenticate": 'Bearer realm="replies", error="invalid_token"'},
+        ) from None
     except ExpiredToken as error:
         raise Problem(problems.ALREADY_FINAL, str(error)) from None
 
