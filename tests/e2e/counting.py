@@ -1,0 +1,21 @@
+"""A model that writes down what it runs, in the file that COUNTING_FILE names."""
+
+import os
+import time
+from pathlib import Path
+
+
+class Infer:
+    """Echoes. An input `sleep N` takes N milliseconds."""
+
+    accepts = "bytes"
+
+    def preprocess(self, item: bytes) -> bytes:
+        return item
+
+    def __call__(self, batch: list[bytes]) -> list[object]:
+        ran = [item.decode() for item in batch]
+        with Path(os.environ["COUNTING_FILE"]).open("a", encoding="utf-8") as file:
+            file.write("".join(f"{item}\n" for item in ran))
+        time.sleep(sum(int(item[6:]) for item in ran if item.startswith("sleep ")) / 1000)
+        return [{"echo": item} for item in ran]

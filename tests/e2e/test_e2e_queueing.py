@@ -1,0 +1,137 @@
+"""Jobs that wait: their places, who is refused, and that what is cancelled never runs."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.system import System, running, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+CATALOGUE = """
+[counting]
+task = "count"
+description = "Writes down what it ran."
+implementation = "tests.e2e.counting"
+queue = "counting"
+media_types = ["text/plain"]
+max_input_bytes = 1000
+deadline_seconds = 120
+max_deadline_seconds = 600
+max_batch_size = 1
+max_wait_ms = 0
+lock_seconds = 10
+max_delivery_count = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("queueing")
+    (made / "models.toml").write_text(CATALOGUE)
+    return made
+
+
+@pytest.fixture(scope="module")
+def environment(directory: Path) -> dict[str, str]:
+    return {"COUNTING_FILE": str(directory / "ran.txt")}
+
+
+def ran(directory: Path) -> list[str]:
+    file = directory / "ran.txt"
+    return file.read_text().split("\n")[:-1] if file.exists() else []
+
+
+def accept(system: System, text: str) -> str:
+    answer = system.submit("counting", text.encode(), "text/plain", prefer="respond-async")
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def test_cancelled_jobs_never_run(directory: Path, environment: dict[str, str]) -> None:
+    catalogue, data = directory / "models.toml", directory / "data"
+    with running(data, catalogue, ("worker",), environment=environment) as system:
+        with ThreadPoolExecutor(8) as pool:
+            ids = list(pool.map(lambda number: accept(system, f"job {number}"), range(200)))
+        told = until(
+            lambda: system.http.get("/v1/models/counting").json()["queue_length"] == 200,
+            20,
+            "all are counted",
+        )
+        assert told
+        _check_places(system, ids)
+        cancelled, kept = ids[:150], ids[150:]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda job_id: system.http.delete(f"/v1/jobs/{job_id}"), cancelled))
+        hung_up = _hang_up(system, "job hung up")
+        port = system.port
+    with running(data, catalogue, port=port, environment=environment) as system:
+        assert {system.final(job_id)["status"] for job_id in [*kept, hung_up]} == {"succeeded"}
+        assert {system.job(job_id)["status"] for job_id in cancelled} == {"cancelled"}
+        until(
+            lambda: system.http.get("/v1/models/counting").json()["queue_length"] == 0,
+            30,
+            "the queue is empty",
+        )
+        wanted = [f"job {number}" for number in range(150, 200)]
+        assert sorted(ran(directory)) == sorted([*wanted, "job hung up"])
+        _check_saturation(system)
+
+
+def _check_places(system: System, ids: list[str]) -> None:
+    """Nobody works: the jobs stand in a row, and how long that takes is not known."""
+    queues = [system.job(job_id)["queue"] for job_id in (ids[0], ids[100], ids[199])]
+    positions = [queue["position"] for queue in queues]
+    # They were accepted eight at a time, so the order is theirs only about.
+    assert positions[0] <= 16, positions
+    assert 80 <= positions[1] <= 120, positions
+    assert 180 <= positions[2] <= 200, positions
+    until(
+        lambda: system.job(ids[0])["queue"]["phase"] == "cold_starting", 10, "no worker is noticed"
+    )
+    assert system.job(ids[0])["queue"]["eta_seconds"] is None
+
+
+def _hang_up(system: System, text: str) -> str:
+    """Leave in the middle of a wait; the id of the job, which the caller never learnt."""
+    before = {job["id"] for job in system.http.get("/v1/jobs", params={"limit": 5}).json()["jobs"]}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{system.url}/v1/models/counting/jobs",
+            content=text,
+            headers={"content-type": "text/plain", "prefer": "wait=30"},
+            timeout=httpx.Timeout(1.0),
+        )
+    jobs = system.http.get("/v1/jobs", params={"limit": 5}).json()["jobs"]
+    (job_id,) = {job["id"] for job in jobs if job["status"] == "queued"} - before
+    return str(job_id)
+
+
+def _check_saturation(system: System) -> None:
+    """With a known pace, a long queue tells a wait and refuses who cannot wait that long."""
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda _: accept(system, "sleep 300"), range(40)))
+    until(lambda: _eta_seconds(system, ids[-1]) > 2, 10, "the last one's wait is known")
+    options = {"deadline_seconds": 1}
+    answer = until(lambda: _refused(system, options), 5, "a job with no time is refused")
+    problem = answer.json()
+    assert problem["code"] == "saturated"
+    assert int(answer.headers["retry-after"]) >= 1
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda job_id: system.http.delete(f"/v1/jobs/{job_id}"), ids))
+
+
+def _eta_seconds(system: System, job_id: str) -> float:
+    return system.job(job_id)["queue"]["eta_seconds"] or 0.0
+
+
+def _refused(system: System, options: dict[str, int]) -> httpx.Response | None:
+    answer = system.http.post(
+        "/v1/models/counting/jobs",
+        params=options,
+        content=b"no time",
+        headers={"content-type": "text/plain", "prefer": "respond-async"},
+    )
+    return answer if answer.status_code == 503 else None
