@@ -25,6 +25,7 @@ class Container:
         self.name = name
         self._service: BlobServiceClient | None = None
         self._client: ContainerClient | None = None
+        self._is_there = False
 
     @property
     def service(self) -> BlobServiceClient:
@@ -40,10 +41,17 @@ class Container:
             self._client = self.service.get_container_client(self.name)
         return self._client
 
+    async def ensure(self) -> None:
+        """Make the container, where this process does not know that it is there."""
+        if not self._is_there:
+            with unavailable("create container"):
+                await self.create()
+
     async def create(self) -> None:
         """Make the container unless it is there."""
         with contextlib.suppress(ResourceExistsError):  # somebody else was first
             await self.client.create_container()
+        self._is_there = True
 
     async def close(self) -> None:
         """Close the connections."""

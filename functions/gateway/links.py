@@ -50,7 +50,8 @@ class SignedLinks:
         self._lock = asyncio.Lock()
 
     async def to_write(self, blob: str, expires_at: datetime) -> str:
-        """See Links."""
+        """See Links. Whoever has the link cannot make the container."""
+        await self._container.ensure()
         return await self._link(blob, BlobSasPermissions(create=True, write=True), expires_at)
 
     async def to_read(

@@ -119,6 +119,16 @@ class System:
         else:
             os.kill(self.part(name).pid, signal.SIGKILL)
 
+    @contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """Let a part do nothing for a while; others find it silent, not gone."""
+        pid = self.part(name).pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     def kill_and_wait(self, name: str) -> None:
         """The same, and until its successor is ready."""
         before = self.part("functions" if name == "app" else name).pid

@@ -1,0 +1,77 @@
+"""64 simultaneous first requests under one Idempotency-Key make one job, also across a kill."""
+
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.system import System, running
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+CALLERS = 64
+
+
+def ask(system: System, key: str, data: bytes, seconds: float) -> httpx.Response:
+    """Send the request until there is an answer about a job, as a client does."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            answer = httpx.post(
+                f"{system.url}/v1/models/noop/jobs",
+                content=data,
+                headers={
+                    "content-type": "application/octet-stream",
+                    "idempotency-key": f'"{key}"',
+                    "prefer": "wait=60",
+                },
+                timeout=90,
+            )
+            if answer.status_code < 500:
+                return answer
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < end, "no answer in time"
+        time.sleep(0.2)
+
+
+def jobs_of(answers: list[httpx.Response]) -> list[dict[str, Any]]:
+    assert {answer.status_code for answer in answers} == {200}, [a.text for a in answers][:3]
+    return [answer.json() for answer in answers]
+
+
+@pytest.mark.parametrize("size_bytes", [100, 100_000])
+def test_one_job_and_as_many_equal_answers(system: System, size_bytes: int) -> None:
+    key, data = str(uuid.uuid4()), b"x" * size_bytes
+    with ThreadPoolExecutor(CALLERS) as callers:
+        answers = list(callers.map(lambda _: ask(system, key, data, 30), range(CALLERS)))
+    jobs = jobs_of(answers)
+    assert all(job == jobs[0] for job in jobs)
+    assert jobs[0]["attempt"] == 1
+    assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
+    other = ask(system, key, data + b"y", 30)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency-mismatch")
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with running(tmp_path_factory.mktemp("idempotency") / "data") as started:
+        yield started
+
+
+@pytest.mark.parametrize("after_seconds", [0.05, 0.2])
+def test_one_job_across_the_kill_of_the_host(fragile: System, after_seconds: float) -> None:
+    key, data = str(uuid.uuid4()), f"killed after {after_seconds}".encode()
+    with ThreadPoolExecutor(CALLERS) as callers:
+        asked = [callers.submit(ask, fragile, key, data, 60) for _ in range(CALLERS)]
+        time.sleep(after_seconds)
+        fragile.kill_and_wait("functions")
+        jobs = jobs_of([answer.result() for answer in asked])
+    assert all(job == jobs[0] for job in jobs)
+    assert jobs[0]["status"] == "succeeded"
+    assert fragile.job(jobs[0]["id"]) == jobs[0]
+    assert fragile.leftovers() == []

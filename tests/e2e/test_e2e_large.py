@@ -1,0 +1,145 @@
+"""200 MB in by an upload slot, 20 MB out by a signed link, and neither in anybody's memory."""
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from benchmarks.memory import peaks_mb
+from loosely.up.data import RunningSystem
+from tests.e2e.system import System, running
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+PIECE = bytes(range(256)) * 4096
+PIECES = 200
+RESULT_BYTES = 20 * 1024 * 1024
+MODEL = """
+[{name}]
+task = "test"
+description = "For tests."
+implementation = "{implementation}"
+queue = "{name}"
+media_types = ["application/octet-stream", "text/plain"]
+max_input_bytes = 1_000_000
+max_upload_bytes = {max_upload_bytes}
+deadline_seconds = 60
+max_deadline_seconds = 60
+max_batch_size = 2
+max_wait_ms = 0
+lock_seconds = 10
+max_delivery_count = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A system of its own: a process's peak counts from its start, and torch would hide it."""
+    folder = tmp_path_factory.mktemp("large")
+    catalogue = folder / "models.toml"
+    catalogue.write_text(
+        MODEL.format(name="noop", implementation="worker.models.noop", max_upload_bytes=500_000_000)
+        + MODEL.format(
+            name="big", implementation="tests.e2e.big_result", max_upload_bytes=1_000_000
+        )
+    )
+    with running(folder / "data", catalogue) as started:
+        yield started
+
+
+def slot_of(system: System) -> dict[str, Any]:
+    asked = {"model": "noop", "media_type": "application/octet-stream"}
+    answer = system.http.post("/v1/uploads", json=asked)
+    assert answer.status_code == 201, answer.text
+    slot: dict[str, Any] = answer.json()
+    return slot
+
+
+def upload(system: System, content: bytes | Iterator[bytes], size_bytes: int) -> str:
+    slot = slot_of(system)
+    headers = {**slot["headers"], "content-length": str(size_bytes)}
+    sent = httpx.put(slot["url"], content=content, headers=headers, timeout=100)
+    assert sent.status_code == 201, sent.text
+    # The link is good for writing, and for nothing else.
+    assert httpx.get(slot["url"]).status_code == 403
+    return str(slot["upload"])
+
+
+def peaks(system: System) -> dict[str, float]:
+    found = RunningSystem.read(system.data)
+    assert found is not None
+    return peaks_mb(found)
+
+
+def pieces() -> Iterator[bytes]:
+    for _ in range(PIECES):
+        yield PIECE
+
+
+def test_memory_stays_flat(large: System, capsys: pytest.CaptureFixture[str]) -> None:
+    # Both paths once, so that what is loaded at first use does not count.
+    small = upload(large, b"x", 1)
+    assert large.http.post(f"/v1/models/noop/jobs?upload={small}").status_code == 200
+    assert large.submit("big", b"100000", "text/plain").status_code == 200
+    before = peaks(large)
+
+    body = {"input": {"upload": upload(large, pieces(), PIECES * len(PIECE))}}
+    answer = large.http.post("/v1/models/noop/jobs", json=body, headers={"prefer": "wait=60"})
+    assert answer.status_code == 200, answer.text
+    digest = hashlib.sha256()
+    for piece in pieces():
+        digest.update(piece)
+    size_bytes = PIECES * len(PIECE)
+    assert answer.json()["result"] == {"size_bytes": size_bytes, "sha256": digest.hexdigest()}
+    after_input = peaks(large)
+
+    job = large.submit("big", str(RESULT_BYTES).encode(), "text/plain", prefer="wait=60").json()
+    assert (job["status"], job["result"]) == ("succeeded", None)
+    answer = large.http.get(job["links"]["result"])
+    assert answer.status_code == 303
+    result = httpx.get(answer.headers["location"], timeout=60)
+    assert result.headers["content-type"] == "application/json"
+    assert result.headers["content-disposition"] == f'attachment; filename="{job["id"]}.json"'
+    assert len(result.json()["text"]) == RESULT_BYTES
+    assert httpx.put(answer.headers["location"], content=b"x").status_code == 403
+    after = peaks(large)
+
+    with capsys.disabled():
+        for name in ("functions", "functions app", "worker", "blobs"):
+            sys.stdout.write(
+                f"\n{name}: peak {before[name]:.0f} MB, {after_input[name]:.0f} MB after 200 MB in,"
+                f" {after[name]:.0f} MB after 20 MB out"
+            )
+    # The worker holds pieces of 4 MiB; the result it makes itself, as a text and as its JSON.
+    assert after["functions app"] - before["functions app"] < 16
+    assert after_input["worker"] - before["worker"] < 32
+    assert after["worker"] - before["worker"] < 4 * RESULT_BYTES / 2**20 + 32
+
+
+def test_an_upload_that_is_written_again_is_refused(large: System) -> None:
+    slot = slot_of(large)
+
+    def send(content: bytes) -> None:
+        assert httpx.put(slot["url"], content=content, headers=slot["headers"]).is_success
+
+    send(b"first")
+    with large.paused("worker"):
+        job_id = large.http.post(
+            "/v1/models/noop/jobs",
+            json={"input": {"upload": slot["upload"]}},
+            headers={"prefer": "respond-async"},
+        ).json()["id"]
+        send(b"second")
+    job = large.final(job_id)
+    assert (job["status"], job["error"]["code"]) == ("failed", "payload-corrupt")
+
+
+def test_uploads_that_are_refused(large: System) -> None:
+    url = "/v1/models/big/jobs?upload="
+    assert large.http.post(url + upload(large, b"1" * 1_000_001, 1_000_001)).status_code == 413
+    assert large.http.post(url + upload(large, b"", 0)).status_code == 422
+    answer = large.http.post(url + "019cb2d2-0000-7000-8000-000000000000")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
