@@ -1,6 +1,7 @@
 """`./dev conformance [NAME]`: the long suites, against Microsoft's own tests and servers.
 
 blobs       the blob tests on our server and on Azurite, which npm installs
+rest        the REST API with unmodified clients of its standards, and Schemathesis at length
 servicebus  the azure-servicebus package's own live tests on our Service Bus
 """
 
@@ -19,12 +20,17 @@ def blobs(arguments: list[str]) -> int:
         return run("-m", "pytest", "tests/conformance/blobs", "--azurite", folder, *arguments)
 
 
+def rest(arguments: list[str]) -> int:
+    """Run foreign clients and a fuzzer on a whole system."""
+    return run("-m", "tests.conformance.rest.suite", *arguments)
+
+
 def servicebus(arguments: list[str]) -> int:
     """Run Microsoft's tests on our server."""
     return run("-m", "tests.conformance.servicebus.upstream.run", *arguments)
 
 
-SUITES = {"blobs": blobs, "servicebus": servicebus}
+SUITES = {"blobs": blobs, "rest": rest, "servicebus": servicebus}
 
 
 def run(*arguments: str) -> int:

@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 from contract.catalogue import Catalogue
 from gateway.api.access import is_open
 from gateway.api.headers import DESCRIPTIONS, headers_of
+from gateway.api.job_list import MAX_LIMIT
 from gateway.api.oip_openapi import OipError
 from gateway.api.openapi import PROBLEM_SCHEMAS
 from gateway.api.responses import PROBLEM_MEDIA_TYPE
@@ -50,6 +51,13 @@ _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
         "schema": {"type": "string", "enum": ["1"]},
     },
 }
+_QUERY_PARAMETERS: Final[Mapping[str, Document]] = {
+    "limit": {"schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}},
+    "upload": {"schema": {"type": "string", "minLength": 1}},
+    "webhook_url": {"schema": {"type": "string", "format": "uri", "minLength": 1}},
+}
+# Texts that are read by hand, for the sake of our own problem documents.
+_TEXT: Final[Document] = {"anyOf": [{"type": "string"}, {"type": "null"}]}
 _BINARY: Final[Document] = {"schema": {"type": "string", "format": "binary"}}
 _SECURITY_SCHEMES: Final[Document] = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key."},
@@ -103,6 +111,9 @@ def _completed(document: Document, catalogue: Catalogue) -> Document:
         _complete(path, method, operation)
         if operation["operationId"] == "submit_job":
             _complete_submit(operation, catalogue)
+        elif operation["operationId"] == "purge_dead_letters":
+            # Missing is refused by hand, with a problem of ours.
+            operation["parameters"][0]["required"] = True
     return document
 
 
@@ -117,8 +128,7 @@ def _complete(path: str, method: str, operation: Document) -> None:
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]  # FastAPI's own shape, which we never answer with
     for parameter in operation.get("parameters", ()):
-        if parameter["in"] == "path":
-            parameter.update(_PATH_PARAMETERS.get(parameter["name"], {}))
+        _complete_parameter(parameter)
     if not is_open(method, path):
         operation["security"] = _KEYS
         for status in _KEY_REFUSALS:
@@ -135,6 +145,16 @@ def _complete(path: str, method: str, operation: Document) -> None:
         }
         if references:
             response["headers"] = {**references, **response.get("headers", {})}
+
+
+def _complete_parameter(parameter: Document) -> None:
+    if parameter["in"] == "path":
+        parameter.update(_PATH_PARAMETERS.get(parameter["name"], {}))
+    elif parameter["in"] == "query":
+        schema = parameter.get("schema", {})
+        if schema.get("anyOf") == _TEXT["anyOf"]:
+            parameter["schema"] = {"type": "string"}  # a query has no null
+        parameter.update(_QUERY_PARAMETERS.get(parameter["name"], {}))
 
 
 def _refusal(path: str, status: int) -> Document:

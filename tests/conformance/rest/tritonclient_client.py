@@ -1,0 +1,60 @@
+"""Run by an interpreter that has tritonclient[http]: URL PICTURE. Prints the labels as JSON."""
+
+import base64
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
+
+
+def main(url: str, picture: str) -> None:
+    client = triton.InferenceServerClient(url.removeprefix("http://"), network_timeout=60)
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("classifier")
+    assert client.is_model_ready("classifier", "1")
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    metadata = client.get_model_metadata("classifier")
+    data = Path(picture).read_bytes()
+    answers = []
+    # In binary, the client's default, then as base64 in JSON.
+    for elements, is_binary in (([data, data], True), ([base64.b64encode(data)], False)):
+        tensor = np.array(elements, dtype=np.object_)
+        given = triton.InferInput(metadata["inputs"][0]["name"], tensor.shape, "BYTES")
+        given.set_data_from_numpy(tensor, binary_data=is_binary)
+        wanted = [
+            triton.InferRequestedOutput(name, binary_data=is_binary)
+            for name in ("labels", "scores")
+        ]
+        for outputs in (wanted, None):
+            result = client.infer("classifier", [given], outputs=outputs, request_id="mine")
+            assert result.get_response()["id"] == "mine"
+            scores, labels = result.as_numpy("scores"), result.as_numpy("labels")
+            assert scores.shape == labels.shape == (len(elements), 5)
+            assert scores.dtype == np.float32
+            answers += [[_text(label) for label in row] for row in labels]
+    refusal = refused(client, given)
+    assert refusal.status() == "404"
+    assert "classifier" in refusal.message()
+    sys.stdout.write(json.dumps(answers))
+
+
+def refused(
+    client: triton.InferenceServerClient, given: triton.InferInput
+) -> InferenceServerException:
+    try:
+        client.infer("clasifier", [given])
+    except InferenceServerException as refusal:
+        return refusal
+    raise AssertionError("there is no such model")
+
+
+def _text(label: object) -> str:
+    return label.decode() if isinstance(label, bytes) else str(label)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
