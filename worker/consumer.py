@@ -22,7 +22,14 @@ from contract.catalogue import Model
 from contract.codec import decode_request, encode_reply
 from contract.errors import ContractError
 from contract.fields import Json
-from contract.messages import JobError, Payload
+from contract.messages import (
+    JobError,
+    JobRequest,
+    Payload,
+    PayloadUrl,
+    ReplyQueue,
+    ReplyWebhook,
+)
 from worker.backoff import Backoff
 from worker.batcher import Batcher, BatchQueue
 from worker.errors import (
@@ -35,13 +42,16 @@ from worker.errors import (
     NotWaitedFor,
     Poison,
     Settlement,
+    TooLate,
     UnreadableMessage,
     WorkerError,
     WorkerFault,
     WrongModel,
 )
+from worker.fetching import Fetcher
 from worker.job import Job
 from worker.lease import Leases
+from worker.outlets import Outlets
 from worker.payloads import Payloads
 from worker.progress import Reporter
 from worker.reach import Reach
@@ -55,6 +65,7 @@ from worker.tracing import start_span
 _log = logging.getLogger(__name__)
 
 _PREPARING_THREADS = 4
+_FETCHING_THREADS = 8
 _REPLYING_THREADS = 16
 # One batch runs while the next is made ready; what awaits its reply or settlement comes on top.
 _BATCHES_AHEAD = 2
@@ -73,6 +84,8 @@ class Services:
     leases: Leases
     payloads: Payloads
     replies: Replies
+    outlets: Outlets
+    fetcher: Fetcher
     load: Callable[[Model], Runner]
 
 
@@ -88,6 +101,7 @@ class Consumer:
         self._renewing = QueueLink(services.service_bus, model.queue)
         self._batches = BatchQueue[Job](Batcher(model.max_batch_size, model.max_wait_ms / 1000))
         self._preparing = ThreadPoolExecutor(_PREPARING_THREADS, f"{model.name}-prepare")
+        self._fetching = ThreadPoolExecutor(_FETCHING_THREADS, f"{model.name}-fetch")
         self._replying = ThreadPoolExecutor(_REPLYING_THREADS, f"{model.name}-reply")
         self._reporter = Reporter(services.replies.report)
         self._runner: Runner | None = None
@@ -151,7 +165,10 @@ class Consumer:
         try:
             job = self._open(delivery)
             self._not_run.add(job)
-            self._preparing.submit(self._step, job, self._prepare, InferenceFailed)
+            # Strangers' servers may be slow: they hold up nobody but one another.
+            fetches = isinstance(job.request.input, PayloadUrl)
+            pool = self._fetching if fetches else self._preparing
+            pool.submit(self._step, job, self._prepare, InferenceFailed)
         except WorkerError as error:
             self._settle(_ending(delivery, error), error.code)
         except Exception as error:  # noqa: BLE001  the edge: whatever a foreign message brings about
@@ -174,10 +191,9 @@ class Consumer:
             raise UnreadableMessage(str(error), error.code) from None
         if request.model != self._model.name:
             raise WrongModel(f"{request.model!r} is not the model of queue {self._model.queue}")
-        if request.reply_url:
-            self._services.replies.check(request.reply_url)
+        self._services.outlets.check(request.reply_to)
         now = utc_now()
-        if now >= request.deadline:
+        if now >= request.deadline and not _is_told(request):
             raise Expired("the deadline passed before the job was received")
         lease = self._services.leases.hold(
             delivery,
@@ -196,10 +212,14 @@ class Consumer:
         if self._stopping.is_set():
             raise HandedBack("this worker is leaving")
         request, services = job.request, self._services
+        if job.is_expired(utc_now()):
+            raise _expired(job, "the deadline passed before the job was prepared")
         self._ask_patiently(job)
         runner, given = self._runner, request.input
         assert runner is not None, "nothing is received before the model is loaded"
-        if runner.reads_files:
+        if isinstance(given, PayloadUrl):
+            job.item = runner.prepare(*services.fetcher.fetch(given, self._model))
+        elif runner.reads_files:
             file = services.payloads.open(given, self._model, job.lease.wait)
             job.item = runner.prepare_file(file, given.media_type)
         else:
@@ -261,7 +281,7 @@ class Consumer:
         if job.lease.is_lost:
             self._end(job, LockLost("the lock was lost before the job ran"))
         elif job.is_expired(utc_now()):
-            self._end(job, Expired("the deadline passed before the job ran"))
+            self._end(job, _expired(job, "the deadline passed before the job ran"))
         elif self._model.reports_progress:
             return self._begin(job)
         elif self._is_wanted(job) is False:
@@ -288,8 +308,9 @@ class Consumer:
         """Reply, and only then complete: a crash in between costs a question, not an answer."""
         if job.lease.is_lost:
             raise LockLost("the lock was lost while the job ran")
-        if url := job.request.reply_url:
-            self._services.replies.post(url, encode_reply(job.reply(outcome)), job.lease.wait)
+        if reply_to := job.request.reply_to:
+            body = encode_reply(job.reply(outcome))
+            self._services.outlets.post(reply_to, body, job.request.job_id, job.lease.wait)
         code = outcome.code if isinstance(outcome, JobError) else "succeeded"
         self._settle_job(job, Ending(job.delivery, job.lease, Settlement.COMPLETE), code)
 
@@ -355,6 +376,15 @@ class Consumer:
                 _log.info("%s: loaded in %.1f s", self.name, time.monotonic() - begun)
                 self.receiver.wake()
                 return
+
+
+def _is_told(request: JobRequest) -> bool:
+    """Whether the worker is who tells of an expiry: a gateway knows by itself."""
+    return isinstance(request.reply_to, ReplyQueue | ReplyWebhook)
+
+
+def _expired(job: Job, text: str) -> WorkerError:
+    return TooLate(text) if _is_told(job.request) else Expired(text)
 
 
 def _ending(delivery: Delivery, error: WorkerError, job: Job | None = None) -> Ending:

@@ -6,7 +6,8 @@
     │   ├── UnsupportedMediaType   unsupported-media-type   the model does not take this type
     │   ├── PayloadUnusable        payload-corrupt          not the bytes that were announced
     │   ├── InferenceFailed        inference-failed         the model raised
-    │   └── ResultTooLarge         result-too-large         nobody could fetch it
+    │   ├── ResultTooLarge         result-too-large         nobody could fetch it
+    │   └── TooLate                expired                  past its deadline, told to a producer
     ├── Unwanted                                       nobody is told; complete
     │   ├── Expired                expired                  past its deadline
     │   ├── NotWaitedFor           not-waited-for           cancelled, finished or unknown
@@ -15,6 +16,7 @@
     │   ├── BrokerAway             broker-away              Service Bus does not answer
     │   ├── PayloadsAway           payloads-away            blob storage does not answer
     │   ├── ReplyUndelivered       reply-undelivered        the gateway does not answer
+    │   ├── OutboundFailed         outbound-failed          a stranger's server does not answer
     │   └── WorkerFault            worker-fault             a defect of ours
     ├── Poison                                         dead-letter, with reason and description
     │   ├── UnreadableMessage      the contract's code      not a message of ours
@@ -94,6 +96,12 @@ class ResultTooLarge(Fault):
     code = FailureCode.RESULT_TOO_LARGE.value
 
 
+class TooLate(Fault):
+    """The deadline has passed, and only the worker can tell the producer so."""
+
+    code = FailureCode.EXPIRED.value
+
+
 class Unwanted(WorkerError):
     """Nobody waits for this job: it ends without a reply."""
 
@@ -145,6 +153,13 @@ class ReplyUndelivered(Infrastructure):
 
     code = "reply-undelivered"
     stage = Stage.REPLY
+
+
+class OutboundFailed(Infrastructure):
+    """A stranger's server gave no whole answer: the text goes on from `the URL`."""
+
+    code = "outbound-failed"
+    stage = Stage.LOAD
 
 
 class WorkerFault(Infrastructure):

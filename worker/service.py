@@ -11,8 +11,11 @@ from contract.catalogue import Catalogue, Model
 from contract.errors import ContractError
 from worker.consumer import Consumer, Services
 from worker.errors import SettingsError
+from worker.fetching import Fetcher
 from worker.health import Health
 from worker.lease import Leases
+from worker.outbound import Outbound
+from worker.outlets import Outlets, ReplyQueues, Webhooks
 from worker.payloads import AzureBlobStore, Payloads
 from worker.replies import Replies
 from worker.runner import Runner
@@ -38,11 +41,18 @@ class Worker:
         self._leases_turned_at = time.monotonic()
         self._stop_leases = threading.Event()
         self._replies = Replies(settings.reply_hosts)
+        outbound = Outbound(settings.guard)
         services = Services(
             service_bus=settings.service_bus,
             leases=self._leases,
             payloads=Payloads(_store(settings)),
             replies=self._replies,
+            outlets=Outlets(
+                self._replies,
+                ReplyQueues(settings.service_bus, _catalogue(settings)),
+                Webhooks(outbound, settings.webhook_secrets),
+            ),
+            fetcher=Fetcher(outbound),
             load=partial(Runner.load, torch_threads=settings.torch_threads),
         )
         self._consumers = [Consumer(model, services) for model in _models(settings)]
@@ -107,9 +117,16 @@ class Worker:
         self._leases_turned_at = time.monotonic()
 
 
-def _models(settings: Settings) -> list[Model]:
+def _catalogue(settings: Settings) -> Catalogue:
     try:
-        catalogue = Catalogue.load(settings.catalogue)
+        return Catalogue.load(settings.catalogue)
+    except ContractError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _models(settings: Settings) -> list[Model]:
+    catalogue = _catalogue(settings)
+    try:
         return [catalogue.model(name) for name in settings.models or catalogue]
     except ContractError as error:
         raise SettingsError(str(error)) from None

@@ -4,7 +4,9 @@ Three things are not in its public interface and are reached for here alone, eac
 the SDK's version is pinned, and the conformance tests fail where it changes.
 """
 
+import contextlib
 import logging
+import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,18 +14,21 @@ from typing import Any
 from azure.core.exceptions import AzureError
 from azure.servicebus import (
     ServiceBusClient,
+    ServiceBusMessage,
     ServiceBusReceivedMessage,
     ServiceBusReceiver,
+    ServiceBusSender,
     parse_connection_string,
 )
 from azure.servicebus.exceptions import (
     MessageAlreadySettled,
     MessageLockLostError,
+    MessagingEntityNotFoundError,
     ServiceBusError,
 )
 
 from contract.codec import MAX_MESSAGE_BYTES
-from worker.errors import BrokerAway, LockLost, SettingsError, Settlement
+from worker.errors import BrokerAway, LockLost, ReplyForbidden, SettingsError, Settlement
 from worker.settings import Endpoint
 
 _log = logging.getLogger(__name__)
@@ -177,6 +182,47 @@ class QueueLink:
     def _broken(self, error: BaseException) -> BrokerAway:
         self.close()
         return BrokerAway(_text(error))
+
+
+class QueueSender:
+    """One sender on a connection of its own, for any thread, one at a time."""
+
+    def __init__(self, endpoint: Endpoint, queue: str) -> None:
+        self._endpoint = endpoint
+        self._queue = queue
+        self._client: ServiceBusClient | None = None
+        self._sender: ServiceBusSender | None = None
+        self._lock = threading.Lock()
+
+    def send(self, body: bytes, job_id: str) -> None:
+        """Send a reply and wait for the broker's word. BrokerAway; ReplyForbidden: no such queue.
+
+        The message id is the job's, so that a queue that detects duplicates keeps one.
+        """
+        message = ServiceBusMessage(
+            body, content_type="application/json", message_id=job_id, correlation_id=job_id
+        )
+        with self._lock:
+            try:
+                self._opened().send_messages(message, timeout=_TRY_SECONDS)
+            except MessagingEntityNotFoundError:
+                self._close()
+                raise ReplyForbidden(f"there is no queue {self._queue!r} for replies") from None
+            except _SDK_ERRORS as error:
+                self._close()
+                raise BrokerAway(_text(error)) from None
+
+    def _opened(self) -> ServiceBusSender:
+        if self._sender is None:
+            self._client = _client(self._endpoint)
+            self._sender = self._client.get_queue_sender(self._queue)
+        return self._sender
+
+    def _close(self) -> None:
+        client, self._client, self._sender = self._client, None, None
+        if client is not None:
+            with contextlib.suppress(*_SDK_ERRORS):
+                client.close()
 
 
 def check_endpoint(endpoint: Endpoint) -> None:

@@ -1,13 +1,18 @@
 """The worker's settings: read once, from the environment, into one frozen value."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from contract.catalogue import DEFAULT_PATH
+from contract.guard import AddressGuard
 from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
+from contract.webhook import SETTING_GUARD_ALLOW, SETTING_SECRETS, parse_secrets
 from worker.errors import SettingsError
+
+T = TypeVar("T")
 
 _DEFAULT_HEALTH_PORT = 8081
 _DEFAULT_DRAIN_SECONDS = 30.0
@@ -35,6 +40,8 @@ class Settings:
     drain_seconds: float
     torch_threads: int
     log_level: str
+    webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
+    guard: AddressGuard = field(default_factory=AddressGuard)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
@@ -50,6 +57,8 @@ class Settings:
             drain_seconds=_seconds(environ, "WORKER_DRAIN_SECONDS", _DEFAULT_DRAIN_SECONDS),
             torch_threads=_whole(environ, "TORCH_THREADS", 1, 1, 1024),
             log_level=_level(environ),
+            webhook_secrets=_read(environ, SETTING_SECRETS, parse_secrets),
+            guard=_read(environ, SETTING_GUARD_ALLOW, AddressGuard),
         )
 
 
@@ -92,6 +101,13 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     if not 0 <= value <= 24 * 3600:
         raise SettingsError(f"{name}: expected seconds from 0 to 86400, found {text!r}")
     return value
+
+
+def _read(environ: Mapping[str, str], name: str, reader: Callable[[str], T]) -> T:
+    try:
+        return reader(environ.get(name, ""))
+    except ValueError as error:
+        raise SettingsError(f"{name}: {error}") from None
 
 
 def _level(environ: Mapping[str, str]) -> str:

@@ -106,6 +106,7 @@ class FailureCode(StrEnum):
     INFERENCE_FAILED = "inference-failed"
     RESULT_TOO_LARGE = "result-too-large"
     DEAD_LETTERED = "dead-lettered"
+    EXPIRED = "expired"
     UNAVAILABLE = "unavailable"
 
 

@@ -1,0 +1,183 @@
+"""Webhooks and fetched inputs over the whole system, with receivers that misbehave."""
+
+import base64
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from standardwebhooks import Webhook
+
+from tests.e2e.system import System, running, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+OLD, NEW = (f"whsec_{base64.b64encode(bytes([n]) * 32).decode()}" for n in (1, 2))
+SETTINGS = {"WEBHOOK_SECRETS": f"{NEW},{OLD}", "GUARD_ALLOW": "127.0.0.1"}
+
+
+class Stranger(http.server.ThreadingHTTPServer):
+    """Takes webhooks as `statuses` tell, then with 200; serves `files`."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.statuses: list[int] = []
+        self.taken: list[tuple[dict[str, str], bytes]] = []
+        self.refused = 0
+        self.files: dict[str, tuple[int, dict[str, str], bytes]] = {}
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Stranger
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        status = self.server.statuses.pop(0) if self.server.statuses else 200
+        if status == 200:
+            self.server.taken.append(
+                ({name.lower(): value for name, value in self.headers.items()}, body)
+            )
+        else:
+            self.server.refused += 1
+        self._answer(status, {}, b"a secret of the receiver")
+
+    def do_GET(self) -> None:
+        self._answer(*self.server.files.get(self.path, (404, {}, b"")))
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's name
+        pass
+
+
+@contextmanager
+def serving() -> Iterator[Stranger]:
+    server = Stranger()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join(10)
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def stranger() -> Iterator[Stranger]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def hooked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    environment = {**SETTINGS, "WORKER_MODELS": "noop"}
+    with running(tmp_path_factory.mktemp("webhooks") / "data", environment=environment) as system:
+        yield system
+
+
+def submit(system: System, envelope: dict[str, Any], **headers: str) -> httpx.Response:
+    return system.http.post("/v1/models/noop/jobs", json=envelope, headers=headers)
+
+
+def delivery(system: System, job_id: str) -> dict[str, Any]:
+    answer = system.http.get(f"/v1/jobs/{job_id}/webhook")
+    assert answer.status_code == 200, answer.text
+    log: dict[str, Any] = answer.json()
+    return log
+
+
+def test_a_receiver_that_fails_at_first_gets_it_across_a_kill_of_the_host(
+    hooked: System, stranger: Stranger
+) -> None:
+    stranger.taken.clear()
+    stranger.statuses = [500, 302, 503]
+    webhook = {"url": stranger.url("/hook?token=very-hidden")}
+    answer = submit(hooked, {"input": {"text": "hello"}, "webhook": webhook})
+    assert answer.status_code == 200, answer.text
+    job = answer.json()
+    until(lambda: stranger.refused, 20, "the first try")
+    hooked.kill_and_wait("functions")
+    until(lambda: stranger.taken, 60, "the webhook is delivered")
+    headers, body = stranger.taken[0]
+    for secret in (OLD, NEW):
+        assert Webhook(secret).verify(body, headers) == hooked.job(job["id"])
+    log = until(
+        lambda: (found := delivery(hooked, job["id"]))["state"] == "delivered" and found,
+        20,
+        "the log tells of the delivery",
+    )
+    assert [attempt["status"] for attempt in log["attempts"]][-2:] == [503, 200]
+    assert "secret of the receiver" not in json.dumps(log)
+
+    again = hooked.http.post(f"/v1/admin/jobs/{job['id']}/webhook/redeliver")
+    assert again.status_code == 202, again.text
+    until(lambda: len(stranger.taken) == 2, 20, "it is delivered again")
+    assert stranger.taken[1][0]["webhook-id"] == headers["webhook-id"]
+    assert stranger.taken[1][1] == body
+    logs = "".join(path.read_text() for path in (hooked.data / "logs").glob("*.log"))
+    assert "very-hidden" not in logs
+
+
+def test_a_receiver_that_is_gone_is_left_alone(hooked: System, stranger: Stranger) -> None:
+    stranger.statuses = [410]
+    job = submit(hooked, {"input": {"text": "x"}, "webhook": {"url": stranger.url("/gone")}}).json()
+    log = until(
+        lambda: (found := delivery(hooked, job["id"]))["state"] != "pending" and found,
+        20,
+        "it is stopped",
+    )
+    assert (log["state"], len(log["attempts"])) == ("stopped", 1)
+
+
+def test_an_input_is_fetched(hooked: System, stranger: Stranger, pictures: Path) -> None:
+    picture = (pictures / "chelsea.jpg").read_bytes()
+    stranger.files |= {
+        "/cat": (200, {"content-type": "application/octet-stream"}, picture),
+        "/moved": (302, {"location": "/cat"}, b""),
+    }
+    for path in ("/cat", "/moved"):
+        job = submit(hooked, {"input": {"url": stranger.url(path)}}).json()
+        assert job["status"] == "succeeded", job
+        assert job["result"]["sha256"] == hashlib.sha256(picture).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/inside", "public internet"),
+        ("/missing", "status 404"),
+        ("/loop", "redirects more than"),
+        ("/large", "more than the 10485760 bytes"),
+        ("/empty", "no bytes"),
+    ],
+)
+def test_an_input_that_cannot_be_fetched_is_the_callers_fault(
+    hooked: System, stranger: Stranger, path: str, said: str
+) -> None:
+    stranger.files |= {
+        "/inside": (302, {"location": "https://10.0.0.1/"}, b""),
+        "/loop": (302, {"location": "/loop"}, b""),
+        "/large": (200, {}, bytes(10_485_761)),
+        "/empty": (200, {}, b""),
+    }
+    answer = submit(hooked, {"input": {"url": stranger.url(path)}})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input"), answer.text
+    assert said in answer.json()["detail"]
