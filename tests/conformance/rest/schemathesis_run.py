@@ -1,8 +1,10 @@
 """Schemathesis over a running system's own /openapi.json."""
 
+import os
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,13 +28,16 @@ def fuzz(url: str, examples_count: int, *options: str) -> Outcome:
     """
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION)]
     command += ["run", f"{url}/openapi.json", "--max-examples", str(examples_count)]
-    run = subprocess.run(
-        [*command, "--workers", "1", "--no-color", *options],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
+    # It leaves notes of what it found in the folder where it runs.
+    with tempfile.TemporaryDirectory(prefix="loosely-schemathesis-") as folder:
+        run = subprocess.run(
+            [*command, "--workers", "1", "--no-color", *options],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=1200,
+        )
     counted = re.search(r"(\d+) generated", run.stdout)
     return Outcome(run.returncode == 0, int(counted[1]) if counted else 0, run.stdout + run.stderr)
