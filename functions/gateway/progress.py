@@ -120,12 +120,16 @@ def report_from_json(value: Json) -> Report:
 
 
 def seen(record: Record, progress: Progress) -> Record:
-    """The record with what its worker has told since. A final record gains only its start."""
+    """The record with what its worker has told since.
+
+    A final record gains only its start and, under `ran`, whether there was one.
+    """
     report = progress.report
     if is_final(record):
+        found = {**record, "ran": report is not None or record["started_at"] is not None}
         if report is not None and record["started_at"] is None:
-            return {**record, "started_at": report.started_at, "attempt": report.attempt}
-        return record
+            found |= {"started_at": report.started_at, "attempt": report.attempt}
+        return found
     status = JobStatus(record["status"])
     found = dict(record)
     if report is not None:

@@ -49,8 +49,11 @@ def job_resource(job_id: str, record: Record) -> dict[str, Any]:
     }
 
 
-def failure(job: dict[str, Any]) -> Problem | None:
-    """The problem with which an ended job answers a caller who waited; None if it succeeded."""
+def failure(job: dict[str, Any], *, ran: bool | None = None) -> Problem | None:
+    """The problem with which an ended job answers a caller who waited; None if it succeeded.
+
+    `ran` tells whether the job reached a worker, where that is known though it has no start.
+    """
     error = job["error"] or {}
     match job["status"]:
         case JobStatus.SUCCEEDED:
@@ -70,5 +73,5 @@ def failure(job: dict[str, Any]) -> Problem | None:
     if error:
         about |= {key: error[key] for key in ("retryable", "stage")}
     if kind is problems.EXPIRED:
-        about["ran"] = None if job["started_at"] is None else True
+        about["ran"] = ran if job["started_at"] is None else True
     return Problem(kind, detail, **about, job=job)

@@ -1,6 +1,6 @@
 """POST /v1/models/{model}/jobs: accept a job, and wait for it as long as the caller likes."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -15,6 +15,7 @@ from gateway.api.openapi import IDEMPOTENCY_KEY, PREFER, SUBMIT_BODY, SUBMIT_RES
 from gateway.api.queueing import placed
 from gateway.api.responses import json_response, problem_response
 from gateway.prefer import Preference, parse
+from gateway.record import Record
 from gateway.resource import failure, job_resource
 
 router = APIRouter(tags=["jobs"])
@@ -57,17 +58,15 @@ async def submit(
     preference = parse(request.headers.getlist("prefer"))
     wait_seconds = preference.wait_or(services.settings.default_wait_seconds)
     answered = await accept(request, found, intake, key, wait_seconds)
-    job = job_resource(answered.job_id, await live(services, answered.job_id, answered.record))
-    is_final = record.is_final(answered.record)
-    response = await _answer(request, job, preference, is_final=is_final)
+    known = await live(services, answered.job_id, answered.record)
+    response = await _answer(request, answered.job_id, known, preference)
     if answered.is_replay:
         response.headers.update(REPLAYED)
     return response
 
 
-async def _answer(
-    request: Request, job: dict[str, Any], preference: Preference, *, is_final: bool
-) -> Response:
+async def _answer(request: Request, job_id: str, known: Record, preference: Preference) -> Response:
+    job, is_final = job_resource(job_id, known), record.is_final(known)
     headers = {"Vary": "Prefer"}
     if applied := preference.applied(answered_async=not is_final):
         headers["Preference-Applied"] = applied
@@ -75,7 +74,7 @@ async def _answer(
         headers |= {"Location": job_path(job["id"]), **await placed(services_of(request), job)}
         return json_response(job, 202, headers)
     headers["Content-Location"] = job_path(job["id"])
-    problem = failure(job)
+    problem = failure(job, ran=known.get("ran"))
     if problem is None:
         return json_response(job, 200, headers)
     problem.headers |= headers

@@ -177,6 +177,32 @@ async def test_expired_tells_whether_it_ran(world: World) -> None:
         assert (job["status"], job["started_at"]) == ("expired", started_at)
 
 
+async def expired_while_waiting(world: World, *, starts: bool) -> Any:
+    submitting = asyncio.create_task(
+        world.http.post(
+            "/v1/models/noop/jobs",
+            content=b"x",
+            params={"deadline_seconds": 10},
+            headers={"content-type": "text/plain", "prefer": "wait=100"},
+        )
+    )
+    await world.queues.has_sent.wait()
+    if starts:
+        await tell(world, 0)
+    await world.durable.advance(10)
+    answer = await submitting
+    assert (answer.status_code, answer.json()["code"]) == (504, "expired")
+    return answer.json()["ran"]
+
+
+async def test_who_waited_hears_whether_it_ran(world: World) -> None:
+    assert await expired_while_waiting(world, starts=True) is True
+    world.queues.has_sent.clear()
+    assert await expired_while_waiting(world, starts=False) is False
+    async with gateway() as silent:
+        assert await expired_while_waiting(silent, starts=False) is None
+
+
 async def test_a_model_that_does_not_report_costs_no_look() -> None:
     async with gateway() as world:
         job_id = await world.accept()
