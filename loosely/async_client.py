@@ -122,6 +122,7 @@ class AsyncClient:
             RequestRefused: no job was made.
             JobEnded: the job ended without a result.
             WaitTimedOut: ``wait_seconds`` have passed; the job goes on.
+            GatewayUnreachable: no answer came for longer than ``retry`` or the wait allow.
         """
         submission = Submission.of(
             source,
@@ -136,7 +137,7 @@ class AsyncClient:
 
     async def wait(self, job: Job | str, *, wait_seconds: float | None = None) -> Job:
         """Wait for a job, given itself or by its id, and return or raise as `run` does."""
-        return await self._done(self._operations.wait(job, wait_seconds))
+        return await self._done(self._operations.limited(wait_seconds).wait(job, wait_seconds))
 
     async def get(self, job_id: str, *, wait_seconds: int = 0) -> Job:
         """Return the job as it is now or, if it is not final, as it is after the wait.

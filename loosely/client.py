@@ -123,6 +123,7 @@ class Client:
             RequestRefused: no job was made.
             JobEnded: the job ended without a result.
             WaitTimedOut: ``wait_seconds`` have passed; the job goes on.
+            GatewayUnreachable: no answer came for longer than ``retry`` or the wait allow.
         """
         submission = Submission.of(
             source,
@@ -137,7 +138,7 @@ class Client:
 
     def wait(self, job: Job | str, *, wait_seconds: float | None = None) -> Job:
         """Wait for a job, given itself or by its id, and return or raise as `run` does."""
-        return self._done(self._operations.wait(job, wait_seconds))
+        return self._done(self._operations.limited(wait_seconds).wait(job, wait_seconds))
 
     def get(self, job_id: str, *, wait_seconds: int = 0) -> Job:
         """Return the job as it is now or, if it is not final, as it is after the wait.

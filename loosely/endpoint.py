@@ -127,7 +127,9 @@ class Endpoint:
 
     def events(self, job_id: str, after: str) -> Request:
         """Ask for a job's events, from after the one with the id ``after``."""
-        headers = {"accept": "text/event-stream", **({"last-event-id": after} if after else {})}
+        headers = {"accept": "text/event-stream"}
+        if after.isascii() and after.isprintable() and after:  # else it is no id of the gateway
+            headers["last-event-id"] = after
         return self._request("GET", f"{job_path(job_id)}/events", headers=headers)
 
     def models(self) -> Request:
@@ -154,6 +156,13 @@ class Endpoint:
             headers={"content-type": _JSON},
             body=json.dumps(document).encode(),
         )
+
+    def dead_letters(
+        self, method: str, *steps: str, params: Mapping[str, str] | None = None
+    ) -> Request:
+        """Ask for, or change, what workers gave up on; ``steps`` lead on from the list of it."""
+        path = "".join(f"/{quote(step, safe='')}" for step in steps)
+        return self._request(method, f"/v1/admin/dead-letters{path}", params=params)
 
     def _request(  # noqa: PLR0913 - the parts of an HTTP request
         self,

@@ -216,6 +216,8 @@ class Slot:
         if not (isinstance(reference, str) and isinstance(url, str)):
             return None
         headers = _object(document, "headers") or {}
+        if not all(str(part).isascii() for header in headers.items() for part in header):
+            return None
         public = {name: value for name, value in document.items() if name not in _SECRETS}
         limit = document.get("max_bytes")
         return cls(

@@ -1,9 +1,10 @@
 """What the clients do, as steps: each operation once, for both of them."""
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import random
 from typing import Final
 from urllib.parse import urljoin
@@ -14,7 +15,7 @@ from loosely.endpoint import Endpoint, Terms, fetch, put
 from loosely.errors import LooselyError, PayloadTooLarge, UnexpectedAnswer, WaitTimedOut, ending_of
 from loosely.job import Job, Model, Result, Upload
 from loosely.payload import Payload
-from loosely.retry import Retry
+from loosely.retry import Retry, passes
 from loosely.steps import Answer, Emit, Pause, Request, Steps, send
 
 #: How long one question waits at the gateway: clouds' front doors cut what is silent for longer.
@@ -23,6 +24,8 @@ POLL_SECONDS: Final = 60
 _SURELY_SMALL_BYTES: Final = 1024 * 1024
 _REDIRECTS: Final = frozenset({302, 303, 307})
 _SHORTEST_POLL_SECONDS: Final = 0.9
+#: An answer that is given at the last moment still has to arrive.
+_GRACE_SECONDS: Final = 2.0
 
 
 def new_key() -> str:
@@ -32,13 +35,26 @@ def new_key() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Operations:
-    """The operations on one gateway. ``models`` remembers what was learnt of its models."""
+    """The operations on one gateway. ``known_models`` is what was learnt of its models.
+
+    With ``until``, a time of the clock, nothing is asked again or waited for after it.
+    """
 
     endpoint: Endpoint
     retry: Retry = field(default_factory=Retry)
     clock: Callable[[], float] = time.monotonic
     draw: Callable[[], float] = random
     known_models: dict[str, Model] = field(default_factory=dict, repr=False)
+    until: float | None = None
+
+    def limited(self, wait_seconds: float | None) -> "Operations":
+        """Return the same, over after ``wait_seconds`` from now."""
+        return replace(self, until=None if wait_seconds is None else self.clock() + wait_seconds)
+
+    @property
+    def left_seconds(self) -> float:
+        """How much of the time is left."""
+        return math.inf if self.until is None else self.until - self.clock()
 
     @property
     def place(self) -> str:
@@ -67,16 +83,22 @@ class Operations:
         return (yield from self.submit_upload(terms, upload))
 
     def wait(self, job: Job | str, wait_seconds: float | None) -> Steps[Job]:
-        """Ask until the job is final; raise what it ended with unless it succeeded."""
+        """Ask until the job is final; raise what it ended with unless it succeeded.
+
+        ``wait_seconds`` is what the caller had asked for, of which ``until`` tells the end.
+        """
         latest = job if isinstance(job, Job) else None
         job_id = job if isinstance(job, str) else job.id
-        until = None if wait_seconds is None else self.clock() + wait_seconds
         while latest is None or not latest.is_final:
-            left_seconds = POLL_SECONDS if until is None else until - self.clock()
-            if left_seconds <= 0:
+            if self.left_seconds <= 0:
                 raise WaitTimedOut(job_id, wait_seconds or 0)
             asked_at = self.clock()
-            latest = yield from self.get(job_id, min(POLL_SECONDS, max(1, int(left_seconds))))
+            try:
+                latest = yield from self.get(job_id, int(min(POLL_SECONDS, self.left_seconds)) or 1)
+            except LooselyError as error:
+                if passes(error):
+                    error.add_note(f"job {job_id} goes on")
+                raise
             if not latest.is_final:
                 yield from self.breathe(latest, self.clock() - asked_at)
         if latest.status != "succeeded":
@@ -87,7 +109,8 @@ class Operations:
         """Keep ``Retry-After`` with a gateway that answered at once instead of waiting."""
         if waited_seconds < _SHORTEST_POLL_SECONDS:
             asked_seconds = job.retry_after_seconds
-            yield Pause(1.0 if asked_seconds is None else min(max(asked_seconds, 0.1), 60.0))
+            pause_seconds = 1.0 if asked_seconds is None else min(max(asked_seconds, 0.1), 60.0)
+            yield Pause(min(pause_seconds, max(0.0, self.left_seconds)))
 
     def get(self, job_id: str, wait_seconds: int = 0) -> Steps[Job]:
         """Ask for a job."""
@@ -163,7 +186,7 @@ class Operations:
         while True:
             error: LooselyError
             try:
-                answer = yield from send(request)
+                answer = yield from send(self._in_time(request))
             except LooselyError as lost:
                 error = lost
             else:
@@ -176,9 +199,15 @@ class Operations:
             pause_seconds = self.retry.pause_seconds(
                 error, failures, now - failing_since, self.draw
             )
-            if pause_seconds is None:
+            if pause_seconds is None or pause_seconds > self.left_seconds:
                 raise error
             yield Pause(pause_seconds)
+
+    def _in_time(self, request: Request) -> Request:
+        seconds = max(1.0, self.left_seconds)
+        if seconds >= request.timeout_seconds:
+            return request
+        return replace(request, timeout_seconds=seconds + _GRACE_SECONDS)
 
     def _job(self, request: Request, expected: tuple[int, ...]) -> Steps[Job]:
         answer = yield from self.ask(request, expected, self.place)

@@ -55,12 +55,10 @@ class Submission:
 
     def run(self, operations: Operations, wait_seconds: float | None) -> Steps[Job]:
         """Hand it in and wait for its success, however long that takes."""
-        began_at = operations.clock()
         first = POLL_SECONDS if wait_seconds is None else min(POLL_SECONDS, int(wait_seconds))
-        job = yield from self.submitted(operations, max(0, first))
-        if wait_seconds is not None:
-            wait_seconds = max(0.0, wait_seconds - (operations.clock() - began_at))
-        return (yield from operations.wait(job, wait_seconds))
+        limited = operations.limited(wait_seconds)
+        job = yield from self.submitted(limited, max(0, first))
+        return (yield from limited.wait(job, wait_seconds))
 
 
 def endpoint_of(url: str, api_key: str | None) -> Endpoint:

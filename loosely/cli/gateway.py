@@ -1,7 +1,7 @@
 """Which gateway a command speaks to."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -10,6 +10,8 @@ from loosely.credentials import KEY_VARIABLE
 from loosely.retry import Retry
 from loosely.surface import DEFAULT_URL
 from loosely.up.data import RunningSystem
+
+C = TypeVar("C", bound=Client)
 
 UrlOption = Annotated[
     str | None,
@@ -40,8 +42,17 @@ FOLLOWING_RETRY = Retry()
 
 def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Client:
     """Return a client for ``url``, for the system that runs here, or for the usual address."""
+    return _connected(Client, url, api_key, retry)
+
+
+def connect_operator(url: str | None, api_key: str | None) -> OperatorClient:
+    """The same for operators."""
+    return _connected(OperatorClient, url, api_key, _RETRY)
+
+
+def _connected(kind: type[C], url: str | None, api_key: str | None, retry: Retry) -> C:
     try:
-        return Client(url or _url_of_running_system() or DEFAULT_URL, api_key=api_key, retry=retry)
+        return kind(url or _url_of_running_system() or DEFAULT_URL, api_key=api_key, retry=retry)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--url or --api-key") from None
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -131,12 +132,19 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # clients may hang up
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def serving() -> Iterator[ScriptedGateway]:
     """A gateway that runs while inside."""
     handler = type("Handler", (_Handler,), {})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
+    with _Server(("127.0.0.1", 0), handler) as server:
         gateway = ScriptedGateway(f"http://127.0.0.1:{server.server_address[1]}")
         handler.gateway = gateway  # type: ignore[attr-defined] # set for this server alone
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))

@@ -228,6 +228,37 @@ def test_a_caller_who_has_waited_enough_learns_which_job_goes_on(
     assert isinstance(caught.value, TimeoutError)
 
 
+def test_a_caller_who_has_waited_enough_does_not_wait_for_an_absent_gateway(
+    make: Make, clock: Clock
+) -> None:
+    with pytest.raises(GatewayUnreachable):
+        make("http://127.0.0.1:9").run(JPEG, "classifier", wait_seconds=5)
+    assert clock.now <= 5
+
+
+def test_whoever_gives_up_on_a_gateway_learns_which_job_goes_on(
+    gateway: ScriptedGateway, make: Make
+) -> None:
+    gateway.answers = [answer(202, QUEUED), Answer(502, b"a proxy")]
+    with pytest.raises(UnexpectedAnswer) as caught:
+        make(gateway.url).run(JPEG, "classifier")
+    assert caught.value.__notes__ == [f"job {JOB_ID} goes on"]
+
+
+def test_ids_and_headers_that_cannot_be_sent_are_not(gateway: ScriptedGateway, make: Make) -> None:
+    gateway.answers = [
+        stream(sent_event("status", "\u00fc", QUEUED)),
+        stream(sent_event("final", "3.0.0", SUCCEEDED)),
+    ]
+    assert len(make(gateway.url).events(JOB_ID)) == 2
+    assert "last-event-id" not in gateway.asked[1].headers
+
+    slot = {"upload": "ref-1", "url": f"{gateway.url}/slot", "headers": {"x": "\u00fc"}}
+    gateway.answers = [answer(201, slot)]
+    with pytest.raises(UnexpectedAnswer, match="no upload slot"):
+        make(gateway.url).upload(JPEG, "classifier")
+
+
 def test_a_job_is_cancelled(gateway: ScriptedGateway, make: Make) -> None:
     gateway.answers = [answer(202, job_document("cancelling"))]
     assert make(gateway.url).cancel(JOB_ID).status == "cancelling"

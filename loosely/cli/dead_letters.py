@@ -1,0 +1,147 @@
+"""``loosely dead-letters``: what workers gave up on."""
+
+import json
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from loosely.cli.failures import reported
+from loosely.cli.gateway import KeyOption, UrlOption, connect_operator
+from loosely.cli.tables import print_to
+from loosely.cli.text import printable
+
+app = typer.Typer(
+    help="See what workers gave up on, send it again, or throw it away.", no_args_is_help=True
+)
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="The model it was for.")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The letter's id.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object a line, as the gateway has it.")
+]
+_SHOWN = (
+    *("model", "job_id", "reason", "description", "delivery_count"),
+    *("created_at", "deadline", "dead_lettered_at", "redriven_at", "redriven_as"),
+)
+
+
+@app.command("list")
+def list_letters(
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Only those of this model.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, metavar="N", help="How many at most.")
+    ] = 20,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List dead letters, the oldest first."""
+    with reported(as_json=as_json), connect_operator(url, api_key) as client:
+        letters = list(islice(client.dead_letters(model), limit))
+    if as_json:
+        for letter in letters:
+            _print_json(letter)
+    else:
+        print_to(Console(), _table(letters))
+
+
+@app.command("show")
+def show(
+    model: ModelArgument,
+    letter_id: IdArgument,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a dead letter, without its payload."""
+    with reported(as_json=as_json), connect_operator(url, api_key) as client:
+        letter = client.dead_letter(model, letter_id)
+    if as_json:
+        _print_json(letter)
+    else:
+        print_to(Console(), _details(letter))
+
+
+@app.command("redrive")
+def redrive(
+    model: ModelArgument,
+    letter_id: IdArgument,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send a dead letter again. Its work goes on as a new job; doing so twice sends it once."""
+    with reported(as_json=as_json), connect_operator(url, api_key) as client:
+        sent = client.redrive(model, letter_id)
+    if as_json:
+        _print_json(sent)
+        return
+    how = "had been sent again before" if sent.get("is_repeat") else "was sent again"
+    job = printable(sent.get("job_id"))
+    kind = "new job" if sent.get("is_new_job") else "job"
+    typer.echo(f"it {how}, as the {kind} {job}")
+
+
+@app.command("purge")
+def purge(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
+    model: ModelArgument,
+    letter_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="The letter's id.", show_default=False)
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All letters of the model.")] = False,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Throw one dead letter away, or all of a model."""
+    if every == (letter_id is not None):
+        raise typer.BadParameter("name one letter, or give --all", param_hint="ID")
+    with reported(as_json=as_json), connect_operator(url, api_key) as client:
+        if letter_id is None:
+            deleted = client.purge_all(model)
+        else:
+            client.purge(model, letter_id)
+            deleted = 1
+    if as_json:
+        _print_json({"deleted": deleted})
+    else:
+        typer.echo(f"thrown away: {deleted}")
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps(document, ensure_ascii=False))
+
+
+def _table(letters: Iterable[Mapping[str, Any]]) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    for letter in letters:
+        redriven = letter.get("redriven_as")
+        table.add_row(
+            Text(printable(letter.get("model")), style="bold"),
+            Text(printable(letter.get("id"))),
+            Text(printable(letter.get("dead_lettered_at") or "")),
+            Text(printable(letter.get("reason") or ""), style="red"),
+            Text(f"redriven as {printable(redriven)}" if redriven else "", style="green"),
+        )
+    return table
+
+
+def _details(letter: Mapping[str, Any]) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_row("letter", Text(printable(letter.get("id"))))
+    for name in _SHOWN:
+        if letter.get(name) is not None:
+            value = Text(printable(letter[name]))
+            table.add_row(name.replace("_", " ").removesuffix(" at"), value)
+    match letter.get("input"):
+        case {"kind": kind, "media_type": media_type, "size_bytes": size_bytes}:
+            size = "" if size_bytes is None else f", {size_bytes} bytes"
+            table.add_row("input", Text(printable(f"{kind}, {media_type}{size}")))
+    return table
