@@ -7,6 +7,8 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
+from gateway import media
+from gateway.accept import chosen
 from gateway.api.responses import json_response
 from gateway.problems import KINDS
 
@@ -20,8 +22,12 @@ _PAGE_HEADERS = {
 
 
 @router.get("/")
-async def index() -> Response:
-    """Where everything is."""
+async def index(request: Request) -> Response:
+    """Where everything is: for programs as JSON, for browsers the page of the API."""
+    headers = {"Vary": "Accept"}
+    accept = ", ".join(request.headers.getlist("accept"))
+    if chosen(accept, (media.JSON, "text/html")) != media.JSON:
+        return HTMLResponse(_page("docs.html"), headers={**_PAGE_HEADERS, **headers})
     return json_response(
         {
             "name": "Loosely",
@@ -29,7 +35,8 @@ async def index() -> Response:
             "openapi": "/openapi.json",
             "models": "/v1/models",
             "ready": "/v1/health/ready",
-        }
+        },
+        headers=headers,
     )
 
 

@@ -1,0 +1,45 @@
+"""Which media type a caller prefers."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.accept import chosen
+from tests.unit.gateway.conftest import World
+
+JSON, HTML = "application/json", "text/html"
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("header", "wanted"),
+    [
+        ("", JSON),
+        ("*/*", JSON),
+        (BROWSER, HTML),
+        ("text/html", HTML),
+        ("TEXT/*", HTML),
+        ("text/html;q=0.5, application/json;q=0.4", HTML),
+        ("text/html;q=0, */*", JSON),
+        ("text/html;level=1;q=0.2, */*;q=0.1", HTML),
+        ("text/html;q=0.3, */*;q=0.5", JSON),
+        ("image/png", JSON),
+        ("nonsense", JSON),
+        ("text/html;q=nonsense", HTML),
+    ],
+)
+def test_the_choice(header: str, wanted: str) -> None:
+    assert chosen(header, (JSON, HTML)) == wanted
+
+
+@given(st.text())
+def test_whatever_is_sent_something_is_chosen(header: str) -> None:
+    assert chosen(header, (JSON, HTML)) in {JSON, HTML}
+
+
+async def test_a_browser_gets_a_page_and_a_program_json(world: World) -> None:
+    for header, media_type in ((BROWSER, HTML), ("*/*", JSON), ("image/png", JSON)):
+        answer = await world.http.get("/", headers={"accept": header})
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith(media_type)
+        assert answer.headers["vary"] == "Accept"
