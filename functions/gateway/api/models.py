@@ -57,6 +57,7 @@ async def _resource(services: Services, model: Model) -> dict[str, Any]:
         "media_types": list(model.media_types),
         "limits": {
             "input_bytes": model.max_input_bytes,
+            "upload_bytes": model.max_upload_bytes,
             "pixels": model.max_pixels or None,
             "deadline_seconds": model.max_deadline_seconds,
         },

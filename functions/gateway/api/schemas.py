@@ -127,6 +127,7 @@ class ModelLimits(BaseModel):
     """What a model takes at most; `pixels` is null where the input is no picture."""
 
     input_bytes: int
+    upload_bytes: int
     pixels: int | None
     deadline_seconds: int
 

@@ -21,6 +21,7 @@ async def test_models(world: World) -> None:
     assert one.json() == models[0]
     assert one.json()["limits"] == {
         "input_bytes": 10_485_760,
+        "upload_bytes": 10_485_760,
         "pixels": 50_000_000,
         "deadline_seconds": 3600,
     }

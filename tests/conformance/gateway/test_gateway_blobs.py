@@ -1,0 +1,110 @@
+"""Conditional blobs and signed links with the real SDK against the local blob storage."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.blobs import ContainerBlobs
+from gateway.container import Container
+from gateway.errors import Unavailable
+from gateway.links import SignedLinks
+from tests.conformance.gateway.test_gateway_services import free_port, running, storage
+
+
+@pytest.fixture(scope="module")
+def blobs_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    port = free_port()
+    with running("emulator.blobs", port, "--data", str(tmp_path_factory.mktemp("blobs"))):
+        yield port
+
+
+@pytest.fixture
+async def container(blobs_port: int, request: pytest.FixtureRequest) -> AsyncIterator[Container]:
+    opened = Container(storage(blobs_port), f"c-{abs(hash(request.node.name))}")
+    yield opened
+    await opened.close()
+
+
+async def test_of_many_that_create_a_blob_one_does(container: Container) -> None:
+    blobs = ContainerBlobs(container)
+    etags = await asyncio.gather(*(blobs.create("claims/a", b"%d" % n) for n in range(16)))
+    (winner,) = [etag for etag in etags if etag]
+    note = await blobs.read("claims/a")
+    assert note is not None
+    assert (note.etag, note.data) == (winner, b"%d" % etags.index(winner))
+
+
+async def test_only_who_knows_the_etag_replaces_or_deletes(container: Container) -> None:
+    blobs = ContainerBlobs(container)
+    first = await blobs.create("claims/a", b"1")
+    assert first is not None
+    second = await blobs.replace("claims/a", b"1", first)
+    # The same bytes again are another version: a claim that was taken over shows it.
+    assert second not in {None, first}
+    assert await blobs.replace("claims/a", b"3", first) is None
+    await blobs.delete("claims/a", first)
+    assert await blobs.read("claims/a") is not None
+    await blobs.delete("claims/a", second)
+    assert await blobs.read("claims/a") is None
+    assert await blobs.replace("claims/a", b"4", str(second)) is None
+    await blobs.delete("claims/a")
+
+
+async def test_nothing_is_there_before_the_container_is(container: Container) -> None:
+    blobs = ContainerBlobs(container)
+    assert await blobs.read("a") is None
+    assert await blobs.look("a", 10) is None
+    assert [found async for found in blobs.list("")] == []
+    await blobs.delete("a")
+
+
+async def test_a_list_is_in_the_order_of_names(container: Container) -> None:
+    blobs = ContainerBlobs(container)
+    for name in ("b/2", "a/1", "b/1"):
+        await blobs.create(name, b"")
+    assert [found.name async for found in blobs.list("b/")] == ["b/1", "b/2"]
+
+
+async def test_a_link_takes_one_blob_and_shows_nothing(container: Container) -> None:
+    links, blobs = SignedLinks(container), ContainerBlobs(container)
+    soon = datetime.now(UTC) + timedelta(minutes=5)
+    url = await links.to_write("uploads/a", soon)
+    headers = {"x-ms-blob-type": "BlockBlob", "content-type": "text/plain"}
+    async with httpx.AsyncClient() as http:
+        assert (await http.put(url, content=b"hello", headers=headers)).status_code == 201
+        assert (await http.get(url)).status_code == 403
+        assert (await http.delete(url)).status_code == 403
+        other = url.replace("uploads/a", "uploads/b")
+        assert (await http.put(other, content=b"x", headers=headers)).status_code == 403
+        late = await links.to_write("uploads/a", datetime.now(UTC) - timedelta(seconds=5))
+        assert (await http.put(late, content=b"x", headers=headers)).status_code == 403
+    look = await blobs.look("uploads/a", 4)
+    assert look is not None
+    assert (look.media_type, look.size_bytes, look.head) == ("text/plain", 5, b"hell")
+
+
+async def test_a_link_gives_one_blob_as_a_file(container: Container, blobs_port: int) -> None:
+    await ContainerBlobs(container).create("results/a", b"{}")
+    soon = datetime.now(UTC) + timedelta(minutes=5)
+    public = f"http://localhost:{blobs_port}/devstoreaccount1"
+    url = await SignedLinks(container, public).to_read("results/a", "image/png", "a.png", soon)
+    assert url.startswith(f"{public}/{container.name}/results/a?")
+    async with httpx.AsyncClient() as http:
+        answer = await http.get(url)
+        assert (answer.status_code, answer.content) == (200, b"{}")
+        assert answer.headers["content-type"] == "image/png"
+        assert answer.headers["content-disposition"] == 'attachment; filename="a.png"'
+        assert (await http.put(url, content=b"x")).status_code == 403
+
+
+async def test_a_storage_that_is_away(tmp_path: Path) -> None:
+    container = Container(storage(free_port()))
+    try:
+        with pytest.raises(Unavailable):
+            await ContainerBlobs(container).read("a")
+    finally:
+        await container.close()
