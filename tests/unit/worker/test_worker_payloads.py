@@ -1,0 +1,108 @@
+"""Inputs from messages and blobs: as bytes, or as files that are never in memory as a whole."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+from azure.core.exceptions import AzureError, ResourceModifiedError, ServiceRequestError
+
+from contract.catalogue import Catalogue
+from contract.messages import InlineBytes, InlineJson, PayloadRef
+from worker.errors import InvalidInput, PayloadsAway, PayloadUnusable
+from worker.payloads import Payloads
+
+DATA = b"0123456789" * 100
+REF = PayloadRef("text/plain", "inputs/a", len(DATA), hashlib.sha256(DATA).hexdigest())
+UPLOAD = PayloadRef("text/plain", "uploads/a", len(DATA), None, '"1"')
+NOOP = Catalogue.load()["noop"]
+SMALL = replace(NOOP, max_input_bytes=100, max_upload_bytes=999)
+
+
+@dataclass
+class ScriptedStore:
+    """Gives the data in pieces, after it has failed as often as told."""
+
+    data: bytes = DATA
+    failure: AzureError | None = None
+    failures_left: int = 0
+    reads: int = 0
+
+    def read(self, ref: PayloadRef) -> Iterator[bytes]:
+        self.reads += 1
+        for start in range(0, len(self.data), 64):
+            yield self.data[start : start + 64]
+            # In the middle, when part of it is written already.
+            if self.failure and self.failures_left:
+                self.failures_left -= 1
+                raise self.failure
+
+    def write(self, blob: str, data: bytes, media_type: str) -> None:
+        raise AssertionError("nothing is written here")
+
+
+def patient(_: float) -> bool:
+    return True
+
+
+def hasty(_: float) -> bool:
+    return False
+
+
+def read(payloads: Payloads, payload: InlineBytes | InlineJson | PayloadRef) -> bytes:
+    with payloads.open(payload, NOOP, patient) as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("ref", [REF, UPLOAD])
+def test_a_blob_comes_as_bytes_or_as_a_file(ref: PayloadRef) -> None:
+    payloads = Payloads(ScriptedStore())
+    assert payloads.fetch(ref, NOOP, patient) == DATA
+    assert read(payloads, ref) == DATA
+
+
+def test_what_is_inline_can_be_read_as_a_file() -> None:
+    payloads = Payloads(ScriptedStore())
+    assert read(payloads, InlineBytes("text/plain", b"abc")) == b"abc"
+    assert read(payloads, InlineJson({"a": 1})) == b'{"a":1}'
+
+
+def test_a_read_that_breaks_off_begins_again() -> None:
+    store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=2)
+    assert read(Payloads(store), REF) == DATA
+    assert store.reads == 3
+
+
+def test_storage_that_stays_away_is_given_up() -> None:
+    store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=9)
+    with pytest.raises(PayloadsAway):
+        Payloads(store).open(REF, NOOP, hasty)
+    assert store.reads == 1
+
+
+def test_other_bytes_than_announced_are_refused() -> None:
+    payloads = Payloads(ScriptedStore(data=DATA[:-1] + b"x"))
+    with pytest.raises(PayloadUnusable, match="digest"):
+        payloads.open(REF, NOOP, patient)
+    with pytest.raises(PayloadUnusable, match="digest"):
+        payloads.fetch(REF, NOOP, patient)
+
+
+def test_an_upload_that_was_written_again_is_refused_at_once() -> None:
+    store = ScriptedStore(failure=ResourceModifiedError("changed"), failures_left=9)
+    with pytest.raises(PayloadUnusable, match="changed"):
+        Payloads(store).open(UPLOAD, NOOP, patient)
+    assert store.reads == 1
+
+
+def test_an_input_that_is_written_again_meanwhile_is_read_again() -> None:
+    store = ScriptedStore(failure=ResourceModifiedError("changed"), failures_left=1)
+    assert read(Payloads(store), REF) == DATA
+
+
+def test_bodies_and_uploads_have_limits_of_their_own() -> None:
+    payloads = Payloads(ScriptedStore())
+    with pytest.raises(InvalidInput, match="at most 999"):
+        payloads.open(REF, SMALL, patient)
+    with pytest.raises(InvalidInput, match="at most 100"):
+        payloads.fetch(InlineBytes("text/plain", b"x" * 101), SMALL, patient)
