@@ -10,6 +10,7 @@ import json
 import math
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 from contract.errors import MalformedMessage, MessageTooLarge, UnsupportedSchema
 from contract.fields import Fields, Json
@@ -32,6 +33,7 @@ from contract.messages import (
 )
 
 SCHEMA_VERSION = 1
+JOB_REQUEST_SCHEMA = Path(__file__).with_name("job-request.schema.json")
 
 # Service Bus Standard takes 256 KiB with all headers and properties; this leaves them room.
 MAX_MESSAGE_BYTES = 192 * 1024

@@ -6,10 +6,19 @@ import logging
 from datetime import UTC, datetime
 
 import azure.functions as func
+from azure.servicebus import ServiceBusMessage
 
-from contract.codec import decode_request, format_time, reply_to_json
+from contract.codec import decode_request, encode_reply, format_time, reply_to_json
 from contract.errors import ContractError
-from contract.messages import FailureCode, JobError, JobReply, Stage
+from contract.messages import (
+    FailureCode,
+    JobError,
+    JobReply,
+    ReplyQueue,
+    ReplyTo,
+    ReplyUrl,
+    Stage,
+)
 from contract.names import EVENT_REPLY
 from gateway.durable import Durable
 from gateway.errors import FinalInstance, UnknownInstance
@@ -42,11 +51,18 @@ async def fail_job(
         letter_blob(queue, message.message_id),
     )
     await _keep(message, queue, services)
-    if not _waits_for_reply(message.get_body()):
+    reply_to, reply = _reply_to(message.get_body()), _reply(message, job_id, services.clock())
+    if isinstance(reply_to, ReplyQueue):
+        body = encode_reply(reply)
+        told = ServiceBusMessage(
+            body, content_type="application/json", message_id=job_id, correlation_id=job_id
+        )
+        await services.queues.send(reply_to.queue, told)
+    if not isinstance(reply_to, ReplyUrl):
         return
     # Where there is no such job, or it has ended, nobody waits any more.
     with contextlib.suppress(UnknownInstance, FinalInstance):
-        await durable.raise_event(job_id, EVENT_REPLY, _reply(message, job_id, services.clock()))
+        await durable.raise_event(job_id, EVENT_REPLY, reply_to_json(reply))
 
 
 async def _keep(message: func.ServiceBusMessage, queue: str, services: Services) -> None:
@@ -68,23 +84,21 @@ def _enqueued_at(letter: bytes) -> object:
         return None
 
 
-def _waits_for_reply(body: bytes) -> bool:
+def _reply_to(body: bytes) -> ReplyTo | None:
     try:
-        return decode_request(body).reply_url is not None
+        return decode_request(body).reply_to
     except ContractError:
         # What cannot be read may be what was dead-lettered for it; if it has no job, that shows.
-        return True
+        return ReplyUrl("unknown")
 
 
-def _reply(message: func.ServiceBusMessage, job_id: str, now: datetime) -> dict[str, object]:
-    return reply_to_json(
-        JobReply(
-            job_id=job_id,
-            outcome=GIVEN_UP,
-            started_at=_utc(message.enqueued_time_utc) or now,
-            finished_at=now,
-            attempt=max(1, message.delivery_count or 1),
-        )
+def _reply(message: func.ServiceBusMessage, job_id: str, now: datetime) -> JobReply:
+    return JobReply(
+        job_id=job_id,
+        outcome=GIVEN_UP,
+        started_at=_utc(message.enqueued_time_utc) or now,
+        finished_at=now,
+        attempt=max(1, message.delivery_count or 1),
     )
 
 

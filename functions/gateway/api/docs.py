@@ -7,6 +7,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
+from contract.codec import JOB_REQUEST_SCHEMA
 from gateway import media
 from gateway.accept import chosen
 from gateway.api.responses import json_response
@@ -46,6 +47,12 @@ async def openapi(request: Request) -> Response:
     return json_response(request.app.openapi())
 
 
+@router.get("/schemas/job-request.json")
+async def job_request_schema() -> Response:
+    """The JSON Schema of what a producer puts on a model's queue."""
+    return Response(_job_request_schema(), media_type="application/schema+json")
+
+
 @router.get("/docs")
 async def page() -> Response:
     """The API as a page, made from /openapi.json in the browser."""
@@ -56,6 +63,11 @@ async def page() -> Response:
 async def problem_page() -> Response:
     """What each problem means and what to do."""
     return HTMLResponse(_problems(), headers=_PAGE_HEADERS)
+
+
+@cache
+def _job_request_schema() -> bytes:
+    return JOB_REQUEST_SCHEMA.read_bytes()
 
 
 @cache

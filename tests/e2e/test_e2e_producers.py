@@ -1,0 +1,112 @@
+"""Producers without a gateway: the one in the documents, and what they hear when it goes wrong."""
+
+import json
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.core.pipeline.transport import RequestsTransport
+from azure.servicebus import ServiceBusClient, ServiceBusMessage
+from azure.servicebus.management import ServiceBusAdministrationClient
+
+from tests.e2e.system import ROOT, System
+
+pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
+
+PAGE = ROOT / "docs" / "message-contract.md"
+
+
+class PlainTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
+    """Speaks http where the client, which knows TLS only, says https."""
+
+    def send(self, request: Any, **kwargs: Any) -> Any:
+        request.url = request.url.replace("https://", "http://", 1)
+        return super().send(request, **kwargs)
+
+
+@pytest.fixture
+def reply_queue(system: System) -> Iterator[str]:
+    port = system.part("servicebus").ports["servicebus admin"]
+    connection = re.sub(r"localhost:\d+", f"localhost:{port}", system.service_bus)
+    name = f"replies-{uuid.uuid4().hex[:8]}"
+    with ServiceBusAdministrationClient.from_connection_string(
+        connection, transport=PlainTransport()
+    ) as client:
+        client.create_queue(name)
+        yield name
+        client.delete_queue(name)
+
+
+def reply_to(system: System, reply_queue: str, **changes: Any) -> dict[str, Any]:
+    """The reply to a job that is put on the queue of noop."""
+    now, job_id = datetime.now(UTC), str(uuid.uuid4())
+    request = {
+        "schema": 1,
+        "job_id": job_id,
+        "model": "noop",
+        "input": {"json": 1},
+        "created_at": now.isoformat(),
+        "deadline": (now + timedelta(seconds=60)).isoformat(),
+        "reply_to": {"queue": reply_queue},
+        **changes,
+    }
+    with ServiceBusClient.from_connection_string(system.service_bus) as client:
+        with client.get_queue_sender("noop") as sender:
+            message = ServiceBusMessage(json.dumps(request), message_id=job_id)
+            message.correlation_id = job_id
+            sender.send_messages(message)
+        with client.get_queue_receiver(reply_queue) as receiver:
+            (reply,) = receiver.receive_messages(max_wait_time=30)
+            receiver.complete_message(reply)
+            assert reply.correlation_id == job_id
+            answer: dict[str, Any] = json.loads(str(reply))
+            assert answer["job_id"] == job_id
+            return answer
+
+
+def test_the_documents_producer_gets_its_reply(
+    system: System, reply_queue: str, tmp_path: Path
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    program = tmp_path / "producer.py"
+    program.write_text(code, encoding="utf-8")
+    ran = subprocess.run(
+        [sys.executable, str(program), system.service_bus, reply_queue],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("True ")
+    assert json.loads(ran.stdout.removeprefix("True "))["result"]["json"]["size_bytes"] > 0
+
+
+def test_a_failure_is_told(system: System, reply_queue: str) -> None:
+    unread = {"media_type": "audio/wav", "base64": "AAAA"}
+    answer = reply_to(system, reply_queue, input=unread)
+    assert answer["error"]["code"] == "unsupported-media-type"
+
+
+def test_an_expiry_is_told(system: System, reply_queue: str) -> None:
+    passed = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    answer = reply_to(system, reply_queue, deadline=passed)
+    assert answer["error"]["code"] == "expired"
+
+
+def test_a_dead_letter_is_told(system: System, reply_queue: str) -> None:
+    answer = reply_to(system, reply_queue, model="classifier")
+    assert answer["error"]["code"] == "dead-lettered"
+
+
+def test_the_schema_is_published(system: System) -> None:
+    answer = system.http.get("/schemas/job-request.json")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/schema+json"
+    assert answer.json()["title"] == "JobRequest"

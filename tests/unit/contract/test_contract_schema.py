@@ -1,0 +1,53 @@
+"""The published JSON Schema says of a request what the codec does."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from contract import codec
+from contract.messages import JobRequest
+from tests.unit.contract.test_contract_codec import JSON, REQUEST, REQUESTS
+
+SCHEMA = json.loads(codec.JOB_REQUEST_SCHEMA.read_text(encoding="utf-8"))
+VALIDATOR = Draft202012Validator(SCHEMA)
+
+
+def test_it_is_a_schema() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+@given(REQUESTS)
+def test_what_the_codec_writes_is_valid(request: JobRequest) -> None:
+    VALIDATOR.validate(json.loads(codec.encode_request(request)))
+
+
+@given(st.data())
+def test_what_is_valid_the_codec_reads(data: st.DataObject) -> None:
+    document = codec.request_to_json(data.draw(REQUESTS))
+    name = data.draw(st.sampled_from(sorted(document)))
+    if data.draw(st.booleans()):
+        del document[name]
+    else:
+        document[name] = data.draw(JSON)
+    if VALIDATOR.is_valid(document):
+        codec.request_from_json(document)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": 2},
+        {"job_id": "a/b"},
+        {"input": {}},
+        {"input": {"media_type": "text/plain", "base64": "%"}},
+        {"deadline": "2026-01-02T03:05:05"},
+        {"reply_to": {"queue": "a", "url": "b"}},
+        {"reply_to": {}},
+        {"attempt": 0},
+    ],
+)
+def test_what_the_codec_refuses_is_invalid(change: dict[str, object]) -> None:
+    assert not VALIDATOR.is_valid({**codec.request_to_json(REQUEST), **change})
