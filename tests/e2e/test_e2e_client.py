@@ -15,26 +15,31 @@ from tests.e2e.system import ROOT, System, running, until
 
 pytestmark = pytest.mark.e2e
 
-GUIDE = (ROOT / "docs" / "client.md").read_text("utf-8")
+GUIDE, README = ((ROOT / name).read_text("utf-8") for name in ("docs/client.md", "README.md"))
 #: A system needs longer than a gateway to stop and start, on a busy machine longer still.
 PATIENT = Retry(longest_seconds=1, total_seconds=240)
 
 
-def examples(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+def examples(document: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
+
+
+PROGRAMS = examples(GUIDE, "python") + [
+    example for example in examples(README, "python") if "from loosely import" in example
+]
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("number", range(len(examples("python"))))
+@pytest.mark.parametrize("number", range(len(PROGRAMS)))
 def test_the_guides_programs_run(system: System, number: int) -> None:
-    program = examples("python")[number].replace("http://127.0.0.1:7071", system.url)
+    program = PROGRAMS[number].replace("http://127.0.0.1:7071", system.url)
     done = run([sys.executable, "-W", "error", "-c", program])
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.timeout(150)
 def test_the_guides_commands_run(system: System) -> None:
-    [commands] = examples("sh")
+    [commands] = examples(GUIDE, "sh")
     command = f'set -e; loosely() {{ "{sys.executable}" -m loosely "$@"; }}\n{commands}'
     done = run(["sh", "-c", command], LOOSELY_URL=system.url)
     assert done.returncode == 0, done.stderr
