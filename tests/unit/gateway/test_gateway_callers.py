@@ -276,3 +276,12 @@ async def test_no_key_is_told_back_or_logged(
     assert all(
         key not in run.input for run in closed.durable.runs.values() for key, _ in KEYS.values()
     )
+
+
+async def test_one_idempotency_key_of_two_tenants_is_two(closed: World) -> None:
+    first, same, other = [
+        await submit(closed, name, **{"idempotency-key": "1"}) for name in ("a", "a2", "b")
+    ]
+    assert {answer.status_code for answer in (first, same, other)} == {202}
+    assert first.json()["id"] == same.json()["id"]
+    assert other.json()["id"] != first.json()["id"]
