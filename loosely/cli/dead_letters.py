@@ -1,7 +1,7 @@
 """``loosely dead-letters``: what workers gave up on."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from typing import Annotated, Any
 
@@ -49,7 +49,9 @@ def list_letters(
         for letter in letters:
             _print_json(letter)
     else:
-        print_to(Console(), _table(letters))
+        console = Console()
+        for letter in letters:
+            print_to(console, _summary(letter))
 
 
 @app.command("show")
@@ -119,18 +121,17 @@ def _print_json(document: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(document, ensure_ascii=False))
 
 
-def _table(letters: Iterable[Mapping[str, Any]]) -> RenderableType:
-    table = Table.grid(padding=(0, 2))
-    for letter in letters:
-        redriven = letter.get("redriven_as")
-        table.add_row(
-            Text(printable(letter.get("model")), style="bold"),
-            Text(printable(letter.get("id"))),
-            Text(printable(letter.get("dead_lettered_at") or "")),
-            Text(printable(letter.get("reason") or ""), style="red"),
-            Text(f"redriven as {printable(redriven)}" if redriven else "", style="green"),
-        )
-    return table
+def _summary(letter: Mapping[str, Any]) -> Text:
+    """One line, whole whatever the width: its id is what the other commands want."""
+    redriven = letter.get("redriven_as")
+    line = Text.assemble(
+        (printable(letter.get("model")), "bold"),
+        f"  {printable(letter.get('id'))}  {printable(letter.get('dead_lettered_at') or '')}  ",
+        (printable(letter.get("reason") or ""), "red"),
+    )
+    if redriven:
+        line.append(f"  redriven as {printable(redriven)}", "green")
+    return line
 
 
 def _details(letter: Mapping[str, Any]) -> RenderableType:

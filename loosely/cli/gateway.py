@@ -8,7 +8,6 @@ import typer
 from loosely.client import Client
 from loosely.credentials import KEY_VARIABLE
 from loosely.operators import OperatorClient
-from loosely.operators import OperatorClient
 from loosely.retry import Retry
 from loosely.surface import DEFAULT_URL
 from loosely.up.data import RunningSystem

@@ -1,10 +1,14 @@
 """A message that kills its worker: dead-lettered after three deliveries, and the caller hears."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.system import running
+from tests.e2e.system import ROOT, System, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -36,5 +40,33 @@ def test_the_caller_hears_of_a_poison_message(tmp_path: Path) -> None:
         assert problem["job"]["status"] == "failed"
         assert system.job(problem["job"]["id"])["error"]["code"] == "dead-lettered"
         assert system.output().count("worker") >= 3
+        _check_redrive(system, problem["job"]["id"])
         served = system.submit("crasher", b"live", "text/plain")
         assert served.json()["result"] == {"echo": "live"}
+
+
+def loosely(system: System, *arguments: str) -> Any:
+    """What `loosely dead-letters … --json` prints."""
+    command = [sys.executable, "-m", "loosely.cli", "dead-letters", *arguments, "--json"]
+    done = subprocess.run(
+        [*command, "--url", system.url], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def _check_redrive(system: System, job_id: str) -> None:
+    """The letter is kept; it goes on as one new job, and can be thrown away."""
+    letter = loosely(system, "list", "--model", "crasher")
+    assert letter["job_id"] == job_id
+    assert letter["reason"] == "MaxDeliveryCountExceeded"
+    shown = loosely(system, "show", "crasher", letter["id"])
+    assert shown["input"] == {"kind": "inline", "media_type": "text/plain", "size_bytes": 3}
+    sent = loosely(system, "redrive", "crasher", letter["id"])
+    assert sent["is_new_job"] is True
+    assert sent["is_repeat"] is False
+    assert loosely(system, "redrive", "crasher", letter["id"]) == {**sent, "is_repeat": True}
+    # It would kill its worker three times more.
+    assert system.http.delete(f"/v1/jobs/{sent['job_id']}").status_code == 202
+    assert system.final(sent["job_id"])["status"] == "cancelled"
+    assert loosely(system, "purge", "crasher", "--all") == {"deleted": 1}
+    assert system.http.get("/v1/admin/dead-letters").json()["dead_letters"] == []

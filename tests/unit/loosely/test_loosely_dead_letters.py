@@ -1,0 +1,102 @@
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from loosely.cli import app
+from tests.unit.loosely.scripted_gateway import JOB_ID, Answer, ScriptedGateway, answer, problem
+
+LETTER = {
+    "id": JOB_ID,
+    "model": "classifier",
+    "job_id": JOB_ID,
+    "reason": "MaxDeliveryCountExceeded",
+    "delivery_count": 3,
+    "dead_lettered_at": "2026-01-02T03:04:05Z",
+    "input": {"kind": "inline", "media_type": "image/png", "size_bytes": 7},
+    "redriven_as": None,
+}
+PATH = f"/v1/admin/dead-letters/classifier/{JOB_ID}"
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
+    monkeypatch.chdir(tmp_path)
+    for name in ("LOOSELY_API_KEY", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    return CliRunner()
+
+
+def run(runner: CliRunner, gateway: ScriptedGateway, *arguments: str) -> tuple[int, str]:
+    done = runner.invoke(app, ["dead-letters", *arguments], env={"LOOSELY_URL": gateway.url})
+    return done.exit_code, done.output
+
+
+def test_letters_are_listed_over_all_pages(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    pages = [([LETTER], "classifier/1"), ([{**LETTER, "redriven_as": "other"}], None)]
+    gateway.answers = [
+        answer(200, {"dead_letters": letters, "next_cursor": cursor}) for letters, cursor in pages
+    ]
+    code, output = run(runner, gateway, "list", "--model", "classifier")
+    assert code == 0
+    first, second = output.splitlines()
+    assert first.split() == [
+        "classifier",
+        JOB_ID,
+        "2026-01-02T03:04:05Z",
+        "MaxDeliveryCountExceeded",
+    ]
+    assert second.rstrip().endswith("redriven as other")
+    assert "cursor=classifier%2F1" in gateway.asked[1].target
+    assert "model=classifier" in gateway.asked[1].target
+
+
+def test_a_letter_is_shown(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    gateway.answers = [answer(200, LETTER), answer(200, LETTER)]
+    code, output = run(runner, gateway, "show", "classifier", JOB_ID)
+    assert code == 0
+    assert "MaxDeliveryCountExceeded" in output
+    assert "inline, image/png, 7 bytes" in output
+    code, output = run(runner, gateway, "show", "classifier", JOB_ID, "--json")
+    assert json.loads(output) == LETTER
+
+
+def test_a_letter_is_sent_again(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    sent = {"job_id": "new", "is_new_job": True, "is_repeat": False, "links": {}}
+    gateway.answers = [answer(202, sent), answer(200, {**sent, "is_repeat": True})]
+    assert run(runner, gateway, "redrive", "classifier", JOB_ID) == (
+        0,
+        "it was sent again, as the new job new\n",
+    )
+    assert run(runner, gateway, "redrive", "classifier", JOB_ID) == (
+        0,
+        "it had been sent again before, as the new job new\n",
+    )
+    assert [(asked.method, asked.target) for asked in gateway.asked] == [
+        ("POST", f"{PATH}/redrive")
+    ] * 2
+
+
+def test_letters_are_thrown_away(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    gateway.answers = [
+        Answer(204, b""),
+        answer(200, {"deleted": 500, "is_complete": False}),
+        answer(200, {"deleted": 7, "is_complete": True}),
+    ]
+    assert run(runner, gateway, "purge", "classifier", JOB_ID) == (0, "thrown away: 1\n")
+    assert run(runner, gateway, "purge", "classifier", "--all") == (0, "thrown away: 507\n")
+    assert run(runner, gateway, "purge", "classifier")[0] == 2
+    assert run(runner, gateway, "purge", "classifier", JOB_ID, "--all")[0] == 2
+
+
+def test_a_refusal_is_told(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    gateway.answers = [problem(409, "not-redrivable", "the job is no longer kept")]
+    code, output = run(runner, gateway, "redrive", "classifier", JOB_ID)
+    assert code == 1
+    assert "not-redrivable: the job is no longer kept" in output
+
+
+def test_what_is_no_list_is_told(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    gateway.answers = [answer(200, {"dead_letters": 1})]
+    assert run(runner, gateway, "list")[0] == 76
