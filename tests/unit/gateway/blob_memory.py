@@ -1,5 +1,6 @@
 """In-memory halves of the ports to blobs and links, over the same blobs as the payloads."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,6 +29,7 @@ class MemoryBlobs:
         return self.etags[blob]
 
     async def create(self, blob: str, data: bytes) -> str | None:
+        await asyncio.sleep(0)  # as over a network, others come in between
         await self.payloads.check()
         return None if blob in self.payloads.blobs else self.put(blob, data)
 
@@ -36,6 +38,7 @@ class MemoryBlobs:
         return self.put(blob, data) if self.etags.get(blob) == etag else None
 
     async def read(self, blob: str) -> Note | None:
+        await asyncio.sleep(0)
         await self.payloads.check()
         found = self.payloads.blobs.get(blob)
         return Note(found[1], self.etags[blob]) if found else None

@@ -84,6 +84,8 @@ def test_without_keys_any_other_address_is_refused(url: str) -> None:
         ("GATEWAY_BASE_URL", "localhost:7071"),
         ("GATEWAY_BASE_URL", "http://"),
         ("GATEWAY_BASE_URL", "https://host/?a=b"),
+        ("PAYLOAD_PUBLIC_URL", "files.example.com"),
+        ("PAYLOAD_PUBLIC_URL", "https://host/?sig=x"),
         ("REPLY_TOKEN_KEYS", ""),
         ("REPLY_TOKEN_KEYS", "no base64!"),
         ("REPLY_TOKEN_KEYS", base64.b64encode(bytes(31)).decode()),
