@@ -162,6 +162,54 @@ REFUSALS: Final = (
         members={"stage": "run", "retryable": False, "job": None},
     ),
 )
+FEATURES: Final = (
+    Row(
+        *("a key that is none", "POST", _SUBMIT, 400, "malformed-request"),
+        sent={**_BYTES, "idempotency-key": "a, b"},
+        body=b"x",
+    ),
+    Row(
+        *("a slot", "POST", "/v1/uploads", 201),
+        sent=_JSON,
+        body=_json({"model": "noop", "media_type": "text/plain"}),
+        headers={"cache-control": "no-store"},
+        members={"upload": None, "url": None, "method": "PUT"},
+    ),
+    Row(
+        *("a slot of no model", "POST", "/v1/uploads", 404, "unknown-model"),
+        sent=_JSON,
+        body=_json({"model": "nop", "media_type": "text/plain"}),
+    ),
+    Row(
+        *("a slot of no type", "POST", "/v1/uploads", 415, "unsupported-media-type"),
+        sent=_JSON,
+        body=_json({"model": "classifier", "media_type": "text/plain"}),
+    ),
+    Row(*("no slot", "POST", "/v1/uploads", 400, "malformed-request"), sent=_JSON, body=b"{}"),
+    Row(
+        *("no upload", "POST", _SUBMIT, 422, "invalid-input"),
+        sent=_JSON,
+        body=_json({"input": {"upload": "x"}}),
+    ),
+    Row(
+        *("a private webhook", "POST", f"{_SUBMIT}?webhook_url=https://127.0.0.1/x", 422),
+        *("invalid-input",),
+        sent=_BYTES,
+        body=b"x",
+    ),
+    Row(
+        *("a private URL", "POST", _SUBMIT, 422, "invalid-input"),
+        sent=_JSON,
+        body=_json({"input": {"url": "https://127.0.0.1/x"}}),
+    ),
+    Row(*("no webhook", "GET", "/v1/jobs/{job}/webhook", 404)),
+    Row(*("dead letters", "GET", "/v1/admin/dead-letters?model=noop", 200)),
+    Row(
+        *("all dead letters", "DELETE", "/v1/admin/dead-letters", 400, "malformed-request"),
+    ),
+    Row(*("options", "OPTIONS", "/v1/jobs/{job}", 204), headers={"allow": None}),
+    Row(*("a head", "HEAD", "/v1/models", 200), headers={"content-type": "application/json"}),
+)
 JOBS: Final = (
     Row(
         *("a job", "GET", "/v1/jobs/{job}", 200),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.contract_table import JOBS, OTHERS, PICTURE, REFUSALS, SUBMITS, Row
+from tests.e2e.contract_table import FEATURES, JOBS, OTHERS, PICTURE, REFUSALS, SUBMITS, Row
 from tests.e2e.system import System
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
@@ -39,6 +39,7 @@ def ids(system: System) -> dict[str, str]:
     [
         *(pytest.param(row, id=f"submit-{row.title}") for row in SUBMITS),
         *(pytest.param(row, id=f"refuse-{row.title}") for row in REFUSALS),
+        *(pytest.param(row, id=f"feature-{row.title}") for row in FEATURES),
         *(pytest.param(row, id=f"job-{row.title}") for row in JOBS),
         *(pytest.param(row, id=f"other-{row.title}") for row in OTHERS),
     ],
@@ -64,6 +65,15 @@ def check_problem(row: Row, content_type: str, document: dict[str, Any]) -> None
     assert set(document) >= PROBLEM
     assert (document["code"], document["status"]) == (row.code, row.status)
     assert document["type"] == f"/docs/problems#{row.code}"
+
+
+def test_one_key_is_one_job(system: System) -> None:
+    headers = {"idempotency_key": '"contract-table"'}
+    first = system.submit("noop", b"x", **headers)
+    again = system.submit("noop", b"x", **headers)
+    assert again.json()["id"] == first.json()["id"]
+    other = system.submit("noop", b"y", **headers)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency-mismatch")
 
 
 def test_a_cancelled_job(system: System) -> None:

@@ -33,7 +33,12 @@ IDEMPOTENCY_KEY: Final[dict[str, Any]] = {
         "All requests of a tenant under one key within 24 hours make one job, in quotes or bare. "
         "The same request gets that job, another one 422."
     ),
-    "schema": {"type": "string", "examples": ['"8e03978e-40d5-43dd-bc93-6894a57f9324"']},
+    "schema": {
+        "type": "string",
+        "pattern": r'^(?:"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\]){1,255}"'
+        r"|[\x21\x23-\x2b\x2d-\x7e]{1,255})$",
+        "examples": ['"8e03978e-40d5-43dd-bc93-6894a57f9324"'],
+    },
 }
 UPLOAD: Final[dict[str, Any]] = {
     "name": "upload",
