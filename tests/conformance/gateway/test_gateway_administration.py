@@ -1,0 +1,51 @@
+"""The queues' counts with Microsoft's administration client against the local Service Bus."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from azure.servicebus import ServiceBusMessage
+
+from contract.catalogue import Catalogue
+from contract.queues import config
+from gateway.administration import Administration
+from gateway.errors import Unavailable
+from gateway.queues import ServiceBusQueues
+from gateway.settings import Endpoint
+from tests.conformance.gateway.test_gateway_services import free_port, running
+
+
+@pytest.fixture
+async def queues(tmp_path: Path) -> AsyncIterator[ServiceBusQueues]:
+    (tmp_path / "config.json").write_text(json.dumps(config(Catalogue.load())))
+    port, admin_port = free_port(), free_port()
+    options = ("--admin-port", str(admin_port), "--config", str(tmp_path / "config.json"))
+    with running("emulator.servicebus", port, *options, "--data", str(tmp_path / "data")):
+        opened = ServiceBusQueues(
+            Endpoint(
+                f"Endpoint=sb://localhost:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
+                "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
+            ),
+            f"http://localhost:{admin_port}",
+        )
+        yield opened
+        await opened.close()
+
+
+async def test_messages_are_counted(queues: ServiceBusQueues) -> None:
+    assert await queues.length("noop") == 0
+    for number in range(3):
+        await queues.send("noop", ServiceBusMessage(b"x", message_id=str(number)))
+    assert await queues.length("noop") == 3
+    with pytest.raises(Unavailable):
+        await queues.length("nobody")
+
+
+@pytest.mark.parametrize("url", [None, "http://localhost:9"])
+async def test_what_does_not_answer_is_unavailable(url: str | None) -> None:
+    emulator = "Endpoint=sb://localhost;SharedAccessKeyName=a;SharedAccessKey=b;"
+    administration = Administration(Endpoint(emulator + "UseDevelopmentEmulator=true;"), url)
+    with pytest.raises(Unavailable):
+        await administration.length("noop")
+    await administration.close()
