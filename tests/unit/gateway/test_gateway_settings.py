@@ -68,7 +68,7 @@ def test_without_keys_a_gateway_on_loopback_is_open(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1", "https://host", "http://127.0.0.1.host"])
 def test_without_keys_any_other_address_is_refused(url: str) -> None:
-    with pytest.raises(SettingError, match="^API_KEYS: is missing"):
+    with pytest.raises(SettingError, match=r"^API_KEYS: is missing"):
         Settings.from_env({**ENVIRON, "GATEWAY_BASE_URL": url})
     trusting = {**ENVIRON, "GATEWAY_BASE_URL": url, "TRUST_PRINCIPAL_HEADER": "true"}
     assert not Settings.from_env(trusting).is_open
