@@ -7,9 +7,9 @@ ends here is not stored yet, so being woken only means: look very soon, and soon
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
-from gateway.durable import Durable, Instance
+from gateway.durable import Instance
 from gateway.errors import Unavailable
 
 # Each look is a request to the host. A job that ends within the first pause costs one, thanks to
@@ -91,8 +91,15 @@ class Waiters:
             bell.ring()
 
 
+class Store(Protocol):
+    """What can be looked at: the part of the port to Durable that a waiter needs."""
+
+    async def status(self, job_id: str) -> Instance | None:
+        """The orchestration with this id, or None; raises Unavailable."""
+
+
 async def final_instance(
-    durable: Durable, job_id: str, bell: Bell, limit_seconds: float
+    store: Store, job_id: str, bell: Bell, limit_seconds: float
 ) -> Instance | None:
     """The orchestration once it has ended, else None when the time is over.
 
@@ -110,7 +117,7 @@ async def final_instance(
             await asyncio.sleep(min(pause_seconds, max(0.0, end - loop.time())))
         pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)
         try:
-            instance = await durable.status(job_id)
+            instance = await store.status(job_id)
         except Unavailable:
             continue
         if instance is not None and instance.runtime_status.is_final:

@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
@@ -29,12 +28,6 @@ class Script:
             raise Unavailable("durable", "away")
         status = RuntimeStatus.COMPLETED if now >= self._ends_at else RuntimeStatus.RUNNING
         return Instance(status, "", None, NOW)
-
-    async def start(self, instance_id: str, input_text: str, orchestrator: str = "") -> None: ...
-    async def raise_event(self, job_id: str, name: str, data: Any) -> None: ...
-    async def terminate(self, job_id: str, reason: str) -> None: ...
-    async def purge(self, created_before: datetime) -> int:
-        return 0
 
 
 async def wait(
