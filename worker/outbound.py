@@ -4,6 +4,7 @@ On the standard library's client, whose connections can be given a socket of our
 one time limit for all of it, since a peer that sends a byte now and then would outlast any other.
 """
 
+import contextlib
 import http.client
 import socket
 import ssl
@@ -68,7 +69,7 @@ class Outbound:
         try:
             connection.request(method, target.path, body, dict(headers))
             response = connection.getresponse()
-            return Answer(
+            answer = Answer(
                 response.status,
                 (response.getheader("content-type") or "").partition(";")[0].strip().lower(),
                 response.getheader("location"),
@@ -85,6 +86,10 @@ class Outbound:
         finally:
             watchdog.cancel()
             connection.close()
+        # Broken off among the headers, it looks like an answer that ends there.
+        if time.monotonic() >= ends_at:
+            raise OutboundFailed("did not answer in time")
+        return answer
 
 
 class _Connection(http.client.HTTPConnection):
@@ -100,20 +105,24 @@ class _Connection(http.client.HTTPConnection):
         self._addresses = addresses
         self._context = tls
         self._ends_at = ends_at
+        self._open: socket.socket | None = None
 
     def connect(self) -> None:
         """Connect to the first address that answers."""
-        self.sock = self._connected()
+        self._open = self.sock = self._connected()
         if self._target.scheme == "https":
-            self.sock = self._context.wrap_socket(self.sock, server_hostname=self._target.host)
+            # The handshake comes after the assignment, so that it can be broken off, too.
+            self._open = self.sock = self._context.wrap_socket(
+                self.sock, server_hostname=self._target.host, do_handshake_on_connect=False
+            )
+            self.sock.do_handshake()
 
     def abort(self) -> None:
         """Break off, from another thread."""
-        if (open_socket := self.sock) is not None:
-            try:
-                open_socket.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                return  # it is closed already
+        # Not `sock`, which the base class gives up once an answer is the connection's last.
+        if self._open is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self._open, socket.SHUT_RDWR)
 
     def _connected(self) -> socket.socket:
         failure: OSError | None = None

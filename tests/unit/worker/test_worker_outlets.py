@@ -1,0 +1,58 @@
+"""Where replies may go, and what a producer's webhook may answer."""
+
+import pytest
+
+from contract.catalogue import Catalogue
+from contract.guard import AddressGuard
+from contract.messages import ReplyQueue, ReplyUrl, ReplyWebhook
+from tests.unit.worker.test_worker_fetching import answering, http
+from worker.errors import ReplyForbidden, ReplyUndelivered
+from worker.outbound import Outbound
+from worker.outlets import Outlets, ReplyQueues, Webhooks
+from worker.replies import Replies
+from worker.settings import Endpoint
+
+
+@pytest.fixture
+def outlets() -> Outlets:
+    return Outlets(
+        Replies(frozenset({"127.0.0.1:1"})),
+        ReplyQueues(Endpoint(address="unused"), Catalogue.load()),
+        Webhooks(Outbound(AddressGuard("127.0.0.1")), (bytes(32),)),
+    )
+
+
+@pytest.mark.parametrize(
+    "reply_to",
+    [
+        ReplyUrl("http://127.0.0.1:2/"),
+        ReplyQueue("noop"),
+        ReplyQueue("NOOP"),
+        ReplyQueue("noop/$DeadLetterQueue"),
+        ReplyWebhook("https://10.0.0.1/"),
+        ReplyWebhook("nonsense"),
+    ],
+)
+def test_a_reply_that_must_not_go_there_is_refused_before_the_work(
+    outlets: Outlets, reply_to: ReplyUrl | ReplyQueue | ReplyWebhook
+) -> None:
+    with pytest.raises(ReplyForbidden):
+        outlets.check(reply_to)
+
+
+def test_what_may_go_there_passes(outlets: Outlets) -> None:
+    for reply_to in (None, ReplyQueue("replies"), ReplyWebhook("https://8.8.8.8/hook")):
+        outlets.check(reply_to)
+    outlets.post(None, b"{}", "job", lambda seconds: False)
+
+
+@pytest.mark.parametrize("status", ["200 OK", "204 No Content", "410 Gone"])
+def test_a_webhook_takes_its_reply(outlets: Outlets, status: str) -> None:
+    with answering(http(b"", status=status)) as url:
+        outlets.post(ReplyWebhook(url), b"{}", "job", lambda seconds: False)
+
+
+@pytest.mark.parametrize("answer", [http(b"", status="500 Oops"), b""])
+def test_a_webhook_that_fails_leaves_the_message(outlets: Outlets, answer: bytes) -> None:
+    with answering(answer) as url, pytest.raises(ReplyUndelivered):
+        outlets.post(ReplyWebhook(url), b"{}", "job", lambda seconds: False)
