@@ -17,7 +17,12 @@ _CLASSIFY: Final = "/v1/models/classifier/jobs"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`code` is the problem's, `error` whether the answer is an error of the OIP."""
+    """`code` is the problem's.
+
+    `caller` is whose key goes along where keys are wanted, `first` a path that is looked at before,
+    `paused` a part that is silent, `meanwhile` what becomes of the job while the caller waits: it
+    is cancelled, dead-lettered, or fails with this code.
+    """
 
     title: str
     method: str
@@ -29,6 +34,10 @@ class Row:
     headers: Mapping[str, str | None] = field(default_factory=dict)
     members: Mapping[str, Any] = field(default_factory=dict)
     is_oip_error: bool = False
+    caller: str | None = "owner"
+    first: str | None = None
+    paused: str | None = None
+    meanwhile: str | None = None
 
 
 def _typed(media_type: str, **others: str) -> dict[str, str]:
@@ -288,5 +297,192 @@ OTHERS: Final = (
         *("infers no picture", "POST", "/v2/models/classifier/infer", 415),
         body=_json({"inputs": [{**_TENSOR, "data": ["aGVsbG8="]}]}),
         is_oip_error=True,
+    ),
+)
+
+# The rest wants a system with keys and without a worker, in whose place the test ends jobs.
+# {queued} waits for good, {mute} until its row cancels it, {ready} until its row brings its reply;
+# {cancelled}, {raised}, {dead}, {large} and {hooked} have ended so. {…_reply} is a reply URL.
+_TEXT: Final = _typed("text/plain")
+_WAIT: Final = {**_TEXT, "prefer": "wait=20"}
+_CHALLENGE: Final = {"www-authenticate": None}
+_AGAIN: Final = {"retry-after": None}
+_ENDED: Final = {"content-location": None, "vary": "Prefer"}
+
+KEYS: Final = (
+    Row(
+        *("no key", "GET", "/v1/jobs", 401, "unauthenticated"),
+        caller=None,
+        headers=_CHALLENGE,
+    ),
+    Row(
+        *("no key to submit", "POST", _SUBMIT, 401, "unauthenticated"),
+        caller=None,
+        sent=_TEXT,
+        body=b"x",
+        headers=_CHALLENGE,
+    ),
+    Row(
+        *("a wrong key", "GET", "/v1/models", 401, "unauthenticated"),
+        caller=None,
+        sent={"x-api-key": "lsy_wrong"},
+        headers=_CHALLENGE,
+    ),
+    Row(*("no key to live", "GET", "/v1/health/live", 200), caller=None),
+    Row(*("no key to read", "GET", "/openapi.json", 200), caller=None),
+    Row(
+        *("may not submit", "POST", _SUBMIT, 403, "forbidden"),
+        caller="reader",
+        sent=_TEXT,
+        body=b"x",
+    ),
+    Row(*("may not cancel", "DELETE", "/v1/jobs/{queued}", 403, "forbidden"), caller="reader"),
+    Row(*("no operator", "GET", "/v1/admin/dead-letters", 403, "forbidden"), caller="reader"),
+    Row(*("a colleague's job", "GET", "/v1/jobs/{queued}", 200), caller="reader"),
+    Row(*("a stranger's job", "GET", "/v1/jobs/{queued}", 404, "unknown-job"), caller="stranger"),
+    Row(
+        *("a stranger cancels", "DELETE", "/v1/jobs/{queued}", 404, "unknown-job"),
+        caller="stranger",
+    ),
+    Row(
+        *("within the rate", "GET", "/v1/models", 200),
+        caller="brisk",
+        headers={"ratelimit": None, "ratelimit-policy": None},
+    ),
+    Row(
+        *("over the rate", "GET", "/v1/models", 429, "rate-limited"),
+        caller="slow",
+        first="/v1/models",
+        headers={**_AGAIN, "ratelimit": None, "ratelimit-policy": None},
+    ),
+)
+WAITS: Final = (
+    Row(
+        *("its model raises", "POST", _SUBMIT, 500, "inference-failed"),
+        sent=_WAIT,
+        meanwhile="inference-failed",
+        headers=_ENDED,
+        members={"retryable": True, "stage": "run", "job": None},
+    ),
+    Row(
+        *("its input is bad", "POST", _SUBMIT, 422, "invalid-input"),
+        sent=_WAIT,
+        meanwhile="invalid-input",
+        headers=_ENDED,
+        members={"stage": "run", "job": None},
+    ),
+    Row(
+        *("it is cancelled", "POST", _SUBMIT, 409, "cancelled"),
+        sent=_WAIT,
+        meanwhile="cancel",
+        headers=_ENDED,
+        members={"job": None},
+    ),
+    Row(
+        *("it is given up", "POST", "/v1/models/doomed/jobs", 500, "dead-lettered"),
+        sent=_WAIT,
+        meanwhile="dead-letter",
+        headers=_ENDED,
+        members={"retryable": False, "job": None},
+    ),
+    Row(
+        *("it expires", "POST", f"{_SUBMIT}?deadline_seconds=1", 504, "expired"),
+        sent=_WAIT,
+        body=b"late",
+        headers=_ENDED,
+        members={"ran": None, "job": None},
+    ),
+    Row(
+        *("it would expire", "POST", "/v1/models/tired/jobs", 503, "saturated"),
+        sent=_WAIT,
+        body=b"x",
+        first="/v1/models/tired",
+        headers=_AGAIN,
+    ),
+    Row(
+        *("nobody comes", "POST", _SUBMIT, 202),
+        sent={**_TEXT, "prefer": "wait=1"},
+        body=b"x",
+        headers={"location": None, "retry-after": None, "preference-applied": "wait=1"},
+    ),
+    Row(
+        *("its key is known", "POST", _SUBMIT, 202),
+        sent={**_TEXT, "prefer": "respond-async", "idempotency-key": '"queued"'},
+        body=b"queued",
+        headers={"idempotency-replayed": "true", "location": None},
+    ),
+    Row(
+        *("its key is another's", "POST", _SUBMIT, 422, "idempotency-mismatch"),
+        sent={**_TEXT, "prefer": "respond-async", "idempotency-key": '"queued"'},
+        body=b"another",
+    ),
+)
+ENDINGS: Final = (
+    Row(*("waits", "GET", "/v1/jobs/{queued}", 200), members={"status": "queued"}, headers=_AGAIN),
+    Row(
+        *("not yet", "GET", "/v1/jobs/{queued}/result", 202),
+        headers={"location": None, "retry-after": None},
+    ),
+    Row(
+        *("cancels", "DELETE", "/v1/jobs/{mute}", 202),
+        headers={"location": None, "retry-after": None},
+        members={"status": "cancelling"},
+    ),
+    Row(*("raised", "GET", "/v1/jobs/{raised}", 200), members={"status": "failed"}),
+    Row(*("raised, no result", "GET", "/v1/jobs/{raised}/result", 409, "no-result")),
+    Row(*("given up", "GET", "/v1/jobs/{dead}", 200), members={"status": "failed"}),
+    Row(*("cancelled", "GET", "/v1/jobs/{cancelled}", 200), members={"status": "cancelled"}),
+    Row(*("cancelled, no result", "GET", "/v1/jobs/{cancelled}/result", 409, "no-result")),
+    Row(*("cancels again", "DELETE", "/v1/jobs/{cancelled}", 200), members={"status": "cancelled"}),
+    Row(*("large", "GET", "/v1/jobs/{large}", 200), members={**_DONE, "result": None}),
+    Row(
+        *("large, its result", "GET", "/v1/jobs/{large}/result", 303),
+        headers={"location": None, "cache-control": "no-store"},
+    ),
+    Row(
+        *("a webhook", "GET", "/v1/jobs/{hooked}/webhook", 200),
+        members={"state": None, "attempts": None, "next_attempt_at": None},
+    ),
+    Row(*("no events of it", "GET", "/v1/jobs/{queued}/events", 501, "streaming-unavailable")),
+    Row(
+        *("a producer's schema", "GET", "/schemas/job-request.json", 200),
+        headers={"content-type": "application/schema+json"},
+        members={"$schema": None},
+    ),
+)
+REPLIES: Final = (
+    Row(*("is it wanted", "GET", "{queued_reply}", 200), caller=None, members={"status": "wanted"}),
+    Row(*("is it still", "GET", "{cancelled_reply}", 410, "already-final"), caller=None),
+    Row(*("takes it", "POST", "{ready_reply}", 202), caller=None, sent=_JSON, body=b"{ready_body}"),
+    Row(
+        *("too late", "POST", "{cancelled_reply}", 410, "already-final"),
+        caller=None,
+        sent=_JSON,
+        body=b"{cancelled_body}",
+    ),
+    Row(
+        *("of another job", "POST", "{queued_reply}", 422, "invalid-input"),
+        caller=None,
+        sent=_JSON,
+        body=b"{cancelled_body}",
+    ),
+    Row(*("none", "POST", "{queued_reply}", 422, "invalid-input"), caller=None, body=b"{}"),
+    Row(
+        *("too long", "POST", "{queued_reply}", 413, "payload-too-large"),
+        caller=None,
+        body=bytes(200_000),
+        members={"limit_bytes": 196_608},
+    ),
+    Row(
+        *("forged", "POST", "{queued_reply}x", 401, "unauthenticated"),
+        caller=None,
+        body=b"{}",
+        headers=_CHALLENGE,
+    ),
+    Row(*("to no job", "POST", "/v1/jobs/-/reply", 404, "unknown-job"), caller=None, body=b"{}"),
+)
+OUTAGES: Final = (
+    Row(
+        *("no queue", "GET", "/v1/health/ready", 503), paused="servicebus", members={"checks": None}
     ),
 )

@@ -1,0 +1,90 @@
+"""A system without a worker, and a test in the worker's place: jobs end when and as it says."""
+
+import base64
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+from azure.servicebus import ServiceBusClient, ServiceBusReceivedMessage
+from azure.storage.blob import BlobClient
+
+from contract.names import PAYLOAD_CONTAINER, result_blob
+from loosely.up.ports import Ports
+from loosely.up.system import Settings
+from tests.e2e.system import ROOT, System, until
+
+DONE = {"result": {"json": {"done": True}}}
+
+
+def queued(system: System, queue: str, text: str) -> dict[str, Any]:
+    """The request whose input is this text, once it lies in the queue."""
+    wanted = base64.b64encode(text.encode()).decode()
+
+    def found() -> dict[str, Any] | None:
+        with (
+            ServiceBusClient.from_connection_string(system.service_bus) as client,
+            client.get_queue_receiver(queue) as receiver,
+        ):
+            requests = [_request(each) for each in receiver.peek_messages(max_message_count=100)]
+        return next((each for each in requests if each["input"].get("base64") == wanted), None)
+
+    request: dict[str, Any] = until(found, 10, f"{text!r} is queued")
+    return request
+
+
+def dead_letter(system: System, queue: str) -> None:
+    """Give up the first message of a queue, as a broker does after the last delivery."""
+    with (
+        ServiceBusClient.from_connection_string(system.service_bus) as client,
+        client.get_queue_receiver(queue, max_wait_time=10) as receiver,
+    ):
+        (message,) = receiver.receive_messages(max_message_count=1)
+        receiver.dead_letter_message(message, reason="MaxDeliveryCountExceeded")
+
+
+def reply(request: dict[str, Any], outcome: dict[str, Any], held_seconds: float = 0.01) -> None:
+    """Bring a worker's reply, whose device was busy with nothing else all the time."""
+    answer = httpx.post(
+        request["reply_to"]["url"], json=reply_body(request["job_id"], outcome, held_seconds)
+    )
+    assert answer.status_code == 202, answer.text
+
+
+def reply_body(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01) -> dict[str, Any]:
+    """A reply as JSON."""
+    now = datetime.now(UTC)
+    return {
+        "schema": 1,
+        "job_id": job_id,
+        **outcome,
+        "started_at": (now - timedelta(seconds=held_seconds)).isoformat(),
+        "finished_at": now.isoformat(),
+        "timing": {"queued_ms": 1, "inference_ms": held_seconds * 1000, "batch_size": 1},
+    }
+
+
+def failure(code: str) -> dict[str, Any]:
+    """The outcome of a job that failed so."""
+    return {"error": {"code": code, "message": "By hand.", "stage": "run", "retryable": True}}
+
+
+def large_result(system: System, job_id: str) -> dict[str, Any]:
+    """The outcome of a job whose result lies in a blob."""
+    data = json.dumps({"text": "x" * 300_000}).encode()
+    with BlobClient.from_connection_string(
+        _storage(system), PAYLOAD_CONTAINER, result_blob(job_id)
+    ) as blob:
+        etag = blob.upload_blob(data)["etag"]
+    kept = {"blob": result_blob(job_id), "size_bytes": len(data), "etag": etag}
+    return {"result": {"media_type": "application/json", **kept}}
+
+
+def _storage(system: System) -> str:
+    ports = Ports(blobs=system.part("blobs").ports["blobs"])
+    return Settings(ROOT, system.data, ports, "", "info").storage
+
+
+def _request(message: ServiceBusReceivedMessage) -> dict[str, Any]:
+    request: dict[str, Any] = json.loads(str(message))
+    return request
