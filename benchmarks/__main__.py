@@ -58,25 +58,35 @@ def throughput(system: System) -> list[Figure]:
     return [Figure(f"noop throughput, {CLIENTS} clients", value, "60 jobs/s or more", met)]
 
 
-def bare_rate() -> float:
-    arguments = [str(PICTURE), str(BATCH_SIZE), str(BARE_SECONDS)]
+def bare_rate(*tuned: str) -> float:
+    arguments = [str(PICTURE), str(BATCH_SIZE), str(BARE_SECONDS), *tuned]
     command = [sys.executable, "-m", "benchmarks.bare", *arguments]
     return float(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
 
 
 def efficiency(system: System) -> list[Figure]:
-    """The classifier at saturation, between two runs of the bare loop, since machines are noisy."""
+    """The classifier at saturation, between runs of the bare loop, since machines are noisy.
+
+    The loop is measured as anyone would write it, and once more with the worker's allocator, which
+    is where the worker gains: what is left against that one is what serving costs on this machine.
+    """
     picture = load.Load(
         system.url, "/v1/models/classifier/jobs", "image/jpeg", [PICTURE.read_bytes()]
     )
     load.run(picture, clients=CLIENTS, requests=CLIENTS * 2)
-    before = bare_rate()
+    before = bare_rate(), bare_rate("tuned")
     outcome = load.run(picture, clients=CLIENTS, requests=CLASSIFIER_JOBS)
-    bare = mean((before, bare_rate()))
+    bare, tuned = (
+        mean(pair) for pair in zip(before, (bare_rate(), bare_rate("tuned")), strict=True)
+    )
     ratio = outcome.per_second / bare
-    value = f"{outcome.per_second:.1f} of {bare:.1f} images/s: {ratio:.2f}"
     met = ratio >= 0.9 and not outcome.failures
-    return [Figure("classifier beside a bare loop", value, "ratio 0.9 or more", met)]
+    value = f"{outcome.per_second:.1f} of {bare:.1f} images/s: {ratio:.2f}"
+    hard = f"{outcome.per_second:.1f} of {tuned:.1f} images/s: {outcome.per_second / tuned:.2f}"
+    return [
+        Figure("classifier beside a bare loop", value, "ratio 0.9 or more", met),
+        Figure("the same with the worker's allocator in the loop", hard, "", True),
+    ]
 
 
 def memory_peaks(running_system: RunningSystem) -> list[Figure]:

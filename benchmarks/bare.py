@@ -1,7 +1,7 @@
-"""The classifier in a bare loop, with the worker's allocator: what the worker is compared with.
+"""The classifier in a bare loop: what the worker is compared with.
 
-`python -m benchmarks.bare PICTURE BATCH_SIZE SECONDS` prints images/s. Decoding is part of the
-loop, as it is part of a job.
+`python -m benchmarks.bare PICTURE BATCH_SIZE SECONDS [tuned]` prints images/s, with `tuned` under
+the worker's settings of the C allocator. Decoding is part of the loop, as it is part of a job.
 """
 
 import sys
@@ -27,8 +27,9 @@ def images_per_second(picture: bytes, batch_size: int, seconds: float) -> float:
 
 def main(arguments: list[str]) -> None:
     """Print the rate alone, for the benchmark that starts this."""
-    keep_large_blocks()
-    picture, batch_size, seconds = arguments
+    picture, batch_size, seconds, *tuned = arguments
+    if tuned:
+        keep_large_blocks()
     rate = images_per_second(Path(picture).read_bytes(), int(batch_size), float(seconds))
     sys.stdout.write(f"{rate:.3f}\n")
 
