@@ -1,7 +1,8 @@
 """The Service Bus SDK behind one small class: nothing else here knows azure-servicebus.
 
-Three things are not in its public interface and are reached for here alone, each with its reason;
-the SDK's version is pinned, and the conformance tests fail where it changes.
+Taking credit back and releasing a message are not in its public interface and are reached for here
+alone, each with its reason; the SDK's version is pinned, and the conformance tests fail where it
+changes.
 """
 
 import contextlib
