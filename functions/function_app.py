@@ -11,12 +11,14 @@ import azure.durable_functions as df
 import azure.functions as func
 
 from contract.names import SETTING_SERVICE_BUS, dead_letter_queue
-from gateway import activities, dead_letters, housekeeping, orchestrator, sweep
 from gateway.api.app import create_app
 from gateway.asgi import serve
 from gateway.durable import DurableClient
+from gateway.jobs import activities, orchestrator
+from gateway.queueing import dead_letters
 from gateway.services import Services
 from gateway.settings import Settings
+from gateway.storage import housekeeping, sweep
 from gateway.webhooks import activities as deliveries
 from gateway.webhooks import orchestrator as webhooks
 

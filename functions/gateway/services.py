@@ -3,16 +3,16 @@
 from dataclasses import dataclass, field
 
 from contract.catalogue import Catalogue
-from gateway.backlog import Backlog
-from gateway.blobs import Blobs, ContainerBlobs
+from gateway.access.reply_tokens import ReplyTokens
 from gateway.clock import Clock, utc_now
-from gateway.container import Container
-from gateway.links import Links, SignedLinks
-from gateway.payloads import BlobPayloads, Payloads
-from gateway.queues import Queues, ServiceBusQueues
-from gateway.replies import ReplyTokens
+from gateway.jobs.waiting import Waiters
+from gateway.queueing.backlog import Backlog
+from gateway.queueing.queues import Queues, ServiceBusQueues
 from gateway.settings import Settings
-from gateway.waiting import Waiters
+from gateway.storage.blobs import Blobs, ContainerBlobs
+from gateway.storage.container import Container
+from gateway.storage.links import Links, SignedLinks
+from gateway.storage.payloads import BlobPayloads, Payloads
 from gateway.webhooks.sending import HttpSender, Sender
 
 

@@ -15,8 +15,8 @@ from contract.codec import MAX_MESSAGE_BYTES
 from contract.guard import AddressGuard
 from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
 from contract.webhook import parse_secrets
+from gateway.access.keys import ApiKey, parse
 from gateway.errors import SettingError
-from gateway.keys import ApiKey, parse
 
 MAX_WAIT_SECONDS: Final = 200
 """Azure's front door cuts a request at 230 s; this leaves time to answer."""
@@ -152,7 +152,7 @@ def _api_keys(environ: Mapping[str, str], name: str) -> tuple[ApiKey, ...]:
         raise SettingError(
             name,
             f"is missing, and {host[:100]} is no loopback address: everybody could use the "
-            "gateway; make keys with python -m gateway.keys, or set TRUST_PRINCIPAL_HEADER",
+            "gateway; make keys with python -m gateway.access.keys, or set TRUST_PRINCIPAL_HEADER",
         )
     return keys
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.keys import make
+from gateway.access.keys import make
 from tests.e2e import by_hand
 from tests.e2e.contract_table import (
     ENDINGS,

@@ -13,8 +13,8 @@ from typing import Any
 
 from contract.codec import reply_to_json
 from contract.messages import InlineJson, JobError, JobReply, JobRequest, Stage, Timing
-from gateway import ticket
 from gateway.errors import Unavailable
+from gateway.jobs import ticket
 from tests.unit.gateway.memory import ManualClock, MemoryDurable, run_orchestrator
 
 FOLDER = Path(__file__).parent / "histories"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from azure.durable_functions import Orchestrator
 
-from gateway import orchestrator
+from gateway.jobs import orchestrator
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 

@@ -6,7 +6,7 @@ A route that is not named here needs a key: one that is forgotten is closed, not
 import re
 from typing import Final
 
-from gateway.callers import Scope
+from gateway.access.callers import Scope
 
 # Workers come to their two routes with a token of the job; probes and readers have no key.
 _OPEN: Final = re.compile(

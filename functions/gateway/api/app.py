@@ -9,7 +9,13 @@ from starlette.routing import Match
 
 from contract.errors import ContractError
 from gateway import problems
-from gateway.api import (
+from gateway.api.context import traceparent_of
+from gateway.api.cors import allow_origins
+from gateway.api.gate import Gate
+from gateway.api.oip import routes as oip
+from gateway.api.openapi.document import describe, operation_id
+from gateway.api.responses import problem_response
+from gateway.api.routes import (
     dead_letters,
     docs,
     events,
@@ -17,18 +23,12 @@ from gateway.api import (
     job_list,
     jobs,
     models,
-    oip,
     progress,
     replies,
     submit,
     uploads,
     webhooks,
 )
-from gateway.api.context import traceparent_of
-from gateway.api.cors import allow_origins
-from gateway.api.document import describe, operation_id
-from gateway.api.gate import Gate
-from gateway.api.responses import problem_response
 from gateway.errors import Unavailable
 from gateway.problems import Kind, Problem
 from gateway.services import Services

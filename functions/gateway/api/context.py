@@ -6,11 +6,12 @@ from typing import Final
 
 from fastapi import Request
 
-from gateway import problems, record
-from gateway.callers import Caller, Scope
+from gateway import problems
+from gateway.access.callers import Caller, Scope
 from gateway.durable import Durable
+from gateway.jobs import record
+from gateway.jobs.record import Record
 from gateway.problems import Problem
-from gateway.record import Record
 from gateway.services import Services
 from gateway.tracing import traceparent
 

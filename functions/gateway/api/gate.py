@@ -10,14 +10,15 @@ from fastapi import Request
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import principal, problems
+from gateway import problems
+from gateway.access import principal
+from gateway.access.callers import NOBODY_IN_PARTICULAR, STRANGER, Caller
+from gateway.access.keys import KeyRing
+from gateway.access.rates import Decision, Limiter
 from gateway.api.access import is_open, wanted_scope
 from gateway.api.context import traceparent_of
 from gateway.api.responses import problem_response
-from gateway.callers import NOBODY_IN_PARTICULAR, STRANGER, Caller
-from gateway.keys import KeyRing
 from gateway.problems import Problem
-from gateway.rates import Decision, Limiter
 from gateway.services import Services
 
 _CHALLENGE: Final = 'Bearer realm="loosely"'

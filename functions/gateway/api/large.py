@@ -6,9 +6,9 @@ from typing import Final
 
 from fastapi import Response
 
+from contract.media import essence
 from contract.messages import PayloadRef
 from gateway import problems
-from gateway.media import essence
 from gateway.problems import Problem
 from gateway.services import Services
 

@@ -1,8 +1,8 @@
 """A job while it runs: for models that report, what their workers have told since."""
 
 from contract.fields import Json
-from gateway.progress import Progress, ProgressStore, seen
-from gateway.record import Record, is_final
+from gateway.jobs.progress import Progress, ProgressStore, seen
+from gateway.jobs.record import Record, is_final
 from gateway.services import Services
 
 

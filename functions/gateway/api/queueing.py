@@ -7,8 +7,8 @@ from typing import Any, Final
 from contract.catalogue import Model
 from contract.status import JobStatus
 from gateway import problems
-from gateway.places import NOWHERE, retry_after_seconds
 from gateway.problems import Problem
+from gateway.queueing.places import NOWHERE, retry_after_seconds
 from gateway.services import Services
 
 RETRY_AFTER_SECONDS: Final = 1

@@ -5,14 +5,14 @@ from typing import Final
 
 from contract.names import ORCHESTRATOR_WEBHOOK, webhook_instance
 from contract.webhook import event_id, signed_headers
-from gateway import record
 from gateway.durable import Durable
 from gateway.errors import WebhookUndelivered
-from gateway.resource import job_resource
+from gateway.jobs import record
+from gateway.jobs.resource import job_resource
+from gateway.jobs.ticket import read
+from gateway.jobs.waiting import final_instance
 from gateway.services import Services
 from gateway.strict_json import encode
-from gateway.ticket import read
-from gateway.waiting import final_instance
 from gateway.webhooks.log import State
 from gateway.webhooks.orchestrator import failed_try, input_text
 

@@ -9,9 +9,9 @@ from azure.servicebus import ServiceBusMessage
 
 from contract.catalogue import Catalogue
 from contract.queues import config
-from gateway.administration import Administration
 from gateway.errors import Unavailable
-from gateway.queues import ServiceBusQueues
+from gateway.queueing.administration import Administration
+from gateway.queueing.queues import ServiceBusQueues
 from gateway.settings import Endpoint
 from tests.conformance.gateway.test_gateway_services import free_port, running
 

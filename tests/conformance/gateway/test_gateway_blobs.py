@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.blobs import ContainerBlobs
-from gateway.container import Container
 from gateway.errors import Unavailable
-from gateway.links import SignedLinks
+from gateway.storage.blobs import ContainerBlobs
+from gateway.storage.container import Container
+from gateway.storage.links import SignedLinks
 from tests.conformance.gateway.test_gateway_services import free_port, running, storage
 
 

@@ -19,11 +19,11 @@ from contract.catalogue import Catalogue
 from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef
 from contract.queues import config
-from gateway.container import Container
 from gateway.errors import MissingPayload, Unavailable
-from gateway.payloads import BlobPayloads
-from gateway.queues import ServiceBusQueues
+from gateway.queueing.queues import ServiceBusQueues
 from gateway.settings import Endpoint
+from gateway.storage.container import Container
+from gateway.storage.payloads import BlobPayloads
 
 ROOT = Path(__file__).parents[3]
 ACCOUNT_KEY = (

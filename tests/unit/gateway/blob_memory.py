@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from gateway.blobs import Listed, Look, Note
+from gateway.storage.blobs import Listed, Look, Note
 from tests.unit.gateway.memory import ManualClock, MemoryPayloads
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from contract.catalogue import DEFAULT_PATH, Catalogue
 from contract.messages import JobRequest
-from gateway import activities
+from gateway.access.reply_tokens import ReplyTokens
 from gateway.api.app import create_app
-from gateway.replies import ReplyTokens
+from gateway.jobs import activities
 from gateway.services import Services
 from gateway.settings import Endpoint, Settings
 from tests.unit.gateway.blob_memory import MemoryBlobs, MemoryLinks

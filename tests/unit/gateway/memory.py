@@ -18,10 +18,10 @@ from contract.claimcheck import reference, verify
 from contract.codec import decode_request
 from contract.messages import JobRequest, PayloadRef
 from contract.names import ACTIVITY_ANNOUNCE_WEBHOOK, ORCHESTRATOR_JOB
-from gateway import orchestrator
 from gateway.durable import Instance, Listed, RuntimeStatus
 from gateway.errors import FinalInstance, MissingPayload, Unavailable, UnknownInstance
-from gateway.waiting import Waiters
+from gateway.jobs import orchestrator
+from gateway.jobs.waiting import Waiters
 from gateway.webhooks.activities import announce
 
 run_orchestrator = Orchestrator.create(orchestrator.job)

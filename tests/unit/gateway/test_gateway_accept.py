@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.accept import chosen
+from gateway.api.accept import chosen
 from tests.unit.gateway.conftest import World
 
 JSON, HTML = "application/json", "text/html"

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.keys import make, parse
+from gateway.access.keys import make, parse
 from tests.unit.gateway.conftest import World, gateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")

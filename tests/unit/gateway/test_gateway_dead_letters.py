@@ -8,8 +8,9 @@ from azure.functions.servicebus import ServiceBusMessage
 
 from contract.codec import decode_request, encode_request
 from contract.messages import InlineBytes, JobRequest
-from gateway import dead_letters, sweep
-from gateway.letters import letter_blob
+from gateway.queueing import dead_letters
+from gateway.queueing.letters import letter_blob
+from gateway.storage import sweep
 from tests.unit.gateway.conftest import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")

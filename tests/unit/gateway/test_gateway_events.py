@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from contract.catalogue import DEFAULT_PATH
 from contract.names import progress_url
-from gateway.api import events as route
-from gateway.events import HEARTBEAT, Place, event
+from gateway.api.routes import events as route
+from gateway.jobs.events import HEARTBEAT, Place, event
 from tests.unit.gateway import skipping
 from tests.unit.gateway.conftest import STARTED_AT, World, gateway
 

@@ -7,8 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway import claims, housekeeping
 from gateway.errors import Unavailable
+from gateway.idempotency import following as claims
+from gateway.storage import housekeeping
 from tests.unit.gateway.conftest import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.idempotency import Claim, claim_blob, decode_claim, fingerprint, parse_key
+from gateway.idempotency.claim import Claim, claim_blob, decode_claim, fingerprint, parse_key
 
 KEYS = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=255)
 BARE_KEYS = KEYS.filter(lambda key: not set(key) & set(' ",'))

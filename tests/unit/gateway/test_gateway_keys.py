@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import principal
-from gateway.callers import Scope
-from gateway.keys import KeyRing, main, make, parse
-from gateway.rates import Rate
+from gateway.access import principal
+from gateway.access.callers import Scope
+from gateway.access.keys import KeyRing, main, make, parse
+from gateway.access.rates import Rate
 
 
 def test_a_key_is_recognised_and_no_other() -> None:
@@ -109,7 +109,7 @@ def test_the_command_says_what_is_wrong(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    assert "python -m gateway.keys" in capsys.readouterr().err
+    assert "python -m gateway.access.keys" in capsys.readouterr().err
 
 
 def header(*claims: tuple[str, str], **more: Any) -> bytes:

@@ -8,8 +8,8 @@ import httpx
 import pytest
 from azure.storage.blob import UserDelegationKey
 
-from gateway.container import Container
-from gateway.links import SignedLinks
+from gateway.storage.container import Container
+from gateway.storage.links import SignedLinks
 from tests.unit.gateway.memory import ManualClock
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from contract.status import JobStatus
 from gateway.durable import Durable, Instance, Listed, RuntimeStatus
-from gateway.listing import LOOKS, Span, id_at, newest
+from gateway.jobs.listing import LOOKS, Span, id_at, newest
 from tests.unit.gateway.conftest import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import media
-from gateway.dimensions import dimensions
+from contract import media
+from gateway.api.submitting.dimensions import dimensions
 from gateway.errors import UnreadableImage
 
 PICTURES = ["image/jpeg", "image/png", "image/webp"]

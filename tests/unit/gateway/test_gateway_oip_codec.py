@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import problems
-from gateway.api.oip_codec import MAX_TENSORS, read, write
-from gateway.api.oip_tensors import DATATYPES, Tensor, nested
+from gateway.api.oip.codec import MAX_TENSORS, read, write
+from gateway.api.oip.tensors import DATATYPES, Tensor, nested
 from gateway.problems import Problem
 
 ELEMENTS: dict[str, st.SearchStrategy[Any]] = {

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.pace import Pace, Reply
-from gateway.places import (
+from gateway.queueing.pace import Pace, Reply
+from gateway.queueing.places import (
     Count,
     Phase,
     Place,

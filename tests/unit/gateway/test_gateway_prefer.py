@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.prefer import Preference, parse
+from gateway.api.prefer import Preference, parse
 from gateway.settings import MAX_WAIT_SECONDS
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from contract.catalogue import DEFAULT_PATH
 from contract.names import progress_url
 from gateway.errors import Unavailable
-from gateway.progress import NOTHING, Progress, ProgressStore, Report
+from gateway.jobs.progress import NOTHING, Progress, ProgressStore, Report
 from tests.unit.gateway.blob_memory import MemoryBlobs
 from tests.unit.gateway.conftest import STARTED_AT, World, gateway
 from tests.unit.gateway.memory import ManualClock, MemoryPayloads

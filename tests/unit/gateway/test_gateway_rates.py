@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gateway.rates import Bucket, Limiter, Rate, rate, take
+from gateway.access.rates import Bucket, Limiter, Rate, rate, take
 
 RATES = st.builds(Rate, st.integers(1, 1_000), st.integers(1, 100_000))
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.access.reply_tokens import GRACE, ReplyTokens
 from gateway.errors import ExpiredToken, InvalidToken
-from gateway.replies import GRACE, ReplyTokens
 from tests.unit.gateway.conftest import KEY, World, reply_body
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")

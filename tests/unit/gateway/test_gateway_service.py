@@ -9,7 +9,7 @@ import pytest
 
 from gateway import problems
 from gateway.api.app import create_app
-from gateway.api.health import FRESH_SECONDS
+from gateway.api.routes.health import FRESH_SECONDS
 from tests.unit.gateway.conftest import World
 
 

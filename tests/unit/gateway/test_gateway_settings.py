@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gateway import keys
+from gateway.access import keys
+from gateway.access.rates import Rate
 from gateway.errors import SettingError
-from gateway.rates import Rate
 from gateway.settings import Endpoint, Settings
 
 KEY = base64.b64encode(bytes(32)).decode()

@@ -12,9 +12,11 @@ import pytest
 from azure.functions.servicebus import ServiceBusMessage
 
 from contract.codec import encode_request
-from gateway import activities, dead_letters, housekeeping
 from gateway.asgi import serve
 from gateway.errors import Unavailable
+from gateway.jobs import activities
+from gateway.queueing import dead_letters
+from gateway.storage import housekeeping
 from tests.unit.gateway.conftest import World
 from tests.unit.gateway.test_gateway_settings import ENVIRON
 

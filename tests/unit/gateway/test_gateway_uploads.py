@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.messages import PayloadRef
-from gateway import housekeeping, uploads
-from gateway.callers import OPEN_TENANT
+from gateway.access.callers import OPEN_TENANT
+from gateway.storage import housekeeping, uploads
 from tests.unit.gateway.conftest import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.durable import Instance, RuntimeStatus
 from gateway.errors import Unavailable
-from gateway.waiting import LOOKS_A_SECOND, Waiters, final_instance
+from gateway.jobs.waiting import LOOKS_A_SECOND, Waiters, final_instance
 from tests.unit.gateway.skipping import run
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

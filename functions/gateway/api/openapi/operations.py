@@ -1,0 +1,247 @@
+"""What OpenAPI says of each route beyond its signature."""
+
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from contract.guard import MAX_URL_CHARACTERS
+from gateway.api.openapi.schemas import (
+    Accepted,
+    Job,
+    JobPage,
+    JobProblem,
+    Live,
+    ModelDescription,
+    Models,
+    ProblemDetails,
+    Ready,
+    UploadSlot,
+    Wanted,
+    WebhookDelivery,
+)
+from gateway.jobs.progress import MAX_MESSAGE_CHARACTERS
+from gateway.problems import KINDS
+from gateway.settings import MAX_WAIT_SECONDS
+
+Responses = dict[int | str, dict[str, Any]]
+
+IDEMPOTENCY_KEY: Final[dict[str, Any]] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": (
+        "All requests of a tenant under one key within 24 hours make one job, in quotes or bare. "
+        "The same request gets that job, another one 422."
+    ),
+    "schema": {
+        "type": "string",
+        "pattern": r'^(?:"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\]){1,255}"'
+        r"|[\x21\x23-\x2b\x2d-\x7e]{1,255})$",
+        "examples": ['"8e03978e-40d5-43dd-bc93-6894a57f9324"'],
+    },
+}
+UPLOAD: Final[dict[str, Any]] = {
+    "name": "upload",
+    "in": "query",
+    "required": False,
+    "description": "The id of an upload that is the input; then send no body.",
+    "schema": {"type": "string", "format": "uuid"},
+}
+PREFER: Final[dict[str, Any]] = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "description": (
+        f"RFC 7240. `wait=N` waits up to N seconds (at most {MAX_WAIT_SECONDS}); "
+        "`respond-async` does not wait."
+    ),
+    "schema": {"type": "string", "examples": ["wait=10", "respond-async"]},
+}
+
+IF_NONE_MATCH: Final[dict[str, Any]] = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "RFC 9110. Tags from `ETag`: what the caller has already is not sent again.",
+    "schema": {"type": "string", "examples": ['"cBs4MmXxWk8cSSPWQoMT"']},
+}
+
+_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+_URL: Final[dict[str, Any]] = {
+    "type": "string",
+    "format": "uri",
+    "maxLength": MAX_URL_CHARACTERS,
+    "description": "A public https address.",
+}
+_INPUT: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "Exactly one of base64, json, text, upload and url.",
+    "properties": {
+        "base64": {"type": "string", "minLength": 4, "contentEncoding": "base64"},
+        "json": {},
+        "text": {"type": "string", "minLength": 1},
+        "upload": {"type": "string", "description": "The id of an upload, see `/v1/uploads`."},
+        "url": _URL,
+        "media_type": {"type": ["string", "null"], "examples": ["image/jpeg"]},
+    },
+    "oneOf": [{"required": [name]} for name in ("base64", "json", "text", "upload", "url")],
+    "additionalProperties": False,
+}
+_DEADLINE: Final[dict[str, Any]] = {"type": ["integer", "null"], "minimum": 1}
+SUBMIT_BODY: Final[dict[str, Any]] = {
+    "required": True,
+    "description": "The bytes of a media type that the model takes, or a form, or JSON.",
+    "content": {
+        "image/jpeg": _BINARY,
+        "image/png": _BINARY,
+        "image/webp": _BINARY,
+        "application/octet-stream": _BINARY,
+        "text/plain": {"schema": {"type": "string"}},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {"type": "string", "format": "binary"},
+                    "parameters": {"type": "object", "description": "As JSON."},
+                    "deadline_seconds": {"type": "integer", "minimum": 1},
+                    "webhook_url": _URL,
+                },
+                "additionalProperties": False,
+            }
+        },
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["input"],
+                "properties": {
+                    "input": _INPUT,
+                    "parameters": {"type": ["object", "null"]},
+                    "deadline_seconds": _DEADLINE,
+                    "webhook": {
+                        "type": "object",
+                        "required": ["url"],
+                        "properties": {"url": _URL},
+                        "additionalProperties": False,
+                    },
+                },
+                "additionalProperties": False,
+            },
+            "example": {"input": {"text": "hello"}, "deadline_seconds": 60},
+        },
+    },
+}
+UPLOAD_BODY: Final[dict[str, Any]] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["model", "media_type"],
+                "properties": {
+                    "model": {"type": "string", "examples": ["noop"]},
+                    "media_type": {"type": "string", "examples": ["application/octet-stream"]},
+                },
+                "additionalProperties": False,
+            },
+            "example": {"model": "noop", "media_type": "application/octet-stream"},
+        }
+    },
+}
+REPLY_BODY: Final[dict[str, Any]] = {
+    "required": True,
+    "content": {"application/json": {"schema": {"type": "object"}}},
+}
+LAST_EVENT_ID: Final[dict[str, Any]] = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "description": "The id of the last event received, to go on after it.",
+    "schema": {"type": "string", "examples": ["1.1.7"]},
+}
+PROGRESS_BODY: Final[dict[str, Any]] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["attempt", "sequence", "started_at"],
+                "properties": {
+                    "attempt": {"type": "integer", "minimum": 1},
+                    "sequence": {"type": "integer", "minimum": 0},
+                    "started_at": {"type": "string", "format": "date-time"},
+                    "fraction": {"type": "number", "minimum": 0, "maximum": 1},
+                    "message": {"type": ["string", "null"], "maxLength": MAX_MESSAGE_CHARACTERS},
+                    "stopped": {"type": "boolean"},
+                },
+            }
+        }
+    },
+}
+
+
+def responses(model: type[BaseModel], statuses: dict[int, str], *problems: int) -> Responses:
+    """`statuses` answer with the model; `problems` are statuses that answer with a problem."""
+    found: Responses = {
+        status: {"model": model, "description": text} for status, text in statuses.items()
+    }
+    for status in problems:
+        codes = [kind.code for kind in KINDS.values() if kind.status == status]
+        schema = "JobProblem" if model is Job else "ProblemDetails"
+        reference = {"$ref": f"#/components/schemas/{schema}"}
+        problem = {"application/problem+json": {"schema": reference}}
+        found.setdefault(status, {"description": " or ".join(codes), "content": problem})
+    return found
+
+
+SUBMIT_RESPONSES: Final = responses(
+    Job,
+    {200: "The job has ended with a result", 202: "The job was accepted; `Location` has it"},
+    *(400, 404, 409, 413, 415, 422, 500, 503, 504),
+)
+_UNCHANGED: Final[Responses] = {304: {"description": "`If-None-Match` names what there is"}}
+JOBS_RESPONSES: Final[Responses] = {
+    **responses(JobPage, {200: "A page of jobs; `Link` has the next, too"}, 400, 503),
+    **_UNCHANGED,
+}
+JOB_RESPONSES: Final[Responses] = {
+    **responses(Job, {200: "The job, in whatever state"}, 400, 404, 503),
+    **_UNCHANGED,
+}
+CANCEL_RESPONSES: Final = responses(
+    Job, {200: "The job had ended already", 202: "The job is being cancelled"}, 400, 404, 503
+)
+RESULT_RESPONSES: Final[Responses] = {
+    200: {"description": "The result", "content": {"*/*": {}}},
+    303: {"description": "The result is large: `Location` has it, signed for 15 minutes"},
+    **responses(Job, {202: "The job has not ended yet"}, 400, 404, 409, 500, 503),
+    **_UNCHANGED,
+}
+WEBHOOK_RESPONSES: Final = responses(WebhookDelivery, {200: "The delivery log"}, 400, 404, 503)
+REDELIVER_RESPONSES: Final = responses(
+    WebhookDelivery, {202: "It is being delivered"}, 400, 404, 409, 503
+)
+UPLOAD_RESPONSES: Final = responses(
+    UploadSlot, {201: "The slot takes data until `expires_at`"}, 400, 404, 413, 415, 503
+)
+MODELS_RESPONSES: Final = responses(Models, {200: "All models"}, 400)
+MODEL_RESPONSES: Final = responses(ModelDescription, {200: "The model"}, 400, 404)
+LIVE_RESPONSES: Final = responses(Live, {200: "It answers"})
+READY_RESPONSES: Final = responses(Ready, {200: "It takes jobs", 503: "A service is down"})
+REPLY_RESPONSES: Final = responses(
+    Accepted, {202: "The reply was taken"}, 401, 404, 410, 413, 422, 503
+)
+WANTED_RESPONSES: Final = responses(Wanted, {200: "A reply is wanted"}, 401, 404, 410, 503)
+PROGRESS_RESPONSES: Final = responses(
+    Accepted, {200: "The job is to go on"}, 401, 404, 410, 413, 422, 503
+)
+EVENTS_RESPONSES: Final[Responses] = {
+    **responses(Accepted, {}, 400, 404, 501, 503),
+    200: {
+        "description": "Events named status, progress and final; the data of each is the job",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    204: {"description": "The final event was received before"},
+}
+
+PROBLEM_SCHEMAS: Final[tuple[type[BaseModel], ...]] = (ProblemDetails, JobProblem)

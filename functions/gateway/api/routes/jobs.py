@@ -1,0 +1,130 @@
+"""/v1/jobs/{id}: look at a job, get its result alone, cancel it."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from contract.codec import payload_from_json
+from contract.fields import Fields
+from contract.messages import InlineBytes, InlineJson, PayloadRef
+from contract.names import EVENT_CANCEL, job_path
+from contract.status import JobStatus
+from gateway import problems
+from gateway.api.conditional import conditional
+from gateway.api.context import (
+    durable_of,
+    known_job_id,
+    owned,
+    refuse_unknown_query,
+    services_of,
+    unknown_job,
+)
+from gateway.api.large import see_other
+from gateway.api.live import live, stop_order
+from gateway.api.openapi.operations import (
+    CANCEL_RESPONSES,
+    IF_NONE_MATCH,
+    JOB_RESPONSES,
+    PREFER,
+    RESULT_RESPONSES,
+)
+from gateway.api.prefer import parse
+from gateway.api.queueing import RETRY_AFTER_SECONDS, placed
+from gateway.api.responses import json_response
+from gateway.errors import FinalInstance, UnknownInstance
+from gateway.jobs import record
+from gateway.jobs.record import Record
+from gateway.jobs.resource import job_resource
+from gateway.jobs.waiting import final_instance
+from gateway.problems import Problem
+from gateway.strict_json import encode
+
+router = APIRouter(tags=["jobs"])
+
+_RETRY = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+
+
+@router.get(
+    "/v1/jobs/{job_id}",
+    summary="Look at a job",
+    responses=JOB_RESPONSES,
+    openapi_extra={"parameters": [PREFER, IF_NONE_MATCH]},
+    response_model=None,
+)
+async def get_job(request: Request, job_id: str) -> Response:
+    """The job as it is now or, with `Prefer: wait=N`, as soon as it has ended."""
+    refuse_unknown_query(request)
+    durable = durable_of(request)
+    preference = parse(request.headers.getlist("prefer"))
+    with services_of(request).waiters.listening(known_job_id(job_id)) as bell:
+        found = await owned(request, job_id)
+        if not record.is_final(found) and preference.wait_seconds:
+            ended = await final_instance(durable, job_id, bell, preference.wait_seconds)
+            found = (record.of_instance(ended) if ended else None) or found
+    found = await live(services_of(request), job_id, found)
+    job = job_resource(job_id, found)
+    headers = {"Vary": "Prefer"}
+    if not record.is_final(found):
+        headers |= await placed(services_of(request), job)
+    if applied := preference.applied(answered_async=False):
+        headers["Preference-Applied"] = applied
+    return conditional(request, json_response(job, headers=headers))
+
+
+@router.get(
+    "/v1/jobs/{job_id}/result",
+    summary="Get a job's result alone",
+    responses=RESULT_RESPONSES,
+    openapi_extra={"parameters": [IF_NONE_MATCH]},
+    response_model=None,
+)
+async def get_result(request: Request, job_id: str) -> Response:
+    """The result in its own media type; 202 while there is none yet."""
+    refuse_unknown_query(request)
+    found = await owned(request, job_id)
+    if found["status"] != JobStatus.SUCCEEDED:
+        found = await live(services_of(request), job_id, found)
+    job = job_resource(job_id, found)
+    if not record.is_final(found):
+        return json_response(job, 202, {"Location": job_path(job_id), **_RETRY})
+    if found["status"] != JobStatus.SUCCEEDED:
+        raise Problem(problems.NO_RESULT, f"the job is {found['status']}", job=job)
+    return await _result(request, job_id, found)
+
+
+async def _result(request: Request, job_id: str, found: Record) -> Response:
+    payload = payload_from_json(Fields(found["result"]))
+    match payload:
+        case InlineJson(value):
+            data = encode(value)
+        case InlineBytes(_, data):
+            pass
+        case PayloadRef():
+            return await see_other(services_of(request), job_id, payload)
+    # A result is shown as what it says it is, not as what a browser guesses from the bytes.
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return conditional(request, Response(data, media_type=payload.media_type, headers=headers))
+
+
+@router.delete(
+    "/v1/jobs/{job_id}", summary="Cancel a job", responses=CANCEL_RESPONSES, response_model=None
+)
+async def cancel(request: Request, job_id: str) -> Response:
+    """Cancel a job that has not ended. Idempotent."""
+    refuse_unknown_query(request)
+    durable, services = durable_of(request), services_of(request)
+    found = await owned(request, job_id)
+    if record.is_final(found):
+        return json_response(job_resource(job_id, await live(services, job_id, found)))
+    try:
+        order = await stop_order(services, job_id, found)
+        await durable.raise_event(job_id, EVENT_CANCEL, order)
+    except UnknownInstance:
+        raise unknown_job(job_id) from None
+    except FinalInstance:
+        ended = await owned(request, job_id)
+        return json_response(job_resource(job_id, await live(services, job_id, ended)))
+    job: dict[str, Any] = job_resource(job_id, await live(services, job_id, found))
+    return json_response(
+        {**job, "status": JobStatus.CANCELLING.value}, 202, {"Location": job_path(job_id), **_RETRY}
+    )

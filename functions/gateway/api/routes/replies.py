@@ -1,0 +1,119 @@
+"""/v1/jobs/{id}/reply: where workers bring replies, and ask whether one is still wanted."""
+
+from fastapi import APIRouter, Request, Response
+
+from contract.codec import MAX_MESSAGE_BYTES, reply_from_json
+from contract.errors import ContractError
+from contract.fields import Json
+from contract.messages import JobReply, PayloadRef
+from contract.names import EVENT_REPLY, result_blob
+from gateway import problems
+from gateway.api.context import durable_of, known_job_id, services_of, unknown_job
+from gateway.api.openapi.operations import REPLY_BODY, REPLY_RESPONSES, WANTED_RESPONSES
+from gateway.api.responses import json_response
+from gateway.errors import ExpiredToken, FinalInstance, InvalidToken, UnknownInstance
+from gateway.jobs import record
+from gateway.problems import Problem
+from gateway.strict_json import encode, parse
+
+MAX_RESULT_BYTES = 256 * 1024 * 1024
+
+router = APIRouter(tags=["workers"])
+
+
+@router.post(
+    "/v1/jobs/{job_id}/reply",
+    summary="Bring a worker's reply",
+    status_code=202,
+    responses=REPLY_RESPONSES,
+    openapi_extra={"requestBody": REPLY_BODY},
+    response_model=None,
+)
+async def reply(request: Request, job_id: str, expires: str = "", token: str = "") -> Response:
+    """The first final reply decides; 410 tells later ones that nobody waits for them."""
+    check_token(request, job_id, expires, token)
+    announced = request.headers.get("content-length", "")
+    if announced.isascii() and announced.isdigit():
+        _check_size(int(announced[:15]))
+    body = await request.body()
+    _check_size(len(body))
+    value = _checked(job_id, body)
+    try:
+        await durable_of(request).raise_event(job_id, EVENT_REPLY, value)
+    except UnknownInstance:
+        raise unknown_job(job_id) from None
+    except FinalInstance:
+        raise _final() from None
+    return json_response({"status": "accepted"}, 202)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/reply",
+    summary="Ask whether a reply is wanted",
+    responses=WANTED_RESPONSES,
+    response_model=None,
+)
+async def wanted(request: Request, job_id: str, expires: str = "", token: str = "") -> Response:
+    """200 while a reply is wanted; 410 once the job is final, so that no GPU works for nobody."""
+    check_token(request, job_id, expires, token)
+    instance = await durable_of(request).status(job_id)
+    if instance is None:
+        raise unknown_job(job_id)
+    if instance.runtime_status.is_final:
+        raise _final()
+    # Only a worker asks, so there is one.
+    if (found := record.of_instance(instance)) is not None:
+        services_of(request).backlog.heard(found["model"])
+    return json_response({"status": "wanted"})
+
+
+def check_token(request: Request, job_id: str, expires: str, token: str) -> None:
+    """Refuse who has not the token of this job, or has it too late."""
+    services = services_of(request)
+    try:
+        services.tokens.check(known_job_id(job_id), expires, token, services.clock())
+    except InvalidToken as error:
+        raise Problem(
+            problems.UNAUTHENTICATED,
+            str(error),
+            headers={"WWW-Authenticate": 'Bearer realm="replies", error="invalid_token"'},
+        ) from None
+    except ExpiredToken as error:
+        raise Problem(problems.ALREADY_FINAL, str(error)) from None
+
+
+def _check_size(size_bytes: int) -> None:
+    if size_bytes > MAX_MESSAGE_BYTES:
+        raise Problem(
+            problems.PAYLOAD_TOO_LARGE,
+            f"a reply takes up to {MAX_MESSAGE_BYTES} bytes; larger results go to blob storage",
+            limit_bytes=MAX_MESSAGE_BYTES,
+        )
+
+
+def _checked(job_id: str, body: bytes) -> Json:
+    """The reply as JSON, once it is certain that the orchestrator and every reader can read it."""
+    try:
+        value = parse(body)
+        found = reply_from_json(value)
+        encode(value)
+    except (ContractError, ValueError) as error:
+        raise Problem(problems.INVALID_INPUT, f"this is no reply: {error}") from None
+    _check_is_for(job_id, found)
+    return value
+
+
+def _check_is_for(job_id: str, found: JobReply) -> None:
+    if found.job_id != job_id:
+        raise Problem(problems.INVALID_INPUT, "job_id: is not the job that the address names")
+    if not isinstance(found.outcome, PayloadRef):
+        return
+    # A worker that could name any blob could show one caller another's data.
+    if found.outcome.blob != result_blob(job_id):
+        raise Problem(problems.INVALID_INPUT, f"result.blob: expected {result_blob(job_id)}")
+    if found.outcome.size_bytes > MAX_RESULT_BYTES:
+        raise Problem(problems.INVALID_INPUT, f"result.size_bytes: more than {MAX_RESULT_BYTES}")
+
+
+def _final() -> Problem:
+    return Problem(problems.ALREADY_FINAL, "the job is final; no reply is wanted any more")

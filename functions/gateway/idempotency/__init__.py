@@ -1,0 +1,1 @@
+"""One job for all requests under one Idempotency-Key."""

@@ -1,0 +1,1 @@
+"""One job's life: its orchestration, what is known of it, and waiting for its end."""

@@ -1,0 +1,52 @@
+"""What a job's orchestration does to the world: it sends the request, and may do so twice."""
+
+import dataclasses
+import json
+import math
+
+from azure.servicebus import ServiceBusMessage
+
+from contract.codec import encode_request, error_to_json
+from contract.errors import MessageTooLarge, UnknownModel
+from contract.messages import FailureCode, JobError, JobRequest, ReplyUrl, Stage
+from contract.names import PROPERTY_TRACEPARENT
+from gateway.jobs.ticket import Ticket, read
+from gateway.services import Services
+
+
+async def enqueue(ticket_text: str, services: Services) -> str | None:
+    """Send a job's request to its model's queue.
+
+    Idempotent: a repeat has the same message id, which the queue's duplicate detection drops.
+    Returns None, or the JSON text of a JobError where no repetition could help. Raises
+    Unavailable where one could. A job that is past its deadline is not sent: its orchestration
+    is ending already.
+    """
+    ticket = read(ticket_text)
+    request = ticket.request()
+    left = request.deadline - services.clock()
+    if left.total_seconds() <= 0:
+        return None
+    reply_to = ReplyUrl(services.tokens.url(request.job_id, request.deadline))
+    request = dataclasses.replace(request, reply_to=reply_to)
+    try:
+        queue = services.catalogue.model(request.model).queue
+        message = _message(request, ticket)
+    except (MessageTooLarge, UnknownModel) as error:
+        refused = JobError(FailureCode.UNAVAILABLE, str(error), Stage.QUEUE, retryable=False)
+        return json.dumps(error_to_json(refused))
+    # The SDK cuts to whole seconds, and what is sent with none left is never delivered.
+    message.time_to_live = math.ceil(left.total_seconds())
+    await services.queues.send(queue, message)
+    return None
+
+
+def _message(request: JobRequest, ticket: Ticket) -> ServiceBusMessage:
+    trace = ticket.traceparent
+    return ServiceBusMessage(
+        encode_request(request),
+        content_type="application/json",
+        message_id=request.job_id,
+        correlation_id=request.job_id,
+        application_properties={PROPERTY_TRACEPARENT: trace} if trace else None,
+    )

@@ -1,0 +1,1 @@
+"""Service Bus: the models' queues, their lengths and pace, and their dead letters."""

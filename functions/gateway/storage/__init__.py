@@ -1,0 +1,1 @@
+"""Blob storage: payloads, uploads, signed links, and the housekeeping of what is left."""

@@ -1,0 +1,160 @@
+"""Blobs that are changed under conditions, looked at and listed: claims, uploads, housekeeping."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from azure.core import MatchConditions
+from azure.core.exceptions import (
+    ResourceExistsError,
+    ResourceModifiedError,
+    ResourceNotFoundError,
+)
+from azure.storage.blob import ContentSettings
+from azure.storage.blob.aio import BlobClient
+
+from gateway.storage.container import Container, unavailable
+
+_JSON = ContentSettings(content_type="application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A small blob as it was when it had this ETag."""
+
+    data: bytes
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a blob is, and its first bytes."""
+
+    media_type: str
+    size_bytes: int
+    etag: str
+    head: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A blob in a list."""
+
+    name: str
+    etag: str
+    modified_at: datetime
+
+
+class Blobs(Protocol):
+    """What the gateway asks of blobs beside payloads. Each verb raises Unavailable."""
+
+    async def create(self, blob: str, data: bytes) -> str | None:
+        """Write a blob that must not exist; its ETag, or None where it exists."""
+
+    async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
+        """Write over the blob that has this ETag; its new one, or None where it has another."""
+
+    async def read(self, blob: str) -> Note | None:
+        """A small blob, or None."""
+
+    async def look(self, blob: str, head_bytes: int = 0) -> Look | None:
+        """What a blob is and how it begins, or None."""
+
+    async def delete(self, blob: str, etag: str | None = None) -> None:
+        """Delete a blob, if it still has this ETag; nothing happens where it is gone."""
+
+    def list(self, prefix: str) -> AsyncIterator[Listed]:
+        """The blobs whose names begin so, in the order of their names."""
+
+
+class ContainerBlobs:
+    """The blobs of an Azure container."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+
+    async def create(self, blob: str, data: bytes) -> str | None:
+        """See Blobs. A repeat after a lost answer finds its own blob, as if somebody else's."""
+        with unavailable("create"):
+            try:
+                return await self._write(blob, data, MatchConditions.IfMissing, None)
+            except ResourceExistsError:
+                return None
+            except ResourceNotFoundError:
+                await self._container.create()
+        return await self.create(blob, data)
+
+    async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
+        """See Blobs."""
+        with unavailable("replace"):
+            try:
+                return await self._write(blob, data, MatchConditions.IfNotModified, etag)
+            except (ResourceModifiedError, ResourceNotFoundError):
+                return None
+
+    async def _write(
+        self, blob: str, data: bytes, condition: MatchConditions, etag: str | None
+    ) -> str:
+        given: dict[str, Any] = {"etag": etag} if etag else {}
+        written = await self._blob(blob).upload_blob(
+            data,
+            length=len(data),
+            overwrite=True,
+            match_condition=condition,
+            content_settings=_JSON,
+            **given,
+        )
+        return str(written["etag"])
+
+    async def read(self, blob: str) -> Note | None:
+        """See Blobs."""
+        with unavailable("read"):
+            try:
+                stream = await self._blob(blob).download_blob()
+                return Note(await stream.readall(), str(stream.properties.etag))
+            except ResourceNotFoundError:
+                return None
+
+    async def look(self, blob: str, head_bytes: int = 0) -> Look | None:
+        """See Blobs."""
+        client = self._blob(blob)
+        with unavailable("look"):
+            try:
+                found = await client.get_blob_properties()
+                head = b""
+                if found.size and head_bytes:
+                    stream = await client.download_blob(
+                        offset=0,
+                        length=min(head_bytes, found.size),
+                        etag=found.etag,
+                        match_condition=MatchConditions.IfNotModified,
+                    )
+                    head = await stream.readall()
+            except (ResourceNotFoundError, ResourceModifiedError):
+                return None
+        media_type = found.content_settings.content_type or ""
+        return Look(media_type, found.size, str(found.etag), head)
+
+    async def delete(self, blob: str, etag: str | None = None) -> None:
+        """See Blobs."""
+        given: dict[str, Any] = {}
+        if etag:
+            given = {"etag": etag, "match_condition": MatchConditions.IfNotModified}
+        with unavailable("delete"):
+            try:
+                await self._blob(blob).delete_blob(**given)
+            except (ResourceNotFoundError, ResourceModifiedError):
+                return
+
+    async def list(self, prefix: str) -> AsyncIterator[Listed]:
+        """See Blobs."""
+        with unavailable("list"):
+            try:
+                async for found in self._container.client.list_blobs(name_starts_with=prefix):
+                    yield Listed(found.name, str(found.etag), found.last_modified)
+            except ResourceNotFoundError:
+                return  # not even the container is there
+
+    def _blob(self, name: str) -> BlobClient:
+        return self._container.client.get_blob_client(name)
