@@ -10,7 +10,7 @@ from pathlib import Path
 
 from contract.catalogue import Catalogue
 from worker.allocator import keep_large_blocks
-from worker.runner import Runner
+from worker.inference.runner import Runner
 
 
 def images_per_second(picture: bytes, batch_size: int, seconds: float) -> float:

@@ -9,9 +9,9 @@ import sys
 import threading
 from types import FrameType
 
-from worker import logs
 from worker.allocator import keep_large_blocks
 from worker.errors import SettingsError
+from worker.observed import logs
 from worker.service import Worker
 from worker.settings import Settings
 

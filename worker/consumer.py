@@ -30,8 +30,6 @@ from contract.messages import (
     ReplyQueue,
     ReplyWebhook,
 )
-from worker.backoff import Backoff
-from worker.batcher import Batcher, BatchQueue
 from worker.errors import (
     Cancelled,
     Expired,
@@ -48,19 +46,21 @@ from worker.errors import (
     WorkerFault,
     WrongModel,
 )
-from worker.fetching import Fetcher
-from worker.job import Job
-from worker.lease import Leases
-from worker.outlets import Outlets
-from worker.payloads import Payloads
-from worker.progress import Reporter
-from worker.reach import Reach
-from worker.receiver import Ending, Receiver
-from worker.replies import Replies
-from worker.runner import Runner
-from worker.servicebus import Delivery, QueueLink, utc_now
+from worker.inference.batcher import Batcher, BatchQueue
+from worker.inference.runner import Runner
+from worker.inputs.fetching import Fetcher
+from worker.inputs.payloads import Payloads
+from worker.messages.job import Job
+from worker.messages.lease import Leases
+from worker.messages.receiver import Ending, Receiver
+from worker.messages.servicebus import Delivery, QueueLink, utc_now
+from worker.observed.tracing import start_span
+from worker.outcomes.outlets import Outlets
+from worker.outcomes.progress import Reporter
+from worker.outcomes.replies import Replies
+from worker.remote.backoff import Backoff
+from worker.remote.reach import Reach
 from worker.settings import Endpoint
-from worker.tracing import start_span
 
 _log = logging.getLogger(__name__)
 

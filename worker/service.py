@@ -11,15 +11,15 @@ from contract.catalogue import Catalogue, Model
 from contract.errors import ContractError
 from worker.consumer import Consumer, Services
 from worker.errors import SettingsError
-from worker.fetching import Fetcher
-from worker.health import Health
-from worker.lease import Leases
-from worker.outbound import Outbound
-from worker.outlets import Outlets, ReplyQueues, Webhooks
-from worker.payloads import AzureBlobStore, Payloads
-from worker.replies import Replies
-from worker.runner import Runner
-from worker.servicebus import check_endpoint
+from worker.inference.runner import Runner
+from worker.inputs.fetching import Fetcher
+from worker.inputs.payloads import AzureBlobStore, Payloads
+from worker.messages.lease import Leases
+from worker.messages.servicebus import check_endpoint
+from worker.observed.health import Health
+from worker.outcomes.outlets import Outlets, ReplyQueues, Webhooks
+from worker.outcomes.replies import Replies
+from worker.remote.outbound import Outbound
 from worker.settings import Settings
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from contract.codec import encode_reply
 from contract.messages import InlineJson, JobReply
 from tests.conformance.worker.worker_gateway import Gateway, run_gateway
 from worker.errors import ReplyForbidden, ReplyRefused, ReplyUndelivered
-from worker.replies import Replies
+from worker.outcomes.replies import Replies
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BODY = encode_reply(JobReply("job", InlineJson({"labels": []}), NOW, NOW))

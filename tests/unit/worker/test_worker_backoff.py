@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.backoff import Backoff
+from worker.remote.backoff import Backoff
 
 
 def test_doubles_up_to_the_limit_and_begins_again() -> None:

@@ -5,7 +5,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.batcher import Batcher, BatchQueue
+from worker.inference.batcher import Batcher, BatchQueue
 
 
 def test_waits_for_a_fuller_batch_but_not_beyond_the_limit() -> None:

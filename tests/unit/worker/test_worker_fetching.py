@@ -10,10 +10,10 @@ import pytest
 from contract.catalogue import Catalogue
 from contract.guard import AddressGuard
 from contract.messages import PayloadUrl
-from worker import fetching
 from worker.errors import InvalidInput, UnsupportedMediaType
-from worker.fetching import Fetcher
-from worker.outbound import Limits, Outbound
+from worker.inputs import fetching
+from worker.inputs.fetching import Fetcher
+from worker.remote.outbound import Limits, Outbound
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 NOOP = Catalogue.load().model("noop")

@@ -6,10 +6,10 @@ from typing import Any, cast
 import pytest
 
 from contract.messages import InlineBytes, InlineJson, JobRequest
-from worker.job import Job
-from worker.lease import Leases
-from worker.servicebus import Delivery
-from worker.tracing import start_span
+from worker.messages.job import Job
+from worker.messages.lease import Leases
+from worker.messages.servicebus import Delivery
+from worker.observed.tracing import start_span
 
 QUEUED_AT = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import BrokerAway, LockLost
-from worker.lease import Lease, Leases
-from worker.servicebus import Delivery
+from worker.messages.lease import Lease, Leases
+from worker.messages.servicebus import Delivery
 
 LOCK_SECONDS = 9.0
 

@@ -8,9 +8,9 @@ import pytest
 
 from contract.catalogue import Catalogue
 from worker.errors import InferenceFailed, UnsupportedMediaType
+from worker.inference.runner import Runner
 from worker.models import Infer
 from worker.models.noop import Infer as Noop
-from worker.runner import Runner
 
 ROOT = Path(__file__).parents[3]
 CATALOGUE = Catalogue.load()

@@ -7,9 +7,9 @@ from contract.guard import AddressGuard
 from contract.messages import ReplyQueue, ReplyUrl, ReplyWebhook
 from tests.unit.worker.test_worker_fetching import answering, http
 from worker.errors import ReplyForbidden, ReplyUndelivered
-from worker.outbound import Outbound
-from worker.outlets import Outlets, ReplyQueues, Webhooks
-from worker.replies import Replies
+from worker.outcomes.outlets import Outlets, ReplyQueues, Webhooks
+from worker.outcomes.replies import Replies
+from worker.remote.outbound import Outbound
 from worker.settings import Endpoint
 
 

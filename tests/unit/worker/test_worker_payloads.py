@@ -10,7 +10,7 @@ from azure.core.exceptions import AzureError, ResourceModifiedError, ServiceRequ
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson, PayloadRef
 from worker.errors import InvalidInput, PayloadsAway, PayloadUnusable
-from worker.payloads import Payloads
+from worker.inputs.payloads import Payloads
 
 DATA = b"0123456789" * 100
 REF = PayloadRef("text/plain", "inputs/a", len(DATA), hashlib.sha256(DATA).hexdigest())

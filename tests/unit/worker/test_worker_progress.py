@@ -9,11 +9,11 @@ import pytest
 
 from contract.messages import InlineBytes, JobRequest, ReplyUrl
 from worker.errors import Cancelled, Expired, LockLost
-from worker.job import Job
-from worker.lease import Leases
-from worker.progress import HEARTBEAT_SECONDS, PAUSE_SECONDS, Reporter
-from worker.servicebus import Delivery
-from worker.tracing import start_span
+from worker.messages.job import Job
+from worker.messages.lease import Leases
+from worker.messages.servicebus import Delivery
+from worker.observed.tracing import start_span
+from worker.outcomes.progress import HEARTBEAT_SECONDS, PAUSE_SECONDS, Reporter
 
 REPLY_URL = "https://gateway.test/v1/jobs/job/reply?expires=1&token=t"
 

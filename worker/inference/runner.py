@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from contract.catalogue import Model
 from contract.fields import Json
-from worker import pictures
 from worker.errors import InferenceFailed, UnsupportedMediaType
+from worker.inputs import pictures
 from worker.models import Context, Infer, LongInfer
 
 

@@ -23,7 +23,6 @@ from contract.errors import PayloadCorrupt
 from contract.fields import Json
 from contract.messages import InlineBytes, InlineJson, Payload, PayloadRef
 from contract.names import PAYLOAD_CONTAINER, result_blob
-from worker.backoff import Backoff
 from worker.errors import (
     InferenceFailed,
     InvalidInput,
@@ -31,7 +30,8 @@ from worker.errors import (
     PayloadUnusable,
     ResultTooLarge,
 )
-from worker.reach import Reach
+from worker.remote.backoff import Backoff
+from worker.remote.reach import Reach
 from worker.settings import Endpoint
 
 MAX_RESULT_BYTES = 64 * 1024 * 1024

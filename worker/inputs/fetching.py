@@ -9,7 +9,7 @@ from contract.catalogue import Model
 from contract.errors import ForbiddenAddress
 from contract.messages import PayloadUrl
 from worker.errors import InvalidInput, OutboundFailed, UnsupportedMediaType
-from worker.outbound import Answer, Limits, Outbound
+from worker.remote.outbound import Answer, Limits, Outbound
 
 LIMIT_SECONDS: Final = 20.0
 MAX_REDIRECTS: Final = 5

@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from contract.messages import JobError, JobReply, JobRequest, Payload, Timing
-from worker.lease import Lease
-from worker.servicebus import Delivery
-from worker.tracing import JobSpan
+from worker.messages.lease import Lease
+from worker.messages.servicebus import Delivery
+from worker.observed.tracing import JobSpan
 
 if TYPE_CHECKING:
-    from worker.progress import JobContext
+    from worker.outcomes.progress import JobContext
 
 # A job that waited this long may have been given up meanwhile.
 STALE_AFTER_SECONDS = 2.0

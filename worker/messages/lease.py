@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from worker.errors import BrokerAway, LockLost
-from worker.servicebus import Delivery
+from worker.messages.servicebus import Delivery
 
 _log = logging.getLogger(__name__)
 

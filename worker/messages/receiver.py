@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from worker.backoff import Backoff
 from worker.errors import BrokerAway, LockLost, Settlement
-from worker.lease import Lease, Leases
-from worker.reach import Reach
-from worker.servicebus import Delivery, QueueLink
+from worker.messages.lease import Lease, Leases
+from worker.messages.servicebus import Delivery, QueueLink
+from worker.remote.backoff import Backoff
+from worker.remote.reach import Reach
 
 _log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from contract.catalogue import Catalogue
 from contract.errors import ForbiddenAddress
 from contract.messages import ReplyQueue, ReplyTo, ReplyUrl, ReplyWebhook
 from contract.webhook import event_id, signed_headers
-from worker.backoff import Backoff
 from worker.errors import BrokerAway, OutboundFailed, ReplyForbidden, ReplyUndelivered
-from worker.outbound import Limits, Outbound
-from worker.payloads import Wait
-from worker.replies import Replies
-from worker.servicebus import QueueSender
+from worker.inputs.payloads import Wait
+from worker.messages.servicebus import QueueSender
+from worker.outcomes.replies import Replies
+from worker.remote.backoff import Backoff
+from worker.remote.outbound import Limits, Outbound
 from worker.settings import Endpoint
 
 WEBHOOK_SECONDS: Final = 15.0

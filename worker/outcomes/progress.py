@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from contract.codec import format_time
 from contract.names import progress_url
 from worker.errors import Cancelled, Expired, LockLost
-from worker.job import Job
+from worker.messages.job import Job
 
 _log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ import logging
 
 import httpx
 
-from worker.backoff import Backoff
 from worker.errors import ReplyForbidden, ReplyRefused, ReplyUndelivered
-from worker.payloads import Wait
-from worker.reach import Reach
+from worker.inputs.payloads import Wait
+from worker.remote.backoff import Backoff
+from worker.remote.reach import Reach
 
 _log = logging.getLogger(__name__)
 

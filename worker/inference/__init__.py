@@ -1,0 +1,1 @@
+"""A model at work: loading it, gathering batches, running them."""

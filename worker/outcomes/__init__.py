@@ -1,0 +1,1 @@
+"""What a job's caller hears: replies, progress, and where both go."""

@@ -1,0 +1,1 @@
+"""Calls to others: retries with backoff, who is away, whom we may call at all."""
