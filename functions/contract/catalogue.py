@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import CatalogueError, UnknownModel
+from contract.names import low_priority_queue
 
 DEFAULT_PATH = Path(__file__).with_name("models.toml")
 
@@ -67,6 +68,10 @@ class Catalogue(Mapping[str, Model]):
         queues = [model.queue for model in catalogue.values()]
         if len(set(queues)) < len(queues):
             raise CatalogueError("two models share a queue: each needs one of its own")
+        if taken := {low_priority_queue(queue) for queue in queues} & set(queues):
+            raise CatalogueError(
+                f"{min(taken)} is another model's queue for low priority: name it otherwise"
+            )
         return catalogue
 
     def model(self, name: str) -> Model:

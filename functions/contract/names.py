@@ -48,6 +48,11 @@ def result_blob(job_id: str) -> str:
     return f"results/{job_id}"
 
 
+def low_priority_queue(queue: str) -> str:
+    """Name of the queue beside a model's own whose jobs wait until that one has none to give."""
+    return f"{queue}-low"
+
+
 def dead_letter_queue(queue: str) -> str:
     """Address of a queue's dead-letter sub-queue."""
     return f"{queue}/$DeadLetterQueue"

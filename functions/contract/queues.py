@@ -11,13 +11,18 @@ from typing import Any
 
 from contract.catalogue import DEFAULT_PATH, Catalogue, Model
 from contract.errors import CatalogueError
+from contract.names import low_priority_queue
 
 DUPLICATE_WINDOW = "PT10M"
 
 
 def config(catalogue: Catalogue) -> dict[str, Any]:
     """The Config.json document for every queue of the catalogue."""
-    queues = [_queue(model) for model in catalogue.values()]
+    queues = [
+        _queue(name, model)
+        for model in catalogue.values()
+        for name in (model.queue, low_priority_queue(model.queue))
+    ]
     return {
         "UserConfig": {
             "Namespaces": [{"Name": "sbemulatorns", "Queues": queues, "Topics": []}],
@@ -26,9 +31,9 @@ def config(catalogue: Catalogue) -> dict[str, Any]:
     }
 
 
-def _queue(model: Model) -> dict[str, Any]:
+def _queue(name: str, model: Model) -> dict[str, Any]:
     return {
-        "Name": model.queue,
+        "Name": name,
         "Properties": {
             "LockDuration": f"PT{model.lock_seconds}S",
             "MaxDeliveryCount": model.max_delivery_count,

@@ -40,6 +40,7 @@ def test_an_unknown_model_names_the_nearest() -> None:
     ("before", "after", "said"),
     [
         ('queue = "noop"', 'queue = "classifier"', "share a queue"),
+        ('queue = "noop"', 'queue = "classifier-low"', "classifier-low is another model's"),
         ('queue = "noop"', 'queue = "No op"', "noop.queue: small letters"),
         ('queue = "noop"', "", "noop.queue: is missing"),
         ('task = "echo"', "task = 3", "noop.task: expected a text"),
@@ -65,11 +66,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         Catalogue.load(tmp_path / "nowhere.toml")
 
 
-def test_every_model_gets_its_queue_with_duplicate_detection() -> None:
+def test_every_model_gets_its_two_queues_with_duplicate_detection() -> None:
     (namespace,) = queues.config(Catalogue.load())["UserConfig"]["Namespaces"]
     by_name = {queue["Name"]: queue["Properties"] for queue in namespace["Queues"]}
-    assert set(by_name) == {"classifier", "noop"}
+    assert set(by_name) == {"classifier", "classifier-low", "noop", "noop-low"}
     assert by_name["classifier"]["LockDuration"] == "PT10S"
+    assert by_name["classifier-low"] == by_name["classifier"]
     assert all(properties["RequiresDuplicateDetection"] for properties in by_name.values())
 
 
