@@ -5,6 +5,7 @@ from typing import Final
 OCTET_STREAM: Final = "application/octet-stream"
 JSON: Final = "application/json"
 TEXT: Final = "text/plain"
+NPY: Final = "application/x-npy"
 
 _SIGNATURES: Final = (
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -18,6 +19,7 @@ _SIGNATURES: Final = (
     (b"\x1f\x8b", "application/gzip"),
     (b"OggS", "audio/ogg"),
     (b"fLaC", "audio/flac"),
+    (b"\x93NUMPY", NPY),
 )
 _RIFF_FORMS: Final = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
 _RECOGNISED: Final = frozenset(name for _, name in _SIGNATURES) | frozenset(_RIFF_FORMS.values())

@@ -10,6 +10,12 @@ from contract.catalogue import DEFAULT_PATH, Catalogue
 from contract.errors import CatalogueError, UnknownModel
 
 SHIPPED = DEFAULT_PATH.read_text(encoding="utf-8")
+SHA256 = "ab" * 32
+
+
+def entry(line: str) -> tuple[str, str]:
+    """What to replace in the shipped catalogue, and by what, so that noop has this line more."""
+    return 'task = "echo"', f'task = "echo"\n{line}'
 
 
 def write(folder: Path, text: str) -> Path:
@@ -28,6 +34,25 @@ def test_an_upload_may_be_as_large_as_a_body_unless_the_catalogue_says_more() ->
     catalogue = Catalogue.load()
     assert catalogue["classifier"].max_upload_bytes == catalogue["classifier"].max_input_bytes
     assert catalogue["noop"].max_upload_bytes == 1024**3
+
+
+def test_weights_and_options_are_read_as_they_stand(tmp_path: Path) -> None:
+    lines = (
+        f'weights = "blob:weights/nets/resnet 50.pth"\nweights_sha256 = "{SHA256}"\n'
+        'options = {architecture = "resnet50", threshold = 0.5}\nmemory_bytes = 98_000_000\n'
+        'result_media_type = "image/png"'
+    )
+    model = Catalogue.load(write(tmp_path, SHIPPED.replace(*entry(lines))))["noop"]
+    assert model.weights == "blob:weights/nets/resnet 50.pth"
+    assert model.weights_sha256 == SHA256
+    assert dict(model.options) == {"architecture": "resnet50", "threshold": 0.5}
+    assert (model.memory_bytes, model.result_media_type) == (98_000_000, "image/png")
+    assert hash(model)
+    plain = Catalogue.load()["noop"]
+    assert (plain.weights, dict(plain.options), plain.result_media_type) == (
+        *("", {}),
+        "application/json",
+    )
 
 
 def test_an_unknown_model_names_the_nearest() -> None:
@@ -51,6 +76,16 @@ def test_an_unknown_model_names_the_nearest() -> None:
         ("max_upload_bytes = 1_073_741_824", "max_upload_bytes = 10_485_759", "max_upload_bytes"),
         (SHIPPED, "", "names no model"),
         (SHIPPED, "noop = 1", "noop: expected a table"),
+        (*entry('weights = "hub:resnet50"'), "noop.weights: expected blob:CONTAINER/NAME"),
+        (*entry('weights = "blob:weights"'), "noop.weights: expected blob:CONTAINER/NAME"),
+        (*entry('weights = "package:../x"'), "noop.weights: expected blob:CONTAINER/NAME"),
+        (*entry('weights = "blob:weights/a.pth"'), "noop.weights_sha256: is missing"),
+        (*entry(f'weights_sha256 = "{SHA256}"'), "noop.weights: is missing"),
+        (*entry('weights_sha256 = "ABC"'), "noop.weights_sha256: expected 64 small hex digits"),
+        (*entry("options = 3"), "noop.options: expected a table"),
+        (*entry("options = {depth = [1]}"), "noop.options.depth: expected a text, a number"),
+        (*entry("options = {weights = 1}"), "noop.options.weights: is no name of an option"),
+        (*entry('result_media_type = "png"'), "noop.result_media_type: expected one such as"),
     ],
 )
 def test_a_wrong_catalogue_is_refused_by_name(
