@@ -1,16 +1,33 @@
 """A job while it runs: for models that report, what their workers have told since."""
 
 from contract.fields import Json
+from gateway.errors import Unavailable
 from gateway.jobs.progress import Progress, ProgressStore, seen
 from gateway.jobs.record import Record, is_final
 from gateway.services import Services
 
 
 async def live(services: Services, job_id: str, found: Record) -> Record:
-    """The record as of now. Costs one look at a blob, and only where the model reports."""
+    """The record as of now. Costs one look at a blob, and only where the model reports.
+
+    Raises Unavailable, but not of an ended job, of which it could only tell that it had started.
+    """
     if not reports(services, found) or (is_final(found) and found["started_at"] is not None):
         return found
-    return seen(found, await ProgressStore(services.blobs).read(job_id))
+    try:
+        return seen(found, await ProgressStore(services.blobs).read(job_id))
+    except Unavailable:
+        if not is_final(found):
+            raise
+        return found
+
+
+async def live_at_best(services: Services, job_id: str, found: Record) -> Record:
+    """The same, else the record as it is: for answers that tell what has been done to the job."""
+    try:
+        return await live(services, job_id, found)
+    except Unavailable:
+        return found
 
 
 async def stop_order(services: Services, job_id: str, found: Record) -> Json:

@@ -14,7 +14,7 @@ from azure.core.exceptions import (
 from azure.storage.blob import ContentSettings
 from azure.storage.blob.aio import BlobClient
 
-from gateway.storage.container import Container, unavailable
+from gateway.storage.container import Container, answering, unavailable
 
 _JSON = ContentSettings(content_type="application/json")
 
@@ -76,7 +76,7 @@ class ContainerBlobs:
 
     async def create(self, blob: str, data: bytes) -> str | None:
         """See Blobs. A repeat after a lost answer finds its own blob, as if somebody else's."""
-        with unavailable("create"):
+        async with answering("create"):
             try:
                 return await self._write(blob, data, MatchConditions.IfMissing, None)
             except ResourceExistsError:
@@ -87,7 +87,7 @@ class ContainerBlobs:
 
     async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
         """See Blobs."""
-        with unavailable("replace"):
+        async with answering("replace"):
             try:
                 return await self._write(blob, data, MatchConditions.IfNotModified, etag)
             except (ResourceModifiedError, ResourceNotFoundError):
@@ -109,7 +109,7 @@ class ContainerBlobs:
 
     async def read(self, blob: str) -> Note | None:
         """See Blobs."""
-        with unavailable("read"):
+        async with answering("read"):
             try:
                 stream = await self._blob(blob).download_blob()
                 return Note(await stream.readall(), str(stream.properties.etag))
@@ -119,7 +119,7 @@ class ContainerBlobs:
     async def look(self, blob: str, head_bytes: int = 0) -> Look | None:
         """See Blobs."""
         client = self._blob(blob)
-        with unavailable("look"):
+        async with answering("look"):
             try:
                 found = await client.get_blob_properties()
                 head = b""
@@ -141,7 +141,7 @@ class ContainerBlobs:
         given: dict[str, Any] = {}
         if etag:
             given = {"etag": etag, "match_condition": MatchConditions.IfNotModified}
-        with unavailable("delete"):
+        async with answering("delete"):
             try:
                 await self._blob(blob).delete_blob(**given)
             except (ResourceNotFoundError, ResourceModifiedError):
@@ -149,7 +149,7 @@ class ContainerBlobs:
 
     async def list(self, prefix: str) -> AsyncIterator[Listed]:
         """See Blobs."""
-        with unavailable("list"):
+        with unavailable("list"):  # as long as it takes: each page has its own limit
             try:
                 async for found in self._container.client.list_blobs(name_starts_with=prefix):
                     yield Listed(found.name, str(found.etag), found.last_modified)

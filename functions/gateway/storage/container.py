@@ -1,7 +1,8 @@
 """The payload container: one connection for all that the gateway does with blobs."""
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 from azure.core.exceptions import AzureError, ResourceExistsError
@@ -11,10 +12,16 @@ from contract.names import PAYLOAD_CONTAINER
 from gateway.errors import Unavailable
 from gateway.settings import Endpoint
 
-# A caller is waiting: the SDK's own 15 s before a first retry is for batch work.
+# A caller is waiting: the SDK's own 60 s for a read, and 15 s before a retry, are for batch work.
+# A storage that is silent is asked twice within ANSWER_SECONDS, one that is gone three times.
+ANSWER_SECONDS: Final = 5.0
 _RETRIES: Final = 2
+_BACKOFF_SECONDS: Final = 1
 _CONNECT_SECONDS: Final = 2
-_READ_SECONDS: Final = 30
+_READ_SECONDS: Final = 2
+
+SLOWEST_BYTES_PER_SECOND: Final = 2_000_000
+"""What a transfer may take longer: nothing else ends the sending of a body that nobody takes."""
 
 
 class Container:
@@ -44,7 +51,7 @@ class Container:
     async def ensure(self) -> None:
         """Make the container, where this process does not know that it is there."""
         if not self._is_there:
-            with unavailable("create container"):
+            async with answering("create container"):
                 await self.create()
 
     async def create(self) -> None:
@@ -80,9 +87,29 @@ def unavailable(what: str) -> Iterator[None]:
         raise Unavailable("blobs", f"{what} failed: {error!r}") from error
 
 
+@contextlib.asynccontextmanager
+async def answering(what: str, size_bytes: int = 0) -> AsyncIterator[None]:
+    """The same of a storage that takes too long for who waits; `size_bytes` are transferred."""
+    with unavailable(what):
+        async with asyncio.timeout(ANSWER_SECONDS + transfer_seconds(size_bytes)):
+            yield
+
+
+def transfer_seconds(size_bytes: int) -> float:
+    """How long it may take to transfer so much."""
+    return size_bytes / SLOWEST_BYTES_PER_SECOND
+
+
+def read_seconds(sent_bytes: int) -> float:
+    """How long the answer to so large a body may take: much of it may still lie in buffers here."""
+    return _READ_SECONDS + transfer_seconds(sent_bytes)
+
+
 def _options() -> dict[str, Any]:
     return {
-        "retry_policy": LinearRetry(backoff=1, retry_total=_RETRIES, random_jitter_range=0),
+        "retry_policy": LinearRetry(
+            backoff=_BACKOFF_SECONDS, retry_total=_RETRIES, random_jitter_range=0
+        ),
         "connection_timeout": _CONNECT_SECONDS,
         "read_timeout": _READ_SECONDS,
     }

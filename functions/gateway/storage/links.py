@@ -15,7 +15,7 @@ from azure.storage.blob import (
 )
 
 from gateway.clock import Clock, utc_now
-from gateway.storage.container import Container, unavailable
+from gateway.storage.container import Container, answering
 
 # Clocks differ: a link that begins now would not be good yet where the clock is behind.
 _SKEW: Final = timedelta(minutes=5)
@@ -93,7 +93,7 @@ class SignedLinks:
             if self._delegation is None or self._delegation[1] < expires_at:
                 now = self._clock()
                 until = max(now + _DELEGATION, expires_at)
-                with unavailable("user delegation key"):
+                async with answering("user delegation key"):
                     key = await self._container.service.get_user_delegation_key(now - _SKEW, until)
                 self._delegation = key, until
             return {"user_delegation_key": self._delegation[0]}

@@ -9,7 +9,7 @@ from contract.claimcheck import reference, verify
 from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef
 from gateway.errors import MissingPayload
-from gateway.storage.container import Container, unavailable
+from gateway.storage.container import Container, answering, read_seconds
 
 
 class Payloads(Protocol):
@@ -33,7 +33,7 @@ class BlobPayloads:
 
     async def put(self, blob: str, data: bytes, media_type: str) -> PayloadRef:
         """See Payloads."""
-        with unavailable("upload"):
+        async with answering("upload", len(data)):
             try:
                 await self._upload(blob, data, media_type)
             except ResourceNotFoundError:
@@ -48,11 +48,12 @@ class BlobPayloads:
             length=len(data),
             overwrite=True,
             content_settings=ContentSettings(content_type=media_type),
+            read_timeout=read_seconds(len(data)),
         )
 
     async def get(self, ref: PayloadRef) -> bytes:
         """See Payloads."""
-        with unavailable("download"):
+        async with answering("download", ref.size_bytes):
             try:
                 stream = await self._container.client.download_blob(ref.blob)
                 if stream.size != ref.size_bytes:
@@ -66,7 +67,7 @@ class BlobPayloads:
 
     async def check(self) -> None:
         """See Payloads. Whether the container exists does not matter: there was an answer."""
-        with unavailable("check"):
+        async with answering("check"):
             await self._container.client.exists()
 
     async def close(self) -> None:

@@ -1,7 +1,10 @@
 """Conditional blobs and signed links with the real SDK against the local blob storage."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,8 +13,9 @@ import pytest
 
 from gateway.errors import Unavailable
 from gateway.storage.blobs import ContainerBlobs
-from gateway.storage.container import Container
+from gateway.storage.container import ANSWER_SECONDS, Container, transfer_seconds
 from gateway.storage.links import SignedLinks
+from gateway.storage.payloads import BlobPayloads
 from tests.conformance.gateway.test_gateway_services import free_port, running, storage
 
 
@@ -108,3 +112,45 @@ async def test_a_storage_that_is_away(tmp_path: Path) -> None:
             await ContainerBlobs(container).read("a")
     finally:
         await container.close()
+
+
+async def seconds_until_unavailable(call: Awaitable[object]) -> float:
+    begun_at = time.monotonic()
+    with pytest.raises(Unavailable):
+        await call
+    return time.monotonic() - begun_at
+
+
+# More than what the buffers between two processes take, so that its sending stops half-way.
+LARGE = bytes(8_000_000)
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+async def test_a_storage_that_is_silent_is_soon_unavailable(tmp_path: Path) -> None:
+    port = free_port()
+    with running("emulator.blobs", port, "--data", str(tmp_path)) as process:
+        container, fresh = Container(storage(port)), Container(storage(port), "fresh")
+        blobs, payloads = ContainerBlobs(container), BlobPayloads(container)
+        try:
+            ref = await payloads.put("results/a", b"x" * 100_000, "text/plain")
+            os.kill(process.pid, signal.SIGSTOP)
+            calls = (
+                payloads.get(ref),
+                payloads.put("inputs/a", b"x" * 100_000, "text/plain"),
+                blobs.create("claims/a", b""),
+                blobs.read("claims/a"),
+                blobs.look("results/a", 100),
+                blobs.delete("results/b"),
+                SignedLinks(fresh).to_write("uploads/a", datetime.now(UTC)),
+            )
+            large = seconds_until_unavailable(payloads.put("inputs/b", LARGE, "text/plain"))
+            small = (seconds_until_unavailable(call) for call in calls)
+            large_seconds, *small_seconds = await asyncio.gather(large, *small)
+            assert max(small_seconds) < ANSWER_SECONDS + 1
+            assert large_seconds < ANSWER_SECONDS + transfer_seconds(len(LARGE)) + 1
+            os.kill(process.pid, signal.SIGCONT)
+            assert await payloads.get(ref) == b"x" * 100_000
+            assert (await payloads.put("inputs/b", LARGE, "text/plain")).size_bytes == len(LARGE)
+        finally:
+            await container.close()
+            await fresh.close()

@@ -38,7 +38,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(module: str, port: int, *options: str) -> Iterator[None]:
+def running(module: str, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """A local service as a process, from when it listens until it is killed."""
     command = [sys.executable, "-m", module, "--port", str(port), *options]
     process = subprocess.Popen(
@@ -52,7 +52,7 @@ def running(module: str, port: int, *options: str) -> Iterator[None]:
                 raise AssertionError(f"{module} ended with {process.wait(0.05)}")
         else:
             raise AssertionError(f"{module} does not listen")
-        yield
+        yield process
     finally:
         process.kill()
         process.wait()

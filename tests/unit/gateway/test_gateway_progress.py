@@ -221,6 +221,18 @@ async def test_the_storage_is_down(world: World) -> None:
         await tell(world, 1),
     ):
         assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert answer.headers["retry-after"]
+
+
+async def test_what_was_accepted_or_has_ended_is_told_without_the_storage(world: World) -> None:
+    world.payloads.is_down = True
+    accepted = await world.accept(deadline_seconds=10)
+    world.payloads.is_down = False
+    await world.durable.advance(10)
+    world.payloads.is_down = True
+    assert (await world.job(accepted))["status"] == "expired"
+    answer = await world.http.delete(f"/v1/jobs/{accepted}")
+    assert (answer.status_code, answer.json()["status"]) == (200, "expired")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from gateway.api.context import (
     unknown_job,
 )
 from gateway.api.large import see_other
-from gateway.api.live import live, stop_order
+from gateway.api.live import live, live_at_best, stop_order
 from gateway.api.openapi.operations import (
     CANCEL_RESPONSES,
     IF_NONE_MATCH,
@@ -65,7 +65,7 @@ async def get_job(request: Request, job_id: str) -> Response:
     job = job_resource(job_id, found)
     headers = {"Vary": "Prefer"}
     if not record.is_final(found):
-        headers |= await placed(services_of(request), job)
+        headers |= await placed(services_of(request), job, record.priority_of(found))
     if applied := preference.applied(answered_async=False):
         headers["Preference-Applied"] = applied
     return conditional(request, json_response(job, headers=headers))
@@ -124,7 +124,7 @@ async def cancel(request: Request, job_id: str) -> Response:
     except FinalInstance:
         ended = await owned(request, job_id)
         return json_response(job_resource(job_id, await live(services, job_id, ended)))
-    job: dict[str, Any] = job_resource(job_id, await live(services, job_id, found))
+    job: dict[str, Any] = job_resource(job_id, await live_at_best(services, job_id, found))
     return json_response(
         {**job, "status": JobStatus.CANCELLING.value}, 202, {"Location": job_path(job_id), **_RETRY}
     )
