@@ -16,6 +16,7 @@ from gateway.asgi import serve
 from gateway.durable import DurableClient
 from gateway.jobs import activities, orchestrator
 from gateway.queueing import dead_letters
+from gateway.queueing.priority import Priority, queue_of
 from gateway.services import Services
 from gateway.settings import Settings
 from gateway.storage import housekeeping, sweep
@@ -90,7 +91,8 @@ def _dead_letters_of(queue: str) -> None:
 
 
 for model in services.catalogue.values():
-    _dead_letters_of(model.queue)
+    for priority in Priority:
+        _dead_letters_of(queue_of(model, priority))
 
 
 @app.timer_trigger("timer", "0 */10 * * * *")

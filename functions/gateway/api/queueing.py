@@ -9,6 +9,7 @@ from contract.status import JobStatus
 from gateway import problems
 from gateway.problems import Problem
 from gateway.queueing.places import NOWHERE, retry_after_seconds
+from gateway.queueing.priority import Priority
 from gateway.services import Services
 
 RETRY_AFTER_SECONDS: Final = 1
@@ -18,7 +19,7 @@ LONGEST_RETRY_AFTER_SECONDS: Final = 30
 LONGEST_REFUSAL_SECONDS: Final = 300
 
 
-async def placed(services: Services, job: dict[str, Any]) -> dict[str, str]:
+async def placed(services: Services, job: dict[str, Any], priority: Priority) -> dict[str, str]:
     """Write a job's place in the queue into its resource; the headers that tell when to ask again.
 
     Only a job that has not begun has a place.
@@ -26,17 +27,20 @@ async def placed(services: Services, job: dict[str, Any]) -> dict[str, str]:
     model = services.catalogue.get(job["model"])
     place = NOWHERE
     if model is not None and job["status"] == JobStatus.QUEUED:
-        place = await services.backlog.place(model, datetime.fromisoformat(job["created_at"]))
+        created_at = datetime.fromisoformat(job["created_at"])
+        place = await services.backlog.place(model, created_at, priority)
         job["queue"] = place.document()
     seconds = retry_after_seconds(place, RETRY_AFTER_SECONDS, LONGEST_RETRY_AFTER_SECONDS)
     return {"Retry-After": str(seconds)}
 
 
-def refuse_if_saturated(services: Services, model: Model, deadline_seconds: float) -> None:
+def refuse_if_saturated(
+    services: Services, model: Model, deadline_seconds: float, priority: Priority
+) -> None:
     """Refuse a job that by the model's recent speed would expire before its turn has come."""
     if not services.settings.refuse_when_saturated:
         return
-    excess = services.backlog.excess_seconds(model, deadline_seconds)
+    excess = services.backlog.excess_seconds(model, deadline_seconds, priority)
     if excess is None:
         return
     seconds = min(LONGEST_REFUSAL_SECONDS, math.ceil(excess))

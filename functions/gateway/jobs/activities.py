@@ -11,11 +11,12 @@ from contract.errors import MessageTooLarge, UnknownModel
 from contract.messages import FailureCode, JobError, JobRequest, ReplyUrl, Stage
 from contract.names import PROPERTY_TRACEPARENT
 from gateway.jobs.ticket import Ticket, read
+from gateway.queueing.priority import queue_of
 from gateway.services import Services
 
 
 async def enqueue(ticket_text: str, services: Services) -> str | None:
-    """Send a job's request to its model's queue.
+    """Send a job's request to its model's queue of its priority.
 
     Idempotent: a repeat has the same message id, which the queue's duplicate detection drops.
     Returns None, or the JSON text of a JobError where no repetition could help. Raises
@@ -30,7 +31,7 @@ async def enqueue(ticket_text: str, services: Services) -> str | None:
     reply_to = ReplyUrl(services.tokens.url(request.job_id, request.deadline))
     request = dataclasses.replace(request, reply_to=reply_to)
     try:
-        queue = services.catalogue.model(request.model).queue
+        queue = queue_of(services.catalogue.model(request.model), ticket.priority)
         message = _message(request, ticket)
     except (MessageTooLarge, UnknownModel) as error:
         refused = JobError(FailureCode.UNAVAILABLE, str(error), Stage.QUEUE, retryable=False)

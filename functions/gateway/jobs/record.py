@@ -2,7 +2,7 @@
 
     {"model", "status", "created_at", "started_at", "finished_at", "deadline", "attempt",
      "result": a payload as the contract writes it, "error": likewise, "timing", "trace_id",
-     "tenant": only where it has one}
+     "tenant": only where it has one, "priority": only where it is not normal}
 
 Pure functions: the orchestrator calls them, so the same input must give the same record.
 """
@@ -16,6 +16,7 @@ from contract.status import JobStatus
 from gateway.access.callers import OPEN_TENANT
 from gateway.durable import Instance, RuntimeStatus
 from gateway.jobs.ticket import Ticket, read
+from gateway.queueing.priority import Priority
 
 Record = dict[str, Any]
 
@@ -43,6 +44,7 @@ def begun(ticket: Ticket) -> Record:
         "timing": None,
         "trace_id": ticket.trace_id,
         **({"tenant": ticket.tenant} if ticket.tenant else {}),
+        **({"priority": ticket.priority.value} if ticket.priority is not Priority.NORMAL else {}),
     }
 
 
@@ -106,6 +108,11 @@ def of_instance(instance: Instance) -> Record | None:
 def tenant_of(record: Record) -> str:
     """Whose the job is."""
     return str(record.get("tenant", OPEN_TENANT))
+
+
+def priority_of(record: Record) -> Priority:
+    """How urgent the job is."""
+    return Priority(record.get("priority", Priority.NORMAL))
 
 
 def is_final(record: Record) -> bool:

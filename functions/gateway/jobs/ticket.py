@@ -12,6 +12,7 @@ from contract.codec import request_from_json, request_to_json
 from contract.fields import Json
 from contract.messages import JobRequest
 from gateway.access.callers import OPEN_TENANT
+from gateway.queueing.priority import Priority
 from gateway.tracing import trace_id
 
 
@@ -27,6 +28,7 @@ class Ticket:
     traceparent: str | None
     tenant: str = OPEN_TENANT
     webhook_url: str | None = field(default=None, repr=False)
+    priority: Priority = Priority.NORMAL
 
     @property
     def trace_id(self) -> str | None:
@@ -43,12 +45,15 @@ def write(
     traceparent: str | None,
     tenant: str = OPEN_TENANT,
     webhook_url: str | None = None,
+    priority: Priority = Priority.NORMAL,
 ) -> Ticket:
     """A ticket for a new job. The request has no reply URL yet: its token stays out of history."""
     body = request_to_json(request)
     value = {"request": body, "traceparent": traceparent, "tenant": tenant}
     if webhook_url is not None:
         value["webhook_url"] = webhook_url
+    if priority is not Priority.NORMAL:
+        value["priority"] = priority.value
     text = json.dumps(
         value,
         ensure_ascii=False,
@@ -74,4 +79,5 @@ def _ticket(text: str, value: Json) -> Ticket:
         traceparent=value["traceparent"],
         tenant=value.get("tenant", OPEN_TENANT),
         webhook_url=value.get("webhook_url"),
+        priority=Priority(value.get("priority", Priority.NORMAL)),
     )

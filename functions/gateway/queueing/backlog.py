@@ -1,54 +1,31 @@
-"""What this process knows of each model's backlog: its queue's length, its pace, its signs of life.
+"""What this process knows of each model: the lengths of its queues, its pace, its signs of life.
 
-The length comes from the queue itself, looked at no more than once a second and by one caller at a
-time; the rest is what passes through this process, and is lost with it. Nothing here may fail a
-request: what cannot be had is None. A submit never waits for a look, it only sets one off.
+The lengths come from the queues themselves; the rest is what passes through this process, and is
+lost with it. Nothing here may fail a request: what cannot be had is None. A submit never waits for
+a look at a queue, it only sets one off.
 """
 
 import asyncio
-import logging
-import math
-from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any
 
 from contract.catalogue import Model
 from contract.messages import FailureCode
 from gateway.clock import Clock
-from gateway.errors import Unavailable
+from gateway.queueing.line import Lengths, Line
 from gateway.queueing.pace import Pace, Reply
-from gateway.queueing.places import (
-    Count,
-    Phase,
-    Place,
-    length_now,
-    position,
-    seems_cold,
-    wait_seconds,
-)
-
-FRESH_SECONDS: Final = 1.0
-"""For how long a count is good."""
-
-USABLE_SECONDS: Final = 5.0
-"""Up to which age a count may refuse a submit, which does not wait for a better one."""
-
-LOOK_SECONDS: Final = 2.0
-REST_SECONDS: Final = 10.0
-"""After a look that failed: rights do not come by asking again."""
-
-MOST_ARRIVALS: Final = 10_000
-
-_log = logging.getLogger(__name__)
+from gateway.queueing.places import Phase, Place, seems_cold, wait_seconds
+from gateway.queueing.priority import Priority, queue_of
 
 
-class Lengths(Protocol):
-    """What counts the messages of a queue."""
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """How many jobs a model has, and how long one of normal priority that came now would take."""
 
-    async def length(self, queue: str) -> int:
-        """How many messages a queue has; raises Unavailable."""
+    length: int | None
+    wait_seconds: float | None
 
 
 @dataclass(slots=True)
@@ -56,12 +33,8 @@ class _Known:
     """What is known of one model."""
 
     quiet_since: float
-    arrivals: list[float] = field(default_factory=list)
-    replies: int = 0
+    lines: Mapping[Priority, Line]
     pace: Pace = field(default_factory=Pace)
-    count: Count | None = None
-    rest_until: float = -math.inf
-    look: asyncio.Task[Count | None] | None = None
 
 
 class Backlog:
@@ -73,13 +46,9 @@ class Backlog:
         self._begun_at = self._now()
         self._known: dict[str, _Known] = {}
 
-    def accepted(self, model: str, created_at: datetime) -> None:
+    def accepted(self, model: str, created_at: datetime, priority: Priority) -> None:
         """A job was accepted here."""
-        arrivals = self._of(model).arrivals
-        insort(arrivals, created_at.timestamp())
-        if len(arrivals) > MOST_ARRIVALS:
-            # Who asks for the place of an older job gets a larger number than it has.
-            del arrivals[: MOST_ARRIVALS // 2]
+        self._of(model).lines[priority].came(created_at.timestamp())
 
     def heard(self, model: str) -> None:
         """A worker of this model gave a sign of life."""
@@ -89,96 +58,75 @@ class Backlog:
         """A job has ended with this record. From any thread: orchestrators run in a pool."""
         try:
             reply = _reply(record, self._now())
+            priority = Priority(record.get("priority", Priority.NORMAL))
         except (KeyError, TypeError, ValueError):
             return  # an orchestration must not fail for its statistics
         if reply is None:
             return
         known = self._of(record["model"])
         known.pace = known.pace.after(reply)
-        known.replies += 1
+        known.lines[priority].went()
         known.quiet_since = reply.at_seconds
 
-    async def place(self, model: Model, created_at: datetime) -> Place:
+    async def place(self, model: Model, created_at: datetime, priority: Priority) -> Place:
         """Where a job that has not begun stands."""
         known = self._of(model.name)
         created = created_at.timestamp()
-        count = await self._fresh_count(model.queue, known)
+        own = known.lines[priority].position(queue_of(model, priority), created)
+        before = [known.lines[each].length(queue_of(model, each)) for each in priority.first]
+        jobs = _sum(await asyncio.gather(own, *before) if before else [await own])
         is_cold = seems_cold(max(known.quiet_since, created), self._now(), known.pace)
         phase = Phase.COLD_STARTING if is_cold else Phase.QUEUED
-        if count is None:
+        if jobs is None:
             return Place(phase=phase)
-        place = position(count, known.arrivals, known.replies, created)
         # How long a worker takes to come is not known, so neither is how long the job does.
-        eta = None if is_cold else wait_seconds(place, known.pace.seconds_per_job)
-        return Place(place, eta, phase)
+        eta = None if is_cold else wait_seconds(jobs, known.pace.seconds_per_job)
+        return Place(jobs, eta, phase)
 
-    async def outlook(self, model: Model) -> tuple[int | None, float | None]:
-        """The length of a model's queue, and how long a job that came now would take."""
+    async def outlook(self, model: Model) -> Outlook:
+        """What a caller may want to know before a submit."""
         known = self._of(model.name)
-        count = await self._fresh_count(model.queue, known)
-        if count is None:
-            return None, None
-        length = length_now(count, known.arrivals, known.replies)
-        return length, wait_seconds(length + 1, known.pace.seconds_per_job)
+        lengths = await asyncio.gather(
+            *(line.length(queue_of(model, priority)) for priority, line in known.lines.items())
+        )
+        normal = lengths[0]
+        wait = None if normal is None else wait_seconds(normal + 1, known.pace.seconds_per_job)
+        return Outlook(_sum(lengths), wait)
 
-    def excess_seconds(self, model: Model, deadline_seconds: float) -> float | None:
+    def excess_seconds(
+        self, model: Model, deadline_seconds: float, priority: Priority
+    ) -> float | None:
         """By how much a job that came now would miss its deadline; None if it may keep it.
 
-        By the more favourable estimate, and never without knowing both the length and the pace.
+        By the more favourable estimate, and never without knowing both the lengths and the pace.
         """
         known = self._of(model.name)
         least = known.pace.least_seconds_per_job
         if not least:
             return None
-        count, now = known.count, self._now()
-        if count is None or now - count.at_seconds > FRESH_SECONDS:
-            self._start_look(model.queue, known)
-        if count is None or now - count.at_seconds > USABLE_SECONDS:
-            return None
-        jobs = length_now(count, known.arrivals, known.replies) + 1
-        excess = jobs * least - deadline_seconds
+        jobs = _sum(
+            [
+                known.lines[each].length_at_hand(queue_of(model, each))
+                for each in (priority, *priority.first)
+            ]
+        )
+        excess = (jobs + 1) * least - deadline_seconds if jobs is not None else 0
         return excess if excess > 0 else None
-
-    async def _fresh_count(self, queue: str, known: _Known) -> Count | None:
-        count = known.count
-        if count is not None and self._now() - count.at_seconds <= FRESH_SECONDS:
-            return count
-        look = self._start_look(queue, known)
-        # Several may wait for the one look: none of them takes it along when it leaves.
-        return await asyncio.shield(look) if look else None
-
-    def _start_look(self, queue: str, known: _Known) -> asyncio.Task[Count | None] | None:
-        if known.look is None:
-            if self._now() < known.rest_until:
-                return None
-            known.look = asyncio.get_running_loop().create_task(self._look(queue, known))
-        return known.look
-
-    async def _look(self, queue: str, known: _Known) -> Count | None:
-        replies, now = known.replies, self._now()
-        try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                known.count = Count(await self._lengths.length(queue), now, replies)
-        except (Unavailable, TimeoutError) as error:
-            known.count = None
-            known.rest_until = self._now() + REST_SECONDS
-            _log.warning(
-                "the length of queue %s is not known, nor where its jobs stand: %s; asked again "
-                "in %d s",
-                *(queue, error or "no answer", REST_SECONDS),
-            )
-        finally:
-            known.look = None
-        return known.count
 
     def _of(self, model: str) -> _Known:
         known = self._known.get(model)
         if known is None:
-            known = self._known.setdefault(model, _Known(self._begun_at))
+            lines = {priority: Line(self._lengths, self._clock) for priority in Priority}
+            known = self._known.setdefault(model, _Known(self._begun_at, lines))
         return known
 
     def _now(self) -> float:
         return self._clock().timestamp()
+
+
+def _sum(counts: list[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _reply(record: Mapping[str, Any], now: float) -> Reply | None:

@@ -60,7 +60,8 @@ async def redrive(services: Services, durable: Durable, model: Model, letter_id:
         if await durable.status(mark.job_id) is None:
             again = _again(services, old, mark.job_id)
             await durable.start(again.job_id, again.text)
-            services.backlog.accepted(again.model, datetime.fromisoformat(again.created_at))
+            created_at = datetime.fromisoformat(again.created_at)
+            services.backlog.accepted(again.model, created_at, again.priority)
     else:
         await services.queues.send(model.queue, _message(services, letter, request, mark))
     done = replace(mark, is_done=True)

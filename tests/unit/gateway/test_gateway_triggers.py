@@ -221,7 +221,9 @@ def test_what_functions_indexes() -> None:
         "announce_webhook activityTrigger:job durableClient:client",
         "deliver_webhook activityTrigger:job durableClient:client",
         "dead_letters_classifier durableClient:client serviceBusTrigger:message",
+        "dead_letters_classifier-low durableClient:client serviceBusTrigger:message",
         "dead_letters_noop durableClient:client serviceBusTrigger:message",
+        "dead_letters_noop-low durableClient:client serviceBusTrigger:message",
         "purge durableClient:client timerTrigger:timer",
     ]
 

@@ -21,6 +21,7 @@ from gateway.api.openapi.schemas import (
 )
 from gateway.jobs.progress import MAX_MESSAGE_CHARACTERS
 from gateway.problems import KINDS
+from gateway.queueing.priority import Priority
 from gateway.settings import MAX_WAIT_SECONDS
 
 Responses = dict[int | str, dict[str, Any]]
@@ -39,6 +40,18 @@ IDEMPOTENCY_KEY: Final[dict[str, Any]] = {
         r"|[\x21\x23-\x2b\x2d-\x7e]{1,255})$",
         "examples": ['"8e03978e-40d5-43dd-bc93-6894a57f9324"'],
     },
+}
+_PRIORITY: Final[dict[str, Any]] = {
+    "type": "string",
+    "enum": list(Priority),
+    "description": "`low` runs only while no job of the model with `normal` priority waits.",
+}
+PRIORITY: Final[dict[str, Any]] = {
+    "name": "priority",
+    "in": "query",
+    "required": False,
+    "description": _PRIORITY["description"],
+    "schema": {"type": "string", "enum": list(Priority), "default": Priority.NORMAL},
 }
 UPLOAD: Final[dict[str, Any]] = {
     "name": "upload",
@@ -105,6 +118,7 @@ SUBMIT_BODY: Final[dict[str, Any]] = {
                     "file": {"type": "string", "format": "binary"},
                     "parameters": {"type": "object", "description": "As JSON."},
                     "deadline_seconds": {"type": "integer", "minimum": 1},
+                    "priority": _PRIORITY,
                     "webhook_url": _URL,
                 },
                 "additionalProperties": False,
@@ -118,6 +132,11 @@ SUBMIT_BODY: Final[dict[str, Any]] = {
                     "input": _INPUT,
                     "parameters": {"type": ["object", "null"]},
                     "deadline_seconds": _DEADLINE,
+                    "priority": {
+                        **_PRIORITY,
+                        "type": ["string", "null"],
+                        "enum": [*Priority, None],
+                    },
                     "webhook": {
                         "type": "object",
                         "required": ["url"],

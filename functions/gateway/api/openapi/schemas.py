@@ -154,9 +154,11 @@ class ModelDescription(BaseModel):
     media_types: list[str]
     limits: ModelLimits
     defaults: ModelDefaults
-    queue_length: int | None = Field(description="How many messages wait; null if unknown.")
+    queue_length: int | None = Field(
+        description="How many jobs wait or run, of either priority; null if unknown."
+    )
     estimated_wait_seconds: float | None = Field(
-        description="How long a job that came now would take; null if unknown."
+        description="How long a job of normal priority that came now would take; null if unknown."
     )
     links: ModelLinks
 

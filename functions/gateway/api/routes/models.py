@@ -49,7 +49,7 @@ async def get_model(request: Request, model: str) -> Response:
 
 async def _resource(services: Services, model: Model) -> dict[str, Any]:
     path = f"/v1/models/{model.name}"
-    length, wait_seconds = await services.backlog.outlook(model)
+    outlook = await services.backlog.outlook(model)
     return {
         "name": model.name,
         "task": model.task,
@@ -62,7 +62,7 @@ async def _resource(services: Services, model: Model) -> dict[str, Any]:
             "deadline_seconds": model.max_deadline_seconds,
         },
         "defaults": {"deadline_seconds": model.deadline_seconds},
-        "queue_length": length,
-        "estimated_wait_seconds": wait_seconds,
+        "queue_length": outlook.length,
+        "estimated_wait_seconds": outlook.wait_seconds,
         "links": {"self": path, "jobs": f"{path}/jobs"},
     }

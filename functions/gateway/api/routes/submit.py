@@ -6,10 +6,11 @@ from fastapi import APIRouter, Query, Request, Response
 
 from contract.names import job_path
 from gateway.api.context import refuse_unknown_query, services_of
-from gateway.api.live import live
+from gateway.api.live import live_at_best
 from gateway.api.openapi.operations import (
     IDEMPOTENCY_KEY,
     PREFER,
+    PRIORITY,
     SUBMIT_BODY,
     SUBMIT_RESPONSES,
     UPLOAD,
@@ -31,7 +32,10 @@ router = APIRouter(tags=["jobs"])
     "/v1/models/{model}/jobs",
     summary="Submit a job",
     responses=SUBMIT_RESPONSES,
-    openapi_extra={"requestBody": SUBMIT_BODY, "parameters": [PREFER, IDEMPOTENCY_KEY, UPLOAD]},
+    openapi_extra={
+        "requestBody": SUBMIT_BODY,
+        "parameters": [PREFER, IDEMPOTENCY_KEY, PRIORITY, UPLOAD],
+    },
     response_model=None,
 )
 async def submit(
@@ -53,6 +57,7 @@ async def submit(
     options = {
         "deadline_seconds": deadline_seconds,
         "parameters": parameters,
+        "priority": request.query_params.get("priority"),
         "upload": request.query_params.get("upload"),
         "webhook_url": webhook_url,
     }
@@ -64,7 +69,7 @@ async def submit(
     preference = parse(request.headers.getlist("prefer"))
     wait_seconds = preference.wait_or(services.settings.default_wait_seconds)
     answered = await accept(request, found, intake, key, wait_seconds)
-    known = await live(services, answered.job_id, answered.record)
+    known = await live_at_best(services, answered.job_id, answered.record)
     response = await _answer(request, answered.job_id, known, preference)
     if answered.is_replay:
         response.headers.update(REPLAYED)
@@ -77,7 +82,8 @@ async def _answer(request: Request, job_id: str, known: Record, preference: Pref
     if applied := preference.applied(answered_async=not is_final):
         headers["Preference-Applied"] = applied
     if not is_final:
-        headers |= {"Location": job_path(job["id"]), **await placed(services_of(request), job)}
+        headers |= await placed(services_of(request), job, record.priority_of(known))
+        headers["Location"] = job_path(job["id"])
         return json_response(job, 202, headers)
     headers["Content-Location"] = job_path(job["id"])
     problem = failure(job, ran=known.get("ran"))

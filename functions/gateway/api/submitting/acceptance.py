@@ -34,7 +34,7 @@ async def issue(
     services: Services, model: Model, intake: Intake, origin: Origin, job_id: str | None = None
 ) -> Ticket:
     """Store what is large, and write down the job. Dying here leaves a blob that nobody names."""
-    refuse_if_saturated(services, model, intake.deadline_seconds)
+    refuse_if_saturated(services, model, intake.deadline_seconds, intake.priority)
     await check_addresses(services.settings, intake)
     job_id = job_id or str(uuid7())
     created_at = services.clock()
@@ -46,7 +46,7 @@ async def issue(
         deadline=created_at + timedelta(seconds=intake.deadline_seconds),
         parameters=intake.parameters,
     )
-    return ticket.write(request, origin.trace, origin.tenant, intake.webhook_url)
+    return ticket.write(request, origin.trace, origin.tenant, intake.webhook_url, intake.priority)
 
 
 async def _payload(services: Services, job_id: str, intake: Intake) -> InputPayload:
@@ -67,7 +67,8 @@ async def start_and_wait(
     """Start the job; its final record, or None where the time is over before it has ended."""
     with services.waiters.listening(issued.job_id) as bell:
         await durable.start(issued.job_id, issued.text)
-        services.backlog.accepted(issued.model, datetime.fromisoformat(issued.created_at))
+        created_at = datetime.fromisoformat(issued.created_at)
+        services.backlog.accepted(issued.model, created_at, issued.priority)
         # From here on there is a job, and whatever happens, the answer says so.
         ended = await final_instance(durable, issued.job_id, bell, wait_seconds)
     return record.of_instance(ended) if ended else None

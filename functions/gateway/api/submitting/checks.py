@@ -10,6 +10,7 @@ from gateway import problems
 from gateway.api.submitting.dimensions import dimensions
 from gateway.errors import UnreadableImage
 from gateway.problems import Problem
+from gateway.queueing.priority import Priority
 from gateway.strict_json import encode, parse
 
 MAX_PARAMETERS_BYTES: Final = 16 * 1024
@@ -110,6 +111,16 @@ def checked_webhook_url(options: Mapping[str, Json]) -> str | None:
     if url is not None and not isinstance(url, str):
         raise Problem(problems.MALFORMED_REQUEST, "webhook.url: expected a text")
     return url
+
+
+def checked_priority(options: Mapping[str, Json]) -> Priority:
+    """How urgent the job is."""
+    given = options.get("priority")
+    try:
+        return Priority.NORMAL if given is None else Priority(given)
+    except ValueError:
+        known = " or ".join(Priority)
+        raise Problem(problems.MALFORMED_REQUEST, f"priority: expected {known}") from None
 
 
 def _parameters(given: Json) -> dict[str, Json]:

@@ -4,7 +4,7 @@ import base64
 import binascii
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
@@ -20,13 +20,16 @@ from gateway.api.submitting.checks import (
     check_options,
     check_size,
     checked_media_type,
+    checked_priority,
     checked_webhook_url,
 )
 from gateway.problems import Problem
+from gateway.queueing.priority import Priority
 from gateway.strict_json import encode, parse
 
-_OPTIONS: Final = frozenset({"parameters", "deadline_seconds", "webhook_url"})
-_MEMBERS: Final = frozenset({"input", "parameters", "deadline_seconds", "webhook"})
+_NO_TEXTS: Final = frozenset({"parameters", "deadline_seconds"})
+_OPTIONS: Final = _NO_TEXTS | {"priority", "webhook_url"}
+_MEMBERS: Final = _NO_TEXTS | {"input", "priority", "webhook"}
 _INPUTS: Final = ("base64", "json", "text", "upload", "url")
 _ENVELOPE_BYTES: Final = 64 * 1024
 
@@ -45,6 +48,7 @@ class Intake:
     upload: str | None = None
     stored: PayloadRef | None = None
     webhook_url: str | None = field(default=None, repr=False)
+    priority: Priority = Priority.NORMAL
 
 
 async def read_intake(request: Request, model: Model, options: Mapping[str, str]) -> Intake:
@@ -115,7 +119,7 @@ def _from_envelope(body: bytes, model: Model, options: Mapping[str, str]) -> Int
     if not isinstance(envelope, dict) or not isinstance(envelope.get("input"), dict):
         raise Problem(problems.MALFORMED_REQUEST, 'expected {"input": {…}, …}')
     _refuse_others("", envelope, _MEMBERS)
-    for name in _OPTIONS:
+    for name in _NO_TEXTS:
         # As texts they are for queries and forms, which have nothing else.
         if isinstance(envelope.get(name), str):
             raise Problem(problems.MALFORMED_REQUEST, f"{name}: cannot be a text in JSON")
@@ -144,15 +148,7 @@ def _from_upload(
 ) -> Intake:
     if not isinstance(upload, str):
         raise Problem(problems.MALFORMED_REQUEST, "input.upload: expected a text")
-    parameters, deadline_seconds = check_options(model, options)
-    return Intake(
-        media.essence(announced or ""),
-        b"",
-        parameters,
-        deadline_seconds,
-        upload=upload,
-        webhook_url=checked_webhook_url(options),
-    )
+    return _made(model, media.essence(announced or ""), b"", options, upload=upload)
 
 
 def _from_url(
@@ -163,10 +159,7 @@ def _from_url(
     media_type = media.essence(announced) if announced else None
     if media_type:
         check_accepted(model, media_type)
-    parameters, deadline_seconds = check_options(model, options)
-    source = PayloadUrl(url, media_type)
-    webhook_url = checked_webhook_url(options)
-    return Intake("", b"", parameters, deadline_seconds, url=source, webhook_url=webhook_url)
+    return _made(model, "", b"", options, url=PayloadUrl(url, media_type))
 
 
 def _with_webhook_url(envelope: dict[str, Json]) -> dict[str, Json]:
@@ -204,7 +197,19 @@ def _intake(
     model: Model, announced: str | None, data: bytes, options: Mapping[str, Json]
 ) -> Intake:
     check_size(model, len(data))
-    media_type = checked_media_type(model, announced, data)
+    return _made(model, checked_media_type(model, announced, data), data, options)
+
+
+def _made(
+    model: Model, media_type: str, data: bytes, options: Mapping[str, Json], **source: Any
+) -> Intake:
     parameters, deadline_seconds = check_options(model, options)
-    webhook_url = checked_webhook_url(options)
-    return Intake(media_type, data, parameters, deadline_seconds, webhook_url=webhook_url)
+    return Intake(
+        media_type,
+        data,
+        parameters,
+        deadline_seconds,
+        webhook_url=checked_webhook_url(options),
+        priority=checked_priority(options),
+        **source,
+    )
