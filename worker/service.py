@@ -16,7 +16,7 @@ from worker.inputs.fetching import Fetcher
 from worker.inputs.payloads import AzureBlobStore, Payloads
 from worker.messages.lease import Leases
 from worker.messages.servicebus import check_endpoint
-from worker.observed.health import Health
+from worker.observed.health import Health, checked
 from worker.outcomes.outlets import Outlets, ReplyQueues, Webhooks
 from worker.outcomes.replies import Replies
 from worker.remote.outbound import Outbound
@@ -56,8 +56,8 @@ class Worker:
             load=partial(Runner.load, torch_threads=settings.torch_threads),
         )
         self._consumers = [Consumer(model, services) for model in _models(settings)]
-        checks = {"/live": self.live, "/ready": self.ready}
-        self._health = Health(settings.health_host, settings.health_port, checks)
+        pages = {"/live": checked(self.live), "/ready": checked(self.ready)}
+        self._health = Health(settings.health_host, settings.health_port, pages)
         self._receiving: list[threading.Thread] = []
 
     @property

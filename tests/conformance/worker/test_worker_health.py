@@ -1,0 +1,90 @@
+"""The health server over real sockets: pages, and clients that are slow or rude."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from worker.observed.health import Answer, Health, checked
+
+MANY = 40
+
+
+def broken(accept: str) -> Answer:
+    raise RuntimeError("a page with a defect")
+
+
+@pytest.fixture
+def health() -> Iterator[Health]:
+    pages = {
+        "/well": checked(lambda: (True, {"n": 1})),
+        "/ill": checked(lambda: (False, {"reason": "draining"})),
+        "/broken": broken,
+        "/accept": lambda accept: Answer(200, "text/plain", accept.encode()),
+    }
+    server = Health("127.0.0.1", 0, pages, longest_seconds=0.3)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join(10)
+    server.server_close()
+
+
+def get(health: Health, path: str, **headers: str) -> httpx.Response:
+    return httpx.get(f"http://127.0.0.1:{health.server_port}{path}", headers=headers, timeout=5)
+
+
+def connection(health: Health) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", health.server_port), timeout=5)
+
+
+def test_answers_its_pages(health: Health) -> None:
+    well = get(health, "/well?verbose")
+    assert (well.status_code, well.json()) == (200, {"ok": True, "n": 1})
+    ill = get(health, "/ill")
+    assert (ill.status_code, ill.json()) == (503, {"ok": False, "reason": "draining"})
+    assert get(health, "/accept", accept="text/plain;version=0.0.4").text.endswith("0.0.4")
+
+
+def test_an_unknown_page_names_those_there_are(health: Health) -> None:
+    answer = get(health, "/")
+    assert answer.status_code == 404
+    assert answer.json() == {"paths": ["/accept", "/broken", "/ill", "/well"]}
+
+
+def test_a_head_has_the_headers_alone(health: Health) -> None:
+    answer = httpx.head(f"http://127.0.0.1:{health.server_port}/well", timeout=5)
+    assert answer.status_code == 200
+    assert int(answer.headers["content-length"]) == len(get(health, "/well").content)
+    assert answer.content == b""
+
+
+def test_a_defect_is_an_answer_too(health: Health) -> None:
+    assert get(health, "/broken").status_code == 500
+    assert get(health, "/well").status_code == 200
+
+
+def test_refuses_what_would_change_something(health: Health) -> None:
+    answer = httpx.post(f"http://127.0.0.1:{health.server_port}/well", timeout=5)
+    assert answer.status_code == 501
+
+
+def test_silent_clients_keep_nobody_out(health: Health) -> None:
+    silent = [connection(health) for _ in range(MANY)]
+    try:
+        assert get(health, "/well").status_code == 200
+    finally:
+        for one in silent:
+            one.close()
+
+
+def test_hangs_up_on_who_drips(health: Health) -> None:
+    with connection(health) as client:
+        client.sendall(b"GET /well HTTP/1.1\r\nx-slow: ")
+        # Never the end of the header: the server must not wait for it.
+        assert client.recv(100) == b""
