@@ -4,7 +4,7 @@ The way of one job through the modules:
 
     servicebus   the only place that knows the Service Bus SDK
     receiver     one thread a queue: receives while there is room, settles what is finished
-    consumer     what happens to a job, from its message to its settlement
+    consumer     one model's threads, and the steps in `jobs/` from message to settlement
     lease        one thread renews the locks of all that is held
     payloads     fetches inputs and stores results by claim check; pictures decodes
     batcher      gathers what waits for the device

@@ -1,0 +1,1 @@
+"""What happens to a job, from its message to its settlement: one module a step."""

@@ -1,0 +1,35 @@
+"""A job's input, decoded and preprocessed: an item for a batch."""
+
+from contract.catalogue import Model
+from contract.messages import PayloadUrl
+from worker.errors import HandedBack
+from worker.inference.residence import Residence
+from worker.inputs.fetching import Fetcher
+from worker.inputs.payloads import Payloads
+from worker.messages.job import Job
+
+
+class Reading:
+    """Reads the inputs of one model's jobs, wherever they are."""
+
+    def __init__(
+        self, model: Model, payloads: Payloads, fetcher: Fetcher, residence: Residence
+    ) -> None:
+        self._model = model
+        self._payloads = payloads
+        self._fetcher = fetcher
+        self._residence = residence
+
+    def read(self, job: Job) -> None:
+        """Set the job's item; whatever the input, its source or the model's code raises."""
+        given, runner = job.request.input, self._residence.runner
+        if runner is None:
+            raise HandedBack("the model was unloaded")
+        if isinstance(given, PayloadUrl):
+            job.item = runner.prepare(*self._fetcher.fetch(given, self._model))
+        elif runner.reads_files:
+            file = self._payloads.open(given, self._model, job.lease.wait)
+            job.item = runner.prepare_file(file, given.media_type)
+        else:
+            data = self._payloads.fetch(given, self._model, job.lease.wait)
+            job.item = runner.prepare(data, given.media_type)

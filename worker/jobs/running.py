@@ -1,0 +1,72 @@
+"""Batches through the model, on the device's thread."""
+
+from collections.abc import Callable
+
+from contract.fields import Json
+from worker.errors import Cancelled, HandedBack, InferenceFailed, LockLost, NotWaitedFor
+from worker.inference.execution import execute
+from worker.inference.residence import Residence
+from worker.jobs.ending import Endings
+from worker.jobs.opening import expired
+from worker.jobs.wanted import Wanted
+from worker.messages.job import Job
+from worker.messages.servicebus import utc_now
+from worker.outcomes.progress import Reporter
+
+
+class Running:
+    """Runs the batches of one model, one after the other."""
+
+    def __init__(
+        self,
+        residence: Residence,
+        wanted: Wanted,
+        endings: Endings,
+        reporter: Reporter | None,
+        answer: Callable[[Job, Json], None],
+    ) -> None:
+        """`reporter` is there where the model tells how far it is; `answer` takes results."""
+        self._residence = residence
+        self._wanted = wanted
+        self._endings = endings
+        self._reporter = reporter
+        self._answer = answer
+
+    def run(self, batch: list[Job]) -> None:
+        """Run a batch; each of its jobs is answered or ended as soon as its outcome is there."""
+        runner = self._residence.runner
+        jobs = [job for job in batch if self._is_worth_running(job)]
+        if runner is None:
+            for job in jobs:
+                self._endings.end(job, HandedBack("the model was unloaded"))
+            return
+        for job, ran in execute(runner, jobs, self._is_worth_running):
+            job.ran(ran.started_at, ran.inference_ms, ran.batch_size)
+            if ran.error is not None:
+                self._endings.fail(job, ran.error, InferenceFailed)
+            else:
+                self._endings.has_run(job)
+                self._answer(job, ran.result)
+
+    def _is_worth_running(self, job: Job) -> bool:
+        """Whether it is to run; one that is not has been ended."""
+        if job.lease.is_lost:
+            self._endings.end(job, LockLost("the lock was lost before the job ran"))
+        elif job.is_expired(utc_now()):
+            self._endings.end(job, expired(job, "the deadline passed before the job ran"))
+        elif self._reporter is not None:
+            return self._begin(job, self._reporter)
+        elif self._wanted.ask(job) is False:
+            # Cancelled while a batch before it kept the device busy.
+            self._endings.end(job, NotWaitedFor("nobody waits for this job any more"))
+        else:
+            return True
+        return False
+
+    def _begin(self, job: Job, reporter: Reporter) -> bool:
+        """Tell that a long job starts; False where it ends before it has begun."""
+        if job.context is None:
+            job.context = reporter.begin(job)
+        if job.context.is_cancelled:
+            self._endings.end(job, Cancelled("the job was cancelled before it ran"))
+        return not job.context.is_cancelled
