@@ -5,31 +5,48 @@
      "redrive": only once it was sent again {"job_id", "at", "is_done"}}
 
 The body holds the caller's input and the job's reply token, so it is never shown.
+
+Operators know a letter by its model and an id: the message's own, and for the queue of low priority
+a mark behind it that no id of a message can have.
 """
 
 import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from contract.catalogue import Model
 from contract.codec import decode_request, format_time
 from contract.errors import ContractError
 from contract.messages import InlineBytes, InlineJson, InputPayload, JobRequest, PayloadRef
 from contract.names import job_path
+from gateway.queueing.priority import Priority, queue_of
 from gateway.strict_json import encode
 
 PREFIX: Final = "dead-letters/"
 
-
-def letter_id(message_id: str) -> str:
-    """The last part of the name of a letter's blob."""
-    # Internal producers choose their own message ids: only what a blob name bears.
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-._") else "_" for c in message_id)
-    return safe if safe.strip(".") else "_"
+_LOW: Final = "~low"
 
 
 def letter_blob(queue: str, message_id: str) -> str:
     """Name of the blob that keeps a dead letter."""
-    return f"{PREFIX}{queue}/{letter_id(message_id)}"
+    # Internal producers choose their own message ids: only what a blob name bears.
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-._") else "_" for c in message_id)
+    return f"{PREFIX}{queue}/{safe if safe.strip('.') else '_'}"
+
+
+def id_of(name: str, priority: Priority) -> str:
+    """The id by which operators know the letter that is kept under this name in its queue."""
+    return f"{name}{_LOW}" if priority is Priority.LOW else name
+
+
+def letter_queue(model: Model, id_: str) -> str:
+    """The queue that the letter with this id comes from."""
+    return queue_of(model, Priority.LOW if id_.endswith(_LOW) else Priority.NORMAL)
+
+
+def blob_of(model: Model, id_: str) -> str:
+    """Name of the blob that keeps the letter with this id."""
+    return letter_blob(letter_queue(model, id_), id_.removesuffix(_LOW))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +105,17 @@ def _redrive(document: dict[str, Any]) -> Redrive | None:
     return None
 
 
-def resource(letter: Letter, model: str) -> dict[str, Any]:
+def resource(letter: Letter, model: Model) -> dict[str, Any]:
     """The letter for operators: no payload, no token, no address."""
-    path = f"/v1/admin/dead-letters/{model}/{letter.id}"
+    path = f"/v1/admin/dead-letters/{model.name}/{letter.id}"
     document, request, redrive = letter.document, letter.request, letter.redrive
     links = {"self": path, "redrive": f"{path}/redrive", "job": job_path(letter.job_id)}
     if redrive is not None:
         links["redriven_as"] = job_path(redrive.job_id)
     return {
         "id": letter.id,
-        "model": model,
+        "model": model.name,
+        "queue": letter_queue(model, letter.id),
         "job_id": letter.job_id,
         "message_id": document.get("message_id"),
         "reason": document.get("reason"),

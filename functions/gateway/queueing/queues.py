@@ -11,7 +11,7 @@ from gateway.errors import Unavailable
 from gateway.queueing.administration import Administration
 from gateway.settings import Endpoint
 
-_SEND_TIMEOUT_SECONDS = 10.0
+_SEND_TIMEOUT_SECONDS = 5.0
 _FAILURES = (ServiceBusError, OSError, TimeoutError)
 
 

@@ -3,7 +3,8 @@
 A job ends with its dead letter, and what has ended never changes. So the caller's work goes on as a
 new job with a new id, made of the old one's ticket: the same input, tenant and webhook, and as much
 time as the old one had. A message of a producer that is no gateway has no job here: it is sent
-again as it was, under a new message id, since the queue drops what it has seen.
+again as it was, to the queue that it was in, under a new message id, since that queue drops what
+it has seen.
 
 The letter is marked before anything is sent, and only one mark can be written. Who comes later
 finds it and, once the first must have given up, does the rest.
@@ -25,7 +26,7 @@ from gateway.durable import Durable, Instance
 from gateway.errors import NotRedrivable, UnknownLetter
 from gateway.jobs import ticket
 from gateway.jobs.waiting import final_instance
-from gateway.queueing.letters import Letter, Redrive, letter_blob, read
+from gateway.queueing.letters import Letter, Redrive, blob_of, letter_queue, read
 from gateway.services import Services
 
 SETTLE_SECONDS: Final = 5.0
@@ -63,14 +64,15 @@ async def redrive(services: Services, durable: Durable, model: Model, letter_id:
             created_at = datetime.fromisoformat(again.created_at)
             services.backlog.accepted(again.model, created_at, again.priority)
     else:
-        await services.queues.send(model.queue, _message(services, letter, request, mark))
+        queue = letter_queue(model, letter_id)
+        await services.queues.send(queue, _message(services, letter, request, mark))
     done = replace(mark, is_done=True)
-    await services.blobs.replace(letter_blob(model.queue, letter_id), letter.marked(done), etag)
+    await services.blobs.replace(blob_of(model, letter_id), letter.marked(done), etag)
     return Redriven(mark.job_id, is_ours, is_repeat=False)
 
 
 async def _kept(services: Services, model: Model, letter_id: str) -> tuple[Letter, str]:
-    note = await services.blobs.read(letter_blob(model.queue, letter_id))
+    note = await services.blobs.read(blob_of(model, letter_id))
     if note is None:
         raise UnknownLetter(letter_id)
     return read(letter_id, note.data), note.etag
@@ -105,9 +107,7 @@ async def _marked(
         return letter.redrive, etag
     job_id = str(uuid7()) if is_ours else letter.job_id
     mark = Redrive(job_id, format_time(services.clock()), is_done=False)
-    written = await services.blobs.replace(
-        letter_blob(model.queue, letter.id), letter.marked(mark), etag
-    )
+    written = await services.blobs.replace(blob_of(model, letter.id), letter.marked(mark), etag)
     if written is None:
         raise NotRedrivable("the letter is just being sent again")
     return mark, written

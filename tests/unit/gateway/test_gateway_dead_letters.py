@@ -18,7 +18,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 LETTERS = "/v1/admin/dead-letters"
 
 
-async def give_up(world: World, body: bytes, message_id: str, minute: int = 0) -> None:
+async def give_up(
+    world: World, body: bytes, message_id: str, minute: int = 0, queue: str = "noop"
+) -> None:
     """What the trigger does with a message that nobody finished."""
     message = ServiceBusMessage(
         body=body,
@@ -30,7 +32,7 @@ async def give_up(world: World, body: bytes, message_id: str, minute: int = 0) -
         dead_letter_reason="MaxDeliveryCountExceeded",
         enqueued_time_utc=datetime(2026, 3, 1, 12, minute, tzinfo=UTC),
     )
-    await dead_letters.fail_job(message, "noop", world.durable, world.services)
+    await dead_letters.fail_job(message, queue, world.durable, world.services)
 
 
 async def dead_job(world: World, data: bytes = b"secret") -> str:
@@ -158,6 +160,59 @@ async def test_a_producers_message_is_sent_as_it_was(world: World) -> None:
     assert sent.deadline == world.clock() + timedelta(seconds=60)
     assert (await redrive(world, "order-7")).json()["is_repeat"] is True
     assert len(world.queues.sent) == 1
+
+
+async def low_job(world: World) -> str:
+    """The id of a job of low priority that was given up."""
+    job_id = await world.accept(priority="low")
+    await give_up(world, encode_request(world.queues.request()), job_id, queue="noop-low")
+    return job_id
+
+
+async def test_a_low_letter_goes_back_to_its_queue(world: World) -> None:
+    job_id = await low_job(world)
+    assert (await world.job(job_id))["error"]["code"] == "dead-lettered"
+    letter = (await world.http.get(f"{LETTERS}/noop/{job_id}~low")).json()
+    assert (letter["id"], letter["queue"]) == (f"{job_id}~low", "noop-low")
+    assert (await world.http.get(f"{LETTERS}/noop/{job_id}")).status_code == 404
+    sent = await world.http.post(letter["links"]["redrive"])
+    assert sent.status_code == 202, sent.text
+    assert world.queues.sent[-1][0] == "noop-low"
+    assert (await redrive(world, f"{job_id}~low")).json()["is_repeat"] is True
+    assert len(world.queues.sent) == 2
+    marked = (await world.http.get(letter["links"]["self"])).json()
+    assert marked["redriven_as"] == sent.json()["job_id"]
+
+
+async def test_a_producers_low_message_goes_back_to_its_queue(world: World) -> None:
+    now = world.clock()
+    source = InlineBytes("text/plain", b"hello")
+    request = JobRequest("order-7", "noop", source, now, now + timedelta(seconds=60))
+    for queue in ("noop", "noop-low"):
+        # The same message id in both is two letters.
+        await give_up(world, encode_request(request), "order-7", queue=queue)
+    assert (await redrive(world, "order-7~low")).status_code == 202
+    assert [queue for queue, _ in world.queues.sent] == ["noop-low"]
+    shown = {letter["id"]: letter["redriven_as"] for letter in (await page(world))["dead_letters"]}
+    assert shown == {"order-7": None, "order-7~low": "order-7"}
+    assert (await world.http.delete(f"{LETTERS}/noop/order-7~low")).status_code == 204
+    assert [letter["id"] for letter in (await page(world))["dead_letters"]] == ["order-7"]
+
+
+async def test_pages_and_purges_go_over_both_queues(world: World) -> None:
+    low = [f"{await low_job(world)}~low" for _ in range(3)]
+    normal = [await dead_job(world) for _ in range(3)]
+    found: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        part = await page(world, limit=2, **cursor)
+        found += [letter["id"] for letter in part["dead_letters"]]
+        if part["next_cursor"] is None:
+            break
+        cursor = {"cursor": part["next_cursor"]}
+    assert found == [*sorted(normal), *sorted(low)]
+    purged = await world.http.delete(LETTERS, params={"model": "noop"})
+    assert purged.json() == {"deleted": 6, "is_complete": True}
 
 
 async def test_what_cannot_be_sent_again(world: World) -> None:

@@ -1,11 +1,14 @@
 """The shapes of the admin routes that OpenAPI shows."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, Field
 
-_ID = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
+LETTER_ID: Final = "[A-Za-z0-9._-]{1,128}(?:~low)?"
+"""What an id looks like: its message's, in what a blob name bears, and a mark for low priority."""
+
+_ID: Final = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 
 
 class LetterInput(BaseModel):
@@ -30,6 +33,7 @@ class DeadLetter(BaseModel):
 
     id: str = Field(examples=[_ID])
     model: str = Field(examples=["classifier"])
+    queue: str = Field(description="Where it was, and goes again.", examples=["classifier"])
     job_id: str = Field(examples=[_ID])
     message_id: str | None
     reason: str | None = Field(examples=["MaxDeliveryCountExceeded"])

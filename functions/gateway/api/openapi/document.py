@@ -12,6 +12,7 @@ from contract.catalogue import Catalogue
 from gateway.api.access import is_open
 from gateway.api.headers import DESCRIPTIONS, headers_of
 from gateway.api.oip.openapi import OipError
+from gateway.api.openapi.admin_schemas import LETTER_ID
 from gateway.api.openapi.operations import PROBLEM_SCHEMAS
 from gateway.api.responses import PROBLEM_MEDIA_TYPE
 from gateway.api.routes.job_list import MAX_LIMIT
@@ -42,8 +43,11 @@ _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
         "example": "classifier",
     },
     "letter_id": {
-        "description": "A dead letter's id: its message's, in what a blob name bears.",
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+        "description": (
+            "A dead letter's id: its message's, in what a blob name bears, and `~low` after it for "
+            "one of low priority."
+        ),
+        "schema": {"type": "string", "pattern": f"^{LETTER_ID}$"},
         "example": _JOB_ID,
     },
     "version": {

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from itertools import islice
+from operator import itemgetter
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
@@ -12,13 +13,20 @@ from contract.names import job_path
 from gateway import problems
 from gateway.access.callers import Scope
 from gateway.api.context import durable_of, refuse_unknown_query, require, services_of
-from gateway.api.openapi.admin_schemas import DeadLetter, DeadLetters, Purged, RedrivenLetter
+from gateway.api.openapi.admin_schemas import (
+    LETTER_ID,
+    DeadLetter,
+    DeadLetters,
+    Purged,
+    RedrivenLetter,
+)
 from gateway.api.openapi.operations import responses
 from gateway.api.responses import json_response
 from gateway.api.routes.models import found_model
 from gateway.errors import NotRedrivable, UnknownLetter
 from gateway.problems import Problem
-from gateway.queueing.letters import PREFIX, letter_blob, read, resource
+from gateway.queueing.letters import PREFIX, blob_of, id_of, read, resource
+from gateway.queueing.priority import Priority, queue_of
 from gateway.queueing.redrive import redrive
 from gateway.services import Services
 
@@ -27,8 +35,8 @@ MAX_LIMIT: Final = 100
 MOST_PURGED: Final = 500
 
 _READS_AT_ONCE: Final = 8
-_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_CURSOR: Final = re.compile(r"[a-z0-9-]{1,63}/[A-Za-z0-9._-]{1,128}")
+_ID: Final = re.compile(LETTER_ID)
+_CURSOR: Final = re.compile(r"[a-z0-9-]{1,70}/[A-Za-z0-9._-]{1,128}")
 _PRIVATE: Final = {"Cache-Control": "no-store"}
 
 router = APIRouter(tags=["admin"])
@@ -63,7 +71,7 @@ async def list_dead_letters(
     gate = asyncio.Semaphore(_READS_AT_ONCE)
     found = await asyncio.gather(*(_resource(services, gate, *place) for place in shown))
     more = len(places) > count
-    next_cursor = f"{shown[-1][0].queue}/{shown[-1][1]}" if more else None
+    next_cursor = blob_of(*shown[-1]).removeprefix(PREFIX) if more else None
     letters = [letter for letter in found if letter is not None]
     return json_response({"dead_letters": letters, "next_cursor": next_cursor}, headers=_PRIVATE)
 
@@ -71,16 +79,20 @@ async def list_dead_letters(
 async def _places(
     services: Services, models: list[Model], after: str, count: int
 ) -> list[tuple[Model, str]]:
-    """The first letters after this place, in order."""
+    """The first letters after this place, in order: whose each is, and its id."""
     found: list[tuple[Model, str]] = []
-    for model in sorted(models, key=lambda model: model.queue):
-        if model.queue < after.partition("/")[0]:
+    queues = {
+        queue_of(model, priority): (model, priority) for model in models for priority in Priority
+    }
+    last_queue, _, last_name = after.partition("/")
+    for queue, (model, priority) in sorted(queues.items(), key=itemgetter(0)):
+        if queue < last_queue:
             continue
-        prefix = f"{PREFIX}{model.queue}/"
+        prefix = f"{PREFIX}{queue}/"
         async for blob in services.blobs.list(prefix):
-            id_ = blob.name.removeprefix(prefix)
-            if f"{model.queue}/{id_}" > after:
-                found.append((model, id_))
+            name = blob.name.removeprefix(prefix)
+            if (queue, name) > (last_queue, last_name):
+                found.append((model, id_of(name, priority)))
             if len(found) == count:
                 return found
     return found
@@ -90,8 +102,8 @@ async def _resource(
     services: Services, gate: asyncio.Semaphore, model: Model, id_: str
 ) -> dict[str, Any] | None:
     async with gate:
-        note = await services.blobs.read(letter_blob(model.queue, id_))
-    return None if note is None else resource(read(id_, note.data), model.name)
+        note = await services.blobs.read(blob_of(model, id_))
+    return None if note is None else resource(read(id_, note.data), model)
 
 
 @router.delete(
@@ -108,7 +120,7 @@ async def purge_dead_letters(request: Request, model: ModelOption = None) -> Res
     found = found_model(services, model)
     places = await _places(services, [found], "", MOST_PURGED + 1)
     for _, id_ in islice(places, MOST_PURGED):
-        await services.blobs.delete(letter_blob(found.queue, id_))
+        await services.blobs.delete(blob_of(found, id_))
     deleted = min(len(places), MOST_PURGED)
     return json_response({"deleted": deleted, "is_complete": deleted == len(places)})
 
@@ -123,10 +135,10 @@ async def get_dead_letter(request: Request, model: str, letter_id: str) -> Respo
     """What is known of it, without its payload."""
     services = _admitted(request)
     found = found_model(services, model)
-    note = await services.blobs.read(letter_blob(found.queue, _known_id(letter_id)))
+    note = await services.blobs.read(blob_of(found, _known_id(letter_id)))
     if note is None:
         raise _unknown(letter_id)
-    return json_response(resource(read(letter_id, note.data), found.name), headers=_PRIVATE)
+    return json_response(resource(read(letter_id, note.data), found), headers=_PRIVATE)
 
 
 @router.post(
@@ -170,7 +182,7 @@ async def purge_dead_letter(request: Request, model: str, letter_id: str) -> Res
     """Delete it. Idempotent."""
     services = _admitted(request)
     found = found_model(services, model)
-    await services.blobs.delete(letter_blob(found.queue, _known_id(letter_id)))
+    await services.blobs.delete(blob_of(found, _known_id(letter_id)))
     return Response(status_code=204)
 
 
