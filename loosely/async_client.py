@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
+from loosely.endpoint import Priority
 from loosely.errors import LooselyError
 from loosely.events import Event
 from loosely.following import events
@@ -78,6 +79,7 @@ class AsyncClient:
         parameters: Mapping[str, Any] | None = None,
         deadline_seconds: int | None = None,
         webhook_url: str | None = None,
+        priority: Priority | None = None,
         wait_seconds: int = 0,
         idempotency_key: str | None = None,
     ) -> Job:
@@ -86,6 +88,7 @@ class AsyncClient:
         The gateway answers as soon as the job has ended, after ``wait_seconds`` (0 to 200) at
         the latest. The media type is found from the bytes unless it is given. What is too
         large for a request goes by upload.
+        With ``priority="low"`` the job waits until no other of the model does.
 
         Raises:
             RequestRefused: no job was made.
@@ -98,6 +101,7 @@ class AsyncClient:
             parameters=parameters,
             deadline_seconds=deadline_seconds,
             webhook_url=webhook_url,
+            priority=priority,
             idempotency_key=idempotency_key,
         )
         return await self._done(submission.submitted(self._operations, wait_seconds))
@@ -111,6 +115,7 @@ class AsyncClient:
         parameters: Mapping[str, Any] | None = None,
         deadline_seconds: int | None = None,
         webhook_url: str | None = None,
+        priority: Priority | None = None,
         wait_seconds: float | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
@@ -131,6 +136,7 @@ class AsyncClient:
             parameters=parameters,
             deadline_seconds=deadline_seconds,
             webhook_url=webhook_url,
+            priority=priority,
             idempotency_key=idempotency_key,
         )
         return await self._done(submission.run(self._operations, wait_seconds))

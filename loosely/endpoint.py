@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 import httpx
@@ -20,6 +20,9 @@ _HIGHEST_PORT: Final = 65535
 _JSON: Final = "application/json"
 
 
+Priority = Literal["normal", "low"]
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a submit may say besides the payload; ``None`` leaves it to the gateway."""
@@ -27,6 +30,7 @@ class Options:
     parameters: Mapping[str, Any] | None = None
     deadline_seconds: int | None = None
     webhook_url: str | None = None
+    priority: Priority | None = None
 
     def members(self) -> dict[str, Any]:
         """The options that were given, as members of a JSON submit."""
@@ -37,6 +41,8 @@ class Options:
             given["deadline_seconds"] = self.deadline_seconds
         if self.webhook_url is not None:
             given["webhook"] = {"url": self.webhook_url}
+        if self.priority is not None:
+            given["priority"] = self.priority
         return given
 
     def query(self) -> dict[str, str]:
@@ -48,6 +54,8 @@ class Options:
             given["deadline_seconds"] = str(self.deadline_seconds)
         if self.webhook_url is not None:
             given["webhook_url"] = self.webhook_url
+        if self.priority is not None:
+            given["priority"] = self.priority
         return given
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from loosely import __version__
 from loosely.credentials import api_key_of_environment
-from loosely.endpoint import LOOPBACK, Endpoint, Options, Terms, parse_url
+from loosely.endpoint import LOOPBACK, Endpoint, Options, Priority, Terms, parse_url
 from loosely.job import Job, Upload
 from loosely.operations import POLL_SECONDS, Operations, new_key
 from loosely.payload import Payload, Source
@@ -37,10 +37,11 @@ class Submission:
         parameters: Mapping[str, Any] | None,
         deadline_seconds: int | None,
         webhook_url: str | None,
+        priority: Priority | None,
         idempotency_key: str | None,
     ) -> "Submission":
         """Gather the arguments of `submit` and `run`."""
-        options = Options(parameters, deadline_seconds, webhook_url)
+        options = Options(parameters, deadline_seconds, webhook_url, priority)
         return cls(source, model, media_type, options, idempotency_key or new_key())
 
     def submitted(self, operations: Operations, wait_seconds: int) -> Steps[Job]:

@@ -25,7 +25,7 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object a line, as the gateway has it.")
 ]
 _SHOWN = (
-    *("model", "job_id", "reason", "description", "delivery_count"),
+    *("model", "queue", "job_id", "reason", "description", "delivery_count"),
     *("created_at", "deadline", "dead_lettered_at", "redriven_at", "redriven_as"),
 )
 

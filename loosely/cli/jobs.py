@@ -15,6 +15,7 @@ from loosely.cli.progress import Progress, spinning
 from loosely.cli.tables import job_details, job_summary, print_to, result_view
 from loosely.cli.text import printable, printable_lines
 from loosely.client import Client
+from loosely.endpoint import Priority
 from loosely.job import Job, Result
 from loosely.payload import Source
 from loosely.surface import LONGEST_WAIT_SECONDS
@@ -55,6 +56,10 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
         int | None,
         typer.Option(min=1, metavar="SECONDS", help="After how long nobody wants the result."),
     ] = None,
+    priority: Annotated[
+        Priority | None,
+        typer.Option(help="low waits until no other job of the model does."),
+    ] = None,
     media_type: Annotated[
         str | None,
         typer.Option(
@@ -84,6 +89,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
                 media_type=media_type,
                 wait_seconds=0 if detach else wait,
                 deadline_seconds=deadline,
+                priority=priority,
             )
         if not (job.is_final or detach):
             with connect(url, api_key, FOLLOWING_RETRY) as client:

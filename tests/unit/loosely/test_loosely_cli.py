@@ -68,14 +68,17 @@ def test_submit_follows_what_was_not_ready(
     ]
     done = runner.invoke(
         app,
-        ["submit", picture, "-m", "classifier", "--wait", "0", "--deadline", "9"],
+        [
+            *("submit", picture, "-m", "classifier", "--wait", "0"),
+            *("--deadline", "9", "--priority", "low"),
+        ],
         env={"LOOSELY_URL": gateway.url},
     )
 
     assert done.exit_code == 0, done.output
     assert "Egyptian cat" in done.stdout
     assert [asked.target for asked in gateway.asked] == [
-        "/v1/models/classifier/jobs?deadline_seconds=9",
+        "/v1/models/classifier/jobs?deadline_seconds=9&priority=low",
         f"/v1/jobs/{JOB_ID}/events",
     ]
 

@@ -66,6 +66,7 @@ def test_a_submit_says_all_that_it_was_given(gateway: ScriptedGateway, make: Mak
         parameters={"top": 3},
         deadline_seconds=60,
         webhook_url="https://example.org/",
+        priority="low",
         idempotency_key="mine",
     )
 
@@ -74,7 +75,7 @@ def test_a_submit_says_all_that_it_was_given(gateway: ScriptedGateway, make: Mak
     assert asked.body == JPEG
     assert asked.target == (
         "/v1/models/classifier/jobs?parameters=%7B%22top%22%3A+3%7D&deadline_seconds=60"
-        "&webhook_url=https%3A%2F%2Fexample.org%2F"
+        "&webhook_url=https%3A%2F%2Fexample.org%2F&priority=low"
     )
     assert asked.headers["prefer"] == "respond-async"
     assert asked.headers["content-type"] == "image/jpeg"
@@ -337,7 +338,11 @@ def test_what_is_too_large_for_a_request_goes_by_upload(
         answer(200, SUCCEEDED),
     ]
     make(gateway.url).run(
-        large, "classifier", deadline_seconds=9, webhook_url="https://example.org/hook"
+        large,
+        "classifier",
+        deadline_seconds=9,
+        webhook_url="https://example.org/hook",
+        priority="low",
     )
     targets = [asked.target for asked in gateway.asked]
     assert targets == [
@@ -350,6 +355,7 @@ def test_what_is_too_large_for_a_request_goes_by_upload(
         "input": {"upload": "ref-1", "media_type": "image/jpeg"},
         "deadline_seconds": 9,
         "webhook": {"url": "https://example.org/hook"},
+        "priority": "low",
     }
 
 
