@@ -43,7 +43,8 @@ class Model:
     empty where it needs none, and `weights_sha256` says which bytes are meant: always for a blob.
     `options` go to the constructor of `Infer` by their names. `memory_bytes` is how much of the
     device the model takes, as far as somebody knows; 0 where it is to be found out.
-    `result_media_type` is what a result is: JSON, a picture or any bytes.
+    `result_media_type` is what a result is: JSON, a picture or any bytes. `uses_gpu` says whether a
+    deployment gives the model's workers a GPU.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Model:
     weights_sha256: str = ""
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
     memory_bytes: int = 0
+    uses_gpu: bool = True
     result_media_type: str = media.JSON
 
 
