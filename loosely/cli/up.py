@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loosely.cli.scale import (
+    CooldownOption,
+    PollOption,
+    ScaleOption,
+    TargetOption,
+    fleet_plan,
+    local_scaling,
+)
 from loosely.up.errors import UnknownPart, UpError
 from loosely.up.ports import PORT_COUNT, Ports
 from loosely.up.system import PART_NAMES, Settings, loosely_parts
 
 if TYPE_CHECKING:
+    from loosely.scaling.rules import Scaling
     from loosely.up.run import Plan
 
 _DATA_DIRECTORY = ".loosely"
@@ -61,17 +70,24 @@ WithoutOption = Annotated[
 ]
 
 
-def up(
+def up(  # noqa: PLR0913, PLR0917 - Typer makes an option of each
     port: PortOption = None,
     data: DataOption = None,
     log_level: LogLevelOption = None,
     only: OnlyOption = None,
     without: WithoutOption = None,
+    scale: ScaleOption = None,
+    scale_target: TargetOption = 5,
+    scale_poll: PollOption = 1.0,
+    scale_cooldown: CooldownOption = 20.0,
 ) -> None:
     """Start the whole system on this machine: blobs, Service Bus, gateway and worker.
 
     Every part is a process that is restarted when it dies. Ctrl-C stops them in order.
     """
+    scaling = None
+    if scale is not None:
+        scaling = local_scaling(scale, scale_target, scale_poll, scale_cooldown)
     # Here and below: the other commands need not pay for what only `up` loads.
     from rich.console import Console  # noqa: PLC0415
 
@@ -80,11 +96,13 @@ def up(
 
     try:
         names = choose(only or [], without or [])
+        if scaling is not None and "worker" not in names:
+            raise UnknownPart("--scale: the worker is left out")
         root = find_root(Path.cwd())
         directory = (data or root / _DATA_DIRECTORY).resolve()
         ports = Ports() if port is None else Ports.from_base(port)
         exit_code = run(
-            lambda: _plan(root, directory, ports, log_level, names), directory, Console()
+            lambda: _plan(root, directory, ports, log_level, names, scaling), directory, Console()
         )
     except UpError as error:
         typer.echo(f"loosely up: {error}", err=True)
@@ -113,8 +131,13 @@ def choose(only: Sequence[str], without: Sequence[str]) -> frozenset[str]:
     return left
 
 
-def _plan(
-    root: Path, directory: Path, ports: Ports, log_level: LogLevel | None, names: frozenset[str]
+def _plan(  # noqa: PLR0913, PLR0917 - one for each thing that was asked for
+    root: Path,
+    directory: Path,
+    ports: Ports,
+    log_level: LogLevel | None,
+    names: frozenset[str],
+    scaling: "Scaling | None",
 ) -> "Plan":
     from loosely.up.data import reply_token_key  # noqa: PLC0415
     from loosely.up.environment import shared_environment, users_environment  # noqa: PLC0415
@@ -130,8 +153,13 @@ def _plan(
         catalogue=Path(catalogue).resolve() if catalogue else None,
         log_level=log_level or user.get("LOG_LEVEL", LogLevel.info).lower(),
     )
+    parts = {part.name: part for part in loosely_parts(settings) if part.name in names}
+    fleet = None
+    if scaling is not None:
+        fleet = fleet_plan(settings, scaling, parts.pop("worker"), user)
     return Plan(
-        parts=tuple(part for part in loosely_parts(settings) if part.name in names),
+        parts=tuple(parts.values()),
+        fleet=fleet,
         directory=root,
         data=directory,
         url=settings.gateway_url,

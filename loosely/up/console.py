@@ -70,8 +70,10 @@ class Board:
             case events.Started():
                 pass
             case events.Ready(part, seconds, again=False):
-                self._rows[part.name].seconds = seconds
-                if self._live is None:
+                row = self._rows.get(part.name)
+                if row is not None:
+                    row.seconds = seconds
+                if row is None or self._live is None:
                     self._line(part, f"ready in {seconds:.1f} s", part.summary, part.address)
             case events.Ready(part, seconds):
                 self._line(part, f"is back after {seconds:.1f} s", style="green")
@@ -86,10 +88,22 @@ class Board:
                     f"again in {restart_in_seconds:.1f} s",
                     style="red",
                 )
+            case events.Scaled() | events.Blind() | events.Failed():
+                self._tell_of_fleet(event)
             case events.Stopping(part):
                 self._line(part, "is stopping")
             case events.Stopped(part, seconds, killed):
                 self._line(part, f"{'killed' if killed else 'stopped'} after {seconds:.1f} s")
+
+    def _tell_of_fleet(self, event: events.Scaled | events.Blind | events.Failed) -> None:
+        match event:
+            case events.Scaled(part, before, after, messages):
+                counted = "1 message" if messages == 1 else f"{messages} messages"
+                self._line(part, f"{before} → {after}", counted, style="cyan")
+            case events.Blind(part, reason):
+                self._line(part, f"stays as it is: {reason}", style="yellow")
+            case events.Failed(part, reason):
+                self._line(part, f"is given up: {reason}", style="red")
 
     def _line(self, part: Part, *texts: str, style: str = "") -> None:
         name = part.name.ljust(self._width)

@@ -59,7 +59,33 @@ class Stopped:
     killed: bool
 
 
-Event = Started | Ready | Slow | Died | Stopping | Stopped
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A part was given up, though others like it run; another will be started."""
+
+    part: Part
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """A fleet has another size, with so many messages in the queues."""
+
+    part: Part
+    before: int
+    after: int
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Blind:
+    """The queues have not been counted for a while, so a fleet keeps its size."""
+
+    part: Part
+    reason: str
+
+
+Event = Started | Ready | Slow | Died | Stopping | Stopped | Failed | Scaled | Blind
 Watcher = Callable[[Event], None]
 
 

@@ -85,6 +85,7 @@ class Keeper:
         if process is None:
             run.cancel()
             await asyncio.wait([run])
+            self.tell(events.Stopped(self.part, 0.0, killed=False))
             return
         self.tell(events.Stopping(self.part))
         with suppress(ProcessLookupError):
@@ -101,6 +102,10 @@ class Keeper:
             kill_group(process.pid)
             await asyncio.wait([run])
         self.tell(events.Stopped(self.part, self.clock() - asked_at, killed))
+
+    def cut_logs(self) -> None:
+        """Keep the log in its bounds."""
+        self.log.cut()
 
     async def _live(self, process: Process, started_at: float) -> None:
         """Return when ``process`` has ended; say when it becomes ready on the way."""

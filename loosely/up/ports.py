@@ -2,7 +2,7 @@
 
 import errno
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import astuple, dataclass
 
 from loosely.up.errors import PortBusy
@@ -56,6 +56,14 @@ def is_free(port: int) -> bool:
                 return False
             raise
     return True
+
+
+def next_free(first: int, taken: Collection[int]) -> int:
+    """Return the lowest free port from ``first`` on that is not in ``taken``."""
+    for port in range(first, _HIGHEST_PORT + 1):
+        if port not in taken and is_free(port):
+            return port
+    raise PortBusy(f"no free port was found from {first} on")
 
 
 def free_base(first: int = _FIRST_OFFER) -> int:

@@ -1,24 +1,26 @@
 """One run of ``up``: own the data directory, check ports, supervise, tell."""
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from loosely.up import console as board
 from loosely.up import events, ports
-from loosely.up.data import RunningPart, RunningSystem, own
+from loosely.up.data import RunningSystem, own
+from loosely.up.fleet import Fleet, FleetPlan
 from loosely.up.guard import Guard
 from loosely.up.keeper import Keeper, Patience
 from loosely.up.launcher import Launcher
 from loosely.up.logs import PartLog
 from loosely.up.parts import Part
-from loosely.up.supervisor import Supervisor
+from loosely.up.record import Record
+from loosely.up.supervisor import Member, Supervisor
 
 _KILLED_EXIT_CODE = 130
 
@@ -36,7 +38,14 @@ class Plan:
     url: str
     picture: Path
     environment: Mapping[str, str] = field(repr=False)
+    #: What comes after the parts, in changing numbers.
+    fleet: FleetPlan | None = None
     patience: Patience = field(default_factory=Patience)
+
+    @property
+    def shown(self) -> Sequence[Part]:
+        """What is shown while it starts."""
+        return self.parts if self.fleet is None else (*self.parts, self.fleet.part)
 
     @property
     def logs(self) -> Path:
@@ -73,15 +82,18 @@ async def _supervise(plan: Plan, console: Console) -> int:
     guard = Guard()
     try:
         launcher = Launcher(plan.directory, plan.environment, guard)
-        record = _Record(plan)
-        with board.Board(console, plan.parts) as shown:
+        record = Record(plan.data, plan.logs, plan.url, plan.parts)
+        with board.Board(console, plan.shown) as shown:
 
             def tell(event: events.Event) -> None:
                 record.follow(event)
                 shown.tell(event)
 
-            keepers = [_keeper(plan, part, launcher, tell) for part in plan.parts]
-            supervisor = Supervisor(keepers)
+            keep = partial(_keeper, plan, launcher, tell, {})
+            members: list[Member] = [keep(part) for part in plan.parts]
+            if plan.fleet is not None:
+                members.append(Fleet(plan.fleet, keep, tell))
+            supervisor = Supervisor(members)
             _stop_on_signals(supervisor, shown)
             welcome = asyncio.create_task(_welcome(supervisor, shown, plan, console, started_at))
             try:
@@ -94,9 +106,13 @@ async def _supervise(plan: Plan, console: Console) -> int:
     return _KILLED_EXIT_CODE if supervisor.killed else 0
 
 
-def _keeper(plan: Plan, part: Part, launcher: Launcher, tell: events.Watcher) -> Keeper:
-    log = PartLog(plan.logs / f"{part.name}.log")
-    log.rotate()
+def _keeper(
+    plan: Plan, launcher: Launcher, tell: events.Watcher, logs: dict[str, PartLog], part: Part
+) -> Keeper:
+    log = logs.get(part.name)
+    if log is None:
+        log = logs[part.name] = PartLog(plan.logs / f"{part.name}.log")
+        log.rotate()
     return Keeper(part, log, launcher, tell, patience=plan.patience)
 
 
@@ -127,39 +143,3 @@ async def _welcome(
         picture=plan.picture,
         logs=plan.logs,
     )
-
-
-class _Record:
-    """Keeps ``up.json`` in step with what runs.
-
-    It appears once every part has been started, and a dead part stays in it, not ready,
-    until its successor takes its place: readers find all parts or nothing.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._parts: dict[str, RunningPart] = {}
-        self._complete = False
-
-    def follow(self, event: events.Event) -> None:
-        part = event.part
-        match event:
-            case events.Started(_, pid):
-                log = str(self._plan.logs / f"{part.name}.log")
-                self._parts[part.name] = RunningPart(pid, dict(part.ports), log, ready=False)
-            case events.Ready():
-                self._set_ready(part, ready=True)
-            case events.Died() | events.Stopping():
-                self._set_ready(part, ready=False)
-            case events.Stopped():
-                del self._parts[part.name]
-            case _:
-                return
-        self._complete = self._complete or len(self._parts) == len(self._plan.parts)
-        if self._complete:
-            # In the order of the table, whichever process came first.
-            parts = {p.name: self._parts[p.name] for p in self._plan.parts if p.name in self._parts}
-            RunningSystem(os.getpid(), self._plan.url, parts).write(self._plan.data)
-
-    def _set_ready(self, part: Part, *, ready: bool) -> None:
-        self._parts[part.name] = replace(self._parts[part.name], ready=ready)

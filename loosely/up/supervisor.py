@@ -2,16 +2,30 @@
 
 import asyncio
 from collections.abc import Sequence
-
-from loosely.up.keeper import Keeper
+from typing import Protocol
 
 _LOG_CHECK_SECONDS = 5.0
+
+
+class Member(Protocol):
+    """One part's keeper, or a fleet of them."""
+
+    has_been_ready: asyncio.Event
+
+    async def run(self) -> None:
+        """Start, and keep running; raises UpError."""
+
+    async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
+        """End what runs, and ``run``."""
+
+    def cut_logs(self) -> None:
+        """Keep the logs in their bounds."""
 
 
 class Supervisor:
     """Runs keepers, given in the order in which the parts rely on one another."""
 
-    def __init__(self, keepers: Sequence[Keeper]) -> None:
+    def __init__(self, keepers: Sequence[Member]) -> None:
         """Nothing is started before :meth:`run`."""
         self._keepers = keepers
         self._stop = asyncio.Event()
@@ -67,4 +81,4 @@ class Supervisor:
         while True:
             await asyncio.sleep(_LOG_CHECK_SECONDS)
             for keeper in self._keepers:
-                keeper.log.cut()
+                keeper.cut_logs()

@@ -135,10 +135,15 @@ def _functions(settings: Settings) -> Part:
     )
 
 
-def _worker(settings: Settings) -> Part:
-    port = settings.ports.worker_health
+def worker_replica(settings: Settings, number: int, port: int) -> Part:
+    """Return one of several workers, with its health on ``port``."""
+    return _worker(settings, f"worker-{number}", port)
+
+
+def _worker(settings: Settings, name: str = "worker", port: int | None = None) -> Part:
+    port = port or settings.ports.worker_health
     return Part(
-        name="worker",
+        name=name,
         summary="PyTorch worker",
         address=f"http://{_HOST}:{port}/ready",
         command=_python("worker"),
