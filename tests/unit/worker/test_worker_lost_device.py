@@ -1,0 +1,152 @@
+"""Which errors mean that the device is lost to the process; the texts are those of PyTorch."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.errors import InvalidInput
+from worker.inference.lost_device import Verdict, is_device_lost, verdict_of
+
+ASYNC = (
+    "\nSearch for `{}' in https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html "
+    "for more information.\nCUDA kernel errors might be asynchronously reported at some other API "
+    "call, so the stacktrace below might be incorrect.\nFor debugging consider passing "
+    "CUDA_LAUNCH_BLOCKING=1\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n"
+)
+OTHERWISE = "\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n"
+
+
+class AcceleratorError(RuntimeError):
+    """As torch raises it: a RuntimeError with the cudaError_t."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.error_code = code
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch raises it."""
+
+
+TEXTS = [
+    # Of torch's CUDA calls, in this and in earlier versions.
+    ("CUDA error: device-side assert triggered" + ASYNC.format("cudaErrorAssert"), Verdict.LOST),
+    ("CUDA error: an illegal memory access was encountered" + ASYNC, Verdict.LOST),
+    ("CUDA error: unspecified launch failure" + ASYNC, Verdict.LOST),
+    ("CUDA error: misaligned address" + ASYNC, Verdict.LOST),
+    ("CUDA error: an illegal instruction was encountered" + ASYNC, Verdict.LOST),
+    ("CUDA error: invalid program counter" + ASYNC, Verdict.LOST),
+    ("CUDA error: hardware stack error" + ASYNC, Verdict.LOST),
+    ("CUDA error: the launch timed out and was terminated" + ASYNC, Verdict.LOST),
+    ("CUDA error: uncorrectable ECC error encountered" + OTHERWISE, Verdict.LOST),
+    (
+        "CUDA error: uncorrectable NVLink error detected during the execution" + ASYNC,
+        Verdict.LOST,
+    ),
+    ("cuda runtime error (59) : device-side assert triggered", Verdict.LOST),
+    ("Triton Error [CUDA]: an illegal memory access was encountered", Verdict.LOST),
+    ("CUDA driver error: device-side assert triggered", Verdict.LOST),
+    # What may be a bad call or the end: the device itself must tell.
+    ("CUDA error: unknown error" + ASYNC, Verdict.ASK),
+    ("CUDA error: invalid argument" + ASYNC, Verdict.ASK),
+    ("CUDA error: no kernel image is available for execution on the device" + ASYNC, Verdict.ASK),
+    ("CUDA error: too many resources requested for launch" + ASYNC, Verdict.ASK),
+    ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(…)`", Verdict.ASK),
+    (
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        Verdict.ASK,
+    ),
+    ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", Verdict.ASK),
+    ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", Verdict.ASK),
+    (
+        "cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate`",
+        Verdict.ASK,
+    ),
+    # Memory runs out and is there again.
+    ("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total of …", Verdict.FINE),
+    ("CUDA error: out of memory" + ASYNC.format("cudaErrorMemoryAllocation"), Verdict.FINE),
+    ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", Verdict.FINE),
+    ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", Verdict.FINE),
+    # Nothing of the device.
+    ("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)", Verdict.FINE),
+    ("Expected all tensors to be on the same device, but found at least two devices", Verdict.FINE),
+    ("the input mentions a device-side assert triggered elsewhere", Verdict.FINE),
+    ("", Verdict.FINE),
+]
+
+CODES = [
+    (700, Verdict.LOST),
+    (710, Verdict.LOST),
+    (719, Verdict.LOST),
+    (214, Verdict.LOST),
+    (220, Verdict.LOST),
+    (2, Verdict.FINE),
+    (1, Verdict.ASK),
+    (46, Verdict.ASK),
+    (209, Verdict.ASK),
+    (999, Verdict.ASK),
+]
+
+
+@pytest.mark.parametrize(("text", "verdict"), TEXTS)
+def test_knows_what_torch_says(text: str, verdict: Verdict) -> None:
+    assert verdict_of(RuntimeError(text)) is verdict
+
+
+@pytest.mark.parametrize(("code", "verdict"), CODES)
+def test_a_code_counts_more_than_the_text(code: int, verdict: Verdict) -> None:
+    assert verdict_of(AcceleratorError(code, "CUDA error: device-side assert triggered")) is verdict
+
+
+def test_out_of_memory_is_never_the_end() -> None:
+    assert verdict_of(OutOfMemoryError("CUDA error: unspecified launch failure")) is Verdict.FINE
+
+
+def test_only_runtime_errors_tell_of_the_device() -> None:
+    assert verdict_of(ValueError("CUDA error: device-side assert triggered")) is Verdict.FINE
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_where_the_error_leaves_it_open_the_device_decides(computes: bool) -> None:
+    error = RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR")
+    assert is_device_lost(error, lambda: computes) is not computes
+
+
+def test_the_device_is_not_asked_without_need() -> None:
+    def never() -> bool:
+        raise AssertionError
+
+    assert is_device_lost(AcceleratorError(700, ""), never)
+    assert not is_device_lost(RuntimeError("shapes differ"), never)
+
+
+def test_finds_it_behind_what_a_model_made_of_it() -> None:
+    def careless() -> None:
+        try:
+            raise AcceleratorError(710, "CUDA error: device-side assert triggered")
+        except RuntimeError:
+            raise InvalidInput("the text is too long")  # noqa: B904  what careless code does
+
+    with pytest.raises(InvalidInput) as raised:
+        careless()
+    assert is_device_lost(raised.value, lambda: True)
+
+
+def test_a_circle_of_causes_ends() -> None:
+    one, other = ValueError(), ValueError()
+    one.__cause__, other.__cause__ = other, one
+    assert not is_device_lost(one, lambda: False)
+
+
+@given(st.text())
+def test_any_text_gets_a_verdict(text: str) -> None:
+    assert verdict_of(RuntimeError(text)) in Verdict
+
+
+@pytest.mark.torch
+def test_the_device_of_this_machine_computes() -> None:
+    torch = pytest.importorskip("torch")
+    assert not is_device_lost(RuntimeError("CUDA error: invalid argument"))
+    # Names that the verdict goes by.
+    assert issubclass(torch.AcceleratorError, RuntimeError)
+    assert torch.OutOfMemoryError.__name__ == "OutOfMemoryError"

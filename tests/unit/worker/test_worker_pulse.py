@@ -1,0 +1,94 @@
+"""What readiness knows of the device."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from worker.observed.pulse import Pulse
+
+
+class Device:
+    """A device that computes, raises or hangs."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.runs = 0
+        self.error: Exception | None = None
+        self.failures: list[Exception] = []
+        self.pulse = Pulse(self.run, self.failures.append, lambda: self.now)
+
+    def run(self) -> None:
+        self.runs += 1
+        if self.error is not None:
+            raise self.error
+
+    def look(self) -> bool:
+        """A probe, with the pulse's thread as quick as can be."""
+        good, _ = self.pulse.look(0)
+        if self.pulse._asked_at is not None:
+            self.pulse.beat()
+            good, _ = self.pulse.look(0)
+        return good
+
+
+@pytest.fixture
+def device() -> Device:
+    return Device()
+
+
+def test_is_not_ready_before_a_kernel_ran(device: Device) -> None:
+    good, details = device.pulse.look(0)
+    assert (good, details) == (False, {"problem": "no kernel has run yet"})
+    assert device.runs == 0
+
+
+def test_runs_a_kernel_now_and_then_and_not_for_each_probe(device: Device) -> None:
+    for device.now in (0, 1, 10, 29, 31, 32, 60, 62, 63):
+        assert device.look()
+    assert device.runs == 3
+
+
+def test_a_lost_device_is_told_once_a_look(device: Device) -> None:
+    assert device.look()
+    device.now, device.error = 40, RuntimeError("CUDA error: unspecified launch failure")
+    good, _ = device.pulse.look(0)
+    assert good, "what was true lately holds until the kernel has run"
+    device.pulse.beat()
+    assert device.pulse.look(0) == (False, {"problem": "RuntimeError"})
+    assert device.failures == [device.error]
+
+
+def test_a_device_that_comes_back_is_ready_again(device: Device) -> None:
+    device.error = RuntimeError("busy")
+    assert not device.look()
+    device.error = None
+    assert device.look()
+
+
+def test_a_device_that_hangs_is_not_ready(device: Device) -> None:
+    assert device.look()
+    device.now = 40
+    assert device.pulse.look(0)[0]
+    device.now = 51
+    assert device.pulse.look(0) == (
+        False,
+        {"problem": "it does not answer", "asked_seconds_ago": 11},
+    )
+
+
+def test_a_probe_gets_the_answer_of_a_quick_device(join: Callable[[Pulse], None]) -> None:
+    pulse = Pulse(lambda: None, lambda error: None)
+    join(pulse)
+    assert pulse.look(10)[0]
+
+
+@pytest.fixture
+def join() -> Callable[[Pulse], None]:
+    """Starts a pulse's thread, which ends by itself."""
+
+    def start(pulse: Pulse) -> None:
+        stop = threading.Event()
+        threading.Thread(target=pulse.run, args=(stop,), daemon=True).start()
+
+    return start
