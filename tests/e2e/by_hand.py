@@ -2,11 +2,12 @@
 
 import base64
 import json
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
-from azure.servicebus import ServiceBusClient, ServiceBusReceivedMessage
+from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusReceivedMessage
 from azure.storage.blob import BlobClient
 
 from contract.names import PAYLOAD_CONTAINER, result_blob
@@ -41,6 +42,26 @@ def dead_letter(system: System, queue: str) -> None:
     ):
         (message,) = receiver.receive_messages(max_message_count=1)
         receiver.dead_letter_message(message, reason="MaxDeliveryCountExceeded")
+
+
+def producers_letter(system: System, queue: str) -> str:
+    """The id of a dead letter whose message came from no gateway."""
+    now, job_id = datetime.now(UTC), str(uuid.uuid4())
+    request = {
+        "schema": 1,
+        "job_id": job_id,
+        "model": queue,
+        "input": {"json": 1},
+        "created_at": now.isoformat(),
+        "deadline": (now + timedelta(seconds=60)).isoformat(),
+    }
+    with (
+        ServiceBusClient.from_connection_string(system.service_bus) as client,
+        client.get_queue_sender(queue) as sender,
+    ):
+        sender.send_messages(ServiceBusMessage(json.dumps(request), message_id=job_id))
+    dead_letter(system, queue)
+    return job_id
 
 
 def reply(request: dict[str, Any], outcome: dict[str, Any], held_seconds: float = 0.01) -> None:

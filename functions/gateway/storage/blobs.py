@@ -14,7 +14,7 @@ from azure.core.exceptions import (
 from azure.storage.blob import ContentSettings
 from azure.storage.blob.aio import BlobClient
 
-from gateway.storage.container import Container, answering, unavailable
+from gateway.storage.container import Container, answering
 
 _JSON = ContentSettings(content_type="application/json")
 
@@ -149,12 +149,15 @@ class ContainerBlobs:
 
     async def list(self, prefix: str) -> AsyncIterator[Listed]:
         """See Blobs."""
-        with unavailable("list"):  # as long as it takes: each page has its own limit
-            try:
-                async for found in self._container.client.list_blobs(name_starts_with=prefix):
-                    yield Listed(found.name, str(found.etag), found.last_modified)
-            except ResourceNotFoundError:
-                return  # not even the container is there
+        pages = self._container.client.list_blobs(name_starts_with=prefix).by_page()
+        while True:
+            async with answering("list"):
+                try:
+                    page = [found async for found in await anext(pages)]
+                except (StopAsyncIteration, ResourceNotFoundError):
+                    return  # that was all, or not even the container is there
+            for found in page:
+                yield Listed(found.name, str(found.etag), found.last_modified)
 
     def _blob(self, name: str) -> BlobClient:
         return self._container.client.get_blob_client(name)

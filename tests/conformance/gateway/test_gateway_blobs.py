@@ -141,6 +141,7 @@ async def test_a_storage_that_is_silent_is_soon_unavailable(tmp_path: Path) -> N
                 blobs.read("claims/a"),
                 blobs.look("results/a", 100),
                 blobs.delete("results/b"),
+                anext(blobs.list("results/")),
                 SignedLinks(fresh).to_write("uploads/a", datetime.now(UTC)),
             )
             large = seconds_until_unavailable(payloads.put("inputs/b", LARGE, "text/plain"))

@@ -1,0 +1,172 @@
+"""Submits that are accepted, and those that are refused."""
+
+from typing import Final
+
+from tests.e2e.contract_rows.row import (
+    BYTES,
+    CLASSIFY,
+    DONE,
+    JSON,
+    PICTURE,
+    SUBMIT,
+    Row,
+    encoded,
+    typed,
+)
+
+SUBMITS: Final = (
+    Row(
+        *("waits by default", "POST", SUBMIT, 200),
+        sent=BYTES,
+        body=b"x",
+        headers={"content-location": None, "vary": "Prefer", "traceresponse": None},
+        members=DONE,
+    ),
+    Row(
+        *("waits as long as it may", "POST", SUBMIT, 200),
+        sent=typed("text/plain", prefer="wait=500"),
+        body=b"x",
+        headers={"preference-applied": "wait=200"},
+        members=DONE,
+    ),
+    Row(
+        *("does not wait", "POST", SUBMIT, 202),
+        sent={**BYTES, "prefer": "respond-async"},
+        body=b"x",
+        headers={
+            "location": None,
+            "retry-after": None,
+            "preference-applied": "respond-async",
+        },
+    ),
+    Row(
+        *("waits not at all", "POST", SUBMIT, 202),
+        sent={**BYTES, "prefer": "wait=0"},
+        body=b"x",
+        headers={"location": None, "retry-after": None, "preference-applied": "wait=0"},
+    ),
+    Row(
+        *("takes JSON with base64", "POST", SUBMIT, 200),
+        sent=JSON,
+        body=encoded({"input": {"base64": "aGVsbG8="}, "parameters": {}, "deadline_seconds": 60}),
+        members=DONE,
+    ),
+    Row(
+        *("takes JSON with a text", "POST", SUBMIT, 200),
+        sent=JSON,
+        body=encoded({"input": {"text": "hello"}}),
+        members=DONE,
+    ),
+    Row(
+        *("takes JSON with JSON", "POST", SUBMIT, 200),
+        sent=JSON,
+        body=encoded({"input": {"json": {"a": [1]}}}),
+        members=DONE,
+    ),
+    Row(
+        *("takes a form", "POST", SUBMIT, 200),
+        sent=typed("multipart/form-data; boundary=b"),
+        body=b'--b\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\n'
+        b"x\r\n--b--\r\n",
+        members=DONE,
+    ),
+    Row(*("takes a picture", "POST", CLASSIFY, 200), sent=typed("image/jpeg"), body=PICTURE),
+    Row(
+        *("knows what a picture is", "POST", CLASSIFY, 200),
+        sent=BYTES,
+        body=PICTURE,
+        members=DONE,
+    ),
+)
+REFUSALS: Final = (
+    Row(*("no JSON", "POST", SUBMIT, 400, "malformed-request"), sent=JSON, body=b"{", headers={}),
+    Row(*("no form", "POST", SUBMIT, 400, "malformed-request"), sent=typed("multipart/form-data")),
+    Row(
+        *("an unknown option", "POST", f"{SUBMIT}?dedline_seconds=1", 400, "malformed-request"),
+        sent=BYTES,
+        body=b"x",
+    ),
+    Row(
+        *("an unknown member", "POST", SUBMIT, 400, "malformed-request"),
+        sent=JSON,
+        body=encoded({"input": {"text": "x"}, "dedline": 1}),
+    ),
+    Row(
+        *("no deadline", "POST", f"{SUBMIT}?deadline_seconds=0", 400, "malformed-request"),
+        sent=BYTES,
+        body=b"x",
+    ),
+    Row(
+        *("an unknown model", "POST", "/v1/models/nop/jobs", 404, "unknown-model"),
+        sent=BYTES,
+        body=b"x",
+        members={"nearest": ["noop"]},
+    ),
+    Row(
+        *("too large a picture", "POST", CLASSIFY, 413, "payload-too-large"),
+        sent=typed("image/jpeg"),
+        body=b"\xff\xd8\xff" + bytes(11_000_000),
+        members={"limit_bytes": 10_485_760},
+    ),
+    Row(
+        *("another media type", "POST", CLASSIFY, 415, "unsupported-media-type"),
+        sent=typed("text/plain"),
+        body=b"x",
+        headers={"accept-post": None},
+        members={"accepted": ["image/jpeg", "image/png", "image/webp"]},
+    ),
+    Row(
+        *("bytes of another type", "POST", CLASSIFY, 415, "unsupported-media-type"),
+        sent=typed("image/png"),
+        body=PICTURE,
+    ),
+    Row(*("nothing", "POST", SUBMIT, 422, "invalid-input"), sent=BYTES, body=b""),
+    Row(
+        *("half a picture", "POST", CLASSIFY, 422, "invalid-input"),
+        sent=typed("image/jpeg"),
+        body=PICTURE[: len(PICTURE) // 2],
+        headers={"content-location": None},
+        members={"stage": "run", "retryable": False, "job": None},
+    ),
+    Row(
+        *("a key that is none", "POST", SUBMIT, 400, "malformed-request"),
+        sent={**BYTES, "idempotency-key": "a, b"},
+        body=b"x",
+    ),
+    Row(
+        *("no upload", "POST", SUBMIT, 422, "invalid-input"),
+        sent=JSON,
+        body=encoded({"input": {"upload": "x"}}),
+    ),
+    Row(
+        *("a private webhook", "POST", f"{SUBMIT}?webhook_url=https://127.0.0.1/x", 422),
+        *("invalid-input",),
+        sent=BYTES,
+        body=b"x",
+    ),
+    Row(
+        *("a private URL", "POST", SUBMIT, 422, "invalid-input"),
+        sent=JSON,
+        body=encoded({"input": {"url": "https://127.0.0.1/x"}}),
+    ),
+)
+UPLOADS: Final = (
+    Row(
+        *("a slot", "POST", "/v1/uploads", 201),
+        sent=JSON,
+        body=encoded({"model": "noop", "media_type": "text/plain"}),
+        headers={"cache-control": "no-store"},
+        members={"upload": None, "url": None, "method": "PUT"},
+    ),
+    Row(
+        *("a slot of no model", "POST", "/v1/uploads", 404, "unknown-model"),
+        sent=JSON,
+        body=encoded({"model": "nop", "media_type": "text/plain"}),
+    ),
+    Row(
+        *("a slot of no type", "POST", "/v1/uploads", 415, "unsupported-media-type"),
+        sent=JSON,
+        body=encoded({"model": "classifier", "media_type": "text/plain"}),
+    ),
+    Row(*("no slot", "POST", "/v1/uploads", 400, "malformed-request"), sent=JSON, body=b"{}"),
+)
