@@ -25,6 +25,15 @@
     │   └── ReplyRefused           reply-refused            the gateway will never take it
     ├── HandedBack                 handed-back         release: this worker is leaving
     ├── LockLost                   lock-lost           leave alone: it is another worker's now
+    ├── ModelUnusable                                  not about a job: the worker is not ready,
+    │   │                                              leaves the queue alone and tries again
+    │   ├── ModelUnfit             model-unfit             the class is not what its entry says
+    │   ├── WeightsMissing         weights-missing         nothing is where the entry points
+    │   ├── WeightsMismatch        weights-mismatch        other bytes than the entry's digest
+    │   ├── WeightsUnsafe          weights-unsafe          a pickle that wants to run code
+    │   ├── WeightsDamaged         weights-damaged         cut off, or no weights at all
+    │   ├── WeightsUnfit           weights-unfit           names or shapes are not the network's
+    │   └── WeightsAway            weights-away            blob storage does not answer
     └── SettingsError              bad-setting         not about a job: the start ends with exit 2
 
 The settlement is an attribute of the class: no error's text is ever read to decide.
@@ -230,6 +239,57 @@ class LockLost(WorkerError):
     code = "lock-lost"
     retryable = True
     settlement = Settlement.LEAVE
+
+
+class ModelUnusable(WorkerError):
+    """The model cannot be loaded as things are: its queue is left alone, and it is tried again."""
+
+    code = "model-unusable"
+    stage = Stage.LOAD
+    settlement = Settlement.LEAVE
+
+
+class ModelUnfit(ModelUnusable):
+    """The model's class, or what it gives, is not what its entry in the catalogue says."""
+
+    code = "model-unfit"
+
+
+class WeightsMissing(ModelUnusable):
+    """There is no blob, package or file where the entry points."""
+
+    code = "weights-missing"
+
+
+class WeightsMismatch(ModelUnusable):
+    """The weights have another digest than the entry says."""
+
+    code = "weights-mismatch"
+
+
+class WeightsUnsafe(ModelUnusable):
+    """The weights are a pickle of more than tensors. Nothing of it has been executed."""
+
+    code = "weights-unsafe"
+
+
+class WeightsDamaged(ModelUnusable):
+    """The weights are cut off, or in no format that is read."""
+
+    code = "weights-damaged"
+
+
+class WeightsUnfit(ModelUnusable):
+    """The weights are another network's: their names or shapes do not fit."""
+
+    code = "weights-unfit"
+
+
+class WeightsAway(ModelUnusable):
+    """Blob storage cannot be reached or refuses us."""
+
+    code = "weights-away"
+    retryable = True
 
 
 class SettingsError(WorkerError):

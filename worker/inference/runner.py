@@ -1,58 +1,91 @@
-"""Loads a model and calls it. What the model's own code raises goes through to the consumer."""
+"""Loads a model and calls it. What the model's own code raises goes through to whoever called.
 
+prepare    a CPU thread        decode and preprocess one input
+run        the device thread   one batch
+finish     a CPU thread        postprocess one output, and write it as the entry's media type
+"""
+
+import contextlib
 import importlib
 import io
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
+from contract import media
 from contract.catalogue import Model
-from contract.fields import Json
-from worker.errors import InferenceFailed, UnsupportedMediaType
-from worker.inputs import pictures
-from worker.models import Context, Infer, LongInfer
+from contract.messages import InlineBytes, InlineJson
+from worker.errors import ModelUnfit, UnsupportedMediaType
+from worker.inference import results
+from worker.inference.forms import accepted, checked, construct, shaped
+from worker.inputs import audio, pictures, tensors, texts
+from worker.models import Accepts, Context, Weights
 
 
 class Runner:
     """One loaded model."""
 
-    def __init__(self, model: Model, infer: Infer | LongInfer) -> None:
+    def __init__(self, model: Model, infer: Any) -> None:
+        """`infer` has one of the forms in `worker.models`; ModelUnfit where it has none."""
         self._model = model
-        self._infer = infer
+        self._accepts = accepted(model, infer)
+        self._form = shaped(model, infer)
+        torch = sys.modules.get("torch")
+        self._inference: Callable[[], contextlib.AbstractContextManager[object]] = (
+            torch.inference_mode if torch else contextlib.nullcontext
+        )
 
     @classmethod
-    def load(cls, model: Model, torch_threads: int) -> "Runner":
+    def load(cls, model: Model, torch_threads: int, weights: Weights | None = None) -> "Runner":
         """Import the model's file and build its class; raises whatever that raises."""
         module = importlib.import_module(model.implementation)
         # Only where the model has brought torch along: a worker without such models is small.
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(torch_threads)
-        make = cast(Callable[[], Infer | LongInfer], module.Infer)
-        return cls(model, make())
+        make = getattr(module, "Infer", None)
+        if not callable(make):
+            raise ModelUnfit(f"{model.implementation}: has no class Infer")
+        return cls(model, construct(model, make, weights))
+
+    @property
+    def accepts(self) -> Accepts:
+        """What the model gets for one input."""
+        return self._accepts
 
     @property
     def reads_files(self) -> bool:
         """Whether the model takes its inputs as files, so that none need be in memory."""
-        return self._infer.accepts == "file"
+        return self._accepts == "file"
+
+    @property
+    def reports_progress(self) -> bool:
+        """Whether the model is called with a context for each item."""
+        return self._model.reports_progress
 
     def prepare(self, data: bytes, media_type: str) -> Any:
         """Decode and preprocess one input: what a batch is made of."""
         if self.reads_files:
             return self.prepare_file(io.BytesIO(data), media_type)
         bare_type = self._checked(media_type)
-        if self._infer.accepts == "image":
-            picture = pictures.decode(data, bare_type, self._model.max_pixels)
-            return self._infer.preprocess(picture)
-        return self._infer.preprocess(data)
+        return self._form.preprocess(self._decoded(data, bare_type))
 
     def prepare_file(self, file: io.BufferedIOBase, media_type: str) -> Any:
         """The same for a model that reads files; the file is closed afterwards."""
         with file:
             self._checked(media_type)
-            return self._infer.preprocess(file)
+            return self._form.preprocess(file)
+
+    def run(self, batch: list[Any], contexts: Sequence[Context] = ()) -> Sequence[Any]:
+        """One pass of the model: an output for each item, in their order."""
+        with self._inference():
+            return checked(self._form.run(batch, contexts), len(batch))
+
+    def finish(self, output: Any) -> InlineJson | InlineBytes:
+        """The result that an output of `run` comes to, in the entry's media type."""
+        return results.written(self._form.postprocess(output), self._model.result_media_type)
 
     def _checked(self, media_type: str) -> str:
-        bare_type = media_type.partition(";")[0].strip().lower()
+        bare_type = media.essence(media_type)
         if bare_type not in self._model.media_types:
             raise UnsupportedMediaType(
                 f"{self._model.name} does not take {bare_type}; "
@@ -60,17 +93,16 @@ class Runner:
             )
         return bare_type
 
-    @property
-    def reports_progress(self) -> bool:
-        """Whether the model is called with a context for each item."""
-        return self._model.reports_progress
-
-    def run(self, batch: list[Any], contexts: Sequence[Context] = ()) -> Sequence[Json]:
-        """One pass of the model: a result for each item, in their order."""
-        if self.reports_progress:
-            results = cast(LongInfer, self._infer)(batch, list(contexts))
-        else:
-            results = cast(Infer, self._infer)(batch)
-        if len(results) != len(batch):
-            raise InferenceFailed(f"the model gave {len(results)} results for {len(batch)} inputs")
-        return results
+    def _decoded(self, data: bytes, media_type: str) -> Any:
+        match self._accepts:
+            case "image":
+                return pictures.decode(data, media_type, self._model.max_pixels)
+            case "audio":
+                return audio.decode(data)
+            case "text":
+                return texts.decode(data)
+            case "json":
+                return texts.parse_json(data)
+            case "tensor":
+                return tensors.decode(data, media_type)
+        return data

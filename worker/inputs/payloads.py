@@ -89,19 +89,18 @@ class Payloads:
             return self._fetched(payload, _spooled, wait)
         return io.BytesIO(_inline(payload, model))
 
-    def pack(self, job_id: str, value: Json, wait: Wait) -> Payload:
+    def pack(self, job_id: str, result: InlineJson | InlineBytes | Json, wait: Wait) -> Payload:
         """A result as it goes into the reply: inline where it fits, else stored first."""
-        try:
-            data = _dumped(value)
-        except (TypeError, ValueError, RecursionError):
-            raise InferenceFailed("the model's result cannot be written as JSON") from None
+        if not isinstance(result, InlineJson | InlineBytes):
+            result = InlineJson(result)
+        data = _written(result)
         if fits_inline(len(data)):
-            return InlineJson(value)
+            return result
         if len(data) > MAX_RESULT_BYTES:
             raise ResultTooLarge(
                 f"the result has {len(data)} bytes; at most {MAX_RESULT_BYTES} can be returned"
             )
-        ref = reference(InlineJson(None).media_type, result_blob(job_id), data)
+        ref = reference(result.media_type, result_blob(job_id), data)
         self._patiently(lambda: self._store.write(ref.blob, data, ref.media_type), wait)
         return ref
 
@@ -221,6 +220,15 @@ def _spooled(pieces: Iterator[bytes]) -> io.BufferedIOBase:
         file.close()
         raise
     return file
+
+
+def _written(result: InlineJson | InlineBytes) -> bytes:
+    if isinstance(result, InlineBytes):
+        return result.data
+    try:
+        return _dumped(result.value)
+    except (TypeError, ValueError, RecursionError):
+        raise InferenceFailed("the model's result cannot be written as JSON") from None
 
 
 def _dumped(value: Json) -> bytes:

@@ -1,67 +1,66 @@
 """One file a model: the class `Infer` in it is all that a model engineer writes.
 
+The short form takes one item and gives one result:
+
     class Infer:
-        accepts = "image"                                # or "bytes" or "file"
+        def __init__(self, weights: Weights) -> None:    # once, in the device thread
+            self.network = weights.load_into(Network())
 
-        def __init__(self) -> None:                      # once, in the device thread
-            self.network = ...
+        def __call__(self, image: Image) -> dict[str, object]:
+            ...                                          # in the device thread, item by item
 
-        def preprocess(self, item: Image) -> Tensor:     # on a CPU thread, item by item
+The full form splits the work, so that the device runs batches and nothing else:
+
+    class Infer:
+        accepts = "image"
+
+        def preprocess(self, item: Image) -> Tensor:     # on CPU threads, item by item
             ...
 
-        def __call__(self, batch: list[Tensor]) -> list[dict[str, object]]:
+        def __call__(self, batch: list[Tensor]) -> list[Tensor]:
             ...                                          # in the device thread, batch by batch
 
-`accepts` says what `preprocess` gets: "image" is a PIL picture in RGB, turned upright; "bytes" is
-the payload as it came; "file" is the same as a binary file to read from, for inputs that need not
-be in memory as a whole, and is closed once `preprocess` returns. `__call__` gets what `preprocess`
-made of one or more jobs, never more than the catalogue's `max_batch_size`, and returns one JSON
-value for each, in their order.
+        def postprocess(self, output: Tensor) -> dict[str, object]:
+            ...                                          # on CPU threads, item by item; optional
 
-To refuse an input, raise `InvalidInput` with a sentence for the caller, in either method. Anything
-else that is raised fails that one job as `inference-failed`: a batch that raises is run again job
-by job.
-
-A model that runs long sets `reports_progress = true` in the catalogue and takes its jobs'
-contexts, one for each item:
-
-        def __call__(self, batch, contexts):
-            for step in range(100):
-                ...
-                for context in contexts:
-                    context.progress(step / 100, "drawing")
-
-`progress` shows callers how far the job is and costs next to nothing, so call it at each step. It
-raises `Cancelled` once the job was cancelled: let it pass, and the device is free. In a batch of
-several, catch it to go on with the others; what is then returned for that item is dropped.
+docs/models.md tells of both, of the constructor's arguments, of kinds of inputs and results, and of
+models that run long. A class need not derive from any of the protocols here.
 
 Nothing of queues, replies or blobs comes in sight.
-
-The entry in the catalogue names the file: `implementation = "worker.models.classifier"`.
 """
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 from worker.errors import Cancelled, InvalidInput
+from worker.inputs.audio import Audio
+from worker.weights.weights import Weights
 
-__all__ = ["Accepts", "Cancelled", "Context", "Infer", "InvalidInput", "LongInfer"]
+__all__ = [
+    "Accepts",
+    "Audio",
+    "Cancelled",
+    "Context",
+    "Infer",
+    "InvalidInput",
+    "LongInfer",
+    "LongShortInfer",
+    "Postprocesses",
+    "ShortInfer",
+    "Weights",
+]
 
-Accepts = Literal["bytes", "file", "image"]
+Accepts = Literal["audio", "bytes", "file", "image", "json", "tensor", "text"]
+"""What a model gets for one input:
 
-
-class Infer(Protocol):
-    """What the worker expects of a model's class; a class need not derive from it."""
-
-    accepts: ClassVar[Accepts]
-
-    def preprocess(self, item: Any) -> Any:
-        """Turn one input into what a batch is made of. May run on several threads at once."""
-        ...
-
-    def __call__(self, batch: list[Any]) -> Sequence[Any]:
-        """Run one batch; one JSON value for each item."""
-        ...
+    image   a PIL picture in RGB, turned upright
+    audio   an `Audio`: mono samples as float32, and their rate
+    text    a str
+    json    what Python makes of JSON
+    tensor  a NumPy array, or a dictionary of arrays by name
+    bytes   the payload as it came
+    file    the same as a binary file, which need not be in memory as a whole; closed afterwards
+"""
 
 
 class Context(Protocol):
@@ -76,8 +75,38 @@ class Context(Protocol):
         ...
 
 
+class ShortInfer(Protocol):
+    """The short form. `accepts` may be left out where the entry's media types leave no choice."""
+
+    def __call__(self, item: Any, /) -> Any:
+        """Run on one item; gives its result."""
+        ...
+
+
+class LongShortInfer(Protocol):
+    """The short form of a model whose catalogue entry says `reports_progress`."""
+
+    def __call__(self, item: Any, context: Context, /) -> Any:
+        """Run on one item; gives its result."""
+        ...
+
+
+class Infer(Protocol):
+    """The full form: what makes it that is its `preprocess`."""
+
+    accepts: ClassVar[Accepts]
+
+    def preprocess(self, item: Any) -> Any:
+        """Turn one input into what a batch is made of. May run on several threads at once."""
+        ...
+
+    def __call__(self, batch: list[Any]) -> Sequence[Any]:
+        """Run one batch; gives a result, or what `postprocess` takes, for each item in order."""
+        ...
+
+
 class LongInfer(Protocol):
-    """The same for a model whose catalogue entry says `reports_progress`."""
+    """The full form of a model whose catalogue entry says `reports_progress`."""
 
     accepts: ClassVar[Accepts]
 
@@ -86,5 +115,13 @@ class LongInfer(Protocol):
         ...
 
     def __call__(self, batch: list[Any], contexts: list[Context]) -> Sequence[Any]:
-        """Run one batch, of which each item has a context; one JSON value for each item."""
+        """Run one batch, of which each item has a context; one result for each item."""
+        ...
+
+
+class Postprocesses(Protocol):
+    """What a model of the full form has more, where results take work on the CPU."""
+
+    def postprocess(self, output: Any) -> Any:
+        """Make one result of one output. May run on several threads at once."""
         ...

@@ -1,0 +1,134 @@
+"""Sound from strangers."""
+
+import contextlib
+import io
+import struct
+import wave
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.errors import InvalidInput
+from worker.inputs.audio import decode
+
+pytestmark = pytest.mark.torch  # NumPy comes with it
+
+RATE = 16_000
+TONE = np.sin(np.arange(RATE // 10) * 2 * np.pi * 440 / RATE).astype(np.float32) * 0.5
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
+
+
+def wav_of(
+    body: bytes, bits: int, *, kind: int = 1, channels: int = 1, rate: int = RATE, more: bytes = b""
+) -> bytes:
+    frame_bytes = channels * bits // 8
+    head = struct.pack("<HHIIHH", kind, channels, rate, rate * frame_bytes, frame_bytes, bits)
+    parts = b"WAVE" + chunk(b"fmt ", head + more) + chunk(b"data", body)
+    return b"RIFF" + struct.pack("<I", len(parts)) + parts
+
+
+def pcm(bits: int) -> bytes:
+    scaled = np.round(TONE.astype(np.float64) * (2 ** (bits - 1) - 1)).astype(np.int64)
+    if bits == 8:
+        return bytes((scaled + 128).astype(np.uint8))
+    return b"".join(int(value).to_bytes(bits // 8, "little", signed=True) for value in scaled)
+
+
+@pytest.mark.parametrize(("bits", "off"), [(8, 0.02), (16, 1e-4), (24, 1e-6), (32, 1e-6)])
+def test_every_width_of_pcm_is_the_same_sound(bits: int, off: float) -> None:
+    audio = decode(wav_of(pcm(bits), bits))
+    assert audio.sample_rate == RATE
+    assert audio.samples.dtype == np.float32
+    assert np.abs(audio.samples - TONE).max() < off
+    assert audio.seconds == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_floats_are_taken_as_they_are(bits: int) -> None:
+    body = TONE.astype(f"<f{bits // 8}").tobytes()
+    assert np.array_equal(decode(wav_of(body, bits, kind=3)).samples, TONE)
+
+
+def test_channels_become_one() -> None:
+    frames = np.stack([TONE, -TONE, np.zeros_like(TONE), TONE], axis=1)
+    body = frames.astype("<f4").tobytes()
+    audio = decode(wav_of(body, 32, kind=3, channels=4))
+    assert np.allclose(audio.samples, TONE / 4, atol=1e-7)
+
+
+def test_the_extensible_header_names_the_format_behind() -> None:
+    guid = struct.pack("<H", 3) + bytes.fromhex("000000001000800000aa00389b71")
+    more = struct.pack("<HHI", 22, 32, 0) + guid
+    data = wav_of(TONE.astype("<f4").tobytes(), 32, kind=0xFFFE, more=more)
+    assert np.array_equal(decode(data).samples, TONE)
+
+
+def test_what_the_standard_library_writes_is_read() -> None:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(2)
+        writer.setsampwidth(2)
+        writer.setframerate(44_100)
+        writer.writeframes(np.repeat((TONE * 32767).astype("<i2"), 2).tobytes())
+    audio = decode(file.getvalue())
+    assert audio.sample_rate == 44_100
+    assert np.abs(audio.samples - TONE).max() < 1e-4
+
+
+def test_other_chunks_and_odd_lengths_are_passed_over() -> None:
+    plain = wav_of(pcm(16), 16)
+    data = plain[:12] + chunk(b"LIST", b"odd") + plain[12:] + chunk(b"id3 ", b"x")
+    assert len(decode(data).samples) == len(TONE)
+
+
+def test_a_pipe_does_not_know_its_length() -> None:
+    plain = wav_of(pcm(16), 16)
+    at = plain.index(b"data") + 4
+    assert len(decode(plain[:at] + b"\xff\xff\xff\xff" + plain[at + 4 :]).samples) == len(TONE)
+
+
+GOOD = wav_of(pcm(16), 16)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "not a WAV file"),
+        (b"OggS" + bytes(40), "not a WAV file"),
+        (GOOD[:-2], "is cut off: 3200 bytes are announced where 3198 are"),
+        (GOOD[:30], "cut off"),
+        (GOOD[:36], "has no samples"),
+        (wav_of(b"", 16), "missing or cut off"),
+        (wav_of(b"abc", 16), "missing or cut off"),
+        (wav_of(b"ab", 16, channels=0), "has 0 channels"),
+        (wav_of(bytes(66), 8, channels=33), "has 33 channels"),
+        (wav_of(b"ab", 16, rate=1), "at 1 Hz"),
+        (wav_of(b"ab", 12), "neither PCM"),
+        (wav_of(b"ab", 8, kind=7), "neither PCM"),
+        (wav_of(b"abcd", 32, kind=0xFFFE), "neither PCM"),
+        (GOOD.replace(struct.pack("<HH", 2, 16), struct.pack("<HH", 4, 16)), "contradicts itself"),
+        (wav_of(struct.pack("<f", float("nan")), 32, kind=3), "no finite numbers"),
+        (wav_of(struct.pack("<d", 1e300), 64, kind=3), "no finite numbers"),
+        (b"RIFF\0\0\0\0WAVE" + chunk(b"data", b"ab"), "before it says what they are"),
+        (b"RIFF\0\0\0\0WAVE" + chunk(b"JUNK", b"") * 300, "more than 256 parts"),
+    ],
+)
+def test_lies_and_damage_are_refused_with_a_sentence(data: bytes, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        decode(data)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_nothing_else_is_ever_raised(data: st.DataObject) -> None:
+    broken = bytearray(GOOD[:200])
+    for place in data.draw(st.lists(st.integers(0, 199), max_size=12)):
+        broken[place] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(InvalidInput):
+        audio = decode(bytes(broken))
+        assert audio.samples.nbytes <= 4 * len(broken)

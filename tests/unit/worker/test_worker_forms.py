@@ -1,0 +1,246 @@
+"""The forms that a model's class can have, and what the runner makes of them."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+from PIL import Image
+
+from contract.catalogue import Catalogue
+from contract.messages import InlineBytes, InlineJson
+from worker.errors import Cancelled, InferenceFailed, InvalidInput, ModelUnfit
+from worker.inference.forms import construct
+from worker.inference.runner import Runner
+from worker.models import Accepts, Context, Weights
+
+NOOP = Catalogue.load()["noop"]
+PICTURES = replace(NOOP, name="pictures", media_types=("image/png",), max_pixels=100)
+TEXTS = replace(NOOP, name="texts", media_types=("text/plain",))
+PNG = io.BytesIO()
+Image.new("L", (4, 2), 255).save(PNG, "PNG")
+WEIGHTS = Weights(Path("weights.pth"))
+
+
+def answer(runner: Runner, data: bytes, media_type: str) -> InlineJson | InlineBytes:
+    (output,) = runner.run([runner.prepare(data, media_type)])
+    return runner.finish(output)
+
+
+def test_the_short_form_is_one_item_in_and_one_result_out() -> None:
+    class Infer:
+        def __call__(self, image: Image.Image) -> dict[str, object]:
+            return {"size": list(image.size)}
+
+    runner = Runner(PICTURES, Infer())
+    assert runner.accepts == "image"
+    assert answer(runner, PNG.getvalue(), "image/png") == InlineJson({"size": [4, 2]})
+    items = [runner.prepare(PNG.getvalue(), "image/png")] * 3
+    assert len(runner.run(items)) == 3
+
+
+def test_the_full_form_has_a_last_step_of_its_own() -> None:
+    class Infer:
+        accepts: ClassVar[Accepts] = "text"
+
+        def preprocess(self, item: str) -> int:
+            return len(item)
+
+        def __call__(self, batch: list[int]) -> list[int]:
+            return [length * 2 for length in batch]
+
+        def postprocess(self, output: int) -> dict[str, int]:
+            return {"twice": output}
+
+    assert answer(Runner(TEXTS, Infer()), b"abc", "text/plain") == InlineJson({"twice": 6})
+
+
+class Told:
+    """A context that tells what it was told."""
+
+    def __init__(self) -> None:
+        self.seen: list[float | None] = []
+
+    def progress(self, fraction: float | None = None, message: str | None = None) -> None:
+        self.seen.append(fraction)
+
+    def check(self) -> None:
+        raise Cancelled("stop")
+
+
+def test_both_forms_can_tell_how_far_they_are() -> None:
+    class Short:
+        def __call__(self, text: str, context: Context) -> str:
+            context.progress(0.5)
+            return text
+
+    class Full:
+        accepts: ClassVar[Accepts] = "text"
+
+        def preprocess(self, item: str) -> str:
+            return item
+
+        def __call__(self, batch: list[str], contexts: list[Context]) -> list[str]:
+            for context in contexts:
+                context.progress(0.5)
+            return batch
+
+    long = replace(TEXTS, reports_progress=True)
+    for infer in (Short(), Full()):
+        contexts = [Told(), Told()]
+        assert list(Runner(long, infer).run(["a", "b"], contexts)) == ["a", "b"]
+        assert [context.seen for context in contexts] == [[0.5], [0.5]]
+
+
+@pytest.mark.parametrize(
+    ("accepts", "data", "media_type", "seen"),
+    [
+        ("bytes", b"\xff", "application/octet-stream", b"\xff"),
+        ("text", "ä".encode(), "text/plain; charset=utf-8", "ä"),
+        ("json", b'{"a": [1]}', "application/json", {"a": [1]}),
+    ],
+)
+def test_what_a_class_accepts_is_what_it_gets(
+    accepts: Accepts, data: bytes, media_type: str, seen: object
+) -> None:
+    def infer(item: object) -> object:
+        return item
+
+    infer.accepts = accepts  # type: ignore[attr-defined]  # any callable will do
+    assert Runner(NOOP, infer).prepare(data, media_type) == seen
+
+
+@pytest.mark.parametrize(
+    ("media_types", "accepts"),
+    [
+        (("image/png", "image/jpeg"), "image"),
+        (("audio/wav", "audio/x-wav"), "audio"),
+        (("text/plain",), "text"),
+        (("application/json",), "json"),
+    ],
+)
+def test_media_types_of_one_kind_leave_no_choice(
+    media_types: tuple[str, ...], accepts: str
+) -> None:
+    assert Runner(replace(NOOP, media_types=media_types), bytes).accepts == accepts
+
+
+class Wants:
+    """Keeps what it was made with."""
+
+    accepts: ClassVar[Accepts] = "bytes"
+
+    def __init__(self, weights: Weights, architecture: str, threshold: float = 0.5) -> None:
+        self.given = (weights, architecture, threshold)
+
+    def __call__(self, item: bytes) -> object:
+        return None
+
+
+def test_the_constructor_gets_weights_and_options_by_name() -> None:
+    model = replace(NOOP, options={"architecture": "resnet50"})
+    assert construct(model, Wants, WEIGHTS).given == (WEIGHTS, "resnet50", 0.5)
+    anything = construct(model, lambda **given: given, WEIGHTS)
+    assert anything == {"architecture": "resnet50", "weights": WEIGHTS}
+
+
+@pytest.mark.parametrize(
+    ("options", "weights", "said"),
+    [
+        ({}, WEIGHTS, r"noop.options.architecture: is missing"),
+        ({"architecture": "a"}, None, r"noop.weights: is missing"),
+        ({"architecture": "a", "depth": 3}, WEIGHTS, r"noop.options.depth: .* takes no such"),
+    ],
+)
+def test_an_entry_that_does_not_fit_the_constructor_is_refused_by_name(
+    options: dict[str, Any], weights: Weights | None, said: str
+) -> None:
+    with pytest.raises(ModelUnfit, match=said):
+        construct(replace(NOOP, options=options), Wants, weights)
+
+
+def test_weights_that_nothing_takes_are_refused() -> None:
+    with pytest.raises(ModelUnfit, match=r"noop.weights: worker.models.noop takes no such"):
+        construct(NOOP, object, WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({"accepts": "pictures"}, "accepts is 'pictures', not audio, bytes, file"),
+        ({"postprocess": print}, "postprocess but no preprocess"),
+        ({"max_batch_size": 4}, "noop.max_batch_size: is 16, the model is made for 4"),
+        ({"accepts": None}, "must say what it accepts"),
+    ],
+)
+def test_a_class_that_does_not_fit_its_entry_is_refused(
+    members: dict[str, object], said: str
+) -> None:
+    infer = type("Infer", (Wants,), members)
+    with pytest.raises(ModelUnfit, match=said):
+        Runner(NOOP, infer(WEIGHTS, ""))
+
+
+def test_a_class_that_cannot_be_called_is_refused() -> None:
+    with pytest.raises(ModelUnfit, match="no __call__"):
+        Runner(NOOP, SimpleNamespace(accepts="bytes"))
+    with pytest.raises(ModelUnfit, match="no class Infer"):
+        Runner.load(replace(NOOP, implementation="json"), torch_threads=1)
+
+
+@pytest.mark.parametrize("outputs", [[], [1, 2], iter([1]), None])
+def test_a_model_that_loses_results_fails(outputs: Sequence[object]) -> None:
+    members = {"accepts": "bytes", "preprocess": None, "__call__": lambda self, batch: outputs}
+    infer = type("Infer", (), members)
+    with pytest.raises(InferenceFailed, match="results for 1 inputs"):
+        Runner(NOOP, infer()).run([b""])
+
+
+def finished(result: object, media_type: str) -> InlineJson | InlineBytes:
+    return Runner(replace(NOOP, result_media_type=media_type), _bytes).finish(result)
+
+
+def _bytes(item: bytes) -> bytes:
+    return item
+
+
+_bytes.accepts = "bytes"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("media_type", "mode"), [("image/png", "P"), ("image/jpeg", "RGBA"), ("image/webp", "L")]
+)
+def test_a_picture_is_written_as_its_entry_says(media_type: str, mode: str) -> None:
+    payload = finished(Image.new(mode, (5, 3)), media_type)
+    assert isinstance(payload, InlineBytes)
+    assert payload.media_type == media_type
+    with Image.open(io.BytesIO(payload.data)) as picture:
+        assert (picture.get_format_mimetype(), picture.size) == (media_type, (5, 3))
+
+
+def test_bytes_and_text_go_out_as_their_entry_says() -> None:
+    assert finished(bytearray(b"ab"), "audio/wav") == InlineBytes("audio/wav", b"ab")
+    assert finished("ä\ud800", "text/plain") == InlineBytes("text/plain", "ä?".encode())
+
+
+@pytest.mark.parametrize(
+    ("result", "media_type"),
+    [({"a": 1}, "image/png"), (Image.new("L", (1, 1)), "audio/wav"), ("text", "image/png")],
+)
+def test_a_result_of_another_kind_fails(result: object, media_type: str) -> None:
+    with pytest.raises(InferenceFailed, match=f"is not {media_type}"):
+        finished(result, media_type)
+
+
+def test_json_that_is_none_is_refused_with_a_sentence() -> None:
+    def infer(item: object) -> object:
+        return item
+
+    infer.accepts = "json"  # type: ignore[attr-defined]
+    for data in (b"{", b"[NaN]", b"\xff", b"[" * 100_000, json.dumps("x").encode()[:-1]):
+        with pytest.raises(InvalidInput):
+            Runner(NOOP, infer).prepare(data, "application/json")

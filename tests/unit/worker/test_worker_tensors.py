@@ -1,0 +1,118 @@
+"""Arrays, text and JSON from strangers."""
+
+import contextlib
+import io
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract import media
+from worker.errors import InvalidInput
+from worker.inputs import tensors, texts
+
+pytestmark = pytest.mark.torch  # NumPy comes with it
+
+
+def npy(array: Any, version: tuple[int, int] = (1, 0), **options: Any) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.asarray(array), version, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2", "i1", "<i8", "u1", "?"])
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_a_file_keeps_shape_and_type(dtype: str, version: tuple[int, int]) -> None:
+    array = (np.arange(24).reshape(2, 3, 4) % 2).astype(dtype)
+    for laid_out in (np.ascontiguousarray(array), np.asfortranarray(array)):
+        found = tensors.decode(npy(laid_out, version), media.NPY)
+        assert np.array_equal(found, array)
+        assert found.dtype.isnative
+        assert found.flags.c_contiguous
+        assert found.flags.writeable
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (1,) * 8, (3, 0, 2)])
+def test_every_shape_survives(shape: tuple[int, ...]) -> None:
+    assert tensors.decode(npy(np.zeros(shape, np.float32)), media.NPY).shape == shape
+
+
+def test_json_is_lists_or_an_object_of_lists() -> None:
+    one = tensors.decode(b"[[1, 2.5], [true, -3]]", media.JSON)
+    assert (one.dtype, one.shape) == (np.float32, (2, 2))
+    several = tensors.decode(b'{"a": [1], "b": [[2, 3]]}', media.JSON)
+    assert {name: array.shape for name, array in several.items()} == {"a": (1,), "b": (1, 2)}
+
+
+PLAIN = npy(np.zeros((2, 3), np.float32))
+EMPTY = npy(np.zeros((0, 1), np.float32)).replace(b" " * 33, b"")
+OUT = (media.NPY, "out of range")
+
+
+@pytest.mark.parametrize(
+    ("data", "media_type", "said"),
+    [
+        (b"", media.NPY, "not a NumPy array file"),
+        (PLAIN[:9], media.NPY, "not a NumPy array file"),
+        (PLAIN[:40], media.NPY, "header cannot be read"),
+        (PLAIN[:-1], media.NPY, "does not fit the 23 bytes"),
+        (PLAIN + b"\0", media.NPY, "does not fit the 25 bytes"),
+        (PLAIN.replace(b"(2, 3)", b"(9**9)"), media.NPY, "header cannot be read"),
+        (PLAIN.replace(b"(2, 3)", b"(-2,3)"), media.NPY, "header cannot be read"),
+        (
+            PLAIN.replace(b"(2, 3), }", b"(99999999999, 9), }"),
+            media.NPY,
+            "does not fit the 34 bytes",
+        ),
+        (EMPTY.replace(b"(0, 1), }", f"(0, {'9' * 15}, {'9' * 15}), }}".encode()), *OUT),
+        (PLAIN.replace(b"\x93NUMPY\1", b"\x93NUMPY\4"), media.NPY, "not a NumPy array file"),
+        (npy(np.array(["a"])), media.NPY, "not one of numbers"),
+        (npy(np.array([1], "M8[s]")), media.NPY, "not one of numbers"),
+        (npy(np.array([{}], object), allow_pickle=True), media.NPY, "not one of numbers"),
+        (npy(np.zeros((1,) * 9)), media.NPY, "header cannot be read"),
+        (b"[[1], [2, 3]]", media.JSON, "nested evenly"),
+        (b'["1"]', media.JSON, "expected numbers"),
+        (b"[1e39]", media.JSON, "within float32"),
+        (b"[" + b"9" * 400 + b"]", media.JSON, "expected numbers"),
+        (b"[NaN]", media.JSON, "not JSON"),
+        (b"[null]", media.JSON, "expected numbers"),
+        (b"{}", media.JSON, "1 to 64 arrays"),
+        (b'{"a": {"b": 1}}', media.JSON, "a: expected numbers"),
+        (b"[" * 9 + b"1" + b"]" * 9, media.JSON, "at most 8 dimensions"),
+        (b"[" * 99_999, media.JSON, "not JSON"),
+        (b"\xff", media.JSON, "not UTF-8"),
+    ],
+)
+def test_what_is_no_array_is_refused_with_a_sentence(
+    data: bytes, media_type: str, said: str
+) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        tensors.decode(data, media_type)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_nothing_else_is_ever_raised(data: st.DataObject) -> None:
+    broken = bytearray(PLAIN)
+    for place in data.draw(st.lists(st.integers(0, len(broken) - 1), max_size=8)):
+        broken[place] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(InvalidInput):
+        tensors.decode(bytes(broken), media.NPY)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(), st.lists))
+def test_json_of_any_kind_is_an_array_or_refused(value: object) -> None:
+    with contextlib.suppress(InvalidInput):
+        found = tensors.decode(json.dumps(value).encode(), media.JSON)
+        assert np.isfinite(found).all()
+        assert math.prod(found.shape) == found.size
+
+
+def test_text_is_utf_8_without_its_mark() -> None:
+    assert texts.decode("\ufeffGrüße".encode()) == "Grüße"
+    with pytest.raises(InvalidInput, match="not UTF-8: see byte 2"):
+        texts.decode(b"ab\xe4")

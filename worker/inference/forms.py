@@ -1,0 +1,140 @@
+"""The two forms of a model's class as one: built as its entry says, and called alike."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, cast, get_args
+
+from contract.catalogue import Model
+from worker.errors import InferenceFailed, ModelUnfit
+from worker.models import (
+    Accepts,
+    Context,
+    Infer,
+    LongInfer,
+    LongShortInfer,
+    Postprocesses,
+    ShortInfer,
+    Weights,
+)
+
+_KINDS: Final[tuple[Accepts, ...]] = get_args(Accepts)
+# What a class may limit: an entry that asks for more is refused.
+_LIMITS: Final = ("max_batch_size", "max_wait_ms")
+
+
+class Form(Protocol):
+    """A model as the runner calls it."""
+
+    def preprocess(self, item: Any) -> Any:
+        """One input, on any thread."""
+        ...
+
+    def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
+        """One batch, in the device thread."""
+        ...
+
+    def postprocess(self, output: Any) -> Any:
+        """One output of the batch, on any thread."""
+        ...
+
+
+class Full:
+    """A class with `preprocess`: it runs batches."""
+
+    def __init__(self, infer: Infer | LongInfer, *, takes_contexts: bool) -> None:
+        self._infer = infer
+        self._takes_contexts = takes_contexts
+        self.preprocess = infer.preprocess
+        has_last_step = hasattr(infer, "postprocess")
+        self.postprocess: Callable[[Any], Any] = (
+            cast(Postprocesses, infer).postprocess if has_last_step else _as_it_is
+        )
+
+    def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
+        """See Form."""
+        if self._takes_contexts:
+            return cast(LongInfer, self._infer)(batch, list(contexts))
+        return cast(Infer, self._infer)(batch)
+
+
+class Short:
+    """A class without: it runs items one after the other."""
+
+    def __init__(self, infer: ShortInfer | LongShortInfer, *, takes_contexts: bool) -> None:
+        self._infer = infer
+        self._takes_contexts = takes_contexts
+        self.preprocess = self.postprocess = _as_it_is
+
+    def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
+        """See Form."""
+        if not self._takes_contexts:
+            return [cast(ShortInfer, self._infer)(item) for item in batch]
+        call = cast(LongShortInfer, self._infer)
+        return [call(item, context) for item, context in zip(batch, contexts, strict=True)]
+
+
+def construct(model: Model, make: Callable[..., Any], weights: Weights | None) -> Any:
+    """Make the model's `Infer` with what its entry gives; ModelUnfit, or what its code raises."""
+    return make(**_arguments(model, make, weights))
+
+
+def shaped(model: Model, infer: Any) -> Form:
+    """The form that an `Infer` has; ModelUnfit where it has none, or is not made for its entry."""
+    if not callable(infer):
+        raise ModelUnfit(f"{model.implementation}: Infer has no __call__")
+    for name in _LIMITS:
+        limit, asked = getattr(infer, name, None), getattr(model, name)
+        if limit is not None and asked > limit:
+            raise ModelUnfit(f"{model.name}.{name}: is {asked}, the model is made for {limit}")
+    is_full = hasattr(infer, "preprocess")
+    if hasattr(infer, "postprocess") and not is_full:
+        raise ModelUnfit(f"{model.implementation}: Infer has postprocess but no preprocess")
+    return (Full if is_full else Short)(infer, takes_contexts=model.reports_progress)
+
+
+def _arguments(
+    model: Model, make: Callable[..., Any], weights: Weights | None
+) -> dict[str, object]:
+    """What the constructor is given: the weights and the entry's options, each by its name."""
+    given: dict[str, object] = dict(model.options)
+    if weights is not None:
+        given["weights"] = weights
+    parameters = inspect.signature(make).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    for name in given:
+        if name not in parameters and not takes_any:
+            what = name if name == "weights" else f"options.{name}"
+            raise ModelUnfit(f"{model.name}.{what}: {model.implementation} takes no such argument")
+    for name, each in parameters.items():
+        is_variable = each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        if each.default is each.empty and not is_variable and name not in given:
+            what = name if name == "weights" else f"options.{name}"
+            raise ModelUnfit(f"{model.name}.{what}: is missing, {model.implementation} needs it")
+    return given
+
+
+def accepted(model: Model, infer: object) -> Accepts:
+    """What the class says that it takes, or else what the entry's media types leave."""
+    said = getattr(infer, "accepts", None)
+    if said in _KINDS:
+        return cast(Accepts, said)
+    if said is not None:
+        raise ModelUnfit(f"{model.implementation}: accepts is {said!r}, not {', '.join(_KINDS)}")
+    kinds = {media_type.partition("/")[0] for media_type in model.media_types}
+    if len(kinds) == 1 and (kind := kinds.pop()) in ("image", "audio", "text"):
+        return cast(Accepts, kind)
+    if model.media_types == ("application/json",):
+        return "json"
+    raise ModelUnfit(f"{model.implementation}: Infer must say what it accepts")
+
+
+def checked(outputs: Sequence[Any], count: int) -> Sequence[Any]:
+    """The same, if there is one for each item."""
+    if not hasattr(outputs, "__len__") or len(outputs) != count:
+        found = len(outputs) if hasattr(outputs, "__len__") else "no"
+        raise InferenceFailed(f"the model gave {found} results for {count} inputs")
+    return outputs
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

@@ -1,0 +1,138 @@
+"""Sound from bytes that a stranger sent: WAV decoded in full, or refused with a sentence.
+
+RIFF/WAVE with PCM of 8, 16, 24 or 32 bits or IEEE floats of 32 or 64, plain or EXTENSIBLE. What a
+header claims is held against what is there before anything is decoded, so that the samples take
+at most four times the memory of the input.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from worker.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_PCM: Final = 1
+_FLOAT: Final = 3
+_EXTENSIBLE: Final = 0xFFFE
+_BITS: Final = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64)}
+# How the GUIDs go on whose first two bytes are the format.
+_GUID_REST: Final = bytes.fromhex("000000001000800000aa00389b71")
+
+_CHANNELS: Final = range(1, 33)
+# Below, a short input would grow without bounds when it is resampled to what a network takes.
+_RATES: Final = range(4_000, 384_001)
+_MAX_CHUNKS: Final = 256
+# Programs that write to a pipe do not know the length, and say so like this.
+_UNKNOWN_LENGTH: Final = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """`samples` are float32 of shape (count,), all channels mixed into one, from -1 to 1.
+
+    Files of floats may go beyond that: they are taken as they are.
+    """
+
+    samples: "NDArray[np.float32]" = field(repr=False)
+    sample_rate: int
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return len(self.samples) / self.sample_rate
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    kind: int
+    channels: int
+    rate: int
+    bits: int
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.channels * self.bits // 8
+
+
+def decode(data: bytes) -> Audio:
+    """The sound in a WAV file; InvalidInput where it is none."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+        raise InvalidInput("the input is not a WAV file")
+    shape: _Format | None = None
+    for name, body in _chunks(memoryview(data)[12:]):
+        if name == b"fmt ":
+            shape = _format(body)
+        elif name == b"data":
+            if shape is None:
+                raise InvalidInput("the WAV file has samples before it says what they are")
+            return Audio(_samples(shape, body), shape.rate)
+    raise InvalidInput("the WAV file has no samples")
+
+
+def _chunks(rest: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    for _ in range(_MAX_CHUNKS):
+        if len(rest) < 8:
+            return
+        name, size_bytes = struct.unpack_from("<4sI", rest)
+        rest = rest[8:]
+        if name == b"data" and size_bytes == _UNKNOWN_LENGTH:
+            size_bytes = len(rest)
+        if size_bytes > len(rest):
+            raise InvalidInput(
+                f"the WAV file is cut off: {size_bytes} bytes are announced where {len(rest)} are"
+            )
+        yield name, rest[:size_bytes]
+        # Chunks begin at even places.
+        rest = rest[size_bytes + size_bytes % 2 :]
+    raise InvalidInput(f"the WAV file has more than {_MAX_CHUNKS} parts before its samples")
+
+
+def _format(body: memoryview) -> _Format:
+    if len(body) < 16:
+        raise InvalidInput("the WAV file's header is cut off")
+    kind, channels, rate, _, frame_bytes, bits = struct.unpack_from("<HHIIHH", body)
+    if kind == _EXTENSIBLE and len(body) >= 40 and body[26:40] == _GUID_REST:
+        (kind,) = struct.unpack_from("<H", body, 24)
+    if bits not in _BITS.get(kind, ()):
+        raise InvalidInput(
+            "the WAV file is neither PCM of 8, 16, 24 or 32 bits nor floats of 32 or 64"
+        )
+    if channels not in _CHANNELS or rate not in _RATES:
+        raise InvalidInput(
+            f"the WAV file has {channels} channels at {rate} Hz; taken are {_CHANNELS[0]} to "
+            f"{_CHANNELS[-1]} at {_RATES[0]} to {_RATES[-1]} Hz"
+        )
+    shape = _Format(kind, channels, rate, bits)
+    if frame_bytes != shape.frame_bytes:
+        raise InvalidInput("the WAV file's header contradicts itself")
+    return shape
+
+
+def _samples(shape: _Format, body: memoryview) -> "NDArray[np.float32]":
+    import numpy as np  # noqa: PLC0415  a worker without such models needs none
+
+    if not body or len(body) % shape.frame_bytes:
+        raise InvalidInput("the WAV file's samples are missing or cut off")
+    match shape.kind, shape.bits:
+        case (_, 8):
+            # The one width without a sign.
+            values = np.frombuffer(body, np.uint8).astype(np.float32) / 128 - 1
+        case (_, 24):
+            # Each in the upper three bytes of four, where its sign is the sign of the whole.
+            wide = np.zeros((len(body) // 3, 4), np.uint8)
+            wide[:, 1:] = np.frombuffer(body, np.uint8).reshape(-1, 3)
+            values = wide.view("<i4").reshape(-1).astype(np.float32) / 2**31
+        case (3, bits):
+            with np.errstate(over="ignore"):
+                values = np.frombuffer(body, f"<f{bits // 8}").astype(np.float32)
+        case (_, bits):
+            values = np.frombuffer(body, f"<i{bits // 8}").astype(np.float32) / 2 ** (bits - 1)
+    mono: NDArray[np.float32] = values.reshape(-1, shape.channels).mean(axis=1, dtype=np.float32)
+    if not np.isfinite(mono).all():
+        raise InvalidInput("the WAV file has samples that are no finite numbers")
+    return mono

@@ -1,0 +1,27 @@
+"""Text and JSON from bytes that a stranger sent: decoded, or refused with a sentence."""
+
+import json
+from typing import NoReturn
+
+from contract.fields import Json
+from worker.errors import InvalidInput
+
+
+def decode(data: bytes) -> str:
+    """The text, without a byte order mark; InvalidInput where it is not UTF-8."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"the text is not UTF-8: see byte {error.start}") from None
+
+
+def parse_json(data: bytes) -> Json:
+    """The value; InvalidInput where it is no JSON, be it only for a NaN."""
+    try:
+        return json.loads(decode(data), parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise InvalidInput("the input is not JSON") from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)

@@ -1,0 +1,93 @@
+"""Weights that are here and are the right bytes: loaded as tensors, never as code."""
+
+import pickle
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from worker.errors import WeightsDamaged, WeightsUnfit, WeightsUnsafe
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    Network = TypeVar("Network", bound=nn.Module)
+
+# A safetensors file begins with the length of its header, which is a JSON object.
+_HEADER: Final = struct.Struct("<Q")
+_MAX_HEADER_BYTES: Final = 100 * 1024 * 1024
+_SHOWN_CHARACTERS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A file on this machine whose digest has been checked. What a model's constructor is given."""
+
+    path: Path
+
+    def state_dict(self) -> "dict[str, Tensor]":
+        """The tensors by name, on the CPU; WeightsUnsafe or WeightsDamaged.
+
+        Reads safetensors, and what `torch.save` wrote of a state dict. A pickle that names
+        anything but tensors and plain containers is refused before any of it is called.
+        """
+        with self.path.open("rb") as file:
+            start = file.read(_HEADER.size + 1)
+        found = _from_safetensors(self.path) if _is_safetensors(start) else _from_torch(self.path)
+        return _checked(found)
+
+    def load_into(self, network: "Network") -> "Network":
+        """Give these weights to a network, all of them and nothing else; WeightsUnfit."""
+        try:
+            network.load_state_dict(self.state_dict(), strict=True)
+        except RuntimeError as error:
+            # One line a name or shape that does not fit.
+            text = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
+            raise WeightsUnfit(f"the weights are another network's: {text}") from None
+        return network
+
+
+def _is_safetensors(start: bytes) -> bool:
+    if len(start) <= _HEADER.size or start[_HEADER.size :] != b"{":
+        return False
+    return bool(_HEADER.unpack_from(start)[0] <= _MAX_HEADER_BYTES)
+
+
+def _from_safetensors(path: Path) -> object:
+    from safetensors import SafetensorError  # noqa: PLC0415  only where a model has such weights
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise WeightsDamaged(f"the safetensors file cannot be read: {_line(error)}") from None
+
+
+def _from_torch(path: Path) -> object:
+    import torch  # noqa: PLC0415  a worker without such models needs none
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsUnsafe(
+            f"the weights are a pickle of more than tensors, which is not executed: {_line(error)}"
+        ) from None
+    # What torch and its reader of archives raise for files that are cut off or no files of theirs.
+    except (RuntimeError, ValueError, EOFError, KeyError, OSError, AttributeError) as error:
+        raise WeightsDamaged(f"the weights cannot be read: {_line(error)}") from None
+
+
+def _checked(found: object) -> "dict[str, Tensor]":
+    import torch  # noqa: PLC0415  a worker without such models needs none
+
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in found.items()
+    ):
+        raise WeightsUnfit("the weights are no state dict: expected tensors by name")
+    return dict(found)
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:_SHOWN_CHARACTERS] if lines else type(error).__name__
