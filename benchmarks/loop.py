@@ -1,0 +1,106 @@
+"""A model in a bare loop: the measure of what a worker can do at all.
+
+`python -m benchmarks.loop CATALOGUE MODEL PICTURE…` loads the model, and for each line with a
+number on its standard input takes so many pictures through decoding and preprocessing on the
+worker's number of threads, in the worker's batches through the model on one thread, and through
+postprocessing on another. There are no messages, locks or replies. For each line it prints a JSON
+object: images, seconds from the start of the first batch to the end of the last, and the seconds
+of them in which the model ran.
+"""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from contract.catalogue import Catalogue, Model
+from worker.allocator import keep_large_blocks
+from worker.inference.runner import Runner
+from worker.inference.threads import preparing_threads
+
+# As in the worker: one batch runs while the next is made ready.
+_BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a run was, from the start of its first batch to the end of its last."""
+
+    images: int
+    seconds: float
+    busy_seconds: float
+
+    @property
+    def per_second(self) -> float:
+        """Images a second."""
+        return self.images / self.seconds
+
+    @property
+    def busy_share(self) -> float:
+        """The share of the time in which the device was busy."""
+        return self.busy_seconds / self.seconds
+
+    @property
+    def busy_ms(self) -> float:
+        """The device's time for one image."""
+        return self.busy_seconds / self.images * 1000
+
+
+class Loop:
+    """One model with its threads."""
+
+    def __init__(self, model: Model, pictures: Sequence[bytes]) -> None:
+        self._runner = Runner.load(model, torch_threads=1)
+        self._batch_size = model.max_batch_size
+        self._pictures = pictures
+        self._preparing = ThreadPoolExecutor(preparing_threads())
+        self._finishing = ThreadPoolExecutor(1)
+
+    def run(self, images: int) -> Pace:
+        """Take so many images through the model; whole batches only."""
+        ready: SimpleQueue[Any] = SimpleQueue()
+        room = threading.Semaphore(self._batch_size * _BATCHES_AHEAD)
+
+        def prepare(picture: bytes) -> None:
+            ready.put(self._runner.prepare(picture, "image/jpeg"))
+
+        def feed() -> None:
+            for picture in islice(cycle(self._pictures), images):
+                room.acquire()
+                self._preparing.submit(prepare, picture)
+
+        threading.Thread(target=feed).start()
+        begin, busy_seconds = 0.0, 0.0
+        for _ in range(images // self._batch_size):
+            batch = [ready.get() for _ in range(self._batch_size)]
+            started = time.perf_counter()
+            begin = begin or started
+            outputs = self._runner.run(batch)
+            busy_seconds += time.perf_counter() - started
+            room.release(self._batch_size)
+            for output in outputs:
+                self._finishing.submit(self._runner.finish, output)
+        return Pace(images, time.perf_counter() - begin, busy_seconds)
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the one who started this."""
+    catalogue, name, *paths = arguments
+    keep_large_blocks()
+    model = Catalogue.load(Path(catalogue)).model(name)
+    loop = Loop(model, [Path(path).read_bytes() for path in paths])
+    loop.run(model.max_batch_size * 2)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(asdict(loop.run(int(line)))), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

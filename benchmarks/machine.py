@@ -1,0 +1,60 @@
+"""What the machine did meanwhile: a run on shared processors says little without it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+
+@dataclass(frozen=True, slots=True)
+class Processors:
+    """The processors' time since the start of the machine, in seconds of one of them."""
+
+    all_seconds: float
+    stolen_seconds: float
+    idle_seconds: float
+
+    @classmethod
+    def now(cls) -> Self:
+        """Read them; what the system does not tell counts as none."""
+        times = psutil.cpu_times()
+        return cls(
+            all_seconds=sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0),
+            stolen_seconds=getattr(times, "steal", 0.0),
+            idle_seconds=times.idle + getattr(times, "iowait", 0.0),
+        )
+
+    def __sub__(self, earlier: "Processors") -> "Processors":
+        return Processors(
+            self.all_seconds - earlier.all_seconds,
+            self.stolen_seconds - earlier.stolen_seconds,
+            self.idle_seconds - earlier.idle_seconds,
+        )
+
+    @property
+    def used_seconds(self) -> float:
+        """What anybody on this machine computed."""
+        return self.all_seconds - self.stolen_seconds - self.idle_seconds
+
+    @property
+    def stolen_share(self) -> float:
+        """The share that the hypervisor gave to other machines."""
+        return self.stolen_seconds / self.all_seconds if self.all_seconds else 0.0
+
+
+def process_seconds(pid: int) -> float:
+    """The processor time that a process has used."""
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
+
+
+def thread_seconds(pid: int) -> dict[int, float]:
+    """The same for each of its threads, where the system tells."""
+    ticks_per_second = os.sysconf("SC_CLK_TCK")
+    seconds = {}
+    for folder in Path(f"/proc/{pid}/task").iterdir():
+        fields = (folder / "stat").read_text("ascii").rpartition(")")[2].split()
+        seconds[int(folder.name)] = (int(fields[11]) + int(fields[12])) / ticks_per_second
+    return seconds

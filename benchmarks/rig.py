@@ -1,0 +1,200 @@
+"""A broker and one real worker process, without a gateway: jobs are put straight on the queue."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusReceiveMode
+
+from contract.catalogue import Catalogue
+from contract.codec import decode_reply, encode_request
+from contract.messages import InlineBytes, JobReply, JobRequest, ReplyQueue
+from contract.queues import config
+
+ROOT = Path(__file__).parents[1]
+REPLIES = "replies"
+_START_SECONDS = 120.0
+_COUNT = re.compile(rb"ActiveMessageCount>(\d+)<")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@dataclass(slots=True)
+class Program:
+    """One of our programs as a process."""
+
+    process: subprocess.Popen[bytes]
+    probe: str
+    log: Path
+
+    @classmethod
+    def start(cls, *command: str, probe: str, log: Path, **settings: str) -> "Program":
+        """Start it, and wait until its probe answers 200."""
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"} | settings
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command], cwd=ROOT, env=environment, stderr=output
+            )
+        program = cls(process, probe, log)
+        ends_at = time.monotonic() + _START_SECONDS
+        while not program._is_ready():
+            if process.poll() is not None or time.monotonic() > ends_at:
+                process.kill()
+                raise RuntimeError(
+                    f"{command[0]} did not come up: {log.read_text('utf-8')[-2000:]}"
+                )
+            time.sleep(0.05)
+        return program
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx.get(self.probe, timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Rig:
+    """The broker, the worker, and what a producer needs."""
+
+    def __init__(
+        self, broker: Program, worker: Program, admin_port: int, client: ServiceBusClient
+    ) -> None:
+        self.broker = broker
+        self.worker = worker
+        self._admin_port = admin_port
+        self._client = client
+
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Stop broker and worker meanwhile: even idle they would take time from who measures."""
+        for program in (self.worker, self.broker):
+            program.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for program in (self.broker, self.worker):
+                program.process.send_signal(signal.SIGCONT)
+
+    def fill(self, model: str, pictures: Sequence[bytes], images: int) -> set[str]:
+        """Put so many jobs on the model's queue while the worker is stopped; their ids."""
+        now = datetime.now(UTC)
+        ids = [str(uuid.uuid4()) for _ in range(images)]
+        self.worker.process.send_signal(signal.SIGSTOP)
+        try:
+            with self._client.get_queue_sender(model) as sender:
+                batch = sender.create_message_batch()
+                for number, job_id in enumerate(ids):
+                    request = JobRequest(
+                        job_id=job_id,
+                        model=model,
+                        input=InlineBytes("image/jpeg", pictures[number % len(pictures)]),
+                        created_at=now,
+                        deadline=now + timedelta(minutes=10),
+                        reply_to=ReplyQueue(REPLIES),
+                    )
+                    message = ServiceBusMessage(
+                        encode_request(request), message_id=job_id, correlation_id=job_id
+                    )
+                    try:
+                        batch.add_message(message)
+                    except ValueError:
+                        sender.send_messages(batch)
+                        batch = sender.create_message_batch()
+                        batch.add_message(message)
+                sender.send_messages(batch)
+        finally:
+            self.worker.process.send_signal(signal.SIGCONT)
+        return set(ids)
+
+    def wait_for(self, replies: int, seconds: float) -> None:
+        """Wait until so many replies lie in their queue. Looks seldom: each look costs time."""
+        ends_at = time.monotonic() + seconds
+        while (count := self._count()) < replies:
+            if time.monotonic() > ends_at:
+                raise RuntimeError(f"{count} of {replies} replies within {seconds:.0f} s")
+            time.sleep(0.5)
+
+    def _count(self) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self._admin_port, timeout=10)
+        connection.request("GET", f"/{REPLIES}?api-version=2021-05")
+        found = _COUNT.search(connection.getresponse().read())
+        connection.close()
+        if found is None:
+            raise RuntimeError("the broker does not tell its counts")
+        return int(found[1])
+
+    def replies(self) -> list[JobReply]:
+        """Take all replies from their queue."""
+        found: list[JobReply] = []
+        with self._client.get_queue_receiver(
+            REPLIES, receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE
+        ) as receiver:
+            while messages := receiver.receive_messages(max_message_count=500, max_wait_time=1):
+                found += [decode_reply(b"".join(message.body)) for message in messages]
+        return found
+
+
+@contextlib.contextmanager
+def running(folder: Path, catalogue: Path, model: str) -> Iterator[Rig]:
+    """Broker and worker with their own data; stopped at the end."""
+    document = config(Catalogue.load(catalogue))
+    queues = document["UserConfig"]["Namespaces"][0]["Queues"]
+    queues.append({"Name": REPLIES, "Properties": {}})
+    configuration = folder / "servicebus.json"
+    configuration.write_text(json.dumps(document), encoding="utf-8")
+    port, admin_port, health_port = free_port(), free_port(), free_port()
+    connection = (
+        f"Endpoint=sb://localhost:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
+        "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
+    )
+    with contextlib.ExitStack() as stack:
+        broker = Program.start(
+            *("emulator.servicebus", "--config", str(configuration), "--port", str(port)),
+            *("--admin-port", str(admin_port), "--data", str(folder / "servicebus")),
+            probe=f"http://127.0.0.1:{admin_port}/health",
+            log=folder / "servicebus.log",
+        )
+        stack.callback(broker.stop)
+        worker = Program.start(
+            "worker",
+            probe=f"http://127.0.0.1:{health_port}/ready",
+            log=folder / "worker.log",
+            SERVICE_BUS=connection,
+            # Inputs travel in the messages, results are small: nothing is there, or asked for.
+            PAYLOAD_STORAGE="DefaultEndpointsProtocol=http;AccountName=none;AccountKey=bm9uZQ==;"
+            f"BlobEndpoint=http://127.0.0.1:{free_port()}/none;",
+            MODEL_CATALOGUE=str(catalogue),
+            WORKER_MODELS=model,
+            REPLY_HOSTS="localhost:1",
+            HEALTH_PORT=str(health_port),
+        )
+        stack.callback(worker.stop)
+        client = stack.enter_context(ServiceBusClient.from_connection_string(connection))
+        yield Rig(broker, worker, admin_port, client)

@@ -1,0 +1,208 @@
+"""`./dev bench worker`: the real worker at saturation beside a bare loop, run by run in turn.
+
+Both take the same JPEGs through the same code in the same batches with the same number of threads;
+the loop leaves out messages, locks and replies. The jobs lie on the queue beforehand, and the
+worker's pace is told by its replies: from the start of the first batch to the end of the last.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from benchmarks.figures import Figure, report
+from benchmarks.loop import Pace
+from benchmarks.machine import Processors, process_seconds
+from benchmarks.rig import ROOT, Rig, running
+from contract.messages import JobError, JobReply
+
+CATALOGUE = ROOT / "benchmarks" / "models.toml"
+PICTURES = [ROOT / "examples" / name for name in ("chelsea.jpg", "coffee.jpg")]
+MODELS = ("classifier", "resnet18")
+RATIO_TARGET = 0.97
+BUSY_TARGET = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run: its pace, the processor time of those that took part, what the machine did."""
+
+    pace: Pace
+    process_seconds: float
+    broker_seconds: float
+    machine: Processors
+
+    @property
+    def others_share(self) -> float:
+        """The share of the processors that went to neither: other programs of this machine."""
+        ours = self.process_seconds + self.broker_seconds
+        return max(0.0, self.machine.used_seconds - ours) / self.machine.all_seconds
+
+    def ms(self, seconds: float) -> float:
+        """Milliseconds for one image."""
+        return seconds / self.pace.images * 1000
+
+
+class BareLoop:
+    """`benchmarks.loop` as a process."""
+
+    def __init__(self, model: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.loop", str(CATALOGUE), model, *map(str, PICTURES)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._read()
+
+    def run(self, images: int) -> Run:
+        before, used = Processors.now(), process_seconds(self._process.pid)
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{images}\n")
+        self._process.stdin.flush()
+        pace = Pace(**json.loads(self._read()))
+        used = process_seconds(self._process.pid) - used
+        return Run(pace, used, 0.0, Processors.now() - before)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the bare loop ended")
+        return line
+
+
+def worker_run(rig: Rig, model: str, images: int, seconds: float) -> Run:
+    """Let the worker empty a queue of so many jobs."""
+    ids = rig.fill(model, [path.read_bytes() for path in PICTURES], images)
+    pids = rig.worker.process.pid, rig.broker.process.pid
+    before, used = Processors.now(), [process_seconds(pid) for pid in pids]
+    rig.wait_for(images, seconds)
+    worker, broker = (process_seconds(pid) - at for pid, at in zip(pids, used, strict=True))
+    machine = Processors.now() - before
+    return Run(pace_of(rig.replies(), ids), worker, broker, machine)
+
+
+def pace_of(replies: Sequence[JobReply], ids: set[str]) -> Pace:
+    """The pace that replies tell; RuntimeError where they are not one good one for each job."""
+    failed = [reply.outcome for reply in replies if isinstance(reply.outcome, JobError)]
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(ids)} jobs failed, the first with {failed[0]}")
+    if len(replies) != len(ids) or {reply.job_id for reply in replies} != ids:
+        raise RuntimeError(f"{len(replies)} replies to {len(ids)} jobs")
+    # The jobs of one batch began together and took as long.
+    batches = {(reply.started_at.timestamp(), reply.timing.inference_ms) for reply in replies}
+    begin = min(started for started, _ in batches)
+    end = max(started + took_ms / 1000 for started, took_ms in batches)
+    return Pace(len(ids), end - begin, sum(took_ms for _, took_ms in batches) / 1000)
+
+
+@contextmanager
+def bare_loop(model: str) -> Iterator[BareLoop]:
+    loop = BareLoop(model)
+    try:
+        yield loop
+    finally:
+        loop.close()
+
+
+def measure(model: str, rounds: int, seconds: float) -> list[Figure]:
+    """Loop and worker in turn, the loop first and last."""
+    with (
+        tempfile.TemporaryDirectory(prefix="loosely-bench-") as folder,
+        bare_loop(model) as loop,
+        running(Path(folder), CATALOGUE, model) as rig,
+    ):
+        with rig.at_rest():
+            rate = loop.run(64).pace.per_second
+        images = max(64, round(rate * seconds / 8) * 8)
+        worker_run(rig, model, 64, 120)
+        loops, workers = [], []
+        for number in range(rounds + 1):
+            with rig.at_rest():
+                loops.append(loop.run(images))
+            if number < rounds:
+                workers.append(worker_run(rig, model, images, 120 + seconds * 10))
+    return figures(model, loops, workers)
+
+
+def figures(model: str, loops: Sequence[Run], workers: Sequence[Run]) -> list[Figure]:
+    """What the runs come to. Each of the worker's is held against the loop's before and after."""
+    beside = [
+        (before.pace.per_second + after.pace.per_second) / 2 for before, after in pairwise(loops)
+    ]
+    ratios = [run.pace.per_second / rate for run, rate in zip(workers, beside, strict=True)]
+    ratio, each = median(ratios), ", ".join(f"{value:.2f}" for value in ratios)
+    rate = middle(workers, lambda run: run.pace.per_second)
+    bare_rate = middle(loops, lambda run: run.pace.per_second)
+    busy = middle(workers, lambda run: run.pace.busy_share)
+    bare_busy = middle(loops, lambda run: run.pace.busy_share)
+    return [
+        Figure(
+            f"{model}: worker beside bare loop",
+            f"{rate:.1f} of {bare_rate:.1f} images/s: {ratio:.3f} ({each})",
+            f"{RATIO_TARGET} or more",
+            ratio >= RATIO_TARGET,
+        ),
+        Figure(
+            f"{model}: device busy, first to last job",
+            f"{busy:.1%}; in the loop {bare_busy:.1%}",
+            f"{BUSY_TARGET:.0%} or more",
+            busy >= BUSY_TARGET,
+        ),
+        Figure(
+            f"{model}: time of an image on the device",
+            f"worker {middle(workers, lambda run: run.pace.busy_ms):.1f} ms, "
+            f"loop {middle(loops, lambda run: run.pace.busy_ms):.1f} ms",
+        ),
+        Figure(
+            f"{model}: processor time of an image",
+            f"worker {middle(workers, lambda run: run.ms(run.process_seconds)):.1f} ms "
+            f"and broker {middle(workers, lambda run: run.ms(run.broker_seconds)):.1f} ms, "
+            f"loop {middle(loops, lambda run: run.ms(run.process_seconds)):.1f} ms",
+        ),
+        Figure(
+            f"{model}: processors used by others, and stolen by other machines",
+            f"{middle(workers, lambda run: run.others_share):.1%} and "
+            f"{middle(workers, lambda run: run.machine.stolen_share):.1%} in the worker's runs, "
+            f"{middle(loops, lambda run: run.others_share):.1%} and "
+            f"{middle(loops, lambda run: run.machine.stolen_share):.1%} in the loop's",
+        ),
+    ]
+
+
+def middle(runs: Sequence[Run], figure: Callable[[Run], float]) -> float:
+    """The median of a figure."""
+    return median(map(figure, runs))
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="./dev bench worker", description=__doc__)
+    parser.add_argument("models", nargs="*", default=MODELS, help="all unless named")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of one run")
+    options = parser.parse_args(arguments)
+    found = [
+        figure
+        for model in options.models
+        for figure in measure(model, options.rounds, options.seconds)
+    ]
+    return report("The worker beside a bare loop, run in turn", found)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
