@@ -147,6 +147,26 @@ async def test_an_upload_expires(world: World) -> None:
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
 
 
+async def test_a_repeat_finds_its_job_though_the_upload_is_over(world: World) -> None:
+    upload = await sent(world, b"x")
+    url = f"/v1/models/noop/jobs?upload={upload}"
+    headers = {"prefer": "respond-async", "idempotency-key": '"k"'}
+    first = await world.http.post(url, headers=headers)
+    assert first.status_code == 202, first.text
+    await world.reply()
+    await world.durable.advance(uploads.LIFETIME.total_seconds() + 3600)
+    await housekeeping.purge(world.durable, world.services)
+    assert uploads.blob_of(upload, OPEN_TENANT) not in world.payloads.blobs
+    again = await world.http.post(url, headers=headers)
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+    assert again.headers["idempotency-replayed"] == "true"
+    other = await world.http.post(f"{url}&deadline_seconds=7", headers=headers)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency-mismatch")
+    fresh = await world.http.post(url, headers={**headers, "idempotency-key": '"other"'})
+    assert (fresh.status_code, fresh.json()["code"]) == (422, "invalid-input")
+    assert len(world.durable.runs) == 1
+
+
 async def test_housekeeping_deletes_uploads_once_no_job_can_read_them(world: World) -> None:
     upload = await sent(world, b"x")
     await world.durable.advance(uploads.LIFETIME.total_seconds() + 3599)

@@ -1,27 +1,24 @@
-"""/v1/uploads: slots for inputs that are too large for a request, and the jobs that name them."""
+"""/v1/uploads: slots for inputs that are too large for a request."""
 
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from contract.catalogue import Model
 from contract.codec import format_time
 from contract.fields import Json
 from contract.media import essence
-from contract.messages import PayloadRef
 from gateway import problems
 from gateway.api.context import caller_of, refuse_unknown_query, services_of
 from gateway.api.openapi.operations import UPLOAD_BODY, UPLOAD_RESPONSES
 from gateway.api.responses import json_response
 from gateway.api.routes.models import found_model
-from gateway.api.submitting.checks import check_accepted, check_upload_size, checked_media_type
+from gateway.api.submitting.checks import check_accepted
 from gateway.problems import Problem
 from gateway.storage import uploads
 from gateway.strict_json import parse
 
 _MAX_BODY_BYTES: Final = 16 * 1024
 _MEMBERS: Final = ("model", "media_type")
-_HEAD_BYTES: Final = 64 * 1024
 
 router = APIRouter(tags=["uploads"])
 
@@ -78,31 +75,3 @@ def _asked(body: bytes) -> tuple[str, str]:
     if not isinstance(model, str) or not isinstance(media_type, str):
         raise Problem(problems.MALFORMED_REQUEST, "model and media_type: expected texts")
     return model, media_type
-
-
-async def uploaded(
-    request: Request, model: Model, upload_id: str, announced: str | None
-) -> PayloadRef:
-    """The caller's upload as a job's input, once it is there and fits the model; else Problem.
-
-    Only its beginning is read. The reference holds the ETag: should somebody write to the slot
-    again, the worker refuses what it then finds.
-    """
-    services = services_of(request)
-    expires_at = uploads.expiry(upload_id)
-    blob = uploads.blob_of(upload_id, caller_of(request).tenant)
-    known = expires_at is not None and services.clock() < expires_at
-    found = await services.blobs.look(blob, _HEAD_BYTES) if known else None
-    if found is None:
-        raise Problem(
-            problems.INVALID_INPUT,
-            f"there is no upload {upload_id[:100]!r}: nothing was sent to its URL, or it is over",
-        )
-    check_upload_size(model, found.size_bytes)
-    media_type = checked_media_type(
-        model,
-        announced or essence(found.media_type) or None,
-        found.head,
-        is_whole=len(found.head) == found.size_bytes,
-    )
-    return PayloadRef(media_type, blob, found.size_bytes, None, found.etag)

@@ -13,6 +13,7 @@ from contract.names import input_blob
 from gateway.api.queueing import refuse_if_saturated
 from gateway.api.submitting.addresses import check_addresses
 from gateway.api.submitting.intake import Intake
+from gateway.api.submitting.uploaded import uploaded
 from gateway.durable import Durable
 from gateway.jobs import record, ticket
 from gateway.jobs.record import Record
@@ -41,7 +42,7 @@ async def issue(
     request = JobRequest(
         job_id=job_id,
         model=model.name,
-        input=await _payload(services, job_id, intake),
+        input=await _payload(services, model, intake, origin.tenant, job_id),
         created_at=created_at,
         deadline=created_at + timedelta(seconds=intake.deadline_seconds),
         parameters=intake.parameters,
@@ -49,11 +50,13 @@ async def issue(
     return ticket.write(request, origin.trace, origin.tenant, intake.webhook_url, intake.priority)
 
 
-async def _payload(services: Services, job_id: str, intake: Intake) -> InputPayload:
+async def _payload(
+    services: Services, model: Model, intake: Intake, tenant: str, job_id: str
+) -> InputPayload:
     if intake.url is not None:
         return intake.url
-    if intake.stored is not None:
-        return intake.stored
+    if intake.upload is not None:
+        return await uploaded(services, tenant, model, intake.upload, intake.media_type or None)
     if not fits_inline(len(intake.data), services.settings.inline_limit_bytes):
         return await services.payloads.put(input_blob(job_id), intake.data, intake.media_type)
     if intake.media_type == media.JSON:

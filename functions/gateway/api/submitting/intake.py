@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fastapi import Request
@@ -12,9 +12,8 @@ from starlette.datastructures import FormData, UploadFile
 from contract import media
 from contract.catalogue import Model
 from contract.fields import Json
-from contract.messages import PayloadRef, PayloadUrl
+from contract.messages import PayloadUrl
 from gateway import problems
-from gateway.api.routes.uploads import uploaded
 from gateway.api.submitting.checks import (
     check_accepted,
     check_options,
@@ -36,8 +35,9 @@ _ENVELOPE_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """A checked submit. Where the worker fetches the data from a `url` or an upload that is
-    `stored`, none of it is here.
+    """A checked submit. Where the worker fetches its data, from a `url` or `upload`, none is here.
+
+    An upload itself is looked at later: a repeat of its submit is good for longer than the upload.
     """
 
     media_type: str
@@ -46,7 +46,6 @@ class Intake:
     deadline_seconds: int
     url: PayloadUrl | None = None
     upload: str | None = None
-    stored: PayloadRef | None = None
     webhook_url: str | None = field(default=None, repr=False)
     priority: Priority = Priority.NORMAL
 
@@ -59,21 +58,13 @@ async def read_intake(request: Request, model: Model, options: Mapping[str, str]
     if upload := options.get("upload"):
         if await request.body():
             raise Problem(problems.MALFORMED_REQUEST, "upload: is the input, so send no body")
-        return await _stored(request, model, _from_upload(model, kind or None, upload, options))
+        return _from_upload(model, kind or None, upload, options)
     if kind == "multipart/form-data":
         return await _from_form(request, model, options)
     body = await request.body()
     if kind == media.JSON:
-        return await _stored(request, model, _from_envelope(body, model, options))
+        return _from_envelope(body, model, options)
     return _intake(model, kind or None, body, options)
-
-
-async def _stored(request: Request, model: Model, intake: Intake) -> Intake:
-    """The same; where it names an upload, that is looked at."""
-    if intake.upload is None:
-        return intake
-    stored = await uploaded(request, model, intake.upload, intake.media_type or None)
-    return replace(intake, media_type=stored.media_type, stored=stored)
 
 
 def _check_announced_size(request: Request, model: Model, kind: str) -> None:
