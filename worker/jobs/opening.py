@@ -11,15 +11,18 @@ from worker.errors import Expired, TooLate, UnreadableMessage, WorkerError, Wron
 from worker.messages.job import Job
 from worker.messages.lease import Leases, Renew
 from worker.messages.servicebus import Delivery
-from worker.observed.tracing import start_span
+from worker.observed.tracing import Tracing
 from worker.outcomes.outlets import Outlets
 
 
 class Opening:
     """Reads messages, refuses what can never succeed, and holds the lease of the rest."""
 
-    def __init__(self, model: Model, outlets: Outlets, leases: Leases) -> None:
+    def __init__(
+        self, model: Model, outlets: Outlets, leases: Leases, tracing: Tracing | None = None
+    ) -> None:
         self._model = model
+        self._tracing = tracing or Tracing()
         self._outlets = outlets
         self._leases = leases
 
@@ -35,7 +38,7 @@ class Opening:
             delivery.lock_seconds(now),
             time.monotonic() + (request.deadline - now).total_seconds(),
         )
-        span = start_span(self._model.name, self._model.queue, request.job_id, delivery.properties)
+        span = self._tracing.job(self._model.name, self._model.queue, request.job_id, delivery)
         return Job(request, delivery, lease, span)
 
     def _read(self, delivery: Delivery) -> JobRequest:

@@ -9,7 +9,7 @@ from contract.messages import InlineBytes, InlineJson, JobRequest
 from worker.messages.job import Job
 from worker.messages.lease import Leases
 from worker.messages.servicebus import Delivery
-from worker.observed.tracing import start_span
+from worker.observed.tracing import Tracing
 
 QUEUED_AT = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
@@ -25,7 +25,7 @@ def job(delivery_count: int = 0, traceparent: str = "") -> Job:
         deadline=QUEUED_AT + timedelta(seconds=60),
     )
     lease = Leases().hold(delivery, lambda delivery, timeout_seconds: 1.0, 1.0, 0.0)
-    return Job(request, delivery, lease, start_span("noop", "noop", "job", properties))
+    return Job(request, delivery, lease, Tracing().job("noop", "noop", "job", delivery))
 
 
 @pytest.mark.parametrize(

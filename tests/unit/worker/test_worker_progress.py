@@ -12,7 +12,7 @@ from worker.errors import Cancelled, Expired, LockLost
 from worker.messages.job import Job
 from worker.messages.lease import Leases
 from worker.messages.servicebus import Delivery
-from worker.observed.tracing import start_span
+from worker.observed.tracing import JobSpan
 from worker.outcomes.progress import HEARTBEAT_SECONDS, PAUSE_SECONDS, Reporter
 
 REPLY_URL = "https://gateway.test/v1/jobs/job/reply?expires=1&token=t"
@@ -46,7 +46,7 @@ class World:
         reply_to = None if reply_url is None else ReplyUrl(reply_url)
         request = JobRequest("job", "slow", payload, now, deadline, reply_to=reply_to)
         lease = self.leases.hold(delivery, lambda delivery, timeout_seconds: 1.0, 10.0, 60.0)
-        return Job(request, delivery, lease, start_span("slow", "slow", "job", {}))
+        return Job(request, delivery, lease, JobSpan("-"))
 
     def fractions(self) -> list[float | None]:
         return [report.get("fraction") for report in self.told]

@@ -1,0 +1,202 @@
+"""The spans of a job, as an exporter gets them."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, cast
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from worker.errors import SettingsError
+from worker.messages.servicebus import Delivery
+from worker.observed.exporting import flush, tracer_provider
+from worker.observed.tracing import JobSpan, Tracing, headers_of_current_span
+
+TRACE_ID, SPAN_ID = "ab" * 16, "cd" * 8
+SAMPLED = f"00-{TRACE_ID}-{SPAN_ID}-01"
+ENQUEUED_AT = datetime(2026, 1, 1, 12, 0, 0, 900_000, tzinfo=UTC)
+
+
+class Exported:
+    """A worker's tracing, and what came of it."""
+
+    def __init__(self) -> None:
+        self._exporter = InMemorySpanExporter()
+        self.provider = TracerProvider()
+        self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.tracing = Tracing(self.provider)
+
+    def job(self, job_id: str = "job-1", traceparent: str = SAMPLED) -> JobSpan:
+        return self.tracing.job("classifier", "images", job_id, delivery(traceparent))
+
+    def spans(self) -> list[ReadableSpan]:
+        return list(self._exporter.get_finished_spans())
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self.spans() if span.name == name]
+
+    def one(self, name: str) -> ReadableSpan:
+        (span,) = self.named(name)
+        return span
+
+
+@pytest.fixture
+def exported() -> Iterator[Exported]:
+    exported = Exported()
+    yield exported
+    exported.provider.shutdown()
+
+
+def delivery(traceparent: str) -> Delivery:
+    properties = {"traceparent": traceparent, "tracestate": "a=b"} if traceparent else {}
+    return Delivery(b"", 1, ENQUEUED_AT, None, properties, "job-1", cast(Any, None))
+
+
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or MappingProxyType({}))
+
+
+def identity(span: ReadableSpan) -> int:
+    assert span.context is not None
+    return int(span.context.span_id)
+
+
+def linked(span: ReadableSpan) -> list[int]:
+    return [link.context.span_id for link in span.links]
+
+
+def test_a_job_is_in_its_requests_trace_and_linked_to_it(exported: Exported) -> None:
+    job = exported.job()
+    job.end("succeeded", {"loosely.batch_size": 2})
+    span = exported.one("process images")
+    assert span.context is not None
+    assert span.parent is not None
+    assert job.trace_id == TRACE_ID == format(span.context.trace_id, "032x")
+    assert format(span.parent.span_id, "016x") == SPAN_ID
+    assert linked(span) == [int(SPAN_ID, 16)]
+    assert span.context.trace_state.get("a") == "b"
+    assert span.kind is SpanKind.CONSUMER
+    assert span.status.status_code is StatusCode.UNSET
+    assert attributes(span) == {
+        "messaging.system": "servicebus",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": "images",
+        "messaging.message.id": "job-1",
+        "messaging.message.conversation_id": "job-1",
+        "messaging.servicebus.message.delivery_count": 2,
+        "messaging.servicebus.message.enqueued_time": int(ENQUEUED_AT.timestamp()),
+        "loosely.model": "classifier",
+        "loosely.outcome": "succeeded",
+        "loosely.batch_size": 2,
+    }
+
+
+def test_steps_are_its_children(exported: Exported) -> None:
+    job = exported.job()
+    with job.step("prepare"):
+        assert SPAN_ID not in headers_of_current_span()["traceparent"]
+        assert TRACE_ID in headers_of_current_span()["traceparent"]
+    with job.step("reply", SpanKind.CLIENT):
+        pass
+    job.end("succeeded", {})
+    parent = identity(exported.one("process images"))
+    for name in ("prepare", "reply"):
+        step = exported.one(name)
+        assert step.parent is not None
+        assert step.parent.span_id == parent
+    assert headers_of_current_span() == {}
+
+
+def test_a_batch_is_in_each_jobs_trace_and_tied_together(exported: Exported) -> None:
+    traces = [f"00-{number * 32}-{SPAN_ID}-01" for number in "123"]
+    jobs = [exported.job(f"job-{trace[3]}", trace) for trace in traces]
+    with exported.tracing.batch("classifier", jobs):
+        assert trace.get_current_span().is_recording(), "a model's own spans belong here"
+    for job in jobs:
+        job.end("succeeded", {})
+    first, second, third = exported.named("inference")
+    parents = [identity(span) for span in exported.named("process images")]
+    assert linked(first) == parents
+    assert linked(second) == linked(third) == [identity(first)]
+    inferences = (first, second, third)
+    assert [span.parent.span_id for span in inferences if span.parent] == parents
+    assert {attributes(span)["loosely.batch_size"] for span in inferences} == {3}
+    assert second.start_time is not None
+    assert first.start_time is not None
+    assert abs(second.start_time - first.start_time) < 1e9
+
+
+def test_a_batch_that_raises_says_so(exported: Exported) -> None:
+    def failing() -> None:
+        with exported.tracing.batch("classifier", [exported.job()]):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    assert exported.one("inference").status.status_code is StatusCode.ERROR
+
+
+@pytest.mark.parametrize(
+    ("outcome", "failed"),
+    [("inference-failed", True), ("expired", True), ("handed-back", False), ("cancelled", False)],
+)
+def test_only_failures_are_errors(exported: Exported, outcome: str, failed: bool) -> None:
+    exported.job().end(outcome, {})
+    span = exported.one("process images")
+    assert (span.status.status_code is StatusCode.ERROR) is failed
+    assert attributes(span).get("error.type") == (outcome if failed else None)
+
+
+@pytest.mark.parametrize("traceparent", ["", "nonsense", "00-0-0-00"])
+def test_a_message_without_a_trace_begins_one(exported: Exported, traceparent: str) -> None:
+    job = exported.job(traceparent=traceparent)
+    job.end("succeeded", {})
+    span = exported.one("process images")
+    assert span.parent is None
+    assert linked(span) == []
+    assert len(job.trace_id) == 32
+
+
+def test_a_trace_that_is_not_sampled_stays_so(exported: Exported) -> None:
+    job = exported.job(traceparent=SAMPLED[:-1] + "0")
+    with job.step("prepare"), exported.tracing.batch("classifier", [job]):
+        pass
+    job.end("succeeded", {})
+    assert exported.spans() == []
+    assert job.trace_id == TRACE_ID
+
+
+def test_without_a_provider_there_are_no_spans() -> None:
+    tracing = Tracing()
+    job = tracing.job("classifier", "images", "job-1", delivery(SAMPLED))
+    with job.step("prepare"), tracing.batch("classifier", [job]):
+        assert headers_of_current_span() == {}
+    job.end("succeeded", {})
+    assert job.trace_id == TRACE_ID
+
+
+def test_exporters_are_found_by_their_names() -> None:
+    provider = tracer_provider(["console"])
+    assert provider is not None
+    assert provider.resource.attributes["service.name"] == "loosely-worker"
+    with Tracing(provider).job("noop", "quick", "job-1", delivery(SAMPLED)).step("prepare"):
+        assert trace.get_current_span().is_recording()
+    flush(provider)
+
+
+def test_without_an_exporter_there_is_no_provider() -> None:
+    assert tracer_provider([]) is None
+    flush(None)
+
+
+def test_an_unknown_exporter_is_named() -> None:
+    with pytest.raises(
+        SettingsError, match="OTEL_TRACES_EXPORTER: no package here provides 'oltp'"
+    ):
+        tracer_provider(["oltp"])
