@@ -45,6 +45,8 @@ _BY_ANSWER: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("submit_job", "202"): (
         *("Location", "Retry-After", "Preference-Applied", "Vary", "Idempotency-Replayed"),
     ),
+    ("oip_infer", "200"): ("Idempotency-Replayed",),
+    ("oip_infer_version", "200"): ("Idempotency-Replayed",),
     ("list_jobs", "200"): ("ETag", "Link"),
     ("list_jobs", "304"): ("ETag",),
     ("get_job", "200"): ("ETag", "Retry-After", "Preference-Applied", "Vary"),

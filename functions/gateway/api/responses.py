@@ -23,7 +23,10 @@ def json_response(
 def problem_response(request: Request, problem: Problem) -> Response:
     """A refusal as application/problem+json, or as the Open Inference Protocol writes it."""
     if request.url.path == "/v2" or request.url.path.startswith("/v2/"):
-        return json_response({"error": problem.detail}, problem.kind.status, problem.headers)
+        said = {"error": problem.detail}
+        if "ran" in problem.extra:
+            said["ran"] = problem.extra["ran"]
+        return json_response(said, problem.kind.status, problem.headers)
     document: dict[str, Any] = problem.document(request.url.path, trace_id(traceparent_of(request)))
     return Response(
         _encode(document), problem.kind.status, problem.headers, media_type=PROBLEM_MEDIA_TYPE

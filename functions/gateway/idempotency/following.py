@@ -15,7 +15,7 @@ Nobody's wall clock decides: each measures its own time, and the ETag orders the
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
@@ -142,11 +142,20 @@ class Attempt:
         found = record.of_instance(instance)
         if found is None:
             raise Unavailable("durable", f"{job_id} is no job")
-        if not record.is_final(found):
-            with self.services.waiters.listening(job_id) as bell:
-                ended = await final_instance(self.durable, job_id, bell, wait_seconds)
-            found = (record.of_instance(ended) if ended else None) or found
-        return Answered(job_id, found, is_replay=True)
+        answered = Answered(job_id, found, is_replay=True)
+        return await waited(self.services, self.durable, answered, wait_seconds)
+
+
+async def waited(
+    services: Services, durable: Durable, answered: Answered, wait_seconds: float
+) -> Answered:
+    """The same as soon as the job has ended, or as it was when the wait is over."""
+    if record.is_final(answered.record):
+        return answered
+    with services.waiters.listening(answered.job_id) as bell:
+        ended = await final_instance(durable, answered.job_id, bell, wait_seconds)
+    found = record.of_instance(ended) if ended else None
+    return replace(answered, record=found or answered.record)
 
 
 def lifetime(services: Services) -> timedelta:

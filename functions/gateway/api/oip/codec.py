@@ -56,7 +56,9 @@ def read(body: bytes, header_length: str | None) -> InferenceRequest:
     return InferenceRequest(
         id=_id(document.get("id")),
         parameters=parameters,
-        inputs=_inputs(document, memoryview(body)[length:]),
+        inputs=_inputs(
+            document, memoryview(body)[length:], may_be_none=parameters.get("upload") is not None
+        ),
         outputs=_outputs(document, is_binary=is_binary),
         is_binary=is_binary,
     )
@@ -79,7 +81,9 @@ def _header_length(body: bytes, text: str | None) -> int:
     raise unreadable(f"{HEADER_LENGTH}: expected a number of bytes within the body")
 
 
-def _inputs(document: dict[str, Json], rest: memoryview) -> tuple[Tensor, ...]:
+def _inputs(
+    document: dict[str, Json], rest: memoryview, *, may_be_none: bool
+) -> tuple[Tensor, ...]:
     tensors = []
     for path, value in _list(document, "inputs"):
         parameters = _object(f"{path}.", value, "parameters")
@@ -90,7 +94,7 @@ def _inputs(document: dict[str, Json], rest: memoryview) -> tuple[Tensor, ...]:
                 raise unreadable(f"{path}.parameters.{_SIZE}: does not fit the body")
             own, rest = rest[:size_bytes], rest[size_bytes:]
         tensors.append(_tensor(path, value, parameters, None if size_bytes is None else own))
-    if not tensors:
+    if not tensors and not may_be_none:
         raise unreadable("inputs: expected at least one tensor")
     if rest:
         raise unreadable(f"the body has {len(rest)} bytes that belong to no tensor")

@@ -18,7 +18,12 @@ from contract.fields import Json
 from gateway import problems
 from gateway.api.oip.codec import InferenceRequest
 from gateway.api.oip.tensors import BYTES, Tensor, nested, unreadable
-from gateway.api.submitting.checks import check_options, check_size, checked_media_type
+from gateway.api.submitting.checks import (
+    check_options,
+    check_size,
+    checked_media_type,
+    checked_priority,
+)
 from gateway.api.submitting.intake import Intake
 from gateway.problems import Problem
 from gateway.strict_json import encode, parse
@@ -82,10 +87,18 @@ def intakes(model: Model, request: InferenceRequest) -> list[Intake]:
         for name, value in request.parameters.items()
         if name not in _PROTOCOL_PARAMETERS
     }
+    upload = given.pop("upload", None)
     options = {"deadline_seconds": given.pop("deadline_seconds", None), "parameters": given}
     parameters, deadline_seconds = check_options(model, options)
+    # To Triton's clients a priority is a number, of whose levels we have none.
+    named = request.parameters.get("priority")
+    priority = checked_priority({"priority": named} if isinstance(named, str) else {})
+    if upload is not None:
+        if not isinstance(upload, str) or request.inputs:
+            raise unreadable("parameters.upload: expected the id of an upload, and no inputs")
+        return [Intake("", b"", parameters, deadline_seconds, upload=upload, priority=priority)]
     return [
-        Intake(media_type, data, parameters, deadline_seconds)
+        Intake(media_type, data, parameters, deadline_seconds, priority=priority)
         for media_type, data in _payloads(model, request.inputs)
     ]
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.api.oip.codec import HEADER_LENGTH, MAX_TENSORS
 from gateway.api.oip.tensors import DATATYPES, MAX_RANK
+from gateway.api.openapi.operations import IDEMPOTENCY_KEY
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -16,6 +17,10 @@ class OipError(BaseModel):
     """What went wrong, in the protocol's own shape."""
 
     error: str = Field(examples=["there is no model 'clasifier'; did you mean classifier?"])
+    ran: bool | None = Field(
+        default=None,
+        description="With 504: whether a job reached a worker; null if unknown.",
+    )
 
 
 class OipServer(BaseModel):
@@ -118,11 +123,14 @@ INFER_BODY: Final[dict[str, Any]] = {
                     "id": {"type": "string"},
                     "parameters": {
                         **_PARAMETERS,
-                        "description": "The model's, and `deadline_seconds`, `binary_data_output`.",
+                        "description": (
+                            "The model's, and `deadline_seconds`, `priority` (normal or low), "
+                            "`binary_data_output`, and `upload`: the id of an upload that is the "
+                            "one input; then `inputs` is empty."
+                        ),
                     },
                     "inputs": {
                         "type": "array",
-                        "minItems": 1,
                         "maxItems": MAX_TENSORS,
                         "items": _INPUT,
                     },
@@ -152,6 +160,7 @@ INFER_PARAMETERS: Final[list[dict[str, Any]]] = [
         "description": "How many bytes of the body are JSON; the rest is tensors in binary.",
         "schema": {"type": "integer", "minimum": 0},
     },
+    IDEMPOTENCY_KEY,
 ]
 
 
@@ -170,7 +179,7 @@ _ERRORS: Final = {
     409: "A job was cancelled meanwhile",
     413: "The payload is too large",
     415: "The bytes are not what the model takes",
-    422: "The input cannot be used",
+    422: "The input cannot be used, or the Idempotency-Key belongs to another request",
     500: "The model failed",
     503: "A service is down",
     504: "A deadline passed, or the longest wait; the text names the job",

@@ -1,6 +1,5 @@
 """/v2: the Open Inference Protocol over the same jobs. It knows no job ids, so it always waits."""
 
-import asyncio
 from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
@@ -11,7 +10,8 @@ from contract.fields import Fields
 from contract.messages import InlineBytes, InlineJson
 from contract.names import job_path
 from gateway import problems
-from gateway.api.context import caller_of, durable_of, services_of, traceparent_of
+from gateway.api.context import durable_of, services_of
+from gateway.api.live import live_at_best
 from gateway.api.oip import codec as oip_codec
 from gateway.api.oip.models import VERSION, Result, intakes, metadata, output_names, outputs
 from gateway.api.oip.openapi import (
@@ -28,11 +28,11 @@ from gateway.api.oip.tensors import Tensor, unreadable
 from gateway.api.prefer import parse
 from gateway.api.responses import json_response
 from gateway.api.routes.models import found_model
-from gateway.api.submitting.acceptance import Origin, issue, start_and_wait
+from gateway.api.submitting.once import REPLAYED, accept_all, key_of
 from gateway.errors import MissingPayload
-from gateway.jobs.record import Record
+from gateway.idempotency.following import Answered
+from gateway.jobs.record import is_final
 from gateway.jobs.resource import failure, job_resource
-from gateway.jobs.ticket import Ticket
 from gateway.problems import Problem
 from gateway.services import Services
 from gateway.settings import MAX_WAIT_SECONDS
@@ -131,13 +131,17 @@ async def oip_infer(request: Request, model: str) -> Response:
     """Make a job of each element, wait for all, and answer in their order."""
     services = services_of(request)
     found = found_model(services, model)
+    key = key_of(request)
     asked = await _read(request, found)
     _check_outputs(found, asked)
     taken = intakes(found, asked)
-    origin = Origin(caller_of(request).tenant, traceparent_of(request))
-    issued = [await issue(services, found, intake, origin) for intake in taken]
-    results = await _results(request, services, issued)
-    return _answer(found, asked, issued, _chosen(asked, outputs(found, results)))
+    wait_seconds = parse(request.headers.getlist("prefer")).wait_or(MAX_WAIT_SECONDS)
+    answered = await accept_all(request, found, taken, key, wait_seconds)
+    results = await _results(services, answered)
+    response = _answer(found, asked, answered, _chosen(asked, outputs(found, results)))
+    if any(job.is_replay for job in answered):
+        response.headers.update(REPLAYED)
+    return response
 
 
 @router.post(
@@ -175,37 +179,30 @@ async def _read(request: Request, model: Model) -> oip_codec.InferenceRequest:
     return oip_codec.read(body, request.headers.get(oip_codec.HEADER_LENGTH))
 
 
-async def _results(request: Request, services: Services, issued: Sequence[Ticket]) -> list[Result]:
-    durable = durable_of(request)
-    wait_seconds = parse(request.headers.getlist("prefer")).wait_or(MAX_WAIT_SECONDS)
-    # All of them, also if one fails: its error must not leave the others unattended.
-    ended = await asyncio.gather(
-        *(start_and_wait(services, durable, job, wait_seconds) for job in issued),
-        return_exceptions=True,
-    )
+async def _results(services: Services, answered: Sequence[Answered]) -> list[Result]:
     results = []
-    for number, (job, final) in enumerate(zip(issued, ended, strict=True)):
-        if isinstance(final, BaseException):
-            raise final
+    for number, job in enumerate(answered):
         try:
-            results.append(await _result(services, job, final))
+            results.append(await _result(services, job))
         except Problem as problem:
-            if len(issued) > 1:
+            if len(answered) > 1:
                 problem.detail = f"element {number}: {problem.detail}"
             raise
     return results
 
 
-async def _result(services: Services, job: Ticket, final: Record | None) -> Result:
-    if final is None:
+async def _result(services: Services, job: Answered) -> Result:
+    known = await live_at_best(services, job.job_id, job.record)
+    if not is_final(known):
         raise Problem(
             problems.EXPIRED,
             f"job {job.job_id} has not ended yet; GET {job_path(job.job_id)} follows it",
+            ran=known["started_at"] is not None or None,
         )
-    if problem := failure(job_resource(job.job_id, final)):
+    if problem := failure(job_resource(job.job_id, known), ran=known.get("ran")):
         problem.detail = f"{problem.detail} (job {job.job_id})"
         raise problem
-    payload = payload_from_json(Fields(final["result"]))
+    payload = payload_from_json(Fields(known["result"]))
     match payload:
         case InlineJson(value):
             data = encode(value)
@@ -241,14 +238,14 @@ def _chosen(
 def _answer(
     model: Model,
     asked: oip_codec.InferenceRequest,
-    issued: Sequence[Ticket],
+    answered: Sequence[Answered],
     chosen: Sequence[tuple[Tensor, bool]],
 ) -> Response:
     document = {
         "model_name": model.name,
         "model_version": VERSION,
         **({"id": asked.id} if asked.id is not None else {}),
-        "parameters": {"job_ids": ",".join(job.job_id for job in issued)},
+        "parameters": {"job_ids": ",".join(job.job_id for job in answered)},
     }
     body, header_length = oip_codec.write(document, chosen)
     if not any(is_binary for _, is_binary in chosen):
