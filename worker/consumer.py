@@ -3,7 +3,7 @@
     accept     receiver thread   `opening`: decode, hold the lease
     prepare    a few threads     `preparing`, `reading`: still wanted? fetch, decode, preprocess
     run        device thread     `running`: one batch through the model
-    answer     reply threads     store a large result, post the reply
+    answer     reply threads     postprocess, store a large result, post the reply
     settle     any               `ending`: the receiver ends the message by the error's class
 
 What is in hand is in the `ledger`; whether more may be taken, in `room`.
@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from contract.catalogue import Model
-from contract.fields import Json
-from worker.errors import HandedBack, WorkerError, WorkerFault
+from worker.errors import HandedBack, InferenceFailed, WorkerError, WorkerFault
 from worker.inference.batcher import Batcher, BatchQueue
 from worker.inference.residence import Residence
+from worker.inference.results import Finish, Result
 from worker.inference.runner import Runner
 from worker.inputs.fetching import Fetcher
 from worker.inputs.payloads import Payloads
@@ -156,10 +156,15 @@ class Consumer:
         expires_at = self._renewing.renew(delivery, timeout_seconds)
         return (expires_at - utc_now()).total_seconds()
 
-    def _answer(self, job: Job, result: Json) -> None:
-        self._endings.submit(job, lambda job: self._pack_and_reply(job, result))
+    def _answer(self, job: Job, finish: Finish) -> None:
+        self._endings.submit(job, lambda job: self._finish(job, finish), InferenceFailed)
 
-    def _pack_and_reply(self, job: Job, result: Json) -> None:
+    def _finish(self, job: Job, finish: Finish) -> None:
+        """Let the model do its last step, beside the next batch."""
+        result = finish()
+        self._endings.attempt(job, lambda job: self._pack_and_reply(job, result))
+
+    def _pack_and_reply(self, job: Job, result: Result) -> None:
         if job.context is not None:
             job.context.finish()
         packed = self._payloads.pack(job.request.job_id, result, job.lease.wait)

@@ -1,6 +1,7 @@
 """What a model returns, as the payload of its reply: JSON, a picture or bytes."""
 
 import io
+from collections.abc import Callable
 from typing import Any, Final
 
 from PIL import Image
@@ -13,8 +14,14 @@ _FORMATS: Final = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP
 # What JPEG and WebP can hold; anything else is made RGB first.
 _PLAIN_MODES: Final = ("L", "RGB")
 
+Result = InlineJson | InlineBytes
+"""A job's result, before it is known where it is kept."""
 
-def written(result: Any, media_type: str) -> InlineJson | InlineBytes:
+Finish = Callable[[], Result]
+"""The last step of a job in its model: from an output to the result."""
+
+
+def written(result: Any, media_type: str) -> Result:
     """The result in this media type, the one of the model's entry; InferenceFailed."""
     if media_type == media.JSON:
         return InlineJson(result)

@@ -14,7 +14,6 @@ from typing import Any
 
 from contract import media
 from contract.catalogue import Model
-from contract.messages import InlineBytes, InlineJson
 from worker.errors import ModelUnfit, UnsupportedMediaType
 from worker.inference import results
 from worker.inference.forms import accepted, checked, construct, shaped
@@ -80,7 +79,7 @@ class Runner:
         with self._inference():
             return checked(self._form.run(batch, contexts), len(batch))
 
-    def finish(self, output: Any) -> InlineJson | InlineBytes:
+    def finish(self, output: Any) -> results.Result:
         """The result that an output of `run` comes to, in the entry's media type."""
         return results.written(self._form.postprocess(output), self._model.result_media_type)
 

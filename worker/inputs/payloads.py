@@ -89,10 +89,8 @@ class Payloads:
             return self._fetched(payload, _spooled, wait)
         return io.BytesIO(_inline(payload, model))
 
-    def pack(self, job_id: str, result: InlineJson | InlineBytes | Json, wait: Wait) -> Payload:
+    def pack(self, job_id: str, result: InlineJson | InlineBytes, wait: Wait) -> Payload:
         """A result as it goes into the reply: inline where it fits, else stored first."""
-        if not isinstance(result, InlineJson | InlineBytes):
-            result = InlineJson(result)
         data = _written(result)
         if fits_inline(len(data)):
             return result

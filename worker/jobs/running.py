@@ -1,11 +1,12 @@
 """Batches through the model, on the device's thread."""
 
 from collections.abc import Callable
+from functools import partial
 
-from contract.fields import Json
 from worker.errors import Cancelled, HandedBack, InferenceFailed, LockLost, NotWaitedFor
 from worker.inference.execution import execute
 from worker.inference.residence import Residence
+from worker.inference.results import Finish
 from worker.jobs.ending import Endings
 from worker.jobs.opening import expired
 from worker.jobs.wanted import Wanted
@@ -23,9 +24,9 @@ class Running:
         wanted: Wanted,
         endings: Endings,
         reporter: Reporter | None,
-        answer: Callable[[Job, Json], None],
+        answer: Callable[[Job, Finish], None],
     ) -> None:
-        """`reporter` is there where the model tells how far it is; `answer` takes results."""
+        """`reporter` is there where the model tells how far it is; `answer` takes outputs."""
         self._residence = residence
         self._wanted = wanted
         self._endings = endings
@@ -46,7 +47,7 @@ class Running:
                 self._endings.fail(job, ran.error, InferenceFailed)
             else:
                 self._endings.has_run(job)
-                self._answer(job, ran.result)
+                self._answer(job, partial(runner.finish, ran.result))
 
     def _is_worth_running(self, job: Job) -> bool:
         """Whether it is to run; one that is not has been ended."""
