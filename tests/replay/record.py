@@ -15,6 +15,7 @@ from contract.codec import reply_to_json
 from contract.messages import InlineJson, JobError, JobReply, JobRequest, Stage, Timing
 from gateway.errors import Unavailable
 from gateway.jobs import ticket
+from gateway.queueing.priority import Priority
 from tests.unit.gateway.memory import ManualClock, MemoryDurable, run_orchestrator
 
 FOLDER = Path(__file__).parent / "histories"
@@ -40,11 +41,11 @@ class Scene:
             await self.durable.raise_event(JOB_ID, "reply", self.early_reply)
         return self.refusal
 
-    async def start(self, deadline_seconds: int = 60) -> None:
+    async def start(self, deadline_seconds: int = 60, priority: Priority = Priority.NORMAL) -> None:
         now = self.clock()
         deadline = now + timedelta(seconds=deadline_seconds)
         request = JobRequest(JOB_ID, "noop", InlineJson({"a": 1}), now, deadline)
-        await self.durable.start(JOB_ID, ticket.write(request, TRACE).text)
+        await self.durable.start(JOB_ID, ticket.write(request, TRACE, priority=priority).text)
 
     def reply(self, outcome: InlineJson | JobError) -> dict[str, Any]:
         now = self.clock()
@@ -66,6 +67,12 @@ async def failed(scene: Scene) -> None:
     await scene.start()
     error = JobError("inference-failed", "it broke", Stage.RUN, retryable=True)
     await scene.durable.raise_event(JOB_ID, "reply", scene.reply(error))
+
+
+async def succeeded_with_low_priority(scene: Scene) -> None:
+    await scene.start(priority=Priority.LOW)
+    await scene.durable.advance(1.5)
+    await scene.durable.raise_event(JOB_ID, "reply", scene.reply(InlineJson({"n": 1})))
 
 
 async def cancelled(scene: Scene) -> None:
@@ -149,6 +156,7 @@ SCENES: tuple[Callable[[Scene], Awaitable[None]], ...] = (
     cancelled_and_never_heard_of_again,
     reply_overtakes_the_cancel,
     cancelled_just_before_its_deadline,
+    succeeded_with_low_priority,
 )
 
 
