@@ -157,3 +157,14 @@ class World:
 
     def fragments(self, instance_id: str = "i") -> list[str]:
         return self.engine.hub.history(self.engine.find(instance_id))
+
+
+def child(world: World) -> None:
+    """Register an orchestration that waits for an event."""
+
+    @world.runner.orchestrator
+    def child(context: Any) -> Any:
+        event = yield context.wait_for_external_event("go")
+        if event == "fail":
+            raise ValueError("told to")
+        return [context.parent_instance_id, context.get_input(), event]

@@ -1,9 +1,5 @@
 """What both clients do, each test run with each of them."""
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from loosely import (
@@ -19,15 +15,13 @@ from loosely import (
     JobFailed,
     NotFound,
     Overloaded,
-    PayloadTooLarge,
     Problem,
     RequestRefused,
-    Result,
     Retry,
     UnexpectedAnswer,
     WaitTimedOut,
 )
-from tests.unit.loosely.both_clients import Clock, Make, faces
+from tests.unit.loosely.both_clients import Clock, Make
 from tests.unit.loosely.scripted_gateway import (
     HANG_UP,
     JOB_ID,
@@ -45,17 +39,6 @@ JPEG = b"\xff\xd8\xff\xe0 picture"
 KEY = "lsy_secret"
 QUEUED = job_document("queued")
 RUNNING = job_document("running")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(params=["sync", "async"])
-def make(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Make]:
-    with faces(request.param, clock) as made:
-        yield made
 
 
 def test_a_submit_says_all_that_it_was_given(gateway: ScriptedGateway, make: Make) -> None:
@@ -266,18 +249,6 @@ def test_a_job_is_cancelled(gateway: ScriptedGateway, make: Make) -> None:
     assert gateway.asked[0].method == "DELETE"
 
 
-def test_the_key_is_not_for_the_store(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [
-        Answer(303, b"", {"location": "/blobs/x?sig=secret"}),
-        Answer(200, b"large", {"content-type": "image/png"}),
-    ]
-    assert make(gateway.url, api_key=KEY).result(JOB_ID) == Result(b"large", "image/png")
-    assert [asked.headers.get("authorization") for asked in gateway.asked] == [
-        f"Bearer {KEY}",
-        None,
-    ]
-
-
 def test_jobs_come_over_all_pages(gateway: ScriptedGateway, make: Make) -> None:
     gateway.answers = [
         answer(200, {"jobs": [SUCCEEDED, RUNNING], "next_cursor": "a"}),
@@ -297,170 +268,6 @@ def test_models_keep_what_is_not_known_here(gateway: ScriptedGateway, make: Make
     gateway.answers = [answer(200, {"models": [{"name": "noop", "novel": 1}, "odd"]})]
     [model] = make(gateway.url).models()
     assert (model.name, model.document["novel"]) == ("noop", 1)
-
-
-def test_an_upload_fills_its_slot(gateway: ScriptedGateway, make: Make, tmp_path: Path) -> None:
-    picture = tmp_path / "large.jpg"
-    picture.write_bytes(JPEG * 200_000)
-    slot = {
-        "upload": "ref-1",
-        "url": f"{gateway.url}/blobs/slot?sig=secret",
-        "headers": {"x-ms-blob-type": "BlockBlob"},
-        "expires_at": "2026-01-02T03:04:05Z",
-    }
-    gateway.answers = [answer(201, slot), HANG_UP, Answer(201, b"")]
-    upload = make(gateway.url, api_key=KEY).upload(picture, "classifier")
-
-    asked, _, put = gateway.asked
-    assert json.loads(asked.body) == {
-        "model": "classifier",
-        "media_type": "image/jpeg",
-    }
-    assert (put.method, put.target) == ("PUT", "/blobs/slot?sig=secret")
-    assert put.headers["x-ms-blob-type"] == "BlockBlob"
-    assert put.headers["content-type"] == "image/jpeg"
-    assert "authorization" not in put.headers
-    assert put.body == picture.read_bytes()
-    assert upload.reference == "ref-1"
-    assert "secret" not in repr(upload)
-    assert "url" not in upload.document
-
-
-def test_what_is_too_large_for_a_request_goes_by_upload(
-    gateway: ScriptedGateway, make: Make
-) -> None:
-    large = JPEG * 100_000
-    slot = {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot"}
-    gateway.answers = [
-        answer(200, {"name": "classifier", "limits": {"input_bytes": 1_000_000}}),
-        answer(201, slot),
-        Answer(201, b""),
-        answer(200, SUCCEEDED),
-    ]
-    make(gateway.url).run(
-        large,
-        "classifier",
-        deadline_seconds=9,
-        webhook_url="https://example.org/hook",
-        priority="low",
-    )
-    targets = [asked.target for asked in gateway.asked]
-    assert targets == [
-        "/v1/models/classifier",
-        "/v1/uploads",
-        "/blobs/slot",
-        "/v1/models/classifier/jobs",
-    ]
-    assert json.loads(gateway.asked[3].body) == {
-        "input": {"upload": "ref-1", "media_type": "image/jpeg"},
-        "deadline_seconds": 9,
-        "webhook": {"url": "https://example.org/hook"},
-        "priority": "low",
-    }
-
-
-def test_a_refusal_for_size_leads_to_an_upload(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [
-        problem(413, "payload-too-large", "up to 10 bytes"),
-        answer(201, {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot"}),
-        Answer(201, b""),
-        answer(202, QUEUED),
-    ]
-    assert make(gateway.url).submit(JPEG, "classifier").status == "queued"
-
-    gateway.answers = [problem(413, "payload-too-large", "up to 10 bytes")]
-    with pytest.raises(PayloadTooLarge):
-        make(gateway.url).submit(JPEG, "classifier")
-
-
-def test_more_than_a_slot_takes_is_not_sent(gateway: ScriptedGateway, make: Make) -> None:
-    slot = {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot", "max_bytes": 10}
-    gateway.answers = [answer(201, slot)]
-    with pytest.raises(PayloadTooLarge, match="up to 10 bytes"):
-        make(gateway.url).upload(JPEG, "classifier")
-    assert len(gateway.asked) == 1
-
-
-def test_a_store_that_refuses_is_no_gateway(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [
-        answer(201, {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot?sig=secret"}),
-        Answer(403, b"<Error/>"),
-    ]
-    with pytest.raises(UnexpectedAnswer, match="was to be taken") as caught:
-        make(gateway.url).upload(JPEG, "classifier")
-    assert "secret" not in str(caught.value)
-
-
-def test_events_are_taken_up_where_the_stream_broke(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [
-        stream("retry: 100\n\n", sent_event("status", "0.0.0", QUEUED), ": still here\n\n"),
-        HANG_UP,
-        stream(sent_event("status", "1.0.0", RUNNING), "data: cut off"),
-        stream(sent_event("final", "3.0.0", SUCCEEDED)),
-    ]
-    events = make(gateway.url).events(JOB_ID)
-
-    assert [(event.kind, event.id, event.job.status) for event in events] == [
-        ("status", "0.0.0", "queued"),
-        ("status", "1.0.0", "running"),
-        ("final", "3.0.0", "succeeded"),
-    ]
-    assert [asked.headers.get("last-event-id") for asked in gateway.asked] == [
-        None,
-        "0.0.0",
-        "0.0.0",
-        "1.0.0",
-    ]
-
-
-def test_events_without_a_stream_are_the_same(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [
-        problem(501, "streaming-unavailable", "ask for the job"),
-        answer(200, QUEUED),
-        answer(200, QUEUED),
-        HANG_UP,
-        answer(200, RUNNING),
-        answer(200, job_document("running", progress={"done": 1})),
-        answer(200, SUCCEEDED),
-    ]
-    events = make(gateway.url).events(JOB_ID)
-
-    assert [(event.kind, event.job.status) for event in events] == [
-        ("status", "queued"),
-        ("status", "running"),
-        ("progress", "running"),
-        ("final", "succeeded"),
-    ]
-
-
-def test_nothing_comes_after_the_last_event(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [Answer(204, b"")]
-    assert make(gateway.url).events(JOB_ID, after="3.0.0") == []
-
-
-@pytest.mark.parametrize(
-    ("reply", "kind"),
-    [
-        (problem(404, "unknown-job", "no such job"), NotFound),
-        (answer(200, SUCCEEDED), UnexpectedAnswer),
-        (stream("data: nonsense\n\n"), UnexpectedAnswer),
-    ],
-)
-def test_events_of_nothing_are_an_error(
-    gateway: ScriptedGateway, make: Make, reply: Answer, kind: type[Exception]
-) -> None:
-    gateway.answers = [reply]
-    with pytest.raises(kind):
-        make(gateway.url).events(JOB_ID)
-
-
-def test_a_stream_that_only_greets_is_given_up(
-    gateway: ScriptedGateway, make: Make, clock: Clock
-) -> None:
-    gateway.answers = [stream("retry: 2000\n\n")]
-    with pytest.raises(GatewayUnreachable, match="ended before the job"):
-        make(gateway.url).events(JOB_ID)
-    assert clock.now < 90
 
 
 def test_the_key_of_the_environment_is_used_and_never_shown(

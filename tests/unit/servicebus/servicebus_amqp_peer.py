@@ -11,6 +11,8 @@ from emulator.servicebus.amqp.frames import SASL_FRAME, FrameReader, encode_fram
 from emulator.servicebus.amqp.performatives import (
     Attach,
     Begin,
+    Close,
+    End,
     Flow,
     Open,
     Performative,
@@ -18,14 +20,17 @@ from emulator.servicebus.amqp.performatives import (
     Transfer,
     read_performative,
 )
+from emulator.servicebus.amqp.sections import DATA, encode_section
 from emulator.servicebus.amqp.types import Described, Symbol, UByte, UInt, ULong
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import SystemClock
 from emulator.servicebus.broker.settings import QueueSettings
+from emulator.servicebus.messages import read_message
 from emulator.servicebus.server import Namespace
 
 KEYS = {"key": "value"}
 QUEUE = "queue"
+BODY = encode_section(DATA, b"body")
 P = TypeVar("P", bound=Performative)
 
 
@@ -175,3 +180,25 @@ async def serving(
     finally:
         namespace.close()
         await broker.close()
+
+
+def condition(error: Described | None) -> str:
+    assert error is not None
+    assert len(error.value) == 3
+    return str(error.value[0])
+
+
+async def closed_for(peer: Peer) -> str:
+    (close,) = await peer.received_of(Close)
+    assert peer.transport.is_closing()
+    return condition(close.error)
+
+
+async def ended_for(peer: Peer) -> str:
+    (end,) = await peer.received_of(End)
+    assert not peer.transport.is_closing()
+    return condition(end.error)
+
+
+async def fill(broker: Broker, count: int, payload: bytes = BODY) -> None:
+    await broker.queue(QUEUE).send([read_message(payload)] * count)
