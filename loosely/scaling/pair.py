@@ -37,10 +37,12 @@ class Scaler:
 
         A count of ``None`` could not be had.
         """
+        before = self._replicas
         if now_seconds >= self._poll_at:
             self._poll_at = now_seconds + self._scaling.polling_interval_seconds
-            self._replicas = self._activation.decide(now_seconds, self._replicas, counts)
+            self._replicas = self._activation.decide(now_seconds, before, counts)
         if now_seconds >= self._sync_at:
             self._sync_at = now_seconds + self._scaling.sync_period_seconds
-            self._replicas = self._autoscaler.decide(now_seconds, self._replicas, counts)
+            if self._replicas == before:
+                self._replicas = self._autoscaler.decide(now_seconds, before, counts)
         return self._replicas

@@ -49,15 +49,17 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 class System:
     """One `loosely up` on a data directory of its own."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - all but the first have a name where it is made
         self,
         data: Path,
         catalogue: Path | None = None,
         without: tuple[str, ...] = (),
         port: int | None = None,
         environment: Mapping[str, str] | None = None,
+        options: tuple[str, ...] = (),
     ) -> None:
         self.data = data
+        self._options = options
         self._environment = environment or {}
         self._catalogue = catalogue
         self._without = without
@@ -81,7 +83,7 @@ class System:
     def start(self) -> Self:
         """Start and wait until everything is ready."""
         command = [sys.executable, "-m", "loosely.cli", "up", "--port", str(self.port)]
-        command += ["--data", str(self.data)]
+        command += ["--data", str(self.data), *self._options]
         for part in self._without:
             command += ["--without", part]
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **self._environment}

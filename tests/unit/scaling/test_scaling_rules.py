@@ -175,7 +175,7 @@ class TestScaler:
         while now <= 1000.0:
             seen[now] = scaler.step(now, [100 if 30.0 <= now < 200.0 else 0])
             now = scaler.next_at_seconds
-        assert [seen[at] for at in (0.0, 15.0, 30.0, 45.0)] == [0, 0, 5, 8]
+        assert [seen[at] for at in (0.0, 15.0, 30.0, 45.0, 60.0)] == [0, 0, 1, 5, 8]
         assert seen[480.0] == 8, "the last activity was at 180 s"
         assert seen[510.0] == 0
 

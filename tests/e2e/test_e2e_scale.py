@@ -1,0 +1,112 @@
+"""`loosely up --scale`: workers come with the messages, go with them, and none is cut off."""
+
+import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from loosely.up.data import RunningSystem
+from tests.e2e.system import System, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+CATALOGUE = """
+[counting]
+task = "count"
+description = "Writes down what it ran."
+implementation = "tests.e2e.counting"
+queue = "counting"
+media_types = ["text/plain"]
+max_input_bytes = 1000
+deadline_seconds = 120
+max_deadline_seconds = 600
+max_batch_size = 1
+max_wait_ms = 0
+lock_seconds = 10
+max_delivery_count = 3
+"""
+SCALE = ("--scale", "0:4", "--scale-target", "5", "--scale-poll", "0.5", "--scale-cooldown", "4")
+
+
+class Crew:
+    """Looks all the time at which workers there are."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._stop = threading.Event()
+        self.most = 0
+
+    def now(self) -> list[str]:
+        running = RunningSystem.read(self._system.data)
+        assert running is not None
+        return [name for name in running.parts if name.startswith("worker-")]
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.05):
+            self.most = max(self.most, len(self.now()))
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._look)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    directory = tmp_path_factory.mktemp("scale")
+    (directory / "models.toml").write_text(CATALOGUE)
+    system = System(
+        directory / "data",
+        directory / "models.toml",
+        environment={"COUNTING_FILE": str(directory / "ran.txt")},
+        options=SCALE,
+    )
+    try:
+        yield system.start()
+    finally:
+        system.stop()
+
+
+def accept(system: System, text: str) -> str:
+    answer = system.submit("counting", text.encode(), "text/plain", prefer="respond-async")
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def test_from_zero_to_four_and_back_without_cutting_a_job_off(scaled: System) -> None:
+    crew = Crew(scaled)
+    assert crew.now() == []
+    with crew.watched():
+        with ThreadPoolExecutor(8) as pool:
+            ids = list(pool.map(lambda n: accept(scaled, f"sleep {100 + n}"), range(100)))
+        assert {scaled.final(job_id)["status"] for job_id in ids} == {"succeeded"}
+        until(lambda: crew.now() == [], 30, "all workers are gone")
+    assert crew.most == 4
+    # Each ran once: nobody was stopped in the middle of a job.
+    ran = (scaled.data.parent / "ran.txt").read_text().split("\n")[:-1]
+    assert sorted(ran) == sorted(f"sleep {100 + n}" for n in range(100))
+    output = scaled.output()
+    assert "killed after" not in output
+    sizes = [int(size) for size in re.findall(r"  worker +\d+ → (\d+)", output)]
+    assert sizes[0] == 1
+    assert max(sizes) == 4
+    assert sizes[-1] == 0
+
+
+def test_a_long_job_keeps_its_worker(scaled: System) -> None:
+    crew = Crew(scaled)
+    job_id = accept(scaled, "sleep 8000")
+    until(lambda: len(crew.now()) == 1, 20, "a worker comes")
+    (name,) = crew.now()
+    first = scaled.part(name).pid
+    assert scaled.final(job_id)["status"] == "succeeded"
+    assert scaled.part(name).pid == first, "it outlasted a cool-down, for it was busy"
+    until(lambda: crew.now() == [], 30, "the worker is gone")

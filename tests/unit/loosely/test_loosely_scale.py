@@ -1,0 +1,56 @@
+"""`loosely up --scale`: what is asked for, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+from typer import BadParameter
+from typer.testing import CliRunner
+
+from loosely.cli import app
+from loosely.cli.scale import fleet_plan, local_scaling
+from loosely.up.ports import Ports
+from loosely.up.system import Settings, loosely_parts
+
+SETTINGS = Settings(Path("/r"), Path("/r/.loosely"), Ports.from_base(9000), "c2VjcmV0", "info")
+
+
+def test_is_kedas_formula_at_the_pace_of_one_machine() -> None:
+    scaling = local_scaling("0:4", 5, 1.0, 20.0)
+    assert (scaling.min_replica_count, scaling.max_replica_count) == (0, 4)
+    assert scaling.message_count == 5
+    assert scaling.polling_interval_seconds == scaling.sync_period_seconds == 1.0
+    assert scaling.cooldown_period_seconds == 20.0
+    assert scaling.behavior.scale_down.stabilization_window_seconds == 20.0
+    assert scaling.behavior.scale_up.stabilization_window_seconds == 0.0
+
+
+@pytest.mark.parametrize("text", ["", "4", "4:", ":4", "a:b", "-1:4", "5:4", "0:0", "1:2:3", "0:²"])
+def test_anything_but_two_numbers_in_order_is_refused(text: str) -> None:
+    with pytest.raises(BadParameter):
+        local_scaling(text, 5, 1.0, 20.0)
+
+
+def test_each_worker_has_its_own_name_and_health_port() -> None:
+    worker = loosely_parts(SETTINGS)[-1]
+    plan = fleet_plan(SETTINGS, local_scaling("0:4", 5, 1.0, 20.0), worker, {})
+    second = plan.replica(2, 9010)
+    assert second.name == "worker-2"
+    assert second.environment == {**worker.environment, "HEALTH_PORT": "9010"}
+    assert (second.probe.port, second.probe.path) == (9010, "/ready")
+    assert plan.first_port == 9004
+    assert plan.part.summary == "0 to 4 workers, one for 5 messages"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--scale", "4:0"], "the minimum is from 0 to the maximum"),
+        (["--scale", "many"], "expected MIN:MAX"),
+        (["--scale", "0:4", "--scale-target", "0"], "--scale-target"),
+        (["--scale", "0:4", "--without", "worker"], "--scale: the worker is left out"),
+    ],
+)
+def test_a_wrong_option_ends_with_two(options: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, ["up", *options], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.replace("│", " ").split())
