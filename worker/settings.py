@@ -1,6 +1,7 @@
 """The worker's settings: read once, from the environment, into one frozen value."""
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,11 @@ from contract.guard import AddressGuard
 from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
 from contract.webhook import SETTING_GUARD_ALLOW, SETTING_SECRETS, parse_secrets
 from worker.errors import SettingsError
+from worker.notices import METADATA_ADDRESS, Mode, NoticeSettings
 
 T = TypeVar("T")
 
+_HTTP_ADDRESS = re.compile(r"http://[\w.-]+(:\d{1,5})?")
 _DEFAULT_HEALTH_PORT = 8081
 _DEFAULT_DRAIN_SECONDS = 30.0
 
@@ -42,6 +45,9 @@ class Settings:
     log_level: str
     webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
     guard: AddressGuard = field(default_factory=AddressGuard)
+    log_format: str = "text"
+    trace_exporters: tuple[str, ...] = ()
+    notices: NoticeSettings = field(default_factory=NoticeSettings)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
@@ -59,6 +65,9 @@ class Settings:
             log_level=_level(environ),
             webhook_secrets=_read(environ, SETTING_SECRETS, parse_secrets),
             guard=_read(environ, SETTING_GUARD_ALLOW, AddressGuard),
+            log_format=_choice(environ, "LOG_FORMAT", "text", "json"),
+            trace_exporters=_exporters(environ),
+            notices=_notices(environ),
         )
 
 
@@ -108,6 +117,29 @@ def _read(environ: Mapping[str, str], name: str, reader: Callable[[str], T]) -> 
         return reader(environ.get(name, ""))
     except ValueError as error:
         raise SettingsError(f"{name}: {error}") from None
+
+
+def _choice(environ: Mapping[str, str], name: str, default: str, *others: str) -> str:
+    text = (environ.get(name) or default).lower()
+    if text not in (default, *others):
+        known = " or ".join((default, *others))
+        raise SettingsError(f"{name}: expected {known}, found {text!r}")
+    return text
+
+
+def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """OpenTelemetry's own switches; its SDK reads everything else."""
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return ()
+    return tuple(name for name in _names(environ.get("OTEL_TRACES_EXPORTER", "")) if name != "none")
+
+
+def _notices(environ: Mapping[str, str]) -> NoticeSettings:
+    mode = _choice(environ, "WORKER_SCHEDULED_EVENTS", *Mode)
+    address = environ.get("WORKER_METADATA_URL") or METADATA_ADDRESS
+    if not _HTTP_ADDRESS.fullmatch(address):
+        raise SettingsError(f"WORKER_METADATA_URL: expected http://host[:port], found {address!r}")
+    return NoticeSettings(Mode(mode), address, environ.get("WORKER_MACHINE", ""))
 
 
 def _level(environ: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 import pytest
 
 from worker.errors import SettingsError
+from worker.notices import Mode, NoticeSettings
 from worker.settings import Settings
 
 LEAST = {
@@ -21,6 +22,9 @@ def test_defaults() -> None:
     assert settings.torch_threads == 1
     assert settings.log_level == "INFO"
     assert settings.catalogue.name == "models.toml"
+    assert settings.log_format == "text"
+    assert settings.trace_exporters == ()
+    assert settings.notices == NoticeSettings(Mode.OFF, "http://169.254.169.254", "")
 
 
 def test_everything_set() -> None:
@@ -36,6 +40,11 @@ def test_everything_set() -> None:
             "WORKER_DRAIN_SECONDS": "2.5",
             "TORCH_THREADS": "4",
             "LOG_LEVEL": "debug",
+            "LOG_FORMAT": "json",
+            "OTEL_TRACES_EXPORTER": "otlp, console,none",
+            "WORKER_SCHEDULED_EVENTS": "acknowledge",
+            "WORKER_METADATA_URL": "http://127.0.0.1:8000",
+            "WORKER_MACHINE": "aks-gpu-1_0",
         }
     )
     assert settings.service_bus.address == "ns.servicebus.windows.net"
@@ -45,6 +54,16 @@ def test_everything_set() -> None:
     assert settings.reply_hosts == {"api.example.com:443", "[::1]:80"}
     assert settings.drain_seconds == 2.5
     assert settings.torch_threads == 4
+    assert settings.log_format == "json"
+    assert settings.trace_exporters == ("otlp", "console")
+    assert settings.notices == NoticeSettings(
+        Mode.ACKNOWLEDGE, "http://127.0.0.1:8000", "aks-gpu-1_0"
+    )
+
+
+def test_opentelemetry_can_be_switched_off_as_everywhere() -> None:
+    switched_off = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}
+    assert Settings.from_env({**LEAST, **switched_off}).trace_exporters == ()
 
 
 @pytest.mark.parametrize(
@@ -64,6 +83,10 @@ def test_everything_set() -> None:
         ("WORKER_DRAIN_SECONDS", "-1"),
         ("TORCH_THREADS", "0"),
         ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
+        ("WORKER_SCHEDULED_EVENTS", "true"),
+        ("WORKER_METADATA_URL", "http://host/path"),
+        ("WORKER_METADATA_URL", "http://host:²"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(name: str, value: str) -> None:

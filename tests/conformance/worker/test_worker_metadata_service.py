@@ -1,0 +1,106 @@
+"""Scheduled events from a metadata service over HTTP."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.conformance.worker.worker_metadata import MACHINE, Metadata, run_metadata
+from worker.notices import Mode, Notices, NoticeSettings
+
+FAR = "Mon, 01 Jan 2029 00:00:00 GMT"
+
+
+@pytest.fixture
+def metadata() -> Iterator[Metadata]:
+    with run_metadata() as running:
+        yield running
+
+
+class Listener:
+    """Notices, and whether the worker was told to leave."""
+
+    def __init__(self, address: str, mode: Mode = Mode.ACKNOWLEDGE, machine: str = "") -> None:
+        self.reasons: list[str] = []
+        now = datetime(2028, 1, 1, tzinfo=UTC)
+        settings = NoticeSettings(mode, address, machine)
+        self.notices = Notices(settings, self.reasons.append, lambda: now)
+
+    def hears(self) -> bool:
+        self.notices.turn()
+        return bool(self.reasons)
+
+
+def test_asks_each_second_and_leaves_when_it_is_meant(metadata: Metadata) -> None:
+    listener = Listener(metadata.address)
+    assert listener.notices.turn() == 1.0
+    metadata.announce("Preempt", "aks-gpu-12345-vmss_8")
+    metadata.announce("Freeze")
+    metadata.announce("Redeploy", not_before=FAR)
+    assert not listener.hears()
+    metadata.announce("Preempt", MACHINE.upper(), not_before="Sat, 01 Jan 2028 00:00:30 GMT")
+    assert listener.hears()
+    assert listener.reasons == ["Azure announces Preempt of this machine"]
+
+
+def test_takes_the_machines_name_from_its_settings(metadata: Metadata) -> None:
+    metadata.announce("Reboot", "box")
+    assert not Listener(metadata.address).hears()
+    assert Listener(metadata.address, machine="box").hears()
+
+
+@pytest.mark.parametrize("status", [404, 410, 429, 500, 503])
+def test_is_patient_with_a_service_that_is_not_there_yet(
+    metadata: Metadata, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    metadata.announce("Terminate")
+    metadata.statuses = [status] * 3
+    listener = Listener(metadata.address)
+    with caplog.at_level(logging.WARNING):
+        assert [listener.hears() for _ in range(4)] == [False, False, False, True]
+    assert len([line for line in caplog.messages if "does not answer" in line]) == 1
+
+
+def test_goes_on_where_nobody_answers(metadata: Metadata) -> None:
+    listener = Listener("http://127.0.0.1:9")
+    assert not listener.hears()
+    assert 0 < listener.notices.turn() <= 5
+
+
+def test_acknowledges_what_is_its_own(metadata: Metadata) -> None:
+    own = metadata.announce("Preempt")
+    metadata.announce("Reboot", MACHINE, "aks-gpu-12345-vmss_8")
+    listener = Listener(metadata.address)
+    assert listener.hears()
+    assert metadata.started == []
+    listener.notices.acknowledge()
+    assert metadata.started == [own]
+
+
+def test_acknowledges_nothing_unasked(metadata: Metadata) -> None:
+    listener = Listener(metadata.address, Mode.DRAIN)
+    metadata.announce("Preempt")
+    assert listener.hears()
+    listener.notices.acknowledge()
+    assert metadata.started == []
+
+
+def test_an_acknowledgement_that_fails_keeps_nobody(metadata: Metadata) -> None:
+    listener = Listener(metadata.address)
+    metadata.announce("Preempt")
+    assert listener.hears()
+    metadata.statuses = [500]
+    listener.notices.acknowledge()
+    assert metadata.started == []
+
+
+def test_tells_of_a_notice_once(metadata: Metadata, caplog: pytest.LogCaptureFixture) -> None:
+    metadata.announce("Freeze")
+    listener = Listener(metadata.address)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert not listener.hears()
+    assert caplog.messages == ["Azure announces Freeze of this machine, from now on"]
