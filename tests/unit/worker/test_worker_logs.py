@@ -1,0 +1,73 @@
+"""Log lines as JSON objects."""
+
+import io
+import json
+import logging
+import threading
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.observed.logs import JsonLines, about
+
+
+class Lines:
+    """A logger of its own, and what it wrote."""
+
+    def __init__(self) -> None:
+        self._stream = io.StringIO()
+        self.log = logging.Logger("worker.test")
+        handler = logging.StreamHandler(self._stream)
+        handler.setFormatter(JsonLines())
+        self.log.addHandler(handler)
+
+    def read(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._stream.getvalue().split("\n")[:-1]]
+
+
+@pytest.fixture
+def lines() -> Lines:
+    return Lines()
+
+
+def test_a_line_is_an_object(lines: Lines) -> None:
+    before = datetime.now(UTC)
+    lines.log.warning("%s of %d", "two", 3)
+    (line,) = lines.read()
+    assert list(line) == ["time", "level", "logger", "message"]
+    assert (line["level"], line["logger"], line["message"]) == (
+        "warning",
+        "worker.test",
+        "two of 3",
+    )
+    assert abs(datetime.fromisoformat(line["time"]) - before).total_seconds() < 5
+
+
+def test_tells_the_job_that_it_is_about(lines: Lines) -> None:
+    with about(job_id="job-1", model="noop", trace_id="ab"):
+        lines.log.info("inside")
+        other = threading.Thread(target=lines.log.info, args=("on another thread",))
+        other.start()
+        other.join()
+    lines.log.info("after")
+    inside, elsewhere, after = lines.read()
+    assert (inside["job_id"], inside["model"], inside["trace_id"]) == ("job-1", "noop", "ab")
+    assert "job_id" not in elsewhere
+    assert "job_id" not in after
+
+
+def test_an_exception_stays_in_its_line(lines: Lines) -> None:
+    lines.log.error("failed", exc_info=RuntimeError("first\nsecond"))
+    (line,) = lines.read()
+    assert "RuntimeError: first\nsecond" in line["exception"]
+
+
+@given(st.text())
+def test_no_text_breaks_out_of_its_line(text: str) -> None:
+    lines = Lines()
+    lines.log.info("%s", text)
+    (line,) = lines.read()
+    assert line["message"] == text
