@@ -6,17 +6,21 @@
     │   ├── UnsupportedMediaType   unsupported-media-type   the model does not take this type
     │   ├── PayloadUnusable        payload-corrupt          not the bytes that were announced
     │   ├── InferenceFailed        inference-failed         the model raised
+    │   ├── OutOfMemory            out-of-memory            too large for this worker's device
     │   ├── ResultTooLarge         result-too-large         nobody could fetch it
     │   └── TooLate                expired                  past its deadline, told to a producer
     ├── Unwanted                                       nobody is told; complete
     │   ├── Expired                expired                  past its deadline
     │   ├── NotWaitedFor           not-waited-for           cancelled, finished or unknown
     │   └── Cancelled              cancelled                the same, heard while it ran
-    ├── Infrastructure                                 abandon: a later delivery may succeed
+    ├── Infrastructure                                 abandon after a while: a later delivery
+    │   │                                              may succeed
     │   ├── BrokerAway             broker-away              Service Bus does not answer
+    │   │   └── QueueMissing       queue-missing            it has no such queue
     │   ├── PayloadsAway           payloads-away            blob storage does not answer
     │   ├── ReplyUndelivered       reply-undelivered        the gateway does not answer
     │   ├── OutboundFailed         outbound-failed          a stranger's server does not answer
+    │   ├── DeviceLost             device-lost              the process must be started anew
     │   └── WorkerFault            worker-fault             a defect of ours
     ├── Poison                                         dead-letter, with reason and description
     │   ├── UnreadableMessage      the contract's code      not a message of ours
@@ -24,6 +28,7 @@
     │   ├── ReplyForbidden         reply-forbidden          a reply URL that we must not call
     │   └── ReplyRefused           reply-refused            the gateway will never take it
     ├── HandedBack                 handed-back         release: this worker is leaving
+    ├── NotFinished                not-finished        abandon: the grace was too short for it
     ├── LockLost                   lock-lost           leave alone: it is another worker's now
     ├── ModelUnusable                                  not about a job: the worker is not ready,
     │   │                                              leaves the queue alone and tries again
@@ -99,6 +104,13 @@ class InferenceFailed(Fault):
     code = FailureCode.INFERENCE_FAILED.value
 
 
+class OutOfMemory(Fault):
+    """One input alone needs more memory than the device has. A larger one may do."""
+
+    code = FailureCode.OUT_OF_MEMORY.value
+    retryable = True
+
+
 class ResultTooLarge(Fault):
     """The model's result is over what a job may return."""
 
@@ -150,6 +162,12 @@ class BrokerAway(Infrastructure):
     stage = Stage.QUEUE
 
 
+class QueueMissing(BrokerAway):
+    """The namespace has no queue of this name."""
+
+    code = "queue-missing"
+
+
 class PayloadsAway(Infrastructure):
     """Blob storage cannot be reached or refuses us."""
 
@@ -169,6 +187,15 @@ class OutboundFailed(Infrastructure):
 
     code = "outbound-failed"
     stage = Stage.LOAD
+
+
+class DeviceLost(Infrastructure):
+    """The device fails whatever it is given from now on: this worker hands back all, and goes.
+
+    A job that was on the device counts it as a failed delivery, as its input may be the cause.
+    """
+
+    code = "device-lost"
 
 
 class WorkerFault(Infrastructure):
@@ -231,6 +258,14 @@ class HandedBack(WorkerError):
     code = "handed-back"
     retryable = True
     settlement = Settlement.RELEASE
+
+
+class NotFinished(WorkerError):
+    """The job had started and could not be finished in this worker's grace."""
+
+    code = "not-finished"
+    retryable = True
+    settlement = Settlement.ABANDON
 
 
 class LockLost(WorkerError):

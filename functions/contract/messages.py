@@ -104,6 +104,7 @@ class FailureCode(StrEnum):
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
     PAYLOAD_CORRUPT = "payload-corrupt"
     INFERENCE_FAILED = "inference-failed"
+    OUT_OF_MEMORY = "out-of-memory"
     RESULT_TOO_LARGE = "result-too-large"
     DEAD_LETTERED = "dead-lettered"
     EXPIRED = "expired"

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from contract.catalogue import Model
 from worker.inference.runner import Runner
+from worker.memory.allowance import Allowance
+from worker.memory.gate import Gate
 from worker.remote.backoff import Backoff
 
 _log = logging.getLogger(__name__)
@@ -19,6 +21,7 @@ class Residence:
         self._model = model
         self._load = load
         self._runner: Runner | None = None
+        self.allowance = Allowance(model.name, Gate())
 
     @property
     def runner(self) -> Runner | None:

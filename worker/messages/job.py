@@ -20,9 +20,9 @@ STALE_AFTER_SECONDS = 2.0
 class Job:
     """One request with its message, its lease and, as it goes on, what has become of it.
 
-    `item` is the prepared input; `asked_at` is when the gateway last said that the job is still
-    wanted; `context` is there once a long job is about to run; `started_at`, `inference_ms` and
-    `batch_size` tell of the run.
+    `item` is the prepared input, `cost` what it takes of a batch; `asked_at` is when the gateway
+    last said that the job is still wanted; `context` is there once a long job is about to run;
+    `started_at`, `inference_ms` and `batch_size` tell of the run.
     """
 
     request: JobRequest
@@ -30,6 +30,7 @@ class Job:
     lease: Lease
     span: JobSpan
     item: Any = None
+    cost: float = 1.0
     asked_at: datetime | None = None
     context: "JobContext | None" = None
     started_at: datetime | None = None

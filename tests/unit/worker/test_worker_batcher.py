@@ -65,6 +65,75 @@ def test_keeps_order_size_and_time(
     assert taken + batcher.clear() == list(range(added))
 
 
+def test_a_batch_is_full_by_cost_and_does_not_wait_for_more() -> None:
+    batcher = Batcher[str](max_batch_size=8, max_wait_seconds=60, max_cost=10)
+    for item, cost in (("a", 4.0), ("b", 5.0), ("c", 2.0), ("d", 1.0)):
+        batcher.add(item, 0.0, cost)
+
+    assert batcher.take(0.0) == ["a", "b"], "c does not fit, and d does not overtake it"
+    assert batcher.take(0.0) == []
+    batcher.max_cost = 3
+    assert batcher.take(0.0) == ["c", "d"]
+
+
+def test_one_item_goes_whatever_it_costs() -> None:
+    batcher = Batcher[str](max_batch_size=8, max_wait_seconds=60, max_cost=10)
+    batcher.add("huge", 0.0, 50.0)
+    batcher.add("small", 0.0, 1.0)
+
+    assert batcher.take(0.0) == ["huge"]
+
+
+def test_what_may_wait_goes_after_what_may_not() -> None:
+    batcher = Batcher[str](max_batch_size=3, max_wait_seconds=1)
+    for item, is_low in (("l1", True), ("l2", True), ("n1", False), ("n2", False)):
+        batcher.add(item, 0.0, is_low=is_low)
+
+    assert batcher.take(0.0) == ["n1", "n2", "l1"]
+    assert batcher.wait_seconds(0.5) == 0.5, "the oldest decides, though it is a low one"
+    assert batcher.clear() == ["l2"]
+
+
+@given(
+    max_batch_size=st.integers(1, 5),
+    max_cost=st.floats(0.5, 20),
+    items=st.lists(st.tuples(st.floats(0, 15), st.booleans()), min_size=1, max_size=30),
+)
+def test_keeps_cost_and_the_order_within_a_priority(
+    max_batch_size: int, max_cost: float, items: list[tuple[float, bool]]
+) -> None:
+    batcher = Batcher[int](max_batch_size, 1.0, max_cost)
+    for number, (cost, is_low) in enumerate(items):
+        batcher.add(number, 0.0, cost, is_low=is_low)
+    taken: list[int] = []
+    while batch := batcher.take(now=2.0):
+        assert len(batch) <= max_batch_size
+        assert len(batch) == 1 or sum(items[number][0] for number in batch) <= max_cost
+        taken += batch
+        if len(batcher):
+            following = (batcher.clear() or [0])[0]
+            whole = [*batch, following]
+            full = len(whole) > max_batch_size
+            assert full or sum(items[number][0] for number in whole) >= max_cost
+            rest = [n for n in _in_order(items) if n not in taken]
+            for number in rest:
+                batcher.add(number, 0.0, items[number][0], is_low=items[number][1])
+    assert taken == _in_order(items)
+
+
+def _in_order(items: list[tuple[float, bool]]) -> list[int]:
+    return sorted(range(len(items)), key=lambda number: (items[number][1], number))
+
+
+def test_an_interrupted_taker_goes_with_nothing_once() -> None:
+    queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
+    queue.interrupt()
+    assert queue.take() == []
+    assert queue.put("one")
+    assert queue.put("two")
+    assert queue.take() == ["one", "two"]
+
+
 def test_a_closed_queue_gives_back_what_was_not_taken_and_lets_its_taker_go() -> None:
     queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
     assert queue.put("one")

@@ -13,6 +13,7 @@ SETTLEMENTS = {
     errors.UnsupportedMediaType: Settlement.COMPLETE,
     errors.PayloadUnusable: Settlement.COMPLETE,
     errors.InferenceFailed: Settlement.COMPLETE,
+    errors.OutOfMemory: Settlement.COMPLETE,
     errors.ResultTooLarge: Settlement.COMPLETE,
     errors.TooLate: Settlement.COMPLETE,
     errors.Expired: Settlement.COMPLETE,
@@ -60,7 +61,7 @@ def test_what_a_caller_hears_is_in_the_contract(fault: type[Fault]) -> None:
     assert told.code in set(FailureCode)
     assert told.message == "what happened"
     assert told.stage in (Stage.LOAD, Stage.RUN)
-    assert not told.retryable
+    assert told.retryable == (fault is errors.OutOfMemory), "a larger device may do"
 
 
 def test_an_unreadable_message_is_buried_under_the_contracts_code() -> None:

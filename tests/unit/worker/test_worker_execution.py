@@ -1,0 +1,163 @@
+"""Running a batch: each job gets one outcome, bad ones are found fast, memory is learned about."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.errors import Cancelled, InvalidInput, OutOfMemory
+from worker.inference.execution import Ran, execute
+from worker.memory.allowance import Allowance
+from worker.memory.errors import BudgetExceeded
+from worker.memory.gate import Gate
+from worker.models import Context
+
+
+@dataclass(eq=False)
+class Item:
+    item: int
+    cost: float = 1.0
+    context: Context | None = None
+
+
+class RecordingAllowance(Allowance):
+    """Tells which batches ran, and which of them alone."""
+
+    def __init__(self) -> None:
+        super().__init__("model", Gate())
+        self.costs: list[float] = []
+        self.alone: list[float] = []
+
+    @contextlib.contextmanager
+    def running(self, cost: float, *, alone: bool = False) -> Iterator[None]:
+        self.costs.append(cost)
+        if alone:
+            self.alone.append(cost)
+        with super().running(cost, alone=alone):
+            yield
+
+
+@dataclass
+class Model:
+    """Raises on bad items, and where a batch is over what fits."""
+
+    bad: set[int] = field(default_factory=set)
+    fits: float = math.inf
+    passes: list[list[int]] = field(default_factory=list)
+
+    def __call__(self, batch: list[Any], contexts: list[Context]) -> list[int]:
+        self.passes.append(batch)
+        if len(batch) > self.fits:
+            raise BudgetExceeded("no room")
+        for item in batch:
+            if item in self.bad:
+                raise InvalidInput(f"item {item} is bad")
+        return [item * item for item in batch]
+
+
+def outcomes(model: Model, count: int, allowance: Allowance | None = None) -> dict[int, Ran]:
+    items = [Item(number) for number in range(count)]
+    ran = list(execute(model, items, lambda _: True, allowance or Allowance("model", Gate())))
+    assert len(ran) == count, "one outcome for each"
+    return {item.item: what for item, what in ran}
+
+
+def test_one_pass_where_nothing_is_wrong() -> None:
+    model = Model()
+    ran = outcomes(model, 5)
+    assert {item: what.result for item, what in ran.items()} == {n: n * n for n in range(5)}
+    assert {what.batch_size for what in ran.values()} == {5}
+    assert model.passes == [[0, 1, 2, 3, 4]]
+
+
+def test_every_eighth_of_64_is_bad() -> None:
+    bad = set(range(0, 64, 8))
+    ran = outcomes(Model(bad), 64)
+    failed = {item: str(what.error) for item, what in ran.items() if what.error}
+    assert failed == {item: f"item {item} is bad" for item in bad}
+    assert all(what.result == item * item for item, what in ran.items() if item not in bad)
+
+
+@given(count=st.integers(1, 64), bad=st.sets(st.integers(0, 63), max_size=6))
+def test_few_bad_ones_cost_few_passes(count: int, bad: set[int]) -> None:
+    bad = {item for item in bad if item < count}
+    model = Model(bad)
+    ran = outcomes(model, count)
+    assert {item for item, what in ran.items() if what.error} == bad
+    depth = math.ceil(math.log2(count)) if count > 1 else 0
+    assert len(model.passes) <= 1 + 2 * len(bad) * depth
+
+
+def test_a_job_that_is_not_worth_it_any_more_is_not_run_again() -> None:
+    gone: set[int] = set()
+
+    class Cancels(Model):
+        def __call__(self, batch: list[Any], contexts: list[Context]) -> list[int]:
+            if 2 in batch:
+                gone.add(2)
+                self.passes.append(batch)
+                raise Cancelled("item 2 was cancelled while it ran")
+            return super().__call__(batch, contexts)
+
+    model = Cancels()
+    items = [Item(number) for number in range(4)]
+    ran = list(execute(model, items, lambda job: job.item not in gone, Allowance("m", Gate())))
+    assert [(job.item, what.result) for job, what in ran] == [(0, 0), (1, 1), (3, 9)]
+    assert model.passes == [[0, 1, 2, 3], [0, 1, 3]], "the others went on in one batch"
+
+
+def test_a_batch_that_does_not_fit_is_split_and_the_limit_is_learned(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    allowance = RecordingAllowance()
+    model = Model(fits=5)
+    ran = outcomes(model, 16, allowance)
+    assert all(what.error is None for what in ran.values())
+    assert allowance.max_cost == 4
+    assert allowance.alone == []
+    assert [len(batch) for batch in model.passes] == [16, 8, 4, 4, 8, 4, 4]
+    assert "batches cost 4 at most from now on" in caplog.text
+
+
+def test_one_that_does_not_fit_is_tried_alone_at_the_end_and_then_fails_for_good() -> None:
+    class Large(Model):
+        def __call__(self, batch: list[Any], contexts: list[Context]) -> list[int]:
+            if 1 in batch:
+                raise BudgetExceeded("no room")
+            return super().__call__(batch, contexts)
+
+    allowance = RecordingAllowance()
+    ran = outcomes(Large(), 4, allowance)
+    assert allowance.alone == [1.0]
+    assert allowance.costs[-1] == 1.0
+    error = ran[1].error
+    assert isinstance(error, OutOfMemory)
+    assert error.to_job_error().retryable
+    assert error.code == "out-of-memory"
+    assert [ran[item].result for item in (0, 2, 3)] == [0, 4, 9]
+
+
+def test_one_that_did_not_fit_beside_others_succeeds_alone() -> None:
+    tries: list[list[int]] = []
+
+    def run(batch: list[Any], contexts: list[Context]) -> list[int]:
+        tries.append(batch)
+        if len(tries) < 2:
+            raise BudgetExceeded("another model was in the way")
+        return batch
+
+    ran = list(execute(run, [Item(7)], lambda _: True, Allowance("m", Gate())))
+    assert [(job.item, what.result, what.error) for job, what in ran] == [(7, 7, None)]
+
+
+def test_a_limit_is_not_learned_from_one_item() -> None:
+    allowance = Allowance("m", Gate())
+    outcomes(Model(fits=0), 1, allowance)
+    assert allowance.max_cost == math.inf

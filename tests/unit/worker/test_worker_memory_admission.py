@@ -1,0 +1,213 @@
+"""Admission: what is reserved never exceeds the device, and nobody starves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.memory.admission import may_enter, must_leave, reserved_bytes, without_place
+from worker.memory.ledger import Claim
+from worker.memory.seat import Facts, Seat, Stage
+
+TURN_SECONDS = 2.0
+STEP_SECONDS = 0.1
+
+
+def loaded(model: str, size: int, turn_ends_at: float, *, is_idle: bool = False) -> Claim:
+    return Claim(model, size, turn_ends_at=turn_ends_at, is_idle=is_idle)
+
+
+def waiting(model: str, size: int, since: float) -> Claim:
+    return Claim(model, waiting_bytes=size, waiting_since=since)
+
+
+def test_what_fits_goes_in_and_what_does_not_waits() -> None:
+    claims = {"a": loaded("a", 3, 0), "b": Claim("b")}
+    assert may_enter("b", 5, claims, 8)
+    assert not may_enter("b", 6, claims, 8)
+
+
+def test_a_small_one_does_not_overtake_a_large_one_for_ever() -> None:
+    claims = {"a": loaded("a", 3, 99), "b": waiting("b", 6, 1), "c": waiting("c", 2, 2)}
+    assert not may_enter("c", 2, claims, 8)
+    assert not may_enter("b", 6, claims, 8)
+    assert may_enter("b", 6, claims | {"a": Claim("a")}, 8)
+
+
+def test_who_yields() -> None:
+    claims = {"a": loaded("a", 3, 10), "b": loaded("b", 3, 20), "c": waiting("c", 5, 1)}
+    assert not must_leave("a", claims, 8, 9)
+    assert must_leave("a", claims, 8, 10)
+    assert not must_leave("b", claims, 8, 30), "a's memory is enough"
+    claims["c"] = waiting("c", 6, 1)
+    assert not must_leave("a", claims, 8, 10), "it would help nobody before b goes"
+    assert must_leave("a", claims, 8, 20)
+    assert must_leave("b", claims, 8, 20)
+    claims["a"] = replace(claims["a"], is_leaving=True)
+    assert must_leave("b", claims, 8, 20)
+
+
+def test_who_is_idle_yields_first_and_at_once() -> None:
+    claims = {
+        "a": loaded("a", 3, 10),
+        "b": loaded("b", 3, 20, is_idle=True),
+        "c": waiting("c", 3, 1),
+    }
+    assert must_leave("b", claims, 8, 0)
+    assert not must_leave("a", claims, 8, 99)
+
+
+def test_nobody_yields_for_a_model_that_has_a_place_or_can_never_fit() -> None:
+    claims = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
+    assert without_place(claims, 8) == []
+    assert not must_leave("a", claims, 8, 99)
+
+
+@dataclass
+class Process:
+    """One model in one process of the simulated device."""
+
+    name: str
+    model: str
+    size: int
+    seat: Seat
+    load_seconds: float
+    claim: Claim
+    busy_until: float = 0.0
+    received: int = 0
+
+
+@dataclass
+class Simulation:
+    """Seats turned in any order, with loads and unloads that take their time."""
+
+    total: int
+    processes: list[Process]
+    now: float = 0.0
+    backlog: dict[str, bool] = field(default_factory=dict)
+    waited: dict[str, float] = field(default_factory=dict)
+    longest: dict[str, float] = field(default_factory=dict)
+
+    def step(self, order: list[int]) -> None:
+        self.now += STEP_SECONDS
+        for at in order:
+            self.turn(self.processes[at % len(self.processes)])
+        used = reserved_bytes(process.claim for process in self.processes)
+        assert used <= self.total, "more is reserved than there is"
+        for model, has_work in self.backlog.items():
+            served = any(p.model == model and p.seat.stage is Stage.IN for p in self.processes)
+            since = self.waited.setdefault(model, self.now)
+            if served or not has_work:
+                self.waited[model] = self.now
+            self.longest[model] = max(self.longest.get(model, 0.0), self.now - since)
+
+    def turn(self, process: Process) -> None:
+        claims = {each.name: each.claim for each in self.processes}
+        seat, has_work = process.seat, self.backlog[process.model]
+        if seat.stage is Stage.ENTERING and self.now >= process.busy_until:
+            process.claim = seat.entered(self.now, process.size, process.load_seconds)
+        elif seat.stage is Stage.LEAVING and self.now >= process.busy_until:
+            process.claim = seat.left(self.now)
+        else:
+            before = seat.stage
+            facts = Facts(0.0 if has_work else None, is_idle=not has_work)
+            process.claim = seat.turn(self.now, process.name, claims, facts)
+            if seat.stage is not before:
+                wait = process.load_seconds if seat.stage is Stage.ENTERING else STEP_SECONDS
+                process.busy_until = self.now + wait
+
+
+def simulate(
+    total: int, sizes: dict[str, int], process_count: int, load_seconds: float
+) -> Simulation:
+    processes = [
+        Process(
+            name=f"{number}-{model}",
+            model=model,
+            size=size,
+            seat=Seat(model, total, TURN_SECONDS, size),
+            load_seconds=load_seconds,
+            claim=Claim(model),
+        )
+        for number in range(process_count)
+        for model, size in sizes.items()
+    ]
+    return Simulation(total, processes, backlog=dict.fromkeys(sizes, True))
+
+
+@pytest.mark.parametrize("process_count", [1, 2, 3])
+@pytest.mark.parametrize("load_seconds", [0.1, 2.0])
+def test_two_models_that_do_not_fit_together_take_turns(
+    process_count: int, load_seconds: float
+) -> None:
+    simulation = simulate(8, {"a": 3, "b": 6}, process_count, load_seconds)
+    order = list(range(len(simulation.processes)))
+    for _ in range(1500):
+        simulation.step(order)
+    # Its fair share of waiting: the other's turn, and loading itself.
+    turn_seconds = max(TURN_SECONDS, 4 * load_seconds)
+    fair_seconds = turn_seconds + load_seconds
+    for model in ("a", "b"):
+        assert turn_seconds * 0.9 <= simulation.longest[model] <= 1.5 * fair_seconds
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_never_too_much_is_reserved_and_nobody_starves(data: st.DataObject) -> None:
+    total = data.draw(st.integers(4, 12))
+    sizes = data.draw(st.dictionaries(st.sampled_from("abcd"), st.integers(1, total), min_size=1))
+    count = data.draw(st.integers(1, 3))
+    simulation = simulate(total, sizes, count, data.draw(st.sampled_from([0.1, 0.5, 3.0])))
+    order = data.draw(st.permutations(range(len(simulation.processes))))
+    changes = data.draw(
+        st.lists(st.tuples(st.sampled_from(sorted(sizes)), st.booleans()), max_size=10)
+    )
+    for model, has_work in changes:
+        simulation.backlog[model] = has_work
+        for _ in range(20):
+            simulation.step(order)
+    for model in sizes:
+        simulation.backlog[model] = True
+    for _ in range(400):
+        simulation.step(order)
+    load_seconds = simulation.processes[0].load_seconds
+    turn_seconds = max(TURN_SECONDS, 4 * load_seconds)
+    # Each other model has its turn at most once in between, at worst alone.
+    rounds = len(sizes) * (turn_seconds + 2 * load_seconds + 1.0)
+    assert max(simulation.longest.values()) <= 2 * rounds
+
+
+def test_a_model_of_unknown_size_takes_what_is_free_and_after_a_failure_everything() -> None:
+    seat = Seat("a", 8, TURN_SECONDS, None)
+    claims = {"a": Claim("a"), "b": loaded("b", 3, 0)}
+    claims["a"] = seat.turn(0, "a", claims, Facts(0.0, is_idle=False))
+    assert (seat.stage, claims["a"].reserved_bytes) == (Stage.ENTERING, 5)
+    claims["a"] = seat.failed(0, 1.0, for_memory=True)
+    claims["a"] = seat.turn(0.5, "a", claims, Facts(0.0, is_idle=False))
+    assert claims["a"] == Claim("a"), "it lets others go first for a while"
+    claims["a"] = seat.turn(1.0, "a", claims, Facts(0.0, is_idle=False))
+    assert (seat.stage, claims["a"].waiting_bytes) == (Stage.OUT, 8)
+    claims["b"] = Claim("b")
+    claims["a"] = seat.turn(1.1, "a", claims, Facts(0.0, is_idle=False))
+    assert claims["a"].reserved_bytes == 8
+    claims["a"] = seat.entered(1.2, 6, 0.1)
+    assert claims["a"].reserved_bytes == 6
+    assert seat.resized(claims["a"], 5).reserved_bytes == 5
+    assert seat.resized(claims["a"], 7).reserved_bytes == 6, "it never grows on its own"
+
+
+def test_a_model_without_work_goes_in_where_there_is_room_but_pushes_nobody_out() -> None:
+    seat = Seat("a", 8, TURN_SECONDS, 6)
+    full = {"a": Claim("a"), "b": loaded("b", 3, 0, is_idle=True)}
+    assert seat.turn(0, "a", full, Facts(None, is_idle=True)) == Claim("a")
+    empty = {"a": Claim("a"), "b": Claim("b")}
+    assert seat.turn(1, "a", empty, Facts(None, is_idle=True)).reserved_bytes == 6
+
+
+def test_what_is_larger_than_the_device_neither_goes_in_nor_waits() -> None:
+    seat = Seat("a", 8, TURN_SECONDS, 9)
+    assert seat.turn(0, "a", {"a": Claim("a")}, Facts(0.0, is_idle=False)) == Claim("a")
+    assert seat.stage is Stage.OUT

@@ -1,0 +1,127 @@
+"""The board: pages live as long as their processes, whatever ends these."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from worker.memory.board import Board
+
+ROOT = Path(__file__).resolve().parents[3]
+
+# Puts a page up, says so, and waits; or changes its page for ever, until it is killed.
+CHILD = """
+import itertools, sys
+from pathlib import Path
+from worker.memory.board import Board
+board = Board(Path(sys.argv[1]))
+with board.turn():
+    page = board.add({"who": "child"})
+print("up", flush=True)
+if sys.argv[2] == "wait":
+    sys.stdin.read()
+for number in itertools.count():
+    with board.turn():
+        page.write({"who": "child", "text": "x" * (number % 500)})
+        board.read()
+"""
+
+
+@contextlib.contextmanager
+def child(folder: Path, what: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder), what],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        assert process.stdout.readline() == b"up\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
+        process.stdin.close()
+        process.stdout.close()
+
+
+def read(board: Board) -> list[object]:
+    with board.turn():
+        return [page["who"] for page in board.read().values()]
+
+
+def test_pages_of_others_are_seen_and_go_with_them(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    with board.turn():
+        page = board.add({"who": "me"})
+    with child(tmp_path, "wait") as other:
+        assert sorted(map(str, read(board))) == ["child", "me"]
+        other.send_signal(signal.SIGKILL)
+        other.wait(10)
+        assert read(board) == ["me"]
+        assert len(list(tmp_path.glob("*.page"))) == 1, "the dead one's file is gone, too"
+    with board.turn():
+        page.remove()
+    assert read(board) == []
+    board.close()
+
+
+def test_killed_at_any_instruction_the_board_stays_readable(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    pause = threading.Event()
+    for number in range(8):
+        with child(tmp_path, "write") as other:
+            pause.wait(0.001 * number)
+            other.send_signal(signal.SIGKILL)
+            other.wait(10)
+        assert read(board) == []
+    board.close()
+
+
+def test_a_page_that_cannot_be_read_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    board, other = Board(tmp_path), Board(tmp_path)
+    with board.turn():
+        page = board.add({"who": "me"})
+    next(iter(tmp_path.glob("*.page"))).write_text("{")
+    assert read(other) == []
+    assert "cannot be read" in caplog.text
+    with board.turn():
+        page.write({"who": "me again"})
+    assert read(other) == ["me again"]
+    board.close()
+    other.close()
+
+
+def test_turns_exclude_one_another(tmp_path: Path) -> None:
+    boards = [Board(tmp_path), Board(tmp_path)]
+    with boards[0].turn():
+        page = boards[0].add({"count": 0})
+    name = page.name
+
+    def count(board: Board) -> None:
+        for _ in range(100):
+            with board.turn():
+                page.write({"count": int(board.read()[name]["count"]) + 1})
+
+    threads = [threading.Thread(target=count, args=(boards[n % 2],)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    with boards[0].turn():
+        assert boards[0].read()[name] == {"count": 400}
+    for board in boards:
+        board.close()

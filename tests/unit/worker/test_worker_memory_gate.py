@@ -1,0 +1,55 @@
+"""The gate to the device: side by side, or alone."""
+
+from __future__ import annotations
+
+import threading
+
+from worker.memory.gate import Gate
+
+
+def test_one_alone_waits_for_those_inside_and_later_ones_wait_for_it() -> None:
+    gate, order = Gate(), list[str]()
+    inside, leave, alone_waits = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with gate.beside_others():
+            inside.set()
+            leave.wait(10)
+            order.append("first")
+
+    def alone() -> None:
+        alone_waits.set()
+        with gate.alone():
+            order.append("alone")
+
+    def later() -> None:
+        with gate.beside_others():
+            order.append("later")
+
+    threads = [threading.Thread(target=step) for step in (first, alone, later)]
+    threads[0].start()
+    assert inside.wait(10)
+    threads[1].start()
+    assert alone_waits.wait(10)
+    while not gate._alone_waiting:
+        pass
+    threads[2].start()
+    leave.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == ["first", "alone", "later"]
+
+
+def test_two_pass_side_by_side() -> None:
+    gate, both = Gate(), threading.Barrier(2, timeout=10)
+
+    def use() -> None:
+        with gate.beside_others():
+            both.wait()
+
+    threads = [threading.Thread(target=use) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert not both.broken

@@ -1,0 +1,68 @@
+"""A card. Sizes are what torch's allocator takes of it, in whole blocks, and what models declare.
+
+One process uses one card; which, CUDA_VISIBLE_DEVICES says.
+"""
+
+import contextlib
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from worker.memory.device import Batch, Holder, T
+
+# Each process's context and libraries take some hundred megabytes that no model accounts for.
+_USABLE_SHARE = 0.94
+
+
+class Card:
+    """The card that this process uses. See Device."""
+
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        # Of a MIG slice, where the process has one: CUDA tells that one's then.
+        self.key = f"cuda-{properties.uuid}"
+        _, total_bytes = torch.cuda.mem_get_info()
+        self.total_bytes = int(total_bytes * _USABLE_SHARE)
+
+    @classmethod
+    def find(cls) -> "Card | None":
+        """The card, if some model has brought torch and there is one."""
+        torch = sys.modules.get("torch")
+        return cls(torch) if torch is not None and torch.cuda.is_available() else None
+
+    def load(self, build: Callable[[], T]) -> tuple[T, int]:
+        """See Device."""
+        self.release_cached()
+        before_bytes = self._torch.cuda.memory_reserved()
+        holder = build()
+        self.release_cached()
+        taken_bytes = max(0, self._torch.cuda.memory_reserved() - before_bytes)
+        return holder, taken_bytes + holder.memory_bytes(0)
+
+    def unload(self, resident_bytes: int) -> None:
+        """See Device."""
+        self.release_cached()
+
+    @contextlib.contextmanager
+    def running(self, holder: Holder, batch: Batch) -> Iterator[None]:
+        """See Device."""
+        if batch.known_bytes is not None:
+            yield
+            return
+        cuda = self._torch.cuda
+        self.release_cached()
+        before_bytes = cuda.memory_reserved()
+        cuda.reset_peak_memory_stats()
+        yield
+        cuda.synchronize()
+        declared_bytes = holder.memory_bytes(batch.cost) - holder.memory_bytes(0)
+        taken_bytes = max(0, cuda.max_memory_reserved() - before_bytes)
+        batch.measured_bytes = taken_bytes + max(0, declared_bytes)
+
+    def release_cached(self) -> None:
+        """See Device."""
+        gc.collect()
+        self._torch.cuda.synchronize()
+        self._torch.cuda.empty_cache()

@@ -1,0 +1,110 @@
+"""What a model takes of the device, as measured, and remembering it from one start to the next."""
+
+import contextlib
+import json
+import os
+import tempfile
+from bisect import bisect_left
+from dataclasses import asdict, dataclass
+from math import inf, isfinite
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A model's sizes.
+
+    `resident_bytes` is what it holds while loaded. `peaks` are pairs of a batch's cost and what a
+    batch of that cost took on top, by ascending cost; beyond the last a batch is taken to grow in
+    proportion, which is no less than it will be.
+    """
+
+    resident_bytes: int
+    peaks: tuple[tuple[float, int], ...] = ()
+    load_seconds: float = 0.0
+
+    def peak_bytes(self, cost: float) -> int | None:
+        """What a batch takes on top of the model itself; None where nothing was measured."""
+        if not self.peaks:
+            return None
+        at = bisect_left(self.peaks, (cost, 0))
+        if at < len(self.peaks):
+            return self.peaks[at][1]
+        last_cost, last_bytes = self.peaks[-1]
+        return int(last_bytes * cost / last_cost) + 1
+
+    def is_measured(self, cost: float) -> bool:
+        """Whether a batch as large as this was seen."""
+        return bool(self.peaks) and cost <= self.peaks[-1][0]
+
+    def largest_cost(self, device_bytes: int) -> float:
+        """The most that a batch may cost where the model has so much; 0 where not even one."""
+        left_bytes = device_bytes - self.resident_bytes
+        if left_bytes < 0:
+            return 0.0
+        fitting = [cost for cost, size_bytes in self.peaks if size_bytes <= left_bytes]
+        if len(fitting) < len(self.peaks):
+            return fitting[-1] if fitting else 0.0
+        if not self.peaks or self.peaks[-1][1] == 0:
+            return inf
+        last_cost, last_bytes = self.peaks[-1]
+        return last_cost * left_bytes / last_bytes
+
+    def needed_bytes(self, cost: float) -> int:
+        """What the model and one batch of this cost take together."""
+        return self.resident_bytes + (self.peak_bytes(cost) or 0)
+
+    def with_peak(self, cost: float, size_bytes: int) -> "Profile":
+        """The profile after one more batch was measured; a larger batch never takes less."""
+        peaks = dict(self.peaks)
+        peaks[cost] = max(size_bytes, peaks.get(cost, 0))
+        rising: list[tuple[float, int]] = []
+        for at, size in sorted(peaks.items()):
+            rising.append((at, max(size, rising[-1][1] if rising else 0)))
+        return Profile(self.resident_bytes, tuple(rising), self.load_seconds)
+
+
+class Profiles:
+    """Profiles in a folder, by key. A file that cannot be read is as good as none."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder = folder
+
+    def get(self, key: str) -> Profile | None:
+        """What is known, if anything."""
+        try:
+            document = json.loads(self._path(key).read_bytes())
+            profile = Profile(
+                resident_bytes=int(document["resident_bytes"]),
+                peaks=tuple((float(cost), int(size)) for cost, size in document["peaks"]),
+                load_seconds=float(document["load_seconds"]),
+            )
+        except (OSError, ValueError, TypeError, KeyError, OverflowError):
+            return None
+        return profile if _is_sound(profile) else None
+
+    def put(self, key: str, profile: Profile) -> None:
+        """Remember. Not being able to costs the next start a measurement, and nobody a job."""
+        with contextlib.suppress(OSError):
+            descriptor, name = tempfile.mkstemp(dir=self._folder)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(asdict(profile), file)
+            Path(name).replace(self._path(key))
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.json"
+
+
+def _is_sound(profile: Profile) -> bool:
+    costs = [cost for cost, _ in profile.peaks]
+    sizes = [size for _, size in profile.peaks]
+    return (
+        profile.resident_bytes >= 0
+        and all(isfinite(cost) and cost > 0 for cost in costs)
+        and all(size >= 0 for size in sizes)
+        and costs == sorted(set(costs))
+        and sizes == sorted(sizes)
+        and isfinite(profile.load_seconds)
+        and profile.load_seconds >= 0
+    )
