@@ -17,8 +17,10 @@ from gateway.errors import Unavailable
 from gateway.jobs import ticket
 from gateway.queueing.priority import Priority
 from tests.unit.gateway.memory import ManualClock, MemoryDurable, run_orchestrator
+from tests.unit.gateway.webhook_delivery import Delivery, tried
 
 FOLDER = Path(__file__).parent / "histories"
+WEBHOOKS = FOLDER / "webhooks"
 JOB_ID = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
@@ -41,11 +43,17 @@ class Scene:
             await self.durable.raise_event(JOB_ID, "reply", self.early_reply)
         return self.refusal
 
-    async def start(self, deadline_seconds: int = 60, priority: Priority = Priority.NORMAL) -> None:
+    async def start(
+        self,
+        deadline_seconds: int = 60,
+        priority: Priority = Priority.NORMAL,
+        webhook_url: str | None = None,
+    ) -> None:
         now = self.clock()
         deadline = now + timedelta(seconds=deadline_seconds)
         request = JobRequest(JOB_ID, "noop", InlineJson({"a": 1}), now, deadline)
-        await self.durable.start(JOB_ID, ticket.write(request, TRACE, priority=priority).text)
+        written = ticket.write(request, TRACE, webhook_url=webhook_url, priority=priority)
+        await self.durable.start(JOB_ID, written.text)
 
     def reply(self, outcome: InlineJson | JobError) -> dict[str, Any]:
         now = self.clock()
@@ -142,6 +150,11 @@ async def cancelled_just_before_its_deadline(scene: Scene) -> None:
     await scene.durable.advance(5)
 
 
+async def succeeded_with_webhook(scene: Scene) -> None:
+    await scene.start(webhook_url="https://receiver.example/jobs")
+    await scene.durable.raise_event(JOB_ID, "reply", scene.reply(InlineJson({"n": 1})))
+
+
 SCENES: tuple[Callable[[Scene], Awaitable[None]], ...] = (
     succeeded,
     reply_before_the_activity_ends,
@@ -157,11 +170,28 @@ SCENES: tuple[Callable[[Scene], Awaitable[None]], ...] = (
     reply_overtakes_the_cancel,
     cancelled_just_before_its_deadline,
     succeeded_with_low_priority,
+    succeeded_with_webhook,
 )
+
+
+DELIVERIES = {
+    "delivered-at-the-third-try": (
+        tried("pending", 500),
+        tried("pending", None),
+        tried("delivered", 200),
+    ),
+    "stopped-by-its-receiver": (tried("stopped", 410),),
+}
 
 
 async def main() -> None:
     """Play each scene whose file is not there."""
+    for name, outcomes in DELIVERIES.items():
+        path = WEBHOOKS / f"{name}.json"
+        if not path.exists():
+            delivery = Delivery(*outcomes)
+            delivery.play()
+            write(path, delivery.turns)
     for play in SCENES:
         path = FOLDER / f"{play.__name__.replace('_', '-')}.json"
         if path.exists():
@@ -171,12 +201,21 @@ async def main() -> None:
         contexts = [json.loads(text) for text in scene.durable.runs[JOB_ID].contexts]
         # The first turns and the last: those between repeat one retry after another.
         kept = contexts[:3] + contexts[3:][-1:]
-        lines = [
-            json.dumps({"context": turn, "answer": json.loads(run_orchestrator(json.dumps(turn)))})
-            for turn in kept
-        ]
-        path.write_text('{"turns": [\n' + ",\n".join(lines) + "\n]}\n", encoding="utf-8")
-        sys.stdout.write(f"{path.name}\n")
+        answers = [json.loads(run_orchestrator(json.dumps(turn))) for turn in kept]
+        write(
+            path,
+            [
+                {"context": turn, "answer": answer}
+                for turn, answer in zip(kept, answers, strict=True)
+            ],
+        )
+
+
+def write(path: Path, turns: list[dict[str, Any]]) -> None:
+    """One turn a line."""
+    lines = ",\n".join(json.dumps(turn) for turn in turns)
+    path.write_text('{"turns": [\n' + lines + "\n]}\n", encoding="utf-8")
+    sys.stdout.write(f"{path.name}\n")
 
 
 if __name__ == "__main__":

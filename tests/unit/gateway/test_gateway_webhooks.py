@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from azure.durable_functions import Orchestrator
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
@@ -16,11 +15,12 @@ from contract.guard import AddressGuard
 from contract.names import webhook_instance
 from contract.webhook import parse_secrets
 from gateway.durable import RuntimeStatus
-from gateway.webhooks import activities, orchestrator
+from gateway.webhooks import activities
 from gateway.webhooks.schedule import LONGEST_SECONDS, next_try, pause_seconds
 from gateway.webhooks.sending import Answer
 from tests.unit.gateway.conftest import World, gateway
 from tests.unit.gateway.receiver import MemoryReceiver
+from tests.unit.gateway.webhook_delivery import Delivery, tried
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
@@ -170,90 +170,6 @@ async def test_an_input_url_goes_to_the_worker_as_it_is(hooked: World) -> None:
         "/v1/models/noop/jobs", json={"input": {"url": URL, "media_type": "audio/wav"}}
     )
     assert refused.status_code == 415
-
-
-class Delivery:
-    """The orchestration of one delivery, replayed turn by turn with what a host would tell it."""
-
-    def __init__(self, *outcomes: dict[str, Any]) -> None:
-        self.now = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-        self.outcomes = list(outcomes)
-        self.history: list[dict[str, Any]] = []
-        self.run = Orchestrator.create(orchestrator.webhook)
-        self.next_id = 0
-        self.actions = 0
-
-    def play(self, wake: str | None = None) -> dict[str, Any]:
-        """Until it ends or `outcomes` are used up; the last answer of the orchestrator."""
-        news: list[dict[str, Any]] = [
-            {
-                "EventType": 0,
-                "Name": "webhook",
-                "Version": "",
-                "Input": json.dumps(orchestrator.input_text("job")),
-                "OrchestrationInstance": {"InstanceId": "webhook-job", "ExecutionId": "1"},
-                "ParentInstance": None,
-            }
-        ]
-        while True:
-            answer = self._turn(news)
-            if answer["isDone"]:
-                return answer
-            groups = answer["actions"][0][self.actions :]
-            self.actions = len(answer["actions"][0])
-            (group,) = groups
-            kinds = group["compoundActions"]
-            task_id, self.next_id = self.next_id, self.next_id + 1
-            if "functionName" in kinds[0]:
-                if not self.outcomes:
-                    return answer
-                self._append({"EventType": 4, "EventId": task_id, "Name": "deliver_webhook"})
-                result = json.dumps(json.dumps(self.outcomes.pop(0)))
-                news = [{"EventType": 5, "TaskScheduledId": task_id, "Result": result}]
-                continue
-            fire_at = datetime.fromisoformat(kinds[0]["fireAt"])
-            self._append({"EventType": 10, "EventId": task_id, "FireAt": kinds[0]["fireAt"]})
-            if wake and kinds[1]["externalEventName"] == wake:
-                news = [{"EventType": 15, "Name": wake, "Input": json.dumps("null")}]
-            else:
-                self.now = fire_at
-                news = [{"EventType": 11, "TimerId": task_id, "FireAt": kinds[0]["fireAt"]}]
-
-    def _turn(self, news: list[dict[str, Any]]) -> dict[str, Any]:
-        for event in self.history:
-            event["IsPlayed"] = True
-        self._append({"EventType": 12}, *news)
-        context = {
-            "history": self.history,
-            "input": json.dumps(orchestrator.input_text("job")),
-            "instanceId": "webhook-job",
-            "isReplaying": False,
-            "parentInstanceId": None,
-            "upperSchemaVersion": 1,
-            "upperSchemaVersionNew": 2,
-            "longRunningTimerIntervalDuration": "3.00:00:00",
-            "maximumShortTimerDuration": "6.00:00:00",
-        }
-        answer: dict[str, Any] = json.loads(self.run(json.dumps(context)))
-        self._append({"EventType": 13})
-        return answer
-
-    def _append(self, *events: dict[str, Any]) -> None:
-        stamp = self.now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        self.history += [
-            {"EventId": -1, "IsPlayed": False, "Timestamp": stamp, "Version": "", **event}
-            for event in events
-        ]
-
-
-def tried(state: str, status: int | None, retry_after: float | None = None) -> dict[str, Any]:
-    return {
-        "at": "2026-03-01T12:00:00.000Z",
-        "status": status,
-        "error": None if status else "timeout",
-        "state": state,
-        "retry_after_seconds": retry_after,
-    }
 
 
 def test_it_is_tried_until_it_is_taken() -> None:
