@@ -97,6 +97,11 @@ REFUSALS: Final = (
         body=b"x",
     ),
     Row(
+        *("no priority", "POST", f"{SUBMIT}?priority=high", 400, "malformed-request"),
+        sent=BYTES,
+        body=b"x",
+    ),
+    Row(
         *("an unknown model", "POST", "/v1/models/nop/jobs", 404, "unknown-model"),
         sent=BYTES,
         body=b"x",

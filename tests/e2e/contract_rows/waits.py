@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tests.e2e.contract_rows.row import AGAIN, SUBMIT, TEXT, Row
+from tests.e2e.contract_rows.row import AGAIN, SUBMIT, TEXT, Row, encoded
 
 _WAIT: Final = {**TEXT, "prefer": "wait=20"}
 _ENDED: Final = {"content-location": None, "vary": "Prefer"}
@@ -42,6 +42,16 @@ WAITS: Final = (
         body=b"late",
         headers=_ENDED,
         members={"ran": None, "job": None},
+    ),
+    Row(
+        *("its tensors expire", "POST", "/v2/models/noop/infer", 504),
+        body=encoded(
+            {
+                "inputs": [{"name": "x", "datatype": "BYTES", "shape": [1], "data": ["late"]}],
+                "parameters": {"deadline_seconds": 1},
+            }
+        ),
+        members={"error": None, "ran": None},
     ),
     Row(
         *("it would expire", "POST", "/v1/models/tired/jobs", 503, "saturated"),
