@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from contract.catalogue import Catalogue
 from gateway.access.reply_tokens import ReplyTokens
 from gateway.clock import Clock, utc_now
+from gateway.exporting import tracer_provider
 from gateway.jobs.waiting import Waiters
 from gateway.queueing.backlog import Backlog
 from gateway.queueing.queues import Queues, ServiceBusQueues
@@ -13,6 +14,7 @@ from gateway.storage.blobs import Blobs, ContainerBlobs
 from gateway.storage.container import Container
 from gateway.storage.links import Links, SignedLinks
 from gateway.storage.payloads import BlobPayloads, Payloads
+from gateway.tracing import Tracing
 from gateway.webhooks.sending import HttpSender, Sender
 
 
@@ -29,6 +31,7 @@ class Services:
     tokens: ReplyTokens
     webhooks: Sender
     clock: Clock = utc_now
+    tracing: Tracing = field(default_factory=Tracing)
     waiters: Waiters = field(default_factory=Waiters)
     backlog: Backlog = field(init=False)
 
@@ -49,4 +52,5 @@ class Services:
             links=SignedLinks(container, settings.payload_public_url),
             tokens=ReplyTokens(settings.reply_token_keys, settings.gateway_base_url),
             webhooks=HttpSender(settings.guard),
+            tracing=Tracing(tracer_provider(settings.trace_exporters)),
         )

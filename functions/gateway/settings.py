@@ -55,6 +55,7 @@ class Settings:
     refuse_when_saturated: bool = True
     webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
     guard: AddressGuard = field(default_factory=AddressGuard)
+    trace_exporters: tuple[str, ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -83,6 +84,7 @@ class Settings:
             refuse_when_saturated=not _flag(environ, "ACCEPT_WHEN_SATURATED"),
             webhook_secrets=_read(environ, "WEBHOOK_SECRETS", parse_secrets),
             guard=_read(environ, "GUARD_ALLOW", AddressGuard),
+            trace_exporters=_exporters(environ),
         )
 
 
@@ -185,6 +187,14 @@ def _origins(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
         if origin not in {"*", f"{parts.scheme}://{parts.netloc}"}:
             raise SettingError(name, "expected origins such as https://host:port, or *")
     return origins
+
+
+def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """OpenTelemetry's own switches; its SDK reads everything else."""
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return ()
+    names = (text.strip() for text in environ.get("OTEL_TRACES_EXPORTER", "").split(","))
+    return tuple(name for name in names if name and name != "none")
 
 
 def _integer(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:

@@ -20,6 +20,7 @@ from gateway.api.context import traceparent_of
 from gateway.api.responses import problem_response
 from gateway.problems import Problem
 from gateway.services import Services
+from gateway.tracing import Answered
 
 _CHALLENGE: Final = 'Bearer realm="loosely"'
 
@@ -34,6 +35,7 @@ class Gate:
         self._trusts_principals = settings.trust_principal_header
         self._keys = KeyRing(settings.api_keys)
         self._limiter = Limiter(services.clock)
+        self._tracing = services.tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or pass on. The body of an answer to HEAD is left out by the server."""
@@ -42,6 +44,10 @@ class Gate:
             return
         if scope["method"] == "HEAD":
             scope["method"] = "GET"
+        with self._tracing.request(scope) as answered:
+            await self._serve(scope, receive, _telling(answered, send) if answered else send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
         headers = {"traceresponse": traceparent_of(request)}
         send = _adding(headers, send)
@@ -99,6 +105,15 @@ def _rate_limited(decision: Decision) -> Problem:
         f"the key's rate is used up; the next request may come in {seconds} s",
         headers={"Retry-After": str(seconds)},
     )
+
+
+def _telling(answered: Answered, send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            answered(message["status"])
+        await send(message)
+
+    return sending
 
 
 def _adding(headers: dict[str, str], send: Send) -> Send:

@@ -10,7 +10,7 @@ from contract.codec import encode_request, error_to_json
 from contract.errors import MessageTooLarge, UnknownModel
 from contract.messages import FailureCode, JobError, JobRequest, ReplyUrl, Stage
 from contract.names import PROPERTY_TRACEPARENT
-from gateway.jobs.ticket import Ticket, read
+from gateway.jobs.ticket import read
 from gateway.queueing.priority import queue_of
 from gateway.services import Services
 
@@ -32,22 +32,22 @@ async def enqueue(ticket_text: str, services: Services) -> str | None:
     request = dataclasses.replace(request, reply_to=reply_to)
     try:
         queue = queue_of(services.catalogue.model(request.model), ticket.priority)
-        message = _message(request, ticket)
+        message = _message(request)
     except (MessageTooLarge, UnknownModel) as error:
         refused = JobError(FailureCode.UNAVAILABLE, str(error), Stage.QUEUE, retryable=False)
         return json.dumps(error_to_json(refused))
     # The SDK cuts to whole seconds, and what is sent with none left is never delivered.
     message.time_to_live = math.ceil(left.total_seconds())
-    await services.queues.send(queue, message)
+    with services.tracing.sending(queue, request.job_id, ticket.traceparent) as trace:
+        message.application_properties = {PROPERTY_TRACEPARENT: trace} if trace else None
+        await services.queues.send(queue, message)
     return None
 
 
-def _message(request: JobRequest, ticket: Ticket) -> ServiceBusMessage:
-    trace = ticket.traceparent
+def _message(request: JobRequest) -> ServiceBusMessage:
     return ServiceBusMessage(
         encode_request(request),
         content_type="application/json",
         message_id=request.job_id,
         correlation_id=request.job_id,
-        application_properties={PROPERTY_TRACEPARENT: trace} if trace else None,
     )

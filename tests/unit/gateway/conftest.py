@@ -15,6 +15,7 @@ from gateway.api.app import create_app
 from gateway.jobs import activities
 from gateway.services import Services
 from gateway.settings import Endpoint, Settings
+from gateway.tracing import Tracing
 from tests.unit.gateway.blob_memory import MemoryBlobs, MemoryLinks
 from tests.unit.gateway.memory import ManualClock, MemoryDurable, MemoryPayloads, MemoryQueues
 from tests.unit.gateway.receiver import MemoryReceiver
@@ -84,7 +85,7 @@ async def world() -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def gateway(**settings: Any) -> AsyncIterator[World]:
+async def gateway(tracing: Tracing | None = None, **settings: Any) -> AsyncIterator[World]:
     """A gateway with these settings on top of what it needs at least."""
     clock, queues, payloads = ManualClock(), MemoryQueues(), MemoryPayloads()
     blobs = MemoryBlobs(payloads, clock)
@@ -105,6 +106,7 @@ async def gateway(**settings: Any) -> AsyncIterator[World]:
         tokens=ReplyTokens((KEY,), base_url),
         webhooks=MemoryReceiver(),
         clock=clock,
+        tracing=tracing or Tracing(),
     )
     durable = MemoryDurable(
         clock, lambda text: activities.enqueue(text, services), services.waiters

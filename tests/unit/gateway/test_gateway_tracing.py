@@ -1,0 +1,123 @@
+"""The gateway's spans, as an exporter gets them."""
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from gateway.errors import SettingError
+from gateway.exporting import tracer_provider
+from gateway.tracing import Tracing
+from tests.unit.gateway.conftest import World, gateway
+
+TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+CALLER = {"traceparent": f"00-{TRACE_ID}-{SPAN_ID}-01"}
+
+
+@dataclass
+class Traced:
+    """A gateway whose spans are exported to memory."""
+
+    world: World
+    exporter: InMemorySpanExporter
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self.exporter.get_finished_spans() if span.name == name]
+
+    def one(self, name: str) -> ReadableSpan:
+        (span,) = self.named(name)
+        return span
+
+
+@pytest.fixture
+def exporter() -> Iterator[InMemorySpanExporter]:
+    exporter = InMemorySpanExporter()
+    yield exporter
+    exporter.shutdown()
+
+
+@pytest.fixture
+async def traced(exporter: InMemorySpanExporter) -> AsyncIterator[Traced]:
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    async with gateway(Tracing(provider)) as world:
+        yield Traced(world, exporter)
+
+
+def identity(span: ReadableSpan) -> str:
+    assert span.context is not None
+    return format(span.context.span_id, "016x")
+
+
+def parent(span: ReadableSpan) -> str | None:
+    return format(span.parent.span_id, "016x") if span.parent else None
+
+
+async def test_the_message_goes_on_in_the_callers_trace(traced: Traced) -> None:
+    answer = await traced.world.http.post(
+        "/v1/models/noop/jobs",
+        content=b"x",
+        headers={"content-type": "text/plain", "prefer": "respond-async", **CALLER},
+    )
+    assert answer.status_code == 202
+    request = traced.one("POST /v1/models/{model}/jobs")
+    sending = traced.one("send noop")
+    assert parent(request) == SPAN_ID
+    assert request.kind is SpanKind.SERVER
+    assert request.attributes is not None
+    assert request.attributes["http.response.status_code"] == 202
+    assert request.attributes["url.path"] == "/v1/models/noop/jobs"
+    assert sending.kind is SpanKind.PRODUCER
+    assert parent(sending) == identity(request)
+    ((_, message),) = traced.world.queues.sent
+    properties = message.application_properties
+    assert properties == {"traceparent": f"00-{TRACE_ID}-{identity(sending)}-01"}
+    assert answer.json()["trace_id"] == TRACE_ID
+    assert answer.headers["traceresponse"] == f"00-{TRACE_ID}-{identity(request)}-01"
+
+
+async def test_a_request_begins_a_trace(traced: Traced) -> None:
+    answer = await traced.world.http.get("/v1/models")
+    request = traced.one("GET /v1/models")
+    assert parent(request) is None
+    assert identity(request) in answer.headers["traceresponse"]
+
+
+async def test_ids_and_tokens_are_in_no_name(traced: Traced) -> None:
+    job_id = await traced.world.accept()
+    await traced.world.http.get(f"/v1/jobs/{job_id}?wait=0")
+    await traced.world.http.get(f"/v1/jobs/{job_id}/reply?token=secret-token")
+    await traced.world.http.get("/nowhere/at-all")
+    for span in traced.exporter.get_finished_spans():
+        assert job_id not in span.name
+        assert "nowhere" not in span.name
+        assert "secret-token" not in span.to_json()
+
+
+async def test_a_refusal_is_no_error_of_ours(traced: Traced) -> None:
+    await traced.world.http.get("/v1/models/unknown")
+    (span,) = traced.exporter.get_finished_spans()
+    assert span.status.status_code is StatusCode.UNSET
+
+
+async def test_a_callers_decision_not_to_sample_is_kept(traced: Traced) -> None:
+    caller = {"traceparent": f"00-{TRACE_ID}-{SPAN_ID}-00"}
+    await traced.world.http.get("/v1/models", headers=caller)
+    assert traced.exporter.get_finished_spans() == ()
+
+
+def test_exporters_are_found_by_their_names() -> None:
+    provider = tracer_provider(["console"])
+    assert isinstance(provider, TracerProvider)
+    assert provider.resource.attributes["service.name"] == "loosely-gateway"
+    provider.shutdown()
+    with pytest.raises(SettingError, match="OTEL_TRACES_EXPORTER"):
+        tracer_provider(["oltp"])
+
+
+def test_without_any_there_is_no_provider() -> None:
+    assert tracer_provider([]) is None
