@@ -32,6 +32,7 @@
     ├── LockLost                   lock-lost           leave alone: it is another worker's now
     ├── ModelUnusable                                  not about a job: the worker is not ready,
     │   │                                              leaves the queue alone and tries again
+    │   ├── ModelFailed            model-failed            its code raised
     │   ├── ModelUnfit             model-unfit             the class is not what its entry says
     │   ├── WeightsMissing         weights-missing         nothing is where the entry points
     │   ├── WeightsMismatch        weights-mismatch        other bytes than the entry's digest
@@ -282,6 +283,12 @@ class ModelUnusable(WorkerError):
     code = "model-unusable"
     stage = Stage.LOAD
     settlement = Settlement.LEAVE
+
+
+class ModelFailed(ModelUnusable):
+    """The model's own code raised while it was loaded."""
+
+    code = "model-failed"
 
 
 class ModelUnfit(ModelUnusable):

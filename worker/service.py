@@ -4,14 +4,15 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
+
+from azure.storage.blob import BlobServiceClient
 
 from contract.catalogue import Catalogue, Model
 from contract.errors import ContractError
 from worker.consumer import Consumer, Services
 from worker.errors import SettingsError
-from worker.inference.runner import Runner
+from worker.inference.loading import Loader
 from worker.inputs.fetching import Fetcher
 from worker.inputs.payloads import AzureBlobStore, Payloads
 from worker.messages.lease import Leases
@@ -20,7 +21,10 @@ from worker.observed.health import Health, checked
 from worker.outcomes.outlets import Outlets, ReplyQueues, Webhooks
 from worker.outcomes.replies import Replies
 from worker.remote.outbound import Outbound
+from worker.remote.storage import storage_account
 from worker.settings import Settings
+from worker.weights.library import Library
+from worker.weights.source import AzureBlobReader
 
 _log = logging.getLogger(__name__)
 
@@ -42,10 +46,13 @@ class Worker:
         self._stop_leases = threading.Event()
         self._replies = Replies(settings.reply_hosts)
         outbound = Outbound(settings.guard)
+        account = _account(settings)
+        library = Library(settings.weights_cache, AzureBlobReader(account))
+        self._loader = Loader(library, settings.torch_threads)
         services = Services(
             service_bus=settings.service_bus,
             leases=self._leases,
-            payloads=Payloads(_store(settings)),
+            payloads=Payloads(AzureBlobStore(account)),
             replies=self._replies,
             outlets=Outlets(
                 self._replies,
@@ -53,7 +60,7 @@ class Worker:
                 Webhooks(outbound, settings.webhook_secrets),
             ),
             fetcher=Fetcher(outbound),
-            load=partial(Runner.load, torch_threads=settings.torch_threads),
+            load=self._loader.load,
         )
         self._consumers = [Consumer(model, services) for model in _models(settings)]
         pages = {"/live": checked(self.live), "/ready": checked(self.ready)}
@@ -106,6 +113,7 @@ class Worker:
         models = {
             consumer.name: {
                 "loaded": consumer.is_loaded,
+                "problem": self._loader.problem(consumer.name),
                 "connected": consumer.receiver.is_connected,
                 "held": consumer.held_count,
             }
@@ -132,9 +140,9 @@ def _models(settings: Settings) -> list[Model]:
         raise SettingsError(str(error)) from None
 
 
-def _store(settings: Settings) -> AzureBlobStore:
+def _account(settings: Settings) -> BlobServiceClient:
     try:
-        return AzureBlobStore.connect(settings.payload_storage)
+        return storage_account(settings.payload_storage)
     # The text would repeat the connection string.
     except ValueError:
         raise SettingsError("PAYLOAD_STORAGE: cannot be used as a connection string") from None

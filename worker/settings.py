@@ -48,6 +48,7 @@ class Settings:
     log_format: str = "text"
     trace_exporters: tuple[str, ...] = ()
     notices: NoticeSettings = field(default_factory=NoticeSettings)
+    weights_cache: Path = field(default_factory=Path)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
@@ -68,6 +69,7 @@ class Settings:
             log_format=_choice(environ, "LOG_FORMAT", "text", "json"),
             trace_exporters=_exporters(environ),
             notices=_notices(environ),
+            weights_cache=_weights_cache(environ),
         )
 
 
@@ -77,6 +79,13 @@ def _endpoint(environ: Mapping[str, str], name: str, suffix: str) -> Endpoint:
     if address := environ.get(f"{name}__{suffix}"):
         return Endpoint(address=address)
     raise SettingsError(f"{name}: is missing; set it, or {name}__{suffix} for a managed identity")
+
+
+def _weights_cache(environ: Mapping[str, str]) -> Path:
+    if chosen := environ.get("WORKER_WEIGHTS_CACHE"):
+        return Path(chosen)
+    caches = environ.get("XDG_CACHE_HOME")
+    return (Path(caches) if caches else Path.home() / ".cache") / "loosely" / "weights"
 
 
 def _names(text: str) -> tuple[str, ...]:

