@@ -14,6 +14,9 @@ from gateway.exporting import tracer_provider
 from gateway.tracing import Tracing
 from tests.unit.gateway.conftest import World, gateway
 
+# Said once a process by the SDK of itself.
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CALLER = {"traceparent": f"00-{TRACE_ID}-{SPAN_ID}-01"}
 
