@@ -8,7 +8,7 @@ from statistics import median
 import pytest
 
 ROOT = Path(__file__).parents[3]
-FOLDERS = ("functions", "worker", "emulator", "loosely", "benchmarks")
+FOLDERS = ("functions", "worker", "emulator", "loosely", "benchmarks", "infra")
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 

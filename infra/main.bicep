@@ -1,0 +1,290 @@
+// Everything that Loosely needs in one subscription: one resource group and what is in it.
+// `azd up` runs this; infra/README.md tells what each part is for and what it costs.
+targetScope = 'subscription'
+
+@description('Name of the azd environment: it names the resource group and tags everything.')
+@minLength(1)
+@maxLength(32)
+param environmentName string
+
+@description('Region of everything. The GPU size must be offered there, and the quota be granted.')
+param location string
+
+@description('Where workers run: AKS with a GPU pool, or Container Apps with serverless GPUs.')
+@allowed(['aks', 'aca'])
+param workerHost string = 'aks'
+
+@description('Where Durable Functions keeps its state. It does not move: choose before going live.')
+@allowed(['scheduler', 'storage'])
+param durableBackend string = 'scheduler'
+
+@description('Function instances that are always warm; 0 is the cheapest, 1 spares the cold start.')
+@minValue(0)
+@maxValue(20)
+param alwaysReadyCount int = 1
+
+@description('Size of a GPU node. It decides the GPU, its memory and the price.')
+param gpuNodeSize string = 'Standard_NC4as_T4_v3'
+
+@description('Which workers share a GPU: none, two by time slicing, or seven by MIG (A100 and later).')
+@allowed(['none', 'timeslice', 'mig'])
+param gpuSharing string = 'none'
+
+@description('GPU nodes that never go away: 0 costs nothing when idle, 1 spares the node\'s start.')
+@minValue(0)
+@maxValue(8)
+param gpuMinCount int = 0
+
+@description('GPU nodes at most, in the spot pool and in the on-demand pool each.')
+@minValue(1)
+@maxValue(100)
+param gpuMaxCount int = 8
+
+@description('Whether spot GPU nodes come first; on-demand nodes then catch what spot cannot.')
+param useSpot bool = true
+
+@description('Put an API Management instance in front of the gateway.')
+param deployApim bool = false
+
+@description('Reach storage, Service Bus, registry and vault over private endpoints alone.')
+param privateNetwork bool = false
+
+@description('Monthly budget in the subscription\'s currency; 0 makes none.')
+@minValue(0)
+param monthlyBudget int = 0
+
+@description('First day of the budget, the first of a month: infra/scripts/check-tools.sh sets it once.')
+param budgetStart string = ''
+
+@description('Who hears of alerts and the budget; empty: nobody.')
+param alertEmail string = ''
+
+@description('Object id of who deploys: it may upload weights and write the keys. azd fills it in.')
+param principalId string = ''
+
+@description('Whether who deploys is a person or a pipeline.')
+@allowed(['User', 'ServicePrincipal'])
+param principalType string = 'User'
+
+@description('The workers\' image on Container Apps; infra/scripts/deploy-worker.sh sets it.')
+param workerImage string = 'mcr.microsoft.com/k8se/quickstart:latest'
+
+@description('Kubernetes version of the cluster.')
+param kubernetesVersion string = '1.36'
+
+var token = take(uniqueString(subscription().id, environmentName, location), 10)
+var tags = { 'azd-env-name': environmentName, application: 'loosely' }
+var usesAks = workerHost == 'aks'
+
+resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = {
+  name: 'rg-${environmentName}'
+  location: location
+  tags: tags
+}
+
+module identities 'modules/identities.bicep' = {
+  scope: group
+  params: { location: location, tags: tags, token: token }
+}
+
+module monitoring 'modules/monitoring.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    publisherPrincipalIds: [identities.outputs.gateway.principalId, identities.outputs.worker.principalId]
+    usesAks: usesAks
+  }
+}
+
+module network 'modules/network.bicep' = {
+  scope: group
+  params: { location: location, tags: tags, token: token, privateNetwork: privateNetwork }
+}
+
+module storage 'modules/storage.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    privateNetwork: privateNetwork
+    endpointSubnetId: network.outputs.endpointSubnetId
+    blobZoneId: network.outputs.blobZoneId
+    gatewayPrincipalId: identities.outputs.gateway.principalId
+    workerPrincipalId: identities.outputs.worker.principalId
+    deployerPrincipalId: principalId
+    deployerPrincipalType: principalType
+  }
+}
+
+module servicebus 'modules/servicebus.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    privateNetwork: privateNetwork
+    endpointSubnetId: network.outputs.endpointSubnetId
+    zoneId: network.outputs.servicebusZoneId
+    gatewayPrincipalId: identities.outputs.gateway.principalId
+    workerPrincipalId: identities.outputs.worker.principalId
+    kedaPrincipalId: identities.outputs.keda.principalId
+  }
+}
+
+module durable 'modules/durable.bicep' = if (durableBackend == 'scheduler') {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    gatewayPrincipalId: identities.outputs.gateway.principalId
+  }
+}
+
+module vault 'modules/vault.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    privateNetwork: privateNetwork
+    endpointSubnetId: network.outputs.endpointSubnetId
+    zoneId: network.outputs.vaultZoneId
+    gatewayPrincipalId: identities.outputs.gateway.principalId
+    workerPrincipalId: identities.outputs.worker.principalId
+    deployerPrincipalId: principalId
+    deployerPrincipalType: principalType
+  }
+}
+
+module gateway 'modules/gateway.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    identityId: identities.outputs.gateway.id
+    identityClientId: identities.outputs.gateway.clientId
+    hostStorageName: storage.outputs.hostName
+    packageContainer: storage.outputs.packageContainer
+    payloadEndpoint: storage.outputs.payloadEndpoint
+    servicebusHost: servicebus.outputs.host
+    vaultUri: vault.outputs.uri
+    insightsConnectionString: monitoring.outputs.insightsConnectionString
+    durableEndpoint: durableBackend == 'scheduler' ? durable!.outputs.endpoint : ''
+    alwaysReadyCount: alwaysReadyCount
+    subnetId: network.outputs.functionsSubnetId
+  }
+}
+
+module registry 'modules/registry.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    privateNetwork: privateNetwork
+    endpointSubnetId: network.outputs.endpointSubnetId
+    zoneId: network.outputs.registryZoneId
+    deployerPrincipalId: principalId
+    deployerPrincipalType: principalType
+  }
+}
+
+module cluster 'modules/cluster.bicep' = if (usesAks) {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    kubernetesVersion: kubernetesVersion
+    subnetId: network.outputs.clusterSubnetId
+    registryName: registry.outputs.name
+    workspaceId: monitoring.outputs.workspaceId
+    metricsAccountId: monitoring.outputs.metricsAccountId
+    workerIdentityName: identities.outputs.worker.name
+    kedaIdentityName: identities.outputs.keda.name
+    gpuNodeSize: gpuNodeSize
+    gpuSharing: gpuSharing
+    gpuMinCount: gpuMinCount
+    gpuMaxCount: gpuMaxCount
+    useSpot: useSpot
+    deployerPrincipalId: principalId
+    deployerPrincipalType: principalType
+  }
+}
+
+module workerApps 'modules/worker-aca.bicep' = if (!usesAks) {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    subnetId: network.outputs.appsSubnetId
+    workspaceName: monitoring.outputs.workspaceName
+    insightsConnectionString: monitoring.outputs.insightsConnectionString
+    registryName: registry.outputs.name
+    workerIdentityName: identities.outputs.worker.name
+    kedaIdentityName: identities.outputs.keda.name
+    servicebusHost: servicebus.outputs.host
+    payloadEndpoint: storage.outputs.payloadEndpoint
+    vaultUri: vault.outputs.uri
+    gatewayHost: gateway.outputs.host
+    maxReplicas: gpuMaxCount
+    minReplicas: gpuMinCount
+    image: workerImage
+  }
+}
+
+module apim 'modules/apim.bicep' = if (deployApim) {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    publisherEmail: alertEmail
+    gatewayHost: gateway.outputs.host
+  }
+}
+
+module alerts 'modules/alerts.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    email: alertEmail
+    servicebusId: servicebus.outputs.id
+    insightsId: monitoring.outputs.insightsId
+    workspaceId: monitoring.outputs.workspaceId
+  }
+}
+
+module budget 'modules/budget.bicep' = if (monthlyBudget > 0) {
+  scope: group
+  params: { amount: monthlyBudget, start: budgetStart, email: alertEmail, token: token }
+}
+
+// What azd keeps in the environment, for infra/scripts and for whoever asks `azd env get-values`.
+output AZURE_RESOURCE_GROUP string = group.name
+output AZURE_LOCATION string = location
+output GATEWAY_NAME string = gateway.outputs.name
+output GATEWAY_BASE_URL string = gateway.outputs.baseUrl
+output API_URL string = deployApim ? apim!.outputs.url : gateway.outputs.baseUrl
+output SERVICE_BUS_NAMESPACE string = servicebus.outputs.name
+output SERVICE_BUS_HOST string = servicebus.outputs.host
+output PAYLOAD_ACCOUNT string = storage.outputs.payloadName
+output PAYLOAD_ENDPOINT string = storage.outputs.payloadEndpoint
+output KEY_VAULT_NAME string = vault.outputs.name
+output AZURE_CONTAINER_REGISTRY_ENDPOINT string = registry.outputs.loginServer
+output AZURE_AKS_CLUSTER_NAME string = usesAks ? cluster!.outputs.name : ''
+output WORKER_HOST string = workerHost
+output WORKER_CLIENT_ID string = identities.outputs.worker.clientId
+output KEDA_CLIENT_ID string = identities.outputs.keda.clientId
+output GPU_SHARING string = gpuSharing
+output USE_SPOT bool = useSpot
+output AZURE_TENANT_ID string = tenant().tenantId
+output APPLICATIONINSIGHTS_CONNECTION_STRING string = monitoring.outputs.insightsConnectionString

@@ -1,0 +1,189 @@
+// What somebody should hear of. Each text says what to look at first; docs/operations.md goes on.
+param location string
+param tags object
+param token string
+param email string
+param servicebusId string
+param insightsId string
+param workspaceId string
+
+@description('Messages in a queue that are too many for too long.')
+param longQueue int = 500
+
+@description('Seconds that the oldest job in a queue may wait.')
+param oldestSeconds int = 600
+
+@description('Seconds that 95 of 100 submits should stay below; they wait 30 s by default.')
+param slowSeconds int = 45
+
+@description('Jobs that may fail or expire in a quarter of an hour.')
+param failedJobs int = 5
+
+resource group 'Microsoft.Insights/actionGroups@2023-01-01' = {
+  name: 'ag-${token}'
+  location: 'global'
+  tags: tags
+  properties: {
+    groupShortName: 'loosely'
+    enabled: true
+    emailReceivers: empty(email) ? [] : [{ name: 'operators', emailAddress: email, useCommonAlertSchema: true }]
+  }
+}
+
+resource metricsToWorkspace 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
+  name: 'workspace'
+  scope: namespace
+  properties: { workspaceId: workspaceId, metrics: [{ category: 'AllMetrics', enabled: true }] }
+}
+
+resource namespace 'Microsoft.ServiceBus/namespaces@2024-01-01' existing = { name: last(split(servicebusId, '/')) }
+
+var metrics = [
+  {
+    name: 'queue-length'
+    severity: 2
+    text: 'A queue is long: are workers starting (GPU quota, spot capacity), or is the load too high?'
+    metric: 'ActiveMessages'
+    operator: 'GreaterThan'
+    threshold: longQueue
+    window: 'PT15M'
+  }
+  {
+    name: 'dead-letters'
+    severity: 2
+    text: 'A message was given up: loosely dead-letters list shows why, redrive sends it again.'
+    metric: 'DeadletteredMessages'
+    operator: 'GreaterThan'
+    threshold: 0
+    window: 'PT5M'
+  }
+]
+
+resource metricAlert 'Microsoft.Insights/metricAlerts@2018-03-01' = [
+  for each in metrics: {
+    name: '${each.name}-${token}'
+    location: 'global'
+    tags: tags
+    properties: {
+      description: each.text
+      severity: each.severity
+      enabled: true
+      scopes: [servicebusId]
+      evaluationFrequency: 'PT1M'
+      windowSize: each.window
+      criteria: {
+        'odata.type': 'Microsoft.Azure.Monitor.MultipleResourceMultipleMetricCriteria'
+        allOf: [
+          {
+            criterionType: 'StaticThresholdCriterion'
+            name: each.name
+            metricNamespace: 'Microsoft.ServiceBus/namespaces'
+            metricName: each.metric
+            operator: each.operator
+            threshold: each.threshold
+            timeAggregation: 'Average'
+            dimensions: [{ name: 'EntityName', operator: 'Include', values: ['*'] }]
+          }
+        ]
+      }
+      autoMitigate: true
+      actions: [{ actionGroupId: group.id }]
+    }
+  }
+]
+
+var queries = [
+  {
+    name: 'oldest-message'
+    severity: 2
+    text: 'The oldest job of a queue waits too long: is any worker of that model ready?'
+    // The gateway writes this line once a minute for each queue that is not empty.
+    query: 'traces | where message startswith "queue " | parse message with "queue " queue ": oldest " seconds:real " s" * | where isnotnull(seconds) | summarize value = max(seconds) by queue'
+    measure: 'value'
+    dimension: 'queue'
+    threshold: oldestSeconds
+    window: 'PT5M'
+  }
+  {
+    name: 'failed-jobs'
+    severity: 2
+    text: 'Jobs fail or expire: the code says whether inputs, the model or the capacity is to blame.'
+    query: 'traces | where message startswith "job " and message has " ended as " | parse message with "job " * " ended as " status ": " code | where status in ("failed", "expired") and code !in ("invalid-input", "unsupported-media-type") | summarize value = count() by code'
+    measure: 'value'
+    dimension: 'code'
+    threshold: failedJobs
+    window: 'PT15M'
+  }
+  {
+    name: 'slow-submits'
+    severity: 3
+    text: 'Submits are slow at the 95th percentile: look at queue waits first, then at inference times.'
+    query: 'requests | where url has "/jobs" and operation_Name startswith "POST" or name startswith "POST" | summarize value = percentile(duration, 95) / 1000'
+    measure: 'value'
+    dimension: ''
+    threshold: slowSeconds
+    window: 'PT15M'
+  }
+]
+
+resource queryAlert 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
+  for each in queries: {
+    name: '${each.name}-${token}'
+    location: location
+    tags: tags
+    properties: {
+      displayName: 'Loosely: ${each.name}'
+      description: each.text
+      severity: each.severity
+      enabled: true
+      scopes: [insightsId]
+      evaluationFrequency: 'PT5M'
+      windowSize: each.window
+      criteria: {
+        allOf: [
+          {
+            query: each.query
+            timeAggregation: 'Maximum'
+            metricMeasureColumn: each.measure
+            dimensions: empty(each.dimension) ? [] : [{ name: each.dimension, operator: 'Include', values: ['*'] }]
+            operator: 'GreaterThan'
+            threshold: each.threshold
+            failingPeriods: { numberOfEvaluationPeriods: 1, minFailingPeriodsToAlert: 1 }
+          }
+        ]
+      }
+      autoMitigate: true
+      actions: { actionGroups: [group.id] }
+    }
+  }
+]
+
+// Jobs wait and none is completed: whatever the reason, no worker does its work.
+resource noWorker 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = {
+  name: 'no-ready-worker-${token}'
+  location: location
+  tags: tags
+  properties: {
+    displayName: 'Loosely: no-ready-worker'
+    description: 'Jobs wait and none was completed for a quarter of an hour: see the pods, their nodes and /ready.'
+    severity: 1
+    enabled: true
+    scopes: [workspaceId]
+    evaluationFrequency: 'PT5M'
+    windowSize: 'PT15M'
+    criteria: {
+      allOf: [
+        {
+          query: 'AzureMetrics | where ResourceProvider == "MICROSOFT.SERVICEBUS" and MetricName in ("ActiveMessages", "CompleteMessage") | summarize waiting = minif(Average, MetricName == "ActiveMessages"), completed = sumif(Total, MetricName == "CompleteMessage") | where waiting > 0 and completed == 0 | project value = waiting'
+          timeAggregation: 'Maximum'
+          metricMeasureColumn: 'value'
+          operator: 'GreaterThan'
+          threshold: 0
+          failingPeriods: { numberOfEvaluationPeriods: 1, minFailingPeriodsToAlert: 1 }
+        }
+      ]
+    }
+    autoMitigate: true
+    actions: { actionGroups: [group.id] }
+  }
+}

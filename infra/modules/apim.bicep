@@ -1,0 +1,46 @@
+// API Management in front, for those who want quotas, a developer portal or Entra sign-in there.
+// Basic v2 and not Consumption: the Consumption tier has no rate limit by key.
+param location string
+param tags object
+param token string
+param gatewayHost string
+param publisherEmail string
+
+resource service 'Microsoft.ApiManagement/service@2024-05-01' = {
+  name: 'apim-${token}'
+  location: location
+  tags: tags
+  sku: { name: 'BasicV2', capacity: 1 }
+  identity: { type: 'SystemAssigned' }
+  properties: {
+    publisherName: 'Loosely'
+    publisherEmail: empty(publisherEmail) ? 'noreply@example.com' : publisherEmail
+  }
+
+  resource api 'apis' = {
+    name: 'loosely'
+    properties: {
+      displayName: 'Loosely'
+      path: ''
+      protocols: ['https']
+      serviceUrl: 'https://${gatewayHost}'
+      // The gateway's own keys are checked by the gateway.
+      subscriptionRequired: false
+    }
+
+    resource policy 'policies' = {
+      name: 'policy'
+      properties: { format: 'rawxml', value: loadTextContent('../apim-policy.xml') }
+    }
+  }
+}
+
+resource operation 'Microsoft.ApiManagement/service/apis/operations@2024-05-01' = [
+  for method in ['GET', 'HEAD', 'POST', 'DELETE', 'OPTIONS']: {
+    parent: service::api
+    name: toLower(method)
+    properties: { displayName: method, method: method, urlTemplate: '/*' }
+  }
+]
+
+output url string = service.properties.gatewayUrl

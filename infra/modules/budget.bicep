@@ -1,0 +1,23 @@
+// A warning by mail at half, at four fifths, and when the forecast passes the whole.
+param amount int
+param start string
+param email string
+param token string
+
+var contacts = { contactEmails: empty(email) ? [] : [email], contactRoles: ['Owner'] }
+var actual = { enabled: true, operator: 'GreaterThanOrEqualTo', thresholdType: 'Actual' }
+
+resource budget 'Microsoft.Consumption/budgets@2024-08-01' = {
+  name: 'budget-${token}'
+  properties: {
+    category: 'Cost'
+    amount: amount
+    timeGrain: 'Monthly'
+    timePeriod: { startDate: start }
+    notifications: {
+      half: union(contacts, actual, { threshold: 50 })
+      fourfifths: union(contacts, actual, { threshold: 80 })
+      forecast: union(contacts, actual, { threshold: 100, thresholdType: 'Forecasted' })
+    }
+  }
+}

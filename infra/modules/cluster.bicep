@@ -1,0 +1,207 @@
+// AKS for the workers: a small system pool, and GPU pools that shrink to nothing.
+param location string
+param tags object
+param token string
+param kubernetesVersion string
+param subnetId string
+param registryName string
+param workspaceId string
+param metricsAccountId string
+param workerIdentityName string
+param kedaIdentityName string
+param gpuNodeSize string
+param gpuSharing string
+param gpuMinCount int
+param gpuMaxCount int
+param useSpot bool
+param deployerPrincipalId string
+param deployerPrincipalType string
+
+@description('Kubernetes namespace and service account of the workers, as in infra/k8s/base.')
+param workerServiceAccount string = 'loosely:worker'
+
+var roles = loadJsonContent('../roles.json')
+
+resource registry 'Microsoft.ContainerRegistry/registries@2025-04-01' existing = { name: registryName }
+resource workerIdentity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = { name: workerIdentityName }
+resource kedaIdentity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = { name: kedaIdentityName }
+
+resource cluster 'Microsoft.ContainerService/managedClusters@2026-04-01' = {
+  name: 'aks-${token}'
+  location: location
+  tags: tags
+  sku: { name: 'Base', tier: 'Standard' }
+  identity: { type: 'SystemAssigned' }
+  properties: {
+    kubernetesVersion: kubernetesVersion
+    dnsPrefix: 'loosely-${token}'
+    nodeResourceGroup: '${resourceGroup().name}-nodes'
+    // No kubeconfig with a certificate: who comes in signs in with Entra.
+    disableLocalAccounts: true
+    enableRBAC: true
+    aadProfile: { managed: true, enableAzureRBAC: true }
+    oidcIssuerProfile: { enabled: true }
+    securityProfile: {
+      workloadIdentity: { enabled: true }
+      imageCleaner: { enabled: true, intervalHours: 168 }
+    }
+    // Brings the webhooks' secret from the vault to the workers, and anew when it is rotated.
+    addonProfiles: {
+      azureKeyvaultSecretsProvider: { enabled: true, config: { enableSecretRotation: 'true', rotationPollInterval: '2m' } }
+    }
+    workloadAutoScalerProfile: { keda: { enabled: true } }
+    // Spot before on-demand, by the priorities in infra/k8s/base/expander.yaml.
+    autoScalerProfile: {
+      expander: 'priority'
+      'scale-down-unneeded-time': '10m'
+      'scale-down-delay-after-add': '10m'
+      'max-graceful-termination-sec': '900'
+    }
+    autoUpgradeProfile: { upgradeChannel: 'patch', nodeOSUpgradeChannel: 'NodeImage' }
+    networkProfile: {
+      networkPlugin: 'azure'
+      networkPluginMode: 'overlay'
+      networkDataplane: 'cilium'
+      networkPolicy: 'cilium'
+      loadBalancerSku: 'standard'
+    }
+    azureMonitorProfile: { metrics: { enabled: true } }
+    agentPoolProfiles: [
+      {
+        name: 'system'
+        mode: 'System'
+        vmSize: 'Standard_D2as_v5'
+        osType: 'Linux'
+        osSKU: 'AzureLinux'
+        enableAutoScaling: true
+        minCount: 1
+        maxCount: 3
+        maxPods: 110
+        vnetSubnetID: empty(subnetId) ? null : subnetId
+        upgradeSettings: { maxSurge: '1' }
+      }
+    ]
+  }
+}
+
+var spotPools = useSpot ? [{ name: 'gpuspot', priority: 'Spot', min: gpuMinCount }] : []
+var onDemandPool = { name: 'gpu', priority: 'Regular', min: useSpot ? 0 : gpuMinCount }
+var pools = concat(spotPools, [onDemandPool])
+// NVIDIA's device plugin tolerates the first; AKS puts the second on spot nodes in any case.
+var gpuTaints = ['nvidia.com/gpu=present:NoSchedule']
+var spotTaints = ['kubernetes.azure.com/scalesetpriority=spot:NoSchedule']
+
+resource pool 'Microsoft.ContainerService/managedClusters/agentPools@2026-04-01' = [
+  for each in pools: {
+    parent: cluster
+    name: each.name
+    properties: {
+      mode: 'User'
+      vmSize: gpuNodeSize
+      osType: 'Linux'
+      osSKU: 'Ubuntu'
+      osDiskSizeGB: 128
+      enableAutoScaling: true
+      minCount: each.min
+      maxCount: gpuMaxCount
+      maxPods: 50
+      scaleSetPriority: each.priority
+      scaleSetEvictionPolicy: each.priority == 'Spot' ? 'Delete' : null
+      spotMaxPrice: each.priority == 'Spot' ? any(-1) : null
+      scaleDownMode: 'Delete'
+      nodeTaints: each.priority == 'Spot' ? concat(gpuTaints, spotTaints) : gpuTaints
+      nodeLabels: { 'loosely.dev/pool': 'gpu' }
+      gpuInstanceProfile: gpuSharing == 'mig' ? 'MIG1g' : null
+      vnetSubnetID: empty(subnetId) ? null : subnetId
+    }
+  }
+]
+
+// Nodes pull the workers' image, and may push none.
+resource pullRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(registry.id, cluster.id, 'acrPull')
+  scope: registry
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.acrPull)
+    principalId: cluster.properties.identityProfile.kubeletidentity.objectId
+    principalType: 'ServicePrincipal'
+  }
+}
+
+// In a network of ours the cluster joins its nodes and load balancers to the subnet.
+resource subnetVnet 'Microsoft.Network/virtualNetworks@2025-05-01' existing = if (!empty(subnetId)) {
+  name: 'vnet-${token}'
+}
+
+resource networkRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(subnetId)) {
+  name: guid(subnetVnet.id, cluster.id, 'networkContributor')
+  scope: subnetVnet
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.networkContributor)
+    principalId: cluster.identity.principalId
+    principalType: 'ServicePrincipal'
+  }
+}
+
+// Who deploys applies the manifests.
+resource deployerRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(deployerPrincipalId)) {
+  name: guid(cluster.id, deployerPrincipalId, 'aksRbacClusterAdmin')
+  scope: cluster
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.aksRbacClusterAdmin)
+    principalId: deployerPrincipalId
+    principalType: deployerPrincipalType
+  }
+}
+
+// The pods' tokens stand for the identities: these service accounts, and no others.
+resource workerFederation 'Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials@2024-11-30' = {
+  parent: workerIdentity
+  name: 'aks-worker'
+  properties: {
+    issuer: cluster.properties.oidcIssuerProfile.issuerURL
+    subject: 'system:serviceaccount:${workerServiceAccount}'
+    audiences: ['api://AzureADTokenExchange']
+  }
+}
+
+resource kedaFederation 'Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials@2024-11-30' = {
+  parent: kedaIdentity
+  name: 'aks-keda-operator'
+  properties: {
+    issuer: cluster.properties.oidcIssuerProfile.issuerURL
+    subject: 'system:serviceaccount:kube-system:keda-operator'
+    audiences: ['api://AzureADTokenExchange']
+  }
+}
+
+resource logs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
+  name: 'workspace'
+  scope: cluster
+  properties: {
+    workspaceId: workspaceId
+    logs: [
+      for category in ['cluster-autoscaler', 'guard']: { category: category, enabled: true }
+    ]
+  }
+}
+
+resource scraping 'Microsoft.Insights/dataCollectionRules@2024-03-11' = {
+  name: 'dcr-prom-${token}'
+  location: location
+  tags: tags
+  kind: 'Linux'
+  properties: {
+    dataSources: { prometheusForwarder: [{ name: 'prometheus', streams: ['Microsoft-PrometheusMetrics'] }] }
+    destinations: { monitoringAccounts: [{ name: 'prometheus', accountResourceId: metricsAccountId }] }
+    dataFlows: [{ streams: ['Microsoft-PrometheusMetrics'], destinations: ['prometheus'] }]
+  }
+}
+
+resource scraped 'Microsoft.Insights/dataCollectionRuleAssociations@2024-03-11' = {
+  name: 'prometheus'
+  scope: cluster
+  properties: { dataCollectionRuleId: scraping.id }
+}
+
+output name string = cluster.name

@@ -1,0 +1,29 @@
+// A private endpoint for one service, and its name in the private DNS zone.
+param location string
+param tags object
+param name string
+param subnetId string
+
+@description('Resource id of the service.')
+param targetId string
+
+@description('Which part of the service: blob, namespace, registry, vault.')
+param groupId string
+param zoneId string
+
+resource endpoint 'Microsoft.Network/privateEndpoints@2025-05-01' = {
+  name: name
+  location: location
+  tags: tags
+  properties: {
+    subnet: { id: subnetId }
+    privateLinkServiceConnections: [
+      { name: groupId, properties: { privateLinkServiceId: targetId, groupIds: [groupId] } }
+    ]
+  }
+
+  resource zone 'privateDnsZoneGroups' = {
+    name: 'default'
+    properties: { privateDnsZoneConfigs: [{ name: groupId, properties: { privateDnsZoneId: zoneId } }] }
+  }
+}

@@ -1,0 +1,104 @@
+// The Function App on Flex Consumption. The settings are those of docs/settings.md; a test compares
+// them with what the code reads, in both directions.
+param location string
+param tags object
+param token string
+param identityId string
+param identityClientId string
+param hostStorageName string
+param packageContainer string
+param payloadEndpoint string
+param servicebusHost string
+param vaultUri string
+param insightsConnectionString string
+
+@description('The Durable Task Scheduler\'s endpoint; empty: histories live in the host\'s storage.')
+param durableEndpoint string
+param alwaysReadyCount int
+param subnetId string
+
+var name = 'func-${token}'
+var warm = [
+  { name: 'http', instanceCount: alwaysReadyCount }
+  { name: 'durable', instanceCount: alwaysReadyCount }
+]
+
+var common = {
+  AzureWebJobsStorage__accountName: hostStorage.name
+  AzureWebJobsStorage__credential: 'managedidentity'
+  AzureWebJobsStorage__clientId: identityClientId
+  APPLICATIONINSIGHTS_CONNECTION_STRING: insightsConnectionString
+  APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identityClientId};Authorization=AAD'
+  // Which of the app's identities azure-identity's default credential takes.
+  AZURE_CLIENT_ID: identityClientId
+  SERVICE_BUS__fullyQualifiedNamespace: servicebusHost
+  SERVICE_BUS__credential: 'managedidentity'
+  SERVICE_BUS__clientId: identityClientId
+  PAYLOAD_STORAGE__blobServiceUri: payloadEndpoint
+  GATEWAY_BASE_URL: 'https://${app.properties.defaultHostName}'
+  REPLY_TOKEN_KEYS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/reply-token-keys/)'
+  WEBHOOK_SECRETS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/webhook-secrets/)'
+  API_KEYS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/api-keys/)'
+}
+
+// host.json names the storage backend, for local runs; these change it.
+var scheduler = {
+  DURABLE_TASK_SCHEDULER_CONNECTION_STRING: 'Endpoint=${durableEndpoint};Authentication=ManagedIdentity;ClientID=${identityClientId}'
+  AzureFunctionsJobHost__extensions__durableTask__storageProvider__type: 'azureManaged'
+  AzureFunctionsJobHost__extensions__durableTask__storageProvider__connectionStringName: 'DURABLE_TASK_SCHEDULER_CONNECTION_STRING'
+}
+
+resource hostStorage 'Microsoft.Storage/storageAccounts@2025-08-01' existing = { name: hostStorageName }
+
+resource plan 'Microsoft.Web/serverfarms@2025-03-01' = {
+  name: 'plan-${token}'
+  location: location
+  tags: tags
+  kind: 'functionapp'
+  sku: { name: 'FC1', tier: 'FlexConsumption' }
+  properties: { reserved: true }
+}
+
+resource app 'Microsoft.Web/sites@2025-03-01' = {
+  name: name
+  location: location
+  tags: union(tags, { 'azd-service-name': 'gateway' })
+  kind: 'functionapp,linux'
+  identity: { type: 'UserAssigned', userAssignedIdentities: { '${identityId}': {} } }
+  properties: {
+    serverFarmId: plan.id
+    httpsOnly: true
+    keyVaultReferenceIdentity: identityId
+    virtualNetworkSubnetId: empty(subnetId) ? null : subnetId
+    functionAppConfig: {
+      deployment: {
+        storage: {
+          type: 'blobContainer'
+          value: '${hostStorage.properties.primaryEndpoints.blob}${packageContainer}'
+          authentication: { type: 'UserAssignedIdentity', userAssignedIdentityResourceId: identityId }
+        }
+      }
+      scaleAndConcurrency: {
+        instanceMemoryMB: 2048
+        maximumInstanceCount: 40
+        // A caller that waits holds a place for up to 200 s, at next to no processor time.
+        triggers: { http: { perInstanceConcurrency: 200 } }
+        alwaysReady: alwaysReadyCount > 0 ? warm : []
+      }
+      runtime: { name: 'python', version: '3.12' }
+    }
+    siteConfig: { minTlsVersion: '1.2', ftpsState: 'Disabled', http20Enabled: true }
+  }
+
+  resource ftp 'basicPublishingCredentialsPolicies' = { name: 'ftp', properties: { allow: false } }
+  resource scm 'basicPublishingCredentialsPolicies' = { name: 'scm', properties: { allow: false } }
+
+  resource settings 'config' = {
+    name: 'appsettings'
+    properties: empty(durableEndpoint) ? common : union(common, scheduler)
+  }
+}
+
+output name string = app.name
+output host string = app.properties.defaultHostName
+output baseUrl string = 'https://${app.properties.defaultHostName}'

@@ -1,0 +1,70 @@
+// Logs, traces and metrics: one workspace, Application Insights on it, Prometheus for the cluster.
+param location string
+param tags object
+param token string
+param usesAks bool
+
+@description('Who sends telemetry: by identity, since the resource takes no instrumentation key.')
+param publisherPrincipalIds array
+
+var roles = loadJsonContent('../roles.json')
+
+resource workspace 'Microsoft.OperationalInsights/workspaces@2025-07-01' = {
+  name: 'log-${token}'
+  location: location
+  tags: tags
+  properties: {
+    sku: { name: 'PerGB2018' }
+    retentionInDays: 30
+    // A burst of logs shall not cost more than the GPUs.
+    workspaceCapping: { dailyQuotaGb: 5 }
+    features: { disableLocalAuth: true }
+  }
+}
+
+resource insights 'Microsoft.Insights/components@2020-02-02' = {
+  name: 'appi-${token}'
+  location: location
+  tags: tags
+  kind: 'web'
+  properties: { Application_Type: 'web', WorkspaceResourceId: workspace.id, DisableLocalAuth: true }
+}
+
+// Gateway and workers publish telemetry, and can read none.
+resource publisherRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
+  for principal in publisherPrincipalIds: {
+    name: guid(insights.id, principal, 'monitoringMetricsPublisher')
+    scope: insights
+    properties: {
+      roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.monitoringMetricsPublisher)
+      principalId: principal
+      principalType: 'ServicePrincipal'
+    }
+  }
+]
+
+// Prometheus, into which the cluster scrapes the workers' /metrics and the GPU exporter.
+resource metrics 'Microsoft.Monitor/accounts@2025-10-03' = if (usesAks) {
+  name: 'prom-${token}'
+  location: location
+  tags: tags
+}
+
+resource workbook 'Microsoft.Insights/workbooks@2023-06-01' = {
+  name: guid(resourceGroup().id, 'loosely-workbook')
+  location: location
+  tags: tags
+  kind: 'shared'
+  properties: {
+    displayName: 'Loosely'
+    category: 'workbook'
+    sourceId: insights.id
+    serializedData: loadTextContent('../workbook.json')
+  }
+}
+
+output workspaceId string = workspace.id
+output workspaceName string = workspace.name
+output insightsId string = insights.id
+output insightsConnectionString string = insights.properties.ConnectionString
+output metricsAccountId string = usesAks ? metrics.id : ''

@@ -1,0 +1,50 @@
+// The workers' images. Premium only where the network is private: the others have no endpoints.
+param location string
+param tags object
+param token string
+param privateNetwork bool
+param endpointSubnetId string
+param zoneId string
+param deployerPrincipalId string
+param deployerPrincipalType string
+
+var roles = loadJsonContent('../roles.json')
+
+resource registry 'Microsoft.ContainerRegistry/registries@2025-04-01' = {
+  name: 'cr${token}'
+  location: location
+  tags: tags
+  sku: { name: privateNetwork ? 'Premium' : 'Basic' }
+  properties: {
+    adminUserEnabled: false
+    anonymousPullEnabled: false
+    publicNetworkAccess: privateNetwork ? 'Disabled' : 'Enabled'
+    networkRuleBypassOptions: 'AzureServices'
+  }
+}
+
+// infra/scripts/deploy-worker.sh builds in the registry and pushes as who deploys.
+resource pushRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(deployerPrincipalId)) {
+  name: guid(registry.id, deployerPrincipalId, 'acrPush')
+  scope: registry
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.acrPush)
+    principalId: deployerPrincipalId
+    principalType: deployerPrincipalType
+  }
+}
+
+module endpoint 'endpoint.bicep' = if (privateNetwork) {
+  params: {
+    location: location
+    tags: tags
+    name: 'pe-registry-${token}'
+    subnetId: endpointSubnetId
+    targetId: registry.id
+    groupId: 'registry'
+    zoneId: zoneId
+  }
+}
+
+output name string = registry.name
+output loginServer string = registry.properties.loginServer

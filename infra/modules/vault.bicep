@@ -1,0 +1,84 @@
+// The only secrets there are: the reply tokens' keys, the webhooks' secrets, and the callers' key
+// entries. infra/scripts/keys.sh writes them; nothing here or in the outputs ever holds one.
+param location string
+param tags object
+param token string
+param privateNetwork bool
+param endpointSubnetId string
+param zoneId string
+param gatewayPrincipalId string
+param workerPrincipalId string
+param deployerPrincipalId string
+param deployerPrincipalType string
+
+var roles = loadJsonContent('../roles.json')
+
+resource vault 'Microsoft.KeyVault/vaults@2025-05-01' = {
+  name: 'kv-${token}'
+  location: location
+  tags: tags
+  properties: {
+    tenantId: tenant().tenantId
+    sku: { family: 'A', name: 'standard' }
+    enableRbacAuthorization: true
+    enableSoftDelete: true
+    softDeleteRetentionInDays: 7
+    enablePurgeProtection: true
+    publicNetworkAccess: privateNetwork ? 'Disabled' : 'Enabled'
+    networkAcls: { defaultAction: privateNetwork ? 'Deny' : 'Allow', bypass: 'AzureServices' }
+  }
+}
+
+// The gateway reads all secrets through its settings. Workers sign the replies of internal producers'
+// webhooks, and read that secret alone: the scope is the secret, which keys.sh has made by then.
+resource gatewayRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(vault.id, gatewayPrincipalId, 'keyVaultSecretsUser')
+  scope: vault
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.keyVaultSecretsUser)
+    principalId: gatewayPrincipalId
+    principalType: 'ServicePrincipal'
+  }
+}
+
+// A name alone does not exist until it is written, yet a role may be given on it beforehand.
+resource webhookSecrets 'Microsoft.KeyVault/vaults/secrets@2025-05-01' existing = {
+  parent: vault
+  name: 'webhook-secrets'
+}
+
+resource workerRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(vault.id, workerPrincipalId, 'webhook-secrets')
+  scope: webhookSecrets
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.keyVaultSecretsUser)
+    principalId: workerPrincipalId
+    principalType: 'ServicePrincipal'
+  }
+}
+
+// Who deploys writes and rotates them.
+resource deployerRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(deployerPrincipalId)) {
+  name: guid(vault.id, deployerPrincipalId, 'keyVaultSecretsOfficer')
+  scope: vault
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.keyVaultSecretsOfficer)
+    principalId: deployerPrincipalId
+    principalType: deployerPrincipalType
+  }
+}
+
+module endpoint 'endpoint.bicep' = if (privateNetwork) {
+  params: {
+    location: location
+    tags: tags
+    name: 'pe-vault-${token}'
+    subnetId: endpointSubnetId
+    targetId: vault.id
+    groupId: 'vault'
+    zoneId: zoneId
+  }
+}
+
+output name string = vault.name
+output uri string = vault.properties.vaultUri

@@ -1,0 +1,151 @@
+// Workers on Container Apps with serverless GPUs: no cluster to pay for, billed by the second, one
+// container a GPU. One app a model, each scaled by its own queues.
+param location string
+param tags object
+param token string
+param subnetId string
+param workspaceName string
+param insightsConnectionString string
+param registryName string
+param workerIdentityName string
+param kedaIdentityName string
+param servicebusHost string
+param payloadEndpoint string
+param vaultUri string
+param gatewayHost string
+param minReplicas int
+param maxReplicas int
+
+@description('The workers\' image; until infra/scripts/deploy-worker.sh has built it, a stand-in.')
+param image string
+
+var roles = loadJsonContent('../roles.json')
+var models = loadJsonContent('../catalogue.json').models
+var gpuProfile = 'gpu-t4'
+
+resource workspace 'Microsoft.OperationalInsights/workspaces@2025-07-01' existing = { name: workspaceName }
+resource registry 'Microsoft.ContainerRegistry/registries@2025-04-01' existing = { name: registryName }
+resource worker 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = { name: workerIdentityName }
+resource keda 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = { name: kedaIdentityName }
+
+resource environment 'Microsoft.App/managedEnvironments@2025-07-01' = {
+  name: 'cae-${token}'
+  location: location
+  tags: tags
+  properties: {
+    appLogsConfiguration: { destination: 'azure-monitor' }
+    vnetConfiguration: empty(subnetId) ? null : { infrastructureSubnetId: subnetId, internal: true }
+    workloadProfiles: [
+      { name: 'Consumption', workloadProfileType: 'Consumption' }
+      { name: gpuProfile, workloadProfileType: 'Consumption-GPU-NC8as-T4' }
+    ]
+  }
+}
+
+resource logs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
+  name: 'workspace'
+  scope: environment
+  properties: { workspaceId: workspace.id, logs: [{ categoryGroup: 'allLogs', enabled: true }] }
+}
+
+// The apps pull the workers' image as the workers' identity.
+resource pullRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(registry.id, worker.id, 'acrPull')
+  scope: registry
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.acrPull)
+    principalId: worker.properties.principalId
+    principalType: 'ServicePrincipal'
+  }
+}
+
+resource app 'Microsoft.App/containerApps@2025-07-01' = [
+  for model in models: {
+    name: 'worker-${model.name}'
+    location: location
+    tags: tags
+    identity: {
+      type: 'UserAssigned'
+      userAssignedIdentities: { '${worker.id}': {}, '${keda.id}': {} }
+    }
+    dependsOn: [pullRole]
+    properties: {
+      environmentId: environment.id
+      workloadProfileName: model.device == 'gpu' ? gpuProfile : 'Consumption'
+      configuration: {
+        activeRevisionsMode: 'Single'
+        registries: [{ server: registry.properties.loginServer, identity: worker.id }]
+        secrets: [
+          {
+            name: 'webhook-secrets'
+            keyVaultUrl: '${vaultUri}secrets/webhook-secrets'
+            identity: worker.id
+          }
+        ]
+      }
+      template: {
+        terminationGracePeriodSeconds: min(model.graceSeconds, 600)
+        containers: [
+          {
+            name: 'worker'
+            image: image
+            resources: model.device == 'gpu' ? { cpu: json('4'), memory: '28Gi' } : { cpu: json('1'), memory: '2Gi' }
+            env: [
+              { name: 'WORKER_MODELS', value: model.name }
+              { name: 'SERVICE_BUS__fullyQualifiedNamespace', value: servicebusHost }
+              { name: 'PAYLOAD_STORAGE__blobServiceUri', value: payloadEndpoint }
+              { name: 'REPLY_HOSTS', value: '${gatewayHost}:443' }
+              { name: 'WEBHOOK_SECRETS', secretRef: 'webhook-secrets' }
+              { name: 'AZURE_CLIENT_ID', value: worker.properties.clientId }
+              { name: 'HEALTH_HOST', value: '0.0.0.0' }
+              { name: 'LOG_FORMAT', value: 'json' }
+              { name: 'WORKER_DRAIN_SECONDS', value: string(min(model.graceSeconds, 600) - 15) }
+              { name: 'APPLICATIONINSIGHTS_CONNECTION_STRING', value: insightsConnectionString }
+            ]
+            probes: [
+              {
+                type: 'Startup'
+                httpGet: { path: '/live', port: 8081 }
+                periodSeconds: 5
+                failureThreshold: 60
+              }
+              {
+                type: 'Liveness'
+                httpGet: { path: '/live', port: 8081 }
+                periodSeconds: 10
+                failureThreshold: 3
+              }
+              {
+                type: 'Readiness'
+                httpGet: { path: '/ready', port: 8081 }
+                periodSeconds: 5
+                failureThreshold: 2
+              }
+            ]
+          }
+        ]
+        scale: {
+          minReplicas: model.device == 'gpu' ? minReplicas : 0
+          maxReplicas: maxReplicas
+          pollingInterval: 15
+          cooldownPeriod: 300
+          rules: [
+            for queue in model.queues: {
+              name: queue.name
+              custom: {
+                type: 'azure-servicebus'
+                identity: keda.id
+                metadata: {
+                  queueName: queue.name
+                  namespace: split(servicebusHost, '.')[0]
+                  messageCount: string(queue.messageCount)
+                  activationMessageCount: string(queue.activationMessageCount)
+                }
+              }
+            }
+          ]
+        }
+      }
+    }
+  }
+]
