@@ -22,6 +22,7 @@ from gateway.settings import Settings
 from gateway.storage import housekeeping, sweep
 from gateway.webhooks import activities as deliveries
 from gateway.webhooks import orchestrator as webhooks
+from gateway.webhooks import replies
 
 # The SDKs log each request at info.
 logging.getLogger("azure").setLevel(logging.WARNING)
@@ -78,6 +79,12 @@ async def announce_webhook(job: str, client: df.DurableOrchestrationClient) -> N
 async def deliver_webhook(job: str, client: df.DurableOrchestrationClient) -> str:
     """Try once to deliver a job's webhook."""
     return await deliveries.deliver(job, DurableClient(client), services)
+
+
+@app.activity_trigger("told")
+async def deliver_reply(told: str) -> str:
+    """Try once to tell a producer's webhook what became of its job."""
+    return await replies.deliver(told, services)
 
 
 def _dead_letters_of(queue: str) -> None:

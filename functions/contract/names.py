@@ -10,6 +10,7 @@ ACTIVITY_ENQUEUE: Final = "enqueue"
 ORCHESTRATOR_WEBHOOK: Final = "webhook"
 ACTIVITY_ANNOUNCE_WEBHOOK: Final = "announce_webhook"
 ACTIVITY_DELIVER_WEBHOOK: Final = "deliver_webhook"
+ACTIVITY_DELIVER_REPLY: Final = "deliver_reply"
 
 # External events: lower case, since the .NET host ignores case and the Python SDK does not.
 EVENT_REPLY: Final = "reply"

@@ -15,6 +15,25 @@ from contract.names import low_priority_queue
 
 DUPLICATE_WINDOW = "PT10M"
 
+_NAME_CHARACTERS = 260
+
+
+def names(catalogue: Catalogue) -> frozenset[str]:
+    """The names of the models' own queues."""
+    return frozenset(
+        name
+        for model in catalogue.values()
+        for name in (model.queue, low_priority_queue(model.queue))
+    )
+
+
+def may_take_replies(queue: str, own: frozenset[str]) -> bool:
+    """Whether replies may go to a queue that a producer names; `own` are the models' queues.
+
+    On one of those a reply would come back as a request, for ever.
+    """
+    return queue.lower() not in own and len(queue) <= _NAME_CHARACTERS and "$" not in queue
+
 
 def config(catalogue: Catalogue) -> dict[str, Any]:
     """The Config.json document for every queue of the catalogue."""

@@ -3,6 +3,7 @@
 GatewayError
 ├── SettingError        a setting is missing or wrong: the start stops
 ├── Unavailable         a service behind the gateway did not answer; worth another try
+│   └── UnknownQueue    the namespace has no such queue, or keeps it from us
 ├── UnknownInstance     no orchestration has this id
 ├── FinalInstance       the orchestration has ended: nothing can reach it any more
 ├── UnknownLetter       no dead letter has this id
@@ -34,6 +35,10 @@ class Unavailable(GatewayError):
     def __init__(self, service: str, reason: str) -> None:
         super().__init__(f"{service}: {reason}")
         self.service = service
+
+
+class UnknownQueue(Unavailable):
+    """The namespace has no such queue, or keeps it from us; an operator may change that."""
 
 
 class UnknownInstance(GatewayError):

@@ -44,34 +44,39 @@ def jobs_of(answers: list[httpx.Response]) -> list[dict[str, Any]]:
     return [answer.json() for answer in answers]
 
 
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    folder = tmp_path_factory.mktemp("idempotency")
+    with running(folder / "data", environment={"WORKER_MODELS": "noop"}) as started:
+        yield started
+
+
 @pytest.mark.parametrize("size_bytes", [100, 100_000])
-def test_one_job_and_as_many_equal_answers(system: System, size_bytes: int) -> None:
+def test_one_job_and_as_many_equal_answers(fragile: System, size_bytes: int) -> None:
     key, data = str(uuid.uuid4()), b"x" * size_bytes
     with ThreadPoolExecutor(CALLERS) as callers:
-        answers = list(callers.map(lambda _: ask(system, key, data, 30), range(CALLERS)))
+        answers = list(callers.map(lambda _: ask(fragile, key, data, 30), range(CALLERS)))
     jobs = jobs_of(answers)
     assert all(job == jobs[0] for job in jobs)
     assert jobs[0]["attempt"] == 1
     assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
-    other = ask(system, key, data + b"y", 30)
+    other = ask(fragile, key, data + b"y", 30)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency-mismatch")
 
 
-@pytest.fixture(scope="module")
-def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with running(tmp_path_factory.mktemp("idempotency") / "data") as started:
-        yield started
-
-
-@pytest.mark.parametrize("after_seconds", [0.05, 0.2])
-def test_one_job_across_the_kill_of_the_host(fragile: System, after_seconds: float) -> None:
-    key, data = str(uuid.uuid4()), f"killed after {after_seconds}".encode()
-    with ThreadPoolExecutor(CALLERS) as callers:
-        asked = [callers.submit(ask, fragile, key, data, 60) for _ in range(CALLERS)]
-        time.sleep(after_seconds)
+def test_one_job_for_each_key_across_the_kill_of_the_host(fragile: System) -> None:
+    """One kill for two keys: it finds the one being claimed, and jobs of the other under way."""
+    old, new = str(uuid.uuid4()), str(uuid.uuid4())
+    with ThreadPoolExecutor(2 * CALLERS) as callers:
+        asked = {old: [callers.submit(ask, fragile, old, b"old", 60) for _ in range(CALLERS)]}
+        time.sleep(0.15)
+        asked[new] = [callers.submit(ask, fragile, new, b"new", 60) for _ in range(CALLERS)]
+        time.sleep(0.05)
         fragile.kill_and_wait("functions")
-        jobs = jobs_of([answer.result() for answer in asked])
-    assert all(job == jobs[0] for job in jobs)
-    assert jobs[0]["status"] == "succeeded"
-    assert fragile.job(jobs[0]["id"]) == jobs[0]
+        answers = {key: [each.result() for each in futures] for key, futures in asked.items()}
+    for key in (old, new):
+        jobs = jobs_of(answers[key])
+        assert all(job == jobs[0] for job in jobs)
+        assert jobs[0]["status"] == "succeeded"
+        assert fragile.job(jobs[0]["id"]) == jobs[0]
     assert fragile.leftovers() == []

@@ -20,10 +20,11 @@ from worker.errors import (
 )
 from worker.jobs.ledger import Ledger
 from worker.messages.job import Job
-from worker.messages.receiver import Ending, Receiver
-from worker.messages.servicebus import Delivery
+from worker.messages.receiver import Ending
+from worker.messages.servicebus import Delivery, utc_now
+from worker.outcomes.kept import Kept, KeptReplies
 from worker.outcomes.outlets import Outlets
-from worker.outcomes.progress import Reporter
+from worker.remote.backoff import delay_seconds
 
 _log = logging.getLogger(__name__)
 
@@ -32,17 +33,33 @@ _REPLYING_THREADS = 16
 Step = Callable[[Job], None]
 
 
+class Desk(Protocol):
+    """What a model's consumer does for the ends of its jobs."""
+
+    def settle(self, ending: Ending) -> None:
+        """Have the message settled by the receiver that it came from."""
+        ...
+
+    def has_run(self, job: Job) -> None:
+        """The job needs the device no more: its place is free."""
+        ...
+
+    def lost_device(self, error: DeviceLost) -> None:
+        """Nothing can run here any more."""
+        ...
+
+
 class Endings:
     """The ends of one model's jobs. Any thread; replies go out on threads of its own."""
 
     def __init__(
-        self, name: str, ledger: Ledger, receiver: Receiver, outlets: Outlets, reporter: Reporter
+        self, name: str, ledger: Ledger, desk: Desk, outlets: Outlets, kept: KeptReplies
     ) -> None:
         self._name = name
         self._ledger = ledger
-        self._receiver = receiver
+        self._desk = desk
         self._outlets = outlets
-        self._reporter = reporter
+        self._kept = kept
         self._replying = ThreadPoolExecutor(_REPLYING_THREADS, f"{name}-reply")
 
     def attempt(self, job: Job, step: Step, unexpected: type[WorkerError] = WorkerFault) -> None:
@@ -58,6 +75,8 @@ class Endings:
 
     def fail(self, job: Job, error: Exception, unexpected: type[WorkerError]) -> None:
         """End a job by what was raised; `unexpected` stands for what is none of our errors."""
+        if isinstance(error, DeviceLost):
+            self._desk.lost_device(error)
         if isinstance(error, WorkerError):
             self.end(job, error)
             return
@@ -66,54 +85,65 @@ class Endings:
 
     def end(self, job: Job, error: WorkerError) -> None:
         """End a job without a result, as the error's class says."""
-        self.has_run(job)
+        self._desk.has_run(job)
         if isinstance(error, Fault):
             outcome = error.to_job_error()
             self.submit(job, lambda job: self.reply(job, outcome))
         elif isinstance(error, Cancelled) and job.context is not None:
             self.submit(job, lambda job: self._stopped(job, error))
         else:
-            self._settle(job, error)
+            self._end_unanswered(job, error)
 
     def refuse(self, delivery: Delivery, error: WorkerError) -> None:
         """End a message that never became a job."""
-        ending = _ending(delivery, error)
-        self._ledger.ended(ending, error.code)
-        self._receiver.settle(ending)
+        self._settle(_ending(delivery, error), error.code)
 
     def reply(self, job: Job, outcome: Payload | JobError) -> None:
         """Reply, and only then complete: a crash in between costs a question, not an answer."""
+        code = outcome.code if isinstance(outcome, JobError) else SUCCEEDED
+        body = encode_reply(job.reply(outcome)) if job.request.reply_to else b""
+        # Before all that may fail: what is delivered again to this process need not run again.
+        self._kept.keep(job.request.job_id, job.delivery, body, code)
         if job.lease.is_lost:
             raise LockLost("the lock was lost while the job ran")
-        if reply_to := job.request.reply_to:
-            body = encode_reply(job.reply(outcome))
-            self._outlets.post(reply_to, body, job.request.job_id, job.lease.wait)
-        code = outcome.code if isinstance(outcome, JobError) else "succeeded"
-        ending = Ending(job.delivery, job.lease, Settlement.COMPLETE)
-        self._ledger.ended(ending, code, job)
-        self._receiver.settle(ending)
+        self._deliver(job, body, code)
 
-    def has_run(self, job: Job) -> None:
-        """The job needs the device no more: its place is free."""
-        job.item = None
-        if job.context is not None:
-            self._reporter.end(job.context)
-        self._ledger.has_run(job)
-        self._receiver.wake()
+    def reply_again(self, job: Job, kept: Kept) -> None:
+        """The job ran here before, and its reply or its settlement failed: do what is left."""
+        _log.info("%s: job %s need not run again", self._name, job.request.job_id)
+        if kept.is_delivered:
+            self._complete(job, kept.code)
+        else:
+            self._deliver(job, kept.body, kept.code)
+
+    def _deliver(self, job: Job, body: bytes, code: str) -> None:
+        job_id = job.request.job_id
+        self._outlets.post(job.request.reply_to, body, job_id, job.lease.wait)
+        self._kept.delivered(job_id)
+        self._complete(job, code)
+
+    def _complete(self, job: Job, code: str) -> None:
+        self._settle(Ending(job.delivery, job.lease, Settlement.COMPLETE), code, job)
 
     def _stopped(self, job: Job, error: Cancelled) -> None:
         """Tell the gateway that a cancelled job has stopped, so that it need not wait longer."""
         if job.context is not None:
             job.context.stopped()
-        self._settle(job, error)
+        self._end_unanswered(job, error)
 
-    def _settle(self, job: Job, error: WorkerError) -> None:
+    def _end_unanswered(self, job: Job, error: WorkerError) -> None:
         how = LockLost("") if job.lease.is_lost else error
-        ending = _ending(job.delivery, how, job)
-        self._ledger.ended(ending, how.code, job)
-        self._receiver.settle(ending)
+        self._settle(_ending(job.delivery, how, job), how.code, job)
+
+    def _settle(self, ending: Ending, code: str, job: Job | None = None) -> None:
+        if self._ledger.ended(ending, code, job):
+            self._desk.settle(ending)
 
 
 def _ending(delivery: Delivery, error: WorkerError, job: Job | None = None) -> Ending:
     reason = error.reason if isinstance(error, Poison) else error.code
-    return Ending(delivery, job.lease if job else None, error.settlement, reason, str(error))
+    lease = job.lease if job else None
+    # A lease keeps the lock meanwhile; without one the delay would outlive it.
+    postponed = lease is not None and error.settlement is Settlement.ABANDON and error.is_postponed
+    delay = delay_seconds(delivery.delivery_count) if postponed else 0.0
+    return Ending(delivery, lease, error.settlement, reason, str(error), delay)

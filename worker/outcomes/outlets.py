@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from contract.catalogue import Catalogue
 from contract.errors import ForbiddenAddress
 from contract.messages import ReplyQueue, ReplyTo, ReplyUrl, ReplyWebhook
+from contract.queues import may_take_replies, names
 from contract.webhook import event_id, signed_headers
 from worker.errors import BrokerAway, OutboundFailed, ReplyForbidden, ReplyUndelivered
 from worker.inputs.payloads import Wait
@@ -19,7 +20,6 @@ from worker.settings import Endpoint
 
 WEBHOOK_SECONDS: Final = 15.0
 _GONE: Final = 410
-_NAME_CHARACTERS: Final = 260
 
 
 class Sender(Protocol):
@@ -35,14 +35,13 @@ class ReplyQueues:
 
     def __init__(self, endpoint: Endpoint, catalogue: Catalogue) -> None:
         self._make: Callable[[str], Sender] = lambda queue: QueueSender(endpoint, queue)
-        # A reply on a model's own queue would come back as a request, for ever.
-        self._forbidden = frozenset(model.queue for model in catalogue.values())
+        self._own = names(catalogue)
         self._senders: dict[str, Sender] = {}
         self._lock = threading.Lock()
 
     def check(self, queue: str) -> None:
         """Raise ReplyForbidden for what can be no queue of replies."""
-        if queue.lower() in self._forbidden or len(queue) > _NAME_CHARACTERS or "$" in queue:
+        if not may_take_replies(queue, self._own):
             raise ReplyForbidden(f"replies may not go to the queue {queue[:100]!r}")
 
     def post(self, queue: str, body: bytes, job_id: str, wait: Wait) -> None:

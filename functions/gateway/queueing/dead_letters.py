@@ -1,9 +1,12 @@
 """Dead letters: what workers gave up on fails its job at once, and is kept for operators."""
 
 import contextlib
+import hashlib
 import json
 import logging
+import re
 from datetime import UTC, datetime
+from typing import Final
 
 import azure.functions as func
 from azure.servicebus import ServiceBusMessage
@@ -14,23 +17,24 @@ from contract.messages import (
     FailureCode,
     JobError,
     JobReply,
+    JobRequest,
     ReplyQueue,
-    ReplyTo,
     ReplyUrl,
+    ReplyWebhook,
     Stage,
 )
-from contract.names import EVENT_REPLY
+from contract.names import EVENT_REPLY, webhook_instance
+from contract.queues import may_take_replies, names
+from contract.webhook import event_id
 from gateway.durable import Durable
-from gateway.errors import FinalInstance, UnknownInstance
+from gateway.errors import FinalInstance, UnknownInstance, UnknownQueue
 from gateway.queueing.letters import letter_blob
 from gateway.services import Services
+from gateway.webhooks import replies
+from gateway.webhooks.replies import Told
 
-GIVEN_UP = JobError(
-    FailureCode.DEAD_LETTERED,
-    "workers took the job as often as allowed, and none finished it",
-    Stage.RUN,
-    retryable=False,
-)
+# What a worker gives as its reason is a code of ours; whatever else stands there is not shown.
+_CODE: Final = re.compile("[a-z]{1,20}(-[a-z]{1,20}){0,4}")
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +47,8 @@ async def fail_job(
     The trigger takes the message off the dead-letter queue once this returns, so the letter goes
     to blob storage first. Raises Unavailable: then the message stays and comes again.
     """
-    job_id = message.correlation_id or message.message_id
+    request = _request(message.get_body())
+    job_id = request.job_id if request else message.correlation_id or message.message_id
     _log.error(
         "job %s was dead-lettered from %s (%s: %s); kept as %s, send it again once the cause is "
         "removed",
@@ -51,18 +56,47 @@ async def fail_job(
         letter_blob(queue, message.message_id),
     )
     await _keep(message, queue, services)
-    reply_to, reply = _reply_to(message.get_body()), _reply(message, job_id, services.clock())
-    if isinstance(reply_to, ReplyQueue):
-        body = encode_reply(reply)
-        told = ServiceBusMessage(
-            body, content_type="application/json", message_id=job_id, correlation_id=job_id
-        )
-        await services.queues.send(reply_to.queue, told)
-    if not isinstance(reply_to, ReplyUrl):
+    reply = _reply(message, job_id, services.clock())
+    # What cannot be read may be what it was dead-lettered for; if it has no job, that shows.
+    match request.reply_to if request else ReplyUrl("unknown"):
+        case ReplyUrl():
+            # Where there is no such job, or it has ended, nobody waits any more.
+            with contextlib.suppress(UnknownInstance, FinalInstance):
+                await durable.raise_event(job_id, EVENT_REPLY, reply_to_json(reply))
+        case ReplyQueue(name):
+            await _send(reply, name, services)
+        case ReplyWebhook(url):
+            told = Told(job_id, event_id(_event(job_id)), url, encode_reply(reply).decode())
+            await replies.announce(told, _delivery(job_id, message, queue), durable)
+
+
+async def _send(reply: JobReply, queue: str, services: Services) -> None:
+    """Tell a producer on its queue; one that cannot be told does not keep the letter coming."""
+    if not may_take_replies(queue, names(services.catalogue)):
+        _log.warning("job %s: replies may not go to the queue %.100r", reply.job_id, queue)
         return
-    # Where there is no such job, or it has ended, nobody waits any more.
-    with contextlib.suppress(UnknownInstance, FinalInstance):
-        await durable.raise_event(job_id, EVENT_REPLY, reply_to_json(reply))
+    told = ServiceBusMessage(
+        encode_reply(reply),
+        content_type="application/json",
+        message_id=_event(reply.job_id),
+        correlation_id=reply.job_id,
+    )
+    try:
+        await services.queues.send(queue, told)
+    except UnknownQueue as error:
+        _log.warning("job %s: its producer is not told that it failed: %s", reply.job_id, error)
+
+
+def _event(job_id: str) -> str:
+    # Not the id of the job's reply: a letter that is sent again may bring that one still.
+    return f"{job_id}-dead-letter"
+
+
+def _delivery(job_id: str, message: func.ServiceBusMessage, queue: str) -> str:
+    """Instance id of the delivery: the same each time that the trigger gets this letter."""
+    known = f"{queue}/{message.message_id}/{message.enqueued_time_utc}"
+    mark = hashlib.sha256(known.encode("utf-8", "replace")).hexdigest()[:16]
+    return webhook_instance(f"{job_id}-{mark}")
 
 
 async def _keep(message: func.ServiceBusMessage, queue: str, services: Services) -> None:
@@ -84,22 +118,29 @@ def _enqueued_at(letter: bytes) -> object:
         return None
 
 
-def _reply_to(body: bytes) -> ReplyTo | None:
+def _request(body: bytes) -> JobRequest | None:
     try:
-        return decode_request(body).reply_to
+        return decode_request(body)
     except ContractError:
-        # What cannot be read may be what was dead-lettered for it; if it has no job, that shows.
-        return ReplyUrl("unknown")
+        return None
 
 
 def _reply(message: func.ServiceBusMessage, job_id: str, now: datetime) -> JobReply:
     return JobReply(
         job_id=job_id,
-        outcome=GIVEN_UP,
+        outcome=_why(message.dead_letter_reason),
         started_at=_utc(message.enqueued_time_utc) or now,
         finished_at=now,
         attempt=max(1, message.delivery_count or 1),
     )
+
+
+def _why(reason: str | None) -> JobError:
+    if reason and _CODE.fullmatch(reason):
+        said = f"a worker refused the job's message: {reason}"
+    else:
+        said = "workers took the job as often as allowed, and none finished it"
+    return JobError(FailureCode.DEAD_LETTERED, said, Stage.RUN, retryable=False)
 
 
 def _utc(time: datetime | None) -> datetime | None:

@@ -5,21 +5,26 @@ from typing import Any, Protocol
 
 from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
-from azure.servicebus.exceptions import ServiceBusError
+from azure.servicebus.exceptions import (
+    MessagingEntityNotFoundError,
+    ServiceBusAuthorizationError,
+    ServiceBusError,
+)
 
-from gateway.errors import Unavailable
+from gateway.errors import Unavailable, UnknownQueue
 from gateway.queueing.administration import Administration
 from gateway.settings import Endpoint
 
 _SEND_TIMEOUT_SECONDS = 5.0
 _FAILURES = (ServiceBusError, OSError, TimeoutError)
+_UNKNOWN = (MessagingEntityNotFoundError, ServiceBusAuthorizationError)
 
 
 class Queues(Protocol):
     """What the gateway asks of the queues. Each verb raises Unavailable."""
 
     async def send(self, queue: str, message: ServiceBusMessage) -> None:
-        """Send; when this returns, the queue has it."""
+        """Send; when this returns, the queue has it. UnknownQueue where there is none."""
 
     async def check(self, queue: str) -> None:
         """Return if the queue answers."""
@@ -53,6 +58,8 @@ class ServiceBusQueues:
                 # Whatever it was, also a cancellation in mid-send: the link's state is unknown.
                 del self._senders[queue]
                 await _close_quietly(sender)
+                if isinstance(error, _UNKNOWN):
+                    raise UnknownQueue("queue", f"{queue}: {error!r}") from error
                 if isinstance(error, _FAILURES):
                     raise Unavailable("queue", f"send failed: {error!r}") from error
                 raise

@@ -4,20 +4,19 @@ import json
 from typing import Final
 
 from contract.names import ORCHESTRATOR_WEBHOOK, webhook_instance
-from contract.webhook import event_id, signed_headers
+from contract.webhook import event_id
 from gateway.durable import Durable
-from gateway.errors import WebhookUndelivered
 from gateway.jobs import record
 from gateway.jobs.resource import job_resource
 from gateway.jobs.ticket import read
 from gateway.jobs.waiting import final_instance
 from gateway.services import Services
 from gateway.strict_json import encode
+from gateway.webhooks.attempt import attempt
 from gateway.webhooks.log import State
 from gateway.webhooks.orchestrator import failed_try, input_text
 
 FINAL_WITHIN_SECONDS: Final = 5.0
-_GONE: Final = 410
 
 
 async def announce(job_id: str, durable: Durable) -> None:
@@ -40,20 +39,4 @@ async def deliver(job_id: str, durable: Durable, services: Services) -> str:
         is_purged = instance is None and await durable.status(job_id) is None
         state = State.FAILED if is_purged else State.PENDING
         return json.dumps(failed_try(now, "unknown-job" if is_purged else "not-final", state=state))
-    body = encode(job_resource(job_id, found))
-    headers = signed_headers(services.settings.webhook_secrets, event_id(job_id), now, body)
-    try:
-        answer = await services.webhooks.post(url, headers, body)
-    except WebhookUndelivered as error:
-        return json.dumps(failed_try(now, error.reason))
-    state = _state(answer.status)
-    pause = answer.retry_after_seconds
-    return json.dumps(
-        failed_try(now, None, status=answer.status, state=state, retry_after_seconds=pause)
-    )
-
-
-def _state(status: int) -> State:
-    if 200 <= status < 300:
-        return State.DELIVERED
-    return State.STOPPED if status == _GONE else State.PENDING
+    return await attempt(services, url, event_id(job_id), encode(job_resource(job_id, found)))

@@ -16,14 +16,18 @@ from azure.durable_functions import DurableOrchestrationContext
 
 from contract.codec import format_time
 from contract.fields import Json
-from contract.names import ACTIVITY_DELIVER_WEBHOOK
+from contract.names import ACTIVITY_DELIVER_REPLY, ACTIVITY_DELIVER_WEBHOOK
 from gateway.webhooks.log import State, log
 from gateway.webhooks.schedule import WINDOW, next_try
 
 
-def input_text(job_id: str, attempts: Json = ()) -> str:
-    """What the orchestration is started with; `attempts` are those of earlier runs."""
-    return json.dumps({"job_id": job_id, "attempts": list(attempts)})
+def input_text(job_id: str, attempts: Json = (), told: Json = None) -> str:
+    """What the orchestration is started with.
+
+    `attempts` are those of earlier runs; `told` is what is delivered where that is not the job.
+    """
+    given = {"job_id": job_id, "attempts": list(attempts)}
+    return json.dumps(given if told is None else {**given, "told": told})
 
 
 def wake_event(attempts: int) -> str:
@@ -38,7 +42,7 @@ def webhook(context: DurableOrchestrationContext) -> Generator[Any, Any, Json]:
     ends_at = context.current_utc_datetime + WINDOW
     failures = 0
     while True:
-        outcome = yield from _delivered(context, given["job_id"])
+        outcome = yield from _delivered(context, given)
         attempts.append({key: outcome[key] for key in ("at", "status", "error")})
         state = State(outcome["state"])
         if state is not State.PENDING:
@@ -58,10 +62,13 @@ def webhook(context: DurableOrchestrationContext) -> Generator[Any, Any, Json]:
 
 
 def _delivered(
-    context: DurableOrchestrationContext, job_id: str
+    context: DurableOrchestrationContext, given: Json
 ) -> Generator[Any, Any, dict[str, Any]]:
     """One try. An activity that failed itself is a try that failed."""
-    delivering = context.call_activity(ACTIVITY_DELIVER_WEBHOOK, job_id)
+    if "told" in given:
+        delivering = context.call_activity(ACTIVITY_DELIVER_REPLY, json.dumps(given["told"]))
+    else:
+        delivering = context.call_activity(ACTIVITY_DELIVER_WEBHOOK, given["job_id"])
     yield context.task_any([delivering])
     if not isinstance(delivering.result, str):
         return failed_try(context.current_utc_datetime.replace(tzinfo=UTC), "gateway-failed")

@@ -19,7 +19,13 @@ from contract.codec import decode_request
 from contract.messages import JobRequest, PayloadRef
 from contract.names import ACTIVITY_ANNOUNCE_WEBHOOK, ORCHESTRATOR_JOB
 from gateway.durable import Instance, Listed, RuntimeStatus
-from gateway.errors import FinalInstance, MissingPayload, Unavailable, UnknownInstance
+from gateway.errors import (
+    FinalInstance,
+    MissingPayload,
+    Unavailable,
+    UnknownInstance,
+    UnknownQueue,
+)
 from gateway.jobs import orchestrator
 from gateway.jobs.waiting import Waiters
 from gateway.webhooks.activities import announce
@@ -47,10 +53,13 @@ class MemoryQueues:
     lengths: dict[str, int] = field(default_factory=dict)
     """What is counted, where it is not what was sent."""
     look_count: int = 0
+    missing: set[str] = field(default_factory=set)
 
     async def send(self, queue: str, message: ServiceBusMessage) -> None:
         if self.is_down:
             raise Unavailable("queue", "switched off")
+        if queue in self.missing:
+            raise UnknownQueue("queue", "never made")
         self.sent.append((queue, message))
         self.has_sent.set()
 

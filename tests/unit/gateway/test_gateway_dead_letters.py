@@ -1,5 +1,6 @@
 """Dead letters over the admin routes, with in-memory ports."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -99,6 +100,27 @@ async def test_a_letter_goes_on_as_a_new_job_once(world: World) -> None:
     assert (await world.job(job_id))["status"] == "failed"
     letter = (await world.http.get(f"{LETTERS}/noop/{job_id}")).json()
     assert letter["redriven_as"] == sent["job_id"]
+
+
+async def test_of_two_redrives_at_once_one_sends(world: World) -> None:
+    job_id = await dead_job(world)
+    read, all_have_read = world.blobs.read, asyncio.Barrier(8)
+
+    async def read_together(blob: str) -> Any:
+        found = await read(blob)
+        await all_have_read.wait()
+        return found
+
+    world.blobs.read = read_together  # type: ignore[method-assign]  # so that none is in time
+    answers = await asyncio.gather(*(redrive(world, job_id) for _ in range(8)))
+    world.blobs.read = read  # type: ignore[method-assign]
+    assert sorted(answer.status_code for answer in answers) == [202, *[409] * 7]
+    (sent,) = (answer.json() for answer in answers if answer.status_code == 202)
+    assert set(world.durable.runs) == {job_id, sent["job_id"]}
+    assert len(world.queues.sent) == 2
+    repeats = await asyncio.gather(*(redrive(world, job_id) for _ in range(8)))
+    assert {answer.json()["job_id"] for answer in repeats} == {sent["job_id"]}
+    assert len(world.queues.sent) == 2
 
 
 async def test_the_new_job_has_as_much_time_as_the_old_one(world: World) -> None:

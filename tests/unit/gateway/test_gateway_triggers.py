@@ -220,6 +220,7 @@ def test_what_functions_indexes() -> None:
         "webhook orchestrationTrigger:context",
         "announce_webhook activityTrigger:job durableClient:client",
         "deliver_webhook activityTrigger:job durableClient:client",
+        "deliver_reply activityTrigger:told",
         "dead_letters_classifier durableClient:client serviceBusTrigger:message",
         "dead_letters_classifier-low durableClient:client serviceBusTrigger:message",
         "dead_letters_noop durableClient:client serviceBusTrigger:message",

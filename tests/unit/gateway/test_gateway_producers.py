@@ -1,0 +1,132 @@
+"""What producers without a gateway are told of their dead letters."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from azure.functions.servicebus import ServiceBusMessage
+from standardwebhooks import Webhook
+
+from contract.codec import decode_reply, encode_request
+from contract.guard import AddressGuard
+from contract.messages import InlineJson, JobError, JobRequest, ReplyQueue, ReplyTo, ReplyWebhook
+from contract.webhook import parse_secrets
+from gateway.errors import Unavailable
+from gateway.queueing import dead_letters
+from gateway.webhooks import replies
+from tests.unit.gateway.conftest import World, gateway
+from tests.unit.gateway.receiver import MemoryReceiver
+from tests.unit.gateway.webhook_delivery import Delivery, tried
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+SECRET = "whsec_" + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+URL = "https://producer.example/hook?token=hidden"
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    guard = AddressGuard("127.0.0.1")
+    async with gateway(webhook_secrets=parse_secrets(SECRET), guard=guard) as opened:
+        yield opened
+
+
+async def give_up(
+    world: World,
+    reply_to: ReplyTo | None,
+    *,
+    minute: int = 0,
+    reason: str = "MaxDeliveryCountExceeded",
+) -> None:
+    """What the trigger does with the message of a producer whose message id is not the job's."""
+    now = world.clock()
+    source, deadline = InlineJson(1), now + timedelta(seconds=60)
+    request = JobRequest("order-7", "noop", source, now, deadline, reply_to=reply_to)
+    message = ServiceBusMessage(
+        body=encode_request(request),
+        message_id="m-1",
+        correlation_id=None,
+        application_properties={},
+        user_properties={},
+        delivery_count=3,
+        dead_letter_reason=reason,
+        enqueued_time_utc=datetime(2026, 3, 1, 12, minute, tzinfo=UTC),
+    )
+    await dead_letters.fail_job(message, "noop", world.durable, world.services)
+
+
+def error_of(body: bytes) -> JobError:
+    reply = decode_reply(body)
+    assert reply.job_id == "order-7"
+    assert isinstance(reply.outcome, JobError)
+    return reply.outcome
+
+
+async def test_a_reply_queue_is_told(world: World) -> None:
+    await give_up(world, ReplyQueue("answers"))
+    ((queue, message),) = world.queues.sent
+    assert (queue, message.correlation_id) == ("answers", "order-7")
+    assert message.message_id != "order-7", "a queue that drops repeats must take a later result"
+    body: Any = message.body
+    assert error_of(b"".join(body)).code == "dead-lettered"
+
+
+async def test_a_refused_message_is_not_said_to_have_been_tried_in_vain(world: World) -> None:
+    await give_up(world, ReplyQueue("answers"), reason="unknown-model")
+    body: Any = world.queues.sent[0][1].body
+    assert "unknown-model" in error_of(b"".join(body)).message
+
+
+@pytest.mark.parametrize("queue", ["noop", "NOOP-low", "a/$DeadLetterQueue", "x" * 261, "missing"])
+async def test_a_queue_that_cannot_be_told_does_not_keep_the_letter_coming(
+    world: World, queue: str
+) -> None:
+    world.queues.missing.add("missing")
+    await give_up(world, ReplyQueue(queue))
+    assert not world.queues.sent
+    assert "dead-letters/noop/m-1" in world.payloads.blobs
+
+
+async def test_while_the_namespace_is_away_the_letter_comes_again(world: World) -> None:
+    world.queues.is_down = True
+    with pytest.raises(Unavailable):
+        await give_up(world, ReplyQueue("answers"))
+
+
+async def test_nobody_is_told_where_nobody_asked(world: World) -> None:
+    await give_up(world, None)
+    assert not world.queues.sent
+    assert not world.durable.runs
+
+
+async def test_a_webhook_is_told_by_an_orchestration_for_each_letter(world: World) -> None:
+    await give_up(world, ReplyWebhook(URL))
+    (instance_id, run), *_ = world.durable.runs.items()
+    await give_up(world, ReplyWebhook(URL))
+    assert world.durable.runs == {instance_id: run}, "the trigger delivers at least once"
+    await give_up(world, ReplyWebhook(URL), minute=1)
+    assert len(world.durable.runs) == 2
+
+    delivery = Delivery(tried("pending", 503), tried("delivered", 200), input_text=run.input)
+    log = delivery.play()["output"]
+    assert (log["state"], len(log["attempts"])) == ("delivered", 2)
+    assert URL not in json.dumps(log)
+    calls = [
+        action
+        for turn in delivery.turns
+        for group in turn["answer"]["actions"][0]
+        for action in group["compoundActions"]
+        if "functionName" in action
+    ]
+    assert {call["functionName"] for call in calls} == {"deliver_reply"}
+    world.clock.now = datetime.now(UTC)
+    outcome = json.loads(await replies.deliver(json.loads(calls[0]["input"]), world.services))
+    assert (outcome["state"], outcome["status"]) == ("delivered", 200)
+    assert isinstance(world.services.webhooks, MemoryReceiver)
+    ((url, headers, body),) = world.services.webhooks.posts
+    assert url == URL
+    assert headers["webhook-id"] == "job_order-7-dead-letter"
+    Webhook(SECRET).verify(body, dict(headers))
+    assert error_of(body).code == "dead-lettered"
