@@ -1,0 +1,91 @@
+"""Liveness and readiness, from what they look at."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from worker.observed.probes import Loops, Readiness
+from worker.observed.pulse import Pulse
+
+
+@dataclass
+class Model:
+    """A consumer as far as the probes look."""
+
+    name: str
+    is_ready: bool = True
+
+    def state(self) -> dict[str, Any]:
+        return {"loaded": self.is_ready}
+
+
+@dataclass
+class Worker:
+    """What readiness looks at."""
+
+    models: list[Model]
+    leaving: str = ""
+    error: Exception | None = None
+    failures: list[Exception] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.pulse = Pulse(self.compute, self.failures.append)
+        self.readiness = Readiness(self.models, self.pulse, lambda: self.leaving)
+
+    def compute(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return Worker([Model("classifier"), Model("noop")])
+
+
+def test_is_ready_once_a_kernel_ran(worker: Worker) -> None:
+    worker.pulse.beat()
+    good, details = worker.readiness.ready()
+    assert good
+    assert details["models"] == {"classifier": {"loaded": True}, "noop": {"loaded": True}}
+    assert "reason" not in details
+    assert details["device"]["computed_seconds_ago"] == pytest.approx(0, abs=5)
+
+
+def test_names_the_models_that_are_missing(worker: Worker) -> None:
+    worker.pulse.beat()
+    worker.models[0].is_ready = False
+    good, details = worker.readiness.ready()
+    assert not good
+    assert details["reason"] == "not ready yet: classifier"
+
+
+def test_is_not_ready_on_a_device_that_is_lost(worker: Worker) -> None:
+    worker.error = RuntimeError("CUDA error: unspecified launch failure")
+    worker.pulse.beat()
+    good, details = worker.readiness.ready()
+    assert not good
+    assert details["reason"] == "the device is lost"
+    assert details["device"] == {"problem": "RuntimeError"}
+    assert worker.failures == [worker.error]
+
+
+def test_is_not_ready_from_the_moment_it_leaves(worker: Worker) -> None:
+    worker.pulse.beat()
+    worker.leaving = "told to leave by SIGTERM"
+    good, details = worker.readiness.ready()
+    assert not good
+    assert details["reason"] == "draining: told to leave by SIGTERM"
+    assert details["models"]["noop"] == {"loaded": True}
+
+
+def test_lives_while_every_loop_turns() -> None:
+    now = [1000.0]
+    loops = Loops(lambda: now[0])
+    loops.watch("noop-receive", lambda: 999.0)
+    loops.watch("leases", lambda: 950.0)
+    assert loops.live() == (True, {"seconds_since_turn": {"noop-receive": 1.0, "leases": 50.0}})
+    now[0] = 1040.0
+    good, details = loops.live()
+    assert not good
+    assert details["stalled"] == ["leases"]
