@@ -53,7 +53,7 @@ class Metrics:
         )
         self._at_hand = self._counter(
             "results_at_hand",
-            "Jobs answered by the result of an earlier delivery, without running.",
+            "Redelivered jobs answered by the result of their earlier run.",
         )
         self._loads = self._counter("model_loads", "Times the model was loaded.")
         self._unloads = self._counter("model_unloads", "Times it made room for another.")

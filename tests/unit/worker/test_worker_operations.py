@@ -1,0 +1,34 @@
+"""docs/operations.md tells of every metric there is."""
+
+import re
+from pathlib import Path
+
+from prometheus_client import Counter
+from prometheus_client.metrics import MetricWrapperBase
+
+from worker.observed.metrics import Metrics
+
+DOCUMENT = Path(__file__).parents[3] / "docs/operations.md"
+ROW = re.compile(r"^\| `(loosely_worker_\w+)` \| (\w+) \| ([\w, ]*) ?\| (.+) \|$", re.MULTILINE)
+
+
+def test_the_table_is_the_registry() -> None:
+    told = {
+        (name, kind, labels.strip(), text)
+        for name, kind, labels, text in ROW.findall(DOCUMENT.read_text(encoding="utf-8"))
+    }
+    assert told == set(metrics())
+
+
+def metrics() -> list[tuple[str, str, str, str]]:
+    collectors = Metrics().registry._collector_to_names
+    ours = [one for one in collectors if isinstance(one, MetricWrapperBase)]
+    return [
+        (
+            one._name + ("_total" if isinstance(one, Counter) else ""),
+            str(one._type),
+            ", ".join(one._labelnames),
+            one._documentation,
+        )
+        for one in ours
+    ]
