@@ -1,7 +1,9 @@
 """The worker's settings: read once, from the environment, into one frozen value."""
 
 import logging
+import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +14,14 @@ from contract.guard import AddressGuard
 from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
 from contract.webhook import SETTING_GUARD_ALLOW, SETTING_SECRETS, parse_secrets
 from worker.errors import SettingsError
+from worker.memory.settings import MemorySettings
 from worker.notices import METADATA_ADDRESS, Mode, NoticeSettings
 
 T = TypeVar("T")
+
+_SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
+_SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
+_DEFAULT_TURN_SECONDS = 5.0
 
 _HTTP_ADDRESS = re.compile(r"http://[\w.-]+(:\d{1,5})?")
 _DEFAULT_HEALTH_PORT = 8081
@@ -49,6 +56,7 @@ class Settings:
     trace_exporters: tuple[str, ...] = ()
     notices: NoticeSettings = field(default_factory=NoticeSettings)
     weights_cache: Path = field(default_factory=Path)
+    memory: MemorySettings = field(default_factory=MemorySettings)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
@@ -70,6 +78,7 @@ class Settings:
             trace_exporters=_exporters(environ),
             notices=_notices(environ),
             weights_cache=_weights_cache(environ),
+            memory=_memory(environ),
         )
 
 
@@ -149,6 +158,31 @@ def _notices(environ: Mapping[str, str]) -> NoticeSettings:
     if not _HTTP_ADDRESS.fullmatch(address):
         raise SettingsError(f"WORKER_METADATA_URL: expected http://host[:port], found {address!r}")
     return NoticeSettings(Mode(mode), address, environ.get("WORKER_MACHINE", ""))
+
+
+def _memory(environ: Mapping[str, str]) -> MemorySettings:
+    return MemorySettings(
+        budget_bytes=_size(environ, "WORKER_DEVICE_MEMORY"),
+        folder=Path(environ.get("WORKER_MEMORY_FOLDER") or _default_memory_folder()),
+        is_admitting=_choice(environ, "WORKER_ADMISSION", "on", "off") == "on",
+        turn_seconds=_seconds(environ, "WORKER_TURN_SECONDS", _DEFAULT_TURN_SECONDS),
+    )
+
+
+def _default_memory_folder() -> Path:
+    """One for all workers of a user on this machine, whatever system they belong to."""
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    return Path(tempfile.gettempdir()) / f"loosely-memory-{user}"
+
+
+def _size(environ: Mapping[str, str], name: str) -> int | None:
+    text = environ.get(name, "").strip()
+    if not text:
+        return None
+    found = _SIZE.fullmatch(text)
+    if found is None or not int(found[1]):
+        raise SettingsError(f"{name}: expected a size such as 8GiB or 512MiB, found {text!r}")
+    return int(found[1]) << _SHIFTS[found[2]]
 
 
 def _level(environ: Mapping[str, str]) -> str:

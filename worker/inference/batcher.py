@@ -90,35 +90,40 @@ class BatchQueue(Generic[T]):
         self._batcher = batcher
         self._clock = clock
         self._changed = threading.Condition()
-        self._interrupted = False
+        self._paused = False
         self._closed = False
 
     def put(self, item: T, cost: float = 1.0, *, is_low: bool = False) -> bool:
-        """Hand over an item; False where the queue is closed and the item was not taken."""
+        """Hand over an item; False where the queue takes none now."""
         with self._changed:
-            if self._closed:
+            if self._closed or self._paused:
                 return False
             self._batcher.add(item, self._clock(), cost, is_low=is_low)
             self._changed.notify()
             return True
 
     def take(self, max_cost: float = inf) -> list[T]:
-        """Wait for the next batch; empty once the queue is closed, or when it is interrupted."""
+        """Wait for the next batch; empty once the queue is closed, or while it is paused."""
         with self._changed:
             self._batcher.max_cost = max_cost
-            while not (self._closed or self._interrupted):
+            while not (self._closed or self._paused):
                 now = self._clock()
                 if batch := self._batcher.take(now):
                     return batch
                 self._changed.wait(self._batcher.wait_seconds(now))
-            self._interrupted = False
             return []
 
-    def interrupt(self) -> None:
-        """Let whoever takes, or the next who does, go with nothing, once."""
+    def pause(self) -> list[T]:
+        """Refuse what comes until `resume`; returns what had not been taken."""
         with self._changed:
-            self._interrupted = True
+            self._paused = True
             self._changed.notify_all()
+            return self._batcher.clear()
+
+    def resume(self) -> None:
+        """Take what comes again."""
+        with self._changed:
+            self._paused = False
 
     def close(self) -> list[T]:
         """Refuse what comes; returns what had not been taken."""

@@ -1,47 +1,207 @@
-"""Whether a model is in memory, and bringing it there."""
+"""A model's stay in memory: it comes when there is room, is measured, and goes to make room."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from contract.catalogue import Model
 from worker.inference.runner import Runner
-from worker.memory.allowance import Allowance
-from worker.memory.gate import Gate
+from worker.inference.warmup import warm_up
+from worker.memory.allowance import Allowance, MeasuredAllowance, Residency
+from worker.memory.device import Device
+from worker.memory.errors import is_out_of_memory
+from worker.memory.pending import Window
+from worker.memory.place import Occupant, Place, SharedPlace
+from worker.memory.profile import Profile
+from worker.memory.sharing import Sharing, needed, profile_key
 from worker.remote.backoff import Backoff
 
 _log = logging.getLogger(__name__)
 
 
-class Residence:
-    """One model's place in memory: `runner` is there while the model is loaded."""
+class Observer(Protocol):
+    """Who counts what becomes of a model."""
 
-    def __init__(self, model: Model, load: Callable[[Model], Runner]) -> None:
+    def loaded(self) -> None:
+        """The model was loaded."""
+        ...
+
+    def unloaded(self) -> None:
+        """The model was unloaded."""
+        ...
+
+    def split(self) -> None:
+        """A batch was too much for the memory."""
+        ...
+
+
+class _Nobody:
+    """See Observer."""
+
+    def loaded(self) -> None:
+        """See Observer."""
+
+    def unloaded(self) -> None:
+        """See Observer."""
+
+    def split(self) -> None:
+        """See Observer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a residence asks of the model's consumer: its work in hand, and its queues."""
+
+    busy_count: Callable[[], int]
+    vacate: Callable[[], None]
+    windows: Sequence[Window]
+
+
+class Residence:
+    """One model's. `runner` is there while it is loaded. `enter` and `leave` are the device's."""
+
+    def __init__(
+        self,
+        model: Model,
+        load: Callable[[Model], Runner],
+        sharing: Sharing,
+        host: Host,
+        observer: Observer | None = None,
+    ) -> None:
         self._model = model
         self._load = load
+        self._sharing = sharing
+        self._host = host
+        self._observer = observer or _Nobody()
+        self._backoff = Backoff(first_seconds=1.0, limit_seconds=60.0)
         self._runner: Runner | None = None
-        self.allowance = Allowance(model.name, Gate())
+        self._place: Place | None = None
+        self._device: Device | None = None
+        self._resident_bytes = 0
+        self._has_failed = False
+        self.allowance = Allowance(model.name, sharing.gate, self._observer.split)
 
     @property
     def runner(self) -> Runner | None:
         """The loaded model. It may come and go: take it once for what belongs together."""
         return self._runner
 
-    def admits(self) -> bool:
-        """See Admission: jobs may be received once the model can be called."""
-        return self._runner is not None
+    @property
+    def is_standing_by(self) -> bool:
+        """Whether the model is not loaded only because others have the memory, and will be."""
+        waits = self._runner is None and isinstance(self._place, SharedPlace)
+        return waits and not self._has_failed
 
-    def load(self, stopping: threading.Event) -> None:
-        """Load the model, trying on until it works or this worker is leaving."""
-        backoff, begun = Backoff(first_seconds=1.0, limit_seconds=60.0), time.monotonic()
+    @property
+    def reserved_bytes(self) -> int:
+        """What is reserved of the device for this model now."""
+        return self._place.reserved_bytes if self._place else 0
+
+    def admits(self) -> bool:
+        """See Admission: jobs may be received once the model can be called, until it is to go."""
+        return self._runner is not None and self._place is not None and self._place.is_in
+
+    def touch(self) -> None:
+        """A message came."""
+        if isinstance(self._place, SharedPlace):
+            self._place.touch()
+
+    def enter(self, stopping: threading.Event) -> bool:
+        """Wait for memory and load, trying on until it works; False where the worker leaves."""
         while not stopping.is_set():
             try:
-                self._runner = self._load(self._model)
-            except Exception:  # noqa: BLE001  the edge: a model's code may raise anything
-                _log.exception("%s: the model cannot be loaded, trying on", self._model.name)
-                stopping.wait(backoff.next())
+                place = self._find_place()
+                held_bytes = place.wait(stopping)
+                if held_bytes is None:
+                    return False
+                self._enter(place, held_bytes)
+            except Exception as error:  # noqa: BLE001  the edge: a model's code may raise anything
+                self._fail(error, stopping)
             else:
-                seconds = time.monotonic() - begun
-                _log.info("%s: loaded in %.1f s", self._model.name, seconds)
-                return
+                return True
+        return False
+
+    def leave(self) -> None:
+        """Unload the model. Nothing of it may be in use."""
+        runner, self._runner = self._runner, None
+        if runner is None or self._place is None:
+            return
+        try:
+            runner.close()
+        except Exception:  # noqa: BLE001  the edge: a model's code may raise anything
+            _log.exception("%s: closing the model failed", self._model.name)
+        # Whoever keeps the runner keeps its memory.
+        del runner
+        self.allowance = self._unmeasured()
+        if self._device is not None:
+            self._device.unload(self._resident_bytes)
+        self._place.left()
+        self._observer.unloaded()
+        _log.info("%s: unloaded", self._model.name)
+
+    def _find_place(self) -> Place:
+        if self._place is None:
+            self._device = self._sharing.find_device(self._model)
+            occupant = Occupant(self._model.name, self._host.busy_count, self._host.vacate)
+            windows = self._host.windows
+            self._place = self._sharing.place(self._model, self._device, occupant, windows)
+        return self._place
+
+    def _enter(self, place: Place, held_bytes: int) -> None:
+        begun = time.monotonic()
+        if self._device is None:
+            self._runner, self.allowance = self._load(self._model), self._unmeasured()
+            needed_bytes = 0
+        else:
+            needed_bytes = self._load_on(self._device, place, held_bytes)
+        seconds = time.monotonic() - begun
+        place.entered(needed_bytes, seconds)
+        self._has_failed = False
+        self._backoff.reset()
+        self._observer.loaded()
+        _log.info("%s: loaded in %.1f s", self._model.name, seconds)
+
+    def _load_on(self, device: Device, place: Place, held_bytes: int) -> int:
+        """Load and measure; returns what the model needs."""
+        gate, begun = self._sharing.gate, time.monotonic()
+        profiles, key = self._sharing.profiles(device), profile_key(self._model)
+        profile = profiles.get(key)
+        # What ran beside would be measured along.
+        with gate.alone() if profile is None else gate.beside_others():
+            runner, resident_bytes = device.load(lambda: self._load(self._model))
+        if profile is None:
+            profile = Profile(resident_bytes, load_seconds=time.monotonic() - begun)
+            profiles.put(key, profile)
+        residency = Residency(device, runner, profile, held_bytes)
+
+        def measured(residency: Residency) -> None:
+            profiles.put(key, residency.profile)
+            residency.held_bytes = place.resize(needed(residency.profile, self._model, device))
+
+        name, split = self._model.name, self._observer.split
+        allowance = MeasuredAllowance(name, gate, residency, measured, split)
+        try:
+            warm_up(self._model, runner, allowance)
+        except BaseException:
+            device.unload(resident_bytes)
+            raise
+        self._runner, self._resident_bytes, self.allowance = runner, resident_bytes, allowance
+        return needed(residency.profile, self._model, device)
+
+    def _unmeasured(self) -> Allowance:
+        return Allowance(self._model.name, self._sharing.gate, self._observer.split)
+
+    def _fail(self, error: Exception, stopping: threading.Event) -> None:
+        self._has_failed = True
+        for_memory, retry_seconds = is_out_of_memory(error), self._backoff.next()
+        if for_memory:
+            _log.warning("%s: no memory to load it: %s", self._model.name, error)
+        else:
+            _log.error("%s: cannot be loaded, trying on", self._model.name, exc_info=error)
+        if self._place is None:
+            stopping.wait(retry_seconds)
+        else:
+            self._place.failed(retry_seconds, for_memory=for_memory)

@@ -17,6 +17,7 @@ from contract.catalogue import Model
 from worker.errors import ModelUnfit, UnsupportedMediaType
 from worker.inference import results
 from worker.inference.forms import accepted, checked, construct, shaped
+from worker.inference.hooks import Hooks
 from worker.inputs import audio, pictures, tensors, texts
 from worker.models import Accepts, Context, Weights
 
@@ -29,6 +30,7 @@ class Runner:
         self._model = model
         self._accepts = accepted(model, infer)
         self._form = shaped(model, infer)
+        self._hooks = Hooks(infer)
         torch = sys.modules.get("torch")
         self._inference: Callable[[], contextlib.AbstractContextManager[object]] = (
             torch.inference_mode if torch else contextlib.nullcontext
@@ -60,6 +62,22 @@ class Runner:
     def reports_progress(self) -> bool:
         """Whether the model is called with a context for each item."""
         return self._model.reports_progress
+
+    def cost(self, item: Any) -> float:
+        """What a prepared item takes of a batch, in the model's own unit."""
+        return self._hooks.cost(item)
+
+    def sample(self) -> Any | None:
+        """A prepared item to try the model with, if it has one to offer."""
+        return self._hooks.sample()
+
+    def memory_bytes(self, cost: float) -> int:
+        """See `worker.memory.device.Holder`."""
+        return self._hooks.memory_bytes(cost)
+
+    def close(self) -> None:
+        """The model is not called any more; its memory goes with the last who holds it."""
+        self._hooks.close()
 
     def prepare(self, data: bytes, media_type: str) -> Any:
         """Decode and preprocess one input: what a batch is made of."""

@@ -33,3 +33,4 @@ class Reading:
         else:
             data = self._payloads.fetch(given, self._model, job.lease.wait)
             job.item = runner.prepare(data, given.media_type)
+        job.cost = runner.cost(job.item)

@@ -85,10 +85,18 @@ class MeasuredAllowance(Allowance):
     @property
     def max_cost(self) -> float:
         """See Allowance: also what fits into what is reserved, as far as that was measured."""
-        profile = self._residency.profile
-        untried = profile.peaks[-1][0] * _GROWTH if profile.peaks else 0.0
-        fitting = profile.largest_cost(self._residency.held_bytes)
-        return min(self._learned_cost, fitting, untried)
+        peaks = self._residency.profile.peaks
+        untried = peaks[-1][0] * _GROWTH if peaks else 0.0
+        return min(self._learned_cost, self.fitting_cost, untried)
+
+    @property
+    def fitting_cost(self) -> float:
+        """The most that fits into what is reserved, by what was measured."""
+        return self._residency.profile.largest_cost(self._residency.held_bytes)
+
+    def is_measured(self, cost: float) -> bool:
+        """Whether a batch as large as this was measured."""
+        return self._residency.profile.is_measured(cost)
 
     @contextlib.contextmanager
     def running(self, cost: float, *, alone: bool = False) -> Iterator[None]:

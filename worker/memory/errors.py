@@ -7,7 +7,14 @@ class BudgetExceeded(MemoryError):
     """The CPU as a card has less memory left than was asked for."""
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it was raised for want of memory. Does not bring torch where no model has."""
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether it was raised for want of memory, itself or what caused it.
+
+    Does not bring torch where no model has.
+    """
     torchs = getattr(sys.modules.get("torch"), "OutOfMemoryError", ())
-    return isinstance(error, (MemoryError, torchs))
+    while error is not None:
+        if isinstance(error, (MemoryError, torchs)):
+            return True
+        error = error.__cause__
+    return False

@@ -69,10 +69,13 @@ class Seat:
         turn_seconds = max(self._turn_seconds, _LOADS_A_TURN * load_seconds)
         return Claim(self._model, held_bytes, turn_ends_at=now + turn_seconds)
 
-    def resized(self, claim: Claim, held_bytes: int) -> Claim:
-        """The model turned out to need less."""
-        self._needed_bytes = held_bytes
-        return replace(claim, reserved_bytes=min(claim.reserved_bytes, held_bytes))
+    def resized(self, name: str, claims: Mapping[str, Claim], needed_bytes: int) -> Claim:
+        """The model turned out to need more or less: it gets what is free, or gives back."""
+        mine = claims[name]
+        free_bytes = max(0, self._total_bytes - reserved_bytes(claims.values()))
+        held_bytes = min(needed_bytes, mine.reserved_bytes + free_bytes)
+        self._needed_bytes = needed_bytes
+        return replace(mine, reserved_bytes=held_bytes)
 
     def left(self, now: float) -> Claim:
         """The model is unloaded."""

@@ -125,10 +125,13 @@ def _in_order(items: list[tuple[float, bool]]) -> list[int]:
     return sorted(range(len(items)), key=lambda number: (items[number][1], number))
 
 
-def test_an_interrupted_taker_goes_with_nothing_once() -> None:
+def test_a_paused_queue_takes_nothing_until_it_goes_on() -> None:
     queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
-    queue.interrupt()
+    assert queue.put("early")
+    assert queue.pause() == ["early"]
     assert queue.take() == []
+    assert not queue.put("late")
+    queue.resume()
     assert queue.put("one")
     assert queue.put("two")
     assert queue.take() == ["one", "two"]

@@ -195,8 +195,10 @@ def test_a_model_of_unknown_size_takes_what_is_free_and_after_a_failure_everythi
     assert claims["a"].reserved_bytes == 8
     claims["a"] = seat.entered(1.2, 6, 0.1)
     assert claims["a"].reserved_bytes == 6
-    assert seat.resized(claims["a"], 5).reserved_bytes == 5
-    assert seat.resized(claims["a"], 7).reserved_bytes == 6, "it never grows on its own"
+    assert seat.resized("a", claims, 5).reserved_bytes == 5
+    assert seat.resized("a", claims, 7).reserved_bytes == 7
+    claims["b"] = loaded("b", 1, 0)
+    assert seat.resized("a", claims, 9).reserved_bytes == 7, "no more than is free"
 
 
 def test_a_model_without_work_goes_in_where_there_is_room_but_pushes_nobody_out() -> None:
