@@ -158,7 +158,8 @@ DEAD_LETTERED: Final = Kind(
     500,
     "The job was given up",
     False,
-    "It was delivered to workers as often as allowed and none finished it.",
+    "It was delivered to workers as often as allowed and none finished it, or one refused its "
+    "message: `detail` tells which.",
 )
 INTERNAL_ERROR: Final = Kind(
     "internal-error",

@@ -44,8 +44,8 @@ def dead_letter(system: System, queue: str) -> None:
         receiver.dead_letter_message(message, reason="MaxDeliveryCountExceeded")
 
 
-def producers_letter(system: System, queue: str) -> str:
-    """The id of a dead letter whose message came from no gateway."""
+def put(system: System, queue: str, **changes: Any) -> str:
+    """Put a request on a queue as a producer without a gateway does; the job's id."""
     now, job_id = datetime.now(UTC), str(uuid.uuid4())
     request = {
         "schema": 1,
@@ -54,12 +54,20 @@ def producers_letter(system: System, queue: str) -> str:
         "input": {"json": 1},
         "created_at": now.isoformat(),
         "deadline": (now + timedelta(seconds=60)).isoformat(),
+        **changes,
     }
+    message = ServiceBusMessage(json.dumps(request), message_id=job_id, correlation_id=job_id)
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,
         client.get_queue_sender(queue) as sender,
     ):
-        sender.send_messages(ServiceBusMessage(json.dumps(request), message_id=job_id))
+        sender.send_messages(message)
+    return job_id
+
+
+def producers_letter(system: System, queue: str) -> str:
+    """The id of a dead letter whose message came from no gateway."""
+    job_id = put(system, queue)
     dead_letter(system, queue)
     return job_id
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from azure.core.pipeline.transport import RequestsTransport
-from azure.servicebus import ServiceBusClient, ServiceBusMessage
+from azure.servicebus import ServiceBusClient
 from azure.servicebus.management import ServiceBusAdministrationClient
 
+from tests.e2e import by_hand
 from tests.e2e.system import ROOT, System
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
@@ -45,29 +46,17 @@ def reply_queue(system: System) -> Iterator[str]:
 
 def reply_to(system: System, reply_queue: str, **changes: Any) -> dict[str, Any]:
     """The reply to a job that is put on the queue of noop."""
-    now, job_id = datetime.now(UTC), str(uuid.uuid4())
-    request = {
-        "schema": 1,
-        "job_id": job_id,
-        "model": "noop",
-        "input": {"json": 1},
-        "created_at": now.isoformat(),
-        "deadline": (now + timedelta(seconds=60)).isoformat(),
-        "reply_to": {"queue": reply_queue},
-        **changes,
-    }
-    with ServiceBusClient.from_connection_string(system.service_bus) as client:
-        with client.get_queue_sender("noop") as sender:
-            message = ServiceBusMessage(json.dumps(request), message_id=job_id)
-            message.correlation_id = job_id
-            sender.send_messages(message)
-        with client.get_queue_receiver(reply_queue) as receiver:
-            (reply,) = receiver.receive_messages(max_wait_time=30)
-            receiver.complete_message(reply)
-            assert reply.correlation_id == job_id
-            answer: dict[str, Any] = json.loads(str(reply))
-            assert answer["job_id"] == job_id
-            return answer
+    job_id = by_hand.put(system, "noop", reply_to={"queue": reply_queue}, **changes)
+    with (
+        ServiceBusClient.from_connection_string(system.service_bus) as client,
+        client.get_queue_receiver(reply_queue) as receiver,
+    ):
+        (reply,) = receiver.receive_messages(max_wait_time=30)
+        receiver.complete_message(reply)
+        assert reply.correlation_id == job_id
+        answer: dict[str, Any] = json.loads(str(reply))
+        assert answer["job_id"] == job_id
+        return answer
 
 
 def test_the_documents_producer_gets_its_reply(

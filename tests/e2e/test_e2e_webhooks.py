@@ -14,6 +14,7 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
+from tests.e2e import by_hand
 from tests.e2e.system import System, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -145,6 +146,26 @@ def test_a_receiver_that_is_gone_is_left_alone(hooked: System, stranger: Strange
         "it is stopped",
     )
     assert (log["state"], len(log["attempts"])) == ("stopped", 1)
+
+
+def test_a_producer_is_told_what_became_of_its_job(hooked: System, stranger: Stranger) -> None:
+    stranger.taken.clear()
+    reply_to = {"webhook": stranger.url("/producer")}
+    done = by_hand.put(hooked, "noop", reply_to=reply_to)
+    until(lambda: stranger.taken, 30, "the worker brings the reply")
+    headers, body = stranger.taken.pop()
+    reply = Webhook(NEW).verify(body, headers)
+    assert (headers["webhook-id"], reply["job_id"]) == (f"job_{done}", done)
+    assert "error" not in reply
+
+    stranger.statuses = [500]
+    given_up = by_hand.put(hooked, "noop", reply_to=reply_to, model="classifier")
+    until(lambda: stranger.taken, 30, "the gateway tells of the dead letter, at the second try")
+    headers, body = stranger.taken.pop()
+    reply = Webhook(OLD).verify(body, headers)
+    assert headers["webhook-id"] == f"job_{given_up}-dead-letter"
+    assert (reply["job_id"], reply["error"]["code"]) == (given_up, "dead-lettered")
+    assert stranger.statuses == []
 
 
 def test_an_input_is_fetched(hooked: System, stranger: Stranger, pictures: Path) -> None:
