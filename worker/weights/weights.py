@@ -1,6 +1,7 @@
 """Weights that are here and are the right bytes: loaded as tensors, never as code."""
 
 import pickle
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _HEADER: Final = struct.Struct("<Q")
 _MAX_HEADER_BYTES: Final = 100 * 1024 * 1024
 _SHOWN_CHARACTERS: Final = 500
+_GLOBAL: Final = re.compile(r"GLOBAL ([\w.]{1,200})")
 # What torch's readers stumble over in files that are cut off, or none of theirs.
 _READER_ERRORS: Final = (
     *(RuntimeError, ValueError, EOFError, LookupError, OSError, AttributeError, TypeError),
@@ -75,8 +77,11 @@ def _from_torch(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # Torch's own text goes on to tell how such files can be executed all the same.
+        named = _GLOBAL.search(str(error))
+        what = f" It names {named[1]}." if named else ""
         raise WeightsUnsafe(
-            f"the weights are a pickle of more than tensors, which is not executed: {_line(error)}"
+            f"the weights are a pickle of more than tensors, and are not executed.{what}"
         ) from None
     except _READER_ERRORS as error:
         raise WeightsDamaged(f"the weights cannot be read: {_line(error)}") from None

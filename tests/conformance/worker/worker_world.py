@@ -189,11 +189,11 @@ class World:
 
 
 @contextlib.contextmanager
-def run_world(folder: Path) -> Iterator[World]:
-    """Service Bus and blobs, with the scripted models and noop."""
+def run_world(folder: Path, catalogue: str | None = None) -> Iterator[World]:
+    """Service Bus and blobs, with the scripted models and those that ship, or a catalogue's."""
     catalogue_path = folder / "models.toml"
     shipped = (ROOT / "functions/contract/models.toml").read_text()
-    catalogue_path.write_text(CATALOGUE + shipped)
+    catalogue_path.write_text(catalogue or CATALOGUE + shipped)
     config_path = folder / "servicebus.json"
     config_path.write_text(json.dumps(config(Catalogue.load(catalogue_path))))
     amqp, admin, http = free_port(), free_port(), free_port()
