@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.errors import Cancelled, InvalidInput, OutOfMemory
+from worker.errors import Cancelled, DeviceLost, InvalidInput, OutOfMemory
 from worker.inference.execution import Ran, execute
 from worker.memory.allowance import Allowance
 from worker.memory.errors import BudgetExceeded
@@ -161,3 +161,33 @@ def test_a_limit_is_not_learned_from_one_item() -> None:
     allowance = Allowance("m", Gate())
     outcomes(Model(fits=0), 1, allowance)
     assert allowance.max_cost == math.inf
+
+
+def test_on_a_lost_device_nothing_is_tried_again() -> None:
+    passes = []
+
+    def run(batch: list[Any], contexts: list[Context]) -> list[int]:
+        passes.append(batch)
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    items = [Item(number) for number in range(4)]
+    ran = list(execute(run, items, lambda _: True, Allowance("m", Gate())))
+    assert len(passes) == 1
+    assert [job.item for job, _ in ran] == [0, 1, 2, 3]
+    assert all(isinstance(what.error, DeviceLost) for _, what in ran)
+
+
+def test_each_pass_is_watched() -> None:
+    seen: list[list[int]] = []
+
+    @contextlib.contextmanager
+    def watching(jobs: Sequence[Item]) -> Iterator[None]:
+        yield
+        seen.append([job.item for job in jobs])
+
+    items = [Item(number) for number in range(3)]
+    model = Model(bad={2})
+    list(execute(model, items, lambda _: True, Allowance("m", Gate()), watching))
+    # Those that raise do not get past the watcher's yield.
+    assert seen == [[0, 1]]
+    assert model.passes == [[0, 1, 2], [0, 1], [2]]
