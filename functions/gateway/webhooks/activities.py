@@ -7,6 +7,7 @@ from contract.names import ORCHESTRATOR_WEBHOOK, webhook_instance
 from contract.webhook import event_id
 from gateway.durable import Durable
 from gateway.jobs import record
+from gateway.jobs.live import live
 from gateway.jobs.resource import job_resource
 from gateway.jobs.ticket import read
 from gateway.jobs.waiting import final_instance
@@ -39,4 +40,5 @@ async def deliver(job_id: str, durable: Durable, services: Services) -> str:
         is_purged = instance is None and await durable.status(job_id) is None
         state = State.FAILED if is_purged else State.PENDING
         return json.dumps(failed_try(now, "unknown-job" if is_purged else "not-final", state=state))
-    return await attempt(services, url, event_id(job_id), encode(job_resource(job_id, found)))
+    job = job_resource(job_id, await live(services, job_id, found))
+    return await attempt(services, url, event_id(job_id), encode(job))

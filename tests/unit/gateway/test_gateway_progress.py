@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.catalogue import DEFAULT_PATH
+from contract.guard import AddressGuard
 from contract.names import progress_url
 from gateway.errors import Unavailable
 from gateway.jobs.progress import NOTHING, Progress, ProgressStore, Report
+from gateway.webhooks import activities
 from tests.unit.gateway.blob_memory import MemoryBlobs
 from tests.unit.gateway.conftest import STARTED_AT, World, gateway
 from tests.unit.gateway.memory import ManualClock, MemoryPayloads
+from tests.unit.gateway.receiver import MemoryReceiver
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    """A gateway whose noop reports its progress."""
+    """A gateway whose noop reports its progress, and that sends webhooks."""
     shipped = DEFAULT_PATH.read_text("utf-8")
     path = tmp_path / "models.toml"
     path.write_text(f"{shipped}\nreports_progress = true\n", "utf-8")
-    async with gateway(catalogue_path=path) as opened:
+    hooks: dict[str, Any] = {"webhook_secrets": (bytes(32),), "guard": AddressGuard("127.0.0.1")}
+    async with gateway(catalogue_path=path, **hooks) as opened:
         assert opened.services.catalogue["noop"].reports_progress
         yield opened
 
@@ -175,6 +180,27 @@ async def test_expired_tells_whether_it_ran(world: World) -> None:
     for job_id, started_at in ((ran, STARTED_AT), (waited, None)):
         job = await world.job(job_id)
         assert (job["status"], job["started_at"]) == ("expired", started_at)
+
+
+async def test_the_webhook_of_an_expired_job_tells_when_it_started(world: World) -> None:
+    job_id = await world.accept(deadline_seconds=10, webhook_url="http://127.0.0.1:9/hook")
+    await tell(world, 0)
+    await world.durable.advance(10)
+    await activities.deliver(job_id, world.durable, world.services)
+    assert isinstance(world.services.webhooks, MemoryReceiver)
+    ((_, _, body),) = world.services.webhooks.posts
+    told = json.loads(body)
+    assert (told["status"], told["started_at"]) == ("expired", STARTED_AT)
+    assert told == await world.job(job_id)
+
+
+async def test_a_report_is_a_sign_of_life_to_those_who_wait(world: World) -> None:
+    await world.accept()
+    waiting = await world.accept()
+    world.clock.now += timedelta(seconds=40)
+    assert (await world.job(waiting))["queue"]["phase"] == "cold_starting"
+    await tell(world, 0, number=0)
+    assert (await world.job(waiting))["queue"]["phase"] == "queued"
 
 
 async def expired_while_waiting(world: World, *, starts: bool) -> Any:

@@ -11,7 +11,6 @@ from contract.messages import InlineBytes, InlineJson
 from contract.names import job_path
 from gateway import problems
 from gateway.api.context import durable_of, services_of
-from gateway.api.live import live_at_best
 from gateway.api.oip import codec as oip_codec
 from gateway.api.oip.models import VERSION, Result, intakes, metadata, output_names, outputs
 from gateway.api.oip.openapi import (
@@ -31,6 +30,7 @@ from gateway.api.routes.models import found_model
 from gateway.api.submitting.once import REPLAYED, accept_all, key_of
 from gateway.errors import MissingPayload
 from gateway.idempotency.following import Answered
+from gateway.jobs.live import live_at_best
 from gateway.jobs.record import is_final
 from gateway.jobs.resource import failure, job_resource
 from gateway.problems import Problem

@@ -9,11 +9,11 @@ from starlette.responses import StreamingResponse
 
 from gateway import problems
 from gateway.api.context import durable_of, owned, refuse_unknown_query, services_of
-from gateway.api.live import reports
 from gateway.api.openapi.operations import EVENTS_RESPONSES, LAST_EVENT_ID
 from gateway.durable import Durable
 from gateway.errors import Unavailable, UnknownInstance
 from gateway.jobs.events import HEARTBEAT, RECONNECT_SECONDS, Place, event
+from gateway.jobs.live import reports
 from gateway.jobs.progress import NOTHING, ProgressStore, seen
 from gateway.jobs.record import Record, of_instance
 from gateway.jobs.resource import job_resource

@@ -17,12 +17,12 @@ from contract.status import JobStatus
 from gateway import problems
 from gateway.api.conditional import conditional
 from gateway.api.context import caller_of, durable_of, refuse_unknown_query, services_of
-from gateway.api.live import live
 from gateway.api.openapi.operations import IF_NONE_MATCH, JOBS_RESPONSES
 from gateway.api.responses import json_response
 from gateway.durable import Instance, RuntimeStatus
 from gateway.jobs import record
 from gateway.jobs.listing import Span, id_at, newest
+from gateway.jobs.live import live
 from gateway.jobs.record import Record
 from gateway.jobs.resource import job_resource
 from gateway.problems import Problem

@@ -20,7 +20,6 @@ from gateway.api.context import (
     unknown_job,
 )
 from gateway.api.large import see_other
-from gateway.api.live import live, live_at_best, stop_order
 from gateway.api.openapi.operations import (
     CANCEL_RESPONSES,
     IF_NONE_MATCH,
@@ -33,6 +32,7 @@ from gateway.api.queueing import RETRY_AFTER_SECONDS, placed
 from gateway.api.responses import json_response
 from gateway.errors import FinalInstance, UnknownInstance
 from gateway.jobs import record
+from gateway.jobs.live import live, live_at_best, stop_order
 from gateway.jobs.record import Record
 from gateway.jobs.resource import job_resource
 from gateway.jobs.waiting import final_instance

@@ -11,6 +11,7 @@ from gateway.api.openapi.operations import PROGRESS_BODY, PROGRESS_RESPONSES
 from gateway.api.responses import json_response
 from gateway.api.routes.replies import check_token
 from gateway.errors import FinalInstance, UnknownInstance
+from gateway.jobs import record
 from gateway.jobs.progress import ProgressStore, Report, report_from_json
 from gateway.problems import Problem
 from gateway.strict_json import parse
@@ -45,7 +46,11 @@ async def put_progress(
         raise unknown_job(job_id)
     if instance.runtime_status.is_final:
         raise Problem(problems.ALREADY_FINAL, "the job is final; stop working on it")
-    store = ProgressStore(services_of(request).blobs)
+    services = services_of(request)
+    # Only a worker reports, so there is one, though this job has left the queue.
+    if (found := record.of_instance(instance)) is not None:
+        services.backlog.heard(found["model"])
+    store = ProgressStore(services.blobs)
     known = await store.update(job_id, lambda old: old.told(report))
     if known.cancelling:
         raise Problem(problems.ALREADY_FINAL, "the job is cancelled; stop, and say so here")

@@ -6,7 +6,6 @@ from fastapi import APIRouter, Query, Request, Response
 
 from contract.names import job_path
 from gateway.api.context import refuse_unknown_query, services_of
-from gateway.api.live import live_at_best
 from gateway.api.openapi.operations import (
     IDEMPOTENCY_KEY,
     PREFER,
@@ -22,6 +21,7 @@ from gateway.api.routes.models import found_model
 from gateway.api.submitting.intake import read_intake
 from gateway.api.submitting.once import REPLAYED, accept, key_of
 from gateway.jobs import record
+from gateway.jobs.live import live_at_best
 from gateway.jobs.record import Record
 from gateway.jobs.resource import failure, job_resource
 

@@ -1,0 +1,223 @@
+"""What a webhook's receiver may do to who calls it: nothing but be told of another time."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import pytest
+
+from contract.guard import AddressGuard
+from gateway.errors import WebhookUndelivered
+from gateway.webhooks import sending
+from gateway.webhooks.sending import Answer, HttpSender
+
+PATIENCE_SECONDS: Final = 0.4
+BODY: Final = b'{"id": 1}'
+
+Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "ATTEMPT_SECONDS", PATIENCE_SECONDS)
+
+
+@asynccontextmanager
+async def receiving(speak: Speak) -> AsyncIterator[str]:
+    """The URL of a receiver that says so to each connection."""
+
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            with suppress(OSError):
+                await speak(reader, writer)
+                await writer.drain()
+            writer.close()
+        finally:
+            if not writer.is_closing():
+                writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}/hook"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # the transports close in the loop's next round
+
+
+async def post(speak: Speak, allow: str = "127.0.0.1") -> Answer:
+    async with receiving(speak) as url:
+        return await HttpSender(AddressGuard(allow)).post(url, {"webhook-id": "job_1"}, BODY)
+
+
+async def failure(speak: Speak) -> str:
+    begun_at = time.monotonic()
+    with pytest.raises(WebhookUndelivered) as caught:
+        await post(speak)
+    assert time.monotonic() - begun_at < PATIENCE_SECONDS + 2
+    return caught.value.reason
+
+
+def saying(data: bytes) -> Speak:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(BODY)
+        writer.write(data)
+
+    return speak
+
+
+async def test_a_receiver_is_told_once_in_full() -> None:
+    heard: list[bytes] = []
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(BODY))
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    assert await post(speak) == Answer(204, None)
+    (request,) = heard
+    assert request.startswith(b"POST /hook HTTP/1.1\r\n")
+    assert b"webhook-id: job_1\r\n" in request
+    assert b"Content-Length: 9\r\n" in request
+
+
+async def test_a_redirect_is_an_answer_and_not_followed() -> None:
+    called = 0
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal called
+        called += 1
+        await reader.readuntil(BODY)
+        writer.write(b"HTTP/1.1 307 Go\r\nlocation: /hook\r\ncontent-length: 0\r\n\r\n")
+
+    assert (await post(speak)).status == 307
+    assert called == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "seconds"),
+    [
+        (b"120", 120.0),
+        (b"99999999999999999999", 999999999.0),
+        (b"Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        (b"Wed, 21 Oct 99999 07:28:00 GMT", None),
+        (b"-1", None),
+        (b"1.5", None),
+        (b"soon", None),
+        (b"", None),
+    ],
+)
+async def test_when_to_come_again(field: bytes, seconds: float | None) -> None:
+    head = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nretry-after: %b\r\n\r\n" % field
+    assert await post(saying(head)) == Answer(503, seconds)
+
+
+async def test_an_answer_without_end_is_not_read() -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(BODY)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n")
+        while not writer.is_closing():
+            writer.write(b"x" * 65_536)
+            await writer.drain()
+
+    assert await post(speak) == Answer(200, None)
+
+
+async def test_a_head_without_end_is_broken_off() -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(BODY)
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        for number in range(100_000):
+            writer.write(b"x-%d: %b\r\n" % (number, b"y" * 1000))
+            await writer.drain()
+
+    assert await failure(speak) == "connection-failed"
+
+
+async def test_one_field_without_end_is_broken_off() -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(BODY)
+        writer.write(b"HTTP/1.1 200 OK\r\nx: ")
+        while not writer.is_closing():
+            writer.write(b"y" * 65_536)
+            await writer.drain()
+
+    assert await failure(speak) == "connection-failed"
+
+
+@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nx: y"])
+async def test_a_receiver_that_says_no_more_is_left(begin: bytes) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(BODY)
+        writer.write(begin)
+        await reader.read()
+
+    assert await failure(speak) == "timeout"
+
+
+async def test_a_receiver_that_drips_is_left() -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(BODY)
+        writer.write(b"HTTP/1.1 200 OK\r\nx: ")
+        while not reader.at_eof():
+            writer.write(b"y")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await reader.read()
+
+    assert await failure(speak) == "timeout"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"220 mail.example ESMTP\r\n",
+        b"\x16\x03\x01\x00\x05hello",
+        b"HTTP/9.9 200 OK\r\n\r\n",
+        b"HTTP/1.1 two OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
+        b"\x00" * 100,
+    ],
+)
+async def test_what_is_no_http_is_no_answer(said: bytes) -> None:
+    assert await failure(saying(said)) == "connection-failed"
+
+
+async def test_nobody_is_there() -> None:
+    async with receiving(saying(b"")) as url:
+        pass
+    with pytest.raises(WebhookUndelivered) as caught:
+        await HttpSender(AddressGuard("127.0.0.1")).post(url, {}, BODY)
+    assert caught.value.reason == "connection-failed"
+
+
+async def test_tls_with_who_speaks_none() -> None:
+    async with receiving(saying(b"HTTP/1.1 200 OK\r\n\r\n")) as url:
+        sender = HttpSender(AddressGuard("127.0.0.1"))
+        with pytest.raises(WebhookUndelivered) as caught:
+            await sender.post(url.replace("http:", "https:"), {}, BODY)
+    assert caught.value.reason in {"tls-failed", "timeout", "connection-failed"}
+
+
+async def test_an_address_inside_is_not_called() -> None:
+    called = False
+
+    async def speak(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
+        nonlocal called
+        called = True
+
+    with pytest.raises(WebhookUndelivered) as caught:
+        await post(speak, allow="")
+    assert "forbidden" in caught.value.reason
+    assert not called
