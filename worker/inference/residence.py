@@ -4,8 +4,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from contract.catalogue import Model
 from worker.inference.runner import Runner
@@ -37,6 +38,10 @@ class Observer(Protocol):
         """A batch was too much for the memory."""
         ...
 
+    def batch(self, jobs: Sequence[Any]) -> AbstractContextManager[None]:
+        """Around each pass of the model, with the jobs that are in it."""
+        ...
+
 
 class _Nobody:
     """See Observer."""
@@ -49,6 +54,10 @@ class _Nobody:
 
     def split(self) -> None:
         """See Observer."""
+
+    def batch(self, jobs: Sequence[Any]) -> AbstractContextManager[None]:
+        """See Observer."""
+        return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +84,14 @@ class Residence:
         self._load = load
         self._sharing = sharing
         self._host = host
-        self._observer = observer or _Nobody()
+        self.observer: Observer = observer or _Nobody()
         self._backoff = Backoff(first_seconds=1.0, limit_seconds=60.0)
         self._runner: Runner | None = None
         self._place: Place | None = None
         self._device: Device | None = None
         self._resident_bytes = 0
         self._has_failed = False
-        self.allowance = Allowance(model.name, sharing.gate, self._observer.split)
+        self.allowance = Allowance(model.name, sharing.gate, self.observer.split)
 
     @property
     def runner(self) -> Runner | None:
@@ -139,7 +148,7 @@ class Residence:
         if self._device is not None:
             self._device.unload(self._resident_bytes)
         self._place.left()
-        self._observer.unloaded()
+        self.observer.unloaded()
         _log.info("%s: unloaded", self._model.name)
 
     def _find_place(self) -> Place:
@@ -161,7 +170,7 @@ class Residence:
         place.entered(needed_bytes, seconds)
         self._has_failed = False
         self._backoff.reset()
-        self._observer.loaded()
+        self.observer.loaded()
         _log.info("%s: loaded in %.1f s", self._model.name, seconds)
 
     def _load_on(self, device: Device, place: Place, held_bytes: int) -> int:
@@ -181,7 +190,7 @@ class Residence:
             profiles.put(key, residency.profile)
             residency.held_bytes = place.resize(needed(residency.profile, self._model, device))
 
-        name, split = self._model.name, self._observer.split
+        name, split = self._model.name, self.observer.split
         allowance = MeasuredAllowance(name, gate, residency, measured, split)
         try:
             warm_up(self._model, runner, allowance)
@@ -192,7 +201,7 @@ class Residence:
         return needed(residency.profile, self._model, device)
 
     def _unmeasured(self) -> Allowance:
-        return Allowance(self._model.name, self._sharing.gate, self._observer.split)
+        return Allowance(self._model.name, self._sharing.gate, self.observer.split)
 
     def _fail(self, error: Exception, stopping: threading.Event) -> None:
         self._has_failed = True

@@ -44,7 +44,8 @@ class Preparing:
     def _prepare(self, job: Job) -> None:
         if job.is_expired(utc_now()):
             raise expired(job, "the deadline passed before the job was prepared")
-        self._wanted.ask_patiently(job)
-        self._read(job)
+        with job.span.step("prepare"):
+            self._wanted.ask_patiently(job)
+            self._read(job)
         if not self._hand_on(job):
             raise HandedBack("this worker is leaving")

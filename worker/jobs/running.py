@@ -41,8 +41,8 @@ class Running:
             for job in jobs:
                 self._endings.end(job, HandedBack("the model was unloaded"))
             return
-        allowance = self._residence.allowance
-        for job, ran in execute(runner.run, jobs, self._is_worth_running, allowance):
+        allowance, watching = self._residence.allowance, self._residence.observer.batch
+        for job, ran in execute(runner.run, jobs, self._is_worth_running, allowance, watching):
             job.ran(ran.started_at, ran.inference_ms, ran.batch_size)
             if ran.error is not None:
                 self._endings.fail(job, ran.error, InferenceFailed)
