@@ -28,7 +28,7 @@ max_wait_ms = 0
 lock_seconds = 10
 max_delivery_count = 3
 """
-SCALE = ("--scale", "0:4", "--scale-target", "5", "--scale-poll", "0.5", "--scale-cooldown", "4")
+SCALE = ("--scale", "0:4", "--scale-target", "5", "--scale-poll", "0.5", "--scale-cooldown", "3")
 
 
 class Crew:
@@ -86,13 +86,13 @@ def test_from_zero_to_four_and_back_without_cutting_a_job_off(scaled: System) ->
     assert crew.now() == []
     with crew.watched():
         with ThreadPoolExecutor(8) as pool:
-            ids = list(pool.map(lambda n: accept(scaled, f"sleep {100 + n}"), range(100)))
+            ids = list(pool.map(lambda n: accept(scaled, f"sleep {50 + n}"), range(100)))
         assert {scaled.final(job_id)["status"] for job_id in ids} == {"succeeded"}
         until(lambda: crew.now() == [], 30, "all workers are gone")
     assert crew.most == 4
     # Each ran once: nobody was stopped in the middle of a job.
     ran = (scaled.data.parent / "ran.txt").read_text().split("\n")[:-1]
-    assert sorted(ran) == sorted(f"sleep {100 + n}" for n in range(100))
+    assert sorted(ran) == sorted(f"sleep {50 + n}" for n in range(100))
     output = scaled.output()
     assert "killed after" not in output
     sizes = [int(size) for size in re.findall(r"  worker +\d+ → (\d+)", output)]
@@ -103,7 +103,7 @@ def test_from_zero_to_four_and_back_without_cutting_a_job_off(scaled: System) ->
 
 def test_a_long_job_keeps_its_worker(scaled: System) -> None:
     crew = Crew(scaled)
-    job_id = accept(scaled, "sleep 8000")
+    job_id = accept(scaled, "sleep 5000")
     until(lambda: len(crew.now()) == 1, 20, "a worker comes")
     (name,) = crew.now()
     first = scaled.part(name).pid
