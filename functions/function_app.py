@@ -14,8 +14,9 @@ from contract.names import SETTING_SERVICE_BUS, dead_letter_queue
 from gateway.api.app import create_app
 from gateway.asgi import serve
 from gateway.durable import DurableClient
-from gateway.jobs import activities, orchestrator
+from gateway.jobs import activities, endings, orchestrator
 from gateway.queueing import dead_letters
+from gateway.queueing import watch as queue_watch
 from gateway.queueing.priority import Priority, queue_of
 from gateway.services import Services
 from gateway.settings import Settings
@@ -50,6 +51,8 @@ def job(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
     """The life of one job."""
     record = yield from orchestrator.job(context)
     services.backlog.ended(record)
+    if not context.is_replaying:
+        endings.report(record)
     # So that who waits for it here looks at once. It decides nothing, so replaying it is harmless.
     services.waiters.ring(context.instance_id)
     return record
@@ -100,6 +103,12 @@ def _dead_letters_of(queue: str) -> None:
 for model in services.catalogue.values():
     for priority in Priority:
         _dead_letters_of(queue_of(model, priority))
+
+
+@app.timer_trigger("timer", "30 * * * * *")
+async def watch(timer: func.TimerRequest) -> None:
+    """Tell the age of each queue's oldest job."""
+    await queue_watch.watch(services)
 
 
 @app.timer_trigger("timer", "0 */10 * * * *")

@@ -57,8 +57,8 @@ def _queue(name: str, model: Model) -> dict[str, Any]:
             "LockDuration": f"PT{model.lock_seconds}S",
             "MaxDeliveryCount": model.max_delivery_count,
             "DefaultMessageTimeToLive": f"PT{model.max_deadline_seconds}S",
-            # The orchestration has its own deadline: an expired message is nobody's any more.
-            "DeadLetteringOnMessageExpiration": False,
+            # So that the producer of a message that nobody took in time hears of it.
+            "DeadLetteringOnMessageExpiration": True,
             # A resent request has the job's id as its message id and is dropped.
             "RequiresDuplicateDetection": True,
             "DuplicateDetectionHistoryTimeWindow": DUPLICATE_WINDOW,

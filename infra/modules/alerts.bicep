@@ -51,7 +51,7 @@ var metrics = [
   {
     name: 'dead-letters'
     severity: 2
-    text: 'A message was given up: loosely dead-letters list shows why, redrive sends it again.'
+    text: 'Dead letters pile up: the gateway takes them within seconds, so look whether it runs.'
     metric: 'DeadletteredMessages'
     operator: 'GreaterThan'
     threshold: 0
@@ -113,6 +113,16 @@ var queries = [
     dimension: 'code'
     threshold: failedJobs
     window: 'PT15M'
+  }
+  {
+    name: 'given-up'
+    severity: 2
+    text: 'A message was given up: loosely dead-letters list shows why, redrive sends it again.'
+    query: 'traces | where message has " was dead-lettered from " | summarize value = count()'
+    measure: 'value'
+    dimension: ''
+    threshold: 0
+    window: 'PT5M'
   }
   {
     name: 'slow-submits'

@@ -36,6 +36,9 @@ from gateway.webhooks.replies import Told
 # What a worker gives as its reason is a code of ours; whatever else stands there is not shown.
 _CODE: Final = re.compile("[a-z]{1,20}(-[a-z]{1,20}){0,4}")
 
+# What Service Bus gives where a message's time to live ran out.
+_EXPIRED: Final = "TTLExpiredException"
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,17 +48,38 @@ async def fail_job(
     """Keep the letter, and tell the job that it failed.
 
     The trigger takes the message off the dead-letter queue once this returns, so the letter goes
-    to blob storage first. Raises Unavailable: then the message stays and comes again.
+    to blob storage first. Raises Unavailable: then the message stays and comes again. A message
+    whose time ran out is no letter: nothing is wrong with it, and it is too late to send it again.
     """
     request = _request(message.get_body())
-    job_id = request.job_id if request else message.correlation_id or message.message_id
-    _log.error(
-        "job %s was dead-lettered from %s (%s: %s); kept as %s, send it again once the cause is "
-        "removed",
-        *(job_id, queue, message.dead_letter_reason, message.dead_letter_error_description),
-        letter_blob(queue, message.message_id),
-    )
-    await _keep(message, queue, services)
+    if message.dead_letter_reason == _EXPIRED:
+        # The orchestration of a job of ours has a timer for that.
+        if request is None or isinstance(request.reply_to, ReplyUrl):
+            return
+    else:
+        _log.error(
+            "job %s was dead-lettered from %s (%s: %s); kept as %s, send it again once the cause "
+            "is removed",
+            *(
+                _job_id(message, request),
+                queue,
+                message.dead_letter_reason,
+                message.dead_letter_error_description,
+            ),
+            letter_blob(queue, message.message_id),
+        )
+        await _keep(message, queue, services)
+    await _tell(message, request, queue, durable, services)
+
+
+async def _tell(
+    message: func.ServiceBusMessage,
+    request: JobRequest | None,
+    queue: str,
+    durable: Durable,
+    services: Services,
+) -> None:
+    job_id = _job_id(message, request)
     reply = _reply(message, job_id, services.clock())
     # What cannot be read may be what it was dead-lettered for; if it has no job, that shows.
     match request.reply_to if request else ReplyUrl("unknown"):
@@ -68,6 +92,10 @@ async def fail_job(
         case ReplyWebhook(url):
             told = Told(job_id, event_id(_event(job_id)), url, encode_reply(reply).decode())
             await replies.announce(told, _delivery(job_id, message, queue), durable)
+
+
+def _job_id(message: func.ServiceBusMessage, request: JobRequest | None) -> str:
+    return request.job_id if request else message.correlation_id or message.message_id
 
 
 async def _send(reply: JobReply, queue: str, services: Services) -> None:
@@ -136,6 +164,9 @@ def _reply(message: func.ServiceBusMessage, job_id: str, now: datetime) -> JobRe
 
 
 def _why(reason: str | None) -> JobError:
+    if reason == _EXPIRED:
+        late = "the deadline passed before a worker took the job"
+        return JobError(FailureCode.EXPIRED, late, Stage.QUEUE, retryable=True)
     if reason and _CODE.fullmatch(reason):
         said = f"a worker refused the job's message: {reason}"
     else:

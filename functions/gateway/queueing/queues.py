@@ -1,6 +1,7 @@
 """Service Bus: one connection, one open sender a queue, replaced when it fails."""
 
 import asyncio
+from datetime import datetime
 from typing import Any, Protocol
 
 from azure.servicebus import ServiceBusMessage
@@ -28,6 +29,9 @@ class Queues(Protocol):
 
     async def check(self, queue: str) -> None:
         """Return if the queue answers."""
+
+    async def oldest(self, queue: str) -> datetime | None:
+        """When the oldest message came, also one that a worker holds; None for an empty queue."""
 
     async def length(self, queue: str) -> int:
         """How many messages the queue has, also those that workers hold."""
@@ -77,6 +81,17 @@ class ServiceBusQueues:
             if isinstance(error, _FAILURES):
                 raise Unavailable("queue", f"peek failed: {error!r}") from error
             raise
+
+    async def oldest(self, queue: str) -> datetime | None:
+        """See Queues. Once a minute is too seldom to keep a link open for."""
+        receiver = self._connected().get_queue_receiver(queue)
+        try:
+            peeked = await receiver.peek_messages(max_message_count=1)
+        except _FAILURES as error:
+            raise Unavailable("queue", f"peek failed: {error!r}") from error
+        finally:
+            await _close_quietly(receiver)
+        return peeked[0].enqueued_time_utc if peeked else None
 
     async def length(self, queue: str) -> int:
         """See Queues."""

@@ -54,6 +54,8 @@ class MemoryQueues:
     """What is counted, where it is not what was sent."""
     look_count: int = 0
     missing: set[str] = field(default_factory=set)
+    enqueued_at: dict[str, datetime] = field(default_factory=dict)
+    """When the oldest message of a queue came."""
 
     async def send(self, queue: str, message: ServiceBusMessage) -> None:
         if self.is_down:
@@ -66,6 +68,10 @@ class MemoryQueues:
     async def check(self, queue: str) -> None:
         if self.is_down:
             raise Unavailable("queue", "switched off")
+
+    async def oldest(self, queue: str) -> datetime | None:
+        await self.check(queue)
+        return self.enqueued_at.get(queue)
 
     async def length(self, queue: str) -> int:
         self.look_count += 1

@@ -20,7 +20,13 @@ LETTERS = "/v1/admin/dead-letters"
 
 
 async def give_up(
-    world: World, body: bytes, message_id: str, minute: int = 0, queue: str = "noop"
+    world: World,
+    body: bytes,
+    message_id: str,
+    *,
+    minute: int = 0,
+    queue: str = "noop",
+    reason: str = "MaxDeliveryCountExceeded",
 ) -> None:
     """What the trigger does with a message that nobody finished."""
     message = ServiceBusMessage(
@@ -30,7 +36,7 @@ async def give_up(
         application_properties={},
         user_properties={},
         delivery_count=3,
-        dead_letter_reason="MaxDeliveryCountExceeded",
+        dead_letter_reason=reason,
         enqueued_time_utc=datetime(2026, 3, 1, 12, minute, tzinfo=UTC),
     )
     await dead_letters.fail_job(message, queue, world.durable, world.services)
@@ -51,6 +57,14 @@ async def page(world: World, **query: Any) -> Any:
 
 async def redrive(world: World, letter_id: str) -> Any:
     return await world.http.post(f"{LETTERS}/noop/{letter_id}/redrive")
+
+
+async def test_a_message_whose_time_ran_out_is_left_to_its_jobs_own_timer(world: World) -> None:
+    job_id = await world.accept(b"secret")
+    body = encode_request(world.queues.request())
+    await give_up(world, body, job_id, reason="TTLExpiredException")
+    assert (await world.job(job_id))["status"] == "queued"
+    assert (await page(world))["dead_letters"] == []
 
 
 async def test_letters_are_listed_page_by_page(world: World) -> None:

@@ -79,6 +79,16 @@ async def test_a_refused_message_is_not_said_to_have_been_tried_in_vain(world: W
     assert "unknown-model" in error_of(b"".join(body)).message
 
 
+async def test_a_producer_hears_that_its_message_came_too_late_and_no_letter_is_kept(
+    world: World,
+) -> None:
+    await give_up(world, ReplyQueue("answers"), reason="TTLExpiredException")
+    body: Any = world.queues.sent[0][1].body
+    error = error_of(b"".join(body))
+    assert (error.code, error.retryable) == ("expired", True)
+    assert not world.payloads.blobs
+
+
 @pytest.mark.parametrize("queue", ["noop", "NOOP-low", "a/$DeadLetterQueue", "x" * 261, "missing"])
 async def test_a_queue_that_cannot_be_told_does_not_keep_the_letter_coming(
     world: World, queue: str

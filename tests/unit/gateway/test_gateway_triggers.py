@@ -225,6 +225,7 @@ def test_what_functions_indexes() -> None:
         "dead_letters_classifier-low durableClient:client serviceBusTrigger:message",
         "dead_letters_noop durableClient:client serviceBusTrigger:message",
         "dead_letters_noop-low durableClient:client serviceBusTrigger:message",
+        "watch timerTrigger:timer",
         "purge durableClient:client timerTrigger:timer",
     ]
 

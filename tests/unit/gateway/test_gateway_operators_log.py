@@ -1,0 +1,51 @@
+"""The two lines of the log that alerts are made of, and that the alerts' queries still fit them."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from gateway.jobs import endings
+from gateway.queueing.watch import watch
+from tests.unit.gateway.conftest import World
+
+ALERTS = Path(__file__).parents[3] / "infra" / "modules" / "alerts.bicep"
+
+
+def query(name: str) -> str:
+    found = re.search(rf"name: '{name}'.*?query: '(.*?)'\n", ALERTS.read_text("utf-8"), re.DOTALL)
+    assert found
+    return found[1]
+
+
+async def test_the_oldest_job_of_each_queue_is_told(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.queues.enqueued_at["noop"] = world.clock() - timedelta(seconds=90)
+    with caplog.at_level("INFO"):
+        await watch(world.services)
+    assert caplog.messages == ["queue noop: oldest 90 s"]
+    assert 'parse message with "queue " queue ": oldest " seconds:real " s"' in query(
+        "oldest-message"
+    )
+
+
+async def test_a_queue_that_is_away_is_told_and_the_others_are_looked_at(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.queues.is_down = True
+    await watch(world.services)
+    assert len(caplog.messages) == 2 * len(world.services.catalogue)
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [("succeeded", False), ("cancelled", False), ("failed", True), ("expired", True)],
+)
+def test_jobs_that_came_to_nothing_are_told(
+    status: str, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    endings.report({"id": "1", "model": "noop", "status": status, "error": {"code": "boom"}})
+    assert caplog.messages == ([f"job 1 of noop ended as {status}: boom"] if told else [])
+    assert 'parse message with "job " * " ended as " status ": " code' in query("failed-jobs")
