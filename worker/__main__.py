@@ -1,4 +1,4 @@
-"""`python -m worker`: read the settings, serve until SIGTERM or SIGINT, drain, exit 0."""
+"""`python -m worker`: read the settings, serve until there is a reason to leave, drain, exit."""
 
 import argparse
 import errno
@@ -6,11 +6,12 @@ import logging
 import os
 import signal
 import sys
-import threading
+from itertools import count
 from types import FrameType
 
 from worker.allocator import keep_large_blocks
 from worker.errors import SettingsError
+from worker.leaving import Leaving
 from worker.observed import logs
 from worker.service import Worker
 from worker.settings import Settings
@@ -28,7 +29,7 @@ def main() -> int:
         prog="python -m worker",
         description="Takes jobs from the models' queues. All settings come from the environment.",
     ).parse_args()
-    stop = _stop_on_signals()
+    leaving = _leaving_on_signals()
     settings = Settings.from_env(os.environ)
     logs.configure(settings.log_level)
     keep_large_blocks()
@@ -36,7 +37,7 @@ def main() -> int:
     # 5 ms each busy thread beside it could keep the device waiting for as long, each time.
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
-        worker = Worker(settings)
+        worker = Worker(settings, leaving)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
@@ -44,24 +45,27 @@ def main() -> int:
         return _EXIT_PORT_BUSY
     worker.start()
     _log.info("started; health on port %d", worker.health_port)
-    stop.wait()
-    _log.info("draining for %g s at most; a second signal exits at once", settings.drain_seconds)
+    leaving.wait()
+    _log.info(
+        "%s: draining for %g s at most; a second signal exits at once",
+        *(leaving.reason, settings.drain_seconds),
+    )
     worker.drain()
     _log.info("stopped")
-    return 0
+    return leaving.exit_code
 
 
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
+def _leaving_on_signals() -> Leaving:
+    leaving, signals = Leaving(), count(1)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        if next(signals) > 1:
             os._exit(128 + number)
-        stop.set()
+        leaving.ask(f"told to leave by {signal.Signals(number).name}")
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    return stop
+    return leaving
 
 
 if __name__ == "__main__":

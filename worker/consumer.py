@@ -3,7 +3,7 @@
     accept     receiver thread   `opening`: decode, hold the lease
     prepare    a few threads     `preparing`, `reading`: still wanted? fetch, decode, preprocess
     run        device thread     `running`: one batch through the model
-    answer     reply threads     postprocess, store a large result, post the reply
+    answer     reply threads     `answering`: postprocess, store a large result, post the reply
     settle     any               `ending`: the receiver ends the message by the error's class
 
 What is in hand is in the `ledger`; whether more may be taken, in `room`.
@@ -15,13 +15,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from contract.catalogue import Model
-from worker.errors import HandedBack, InferenceFailed, WorkerError, WorkerFault
+from contract.names import low_priority_queue
+from worker.errors import (
+    DeviceLost,
+    HandedBack,
+    NotFinished,
+    Settlement,
+    WorkerError,
+    WorkerFault,
+)
 from worker.inference.batcher import Batcher, BatchQueue
-from worker.inference.residence import Residence
-from worker.inference.results import Finish, Result
+from worker.inference.residence import Host, Residence
 from worker.inference.runner import Runner
 from worker.inputs.fetching import Fetcher
 from worker.inputs.payloads import Payloads
+from worker.jobs.answering import Answering
 from worker.jobs.ending import Endings
 from worker.jobs.ledger import Ledger
 from worker.jobs.opening import Opening
@@ -30,14 +38,17 @@ from worker.jobs.reading import Reading
 from worker.jobs.room import Room
 from worker.jobs.running import Running
 from worker.jobs.wanted import Wanted
+from worker.leaving import EXIT_DEVICE_LOST, Leaving
+from worker.memory.sharing import Sharing
 from worker.messages.job import Job
 from worker.messages.lease import Leases
-from worker.messages.receiver import Receiver
+from worker.messages.line import Line
+from worker.messages.receiver import Ending, Intake
 from worker.messages.servicebus import Delivery, QueueLink, utc_now
+from worker.outcomes.kept import KeptReplies
 from worker.outcomes.outlets import Outlets
 from worker.outcomes.progress import Reporter
 from worker.outcomes.replies import Replies
-from worker.remote.reach import Reach
 from worker.settings import Endpoint
 
 _log = logging.getLogger(__name__)
@@ -53,36 +64,37 @@ class Services:
     replies: Replies
     outlets: Outlets
     fetcher: Fetcher
+    kept: KeptReplies
+    leaving: Leaving
     load: Callable[[Model], Runner]
+    sharing: Sharing
 
 
 class Consumer:
-    """One model's queue. `run_receiver` and `run_device` are its two threads."""
+    """One model's queues. `run_device` is a thread, and so is `run_line` for each of `lines`."""
 
     def __init__(self, model: Model, services: Services) -> None:
         self._model = model
         self._stopping = threading.Event()
-        self._payloads = services.payloads
-        self._residence = Residence(model, services.load)
+        self._leaving = services.leaving
+        self._kept = services.kept
         self._ledger = Ledger(model.name)
-        self._room = Room(self._residence, self._ledger, model.max_batch_size)
-        reach = Reach(f"Service Bus queue {model.queue}")
-        link = QueueLink(services.service_bus, model.queue)
-        self.receiver = Receiver(link, services.leases, reach)
-        self._renewing = QueueLink(services.service_bus, model.queue)
+        low_queue = low_priority_queue(model.queue)
+        self.normal = Line(model.queue, services.service_bus, services.leases)
+        self.low = Line(low_queue, services.service_bus, services.leases, is_low=True)
+        self.lines = {line.queue: line for line in (self.normal, self.low)}
+        self._residence = Residence(model, services.load, services.sharing, self._host(services))
+        self._room = Room(self._residence, self._ledger, model)
         self._opening = Opening(model, services.outlets, services.leases)
         self._reporter = Reporter(services.replies.report)
-        self._endings = Endings(
-            model.name, self._ledger, self.receiver, services.outlets, self._reporter
-        )
+        self._endings = Endings(model.name, self._ledger, self, services.outlets, services.kept)
         self._batches = BatchQueue[Job](Batcher(model.max_batch_size, model.max_wait_ms / 1000))
         wanted = Wanted(services.replies, self._stopping)
         reading = Reading(model, services.payloads, services.fetcher, self._residence)
-        self._preparing = Preparing(
-            model.name, wanted, reading.read, self._batches.put, self._endings
-        )
+        self._preparing = Preparing(model.name, wanted, reading.read, self._hand_on, self._endings)
+        answering = Answering(services.payloads, self._endings)
         reporter = self._reporter if model.reports_progress else None
-        self._running = Running(self._residence, wanted, self._endings, reporter, self._answer)
+        self._running = Running(self._residence, wanted, self._endings, reporter, answering.answer)
 
     @property
     def name(self) -> str:
@@ -95,6 +107,11 @@ class Consumer:
         return self._residence.runner is not None
 
     @property
+    def is_standing_by(self) -> bool:
+        """Whether the model is not loaded only because others have the memory, and will be."""
+        return self._residence.is_standing_by
+
+    @property
     def held_count(self) -> int:
         """How many messages are received and not settled."""
         return self._ledger.held_count
@@ -102,70 +119,101 @@ class Consumer:
     def stop(self) -> None:
         """Drain: receive nothing more, hand back what has not started, finish what runs."""
         self._stopping.set()
-        self.receiver.stop()
+        for line in self.lines.values():
+            line.receiver.stop()
         for job in self._batches.close():
             self._endings.end(job, HandedBack("this worker is leaving"))
 
-    def run_receiver(self) -> None:
-        """The thread that receives and settles, until drained."""
-        while not self.receiver.is_finished:
-            try:
-                self.receiver.turn(self)
-            except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
-                _log.exception("%s: the receiver failed, and goes on", self.name)
-                self.receiver.close()
-                self._stopping.wait(1.0)
-        self.receiver.close()
+    def give_up(self) -> None:
+        """The grace is over: give back what could not be finished, so that others begin at once."""
+        for job in self._ledger.open_jobs():
+            self._endings.end(job, NotFinished("this worker left before the job was finished"))
+
+    def run_line(self, line: Line) -> None:
+        """The thread of one queue: receive and settle, until drained."""
+        has_room = self._has_room_for_low if line.is_low else self._room.has_room
+        line.run(Intake(has_room, self._accept, self._settled), self._stopping)
 
     def run_device(self) -> None:
         """The thread that loads the model and runs it, until stopped."""
-        self._residence.load(self._stopping)
-        self.receiver.wake()
         if self._model.reports_progress:
             self._reporter.start()
-        while batch := self._batches.take():
-            self._running.run(batch)
+        while self._residence.enter(self._stopping):
+            self._batches.resume()
+            self._wake()
+            while batch := self._batches.take(self._residence.allowance.max_cost):
+                self._running.run(batch)
+            if not self._stopping.is_set():
+                self._residence.leave()
 
-    def has_room(self) -> bool:
-        """See Intake."""
-        return self._room.has_room()
+    def settle(self, ending: Ending) -> None:
+        """See Desk."""
+        self.lines[ending.delivery.queue].receiver.settle(ending)
 
-    def accept(self, delivery: Delivery) -> None:
-        """See Intake."""
+    def has_run(self, job: Job) -> None:
+        """See Desk."""
+        job.item = None
+        if job.context is not None:
+            self._reporter.end(job.context)
+        self._ledger.has_run(job)
+        self._wake()
+
+    def lost_device(self, error: DeviceLost) -> None:
+        """See Desk."""
+        _log.error("%s: the device is lost, this worker leaves: %s", self.name, error)
+        self._leaving.ask("the device is lost", EXIT_DEVICE_LOST)
+
+    def _host(self, services: Services) -> Host:
+        windows = [QueueLink(services.service_bus, queue) for queue in self.lines]
+        return Host(self._busy_count, self._vacate, windows)
+
+    def _busy_count(self) -> int:
+        return sum(self._ledger.in_hand(queue).busy_count for queue in self.lines)
+
+    def _vacate(self) -> None:
+        """Nothing is in hand and the model is to make room: let the device's thread unload it."""
+        for job in self._batches.pause():
+            self._endings.end(job, HandedBack("the model was unloaded"))
+        self._wake()
+
+    def _has_room_for_low(self) -> bool:
+        """Whether the normal queue has nothing to give and there is room."""
+        return self.normal.receiver.is_dry and self._room.has_room_for_low()
+
+    def _accept(self, delivery: Delivery) -> None:
         self._ledger.received(delivery)
+        self._residence.touch()
         try:
-            self._preparing.submit(self._open(delivery))
+            self._take(self._open(delivery))
         except WorkerError as error:
             self._endings.refuse(delivery, error)
         except Exception as error:  # noqa: BLE001  the edge: whatever a foreign message brings about
             _log.exception("%s: message %s failed", self.name, delivery.message_id)
             self._endings.refuse(delivery, WorkerFault(type(error).__name__))
 
-    def settled(self, delivery: Delivery) -> None:
-        """See Intake."""
-        self._ledger.settled(delivery)
+    def _settled(self, ending: Ending, in_time: bool) -> None:
+        self._ledger.settled(ending, in_time=in_time)
+        if in_time and ending.how in (Settlement.COMPLETE, Settlement.DEAD_LETTER):
+            self._kept.forget(ending.delivery)
 
     def _open(self, delivery: Delivery) -> Job:
         if self._stopping.is_set():
             raise HandedBack("this worker is leaving")
-        job = self._opening.open(delivery, self._renew, utc_now())
+        renew = self.lines[delivery.queue].renew
+        job = self._opening.open(delivery, renew, utc_now())
         self._ledger.opened(job)
         return job
 
-    def _renew(self, delivery: Delivery, timeout_seconds: float) -> float:
-        expires_at = self._renewing.renew(delivery, timeout_seconds)
-        return (expires_at - utc_now()).total_seconds()
+    def _take(self, job: Job) -> None:
+        if (kept := self._kept.find(job.delivery)) is not None:
+            self.has_run(job)
+            self._endings.submit(job, lambda job: self._endings.reply_again(job, kept))
+        else:
+            self._preparing.submit(job)
 
-    def _answer(self, job: Job, finish: Finish) -> None:
-        self._endings.submit(job, lambda job: self._finish(job, finish), InferenceFailed)
+    def _hand_on(self, job: Job) -> bool:
+        return self._batches.put(job, is_low=job.delivery.queue == self.low.queue)
 
-    def _finish(self, job: Job, finish: Finish) -> None:
-        """Let the model do its last step, beside the next batch."""
-        result = finish()
-        self._endings.attempt(job, lambda job: self._pack_and_reply(job, result))
-
-    def _pack_and_reply(self, job: Job, result: Result) -> None:
-        if job.context is not None:
-            job.context.finish()
-        packed = self._payloads.pack(job.request.job_id, result, job.lease.wait)
-        self._endings.reply(job, packed)
+    def _wake(self) -> None:
+        for line in self.lines.values():
+            line.receiver.wake()

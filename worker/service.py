@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from azure.storage.blob import BlobServiceClient
@@ -15,9 +16,12 @@ from worker.errors import SettingsError
 from worker.inference.loading import Loader
 from worker.inputs.fetching import Fetcher
 from worker.inputs.payloads import AzureBlobStore, Payloads
+from worker.leaving import Leaving
+from worker.memory.sharing import Sharing
 from worker.messages.lease import Leases
 from worker.messages.servicebus import check_endpoint
 from worker.observed.health import Health, checked
+from worker.outcomes.kept import KeptReplies
 from worker.outcomes.outlets import Outlets, ReplyQueues, Webhooks
 from worker.outcomes.replies import Replies
 from worker.remote.outbound import Outbound
@@ -37,9 +41,10 @@ _POLL_SECONDS = 0.02
 class Worker:
     """Everything that one worker process does."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, leaving: Leaving) -> None:
         """Compose; SettingsError where a setting cannot be used, OSError for a busy port."""
         check_endpoint(settings.service_bus)
+        self._leaving = leaving
         self._drain_seconds = settings.drain_seconds
         self._leases = Leases()
         self._leases_turned_at = time.monotonic()
@@ -49,6 +54,7 @@ class Worker:
         account = _account(settings)
         library = Library(settings.weights_cache, AzureBlobReader(account))
         self._loader = Loader(library, settings.torch_threads)
+        self._sharing = Sharing(settings.memory)
         services = Services(
             service_bus=settings.service_bus,
             leases=self._leases,
@@ -60,7 +66,10 @@ class Worker:
                 Webhooks(outbound, settings.webhook_secrets),
             ),
             fetcher=Fetcher(outbound),
+            kept=KeptReplies(),
+            leaving=leaving,
             load=self._loader.load,
+            sharing=self._sharing,
         )
         self._consumers = [Consumer(model, services) for model in _models(settings)]
         pages = {"/live": checked(self.live), "/ready": checked(self.ready)}
@@ -76,9 +85,12 @@ class Worker:
         """Start every thread; models load while the queues connect."""
         self._health.start()
         _thread("leases", lambda: self._leases.run(self._stop_leases, self._leases_turned))
+        _thread("memory", lambda: self._sharing.run(self._stop_leases))
         for consumer in self._consumers:
             _thread(f"{consumer.name}-device", consumer.run_device)
-            self._receiving.append(_thread(f"{consumer.name}-receive", consumer.run_receiver))
+            for line in consumer.lines.values():
+                receive = partial(consumer.run_line, line)
+                self._receiving.append(_thread(f"{line.queue}-receive", receive))
 
     def drain(self) -> bool:
         """Leave in the order that keeps the promises; returns whether nothing was left over.
@@ -89,40 +101,63 @@ class Worker:
         ends_at = time.monotonic() + self._drain_seconds
         for consumer in self._consumers:
             consumer.stop()
-        while (held := sum(c.held_count for c in self._consumers)) and time.monotonic() < ends_at:
-            time.sleep(_POLL_SECONDS)
+        unfinished = self._wait_until_settled(ends_at)
+        if unfinished:
+            _log.warning("the grace is over: giving %d unfinished jobs back", unfinished)
+            for consumer in self._consumers:
+                consumer.give_up()
+            if left := self._wait_until_settled(time.monotonic() + _CLOSE_SECONDS):
+                _log.warning("leaving with %d jobs unsettled: their locks run out", left)
         self._stop_leases.set()
-        closes_by = min(time.monotonic() + _CLOSE_SECONDS, max(ends_at, time.monotonic()))
+        closes_by = time.monotonic() + _CLOSE_SECONDS
         for thread in self._receiving:
             thread.join(max(0.0, closes_by - time.monotonic()))
         self._replies.close()
-        if held:
-            _log.warning("leaving with %d jobs unfinished: their locks run out", held)
-        return held == 0
+        return unfinished == 0
+
+    def _wait_until_settled(self, ends_at: float) -> int:
+        """How many messages are still held, 0 as soon as none is."""
+        while (held := sum(c.held_count for c in self._consumers)) and time.monotonic() < ends_at:
+            time.sleep(_POLL_SECONDS)
+        return held
 
     def live(self) -> tuple[bool, Mapping[str, Any]]:
         """Whether every loop has turned lately."""
         now = time.monotonic()
-        turned = {f"{c.name}-receive": c.receiver.turned_at for c in self._consumers}
+        lines = [line for consumer in self._consumers for line in consumer.lines.values()]
+        turned = {f"{line.queue}-receive": line.receiver.turned_at for line in lines}
         turned["leases"] = self._leases_turned_at
         ages = {name: round(now - at, 1) for name, at in turned.items()}
         return max(ages.values()) < _STALLED_AFTER_SECONDS, {"seconds_since_turn": ages}
 
     def ready(self) -> tuple[bool, Mapping[str, Any]]:
-        """Whether every model is loaded and its queue connected."""
+        """Whether every model is loaded and its queue connected, and this worker stays.
+
+        Queues of low priority do not count: older deployments have none.
+        """
         models = {
             consumer.name: {
                 "loaded": consumer.is_loaded,
+                "standing_by": consumer.is_standing_by,
                 "problem": self._loader.problem(consumer.name),
-                "connected": consumer.receiver.is_connected,
+                "connected": consumer.normal.receiver.is_connected,
+                "low_connected": consumer.low.receiver.is_connected,
                 "held": consumer.held_count,
             }
             for consumer in self._consumers
         }
-        return all(m["loaded"] and m["connected"] for m in models.values()), {"models": models}
+        details: dict[str, Any] = {"models": models}
+        if self._leaving.is_asked:
+            details["leaving"] = self._leaving.reason
+        can_work = all(_can_work(m) for m in models.values())
+        return can_work and not self._leaving.is_asked, details
 
     def _leases_turned(self) -> None:
         self._leases_turned_at = time.monotonic()
+
+
+def _can_work(model: Mapping[str, Any]) -> bool:
+    return bool((model["loaded"] or model["standing_by"]) and model["connected"])
 
 
 def _catalogue(settings: Settings) -> Catalogue:

@@ -6,11 +6,13 @@ A step of a job ends in the error that it is, and the message is settled by the 
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 from contract.codec import encode_reply
 from contract.messages import JobError, Payload
 from worker.errors import (
     Cancelled,
+    DeviceLost,
     Fault,
     LockLost,
     Poison,
@@ -21,7 +23,8 @@ from worker.errors import (
 from worker.jobs.ledger import Ledger
 from worker.messages.job import Job
 from worker.messages.receiver import Ending
-from worker.messages.servicebus import Delivery, utc_now
+from worker.messages.servicebus import Delivery
+from worker.observed.metrics import SUCCEEDED
 from worker.outcomes.kept import Kept, KeptReplies
 from worker.outcomes.outlets import Outlets
 from worker.remote.backoff import delay_seconds
@@ -85,7 +88,7 @@ class Endings:
 
     def end(self, job: Job, error: WorkerError) -> None:
         """End a job without a result, as the error's class says."""
-        self._desk.has_run(job)
+        self.has_run(job)
         if isinstance(error, Fault):
             outcome = error.to_job_error()
             self.submit(job, lambda job: self.reply(job, outcome))
@@ -103,7 +106,7 @@ class Endings:
         code = outcome.code if isinstance(outcome, JobError) else SUCCEEDED
         body = encode_reply(job.reply(outcome)) if job.request.reply_to else b""
         # Before all that may fail: what is delivered again to this process need not run again.
-        self._kept.keep(job.request.job_id, job.delivery, body, code)
+        self._kept.keep(job.delivery, body, code)
         if job.lease.is_lost:
             raise LockLost("the lock was lost while the job ran")
         self._deliver(job, body, code)
@@ -116,10 +119,14 @@ class Endings:
         else:
             self._deliver(job, kept.body, kept.code)
 
+    def has_run(self, job: Job) -> None:
+        """The job needs the device no more: its place is free."""
+        self._desk.has_run(job)
+
     def _deliver(self, job: Job, body: bytes, code: str) -> None:
-        job_id = job.request.job_id
-        self._outlets.post(job.request.reply_to, body, job_id, job.lease.wait)
-        self._kept.delivered(job_id)
+        request = job.request
+        self._outlets.post(request.reply_to, body, request.job_id, job.lease.wait)
+        self._kept.delivered(job.delivery)
         self._complete(job, code)
 
     def _complete(self, job: Job, code: str) -> None:
@@ -144,6 +151,6 @@ def _ending(delivery: Delivery, error: WorkerError, job: Job | None = None) -> E
     reason = error.reason if isinstance(error, Poison) else error.code
     lease = job.lease if job else None
     # A lease keeps the lock meanwhile; without one the delay would outlive it.
-    postponed = lease is not None and error.settlement is Settlement.ABANDON and error.is_postponed
-    delay = delay_seconds(delivery.delivery_count) if postponed else 0.0
+    is_postponed = lease is not None and error.settlement is Settlement.ABANDON
+    delay = delay_seconds(delivery.delivery_count) if is_postponed else 0.0
     return Ending(delivery, lease, error.settlement, reason, str(error), delay)

@@ -1,12 +1,34 @@
 """What one model's consumer has in hand, and the one place that every message passes."""
 
 import logging
+import threading
+from collections import defaultdict
+from dataclasses import dataclass, field
 
 from worker.messages.job import Job
 from worker.messages.receiver import Ending
 from worker.messages.servicebus import Delivery
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class InHand:
+    """What came from one queue and is not settled yet.
+
+    `open` are those of which it is not decided how they end, `not_run` the jobs that still need
+    the device, `postponed` those whose settlement waits.
+    """
+
+    held: set[Delivery] = field(default_factory=set)
+    open: set[Delivery] = field(default_factory=set)
+    not_run: set[Job] = field(default_factory=set)
+    postponed: set[Delivery] = field(default_factory=set)
+
+    @property
+    def busy_count(self) -> int:
+        """How many messages there is something to do for."""
+        return len(self.held) - len(self.postponed)
 
 
 class Ledger:
@@ -18,33 +40,53 @@ class Ledger:
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self._held: set[Delivery] = set()
-        self._not_run: set[Job] = set()
+        self._in_hand: defaultdict[str, InHand] = defaultdict(InHand)
+        self._jobs: dict[Delivery, Job] = {}
+        self._lock = threading.Lock()
+
+    def in_hand(self, queue: str) -> InHand:
+        """What came from this queue."""
+        return self._in_hand[queue]
 
     @property
     def held_count(self) -> int:
         """How many messages are received and not settled."""
-        return len(self._held)
+        return sum(len(in_hand.held) for in_hand in list(self._in_hand.values()))
 
-    @property
-    def not_run_count(self) -> int:
-        """How many of them are jobs that have not run yet."""
-        return len(self._not_run)
+    def open_jobs(self) -> list[Job]:
+        """The jobs of which it is not decided how they end."""
+        with self._lock:
+            return list(self._jobs.values())
 
     def received(self, delivery: Delivery) -> None:
         """A message came."""
-        self._held.add(delivery)
+        in_hand = self._in_hand[delivery.queue]
+        in_hand.held.add(delivery)
+        in_hand.open.add(delivery)
 
     def opened(self, job: Job) -> None:
         """It is a job, which is to run."""
-        self._not_run.add(job)
+        self._in_hand[job.delivery.queue].not_run.add(job)
+        with self._lock:
+            self._jobs[job.delivery] = job
 
     def has_run(self, job: Job) -> None:
         """The job needs the device no more. May be told more than once."""
-        self._not_run.discard(job)
+        self._in_hand[job.delivery.queue].not_run.discard(job)
 
-    def ended(self, ending: Ending, code: str, job: Job | None = None) -> None:
-        """It is decided how the message ends; `code` is `succeeded` or that of an error."""
+    def ended(self, ending: Ending, code: str, job: Job | None = None) -> bool:
+        """It is decided how the message ends; False where that was decided before.
+
+        `code` is `succeeded` or that of an error.
+        """
+        in_hand = self._in_hand[ending.delivery.queue]
+        with self._lock:
+            if ending.delivery not in in_hand.open:
+                return False
+            in_hand.open.discard(ending.delivery)
+            self._jobs.pop(ending.delivery, None)
+        if ending.delay_seconds:
+            in_hand.postponed.add(ending.delivery)
         if job is not None:
             job.span.end(code, {"loosely.batch_size": job.batch_size})
         _log.info(
@@ -53,7 +95,10 @@ class Ledger:
             *(ending.delivery.delivery_count + 1, job.span.trace_id if job else "-"),
             ending.description,
         )
+        return True
 
-    def settled(self, delivery: Delivery) -> None:
-        """The message is out of hand."""
-        self._held.discard(delivery)
+    def settled(self, ending: Ending, *, in_time: bool) -> None:
+        """The message is out of hand; not `in_time` where its lock was lost before."""
+        in_hand = self._in_hand[ending.delivery.queue]
+        in_hand.postponed.discard(ending.delivery)
+        in_hand.held.discard(ending.delivery)

@@ -4,15 +4,16 @@ One thread for both, since the SDK's receiver serves one: settling waits for the
 reading the same socket that messages come in on.
 """
 
+import heapq
+import itertools
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
-from worker.errors import BrokerAway, LockLost, Settlement
+from worker.errors import BrokerAway, LockLost, QueueMissing, Settlement
 from worker.messages.lease import Lease, Leases
 from worker.messages.servicebus import Delivery, QueueLink
 from worker.remote.backoff import Backoff
@@ -27,33 +28,36 @@ _BUSY_WAIT_SECONDS = 0.02
 # together that the credit they leave behind never brings a message that nobody sees.
 _IDLE_WAIT_SECONDS = 0.25
 _FULL_WAIT_SECONDS = 0.5
-
-
-class Intake(Protocol):
-    """What the receiver asks of the consumer."""
-
-    def has_room(self) -> bool:
-        """Whether one more message may be taken now."""
-        ...
-
-    def accept(self, delivery: Delivery) -> None:
-        """Take charge of a message; it ends in a call of `Receiver.settle`."""
-        ...
-
-    def settled(self, delivery: Delivery) -> None:
-        """The message is out of hand."""
-        ...
+# A queue that is missing is made by an operator, if at all.
+_MISSING_WAIT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How one message is to be settled. Without a lease it is settled on the lock it came with."""
+    """How one message is to be settled. Without a lease it is settled on the lock it came with.
+
+    With a delay it is settled that much later, or at once when this worker leaves.
+    """
 
     delivery: Delivery
     lease: Lease | None
     how: Settlement
     reason: str = ""
     description: str = ""
+    delay_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What the receiver asks, and whom it tells.
+
+    `has_room`: whether one more message may be taken now. `accept`: take charge of a message; it
+    ends in a call of `Receiver.settle`. `settled`: a message is out of hand, in time or too late.
+    """
+
+    has_room: Callable[[], bool]
+    accept: Callable[[Delivery], None]
+    settled: Callable[[Ending, bool], None]
 
 
 class Receiver:
@@ -72,10 +76,14 @@ class Receiver:
         self._clock = clock
         self._backoff = Backoff(first_seconds=0.1, limit_seconds=2.0)
         self._endings: deque[Ending] = deque()
+        self._postponed: list[tuple[float, int, Ending]] = []
+        self._numbers = itertools.count()
         self._held_count = 0
         self._stopping = threading.Event()
-        self._stopped_receiving = False
+        # Whether the broker may push a message although nobody receives.
+        self._has_credit = False
         self._wake = threading.Event()
+        self.is_dry = False
         self.turned_at = clock()
 
     @property
@@ -89,7 +97,7 @@ class Receiver:
         return self._stopping.is_set() and self._held_count == 0
 
     def settle(self, ending: Ending) -> None:
-        """Settle soon."""
+        """Settle soon, or after the ending's delay."""
         self._endings.append(ending)
         self._wake.set()
 
@@ -110,8 +118,12 @@ class Receiver:
             self._settle_all(intake)
             self._receive(intake)
         except BrokerAway as error:
+            self.is_dry = False
             self._reach.lost(error)
-            self._pause(self._backoff.next())
+            if isinstance(error, QueueMissing):
+                self._stopping.wait(_MISSING_WAIT_SECONDS)
+            else:
+                self._pause(self._backoff.next())
 
     def close(self) -> None:
         """Close the link."""
@@ -120,41 +132,66 @@ class Receiver:
     def _connect(self) -> None:
         if not self._link.is_open:
             self._link.open()
-            self._stopped_receiving = False
+            self._has_credit = False
             self._reach.found()
             self._backoff.reset()
 
     def _settle_all(self, intake: Intake) -> None:
+        self._recall_postponed()
         while self._endings:
             ending = self._endings[0]
-            self._settle(ending)
+            if ending.delay_seconds and not self._stopping.is_set():
+                self._postpone(ending)
+                self._endings.popleft()
+                continue
+            in_time = self._settle(ending)
             self._endings.popleft()
             self._held_count -= 1
-            intake.settled(ending.delivery)
+            intake.settled(ending, in_time)
 
-    def _settle(self, ending: Ending) -> None:
+    def _postpone(self, ending: Ending) -> None:
+        due_at = self._clock() + ending.delay_seconds
+        heapq.heappush(self._postponed, (due_at, next(self._numbers), ending))
+
+    def _recall_postponed(self) -> None:
+        now = float("inf") if self._stopping.is_set() else self._clock()
+        while self._postponed and self._postponed[0][0] <= now:
+            ending = heapq.heappop(self._postponed)[2]
+            self._endings.append(replace(ending, delay_seconds=0.0))
+
+    def _settle(self, ending: Ending) -> bool:
         if ending.lease is not None and not self._leases.release(ending.lease):
-            return
+            return False
         try:
             self._link.settle(ending.delivery, ending.how, ending.reason, ending.description)
         except LockLost as error:
             # The job is answered all the same: whoever gets it again finds that out by asking.
             _log.info("%s came too late to %s: %s", ending.delivery.message_id, ending.how, error)
+            return False
+        return True
 
     def _receive(self, intake: Intake) -> None:
         if self._stopping.is_set():
-            if not self._stopped_receiving:
-                self._link.stop_receiving()
-                self._stopped_receiving = True
+            self._take_back_credit()
             self._pause(_FULL_WAIT_SECONDS if self._held_count else 0.0)
         elif not intake.has_room():
-            # The credit went with the last message received, so that none can come now.
+            self._take_back_credit()
             self._pause(_FULL_WAIT_SECONDS)
         else:
-            wait_seconds = _BUSY_WAIT_SECONDS if self._held_count else _IDLE_WAIT_SECONDS
-            if delivery := self._link.receive(wait_seconds):
+            is_busy = self._held_count > len(self._postponed)
+            self._has_credit = True
+            delivery = self._link.receive(_BUSY_WAIT_SECONDS if is_busy else _IDLE_WAIT_SECONDS)
+            self.is_dry = delivery is None
+            if delivery is not None:
+                # The one credit went with it.
+                self._has_credit = False
                 self._held_count += 1
                 intake.accept(delivery)
+
+    def _take_back_credit(self) -> None:
+        if self._has_credit:
+            self._link.stop_receiving()
+            self._has_credit = False
 
     def _pause(self, seconds: float) -> None:
         self._wake.wait(seconds)

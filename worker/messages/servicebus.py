@@ -29,7 +29,15 @@ from azure.servicebus.exceptions import (
 )
 
 from contract.codec import MAX_MESSAGE_BYTES
-from worker.errors import BrokerAway, LockLost, ReplyForbidden, SettingsError, Settlement
+from worker.errors import (
+    BrokerAway,
+    LockLost,
+    QueueMissing,
+    ReplyForbidden,
+    SettingsError,
+    Settlement,
+)
+from worker.memory.pending import Peeked
 from worker.settings import Endpoint
 
 _log = logging.getLogger(__name__)
@@ -48,7 +56,11 @@ _SDK_ERRORS = (ServiceBusError, AzureError, OSError, ValueError, AttributeError,
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
-    """One locked message. `body` is None where it holds no bytes or too many to be ours."""
+    """One locked message. `body` is None where it holds no bytes or too many to be ours.
+
+    `sequence_number` is the broker's own for the message in its `queue`, the same each time that
+    it is delivered.
+    """
 
     body: bytes | None = field(repr=False)
     delivery_count: int
@@ -57,6 +69,8 @@ class Delivery:
     properties: dict[str, str] = field(repr=False)
     message_id: str
     message: ServiceBusReceivedMessage = field(repr=False)
+    queue: str = ""
+    sequence_number: int = 0
 
     def lock_seconds(self, now: datetime) -> float:
         """What is left of the lock."""
@@ -71,9 +85,12 @@ class QueueLink:
     on a later one.
     """
 
-    def __init__(self, endpoint: Endpoint, queue: str) -> None:
+    def __init__(
+        self, endpoint: Endpoint, queue: str, socket_seconds: float = _SOCKET_SECONDS
+    ) -> None:
         self._endpoint = endpoint
         self._queue = queue
+        self._socket_seconds = socket_seconds
         self._client: ServiceBusClient | None = None
         self._receiver: ServiceBusReceiver | None = None
 
@@ -83,14 +100,17 @@ class QueueLink:
         return self._receiver is not None
 
     def open(self) -> None:
-        """Connect, sign in and attach to the queue. Nothing is received yet."""
+        """Connect, sign in and attach to the queue; QueueMissing. Nothing is received yet."""
         if self._receiver is not None:
             return
         try:
             client = _client(self._endpoint)
-            receiver = client.get_queue_receiver(self._queue, socket_timeout=_SOCKET_SECONDS)
+            receiver = client.get_queue_receiver(self._queue, socket_timeout=self._socket_seconds)
             self._client = client
             receiver.__enter__()
+        except MessagingEntityNotFoundError:
+            self.close()
+            raise QueueMissing("there is no such queue: its jobs are not received") from None
         except _SDK_ERRORS as error:
             self.close()
             raise BrokerAway(_text(error)) from None
@@ -118,7 +138,23 @@ class QueueLink:
             messages = receiver.receive_messages(max_message_count=1, max_wait_time=wait_seconds)
         except _SDK_ERRORS as error:
             raise self._broken(error) from None
-        return _delivery(messages[0]) if messages else None
+        return _delivery(messages[0], self._queue) if messages else None
+
+    def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
+        """See Window. Opens the link where need be; locks nothing, and sees what others locked."""
+        self.open()
+        receiver = self._opened()
+        try:
+            messages = receiver.peek_messages(
+                count, sequence_number=from_sequence_number, timeout=_TRY_SECONDS
+            )
+        except _SDK_ERRORS as error:
+            raise self._broken(error) from None
+        return [
+            Peeked(message.sequence_number, message.enqueued_time_utc)
+            for message in messages
+            if message.sequence_number is not None and message.enqueued_time_utc is not None
+        ]
 
     def stop_receiving(self) -> None:
         """Take back the credit, and let go of what the broker pushed meanwhile."""
@@ -249,7 +285,7 @@ def _client(endpoint: Endpoint) -> ServiceBusClient:
     )
 
 
-def _delivery(message: ServiceBusReceivedMessage) -> Delivery:
+def _delivery(message: ServiceBusReceivedMessage, queue: str) -> Delivery:
     return Delivery(
         body=_body(message),
         delivery_count=message.delivery_count or 0,
@@ -258,6 +294,8 @@ def _delivery(message: ServiceBusReceivedMessage) -> Delivery:
         properties=_properties(message),
         message_id=message.message_id or "?",
         message=message,
+        queue=queue,
+        sequence_number=message.sequence_number or 0,
     )
 
 

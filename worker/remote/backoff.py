@@ -1,8 +1,12 @@
-"""How long to wait before the next try: doubling, and jittered so that workers do not march."""
+"""How long to wait before the next try: growing, and jittered so that workers do not march."""
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
+
+# Before a message goes back to its queue: by the deliveries that it had before this one.
+_REDELIVERY_SECONDS: Final = (1.0, 4.0, 15.0, 60.0)
 
 
 @dataclass(slots=True)
@@ -23,3 +27,9 @@ class Backoff:
     def reset(self) -> None:
         """Begin again: the last try succeeded."""
         self._next_seconds = 0.0
+
+
+def delay_seconds(delivery_count: int, chance: Callable[[], float] = random.random) -> float:
+    """How long a job that could not be done now is kept from being delivered again."""
+    whole_seconds = _REDELIVERY_SECONDS[min(delivery_count, len(_REDELIVERY_SECONDS) - 1)]
+    return whole_seconds * (1 - chance() / 2)

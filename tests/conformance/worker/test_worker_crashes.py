@@ -183,7 +183,7 @@ def test_a_second_signal_or_the_end_of_its_grace_ends_it(
     wait_until(lambda: held(patient, "single") + held(hasty, "scripted") == 2, "both run")
     hasty.signal(signal.SIGTERM)
     assert hasty.exit_code(seconds=10) == 0
-    assert "1 jobs unfinished" in hasty.log.read_text()
+    assert "giving 1 unfinished jobs back" in hasty.log.read_text()
     patient.signal(signal.SIGTERM)
     wait_until(lambda: "draining" in patient.log.read_text(), "it drains")
     patient.signal(signal.SIGTERM)
