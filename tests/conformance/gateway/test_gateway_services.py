@@ -19,7 +19,7 @@ from contract.catalogue import Catalogue
 from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef
 from contract.queues import config
-from gateway.errors import MissingPayload, Unavailable
+from gateway.errors import MissingPayload, Unavailable, UnknownQueue
 from gateway.queueing.queues import ServiceBusQueues
 from gateway.settings import Endpoint
 from gateway.storage.container import Container
@@ -177,6 +177,18 @@ async def test_what_is_sent_at_once_arrives_once(tmp_path: Path) -> None:
                 f"job-{n}" for n in range(40)
             )
             assert len(await received(port, "classifier", 1)) == 1
+        finally:
+            await queues.close()
+
+
+async def test_a_queue_that_is_not_there_is_known_for_it(tmp_path: Path) -> None:
+    port = free_port()
+    with running_service_bus(port, tmp_path):
+        queues = ServiceBusQueues(service_bus(port))
+        try:
+            with pytest.raises(UnknownQueue):
+                await queues.send("answers-of-nobody", message(0))
+            await queues.send("noop", message(1))
         finally:
             await queues.close()
 
