@@ -11,7 +11,9 @@ import azure.functions as func
 import pytest
 from azure.functions.servicebus import ServiceBusMessage
 
+from contract.catalogue import Catalogue
 from contract.codec import encode_request
+from contract.names import low_priority_queue
 from gateway.asgi import serve
 from gateway.errors import Unavailable
 from gateway.jobs import activities
@@ -221,10 +223,11 @@ def test_what_functions_indexes() -> None:
         "announce_webhook activityTrigger:job durableClient:client",
         "deliver_webhook activityTrigger:job durableClient:client",
         "deliver_reply activityTrigger:told",
-        "dead_letters_classifier durableClient:client serviceBusTrigger:message",
-        "dead_letters_classifier-low durableClient:client serviceBusTrigger:message",
-        "dead_letters_noop durableClient:client serviceBusTrigger:message",
-        "dead_letters_noop-low durableClient:client serviceBusTrigger:message",
+        *(
+            f"dead_letters_{queue} durableClient:client serviceBusTrigger:message"
+            for model in Catalogue.load().values()
+            for queue in (model.queue, low_priority_queue(model.queue))
+        ),
         "watch timerTrigger:timer",
         "purge durableClient:client timerTrigger:timer",
     ]
