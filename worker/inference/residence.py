@@ -180,7 +180,7 @@ class Residence:
         profile = profiles.get(key)
         # What ran beside would be measured along.
         with gate.alone() if profile is None else gate.beside_others():
-            runner, resident_bytes = device.load(lambda: self._load(self._model))
+            runner, resident_bytes = device.load(lambda: self._load(self._model), held_bytes)
         if profile is None:
             profile = Profile(resident_bytes, load_seconds=time.monotonic() - begun)
             profiles.put(key, profile)
@@ -188,7 +188,9 @@ class Residence:
 
         def measured(residency: Residency) -> None:
             profiles.put(key, residency.profile)
-            residency.held_bytes = place.resize(needed(residency.profile, self._model, device))
+            needed_bytes = needed(residency.profile, self._model, device)
+            least_bytes = residency.profile.needed_bytes(residency.profile.peaks[0][0])
+            residency.held_bytes = place.resize(needed_bytes, least_bytes)
 
         name, split = self._model.name, self.observer.split
         allowance = MeasuredAllowance(name, gate, residency, measured, split)
@@ -205,12 +207,13 @@ class Residence:
 
     def _fail(self, error: Exception, stopping: threading.Event) -> None:
         self._has_failed = True
-        for_memory, retry_seconds = is_out_of_memory(error), self._backoff.next()
-        if for_memory:
+        retry_seconds, needed_bytes = self._backoff.next(), None
+        if is_out_of_memory(error) and self._device is not None:
             _log.warning("%s: no memory to load it: %s", self._model.name, error)
+            needed_bytes = self._device.total_bytes
         else:
             _log.error("%s: cannot be loaded, trying on", self._model.name, exc_info=error)
         if self._place is None:
             stopping.wait(retry_seconds)
         else:
-            self._place.failed(retry_seconds, for_memory=for_memory)
+            self._place.failed(retry_seconds, needed_bytes)

@@ -39,7 +39,7 @@ def warm_up(model: Model, runner: Runner, allowance: MeasuredAllowance) -> None:
             return
         contexts = [Unheard()] * count if model.reports_progress else []
         try:
-            with allowance.running(cost):
+            with allowance.trial(cost):
                 runner.run([sample] * count, contexts)
         except Exception as error:
             if count == 1 or not is_out_of_memory(error):

@@ -101,17 +101,27 @@ class MeasuredAllowance(Allowance):
     @contextlib.contextmanager
     def running(self, cost: float, *, alone: bool = False) -> Iterator[None]:
         """See Allowance; a batch larger than any before is measured."""
-        held = self._residency
-        is_known = held.profile.is_measured(cost)
-        batch = Batch(cost, held.profile.peak_bytes(cost) if is_known else None)
+        profile = self._residency.profile
+        known_bytes = profile.peak_bytes(cost) if profile.is_measured(cost) else None
         # What ran beside a measurement would be measured along.
-        with (
-            super().running(cost, alone=alone or not is_known),
-            held.device.running(held.holder, batch),
-        ):
+        apart = alone or known_bytes is None
+        with super().running(cost, alone=apart), self._on_device(Batch(cost, known_bytes)):
+            yield
+
+    @contextlib.contextmanager
+    def trial(self, cost: float) -> Iterator[None]:
+        """Around a batch that is no job's: it is measured, and keeps to what is reserved."""
+        room_bytes = self._residency.held_bytes - self._residency.profile.resident_bytes
+        with super().running(cost, alone=True), self._on_device(Batch(cost, None, room_bytes)):
+            yield
+
+    @contextlib.contextmanager
+    def _on_device(self, batch: Batch) -> Iterator[None]:
+        held = self._residency
+        with held.device.running(held.holder, batch):
             yield
         if batch.measured_bytes is not None:
-            held.profile = held.profile.with_peak(cost, batch.measured_bytes)
+            held.profile = held.profile.with_peak(batch.cost, batch.measured_bytes)
             self._measured(held)
 
     def exceeded(self, cost: float, next_cost: float) -> None:

@@ -57,6 +57,11 @@ class Account:
         with self._board.turn():
             self._page = self._board.add({_USED: 0})
 
+    @property
+    def used_bytes(self) -> int:
+        """What this process uses of the budget now."""
+        return self._used_bytes
+
     def charge(self, size_bytes: int) -> None:
         """Use so much more; BudgetExceeded where that is not there."""
         with self._board.turn():
@@ -91,12 +96,14 @@ class Account:
 class Charge:
     """What one batch uses so far."""
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: Account, limit_bytes: int | None) -> None:
         self._account = account
+        self._limit_bytes = limit_bytes
         self.size_bytes = 0
 
     def grow_to(self, size_bytes: int) -> None:
         """Use so much in all, unless it is that much already."""
+        _check(size_bytes, self._limit_bytes)
         more_bytes = size_bytes - self.size_bytes
         if more_bytes > 0:
             self._account.charge(more_bytes)
@@ -118,10 +125,16 @@ class Budget:
         self._account = account
         self.total_bytes = total_bytes
 
-    def load(self, build: Callable[[], T]) -> tuple[T, int]:
+    @property
+    def used_bytes(self) -> int:
+        """See Device."""
+        return self._account.used_bytes
+
+    def load(self, build: Callable[[], T], limit_bytes: int) -> tuple[T, int]:
         """See Device. What it takes is charged when it is there."""
         holder = build()
         size_bytes = resident_bytes(holder) + holder.memory_bytes(0)
+        _check(size_bytes, limit_bytes)
         self._account.charge(size_bytes)
         return holder, size_bytes
 
@@ -133,7 +146,7 @@ class Budget:
     @contextlib.contextmanager
     def running(self, holder: Holder, batch: Batch) -> Iterator[None]:
         """See Device."""
-        charge = Charge(self._account)
+        charge = Charge(self._account, batch.limit_bytes)
         try:
             if batch.known_bytes is not None:
                 charge.grow_to(batch.known_bytes)
@@ -150,3 +163,8 @@ class Budget:
     def release_cached(self) -> None:
         """See Device: nothing is kept."""
         gc.collect()
+
+
+def _check(size_bytes: int, limit_bytes: int | None) -> None:
+    if limit_bytes is not None and size_bytes > limit_bytes:
+        raise BudgetExceeded(f"{size_bytes} bytes are more than the {limit_bytes} reserved for it")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from worker.memory.device import Batch, Holder, T
+from worker.memory.errors import BudgetExceeded
 
 # Each process's context and libraries take some hundred megabytes that no model accounts for.
 _USABLE_SHARE = 0.94
@@ -32,14 +33,24 @@ class Card:
         torch = sys.modules.get("torch")
         return cls(torch) if torch is not None and torch.cuda.is_available() else None
 
-    def load(self, build: Callable[[], T]) -> tuple[T, int]:
+    @property
+    def used_bytes(self) -> int:
         """See Device."""
+        return int(self._torch.cuda.memory_reserved())
+
+    def load(self, build: Callable[[], T], limit_bytes: int) -> tuple[T, int]:
+        """See Device. The limit is looked at when it is there."""
         self.release_cached()
         before_bytes = self._torch.cuda.memory_reserved()
         holder = build()
         self.release_cached()
         taken_bytes = max(0, self._torch.cuda.memory_reserved() - before_bytes)
-        return holder, taken_bytes + holder.memory_bytes(0)
+        size_bytes = taken_bytes + holder.memory_bytes(0)
+        if size_bytes > limit_bytes:
+            del holder
+            self.release_cached()
+            raise BudgetExceeded(f"it takes {size_bytes} bytes, of {limit_bytes} reserved for it")
+        return holder, size_bytes
 
     def unload(self, resident_bytes: int) -> None:
         """See Device."""
@@ -59,7 +70,10 @@ class Card:
         cuda.synchronize()
         declared_bytes = holder.memory_bytes(batch.cost) - holder.memory_bytes(0)
         taken_bytes = max(0, cuda.max_memory_reserved() - before_bytes)
-        batch.measured_bytes = taken_bytes + max(0, declared_bytes)
+        size_bytes = taken_bytes + max(0, declared_bytes)
+        if batch.limit_bytes is not None and size_bytes > batch.limit_bytes:
+            raise BudgetExceeded(f"a batch took {size_bytes} bytes, of {batch.limit_bytes} for it")
+        batch.measured_bytes = size_bytes
 
     def release_cached(self) -> None:
         """See Device."""

@@ -21,10 +21,14 @@ class Holder(Protocol):
 
 @dataclass(slots=True)
 class Batch:
-    """A batch to run: its cost, what it is known to take, or else what it was seen to take."""
+    """A batch to run: its cost, what it is known to take, or else what it was seen to take.
+
+    A trial fails at once where it takes more than `limit_bytes`, though the device had it.
+    """
 
     cost: float
-    known_bytes: int | None
+    known_bytes: int | None = None
+    limit_bytes: int | None = None
     measured_bytes: int | None = None
 
 
@@ -41,8 +45,16 @@ class Device(Protocol):
         """What models may take together."""
         ...
 
-    def load(self, build: Callable[[], T]) -> tuple[T, int]:
-        """Build a model; returns it and what it takes. Raises what `is_out_of_memory` knows."""
+    @property
+    def used_bytes(self) -> int:
+        """What this process has taken of it now."""
+        ...
+
+    def load(self, build: Callable[[], T], limit_bytes: int) -> tuple[T, int]:
+        """Build a model; returns it and what it takes. Raises what `is_out_of_memory` knows.
+
+        It also fails where it takes more than the limit, though the device had it.
+        """
         ...
 
     def unload(self, resident_bytes: int) -> None:

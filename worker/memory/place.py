@@ -38,12 +38,15 @@ class Place(Protocol):
         """The model is loaded, and so much of the memory is for it."""
         ...
 
-    def resize(self, needed_bytes: int) -> int:
-        """It turned out to need more or less; returns what it has now."""
+    def resize(self, needed_bytes: int, least_bytes: int) -> int:
+        """It turned out to need more or less; returns what it has now.
+
+        Where that is not even the least, the place is to be left.
+        """
         ...
 
-    def failed(self, retry_seconds: float, *, for_memory: bool) -> None:
-        """It could not be loaded; `for_memory`: for want of it."""
+    def failed(self, retry_seconds: float, needed_bytes: int | None) -> None:
+        """It could not be loaded; where for want of memory, it needs so much next time."""
         ...
 
     def left(self) -> None:
@@ -70,11 +73,11 @@ class OpenPlace:
         """See Place."""
         self.is_in = True
 
-    def resize(self, needed_bytes: int) -> int:
+    def resize(self, needed_bytes: int, least_bytes: int) -> int:
         """See Place."""
         return self._total_bytes
 
-    def failed(self, retry_seconds: float, *, for_memory: bool) -> None:
+    def failed(self, retry_seconds: float, needed_bytes: int | None) -> None:
         """See Place."""
         self._not_before = self._clock() + retry_seconds
 
@@ -182,17 +185,19 @@ class SharedPlace:
             _log.info("%s: waited %.2f s for memory", self._occupant.name, waited_seconds)
             self._waited_since = None
 
-    def resize(self, needed_bytes: int) -> int:
+    def resize(self, needed_bytes: int, least_bytes: int) -> int:
         """See Place. It grows by what is free at most."""
         with self._ledger.turn() as claims:
             claims.mine = self._seat.resized(claims.name, claims.all, needed_bytes)
+            if claims.mine.reserved_bytes < least_bytes and self.is_in:
+                claims.mine = self._seat.gone_over(claims.mine)
             self._note(claims)
         return self.reserved_bytes
 
-    def failed(self, retry_seconds: float, *, for_memory: bool) -> None:
+    def failed(self, retry_seconds: float, needed_bytes: int | None) -> None:
         """See Place."""
         with self._ledger.turn() as claims:
-            claims.mine = self._seat.failed(self._clock(), retry_seconds, for_memory=for_memory)
+            claims.mine = self._seat.failed(self._clock(), retry_seconds, needed_bytes)
             self._note(claims)
 
     def left(self) -> None:

@@ -83,15 +83,20 @@ class Seat:
         self._out_since = now
         return Claim(self._model)
 
-    def failed(self, now: float, retry_seconds: float, *, for_memory: bool) -> Claim:
+    def failed(self, now: float, retry_seconds: float, needed_bytes: int | None) -> Claim:
         """The model could not be loaded: it lets others go first for a while.
 
-        Where memory was short it takes more next time: all of the device.
+        `needed_bytes` is what it takes next time where memory was short, None where it was not.
         """
-        if for_memory:
-            self._needed_bytes = self._total_bytes
+        if needed_bytes is not None:
+            self._needed_bytes = needed_bytes
         self._not_before = now + retry_seconds
         return self.left(now)
+
+    def gone_over(self, claim: Claim) -> Claim:
+        """The model takes more than is there for it: it is to leave, and to come back for more."""
+        self.stage = Stage.LEAVING
+        return replace(claim, is_leaving=True)
 
     def _wait(
         self, now: float, name: str, claims: Mapping[str, Claim], pending_since: float | None

@@ -40,6 +40,11 @@ class Sharing:
         self._places: list[SharedPlace] = []
         self.gate = Gate()
 
+    @property
+    def used_bytes(self) -> int:
+        """What this process has taken of its device; 0 before it has one."""
+        return self._device.used_bytes if self._device else 0
+
     def find_device(self, model: Model) -> Device | None:
         """The device that this model runs on; None where its memory is nobody's concern.
 
