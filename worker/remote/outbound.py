@@ -31,7 +31,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an exchange may cost: the bytes of the answer, and the time of all of it."""
+    """What an exchange may cost: the bytes of the answer, and the time of all of it.
+
+    With no bytes the status is all that is looked at, and an answer is whole without its body.
+    """
 
     bytes: int
     seconds: float
@@ -67,7 +70,9 @@ class Outbound:
         watchdog.daemon = True
         watchdog.start()
         try:
-            connection.request(method, target.path, body, dict(headers))
+            # Some answer, as with 410, and hang up before they have read the body.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, target.path, body, dict(headers))
             response = connection.getresponse()
             answer = Answer(
                 response.status,
@@ -110,6 +115,8 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connect to the first address that answers."""
         self._open = self.sock = self._connected()
+        # As the base class does: else a body waits until the headers before it are acknowledged.
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._target.scheme == "https":
             # The handshake comes after the assignment, so that it can be broken off, too.
             self._open = self.sock = self._context.wrap_socket(
@@ -138,6 +145,8 @@ class _Connection(http.client.HTTPConnection):
 
 
 def _read(response: http.client.HTTPResponse, limit_bytes: int) -> bytes:
+    if not limit_bytes:
+        return b""
     pieces, size_bytes = [], 0
     while size_bytes <= limit_bytes and (piece := response.read1(_PIECE_BYTES)):
         pieces.append(piece)

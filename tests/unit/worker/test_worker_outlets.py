@@ -52,6 +52,12 @@ def test_a_webhook_takes_its_reply(outlets: Outlets, status: str) -> None:
         outlets.post(ReplyWebhook(url), b"{}", "job", lambda seconds: False)
 
 
+def test_a_webhook_that_answers_and_hangs_up_before_it_has_read_all(outlets: Outlets) -> None:
+    body = bytes(8 * 1024 * 1024)
+    with answering(http(b"", status="410 Gone")) as url:
+        outlets.post(ReplyWebhook(url), body, "job", lambda seconds: False)
+
+
 @pytest.mark.parametrize("answer", [http(b"", status="500 Oops"), b""])
 def test_a_webhook_that_fails_leaves_the_message(outlets: Outlets, answer: bytes) -> None:
     with answering(answer) as url, pytest.raises(ReplyUndelivered):
