@@ -1,0 +1,130 @@
+"""docs/scaling.md and docs/cost.md say what the commands say."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from loosely.cli import app
+from loosely.cli.scale import local_scaling
+from loosely.scaling.deployed import DEPLOYED
+from loosely.scaling.rules import Scaling
+
+DOCS = Path(__file__).parents[3] / "docs"
+SCALING = (DOCS / "scaling.md").read_text("utf-8")
+COST = (DOCS / "cost.md").read_text("utf-8")
+EXAMPLES = [
+    (command, expected)
+    for document in (SCALING, COST)
+    for command, expected in re.findall(
+        r"^```console\n\$ loosely (.*?)\n(.*?)^```", document, re.DOTALL | re.MULTILINE
+    )
+]
+
+
+def printed(command: str) -> str:
+    # Of one width, whatever terminal the tests run in.
+    done = CliRunner().invoke(app, command.split(), env={"COLUMNS": "80", "TERM": "dumb"})
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def figures(command: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(printed(f"{command} --json"))
+    return found
+
+
+@pytest.mark.parametrize(("command", "expected"), EXAMPLES)
+def test_an_example_prints_what_stands_below_it(command: str, expected: str) -> None:
+    lines = [line.rstrip() for line in printed(command).rstrip().splitlines()]
+    assert lines == expected.rstrip().splitlines()
+
+
+def test_there_are_examples_of_both() -> None:
+    assert [command.split()[0] for command, _ in EXAMPLES] == ["scale-model"] * 2 + ["cost"]
+
+
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        ("| 1 | {p50:.0f} s | {p95:.0f} s |", "--target 1"),
+        ("| 4 | {p50:.0f} s | {p95:.0f} s |", "--target 4"),
+        ("| 10 | {p50:.0f} s | {p95:.0f} s |", "--target 10"),
+        ("| 5, with `--nodes 8:8` | {p50:.0f} s | {p95:.0f} s |", "--nodes 8:8"),
+    ],
+)
+def test_the_table_of_targets(row: str, options: str) -> None:
+    burst = "scale-model --burst 200 --hours 1 --job-seconds 4 --batch 1 --batch-seconds 4"
+    assert row.format_map(figures(f"{burst} {options}")["wait_seconds"]) in SCALING
+
+
+@pytest.mark.parametrize("cooldown", [300, 1800])
+def test_the_table_of_cooldowns(cooldown: int) -> None:
+    found = figures(f"scale-model --load office:1000 --cooldown {cooldown}")
+    answer = found["answer_seconds"]
+    row = f"| {cooldown} | {answer['p95']:.1f} s | {answer['p99']:.1f} s |"
+    assert f"{row} {found['gpu_hours']:.1f} |" in SCALING
+
+
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        ("`office:1000`, T4, `--cooldown 1800`", "--load office:1000 --cooldown 1800"),
+        (
+            "`office:60 --gpu A100 --job-seconds 10 --batch 1 --batch-seconds 10`",
+            "--load office:60 --gpu A100 --job-seconds 10 --batch 1 --batch-seconds 10",
+        ),
+    ],
+)
+def test_the_table_of_costs(row: str, options: str) -> None:
+    totals = [f"{bill['total']:,.0f}" for bill in figures(f"cost {options}")["bills"]]
+    assert f"| {row} | {' | '.join(totals)} |" in COST
+
+
+def test_the_table_of_defaults() -> None:
+    keda, ours = Scaling(), DEPLOYED
+    local = local_scaling("0:4", 5, 1.0, 20.0)
+    targets = f"{local.message_count} | {keda.message_count} | {ours.message_count}"
+    assert f"| `--scale-target N` | {targets} |" in SCALING
+    assert (
+        f"| `--scale-poll S` | {local.polling_interval_seconds:g} s "
+        f"| {keda.polling_interval_seconds:g} s, HPA {keda.sync_period_seconds:g} s "
+        f"| {ours.polling_interval_seconds:g} s, HPA {ours.sync_period_seconds:g} s |"
+    ) in SCALING
+    windows = [
+        f"{each.cooldown_period_seconds:g} s, HPA "
+        f"{each.behavior.scale_down.stabilization_window_seconds:g} s"
+        for each in (keda, ours)
+    ]
+    shown = f"{local.cooldown_period_seconds:g} s | {' | '.join(windows)}"
+    assert f"| `--scale-cooldown S` | {shown} |" in SCALING
+    help_ = " ".join(printed("up --help").replace("│", " ").split())
+    for default in ("[default: 5]", "[default: 1.0]", "[default: 20.0]"):
+        assert default in help_
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("scale-model --load lunch:3", "expected flat:N"),
+        ("scale-model --scale 8", "--scale: expected MIN:MAX"),
+        ("scale-model --nodes 3:1", "nodes: the minimum"),
+        ("scale-model --batch-seconds 0.1", "a full batch takes at least as long"),
+        ("scale-model --png /no/such/folder/a.png --burst 1", "/no/such/folder/a.png"),
+        ("cost --gpu B200", "there is no GPU 'B200'"),
+        ("cost --prices /no/such/file.yaml", "/no/such/file.yaml"),
+    ],
+)
+def test_what_makes_no_sense_ends_with_two_and_a_reason(command: str, said: str) -> None:
+    done = CliRunner().invoke(app, command.split())
+    assert done.exit_code == 2
+    assert said in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_picture_is_drawn(tmp_path: Path) -> None:
+    printed(f"scale-model --burst 5 --hours 1 --png {tmp_path / 'a.png'}")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
