@@ -178,6 +178,7 @@ def end(system: System, row: Row) -> None:
 def test_the_contract_while_a_service_is_silent(
     idle: System, named: dict[str, str], part: str, rows: tuple[Row, ...]
 ) -> None:
+    before = job_ids(idle)
     with ThreadPoolExecutor(len(rows)) as pool, idle.paused(part):
         begun_at = time.monotonic()
         asked = [pool.submit(ask, idle, named, row) for row in rows]
@@ -185,3 +186,15 @@ def test_the_contract_while_a_service_is_silent(
         assert time.monotonic() - begun_at < SOON_SECONDS
     for row, answer in zip(rows, answers, strict=True):
         check(row, answer)
+    accepted = {answer.json()["id"] for answer in answers if answer.status_code == 202}
+    assert job_ids(idle) - before == accepted, "what was refused has accepted nothing"
+    for row, answer in zip(rows, answers, strict=True):
+        if "idempotency-key" in row.sent:
+            assert answer.status_code == 503
+            assert ask(idle, named, row).status_code == 202, "the same again is accepted"
+
+
+def job_ids(system: System) -> set[str]:
+    page = system.http.get("/v1/jobs?limit=100", headers=key_of("owner")).json()
+    assert page["next_cursor"] is None
+    return {job["id"] for job in page["jobs"]}
