@@ -51,7 +51,7 @@ def nothing_is_left_behind(system: System, chelsea: bytes) -> Iterator[None]:
     answer = system.submit("classifier", chelsea, "image/jpeg")
     assert answer.json()["status"] == "succeeded"
     models = system.http.get("/v1/models").json()["models"]
-    assert {model["name"] for model in models} == {"classifier", "noop"}
+    assert {model["name"] for model in models} == {"classifier", "voice-activity", "noop"}
     until(lambda: system.leftovers() == [], 10, "the queues are empty")
 
 

@@ -40,7 +40,11 @@ def test_the_function_app_runs_from_its_own_folder(tmp_path: Path, interpreter: 
     with subprocess.Popen(command, cwd=ROOT) as host:
         try:
             models = until(lambda: get(port, "/v1/models"), 60, "the app answers")
-            assert {model["name"] for model in models["models"]} == {"classifier", "noop"}
+            assert {model["name"] for model in models["models"]} == {
+                "classifier",
+                "voice-activity",
+                "noop",
+            }
             assert get(port, "/v1/health/live") is not None
         finally:
             host.terminate()

@@ -26,7 +26,7 @@ def write(folder: Path, text: str) -> Path:
 
 def test_the_shipped_catalogue_loads() -> None:
     catalogue = Catalogue.load()
-    assert list(catalogue) == ["classifier", "noop"]
+    assert list(catalogue) == ["classifier", "voice-activity", "noop"]
     assert catalogue.model("classifier").media_types == ("image/jpeg", "image/png", "image/webp")
 
 
@@ -104,7 +104,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_every_model_gets_its_two_queues_with_duplicate_detection() -> None:
     (namespace,) = queues.config(Catalogue.load())["UserConfig"]["Namespaces"]
     by_name = {queue["Name"]: queue["Properties"] for queue in namespace["Queues"]}
-    assert set(by_name) == {"classifier", "classifier-low", "noop", "noop-low"}
+    names = ("classifier", "voice-activity", "noop")
+    assert set(by_name) == {*names, *(f"{name}-low" for name in names)}
     assert by_name["classifier"]["LockDuration"] == "PT10S"
     assert by_name["classifier-low"] == by_name["classifier"]
     assert all(properties["RequiresDuplicateDetection"] for properties in by_name.values())

@@ -1,0 +1,183 @@
+"""Silero VAD: where in a recording somebody speaks.
+
+The network is built here, since the `silero-vad` package needs torchaudio to be imported: only its
+weights are used, as safetensors. It judges 32 ms at a time, in the light of what came before.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import gcd
+from typing import ClassVar, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
+
+from worker.models import Accepts, Audio, InvalidInput, Weights
+
+_RATE: Final = 16_000
+_STEP: Final = 512
+# Each step also sees the end of the one before.
+_CONTEXT: Final = 64
+_STEP_SECONDS: Final = _STEP / _RATE
+# So many steps are encoded at once: about two minutes, and 40 MB of activations.
+_SLAB: Final = 4096
+
+# As the authors advise: speech begins at the threshold and ends below a lower one, short silences
+# belong to it, and what is shorter than a syllable is none.
+_HYSTERESIS: Final = 0.15
+_MIN_SILENCE_STEPS: Final = round(0.1 / _STEP_SECONDS)
+_MIN_SPEECH_STEPS: Final = round(0.25 / _STEP_SECONDS)
+_MARGIN_SECONDS: Final = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """`scores` are how likely somebody speaks in each step, `seconds` the whole length."""
+
+    scores: list[float]
+    seconds: float
+
+
+class Infer:
+    """Answers with `speech`, a list of segments in seconds with their mean score."""
+
+    accepts: ClassVar[Accepts] = "audio"
+
+    def __init__(
+        self, weights: Weights, threshold: float = 0.5, max_seconds: float = 600.0
+    ) -> None:
+        self._threshold = threshold
+        self._max_seconds = max_seconds
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._network = weights.load_into(_Network()).eval().to(self._device)
+        self._memory = self._network.as_sequence()
+
+    def sample(self) -> tuple[Tensor, float]:
+        """Ten seconds of silence, prepared."""
+        return self.preprocess(Audio(np.zeros(10 * _RATE, np.float32), _RATE))
+
+    def cost(self, item: tuple[Tensor, float]) -> float:
+        """In seconds."""
+        return max(item[1], _STEP_SECONDS)
+
+    def preprocess(self, item: Audio) -> tuple[Tensor, float]:
+        """Resample; returns float32 of shape (steps, 576), and the length in seconds."""
+        if item.seconds > self._max_seconds:
+            raise InvalidInput(
+                f"the recording lasts {item.seconds:.0f} s; at most {self._max_seconds:g} are taken"
+            )
+        samples = resampled(item.samples, item.sample_rate)
+        missing = -len(samples) % _STEP
+        padded = torch.from_numpy(np.pad(samples, (_CONTEXT, missing)))
+        return padded.unfold(0, _CONTEXT + _STEP, _STEP), item.seconds
+
+    @torch.inference_mode()
+    def __call__(self, batch: list[tuple[Tensor, float]]) -> list[_Scored]:
+        """All steps of all recordings at once through what has no memory, then side by side."""
+        steps = torch.cat([steps for steps, _ in batch])
+        features = torch.cat([self._network.encode(slab) for slab in self._slabs(steps)])
+        lengths = [len(steps) for steps, _ in batch]
+        packed = pack_sequence(list(torch.split(features, lengths)), enforce_sorted=False)
+        remembered, _ = pad_packed_sequence(self._memory(packed)[0], batch_first=True)
+        scores = self._network.judge(remembered).cpu()
+        return [
+            _Scored(row[:length].tolist(), seconds)
+            for row, length, (_, seconds) in zip(scores, lengths, batch, strict=True)
+        ]
+
+    def postprocess(self, output: _Scored) -> dict[str, object]:
+        """The segments of speech, none of which touches the next."""
+        segments = [
+            {
+                "start_seconds": round(start, 3),
+                "end_seconds": round(end, 3),
+                "score": round(score, 4),
+            }
+            for start, end, score in spoken(output.scores, output.seconds, self._threshold)
+        ]
+        return {"speech": segments, "duration_seconds": round(output.seconds, 3)}
+
+    def _slabs(self, steps: Tensor) -> Iterator[Tensor]:
+        for slab in torch.split(steps, _SLAB):
+            yield slab.to(self._device)
+
+
+class _Network(nn.Module):
+    """The layers by the names of the published weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stft_conv = nn.Conv1d(1, 258, 256, stride=128, bias=False)
+        self.conv1 = nn.Conv1d(129, 128, 3, padding=1)
+        self.conv2 = nn.Conv1d(128, 64, 3, stride=2, padding=1)
+        self.conv3 = nn.Conv1d(64, 64, 3, stride=2, padding=1)
+        self.conv4 = nn.Conv1d(64, 128, 3, padding=1)
+        self.lstm_cell = nn.LSTMCell(128, 128)
+        self.final_conv = nn.Conv1d(128, 1, 1)
+
+    def encode(self, steps: Tensor) -> Tensor:
+        """(steps, 576) samples to (steps, 128) features: a spectrum, and convolutions over it."""
+        mirrored = nn.functional.pad(steps.unsqueeze(1), (0, _CONTEXT), mode="reflect")
+        real, imaginary = self.stft_conv(mirrored).chunk(2, dim=1)
+        found: Tensor = (real**2 + imaginary**2).sqrt()
+        for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
+            found = layer(found).relu()
+        return found.squeeze(2)
+
+    def as_sequence(self) -> nn.LSTM:
+        """The cell as a layer that takes whole recordings."""
+        layer = nn.LSTM(128, 128, device=self.lstm_cell.weight_ih.device)
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        layer.load_state_dict({f"{name}_l0": getattr(self.lstm_cell, name) for name in names})
+        return layer.eval()
+
+    def judge(self, remembered: Tensor) -> Tensor:
+        """(batch, steps, 128) to (batch, steps) scores from 0 to 1."""
+        last: Tensor = self.final_conv(remembered.relu().transpose(1, 2))
+        return last.squeeze(1).sigmoid()
+
+
+def resampled(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    """The same sound at 16 kHz: its spectrum, cut off or continued with nothing."""
+    if rate == _RATE:
+        return samples
+    # Whole periods of both rates, so that the new length is a whole number, too.
+    period = rate // gcd(rate, _RATE)
+    whole = np.pad(samples, (0, -len(samples) % period))
+    length = len(whole) * _RATE // rate
+    found = np.fft.irfft(np.fft.rfft(whole)[: length // 2 + 1], length) * (length / len(whole))
+    return found[: max(1, len(samples) * _RATE // rate)].astype(np.float32)
+
+
+def spoken(
+    scores: list[float], seconds: float, threshold: float
+) -> Iterator[tuple[float, float, float]]:
+    """Start, end and mean score of each segment of speech, in order."""
+    reached = 0.0
+    for start, end in _runs(scores, threshold):
+        if end - start < _MIN_SPEECH_STEPS:
+            continue
+        begins = max(reached, start * _STEP_SECONDS - _MARGIN_SECONDS)
+        reached = min(seconds, end * _STEP_SECONDS + _MARGIN_SECONDS)
+        yield begins, reached, sum(scores[start:end]) / (end - start)
+
+
+def _runs(scores: list[float], threshold: float) -> Iterator[tuple[int, int]]:
+    """Where speech begins, and the step after its last."""
+    start: int | None = None
+    end = 0
+    for step, score in enumerate(scores):
+        if start is None:
+            if score < threshold:
+                continue
+            start = step
+        if score >= threshold - _HYSTERESIS:
+            end = step + 1
+        elif step - end >= _MIN_SILENCE_STEPS:
+            yield start, end
+            start = None
+    if start is not None:
+        yield start, end
