@@ -52,7 +52,7 @@ def job(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
     record = yield from orchestrator.job(context)
     services.backlog.ended(record)
     if not context.is_replaying:
-        endings.report(record)
+        endings.report(context.instance_id, record)
     # So that who waits for it here looks at once. It decides nothing, so replaying it is harmless.
     services.waiters.ring(context.instance_id)
     return record

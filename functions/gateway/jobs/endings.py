@@ -11,9 +11,9 @@ _GOOD: Final = {JobStatus.SUCCEEDED, JobStatus.CANCELLED}
 _log = logging.getLogger(__name__)
 
 
-def report(record: Record) -> None:
+def report(job_id: str, record: Record) -> None:
     """One line for a job that failed or expired. Alerts parse it: infra/modules/alerts.bicep."""
     if record["status"] not in _GOOD:
         code = (record.get("error") or {}).get("code", "unknown")
-        job = (record["id"], record["model"], record["status"], code)
+        job = (job_id, record["model"], record["status"], code)
         _log.warning("job %s of %s ended as %s: %s", *job)

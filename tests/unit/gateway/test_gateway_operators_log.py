@@ -46,6 +46,6 @@ async def test_a_queue_that_is_away_is_told_and_the_others_are_looked_at(
 def test_jobs_that_came_to_nothing_are_told(
     status: str, told: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    endings.report({"id": "1", "model": "noop", "status": status, "error": {"code": "boom"}})
+    endings.report("1", {"model": "noop", "status": status, "error": {"code": "boom"}})
     assert caplog.messages == ([f"job 1 of noop ended as {status}: boom"] if told else [])
     assert 'parse message with "job " * " ended as " status ": " code' in query("failed-jobs")
