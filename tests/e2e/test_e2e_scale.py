@@ -101,9 +101,15 @@ def test_from_zero_to_four_and_back_without_cutting_a_job_off(scaled: System) ->
     assert sizes[-1] == 0
 
 
-def test_a_long_job_keeps_its_worker(scaled: System) -> None:
+def test_a_long_job_of_low_priority_brings_a_worker_and_keeps_it(scaled: System) -> None:
     crew = Crew(scaled)
-    job_id = accept(scaled, "sleep 5000")
+    answer = scaled.http.post(
+        "/v1/models/counting/jobs",
+        params={"priority": "low"},
+        content=b"sleep 5000",
+        headers={"content-type": "text/plain", "prefer": "respond-async"},
+    )
+    job_id = str(answer.json()["id"])
     until(lambda: len(crew.now()) == 1, 20, "a worker comes")
     (name,) = crew.now()
     first = scaled.part(name).pid
