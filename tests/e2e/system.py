@@ -187,7 +187,7 @@ class System:
         """The ids of all messages that lie in a queue or its dead-letter queue."""
         found = []
         with ServiceBusClient.from_connection_string(self.service_bus) as client:
-            for queue in ("classifier", "noop"):
+            for queue in ("classifier", "classifier-low", "noop", "noop-low"):
                 for below in (None, ServiceBusSubQueue.DEAD_LETTER):
                     with client.get_queue_receiver(queue, sub_queue=below) as receiver:
                         found += receiver.peek_messages(max_message_count=10)

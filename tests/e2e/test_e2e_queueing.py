@@ -1,4 +1,4 @@
-"""Jobs that wait: their places, who is refused, and that what is cancelled never runs."""
+"""Jobs that wait: their places, who goes first, who is refused, and that no cancelled one runs."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,39 +44,52 @@ def ran(directory: Path) -> list[str]:
     return file.read_text().split("\n")[:-1] if file.exists() else []
 
 
-def accept(system: System, text: str) -> str:
-    answer = system.submit("counting", text.encode(), "text/plain", prefer="respond-async")
+def accept(system: System, text: str, priority: str = "normal") -> str:
+    answer = system.http.post(
+        "/v1/models/counting/jobs",
+        params={"priority": priority},
+        content=text,
+        headers={"content-type": "text/plain", "prefer": "respond-async"},
+    )
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 
 
-def test_cancelled_jobs_never_run(directory: Path, environment: dict[str, str]) -> None:
+def test_cancelled_jobs_never_run_and_low_ones_run_last(
+    directory: Path, environment: dict[str, str]
+) -> None:
     catalogue, data = directory / "models.toml", directory / "data"
     with running(data, catalogue, ("worker",), environment=environment) as system:
+        low = [accept(system, f"low {number}", "low") for number in range(5)]
         with ThreadPoolExecutor(8) as pool:
             ids = list(pool.map(lambda number: accept(system, f"job {number}"), range(200)))
         told = until(
-            lambda: system.http.get("/v1/models/counting").json()["queue_length"] == 200,
+            lambda: system.http.get("/v1/models/counting").json()["queue_length"] == 205,
             20,
             "all are counted",
         )
         assert told
         _check_places(system, ids)
+        assert system.job(low[-1])["queue"]["position"] == 205
         cancelled, kept = ids[:150], ids[150:]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda job_id: system.http.delete(f"/v1/jobs/{job_id}"), cancelled))
         hung_up = _hang_up(system, "job hung up")
         port = system.port
     with running(data, catalogue, port=port, environment=environment) as system:
-        assert {system.final(job_id)["status"] for job_id in [*kept, hung_up]} == {"succeeded"}
+        assert {system.final(job_id)["status"] for job_id in [*kept, hung_up, *low]} == {
+            "succeeded"
+        }
         assert {system.job(job_id)["status"] for job_id in cancelled} == {"cancelled"}
         until(
             lambda: system.http.get("/v1/models/counting").json()["queue_length"] == 0,
             30,
             "the queue is empty",
         )
-        wanted = [f"job {number}" for number in range(150, 200)]
-        assert sorted(ran(directory)) == sorted([*wanted, "job hung up"])
+        wanted = ["job hung up", *(f"job {number}" for number in range(150, 200))]
+        assert sorted(ran(directory)[:-5]) == sorted(wanted)
+        # They had come first, and in this order.
+        assert ran(directory)[-5:] == [f"low {number}" for number in range(5)]
         _check_saturation(system)
 
 

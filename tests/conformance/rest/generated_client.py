@@ -17,7 +17,7 @@ def main(url: str, folder: str) -> None:
     jobs = importlib.import_module(f"{api.__name__}.jobs.submit_job")
     look = importlib.import_module(f"{api.__name__}.jobs.get_job")
     with package.Client(base_url=url, timeout=60) as client:
-        body = models.SubmitJobJsonBody.from_dict({"input": {"text": "hello"}})
+        body = models.SubmitJobJsonBody.from_dict({"input": {"text": "hello"}, "priority": "low"})
         job = jobs.sync("noop", client=client, body=body)
         assert job.status == "succeeded", job
         assert look.sync(job.id, client=client).id == job.id

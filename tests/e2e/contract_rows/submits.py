@@ -52,9 +52,15 @@ SUBMITS: Final = (
         members=DONE,
     ),
     Row(
+        *("takes what may wait", "POST", f"{SUBMIT}?priority=low", 200),
+        sent=BYTES,
+        body=b"x",
+        members=DONE,
+    ),
+    Row(
         *("takes JSON with a text", "POST", SUBMIT, 200),
         sent=JSON,
-        body=encoded({"input": {"text": "hello"}}),
+        body=encoded({"input": {"text": "hello"}, "priority": "low"}),
         members=DONE,
     ),
     Row(
