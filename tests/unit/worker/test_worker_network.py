@@ -1,0 +1,105 @@
+"""A torch network on its device: the same answers whatever way the items take, and whatever shape.
+
+The device is the CPU here; `./dev gpu` runs the same tests on a GPU.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from worker.errors import ModelUnfit
+from worker.models.network import Network
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 5)
+    )
+
+
+def pictures(count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.rand(3, 8, 8, generator=generator) for _ in range(count)]
+
+
+def expected(items: list[Tensor]) -> Tensor:
+    with torch.inference_mode():
+        output: Tensor = small_network().eval()(torch.stack(items))
+        return output
+
+
+def test_a_batch_gets_what_the_module_gives_alone(device: torch.device) -> None:
+    network, items = Network(small_network(), device=device), pictures(5)
+    outputs = network([network.stage(item) for item in items])
+    assert outputs.device.type == "cpu"
+    assert outputs.is_inference()
+    torch.testing.assert_close(outputs, expected(items), rtol=1e-3, atol=1e-3, check_stride=False)
+
+
+def test_items_may_come_unstaged_and_from_many_threads(device: torch.device) -> None:
+    network, items = Network(small_network(), device=device), pictures(64)
+    with ThreadPoolExecutor(4) as threads:
+        staged = list(threads.map(network.stage, items))
+    mixed = [item if number % 3 else staged[number] for number, item in enumerate(items)]
+    torch.testing.assert_close(
+        network(mixed), expected(items), rtol=1e-3, atol=1e-3, check_stride=False
+    )
+
+
+def test_batches_in_a_row_do_not_mix(device: torch.device) -> None:
+    network, items = Network(small_network(), device=device), pictures(40)
+    staged = [network.stage(item) for item in items]
+    outputs = torch.cat([network(staged[at : at + 8]) for at in range(0, 40, 8)])
+    torch.testing.assert_close(outputs, expected(items), rtol=1e-3, atol=1e-3, check_stride=False)
+
+
+class Detector(nn.Module):
+    """Like torchvision's: a list of pictures of any size in, a list of dictionaries out."""
+
+    def forward(self, items: list[Tensor]) -> list[dict[str, Tensor | tuple[Tensor, str]]]:
+        return [
+            {"sum": item.sum(), "count": torch.tensor(item.numel()), "both": (item.mean(), "mean")}
+            for item in items
+        ]
+
+
+def test_lists_of_items_and_nested_outputs(device: torch.device) -> None:
+    network = Network(Detector(), device=device)
+    first, second = network.each([torch.ones(3, 2, 2), torch.ones(3, 4, 5)])
+    assert (float(first["sum"]), int(second["count"])) == (12.0, 60)
+    assert first["sum"].device.type == second["both"][0].device.type == "cpu"
+    assert second["both"][1] == "mean"
+
+
+def test_what_is_no_picture_keeps_its_layout(device: torch.device) -> None:
+    network = Network(nn.Identity(), device=device)
+    assert network([torch.arange(3.0)] * 2).tolist() == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_compiled_gives_the_same(device: torch.device) -> None:
+    network, items = Network(small_network(), device=device, compiler="eager"), pictures(3)
+    torch.testing.assert_close(
+        network(items), expected(items), rtol=1e-3, atol=1e-3, check_stride=False
+    )
+
+
+def test_on_a_cpu_staging_copies_nothing_and_half_precision_is_full() -> None:
+    network = Network(small_network(), precision="float16", device=torch.device("cpu"))
+    item = torch.zeros(3, 8, 8)
+    assert network.stage(item) is item
+    assert network.dtype is torch.float32
+
+
+def test_an_unknown_precision_is_refused_by_name() -> None:
+    with pytest.raises(ModelUnfit, match=r"options\.precision: 'float8' is not float32, float16"):
+        Network(small_network(), precision="float8")
