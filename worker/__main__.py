@@ -31,7 +31,7 @@ def main() -> int:
     ).parse_args()
     leaving = _leaving_on_signals()
     settings = Settings.from_env(os.environ)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     keep_large_blocks()
     # The device thread takes the interpreter's lock hundreds of times a batch. At the default of
     # 5 ms each busy thread beside it could keep the device waiting for as long, each time.

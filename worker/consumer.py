@@ -33,6 +33,7 @@ from worker.jobs.answering import Answering
 from worker.jobs.ending import Endings
 from worker.jobs.ledger import Ledger
 from worker.jobs.opening import Opening
+from worker.jobs.patience import Patience
 from worker.jobs.preparing import Preparing
 from worker.jobs.reading import Reading
 from worker.jobs.room import Room
@@ -45,6 +46,9 @@ from worker.messages.lease import Leases
 from worker.messages.line import Line
 from worker.messages.receiver import Ending, Intake
 from worker.messages.servicebus import Delivery, QueueLink, utc_now
+from worker.observed.metrics import Metrics
+from worker.observed.tracing import Tracing
+from worker.observed.watch import Watch
 from worker.outcomes.kept import KeptReplies
 from worker.outcomes.outlets import Outlets
 from worker.outcomes.progress import Reporter
@@ -68,6 +72,8 @@ class Services:
     leaving: Leaving
     load: Callable[[Model], Runner]
     sharing: Sharing
+    metrics: Metrics
+    tracing: Tracing
 
 
 class Consumer:
@@ -78,23 +84,33 @@ class Consumer:
         self._stopping = threading.Event()
         self._leaving = services.leaving
         self._kept = services.kept
-        self._ledger = Ledger(model.name)
+        self._figures = services.metrics.of(model.name)
+        self._ledger = Ledger(model.name, self._figures)
         low_queue = low_priority_queue(model.queue)
         self.normal = Line(model.queue, services.service_bus, services.leases)
         self.low = Line(low_queue, services.service_bus, services.leases, is_low=True)
         self.lines = {line.queue: line for line in (self.normal, self.low)}
-        self._residence = Residence(model, services.load, services.sharing, self._host(services))
+        watch = Watch(model.name, self._figures, services.tracing)
+        host = self._host(services)
+        self._residence = Residence(model, services.load, services.sharing, host, watch)
         self._room = Room(self._residence, self._ledger, model)
-        self._opening = Opening(model, services.outlets, services.leases)
+        self._opening = Opening(model, services.outlets, services.leases, services.tracing)
         self._reporter = Reporter(services.replies.report)
         self._endings = Endings(model.name, self._ledger, self, services.outlets, services.kept)
         self._batches = BatchQueue[Job](Batcher(model.max_batch_size, model.max_wait_ms / 1000))
-        wanted = Wanted(services.replies, self._stopping)
-        reading = Reading(model, services.payloads, services.fetcher, self._residence)
+        patience = Patience(self._stopping)
+        wanted = Wanted(services.replies, patience)
+        reading = Reading(model, services.payloads, services.fetcher, self._residence, patience)
         self._preparing = Preparing(model.name, wanted, reading.read, self._hand_on, self._endings)
         answering = Answering(services.payloads, self._endings)
         reporter = self._reporter if model.reports_progress else None
         self._running = Running(self._residence, wanted, self._endings, reporter, answering.answer)
+        self._figures.watch_memory_reserved(lambda: self._residence.reserved_bytes)
+        self._figures.watch(
+            in_hand=lambda: self.held_count,
+            loaded=lambda: self.is_loaded,
+            connected=lambda: self.normal.receiver.is_connected,
+        )
 
     @property
     def name(self) -> str:
@@ -206,13 +222,14 @@ class Consumer:
 
     def _take(self, job: Job) -> None:
         if (kept := self._kept.find(job.delivery)) is not None:
+            self._figures.answered_at_hand()
             self.has_run(job)
             self._endings.submit(job, lambda job: self._endings.reply_again(job, kept))
         else:
             self._preparing.submit(job)
 
     def _hand_on(self, job: Job) -> bool:
-        return self._batches.put(job, is_low=job.delivery.queue == self.low.queue)
+        return self._batches.put(job, job.cost, is_low=job.delivery.queue == self.low.queue)
 
     def _wake(self) -> None:
         for line in self.lines.values():

@@ -3,7 +3,6 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,13 +13,20 @@ from contract.errors import ContractError
 from worker.consumer import Consumer, Services
 from worker.errors import SettingsError
 from worker.inference.loading import Loader
+from worker.inference.lost_device import is_device_lost, run_tiny_kernel
 from worker.inputs.fetching import Fetcher
 from worker.inputs.payloads import AzureBlobStore, Payloads
-from worker.leaving import Leaving
+from worker.leaving import EXIT_DEVICE_LOST, Leaving
 from worker.memory.sharing import Sharing
 from worker.messages.lease import Leases
 from worker.messages.servicebus import check_endpoint
-from worker.observed.health import Health, checked
+from worker.notices import Notices
+from worker.observed.exporting import flush, tracer_provider
+from worker.observed.health import Health, checked, scraped
+from worker.observed.metrics import Metrics
+from worker.observed.probes import Loops, Readiness
+from worker.observed.pulse import Pulse
+from worker.observed.tracing import Tracing
 from worker.outcomes.kept import KeptReplies
 from worker.outcomes.outlets import Outlets, ReplyQueues, Webhooks
 from worker.outcomes.replies import Replies
@@ -32,8 +38,6 @@ from worker.weights.source import AzureBlobReader
 
 _log = logging.getLogger(__name__)
 
-# The longest that a loop may rest on one call: the SDK waits 60 s for a broker gone silent.
-_STALLED_AFTER_SECONDS = 90.0
 _CLOSE_SECONDS = 2.0
 _POLL_SECONDS = 0.02
 
@@ -49,7 +53,9 @@ class Worker:
         self._leases = Leases()
         self._leases_turned_at = time.monotonic()
         self._stop_leases = threading.Event()
-        self._replies = Replies(settings.reply_hosts)
+        self._traces = tracer_provider(settings.trace_exporters)
+        tracing = Tracing(self._traces)
+        self._replies = Replies(settings.reply_hosts, tracing.headers)
         outbound = Outbound(settings.guard)
         account = _account(settings)
         library = Library(settings.weights_cache, AzureBlobReader(account))
@@ -70,11 +76,21 @@ class Worker:
             leaving=leaving,
             load=self._loader.load,
             sharing=self._sharing,
+            metrics=Metrics(),
+            tracing=tracing,
         )
+        services.metrics.watch_memory_used(lambda: self._sharing.used_bytes)
         self._consumers = [Consumer(model, services) for model in _models(settings)]
-        pages = {"/live": checked(self.live), "/ready": checked(self.ready)}
-        self._health = Health(settings.health_host, settings.health_port, pages)
         self._receiving: list[threading.Thread] = []
+        self._notices = Notices(settings.notices, leaving.ask)
+        self._pulse = Pulse(run_tiny_kernel, self._device_failed)
+        readiness = Readiness(self._states, self._pulse, lambda: leaving.reason)
+        pages = {
+            "/live": checked(self._loops().live),
+            "/ready": checked(readiness.ready),
+            "/metrics": scraped(services.metrics.exposition),
+        }
+        self._health = Health(settings.health_host, settings.health_port, pages)
 
     @property
     def health_port(self) -> int:
@@ -86,6 +102,8 @@ class Worker:
         self._health.start()
         _thread("leases", lambda: self._leases.run(self._stop_leases, self._leases_turned))
         _thread("memory", lambda: self._sharing.run(self._stop_leases))
+        _thread("pulse", lambda: self._pulse.run(self._stop_leases))
+        self._notices.start()
         for consumer in self._consumers:
             _thread(f"{consumer.name}-device", consumer.run_device)
             for line in consumer.lines.values():
@@ -99,6 +117,7 @@ class Worker:
         until the last running job is replied and settled.
         """
         ends_at = time.monotonic() + self._drain_seconds
+        self._notices.stop()
         for consumer in self._consumers:
             consumer.stop()
         unfinished = self._wait_until_settled(ends_at)
@@ -113,6 +132,8 @@ class Worker:
         for thread in self._receiving:
             thread.join(max(0.0, closes_by - time.monotonic()))
         self._replies.close()
+        self._notices.acknowledge()
+        flush(self._traces)
         return unfinished == 0
 
     def _wait_until_settled(self, ends_at: float) -> int:
@@ -121,22 +142,23 @@ class Worker:
             time.sleep(_POLL_SECONDS)
         return held
 
-    def live(self) -> tuple[bool, Mapping[str, Any]]:
-        """Whether every loop has turned lately."""
-        now = time.monotonic()
-        lines = [line for consumer in self._consumers for line in consumer.lines.values()]
-        turned = {f"{line.queue}-receive": line.receiver.turned_at for line in lines}
-        turned["leases"] = self._leases_turned_at
-        ages = {name: round(now - at, 1) for name, at in turned.items()}
-        return max(ages.values()) < _STALLED_AFTER_SECONDS, {"seconds_since_turn": ages}
+    def _loops(self) -> Loops:
+        loops = Loops()
+        loops.watch("leases", lambda: self._leases_turned_at)
+        for consumer in self._consumers:
+            for line in consumer.lines.values():
+                loops.watch(f"{line.queue}-receive", partial(getattr, line.receiver, "turned_at"))
+        return loops
 
-    def ready(self) -> tuple[bool, Mapping[str, Any]]:
-        """Whether every model is loaded and its queue connected, and this worker stays.
+    def _states(self) -> dict[str, dict[str, Any]]:
+        """What is known of each model.
 
         Queues of low priority do not count: older deployments have none.
         """
-        models = {
+        return {
             consumer.name: {
+                "ready": (consumer.is_loaded or consumer.is_standing_by)
+                and consumer.normal.receiver.is_connected,
                 "loaded": consumer.is_loaded,
                 "standing_by": consumer.is_standing_by,
                 "problem": self._loader.problem(consumer.name),
@@ -146,18 +168,14 @@ class Worker:
             }
             for consumer in self._consumers
         }
-        details: dict[str, Any] = {"models": models}
-        if self._leaving.is_asked:
-            details["leaving"] = self._leaving.reason
-        can_work = all(_can_work(m) for m in models.values())
-        return can_work and not self._leaving.is_asked, details
+
+    def _device_failed(self, error: Exception) -> None:
+        """A kernel of ours failed, so there is nothing more to ask."""
+        if is_device_lost(error, lambda: False):
+            self._leaving.ask("the device is lost", EXIT_DEVICE_LOST)
 
     def _leases_turned(self) -> None:
         self._leases_turned_at = time.monotonic()
-
-
-def _can_work(model: Mapping[str, Any]) -> bool:
-    return bool((model["loaded"] or model["standing_by"]) and model["connected"])
 
 
 def _catalogue(settings: Settings) -> Catalogue:

@@ -78,22 +78,26 @@ def verdict_of(error: BaseException) -> Verdict:
 
 
 def device_computes() -> bool:
-    """Whether a tiny kernel still runs. A device that is full counts as one that does."""
+    """Whether a tiny kernel still runs."""
     try:
         run_tiny_kernel()
-    except RuntimeError as error:
-        return verdict_of(error) is Verdict.FINE
+    except RuntimeError:
+        return False
     return True
 
 
 def run_tiny_kernel() -> None:
     """Compute something on the device that models use here, and wait for it; raises as torch does.
 
-    Does not wake a GPU that no model of this process has used.
+    Does not wake a GPU that no model of this process has used. One that is full is well.
     """
     if torch := sys.modules.get("torch"):
         device = "cuda" if torch.cuda.is_initialized() else "cpu"
-        torch.ones(1, device=device).add_(1).item()
+        try:
+            torch.ones(1, device=device).add_(1).item()
+        except RuntimeError as error:
+            if verdict_of(error) is not Verdict.FINE:
+                raise
 
 
 def _verdict_of_text(text: str) -> Verdict:

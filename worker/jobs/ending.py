@@ -20,10 +20,12 @@ from worker.errors import (
     WorkerError,
     WorkerFault,
 )
+from worker.inference.lost_device import is_device_lost
 from worker.jobs.ledger import Ledger
 from worker.messages.job import Job
 from worker.messages.receiver import Ending
 from worker.messages.servicebus import Delivery
+from worker.observed.logs import about
 from worker.observed.metrics import SUCCEEDED
 from worker.outcomes.kept import Kept, KeptReplies
 from worker.outcomes.outlets import Outlets
@@ -67,10 +69,11 @@ class Endings:
 
     def attempt(self, job: Job, step: Step, unexpected: type[WorkerError] = WorkerFault) -> None:
         """Run one step of a job; whatever it raises ends the job in its own way."""
-        try:
-            step(job)
-        except Exception as error:  # noqa: BLE001  the edge: no job may hang for an unforeseen error
-            self.fail(job, error, unexpected)
+        with about(job_id=job.request.job_id, model=self._name, trace_id=job.span.trace_id):
+            try:
+                step(job)
+            except Exception as error:  # noqa: BLE001  the edge: no job may hang for a surprise
+                self.fail(job, error, unexpected)
 
     def submit(self, job: Job, step: Step, unexpected: type[WorkerError] = WorkerFault) -> None:
         """The same on a thread for replies."""
@@ -78,13 +81,17 @@ class Endings:
 
     def fail(self, job: Job, error: Exception, unexpected: type[WorkerError]) -> None:
         """End a job by what was raised; `unexpected` stands for what is none of our errors."""
+        if not isinstance(error, WorkerError):
+            with about(job_id=job.request.job_id, model=self._name, trace_id=job.span.trace_id):
+                _log.error("%s: job %s raised", self._name, job.request.job_id, exc_info=error)
+            is_lost = is_device_lost(error)
+            text = (
+                type(error).__name__ if is_lost else f"the model {self._name} failed on this input"
+            )
+            error = DeviceLost(text) if is_lost else unexpected(text)
         if isinstance(error, DeviceLost):
             self._desk.lost_device(error)
-        if isinstance(error, WorkerError):
-            self.end(job, error)
-            return
-        _log.error("%s: job %s raised", self._name, job.request.job_id, exc_info=error)
-        self.end(job, unexpected(f"the model {self._name} failed on this input"))
+        self.end(job, error)
 
     def end(self, job: Job, error: WorkerError) -> None:
         """End a job without a result, as the error's class says."""
@@ -125,7 +132,8 @@ class Endings:
 
     def _deliver(self, job: Job, body: bytes, code: str) -> None:
         request = job.request
-        self._outlets.post(request.reply_to, body, request.job_id, job.lease.wait)
+        with job.span.step("reply", calls_out=True):
+            self._outlets.post(request.reply_to, body, request.job_id, job.lease.wait)
         self._kept.delivered(job.delivery)
         self._complete(job, code)
 

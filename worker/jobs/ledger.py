@@ -4,10 +4,13 @@ import logging
 import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from worker.messages.job import Job
 from worker.messages.receiver import Ending
-from worker.messages.servicebus import Delivery
+from worker.messages.servicebus import Delivery, utc_now
+from worker.observed.logs import about
+from worker.observed.metrics import ModelMetrics
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +41,9 @@ class Ledger:
     `has_run` in between; it has also run where it never will.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, figures: ModelMetrics) -> None:
         self._model = model
+        self._figures = figures
         self._in_hand: defaultdict[str, InHand] = defaultdict(InHand)
         self._jobs: dict[Delivery, Job] = {}
         self._lock = threading.Lock()
@@ -63,6 +67,8 @@ class Ledger:
         in_hand = self._in_hand[delivery.queue]
         in_hand.held.add(delivery)
         in_hand.open.add(delivery)
+        waited = utc_now() - delivery.enqueued_at if delivery.enqueued_at else timedelta()
+        self._figures.received(delivery.delivery_count, waited.total_seconds())
 
     def opened(self, job: Job) -> None:
         """It is a job, which is to run."""
@@ -87,14 +93,16 @@ class Ledger:
             self._jobs.pop(ending.delivery, None)
         if ending.delay_seconds:
             in_hand.postponed.add(ending.delivery)
+        self._figures.settled(code)
         if job is not None:
             job.span.end(code, {"loosely.batch_size": job.batch_size})
-        _log.info(
-            "%s: job %s %s, %s; delivery %d, trace %s %s",
-            *(self._model, ending.delivery.message_id, code, ending.how),
-            *(ending.delivery.delivery_count + 1, job.span.trace_id if job else "-"),
-            ending.description,
-        )
+        job_id, trace_id = ending.delivery.message_id, job.span.trace_id if job else "-"
+        with about(job_id=job_id, model=self._model, trace_id=trace_id):
+            _log.info(
+                "%s: job %s %s, %s; delivery %d, trace %s %s",
+                *(self._model, job_id, code, ending.how, ending.delivery.delivery_count + 1),
+                *(trace_id, ending.description),
+            )
         return True
 
     def settled(self, ending: Ending, *, in_time: bool) -> None:
@@ -102,3 +110,5 @@ class Ledger:
         in_hand = self._in_hand[ending.delivery.queue]
         in_hand.postponed.discard(ending.delivery)
         in_hand.held.discard(ending.delivery)
+        if not in_time:
+            self._figures.lock_lost()

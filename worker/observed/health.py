@@ -48,6 +48,16 @@ def checked(check: Check) -> Page:
     return page
 
 
+def scraped(exposition: Callable[[str], tuple[bytes, str]]) -> Page:
+    """The page of an exposition of figures, given its body and content type."""
+
+    def page(accept: str) -> Answer:
+        body, content_type = exposition(accept)
+        return Answer(200, content_type, body)
+
+    return page
+
+
 class Health(http.server.ThreadingHTTPServer):
     """A tiny server on threads of its own: busy loops elsewhere do not hold it back."""
 

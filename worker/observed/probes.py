@@ -1,8 +1,8 @@
 """What the probes ask: whether the worker lives, and whether it takes jobs."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from worker.observed.pulse import Pulse
 
@@ -12,22 +12,8 @@ _STALLED_AFTER_SECONDS = 90.0
 Clock = Callable[[], float]
 
 
-class Serving(Protocol):
-    """A model's consumer, as the probes see it."""
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        ...
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether jobs are taken, or will be as soon as there is memory for the model."""
-        ...
-
-    def state(self) -> Mapping[str, Any]:
-        """The details, as a JSON object."""
-        ...
+States = Callable[[], Mapping[str, Mapping[str, Any]]]
+"""What is known of each model, as JSON objects; `ready` tells whether its jobs are taken."""
 
 
 class Loops:
@@ -53,20 +39,18 @@ class Loops:
 class Readiness:
     """Whether jobs are taken: not leaving, models loaded, queues connected, device computing."""
 
-    def __init__(
-        self, models: Sequence[Serving], pulse: Pulse, why_leaving: Callable[[], str]
-    ) -> None:
+    def __init__(self, states: States, pulse: Pulse, why_leaving: Callable[[], str]) -> None:
         """`why_leaving` is empty while the worker stays."""
-        self._models = models
+        self._states = states
         self._pulse = pulse
         self._why_leaving = why_leaving
 
     def ready(self) -> tuple[bool, Mapping[str, Any]]:
         """See Check."""
-        states = {model.name: dict(model.state()) for model in self._models}
+        states = self._states()
         if reason := self._why_leaving():
             return False, {"reason": f"draining: {reason}", "models": states}
-        waiting = sorted(model.name for model in self._models if not model.is_ready)
+        waiting = sorted(name for name, state in states.items() if not state["ready"])
         if waiting:
             return False, {"reason": f"not ready yet: {', '.join(waiting)}", "models": states}
         computes, device = self._pulse.look()

@@ -17,7 +17,6 @@ from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.propagate import inject
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -44,10 +43,11 @@ class JobSpan:
         self._span = span
         self._context = trace.set_span_in_context(span, Context()) if span else None
 
-    def step(self, name: str, kind: SpanKind = SpanKind.INTERNAL) -> AbstractContextManager[object]:
+    def step(self, name: str, *, calls_out: bool = False) -> AbstractContextManager[object]:
         """A child span around what happens now on this thread."""
         if self._tracer is None:
             return _NO_STEP
+        kind = SpanKind.CLIENT if calls_out else SpanKind.INTERNAL
         return self._tracer.start_as_current_span(name, self._context, kind)
 
     def end(self, outcome: str, attributes: Mapping[str, Any]) -> None:
@@ -67,6 +67,13 @@ class Tracing:
     def __init__(self, provider: TracerProvider | None = None) -> None:
         """Without a provider nothing is traced, and nothing is spent on it."""
         self._tracer = provider.get_tracer("loosely.worker") if provider else None
+
+    def headers(self) -> dict[str, str]:
+        """What an HTTP request sends so that its receiver's spans join the current one's trace."""
+        carrier: dict[str, str] = {}
+        if self._tracer is not None:
+            _W3C.inject(carrier)
+        return carrier
 
     def job(self, model: str, queue: str, job_id: str, delivery: Delivery) -> JobSpan:
         """Begin the span of a job that came with this message."""
@@ -111,13 +118,6 @@ class Tracing:
                 links=together,
                 start_time=started_at,
             ).end(ended_at)
-
-
-def headers_of_current_span() -> dict[str, str]:
-    """What an HTTP request sends so that its receiver's spans join the trace."""
-    carrier: dict[str, str] = {}
-    inject(carrier)
-    return carrier
 
 
 def _attributes(operation: str, queue: str, delivery: Delivery) -> dict[str, Any]:

@@ -6,6 +6,7 @@ and a connection that fails may mend: tried again with jittered backoff. Anythin
 
 import ipaddress
 import logging
+from collections.abc import Callable, Mapping
 
 import httpx
 
@@ -30,9 +31,12 @@ _CONNECTIONS = 64
 class Replies:
     """The gateway as a worker sees it. One client with kept connections, for all threads."""
 
-    def __init__(self, hosts: frozenset[str]) -> None:
+    def __init__(
+        self, hosts: frozenset[str], trace_headers: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
         """`hosts` are the host:port that replies may go to."""
         self._hosts = hosts
+        self._trace_headers = trace_headers
         self._reach = Reach("the gateway")
         self._client = httpx.Client(
             follow_redirects=False,
@@ -90,7 +94,8 @@ class Replies:
     def _posted(self, url: httpx.URL, body: bytes) -> str | None:
         """Try once: None where it is done, or what may mend."""
         try:
-            status = self._client.post(url, content=body).status_code
+            headers = self._trace_headers()
+            status = self._client.post(url, content=body, headers=headers).status_code
         except httpx.HTTPError as error:
             self._reach.lost(type(error).__name__)
             return type(error).__name__

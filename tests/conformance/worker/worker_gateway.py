@@ -29,6 +29,7 @@ class Gateway(http.server.ThreadingHTTPServer):
         self.posts: list[tuple[str, int]] = []
         self.asked: list[str] = []
         self.replies: dict[str, list[JobReply]] = defaultdict(list)
+        self.traceparents: dict[str, str] = {}
         self.connections = 0
         self.changed = threading.Condition()
 
@@ -95,6 +96,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
+        self.server.traceparents[self._job_id()] = self.headers.get("traceparent", "")
         self._answer(self.server.post(self._job_id(), body))
 
     def do_GET(self) -> None:

@@ -95,13 +95,19 @@ class Program:
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def output(self) -> Path:
+        """What it printed, beside its log."""
+        return self.log.with_suffix(".out")
+
     def start(self, *, wait: bool = True) -> None:
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *self.command],
                 cwd=ROOT,
                 env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"} | self.environment,
                 stdin=subprocess.DEVNULL,
+                stdout=output,
                 stderr=log,
             )
         if wait:

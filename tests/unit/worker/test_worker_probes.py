@@ -10,28 +10,17 @@ from worker.observed.pulse import Pulse
 
 
 @dataclass
-class Model:
-    """A consumer as far as the probes look."""
-
-    name: str
-    is_ready: bool = True
-
-    def state(self) -> dict[str, Any]:
-        return {"loaded": self.is_ready}
-
-
-@dataclass
 class Worker:
     """What readiness looks at."""
 
-    models: list[Model]
+    models: dict[str, dict[str, Any]]
     leaving: str = ""
     error: Exception | None = None
     failures: list[Exception] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.pulse = Pulse(self.compute, self.failures.append)
-        self.readiness = Readiness(self.models, self.pulse, lambda: self.leaving)
+        self.readiness = Readiness(lambda: self.models, self.pulse, lambda: self.leaving)
 
     def compute(self) -> None:
         if self.error is not None:
@@ -40,21 +29,21 @@ class Worker:
 
 @pytest.fixture
 def worker() -> Worker:
-    return Worker([Model("classifier"), Model("noop")])
+    return Worker({"classifier": {"ready": True, "held": 1}, "noop": {"ready": True}})
 
 
 def test_is_ready_once_a_kernel_ran(worker: Worker) -> None:
     worker.pulse.beat()
     good, details = worker.readiness.ready()
     assert good
-    assert details["models"] == {"classifier": {"loaded": True}, "noop": {"loaded": True}}
+    assert details["models"] == worker.models
     assert "reason" not in details
     assert details["device"]["computed_seconds_ago"] == pytest.approx(0, abs=5)
 
 
 def test_names_the_models_that_are_missing(worker: Worker) -> None:
     worker.pulse.beat()
-    worker.models[0].is_ready = False
+    worker.models["classifier"]["ready"] = False
     good, details = worker.readiness.ready()
     assert not good
     assert details["reason"] == "not ready yet: classifier"
@@ -76,7 +65,7 @@ def test_is_not_ready_from_the_moment_it_leaves(worker: Worker) -> None:
     good, details = worker.readiness.ready()
     assert not good
     assert details["reason"] == "draining: told to leave by SIGTERM"
-    assert details["models"]["noop"] == {"loaded": True}
+    assert details["models"] == worker.models
 
 
 def test_lives_while_every_loop_turns() -> None:

@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from worker.errors import SettingsError
 from worker.messages.servicebus import Delivery
 from worker.observed.exporting import flush, tracer_provider
-from worker.observed.tracing import JobSpan, Tracing, headers_of_current_span
+from worker.observed.tracing import JobSpan, Tracing
 
 TRACE_ID, SPAN_ID = "ab" * 16, "cd" * 8
 SAMPLED = f"00-{TRACE_ID}-{SPAN_ID}-01"
@@ -100,9 +100,9 @@ def test_a_job_is_in_its_requests_trace_and_linked_to_it(exported: Exported) -> 
 def test_steps_are_its_children(exported: Exported) -> None:
     job = exported.job()
     with job.step("prepare"):
-        assert SPAN_ID not in headers_of_current_span()["traceparent"]
-        assert TRACE_ID in headers_of_current_span()["traceparent"]
-    with job.step("reply", SpanKind.CLIENT):
+        assert SPAN_ID not in exported.tracing.headers()["traceparent"]
+        assert TRACE_ID in exported.tracing.headers()["traceparent"]
+    with job.step("reply", calls_out=True):
         pass
     job.end("succeeded", {})
     parent = identity(exported.one("process images"))
@@ -110,7 +110,7 @@ def test_steps_are_its_children(exported: Exported) -> None:
         step = exported.one(name)
         assert step.parent is not None
         assert step.parent.span_id == parent
-    assert headers_of_current_span() == {}
+    assert exported.tracing.headers() == {}
 
 
 def test_a_batch_is_in_each_jobs_trace_and_tied_together(exported: Exported) -> None:
@@ -176,7 +176,7 @@ def test_without_a_provider_there_are_no_spans() -> None:
     tracing = Tracing()
     job = tracing.job("classifier", "images", "job-1", delivery(SAMPLED))
     with job.step("prepare"), tracing.batch("classifier", [job]):
-        assert headers_of_current_span() == {}
+        assert tracing.headers() == {}
     job.end("succeeded", {})
     assert job.trace_id == TRACE_ID
 

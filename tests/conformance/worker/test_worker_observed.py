@@ -1,0 +1,240 @@
+"""What a worker at work shows: figures, readiness, notices, log lines and spans."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from azure.servicebus import ServiceBusMessage
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conformance.worker.conftest import StartWorker
+from tests.conformance.worker.worker_gateway import Gateway
+from tests.conformance.worker.worker_metadata import Metadata, run_metadata
+from tests.conformance.worker.worker_world import Program, World, job_id, message, wait_until
+
+SECRETS = ("secret-token", "SAS_KEY_VALUE", "Eby8vdM02xNOcqFlqUwJ", "SharedAccessKey=", "sig=")
+TRACE_ID = "ab" * 16
+
+
+class Figures:
+    """One scrape."""
+
+    def __init__(self, worker: Program) -> None:
+        answer = httpx.get(worker.probe.replace("/ready", "/metrics"), timeout=5)
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        families = text_string_to_metric_families(answer.text)
+        self._samples = [sample for family in families for sample in family.samples]
+
+    def value(self, name: str, **labels: str) -> float:
+        name = f"loosely_worker_{name}"
+        (value,) = [s.value for s in self._samples if s.name == name and s.labels == labels]
+        return float(value)
+
+    def outcomes(self, model: str) -> dict[str, float]:
+        settled = [s for s in self._samples if s.name == "loosely_worker_settled_total"]
+        return {s.labels["outcome"]: s.value for s in settled if s.labels["model"] == model}
+
+
+def ready(worker: Program) -> tuple[int, dict[str, Any]]:
+    answer = httpx.get(worker.probe, timeout=5)
+    return answer.status_code, answer.json()
+
+
+def gated(folder: Path) -> tuple[dict[str, Any], Callable[[], None], Callable[[], bool]]:
+    """A job that runs until it is let go: its task, what lets it go, and whether it runs."""
+    gate, running = folder / "gate", folder / "running"
+    return {"do": "wait", "running": str(running), "gate": str(gate)}, gate.touch, running.exists
+
+
+@pytest.fixture
+def metadata() -> Iterator[Metadata]:
+    with run_metadata() as running:
+        yield running
+
+
+def test_every_figure_after_some_jobs(
+    world: World, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    task, let_go, runs = gated(tmp_path)
+    again, good, bad, refused = job_id(), [job_id() for _ in range(3)], job_id(), job_id()
+    world.send("single", message(gateway, again, "single", {"do": "answer"}))
+    with world.receiver("single") as receiver:
+        (delivered,) = receiver.receive_messages(1, max_wait_time=5)
+        receiver.abandon_message(delivered)
+    for identity in good:
+        world.send("single", message(gateway, identity, "single", {"do": "answer"}))
+    world.send("single", message(gateway, bad, "single", {"do": "raise"}))
+    world.send("single", message(gateway, refused, "single", {"do": "refuse"}))
+    world.send("single", ServiceBusMessage(b"nonsense", message_id=job_id()))
+    worker = start_worker("single")
+    for identity in (again, *good, bad, refused):
+        gateway.taken(identity)
+    world.wait_until_empty("single")
+    held = job_id()
+    world.send("single", message(gateway, held, "single", task))
+    wait_until(runs, "a job runs")
+
+    figures = Figures(worker)
+    try:
+        assert figures.value("received_total", model="single") == 8
+        assert figures.value("redeliveries_total", model="single") == 1
+        assert figures.outcomes("single") == {
+            "succeeded": 4,
+            "inference-failed": 1,
+            "invalid-input": 1,
+            "malformed-message": 1,
+        }
+        assert figures.value("jobs_in_hand", model="single") == 1
+        assert figures.value("model_loaded", model="single") == 1
+        assert figures.value("queue_connected", model="single") == 1
+        assert figures.value("model_loads_total", model="single") == 1
+        assert figures.value("model_unloads_total", model="single") == 0
+        assert figures.value("queue_wait_seconds_count", model="single") == 8
+        # Those that raise are no batches that went through the model.
+        assert figures.value("batch_size_count", model="single") == 4
+        assert figures.value("batch_size_sum", model="single") == 4
+        assert figures.value("inference_seconds_count", model="single") == 4
+        assert figures.value("results_at_hand_total", model="single") == 0
+        assert figures.value("lock_losses_total", model="single") == 0
+        assert figures.value("out_of_memory_splits_total", model="single") == 0
+        assert figures.value("device_memory_reserved_bytes", model="single") == 0
+        assert figures.value("device_memory_used_bytes") == 0
+    finally:
+        let_go()
+    gateway.taken(held)
+    wait_until(lambda: Figures(worker).value("jobs_in_hand", model="single") == 0, "all is settled")
+
+
+def test_counts_jobs_that_ran_together(
+    world: World, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    task, let_go, runs = gated(tmp_path)
+    worker = start_worker("scripted")
+    first = job_id()
+    world.send("scripted", message(gateway, first, "scripted", task))
+    wait_until(runs, "a job runs")
+    rest = [job_id() for _ in range(4)]
+    world.send("scripted", *(message(gateway, i, "scripted", {"do": "answer"}) for i in rest))
+
+    def held() -> float:
+        return Figures(worker).value("jobs_in_hand", model="scripted")
+
+    wait_until(lambda: held() == 5, "all are in hand")
+    let_go()
+    for identity in (first, *rest):
+        gateway.taken(identity)
+    wait_until(lambda: held() == 0, "all is settled")
+    figures = Figures(worker)
+    assert figures.value("batch_size_sum", model="scripted") == 5
+    assert figures.value("batch_size_count", model="scripted") == 2
+    assert figures.outcomes("scripted") == {"succeeded": 5}
+
+
+def test_leaves_when_the_platform_takes_its_machine(
+    world: World, gateway: Gateway, start_worker: StartWorker, metadata: Metadata, tmp_path: Path
+) -> None:
+    task, let_go, runs = gated(tmp_path)
+    worker = start_worker(
+        "single", WORKER_SCHEDULED_EVENTS="acknowledge", WORKER_METADATA_URL=metadata.address
+    )
+    jobs = [job_id() for _ in range(3)]
+    world.send("single", *(message(gateway, i, "single", task) for i in jobs))
+    wait_until(runs, "a job runs")
+    status, document = ready(worker)
+    assert status == 200
+    assert "reason" not in document
+
+    event_id = metadata.announce("Preempt")
+    wait_until(lambda: ready(worker)[0] == 503, "it leaves", 10)
+    assert ready(worker)[1]["reason"] == "draining: Azure announces Preempt of this machine"
+    assert metadata.started == []
+    let_go()
+    assert worker.exit_code() == 0
+    assert metadata.started == [event_id]
+    gateway.taken(jobs[0])
+    assert sorted(world.waiting("single")) == sorted(jobs[1:])
+    start_worker("single")
+    for identity in jobs[1:]:
+        assert gateway.taken(identity).attempt == 1
+    world.wait_until_empty("single")
+
+
+def test_a_signal_after_a_notice_does_not_cut_the_drain_short(
+    world: World, gateway: Gateway, start_worker: StartWorker, metadata: Metadata, tmp_path: Path
+) -> None:
+    task, let_go, runs = gated(tmp_path)
+    worker = start_worker(
+        "single", WORKER_SCHEDULED_EVENTS="drain", WORKER_METADATA_URL=metadata.address
+    )
+    identity = job_id()
+    world.send("single", message(gateway, identity, "single", task))
+    wait_until(runs, "a job runs")
+    metadata.announce("Preempt")
+    wait_until(lambda: ready(worker)[0] == 503, "it leaves", 10)
+    worker.signal(signal.SIGTERM)
+    let_go()
+    assert worker.exit_code() == 0
+    gateway.taken(identity)
+
+
+def test_log_lines_are_objects_and_hold_no_secret(
+    world: World, gateway: Gateway, start_worker: StartWorker
+) -> None:
+    worker = start_worker("single", LOG_FORMAT="json", LOG_LEVEL="debug")
+    jobs = {job_id(): task for task in ("answer", "raise", "refuse", "fail-to-prepare", "no-json")}
+    refused, unheard = job_id(), job_id()
+    gateway.answers[refused] = [400]
+    gateway.answers[unheard] = [0, 503]
+    for identity, what in (*jobs.items(), (refused, "answer"), (unheard, "answer")):
+        world.send("single", message(gateway, identity, "single", {"do": what}))
+    for identity in (*jobs, unheard):
+        gateway.taken(identity)
+    world.dead_letter("single", refused)
+    worker.signal(signal.SIGTERM)
+    assert worker.exit_code() == 0
+
+    text = worker.log.read_text()
+    assert not [secret for secret in SECRETS if secret in text]
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
+    told = Counter(line["job_id"] for line in lines if "job_id" in line)
+    assert set(told) == {*jobs, refused, unheard}
+    about = [line for line in lines if "job_id" in line]
+    assert {(line["model"], line["trace_id"]) for line in about} == {("single", TRACE_ID)}
+    assert any("a defect in the model" in line.get("exception", "") for line in about)
+
+
+def test_spans_are_exported_where_the_environment_says(
+    world: World, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    worker = start_worker("single", wait=False, OTEL_TRACES_EXPORTER="console")
+    identity = job_id()
+    world.send("single", message(gateway, identity, "single", {"do": "answer"}))
+    gateway.taken(identity)
+    worker.signal(signal.SIGTERM)
+    assert worker.exit_code() == 0
+    spans = {span["name"]: span for span in printed_spans(worker.output.read_text())}
+    assert {span["context"]["trace_id"] for span in spans.values()} == {f"0x{TRACE_ID}"}
+    process = spans.pop("process single")
+    assert set(spans) == {"prepare", "inference", "reply"}
+    assert {s["parent_id"] for s in spans.values()} == {process["context"]["span_id"]}
+    assert process["parent_id"] == f"0x{'cd' * 8}"
+    assert process["attributes"]["messaging.message.id"] == identity
+    assert process["attributes"]["loosely.outcome"] == "succeeded"
+    # The reply's receiver can go on in the same trace.
+    assert spans["reply"]["context"]["span_id"][2:] in gateway.traceparents[identity]
+    assert not [secret for secret in SECRETS if secret in worker.output.read_text()]
+
+
+def printed_spans(text: str) -> Iterator[dict[str, Any]]:
+    decoder, at = json.JSONDecoder(), 0
+    while (at := text.find("{", at)) >= 0:
+        span, at = decoder.raw_decode(text, at)
+        yield span
