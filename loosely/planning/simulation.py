@@ -3,8 +3,8 @@
 A job comes. KEDA or the autoscaler counts messages (waiting and held, as ActiveMessageCount is
 taken to do) and sets the number of workers. A worker without a node waits for the cluster
 autoscaler's next scan, which asks for nodes. A node comes and pulls the image, the worker loads the
-model and takes batches. Workers that are too many go as pods do: those without a node first, then
-those not ready, then the newest, each after its batch.
+model and takes batches. Workers that are too many go as pods do: the newest first, those without a
+node among them, and each after its batch.
 """
 
 from collections import deque
@@ -93,9 +93,8 @@ class _Run:
         self._pool.want(self._settle())
 
     def _dismiss(self, staying: list[_Worker], number: int) -> None:
-        newest_first = staying[::-1]
-        newest_first.sort(key=_worth)
-        for worker in newest_first[:number]:
+        # The newest, among whom are those that have no node yet.
+        for worker in staying[::-1][:number]:
             worker.is_leaving = True
             if not worker.is_busy:
                 self._remove(worker)
@@ -162,8 +161,3 @@ class _Run:
         self._outcome.samples.append(
             Sample(now, len(self._waiting), len(self._workers), ready, len(self._pool))
         )
-
-
-def _worth(worker: _Worker) -> int:
-    """Who goes first: without a node, then not ready, then any (as a ReplicaSet chooses)."""
-    return 0 if worker.node is None else 1 if not worker.is_ready else 2

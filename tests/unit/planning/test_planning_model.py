@@ -15,8 +15,10 @@ from loosely.planning.load import Load
 from loosely.planning.machines import Machines, Work
 from loosely.planning.outcome import Outcome, Sample, percentiles
 from loosely.planning.picture import draw
+from loosely.planning.pool import Pool
 from loosely.planning.prices import Prices, PricesUnusable
 from loosely.planning.simulation import simulate
+from loosely.planning.timeline import Timeline
 from loosely.scaling.deployed import DEPLOYED
 from loosely.scaling.rules import Behavior, Direction, Policy, Scaling, Unit
 
@@ -108,6 +110,33 @@ class TestSimulation:
         scaling = Scaling(cooldown_period_seconds=0.0, max_replica_count=4, behavior=at_once)
         outcome = run(Load.at_once(40), scaling=scaling, machines=NO_DELAYS, work=Work(90, 1, 90))
         assert outcome.jobs == len(outcome.answers_seconds) + outcome.unanswered == 40
+
+
+class TestPool:
+    """The cluster autoscaler alone, with its ten minutes."""
+
+    def test_an_empty_node_stays_until_ten_minutes_after_the_last_new_one(self) -> None:
+        timeline = Timeline()
+        homeless = [0]
+        pool = Pool(Machines(), timeline, lambda: homeless[0])
+
+        def want(number: int) -> None:
+            homeless[0] = number
+            pool.want(number)
+
+        sizes = {}
+
+        def look() -> None:
+            sizes[timeline.now_seconds] = len(pool)
+
+        timeline.at(5.0, lambda: want(1))
+        timeline.at(200.0, lambda: want(0))
+        timeline.at(605.0, lambda: want(1))
+        for at in (5.5, 10.5, 609.0, 611.0, 795.0, 1205.0, 1215.0):
+            timeline.at(at, look)
+        timeline.run(3000.0)
+        # Asked for at 10 and up at 190, empty: it would go at 790, but another came at 610.
+        assert sizes == {5.5: 0, 10.5: 1, 609.0: 1, 611.0: 2, 795.0: 2, 1205.0: 2, 1215.0: 1}
 
 
 class TestLoad:

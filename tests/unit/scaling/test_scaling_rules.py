@@ -86,6 +86,12 @@ class TestAutoscaler:
         assert seen[345.0] == 3
         assert seen[360.0] == 1, "and so is the wish for 3"
 
+    def test_goes_up_to_the_lowest_wish_of_its_window(self) -> None:
+        slow = Behavior(scale_up=Direction(60.0, (Policy(Unit.PODS, 10, 15.0),)))
+        autoscaler = Autoscaler(Scaling(behavior=slow))
+        seen = [autoscaler.decide(15.0 * sync, 1, [20 if sync else 30]) for sync in range(6)]
+        assert seen == [1, 1, 1, 1, 4, 4], "the first knew of no other wish than for one"
+
     def test_is_switched_off_at_zero(self) -> None:
         assert Autoscaler(Scaling()).decide(0.0, 0, [1000]) == 0
 
@@ -164,6 +170,12 @@ class TestActivation:
         activation = Activation(Scaling(), 0.0)
         assert activation.decide(900.0, 3, [None]) == 3
         assert activation.decide(900.0, 0, [None, 1]) == 1, "another queue has work"
+
+    def test_activity_beside_an_error_does_not_begin_the_cooldown_anew(self) -> None:
+        activation = Activation(Scaling(), 0.0)
+        assert activation.decide(0.0, 0, [1, 0]) == 1
+        assert activation.decide(200.0, 1, [1, None]) == 1
+        assert activation.decide(301.0, 1, [0, 0]) == 0
 
 
 class TestScaler:
