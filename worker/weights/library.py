@@ -42,11 +42,12 @@ class Library:
         if not model.weights:
             return None
         if blob := blob_of(model.weights):
-            return Weights(self._cached(model, *blob))
+            return Weights(self._cached(model, *blob), model.weights_sha256)
         file = file_of(model.weights)
-        if model.weights_sha256 and (found := _digest(file)) != model.weights_sha256:
+        found = _digest(file)
+        if model.weights_sha256 and found != model.weights_sha256:
             raise _mismatch(model, found)
-        return Weights(file)
+        return Weights(file, found)
 
     def _cached(self, model: Model, container: str, blob: str) -> Path:
         file = self._cache / model.weights_sha256

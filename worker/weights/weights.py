@@ -32,6 +32,7 @@ class Weights:
     """A file on this machine whose digest has been checked. What a model's constructor is given."""
 
     path: Path
+    sha256: str = ""
 
     def state_dict(self) -> "dict[str, Tensor]":
         """The tensors by name, on the CPU; WeightsUnsafe or WeightsDamaged.
@@ -44,10 +45,15 @@ class Weights:
         found = _from_safetensors(self.path) if _is_safetensors(start) else _from_torch(self.path)
         return _checked(found)
 
-    def load_into(self, network: "Network") -> "Network":
-        """Give these weights to a network, all of them and nothing else; WeightsUnfit."""
+    def load_into(
+        self, network: "Network", state: "Mapping[str, Tensor] | None" = None
+    ) -> "Network":
+        """Give these weights to a network, all of them and nothing else; WeightsUnfit.
+
+        `state` is what `state_dict` gave, where somebody had to look at it before.
+        """
         try:
-            network.load_state_dict(self.state_dict(), strict=True)
+            network.load_state_dict(state or self.state_dict(), strict=True)
         except RuntimeError as error:
             # One line a name or shape that does not fit.
             text = " ".join(str(error).split())[:_SHOWN_CHARACTERS]

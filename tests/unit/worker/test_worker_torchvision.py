@@ -1,0 +1,161 @@
+"""torchvision's networks as models: seeded weights, real pictures, and what comes out."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torchvision import models
+
+from contract.catalogue import Catalogue
+from contract.messages import InlineBytes, InlineJson
+from worker.errors import ModelUnfit, WeightsUnfit
+from worker.inference.runner import Runner
+from worker.models.published import build, recipe
+from worker.models.torchvision_segmenter import palette
+from worker.weights.weights import Weights
+
+pytestmark = pytest.mark.torch
+
+ROOT = Path(__file__).parents[3]
+CHELSEA = (ROOT / "examples" / "chelsea.jpg").read_bytes()
+PICTURES = replace(Catalogue.load()["classifier"], name="pictures")
+MOBILENET_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
+
+
+def small() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (60, 90), (200, 30, 30)).save(file, "PNG")
+    return file.getvalue()
+
+
+def load(folder: Path, kind: str, network: Any, sha256: str = "", **options: Any) -> Runner:
+    """The model of this kind with a network's own weights, which are the same each time."""
+    path = folder / "weights.pth"
+    torch.save(network.state_dict(), path)
+    implementation = f"worker.models.torchvision_{kind}"
+    model = replace(PICTURES, implementation=implementation, options=options)
+    if kind == "segmenter":
+        model = replace(model, result_media_type="image/png")
+    return Runner.load(model, torch_threads=1, weights=Weights(path, sha256))
+
+
+def seeded(kind: Any, architecture: str, **options: Any) -> Any:
+    torch.manual_seed(7)
+    return build(kind, architecture, **options)
+
+
+def answers(runner: Runner, *pictures: bytes) -> list[InlineJson | InlineBytes]:
+    types = {b"\xff\xd8": "image/jpeg", b"\x89P": "image/png"}
+    batch = [runner.prepare(data, types[data[:2]]) for data in pictures]
+    return [runner.finish(output) for output in runner.run(batch)]
+
+
+def test_a_classifier_gives_the_best_of_its_labels(tmp_path: Path) -> None:
+    runner = load(
+        tmp_path,
+        "classifier",
+        seeded(models, "shufflenet_v2_x0_5"),
+        architecture="shufflenet_v2_x0_5",
+    )
+    one, two = answers(runner, CHELSEA, CHELSEA)
+    assert one == two
+    assert isinstance(one, InlineJson)
+    labels = one.value["labels"]
+    assert len(labels) == 5
+    categories = models.ShuffleNet_V2_X0_5_Weights.DEFAULT.meta["categories"]
+    assert all(label["label"] == categories[label["index"]] for label in labels)
+    scores = [label["score"] for label in labels]
+    assert scores == sorted(scores, reverse=True)
+    assert 0 < sum(scores) <= 1.000001
+    assert runner.run([runner.sample()])
+
+
+def test_a_classifier_of_ones_own_has_labels_of_its_own(tmp_path: Path) -> None:
+    network = seeded(models, "squeezenet1_1", num_classes=2)
+    options = {"architecture": "squeezenet1_1", "labels": "cat, dog"}
+    (answer,) = answers(load(tmp_path, "classifier", network, **options), CHELSEA)
+    assert isinstance(answer, InlineJson)
+    assert {label["label"] for label in answer.value["labels"]} == {"cat", "dog"}
+
+
+def test_published_weights_come_with_their_own_transforms() -> None:
+    weights = models.MobileNet_V2_Weights
+    assert recipe("mobilenet_v2", MOBILENET_SHA256) is weights.IMAGENET1K_V1
+    assert recipe("mobilenet_v2", "ab" * 32) is weights.DEFAULT is weights.IMAGENET1K_V2
+
+
+def test_an_unknown_architecture_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ModelUnfit, match=r"'resnet5' is none of torchvision.models; .*resnet50"):
+        build(models, "resnet5")
+    with pytest.raises(ModelUnfit, match="ssdlite320"):
+        build(models.detection, "ssdlite")
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    network = seeded(models, "squeezenet1_1", num_classes=2)
+    with pytest.raises(WeightsUnfit):
+        load(tmp_path, "classifier", network, architecture="shufflenet_v2_x0_5")
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    architecture = "ssdlite320_mobilenet_v3_large"
+    network = seeded(models.detection, architecture, weights_backbone=None)
+    folder = tmp_path_factory.mktemp("detector")
+    return load(folder, "detector", network, architecture=architecture, min_score=0.01)
+
+
+def test_a_detector_gives_boxes_within_the_picture(detector: Runner) -> None:
+    together = answers(detector, CHELSEA, small())
+    alone = [answers(detector, data)[0] for data in (CHELSEA, small())]
+    for answer, single, size in zip(together, alone, [(384, 255), (60, 90)], strict=True):
+        assert isinstance(answer, InlineJson)
+        assert isinstance(single, InlineJson)
+        assert (answer.value["width"], answer.value["height"]) == size
+        objects = answer.value["objects"]
+        assert 0 < len(objects) <= 100
+        assert len(objects) == len(single.value["objects"])
+        scores = [found["score"] for found in objects]
+        assert scores == sorted(scores, reverse=True)
+        assert all(score >= 0.01 for score in scores)
+        for found in objects:
+            box = found["box"]
+            assert 0 <= box["left"] <= box["right"] <= size[0]
+            assert 0 <= box["top"] <= box["bottom"] <= size[1]
+            assert found["label"]
+
+
+def test_a_large_picture_is_made_smaller_before_it_costs_memory(detector: Runner) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (4000, 20), "white").save(file, "PNG")
+    item = detector.prepare(file.getvalue(), "image/png")
+    assert tuple(item.pixels.shape) == (3, 7, 1333)
+    (answer,) = [detector.finish(output) for output in detector.run([item])]
+    assert isinstance(answer, InlineJson)
+    assert answer.value["width"] == 4000
+
+
+@pytest.mark.parametrize("auxiliary", [{}, {"aux_loss": True}])
+def test_a_segmenter_gives_a_picture_of_classes(tmp_path: Path, auxiliary: dict[str, bool]) -> None:
+    architecture = "deeplabv3_mobilenet_v3_large" if auxiliary else "lraspp_mobilenet_v3_large"
+    network = seeded(models.segmentation, architecture, weights_backbone=None, **auxiliary)
+    runner = load(tmp_path, "segmenter", network, architecture=architecture)
+    masks = answers(runner, CHELSEA, small(), CHELSEA)
+    assert masks[0] == masks[2] != masks[1]
+    for mask, size in zip(masks, [(384, 255), (60, 90), (384, 255)], strict=True):
+        assert isinstance(mask, InlineBytes)
+        assert mask.media_type == "image/png"
+        with Image.open(io.BytesIO(mask.data)) as picture:
+            assert (picture.size, picture.mode) == (size, "P")
+            assert max(value for _, value in picture.getcolors() or []) < 21  # type: ignore[operator]  # palettes have numbers
+
+
+def test_the_palette_is_that_of_pascal_voc() -> None:
+    colours = [tuple(palette()[at : at + 3]) for at in range(0, 768, 3)]
+    assert colours[:5] == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
+    assert colours[15] == (192, 128, 128)
+    assert len(set(colours)) == 256

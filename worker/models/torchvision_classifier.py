@@ -1,0 +1,71 @@
+"""Any of torchvision's classifiers, by name, with a state dict from blob storage.
+
+    weights = "blob:weights/resnet50.pth"
+    options = {architecture = "resnet50"}
+
+The weights are those that torchvision publishes, or of a training of one's own: then `labels` are
+the classes' names, by commas.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from PIL.Image import Image
+from torchvision import models
+
+from worker.models import Accepts, Weights
+from worker.models.network import Network
+from worker.models.published import build, names, recipe
+
+_LABELS_COUNT = 5
+# Published weights of these two expect their inputs scaled once more.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "googlenet": {"transform_input": True, "init_weights": False},
+    "inception_v3": {"transform_input": True, "init_weights": False},
+}
+
+
+class Infer:
+    """Answers with `labels`: the most likely, as label, index and score, best first."""
+
+    accepts: ClassVar[Accepts] = "image"
+
+    def __init__(
+        self,
+        weights: Weights,
+        architecture: str,
+        labels: str = "",
+        precision: str = "float32",
+        compiler: str = "",
+    ) -> None:
+        options = _OPTIONS.get(architecture, {})
+        if labels:
+            options = {**options, "num_classes": len(names(labels, None))}
+        network = weights.load_into(build(models, architecture, **options))
+        entry = recipe(architecture, weights.sha256)
+        self._names = names(labels, entry)
+        self._transforms = entry.transforms()
+        self._network = Network(network, precision=precision, compiler=compiler)
+
+    def sample(self) -> torch.Tensor:
+        """A picture as `preprocess` makes it."""
+        side = self._transforms.crop_size[0]
+        return torch.zeros(3, side, side)
+
+    def preprocess(self, item: Image) -> torch.Tensor:
+        """As the network was trained: resize, cut out the middle, normalise."""
+        return self._network.stage(self._transforms(item))
+
+    def __call__(self, batch: list[torch.Tensor]) -> list[torch.Tensor]:
+        """One forward pass over the whole batch."""
+        return list(self._network(batch))
+
+    def postprocess(self, output: torch.Tensor) -> dict[str, object]:
+        """The names and scores of the best."""
+        best = output.softmax(dim=0).topk(min(_LABELS_COUNT, len(self._names)))
+        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        labels = [
+            {"label": self._names[index], "index": index, "score": round(score, 6)}
+            for score, index in pairs
+        ]
+        return {"labels": labels}
