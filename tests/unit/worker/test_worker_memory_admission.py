@@ -185,7 +185,7 @@ def test_a_model_of_unknown_size_takes_what_is_free_and_after_a_failure_everythi
     claims = {"a": Claim("a"), "b": loaded("b", 3, 0)}
     claims["a"] = seat.turn(0, "a", claims, Facts(0.0, is_idle=False))
     assert (seat.stage, claims["a"].reserved_bytes) == (Stage.ENTERING, 5)
-    claims["a"] = seat.failed(0, 1.0, for_memory=True)
+    claims["a"] = seat.failed(0, 1.0, 8)
     claims["a"] = seat.turn(0.5, "a", claims, Facts(0.0, is_idle=False))
     assert claims["a"] == Claim("a"), "it lets others go first for a while"
     claims["a"] = seat.turn(1.0, "a", claims, Facts(0.0, is_idle=False))

@@ -1,0 +1,108 @@
+"""Memory is admitted: models that do not fit together take turns, and no job pays for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contract.messages import InlineJson, JobError
+from tests.conformance.worker.conftest import StartWorker
+from tests.conformance.worker.worker_gateway import Gateway
+from tests.conformance.worker.worker_heavy import CATALOGUE, GIB
+from tests.conformance.worker.worker_world import Program, World, job_id, message, run_world
+from worker.memory.budget import Record
+
+JOBS_COUNT = 200
+TURN_SECONDS = 0.5
+# Until a waiting model is looked at, the other has finished what it holds, and it is loaded itself.
+SWITCH_SECONDS = 0.75
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with run_world(tmp_path_factory.mktemp("memory-world"), CATALOGUE) as running:
+        yield running
+
+
+def square(gateway: Gateway, identity: str) -> int:
+    outcome = gateway.taken(identity).outcome
+    assert isinstance(outcome, InlineJson), outcome
+    value: int = outcome.value["square"]
+    return value
+
+
+def sharing(folder: Path, budget: str = "8GiB") -> dict[str, str]:
+    return {
+        "WORKER_DEVICE_MEMORY": budget,
+        "WORKER_MEMORY_FOLDER": str(folder),
+        "WORKER_TURN_SECONDS": str(TURN_SECONDS),
+    }
+
+
+def send_interleaved(world: World, gateway: Gateway, count: int) -> dict[str, int]:
+    """Jobs for both models in turn; returns the number that each is to square."""
+    jobs = {job_id(): number for number in range(count)}
+    client = world.client
+    with client.get_queue_sender("three") as three, client.get_queue_sender("six") as six:
+        for identity, number in jobs.items():
+            model, sender = ("three", three) if number % 2 else ("six", six)
+            sender.send_messages(message(gateway, identity, model, {"n": number}))
+    return jobs
+
+
+def waits(workers: list[Program]) -> list[float]:
+    """How long models that had work waited for their memory, by the workers' logs."""
+    text = "".join(worker.log.read_text() for worker in workers)
+    return [float(found) for found in re.findall(r"waited ([0-9.]+) s for memory", text)]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("process_count", [1, 2])
+def test_two_models_that_do_not_fit_together_share_a_device_fairly(
+    world: World,
+    gateway: Gateway,
+    start_worker: StartWorker,
+    tmp_path: Path,
+    process_count: int,
+) -> None:
+    jobs = send_interleaved(world, gateway, JOBS_COUNT)
+    settings = sharing(tmp_path)
+    workers = [start_worker("three,six", wait=False, **settings) for _ in range(process_count)]
+
+    assert {i: square(gateway, i) for i in jobs} == {i: n**2 for i, n in jobs.items()}
+
+    record = Record.read(tmp_path / "cpu" / "account")
+    assert 6 * GIB <= record.peak_bytes <= 8 * GIB
+    assert record.refused_count == 0, "nothing was used that had not been reserved"
+    # Of two models with equally much to do, each has the device every other turn.
+    fair_seconds = TURN_SECONDS + SWITCH_SECONDS
+    assert waits(workers)
+    assert max(waits(workers)) <= 2 * fair_seconds
+
+
+def test_neither_bad_inputs_nor_short_memory_cost_another_job_its_result(
+    world: World, gateway: Gateway, start_worker: StartWorker
+) -> None:
+    worker = start_worker("picky")
+    jobs = {job_id(): number for number in range(64)}
+    world.send("picky", *(message(gateway, i, "picky", {"n": n}) for i, n in jobs.items()))
+    assert {i: square(gateway, i) for i in jobs} == {i: n**2 for i, n in jobs.items()}
+    sizes = [gateway.taken(identity).timing.batch_size for identity in jobs]
+    assert max(sizes) <= 8, "no larger batch succeeded"
+    log = worker.log.read_text()
+    assert 1 <= log.count("out of memory at a batch of cost") <= 2, "the limit was learned"
+
+    jobs = {job_id(): number for number in range(64)}
+    tasks = {i: {"n": n} | ({"bad": True} if n % 8 == 0 else {}) for i, n in jobs.items()}
+    world.send("picky", *(message(gateway, i, "picky", task) for i, task in tasks.items()))
+    for identity, number in jobs.items():
+        outcome = gateway.taken(identity).outcome
+        if number % 8:
+            assert outcome == InlineJson({"square": number**2})
+        else:
+            assert isinstance(outcome, JobError)
+            assert (outcome.code, outcome.message) == ("invalid-input", f"{number} is bad")
+    world.wait_until_empty("picky")

@@ -1,0 +1,80 @@
+"""Models whose sizes their entries choose: they declare what they take of the device's memory."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any, ClassVar
+
+from worker.models import Accepts, InvalidInput
+
+GIB = 1024**3
+_ENTRY = """
+[{name}]
+task = "test"
+description = "Takes as much memory as its entry says."
+implementation = "tests.conformance.worker.worker_heavy"
+queue = "{name}"
+media_types = ["application/json"]
+max_input_bytes = 1_000_000
+deadline_seconds = 120
+max_deadline_seconds = 3600
+max_batch_size = {batch}
+max_wait_ms = 20
+lock_seconds = 5
+max_delivery_count = 3
+options = {{ {options} }}
+"""
+
+_SHORT = "load_seconds = 0.05, run_seconds = 0.05"
+CATALOGUE = "".join(
+    _ENTRY.format(name=name, batch=batch, options=options)
+    for name, batch, options in (
+        # Three units and six, of eight: loaded they fit beside each other, at work they do not.
+        ("three", 4, f"resident_bytes = {2 * GIB}, batch_bytes = {GIB}, {_SHORT}"),
+        ("six", 4, f"resident_bytes = {5 * GIB}, batch_bytes = {GIB}, {_SHORT}"),
+        ("picky", 16, "resident_bytes = 0, fits = 8"),
+    )
+)
+
+_PAUSE = threading.Event()
+
+
+class Infer:
+    """Input: `{"n": number}`, and `"bad": true` where its batch is to raise. Answer: the square."""
+
+    accepts: ClassVar[Accepts] = "bytes"
+
+    def __init__(
+        self,
+        resident_bytes: int,
+        batch_bytes: int = 0,
+        load_seconds: float = 0.0,
+        run_seconds: float = 0.0,
+        fits: int = 1000,
+    ) -> None:
+        """More than `fits` at a time run out of memory, which nothing told beforehand."""
+        self._resident_bytes = resident_bytes
+        self._batch_bytes = batch_bytes
+        self._run_seconds = run_seconds
+        self._fits = fits
+        _PAUSE.wait(load_seconds)
+
+    def memory_bytes(self, cost: float) -> int:
+        return self._resident_bytes + (self._batch_bytes if cost else 0)
+
+    def sample(self) -> dict[str, Any]:
+        return {"n": 0}
+
+    def preprocess(self, item: bytes) -> dict[str, Any]:
+        task: dict[str, Any] = json.loads(item)
+        return task
+
+    def __call__(self, batch: list[dict[str, Any]]) -> list[dict[str, int]]:
+        if len(batch) > self._fits:
+            raise MemoryError(f"{len(batch)} do not fit")
+        for task in batch:
+            if task.get("bad"):
+                raise InvalidInput(f"{task['n']} is bad")
+        _PAUSE.wait(self._run_seconds)
+        return [{"square": task["n"] ** 2} for task in batch]

@@ -1,0 +1,187 @@
+"""The CPU as a card: one account for all processes, which refuses what a card would."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.memory.budget import Account, Budget, Record
+from worker.memory.device import Batch
+from worker.memory.errors import BudgetExceeded, is_out_of_memory
+
+ROOT = Path(__file__).resolve().parents[3]
+
+CHILD = """
+import sys
+from pathlib import Path
+from worker.memory.budget import Account
+Account(Path(sys.argv[1]), 8).charge(int(sys.argv[2]))
+print("charged", flush=True)
+sys.stdin.read()
+"""
+
+
+class Declares:
+    """Takes 2 while loaded, and 1 for each unit of a batch's cost."""
+
+    def memory_bytes(self, cost: float) -> int:
+        return 2 + int(cost)
+
+
+@contextlib.contextmanager
+def other_process(folder: Path, size: int) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder), str(size)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        assert process.stdout.readline() == b"charged\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
+        process.stdin.close()
+        process.stdout.close()
+
+
+def test_all_processes_are_charged_on_one_account_until_they_end(tmp_path: Path) -> None:
+    account = Account(tmp_path, 8)
+    with other_process(tmp_path, 5):
+        account.charge(3)
+        with pytest.raises(BudgetExceeded, match="over the budget of 8"):
+            account.charge(1)
+        assert Record.read(tmp_path) == Record(peak_bytes=8, refused_count=1)
+    account.charge(5)
+    account.release(8)
+    assert Record.read(tmp_path) == Record(peak_bytes=8, refused_count=1)
+    account.close()
+
+
+@given(charges=st.lists(st.integers(-6, 6), max_size=30))
+def test_the_account_is_never_overdrawn(
+    tmp_path_factory: pytest.TempPathFactory, charges: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("account")
+    account = Account(folder, 8)
+    used = peak = refused = 0
+    for size in charges:
+        if size < 0:
+            given_back = min(-size, used)
+            account.release(given_back)
+            used -= given_back
+        elif used + size > 8:
+            with pytest.raises(BudgetExceeded):
+                account.charge(size)
+            refused += 1
+        else:
+            account.charge(size)
+            used += size
+            peak = max(peak, used)
+    assert Record.read(folder) == Record(peak, refused)
+    account.close()
+
+
+def test_what_a_model_declares_is_charged_while_it_is_there(tmp_path: Path) -> None:
+    account = Account(tmp_path, 8)
+    device = Budget(account, 8)
+    holder, resident_bytes = device.load(Declares, limit_bytes=8)
+    assert resident_bytes == 2
+    batch = Batch(cost=4)
+    with device.running(holder, batch):
+        assert account.used_bytes == 6
+    assert (batch.measured_bytes, account.used_bytes) == (4, 2)
+    with pytest.raises(BudgetExceeded), device.running(holder, Batch(cost=7)):
+        raise AssertionError("it does not run")
+    with device.running(holder, Batch(cost=1, known_bytes=3)):
+        assert account.used_bytes == 5
+    device.unload(resident_bytes)
+    assert account.used_bytes == 0
+    account.close()
+
+
+def test_a_trial_keeps_to_what_is_reserved_though_there_is_more(tmp_path: Path) -> None:
+    account = Account(tmp_path, 8)
+    device = Budget(account, 8)
+    with pytest.raises(BudgetExceeded, match="1 reserved"):
+        device.load(Declares, limit_bytes=1)
+    holder, _ = device.load(Declares, limit_bytes=2)
+    with pytest.raises(BudgetExceeded), device.running(holder, Batch(cost=3, limit_bytes=2)):
+        raise AssertionError("it does not run")
+    assert account.used_bytes == 2
+    assert Record.read(tmp_path).refused_count == 0, "it was not the account that refused"
+    account.close()
+
+
+def test_a_batch_that_raises_gives_its_memory_back(tmp_path: Path) -> None:
+    account = Account(tmp_path, 8)
+    device = Budget(account, 8)
+    holder, _ = device.load(Declares, limit_bytes=8)
+    batch = Batch(cost=3)
+    with pytest.raises(KeyError), device.running(holder, batch):
+        raise KeyError
+    assert (account.used_bytes, batch.measured_bytes) == (2, None)
+    account.close()
+
+
+def test_running_out_of_memory_is_known_by_its_class_or_by_its_cause() -> None:
+    assert is_out_of_memory(BudgetExceeded("no"))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("CUDA out of memory"))
+    wrapped = RuntimeError("the model raised")
+    wrapped.__cause__ = BudgetExceeded("no")
+    assert is_out_of_memory(wrapped)
+
+
+@pytest.mark.torch
+def test_torchs_own_error_is_known() -> None:
+    torch = pytest.importorskip("torch")
+    assert is_out_of_memory(torch.OutOfMemoryError("no"))
+
+
+@pytest.mark.torch
+def test_what_tensors_take_is_counted(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Network:
+        def __init__(self) -> None:
+            layers = torch.nn.Linear(100, 1000, bias=False), torch.nn.ReLU()
+            self.parts = {"network": torch.nn.Sequential(*layers), "table": torch.zeros(10)}
+            self.twice = self.parts["table"].view(5, 2)
+
+        def memory_bytes(self, cost: float) -> int:
+            return 0
+
+        def run(self, count: int) -> object:
+            return self.parts["network"](torch.zeros(count, 100))
+
+    account = Account(tmp_path, 10**7)
+    device = Budget(account, 10**7)
+    holder, resident_bytes = device.load(Network, limit_bytes=10**7)
+    assert resident_bytes == 4 * (100 * 1000 + 10)
+    measured = []
+    for count in (1, 8):
+        batch = Batch(cost=count)
+        with torch.inference_mode(), device.running(holder, batch):
+            holder.run(count)
+        measured.append(batch.measured_bytes)
+    # The input, the product, and what the last layer makes of it.
+    assert measured == [4 * (100 + 2 * 1000), 8 * 4 * (100 + 2 * 1000)]
+
+    large = Batch(cost=10_000)
+    with pytest.raises(BudgetExceeded), torch.inference_mode(), device.running(holder, large):
+        holder.run(10_000)
+    assert account.used_bytes == resident_bytes
+    account.close()

@@ -1,0 +1,222 @@
+"""A model's stay: loaded when there is memory, measured, unloaded for another, tried again."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from contract.catalogue import Catalogue, Model
+from worker.inference.residence import Host, Residence
+from worker.inference.runner import Runner
+from worker.memory.budget import Record
+from worker.memory.errors import BudgetExceeded
+from worker.memory.pending import Peeked
+from worker.memory.settings import MemorySettings
+from worker.memory.sharing import Sharing
+from worker.models import Accepts
+
+NOOP = Catalogue.load()["noop"]
+BUDGET = 80
+
+
+class Infer:
+    """Takes 10 for each of a batch's items, beside what it holds."""
+
+    accepts: ClassVar[Accepts] = "bytes"
+
+    def __init__(self, resident: int) -> None:
+        self.resident = resident
+        self.passes: list[int] = []
+        self.is_closed = False
+
+    def memory_bytes(self, cost: float) -> int:
+        return self.resident + int(10 * cost)
+
+    def sample(self) -> bytes:
+        return b""
+
+    def preprocess(self, item: bytes) -> bytes:
+        return item
+
+    def __call__(self, batch: list[bytes]) -> list[int]:
+        self.passes.append(len(batch))
+        return [len(item) for item in batch]
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@dataclass
+class Stay:
+    """A residence with its device thread, and the work it is told of."""
+
+    model: Model
+    sharing: Sharing
+    load: Callable[[], Infer]
+    has_work: bool = False
+    infer: Infer | None = None
+    vacated: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    entered: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        host = Host(busy_count=lambda: 0, vacate=self.vacated.set, windows=[self])
+        self.residence = Residence(self.model, self._load, self.sharing, host)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
+        return [Peeked(1, datetime.now(UTC))] if self.has_work else []
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self.vacated.set()
+        self.thread.join(10)
+
+    def _load(self, model: Model) -> Runner:
+        self.infer = self.load()
+        return Runner(model, self.infer)
+
+    def _run(self) -> None:
+        while self.residence.enter(self.stopping):
+            self.entered.set()
+            self.vacated.wait()
+            self.vacated.clear()
+            self.residence.leave()
+            self.entered.clear()
+
+
+@pytest.fixture
+def stays() -> Iterator[Callable[..., Stay]]:
+    started: list[Stay] = []
+
+    def start(name: str, sharing: Sharing, load: Callable[[], Infer], **entry: Any) -> Stay:
+        model = replace(NOOP, name=name, queue=name, max_batch_size=4, **entry)
+        stay = Stay(model, sharing, load)
+        started.append(stay)
+        return stay
+
+    yield start
+    for stay in started:
+        stay.stop()
+
+
+@contextlib.contextmanager
+def shared(folder: Path) -> Iterator[Sharing]:
+    """What one process makes of the device."""
+    sharing, stopping = (
+        Sharing(MemorySettings(BUDGET, folder, turn_seconds=0.05)),
+        threading.Event(),
+    )
+    thread = threading.Thread(target=sharing.run, args=(stopping,))
+    thread.start()
+    yield sharing
+    stopping.set()
+    thread.join(10)
+
+
+@pytest.fixture
+def sharing(tmp_path: Path) -> Iterator[Sharing]:
+    with shared(tmp_path) as sharing:
+        yield sharing
+
+
+def test_a_model_is_measured_and_keeps_what_a_full_batch_needs(
+    sharing: Sharing, stays: Callable[..., Stay], tmp_path: Path
+) -> None:
+    stay = stays("a", sharing, lambda: Infer(20))
+    assert stay.entered.wait(10)
+    assert stay.infer is not None
+    assert stay.infer.passes == [1, 2, 4]
+    assert stay.residence.reserved_bytes == 20 + 4 * 10
+    assert stay.residence.allowance.max_cost >= 4
+    assert stay.residence.admits()
+    assert Record.read(tmp_path / "cpu" / "account").peak_bytes == 60
+
+
+def test_its_sizes_are_known_at_the_next_start(stays: Callable[..., Stay], tmp_path: Path) -> None:
+    with shared(tmp_path) as sharing:
+        first = stays("a", sharing, lambda: Infer(20))
+        assert first.entered.wait(10)
+    with shared(tmp_path) as sharing:
+        # The first is still there: what is free would be too little for one of unknown size.
+        second = stays("a", sharing, lambda: Infer(20))
+        assert not second.entered.wait(0.3)
+        first.stop()
+        assert second.entered.wait(10)
+    assert second.infer is not None
+    assert second.infer.passes == []
+    assert second.residence.reserved_bytes == 60
+
+
+def test_where_full_batches_do_not_fit_they_are_smaller(
+    sharing: Sharing, stays: Callable[..., Stay]
+) -> None:
+    stay = stays("a", sharing, lambda: Infer(50))
+    assert stay.entered.wait(10)
+    assert stay.infer is not None
+    assert stay.infer.passes == [1, 2]
+    assert stay.residence.reserved_bytes == BUDGET
+    assert 2 <= stay.residence.allowance.max_cost <= 3
+
+
+def test_an_idle_model_makes_room_for_one_that_has_work(
+    sharing: Sharing, stays: Callable[..., Stay]
+) -> None:
+    idle = stays("a", sharing, lambda: Infer(20))
+    assert idle.entered.wait(10)
+    other = stays("b", sharing, lambda: Infer(40))
+    assert not other.entered.wait(0.3)
+    other.has_work = True
+    assert other.entered.wait(10)
+    assert idle.infer is not None
+    assert idle.infer.is_closed
+    assert not idle.residence.admits()
+    assert idle.residence.is_standing_by
+    assert idle.residence.runner is None
+
+
+def test_what_cannot_be_loaded_is_tried_again(sharing: Sharing, stays: Callable[..., Stay]) -> None:
+    tries: list[int] = []
+
+    def load() -> Infer:
+        tries.append(1)
+        if len(tries) == 1:
+            raise RuntimeError("the weights are away")
+        return Infer(20)
+
+    stay = stays("a", sharing, load)
+    assert stay.entered.wait(10)
+    assert len(tries) == 2
+
+
+def test_what_does_not_fit_into_what_is_free_gets_the_whole_device(
+    sharing: Sharing, stays: Callable[..., Stay]
+) -> None:
+    first = stays("a", sharing, lambda: Infer(20))
+    assert first.entered.wait(10)
+    second = stays("b", sharing, lambda: Infer(30))
+    second.has_work = True
+    assert second.entered.wait(10)
+    assert second.residence.reserved_bytes == 70
+    assert first.residence.runner is None
+
+
+def test_without_a_device_nothing_is_reserved_and_limits_are_learned_all_the_same(
+    stays: Callable[..., Stay], tmp_path: Path
+) -> None:
+    stay = stays("a", Sharing(MemorySettings(None, tmp_path)), lambda: Infer(10**15))
+    assert stay.entered.wait(10)
+    allowance = stay.residence.allowance
+    with pytest.raises(BudgetExceeded), allowance.running(4):
+        raise BudgetExceeded("no")
+    allowance.exceeded(4, 2)
+    assert allowance.max_cost == 2
+    assert list(tmp_path.iterdir()) == []
