@@ -1,9 +1,7 @@
 """Whether anybody still waits for a job: no device time for nobody."""
 
-import threading
-import time
-
-from worker.errors import HandedBack, LockLost, NotWaitedFor
+from worker.errors import LockLost, NotWaitedFor
+from worker.jobs.patience import Patience
 from worker.messages.job import Job
 from worker.messages.servicebus import utc_now
 from worker.outcomes.replies import Replies
@@ -16,9 +14,9 @@ _PATIENCE_SECONDS = 30.0
 class Wanted:
     """Asks the gateway about jobs that waited long or were delivered before."""
 
-    def __init__(self, replies: Replies, stopping: threading.Event) -> None:
+    def __init__(self, replies: Replies, patience: Patience) -> None:
         self._replies = replies
-        self._stopping = stopping
+        self._patience = patience
 
     def ask(self, job: Job) -> bool | None:
         """Ask, unless it was asked lately or the job is young; None: nobody can tell now."""
@@ -36,15 +34,11 @@ class Wanted:
         While the gateway is away no result could be delivered either, so waiting for its answer
         costs little, and running jobs that were cancelled meanwhile a lot.
         """
-        backoff, ends_at = Backoff(), time.monotonic() + _PATIENCE_SECONDS
-        self._check_leaving()
-        while (is_wanted := self.ask(job)) is None and time.monotonic() < ends_at:
-            self._check_leaving()
-            if not job.lease.wait(backoff.next()):
-                raise LockLost("the lock was lost before the job ran")
+        self._patience.check()
+        backoff, wait = Backoff(), self._patience.waits(job, _PATIENCE_SECONDS)
+        while (is_wanted := self.ask(job)) is None and wait(backoff.next()):
+            pass
+        if job.lease.is_lost:
+            raise LockLost("the lock was lost before the job ran")
         if is_wanted is False:
             raise NotWaitedFor("nobody waits for this job any more")
-
-    def _check_leaving(self) -> None:
-        if self._stopping.is_set():
-            raise HandedBack("this worker is leaving")

@@ -1,6 +1,7 @@
 """Where a reply goes: the gateway that asked, a queue, or somebody's webhook."""
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -19,6 +20,8 @@ from worker.remote.outbound import Limits, Outbound
 from worker.settings import Endpoint
 
 WEBHOOK_SECONDS: Final = 15.0
+# How long a producer's outlet is tried in one delivery of the message.
+_PRODUCERS_SECONDS: Final = 30.0
 _GONE: Final = 410
 
 
@@ -117,6 +120,12 @@ class Outlets:
             case ReplyUrl(url):
                 self._replies.post(url, body, wait)
             case ReplyQueue(queue):
-                self._queues.post(queue, body, job_id, wait)
+                self._queues.post(queue, body, job_id, _briefly(wait))
             case ReplyWebhook(url):
-                self._webhooks.post(url, body, job_id, wait)
+                self._webhooks.post(url, body, job_id, _briefly(wait))
+
+
+def _briefly(wait: Wait) -> Wait:
+    """The same, but not for as long: one producer's dead outlet must not hold the others up."""
+    ends_at = time.monotonic() + _PRODUCERS_SECONDS
+    return lambda seconds: time.monotonic() < ends_at and wait(seconds)
