@@ -44,9 +44,11 @@ def reply_queue(system: System) -> Iterator[str]:
         client.delete_queue(name)
 
 
-def reply_to(system: System, reply_queue: str, **changes: Any) -> dict[str, Any]:
-    """The reply to a job that is put on the queue of noop."""
-    job_id = by_hand.put(system, "noop", reply_to={"queue": reply_queue}, **changes)
+def reply_to(
+    system: System, reply_queue: str, queue: str = "noop", model: str = "noop", **changes: Any
+) -> dict[str, Any]:
+    """The reply to a job that is put on one of noop's queues."""
+    job_id = by_hand.put(system, queue, model=model, reply_to={"queue": reply_queue}, **changes)
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,
         client.get_queue_receiver(reply_queue) as receiver,
@@ -89,8 +91,13 @@ def test_an_expiry_is_told(system: System, reply_queue: str) -> None:
     assert answer["error"]["code"] == "expired"
 
 
-def test_a_dead_letter_is_told(system: System, reply_queue: str) -> None:
-    answer = reply_to(system, reply_queue, model="classifier")
+def test_a_job_that_may_wait_is_replied_to(system: System, reply_queue: str) -> None:
+    assert reply_to(system, reply_queue, "noop-low")["result"]["json"]["size_bytes"] == 1
+
+
+@pytest.mark.parametrize("queue", ["noop", "noop-low"])
+def test_a_dead_letter_is_told(system: System, reply_queue: str, queue: str) -> None:
+    answer = reply_to(system, reply_queue, queue, model="classifier")
     assert answer["error"]["code"] == "dead-lettered"
 
 
