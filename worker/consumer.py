@@ -147,8 +147,8 @@ class Consumer:
 
     def run_line(self, line: Line) -> None:
         """The thread of one queue: receive and settle, until drained."""
-        has_room = self._has_room_for_low if line.is_low else self._room.has_room
-        line.run(Intake(has_room, self._accept, self._settled), self._stopping)
+        room = self._room_for_low if line.is_low else self._room.room
+        line.run(Intake(room, self._accept, self._settled), self._stopping)
 
     def run_device(self) -> None:
         """The thread that loads the model and runs it, until stopped."""
@@ -158,7 +158,7 @@ class Consumer:
             self._batches.resume()
             self._wake()
             while batch := self._batches.take(self._residence.allowance.max_cost):
-                self._running.run(batch)
+                self._run(batch)
             if not self._stopping.is_set():
                 self._residence.leave()
 
@@ -192,9 +192,17 @@ class Consumer:
             self._endings.end(job, HandedBack("the model was unloaded"))
         self._wake()
 
-    def _has_room_for_low(self) -> bool:
-        """Whether the normal queue has nothing to give and there is room."""
-        return self.normal.receiver.is_dry and self._room.has_room_for_low()
+    def _run(self, batch: list[Job]) -> None:
+        if not self._leaving.is_asked:
+            self._running.run(batch)
+            return
+        # Taken in the moment before `stop`, perhaps by a device that is lost.
+        for job in batch:
+            self._endings.end(job, HandedBack("this worker is leaving"))
+
+    def _room_for_low(self) -> int:
+        """The room, while the normal queue has nothing to give."""
+        return self._room.room_for_low() if self.normal.receiver.is_dry else 0
 
     def _accept(self, delivery: Delivery) -> None:
         self._ledger.received(delivery)

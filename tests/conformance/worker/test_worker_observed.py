@@ -184,6 +184,27 @@ def test_a_signal_after_a_notice_does_not_cut_the_drain_short(
     gateway.taken(identity)
 
 
+def test_leaves_with_a_code_of_its_own_when_its_device_is_lost(
+    world: World, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    task, let_go, runs = gated(tmp_path)
+    worker = start_worker("single")
+    first, losing, after = job_id(), job_id(), job_id()
+    world.send("single", message(gateway, first, "single", task))
+    wait_until(runs, "a job runs")
+    world.send("single", message(gateway, losing, "single", {"do": "lose-device"}))
+    world.send("single", message(gateway, after, "single", {"do": "answer"}))
+    let_go()
+    assert worker.exit_code() == 70
+    gateway.taken(first)
+    assert "the device is lost" in worker.log.read_text()
+    assert gateway.replies[losing] == gateway.replies[after] == []
+    with world.receiver("single") as receiver:
+        waiting = {m.message_id: m.delivery_count for m in receiver.receive_messages(2, 5)}
+    # Only what was on the device counts the delivery.
+    assert waiting == {losing: 1, after: 0}
+
+
 def test_log_lines_are_objects_and_hold_no_secret(
     world: World, gateway: Gateway, start_worker: StartWorker
 ) -> None:

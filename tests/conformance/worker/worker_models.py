@@ -43,6 +43,8 @@ class Infer:
                 raise RuntimeError("a defect in the model")
             case "refuse":
                 raise InvalidInput("the model wants another input")
+            case "lose-device":
+                raise RuntimeError("CUDA error: device-side assert triggered")
             case "die":
                 os._exit(9)
             case "big":
