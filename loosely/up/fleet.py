@@ -76,7 +76,7 @@ class Fleet:
         """Follow the queues until cancelled.
 
         Raises:
-            PartFailed: not even the first replica can be brought to readiness.
+            UpError: not even the first replica can be brought to readiness, or no port is free.
         """
         scaling = self._plan.scaling
         scaler = Scaler(scaling, self._clock(), replicas=scaling.min_replica_count)
@@ -87,7 +87,9 @@ class Fleet:
                     if self._clock() >= scaler.next_at_seconds:
                         await self._follow(scaler)
                     await self._rest(scaler.next_at_seconds - self._clock())
-        except PartFailed:
+        except asyncio.CancelledError:
+            raise  # by stop, which ends the replicas itself
+        except BaseException:
             await self._stop_replicas()
             raise
 

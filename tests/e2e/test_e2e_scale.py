@@ -81,6 +81,10 @@ def accept(system: System, text: str) -> str:
     return str(answer.json()["id"])
 
 
+def queue_length(system: System) -> int:
+    return int(system.http.get("/v1/models/counting").json()["queue_length"])
+
+
 def test_from_zero_to_four_and_back_without_cutting_a_job_off(scaled: System) -> None:
     crew = Crew(scaled)
     assert crew.now() == []
@@ -111,6 +115,10 @@ def test_a_long_job_of_low_priority_brings_a_worker_and_keeps_it(scaled: System)
     )
     job_id = str(answer.json()["id"])
     until(lambda: len(crew.now()) == 1, 20, "a worker comes")
+    ran = scaled.data.parent / "ran.txt"
+    until(lambda: "sleep 5000" in ran.read_text(), 20, "it runs")
+    # A message that a worker holds counts, as in Azure: else its worker would seem idle.
+    until(lambda: queue_length(scaled) == 1, 3, "it is counted while it runs")
     (name,) = crew.now()
     first = scaled.part(name).pid
     assert scaled.final(job_id)["status"] == "succeeded"
