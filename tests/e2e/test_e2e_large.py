@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.memory import peaks_mb
+from benchmarks.peaks import peaks_mb
 from loosely.up.data import RunningSystem
 from tests.e2e.system import System, running
 
