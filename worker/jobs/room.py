@@ -17,7 +17,7 @@ class Admission(Protocol):
     """Whether a model may be received for at all: it is loaded and has its memory."""
 
     def admits(self) -> bool:
-        """Asked before every message; must not block."""
+        """Asked before messages are taken; must not block."""
         ...
 
 
@@ -34,17 +34,20 @@ class Room:
         self._normal = ledger.in_hand(model.queue)
         self._low = ledger.in_hand(low_priority_queue(model.queue))
 
-    def has_room(self) -> bool:
-        """Whether one more message may be taken now."""
-        return self._admission.admits() and self._fits(self._normal)
+    def room(self) -> int:
+        """How many messages may be taken now."""
+        return self._left(self._normal)
 
-    def has_room_for_low(self) -> bool:
-        """Whether one more message of low priority may be taken now."""
-        return self._admission.admits() and self._fits(self._normal, self._low)
+    def room_for_low(self) -> int:
+        """How many messages of low priority may be taken now."""
+        return self._left(self._normal, self._low)
 
-    def _fits(self, *lanes: InHand) -> bool:
-        return (
-            sum(len(lane.not_run) for lane in lanes) < self._max_batch_size * _BATCHES_AHEAD
-            and sum(lane.busy_count for lane in lanes) < self._max_batch_size * _BATCHES_HELD
-            and sum(len(lane.postponed) for lane in lanes) < _MOST_POSTPONED
+    def _left(self, *lanes: InHand) -> int:
+        if not self._admission.admits():
+            return 0
+        left = min(
+            self._max_batch_size * _BATCHES_AHEAD - sum(len(lane.not_run) for lane in lanes),
+            self._max_batch_size * _BATCHES_HELD - sum(lane.busy_count for lane in lanes),
+            _MOST_POSTPONED - sum(len(lane.postponed) for lane in lanes),
         )
+        return max(0, left)

@@ -28,6 +28,9 @@ _BUSY_WAIT_SECONDS = 0.02
 # together that the credit they leave behind never brings a message that nobody sees.
 _IDLE_WAIT_SECONDS = 0.25
 _FULL_WAIT_SECONDS = 0.5
+# What belongs together comes within so much.
+_MOMENT_SECONDS = 0.002
+_SETTLED_TOGETHER = 64
 # A queue that is missing is made by an operator, if at all.
 _MISSING_WAIT_SECONDS = 30.0
 
@@ -51,11 +54,11 @@ class Ending:
 class Intake:
     """What the receiver asks, and whom it tells.
 
-    `has_room`: whether one more message may be taken now. `accept`: take charge of a message; it
+    `room`: how many messages may be taken now. `accept`: take charge of a message; it
     ends in a call of `Receiver.settle`. `settled`: a message is out of hand, in time or too late.
     """
 
-    has_room: Callable[[], bool]
+    room: Callable[[], int]
     accept: Callable[[Delivery], None]
     settled: Callable[[Ending, bool], None]
 
@@ -82,6 +85,7 @@ class Receiver:
         self._stopping = threading.Event()
         # Whether the broker may push a message although nobody receives.
         self._has_credit = False
+        self._was_full = False
         self._wake = threading.Event()
         self.is_dry = False
         self.turned_at = clock()
@@ -111,10 +115,13 @@ class Receiver:
         self._wake.set()
 
     def turn(self, intake: Intake) -> None:
-        """One round: connect if need be, settle what is finished, receive one if there is room."""
+        """One round: connect if need be, settle what is finished, receive if there is room."""
         self.turned_at = self._clock()
         try:
             self._connect()
+            if self._endings and not intake.room():
+                # Nothing could be received meanwhile, and a batch's jobs end within a moment.
+                self._stopping.wait(_MOMENT_SECONDS)
             self._settle_all(intake)
             self._receive(intake)
         except BrokerAway as error:
@@ -144,10 +151,29 @@ class Receiver:
                 self._postpone(ending)
                 self._endings.popleft()
                 continue
-            in_time = self._settle(ending)
-            self._endings.popleft()
-            self._held_count -= 1
-            intake.settled(ending, in_time)
+            many = self._completions()
+            if len(many) > 1:
+                all_in_time = self._link.complete([ending.delivery for ending in many])
+            else:
+                many, all_in_time = [ending], [self._settle(ending)]
+            for ending, in_time in zip(many, all_in_time, strict=True):
+                self._endings.popleft()
+                self._held_count -= 1
+                intake.settled(ending, in_time)
+
+    def _completions(self) -> list[Ending]:
+        """The endings at the front that can be settled at one go: completions with their locks."""
+        found: list[Ending] = []
+        for number in range(min(len(self._endings), _SETTLED_TOGETHER)):
+            ending = self._endings[number]
+            if ending.how is not Settlement.COMPLETE or not self._release(ending):
+                break
+            found.append(ending)
+        return found
+
+    def _release(self, ending: Ending) -> bool:
+        """Whether the message may be settled: its lock, where it has a lease, is not lost."""
+        return ending.lease is None or self._leases.release(ending.lease)
 
     def _postpone(self, ending: Ending) -> None:
         due_at = self._clock() + ending.delay_seconds
@@ -160,7 +186,7 @@ class Receiver:
             self._endings.append(replace(ending, delay_seconds=0.0))
 
     def _settle(self, ending: Ending) -> bool:
-        if ending.lease is not None and not self._leases.release(ending.lease):
+        if not self._release(ending):
             return False
         try:
             self._link.settle(ending.delivery, ending.how, ending.reason, ending.description)
@@ -174,19 +200,40 @@ class Receiver:
         if self._stopping.is_set():
             self._take_back_credit()
             self._pause(_FULL_WAIT_SECONDS if self._held_count else 0.0)
-        elif not intake.has_room():
+        elif not intake.room():
+            self._was_full = True
             self._take_back_credit()
             self._pause(_FULL_WAIT_SECONDS)
+        elif self._was_full:
+            # A batch leaves its room job by job, within a moment.
+            self._stopping.wait(_MOMENT_SECONDS)
+            self._receive_many(intake, max(1, intake.room()))
         else:
-            is_busy = self._held_count > len(self._postponed)
-            self._has_credit = True
-            delivery = self._link.receive(_BUSY_WAIT_SECONDS if is_busy else _IDLE_WAIT_SECONDS)
-            self.is_dry = delivery is None
-            if delivery is not None:
-                # The one credit went with it.
-                self._has_credit = False
-                self._held_count += 1
-                intake.accept(delivery)
+            self._receive_one(intake)
+
+    def _receive_one(self, intake: Intake) -> None:
+        is_busy = self._held_count > len(self._postponed)
+        self._has_credit = True
+        delivery = self._link.receive(_BUSY_WAIT_SECONDS if is_busy else _IDLE_WAIT_SECONDS)
+        self.is_dry = delivery is None
+        if delivery is not None:
+            # The one credit went with it.
+            self._has_credit = False
+            self._accept(intake, delivery)
+
+    def _receive_many(self, intake: Intake, count: int) -> None:
+        """Fill the room that a batch has left. Where the queue has less, it ran dry meanwhile."""
+        self._has_credit = True
+        deliveries = self._link.receive_many(count, _BUSY_WAIT_SECONDS)
+        self.is_dry = not deliveries
+        self._was_full = len(deliveries) == count
+        self._has_credit = not self._was_full
+        for delivery in deliveries:
+            self._accept(intake, delivery)
+
+    def _accept(self, intake: Intake, delivery: Delivery) -> None:
+        self._held_count += 1
+        intake.accept(delivery)
 
     def _take_back_credit(self) -> None:
         if self._has_credit:

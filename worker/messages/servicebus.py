@@ -1,13 +1,13 @@
 """The Service Bus SDK behind one small class: nothing else here knows azure-servicebus.
 
-Taking credit back and releasing a message are not in its public interface and are reached for here
-alone, each with its reason; the SDK's version is pinned, and the conformance tests fail where it
-changes.
+Taking credit back, releasing a message and, in `together`, completing several at once are not in
+its public interface and are reached for here alone, each with its reason; the SDK's version is
+pinned, and the conformance tests fail where it changes.
 """
 
 import contextlib
 import logging
-import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +24,7 @@ from azure.servicebus import (
 from azure.servicebus.exceptions import (
     MessageAlreadySettled,
     MessageLockLostError,
+    MessageSizeExceededError,
     MessagingEntityNotFoundError,
     ServiceBusError,
 )
@@ -38,6 +39,7 @@ from worker.errors import (
     Settlement,
 )
 from worker.memory.pending import Peeked
+from worker.messages.together import Gathering, can_complete, complete
 from worker.settings import Endpoint
 
 _log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ _SOCKET_SECONDS = 0.02
 # Bounds the opening of a link and a management request.
 _TRY_SECONDS = 10.0
 _DESCRIPTION_CHARACTERS = 1024
+_REPLIES_TOGETHER = 64
 
 # What the SDK raises: its own tree, the credential's, and plain ones where a link went away
 # between two of its steps.
@@ -140,6 +143,18 @@ class QueueLink:
             raise self._broken(error) from None
         return _delivery(messages[0], self._queue) if messages else None
 
+    def receive_many(self, limit: int, wait_seconds: float) -> list[Delivery]:
+        """Several at once, for when there are surely as many: else it waits the whole time.
+
+        What could not be had leaves its credit with the broker, as in `receive`.
+        """
+        receiver = self._opened()
+        try:
+            messages = receiver.receive_messages(limit, wait_seconds)
+        except _SDK_ERRORS as error:
+            raise self._broken(error) from None
+        return [_delivery(message, self._queue) for message in messages]
+
     def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
         """See Window. Opens the link where need be; locks nothing, and sees what others locked."""
         self.open()
@@ -188,6 +203,26 @@ class QueueLink:
         except _SDK_ERRORS as error:
             raise self._broken(error) from None
 
+    def complete(self, deliveries: Sequence[Delivery]) -> list[bool]:
+        """Complete several for one wait; tells which were completed in time."""
+        receiver = self._opened()
+        try:
+            here = [each.message for each in deliveries if can_complete(receiver, each.message)]
+            done = dict(zip(map(id, here), complete(receiver, here, _TRY_SECONDS), strict=True))
+        except _SDK_ERRORS as error:
+            raise self._broken(error) from None
+        return [
+            done[id(each.message)] if id(each.message) in done else self._complete_alone(each)
+            for each in deliveries
+        ]
+
+    def _complete_alone(self, delivery: Delivery) -> bool:
+        try:
+            self.settle(delivery, Settlement.COMPLETE, "", "")
+        except LockLost:
+            return False
+        return True
+
     def renew(self, delivery: Delivery, timeout_seconds: float) -> datetime:
         """Lock for another full duration; returns the end of it. LockLost where it is gone."""
         self.open()
@@ -222,14 +257,14 @@ class QueueLink:
 
 
 class QueueSender:
-    """One sender on a connection of its own, for any thread, one at a time."""
+    """One sender on a connection of its own, for any thread; what comes meanwhile goes together."""
 
     def __init__(self, endpoint: Endpoint, queue: str) -> None:
         self._endpoint = endpoint
         self._queue = queue
         self._client: ServiceBusClient | None = None
         self._sender: ServiceBusSender | None = None
-        self._lock = threading.Lock()
+        self._send = Gathering(self._send_together, _REPLIES_TOGETHER)
 
     def send(self, body: bytes, job_id: str) -> None:
         """Send a reply and wait for the broker's word. BrokerAway; ReplyForbidden: no such queue.
@@ -239,15 +274,25 @@ class QueueSender:
         message = ServiceBusMessage(
             body, content_type="application/json", message_id=job_id, correlation_id=job_id
         )
-        with self._lock:
+        self._send(message)
+
+    def _send_together(self, messages: Sequence[ServiceBusMessage]) -> None:
+        try:
+            sender = self._opened()
             try:
-                self._opened().send_messages(message, timeout=_TRY_SECONDS)
-            except MessagingEntityNotFoundError:
-                self._close()
-                raise ReplyForbidden(f"there is no queue {self._queue!r} for replies") from None
-            except _SDK_ERRORS as error:
-                self._close()
-                raise BrokerAway(_text(error)) from None
+                sender.send_messages(
+                    messages[0] if len(messages) == 1 else [*messages], timeout=_TRY_SECONDS
+                )
+            except MessageSizeExceededError:
+                # Each fits by itself: results that are large go to a blob.
+                for message in messages:
+                    sender.send_messages(message, timeout=_TRY_SECONDS)
+        except MessagingEntityNotFoundError:
+            self._close()
+            raise ReplyForbidden(f"there is no queue {self._queue!r} for replies") from None
+        except _SDK_ERRORS as error:
+            self._close()
+            raise BrokerAway(_text(error)) from None
 
     def _opened(self) -> ServiceBusSender:
         if self._sender is None:
