@@ -190,6 +190,9 @@ def _show(job: Job) -> None:
     console = Console()
     if job.error is not None or job.result is None:
         print_to(console, job_details(job))
+        if job.status == "succeeded":
+            # Only small JSON stands in the job itself.
+            typer.echo(f"fetch the result with: loosely result {printable(job.id)}", err=True)
         return
     print_to(console, job_summary(job))
     print_to(console, result_view(job.result))

@@ -152,6 +152,9 @@ class ModelDescription(BaseModel):
     task: str
     description: str
     media_types: list[str]
+    result_media_type: str = Field(
+        description="What a result is. Only JSON stands in the job itself.", examples=["image/png"]
+    )
     limits: ModelLimits
     defaults: ModelDefaults
     queue_length: int | None = Field(

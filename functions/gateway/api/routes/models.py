@@ -55,6 +55,7 @@ async def _resource(services: Services, model: Model) -> dict[str, Any]:
         "task": model.task,
         "description": model.description,
         "media_types": list(model.media_types),
+        "result_media_type": model.result_media_type,
         "limits": {
             "input_bytes": model.max_input_bytes,
             "upload_bytes": model.max_upload_bytes,

