@@ -1,5 +1,6 @@
 """EfficientNet-Lite0 on ImageNet-1k: the five most likely of 1000 classes."""
 
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -9,7 +10,8 @@ from efficientnet_lite_pytorch import EfficientNet
 from PIL.Image import Image, Resampling
 from torchvision.models import MobileNet_V2_Weights
 
-from worker.models import Accepts
+from worker.models import Accepts, Weights
+from worker.models.network import Network
 
 _SIDE_PIXELS = 224
 # The network was trained on the middle of a picture whose short side is 256 pixels.
@@ -23,16 +25,17 @@ class Infer:
 
     accepts: ClassVar[Accepts] = "image"
 
-    def __init__(self) -> None:
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        network = EfficientNet.from_name("efficientnet-lite0")
-        network.load_state_dict(torch.load(path, weights_only=True), strict=True)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # Channels last: convolutions are a fifth faster on CPU, and use a GPU's tensor cores.
-        self._network = network.eval().to(self._device, memory_format=torch.channels_last)
+    def __init__(self, precision: str = "float32", compiler: str = "") -> None:
+        weights = Weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+        network = weights.load_into(EfficientNet.from_name("efficientnet-lite0"))
+        self._network = Network(network, precision=precision, compiler=compiler)
         self._names: list[str] = MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
         # The first pass is several times slower than those that follow: no job should wait for it.
-        self([torch.zeros(3, _SIDE_PIXELS, _SIDE_PIXELS)])
+        self([self.sample()])
+
+    def sample(self) -> torch.Tensor:
+        """A picture as `preprocess` makes it."""
+        return torch.zeros(3, _SIDE_PIXELS, _SIDE_PIXELS)
 
     def preprocess(self, item: Image) -> torch.Tensor:
         """Cut out and scale the middle; returns float32 of shape (3, 224, 224)."""
@@ -41,18 +44,19 @@ class Infer:
         box = (left, top, left + side, top + side)
         square = item.resize((_SIDE_PIXELS, _SIDE_PIXELS), Resampling.BICUBIC, box=box)
         values = (np.asarray(square, dtype=np.float32) - _MEAN) / _DEVIATION
-        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+        pixels = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+        return self._network.stage(pixels)
 
-    @torch.inference_mode()
-    def __call__(self, batch: list[torch.Tensor]) -> list[dict[str, object]]:
+    def __call__(self, batch: list[torch.Tensor]) -> list[torch.Tensor]:
         """One forward pass over the whole batch."""
-        pictures = torch.stack(batch).to(self._device, memory_format=torch.channels_last)
-        logits = self._network(pictures)
-        scores, indices = logits.softmax(dim=1).topk(_LABELS_COUNT, dim=1)
-        return [
-            {"labels": [self._label(*pair) for pair in zip(row, classes, strict=True)]}
-            for row, classes in zip(scores.tolist(), indices.tolist(), strict=True)
-        ]
+        return list(self._network(batch))
 
-    def _label(self, score: float, index: int) -> dict[str, object]:
-        return {"label": self._names[index], "index": index, "score": round(score, 6)}
+    def postprocess(self, output: torch.Tensor) -> dict[str, object]:
+        """The names and scores of the best."""
+        scores, indices = output.softmax(dim=0).topk(_LABELS_COUNT)
+        pairs = zip(scores.tolist(), indices.tolist(), strict=True)
+        labels = [
+            {"label": self._names[index], "index": index, "score": round(score, 6)}
+            for score, index in pairs
+        ]
+        return {"labels": labels}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from contract.catalogue import Catalogue
+from contract.messages import InlineJson
 from worker.errors import UnsupportedMediaType
 from worker.inference.runner import Runner
 from worker.models.noop import Infer as Noop
@@ -59,7 +60,8 @@ def test_the_classifier_knows_its_pictures(picture: str, labels: set[str]) -> No
     runner = Runner.load(CATALOGUE["classifier"], torch_threads=1)
     data = (ROOT / "examples" / f"{picture}.jpg").read_bytes()
     item = runner.prepare(data, "image/jpeg")
-    one, two = (result["labels"] for result in runner.run([item, item]))
+    results = [runner.finish(output) for output in runner.run([item, item])]
+    one, two = (result.value["labels"] for result in results if isinstance(result, InlineJson))
     assert one[0]["label"] in labels
     assert len(one) == 5
     scores = [entry["score"] for entry in one]
