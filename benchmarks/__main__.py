@@ -2,16 +2,18 @@
 
 all      latency, throughput, efficiency, start-up and memory of the whole system; the default
 worker   the worker at saturation beside a bare loop, without a gateway
+memory   two models that do not fit together, with their memory admitted and without
 """
 
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import saturation, whole
+from benchmarks import memory, saturation, whole
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "all": whole.main,
     "worker": saturation.main,
+    "memory": memory.main,
 }
 
 

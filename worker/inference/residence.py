@@ -206,13 +206,16 @@ class Residence:
         return Allowance(self._model.name, self._sharing.gate, self.observer.split)
 
     def _fail(self, error: Exception, stopping: threading.Event) -> None:
+        needed_bytes = None
         self._has_failed = True
-        retry_seconds, needed_bytes = self._backoff.next(), None
         if is_out_of_memory(error) and self._device is not None:
             _log.warning("%s: no memory to load it: %s", self._model.name, error)
             needed_bytes = self._device.total_bytes
+            self._has_failed = self.reserved_bytes >= needed_bytes
         else:
             _log.error("%s: cannot be loaded, trying on", self._model.name, exc_info=error)
+        # Where others have the memory, its turn is all that it waits for.
+        retry_seconds = self._backoff.next() if self._has_failed else 0.0
         if self._place is None:
             stopping.wait(retry_seconds)
         else:

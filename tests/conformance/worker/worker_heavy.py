@@ -26,7 +26,7 @@ max_delivery_count = 3
 options = {{ {options} }}
 """
 
-_SHORT = "load_seconds = 0.05, run_seconds = 0.05"
+_SHORT = "load_seconds = 0.05, run_seconds = 0.08"
 CATALOGUE = "".join(
     _ENTRY.format(name=name, batch=batch, options=options)
     for name, batch, options in (
