@@ -93,7 +93,7 @@ module monitoring 'modules/monitoring.bicep' = {
     location: location
     tags: tags
     token: token
-    publisherPrincipalIds: [identities.outputs.gateway.principalId, identities.outputs.worker.principalId]
+    publisherPrincipalId: identities.outputs.gateway.principalId
     usesAks: usesAks
   }
 }
@@ -225,7 +225,6 @@ module workerApps 'modules/worker-aca.bicep' = if (!usesAks) {
     token: token
     subnetId: network.outputs.appsSubnetId
     workspaceName: monitoring.outputs.workspaceName
-    insightsConnectionString: monitoring.outputs.insightsConnectionString
     registryName: registry.outputs.name
     workerIdentityName: identities.outputs.worker.name
     kedaIdentityName: identities.outputs.keda.name

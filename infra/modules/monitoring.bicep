@@ -4,8 +4,8 @@ param tags object
 param token string
 param usesAks bool
 
-@description('Who sends telemetry: by identity, since the resource takes no instrumentation key.')
-param publisherPrincipalIds array
+@description('The gateway, which sends telemetry: by identity, since no instrumentation key is taken.')
+param publisherPrincipalId string
 
 var roles = loadJsonContent('../roles.json')
 
@@ -30,18 +30,16 @@ resource insights 'Microsoft.Insights/components@2020-02-02' = {
   properties: { Application_Type: 'web', WorkspaceResourceId: workspace.id, DisableLocalAuth: true }
 }
 
-// Gateway and workers publish telemetry, and can read none.
-resource publisherRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
-  for principal in publisherPrincipalIds: {
-    name: guid(insights.id, principal, 'monitoringMetricsPublisher')
-    scope: insights
-    properties: {
-      roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.monitoringMetricsPublisher)
-      principalId: principal
-      principalType: 'ServicePrincipal'
-    }
+// The gateway publishes telemetry, and can read none. Workers are scraped.
+resource publisherRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(insights.id, publisherPrincipalId, 'monitoringMetricsPublisher')
+  scope: insights
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.monitoringMetricsPublisher)
+    principalId: publisherPrincipalId
+    principalType: 'ServicePrincipal'
   }
-]
+}
 
 // Prometheus, into which the cluster scrapes the workers' /metrics and the GPU exporter.
 resource metrics 'Microsoft.Monitor/accounts@2025-10-03' = if (usesAks) {

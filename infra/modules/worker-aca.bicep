@@ -5,7 +5,6 @@ param tags object
 param token string
 param subnetId string
 param workspaceName string
-param insightsConnectionString string
 param registryName string
 param workerIdentityName string
 param kedaIdentityName string
@@ -100,7 +99,6 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
               { name: 'HEALTH_HOST', value: '0.0.0.0' }
               { name: 'LOG_FORMAT', value: 'json' }
               { name: 'WORKER_DRAIN_SECONDS', value: string(min(model.graceSeconds, 600) - 15) }
-              { name: 'APPLICATIONINSIGHTS_CONNECTION_STRING', value: insightsConnectionString }
             ]
             probes: [
               {

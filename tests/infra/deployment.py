@@ -1,0 +1,81 @@
+"""The deployment files of one folder, read for the checks that hold them against one another."""
+
+import json
+import re
+import subprocess
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Manifest = dict[str, Any]
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A copy of the repository's deployment files, or the repository itself."""
+
+    root: Path
+
+    def text(self, path: str) -> str:
+        """A file of it."""
+        return (self.root / path).read_text(encoding="utf-8")
+
+    @cached_property
+    def catalogue(self) -> Any:
+        """What Bicep knows of the models."""
+        return json.loads(self.text("infra/catalogue.json"))
+
+    @cached_property
+    def models(self) -> dict[str, Any]:
+        """The model catalogue itself."""
+        return tomllib.loads(self.text("functions/contract/models.toml"))
+
+    @cached_property
+    def bicep(self) -> str:
+        """All templates as one text, without comments."""
+        files = sorted((self.root / "infra").rglob("*.bicep"))
+        text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+        return re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE)
+
+    def module(self, name: str) -> str:
+        """One template without comments."""
+        return re.sub(
+            r"^\s*//.*$", "", self.text(f"infra/modules/{name}.bicep"), flags=re.MULTILINE
+        )
+
+    def rendered(self, overlay: str) -> list[Manifest]:
+        """An overlay as the cluster would get it."""
+        folder = self.root / "infra" / "k8s" / "overlays" / overlay
+        command = ["kubectl", "kustomize", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+    @cached_property
+    def overlays(self) -> dict[str, list[Manifest]]:
+        """Every overlay, rendered."""
+        folder = self.root / "infra" / "k8s" / "overlays"
+        return {path.name: self.rendered(path.name) for path in sorted(folder.iterdir())}
+
+
+def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
+    """The manifests of one kind."""
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def pod(workload: Manifest) -> Manifest:
+    """The pod's specification of a Deployment or DaemonSet."""
+    spec: Manifest = workload["spec"]["template"]["spec"]
+    return spec
+
+
+def is_gpu(manifest: Manifest) -> bool:
+    """Whether an object is of a model that runs on GPUs."""
+    labels = manifest["metadata"].get("labels", {})
+    return bool(labels.get("loosely.dev/device") == "gpu")

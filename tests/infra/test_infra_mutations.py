@@ -1,0 +1,157 @@
+"""Planted faults: each is found by some check. What no check finds, the checks do not protect."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from infra import check
+from tests.infra.deployment import ROOT, Deployment
+from tests.infra.truths import TRUTHS
+
+COPIED: tuple[str, ...] = ("infra", "functions/contract", "functions/gateway", "worker", "azure.yaml")
+COPIED += (".dockerignore", "pyproject.toml")
+
+WORKERS = "infra/k8s/base/workers/"
+MODELS = WORKERS + "models.yaml"
+
+# (file, what stands there, what stands there instead)
+FAULTS = [
+    # Names, durations and limits of queues
+    ("infra/catalogue.json", '"name": "classifier-low"', '"name": "classifier-slow"'),
+    ("infra/catalogue.json", '"lockDuration": "PT10S"', '"lockDuration": "PT30S"'),
+    ("infra/catalogue.json", '"maxDeliveryCount": 3', '"maxDeliveryCount": 10'),
+    ("infra/modules/servicebus.bicep", "lockDuration: each.lockDuration", "lockDuration: 'PT1M'"),
+    ("infra/modules/servicebus.bicep", "requiresDuplicateDetection: true", "requiresSession: true"),
+    ("infra/modules/servicebus.bicep", "disableLocalAuth: true", "disableLocalAuth: false"),
+    (MODELS, "queueName: classifier\n", "queueName: classifer\n"),
+    (MODELS, "messageCount: '5'", "messageCount: '50'"),
+    # Settings
+    (
+        "infra/modules/gateway.bicep",
+        "  PAYLOAD_STORAGE__blobServiceUri:",
+        "  PAYLOAD_STORAGE__uri:",
+    ),
+    ("infra/modules/gateway.bicep", "secrets/reply-token-keys/", "secrets/reply-keys/"),
+    ("infra/modules/gateway.bicep", "  GATEWAY_BASE_URL: ", "  BASE_URL: "),
+    (WORKERS + "worker.env", "REPLY_HOSTS=", "REPLY_HOST="),
+    (WORKERS + "worker.env", "HEALTH_HOST=0.0.0.0", "LISTEN_HOST=0.0.0.0"),
+    ("infra/modules/worker-aca.bicep", "'WORKER_DRAIN_SECONDS'", "'DRAIN_SECONDS'"),
+    # Ports and probes
+    (WORKERS + "worker.env", "HEALTH_PORT=8081", "HEALTH_PORT=8080"),
+    (MODELS, "path: /ready", "path: /live"),
+    ("infra/modules/worker-aca.bicep", "path: '/ready', port: 8081", "path: '/ready', port: 80"),
+    ("worker/Dockerfile", "EXPOSE 8081", "EXPOSE 8080"),
+    (WORKERS + "network-policy.yaml", "port: 8081", "port: 8082"),
+    # Identities
+    ("infra/modules/cluster.bicep", "string = 'loosely:worker'", "string = 'default:worker'"),
+    ("infra/modules/cluster.bicep", "kube-system:keda-operator'", "keda:keda-operator'"),
+    (WORKERS + "service-account.yaml", "name: worker", "name: workers"),
+    (MODELS, "azure.workload.identity/use: 'true'", "azure.workload.identity/use: 'false'"),
+    ("infra/modules/cluster.bicep", "disableLocalAccounts: true", "disableLocalAccounts: false"),
+    ("infra/modules/storage.bicep", "allowSharedKeyAccess: false", "allowSharedKeyAccess: true"),
+    # Nodes
+    ("infra/modules/cluster.bicep", "nvidia.com/gpu=present:", "sku=gpu:"),
+    ("infra/modules/cluster.bicep", "'loosely.dev/pool': 'gpu'", "'loosely.dev/pool': 'gpus'"),
+    ("infra/k8s/base/cluster/device-plugin.yaml", "value: spot", "value: regular"),
+    ("infra/k8s/components/spot/kustomization.yaml", "effect: NoSchedule", "effect: NoExecute"),
+    ("infra/main.bicep", "param gpuMaxCount int = 8", "param gpuMaxCount int = 4"),
+    ("infra/k8s/components/timeslice/time-slicing.yaml", "replicas: 2", "replicas: 4"),
+    # Time to leave
+    (MODELS, "terminationGracePeriodSeconds: 90", "terminationGracePeriodSeconds: 30"),
+    (MODELS, "value: '75'", "value: '95'"),
+    (MODELS, "stabilizationWindowSeconds: 600", "stabilizationWindowSeconds: 60"),
+    # Confinement
+    (MODELS, "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false"),
+    ("worker/Dockerfile", "USER 10001:10001", "USER 0:0"),
+    # The image
+    ("worker/Dockerfile", 'ENTRYPOINT ["python", "-m", "worker"]', "ENTRYPOINT python -m worker"),
+    ("worker/Dockerfile", "python:3.12.12-slim-bookworm AS", "python:latest AS"),
+    ("worker/requirements.txt", "azure-servicebus==7.15.0\n", ""),
+    # What is left behind
+    ("infra/modules/storage.bicep", "{ prefix: 'uploads', days: 2 }", ""),
+]
+# What only the types of Azure and Kubernetes can tell.
+TYPE_FAULTS = [
+    ("infra/modules/servicebus.bicep", "maxDeliveryCount:", "maxDeliverycount:"),
+    ("infra/modules/gateway.bicep", "instanceMemoryMB: 2048", "instanceMemoryMB: '2048'"),
+    ("infra/modules/storage.bicep", "kind: 'StorageV2'", "kind: 'StorageV9'"),
+    ("infra/main.bicep", "storage.outputs.payloadName", "storage.outputs.payload"),
+    ("infra/modules/cluster.bicep", "maxCount: gpuMaxCount", "maximum: gpuMaxCount"),
+    (MODELS, "containerPort: 8081", "port: 8081"),
+    (MODELS, "pollingInterval: 15", "pollInterval: 15"),
+    ("azure.yaml", "host: function", "host: functions"),
+]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for name in COPIED:
+        source, target = ROOT / name, tmp_path / name
+        if source.is_dir():
+            ignore = shutil.ignore_patterns("__pycache__", "build")
+            shutil.copytree(source, target, ignore=ignore)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+    return tmp_path
+
+
+def plant(root: Path, fault: tuple[str, str, str]) -> None:
+    name, found, instead = fault
+    path = root / name
+    text = path.read_text(encoding="utf-8")
+    assert found in text, f"{name} no longer says {found!r}: write the fault anew"
+    path.write_text(text.replace(found, instead), encoding="utf-8")
+
+
+def name_of(fault: tuple[str, str, str]) -> str:
+    return f"{fault[0].rpartition('/')[2]}: {fault[2].strip() or 'nothing'}"
+
+
+def test_a_copy_without_a_fault_passes(copy: Path) -> None:
+    files = Deployment(copy)
+    for truth in TRUTHS:
+        truth(files)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=name_of)
+def test_a_fault_is_found(fault: tuple[str, str, str], copy: Path) -> None:
+    plant(copy, fault)
+    files = Deployment(copy)
+    assert any(_fails(truth, files) for truth in TRUTHS)
+
+
+def _fails(truth: Callable[[Deployment], None], files: Deployment) -> bool:
+    try:
+        truth(files)
+    except Exception:  # noqa: BLE001  some faults make a file unreadable, which tells as well
+        return True
+    return False
+
+
+@pytest.mark.skipif("INFRA_CHECKS" not in os.environ, reason="INFRA_CHECKS names no checkers")
+@pytest.mark.parametrize("fault", TYPE_FAULTS, ids=name_of)
+def test_a_fault_against_the_types_is_found(
+    fault: tuple[str, str, str], copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(copy, fault)
+    monkeypatch.setattr(check, "ROOT", copy)
+    monkeypatch.setattr(check, "INFRA", copy / "infra")
+    overlay = copy / "infra" / "k8s" / "overlays" / "spot"
+    monkeypatch.setattr(check, "OVERLAYS", [overlay])
+    tools = check.Tools(Path(sys.executable).parent, Path(os.environ["INFRA_CHECKS"]).resolve())
+    checks = (check.bicep, check.azure_yaml, check.manifests)
+    assert any(_rejects(each, tools) for each in checks)
+
+
+def _rejects(each: check.Check, tools: check.Tools) -> bool:
+    try:
+        each(tools)
+    except subprocess.CalledProcessError:
+        return True
+    return False

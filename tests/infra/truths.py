@@ -1,0 +1,404 @@
+"""What must hold between the deployment's files, and between them and the code.
+
+Each function takes the files and fails by assertion. The tests run them on the repository, and on
+copies with one fault each.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable
+
+from contract.catalogue import Catalogue
+from contract.queues import config
+from gateway.settings import Settings as GatewaySettings
+from infra.generate import LOW_PRIORITY_MESSAGES_PER_WORKER, MESSAGES_PER_WORKER
+from tests.infra.deployment import Deployment, is_gpu, of_kind, pod
+from tests.infra.readings import gateway_reads, seconds, worker_reads
+from worker.settings import Settings as WorkerSettings
+
+# Settings that the platform or an SDK reads, not our code.
+PLATFORM = {
+    "AzureWebJobsStorage__accountName",
+    "AzureWebJobsStorage__credential",
+    "AzureWebJobsStorage__clientId",
+    "APPLICATIONINSIGHTS_CONNECTION_STRING",
+    "APPLICATIONINSIGHTS_AUTHENTICATION_STRING",
+    "AZURE_CLIENT_ID",
+    "SERVICE_BUS__credential",
+    "SERVICE_BUS__clientId",
+    "DURABLE_TASK_SCHEDULER_CONNECTION_STRING",
+    "AzureFunctionsJobHost__extensions__durableTask__storageProvider__type",
+    "AzureFunctionsJobHost__extensions__durableTask__storageProvider__connectionStringName",
+    "NVIDIA_VISIBLE_DEVICES",
+}
+# Set inside the image, for Python itself.
+IMAGE = {"PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
+# What has a default that is right in Azure; docs/settings.md tells of each.
+LEFT_TO_DEFAULTS = {
+    "gateway": {
+        "SERVICE_BUS",
+        "PAYLOAD_STORAGE",
+        "MODEL_CATALOGUE",
+        "INLINE_LIMIT_BYTES",
+        "RETENTION_HOURS",
+        "DEFAULT_WAIT_SECONDS",
+        "TRUST_PRINCIPAL_HEADER",
+        "CORS_ORIGINS",
+        "PAYLOAD_PUBLIC_URL",
+        "SERVICE_BUS_ADMIN_URL",
+        "ACCEPT_WHEN_SATURATED",
+        "GUARD_ALLOW",
+        "OTEL_SDK_DISABLED",
+        "OTEL_TRACES_EXPORTER",
+    },
+    "worker": {
+        "SERVICE_BUS",
+        "PAYLOAD_STORAGE",
+        "MODEL_CATALOGUE",
+        "TORCH_THREADS",
+        "GUARD_ALLOW",
+        "OTEL_SDK_DISABLED",
+        "OTEL_TRACES_EXPORTER",
+        "XDG_CACHE_HOME",
+        "WORKER_METADATA_URL",
+        "WORKER_MACHINE",
+        "WORKER_DEVICE_MEMORY",
+        "WORKER_ADMISSION",
+        "WORKER_TURN_SECONDS",
+        # Container Apps have no eviction notices, and these folders are the container's own there.
+        "WORKER_SCHEDULED_EVENTS",
+        "WORKER_WEIGHTS_CACHE",
+        "WORKER_MEMORY_FOLDER",
+        "LOG_LEVEL",
+        # From the vault by a component of its own: docs/deploy.md.
+        "WEBHOOK_SECRETS",
+    },
+}
+
+
+def queues_are_those_of_the_catalogue(files: Deployment) -> None:
+    """Names, durations and limits, as the local Service Bus has them."""
+    catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
+    [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
+    expected = {queue["Name"]: queue["Properties"] for queue in namespace["Queues"]}
+    found = {queue["name"]: queue for queue in files.catalogue["queues"]}
+    assert found.keys() == expected.keys()
+    for name, properties in expected.items():
+        assert found[name]["lockDuration"] == properties["LockDuration"], name
+        assert found[name]["maxDeliveryCount"] == properties["MaxDeliveryCount"], name
+        assert found[name]["defaultMessageTimeToLive"] == properties["DefaultMessageTimeToLive"]
+        window = properties["DuplicateDetectionHistoryTimeWindow"]
+        assert found[name]["duplicateDetectionHistoryTimeWindow"] == window
+        assert (
+            found[name]["deadLetteringOnMessageExpiration"]
+            is properties["DeadLetteringOnMessageExpiration"]
+        )
+        assert seconds(found[name]["lockDuration"]) <= 300, "the most that Service Bus takes"
+    template = files.module("servicebus")
+    for key in (*found[next(iter(found))].keys() - {"name"},):
+        assert f"{key}: each.{key}" in template, key
+    assert "requiresDuplicateDetection: true" in template
+    assert "disableLocalAuth: true" in template
+
+
+def every_queue_brings_up_workers(files: Deployment) -> None:
+    """KEDA looks at both queues of each model, in every overlay."""
+    expected = {
+        queue["name"]: queue for model in files.catalogue["models"] for queue in model["queues"]
+    }
+    assert expected.keys() == {queue["name"] for queue in files.catalogue["queues"]}
+    for name, manifests in files.overlays.items():
+        triggers = [
+            trigger
+            for scaled in of_kind(manifests, "ScaledObject")
+            for trigger in scaled["spec"]["triggers"]
+        ]
+        found = {trigger["metadata"]["queueName"]: trigger["metadata"] for trigger in triggers}
+        assert found.keys() == expected.keys(), name
+        for queue, metadata in found.items():
+            wanted = (
+                LOW_PRIORITY_MESSAGES_PER_WORKER if queue.endswith("-low") else MESSAGES_PER_WORKER
+            )
+            assert metadata["messageCount"] == str(wanted), (name, queue)
+            assert metadata["namespace"] == "sb-example", (name, queue)
+        for trigger in triggers:
+            assert trigger["authenticationRef"] == {"name": "servicebus"}
+        [authentication] = of_kind(manifests, "TriggerAuthentication")
+        assert authentication["metadata"]["name"] == "servicebus"
+        assert authentication["spec"]["podIdentity"]["provider"] == "azure-workload"
+
+
+def scaled_objects_fit_their_deployments(files: Deployment) -> None:
+    """Each scales a Deployment that is there, from none."""
+    for name, manifests in files.overlays.items():
+        deployments = {each["metadata"]["name"] for each in of_kind(manifests, "Deployment")}
+        targets = [
+            each["spec"]["scaleTargetRef"]["name"] for each in of_kind(manifests, "ScaledObject")
+        ]
+        assert sorted(targets) == sorted(deployments), name
+        for scaled in of_kind(manifests, "ScaledObject"):
+            assert scaled["spec"]["minReplicaCount"] == 0, "no GPU while nothing waits"
+            policy = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+            longest = max(
+                pod(each)["terminationGracePeriodSeconds"]
+                for each in of_kind(manifests, "Deployment")
+            )
+            assert policy["scaleDown"]["stabilizationWindowSeconds"] >= longest
+        for budget in of_kind(manifests, "PodDisruptionBudget"):
+            assert budget["metadata"]["name"] in deployments
+
+
+def gateway_settings_are_set_and_read(files: Deployment) -> None:
+    """None missing, none unused."""
+    template = files.module("gateway")
+    names = set(re.findall(r"^  (\w+): ", template.partition("var common = {")[2], re.MULTILINE))
+    body = re.findall(r"var (?:common|scheduler) = \{\n(.*?)\n\}", template, re.DOTALL)
+    names = {name for part in body for name in re.findall(r"^  (\w+):", part, re.MULTILINE)}
+    read = gateway_reads(GatewaySettings)
+    assert names - PLATFORM - read == set(), "set, and read by nobody"
+    assert read - names == LEFT_TO_DEFAULTS["gateway"], "read, and neither set nor left to default"
+    for name in ("REPLY_TOKEN_KEYS", "WEBHOOK_SECRETS", "API_KEYS"):
+        secret = name.lower().replace("_", "-")
+        reference = f"{name}: '@Microsoft.KeyVault(SecretUri=${{vaultUri}}secrets/{secret}/)'"
+        assert reference in template
+        assert secret in files.text("infra/scripts/keys.sh")
+
+
+def worker_settings_are_set_and_read(files: Deployment) -> None:
+    """The same for pods, Container Apps and the image."""
+    read = worker_reads(WorkerSettings)
+    for overlay, manifests in files.overlays.items():
+        maps = {each["metadata"]["name"]: each for each in of_kind(manifests, "ConfigMap")}
+        for deployment in of_kind(manifests, "Deployment"):
+            for container in pod(deployment)["containers"]:
+                names = {each["name"] for each in container["env"]}
+                for source in container["envFrom"]:
+                    names |= maps[source["configMapRef"]["name"]]["data"].keys()
+                assert names - PLATFORM - read == set(), (overlay, "set, and read by nobody")
+                assert read - names <= LEFT_TO_DEFAULTS["worker"], (overlay, read - names)
+    apps = set(
+        re.findall(r"\{ name: '([A-Z]\w+)', (?:value|secretRef):", files.module("worker-aca"))
+    )
+    assert apps - PLATFORM - read == set()
+    missing = read - apps - image_environment(files).keys()
+    assert missing <= LEFT_TO_DEFAULTS["worker"], missing
+    assert image_environment(files).keys() - IMAGE - read == set()
+
+
+def image_environment(files: Deployment) -> dict[str, str]:
+    """What the Dockerfile's last stage sets."""
+    last = files.text("worker/Dockerfile").split("\nFROM ")[-1].replace("\\\n", " ")
+    [line] = re.findall(r"^ENV (.*)$", last, re.MULTILINE)
+    return dict(part.split("=", 1) for part in line.split())
+
+
+def ports_and_probes_fit(files: Deployment) -> None:
+    """The port that the worker listens on is the one that is exposed, probed and scraped."""
+    environment = image_environment(files)
+    port = environment["HEALTH_PORT"]
+    assert environment["HEALTH_HOST"] == "0.0.0.0", "probes come from outside the container"
+    dockerfile = files.text("worker/Dockerfile")
+    assert re.findall(r"^EXPOSE (\d+)$", dockerfile, re.MULTILINE) == [port]
+    probes = re.findall(r"httpGet: \{ path: '(/\w+)', port: (\d+) \}", files.module("worker-aca"))
+    assert [path for path, _ in probes] == ["/live", "/live", "/ready"]
+    assert {number for _, number in probes} == {port}
+    for manifests in files.overlays.values():
+        maps = {each["metadata"]["name"]: each["data"] for each in of_kind(manifests, "ConfigMap")}
+        [ingress] = [each["spec"]["ingress"] for each in of_kind(manifests, "NetworkPolicy")]
+        allowed = {str(each["port"]) for rule in ingress for each in rule["ports"]}
+        for deployment in of_kind(manifests, "Deployment"):
+            annotations = deployment["spec"]["template"]["metadata"]["annotations"]
+            assert annotations["prometheus.io/port"] == port
+            assert annotations["prometheus.io/path"] == "/metrics"
+            for container in pod(deployment)["containers"]:
+                own = {each["name"]: each["value"] for each in container["env"]}
+                [configured] = [
+                    maps[source["configMapRef"]["name"]] for source in container["envFrom"]
+                ]
+                [exposed] = container["ports"]
+                assert str(exposed["containerPort"]) == own.get(
+                    "HEALTH_PORT", configured["HEALTH_PORT"]
+                )
+                for probe, path in (
+                    ("startupProbe", "/live"),
+                    ("livenessProbe", "/live"),
+                    ("readinessProbe", "/ready"),
+                ):
+                    assert container[probe]["httpGet"] == {"path": path, "port": exposed["name"]}
+        assert port in allowed
+
+
+def identities_are_federated_to_their_accounts(files: Deployment) -> None:
+    """The pods' service account is the one whose tokens stand for the worker's identity."""
+    cluster = files.module("cluster")
+    [subject] = re.findall(r"param workerServiceAccount string = '([\w:-]+)'", cluster)
+    namespace, account = subject.split(":")
+    assert "subject: 'system:serviceaccount:${workerServiceAccount}'" in cluster
+    assert "subject: 'system:serviceaccount:kube-system:keda-operator'" in cluster
+    assert cluster.count("audiences: ['api://AzureADTokenExchange']") == 2
+    for parent in ("workerIdentity", "kedaIdentity"):
+        assert f"parent: {parent}\n" in cluster
+    for manifests in files.overlays.values():
+        [found] = of_kind(manifests, "ServiceAccount")
+        assert (found["metadata"]["namespace"], found["metadata"]["name"]) == (namespace, account)
+        assert "azure.workload.identity/client-id" in found["metadata"]["annotations"]
+        for deployment in of_kind(manifests, "Deployment"):
+            assert deployment["metadata"]["namespace"] == namespace
+            assert pod(deployment)["serviceAccountName"] == account
+            labels = deployment["spec"]["template"]["metadata"]["labels"]
+            assert labels["azure.workload.identity/use"] == "true"
+
+
+def pods_land_on_their_nodes(files: Deployment) -> None:
+    """Every taint of a pool is tolerated by what shall run there, and by nothing that shall not."""
+    cluster = files.module("cluster")
+    gpu = "nvidia.com/gpu=present:NoSchedule"
+    spot = "kubernetes.azure.com/scalesetpriority=spot:NoSchedule"
+    assert re.search(rf"var gpuTaints = \['{gpu}'\]", cluster)
+    assert re.search(rf"var spotTaints = \['{spot}'\]", cluster)
+    [labels] = re.findall(r"nodeLabels: \{ '([\w./]+)': '(\w+)' \}", cluster)
+    for name, manifests in files.overlays.items():
+        for deployment in of_kind(manifests, "Deployment"):
+            taints = _tolerated(pod(deployment))
+            if is_gpu(deployment):
+                assert taints == ({gpu} if name == "ondemand" else {gpu, spot}), name
+                assert pod(deployment)["nodeSelector"] == {labels[0]: labels[1]}
+                asks = "nvidia.com/gpu" in pod(deployment)["containers"][0]["resources"]["limits"]
+                assert asks is (name != "shared-gpu"), name
+            else:
+                assert not taints, "what needs no GPU must not take a GPU node"
+        [plugin] = of_kind(manifests, "DaemonSet")
+        assert _tolerated(pod(plugin)) == {gpu, spot}
+        assert pod(plugin)["nodeSelector"] == {labels[0]: labels[1]}
+        assert ":v" in pod(plugin)["containers"][0]["image"]
+
+
+def _tolerated(spec: dict[str, object]) -> set[str]:
+    tolerations = spec.get("tolerations", [])
+    assert isinstance(tolerations, list)
+    return {f"{each['key']}={each['value']}:{each['effect']}" for each in tolerations}
+
+
+def replicas_are_nodes_times_shares(files: Deployment) -> None:
+    """No more workers than there can be GPUs for, and no fewer."""
+    [nodes] = re.findall(r"param gpuMaxCount int = (\d+)", files.text("infra/main.bicep"))
+    shares = {"ondemand": 1, "spot": 1, "shared-gpu": 1, "mig": 7}
+    for name, manifests in files.overlays.items():
+        share = shares.get(name)
+        if name == "timeslice":
+            [text] = [
+                each["data"]["config.yaml"]
+                for each in of_kind(manifests, "ConfigMap")
+                if each["metadata"]["name"] == "nvidia-time-slicing"
+            ]
+            share = int(re.findall(r"replicas: (\d+)", text)[0])
+        assert share is not None, f"how many workers share a GPU in {name}?"
+        for scaled in of_kind(manifests, "ScaledObject"):
+            if is_gpu(scaled):
+                assert scaled["spec"]["maxReplicaCount"] == int(nodes) * share, name
+
+
+def workers_have_time_to_leave(files: Deployment) -> None:
+    """The grace covers the longest ordinary job and a lock, the drain ends before it does."""
+    catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
+    for manifests in files.overlays.values():
+        for deployment in of_kind(manifests, "Deployment"):
+            grace = pod(deployment)["terminationGracePeriodSeconds"]
+            for container in pod(deployment)["containers"]:
+                own = {each["name"]: each["value"] for each in container["env"]}
+                model = catalogue.model(own["WORKER_MODELS"])
+                longest = (
+                    model.max_deadline_seconds if model.reports_progress else model.deadline_seconds
+                )
+                assert grace >= longest + model.lock_seconds
+                assert longest <= int(own["WORKER_DRAIN_SECONDS"]) < grace
+    for model in files.catalogue["models"]:
+        longest = catalogue.model(model["name"]).deadline_seconds
+        assert model["graceSeconds"] >= longest
+    assert "min(model.graceSeconds, 600)" in files.module("worker-aca"), "the most that is taken"
+
+
+def pods_are_confined(files: Deployment) -> None:
+    """Restricted pods: no root, nothing to write to but volumes, no way up."""
+    dockerfile = files.text("worker/Dockerfile")
+    [user] = re.findall(r"^USER (\d+):\d+$", dockerfile, re.MULTILINE)
+    for manifests in files.overlays.values():
+        for deployment in of_kind(manifests, "Deployment"):
+            context = pod(deployment)["securityContext"]
+            assert context["runAsNonRoot"] is True
+            assert str(context["runAsUser"]) == user, "the image's own user"
+            assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+            assert pod(deployment)["automountServiceAccountToken"] is False
+            volumes = {each["name"] for each in pod(deployment)["volumes"]}
+            for container in pod(deployment)["containers"]:
+                inner = container["securityContext"]
+                assert inner["readOnlyRootFilesystem"] is True
+                assert inner["allowPrivilegeEscalation"] is False
+                assert inner["capabilities"] == {"drop": ["ALL"]}
+                mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+                assert mounts.keys() <= volumes
+                assert set(mounts.values()) == {"/tmp", "/var/cache/loosely", "/run/loosely"}
+        [namespace] = of_kind(manifests, "Namespace")
+        assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def no_key_is_anywhere(files: Deployment) -> None:
+    """Identities only: what could sign in by a key is switched off."""
+    storage = files.module("storage")
+    assert "allowSharedKeyAccess: false" in storage
+    assert "allowBlobPublicAccess: false" in storage
+    assert "adminUserEnabled: false" in files.module("registry")
+    assert "disableLocalAccounts: true" in files.module("cluster")
+    assert "DisableLocalAuth: true" in files.module("monitoring")
+    assert "enableRbacAuthorization: true" in files.module("vault")
+    assert "listKeys" not in files.bicep
+    assert "AccountKey" not in files.bicep
+
+
+def what_is_left_is_deleted(files: Deployment) -> None:
+    """A lifecycle rule for everything that the code writes into the payload container."""
+    code = "\n".join(
+        path.read_text(encoding="utf-8")
+        for folder in ("contract", "gateway")
+        for path in (files.root / "functions" / folder).rglob("*.py")
+    )
+    storage = files.module("storage")
+    prefixes = set(re.findall(r"\{ prefix: '([\w-]+)', days: \d+ \}", storage))
+    written = {"inputs", "results", "progress", "uploads", "claims", "dead-letters"}
+    assert prefixes == written
+    for prefix in written:
+        assert re.search(rf"[\"']{prefix}/", code), f"nobody writes {prefix}/"
+
+
+def the_image_has_what_it_needs(files: Deployment) -> None:
+    """Its requirements are the worker's extras, its folders those that the worker imports."""
+    project = tomllib.loads(files.text("pyproject.toml"))["project"]["optional-dependencies"]
+    wanted = {*project["worker"], *project["worker-loop"], *project["telemetry"]}
+    lines = {line for line in files.text("worker/requirements.txt").splitlines() if line[0] != "#"}
+    assert lines == {name for name in wanted if not name.startswith("loosely[")}
+    dockerfile = files.text("worker/Dockerfile")
+    assert "COPY functions/contract /app/contract\nCOPY worker /app/worker\n" in dockerfile
+    assert 'ENTRYPOINT ["python", "-m", "worker"]\n' in dockerfile, "the exec form, for signals"
+    assert "STOPSIGNAL SIGTERM" in dockerfile
+    for base in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE):
+        assert re.fullmatch(r"[\w/.-]+:\d+\.\d+\.\d+[\w.-]*", base), f"{base} is not pinned"
+    ignored = files.text(".dockerignore").splitlines()
+    assert {"*", "!functions/contract", "!worker"} <= set(ignored)
+
+
+TRUTHS: tuple[Callable[[Deployment], None], ...] = (
+    queues_are_those_of_the_catalogue,
+    every_queue_brings_up_workers,
+    scaled_objects_fit_their_deployments,
+    gateway_settings_are_set_and_read,
+    worker_settings_are_set_and_read,
+    ports_and_probes_fit,
+    identities_are_federated_to_their_accounts,
+    pods_land_on_their_nodes,
+    replicas_are_nodes_times_shares,
+    workers_have_time_to_leave,
+    pods_are_confined,
+    no_key_is_anywhere,
+    what_is_left_is_deleted,
+    the_image_has_what_it_needs,
+)
