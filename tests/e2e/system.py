@@ -1,5 +1,6 @@
 """A real Loosely on free ports: `loosely up` as a process, and the handles a test needs."""
 
+import itertools
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -185,13 +187,20 @@ class System:
 
     def leftovers(self) -> list[str]:
         """The ids of all messages that lie in a queue or its dead-letter queue."""
-        found = []
-        with ServiceBusClient.from_connection_string(self.service_bus) as client:
-            for queue in ("classifier", "classifier-low", "noop", "noop-low"):
-                for below in (None, ServiceBusSubQueue.DEAD_LETTER):
-                    with client.get_queue_receiver(queue, sub_queue=below) as receiver:
-                        found += receiver.peek_messages(max_message_count=10)
-        return [str(message.message_id) for message in found]
+        queues = ("classifier", "classifier-low", "noop", "noop-low")
+        places = [*itertools.product(queues, (None, ServiceBusSubQueue.DEAD_LETTER))]
+        # The SDK takes its time to connect, for each queue anew.
+        with ThreadPoolExecutor(len(places)) as pool:
+            found = pool.map(lambda place: self._peeked(*place), places)
+            return [message_id for message_ids in found for message_id in message_ids]
+
+    def _peeked(self, queue: str, below: ServiceBusSubQueue | None) -> list[str]:
+        with (
+            ServiceBusClient.from_connection_string(self.service_bus) as client,
+            client.get_queue_receiver(queue, sub_queue=below) as receiver,
+        ):
+            messages = receiver.peek_messages(max_message_count=10)
+        return [str(message.message_id) for message in messages]
 
     def job(self, job_id: str) -> dict[str, Any]:
         answer = self.http.get(f"/v1/jobs/{job_id}")
