@@ -37,38 +37,43 @@ def _media_type(value: str | None) -> str | None:
     return value
 
 
+WaitOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=LONGEST_WAIT_SECONDS,
+        metavar="SECONDS",
+        help="How long the first answer may take; then the job is followed.",
+    ),
+]
+DeadlineOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="SECONDS", help="After how long nobody wants the result."),
+]
+PriorityOption = Annotated[
+    Priority | None, typer.Option(help="low waits until no other job of the model does.")
+]
+MediaTypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--type",
+        metavar="TYPE",
+        callback=_media_type,
+        help="Media type. Default: by the file's content.",
+    ),
+]
+
+
 def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     file: Annotated[
         Path,
         typer.Argument(metavar="FILE", help="What to send; - for standard input."),
     ],
     model: Annotated[str, typer.Option("--model", "-m", help="The model to run.")],
-    wait: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=LONGEST_WAIT_SECONDS,
-            metavar="SECONDS",
-            help="How long the first answer may take; then the job is followed.",
-        ),
-    ] = _DEFAULT_WAIT_SECONDS,
-    deadline: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="SECONDS", help="After how long nobody wants the result."),
-    ] = None,
-    priority: Annotated[
-        Priority | None,
-        typer.Option(help="low waits until no other job of the model does."),
-    ] = None,
-    media_type: Annotated[
-        str | None,
-        typer.Option(
-            "--type",
-            metavar="TYPE",
-            callback=_media_type,
-            help="Media type. Default: by the file's content.",
-        ),
-    ] = None,
+    wait: WaitOption = _DEFAULT_WAIT_SECONDS,
+    deadline: DeadlineOption = None,
+    priority: PriorityOption = None,
+    media_type: MediaTypeOption = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait: print the job's id.")
     ] = False,
