@@ -82,6 +82,30 @@ class Settings:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class CheckSettings:
+    """What trying a model alone needs: storage only where its weights are a blob."""
+
+    catalogue: Path
+    weights_cache: Path
+    torch_threads: int
+    payload_storage: Endpoint | None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "CheckSettings":
+        """Read them as the worker does; SettingsError names the first variable that is wrong."""
+        try:
+            storage = _endpoint(environ, SETTING_PAYLOAD_STORAGE, "blobServiceUri")
+        except SettingsError:
+            storage = None
+        return cls(
+            catalogue=Path(environ.get(SETTING_CATALOGUE) or DEFAULT_PATH),
+            weights_cache=_weights_cache(environ),
+            torch_threads=_whole(environ, "TORCH_THREADS", 1, 1, 1024),
+            payload_storage=storage,
+        )
+
+
 def _endpoint(environ: Mapping[str, str], name: str, suffix: str) -> Endpoint:
     if connection_string := environ.get(name):
         return Endpoint(connection_string=connection_string)

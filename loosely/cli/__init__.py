@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from loosely import __version__
-from loosely.cli import dead_letters, jobs, lists, planning, up
+from loosely.cli import dead_letters, jobs, lists, models, planning, up
 
 app = typer.Typer(
     name="loosely",
@@ -46,7 +46,7 @@ app.command("status")(jobs.status)
 app.command("result")(jobs.result)
 app.command("cancel")(jobs.cancel)
 app.command("list")(lists.jobs)
-app.command("models")(lists.models)
 app.command("scale-model")(planning.scale_model)
 app.command("cost")(planning.cost)
+app.add_typer(models.app, name="models")
 app.add_typer(dead_letters.app, name="dead-letters")

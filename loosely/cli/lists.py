@@ -1,6 +1,5 @@
-"""``loosely list`` and ``loosely models``."""
+"""``loosely list``."""
 
-import json
 from itertools import islice
 from typing import Annotated
 
@@ -9,7 +8,7 @@ from rich.console import Console
 
 from loosely.cli.failures import reported
 from loosely.cli.gateway import KeyOption, UrlOption, connect
-from loosely.cli.tables import job_summary, model_table, print_to
+from loosely.cli.tables import job_summary, print_to
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object a line, as the gateway has it.")
@@ -38,14 +37,3 @@ def jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
                 typer.echo(job.body)
             else:
                 print_to(console, job_summary(job))
-
-
-def models(url: UrlOption = None, api_key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """List the models that take jobs."""
-    with reported(as_json=as_json), connect(url, api_key) as client:
-        found = client.models()
-    if as_json:
-        for model in found:
-            typer.echo(json.dumps(model.document, ensure_ascii=False))
-    else:
-        print_to(Console(), model_table(found))

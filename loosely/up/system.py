@@ -41,11 +41,7 @@ class Settings:
     @property
     def storage(self) -> str:
         """The connection string of the blob storage."""
-        return (
-            "DefaultEndpointsProtocol=http;"
-            f"AccountName={_STORAGE_ACCOUNT};AccountKey={_STORAGE_KEY};"
-            f"BlobEndpoint=http://{_HOST}:{self.ports.blobs}/{_STORAGE_ACCOUNT};"
-        )
+        return storage_of(self.ports.blobs)
 
     @property
     def service_bus(self) -> str:
@@ -55,6 +51,15 @@ class Settings:
             "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE;"
             "UseDevelopmentEmulator=true;"
         )
+
+
+def storage_of(port: int) -> str:
+    """The connection string of the blob storage that listens on this port."""
+    return (
+        "DefaultEndpointsProtocol=http;"
+        f"AccountName={_STORAGE_ACCOUNT};AccountKey={_STORAGE_KEY};"
+        f"BlobEndpoint=http://{_HOST}:{port}/{_STORAGE_ACCOUNT};"
+    )
 
 
 def loosely_parts(settings: Settings) -> tuple[Part, ...]:

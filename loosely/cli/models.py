@@ -1,0 +1,149 @@
+"""``loosely models``, and ``loosely models check``, which tries one alone."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from loosely.cli.failures import ExitCode, reported
+from loosely.cli.gateway import KeyOption, UrlOption, connect
+from loosely.cli.lists import JsonOption
+from loosely.cli.tables import model_table, print_to, result_view
+from loosely.cli.text import printable
+from loosely.up.data import RunningSystem
+from loosely.up.environment import shared_environment, users_environment
+from loosely.up.errors import RepositoryMissing
+from loosely.up.repository import find_root
+from loosely.up.system import storage_of
+
+_MEBIBYTE = 1024 * 1024
+_EXIT_USAGE = 2
+
+app = typer.Typer(invoke_without_command=True, help="List the models that take jobs; try one.")
+
+
+@app.callback()
+def models(
+    context: typer.Context,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the models that take jobs."""
+    if context.invoked_subcommand is not None:
+        return
+    with reported(as_json=as_json), connect(url, api_key) as client:
+        found = client.models()
+    if as_json:
+        for model in found:
+            typer.echo(json.dumps(model.document, ensure_ascii=False))
+    else:
+        print_to(Console(), model_table(found))
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="An input such as callers send.")
+    ],
+    media_type: Annotated[
+        str | None, typer.Option("--type", metavar="TYPE", help="The file's media type.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Load a model alone, run it on a file, and measure its batches.
+
+    In a process of its own, from the source in this repository. Reads MODEL_CATALOGUE as the
+    worker does; weights in blob storage come from where PAYLOAD_STORAGE says, or else from the
+    system that `loosely up` runs here.
+    """
+    try:
+        root = find_root(Path.cwd())
+    except RepositoryMissing as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(_EXIT_USAGE) from None
+    command = [sys.executable, "-m", "worker.check", name, str(file.resolve())]
+    command += ["--type", media_type] if media_type else []
+    with subprocess.Popen(  # noqa: S603  our own module, without a shell
+        command, cwd=root, env=_environment(root), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        shown = _Shown(Console())
+        for line in process.stdout:
+            if as_json:
+                typer.echo(line, nl=False)
+            else:
+                shown.add(json.loads(line))
+    shown.finish()
+    if process.returncode:
+        is_usage = process.returncode == _EXIT_USAGE
+        raise typer.Exit(_EXIT_USAGE if is_usage else ExitCode.FAILED)
+
+
+def _environment(root: Path) -> dict[str, str]:
+    user = users_environment()
+    # Where the user stands, paths and modules are meant as from here.
+    if "MODEL_CATALOGUE" in user:
+        user["MODEL_CATALOGUE"] = str(Path(user["MODEL_CATALOGUE"]).resolve())
+    environment = shared_environment(root, user)
+    running = RunningSystem.read(root / ".loosely")
+    if running is not None and not any(name.startswith("PAYLOAD_STORAGE") for name in user):
+        environment["PAYLOAD_STORAGE"] = storage_of(running.parts["blobs"].ports["blobs"])
+    return environment
+
+
+class _Shown:
+    """The lines of a check as people read them: each at once, the batches as a table."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._batches: list[Mapping[str, Any]] = []
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Show one."""
+        match line["event"]:
+            case "loaded":
+                print_to(
+                    self._console,
+                    f"{printable(line['model'])} loaded in {line['seconds']:.1f} s: "
+                    f"{_mebibytes(line['resident_bytes'])} of weights and the like, "
+                    f"{_mebibytes(line['process_bytes'])} in all for the process",
+                )
+            case "result" if "json" in line:
+                print_to(self._console, result_view(line["json"]))
+            case "result":
+                what = f"{printable(line['media_type'])}, {line['size_bytes']} bytes"
+                print_to(self._console, f"the result is {what}")
+            case "batch":
+                self._batches.append(line)
+            case "failed":
+                self.finish()
+                typer.echo(printable(f"{line['code']}: {line['detail']}"), err=True)
+
+    def finish(self) -> None:
+        """Show the batches."""
+        if not self._batches:
+            return
+        table = Table("batch", "time", "time an item", "memory on top", box=None, pad_edge=False)
+        for column in table.columns:
+            column.justify = "right"
+        for line in self._batches:
+            table.add_row(
+                str(line["size"]),
+                f"{line['ms']:.1f} ms",
+                f"{line['ms_per_item']:.1f} ms",
+                _mebibytes(line["peak_bytes"]),
+            )
+        print_to(self._console, table)
+        self._batches = []
+
+
+def _mebibytes(size_bytes: int) -> str:
+    return f"{size_bytes / _MEBIBYTE:.1f} MiB"

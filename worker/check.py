@@ -1,0 +1,234 @@
+"""`python -m worker.check NAME FILE`: one model alone, on one input, without queues or a gateway.
+
+Prints a JSON object a line: what was loaded, what the input came to, and for batches of 1, 2, 4 …
+up to the entry's largest how long a pass takes and how much memory. Reads MODEL_CATALOGUE,
+TORCH_THREADS and WORKER_WEIGHTS_CACHE as the worker does, and PAYLOAD_STORAGE where the weights
+are in blob storage. Exit code 1 where the model or the input is at fault, 2 for wrong usage.
+"""
+
+import argparse
+import base64
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from contract import media
+from contract.catalogue import Catalogue, Model
+from contract.errors import ContractError
+from contract.messages import InlineJson
+from worker.allocator import keep_large_blocks
+from worker.errors import InferenceFailed, SettingsError, WeightsAway, WorkerError
+from worker.inference.loading import Loader
+from worker.inference.results import Result
+from worker.inference.runner import Runner
+from worker.inference.warmup import Unheard
+from worker.memory.meter import metering, resident_bytes
+from worker.remote.storage import storage_account
+from worker.settings import CheckSettings, Endpoint
+from worker.weights.library import Library
+from worker.weights.source import AzureBlobReader
+
+_EXIT_FAULT: Final = 1
+_EXIT_USAGE: Final = 2
+_PASSES: Final = 3
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One input, as a caller would send it."""
+
+    data: bytes
+    media_type: str
+
+
+class Storage:
+    """Blob storage for a model that turns out to need it. See BlobReader."""
+
+    def __init__(self, endpoint: Endpoint | None) -> None:
+        self._endpoint = endpoint
+
+    def read(self, container: str, blob: str) -> Iterator[bytes]:
+        """See BlobReader."""
+        if self._endpoint is None:
+            raise WeightsAway("PAYLOAD_STORAGE is not set, and the weights are in blob storage")
+        try:
+            account = storage_account(self._endpoint)
+        except ValueError:
+            # The text would repeat the connection string.
+            raise WeightsAway("PAYLOAD_STORAGE cannot be used as a connection string") from None
+        return AzureBlobReader(account).read(container, blob)
+
+
+def check(model: Model, sample: Sample, loader: Loader) -> Iterator[Line]:
+    """Load the model and try it; raises WorkerError where the model or the input is at fault."""
+    begun = time.perf_counter()
+    runner = loader.load(model)
+    yield {
+        "event": "loaded",
+        "model": model.name,
+        "accepts": runner.accepts,
+        "seconds": round(time.perf_counter() - begun, 3),
+        "resident_bytes": _resident_bytes(runner),
+        "process_bytes": _process_bytes(),
+    }
+    begun = time.perf_counter()
+    item = runner.prepare(sample.data, sample.media_type)
+    prepared = time.perf_counter()
+    (output,) = _run(runner, [item])
+    finishing = time.perf_counter()
+    result = runner.finish(output)
+    yield {
+        "event": "result",
+        "prepare_ms": _ms(prepared - begun),
+        "finish_ms": _ms(time.perf_counter() - finishing),
+        **_shown(result),
+    }
+    for size in _sizes(model.max_batch_size):
+        yield _batch(runner, [item] * size)
+
+
+def _batch(runner: Runner, items: list[Any]) -> Line:
+    # Apart, since metering slows the pass down.
+    peak_bytes = _peak_bytes(runner, items)
+    seconds = statistics.median(_timed(lambda: _run(runner, items)) for _ in range(_PASSES))
+    return {
+        "event": "batch",
+        "size": len(items),
+        "ms": _ms(seconds),
+        "ms_per_item": _ms(seconds / len(items)),
+        "peak_bytes": peak_bytes,
+    }
+
+
+def _run(runner: Runner, items: list[Any]) -> list[Any]:
+    contexts = [Unheard()] * len(items) if runner.reports_progress else []
+    return list(runner.run(items, contexts))
+
+
+def _timed(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def _peak_bytes(runner: Runner, items: list[Any]) -> int:
+    """What the pass takes beyond what the model holds."""
+    declared_bytes = runner.memory_bytes(sum(runner.cost(item) for item in items))
+    if (cuda := _cuda()) is not None:
+        cuda.reset_peak_memory_stats()
+        before_bytes = cuda.memory_allocated()
+        _run(runner, items)
+        return int(cuda.max_memory_allocated() - before_bytes) + declared_bytes
+    with metering(lambda _: None) as peak:
+        _run(runner, items)
+        return peak() + declared_bytes
+
+
+def _resident_bytes(runner: Runner) -> int:
+    cuda = _cuda()
+    held = resident_bytes(runner) if cuda is None else int(cuda.memory_allocated())
+    return held + runner.memory_bytes(0)
+
+
+def _cuda() -> Any:
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
+
+
+def _process_bytes() -> int:
+    """The most that this process has had in memory, in all."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def _shown(result: Result) -> Line:
+    if isinstance(result, InlineJson):
+        try:
+            json.dumps(result.value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise InferenceFailed("the model's result cannot be written as JSON") from None
+        return {"media_type": media.JSON, "json": result.value}
+    data = base64.b64encode(result.data).decode()
+    return {"media_type": result.media_type, "size_bytes": len(result.data), "base64": data}
+
+
+def _sizes(largest: int) -> list[int]:
+    return sorted({*(2**power for power in range(largest.bit_length())), largest})
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def _sample(model: Model, path: Path, announced: str | None) -> Sample:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+    limit_bytes = model.max_upload_bytes
+    if len(data) > limit_bytes:
+        raise SettingsError(f"{path}: {len(data)} bytes; {model.name} takes {limit_bytes}")
+    seen = announced or media.sniff(data)
+    if seen is None:
+        # A type without a signature: the only one that the model takes, or the first that can be.
+        fitting = [kind for kind in model.media_types if media.agrees(kind, data)]
+        seen = fitting[0] if fitting else media.OCTET_STREAM
+    return Sample(data, seen)
+
+
+def _print(line: Line) -> None:
+    sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def _failed(code: str, detail: str) -> int:
+    _print({"event": "failed", "code": code, "detail": detail})
+    return _EXIT_FAULT
+
+
+def main(arguments: list[str], environ: dict[str, str]) -> int:
+    """Check; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m worker.check", description="Tries one model on one input, alone."
+    )
+    parser.add_argument("name", help="the model's name in the catalogue")
+    parser.add_argument("file", type=Path, help="an input such as callers send")
+    parser.add_argument("--type", help="its media type, where the bytes do not show it")
+    parsed = parser.parse_args(arguments)
+    try:
+        settings = CheckSettings.from_env(environ)
+        model = Catalogue.load(settings.catalogue).model(parsed.name)
+        sample = _sample(model, parsed.file, parsed.type)
+        keep_large_blocks()
+        library = Library(settings.weights_cache, Storage(settings.payload_storage))
+        loader = Loader(library, settings.torch_threads)
+        for line in check(model, sample, loader):
+            _print(line)
+    except (ContractError, SettingsError) as error:
+        sys.stderr.write(f"{error}\n")
+        return _EXIT_USAGE
+    except WorkerError as error:
+        if error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
+        return _failed(error.code, str(error))
+    except Exception as error:  # noqa: BLE001  the edge: a model's code may raise anything
+        traceback.print_exception(error)
+        return _failed("inference-failed", f"{model.implementation} raised {type(error).__name__}")
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:], dict(os.environ))
+    sys.stdout.flush()
+    # Not sys.exit: it would wait for threads that a model has left behind.
+    os._exit(code)
