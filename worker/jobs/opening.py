@@ -7,7 +7,7 @@ from contract.catalogue import Model
 from contract.codec import decode_request
 from contract.errors import ContractError
 from contract.messages import JobRequest, ReplyQueue, ReplyWebhook
-from worker.errors import Expired, TooLate, UnreadableMessage, WorkerError, WrongModel
+from worker.errors import Expired, LockLost, TooLate, UnreadableMessage, WorkerError, WrongModel
 from worker.messages.job import Job
 from worker.messages.lease import Leases, Renew
 from worker.messages.servicebus import Delivery
@@ -27,7 +27,10 @@ class Opening:
         self._leases = leases
 
     def open(self, delivery: Delivery, renew: Renew, now: datetime) -> Job:
-        """The job of a message; Poison or Expired."""
+        """The job of a message; Poison, Expired or LockLost."""
+        if (lock_seconds := delivery.lock_seconds(now)) <= 0:
+            # This process was stopped for a while, and the message lay in its socket.
+            raise LockLost("the lock ran out before the message was read")
         request = self._read(delivery)
         self._outlets.check(request.reply_to)
         if now >= request.deadline and not _is_told(request):
@@ -35,7 +38,7 @@ class Opening:
         lease = self._leases.hold(
             delivery,
             renew,
-            delivery.lock_seconds(now),
+            lock_seconds,
             time.monotonic() + (request.deadline - now).total_seconds(),
         )
         span = self._tracing.job(self._model.name, self._model.queue, request.job_id, delivery)

@@ -41,16 +41,20 @@ class Lease:
     ends_at: float
     due_at: float
     _delivery: Delivery | None
+    _clock: Callable[[], float] = time.monotonic
     _lost: threading.Event = field(default_factory=threading.Event)
 
     @property
     def is_lost(self) -> bool:
         """Whether another worker may have the message: drop the work, settle nothing."""
-        return self._lost.is_set()
+        # After this process was stopped for a while, other threads may be here before the one that
+        # renews.
+        return self._lost.is_set() or self._clock() >= self.expires_at
 
     def wait(self, seconds: float) -> bool:
         """Sleep, but not past the loss of the lock; returns whether it is still held."""
-        return not self._lost.wait(seconds)
+        self._lost.wait(seconds)
+        return not self.is_lost
 
 
 class Leases:
@@ -67,7 +71,7 @@ class Leases:
         """Keep the lock, of which `lock_seconds` are left, until `release` or `ends_at`."""
         now = self._clock()
         due_at = now + lock_seconds * _RENEW_AT_SHARE
-        lease = Lease(renew, now + lock_seconds, ends_at, due_at, delivery)
+        lease = Lease(renew, now + lock_seconds, ends_at, due_at, delivery, self._clock)
         with self._changed:
             self._push(lease)
             if due_at < self._wakes_at:

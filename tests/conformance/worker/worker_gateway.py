@@ -102,6 +102,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(self.server.get(self._job_id()))
 
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self._answer(self.server.get(self._job_id()))
+
     def _job_id(self) -> str:
         assert "token=secret-token" in urlsplit(self.path).query
         return urlsplit(self.path).path.split("/")[3]

@@ -39,6 +39,10 @@ class Infer:
                 Path(task["running"]).touch()
                 while not Path(task["gate"]).exists():
                     time.sleep(0.01)
+            case "sleep":
+                time.sleep(task["ms"] / 1000)
+            case "lose-device":
+                raise RuntimeError("CUDA error: device-side assert triggered")
             case "raise":
                 raise RuntimeError("a defect in the model")
             case "refuse":

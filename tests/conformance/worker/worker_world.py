@@ -66,6 +66,21 @@ max_wait_ms = 0
 lock_seconds = 5
 max_delivery_count = 3
 
+[long]
+task = "test"
+description = "Runs until it is let go, and hears of its lock."
+implementation = "tests.conformance.worker.worker_long"
+queue = "long"
+media_types = ["application/json"]
+max_input_bytes = 1_000_000
+deadline_seconds = 60
+max_deadline_seconds = 3600
+max_batch_size = 1
+max_wait_ms = 0
+lock_seconds = 5
+max_delivery_count = 3
+reports_progress = true
+
 """
 
 _JOB_NUMBERS = count(1)
@@ -120,6 +135,12 @@ class Program:
             return httpx.get(self.probe, timeout=5).status_code < 500
         except httpx.TransportError:
             return False
+
+    def held(self, model: str) -> int:
+        """How many messages of this model a worker holds."""
+        document = httpx.get(self.probe, timeout=5).json()
+        count: int = document["models"][model]["held"]
+        return count
 
     def kill(self) -> None:
         if self.process is not None:
