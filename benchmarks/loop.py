@@ -9,6 +9,7 @@ of them in which the model ran.
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ from typing import Any
 from contract.catalogue import Catalogue, Model
 from worker.allocator import keep_large_blocks
 from worker.inference.runner import Runner
-from worker.inference.threads import preparing_threads
+from worker.inference.threads import prefer_the_device, preparing_threads, processors, torch_threads
 
 # As in the worker: one batch runs while the next is made ready.
 _BATCHES_AHEAD = 2
@@ -57,10 +58,10 @@ class Loop:
     """One model with its threads."""
 
     def __init__(self, model: Model, pictures: Sequence[bytes]) -> None:
-        self._runner = Runner.load(model, torch_threads=1)
+        self._runner = Runner.load(model, torch_threads(processors()))
         self._batch_size = model.max_batch_size
         self._pictures = pictures
-        self._preparing = ThreadPoolExecutor(preparing_threads())
+        self._preparing = ThreadPoolExecutor(preparing_threads(processors()))
         self._finishing = ThreadPoolExecutor(1)
 
     def run(self, images: int) -> Pace:
@@ -94,6 +95,7 @@ def main(arguments: list[str]) -> None:
     """Serve the one who started this."""
     catalogue, name, *paths = arguments
     keep_large_blocks()
+    prefer_the_device(os.environ)
     model = Catalogue.load(Path(catalogue)).model(name)
     loop = Loop(model, [Path(path).read_bytes() for path in paths])
     loop.run(model.max_batch_size * 2)

@@ -21,7 +21,7 @@ from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusRece
 
 from contract.catalogue import Catalogue
 from contract.codec import decode_reply, encode_request
-from contract.messages import InlineBytes, JobReply, JobRequest, ReplyQueue
+from contract.messages import JobReply, JobRequest, Payload, ReplyQueue
 from contract.queues import config
 
 ROOT = Path(__file__).parents[1]
@@ -102,10 +102,10 @@ class Rig:
             for program in (self.broker, self.worker):
                 program.process.send_signal(signal.SIGCONT)
 
-    def fill(self, model: str, pictures: Sequence[bytes], images: int) -> set[str]:
+    def fill(self, model: str, inputs: Sequence[Payload], count: int) -> set[str]:
         """Put so many jobs on the model's queue while the worker is stopped; their ids."""
         now = datetime.now(UTC)
-        ids = [str(uuid.uuid4()) for _ in range(images)]
+        ids = [str(uuid.uuid4()) for _ in range(count)]
         self.worker.process.send_signal(signal.SIGSTOP)
         try:
             with self._client.get_queue_sender(model) as sender:
@@ -114,7 +114,7 @@ class Rig:
                     request = JobRequest(
                         job_id=job_id,
                         model=model,
-                        input=InlineBytes("image/jpeg", pictures[number % len(pictures)]),
+                        input=inputs[number % len(inputs)],
                         created_at=now,
                         deadline=now + timedelta(minutes=10),
                         reply_to=ReplyQueue(REPLIES),
@@ -137,9 +137,9 @@ class Rig:
         """Wait until so many replies lie in their queue. Looks seldom: each look costs time."""
         ends_at = time.monotonic() + seconds
         while (count := self._count()) < replies:
-            if time.monotonic() > ends_at:
+            if time.monotonic() > ends_at or self.worker.process.poll() is not None:
                 raise RuntimeError(f"{count} of {replies} replies within {seconds:.0f} s")
-            time.sleep(0.5)
+            time.sleep(1.0)
 
     def _count(self) -> int:
         connection = http.client.HTTPConnection("127.0.0.1", self._admin_port, timeout=10)

@@ -22,13 +22,16 @@ from benchmarks.figures import Figure, report
 from benchmarks.loop import Pace
 from benchmarks.machine import Processors, process_seconds
 from benchmarks.rig import ROOT, Rig, running
-from contract.messages import JobError, JobReply
+from contract.catalogue import Catalogue
+from contract.messages import InlineBytes, JobError, JobReply
 
 CATALOGUE = ROOT / "benchmarks" / "models.toml"
 PICTURES = [ROOT / "examples" / name for name in ("chelsea.jpg", "coffee.jpg")]
-MODELS = ("classifier", "resnet18")
 RATIO_TARGET = 0.97
 BUSY_TARGET = 0.95
+
+_WARM_BATCHES = 8
+_PATIENCE_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,9 @@ class Run:
 class BareLoop:
     """`benchmarks.loop` as a process."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, catalogue: Path, model: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.loop", str(CATALOGUE), model, *map(str, PICTURES)],
+            [sys.executable, "-m", "benchmarks.loop", str(catalogue), model, *map(str, PICTURES)],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"},
             stdin=subprocess.PIPE,
@@ -88,7 +91,9 @@ class BareLoop:
 
 def worker_run(rig: Rig, model: str, images: int, seconds: float) -> Run:
     """Let the worker empty a queue of so many jobs."""
-    ids = rig.fill(model, [path.read_bytes() for path in PICTURES], images)
+    ids = rig.fill(
+        model, [InlineBytes("image/jpeg", path.read_bytes()) for path in PICTURES], images
+    )
     pids = rig.worker.process.pid, rig.broker.process.pid
     before, used = Processors.now(), [process_seconds(pid) for pid in pids]
     rig.wait_for(images, seconds)
@@ -112,31 +117,32 @@ def pace_of(replies: Sequence[JobReply], ids: set[str]) -> Pace:
 
 
 @contextmanager
-def bare_loop(model: str) -> Iterator[BareLoop]:
-    loop = BareLoop(model)
+def bare_loop(catalogue: Path, model: str) -> Iterator[BareLoop]:
+    loop = BareLoop(catalogue, model)
     try:
         yield loop
     finally:
         loop.close()
 
 
-def measure(model: str, rounds: int, seconds: float) -> list[Figure]:
+def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Figure]:
     """Loop and worker in turn, the loop first and last."""
+    batch_size = Catalogue.load(catalogue).model(model).max_batch_size
     with (
         tempfile.TemporaryDirectory(prefix="loosely-bench-") as folder,
-        bare_loop(model) as loop,
-        running(Path(folder), CATALOGUE, model) as rig,
+        bare_loop(catalogue, model) as loop,
+        running(Path(folder), catalogue, model) as rig,
     ):
         with rig.at_rest():
-            rate = loop.run(64).pace.per_second
-        images = max(64, round(rate * seconds / 8) * 8)
-        worker_run(rig, model, 64, 120)
+            rate = loop.run(batch_size * _WARM_BATCHES).pace.per_second
+        images = max(_WARM_BATCHES, round(rate * seconds / batch_size)) * batch_size
+        worker_run(rig, model, batch_size * _WARM_BATCHES, _PATIENCE_SECONDS)
         loops, workers = [], []
         for number in range(rounds + 1):
             with rig.at_rest():
                 loops.append(loop.run(images))
             if number < rounds:
-                workers.append(worker_run(rig, model, images, 120 + seconds * 10))
+                workers.append(worker_run(rig, model, images, _PATIENCE_SECONDS + seconds * 10))
     return figures(model, loops, workers)
 
 
@@ -191,18 +197,18 @@ def middle(runs: Sequence[Run], figure: Callable[[Run], float]) -> float:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="./dev bench worker", description=__doc__)
-    parser.add_argument("models", nargs="*", default=MODELS, help="all unless named")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of one run")
+    """Measure the models of a catalogue, and print one table."""
+    parser = argparse.ArgumentParser(
+        prog="./dev bench worker", description="The worker at saturation beside a bare loop."
+    )
+    parser.add_argument("models", nargs="*", help="all of the catalogue unless named")
+    parser.add_argument("--catalogue", type=Path, default=CATALOGUE)
+    parser.add_argument("--rounds", type=int, default=9, help="of loop and worker (default: 9)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of one run (default: 4)")
     options = parser.parse_args(arguments)
     found = [
         figure
-        for model in options.models
-        for figure in measure(model, options.rounds, options.seconds)
+        for model in options.models or Catalogue.load(options.catalogue)
+        for figure in measure(options.catalogue, model, options.rounds, options.seconds)
     ]
     return report("The worker beside a bare loop, run in turn", found)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -11,6 +11,7 @@ from types import FrameType
 
 from worker.allocator import keep_large_blocks
 from worker.errors import SettingsError
+from worker.inference.threads import prefer_the_device
 from worker.leaving import Leaving
 from worker.observed import logs
 from worker.service import Worker
@@ -18,7 +19,6 @@ from worker.settings import Settings
 
 _log = logging.getLogger("worker")
 
-_SWITCH_SECONDS = 0.0005
 _EXIT_USAGE = 2
 _EXIT_PORT_BUSY = 98
 
@@ -33,9 +33,7 @@ def main() -> int:
     settings = Settings.from_env(os.environ)
     logs.configure(settings.log_level, settings.log_format)
     keep_large_blocks()
-    # The device thread takes the interpreter's lock hundreds of times a batch. At the default of
-    # 5 ms each busy thread beside it could keep the device waiting for as long, each time.
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    prefer_the_device(os.environ)
     try:
         worker = Worker(settings, leaving)
     except OSError as error:

@@ -14,6 +14,7 @@ from contract.guard import AddressGuard
 from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
 from contract.webhook import SETTING_GUARD_ALLOW, SETTING_SECRETS, parse_secrets
 from worker.errors import SettingsError
+from worker.inference.threads import processors, torch_threads
 from worker.memory.settings import MemorySettings
 from worker.notices import METADATA_ADDRESS, Mode, NoticeSettings
 
@@ -70,7 +71,7 @@ class Settings:
             health_host=environ.get("HEALTH_HOST") or "127.0.0.1",
             health_port=_whole(environ, "HEALTH_PORT", _DEFAULT_HEALTH_PORT, 0, 65535),
             drain_seconds=_seconds(environ, "WORKER_DRAIN_SECONDS", _DEFAULT_DRAIN_SECONDS),
-            torch_threads=_whole(environ, "TORCH_THREADS", 1, 1, 1024),
+            torch_threads=_whole(environ, "TORCH_THREADS", torch_threads(processors()), 1, 1024),
             log_level=_level(environ),
             webhook_secrets=_read(environ, SETTING_SECRETS, parse_secrets),
             guard=_read(environ, SETTING_GUARD_ALLOW, AddressGuard),
@@ -101,7 +102,7 @@ class CheckSettings:
         return cls(
             catalogue=Path(environ.get(SETTING_CATALOGUE) or DEFAULT_PATH),
             weights_cache=_weights_cache(environ),
-            torch_threads=_whole(environ, "TORCH_THREADS", 1, 1, 1024),
+            torch_threads=_whole(environ, "TORCH_THREADS", torch_threads(processors()), 1, 1024),
             payload_storage=storage,
         )
 

@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from contract.messages import PayloadUrl
 from worker.errors import HandedBack, InferenceFailed
+from worker.inference.threads import preparing_threads, processors
 from worker.jobs.ending import Endings, Step
 from worker.jobs.opening import expired
 from worker.jobs.wanted import Wanted
 from worker.messages.job import Job
 from worker.messages.servicebus import utc_now
 
-_PREPARING_THREADS = 4
 _FETCHING_THREADS = 8
 
 
@@ -31,7 +31,7 @@ class Preparing:
         self._read = read
         self._hand_on = hand_on
         self._endings = endings
-        self._preparing = ThreadPoolExecutor(_PREPARING_THREADS, f"{name}-prepare")
+        self._preparing = ThreadPoolExecutor(preparing_threads(processors()), f"{name}-prepare")
         self._fetching = ThreadPoolExecutor(_FETCHING_THREADS, f"{name}-fetch")
 
     def submit(self, job: Job) -> None:

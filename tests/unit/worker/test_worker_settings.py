@@ -3,6 +3,7 @@
 import pytest
 
 from worker.errors import SettingsError
+from worker.inference.threads import processors, torch_threads
 from worker.notices import Mode, NoticeSettings
 from worker.settings import Settings
 
@@ -19,7 +20,7 @@ def test_defaults() -> None:
     assert settings.health_host == "127.0.0.1"
     assert settings.health_port == 8081
     assert settings.drain_seconds == 30.0
-    assert settings.torch_threads == 1
+    assert settings.torch_threads == torch_threads(processors())
     assert settings.log_level == "INFO"
     assert settings.catalogue.name == "models.toml"
     assert settings.log_format == "text"
