@@ -1,6 +1,8 @@
 """What the documents tell a newcomer to type works as it stands there."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,17 +27,33 @@ def test_the_first_command_stands_near_the_top() -> None:
 def test_the_model_of_the_recipe_serves(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, *_ = blocks(MODELS, "python")
+    short, full, *_ = blocks(MODELS, "python")
     entry, *_ = blocks(MODELS, "toml")
-    (tmp_path / "brightness.py").write_text(recipe, encoding="utf-8")
+    (tmp_path / "brightness.py").write_text(short, encoding="utf-8")
+    (tmp_path / "quarters.py").write_text(full, encoding="utf-8")
     catalogue = tmp_path / "models.toml"
     assert '"worker.models.brightness"' in entry
-    catalogue.write_text(entry.replace('"worker.models.brightness"', '"brightness"'))
+    entry = entry.replace('"worker.models.brightness"', '"brightness"')
+    # The full form wants no more of an entry than the short one.
+    catalogue.write_text(entry + "\n" + entry.replace("brightness", "quarters"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("MODEL_CATALOGUE", str(catalogue))
+    picture = pictures / "camera.jpg"
+
+    checked = subprocess.run(
+        [sys.executable, "-m", "loosely.cli", "models", "check", "brightness", str(picture)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "brightness loaded in" in checked.stdout
+
     with running(tmp_path / "data", catalogue) as system:
-        job = system.submit(
-            "brightness", (pictures / "camera.jpg").read_bytes(), "image/jpeg"
-        ).json()
+        job = system.submit("brightness", picture.read_bytes(), "image/jpeg").json()
         assert 0.2 < job["result"]["brightness"] < 0.8, job
         shown = system.http.get("/v1/models/brightness").json()
         assert shown["name"] == "brightness"
+        colours = system.submit("quarters", picture.read_bytes(), "image/jpeg").json()["result"]
+        assert set(colours) == {"top left", "top right", "bottom left", "bottom right"}
+        assert all(0 <= colour <= 255 for quarter in colours.values() for colour in quarter)
