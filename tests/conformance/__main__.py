@@ -1,8 +1,9 @@
-"""`./dev conformance [NAME]`: the long suites, against Microsoft's own tests and servers.
+"""`./dev conformance [NAME]`: the long suites, by foreign tests, servers and clients, and by kills.
 
 blobs       the blob tests on our server and on Azurite, which npm installs
 rest        the REST API with unmodified clients of its standards, and Schemathesis at length
 servicebus  the azure-servicebus package's own live tests on our Service Bus
+worker      kill -9 of the worker at random moments under load, 20 times
 """
 
 import subprocess
@@ -30,7 +31,12 @@ def servicebus(arguments: list[str]) -> int:
     return run("-m", "tests.conformance.servicebus.upstream.run", *arguments)
 
 
-SUITES = {"blobs": blobs, "rest": rest, "servicebus": servicebus}
+def worker(arguments: list[str]) -> int:
+    """Kill workers of a whole system."""
+    return run("-m", "tests.e2e.worker_kills", *arguments)
+
+
+SUITES = {"blobs": blobs, "rest": rest, "servicebus": servicebus, "worker": worker}
 
 
 def run(*arguments: str) -> int:

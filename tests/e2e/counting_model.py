@@ -1,5 +1,6 @@
 """A model that writes down each job that reaches it: one line in the file that its input names."""
 
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -7,16 +8,17 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Input: `<path> <number>`."""
+    """Input: `<path> <number>`, and perhaps the milliseconds that it takes."""
 
     accepts: ClassVar[Accepts] = "bytes"
 
-    def preprocess(self, item: bytes) -> tuple[str, str]:
-        path, number = item.decode().split()
-        return path, number
+    def preprocess(self, item: bytes) -> tuple[str, str, float]:
+        path, number, *ms = item.decode().split()
+        return path, number, sum(map(float, ms)) / 1000
 
-    def __call__(self, batch: list[tuple[str, str]]) -> list[dict[str, str]]:
-        for path, number in batch:
+    def __call__(self, batch: list[tuple[str, str, float]]) -> list[dict[str, str]]:
+        for path, number, seconds in batch:
             with Path(path).open("a", encoding="utf-8") as ran:
                 ran.write(f"{number}\n")
-        return [{"number": number} for _, number in batch]
+            time.sleep(seconds)
+        return [{"number": number} for _, number, _ in batch]

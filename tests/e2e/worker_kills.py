@@ -1,0 +1,157 @@
+"""kill -9 of the worker at random moments under load: no job is lost, and each ends once.
+
+`./dev conformance worker [--kills N] [--seed N]` does it at length and prints how many jobs ran
+more than once. Delivery is at least once underneath, so some do; the job has one answer.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from azure.servicebus import ServiceBusClient, ServiceBusSubQueue
+
+from tests.e2e.system import System, running, until
+
+CATALOGUE = """
+[counting]
+task = "count"
+description = "Writes down what reaches it."
+implementation = "tests.e2e.counting_model"
+queue = "counting"
+media_types = ["text/plain"]
+max_input_bytes = 1000
+deadline_seconds = 900
+max_deadline_seconds = 900
+max_batch_size = 4
+max_wait_ms = 5
+lock_seconds = 5
+max_delivery_count = 100
+"""
+
+_JOB_MS = 20
+_BACKLOG = 80
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What came of it. `runs` counts each time that a job reached the model."""
+
+    jobs: int
+    kills: int
+    runs: int
+    rerun_jobs: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills, {self.jobs} jobs: 0 lost, each with one final status; "
+            f"{self.rerun_jobs} ran more than once, {self.runs - self.jobs} reruns in all; "
+            f"{self.seconds:.0f} s"
+        )
+
+
+class Load:
+    """Jobs that come as long as it is on, never far ahead of the worker."""
+
+    def __init__(self, system: System, ran: Path) -> None:
+        self._system = system
+        self._ran = ran
+        self._off = threading.Event()
+        self.jobs: dict[int, str] = {}
+
+    def ran(self) -> Counter[int]:
+        """How often each job has reached the model."""
+        text = self._ran.read_text("utf-8") if self._ran.exists() else ""
+        # The last line may be cut off by the kill.
+        return Counter(int(line) for line in text.rpartition("\n")[0].split())
+
+    def run(self) -> None:
+        """Submit until told to stop."""
+        while not self._off.is_set():
+            if len(self.jobs) - len(self.ran()) > _BACKLOG:
+                self._off.wait(0.05)
+                continue
+            number = len(self.jobs)
+            data = f"{self._ran} {number} {_JOB_MS}".encode()
+            self.jobs[number] = self._system.accept("counting", data, content_type="text/plain")
+
+    def stop(self) -> None:
+        """No more jobs."""
+        self._off.set()
+
+
+def kill_at_random(folder: Path, kills: int, seed: int, say: Callable[[str], None]) -> Figures:
+    """Kill the worker so many times under load; AssertionError where a job was lost or doubled."""
+    begun, chance = time.monotonic(), random.Random(seed)
+    catalogue = folder / "models.toml"
+    catalogue.write_text(CATALOGUE, encoding="utf-8")
+    with running(folder / "data", catalogue) as system, ThreadPoolExecutor(1) as pool:
+        load = Load(system, folder / "ran")
+        submitting = pool.submit(load.run)
+        try:
+            for kill in range(1, kills + 1):
+                threading.Event().wait(chance.uniform(0.2, 2.0))
+                system.kill_and_wait("worker")
+                say(f"kill {kill} of {kills}: {len(load.jobs)} jobs accepted")
+        finally:
+            load.stop()
+        submitting.result()
+        _check(system, load.jobs)
+        counts = load.ran()
+    assert set(counts) == set(load.jobs)
+    return Figures(
+        jobs=len(load.jobs),
+        kills=kills,
+        runs=counts.total(),
+        rerun_jobs=sum(count > 1 for count in counts.values()),
+        seconds=time.monotonic() - begun,
+    )
+
+
+def _check(system: System, jobs: dict[int, str]) -> None:
+    ended = {number: system.final(job_id, seconds=120) for number, job_id in jobs.items()}
+    for number, job in ended.items():
+        assert job["status"] == "succeeded", job
+        assert job["result"] == {"number": str(number)}
+    until(lambda: not _left(system), 30, "the queues are empty")
+    # Final means final: a second answer would have changed its times.
+    assert {number: system.job(job_id) for number, job_id in jobs.items()} == ended
+
+
+def _left(system: System) -> bool:
+    with ServiceBusClient.from_connection_string(system.service_bus) as client:
+        for below in (None, ServiceBusSubQueue.DEAD_LETTER):
+            with client.get_queue_receiver("counting", sub_queue=below) as receiver:
+                if receiver.peek_messages(1):
+                    return True
+    return False
+
+
+def main(arguments: list[str]) -> int:
+    """Do it at length."""
+    parser = argparse.ArgumentParser(prog="./dev conformance worker")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=random.randrange(10_000))
+    options = parser.parse_args(arguments)
+    sys.stdout.write(f"seed {options.seed}\n")
+    with tempfile.TemporaryDirectory(prefix="loosely-kills-") as folder:
+        figures = kill_at_random(Path(folder), options.kills, options.seed, _say)
+    _say(str(figures))
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
