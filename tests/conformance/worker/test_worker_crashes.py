@@ -126,6 +126,7 @@ def test_drains_on_sigterm(
     world.send("single", message(gateway, waits, "single", {"do": "x"}))
     wait_until(lambda: held(worker, "single") == 2, "one runs, one waits")
     worker.signal(signal.SIGTERM)
+    wait_until(lambda: not worker.is_ready(), "it is unready at once")
     wait_until(lambda: held(worker, "single") == 1, "what waits is handed back")
     world.send("single", message(gateway, comes, "single", {"do": "x"}))
 
@@ -168,7 +169,7 @@ def test_what_comes_while_it_drains_is_free_for_others(
 def test_an_idle_worker_leaves_at_once(start_worker: StartWorker, world: World) -> None:
     worker = start_worker("noop")
     worker.signal(signal.SIGINT)
-    assert worker.exit_code(seconds=5) == 0
+    assert worker.exit_code(seconds=10) == 0
     assert "Traceback" not in worker.log.read_text()
 
 
@@ -184,6 +185,7 @@ def test_a_second_signal_or_the_end_of_its_grace_ends_it(
     hasty.signal(signal.SIGTERM)
     assert hasty.exit_code(seconds=10) == 0
     assert "giving 1 unfinished jobs back" in hasty.log.read_text()
+    assert "not-finished, abandon" in hasty.log.read_text()
     patient.signal(signal.SIGTERM)
     wait_until(lambda: "draining" in patient.log.read_text(), "it drains")
     patient.signal(signal.SIGTERM)
