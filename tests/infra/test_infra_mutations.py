@@ -13,8 +13,8 @@ from infra import check
 from tests.infra.deployment import ROOT, Deployment
 from tests.infra.truths import TRUTHS
 
-COPIED: tuple[str, ...] = ("infra", "functions/contract", "functions/gateway", "worker", "azure.yaml")
-COPIED += (".dockerignore", "pyproject.toml")
+COPIED = ["infra", "functions/contract", "functions/gateway", "worker", "azure.yaml"]
+COPIED += [".dockerignore", "pyproject.toml"]
 
 WORKERS = "infra/k8s/base/workers/"
 MODELS = WORKERS + "models.yaml"

@@ -1,0 +1,111 @@
+"""The settings that the deployment sets, against those that the code reads: in both directions."""
+
+import re
+
+from gateway.settings import Settings as GatewaySettings
+from tests.infra.deployment import Deployment, of_kind, pod
+from tests.infra.readings import gateway_reads, worker_reads
+from worker.settings import Settings as WorkerSettings
+
+# Settings that the platform or an SDK reads, not our code.
+PLATFORM = {
+    "AzureWebJobsStorage__accountName",
+    "AzureWebJobsStorage__credential",
+    "AzureWebJobsStorage__clientId",
+    "APPLICATIONINSIGHTS_CONNECTION_STRING",
+    "APPLICATIONINSIGHTS_AUTHENTICATION_STRING",
+    "AZURE_CLIENT_ID",
+    "SERVICE_BUS__credential",
+    "SERVICE_BUS__clientId",
+    "DURABLE_TASK_SCHEDULER_CONNECTION_STRING",
+    "AzureFunctionsJobHost__extensions__durableTask__storageProvider__type",
+    "AzureFunctionsJobHost__extensions__durableTask__storageProvider__connectionStringName",
+    "NVIDIA_VISIBLE_DEVICES",
+}
+# Set inside the image, for Python itself.
+IMAGE = {"PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
+# What has a default that is right in Azure; docs/settings.md tells of each.
+LEFT_TO_DEFAULTS = {
+    "gateway": {
+        "SERVICE_BUS",
+        "PAYLOAD_STORAGE",
+        "MODEL_CATALOGUE",
+        "INLINE_LIMIT_BYTES",
+        "RETENTION_HOURS",
+        "DEFAULT_WAIT_SECONDS",
+        "TRUST_PRINCIPAL_HEADER",
+        "CORS_ORIGINS",
+        "PAYLOAD_PUBLIC_URL",
+        "SERVICE_BUS_ADMIN_URL",
+        "ACCEPT_WHEN_SATURATED",
+        "GUARD_ALLOW",
+        "OTEL_SDK_DISABLED",
+        "OTEL_TRACES_EXPORTER",
+    },
+    "worker": {
+        "SERVICE_BUS",
+        "PAYLOAD_STORAGE",
+        "MODEL_CATALOGUE",
+        "TORCH_THREADS",
+        "GUARD_ALLOW",
+        "OTEL_SDK_DISABLED",
+        "OTEL_TRACES_EXPORTER",
+        "XDG_CACHE_HOME",
+        "WORKER_METADATA_URL",
+        "WORKER_MACHINE",
+        "WORKER_DEVICE_MEMORY",
+        "WORKER_ADMISSION",
+        "WORKER_TURN_SECONDS",
+        # Container Apps have no eviction notices, and these folders are the container's own there.
+        "WORKER_SCHEDULED_EVENTS",
+        "WORKER_WEIGHTS_CACHE",
+        "WORKER_MEMORY_FOLDER",
+        "LOG_LEVEL",
+        # From the vault by a component of its own: docs/deploy.md.
+        "WEBHOOK_SECRETS",
+    },
+}
+
+
+def gateway_settings_are_set_and_read(files: Deployment) -> None:
+    """None missing, none unused."""
+    template = files.module("gateway")
+    names = set(re.findall(r"^  (\w+): ", template.partition("var common = {")[2], re.MULTILINE))
+    body = re.findall(r"var (?:common|scheduler) = \{\n(.*?)\n\}", template, re.DOTALL)
+    names = {name for part in body for name in re.findall(r"^  (\w+):", part, re.MULTILINE)}
+    read = gateway_reads(GatewaySettings)
+    assert names - PLATFORM - read == set(), "set, and read by nobody"
+    assert read - names == LEFT_TO_DEFAULTS["gateway"], "read, and neither set nor left to default"
+    for name in ("REPLY_TOKEN_KEYS", "WEBHOOK_SECRETS", "API_KEYS"):
+        secret = name.lower().replace("_", "-")
+        reference = f"{name}: '@Microsoft.KeyVault(SecretUri=${{vaultUri}}secrets/{secret}/)'"
+        assert reference in template
+        assert secret in files.text("infra/scripts/keys.sh")
+
+
+def worker_settings_are_set_and_read(files: Deployment) -> None:
+    """The same for pods, Container Apps and the image."""
+    read = worker_reads(WorkerSettings)
+    for overlay, manifests in files.overlays.items():
+        maps = {each["metadata"]["name"]: each for each in of_kind(manifests, "ConfigMap")}
+        for deployment in of_kind(manifests, "Deployment"):
+            for container in pod(deployment)["containers"]:
+                names = {each["name"] for each in container["env"]}
+                for source in container["envFrom"]:
+                    names |= maps[source["configMapRef"]["name"]]["data"].keys()
+                assert names - PLATFORM - read == set(), (overlay, "set, and read by nobody")
+                assert read - names <= LEFT_TO_DEFAULTS["worker"], (overlay, read - names)
+    apps = set(
+        re.findall(r"\{ name: '([A-Z]\w+)', (?:value|secretRef):", files.module("worker-aca"))
+    )
+    assert apps - PLATFORM - read == set()
+    missing = read - apps - image_environment(files).keys()
+    assert missing <= LEFT_TO_DEFAULTS["worker"], missing
+    assert image_environment(files).keys() - IMAGE - read == set()
+
+
+def image_environment(files: Deployment) -> dict[str, str]:
+    """What the Dockerfile's last stage sets."""
+    last = files.text("worker/Dockerfile").split("\nFROM ")[-1].replace("\\\n", " ")
+    [line] = re.findall(r"^ENV (.*)$", last, re.MULTILINE)
+    return dict(part.split("=", 1) for part in line.split())
