@@ -1,5 +1,6 @@
 """The models that ship answer over REST: trained ones as trained, others by the look of it."""
 
+import base64
 import hashlib
 import io
 import subprocess
@@ -7,7 +8,9 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from azure.storage.blob import BlobServiceClient
@@ -22,9 +25,9 @@ ENTRY = """
 [{name}]
 task = "test"
 description = "One of torchvision's."
-implementation = "worker.models.torchvision_{name}"
+implementation = "{implementation}"
 queue = "{name}"
-media_types = ["image/jpeg", "image/png"]
+media_types = {media_types}
 max_input_bytes = 10_485_760
 max_pixels = 50_000_000
 deadline_seconds = 60
@@ -33,9 +36,11 @@ max_batch_size = 4
 max_wait_ms = 0
 lock_seconds = 10
 max_delivery_count = 3
+{more}
+"""
+WEIGHTS = """
 weights = "blob:weights/{name}.pth"
 weights_sha256 = "{sha256}"
-{more}
 """
 MORE = {
     "classifier": 'options = {architecture = "mobilenet_v2"}',
@@ -98,12 +103,22 @@ def torchvision(
     """A system that serves weights from its own blob storage."""
     folder = tmp_path_factory.mktemp("torchvision")
     catalogue = folder / "models.toml"
-    catalogue.write_text(
-        "".join(
-            ENTRY.format(name=name, sha256=hashlib.sha256(data).hexdigest(), more=MORE[name])
-            for name, data in weights.items()
+    entries = [
+        ENTRY.format(
+            name=name,
+            implementation=f"worker.models.torchvision_{name}",
+            media_types='["image/jpeg", "image/png"]',
+            more=MORE[name] + WEIGHTS.format(name=name, sha256=hashlib.sha256(data).hexdigest()),
         )
+        for name, data in weights.items()
+    ]
+    doubling = ENTRY.format(
+        name="doubling",
+        implementation="tests.e2e.doubling_model",
+        media_types='["application/x-npy", "application/json"]',
+        more='result_media_type = "application/x-npy"',
     )
+    catalogue.write_text("".join([*entries, doubling]))
     with running(folder / "data", without=("servicebus", "functions", "worker")) as storage:
         upload(storage, weights)
     environment = {"WORKER_WEIGHTS_CACHE": str(folder / "cache")}
@@ -182,3 +197,36 @@ def test_a_segmenter_gives_a_picture(torchvision: System, pictures: Path) -> Non
     assert job["result"] is None
     shown = torchvision.http.get("/v1/models/segmenter").json()
     assert shown["result_media_type"] == "image/png"
+
+
+def array_in(data: bytes) -> Any:
+    return np.load(io.BytesIO(data), allow_pickle=False)
+
+
+@pytest.mark.parametrize("count", [3, 100_000])
+def test_arrays_go_in_and_come_out_of_any_size(torchvision: System, count: int) -> None:
+    array, file = np.arange(count, dtype=np.int32), io.BytesIO()
+    np.save(file, array)
+    # What is named octet-stream is looked at, and shows what it is.
+    job = torchvision.submit("doubling", file.getvalue()).json()
+    assert (job["status"], job["result"]) == ("succeeded", None)
+    answer = torchvision.http.get(job["links"]["result"], follow_redirects=True)
+    assert answer.headers["content-type"] == "application/x-npy"
+    assert np.array_equal(array_in(answer.content), array * 2)
+
+
+def test_tensors_of_the_open_inference_protocol_are_arrays(torchvision: System) -> None:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [1, 2.5, -3, 4]}
+    answer = torchvision.http.post("/v2/models/doubling/infer", json={"inputs": [tensor]})
+    (output,) = answer.json()["outputs"]
+    assert output["parameters"]["content_type"] == "application/x-npy"
+    found = array_in(base64.b64decode(output["data"][0]))
+    assert np.array_equal(found, np.array([[2, 5], [-6, 8]], np.float32))
+    uneven = {
+        **tensor,
+        "datatype": "BYTES",
+        "shape": [1],
+        "data": [base64.b64encode(b"[").decode()],
+    }
+    refused = torchvision.http.post("/v2/models/doubling/infer", json={"inputs": [uneven]})
+    assert refused.status_code in (415, 422)
