@@ -8,7 +8,9 @@ The way of one job through the modules:
     lease        one thread renews the locks of all that is held
     payloads     fetches inputs and stores results by claim check; pictures decodes
     batcher      gathers what waits for the device
-    runner       loads the model and calls it
+    loading      loads the model with its weights, and knows why it could not
+    weights      fetches them from blob storage by digest, and reads them as data only
+    forms        the two forms of a model's class as one; runner calls it
     replies      posts the reply to where the job asked for it
     service      composes the above, starts it and drains it
     errors       what can go wrong, and how each ends a message
