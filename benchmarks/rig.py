@@ -136,14 +136,15 @@ class Rig:
     def wait_for(self, replies: int, seconds: float) -> None:
         """Wait until so many replies lie in their queue. Looks seldom: each look costs time."""
         ends_at = time.monotonic() + seconds
-        while (count := self._count()) < replies:
+        while (count := self.count(REPLIES)) < replies:
             if time.monotonic() > ends_at or self.worker.process.poll() is not None:
                 raise RuntimeError(f"{count} of {replies} replies within {seconds:.0f} s")
             time.sleep(1.0)
 
-    def _count(self) -> int:
+    def count(self, queue: str) -> int:
+        """How many messages a queue has."""
         connection = http.client.HTTPConnection("127.0.0.1", self._admin_port, timeout=10)
-        connection.request("GET", f"/{REPLIES}?api-version=2021-05")
+        connection.request("GET", f"/{queue}?api-version=2021-05")
         found = _COUNT.search(connection.getresponse().read())
         connection.close()
         if found is None:

@@ -1,0 +1,142 @@
+"""Memory of a real card: measured, run out of, learned, and shared with nobody by mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from worker.inference.execution import execute
+from worker.memory.allowance import MeasuredAllowance, Residency
+from worker.memory.cuda import Card
+from worker.memory.device import Batch
+from worker.memory.errors import BudgetExceeded, is_out_of_memory
+from worker.memory.gate import Gate
+from worker.memory.profile import Profile
+from worker.models import Context
+
+pytestmark = [pytest.mark.gpu, pytest.mark.torch]
+
+MIB = 2**20
+
+
+@pytest.fixture
+def card() -> Iterator[Card]:
+    found = Card.find()
+    assert found is not None
+    found.release_cached()
+    yield found
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    found.release_cached()
+
+
+class Weights:
+    """Holds so much of the card."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.tensor = torch.zeros(size_bytes, dtype=torch.uint8, device="cuda")
+
+    def memory_bytes(self, cost: float) -> int:
+        return 0
+
+
+@dataclass(eq=False)
+class Item:
+    item: int
+    cost: float = 1.0
+    context: Context | None = None
+
+
+def allocating(item_bytes: int) -> Any:
+    """A model that takes so much for each item of a batch, while it runs."""
+
+    def run(batch: list[Any], contexts: list[Context]) -> list[int]:
+        block = torch.ones(item_bytes * len(batch), dtype=torch.uint8, device="cuda")
+        assert int(block[-1]) == 1
+        return [item * item for item in batch]
+
+    return run
+
+
+def limit_to(free_bytes: int) -> None:
+    """Let this process have so much more of the card, and no more."""
+    torch.cuda.empty_cache()
+    total_bytes = torch.cuda.get_device_properties(0).total_memory
+    may_have = torch.cuda.memory_reserved() + free_bytes
+    torch.cuda.set_per_process_memory_fraction(may_have / total_bytes)
+
+
+def test_a_card_tells_its_size_and_an_id_of_its_own(card: Card) -> None:
+    properties = torch.cuda.get_device_properties(0)
+    assert 0.9 * properties.total_memory < card.total_bytes < properties.total_memory
+    assert str(properties.uuid) in card.key
+
+
+def test_what_a_model_holds_is_measured_and_given_back(card: Card) -> None:
+    before_bytes = card.used_bytes
+    weights, size_bytes = card.load(lambda: Weights(64 * MIB), 1024 * MIB)
+    assert 64 * MIB <= size_bytes <= 96 * MIB
+    assert card.used_bytes - before_bytes == size_bytes
+    del weights
+    card.unload(size_bytes)
+    assert card.used_bytes == before_bytes
+
+
+def test_a_model_over_its_limit_is_not_kept(card: Card) -> None:
+    before_bytes = card.used_bytes
+    with pytest.raises(BudgetExceeded) as raised:
+        card.load(lambda: Weights(64 * MIB), 32 * MIB)
+    assert is_out_of_memory(raised.value)
+    del raised
+    card.release_cached()
+    assert card.used_bytes == before_bytes
+
+
+def test_the_peak_of_a_batch_is_measured_though_it_is_over(card: Card) -> None:
+    weights, _ = card.load(lambda: Weights(MIB), 1024 * MIB)
+    batch = Batch(cost=8)
+    with card.running(weights, batch):
+        allocating(16 * MIB)([0] * 8, [])
+    assert batch.measured_bytes is not None
+    assert 128 * MIB <= batch.measured_bytes <= 192 * MIB
+
+
+def test_real_want_of_memory_is_known_as_such(card: Card) -> None:
+    limit_to(64 * MIB)
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        torch.ones(256 * MIB, dtype=torch.uint8, device="cuda")
+    assert is_out_of_memory(raised.value)
+
+
+def test_a_batch_that_does_not_fit_is_split_and_the_limit_learned(card: Card) -> None:
+    weights, held_bytes = card.load(lambda: Weights(MIB), 1024 * MIB)
+    profile = Profile(held_bytes)
+    residency = Residency(card, weights, profile, 8192 * MIB)
+    allowance = MeasuredAllowance("model", Gate(), residency, lambda _: None)
+    limit_to(200 * MIB)
+    jobs = [Item(number) for number in range(16)]
+    ran = list(execute(allocating(32 * MIB), jobs, lambda _: True, allowance))
+    assert [what.error for _, what in ran] == [None] * 16
+    assert {job.item: what.result for job, what in ran} == {n: n * n for n in range(16)}
+    assert max(what.batch_size for _, what in ran) == 4
+    assert allowance.max_cost <= 4
+
+
+def test_one_item_that_never_fits_fails_and_the_others_do_not(card: Card) -> None:
+    weights, held_bytes = card.load(lambda: Weights(MIB), 1024 * MIB)
+    residency = Residency(card, weights, Profile(held_bytes), 8192 * MIB)
+    allowance = MeasuredAllowance("model", Gate(), residency, lambda _: None)
+    limit_to(128 * MIB)
+
+    def run(batch: list[Any], contexts: list[Context]) -> list[int]:
+        return list(allocating(1024 * MIB if 3 in batch else MIB)(batch, contexts))
+
+    ran = {
+        job.item: what
+        for job, what in execute(run, [Item(n) for n in range(8)], lambda _: True, allowance)
+    }
+    assert {item for item, what in ran.items() if what.error} == {3}
+    assert is_out_of_memory(ran[3].error) or type(ran[3].error).__name__ == "OutOfMemory"

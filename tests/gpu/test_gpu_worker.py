@@ -1,0 +1,106 @@
+"""The worker on a GPU: ready by a kernel that ran there, and gone once the device is lost."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from benchmarks.rig import Rig, running
+from contract.messages import InlineBytes, InlineJson, JobReply
+from tests.gpu.gpu_asserting_model import LOSES_THE_DEVICE
+from worker.leaving import EXIT_DEVICE_LOST
+
+pytestmark = [pytest.mark.gpu, pytest.mark.torch, pytest.mark.timeout(180)]
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 60.0
+
+CATALOGUE = """
+[asserting]
+task = "test"
+description = "Loses the device on some inputs."
+implementation = "tests.gpu.gpu_asserting_model"
+queue = "asserting"
+media_types = ["application/octet-stream"]
+max_input_bytes = 1_000
+deadline_seconds = 60
+max_deadline_seconds = 3600
+max_batch_size = 4
+max_wait_ms = 5
+lock_seconds = 10
+max_delivery_count = 3
+"""
+
+# What is lost is lost to the whole process, so that it must not be the tests' own.
+LOSE = """
+import json
+import torch
+from worker.inference.lost_device import device_computes, is_device_lost, verdict_of
+
+values = torch.arange(4, device="cuda")
+before = device_computes()
+try:
+    values[torch.tensor([10**6], device="cuda")].tolist()
+except RuntimeError as error:
+    print(json.dumps([before, is_device_lost(error), verdict_of(error).name, device_computes()]))
+"""
+
+OUT_OF_MEMORY = """
+import json
+import torch
+from worker.inference.lost_device import device_computes, is_device_lost
+from worker.memory.errors import is_out_of_memory
+
+torch.ones(1, device="cuda")
+try:
+    torch.empty(2**50, dtype=torch.uint8, device="cuda")
+except RuntimeError as error:
+    print(json.dumps([is_out_of_memory(error), is_device_lost(error), device_computes()]))
+"""
+
+
+def told(code: str) -> Any:
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, timeout=SECONDS
+    )
+    return json.loads(found.stdout)
+
+
+def test_a_device_side_assert_loses_the_device() -> None:
+    assert told(LOSE) == [True, True, "LOST", False]
+
+
+def test_want_of_memory_does_not() -> None:
+    assert told(OUT_OF_MEMORY) == [True, False, True]
+
+
+def one_reply(rig: Rig, data: bytes) -> JobReply:
+    rig.fill("asserting", [InlineBytes("application/octet-stream", data)], 1)
+    rig.wait_for(1, SECONDS)
+    (reply,) = rig.replies()
+    return reply
+
+
+def test_a_worker_that_loses_its_device_leaves_and_gives_the_job_back(tmp_path: Path) -> None:
+    catalogue = tmp_path / "models.toml"
+    catalogue.write_text(CATALOGUE, "utf-8")
+    with running(tmp_path, catalogue, "asserting") as rig:
+        outcome = one_reply(rig, b"abc").outcome
+        assert isinstance(outcome, InlineJson)
+        assert outcome.value == {"value": 3}
+        rig.fill("asserting", [InlineBytes("application/octet-stream", LOSES_THE_DEVICE)], 1)
+        assert rig.worker.process.wait(SECONDS) == EXIT_DEVICE_LOST
+        assert rig.count("asserting") == 1, "the job is for another worker"
+        assert rig.count("replies") == 0
+
+
+def test_ready_says_that_the_gpu_computed(tmp_path: Path) -> None:
+    catalogue = ROOT / "benchmarks" / "models.toml"
+    with running(tmp_path, catalogue, "classifier") as rig:
+        answer = httpx.get(rig.worker.probe, timeout=SECONDS)
+        assert answer.status_code == 200
+        assert answer.json()["device"]["computed_seconds_ago"] >= 0
