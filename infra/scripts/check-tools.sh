@@ -5,12 +5,11 @@ set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
 
-need az azd
-if [ "$(azd env get-value WORKER_HOST --cwd "$root" 2>/dev/null || echo aks)" = aks ]; then
-    need kubectl kubelogin
-fi
+need az azd git openssl python3
+host=$(kept WORKER_HOST) || host=aks
+[ "$host" = aca ] || need kubectl kubelogin
 az account show --output none || stop "not signed in: run az login"
-if ! azd env get-value BUDGET_START --cwd "$root" >/dev/null 2>&1; then
+if ! kept BUDGET_START >/dev/null; then
     azd env set BUDGET_START "$(date -u +%Y-%m-01)" --cwd "$root"
 fi
 say "tools and sign-in are in order"

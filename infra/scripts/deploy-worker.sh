@@ -3,11 +3,13 @@
 # again and again: an image that is there is not built twice. Running jobs end first: a worker that
 # has to leave finishes what it runs and hands back the rest.
 #   deploy-worker.sh [TAG]     TAG of an earlier image rolls back to it
+# OVERLAY=… takes another of infra/k8s/overlays than the environment's choices name; with
+# POD_WEBHOOK_SECRETS=true in the environment, pods on AKS get the webhooks' secret from the vault.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
 
-need az
+need az git
 registry=$(value AZURE_CONTAINER_REGISTRY_ENDPOINT)
 name=${registry%%.*}
 tag=${1:-$(git -C "$root" rev-parse --short=12 HEAD)}
@@ -21,19 +23,11 @@ if ! found=$(digest); then
     [ $# -eq 0 ] || stop "the registry has no worker:$tag"
     say "building worker:$tag in $name"
     patiently az acr build --registry "$name" --image "worker:$tag" --file "$root/worker/Dockerfile" "$root" >&2
-    found=$(digest)
+    found=$(digest) || stop "the registry does not know the worker:$tag that it has built"
 fi
 image="$registry/worker@$found"
 
-to_cluster() {
-    need kubectl kubelogin
-    export KUBECONFIG="$build/kubeconfig"
-    mkdir -p "$build"
-    rm -rf "$build/k8s"
-    cp -r "$root/infra/k8s" "$build/k8s"
-    az aks get-credentials --name "$(value AZURE_AKS_CLUSTER_NAME)" --resource-group "$group" \
-        --file "$KUBECONFIG" --overwrite-existing --output none
-    kubelogin convert-kubeconfig --login azurecli --kubeconfig "$KUBECONFIG"
+write_values() { # what kustomize puts into the manifests
     gateway=$(value GATEWAY_BASE_URL)
     cat >"$build/k8s/base/workers/deployment.env" <<VALUES
 IMAGE=$image
@@ -44,8 +38,40 @@ SERVICE_BUS_HOST=$(value SERVICE_BUS_HOST)
 PAYLOAD_ENDPOINT=$(value PAYLOAD_ENDPOINT)
 REPLY_HOST=${gateway#https://}:443
 VALUES
+}
+
+with_webhook_secrets() { # OVERLAY: makes the overlay `deployed` of it
+    cat >"$build/k8s/components/webhook-secrets/vault.env" <<VALUES
+KEY_VAULT_NAME=$(value KEY_VAULT_NAME)
+TENANT_ID=$(value AZURE_TENANT_ID)
+WORKER_CLIENT_ID=$(value WORKER_CLIENT_ID)
+VALUES
+    mkdir "$build/k8s/overlays/deployed"
+    cat >"$build/k8s/overlays/deployed/kustomization.yaml" <<OVERLAY
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [../$1]
+components: [../../components/webhook-secrets]
+OVERLAY
+}
+
+to_cluster() { # OVERLAY
+    need kubectl kubelogin
+    export KUBECONFIG="$build/kubeconfig"
+    mkdir -p "$build"
+    rm -rf "$build/k8s"
+    cp -r "$root/infra/k8s" "$build/k8s"
+    az aks get-credentials --name "$(value AZURE_AKS_CLUSTER_NAME)" --resource-group "$group" \
+        --file "$KUBECONFIG" --overwrite-existing --output none
+    kubelogin convert-kubeconfig --login azurecli --kubeconfig "$KUBECONFIG"
+    write_values
+    overlay=$1
+    if [ "$(kept POD_WEBHOOK_SECRETS || true)" = true ]; then
+        with_webhook_secrets "$overlay"
+        overlay=deployed
+    fi
     say "rolling $image out by overlay $1"
-    kubectl kustomize "$build/k8s/overlays/$1" >"$build/manifests.yaml"
+    kubectl kustomize "$build/k8s/overlays/$overlay" >"$build/manifests.yaml"
     patiently kubectl apply --server-side --force-conflicts --filename "$build/manifests.yaml" >&2
     # Without jobs there are no workers, and nothing to wait for.
     kubectl --namespace loosely rollout status deployment --selector app.kubernetes.io/name=worker \
@@ -54,22 +80,25 @@ VALUES
 
 to_container_apps() {
     azd env set WORKER_IMAGE "$image" --cwd "$root"
-    for app in $(az containerapp list --resource-group "$group" --query "[?starts_with(name, 'worker-')].name" --output tsv); do
+    apps=$(az containerapp list --resource-group "$group" --query "[?starts_with(name, 'worker-')].name" --output tsv)
+    for app in $apps; do
         say "rolling $image out to $app"
         az containerapp update --name "$app" --resource-group "$group" --image "$image" --output none
     done
 }
 
 group=$(value AZURE_RESOURCE_GROUP)
-if [ "$(value WORKER_HOST)" = aca ]; then
+host=$(value WORKER_HOST)
+if [ "$host" = aca ]; then
     to_container_apps
 else
     sharing=$(value GPU_SHARING)
-    overlay=$sharing
+    spot=$(value USE_SPOT)
+    chosen=$sharing
     if [ "$sharing" = none ]; then
-        overlay=ondemand
-        [ "$(value USE_SPOT)" = true ] && overlay=spot
+        chosen=ondemand
+        [ "$spot" != true ] || chosen=spot
     fi
-    to_cluster "${OVERLAY:-$overlay}"
+    to_cluster "${OVERLAY:-$chosen}"
 fi
 say "done: workers run $image"

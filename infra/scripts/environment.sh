@@ -17,9 +17,13 @@ need() { # PROGRAM…
     done
 }
 
-value() { # NAME: one value of the azd environment; ends where there is none
-    azd env get-value "$1" --cwd "$root" 2>/dev/null ||
-        stop "the azd environment has no $1: run azd provision first"
+kept() { # NAME: one value of the azd environment; fails where there is none
+    azd env get-value "$1" --cwd "$root" 2>/dev/null
+}
+
+value() { # NAME: the same; ends where there is none
+    found=$(kept "$1") || stop "the azd environment has no $1: run azd provision first"
+    printf '%s\n' "$found"
 }
 
 confirm() { # QUESTION ANSWER: goes on only where exactly this answer is given

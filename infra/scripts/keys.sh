@@ -11,15 +11,17 @@ need az openssl
 vault=$(value KEY_VAULT_NAME)
 changed=no
 
-read_secret() { az keyvault secret show --vault-name "$vault" --name "$1" --query value --output tsv 2>/dev/null; }
+list_secrets() { az keyvault secret list --vault-name "$vault" --query '[].name' --output tsv; }
+
+read_secret() { az keyvault secret show --vault-name "$vault" --name "$1" --query value --output tsv; }
 
 # By a file that only we can read, since arguments are seen by everybody on the machine.
-write_secret() { # NAME, the value on standard input
+write_secret() { # NAME VALUE
     (
         umask 077
         file=$(mktemp)
         trap 'rm -f "$file"' EXIT
-        cat >"$file"
+        printf '%s' "$2" >"$file"
         patiently az keyvault secret set --vault-name "$vault" --name "$1" --file "$file" \
             --encoding utf-8 --output none
     ) || stop "could not write $1: may you write secrets of $vault?"
@@ -31,29 +33,38 @@ new_key() { # NAME
     case $1 in
         reply-token-keys) openssl rand -base64 32 | tr -d '\n' ;;
         webhook-secrets) printf 'whsec_%s' "$(openssl rand -base64 32 | tr -d '\n')" ;;
-        *) stop "$1 cannot be rotated by this script; see docs/settings.md for API keys" ;;
+        *) stop "$1 cannot be rotated by this script; docs/deploy.md tells how API keys change" ;;
     esac
 }
 
 first_api_key() {
     need python3
+    # What a pipeline prints is kept for everybody who can read its log.
+    [ "${CI:-}" != true ] || stop "the first API key is made by a person: run keys.sh on your machine"
     made=$(PYTHONPATH="$root/functions" python3 -m gateway.access.keys operator --tenant operators \
         --scopes jobs:read jobs:write admin)
-    printf '%s\n' "$made" | sed -n 2p | sed 's/^/[/; s/$/]/' | tr -d '\n' | write_secret api-keys
+    write_secret api-keys "[$(printf '%s\n' "$made" | sed -n 2p)]"
     say "the first API key, shown this once:"
     printf '%s\n' "$made" | sed -n 1p
 }
 
+# Never by a read that fails: what could not be read for a moment would be written anew, and lost.
+present=$(patiently list_secrets) || stop "could not list the secrets of $vault: may you read them?"
+is_there() { printf '%s\n' "$present" | grep -qx "$1"; }
+
 if [ "${1:-}" = --rotate ]; then
     name=${2:?name the secret: reply-token-keys or webhook-secrets}
     new=$(new_key "$name")
-    old=$(read_secret "$name" | cut -d, -f1)
-    printf '%s%s' "$new" "${old:+,$old}" | write_secret "$name"
+    if is_there "$name"; then
+        old=$(read_secret "$name") || stop "could not read $name: nothing was changed"
+        new=$new,${old%%,*}
+    fi
+    write_secret "$name" "$new"
 else
     for name in reply-token-keys webhook-secrets; do
-        read_secret "$name" >/dev/null || new_key "$name" | write_secret "$name"
+        is_there "$name" || write_secret "$name" "$(new_key "$name")"
     done
-    read_secret api-keys >/dev/null || first_api_key
+    is_there api-keys || first_api_key
 fi
 
 # A running gateway looks at the vault again when it restarts, else within a day.

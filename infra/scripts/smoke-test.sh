@@ -11,10 +11,20 @@ need az curl python3
 : "${LOOSELY_API_KEY:?set it to the key that keys.sh has shown}"
 api=$(value API_URL)
 namespace=$(value SERVICE_BUS_NAMESPACE)
+bus=$(value SERVICE_BUS_HOST)
 group=$(value AZURE_RESOURCE_GROUP)
+host=$(value WORKER_HOST)
 model=${MODEL:-classifier}
 picture=${PICTURE:-$root/examples/chelsea.jpg}
+jobs=${JOBS:-40}
+export KUBECONFIG="$build/kubeconfig"
 failures=0
+
+# What signs us in lies in files that only we can read: arguments are seen by everybody.
+umask 077
+private=$(mktemp -d)
+trap 'rm -rf "$private"' EXIT
+printf 'Authorization: Bearer %s\n' "$LOOSELY_API_KEY" >"$private/gateway"
 
 passed() { say "passed: $*"; }
 failed() {
@@ -23,20 +33,27 @@ failed() {
 }
 
 call() { # CURL-ARGUMENT…
-    curl --silent --show-error --max-time 240 --header "Authorization: Bearer $LOOSELY_API_KEY" "$@"
+    curl --silent --show-error --max-time 240 --header "@$private/gateway" "$@"
 }
 
-field() { # NAME: of the JSON object on standard input
-    python3 -c 'import json, sys; print(json.load(sys.stdin).get(sys.argv[1]) or "")' "$1"
+field() { # NAME: of the JSON object on standard input; nothing where there is none
+    python3 -c '
+import json, sys
+try:
+    print(json.load(sys.stdin).get(sys.argv[1]) or "")
+except ValueError:
+    pass' "$1"
 }
 
-submit() { # PREFERENCE: the job
+submit() { # PREFERENCE [QUERY]: the job
     call --header "prefer: $1" --header "content-type: image/jpeg" --data-binary "@$picture" \
-        "$api/v1/models/$model/jobs"
+        "$api/v1/models/$model/jobs${2:-}"
 }
 
-await() { # JOB-ID SECONDS: its final status
+await() { # JOB-ID SECONDS: its final status; nothing for a job that was not accepted
+    [ -n "$1" ] || return 0
     ends=$(($(date +%s) + $2))
+    status=unknown
     while [ "$(date +%s)" -lt "$ends" ]; do
         status=$(call --header "prefer: wait=60" "$api/v1/jobs/$1" | field status)
         case $status in succeeded | failed | cancelled | expired) break ;; esac
@@ -47,11 +64,11 @@ await() { # JOB-ID SECONDS: its final status
 is_ready() { [ "$(call --output /dev/null --write-out '%{http_code}' "$api/v1/health/ready")" = 200 ]; }
 
 workers() {
-    if [ "$(value WORKER_HOST)" = aca ]; then
+    if [ "$host" = aca ]; then
         az containerapp replica list --name "worker-$model" --resource-group "$group" --query 'length(@)' --output tsv
     else
-        KUBECONFIG="$build/kubeconfig" kubectl --namespace loosely get pods --no-headers \
-            --selector "app.kubernetes.io/instance=$model" 2>/dev/null | wc -l
+        kubectl --namespace loosely get pods --no-headers --selector "app.kubernetes.io/instance=$model" \
+            2>/dev/null | wc -l
     fi
 }
 
@@ -66,40 +83,43 @@ if patiently is_ready; then passed "the gateway is ready"; else failed "/v1/heal
 # 2. From zero workers to an answer.
 before=$(workers)
 started=$(date +%s)
-id=$(call --header "prefer: respond-async" --header "content-type: image/jpeg" --data-binary "@$picture" \
-    "$api/v1/models/$model/jobs?deadline_seconds=1800" | field id)
+id=$(submit respond-async '?deadline_seconds=1800' | field id)
 status=$(await "$id" 1800)
 if [ "$status" = succeeded ]; then
-    passed "with $before workers at first, a picture was classified after $(($(date +%s) - started)) s"
+    passed "with $before workers at first, a picture was answered after $(($(date +%s) - started)) s"
 else
     failed "the first job ended as ${status:-nothing}"
 fi
 
 # 3. The same in one request, now that a worker is warm.
-labels=$(submit wait=60 | field result)
-case $labels in *label*) passed "one request, one answer: $labels" ;; *) failed "no answer in one request" ;; esac
+result=$(submit wait=60 | field result)
+if [ -n "$result" ]; then passed "one request, one answer: $result"; else failed "no answer in one request"; fi
 
 # 4. A pod is killed with jobs in hand, and all are answered.
-if [ "$(value WORKER_HOST)" = aks ]; then
-    ids=$(for _ in $(seq 40); do submit respond-async | field id; done)
-    KUBECONFIG="$build/kubeconfig" kubectl --namespace loosely delete pod --grace-period=0 --force \
-        --selector "app.kubernetes.io/instance=$model" >/dev/null 2>&1
-    lost=0
-    for id in $ids; do [ "$(await "$id" 600)" = succeeded ] || lost=$((lost + 1)); done
-    if [ "$lost" = 0 ]; then passed "40 of 40 answered though the pod was killed"; else failed "$lost of 40 lost"; fi
+if [ "$host" = aks ]; then
+    ids=$(for _ in $(seq "$jobs"); do submit respond-async | field id; done)
+    kubectl --namespace loosely delete pod --grace-period=0 --force \
+        --selector "app.kubernetes.io/instance=$model" >/dev/null 2>&1 || failed "no pod could be killed"
+    answered=0
+    for id in $ids; do [ "$(await "$id" 600)" != succeeded ] || answered=$((answered + 1)); done
+    if [ "$answered" = "$jobs" ]; then
+        passed "$jobs of $jobs answered though the pod was killed"
+    else
+        failed "$answered of $jobs answered"
+    fi
 fi
 
 # 5. and 6. On the queue itself: a dead letter, and whether locked messages count as active.
 token=$(az account get-access-token --resource https://servicebus.azure.net --query accessToken --output tsv)
-queue="https://$(value SERVICE_BUS_HOST)/$model"
-send() {
-    curl --silent --output /dev/null --write-out '%{http_code}' --header "Authorization: Bearer $token" \
-        --header 'BrokerProperties: {"MessageId": "smoke-test-'"$(date +%s)"'"}' --data "$1" "$queue/messages"
+printf 'Authorization: Bearer %s\n' "$token" >"$private/bus"
+stray="smoke-test-$(date +%s)"
+send() { # TEXT: the status, 000 where nobody answers
+    curl --silent --max-time 30 --output /dev/null --write-out '%{http_code}' --header "@$private/bus" \
+        --header "BrokerProperties: {\"MessageId\": \"$stray\"}" --data "$1" "https://$bus/$model/messages" || true
 }
 if [ "$(send 'not a job request')" = 201 ]; then
-    sleep 30
-    found=$(call "$api/v1/admin/dead-letters?model=$model" | grep -c smoke-test || true)
-    if [ "$found" -gt 0 ]; then passed "an unreadable message is in the dead letters"; else failed "no dead letter"; fi
+    is_told() { call "$api/v1/admin/dead-letters?model=$model" | grep -q "$stray"; }
+    if patiently is_told; then passed "an unreadable message is in the dead letters"; else failed "no dead letter"; fi
     say "active messages of $model now: $(active_messages); KEDA scales by this figure, and workers'"
     say "locked messages should count: compare it while a long job runs"
 else

@@ -1,14 +1,16 @@
 #!/bin/sh
 # Deletes the whole deployment: queues with their messages, payloads, histories, cluster, logs. Shows
-# what there is and asks for the environment's name first. The vault stays recoverable for a week.
+# what there is and asks for the environment's name first. The vault stays recoverable for a week,
+# and keeps its name for as long: until then a new deployment wants an environment of another name.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
 
 need az azd
-group=$(value AZURE_RESOURCE_GROUP)
 environment=$(value AZURE_ENV_NAME)
-if [ "$(az group exists --name "$group")" != true ]; then
+group=$(kept AZURE_RESOURCE_GROUP) || group=rg-$environment
+exists=$(az group exists --name "$group")
+if [ "$exists" != true ]; then
     say "nothing to do: $group does not exist"
     exit 0
 fi

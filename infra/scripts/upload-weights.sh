@@ -13,8 +13,9 @@ name=${2:-$(basename "$file")}
 account=$(value PAYLOAD_ACCOUNT)
 digest=$(sha256sum "$file" | cut -d' ' -f1)
 
+# A blob that came here by other ways has no digest, and is left alone, too.
 stored=$(az storage blob show --account-name "$account" --container-name weights --name "$name" \
-    --auth-mode login --query metadata.sha256 --output tsv 2>/dev/null || true)
+    --auth-mode login --query "metadata.sha256 || 'unknown'" --output tsv 2>/dev/null || true)
 if [ "$stored" = "$digest" ]; then
     say "$name is there already"
 elif [ -n "$stored" ]; then

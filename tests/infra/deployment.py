@@ -1,5 +1,6 @@
 """The deployment files of one folder, read for the checks that hold them against one another."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -14,6 +15,9 @@ import yaml
 Manifest = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
+
+# Most copies of the files have the same manifests as the others, and rendering them takes longest.
+_RENDERED: dict[tuple[str, str], list[Manifest]] = {}
 
 
 @dataclass(frozen=True)
@@ -51,17 +55,26 @@ class Deployment:
 
     def rendered(self, overlay: str) -> list[Manifest]:
         """An overlay as the cluster would get it."""
-        folder = self.root / "infra" / "k8s" / "overlays" / overlay
-        command = ["kubectl", "kustomize", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return [document for document in yaml.safe_load_all(done.stdout) if document]
+        folder = self.root / "infra" / "k8s"
+        sources = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
+        if (digest, overlay) not in _RENDERED:
+            _RENDERED[digest, overlay] = render(folder / "overlays" / overlay)
+        return _RENDERED[digest, overlay]
 
     @cached_property
     def overlays(self) -> dict[str, list[Manifest]]:
         """Every overlay, rendered."""
         folder = self.root / "infra" / "k8s" / "overlays"
         return {path.name: self.rendered(path.name) for path in sorted(folder.iterdir())}
+
+
+def render(folder: Path) -> list[Manifest]:
+    """What kustomize makes of a folder."""
+    command = ["kubectl", "kustomize", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:

@@ -1,0 +1,225 @@
+"""az, azd, kubectl, kubelogin and docker for tests: programs that remember what they were asked.
+
+`install` writes them into a folder for PATH. Each adds its arguments to `calls.jsonl` and answers
+from `state.json`, which lies beside it, so that a second run meets what the first has made. The
+command `kustomize` goes on to the real kubectl. What is not known here ends with 64.
+"""
+
+import fcntl
+import itertools
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+PROGRAMS: Final = ("az", "azd", "kubectl", "kubelogin", "docker")
+UNKNOWN: Final = 64
+NOT_FOUND: Final = 3
+
+State = dict[str, Any]
+
+
+class Ended(Exception):
+    """The program fails with this code."""
+
+    def __init__(self, code: int, text: str = "") -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def install(folder: Path, state: State) -> None:
+    """Write the programs and their state."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    (folder / "calls.jsonl").touch()
+    for name in PROGRAMS:
+        program = folder / name
+        program.write_text(f"#!{sys.executable} -IS\n" + Path(__file__).read_text("utf-8"))
+        program.chmod(0o755)
+
+
+def calls(folder: Path) -> list[list[str]]:
+    """Every call so far: the program and its arguments."""
+    lines = (folder / "calls.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def state_of(folder: Path) -> State:
+    """What the programs have made."""
+    state: State = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    return state
+
+
+class Call:
+    """One call of one program."""
+
+    def __init__(self, program: str, arguments: list[str], state: State) -> None:
+        self.words = [program]
+        for argument in arguments:
+            if argument.startswith("-"):
+                break
+            self.words.append(argument)
+        self.options = dict(itertools.pairwise(arguments))
+        self.state = state
+
+    def option(self, name: str) -> str:
+        """The value of an option; the call is wrong without it."""
+        if name not in self.options:
+            raise Ended(UNKNOWN, f"{' '.join(self.words)} without {name}")
+        return str(self.options[name])
+
+    def table(self, name: str) -> dict[str, Any]:
+        """A part of the state."""
+        part: dict[str, Any] = self.state.setdefault(name, {})
+        return part
+
+    def found(self, table: str, key: str) -> str:
+        """What lies there under a name; fails as the real programs do where nothing does."""
+        if key not in self.table(table):
+            raise Ended(NOT_FOUND, f"ERROR: {key} was not found")
+        return str(self.table(table)[key])
+
+
+def az_acr_build(call: Call) -> str:
+    image = call.option("--image")
+    if not Path(call.option("--file")).is_file():
+        raise Ended(UNKNOWN, "no Dockerfile")
+    call.table("images")[image] = f"sha256:{image.encode().hex()}"
+    return "built"
+
+
+def az_credentials(call: Call) -> str:
+    Path(call.option("--file")).write_text("apiVersion: v1\nkind: Config\n", encoding="utf-8")
+    return ""
+
+
+def az_secret_set(call: Call) -> str:
+    file = Path(call.option("--file"))
+    if file.stat().st_mode & 0o077:
+        raise Ended(UNKNOWN, "others can read the secret's file")
+    call.table("secrets")[call.option("--name")] = file.read_text(encoding="utf-8")
+    return ""
+
+
+def az_blob_upload(call: Call) -> str:
+    name = call.option("--name")
+    if name in call.table("blobs") and call.option("--overwrite") == "false":
+        raise Ended(1, "ERROR: the blob exists")
+    _, _, digest = call.option("--metadata").partition("=")
+    call.table("blobs")[name] = digest
+    return ""
+
+
+def az_app_update(call: Call) -> str:
+    call.table("apps")[call.option("--name")] = call.option("--image")
+    return ""
+
+
+def azd_get_value(call: Call) -> str:
+    try:
+        return call.found("values", call.words[3])
+    except Ended as missing:
+        # The real one has printed this to standard output at times.
+        sys.stdout.write(f"{missing}\n")
+        raise
+
+
+def azd_set(call: Call) -> str:
+    call.table("values")[call.words[3]] = call.words[4]
+    return ""
+
+
+def azd_down(call: Call) -> str:
+    call.state["group"] = False
+    return ""
+
+
+def kubectl_apply(call: Call) -> str:
+    if not Path(os.environ["KUBECONFIG"]).is_file():
+        raise Ended(UNKNOWN, "no kubeconfig")
+    text = Path(call.option("--filename")).read_text(encoding="utf-8")
+    call.state["applied"] = [*call.state.get("applied", []), text]
+    return ""
+
+
+def kubectl_delete(call: Call) -> str:
+    with suppress(ProcessLookupError):
+        os.kill(int(Path(call.state["pod"]).read_text(encoding="utf-8")), signal.SIGKILL)
+    return ""
+
+
+ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
+    "az account show": lambda call: "",
+    "az account get-access-token": lambda call: "a-token",
+    "az acr repository show": lambda call: call.found("images", call.option("--image")),
+    "az acr build": az_acr_build,
+    "az aks get-credentials": az_credentials,
+    "az keyvault secret list": lambda call: "\n".join(call.table("secrets")),
+    "az keyvault secret show": lambda call: call.found("secrets", call.option("--name")),
+    "az keyvault secret set": az_secret_set,
+    "az functionapp restart": lambda call: "",
+    "az containerapp list": lambda call: "\n".join(call.table("apps")),
+    "az containerapp update": az_app_update,
+    "az containerapp replica list": lambda call: "1",
+    "az group exists": lambda call: str(bool(call.state.get("group"))).lower(),
+    "az resource list": lambda call: "Type  Name",
+    "az storage blob show": lambda call: call.found("blobs", call.option("--name")),
+    "az storage blob upload": az_blob_upload,
+    "az servicebus queue show": lambda call: "0",
+    "azd env get-value": azd_get_value,
+    "azd env set": azd_set,
+    "azd down": azd_down,
+    "kubectl apply": kubectl_apply,
+    "kubectl delete pod": kubectl_delete,
+    "kubectl get pods": lambda call: "worker-classifier-0   1/1   Running",
+    "kubectl rollout status": lambda call: "",
+    "kubelogin convert-kubeconfig": lambda call: "",
+    "docker compose": lambda call: "",
+}
+
+
+def answer(call: Call) -> str:
+    """What the program says; the longest known beginning of its words decides."""
+    for length in range(len(call.words), 1, -1):
+        name = " ".join(call.words[:length])
+        failing = call.table("failing")
+        if failing.get(name, 0) > 0:
+            failing[name] -= 1
+            raise Ended(1, f"ERROR: {name}: not authorized yet")
+        if name in ANSWERS:
+            return ANSWERS[name](call)
+    raise Ended(UNKNOWN, f"not known: {' '.join(call.words)}")
+
+
+def main(folder: Path, program: str, arguments: list[str]) -> int:
+    """Remember the call, and answer it."""
+    if program == "kubectl" and arguments[:1] == ["kustomize"]:
+        places = (Path(place) / program for place in os.environ["PATH"].split(":"))
+        real = next(path for path in places if path.is_file() and path.parent != folder)
+        os.execv(real, [program, *arguments])
+    if arguments[:1] == ["--namespace"]:
+        arguments = [*arguments[2:], *arguments[:2]]
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with (folder / "calls.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps([program, *arguments]) + "\n")
+        state = state_of(folder)
+        code, text = 0, ""
+        try:
+            text = answer(Call(program, arguments, state))
+        except Ended as ended:
+            code = ended.code
+            sys.stderr.write(f"{ended}\n")
+        (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    if text:
+        sys.stdout.write(f"{text}\n")
+    return code
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[0]).absolute()
+    sys.exit(main(place.parent, place.name, sys.argv[1:]))

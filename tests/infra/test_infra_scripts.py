@@ -1,0 +1,377 @@
+"""infra/scripts, run as they are, among programs that stand for Azure's."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from contract.webhook import parse_secrets
+from gateway.access.keys import KeyRing, parse
+from tests.infra import fake_cloud
+from tests.infra.deployment import ROOT, of_kind, pod
+
+VALUES = {
+    "AZURE_ENV_NAME": "trial",
+    "AZURE_RESOURCE_GROUP": "rg-trial",
+    "AZURE_TENANT_ID": "33333333-3333-3333-3333-333333333333",
+    "AZURE_CONTAINER_REGISTRY_ENDPOINT": "crtrial.azurecr.io",
+    "AZURE_AKS_CLUSTER_NAME": "aks-trial",
+    "GATEWAY_NAME": "func-trial",
+    "GATEWAY_BASE_URL": "https://func-trial.azurewebsites.net",
+    "KEY_VAULT_NAME": "kv-trial",
+    "WORKER_HOST": "aks",
+    "GPU_SHARING": "none",
+    "USE_SPOT": "true",
+    "WORKER_CLIENT_ID": "11111111-1111-1111-1111-111111111111",
+    "KEDA_CLIENT_ID": "22222222-2222-2222-2222-222222222222",
+    "SERVICE_BUS_NAMESPACE": "sb-trial",
+    "SERVICE_BUS_HOST": "sb-trial.servicebus.windows.net",
+    "PAYLOAD_ACCOUNT": "stpaytrial",
+    "PAYLOAD_ENDPOINT": "https://stpaytrial.blob.core.windows.net/",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A checkout with scripts, and the programs that they call."""
+
+    root: Path
+    bin: Path
+
+    def run(
+        self, script: str, *arguments: str, typed: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """A script's output, exit code and complaints."""
+        return subprocess.run(
+            [self.root / "infra" / "scripts" / script, *arguments],
+            input=typed,
+            env=self.environment() | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """No pause between tries, and none of the tests' own settings."""
+        path = f"{self.bin}:{os.environ['PATH']}"
+        return {"PATH": path, "PATIENCE_SECONDS": "0", "PATIENCE_TRIES": "5", "HOME": str(self.bin)}
+
+    def done(self, script: str, *arguments: str, **environment: str) -> str:
+        """The output of a script that succeeds."""
+        ended = self.run(script, *arguments, **environment)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return fake_cloud.state_of(self.bin)
+
+    def change(self, **parts: object) -> None:
+        state = self.state
+        for name, part in parts.items():
+            state[name] = state.get(name, {}) | part if isinstance(part, dict) else part
+        (self.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
+
+    def called(self, *words: str) -> list[list[str]]:
+        """The calls that begin so."""
+        return [each for each in fake_cloud.calls(self.bin) if each[: len(words)] == list(words)]
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The deployment's files as a repository of their own, with one commit and nothing changed."""
+    root = tmp_path_factory.mktemp("checkout")
+    ignore = shutil.ignore_patterns("__pycache__", "build")
+    for folder in ("infra/scripts", "infra/k8s", "worker", "functions"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=ignore)
+    (root / ".gitignore").write_text("build/\n__pycache__/\n")
+    for command in (("init", "--quiet"), ("add", "."), ("commit", "--quiet", "-m", "All")):
+        who = ("-c", "user.name=T", "-c", "user.email=t@example.org")
+        subprocess.run(["git", *who, *command], cwd=root, check=True)
+    return root
+
+
+@pytest.fixture
+def place(checkout: Path, tmp_path: Path) -> Place:
+    folder = tmp_path / "bin"
+    fake_cloud.install(folder, {"values": VALUES, "group": True})
+    return Place(checkout, folder)
+
+
+def applied(place: Place) -> list[dict[str, Any]]:
+    return [each for each in yaml.safe_load_all(place.state["applied"][-1]) if each]
+
+
+class TestKeys:
+    def test_writes_what_is_missing_once(self, place: Place) -> None:
+        key = place.done("keys.sh").strip()
+        secrets = place.state["secrets"]
+        assert secrets.keys() == {"reply-token-keys", "webhook-secrets", "api-keys"}
+        assert parse_secrets(secrets["webhook-secrets"])
+        caller = KeyRing(parse(secrets["api-keys"])).caller(key.encode())
+        assert caller is not None
+        assert "admin" in caller.scopes
+        assert len(place.called("az", "functionapp", "restart")) == 1
+
+        assert place.done("keys.sh") == ""
+        assert place.state["secrets"] == secrets
+        assert len(place.called("az", "functionapp", "restart")) == 1, "nothing was changed"
+
+    def test_shows_no_secret_to_the_machine(self, place: Place) -> None:
+        key = place.done("keys.sh").strip()
+        place.done("keys.sh", "--rotate", "webhook-secrets")
+        entry = json.loads(place.state["secrets"]["api-keys"])[0]["hash"]
+        kept = [
+            *place.state["secrets"]["reply-token-keys"].split(","),
+            *place.state["secrets"]["webhook-secrets"].split(","),
+        ]
+        asked = json.dumps(fake_cloud.calls(place.bin))
+        assert not [secret for secret in (key, entry, *kept) if secret in asked]
+        files = {
+            each[each.index("--file") + 1]
+            for each in place.called("az", "keyvault", "secret", "set")
+        }
+        assert files
+        assert not [file for file in files if Path(file).exists()]
+
+    @pytest.mark.parametrize("name", ["reply-token-keys", "webhook-secrets"])
+    def test_a_rotated_key_stays_second_and_goes_at_the_next(self, place: Place, name: str) -> None:
+        place.done("keys.sh")
+        first = place.state["secrets"][name]
+        place.done("keys.sh", "--rotate", name)
+        new, old = place.state["secrets"][name].split(",")
+        assert old == first != new
+        place.done("keys.sh", "--rotate", name)
+        assert place.state["secrets"][name].split(",")[1:] == [new]
+        assert len(place.called("az", "functionapp", "restart")) == 3
+
+    def test_waits_for_roles(self, place: Place) -> None:
+        names = ("list", "set")
+        place.change(failing={f"az keyvault secret {name}": 2 for name in names})
+        place.done("keys.sh")
+        assert len(place.state["secrets"]) == 3
+
+    def test_a_vault_that_cannot_be_read_is_left_alone(self, place: Place) -> None:
+        place.done("keys.sh")
+        before = place.state["secrets"]
+        place.change(failing={"az keyvault secret list": 99})
+        assert place.run("keys.sh").returncode == 1
+        place.change(failing={"az keyvault secret list": 0, "az keyvault secret show": 1})
+        assert place.run("keys.sh", "--rotate", "webhook-secrets").returncode == 1
+        assert place.state["secrets"] == before
+
+    def test_a_pipeline_gets_no_key_to_print(self, place: Place) -> None:
+        ended = place.run("keys.sh", CI="true")
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert "api-keys" not in place.state["secrets"]
+
+    def test_other_names_are_refused(self, place: Place) -> None:
+        assert place.run("keys.sh", "--rotate", "api-keys").returncode == 1
+        assert place.run("keys.sh", "--rotate").returncode != 0
+        assert "secrets" not in place.state or not place.state["secrets"]
+
+
+class TestDeployWorker:
+    def test_builds_once_and_rolls_out_what_it_built(self, place: Place) -> None:
+        place.done("deploy-worker.sh")
+        place.done("deploy-worker.sh")
+        assert len(place.called("az", "acr", "build")) == 1
+        [(tag, digest)] = place.state["images"].items()
+        assert re.fullmatch(r"worker:[0-9a-f]{12}", tag)
+        assert place.state["applied"][0] == place.state["applied"][1]
+        image = f"crtrial.azurecr.io/worker@{digest}"
+        manifests = applied(place)
+        for deployment in of_kind(manifests, "Deployment"):
+            assert [each["image"] for each in pod(deployment)["containers"]] == [image]
+        [account] = of_kind(manifests, "ServiceAccount")
+        annotation = "azure.workload.identity/client-id"
+        assert account["metadata"]["annotations"][annotation] == VALUES["WORKER_CLIENT_ID"]
+        [authentication] = of_kind(manifests, "TriggerAuthentication")
+        assert authentication["spec"]["podIdentity"]["identityId"] == VALUES["KEDA_CLIENT_ID"]
+        for scaled in of_kind(manifests, "ScaledObject"):
+            for trigger in scaled["spec"]["triggers"]:
+                assert trigger["metadata"]["namespace"] == "sb-trial"
+        settings: dict[str, str] = {}
+        for each in of_kind(manifests, "ConfigMap"):
+            settings |= each["data"] if each["metadata"]["name"].startswith("worker") else {}
+        assert settings["SERVICE_BUS__fullyQualifiedNamespace"] == VALUES["SERVICE_BUS_HOST"]
+        assert settings["PAYLOAD_STORAGE__blobServiceUri"] == VALUES["PAYLOAD_ENDPOINT"]
+        assert settings["REPLY_HOSTS"] == "func-trial.azurewebsites.net:443"
+        assert "registry.example" not in place.state["applied"][-1]
+        assert place.called("kubelogin", "convert-kubeconfig")
+
+    def test_what_is_not_committed_is_built_anew(self, place: Place) -> None:
+        stray = place.root / "worker" / "stray.py"
+        stray.touch()
+        try:
+            place.done("deploy-worker.sh")
+        finally:
+            stray.unlink()
+        [tag] = place.state["images"]
+        assert re.fullmatch(r"worker:[0-9a-f]{12}-\d{14}", tag)
+
+    def test_rolls_back_to_a_tag(self, place: Place) -> None:
+        place.change(images={"worker:earlier": "sha256:" + "e" * 64})
+        place.done("deploy-worker.sh", "earlier")
+        assert not place.called("az", "acr", "build")
+        assert f"crtrial.azurecr.io/worker@sha256:{'e' * 64}" in place.state["applied"][-1]
+
+        ended = place.run("deploy-worker.sh", "unknown")
+        assert ended.returncode == 1
+        assert "no worker:unknown" in ended.stderr
+        assert len(place.state["applied"]) == 1
+
+    @pytest.mark.parametrize(
+        ("values", "overlay"),
+        [
+            ({"USE_SPOT": "true"}, "spot"),
+            ({"USE_SPOT": "false"}, "ondemand"),
+            ({"GPU_SHARING": "mig"}, "mig"),
+        ],
+    )
+    def test_takes_the_overlay_of_the_choices(
+        self, place: Place, values: dict[str, str], overlay: str
+    ) -> None:
+        place.change(values=values, images={"worker:earlier": "sha256:0"})
+        assert f"by overlay {overlay}\n" in place.run("deploy-worker.sh", "earlier").stderr
+        told = place.run("deploy-worker.sh", "earlier", OVERLAY="shared-gpu").stderr
+        assert "by overlay shared-gpu\n" in told
+
+    def test_container_apps_get_the_image(self, place: Place) -> None:
+        stand_in = {"worker-classifier": "stand-in", "worker-noop": "stand-in"}
+        place.change(values={"WORKER_HOST": "aca"}, apps=stand_in)
+        place.done("deploy-worker.sh")
+        [digest] = place.state["images"].values()
+        image = f"crtrial.azurecr.io/worker@{digest}"
+        assert set(place.state["apps"].values()) == {image}
+        assert place.state["values"]["WORKER_IMAGE"] == image, "the next provision keeps it"
+        assert not place.called("kubectl")
+
+    def test_waits_for_roles(self, place: Place) -> None:
+        place.change(failing={"az acr build": 1, "kubectl apply": 1})
+        place.done("deploy-worker.sh")
+        assert len(place.state["applied"]) == 1
+
+    def test_pods_get_the_webhooks_secret_from_the_vault(self, place: Place) -> None:
+        place.change(values={"POD_WEBHOOK_SECRETS": "true"}, images={"worker:earlier": "sha256:0"})
+        place.done("deploy-worker.sh", "earlier")
+        manifests = applied(place)
+        [found] = of_kind(manifests, "SecretProviderClass")
+        assert found["apiVersion"] == "secrets-store.csi.x-k8s.io/v1"
+        assert found["spec"]["provider"] == "azure"
+        parameters = found["spec"]["parameters"]
+        assert parameters["clientID"] == VALUES["WORKER_CLIENT_ID"]
+        assert parameters["keyvaultName"] == "kv-trial"
+        assert parameters["tenantID"] == VALUES["AZURE_TENANT_ID"]
+        assert all(isinstance(value, str) for value in parameters.values())
+        objects = [yaml.safe_load(each) for each in yaml.safe_load(parameters["objects"])["array"]]
+        assert objects == [{"objectName": "webhook-secrets", "objectType": "secret"}]
+        [synced] = found["spec"]["secretObjects"]
+        assert synced["data"] == [{"objectName": "webhook-secrets", "key": "WEBHOOK_SECRETS"}]
+        for deployment in of_kind(manifests, "Deployment"):
+            spec = pod(deployment)
+            assert deployment["metadata"]["namespace"] == found["metadata"]["namespace"]
+            [volume] = [each for each in spec["volumes"] if "csi" in each]
+            assert volume["csi"]["driver"] == "secrets-store.csi.k8s.io"
+            name = volume["csi"]["volumeAttributes"]["secretProviderClass"]
+            assert name == found["metadata"]["name"]
+            container = spec["containers"][0]
+            assert volume["name"] in {each["name"] for each in container["volumeMounts"]}
+            [setting] = [each for each in container["env"] if each["name"] == "WEBHOOK_SECRETS"]
+            reference = {"name": synced["secretName"], "key": "WEBHOOK_SECRETS"}
+            assert setting["valueFrom"] == {"secretKeyRef": reference}
+
+
+class TestUploadWeights:
+    def test_uploads_once_and_says_what_the_catalogue_needs(
+        self, place: Place, tmp_path: Path
+    ) -> None:
+        weights = tmp_path / "net.safetensors"
+        weights.write_bytes(b"one")
+        told = place.done("upload-weights.sh", str(weights))
+        assert told == place.done("upload-weights.sh", str(weights))
+        assert len(place.called("az", "storage", "blob", "upload")) == 1
+        assert 'weights = "blob:weights/net.safetensors"' in told
+        assert place.state["blobs"]["net.safetensors"] in told
+
+    def test_other_bytes_want_another_name(self, place: Place, tmp_path: Path) -> None:
+        weights = tmp_path / "net.safetensors"
+        weights.write_bytes(b"one")
+        place.done("upload-weights.sh", str(weights))
+        weights.write_bytes(b"two")
+        ended = place.run("upload-weights.sh", str(weights))
+        assert ended.returncode == 1
+        assert "other bytes" in ended.stderr
+        assert 'blob:weights/net-2"' in place.done("upload-weights.sh", str(weights), "net-2")
+
+    def test_a_file_that_is_none_is_refused(self, place: Place) -> None:
+        assert place.run("upload-weights.sh", "nowhere").returncode == 1
+        assert not place.called("az")
+
+
+class TestTeardown:
+    def test_does_nothing_on_another_answer(self, place: Place) -> None:
+        for typed in ("yes\n", "", "\n"):
+            assert place.run("teardown.sh", typed=typed).returncode == 1
+        assert not place.called("azd", "down")
+        assert place.state["group"]
+
+    def test_deletes_once(self, place: Place) -> None:
+        assert place.run("teardown.sh", typed="trial\n").returncode == 0
+        assert not place.state["group"]
+        ended = place.run("teardown.sh")
+        assert ended.returncode == 0
+        assert "nothing to do" in ended.stderr
+        assert len(place.called("azd", "down")) == 1
+
+    def test_deletes_nothing_where_it_cannot_look(self, place: Place) -> None:
+        place.change(failing={"az group exists": 1})
+        assert place.run("teardown.sh", typed="trial\n").returncode != 0
+        assert not place.called("azd", "down")
+
+
+class TestCheckTools:
+    def test_sets_the_budgets_first_month_once(self, place: Place) -> None:
+        place.done("check-tools.sh")
+        start = place.state["values"]["BUDGET_START"]
+        assert re.fullmatch(r"\d{4}-\d{2}-01", start)
+        place.change(values={"BUDGET_START": "2020-01-01"})
+        place.done("check-tools.sh")
+        assert place.state["values"]["BUDGET_START"] == "2020-01-01"
+
+    def test_names_what_is_not_installed(self, place: Place) -> None:
+        (place.bin / "kubelogin").unlink()
+        ended = place.run("check-tools.sh")
+        assert ended.returncode == 1
+        assert "kubelogin is not installed" in ended.stderr
+        place.change(values={"WORKER_HOST": "aca"})
+        place.done("check-tools.sh")
+
+    def test_tells_who_is_not_signed_in(self, place: Place) -> None:
+        place.change(failing={"az account show": 1})
+        assert "az login" in place.run("check-tools.sh").stderr
+
+
+def test_compose_gets_the_queues_of_the_catalogue(place: Place) -> None:
+    place.done("compose.sh", "--detach")
+    written = json.loads((place.root / "infra" / "build" / "Config.json").read_text("utf-8"))
+    [namespace] = written["UserConfig"]["Namespaces"]
+    assert {"classifier", "classifier-low"} <= {queue["Name"] for queue in namespace["Queues"]}
+    [call] = place.called("docker", "compose")
+    assert call[-2:] == ["up", "--detach"]
+
+
+def test_a_value_that_is_missing_is_named(place: Place) -> None:
+    state = place.state
+    del state["values"]["KEY_VAULT_NAME"]
+    (place.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    ended = place.run("keys.sh")
+    assert ended.returncode == 1
+    assert "KEY_VAULT_NAME" in ended.stderr
