@@ -11,6 +11,9 @@ The way of one job through the modules:
     loading      loads the model with its weights, and knows why it could not
     weights      fetches them from blob storage by digest, and reads them as data only
     forms        the two forms of a model's class as one; runner calls it
+    execution    runs a batch, and finds what in it is bad or too much
+    memory       reserves the device's memory, which all its processes share
+    residence    a model's stay in it: loaded, measured, unloaded for another
     replies      posts the reply to where the job asked for it
     service      composes the above, starts it and drains it
     errors       what can go wrong, and how each ends a message

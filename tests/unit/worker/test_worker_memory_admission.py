@@ -209,6 +209,18 @@ def test_a_model_without_work_goes_in_where_there_is_room_but_pushes_nobody_out(
     assert seat.turn(1, "a", empty, Facts(None, is_idle=True)).reserved_bytes == 6
 
 
+def test_who_waits_while_its_model_is_served_elsewhere_has_not_waited_yet() -> None:
+    seat = Seat("a", 8, TURN_SECONDS, 6)
+    claims = {"a": Claim("a"), "other": loaded("a", 6, 99)}
+    for now in (10.0, 20.0):
+        claims["a"] = seat.turn(now, "a", claims, Facts(1.0, is_idle=False))
+        assert claims["a"].waiting_since == now
+    claims["other"] = replace(claims["other"], is_leaving=True)
+    for now in (21.0, 22.0):
+        claims["a"] = seat.turn(now, "a", claims, Facts(1.0, is_idle=False))
+        assert claims["a"].waiting_since == 20.0, "from now on it counts"
+
+
 def test_what_is_larger_than_the_device_neither_goes_in_nor_waits() -> None:
     seat = Seat("a", 8, TURN_SECONDS, 9)
     assert seat.turn(0, "a", {"a": Claim("a")}, Facts(0.0, is_idle=False)) == Claim("a")

@@ -165,7 +165,10 @@ def test_what_tensors_take_is_counted(tmp_path: Path) -> None:
             return 0
 
         def run(self, count: int) -> object:
-            return self.parts["network"](torch.zeros(count, 100))
+            values = torch.zeros(count, 100)
+            for _ in range(50):
+                values = values + 1
+            return self.parts["network"](values)
 
     account = Account(tmp_path, 10**7)
     device = Budget(account, 10**7)
@@ -177,7 +180,7 @@ def test_what_tensors_take_is_counted(tmp_path: Path) -> None:
         with torch.inference_mode(), device.running(holder, batch):
             holder.run(count)
         measured.append(batch.measured_bytes)
-    # The input, the product, and what the last layer makes of it.
+    # The input, the product, and what the last layer makes of it: what went before is gone.
     assert measured == [4 * (100 + 2 * 1000), 8 * 4 * (100 + 2 * 1000)]
 
     large = Batch(cost=10_000)
