@@ -24,6 +24,7 @@ def test_the_first_command_stands_near_the_top() -> None:
     assert lines.index("./dev up") < 25
 
 
+@pytest.mark.torch
 def test_the_model_of_the_recipe_serves(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

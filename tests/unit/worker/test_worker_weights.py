@@ -1,5 +1,6 @@
 """Weights: only the right bytes, only tensors, only what fits; and a cache that survives."""
 
+import contextlib
 import hashlib
 import os
 import pickle
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from contract.catalogue import Catalogue, Model
 from worker.errors import (
     ModelFailed,
+    ModelUnusable,
     WeightsAway,
     WeightsDamaged,
     WeightsMismatch,
@@ -75,7 +79,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused_unexecuted(
 ) -> None:
     trace = tmp_path / "executed"
     state = {**network().state_dict(), "more": Malicious(trace)}
-    with pytest.raises(WeightsUnsafe, match="not executed. It names (posix|nt).mkdir"):
+    with pytest.raises(WeightsUnsafe, match=r"not executed\. It names (posix|nt)\.mkdir"):
         Weights(saved(tmp_path, state, is_legacy=is_legacy)).state_dict()
     plain = tmp_path / "plain.pkl"
     plain.write_bytes(pickle.dumps(Malicious(trace), protocol=2))
@@ -119,6 +123,28 @@ def test_what_is_in_no_format_is_damaged(tmp_path: Path, data: bytes) -> None:
 def test_other_names_and_shapes_are_refused(tmp_path: Path, state: object, said: str) -> None:
     with pytest.raises(WeightsUnfit, match=said):
         Weights(saved(tmp_path, state)).load_into(network())
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+@pytest.mark.filterwarnings("ignore")
+def test_whatever_a_file_holds_only_our_errors_are_raised(
+    tmp_path: Path, kind: str, places: list[tuple[int, int]]
+) -> None:
+    path = tmp_path / "weights"
+    if kind == "safetensors":
+        save_file(network().state_dict(), path)
+    else:
+        path = saved(tmp_path, network().state_dict(), is_legacy=kind == "legacy")
+    data = bytearray(path.read_bytes())
+    for place, byte in places:
+        data[place % len(data)] = byte
+    path.write_bytes(data)
+    with contextlib.suppress(ModelUnusable):
+        Weights(path).load_into(network())
 
 
 @dataclass

@@ -1,0 +1,15 @@
+"""What holds for all tests."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+_TORCH = re.compile(r"^(?:import|from) (?:numpy|torch|torchvision)\b", re.MULTILINE)
+_HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out what imports torch where it is not installed, as under `./dev newer`."""
+    if _HAS_TORCH or collection_path.suffix != ".py":
+        return None
+    return bool(_TORCH.search(collection_path.read_text(encoding="utf-8"))) or None
