@@ -2,9 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
 from enum import Enum
-from typing import Any, cast
 
 from emulator.servicebus.amqp.frames import (
     HEADER_BYTES,
@@ -12,7 +10,6 @@ from emulator.servicebus.amqp.frames import (
     SASL_FRAME,
     Frame,
     FrameReader,
-    encode_frame,
 )
 from emulator.servicebus.amqp.node import Peer
 from emulator.servicebus.amqp.performatives import (
@@ -27,6 +24,8 @@ from emulator.servicebus.amqp.performatives import (
 from emulator.servicebus.amqp.sasl import decide, offer
 from emulator.servicebus.amqp.session import Session
 from emulator.servicebus.amqp.types import UInt, UShort
+from emulator.servicebus.amqp.wire import Wire
+from emulator.servicebus.amqp.work import Work
 from emulator.servicebus.errors import AmqpError, ConnectionFault, FramingError, SessionFault
 
 AMQP_HEADER = b"AMQP\x00\x01\x00\x00"
@@ -37,10 +36,6 @@ IDLE_SECONDS = 240.0
 """How long a peer may be silent. It is told half of it, as the specification advises."""
 
 _HANDSHAKE_SECONDS = 30.0
-_LINGER_SECONDS = 5.0
-_WORK_BYTES = 8 * 1024 * 1024
-_PARTIAL_BYTES = 8 * 1024 * 1024
-_WRITE_BUFFER_BYTES = 1024 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -55,42 +50,33 @@ class _State(Enum):
 
 
 class Connection(asyncio.Protocol):
-    """One connection of a peer. What is sent within one tick of the loop goes out in one write."""
+    """One connection of a peer."""
 
     def __init__(self, peer: Peer, container_id: str, idle_seconds: float = IDLE_SECONDS) -> None:
-        self.peer = peer
-        self.blocked = False
-        self.peer_max_frame_bytes = MIN_MAX_FRAME_BYTES
+        self._peer = peer
         self._container_id = container_id
         self._idle_seconds = idle_seconds
         self._loop = asyncio.get_running_loop()
         self._state = _State.HEADER
         self._reader = FrameReader(MAX_FRAME_BYTES)
-        self._transport: asyncio.Transport | None = None
+        self._wire = Wire()
+        self._work = Work(self._regulate_reading, self.fail)
         self._sessions: dict[int, Session] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._outgoing: list[bytes] = []
-        self._flush_scheduled = False
-        self._work_bytes = 0
-        self._partial_bytes = 0
-        self._reading = True
         self._timer: asyncio.TimerHandle | None = None
-        self._received_at = self._sent_at = self._loop.time()
+        self._received_at = self._loop.time()
         self._peer_idle_seconds: float | None = None
 
     # The transport's calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
-        # uvloop's transports have the methods of asyncio.Transport without being of that class.
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        self._wire.connect(transport)
         self._timer = self._loop.call_later(_HANDSHAKE_SECONDS, self._on_handshake_over)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let everything go. Work that was begun is finished, for it may be durable already."""
         self._end()
-        self._transport = None
+        self._wire.disconnect()
 
     def data_received(self, data: bytes) -> None:
         """Handle the frames that are complete."""
@@ -117,40 +103,7 @@ class Connection(asyncio.Protocol):
         """Go on."""
         self._set_blocked(False)
 
-    # What sessions and links call
-
-    def send(self, channel: int, body: bytes) -> None:
-        """Send a frame, together with all others of this tick."""
-        self._write(encode_frame(body, channel))
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run work that the peer waits for; its faults are the connection's."""
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._on_task_done)
-
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        """Call back after what the loop has already planned."""
-        self._loop.call_soon(callback)
-
-    def hold(self, count: int) -> None:
-        """Account for the bytes of deliveries that are not complete; raises ConnectionFault."""
-        self._partial_bytes += count
-        if self._partial_bytes > _PARTIAL_BYTES:
-            raise ConnectionFault(
-                "amqp:resource-limit-exceeded", "too many deliveries are incomplete"
-            )
-
-    def begin_work(self, count: int) -> None:
-        """Account for a delivery that is complete; too many of them stop the reading."""
-        self._partial_bytes -= count
-        self._work_bytes += count
-        self._regulate_reading()
-
-    def end_work(self, count: int) -> None:
-        """Account for a delivery that is done."""
-        self._work_bytes -= count
-        self._regulate_reading()
+    # What its work and the server call
 
     def fail(self, fault: AmqpError) -> None:
         """Tell the peer why, and close."""
@@ -160,7 +113,7 @@ class Connection(asyncio.Protocol):
         if self._state in {_State.OPEN, _State.OPENING}:
             if self._state is _State.OPENING:
                 self._send_open()
-            self.send(0, Close(error_of(fault.condition, fault.description)).encode())
+            self._wire.send(0, Close(error_of(fault.condition, fault.description)).encode())
         self._finish()
 
     def shut_down(self) -> None:
@@ -186,19 +139,19 @@ class Connection(asyncio.Protocol):
         assert len(header) == HEADER_BYTES
         if header == AMQP_HEADER:
             self._state = _State.OPENING
-            self._write(AMQP_HEADER)
+            self._wire.write(AMQP_HEADER)
         elif header == SASL_HEADER and self._state is _State.HEADER:
             self._state = _State.SASL
-            self._write(SASL_HEADER + offer())
+            self._wire.write(SASL_HEADER + offer())
         else:
             # The specification's answer to a version that is not supported.
-            self._write(SASL_HEADER if self._state is _State.HEADER else AMQP_HEADER)
+            self._wire.write(SASL_HEADER if self._state is _State.HEADER else AMQP_HEADER)
             self._finish()
 
     def _on_frame(self, frame: Frame) -> None:
         if self._state is _State.SASL:
-            accepted, answer = decide(frame, self.peer)
-            self._write(answer)
+            accepted, answer = decide(frame, self._peer)
+            self._wire.write(answer)
             self._state = _State.AMQP_HEADER
             if not accepted:
                 self._finish()
@@ -217,7 +170,7 @@ class Connection(asyncio.Protocol):
         elif isinstance(performative, Close):
             if self._state is _State.OPENING:
                 self._send_open()
-            self.send(0, Close().encode())
+            self._wire.send(0, Close().encode())
             self._finish()
         elif self._state is _State.OPENING:
             raise ConnectionFault("amqp:not-allowed", "open was expected")
@@ -232,7 +185,7 @@ class Connection(asyncio.Protocol):
         self._send_open()
         if peer_open.max_frame_size < MIN_MAX_FRAME_BYTES:
             raise ConnectionFault("amqp:invalid-field", "max-frame-size must be 512 or more")
-        self.peer_max_frame_bytes = min(int(peer_open.max_frame_size), MAX_FRAME_BYTES)
+        self._wire.peer_max_frame_bytes = min(int(peer_open.max_frame_size), MAX_FRAME_BYTES)
         if peer_open.idle_time_out:
             self._peer_idle_seconds = max(0.1, peer_open.idle_time_out / 1000)
         if self._timer is not None:
@@ -242,7 +195,7 @@ class Connection(asyncio.Protocol):
     def _send_open(self) -> None:
         self._state = _State.OPEN
         half_ms = UInt(int(self._idle_seconds * 500))
-        self.send(
+        self._wire.send(
             0,
             Open(
                 self._container_id,
@@ -258,7 +211,7 @@ class Connection(asyncio.Protocol):
             raise ConnectionFault("amqp:not-allowed", f"the channel {channel} has a session")
         if begin.remote_channel is not None:
             raise ConnectionFault("amqp:not-allowed", "no session was begun from this side")
-        self._sessions[channel] = Session(self, channel, begin)
+        self._sessions[channel] = Session(channel, begin, self._peer, self._wire, self._work)
 
     def _on_session(self, channel: int, performative: Performative, payload: bytes) -> None:
         session = self._sessions.get(channel)
@@ -273,59 +226,22 @@ class Connection(asyncio.Protocol):
             logger.info("ending a session: %s", fault)
             session.end(fault)
 
-    # Writing
-
-    def _write(self, data: bytes) -> None:
-        self._outgoing.append(data)
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flush_scheduled = False
-        outgoing, self._outgoing = self._outgoing, []
-        if outgoing and self._transport is not None and not self._transport.is_closing():
-            self._sent_at = self._loop.time()
-            self._transport.write(b"".join(outgoing))
+    # Who waits for whom
 
     def _set_blocked(self, blocked: bool) -> None:
-        self.blocked = blocked
+        self._wire.blocked = blocked
         self._regulate_reading()
         for session in self._sessions.values():
             session.set_blocked(blocked)
 
     def _regulate_reading(self) -> None:
-        reading = self._work_bytes <= _WORK_BYTES and not self.blocked
-        if reading == self._reading or self._transport is None or self._transport.is_closing():
-            return
-        self._reading = reading
-        if reading:
-            self._transport.resume_reading()
-        else:
-            self._transport.pause_reading()
+        self._wire.set_reading(not self._wire.blocked and not self._work.is_enough)
 
     # The end
 
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is None:
-            return
-        if isinstance(error, AmqpError):
-            self.fail(error)
-            return
-        logger.error("a request of a connection failed", exc_info=error)
-        self.fail(ConnectionFault("amqp:internal-error", "the server failed"))
-
     def _finish(self) -> None:
-        """Send what is left and close the socket, by force if the peer does not read it."""
         self._end()
-        self._flush()
-        if self._transport is not None:
-            self._transport.close()
-            self._loop.call_later(_LINGER_SECONDS, self._transport.abort)
+        self._wire.close()
 
     def _end(self) -> None:
         self._state = _State.CLOSED
@@ -344,14 +260,14 @@ class Connection(asyncio.Protocol):
     def _watch(self) -> None:
         """Notice a peer that is gone, and tell one that we are not; then sleep until either."""
         now = self._loop.time()
-        if self._reading and now - self._received_at >= self._idle_seconds:
+        if self._wire.reading and now - self._received_at >= self._idle_seconds:
             self.fail(ConnectionFault("amqp:resource-limit-exceeded", "the peer was silent"))
             return
         due_at = max(self._received_at + self._idle_seconds, now + 0.01)
         if self._peer_idle_seconds is not None:
             beat_seconds = self._peer_idle_seconds / 2
-            if now - self._sent_at >= beat_seconds * 0.9:
-                self._sent_at = now
-                self.send(0, b"")
-            due_at = min(due_at, self._sent_at + beat_seconds)
+            if now - self._wire.sent_at >= beat_seconds * 0.9:
+                self._wire.sent_at = now
+                self._wire.send(0, b"")
+            due_at = min(due_at, self._wire.sent_at + beat_seconds)
         self._timer = self._loop.call_at(due_at, self._watch)

@@ -1,15 +1,14 @@
 """Links: one direction of messages between a peer and a node, with credit."""
 
-from typing import TYPE_CHECKING, NoReturn
+import asyncio
+from typing import NoReturn, Protocol
 
 from emulator.servicebus.amqp.node import Sink, Source
 from emulator.servicebus.amqp.outcomes import ACCEPTED, rejection
 from emulator.servicebus.amqp.performatives import Attach, Flow, Transfer
 from emulator.servicebus.amqp.types import Described, UInt
-from emulator.servicebus.errors import LinkFault, MessageFault, SessionFault
-
-if TYPE_CHECKING:
-    from emulator.servicebus.amqp.session import Session
+from emulator.servicebus.amqp.work import Work
+from emulator.servicebus.errors import AmqpError, LinkFault, MessageFault, SessionFault
 
 _CREDIT = 1000
 _SERIAL = 1 << 32
@@ -21,6 +20,40 @@ def serial_difference(minuend: int, subtrahend: int) -> int:
     return (minuend - subtrahend + _HALF_SERIAL) % _SERIAL - _HALF_SERIAL
 
 
+class Carrier(Protocol):
+    """The session, to its links."""
+
+    @property
+    def work(self) -> Work:
+        """What is under way for the peer."""
+        ...
+
+    def send_flow(
+        self,
+        *,
+        handle: UInt,
+        delivery_count: UInt,
+        link_credit: UInt,
+        drain: bool = False,
+    ) -> None:
+        """Tell the peer the state of a link."""
+        ...
+
+    def send_disposition(
+        self, *, as_receiver: bool, delivery_id: int, state: Described | None
+    ) -> None:
+        """Tell the peer that a delivery is settled."""
+        ...
+
+    def send_delivery(self, link: "OutgoingLink", tag: bytes, payload: bytes) -> None:
+        """Send a message."""
+        ...
+
+    def detach(self, handle: int, fault: AmqpError | None) -> None:
+        """Detach a link on our side."""
+        ...
+
+
 class IncomingLink:
     """Takes messages from a peer.
 
@@ -28,7 +61,7 @@ class IncomingLink:
     clients start before they hear of it; the connection bounds what is held instead.
     """
 
-    def __init__(self, session: "Session", attach: Attach, sink: Sink) -> None:
+    def __init__(self, session: Carrier, attach: Attach, sink: Sink) -> None:
         self.handle = attach.handle
         self._session = session
         self._sink = sink
@@ -73,8 +106,8 @@ class IncomingLink:
         too_large, held_bytes = self._too_large, self._held_bytes
         self._first, self._parts, self._held_bytes, self._too_large = None, [], 0, False
         self._count_delivery()
-        self._session.connection.begin_work(held_bytes)
-        self._session.connection.spawn(
+        self._session.work.begin(held_bytes)
+        self._session.work.spawn(
             self._take(first, transfer.settled or first.settled, whole, too_large, held_bytes)
         )
 
@@ -92,7 +125,7 @@ class IncomingLink:
             self._session.detach(self.handle, fault)
             return
         finally:
-            self._session.connection.end_work(held_bytes)
+            self._session.work.end(held_bytes)
         if not settled and first.delivery_id is not None:
             self._session.send_disposition(
                 as_receiver=True, delivery_id=first.delivery_id, state=state
@@ -107,13 +140,13 @@ class IncomingLink:
             return
         self._parts.append(payload)
         self._held_bytes += len(payload)
-        self._session.connection.hold(len(payload))
+        self._session.work.hold(len(payload))
         if self._held_bytes > self._sink.max_message_bytes:
             self._drop_payload()
             self._too_large = True
 
     def _drop_payload(self) -> None:
-        self._session.connection.hold(-self._held_bytes)
+        self._session.work.hold(-self._held_bytes)
         self._parts, self._held_bytes = [], 0
 
     def _drop_parts(self) -> None:
@@ -141,7 +174,7 @@ class IncomingLink:
 class OutgoingLink:
     """Gives messages to a peer, as many as it has asked for."""
 
-    def __init__(self, session: "Session", attach: Attach) -> None:
+    def __init__(self, session: Carrier, attach: Attach) -> None:
         self.handle = attach.handle
         self.source: Source
         self._session = session
@@ -176,7 +209,7 @@ class OutgoingLink:
             self._grant()
         if flow.drain:
             # After the turn in which the source sends what it has at once.
-            self._session.connection.call_soon(self._drain)
+            asyncio.get_running_loop().call_soon(self._drain)
         elif flow.echo:
             self._send_flow()
 

@@ -2,7 +2,6 @@
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from emulator.servicebus.amqp.attachment import (
     acceptance,
@@ -13,6 +12,7 @@ from emulator.servicebus.amqp.attachment import (
 from emulator.servicebus.amqp.encoder import encode_binary, encode_uint, wrap_compound
 from emulator.servicebus.amqp.frames import HEADER_BYTES
 from emulator.servicebus.amqp.link import IncomingLink, Link, OutgoingLink, serial_difference
+from emulator.servicebus.amqp.node import Peer
 from emulator.servicebus.amqp.outcomes import (
     Outcome,
     Released,
@@ -32,6 +32,8 @@ from emulator.servicebus.amqp.performatives import (
     error_of,
 )
 from emulator.servicebus.amqp.types import Described, UInt, UShort
+from emulator.servicebus.amqp.wire import Wire
+from emulator.servicebus.amqp.work import Work
 from emulator.servicebus.errors import (
     AmqpError,
     ConnectionFault,
@@ -40,9 +42,6 @@ from emulator.servicebus.errors import (
     MessageFault,
     SessionFault,
 )
-
-if TYPE_CHECKING:
-    from emulator.servicebus.amqp.connection import Connection
 
 HANDLE_MAX = 255
 _WINDOW = 0x7FFFFFFF
@@ -63,9 +62,11 @@ class _Unsettled:
 class Session:
     """One session of a connection; our channel and our handles are the peer's."""
 
-    def __init__(self, connection: "Connection", channel: int, begin: Begin) -> None:
-        self.connection = connection
-        self.channel = channel
+    def __init__(self, channel: int, begin: Begin, peer: Peer, wire: Wire, work: Work) -> None:
+        self.work = work
+        self._channel = channel
+        self._peer = peer
+        self._wire = wire
         self._links: dict[int, Link | None] = {}
         """By handle; None where we detached and the peer has not answered yet."""
         self._unsettled: dict[int, _Unsettled] = {}
@@ -175,7 +176,7 @@ class Session:
             if len(self._unsettled) > _UNSETTLED_KEPT:
                 # Those of a peer that never settles; their locks have long expired.
                 del self._unsettled[next(iter(self._unsettled))]
-        room = self.connection.peer_max_frame_bytes - HEADER_BYTES - _TRANSFER_HEAD_BYTES
+        room = self._wire.peer_max_frame_bytes - HEADER_BYTES - _TRANSFER_HEAD_BYTES
         settled = _TRUE if link.source.presettled else _FALSE
         fields = [encode_uint(link.handle), encode_uint(delivery_id), encode_binary(tag), b"\x43"]
         for start in range(0, len(payload) or 1, room):
@@ -212,16 +213,16 @@ class Session:
             return
         self._links[handle] = link
         self._send(acceptance(attach, limit))
-        link.set_blocked(self.connection.blocked or bool(self._waiting))
+        link.set_blocked(self._wire.blocked or bool(self._waiting))
         link.opened()
 
     def _open_link(self, attach: Attach) -> tuple[Link, int | None]:
         if attach.role:
             terms = source_terms(attach)
             outgoing = OutgoingLink(self, attach)
-            outgoing.source = self.connection.peer.source(terms, outgoing)
+            outgoing.source = self._peer.source(terms, outgoing)
             return outgoing, None
-        sink = self.connection.peer.sink(target_address(attach))
+        sink = self._peer.sink(target_address(attach))
         return IncomingLink(self, attach, sink), sink.max_message_bytes
 
     def _on_detach(self, detach: Detach) -> None:
@@ -267,7 +268,7 @@ class Session:
         last = first if disposition.last is None else int(disposition.last)
         for delivery_id in self._unsettled_between(first, last):
             unsettled = self._unsettled.pop(delivery_id)
-            self.connection.spawn(self._settle(delivery_id, unsettled, outcome, disposition))
+            self.work.spawn(self._settle(delivery_id, unsettled, outcome, disposition))
 
     async def _settle(
         self, delivery_id: int, unsettled: _Unsettled, outcome: Outcome, disposition: Disposition
@@ -312,7 +313,7 @@ class Session:
     # Sending
 
     def _send(self, performative: Performative) -> None:
-        self.connection.send(self.channel, performative.encode())
+        self._wire.send(self._channel, performative.encode())
 
     def _send_transfer(self, link: OutgoingLink, body: bytes) -> None:
         if self._waiting or not self._peer_window:
@@ -328,9 +329,9 @@ class Session:
         while self._waiting and self._peer_window:
             self._transmit(self._waiting.popleft()[1])
         if not self._waiting:
-            self.set_blocked(blocked=self.connection.blocked)
+            self.set_blocked(blocked=self._wire.blocked)
 
     def _transmit(self, body: bytes) -> None:
         self._peer_window -= 1
         self._next_outgoing_id = (self._next_outgoing_id + 1) % _SERIAL
-        self.connection.send(self.channel, body)
+        self._wire.send(self._channel, body)
