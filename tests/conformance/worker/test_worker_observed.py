@@ -177,25 +177,6 @@ def test_leaves_when_the_platform_takes_its_machine(
     assert taken_off(world, "single", 2) == dict.fromkeys(jobs[1:], 0)
 
 
-def test_leaves_with_a_code_of_its_own_when_its_device_is_lost(
-    world: World, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
-) -> None:
-    task, let_go, runs = gated(tmp_path)
-    worker = start_worker("single")
-    first, losing, after = job_id(), job_id(), job_id()
-    world.send("single", message(gateway, first, "single", task))
-    wait_until(runs, "a job runs")
-    world.send("single", message(gateway, losing, "single", {"do": "lose-device"}))
-    world.send("single", message(gateway, after, "single", {"do": "answer"}))
-    let_go()
-    assert worker.exit_code() == 70
-    gateway.taken(first)
-    assert "the device is lost" in worker.log.read_text()
-    assert gateway.replies[losing] == gateway.replies[after] == []
-    # Only what was on the device counts the delivery.
-    assert taken_off(world, "single", 2) == {losing: 1, after: 0}
-
-
 def test_log_lines_are_objects_and_hold_no_secret(
     world: World, gateway: Gateway, start_worker: StartWorker
 ) -> None:
