@@ -25,7 +25,7 @@ from worker.errors import (
     WorkerFault,
 )
 from worker.inference.batcher import Batcher, BatchQueue
-from worker.inference.residence import Host, Residence
+from worker.inference.residence import Residence
 from worker.inference.runner import Runner
 from worker.inputs.fetching import Fetcher
 from worker.inputs.payloads import Payloads
@@ -40,6 +40,7 @@ from worker.jobs.room import Room
 from worker.jobs.running import Running
 from worker.jobs.wanted import Wanted
 from worker.leaving import EXIT_DEVICE_LOST, Leaving
+from worker.memory.place import Occupant
 from worker.memory.sharing import Sharing
 from worker.messages.job import Job
 from worker.messages.lease import Leases
@@ -91,8 +92,8 @@ class Consumer:
         self.low = Line(low_queue, services.service_bus, services.leases, is_low=True)
         self.lines = {line.queue: line for line in (self.normal, self.low)}
         watch = Watch(model.name, self._figures, services.tracing)
-        host = self._host(services)
-        self._residence = Residence(model, services.load, services.sharing, host, watch)
+        occupant = self._occupant(services)
+        self._residence = Residence(model, services.load, services.sharing, occupant, watch)
         self._room = Room(self._residence, self._ledger, model)
         self._opening = Opening(model, services.outlets, services.leases, services.tracing)
         self._reporter = Reporter(services.replies.report)
@@ -179,12 +180,15 @@ class Consumer:
         _log.error("%s: the device is lost, this worker leaves: %s", self.name, error)
         self._leaving.ask("the device is lost", EXIT_DEVICE_LOST)
 
-    def _host(self, services: Services) -> Host:
+    def _occupant(self, services: Services) -> Occupant:
         windows = [QueueLink(services.service_bus, queue) for queue in self.lines]
-        return Host(self._busy_count, self._vacate, windows)
+        return Occupant(self.name, self._busy_count, self._may_take, self._vacate, windows)
 
     def _busy_count(self) -> int:
         return sum(self._ledger.in_hand(queue).busy_count for queue in self.lines)
+
+    def _may_take(self) -> bool:
+        return any(line.receiver.may_take for line in self.lines.values())
 
     def _vacate(self) -> None:
         """Nothing is in hand and the model is to make room: let the device's thread unload it."""

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from contract.catalogue import Model
@@ -14,7 +13,6 @@ from worker.inference.warmup import warm_up
 from worker.memory.allowance import Allowance, MeasuredAllowance, Residency
 from worker.memory.device import Device
 from worker.memory.errors import is_out_of_memory
-from worker.memory.pending import Window
 from worker.memory.place import Occupant, Place, SharedPlace
 from worker.memory.profile import Profile
 from worker.memory.sharing import Sharing, needed, profile_key
@@ -60,15 +58,6 @@ class _Nobody:
         return nullcontext()
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What a residence asks of the model's consumer: its work in hand, and its queues."""
-
-    busy_count: Callable[[], int]
-    vacate: Callable[[], None]
-    windows: Sequence[Window]
-
-
 class Residence:
     """One model's. `runner` is there while it is loaded. `enter` and `leave` are the device's."""
 
@@ -77,13 +66,13 @@ class Residence:
         model: Model,
         load: Callable[[Model], Runner],
         sharing: Sharing,
-        host: Host,
+        occupant: Occupant,
         observer: Observer | None = None,
     ) -> None:
         self._model = model
         self._load = load
         self._sharing = sharing
-        self._host = host
+        self._occupant = occupant
         self.observer: Observer = observer or _Nobody()
         self._backoff = Backoff(first_seconds=1.0, limit_seconds=60.0)
         self._runner: Runner | None = None
@@ -154,9 +143,7 @@ class Residence:
     def _find_place(self) -> Place:
         if self._place is None:
             self._device = self._sharing.find_device(self._model)
-            occupant = Occupant(self._model.name, self._host.busy_count, self._host.vacate)
-            windows = self._host.windows
-            self._place = self._sharing.place(self._model, self._device, occupant, windows)
+            self._place = self._sharing.place(self._model, self._device, self._occupant)
         return self._place
 
     def _enter(self, place: Place, held_bytes: int) -> None:

@@ -3,12 +3,12 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from worker.memory.ledger import Claims, Ledger
-from worker.memory.pending import Pending
+from worker.memory.pending import Pending, Window
 from worker.memory.seat import Facts, Seat, Stage
 
 _log = logging.getLogger(__name__)
@@ -88,11 +88,17 @@ class OpenPlace:
 
 @dataclass(frozen=True, slots=True)
 class Occupant:
-    """The model, as its place sees it."""
+    """A model with its work, as its place sees it.
+
+    `busy_count` is how much it has in hand, and `may_take` whether more may come though it is to
+    leave. `vacate` is called when it is to leave and neither is so. `windows` show its queues.
+    """
 
     name: str
     busy_count: Callable[[], int]
+    may_take: Callable[[], bool]
     vacate: Callable[[], None]
+    windows: Sequence[Window]
 
 
 class SharedPlace:
@@ -109,7 +115,6 @@ class SharedPlace:
         pending: Pending,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`vacate` of the occupant is called when the place is to be left and nothing is busy."""
         self._occupant = occupant
         self._ledger = ledger
         self._seat = seat
@@ -156,7 +161,8 @@ class SharedPlace:
         if self._seat.stage is Stage.LEAVING:
             if before is Stage.IN:
                 _log.info("%s: makes room for another model", self._occupant.name)
-            if not self._occupant.busy_count():
+            # In this order: what is taken is in hand before it is no longer being taken.
+            if not self._occupant.may_take() and not self._occupant.busy_count():
                 self._occupant.vacate()
         elif self._seat.stage is not before:
             with self._changed:

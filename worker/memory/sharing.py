@@ -5,7 +5,6 @@ import importlib
 import importlib.util
 import logging
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 from contract.catalogue import Model
@@ -14,7 +13,7 @@ from worker.memory.cuda import Card
 from worker.memory.device import Device
 from worker.memory.gate import Gate
 from worker.memory.ledger import Claim, Ledger
-from worker.memory.pending import Pending, Window
+from worker.memory.pending import Pending
 from worker.memory.place import Occupant, OpenPlace, Place, SharedPlace
 from worker.memory.profile import Profile, Profiles
 from worker.memory.seat import Seat
@@ -56,13 +55,7 @@ class Sharing:
                 self._device = self._find()
             return self._device
 
-    def place(
-        self,
-        model: Model,
-        device: Device | None,
-        occupant: Occupant,
-        windows: Sequence[Window],
-    ) -> Place:
+    def place(self, model: Model, device: Device | None, occupant: Occupant) -> Place:
         """A place for this model; the model is not in it yet."""
         if device is None or not self._settings.is_admitting:
             return OpenPlace(device.total_bytes if device else 0)
@@ -75,7 +68,7 @@ class Sharing:
             )
         seat = Seat(model.name, device.total_bytes, self._settings.turn_seconds, needed_bytes)
         ledger = Ledger(self._folder(device) / "claims", Claim(model.name))
-        place = SharedPlace(occupant, ledger, seat, Pending(windows, model.lock_seconds))
+        place = SharedPlace(occupant, ledger, seat, Pending(occupant.windows, model.lock_seconds))
         with self._lock:
             self._places.append(place)
         return place

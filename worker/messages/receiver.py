@@ -86,6 +86,7 @@ class Receiver:
         # Whether the broker may push a message although nobody receives.
         self._has_credit = False
         self._was_full = False
+        self._is_taking = False
         self._wake = threading.Event()
         self.is_dry = False
         self.turned_at = clock()
@@ -94,6 +95,11 @@ class Receiver:
     def is_connected(self) -> bool:
         """Whether the queue answered when last used."""
         return self._reach.answers
+
+    @property
+    def may_take(self) -> bool:
+        """Whether a message may still come though there is no room any more."""
+        return self._is_taking or (self._has_credit and self._link.is_open)
 
     @property
     def is_finished(self) -> bool:
@@ -197,19 +203,31 @@ class Receiver:
         return True
 
     def _receive(self, intake: Intake) -> None:
+        # Before the room is asked for: who closes it meanwhile waits for what this brings.
+        self._is_taking = True
+        try:
+            rest_seconds = self._take(intake)
+        finally:
+            self._is_taking = False
+        if rest_seconds is not None:
+            self._pause(rest_seconds)
+
+    def _take(self, intake: Intake) -> float | None:
+        """Receive if there is room; returns for how long to rest where there is none."""
         if self._stopping.is_set():
             self._take_back_credit()
-            self._pause(_FULL_WAIT_SECONDS if self._held_count else 0.0)
-        elif not intake.room():
+            return _FULL_WAIT_SECONDS if self._held_count else 0.0
+        if not intake.room():
             self._was_full = True
             self._take_back_credit()
-            self._pause(_FULL_WAIT_SECONDS)
-        elif self._was_full:
+            return _FULL_WAIT_SECONDS
+        if self._was_full:
             # A batch leaves its room job by job, within a moment.
             self._stopping.wait(_MOMENT_SECONDS)
             self._receive_many(intake, max(1, intake.room()))
         else:
             self._receive_one(intake)
+        return None
 
     def _receive_one(self, intake: Intake) -> None:
         is_busy = self._held_count > len(self._postponed)

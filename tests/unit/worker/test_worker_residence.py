@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -13,11 +14,12 @@ from typing import Any, ClassVar
 import pytest
 
 from contract.catalogue import Catalogue, Model
-from worker.inference.residence import Host, Residence
+from worker.inference.residence import Residence
 from worker.inference.runner import Runner
 from worker.memory.budget import Record
 from worker.memory.errors import BudgetExceeded
 from worker.memory.pending import Peeked
+from worker.memory.place import Occupant
 from worker.memory.settings import MemorySettings
 from worker.memory.sharing import Sharing
 from worker.models import Accepts
@@ -62,13 +64,20 @@ class Stay:
     load: Callable[[], Infer]
     has_work: bool = False
     infer: Infer | None = None
+    in_hand: list[str] = field(default_factory=list)
     vacated: threading.Event = field(default_factory=threading.Event)
     stopping: threading.Event = field(default_factory=threading.Event)
     entered: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        host = Host(busy_count=lambda: 0, vacate=self.vacated.set, windows=[self])
-        self.residence = Residence(self.model, self._load, self.sharing, host)
+        occupant = Occupant(
+            name=self.model.name,
+            busy_count=lambda: len(self.in_hand),
+            may_take=lambda: False,
+            vacate=self.vacated.set,
+            windows=[self],
+        )
+        self.residence = Residence(self.model, self._load, self.sharing, occupant)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
@@ -181,6 +190,25 @@ def test_an_idle_model_makes_room_for_one_that_has_work(
     assert not idle.residence.admits()
     assert idle.residence.is_standing_by
     assert idle.residence.runner is None
+
+
+def test_a_busy_model_makes_room_once_its_turn_is_over_and_its_work_done(
+    sharing: Sharing, stays: Callable[..., Stay]
+) -> None:
+    busy = stays("a", sharing, lambda: Infer(20))
+    assert busy.entered.wait(10)
+    busy.in_hand.append("a job")
+    other = stays("b", sharing, lambda: Infer(40))
+    other.has_work = True
+    ends_at = time.monotonic() + 10
+    while busy.residence.admits():
+        assert time.monotonic() < ends_at
+        other.entered.wait(0.01)
+    assert not other.entered.wait(0.3), "a job is in hand still"
+    assert busy.residence.runner is not None
+    busy.in_hand.clear()
+    assert other.entered.wait(10)
+    assert busy.residence.runner is None
 
 
 def test_what_cannot_be_loaded_is_tried_again(sharing: Sharing, stays: Callable[..., Stay]) -> None:
