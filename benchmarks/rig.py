@@ -133,10 +133,10 @@ class Rig:
             self.worker.process.send_signal(signal.SIGCONT)
         return set(ids)
 
-    def wait_for(self, replies: int, seconds: float) -> None:
-        """Wait until so many replies lie in their queue. Looks seldom: each look costs time."""
+    def wait_for(self, model: str, replies: int, seconds: float) -> None:
+        """Wait until all jobs are replied to and settled. Looks seldom: each look costs time."""
         ends_at = time.monotonic() + seconds
-        while (count := self.count(REPLIES)) < replies:
+        while (count := self.count(REPLIES)) < replies or self.count(model):
             if time.monotonic() > ends_at or self.worker.process.poll() is not None:
                 raise RuntimeError(f"{count} of {replies} replies within {seconds:.0f} s")
             time.sleep(1.0)

@@ -120,7 +120,7 @@ def worker_run(rig: Rig, model: str, images: int, seconds: float) -> Run:
     )
     pids = rig.worker.process.pid, rig.broker.process.pid
     before, used = Processors.now(), [process_seconds(pid) for pid in pids]
-    rig.wait_for(images, seconds)
+    rig.wait_for(model, images, seconds)
     worker, broker = (process_seconds(pid) - at for pid, at in zip(pids, used, strict=True))
     machine = Processors.now() - before
     return Run(pace_of(rig.replies(), ids), worker, broker, machine)

@@ -80,7 +80,7 @@ def test_want_of_memory_does_not() -> None:
 
 def one_reply(rig: Rig, data: bytes) -> JobReply:
     rig.fill("asserting", [InlineBytes("application/octet-stream", data)], 1)
-    rig.wait_for(1, SECONDS)
+    rig.wait_for("asserting", 1, SECONDS)
     (reply,) = rig.replies()
     return reply
 
