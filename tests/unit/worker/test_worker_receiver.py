@@ -212,3 +212,30 @@ def test_a_missing_queue_is_named_once(world: World, caplog: pytest.LogCaptureFi
     said = [record.getMessage() for record in caplog.records]
     assert said == ["queue does not answer, trying on: there is no such queue"]
     assert not world.receiver.is_connected
+
+
+def test_it_tells_whether_a_message_may_still_come_without_room() -> None:
+    world = World()
+    world.turn()
+    world.has_room = False
+    assert world.receiver.may_take, "the broker may push one on the credit that it has"
+    world.turn()
+    assert not world.receiver.may_take
+
+
+def test_it_may_take_from_before_it_looks_for_room_until_the_message_is_in_hand() -> None:
+    world = World()
+    seen: list[bool] = []
+    world.broker.waiting = [delivery()]
+
+    def look() -> bool:
+        seen.append(world.receiver.may_take)
+        return True
+
+    def accept(taken: Delivery) -> None:
+        seen.append(world.receiver.may_take)
+
+    world.intake = Intake(look, accept, world.intake.settled)
+    world.turn()
+    assert seen == [True, True]
+    assert not world.receiver.may_take

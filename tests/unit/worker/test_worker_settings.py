@@ -1,9 +1,12 @@
 """Settings: defaults, refusals that name the variable, and no secret in sight."""
 
+from pathlib import Path
+
 import pytest
 
 from worker.errors import SettingsError
 from worker.inference.threads import processors, torch_threads
+from worker.memory.settings import MemorySettings
 from worker.notices import Mode, NoticeSettings
 from worker.settings import Settings
 
@@ -98,3 +101,25 @@ def test_a_wrong_value_is_refused_by_name(name: str, value: str) -> None:
 
 def test_no_secret_in_the_repr() -> None:
     assert "c2VjcmV0" not in repr(Settings.from_env(LEAST))
+
+
+def test_memory() -> None:
+    memory = Settings.from_env(LEAST).memory
+    assert memory.budget_bytes is None
+    assert memory.is_admitting
+    assert memory.turn_seconds == 5.0
+    assert memory.folder.is_absolute()
+    told = {
+        "WORKER_DEVICE_MEMORY": "8GiB",
+        "WORKER_MEMORY_FOLDER": "/run/loosely",
+        "WORKER_ADMISSION": "off",
+        "WORKER_TURN_SECONDS": "0.5",
+    }
+    memory = Settings.from_env(LEAST | told).memory
+    assert memory == MemorySettings(8 << 30, Path("/run/loosely"), False, 0.5)
+
+
+@pytest.mark.parametrize("text", ["8", "8GB", "0GiB", "-1GiB", "1.5GiB", "GiB", "8 GiB", "²GiB"])
+def test_a_size_has_a_unit(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"WORKER_DEVICE_MEMORY: expected a size such as 8GiB"):
+        Settings.from_env(LEAST | {"WORKER_DEVICE_MEMORY": text})
