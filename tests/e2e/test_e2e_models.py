@@ -215,6 +215,13 @@ def test_arrays_go_in_and_come_out_of_any_size(torchvision: System, count: int) 
     assert np.array_equal(array_in(answer.content), array * 2)
 
 
+def test_a_callers_parameters_reach_the_model(torchvision: System) -> None:
+    body = {"input": {"json": [1, 2]}, "parameters": {"times": 10}}
+    job = torchvision.http.post("/v1/models/doubling/jobs", json=body).json()
+    answer = torchvision.http.get(job["links"]["result"])
+    assert array_in(answer.content).tolist() == [10, 20]
+
+
 def test_tensors_of_the_open_inference_protocol_are_arrays(torchvision: System) -> None:
     tensor = {"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [1, 2.5, -3, 4]}
     answer = torchvision.http.post("/v2/models/doubling/infer", json={"inputs": [tensor]})

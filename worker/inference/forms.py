@@ -1,10 +1,12 @@
 """The two forms of a model's class as one: built as its entry says, and called alike."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast, get_args
 
 from contract.catalogue import Model
+from contract.fields import Json
 from worker.errors import InferenceFailed, ModelUnfit
 from worker.models import (
     Accepts,
@@ -22,11 +24,19 @@ _KINDS: Final[tuple[Accepts, ...]] = get_args(Accepts)
 _LIMITS: Final = ("max_batch_size", "max_wait_ms")
 
 
+Parameters = Mapping[str, Json]
+"""What a caller asked for beside the input."""
+
+
 class Form(Protocol):
     """A model as the runner calls it."""
 
-    def preprocess(self, item: Any) -> Any:
-        """One input, on any thread."""
+    def preprocess(self, item: Any, parameters: Parameters) -> Any:
+        """One input and what its caller asked for, on any thread."""
+        ...
+
+    def bare(self, item: Any) -> Any:
+        """What the model's own hooks are asked about, of what `preprocess` gave."""
         ...
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
@@ -44,11 +54,20 @@ class Full:
     def __init__(self, infer: Infer | LongInfer, *, takes_contexts: bool) -> None:
         self._infer = infer
         self._takes_contexts = takes_contexts
-        self.preprocess = infer.preprocess
+        self._takes_parameters = _takes_parameters(infer.preprocess)
         has_last_step = hasattr(infer, "postprocess")
         self.postprocess: Callable[[Any], Any] = (
             cast(Postprocesses, infer).postprocess if has_last_step else _as_it_is
         )
+
+    def preprocess(self, item: Any, parameters: Parameters) -> Any:
+        """See Form."""
+        first = cast(Callable[..., Any], self._infer.preprocess)
+        return first(item, parameters=parameters) if self._takes_parameters else first(item)
+
+    def bare(self, item: Any) -> Any:
+        """See Form."""
+        return item
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
         """See Form."""
@@ -57,20 +76,43 @@ class Full:
         return cast(Infer, self._infer)(batch)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """An item that waits for the device with its caller's parameters."""
+
+    item: Any
+    parameters: Parameters
+
+
 class Short:
     """A class without: it runs items one after the other."""
 
     def __init__(self, infer: ShortInfer | LongShortInfer, *, takes_contexts: bool) -> None:
-        self._infer = infer
+        self._call = cast(Callable[..., Any], infer)
         self._takes_contexts = takes_contexts
-        self.preprocess = self.postprocess = _as_it_is
+        self._takes_parameters = _takes_parameters(infer)
+        self.postprocess = _as_it_is
+
+    def preprocess(self, item: Any, parameters: Parameters) -> Any:
+        """See Form."""
+        return _Asked(item, parameters) if self._takes_parameters else item
+
+    def bare(self, item: Any) -> Any:
+        """See Form."""
+        return item.item if isinstance(item, _Asked) else item
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
         """See Form."""
-        if not self._takes_contexts:
-            return [cast(ShortInfer, self._infer)(item) for item in batch]
-        call = cast(LongShortInfer, self._infer)
-        return [call(item, context) for item, context in zip(batch, contexts, strict=True)]
+        if self._takes_contexts:
+            each = zip(batch, contexts, strict=True)
+            return [self._run(item, context) for item, context in each]
+        return [self._run(item) for item in batch]
+
+    def _run(self, item: Any, *context: Context) -> Any:
+        if not self._takes_parameters:
+            return self._call(item, *context)
+        parameters = item.parameters if isinstance(item, _Asked) else {}
+        return self._call(self.bare(item), *context, parameters=parameters)
 
 
 def construct(model: Model, make: Callable[..., Any], weights: Weights | None) -> Any:
@@ -86,6 +128,9 @@ def shaped(model: Model, infer: Any) -> Form:
         limit, asked = getattr(infer, name, None), getattr(model, name)
         if limit is not None and asked > limit:
             raise ModelUnfit(f"{model.name}.{name}: is {asked}, the model is made for {limit}")
+    for name in ("preprocess", "postprocess"):
+        if not callable(getattr(infer, name, _as_it_is)):
+            raise ModelUnfit(f"{model.implementation}: Infer.{name} is no method")
     is_full = hasattr(infer, "preprocess")
     if hasattr(infer, "postprocess") and not is_full:
         raise ModelUnfit(f"{model.implementation}: Infer has postprocess but no preprocess")
@@ -134,6 +179,14 @@ def checked(outputs: Sequence[Any], count: int) -> Sequence[Any]:
         found = len(outputs) if hasattr(outputs, "__len__") else "no"
         raise InferenceFailed(f"the model gave {found} results for {count} inputs")
     return outputs
+
+
+def _takes_parameters(call: Callable[..., Any]) -> bool:
+    try:
+        return "parameters" in inspect.signature(call).parameters
+    except ValueError:
+        # Some builtins have no signature.
+        return False
 
 
 def _as_it_is(value: Any) -> Any:

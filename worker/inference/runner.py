@@ -10,16 +10,19 @@ import importlib
 import io
 import sys
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from contract import media
 from contract.catalogue import Model
 from worker.errors import ModelUnfit, UnsupportedMediaType
 from worker.inference import results
-from worker.inference.forms import accepted, checked, construct, shaped
+from worker.inference.forms import Parameters, accepted, checked, construct, shaped
 from worker.inference.hooks import Hooks
 from worker.inputs import audio, pictures, tensors, texts
 from worker.models import Accepts, Context, Weights
+
+_NONE: Parameters = MappingProxyType({})
 
 
 class Runner:
@@ -65,7 +68,7 @@ class Runner:
 
     def cost(self, item: Any) -> float:
         """What a prepared item takes of a batch, in the model's own unit."""
-        return self._hooks.cost(item)
+        return self._hooks.cost(self._form.bare(item))
 
     def sample(self) -> Any | None:
         """A prepared item to try the model with, if it has one to offer."""
@@ -79,18 +82,21 @@ class Runner:
         """The model is not called any more; its memory goes with the last who holds it."""
         self._hooks.close()
 
-    def prepare(self, data: bytes, media_type: str) -> Any:
+    def prepare(self, data: bytes, media_type: str, parameters: Parameters = _NONE) -> Any:
         """Decode and preprocess one input: what a batch is made of."""
         if self.reads_files:
-            return self.prepare_file(io.BytesIO(data), media_type)
-        bare_type = self._checked(media_type)
-        return self._form.preprocess(self._decoded(data, bare_type))
+            return self.prepare_file(io.BytesIO(data), media_type, parameters)
+        decoded = self._decoded(data, self._checked(media_type))
+        with self._inference():
+            return self._form.preprocess(decoded, parameters)
 
-    def prepare_file(self, file: io.BufferedIOBase, media_type: str) -> Any:
+    def prepare_file(
+        self, file: io.BufferedIOBase, media_type: str, parameters: Parameters = _NONE
+    ) -> Any:
         """The same for a model that reads files; the file is closed afterwards."""
-        with file:
+        with file, self._inference():
             self._checked(media_type)
-            return self._form.preprocess(file)
+            return self._form.preprocess(file, parameters)
 
     def run(self, batch: list[Any], contexts: Sequence[Context] = ()) -> Sequence[Any]:
         """One pass of the model: an output for each item, in their order."""
@@ -99,7 +105,9 @@ class Runner:
 
     def finish(self, output: Any) -> results.Result:
         """The result that an output of `run` comes to, in the entry's media type."""
-        return results.written(self._form.postprocess(output), self._model.result_media_type)
+        with self._inference():
+            result = self._form.postprocess(output)
+        return results.written(result, self._model.result_media_type)
 
     def _checked(self, media_type: str) -> str:
         bare_type = media.essence(media_type)

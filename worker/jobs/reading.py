@@ -33,15 +33,16 @@ class Reading:
     def read(self, job: Job) -> None:
         """Set the job's item; whatever the input, its source or the model's code raises."""
         given, runner = job.request.input, self._residence.runner
+        parameters = job.request.parameters
         if runner is None:
             raise HandedBack("the model was unloaded")
         wait = self._patience.waits(job, _PATIENCE_SECONDS)
         if isinstance(given, PayloadUrl):
-            job.item = runner.prepare(*self._fetcher.fetch(given, self._model))
+            job.item = runner.prepare(*self._fetcher.fetch(given, self._model), parameters)
         elif runner.reads_files:
             file = self._payloads.open(given, self._model, wait)
-            job.item = runner.prepare_file(file, given.media_type)
+            job.item = runner.prepare_file(file, given.media_type, parameters)
         else:
             data = self._payloads.fetch(given, self._model, wait)
-            job.item = runner.prepare(data, given.media_type)
+            job.item = runner.prepare(data, given.media_type, parameters)
         job.cost = runner.cost(job.item)

@@ -23,6 +23,8 @@ The full form splits the work, so that the device runs batches and nothing else:
         def postprocess(self, output: Tensor) -> dict[str, object]:
             ...                                          # on CPU threads, item by item; optional
 
+`preprocess`, or in the short form `__call__`, may also take `parameters`, the caller's.
+
 docs/models.md tells of both, of the constructor's arguments, of kinds of inputs and results, and of
 models that run long. A class need not derive from any of the protocols here.
 

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,6 +96,47 @@ def test_both_forms_can_tell_how_far_they_are() -> None:
         assert [context.seen for context in contexts] == [[0.5], [0.5]]
 
 
+def test_both_forms_can_be_told_what_the_caller_asked_for() -> None:
+    class Short:
+        accepts: ClassVar[Accepts] = "text"
+
+        def __call__(self, text: str, parameters: Mapping[str, Any]) -> str:
+            return text * int(parameters.get("times", 1))
+
+        def cost(self, item: str) -> float:
+            return len(item)
+
+    class Full:
+        accepts: ClassVar[Accepts] = "text"
+
+        def preprocess(self, item: str, *, parameters: Mapping[str, Any]) -> str:
+            return item * int(parameters.get("times", 1))
+
+        def __call__(self, batch: list[str]) -> list[str]:
+            return batch
+
+    for infer in (Short(), Full()):
+        runner = Runner(TEXTS, infer)
+        plain = runner.prepare(b"ab", "text/plain")
+        asked = runner.prepare(b"ab", "text/plain", {"times": 3})
+        assert list(runner.run([plain, asked])) == ["ab", "ababab"]
+    short = Runner(TEXTS, Short())
+    assert short.cost(short.prepare(b"abc", "text/plain", {"times": 3})) == 3
+    # A sample of the model's own is an item as it is.
+    assert list(short.run(["x"])) == ["x"]
+
+
+def test_a_long_short_model_gets_context_and_parameters() -> None:
+    class Infer:
+        def __call__(self, text: str, context: Context, parameters: Mapping[str, Any]) -> Any:
+            context.progress(parameters["at"])
+            return text
+
+    runner, told = Runner(replace(TEXTS, reports_progress=True), Infer()), Told()
+    assert list(runner.run([runner.prepare(b"a", "text/plain", {"at": 0.25})], [told])) == ["a"]
+    assert told.seen == [0.25]
+
+
 @pytest.mark.parametrize(
     ("accepts", "data", "media_type", "seen"),
     [
@@ -173,6 +214,7 @@ def test_weights_that_nothing_takes_are_refused() -> None:
     [
         ({"accepts": "pictures"}, "accepts is 'pictures', not audio, bytes, file"),
         ({"postprocess": print}, "postprocess but no preprocess"),
+        ({"preprocess": None}, "Infer.preprocess is no method"),
         ({"max_batch_size": 4}, "noop.max_batch_size: is 16, the model is made for 4"),
         ({"accepts": None}, "must say what it accepts"),
     ],
@@ -194,7 +236,7 @@ def test_a_class_that_cannot_be_called_is_refused() -> None:
 
 @pytest.mark.parametrize("outputs", [[], [1, 2], iter([1]), None])
 def test_a_model_that_loses_results_fails(outputs: Sequence[object]) -> None:
-    members = {"accepts": "bytes", "preprocess": None, "__call__": lambda self, batch: outputs}
+    members = {"accepts": "bytes", "preprocess": bytes, "__call__": lambda self, batch: outputs}
     infer = type("Infer", (), members)
     with pytest.raises(InferenceFailed, match="results for 1 inputs"):
         Runner(NOOP, infer()).run([b""])
