@@ -1,9 +1,14 @@
 """The Prefer header of RFC 7240, as far as we honour it: `wait` and `respond-async`."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.settings import MAX_WAIT_SECONDS
+
+# Up to the next comma that is not within quotes.
+_PART: Final = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +41,12 @@ def parse(values: Iterable[str]) -> Preference:
     """
     wait_seconds: int | None = None
     respond_async = False
-    for part in ",".join(values).split(","):
+    for part in _PART.findall(",".join(values)):
         name, _, value = part.partition(";")[0].partition("=")
         name, value = name.strip().lower(), value.strip().strip('"')
         if name == "respond-async" and not value:
             respond_async = True
         elif name == "wait" and wait_seconds is None and value.isascii() and value.isdigit():
             # A number of a thousand digits is only long.
-            wait_seconds = min(int(value[:9]), MAX_WAIT_SECONDS)
+            wait_seconds = min(int(value.lstrip("0")[:9] or "0"), MAX_WAIT_SECONDS)
     return Preference(wait_seconds, respond_async)

@@ -110,6 +110,7 @@ async def test_a_redirect_is_an_answer_and_not_followed() -> None:
         (b"99999999999999999999", 999999999.0),
         (b"Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
         (b"Wed, 21 Oct 99999 07:28:00 GMT", None),
+        (b"Wed, 21 Oct 99999999999 07:28:00 GMT", None),
         (b"-1", None),
         (b"1.5", None),
         (b"soon", None),

@@ -147,6 +147,8 @@ async def test_by_status_and_model(world: World) -> None:
     [
         ("limit", "0"),
         ("limit", "101"),
+        ("limit", "000000001999"),
+        ("limit", "000000001" + "9" * 5000),
         ("limit", "x"),
         ("status", "done"),
         ("model", "noob"),

@@ -112,6 +112,24 @@ async def test_refusal(world: World, case: Case) -> None:
     assert not world.payloads.blobs
 
 
+@pytest.mark.parametrize("where", ["input", "parameters", "file"])
+async def test_nested_json_is_taken_or_refused_at_once(world: World, where: str) -> None:
+    # Python's own limit depends on the stack around a call, so that the next reader has another.
+    for depth in (250, 300, *range(900, 1000, 1)):
+        nested = "[" * depth + "]" * depth
+        if where == "file":
+            sent: dict[str, Any] = {"files": {"file": ("a", nested, "application/json")}}
+        else:
+            json_text = nested if where == "input" else "1"
+            parameters = f'{{"a": {nested}}}' if where == "parameters" else "{}"
+            text = f'{{"input": {{"json": {json_text}}}, "parameters": {parameters}}}'
+            sent = {"content": text, "headers": {"content-type": "application/json"}}
+        headers = {"prefer": "respond-async", **sent.pop("headers", {})}
+        answer = await world.http.post("/v1/models/noop/jobs", headers=headers, **sent)
+        wanted = {202} if depth == 250 else {400, 415}
+        assert answer.status_code in wanted, (depth, answer.text)
+
+
 async def test_an_unknown_model_names_the_nearest(world: World) -> None:
     answer = await world.http.post("/v1/models/clasifier/jobs", content=JPEG)
     assert answer.json()["nearest"] == ["classifier"]

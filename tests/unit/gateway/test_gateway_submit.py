@@ -133,7 +133,7 @@ async def test_what_is_sent_to_the_worker(world: World) -> None:
     answer = await world.http.post(
         "/v1/models/noop/jobs",
         content=b"\x01\x02",
-        params={"deadline_seconds": 30, "parameters": '{"top": 3}'},
+        params={"deadline_seconds": "0000000030", "parameters": '{"top": 3}'},
         headers={
             **OCTETS,
             "prefer": "respond-async",

@@ -141,7 +141,8 @@ def _model(services: Services, name: str | None) -> str | None:
 def _limit(text: str | None) -> int:
     if text is None:
         return DEFAULT_LIMIT
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_LIMIT):
+    is_number = text.isascii() and text.isdigit() and len(text) < 10
+    if not (is_number and 1 <= int(text) <= MAX_LIMIT):
         raise Problem(
             problems.MALFORMED_REQUEST, f"limit: expected a whole number from 1 to {MAX_LIMIT}"
         )

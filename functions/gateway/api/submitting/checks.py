@@ -144,7 +144,7 @@ def _deadline(model: Model, given: Json) -> int:
     if given is None:
         return model.deadline_seconds
     if isinstance(given, str) and given.isascii() and given.isdigit():
-        given = int(given[:9])
+        given = int(given.lstrip("0")[:9] or "0")
     longest = model.max_deadline_seconds
     if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= longest:
         raise Problem(
