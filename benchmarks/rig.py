@@ -133,9 +133,15 @@ class Rig:
             self.worker.process.send_signal(signal.SIGCONT)
         return set(ids)
 
-    def wait_for(self, model: str, replies: int, seconds: float) -> None:
-        """Wait until all jobs are replied to and settled. Looks seldom: each look costs time."""
+    def wait_for(
+        self, model: str, replies: int, seconds: float, expected_seconds: float = 0.0
+    ) -> None:
+        """Wait until all jobs are replied to and settled.
+
+        Looks seldom, and not before it may be: each look costs time that is measured.
+        """
         ends_at = time.monotonic() + seconds
+        time.sleep(expected_seconds)
         while (count := self.count(REPLIES)) < replies or self.count(model):
             if time.monotonic() > ends_at or self.worker.process.poll() is not None:
                 raise RuntimeError(f"{count} of {replies} replies within {seconds:.0f} s")

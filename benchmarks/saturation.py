@@ -113,14 +113,16 @@ class BareLoop:
         return line
 
 
-def worker_run(rig: Rig, model: str, images: int, seconds: float) -> Run:
+def worker_run(
+    rig: Rig, model: str, images: int, seconds: float, expected_seconds: float = 0.0
+) -> Run:
     """Let the worker empty a queue of so many jobs."""
     ids = rig.fill(
         model, [InlineBytes("image/jpeg", path.read_bytes()) for path in PICTURES], images
     )
     pids = rig.worker.process.pid, rig.broker.process.pid
     before, used = Processors.now(), [process_seconds(pid) for pid in pids]
-    rig.wait_for(model, images, seconds)
+    rig.wait_for(model, images, seconds, expected_seconds)
     worker, broker = (process_seconds(pid) - at for pid, at in zip(pids, used, strict=True))
     machine = Processors.now() - before
     return Run(pace_of(rig.replies(), ids), worker, broker, machine)
@@ -165,7 +167,7 @@ def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Fi
         while sum(each.is_quiet for each in found) < rounds and len(found) < rounds * _MOST_TRIES:
             with rig.at_rest():
                 before = loop.run(images)
-            worker = worker_run(rig, model, images, _PATIENCE_SECONDS + seconds * 10)
+            worker = worker_run(rig, model, images, _PATIENCE_SECONDS, before.pace.seconds * 0.9)
             with rig.at_rest():
                 found.append(Round(before, worker, loop.run(images)))
     return figures(model, found)

@@ -129,6 +129,11 @@ class Consumer:
         return self._residence.is_standing_by
 
     @property
+    def problem(self) -> dict[str, str] | None:
+        """Why there is no memory for the model, however long it waits; None otherwise."""
+        return self._residence.problem
+
+    @property
     def held_count(self) -> int:
         """How many messages are received and not settled."""
         return self._ledger.held_count
@@ -244,5 +249,7 @@ class Consumer:
         return self._batches.put(job, job.cost, is_low=job.delivery.queue == self.low.queue)
 
     def _wake(self) -> None:
-        for line in self.lines.values():
-            line.receiver.wake()
+        self.normal.receiver.wake()
+        # The other has no room before: each wake would take time from the device for nothing.
+        if self.normal.receiver.is_dry:
+            self.low.receiver.wake()
