@@ -77,6 +77,12 @@ class Round:
         runs = (self.before, self.worker, self.after)
         return all(run.others_share + run.machine.stolen_share < _QUIET_SHARE for run in runs)
 
+    def __str__(self) -> str:
+        runs = (self.before, self.worker, self.after)
+        rates = ", ".join(f"{run.pace.per_second:.1f}" for run in runs)
+        others = max(run.others_share + run.machine.stolen_share for run in runs)
+        return f"loop, worker, loop {rates} images/s: {self.ratio:.3f}; others {others:.0%}"
+
 
 class BareLoop:
     """`benchmarks.loop` as a process."""
@@ -170,6 +176,7 @@ def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Fi
             worker = worker_run(rig, model, images, _PATIENCE_SECONDS, before.pace.seconds * 0.9)
             with rig.at_rest():
                 found.append(Round(before, worker, loop.run(images)))
+            sys.stderr.write(f"{model}: {found[-1]}\n")
     return figures(model, found)
 
 
