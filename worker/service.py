@@ -145,6 +145,7 @@ class Worker:
     def _loops(self) -> Loops:
         loops = Loops()
         loops.watch("leases", lambda: self._leases_turned_at)
+        loops.watch("memory", lambda: self._sharing.turned_at)
         for consumer in self._consumers:
             for line in consumer.lines.values():
                 loops.watch(f"{line.queue}-receive", partial(getattr, line.receiver, "turned_at"))
@@ -161,7 +162,7 @@ class Worker:
                 and consumer.normal.receiver.is_connected,
                 "loaded": consumer.is_loaded,
                 "standing_by": consumer.is_standing_by,
-                "problem": self._loader.problem(consumer.name),
+                "problem": self._loader.problem(consumer.name) or consumer.problem,
                 "connected": consumer.normal.receiver.is_connected,
                 "low_connected": consumer.low.receiver.is_connected,
                 "held": consumer.held_count,

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from contract.catalogue import Model
+from worker.errors import OutOfMemory
 from worker.inference.runner import Runner
 from worker.inference.warmup import warm_up
 from worker.memory.allowance import Allowance, MeasuredAllowance, Residency
@@ -79,7 +80,7 @@ class Residence:
         self._place: Place | None = None
         self._device: Device | None = None
         self._resident_bytes = 0
-        self._has_failed = False
+        self._has_failed, self._shortage = False, ""
         self.allowance = Allowance(model.name, sharing.gate, self.observer.split)
 
     @property
@@ -92,6 +93,11 @@ class Residence:
         """Whether the model is not loaded only because others have the memory, and will be."""
         waits = self._runner is None and isinstance(self._place, SharedPlace)
         return waits and not self._has_failed
+
+    @property
+    def problem(self) -> dict[str, str] | None:
+        """Why not even the whole device suffices for the model; None where it may."""
+        return {"code": OutOfMemory.code, "detail": self._shortage} if self._shortage else None
 
     @property
     def reserved_bytes(self) -> int:
@@ -155,7 +161,7 @@ class Residence:
             needed_bytes = self._load_on(self._device, place, held_bytes)
         seconds = time.monotonic() - begun
         place.entered(needed_bytes, seconds)
-        self._has_failed = False
+        self._has_failed, self._shortage = False, ""
         self._backoff.reset()
         self.observer.loaded()
         _log.info("%s: loaded in %.1f s", self._model.name, seconds)
@@ -193,12 +199,13 @@ class Residence:
         return Allowance(self._model.name, self._sharing.gate, self.observer.split)
 
     def _fail(self, error: Exception, stopping: threading.Event) -> None:
-        needed_bytes = None
+        needed_bytes, self._shortage = None, ""
         self._has_failed = True
         if is_out_of_memory(error) and self._device is not None:
-            _log.warning("%s: no memory to load it: %s", self._model.name, error)
             needed_bytes = self._device.total_bytes
             self._has_failed = self.reserved_bytes >= needed_bytes
+            self._shortage = f"it does not fit into the device: {error}" if self._has_failed else ""
+            _log.warning("%s: no memory to load it: %s", self._model.name, error)
         else:
             _log.error("%s: cannot be loaded, trying on", self._model.name, exc_info=error)
         # Where others have the memory, its turn is all that it waits for.

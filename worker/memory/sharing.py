@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import logging
 import threading
+import time
 from pathlib import Path
 
 from contract.catalogue import Model
@@ -38,6 +39,7 @@ class Sharing:
         self._device: Device | None = None
         self._places: list[SharedPlace] = []
         self.gate = Gate()
+        self.turned_at = time.monotonic()
 
     @property
     def used_bytes(self) -> int:
@@ -81,10 +83,13 @@ class Sharing:
         """The thread: turn all places until told to stop."""
         pause_seconds = _CALM_SECONDS
         while not stopping.wait(pause_seconds):
+            self.turned_at = time.monotonic()
             with self._lock:
                 places = list(self._places)
             try:
                 for place in places:
+                    # Each may look into its queues, which takes its time while the broker is away.
+                    self.turned_at = time.monotonic()
                     place.turn()
             except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
                 _log.exception("sharing the device failed, and goes on")

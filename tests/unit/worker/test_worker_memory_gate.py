@@ -53,3 +53,15 @@ def test_two_pass_side_by_side() -> None:
     for thread in threads:
         thread.join(10)
     assert not both.broken
+
+
+def test_who_wants_to_be_alone_does_not_wait_for_ever_for_a_long_job() -> None:
+    gate, finished = Gate(patience_seconds=0.01), list[str]()
+    with gate.beside_others():
+        with gate.alone():
+            finished.append("beside a long job")
+        with gate.beside_others():
+            finished.append("others get in again")
+    with gate.alone():
+        finished.append("alone")
+    assert len(finished) == 3

@@ -225,6 +225,17 @@ def test_what_cannot_be_loaded_is_tried_again(sharing: Sharing, stays: Callable[
     assert len(tries) == 2
 
 
+def test_what_does_not_fit_at_all_is_told(sharing: Sharing, stays: Callable[..., Stay]) -> None:
+    stay = stays("a", sharing, lambda: Infer(BUDGET - 5))
+    ends_at = time.monotonic() + 10
+    while (problem := stay.residence.problem) is None:
+        assert time.monotonic() < ends_at
+        assert not stay.entered.wait(0.01)
+    assert problem["code"] == "out-of-memory"
+    assert not stay.residence.is_standing_by
+    assert not stay.residence.admits()
+
+
 def test_what_does_not_fit_into_what_is_free_gets_the_whole_device(
     sharing: Sharing, stays: Callable[..., Stay]
 ) -> None:
