@@ -11,6 +11,7 @@ import pytest
 
 from contract.messages import InlineJson, JobReply
 from tests.conformance.worker.conftest import StartWorker
+from tests.conformance.worker.worker_figures import Figures
 from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_world import (
     LOCK_SECONDS,
@@ -83,6 +84,10 @@ def test_a_redelivered_job_whose_result_is_at_hand_is_not_run_again(
     assert result(reply)["batch"] == 1
     world.wait_until_empty("single")
     assert "need not run again" in worker.log.read_text()
+    figures = Figures(worker)
+    assert figures.value("batch_size_count", model="single") == 1
+    for name in ("lock_losses_total", "redeliveries_total", "results_at_hand_total"):
+        assert figures.value(name, model="single") == 1, name
     another = job_id()
     world.send("single", message(gateway, another, "single", {"do": "x"}))
     assert result(gateway.taken(another))["batch"] == 2

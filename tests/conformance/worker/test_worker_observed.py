@@ -12,34 +12,15 @@ from typing import Any
 import httpx
 import pytest
 from azure.servicebus import ServiceBusMessage
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conformance.worker.conftest import StartWorker
+from tests.conformance.worker.worker_figures import Figures
 from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_metadata import Metadata, run_metadata
 from tests.conformance.worker.worker_world import Program, World, job_id, message, wait_until
 
 SECRETS = ("secret-token", "SAS_KEY_VALUE", "Eby8vdM02xNOcqFlqUwJ", "SharedAccessKey=", "sig=")
 TRACE_ID = "ab" * 16
-
-
-class Figures:
-    """One scrape."""
-
-    def __init__(self, worker: Program) -> None:
-        answer = httpx.get(worker.probe.replace("/ready", "/metrics"), timeout=5)
-        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-        families = text_string_to_metric_families(answer.text)
-        self._samples = [sample for family in families for sample in family.samples]
-
-    def value(self, name: str, **labels: str) -> float:
-        name = f"loosely_worker_{name}"
-        (value,) = [s.value for s in self._samples if s.name == name and s.labels == labels]
-        return float(value)
-
-    def outcomes(self, model: str) -> dict[str, float]:
-        settled = [s for s in self._samples if s.name == "loosely_worker_settled_total"]
-        return {s.labels["outcome"]: s.value for s in settled if s.labels["model"] == model}
 
 
 def ready(worker: Program) -> tuple[int, dict[str, Any]]:
