@@ -30,6 +30,7 @@ _CONNECTION_HEADERS = frozenset({b"connection", b"content-length", b"keep-alive"
     b"upgrade",
 }
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HOST = re.compile(rb"[\w.~%!$&'()*+,;=:\[\]-]*")
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\r\n\0]")
 
 
@@ -54,6 +55,9 @@ class WebApplication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
+            return
+        if not _has_host(scope):
+            await respond_empty(send, 400)
             return
         path: str = scope["path"]
         if path.startswith(_OWN_PATHS) and path.split("/", 2)[1] in ("admin", "runtime"):
@@ -120,6 +124,17 @@ class WebApplication:
             await respond_empty(send, 500)
             return
         await respond(send, result.status, headers, result.body)
+
+
+def _has_host(scope: Scope) -> bool:
+    """Whether the request names one host, as RFC 9112 demands in 3.2.
+
+    A function is told an URL, where a slash or a question mark in the host would move the path.
+    """
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    if not hosts:
+        return bool(scope["http_version"] == "1.0")
+    return len(hosts) == 1 and _HOST.fullmatch(hosts[0]) is not None
 
 
 def _request_fields(scope: Scope, route: dict[str, str]) -> tuple[list[object], list[str] | None]:

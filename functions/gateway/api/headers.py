@@ -13,6 +13,7 @@ def _header(description: str, example: object, schema: Mapping[str, Any]) -> dic
 
 _JOB_PATH = "/v1/jobs/01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 DESCRIPTIONS: Final[Mapping[str, dict[str, Any]]] = {
+    "Accept-Encoding": _header("No coding of the body is taken.", "identity", _TEXT),
     "Accept-Post": _header("The media types that the model takes.", "image/jpeg", _TEXT),
     "Content-Location": _header("The job that this is the state of.", _JOB_PATH, _TEXT),
     "ETag": _header("Names this state, for `If-None-Match`.", '"cBs4MmXxWk8cSSPWQoMT"', _TEXT),
@@ -34,7 +35,7 @@ DESCRIPTIONS: Final[Mapping[str, dict[str, Any]]] = {
 
 _ANY_STATUS: Final[Mapping[str, tuple[str, ...]]] = {
     "401": ("WWW-Authenticate",),
-    "415": ("Accept-Post",),
+    "415": ("Accept-Post", "Accept-Encoding"),
     "429": ("Retry-After", "RateLimit", "RateLimit-Policy"),
     "503": ("Retry-After",),
 }

@@ -233,6 +233,25 @@ async def test_garbage_on_the_port_hurts_nobody(
     assert (await client.get("/api/noop")).text == "ok"
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"HTTP/1.1\r\nHost: a", 200),
+        (b"HTTP/1.1\r\nHost: [::1]:80", 200),
+        (b"HTTP/1.0", 200),
+        (b"HTTP/1.1", 400),
+        (b"HTTP/1.1\r\nHost: a\r\nHost: a", 400),
+        (b"HTTP/1.1\r\nHost: a/api/size?", 400),
+    ],
+)
+async def test_a_request_names_one_host(host: RunningHost, head: bytes, status: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(host.url.rsplit(":", 1)[1]))
+    writer.write(b"GET /api/noop %b\r\nConnection: close\r\n\r\n" % head)
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+
+
 async def test_endless_headers_end_the_connection(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:

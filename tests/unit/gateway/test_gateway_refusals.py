@@ -135,6 +135,16 @@ async def test_an_unknown_model_names_the_nearest(world: World) -> None:
     assert answer.json()["nearest"] == ["classifier"]
 
 
+@pytest.mark.parametrize("path", ["/v1/models/noop/jobs", "/v2/models/noop/infer"])
+async def test_a_compressed_body_is_not_taken_for_the_input(world: World, path: str) -> None:
+    for coding in ("gzip", "identity, br"):
+        answer = await world.http.post(path, content=b"x", headers={"content-encoding": coding})
+        assert answer.status_code == 415
+        assert answer.headers["accept-encoding"] == "identity"
+    answer = await world.http.post(path, content=b"x", headers={"content-encoding": "Identity"})
+    assert answer.status_code != 415
+
+
 async def test_unsupported_lists_what_is_accepted(world: World) -> None:
     answer = await world.http.post(
         "/v1/models/classifier/jobs", content=b"x", headers={"content-type": "text/plain"}

@@ -27,6 +27,7 @@ from gateway.api.oip.tensors import Tensor, unreadable
 from gateway.api.prefer import parse
 from gateway.api.responses import json_response
 from gateway.api.routes.models import found_model
+from gateway.api.submitting.checks import check_coding
 from gateway.api.submitting.once import REPLAYED, accept_all, key_of
 from gateway.errors import MissingPayload
 from gateway.idempotency.following import Answered
@@ -168,8 +169,7 @@ async def _is_ready(request: Request) -> bool:
 
 
 async def _read(request: Request, model: Model) -> oip_codec.InferenceRequest:
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Problem(problems.UNSUPPORTED_MEDIA_TYPE, "no Content-Encoding is taken")
+    check_coding(request.headers.get("content-encoding", ""))
     body = await request.body()
     limit_bytes = model.max_input_bytes * 4 // 3 + _ENVELOPE_BYTES  # base64 makes three bytes four
     if len(body) > limit_bytes:

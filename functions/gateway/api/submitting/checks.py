@@ -16,6 +16,16 @@ from gateway.strict_json import encode, parse
 MAX_PARAMETERS_BYTES: Final = 16 * 1024
 
 
+def check_coding(content_encoding: str) -> None:
+    """Refuse a body that is compressed or the like: what looks whole would be another input."""
+    if content_encoding.strip().lower() not in {"", "identity"}:
+        raise Problem(
+            problems.UNSUPPORTED_MEDIA_TYPE,
+            "no Content-Encoding is taken",
+            headers={"Accept-Encoding": "identity"},
+        )
+
+
 def check_size(model: Model, size_bytes: int, allowance_bytes: int = 0) -> None:
     """Refuse what is over the model's limit; the allowance is for what is around the payload."""
     if size_bytes > model.max_input_bytes + allowance_bytes:

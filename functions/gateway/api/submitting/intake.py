@@ -16,6 +16,7 @@ from contract.messages import PayloadUrl
 from gateway import problems
 from gateway.api.submitting.checks import (
     check_accepted,
+    check_coding,
     check_options,
     check_size,
     checked_media_type,
@@ -54,6 +55,7 @@ async def read_intake(request: Request, model: Model, options: Mapping[str, str]
     """Read and check the body; `options` are the query's. Raises Problem."""
     content_type = request.headers.get("content-type", "")
     kind = media.essence(content_type)
+    check_coding(request.headers.get("content-encoding", ""))
     _check_announced_size(request, model, kind)
     if upload := options.get("upload"):
         if await request.body():
