@@ -5,11 +5,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from shutil import copytree, ignore_patterns
 
 import httpx
 import pytest
 
+from infra.package import build
 from tests.e2e.system import ROOT, free_ports, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -27,9 +27,9 @@ def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_the_function_app_runs_from_its_own_folder(tmp_path: Path, interpreter: Path) -> None:
+def test_the_function_app_runs_as_it_is_published(tmp_path: Path, interpreter: Path) -> None:
     app = tmp_path / "app"
-    copytree(ROOT / "functions", app, ignore=ignore_patterns("__pycache__"))
+    build(app)
     # The settings that `func start` would read from the same place.
     settings = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
     settings["Values"]["REPLY_TOKEN_KEYS"] = base64.b64encode(bytes(32)).decode()
