@@ -92,6 +92,7 @@ resource metricAlert 'Microsoft.Insights/metricAlerts@2018-03-01' = [
   }
 ]
 
+// Telemetry is sampled: itemCount is how many entries one stands for.
 var queries = [
   {
     name: 'oldest-message'
@@ -108,7 +109,7 @@ var queries = [
     name: 'failed-jobs'
     severity: 2
     text: 'Jobs fail or expire: the code says whether inputs, the model or the capacity is to blame.'
-    query: 'traces | where message startswith "job " and message has " ended as " | parse message with "job " * " ended as " status ": " code | where status in ("failed", "expired") and code !in ("invalid-input", "unsupported-media-type") | summarize value = count() by code'
+    query: 'traces | where message startswith "job " and message has " ended as " | parse message with "job " * " ended as " status ": " code | where status in ("failed", "expired") and code !in ("invalid-input", "unsupported-media-type") | summarize value = sum(itemCount) by code'
     measure: 'value'
     dimension: 'code'
     threshold: failedJobs
@@ -118,7 +119,7 @@ var queries = [
     name: 'given-up'
     severity: 2
     text: 'A message was given up: loosely dead-letters list shows why, redrive sends it again.'
-    query: 'traces | where message has " was dead-lettered from " | summarize value = count()'
+    query: 'traces | where message has " was dead-lettered from " | summarize value = sum(itemCount)'
     measure: 'value'
     dimension: ''
     threshold: 0
@@ -128,7 +129,8 @@ var queries = [
     name: 'slow-submits'
     severity: 3
     text: 'Submits are slow at the 95th percentile: look at queue waits first, then at inference times.'
-    query: 'requests | where url has "/jobs" and operation_Name startswith "POST" or name startswith "POST" | summarize value = percentile(duration, 95) / 1000'
+    // All routes are one function, so the path tells what a request was; its query is left off.
+    query: 'requests | where tostring(split(url, "?")[0]) matches regex @"/v1/models/[^/]+/jobs$" | summarize value = percentile(duration, 95) / 1000'
     measure: 'value'
     dimension: ''
     threshold: slowSeconds

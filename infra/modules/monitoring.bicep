@@ -7,6 +7,9 @@ param usesAks bool
 @description('The gateway, which sends telemetry: by identity, since no instrumentation key is taken.')
 param publisherPrincipalId string
 
+// By name, since the namespace is made at the same time.
+var servicebusId = resourceId('Microsoft.ServiceBus/namespaces', 'sb-${token}')
+
 var roles = loadJsonContent('../roles.json')
 
 resource workspace 'Microsoft.OperationalInsights/workspaces@2025-07-01' = {
@@ -57,7 +60,7 @@ resource workbook 'Microsoft.Insights/workbooks@2023-06-01' = {
     displayName: 'Loosely'
     category: 'workbook'
     sourceId: insights.id
-    serializedData: loadTextContent('../workbook.json')
+    serializedData: replace(loadTextContent('../workbook.json'), 'SERVICE_BUS_ID', servicebusId)
   }
 }
 

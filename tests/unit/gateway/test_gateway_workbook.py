@@ -1,0 +1,123 @@
+"""The workbook and the alerts read log lines as the gateway writes them."""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.codec import encode_request
+from gateway.jobs import endings
+from gateway.queueing.watch import watch
+from tests.unit.gateway.conftest import World
+from tests.unit.gateway.test_gateway_dead_letters import give_up
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+INFRA = Path(__file__).parents[3] / "infra"
+WORKBOOK: dict[str, Any] = json.loads((INFRA / "workbook.json").read_text(encoding="utf-8"))
+ALERTS = (INFRA / "modules" / "alerts.bicep").read_text(encoding="utf-8")
+ITEMS: list[dict[str, Any]] = WORKBOOK["items"]
+QUERIES = {item["name"]: item["content"]["query"] for item in ITEMS if item["type"] == 3}
+ALERT_QUERIES = dict(
+    re.findall(r"name: '([\w-]+)'\n(?:(?! name:).)*?query: '(.*?)'\n", ALERTS, re.DOTALL)
+)
+EVERY_QUERY = [*QUERIES.values(), *ALERT_QUERIES.values()]
+
+
+def read(query: str, line: str) -> dict[str, str] | None:
+    """What a query's `where` and `parse` make of a message; None where they pass it by."""
+    for operator, text in re.findall(r'message (startswith|has) "([^"]*)"', query):
+        if text not in line or (operator == "startswith" and not line.startswith(text)):
+            return None
+    [pattern] = re.findall(r"parse message with (.*?) \|", query)
+    found = re.fullmatch("".join(_pieces(pattern)), line)
+    return found.groupdict() if found else None
+
+
+def _pieces(pattern: str) -> Iterator[str]:
+    """A pattern of `parse` in its simple mode, as a regular expression."""
+    for literal, name, number in re.findall(r'"([^"]*)"|(\*|\w+)(:real)?', pattern):
+        if not name:
+            yield re.escape(literal)
+        else:
+            kind = r"[\d.]+" if number else ".*?"
+            yield kind if name == "*" else f"(?P<{name}>{kind})"
+
+
+@pytest.mark.parametrize("query", [QUERIES["oldest-age"], ALERT_QUERIES["oldest-message"]])
+async def test_the_age_of_the_oldest_job(
+    query: str, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.queues.enqueued_at["noop"] = world.clock() - timedelta(seconds=90)
+    with caplog.at_level("INFO"):
+        await watch(world.services)
+    [line] = caplog.messages
+    assert read(query, line) == {"queue": "noop", "seconds": "90"}
+
+
+async def test_a_queue_that_cannot_be_looked_at_has_no_age(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.queues.is_down = True
+    await watch(world.services)
+    assert [read(QUERIES["oldest-age"], line) for line in caplog.messages[:1]] == [None]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [QUERIES["failed-by-code"], QUERIES["failed-over-time"], ALERT_QUERIES["failed-jobs"]],
+)
+def test_jobs_that_came_to_nothing(query: str, caplog: pytest.LogCaptureFixture) -> None:
+    endings.report("1", {"model": "noop", "status": "failed", "error": {"code": "worker-fault"}})
+    [line] = caplog.messages
+    found = read(query, line)
+    assert found is not None
+    assert found.items() >= {"status": "failed", "code": "worker-fault"}.items()
+    assert found.get("model", "noop") == "noop"
+
+
+async def test_dead_letters(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    job_id = await world.accept()
+    await give_up(world, encode_request(world.queues.request()), job_id)
+    [line] = [message for message in caplog.messages if "dead-lettered" in message]
+    found = read(QUERIES["dead-letters"], line)
+    assert found is not None
+    assert (found["job"], found["queue"]) == (job_id, "noop")
+    assert found["reason"]
+    assert '" was dead-lettered from "' in ALERT_QUERIES["given-up"]
+
+
+@pytest.mark.parametrize("query", EVERY_QUERY)
+def test_submits_are_known_by_their_path(query: str) -> None:
+    if "requests |" in query:
+        [pattern] = re.findall(r'matches regex @"(.*?)"', query)
+        url = "https://func.example/v1/models/classifier/jobs"
+        assert re.search(pattern, url)
+        assert not re.search(pattern, "https://func.example/v1/jobs/1/reply")
+
+
+@pytest.mark.parametrize("query", EVERY_QUERY)
+def test_sampled_telemetry_is_counted_by_what_it_stands_for(query: str) -> None:
+    assert "count()" not in query
+    assert query.count("(") == query.count(")")
+    assert query.count('"') % 2 == 0
+
+
+def test_the_workbook_is_one() -> None:
+    assert WORKBOOK["version"] == "Notebook/1.0"
+    names = [item["name"] for item in ITEMS]
+    assert len(set(names)) == len(names)
+    versions = {1: None, 3: "KqlItem/1.0", 9: "KqlParameterItem/1.0", 10: "MetricsItem/2.0"}
+    for item in ITEMS:
+        assert item["content"].get("version") == versions[item["type"]]
+        if item["type"] in {3, 10}:
+            assert item["content"]["timeContextFromParameter"] == "Range"
+            assert item["content"]["title"]
+    monitoring = (INFRA / "modules" / "monitoring.bicep").read_text(encoding="utf-8")
+    assert "replace(loadTextContent('../workbook.json'), 'SERVICE_BUS_ID'" in monitoring
+    namespaces = [item["content"]["resourceIds"] for item in ITEMS if item["type"] == 10]
+    assert namespaces == [["SERVICE_BUS_ID"]] * 2
