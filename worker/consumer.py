@@ -143,7 +143,8 @@ class Consumer:
         self._stopping.set()
         for line in self.lines.values():
             line.receiver.stop()
-        for job in self._batches.close():
+        self._batches.close()
+        for job in self._ledger.withdraw():
             self._endings.end(job, HandedBack("this worker is leaving"))
 
     def give_up(self) -> None:
@@ -240,6 +241,7 @@ class Consumer:
     def _take(self, job: Job) -> None:
         if (kept := self._kept.find(job.delivery)) is not None:
             self._figures.answered_at_hand()
+            self._ledger.started(job)
             self.has_run(job)
             self._endings.submit(job, lambda job: self._endings.reply_again(job, kept))
         else:

@@ -97,6 +97,7 @@ class Endings:
         """End a job without a result, as the error's class says."""
         self.has_run(job)
         if isinstance(error, Fault):
+            self._ledger.started(job)
             outcome = error.to_job_error()
             self.submit(job, lambda job: self.reply(job, outcome))
         elif isinstance(error, Cancelled) and job.context is not None:
@@ -116,6 +117,9 @@ class Endings:
         self._kept.keep(job.delivery, body, code)
         if job.lease.is_lost:
             raise LockLost("the lock was lost while the job ran")
+        if not self._ledger.is_open(job):
+            # Given back meanwhile, so it is another worker's to answer.
+            return
         self._deliver(job, body, code)
 
     def reply_again(self, job: Job, kept: Kept) -> None:
@@ -125,6 +129,10 @@ class Endings:
             self._complete(job, kept.code)
         else:
             self._deliver(job, kept.body, kept.code)
+
+    def may_start(self, job: Job) -> bool:
+        """Whether the job, whose turn it is, has not been handed back meanwhile."""
+        return self._ledger.started(job)
 
     def has_run(self, job: Job) -> None:
         """The job needs the device no more: its place is free."""

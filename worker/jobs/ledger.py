@@ -37,8 +37,8 @@ class InHand:
 class Ledger:
     """The messages of one model that this worker holds. Any thread may tell.
 
-    A message is `received`, then `ended`, then `settled`. One that becomes a job is `opened` and
-    `has_run` in between; it has also run where it never will.
+    A message is `received`, then `ended`, then `settled`. One that becomes a job is `opened`,
+    `started` and `has_run` in between; it has also run where it never will.
     """
 
     def __init__(self, model: str, figures: ModelMetrics) -> None:
@@ -46,6 +46,7 @@ class Ledger:
         self._figures = figures
         self._in_hand: defaultdict[str, InHand] = defaultdict(InHand)
         self._jobs: dict[Delivery, Job] = {}
+        self._unstarted: set[Delivery] = set()
         self._lock = threading.Lock()
 
     def in_hand(self, queue: str) -> InHand:
@@ -62,6 +63,11 @@ class Ledger:
         with self._lock:
             return list(self._jobs.values())
 
+    def is_open(self, job: Job) -> bool:
+        """Whether it is not decided yet how the job ends."""
+        with self._lock:
+            return job.delivery in self._jobs
+
     def received(self, delivery: Delivery) -> None:
         """A message came."""
         in_hand = self._in_hand[delivery.queue]
@@ -75,6 +81,22 @@ class Ledger:
         self._in_hand[job.delivery.queue].not_run.add(job)
         with self._lock:
             self._jobs[job.delivery] = job
+            self._unstarted.add(job.delivery)
+
+    def started(self, job: Job) -> bool:
+        """The job is on its way through the device; False where it was withdrawn before."""
+        with self._lock:
+            if job.delivery not in self._unstarted:
+                return False
+            self._unstarted.discard(job.delivery)
+            return True
+
+    def withdraw(self) -> list[Job]:
+        """Have no more jobs start; returns those that have not."""
+        with self._lock:
+            jobs = [self._jobs[delivery] for delivery in self._unstarted]
+            self._unstarted.clear()
+            return jobs
 
     def has_run(self, job: Job) -> None:
         """The job needs the device no more. May be told more than once."""
@@ -91,6 +113,7 @@ class Ledger:
                 return False
             in_hand.open.discard(ending.delivery)
             self._jobs.pop(ending.delivery, None)
+            self._unstarted.discard(ending.delivery)
         if ending.delay_seconds:
             in_hand.postponed.add(ending.delivery)
         self._figures.settled(code)

@@ -36,7 +36,8 @@ class Running:
     def run(self, batch: list[Job]) -> None:
         """Run a batch; each of its jobs is answered or ended as soon as its outcome is there."""
         runner = self._residence.runner
-        jobs = [job for job in batch if self._is_worth_running(job)]
+        mine = [job for job in batch if self._endings.may_start(job)]
+        jobs = [job for job in mine if self._is_worth_running(job)]
         if runner is None:
             for job in jobs:
                 self._endings.end(job, HandedBack("the model was unloaded"))

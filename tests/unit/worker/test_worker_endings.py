@@ -107,11 +107,21 @@ def test_nothing_else_waits(world: World) -> None:
 
 
 def test_a_job_ends_once(world: World) -> None:
-    job = world.job()
+    # Its reply would be refused.
+    job = world.job(reply_to=ReplyUrl("https://elsewhere.test/"))
     world.endings.end(job, NotFinished(""))
     world.endings.reply(job, InlineJson(1))
     world.endings.end(job, HandedBack(""))
     assert world.hows == [Settlement.ABANDON]
+
+
+def test_who_leaves_hands_back_what_has_not_started_and_nothing_else(world: World) -> None:
+    waiting, running, failing = (world.job() for _ in range(3))
+    assert world.endings.may_start(running)
+    world.endings.end(failing, InferenceFailed("to be told"))
+    assert world.ledger.withdraw() == [waiting]
+    assert not world.endings.may_start(waiting)
+    assert world.ledger.withdraw() == []
 
 
 def test_a_lost_lock_is_left_alone_and_its_result_kept(world: World) -> None:
