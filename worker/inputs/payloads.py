@@ -135,7 +135,10 @@ class AzureBlobStore:
         pinned: dict[str, Any] = {}
         if ref.etag:
             pinned = {"etag": ref.etag, "match_condition": MatchConditions.IfNotModified}
-        download = self._container.download_blob(ref.blob, max_concurrency=1, **pinned)
+        # As they were stored: what a blob calls itself must not have us unpack it.
+        download = self._container.download_blob(
+            ref.blob, max_concurrency=1, decompress=False, **pinned
+        )
         if download.size != ref.size_bytes:
             raise PayloadCorrupt(
                 f"the payload has {download.size} bytes, {ref.size_bytes} were announced"

@@ -35,6 +35,7 @@ class Look:
     size_bytes: int
     etag: str
     head: bytes = field(repr=False)
+    content_encoding: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +130,20 @@ class ContainerBlobs:
                         length=min(head_bytes, found.size),
                         etag=found.etag,
                         match_condition=MatchConditions.IfNotModified,
+                        # Else whoever wrote the blob could have us unpack it, or fail in that.
+                        decompress=False,
                     )
                     head = await stream.readall()
             except (ResourceNotFoundError, ResourceModifiedError):
                 return None
-        media_type = found.content_settings.content_type or ""
-        return Look(media_type, found.size, str(found.etag), head)
+        about = found.content_settings
+        return Look(
+            about.content_type or "",
+            found.size,
+            str(found.etag),
+            head,
+            about.content_encoding or "",
+        )
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
         """See Blobs."""

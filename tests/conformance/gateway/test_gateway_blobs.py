@@ -89,6 +89,12 @@ async def test_a_link_takes_one_blob_and_shows_nothing(container: Container) -> 
     look = await blobs.look("uploads/a", 4)
     assert look is not None
     assert (look.media_type, look.size_bytes, look.head) == ("text/plain", 5, b"hell")
+    headers["x-ms-blob-content-encoding"] = "gzip"
+    async with httpx.AsyncClient() as http:
+        assert (await http.put(url, content=b"hello", headers=headers)).status_code == 201
+    look = await blobs.look("uploads/a", 4)
+    assert look is not None
+    assert (look.content_encoding, look.head) == ("gzip", b"hell")
 
 
 async def test_a_link_gives_one_blob_as_a_file(container: Container, blobs_port: int) -> None:

@@ -19,6 +19,7 @@ class MemoryBlobs:
     etags: dict[str, str] = field(default_factory=dict)
     modified_at: dict[str, datetime] = field(default_factory=dict)
     write_count: int = 0
+    content_encoding: str = ""
 
     def put(self, blob: str, data: bytes, media_type: str = "application/json") -> str:
         """Write whatever is there, as the holder of a link does."""
@@ -49,7 +50,8 @@ class MemoryBlobs:
         if found is None:
             return None
         media_type, data = found
-        return Look(media_type, len(data), self.etags.get(blob, '"0"'), data[:head_bytes])
+        etag = self.etags.get(blob, '"0"')
+        return Look(media_type, len(data), etag, data[:head_bytes], self.content_encoding)
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
         await self.payloads.check()

@@ -109,6 +109,13 @@ async def test_an_upload_that_is_not_there(world: World, upload: str) -> None:
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
 
 
+async def test_an_upload_that_calls_itself_compressed(world: World) -> None:
+    upload = await sent(world, b"x")
+    world.blobs.content_encoding = "gzip"
+    answer = await submit(world, upload)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported-media-type")
+
+
 async def test_a_slot_to_which_nothing_was_sent(world: World) -> None:
     answer = await submit(world, (await slot(world))["upload"])
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")

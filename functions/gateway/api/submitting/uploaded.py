@@ -6,7 +6,7 @@ from contract.catalogue import Model
 from contract.media import essence
 from contract.messages import PayloadRef
 from gateway import problems
-from gateway.api.submitting.checks import check_upload_size, checked_media_type
+from gateway.api.submitting.checks import check_coding, check_upload_size, checked_media_type
 from gateway.problems import Problem
 from gateway.services import Services
 from gateway.storage import uploads
@@ -31,6 +31,7 @@ async def uploaded(
             problems.INVALID_INPUT,
             f"there is no upload {upload_id[:100]!r}: nothing was sent to its URL, or it is over",
         )
+    check_coding(found.content_encoding)
     check_upload_size(model, found.size_bytes)
     media_type = checked_media_type(
         model,
