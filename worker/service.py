@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -84,9 +85,10 @@ class Worker:
         self._receiving: list[threading.Thread] = []
         self._notices = Notices(settings.notices, leaving.ask)
         self._pulse = Pulse(run_tiny_kernel, self._device_failed)
+        self._loops = self._watched_loops()
         readiness = Readiness(self._states, self._pulse, lambda: leaving.reason)
         pages = {
-            "/live": checked(self._loops().live),
+            "/live": checked(self._loops.live),
             "/ready": checked(readiness.ready),
             "/metrics": scraped(services.metrics.exposition),
         }
@@ -100,15 +102,15 @@ class Worker:
     def start(self) -> None:
         """Start every thread; models load while the queues connect."""
         self._health.start()
-        _thread("leases", lambda: self._leases.run(self._stop_leases, self._leases_turned))
-        _thread("memory", lambda: self._sharing.run(self._stop_leases))
-        _thread("pulse", lambda: self._pulse.run(self._stop_leases))
+        self._thread("leases", lambda: self._leases.run(self._stop_leases, self._leases_turned))
+        self._thread("memory", lambda: self._sharing.run(self._stop_leases))
+        self._thread("pulse", lambda: self._pulse.run(self._stop_leases))
         self._notices.start()
         for consumer in self._consumers:
-            _thread(f"{consumer.name}-device", consumer.run_device)
+            self._thread(f"{consumer.name}-device", consumer.run_device)
             for line in consumer.lines.values():
                 receive = partial(consumer.run_line, line)
-                self._receiving.append(_thread(f"{line.queue}-receive", receive))
+                self._receiving.append(self._thread(f"{line.queue}-receive", receive))
 
     def drain(self) -> bool:
         """Leave in the order that keeps the promises; returns whether nothing was left over.
@@ -142,7 +144,14 @@ class Worker:
             time.sleep(_POLL_SECONDS)
         return held
 
-    def _loops(self) -> Loops:
+    def _thread(self, name: str, target: Callable[[], object]) -> threading.Thread:
+        # Daemons: what is stuck in a model's code must not keep the process past its drain.
+        guarded = self._loops.guarded(name, target)
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def _watched_loops(self) -> Loops:
         loops = Loops()
         loops.watch("leases", lambda: self._leases_turned_at)
         loops.watch("memory", lambda: self._sharing.turned_at)
@@ -200,10 +209,3 @@ def _account(settings: Settings) -> BlobServiceClient:
     # The text would repeat the connection string.
     except ValueError:
         raise SettingsError("PAYLOAD_STORAGE: cannot be used as a connection string") from None
-
-
-def _thread(name: str, target: Any) -> threading.Thread:
-    # Daemons: what is stuck in a model's code must not keep the process past its drain.
-    thread = threading.Thread(target=target, name=name, daemon=True)
-    thread.start()
-    return thread

@@ -1,5 +1,6 @@
 """Liveness and readiness, from what they look at."""
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +67,18 @@ def test_is_not_ready_from_the_moment_it_leaves(worker: Worker) -> None:
     assert not good
     assert details["reason"] == "draining: told to leave by SIGTERM"
     assert details["models"] == worker.models
+
+
+def test_a_loop_that_ends_by_a_defect_ends_the_workers_life() -> None:
+    loops = Loops()
+
+    def broken() -> None:
+        sys.exit("what a model's code may do")
+
+    loops.guarded("noop-receive", lambda: None)()
+    assert loops.live() == (True, {"seconds_since_turn": {}})
+    loops.guarded("noop-device", broken)()
+    assert loops.live() == (False, {"seconds_since_turn": {}, "broken": ["noop-device"]})
 
 
 def test_lives_while_every_loop_turns() -> None:
