@@ -88,6 +88,7 @@ async def test_whether_a_reply_is_wanted(world: World) -> None:
         {"result": {"json": 1}, "error": {"code": "x"}},
         {"started_at": "yesterday"},
         {"result": {"media_type": "image/png", "base64": "*"}},
+        {"result": {"media_type": "image/png\r\nx: y", "base64": "eA=="}},
         {"attempt": 0},
     ],
 )

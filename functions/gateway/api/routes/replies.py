@@ -5,7 +5,7 @@ from fastapi import APIRouter, Request, Response
 from contract.codec import MAX_MESSAGE_BYTES, reply_from_json
 from contract.errors import ContractError
 from contract.fields import Json
-from contract.messages import JobReply, PayloadRef
+from contract.messages import InlineBytes, JobReply, PayloadRef
 from contract.names import EVENT_REPLY, result_blob
 from gateway import problems
 from gateway.api.context import durable_of, known_job_id, services_of, unknown_job
@@ -106,6 +106,11 @@ def _checked(job_id: str, body: bytes) -> Json:
 def _check_is_for(job_id: str, found: JobReply) -> None:
     if found.job_id != job_id:
         raise Problem(problems.INVALID_INPUT, "job_id: is not the job that the address names")
+    if isinstance(found.outcome, InlineBytes | PayloadRef):
+        # It becomes the header of an answer that shows the result.
+        media_type = found.outcome.media_type
+        if not (media_type.isascii() and media_type.isprintable()):
+            raise Problem(problems.INVALID_INPUT, "result.media_type: is no media type")
     if not isinstance(found.outcome, PayloadRef):
         return
     # A worker that could name any blob could show one caller another's data.
