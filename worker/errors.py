@@ -39,7 +39,7 @@
     │   ├── WeightsUnsafe          weights-unsafe          a pickle that wants to run code
     │   ├── WeightsDamaged         weights-damaged         cut off, or no weights at all
     │   ├── WeightsUnfit           weights-unfit           names or shapes are not the network's
-    │   └── WeightsAway            weights-away            blob storage does not answer
+    │   └── WeightsAway            weights-away            no blob storage, or nowhere to keep them
     └── SettingsError              bad-setting         not about a job: the start ends with exit 2
 
 The settlement is an attribute of the class: no error's text is ever read to decide.
@@ -328,7 +328,7 @@ class WeightsUnfit(ModelUnusable):
 
 
 class WeightsAway(ModelUnusable):
-    """Blob storage cannot be reached or refuses us."""
+    """Blob storage cannot be reached or refuses us, or the cache on disk cannot be written."""
 
     code = "weights-away"
     retryable = True

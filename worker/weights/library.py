@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from contract.catalogue import Model
-from worker.errors import WeightsMismatch
+from worker.errors import WeightsAway, WeightsMismatch
 from worker.weights.source import BlobReader, blob_of, file_of
 from worker.weights.weights import Weights
 
@@ -42,7 +42,13 @@ class Library:
         if not model.weights:
             return None
         if blob := blob_of(model.weights):
-            return Weights(self._cached(model, *blob), model.weights_sha256)
+            try:
+                return Weights(self._cached(model, *blob), model.weights_sha256)
+            except OSError as error:
+                # A disk that is full, or a folder that is another user's.
+                raise WeightsAway(
+                    f"{model.weights}: cannot be kept in {self._cache}: {error.strerror}"
+                ) from None
         file = file_of(model.weights)
         found = _digest(file)
         if model.weights_sha256 and found != model.weights_sha256:

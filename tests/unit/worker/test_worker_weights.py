@@ -211,6 +211,13 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
         Library(tmp_path, ScriptedBlobs()).get(model_of())
 
 
+def test_a_cache_that_cannot_be_written_is_said_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    library = Library(tmp_path / "file" / "cache", ScriptedBlobs({"weights/nets/a.pth": DATA}))
+    with pytest.raises(WeightsAway, match=r"cannot be kept in .*cache: Not a directory"):
+        library.get(model_of())
+
+
 def test_what_a_killed_process_left_is_removed_in_time(tmp_path: Path) -> None:
     old, young = tmp_path / "old.part", tmp_path / "young.part"
     old.touch()
