@@ -51,6 +51,8 @@ _SOCKET_SECONDS = 0.02
 _TRY_SECONDS = 10.0
 _DESCRIPTION_CHARACTERS = 1024
 _REPLIES_TOGETHER = 64
+# The jobs of a batch are answered within such a moment: one send for all of them.
+_REPLIES_WAIT_SECONDS = 0.002
 
 # What the SDK raises: its own tree, the credential's, and plain ones where a link went away
 # between two of its steps.
@@ -264,7 +266,7 @@ class QueueSender:
         self._queue = queue
         self._client: ServiceBusClient | None = None
         self._sender: ServiceBusSender | None = None
-        self._send = Gathering(self._send_together, _REPLIES_TOGETHER)
+        self._send = Gathering(self._send_together, _REPLIES_TOGETHER, _REPLIES_WAIT_SECONDS)
 
     def send(self, body: bytes, job_id: str) -> None:
         """Send a reply and wait for the broker's word. BrokerAway; ReplyForbidden: no such queue.

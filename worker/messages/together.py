@@ -5,6 +5,7 @@ need: a range of deliveries has one disposition, and the words come as they come
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
@@ -23,10 +24,16 @@ T = TypeVar("T")
 class Gathering(Generic[T]):
     """Calls of many threads made as one: whoever comes while a call runs is in the next."""
 
-    def __init__(self, call: Callable[[Sequence[T]], None], limit: int) -> None:
-        """`call` gets `limit` things at most; what it raises is raised in all who are in it."""
+    def __init__(
+        self, call: Callable[[Sequence[T]], None], limit: int, moment_seconds: float = 0.0
+    ) -> None:
+        """`call` gets `limit` things at most; what it raises is raised in all who are in it.
+
+        Each call waits a moment for what comes together with its first thing.
+        """
         self._call = call
         self._limit = limit
+        self._moment_seconds = moment_seconds
         self._joining = threading.Lock()
         self._calling = threading.Lock()
         self._waiting: deque[_Group[T]] = deque()
@@ -51,6 +58,8 @@ class Gathering(Generic[T]):
             return sum(len(group.things) for group in self._waiting)
 
     def _call_next(self) -> None:
+        if self._moment_seconds:
+            time.sleep(self._moment_seconds)
         with self._joining:
             group = self._waiting.popleft()
         group.is_called = True
