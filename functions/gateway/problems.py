@@ -110,6 +110,13 @@ ALREADY_FINAL: Final = Kind(
     False,
     "For workers: nobody waits for this reply any more; complete the message and go on.",
 )
+PRECONDITION_FAILED: Final = Kind(
+    "precondition-failed",
+    412,
+    "It has changed",
+    False,
+    "`If-Match` names none of what there is now, so nothing was done. Look again, and decide anew.",
+)
 PAYLOAD_TOO_LARGE: Final = Kind(
     "payload-too-large",
     413,

@@ -27,6 +27,20 @@ async def test_what_a_caller_has_is_not_sent_again(world: World) -> None:
     assert changed.headers["etag"] != tag
 
 
+async def test_what_has_changed_is_left_alone(world: World) -> None:
+    job_id = await world.accept()
+    path = f"/v1/jobs/{job_id}"
+    tag = (await world.http.get(path)).headers["etag"]
+    for method in ("GET", "DELETE"):
+        for named in ('"a"', f"W/{tag}", ""):
+            answer = await world.http.request(method, path, headers={"if-match": named})
+            assert (answer.status_code, answer.json()["code"]) == (412, "precondition-failed")
+    for named in (tag, f'"a", {tag}', "*"):
+        assert (await world.http.get(path, headers={"if-match": named})).status_code == 200
+    assert (await world.job(job_id))["status"] == "queued"
+    assert (await world.http.delete(path, headers={"if-match": tag})).status_code == 202
+
+
 @pytest.mark.parametrize("named", ['"a"', "a", "", '"', "W/", "\xff", '"' * 999])
 async def test_other_tags_do_not_match(world: World, named: str) -> None:
     job_id = await world.accept()

@@ -220,20 +220,20 @@ SUBMIT_RESPONSES: Final = responses(
 )
 _UNCHANGED: Final[Responses] = {304: {"description": "`If-None-Match` names what there is"}}
 JOBS_RESPONSES: Final[Responses] = {
-    **responses(JobPage, {200: "A page of jobs; `Link` has the next, too"}, 400, 503),
+    **responses(JobPage, {200: "A page of jobs; `Link` has the next, too"}, 400, 412, 503),
     **_UNCHANGED,
 }
 JOB_RESPONSES: Final[Responses] = {
-    **responses(Job, {200: "The job, in whatever state"}, 400, 404, 503),
+    **responses(Job, {200: "The job, in whatever state"}, 400, 404, 412, 503),
     **_UNCHANGED,
 }
 CANCEL_RESPONSES: Final = responses(
-    Job, {200: "The job had ended already", 202: "The job is being cancelled"}, 400, 404, 503
+    Job, {200: "The job had ended already", 202: "The job is being cancelled"}, 400, 404, 412, 503
 )
 RESULT_RESPONSES: Final[Responses] = {
     200: {"description": "The result", "content": {"*/*": {}}},
     303: {"description": "The result is large: `Location` has it, signed for 15 minutes"},
-    **responses(Job, {202: "The job has not ended yet"}, 400, 404, 409, 500, 503),
+    **responses(Job, {202: "The job has not ended yet"}, 400, 404, 409, 412, 500, 503),
     **_UNCHANGED,
 }
 WEBHOOK_RESPONSES: Final = responses(WebhookDelivery, {200: "The delivery log"}, 400, 404, 503)

@@ -10,7 +10,7 @@ from contract.messages import InlineBytes, InlineJson, PayloadRef
 from contract.names import EVENT_CANCEL, job_path
 from contract.status import JobStatus
 from gateway import problems
-from gateway.api.conditional import conditional
+from gateway.api.conditional import check_match, conditional
 from gateway.api.context import (
     durable_of,
     known_job_id,
@@ -61,14 +61,20 @@ async def get_job(request: Request, job_id: str) -> Response:
         if not record.is_final(found) and preference.wait_seconds:
             ended = await final_instance(durable, job_id, bell, preference.wait_seconds)
             found = (record.of_instance(ended) if ended else None) or found
+    response = await _shown(request, job_id, found)
+    if applied := preference.applied(answered_async=False):
+        response.headers["Preference-Applied"] = applied
+    return conditional(request, response)
+
+
+async def _shown(request: Request, job_id: str, found: Record) -> Response:
+    """The job as it is now."""
     found = await live(services_of(request), job_id, found)
     job = job_resource(job_id, found)
     headers = {"Vary": "Prefer"}
     if not record.is_final(found):
         headers |= await placed(services_of(request), job, record.priority_of(found))
-    if applied := preference.applied(answered_async=False):
-        headers["Preference-Applied"] = applied
-    return conditional(request, json_response(job, headers=headers))
+    return json_response(job, headers=headers)
 
 
 @router.get(
@@ -114,6 +120,8 @@ async def cancel(request: Request, job_id: str) -> Response:
     refuse_unknown_query(request)
     durable, services = durable_of(request), services_of(request)
     found = await owned(request, job_id)
+    if "if-match" in request.headers:
+        check_match(request, await _shown(request, job_id, found))
     if record.is_final(found):
         return json_response(job_resource(job_id, await live(services, job_id, found)))
     try:
