@@ -13,7 +13,7 @@ from worker.inference.runner import Runner
 from worker.inference.warmup import warm_up
 from worker.memory.allowance import Allowance, MeasuredAllowance, Residency
 from worker.memory.device import Device
-from worker.memory.errors import is_out_of_memory
+from worker.memory.errors import BudgetExceeded, is_out_of_memory
 from worker.memory.place import Occupant, Place, SharedPlace
 from worker.memory.profile import Profile
 from worker.memory.sharing import Sharing, needed, profile_key
@@ -171,6 +171,9 @@ class Residence:
         gate, begun = self._sharing.gate, time.monotonic()
         profiles, key = self._sharing.profiles(device), profile_key(self._model)
         profile = profiles.get(key)
+        if profile is not None and needed(profile, self._model, device) > held_bytes:
+            # Another process has measured it meanwhile.
+            raise BudgetExceeded(f"{held_bytes} bytes are reserved, which are known not to suffice")
         # What ran beside would be measured along.
         with gate.alone() if profile is None else gate.beside_others():
             runner, resident_bytes = device.load(lambda: self._load(self._model), held_bytes)
@@ -195,6 +198,14 @@ class Residence:
         self._runner, self._resident_bytes, self.allowance = runner, resident_bytes, allowance
         return needed(residency.profile, self._model, device)
 
+    def _known_or_all(self, device: Device) -> int:
+        """What to reserve next time: as measured, unless that was reserved and did not suffice."""
+        profile = self._sharing.profiles(device).get(profile_key(self._model))
+        if profile is None or not profile.peaks:
+            return device.total_bytes
+        known_bytes = needed(profile, self._model, device)
+        return known_bytes if known_bytes > self.reserved_bytes else device.total_bytes
+
     def _unmeasured(self) -> Allowance:
         return Allowance(self._model.name, self._sharing.gate, self.observer.split)
 
@@ -202,8 +213,8 @@ class Residence:
         needed_bytes, self._shortage = None, ""
         self._has_failed = True
         if is_out_of_memory(error) and self._device is not None:
-            needed_bytes = self._device.total_bytes
-            self._has_failed = self.reserved_bytes >= needed_bytes
+            needed_bytes = self._known_or_all(self._device)
+            self._has_failed = self.reserved_bytes >= self._device.total_bytes
             self._shortage = f"it does not fit into the device: {error}" if self._has_failed else ""
             _log.warning("%s: no memory to load it: %s", self._model.name, error)
         else:

@@ -145,14 +145,13 @@ class SharedPlace:
 
     def turn(self) -> None:
         """Take the next step, if one is due."""
+        before = self._seat.stage
+        # This may take a while, so that what is true now is asked only then.
+        pending_since = self._pending_since() if before is Stage.OUT else None
         now = self._clock()
         if self._occupant.busy_count():
             self._active_at = now
-        before = self._seat.stage
-        facts = Facts(
-            pending_since=self._pending_since() if before is Stage.OUT else None,
-            is_idle=now - self._active_at >= _IDLE_SECONDS,
-        )
+        facts = Facts(pending_since, is_idle=now - self._active_at >= _IDLE_SECONDS)
         with self._ledger.turn() as claims:
             # The device's thread may have been quicker.
             if self._seat.stage is before:

@@ -20,8 +20,9 @@ from worker.memory.budget import Record
 from worker.memory.errors import BudgetExceeded
 from worker.memory.pending import Peeked
 from worker.memory.place import Occupant
+from worker.memory.profile import Profile, Profiles
 from worker.memory.settings import MemorySettings
-from worker.memory.sharing import Sharing
+from worker.memory.sharing import Sharing, profile_key
 from worker.models import Accepts
 
 NOOP = Catalogue.load()["noop"]
@@ -223,6 +224,22 @@ def test_what_cannot_be_loaded_is_tried_again(sharing: Sharing, stays: Callable[
     stay = stays("a", sharing, load)
     assert stay.entered.wait(10)
     assert len(tries) == 2
+
+
+def test_what_another_process_has_measured_is_not_loaded_into_less(
+    sharing: Sharing, stays: Callable[..., Stay], tmp_path: Path
+) -> None:
+    all_of_it = stays("b", sharing, lambda: Infer(50))
+    assert all_of_it.entered.wait(10)
+    late = stays("a", sharing, lambda: Infer(30))
+    assert not late.entered.wait(0.3), "its size is not known, and nothing is free"
+    profile = Profile(30, ((1.0, 10), (4.0, 40)))
+    Profiles(tmp_path / "cpu" / "profiles").put(profile_key(late.model), profile)
+    small = stays("c", sharing, lambda: Infer(10))
+    small.has_work = True
+    assert small.entered.wait(10)
+    assert not late.entered.wait(0.5), "30 are free, which are known not to suffice"
+    assert late.infer is None
 
 
 def test_what_does_not_fit_at_all_is_told(sharing: Sharing, stays: Callable[..., Stay]) -> None:
