@@ -2,10 +2,12 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 from tests.infra.deployment import ROOT, Deployment
+from tests.infra.scripted import Place, check_out, place_in
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,3 +23,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def repository() -> Deployment:
     """The files as they are."""
     return Deployment(ROOT)
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the files, for scripts that write or ask Git."""
+    root = tmp_path_factory.mktemp("checkout")
+    check_out(root)
+    return root
+
+
+@pytest.fixture
+def place(checkout: Path, tmp_path: Path) -> Place:
+    """Its scripts, and new programs that stand for Azure's."""
+    return place_in(checkout, tmp_path / "bin")

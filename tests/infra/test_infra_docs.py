@@ -1,0 +1,229 @@
+"""Every command in the deployment's documents is run here, or is told why it cannot be.
+
+A new command in a document fails until it stands in one of the tables below.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from loosely.cli import app
+from loosely.cli.scale import local_scaling
+from loosely.cli.up import choose
+from tests.infra import fake_cloud
+from tests.infra.deployment import ROOT
+from tests.infra.readings import gateway_reads
+from tests.infra.scripted import VALUES, Place
+
+DOCUMENTS = (
+    *("docs/deploy.md", "infra/README.md", "docs/local-development.md"),
+    *("docs/scaling.md", "docs/cost.md"),
+)
+
+AZD, AZ, CLUSTER = "needs azd and a subscription", "needs a subscription", "needs a cluster"
+MICROSOFT = "needs Microsoft's tools or a package registry"
+NOT_RUN = {
+    "azd auth login": AZD,
+    "azd env new loosely-trial": AZD,
+    "azd env set": AZD,
+    "azd up": AZD,
+    "azd deploy gateway": AZD,
+    "az login": AZ,
+    "az aks install-cli": AZ,
+    "az acr repository show-tags": AZ,
+    "az servicebus queue delete": AZ,
+    "az keyvault secret show": AZ,
+    "az keyvault secret set": AZ,
+    "az functionapp restart": AZ,
+    "az ad app create": AZ,
+    "az ad sp create": AZ,
+    "az ad app federated-credential create": AZ,
+    "az role assignment create": AZ,
+    "kubectl --kubeconfig infra/build/kubeconfig --namespace loosely": CLUSTER,
+    '"${EDITOR:-vi}" api-keys.json': "is typed by a person",
+    "umask 077": "belongs to what stands below it",
+    "rm api-keys.json": "belongs to what stands above it",
+    "export LOOSELY_API_KEY=lsy_…": "the key that keys.sh has shown",
+    'export LOOSELY_URL="$(azd env get-value API_URL)"': AZD,
+    "curl ": "tests/e2e and the smoke test send these requests",
+    "loosely scale-model": "tests/unit/planning run it and compare what it prints",
+    "loosely cost": "tests/unit/planning run it and compare what it prints",
+    "./dev loosely submit ": "tests/e2e run the command line against a whole system",
+    "./dev loosely dead-letters ": "tests/e2e run the command line against a whole system",
+    "./dev test tests/infra": "is what runs this",
+    "./dev check infra": ".ci/run runs all of it",
+    "infra/scripts/smoke-test.sh": "tests/e2e/test_e2e_smoke.py runs it against a whole system",
+    "npm install --global azure-functions-core-tools@4 azurite": MICROSOFT,
+    "functions/.venv/bin/pip install -r functions/requirements.txt": MICROSOFT,
+    "azurite --location": MICROSOFT,
+    "cd functions && . .venv/bin/activate && func start": MICROSOFT,
+    "python3 -m venv functions/.venv": "tests/e2e make such an environment for the package",
+}
+# Run with a person's answer.
+TEARDOWN = "infra/scripts/teardown.sh"
+PROGRAMS = r"(?:\./dev|infra/scripts/[\w.-]+|az|azd|kubectl|func|azurite|docker|python3?|npm)"
+
+
+def blocks(text: str) -> Iterator[str]:
+    """The commands of shell blocks, and of console blocks the lines after a prompt."""
+    for language, block in re.findall(
+        r"^```(sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
+    ):
+        for line in block.replace("\\\n", " ").splitlines():
+            command = re.sub(r"\s+", " ", line).strip()
+            if language == "console":
+                if command.startswith("$ "):
+                    yield command[2:]
+            elif command and not command.startswith("#"):
+                yield command
+
+
+def mentioned(text: str) -> Iterator[str]:
+    """Whole commands inside a sentence: a program and at least two words, with nothing left out."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    for command in re.findall(rf"`((?:[A-Z_]+=[^\s`]+ )*{PROGRAMS}(?: [^`]+)?)`", prose):
+        words = command.split()
+        if "…" not in command and (len(words) > 2 or words[0] == "azd" or "=" in words[0]):
+            yield command
+
+
+def commands() -> list[str]:
+    found: dict[str, None] = {}
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text(encoding="utf-8")
+        found |= dict.fromkeys([*blocks(text), *mentioned(text)])
+    return list(found)
+
+
+def why_not(command: str) -> str | None:
+    """The reason why a command is not run here."""
+    for beginning, reason in NOT_RUN.items():
+        if command == beginning or command.startswith(beginning.rstrip() + " "):
+            return reason
+    return None
+
+
+RUN_HERE = [command for command in commands() if why_not(command) is None]
+
+
+def test_no_reason_is_left_over() -> None:
+    used = {reason for command in commands() if (reason := why_not(command))}
+    assert used == set(NOT_RUN.values())
+    for beginning in NOT_RUN:
+        begins = beginning.rstrip()
+        assert any(
+            command == begins or command.startswith(begins + " ") for command in commands()
+        ), f"no document says {beginning!r} any more"
+
+
+@pytest.mark.parametrize("command", RUN_HERE)
+def test_a_command_runs(command: str, place: Place, tmp_path: Path) -> None:
+    words = command.split()
+    if words[:2] == ["./dev", "loosely"]:
+        loosely(words[2:])
+    elif words[:2] == ["./dev", "up"]:
+        up(words[2:])
+    elif words[:2] in (["./dev", "infra"], ["./dev", "package"]):
+        module = "generate" if words[1] == "infra" else "package"
+        shell(f"PYTHONPATH=functions {sys.executable} -m infra.{module}", place, tmp_path)
+    elif command == TEARDOWN:
+        assert place.run("teardown.sh", typed=f"{VALUES['AZURE_ENV_NAME']}\n").returncode == 0
+    else:
+        shell(command, place, tmp_path)
+
+
+def loosely(arguments: list[str]) -> None:
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "80", "TERM": "dumb"})
+    assert done.exit_code == 0, done.output
+
+
+def up(arguments: list[str]) -> None:
+    """Its options are understood; tests/e2e start it."""
+    options = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    if parts := options.pop("--only", ""):
+        assert choose([parts], [])
+    if scale := options.pop("--scale", ""):
+        assert local_scaling(scale, 5, 1, 20)
+    assert not options
+
+
+def shell(command: str, place: Place, tmp_path: Path) -> None:
+    """Run it in a copy of the repository, among the stand-ins."""
+    (place.root / "net.safetensors").write_bytes(b"weights")
+    place.change(images={"worker:868de4712ab3": "sha256:0"})
+    ended = subprocess.run(
+        ["sh", "-euc", command],
+        cwd=place.root,
+        env=place.environment() | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
+
+
+def test_every_link_leads_somewhere() -> None:
+    for document in (*DOCUMENTS, "README.md"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(((?!https?://)[^)]+)\)", text):
+            file, _, anchor = target.partition("#")
+            path = (ROOT / document).parent / file if file else ROOT / document
+            assert path.exists(), f"{document}: {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
+                anchors = {
+                    re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in headings
+                }
+                assert anchor in anchors, f"{document}: {target}"
+
+
+def test_the_choices_are_those_of_the_templates() -> None:
+    """The table in docs/deploy.md, in both directions."""
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    section = text.partition("## Choices")[2].partition("\n## ")[0]
+    told = dict(re.findall(r"^\| `([A-Z_]+)` \| (\S+) \|", section, re.MULTILINE))
+    parameters = (ROOT / "infra" / "main.parameters.json").read_text(encoding="utf-8")
+    defaults = dict(re.findall(r"\$\{([A-Z_]+)=?([^}]*)\}", parameters))
+    by_azd = {"AZURE_ENV_NAME", "AZURE_LOCATION", "AZURE_PRINCIPAL_ID", "AZURE_PRINCIPAL_TYPE"}
+    by_scripts = {"WORKER_IMAGE", "BUDGET_START"}
+    assert told.keys() - {"POD_WEBHOOK_SECRETS"} == defaults.keys() - by_azd - by_scripts
+    for name, shown in told.items():
+        default = defaults.get(name, "false")
+        assert shown.strip("`") == (default or "none"), name
+
+
+def test_the_alerts_are_all_explained() -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    alerts = (ROOT / "infra" / "modules" / "alerts.bicep").read_text(encoding="utf-8")
+    named = set(re.findall(r"^    name: '([\w-]+)'$", alerts, re.MULTILINE)) | {"no-ready-worker"}
+    rows = re.findall(r"^\| (`[^|]+`) \|", text.partition("| alert |")[2], re.MULTILINE)
+    assert named <= set(re.findall(r"`([\w-]+)`", " ".join(rows)))
+
+
+def test_the_local_settings_are_complete() -> None:
+    from gateway.settings import Settings  # noqa: PLC0415  beside its only use
+
+    example = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
+    read = {name for name in gateway_reads(Settings) if "__" not in name}
+    host = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage"}
+    host |= {"AzureWebJobsFeatureFlags", "AzureWebJobsDisableHomepage"}
+    assert example["Values"].keys() == read | host
+    # Every one of them is taken, once the key is filled in.
+    filled = example["Values"] | {
+        "REPLY_TOKEN_KEYS": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+    }
+    assert Settings.from_env(filled)
+
+
+def test_stand_ins_are_found_before_the_real_programs(place: Place) -> None:
+    found = shutil.which("az", path=place.environment()["PATH"])
+    assert found == os.fspath(place.bin / "az")
+    assert not fake_cloud.calls(place.bin)
