@@ -2,7 +2,8 @@
 
 The way of one job through the modules:
 
-    servicebus   the only place that knows the Service Bus SDK
+    servicebus   the only place that knows the Service Bus SDK, with together
+    line         one of a model's two queues, for normal and for low priority
     receiver     one thread a queue: receives while there is room, settles what is finished
     consumer     one model's threads, and the steps in `jobs/` from message to settlement
     lease        one thread renews the locks of all that is held
@@ -14,7 +15,8 @@ The way of one job through the modules:
     execution    runs a batch, and finds what in it is bad or too much
     memory       reserves the device's memory, which all its processes share
     residence    a model's stay in it: loaded, measured, unloaded for another
-    replies      posts the reply to where the job asked for it
+    outlets      delivers the reply to where the job asked for it; kept has it at hand till then
+    leaving      whether this worker is to go, and why: a signal, a notice, a lost device
     service      composes the above, starts it and drains it
     errors       what can go wrong, and how each ends a message
 
