@@ -14,6 +14,7 @@ class Claim:
 
     Times are seconds of the machine's monotonic clock, which all its processes share.
     `waiting_since` is None where the model does not wait, `turn_ends_at` where it is not loaded.
+    `served_until` is when it last had to go; None where it never had to.
     """
 
     model: str
@@ -21,6 +22,7 @@ class Claim:
     waiting_bytes: int = 0
     waiting_since: float | None = None
     turn_ends_at: float | None = None
+    served_until: float | None = None
     is_idle: bool = False
     is_leaving: bool = False
 

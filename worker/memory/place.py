@@ -195,7 +195,7 @@ class SharedPlace:
         with self._ledger.turn() as claims:
             claims.mine = self._seat.resized(claims.name, claims.all, needed_bytes)
             if claims.mine.reserved_bytes < least_bytes and self.is_in:
-                claims.mine = self._seat.gone_over(claims.mine)
+                claims.mine = self._seat.gone_over(claims.mine, self._clock())
             self._note(claims)
         return self.reserved_bytes
 
@@ -209,7 +209,7 @@ class SharedPlace:
         """See Place."""
         self._was_in_vain = not self._touched
         with self._ledger.turn() as claims:
-            claims.mine = self._seat.left(self._clock())
+            claims.mine = self._seat.left()
             self._note(claims)
 
     def _pending_since(self) -> float | None:

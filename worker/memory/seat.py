@@ -45,7 +45,7 @@ class Seat:
         self._total_bytes = total_bytes
         self._turn_seconds = turn_seconds
         self._needed_bytes = needed_bytes
-        self._out_since = float("-inf")
+        self._served_until: float | None = None
         self._not_before = float("-inf")
         self.stage = Stage.OUT
 
@@ -58,8 +58,7 @@ class Seat:
             case Stage.IN:
                 mine = replace(mine, is_idle=facts.is_idle)
                 if must_leave(name, {**claims, name: mine}, self._total_bytes, now):
-                    self.stage = Stage.LEAVING
-                    return replace(mine, is_leaving=True)
+                    return self._leave(mine, now)
         return mine
 
     def entered(self, now: float, held_bytes: int, load_seconds: float) -> Claim:
@@ -77,11 +76,10 @@ class Seat:
         self._needed_bytes = needed_bytes
         return replace(mine, reserved_bytes=held_bytes)
 
-    def left(self, now: float) -> Claim:
+    def left(self) -> Claim:
         """The model is unloaded."""
         self.stage = Stage.OUT
-        self._out_since = now
-        return Claim(self._model)
+        return self._out()
 
     def failed(self, now: float, retry_seconds: float, needed_bytes: int | None) -> Claim:
         """The model could not be loaded: it lets others go first for a while.
@@ -91,27 +89,34 @@ class Seat:
         if needed_bytes is not None:
             self._needed_bytes = needed_bytes
         self._not_before = now + retry_seconds
-        return self.left(now)
+        return self.left()
 
-    def gone_over(self, claim: Claim) -> Claim:
+    def gone_over(self, claim: Claim, now: float) -> Claim:
         """The model takes more than is there for it: it is to leave, and to come back for more."""
+        return self._leave(claim, now)
+
+    def _leave(self, claim: Claim, now: float) -> Claim:
         self.stage = Stage.LEAVING
-        return replace(claim, is_leaving=True)
+        self._served_until = now
+        return replace(claim, is_leaving=True, served_until=now)
+
+    def _out(self) -> Claim:
+        return Claim(self._model, served_until=self._served_until)
 
     def _wait(
         self, now: float, name: str, claims: Mapping[str, Claim], pending_since: float | None
     ) -> Claim:
         needed_bytes = self._needed(claims)
         if now < self._not_before or needed_bytes > self._total_bytes:
-            return Claim(self._model)
-        waiting = Claim(self._model)
+            return self._out()
+        waiting = self._out()
         if pending_since is not None:
             since = self._since(now, name, claims, pending_since)
-            waiting = Claim(self._model, waiting_bytes=needed_bytes, waiting_since=since)
+            waiting = replace(waiting, waiting_bytes=needed_bytes, waiting_since=since)
         if not may_enter(name, needed_bytes, {**claims, name: waiting}, self._total_bytes):
             return waiting
         self.stage = Stage.ENTERING
-        return Claim(self._model, reserved_bytes=needed_bytes)
+        return replace(self._out(), reserved_bytes=needed_bytes)
 
     def _needed(self, claims: Mapping[str, Claim]) -> int:
         if self._needed_bytes is not None:
@@ -122,12 +127,11 @@ class Seat:
     def _since(
         self, now: float, name: str, claims: Mapping[str, Claim], pending_since: float
     ) -> float:
-        """Since when it waits without a place: not while another process serves its model."""
-        if any(
-            claim.model == self._model and claim.reserved_bytes and not claim.is_leaving
-            for at, claim in claims.items()
-            if at != name
-        ):
+        """Since when it waits while no process serves its model."""
+        same = [each for at, each in claims.items() if each.model == self._model and at != name]
+        if any(each.reserved_bytes and not each.is_leaving for each in same):
             return now
         before = claims[name].waiting_since
-        return before if before is not None else max(pending_since, self._out_since)
+        ends = [self._served_until, *(each.served_until for each in same)]
+        served_until = max((end for end in ends if end is not None), default=pending_since)
+        return max(served_until, pending_since if before is None else before)

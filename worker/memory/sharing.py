@@ -128,4 +128,5 @@ def _guessed(resident_bytes: int, model: Model, device: Device) -> int:
     if not resident_bytes:
         return model.memory_bytes
     room_bytes = max(resident_bytes, int(device.total_bytes * _FIRST_BATCH_SHARE))
-    return max(model.memory_bytes, resident_bytes + room_bytes)
+    guess_bytes = max(model.memory_bytes, resident_bytes + room_bytes)
+    return min(guess_bytes, max(device.total_bytes, resident_bytes))

@@ -110,7 +110,7 @@ class Simulation:
         if seat.stage is Stage.ENTERING and self.now >= process.busy_until:
             process.claim = seat.entered(self.now, process.size, process.load_seconds)
         elif seat.stage is Stage.LEAVING and self.now >= process.busy_until:
-            process.claim = seat.left(self.now)
+            process.claim = seat.left()
         else:
             before = seat.stage
             facts = Facts(0.0 if has_work else None, is_idle=not has_work)
@@ -215,10 +215,13 @@ def test_who_waits_while_its_model_is_served_elsewhere_has_not_waited_yet() -> N
     for now in (10.0, 20.0):
         claims["a"] = seat.turn(now, "a", claims, Facts(1.0, is_idle=False))
         assert claims["a"].waiting_since == now
-    claims["other"] = replace(claims["other"], is_leaving=True)
+    claims["other"] = replace(claims["other"], is_leaving=True, served_until=20.5)
     for now in (21.0, 22.0):
         claims["a"] = seat.turn(now, "a", claims, Facts(1.0, is_idle=False))
-        assert claims["a"].waiting_since == 20.0, "from now on it counts"
+        assert claims["a"].waiting_since == 20.5, "from then on it counts"
+    claims["other"] = Claim("a")
+    claims["a"] = seat.turn(23.0, "a", claims, Facts(1.0, is_idle=False))
+    assert claims["a"].reserved_bytes == 6
 
 
 def test_what_is_larger_than_the_device_neither_goes_in_nor_waits() -> None:

@@ -16,13 +16,13 @@ import pytest
 from contract.catalogue import Catalogue, Model
 from worker.inference.residence import Residence
 from worker.inference.runner import Runner
-from worker.memory.budget import Record
+from worker.memory.budget import Account, Budget, Record
 from worker.memory.errors import BudgetExceeded
 from worker.memory.pending import Peeked
 from worker.memory.place import Occupant
 from worker.memory.profile import Profile, Profiles
 from worker.memory.settings import MemorySettings
-from worker.memory.sharing import Sharing, profile_key
+from worker.memory.sharing import Sharing, needed, profile_key
 from worker.models import Accepts
 
 NOOP = Catalogue.load()["noop"]
@@ -240,6 +240,29 @@ def test_what_another_process_has_measured_is_not_loaded_into_less(
     assert small.entered.wait(10)
     assert not late.entered.wait(0.5), "30 are free, which are known not to suffice"
     assert late.infer is None
+
+
+@pytest.mark.parametrize(
+    ("profile", "hint_bytes", "needed_bytes"),
+    [
+        (Profile(30, ((1.0, 10), (4.0, 40))), 0, 70),
+        (Profile(30, ((1.0, 10), (2.0, 15))), 0, 61),
+        (Profile(30, ((1.0, 20),)), 0, BUDGET),
+        (Profile(30, ((1.0, 60),)), 0, 90),
+        (Profile(30), 0, 60),
+        (Profile(50), 0, BUDGET),
+        (Profile(0), 0, 0),
+        (Profile(0), 7, 7),
+        (Profile(3), 0, 8),
+    ],
+)
+def test_what_is_reserved_is_enough_for_full_batches_where_the_device_has_it(
+    tmp_path: Path, profile: Profile, hint_bytes: int, needed_bytes: int
+) -> None:
+    account = Account(tmp_path, BUDGET)
+    model = replace(NOOP, max_batch_size=4, memory_bytes=hint_bytes)
+    assert needed(profile, model, Budget(account, BUDGET)) == needed_bytes
+    account.close()
 
 
 def test_what_does_not_fit_at_all_is_told(sharing: Sharing, stays: Callable[..., Stay]) -> None:
