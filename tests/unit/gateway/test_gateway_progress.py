@@ -146,6 +146,19 @@ async def test_a_running_job_is_cancelled_once_it_has_stopped(world: World) -> N
     assert (await tell(world, 3, stopped=True)).status_code == 200
 
 
+# The first word that it has stopped is for nobody, either.
+@pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
+async def test_an_order_to_stop_outlives_whoever_wrote_it(world: World) -> None:
+    job_id = await world.accept()
+    await tell(world, 0)
+    # As a gateway leaves it that is killed before it has raised the event.
+    await ProgressStore(world.blobs).update(job_id, lambda known: known.cancelled())
+    assert (await tell(world, 1)).status_code == 410
+    assert (await tell(world, 2, stopped=True)).status_code == 200
+    job = await world.job(job_id)
+    assert (job["status"], job["started_at"]) == ("cancelled", STARTED_AT)
+
+
 async def test_a_worker_that_says_nothing_is_waited_for_half_a_minute(world: World) -> None:
     job_id = await world.accept()
     await tell(world, 0)

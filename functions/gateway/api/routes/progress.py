@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from contract.errors import ContractError
 from contract.fields import Fields
-from contract.names import EVENT_STOPPED
+from contract.names import EVENT_CANCEL, EVENT_STOPPED
 from gateway import problems
 from gateway.api.context import durable_of, services_of, unknown_job
 from gateway.api.openapi.operations import PROGRESS_BODY, PROGRESS_RESPONSES
@@ -13,10 +13,14 @@ from gateway.api.routes.replies import check_token
 from gateway.errors import FinalInstance, UnknownInstance
 from gateway.jobs import record
 from gateway.jobs.progress import ProgressStore, Report, report_from_json
+from gateway.jobs.waiting import final_instance
 from gateway.problems import Problem
 from gateway.strict_json import parse
 
 MAX_REPORT_BYTES = 8 * 1024
+
+ENDED_WITHIN_SECONDS = 1.0
+"""How soon a job that is being cancelled ends once it is said to have stopped."""
 
 router = APIRouter(tags=["workers"])
 
@@ -58,8 +62,19 @@ async def put_progress(
 
 
 async def _stop(request: Request, job_id: str) -> None:
+    durable, services = durable_of(request), services_of(request)
     try:
-        await durable_of(request).raise_event(job_id, EVENT_STOPPED, None)
+        with services.waiters.listening(job_id) as bell:
+            await durable.raise_event(job_id, EVENT_STOPPED, None)
+            if await final_instance(durable, job_id, bell, ENDED_WITHIN_SECONDS) is not None:
+                return
+        # Whoever wrote the order to stop may have died before the orchestration heard of it.
+        known = await ProgressStore(services.blobs).read(job_id)
+        if known.cancelling and known.report is not None:
+            order = {"started_at": known.report.started_at}
+            await durable.raise_event(job_id, EVENT_CANCEL, order)
+            # The first was dropped: what nobody waits for yet is lost.
+            await durable.raise_event(job_id, EVENT_STOPPED, None)
     except UnknownInstance:
         raise unknown_job(job_id) from None
     except FinalInstance:
