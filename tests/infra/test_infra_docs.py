@@ -62,10 +62,10 @@ NOT_RUN = {
     "./dev check infra": ".ci/run runs all of it",
     "infra/scripts/smoke-test.sh": "tests/e2e/test_e2e_smoke.py runs it against a whole system",
     "npm install --global azure-functions-core-tools@4 azurite": MICROSOFT,
-    "functions/.venv/bin/pip install -r functions/requirements.txt": MICROSOFT,
+    ".venv-functions/bin/pip install -r functions/requirements.txt": MICROSOFT,
     "azurite --location": MICROSOFT,
-    "cd functions && . .venv/bin/activate && func start": MICROSOFT,
-    "python3 -m venv functions/.venv": "tests/e2e make such an environment for the package",
+    "cd functions && . ../.venv-functions/bin/activate && func start": MICROSOFT,
+    "python3 -m venv .venv-functions": "tests/e2e make such an environment for the package",
 }
 # Run with a person's answer.
 TEARDOWN = "infra/scripts/teardown.sh"
