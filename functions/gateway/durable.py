@@ -6,6 +6,7 @@ The 2.x SDK has other wires and other classes; only this module would change.
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ _EPOCH: Final = datetime(2020, 1, 1, tzinfo=UTC)
 _CONTINUATION: Final = "x-ms-continuation-token"
 # The Azure Storage provider may write the end as the JSON null, in base64.
 _NO_MORE: Final = frozenset({"", "null", "bnVsbA=="})
+# The SDK pastes an id into a URL as it is. A dead letter may name a job by whatever text.
+_ID: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
 _LOOK_AGAIN_SECONDS: Final = (0.1, 0.3, 1.0)
 
 
@@ -127,6 +130,8 @@ class DurableClient:
 
     async def status(self, job_id: str) -> Instance | None:
         """See Durable."""
+        if not _ID.fullmatch(job_id):
+            return None
         try:
             found = await self._client.get_status(job_id)
         except Exception as error:
@@ -143,6 +148,8 @@ class DurableClient:
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:
         """See Durable."""
+        if not _ID.fullmatch(job_id):
+            raise UnknownInstance(job_id)
         try:
             await self._client.raise_event(job_id, name, data)
         except Exception as error:

@@ -58,8 +58,8 @@ async def fail_job(
             return
     else:
         _log.error(
-            "job %s was dead-lettered from %s (%s: %s); kept as %s, send it again once the cause "
-            "is removed",
+            "job %.100r was dead-lettered from %s (%.200r: %.500r); kept as %s, send it again once "
+            "the cause is removed",
             *(
                 _job_id(message, request),
                 queue,

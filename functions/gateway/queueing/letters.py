@@ -10,6 +10,7 @@ Operators know a letter by its model and an id: the message's own, and for the q
 a mark behind it that no id of a message can have.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -31,7 +32,11 @@ def letter_blob(queue: str, message_id: str) -> str:
     """Name of the blob that keeps a dead letter."""
     # Internal producers choose their own message ids: only what a blob name bears.
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "-._") else "_" for c in message_id)
-    return f"{PREFIX}{queue}/{safe if safe.strip('.') else '_'}"
+    if safe != message_id or not safe.strip("."):
+        # What looks the same by now is another letter all the same.
+        digest = hashlib.sha256(message_id.encode("utf-8", "replace")).hexdigest()
+        safe = f"{safe}-{digest[:12]}"
+    return f"{PREFIX}{queue}/{safe}"
 
 
 def id_of(name: str, priority: Priority) -> str:

@@ -2,13 +2,15 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from azure.functions.servicebus import ServiceBusMessage
 
 from contract.codec import decode_request, encode_request
 from contract.messages import InlineBytes, JobRequest
+from gateway.durable import DurableClient
+from gateway.errors import UnknownInstance
 from gateway.queueing import dead_letters
 from gateway.queueing.letters import letter_blob
 from gateway.storage import sweep
@@ -306,8 +308,19 @@ async def test_a_repeat_of_the_trigger_keeps_the_mark(world: World) -> None:
 
 
 async def test_names_that_a_blob_cannot_bear() -> None:
-    assert letter_blob("q", "a/b ?") == "dead-letters/q/a_b__"
-    assert letter_blob("q", "..") == "dead-letters/q/_"
+    assert letter_blob("q", "a.b-c_1") == "dead-letters/q/a.b-c_1"
+    assert letter_blob("q", "a/b ?").startswith("dead-letters/q/a_b__-")
+    assert letter_blob("q", "..").startswith("dead-letters/q/..-")
+    assert letter_blob("q", "?") != letter_blob("q", "#")
+
+
+@pytest.mark.parametrize("job_id", ["?", "#", "..", "", "a/b", "a/raiseEvent/cancel?", "a b", "é"])
+async def test_a_letter_names_no_job_by_what_is_a_part_of_a_url(job_id: str) -> None:
+    # There is nothing behind the port: whatever is asked of it fails.
+    durable = DurableClient(cast(Any, None))
+    assert await durable.status(job_id) is None
+    with pytest.raises(UnknownInstance):
+        await durable.raise_event(job_id, "reply", None)
 
 
 async def test_a_letter_that_is_no_letter_can_be_seen_and_purged(world: World) -> None:

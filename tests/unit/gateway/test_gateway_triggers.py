@@ -57,7 +57,8 @@ async def test_a_dead_letter_fails_its_job_and_is_kept(world: World) -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]"])
 async def test_a_dead_letter_that_is_no_request_is_kept(world: World, body: bytes) -> None:
     await dead_letters.fail_job(letter(body), "noop", world.durable, world.services)
-    assert list(world.payloads.blobs) == ["dead-letters/noop/a_b__"]
+    (kept,) = world.payloads.blobs
+    assert kept.startswith("dead-letters/noop/a_b__-")
 
 
 async def test_a_dead_letter_stays_while_it_cannot_be_kept(world: World) -> None:
