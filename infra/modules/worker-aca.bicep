@@ -22,6 +22,10 @@ var roles = loadJsonContent('../roles.json')
 var models = loadJsonContent('../catalogue.json').models
 var gpuProfile = 'gpu-t4'
 
+// At first the vault has no secret yet, and an app cannot refer to what is not there. From then on
+// deploy-worker.sh adds the reference together with the image.
+var hasSecret = image != 'mcr.microsoft.com/k8se/quickstart:latest'
+
 resource workspace 'Microsoft.OperationalInsights/workspaces@2025-07-01' existing = { name: workspaceName }
 resource registry 'Microsoft.ContainerRegistry/registries@2025-04-01' existing = { name: registryName }
 resource worker 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = { name: workerIdentityName }
@@ -74,13 +78,15 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
       configuration: {
         activeRevisionsMode: 'Single'
         registries: [{ server: registry.properties.loginServer, identity: worker.id }]
-        secrets: [
-          {
-            name: 'webhook-secrets'
-            keyVaultUrl: '${vaultUri}secrets/webhook-secrets'
-            identity: worker.id
-          }
-        ]
+        secrets: hasSecret
+          ? [
+              {
+                name: 'webhook-secrets'
+                keyVaultUrl: '${vaultUri}secrets/webhook-secrets'
+                identity: worker.id
+              }
+            ]
+          : []
       }
       template: {
         terminationGracePeriodSeconds: min(model.graceSeconds, 600)
@@ -89,17 +95,16 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
             name: 'worker'
             image: image
             resources: model.device == 'gpu' ? { cpu: json('4'), memory: '28Gi' } : { cpu: json('1'), memory: '2Gi' }
-            env: [
+            env: concat(hasSecret ? [{ name: 'WEBHOOK_SECRETS', secretRef: 'webhook-secrets' }] : [], [
               { name: 'WORKER_MODELS', value: model.name }
               { name: 'SERVICE_BUS__fullyQualifiedNamespace', value: servicebusHost }
               { name: 'PAYLOAD_STORAGE__blobServiceUri', value: payloadEndpoint }
               { name: 'REPLY_HOSTS', value: '${gatewayHost}:443' }
-              { name: 'WEBHOOK_SECRETS', secretRef: 'webhook-secrets' }
               { name: 'AZURE_CLIENT_ID', value: worker.properties.clientId }
               { name: 'HEALTH_HOST', value: '0.0.0.0' }
               { name: 'LOG_FORMAT', value: 'json' }
               { name: 'WORKER_DRAIN_SECONDS', value: string(min(model.graceSeconds, 600) - 15) }
-            ]
+            ])
             probes: [
               {
                 type: 'Startup'

@@ -164,6 +164,7 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "az functionapp restart": lambda call: "",
     "az containerapp list": lambda call: "\n".join(call.table("apps")),
     "az containerapp update": az_app_update,
+    "az containerapp secret set": lambda call: call.option("--secrets"),
     "az containerapp replica list": lambda call: "1",
     "az group exists": lambda call: str(bool(call.state.get("group"))).lower(),
     "az resource list": lambda call: "Type  Name",

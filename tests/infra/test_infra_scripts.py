@@ -163,6 +163,12 @@ class TestDeployWorker:
         assert set(place.state["apps"].values()) == {image}
         assert place.state["values"]["WORKER_IMAGE"] == image, "the next provision keeps it"
         assert not place.called("kubectl")
+        referring = place.called("az", "containerapp", "secret", "set")
+        assert len(referring) == 2
+        reference = "keyvaultref:https://kv-trial.vault.azure.net/secrets/webhook-secrets,"
+        assert (
+            f"webhook-secrets={reference}identityref:{VALUES['WORKER_IDENTITY_ID']}" in referring[0]
+        )
 
     def test_waits_for_roles(self, place: Place) -> None:
         place.change(failing={"az acr build": 1, "kubectl apply": 1})
