@@ -349,6 +349,12 @@ async def test_who_died_between_two_jobs_is_finished_by_the_repeat(world: World)
     assert len(world.durable.runs) == 2
 
 
+async def test_it_is_synchronous_whatever_is_preferred(world: World) -> None:
+    request, headers = {"inputs": [tensor("a")]}, {"prefer": "respond-async"}
+    answer = await infer(world, "noop", request, [{"result": {"json": 1}}], headers)
+    assert outputs(answer)["result"]["data"] == ["1"]
+
+
 async def test_what_is_no_key_is_refused(world: World) -> None:
     refused = await infer_again(world, "two words", {"inputs": [tensor("a")]})
     assert (refused.status_code, list(refused.json())) == (400, ["error"])

@@ -136,7 +136,9 @@ async def oip_infer(request: Request, model: str) -> Response:
     asked = await _read(request, found)
     _check_outputs(found, asked)
     taken = intakes(found, asked)
-    wait_seconds = parse(request.headers.getlist("prefer")).wait_or(MAX_WAIT_SECONDS)
+    # Without `wait_or`: who asks for no wait at all has nothing here to come back to.
+    asked_seconds = parse(request.headers.getlist("prefer")).wait_seconds
+    wait_seconds = MAX_WAIT_SECONDS if asked_seconds is None else asked_seconds
     answered = await accept_all(request, found, taken, key, wait_seconds)
     results = await _results(services, answered)
     response = _answer(found, asked, answered, _chosen(asked, outputs(found, results)))
