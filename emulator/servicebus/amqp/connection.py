@@ -124,7 +124,7 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         while self._state is not _State.CLOSED:
-            if self._state in {_State.HEADER, _State.AMQP_HEADER}:
+            if self._state is _State.HEADER or self._state is _State.AMQP_HEADER:
                 header = self._reader.header()
                 if header is None:
                     return
