@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from pathlib import Path
 
 from tests.conformance.worker.worker_gateway import Gateway
@@ -33,5 +34,18 @@ def send_interleaved(world: World, gateway: Gateway, count: int) -> dict[str, in
 
 def waits(workers: list[Program]) -> list[float]:
     """How long models that had work waited for their memory, by the workers' logs."""
-    text = "".join(worker.log.read_text() for worker in workers)
-    return [float(found) for found in re.findall(r"waited ([0-9.]+) s for memory", text)]
+    return [float(found) for found in re.findall(r"waited ([0-9.]+) s for memory", _logs(workers))]
+
+
+def turn_seconds(workers: list[Program]) -> float:
+    """How long a turn took on average, from one model's loading to the next one's."""
+    found = re.findall(r"^(\S+ \S+) .* (?:three|six): loaded in", _logs(workers), re.MULTILINE)
+    times = sorted(datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f") for text in found)  # noqa: DTZ007  only their differences count
+    # Before the jobs came, the first had its place for as long as nobody wanted it.
+    if len(times) < 3:
+        return 0.0
+    return (times[-1] - times[1]).total_seconds() / (len(times) - 2)
+
+
+def _logs(workers: list[Program]) -> str:
+    return "".join(worker.log.read_text() for worker in workers)
