@@ -82,10 +82,12 @@ def unknown_job(job_id: str) -> Problem:
 
 
 def refuse_unknown_query(request: Request, known: Collection[str] = ()) -> None:
-    """A misspelt option would be silently without effect: say so instead."""
+    """A misspelt option, or one of two, would be silently without effect: say so instead."""
     for name in request.query_params:
         if name not in known:
             wanted = f"; known are {', '.join(sorted(known))}" if known else ""
             raise Problem(
                 problems.MALFORMED_REQUEST, f"unknown query parameter {name[:100]!r}{wanted}"
             )
+        if len(request.query_params.getlist(name)) > 1:
+            raise Problem(problems.MALFORMED_REQUEST, f"{name}: is given more than once")

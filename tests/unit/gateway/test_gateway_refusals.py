@@ -60,6 +60,7 @@ CASES = [
     Case("parameters with 1e999", 400, MALFORMED, query={"parameters": '{"a": 1e999}'}),
     Case("large parameters", 400, MALFORMED, query=LARGE),
     Case("unknown query parameter", 400, MALFORMED, query={"wait": "5"}, detail="deadline_seconds"),
+    Case("an option twice", 400, MALFORMED, query={"priority": ["low", "normal"]}, detail="once"),
     Case("form without boundary", 400, MALFORMED, b"x", "multipart/form-data"),
     envelope("JSON that is none", b"{", "not JSON"),
     envelope("JSON in another encoding", '{"input": {"text": "é"}}'.encode("latin-1"), "not JSON"),
@@ -159,6 +160,7 @@ async def test_unsupported_lists_what_is_accepted(world: World) -> None:
         [("file", ("a", b"x", "text/plain")), ("file", ("b", b"x", "text/plain"))],
         [("file", ("a", b"x", "text/plain")), ("parameters", ("b", b"{}", "text/plain"))],
         [("file", ("a", b"x", "text/plain"))] * 20,
+        [("file", ("a", b"x", "text/plain")), *[("priority", (None, "low"))] * 2],
     ],
 )
 async def test_forms_that_are_refused(world: World, files: Any) -> None:

@@ -197,7 +197,7 @@ async def test_a_large_payload_goes_by_blob(world: World) -> None:
 async def test_inputs_in_json(world: World, given: dict[str, Any], expected: object) -> None:
     answer = await world.http.post(
         "/v1/models/noop/jobs",
-        json={"input": given, "parameters": {"k": 1}, "deadline_seconds": 9},
+        json={"input": given, "parameters": {"k": 1}, "deadline_seconds": 9, "webhook": None},
         headers={"prefer": "wait=0"},
     )
     assert answer.status_code == 202, answer.text

@@ -138,7 +138,7 @@ SUBMIT_BODY: Final[dict[str, Any]] = {
                         "enum": [*Priority, None],
                     },
                     "webhook": {
-                        "type": "object",
+                        "type": ["object", "null"],
                         "required": ["url"],
                         "properties": {"url": _URL},
                         "additionalProperties": False,

@@ -99,6 +99,8 @@ def _form_options(form: FormData) -> dict[str, str]:
             continue
         if name not in _OPTIONS or isinstance(value, UploadFile):
             raise Problem(problems.MALFORMED_REQUEST, f"unknown part {name[:100]!r}")
+        if name in options:
+            raise Problem(problems.MALFORMED_REQUEST, f"{name}: is given more than once")
         options[name] = value
     return options
 
@@ -157,9 +159,9 @@ def _from_url(
 
 def _with_webhook_url(envelope: dict[str, Json]) -> dict[str, Json]:
     """The envelope's options as a query spells them."""
-    if "webhook" not in envelope:
+    webhook = envelope.pop("webhook", None)
+    if webhook is None:
         return envelope
-    webhook = envelope.pop("webhook")
     is_object = isinstance(webhook, dict) and set(webhook) == {"url"}
     if not is_object or not isinstance(webhook["url"], str):
         raise Problem(problems.MALFORMED_REQUEST, 'webhook: expected {"url": …}')
