@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from contract.messages import JobError, JobReply, JobRequest, Payload, Timing
+from worker.errors import Expired, LockLost
 from worker.messages.lease import Lease
 from worker.messages.servicebus import Delivery
 from worker.observed.tracing import JobSpan
-
-if TYPE_CHECKING:
-    from worker.outcomes.progress import JobContext
+from worker.outcomes.context import JobContext
 
 # A job that waited this long may have been given up meanwhile.
 STALE_AFTER_SECONDS = 2.0
@@ -32,7 +31,7 @@ class Job:
     item: Any = None
     cost: float = 1.0
     asked_at: datetime | None = None
-    context: "JobContext | None" = None
+    context: JobContext | None = None
     started_at: datetime | None = None
     inference_ms: float = 0.0
     batch_size: int = 1
@@ -43,9 +42,21 @@ class Job:
         self.batch_size = batch_size
 
     @property
+    def attempt(self) -> int:
+        """Which run of the job this is, from 1."""
+        return self.delivery.delivery_count + 1
+
+    @property
     def queued_since(self) -> datetime:
         """When the message reached the queue."""
         return self.delivery.enqueued_at or self.request.created_at
+
+    def check(self) -> None:
+        """Raise LockLost or Expired where a result would come too late."""
+        if self.lease.is_lost:
+            raise LockLost("the lock was lost while the job ran")
+        if self.is_expired(datetime.now(UTC)):
+            raise Expired("the deadline passed while the job ran")
 
     def is_expired(self, now: datetime) -> bool:
         """Whether the deadline has passed."""
@@ -72,5 +83,5 @@ class Job:
             started_at=started_at,
             finished_at=now,
             timing=Timing(round(queued_ms, 3), round(self.inference_ms, 3), self.batch_size),
-            attempt=self.delivery.delivery_count + 1,
+            attempt=self.attempt,
         )
