@@ -31,6 +31,15 @@ resource registry 'Microsoft.ContainerRegistry/registries@2025-04-01' existing =
 resource worker 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = { name: workerIdentityName }
 resource keda 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = { name: kedaIdentityName }
 
+var secretSettings = [{ name: 'WEBHOOK_SECRETS', secretRef: 'webhook-secrets' }]
+var secretReferences = [
+  {
+    name: 'webhook-secrets'
+    keyVaultUrl: '${vaultUri}secrets/webhook-secrets'
+    identity: worker.id
+  }
+]
+
 resource environment 'Microsoft.App/managedEnvironments@2025-07-01' = {
   name: 'cae-${token}'
   location: location
@@ -78,15 +87,7 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
       configuration: {
         activeRevisionsMode: 'Single'
         registries: [{ server: registry.properties.loginServer, identity: worker.id }]
-        secrets: hasSecret
-          ? [
-              {
-                name: 'webhook-secrets'
-                keyVaultUrl: '${vaultUri}secrets/webhook-secrets'
-                identity: worker.id
-              }
-            ]
-          : []
+        secrets: hasSecret ? secretReferences : []
       }
       template: {
         terminationGracePeriodSeconds: min(model.graceSeconds, 600)
@@ -95,7 +96,7 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
             name: 'worker'
             image: image
             resources: model.device == 'gpu' ? { cpu: json('4'), memory: '28Gi' } : { cpu: json('1'), memory: '2Gi' }
-            env: concat(hasSecret ? [{ name: 'WEBHOOK_SECRETS', secretRef: 'webhook-secrets' }] : [], [
+            env: concat(hasSecret ? secretSettings : [], [
               { name: 'WORKER_MODELS', value: model.name }
               { name: 'SERVICE_BUS__fullyQualifiedNamespace', value: servicebusHost }
               { name: 'PAYLOAD_STORAGE__blobServiceUri', value: payloadEndpoint }
