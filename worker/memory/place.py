@@ -222,5 +222,9 @@ class SharedPlace:
         mine = claims.mine
         self.reserved_bytes = mine.reserved_bytes
         if mine.waiting_since is not None:
-            self._waited_since = mine.waiting_since
+            # A message may be older than this worker, which is not its memory's fault.
+            before = self._clock() if self._waited_since is None else self._waited_since
+            self._waited_since = max(mine.waiting_since, before)
+        elif self._seat.stage is Stage.OUT:
+            self._waited_since = None
         self._is_crowded = any(each.waiting_since is not None for each in claims.all.values())
