@@ -191,6 +191,7 @@ def _memory(environ: Mapping[str, str]) -> MemorySettings:
         folder=Path(environ.get("WORKER_MEMORY_FOLDER") or _default_memory_folder()),
         is_admitting=_choice(environ, "WORKER_ADMISSION", "on", "off") == "on",
         turn_seconds=_seconds(environ, "WORKER_TURN_SECONDS", _DEFAULT_TURN_SECONDS),
+        card_shares=_whole(environ, "WORKER_CARD_SHARES", 1, 1, 64),
     )
 
 

@@ -75,6 +75,14 @@ def test_a_card_tells_its_size_and_an_id_of_its_own(card: Card) -> None:
     assert str(properties.uuid) in card.key
 
 
+def test_a_share_of_a_card_is_kept_to(card: Card) -> None:
+    half = Card.find(2)
+    assert half is not None
+    assert half.total_bytes == pytest.approx(card.total_bytes / 2, rel=0.01)
+    with pytest.raises(torch.OutOfMemoryError):
+        Weights(int(card.total_bytes * 0.6))
+
+
 def test_what_a_model_holds_is_measured_and_given_back(card: Card) -> None:
     before_bytes = card.used_bytes
     weights, size_bytes = card.load(lambda: Weights(64 * MIB), 1024 * MIB)

@@ -56,6 +56,8 @@ LEFT_TO_DEFAULTS = {
         "WORKER_DEVICE_MEMORY",
         "WORKER_ADMISSION",
         "WORKER_TURN_SECONDS",
+        # One worker a GPU, but for time slicing.
+        "WORKER_CARD_SHARES",
         # Container Apps have no eviction notices, and these folders are the container's own there.
         "WORKER_SCHEDULED_EVENTS",
         "WORKER_WEIGHTS_CACHE",

@@ -61,6 +61,7 @@ FAULTS = [
     ("infra/k8s/components/spot/kustomization.yaml", "effect: NoSchedule", "effect: NoExecute"),
     ("infra/main.bicep", "param gpuMaxCount int = 8", "param gpuMaxCount int = 4"),
     ("infra/k8s/components/timeslice/time-slicing.yaml", "replicas: 2", "replicas: 4"),
+    ("infra/k8s/components/timeslice/kustomization.yaml", 'value: "2"', 'value: "1"'),
     # Time to leave
     (MODELS, "terminationGracePeriodSeconds: 90", "terminationGracePeriodSeconds: 30"),
     (MODELS, "value: '75'", "value: '95'"),

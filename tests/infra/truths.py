@@ -192,6 +192,12 @@ def replicas_are_nodes_times_shares(files: Deployment) -> None:
                 if each["metadata"]["name"] == "nvidia-time-slicing"
             ]
             share = int(re.findall(r"replicas: (\d+)", text)[0])
+            [worker] = [
+                each["data"]
+                for each in of_kind(manifests, "ConfigMap")
+                if each["metadata"]["name"].startswith("worker")
+            ]
+            assert worker["WORKER_CARD_SHARES"] == str(share), "each keeps to its share of memory"
         assert share is not None, f"how many workers share a GPU in {name}?"
         for scaled in of_kind(manifests, "ScaledObject"):
             if is_gpu(scaled):

@@ -19,19 +19,23 @@ _USABLE_SHARE = 0.94
 class Card:
     """The card that this process uses. See Device."""
 
-    def __init__(self, torch: Any) -> None:
+    def __init__(self, torch: Any, shares: int = 1) -> None:
+        """`shares` is among how many pods the card is divided: this process takes one share."""
         self._torch = torch
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         # Of a MIG slice, where the process has one: CUDA tells that one's then.
         self.key = f"cuda-{properties.uuid}"
         _, total_bytes = torch.cuda.mem_get_info()
-        self.total_bytes = int(total_bytes * _USABLE_SHARE)
+        self.total_bytes = int(total_bytes * _USABLE_SHARE / shares)
+        if shares > 1:
+            # The others cannot be asked: torch itself keeps this process from taking of theirs.
+            torch.cuda.set_per_process_memory_fraction(_USABLE_SHARE / shares)
 
     @classmethod
-    def find(cls) -> "Card | None":
+    def find(cls, shares: int = 1) -> "Card | None":
         """The card, if some model has brought torch and there is one."""
         torch = sys.modules.get("torch")
-        return cls(torch) if torch is not None and torch.cuda.is_available() else None
+        return cls(torch, shares) if torch is not None and torch.cuda.is_available() else None
 
     @property
     def used_bytes(self) -> int:

@@ -100,7 +100,7 @@ class Sharing:
         if self._settings.budget_bytes is not None:
             folder = self._settings.folder / Budget.key / "account"
             return Budget(Account(folder, self._settings.budget_bytes), self._settings.budget_bytes)
-        return Card.find()
+        return Card.find(self._settings.card_shares)
 
     def _folder(self, device: Device) -> Path:
         return self._settings.folder / device.key

@@ -114,9 +114,10 @@ def test_memory() -> None:
         "WORKER_MEMORY_FOLDER": "/run/loosely",
         "WORKER_ADMISSION": "off",
         "WORKER_TURN_SECONDS": "0.5",
+        "WORKER_CARD_SHARES": "2",
     }
     memory = Settings.from_env(LEAST | told).memory
-    assert memory == MemorySettings(8 << 30, Path("/run/loosely"), False, 0.5)
+    assert memory == MemorySettings(8 << 30, Path("/run/loosely"), False, 0.5, 2)
 
 
 @pytest.mark.parametrize("text", ["8", "8GB", "0GiB", "-1GiB", "1.5GiB", "GiB", "8 GiB", "²GiB"])
