@@ -88,8 +88,9 @@ def test_cancelled_jobs_never_run_and_low_ones_run_last(
         )
         wanted = ["job hung up", *(f"job {number}" for number in range(150, 200))]
         assert sorted(ran(directory)[:-5]) == sorted(wanted)
-        # They had come first, and in this order.
-        assert ran(directory)[-5:] == [f"low {number}" for number in range(5)]
+        # They had come first. Among themselves the order is the queue's only about: all are asked
+        # about at once before they run.
+        assert sorted(ran(directory)[-5:]) == [f"low {number}" for number in range(5)]
         _check_saturation(system)
 
 
