@@ -123,7 +123,7 @@ class AccessDenied(RequestRefused):
 
 
 class NotFound(RequestRefused):
-    """There is no such model, job or address."""
+    """There is no such model, job, dead letter or address."""
 
 
 class IdempotencyMismatch(RequestRefused):
@@ -169,7 +169,7 @@ _REFUSALS: Final[Mapping[str, type[RequestRefused]]] = {
     "not-found": NotFound,
     "unknown-model": NotFound,
     "unknown-job": NotFound,
-    "unknown-upload": NotFound,
+    "unknown-dead-letter": NotFound,
     "idempotency-mismatch": IdempotencyMismatch,
     "rate-limited": Overloaded,
     "saturated": Overloaded,

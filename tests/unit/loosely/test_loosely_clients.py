@@ -122,6 +122,7 @@ def test_a_gateway_that_stays_away_is_given_up(make: Make, clock: Clock) -> None
         (401, "unauthenticated", AccessDenied),
         (403, "forbidden", AccessDenied),
         (404, "unknown-model", NotFound),
+        (404, "unknown-dead-letter", NotFound),
         (415, "unsupported-media-type", InvalidRequest),
         (422, "idempotency-mismatch", IdempotencyMismatch),
         (500, "internal-error", Problem),
