@@ -1,8 +1,6 @@
 """What the machine did meanwhile: a run on shared processors says little without it."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import psutil
@@ -48,13 +46,3 @@ def process_seconds(pid: int) -> float:
     """The processor time that a process has used."""
     times = psutil.Process(pid).cpu_times()
     return times.user + times.system
-
-
-def thread_seconds(pid: int) -> dict[int, float]:
-    """The same for each of its threads, where the system tells."""
-    ticks_per_second = os.sysconf("SC_CLK_TCK")
-    seconds = {}
-    for folder in Path(f"/proc/{pid}/task").iterdir():
-        fields = (folder / "stat").read_text("ascii").rpartition(")")[2].split()
-        seconds[int(folder.name)] = (int(fields[11]) + int(fields[12])) / ticks_per_second
-    return seconds

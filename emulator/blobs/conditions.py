@@ -112,9 +112,6 @@ class Guard:
             raise StorageError(ErrorCode.UNAUTHORIZED_BLOB_OVERWRITE)
 
 
-NO_CONDITIONS = Conditions()
-
-
 def _names(tags: tuple[str, ...], resource: Versioned) -> bool:
     return "*" in tags or resource.etag in tags
 

@@ -69,10 +69,6 @@ class Fields:
         except OverflowError:
             raise MalformedMessage(f"{self._at(name)}: the time is out of range") from None
 
-    def optional_time(self, name: str) -> datetime | None:
-        """A time, or None where absent or null."""
-        return None if self._values.get(name) is None else self.time(name)
-
     def mapping(self, name: str) -> dict[str, Json]:
         """An object with text keys; empty where absent or null."""
         value = self._values.get(name)

@@ -74,13 +74,8 @@ def reply_path(job_id: str) -> str:
     return f"/v1/jobs/{job_id}/reply"
 
 
-def progress_path(job_id: str) -> str:
-    """Path that a worker reports to while a long job runs; it takes the token of the reply."""
-    return f"/v1/jobs/{job_id}/progress"
-
-
 def progress_url(reply_url: str) -> str | None:
-    """Where to report on the job with this reply URL; None where its replies go elsewhere."""
+    """Where to report on a long job, by the reply's token; None where replies go elsewhere."""
     path, question_mark, query = reply_url.partition("?")
     base, slash, last = path.rpartition("/")
     return f"{base}/progress?{query}" if slash and question_mark and last == "reply" else None

@@ -134,7 +134,6 @@ def _functions(settings: Settings) -> Part:
             "FUNCTIONS_WORKER_RUNTIME": "python",
             "GATEWAY_BASE_URL": settings.gateway_url,
             "REPLY_TOKEN_KEYS": settings.reply_token_key,
-            "LOG_LEVEL": settings.log_level,
             **settings.models,
         },
     )

@@ -13,6 +13,7 @@ from emulator.functions.durable.records import Work
 from emulator.functions.runner import AppUnavailable, FunctionFailure, FunctionRunner
 
 _log = logging.getLogger(__name__)
+_AT_ONCE = 20
 
 
 class Deliver(Protocol):
@@ -31,13 +32,12 @@ class ActivityPool:
         outage: Outage,
         now: Callable[[], int],
         deliver: Deliver,
-        concurrency: int,
     ) -> None:
         self._runner = runner
         self._outage = outage
         self._now = now
         self._deliver = deliver
-        self._free = concurrency
+        self._free = _AT_ONCE
         self._waiting: deque[Work] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -92,9 +92,9 @@ def append_history(instance_id: str, turn: int, events: str) -> Statement:
     return ("INSERT INTO history VALUES(?, ?, ?)", (instance_id, turn, events))
 
 
-def delete_history(instance_id: str, from_turn: int = 0) -> Statement:
-    """Forget the events from a turn on."""
-    return ("DELETE FROM history WHERE id=? AND turn>=?", (instance_id, from_turn))
+def delete_history(instance_id: str) -> Statement:
+    """Forget the events of all turns."""
+    return ("DELETE FROM history WHERE id=?", (instance_id,))
 
 
 def insert_message(instance_id: str, message: Message) -> Statement:

@@ -6,7 +6,6 @@ Each reads its fields from a peer with their types checked, and writes itself as
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
-from uuid import UUID
 
 from emulator.servicebus.amqp.decoder import Decoder
 from emulator.servicebus.amqp.encoder import encode_composite
@@ -303,10 +302,3 @@ def error_of(condition: str, description: str) -> Described:
 def array_of_symbols(*names: str) -> Array:
     """Build an array of symbols."""
     return Array(Symbol(name) for name in names)
-
-
-def as_uuid(value: object) -> UUID:
-    """Check that a value is a UUID; raises DecodeError."""
-    if not isinstance(value, UUID):
-        raise DecodeError("a UUID was expected")
-    return value

@@ -23,7 +23,7 @@ from emulator.servicebus.broker.atom import (
     to_bytes,
 )
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import Clock, SystemClock
+from emulator.servicebus.broker.clock import SystemClock
 from emulator.servicebus.broker.description import (
     changed_settings,
     count_details,
@@ -39,15 +39,13 @@ _MAX_PAGE_LENGTH = 100
 _Handler = Callable[[Request], Awaitable[Response]]
 
 
-def create_admin_app(
-    broker: Broker, keys: Mapping[str, str] | None = None, clock: Clock | None = None
-) -> Starlette:
+def create_admin_app(broker: Broker, keys: Mapping[str, str] | None = None) -> Starlette:
     """Return the app; it must run on the broker's event loop.
 
     With ``keys`` (name to key) every request but ``/health`` needs a shared access signature;
     without, whoever reaches the port may manage the queues.
     """
-    api = _Api(broker, keys, clock or SystemClock())
+    api = _Api(broker, keys)
     return Starlette(
         routes=[
             Route("/health", api.health),
@@ -62,10 +60,10 @@ def create_admin_app(
 class _Api:
     """What the routes do."""
 
-    def __init__(self, broker: Broker, keys: Mapping[str, str] | None, clock: Clock) -> None:
+    def __init__(self, broker: Broker, keys: Mapping[str, str] | None) -> None:
         self._broker = broker
         self._keys = keys
-        self._clock = clock
+        self._clock = SystemClock()
 
     def edge(self, handler: _Handler) -> _Handler:
         """Let a handler run for those who may, and turn refusals into answers."""

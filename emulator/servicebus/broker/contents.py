@@ -33,10 +33,6 @@ class Contents:
         content = self._unwritten.get(id_) or self._cached.get(id_)
         return self._read(id_) if content is None else content
 
-    def unwritten(self, id_: int) -> IncomingMessage:
-        """Return the content of a message of this transaction."""
-        return self._unwritten[id_]
-
     def discard(self, id_: int) -> None:
         """Let go of the content of a message that is gone."""
         content = self._cached.pop(id_, None)
