@@ -25,6 +25,7 @@ from worker.errors import (
     WorkerFault,
 )
 from worker.inference.batcher import Batcher, BatchQueue
+from worker.inference.lost_device import is_device_lost
 from worker.inference.residence import Residence
 from worker.inference.runner import Runner
 from worker.inputs.fetching import Fetcher
@@ -130,7 +131,7 @@ class Consumer:
 
     @property
     def problem(self) -> dict[str, str] | None:
-        """Why there is no memory for the model, however long it waits; None otherwise."""
+        """Why the model could not be loaded when last tried; None where it may wait or is there."""
         return self._residence.problem
 
     @property
@@ -158,9 +159,17 @@ class Consumer:
         line.run(Intake(room, self._accept, self._settled), self._stopping)
 
     def run_device(self) -> None:
-        """The thread that loads the model and runs it, until stopped."""
+        """The thread that loads the model and runs it, until stopped or its device is lost."""
         if self._model.reports_progress:
             self._reporter.start()
+        try:
+            self._serve()
+        except Exception as error:
+            if not is_device_lost(error):
+                raise
+            self.lost_device(DeviceLost(type(error).__name__))
+
+    def _serve(self) -> None:
         while self._residence.enter(self._stopping):
             self._batches.resume()
             self._wake()

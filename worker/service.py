@@ -60,7 +60,7 @@ class Worker:
         outbound = Outbound(settings.guard)
         account = _account(settings)
         library = Library(settings.weights_cache, AzureBlobReader(account))
-        self._loader = Loader(library, settings.torch_threads)
+        loader = Loader(library, settings.torch_threads)
         self._sharing = Sharing(settings.memory)
         services = Services(
             service_bus=settings.service_bus,
@@ -75,7 +75,7 @@ class Worker:
             fetcher=Fetcher(outbound),
             kept=KeptReplies(),
             leaving=leaving,
-            load=self._loader.load,
+            load=loader.load,
             sharing=self._sharing,
             metrics=Metrics(),
             tracing=tracing,
@@ -171,7 +171,7 @@ class Worker:
                 and consumer.normal.receiver.is_connected,
                 "loaded": consumer.is_loaded,
                 "standing_by": consumer.is_standing_by,
-                "problem": self._loader.problem(consumer.name) or consumer.problem,
+                "problem": consumer.problem,
                 "connected": consumer.normal.receiver.is_connected,
                 "low_connected": consumer.low.receiver.is_connected,
                 "held": consumer.held_count,

@@ -3,12 +3,15 @@
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from math import inf
 from typing import Any, Protocol
 
 from contract.catalogue import Model
-from worker.errors import OutOfMemory
+from worker.errors import ModelFailed, ModelUnusable, OutOfMemory, WorkerError
+from worker.inference.lost_device import is_device_lost
 from worker.inference.runner import Runner
 from worker.inference.warmup import warm_up
 from worker.memory.allowance import Allowance, MeasuredAllowance, Residency
@@ -80,7 +83,7 @@ class Residence:
         self._place: Place | None = None
         self._device: Device | None = None
         self._resident_bytes = 0
-        self._has_failed, self._shortage = False, ""
+        self._problem: dict[str, str] | None = None
         self.allowance = Allowance(model.name, sharing.gate, self.observer.split)
 
     @property
@@ -92,12 +95,12 @@ class Residence:
     def is_standing_by(self) -> bool:
         """Whether the model is not loaded only because others have the memory, and will be."""
         waits = self._runner is None and isinstance(self._place, SharedPlace)
-        return waits and not self._has_failed
+        return waits and self._problem is None
 
     @property
     def problem(self) -> dict[str, str] | None:
-        """Why not even the whole device suffices for the model; None where it may."""
-        return {"code": OutOfMemory.code, "detail": self._shortage} if self._shortage else None
+        """Why it could not be loaded when last tried, where that may be so again; else None."""
+        return self._problem
 
     @property
     def reserved_bytes(self) -> int:
@@ -120,12 +123,18 @@ class Residence:
                 place = self._find_place()
                 held_bytes = place.wait(stopping)
                 if held_bytes is None:
-                    return False
+                    break
                 self._enter(place, held_bytes)
-            except Exception as error:  # noqa: BLE001  the edge: a model's code may raise anything
+            except Exception as error:
+                # A model's code may raise anything.
+                if is_device_lost(error):
+                    raise
                 self._fail(error, stopping)
             else:
                 return True
+        if self._place is not None:
+            # It loads nothing any more: what it waits for is free for others.
+            self._place.failed(inf, None)
         return False
 
     def leave(self) -> None:
@@ -133,10 +142,7 @@ class Residence:
         runner, self._runner = self._runner, None
         if runner is None or self._place is None:
             return
-        try:
-            runner.close()
-        except Exception:  # noqa: BLE001  the edge: a model's code may raise anything
-            _log.exception("%s: closing the model failed", self._model.name)
+        self._close(runner)
         # Whoever keeps the runner keeps its memory.
         del runner
         self.allowance = self._unmeasured()
@@ -145,6 +151,12 @@ class Residence:
         self._place.left()
         self.observer.unloaded()
         _log.info("%s: unloaded", self._model.name)
+
+    def _close(self, runner: Runner) -> None:
+        try:
+            runner.close()
+        except Exception:  # noqa: BLE001  the edge: a model's code may raise anything
+            _log.exception("%s: closing the model failed", self._model.name)
 
     def _find_place(self) -> Place:
         if self._place is None:
@@ -161,7 +173,7 @@ class Residence:
             needed_bytes = self._load_on(self._device, place, held_bytes)
         seconds = time.monotonic() - begun
         place.entered(needed_bytes, seconds)
-        self._has_failed, self._shortage = False, ""
+        self._problem = None
         self._backoff.reset()
         self.observer.loaded()
         _log.info("%s: loaded in %.1f s", self._model.name, seconds)
@@ -175,8 +187,11 @@ class Residence:
             # Another process has measured it meanwhile.
             raise BudgetExceeded(f"{held_bytes} bytes are reserved, which are known not to suffice")
         # What ran beside would be measured along.
-        with gate.alone() if profile is None else gate.beside_others():
-            runner, resident_bytes = device.load(lambda: self._load(self._model), held_bytes)
+        apart, limit_bytes = (
+            (gate.alone(), held_bytes) if profile is None else (gate.beside_others(), None)
+        )
+        with apart:
+            runner, resident_bytes = device.load(lambda: self._load(self._model), limit_bytes)
         if profile is None:
             profile = Profile(resident_bytes, load_seconds=time.monotonic() - begun)
             profiles.put(key, profile)
@@ -193,6 +208,7 @@ class Residence:
         try:
             warm_up(self._model, runner, allowance)
         except BaseException:
+            self._close(runner)
             device.unload(resident_bytes)
             raise
         self._runner, self._resident_bytes, self.allowance = runner, resident_bytes, allowance
@@ -206,22 +222,39 @@ class Residence:
         known_bytes = needed(profile, self._model, device)
         return known_bytes if known_bytes > self.reserved_bytes else device.total_bytes
 
+    def _let_go(self, error: BaseException) -> None:
+        """Free what a failed load has left: its memory is somebody else's next."""
+        cause: BaseException | None = error
+        while cause is not None:
+            # They hold the network, as far as it was there.
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
+        if self._device is not None:
+            self._device.release_cached()
+
     def _unmeasured(self) -> Allowance:
         return Allowance(self._model.name, self._sharing.gate, self.observer.split)
 
     def _fail(self, error: Exception, stopping: threading.Event) -> None:
-        needed_bytes, self._shortage = None, ""
-        self._has_failed = True
+        needed_bytes: int | None = None
         if is_out_of_memory(error) and self._device is not None:
             needed_bytes = self._known_or_all(self._device)
-            self._has_failed = self.reserved_bytes >= self._device.total_bytes
-            self._shortage = f"it does not fit into the device: {error}" if self._has_failed else ""
+            is_all = self.reserved_bytes >= self._device.total_bytes
+            unfit = OutOfMemory(f"it does not fit into the device: {error}")
+            self._problem = _told(unfit) if is_all else None
             _log.warning("%s: no memory to load it: %s", self._model.name, error)
         else:
+            failed = ModelFailed(f"{self._model.implementation} raised {type(error).__name__}")
+            self._problem = _told(error if isinstance(error, ModelUnusable) else failed)
             _log.error("%s: cannot be loaded, trying on", self._model.name, exc_info=error)
+        self._let_go(error)
         # Where others have the memory, its turn is all that it waits for.
-        retry_seconds = self._backoff.next() if self._has_failed else 0.0
+        retry_seconds = self._backoff.next() if self._problem else 0.0
         if self._place is None:
             stopping.wait(retry_seconds)
         else:
             self._place.failed(retry_seconds, needed_bytes)
+
+
+def _told(error: WorkerError) -> dict[str, str]:
+    return {"code": error.code, "detail": str(error)}

@@ -130,7 +130,7 @@ class Budget:
         """See Device."""
         return self._account.used_bytes
 
-    def load(self, build: Callable[[], T], limit_bytes: int) -> tuple[T, int]:
+    def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
         """See Device. What it takes is charged when it is there."""
         holder = build()
         size_bytes = resident_bytes(holder) + holder.memory_bytes(0)

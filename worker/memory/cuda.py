@@ -42,7 +42,7 @@ class Card:
         """See Device."""
         return int(self._torch.cuda.memory_reserved())
 
-    def load(self, build: Callable[[], T], limit_bytes: int) -> tuple[T, int]:
+    def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
         """See Device. The limit is looked at when it is there."""
         self.release_cached()
         before_bytes = self._torch.cuda.memory_reserved()
@@ -50,7 +50,7 @@ class Card:
         self.release_cached()
         taken_bytes = max(0, self._torch.cuda.memory_reserved() - before_bytes)
         size_bytes = taken_bytes + holder.memory_bytes(0)
-        if size_bytes > limit_bytes:
+        if limit_bytes is not None and size_bytes > limit_bytes:
             del holder
             self.release_cached()
             raise BudgetExceeded(f"it takes {size_bytes} bytes, of {limit_bytes} reserved for it")

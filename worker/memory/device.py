@@ -50,10 +50,11 @@ class Device(Protocol):
         """What this process has taken of it now."""
         ...
 
-    def load(self, build: Callable[[], T], limit_bytes: int) -> tuple[T, int]:
+    def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
         """Build a model; returns it and what it takes. Raises what `is_out_of_memory` knows.
 
-        It also fails where it takes more than the limit, though the device had it.
+        It also fails where it takes more than the limit, though the device had it. Without one
+        others may use the device meanwhile.
         """
         ...
 

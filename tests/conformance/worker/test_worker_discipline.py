@@ -172,3 +172,11 @@ def test_a_lost_device_hands_everything_back(
         for taken in back:
             receiver.complete_message(taken)
     assert gateway.posts == []
+
+
+def test_a_device_that_is_lost_while_a_model_loads_ends_the_worker(
+    start_worker: StartWorker,
+) -> None:
+    worker = start_worker("faulty", wait=False)
+    assert worker.exit_code(seconds=30) == 70
+    assert "the device is lost" in worker.log.read_text()

@@ -16,8 +16,10 @@ class Infer:
 
     accepts: ClassVar[Accepts] = "bytes"
 
-    def __init__(self) -> None:
+    def __init__(self, loses_device: bool = False) -> None:
         self.batches = 0
+        if loses_device:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     def preprocess(self, item: bytes) -> dict[str, Any]:
         try:

@@ -66,6 +66,21 @@ max_wait_ms = 0
 lock_seconds = 5
 max_delivery_count = 3
 
+[faulty]
+task = "test"
+description = "Its device is lost before it is loaded."
+implementation = "tests.conformance.worker.worker_models"
+options = {loses_device = true}
+queue = "faulty"
+media_types = ["application/json"]
+max_input_bytes = 1_000_000
+deadline_seconds = 60
+max_deadline_seconds = 3600
+max_batch_size = 1
+max_wait_ms = 0
+lock_seconds = 5
+max_delivery_count = 3
+
 [long]
 task = "test"
 description = "Runs until it is let go, and hears of its lock."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -56,6 +57,21 @@ class Infer:
         self.is_closed = True
 
 
+class Block:
+    """What a pass of a model has in memory."""
+
+
+class Raising(Infer):
+    """Its pass raises, with something in memory that its frame holds."""
+
+    blocks: list[weakref.ref[Block]]
+
+    def __call__(self, batch: list[bytes]) -> list[int]:
+        block = Block()
+        self.blocks.append(weakref.ref(block))
+        raise ValueError("a defect in the model")
+
+
 @dataclass
 class Stay:
     """A residence with its device thread, and the work it is told of."""
@@ -69,6 +85,8 @@ class Stay:
     vacated: threading.Event = field(default_factory=threading.Event)
     stopping: threading.Event = field(default_factory=threading.Event)
     entered: threading.Event = field(default_factory=threading.Event)
+    seen: threading.Event = field(default_factory=threading.Event)
+    lost: list[RuntimeError] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         occupant = Occupant(
@@ -83,7 +101,10 @@ class Stay:
         self.thread.start()
 
     def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
-        return [Peeked(1, datetime.now(UTC))] if self.has_work else []
+        if not self.has_work:
+            return []
+        self.seen.set()
+        return [Peeked(1, datetime.now(UTC))]
 
     def stop(self) -> None:
         self.stopping.set()
@@ -95,6 +116,12 @@ class Stay:
         return Runner(model, self.infer)
 
     def _run(self) -> None:
+        try:
+            self._stay()
+        except RuntimeError as error:
+            self.lost.append(error)
+
+    def _stay(self) -> None:
         while self.residence.enter(self.stopping):
             self.entered.set()
             self.vacated.wait()
@@ -224,6 +251,87 @@ def test_what_cannot_be_loaded_is_tried_again(sharing: Sharing, stays: Callable[
     stay = stays("a", sharing, load)
     assert stay.entered.wait(10)
     assert len(tries) == 2
+
+
+def test_nothing_of_a_failed_load_lives_on_while_it_is_told(
+    sharing: Sharing, stays: Callable[..., Stay]
+) -> None:
+    first, blocks = Raising(20), list[weakref.ref[Block]]()
+    first.blocks = blocks
+    lived: list[bool] = []
+
+    def load() -> Infer:
+        if not blocks:
+            return first
+        lived.append(blocks[0]() is not None)
+        return Infer(20)
+
+    stay = stays("a", sharing, load)
+    ends_at = time.monotonic() + 10
+    while (problem := stay.residence.problem) is None:
+        assert time.monotonic() < ends_at
+    assert problem["code"] == "model-failed"
+    assert problem["detail"] == "worker.models.noop raised ValueError"
+    assert stay.entered.wait(10)
+    assert first.is_closed
+    assert lived == [False]
+    assert stay.residence.problem is None
+
+
+def test_a_model_that_cannot_be_imported_is_told_of(
+    sharing: Sharing, stays: Callable[..., Stay]
+) -> None:
+    stay = stays("a", sharing, lambda: Infer(20), implementation="no_such_module")
+    ends_at = time.monotonic() + 10
+    while (problem := stay.residence.problem) is None:
+        assert time.monotonic() < ends_at
+    assert problem["detail"] == "no_such_module raised ModuleNotFoundError"
+
+
+def test_a_device_that_is_lost_while_a_model_loads_is_not_tried_again(
+    sharing: Sharing, stays: Callable[..., Stay]
+) -> None:
+    def load() -> Infer:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    stay = stays("a", sharing, load)
+    stay.thread.join(10)
+    assert len(stay.lost) == 1
+
+
+def test_who_leaves_while_its_model_waits_keeps_no_memory_from_others(
+    sharing: Sharing, stays: Callable[..., Stay]
+) -> None:
+    first = stays("a", sharing, lambda: Infer(20))
+    assert first.entered.wait(10)
+    leaving = stays("b", sharing, lambda: Infer(40))
+    assert not leaving.entered.wait(0.3)
+    leaving.stopping.set()
+    leaving.thread.join(10)
+    leaving.has_work = True
+    assert leaving.seen.wait(10)
+    later = stays("c", sharing, lambda: Infer(5), memory_bytes=20)
+    later.has_work = True
+    assert later.entered.wait(10)
+    assert first.residence.admits(), "nobody waits for its place"
+
+
+def test_a_model_of_known_size_is_loaded_beside_those_that_run(
+    sharing: Sharing, stays: Callable[..., Stay], tmp_path: Path
+) -> None:
+    loads: list[int] = []
+
+    def load() -> Infer:
+        loads.append(1)
+        return Infer(70)
+
+    model = replace(NOOP, name="a", queue="a", max_batch_size=4)
+    profile = Profile(20, ((1.0, 10), (4.0, 40)))
+    Profiles(tmp_path / "cpu" / "profiles").put(profile_key(model), profile)
+    stay = stays("a", sharing, load)
+    assert stay.entered.wait(10)
+    assert stay.residence.reserved_bytes == 60
+    assert loads == [1], "what it takes cannot be told from what others take meanwhile"
 
 
 def test_what_another_process_has_measured_is_not_loaded_into_less(
