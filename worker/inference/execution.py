@@ -54,7 +54,7 @@ class Ran:
     inference_ms: float
     batch_size: int
     result: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 def execute(
@@ -105,7 +105,7 @@ class _Pass:
     started_at: datetime
     inference_ms: float
     results: Sequence[Any] = ()
-    error: Exception | None = None
+    error: BaseException | None = None
 
     def outcomes(self, jobs: Sequence[T]) -> Iterator[tuple[T, Ran]]:
         error = self.error
@@ -129,7 +129,7 @@ def _try(
     try:
         with allowance.running(_cost(jobs), alone=alone), watching(jobs):
             results = run([job.item for job in jobs], contexts)
-    except Exception as error:  # noqa: BLE001  the edge: a model's code may raise anything
+    except BaseException as error:  # noqa: BLE001  the edge: a model's code may raise anything
         if is_device_lost(error):
             _log.error("the device failed for good", exc_info=error)
             return _Pass(started_at, _ms_since(begun), error=DeviceLost(type(error).__name__))

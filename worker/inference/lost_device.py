@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
 
+from worker.memory.errors import wants_memory
+
 # cudaError_t, from driver_types.h: "the process must be terminated and relaunched", and hardware.
 _STICKY = {
     214: "uncorrectable ECC error encountered",
@@ -31,7 +33,6 @@ _STICKY = {
     911: "an async error has occured in external entity outside of CUDA",
 }
 _STICKY_TEXTS = frozenset(text.lower() for text in _STICKY.values())
-_OUT_OF_MEMORY = 2
 
 # How torch, Triton and the libraries below them begin what they say of the device.
 _OF_THE_DEVICE = re.compile(
@@ -40,7 +41,6 @@ _OF_THE_DEVICE = re.compile(
     re.IGNORECASE,
 )
 _LIBRARY_FAILED = re.compile(r"\b(?:CUBLAS|CUDNN|CUSOLVER|CUSPARSE|CUFFT)_(?:STATUS_)?[A-Z]+")
-_NO_MEMORY = re.compile(r"out of memory|_ALLOC_FAILED", re.IGNORECASE)
 # Who wraps an error in an error keeps it short of this.
 _DEEPEST_CAUSE = 10
 
@@ -66,14 +66,12 @@ def is_device_lost(error: BaseException, computes: Callable[[], bool] | None = N
 
 def verdict_of(error: BaseException) -> Verdict:
     """What this error alone says, by its code where it has one, else by its text."""
-    if not isinstance(error, RuntimeError) or type(error).__name__ == "OutOfMemoryError":
+    if not isinstance(error, RuntimeError) or wants_memory(error):
         return Verdict.FINE
     # On torch.AcceleratorError: the cudaError_t.
     code = getattr(error, "error_code", None)
     if isinstance(code, int):
-        if code in _STICKY:
-            return Verdict.LOST
-        return Verdict.FINE if code == _OUT_OF_MEMORY else Verdict.ASK
+        return Verdict.LOST if code in _STICKY else Verdict.ASK
     return _verdict_of_text(str(error))
 
 
@@ -105,8 +103,6 @@ def _verdict_of_text(text: str) -> Verdict:
     if said is None and not _LIBRARY_FAILED.search(text):
         return Verdict.FINE
     about = said[1].strip() if said else text
-    if _NO_MEMORY.search(about):
-        return Verdict.FINE
     return Verdict.LOST if about.lower() in _STICKY_TEXTS else Verdict.ASK
 
 

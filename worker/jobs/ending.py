@@ -15,6 +15,7 @@ from worker.errors import (
     DeviceLost,
     Fault,
     LockLost,
+    OutOfMemory,
     Poison,
     Settlement,
     WorkerError,
@@ -22,6 +23,7 @@ from worker.errors import (
 )
 from worker.inference.lost_device import is_device_lost
 from worker.jobs.ledger import Ledger
+from worker.memory.errors import is_out_of_memory
 from worker.messages.job import Job
 from worker.messages.receiver import Ending
 from worker.messages.servicebus import Delivery
@@ -72,26 +74,29 @@ class Endings:
         with about(job_id=job.request.job_id, model=self._name, trace_id=job.span.trace_id):
             try:
                 step(job)
-            except Exception as error:  # noqa: BLE001  the edge: no job may hang for a surprise
+            except BaseException as error:  # noqa: BLE001  the edge: no job may hang for a surprise
                 self.fail(job, error, unexpected)
 
     def submit(self, job: Job, step: Step, unexpected: type[WorkerError] = WorkerFault) -> None:
         """The same on a thread for replies."""
         self._replying.submit(self.attempt, job, step, unexpected)
 
-    def fail(self, job: Job, error: Exception, unexpected: type[WorkerError]) -> None:
+    def fail(self, job: Job, error: BaseException, unexpected: type[WorkerError]) -> None:
         """End a job by what was raised; `unexpected` stands for what is none of our errors."""
         if not isinstance(error, WorkerError):
             with about(job_id=job.request.job_id, model=self._name, trace_id=job.span.trace_id):
                 _log.error("%s: job %s raised", self._name, job.request.job_id, exc_info=error)
-            is_lost = is_device_lost(error)
-            text = (
-                type(error).__name__ if is_lost else f"the model {self._name} failed on this input"
-            )
-            error = DeviceLost(text) if is_lost else unexpected(text)
+            error = self._named(error, unexpected)
         if isinstance(error, DeviceLost):
             self._desk.lost_device(error)
         self.end(job, error)
+
+    def _named(self, error: BaseException, unexpected: type[WorkerError]) -> WorkerError:
+        if is_device_lost(error):
+            return DeviceLost(type(error).__name__)
+        if is_out_of_memory(error) and issubclass(unexpected, Fault):
+            return OutOfMemory("this input takes more memory than the worker has")
+        return unexpected(f"the model {self._name} failed on this input")
 
     def end(self, job: Job, error: WorkerError) -> None:
         """End a job without a result, as the error's class says."""

@@ -1,5 +1,6 @@
 """How each kind of end settles its message, and what is left for the next delivery."""
 
+import threading
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -42,6 +43,7 @@ class World:
     settled: list[Ending] = field(default_factory=list)
     losses: list[DeviceLost] = field(default_factory=list)
     now: float = 0.0
+    has_settled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         outlets = Outlets(
@@ -56,6 +58,7 @@ class World:
 
     def settle(self, ending: Ending) -> None:
         self.settled.append(ending)
+        self.has_settled.set()
 
     def has_run(self, job: Job) -> None:
         self.ledger.has_run(job)
@@ -157,3 +160,25 @@ def test_a_lost_device_is_told_of_and_its_job_counts_it(world: World) -> None:
     world.endings.fail(world.job(), error, InferenceFailed)
     assert world.hows == [Settlement.ABANDON]
     assert [type(loss) for loss in world.losses] == [DeviceLost]
+
+
+def test_what_finds_no_memory_outside_the_batch_may_succeed_elsewhere(world: World) -> None:
+    def raises(job: Job) -> None:
+        raise MemoryError
+
+    told = world.job()
+    world.endings.attempt(told, raises, InferenceFailed)
+    assert world.has_settled.wait(10)
+    kept = world.kept.find(told.delivery)
+    assert kept is not None
+    assert kept.code == "out-of-memory"
+    world.endings.attempt(world.job(), raises)
+    assert world.hows[1] is Settlement.ABANDON, "in our own code it is not the input's fault"
+
+
+def test_no_job_hangs_for_what_would_end_a_thread(world: World) -> None:
+    def raises(job: Job) -> None:
+        raise SystemExit
+
+    world.endings.attempt(world.job(), raises)
+    assert world.hows == [Settlement.ABANDON]

@@ -126,6 +126,31 @@ def test_a_batch_that_does_not_fit_is_split_and_the_limit_is_learned(
     assert "batches cost 4 at most from now on" in caplog.text
 
 
+@pytest.mark.torch
+def test_what_torch_finds_no_memory_for_on_the_host_is_split_too() -> None:
+    torch = pytest.importorskip("torch")
+
+    def run(batch: list[Any], contexts: list[Context]) -> list[int]:
+        torch.empty(2**60 * (len(batch) // 3))
+        return batch
+
+    allowance = Allowance("model", Gate())
+    ran = list(execute(run, [Item(n) for n in range(8)], lambda _: True, allowance))
+    assert [what.error for _, what in ran] == [None] * 8
+    assert allowance.max_cost == 2
+
+
+@pytest.mark.parametrize("surprise", [SystemExit("a model that exits"), KeyboardInterrupt()])
+def test_even_what_would_end_the_thread_fails_its_own_job_alone(surprise: BaseException) -> None:
+    def run(batch: list[Any], contexts: list[Context]) -> list[int]:
+        if 2 in batch:
+            raise surprise
+        return batch
+
+    ran = list(execute(run, [Item(n) for n in range(4)], lambda _: True, Allowance("m", Gate())))
+    assert {job.item: what.error for job, what in ran if what.error} == {2: surprise}
+
+
 def test_one_that_does_not_fit_is_tried_alone_at_the_end_and_then_fails_for_good() -> None:
     class Large(Model):
         def __call__(self, batch: list[Any], contexts: list[Context]) -> list[int]:

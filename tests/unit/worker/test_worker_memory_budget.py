@@ -136,10 +136,34 @@ def test_a_batch_that_raises_gives_its_memory_back(tmp_path: Path) -> None:
     account.close()
 
 
+SAID = [
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "Triton Error [CUDA]: out of memory",
+]
+SAID_OF_ELSE = [
+    "the memory of elephants",
+    "CUDA error: an illegal memory access was encountered",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "this model ran out of memory cells",
+]
+
+
+@pytest.mark.parametrize("text", SAID)
+def test_want_of_memory_is_known_by_what_is_said_where_no_class_tells(text: str) -> None:
+    assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(ValueError(text))
+
+
+@pytest.mark.parametrize("text", SAID_OF_ELSE)
+def test_nothing_else_is_want_of_memory(text: str) -> None:
+    assert not is_out_of_memory(RuntimeError(text))
+
+
 def test_running_out_of_memory_is_known_by_its_class_or_by_its_cause() -> None:
     assert is_out_of_memory(BudgetExceeded("no"))
     assert is_out_of_memory(MemoryError())
-    assert not is_out_of_memory(RuntimeError("CUDA out of memory"))
     wrapped = RuntimeError("the model raised")
     wrapped.__cause__ = BudgetExceeded("no")
     assert is_out_of_memory(wrapped)
@@ -149,6 +173,9 @@ def test_running_out_of_memory_is_known_by_its_class_or_by_its_cause() -> None:
 def test_torchs_own_error_is_known() -> None:
     torch = pytest.importorskip("torch")
     assert is_out_of_memory(torch.OutOfMemoryError("no"))
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60)
+    assert is_out_of_memory(raised.value), "the host's is a class of no own"
 
 
 @pytest.mark.torch
