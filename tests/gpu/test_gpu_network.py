@@ -106,3 +106,15 @@ def test_calls_in_a_row_agree() -> None:
     network = Network(nn.Sequential(*[nn.Linear(2048, 2048) for _ in range(20)]))
     items = [torch.ones(2048) for _ in range(64)]
     torch.testing.assert_close(network(items), network(items))
+
+
+def test_networks_that_come_and_go_leave_nothing_behind() -> None:
+    def held_bytes() -> int:
+        network = Network(nn.Linear(1024, 1024))
+        network([torch.ones(1024)] * 32)
+        del network
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved()
+
+    first = held_bytes()
+    assert [held_bytes() for _ in range(20)] == [first] * 20

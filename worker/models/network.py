@@ -17,7 +17,9 @@ until it is done. On the CPU all of this is left out: there is nothing to copy.
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import torch
@@ -32,6 +34,8 @@ PRECISIONS: Final[Mapping[str, torch.dtype]] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+# These stay as they are; pictures' bytes and all fractions take the network's precision.
+_NUMBERS: Final = frozenset({torch.int32, torch.int64})
 
 
 class Network:
@@ -58,12 +62,11 @@ class Network:
         self.dtype = PRECISIONS[precision] if is_gpu else torch.float32
         if self.dtype is not PRECISIONS[precision]:
             _log.info("there is no GPU: %s instead of %s", self.dtype, precision)
-        # Channels last: convolutions are a fifth faster on CPU, and use a GPU's tensor cores.
-        module = module.eval().to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
+        module = module.eval().to(self.device, self.dtype, memory_format=_layout(module))  # type: ignore[call-overload]  # torch's stubs lack this form
         self._module: Callable[[Any], Any] = module
         if compiler:
             self._module = torch.compile(module, backend=compiler)
-        self._lane = _Lane(self.device) if is_gpu else None
+        self._lane = _lane_of_this_thread(self.device) if is_gpu else None
 
     def stage(self, item: Tensor) -> Tensor:
         """Let one prepared item set out for the device; gives what a batch is made of.
@@ -96,10 +99,41 @@ class Network:
     def _stacked(self, items: list[Tensor]) -> Tensor:
         stacked = torch.stack(items)
         layout = torch.channels_last if stacked.dim() == 4 else torch.contiguous_format
-        return stacked.to(self.dtype, memory_format=layout)
+        return stacked.to(self._dtype_of(stacked), memory_format=layout)
 
     def _listed(self, items: list[Tensor]) -> list[Tensor]:
-        return [item.to(self.dtype) for item in items]
+        return [item.to(self._dtype_of(item)) for item in items]
+
+    def _dtype_of(self, given: Tensor) -> torch.dtype:
+        # What a text's words are numbered by are no measures: a network looks them up.
+        return given.dtype if given.dtype in _NUMBERS else self.dtype
+
+
+def _layout(module: nn.Module) -> torch.memory_format:
+    """Channels last: convolutions are a fifth faster on CPU, and use a GPU's tensor cores.
+
+    Only for networks of pictures: torch refuses it for the kernels of volumes and videos.
+    """
+    held = chain(module.parameters(), module.buffers())
+    is_flat = all(tensor.dim() <= 4 for tensor in held)
+    return torch.channels_last if is_flat else torch.preserve_format
+
+
+_lanes = threading.local()
+
+
+def _lane_of_this_thread(device: torch.device) -> "_Lane":
+    """One for all networks that a thread makes, one after the other or side by side.
+
+    torch keeps what cuBLAS works with, up to 32 MiB, for each thread and stream for good: a model
+    that comes and goes would leave as much behind each time.
+    """
+    lane: _Lane | None = getattr(_lanes, str(device), None)
+    if lane is None:
+        lane = _Lane(device)
+        setattr(_lanes, str(device), lane)
+    lane.follow()
+    return lane
 
 
 class _Lane:
@@ -112,8 +146,10 @@ class _Lane:
         self._computing = cuda.Stream(device)
         # Waiting for it lets the thread sleep, where CUDA by default spins on a processor.
         self._done = cuda.Event(blocking=True)
-        # The weights came on the stream that was current.
-        self._computing.wait_stream(torch.cuda.current_stream(device))
+
+    def follow(self) -> None:
+        """Compute nothing before what the current stream was given: there the weights came."""
+        self._computing.wait_stream(torch.cuda.current_stream(self._device))
 
     def send(self, item: Tensor) -> Tensor:
         """Copy an item without waiting for it."""

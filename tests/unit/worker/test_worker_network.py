@@ -86,6 +86,24 @@ def test_what_is_no_picture_keeps_its_layout(device: torch.device) -> None:
     assert network([torch.arange(3.0)] * 2).tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
+def test_networks_of_volumes_are_run_in_their_own_layout(device: torch.device) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv3d(3, 2, 2), nn.Flatten(), nn.Linear(2, 1))
+    items = [torch.rand(3, 2, 2, 2) for _ in range(3)]
+    wanted = module(torch.stack(items)).detach()
+    found = Network(module, device=device)(items)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_numbers_of_words_stay_whole_and_bytes_of_pictures_become_fractions(
+    device: torch.device,
+) -> None:
+    words = Network(nn.Embedding(10, 4), device=device)
+    assert words([words.stage(torch.tensor([1, 2, 3]))] * 2).shape == (2, 3, 4)
+    picture = torch.full((3, 8, 8), 255, dtype=torch.uint8)
+    assert Network(nn.Identity(), device=device)([picture]).dtype is torch.float32
+
+
 def test_compiled_gives_the_same(device: torch.device) -> None:
     network, items = Network(small_network(), device=device, compiler="eager"), pictures(3)
     torch.testing.assert_close(
