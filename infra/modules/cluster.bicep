@@ -74,6 +74,7 @@ resource cluster 'Microsoft.ContainerService/managedClusters@2026-04-01' = {
         osType: 'Linux'
         osSKU: 'AzureLinux'
         enableAutoScaling: true
+        count: 1
         minCount: 1
         maxCount: 3
         maxPods: 110
@@ -102,6 +103,8 @@ resource pool 'Microsoft.ContainerService/managedClusters/agentPools@2026-04-01'
       osSKU: 'Ubuntu'
       osDiskSizeGB: 128
       enableAutoScaling: true
+      // AKS makes no pool that does not say how many nodes it starts with.
+      count: each.min
       minCount: each.min
       maxCount: gpuMaxCount
       maxPods: 50
@@ -186,12 +189,22 @@ resource logs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
   }
 }
 
+// Where the cluster's agents ask what to scrape, and send it to.
+resource collection 'Microsoft.Insights/dataCollectionEndpoints@2024-03-11' = {
+  name: 'dce-prom-${token}'
+  location: location
+  tags: tags
+  kind: 'Linux'
+  properties: {}
+}
+
 resource scraping 'Microsoft.Insights/dataCollectionRules@2024-03-11' = {
   name: 'dcr-prom-${token}'
   location: location
   tags: tags
   kind: 'Linux'
   properties: {
+    dataCollectionEndpointId: collection.id
     dataSources: { prometheusForwarder: [{ name: 'prometheus', streams: ['Microsoft-PrometheusMetrics'] }] }
     destinations: { monitoringAccounts: [{ name: 'prometheus', accountResourceId: metricsAccountId }] }
     dataFlows: [{ streams: ['Microsoft-PrometheusMetrics'], destinations: ['prometheus'] }]

@@ -44,7 +44,7 @@ resource publisherRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
-// Prometheus, into which the cluster scrapes the workers' /metrics and the GPU exporter.
+// Prometheus, into which the cluster scrapes the workers' /metrics.
 resource metrics 'Microsoft.Monitor/accounts@2025-10-03' = if (usesAks) {
   name: 'prom-${token}'
   location: location

@@ -179,6 +179,20 @@ def _tolerated(spec: dict[str, object]) -> set[str]:
     return {f"{each['key']}={each['value']}:{each['effect']}" for each in tolerations}
 
 
+def pools_say_where_they_start(files: Deployment) -> None:
+    """AKS refuses a new pool without a count, also one that scales itself."""
+    cluster = files.module("cluster")
+    counts = re.findall(r"^ +count: (\S+)\n +minCount: (\S+)$", cluster, re.MULTILINE)
+    assert counts == [("1", "1"), ("each.min", "each.min")]
+
+
+def the_cluster_is_scraped(files: Deployment) -> None:
+    """The rule names an endpoint, without which the agents have nowhere to send to."""
+    cluster = files.module("cluster")
+    assert "dataCollectionEndpointId: collection.id" in cluster
+    assert "resource collection 'Microsoft.Insights/dataCollectionEndpoints@" in cluster
+
+
 def replicas_are_nodes_times_shares(files: Deployment) -> None:
     """No more workers than there can be GPUs for, and no fewer."""
     [nodes] = re.findall(r"param gpuMaxCount int = (\d+)", files.text("infra/main.bicep"))
@@ -301,6 +315,8 @@ TRUTHS: tuple[Callable[[Deployment], None], ...] = (
     ports_and_probes_fit,
     identities_are_federated_to_their_accounts,
     pods_land_on_their_nodes,
+    pools_say_where_they_start,
+    the_cluster_is_scraped,
     replicas_are_nodes_times_shares,
     workers_have_time_to_leave,
     pods_are_confined,
