@@ -67,7 +67,7 @@ param principalId string = ''
 param principalType string = 'User'
 
 @description('The workers\' image on Container Apps; infra/scripts/deploy-worker.sh sets it.')
-param workerImage string = 'mcr.microsoft.com/k8se/quickstart:latest'
+param workerImage string = ''
 
 @description('Kubernetes version of the cluster.')
 param kubernetesVersion string = '1.36'
@@ -278,11 +278,9 @@ output SERVICE_BUS_HOST string = servicebus.outputs.host
 output PAYLOAD_ACCOUNT string = storage.outputs.payloadName
 output PAYLOAD_ENDPOINT string = storage.outputs.payloadEndpoint
 output KEY_VAULT_NAME string = vault.outputs.name
-output KEY_VAULT_URI string = vault.outputs.uri
 output AZURE_CONTAINER_REGISTRY_ENDPOINT string = registry.outputs.loginServer
 output AZURE_AKS_CLUSTER_NAME string = usesAks ? cluster!.outputs.name : ''
 output WORKER_HOST string = workerHost
-output WORKER_IDENTITY_ID string = identities.outputs.worker.id
 output WORKER_CLIENT_ID string = identities.outputs.worker.clientId
 output KEDA_CLIENT_ID string = identities.outputs.keda.clientId
 output GPU_SHARING string = gpuSharing

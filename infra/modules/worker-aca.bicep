@@ -15,30 +15,17 @@ param gatewayHost string
 param minReplicas int
 param maxReplicas int
 
-@description('The workers\' image; until infra/scripts/deploy-worker.sh has built it, a stand-in.')
+@description('The workers\' image; there are no apps until infra/scripts/deploy-worker.sh has built it.')
 param image string
 
 var roles = loadJsonContent('../roles.json')
 var models = loadJsonContent('../catalogue.json').models
 var gpuProfile = 'gpu-t4'
 
-// At first the vault has no secret yet, and an app cannot refer to what is not there. From then on
-// deploy-worker.sh adds the reference together with the image.
-var hasSecret = image != 'mcr.microsoft.com/k8se/quickstart:latest'
-
 resource workspace 'Microsoft.OperationalInsights/workspaces@2025-07-01' existing = { name: workspaceName }
 resource registry 'Microsoft.ContainerRegistry/registries@2025-04-01' existing = { name: registryName }
 resource worker 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = { name: workerIdentityName }
 resource keda 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = { name: kedaIdentityName }
-
-var secretSettings = [{ name: 'WEBHOOK_SECRETS', secretRef: 'webhook-secrets' }]
-var secretReferences = [
-  {
-    name: 'webhook-secrets'
-    keyVaultUrl: '${vaultUri}secrets/webhook-secrets'
-    identity: worker.id
-  }
-]
 
 resource environment 'Microsoft.App/managedEnvironments@2025-07-01' = {
   name: 'cae-${token}'
@@ -71,8 +58,10 @@ resource pullRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
+// Not before there is an image: an app whose probes are not answered is no success, and keys.sh has
+// written the secret by then.
 resource app 'Microsoft.App/containerApps@2025-07-01' = [
-  for model in models: {
+  for model in models: if (!empty(image)) {
     name: 'worker-${model.name}'
     location: location
     tags: tags
@@ -87,7 +76,13 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
       configuration: {
         activeRevisionsMode: 'Single'
         registries: [{ server: registry.properties.loginServer, identity: worker.id }]
-        secrets: hasSecret ? secretReferences : []
+        secrets: [
+          {
+            name: 'webhook-secrets'
+            keyVaultUrl: '${vaultUri}secrets/webhook-secrets'
+            identity: worker.id
+          }
+        ]
       }
       template: {
         terminationGracePeriodSeconds: min(model.graceSeconds, 600)
@@ -96,7 +91,7 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
             name: 'worker'
             image: image
             resources: model.device == 'gpu' ? { cpu: json('4'), memory: '28Gi' } : { cpu: json('1'), memory: '2Gi' }
-            env: concat(hasSecret ? secretSettings : [], [
+            env: [
               { name: 'WORKER_MODELS', value: model.name }
               { name: 'SERVICE_BUS__fullyQualifiedNamespace', value: servicebusHost }
               { name: 'PAYLOAD_STORAGE__blobServiceUri', value: payloadEndpoint }
@@ -105,13 +100,15 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
               { name: 'HEALTH_HOST', value: '0.0.0.0' }
               { name: 'LOG_FORMAT', value: 'json' }
               { name: 'WORKER_DRAIN_SECONDS', value: string(min(model.graceSeconds, 600) - 15) }
-            ])
+              { name: 'WEBHOOK_SECRETS', secretRef: 'webhook-secrets' }
+            ]
             probes: [
               {
                 type: 'Startup'
                 httpGet: { path: '/live', port: 8081 }
-                periodSeconds: 5
-                failureThreshold: 60
+                // Five minutes. More failures than ten are refused.
+                periodSeconds: 30
+                failureThreshold: 10
               }
               {
                 type: 'Liveness'

@@ -78,17 +78,10 @@ to_cluster() { # OVERLAY
         --timeout 20m >&2
 }
 
-to_container_apps() {
+to_container_apps() { # by the templates, which say all else that the apps are
     azd env set WORKER_IMAGE "$image" --cwd "$root"
-    apps=$(az containerapp list --resource-group "$group" --query "[?starts_with(name, 'worker-')].name" --output tsv)
-    secret="keyvaultref:$(value KEY_VAULT_URI)secrets/webhook-secrets,identityref:$(value WORKER_IDENTITY_ID)"
-    for app in $apps; do
-        say "rolling $image out to $app"
-        az containerapp secret set --name "$app" --resource-group "$group" \
-            --secrets "webhook-secrets=$secret" --output none
-        az containerapp update --name "$app" --resource-group "$group" --image "$image" \
-            --set-env-vars WEBHOOK_SECRETS=secretref:webhook-secrets --output none
-    done
+    say "rolling $image out"
+    azd provision --no-prompt --cwd "$root" >&2
 }
 
 group=$(value AZURE_RESOURCE_GROUP)

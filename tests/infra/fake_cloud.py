@@ -114,11 +114,6 @@ def az_blob_upload(call: Call) -> str:
     return ""
 
 
-def az_app_update(call: Call) -> str:
-    call.table("apps")[call.option("--name")] = call.option("--image")
-    return ""
-
-
 def azd_get_value(call: Call) -> str:
     try:
         return call.found("values", call.words[3])
@@ -130,6 +125,11 @@ def azd_get_value(call: Call) -> str:
 
 def azd_set(call: Call) -> str:
     call.table("values")[call.words[3]] = call.words[4]
+    return ""
+
+
+def azd_provision(call: Call) -> str:
+    call.state["apps"] = call.table("values").get("WORKER_IMAGE", "")
     return ""
 
 
@@ -162,9 +162,6 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "az keyvault secret show": lambda call: call.found("secrets", call.option("--name")),
     "az keyvault secret set": az_secret_set,
     "az functionapp restart": lambda call: "",
-    "az containerapp list": lambda call: "\n".join(call.table("apps")),
-    "az containerapp update": az_app_update,
-    "az containerapp secret set": lambda call: call.option("--secrets"),
     "az containerapp replica list": lambda call: "1",
     "az group exists": lambda call: str(bool(call.state.get("group"))).lower(),
     "az resource list": lambda call: "Type  Name",
@@ -173,6 +170,7 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "az servicebus queue show": lambda call: "0",
     "azd env get-value": azd_get_value,
     "azd env set": azd_set,
+    "azd provision": azd_provision,
     "azd down": azd_down,
     "kubectl apply": kubectl_apply,
     "kubectl delete pod": kubectl_delete,

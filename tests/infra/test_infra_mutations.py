@@ -45,6 +45,8 @@ FAULTS = [
     (WORKERS + "worker.env", "HEALTH_PORT=8081", "HEALTH_PORT=8080"),
     (MODELS, "path: /ready", "path: /live"),
     ("infra/modules/worker-aca.bicep", "path: '/ready', port: 8081", "path: '/ready', port: 80"),
+    ("infra/modules/worker-aca.bicep", "failureThreshold: 10", "failureThreshold: 60"),
+    ("infra/modules/worker-aca.bicep", "if (!empty(image)) {", "{"),
     ("worker/Dockerfile", "EXPOSE 8081", "EXPOSE 8080"),
     (WORKERS + "network-policy.yaml", "port: 8081", "port: 8082"),
     # Identities

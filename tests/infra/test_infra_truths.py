@@ -18,9 +18,3 @@ def test_it_holds(truth: Callable[[Deployment], None], repository: Deployment) -
 def test_what_is_made_from_the_catalogue_is_up_to_date() -> None:
     for path, text in files(Catalogue.load()).items():
         assert path.read_text(encoding="utf-8") == text, f"run ./dev infra: {path.name} is stale"
-
-
-def test_the_stand_in_for_the_first_deployment_is_one(repository: Deployment) -> None:
-    image = "mcr.microsoft.com/k8se/quickstart:latest"
-    for path in ("main.bicep", "main.parameters.json", "modules/worker-aca.bicep"):
-        assert image in repository.text(f"infra/{path}"), path

@@ -102,6 +102,10 @@ def ports_and_probes_fit(files: Deployment) -> None:
     probes = re.findall(r"httpGet: \{ path: '(/\w+)', port: (\d+) \}", files.module("worker-aca"))
     assert [path for path, _ in probes] == ["/live", "/live", "/ready"]
     assert {number for _, number in probes} == {port}
+    thresholds = re.findall(r"failureThreshold: (\d+)", files.module("worker-aca"))
+    assert len(thresholds) == len(probes)
+    assert max(map(int, thresholds)) <= 10, "the most that Container Apps take"
+    assert "for model in models: if (!empty(image)) {" in files.module("worker-aca")
     for manifests in files.overlays.values():
         maps = {each["metadata"]["name"]: each["data"] for each in of_kind(manifests, "ConfigMap")}
         [ingress] = [each["spec"]["ingress"] for each in of_kind(manifests, "NetworkPolicy")]
