@@ -18,9 +18,12 @@ param alwaysReadyCount int
 param subnetId string
 
 var name = 'func-${token}'
+// What scales the app reads the backend from host.json alone, whatever the settings say. So with
+// histories in storage nothing would start an instance for orchestrations: one is always there.
+var durableCount = empty(durableEndpoint) ? max(1, alwaysReadyCount) : alwaysReadyCount
 var warm = [
   { name: 'http', instanceCount: alwaysReadyCount }
-  { name: 'durable', instanceCount: alwaysReadyCount }
+  { name: 'durable', instanceCount: durableCount }
 ]
 
 var common = {
@@ -41,11 +44,14 @@ var common = {
   API_KEYS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/api-keys/)'
 }
 
-// host.json names the storage backend, for local runs; these change it.
+// host.json names the scheduler, and this setting.
 var scheduler = {
   DURABLE_TASK_SCHEDULER_CONNECTION_STRING: 'Endpoint=${durableEndpoint};Authentication=ManagedIdentity;ClientID=${identityClientId}'
-  AzureFunctionsJobHost__extensions__durableTask__storageProvider__type: 'azureManaged'
-  AzureFunctionsJobHost__extensions__durableTask__storageProvider__connectionStringName: 'DURABLE_TASK_SCHEDULER_CONNECTION_STRING'
+}
+var histories = {
+  AzureFunctionsJobHost__extensions__durableTask__storageProvider__type: 'AzureStorage'
+  AzureFunctionsJobHost__extensions__durableTask__storageProvider__connectionStringName: 'AzureWebJobsStorage'
+  AzureFunctionsJobHost__extensions__durableTask__storageProvider__maxQueuePollingInterval: '00:00:00.200'
 }
 
 resource hostStorage 'Microsoft.Storage/storageAccounts@2025-08-01' existing = { name: hostStorageName }
@@ -83,7 +89,7 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
         maximumInstanceCount: 40
         // A caller that waits holds a place for up to 200 s, at next to no processor time.
         triggers: { http: { perInstanceConcurrency: 200 } }
-        alwaysReady: alwaysReadyCount > 0 ? warm : []
+        alwaysReady: filter(warm, each => each.instanceCount > 0)
       }
       runtime: { name: 'python', version: '3.12' }
     }
@@ -95,7 +101,7 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
 
   resource settings 'config' = {
     name: 'appsettings'
-    properties: empty(durableEndpoint) ? common : union(common, scheduler)
+    properties: union(common, empty(durableEndpoint) ? histories : scheduler)
   }
 }
 

@@ -1,11 +1,15 @@
 """The settings that the deployment sets, against those that the code reads: in both directions."""
 
+import json
 import re
 
 from gateway.settings import Settings as GatewaySettings
 from tests.infra.deployment import Deployment, of_kind, pod
 from tests.infra.readings import gateway_reads, worker_reads
 from worker.settings import Settings as WorkerSettings
+
+STORAGE_PROVIDER = "AzureFunctionsJobHost__extensions__durableTask__storageProvider__"
+STORAGE_PROVIDER_NAMES = ("type", "connectionStringName", "maxQueuePollingInterval")
 
 # Settings that the platform or an SDK reads, not our code.
 PLATFORM = {
@@ -18,8 +22,7 @@ PLATFORM = {
     "SERVICE_BUS__credential",
     "SERVICE_BUS__clientId",
     "DURABLE_TASK_SCHEDULER_CONNECTION_STRING",
-    "AzureFunctionsJobHost__extensions__durableTask__storageProvider__type",
-    "AzureFunctionsJobHost__extensions__durableTask__storageProvider__connectionStringName",
+    *(f"{STORAGE_PROVIDER}{name}" for name in STORAGE_PROVIDER_NAMES),
     "NVIDIA_VISIBLE_DEVICES",
 }
 # Set inside the image, for Python itself.
@@ -73,7 +76,7 @@ def gateway_settings_are_set_and_read(files: Deployment) -> None:
     """None missing, none unused."""
     template = files.module("gateway")
     names = set(re.findall(r"^  (\w+): ", template.partition("var common = {")[2], re.MULTILINE))
-    body = re.findall(r"var (?:common|scheduler) = \{\n(.*?)\n\}", template, re.DOTALL)
+    body = re.findall(r"var (?:common|scheduler|histories) = \{\n(.*?)\n\}", template, re.DOTALL)
     names = {name for part in body for name in re.findall(r"^  (\w+):", part, re.MULTILINE)}
     read = gateway_reads(GatewaySettings)
     assert names - PLATFORM - read == set(), "set, and read by nobody"
@@ -83,6 +86,20 @@ def gateway_settings_are_set_and_read(files: Deployment) -> None:
         reference = f"{name}: '@Microsoft.KeyVault(SecretUri=${{vaultUri}}secrets/{secret}/)'"
         assert reference in template
         assert secret in files.text("infra/scripts/keys.sh")
+
+
+def the_platform_can_scale_the_gateway(files: Deployment) -> None:
+    """It reads the backend from host.json alone: where settings name another, one stays."""
+    durable = json.loads(files.text("functions/host.json"))["extensions"]["durableTask"]
+    setting = durable["storageProvider"]["connectionStringName"]
+    assert durable["storageProvider"]["type"] == "azureManaged"
+    template = files.module("gateway")
+    assert f"var scheduler = {{\n  {setting}: 'Endpoint=" in template
+    assert f"var histories = {{\n  {STORAGE_PROVIDER}type: 'AzureStorage'" in template
+    assert "empty(durableEndpoint) ? max(1, alwaysReadyCount) : alwaysReadyCount" in template
+    assert f"resource hub 'taskHubs' = {{ name: '{durable['hubName']}' }}" in files.module(
+        "durable"
+    )
 
 
 def worker_settings_are_set_and_read(files: Deployment) -> None:

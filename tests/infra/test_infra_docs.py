@@ -22,6 +22,7 @@ from tests.infra import fake_cloud
 from tests.infra.deployment import ROOT
 from tests.infra.readings import gateway_reads
 from tests.infra.scripted import VALUES, Place
+from tests.infra.settings import STORAGE_PROVIDER, STORAGE_PROVIDER_NAMES
 
 DOCUMENTS = (
     *("docs/deploy.md", "infra/README.md", "docs/local-development.md"),
@@ -215,6 +216,7 @@ def test_the_local_settings_are_complete() -> None:
     read = {name for name in gateway_reads(Settings) if "__" not in name}
     host = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage"}
     host |= {"AzureWebJobsFeatureFlags", "AzureWebJobsDisableHomepage"}
+    host |= {f"{STORAGE_PROVIDER}{name}" for name in STORAGE_PROVIDER_NAMES}
     assert example["Values"].keys() == read | host
     # Every one of them is taken, once the key is filled in.
     filled = example["Values"] | {

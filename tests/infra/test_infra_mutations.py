@@ -14,7 +14,7 @@ from tests.infra.deployment import ROOT, Deployment
 from tests.infra.truths import TRUTHS
 
 COPIED = ["infra", "functions/contract", "functions/gateway", "worker", "azure.yaml"]
-COPIED += [".dockerignore", "pyproject.toml"]
+COPIED += [".dockerignore", "pyproject.toml", "functions/host.json"]
 
 WORKERS = "infra/k8s/base/workers/"
 MODELS = WORKERS + "models.yaml"
@@ -38,6 +38,8 @@ FAULTS = [
     ),
     ("infra/modules/gateway.bicep", "secrets/reply-token-keys/", "secrets/reply-keys/"),
     ("infra/modules/gateway.bicep", "  GATEWAY_BASE_URL: ", "  BASE_URL: "),
+    ("functions/host.json", '"azureManaged"', '"AzureStorage"'),
+    ("infra/modules/gateway.bicep", "max(1, alwaysReadyCount)", "alwaysReadyCount"),
     (WORKERS + "worker.env", "REPLY_HOSTS=", "REPLY_HOST="),
     (WORKERS + "worker.env", "HEALTH_HOST=0.0.0.0", "LISTEN_HOST=0.0.0.0"),
     ("infra/modules/worker-aca.bicep", "'WORKER_DRAIN_SECONDS'", "'DRAIN_SECONDS'"),

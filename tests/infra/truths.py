@@ -16,6 +16,7 @@ from tests.infra.readings import seconds
 from tests.infra.settings import (
     gateway_settings_are_set_and_read,
     image_environment,
+    the_platform_can_scale_the_gateway,
     worker_settings_are_set_and_read,
 )
 
@@ -316,6 +317,7 @@ TRUTHS: tuple[Callable[[Deployment], None], ...] = (
     scaled_objects_fit_their_deployments,
     gateway_settings_are_set_and_read,
     worker_settings_are_set_and_read,
+    the_platform_can_scale_the_gateway,
     ports_and_probes_fit,
     identities_are_federated_to_their_accounts,
     pods_land_on_their_nodes,
