@@ -3,6 +3,8 @@
 #   keys.sh --rotate reply-token-keys | webhook-secrets
 # puts a new key first and keeps the last one, so that what was signed before still holds. Rotate
 # twice, a day apart, to be rid of a key. The first API key is shown once, on this terminal alone.
+#   keys.sh --apply
+# has the gateway read what was written to the vault by other ways.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
@@ -52,7 +54,9 @@ first_api_key() {
 present=$(patiently list_secrets) || stop "could not list the secrets of $vault: may you read them?"
 is_there() { printf '%s\n' "$present" | grep -qx "$1"; }
 
-if [ "${1:-}" = --rotate ]; then
+if [ "${1:-}" = --apply ]; then
+    changed=yes
+elif [ "${1:-}" = --rotate ]; then
     name=${2:?name the secret: reply-token-keys or webhook-secrets}
     new=$(new_key "$name")
     if is_there "$name"; then
@@ -67,11 +71,16 @@ else
     is_there api-keys || first_api_key
 fi
 
-# A running gateway looks at the vault again when it restarts, else within a day.
+# The platform keeps for a day what it has read of the vault, and that there was nothing, too. A restart
+# alone does not make it look again.
 gateway=$(value GATEWAY_NAME)
+group=$(value AZURE_RESOURCE_GROUP)
 if [ "$changed" = yes ]; then
-    az functionapp restart --name "$gateway" --resource-group "$(value AZURE_RESOURCE_GROUP)" --output none
-    say "restarted $gateway, which reads them anew"
+    id=$(az functionapp show --name "$gateway" --resource-group "$group" --query id --output tsv)
+    az rest --method post --output none \
+        --url "$id/config/configreferences/appsettings/refresh?api-version=2022-03-01"
+    az functionapp restart --name "$gateway" --resource-group "$group" --output none
+    say "restarted $gateway with what the vault has now"
 else
     say "nothing to do: the vault has them all"
 fi

@@ -105,6 +105,21 @@ def az_secret_set(call: Call) -> str:
     return ""
 
 
+def az_rest(call: Call) -> str:
+    path = "/config/configreferences/appsettings/refresh?api-version="
+    site, _, _ = call.option("--url").partition(path)
+    if not site.startswith("/subscriptions/") or call.option("--method") != "post":
+        raise Ended(UNKNOWN, f"not known: {call.options}")
+    call.state["cached"] = dict(call.table("secrets"))
+    return ""
+
+
+def az_restart(call: Call) -> str:
+    # The values of the last look at the vault: a restart is none.
+    call.state["gateway"] = call.state.get("cached", {})
+    return ""
+
+
 def az_blob_upload(call: Call) -> str:
     name = call.option("--name")
     if name in call.table("blobs") and call.option("--overwrite") == "false":
@@ -161,7 +176,9 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "az keyvault secret list": lambda call: "\n".join(call.table("secrets")),
     "az keyvault secret show": lambda call: call.found("secrets", call.option("--name")),
     "az keyvault secret set": az_secret_set,
-    "az functionapp restart": lambda call: "",
+    "az functionapp show": lambda call: f"/subscriptions/0/sites/{call.option('--name')}",
+    "az functionapp restart": az_restart,
+    "az rest": az_rest,
     "az containerapp replica list": lambda call: "1",
     "az group exists": lambda call: str(bool(call.state.get("group"))).lower(),
     "az resource list": lambda call: "Type  Name",

@@ -29,6 +29,7 @@ class TestKeys:
         assert caller is not None
         assert "admin" in caller.scopes
         assert len(place.called("az", "functionapp", "restart")) == 1
+        assert place.state["gateway"] == secrets, "the platform has looked at the vault again"
 
         assert place.done("keys.sh") == ""
         assert place.state["secrets"] == secrets
@@ -60,7 +61,14 @@ class TestKeys:
         assert old == first != new
         place.done("keys.sh", "--rotate", name)
         assert place.state["secrets"][name].split(",")[1:] == [new]
+        assert place.state["gateway"] == place.state["secrets"]
         assert len(place.called("az", "functionapp", "restart")) == 3
+
+    def test_what_was_written_by_hand_is_applied(self, place: Place) -> None:
+        place.done("keys.sh")
+        place.change(secrets={"api-keys": "[]"})
+        place.done("keys.sh", "--apply")
+        assert place.state["gateway"]["api-keys"] == "[]"
 
     def test_waits_for_roles(self, place: Place) -> None:
         names = ("list", "set")
