@@ -43,7 +43,6 @@ NOT_RUN = {
     "az servicebus queue delete": AZ,
     "az keyvault secret show": AZ,
     "az keyvault secret set": AZ,
-    "az functionapp restart": AZ,
     "az ad app create": AZ,
     "az ad sp create": AZ,
     "az ad app federated-credential create": AZ,
