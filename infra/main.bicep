@@ -258,7 +258,6 @@ module alerts 'modules/alerts.bicep' = {
     email: alertEmail
     servicebusId: servicebus.outputs.id
     insightsId: monitoring.outputs.insightsId
-    workspaceId: monitoring.outputs.workspaceId
   }
 }
 

@@ -5,7 +5,6 @@ param token string
 param email string
 param servicebusId string
 param insightsId string
-param workspaceId string
 
 @description('Messages in a queue that are too many for too long.')
 param longQueue int = 500
@@ -29,14 +28,6 @@ resource group 'Microsoft.Insights/actionGroups@2023-01-01' = {
     emailReceivers: empty(email) ? [] : [{ name: 'operators', emailAddress: email, useCommonAlertSchema: true }]
   }
 }
-
-resource metricsToWorkspace 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
-  name: 'workspace'
-  scope: namespace
-  properties: { workspaceId: workspaceId, metrics: [{ category: 'AllMetrics', enabled: true }] }
-}
-
-resource namespace 'Microsoft.ServiceBus/namespaces@2024-01-01' existing = { name: last(split(servicebusId, '/')) }
 
 var metrics = [
   {
@@ -136,6 +127,18 @@ var queries = [
     threshold: slowSeconds
     window: 'PT15M'
   }
+  {
+    name: 'no-ready-worker'
+    severity: 1
+    text: 'Jobs wait, and no worker has replied for a quarter of an hour: see the pods, their nodes and /ready.'
+    // Service Bus exports no queue lengths to logs: the gateway's lines tell in which minutes jobs
+    // waited, and each reply is a request.
+    query: 'let replies = toscalar(requests | where tostring(split(url, "?")[0]) matches regex @"/v1/jobs/[^/]+/reply$" | count); traces | where message startswith "queue " and message has ": oldest " | summarize value = dcount(bin(timestamp, 1m)) | where replies == 0'
+    measure: 'value'
+    dimension: ''
+    threshold: 10
+    window: 'PT15M'
+  }
 ]
 
 resource queryAlert 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
@@ -169,33 +172,3 @@ resource queryAlert 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
     }
   }
 ]
-
-// Jobs wait and none is completed: whatever the reason, no worker does its work.
-resource noWorker 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = {
-  name: 'no-ready-worker-${token}'
-  location: location
-  tags: tags
-  properties: {
-    displayName: 'Loosely: no-ready-worker'
-    description: 'Jobs wait and none was completed for a quarter of an hour: see the pods, their nodes and /ready.'
-    severity: 1
-    enabled: true
-    scopes: [workspaceId]
-    evaluationFrequency: 'PT5M'
-    windowSize: 'PT15M'
-    criteria: {
-      allOf: [
-        {
-          query: 'AzureMetrics | where ResourceProvider == "MICROSOFT.SERVICEBUS" and MetricName in ("ActiveMessages", "CompleteMessage") | summarize waiting = minif(Average, MetricName == "ActiveMessages"), completed = sumif(Total, MetricName == "CompleteMessage") | where waiting > 0 and completed == 0 | project value = waiting'
-          timeAggregation: 'Maximum'
-          metricMeasureColumn: 'value'
-          operator: 'GreaterThan'
-          threshold: 0
-          failingPeriods: { numberOfEvaluationPeriods: 1, minFailingPeriodsToAlert: 1 }
-        }
-      ]
-    }
-    autoMitigate: true
-    actions: { actionGroups: [group.id] }
-  }
-}

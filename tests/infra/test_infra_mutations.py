@@ -79,6 +79,9 @@ FAULTS = [
     ("worker/Dockerfile", 'ENTRYPOINT ["python", "-m", "worker"]', "ENTRYPOINT python -m worker"),
     ("worker/Dockerfile", "python:3.12.12-slim-bookworm AS", "python:latest AS"),
     ("worker/requirements.txt", "azure-servicebus==7.15.0\n", ""),
+    # What alerts look for
+    ("infra/modules/alerts.bicep", '": oldest "', '": age "'),
+    ("infra/modules/alerts.bicep", "/v1/jobs/[^/]+/reply$", "/v1/jobs/[^/]+/replies$"),
     # What is left behind
     ("infra/modules/storage.bicep", "{ prefix: 'uploads', days: 2 }", ""),
 ]

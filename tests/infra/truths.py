@@ -295,6 +295,25 @@ def what_is_left_is_deleted(files: Deployment) -> None:
         assert re.search(rf"[\"']{prefix}/", code), f"nobody writes {prefix}/"
 
 
+def queries_look_for_what_is_written(files: Deployment) -> None:
+    """For lines and routes of the gateway, and for no metric: Service Bus exports no lengths."""
+    code = "\n".join(
+        path.read_text(encoding="utf-8")
+        for folder in ("contract", "gateway")
+        for path in (files.root / "functions" / folder).rglob("*.py")
+    )
+    for text in (files.module("alerts"), files.text("infra/workbook.json").replace('\\"', '"')):
+        assert "AzureMetrics" not in text
+        phrases = set(re.findall(r'(?:startswith|has|with|queue|\*) "([^"]+)"', text))
+        assert {"queue ", ": oldest ", " ended as "} <= phrases
+        assert not [phrase for phrase in phrases if phrase not in code]
+        paths = re.findall(r'matches regex @"([^"]+)\$"', text)
+        assert paths
+        for path in paths:
+            route = re.escape(path).replace(re.escape("[^/]+"), r"\{\w+\}")
+            assert re.search(route, code), path
+
+
 def the_image_has_what_it_needs(files: Deployment) -> None:
     """Its requirements are the worker's extras, its folders those that the worker imports."""
     project = tomllib.loads(files.text("pyproject.toml"))["project"]["optional-dependencies"]
@@ -328,5 +347,6 @@ TRUTHS: tuple[Callable[[Deployment], None], ...] = (
     pods_are_confined,
     no_key_is_anywhere,
     what_is_left_is_deleted,
+    queries_look_for_what_is_written,
     the_image_has_what_it_needs,
 )
