@@ -68,6 +68,8 @@ FAULTS = [
     ("infra/main.bicep", "param gpuMaxCount int = 8", "param gpuMaxCount int = 4"),
     ("infra/k8s/components/timeslice/time-slicing.yaml", "replicas: 2", "replicas: 4"),
     ("infra/k8s/components/timeslice/kustomization.yaml", 'value: "2"', 'value: "1"'),
+    ("infra/k8s/components/timeslice/kustomization.yaml", 'value: "1"', 'value: "2"'),
+    ("infra/k8s/components/mig/kustomization.yaml", ', add: ["SYS_ADMIN"]', ""),
     # Time to leave
     (MODELS, "terminationGracePeriodSeconds: 90", "terminationGracePeriodSeconds: 30"),
     (MODELS, "value: '75'", "value: '95'"),

@@ -11,7 +11,13 @@ from collections.abc import Callable
 from contract.catalogue import Catalogue
 from contract.queues import config
 from infra.generate import LOW_PRIORITY_MESSAGES_PER_WORKER, MESSAGES_PER_WORKER
-from tests.infra.deployment import Deployment, is_gpu, of_kind, pod
+from tests.infra.deployment import Deployment, of_kind, pod
+from tests.infra.nodes import (
+    pods_land_on_their_nodes,
+    pools_say_where_they_start,
+    replicas_are_nodes_times_shares,
+    workers_that_share_a_gpu_fit_its_machine,
+)
 from tests.infra.readings import seconds
 from tests.infra.settings import (
     gateway_settings_are_set_and_read,
@@ -154,73 +160,11 @@ def identities_are_federated_to_their_accounts(files: Deployment) -> None:
             assert labels["azure.workload.identity/use"] == "true"
 
 
-def pods_land_on_their_nodes(files: Deployment) -> None:
-    """Every taint of a pool is tolerated by what shall run there, and by nothing that shall not."""
-    cluster = files.module("cluster")
-    gpu = "nvidia.com/gpu=present:NoSchedule"
-    spot = "kubernetes.azure.com/scalesetpriority=spot:NoSchedule"
-    assert re.search(rf"var gpuTaints = \['{gpu}'\]", cluster)
-    assert re.search(rf"var spotTaints = \['{spot}'\]", cluster)
-    [labels] = re.findall(r"nodeLabels: \{ '([\w./]+)': '(\w+)' \}", cluster)
-    for name, manifests in files.overlays.items():
-        for deployment in of_kind(manifests, "Deployment"):
-            taints = _tolerated(pod(deployment))
-            if is_gpu(deployment):
-                assert taints == ({gpu} if name == "ondemand" else {gpu, spot}), name
-                assert pod(deployment)["nodeSelector"] == {labels[0]: labels[1]}
-                asks = "nvidia.com/gpu" in pod(deployment)["containers"][0]["resources"]["limits"]
-                assert asks is (name != "shared-gpu"), name
-            else:
-                assert not taints, "what needs no GPU must not take a GPU node"
-        [plugin] = of_kind(manifests, "DaemonSet")
-        assert _tolerated(pod(plugin)) == {gpu, spot}
-        assert pod(plugin)["nodeSelector"] == {labels[0]: labels[1]}
-        assert ":v" in pod(plugin)["containers"][0]["image"]
-
-
-def _tolerated(spec: dict[str, object]) -> set[str]:
-    tolerations = spec.get("tolerations", [])
-    assert isinstance(tolerations, list)
-    return {f"{each['key']}={each['value']}:{each['effect']}" for each in tolerations}
-
-
-def pools_say_where_they_start(files: Deployment) -> None:
-    """AKS refuses a new pool without a count, also one that scales itself."""
-    cluster = files.module("cluster")
-    counts = re.findall(r"^ +count: (\S+)\n +minCount: (\S+)$", cluster, re.MULTILINE)
-    assert counts == [("1", "1"), ("each.min", "each.min")]
-
-
 def the_cluster_is_scraped(files: Deployment) -> None:
     """The rule names an endpoint, without which the agents have nowhere to send to."""
     cluster = files.module("cluster")
     assert "dataCollectionEndpointId: collection.id" in cluster
     assert "resource collection 'Microsoft.Insights/dataCollectionEndpoints@" in cluster
-
-
-def replicas_are_nodes_times_shares(files: Deployment) -> None:
-    """No more workers than there can be GPUs for, and no fewer."""
-    [nodes] = re.findall(r"param gpuMaxCount int = (\d+)", files.text("infra/main.bicep"))
-    shares = {"ondemand": 1, "spot": 1, "shared-gpu": 1, "mig": 7}
-    for name, manifests in files.overlays.items():
-        share = shares.get(name)
-        if name == "timeslice":
-            [text] = [
-                each["data"]["config.yaml"]
-                for each in of_kind(manifests, "ConfigMap")
-                if each["metadata"]["name"] == "nvidia-time-slicing"
-            ]
-            share = int(re.findall(r"replicas: (\d+)", text)[0])
-            [worker] = [
-                each["data"]
-                for each in of_kind(manifests, "ConfigMap")
-                if each["metadata"]["name"].startswith("worker")
-            ]
-            assert worker["WORKER_CARD_SHARES"] == str(share), "each keeps to its share of memory"
-        assert share is not None, f"how many workers share a GPU in {name}?"
-        for scaled in of_kind(manifests, "ScaledObject"):
-            if is_gpu(scaled):
-                assert scaled["spec"]["maxReplicaCount"] == int(nodes) * share, name
 
 
 def workers_have_time_to_leave(files: Deployment) -> None:
@@ -343,6 +287,7 @@ TRUTHS: tuple[Callable[[Deployment], None], ...] = (
     pools_say_where_they_start,
     the_cluster_is_scraped,
     replicas_are_nodes_times_shares,
+    workers_that_share_a_gpu_fit_its_machine,
     workers_have_time_to_leave,
     pods_are_confined,
     no_key_is_anywhere,
