@@ -15,6 +15,8 @@ MAX_GPU_NODES = 8
 MAX_CPU_WORKERS = 4
 HEALTH_PORT = 8081
 USER_ID = 10001
+# For a GPU node to come and to pull the image; deploy-worker.sh waits as long.
+ROLLOUT_SECONDS = 1200
 # From SIGTERM to the end of the grace, less what the process needs to end itself.
 _AFTER_DRAIN_SECONDS = 15
 
@@ -76,6 +78,7 @@ def deployment(model: Model, grace_seconds: int) -> dict[str, Any]:
                 "type": "RollingUpdate",
                 "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
             },
+            "progressDeadlineSeconds": ROLLOUT_SECONDS,
             "revisionHistoryLimit": 5,
             "template": {
                 "metadata": {

@@ -30,7 +30,7 @@ resource service 'Microsoft.ApiManagement/service@2024-05-01' = {
 
     resource policy 'policies' = {
       name: 'policy'
-      properties: { format: 'rawxml', value: loadTextContent('../apim-policy.xml') }
+      properties: { format: 'xml', value: loadTextContent('../apim-policy.xml') }
     }
   }
 }

@@ -22,7 +22,7 @@ digest() { az acr repository show --name "$name" --image "worker:$tag" --query d
 if ! found=$(digest); then
     [ $# -eq 0 ] || stop "the registry has no worker:$tag"
     say "building worker:$tag in $name"
-    patiently az acr build --registry "$name" --image "worker:$tag" --file "$root/worker/Dockerfile" "$root" >&2
+    az acr build --registry "$name" --image "worker:$tag" --file "$root/worker/Dockerfile" "$root" >&2
     found=$(digest) || stop "the registry does not know the worker:$tag that it has built"
 fi
 image="$registry/worker@$found"

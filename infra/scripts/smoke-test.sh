@@ -97,7 +97,7 @@ if [ -n "$result" ]; then passed "one request, one answer: $result"; else failed
 
 # 4. A pod is killed with jobs in hand, and all are answered.
 if [ "$host" = aks ]; then
-    ids=$(for _ in $(seq "$jobs"); do submit respond-async | field id; done)
+    ids=$(for _ in $(seq "$jobs"); do submit respond-async '?deadline_seconds=600' | field id; done)
     kubectl --namespace loosely delete pod --grace-period=0 --force \
         --selector "app.kubernetes.io/instance=$model" >/dev/null 2>&1 || failed "no pod could be killed"
     answered=0

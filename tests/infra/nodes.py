@@ -35,6 +35,14 @@ def _tolerated(spec: dict[str, object]) -> set[str]:
     return {f"{each['key']}={each['value']}:{each['effect']}" for each in tolerations}
 
 
+def nodes_have_time_to_come(files: Deployment) -> None:
+    """A rollout that waits for a GPU node has not failed before the script gives up waiting."""
+    [minutes] = re.findall(r"--timeout (\d+)m ", files.text("infra/scripts/deploy-worker.sh"))
+    for manifests in files.overlays.values():
+        for deployment in of_kind(manifests, "Deployment"):
+            assert deployment["spec"]["progressDeadlineSeconds"] >= int(minutes) * 60
+
+
 def pools_say_where_they_start(files: Deployment) -> None:
     """AKS refuses a new pool without a count, also one that scales itself."""
     cluster = files.module("cluster")

@@ -58,6 +58,7 @@ FAULTS = [
     (MODELS, "azure.workload.identity/use: 'true'", "azure.workload.identity/use: 'false'"),
     ("infra/modules/cluster.bicep", "disableLocalAccounts: true", "disableLocalAccounts: false"),
     ("infra/modules/storage.bicep", "allowSharedKeyAccess: false", "allowSharedKeyAccess: true"),
+    ("infra/modules/apim.bicep", "format: 'xml'", "format: 'rawxml'"),
     # Nodes
     ("infra/modules/cluster.bicep", "nvidia.com/gpu=present:", "sku=gpu:"),
     ("infra/modules/cluster.bicep", "'loosely.dev/pool': 'gpu'", "'loosely.dev/pool': 'gpus'"),
@@ -70,7 +71,8 @@ FAULTS = [
     ("infra/k8s/components/timeslice/kustomization.yaml", 'value: "2"', 'value: "1"'),
     ("infra/k8s/components/timeslice/kustomization.yaml", 'value: "1"', 'value: "2"'),
     ("infra/k8s/components/mig/kustomization.yaml", ', add: ["SYS_ADMIN"]', ""),
-    # Time to leave
+    # Time to come and to leave
+    (MODELS, "progressDeadlineSeconds: 1200", "progressDeadlineSeconds: 600"),
     (MODELS, "terminationGracePeriodSeconds: 90", "terminationGracePeriodSeconds: 30"),
     (MODELS, "value: '75'", "value: '95'"),
     (MODELS, "stabilizationWindowSeconds: 600", "stabilizationWindowSeconds: 60"),
@@ -79,6 +81,7 @@ FAULTS = [
     ("worker/Dockerfile", "USER 10001:10001", "USER 0:0"),
     # The image
     ("worker/Dockerfile", 'ENTRYPOINT ["python", "-m", "worker"]', "ENTRYPOINT python -m worker"),
+    ("worker/Dockerfile", "--extra-index-url", "--index-url"),
     ("worker/Dockerfile", "python:3.12.12-slim-bookworm AS", "python:latest AS"),
     ("worker/requirements.txt", "azure-servicebus==7.15.0\n", ""),
     # What alerts look for

@@ -7,12 +7,14 @@ copies with one fault each.
 import re
 import tomllib
 from collections.abc import Callable
+from xml.etree import ElementTree
 
 from contract.catalogue import Catalogue
 from contract.queues import config
 from infra.generate import LOW_PRIORITY_MESSAGES_PER_WORKER, MESSAGES_PER_WORKER
 from tests.infra.deployment import Deployment, of_kind, pod
 from tests.infra.nodes import (
+    nodes_have_time_to_come,
     pods_land_on_their_nodes,
     pools_say_where_they_start,
     replicas_are_nodes_times_shares,
@@ -224,6 +226,12 @@ def no_key_is_anywhere(files: Deployment) -> None:
     assert "AccountKey" not in files.bicep
 
 
+def the_front_takes_its_policy(files: Deployment) -> None:
+    """The file is XML, with the quotes in its expressions escaped, and is sent as that."""
+    assert ElementTree.fromstring(files.text("infra/apim-policy.xml")).tag == "policies"
+    assert "format: 'xml'" in files.module("apim")
+
+
 def what_is_left_is_deleted(files: Deployment) -> None:
     """A lifecycle rule for everything that the code writes into the payload container."""
     code = "\n".join(
@@ -268,6 +276,7 @@ def the_image_has_what_it_needs(files: Deployment) -> None:
     assert "COPY functions/contract /app/contract\nCOPY worker /app/worker\n" in dockerfile
     assert 'ENTRYPOINT ["python", "-m", "worker"]\n' in dockerfile, "the exec form, for signals"
     assert "STOPSIGNAL SIGTERM" in dockerfile
+    assert "{TORCH_INDEX:+--extra-index-url " in dockerfile, "PyTorch's index has PyTorch alone"
     for base in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE):
         assert re.fullmatch(r"[\w/.-]+:\d+\.\d+\.\d+[\w.-]*", base), f"{base} is not pinned"
     ignored = files.text(".dockerignore").splitlines()
@@ -285,12 +294,14 @@ TRUTHS: tuple[Callable[[Deployment], None], ...] = (
     identities_are_federated_to_their_accounts,
     pods_land_on_their_nodes,
     pools_say_where_they_start,
+    nodes_have_time_to_come,
     the_cluster_is_scraped,
     replicas_are_nodes_times_shares,
     workers_that_share_a_gpu_fit_its_machine,
     workers_have_time_to_leave,
     pods_are_confined,
     no_key_is_anywhere,
+    the_front_takes_its_policy,
     what_is_left_is_deleted,
     queries_look_for_what_is_written,
     the_image_has_what_it_needs,
