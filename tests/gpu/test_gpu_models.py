@@ -59,12 +59,13 @@ def seeded(folder: Path, kind: Any, architecture: str) -> Weights:
     return Weights(path)
 
 
-def test_a_detector_gives_boxes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_a_detector_gives_boxes(tmp_path: Path, precision: str) -> None:
     architecture = "ssdlite320_mobilenet_v3_large"
     model = replace(
         PICTURES,
         implementation="worker.models.torchvision_detector",
-        options={"architecture": architecture, "min_score": 0.01},
+        options={"architecture": architecture, "min_score": 0.01, "precision": precision},
     )
     weights = seeded(tmp_path, models.detection, architecture)
     found = answer(Runner.load(model, 1, weights), "chelsea.jpg", "image/jpeg")

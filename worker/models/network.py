@@ -46,23 +46,29 @@ class Network:
         module: nn.Module,
         *,
         precision: str = "float32",
+        part: str = "",
         compiler: str = "",
         device: torch.device | None = None,
     ) -> None:
         """Move the module to the device: CUDA where there is one.
 
         `precision` is a key of PRECISIONS. Half precision is a GPU's: a CPU, which gains nothing by
-        it, stays with float32, so that one entry serves both. `compiler` names a backend of
-        torch.compile, "inductor" mostly; the first call with each kind of batch is slow then.
+        it, stays with float32, so that one entry serves both. `part` names the one attribute of the
+        module that is in this precision, where the rest needs all of float32. `compiler` names a
+        backend of torch.compile, "inductor" mostly; the first call with each kind of batch is slow
+        then.
         """
         if precision not in PRECISIONS:
             raise ModelUnfit(f"options.precision: {precision!r} is not {', '.join(PRECISIONS)}")
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         is_gpu = self.device.type == "cuda"
-        self.dtype = PRECISIONS[precision] if is_gpu else torch.float32
-        if self.dtype is not PRECISIONS[precision]:
-            _log.info("there is no GPU: %s instead of %s", self.dtype, precision)
+        dtype = PRECISIONS[precision] if is_gpu else torch.float32
+        if dtype is not PRECISIONS[precision]:
+            _log.info("there is no GPU: %s instead of %s", dtype, precision)
+        self.dtype = torch.float32 if part else dtype
         module = module.eval().to(self.device, self.dtype, memory_format=_layout(module))  # type: ignore[call-overload]  # torch's stubs lack this form
+        if part:
+            setattr(module, part, InPrecision(getattr(module, part), dtype))
         self._module: Callable[[Any], Any] = module
         if compiler:
             self._module = torch.compile(module, backend=compiler)
@@ -107,6 +113,22 @@ class Network:
     def _dtype_of(self, given: Tensor) -> torch.dtype:
         # What a text's words are numbered by are no measures: a network looks them up.
         return given.dtype if given.dtype in _NUMBERS else self.dtype
+
+
+class InPrecision(nn.Module):
+    """A part of a network in a precision of its own, of which those around it see nothing."""
+
+    def __init__(self, inner: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._inner = inner.to(dtype)
+        self._dtype = dtype
+
+    def forward(self, given: Tensor) -> Any:
+        """Float32 in, float32 out: one tensor, or several by name."""
+        found = self._inner(given.to(self._dtype))
+        if isinstance(found, Tensor):
+            return found.float()
+        return {name: each.float() for name, each in found.items()}
 
 
 def _layout(module: nn.Module) -> torch.memory_format:

@@ -3,7 +3,8 @@
     weights = "blob:weights/fasterrcnn.pth"
     options = {architecture = "fasterrcnn_resnet50_fpn", min_score = 0.5}
 
-For weights of one's own, `labels` are the classes' names by commas, the background first.
+For weights of one's own, `labels` are the classes' names by commas, the background first. Another
+`precision` is that of the backbone, which has most of the work.
 """
 
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ class Infer:
             num_classes=len(self._names),
         )
         self._min_score = min_score
-        self._network = Network(weights.load_into(network), precision=precision)
+        # Boxes in half precision would lose whole pixels, and of high classes all their places.
+        self._network = Network(weights.load_into(network), precision=precision, part="backbone")
 
     def sample(self) -> _Picture:
         """A picture as `preprocess` makes it, of the largest size."""

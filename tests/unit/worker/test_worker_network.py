@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.errors import ModelUnfit
-from worker.models.network import Network
+from worker.models.network import InPrecision, Network
 
 pytestmark = pytest.mark.torch
 
@@ -109,6 +109,42 @@ def test_compiled_gives_the_same(device: torch.device) -> None:
     torch.testing.assert_close(
         network(items), expected(items), rtol=1e-3, atol=1e-3, check_stride=False
     )
+
+
+@pytest.mark.parametrize("gives_many", [False, True])
+def test_a_part_in_half_precision_gives_the_others_float32(gives_many: bool) -> None:
+    class Backbone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, item: Tensor) -> Tensor | dict[str, Tensor]:
+            assert item.dtype is torch.bfloat16
+            return {"0": self.layer(item)} if gives_many else self.layer(item)
+
+    found = InPrecision(Backbone(), torch.bfloat16)(torch.ones(2, 4))
+    assert (found["0"] if gives_many else found).dtype is torch.float32
+
+
+def test_a_network_may_have_one_part_in_its_precision(device: torch.device) -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, items: Tensor) -> Tensor:
+            found: Tensor = self.head(self.backbone(items))
+            return found
+
+    torch.manual_seed(0)
+    module, items = Halves(), [torch.rand(4) for _ in range(3)]
+    wanted = module(torch.stack(items)).detach()
+    found = Network(module, precision="float16", part="backbone", device=device)(items)
+    assert module.head.weight.dtype is torch.float32
+    assert {each.dtype for each in module.backbone.parameters()} == {
+        torch.float32 if device.type == "cpu" else torch.float16
+    }
+    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)
 
 
 def test_on_a_cpu_staging_copies_nothing_and_half_precision_is_full() -> None:
