@@ -18,8 +18,12 @@ from worker.messages.servicebus import Delivery
 
 _log = logging.getLogger(__name__)
 
-# A third of the lock leaves time for two more tries.
+# A third of the lock leaves time for two more tries, if none takes all of it: a connection that
+# went silent is closed in time to renew over the next, and keeps the locks of others waiting no
+# longer than that.
 _RENEW_AT_SHARE = 1 / 3
+_TRY_SHARE = 1 / 2
+_LONGEST_TRY_SECONDS = 30.0
 _RETRY_SECONDS = 0.5
 _LONGEST_SLEEP_SECONDS = 1.0
 
@@ -131,18 +135,26 @@ class Leases:
         delivery = lease._delivery
         if delivery is None:
             return
+        left_seconds = lease.expires_at - self._clock()
+        try_seconds = min(max(0.1, left_seconds * _TRY_SHARE), _LONGEST_TRY_SECONDS)
         try:
-            lock_seconds = lease.renew(delivery, max(0.1, lease.expires_at - self._clock()))
+            lock_seconds = lease.renew(delivery, try_seconds)
         except LockLost as error:
             if lease._delivery is not None:
                 self._lose(lease, error)
         except BrokerAway as error:
             _log.debug("could not renew the lock of %s: %s", delivery.message_id, error)
-            lease.due_at = min(self._clock() + _RETRY_SECONDS, lease.expires_at)
+            self._try_again(lease)
+        except Exception:  # noqa: BLE001  the process's edge: this thread keeps everybody's locks
+            _log.exception("renewing the lock of %s failed, trying on", delivery.message_id)
+            self._try_again(lease)
         else:
             now = self._clock()
             lease.expires_at = now + lock_seconds
             lease.due_at = now + lock_seconds * _RENEW_AT_SHARE
+
+    def _try_again(self, lease: Lease) -> None:
+        lease.due_at = min(self._clock() + _RETRY_SECONDS, lease.expires_at)
 
     def _lose(self, lease: Lease, reason: object) -> None:
         delivery, lease._delivery = lease._delivery, None

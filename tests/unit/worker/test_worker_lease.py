@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +32,13 @@ class World:
 
     def renew(self, delivery: Delivery, timeout_seconds: float) -> float:
         self.renewals.append((self.now, delivery.message_id))
+        if self.mood == "silent":
+            self.now += timeout_seconds
+            # It is closed, and the next try is over another.
+            self.mood = "renews"
+            raise BrokerAway("no answer in time")
+        if self.mood == "defect":
+            raise KeyError("in the SDK")
         if self.mood == "away":
             raise BrokerAway("no route")
         if self.mood == "lost" or self.now >= self.locked_until[delivery.message_id]:
@@ -103,6 +111,32 @@ def test_a_broker_that_is_away_for_a_moment_costs_nothing() -> None:
     world.mood = "renews"
     world.pass_time(20.0)
     assert is_held(lease)
+
+
+def test_a_connection_that_went_silent_costs_no_lock_if_the_next_one_answers() -> None:
+    world = World(mood="silent")
+    leases = [world.hold(name) for name in ("a", "b")]
+    world.pass_time(20.0)
+    assert all(is_held(lease) for lease in leases)
+
+
+def test_a_silent_connection_holds_nobody_up_for_long() -> None:
+    world = World(mood="silent")
+    world.hold("a", lock_seconds=300.0)
+    world.now += 100.0
+    begun_at = world.now
+    world.leases.turn()
+    assert world.now - begun_at <= 30.0
+
+
+def test_a_defect_costs_no_other_lock(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(mood="defect")
+    lease = world.hold("a")
+    world.pass_time(4.0)
+    world.mood = "renews"
+    world.pass_time(20.0)
+    assert is_held(lease)
+    assert "trying on" in caplog.text
 
 
 def test_a_broker_that_stays_away_loses_the_lock_when_it_expires() -> None:
