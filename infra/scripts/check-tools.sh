@@ -1,6 +1,7 @@
 #!/bin/sh
 # Before anything is made: are the tools there, and does the environment say all it has to?
-# Changes nothing but the azd environment, where it writes the budget's first month once.
+# Changes nothing but the azd environment, where it writes the budget's first month once; for a
+# private network it registers the provider of the Function App's subnet, which no template names.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
@@ -8,7 +9,12 @@ set -eu
 need az azd git openssl python3
 host=$(kept WORKER_HOST) || host=aks
 [ "$host" = aca ] || need kubectl kubelogin
-az account show --output none || stop "not signed in: run az login"
+here=$(az account show --query id --output tsv) || stop "not signed in: run az login"
+there=$(kept AZURE_SUBSCRIPTION_ID) || there=$here
+[ "$here" = "$there" ] || stop "az is in another subscription than azd: az account set --subscription $there"
+if [ "$(kept PRIVATE_NETWORK || true)" = true ]; then
+    az provider register --namespace Microsoft.App --wait --output none
+fi
 if ! kept BUDGET_START >/dev/null; then
     azd env set BUDGET_START "$(date -u +%Y-%m-01)" --cwd "$root"
 fi

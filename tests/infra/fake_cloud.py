@@ -168,7 +168,8 @@ def kubectl_delete(call: Call) -> str:
 
 
 ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
-    "az account show": lambda call: "",
+    "az account show": lambda call: str(call.state.get("subscription", "a-subscription")),
+    "az provider register": lambda call: call.option("--namespace"),
     "az account get-access-token": lambda call: "a-token",
     "az acr repository show": lambda call: call.found("images", call.option("--image")),
     "az acr build": az_acr_build,

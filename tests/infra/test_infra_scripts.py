@@ -276,6 +276,22 @@ class TestCheckTools:
         place.change(values={"WORKER_HOST": "aca"})
         place.done("check-tools.sh")
 
+    def test_az_and_azd_work_in_one_subscription(self, place: Place) -> None:
+        place.change(values={"AZURE_SUBSCRIPTION_ID": "another"})
+        ended = place.run("check-tools.sh")
+        assert ended.returncode == 1
+        assert "az account set --subscription another" in ended.stderr
+        place.change(subscription="another")
+        place.done("check-tools.sh")
+
+    def test_a_private_network_gets_its_provider(self, place: Place) -> None:
+        place.done("check-tools.sh")
+        assert not place.called("az", "provider")
+        place.change(values={"PRIVATE_NETWORK": "true"})
+        place.done("check-tools.sh")
+        [call] = place.called("az", "provider", "register")
+        assert "Microsoft.App" in call
+
     def test_tells_who_is_not_signed_in(self, place: Place) -> None:
         place.change(failing={"az account show": 1})
         assert "az login" in place.run("check-tools.sh").stderr
