@@ -11,7 +11,7 @@
     │   └── TooLate                expired                  past its deadline, told to a producer
     ├── Unwanted                                       nobody is told; complete
     │   ├── Expired                expired                  past its deadline
-    │   ├── NotWaitedFor           not-waited-for           cancelled, finished or unknown
+    │   ├── NotWaitedFor           not-waited-for           cancelled or finished
     │   └── Cancelled              cancelled                the same, heard while it ran
     ├── Infrastructure                                 abandon after a while: a later delivery
     │   │                                              may succeed
@@ -137,7 +137,7 @@ class Expired(Unwanted):
 
 
 class NotWaitedFor(Unwanted):
-    """The job was cancelled, has ended in another way or is not known."""
+    """The job was cancelled or has ended in another way."""
 
     code = "not-waited-for"
 

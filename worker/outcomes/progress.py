@@ -5,7 +5,7 @@ holds the device up. At most one report is under way for a job and none follows 
 second; of what comes faster the last is sent. A model that is silent is reported every few seconds
 too, since the answer is how it hears of a cancellation.
 
-Protocol: PUT to the progress URL beside the reply URL; 410 or 404 means stop, all else go on.
+Protocol: PUT to the progress URL beside the reply URL; 410 means stop, all else go on.
 """
 
 import logging

@@ -18,8 +18,7 @@ from worker.remote.reach import Reach
 _log = logging.getLogger(__name__)
 
 _GONE = 410
-_NOT_FOUND = 404
-_MAY_MEND = frozenset({_NOT_FOUND, 408, 425, 429})
+_MAY_MEND = frozenset({404, 408, 425, 429})
 
 _REPLY_SECONDS = httpx.Timeout(10.0, connect=3.0)
 _CHECK_SECONDS = httpx.Timeout(2.0)
@@ -66,11 +65,12 @@ class Replies:
         except httpx.HTTPError as error:
             self._reach.lost(type(error).__name__)
             return None
-        if status >= 500:
+        # 404 is also what answers in place of a gateway that is being started or replaced.
+        if status >= 500 or status in _MAY_MEND:
             self._reach.lost(f"status {status}")
             return None
         self._reach.found()
-        return status not in (_GONE, _NOT_FOUND)
+        return status != _GONE
 
     def report(self, url: str, body: bytes) -> bool:
         """Tell how far a job is; False where it is to stop, True also where nobody can tell."""
@@ -80,7 +80,7 @@ class Replies:
             self._reach.lost(type(error).__name__)
             return True
         self._reach.found()
-        return answer.status_code not in (_GONE, _NOT_FOUND)
+        return answer.status_code != _GONE
 
     def post(self, url: str, body: bytes, wait: Wait) -> None:
         """Deliver one reply. ReplyUndelivered where `wait` gives up first; ReplyRefused."""

@@ -90,13 +90,15 @@ def test_nobody_listens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "wanted"), [(200, True), (410, False), (404, False), (500, None), (401, True)]
+    ("status", "wanted"),
+    [(200, True), (410, False), (404, None), (429, None), (500, None), (401, True)],
 )
 def test_asks_whether_a_job_is_wanted(
     gateway: Gateway, replies: Replies, status: int, wanted: bool | None
 ) -> None:
     gateway.asked_status["job"] = status
     assert replies.is_wanted(gateway.url("job")) is wanted
+    assert replies.report(gateway.url("job"), BODY) is (wanted is not False)
 
 
 @pytest.mark.parametrize(
