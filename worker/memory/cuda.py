@@ -14,6 +14,7 @@ from worker.memory.errors import BudgetExceeded
 
 # Each process's context and libraries take some hundred megabytes that no model accounts for.
 _USABLE_SHARE = 0.94
+_CONTEXT_BYTES = 512 * 2**20
 
 
 class Card:
@@ -25,11 +26,11 @@ class Card:
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         # Of a MIG slice, where the process has one: CUDA tells that one's then.
         self.key = f"cuda-{properties.uuid}"
-        _, total_bytes = torch.cuda.mem_get_info()
-        self.total_bytes = int(total_bytes * _USABLE_SHARE / shares)
+        _, all_bytes = torch.cuda.mem_get_info()
+        self.total_bytes = usable_bytes(all_bytes, shares)
         if shares > 1:
             # The others cannot be asked: torch itself keeps this process from taking of theirs.
-            torch.cuda.set_per_process_memory_fraction(_USABLE_SHARE / shares)
+            torch.cuda.set_per_process_memory_fraction(self.total_bytes / all_bytes)
 
     @classmethod
     def find(cls, shares: int = 1) -> "Card | None":
@@ -84,3 +85,9 @@ class Card:
         gc.collect()
         self._torch.cuda.synchronize()
         self._torch.cuda.empty_cache()
+
+
+def usable_bytes(all_bytes: int, shares: int) -> int:
+    """What models may take of a card's share, beside the contexts of all who have one."""
+    contexts_bytes = max(all_bytes * (1 - _USABLE_SHARE), shares * _CONTEXT_BYTES)
+    return max(0, int((all_bytes - contexts_bytes) / shares))
