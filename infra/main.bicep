@@ -69,6 +69,9 @@ param principalType string = 'User'
 @description('The workers\' image on Container Apps; infra/scripts/deploy-worker.sh sets it.')
 param workerImage string = ''
 
+@description('Node pools that are there, by name; infra/scripts/check-tools.sh looks each time.')
+param nodePools string = 'none'
+
 @description('Kubernetes version of the cluster.')
 param kubernetesVersion string = '1.36'
 
@@ -201,6 +204,7 @@ module cluster 'modules/cluster.bicep' = if (usesAks) {
     tags: tags
     token: token
     kubernetesVersion: kubernetesVersion
+    nodePools: split(nodePools, ',')
     subnetId: network.outputs.clusterSubnetId
     registryName: registry.outputs.name
     workspaceId: monitoring.outputs.workspaceId

@@ -3,6 +3,9 @@ param location string
 param tags object
 param token string
 param kubernetesVersion string
+
+@description('Names of the pools that are there: how many nodes they have is the autoscaler\'s affair.')
+param nodePools array
 param subnetId string
 param registryName string
 param workspaceId string
@@ -74,7 +77,7 @@ resource cluster 'Microsoft.ContainerService/managedClusters@2026-04-01' = {
         osType: 'Linux'
         osSKU: 'AzureLinux'
         enableAutoScaling: true
-        count: 1
+        count: contains(nodePools, 'system') ? null : 1
         minCount: 1
         maxCount: 3
         maxPods: 110
@@ -103,8 +106,9 @@ resource pool 'Microsoft.ContainerService/managedClusters/agentPools@2026-04-01'
       osSKU: 'Ubuntu'
       osDiskSizeGB: 128
       enableAutoScaling: true
-      // AKS makes no pool that does not say how many nodes it starts with.
-      count: each.min
+      // AKS makes no pool that does not say how many nodes it starts with, and takes another number
+      // than it has for a wish to scale by hand.
+      count: contains(nodePools, each.name) ? null : each.min
       minCount: each.min
       maxCount: gpuMaxCount
       maxPods: 50

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Before anything is made: are the tools there, and does the environment say all it has to?
-# Changes nothing but the azd environment, where it writes the budget's first month once; for a
-# private network it registers the provider of the Function App's subnet, which no template names.
+# Changes nothing but the azd environment, where it writes the budget's first month once, and each time
+# which node pools there are, since only new ones are told how many nodes they have; for a private
+# network it registers the provider of the Function App's subnet, which no template names.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
@@ -18,4 +19,7 @@ fi
 if ! kept BUDGET_START >/dev/null; then
     azd env set BUDGET_START "$(date -u +%Y-%m-01)" --cwd "$root"
 fi
+group=rg-$(value AZURE_ENV_NAME)
+pools=$(az aks list --resource-group "$group" --query '[].agentPoolProfiles[].name' --output tsv 2>/dev/null | paste -sd, -)
+azd env set NODE_POOLS "${pools:-none}" --cwd "$root"
 say "tools and sign-in are in order"

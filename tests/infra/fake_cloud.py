@@ -174,6 +174,7 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "az acr repository show": lambda call: call.found("images", call.option("--image")),
     "az acr build": az_acr_build,
     "az aks get-credentials": az_credentials,
+    "az aks list": lambda call: call.found("pools", call.option("--resource-group")),
     "az keyvault secret list": lambda call: "\n".join(call.table("secrets")),
     "az keyvault secret show": lambda call: call.found("secrets", call.option("--name")),
     "az keyvault secret set": az_secret_set,

@@ -44,10 +44,15 @@ def nodes_have_time_to_come(files: Deployment) -> None:
 
 
 def pools_say_where_they_start(files: Deployment) -> None:
-    """AKS refuses a new pool without a count, also one that scales itself."""
+    """AKS refuses a new pool without a count, and of one that scales itself another count."""
     cluster = files.module("cluster")
-    counts = re.findall(r"^ +count: (\S+)\n +minCount: (\S+)$", cluster, re.MULTILINE)
+    counts = re.findall(
+        r"^ +count: contains\(nodePools, \S+ \? null : (\S+)\n +minCount: (\S+)$",
+        cluster,
+        re.MULTILINE,
+    )
     assert counts == [("1", "1"), ("each.min", "each.min")]
+    assert "    nodePools: split(nodePools, ',')\n" in files.text("infra/main.bicep")
 
 
 def replicas_are_nodes_times_shares(files: Deployment) -> None:

@@ -193,7 +193,7 @@ def test_the_choices_are_those_of_the_templates() -> None:
     parameters = (ROOT / "infra" / "main.parameters.json").read_text(encoding="utf-8")
     defaults = dict(re.findall(r"\$\{([A-Z_]+)=?([^}]*)\}", parameters))
     by_azd = {"AZURE_ENV_NAME", "AZURE_LOCATION", "AZURE_PRINCIPAL_ID", "AZURE_PRINCIPAL_TYPE"}
-    by_scripts = {"WORKER_IMAGE", "BUDGET_START"}
+    by_scripts = {"WORKER_IMAGE", "BUDGET_START", "NODE_POOLS"}
     assert told.keys() - {"POD_WEBHOOK_SECRETS"} == defaults.keys() - by_azd - by_scripts
     for name, shown in told.items():
         default = defaults.get(name, "false")

@@ -62,7 +62,7 @@ FAULTS = [
     # Nodes
     ("infra/modules/cluster.bicep", "nvidia.com/gpu=present:", "sku=gpu:"),
     ("infra/modules/cluster.bicep", "'loosely.dev/pool': 'gpu'", "'loosely.dev/pool': 'gpus'"),
-    ("infra/modules/cluster.bicep", "      count: each.min\n", ""),
+    ("infra/modules/cluster.bicep", "contains(nodePools, each.name) ? null : ", ""),
     ("infra/modules/cluster.bicep", "    dataCollectionEndpointId: collection.id\n", ""),
     ("infra/k8s/base/cluster/device-plugin.yaml", "value: spot", "value: regular"),
     ("infra/k8s/components/spot/kustomization.yaml", "effect: NoSchedule", "effect: NoExecute"),

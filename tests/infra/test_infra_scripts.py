@@ -276,6 +276,14 @@ class TestCheckTools:
         place.change(values={"WORKER_HOST": "aca"})
         place.done("check-tools.sh")
 
+    def test_tells_the_templates_which_pools_there_are(self, place: Place) -> None:
+        place.change(pools={"rg-trial": "system\ngpu"})
+        place.done("check-tools.sh")
+        assert place.state["values"]["NODE_POOLS"] == "system,gpu"
+        place.change(failing={"az aks list": 1})
+        place.done("check-tools.sh")
+        assert place.state["values"]["NODE_POOLS"] == "none", "the group is not there"
+
     def test_az_and_azd_work_in_one_subscription(self, place: Place) -> None:
         place.change(values={"AZURE_SUBSCRIPTION_ID": "another"})
         ended = place.run("check-tools.sh")
