@@ -27,25 +27,23 @@ if ! found=$(digest); then
 fi
 image="$registry/worker@$found"
 
+lines() { # NAME…: a line NAME=value each, and the end where there is none
+    for each in "$@"; do
+        text=$(value "$each")
+        printf '%s=%s\n' "$each" "$text"
+    done
+}
+
 write_values() { # what kustomize puts into the manifests
     gateway=$(value GATEWAY_BASE_URL)
-    cat >"$build/k8s/base/workers/deployment.env" <<VALUES
-IMAGE=$image
-WORKER_CLIENT_ID=$(value WORKER_CLIENT_ID)
-KEDA_CLIENT_ID=$(value KEDA_CLIENT_ID)
-SERVICE_BUS_NAMESPACE=$(value SERVICE_BUS_NAMESPACE)
-SERVICE_BUS_HOST=$(value SERVICE_BUS_HOST)
-PAYLOAD_ENDPOINT=$(value PAYLOAD_ENDPOINT)
-REPLY_HOST=${gateway#https://}:443
-VALUES
+    {
+        printf 'IMAGE=%s\nREPLY_HOST=%s:443\n' "$image" "${gateway#https://}"
+        lines WORKER_CLIENT_ID KEDA_CLIENT_ID SERVICE_BUS_NAMESPACE SERVICE_BUS_HOST PAYLOAD_ENDPOINT
+    } >"$build/k8s/base/workers/deployment.env"
 }
 
 with_webhook_secrets() { # OVERLAY: makes the overlay `deployed` of it
-    cat >"$build/k8s/components/webhook-secrets/vault.env" <<VALUES
-KEY_VAULT_NAME=$(value KEY_VAULT_NAME)
-TENANT_ID=$(value AZURE_TENANT_ID)
-WORKER_CLIENT_ID=$(value WORKER_CLIENT_ID)
-VALUES
+    lines KEY_VAULT_NAME AZURE_TENANT_ID WORKER_CLIENT_ID >"$build/k8s/components/webhook-secrets/vault.env"
     mkdir "$build/k8s/overlays/deployed"
     cat >"$build/k8s/overlays/deployed/kustomization.yaml" <<OVERLAY
 apiVersion: kustomize.config.k8s.io/v1beta1

@@ -176,6 +176,15 @@ class TestDeployWorker:
         place.done("deploy-worker.sh")
         assert len(place.state["applied"]) == 1
 
+    def test_nothing_is_rolled_out_with_a_value_that_is_missing(self, place: Place) -> None:
+        state = place.state
+        del state["values"]["KEDA_CLIENT_ID"]
+        (place.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        ended = place.run("deploy-worker.sh")
+        assert ended.returncode == 1
+        assert "KEDA_CLIENT_ID" in ended.stderr
+        assert not place.called("kubectl", "apply")
+
     def test_a_build_that_fails_is_not_paid_for_again(self, place: Place) -> None:
         place.change(failing={"az acr build": 9})
         assert place.run("deploy-worker.sh").returncode != 0
