@@ -8,7 +8,7 @@ For weights of one's own, `labels` are the classes' names by commas, the backgro
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from PIL.Image import Image, Resampling
@@ -32,6 +32,10 @@ class _Picture:
     pixels: torch.Tensor
     scale: float
     size: tuple[int, int]
+
+    @property
+    def is_tall(self) -> bool:
+        return self.size[1] > self.size[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +68,16 @@ class Infer:
             weights_backbone=None,
             num_classes=len(self._names),
         )
+        sides: Any = network.transform
+        self._short_side_pixels = round(_MAX_SIDE_PIXELS * min(sides.min_size) / sides.max_size)
         self._min_score = min_score
         # Boxes in half precision would lose whole pixels, and of high classes all their places.
         self._network = Network(weights.load_into(network), precision=precision, part="backbone")
 
     def sample(self) -> _Picture:
-        """A picture as `preprocess` makes it, of the largest size."""
-        side = _MAX_SIDE_PIXELS
-        return _Picture(torch.zeros(3, side * 3 // 4, side), 1.0, (side, side * 3 // 4))
+        """A picture as `preprocess` makes it, of the shape that is the largest for the network."""
+        width, height = _MAX_SIDE_PIXELS, self._short_side_pixels
+        return _Picture(torch.zeros(3, height, width), 1.0, (width, height))
 
     def preprocess(self, item: Image) -> _Picture:
         """Make large pictures smaller; the network does the rest."""
@@ -81,17 +87,17 @@ class Infer:
         return _Picture(self._network.stage(pil_to_tensor(picture) / 255), scale, item.size)
 
     def __call__(self, batch: list[_Picture]) -> list[_Found]:
-        """One pass over pictures of any sizes."""
-        found = self._network.each([picture.pixels for picture in batch])
-        return [
-            _Found(
-                (each["boxes"] / picture.scale).tolist(),
-                each["labels"].tolist(),
-                each["scores"].tolist(),
-                picture.size,
-            )
-            for picture, each in zip(batch, found, strict=True)
-        ]
+        """A pass over the wide pictures and one over the tall: padded to one size, all were square.
+
+        So a batch takes no more memory than as many samples.
+        """
+        found: dict[int, _Found] = {}
+        for is_tall in (False, True):
+            numbers = [at for at, picture in enumerate(batch) if picture.is_tall is is_tall]
+            if numbers:
+                each = self._network.each([batch[number].pixels for number in numbers])
+                found |= {at: _found(batch[at], one) for at, one in zip(numbers, each, strict=True)}
+        return [found[number] for number in range(len(batch))]
 
     def postprocess(self, output: _Found) -> dict[str, object]:
         """Those that are likely enough, within the picture."""
@@ -107,6 +113,11 @@ class Infer:
             if score >= self._min_score
         ]
         return {"objects": objects[:_MAX_OBJECTS], "width": width, "height": height}
+
+
+def _found(picture: _Picture, found: dict[str, torch.Tensor]) -> _Found:
+    boxes = (found["boxes"] / picture.scale).tolist()
+    return _Found(boxes, found["labels"].tolist(), found["scores"].tolist(), picture.size)
 
 
 def _corners(box: list[float], width: int, height: int) -> dict[str, float]:

@@ -14,6 +14,7 @@ from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson
 from worker.errors import ModelUnfit, WeightsUnfit
 from worker.inference.runner import Runner
+from worker.memory.meter import metering
 from worker.models.published import build, recipe
 from worker.models.torchvision_segmenter import palette
 from worker.weights.weights import Weights
@@ -127,6 +128,27 @@ def test_a_detector_gives_boxes_within_the_picture(detector: Runner) -> None:
             assert 0 <= box["left"] <= box["right"] <= size[0]
             assert 0 <= box["top"] <= box["bottom"] <= size[1]
             assert found["label"]
+
+
+def test_no_batch_takes_more_memory_than_as_many_samples(tmp_path: Path) -> None:
+    architecture = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    network = seeded(models.detection, architecture, weights_backbone=None)
+    runner = load(tmp_path, "detector", network, architecture=architecture)
+
+    def prepared(width: int, height: int) -> Any:
+        file = io.BytesIO()
+        Image.new("RGB", (width, height), "white").save(file, "PNG")
+        return runner.prepare(file.getvalue(), "image/png")
+
+    def peak_bytes(items: list[Any]) -> int:
+        with metering(lambda _: None) as peak:
+            runner.run(items)
+            return peak()
+
+    limit_bytes = peak_bytes([runner.sample()] * 2)
+    for shape in ((1600, 900), (1200, 900), (500, 500), (2000, 500)):
+        assert peak_bytes([prepared(*shape)] * 2) <= limit_bytes
+    assert peak_bytes([prepared(1600, 900), prepared(900, 1600)]) <= limit_bytes
 
 
 def test_a_large_picture_is_made_smaller_before_it_costs_memory(detector: Runner) -> None:
