@@ -90,7 +90,8 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
           {
             name: 'worker'
             image: image
-            resources: model.device == 'gpu' ? { cpu: json('4'), memory: '28Gi' } : { cpu: json('1'), memory: '2Gi' }
+            // All that comes with the GPU, as infra/prices.yaml reckons.
+            resources: model.device == 'gpu' ? { cpu: json('8'), memory: '56Gi' } : { cpu: json('1'), memory: '2Gi' }
             env: [
               { name: 'WORKER_MODELS', value: model.name }
               { name: 'SERVICE_BUS__fullyQualifiedNamespace', value: servicebusHost }

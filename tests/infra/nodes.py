@@ -2,6 +2,8 @@
 
 import re
 
+import yaml
+
 from tests.infra.deployment import Deployment, is_gpu, of_kind, pod
 
 
@@ -78,6 +80,15 @@ def replicas_are_nodes_times_shares(files: Deployment) -> None:
         for scaled in of_kind(manifests, "ScaledObject"):
             if is_gpu(scaled):
                 assert scaled["spec"]["maxReplicaCount"] == int(nodes) * share, name
+
+
+def what_is_priced_is_what_is_asked_for(files: Deployment) -> None:
+    """A replica on Container Apps takes the machine's part that the bill is reckoned with."""
+    usage = yaml.safe_load(files.text("infra/prices.yaml"))["usage"]
+    cores = usage["cores_of_a_container_apps_replica"]["T4"]
+    gib = usage["gib_of_a_container_apps_replica"]["T4"]
+    asked = f"'gpu' ? {{ cpu: json('{cores}'), memory: '{gib}Gi' }}"
+    assert asked in files.module("worker-aca")
 
 
 def workers_that_share_a_gpu_fit_its_machine(files: Deployment) -> None:

@@ -71,6 +71,7 @@ FAULTS = [
     ("infra/k8s/components/timeslice/kustomization.yaml", 'value: "2"', 'value: "1"'),
     ("infra/k8s/components/timeslice/kustomization.yaml", 'value: "1"', 'value: "2"'),
     ("infra/k8s/components/mig/kustomization.yaml", ', add: ["SYS_ADMIN"]', ""),
+    ("infra/modules/worker-aca.bicep", "memory: '56Gi'", "memory: '28Gi'"),
     # Time to come and to leave
     (MODELS, "progressDeadlineSeconds: 1200", "progressDeadlineSeconds: 600"),
     (MODELS, "terminationGracePeriodSeconds: 90", "terminationGracePeriodSeconds: 30"),

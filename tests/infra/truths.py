@@ -18,6 +18,7 @@ from tests.infra.nodes import (
     pods_land_on_their_nodes,
     pools_say_where_they_start,
     replicas_are_nodes_times_shares,
+    what_is_priced_is_what_is_asked_for,
     workers_that_share_a_gpu_fit_its_machine,
 )
 from tests.infra.readings import seconds
@@ -298,6 +299,7 @@ TRUTHS: tuple[Callable[[Deployment], None], ...] = (
     the_cluster_is_scraped,
     replicas_are_nodes_times_shares,
     workers_that_share_a_gpu_fit_its_machine,
+    what_is_priced_is_what_is_asked_for,
     workers_have_time_to_leave,
     pods_are_confined,
     no_key_is_anywhere,
