@@ -1,21 +1,19 @@
 """A real Loosely on free ports: `loosely up` as a process, and the handles a test needs."""
 
-import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import psutil
-from azure.servicebus import ServiceBusClient, ServiceBusSubQueue
 
 from loosely.up.data import RunningPart, RunningSystem
 
@@ -185,22 +183,16 @@ class System:
 
         return str(until(accepted, 60, "the job is accepted"))
 
-    def leftovers(self) -> list[str]:
-        """The ids of all messages that lie in a queue or its dead-letter queue."""
-        queues = ("classifier", "classifier-low", "noop", "noop-low")
-        places = [*itertools.product(queues, (None, ServiceBusSubQueue.DEAD_LETTER))]
-        # The SDK takes its time to connect, for each queue anew.
-        with ThreadPoolExecutor(len(places)) as pool:
-            found = pool.map(lambda place: self._peeked(*place), places)
-            return [message_id for message_ids in found for message_id in message_ids]
+    def wait_until_empty(self) -> None:
+        """Until no message lies in any queue or its dead-letter queue."""
+        until(lambda: self._message_count() == 0, 20, "the queues are empty")
 
-    def _peeked(self, queue: str, below: ServiceBusSubQueue | None) -> list[str]:
-        with (
-            ServiceBusClient.from_connection_string(self.service_bus) as client,
-            client.get_queue_receiver(queue, sub_queue=below) as receiver,
-        ):
-            messages = receiver.peek_messages(max_message_count=10)
-        return [str(message.message_id) for message in messages]
+    def _message_count(self) -> int:
+        port = self.part("servicebus").ports["servicebus admin"]
+        feed = httpx.get(f"http://127.0.0.1:{port}/$Resources/queues").text
+        counts = [int(count) for count in re.findall(r":MessageCount>(\d+)<", feed)]
+        assert counts, feed
+        return sum(counts)
 
     def job(self, job_id: str) -> dict[str, Any]:
         answer = self.http.get(f"/v1/jobs/{job_id}")

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.system import System, until
+from tests.e2e.system import System
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 
@@ -52,7 +52,7 @@ def nothing_is_left_behind(system: System, chelsea: bytes) -> Iterator[None]:
     assert answer.json()["status"] == "succeeded"
     models = system.http.get("/v1/models").json()["models"]
     assert {model["name"] for model in models} == {"classifier", "voice-activity", "noop"}
-    until(lambda: system.leftovers() == [], 10, "the queues are empty")
+    system.wait_until_empty()
 
 
 def test_text_that_is_called_a_picture(system: System) -> None:

@@ -83,7 +83,8 @@ def test_run_survives_the_gateways_kill_and_restart_in_mid_wait(tmp_path: Path) 
             assert still_waiting(waiting)
             first.kill("app")
             assert still_waiting(waiting)
-        with running(data, port=first.port) as second:
+        environment = {"WORKER_MODELS": "noop"}
+        with running(data, port=first.port, environment=environment) as second:
             ended = [one.result(timeout=120) for one in waiting]
             assert len(listed(second, 2) or []) == 2, "no submit made a second job"
     assert {job.id for job in ended} == set(jobs)

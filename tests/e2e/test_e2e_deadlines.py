@@ -85,7 +85,8 @@ def test_the_wait_is_honest_and_the_job_outlives_a_restart(workerless: System, d
     job_id = answer.json()["id"]
     assert workerless.job(job_id)["status"] == "queued"
     workerless.stop()
-    with running(data, port=workerless.port) as whole:
+    environment = {"WORKER_MODELS": "noop"}
+    with running(data, port=workerless.port, environment=environment) as whole:
         job = whole.final(job_id)
         assert job["status"] == "succeeded"
         assert job["result"]["size_bytes"] == len(b"later")

@@ -89,4 +89,4 @@ def test_one_job_for_each_key_across_the_kill_of_the_host(
         assert all(job == jobs[0] for job in jobs)
         assert jobs[0]["status"] == "succeeded"
         assert fragile.job(jobs[0]["id"]) == jobs[0]
-    assert fragile.leftovers() == []
+    fragile.wait_until_empty()
