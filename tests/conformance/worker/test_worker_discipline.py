@@ -61,7 +61,7 @@ def test_a_stalled_renewal_loses_the_job_to_another_worker(
     world.wait_until_empty("long")
     assert gateway.posts == [(identity, 202)]
     wait_until(stalled.is_ready, "the first works on")
-    assert "lost the lock" in stalled.log.read_text()
+    assert "lock-lost, leave; delivery 1," in stalled.log.read_text()
 
 
 def test_a_redelivered_job_whose_result_is_at_hand_is_not_run_again(
