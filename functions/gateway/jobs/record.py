@@ -26,7 +26,9 @@ LOST = JobError(
     Stage.QUEUE,
     retryable=True,
 )
-EXPIRED = JobError("expired", "the deadline passed before a reply came", Stage.QUEUE, True)
+EXPIRED = JobError(
+    FailureCode.EXPIRED, "the deadline passed before a reply came", Stage.QUEUE, retryable=True
+)
 
 
 def begun(ticket: Ticket) -> Record:
