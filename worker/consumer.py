@@ -89,8 +89,9 @@ class Consumer:
         self._figures = services.metrics.of(model.name)
         self._ledger = Ledger(model.name, self._figures)
         low_queue = low_priority_queue(model.queue)
-        self.normal = Line(model.queue, services.service_bus, services.leases)
-        self.low = Line(low_queue, services.service_bus, services.leases, is_low=True)
+        shared = (services.service_bus, services.leases, model.lock_seconds)
+        self.normal = Line(model.queue, *shared)
+        self.low = Line(low_queue, *shared, is_low=True)
         self.lines = {line.queue: line for line in (self.normal, self.low)}
         watch = Watch(model.name, self._figures, services.tracing)
         occupant = self._occupant(services)

@@ -38,7 +38,8 @@ class Opening:
         lease = self._leases.hold(
             delivery,
             renew,
-            lock_seconds,
+            # The broker's clock may be ahead of ours, and a lock never lasts longer than it may.
+            min(lock_seconds, self._model.lock_seconds),
             time.monotonic() + (request.deadline - now).total_seconds(),
         )
         span = self._tracing.job(self._model.name, self._model.queue, request.job_id, delivery)

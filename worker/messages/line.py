@@ -19,9 +19,17 @@ class Line:
     """A queue with its two connections. `run` is the thread of the first."""
 
     def __init__(
-        self, queue: str, endpoint: Endpoint, leases: Leases, *, is_low: bool = False
+        self,
+        queue: str,
+        endpoint: Endpoint,
+        leases: Leases,
+        lock_seconds: float,
+        *,
+        is_low: bool = False,
     ) -> None:
+        """`lock_seconds` is how long a lock of the queue lasts at most."""
         self.queue = queue
+        self._lock_seconds = lock_seconds
         self.is_low = is_low
         link = (
             QueueLink(endpoint, queue, _LOW_SOCKET_SECONDS)
@@ -45,4 +53,5 @@ class Line:
     def renew(self, delivery: Delivery, timeout_seconds: float) -> float:
         """See Renew."""
         expires_at = self._renewing.renew(delivery, timeout_seconds)
-        return (expires_at - utc_now()).total_seconds()
+        # By the broker's clock, which may be ahead of ours.
+        return min((expires_at - utc_now()).total_seconds(), self._lock_seconds)
