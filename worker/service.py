@@ -155,6 +155,7 @@ class Worker:
         loops = Loops()
         loops.watch("leases", lambda: self._leases_turned_at)
         loops.watch("memory", lambda: self._sharing.turned_at)
+        loops.watch("pulse", lambda: self._pulse.turned_at)
         for consumer in self._consumers:
             for line in consumer.lines.values():
                 loops.watch(f"{line.queue}-receive", partial(getattr, line.receiver, "turned_at"))

@@ -37,6 +37,12 @@ class Pulse:
         self._beat_at: float | None = None
         self._problem = "no kernel has run yet"
 
+    @property
+    def turned_at(self) -> float:
+        """When its loop last went on: a kernel that does not come back holds it up."""
+        asked_at = self._asked_at
+        return self._clock() if asked_at is None else asked_at
+
     def ask(self) -> None:
         """Have a kernel run soon."""
         if self._asked_at is None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from worker.observed.probes import Loops
 from worker.observed.pulse import Pulse
 
 
@@ -75,6 +76,23 @@ def test_a_device_that_hangs_is_not_ready(device: Device) -> None:
         False,
         {"problem": "it does not answer", "asked_seconds_ago": 11},
     )
+
+
+def test_a_device_that_hangs_for_long_is_a_loop_that_stalled(device: Device) -> None:
+    loops = Loops(lambda: device.now)
+    loops.watch("pulse", lambda: device.pulse.turned_at)
+    assert device.look()
+    device.now = 1000
+    assert loops.live()[0], "nobody asked, so it rests"
+    device.pulse.ask()
+    device.now = 1089
+    assert loops.live()[0]
+    device.now = 1091
+    good, details = loops.live()
+    assert not good
+    assert details["stalled"] == ["pulse"]
+    device.pulse.beat()
+    assert loops.live()[0]
 
 
 def test_a_probe_gets_the_answer_of_a_quick_device(join: Callable[[Pulse], None]) -> None:
