@@ -53,7 +53,7 @@ param privateNetwork bool = false
 @minValue(0)
 param monthlyBudget int = 0
 
-@description('First day of the budget, the first of a month: infra/scripts/check-tools.sh sets it once.')
+@description('First day of the budget, the first of a month: infra/scripts/check-tools.sh sets it.')
 param budgetStart string = ''
 
 @description('Who hears of alerts and the budget; empty: nobody.')

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Before anything is made: are the tools there, and does the environment say all it has to?
-# Changes nothing but the azd environment, where it writes the budget's first month once, and each time
+# Changes nothing but the azd environment, where it writes a new budget's first month, and each time
 # which node pools there are, since only new ones are told how many nodes they have; for a private
 # network it registers the provider of the Function App's subnet, which no template names.
 set -eu
@@ -16,10 +16,14 @@ there=$(kept AZURE_SUBSCRIPTION_ID) || there=$here
 if [ "$(kept PRIVATE_NETWORK || true)" = true ]; then
     az provider register --namespace Microsoft.App --wait --output none
 fi
-if ! kept BUDGET_START >/dev/null; then
+group=rg-$(value AZURE_ENV_NAME)
+# A budget begins in the month in which it is made, and keeps that.
+budget=$(kept MONTHLY_BUDGET) || budget=0
+start=$(kept BUDGET_START) || start=
+[ "$(az group exists --name "$group")" = true ] || start=
+if [ "$budget" != 0 ] && [ -z "$start" ]; then
     azd env set BUDGET_START "$(date -u +%Y-%m-01)" --cwd "$root"
 fi
-group=rg-$(value AZURE_ENV_NAME)
 pools=$(az aks list --resource-group "$group" --query '[].agentPoolProfiles[].name' --output tsv 2>/dev/null | paste -sd, -)
 azd env set NODE_POOLS "${pools:-none}" --cwd "$root"
 say "tools and sign-in are in order"

@@ -269,13 +269,19 @@ class TestTeardown:
 
 
 class TestCheckTools:
-    def test_sets_the_budgets_first_month_once(self, place: Place) -> None:
+    def test_sets_the_budgets_first_month_when_it_is_made(self, place: Place) -> None:
+        place.done("check-tools.sh")
+        assert "BUDGET_START" not in place.state["values"], "no budget, no month"
+        place.change(values={"MONTHLY_BUDGET": "300"})
         place.done("check-tools.sh")
         start = place.state["values"]["BUDGET_START"]
         assert re.fullmatch(r"\d{4}-\d{2}-01", start)
         place.change(values={"BUDGET_START": "2020-01-01"})
         place.done("check-tools.sh")
         assert place.state["values"]["BUDGET_START"] == "2020-01-01"
+        place.change(group=False)
+        place.done("check-tools.sh")
+        assert place.state["values"]["BUDGET_START"] == start, "it went with its group"
 
     def test_names_what_is_not_installed(self, place: Place) -> None:
         (place.bin / "kubelogin").unlink()
