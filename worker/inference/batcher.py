@@ -27,10 +27,10 @@ class Batcher(Generic[T]):
     two batches.
     """
 
-    def __init__(self, max_batch_size: int, max_wait_seconds: float) -> None:
+    def __init__(self, max_batch_size: int, max_wait_seconds: float, max_cost: float = inf) -> None:
         self._max_batch_size = max_batch_size
         self._max_wait_seconds = max_wait_seconds
-        self.max_cost = inf
+        self.max_cost = max_cost
         self._normal: deque[_Waiting[T]] = deque()
         self._low: deque[_Waiting[T]] = deque()
 

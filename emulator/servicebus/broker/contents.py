@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from emulator.servicebus.broker.message import IncomingMessage
 
-_CACHE_BYTES = 32 * 1024 * 1024
+CACHE_BYTES = 32 * 1024 * 1024
 
 
 class Contents:
@@ -15,8 +15,11 @@ class Contents:
     sent is never read back.
     """
 
-    def __init__(self, read: Callable[[int], IncomingMessage]) -> None:
+    def __init__(
+        self, read: Callable[[int], IncomingMessage], cache_bytes: int = CACHE_BYTES
+    ) -> None:
         self._read = read
+        self._cache_bytes = cache_bytes
         self._cached: OrderedDict[int, IncomingMessage] = OrderedDict()
         self._cached_bytes = 0
         self._unwritten: dict[int, IncomingMessage] = {}
@@ -43,7 +46,7 @@ class Contents:
             self._cached[id_] = content
             self._cached_bytes += content.size_bytes
         self._unwritten.clear()
-        while self._cached_bytes > _CACHE_BYTES:
+        while self._cached_bytes > self._cache_bytes:
             _, oldest = self._cached.popitem(last=False)
             self._cached_bytes -= oldest.size_bytes
 
