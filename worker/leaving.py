@@ -1,30 +1,37 @@
 """Whether this worker is to leave, why, and what its exit code says then."""
 
-import threading
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Final
 
 EXIT_DEVICE_LOST: Final = 70
 
+_STEP_SECONDS: Final = 0.5
+
 
 class Leaving:
-    """Anyone may ask; the first reason is the one that is told, and no later 0 hides a failure."""
+    """Anyone may ask; the first reason is the one that is told, and no later 0 hides a failure.
+
+    `is_asked` tells whether to receive nothing more and go.
+    """
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        # No Event: whose lock a signal could find taken by the very thread that it interrupts.
+        self._wishes: SimpleQueue[str] = SimpleQueue()
+        self.is_asked = False
         self.reason = ""
         self.exit_code = 0
 
-    @property
-    def is_asked(self) -> bool:
-        """Whether to receive nothing more and go."""
-        return self._asked.is_set()
-
     def ask(self, reason: str, exit_code: int = 0) -> None:
-        """Have the worker drain and exit."""
+        """Have the worker drain and exit; also from a signal's handler."""
         self.reason = self.reason or reason
         self.exit_code = self.exit_code or exit_code
-        self._asked.set()
+        self.is_asked = True
+        self._wishes.put(reason)
 
     def wait(self) -> None:
         """Sleep until somebody asks."""
-        self._asked.wait()
+        # In steps, since Python first hears of a signal that came just before when it wakes up.
+        while not self.is_asked:
+            with suppress(Empty):
+                self._wishes.get(timeout=_STEP_SECONDS)

@@ -1,0 +1,42 @@
+"""Why a worker leaves is heard, at whatever moment it is said."""
+
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+from worker.leaving import EXIT_DEVICE_LOST, Leaving
+
+
+def test_the_first_reason_is_told_and_no_later_0_hides_a_failure() -> None:
+    leaving = Leaving()
+    leaving.ask("told to leave")
+    leaving.ask("the device is lost", EXIT_DEVICE_LOST)
+    leaving.ask("told again")
+    leaving.wait()
+    assert leaving.is_asked
+    assert (leaving.reason, leaving.exit_code) == ("told to leave", EXIT_DEVICE_LOST)
+
+
+def test_a_signal_at_any_line_of_the_wait_is_heard() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    for number in range(40):
+        leaving, lines = Leaving(), iter(range(40))
+        signal.signal(signal.SIGUSR1, lambda *_, asked=leaving: asked.ask("a signal"))
+
+        def trace(
+            frame: FrameType, event: str, arg: Any, at: int = number, lines: Any = lines
+        ) -> Any:
+            if next(lines, None) == at:
+                sys.settrace(None)
+                signal.raise_signal(signal.SIGUSR1)
+            return trace
+
+        late = threading.Timer(0.02, leaving.ask, ["the wait has fewer lines"])
+        late.start()
+        sys.settrace(trace)
+        leaving.wait()
+        sys.settrace(None)
+        late.cancel()
+    signal.signal(signal.SIGUSR1, before)
