@@ -58,7 +58,7 @@ def is_device_lost(error: BaseException, computes: Callable[[], bool] | None = N
 
     `computes` decides where the error alone does not; by default a tiny kernel.
     """
-    verdicts = {verdict_of(cause) for cause in _causes(error)}
+    verdicts = {verdict_of(cause) for cause in causes(error)}
     if Verdict.LOST in verdicts:
         return True
     return Verdict.ASK in verdicts and not (computes or device_computes)()
@@ -84,6 +84,16 @@ def device_computes() -> bool:
     return True
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it was raised from."""
+    cause: BaseException | None = error
+    for _ in range(_DEEPEST_CAUSE):
+        if cause is None:
+            return
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
 def run_tiny_kernel() -> None:
     """Compute something on the device that models use here, and wait for it; raises as torch does.
 
@@ -104,12 +114,3 @@ def _verdict_of_text(text: str) -> Verdict:
         return Verdict.FINE
     about = said[1].strip() if said else text
     return Verdict.LOST if about.lower() in _STICKY_TEXTS else Verdict.ASK
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    for _ in range(_DEEPEST_CAUSE):
-        if cause is None:
-            return
-        yield cause
-        cause = cause.__cause__ or cause.__context__

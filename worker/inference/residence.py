@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from contract.catalogue import Model
 from worker.errors import ModelFailed, ModelUnusable, OutOfMemory, WorkerError
-from worker.inference.lost_device import is_device_lost
+from worker.inference.lost_device import causes, is_device_lost
 from worker.inference.runner import Runner
 from worker.inference.warmup import warm_up
 from worker.memory.allowance import Allowance, MeasuredAllowance, Residency
@@ -224,11 +224,9 @@ class Residence:
 
     def _let_go(self, error: BaseException) -> None:
         """Free what a failed load has left: its memory is somebody else's next."""
-        cause: BaseException | None = error
-        while cause is not None:
-            # They hold the network, as far as it was there.
+        for cause in causes(error):
+            # Their frames hold the network, as far as it was there.
             traceback.clear_frames(cause.__traceback__)
-            cause = cause.__cause__ or cause.__context__
         if self._device is not None:
             self._device.release_cached()
 
