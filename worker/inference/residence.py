@@ -13,7 +13,7 @@ from contract.catalogue import Model
 from worker.errors import ModelFailed, ModelUnusable, OutOfMemory, WorkerError
 from worker.inference.lost_device import causes, is_device_lost
 from worker.inference.runner import Runner
-from worker.inference.warmup import warm_up
+from worker.inference.warmup import run_once, warm_up
 from worker.memory.allowance import Allowance, MeasuredAllowance, Residency
 from worker.memory.device import Device
 from worker.memory.errors import BudgetExceeded, is_out_of_memory
@@ -167,7 +167,7 @@ class Residence:
     def _enter(self, place: Place, held_bytes: int) -> None:
         begun = time.monotonic()
         if self._device is None:
-            self._runner, self.allowance = self._load(self._model), self._unmeasured()
+            self._runner, self.allowance = self._load_anywhere(), self._unmeasured()
             needed_bytes = 0
         else:
             needed_bytes = self._load_on(self._device, place, held_bytes)
@@ -177,6 +177,15 @@ class Residence:
         self._backoff.reset()
         self.observer.loaded()
         _log.info("%s: loaded in %.1f s", self._model.name, seconds)
+
+    def _load_anywhere(self) -> Runner:
+        runner = self._load(self._model)
+        try:
+            run_once(self._model, runner)
+        except BaseException:
+            self._close(runner)
+            raise
+        return runner
 
     def _load_on(self, device: Device, place: Place, held_bytes: int) -> int:
         """Load and measure; returns what the model needs."""

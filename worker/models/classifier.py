@@ -30,8 +30,6 @@ class Infer:
         network = weights.load_into(EfficientNet.from_name("efficientnet-lite0"))
         self._network = Network(network, precision=precision, compiler=compiler)
         self._names: list[str] = MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
-        # The first pass is several times slower than those that follow: no job should wait for it.
-        self([self.sample()])
 
     def sample(self) -> torch.Tensor:
         """A picture as `preprocess` makes it."""
