@@ -11,6 +11,7 @@ What is in hand is in the `ledger`; whether more may be taken, in `room`.
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,6 +59,8 @@ from worker.outcomes.replies import Replies
 from worker.settings import Endpoint
 
 _log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +179,10 @@ class Consumer:
             self._wake()
             while batch := self._batches.take(self._residence.allowance.max_cost):
                 self._run(batch)
-            if not self._stopping.is_set():
-                self._residence.leave()
+            # Who leaves has jobs in their last steps yet, which need the model, too.
+            while self._stopping.is_set() and self.held_count:
+                time.sleep(_POLL_SECONDS)
+            self._residence.leave()
 
     def settle(self, ending: Ending) -> None:
         """See Desk."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from contract.messages import InlineJson, JobError
 from tests.conformance.worker.conftest import StartWorker
 from tests.conformance.worker.worker_gateway import Gateway
-from tests.conformance.worker.worker_heavy import CATALOGUE, GIB
+from tests.conformance.worker.worker_heavy import CATALOGUE, GIB, entry
 from tests.conformance.worker.worker_sharing import (
     TURN_SECONDS,
     send_interleaved,
@@ -18,17 +21,25 @@ from tests.conformance.worker.worker_sharing import (
     turn_seconds,
     waits,
 )
-from tests.conformance.worker.worker_world import World, job_id, message, run_world
+from tests.conformance.worker.worker_world import (
+    Program,
+    World,
+    job_id,
+    message,
+    run_world,
+    wait_until,
+)
 from worker.memory.budget import Record
 
 JOBS_COUNT = 200
+GATED = entry("gated", 1, "").replace("worker_heavy", "worker_models")
 # Until a waiting model is looked at, the other has finished what it holds, and it is loaded itself.
 SWITCH_SECONDS = 0.75
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with run_world(tmp_path_factory.mktemp("memory-world"), CATALOGUE) as running:
+    with run_world(tmp_path_factory.mktemp("memory-world"), CATALOGUE + GATED) as running:
         yield running
 
 
@@ -87,3 +98,29 @@ def test_neither_bad_inputs_nor_short_memory_cost_another_job_its_result(
             assert isinstance(outcome, JobError)
             assert (outcome.code, outcome.message) == ("invalid-input", f"{number} is bad")
     world.wait_until_empty("picky")
+
+
+@pytest.mark.timeout(120)
+def test_who_leaves_frees_a_model_while_another_is_still_at_work(
+    world: World, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    leaving = start_worker("three,gated", **sharing(tmp_path))
+    wait_until(lambda: all(told["loaded"] for told in models(leaving).values()), "both are loaded")
+    last, running, gate = job_id(), tmp_path / "running", tmp_path / "gate"
+    task = {"do": "wait", "running": str(running), "gate": str(gate)}
+    world.send("gated", message(gateway, last, "gated", task))
+    wait_until(running.exists, "it is at work")
+    leaving.signal(signal.SIGTERM)
+    wait_until(lambda: not models(leaving)["three"]["loaded"], "nobody needs it here any more")
+    coming = start_worker("six", **sharing(tmp_path))
+    wait_until(lambda: models(coming)["six"]["loaded"], "the memory is free")
+    assert models(leaving)["gated"]["loaded"]
+    gate.touch()
+    assert isinstance(gateway.taken(last).outcome, InlineJson)
+    assert leaving.exit_code(seconds=30) == 0
+
+
+def models(worker: Program) -> dict[str, Any]:
+    """What a worker tells of its models."""
+    found: dict[str, Any] = httpx.get(worker.probe, timeout=5).json()["models"]
+    return found

@@ -27,8 +27,15 @@ options = {{ {options} }}
 """
 
 _SHORT = "load_seconds = 0.05, run_seconds = 0.08"
+
+
+def entry(name: str, batch: int, options: str) -> str:
+    """A catalogue's entry."""
+    return _ENTRY.format(name=name, batch=batch, options=options)
+
+
 CATALOGUE = "".join(
-    _ENTRY.format(name=name, batch=batch, options=options)
+    entry(name, batch, options)
     for name, batch, options in (
         # Three units and six, of eight: loaded they fit beside each other, at work they do not.
         ("three", 4, f"resident_bytes = {2 * GIB}, batch_bytes = {GIB}, {_SHORT}"),
