@@ -95,12 +95,16 @@ async def test_dead_letters(world: World, caplog: pytest.LogCaptureFixture) -> N
 
 
 @pytest.mark.parametrize("query", EVERY_QUERY)
-def test_submits_are_known_by_their_path(query: str) -> None:
+def test_submits_and_replies_are_known_by_their_paths(query: str) -> None:
     if "requests |" in query:
         [pattern] = re.findall(r'matches regex @"(.*?)"', query)
-        url = "https://func.example/v1/models/classifier/jobs"
-        assert re.search(pattern, url)
-        assert not re.search(pattern, "https://func.example/v1/jobs/1/reply")
+        is_of_replies = "replies = " in query
+        for path, is_found in (
+            ("models/x/jobs", not is_of_replies),
+            ("jobs/1/reply", is_of_replies),
+        ):
+            url = f"https://func.example/v1/{path}"
+            assert (re.search(pattern, url) is not None) == is_found, url
 
 
 @pytest.mark.parametrize("query", EVERY_QUERY)
