@@ -1,6 +1,7 @@
 """Batches through the model, on the device's thread."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from worker.errors import Cancelled, HandedBack, InferenceFailed, LockLost, NotWaitedFor
@@ -13,6 +14,8 @@ from worker.jobs.wanted import Wanted
 from worker.messages.job import Job
 from worker.messages.servicebus import utc_now
 from worker.outcomes.progress import Reporter
+
+_ASKING_THREADS = 16
 
 
 class Running:
@@ -32,12 +35,13 @@ class Running:
         self._endings = endings
         self._reporter = reporter
         self._answer = answer
+        self._asking = ThreadPoolExecutor(_ASKING_THREADS, "ask")
 
     def run(self, batch: list[Job]) -> None:
         """Run a batch; each of its jobs is answered or ended as soon as its outcome is there."""
         runner = self._residence.runner
         mine = [job for job in batch if self._endings.may_start(job)]
-        jobs = [job for job in mine if self._is_worth_running(job)]
+        jobs = self._worth_running(mine)
         if runner is None:
             for job in jobs:
                 self._endings.end(job, HandedBack("the model was unloaded"))
@@ -50,6 +54,14 @@ class Running:
             else:
                 self._endings.has_run(job)
                 self._answer(job, partial(runner.finish, ran.result))
+
+    def _worth_running(self, jobs: list[Job]) -> list[Job]:
+        """Those that are to run. Several are asked about at once, since the device waits for it."""
+        now = utc_now()
+        if sum(job.is_stale(now) for job in jobs) <= 1:
+            return [job for job in jobs if self._is_worth_running(job)]
+        answers = self._asking.map(self._is_worth_running, jobs)
+        return [job for job, is_worth in zip(jobs, answers, strict=True) if is_worth]
 
     def _is_worth_running(self, job: Job) -> bool:
         """Whether it is to run; one that is not has been ended."""

@@ -16,7 +16,8 @@ from contract.messages import JobReply
 class Gateway(http.server.ThreadingHTTPServer):
     """`answers` are the statuses for a job's next POSTs, `asked_status` is what a GET gets.
 
-    A job without answers gets 202 for its first reply and 410 for every later one.
+    A job without answers gets 202 for its first reply and 410 for every later one. Where there is a
+    `meeting`, GETs are answered once enough of them wait for it.
     """
 
     daemon_threads = True
@@ -28,6 +29,7 @@ class Gateway(http.server.ThreadingHTTPServer):
         self.asked_status: dict[str, int] = defaultdict(lambda: 200)
         self.posts: list[tuple[str, int]] = []
         self.asked: list[str] = []
+        self.meeting: threading.Barrier | None = None
         self.replies: dict[str, list[JobReply]] = defaultdict(list)
         self.traceparents: dict[str, str] = {}
         self.connections = 0
@@ -63,6 +65,8 @@ class Gateway(http.server.ThreadingHTTPServer):
             return status
 
     def get(self, job_id: str) -> int:
+        if self.meeting is not None:
+            self.meeting.wait(10)
         with self.changed:
             self.asked.append(job_id)
             self.changed.notify_all()
