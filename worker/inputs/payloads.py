@@ -111,7 +111,8 @@ class Payloads:
             except ResourceNotFoundError:
                 self._reach.found()
                 raise
-            except AzureError as error:
+            # The latter of a connection that breaks, or of a disk that is full.
+            except (AzureError, OSError) as error:
                 # Written over in mid-read: with what was referred to, unless that was the ETag.
                 if is_pinned and isinstance(error, ResourceModifiedError):
                     self._reach.found()
@@ -208,6 +209,9 @@ def _check_size(size_bytes: int, max_bytes: int) -> None:
 
 
 def _text(error: BaseException) -> str:
+    if isinstance(error, OSError):
+        # The text of some holds an address.
+        return ": ".join(filter(None, (type(error).__name__, error.strerror)))
     # The first line alone: the rest of an Azure error may hold a signed address.
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

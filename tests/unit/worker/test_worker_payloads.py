@@ -1,6 +1,7 @@
 """Inputs from messages and blobs: as bytes, or as files that are never in memory as a whole."""
 
 import hashlib
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,7 @@ class ScriptedStore:
     """Gives the data in pieces, after it has failed as often as told."""
 
     data: bytes = DATA
-    failure: AzureError | None = None
+    failure: AzureError | OSError | None = None
     failures_left: int = 0
     reads: int = 0
 
@@ -78,6 +79,29 @@ def test_storage_that_stays_away_is_given_up() -> None:
     with pytest.raises(PayloadsAway):
         Payloads(store).open(REF, NOOP, hasty)
     assert store.reads == 1
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file of this process can hold an input."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(DATA) // 2, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_disk_that_is_full_is_no_fault_of_the_input() -> None:
+    with pytest.raises(PayloadsAway, match="OSError: File too large"):
+        Payloads(ScriptedStore()).open(REF, NOOP, hasty)
+
+
+def test_a_connection_that_breaks_is_tried_again_and_its_address_told_nobody() -> None:
+    broken = ConnectionError("https://storage.test/inputs/a?sig=secret")
+    assert read(Payloads(ScriptedStore(failure=broken, failures_left=1)), REF) == DATA
+    with pytest.raises(PayloadsAway) as raised:
+        Payloads(ScriptedStore(failure=broken, failures_left=1)).open(REF, NOOP, hasty)
+    assert str(raised.value) == "ConnectionError"
 
 
 def test_other_bytes_than_announced_are_refused() -> None:
