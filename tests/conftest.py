@@ -4,6 +4,12 @@ import importlib.util
 import re
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
+# Busy machines are slow, and no test is a measurement.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+
 _TORCH = re.compile(r"^(?:import|from) (?:numpy|torch|torchvision)\b", re.MULTILINE)
 _HAS_TORCH = importlib.util.find_spec("torch") is not None
 

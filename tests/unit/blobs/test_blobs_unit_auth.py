@@ -148,9 +148,7 @@ async def test_nobody_is_asked_to_authenticate(world: World) -> None:
 
 
 @given(st.text(max_size=40), st.sampled_from(["sv", "sr", "sp", "st", "se", "sip", "spr", "sig"]))
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_no_signature_but_ours_holds(world: World, value: str, name: str) -> None:
     fields = {"sv": "2026-10-06", "sr": "b", "sp": "r", "se": "2030-01-01", "sig": "AAAA"}
     fields[name] = "".join(f"%{byte:02x}" for byte in value.encode())

@@ -17,7 +17,7 @@ BLOB_NAMES = st.text(ANY, min_size=1, max_size=40) | st.text("./ab%", min_size=1
 
 
 @given(st.dictionaries(BLOB_NAMES, st.binary(max_size=20), min_size=1, max_size=6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 async def test_every_name_has_its_own_content(blobs: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "data"

@@ -159,9 +159,7 @@ QUERY = st.lists(
     st.binary(max_size=50),
     st.booleans(),
 )
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_no_request_breaks_the_service(
     world: World,
     request_line: tuple[str, str, list[tuple[str, str]]],

@@ -268,7 +268,6 @@ def _events(step: Any, key: str) -> list[str]:
 
 @settings(
     max_examples=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(

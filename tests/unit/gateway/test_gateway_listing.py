@@ -41,7 +41,7 @@ class Store:
         return Listed(tuple((i, NOBODY) for i in found[:size]), len(found) <= size)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     times=st.lists(
         st.tuples(

@@ -76,7 +76,7 @@ class TestSimulation:
         outcome = run(Load.at_once(100), machines=Machines(workers_per_node=4))
         assert outcome.most_nodes == 2
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(
         burst=st.integers(1, 150),
         least=st.integers(0, 2),

@@ -188,7 +188,7 @@ async def test_a_handle_out_of_range_closes(peer: Peer) -> None:
     assert await closed_for(peer) == "amqp:connection:framing-error"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_whatever_a_peer_says_the_server_serves_the_next(data: st.DataObject) -> None:
     pieces = [bytearray(each) for each in SCRIPT]

@@ -123,7 +123,7 @@ def test_lies_and_damage_are_refused_with_a_sentence(data: bytes, said: str) -> 
         decode(data)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_nothing_else_is_ever_raised(data: st.DataObject) -> None:
     broken = bytearray(GOOD[:200])

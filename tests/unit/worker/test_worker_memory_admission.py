@@ -154,7 +154,7 @@ def test_two_models_that_do_not_fit_together_take_turns(
         assert turn_seconds * 0.9 <= simulation.longest[model] <= 1.5 * fair_seconds
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_never_too_much_is_reserved_and_nobody_starves(data: st.DataObject) -> None:
     total = data.draw(st.integers(4, 12))

@@ -98,7 +98,7 @@ def test_a_bomb_is_refused_by_its_header(side: int) -> None:
         decode(png_of(side, side), "image/png", MAX_PIXELS)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     flips=st.lists(
         st.tuples(st.integers(0, len(CHELSEA) - 1), st.integers(0, 255)), min_size=1, max_size=20

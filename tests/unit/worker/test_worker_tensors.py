@@ -94,7 +94,7 @@ def test_what_is_no_array_is_refused_with_a_sentence(
         tensors.decode(data, media_type)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_nothing_else_is_ever_raised(data: st.DataObject) -> None:
     broken = bytearray(PLAIN)

@@ -125,9 +125,7 @@ def test_other_names_and_shapes_are_refused(tmp_path: Path, state: object, said:
         Weights(saved(tmp_path, state)).load_into(network())
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 @pytest.mark.filterwarnings("ignore")

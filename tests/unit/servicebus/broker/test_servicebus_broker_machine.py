@@ -295,7 +295,6 @@ class BrokerMachine(RuleBasedStateMachine):
 BrokerMachine.TestCase.settings = settings(
     max_examples=60,
     stateful_step_count=30,
-    deadline=None,
     # Without the phase that explains: it traces every line of the broker, and takes minutes.
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )
