@@ -6,6 +6,7 @@ from emulator.functions.asgi import Application, Receive, Scope, Send, respond_e
 from emulator.functions.clock import Clock
 from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.errors import DurableError
+from emulator.functions.hostfile import DurableOptions
 from emulator.functions.runner import FunctionRunner
 from emulator.functions.web import DURABLE_PATH
 from emulator.program import StartError
@@ -16,8 +17,10 @@ _RPC_PATH = "/durabletask"
 class Durability:
     """The durable engine as the host mounts it."""
 
-    def __init__(self, data: Path, runner: FunctionRunner, clock: Clock, task_hub: str) -> None:
-        self._engine = DurableEngine(data / "durable.db", runner, clock, task_hub)
+    def __init__(
+        self, data: Path, runner: FunctionRunner, clock: Clock, options: DurableOptions
+    ) -> None:
+        self._engine = DurableEngine(data / "durable.db", runner, clock, options)
 
     @property
     def management_app(self) -> Application:

@@ -5,7 +5,7 @@ import logging
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emulator.functions.admin import AdminApplication
@@ -105,8 +105,9 @@ class Host:
 
     async def _start_durability(self, invoker: Invoker) -> None:
         rpc_socket = bind(self._options.host, self._options.rpc_port)
-        hub = resolve(self._host_file.hub_name, self._settings)
-        durability = Durability(self._options.data, invoker, self._clock, hub)
+        options = self._host_file.durable
+        options = replace(options, hub_name=resolve(options.hub_name, self._settings))
+        durability = Durability(self._options.data, invoker, self._clock, options)
         self._durability = durability
         await durability.start()
         self._supervisor.client_binding = durability.client_binding(self.url, url_of(rpc_socket))

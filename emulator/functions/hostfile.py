@@ -1,6 +1,7 @@
 """Reads host.json: what of it the host acts on; unknown keys are left alone, as in Azure."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from emulator.program import SettingError
 
 _TIMESPAN = re.compile(r"(?:(\d+)\.)?(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?")
 _UNLIMITED = "-1"
+_AT_ONCE = 10 * (os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +23,23 @@ class ServiceBusOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class DurableOptions:
+    """extensions.durableTask of host.json: the hub, and how many functions run at once."""
+
+    hub_name: str = "TestHubName"
+    max_activities: int = _AT_ONCE
+    max_orchestrators: int = _AT_ONCE
+
+
+@dataclass(frozen=True, slots=True)
 class HostFile:
     """What host.json says. A `function_timeout_seconds` of None means no limit."""
 
     route_prefix: str = "api"
     function_timeout_seconds: float | None = 1800.0
-    hub_name: str = "TestHubName"
     has_extension_bundle: bool = False
     max_outstanding_requests: int | None = None
+    durable: DurableOptions = DurableOptions()
     service_bus: ServiceBusOptions = ServiceBusOptions()
 
 
@@ -63,9 +74,15 @@ def parse_host_file(document: Any) -> HostFile:
     return HostFile(
         route_prefix=_text(http, "routePrefix", "api").strip("/"),
         function_timeout_seconds=_timeout(document),
-        hub_name=_text(durable, "hubName", "TestHubName"),
         has_extension_bundle=bool(bundle.get("id")) and bool(bundle.get("version")),
         max_outstanding_requests=outstanding if outstanding >= 0 else None,
+        durable=DurableOptions(
+            hub_name=_text(durable, "hubName", "TestHubName"),
+            max_activities=max(1, _integer(durable, "maxConcurrentActivityFunctions", _AT_ONCE)),
+            max_orchestrators=max(
+                1, _integer(durable, "maxConcurrentOrchestratorFunctions", _AT_ONCE)
+            ),
+        ),
         service_bus=ServiceBusOptions(
             max_concurrent_calls=max(1, _integer(bus, "maxConcurrentCalls", 16)),
             max_lock_renewal_seconds=parse_timespan(

@@ -13,7 +13,6 @@ from emulator.functions.durable.records import Work
 from emulator.functions.runner import AppUnavailable, FunctionFailure, FunctionRunner
 
 _log = logging.getLogger(__name__)
-_AT_ONCE = 20
 
 
 class Deliver(Protocol):
@@ -32,12 +31,13 @@ class ActivityPool:
         outage: Outage,
         now: Callable[[], int],
         deliver: Deliver,
+        concurrency: int,
     ) -> None:
         self._runner = runner
         self._outage = outage
         self._now = now
         self._deliver = deliver
-        self._free = _AT_ONCE
+        self._free = concurrency
         self._waiting: deque[Work] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 

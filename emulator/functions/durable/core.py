@@ -38,26 +38,30 @@ from emulator.functions.durable.store import Statement, Store
 from emulator.functions.durable.timers import TimerQueue
 from emulator.functions.durable.turn import ready
 from emulator.functions.durable.turns import Turns
+from emulator.functions.hostfile import DurableOptions
 from emulator.functions.runner import AppUnavailable, FunctionRunner
 
 _log = logging.getLogger(__name__)
-_TURNS_AT_ONCE = 20
 
 
 class Engine:
     """The operations on instances, as methods; all of them on one event loop."""
 
-    def __init__(self, store: Store, runner: FunctionRunner, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, runner: FunctionRunner, clock: Clock, options: DurableOptions
+    ) -> None:
         self.store = store
         self.hub = Hub(store, clock)
         self.hub.wake = self._wake
         self.timers = TimerQueue(clock)
         self._runner = runner
         self.outage = Outage(self.timers, self.hub.now)
-        self._pool = ActivityPool(runner, self.outage, self.hub.now, self.hub.deliver)
+        self._pool = ActivityPool(
+            runner, self.outage, self.hub.now, self.hub.deliver, options.max_activities
+        )
         scheduler = Scheduler(self.hub, runner, self._pool.add, self._set_timer, self._cancel_timer)
         self._turns = Turns(self.hub, runner, scheduler, Endings(self.hub, self._cancel_timer))
-        self._turn_slots = asyncio.Semaphore(_TURNS_AT_ONCE)
+        self._turn_slots = asyncio.Semaphore(options.max_orchestrators)
         self._drives: set[asyncio.Task[None]] = set()
         self._stopping = False
 

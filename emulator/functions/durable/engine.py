@@ -9,6 +9,7 @@ from emulator.functions.durable.links import Links
 from emulator.functions.durable.management import ManagementApi
 from emulator.functions.durable.store import Store
 from emulator.functions.durable.wire import AsgiApp
+from emulator.functions.hostfile import DurableOptions
 from emulator.functions.runner import FunctionRunner
 
 
@@ -20,10 +21,12 @@ class DurableEngine:
     that one. The prefix may be stripped or not.
     """
 
-    def __init__(self, database: Path, runner: FunctionRunner, clock: Clock, task_hub: str) -> None:
-        self._task_hub = task_hub
+    def __init__(
+        self, database: Path, runner: FunctionRunner, clock: Clock, options: DurableOptions
+    ) -> None:
+        self._task_hub = options.hub_name
         self._links: Links | None = None
-        self.core = Engine(Store(database), runner, clock)
+        self.core = Engine(Store(database), runner, clock, options)
         self._api = ManagementApi(self.core, self._started_links)
         self.management_app: AsgiApp = self._api
 

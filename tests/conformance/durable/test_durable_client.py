@@ -20,6 +20,7 @@ from azure.durable_functions.models.utils import http_utils
 
 from emulator.functions.clock import SystemClock
 from emulator.functions.durable.engine import DurableEngine
+from emulator.functions.hostfile import DurableOptions
 from tests.unit.durable.durable_world import SdkRunner
 
 
@@ -79,7 +80,7 @@ async def serving(engine: DurableEngine) -> AsyncIterator[int]:
 async def host(tmp_path: Path) -> AsyncIterator[Host]:
     runner = SdkRunner()
     _functions(runner)
-    engine = DurableEngine(tmp_path / "hub.db", runner, SystemClock(), "TestHub")
+    engine = DurableEngine(tmp_path / "hub.db", runner, SystemClock(), DurableOptions("TestHub"))
     await engine.start()
     async with serving(engine) as port:
         yield Host(engine, runner, port)

@@ -15,6 +15,7 @@ from azure.durable_functions import Orchestrator
 from emulator.functions.durable.core import Engine
 from emulator.functions.durable.model import Instance
 from emulator.functions.durable.store import Store
+from emulator.functions.hostfile import DurableOptions
 from emulator.functions.runner import AppUnavailable, FunctionFailure
 
 Body = Callable[[Any], Any]
@@ -86,6 +87,7 @@ class World:
     runner: SdkRunner = field(default_factory=SdkRunner)
     clock: HandClock = field(default_factory=HandClock)
     make_store: Callable[[Path], Store] = Store
+    options: DurableOptions = field(default_factory=DurableOptions)
     _engine: Engine | None = None
 
     @property
@@ -94,7 +96,8 @@ class World:
         return self._engine
 
     async def start(self) -> Engine:
-        self._engine = Engine(self.make_store(self.database), self.runner, self.clock)
+        store = self.make_store(self.database)
+        self._engine = Engine(store, self.runner, self.clock, self.options)
         await self._engine.start()
         return self._engine
 

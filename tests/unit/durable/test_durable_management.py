@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.wire import LONGEST_BODY_BYTES
+from emulator.functions.hostfile import DurableOptions
 from tests.unit.durable.durable_world import HandClock, SdkRunner
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -62,7 +63,7 @@ async def make_engine(folder: Path) -> DurableEngine:
     def wait(context: Any) -> Any:
         return (yield context.wait_for_external_event("go"))
 
-    engine = DurableEngine(folder / "hub.db", runner, HandClock(), "Hub")
+    engine = DurableEngine(folder / "hub.db", runner, HandClock(), DurableOptions("Hub"))
     await engine.start()
     return engine
 
@@ -185,9 +186,7 @@ def queries() -> st.SearchStrategy[bytes]:
     return st.lists(pairs, max_size=3).map(b"&".join)
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     calls=st.lists(
         st.tuples(

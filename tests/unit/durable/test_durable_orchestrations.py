@@ -1,10 +1,13 @@
 """Orchestrations from start to end, the SDK's executor being the judge of every history."""
 
+import asyncio
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from azure.durable_functions import RetryOptions
 
+from emulator.functions.hostfile import DurableOptions
 from tests.unit.durable.durable_world import World
 
 
@@ -55,6 +58,29 @@ async def test_job_of_the_gateway(world: World) -> None:
     await world.advance(seconds=1)
     assert world.output("b") == "expired"
     assert world.scheduled("a") == [(0, "enqueue"), (1, "timer")]
+
+
+async def test_no_more_activities_run_at_once_than_the_host_file_allows(tmp_path: Path) -> None:
+    world = World(tmp_path / "durable.db", options=DurableOptions(max_activities=2))
+    running, peaks = 0, []
+
+    @world.runner.activity
+    async def work(_: int) -> None:
+        nonlocal running
+        running += 1
+        peaks.append(running)
+        await asyncio.sleep(0)
+        running -= 1
+
+    @world.runner.orchestrator
+    def fan_out(context: Any) -> Any:
+        yield context.task_all([context.call_activity("work", number) for number in range(5)])
+
+    await world.start()
+    await world.begin("fan_out")
+    assert world.status() == "Completed"
+    assert (len(peaks), max(peaks)) == (5, 2)
+    await world.stop()
 
 
 async def test_terminate_and_purge(world: World) -> None:

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from emulator.functions.appsettings import read_app_settings, resolve
 from emulator.functions.datadir import locked
 from emulator.functions.errors import DataInUse
-from emulator.functions.hostfile import HostFile, parse_host_file, parse_timespan, read_host_file
+from emulator.functions.hostfile import (
+    DurableOptions,
+    HostFile,
+    parse_host_file,
+    parse_timespan,
+    read_host_file,
+)
 from emulator.program import SettingError
 
 json_values = st.recursive(
@@ -31,7 +37,12 @@ def test_what_is_set_is_read() -> None:
             "extensionBundle": {"id": "x", "version": "[4.*, 5.0.0)"},
             "extensions": {
                 "http": {"routePrefix": "/v1/", "maxOutstandingRequests": 5},
-                "durableTask": {"hubName": "Hub", "storageProvider": {}},
+                "durableTask": {
+                    "hubName": "Hub",
+                    "maxConcurrentActivityFunctions": 3,
+                    "maxConcurrentOrchestratorFunctions": 2,
+                    "storageProvider": {},
+                },
                 "serviceBus": {
                     "maxConcurrentCalls": 4,
                     "maxAutoLockRenewalDuration": "00:02:30",
@@ -41,7 +52,8 @@ def test_what_is_set_is_read() -> None:
         }
     )
     assert (found.route_prefix, found.function_timeout_seconds) == ("v1", 600)
-    assert (found.hub_name, found.has_extension_bundle) == ("Hub", True)
+    assert found.durable == DurableOptions("Hub", max_activities=3, max_orchestrators=2)
+    assert found.has_extension_bundle
     assert found.max_outstanding_requests == 5
     assert found.service_bus.max_concurrent_calls == 4
     assert found.service_bus.max_lock_renewal_seconds == 150
