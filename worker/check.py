@@ -25,11 +25,12 @@ from contract.catalogue import Catalogue, Model
 from contract.errors import ContractError
 from contract.messages import InlineJson
 from worker.allocator import keep_large_blocks
-from worker.errors import InferenceFailed, SettingsError, WeightsAway, WorkerError
+from worker.errors import SettingsError, WeightsAway, WorkerError
 from worker.inference.loading import Loader
 from worker.inference.results import Result
 from worker.inference.runner import Runner
-from worker.inference.warmup import Unheard
+from worker.inference.warmup import Unheard, run_once
+from worker.inputs.payloads import serialized
 from worker.memory.meter import metering, resident_bytes
 from worker.remote.storage import storage_account
 from worker.settings import CheckSettings, Endpoint
@@ -73,6 +74,7 @@ def check(model: Model, sample: Sample, loader: Loader) -> Iterator[Line]:
     """Load the model and try it; raises WorkerError where the model or the input is at fault."""
     begun = time.perf_counter()
     runner = loader.load(model)
+    run_once(model, runner)
     yield {
         "event": "loaded",
         "model": model.name,
@@ -152,14 +154,11 @@ def _process_bytes() -> int:
 
 
 def _shown(result: Result) -> Line:
+    data = serialized(result)
     if isinstance(result, InlineJson):
-        try:
-            json.dumps(result.value, allow_nan=False)
-        except (TypeError, ValueError, RecursionError):
-            raise InferenceFailed("the model's result cannot be written as JSON") from None
         return {"media_type": media.JSON, "json": result.value}
-    data = base64.b64encode(result.data).decode()
-    return {"media_type": result.media_type, "size_bytes": len(result.data), "base64": data}
+    encoded = base64.b64encode(data).decode()
+    return {"media_type": result.media_type, "size_bytes": len(data), "base64": encoded}
 
 
 def _sizes(largest: int) -> list[int]:
@@ -221,7 +220,7 @@ def main(arguments: list[str], environ: dict[str, str]) -> int:
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
         return _failed(error.code, str(error))
-    except Exception as error:  # noqa: BLE001  the edge: a model's code may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001  the edge: a model's code may raise anything
         traceback.print_exception(error)
         return _failed("inference-failed", f"{model.implementation} raised {type(error).__name__}")
     return 0

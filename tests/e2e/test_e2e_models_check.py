@@ -39,6 +39,10 @@ class Infer:
 """
 
 
+def returning(result: str) -> str:
+    return f"class Infer:\n    accepts = 'text'\n    def __call__(self, item): return {result}"
+
+
 def checked(
     folder: Path, *arguments: str, code: str = CODE, more: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
@@ -102,6 +106,12 @@ def test_a_network_shows_what_it_holds_and_what_its_batches_take(
         ("raise", CODE, "", "inference-failed: tried raised RuntimeError"),
         ("\udc80", CODE, "", "invalid-input: the text is not UTF-8"),
         ("x", "raise OSError", "", "model-failed: tried raised OSError"),
+        ("x", "exit('no labels')", "", "SystemExit: no labels\nmodel-failed: tried raised"),
+        ("x", returning("float('nan')"), "", "inference-failed: the model's result cannot be"),
+        ("x", returning("{1, 2}"), "", "JSON: Object of type set is not JSON serializable"),
+        ("x", returning("'x' * 2**26"), "", "result-too-large: the result has 67108866 bytes"),
+        ("x", returning("exit(3)"), "", "inference-failed: tried raised SystemExit"),
+        ("x", f"{CODE}\n    def sample(self): return 1", "", "inference-failed: tried raised Type"),
         ("x", CODE, "options = {a = 1}", "model-unfit: tried.options.a: tried takes no"),
         (
             *("x", "class Infer:\n    def __init__(self, weights): pass"),

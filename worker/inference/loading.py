@@ -19,6 +19,6 @@ class Loader:
             return Runner.load(model, self._torch_threads, self._library.get(model))
         except ModelUnusable:
             raise
-        except Exception as error:
-            # A model's code may raise anything.
+        except (Exception, SystemExit) as error:
+            # A model's code may raise anything, and exit.
             raise ModelFailed(f"{model.implementation} raised {type(error).__name__}") from error

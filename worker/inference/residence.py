@@ -125,8 +125,8 @@ class Residence:
                 if held_bytes is None:
                     break
                 self._enter(place, held_bytes)
-            except Exception as error:
-                # A model's code may raise anything.
+            except (Exception, SystemExit) as error:
+                # A model's code may raise anything, and exit.
                 if is_device_lost(error):
                     raise
                 self._fail(error, stopping)
@@ -242,7 +242,7 @@ class Residence:
     def _unmeasured(self) -> Allowance:
         return Allowance(self._model.name, self._sharing.gate, self.observer.split)
 
-    def _fail(self, error: Exception, stopping: threading.Event) -> None:
+    def _fail(self, error: BaseException, stopping: threading.Event) -> None:
         needed_bytes: int | None = None
         if is_out_of_memory(error) and self._device is not None:
             needed_bytes = self._known_or_all(self._device)

@@ -76,13 +76,9 @@ class Payloads:
 
     def pack(self, job_id: str, result: InlineJson | InlineBytes, wait: Wait) -> Payload:
         """A result as it goes into the reply: inline where it fits, else stored first."""
-        data = _written(result)
+        data = serialized(result)
         if fits_inline(len(data)):
             return result
-        if len(data) > MAX_RESULT_BYTES:
-            raise ResultTooLarge(
-                f"the result has {len(data)} bytes; at most {MAX_RESULT_BYTES} can be returned"
-            )
         ref = reference(result.media_type, result_blob(job_id), data)
         self._patiently(lambda: self._store.write(ref.blob, data, ref.media_type), wait)
         return ref
@@ -190,13 +186,17 @@ def _spooled(pieces: Iterator[bytes]) -> io.BufferedIOBase:
     return file
 
 
-def _written(result: InlineJson | InlineBytes) -> bytes:
-    if isinstance(result, InlineBytes):
-        return result.data
+def serialized(result: InlineJson | InlineBytes) -> bytes:
+    """A result as bytes; InferenceFailed where it has no JSON, ResultTooLarge."""
     try:
-        return _dumped(result.value)
-    except (TypeError, ValueError, RecursionError):
-        raise InferenceFailed("the model's result cannot be written as JSON") from None
+        data = result.data if isinstance(result, InlineBytes) else _dumped(result.value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InferenceFailed(f"the model's result cannot be written as JSON: {error}") from None
+    if len(data) > MAX_RESULT_BYTES:
+        raise ResultTooLarge(
+            f"the result has {len(data)} bytes; at most {MAX_RESULT_BYTES} can be returned"
+        )
+    return data
 
 
 def _dumped(value: Json) -> bytes:

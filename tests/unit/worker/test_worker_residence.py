@@ -292,14 +292,25 @@ def test_where_nothing_is_measured_a_model_that_cannot_run_is_not_ready_either(
     assert not stay.entered.is_set()
 
 
+@pytest.mark.parametrize(
+    ("module", "raised"),
+    [("no_such_module", "ModuleNotFoundError"), ("exiting_module", "SystemExit")],
+)
 def test_a_model_that_cannot_be_imported_is_told_of(
-    sharing: Sharing, stays: Callable[..., Stay]
+    sharing: Sharing,
+    stays: Callable[..., Stay],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    raised: str,
 ) -> None:
-    stay = stays("a", sharing, lambda: Infer(20), implementation="no_such_module")
+    (tmp_path / "exiting_module.py").write_text("exit('the labels are missing')")
+    monkeypatch.syspath_prepend(tmp_path)
+    stay = stays("a", sharing, lambda: Infer(20), implementation=module)
     ends_at = time.monotonic() + 10
     while (problem := stay.residence.problem) is None:
         assert time.monotonic() < ends_at
-    assert problem["detail"] == "no_such_module raised ModuleNotFoundError"
+    assert problem["detail"] == f"{module} raised {raised}"
 
 
 def test_a_device_that_is_lost_while_a_model_loads_is_not_tried_again(
