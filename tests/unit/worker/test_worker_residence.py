@@ -294,18 +294,11 @@ def test_where_nothing_is_measured_a_model_that_cannot_run_is_not_ready_either(
 
 @pytest.mark.parametrize(
     ("module", "raised"),
-    [("no_such_module", "ModuleNotFoundError"), ("exiting_module", "SystemExit")],
+    [("no_such_module", "ModuleNotFoundError"), ("tests.unit.worker.exiting_model", "SystemExit")],
 )
 def test_a_model_that_cannot_be_imported_is_told_of(
-    sharing: Sharing,
-    stays: Callable[..., Stay],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    module: str,
-    raised: str,
+    sharing: Sharing, stays: Callable[..., Stay], module: str, raised: str
 ) -> None:
-    (tmp_path / "exiting_module.py").write_text("exit('the labels are missing')")
-    monkeypatch.syspath_prepend(tmp_path)
     stay = stays("a", sharing, lambda: Infer(20), implementation=module)
     ends_at = time.monotonic() + 10
     while (problem := stay.residence.problem) is None:
