@@ -92,6 +92,13 @@ def az_acr_build(call: Call) -> str:
     return "built"
 
 
+def az_aks_list(call: Call) -> str:
+    group = call.option("--resource-group")
+    if not call.state.get("group"):
+        raise Ended(NOT_FOUND, f"ERROR: {group} was not found")
+    return str(call.table("pools").get(group, ""))
+
+
 def az_credentials(call: Call) -> str:
     Path(call.option("--file")).write_text("apiVersion: v1\nkind: Config\n", encoding="utf-8")
     return ""
@@ -174,7 +181,7 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "az acr repository show": lambda call: call.found("images", call.option("--image")),
     "az acr build": az_acr_build,
     "az aks get-credentials": az_credentials,
-    "az aks list": lambda call: call.found("pools", call.option("--resource-group")),
+    "az aks list": az_aks_list,
     "az keyvault secret list": lambda call: "\n".join(call.table("secrets")),
     "az keyvault secret show": lambda call: call.found("secrets", call.option("--name")),
     "az keyvault secret set": az_secret_set,

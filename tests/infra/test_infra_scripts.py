@@ -296,6 +296,9 @@ class TestCheckTools:
         place.done("check-tools.sh")
         assert place.state["values"]["NODE_POOLS"] == "system,gpu"
         place.change(failing={"az aks list": 1})
+        assert place.run("check-tools.sh").returncode == 1, "what is not known is not guessed"
+        assert place.state["values"]["NODE_POOLS"] == "system,gpu"
+        place.change(group=False)
         place.done("check-tools.sh")
         assert place.state["values"]["NODE_POOLS"] == "none", "the group is not there"
 
@@ -307,13 +310,21 @@ class TestCheckTools:
         place.change(subscription="another")
         place.done("check-tools.sh")
 
-    def test_a_private_network_gets_its_provider(self, place: Place) -> None:
+    @pytest.mark.parametrize(
+        ("choices", "registered"),
+        [
+            ({}, ["Microsoft.Compute", "Microsoft.Network"]),
+            ({"WORKER_HOST": "aca"}, []),
+            ({"WORKER_HOST": "aca", "PRIVATE_NETWORK": "true"}, ["Microsoft.App"]),
+        ],
+    )
+    def test_registers_the_providers_that_no_template_names(
+        self, place: Place, choices: dict[str, str], registered: list[str]
+    ) -> None:
+        place.change(values=choices)
         place.done("check-tools.sh")
-        assert not place.called("az", "provider")
-        place.change(values={"PRIVATE_NETWORK": "true"})
-        place.done("check-tools.sh")
-        [call] = place.called("az", "provider", "register")
-        assert "Microsoft.App" in call
+        calls = place.called("az", "provider", "register")
+        assert [call[call.index("--namespace") + 1] for call in calls] == registered
 
     def test_tells_who_is_not_signed_in(self, place: Place) -> None:
         place.change(failing={"az account show": 1})
