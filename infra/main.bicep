@@ -231,6 +231,7 @@ module workerApps 'modules/worker-aca.bicep' = if (!usesAks) {
     workspaceName: monitoring.outputs.workspaceName
     registryName: registry.outputs.name
     workerIdentityName: identities.outputs.worker.name
+    workerPrincipalId: identities.outputs.worker.principalId
     kedaIdentityName: identities.outputs.keda.name
     servicebusHost: servicebus.outputs.host
     payloadEndpoint: storage.outputs.payloadEndpoint

@@ -25,7 +25,6 @@ param workerServiceAccount string = 'loosely:worker'
 
 var roles = loadJsonContent('../roles.json')
 
-resource registry 'Microsoft.ContainerRegistry/registries@2025-04-01' existing = { name: registryName }
 resource workerIdentity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = { name: workerIdentityName }
 resource kedaIdentity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = { name: kedaIdentityName }
 
@@ -124,29 +123,13 @@ resource pool 'Microsoft.ContainerService/managedClusters/agentPools@2026-04-01'
   }
 ]
 
-// Nodes pull the workers' image, and may push none.
-resource pullRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(registry.id, cluster.id, 'acrPull')
-  scope: registry
-  properties: {
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.acrPull)
-    principalId: cluster.properties.identityProfile.kubeletidentity.objectId
-    principalType: 'ServicePrincipal'
-  }
-}
-
-// In a network of ours the cluster joins its nodes and load balancers to the subnet.
-resource subnetVnet 'Microsoft.Network/virtualNetworks@2025-05-01' existing = if (!empty(subnetId)) {
-  name: 'vnet-${token}'
-}
-
-resource networkRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(subnetId)) {
-  name: guid(subnetVnet.id, cluster.id, 'networkContributor')
-  scope: subnetVnet
-  properties: {
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.networkContributor)
-    principalId: cluster.identity.principalId
-    principalType: 'ServicePrincipal'
+module identityRoles 'cluster-roles.bicep' = {
+  params: {
+    token: token
+    registryName: registryName
+    nodesPrincipalId: cluster.properties.identityProfile.kubeletidentity.objectId
+    clusterPrincipalId: cluster.identity.principalId
+    joinsNetwork: !empty(subnetId)
   }
 }
 

@@ -7,6 +7,7 @@ param subnetId string
 param workspaceName string
 param registryName string
 param workerIdentityName string
+param workerPrincipalId string
 param kedaIdentityName string
 param servicebusHost string
 param payloadEndpoint string
@@ -49,11 +50,11 @@ resource logs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
 
 // The apps pull the workers' image as the workers' identity.
 resource pullRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(registry.id, worker.id, 'acrPull')
+  name: guid(registry.id, workerPrincipalId, 'acrPull')
   scope: registry
   properties: {
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.acrPull)
-    principalId: worker.properties.principalId
+    principalId: workerPrincipalId
     principalType: 'ServicePrincipal'
   }
 }

@@ -57,6 +57,7 @@ FAULTS = [
     (WORKERS + "service-account.yaml", "name: worker", "name: workers"),
     (MODELS, "azure.workload.identity/use: 'true'", "azure.workload.identity/use: 'false'"),
     ("infra/modules/cluster.bicep", "disableLocalAccounts: true", "disableLocalAccounts: false"),
+    ("infra/modules/cluster-roles.bicep", "id, nodesPrincipalId, 'acrPull'", "id, 'acrPull'"),
     ("infra/modules/storage.bicep", "allowSharedKeyAccess: false", "allowSharedKeyAccess: true"),
     ("infra/modules/apim.bicep", "format: 'xml'", "format: 'rawxml'"),
     # Nodes

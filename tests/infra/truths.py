@@ -163,6 +163,16 @@ def identities_are_federated_to_their_accounts(files: Deployment) -> None:
             assert labels["azure.workload.identity/use"] == "true"
 
 
+def roles_go_with_their_identities(files: Deployment) -> None:
+    """A role's name has its principal: Azure gives no assignment to a successor of another id."""
+    roles = files.bicep.split("'Microsoft.Authorization/roleAssignments@")[1:]
+    assert roles
+    for role in roles:
+        [name] = re.findall(r"name: guid\((.*)\)", role.split("properties:")[0])
+        principal = role.split("principalId: ")[1].splitlines()[0]
+        assert principal in name.split(", ")
+
+
 def the_cluster_is_scraped(files: Deployment) -> None:
     """The rule names an endpoint, without which the agents have nowhere to send to."""
     cluster = files.module("cluster")
@@ -293,6 +303,7 @@ TRUTHS: tuple[Callable[[Deployment], None], ...] = (
     the_platform_can_scale_the_gateway,
     ports_and_probes_fit,
     identities_are_federated_to_their_accounts,
+    roles_go_with_their_identities,
     pods_land_on_their_nodes,
     pools_say_where_they_start,
     nodes_have_time_to_come,
