@@ -66,8 +66,10 @@ class Job:
         """Whether it is worth asking if anybody still waits for this job.
 
         A job that was cancelled in its first moments may still run: asking for each would cost
-        all of them what it saves a few.
+        all of them what it saves a few. Of a producer's job nobody knows.
         """
+        if self.request.reply_url is None:
+            return False
         unheard_seconds = (now - (self.asked_at or self.queued_since)).total_seconds()
         is_new = self.asked_at is None and self.delivery.delivery_count > 0
         return is_new or unheard_seconds > STALE_AFTER_SECONDS

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from contract.messages import InlineBytes, InlineJson, JobRequest
+from contract.messages import InlineBytes, InlineJson, JobRequest, ReplyQueue, ReplyTo, ReplyUrl
 from worker.messages.job import Job
 from worker.messages.lease import Leases
 from worker.messages.servicebus import Delivery
@@ -14,7 +14,12 @@ from worker.observed.tracing import Tracing
 QUEUED_AT = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
 
-def job(delivery_count: int = 0, traceparent: str = "") -> Job:
+FROM_A_GATEWAY = ReplyUrl("http://gateway/v1/jobs/job/reply?token=a")
+
+
+def job(
+    delivery_count: int = 0, traceparent: str = "", reply_to: ReplyTo | None = FROM_A_GATEWAY
+) -> Job:
     properties = {"traceparent": traceparent}
     delivery = Delivery(b"", delivery_count, QUEUED_AT, None, properties, "job", cast(Any, None))
     request = JobRequest(
@@ -23,6 +28,7 @@ def job(delivery_count: int = 0, traceparent: str = "") -> Job:
         InlineBytes("text/plain", b""),
         created_at=QUEUED_AT - timedelta(seconds=1),
         deadline=QUEUED_AT + timedelta(seconds=60),
+        reply_to=reply_to,
     )
     lease = Leases().hold(delivery, lambda delivery, timeout_seconds: 1.0, 1.0, 0.0)
     return Job(request, delivery, lease, Tracing().job("noop", "noop", "job", delivery))
@@ -37,6 +43,11 @@ def test_is_stale_when_it_waited_or_was_delivered_before(
 ) -> None:
     now = QUEUED_AT + timedelta(seconds=waited_seconds)
     assert job(delivery_count).is_stale(now) is stale
+
+
+@pytest.mark.parametrize("reply_to", [ReplyQueue("answers"), None])
+def test_a_producers_job_is_never_stale(reply_to: ReplyTo | None) -> None:
+    assert not job(delivery_count=1, reply_to=reply_to).is_stale(QUEUED_AT + timedelta(seconds=9))
 
 
 def test_expires_at_its_deadline() -> None:
