@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,17 +22,12 @@ from contract.catalogue import Catalogue
 from contract.codec import decode_reply, encode_request
 from contract.messages import JobReply, JobRequest, Payload, ReplyQueue
 from contract.queues import config
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 REPLIES = "replies"
 _START_SECONDS = 120.0
 _COUNT = re.compile(rb"ActiveMessageCount>(\d+)<")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @dataclass(slots=True)

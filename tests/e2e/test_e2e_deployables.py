@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from infra.package import build
-from tests.e2e.system import ROOT, free_ports, until
+from tests.e2e.system import ROOT, until
+from tests.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

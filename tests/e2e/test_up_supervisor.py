@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -76,12 +77,6 @@ except UpError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def wait_for(condition: Callable[[], bool], limit_seconds: float = 15.0) -> None:

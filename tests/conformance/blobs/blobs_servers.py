@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 ACCOUNT = "devstoreaccount1"
@@ -76,13 +77,6 @@ def install_azurite(folder: Path) -> Path:
         command = ["npm", "install", "--no-fund", "--no-audit", "--prefix", str(folder), package]
         subprocess.run(command, check=True, stdout=sys.stderr)
     return azurite_program(folder)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import httpx
 
-from tests.conformance.blobs.blobs_servers import Server, free_port, run_emulator
+from tests.conformance.blobs.blobs_servers import Server, run_emulator
 from tests.conformance.blobs.test_blobs_wire import signature
+from tests.ports import free_port
 
 SMALL, LARGE = 1_000, 60_000
 ROUNDS = 6

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ import pytest
 from azure.servicebus import ServiceBusClient, ServiceBusMessage
 
 from tests.conformance.functions_host.running import ROOT, RunningHost, copy_app, running_host
+from tests.ports import free_port
 
 LOCK_SECONDS = 5
 CONFIG = {
@@ -44,12 +44,6 @@ CONFIG = {
         "Logging": {"Type": "File"},
     }
 }
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def write_config(folder: Path) -> Path:

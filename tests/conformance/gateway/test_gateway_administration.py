@@ -13,7 +13,8 @@ from gateway.errors import Unavailable
 from gateway.queueing.administration import Administration
 from gateway.queueing.queues import ServiceBusQueues
 from gateway.settings import Endpoint
-from tests.conformance.gateway.test_gateway_services import free_port, running
+from tests.conformance.gateway.test_gateway_services import running
+from tests.ports import free_port
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from gateway.storage.blobs import ContainerBlobs
 from gateway.storage.container import ANSWER_SECONDS, Container, transfer_seconds
 from gateway.storage.links import SignedLinks
 from gateway.storage.payloads import BlobPayloads
-from tests.conformance.gateway.test_gateway_services import free_port, running, storage
+from tests.conformance.gateway.test_gateway_services import running, storage
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")

@@ -24,17 +24,12 @@ from gateway.queueing.queues import ServiceBusQueues
 from gateway.settings import Endpoint
 from gateway.storage.container import Container
 from gateway.storage.payloads import BlobPayloads
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 ACCOUNT_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

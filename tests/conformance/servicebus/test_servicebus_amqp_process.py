@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from azure.servicebus import ServiceBusClient, ServiceBusMessage
 
-from tests.conformance.servicebus.servicebus_process import ROOT, Server, free_port, run_server
+from tests.conformance.servicebus.servicebus_process import ROOT, Server, run_server
+from tests.ports import free_port
 
 # The client does not close the socket of a connection that was cut: the collector does.
 CUT = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -12,9 +12,9 @@ from tests.conformance.servicebus.servicebus_certificate import make_certificate
 from tests.conformance.servicebus.servicebus_process import (
     KEY,
     KEY_NAME,
-    free_port,
     run_server,
 )
+from tests.ports import free_port
 
 
 async def test_amqp_and_websocket_over_tls(tmp_path: Path) -> None:

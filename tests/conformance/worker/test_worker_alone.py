@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conformance.worker.worker_world import ROOT, free_port, wait_until
+from tests.conformance.worker.worker_world import ROOT, wait_until
+from tests.ports import free_port
 
 
 @pytest.fixture

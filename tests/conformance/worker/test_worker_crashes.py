@@ -16,11 +16,11 @@ from tests.conformance.worker.worker_world import (
     LOCK_SECONDS,
     Program,
     World,
-    free_port,
     job_id,
     message,
     wait_until,
 )
+from tests.ports import free_port
 
 
 class Gate:

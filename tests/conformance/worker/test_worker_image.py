@@ -27,10 +27,10 @@ from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_world import (
     ROOT,
     World,
-    free_port,
     job_id,
     message,
 )
+from tests.ports import free_port
 
 USER = 10001
 

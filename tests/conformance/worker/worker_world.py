@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +31,7 @@ from contract.codec import encode_request
 from contract.messages import InlineBytes, JobRequest, Payload, ReplyUrl
 from contract.queues import config
 from tests.conformance.worker.worker_gateway import Gateway
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 START_SECONDS = 30.0
@@ -99,12 +99,6 @@ reports_progress = true
 """
 
 _JOB_NUMBERS = count(1)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
