@@ -22,7 +22,10 @@ class Delivery:
 
 
 def read_delivery(message: ServiceBusReceivedMessage) -> Delivery:
-    """Return a received message's body and the metadata that azure.functions' converter reads."""
+    """Return a received message's body and its metadata: those that the .NET extension gives.
+
+    azure.functions' converter would read more, such as `DeadLetterReason`, but never gets it.
+    """
     properties = _plain(message.application_properties or {})
     metadata: dict[str, Any] = {
         "MessageId": message.message_id,
@@ -30,19 +33,14 @@ def read_delivery(message: ServiceBusReceivedMessage) -> Delivery:
         "ContentType": message.content_type,
         # The .NET client, which the real host uses, counts the delivery that is under way.
         "DeliveryCount": (message.delivery_count or 0) + 1,
-        "DeadLetterReason": message.dead_letter_reason,
-        "DeadLetterErrorDescription": message.dead_letter_error_description,
         "DeadLetterSource": message.dead_letter_source,
-        "EnqueuedSequenceNumber": message.enqueued_sequence_number,
         "EnqueuedTimeUtc": _instant(message.enqueued_time_utc),
         "ExpiresAtUtc": _instant(message.expires_at_utc),
         "Label": message.subject,
-        "LockedUntil": _instant(message.locked_until_utc),
         "LockToken": str(message.lock_token),
         "PartitionKey": message.partition_key,
         "ReplyTo": message.reply_to,
         "ReplyToSessionId": message.reply_to_session_id,
-        "ScheduledEnqueueTimeUtc": _instant(message.scheduled_enqueue_time_utc),
         "SequenceNumber": message.sequence_number,
         "SessionId": message.session_id,
         "Subject": message.subject,

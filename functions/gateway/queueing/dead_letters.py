@@ -36,7 +36,12 @@ from gateway.webhooks.replies import Told
 # What a worker gives as its reason is a code of ours; whatever else stands there is not shown.
 _CODE: Final = re.compile("[a-z]{1,20}(-[a-z]{1,20}){0,4}")
 
-# What Service Bus gives where a message's time to live ran out.
+# Service Bus writes why into the message's own properties. The trigger gives them no other way:
+# the attributes of azure.functions' message that are called so stay empty in Azure.
+_REASON: Final = "DeadLetterReason"
+_DESCRIPTION: Final = "DeadLetterErrorDescription"
+
+# The reason where a message's time to live ran out.
 _EXPIRED: Final = "TTLExpiredException"
 
 _log = logging.getLogger(__name__)
@@ -52,7 +57,7 @@ async def fail_job(
     whose time ran out is no letter: nothing is wrong with it, and it is too late to send it again.
     """
     request = _request(message.get_body())
-    if message.dead_letter_reason == _EXPIRED:
+    if _written(message, _REASON) == _EXPIRED:
         # The orchestration of a job of ours has a timer for that.
         if request is None or isinstance(request.reply_to, ReplyUrl):
             return
@@ -63,8 +68,8 @@ async def fail_job(
             *(
                 _job_id(message, request),
                 queue,
-                message.dead_letter_reason,
-                message.dead_letter_error_description,
+                _written(message, _REASON),
+                _written(message, _DESCRIPTION),
             ),
             letter_blob(queue, message.message_id),
         )
@@ -146,6 +151,11 @@ def _enqueued_at(letter: bytes) -> object:
         return None
 
 
+def _written(message: func.ServiceBusMessage, name: str) -> str | None:
+    value = (message.application_properties or {}).get(name)
+    return value if isinstance(value, str) else None
+
+
 def _request(body: bytes) -> JobRequest | None:
     try:
         return decode_request(body)
@@ -156,7 +166,7 @@ def _request(body: bytes) -> JobRequest | None:
 def _reply(message: func.ServiceBusMessage, job_id: str, now: datetime) -> JobReply:
     return JobReply(
         job_id=job_id,
-        outcome=_why(message.dead_letter_reason),
+        outcome=_why(_written(message, _REASON)),
         started_at=_utc(message.enqueued_time_utc) or now,
         finished_at=now,
         attempt=max(1, message.delivery_count or 1),
@@ -184,8 +194,8 @@ def _letter(message: func.ServiceBusMessage, now: datetime) -> bytes:
         {
             "message_id": message.message_id,
             "correlation_id": message.correlation_id,
-            "reason": message.dead_letter_reason,
-            "description": message.dead_letter_error_description,
+            "reason": _written(message, _REASON),
+            "description": _written(message, _DESCRIPTION),
             "delivery_count": message.delivery_count,
             "content_type": message.content_type,
             "enqueued_at": format_time(enqueued_at) if enqueued_at else None,

@@ -35,10 +35,9 @@ async def give_up(
         body=body,
         message_id=message_id,
         correlation_id=message_id,
-        application_properties={},
+        application_properties={"DeadLetterReason": reason},
         user_properties={},
         delivery_count=3,
-        dead_letter_reason=reason,
         enqueued_time_utc=datetime(2026, 3, 1, 12, minute, tzinfo=UTC),
     )
     await dead_letters.fail_job(message, queue, world.durable, world.services)

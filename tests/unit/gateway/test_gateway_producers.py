@@ -48,10 +48,9 @@ async def give_up(
         body=encode_request(request),
         message_id="m-1",
         correlation_id=None,
-        application_properties={},
+        application_properties={"DeadLetterReason": reason},
         user_properties={},
         delivery_count=3,
-        dead_letter_reason=reason,
         enqueued_time_utc=datetime(2026, 3, 1, 12, minute, tzinfo=UTC),
     )
     await dead_letters.fail_job(message, "noop", world.durable, world.services)

@@ -32,10 +32,9 @@ def letter(body: bytes, job_id: str = "") -> ServiceBusMessage:
         body=body,
         message_id=job_id or "a/b ?",
         correlation_id=job_id or None,
-        application_properties={},
+        application_properties={"DeadLetterReason": "MaxDeliveryCountExceeded"},
         user_properties={},
         delivery_count=3,
-        dead_letter_reason="MaxDeliveryCountExceeded",
         enqueued_time_utc=datetime(2026, 3, 1, 12, 0),  # noqa: DTZ001 - as Functions hands it over
     )
 

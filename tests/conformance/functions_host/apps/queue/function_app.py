@@ -44,7 +44,10 @@ def on_job(message: func.ServiceBusMessage, context: func.Context) -> None:
     arg_name="message", queue_name="%QUEUE%/$DeadLetterQueue", connection="BUS"
 )
 async def on_dead(message: func.ServiceBusMessage) -> None:
-    logging.warning("dead %s %s", message.get_body().decode(), message.dead_letter_reason)
+    # As in Azure, where the trigger's metadata have no such field.
+    assert message.dead_letter_reason is None
+    reason = message.application_properties["DeadLetterReason"]
+    logging.warning("dead %s %s", message.get_body().decode(), reason)
 
 
 @app.service_bus_queue_trigger(arg_name="text", queue_name="texts", connection="BUS")
