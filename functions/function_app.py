@@ -50,7 +50,6 @@ async def http(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> 
 def job(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
     """The life of one job."""
     record = yield from orchestrator.job(context)
-    services.backlog.ended(record)
     if not context.is_replaying:
         endings.report(context.instance_id, record)
     # So that who waits for it here looks at once. It decides nothing, so replaying it is harmless.

@@ -27,6 +27,7 @@ PROPERTY_TRACESTATE: Final = "tracestate"
 
 PAYLOAD_CONTAINER: Final = "payloads"
 REPLY_EXPIRES_PARAMETER: Final = "expires"
+REPLY_QUEUE_PARAMETER: Final = "queue"
 REPLY_TOKEN_PARAMETER: Final = "token"  # noqa: S105  the name of it, not a secret
 
 

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
-from contract.names import REPLY_EXPIRES_PARAMETER, REPLY_TOKEN_PARAMETER, reply_path
+from contract.names import (
+    REPLY_EXPIRES_PARAMETER,
+    REPLY_QUEUE_PARAMETER,
+    REPLY_TOKEN_PARAMETER,
+    reply_path,
+)
 from gateway.errors import ExpiredToken, InvalidToken
 
 GRACE = timedelta(seconds=60)
@@ -22,11 +27,15 @@ class ReplyTokens:
         self._keys = tuple(keys)
         self._base_url = base_url
 
-    def url(self, job_id: str, deadline: datetime) -> str:
-        """The reply URL of a job, good until some grace after its deadline."""
+    def url(self, job_id: str, deadline: datetime, queue: str) -> str:
+        """The reply URL of a job, good until some grace after its deadline.
+
+        The queue is for the statistics of whoever takes the reply, so it is not signed.
+        """
         expires = int((deadline + GRACE).timestamp())
         query = urlencode(
             {
+                REPLY_QUEUE_PARAMETER: queue,
                 REPLY_EXPIRES_PARAMETER: expires,
                 REPLY_TOKEN_PARAMETER: _sign(self._keys[0], job_id, str(expires)),
             }

@@ -28,11 +28,10 @@ async def enqueue(ticket_text: str, services: Services) -> str | None:
     left = request.deadline - services.clock()
     if left.total_seconds() <= 0:
         return None
-    reply_to = ReplyUrl(services.tokens.url(request.job_id, request.deadline))
-    request = dataclasses.replace(request, reply_to=reply_to)
     try:
         queue = queue_of(services.catalogue.model(request.model), ticket.priority)
-        message = _message(request)
+        reply_to = ReplyUrl(services.tokens.url(request.job_id, request.deadline, queue))
+        message = _message(dataclasses.replace(request, reply_to=reply_to))
     except (MessageTooLarge, UnknownModel) as error:
         refused = JobError(FailureCode.UNAVAILABLE, str(error), Stage.QUEUE, retryable=False)
         return json.dumps(error_to_json(refused))

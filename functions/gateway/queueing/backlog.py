@@ -9,10 +9,9 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from contract.catalogue import Model
-from contract.messages import FailureCode
+from contract.messages import JobReply
 from gateway.clock import Clock
 from gateway.queueing.line import Lengths, Line
 from gateway.queueing.pace import Pace, Reply
@@ -54,19 +53,20 @@ class Backlog:
         """A worker of this model gave a sign of life."""
         self._of(model).quiet_since = self._now()
 
-    def ended(self, record: Mapping[str, Any]) -> None:
-        """A job has ended with this record. From any thread: orchestrators run in a pool."""
-        try:
-            reply = _reply(record, self._now())
-            priority = Priority(record.get("priority", Priority.NORMAL))
-        except (KeyError, TypeError, ValueError):
-            return  # an orchestration must not fail for its statistics
-        if reply is None:
-            return
-        known = self._of(record["model"])
-        known.pace = known.pace.after(reply)
+    def replied(self, model: str, priority: Priority, reply: JobReply) -> None:
+        """A worker's reply was taken here."""
+        known, now = self._of(model), self._now()
+        known.pace = known.pace.after(
+            Reply(
+                at_seconds=now,
+                # By the worker's clock, which may be off: only the difference counts.
+                held_seconds=(reply.finished_at - reply.started_at).total_seconds(),
+                inference_seconds=reply.timing.inference_ms / 1000,
+                batch_size=reply.timing.batch_size,
+            )
+        )
         known.lines[priority].went()
-        known.quiet_since = reply.at_seconds
+        known.quiet_since = now
 
     async def place(self, model: Model, created_at: datetime, priority: Priority) -> Place:
         """Where a job that has not begun stands."""
@@ -127,20 +127,3 @@ class Backlog:
 def _sum(counts: list[int | None]) -> int | None:
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
-
-
-def _reply(record: Mapping[str, Any], now: float) -> Reply | None:
-    """What the record tells of a worker; None where none had a part in it."""
-    timing, error = record["timing"], record.get("error") or {}
-    if timing["batch_size"] is None or error.get("code") == FailureCode.DEAD_LETTERED:
-        return None
-    # Both times are by the worker's clock, which may be off: only their difference counts.
-    started_at, finished_at = (
-        datetime.fromisoformat(record[name]) for name in ("started_at", "finished_at")
-    )
-    return Reply(
-        at_seconds=now,
-        held_seconds=(finished_at - started_at).total_seconds(),
-        inference_seconds=float(timing["inference_ms"]) / 1000,
-        batch_size=int(timing["batch_size"]),
-    )

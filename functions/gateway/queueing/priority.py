@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Final
 
-from contract.catalogue import Model
+from contract.catalogue import Catalogue, Model
 from contract.names import low_priority_queue
 
 
@@ -25,3 +25,9 @@ _FIRST: Final = {Priority.NORMAL: (), Priority.LOW: (Priority.NORMAL,)}
 def queue_of(model: Model, priority: Priority) -> str:
     """The queue of a model's jobs of this priority."""
     return low_priority_queue(model.queue) if priority is Priority.LOW else model.queue
+
+
+def whose(catalogue: Catalogue, queue: str) -> tuple[Model, Priority] | None:
+    """The model and the priority that this is the queue of; None where it is another."""
+    pairs = ((model, priority) for model in catalogue.values() for priority in Priority)
+    return next((pair for pair in pairs if queue_of(*pair) == queue), None)

@@ -12,7 +12,7 @@ from gateway.jobs import ticket
 from gateway.jobs.record import begun
 from gateway.queueing.priority import Priority
 from tests.unit.gateway.conftest import World
-from tests.unit.gateway.test_gateway_queueing import ended
+from tests.unit.gateway.test_gateway_queueing import heard
 from tests.unit.gateway.test_gateway_uploads import sent
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -81,7 +81,7 @@ async def test_another_priority_is_refused(world: World, request_parts: dict[str
 
 
 async def test_a_normal_job_stands_before_every_low_one(world: World) -> None:
-    world.services.backlog.ended(ended(2.0))
+    heard(world, 2.0)
     low = [await world.accept(priority="low") for _ in range(2)]
     world.clock.now += timedelta(milliseconds=1)
     normal = [await world.accept() for _ in range(3)]
@@ -102,14 +102,14 @@ async def test_who_looks_at_a_normal_job_counts_one_queue(world: World) -> None:
 
 async def test_a_model_tells_of_both_queues(world: World) -> None:
     world.queues.lengths |= {"noop": 3, "noop-low": 40}
-    world.services.backlog.ended(ended(2.0))
+    heard(world, 2.0)
     model = (await world.http.get("/v1/models/noop")).json()
     assert (model["queue_length"], model["estimated_wait_seconds"]) == (43, 8.0)
 
 
 async def test_only_a_low_job_is_refused_for_the_low_queue(world: World) -> None:
     world.queues.lengths |= {"noop": 10, "noop-low": 100}
-    world.services.backlog.ended(ended(1.0))
+    heard(world, 1.0)
     await world.http.get("/v1/models/noop")
     options = {"deadline_seconds": 60}
     assert (await submitted(world, **RAW, params=options)).status_code == 202
@@ -124,7 +124,6 @@ async def test_a_reply_is_taken_off_the_queue_that_its_job_was_in(world: World) 
     await world.job(low)
     await world.reply(world.queues.request(0))
     assert (await world.job(low))["status"] == "succeeded"
-    world.services.backlog.ended(world.durable.runs[low].output)
     model = (await world.http.get("/v1/models/noop")).json()
     assert model["queue_length"] == 1
     assert (await world.job(normal))["queue"]["position"] == 1

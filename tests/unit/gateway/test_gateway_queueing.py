@@ -6,22 +6,25 @@ from typing import Any
 
 import pytest
 
-from tests.unit.gateway.conftest import World, gateway
+from contract.messages import InlineJson, JobReply, Timing
+from gateway.queueing.priority import Priority
+from tests.unit.gateway.conftest import World, gateway, reply_body
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 
-def ended(seconds: float, model: str = "noop") -> dict[str, Any]:
-    """The record of a job that took this long on its own."""
-    timing = {"queued_ms": 0, "inference_ms": 1000 * seconds, "batch_size": 1}
+def heard(world: World, seconds: float) -> None:
+    """A reply came to a job that took this long on its own."""
     started_at = datetime(2026, 3, 1, tzinfo=UTC)
-    return {
-        "model": model,
-        "attempt": 1,
-        "started_at": started_at.isoformat(),
-        "finished_at": (started_at + timedelta(seconds=seconds)).isoformat(),
-        "timing": timing,
-    }
+    reply = JobReply(
+        job_id="",
+        outcome=InlineJson(1),
+        started_at=started_at,
+        finished_at=started_at + timedelta(seconds=seconds),
+        timing=Timing(inference_ms=1000 * seconds),
+        attempt=1,
+    )
+    world.services.backlog.replied("noop", Priority.NORMAL, reply)
 
 
 async def test_a_queued_job_knows_its_place(world: World) -> None:
@@ -34,7 +37,7 @@ async def test_a_queued_job_knows_its_place(world: World) -> None:
     assert [job["queue"]["position"] for job in jobs] == [1, 2, 3]
     assert {job["queue"]["phase"] for job in jobs} == {"queued"}
     assert {job["queue"]["eta_seconds"] for job in jobs} == {None}
-    world.services.backlog.ended(ended(2.0))
+    heard(world, 2.0)
     assert (await world.job(ids[2]))["queue"]["eta_seconds"] is not None
 
 
@@ -51,7 +54,7 @@ async def test_a_burst_costs_one_look(world: World) -> None:
 
 async def test_without_a_sign_of_life_there_seems_to_be_no_worker(world: World) -> None:
     job_id = await world.accept()
-    world.services.backlog.ended(ended(0.1))
+    heard(world, 0.1)
     world.clock.now += timedelta(milliseconds=6000)
     answer = await world.http.get(f"/v1/jobs/{job_id}")
     assert answer.json()["queue"] == {
@@ -91,7 +94,7 @@ async def test_an_ended_job_has_no_place(world: World) -> None:
 
 async def test_a_model_tells_its_length_and_wait(world: World) -> None:
     world.queues.lengths["noop"] = 9
-    world.services.backlog.ended(ended(2.0))
+    heard(world, 2.0)
     models = (await world.http.get("/v1/models")).json()["models"]
     told = {m["name"]: (m["queue_length"], m["estimated_wait_seconds"]) for m in models}
     others = dict.fromkeys(("classifier", "voice-activity"), (0, None))
@@ -112,7 +115,7 @@ async def test_a_job_that_would_expire_is_refused(world: World) -> None:
     # Nothing is known of the speed: nobody is refused, and nobody looks.
     world.queues.look_count = 0
     assert (await submit(world, 60)).status_code == 202
-    world.services.backlog.ended(ended(1.0))
+    heard(world, 1.0)
     await world.http.get("/v1/models/noop")
     answer = await submit(world, 60)
     assert answer.status_code == 503
@@ -133,26 +136,39 @@ async def test_a_job_that_would_expire_is_refused(world: World) -> None:
 async def test_an_operator_may_accept_all_the_same() -> None:
     async with gateway(refuse_when_saturated=False) as world:
         world.queues.lengths["noop"] = 100
-        world.services.backlog.ended(ended(1.0))
+        heard(world, 1.0)
         await world.http.get("/v1/models/noop")
         assert (await submit(world, 60)).status_code == 202
 
 
 async def test_an_old_count_refuses_nobody(world: World) -> None:
     world.queues.lengths["noop"] = 100
-    world.services.backlog.ended(ended(1.0))
+    heard(world, 1.0)
     await world.http.get("/v1/models/noop")
     world.clock.now += timedelta(milliseconds=6000)
     assert (await submit(world, 60)).status_code == 202
 
 
 async def test_only_replies_count(world: World) -> None:
-    dead = {**ended(1.0), "error": {"code": "dead-lettered"}}
-    cancelled = {**ended(1.0), "timing": {"batch_size": None}}
-    for found in (dead, cancelled, {"model": "noop", "timing": None}):
-        world.services.backlog.ended(found)
-    model = (await world.http.get("/v1/models/noop")).json()
-    assert model["estimated_wait_seconds"] is None
+    async def estimated() -> float | None:
+        model = (await world.http.get("/v1/models/noop")).json()
+        wait: float | None = model["estimated_wait_seconds"]
+        return wait
+
+    cancelled = await world.accept()
+    await world.http.delete(f"/v1/jobs/{cancelled}")
+    assert (await world.reply()).status_code == 410
+    assert await estimated() is None
+    job_id = await world.accept()
+    url, body = world.queues.request().reply_url or "", reply_body(job_id, result={"json": 1})
+    # A queue that is none of ours, as in a message from before it was named, says nothing of any.
+    assert (
+        await world.http.post(url.replace("queue=noop", "queue=x"), json=body)
+    ).status_code == 202
+    assert await estimated() is None
+    await world.accept()
+    assert (await world.reply()).status_code == 202
+    assert await estimated() is not None
 
 
 async def test_a_looker_who_leaves_does_not_take_the_look_along(world: World) -> None:

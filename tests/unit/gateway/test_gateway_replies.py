@@ -157,7 +157,7 @@ async def test_a_reply_that_is_too_large(world: World) -> None:
 def test_our_own_tokens_pass_until_they_expire(job_id: str, seconds: int) -> None:
     deadline = NOW + timedelta(seconds=seconds)
     tokens = ReplyTokens((KEY,), "https://g.test")
-    given_query = query(tokens.url("id", deadline))
+    given_query = query(tokens.url("id", deadline, "noop"))
     expires, token = given_query["expires"], given_query["token"]
     tokens.check("id", expires, token, deadline)
     # Rotation: the old key verifies beside the new one, and stops once it is gone.

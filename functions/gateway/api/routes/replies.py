@@ -14,6 +14,7 @@ from gateway.api.responses import json_response
 from gateway.errors import ExpiredToken, FinalInstance, InvalidToken, UnknownInstance
 from gateway.jobs import record
 from gateway.problems import Problem
+from gateway.queueing.priority import whose
 from gateway.strict_json import encode, parse
 
 MAX_RESULT_BYTES = 256 * 1024 * 1024
@@ -29,7 +30,9 @@ router = APIRouter(tags=["workers"])
     openapi_extra={"requestBody": REPLY_BODY},
     response_model=None,
 )
-async def reply(request: Request, job_id: str, expires: str = "", token: str = "") -> Response:
+async def reply(
+    request: Request, job_id: str, expires: str = "", token: str = "", queue: str = ""
+) -> Response:
     """The first final reply decides; 410 tells later ones that nobody waits for them."""
     check_token(request, job_id, expires, token)
     announced = request.headers.get("content-length", "")
@@ -37,13 +40,18 @@ async def reply(request: Request, job_id: str, expires: str = "", token: str = "
         _check_size(int(announced[:15]))
     body = await request.body()
     _check_size(len(body))
-    value = _checked(job_id, body)
+    value, found = _checked(job_id, body)
     try:
         await durable_of(request).raise_event(job_id, EVENT_REPLY, value)
     except UnknownInstance:
         raise unknown_job(job_id) from None
     except FinalInstance:
         raise _final() from None
+    # Not where the job ends: in Azure, orchestrations run on other instances than requests.
+    services = services_of(request)
+    if (pair := whose(services.catalogue, queue)) is not None:
+        model, priority = pair
+        services.backlog.replied(model.name, priority, found)
     return json_response({"status": "accepted"}, 202)
 
 
@@ -91,8 +99,8 @@ def _check_size(size_bytes: int) -> None:
         )
 
 
-def _checked(job_id: str, body: bytes) -> Json:
-    """The reply as JSON, once it is certain that the orchestrator and every reader can read it."""
+def _checked(job_id: str, body: bytes) -> tuple[Json, JobReply]:
+    """The reply as JSON and as read, once it is certain that all who read it later can."""
     try:
         value = parse(body)
         found = reply_from_json(value)
@@ -100,7 +108,7 @@ def _checked(job_id: str, body: bytes) -> Json:
     except (ContractError, ValueError) as error:
         raise Problem(problems.INVALID_INPUT, f"this is no reply: {error}") from None
     _check_is_for(job_id, found)
-    return value
+    return value, found
 
 
 def _check_is_for(job_id: str, found: JobReply) -> None:
