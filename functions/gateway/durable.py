@@ -7,10 +7,11 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Any, Final, Protocol
 
 from azure.durable_functions import DurableOrchestrationClient, OrchestrationRuntimeStatus
@@ -29,6 +30,12 @@ _NO_MORE: Final = frozenset({"", "null", "bnVsbA=="})
 # The SDK pastes an id into a URL as it is. A dead letter may name a job by whatever text.
 _ID: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
 _LOOK_AGAIN_SECONDS: Final = (0.1, 0.3, 1.0)
+
+LOOK_SECONDS: Final = 10.0
+"""How long a look may take. A caller waits for it, and the SDK would give it four minutes."""
+
+CHANGE_SECONDS: Final = 20.0
+"""The same of what changes something: given up too soon, it would happen behind our back."""
 
 
 class RuntimeStatus(StrEnum):
@@ -102,6 +109,9 @@ class Durable(Protocol):
         """Delete ended orchestrations that were created before this; returns how many."""
 
 
+_Got = tuple[Json, str]
+
+
 class DurableClient:
     """The port over one invocation's client binding."""
 
@@ -113,9 +123,10 @@ class DurableClient:
     ) -> None:
         """See Durable. A start whose answer was lost is looked up before it counts as failed."""
         try:
-            await self._client.start_new(
-                orchestrator, instance_id=instance_id, client_input=input_text
-            )
+            async with asyncio.timeout(CHANGE_SECONDS):
+                await self._client.start_new(
+                    orchestrator, instance_id=instance_id, client_input=input_text
+                )
         except Exception as error:
             if not await self._was_started(instance_id):
                 raise Unavailable("durable", f"start failed: {error!r}") from error
@@ -133,25 +144,18 @@ class DurableClient:
         if not _ID.fullmatch(job_id):
             return None
         try:
-            found = await self._client.get_status(job_id)
+            found = await self._got(f"instances/{job_id}")
+            return None if found is None else _instance(found[0])
         except Exception as error:
             raise Unavailable("durable", f"status failed: {error!r}") from error
-        if not found or found.runtime_status is None:
-            return None
-        return Instance(
-            RuntimeStatus(found.runtime_status.value),
-            _input_text(found.input_),
-            found.output,
-            _utc(found.last_updated_time),
-            found.custom_status,
-        )
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:
         """See Durable."""
         if not _ID.fullmatch(job_id):
             raise UnknownInstance(job_id)
         try:
-            await self._client.raise_event(job_id, name, data)
+            async with asyncio.timeout(CHANGE_SECONDS):
+                await self._client.raise_event(job_id, name, data)
         except Exception as error:
             # The SDK tells 404, 410 and all others apart in prose only, so look instead of parsing.
             found = await self.status(job_id)
@@ -164,29 +168,39 @@ class DurableClient:
     async def terminate(self, job_id: str, reason: str) -> None:
         """See Durable."""
         try:
-            await self._client.terminate(job_id, reason)
+            async with asyncio.timeout(CHANGE_SECONDS):
+                await self._client.terminate(job_id, reason)
         except Exception as error:
             if await self.status(job_id) is None:
                 raise UnknownInstance(job_id) from error
             raise Unavailable("durable", f"terminate failed: {error!r}") from error
 
     async def listed(self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]) -> Listed:
-        """See Durable. Asks as the SDK does, whose own verb has neither limit nor pages."""
+        """See Durable. The SDK's own verb has neither limit nor pages."""
         query = {"instanceIdPrefix": prefix, "top": str(limit), "showInput": "true"}
         if statuses:
             query["runtimeStatus"] = ",".join(sorted(statuses))
-        url = f"{self._client._orchestration_bindings.rpc_base_url}instances/"
         try:
-            session = await _get_session()
-            async with session.get(url, params=query) as answer:
-                answer.raise_for_status()
-                values = await answer.json(content_type=None)
-                more = answer.headers.get(_CONTINUATION, "")
+            values, more = await self._got("instances/", query) or ([], "")
             found = [value for value in values if value["name"] == ORCHESTRATOR_JOB]
             pairs = tuple((str(value["instanceId"]), _instance(value)) for value in found)
         except Exception as error:
             raise Unavailable("durable", f"list failed: {error!r}") from error
         return Listed(pairs, more in _NO_MORE)
+
+    async def _got(self, path: str, query: Mapping[str, str] | None = None) -> _Got | None:
+        """What the host answers, and where it goes on; None for 404.
+
+        Asks as the SDK does, but tells a store that failed, 500, from a job that does not exist.
+        """
+        url = f"{self._client._orchestration_bindings.rpc_base_url}{path}"
+        session = await _get_session()
+        async with asyncio.timeout(LOOK_SECONDS), session.get(url, params=query) as answer:
+            if answer.status == HTTPStatus.NOT_FOUND:
+                return None
+            answer.raise_for_status()
+            value = await answer.json(content_type=None)
+            return value, answer.headers.get(_CONTINUATION, "")
 
     async def purge(self, created_before: datetime) -> int:
         """See Durable."""
@@ -201,7 +215,7 @@ class DurableClient:
 
 
 def _instance(value: dict[str, Any]) -> Instance:
-    """One element of the host's list."""
+    """An instance as the host writes it."""
     return Instance(
         RuntimeStatus(value["runtimeStatus"]),
         _input_text(value["input"]),
@@ -222,7 +236,5 @@ def _input_text(value: object) -> str:
     return decoded if isinstance(decoded, str) else value
 
 
-def _utc(value: Any) -> datetime:
-    if not isinstance(value, datetime):
-        return datetime.now(UTC)
+def _utc(value: datetime) -> datetime:
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

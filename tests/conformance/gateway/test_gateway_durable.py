@@ -1,0 +1,87 @@
+"""The port to Durable over the real SDK, before a host whose store does not do its part."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+from azure.durable_functions import DurableOrchestrationClient
+from azure.durable_functions.models.utils.http_utils import _close_session
+
+from contract.names import EVENT_REPLY
+from gateway import durable
+from gateway.durable import DurableClient
+from gateway.errors import Unavailable, UnknownInstance
+
+JOB = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
+
+# As the extension words what its store raised.
+FAILED = {
+    "Message": "Something went wrong while processing your request",
+    "ExceptionMessage": 'Status(StatusCode="Unavailable")',
+    "ExceptionType": "Grpc.Core.RpcException",
+    "StackTrace": "at DurableTask…",
+}
+
+
+@asynccontextmanager
+async def client_of(port: int) -> AsyncIterator[DurableClient]:
+    base = f"http://127.0.0.1:{port}/durabletask/"
+    urls = {"createNewInstancePostUri": base, "id": JOB}
+    binding = {"taskHubName": "t", "creationUrls": urls, "managementUrls": urls, "rpcBaseUrl": base}
+    try:
+        yield DurableClient(DurableOrchestrationClient(json.dumps(binding)))
+    finally:
+        await _close_session()
+
+
+@asynccontextmanager
+async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[DurableClient]:
+    """A client of a host that answers everything so."""
+
+    async def handler(request: web.Request) -> web.Response:
+        return answer()
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with client_of(runner.addresses[0][1]) as client:
+            yield client
+    finally:
+        await runner.cleanup()
+
+
+async def test_what_is_not_there_is_told_from_a_store_that_failed() -> None:
+    async with answering(lambda: web.Response(status=404)) as client:
+        assert await client.status(JOB) is None
+        with pytest.raises(UnknownInstance):
+            await client.raise_event(JOB, EVENT_REPLY, {})
+    async with answering(lambda: web.json_response(FAILED, status=500)) as client:
+        with pytest.raises(Unavailable):
+            await client.status(JOB)
+        with pytest.raises(Unavailable):
+            await client.raise_event(JOB, EVENT_REPLY, {})
+        with pytest.raises(Unavailable):
+            await client.start(JOB, "{}")
+
+
+async def test_a_store_that_is_silent_is_soon_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(durable, "CHANGE_SECONDS", 0.1)
+    # The system takes connections for it, and nobody reads them.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with client_of(silent.getsockname()[1]) as client, asyncio.timeout(10):
+            for call in (
+                client.status(JOB),
+                client.listed("0", 1, ()),
+                client.raise_event(JOB, EVENT_REPLY, {}),
+                client.start(JOB, "{}"),
+            ):
+                with pytest.raises(Unavailable):
+                    await call
