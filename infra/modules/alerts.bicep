@@ -37,15 +37,18 @@ var metrics = [
     metric: 'ActiveMessages'
     operator: 'GreaterThan'
     threshold: longQueue
+    aggregation: 'Average'
     window: 'PT15M'
   }
   {
     name: 'dead-letters'
     severity: 2
-    text: 'Dead letters pile up: the gateway takes them within seconds, so look whether it runs.'
+    text: 'Dead letters pile up: the gateway takes them within minutes, so look whether it runs.'
     metric: 'DeadletteredMessages'
     operator: 'GreaterThan'
     threshold: 0
+    // All the time: an instance of the gateway that has to start for the first takes a while.
+    aggregation: 'Minimum'
     window: 'PT5M'
   }
 ]
@@ -72,7 +75,7 @@ resource metricAlert 'Microsoft.Insights/metricAlerts@2018-03-01' = [
             metricName: each.metric
             operator: each.operator
             threshold: each.threshold
-            timeAggregation: 'Average'
+            timeAggregation: each.aggregation
             dimensions: [{ name: 'EntityName', operator: 'Include', values: ['*'] }]
           }
         ]

@@ -36,7 +36,7 @@ NOT_RUN = {
     "azd env new loosely-trial": AZD,
     "azd env set": AZD,
     "azd up": AZD,
-    "azd deploy gateway": AZD,
+    "azd deploy": AZD,
     "az login": AZ,
     "az aks install-cli": AZ,
     "az acr repository show-tags": AZ,
