@@ -1,5 +1,6 @@
 """The way to a GPU and back. What holds for any device is in test_worker_network.py."""
 
+import gc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -94,6 +95,9 @@ def test_an_item_for_which_the_device_has_no_room_waits_in_the_host() -> None:
     assert network([staged]).shape == (1, 10)
 
 
+# Inductor warns of what could be faster, and takes its time at the first call.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(300)
 def test_compiled_by_inductor_gives_the_same() -> None:
     pytest.importorskip("triton")
     network, items = Network(network_of(32), compiler="inductor"), pictures(8)
@@ -113,6 +117,8 @@ def test_networks_that_come_and_go_leave_nothing_behind() -> None:
         network = Network(nn.Linear(1024, 1024))
         network([torch.ones(1024)] * 32)
         del network
+        # Also of what other tests have left.
+        gc.collect()
         torch.cuda.empty_cache()
         return torch.cuda.memory_reserved()
 

@@ -1,6 +1,7 @@
 """The worker on a GPU: ready by a kernel that ran there, and gone once the device is lost."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +105,7 @@ def test_ready_says_that_the_gpu_computed(tmp_path: Path) -> None:
         answer = httpx.get(rig.worker.probe, timeout=SECONDS)
         assert answer.status_code == 200
         assert answer.json()["device"]["computed_seconds_ago"] >= 0
+        metrics = httpx.get(rig.worker.probe.replace("ready", "metrics"), timeout=SECONDS).text
+        used = re.search(r"^loosely_worker_device_memory_used_bytes (\S+)$", metrics, re.MULTILINE)
+        assert used is not None
+        assert float(used[1]) > 2**20, "the model is on the GPU"
