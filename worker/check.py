@@ -125,7 +125,8 @@ def _timed(call: Callable[[], object]) -> float:
 
 def _peak_bytes(runner: Runner, items: list[Any]) -> int:
     """What the pass takes beyond what the model holds."""
-    declared_bytes = runner.memory_bytes(sum(runner.cost(item) for item in items))
+    cost = sum(runner.cost(item) for item in items)
+    declared_bytes = runner.memory_bytes(cost) - runner.memory_bytes(0)
     if (cuda := _cuda()) is not None:
         cuda.reset_peak_memory_stats()
         before_bytes = cuda.memory_allocated()

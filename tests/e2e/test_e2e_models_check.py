@@ -100,6 +100,14 @@ def test_a_network_shows_what_it_holds_and_what_its_batches_take(
     assert peaks[-1] == pytest.approx(8 * peaks[0], rel=0.3)
 
 
+def test_what_a_model_declares_is_told_once(tmp_path: Path) -> None:
+    code = f"{CODE}\n    def memory_bytes(self, cost): return 1000 + int(10 * cost)"
+    done = checked(tmp_path, "tried", text(tmp_path, "x"), "--json", code=code)
+    loaded, _, *batches = [json.loads(line) for line in done.stdout.splitlines()]
+    assert loaded["resident_bytes"] == 1000
+    assert [batch["peak_bytes"] for batch in batches] == [10, 20, 40, 60]
+
+
 @pytest.mark.parametrize(
     ("content", "code", "more", "said"),
     [
