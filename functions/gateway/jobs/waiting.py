@@ -1,12 +1,15 @@
 """Waiting for a job to end: a loop over its status, woken early by what happens in this process.
 
 The status alone decides. The orchestration may end on another instance of the app, and one that
-ends here is not stored yet, so being woken only means: look very soon, and soon again.
+ends here is not stored yet, so being woken only means: look very soon, and soon again. On Flex
+Consumption orchestrations never run where requests do. There a reply that comes in here tells that
+the end is near, and the pauses begin anew.
 """
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from typing import Final, Protocol
 
 from gateway.durable import Instance
@@ -23,13 +26,21 @@ WOKEN_PAUSE_SECONDS: Final = 0.0015
 """About what the host needs to store the end of an orchestration."""
 
 
+class Heard(IntEnum):
+    """What a waiter hears of its job: that it was replied to, that it has ended."""
+
+    NOTHING = 0
+    NEAR = 1
+    END = 2
+
+
 class Bell:
     """What one waiter listens to. It stays rung until it was heard."""
 
     def __init__(self, waiters: "Waiters") -> None:
         self._waiters = waiters
         self._loop = asyncio.get_running_loop()
-        self._is_rung = False
+        self._heard = Heard.NOTHING
         self._pause: asyncio.Future[None] | None = None
 
     @property
@@ -39,15 +50,16 @@ class Bell:
 
     def ring(self) -> None:
         """Wake the waiter now, or at its next pause. From any thread."""
-        self._loop.call_soon_threadsafe(self._ring)
+        self._loop.call_soon_threadsafe(self.hear, Heard.END)
 
-    def _ring(self) -> None:
-        self._is_rung = True
+    def hear(self, what: Heard) -> None:
+        """The same from the waiter's own loop; of all until its next pause the most counts."""
+        self._heard = max(self._heard, what)
         self._end_pause()
 
-    async def pause(self, seconds: float) -> bool:
-        """Wait until rung, at most this long; returns whether it rang."""
-        if not self._is_rung:
+    async def pause(self, seconds: float) -> Heard:
+        """Wait until something is heard, at most this long; returns what that was."""
+        if not self._heard:
             self._pause = self._loop.create_future()
             timer = self._loop.call_later(seconds, self._end_pause)
             try:
@@ -55,8 +67,8 @@ class Bell:
             finally:
                 timer.cancel()
                 self._pause = None
-        is_rung, self._is_rung = self._is_rung, False
-        return is_rung
+        heard, self._heard = self._heard, Heard.NOTHING
+        return heard
 
     def _end_pause(self) -> None:
         if self._pause is not None and not self._pause.done():
@@ -90,6 +102,11 @@ class Waiters:
         for bell in tuple(self._bells.get(job_id, ())):
             bell.ring()
 
+    def near(self, job_id: str) -> None:
+        """This job was replied to: it ends soon, maybe elsewhere."""
+        for bell in self._bells.get(job_id, ()):
+            bell.hear(Heard.NEAR)
+
 
 class Store(Protocol):
     """What can be looked at: the part of the port to Durable that a waiter needs."""
@@ -111,7 +128,11 @@ async def final_instance(
     is_woken = False
     while (left := end - loop.time()) > 0:
         fair_seconds = 0.0 if is_woken else bell.fair_pause_seconds
-        if await bell.pause(min(max(pause_seconds, fair_seconds), left)):
+        heard = await bell.pause(min(max(pause_seconds, fair_seconds), left))
+        if heard is Heard.NEAR:
+            pause_seconds = min(pause_seconds, FIRST_PAUSE_SECONDS)
+            continue
+        if heard is Heard.END:
             is_woken = True
             pause_seconds = WOKEN_PAUSE_SECONDS
             await asyncio.sleep(min(pause_seconds, max(0.0, end - loop.time())))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.access.reply_tokens import GRACE, ReplyTokens
 from gateway.errors import ExpiredToken, InvalidToken
+from gateway.jobs.waiting import Heard, Waiters
 from tests.unit.gateway.conftest import KEY, World, reply_body
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -175,3 +176,13 @@ def test_our_own_tokens_pass_until_they_expire(job_id: str, seconds: int) -> Non
 def test_no_other_token_passes(job_id: str, expires: str, token: str) -> None:
     with pytest.raises(InvalidToken):
         ReplyTokens((KEY,), "").check(job_id, expires, token, NOW)
+
+
+async def test_a_reply_tells_who_waits_though_its_job_ends_on_another_instance(
+    world: World,
+) -> None:
+    world.durable._waiters = Waiters()  # the other instance's
+    job_id = await world.accept()
+    with world.services.waiters.listening(job_id) as bell:
+        assert (await world.reply()).status_code == 202
+        assert await bell.pause(0) is Heard.NEAR

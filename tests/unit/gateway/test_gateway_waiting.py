@@ -7,7 +7,7 @@ import pytest
 
 from gateway.durable import Instance, RuntimeStatus
 from gateway.errors import Unavailable
-from gateway.jobs.waiting import LOOKS_A_SECOND, Waiters, final_instance
+from gateway.jobs.waiting import LOOKS_A_SECOND, Heard, Waiters, final_instance
 from tests.unit.gateway.skipping import run
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -31,12 +31,14 @@ class Script:
 
 
 async def wait(
-    script: Script, limit: float, rings: tuple[float, ...] = ()
+    script: Script, limit: float, rings: tuple[float, ...] = (), near: tuple[float, ...] = ()
 ) -> tuple[Instance | None, float]:
     waiters = Waiters()
     loop = asyncio.get_running_loop()
     for when in rings:
         loop.call_at(when, waiters.ring, "job")
+    for when in near:
+        loop.call_at(when, waiters.near, "job")
     with waiters.listening("job") as bell:
         found = await final_instance(script, "job", bell, limit)
     assert not waiters._bells
@@ -67,6 +69,22 @@ def test_a_bell_means_look_now_and_soon_again() -> None:
     assert found is not None
     assert elapsed == pytest.approx(0.7105)
     assert script.looks[4:] == [0.7015, 0.7045, 0.7105]
+
+
+def test_a_reply_that_came_means_look_soon_and_more_often() -> None:
+    script = Script(ends_at=2.03)
+    found, elapsed = run(wait(script, 10, near=(2.0,)))
+    assert found is not None
+    assert elapsed == pytest.approx(2.075)
+    assert script.looks[-3:] == [1.775, 2.025, 2.075]
+
+
+def test_a_bell_after_a_reply_is_heard_at_once() -> None:
+    script = Script(ends_at=2.01)
+    found, elapsed = run(wait(script, 10, rings=(2.01,), near=(2.0, 2.009)))
+    assert found is not None
+    assert elapsed == pytest.approx(2.0115)
+    assert script.looks[-2:] == [1.775, 2.0115]
 
 
 def test_a_bell_that_rang_too_early_changes_little() -> None:
@@ -104,7 +122,7 @@ def test_a_crowd_looks_no_more_often_than_the_host_can_bear() -> None:
 
 
 def test_bells_ring_for_their_own_job_only() -> None:
-    async def listen() -> tuple[bool, bool, bool]:
+    async def listen() -> tuple[Heard, ...]:
         waiters = Waiters()
         with (
             waiters.listening("a") as first,
@@ -115,4 +133,4 @@ def test_bells_ring_for_their_own_job_only() -> None:
             waiters.ring("unknown")
             return await first.pause(1), await second.pause(1), await other.pause(1)
 
-    assert run(listen()) == (True, True, False)
+    assert run(listen()) == (Heard.END, Heard.END, Heard.NOTHING)

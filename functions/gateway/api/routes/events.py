@@ -17,7 +17,7 @@ from gateway.jobs.live import reports
 from gateway.jobs.progress import NOTHING, ProgressStore, seen
 from gateway.jobs.record import Record, of_instance
 from gateway.jobs.resource import job_resource
-from gateway.jobs.waiting import Bell
+from gateway.jobs.waiting import Bell, Heard
 from gateway.problems import Problem
 from gateway.services import Services
 
@@ -90,7 +90,7 @@ class _Story:
             elif loop.time() - spoke_at >= HEARTBEAT_SECONDS:
                 yield HEARTBEAT
                 spoke_at = loop.time()
-            if await bell.pause(max(pause_seconds, bell.fair_pause_seconds)):
+            if await bell.pause(max(pause_seconds, bell.fair_pause_seconds)) is Heard.END:
                 pause_seconds = _WOKEN_PAUSE_SECONDS
             pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
 

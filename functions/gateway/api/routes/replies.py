@@ -47,8 +47,9 @@ async def reply(
         raise unknown_job(job_id) from None
     except FinalInstance:
         raise _final() from None
-    # Not where the job ends: in Azure, orchestrations run on other instances than requests.
+    # Here and not where the job ends: on Flex Consumption that is on other instances than requests.
     services = services_of(request)
+    services.waiters.near(job_id)
     if (pair := whose(services.catalogue, queue)) is not None:
         model, priority = pair
         services.backlog.replied(model.name, priority, found)
