@@ -8,6 +8,7 @@ set -eu
 . "$(dirname "$0")/environment.sh"
 
 need az azd git openssl python3
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || stop "python3 is older than 3.11"
 host=$(kept WORKER_HOST) || host=aks
 [ "$host" = aca ] || need kubectl kubelogin
 here=$(az account show --query id --output tsv) || stop "not signed in: run az login"

@@ -291,6 +291,12 @@ class TestCheckTools:
         place.change(values={"WORKER_HOST": "aca"})
         place.done("check-tools.sh")
 
+    def test_refuses_a_python_that_cannot_make_keys(self, place: Place) -> None:
+        old = place.bin / "python3"
+        old.write_text("#!/bin/sh\nexit 1\n")
+        old.chmod(0o755)
+        assert "older than 3.11" in place.run("check-tools.sh").stderr
+
     def test_tells_the_templates_which_pools_there_are(self, place: Place) -> None:
         place.change(pools={"rg-trial": "system\ngpu"})
         place.done("check-tools.sh")
