@@ -85,6 +85,7 @@ FAULTS = [
     ("worker/Dockerfile", 'ENTRYPOINT ["python", "-m", "worker"]', "ENTRYPOINT python -m worker"),
     ("worker/Dockerfile", "--extra-index-url", "--index-url"),
     ("worker/Dockerfile", "python:3.12.12-slim-bookworm AS", "python:latest AS"),
+    ("worker/Dockerfile", "public.ecr.aws/docker/library/python", "docker/library/python"),
     ("worker/requirements.txt", "azure-servicebus==7.15.0\n", ""),
     # What alerts look for
     ("infra/modules/alerts.bicep", '": oldest "', '": age "'),

@@ -290,6 +290,7 @@ def the_image_has_what_it_needs(files: Deployment) -> None:
     assert "{TORCH_INDEX:+--extra-index-url " in dockerfile, "PyTorch's index has PyTorch alone"
     for base in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE):
         assert re.fullmatch(r"[\w/.-]+:\d+\.\d+\.\d+[\w.-]*", base), f"{base} is not pinned"
+        assert "." in base.split("/")[0], f"{base} is on Docker Hub, which counts pulls"
     ignored = files.text(".dockerignore").splitlines()
     assert {"*", "!functions/contract", "!worker"} <= set(ignored)
 
