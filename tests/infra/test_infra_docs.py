@@ -41,6 +41,7 @@ NOT_RUN = {
     "az aks install-cli": AZ,
     "az acr repository show-tags": AZ,
     "az servicebus queue delete": AZ,
+    "az containerapp delete": AZ,
     "az keyvault secret show": AZ,
     "az keyvault secret set": AZ,
     "az ad app create": AZ,
