@@ -1,9 +1,10 @@
 """`python -m worker.check NAME FILE`: one model alone, on one input, without queues or a gateway.
 
-Prints a JSON object a line: what was loaded, what the input came to, and for batches of 1, 2, 4 …
-up to the entry's largest how long a pass takes and how much memory. Reads MODEL_CATALOGUE,
-TORCH_THREADS and WORKER_WEIGHTS_CACHE as the worker does, and PAYLOAD_STORAGE where the weights
-are in blob storage. Exit code 1 where the model or the input is at fault, 2 for wrong usage.
+Runs its sample as the worker does, and prints a JSON object a line: what was loaded, what the input
+came to, and for batches of 1, 2, 4 … up to the entry's largest how long a pass takes and how much
+memory. Reads MODEL_CATALOGUE, TORCH_THREADS and WORKER_WEIGHTS_CACHE as the worker does, and
+PAYLOAD_STORAGE where the weights are in blob storage. Exit code 1 where the model or the input is
+at fault, 2 for wrong usage.
 """
 
 import argparse

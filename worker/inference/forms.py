@@ -20,6 +20,10 @@ from worker.models import (
 )
 
 _KINDS: Final[tuple[Accepts, ...]] = get_args(Accepts)
+_DECODED: Final = {
+    "image": ("image/jpeg", "image/png", "image/webp"),
+    "audio": ("audio/wav", "audio/x-wav", "audio/vnd.wave"),
+}
 # What a class may limit: an entry that asks for more is refused.
 _LIMITS: Final = ("max_batch_size", "max_wait_ms")
 
@@ -159,7 +163,22 @@ def _arguments(
 
 
 def accepted(model: Model, infer: object) -> Accepts:
-    """What the class says that it takes, or else what the entry's media types leave."""
+    """What the class says that it takes, or else what the entry's media types leave.
+
+    ModelUnfit also where the entry lets in pictures or sound that are not decoded here.
+    """
+    kind = _kind(model, infer)
+    if decoded := _DECODED.get(kind):
+        for media_type in model.media_types:
+            if media_type.startswith(f"{kind}/") and media_type not in decoded:
+                raise ModelUnfit(
+                    f"{model.name}.media_types: {media_type} cannot be decoded here; "
+                    f"there are {', '.join(decoded)}"
+                )
+    return kind
+
+
+def _kind(model: Model, infer: object) -> Accepts:
     said = getattr(infer, "accepts", None)
     if said in _KINDS:
         return cast(Accepts, said)

@@ -209,6 +209,15 @@ def test_weights_that_nothing_takes_are_refused() -> None:
         construct(NOOP, object, WEIGHTS)
 
 
+@pytest.mark.parametrize("foreign", ["image/gif", "image/jpg", "audio/mpeg"])
+def test_what_is_not_decoded_is_refused_before_any_job_comes(foreign: str) -> None:
+    model = replace(NOOP, media_types=("image/png", foreign))
+    infer = type("Infer", (Wants,), {"accepts": foreign.partition("/")[0]})
+    with pytest.raises(ModelUnfit, match=f"noop.media_types: {foreign} cannot be decoded"):
+        Runner(model, infer(WEIGHTS, ""))
+    Runner(model, type("Infer", (Wants,), {"accepts": "bytes"})(WEIGHTS, ""))
+
+
 @pytest.mark.parametrize(
     ("members", "said"),
     [
