@@ -110,3 +110,12 @@ def test_a_wrong_reply_token(system: System) -> None:
     )
     assert problem(answer) == (401, "unauthenticated")
     assert system.job(job["id"])["result"] == job["result"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models/noop/jobs", "/v1/uploads", "/v2/models/classifier/infer"]
+)
+def test_a_body_without_its_length_never_comes(system: System, path: str) -> None:
+    answer = system.http.post(path, content=iter([b"{}"]), headers={"content-type": "text/plain"})
+    assert answer.status_code == 400
+    assert "Content-Length" in answer.text

@@ -38,6 +38,20 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
+async def body_of(request: Request) -> bytes:
+    """The body; the problem malformed-request where it was lost on the way.
+
+    Azure's Functions host hands over no body that comes without a Content-Length.
+    """
+    body = await request.body()
+    if not body and "transfer-encoding" in request.headers:
+        raise Problem(
+            problems.MALFORMED_REQUEST,
+            "no body came: send it with a Content-Length, not with Transfer-Encoding: chunked",
+        )
+    return body
+
+
 def require(request: Request, scope: Scope) -> None:
     """Refuse a caller without the scope, where a route wants more than the gate asked for."""
     if scope not in caller_of(request).scopes:

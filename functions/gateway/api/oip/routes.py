@@ -10,7 +10,7 @@ from contract.fields import Fields
 from contract.messages import InlineBytes, InlineJson
 from contract.names import job_path
 from gateway import problems
-from gateway.api.context import durable_of, services_of
+from gateway.api.context import body_of, durable_of, services_of
 from gateway.api.oip import codec as oip_codec
 from gateway.api.oip.models import VERSION, Result, intakes, metadata, output_names, outputs
 from gateway.api.oip.openapi import (
@@ -172,7 +172,7 @@ async def _is_ready(request: Request) -> bool:
 
 async def _read(request: Request, model: Model) -> oip_codec.InferenceRequest:
     check_coding(request.headers.get("content-encoding", ""))
-    body = await request.body()
+    body = await body_of(request)
     limit_bytes = model.max_input_bytes * 4 // 3 + _ENVELOPE_BYTES  # base64 makes three bytes four
     if len(body) > limit_bytes:
         raise Problem(

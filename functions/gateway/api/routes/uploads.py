@@ -8,7 +8,7 @@ from contract.codec import format_time
 from contract.fields import Json
 from contract.media import essence
 from gateway import problems
-from gateway.api.context import caller_of, refuse_unknown_query, services_of
+from gateway.api.context import body_of, caller_of, refuse_unknown_query, services_of
 from gateway.api.openapi.operations import UPLOAD_BODY, UPLOAD_RESPONSES
 from gateway.api.responses import json_response
 from gateway.api.routes.models import found_model
@@ -35,7 +35,7 @@ async def create_upload(request: Request) -> Response:
     """A URL that takes one PUT of the input's bytes, and the id to name in a job."""
     refuse_unknown_query(request)
     services = services_of(request)
-    name, announced = _asked(await request.body())
+    name, announced = _asked(await body_of(request))
     model, media_type = found_model(services, name), essence(announced)
     check_accepted(model, media_type)
     upload_id = uploads.new_upload(services.clock())

@@ -14,6 +14,7 @@ from contract.catalogue import Model
 from contract.fields import Json
 from contract.messages import PayloadUrl
 from gateway import problems
+from gateway.api.context import body_of
 from gateway.api.submitting.checks import (
     check_accepted,
     check_coding,
@@ -63,7 +64,7 @@ async def read_intake(request: Request, model: Model, options: Mapping[str, str]
         return _from_upload(model, kind or None, upload, options)
     if kind == "multipart/form-data":
         return await _from_form(request, model, options)
-    body = await request.body()
+    body = await body_of(request)
     if kind == media.JSON:
         return _from_envelope(body, model, options)
     return _intake(model, kind or None, body, options)
