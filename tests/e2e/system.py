@@ -171,7 +171,11 @@ class System:
 
     def wait_until_empty(self) -> None:
         """Until no message lies in any queue or its dead-letter queue."""
-        until(lambda: self._message_count() == 0, 20, "the queues are empty")
+        self.wait_for_messages(0)
+
+    def wait_for_messages(self, count: int) -> None:
+        """Until so many messages lie in all queues and dead-letter queues together."""
+        until(lambda: self._message_count() == count, 20, f"{count} messages lie in the queues")
 
     def _message_count(self) -> int:
         port = self.part("servicebus").ports["servicebus admin"]
