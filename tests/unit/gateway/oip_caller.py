@@ -1,0 +1,39 @@
+"""Who calls /v2 in the tests, with a worker that brings what the jobs come to."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from tests.unit.gateway.conftest import World
+
+
+def tensor(*data: Any, datatype: str = "BYTES", **others: Any) -> dict[str, Any]:
+    return {"name": "x", "datatype": datatype, "shape": [len(data)], "data": data, **others}
+
+
+async def infer(
+    world: World,
+    model: str,
+    request: dict[str, Any] | bytes,
+    outcomes: Sequence[dict[str, Any]],
+    headers: dict[str, str] | None = None,
+) -> httpx.Response:
+    """A caller who waits, and a worker who brings one outcome a job."""
+    content = request if isinstance(request, bytes) else json.dumps(request).encode()
+    waiting = asyncio.create_task(
+        world.http.post(f"/v2/models/{model}/infer", content=content, headers=headers)
+    )
+    while len(world.queues.sent) < len(outcomes):
+        world.queues.has_sent.clear()
+        await world.queues.has_sent.wait()
+    for number, outcome in enumerate(outcomes):
+        await world.reply(world.queues.request(number), **outcome)
+    return await waiting
+
+
+def outputs(answer: httpx.Response) -> dict[str, Any]:
+    assert answer.status_code == 200, answer.text
+    return {output["name"]: output for output in answer.json()["outputs"]}

@@ -1,0 +1,138 @@
+"""A device of 80 units, models that say what they take of it, and the threads of their stays."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import ClassVar
+
+from contract.catalogue import Catalogue, Model
+from worker.inference.residence import Residence
+from worker.inference.runner import Runner
+from worker.memory.pending import Peeked
+from worker.memory.place import Occupant
+from worker.memory.settings import MemorySettings
+from worker.memory.sharing import Sharing
+from worker.models import Accepts
+
+NOOP = Catalogue.load()["noop"]
+BUDGET = 80
+
+
+class Infer:
+    """Takes 10 for each of a batch's items, beside what it holds."""
+
+    accepts: ClassVar[Accepts] = "bytes"
+
+    def __init__(self, resident: int) -> None:
+        self.resident = resident
+        self.passes: list[int] = []
+        self.is_closed = False
+
+    def memory_bytes(self, cost: float) -> int:
+        return self.resident + int(10 * cost)
+
+    def sample(self) -> bytes:
+        return b""
+
+    def preprocess(self, item: bytes) -> bytes:
+        return item
+
+    def __call__(self, batch: list[bytes]) -> list[int]:
+        self.passes.append(len(batch))
+        return [len(item) for item in batch]
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Block:
+    """What a pass of a model has in memory."""
+
+
+class Raising(Infer):
+    """Its pass raises, with something in memory that its frame holds."""
+
+    blocks: list[weakref.ref[Block]]
+
+    def __call__(self, batch: list[bytes]) -> list[int]:
+        block = Block()
+        self.blocks.append(weakref.ref(block))
+        raise ValueError("a defect in the model")
+
+
+@dataclass
+class Stay:
+    """A residence with its device thread, and the work it is told of."""
+
+    model: Model
+    sharing: Sharing
+    load: Callable[[], Infer]
+    has_work: bool = False
+    infer: Infer | None = None
+    in_hand: list[str] = field(default_factory=list)
+    vacated: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    entered: threading.Event = field(default_factory=threading.Event)
+    seen: threading.Event = field(default_factory=threading.Event)
+    lost: list[RuntimeError] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        occupant = Occupant(
+            name=self.model.name,
+            busy_count=lambda: len(self.in_hand),
+            may_take=lambda: False,
+            vacate=self.vacated.set,
+            windows=[self],
+        )
+        self.residence = Residence(self.model, self._load, self.sharing, occupant)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
+        if not self.has_work:
+            return []
+        self.seen.set()
+        return [Peeked(1, datetime.now(UTC))]
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self.vacated.set()
+        self.thread.join(10)
+
+    def _load(self, model: Model) -> Runner:
+        self.infer = self.load()
+        return Runner(model, self.infer)
+
+    def _run(self) -> None:
+        try:
+            self._stay()
+        except RuntimeError as error:
+            self.lost.append(error)
+
+    def _stay(self) -> None:
+        while self.residence.enter(self.stopping):
+            self.entered.set()
+            self.vacated.wait()
+            self.vacated.clear()
+            self.residence.leave()
+            self.entered.clear()
+
+
+@contextlib.contextmanager
+def shared(folder: Path) -> Iterator[Sharing]:
+    """What one process makes of the device."""
+    sharing, stopping = (
+        Sharing(MemorySettings(BUDGET, folder, turn_seconds=0.05)),
+        threading.Event(),
+    )
+    thread = threading.Thread(target=sharing.run, args=(stopping,))
+    thread.start()
+    yield sharing
+    stopping.set()
+    thread.join(10)
