@@ -1,0 +1,313 @@
+"""The system under the storm: its parts, each restarted when it dies, in one directory.
+
+The parts are those of `loosely up`. Only the supervision is the storm's own, so that every death
+is either a kill that was ordered or one that is counted as the part's own.
+"""
+
+import asyncio
+import os
+import re
+import signal
+from asyncio.subprocess import Process
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpx
+import psutil
+
+from loosely.up.data import reply_token_key
+from loosely.up.environment import shared_environment, users_environment
+from loosely.up.errors import USAGE_EXIT_CODE
+from loosely.up.guard import Guard, kill_group
+from loosely.up.launcher import Launcher
+from loosely.up.logs import PartLog
+from loosely.up.parts import Part
+from loosely.up.ports import Ports
+from loosely.up.readiness import wait_until_ready
+from loosely.up.system import Settings, loosely_parts
+from tests.ports import free_ports
+from tests.storm.balancer import Balancer
+
+ROOT = Path(__file__).parents[2]
+LOCAL = "local"
+AZURE_STORAGE = "azure-storage"
+ENGINES = (LOCAL, AZURE_STORAGE)
+
+_READY_SECONDS = 120.0
+_MAX_EARLY_DEATHS = 10
+_PORT_COUNT = 7
+
+_CATALOGUE = """
+[counting]
+task = "count"
+description = "Writes down what reaches it."
+implementation = "tests.e2e.counting_model"
+queue = "counting"
+media_types = ["text/plain"]
+max_input_bytes = 100_000
+deadline_seconds = 1800
+max_deadline_seconds = 1800
+max_batch_size = 4
+max_wait_ms = 5
+lock_seconds = 5
+max_delivery_count = 1000
+"""
+
+
+class RigError(Exception):
+    """The system cannot be brought up; the message holds the last lines of the part's log."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Which durable engine the gateway hosts run on, and the faults that it injects."""
+
+    name: str = LOCAL
+    visibility_timeout_seconds: float = 10.0
+    crash_rate: float = 0.0
+    split_brain_rate: float = 0.0
+    seed: int = 0
+
+    @property
+    def host_count(self) -> int:
+        """How many hosts share the store; the default engine's database cannot be shared."""
+        return 2 if self.name == AZURE_STORAGE else 1
+
+    def options(self, data: Path, number: int) -> tuple[str, ...]:
+        """Return the options of the host with this number."""
+        if self.name == LOCAL:
+            return ()
+        return (
+            *("--engine", self.name),
+            *("--task-hub", str(data / "task-hub.sqlite")),
+            *("--visibility-timeout", f"{self.visibility_timeout_seconds:g}"),
+            *("--crash-rate", str(self.crash_rate)),
+            *("--split-brain-rate", str(self.split_brain_rate)),
+            # Hosts with one seed would crash at the same moments.
+            *("--seed", str(self.seed * 10 + number)),
+        )
+
+
+@dataclass(slots=True)
+class Member:
+    """A part and its process, which is restarted at once whenever it dies."""
+
+    part: Part
+    log: PartLog
+    launcher: Launcher
+    own_deaths: int = 0
+    _process: Process | None = None
+    _killed: bool = False
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _started: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Keep the part running until stopped.
+
+        Raises:
+            RigError: the part refused its options, or died ten times before it was ready.
+        """
+        early_deaths = 0
+        if self.part.preparation is not None:
+            await self.launcher.prepare(self.part, self.part.preparation)
+        while not self._stop.is_set():
+            process = self._process = await self.launcher.launch(self.part, self.log)
+            self._killed = False
+            self._started.set()
+            if self._stop.is_set():
+                kill_group(process.pid)
+            has_been_ready = asyncio.create_task(wait_until_ready(self.part.probe))
+            try:
+                await process.wait()
+            finally:
+                self._started.clear()
+                early_deaths = 0 if has_been_ready.done() or self._killed else early_deaths + 1
+                has_been_ready.cancel()
+                self.launcher.clear(process)
+            if not self._killed and not self._stop.is_set():
+                self.own_deaths += 1
+            is_refusal = process.returncode == USAGE_EXIT_CODE
+            if is_refusal or early_deaths >= _MAX_EARLY_DEATHS:
+                raise RigError(f"{self.part.name} cannot be started:\n{self.last_lines()}")
+
+    async def kill(self) -> None:
+        """Kill the part with all its processes, and wait until it is dead."""
+        await self._started.wait()
+        process = self._process
+        assert process is not None
+        self._killed = True
+        kill_group(process.pid)
+        await process.wait()
+
+    async def kill_app(self) -> None:
+        """Kill the app process of a Functions host alone, and wait until it is dead."""
+        # A host whose app dies before it is loaded ends, too.
+        await self.wait_until_ready()
+        app = await self._first_child()
+        with suppress(psutil.NoSuchProcess):
+            os.kill(app.pid, signal.SIGKILL)
+            await asyncio.to_thread(psutil.wait_procs, [app], 10.0)
+
+    async def _first_child(self) -> psutil.Process:
+        # The host itself may just have crashed.
+        async with asyncio.timeout(_READY_SECONDS):
+            while True:
+                await self._started.wait()
+                assert self._process is not None
+                with suppress(psutil.NoSuchProcess):
+                    if children := psutil.Process(self._process.pid).children():
+                        return children[0]
+                await asyncio.sleep(0.02)
+
+    async def wait_until_ready(self) -> None:
+        """Return once the part's probe succeeds.
+
+        Raises:
+            RigError: it does not within two minutes.
+        """
+        try:
+            async with asyncio.timeout(_READY_SECONDS):
+                await wait_until_ready(self.part.probe)
+        except TimeoutError:
+            raise RigError(
+                f"{self.part.name} was not ready within {_READY_SECONDS:.0f} s:\n"
+                + self.last_lines()
+            ) from None
+
+    def stop(self) -> None:
+        """End the part for good."""
+        self._stop.set()
+        if self._process is not None:
+            kill_group(self._process.pid)
+
+    def last_lines(self) -> str:
+        """Return the end of the part's log."""
+        return "\n".join(f"  {line}" for line in self.log.tail(12)) or "  nothing"
+
+
+class Rig:
+    """A whole system: blobs, Service Bus, one or two gateway hosts, a worker."""
+
+    def __init__(self, data: Path, engine: Engine, guard: Guard) -> None:
+        self.engine = engine
+        self.ran_path = data / "ran"
+        catalogue = data / "models.toml"
+        catalogue.write_text(_CATALOGUE, encoding="utf-8")
+        base = free_ports(_PORT_COUNT)
+        settings = Settings(
+            root=ROOT,
+            data=data,
+            ports=Ports.from_base(base),
+            reply_token_key=reply_token_key(data),
+            log_level="info",
+            catalogue=catalogue,
+        )
+        blobs, servicebus, gateway, worker = loosely_parts(settings)
+        gateways: tuple[Part, ...] = (gateway,)
+        self.url = settings.gateway_url
+        self._balancer: Balancer | None = None
+        if engine.host_count > 1:
+            host_ports = [base + 5 + number for number in range(engine.host_count)]
+            gateways = tuple(
+                _gateway_host(settings, engine, number, port)
+                for number, port in enumerate(host_ports, 1)
+            )
+            self._balancer = Balancer(settings.ports.functions, host_ports)
+        self.gateways = tuple(part.name for part in gateways)
+        #: Where each host answers, without the balancer.
+        self.host_urls = tuple(part.address for part in gateways)
+        self._queues_url = f"http://127.0.0.1:{settings.ports.servicebus_admin}/$Resources/queues"
+        launcher = Launcher(ROOT, shared_environment(ROOT, users_environment()), guard)
+        self.members = {
+            part.name: Member(part, PartLog(data / "logs" / f"{part.name}.log"), launcher)
+            for part in (blobs, servicebus, *gateways, worker)
+        }
+        self._supervision: asyncio.TaskGroup | None = None
+
+    @property
+    def own_deaths(self) -> Counter[str]:
+        """How often each part died without having been killed."""
+        return Counter(
+            {name: member.own_deaths for name, member in self.members.items() if member.own_deaths}
+        )
+
+    async def run(self, supervision: asyncio.TaskGroup) -> None:
+        """Start everything but the worker, and wait until it is ready."""
+        self._supervision = supervision
+        for member in self.members.values():
+            member.log.rotate()
+        if self._balancer is not None:
+            await self._balancer.start()
+        await self.start(*(name for name in self.members if name != "worker"))
+
+    async def start(self, *names: str) -> None:
+        """Start these parts, and wait until they are ready."""
+        assert self._supervision is not None
+        for name in names:
+            self._supervision.create_task(self.members[name].run())
+        for name in names:
+            await self.members[name].wait_until_ready()
+
+    def stop(self) -> None:
+        """Kill everything for good."""
+        if self._balancer is not None:
+            self._balancer.stop()
+        for member in self.members.values():
+            member.stop()
+
+    def runs(self) -> Counter[str]:
+        """Return how often each input has reached the model."""
+        text = self.ran_path.read_text("utf-8") if self.ran_path.exists() else ""
+        # A kill may have cut the last line off.
+        return Counter(text.rpartition("\n")[0].split())
+
+    async def message_count(self) -> int | None:
+        """Return how many messages all queues hold; None while the Service Bus is away."""
+        try:
+            async with httpx.AsyncClient(timeout=10) as client:
+                feed = (await client.get(self._queues_url)).text
+        except httpx.TransportError:
+            return None
+        counts = [int(count) for count in re.findall(r":MessageCount>(\d+)<", feed)]
+        return sum(counts) if counts else None
+
+
+def _gateway_host(settings: Settings, engine: Engine, number: int, port: int) -> Part:
+    """Return one of several hosts: with a port and a directory of its own, on one task hub."""
+    name = f"gateway-{number}"
+    own = replace(
+        settings,
+        data=settings.data / name,
+        ports=replace(settings.ports, functions=port),
+    )
+    part = loosely_parts(own)[2]
+    return replace(
+        part,
+        name=name,
+        command=(*part.command, *engine.options(settings.data, number)),
+        # What callers and workers are told is the balancer's address.
+        environment={**part.environment, "GATEWAY_BASE_URL": settings.gateway_url},
+    )
+
+
+@asynccontextmanager
+async def running(data: Path, engine: Engine) -> AsyncIterator[Rig]:
+    """Run a system without its worker, ready at entry; kill all of it at exit.
+
+    Raises:
+        RigError: a part cannot be brought up (in an ExceptionGroup, as from any task group).
+    """
+    guard = Guard()
+    try:
+        rig = Rig(data, engine, guard)
+        async with asyncio.TaskGroup() as supervision:
+            try:
+                await rig.run(supervision)
+                yield rig
+            finally:
+                rig.stop()
+    finally:
+        guard.close()
