@@ -232,7 +232,7 @@ def _describe(job: Job, runs: Counter[str]) -> str:
     said.append(f"reached the model {runs[job.label]} time(s)")
     if job.final is not None:
         said.append(f"result {job.final['result']}, error {job.final['error']}")
-    said += [*job.changes, *(f"seen {text}, after its cancellation" for text in job.requeued[:3])]
+    said += job.changes[:3] + [f"seen {text}, after its cancellation" for text in job.requeued[:3]]
     return "; ".join(said)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -120,11 +121,12 @@ class Callers:
             UnexpectedAnswer: the gateway refused it.
         """
         path = f"/v1/jobs/{job.ids[0]}"
+        told = replace(job.told, is_cancelled=True)
         answer = await self._until_answered("DELETE", path)
         if answer.status_code not in {200, 202}:
             raise UnexpectedAnswer(f"DELETE {path}: {answer.status_code} {answer.text[:500]}")
         job.cancel_answered = True
-        job.see(answer.json(), job.told, " in the answer to the DELETE")
+        job.see(answer.json(), told, " in the answer to the DELETE")
         await self._read(job, self._until_answered, where=" right after the DELETE")
 
     async def _read(self, job: Job, send: _Send, *, host_url: str = "", where: str = "") -> None:
