@@ -72,6 +72,7 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
           for rule in [
             { prefix: 'inputs', days: 7 }
             { prefix: 'results', days: 7 }
+            { prefix: 'outcomes', days: 7 }
             { prefix: 'progress', days: 7 }
             { prefix: 'uploads', days: 2 }
             { prefix: 'claims', days: 2 }
@@ -115,7 +116,8 @@ resource deployerHostRole 'Microsoft.Authorization/roleAssignments@2022-04-01' =
   }
 }
 
-// Inputs, results, claims, uploads: both sides write and read them. The gateway deletes them, too.
+// Inputs, results, claims, uploads: both sides write and read them. Outcomes are the gateway's alone,
+// and the role is for the whole container. The gateway deletes all of them.
 resource payloadRoles 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for principal in [gatewayPrincipalId, workerPrincipalId]: {
     name: guid(payload.id, payloads, principal)

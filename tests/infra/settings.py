@@ -9,7 +9,15 @@ from tests.infra.readings import gateway_reads, worker_reads
 from worker.settings import Settings as WorkerSettings
 
 STORAGE_PROVIDER = "AzureFunctionsJobHost__extensions__durableTask__storageProvider__"
-STORAGE_PROVIDER_NAMES = ("type", "connectionStringName", "maxQueuePollingInterval")
+# Names of the extension's AzureStorageOptions. Both are the least that the extension takes.
+VISIBILITY_TIMEOUTS = {
+    "controlQueueVisibilityTimeout": "00:01:00",
+    "workItemQueueVisibilityTimeout": "00:01:00",
+}
+STORAGE_PROVIDER_NAMES = (
+    *("type", "connectionStringName", "maxQueuePollingInterval"),
+    *VISIBILITY_TIMEOUTS,
+)
 
 # Settings that the platform or an SDK reads, not our code.
 PLATFORM = {
@@ -100,6 +108,16 @@ def the_platform_can_scale_the_gateway(files: Deployment) -> None:
     assert f"resource hub 'taskHubs' = {{ name: '{durable['hubName']}' }}" in files.module(
         "durable"
     )
+
+
+def messages_of_a_dead_host_come_back_soon(files: Deployment) -> None:
+    """With histories in storage after one minute, not five. The scheduler knows no such key."""
+    template = files.module("gateway")
+    [histories] = re.findall(r"var histories = \{\n(.*?)\n\}", template, re.DOTALL)
+    for name, value in VISIBILITY_TIMEOUTS.items():
+        assert f"  {STORAGE_PROVIDER}{name}: '{value}'" in histories.splitlines()
+    durable = json.loads(files.text("functions/host.json"))["extensions"]["durableTask"]
+    assert not durable["storageProvider"].keys() & VISIBILITY_TIMEOUTS.keys()
 
 
 def worker_settings_are_set_and_read(files: Deployment) -> None:

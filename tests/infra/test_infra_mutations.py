@@ -40,6 +40,12 @@ FAULTS = [
     ("infra/modules/gateway.bicep", "  GATEWAY_BASE_URL: ", "  BASE_URL: "),
     ("functions/host.json", '"azureManaged"', '"AzureStorage"'),
     ("infra/modules/gateway.bicep", "max(1, alwaysReadyCount)", "alwaysReadyCount"),
+    (
+        "infra/modules/gateway.bicep",
+        "VisibilityTimeout: '00:01:00'",
+        "VisibilityTimeout: '00:05:00'",
+    ),
+    ("infra/modules/gateway.bicep", "__workItemQueueVisibility", "__workItemVisibility"),
     (WORKERS + "worker.env", "REPLY_HOSTS=", "REPLY_HOST="),
     (WORKERS + "worker.env", "HEALTH_HOST=0.0.0.0", "LISTEN_HOST=0.0.0.0"),
     ("infra/modules/worker-aca.bicep", "'WORKER_DRAIN_SECONDS'", "'DRAIN_SECONDS'"),
@@ -92,6 +98,7 @@ FAULTS = [
     ("infra/modules/alerts.bicep", "/v1/jobs/[^/]+/reply$", "/v1/jobs/[^/]+/replies$"),
     # What is left behind
     ("infra/modules/storage.bicep", "{ prefix: 'uploads', days: 2 }", ""),
+    ("infra/modules/storage.bicep", "{ prefix: 'outcomes', days: 7 }", ""),
 ]
 # What only the types of Azure and Kubernetes can tell.
 TYPE_FAULTS = [

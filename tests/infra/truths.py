@@ -25,6 +25,7 @@ from tests.infra.readings import seconds
 from tests.infra.settings import (
     gateway_settings_are_set_and_read,
     image_environment,
+    messages_of_a_dead_host_come_back_soon,
     the_platform_can_scale_the_gateway,
     worker_settings_are_set_and_read,
 )
@@ -252,7 +253,7 @@ def what_is_left_is_deleted(files: Deployment) -> None:
     )
     storage = files.module("storage")
     prefixes = set(re.findall(r"\{ prefix: '([\w-]+)', days: \d+ \}", storage))
-    written = {"inputs", "results", "progress", "uploads", "claims", "dead-letters"}
+    written = {"inputs", "results", "outcomes", "progress", "uploads", "claims", "dead-letters"}
     assert prefixes == written
     for prefix in written:
         assert re.search(rf"[\"']{prefix}/", code), f"nobody writes {prefix}/"
@@ -302,6 +303,7 @@ TRUTHS: tuple[Callable[[Deployment], None], ...] = (
     gateway_settings_are_set_and_read,
     worker_settings_are_set_and_read,
     the_platform_can_scale_the_gateway,
+    messages_of_a_dead_host_come_back_soon,
     ports_and_probes_fit,
     identities_are_federated_to_their_accounts,
     roles_go_with_their_identities,
