@@ -4,6 +4,9 @@ GPU hours come from :func:`loosely.planning.simulation.simulate` over one day; a
 30.4 such days. The gateway's instances are taken for busy while a request is open. With requests
 arriving by chance at rate r, each open for W seconds, the share of time with none open is
 exp(-r W) (a queue with a server for each, M/G/inf), and r W are open on average.
+
+A request that waits also reads the blob with its job's outcome, at first every 25 ms, and every
+half second in the end. Most of these reads find nothing and cost as much as any other.
 """
 
 import math
@@ -23,6 +26,9 @@ _HOUR_SECONDS = 3600.0
 _DAY_SECONDS = 24 * _HOUR_SECONDS
 #: A gateway answers 202 after that, so no request is open for longer (`Prefer: wait`).
 _LONGEST_WAIT_SECONDS = 30.0
+#: The pauses of a waiting request between its looks at the outcome: each is twice the last.
+FIRST_PAUSE_SECONDS = 0.025
+LONGEST_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +108,23 @@ def _always_on(deployment: Deployment, gpu: Gpu, prices: Prices) -> Bill:
     return bill
 
 
+def looks(wait_seconds: float) -> int:
+    """Return how often a request reads its job's outcome while it waits this long.
+
+    Nobody wakes it: the reply comes to another instance of the gateway.
+    """
+    count, at_seconds, pause_seconds = 0, 0.0, FIRST_PAUSE_SECONDS
+    while at_seconds < wait_seconds:
+        at_seconds += pause_seconds
+        pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+        count += 1
+    return count
+
+
 def _add_gateway(bill: Bill, load: Load, answer_seconds: float, prices: Prices) -> None:
     jobs = load.jobs_per_day * DAYS
-    _add_functions(bill, load, min(answer_seconds, _LONGEST_WAIT_SECONDS), prices)
+    open_seconds = min(answer_seconds, _LONGEST_WAIT_SECONDS)
+    _add_functions(bill, load, open_seconds, prices)
     actions = jobs * prices.usage("durable_actions_per_job") / 1e6
     bill.add("durable", "million actions", actions, prices.price("durable.million_actions"))
     operations = jobs * prices.usage("service_bus_operations_per_job")
@@ -118,7 +138,8 @@ def _add_gateway(bill: Bill, load: Load, answer_seconds: float, prices: Prices) 
         jobs / DAYS * prices.usage("retention_days") * prices.usage("payload_mb_per_job") / 1000
     )
     bill.add("storage", "GB months", kept_gb, prices.price("storage.gb_month"))
-    writes, reads = (jobs * prices.usage(f"{kind}_per_job") / 1e4 for kind in ("writes", "reads"))
+    writes = jobs * prices.usage("writes_per_job") / 1e4
+    reads = jobs * (prices.usage("reads_per_job") + looks(open_seconds)) / 1e4
     bill.add("storage", "10,000 writes", writes, prices.price("storage.ten_thousand_writes"))
     bill.add("storage", "10,000 reads", reads, prices.price("storage.ten_thousand_reads"))
     bill.add("registry", "days", DAYS, prices.price("registry.day"))

@@ -10,12 +10,15 @@ from typer.testing import CliRunner
 
 from loosely.cli import app
 from loosely.cli.scale import local_scaling
+from loosely.planning.cost import looks
+from loosely.planning.prices import Prices
 from loosely.scaling.deployed import DEPLOYED
 from loosely.scaling.rules import Scaling
 
 DOCS = Path(__file__).parents[3] / "docs"
 SCALING = (DOCS / "scaling.md").read_text("utf-8")
 COST = (DOCS / "cost.md").read_text("utf-8")
+CAPACITY = (DOCS / "capacity.md").read_text("utf-8")
 EXAMPLES = [
     (command, expected)
     for document in (SCALING, COST)
@@ -82,6 +85,51 @@ def test_the_table_of_cooldowns(cooldown: int) -> None:
 def test_the_table_of_costs(row: str, options: str) -> None:
     totals = [f"{bill['total']:,.0f}" for bill in figures(f"cost {options}")["bills"]]
     assert f"| {row} | {' | '.join(totals)} |" in COST
+
+
+def jobs_of_capacity() -> dict[str, list[float]]:
+    """The first table of docs/capacity.md: the numbers of each kind of job."""
+    table = CAPACITY.partition("## For each job\n")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return {name: [float(number) for number in numbers] for name, *numbers in rows}
+
+
+def test_what_a_million_jobs_cost_follows_from_their_operations_and_the_prices() -> None:
+    prices = Prices.load(DOCS.parent / "infra" / "prices.yaml")
+    each_million = [
+        (prices.price("storage.ten_thousand_writes").amount or 0) * 100,
+        (prices.price("storage.ten_thousand_reads").amount or 0) * 100,
+        prices.price("service_bus.million_operations").amount or 0,
+        prices.price("functions.million_executions").amount or 0,
+    ]
+    told = " ".join(CAPACITY.split())
+    assert (
+        "writes at {:.2f}, the reads at {:.2f}, the Service Bus operations at {:.2f}"
+        " and the executions at {:.2f} a million".format(*each_million)
+    ) in told
+    assert prices.price("durable.million_actions").amount is None, "then count them, too"
+    jobs = jobs_of_capacity()
+    assert len(jobs) == 5
+    for name, (*operations, _, total) in jobs.items():
+        cost = sum(number * price for number, price in zip(operations, each_million, strict=True))
+        assert total == pytest.approx(cost, abs=0.005), name
+
+
+def test_what_a_job_uses_is_what_the_cost_model_takes() -> None:
+    prices = Prices.load(DOCS.parent / "infra" / "prices.yaml")
+    jobs = list(jobs_of_capacity().values())
+    small, large, waiting = jobs[:3]
+    assert large[0] == prices.usage("writes_per_job")
+    assert large[1] == prices.usage("reads_per_job") + looks(0.2)
+    assert small[1:5] == [
+        looks(0.2),
+        prices.usage("service_bus_operations_per_job"),
+        prices.usage("executions_per_job"),
+        prices.usage("durable_actions_per_job"),
+    ]
+    assert waiting[1] == looks(20) + 2, "the worker's question, and one check"
+    told = f"{looks(0.2)} looks in 0.2 s, {looks(20)} in 20 s, {looks(30)} in 30 s"
+    assert told in " ".join(CAPACITY.split())
 
 
 def test_the_table_of_defaults() -> None:

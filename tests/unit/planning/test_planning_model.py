@@ -9,8 +9,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.jobs import waiting
+from loosely.planning import cost
 from loosely.planning.chart import chart
-from loosely.planning.cost import DAYS, MONTH_HOURS, Deployment, estimate
+from loosely.planning.cost import DAYS, MONTH_HOURS, Deployment, estimate, looks
 from loosely.planning.load import Load
 from loosely.planning.machines import Machines, Work
 from loosely.planning.outcome import Outcome, Sample, percentiles
@@ -217,6 +219,26 @@ class TestCost:
             2 * 2 * MONTH_HOURS * 3600 * 0.000004 + busy * 2 * 0.000016 + jobs * 6 / 1e6 * 0.4,
             rel=0.01,
         )
+
+    def test_storage_is_what_jobs_write_and_what_their_requests_look(self) -> None:
+        found = estimate(self.deployment("flat:3600"), Prices.load(PRICES))
+        jobs = 3600 * 24 * DAYS
+        reads = 2 + looks(found.on_nodes.mean_answer_seconds)
+        kept_gb = 3600 * 24 * 3 * 0.2 / 1000
+        assert found.bills[0].by_item()["storage"] == pytest.approx(
+            kept_gb * 0.0184 + jobs / 1e4 * (4 * 0.05 + reads * 0.004)
+        )
+
+    @pytest.mark.parametrize(
+        ("seconds", "count"), [(0, 0), (0.02, 1), (0.1, 3), (0.775, 5), (0.8, 6), (10, 24)]
+    )
+    def test_a_request_looks_at_pauses_that_double(self, seconds: float, count: int) -> None:
+        """After 25, 75, 175, 375 and 775 ms, and then each half second."""
+        assert looks(seconds) == count
+
+    def test_the_pauses_are_those_of_the_gateway(self) -> None:
+        assert waiting.FIRST_PAUSE_SECONDS == cost.FIRST_PAUSE_SECONDS
+        assert waiting.LONGEST_PAUSE_SECONDS == cost.LONGEST_PAUSE_SECONDS
 
     def test_what_has_no_price_is_left_out_and_named(self) -> None:
         found = estimate(self.deployment(), Prices.load(PRICES))
