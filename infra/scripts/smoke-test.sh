@@ -2,7 +2,9 @@
 # What only a live system can show. Costs a few jobs and, from zero, the start of a GPU node.
 #   LOOSELY_API_KEY=… smoke-test.sh
 # Each check says what it saw. Those of the queue itself need the role Azure Service Bus Data Owner
-# on the namespace for who runs this, and are left out without it.
+# on the namespace for who runs this, and are left out without it. MODEL, PICTURE, JOBS and GROUP choose
+# other jobs and numbers of them. RESTART_COMMAND restarts the gateway in another way than by az;
+# RESTART_COMMAND=none leaves that check out.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
@@ -17,6 +19,7 @@ host=$(value WORKER_HOST)
 model=${MODEL:-classifier}
 picture=${PICTURE:-$root/examples/chelsea.jpg}
 jobs=${JOBS:-40}
+group_size=${GROUP:-50}
 export KUBECONFIG="$build/kubeconfig"
 failures=0
 
@@ -109,7 +112,30 @@ if [ "$host" = aks ]; then
     fi
 fi
 
-# 5. and 6. On the queue itself: a dead letter, and whether locked messages count as active.
+in_a_group() { # NAME SECONDS [OPTION…]: what became of a group of jobs; fails if it is not what must be
+    name=$1 seconds=$2
+    shift 2
+    python3 "$root/infra/smoke.py" "$name" --url "$api" --model "$model" --file "$picture" \
+        --count "$group_size" --seconds "$seconds" "$@"
+}
+
+# 5. Jobs are cancelled right after their 202, and none is in its queue again.
+if told=$(in_a_group cancelled 300); then passed "$told"; else failed "$told"; fi
+
+# 6. The gateway is restarted, and all jobs that it has accepted are answered. Flex Consumption has no
+# verb for a single instance: this restarts all of them.
+restart=${RESTART_COMMAND:-}
+if [ -z "$restart" ] && gateway=$(kept GATEWAY_NAME); then
+    restart="az functionapp restart --name $gateway --resource-group $group --output none"
+fi
+if [ -z "$restart" ] || [ "$restart" = none ]; then
+    say "left out: jobs during a restart of the gateway, since RESTART_COMMAND names no way to restart it"
+else
+    if told=$(in_a_group restarted 600 --restart "$restart"); then passed "$told"; else failed "$told"; fi
+    patiently is_ready || failed "the gateway is not ready after its restart"
+fi
+
+# 7. and 8. On the queue itself: a dead letter, and whether locked messages count as active.
 token=$(az account get-access-token --resource https://servicebus.azure.net --query accessToken --output tsv)
 printf 'Authorization: Bearer %s\n' "$token" >"$private/bus"
 stray="smoke-test-$(date +%s)"

@@ -124,6 +124,7 @@ def az_rest(call: Call) -> str:
 def az_restart(call: Call) -> str:
     # The values of the last look at the vault: a restart is none.
     call.state["gateway"] = call.state.get("cached", {})
+    kill(call, "host")
     return ""
 
 
@@ -168,9 +169,15 @@ def kubectl_apply(call: Call) -> str:
     return ""
 
 
+def kill(call: Call, name: str) -> None:
+    """Kill the process whose id is in the file that the state names; nothing if it names none."""
+    if file := call.state.get(name):
+        with suppress(ProcessLookupError):
+            os.kill(int(Path(file).read_text(encoding="utf-8")), signal.SIGKILL)
+
+
 def kubectl_delete(call: Call) -> str:
-    with suppress(ProcessLookupError):
-        os.kill(int(Path(call.state["pod"]).read_text(encoding="utf-8")), signal.SIGKILL)
+    kill(call, "pod")
     return ""
 
 

@@ -22,11 +22,15 @@ from tests.infra import fake_cloud
 from tests.infra.deployment import ROOT
 from tests.infra.readings import gateway_reads
 from tests.infra.scripted import VALUES, Place
-from tests.infra.settings import STORAGE_PROVIDER, STORAGE_PROVIDER_NAMES
+from tests.infra.settings import (
+    STORAGE_PROVIDER,
+    STORAGE_PROVIDER_NAMES,
+    VISIBILITY_TIMEOUTS,
+)
 
 DOCUMENTS = (
     *("docs/deploy.md", "infra/README.md", "docs/local-development.md"),
-    *("docs/scaling.md", "docs/cost.md"),
+    *("docs/scaling.md", "docs/cost.md", "docs/capacity.md"),
 )
 
 AZD, AZ, CLUSTER = "needs azd and a subscription", "needs a subscription", "needs a cluster"
@@ -42,6 +46,7 @@ NOT_RUN = {
     "az acr repository show-tags": AZ,
     "az servicebus queue delete": AZ,
     "az containerapp delete": AZ,
+    "az functionapp restart": AZ,
     "az keyvault secret show": AZ,
     "az keyvault secret set": AZ,
     "az ad app create": AZ,
@@ -218,6 +223,8 @@ def test_the_local_settings_are_complete() -> None:
     host |= {"AzureWebJobsFeatureFlags", "AzureWebJobsDisableHomepage"}
     host |= {f"{STORAGE_PROVIDER}{name}" for name in STORAGE_PROVIDER_NAMES}
     assert example["Values"].keys() == read | host
+    for name, timeout in VISIBILITY_TIMEOUTS.items():
+        assert example["Values"][f"{STORAGE_PROVIDER}{name}"] == timeout
     # Every one of them is taken, once the key is filled in.
     filled = example["Values"] | {
         "REPLY_TOKEN_KEYS": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
