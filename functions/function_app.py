@@ -14,7 +14,7 @@ from contract.names import SETTING_SERVICE_BUS, dead_letter_queue
 from gateway.api.app import create_app
 from gateway.asgi import serve
 from gateway.durable import DurableClient
-from gateway.jobs import activities, endings, orchestrator
+from gateway.jobs import activities, endings, orchestrator, recovery
 from gateway.queueing import dead_letters
 from gateway.queueing import watch as queue_watch
 from gateway.queueing.priority import Priority, queue_of
@@ -52,8 +52,6 @@ def job(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
     record = yield from orchestrator.job(context)
     if not context.is_replaying:
         endings.report(context.instance_id, record)
-    # So that who waits for it here looks at once. It decides nothing, so replaying it is harmless.
-    services.waiters.ring(context.instance_id)
     return record
 
 
@@ -61,6 +59,12 @@ def job(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
 async def enqueue(ticket: str) -> str | None:
     """Send a job's request to its model's queue."""
     return await activities.enqueue(ticket, services)
+
+
+@app.activity_trigger("asked")
+async def conclude(asked: str) -> str:
+    """Find a job's outcome, or record one."""
+    return await activities.conclude(asked, services)
 
 
 @app.orchestration_trigger("context")
@@ -113,6 +117,8 @@ async def watch(timer: func.TimerRequest) -> None:
 @app.timer_trigger("timer", "0 */10 * * * *")
 @app.durable_client_input("client")
 async def purge(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
-    """Delete histories and blobs past retention."""
-    await housekeeping.purge(DurableClient(client), services)
+    """End orchestrations that are left behind; delete histories and blobs past retention."""
+    durable = DurableClient(client)
+    await recovery.recover(durable, services)
+    await housekeeping.purge(durable, services)
     await sweep.sweep(services)

@@ -2,9 +2,10 @@
 
 from typing import Final
 
-# The orchestration, named in start_new, and its one activity.
+# The orchestration, named in start_new, and its activities.
 ORCHESTRATOR_JOB: Final = "job"
 ACTIVITY_ENQUEUE: Final = "enqueue"
+ACTIVITY_CONCLUDE: Final = "conclude"
 
 # The delivery of webhooks: an orchestration, started and served by an activity each.
 ORCHESTRATOR_WEBHOOK: Final = "webhook"
@@ -35,6 +36,10 @@ UPLOADS: Final = "uploads/"
 """How the names of uploads' blobs begin."""
 
 
+OUTCOMES: Final = "outcomes/"
+"""How the names of the blobs with jobs' outcomes begin."""
+
+
 def input_blob(job_id: str) -> str:
     """Name of the blob that holds a job's input."""
     return f"inputs/{job_id}"
@@ -48,6 +53,11 @@ def upload_blob(upload_id: str, owner: str) -> str:
 def result_blob(job_id: str) -> str:
     """Name of the blob that holds a job's result."""
     return f"results/{job_id}"
+
+
+def outcome_blob(job_id: str) -> str:
+    """Return the name of the blob that holds how a job ended."""
+    return f"{OUTCOMES}{job_id}"
 
 
 def low_priority_queue(queue: str) -> str:

@@ -10,6 +10,7 @@ from gateway import problems
 from gateway.access.callers import Caller, Scope
 from gateway.durable import Durable
 from gateway.jobs import record
+from gateway.jobs.jobs import Jobs
 from gateway.jobs.record import Record
 from gateway.problems import Problem
 from gateway.services import Services
@@ -30,6 +31,11 @@ def durable_of(request: Request) -> Durable:
     """The durable port of this invocation."""
     durable: Durable = request.scope["durable"]
     return durable
+
+
+def jobs_of(request: Request) -> Jobs:
+    """Return the jobs, as this invocation reaches them."""
+    return Jobs(durable_of(request), services_of(request))
 
 
 def caller_of(request: Request) -> Caller:
@@ -63,8 +69,7 @@ async def owned(request: Request, job_id: str) -> Record:
 
     Another tenant's job costs the same look and has the same answer as one that does not exist.
     """
-    instance = await durable_of(request).status(known_job_id(job_id))
-    return owned_record(request, job_id, record.of_instance(instance) if instance else None)
+    return owned_record(request, job_id, await jobs_of(request).find(known_job_id(job_id)))
 
 
 def owned_record(request: Request, job_id: str, found: Record | None) -> Record:

@@ -28,9 +28,10 @@ from gateway.durable import Durable, Instance
 from gateway.errors import Unavailable
 from gateway.idempotency.claim import CLAIMS, LIFETIME_HOURS, Claim, decode_claim
 from gateway.jobs import record
+from gateway.jobs.jobs import Jobs
 from gateway.jobs.record import Record
 from gateway.jobs.ticket import Ticket
-from gateway.jobs.waiting import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, final_instance
+from gateway.jobs.waiting import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
 from gateway.problems import Problem
 from gateway.services import Services
 from gateway.storage.blobs import Note
@@ -129,17 +130,17 @@ class Attempt:
         """The instance as soon as there is one; None if there is none for all the watch."""
         loop = asyncio.get_running_loop()
         end, pause_seconds = loop.time() + WATCH_SECONDS, FIRST_PAUSE_SECONDS
-        with self.services.waiters.listening(job_id) as bell:
+        with self.services.waiters.waiting(job_id) as waiter:
             while True:
                 instance = await self.durable.status(job_id)
                 left = end - loop.time()
                 if instance is not None or left <= 0:
                     return instance
-                await bell.pause(min(max(pause_seconds, bell.fair_pause_seconds), left))
+                await waiter.pause(min(max(pause_seconds, waiter.shortest_pause_seconds), left))
                 pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)
 
     async def _followed(self, job_id: str, instance: Instance, wait_seconds: float) -> Answered:
-        found = record.of_instance(instance)
+        found = await Jobs(self.durable, self.services).record_of(job_id, instance)
         if found is None:
             raise Unavailable("durable", f"{job_id} is no job")
         answered = Answered(job_id, found, is_replay=True)
@@ -152,10 +153,10 @@ async def waited(
     """The same as soon as the job has ended, or as it was when the wait is over."""
     if record.is_final(answered.record):
         return answered
-    with services.waiters.listening(answered.job_id) as bell:
-        ended = await final_instance(durable, answered.job_id, bell, wait_seconds)
-    found = record.of_instance(ended) if ended else None
-    return replace(answered, record=found or answered.record)
+    with services.waiters.waiting(answered.job_id) as waiter:
+        jobs = Jobs(durable, services)
+        ended = await jobs.wait(answered.job_id, answered.record, waiter, wait_seconds)
+    return replace(answered, record=ended or answered.record)
 
 
 def lifetime(services: Services) -> timedelta:

@@ -1,4 +1,4 @@
-"""What a job's orchestration does to the world: it sends the request, and may do so twice."""
+"""The activities of a job's orchestration. Each may run more than once."""
 
 import dataclasses
 import json
@@ -10,6 +10,10 @@ from contract.codec import encode_request, error_to_json
 from contract.errors import MessageTooLarge, UnknownModel
 from contract.messages import FailureCode, JobError, JobRequest, ReplyUrl, Stage
 from contract.names import PROPERTY_TRACEPARENT
+from contract.status import JobStatus
+from gateway.jobs.jobs import outcome_at_deadline
+from gateway.jobs.live import stopping_since
+from gateway.jobs.outcome import OutcomeStore, outcome_from_json, outcome_to_json
 from gateway.jobs.ticket import read
 from gateway.queueing.priority import queue_of
 from gateway.services import Services
@@ -41,6 +45,36 @@ async def enqueue(ticket_text: str, services: Services) -> str | None:
         message.application_properties = {PROPERTY_TRACEPARENT: trace} if trace else None
         await services.queues.send(queue, message)
     return None
+
+
+async def conclude(asked_text: str, services: Services) -> str:
+    """Return a job's outcome as JSON text, recording the proposed one if the job has none.
+
+    Args:
+        asked_text: The JSON text of `{"job_id", "model", "propose"}`. `propose` is an
+            outcome, or null to look only.
+
+    Returns:
+        The JSON text of `{"outcome": ...}`, of `{"stopping": {"started_at": ...}}` for a job
+        without an outcome whose worker was told to stop, or of `{}`.
+
+    Raises Unavailable if a repetition could help.
+    """
+    asked = json.loads(asked_text)
+    job_id, proposed = asked["job_id"], asked["propose"]
+    outcomes = OutcomeStore(services.blobs)
+    if proposed is None:
+        found = await outcomes.find(job_id)
+    else:
+        outcome = outcome_from_json(proposed)
+        if outcome.status is JobStatus.EXPIRED:
+            outcome = await outcome_at_deadline(services, job_id, asked["model"], outcome.at)
+        found = await outcomes.record(job_id, outcome)
+    if found is not None:
+        services.waiters.notify(job_id, found)
+        return json.dumps({"outcome": outcome_to_json(found)})
+    started_at = await stopping_since(services, job_id, asked["model"])
+    return json.dumps({"stopping": {"started_at": started_at}} if started_at else {})
 
 
 def _message(request: JobRequest) -> ServiceBusMessage:

@@ -1,6 +1,5 @@
 """A job while it runs: for models that report, what their workers have told since."""
 
-from contract.fields import Json
 from gateway.errors import Unavailable
 from gateway.jobs.progress import Progress, ProgressStore, seen
 from gateway.jobs.record import Record, is_final
@@ -12,7 +11,9 @@ async def live(services: Services, job_id: str, found: Record) -> Record:
 
     Raises Unavailable, but not of an ended job, of which it could only tell that it had started.
     """
-    if not reports(services, found) or (is_final(found) and found["started_at"] is not None):
+    if not reports(services, found["model"]) or (
+        is_final(found) and found["started_at"] is not None
+    ):
         return found
     try:
         return seen(found, await ProgressStore(services.blobs).read(job_id))
@@ -30,22 +31,34 @@ async def live_at_best(services: Services, job_id: str, found: Record) -> Record
         return found
 
 
-async def stop_order(services: Services, job_id: str, found: Record) -> Json:
-    """What the event `cancel` carries: since when the job runs on a worker that can be told.
+async def order_stop(services: Services, job_id: str, found: Record) -> str | None:
+    """Tell the worker that runs a job to stop; return since when the job runs there.
 
-    None for any other job, which is cancelled at once. The order is written down before the
-    event is raised, so that the worker hears of it, whatever becomes of this process.
+    Returns None if no worker could be told: the model does not report, or the job has not started.
+    The order is written before the orchestration hears of it, so that the worker finds it at its
+    next report whatever becomes of this process. Raises Unavailable.
     """
-    if not reports(services, found):
+    if not reports(services, found["model"]):
         return None
     progress = await ProgressStore(services.blobs).update(job_id, _stopping)
-    return {"started_at": progress.report.started_at} if progress.report else None
+    return progress.report.started_at if progress.report else None
 
 
-def reports(services: Services, found: Record) -> bool:
-    """Whether the job's model reports its progress."""
-    model = services.catalogue.get(found["model"])
-    return model is not None and model.reports_progress
+async def stopping_since(services: Services, job_id: str, model: str) -> str | None:
+    """Return when a job started whose worker was told to stop; None for any other job.
+
+    Raises Unavailable.
+    """
+    if not reports(services, model):
+        return None
+    progress = await ProgressStore(services.blobs).read(job_id)
+    return progress.report.started_at if progress.cancelling and progress.report else None
+
+
+def reports(services: Services, model: str) -> bool:
+    """Return whether a model reports its progress."""
+    found = services.catalogue.get(model)
+    return found is not None and found.reports_progress
 
 
 def _stopping(progress: Progress) -> Progress:

@@ -1,15 +1,19 @@
-"""The life of one job. Pure and deterministic: it is replayed from its history at each event.
+"""The orchestration of one job. It is replayed from its history, so it must be deterministic.
 
-    send ──▶ wait for the first of: reply ─▶ succeeded | failed
-                                    cancel ▶ cancelled; at once, or if it runs on a worker that
-                                             can be told: once it has stopped there
-                                    timer ─▶ expired
+    enqueue ──▶ wait for the first of: reply ──▶ the outcome that was recorded
+                                       cancel ─▶ a running job is to stop: wait for its end
+                                       timer ──▶ check for a recorded outcome; at the deadline
+                                                 record that the job expired
 
-All tasks are made before the first yield and only waited for again after it. The .NET side awaits
-each yielded group to its end before it looks at the next, and a group has only what it newly
-brings: a reply waited for in a later group of its own would keep a cancelled job open for ever.
-It also lets a job be cancelled, or expire, while its message cannot be sent. What a cancelled job
-waits for in the end is therefore an event of its own, `stopped`, and a timer of its own.
+A job's outcome is recorded in a blob before this orchestration is told (see `outcome`). An event
+may be lost: the Azure Storage provider discards one that arrives before the first episode is
+saved. So the orchestration also checks for the outcome when its timer fires. Callers do not wait
+for it: they read the blob. It enqueues the request, ends the job at its deadline, and starts the
+delivery of the webhook.
+
+The .NET side runs the actions in groups, one for each `yield`. A group holds only the tasks that
+it brings, and .NET waits for one of them before it looks at the next group. So all events are
+waited for in the first group, and a later group brings one activity or one timer.
 """
 
 import json
@@ -21,25 +25,33 @@ from azure.durable_functions import DurableOrchestrationContext, RetryOptions
 
 from contract.codec import error_from_json, reply_from_json
 from contract.errors import ContractError
-from contract.fields import Fields
+from contract.fields import Fields, Json
 from contract.messages import FailureCode, JobError, Stage
 from contract.names import (
     ACTIVITY_ANNOUNCE_WEBHOOK,
+    ACTIVITY_CONCLUDE,
     ACTIVITY_ENQUEUE,
     EVENT_CANCEL,
     EVENT_REPLY,
     EVENT_STOPPED,
 )
-from contract.status import JobStatus
-from gateway.jobs.record import EXPIRED, LOST, Record, ended, replied
+from gateway.jobs.outcome import LOST, Outcome, outcome_from_json, outcome_to_json
+from gateway.jobs.record import Record, begun, ended
 from gateway.jobs.ticket import Ticket, read
 
 SEND_RETRIES: Final = RetryOptions(
     first_retry_interval_in_milliseconds=1000, max_number_of_attempts=60
 )
 
+FIRST_CHECK: Final = timedelta(seconds=10)
+FIRST_CHECK_WITH_WEBHOOK: Final = timedelta(seconds=2)
+"""How soon the outcome is first checked for. A lost event delays a webhook by this much."""
+
+LONGEST_CHECK_INTERVAL: Final = timedelta(minutes=10)
+"""The interval between checks doubles up to this."""
+
 STOP_WITHIN: Final = timedelta(seconds=30)
-"""How long a worker has to say that it has stopped; after that it is taken for stopped."""
+"""How long a worker has to say that it has stopped; after that it counts as stopped."""
 
 NOT_SENT: Final = JobError(
     FailureCode.UNAVAILABLE,
@@ -50,83 +62,163 @@ NOT_SENT: Final = JobError(
 
 
 def job(context: DurableOrchestrationContext) -> Generator[Any, Any, Record]:
-    """Run one job to its one final record, and have its webhook delivered after that."""
+    """Run one job to its one final record, then start the delivery of its webhook."""
     ticket = read(context.get_input(str))
-    record = yield from _lived(context, ticket)
+    if ticket.version == 1:
+        outcome = yield from _run_without_record(context, ticket)
+    else:
+        outcome = yield from _run(context, ticket)
     if ticket.webhook_url is not None:
-        # Only the start of another orchestration: this one ends, whatever the receiver does.
+        # This only starts another orchestration: this one ends, whatever the receiver does.
         announcing = context.call_activity_with_retry(
             ACTIVITY_ANNOUNCE_WEBHOOK, SEND_RETRIES, ticket.job_id
         )
         yield context.task_any([announcing])
-    return record
+    return ended(begun(ticket), outcome)
 
 
-def _lived(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any, Any, Record]:
+def _run(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any, Any, Outcome]:
+    """Enqueue the job and return its recorded outcome."""
+    interval = FIRST_CHECK if ticket.webhook_url is None else FIRST_CHECK_WITH_WEBHOOK
+    now = context.current_utc_datetime
+    deadline = ends_at = _like(now, ticket.deadline)
+    refusal: JobError | None = None
+    is_cancelled = False
+    started_at: str | None = None
+    sending = context.call_activity_with_retry(ACTIVITY_ENQUEUE, SEND_RETRIES, ticket.text)
+    reply = context.wait_for_external_event(EVENT_REPLY, str)
+    cancel = context.wait_for_external_event(EVENT_CANCEL, str)
+    timer = context.create_timer(min(now + interval, ends_at))
+    waiting = [sending, reply, cancel]
+    while True:
+        first = yield context.task_any([*waiting, timer])
+        now = context.current_utc_datetime
+        if first is reply:
+            # An orchestration stays open until its timers have fired or were cancelled.
+            timer.cancel()
+            return _outcome_of(reply.result, now)
+        if first is timer:
+            proposed = _proposed(refusal, is_cancelled, started_at, now) if now >= ends_at else None
+            found = yield from _conclude(context, ticket, proposed)
+            now = context.current_utc_datetime
+            if "outcome" in found:
+                return outcome_from_json(found["outcome"])
+            if "stopping" in found and not is_cancelled:
+                is_cancelled, started_at = True, found["stopping"]["started_at"]
+                ends_at = min(now + STOP_WITHIN, deadline)
+            interval = min(interval * 2, LONGEST_CHECK_INTERVAL)
+            if proposed is not None:
+                # The blob storage did not answer.
+                timer = context.create_timer(now + FIRST_CHECK)
+                continue
+        else:
+            waiting.remove(first)
+            if first is sending:
+                refusal = _refusal(sending.result)
+                if refusal is None:
+                    continue
+                ends_at = now
+            elif not is_cancelled:
+                is_cancelled, started_at = True, _started_at(cancel.result)
+                ends_at = now if started_at is None else min(now + STOP_WITHIN, deadline)
+            timer.cancel()
+        timer = context.create_timer(min(now + interval, ends_at))
+
+
+def _proposed(
+    refusal: JobError | None, is_cancelled: bool, started_at: str | None, now: datetime
+) -> Outcome:
+    """Return the outcome of a job that ends without a reply."""
+    at = now.replace(tzinfo=UTC)
+    if refusal is not None:
+        return Outcome.failed(refusal, at)
+    return Outcome.cancelled(at, started_at) if is_cancelled else Outcome.expired(at)
+
+
+def _conclude(
+    context: DurableOrchestrationContext, ticket: Ticket, proposed: Outcome | None
+) -> Generator[Any, Any, dict[str, Json]]:
+    """Return what the activity `conclude` answers; nothing if it failed."""
+    asked = {
+        "job_id": ticket.job_id,
+        "model": ticket.model,
+        "propose": None if proposed is None else outcome_to_json(proposed),
+    }
+    concluding = context.call_activity(ACTIVITY_CONCLUDE, json.dumps(asked))
+    # In a group, since a failed activity that is waited for alone raises.
+    yield context.task_any([concluding])
+    answer = concluding.result
+    found: dict[str, Json] = json.loads(answer) if isinstance(answer, str) else {}
+    return found
+
+
+def _run_without_record(
+    context: DurableOrchestrationContext, ticket: Ticket
+) -> Generator[Any, Any, Outcome]:
+    """Run a job that was accepted before outcomes were recorded.
+
+    Such a job must go on as its history says. Delete this function once none is left.
+    """
     sending = context.call_activity_with_retry(ACTIVITY_ENQUEUE, SEND_RETRIES, ticket.text)
     reply = context.wait_for_external_event(EVENT_REPLY, str)
     cancel = context.wait_for_external_event(EVENT_CANCEL, str)
     timer = context.create_timer(_like(context.current_utc_datetime, ticket.deadline))
-
     first = yield context.task_any([sending, reply, cancel, timer])
     refusal = _refusal(sending.result) if first is sending else None
     if first is sending and refusal is None:
         first = yield context.task_any([reply, cancel, timer])
-
     if first is not timer:
-        # An orchestration stays open until its timers have fired or were cancelled.
         timer.cancel()
-    now = context.current_utc_datetime.replace(tzinfo=UTC)
+    now = context.current_utc_datetime
     if refusal is not None:
-        return ended(ticket, JobStatus.FAILED, refusal, now)
+        return Outcome.failed(refusal, now.replace(tzinfo=UTC))
     if first is reply:
-        return _answered(ticket, reply.result, now)
-    if first is cancel:
-        started_at = _started_at(cancel.result)
-        if started_at is not None:
-            now = yield from _stopped(context, ticket)
-            # It overtook the wish to cancel, and its worker was told that it was accepted.
-            if reply.is_completed:
-                return _answered(ticket, reply.result, now)
-        return {**ended(ticket, JobStatus.CANCELLED, None, now), "started_at": started_at}
-    return ended(ticket, JobStatus.EXPIRED, EXPIRED, now)
+        return _outcome_of(reply.result, now)
+    if first is not cancel:
+        return Outcome.expired(now.replace(tzinfo=UTC))
+    started_at = _started_at(cancel.result)
+    if started_at is not None:
+        stopped = context.wait_for_external_event(EVENT_STOPPED, str)
+        bound = context.create_timer(min(now + STOP_WITHIN, _like(now, ticket.deadline)))
+        if (yield context.task_any([stopped, bound])) is stopped:
+            bound.cancel()
+        now = context.current_utc_datetime
+        # Its worker was told that this reply was accepted.
+        if reply.is_completed:
+            return _outcome_of(reply.result, now)
+    return Outcome.cancelled(now.replace(tzinfo=UTC), started_at)
 
 
 def _started_at(event: object) -> str | None:
-    """Since when the job runs on a worker that can be told to stop; else None."""
+    """Return since when a worker runs the job that is to be cancelled; None if none does."""
     value = json.loads(event) if isinstance(event, str) else event
     started_at = value.get("started_at") if isinstance(value, dict) else None
     return started_at if isinstance(started_at, str) else None
 
 
-def _stopped(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any, Any, datetime]:
-    """Wait until the worker has stopped, but not for ever; returns when that was."""
-    begun = context.current_utc_datetime
-    stopped = context.wait_for_external_event(EVENT_STOPPED, str)
-    bound = context.create_timer(min(begun + STOP_WITHIN, _like(begun, ticket.deadline)))
-    if (yield context.task_any([stopped, bound])) is stopped:
-        bound.cancel()
-    ended_at: datetime = context.current_utc_datetime.replace(tzinfo=UTC)
-    return ended_at
-
-
 def _refusal(sent: object) -> JobError | None:
-    """Why the request will never be sent: the retries are spent, or the activity says so."""
+    """Return why the request will never be sent: the retries are used up, or what `enqueue` says.
+
+    None if it was sent.
+    """
     if isinstance(sent, Exception):
         return NOT_SENT
     return error_from_json(Fields(json.loads(sent))) if isinstance(sent, str) else None
 
 
-def _answered(ticket: Ticket, event: object, now: datetime) -> Record:
-    # The SDK's client encodes an event twice, a plain HTTP client once.
+def _outcome_of(event: object, now: datetime) -> Outcome:
+    """Return the outcome in an event `reply`; before outcomes were recorded it was the reply."""
     try:
-        reply = reply_from_json(json.loads(event) if isinstance(event, str) else event)
+        # The SDK's client encodes an event twice, a plain HTTP client once.
+        value = json.loads(event) if isinstance(event, str) else event
+        if isinstance(value, dict) and "status" in value:
+            return outcome_from_json(value)
+        return Outcome.replied(reply_from_json(value), now.replace(tzinfo=UTC))
     except (ContractError, ValueError):
         # Only somebody with the management key gets past the reply route's checks.
-        return ended(ticket, JobStatus.FAILED, LOST, now)
-    return replied(ticket, reply, now)
+        return Outcome.failed(LOST, now.replace(tzinfo=UTC))
 
 
 def _like(now: datetime, text: str) -> datetime:
-    """A UTC time that can be compared with `now`, be that aware or naive."""
+    """Return a UTC time that can be compared with `now`, be that aware or naive."""
     return datetime.fromisoformat(text).astimezone(UTC).replace(tzinfo=now.tzinfo)

@@ -1,4 +1,6 @@
-"""What is known of a job, as JSON. The record of an ended job is its orchestration's output.
+"""The record of a job, as JSON: what callers see of it, in the form in which it is stored.
+
+A job begins with what its ticket says and ends with its outcome.
 
     {"model", "status", "created_at", "started_at", "finished_at", "deadline", "attempt",
      "result": a payload as the contract writes it, "error": likewise, "timing", "trace_id",
@@ -11,28 +13,19 @@ from datetime import datetime
 from typing import Any
 
 from contract.codec import error_to_json, format_time, payload_to_json
-from contract.messages import FailureCode, JobError, JobReply, Stage
+from contract.messages import JobError
 from contract.status import JobStatus
 from gateway.access.callers import OPEN_TENANT
 from gateway.durable import Instance, RuntimeStatus
+from gateway.jobs.outcome import Outcome
 from gateway.jobs.ticket import Ticket, read
 from gateway.queueing.priority import Priority
 
 Record = dict[str, Any]
 
-LOST = JobError(
-    FailureCode.UNAVAILABLE,
-    "the gateway lost track of the job; send it again",
-    Stage.QUEUE,
-    retryable=True,
-)
-EXPIRED = JobError(
-    FailureCode.EXPIRED, "the deadline passed before a reply came", Stage.QUEUE, retryable=True
-)
-
 
 def begun(ticket: Ticket) -> Record:
-    """A job that was accepted and has not ended."""
+    """Return the record of a job that was accepted and has not ended."""
     return {
         "model": ticket.model,
         "status": JobStatus.QUEUED.value,
@@ -50,12 +43,26 @@ def begun(ticket: Ticket) -> Record:
     }
 
 
-def replied(ticket: Ticket, reply: JobReply, now: datetime) -> Record:
-    """The record of a job whose reply came."""
-    failed = isinstance(reply.outcome, JobError)
+def ended(begun: Record, outcome: Outcome) -> Record:
+    """Return the final record of a job that began as `begun` and ended with this outcome."""
+    record = {
+        **begun,
+        "status": outcome.status.value,
+        "started_at": outcome.started_at,
+        "finished_at": format_time(outcome.at),
+        "error": error_to_json(outcome.error) if outcome.error else None,
+        "timing": {
+            "queued_ms": None,
+            "inference_ms": None,
+            "batch_size": None,
+            "total_ms": _total_ms(begun, outcome.at),
+        },
+    }
+    reply = outcome.reply
+    if reply is None:
+        return record
     return {
-        **begun(ticket),
-        "status": (JobStatus.FAILED if failed else JobStatus.SUCCEEDED).value,
+        **record,
         "started_at": format_time(reply.started_at),
         "finished_at": format_time(reply.finished_at),
         "attempt": reply.attempt,
@@ -65,46 +72,24 @@ def replied(ticket: Ticket, reply: JobReply, now: datetime) -> Record:
             "queued_ms": reply.timing.queued_ms,
             "inference_ms": reply.timing.inference_ms,
             "batch_size": reply.timing.batch_size,
-            "total_ms": _total_ms(ticket, now),
+            "total_ms": _total_ms(begun, outcome.at),
         },
     }
 
 
-def ended(ticket: Ticket, status: JobStatus, error: JobError | None, now: datetime) -> Record:
-    """The record of a job that ended without a reply."""
-    return {
-        **begun(ticket),
-        "status": status.value,
-        "finished_at": format_time(now),
-        "error": error_to_json(error) if error else None,
-        "timing": {
-            "queued_ms": None,
-            "inference_ms": None,
-            "batch_size": None,
-            "total_ms": _total_ms(ticket, now),
-        },
-    }
+def output_of(instance: Instance) -> Record | None:
+    """Return the record that a completed job orchestration ended with; None for any other."""
+    output = instance.output
+    is_record = isinstance(output, dict) and "status" in output
+    return output if is_record and instance.runtime_status is RuntimeStatus.COMPLETED else None
 
 
-def of_instance(instance: Instance) -> Record | None:
-    """The record behind an orchestration; None where that is no job of ours.
-
-    The one place where Durable's runtime status becomes a job's status.
-    """
-    if instance.runtime_status is RuntimeStatus.COMPLETED:
-        output = instance.output
-        return output if isinstance(output, dict) and "status" in output else None
+def begun_by(instance: Instance) -> Record | None:
+    """Return the record with which a job's orchestration began; None if it is not a job's."""
     try:
-        ticket = read(instance.input)
+        return begun(read(instance.input))
     except (ValueError, KeyError, TypeError):
         return None
-    match instance.runtime_status:
-        case RuntimeStatus.FAILED:
-            return ended(ticket, JobStatus.FAILED, LOST, instance.updated_at)
-        case RuntimeStatus.TERMINATED | RuntimeStatus.CANCELED:
-            return ended(ticket, JobStatus.CANCELLED, None, instance.updated_at)
-        case _:
-            return begun(ticket)
 
 
 def tenant_of(record: Record) -> str:
@@ -122,7 +107,7 @@ def is_final(record: Record) -> bool:
     return JobStatus(record["status"]).is_final
 
 
-def _total_ms(ticket: Ticket, now: datetime) -> float:
+def _total_ms(begun: Record, ended_at: datetime) -> float:
     # Gateway clocks on both ends: a worker's clock may be off.
-    elapsed = now - datetime.fromisoformat(ticket.created_at)
+    elapsed = ended_at - datetime.fromisoformat(begun["created_at"])
     return max(0.0, round(elapsed.total_seconds() * 1000, 3))

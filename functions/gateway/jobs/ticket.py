@@ -7,6 +7,7 @@ is the caller's own JSON.
 
 import json
 from dataclasses import dataclass, field
+from typing import Final
 
 from contract.codec import request_from_json, request_to_json
 from contract.fields import Json
@@ -14,6 +15,9 @@ from contract.messages import JobRequest
 from gateway.access.callers import OPEN_TENANT
 from gateway.queueing.priority import Priority
 from gateway.tracing import trace_id
+
+VERSION: Final = 2
+"""The tickets of version 1, which do not name it, belong to jobs without a recorded outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class Ticket:
     tenant: str = OPEN_TENANT
     webhook_url: str | None = field(default=None, repr=False)
     priority: Priority = Priority.NORMAL
+    version: int = VERSION
 
     @property
     def trace_id(self) -> str | None:
@@ -49,7 +54,12 @@ def write(
 ) -> Ticket:
     """A ticket for a new job. The request has no reply URL yet: its token stays out of history."""
     body = request_to_json(request)
-    value = {"request": body, "traceparent": traceparent, "tenant": tenant}
+    value = {
+        "version": VERSION,
+        "request": body,
+        "traceparent": traceparent,
+        "tenant": tenant,
+    }
     if webhook_url is not None:
         value["webhook_url"] = webhook_url
     if priority is not Priority.NORMAL:
@@ -80,4 +90,5 @@ def _ticket(text: str, value: Json) -> Ticket:
         tenant=value.get("tenant", OPEN_TENANT),
         webhook_url=value.get("webhook_url"),
         priority=Priority(value.get("priority", Priority.NORMAL)),
+        version=value.get("version", 1),
     )

@@ -11,7 +11,7 @@ from typing import Final
 import azure.functions as func
 from azure.servicebus import ServiceBusMessage
 
-from contract.codec import decode_request, encode_reply, format_time, reply_to_json
+from contract.codec import decode_request, encode_reply, format_time
 from contract.errors import ContractError
 from contract.messages import (
     FailureCode,
@@ -23,11 +23,13 @@ from contract.messages import (
     ReplyWebhook,
     Stage,
 )
-from contract.names import EVENT_REPLY, webhook_instance
+from contract.names import webhook_instance
 from contract.queues import may_take_replies, names
 from contract.webhook import event_id
 from gateway.durable import Durable
 from gateway.errors import FinalInstance, UnknownInstance, UnknownQueue
+from gateway.jobs.jobs import Jobs
+from gateway.jobs.outcome import Outcome
 from gateway.queueing.letters import letter_blob
 from gateway.services import Services
 from gateway.webhooks import replies
@@ -89,9 +91,11 @@ async def _tell(
     # What cannot be read may be what it was dead-lettered for; if it has no job, that shows.
     match request.reply_to if request else ReplyUrl("unknown"):
         case ReplyUrl():
-            # Where there is no such job, or it has ended, nobody waits any more.
-            with contextlib.suppress(UnknownInstance, FinalInstance):
-                await durable.raise_event(job_id, EVENT_REPLY, reply_to_json(reply))
+            # If there is no such job, or it has ended, nobody waits any more.
+            if await durable.status(job_id) is not None:
+                outcome = Outcome.replied(reply, services.clock())
+                with contextlib.suppress(UnknownInstance, FinalInstance):
+                    await Jobs(durable, services).finish(job_id, outcome)
         case ReplyQueue(name):
             await _send(reply, name, services)
         case ReplyWebhook(url):

@@ -25,7 +25,8 @@ from contract.names import PROPERTY_TRACEPARENT, PROPERTY_TRACESTATE
 from gateway.durable import Durable, Instance
 from gateway.errors import NotRedrivable, UnknownLetter
 from gateway.jobs import ticket
-from gateway.jobs.waiting import final_instance
+from gateway.jobs.jobs import Jobs
+from gateway.jobs.record import is_final
 from gateway.queueing.letters import Letter, Redrive, blob_of, letter_queue, read
 from gateway.services import Services
 
@@ -79,16 +80,18 @@ async def _kept(services: Services, model: Model, letter_id: str) -> tuple[Lette
 
 
 async def _ended(services: Services, durable: Durable, job_id: str) -> Instance:
-    """The job's orchestration, which its letter ends."""
-    with services.waiters.listening(job_id) as bell:
-        found = await durable.status(job_id)
-        if found is not None and not found.runtime_status.is_final:
-            found = await final_instance(durable, job_id, bell, SETTLE_SECONDS)
-            if found is None:
-                raise NotRedrivable("the job has not ended yet; ask again in a moment")
+    """Return the orchestration of the job, which its dead letter ends; raises NotRedrivable."""
+    jobs = Jobs(durable, services)
+    with services.waiters.waiting(job_id) as waiter:
+        instance = await durable.status(job_id)
+        found = await jobs.record_of(job_id, instance) if instance else None
+        if instance is None or found is None:
+            raise NotRedrivable("the job is no longer kept")
+        if not is_final(found):
+            found = await jobs.wait(job_id, found, waiter, SETTLE_SECONDS)
     if found is None:
-        raise NotRedrivable("the job is no longer kept")
-    return found
+        raise NotRedrivable("the job has not ended yet; ask again in a moment")
+    return instance
 
 
 async def _check_input(services: Services, request: JobRequest) -> None:
@@ -117,6 +120,7 @@ def _again(services: Services, old: Instance, job_id: str) -> ticket.Ticket:
     """The old job's ticket, for a new one that begins now and has as much time."""
     try:
         value = json.loads(old.input)
+        value["version"] = ticket.VERSION
         request = value["request"]
         span = _time(request["deadline"]) - _time(request["created_at"])
         now = services.clock()

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from azure.core import MatchConditions
 from azure.core.exceptions import (
-    ResourceExistsError,
     ResourceModifiedError,
     ResourceNotFoundError,
 )
@@ -15,6 +14,7 @@ from azure.storage.blob import ContentSettings
 from azure.storage.blob.aio import BlobClient
 
 from gateway.storage.container import Container, answering
+from gateway.storage.small import SmallBlobs
 
 _JSON = ContentSettings(content_type="application/json")
 
@@ -74,48 +74,20 @@ class ContainerBlobs:
 
     def __init__(self, container: Container) -> None:
         self._container = container
+        self._small = SmallBlobs(container)
 
     async def create(self, blob: str, data: bytes) -> str | None:
         """See Blobs. A repeat after a lost answer finds its own blob, as if somebody else's."""
-        async with answering("create"):
-            try:
-                return await self._write(blob, data, MatchConditions.IfMissing, None)
-            except ResourceExistsError:
-                return None
-            except ResourceNotFoundError:
-                await self._container.create()
-        return await self.create(blob, data)
+        return await self._small.create(blob, data)
 
     async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
         """See Blobs."""
-        async with answering("replace"):
-            try:
-                return await self._write(blob, data, MatchConditions.IfNotModified, etag)
-            except (ResourceModifiedError, ResourceNotFoundError):
-                return None
-
-    async def _write(
-        self, blob: str, data: bytes, condition: MatchConditions, etag: str | None
-    ) -> str:
-        given: dict[str, Any] = {"etag": etag} if etag else {}
-        written = await self._blob(blob).upload_blob(
-            data,
-            length=len(data),
-            overwrite=True,
-            match_condition=condition,
-            content_settings=_JSON,
-            **given,
-        )
-        return str(written["etag"])
+        return await self._small.replace(blob, data, etag)
 
     async def read(self, blob: str) -> Note | None:
         """See Blobs."""
-        async with answering("read"):
-            try:
-                stream = await self._blob(blob).download_blob()
-                return Note(await stream.readall(), str(stream.properties.etag))
-            except ResourceNotFoundError:
-                return None
+        found = await self._small.read(blob)
+        return None if found is None else Note(*found)
 
     async def look(self, blob: str, head_bytes: int = 0) -> Look | None:
         """See Blobs."""

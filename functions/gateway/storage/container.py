@@ -3,12 +3,16 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime, timedelta
 from typing import Any, Final
 
+import aiohttp
 from azure.core.exceptions import AzureError, ResourceExistsError
+from azure.storage.blob import UserDelegationKey
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient, LinearRetry
 
 from contract.names import PAYLOAD_CONTAINER
+from gateway.clock import Clock, utc_now
 from gateway.errors import Unavailable
 from gateway.settings import Endpoint
 
@@ -20,6 +24,10 @@ _BACKOFF_SECONDS: Final = 1
 _CONNECT_SECONDS: Final = 2
 _READ_SECONDS: Final = 2
 
+# Clocks differ: a key that begins now would not be good yet if the storage's clock is behind.
+_SKEW: Final = timedelta(minutes=5)
+_DELEGATION: Final = timedelta(hours=24)
+
 SLOWEST_BYTES_PER_SECOND: Final = 2_000_000
 """What a transfer may take longer: nothing else ends the sending of a body that nobody takes."""
 
@@ -27,11 +35,17 @@ SLOWEST_BYTES_PER_SECOND: Final = 2_000_000
 class Container:
     """One container of an Azure storage account, connected and made when first needed."""
 
-    def __init__(self, endpoint: Endpoint, name: str = PAYLOAD_CONTAINER) -> None:
+    def __init__(
+        self, endpoint: Endpoint, name: str = PAYLOAD_CONTAINER, clock: Clock = utc_now
+    ) -> None:
         self.endpoint = endpoint
         self.name = name
+        self.clock = clock
+        self._delegation: tuple[UserDelegationKey, datetime] | None = None
+        self._delegation_lock = asyncio.Lock()
         self._service: BlobServiceClient | None = None
         self._client: ContainerClient | None = None
+        self._session: aiohttp.ClientSession | None = None
         self._is_there = False
 
     @property
@@ -48,9 +62,23 @@ class Container:
             self._client = self.service.get_container_client(self.name)
         return self._client
 
-    async def ensure(self) -> None:
-        """Make the container, where this process does not know that it is there."""
-        if not self._is_there:
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The connections for requests that do not go through the SDK."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=True,
+                connector=aiohttp.TCPConnector(limit=0),
+            )
+        return self._session
+
+    async def ensure(self, *, is_missing: bool = False) -> None:
+        """Make the container if it is missing, or unless this process made it.
+
+        Raises Unavailable.
+        """
+        if is_missing or not self._is_there:
             async with answering("create container"):
                 await self.create()
 
@@ -60,8 +88,29 @@ class Container:
             await self.client.create_container()
         self._is_there = True
 
+    async def signing_key(self, expires_at: datetime) -> dict[str, Any]:
+        """Return what the SDK's SAS generators sign with, good until then at least.
+
+        That is the account's key if the connection string has it, else a user delegation key,
+        which the storage gives for some hours at a time. Raises Unavailable.
+        """
+        account_key = getattr(self.service.credential, "account_key", None)
+        if account_key:
+            return {"account_key": account_key}
+        async with self._delegation_lock:
+            if self._delegation is None or self._delegation[1] < expires_at:
+                now = self.clock()
+                until = max(now + _DELEGATION, expires_at)
+                async with answering("user delegation key"):
+                    key = await self.service.get_user_delegation_key(now - _SKEW, until)
+                self._delegation = key, until
+            return {"user_delegation_key": self._delegation[0]}
+
     async def close(self) -> None:
         """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
         if self._service is not None:
             await self._service.close()
             self._service = self._client = None

@@ -4,22 +4,12 @@ With an account key the signature is a service SAS; with an identity it is a use
 whose key the storage gives for some hours at a time.
 """
 
-import asyncio
-from datetime import datetime, timedelta
-from typing import Any, Final, Protocol
+from datetime import datetime
+from typing import Any, Protocol
 
-from azure.storage.blob import (
-    BlobSasPermissions,
-    UserDelegationKey,
-    generate_blob_sas,
-)
+from azure.storage.blob import BlobSasPermissions, generate_blob_sas
 
-from gateway.clock import Clock, utc_now
-from gateway.storage.container import Container, answering
-
-# Clocks differ: a link that begins now would not be good yet where the clock is behind.
-_SKEW: Final = timedelta(minutes=5)
-_DELEGATION: Final = timedelta(hours=24)
+from gateway.storage.container import Container
 
 
 class Links(Protocol):
@@ -40,14 +30,9 @@ class SignedLinks:
     `public_url` is where callers reach the account, if that is not where the gateway does.
     """
 
-    def __init__(
-        self, container: Container, public_url: str | None = None, clock: Clock = utc_now
-    ) -> None:
+    def __init__(self, container: Container, public_url: str | None = None) -> None:
         self._container = container
         self._public_url = public_url
-        self._clock = clock
-        self._delegation: tuple[UserDelegationKey, datetime] | None = None
-        self._lock = asyncio.Lock()
 
     async def to_write(self, blob: str, expires_at: datetime) -> str:
         """See Links. Whoever has the link cannot make the container."""
@@ -79,21 +64,7 @@ class SignedLinks:
             permission=permission,
             expiry=expires_at,
             protocol="https" if url.startswith("https:") else "https,http",
-            **await self._key(expires_at),
+            **await self._container.signing_key(expires_at),
             **shown,
         )
         return f"{url}?{signature}"
-
-    async def _key(self, expires_at: datetime) -> dict[str, Any]:
-        # Only what was made from a connection string holds the account's key.
-        account_key = getattr(self._container.service.credential, "account_key", None)
-        if account_key:
-            return {"account_key": account_key}
-        async with self._lock:
-            if self._delegation is None or self._delegation[1] < expires_at:
-                now = self._clock()
-                until = max(now + _DELEGATION, expires_at)
-                async with answering("user delegation key"):
-                    key = await self._container.service.get_user_delegation_key(now - _SKEW, until)
-                self._delegation = key, until
-            return {"user_delegation_key": self._delegation[0]}

@@ -109,7 +109,9 @@ async def gateway(tracing: Tracing | None = None, **settings: Any) -> AsyncItera
         tracing=tracing or Tracing(),
     )
     durable = MemoryDurable(
-        clock, lambda text: activities.enqueue(text, services), services.waiters
+        clock,
+        lambda text: activities.enqueue(text, services),
+        lambda asked: activities.conclude(asked, services),
     )
     api = create_app(services)
 

@@ -331,14 +331,15 @@ async def test_a_letter_that_is_no_letter_can_be_seen_and_purged(world: World) -
 
 async def test_the_sweep_takes_what_nobody_may_ask_for(world: World) -> None:
     job_id = await dead_job(world, b"x" * 100_000)
-    assert {f"inputs/{job_id}", letter_blob("noop", job_id)} <= set(world.payloads.blobs)
+    kept = {f"inputs/{job_id}", f"outcomes/{job_id}"}
+    assert {*kept, letter_blob("noop", job_id)} <= set(world.payloads.blobs)
     for name in list(world.payloads.blobs):
         world.blobs.put(name, world.payloads.blobs[name][1])
     world.clock.now += timedelta(hours=72, seconds=1)
     assert await sweep.sweep(world.services) == 1
-    assert set(world.payloads.blobs) == {f"inputs/{job_id}"}
+    assert set(world.payloads.blobs) == kept
     world.clock.now += timedelta(hours=2)
-    assert await sweep.sweep(world.services) == 1
+    assert await sweep.sweep(world.services) == 2
     assert not world.payloads.blobs
     assert await sweep.sweep(world.services) == 0
 

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from azure.storage.blob import UserDelegationKey
 
+from gateway.settings import Endpoint
 from gateway.storage.container import Container
 from gateway.storage.links import SignedLinks
 from tests.unit.gateway.memory import ManualClock
@@ -34,21 +35,19 @@ class Account:
         return key
 
 
-class Opened:
-    """A container of that account."""
+class Opened(Container):
+    """A container of that account, which is there."""
 
-    name = "payloads"
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(Endpoint(address="unused"), clock=clock)
+        self.account = Account()
 
-    def __init__(self) -> None:
-        self.service = Account()
+    @property
+    def service(self) -> Any:
+        return self.account
 
-    async def ensure(self) -> None:
-        """It is there."""
-
-
-@pytest.fixture
-def opened() -> Opened:
-    return Opened()
+    async def ensure(self, *, is_missing: bool = False) -> None:
+        pass
 
 
 @pytest.fixture
@@ -56,12 +55,17 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-def links(opened: Opened, clock: ManualClock, public_url: str | None = None) -> SignedLinks:
-    return SignedLinks(cast(Container, opened), public_url, clock)
+@pytest.fixture
+def opened(clock: ManualClock) -> Opened:
+    return Opened(clock)
+
+
+def links(opened: Opened, public_url: str | None = None) -> SignedLinks:
+    return SignedLinks(opened, public_url)
 
 
 async def test_a_user_delegation_key_signs(opened: Opened, clock: ManualClock) -> None:
-    url = httpx.URL(await links(opened, clock).to_write("uploads/a", NOON + timedelta(hours=6)))
+    url = httpx.URL(await links(opened).to_write("uploads/a", NOON + timedelta(hours=6)))
     assert (url.host, url.path) == ("store.blob.core.windows.net", "/payloads/uploads/a")
     assert url.params["sp"] == "cw"
     assert url.params["spr"] == "https"
@@ -70,21 +74,21 @@ async def test_a_user_delegation_key_signs(opened: Opened, clock: ManualClock) -
 
 
 async def test_one_key_signs_many_links_while_it_lasts(opened: Opened, clock: ManualClock) -> None:
-    made = links(opened, clock)
+    made = links(opened)
     soon = NOON + timedelta(hours=6)
     await asyncio.gather(*(made.to_write(f"uploads/{n}", soon) for n in range(5)))
-    assert len(opened.service.keys) == 1
-    start, expiry = opened.service.keys[0]
+    assert len(opened.account.keys) == 1
+    start, expiry = opened.account.keys[0]
     # Clocks differ, and a link must not outlive its key.
     assert start < NOON
     assert soon < expiry
     clock.now += timedelta(hours=23)
     await made.to_read("results/a", "text/plain", "a.txt", clock.now + timedelta(hours=2))
-    assert len(opened.service.keys) == 2
+    assert len(opened.account.keys) == 2
 
 
 async def test_callers_get_the_public_address(opened: Opened, clock: ManualClock) -> None:
-    made = links(opened, clock, "https://files.example.com")
+    made = links(opened, "https://files.example.com")
     url = await made.to_read("results/a", "image/png", "a.png", NOON + timedelta(hours=1))
     assert url.startswith("https://files.example.com/payloads/results/a?")
     assert httpx.URL(url).params["rscd"] == 'attachment; filename="a.png"'

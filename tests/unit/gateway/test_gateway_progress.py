@@ -242,12 +242,17 @@ async def test_who_waited_hears_whether_it_ran(world: World) -> None:
         assert await expired_while_waiting(silent, starts=False) is None
 
 
-async def test_a_model_that_does_not_report_costs_no_look() -> None:
+async def test_a_status_that_cannot_be_read_is_refused_and_not_guessed() -> None:
     async with gateway() as world:
         job_id = await world.accept()
         world.payloads.is_down = True
+        for answer in (
+            await world.http.get(f"/v1/jobs/{job_id}"),
+            await world.http.delete(f"/v1/jobs/{job_id}"),
+        ):
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        world.payloads.is_down = False
         assert (await world.job(job_id))["status"] == "queued"
-        assert (await world.http.delete(f"/v1/jobs/{job_id}")).status_code == 202
 
 
 async def test_the_storage_is_down(world: World) -> None:

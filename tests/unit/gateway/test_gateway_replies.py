@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.access.reply_tokens import GRACE, ReplyTokens
 from gateway.errors import ExpiredToken, InvalidToken
-from gateway.jobs.waiting import Heard, Waiters
+from gateway.jobs.outcome import Outcome
 from tests.unit.gateway.conftest import KEY, World, reply_body
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -75,8 +75,9 @@ async def test_whether_a_reply_is_wanted(world: World) -> None:
     assert (await world.http.get(url)).status_code == 200
     await world.reply()
     assert (await world.http.get(url)).status_code == 410
+    await world.accept()
     world.durable.runs.clear()
-    assert (await world.http.get(url)).status_code == 404
+    assert (await world.http.get(world.queues.request().reply_url or "")).status_code == 404
     assert (await world.reply()).status_code == 404
 
 
@@ -178,11 +179,12 @@ def test_no_other_token_passes(job_id: str, expires: str, token: str) -> None:
         ReplyTokens((KEY,), "").check(job_id, expires, token, NOW)
 
 
-async def test_a_reply_tells_who_waits_though_its_job_ends_on_another_instance(
-    world: World,
-) -> None:
-    world.durable._waiters = Waiters()  # the other instance's
+async def test_a_reply_wakes_a_waiter_before_the_orchestration_ends(world: World) -> None:
     job_id = await world.accept()
-    with world.services.waiters.listening(job_id) as bell:
+    world.durable.discards_events = True
+    with world.services.waiters.waiting(job_id) as waiter:
         assert (await world.reply()).status_code == 202
-        assert await bell.pause(0) is Heard.NEAR
+        outcome = await waiter.pause(0)
+    assert isinstance(outcome, Outcome)
+    assert outcome.status == "succeeded"
+    assert world.durable.runs[job_id].status == "Running"

@@ -219,6 +219,7 @@ def test_what_functions_indexes() -> None:
         "http durableClient:client http:$return httpTrigger:req",
         "job orchestrationTrigger:context",
         "enqueue activityTrigger:ticket",
+        "conclude activityTrigger:asked",
         "webhook orchestrationTrigger:context",
         "announce_webhook activityTrigger:job durableClient:client",
         "deliver_webhook activityTrigger:job durableClient:client",

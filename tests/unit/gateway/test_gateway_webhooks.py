@@ -107,10 +107,7 @@ async def test_what_a_receiver_can_answer(
     assert (outcome["state"], outcome["error"]) == (state, error)
 
 
-async def test_a_purged_job_has_nothing_to_tell(
-    hooked: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(activities, "FINAL_WITHIN_SECONDS", 0.0)
+async def test_the_delivery_of_a_purged_job_fails_for_good(hooked: World) -> None:
     outcome = await deliver(hooked, "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e")
     assert (outcome["state"], outcome["error"]) == ("failed", "unknown-job")
 

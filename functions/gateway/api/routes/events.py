@@ -13,11 +13,12 @@ from gateway.api.openapi.operations import EVENTS_RESPONSES, LAST_EVENT_ID
 from gateway.durable import Durable
 from gateway.errors import Unavailable, UnknownInstance
 from gateway.jobs.events import HEARTBEAT, RECONNECT_SECONDS, Place, event
+from gateway.jobs.jobs import Jobs
 from gateway.jobs.live import reports
 from gateway.jobs.progress import NOTHING, ProgressStore, seen
-from gateway.jobs.record import Record, of_instance
+from gateway.jobs.record import Record
 from gateway.jobs.resource import job_resource
-from gateway.jobs.waiting import Bell, Heard
+from gateway.jobs.waiting import Waiter
 from gateway.problems import Problem
 from gateway.services import Services
 
@@ -26,8 +27,6 @@ HEARTBEAT_SECONDS: Final = 15.0
 
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 1.0
-# The end was heard of, and is about to be stored.
-_WOKEN_PAUSE_SECONDS: Final = 0.005
 
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -62,18 +61,18 @@ class _Story:
 
     def __init__(self, services: Services, durable: Durable, job_id: str, found: Record) -> None:
         self._services = services
-        self._durable = durable
+        self._jobs = Jobs(durable, services)
         self._job_id = job_id
-        self._store = ProgressStore(services.blobs) if reports(services, found) else None
+        self._store = ProgressStore(services.blobs) if reports(services, found["model"]) else None
 
     async def told(self, last: Place | None) -> AsyncIterator[bytes]:
         """Events and heartbeats, until the job has ended."""
         yield b"retry: %d\n\n" % (RECONNECT_SECONDS * 1000)
-        with self._services.waiters.listening(self._job_id) as bell:
-            async for chunk in self._changes(last, bell):
+        with self._services.waiters.waiting(self._job_id) as waiter:
+            async for chunk in self._changes(last, waiter):
                 yield chunk
 
-    async def _changes(self, last: Place | None, bell: Bell) -> AsyncIterator[bytes]:
+    async def _changes(self, last: Place | None, waiter: Waiter) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         pause_seconds, spoke_at = _FIRST_PAUSE_SECONDS, loop.time()
         while True:
@@ -90,8 +89,7 @@ class _Story:
             elif loop.time() - spoke_at >= HEARTBEAT_SECONDS:
                 yield HEARTBEAT
                 spoke_at = loop.time()
-            if await bell.pause(max(pause_seconds, bell.fair_pause_seconds)) is Heard.END:
-                pause_seconds = _WOKEN_PAUSE_SECONDS
+            await waiter.pause(max(pause_seconds, waiter.shortest_pause_seconds))
             pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
 
     async def _look(self) -> tuple[Place, dict[str, Any]] | None:
@@ -100,8 +98,7 @@ class _Story:
         Raises UnknownInstance where there is no such job any more.
         """
         try:
-            instance = await self._durable.status(self._job_id)
-            found = of_instance(instance) if instance else None
+            found = await self._jobs.find(self._job_id)
             if found is None:
                 raise UnknownInstance(self._job_id)
             progress = await self._store.read(self._job_id) if self._store else NOTHING

@@ -16,7 +16,13 @@ from contract.errors import UnknownModel
 from contract.status import JobStatus
 from gateway import problems
 from gateway.api.conditional import conditional
-from gateway.api.context import caller_of, durable_of, refuse_unknown_query, services_of
+from gateway.api.context import (
+    caller_of,
+    durable_of,
+    jobs_of,
+    refuse_unknown_query,
+    services_of,
+)
 from gateway.api.openapi.operations import IF_NONE_MATCH, JOBS_RESPONSES
 from gateway.api.responses import json_response
 from gateway.durable import Instance, RuntimeStatus
@@ -40,17 +46,17 @@ _SKEW_MS: Final = 2_000
 # Histories are purged by a timer, some time after their retention is over.
 _PURGE_DELAY: Final = timedelta(hours=1)
 
+# A page asks the blob storage about its jobs that have not ended.
+_LOOKS_AT_ONCE: Final = 16
+
 _UNDER_WAY: Final = frozenset(status for status in RuntimeStatus if not status.is_final)
+_ENDED: Final = frozenset(status for status in RuntimeStatus if status.is_final)
 _STORED_AS: Final[Mapping[JobStatus, frozenset[RuntimeStatus]]] = {
     JobStatus.QUEUED: _UNDER_WAY,
     JobStatus.RUNNING: _UNDER_WAY,
     JobStatus.CANCELLING: _UNDER_WAY,
-    JobStatus.SUCCEEDED: frozenset({RuntimeStatus.COMPLETED}),
-    JobStatus.EXPIRED: frozenset({RuntimeStatus.COMPLETED}),
-    JobStatus.FAILED: frozenset({RuntimeStatus.COMPLETED, RuntimeStatus.FAILED}),
-    JobStatus.CANCELLED: frozenset(
-        {RuntimeStatus.COMPLETED, RuntimeStatus.TERMINATED, RuntimeStatus.CANCELED}
-    ),
+    # Found once the orchestration has ended, in whatever way: the job's outcome is its own.
+    **{status: _ENDED for status in JobStatus if status.is_final},
 }
 
 router = APIRouter(tags=["jobs"])
@@ -81,13 +87,17 @@ async def list_jobs(
     wanted_model = _model(services, model)
     tenant = caller_of(request).tenant
 
-    def wanted(job_id: str, instance: Instance) -> tuple[str, Record] | None:
-        found = record.of_instance(instance) if _JOB_ID.fullmatch(job_id) else None
+    def wanted(job_id: str, instance: Instance) -> tuple[str, Instance] | None:
+        if not _JOB_ID.fullmatch(job_id):
+            return None
+        found = record.output_of(instance) or record.begun_by(instance)
         if found is None or record.tenant_of(found) != tenant:
             return None
-        if wanted_model not in {None, found["model"]} or not _may_be(found, wanted_status):
+        if wanted_model not in {None, found["model"]} or not _may_be(
+            instance, found, wanted_status
+        ):
             return None
-        return job_id, found
+        return job_id, instance
 
     page = await newest(
         durable_of(request),
@@ -96,20 +106,37 @@ async def list_jobs(
         _limit(limit),
         wanted,
     )
-    shown = await asyncio.gather(*(live(services, job_id, found) for job_id, found in page.jobs))
+    shown = await _shown(request, page.jobs)
     jobs = [
         job_resource(job_id, found)
-        for (job_id, _), found in zip(page.jobs, shown, strict=True)
+        for job_id, found in shown
         if wanted_status in {None, found["status"]}
     ]
     return conditional(request, _page(request, jobs, page.below))
 
 
-def _may_be(found: Record, wanted: JobStatus | None) -> bool:
-    """Whether the record can be in the status, as far as Durable knows: not of what has begun."""
+def _may_be(instance: Instance, found: Record, wanted: JobStatus | None) -> bool:
+    """Return whether the job can be in the status, as far as its orchestration shows."""
     if wanted is None or found["status"] == wanted:
         return True
-    return not wanted.is_final and not record.is_final(found)
+    if instance.runtime_status.is_final:
+        # Without a final record its outcome decides, which is looked up for what is shown.
+        return wanted.is_final and not record.is_final(found)
+    return not wanted.is_final
+
+
+async def _shown(request: Request, page: list[tuple[str, Instance]]) -> list[tuple[str, Record]]:
+    """Return the records of the page's jobs as of now. Raises Unavailable."""
+    jobs, services = jobs_of(request), services_of(request)
+    slots = asyncio.Semaphore(_LOOKS_AT_ONCE)
+
+    async def shown(job_id: str, instance: Instance) -> tuple[str, Record] | None:
+        async with slots:
+            found = await jobs.record_of(job_id, instance)
+            return None if found is None else (job_id, await live(services, job_id, found))
+
+    found = await asyncio.gather(*(shown(job_id, instance) for job_id, instance in page))
+    return [pair for pair in found if pair is not None]
 
 
 def _page(request: Request, jobs: list[dict[str, Any]], below: str | None) -> Response:

@@ -1,6 +1,6 @@
 """/v1/jobs/{id}: look at a job, get its result alone, cancel it."""
 
-from typing import Any
+import contextlib
 
 from fastapi import APIRouter, Request, Response
 
@@ -13,6 +13,7 @@ from gateway import problems
 from gateway.api.conditional import check_match, conditional
 from gateway.api.context import (
     durable_of,
+    jobs_of,
     known_job_id,
     owned,
     refuse_unknown_query,
@@ -30,12 +31,12 @@ from gateway.api.openapi.operations import (
 from gateway.api.prefer import parse
 from gateway.api.queueing import RETRY_AFTER_SECONDS, placed
 from gateway.api.responses import json_response
-from gateway.errors import FinalInstance, UnknownInstance
+from gateway.errors import FinalInstance, Unavailable, UnknownInstance
 from gateway.jobs import record
-from gateway.jobs.live import live, live_at_best, stop_order
+from gateway.jobs.live import live, live_at_best, order_stop
+from gateway.jobs.outcome import Outcome
 from gateway.jobs.record import Record
 from gateway.jobs.resource import job_resource
-from gateway.jobs.waiting import final_instance
 from gateway.problems import Problem
 from gateway.strict_json import encode
 
@@ -54,13 +55,12 @@ _RETRY = {"Retry-After": str(RETRY_AFTER_SECONDS)}
 async def get_job(request: Request, job_id: str) -> Response:
     """The job as it is now or, with `Prefer: wait=N`, as soon as it has ended."""
     refuse_unknown_query(request)
-    durable = durable_of(request)
     preference = parse(request.headers.getlist("prefer"))
-    with services_of(request).waiters.listening(known_job_id(job_id)) as bell:
+    with services_of(request).waiters.waiting(known_job_id(job_id)) as waiter:
         found = await owned(request, job_id)
         if not record.is_final(found) and preference.wait_seconds:
-            ended = await final_instance(durable, job_id, bell, preference.wait_seconds)
-            found = (record.of_instance(ended) if ended else None) or found
+            jobs = jobs_of(request)
+            found = await jobs.wait(job_id, found, waiter, preference.wait_seconds) or found
     response = await _shown(request, job_id, found)
     if applied := preference.applied(answered_async=False):
         response.headers["Preference-Applied"] = applied
@@ -118,21 +118,39 @@ async def _result(request: Request, job_id: str, found: Record) -> Response:
 async def cancel(request: Request, job_id: str) -> Response:
     """Cancel a job that has not ended. Idempotent."""
     refuse_unknown_query(request)
-    durable, services = durable_of(request), services_of(request)
+    services = services_of(request)
     found = await owned(request, job_id)
     if "if-match" in request.headers:
         check_match(request, await _shown(request, job_id, found))
-    if record.is_final(found):
-        return json_response(job_resource(job_id, await live(services, job_id, found)))
+    if not record.is_final(found):
+        try:
+            if await _cancelled(request, job_id, found):
+                job = job_resource(job_id, await live_at_best(services, job_id, found))
+                cancelling = {**job, "status": JobStatus.CANCELLING.value}
+                return json_response(cancelling, 202, {"Location": job_path(job_id), **_RETRY})
+        except UnknownInstance:
+            raise unknown_job(job_id) from None
+        # It ended before the cancellation was recorded.
+        found = await owned(request, job_id)
+    return json_response(job_resource(job_id, await live(services, job_id, found)))
+
+
+async def _cancelled(request: Request, job_id: str, found: Record) -> bool:
+    """Cancel the job, or have its worker stop; return False if it has ended otherwise.
+
+    Either is written down when this returns: it holds whatever becomes of this process, and
+    whether the orchestration hears of it or not. Raises Unavailable or UnknownInstance.
+    """
+    services = services_of(request)
+    started_at = await order_stop(services, job_id, found)
     try:
-        order = await stop_order(services, job_id, found)
-        await durable.raise_event(job_id, EVENT_CANCEL, order)
-    except UnknownInstance:
-        raise unknown_job(job_id) from None
+        if started_at is None:
+            cancelled = Outcome.cancelled(services.clock())
+            recorded = await jobs_of(request).finish(job_id, cancelled)
+            return recorded.status is JobStatus.CANCELLED
+        with contextlib.suppress(Unavailable):  # the orchestration finds the order by itself
+            order = {"started_at": started_at}
+            await durable_of(request).raise_event(job_id, EVENT_CANCEL, order)
     except FinalInstance:
-        ended = await owned(request, job_id)
-        return json_response(job_resource(job_id, await live(services, job_id, ended)))
-    job: dict[str, Any] = job_resource(job_id, await live_at_best(services, job_id, found))
-    return json_response(
-        {**job, "status": JobStatus.CANCELLING.value}, 202, {"Location": job_path(job_id), **_RETRY}
-    )
+        return False
+    return True

@@ -1,26 +1,24 @@
 """/v1/jobs/{id}/progress: where workers tell how far a long job is, and hear that it shall stop."""
 
+import contextlib
+
 from fastapi import APIRouter, Request, Response
 
 from contract.errors import ContractError
 from contract.fields import Fields
-from contract.names import EVENT_CANCEL, EVENT_STOPPED
 from gateway import problems
-from gateway.api.context import durable_of, services_of, unknown_job
+from gateway.api.context import jobs_of, services_of, unknown_job
 from gateway.api.openapi.operations import PROGRESS_BODY, PROGRESS_RESPONSES
 from gateway.api.responses import json_response
 from gateway.api.routes.replies import check_token
 from gateway.errors import FinalInstance, UnknownInstance
 from gateway.jobs import record
+from gateway.jobs.outcome import Outcome
 from gateway.jobs.progress import ProgressStore, Report, report_from_json
-from gateway.jobs.waiting import final_instance
 from gateway.problems import Problem
 from gateway.strict_json import parse
 
 MAX_REPORT_BYTES = 8 * 1024
-
-ENDED_WITHIN_SECONDS = 1.0
-"""How soon a job that is being cancelled ends once it is said to have stopped."""
 
 router = APIRouter(tags=["workers"])
 
@@ -42,18 +40,17 @@ async def put_progress(
     """
     check_token(request, job_id, expires, token)
     report, has_stopped = _read(await _body(request))
+    found = await jobs_of(request).find(job_id)
+    if found is None:
+        raise unknown_job(job_id)
     if has_stopped:
         await _stop(request, job_id)
         return json_response({"status": "accepted"})
-    instance = await durable_of(request).status(job_id)
-    if instance is None:
-        raise unknown_job(job_id)
-    if instance.runtime_status.is_final:
+    if record.is_final(found):
         raise Problem(problems.ALREADY_FINAL, "the job is final; stop working on it")
     services = services_of(request)
     # Only a worker reports, so there is one, though this job has left the queue.
-    if (found := record.of_instance(instance)) is not None:
-        services.backlog.heard(found["model"])
+    services.backlog.heard(found["model"])
     store = ProgressStore(services.blobs)
     known = await store.update(job_id, lambda old: old.told(report))
     if known.cancelling:
@@ -62,23 +59,15 @@ async def put_progress(
 
 
 async def _stop(request: Request, job_id: str) -> None:
-    durable, services = durable_of(request), services_of(request)
-    try:
-        with services.waiters.listening(job_id) as bell:
-            await durable.raise_event(job_id, EVENT_STOPPED, None)
-            if await final_instance(durable, job_id, bell, ENDED_WITHIN_SECONDS) is not None:
-                return
-        # Whoever wrote the order to stop may have died before the orchestration heard of it.
-        known = await ProgressStore(services.blobs).read(job_id)
-        if known.cancelling and known.report is not None:
-            order = {"started_at": known.report.started_at}
-            await durable.raise_event(job_id, EVENT_CANCEL, order)
-            # The first was dropped: what nobody waits for yet is lost.
-            await durable.raise_event(job_id, EVENT_STOPPED, None)
-    except UnknownInstance:
-        raise unknown_job(job_id) from None
-    except FinalInstance:
-        return  # cancelled before it had started, or its time was over
+    """End a job whose worker was told to stop; leave any other as it is."""
+    services = services_of(request)
+    known = await ProgressStore(services.blobs).read(job_id)
+    if not known.cancelling or known.report is None:
+        return
+    stopped = Outcome.cancelled(services.clock(), known.report.started_at)
+    # If the orchestration has ended, so has the job.
+    with contextlib.suppress(UnknownInstance, FinalInstance):
+        await jobs_of(request).finish(job_id, stopped)
 
 
 async def _body(request: Request) -> bytes:

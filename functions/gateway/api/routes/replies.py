@@ -4,15 +4,15 @@ from fastapi import APIRouter, Request, Response
 
 from contract.codec import MAX_MESSAGE_BYTES, reply_from_json
 from contract.errors import ContractError
-from contract.fields import Json
 from contract.messages import InlineBytes, JobReply, PayloadRef
-from contract.names import EVENT_REPLY, result_blob
+from contract.names import result_blob
 from gateway import problems
-from gateway.api.context import durable_of, known_job_id, services_of, unknown_job
+from gateway.api.context import jobs_of, known_job_id, services_of, unknown_job
 from gateway.api.openapi.operations import REPLY_BODY, REPLY_RESPONSES, WANTED_RESPONSES
 from gateway.api.responses import json_response
 from gateway.errors import ExpiredToken, FinalInstance, InvalidToken, UnknownInstance
 from gateway.jobs import record
+from gateway.jobs.outcome import Outcome
 from gateway.problems import Problem
 from gateway.queueing.priority import whose
 from gateway.strict_json import encode, parse
@@ -33,23 +33,29 @@ router = APIRouter(tags=["workers"])
 async def reply(
     request: Request, job_id: str, expires: str = "", token: str = "", queue: str = ""
 ) -> Response:
-    """The first final reply decides; 410 tells later ones that nobody waits for them."""
+    """Record the reply as the job's outcome; 410 if the job has one already.
+
+    The reply is safe once the worker has its 202: the outcome is in the blob storage by then,
+    whether the orchestration hears of it or not.
+    """
     check_token(request, job_id, expires, token)
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit():
         _check_size(int(announced[:15]))
     body = await request.body()
     _check_size(len(body))
-    value, found = _checked(job_id, body)
+    found = _checked(job_id, body)
+    services = services_of(request)
+    outcome = Outcome.replied(found, services.clock())
     try:
-        await durable_of(request).raise_event(job_id, EVENT_REPLY, value)
+        recorded = await jobs_of(request).finish(job_id, outcome)
     except UnknownInstance:
         raise unknown_job(job_id) from None
     except FinalInstance:
         raise _final() from None
-    # Here and not where the job ends: on Flex Consumption that is on other instances than requests.
-    services = services_of(request)
-    services.waiters.near(job_id)
+    if recorded is not outcome:
+        raise _final()
+    # Not at the orchestration's end: on Flex Consumption that is on other instances than requests.
     if (pair := whose(services.catalogue, queue)) is not None:
         model, priority = pair
         services.backlog.replied(model.name, priority, found)
@@ -65,14 +71,13 @@ async def reply(
 async def wanted(request: Request, job_id: str, expires: str = "", token: str = "") -> Response:
     """200 while a reply is wanted; 410 once the job is final, so that no GPU works for nobody."""
     check_token(request, job_id, expires, token)
-    instance = await durable_of(request).status(job_id)
-    if instance is None:
+    found = await jobs_of(request).find(job_id)
+    if found is None:
         raise unknown_job(job_id)
-    if instance.runtime_status.is_final:
+    if record.is_final(found):
         raise _final()
     # Only a worker asks, so there is one.
-    if (found := record.of_instance(instance)) is not None:
-        services_of(request).backlog.heard(found["model"])
+    services_of(request).backlog.heard(found["model"])
     return json_response({"status": "wanted"})
 
 
@@ -100,8 +105,8 @@ def _check_size(size_bytes: int) -> None:
         )
 
 
-def _checked(job_id: str, body: bytes) -> tuple[Json, JobReply]:
-    """The reply as JSON and as read, once it is certain that all who read it later can."""
+def _checked(job_id: str, body: bytes) -> JobReply:
+    """Return the reply if everything that reads it later can; raises Problem."""
     try:
         value = parse(body)
         found = reply_from_json(value)
@@ -109,7 +114,7 @@ def _checked(job_id: str, body: bytes) -> tuple[Json, JobReply]:
     except (ContractError, ValueError) as error:
         raise Problem(problems.INVALID_INPUT, f"this is no reply: {error}") from None
     _check_is_for(job_id, found)
-    return value, found
+    return found
 
 
 def _check_is_for(job_id: str, found: JobReply) -> None:

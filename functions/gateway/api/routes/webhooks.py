@@ -8,6 +8,7 @@ from contract.names import ORCHESTRATOR_WEBHOOK, webhook_instance
 from gateway import problems
 from gateway.api.context import (
     durable_of,
+    jobs_of,
     known_job_id,
     owned,
     refuse_unknown_query,
@@ -15,8 +16,9 @@ from gateway.api.context import (
 )
 from gateway.api.openapi.operations import REDELIVER_RESPONSES, WEBHOOK_RESPONSES
 from gateway.api.responses import json_response
-from gateway.durable import Durable, Instance
+from gateway.durable import Durable
 from gateway.errors import FinalInstance, UnknownInstance
+from gateway.jobs.record import is_final
 from gateway.jobs.ticket import read
 from gateway.problems import Problem
 from gateway.webhooks.log import State, log, of_instance
@@ -37,7 +39,7 @@ async def get_webhook(request: Request, job_id: str) -> Response:
     refuse_unknown_query(request)
     await owned(request, job_id)
     durable = durable_of(request)
-    await _check_has_webhook(durable, job_id)
+    await _check_has_webhook(request, job_id)
     return json_response(of_instance(await durable.status(webhook_instance(job_id))))
 
 
@@ -53,7 +55,7 @@ async def redeliver(request: Request, job_id: str) -> Response:
     """At once, for up to another day. It is the same event: its `webhook-id` does not change."""
     refuse_unknown_query(request)
     durable = durable_of(request)
-    if not await _check_has_webhook(durable, known_job_id(job_id)):
+    if not await _check_has_webhook(request, known_job_id(job_id)):
         raise Problem(problems.NOT_FINAL, "there is nothing to deliver yet")
     instance_id = webhook_instance(job_id)
     found = await durable.status(instance_id)
@@ -71,13 +73,10 @@ async def _wake(durable: Durable, instance_id: str, attempts: int) -> None:
         await durable.raise_event(instance_id, wake_event(attempts), None)
 
 
-async def _check_has_webhook(durable: Durable, job_id: str) -> bool:
-    """Whether the job has ended; the problem unknown-job where it has no webhook."""
-    instance: Instance | None = await durable.status(job_id)
-    try:
-        url = read(instance.input).webhook_url if instance else None
-    except (ValueError, KeyError, TypeError):
-        url = None
-    if instance is None or url is None:
+async def _check_has_webhook(request: Request, job_id: str) -> bool:
+    """Return whether the job has ended. Raises the problem unknown-job if it has no webhook."""
+    instance = await durable_of(request).status(job_id)
+    found = await jobs_of(request).record_of(job_id, instance) if instance else None
+    if instance is None or found is None or read(instance.input).webhook_url is None:
         raise unknown_job(job_id)
-    return instance.runtime_status.is_final
+    return is_final(found)

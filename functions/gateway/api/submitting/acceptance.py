@@ -16,9 +16,9 @@ from gateway.api.submitting.intake import Intake
 from gateway.api.submitting.uploaded import uploaded
 from gateway.durable import Durable
 from gateway.jobs import record, ticket
+from gateway.jobs.jobs import Jobs
 from gateway.jobs.record import Record
 from gateway.jobs.ticket import Ticket
-from gateway.jobs.waiting import final_instance
 from gateway.services import Services
 from gateway.strict_json import parse
 
@@ -67,11 +67,11 @@ async def _payload(
 async def start_and_wait(
     services: Services, durable: Durable, issued: Ticket, wait_seconds: float
 ) -> Record | None:
-    """Start the job; its final record, or None where the time is over before it has ended."""
-    with services.waiters.listening(issued.job_id) as bell:
+    """Start the job; return its final record, or None if the wait is over before it has ended."""
+    with services.waiters.waiting(issued.job_id) as waiter:
         await durable.start(issued.job_id, issued.text)
         created_at = datetime.fromisoformat(issued.created_at)
         services.backlog.accepted(issued.model, created_at, issued.priority)
         # From here on there is a job, and whatever happens, the answer says so.
-        ended = await final_instance(durable, issued.job_id, bell, wait_seconds)
-    return record.of_instance(ended) if ended else None
+        jobs = Jobs(durable, services)
+        return await jobs.wait(issued.job_id, record.begun(issued), waiter, wait_seconds)

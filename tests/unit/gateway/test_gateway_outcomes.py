@@ -1,0 +1,299 @@
+"""The recorded outcome of a job: the first one wins, and it outlives whatever dies after it."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract.codec import error_from_json
+from contract.fields import Fields
+from contract.messages import FailureCode, InlineJson, JobError, JobReply, Stage, Timing
+from contract.names import outcome_blob
+from contract.status import JobStatus
+from gateway.durable import RuntimeStatus
+from gateway.errors import Unavailable
+from gateway.jobs.jobs import EXPIRY_GRACE, Jobs
+from gateway.jobs.orchestrator import FIRST_CHECK, FIRST_CHECK_WITH_WEBHOOK
+from gateway.jobs.outcome import Outcome, OutcomeStore, outcome_from_json, outcome_to_json
+from gateway.jobs.recovery import FOLLOWS_WITHIN, recover
+from tests.unit.gateway.conftest import STARTED_AT, World, gateway
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+async def deaf() -> AsyncIterator[World]:
+    """A gateway whose orchestrations hear of no event: each comes before the first save."""
+    async with gateway() as world:
+        world.durable.discards_events = True
+        yield world
+
+
+def recorded(world: World, job_id: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(world.payloads.blobs[outcome_blob(job_id)][1])
+    return value
+
+
+async def test_a_reply_answers_though_the_orchestration_never_hears_of_it(deaf: World) -> None:
+    job_id = await deaf.accept()
+    assert (await deaf.reply()).status_code == 202
+    job = await deaf.job(job_id)
+    assert (job["status"], job["result"]) == ("succeeded", {"n": 1})
+    assert (await deaf.http.get(f"/v1/jobs/{job_id}/result")).json() == {"n": 1}
+    assert deaf.durable.runs[job_id].status == RuntimeStatus.RUNNING
+
+
+async def test_an_orchestration_that_heard_nothing_finds_the_reply_at_its_first_check(
+    deaf: World,
+) -> None:
+    job_id = await deaf.accept(deadline_seconds=60)
+    await deaf.reply()
+    told = await deaf.job(job_id)
+    await deaf.durable.advance(FIRST_CHECK.total_seconds())
+    run = deaf.durable.runs[job_id]
+    assert (run.status, run.output["status"]) == (RuntimeStatus.COMPLETED, "succeeded")
+    assert await deaf.job(job_id) == told
+
+
+async def test_a_webhook_is_announced_at_the_first_check_though_the_event_was_lost() -> None:
+    async with gateway(webhook_secrets=(b"k" * 32,)) as world:
+        world.durable.discards_events = True
+        job_id = await world.accept(webhook_url="https://93.184.216.34/hook")
+        await world.reply()
+        assert f"webhook-{job_id}" not in world.durable.runs
+        await world.durable.advance(FIRST_CHECK_WITH_WEBHOOK.total_seconds())
+        assert f"webhook-{job_id}" in world.durable.runs
+
+
+async def test_a_cancellation_holds_though_the_orchestration_never_hears_of_it(
+    deaf: World,
+) -> None:
+    job_id = await deaf.accept()
+    assert (await deaf.http.delete(f"/v1/jobs/{job_id}")).status_code == 202
+    assert (await deaf.job(job_id))["status"] == "cancelled"
+    again = await deaf.http.delete(f"/v1/jobs/{job_id}")
+    assert (again.status_code, again.json()["status"]) == (200, "cancelled")
+    # The worker that has it now is told that nobody waits for its reply.
+    url = deaf.queues.request().reply_url or ""
+    assert (await deaf.http.get(url)).status_code == 410
+    assert (await deaf.reply()).status_code == 410
+    await deaf.durable.advance(FIRST_CHECK.total_seconds())
+    assert deaf.durable.runs[job_id].output["status"] == "cancelled"
+
+
+async def test_a_reply_before_the_cancellation_wins(deaf: World) -> None:
+    job_id = await deaf.accept()
+    await deaf.reply()
+    answer = await deaf.http.delete(f"/v1/jobs/{job_id}")
+    assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
+
+
+async def test_a_reply_just_before_the_deadline_wins_over_the_expiry(deaf: World) -> None:
+    job_id = await deaf.accept(deadline_seconds=5)
+    await deaf.reply()
+    await deaf.durable.advance(5)
+    assert deaf.durable.runs[job_id].output["status"] == "succeeded"
+    assert (await deaf.job(job_id))["status"] == "succeeded"
+
+
+async def test_an_expired_job_refuses_the_reply(world: World) -> None:
+    job_id = await world.accept(deadline_seconds=5)
+    await world.durable.advance(5)
+    assert recorded(world, job_id)["status"] == "expired"
+    assert (await world.reply()).status_code == 410
+    assert (await world.job(job_id))["status"] == "expired"
+
+
+async def test_the_gateway_dies_between_the_record_and_the_event(world: World) -> None:
+    job_id = await world.accept()
+    outcome = Outcome.cancelled(world.clock())
+    # Only the first step of `Jobs.finish` happens.
+    await OutcomeStore(world.blobs).record(job_id, outcome)
+    assert (await world.job(job_id))["status"] == "cancelled"
+    # The worker's repeated request tells the orchestration what it was not told.
+    assert (await world.reply()).status_code == 410
+    assert world.durable.runs[job_id].output["status"] == "cancelled"
+
+
+async def test_a_reply_whose_answer_was_lost_is_refused_and_kept(world: World) -> None:
+    job_id = await world.accept()
+    assert (await world.reply()).status_code == 202
+    before = await world.job(job_id)
+    assert (await world.reply()).status_code == 410
+    assert await world.job(job_id) == before
+
+
+async def test_a_reply_is_accepted_while_durable_does_not_answer(world: World) -> None:
+    job_id = await world.accept()
+    world.durable.is_down = True
+    assert (await world.reply()).status_code == 202
+    world.durable.is_down = False
+    assert (await world.job(job_id))["status"] == "succeeded"
+
+
+async def test_a_reply_is_not_accepted_while_its_outcome_cannot_be_recorded(world: World) -> None:
+    job_id = await world.accept()
+    world.payloads.is_down = True
+    assert (await world.reply()).status_code == 503
+    world.payloads.is_down = False
+    assert (await world.job(job_id))["status"] == "queued"
+    assert (await world.reply()).status_code == 202
+
+
+async def test_a_reader_ends_a_job_that_its_orchestration_left_past_the_deadline(
+    world: World,
+) -> None:
+    job_id = await world.accept(deadline_seconds=10)
+    world.clock.now += timedelta(seconds=10)
+    assert (await world.job(job_id))["status"] == "queued"
+    world.clock.now += EXPIRY_GRACE
+    assert (await world.job(job_id))["status"] == "expired"
+    assert (await world.reply()).status_code == 410
+
+
+@pytest.mark.parametrize(
+    ("ended_as", "status"),
+    [
+        (RuntimeStatus.TERMINATED, "cancelled"),
+        (RuntimeStatus.FAILED, "failed"),
+    ],
+)
+async def test_what_was_told_of_a_broken_orchestration_does_not_change(
+    world: World, ended_as: RuntimeStatus, status: str
+) -> None:
+    job_id = await world.accept()
+    world.durable.runs[job_id].status = ended_as
+    told = await world.job(job_id)
+    assert told["status"] == status
+    assert (await world.reply()).status_code == 410
+    assert await world.job(job_id) == told
+
+
+@pytest.mark.parametrize("ended_as", [RuntimeStatus.TERMINATED, RuntimeStatus.FAILED])
+async def test_the_recorded_outcome_counts_whatever_became_of_the_orchestration(
+    deaf: World, ended_as: RuntimeStatus
+) -> None:
+    job_id = await deaf.accept()
+    await deaf.reply()
+    deaf.durable.runs[job_id].status = ended_as
+    assert (await deaf.job(job_id))["status"] == "succeeded"
+    listed = (await deaf.http.get("/v1/jobs", params={"status": "succeeded"})).json()["jobs"]
+    assert [job["id"] for job in listed] == [job_id]
+
+
+async def test_a_list_shows_recorded_outcomes(deaf: World) -> None:
+    first, second = await deaf.accept(), await deaf.accept()
+    await deaf.http.delete(f"/v1/jobs/{first}")
+    listed = (await deaf.http.get("/v1/jobs")).json()["jobs"]
+    assert {job["id"]: job["status"] for job in listed} == {first: "cancelled", second: "queued"}
+    queued = (await deaf.http.get("/v1/jobs", params={"status": "queued"})).json()["jobs"]
+    assert [job["id"] for job in queued] == [second]
+
+
+async def test_recovery_ends_an_orchestration_that_never_follows() -> None:
+    async with gateway(webhook_secrets=(b"k" * 32,)) as world:
+        world.clock.now = datetime.now(UTC)  # the jobs' ids hold the machine's own time
+        world.durable.discards_events = True
+        hooked = await world.accept(webhook_url="https://93.184.216.34/hook", deadline_seconds=900)
+        await world.reply()
+        stuck = await world.accept(deadline_seconds=30)
+        queued = await world.accept(deadline_seconds=900)
+        # Their timers never fire: the engine has lost them.
+        for run in world.durable.runs.values():
+            run.timers.clear()
+        assert await recover(world.durable, world.services) == 0
+        world.clock.now += FOLLOWS_WITHIN + timedelta(seconds=1)
+        assert await recover(world.durable, world.services) == 1
+        assert f"webhook-{hooked}" in world.durable.runs
+        assert world.durable.runs[hooked].status == RuntimeStatus.TERMINATED
+        assert (await world.job(hooked))["status"] == "succeeded"
+        # The second is found expired now, and its orchestration is given the same time to follow.
+        assert (await world.job(stuck))["status"] == "expired"
+        assert (await world.job(queued))["status"] == "queued"
+        world.clock.now += FOLLOWS_WITHIN + timedelta(seconds=1)
+        assert await recover(world.durable, world.services) == 1
+        assert world.durable.runs[stuck].status == RuntimeStatus.TERMINATED
+        assert (await world.job(queued))["status"] == "expired"
+
+
+async def test_of_outcomes_at_the_same_time_one_wins(world: World) -> None:
+    job_id = await world.accept()
+    jobs = Jobs(world.durable, world.services)
+    reply = JobReply(job_id, InlineJson(1), NOW, NOW, Timing(1, 2, 3))
+    first = await jobs.finish(job_id, Outcome.replied(reply, NOW))
+    second = await jobs.finish(job_id, Outcome.cancelled(NOW))
+    assert first == second
+    assert (await world.job(job_id))["status"] == "succeeded"
+
+
+async def test_an_orchestration_waits_for_a_storage_that_does_not_answer(world: World) -> None:
+    job_id = await world.accept(deadline_seconds=5)
+    world.payloads.is_down = True
+    await world.durable.advance(25)
+    assert world.durable.runs[job_id].status == RuntimeStatus.RUNNING
+    world.payloads.is_down = False
+    await world.durable.advance(10)
+    assert world.durable.runs[job_id].output["status"] == "expired"
+
+
+async def test_no_outcome_is_recorded_for_a_job_that_does_not_exist(world: World) -> None:
+    await world.accept()
+    request = world.queues.request()
+    world.durable.runs.clear()
+    assert (await world.reply(request)).status_code == 404
+
+
+ERRORS = st.builds(
+    JobError,
+    code=st.sampled_from(sorted(FailureCode)),
+    message=st.text(min_size=1, alphabet=st.characters(codec="utf-8", exclude_characters="\0")),
+    stage=st.sampled_from(list(Stage)),
+    retryable=st.booleans(),
+)
+REPLIES = st.builds(
+    JobReply,
+    job_id=st.just("01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"),
+    outcome=st.builds(InlineJson, st.dictionaries(st.text(max_size=3), st.integers())) | ERRORS,
+    started_at=st.just(NOW),
+    finished_at=st.just(NOW),
+    timing=st.builds(Timing, st.integers(0, 9), st.integers(0, 9), st.integers(1, 9)),
+    attempt=st.integers(1, 9),
+)
+MOMENTS = st.integers(0, 10**9).map(
+    lambda ms: NOW + timedelta(milliseconds=ms, microseconds=ms % 7)
+)
+OUTCOMES = (
+    st.builds(Outcome.replied, REPLIES, MOMENTS)
+    | st.builds(Outcome.cancelled, MOMENTS, st.none() | st.just(STARTED_AT))
+    | st.builds(Outcome.expired, MOMENTS)
+    | st.builds(Outcome.failed, ERRORS, MOMENTS)
+)
+
+
+@given(OUTCOMES)
+def test_an_outcome_is_read_as_it_was_written(outcome: Outcome) -> None:
+    assert outcome_from_json(json.loads(json.dumps(outcome_to_json(outcome)))) == outcome
+    assert outcome.status.is_final
+    assert outcome.status in JobStatus
+
+
+async def test_an_outcome_that_was_deleted_meanwhile_is_not_made_up(world: World) -> None:
+    class Racing(OutcomeStore):
+        async def find(self, job_id: str) -> Outcome | None:
+            return None
+
+    store = Racing(world.blobs)
+    await store.record("a", Outcome.expired(NOW))
+    with pytest.raises(Unavailable):
+        await store.record("a", Outcome.cancelled(NOW))
+
+
+def test_the_error_of_an_expired_job_says_that_no_reply_came() -> None:
+    error = error_from_json(Fields(outcome_to_json(Outcome.expired(NOW))["error"]))
+    assert error.code == FailureCode.EXPIRED
