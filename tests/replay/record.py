@@ -1,6 +1,7 @@
 """`python -m tests.replay.record`: write histories that are not there yet.
 
-Existing files stay as they are: they stand for jobs that an older version began.
+Existing files stay as they are: they stand for jobs that an older version began. The histories of
+jobs whose outcomes are recorded lie in `outcomes/`; those beside it are from before.
 """
 
 import asyncio
@@ -11,37 +12,57 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from contract.codec import reply_to_json
 from contract.messages import InlineJson, JobError, JobReply, JobRequest, Stage, Timing
 from gateway.errors import Unavailable
 from gateway.jobs import ticket
+from gateway.jobs.outcome import Outcome, outcome_from_json, outcome_to_json
 from gateway.queueing.priority import Priority
 from tests.unit.gateway.memory import ManualClock, MemoryDurable, run_orchestrator
 from tests.unit.gateway.webhook_delivery import Delivery, tried
 
 FOLDER = Path(__file__).parent / "histories"
+OUTCOMES = FOLDER / "outcomes"
 WEBHOOKS = FOLDER / "webhooks"
 JOB_ID = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
 
 class Scene:
-    """One job on a store in memory."""
+    """One job on a store in memory, and the blob with its outcome."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.durable = MemoryDurable(self.clock, self._enqueue)
+        self.durable = MemoryDurable(self.clock, self._enqueue, self._conclude)
         self.failures = 0
+        self.failed_checks = 0
         self.refusal: str | None = None
-        self.early_reply: Any = None
+        self.early_reply: Outcome | None = None
+        self.outcome: Outcome | None = None
+        self.stopping: dict[str, Any] | None = None
 
     async def _enqueue(self, text: str) -> str | None:
         if self.failures:
             self.failures -= 1
             raise Unavailable("queue", "away")
         if self.early_reply is not None:
-            await self.durable.raise_event(JOB_ID, "reply", self.early_reply)
+            await self.tell(self.early_reply)
         return self.refusal
+
+    async def _conclude(self, asked_text: str) -> str:
+        if self.failed_checks:
+            self.failed_checks -= 1
+            raise Unavailable("blobs", "away")
+        proposed = json.loads(asked_text)["propose"]
+        if self.outcome is None and proposed is not None:
+            self.outcome = outcome_from_json(proposed)
+        if self.outcome is not None:
+            return json.dumps({"outcome": outcome_to_json(self.outcome)})
+        return json.dumps({"stopping": self.stopping} if self.stopping else {})
+
+    async def tell(self, outcome: Outcome) -> None:
+        """Record the outcome, then raise the event."""
+        self.outcome = outcome
+        await self.durable.raise_event(JOB_ID, "reply", outcome_to_json(outcome))
 
     async def start(
         self,
@@ -55,15 +76,15 @@ class Scene:
         written = ticket.write(request, TRACE, webhook_url=webhook_url, priority=priority)
         await self.durable.start(JOB_ID, written.text)
 
-    def reply(self, outcome: InlineJson | JobError) -> dict[str, Any]:
+    def reply(self, result: InlineJson | JobError) -> Outcome:
         now = self.clock()
-        return reply_to_json(JobReply(JOB_ID, outcome, now, now, Timing(1, 2, 3)))
+        return Outcome.replied(JobReply(JOB_ID, result, now, now, Timing(1, 2, 3)), now)
 
 
 async def succeeded(scene: Scene) -> None:
     await scene.start()
     await scene.durable.advance(1.5)
-    await scene.durable.raise_event(JOB_ID, "reply", scene.reply(InlineJson({"n": 1})))
+    await scene.tell(scene.reply(InlineJson({"n": 1})))
 
 
 async def reply_before_the_activity_ends(scene: Scene) -> None:
@@ -74,18 +95,42 @@ async def reply_before_the_activity_ends(scene: Scene) -> None:
 async def failed(scene: Scene) -> None:
     await scene.start()
     error = JobError("inference-failed", "it broke", Stage.RUN, retryable=True)
-    await scene.durable.raise_event(JOB_ID, "reply", scene.reply(error))
+    await scene.tell(scene.reply(error))
 
 
 async def succeeded_with_low_priority(scene: Scene) -> None:
     await scene.start(priority=Priority.LOW)
     await scene.durable.advance(1.5)
-    await scene.durable.raise_event(JOB_ID, "reply", scene.reply(InlineJson({"n": 1})))
+    await scene.tell(scene.reply(InlineJson({"n": 1})))
+
+
+async def succeeded_after_two_checks(scene: Scene) -> None:
+    await scene.start()
+    await scene.durable.advance(35)
+    await scene.tell(scene.reply(InlineJson({"n": 1})))
+
+
+async def reply_whose_event_was_lost(scene: Scene) -> None:
+    await scene.start()
+    scene.outcome = scene.reply(InlineJson({"n": 1}))
+    await scene.durable.advance(10)
+
+
+async def reply_recorded_just_before_the_deadline(scene: Scene) -> None:
+    await scene.start(5)
+    scene.outcome = scene.reply(InlineJson({"n": 1}))
+    await scene.durable.advance(5)
 
 
 async def cancelled(scene: Scene) -> None:
     await scene.start()
+    await scene.tell(Outcome.cancelled(scene.clock()))
+
+
+async def cancelled_by_an_older_gateway(scene: Scene) -> None:
+    await scene.start()
     await scene.durable.raise_event(JOB_ID, "cancel", None)
+    await scene.durable.advance(1)
 
 
 async def expired(scene: Scene) -> None:
@@ -93,11 +138,17 @@ async def expired(scene: Scene) -> None:
     await scene.durable.advance(5)
 
 
+async def expired_while_the_storage_was_away(scene: Scene) -> None:
+    await scene.start(5)
+    scene.failed_checks = 2
+    await scene.durable.advance(30)
+
+
 async def sent_at_the_third_attempt(scene: Scene) -> None:
     scene.failures = 2
     await scene.start()
     await scene.durable.advance(3)
-    await scene.durable.raise_event(JOB_ID, "reply", scene.reply(InlineJson("late")))
+    await scene.tell(scene.reply(InlineJson("late")))
 
 
 async def never_sent(scene: Scene) -> None:
@@ -111,13 +162,14 @@ async def refused_by_the_activity(scene: Scene) -> None:
         {"code": "unavailable", "message": "too large", "stage": "queue", "retryable": False}
     )
     await scene.start()
+    await scene.durable.advance(1)
 
 
 async def cancelled_while_it_cannot_be_sent(scene: Scene) -> None:
     scene.failures = 1000
     await scene.start()
     await scene.durable.advance(2)
-    await scene.durable.raise_event(JOB_ID, "cancel", None)
+    await scene.tell(Outcome.cancelled(scene.clock()))
 
 
 RUNNING = {"started_at": "2026-03-01T12:00:01.000Z"}
@@ -127,7 +179,7 @@ async def cancelled_while_it_runs(scene: Scene) -> None:
     await scene.start()
     await scene.durable.raise_event(JOB_ID, "cancel", RUNNING)
     await scene.durable.advance(2)
-    await scene.durable.raise_event(JOB_ID, "stopped", None)
+    await scene.tell(Outcome.cancelled(scene.clock(), RUNNING["started_at"]))
 
 
 async def cancelled_and_never_heard_of_again(scene: Scene) -> None:
@@ -136,11 +188,16 @@ async def cancelled_and_never_heard_of_again(scene: Scene) -> None:
     await scene.durable.advance(30)
 
 
+async def order_to_stop_whose_event_was_lost(scene: Scene) -> None:
+    await scene.start(100)
+    scene.stopping = RUNNING
+    await scene.durable.advance(40)
+
+
 async def reply_overtakes_the_cancel(scene: Scene) -> None:
     await scene.start()
     await scene.durable.raise_event(JOB_ID, "cancel", RUNNING)
-    await scene.durable.raise_event(JOB_ID, "reply", scene.reply(InlineJson("done")))
-    await scene.durable.advance(30)
+    await scene.tell(scene.reply(InlineJson("done")))
 
 
 async def cancelled_just_before_its_deadline(scene: Scene) -> None:
@@ -152,7 +209,7 @@ async def cancelled_just_before_its_deadline(scene: Scene) -> None:
 
 async def succeeded_with_webhook(scene: Scene) -> None:
     await scene.start(webhook_url="https://receiver.example/jobs")
-    await scene.durable.raise_event(JOB_ID, "reply", scene.reply(InlineJson({"n": 1})))
+    await scene.tell(scene.reply(InlineJson({"n": 1})))
 
 
 SCENES: tuple[Callable[[Scene], Awaitable[None]], ...] = (
@@ -171,6 +228,12 @@ SCENES: tuple[Callable[[Scene], Awaitable[None]], ...] = (
     cancelled_just_before_its_deadline,
     succeeded_with_low_priority,
     succeeded_with_webhook,
+    succeeded_after_two_checks,
+    reply_whose_event_was_lost,
+    reply_recorded_just_before_the_deadline,
+    cancelled_by_an_older_gateway,
+    expired_while_the_storage_was_away,
+    order_to_stop_whose_event_was_lost,
 )
 
 
@@ -193,7 +256,7 @@ async def main() -> None:
             delivery.play()
             write(path, delivery.turns)
     for play in SCENES:
-        path = FOLDER / f"{play.__name__.replace('_', '-')}.json"
+        path = OUTCOMES / f"{play.__name__.replace('_', '-')}.json"
         if path.exists():
             continue
         scene = Scene()

@@ -22,9 +22,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 FOLDER = Path(__file__).parent / "histories"
 FILES = sorted(FOLDER.glob("*.json"))
+OUTCOMES = sorted((FOLDER / "outcomes").glob("*.json"))
 WEBHOOKS = sorted((FOLDER / "webhooks").glob("*.json"))
 
 FIRST = [None, "reply", "cancel", None]
+ONE_TASK = [None]
 
 
 def turns(path: Path) -> list[dict[str, Any]]:
@@ -32,7 +34,9 @@ def turns(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES + WEBHOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", FILES + OUTCOMES + WEBHOOKS, ids=lambda path: str(path.relative_to(FOLDER))
+)
 def test_each_turn_is_replayed_as_it_was(path: Path) -> None:
     replay = Orchestrator.create(webhooks.webhook if path in WEBHOOKS else orchestrator.job)
     for turn in turns(path):
@@ -40,9 +44,24 @@ def test_each_turn_is_replayed_as_it_was(path: Path) -> None:
             assert json.loads(replay(json.dumps(turn["context"]))) == turn["answer"]
 
 
-def test_every_end_has_its_history() -> None:
-    ends = {turns(path)[-1]["answer"]["output"]["status"] for path in FILES}
+@pytest.mark.parametrize("paths", [FILES, OUTCOMES], ids=["before outcomes", "outcomes"])
+def test_every_end_has_its_history(paths: list[Path]) -> None:
+    ends = {turns(path)[-1]["answer"]["output"]["status"] for path in paths}
     assert ends == {"succeeded", "failed", "cancelled", "expired"}
+
+
+@pytest.mark.parametrize("path", OUTCOMES, ids=lambda path: path.stem)
+def test_a_later_group_waits_for_one_task_of_its_own(path: Path) -> None:
+    # .NET waits for one task of a group before it looks at the next: a later group that waited for
+    # an event as well would keep the job open.
+    for turn in turns(path):
+        (groups,) = turn["answer"]["actions"]
+        first, *later = [
+            [action.get("externalEventName") for action in group["compoundActions"]]
+            for group in groups
+        ]
+        assert first == FIRST
+        assert all(group == ONE_TASK for group in later)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

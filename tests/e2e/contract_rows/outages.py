@@ -39,12 +39,14 @@ BLOBS: Final = (
         members=_RETRYABLE,
     ),
     Row(*("a job", "GET", "/v1/jobs/{hooked}", 200), members=DONE),
-    Row(*("a job that waits", "GET", "/v1/jobs/{queued}", 200), members={"status": "queued"}),
+    # Whether it has ended stands in its outcome, which cannot be read.
+    Row(*("a job that waits", "GET", "/v1/jobs/{queued}", 503, *_AWAY), headers=AGAIN),
+    Row(*("cannot cancel it", "DELETE", "/v1/jobs/{queued}", 503, *_AWAY), headers=AGAIN),
     Row(*("a small result", "GET", "/v1/jobs/{hooked}/result", 200)),
     Row(*("a large result", "GET", "/v1/jobs/{large}/result", 503, *_AWAY), headers=AGAIN),
     Row(*("how far a job is", "GET", "/v1/jobs/{reporting}", 503, *_AWAY), headers=AGAIN),
     Row(*("cannot stop it", "DELETE", "/v1/jobs/{reporting}", 503, *_AWAY), headers=AGAIN),
-    Row(*("a reply is wanted", "GET", "{queued_reply}", 200), caller=None),
+    Row(*("a reply is wanted", "GET", "{queued_reply}", 503, *_AWAY), caller=None, headers=AGAIN),
     Row(
         *("cannot keep progress", "PUT", "{reporting_progress}", 503, *_AWAY),
         caller=None,
