@@ -83,15 +83,25 @@ class ActivityPool:
             await self._outage.wait()
 
     async def _try(self, work: Work) -> Message:
-        try:
-            result = await self._runner.act(work.name, work.input, work.instance_id)
-        except FunctionFailure as failure:
-            cause = f"{failure.type_name}: {failure.message}"
-            kind = EventType.TASK_FAILED
-            # Two spaces: the worker puts its own label in between, and has none.
-            reason = f"Activity function '{work.name}' failed:  {cause}"
-            text = failed(kind, self._now(), work.task, reason, cause)
-        else:
-            kind = EventType.TASK_COMPLETED
-            text = succeeded(kind, self._now(), work.task, result)
-        return Message(kind, text, work.task, work.execution, work=work.sequence)
+        message = await run_activity(self._runner, self._now, work)
+        message.work = work.sequence
+        return message
+
+
+async def run_activity(runner: FunctionRunner, now: Callable[[], int], work: Work) -> Message:
+    """Run an activity; return its result or failure as a message to its instance.
+
+    Raises AppUnavailable.
+    """
+    try:
+        result = await runner.act(work.name, work.input, work.instance_id)
+    except FunctionFailure as failure:
+        cause = f"{failure.type_name}: {failure.message}"
+        kind = EventType.TASK_FAILED
+        # Two spaces: the worker puts its own label in between, and has none.
+        reason = f"Activity function '{work.name}' failed:  {cause}"
+        text = failed(kind, now(), work.task, reason, cause)
+    else:
+        kind = EventType.TASK_COMPLETED
+        text = succeeded(kind, now(), work.task, result)
+    return Message(kind, text, work.task, work.execution)

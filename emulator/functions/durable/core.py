@@ -13,27 +13,25 @@ transaction takes them away. An activity may therefore run more than once.
 import asyncio
 import logging
 from collections.abc import Sequence
-from json.encoder import encode_basestring_ascii as quoted
 
 from emulator.functions.clock import Clock
-from emulator.functions.durable import history, records
+from emulator.functions.durable import history, queries, records
 from emulator.functions.durable.activities import ActivityPool
-from emulator.functions.durable.endings import Endings
+from emulator.functions.durable.endings import LocalEndings
 from emulator.functions.durable.errors import (
-    ArgumentInvalid,
-    InstanceExists,
     InstanceFinished,
-    InstanceMissing,
     OperationInvalid,
     StoreUnavailable,
 )
 from emulator.functions.durable.history import EventType
-from emulator.functions.durable.hub import Hub, check_instance_id, new_id
+from emulator.functions.durable.hub import Hub
 from emulator.functions.durable.model import Instance, Message, Status
+from emulator.functions.durable.operations import Operations
 from emulator.functions.durable.outage import Outage
-from emulator.functions.durable.records import TimerRow
+from emulator.functions.durable.outbox import LocalOutbox
+from emulator.functions.durable.records import Reader, TimerRow
 from emulator.functions.durable.rewinds import Rewinds
-from emulator.functions.durable.scheduling import Scheduler, unknown_orchestrator
+from emulator.functions.durable.scheduling import Scheduler
 from emulator.functions.durable.store import Statement, Store
 from emulator.functions.durable.timers import TimerQueue
 from emulator.functions.durable.turn import ready
@@ -44,8 +42,8 @@ from emulator.functions.runner import AppUnavailable, FunctionRunner
 _log = logging.getLogger(__name__)
 
 
-class Engine:
-    """The operations on instances, as methods; all of them on one event loop."""
+class Engine(Operations):
+    """The default engine: one host, one transaction a turn, all of it on one event loop."""
 
     def __init__(
         self, store: Store, runner: FunctionRunner, clock: Clock, options: DurableOptions
@@ -59,8 +57,14 @@ class Engine:
         self._pool = ActivityPool(
             runner, self.outage, self.hub.now, self.hub.deliver, options.max_activities
         )
-        scheduler = Scheduler(self.hub, runner, self._pool.add, self._set_timer, self._cancel_timer)
-        self._turns = Turns(self.hub, runner, scheduler, Endings(self.hub, self._cancel_timer))
+        outbox = LocalOutbox(self.hub, self._pool.add, self._set_timer, self._cancel_timer)
+        self._turns = Turns(
+            self.hub.now,
+            self.hub.history,
+            runner,
+            Scheduler(runner, outbox),
+            LocalEndings(self.hub, self._cancel_timer),
+        )
         self._turn_slots = asyncio.Semaphore(options.max_orchestrators)
         self._drives: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -104,85 +108,41 @@ class Engine:
 
     # Operations of clients
 
-    async def start_new(
-        self,
-        name: str,
-        instance_id: str | None = None,
-        input_text: str | None = None,
-        version: str | None = None,
-    ) -> Instance:
-        """Start an instance; return once it is safe.
+    def now(self) -> int:
+        """Return the clock's time in microseconds since 1970."""
+        return self.hub.now()
 
-        `input_text` is JSON. A finished instance with the same id is replaced. Raises
-        ArgumentInvalid for a bad id or an unknown function, InstanceExists for an unfinished one.
-        """
-        if name not in self._runner.orchestrators:
-            raise ArgumentInvalid(unknown_orchestrator(self._runner, name))
-        if not instance_id:
-            instance_id = new_id()
-        check_instance_id(instance_id)
-        existing = self.hub.find(instance_id)
-        if existing is not None and not existing.finished:
-            raise InstanceExists(
-                f"An Orchestration instance with the status {existing.status} already exists."
-            )
-        now = self.hub.now()
-        instance = Instance(
-            instance_id, new_id(), name, version, Status.PENDING, input_text, now, now
-        )
+    async def setting(self, name: str, default: str) -> str:
+        """Return a stored setting, storing the default if there is none."""
+        return self.store.setting(name, default)
+
+    @property
+    def _reader(self) -> Reader:
+        return self.store
+
+    def _lookup(self, instance_id: str) -> Instance | None:
+        return self.hub.find(instance_id)
+
+    def history_of(self, instance: Instance) -> list[str]:
+        """Return an instance's saved events, one text a turn."""
+        return self.hub.history(instance)
+
+    def page(
+        self, condition: queries.Filter, top: str | None, token: str
+    ) -> tuple[list[Instance], str]:
+        """Return one page of instances and the token for the next, empty after the last."""
+        rows, next_token = super().page(condition, top, token)
+        return [self.hub.held(instance.id) or instance for instance in rows], next_token
+
+    async def _begin(self, instance: Instance, existing: Instance | None) -> None:
         statements: list[Statement] = [records.insert_instance(instance)]
         if existing is not None:
-            statements.insert(0, records.delete_history(instance_id))
+            statements.insert(0, records.delete_history(instance.id))
         self.hub.put(instance)
         written = self.store.write(statements)
         # Once handed to the store it takes effect, even if the caller gives up waiting.
         written.add_done_callback(lambda done: self._started(done, instance))
         await asyncio.shield(written)
-        return instance
-
-    def find(self, instance_id: str) -> Instance:
-        """Return an instance; raises InstanceMissing."""
-        instance = self.hub.find(instance_id)
-        if instance is None:
-            raise InstanceMissing(f"No instance with ID '{instance_id}' found.")
-        return instance
-
-    def find_unfinished(self, instance_id: str) -> Instance:
-        """Return an instance; raises InstanceMissing or InstanceFinished."""
-        instance = self.find(instance_id)
-        if instance.finished:
-            raise InstanceFinished(f"Instance {instance_id} has the status {instance.status}.")
-        return instance
-
-    async def raise_event(self, instance_id: str, name: str, input_text: str) -> None:
-        """Deliver an external event; return once it is safe. `input_text` is JSON."""
-        self.find_unfinished(instance_id)
-        text = history.event_raised(self.hub.now(), name, input_text)
-        await self._post(instance_id, Message(EventType.EVENT_RAISED, text))
-
-    async def terminate(self, instance_id: str, reason: str) -> None:
-        """End an instance, whatever its orchestrator is doing."""
-        self.find_unfinished(instance_id)
-        text = history.json_or_string(reason)
-        await self._post(instance_id, Message(EventType.EXECUTION_TERMINATED, text))
-
-    async def suspend(self, instance_id: str, reason: str) -> None:
-        """Let an instance take no more turns; its messages wait."""
-        instance = self.find_unfinished(instance_id)
-        if instance.suspended:
-            raise OperationInvalid(
-                f"Cannot suspend orchestration instance in the {instance.status} state."
-            )
-        await self._switch(instance, Status.SUSPENDED, EventType.EXECUTION_SUSPENDED, reason)
-
-    async def resume(self, instance_id: str, reason: str) -> None:
-        """Let a suspended instance go on."""
-        instance = self.find_unfinished(instance_id)
-        if not instance.suspended:
-            raise OperationInvalid(
-                f"Cannot resume orchestration instance in the {instance.status} state."
-            )
-        await self._switch(instance, Status.RUNNING, EventType.EXECUTION_RESUMED, reason)
 
     async def rewind(self, instance_id: str) -> None:
         """Take a failed instance back to before its failure, and try again what failed."""
@@ -229,14 +189,10 @@ class Engine:
 
     # Delivery
 
-    async def _switch(
-        self, instance: Instance, status: Status, kind: EventType, reason: str
-    ) -> None:
+    async def _switch(self, instance: Instance, status: Status, message: Message) -> None:
         former, instance.status = instance.status, status
-        rest = f',"Reason":{quoted(reason)}'
-        message = Message(kind, history.event(kind, self.hub.now(), rest=rest))
         try:
-            await self._post(instance.id, message, [records.set_status(instance.id, status)])
+            await self._write(instance, message, [records.set_status(instance.id, status)])
         except StoreUnavailable:
             instance.status = former
             raise
@@ -248,14 +204,15 @@ class Engine:
         else:
             self.hub.drop(instance)
 
-    async def _post(
-        self, instance_id: str, message: Message, more: Sequence[Statement] = ()
+    async def _post(self, instance: Instance, message: Message) -> None:
+        await self._write(instance, message)
+
+    async def _write(
+        self, instance: Instance, message: Message, more: Sequence[Statement] = ()
     ) -> None:
         message.sequence = self.hub.number()
-        instance = self.hub.held(instance_id)
-        assert instance is not None
         instance.pins += 1
-        written = self.store.write([records.insert_message(instance_id, message), *more])
+        written = self.store.write([records.insert_message(instance.id, message), *more])
         written.add_done_callback(lambda done: self._posted(done, instance, message))
         await asyncio.shield(written)
 

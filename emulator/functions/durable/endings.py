@@ -1,19 +1,20 @@
-"""The ways in which a turn ends: the instance goes on, begins anew, or has finished."""
+"""The ways in which a turn ends: the instance goes on, begins anew, or has finished.
+
+A turn's history, its messages and the removal of the messages it took are one transaction.
+"""
 
 import asyncio
 from collections.abc import Callable
-from json.encoder import encode_basestring_ascii as quoted
 
 from emulator.functions.durable import history, records
 from emulator.functions.durable.actions import ContinueAsNew
-from emulator.functions.durable.history import EventType
-from emulator.functions.durable.hub import Hub, new_id
+from emulator.functions.durable.hub import Hub
 from emulator.functions.durable.model import Instance, Status
 from emulator.functions.durable.shim import Shim
-from emulator.functions.durable.turn import Turn
+from emulator.functions.durable.turn import Turn, close_events, renew
 
 
-class Endings:
+class LocalEndings:
     """Writes turns, each in one transaction; memory follows the store."""
 
     def __init__(self, hub: Hub, cancel_timer: Callable[[str, int], None]) -> None:
@@ -86,20 +87,7 @@ class Endings:
     ) -> None:
         """Begin again with a new input, an empty history and no timers."""
         instance = turn.instance
-        # The SDK's JSON text travels as one string, which its `get_input` decodes again.
-        input_text = quoted(command.input)
-        fresh = Instance(
-            instance.id,
-            new_id(),
-            instance.name,
-            instance.version,
-            Status.SUSPENDED if instance.suspended else Status.RUNNING,
-            input_text,
-            instance.created,
-            turn.now,
-            instance.parent,
-            custom_status=custom_status,
-        )
+        fresh = renew(turn, command, custom_status)
         turn.statements += [
             records.delete_history(instance.id),
             records.delete_timers(instance.id),
@@ -110,7 +98,7 @@ class Endings:
         if instance.status is Status.PENDING:
             instance.status = Status.RUNNING
         instance.execution = fresh.execution
-        instance.input = input_text
+        instance.input = fresh.input
         instance.custom_status = custom_status
         instance.history = []
         instance.turn = 0
@@ -122,8 +110,7 @@ class Endings:
 
     def _close_events(self, turn: Turn) -> str:
         """End the turn's events and have them written; return their text."""
-        turn.events.append(history.event(EventType.ORCHESTRATOR_COMPLETED, turn.now))
-        fragment = history.played(turn.news)
+        fragment = close_events(turn)
         turn.statements.append(
             records.append_history(turn.instance.id, turn.instance.turn, fragment)
         )
@@ -134,7 +121,8 @@ class Endings:
             self._cancel_timer(instance.id, task)
 
     async def _commit(self, turn: Turn) -> None:
-        written = self._hub.store.write(turn.statements)
+        consumed = [s for m in turn.batch for s in records.consume(turn.instance.id, m)]
+        written = self._hub.store.write([*consumed, *turn.statements])
         try:
             # What was handed to the store takes effect, whoever gives up waiting for it.
             await asyncio.shield(written)

@@ -1,13 +1,11 @@
 """The task hub: the instances in memory, and the way by which messages reach them."""
 
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 
 from emulator.functions.clock import Clock
 from emulator.functions.durable.errors import ArgumentInvalid
-from emulator.functions.durable.history import EventType, micros, succeeded
-from emulator.functions.durable.history import failed as failed_event
+from emulator.functions.durable.history import micros
 from emulator.functions.durable.model import Instance, Message, Parent, Status
 from emulator.functions.durable.records import (
     consume,
@@ -16,6 +14,7 @@ from emulator.functions.durable.records import (
     read_instance,
 )
 from emulator.functions.durable.store import Statement, Store
+from emulator.functions.durable.turn import child_ended
 
 _LONGEST_ID = 256
 _FORBIDDEN = frozenset("/\\#?")
@@ -144,17 +143,6 @@ class Hub:
         self, parent: Parent, status: Status, output: str | None, reason: str
     ) -> tuple[list[Statement], Callable[[], None]]:
         """Return how to tell a parent that its child ended: the statements, and what follows."""
-        now = self.now()
-        if status is Status.COMPLETED:
-            kind = EventType.CHILD_COMPLETED
-            text = succeeded(kind, now, parent.task, output)
-        else:
-            kind = EventType.CHILD_FAILED
-            text = failed_event(kind, now, parent.task, reason, "")
-        message = Message(kind, text, parent.task, parent.execution, self.number())
+        message = child_ended(self.now(), parent, status, output, reason)
+        message.sequence = self.number()
         return [insert_message(parent.id, message)], lambda: self.deliver(parent.id, message)
-
-
-def new_id() -> str:
-    """Make an instance or execution id, as the Durable extension does."""
-    return uuid.uuid4().hex

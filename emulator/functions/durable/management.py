@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 
 from emulator.functions.durable import queries
-from emulator.functions.durable.core import Engine
 from emulator.functions.durable.errors import (
     ArgumentInvalid,
     DurableError,
@@ -21,6 +20,7 @@ from emulator.functions.durable.errors import (
 from emulator.functions.durable.history import check_json
 from emulator.functions.durable.links import Links
 from emulator.functions.durable.model import Status
+from emulator.functions.durable.operations import Operations
 from emulator.functions.durable.views import status_body
 from emulator.functions.durable.wire import (
     Disconnected,
@@ -46,7 +46,7 @@ _CONTINUATION = "x-ms-continuation-token"
 class ManagementApi:
     """The API as an ASGI application."""
 
-    def __init__(self, engine: Engine, links: Callable[[], Links]) -> None:
+    def __init__(self, engine: Operations, links: Callable[[], Links]) -> None:
         self._engine = engine
         self._links = links
 
@@ -133,7 +133,7 @@ class ManagementApi:
         history = None
         if _flag(request, "showhistory", default=False):
             history = queries.shown_history(
-                self._engine.hub.history(instance),
+                self._engine.history_of(instance),
                 outputs=_flag(request, "showhistoryoutput", default=False),
             )
         body = status_body(
@@ -146,14 +146,12 @@ class ManagementApi:
 
     def _list(self, request: Request) -> Response:
         show_input = _flag(request, "showinput", default=False)
-        page, token = queries.page(
-            self._engine.store,
+        page, token = self._engine.page(
             queries.Filter.of(request.query),
             request.query.get("top"),
             request.headers.get(_CONTINUATION, ""),
         )
-        current = [self._engine.hub.held(instance.id) or instance for instance in page]
-        bodies = ",".join(status_body(instance, show_input=show_input) for instance in current)
+        bodies = ",".join(status_body(instance, show_input=show_input) for instance in page)
         return Response(200, f"[{bodies}]", ((_CONTINUATION, token),))
 
     async def _operate(self, request: Request, instance_id: str, operation: str) -> Response:
@@ -207,7 +205,7 @@ class ManagementApi:
         condition = queries.Filter.of(request.query)
         if condition.created_from is None:
             raise ArgumentInvalid("Please provide value for 'createdTimeFrom' parameter.")
-        count = await self._engine.purge(queries.finished(self._engine.store, condition))
+        count = await self._engine.purge(self._engine.finished(condition))
         return _deleted(count) if count else _NOT_FOUND
 
 

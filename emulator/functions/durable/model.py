@@ -1,6 +1,7 @@
 """Instances and the messages they receive, as the engine holds them in memory."""
 
 import asyncio
+import uuid
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,6 +23,11 @@ class Status(StrEnum):
 
 
 FINISHED = frozenset({Status.COMPLETED, Status.FAILED, Status.TERMINATED, Status.CANCELED})
+
+
+def new_id() -> str:
+    """Make an instance or execution id, as the Durable extension does."""
+    return uuid.uuid4().hex
 
 
 @dataclass(frozen=True, slots=True)

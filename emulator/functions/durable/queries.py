@@ -9,8 +9,7 @@ from typing import Any
 from emulator.functions.durable.errors import ArgumentInvalid
 from emulator.functions.durable.history import EventType, micros
 from emulator.functions.durable.model import FINISHED, Instance, Status
-from emulator.functions.durable.records import read_page
-from emulator.functions.durable.store import Store
+from emulator.functions.durable.records import Reader, read_page
 
 _LONGEST_PAGE = 1000
 _LAST_ROW = 2**63 - 1
@@ -67,7 +66,7 @@ class Filter:
 
 
 def page(
-    store: Store, condition: Filter, top: str | None, token: str
+    store: Reader, condition: Filter, top: str | None, token: str
 ) -> tuple[list[Instance], str]:
     """Return one page of instances and the token for the next, empty after the last."""
     size = _LONGEST_PAGE
@@ -85,7 +84,7 @@ def page(
     return [instance for _, instance in rows], str(rows[-1][0]) if more else ""
 
 
-def finished(store: Store, condition: Filter) -> list[Instance]:
+def finished(store: Reader, condition: Filter) -> list[Instance]:
     """Return the finished instances that match."""
     where, arguments = condition.where()
     names = sorted(map(str, FINISHED))

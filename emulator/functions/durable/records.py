@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from emulator.functions.durable.history import EventType
 from emulator.functions.durable.model import Instance, Message, Parent, Status
 from emulator.functions.durable.shim import Shim
-from emulator.functions.durable.store import Statement, Store
+from emulator.functions.durable.store import Statement
 
 _COLUMNS = (
     "id, execution, name, version, status, created, updated, turn, parent_id, parent_execution,"
@@ -18,6 +18,14 @@ _SELECT = f"SELECT {_COLUMNS} FROM instances"  # noqa: S608 - constants
 _UPDATE = (
     "UPDATE instances SET status=?, updated=?, turn=?, shim=?, custom_status=?, output=? WHERE id=?"
 )
+
+
+class Reader(Protocol):
+    """A database that can be queried."""
+
+    def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return all rows of a query."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +171,13 @@ def delete_instance(instance_id: str) -> list[Statement]:
     ]
 
 
-def read_instance(store: Store, instance_id: str) -> Instance | None:
+def read_instance(store: Reader, instance_id: str) -> Instance | None:
     """Read one instance."""
     rows = store.read(f"{_SELECT} WHERE id=?", (instance_id,))
     return _instance(rows[0]) if rows else None
 
 
-def read_fresh(store: Store) -> list[Instance]:
+def read_fresh(store: Reader) -> list[Instance]:
     """Read the instances that wait for their first turn."""
     rows = store.read(
         f"{_SELECT} WHERE turn=0 AND status IN (?, ?)",
@@ -179,7 +187,7 @@ def read_fresh(store: Store) -> list[Instance]:
 
 
 def read_page(
-    store: Store, where: str, arguments: Sequence[Any], limit: int
+    store: Reader, where: str, arguments: Sequence[Any], limit: int
 ) -> list[tuple[int, Instance]]:
     """Read instances with their row numbers, in the order of their start."""
     rows = store.read(
@@ -189,7 +197,7 @@ def read_page(
     return [(row[0], _instance(row[1:])) for row in rows]
 
 
-def read_history(store: Store, instance_id: str) -> list[str]:
+def read_history(store: Reader, instance_id: str) -> list[str]:
     """Read the events, one text a turn."""
     return [
         events
@@ -199,13 +207,13 @@ def read_history(store: Store, instance_id: str) -> list[str]:
     ]
 
 
-def read_inbox(store: Store) -> list[tuple[str, Message]]:
+def read_inbox(store: Reader) -> list[tuple[str, Message]]:
     """Read all kept messages, in order, each with its instance's id."""
     rows = store.read("SELECT id, kind, text, task, execution, sequence FROM inbox ORDER BY 6")
     return [(row[0], Message(EventType(row[1]), *row[2:])) for row in rows]
 
 
-def read_work(store: Store) -> list[Work]:
+def read_work(store: Reader) -> list[Work]:
     """Read the activities to run, in order."""
     rows = store.read(
         "SELECT sequence, id, execution, task, name, input FROM work ORDER BY sequence"
@@ -213,7 +221,7 @@ def read_work(store: Store) -> list[Work]:
     return [Work(*row) for row in rows]
 
 
-def read_timers(store: Store) -> list[TimerRow]:
+def read_timers(store: Reader) -> list[TimerRow]:
     """Read the timers that are set."""
     return [TimerRow(*row) for row in store.read("SELECT id, task, execution, due FROM timers")]
 

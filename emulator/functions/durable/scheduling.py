@@ -1,10 +1,8 @@
-"""Turns commands into history events, rows, and what follows once these are safe."""
+"""Turns commands into history events, and hands what they ask for to an outbox."""
 
-from collections.abc import Callable
-from functools import partial
 from json.encoder import encode_basestring_ascii as quoted
 
-from emulator.functions.durable import history, records
+from emulator.functions.durable import history
 from emulator.functions.durable.actions import (
     CancelTimer,
     Command,
@@ -14,9 +12,10 @@ from emulator.functions.durable.actions import (
     StartTimer,
 )
 from emulator.functions.durable.errors import ActionInvalid, ArgumentInvalid
-from emulator.functions.durable.hub import Hub, check_instance_id, new_id
-from emulator.functions.durable.model import Instance, Parent, Status
-from emulator.functions.durable.records import TimerRow, Work
+from emulator.functions.durable.hub import check_instance_id
+from emulator.functions.durable.model import Instance, Parent, Status, new_id
+from emulator.functions.durable.outbox import Outbox
+from emulator.functions.durable.records import TimerRow
 from emulator.functions.durable.turn import Turn
 from emulator.functions.runner import FunctionRunner
 
@@ -24,19 +23,9 @@ from emulator.functions.runner import FunctionRunner
 class Scheduler:
     """Schedules activities, sub-orchestrations and timers for the turns that ask for them."""
 
-    def __init__(
-        self,
-        hub: Hub,
-        runner: FunctionRunner,
-        run: Callable[[Work], None],
-        set_timer: Callable[[TimerRow], None],
-        cancel_timer: Callable[[str, int], None],
-    ) -> None:
-        self._hub = hub
+    def __init__(self, runner: FunctionRunner, outbox: Outbox) -> None:
         self._runner = runner
-        self._run = run
-        self._set_timer = set_timer
-        self._cancel_timer = cancel_timer
+        self._outbox = outbox
 
     def apply(self, turn: Turn, commands: list[Command], *, ends: bool) -> None:
         """Apply commands to a turn; an orchestration that `ends` needs no more timers.
@@ -52,28 +41,17 @@ class Scheduler:
                 case StartTimer():
                     self._start_timer(turn, command, ends=ends)
                 case CancelTimer(task):
-                    turn.statements.append(records.delete_timer(turn.instance.id, task))
-                    turn.effects.append(partial(self._cancel_timer, turn.instance.id, task))
+                    self._outbox.cancel_timer(turn, task)
                 case ContinueAsNew():
                     pass
 
     def _schedule(self, turn: Turn, command: ScheduleActivity) -> None:
-        instance = turn.instance
         if command.name not in self._runner.activities:
             raise ActionInvalid(unknown_activity(self._runner, command.name))
         turn.events.append(
             history.task_scheduled(turn.now, command.task, command.name, command.input)
         )
-        work = Work(
-            self._hub.number(),
-            instance.id,
-            instance.execution,
-            command.task,
-            command.name,
-            command.input,
-        )
-        turn.statements.append(records.insert_work(work))
-        turn.effects.append(lambda: self._run(work))
+        self._outbox.run_activity(turn, command)
 
     def _start_timer(self, turn: Turn, command: StartTimer, *, ends: bool) -> None:
         instance = turn.instance
@@ -81,8 +59,7 @@ class Scheduler:
         if command.canceled or ends:
             return
         timer = TimerRow(instance.id, command.task, instance.execution, command.due)
-        turn.statements.append(records.insert_timer(timer))
-        turn.effects.append(lambda: self._set_timer(timer))
+        self._outbox.start_timer(turn, timer)
 
     def _start_child(self, turn: Turn, command: StartChild) -> None:
         parent = turn.instance
@@ -99,13 +76,6 @@ class Scheduler:
             history.child_created(turn.now, command.task, command.name, child_id, input_text)
         )
         link = Parent(parent.id, parent.execution, command.task)
-        existing = self._hub.find(child_id)
-        if existing is not None and not existing.finished:
-            reason = f"An Orchestration instance with the status {existing.status} already exists."
-            statements, follow = self._hub.tell_parent(link, Status.FAILED, None, reason)
-            turn.statements += statements
-            turn.effects.append(follow)
-            return
         child = Instance(
             child_id,
             new_id(),
@@ -117,10 +87,7 @@ class Scheduler:
             turn.now,
             link,
         )
-        self._hub.put(child)
-        turn.children.append(child)
-        turn.statements += [records.delete_history(child_id), records.insert_instance(child)]
-        turn.effects.append(lambda: self._hub.wake(child))
+        self._outbox.start_child(turn, child)
 
 
 def unknown_orchestrator(runner: FunctionRunner, name: str) -> str:

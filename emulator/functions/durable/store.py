@@ -20,7 +20,7 @@ Statement = tuple[str, tuple[Any, ...]]
 _log = logging.getLogger(__name__)
 _COMMITS_PER_CHECKPOINT = 400
 _VERSION = 1
-_SCHEMA = """
+INSTANCES_SCHEMA = """
 CREATE TABLE IF NOT EXISTS instances(
     id TEXT PRIMARY KEY, execution TEXT NOT NULL, name TEXT NOT NULL, version TEXT,
     status TEXT NOT NULL, created INTEGER NOT NULL, updated INTEGER NOT NULL,
@@ -29,6 +29,9 @@ CREATE TABLE IF NOT EXISTS instances(
 CREATE TABLE IF NOT EXISTS history(
     id TEXT NOT NULL, turn INTEGER NOT NULL, events TEXT NOT NULL,
     PRIMARY KEY(id, turn)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS settings(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+_SCHEMA = f"""{INSTANCES_SCHEMA}
 CREATE TABLE IF NOT EXISTS inbox(
     sequence INTEGER PRIMARY KEY, id TEXT NOT NULL, kind INTEGER NOT NULL, task INTEGER,
     execution TEXT, text TEXT NOT NULL);
@@ -38,7 +41,6 @@ CREATE TABLE IF NOT EXISTS work(
 CREATE TABLE IF NOT EXISTS timers(
     id TEXT NOT NULL, task INTEGER NOT NULL, execution TEXT NOT NULL, due INTEGER NOT NULL,
     PRIMARY KEY(id, task)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS settings(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -151,7 +153,7 @@ class Store:
         self._commits += 1
         if self._commits >= _COMMITS_PER_CHECKPOINT and self._checkpoint is None:
             self._commits = 0
-            self._checkpoint = asyncio.ensure_future(asyncio.to_thread(_checkpoint, self._path))
+            self._checkpoint = asyncio.ensure_future(asyncio.to_thread(checkpoint, self._path))
             self._checkpoint.add_done_callback(self._checkpointed)
 
     def commit(self) -> None:
@@ -178,7 +180,8 @@ def _fail(future: asyncio.Future[None], problem: Exception) -> None:
         future.exception()  # not everyone waits for the answer
 
 
-def _checkpoint(path: Path) -> None:
+def checkpoint(path: Path) -> None:
+    """Move what the write-ahead log holds into the database file; waits for the disk."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 

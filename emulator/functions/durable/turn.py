@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii as quoted
+from typing import Protocol
 
-from emulator.functions.durable import history, records
+from emulator.functions.durable import history
+from emulator.functions.durable.actions import ContinueAsNew
 from emulator.functions.durable.history import EventType
-from emulator.functions.durable.model import Instance, Message
+from emulator.functions.durable.model import Instance, Message, Parent, Status, new_id
 from emulator.functions.durable.shim import Shim
 from emulator.functions.durable.store import Statement
 
@@ -29,6 +32,26 @@ class Turn:
     def news(self) -> str:
         """The events so far, as the items of a JSON list."""
         return ",".join(self.events)
+
+
+class Endings(Protocol):
+    """Saves a turn in one of the ways in which it can end."""
+
+    async def go_on(self, turn: Turn, custom_status: str | None) -> None:
+        """Let the instance wait for what it has asked for."""
+        ...
+
+    async def finish(
+        self, turn: Turn, status: Status, output: str | None, reason: str, custom_status: str | None
+    ) -> None:
+        """Give the instance its final status. `output` is JSON, `reason` what its parent hears."""
+        ...
+
+    async def continue_as_new(
+        self, turn: Turn, command: ContinueAsNew, custom_status: str | None
+    ) -> None:
+        """Begin again with a new input, an empty history and no timers."""
+        ...
 
 
 def ready(instance: Instance) -> bool:
@@ -62,7 +85,7 @@ def take(instance: Instance) -> list[Message]:
 
 
 def begin(instance: Instance, batch: list[Message], now: int) -> Turn:
-    """Begin a turn with the events that open it; the messages are consumed with its commit."""
+    """Begin a turn with the events that open it."""
     turn = Turn(instance, batch, now, instance.shim.copy())
     turn.events.append(history.event(EventType.ORCHESTRATOR_STARTED, now))
     if instance.turn == 0:
@@ -78,6 +101,41 @@ def begin(instance: Instance, batch: list[Message], now: int) -> Turn:
                 parent_id,
             )
         )
-    for message in batch:
-        turn.statements.extend(records.consume(instance.id, message))
     return turn
+
+
+def close_events(turn: Turn) -> str:
+    """End the turn's events; return their text as the next turn replays it."""
+    turn.events.append(history.event(EventType.ORCHESTRATOR_COMPLETED, turn.now))
+    return history.played(turn.news)
+
+
+def renew(turn: Turn, command: ContinueAsNew, custom_status: str | None) -> Instance:
+    """Return the next execution of an instance that continues as new."""
+    instance = turn.instance
+    return Instance(
+        instance.id,
+        new_id(),
+        instance.name,
+        instance.version,
+        Status.SUSPENDED if instance.suspended else Status.RUNNING,
+        # The SDK's JSON text travels as one string, which its `get_input` decodes again.
+        quoted(command.input),
+        instance.created,
+        turn.now,
+        instance.parent,
+        custom_status=custom_status,
+    )
+
+
+def child_ended(
+    now: int, parent: Parent, status: Status, output: str | None, reason: str
+) -> Message:
+    """Return the message by which a parent learns how its sub-orchestration ended."""
+    if status is Status.COMPLETED:
+        kind = EventType.CHILD_COMPLETED
+        text = history.succeeded(kind, now, parent.task, output)
+    else:
+        kind = EventType.CHILD_FAILED
+        text = history.failed(kind, now, parent.task, reason, "")
+    return Message(kind, text, parent.task, parent.execution)

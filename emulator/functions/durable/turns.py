@@ -1,18 +1,24 @@
 """One turn of an instance: new messages in, the orchestrator's commands out, one commit."""
 
 import json
+from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as quoted
 
 from emulator.functions.durable import history
 from emulator.functions.durable.actions import Command, ContinueAsNew
-from emulator.functions.durable.endings import Endings
 from emulator.functions.durable.errors import ActionInvalid
 from emulator.functions.durable.history import EventType
-from emulator.functions.durable.hub import Hub
 from emulator.functions.durable.model import Instance, Message, Status
 from emulator.functions.durable.protocol import TurnState, context_json, read_failure, read_state
 from emulator.functions.durable.scheduling import Scheduler, unknown_orchestrator
-from emulator.functions.durable.turn import FAILURES, Turn, begin, take, termination_of
+from emulator.functions.durable.turn import (
+    FAILURES,
+    Endings,
+    Turn,
+    begin,
+    take,
+    termination_of,
+)
 from emulator.functions.runner import FunctionFailure, FunctionRunner
 
 
@@ -20,9 +26,15 @@ class Turns:
     """Makes turns, one at a time for each instance; the engine sees to that."""
 
     def __init__(
-        self, hub: Hub, runner: FunctionRunner, scheduler: Scheduler, endings: Endings
+        self,
+        now: Callable[[], int],
+        history_of: Callable[[Instance], list[str]],
+        runner: FunctionRunner,
+        scheduler: Scheduler,
+        endings: Endings,
     ) -> None:
-        self._hub = hub
+        self._now = now
+        self._history_of = history_of
         self._runner = runner
         self._scheduler = scheduler
         self._endings = endings
@@ -43,10 +55,12 @@ class Turns:
             raise
 
     async def _orchestrate(self, instance: Instance, batch: list[Message]) -> None:
-        turn = begin(instance, batch, self._hub.now())
+        turn = begin(instance, batch, self._now())
         commands: list[Command] = []
         for message in batch:
             task = message.task
+            if message.kind is EventType.EXECUTION_STARTED:
+                continue  # `begin` wrote it
             if message.kind is EventType.TIMER_FIRED:
                 assert task is not None
                 if not turn.shim.awaits_timer(task):
@@ -82,7 +96,7 @@ class Turns:
             instance.id,
             instance.parent.id if instance.parent else None,
             instance.input,
-            self._hub.history(instance),
+            self._history_of(instance),
             turn.news,
             replaying=instance.turn > 0,
         )
@@ -96,7 +110,7 @@ class Turns:
     async def _terminate(
         self, instance: Instance, batch: list[Message], termination: Message
     ) -> None:
-        turn = begin(instance, batch, self._hub.now())
+        turn = begin(instance, batch, self._now())
         turn.events.append(
             history.event(
                 EventType.EXECUTION_TERMINATED, turn.now, rest=f',"Input":{termination.text}'

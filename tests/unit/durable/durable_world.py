@@ -12,6 +12,8 @@ from typing import Any
 
 from azure.durable_functions import Orchestrator
 
+from emulator.functions.durable.azure_storage.engine import AzureStorageEngine
+from emulator.functions.durable.azure_storage.options import AzureStorageOptions
 from emulator.functions.durable.core import Engine
 from emulator.functions.durable.model import Instance
 from emulator.functions.durable.store import Store
@@ -88,30 +90,72 @@ class World:
     clock: HandClock = field(default_factory=HandClock)
     make_store: Callable[[Path], Store] = Store
     options: DurableOptions = field(default_factory=DurableOptions)
-    _engine: Engine | None = None
+    storage: AzureStorageOptions | None = None
+    """Given, the engine is the azure-storage engine."""
+    _engine: Engine | AzureStorageEngine | None = None
+    _deaths: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> Engine | AzureStorageEngine:
         assert self._engine is not None
         return self._engine
 
-    async def start(self) -> Engine:
-        store = self.make_store(self.database)
-        self._engine = Engine(store, self.runner, self.clock, self.options)
+    @property
+    def local(self) -> Engine:
+        assert isinstance(self._engine, Engine)
+        return self._engine
+
+    @property
+    def hub(self) -> AzureStorageEngine:
+        assert isinstance(self._engine, AzureStorageEngine)
+        return self._engine
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether a crash point has killed the engine."""
+        return self._engine is None
+
+    async def start(self) -> Engine | AzureStorageEngine:
+        if self.storage is not None:
+            self._engine = AzureStorageEngine(
+                self.storage, self.runner, self.clock, self.options, self.die
+            )
+        else:
+            store = self.make_store(self.database)
+            self._engine = Engine(store, self.runner, self.clock, self.options)
         await self._engine.start()
         return self._engine
+
+    def die(self) -> None:
+        """Die where a crash point says so."""
+        engine, self._engine = self._engine, None
+        if isinstance(engine, AzureStorageEngine):
+            engine.database.abandon()
+            death = asyncio.get_running_loop().create_task(engine.kill())
+            self._deaths.add(death)
 
     async def stop(self) -> None:
         if self._engine is not None:
             engine, self._engine = self._engine, None
             await engine.stop()
+        await asyncio.gather(*self._deaths)
 
     async def kill(self) -> None:
         """End the engine as `kill -9` would: what is not committed is gone."""
-        if self._engine is not None:
-            engine, self._engine = self._engine, None
+        if self._engine is None:
+            return
+        engine, self._engine = self._engine, None
+        if isinstance(engine, AzureStorageEngine):
+            await engine.kill()
+            self.outlast_timeouts()
+        else:
             engine.store.abandon()
             await engine.stop()
+
+    def outlast_timeouts(self) -> None:
+        """Move the clock past the leases of a dead host and the messages that it held."""
+        assert self.storage is not None
+        self.clock.moment += timedelta(seconds=self.storage.visibility_timeout_seconds)
 
     async def settle(self) -> None:
         """Let everything happen that needs neither time nor a message."""
@@ -125,10 +169,23 @@ class World:
             if turns > 50 and self._engine is not None and self._engine.outage.waiting:
                 return
 
+    async def pump(self) -> None:
+        """Let activities begin that will not end by themselves."""
+        for _ in range(30 if self.storage is None else 300):
+            await asyncio.sleep(0)
+
     async def advance(self, **duration: float) -> None:
         self.clock.moment += timedelta(**duration)
         self.engine.clock_moved()
         await self.settle()
+
+    def leftovers(self) -> int:
+        """Count what is still to be done for any instance."""
+        if isinstance(self._engine, AzureStorageEngine):
+            tables, read = ("control_messages", "work_items"), self._engine.database.read
+        else:
+            tables, read = ("inbox", "work", "timers"), self.local.store.read
+        return sum(int(read(f"SELECT count(*) FROM {table}")[0][0]) for table in tables)
 
     async def begin(self, name: str, value: Any = None, instance_id: str = "i") -> Instance:
         """Start an instance as the SDK's client does, and let it go as far as it can."""
@@ -159,7 +216,7 @@ class World:
         ]
 
     def fragments(self, instance_id: str = "i") -> list[str]:
-        return self.engine.hub.history(self.engine.find(instance_id))
+        return self.engine.history_of(self.engine.find(instance_id))
 
 
 def child(world: World) -> None:

@@ -49,7 +49,8 @@ async def test_child_whose_id_is_taken(world: World) -> None:
     assert world.status("taken") == "Running"
 
 
-async def test_rewind_of_a_parent_rewinds_its_child(world: World) -> None:
+async def test_rewind_of_a_parent_rewinds_its_child(local_world: World) -> None:
+    world = local_world
     tries = []
 
     @world.runner.activity

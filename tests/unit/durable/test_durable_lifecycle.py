@@ -61,16 +61,14 @@ async def test_a_renewed_instance_hears_nothing_of_its_past(world: World) -> Non
         return ["limit" if first is limit else first.result, n]
 
     await world.engine.start_new("eternal", "i", json.dumps("0"))
-    for _ in range(30):
-        await asyncio.sleep(0)
+    await world.pump()
     await world.engine.raise_event("i", "renew", "null")
-    for _ in range(30):
-        await asyncio.sleep(0)
-    timers = world.engine.store.read("SELECT execution FROM timers")
-    assert timers == [(world.engine.find("i").execution,)]
+    await world.pump()
+    if world.storage is None:
+        timers = world.local.store.read("SELECT execution FROM timers")
+        assert timers == [(world.engine.find("i").execution,)]
     gates[0].set()
-    for _ in range(30):
-        await asyncio.sleep(0)
+    await world.pump()
     assert world.status() == "Running"
     gates[1].set()
     await world.settle()
@@ -138,9 +136,9 @@ async def test_suspended_instances_wait(world: World) -> None:
         return [value, (yield context.wait_for_external_event("go"))]
 
     await world.engine.start_new("body", "i")
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await world.pump()
     await world.engine.suspend("i", "wait")
+    await world.pump()
     with pytest.raises(OperationInvalid):
         await world.engine.suspend("i", "wait")
     gate.set()
@@ -151,8 +149,9 @@ async def test_suspended_instances_wait(world: World) -> None:
     await world.settle()
     assert world.status() == "Suspended"
     await world.engine.resume("i", "go on")
-    with pytest.raises(OperationInvalid):
-        await world.engine.resume("i", "go on")
+    if world.storage is None:  # the other engine changes the status with the next episode
+        with pytest.raises(OperationInvalid):
+            await world.engine.resume("i", "go on")
     await world.settle()
     assert world.output() == ["v", 1]
     # Its result had been kept, so the activity did not run again.
@@ -217,7 +216,8 @@ async def test_what_the_local_host_does_not_do(world: World) -> None:
     )
 
 
-async def test_rewind_of_a_first_turn(world: World) -> None:
+async def test_rewind_of_a_first_turn(local_world: World) -> None:
+    world = local_world
     broken = [True]
 
     @world.runner.orchestrator

@@ -59,7 +59,9 @@ async def test_outage_of_the_app_costs_nothing(world: World) -> None:
     assert world.runner.calls == [("work", 1)]
 
 
-async def test_result_that_arrives_during_an_outage_is_kept(world: World) -> None:
+async def test_result_that_arrives_during_an_outage_is_kept(local_world: World) -> None:
+    world = local_world
+
     @world.runner.activity
     def work(value: int) -> int:
         world.runner.down = True
@@ -70,7 +72,7 @@ async def test_result_that_arrives_during_an_outage_is_kept(world: World) -> Non
         return (yield context.call_activity("work", 1))
 
     await world.begin("body")
-    assert world.engine.store.read("SELECT count(*) FROM work") == [(0,)]
+    assert world.local.store.read("SELECT count(*) FROM work") == [(0,)]
     await world.kill()
     world.runner.down = False
     await world.start()
@@ -79,18 +81,20 @@ async def test_result_that_arrives_during_an_outage_is_kept(world: World) -> Non
     assert len(world.runner.calls) == 1
 
 
-async def test_memory_is_bounded(world: World) -> None:
+async def test_memory_is_bounded(local_world: World) -> None:
+    world = local_world
     child(world)
-    world.engine.hub._memory_characters = 20_000
+    world.local.hub._memory_characters = 20_000
     for number in range(60):
         await world.begin("child", number, f"m{number}")
-    assert len(world.engine.hub._instances) < 20
+    assert len(world.local.hub._instances) < 20
     for number in range(60):
         await world.raise_event("go", "x", f"m{number}")
         assert world.output(f"m{number}") == [None, number, "x"]
 
 
-async def test_two_hosts_cannot_share_a_database(world: World) -> None:
+async def test_two_hosts_cannot_share_a_database(local_world: World) -> None:
+    world = local_world
     other = World(world.database)
     with pytest.raises(DatabaseInUse):
         await other.start()

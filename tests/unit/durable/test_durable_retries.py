@@ -159,7 +159,8 @@ async def test_sub_orchestration_with_retry(world: World, fixed: str | None) -> 
     assert [task for task, _ in world.scheduled()] == [0, 1, 2, 3, 4]
 
 
-async def test_rewind_of_an_exhausted_retry(world: World) -> None:
+async def test_rewind_of_an_exhausted_retry(local_world: World) -> None:
+    world = local_world
     flaky(world, 2)
 
     @world.runner.activity
@@ -203,8 +204,7 @@ async def test_failure_behind_an_event_in_the_same_mailbox(world: World) -> None
         return [quick, (yield slow)]
 
     await world.engine.start_new("body", "i")
-    for _ in range(30):
-        await asyncio.sleep(0)
+    await world.pump()
     assert world.runner.calls == [("flaky", 1)]
     await world.engine.suspend("i", "")
     await world.engine.raise_event("i", "go", "0")

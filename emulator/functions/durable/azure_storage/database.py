@@ -1,0 +1,183 @@
+"""The task hub's SQLite file: several host processes read and write it at once.
+
+Every step of the provider (dequeue, send, save, delete) is a transaction of its own. SQLite lets
+one process write at a time; a transaction that finds the file locked is tried again, and the
+event loop runs meanwhile. With `synchronous=NORMAL` a commit survives the death of the process
+(not the loss of power).
+"""
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import uniform
+from typing import Any, TypeVar
+
+from emulator.functions.durable.errors import DatabaseForeign, StoreUnavailable
+from emulator.functions.durable.store import INSTANCES_SCHEMA, checkpoint
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_COMMITS_PER_CHECKPOINT = 400
+_BUSY_SECONDS = 0.003
+_READ_TRIES = 200
+# Not the version of the default engine's file: neither engine opens the other's.
+_VERSION = 1001
+_SCHEMA = f"""{INSTANCES_SCHEMA}
+CREATE TABLE IF NOT EXISTS control_messages(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, partition INTEGER NOT NULL, instance_id TEXT NOT NULL,
+    execution TEXT, kind INTEGER NOT NULL, task INTEGER, text TEXT NOT NULL,
+    visible_at INTEGER NOT NULL, dequeue_count INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX IF NOT EXISTS control_visible ON control_messages(partition, visible_at, id);
+CREATE TABLE IF NOT EXISTS work_items(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, instance_id TEXT NOT NULL, execution TEXT NOT NULL,
+    task INTEGER NOT NULL, name TEXT NOT NULL, input TEXT NOT NULL,
+    visible_at INTEGER NOT NULL, dequeue_count INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX IF NOT EXISTS work_visible ON work_items(visible_at, id);
+CREATE TABLE IF NOT EXISTS leases(
+    partition INTEGER PRIMARY KEY, owner TEXT, expires_at INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS hosts(
+    id TEXT PRIMARY KEY, expires_at INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reached_crash_points(point TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS awaited_events(
+    instance_id TEXT NOT NULL, name TEXT NOT NULL, accepted INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY(instance_id, name)) WITHOUT ROWID;
+"""
+
+
+class Database:
+    """One host's connection to the task hub. To be used on one event loop."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._commits = 0
+        self._checkpoint: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Open the file, or make it. Raises DatabaseForeign if it is not a task hub."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Hosts that start together may all find the file empty: the loser looks again.
+        for attempt in range(_READ_TRIES):
+            try:
+                self._connection = self._connect()
+            except sqlite3.OperationalError as problem:
+                if not _is_busy(problem) or attempt == _READ_TRIES - 1:
+                    raise DatabaseForeign(f"{self._path} cannot be opened: {problem}") from problem
+                await asyncio.sleep(_pause(0.01))
+            except sqlite3.DatabaseError as problem:
+                raise DatabaseForeign(f"{self._path} is not a database: {problem}") from problem
+            else:
+                return
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, isolation_level=None, timeout=_BUSY_SECONDS, cached_statements=64
+        )
+        try:
+            version = self._check_version(connection)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA wal_autocheckpoint=20000")
+            if version == 0:
+                connection.executescript(
+                    f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version={_VERSION};COMMIT;"
+                )
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check_version(self, connection: sqlite3.Connection) -> int:
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version not in {0, _VERSION}:
+            raise DatabaseForeign(f"{self._path} has version {version}: not a task hub")
+        return version
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._checkpoint is not None:
+            await asyncio.gather(self._checkpoint, return_exceptions=True)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the connection at once, as the death of the process would."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return all rows of a query. Raises StoreUnavailable."""
+        for _ in range(_READ_TRIES):
+            try:
+                return self._open_connection().execute(sql, arguments).fetchall()
+            except sqlite3.OperationalError as problem:
+                # Readers wait only while another process recovers the file after a kill.
+                if not _is_busy(problem):
+                    raise StoreUnavailable(f"The database refused a query: {problem}") from problem
+                time.sleep(_BUSY_SECONDS)
+        raise StoreUnavailable("The database is locked")
+
+    async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in one write transaction; return its result after the commit.
+
+        While another process writes, `work` is tried again from its beginning. Raises
+        StoreUnavailable if nothing was written, and whatever `work` raises.
+        """
+        while True:
+            try:
+                return self._transact(work)
+            except sqlite3.OperationalError as problem:
+                if not _is_busy(problem):
+                    raise StoreUnavailable(
+                        f"The database refused the transaction: {problem}"
+                    ) from problem
+            except (sqlite3.Error, OverflowError, ValueError) as problem:
+                raise StoreUnavailable(
+                    f"The database refused the transaction: {problem}"
+                ) from problem
+            await asyncio.sleep(_pause(_BUSY_SECONDS))
+
+    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self._open_connection()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = work(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                connection.rollback()
+            raise
+        self._commits += 1
+        if self._commits >= _COMMITS_PER_CHECKPOINT and self._checkpoint is None:
+            self._commits = 0
+            self._checkpoint = asyncio.ensure_future(asyncio.to_thread(checkpoint, self._path))
+            self._checkpoint.add_done_callback(self._checkpointed)
+        return result
+
+    def changes_of_others(self) -> int:
+        """Return a number that differs once another process has committed."""
+        number: int = self.read("PRAGMA data_version")[0][0]
+        return number
+
+    def _open_connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreUnavailable("The database is closed")
+        return self._connection
+
+    def _checkpointed(self, task: asyncio.Task[None]) -> None:
+        self._checkpoint = None
+        if not task.cancelled() and task.exception() is not None:
+            _log.debug("checkpoint of %s put off: %s", self._path.name, task.exception())
+
+
+def _is_busy(problem: sqlite3.OperationalError) -> bool:
+    return problem.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def _pause(seconds: float) -> float:
+    """Return a random time around `seconds`, so that two hosts do not try again in step."""
+    return uniform(0.5, 1.5) * seconds  # noqa: S311 - not for secrets

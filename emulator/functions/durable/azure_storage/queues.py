@@ -1,0 +1,191 @@
+"""The control queues and the work-item queue.
+
+A dequeued message stays in its queue, invisible until its visibility timeout has passed. The
+host that holds it renews that while it lives. `dequeue_count` serves as the receipt: who dequeues
+a message next invalidates the receipts before. So a host that was taken for dead can neither
+renew nor delete what another host has dequeued since.
+"""
+
+import sqlite3
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from emulator.functions.durable.history import EventType
+from emulator.functions.durable.model import Message
+from emulator.functions.durable.records import Work
+from emulator.functions.durable.store import Statement
+
+PARTITION_COUNT = 4
+BATCH_SIZE = 32
+_MAX_BACKOFF_SECONDS = 600
+_INSERT_MESSAGE = (
+    "INSERT INTO control_messages(partition, instance_id, execution, kind, task, text, visible_at)"
+    " VALUES(?,?,?,?,?,?,?)"
+)
+_INSERT_WORK = (
+    "INSERT INTO work_items(instance_id, execution, task, name, input, visible_at)"
+    " VALUES(?,?,?,?,?,?)"
+)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class QueueMessage(Message):
+    """A message as it was dequeued; its `sequence` is its row."""
+
+    instance_id: str
+    partition: int
+    dequeue_count: int
+
+
+@dataclass(slots=True, eq=False)
+class WorkItem:
+    """An activity as it was dequeued."""
+
+    work: Work
+    dequeue_count: int
+
+
+def partition_of(instance_id: str) -> int:
+    """Return the control queue that carries an instance's messages."""
+    return zlib.crc32(instance_id.encode()) % PARTITION_COUNT
+
+
+def send(instance_id: str, message: Message, visible_at: int) -> Statement:
+    """Put a message in its instance's control queue."""
+    return (
+        _INSERT_MESSAGE,
+        (
+            partition_of(instance_id),
+            instance_id,
+            message.execution,
+            int(message.kind),
+            message.task,
+            message.text,
+            visible_at,
+        ),
+    )
+
+
+def send_work(  # noqa: PLR0913, PLR0917 - one argument a column
+    instance_id: str, execution: str, task: int, name: str, input_text: str, visible_at: int
+) -> Statement:
+    """Put an activity in the work-item queue."""
+    return (
+        _INSERT_WORK,
+        (instance_id, execution, task, name, input_text, visible_at),
+    )
+
+
+def dequeue(
+    connection: sqlite3.Connection, partition: int, now: int, invisible_until: int
+) -> list[QueueMessage]:
+    """Dequeue a batch of a control queue, in the order in which its messages became visible."""
+    rows = connection.execute(
+        "SELECT id, kind, text, task, execution, instance_id, dequeue_count FROM control_messages"
+        " WHERE partition=? AND visible_at<=? ORDER BY visible_at, id LIMIT ?",
+        (partition, now, BATCH_SIZE),
+    ).fetchall()
+    _hide(connection, "control_messages", [row[0] for row in rows], invisible_until)
+    return [
+        QueueMessage(
+            EventType(kind),
+            text,
+            task,
+            execution,
+            sequence,
+            instance_id=instance_id,
+            partition=partition,
+            dequeue_count=count + 1,
+        )
+        for sequence, kind, text, task, execution, instance_id, count in rows
+    ]
+
+
+def dequeue_work(
+    connection: sqlite3.Connection, now: int, invisible_until: int, limit: int
+) -> list[WorkItem]:
+    """Dequeue activities, at most `limit`."""
+    rows = connection.execute(
+        "SELECT id, instance_id, execution, task, name, input, dequeue_count FROM work_items"
+        " WHERE visible_at<=? ORDER BY visible_at, id LIMIT ?",
+        (now, limit),
+    ).fetchall()
+    _hide(connection, "work_items", [row[0] for row in rows], invisible_until)
+    return [WorkItem(Work(*row[:6]), row[6] + 1) for row in rows]
+
+
+def _hide(
+    connection: sqlite3.Connection, table: str, rows: Sequence[int], invisible_until: int
+) -> None:
+    connection.executemany(
+        f"UPDATE {table} SET visible_at=?, dequeue_count=dequeue_count+1 WHERE id=?",  # noqa: S608 - constants
+        [(invisible_until, row) for row in rows],
+    )
+
+
+def renew(
+    connection: sqlite3.Connection, messages: Iterable[QueueMessage], invisible_until: int
+) -> list[QueueMessage]:
+    """Keep dequeued messages invisible; return those that another host has dequeued since."""
+    return [
+        message
+        for message in messages
+        if not _set_visible(connection, "control_messages", message, invisible_until)
+    ]
+
+
+def renew_work(
+    connection: sqlite3.Connection, items: Iterable[WorkItem], invisible_until: int
+) -> None:
+    """Keep activities that run invisible."""
+    for item in items:
+        _set_work_visible(connection, item, invisible_until)
+
+
+def abandon(connection: sqlite3.Connection, message: QueueMessage, visible_at: int) -> None:
+    """Give a message back to its queue, unless another host has dequeued it since."""
+    _set_visible(connection, "control_messages", message, visible_at)
+
+
+def abandon_work(connection: sqlite3.Connection, item: WorkItem, visible_at: int) -> None:
+    """Give an activity back to the queue, unless another host has dequeued it since."""
+    _set_work_visible(connection, item, visible_at)
+
+
+def delete(connection: sqlite3.Connection, messages: Iterable[Message]) -> None:
+    """Delete dequeued messages, except those that another host has dequeued since."""
+    connection.executemany(
+        "DELETE FROM control_messages WHERE id=? AND dequeue_count=?",
+        [(m.sequence, m.dequeue_count) for m in messages if isinstance(m, QueueMessage)],
+    )
+
+
+def delete_work(connection: sqlite3.Connection, item: WorkItem) -> None:
+    """Delete an activity, unless another host has dequeued it since."""
+    connection.execute(
+        "DELETE FROM work_items WHERE id=? AND dequeue_count=?",
+        (item.work.sequence, item.dequeue_count),
+    )
+
+
+def backoff_seconds(dequeue_count: int, longest_seconds: float) -> float:
+    """Return for how long an abandoned message stays invisible: 2, 4, 8, ... seconds."""
+    return min(2.0 ** min(dequeue_count, 30), _MAX_BACKOFF_SECONDS, longest_seconds)
+
+
+def _set_visible(
+    connection: sqlite3.Connection, table: str, message: QueueMessage, visible_at: int
+) -> bool:
+    changed = connection.execute(
+        f"UPDATE {table} SET visible_at=? WHERE id=? AND dequeue_count=?",  # noqa: S608 - constants
+        (visible_at, message.sequence, message.dequeue_count),
+    )
+    return changed.rowcount > 0
+
+
+def _set_work_visible(connection: sqlite3.Connection, item: WorkItem, visible_at: int) -> None:
+    connection.execute(
+        "UPDATE work_items SET visible_at=? WHERE id=? AND dequeue_count=?",
+        (visible_at, item.work.sequence, item.dequeue_count),
+    )
