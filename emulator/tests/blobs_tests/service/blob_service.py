@@ -14,10 +14,9 @@ from urllib.parse import quote
 from azure.storage.blob import generate_account_sas
 
 from emulator.blobs.__main__ import DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY
-from emulator.blobs.app import BlobApp
-from emulator.blobs.auth import Authenticator
-from emulator.blobs.auth.signature import AccountKey
-from emulator.blobs.store import Store
+from emulator.blobs.authorization import AccountKey, Authenticator
+from emulator.blobs.server import BlobApp
+from emulator.blobs.store import BlobStore
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 Message = MutableMapping[str, Any]
@@ -54,7 +53,7 @@ class World:
     """A running service, and requests to it that an account signature permits."""
 
     app: BlobApp
-    store: Store
+    store: BlobStore
     clock: HeldClock
     root: Path
 
@@ -146,7 +145,7 @@ class World:
 async def open_world(root: Path) -> AsyncIterator[World]:
     """A service on the data directory ``root`` with one container, ``box``."""
     clock = HeldClock()
-    store = Store(root, clock)
+    store = BlobStore(root, clock)
     store.open()
     store.start()
     key = AccountKey(DEVELOPMENT_KEY)

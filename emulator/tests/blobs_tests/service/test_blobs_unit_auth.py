@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from blobs_tests.service.blob_service import START, World
 from emulator.blobs.__main__ import DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY
-from emulator.blobs.auth.sharedkey import string_to_sign
-from emulator.blobs.auth.signature import AccountKey
+from emulator.blobs.authorization import AccountKey, build_string_to_sign
 from emulator.blobs.request import parse_request
-from emulator.blobs.times import http_date, to_microseconds
+from emulator.blobs.times import format_http_date, to_microseconds
 from emulator.program import SettingError
 
 MINUTE = timedelta(minutes=1)
@@ -96,7 +95,7 @@ def signed(world: World, method: str, headers: dict[str, str], query: str = "") 
         return {}
 
     request = parse_request(scope, nothing)
-    text = string_to_sign(request, DEVELOPMENT_ACCOUNT, lambda name: name)
+    text = build_string_to_sign(request, DEVELOPMENT_ACCOUNT, lambda name: name)
     return f"SharedKey {DEVELOPMENT_ACCOUNT}:{world.app.authenticator.key.sign(text)}"
 
 
@@ -105,7 +104,7 @@ async def test_a_signed_request_is_good_for_a_quarter_of_an_hour(
     world: World, minutes: int, status: int
 ) -> None:
     await world.put("box/blob", b"content")
-    date = http_date(to_microseconds(START + minutes * MINUTE))
+    date = format_http_date(to_microseconds(START + minutes * MINUTE))
     headers = {"x-ms-date": date, "x-ms-version": "2026-10-06", "content-length": "0"}
     headers["authorization"] = signed(world, "GET", headers)
     assert (await read(world, "", **headers))[0] == status
@@ -113,7 +112,7 @@ async def test_a_signed_request_is_good_for_a_quarter_of_an_hour(
 
 async def test_what_was_signed_cannot_be_changed(world: World) -> None:
     await world.put("box/blob", b"content")
-    headers = {"x-ms-date": http_date(to_microseconds(START)), "content-length": "0"}
+    headers = {"x-ms-date": format_http_date(to_microseconds(START)), "content-length": "0"}
     headers["authorization"] = signed(world, "GET", headers, "comp=metadata")
     assert (await read(world, "comp=metadata", **headers))[0] == 200
     assert await read(world, "", **headers) == (403, "AuthenticationFailed")
@@ -137,7 +136,10 @@ async def test_what_was_signed_cannot_be_changed(world: World) -> None:
 async def test_what_is_no_authorization_is_refused(
     world: World, authorization: str, status: int, code: str
 ) -> None:
-    headers = {"authorization": authorization, "x-ms-date": http_date(to_microseconds(START))}
+    headers = {
+        "authorization": authorization,
+        "x-ms-date": format_http_date(to_microseconds(START)),
+    }
     assert await read(world, "", **headers) == (status, code)
 
 

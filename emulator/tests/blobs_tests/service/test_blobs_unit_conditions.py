@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.blobs.conditions import Conditions
 from emulator.blobs.errors import StorageError
-from emulator.blobs.times import http_date
+from emulator.blobs.headers import Conditions
+from emulator.blobs.times import format_http_date
 
 TAGS = ('"one"', '"two"')
 SECOND = 1_000_000
@@ -28,7 +28,7 @@ TIMES = st.none() | st.integers(0, 4)
 CONDITIONS = st.builds(Conditions, TAG_LISTS, TAG_LISTS, TIMES, TIMES)
 
 
-EARLY = http_date(0)
+EARLY = format_http_date(0)
 LATER = Thing(TAGS[0], 9**9)
 
 

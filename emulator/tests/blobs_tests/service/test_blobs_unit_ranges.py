@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulator.blobs.errors import StorageError
-from emulator.blobs.ranges import requested_range
+from emulator.blobs.headers import read_requested_range
 
 NUMBERS = st.integers(0, 50)
 
@@ -21,10 +21,10 @@ def test_a_range_is_a_slice(start: int, more: int, is_open: bool, total: int) ->
     expected = content[start:] if is_open else content[start : start + more + 1]
     if start >= total:
         with pytest.raises(StorageError) as refused:
-            requested_range({"x-ms-range": value}, total)
+            read_requested_range({"x-ms-range": value}, total)
         assert (refused.value.status, refused.value.code) == (416, "InvalidRange")
         return
-    part = requested_range({"range": value}, total)
+    part = read_requested_range({"range": value}, total)
     assert part is not None
     assert content[part.start : part.stop] == expected
     assert part.content_range(total) == f"bytes {start}-{start + len(expected) - 1}/{total}"
@@ -34,18 +34,18 @@ def test_a_range_is_a_slice(start: int, more: int, is_open: bool, total: int) ->
 def test_no_text_breaks_the_parser(text: str) -> None:
     for headers in ({"range": text}, {"x-ms-range": text}, {"range": f"bytes={text}"}):
         with contextlib.suppress(StorageError):
-            part = requested_range(headers, 10)
+            part = read_requested_range(headers, 10)
             assert part is None or 0 <= part.start < part.stop <= 10
 
 
 @pytest.mark.parametrize("value", ["bytes=-5", "bytes=5-1", "bytes=0-1,3-4", "lines=1-2", "٣-٤"])
 def test_what_is_no_range_is_ignored_or_refused(value: str) -> None:
-    assert requested_range({"range": value}, 10) is None
+    assert read_requested_range({"range": value}, 10) is None
     with pytest.raises(StorageError):
-        requested_range({"x-ms-range": value}, 10)
+        read_requested_range({"x-ms-range": value}, 10)
 
 
 def test_the_prefixed_header_goes_first() -> None:
-    part = requested_range({"range": "bytes=0-1", "x-ms-range": "bytes=2-3"}, 10)
+    part = read_requested_range({"range": "bytes=0-1", "x-ms-range": "bytes=2-3"}, 10)
     assert part is not None
     assert part.start == 2

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from blobs_tests.service.blob_service import DISCONNECT, HeldClock, Message, World, open_world
-from emulator.blobs.index.reads import find_blob, segments
-from emulator.blobs.ranges import ByteRange
-from emulator.blobs.store import Store
+from emulator.blobs.headers import ByteRange
+from emulator.blobs.index.queries import find_blob, find_segments
+from emulator.blobs.store import BlobStore
 from emulator.program import SettingError
 
 MIB = 1024 * 1024
@@ -119,7 +119,7 @@ async def test_a_reader_sees_one_version(world: World) -> None:
         await stage(world, "box/blob", number, old[number * MIB : (number + 1) * MIB])
     await commit(world, "box/blob", 0, 1, 2)
     blob = world.store.read(find_blob, "box", "blob")
-    parts = world.store.read(segments, blob.id, 0, blob.size)
+    parts = world.store.read(find_segments, blob.id, 0, blob.size)
     stream = world.store.streams.open(parts, ByteRange(0, blob.size))
     pieces = aiter(stream)
     first = await anext(pieces)
@@ -181,10 +181,10 @@ async def test_overwriting_keeps_the_time_of_creation(world: World) -> None:
 
 async def test_a_directory_is_used_by_one_process(world: World) -> None:
     with pytest.raises(SettingError, match="another process"):
-        Store(world.root, HeldClock()).open()
+        BlobStore(world.root, HeldClock()).open()
 
 
 async def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite3").write_bytes(b"something else" * 1000)
     with pytest.raises(SettingError, match="not our index"):
-        Store(tmp_path, HeldClock()).open()
+        BlobStore(tmp_path, HeldClock()).open()

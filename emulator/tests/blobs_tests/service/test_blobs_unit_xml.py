@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulator.blobs.errors import StorageError
-from emulator.blobs.index.records import Blob
-from emulator.blobs.xml import blob_item, listing, parse_block_list
+from emulator.blobs.index.schema import Blob
+from emulator.blobs.xml import build_blob_item, build_listing, parse_block_list
 
 BOMB = b"""<!DOCTYPE b [<!ENTITY a "AAAA"><!ENTITY c "&a;&a;&a;&a;">]>
 <BlockList><Latest>&c;</Latest></BlockList>"""
@@ -73,11 +73,14 @@ def test_no_bytes_break_the_parser(document: bytes) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_any_name_survives_a_listing(name: str) -> None:
     blob = Blob(1, name, 0, '"0x8D"', 0, 0, {"Content-Type": name}, {"key": name})
-    text = listing(
+    text = build_listing(
         {"ServiceEndpoint": name if name.isprintable() else ""},
         {"Prefix": name, "Marker": None},
         "Blobs",
-        [blob_item(blob, with_metadata=True), blob_item(name + "/", with_metadata=False)],
+        [
+            build_blob_item(blob, with_metadata=True),
+            build_blob_item(name + "/", with_metadata=False),
+        ],
         "",
     )
     root = ElementTree.fromstring(text.encode())

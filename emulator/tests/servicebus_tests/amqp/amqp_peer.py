@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from emulator.servicebus.amqp.connection import AMQP_HEADER, IDLE_SECONDS, SASL_HEADER
-from emulator.servicebus.amqp.frames import SASL_FRAME, FrameReader, encode_frame
+from emulator.servicebus.amqp.frames import SASL_FRAME, AmqpFrameReader, encode_frame
 from emulator.servicebus.amqp.performatives import (
     Attach,
     Begin,
@@ -26,7 +26,7 @@ from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import SystemClock
 from emulator.servicebus.broker.settings import QueueSettings
 from emulator.servicebus.messages import read_message
-from emulator.servicebus.server import Namespace
+from emulator.servicebus.namespace import Namespace
 
 KEYS = {"key": "value"}
 QUEUE = "queue"
@@ -72,7 +72,7 @@ class Peer:
         self.transport = MemoryTransport()
         self.connection: Any = namespace.connect()
         self.connection.connection_made(self.transport)
-        self._reader = FrameReader(1 << 20)
+        self._reader = AmqpFrameReader(1 << 20)
 
     def write(self, data: bytes) -> None:
         self.connection.data_received(data)

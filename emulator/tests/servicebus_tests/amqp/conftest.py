@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.server import Namespace
+from emulator.servicebus.namespace import Namespace
 from servicebus_tests.amqp.amqp_peer import Peer, serving
 
 

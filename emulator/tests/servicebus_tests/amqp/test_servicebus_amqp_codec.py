@@ -11,8 +11,15 @@ from azure.servicebus._pyamqp._decode import _DECODE_BY_CONSTRUCTOR
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.servicebus.amqp.decoder import MAX_DEPTH, MAX_VALUES, decode, skip
-from emulator.servicebus.amqp.encoder import encode, encode_composite
+from emulator.servicebus.amqp.codec import (
+    MAX_DEPTH,
+    MAX_VALUES,
+    decode,
+    encode,
+    encode_composite,
+    skip,
+)
+from emulator.servicebus.amqp.errors import DecodeError
 from emulator.servicebus.amqp.types import (
     Array,
     Byte,
@@ -32,7 +39,6 @@ from emulator.servicebus.amqp.types import (
     ULong,
     UShort,
 )
-from emulator.servicebus.errors import DecodeError
 
 
 def _integers(kind: type[int], bits: int, *, signed: bool) -> st.SearchStrategy[int]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emulator.servicebus.amqp.connection import AMQP_HEADER, CHANNEL_MAX, SASL_HEADER
-from emulator.servicebus.amqp.frames import SASL_FRAME, FrameReader, encode_frame
+from emulator.servicebus.amqp.frames import SASL_FRAME, AmqpFrameReader, encode_frame
 from emulator.servicebus.amqp.outcomes import ACCEPTED
 from emulator.servicebus.amqp.performatives import (
     Attach,
@@ -27,7 +27,7 @@ from emulator.servicebus.amqp.performatives import (
 )
 from emulator.servicebus.amqp.types import Described, Symbol, UInt, ULong, UShort
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.server import Namespace
+from emulator.servicebus.namespace import Namespace
 from servicebus_tests.amqp.amqp_peer import (
     BODY,
     Peer,
@@ -79,7 +79,7 @@ async def test_another_protocol_is_told_ours_and_closed(fresh: Peer, header: byt
 async def test_sasl(fresh: Peer, mechanism: str, response: bytes, outcome: int) -> None:
     init = SaslInit(Symbol(mechanism), response)
     fresh.write(SASL_HEADER + encode_frame(init.encode(), frame_type=SASL_FRAME))
-    reader = FrameReader(512)
+    reader = AmqpFrameReader(512)
     reader.feed(await fresh.read())
     assert reader.header() == SASL_HEADER
     frames = [reader.frame(), reader.frame()]

@@ -9,8 +9,9 @@ from azure.servicebus._pyamqp._decode import decode_frame
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.servicebus.amqp.encoder import encode, encode_composite
-from emulator.servicebus.amqp.frames import Frame, FrameReader, encode_frame
+from emulator.servicebus.amqp.codec import encode, encode_composite
+from emulator.servicebus.amqp.errors import DecodeError, FramingError
+from emulator.servicebus.amqp.frames import AmqpFrameReader, Frame, encode_frame
 from emulator.servicebus.amqp.performatives import (
     Attach,
     Begin,
@@ -23,11 +24,10 @@ from emulator.servicebus.amqp.performatives import (
     Performative,
     SaslInit,
     Transfer,
-    error_of,
+    build_error,
     read_performative,
 )
 from emulator.servicebus.amqp.types import Described, Symbol, UInt, ULong, UShort
-from emulator.servicebus.errors import DecodeError, FramingError
 
 EXAMPLES: list[Performative] = [
     Open("container", hostname="host", max_frame_size=UInt(65536), properties={"product": "x"}),
@@ -36,13 +36,13 @@ EXAMPLES: list[Performative] = [
     Flow(next_incoming_id=UInt(0), handle=UInt(2), link_credit=UInt(10), drain=True),
     Transfer(UInt(1), delivery_id=UInt(2), delivery_tag=b"tag", more=True),
     Disposition(role=True, first=UInt(1), last=UInt(9), settled=True),
-    Detach(UInt(1), closed=True, error=error_of("amqp:not-found", "no such queue")),
+    Detach(UInt(1), closed=True, error=build_error("amqp:not-found", "no such queue")),
     End(),
-    Close(error_of("amqp:connection:forced", "bye")),
+    Close(build_error("amqp:connection:forced", "bye")),
 ]
 
 
-def frames(reader: FrameReader, pieces: list[bytes]) -> Iterator[Frame]:
+def frames(reader: AmqpFrameReader, pieces: list[bytes]) -> Iterator[Frame]:
     for piece in pieces:
         reader.feed(piece)
         while (frame := reader.frame()) is not None:
@@ -58,12 +58,12 @@ def test_frames_come_out_however_the_bytes_are_cut(
 ) -> None:
     stream = b"".join(encode_frame(body, channel) for channel, body in sent)
     pieces = [stream[at : at + step] for at in range(0, len(stream), step)]
-    received = [(each.channel, each.body) for each in frames(FrameReader(512), pieces)]
+    received = [(each.channel, each.body) for each in frames(AmqpFrameReader(512), pieces)]
     assert received == sent
 
 
 def test_a_longer_head_is_skipped() -> None:
-    reader = FrameReader(512)
+    reader = AmqpFrameReader(512)
     reader.feed(b"\x00\x00\x00\x0e\x03\x00\x00\x01" + b"\xff" * 4 + b"xy")
     assert reader.frame() == Frame(0, 1, b"xy")
 
@@ -79,7 +79,7 @@ def test_a_longer_head_is_skipped() -> None:
     ],
 )
 def test_an_impossible_head_is_refused_at_once(head: str, why: str) -> None:
-    reader = FrameReader(512)
+    reader = AmqpFrameReader(512)
     reader.feed(bytes.fromhex(head))
     with pytest.raises(FramingError, match=why):
         reader.frame()

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulator.servicebus.amqp.connection import SASL_HEADER
+from emulator.servicebus.amqp.errors import WebSocketError
 from emulator.servicebus.amqp.websocket import (
-    Entrance,
-    Message,
-    MessageReader,
-    encode_message,
+    ProtocolDetector,
+    WebSocketFrame,
+    WebSocketFrameReader,
+    encode_websocket_frame,
 )
-from emulator.servicebus.errors import WebSocketError
 from servicebus_tests.amqp.amqp_peer import MemoryTransport, serving
 
 REQUEST = (
@@ -30,7 +30,7 @@ REQUEST = (
 class Visit:
     """One connection through the entrance."""
 
-    def __init__(self, entrance: Entrance) -> None:
+    def __init__(self, entrance: ProtocolDetector) -> None:
         self.protocol: asyncio.Protocol = entrance
         self.transport = SwitchingTransport(self)
         entrance.connection_made(self.transport)
@@ -58,26 +58,26 @@ class SwitchingTransport(MemoryTransport):
 @pytest.fixture
 async def visit(tmp_path: Path) -> AsyncIterator[Visit]:
     async with serving(tmp_path) as (namespace, _):
-        visit = Visit(Entrance(namespace.connect))
+        visit = Visit(ProtocolDetector(namespace.connect))
         yield visit
         visit.protocol.connection_lost(None)
 
 
 def masked(opcode: int, payload: bytes, mask: bytes = b"\x01\x02\x03\x04") -> bytes:
     """A frame as clients send it."""
-    head = bytearray(encode_message(opcode, payload)[: -len(payload) or None])
+    head = bytearray(encode_websocket_frame(opcode, payload)[: -len(payload) or None])
     head[1] |= 0x80
     body = bytes(octet ^ mask[at % 4] for at, octet in enumerate(payload))
     return bytes(head) + mask + body
 
 
-def unmasked(data: bytes) -> Message:
+def unmasked(data: bytes) -> WebSocketFrame:
     """The only frame among what the server said."""
     length, at = data[1], 2
     if length == 126:
         (length,), at = struct.unpack_from(">H", data, 2), 4
     assert len(data) == at + length
-    return Message(data[0] & 0x0F, data[at:])
+    return WebSocketFrame(data[0] & 0x0F, data[at:])
 
 
 async def test_amqp_itself_comes_through(visit: Visit) -> None:
@@ -98,7 +98,7 @@ async def test_the_handshake_and_the_first_frames(visit: Visit) -> None:
     said = unmasked(await visit.say(masked(2, SASL_HEADER[3:])))
     assert said.opcode == 2
     assert said.payload.startswith(SASL_HEADER)
-    assert unmasked(await visit.say(masked(9, b"ping"))) == Message(10, b"ping")
+    assert unmasked(await visit.say(masked(9, b"ping"))) == WebSocketFrame(10, b"ping")
     assert unmasked(await visit.say(masked(8, b""))).opcode == 8
     assert visit.transport.is_closing()
 
@@ -126,7 +126,7 @@ async def test_an_endless_request_is_cut_off(visit: Visit) -> None:
 @pytest.mark.parametrize(
     ("frame", "code"),
     [
-        (encode_message(2, b"not masked"), 1002),
+        (encode_websocket_frame(2, b"not masked"), 1002),
         (b"\xc2" + masked(2, b"reserved bit")[1:], 1002),
         (masked(3, b"no such opcode"), 1002),
         (struct.pack(">BBQ", 0x82, 0xFF, 1 << 40), 1009),
@@ -134,7 +134,7 @@ async def test_an_endless_request_is_cut_off(visit: Visit) -> None:
 )
 async def test_frames_that_are_wrong_close(visit: Visit, frame: bytes, code: int) -> None:
     await visit.say(REQUEST.encode())
-    assert unmasked(await visit.say(frame)) == Message(8, struct.pack(">H", code))
+    assert unmasked(await visit.say(frame)) == WebSocketFrame(8, struct.pack(">H", code))
     assert visit.transport.is_closing()
 
 
@@ -147,18 +147,18 @@ def test_messages_come_out_however_the_bytes_are_cut(
     sent: list[tuple[int, bytes]], mask: bytes, step: int
 ) -> None:
     stream = b"".join(masked(opcode, payload, mask) for opcode, payload in sent)
-    reader, received = MessageReader(), []
+    reader, received = WebSocketFrameReader(), []
     for at in range(0, len(stream), step):
         reader.feed(stream[at : at + step])
-        while (message := reader.message()) is not None:
+        while (message := reader.frame()) is not None:
             received.append((message.opcode, message.payload))
     assert received == sent
 
 
 @given(st.binary(max_size=100))
 def test_any_bytes_are_frames_or_an_error(data: bytes) -> None:
-    reader = MessageReader()
+    reader = WebSocketFrameReader()
     reader.feed(data)
     with contextlib.suppress(WebSocketError):
-        while reader.message() is not None:
+        while reader.frame() is not None:
             pass

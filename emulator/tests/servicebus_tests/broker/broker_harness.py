@@ -7,10 +7,10 @@ from pathlib import Path
 from uuid import UUID
 
 from emulator.servicebus.broker.broker import Broker
+from emulator.servicebus.broker.dispatcher import Subscription
 from emulator.servicebus.broker.message import Delivery, IncomingMessage, ReceiveMode
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.broker.settings import QueueSettings
-from emulator.servicebus.broker.subscription import Subscription
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -11,11 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.servicebus.broker.admin import create_admin_app
-from emulator.servicebus.broker.atom import AtomError, read_description
-from emulator.servicebus.broker.description import settings_from
+from emulator.servicebus.administration import (
+    AtomError,
+    create_admin_app,
+    read_description,
+    settings_from,
+)
 from emulator.servicebus.broker.errors import ArgumentError
-from emulator.servicebus.broker.sas import SasError, verify_sas
+from emulator.servicebus.sas import SasError, verify_sas
 from servicebus_tests.broker.broker_harness import START, World
 
 KEYS = {"root": "key"}

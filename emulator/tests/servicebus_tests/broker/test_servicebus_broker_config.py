@@ -9,9 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.servicebus.broker.config import ConfigError, load_config, parse_config
-from emulator.servicebus.broker.duration import UNBOUNDED, format_duration, parse_duration
-from emulator.servicebus.broker.settings import QueueSettings
+from emulator.servicebus.broker.settings import (
+    UNBOUNDED,
+    QueueSettings,
+    format_duration,
+    parse_duration,
+)
+from emulator.servicebus.config import ConfigError, load_config, parse_config
 
 
 def config(properties: dict[str, Any] | None = None, **namespace: Any) -> str:

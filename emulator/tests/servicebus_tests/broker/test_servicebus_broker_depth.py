@@ -72,7 +72,7 @@ class _Meter:
     def __init__(self, world: World) -> None:
         self.calls = 0
         self.steps = 0
-        self._connection = world.broker._engine.store._connection
+        self._connection = world.broker._transactions.store._connection
 
     def __enter__(self) -> "_Meter":
         self._connection.set_progress_handler(self._step, 1)
@@ -144,10 +144,10 @@ async def test_a_job_costs_two_transactions(tmp_path: Path) -> None:
 
 async def test_contents_of_a_deep_queue_stay_on_disk(tmp_path: Path) -> None:
     world = await World.open(tmp_path)
-    world.broker._engine.contents._cache_bytes = 1_000_000
+    world.broker._transactions.contents._cache_bytes = 1_000_000
     for _ in range(20):
         await world.queue().send([message("x" * 100_000)])
-    contents = world.broker._engine.contents
+    contents = world.broker._transactions.contents
     assert contents._cached_bytes <= 1_000_000
     assert len(contents._cached) == 10
     assert {len(body) for body in world.bodies()} == {100_000}

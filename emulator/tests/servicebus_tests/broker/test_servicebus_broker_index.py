@@ -5,8 +5,7 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.servicebus.broker.agenda import Agenda
-from emulator.servicebus.broker.index import OrderedIndex
+from emulator.servicebus.broker.message_table import SortedNumbers, TimerHeap
 from servicebus_tests.broker.broker_harness import START
 
 numbers = st.integers(0, 40)
@@ -16,7 +15,7 @@ numbers = st.integers(0, 40)
 def test_the_index_holds_what_a_sorted_set_holds(
     changes: list[tuple[bool, int]], since: int
 ) -> None:
-    index, model = OrderedIndex(), set[int]()
+    index, model = SortedNumbers(), set[int]()
     for adding, number in changes:
         if adding and number not in model:
             index.add(number)
@@ -30,7 +29,7 @@ def test_the_index_holds_what_a_sorted_set_holds(
 
 
 def test_chunks_divide_and_disappear() -> None:
-    index = OrderedIndex()
+    index = SortedNumbers()
     for number in [*range(0, 4000, 2), *range(3999, 0, -2)]:
         index.add(number)
     assert list(index.since(0)) == list(range(4000))
@@ -55,7 +54,7 @@ class _Counted(int):
 def test_finding_a_place_takes_a_logarithm_of_comparisons() -> None:
     counts = []
     for depth in (1000, 100_000):
-        index = OrderedIndex()
+        index = SortedNumbers()
         for number in range(depth):
             index.add(_Counted(2 * number))
         _Counted.comparison_count = 0
@@ -70,26 +69,26 @@ def test_finding_a_place_takes_a_logarithm_of_comparisons() -> None:
 def test_the_agenda_tells_what_is_due_in_its_order(
     changes: list[tuple[int, int | None]], seconds: int
 ) -> None:
-    agenda, model = Agenda(), dict[int, int]()
+    timers, model = TimerHeap(), dict[int, int]()
     for changed, due in changes:
-        agenda.set(changed, None if due is None else START + timedelta(seconds=due))
+        timers.set(changed, None if due is None else START + timedelta(seconds=due))
         model.pop(changed, None)
         if due is not None:
             model[changed] = due
-    assert len(agenda) == len(model)
+    assert len(timers) == len(model)
     taken = []
-    while (key := agenda.take_due(START + timedelta(seconds=seconds))) is not None:
+    while (key := timers.take_due(START + timedelta(seconds=seconds))) is not None:
         taken.append(key)
     expected = sorted((due, key) for key, due in model.items() if due <= seconds)
     assert taken == [key for _, key in expected]
-    assert len(agenda) == len(model) - len(taken)
+    assert len(timers) == len(model) - len(taken)
 
 
 def test_an_agenda_that_changes_its_mind_does_not_grow() -> None:
-    agenda = Agenda()
+    timers = TimerHeap()
     for at in range(10_000):
-        agenda.set(at % 10, START + timedelta(seconds=at))
-        assert len(agenda._heap) <= 2 * len(agenda) + 64
+        timers.set(at % 10, START + timedelta(seconds=at))
+        assert len(timers._heap) <= 2 * len(timers) + 64
     for key in range(10):
-        agenda.set(key, None)
-    assert agenda.next_due_at() is None
+        timers.set(key, None)
+    assert timers.next_due_at() is None

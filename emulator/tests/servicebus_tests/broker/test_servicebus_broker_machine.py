@@ -24,8 +24,8 @@ from emulator.servicebus.broker.errors import (
     BrokerError,
     MessageLockLost,
     MessageNotFound,
+    MessageStoreError,
     NotAllowed,
-    StorageError,
 )
 from emulator.servicebus.broker.message import MessageState, ReceiveMode
 from emulator.servicebus.broker.settings import QueueSettings
@@ -78,7 +78,7 @@ class BrokerMachine(RuleBasedStateMachine):
             self.folder.cleanup()
 
     def _refuse_writes(self, value: bool) -> None:
-        connection = self.world.broker._engine.store._connection
+        connection = self.world.broker._transactions.store._connection
         connection.execute(f"PRAGMA query_only={int(value)}")
 
     @rule(
@@ -113,7 +113,7 @@ class BrokerMachine(RuleBasedStateMachine):
         async def attempt() -> None:
             inbox = self.world.receiver(ADDRESSES[dead], mode, count)
             sending = self.world.queue().send([message("never", message_id="2")] * count)
-            with pytest.raises(StorageError):
+            with pytest.raises(MessageStoreError):
                 await sending
             assert not inbox.deliveries
             assert inbox.subscription.credit == count
@@ -128,7 +128,7 @@ class BrokerMachine(RuleBasedStateMachine):
         else:
             assert known
         self._refuse_writes(False)
-        self.world.broker._engine._wake()
+        self.world.broker._transactions._wake()
 
     @rule(
         target=held,

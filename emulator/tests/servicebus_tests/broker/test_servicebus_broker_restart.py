@@ -48,7 +48,7 @@ async def test_large_and_small_contents_come_back_to_the_byte(world: World) -> N
     assert [IncomingMessage(m.header, m.annotations, m.bare) for m in peeked] == sent
     for _ in sent:
         await world.queue().complete(token_of(world.receive()))
-    connection = world.broker._engine.store._connection
+    connection = world.broker._transactions.store._connection
     for table in ("messages", "contents"):
         assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 

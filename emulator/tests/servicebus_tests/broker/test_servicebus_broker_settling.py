@@ -12,7 +12,7 @@ from emulator.servicebus.broker.errors import (
     EntityNotFound,
     MessageLockLost,
     MessageNotFound,
-    MessageTooLarge,
+    MessageSizeExceeded,
     NotAllowed,
     QuotaExceeded,
 )
@@ -240,7 +240,7 @@ async def test_counts_tell_the_states_apart(world: World) -> None:
 
 async def test_a_message_over_the_limit_is_refused_and_so_are_those_with_it(world: World) -> None:
     await world.queue().send([message("x" * 262_144)])
-    with pytest.raises(MessageTooLarge):
+    with pytest.raises(MessageSizeExceeded):
         await world.queue().send([message("small"), message("x" * 262_145)])
     assert len(world.bodies()) == 1
 

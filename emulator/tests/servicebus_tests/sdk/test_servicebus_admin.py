@@ -22,7 +22,7 @@ from azure.core.exceptions import (
 from azure.core.pipeline.transport import RequestsTransport
 from azure.servicebus.management import ServiceBusAdministrationClient
 
-from emulator.servicebus.broker.admin import create_admin_app
+from emulator.servicebus.administration import create_admin_app
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import SystemClock
 from emulator.servicebus.broker.message import Delivery, IncomingMessage, ReceiveMode

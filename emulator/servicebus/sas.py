@@ -1,7 +1,7 @@
-"""Shared access signatures: who holds a key of the namespace may manage it.
+"""Verify shared access signatures of Service Bus.
 
-The signature is the HMAC-SHA256, under the key, of the URL-encoded resource and the expiry on
-lines of their own (learn.microsoft.com, "Shared Access Signatures", Service Bus).
+The signature is the HMAC-SHA256, under the key, of the URL-encoded resource and the expiry on lines
+of their own (learn.microsoft.com, "Service Bus access control with Shared Access Signatures").
 """
 
 import hmac
@@ -15,13 +15,20 @@ _FIELDS = "sr", "sig", "se", "skn"
 
 
 class SasError(Exception):
-    """The token does not give access; the message says why and holds nothing of the token."""
+    """The token does not give access. The message says why, without any part of the token."""
 
 
 def verify_sas(token: str, keys: Mapping[str, str], path: str, now: datetime) -> None:
-    """See that a token was made with one of the keys, for this path or a folder above it.
+    """Verify that a token is valid for a path.
 
-    Raises SasError.
+    Args:
+        token: The whole token, with its scheme `SharedAccessSignature`.
+        keys: The namespace's keys by name.
+        path: The resource; the token may be for it or for any parent path.
+        now: The current time, against which the token's expiry is checked.
+
+    Raises SasError if the token is malformed, expired, for another resource, or not signed with one
+    of the keys.
     """
     if not token.startswith(_SCHEME):
         raise SasError("a SharedAccessSignature token is missing")
@@ -35,7 +42,7 @@ def verify_sas(token: str, keys: Mapping[str, str], path: str, now: datetime) ->
     except (ValueError, KeyError):
         raise SasError("the token is malformed") from None
     signed = f"{quote_plus(resource)}\n{expiry}".encode()
-    # An unknown name costs as much as a known one, and tells as little.
+    # Compute a digest for an unknown name as well, so that timing does not reveal known names.
     digest = hmac.digest(keys.get(name, "").encode(), signed, "sha256")
     matches = hmac.compare_digest(b64encode(digest), signature.encode())
     if not matches or name not in keys:

@@ -1,32 +1,80 @@
-"""Turns: all that happens in one tick of the event loop is written in one transaction."""
+"""The contents of messages: on disk, except those that will be wanted soon."""
 
 import asyncio
 import logging
 import sqlite3
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 
-from emulator.servicebus.broker.checkpoint import Checkpointer
 from emulator.servicebus.broker.clock import Clock
-from emulator.servicebus.broker.contents import Contents
-from emulator.servicebus.broker.dispatcher import Dispatcher, Handout
-from emulator.servicebus.broker.entry import Entry
-from emulator.servicebus.broker.errors import BrokerClosed, StorageError
-from emulator.servicebus.broker.ledger import Ledger
-from emulator.servicebus.broker.message import Delivery
-from emulator.servicebus.broker.state import QueueState
-from emulator.servicebus.broker.store import ChangeSet, Store
-from emulator.servicebus.broker.subscription import Subscription
+from emulator.servicebus.broker.dispatcher import Assignment, Dispatcher, Subscription
+from emulator.servicebus.broker.errors import BrokerClosed, MessageStoreError
+from emulator.servicebus.broker.message import Delivery, IncomingMessage, MessageRecord
+from emulator.servicebus.broker.message_table import MessageTable
+from emulator.servicebus.broker.queue_state import QueueState
+from emulator.servicebus.broker.store import ChangeSet, Checkpointer, MessageStore
+
+CACHE_BYTES = 32 * 1024 * 1024
+
+
+class ContentCache:
+    """A bounded cache of contents, and those that are not on disk yet.
+
+    A deep queue costs memory for its entries only; a message that is received soon after it was
+    sent is never read back.
+    """
+
+    def __init__(
+        self, read: Callable[[int], IncomingMessage], cache_bytes: int = CACHE_BYTES
+    ) -> None:
+        self._read = read
+        self._cache_bytes = cache_bytes
+        self._cached: OrderedDict[int, IncomingMessage] = OrderedDict()
+        self._cached_bytes = 0
+        self._unwritten: dict[int, IncomingMessage] = {}
+
+    def add(self, id_: int, content: IncomingMessage) -> None:
+        """Keep the content of a new message until it is written, at least."""
+        self._unwritten[id_] = content
+
+    def get(self, id_: int) -> IncomingMessage:
+        """Return the content of a message that is there."""
+        content = self._unwritten.get(id_) or self._cached.get(id_)
+        return self._read(id_) if content is None else content
+
+    def discard(self, id_: int) -> None:
+        """Let go of the content of a message that is gone."""
+        content = self._cached.pop(id_, None)
+        if content is not None:
+            self._cached_bytes -= content.size_bytes
+
+    def commit(self, written: Iterable[int]) -> None:
+        """Take note that these contents are on disk now, and that no others are wanted."""
+        for id_ in written:
+            content = self._unwritten[id_]
+            self._cached[id_] = content
+            self._cached_bytes += content.size_bytes
+        self._unwritten.clear()
+        while self._cached_bytes > self._cache_bytes:
+            _, oldest = self._cached.popitem(last=False)
+            self._cached_bytes -= oldest.size_bytes
+
+    def rollback(self) -> None:
+        """Forget the contents that did not reach the disk."""
+        self._unwritten.clear()
+
 
 _RETRY_SECONDS = 1.0
 _LONGEST_SLEEP_SECONDS = 3600.0
-_TURN_BYTES = 8 * 1024 * 1024
+_MAX_ASSIGNED_BYTES = 8 * 1024 * 1024
 _FORGET_BATCH = 256
 
 logger = logging.getLogger(__name__)
 
 
-class Engine:
+class TransactionManager:
     """Groups changes into transactions, and does by itself what the time demands.
 
     Callers change states at once and wait for ``committed``. At the end of the tick the turn
@@ -36,23 +84,23 @@ class Engine:
 
     def __init__(self, database: Path, clock: Clock) -> None:
         self.clock = clock
-        self.store = Store(database)
+        self.store = MessageStore(database)
         self._checkpointer = Checkpointer(database)
-        self.ledger = Ledger()
-        self.contents = Contents(self.store.content)
+        self.table = MessageTable()
+        self.contents = ContentCache(self.store.content)
         self._loop = asyncio.get_running_loop()
         self._states: dict[int, QueueState] = {}
         self._dispatchers: dict[int, Dispatcher] = {}
-        self._touched: set[QueueState] = set()
+        self._changed: set[QueueState] = set()
         self._waiters: list[asyncio.Future[None]] = []
-        self._turn_handle: asyncio.Handle | None = None
+        self._transaction_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._failing = False
         self._closed = False
 
     def add(self, state: QueueState) -> Dispatcher:
         """Take a queue in; its messages are handed out through the dispatcher."""
-        dispatcher = Dispatcher(state, self._schedule_turn)
+        dispatcher = Dispatcher(state, self._schedule_transaction)
         self._states[state.number] = state
         self._dispatchers[state.number] = dispatcher
         return dispatcher
@@ -62,14 +110,14 @@ class Engine:
         for number in numbers:
             del self._states[number]
             self._dispatchers.pop(number).close()
-            self.ledger.drop_shelf(number)
+            self.table.drop_queue(number)
 
     def load(self) -> None:
         """Read what the database holds of the queues, and do what fell due meanwhile."""
-        for entry in self.store.entries():
-            self.ledger.load(entry)
-        for number, sighting in self.store.sightings():
-            self._states[number].duplicates.load(sighting)
+        for record in self.store.records():
+            self.table.load(record)
+        for number, seen_id in self.store.seen_ids():
+            self._states[number].duplicates.load(seen_id)
         self.tick()
 
     def begin(self) -> datetime:
@@ -78,14 +126,14 @@ class Engine:
             raise BrokerClosed("the broker is closed")
         now = self.clock.now()
         self._advance(now)
-        self._schedule_turn()
+        self._schedule_transaction()
         return now
 
-    def touch(self, state: QueueState) -> None:
+    def mark_changed(self, state: QueueState) -> None:
         """Take note that more than the entries of a queue changes in this turn."""
-        self._touched.add(state)
+        self._changed.add(state)
 
-    async def committed(self) -> None:
+    async def wait_until_committed(self) -> None:
         """Wait until the changes so far are durable; raises StorageError if they are undone."""
         waiter = self._loop.create_future()
         self._waiters.append(waiter)
@@ -93,9 +141,9 @@ class Engine:
 
     def flush(self) -> None:
         """Write what this tick has changed so far, so that what is read next is durable."""
-        if self._turn_handle is not None:
-            self._turn_handle.cancel()
-            self._turn()
+        if self._transaction_handle is not None:
+            self._transaction_handle.cancel()
+            self._run_transaction()
 
     def tick(self) -> None:
         """Do what is due now, and be done with it."""
@@ -109,17 +157,17 @@ class Engine:
             return
         self.flush()
         self._closed = True
-        for handle in (self._turn_handle, self._timer):
+        for handle in (self._transaction_handle, self._timer):
             if handle is not None:
                 handle.cancel()
         self.store.close()
 
-    def delivery(self, entry: Entry) -> Delivery:
+    def build_delivery(self, record: MessageRecord) -> Delivery:
         """Return an entry that was handed out as its receiver gets it."""
-        message = entry.with_content(self.contents.get(entry.id))
-        if entry.lock is None:
+        message = record.with_content(self.contents.get(record.id))
+        if record.lock is None:
             return Delivery(message, None, None)
-        return Delivery(message, entry.lock.token, entry.lock.until)
+        return Delivery(message, record.lock.token, record.lock.until)
 
     def _deliver(self, delivery: Delivery, subscription: Subscription) -> None:
         try:
@@ -127,55 +175,57 @@ class Engine:
         except Exception:
             logger.exception("a receiver failed to take a message, which stays locked")
 
-    def _schedule_turn(self) -> None:
-        if self._turn_handle is None and not self._closed:
-            self._turn_handle = self._loop.call_soon(self._turn)
+    def _schedule_transaction(self) -> None:
+        if self._transaction_handle is None and not self._closed:
+            self._transaction_handle = self._loop.call_soon(self._run_transaction)
 
     def _advance(self, now: datetime) -> None:
         if self._failing:
             return
-        for entry in self.ledger.due(now):
-            state = self._states[entry.queue]
-            state.advance(entry, now)
-            self.touch(state)
+        for record in self.table.due(now):
+            state = self._states[record.queue]
+            state.advance(record, now)
+            self.mark_changed(state)
 
-    def _turn(self) -> None:
-        self._turn_handle = None
+    def _run_transaction(self) -> None:
+        self._transaction_handle = None
         waiters, self._waiters = self._waiters, []
-        handouts: list[Handout] = []
+        assignments: list[Assignment] = []
         try:
-            self._hand_out(handouts)
+            self._assign(assignments)
             # Before the write: a message that is received and deleted is gone after it.
-            deliveries = [(each.subscription, self.delivery(each.entry)) for each in handouts]
+            deliveries = [
+                (each.subscription, self.build_delivery(each.record)) for each in assignments
+            ]
             changes = self._changes()
             if changes:
                 self.store.apply(changes)
-                self._checkpointer.committed()
-        except (sqlite3.Error, StorageError) as error:
-            self._undo(error, handouts, waiters)
+                self._checkpointer.count_commit()
+        except (sqlite3.Error, MessageStoreError) as error:
+            self._roll_back(error, assignments, waiters)
             return
-        self._keep(changes)
+        self._confirm(changes)
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
         for subscription, delivery in deliveries:
             self._deliver(delivery, subscription)
-        self._arm()
+        self._set_next_timer()
 
-    def _hand_out(self, handouts: list[Handout]) -> None:
+    def _assign(self, assignments: list[Assignment]) -> None:
         if self._failing:
             return
         now = self.clock.now()
         self._advance(now)
         for dispatcher in self._dispatchers.values():
-            if dispatcher.busy:
-                dispatcher.hand_out(now, _TURN_BYTES, handouts)
-                if dispatcher.busy:
-                    self._schedule_turn()
+            if dispatcher.has_work:
+                dispatcher.assign(now, _MAX_ASSIGNED_BYTES, assignments)
+                if dispatcher.has_work:
+                    self._schedule_transaction()
 
     def _changes(self) -> ChangeSet:
         changes = ChangeSet()
-        for change in self.ledger.changes():
+        for change in self.table.changes():
             if change.after is None:
                 assert change.before is not None
                 changes.deleted.append(change.before)
@@ -184,43 +234,43 @@ class Engine:
                 changes.inserted.append((change.after, content))
             else:
                 changes.updated.append(change.after)
-        for state in self._touched:
+        for state in self._changed:
             number, seen = state.number, state.duplicates
             if state.next_sequence_number != state.committed_sequence_number:
                 changes.sequence_numbers.append((number, state.next_sequence_number))
-            changes.sightings += [(number, sighting) for sighting in seen.uncommitted()]
+            changes.seen_ids += [(number, seen_id) for seen_id in seen.uncommitted()]
             if seen.forgotten_count >= _FORGET_BATCH:
-                changes.forgotten_sightings.append((number, seen.forgotten_through))
+                changes.forgotten_ids.append((number, seen.forgotten_through))
         return changes
 
-    def _keep(self, changes: ChangeSet) -> None:
-        self.ledger.commit()
-        for entry in changes.deleted:
-            self.contents.discard(entry.id)
-        self.contents.commit(entry.id for entry, _ in changes.inserted)
-        for state in self._touched:
+    def _confirm(self, changes: ChangeSet) -> None:
+        self.table.commit()
+        for record in changes.deleted:
+            self.contents.discard(record.id)
+        self.contents.commit(record.id for record, _ in changes.inserted)
+        for state in self._changed:
             state.commit()
             if state.duplicates.forgotten_count >= _FORGET_BATCH:
-                state.duplicates.purged()
-        self._touched.clear()
+                state.duplicates.mark_purged()
+        self._changed.clear()
         if changes and self._failing:
             logger.info("the broker's database can be written again")
             self._failing = False
-            self._schedule_turn()
+            self._schedule_transaction()
 
-    def _undo(
-        self, error: Exception, handouts: list[Handout], waiters: list[asyncio.Future[None]]
+    def _roll_back(
+        self, error: Exception, assignments: list[Assignment], waiters: list[asyncio.Future[None]]
     ) -> None:
-        self.ledger.rollback()
+        self.table.rollback()
         self.contents.rollback()
-        for state in self._touched:
+        for state in self._changed:
             state.rollback()
-        self._touched.clear()
-        for handout in reversed(handouts):
-            handout.subscription.refund()
+        self._changed.clear()
+        for assignment in reversed(assignments):
+            assignment.subscription.refund()
         for waiter in waiters:
             if not waiter.done():
-                waiter.set_exception(StorageError(f"the change could not be written: {error}"))
+                waiter.set_exception(MessageStoreError(f"the change could not be written: {error}"))
         if not self._failing:
             logger.error(
                 "the broker's database cannot be written (%s): changes are refused and nothing is"
@@ -233,8 +283,8 @@ class Engine:
 
     # The timer: one for the whole broker
 
-    def _arm(self) -> None:
-        due_at = self.ledger.next_due_at()
+    def _set_next_timer(self) -> None:
+        due_at = self.table.next_due_at()
         if due_at is not None and not self._failing:
             self._set_timer(max(0.0, (due_at - self.clock.now()).total_seconds()))
 

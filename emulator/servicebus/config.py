@@ -10,9 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from emulator.servicebus.broker.duration import UNBOUNDED, parse_duration
 from emulator.servicebus.broker.errors import ArgumentError
-from emulator.servicebus.broker.settings import QueueSettings
+from emulator.servicebus.broker.settings import UNBOUNDED, QueueSettings, parse_duration
 
 _DEFAULT_DUPLICATE_WINDOW = timedelta(minutes=10)
 _PROPERTIES = {
