@@ -1,6 +1,14 @@
-"""A Blob storage on one machine that the unmodified azure-storage-blob SDK talks to.
+"""Azure Blob Storage on one machine: the REST API of containers and block blobs.
 
-It speaks the part of the Blob REST API that concerns containers and block blobs, keeps
-content in files and everything else in one SQLite index, and acknowledges a write only when
-it is safe on disk. It knows Azure, and nothing of who uses it.
+Content lies in files, everything else in one SQLite index. A write is acknowledged only when it is
+safe on disk.
+
+server          HTTP: from an ASGI request to an operation and back
+request         the parsed request and its body
+authorization   Shared Key and shared access signatures
+routes          which operation a request means
+operations      the operations of the REST API
+store           the data directory: `index` (SQLite) and `content` (files)
+
+Public: `python -m emulator.blobs`. Everything else is internal.
 """

@@ -1,4 +1,4 @@
-"""``python -m emulator.blobs``: serve a storage account on a loopback port."""
+"""Serve a storage account: `python -m emulator.blobs` or `local-blobs`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emulator.blobs.server import BlobApp, serve
 from emulator.blobs.store import BlobStore
 from emulator.blobs.times import utc_now
 
-# The storage account that every Azure SDK knows as UseDevelopmentStorage=true: public, no secret.
+# The account of UseDevelopmentStorage=true in every Azure SDK; public, so not a secret.
 DEVELOPMENT_ACCOUNT = "devstoreaccount1"
 DEVELOPMENT_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -25,14 +25,14 @@ _BACKLOG = 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
+    """Run the program until SIGTERM or SIGINT and return its exit status."""
     options = _parser().parse_args(arguments)
     return program.run("emulator.blobs", options.log_level, lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
     if not _ACCOUNT.fullmatch(options.account):
-        raise program.SettingError("--account is 3 to 24 lower-case letters and digits")
+        raise program.SettingError("--account must be 3 to 24 lower-case letters and digits")
     key = AccountKey(options.key)
     with program.listen(options.host, options.port, _BACKLOG) as listener:
         store = BlobStore(options.data, utc_now)
@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = program.options_parser(
         "emulator.blobs",
-        "A Blob storage on this machine, for azure-storage-blob.",
+        "Serve Azure Blob Storage on this machine.",
         10000,
         "TCP port",
     )

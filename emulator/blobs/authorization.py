@@ -1,4 +1,8 @@
-"""What an operation needs, and what a request turned out to be allowed."""
+"""Authorize requests by Shared Key or by a shared access signature (SAS).
+
+Anonymous requests are refused, as by an account that allows no public access. Bearer tokens and
+user-delegation signatures need an identity provider and HTTPS, and are refused too.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,12 @@ from emulator.program import SettingError
 
 @dataclass(frozen=True, slots=True)
 class RequiredPermission:
-    """What a signature must permit for one operation; any one of the letters suffices.
+    """The permission that an operation needs of a signature; any one of the letters suffices.
 
-    ``account_resource`` is the account signature's resource type: ``s``, ``c`` or ``o``.
-    An empty ``service_letters`` means that no service signature can permit it.
+    Attributes:
+        account_letters: The letters of an account SAS.
+        account_resource: The resource type of an account SAS: `s`, `c` or `o`.
+        service_letters: The letters of a service SAS; empty if it cannot permit the operation.
     """
 
     account_letters: str
@@ -32,10 +38,11 @@ class RequiredPermission:
 
 @dataclass(frozen=True, slots=True)
 class AccessGrant:
-    """The outcome of authentication.
+    """The result of authorizing a request.
 
-    ``may_overwrite`` is False for a signature that permits creating and not writing.
-    ``response_headers`` are those that a service signature puts in place of the blob's own.
+    Attributes:
+        may_overwrite: False if the signature permits creating but not writing.
+        response_headers: The headers by which a service SAS replaces those of the blob.
     """
 
     may_overwrite: bool = True
@@ -46,7 +53,7 @@ FULL_ACCESS = AccessGrant()
 
 
 class AccountKey:
-    """An account's secret; it shows itself in no repr."""
+    """An account key, which signs with HMAC-SHA256. Its repr does not show the key."""
 
     __slots__ = ("_key",)
 
@@ -62,12 +69,12 @@ class AccountKey:
         return "AccountKey(…)"
 
     def sign(self, text: str) -> str:
-        """The signature over ``text``, in Base64."""
+        """Return the signature of a text, in Base64."""
         digest = hmac.digest(self._key, text.encode(), hashlib.sha256)
         return base64.b64encode(digest).decode()
 
     def verifies(self, text: str, signature: str) -> bool:
-        """Whether ``signature`` is ours over ``text``; takes the same time either way."""
+        """Return whether a signature is valid for a text, in constant time."""
         return hmac.compare_digest(self.sign(text).encode(), signature.encode("utf-8", "replace"))
 
 
@@ -76,14 +83,17 @@ _CHALLENGE = {"WWW-Authenticate": 'SharedKey realm="storage"'}
 
 @dataclass(frozen=True, slots=True)
 class Authenticator:
-    """The account's name and key, and the clock that signatures expire by."""
+    """Authorizes requests with the account's name and key."""
 
     account: str
     key: AccountKey
     clock: Clock
 
     def authenticate(self, request: BlobRequest, permission: RequiredPermission) -> AccessGrant:
-        """What ``request`` may do; raises StorageError if not the operation it asks for."""
+        """Return what a request is permitted to do.
+
+        Raises StorageError if it is not permitted to do its operation.
+        """
         authorization = request.headers.get("authorization")
         if authorization is not None:
             scheme, _, credentials = authorization.partition(" ")
@@ -115,7 +125,10 @@ _CLOCK_SKEW = timedelta(minutes=15)
 def check_shared_key(
     request: BlobRequest, credentials: str, account: str, key: AccountKey, now: datetime
 ) -> None:
-    """Refuse a request whose ``Authorization: SharedKey`` credentials do not hold."""
+    """Raise StorageError unless the Shared Key credentials are valid.
+
+    "Authorize with Shared Key" of the REST reference, for versions since 2015-02-21.
+    """
     name, separator, signature = credentials.partition(":")
     if not separator:
         raise StorageError(ErrorCode.INVALID_AUTHENTICATION_INFO)
@@ -124,8 +137,8 @@ def check_shared_key(
             ErrorCode.AUTHENTICATION_FAILED, AuthenticationErrorDetail="The account is not known."
         )
     _check_date(request, now)
-    # The documentation sorts header names by code point, Microsoft's clients as .NET collates.
-    # The two differ only where a metadata name has an underscore: take either.
+    # The documentation sorts header names by code point, Microsoft's clients by .NET's collation.
+    # The orders differ only for metadata names with an underscore. Accept both.
     texts = dict.fromkeys(
         build_string_to_sign(request, account, order) for order in (_code_point, _collated)
     )
@@ -146,7 +159,7 @@ def _collated(name: str) -> str:
 
 
 def build_string_to_sign(request: BlobRequest, account: str, order: Callable[[str], str]) -> str:
-    """The text that the signature of ``request`` is over, with header names in ``order``."""
+    """Return the text that a Shared Key signature signs, with header names in this order."""
     headers = dict(request.headers)
     if headers.get("content-length") == "0":
         del headers["content-length"]
@@ -195,12 +208,16 @@ def check_sas(
     key: AccountKey,
     now: datetime,
 ) -> AccessGrant:
-    """Refuse a request whose signature does not hold or does not permit the operation."""
+    """Return the grant of a shared access signature.
+
+    "Create an account SAS" and "Create a service SAS" of the REST reference. Raises StorageError if
+    the signature is invalid or does not permit the operation.
+    """
     fields = {name.lower(): value for name, value in request.query}
     if "skoid" in fields:
         raise _failed("User delegation signatures are not supported.")
     if fields.get("sv", "") < _OLDEST_VERSION:
-        raise _failed(f"sv is mandatory, and at least {_OLDEST_VERSION}.")
+        raise _failed(f"sv must be given and be at least {_OLDEST_VERSION}.")
     of_account = "ss" in fields or "srt" in fields
     signed = (
         _account_string(fields, account)
@@ -229,9 +246,9 @@ def _service_string(fields: Mapping[str, str], account: str, request: BlobReques
     if kind == "b":
         resource += f"/{request.blob}"
     elif kind != "c":
-        raise _failed("sr is mandatory, and is b or c.")
+        raise _failed("sr must be given and be b or c.")
     if "si" in fields:
-        raise _failed("There is no stored access policy of that name.")
+        raise _failed("Stored access policies are not supported.")
     version = fields["sv"]
     lines = [*(fields.get(name, "") for name in ("sp", "st", "se")), resource]
     lines += [fields.get(name, "") for name in ("si", "sip", "spr", "sv")]
@@ -246,12 +263,12 @@ def _service_string(fields: Mapping[str, str], account: str, request: BlobReques
 def _check_times(fields: Mapping[str, str], now: datetime) -> None:
     expiry = parse_sas_date(fields.get("se", ""))
     if expiry is None:
-        raise _failed("se is mandatory, and a UTC date.")
+        raise _failed("se must be given and be a UTC date.")
     start = None
     if "st" in fields:
         start = parse_sas_date(fields["st"])
         if start is None:
-            raise _failed("st is not a UTC date.")
+            raise _failed("st must be a UTC date.")
     if now >= expiry or (start is not None and now < start):
         raise _failed("Signature not valid in the specified time frame.")
 
@@ -261,14 +278,14 @@ def _check_origin(fields: Mapping[str, str], request: BlobRequest) -> None:
     if protocols == "https":
         raise StorageError(ErrorCode.AUTHORIZATION_PROTOCOL_MISMATCH)
     if protocols != "https,http":
-        raise _failed("spr is https, or https,http.")
+        raise _failed("spr must be https or https,http.")
     if "sip" in fields:
         first, _, last = fields["sip"].partition("-")
         try:
             low, high = ip_address(first), ip_address(last or first)
             here = ip_address(request.client_address)
         except ValueError:
-            raise _failed("sip is not an address or a range of addresses.") from None
+            raise _failed("sip must be an IP address or a range of IP addresses.") from None
         if not (low.version == here.version == high.version and int(low) <= int(here) <= int(high)):
             raise StorageError(ErrorCode.AUTHORIZATION_SOURCE_IP_MISMATCH)
 

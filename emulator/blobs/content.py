@@ -1,8 +1,11 @@
-"""Content files: written once under a random key, never changed, removed when nobody needs them.
+"""Content files, and the streams between them and the network.
 
-A file exists before the index refers to it and goes after the index has forgotten it. So the
-commit of the index is the only moment that matters, and whatever a crash leaves over is a file
-that nothing refers to: ``sweep`` removes those when the service starts.
+A content file is written once under a random key, never changed, and removed when the index no
+longer refers to it. It exists before the index refers to it and is removed after. So the commit of
+the index decides, and a crash leaves at most files without a reference, which `sweep` removes at
+the next start.
+
+File operations run on a small pool of threads, in pieces that keep memory use flat.
 """
 
 from __future__ import annotations
@@ -27,12 +30,12 @@ _FANS = [f"{number:02x}" for number in range(256)]
 
 
 def create_key() -> str:
-    """A name for a content file that no other has."""
+    """Return a new random key for a content file."""
     return token_hex(_KEY_BYTES)
 
 
 def sync_directory(path: Path) -> None:
-    """Make the entries of a directory safe on disk."""
+    """Flush the entries of a directory to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -41,20 +44,20 @@ def sync_directory(path: Path) -> None:
 
 
 class ContentFile:
-    """One content file that is being written; every method blocks."""
+    """A content file that is being written. Every method blocks."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
 
     def write(self, data: bytes) -> None:
-        """Append ``data``."""
+        """Append bytes."""
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
 
     def seal(self) -> None:
-        """Close the file; when this returns it is safe on disk."""
+        """Flush the file and its directory entry to disk and close it."""
         try:
             os.fsync(self._descriptor)
         finally:
@@ -62,7 +65,7 @@ class ContentFile:
         sync_directory(self._path.parent)
 
     def close(self) -> None:
-        """Let go of the descriptor; may be called twice."""
+        """Close the file; may be called twice."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -71,9 +74,9 @@ class ContentFile:
 class ContentFiles:
     """The directory of content files.
 
-    ``pin`` and ``unpin`` keep a file alive while somebody streams it, though the blob is
-    replaced or deleted meanwhile. They, and ``release``, belong to the event loop's thread;
-    everything else may be called from any.
+    `pin` and `unpin` keep a file while it is streamed, even if its blob is replaced or deleted.
+    They and `release` must be called on the event loop's thread; the other methods may be called on
+    any.
     """
 
     def __init__(self, root: Path) -> None:
@@ -82,27 +85,27 @@ class ContentFiles:
         self._doomed: set[str] = set()
 
     def prepare(self) -> None:
-        """Make the directories."""
+        """Create the directories."""
         self._root.mkdir(parents=True, exist_ok=True)
         for fan in _FANS:
             (self._root / fan).mkdir(exist_ok=True)
         sync_directory(self._root)
 
     def create(self, key: str) -> ContentFile:
-        """Begin the file ``key``."""
+        """Create the file with this key."""
         return ContentFile(self._path(key))
 
     def open(self, key: str) -> int:
-        """A read-only descriptor of the file ``key``; the caller closes it."""
+        """Return a read-only descriptor of a file, which the caller must close."""
         return os.open(self._path(key), os.O_RDONLY)
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Remove files that nothing refers to."""
+        """Remove files to which the index does not refer."""
         for key in keys:
             self._path(key).unlink(missing_ok=True)
 
     def sweep(self, live: set[str]) -> int:
-        """Remove every file that is not in ``live``; returns how many there were."""
+        """Remove all files whose keys are not in `live`; return their number."""
         removed = 0
         for fan in _FANS:
             for entry in os.scandir(self._root / fan):
@@ -112,12 +115,12 @@ class ContentFiles:
         return removed
 
     def pin(self, keys: Iterable[str]) -> None:
-        """Keep these files until as many calls of ``unpin``."""
+        """Keep these files until `unpin` is called as often as `pin`."""
         for key in keys:
             self._pins[key] = self._pins.get(key, 0) + 1
 
     def unpin(self, keys: Iterable[str]) -> list[str]:
-        """Undo one ``pin``; returns the files that may be removed now."""
+        """Undo one `pin`; return the keys of files that may be removed now."""
         free = []
         for key in keys:
             count = self._pins.pop(key) - 1
@@ -129,7 +132,10 @@ class ContentFiles:
         return free
 
     def release(self, keys: Iterable[str]) -> list[str]:
-        """The index has forgotten ``keys``; returns those that may be removed now."""
+        """Note that the index no longer refers to these files.
+
+        Returns the keys of those that may be removed now.
+        """
         free = []
         for key in keys:
             if key in self._pins:
@@ -152,7 +158,7 @@ _THREADS = 6
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """A body that arrived whole: in memory if ``data`` is given, else safe in a content file."""
+    """A body that arrived completely: `data` in memory, or else in the content file `content`."""
 
     size: int
     md5: bytes
@@ -161,24 +167,24 @@ class Uploaded:
 
 
 class ContentStreams:
-    """Moves content between sockets and content files."""
+    """Moves content between requests, responses and content files."""
 
     def __init__(self, files: ContentFiles) -> None:
         self._files = files
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="content")
 
     def close(self) -> None:
-        """Finish what runs; blocks."""
+        """Wait for running file operations; blocks."""
         self._threads.shutdown()
 
     def run(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Call ``function`` on one of the threads."""
+        """Call a function on one of the threads."""
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     async def receive(self, body: RequestBody, maximum: int, *, inline: bool) -> Uploaded:
-        """Take in a body of at most ``maximum`` bytes; with ``inline``, keep a small one in memory.
+        """Receive a body of at most `maximum` bytes; with `inline`, keep a small one in memory.
 
-        A body that does not arrive whole leaves nothing behind.
+        If the body does not arrive completely, its file is removed.
         """
         length = body.required_length(maximum)
         if length <= _WRITE_BYTES:
@@ -197,8 +203,8 @@ class ContentStreams:
                 await self.run(_write, file, digest.update, buffer)
             await self.run(file.seal)
         except (BlobsError, OSError):
-            # Not when cancelled: a thread may still be writing, and closing would give its
-            # descriptor to somebody else. That happens as the process ends; the next one sweeps.
+            # Not if cancelled: a thread may still be writing to the descriptor, which closing would
+            # free for reuse. Cancelling happens when the process ends; the next start sweeps.
             await self.run(self._give_up, file, key)
             raise
         return Uploaded(length, digest.digest(), content=key)
@@ -218,17 +224,17 @@ class ContentStreams:
         return Uploaded(len(data), _md5(data), content=key)
 
     def discard(self, uploaded: Uploaded) -> None:
-        """Remove the content of an upload that was refused after it had arrived."""
+        """Remove the content of an upload that was refused after it arrived."""
         if uploaded.content:
             self._remove([uploaded.content])
 
     def release(self, orphans: Sequence[str]) -> None:
-        """Remove content that the index has forgotten, as soon as nobody streams it."""
+        """Remove content that the index no longer refers to, once it is not streamed."""
         if free := self._files.release(orphans):
             self._remove(free)
 
     def open(self, segments: Sequence[Segment], wanted: ByteRange) -> ContentStream:
-        """Stream ``wanted`` from the segments that cover it, as they are at this moment."""
+        """Return a stream of a byte range from the segments that cover it."""
         self._files.pin(segment.content for segment in segments)
         return ContentStream(self, self._files, segments, wanted)
 
@@ -236,13 +242,13 @@ class ContentStreams:
         self._threads.submit(self._files.remove, keys)
 
     def unpin(self, segments: Sequence[Segment]) -> None:
-        """Undo the pin of ``open``."""
+        """Undo the pin of `open`."""
         if free := self._files.unpin(segment.content for segment in segments):
             self._remove(free)
 
 
 class ContentStream:
-    """Bytes of a blob, in order; ``close`` must be called, whether or not it was read."""
+    """The bytes of a range of a blob. `close` must be called, whether it was read or not."""
 
     def __init__(
         self,
@@ -274,14 +280,14 @@ class ContentStream:
                 os.close(descriptor)
 
     async def read(self) -> bytes:
-        """All of it, and close."""
+        """Return all bytes, and close."""
         try:
             return b"".join([piece async for piece in self])
         finally:
             self.close()
 
     def close(self) -> None:
-        """Let go of the content."""
+        """Release the content files."""
         self._streams.unpin(self._segments)
         self._segments = ()
 

@@ -1,10 +1,10 @@
-"""What can go wrong, and the words in which Azure says so.
+"""Errors of the service, with Azure's codes and texts.
 
 BlobsError
-├── StorageError      a refusal that goes to the client, with Azure's code and HTTP status
-└── ClientGoneError   the client hung up, or fell silent, in mid-body: there is nobody to answer
+├── StorageError      a refusal that the client receives, with Azure's code and HTTP status
+└── ClientGoneError   the client disconnected or stopped sending its body
 
-What stops the program at its start is in `emulator.program`.
+`emulator.program` has the errors of starting.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from enum import Enum
 
 
 class ErrorCode(Enum):
-    """Azure's error codes that this service answers with, as (code, HTTP status, message).
+    """Azure's error codes that this service returns, as (code, HTTP status, message).
 
     Source: "Common REST API error codes" and "Azure Blob Storage error codes" of the REST
-    reference. ``NotImplemented`` is ours: Azure has no need of it.
+    reference. Only `NotImplemented` is an addition of this service.
     """
 
     AUTHENTICATION_FAILED = (
@@ -243,14 +243,14 @@ class ErrorCode(Enum):
 
 
 class BlobsError(Exception):
-    """The root of what this package raises."""
+    """The base of all errors of this package."""
 
 
 class StorageError(BlobsError):
-    """A refusal that goes to the client.
+    """A refusal that the client receives.
 
-    ``detail`` becomes further elements of the XML body (``HeaderName``,
-    ``AuthenticationErrorDetail`` …), ``headers`` further response headers.
+    `detail` adds elements to the XML body (`HeaderName`, `AuthenticationErrorDetail` and so on),
+    `headers` adds response headers.
     """
 
     def __init__(
@@ -267,16 +267,16 @@ class StorageError(BlobsError):
 
 
 class ClientGoneError(BlobsError):
-    """The client hung up, or fell silent, in mid-body."""
+    """The client disconnected or stopped sending its body."""
 
 
 def invalid_header(name: str, value: str = "") -> StorageError:
-    """The value of the request header ``name`` is malformed."""
+    """Return the error for a malformed request header."""
     return StorageError(ErrorCode.INVALID_HEADER_VALUE, HeaderName=name, HeaderValue=value)
 
 
 def invalid_query(name: str, value: str, reason: str = "") -> StorageError:
-    """The value of the query parameter ``name`` is malformed."""
+    """Return the error for a malformed query parameter."""
     return StorageError(
         ErrorCode.INVALID_QUERY_PARAMETER_VALUE,
         QueryParameterName=name,
@@ -286,5 +286,5 @@ def invalid_query(name: str, value: str, reason: str = "") -> StorageError:
 
 
 def not_implemented(what: str) -> StorageError:
-    """Azure can do ``what``; this service cannot, and says so."""
+    """Return the error for a feature of Azure that this service lacks."""
     return StorageError(ErrorCode.NOT_IMPLEMENTED, Feature=what)

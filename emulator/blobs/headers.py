@@ -1,4 +1,4 @@
-"""Conditional headers, as "Specifying conditional headers for Blob service operations" has them."""
+"""Parse request headers: conditions, byte ranges, a blob's properties and metadata."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from emulator.blobs.times import parse_http_date, to_microseconds
 
 
 class VersionedResource(Protocol):
-    """What a condition is held against: a blob or a container."""
+    """A blob or a container, against which conditions are checked."""
 
     @property
     def etag(self) -> str:
-        """The entity tag, in its quotes."""
+        """The entity tag with its quotes."""
 
     @property
     def modified_us(self) -> int:
-        """When it last changed, in microseconds since 1970."""
+        """The time of the last change, in microseconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The four headers; a tag list is empty, and a time None, where the header is absent."""
+    """The four conditional headers; empty or None if absent.
+
+    "Specifying conditional headers for Blob service operations" of the REST reference.
+    """
 
     if_match: tuple[str, ...] = ()
     if_none_match: tuple[str, ...] = ()
@@ -36,7 +39,7 @@ class Conditions:
 
     @classmethod
     def parse(cls, headers: Mapping[str, str]) -> Conditions:
-        """Read the headers (names in lower case)."""
+        """Parse the headers, whose names are in lower case. Raises StorageError."""
         return cls(
             _tags(headers.get("if-match")),
             _tags(headers.get("if-none-match")),
@@ -45,9 +48,9 @@ class Conditions:
         )
 
     def check_read(self, resource: VersionedResource) -> None:
-        """Refuse a read whose conditions ``resource`` does not meet (304 or 412).
+        """Raise StorageError (304 or 412) if a resource does not meet the conditions of a read.
 
-        ``If-Match && If-Unmodified-Since && (If-None-Match || If-Modified-Since)``
+        The rule: `If-Match && If-Unmodified-Since && (If-None-Match || If-Modified-Since)`.
         """
         if "*" in self.if_none_match:
             raise StorageError(ErrorCode.UNSATISFIABLE_CONDITION)
@@ -64,9 +67,10 @@ class Conditions:
             raise StorageError(ErrorCode.NOT_MODIFIED, headers={"ETag": resource.etag})
 
     def check_write(self, resource: VersionedResource | None, *, creates: bool = False) -> None:
-        """Refuse a write whose conditions ``resource`` (None: it does not exist) does not meet.
+        """Raise StorageError (412 or 409) if a resource does not meet the conditions of a write.
 
-        Writes take one header, or one of two pairs in which the entity tag decides.
+        `resource` is None if it does not exist. A write takes one header, or one of two pairs in
+        which the entity tag decides.
         """
         self._check_combination()
         if resource is None:
@@ -103,13 +107,13 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class WritePrecondition:
-    """What must hold for a blob to be written: conditions, and the right to overwrite."""
+    """What must be true to write a blob: the conditions, and the permission to overwrite."""
 
     conditions: Conditions
     may_overwrite: bool = True
 
     def check(self, current: VersionedResource | None) -> None:
-        """Refuse to write over ``current`` (None: it does not exist)."""
+        """Raise StorageError if `current` (None: does not exist) may not be written."""
         self.conditions.check_write(current, creates=True)
         if current is not None and not self.may_overwrite:
             raise StorageError(ErrorCode.UNAUTHORIZED_BLOB_OVERWRITE)
@@ -123,7 +127,7 @@ def _tags(value: str | None) -> tuple[str, ...]:
     if value is None:
         return ()
     tags = (tag.strip() for tag in value.split(","))
-    # Since 2011-08-18 a tag may come with or without its quotes.
+    # Since version 2011-08-18 the quotes of a tag are optional.
     return tuple(tag if tag == "*" or tag.startswith('"') else f'"{tag}"' for tag in tags if tag)
 
 
@@ -142,26 +146,27 @@ _RANGE = re.compile(r"bytes=(\d{1,19})-(\d{1,19})?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """The bytes ``[start, stop)`` of a blob."""
+    """The bytes `[start, stop)` of a blob."""
 
     start: int
     stop: int
 
     @property
     def size(self) -> int:
-        """How many bytes it has."""
+        """The number of bytes."""
         return self.stop - self.start
 
     def content_range(self, total: int) -> str:
-        """The value of ``Content-Range`` in an answer about a blob of ``total`` bytes."""
+        """Return the value of `Content-Range` for a blob of `total` bytes."""
         return f"bytes {self.start}-{self.stop - 1}/{total}"
 
 
 def read_requested_range(headers: Mapping[str, str], total: int) -> ByteRange | None:
-    """The part of a blob of ``total`` bytes that is asked for; None means all of it.
+    """Return the requested part of a blob of `total` bytes, or None for all of it.
 
-    A malformed ``x-ms-range`` is an error. A malformed ``Range``, one with several parts, or a
-    suffix (``bytes=-5``) is no range that Azure knows, and is ignored as RFC 9110 allows.
+    `x-ms-range` takes precedence over `Range`. A malformed `x-ms-range` raises StorageError. A
+    malformed `Range`, one with several parts and a suffix (`bytes=-5`) are ignored, as RFC 9110
+    allows.
     """
     name = "x-ms-range" if "x-ms-range" in headers else "range"
     value = headers.get(name)
@@ -194,7 +199,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _METADATA_BYTES_MAX = 8 * 1024
 _MD5_BYTES = 16
 
-# What changes the meaning of a request must not be taken and then ignored.
+# These change the meaning of a request, so they must not be ignored.
 UNSUPPORTED_HEADERS = frozenset(
     {
         "x-ms-access-tier",
@@ -217,10 +222,10 @@ UNSUPPORTED_HEADERS = frozenset(
 
 
 def read_blob_properties(headers: Mapping[str, str], *, single_put: bool = False) -> dict[str, str]:
-    """The properties that ``x-ms-blob-…`` headers set.
+    """Return the properties that `x-ms-blob-…` headers set.
 
-    With Put Blob (``single_put``), the plain ``Content-…`` headers of the request do so where
-    the prefixed ones are absent; elsewhere the plain ones describe the request's own body.
+    For Put Blob (`single_put`) the plain `Content-…` headers set a property if the prefixed header
+    is absent. For other operations they describe the request's own body.
     """
     found = {}
     for name in PROPERTY_NAMES:
@@ -236,7 +241,7 @@ def read_blob_properties(headers: Mapping[str, str], *, single_put: bool = False
 
 
 def decode_md5(value: str) -> bytes:
-    """The sixteen bytes of a Base64 MD5."""
+    """Return the 16 bytes of an MD5 in Base64. Raises StorageError."""
     try:
         digest = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
@@ -247,7 +252,11 @@ def decode_md5(value: str) -> bytes:
 
 
 def check_metadata(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Check metadata pairs; a name keeps its case, but two names may not differ by case alone."""
+    """Return valid metadata as a dict.
+
+    Names keep their case. Raises StorageError for an invalid name or value, for two names that
+    differ only by case, and above 8 KB.
+    """
     found: dict[str, str] = {}
     seen: set[str] = set()
     total = 0

@@ -1,7 +1,7 @@
-"""Which names a container, a blob and a block may have.
+"""Check the names of containers, blobs and blocks by Azure's rules.
 
-Names never become file names: content lies under random keys, and a name is only ever a bound
-value in the index. What is checked here is what Azure checks.
+Names are never used as file names: content files have random names, and a name is only a value in
+the index.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BLOCK_ID_BYTES_MAX = 64
 
 
 def decode_path(raw: str) -> str:
-    """Undo percent-encoding; what is no UTF-8 is no name."""
+    """Return a percent-decoded part of a path. Raises StorageError if it is not UTF-8."""
     try:
         return unquote_to_bytes(raw).decode()
     except UnicodeDecodeError:
@@ -29,7 +29,7 @@ def decode_path(raw: str) -> str:
 
 
 def check_container_name(name: str) -> None:
-    """Refuse what is no container name."""
+    """Raise StorageError if a container name is invalid."""
     if name in _SPECIAL_CONTAINERS:
         return
     if not 3 <= len(name) <= 63:
@@ -39,7 +39,7 @@ def check_container_name(name: str) -> None:
 
 
 def check_blob_name(name: str) -> None:
-    """Refuse what is no blob name."""
+    """Raise StorageError if a blob name is invalid."""
     if len(name) > _BLOB_CHARACTERS_MAX or name.count("/") >= _BLOB_SEGMENTS_MAX:
         raise StorageError(ErrorCode.INVALID_URI)
     if "\0" in name:
@@ -47,7 +47,10 @@ def check_blob_name(name: str) -> None:
 
 
 def read_block_id_length(block_id: str) -> int:
-    """The length in bytes of a block id; refuses one that is not Base64 or too long."""
+    """Return the length of a block id in bytes.
+
+    Raises StorageError if the id is not Base64 or is too long.
+    """
     try:
         length = len(base64.b64decode(block_id, validate=True))
     except (binascii.Error, ValueError):

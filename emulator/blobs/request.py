@@ -1,4 +1,4 @@
-"""One HTTP request, taken apart into what the operations ask for."""
+"""Parse an HTTP request and read its body."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BODY_SILENCE_SECONDS = 120.0
 
 
 class RequestBody:
-    """The request's body, read as it arrives and never held whole unless it is small."""
+    """The request's body, which is read as it arrives."""
 
     def __init__(self, receive: Receive, length: int | None) -> None:
         self._receive = receive
         self._length = length
 
     def required_length(self, maximum: int) -> int:
-        """The announced length, which must be there and at most ``maximum`` bytes."""
+        """Return the announced length. Raises StorageError if absent or over `maximum`."""
         if self._length is None:
             raise StorageError(ErrorCode.MISSING_CONTENT_LENGTH)
         if self._length > maximum:
@@ -34,14 +34,14 @@ class RequestBody:
         return self._length
 
     async def read(self, maximum: int) -> bytes:
-        """The whole body, of at most ``maximum`` bytes."""
+        """Return the whole body of at most `maximum` bytes."""
         length = self.required_length(maximum)
         if length == 0:
             return b""
         return b"".join([piece async for piece in self._pieces()])
 
     async def buffers(self, size: int) -> AsyncIterator[bytes]:
-        """The body in buffers of about ``size`` bytes: large enough to be worth a thread."""
+        """Yield the body in buffers of about `size` bytes."""
         held: list[bytes] = []
         held_bytes = 0
         async for piece in self._pieces():
@@ -61,9 +61,9 @@ class RequestBody:
                 async with asyncio.timeout(BODY_SILENCE_SECONDS):
                     message = await self._receive()
             except TimeoutError:
-                raise ClientGoneError("the client fell silent in mid-body") from None
+                raise ClientGoneError("the client stopped sending the body") from None
             if message["type"] != "http.request":
-                raise ClientGoneError("the client hung up in mid-body")
+                raise ClientGoneError("the client disconnected while sending the body")
             if piece := message.get("body", b""):
                 yield piece
             more = message.get("more_body", False)
@@ -71,10 +71,12 @@ class RequestBody:
 
 @dataclass(frozen=True, slots=True)
 class BlobRequest:
-    """A request to ``/account[/container[/blob]]``.
+    """A request to `/account[/container[/blob]]`.
 
-    ``headers`` has names in lower case; ``metadata_pairs`` the ``x-ms-meta-`` headers, stripped
-    of the prefix, in the case in which they came; ``query`` decoded values in order.
+    Attributes:
+        headers: The headers with names in lower case.
+        metadata_pairs: The `x-ms-meta-` headers without the prefix, with names in their own case.
+        query: The decoded parameters in their order.
     """
 
     method: str
@@ -89,7 +91,7 @@ class BlobRequest:
     body: RequestBody
 
     def parameter(self, name: str) -> str | None:
-        """The value of a query parameter (names are case-insensitive), or None."""
+        """Return the value of a query parameter, ignoring the name's case, or None."""
         for key, value in self.query:
             if key.lower() == name:
                 return value
@@ -97,17 +99,17 @@ class BlobRequest:
 
     @property
     def comp(self) -> str:
-        """The query parameter ``comp``: which aspect of the resource is meant."""
+        """The query parameter `comp`: the component of the resource."""
         return (self.parameter("comp") or "").lower()
 
     @property
     def restype(self) -> str:
-        """The query parameter ``restype``: ``container``, ``account``, ``service`` or nothing."""
+        """The query parameter `restype`: `container`, `account`, `service` or empty."""
         return (self.parameter("restype") or "").lower()
 
 
 def parse_request(scope: Scope, receive: Receive) -> BlobRequest:
-    """Take an ASGI scope apart; refuses names that no resource can have."""
+    """Parse an ASGI scope. Raises StorageError for invalid names and headers."""
     headers: dict[str, str] = {}
     pairs = []
     for raw_name, raw_value in scope["headers"]:
@@ -136,7 +138,7 @@ def parse_request(scope: Scope, receive: Receive) -> BlobRequest:
 def _split_path(raw_path: str) -> tuple[str, str, str]:
     account, _, rest = raw_path.removeprefix("/").partition("/")
     raw_container, _, raw_blob = rest.partition("/")
-    # Azure takes a backslash in a name for a slash.
+    # Azure treats a backslash in a name as a slash.
     container, blob = decode_path(raw_container), decode_path(raw_blob).replace("\\", "/")
     if container:
         check_container_name(container)
@@ -152,7 +154,7 @@ def _parse_query(raw: str) -> tuple[tuple[str, str], ...]:
     for part in raw.split("&"):
         name, _, value = part.partition("=")
         if name:
-            # Not unquote_plus: signatures are computed over the value with its plus signs.
+            # Not unquote_plus: signatures sign the value with its plus signs.
             pairs.append((unquote(name), unquote(value)))
     return tuple(pairs)
 

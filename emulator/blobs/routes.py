@@ -1,4 +1,4 @@
-"""Which operation a request means, and what it takes to be allowed it."""
+"""Find the operation that a request means, with the permission that it needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Handler = Callable[[OperationContext], Awaitable[BlobResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation of the REST API."""
+    """An operation of the REST API."""
 
     handler: Handler
     permission: RequiredPermission
@@ -39,7 +39,7 @@ _GET_BLOB_METADATA = _operation(blobs.get_blob_metadata, "r", "o", "r")
 _GET_ACCOUNT = _operation(containers.get_account, "rlwcd", "s")
 
 # (level, method, comp) -> operation, after the permission tables of "Create an account SAS" and
-# "Create a service SAS". No signature at all permits reading a container's access policies.
+# "Create a service SAS". A signature never permits reading a container's access policies.
 _OPERATIONS = {
     ("account", "GET", "list"): _operation(containers.list_containers, "l", "s"),
     ("account", "GET", "properties"): _GET_ACCOUNT,
@@ -67,7 +67,7 @@ _OPERATIONS = {
     ("blob", "DELETE", ""): _operation(blobs.delete_blob, "d", "o", "d"),
 }
 _METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})
-# What Azure knows beyond these: refused by name, not as nonsense.
+# Azure's other components, which are refused as not implemented.
 _UNSUPPORTED_COMPS = frozenset(
     {
         "acl",
@@ -98,7 +98,7 @@ _OLDEST_VERSION = "2015-02-21"
 
 
 def find_operation(request: BlobRequest) -> Operation:
-    """The operation that ``request`` asks for; raises StorageError if there is none."""
+    """Return the operation of a request. Raises StorageError if it is unknown or unsupported."""
     if request.method not in _METHODS:
         raise StorageError(ErrorCode.UNSUPPORTED_HTTP_VERB)
     key = (_level(request), request.method, request.comp)
@@ -114,7 +114,7 @@ def find_operation(request: BlobRequest) -> Operation:
 
 
 def check_supported(request: BlobRequest) -> None:
-    """Refuse what would change the meaning of a request and cannot be honoured."""
+    """Raise StorageError for a header or parameter that this service does not support."""
     version = request.headers.get("x-ms-version", _OLDEST_VERSION)
     if len(version) != len(_OLDEST_VERSION) or version < _OLDEST_VERSION:
         raise invalid_header("x-ms-version", version)
@@ -137,7 +137,7 @@ def _level(request: BlobRequest) -> str:
     if request.container:
         if restype == "container":
             return "container"
-        # Without restype the path names a blob in the root container, which is not kept here.
+        # Without restype the path names a blob in the root container, which does not exist here.
         raise StorageError(ErrorCode.RESOURCE_NOT_FOUND)
     if request.comp == "properties" and restype != "account":
         raise not_implemented("service properties")

@@ -1,4 +1,8 @@
-"""The ASGI application: from an HTTP request to an operation, and from its outcome to an answer."""
+"""Serve the Blob REST API over HTTP: each ASGI request becomes an operation and a response.
+
+The path of a request: parse, find the operation, authenticate, check that its headers are
+supported, perform the operation, send the response.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ _CLIENT_REQUEST_ID_MAX = 1024
 
 
 class _Verbatim(bytes):
-    """The name of a metadata header, whose case is the caller's: uvicorn lower-cases names."""
+    """A header name whose case is kept: uvicorn lowers names, but metadata keeps its case."""
 
     def lower(self) -> _Verbatim:
         return self
@@ -40,7 +44,7 @@ class _Verbatim(bytes):
 
 @dataclass(frozen=True, slots=True)
 class BlobApp:
-    """Serves one account from one store."""
+    """The ASGI application of one storage account."""
 
     store: BlobStore
     authenticator: Authenticator
@@ -59,8 +63,10 @@ class BlobApp:
                 StorageError(ErrorCode.INTERNAL_ERROR), request_id, format_iso_date(now_us)
             )
             response.headers["Connection"] = "close"
-        except Exception:  # the edge of the process: whatever failed, the server goes on
-            _logger.exception("request %s failed; the client is told to retry it", request_id)
+        except Exception:  # one failed request must not stop the server
+            _logger.exception(
+                "request %s failed; the client receives InternalError and may retry", request_id
+            )
             response = build_error_response(
                 StorageError(ErrorCode.INTERNAL_ERROR), request_id, format_iso_date(now_us)
             )
@@ -114,34 +120,34 @@ def _start(response: BlobResponse) -> MutableMapping[str, Any]:
 async def _send_stream(
     response: BlobResponse, stream: ContentStream, receive: Receive, send: Send
 ) -> None:
-    # To a client that has gone, uvicorn sends nothing and says nothing.
-    gone = asyncio.create_task(_wait_until_gone(receive))
+    # uvicorn does not report a client that has disconnected, so watch for it.
+    disconnected = asyncio.create_task(_wait_until_disconnected(receive))
     try:
         await send(_start(response))
         async with contextlib.aclosing(aiter(stream)) as pieces:
             async for piece in pieces:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                if gone.done():
+                if disconnected.done():
                     return
         await send({"type": "http.response.body"})
     finally:
-        gone.cancel()
+        disconnected.cancel()
         stream.close()
 
 
-async def _wait_until_gone(receive: Receive) -> None:
+async def _wait_until_disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 _HEAD_BYTES_MAX = 512 * 1024
-# Longer than any client keeps an idle connection: one that the server closes first may be in use.
+# Longer than clients keep idle connections, so that the server never closes one in use.
 _KEEP_ALIVE_SECONDS = 600
 _GRACE_SECONDS = 3
 
 
 class _Protocol(HttpToolsProtocol):
-    """Keeps the case of metadata names, as Azure does, and bounds the head of a request."""
+    """Keeps the case of metadata names, as Azure does, and limits the head of a request."""
 
     _head_bytes = 0
     _in_head = False
@@ -169,7 +175,7 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """Ends quietly: uvicorn's own would raise the signal again once it has shut down."""
+    """A uvicorn server that handles signals itself and does not raise them again at its end."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -194,7 +200,7 @@ async def serve(app: BlobApp, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # a client must not be able to say where it comes from
+        proxy_headers=False,  # a client must not choose its own address
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )

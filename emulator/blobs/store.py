@@ -1,4 +1,4 @@
-"""The store: the index and the content files under one data directory, used by one process."""
+"""The store: the index and the content files in one data directory, for one process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _EXPIRY_INTERVAL_SECONDS = 3600.0
 
 
 class BlobStore:
-    """Opened by ``open``, started on an event loop by ``start``, ended by ``close``."""
+    """The store. Call `open`, then `start` on an event loop, and `close` at the end."""
 
     def __init__(self, root: Path, clock: Clock) -> None:
         self._root = root
@@ -39,14 +39,19 @@ class BlobStore:
         self.streams = ContentStreams(self._files)
 
     def open(self) -> None:
-        """Take the data directory, and clear away what a crash left; raises SettingError."""
+        """Lock the data directory and remove content that was never committed.
+
+        Raises SettingError if the directory cannot be used.
+        """
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self._root / "lock", os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._files.prepare()
         except BlockingIOError:
-            raise SettingError(f"another process uses the data directory {self._root}") from None
+            raise SettingError(
+                f"another process uses the data directory {self._root}; use another --data"
+            ) from None
         except OSError as error:
             raise SettingError(f"the data directory cannot be used: {error}") from error
         create_index(self._index)
@@ -59,12 +64,12 @@ class BlobStore:
             _logger.info("removed %d content files that were never committed", removed)
 
     def start(self) -> None:
-        """Begin to serve on the running event loop."""
+        """Start the index's thread and the expiry on the running event loop."""
         self._committer.start()
         self._expiry = asyncio.create_task(self._expire_forever())
 
     async def close(self) -> None:
-        """Finish what is in flight and let go of the directory."""
+        """Finish the changes in flight and unlock the directory."""
         self._expiry.cancel()
         await asyncio.to_thread(self._committer.stop)
         self._lister_thread.shutdown()
@@ -79,7 +84,7 @@ class BlobStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Ask the index something that takes microseconds."""
+        """Run a query of microseconds on the event loop."""
         return question(self._reader, *args, **kwargs)
 
     async def read_long(
@@ -88,7 +93,7 @@ class BlobStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Ask the index something that takes longer, on a thread."""
+        """Run a longer query on a thread."""
         ask = partial(question, self._lister, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._lister_thread, ask)
 
@@ -98,11 +103,11 @@ class BlobStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Apply a change to the index; when this returns it is safe on disk."""
+        """Apply a change to the index; return its result when it is safe on disk."""
         return await self._committer.apply(lambda db: change(db, *args, **kwargs))
 
     async def expire(self) -> int:
-        """Forget uncommitted blocks that are too old; returns how many."""
+        """Remove uncommitted blocks that are too old; return their number."""
         now_us = to_microseconds(self._clock())
         orphans = await self.change(expire_blocks, now_us)
         self.streams.release(orphans)
@@ -113,7 +118,7 @@ class BlobStore:
             try:
                 expired = await self.expire()
             except sqlite3.Error as error:
-                _logger.warning("uncommitted blocks were not expired and take space: %s", error)
+                _logger.warning("expired uncommitted blocks could not be removed: %s", error)
             else:
                 if expired:
                     _logger.info("expired %d uncommitted blocks", expired)

@@ -1,4 +1,4 @@
-"""The three ways in which the Blob REST API writes a moment."""
+"""Times in the three formats of the Blob REST API."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ _SAS_FORMATS = ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%MZ", "%Y-%m-%d", "%Y-%m-%dT%
 
 
 def utc_now() -> datetime:
-    """The moment by the machine's clock."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 def to_microseconds(moment: datetime) -> int:
-    """Microseconds since 1970, as the index keeps them."""
+    """Return a time as microseconds since 1970, as in the index."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def format_http_date(microseconds: int) -> str:
-    """RFC 1123, as in ``Last-Modified``; the fraction of the second is cut off."""
+    """Return an RFC 1123 date, as in `Last-Modified`, rounded down to the second."""
     return formatdate(microseconds // 1_000_000, usegmt=True)
 
 
 def format_iso_date(microseconds: int) -> str:
-    """ISO 8601 with seven digits, as in an error's ``Time``."""
+    """Return an ISO 8601 date with seven decimals, as in an error's `Time`."""
     moment = _EPOCH + timedelta(microseconds=microseconds)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%f0Z")
 
 
 def parse_http_date(text: str) -> datetime | None:
-    """An RFC 1123 date, or None if it is none."""
+    """Return the time of an RFC 1123 date, or None if the text is invalid."""
     try:
         moment = parsedate_to_datetime(text)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
@@ -43,7 +43,7 @@ def parse_http_date(text: str) -> datetime | None:
 
 
 def parse_sas_date(text: str) -> datetime | None:
-    """A signature's ``st`` or ``se``, or None if it is in none of the forms Azure takes."""
+    """Return the time of a signature's `st` or `se`, or None if the text is invalid."""
     for form in _SAS_FORMATS:
         try:
             return datetime.strptime(text, form).replace(tzinfo=UTC)

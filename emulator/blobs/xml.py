@@ -1,4 +1,4 @@
-"""The XML documents of the Blob REST API: listings out, block lists in."""
+"""The XML documents of the Blob REST API: write listings, parse block lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emulator.blobs.index.schema import Blob, BlobContainer
 from emulator.blobs.times import format_http_date
 
 BLOCKS_MAX = 50_000
-_PLACES = frozenset({"Committed", "Uncommitted", "Latest"})
+_ENTRY_ELEMENTS = frozenset({"Committed", "Uncommitted", "Latest"})
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _DECLARATION = '<?xml version="1.0" encoding="utf-8"?>'
 
@@ -26,7 +26,7 @@ def build_listing(
     items: Iterable[str],
     next_marker: str,
 ) -> str:
-    """An ``EnumerationResults`` document; ``echoes`` are the query's parameters, None if absent."""
+    """Return an `EnumerationResults` document with the query's parameters in `echoes`."""
     head = "".join(f" {name}={quoteattr(value)}" for name, value in attributes.items())
     said = "".join(
         f"<{name}>{_text(value)}</{name}>" for name, value in echoes.items() if value is not None
@@ -38,7 +38,7 @@ def build_listing(
 
 
 def build_container_item(container: BlobContainer, *, with_metadata: bool) -> str:
-    """One container in a listing."""
+    """Return one container of a listing."""
     return (
         f"<Container><Name>{escape(container.name)}</Name><Properties>"
         f"<Last-Modified>{format_http_date(container.modified_us)}</Last-Modified>"
@@ -50,7 +50,7 @@ def build_container_item(container: BlobContainer, *, with_metadata: bool) -> st
 
 
 def build_blob_item(entry: Blob | str, *, with_metadata: bool) -> str:
-    """One blob, or one common prefix, in a listing."""
+    """Return one blob of a listing, or one common prefix."""
     if isinstance(entry, str):
         return f"<BlobPrefix>{_name(entry)}</BlobPrefix>"
     properties = "".join(
@@ -71,7 +71,7 @@ def build_blob_item(entry: Blob | str, *, with_metadata: bool) -> str:
 def build_block_list(
     committed: Sequence[tuple[str, int]] | None, uncommitted: Sequence[tuple[str, int]] | None
 ) -> str:
-    """The blocks of a blob as (id, size); None leaves a list out."""
+    """Return a blob's blocks as (id, size); None leaves a list out."""
     lists = (("CommittedBlocks", committed), ("UncommittedBlocks", uncommitted))
     inner = "".join(
         f"<{name}>{''.join(_block(*block) for block in blocks)}</{name}>"
@@ -82,7 +82,10 @@ def build_block_list(
 
 
 def parse_block_list(document: bytes) -> list[tuple[str, str]]:
-    """The entries of a Put Block List body, as (where to look, block id)."""
+    """Return the entries of a Put Block List body as (element name, block id).
+
+    The element name is Committed, Uncommitted or Latest. Raises StorageError.
+    """
     parser = _BlockListParser()
     try:
         parser.feed(document)
@@ -106,11 +109,11 @@ class _BlockListParser:
         self._parser.Parse(document, True)
 
     def _refuse_doctype(self, *_: object) -> None:
-        # Entities could blow up a small document, or reach for files.
+        # Entities could expand a small document without limit, or read files.
         raise StorageError(ErrorCode.INVALID_XML_DOCUMENT)
 
     def _start(self, name: str, _: object) -> None:
-        expected = name == "BlockList" if self._depth == 0 else name in _PLACES
+        expected = name == "BlockList" if self._depth == 0 else name in _ENTRY_ELEMENTS
         if not expected or self._depth > 1:
             raise StorageError(ErrorCode.INVALID_XML_DOCUMENT)
         self._depth += 1
@@ -143,7 +146,7 @@ def _name(name: str) -> str:
     return f'<Name Encoded="true">{quote(name)}</Name>'
 
 
-# A parser would turn a bare carriage return into a line feed.
+# An XML parser turns a bare carriage return into a line feed.
 _LINE_ENDS = {"\r": "&#13;"}
 
 

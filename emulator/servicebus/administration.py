@@ -1,8 +1,9 @@
-"""The management API over HTTP, as ``ServiceBusAdministrationClient`` speaks it, and ``/health``.
+"""The management API over HTTP, as `ServiceBusAdministrationClient` uses it, and `/health`.
 
-The client always builds https URLs, even with ``UseDevelopmentEmulator=true`` (7.15.0 sets its
-TLS option, and never reads it). So a plain port needs a client with a transport that turns the
-scheme round, and an unchanged client needs a front that ends TLS.
+Requests and responses are Atom entries around a QueueDescription ("Service Bus REST API",
+learn.microsoft.com). The client of azure-servicebus 7.15.0 always builds https URLs, even with
+`UseDevelopmentEmulator=true`. On the plain port it needs a transport that replaces the scheme, or a
+proxy that ends TLS.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -37,10 +38,10 @@ _Handler = Callable[[Request], Awaitable[Response]]
 
 
 def create_admin_app(broker: Broker, keys: Mapping[str, str] | None = None) -> Starlette:
-    """Return the app; it must run on the broker's event loop.
+    """Return the app, which must run on the broker's event loop.
 
-    With ``keys`` (name to key) every request but ``/health`` needs a shared access signature;
-    without, whoever reaches the port may manage the queues.
+    With `keys` (name to key) every request except `/health` needs a shared access signature.
+    Without `keys` all requests are admitted.
     """
     api = _Api(broker, keys)
     return Starlette(
@@ -55,7 +56,7 @@ def create_admin_app(broker: Broker, keys: Mapping[str, str] | None = None) -> S
 
 
 class _Api:
-    """What the routes do."""
+    """The handlers of the routes."""
 
     def __init__(self, broker: Broker, keys: Mapping[str, str] | None) -> None:
         self._broker = broker
@@ -63,7 +64,7 @@ class _Api:
         self._clock = SystemClock()
 
     def edge(self, handler: _Handler) -> _Handler:
-        """Let a handler run for those who may, and turn refusals into answers."""
+        """Return a handler that checks the signature and turns errors into responses."""
 
         async def handle(request: Request) -> Response:
             try:
@@ -81,14 +82,14 @@ class _Api:
         return handle
 
     async def health(self, _: Request) -> Response:
-        """Say that the loop runs and the database is open."""
+        """Report that the event loop runs and the database is open."""
         return JSONResponse({"status": "ok", "queues": len(self._broker.queues())})
 
     async def list(self, request: Request) -> Response:
-        """Answer one page of all queues; topics are listed too, there being none."""
+        """Return one page of all queues. A list of topics is always empty."""
         kind = request.path_params["kind"].casefold()
         if kind not in {"queues", "topics"}:
-            raise EntityNotFound(f"there is no resource {kind[:100]!r}")
+            raise EntityNotFound(f"the resource {kind[:100]!r} does not exist")
         queues = self._broker.queues() if kind == "queues" else ()
         skip, top = _page(request)
         page = queues[skip : skip + top]
@@ -100,7 +101,7 @@ class _Api:
         return _atom(feed(str(request.url), entries, next_url))
 
     async def get(self, request: Request) -> Response:
-        """Answer one queue, and an empty feed where there is none, as Azure does."""
+        """Return one queue or, as Azure does, an empty feed if it does not exist."""
         try:
             queue = self._find(request)
         except EntityNotFound:
@@ -108,7 +109,7 @@ class _Api:
         return _atom(to_bytes(_entry(request, queue)))
 
     async def put(self, request: Request) -> Response:
-        """Create a queue, or with ``If-Match`` change one."""
+        """Create a queue or, with `If-Match`, change one."""
         properties = read_description(await _body(request), "QueueDescription")
         if "If-Match" in request.headers:
             queue = self._find(request)
@@ -127,7 +128,7 @@ class _Api:
     def _find(self, request: Request) -> Queue:
         queue = self._broker.queue(request.path_params["name"])
         if queue.is_subqueue:
-            raise EntityNotFound("a dead-letter queue is described with its queue")
+            raise EntityNotFound("a dead-letter queue has no description of its own")
         return queue
 
 
@@ -147,7 +148,7 @@ async def _body(request: Request) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > _MAX_BODY_BYTES:
-            raise ArgumentError(f"the body is over {_MAX_BODY_BYTES} bytes")
+            raise ArgumentError(f"the body exceeds {_MAX_BODY_BYTES} bytes")
     return bytes(body)
 
 
@@ -174,7 +175,7 @@ _REFUSED_IF_TRUE = "RequiresSession", "EnablePartitioning"
 
 
 def properties_of(settings: QueueSettings, counts: QueueCounts) -> list[tuple[str, str]]:
-    """Return a queue's properties, in the order in which Azure lists them."""
+    """Return a queue's properties in Azure's order."""
     return [
         ("LockDuration", format_duration(settings.lock_duration)),
         ("MaxSizeInMegabytes", str(max(1, settings.max_size_bytes // _MEGABYTE))),
@@ -208,7 +209,7 @@ def properties_of(settings: QueueSettings, counts: QueueCounts) -> list[tuple[st
 
 
 def count_details(counts: QueueCounts) -> list[tuple[str, int]]:
-    """Return the counts of the runtime properties."""
+    """Return the message counts of the runtime properties."""
     return [
         ("ActiveMessageCount", counts.active),
         ("DeadLetterMessageCount", counts.dead_letter),
@@ -219,7 +220,7 @@ def count_details(counts: QueueCounts) -> list[tuple[str, int]]:
 
 
 def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
-    """Return the settings that the properties ask for; raises ArgumentError."""
+    """Return the settings for a description's properties. Raises ArgumentError."""
     for forwarding in _FORWARDING:
         if properties.get(forwarding):
             raise ArgumentError(f"{forwarding}: forwarding is not supported")
@@ -250,7 +251,10 @@ def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
 
 
 def changed_settings(before: QueueSettings, properties: Mapping[str, str]) -> QueueSettings:
-    """Return the settings after an update; raises ArgumentError for what is fixed for life."""
+    """Return a queue's settings after an update.
+
+    Raises ArgumentError for a property that cannot be changed.
+    """
     after = settings_from(before.name, properties)
     if (before.duplicate_detection_window is None) != (after.duplicate_detection_window is None):
         raise ArgumentError("RequiresDuplicateDetection: cannot be changed")
@@ -294,18 +298,18 @@ ElementTree.register_namespace("d", _COUNTS)
 
 
 class AtomError(Exception):
-    """The request's XML cannot be read."""
+    """The request's XML is invalid."""
 
 
 class _Builder(ElementTree.TreeBuilder):
-    """Builds no tree from a document with a type declaration, and so none with entities."""
+    """Refuses a document type declaration, and with it entities."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
         raise AtomError("a document type declaration is not accepted")
 
 
 def read_description(body: bytes, kind: str) -> dict[str, str]:
-    """Return the properties in an entry with a description of this kind; raises AtomError."""
+    """Return the properties in an entry's description of this kind. Raises AtomError."""
     try:
         root = ElementTree.fromstring(body, ElementTree.XMLParser(target=_Builder()))  # noqa: S314 - no entities
     except (ElementTree.ParseError, ValueError, LookupError) as error:
@@ -349,7 +353,7 @@ def feed(url: str, entries: Iterable[ElementTree.Element], next_url: str | None)
 
 
 def error_document(code: int, detail: str) -> bytes:
-    """Return the body of a refusal."""
+    """Return the body of an error response."""
     root = ElementTree.Element("Error")
     ElementTree.SubElement(root, "Code").text = str(code)
     ElementTree.SubElement(root, "Detail").text = _printable(detail)
@@ -357,7 +361,7 @@ def error_document(code: int, detail: str) -> bytes:
 
 
 def to_bytes(root: ElementTree.Element) -> bytes:
-    """Return an element as a document."""
+    """Return an element as an XML document."""
     document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return document
 

@@ -1,7 +1,7 @@
-"""Reads the configuration file of Microsoft's Service Bus emulator, ``Config.json``.
+"""Read `Config.json`, the configuration file of Microsoft's Service Bus emulator.
 
-Whatever it asks for that this broker does not do is refused, and never ignored: a queue that
-silently behaves otherwise than it was told would hide faults.
+A property that this broker does not support is refused and never ignored, because a queue that
+silently behaves differently would hide faults.
 """
 
 import json
@@ -29,11 +29,11 @@ _PROPERTIES = {
 
 
 class ConfigError(Exception):
-    """The configuration is wrong; the message names the property."""
+    """The configuration is invalid; the message names the property."""
 
 
 def load_config(path: Path) -> list[QueueSettings]:
-    """Read the queues of a configuration file; raises ConfigError."""
+    """Return the queue settings of a configuration file. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -45,7 +45,7 @@ def load_config(path: Path) -> list[QueueSettings]:
 
 
 def parse_config(text: str) -> list[QueueSettings]:
-    """Read the queues of a configuration; raises ConfigError."""
+    """Return the queue settings of a configuration. Raises ConfigError."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -60,13 +60,13 @@ def parse_config(text: str) -> list[QueueSettings]:
     for queue in namespaces[0].parts("Queues"):
         name = queue.text("Name")
         if name.casefold() in settings:
-            raise ConfigError(f"{queue.path}.Name: there are two queues {name!r}")
+            raise ConfigError(f"{queue.path}.Name: another queue is also named {name!r}")
         settings[name.casefold()] = _settings(name, queue)
     return list(settings.values())
 
 
 class _Part:
-    """One object of the configuration, which knows where it is."""
+    """An object of the configuration, with its path for error messages."""
 
     def __init__(self, value: object, path: str) -> None:
         if not isinstance(value, dict):
@@ -91,7 +91,7 @@ class _Part:
     def text(self, name: str) -> str:
         value = self.values.get(name)
         if not isinstance(value, str) or not value:
-            raise ConfigError(f"{self.at(name)}: must be a text")
+            raise ConfigError(f"{self.at(name)}: must be a string that is not empty")
         return value
 
     def flag(self, name: str) -> bool:

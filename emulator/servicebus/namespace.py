@@ -1,4 +1,4 @@
-"""Connect AMQP links to the queues of a broker, and check who may use them."""
+"""Connect AMQP links to the queues of a broker, and check the peer's access to them."""
 
 import asyncio
 from collections.abc import Mapping

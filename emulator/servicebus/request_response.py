@@ -147,7 +147,7 @@ class ReplyLinks:
     def find(self, address: str, reply_to: object) -> ReplySource:
         """Return the link named by a request's reply-to, else the newest one of the same node.
 
-        Raises MessageFault if there is no link.
+        Raises MessageFault if the connection has neither.
         """
         own = [each for each in self._sources if each.address == address]
         named = [each for each in own if reply_to and each.reply_address == reply_to]

@@ -1,5 +1,7 @@
-"""The index: which containers, blobs and blocks there are, in one SQLite database.
+"""The index of containers, blobs and blocks, in one SQLite database.
 
-Its commit is what makes a write true. One thread commits (``committer``); readers look at the
-last committed state through connections of their own and never wait for it.
+schema      tables, connections and the records that queries return
+queries     reads, each through a connection that sees the last commit
+writes      changes, each a function that runs in a transaction
+committer   the one thread that commits
 """

@@ -1,6 +1,6 @@
-"""One thread that applies changes to the index and commits those that wait together.
+"""Apply changes to the index on one thread, and commit those that wait together.
 
-A commit costs a disk flush. Requests that arrive while one is running share the next.
+A commit costs a flush of the disk. Changes that arrive during a commit share the next one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Waiting:
 
 
 class IndexCommitter:
-    """Applies changes in the order in which they are handed over."""
+    """Applies changes in the order in which they are submitted."""
 
     def __init__(self, path: Path) -> None:
         self._db = open_writer(path)
@@ -39,24 +39,24 @@ class IndexCommitter:
         self._thread = threading.Thread(target=self._run, name="index-committer", daemon=True)
 
     def start(self) -> None:
-        """Begin to work; called on the event loop that will call ``apply``."""
+        """Start the thread; call this on the event loop that will call `apply`."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish what was handed over, and end; blocks."""
+        """Commit all submitted changes and stop the thread; blocks."""
         self._queue.put(None)
         self._thread.join()
         self._db.close()
 
     async def apply(self, change: Change[T]) -> T:
-        """Run ``change`` in a transaction; when this returns, it is safe on disk.
+        """Run a change in a transaction; return its result when it is safe on disk.
 
-        What ``change`` raises comes back, and nothing of it is kept.
+        An error of the change is raised again, and the change is rolled back.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Waiting(change, future))
-        # A caller that is cancelled must not make the thread resolve a cancelled future.
+        # The thread must not resolve a future that a cancelled caller has cancelled.
         return await asyncio.shield(future)
 
     def _run(self) -> None:
@@ -99,8 +99,8 @@ class IndexCommitter:
         try:
             waiting.result = waiting.change(self._db)
         except sqlite3.OperationalError:
-            raise  # the disk is full or broken: that is everybody's failure
-        except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
+            raise  # the disk is full or broken, so all changes of the commit fail
+        except Exception as error:  # noqa: BLE001 - handed to the caller, which raises it
             waiting.error = error
             self._db.execute("ROLLBACK" if alone else "ROLLBACK TO one")
         if not alone:

@@ -1,4 +1,4 @@
-"""Questions to the index about one container or one blob; each is a look-up by key."""
+"""Queries on the index, for single resources and for pages of a listing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLOB_COLUMNS = "id, name, size, etag, created_us, modified_us, properties, metad
 
 
 def find_container(db: sqlite3.Connection, name: str) -> BlobContainer:
-    """The container ``name``; raises ContainerNotFound."""
+    """Return a container. Raises StorageError (ContainerNotFound)."""
     row = db.execute(
         f"SELECT {CONTAINER_COLUMNS} FROM container WHERE name = ?",  # noqa: S608 - a constant
         (name,),
@@ -26,7 +26,7 @@ def find_container(db: sqlite3.Connection, name: str) -> BlobContainer:
 
 
 def find_container_id(db: sqlite3.Connection, name: str) -> int:
-    """The row of the container ``name``; raises ContainerNotFound."""
+    """Return the row id of a container. Raises StorageError (ContainerNotFound)."""
     row = db.execute("SELECT id FROM container WHERE name = ?", (name,)).fetchone()
     if row is None:
         raise StorageError(ErrorCode.CONTAINER_NOT_FOUND)
@@ -34,7 +34,7 @@ def find_container_id(db: sqlite3.Connection, name: str) -> int:
 
 
 def read_container(row: tuple[Any, ...]) -> BlobContainer:
-    """A row of ``CONTAINER_COLUMNS``."""
+    """Return the container of a row of `CONTAINER_COLUMNS`."""
     number, name, etag, modified_us, metadata = row
     return BlobContainer(number, name, etag, modified_us, json.loads(metadata))
 
@@ -42,7 +42,7 @@ def read_container(row: tuple[Any, ...]) -> BlobContainer:
 def look_up_blob(
     db: sqlite3.Connection, container: int, name: str, *, with_data: bool = False
 ) -> Blob | None:
-    """The committed blob ``name``, or None."""
+    """Return a committed blob, or None."""
     row = db.execute(
         f"SELECT {BLOB_COLUMNS}{', data' if with_data else ''}"  # noqa: S608 - constants alone
         " FROM blob WHERE container = ? AND name = ?",
@@ -54,7 +54,7 @@ def look_up_blob(
 def find_blob(
     db: sqlite3.Connection, container: str, name: str, *, with_data: bool = False
 ) -> Blob:
-    """The committed blob ``name``; raises ContainerNotFound or BlobNotFound."""
+    """Return a committed blob. Raises StorageError (ContainerNotFound or BlobNotFound)."""
     blob = look_up_blob(db, find_container_id(db, container), name, with_data=with_data)
     if blob is None:
         raise StorageError(ErrorCode.BLOB_NOT_FOUND)
@@ -62,7 +62,7 @@ def find_blob(
 
 
 def read_blob(row: tuple[Any, ...]) -> Blob:
-    """A row of ``BLOB_COLUMNS``, perhaps with ``data`` after them."""
+    """Return the blob of a row of `BLOB_COLUMNS`, optionally followed by `data`."""
     number, name, size, etag, created_us, modified_us, properties, metadata, *data = row
     return Blob(
         number,
@@ -78,7 +78,7 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
 
 
 def find_segments(db: sqlite3.Connection, blob: int, start: int, stop: int) -> list[Segment]:
-    """The segments of a blob that have bytes of ``[start, stop)``, in order."""
+    """Return the segments of a blob that overlap `[start, stop)`, in order."""
     rows = db.execute(
         "SELECT start, size, content, block_id FROM segment WHERE blob = ? AND start < ?"
         " AND start >= (SELECT max(start) FROM segment WHERE blob = ? AND start <= ?)"
@@ -91,7 +91,7 @@ def find_segments(db: sqlite3.Connection, blob: int, start: int, stop: int) -> l
 def find_uncommitted_blocks(
     db: sqlite3.Connection, container: int, blob: str
 ) -> list[UncommittedBlock]:
-    """The uncommitted blocks of a blob, by block id."""
+    """Return the uncommitted blocks of a blob by block id."""
     rows = db.execute(
         "SELECT block_id, size, content FROM staged WHERE container = ? AND blob = ?"
         " ORDER BY block_id",
@@ -101,7 +101,7 @@ def find_uncommitted_blocks(
 
 
 def find_live_content(db: sqlite3.Connection) -> set[str]:
-    """Every content file that the index refers to."""
+    """Return the keys of all content files to which the index refers."""
     rows = db.execute("SELECT content FROM segment UNION SELECT content FROM staged")
     return {row[0] for row in rows}
 
@@ -112,9 +112,9 @@ _LAST = "\U0010ffff"
 
 @dataclass(frozen=True, slots=True)
 class BlobQuery:
-    """At most ``limit`` blobs with ``prefix`` from the name ``start`` on.
+    """A page of blobs: at most `limit` with `prefix`, from the name `start` on.
 
-    Names that have ``delimiter`` after the prefix are folded into their common prefixes.
+    Names with `delimiter` after the prefix are grouped into common prefixes.
     """
 
     prefix: str
@@ -125,9 +125,9 @@ class BlobQuery:
 
 @dataclass(frozen=True, slots=True)
 class BlobPage:
-    """Blobs and, if names are folded at a delimiter, their common prefixes (``str``), in order.
+    """Blobs and common prefixes (`str`) in the order of their names.
 
-    ``next_name`` is where the following page begins, or None if this is the last.
+    `next_name` is the first name of the next page, or None for the last page.
     """
 
     entries: list[Blob | str]
@@ -137,7 +137,7 @@ class BlobPage:
 def list_containers(
     db: sqlite3.Connection, prefix: str, start: str, limit: int
 ) -> tuple[list[BlobContainer], str | None]:
-    """At most ``limit`` containers from ``start`` on, and where the next page begins."""
+    """Return at most `limit` containers from `start` on, and where the next page begins."""
     rows = db.execute(
         f"SELECT {CONTAINER_COLUMNS} FROM container"  # noqa: S608 - a constant
         " WHERE name >= ? AND substr(name, 1, ?) = ? ORDER BY name LIMIT ?",
@@ -148,10 +148,10 @@ def list_containers(
 
 
 def list_blobs(db: sqlite3.Connection, container: str, query: BlobQuery) -> BlobPage:
-    """One page of a container's blobs; raises ContainerNotFound.
+    """Return one page of a container's blobs. Raises StorageError (ContainerNotFound).
 
-    A common prefix is skipped over by asking for the name after it, so that a listing costs as
-    much as it returns, however many blobs lie behind a prefix.
+    After a common prefix the query continues with the first name behind it, so the cost of a page
+    does not depend on the number of blobs in the group.
     """
     parent = find_container_id(db, container)
     prefix, limit = query.prefix, query.limit
@@ -194,11 +194,11 @@ def _folded(name: str, prefix: str, delimiter: str) -> str | None:
 
 
 def find_next_prefix(prefix: str) -> str | None:
-    """The least name that is greater than every name with ``prefix``; None if there is none."""
+    """Return the least name greater than all names with `prefix`, or None."""
     kept = prefix.rstrip(_LAST)
     if not kept:
         return None
     following = ord(kept[-1]) + 1
-    if 0xD800 <= following <= 0xDFFF:  # surrogates are no characters
+    if 0xD800 <= following <= 0xDFFF:  # surrogates are not characters
         following = 0xE000
     return kept[:-1] + chr(following)

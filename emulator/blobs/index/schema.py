@@ -1,4 +1,4 @@
-"""The tables, and how connections to them are opened."""
+"""The tables of the index, its connections, and its records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from emulator.program import SettingError
 
 _VERSION = 1
 _BUSY_SECONDS = 10.0
-# The content of a small blob comes last in its row: a scan for names does not read it.
+# The content of a small blob is last in its row, so that listings do not read it.
 _TABLES = """
 CREATE TABLE container (
     id INTEGER PRIMARY KEY,
@@ -56,7 +56,7 @@ CREATE TABLE staged (
 
 
 def create_index(path: Path) -> None:
-    """Make the database if it is not there; refuses one of another version."""
+    """Create the database if it is absent. Raises SettingError for another version or program."""
     try:
         with contextlib.closing(open_writer(path)) as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -65,13 +65,15 @@ def create_index(path: Path) -> None:
                     f"BEGIN IMMEDIATE;{_TABLES}PRAGMA user_version={_VERSION};COMMIT;"
                 )
     except sqlite3.DatabaseError as error:
-        raise SettingError(f"{path} is not our index: {error}") from error
+        raise SettingError(f"{path} is not an index of this program: {error}") from error
     if version not in {0, _VERSION}:
-        raise SettingError(f"{path} has format {version}, and this program knows {_VERSION}")
+        raise SettingError(
+            f"{path} has format {version}; this program reads format {_VERSION} only"
+        )
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """A connection whose commits are safe on disk when they return."""
+    """Return a connection whose commits are safe on disk when they return."""
     connection = sqlite3.connect(
         path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
     )
@@ -85,7 +87,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """A connection that sees the last committed state and can change nothing."""
+    """Return a read-only connection that sees the last committed state."""
     connection = sqlite3.connect(
         path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
     )
@@ -95,7 +97,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 @dataclass(frozen=True, slots=True)
 class BlobContainer:
-    """A container; times in microseconds since 1970."""
+    """A container. Times are in microseconds since 1970."""
 
     id: int
     name: str
@@ -106,7 +108,7 @@ class BlobContainer:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A committed block blob. ``data`` is its content if that is small enough to lie here."""
+    """A committed block blob. `data` is its content if it is small enough for the index."""
 
     id: int
     name: str
@@ -121,7 +123,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class NewBlob:
-    """What is about to be committed as a blob, apart from its content."""
+    """A blob to commit, without its content."""
 
     container: str
     name: str
@@ -132,7 +134,7 @@ class NewBlob:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive bytes of a blob, from ``start`` on: the whole of the content file ``content``."""
+    """Consecutive bytes of a blob from `start` on: the whole of the content file `content`."""
 
     start: int
     size: int
@@ -142,7 +144,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class UncommittedBlock:
-    """A block that is uploaded and not yet committed."""
+    """A block that is uploaded and not committed."""
 
     block_id: str
     size: int
@@ -151,12 +153,12 @@ class UncommittedBlock:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """The outcome of a write: the blob as it is now, and content that nobody refers to any more."""
+    """The blob after a write, and the content files to which nothing refers any more."""
 
     blob: Blob
     orphans: tuple[str, ...] = ()
 
 
 def create_etag() -> str:
-    """An entity tag that was never used before."""
+    """Return a new entity tag."""
     return f'"0x8D{token_hex(7).upper()[:13]}"'

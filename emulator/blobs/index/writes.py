@@ -1,7 +1,7 @@
-"""Changes to the index. Each runs inside the committer's transaction, after which it is true.
+"""Changes to the index. Each runs in a transaction of the committer.
 
-Conditions are checked here, against the state that the change is applied to: of several
-conditional creates of one name, exactly one finds it missing.
+Conditions are checked here, on the state that the change applies to. So exactly one of several
+conditional creates of one name succeeds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Orphans = tuple[str, ...]
 def create_container(
     db: sqlite3.Connection, name: str, metadata: dict[str, str], now_us: int
 ) -> BlobContainer:
-    """Make a container; raises ContainerAlreadyExists."""
+    """Create a container. Raises StorageError (ContainerAlreadyExists)."""
     etag = create_etag()
     row = db.execute(
         "INSERT INTO container (name, etag, modified_us, metadata) VALUES (?, ?, ?, ?)"
@@ -57,7 +57,7 @@ def set_container_metadata(
     conditions: Conditions,
     now_us: int,
 ) -> BlobContainer:
-    """Replace a container's metadata."""
+    """Replace a container's metadata. Raises StorageError."""
     current = find_container(db, name)
     conditions.check_write(current)
     changed = replace(current, etag=create_etag(), modified_us=now_us, metadata=metadata)
@@ -69,7 +69,7 @@ def set_container_metadata(
 
 
 def delete_container(db: sqlite3.Connection, name: str, conditions: Conditions) -> Orphans:
-    """Remove a container and all that is in it; returns content that is no longer needed."""
+    """Delete a container with its blobs; return the content files to remove."""
     container = find_container(db, name)
     conditions.check_write(container)
     rows = db.execute(
@@ -94,7 +94,7 @@ def put_blob(
     content: bytes | Segment,
     precondition: WritePrecondition,
 ) -> WriteResult:
-    """Commit a whole blob: small content as bytes, other content as its one segment."""
+    """Commit a whole blob: small content as bytes, other content as one segment."""
     container = find_container_id(db, new.container)
     return _replace_blob(
         db, container, new, [content] if isinstance(content, Segment) else content, precondition
@@ -107,7 +107,7 @@ def commit_blocks(
     block_list: Sequence[tuple[str, str]],
     precondition: WritePrecondition,
 ) -> WriteResult:
-    """Commit a blob made of blocks: pairs of where to look (the XML element) and the block id."""
+    """Commit a blob from blocks, given as (element name, block id)."""
     container = find_container_id(db, new.container)
     current = look_up_blob(db, container, new.name)
     committed = {}
@@ -119,11 +119,11 @@ def commit_blocks(
         for block in find_uncommitted_blocks(db, container, new.name)
     }
     latest = committed | staged
-    places = {"Committed": committed, "Uncommitted": staged, "Latest": latest}
+    by_element = {"Committed": committed, "Uncommitted": staged, "Latest": latest}
     chosen = []
     start = 0
-    for place, block_id in block_list:
-        block = places[place].get(block_id) if block_id else None
+    for element, block_id in block_list:
+        block = by_element[element].get(block_id) if block_id else None
         if block is None:
             raise StorageError(ErrorCode.INVALID_BLOCK_LIST)
         chosen.append(Segment(start, *block, block_id))
@@ -138,7 +138,7 @@ def describe_blob(
     conditions: Conditions,
     update: Callable[[Blob], Blob],
 ) -> Blob:
-    """Replace what describes a blob, as ``update`` says; the content stays."""
+    """Replace a blob's properties or metadata by those that `update` returns."""
     current = find_blob(db, container, name)
     conditions.check_write(current)
     changed = replace(update(current), etag=create_etag())
@@ -158,7 +158,7 @@ def describe_blob(
 def delete_blob(
     db: sqlite3.Connection, container: str, name: str, conditions: Conditions
 ) -> Orphans:
-    """Remove a blob and its uncommitted blocks; returns content that is no longer needed."""
+    """Delete a blob with its uncommitted blocks; return the content files to remove."""
     parent = find_container_id(db, container)
     blob = look_up_blob(db, parent, name)
     if blob is None:
@@ -210,7 +210,7 @@ def _replace_blob(
 def _forget_content(
     db: sqlite3.Connection, blob: int | None, container: int, name: str
 ) -> list[str]:
-    """Drop a blob's segments and uncommitted blocks; returns the content they referred to."""
+    """Delete a blob's segments and uncommitted blocks; return their content files."""
     rows = db.execute(
         "DELETE FROM staged WHERE container = ? AND blob = ? RETURNING content", (container, name)
     ).fetchall()
@@ -222,7 +222,7 @@ def _forget_content(
 
 
 def _unreferenced(db: sqlite3.Connection, candidates: Iterable[str]) -> Orphans:
-    """Those of ``candidates`` that no segment refers to (a block may be in two places)."""
+    """Return the candidates to which no segment refers: a block may be used twice."""
     return tuple(
         content
         for content in dict.fromkeys(candidates)
@@ -237,9 +237,9 @@ WEEK_US = 7 * 24 * 3600 * 1_000_000
 def put_block(
     db: sqlite3.Connection, container: str, blob: str, block: UncommittedBlock, now_us: int
 ) -> tuple[str, ...]:
-    """Put a block aside; returns the content of the block of that id before it.
+    """Store an uncommitted block; return the content file of the block that it replaces.
 
-    All block ids of one blob have one length.
+    All block ids of one blob must have the same length. Raises StorageError.
     """
     parent = find_container_id(db, container)
     key = (parent, blob)
@@ -267,7 +267,7 @@ def put_block(
 
 
 def expire_blocks(db: sqlite3.Connection, now_us: int) -> tuple[str, ...]:
-    """Forget the blocks of every blob to which none was added for a week."""
+    """Delete the uncommitted blocks of blobs that got no block for a week."""
     stale = db.execute(
         "SELECT container, blob FROM staged GROUP BY container, blob HAVING max(staged_us) < ?",
         (now_us - WEEK_US,),

@@ -1,1 +1,1 @@
-"""The operations of the Blob REST API, one function each: from a request to a response."""
+"""The operations of the Blob REST API, each a function from a context to a response."""

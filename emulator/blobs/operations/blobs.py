@@ -1,4 +1,4 @@
-"""Reading, describing and deleting a blob."""
+"""Operations that read, describe or delete a blob."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RANGE_MD5_BYTES_MAX = 4 * 1024 * 1024
 
 
 async def get_blob(context: OperationContext) -> BlobResponse:
-    """Get Blob: all of it, or a range."""
+    """Get Blob: the whole blob or a range."""
     request, store = context.request, context.store
     blob = store.read(queries.find_blob, request.container, request.blob, with_data=True)
     context.conditions.check_read(blob)
@@ -48,7 +48,7 @@ async def get_blob(context: OperationContext) -> BlobResponse:
         covering = store.read(queries.find_segments, blob.id, wanted.start, wanted.stop)
         response.stream = store.streams.open(covering, wanted)
         if wants_md5:
-            # At most four megabytes, and the digest goes ahead of the content.
+            # The range has at most 4 MiB, and the digest is in a header before the content.
             response.body = await response.stream.read()
             response.stream = None
     if wants_md5:
@@ -78,14 +78,14 @@ async def get_blob_metadata(context: OperationContext) -> BlobResponse:
 
 
 async def set_blob_properties(context: OperationContext) -> BlobResponse:
-    """Set Blob Properties: every property that is not given is cleared."""
+    """Set Blob Properties: properties that are not given are cleared."""
     properties = read_blob_properties(context.request.headers)
     blob = await _describe(context, lambda blob: replace(blob, properties=properties))
     return BlobResponse(200, {"Content-Length": "0", **build_version_headers(blob)})
 
 
 async def set_blob_metadata(context: OperationContext) -> BlobResponse:
-    """Set Blob Metadata: what is not given is removed."""
+    """Set Blob Metadata: metadata that is not given is removed."""
     metadata = context.metadata
     blob = await _describe(context, lambda blob: replace(blob, metadata=metadata))
     headers = {"Content-Length": "0", **build_version_headers(blob)}
@@ -93,7 +93,7 @@ async def set_blob_metadata(context: OperationContext) -> BlobResponse:
 
 
 async def delete_blob(context: OperationContext) -> BlobResponse:
-    """Delete Blob; snapshots, which there are none of, may be included."""
+    """Delete Blob. Snapshots do not exist, so including them changes nothing."""
     request, store = context.request, context.store
     snapshots = request.headers.get("x-ms-delete-snapshots", "include").lower()
     if snapshots == "only":

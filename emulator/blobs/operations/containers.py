@@ -1,4 +1,4 @@
-"""Operations on one container, and on the account."""
+"""Operations on the account and on containers, with their listings."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def set_container_metadata(context: OperationContext) -> BlobResponse:
 
 
 async def delete_container(context: OperationContext) -> BlobResponse:
-    """Delete Container: at once, where Azure takes half a minute."""
+    """Delete Container, at once; Azure takes about half a minute."""
     orphans = await context.store.change(
         writes.delete_container, context.request.container, context.conditions
     )
@@ -84,21 +84,21 @@ async def delete_container(context: OperationContext) -> BlobResponse:
 
 
 async def get_container_acl(context: OperationContext) -> BlobResponse:
-    """Get Container ACL: there are no stored access policies."""
+    """Get Container ACL: always an empty list of stored access policies."""
     container = context.store.read(queries.find_container, context.request.container)
     document = '<?xml version="1.0" encoding="utf-8"?><SignedIdentifiers />'
     return build_xml_response(document, build_version_headers(container))
 
 
 _PAGE_MAX = 5000
-# Of the last ones there are never any here, so that including them is done by doing nothing.
+# This service has only metadata of these, so the others add nothing to a listing.
 _BLOB_INCLUDES = frozenset({"metadata", "copy", "deleted", "snapshots", "versions", "tags"})
 _CONTAINER_INCLUDES = frozenset({"metadata", "deleted", "system"})
 _UNSUPPORTED = ("startfrom", "endbefore", "showonly")
 
 
 async def list_containers(context: OperationContext) -> BlobResponse:
-    """One page of the account's containers."""
+    """List Containers: one page of the account's containers."""
     request = context.request
     prefix = request.parameter("prefix") or ""
     limit = _page_size(request)
@@ -119,7 +119,7 @@ async def list_containers(context: OperationContext) -> BlobResponse:
 
 
 async def list_blobs(context: OperationContext) -> BlobResponse:
-    """One page of a container's blobs, folded at the delimiter if one is given."""
+    """List Blobs: one page of a container's blobs, grouped by the delimiter if there is one."""
     request = context.request
     for name in _UNSUPPORTED:
         if request.parameter(name) is not None:
@@ -187,7 +187,7 @@ def _marker(next_name: str | None) -> str:
 
 
 def _start(request: BlobRequest) -> str:
-    """The name at which a marker of ours says that the page begins."""
+    """Return the name at which the page of a marker begins."""
     value = request.parameter("marker") or ""
     try:
         return base64.b64decode(value, altchars=b"-_", validate=True).decode()

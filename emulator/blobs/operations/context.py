@@ -1,4 +1,4 @@
-"""What every operation is given, and the answers' parts that several share."""
+"""What every operation receives and returns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emulator.blobs.times import format_http_date
 
 @dataclass(frozen=True, slots=True)
 class OperationContext:
-    """A request that was allowed, and what it works on."""
+    """An authorized request, and the store that it works on."""
 
     request: BlobRequest
     grant: AccessGrant
@@ -30,17 +30,17 @@ class OperationContext:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The metadata that the request sets."""
+        """The metadata that the request sets. Raises StorageError if it is invalid."""
         return check_metadata(self.request.metadata_pairs)
 
 
 def build_version_headers(resource: VersionedResource) -> dict[str, str]:
-    """``ETag`` and ``Last-Modified``."""
+    """Return the headers `ETag` and `Last-Modified`."""
     return {"ETag": resource.etag, "Last-Modified": format_http_date(resource.modified_us)}
 
 
 def build_metadata_headers(pairs: dict[str, str]) -> dict[str, str]:
-    """Metadata as response headers."""
+    """Return metadata as response headers."""
     return {METADATA_PREFIX + name: value for name, value in pairs.items()}
 
 
@@ -49,7 +49,7 @@ XML_TYPE = "application/xml"
 
 @dataclass(slots=True)
 class BlobResponse:
-    """An answer; ``stream`` stands in for ``body`` when the content is not in memory."""
+    """A response; `stream` replaces `body` if the content is not in memory."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
@@ -58,14 +58,17 @@ class BlobResponse:
 
 
 def build_xml_response(text: str, headers: dict[str, str] | None = None) -> BlobResponse:
-    """A 200 with an XML document."""
+    """Return a response of status 200 with an XML document."""
     body = text.encode()
     fixed = {"Content-Type": XML_TYPE, "Content-Length": str(len(body))}
     return BlobResponse(200, {**(headers or {}), **fixed}, body)
 
 
 def build_error_response(error: StorageError, request_id: str, time: str) -> BlobResponse:
-    """A refusal in Azure's form: the code in a header (HEAD has no body), and in the XML."""
+    """Return a refusal in Azure's format.
+
+    The code is in a header, because a response to HEAD has no body, and in the XML body.
+    """
     headers = {**error.headers, "x-ms-error-code": error.code}
     if error.status == 304:
         return BlobResponse(304, headers)
@@ -86,5 +89,5 @@ def build_error_response(error: StorageError, request_id: str, time: str) -> Blo
 
 
 def _printable(text: str) -> str:
-    # Control characters have no place in XML 1.0, escaped or not.
+    # XML 1.0 forbids control characters, even escaped.
     return "".join(character if character.isprintable() else "?" for character in text)

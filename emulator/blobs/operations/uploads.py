@@ -1,4 +1,4 @@
-"""Writing a blob: at once (Put Blob), or in blocks (Put Block, Put Block List)."""
+"""Operations that write a blob: Put Blob, or Put Block and Put Block List."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _ENCRYPTED = {"x-ms-request-server-encrypted": "true"}
 
 
 async def put_blob(context: OperationContext) -> BlobResponse:
-    """Put Blob, of a block blob."""
+    """Put Blob, for block blobs."""
     request, store = context.request, context.store
     kind = request.headers.get("x-ms-blob-type")
     if kind in {"PageBlob", "AppendBlob"}:
@@ -62,7 +62,7 @@ async def put_blob(context: OperationContext) -> BlobResponse:
 
 
 async def put_block(context: OperationContext) -> BlobResponse:
-    """Put Block: put a block aside for a later block list."""
+    """Put Block: store an uncommitted block for a later block list."""
     request, store = context.request, context.store
     block_id = request.parameter("blockid")
     if not block_id:
@@ -87,7 +87,7 @@ async def put_block(context: OperationContext) -> BlobResponse:
 
 
 async def put_block_list(context: OperationContext) -> BlobResponse:
-    """Put Block List: commit a blob made of blocks."""
+    """Put Block List: commit a blob from blocks."""
     request, store = context.request, context.store
     new = _new_blob(context)
     _refuse_early(context)
@@ -100,7 +100,7 @@ async def put_block_list(context: OperationContext) -> BlobResponse:
 
 
 async def get_block_list(context: OperationContext) -> BlobResponse:
-    """Get Block List: committed blocks, uncommitted ones, or both."""
+    """Get Block List: the committed blocks, the uncommitted ones, or both."""
     request, store = context.request, context.store
     kind = (request.parameter("blocklisttype") or "committed").lower()
     if kind not in {"committed", "uncommitted", "all"}:
@@ -137,7 +137,7 @@ def _read_precondition(context: OperationContext) -> WritePrecondition:
 
 
 def _refuse_early(context: OperationContext) -> None:
-    """Refuse what the commit would refuse anyway, before a large body is taken in."""
+    """Check the preconditions before a large body is received; the commit checks again."""
     request, store = context.request, context.store
     container = store.read(queries.find_container_id, request.container)
     current = store.read(queries.look_up_blob, container, request.blob)
@@ -151,10 +151,10 @@ async def _commit(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Commit what refers to ``uploaded``; if that is refused, nothing of it is kept.
+    """Commit a change that refers to `uploaded`; discard the upload if it is refused.
 
-    Only a refusal says for sure that nothing refers to the content. After any other failure it
-    stays, and the next start clears it away if it was not committed.
+    After any other failure the content is kept, because it may have been committed. The next start
+    of the service removes it if it was not.
     """
     try:
         _check_md5(context, uploaded.md5)

@@ -1,4 +1,8 @@
-"""Decodes the AMQP 1.0 type system from bytes that nobody vouches for."""
+"""Decode and encode the AMQP 1.0 type system (part 1 of the specification).
+
+Decoding treats all bytes as untrusted: sizes, depth and the number of values are limited. Encoding
+chooses the smallest form that holds the value.
+"""
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -29,9 +33,9 @@ from emulator.servicebus.amqp.types import (
 
 MAX_DEPTH = 32
 MAX_VALUES = 65536
-"""In one decoding, however they nest: an array of nulls costs no bytes for its items."""
+"""Per decoding, at all depths: the items of an array of nulls take no bytes at all."""
 
-# The high half of a format code tells how the size of a value is known.
+# The high half of a format code says how the size of the value is encoded.
 _FIXED_WIDTHS = {0x4: 0, 0x5: 1, 0x6: 2, 0x7: 4, 0x8: 8, 0x9: 16}
 _SMALL_SIZES = frozenset((0xA, 0xC, 0xE))
 _LARGE_SIZES = frozenset((0xB, 0xD, 0xF))
@@ -39,16 +43,16 @@ _U32 = struct.Struct(">I").unpack_from
 
 
 def decode(data: bytes) -> Any:
-    """Decode the one value that the bytes hold; raises DecodeError."""
+    """Decode the bytes as exactly one value. Raises DecodeError."""
     decoder = Decoder(data)
     value = decoder.value()
     if decoder.offset != len(data):
-        raise DecodeError("there are bytes after the value")
+        raise DecodeError("bytes follow the value")
     return value
 
 
 def skip(data: bytes, offset: int) -> int:
-    """Return where the value that starts here ends, without looking inside it."""
+    """Return the offset after the value at `offset`, without decoding it. Raises DecodeError."""
     try:
         code = data[offset]
         offset += 1
@@ -68,9 +72,9 @@ def skip(data: bytes, offset: int) -> int:
         else:
             raise DecodeError(f"0x{code:02x} is not a format code")
     except (IndexError, struct.error):
-        raise DecodeError("the bytes end within a value") from None
+        raise DecodeError("the value is incomplete") from None
     if end > len(data):
-        raise DecodeError("the bytes end within a value")
+        raise DecodeError("the value is incomplete")
     return end
 
 
@@ -79,7 +83,10 @@ def _refuse_descriptor() -> int:
 
 
 def compound_items(data: bytes, offset: int) -> tuple[int, int, int]:
-    """Read the head of the list or map here: its count, where its items start, where it ends."""
+    """Read the head of the list or map at `offset`. Raises DecodeError.
+
+    Returns the number of its items, the offset of the first item, and the offset after the last.
+    """
     end = skip(data, offset)
     code = data[offset]
     if code == 0x45:
@@ -96,7 +103,7 @@ def compound_items(data: bytes, offset: int) -> tuple[int, int, int]:
 
 
 class Decoder:
-    """Reads values one after the other, within limits of depth and number."""
+    """Decodes one value after another, with limits on depth and number."""
 
     __slots__ = ("_budget", "data", "offset")
 
@@ -106,16 +113,16 @@ class Decoder:
         self._budget = MAX_VALUES
 
     def value(self) -> Any:
-        """Read the next value; raises DecodeError."""
+        """Decode the next value. Raises DecodeError."""
         try:
             return self._value(0)
         except (IndexError, struct.error):
-            raise DecodeError("the bytes end within a value") from None
+            raise DecodeError("the value is incomplete") from None
         except UnicodeDecodeError:
-            raise DecodeError("a text is not in its encoding") from None
+            raise DecodeError("a string is not in its encoding") from None
 
     def fields(self) -> list[Any]:
-        """Read the next value, which must be a list; raises DecodeError."""
+        """Decode the next value, which must be a list. Raises DecodeError."""
         value = self.value()
         if type(value) is not list:
             raise DecodeError("a list was expected")
@@ -133,11 +140,11 @@ class Decoder:
         return read(self, depth)
 
     def take(self, length: int) -> bytes:
-        """Read octets as they are."""
+        """Return the next `length` octets undecoded."""
         end = self.offset + length
         octets = self.data[self.offset : end]
         if len(octets) != length:
-            raise DecodeError("the bytes end within a value")
+            raise DecodeError("the value is incomplete")
         self.offset = end
         return octets
 
@@ -153,29 +160,29 @@ class Decoder:
         return number
 
     def described(self, depth: int) -> Described:
-        """Read a descriptor and its value."""
+        """Decode a descriptor and its value."""
         depth = self._deeper(depth, 1)
         return Described(self._value(depth), self._value(depth))
 
     def items(self, size: int, size_at: int, count: int, depth: int) -> list[Any]:
-        """Read the items of a list or map that has this size from ``size_at`` on."""
+        """Decode the items of a list or map whose `size` octets begin at `size_at`."""
         depth = self._deeper(depth, count)
         values = [self._value(depth) for _ in range(count)]
         self._expect_end(size, size_at)
         return values
 
     def pairs(self, size: int, size_at: int, count: int, depth: int) -> dict[Any, Any]:
-        """Read the items of a map."""
+        """Decode the keys and values of a map."""
         if count % 2:
             raise DecodeError("a map has a key without a value")
         items = iter(self.items(size, size_at, count, depth))
         try:
             return dict(zip(items, items, strict=True))
         except TypeError:
-            raise DecodeError("a map has a key that is itself a collection") from None
+            raise DecodeError("a key of a map is a collection") from None
 
     def array(self, size: int, size_at: int, count: int, depth: int) -> Array:
-        """Read an array: one constructor, then the items without theirs."""
+        """Decode an array: one constructor, then the items without constructors."""
         depth = self._deeper(depth, count)
         code = self.small()
         if code:
@@ -192,7 +199,7 @@ class Decoder:
     def _deeper(self, depth: int, count: int) -> int:
         self._budget -= count
         if self._budget < 0:
-            raise DecodeError(f"there are more than {MAX_VALUES} values")
+            raise DecodeError(f"the value has more than {MAX_VALUES} items")
         if depth >= MAX_DEPTH:
             raise DecodeError(f"values are nested more than {MAX_DEPTH} deep")
         return depth + 1
@@ -318,7 +325,10 @@ _SMALL_COMPOUND_BYTES = 254
 
 
 def encode(value: Any) -> bytes:
-    """Encode one value. Raises TypeError for a type AMQP lacks, struct.error when out of range."""
+    """Encode one value.
+
+    Raises TypeError if AMQP lacks the type, and struct.error if the value is out of range.
+    """
     try:
         return _ENCODERS[type(value)](value)
     except KeyError:
@@ -326,14 +336,14 @@ def encode(value: Any) -> bytes:
 
 
 def encode_list(values: Sequence[Any]) -> bytes:
-    """Encode a list as it stands, with every null in it."""
+    """Encode a list with all its null items."""
     if not values:
         return b"\x45"
     return wrap_compound(0xC0, b"".join(map(encode, values)), len(values))
 
 
 def encode_composite(code: int, fields: Sequence[Any]) -> bytes:
-    """Encode a described list. Fields at the end that are null are left out."""
+    """Encode a described list, without the null fields at its end."""
     count = len(fields)
     while count and fields[count - 1] is None:
         count -= 1
@@ -341,7 +351,7 @@ def encode_composite(code: int, fields: Sequence[Any]) -> bytes:
 
 
 def wrap_compound(code: int, body: bytes, count: int) -> bytes:
-    """Put the head of a list (0xC0) or map (0xC1) before its encoded items."""
+    """Put the head of a list (code 0xC0) or map (0xC1) before its encoded items."""
     if len(body) <= _SMALL_COMPOUND_BYTES and count <= _SMALL_BYTES:
         return bytes((code, len(body) + 1, count)) + body
     return struct.pack(">BII", code + 0x10, len(body) + 4, count) + body
@@ -357,7 +367,7 @@ def encode_uint(value: int) -> bytes:
 
 
 def encode_binary(value: bytes) -> bytes:
-    """Encode bytes."""
+    """Encode bytes as a binary."""
     return _variable(0xA0, value)
 
 
@@ -396,7 +406,7 @@ def _described(value: Described) -> bytes:
     return b"\x00" + encode(value.descriptor) + encode(value.value)
 
 
-# Arrays: all items have one constructor, so the widest form of it is taken.
+# Arrays: all items share one constructor, so each type uses its widest form.
 
 
 def _array(items: Array) -> bytes:

@@ -1,4 +1,7 @@
-"""Connections: protocol headers, SASL, open and close, and the bytes in both directions."""
+"""AMQP connections: protocol headers, SASL, open and close, idle time-out.
+
+Sections 2.2 and 2.4 of the specification, and part 5 for SASL.
+"""
 
 import asyncio
 import logging
@@ -36,7 +39,7 @@ SASL_HEADER = b"AMQP\x03\x01\x00\x00"
 MAX_FRAME_BYTES = 65536
 CHANNEL_MAX = 255
 IDLE_SECONDS = 240.0
-"""How long a peer may be silent. It is told half of it, as the specification advises."""
+"""How long a peer may be silent. The open announces half of it (section 2.4.5)."""
 
 _HANDSHAKE_SECONDS = 30.0
 
@@ -53,7 +56,7 @@ class _State(Enum):
 
 
 class Connection(asyncio.Protocol):
-    """One connection of a peer."""
+    """The server's side of one connection."""
 
     def __init__(
         self, service: ConnectionService, container_id: str, idle_seconds: float = IDLE_SECONDS
@@ -71,20 +74,20 @@ class Connection(asyncio.Protocol):
         self._received_at = self._loop.time()
         self._peer_idle_seconds: float | None = None
 
-    # The transport's calls
+    # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
+        """Start the time limit of the handshake."""
         self._transport.connect(transport)
         self._timer = self._loop.call_later(_HANDSHAKE_SECONDS, self._on_handshake_over)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let everything go. Work that was begun is finished, for it may be durable already."""
+        """Close all sessions. Running operations finish, as they may already be durable."""
         self._end()
         self._transport.disconnect()
 
     def data_received(self, data: bytes) -> None:
-        """Handle the frames that are complete."""
+        """Process all complete frames."""
         self._received_at = self._loop.time()
         try:
             self._reader.feed(data)
@@ -92,26 +95,26 @@ class Connection(asyncio.Protocol):
         except ConnectionFault as fault:
             self.fail(fault)
         except Exception:
-            # The edge: whatever one peer provokes must not reach the others.
+            # One peer's failure must not affect other connections.
             logger.exception("a connection failed")
-            self.fail(ConnectionFault("amqp:internal-error", "the server failed"))
+            self.fail(ConnectionFault("amqp:internal-error", "an internal error occurred"))
 
     def eof_received(self) -> bool:
-        """Close when the peer does."""
+        """Close the transport when the peer does."""
         return False
 
     def pause_writing(self) -> None:
-        """Hold everything back while the peer does not read."""
+        """Stop deliveries while the peer does not read."""
         self._set_blocked(True)
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Resume deliveries."""
         self._set_blocked(False)
 
-    # What its work and the server call
+    # Called by pending work and the server
 
     def fail(self, fault: AmqpError) -> None:
-        """Tell the peer why, and close."""
+        """Send the error to the peer and close the connection."""
         if self._state is _State.CLOSED:
             return
         logger.info("closing a connection: %s", fault)
@@ -122,7 +125,7 @@ class Connection(asyncio.Protocol):
         self._finish()
 
     def shut_down(self) -> None:
-        """Close because the server stops."""
+        """Close the connection because the server stops."""
         self.fail(ConnectionFault("amqp:connection:forced", "the server is shutting down"))
 
     # Reading
@@ -149,7 +152,7 @@ class Connection(asyncio.Protocol):
             self._state = _State.SASL
             self._transport.write(SASL_HEADER + build_mechanisms_frame())
         else:
-            # The specification's answer to a version that is not supported.
+            # Section 2.2: answer an unsupported version with a supported header and close.
             self._transport.write(SASL_HEADER if self._state is _State.HEADER else AMQP_HEADER)
             self._finish()
 
@@ -162,9 +165,9 @@ class Connection(asyncio.Protocol):
                 self._finish()
             return
         if frame.type == SASL_FRAME:
-            raise FramingError("a SASL frame after the SASL layer")
+            raise FramingError("a SASL frame follows the end of the SASL exchange")
         if frame.channel > CHANNEL_MAX:
-            raise FramingError(f"the channel {frame.channel} is over {CHANNEL_MAX}")
+            raise FramingError(f"the channel {frame.channel} exceeds {CHANNEL_MAX}")
         if frame.body:
             performative, payload_at = read_performative(frame.body)
             self._on_performative(frame.channel, performative, frame.body[payload_at:])
@@ -178,7 +181,7 @@ class Connection(asyncio.Protocol):
             self._transport.send(0, Close().encode())
             self._finish()
         elif self._state is _State.OPENING:
-            raise ConnectionFault("amqp:not-allowed", "open was expected")
+            raise ConnectionFault("amqp:not-allowed", "the first performative must be open")
         elif isinstance(performative, Begin):
             self._on_begin(channel, performative)
         else:
@@ -186,7 +189,7 @@ class Connection(asyncio.Protocol):
 
     def _on_open(self, peer_open: Open) -> None:
         if self._state is not _State.OPENING:
-            raise ConnectionFault("amqp:not-allowed", "the connection is open already")
+            raise ConnectionFault("amqp:not-allowed", "the connection is already open")
         self._send_open()
         if peer_open.max_frame_size < MIN_MAX_FRAME_BYTES:
             raise ConnectionFault("amqp:invalid-field", "max-frame-size must be 512 or more")
@@ -215,7 +218,9 @@ class Connection(asyncio.Protocol):
         if session is not None and not session.is_ended:
             raise ConnectionFault("amqp:not-allowed", f"the channel {channel} has a session")
         if begin.remote_channel is not None:
-            raise ConnectionFault("amqp:not-allowed", "no session was begun from this side")
+            raise ConnectionFault(
+                "amqp:not-allowed", "remote-channel names a session that the server did not begin"
+            )
         self._sessions[channel] = Session(
             channel, begin, self._service, self._transport, self._pending
         )
@@ -233,7 +238,7 @@ class Connection(asyncio.Protocol):
             logger.info("ending a session: %s", fault)
             session.end(fault)
 
-    # Who waits for whom
+    # Flow control
 
     def _set_blocked(self, blocked: bool) -> None:
         self._transport.is_blocked = blocked
@@ -244,7 +249,7 @@ class Connection(asyncio.Protocol):
     def _regulate_reading(self) -> None:
         self._transport.set_reading(not self._transport.is_blocked and not self._pending.is_full)
 
-    # The end
+    # Closing
 
     def _finish(self) -> None:
         self._end()
@@ -258,14 +263,14 @@ class Connection(asyncio.Protocol):
             session.close()
         self._sessions.clear()
 
-    # Idleness
+    # Time limits
 
     def _on_handshake_over(self) -> None:
         logger.info("closing a connection that was not opened in %g s", _HANDSHAKE_SECONDS)
         self._finish()
 
     def _watch(self) -> None:
-        """Notice a peer that is gone, and tell one that we are not; then sleep until either."""
+        """Close a silent peer, send a keep-alive frame if due, and schedule the next check."""
         now = self._loop.time()
         if self._transport.is_reading and now - self._received_at >= self._idle_seconds:
             self.fail(ConnectionFault("amqp:resource-limit-exceeded", "the peer was silent"))
@@ -287,20 +292,20 @@ _WRONG_CREDENTIALS = UByte(1)
 
 
 def build_mechanisms_frame() -> bytes:
-    """Return the frame with the mechanisms. Always an array, which clients rely on."""
+    """Return the frame with the mechanisms, always as an array, which clients rely on."""
     return _frame(SaslMechanisms(build_symbol_array(*MECHANISMS)).encode())
 
 
 def answer_init(frame: Frame, service: ConnectionService) -> tuple[bool, bytes]:
-    """Read the peer's choice; returns whether it is let in, and the frame that tells it so.
+    """Return whether a sasl-init is accepted, and the frame with the outcome.
 
-    Raises ConnectionFault for a frame that is no such choice.
+    Raises ConnectionFault if the frame is not a sasl-init.
     """
     if frame.type != SASL_FRAME:
-        raise ConnectionFault("amqp:not-allowed", "a SASL frame was expected")
+        raise ConnectionFault("amqp:not-allowed", "the frame must be a SASL frame")
     init, _ = read_performative(frame.body)
     if not isinstance(init, SaslInit):
-        raise ConnectionFault("amqp:not-allowed", "sasl-init was expected")
+        raise ConnectionFault("amqp:not-allowed", "the SASL frame must be sasl-init")
     accepted = init.mechanism in MECHANISMS and service.authenticate(
         init.mechanism, init.initial_response
     )

@@ -1,21 +1,20 @@
-"""What can go wrong between an AMQP peer and us, and how much of the connection it ends.
+"""Errors of the protocol, by how much of the connection they end.
 
-AmqpError                     carries the condition that the peer is told
+AmqpError                     carries the AMQP condition that the peer receives
 ├── ConnectionFault           closes the connection
-│   ├── DecodeError           the bytes are not AMQP
-│   └── FramingError          the frame is impossible
+│   ├── DecodeError           the bytes are not valid AMQP
+│   └── FramingError          the size, type or channel of a frame is invalid
 ├── SessionFault              ends the session
 ├── LinkFault                 detaches the link, or refuses to attach it
-└── MessageFault              refuses one message or one management request
-WebSocketError                the peer does not follow RFC 6455; carries the code to close with
+└── MessageFault              rejects one message or one management request
+WebSocketError                the peer violates RFC 6455; carries the close code
 
-What the broker refuses has a tree of its own, in ``broker/errors.py``; what stops the program at
-its start is in ``emulator.program``.
+`broker/errors.py` has the errors of the queues, `emulator/program.py` those of starting.
 """
 
 
 class AmqpError(Exception):
-    """A fault with the AMQP condition that names it to the peer."""
+    """An error with the AMQP condition that the peer receives."""
 
     def __init__(self, condition: str, description: str) -> None:
         super().__init__(f"{condition}: {description}")
@@ -24,33 +23,33 @@ class AmqpError(Exception):
 
 
 class ConnectionFault(AmqpError):
-    """The whole connection cannot go on."""
+    """An error that closes the connection."""
 
 
 class DecodeError(ConnectionFault):
-    """The bytes do not follow the type system or a performative's definition."""
+    """The bytes violate the type system or the definition of a performative."""
 
     def __init__(self, description: str) -> None:
         super().__init__("amqp:decode-error", description)
 
 
 class FramingError(ConnectionFault):
-    """A frame is too large, too small, or on a channel that cannot be."""
+    """The size, type or channel of a frame is invalid."""
 
     def __init__(self, description: str) -> None:
         super().__init__("amqp:connection:framing-error", description)
 
 
 class SessionFault(AmqpError):
-    """The session cannot go on; others of the connection can."""
+    """An error that ends the session and leaves the connection's other sessions open."""
 
 
 class LinkFault(AmqpError):
-    """The link cannot be attached, or cannot go on."""
+    """An error that refuses to attach a link, or detaches it."""
 
 
 class MessageFault(AmqpError):
-    """One message or one request is refused; the link goes on."""
+    """An error that rejects one message or one request and leaves the link attached."""
 
     def __init__(self, condition: str, description: str, status_code: int = 400) -> None:
         super().__init__(condition, description)
@@ -58,7 +57,7 @@ class MessageFault(AmqpError):
 
 
 class WebSocketError(Exception):
-    """The peer does not follow RFC 6455."""
+    """The peer violates RFC 6455. `code` is the status code to close with."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"closing a WebSocket with {code}")

@@ -1,4 +1,4 @@
-"""Frames: the units that a connection's bytes divide into."""
+"""Split a connection's bytes into frames (section 2.3 of the specification)."""
 
 import struct
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _HEAD_DOUBLEWORDS = 2
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame. An AMQP frame without a body only says that the peer is alive."""
+    """One frame. An AMQP frame without a body only keeps the connection alive."""
 
     type: int
     channel: int
@@ -29,7 +29,7 @@ def encode_frame(body: bytes, channel: int = 0, frame_type: int = AMQP_FRAME) ->
 
 
 class AmqpFrameReader:
-    """Collects received bytes until they make up a frame, or a protocol header."""
+    """Collects received bytes until a frame or a protocol header is complete."""
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._max_frame_bytes = max_frame_bytes
@@ -37,27 +37,32 @@ class AmqpFrameReader:
         self._offset = 0
 
     def feed(self, data: bytes) -> None:
-        """Take bytes from the connection."""
+        """Add bytes from the connection."""
         self._data = self._data[self._offset :] + data if self._offset < len(self._data) else data
         self._offset = 0
 
     def header(self) -> bytes | None:
-        """Return the protocol header that is next, once it is complete."""
+        """Return the next protocol header, or None while it is incomplete."""
         return self._take(HEADER_BYTES)
 
     def frame(self) -> Frame | None:
-        """Return the frame that is next, once it is complete; raises FramingError."""
+        """Return the next frame, or None while it is incomplete.
+
+        Raises FramingError if its head is invalid or it is too large.
+        """
         data, offset = self._data, self._offset
         if len(data) - offset < HEADER_BYTES:
             return None
         size, doublewords, frame_type, channel = _HEAD.unpack_from(data, offset)
         head_bytes = 4 * doublewords
         if size > self._max_frame_bytes:
-            raise FramingError(f"a frame of {size} bytes is over {self._max_frame_bytes}")
+            raise FramingError(
+                f"a frame of {size} bytes exceeds the limit of {self._max_frame_bytes}"
+            )
         if doublewords < _HEAD_DOUBLEWORDS or head_bytes > size:
-            raise FramingError("the head of a frame is too small, or larger than the frame")
+            raise FramingError("the data offset of a frame is under 2 or exceeds the frame")
         if frame_type not in {AMQP_FRAME, SASL_FRAME}:
-            raise FramingError(f"{frame_type} is not a type of frame")
+            raise FramingError(f"{frame_type} is not a frame type")
         body = self._take(size)
         return None if body is None else Frame(frame_type, channel, body[head_bytes:])
 

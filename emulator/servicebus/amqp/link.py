@@ -1,6 +1,8 @@
-"""What the protocol expects of the service behind it.
+"""AMQP links (section 2.6): credit and deliveries in one direction.
 
-The protocol knows links, credit and deliveries; the service knows what an address stands for.
+The first part is the interface that a service implements: a `ConnectionService` opens a
+`LinkTarget` or a `LinkSource` for an address. The second part are the links themselves, the last
+part the negotiation of attach.
 """
 
 import asyncio
@@ -26,67 +28,70 @@ class LinkTarget(Protocol):
 
     @property
     def max_message_bytes(self) -> int:
-        """The size over which a message is refused unseen."""
+        """The size above which a message is rejected without being read."""
         ...
 
     async def put(self, payload: bytes, message_format: int) -> None:
-        """Take a message; returns when it is safe. Raises MessageFault to refuse it."""
+        """Take a message; return when it is durable. Raises MessageFault to reject it."""
         ...
 
 
 class LinkSource(Protocol):
-    """Gives the messages that a peer receives on one link."""
+    """Delivers messages to a peer on one link."""
 
     @property
     def is_presettled(self) -> bool:
-        """Whether messages are done with as soon as they are sent."""
+        """Whether messages are settled as soon as they are sent."""
         ...
 
     def set_credit(self, credit: int) -> None:
-        """Send up to this many messages, now and as they come; 0 means none."""
+        """Deliver up to this number of messages, now and later; 0 stops deliveries."""
         ...
 
     async def settle(self, tag: bytes, outcome: Outcome) -> None:
-        """Apply an outcome to what was sent under a tag; raises MessageFault when it cannot be."""
+        """Apply an outcome to the delivery with this tag.
+
+        Raises MessageFault if it cannot be applied.
+        """
         ...
 
     def close(self) -> None:
-        """Send no more: the link is gone."""
+        """Stop deliveries: the link is detached."""
         ...
 
 
 class DeliverySender(Protocol):
-    """The link itself, to a source."""
+    """The sending side of a link, as a source uses it."""
 
     def send(self, tag: bytes, payload: bytes) -> None:
-        """Send a message; the source must have credit for it."""
+        """Send a message. The source must have credit for it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRequest:
-    """What a peer asks for when it attaches to receive."""
+    """What a receiving peer requests in its attach."""
 
     address: str
     reply_address: str | None
     is_presettled: bool
-    """Whether the peer wants messages that are done with as soon as they are sent."""
+    """Whether the peer wants messages that are settled as soon as they are sent."""
     filters: dict[Any, Any] = field(default_factory=dict)
 
 
 class ConnectionService(Protocol):
-    """The service, as one connection sees it."""
+    """The service behind one connection."""
 
     def authenticate(self, mechanism: str, response: bytes) -> bool:
-        """Decide whether a SASL response lets the peer in."""
+        """Return whether a SASL response admits the peer."""
         ...
 
     def open_target(self, address: str) -> LinkTarget:
-        """Return what takes the messages for an address; raises LinkFault."""
+        """Return the target of an address. Raises LinkFault if it is refused."""
         ...
 
     def open_source(self, requested: SourceRequest, sender: DeliverySender) -> LinkSource:
-        """Return what gives the messages of an address; raises LinkFault."""
+        """Return the source of an address. Raises LinkFault if it is refused."""
         ...
 
 
@@ -96,16 +101,16 @@ _HALF_SERIAL = 1 << 31
 
 
 def serial_difference(minuend: int, subtrahend: int) -> int:
-    """Subtract sequence numbers of 32 bits that wrap round (RFC 1982)."""
+    """Subtract 32-bit serial numbers that wrap around (RFC 1982)."""
     return (minuend - subtrahend + _HALF_SERIAL) % _SERIAL - _HALF_SERIAL
 
 
 class LinkSession(Protocol):
-    """The session, to its links."""
+    """The session of a link."""
 
     @property
     def pending(self) -> PendingWork:
-        """What is under way for the peer."""
+        """The pending work of the connection."""
         ...
 
     def send_flow(
@@ -116,13 +121,13 @@ class LinkSession(Protocol):
         link_credit: UInt,
         drain: bool = False,
     ) -> None:
-        """Tell the peer the state of a link."""
+        """Send the state of a link."""
         ...
 
     def send_disposition(
         self, *, as_receiver: bool, delivery_id: int, state: Described | None
     ) -> None:
-        """Tell the peer that a delivery is settled."""
+        """Send the settlement of a delivery."""
         ...
 
     def send_delivery(self, link: "OutgoingLink", tag: bytes, payload: bytes) -> None:
@@ -130,15 +135,15 @@ class LinkSession(Protocol):
         ...
 
     def detach(self, handle: int, fault: AmqpError | None) -> None:
-        """Detach a link on our side."""
+        """Detach a link from this side."""
         ...
 
 
 class IncomingLink:
-    """Takes messages from a peer.
+    """A link on which the peer sends.
 
-    Credit keeps a well-behaved peer from running ahead. It is not enforced, since Microsoft's
-    clients start before they hear of it; the connection bounds what is held instead.
+    Credit is granted but not enforced, because azure-servicebus sends before it receives credit.
+    `PendingWork` limits the memory of a peer that sends too much.
     """
 
     def __init__(self, session: LinkSession, attach: Attach, target: LinkTarget) -> None:
@@ -153,27 +158,32 @@ class IncomingLink:
         self._too_large = False
 
     def on_attached(self) -> None:
-        """Start, the peer having been told that the link is attached."""
+        """Grant credit: the attach has been answered."""
         self._replenish()
 
     def on_detached(self) -> None:
-        """Forget what was only partly received."""
+        """Discard a partly received message."""
         self._drop_parts()
 
     def set_blocked(self, _: bool) -> None:
-        """Take note that nothing can be sent, which does not matter here."""
+        """Do nothing: only outgoing links depend on the write buffer."""
 
     def on_flow(self, flow: Flow) -> None:
-        """Answer a peer that asks for the state of the link."""
+        """Answer a peer that asks for the link's state."""
         if flow.echo:
             self._send_flow()
 
     def on_transfer(self, transfer: Transfer, payload: bytes) -> None:
-        """Take a message or a part of it; raises SessionFault for one that has no beginning."""
+        """Take a message or a part of one.
+
+        Raises SessionFault if its first transfer has no delivery id.
+        """
         first = self._first
         if first is None:
             if transfer.delivery_id is None:
-                raise SessionFault("amqp:invalid-field", "a delivery has no id")
+                raise SessionFault(
+                    "amqp:invalid-field", "the first transfer of a delivery has no delivery-id"
+                )
             self._first = first = transfer
         if transfer.aborted:
             self._drop_parts()
@@ -213,7 +223,7 @@ class IncomingLink:
 
     def _refuse_size(self) -> NoReturn:
         limit = self._target.max_message_bytes
-        raise MessageFault("amqp:link:message-size-exceeded", f"the message is over {limit} bytes")
+        raise MessageFault("amqp:link:message-size-exceeded", f"the message exceeds {limit} bytes")
 
     def _hold(self, payload: bytes) -> None:
         if self._too_large:
@@ -252,7 +262,7 @@ class IncomingLink:
 
 
 class OutgoingLink:
-    """Gives messages to a peer, as many as it has asked for."""
+    """A link on which the peer receives, within its credit."""
 
     def __init__(self, session: LinkSession, attach: Attach) -> None:
         self.handle = attach.handle
@@ -264,31 +274,33 @@ class OutgoingLink:
         self._closed = False
 
     def on_attached(self) -> None:
-        """Start, the peer having been told that the link is attached."""
+        """Do nothing: deliveries start with the peer's first credit."""
 
     def on_detached(self) -> None:
-        """Send no more."""
+        """Stop deliveries."""
         self._closed = True
         self.source.close()
 
     def set_blocked(self, blocked: bool) -> None:
-        """Hold the source back while the session or the connection has no room."""
+        """Stop the source while the session or the transport cannot send."""
         if self._blocked != blocked:
             self._blocked = blocked
             self._grant()
 
     def on_transfer(self, _: Transfer, __: bytes) -> None:
-        """Refuse a message in the wrong direction."""
-        raise SessionFault("amqp:not-allowed", "a transfer on a link that only gives messages")
+        """Raise SessionFault: the peer is the receiver of this link."""
+        raise SessionFault(
+            "amqp:not-allowed", "the peer sent a transfer on a link on which it receives"
+        )
 
     def on_flow(self, flow: Flow) -> None:
-        """Take the peer's credit, which counts from the deliveries that it had seen by then."""
+        """Take the peer's credit, which counts from its delivery count (section 2.6.7)."""
         if flow.link_credit is not None:
             unseen = serial_difference(self._delivery_count, flow.delivery_count or 0)
             self._credit = max(0, flow.link_credit - unseen)
             self._grant()
         if flow.drain:
-            # After the turn in which the source sends what it has at once.
+            # After this tick, in which the source sends the messages that are ready.
             asyncio.get_running_loop().call_soon(self._drain)
         elif flow.echo:
             self._send_flow()
@@ -334,16 +346,20 @@ _BATCH_SIZE = Symbol("com.microsoft:max-message-batch-size")
 
 
 def read_target_address(attach: Attach) -> str:
-    """Return the address that a sending peer wants to reach; raises LinkFault."""
+    """Return the address of a sending peer's attach. Raises LinkFault."""
     if attach.target is None or attach.target.descriptor not in _TARGET_NAMES:
-        raise LinkFault("amqp:not-implemented", "only plain targets are supported")
+        raise LinkFault(
+            "amqp:not-implemented", "only targets of the core specification are supported"
+        )
     return _address(attach.target)
 
 
 def read_source_request(attach: Attach) -> SourceRequest:
-    """Return what a receiving peer asks for; raises LinkFault."""
+    """Return what a receiving peer requests in its attach. Raises LinkFault."""
     if attach.source is None or attach.source.descriptor not in _SOURCE_NAMES:
-        raise LinkFault("amqp:not-implemented", "only plain sources are supported")
+        raise LinkFault(
+            "amqp:not-implemented", "only sources of the core specification are supported"
+        )
     fields = _fields(attach.source)
     filters = fields[_FILTER_FIELD] if len(fields) > _FILTER_FIELD else None
     if not isinstance(filters, dict | None):
@@ -360,7 +376,10 @@ def read_source_request(attach: Attach) -> SourceRequest:
 
 
 def build_attach_reply(attach: Attach, max_message_bytes: int | None) -> Attach:
-    """Build the answer to an attach. Clients need a source and a target, and a first count."""
+    """Build the reply to an attach.
+
+    Clients need both a source and a target in it, and an initial delivery count from a sender.
+    """
     peer_receives = attach.role
     limit = None if max_message_bytes is None else ULong(max_message_bytes)
     return Attach(
@@ -378,7 +397,10 @@ def build_attach_reply(attach: Attach, max_message_bytes: int | None) -> Attach:
 
 
 def build_attach_refusal(attach: Attach) -> Attach:
-    """Build the answer to an attach that fails: nothing at the other end. A detach follows."""
+    """Build the reply to an attach that is refused: without source and target.
+
+    A detach with the error follows it (section 2.6.3).
+    """
     return Attach(
         name=attach.name,
         handle=attach.handle,
@@ -388,7 +410,7 @@ def build_attach_refusal(attach: Attach) -> Attach:
 
 
 def _without_filters(source: Described | None) -> Described | None:
-    """Leave out the filters: what is echoed would be what is applied, and none is."""
+    """Remove the filters: the reply lists the filters in effect, and all are ignored."""
     if source is None or len(source.value) <= _FILTER_FIELD:
         return source
     fields = list(source.value)
@@ -401,7 +423,7 @@ def _address(terminus: Described) -> str:
     if not isinstance(address, str):
         raise LinkFault("amqp:not-implemented", "dynamic nodes are not supported")
     try:
-        # Clients write a whole URL for entities, and the bare path for the rest.
+        # Clients send a whole URL for queues and a path for other nodes.
         path = urlsplit(address).path if "://" in address else address
     except ValueError:
         raise LinkFault("amqp:invalid-field", "the address is not a URL") from None

@@ -1,4 +1,4 @@
-"""How a delivery ended (part 3.4 of the specification)."""
+"""The outcomes of a delivery (section 3.4 of the specification)."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,17 +16,17 @@ _MODIFIED = 0x27
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The receiver is done with the message."""
+    """The receiver has processed the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The receiver never looked at the message."""
+    """The receiver has not processed the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The message is invalid, and why."""
+    """The message is invalid; `info` may carry the reason."""
 
     condition: str | None = None
     info: dict[Any, Any] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Modified:
-    """The message goes back, changed."""
+    """The receiver returns the message with changes."""
 
     delivery_failed: bool = False
     undeliverable_here: bool = False
@@ -47,12 +47,15 @@ _REJECTED_WITHOUT_ERROR = Described(ULong(_REJECTED), [])
 
 
 def build_rejection(error: AmqpError) -> Described:
-    """Build the state that tells a peer that its message or its settlement is refused."""
+    """Build the state that rejects a peer's message or its settlement."""
     return Described(ULong(_REJECTED), [build_error(error.condition, error.description)])
 
 
 def read_outcome(state: Described | None) -> Outcome | None:
-    """Read the outcome in a delivery state, None when it is not final; raises DecodeError."""
+    """Return the outcome in a delivery state, or None if the state is not final.
+
+    Raises DecodeError if it is malformed.
+    """
     if state is None:
         return None
     fields = state.value
@@ -70,13 +73,13 @@ def read_outcome(state: Described | None) -> Outcome | None:
             return Modified(failed is True, here is True)
         case 0x23 | "amqp:received:list":
             return None
-    raise DecodeError("a delivery state is unknown")
+    raise DecodeError("a delivery state is not one of the specification")
 
 
 def build_confirmation(outcome: Outcome, state: Described) -> Described:
-    """Build the answer to a settlement: the same outcome, without the error of a rejection.
+    """Build the reply to a settlement: the same outcome, without the error of a rejection.
 
-    An error in a rejection would say that the rejection itself failed.
+    A rejection with an error would say that the settlement itself failed.
     """
     return _REJECTED_WITHOUT_ERROR if isinstance(outcome, Rejected) else state
 

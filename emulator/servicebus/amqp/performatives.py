@@ -1,6 +1,6 @@
 """The performatives of the transport (part 2 of the specification) and of SASL (part 5).
 
-Each reads its fields from a peer with their types checked, and writes itself as a frame's body.
+Each class checks the types of the fields that a peer sends, and encodes itself as a frame body.
 """
 
 from collections.abc import Sequence
@@ -27,16 +27,16 @@ _Kinds = tuple[tuple[type, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Performative:
-    """The body of a frame, as a list of fields in the order of the specification."""
+    """The body of a frame: a list of fields in the order of the specification."""
 
     code: ClassVar[int]
     kinds: ClassVar[_Kinds]
     required: ClassVar[int] = 0
-    """How many fields at the start may not be null."""
+    """The number of leading fields that must not be null."""
 
     @classmethod
     def read(cls, values: Sequence[Any]) -> Self:
-        """Check the fields of a peer's performative; raises DecodeError."""
+        """Return a performative from a peer's fields. Raises DecodeError if one is invalid."""
         if len(values) > len(cls.kinds):
             raise DecodeError(f"{cls.__name__} has {len(values)} fields")
         given: dict[str, Any] = {}
@@ -54,7 +54,7 @@ class Performative:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Return the names of the fields, in their order."""
+        """Return the names of the fields in their order."""
         return cls.__match_args__
 
     def encode(self) -> bytes:
@@ -64,7 +64,7 @@ class Performative:
 
 @dataclass(frozen=True, slots=True)
 class Open(Performative):
-    """Begins a connection."""
+    """Opens a connection (2.7.1)."""
 
     code = 0x10
     kinds = (
@@ -85,7 +85,7 @@ class Open(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Begin(Performative):
-    """Begins a session on a channel."""
+    """Begins a session on a channel (2.7.2)."""
 
     code = 0x11
     kinds = (
@@ -103,7 +103,7 @@ class Begin(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Attach(Performative):
-    """Attaches a link to a handle of a session. ``role`` is True for a receiver."""
+    """Attaches a link to a handle of a session (2.7.3). `role` is True for a receiver."""
 
     code = 0x12
     kinds = (
@@ -129,7 +129,7 @@ class Attach(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Flow(Performative):
-    """Tells the windows of a session, and with a handle the credit of a link."""
+    """Announces a session's windows and, with a handle, a link's credit (2.7.4)."""
 
     code = 0x13
     kinds = (
@@ -150,7 +150,7 @@ class Flow(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Transfer(Performative):
-    """Carries a message or a part of one; the payload follows it in the frame."""
+    """Carries a message or a part of one (2.7.5); the payload follows it in the frame."""
 
     code = 0x14
     kinds = (
@@ -172,7 +172,7 @@ class Transfer(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Disposition(Performative):
-    """Tells the state of deliveries. ``role`` is True when their receiver tells it."""
+    """Announces the state of deliveries (2.7.6). `role` is True if sent by the receiver."""
 
     code = 0x15
     kinds = (_FLAG, _UINT, _UINT, _FLAG, (Described,), _FLAG)
@@ -187,7 +187,7 @@ class Disposition(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Detach(Performative):
-    """Detaches the link of a handle."""
+    """Detaches the link of a handle (2.7.7)."""
 
     code = 0x16
     kinds = (_UINT, _FLAG, _ERROR)
@@ -199,7 +199,7 @@ class Detach(Performative):
 
 @dataclass(frozen=True, slots=True)
 class End(Performative):
-    """Ends a session."""
+    """Ends a session (2.7.8)."""
 
     code = 0x17
     kinds = (_ERROR,)
@@ -208,7 +208,7 @@ class End(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Close(Performative):
-    """Closes a connection."""
+    """Closes a connection (2.7.9)."""
 
     code = 0x18
     kinds = (_ERROR,)
@@ -217,7 +217,7 @@ class Close(Performative):
 
 @dataclass(frozen=True, slots=True)
 class SaslMechanisms(Performative):
-    """The server's offer of mechanisms."""
+    """Lists the server's SASL mechanisms (5.3.3.1)."""
 
     code = 0x40
     kinds = (_SYMBOLS,)
@@ -227,7 +227,7 @@ class SaslMechanisms(Performative):
 
 @dataclass(frozen=True, slots=True)
 class SaslInit(Performative):
-    """The client's choice of a mechanism, with its first response."""
+    """Carries the client's chosen mechanism and its initial response (5.3.3.2)."""
 
     code = 0x41
     kinds = ((Symbol,), (bytes,), (str,))
@@ -242,7 +242,7 @@ class SaslInit(Performative):
 
 @dataclass(frozen=True, slots=True)
 class SaslOutcome(Performative):
-    """The end of the SASL dialogue: 0 is success, 1 wrong credentials."""
+    """Ends the SASL exchange (5.3.3.6): 0 is success, 1 an authentication failure."""
 
     code = 0x44
     kinds = ((UByte,), (bytes,))
@@ -274,7 +274,10 @@ _BY_NAME = {
 
 
 def read_performative(body: bytes) -> tuple[Performative, int]:
-    """Decode the body of a frame; returns where the payload starts. Raises DecodeError."""
+    """Decode the body of a frame. Raises DecodeError if it is not a performative.
+
+    Returns the performative and the offset of the payload after it.
+    """
     decoder = Decoder(body)
     described = decoder.value()
     if not isinstance(described, Described) or not isinstance(described.value, list):
@@ -294,7 +297,7 @@ def read_performative(body: bytes) -> tuple[Performative, int]:
 
 
 def build_error(condition: str, description: str) -> Described:
-    """Build an error. Always of three fields, because clients index the third."""
+    """Build an error of three fields, because clients read the third without checking."""
     return Described(ULong(0x1D), [Symbol(condition), description, None])
 
 

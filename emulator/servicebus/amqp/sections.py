@@ -1,7 +1,7 @@
-"""The sections of a message (part 3 of the specification), found without decoding them.
+"""Find the sections of a message without decoding them (section 3.2 of the specification).
 
-A section is kept as the sender encoded it, except that its descriptor always becomes
-``00 53 code``, which is the form that clients rely on.
+Each section stays as the sender encoded it, except that its descriptor becomes `00 53 code`, the
+form that clients rely on.
 """
 
 from dataclasses import dataclass, replace
@@ -48,7 +48,7 @@ _BY_NAME = {
 
 @dataclass(frozen=True, slots=True)
 class Sections:
-    """The sections of one message, each with its descriptor, or empty where it has none."""
+    """The sections of one message, each with its descriptor; empty bytes if absent."""
 
     header: bytes = b""
     delivery_annotations: bytes = b""
@@ -60,7 +60,7 @@ class Sections:
 
     @property
     def bare(self) -> bytes:
-        """What belongs to the sender alone and is never changed on the way."""
+        """The bare message: the sections that only the sender writes."""
         return b"".join((self.properties, self.application_properties, *self.body, self.footer))
 
 
@@ -75,9 +75,9 @@ _FIELDS = {
 
 
 def split(payload: bytes) -> Sections:
-    """Find the sections of a message; raises DecodeError.
+    """Find the sections of a message. Raises DecodeError if it is malformed.
 
-    They may come in any order: azure-servicebus writes the delivery annotations last.
+    They may come in any order, because azure-servicebus writes the delivery annotations last.
     """
     found: dict[str, bytes] = {}
     body: list[bytes] = []
@@ -92,7 +92,7 @@ def split(payload: bytes) -> Sections:
                 raise DecodeError("a section of a message comes twice")
             found[_FIELDS[code]] = section
         elif body and (code != body_code or code == VALUE):
-            raise DecodeError("the body of a message is of more than one kind")
+            raise DecodeError("the body of a message has sections of more than one kind")
         else:
             body_code = code
             body.append(section)
@@ -100,7 +100,7 @@ def split(payload: bytes) -> Sections:
 
 
 def _descriptor(payload: bytes, offset: int) -> tuple[int, int]:
-    """Return the code of the section that starts here, and where its value starts."""
+    """Return the code of the section that starts at `offset`, and the offset of its value."""
     if payload[offset]:
         raise DecodeError("a section of a message has no descriptor")
     if payload[offset + 1 : offset + 2] == b"\x53" and len(payload) > offset + 3:
@@ -125,14 +125,14 @@ def _check_kind(code: int, format_code: int) -> None:
 
 
 def list_items(section: bytes) -> list[bytes]:
-    """Return the encoded items of a section that is a list; raises DecodeError."""
+    """Return the encoded items of a section that is a list. Raises DecodeError."""
     return _items(section)
 
 
 def map_items(section: bytes) -> dict[str, tuple[bytes, bytes]]:
-    """Return the encoded pairs of a section that is a map, by the text of their keys.
+    """Return the encoded keys and values of a section that is a map, by the text of the key.
 
-    Raises DecodeError, also for a key that is neither a string nor a symbol.
+    Raises DecodeError if it is malformed or a key is neither a string nor a symbol.
     """
     if not section:
         return {}
@@ -151,7 +151,15 @@ def map_items(section: bytes) -> dict[str, tuple[bytes, bytes]]:
 def replace_pairs(
     code: int, section: bytes, ours: bytes, count: int, reserved: frozenset[str]
 ) -> bytes:
-    """Add encoded pairs to a section that is a map, in the place of those that are reserved."""
+    """Add encoded pairs to a section that is a map, and drop its pairs with reserved keys.
+
+    Args:
+        code: The section's descriptor code.
+        section: The sender's section, or empty bytes.
+        ours: The encoded pairs to add.
+        count: The number of pairs in `ours`.
+        reserved: The keys that the sender may not set.
+    """
     if section:
         sender_section = [
             each for key, pair in map_items(section).items() if key not in reserved for each in pair
@@ -162,12 +170,12 @@ def replace_pairs(
 
 
 def encode_section(code: int, value: Any) -> bytes:
-    """Encode a section from a value."""
+    """Encode a value as a section."""
     return b"\x00\x53" + bytes((code,)) + encode(value)
 
 
 def section_value(section: bytes) -> Any:
-    """Decode the value of a section; raises DecodeError."""
+    """Decode the value of a section. Raises DecodeError."""
     return decode(section[_DESCRIPTOR_BYTES:])
 
 

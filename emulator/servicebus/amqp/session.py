@@ -1,4 +1,4 @@
-"""Sessions: windows of frames, and the links that share them."""
+"""AMQP sessions: transfer windows, link handles and dispositions (section 2.5)."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class _Unsettled:
 
 
 class Session:
-    """One session of a connection; our channel and our handles are the peer's."""
+    """One session of a connection. It uses the peer's channel and handles as its own."""
 
     def __init__(
         self,
@@ -77,17 +77,17 @@ class Session:
         self._service = service
         self._transport = transport
         self._links: dict[int, Link | None] = {}
-        """By handle; None where we detached and the peer has not answered yet."""
+        """By handle; None after this side detached, until the peer does."""
         self._unsettled: dict[int, _Unsettled] = {}
         self._waiting: deque[tuple[OutgoingLink, bytes]] = deque()
-        """The bodies of transfer frames for which the peer's window has no room."""
+        """Transfers that wait for the peer's incoming window."""
         self._next_incoming_id = int(begin.next_outgoing_id)
         self._next_outgoing_id = 0
         self._next_delivery_id = 0
         self._peer_window = int(begin.incoming_window)
         self._received_since_flow = 0
         self.is_ended = False
-        """Kept until the channel is used again: clients detach links after they end a session."""
+        """True until the channel is reused: clients send detach after end."""
         self._send(
             Begin(
                 remote_channel=UShort(channel),
@@ -99,7 +99,7 @@ class Session:
         )
 
     def handle(self, performative: Performative, payload: bytes) -> None:
-        """Do what a frame asks; raises AmqpError."""
+        """Process a performative of this session. Raises AmqpError if it is invalid."""
         if self.is_ended:
             return
         match performative:
@@ -114,16 +114,18 @@ class Session:
             case Detach():
                 self._on_detach(performative)
             case _:
-                raise ConnectionFault("amqp:not-allowed", "the performative is not for a session")
+                raise ConnectionFault(
+                    "amqp:not-allowed", "the performative does not belong to a session"
+                )
 
     def set_blocked(self, blocked: bool) -> None:
-        """Hold the links back, or let them go on when the session has room too."""
+        """Stop or resume the deliveries of all links."""
         for link in self._links.values():
             if link is not None:
                 link.set_blocked(blocked or bool(self._waiting))
 
     def close(self) -> None:
-        """Let all links go."""
+        """Close all links without sending anything."""
         self.is_ended = True
         for link in self._links.values():
             if link is not None:
@@ -133,16 +135,16 @@ class Session:
         self._waiting.clear()
 
     def end(self, fault: AmqpError | None) -> None:
-        """Let all links go, and tell the peer."""
+        """Close all links and send an end, with the error if there is one."""
         self.close()
         self._send(End(None if fault is None else build_error(fault.condition, fault.description)))
 
     def end_by_peer(self) -> None:
-        """Let all links go because the peer ends the session, and answer unless we ended it."""
+        """End the session because the peer does; reply unless this side ended it first."""
         if not self.is_ended:
             self.end(None)
 
-    # What links say
+    # Called by links
 
     def send_flow(
         self,
@@ -152,7 +154,7 @@ class Session:
         link_credit: UInt | None = None,
         drain: bool = False,
     ) -> None:
-        """Tell the peer the state of the session, and of a link."""
+        """Send the state of the session and, with a handle, of a link."""
         self._received_since_flow = 0
         self._send(
             Flow(
@@ -170,20 +172,20 @@ class Session:
     def send_disposition(
         self, *, as_receiver: bool, delivery_id: int, state: Described | None
     ) -> None:
-        """Tell the peer that a delivery is settled."""
+        """Send the settlement of a delivery."""
         if not self.is_ended:
             self._send(
                 Disposition(role=as_receiver, first=UInt(delivery_id), settled=True, state=state)
             )
 
     def send_delivery(self, link: OutgoingLink, tag: bytes, payload: bytes) -> None:
-        """Send a message in as many frames as it takes, or as soon as the window allows."""
+        """Send a message in as many transfers as needed, as the peer's window allows."""
         delivery_id = self._next_delivery_id
         self._next_delivery_id = (delivery_id + 1) % _SERIAL
         if not link.source.is_presettled:
             self._unsettled[delivery_id] = _Unsettled(link, tag)
             if len(self._unsettled) > _UNSETTLED_KEPT:
-                # Those of a peer that never settles; their locks have long expired.
+                # The peer does not settle; the oldest locks have expired long ago.
                 del self._unsettled[next(iter(self._unsettled))]
         room = self._transport.peer_max_frame_bytes - HEADER_BYTES - _TRANSFER_HEAD_BYTES
         settled = _TRUE if link.source.is_presettled else _FALSE
@@ -195,7 +197,7 @@ class Session:
             fields[1:] = b"\x40", b"\x40", b"\x40"
 
     def detach(self, handle: int, fault: AmqpError | None) -> None:
-        """Detach a link on our side; what the peer still says of it is ignored."""
+        """Detach a link from this side and ignore what the peer still sends on it."""
         link = self._links.get(handle)
         if link is None or self.is_ended:
             return
@@ -204,7 +206,7 @@ class Session:
         error = None if fault is None else build_error(fault.condition, fault.description)
         self._send(Detach(UInt(handle), closed=True, error=error))
 
-    # What the peer says
+    # Performatives of the peer
 
     def _on_attach(self, attach: Attach) -> None:
         handle = int(attach.handle)
@@ -237,7 +239,7 @@ class Session:
     def _on_detach(self, detach: Detach) -> None:
         handle = int(detach.handle)
         if handle not in self._links:
-            raise SessionFault("amqp:session:unattached-handle", f"{handle} has no link")
+            raise SessionFault("amqp:session:unattached-handle", f"the handle {handle} has no link")
         link = self._links.pop(handle)
         if link is not None:
             self._forget(link)
@@ -267,12 +269,12 @@ class Session:
 
     def _on_disposition(self, disposition: Disposition) -> None:
         if not disposition.role:
-            return  # a sender settles what we have settled already
+            return  # this side has already settled the sender's deliveries
         outcome = read_outcome(disposition.state)
         if outcome is None:
             if not disposition.settled:
                 return
-            outcome = Released()  # given up without a word: nobody may lose a message by that
+            outcome = Released()  # settled without a state: return the message to the queue
         first = int(disposition.first)
         last = first if disposition.last is None else int(disposition.last)
         for delivery_id in self._unsettled_between(first, last):
@@ -296,7 +298,7 @@ class Session:
         count = serial_difference(last, first) + 1
         if count == 1:
             return [first] if first in self._unsettled else []
-        # The range is the peer's to choose: look at what there is, not at all it could be.
+        # The peer chooses the range, so iterate over the deliveries and not over the range.
         return [each for each in self._unsettled if 0 <= serial_difference(each, first) < count]
 
     def _link(self, handle: int) -> Link | None:
@@ -308,9 +310,10 @@ class Session:
             ) from None
 
     def _forget(self, link: Link) -> None:
-        """Let a link go. Late dispositions of its deliveries will find nothing, on purpose.
+        """Close a link and drop its unsettled deliveries.
 
-        The peer repeats them by a management request, which must find the lock as it was.
+        A later disposition for them is ignored on purpose: azure-servicebus then settles by a
+        management request, which needs the lock unchanged.
         """
         link.on_detached()
         if isinstance(link, OutgoingLink):

@@ -1,4 +1,4 @@
-"""The transport of a connection: bytes that go out, and whether any are to come in."""
+"""What a connection shares with its sessions: its transport and its pending work."""
 
 import asyncio
 import logging
@@ -13,11 +13,11 @@ _WRITE_BUFFER_BYTES = 1024 * 1024
 
 
 class PeerTransport:
-    """Sends to one peer. What is sent within one tick of the loop goes out in one write."""
+    """Writes to one peer, with all bytes of one tick of the event loop in one write."""
 
     def __init__(self) -> None:
         self.is_blocked = False
-        """Whether the peer does not read what it is sent."""
+        """Whether the transport's write buffer is full."""
         self.is_reading = True
         self.peer_max_frame_bytes = MIN_MAX_FRAME_BYTES
         self._loop = asyncio.get_running_loop()
@@ -27,28 +27,28 @@ class PeerTransport:
         self._flush_scheduled = False
 
     def connect(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
-        # uvloop's transports have the methods of asyncio.Transport without being of that class.
+        """Use this transport from now on."""
+        # uvloop's transports are not subclasses of asyncio.Transport but have its methods.
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
 
     def disconnect(self) -> None:
-        """Forget the transport, which is lost."""
+        """Drop the transport, which is lost."""
         self._transport = None
 
     def send(self, channel: int, body: bytes) -> None:
-        """Send a frame, together with all others of this tick."""
+        """Send a frame at the end of this tick."""
         self.write(encode_frame(body, channel))
 
     def write(self, data: bytes) -> None:
-        """Send bytes, together with all others of this tick."""
+        """Send bytes at the end of this tick."""
         self._outgoing.append(data)
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
 
     def set_reading(self, reading: bool) -> None:
-        """Read on, or let the peer wait."""
+        """Resume or pause reading from the peer."""
         if reading == self.is_reading or self._transport is None or self._transport.is_closing():
             return
         self.is_reading = reading
@@ -58,7 +58,7 @@ class PeerTransport:
             self._transport.pause_reading()
 
     def close(self) -> None:
-        """Send what is left and close the socket, by force if the peer does not read it."""
+        """Send what is left and close; abort after 5 seconds if the peer does not read."""
         self._flush()
         if self._transport is not None:
             self._transport.close()
@@ -79,7 +79,10 @@ logger = logging.getLogger(__name__)
 
 
 class PendingWork:
-    """Counts what one connection has under way, and says when that changes or fails."""
+    """Counts the deliveries and requests of one connection that are not finished.
+
+    The connection stops reading while too many bytes are pending.
+    """
 
     def __init__(
         self, on_change: Callable[[], None], on_fault: Callable[[AmqpError], None]
@@ -93,11 +96,14 @@ class PendingWork:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more should be read before some of it is done."""
+        """Whether reading should pause until some work is finished."""
         return self._bytes > _WORK_BYTES
 
     def add_partial(self, count: int) -> None:
-        """Account for the bytes of deliveries that are not complete; raises ConnectionFault."""
+        """Count bytes of an incomplete delivery.
+
+        Raises ConnectionFault if the connection has too many incomplete deliveries.
+        """
         self._partial_bytes += count
         if self._partial_bytes > _PARTIAL_BYTES:
             raise ConnectionFault(
@@ -105,18 +111,18 @@ class PendingWork:
             )
 
     def begin_delivery(self, count: int) -> None:
-        """Account for a delivery that is complete; too many of them stop the reading."""
+        """Count a delivery as complete and being processed."""
         self._partial_bytes -= count
         self._bytes += count
         self._on_change()
 
     def end_delivery(self, count: int) -> None:
-        """Account for a delivery that is done."""
+        """Count a delivery as processed."""
         self._bytes -= count
         self._on_change()
 
     def spawn(self, pending: Coroutine[Any, Any, None]) -> None:
-        """Run work that the peer waits for; its faults are the connection's."""
+        """Run a coroutine whose errors close the connection."""
         task = self._create_task(pending)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
@@ -132,4 +138,4 @@ class PendingWork:
             self._on_fault(error)
             return
         logger.error("a request of a connection failed", exc_info=error)
-        self._on_fault(ConnectionFault("amqp:internal-error", "the server failed"))
+        self._on_fault(ConnectionFault("amqp:internal-error", "an internal error occurred"))

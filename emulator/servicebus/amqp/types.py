@@ -1,8 +1,8 @@
-"""The AMQP 1.0 type system in Python (part 1 of the specification).
+"""The AMQP 1.0 types as Python types (part 1 of the specification).
 
-Python's own types stand for their nearest AMQP type: None, bool, float (double), bytes (binary),
-str (string), UUID, list and dict. The other types are subclasses, so that a value that was
-decoded encodes again as the same type. A plain int encodes as a long.
+Python's own types stand for None, bool, float (double), bytes (binary), str (string), UUID, list
+and dict (map). Every other AMQP type is a subclass, so that a decoded value encodes as the same
+type. A plain int encodes as a long.
 """
 
 from dataclasses import dataclass
@@ -68,17 +68,17 @@ class Float(float):
 
 
 class Timestamp(int):
-    """Milliseconds since 1970 in UTC. An int, because the wire can hold what datetime cannot."""
+    """Milliseconds since 1970 in UTC. An int, because its range exceeds that of datetime."""
 
     __slots__ = ()
 
     @classmethod
     def of(cls, instant: datetime) -> Self:
-        """Return the timestamp of an instant, rounded down to the millisecond."""
+        """Return the timestamp of a time, rounded down to the millisecond."""
         return cls((instant - _EPOCH) // _MILLISECOND)
 
     def instant(self) -> datetime:
-        """Return the instant; raises OverflowError outside the years 1 to 9999."""
+        """Return the time in UTC. Raises OverflowError outside the years 1 to 9999."""
         return _EPOCH + timedelta(milliseconds=self)
 
 
@@ -89,34 +89,34 @@ class Char(str):
 
 
 class Symbol(str):
-    """A name from a constrained domain, in ASCII."""
+    """A symbolic value in ASCII."""
 
     __slots__ = ()
 
 
 class Decimal32(bytes):
-    """A decimal number of 32 bits, kept as its octets."""
+    """A decimal number of 32 bits as its encoded octets."""
 
 
 class Decimal64(bytes):
-    """A decimal number of 64 bits, kept as its octets."""
+    """A decimal number of 64 bits as its encoded octets."""
 
 
 class Decimal128(bytes):
-    """A decimal number of 128 bits, kept as its octets."""
+    """A decimal number of 128 bits as its encoded octets."""
 
 
 class Array(list[Any]):
-    """Values of one type, which is that of the first; an empty array is encoded as one of null."""
+    """Values of one type. An empty array encodes as an array of null."""
 
 
 class Raw(bytes):
-    """One value that is encoded already."""
+    """One value that is already encoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A value with a descriptor: for what AMQP itself defines, a ULong."""
+    """A value with a descriptor, which is a ULong for the types that AMQP itself defines."""
 
     descriptor: Any
     value: Any

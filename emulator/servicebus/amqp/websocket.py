@@ -1,6 +1,6 @@
-"""AMQP over WebSocket (the OASIS binding), on the ports where AMQP itself is spoken.
+"""AMQP over WebSocket, on the same ports as plain AMQP.
 
-The binding carries the same bytes in binary messages, whose limits mean nothing.
+The OASIS binding carries the bytes of AMQP in binary messages; message boundaries have no meaning.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _Connect = Callable[[], asyncio.Protocol]
 
 
 class ProtocolDetector(asyncio.Protocol):
-    """Looks at what a peer says first, and hands it to AMQP or to the WebSocket binding."""
+    """Reads a peer's first bytes and hands the connection to AMQP or to WebSocket."""
 
     def __init__(self, connect: _Connect) -> None:
         self._connect = connect
@@ -37,13 +37,13 @@ class ProtocolDetector(asyncio.Protocol):
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for the first bytes, but not for ever."""
+        """Wait for the first bytes, up to the handshake's time limit."""
         self._transport = cast(asyncio.Transport, transport)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(_HANDSHAKE_SECONDS, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Decide by the first bytes who goes on."""
+        """Choose the protocol by the first bytes."""
         self._received += data
         if self._received[:4] == b"GET "[: len(self._received)]:
             if len(self._received) >= 4:
@@ -52,7 +52,7 @@ class ProtocolDetector(asyncio.Protocol):
             self._hand_over(self._connect())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget a peer that never said anything."""
+        """Stop the timer of a peer that sent nothing."""
         self._stop_timer()
 
     def _hand_over(self, protocol: asyncio.Protocol) -> None:
@@ -69,32 +69,34 @@ class ProtocolDetector(asyncio.Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WebSocketFrame:
-    """One frame of a WebSocket, unmasked."""
+    """One unmasked frame of a WebSocket."""
 
     opcode: int
     payload: bytes
 
 
 class WebSocketFrameReader:
-    """Collects received bytes until they make up a frame."""
+    """Collects received bytes until a frame is complete."""
 
     def __init__(self) -> None:
         self._data = b""
         self._offset = 0
 
     def feed(self, data: bytes) -> None:
-        """Take bytes from the connection."""
+        """Add bytes from the connection."""
         self._data = self._data[self._offset :] + data
         self._offset = 0
 
     def frame(self) -> WebSocketFrame | None:
-        """Return the next frame, once it is complete; raises WebSocketError."""
+        """Return the next frame, or None while it is incomplete. Raises WebSocketError."""
         data, start = self._data, self._offset
         if len(data) < start + 2:
             return None
         first, second = data[start], data[start + 1]
         if first & 0x70 or not second & 0x80:
-            raise WebSocketError(_PROTOCOL_ERROR)  # an extension, or a client without a mask
+            raise WebSocketError(
+                _PROTOCOL_ERROR
+            )  # a reserved bit is set, or the client does not mask
         length, mask_at = second & 0x7F, start + 2
         if length >= 126:
             layout = ">H" if length == 126 else ">Q"
@@ -122,7 +124,7 @@ def _mask(payload: bytes, mask: bytes) -> bytes:
 
 
 def encode_websocket_frame(opcode: int, payload: bytes) -> bytes:
-    """Put the head of a frame before its payload; a server does not mask."""
+    """Put the head of a frame before its payload, without a mask, as servers do."""
     first, length = 0x80 | opcode, len(payload)
     if length < 126:
         return bytes((first, length)) + payload
@@ -138,28 +140,28 @@ class WebSocketConnection(asyncio.Protocol):
         self._connection = connection
         self._reader = WebSocketFrameReader()
         self._head: bytes | None = b""
-        """What has come of the HTTP request; None once it is answered."""
+        """The received part of the HTTP request; None once it is answered."""
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Let the connection begin: its own limit of time holds for the handshake too."""
+        """Start the AMQP connection, whose time limit covers the HTTP handshake."""
         self._transport = cast(asyncio.Transport, transport)
         self._connection.connection_made(_WebSocketTransport(self._transport))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the connection."""
+        """Pass the event on to the AMQP connection."""
         self._connection.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Tell the connection."""
+        """Pass the event on to the AMQP connection."""
         self._connection.pause_writing()
 
     def resume_writing(self) -> None:
-        """Tell the connection."""
+        """Pass the event on to the AMQP connection."""
         self._connection.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        """Answer the HTTP request, then pass on what messages carry."""
+        """Answer the HTTP request, then pass the payload of frames on to AMQP."""
         assert self._transport is not None
         if self._head is not None:
             self._head += data
@@ -201,7 +203,7 @@ class WebSocketConnection(asyncio.Protocol):
 
 
 class _WebSocketTransport(asyncio.Transport):
-    """The transport that the connection sees: what it writes is sent in messages."""
+    """The transport that the AMQP connection uses: each write is sent as a frame."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__()
@@ -232,7 +234,7 @@ class _WebSocketTransport(asyncio.Transport):
 
 
 def _upgrade(head: bytes) -> tuple[bool, bytes]:
-    """Read an HTTP request; returns whether it asks for our WebSocket, and the answer to it."""
+    """Return whether an HTTP request asks for the AMQP WebSocket, and the response to it."""
     request, *lines = head.decode("latin-1").split("\r\n")
     headers = {}
     for line in lines:

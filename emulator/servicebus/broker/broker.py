@@ -1,4 +1,4 @@
-"""All queues of a namespace over one database."""
+"""The broker: all queues of a namespace over one database."""
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
@@ -21,14 +21,14 @@ from emulator.servicebus.broker.transactions import TransactionManager
 _DEAD_LETTER = "/$DeadLetterQueue"
 _TRANSFER_DEAD_LETTER = "/$Transfer/$DeadLetterQueue"
 _NUMBERS_PER_QUEUE = 3
-"""A queue's id, and the two after it for its dead-letter queues."""
+"""A queue has its id; its two dead-letter queues have the next two numbers."""
 
 
 class Broker:
-    """The queues and their messages. Lives on one event loop and is not thread-safe.
+    """The queues and their messages. Runs on one event loop and is not thread-safe.
 
-    Locks are durable: after a kill the holder may still settle within its lock, and otherwise the
-    delivery counts as failed when the lock would have expired, whether the broker ran or not.
+    Locks are durable. After a kill their holders may still settle until the locks expire; a
+    delivery whose lock expires while the broker is down counts as failed.
     """
 
     def __init__(self, transactions: TransactionManager) -> None:
@@ -41,10 +41,10 @@ class Broker:
     async def open(
         cls, database: Path, settings: Iterable[QueueSettings], clock: Clock
     ) -> "Broker":
-        """Open or create the database, and see that these queues exist with these settings.
+        """Open or create the database, with these queues and these settings.
 
-        Queues that only the database knows are kept: their messages were accepted. Raises
-        SchemaError for a database that is not ours, StorageError when it cannot be written.
+        Queues that only the database has are kept with their messages. Raises SchemaError if the
+        file is not a broker's database, and MessageStoreError if it cannot be written.
         """
         transactions = TransactionManager(database, clock)
         broker = cls(transactions)
@@ -58,30 +58,33 @@ class Broker:
         return broker
 
     async def close(self) -> None:
-        """Write what is left and close the database; calls after this raise BrokerClosed."""
+        """Write all changes and close the database. Later calls raise BrokerClosed."""
         await self._transactions.close()
 
     def tick(self) -> None:
-        """Do what is due now, without waiting for the timer to notice."""
+        """Apply everything that is due now, without waiting for the timer."""
         self._transactions.tick()
 
     def trace(self, listener: Callable[[str], None] | None) -> None:
-        """Let a listener hear every SQL statement, for those who count the cost."""
+        """Call a listener with every SQL statement, for tests that count them."""
         self._transactions.store.trace(listener)
 
     def queue(self, address: str) -> Queue:
-        """Return the queue or dead-letter queue at an address, in any case of letters."""
+        """Return the queue or dead-letter queue at an address, ignoring case.
+
+        Raises EntityNotFound.
+        """
         try:
             return self._addresses[address.casefold()]
         except KeyError:
             raise EntityNotFound(f"there is no queue {address[:300]!r}") from None
 
     def queues(self) -> Sequence[Queue]:
-        """Return all queues, without their dead-letter queues, by name."""
+        """Return all queues by name, without their dead-letter queues."""
         return [queue for _, queue in sorted(self._queues.items())]
 
     async def create_queue(self, settings: QueueSettings) -> Queue:
-        """Add a queue, which is there after a restart too; raises EntityAlreadyExists."""
+        """Create a durable queue. Raises EntityAlreadyExists."""
         key = settings.name.casefold()
         if key in self._queues:
             raise EntityAlreadyExists(f"the queue {settings.name!r} exists already")
@@ -91,7 +94,7 @@ class Broker:
         return self._add(StoredQueue(number, settings, 1))
 
     async def update_queue(self, settings: QueueSettings) -> Queue:
-        """Change the settings of a queue, for what happens from now on; raises EntityNotFound."""
+        """Change the settings of a queue from now on. Raises EntityNotFound."""
         queue = self._own(settings.name)
         self._transactions.tick()
         self._save(StoredQueue(self._numbers[settings.name.casefold()], settings, 1))
@@ -99,7 +102,7 @@ class Broker:
         return queue
 
     async def delete_queue(self, name: str) -> None:
-        """Delete a queue with all its messages; raises EntityNotFound."""
+        """Delete a queue with all its messages. Raises EntityNotFound."""
         queue = self._own(name)
         self._transactions.tick()
         key = name.casefold()

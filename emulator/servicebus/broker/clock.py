@@ -1,20 +1,20 @@
-"""Where the broker takes its time from, so that tests can hold it."""
+"""The broker's source of time, which tests replace."""
 
 from datetime import UTC, datetime
 from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the time."""
+    """A source of the current time."""
 
     def now(self) -> datetime:
-        """Return the present instant in UTC."""
+        """Return the current time in UTC."""
         ...
 
 
 class SystemClock:
-    """The machine's clock: locks must mean the same after a restart, so not a monotonic one."""
+    """The wall clock, not a monotonic one: locks must keep their meaning after a restart."""
 
     def now(self) -> datetime:
-        """Return the present instant in UTC."""
+        """Return the current time in UTC."""
         return datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""One receiver of a queue, and how many more messages it is willing to take."""
+"""Give the ready messages of one queue to its receivers with credit."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from emulator.servicebus.broker.queue_state import QueueState
 
 
 class CreditListener(Protocol):
-    """The queue's side, which is told of every change in what its receivers want."""
+    """The queue's side of a subscription."""
 
     def credit_changed(self, subscription: "Subscription") -> None:
-        """Take note of a new credit."""
+        """Note a receiver's new credit."""
         ...
 
 
 class Subscription:
-    """A receiver's standing order. ``deliver`` is called on the loop, never after ``close``."""
+    """A receiver of a queue. `deliver` is called on the event loop, never after `close`."""
 
     __slots__ = ("_closed", "_credit", "_listener", "deliver", "mode")
 
@@ -34,38 +34,38 @@ class Subscription:
 
     @property
     def credit(self) -> int:
-        """How many more messages may be delivered."""
+        """The number of messages that may still be delivered."""
         return self._credit
 
     def set_credit(self, credit: int) -> None:
-        """Say how many more messages may be delivered; 0 holds the queue back."""
+        """Set the number of messages that may be delivered; 0 stops deliveries."""
         self._credit = 0 if self._closed else max(0, credit)
         self._listener.credit_changed(self)
 
     def close(self) -> None:
-        """Take no more. What was delivered stays locked until it is settled or expires."""
+        """Stop deliveries. Delivered messages stay locked until settled or expired."""
         self._closed = True
         self.set_credit(0)
 
     def spend(self) -> None:
-        """Take note that a message is on its way."""
+        """Use one credit."""
         self._credit -= 1
 
     def refund(self) -> None:
-        """Take note that a message could not be delivered after all."""
+        """Return one credit of a delivery that failed."""
         self.set_credit(self._credit + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A message for a receiver, to be delivered once the fact is durable."""
+    """A message for a receiver, which is delivered after the commit."""
 
     subscription: Subscription
     record: MessageRecord
 
 
 class Dispatcher:
-    """Serves the receivers that have credit one message each, round and round."""
+    """Gives one message at a time to each receiver with credit, in turn."""
 
     def __init__(self, state: QueueState, on_credit: Callable[[], None]) -> None:
         self._state = state
@@ -74,15 +74,15 @@ class Dispatcher:
 
     @property
     def has_work(self) -> bool:
-        """Whether there is both a message to hand out and a receiver for it."""
+        """Whether there are both a ready message and a receiver with credit."""
         return bool(self._with_credit) and len(self._state.index.ready) > 0
 
     def subscribe(self, mode: ReceiveMode, deliver: Callable[[Delivery], None]) -> Subscription:
-        """Return a new receiver, which has no credit yet."""
+        """Return a new receiver without credit."""
         return Subscription(self, mode, deliver)
 
     def credit_changed(self, subscription: Subscription) -> None:
-        """Take note of a receiver's new credit."""
+        """Note a receiver's new credit."""
         if not subscription.credit:
             self._with_credit.pop(subscription, None)
             return
@@ -90,14 +90,14 @@ class Dispatcher:
         self._on_credit()
 
     def close(self) -> None:
-        """Let all receivers go: the queue is deleted."""
+        """Close all receivers because the queue is deleted."""
         for subscription in list(self._with_credit):
             subscription.close()
 
     def assign(self, now: datetime, budget_bytes: int, assignments: list[Assignment]) -> None:
-        """Lock or remove messages for receivers with credit, and add them to the list.
+        """Lock or remove messages for receivers with credit, and append them to `assignments`.
 
-        Ends when there is no message, no credit, or when the bytes are spent.
+        Stops when messages, credit or `budget_bytes` run out.
         """
         while self._with_credit and budget_bytes > 0:
             subscription = next(iter(self._with_credit))

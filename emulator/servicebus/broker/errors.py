@@ -1,16 +1,16 @@
-"""What a queue may refuse, with the AMQP condition and the HTTP-like status of each refusal.
+"""Errors of the broker, each with its AMQP condition and its HTTP status.
 
 BrokerError
-├── EntityNotFound            no such queue
-├── EntityAlreadyExists       a queue of this name is there
+├── EntityNotFound            the queue does not exist
+├── EntityAlreadyExists       a queue of this name exists
 ├── MessageLockLost           the lock expired, was settled, or never existed
 ├── MessageNotFound           no deferred or scheduled message has this sequence number
-├── MessageTooLarge           over the limit of the queue
+├── MessageSizeExceeded       the message exceeds the queue's limit
 ├── QuotaExceeded             the queue is full
-├── ArgumentError             a value that Service Bus refuses
-├── NotAllowed                an operation that this entity does not have
-├── StorageError              the change could not be written; nothing of it happened
-├── SchemaError               the database at the start is not ours, or in use
+├── ArgumentError             a value is outside Service Bus's limits
+├── NotAllowed                the entity does not have this operation
+├── MessageStoreError         the change could not be written and was undone
+├── SchemaError               the database at the start is unusable or in use
 └── BrokerClosed              the broker is shutting down
 """
 
@@ -18,28 +18,28 @@ from typing import ClassVar
 
 
 class BrokerError(Exception):
-    """A refusal that the peer is told: ``condition`` in AMQP, ``status_code`` in management."""
+    """An error for the peer: `condition` in AMQP, `status_code` in management."""
 
     condition: ClassVar[str] = "amqp:internal-error"
     status_code: ClassVar[int] = 500
 
 
 class EntityNotFound(BrokerError):
-    """There is no queue at this address."""
+    """The queue does not exist."""
 
     condition = "amqp:not-found"
     status_code = 404
 
 
 class EntityAlreadyExists(BrokerError):
-    """There is a queue of this name."""
+    """A queue of this name exists."""
 
     condition = "com.microsoft:entity-already-exists"
     status_code = 409
 
 
 class MessageLockLost(BrokerError):
-    """The lock expired, was settled before, or never existed."""
+    """The lock expired, was settled, or never existed."""
 
     condition = "com.microsoft:message-lock-lost"
     status_code = 410
@@ -53,39 +53,39 @@ class MessageNotFound(BrokerError):
 
 
 class MessageSizeExceeded(BrokerError):
-    """The message is over the size that the queue accepts."""
+    """The message exceeds the size that the queue accepts."""
 
     condition = "amqp:link:message-size-exceeded"
     status_code = 413
 
 
 class QuotaExceeded(BrokerError):
-    """The queue has no room left."""
+    """The queue is full."""
 
     condition = "amqp:resource-limit-exceeded"
     status_code = 403
 
 
 class ArgumentError(BrokerError):
-    """A value that Service Bus refuses."""
+    """A value is outside Service Bus's limits."""
 
     condition = "com.microsoft:argument-error"
     status_code = 400
 
 
 class NotAllowed(BrokerError):
-    """An operation that this entity does not have, such as sending to a dead-letter queue."""
+    """The entity does not have this operation, such as sending to a dead-letter queue."""
 
     condition = "amqp:not-allowed"
     status_code = 400
 
 
 class MessageStoreError(BrokerError):
-    """The change could not be written (a full disk, say); nothing of it happened."""
+    """The change could not be written, for instance to a full disk, and was undone."""
 
 
 class SchemaError(BrokerError):
-    """The file is not a broker's database, is that of another version, or is in use."""
+    """The file is not a broker's database, has another version, or is in use."""
 
 
 class BrokerClosed(BrokerError):

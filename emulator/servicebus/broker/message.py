@@ -1,4 +1,4 @@
-"""What travels through a queue. The broker never looks inside a message's sections."""
+"""Messages in the forms that they take on their way through a queue."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -7,7 +7,7 @@ from uuid import UUID
 
 
 class MessageState(IntEnum):
-    """The values of the annotation ``x-opt-message-state``."""
+    """The values of the annotation `x-opt-message-state`."""
 
     ACTIVE = 0
     DEFERRED = 1
@@ -15,7 +15,7 @@ class MessageState(IntEnum):
 
 
 class ReceiveMode(Enum):
-    """Who decides that a delivered message is done: its receiver, or the broker at once."""
+    """Whether a delivered message is settled by its receiver or at once."""
 
     PEEK_LOCK = "peek-lock"
     RECEIVE_AND_DELETE = "receive-and-delete"
@@ -23,41 +23,44 @@ class ReceiveMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class IncomingMessage:
-    """A message as its sender encoded it, with the few facts that the broker acts upon."""
+    """A message as its sender encoded it, with the properties that the broker acts on.
+
+    The broker never decodes the sections.
+    """
 
     header: bytes
-    """The sender's encoded header section, or nothing."""
+    """The sender's encoded header section; empty if absent."""
     annotations: bytes
-    """The sender's encoded message-annotations section, or nothing."""
+    """The sender's encoded delivery and message annotations; empty if absent."""
     bare: bytes
-    """Properties, application-properties, body and footer, exactly as sent."""
+    """The bare message: properties, application properties, body and footer, as sent."""
     message_id: str | None = None
     time_to_live: timedelta | None = None
     scheduled_at: datetime | None = None
-    """Not to be delivered before this instant (UTC); in the past means at once."""
+    """The message becomes active at this time; a time in the past means now."""
 
     @property
     def size_bytes(self) -> int:
-        """What counts towards the limits on the size of a message and of a queue."""
+        """The size that counts towards the limits of messages and queues."""
         return len(self.header) + len(self.annotations) + len(self.bare)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A message that is in a queue."""
+    """A message in a queue, with its content."""
 
     header: bytes
     annotations: bytes
     bare: bytes
     sequence_number: int
     enqueue_sequence_number: int
-    """The first sequence number that the message had; scheduling gives it a second one."""
+    """The first sequence number; activating a scheduled message assigns a new one."""
     enqueued_at: datetime
     state: MessageState
     delivery_count: int
-    """How often the message was handed out before and came back: 0 at the first delivery."""
+    """The number of failed deliveries: 0 at the first delivery."""
     time_to_live: timedelta | None
-    """As the sender set it; None when the queue's default applies."""
+    """As the sender set it; None if it did not."""
     scheduled_at: datetime | None
     expires_at: datetime | None
     dead_letter_reason: str | None
@@ -67,7 +70,7 @@ class StoredMessage:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One handing-out of a message; without a lock to a receive-and-delete receiver."""
+    """A delivery of a message. A receive-and-delete receiver gets it without a lock."""
 
     message: StoredMessage
     lock_token: UUID | None
@@ -76,7 +79,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """One receiver's exclusive hold on a message."""
+    """A receiver's exclusive lock on a message."""
 
     token: UUID
     until: datetime
@@ -84,10 +87,10 @@ class Lock:
 
 @dataclass(frozen=True, slots=True)
 class MessageRecord:
-    """Where a message is and what may happen to it; every change makes a new one."""
+    """A message in memory without its content. It is immutable: each change makes a new one."""
 
     id: int
-    """The broker's own number for the message: sequence numbers change, this one does not."""
+    """The broker's own number. Unlike the sequence number it never changes."""
     queue: int
     sequence_number: int
     enqueue_sequence_number: int
@@ -104,15 +107,15 @@ class MessageRecord:
 
     @property
     def is_ready(self) -> bool:
-        """Whether any receiver may have it now."""
+        """Whether the message may be delivered now."""
         return self.lock is None and self.state is MessageState.ACTIVE
 
     @property
     def due_at(self) -> datetime | None:
-        """When something happens to it by itself.
+        """When the message changes by itself: lock expiry, activation or end of life.
 
-        A locked message does not expire under its holder, so its lock comes before its time to
-        live; a scheduled one has not begun to live.
+        A locked message does not expire, so its lock comes before its time to live. A scheduled
+        message lives from its activation.
         """
         if self.lock is not None:
             return self.lock.until
@@ -121,11 +124,11 @@ class MessageRecord:
         return self.expires_at
 
     def is_expired(self, now: datetime) -> bool:
-        """Whether its time to live is over."""
+        """Whether the time to live has ended."""
         return self.expires_at is not None and self.expires_at <= now
 
     def with_content(self, content: IncomingMessage) -> StoredMessage:
-        """Return the whole message."""
+        """Return the message with its content."""
         return StoredMessage(
             header=content.header,
             annotations=content.annotations,
@@ -140,6 +143,6 @@ class MessageRecord:
             expires_at=self.expires_at,
             dead_letter_reason=self.dead_letter_reason,
             dead_letter_description=self.dead_letter_description,
-            # Service Bus sets it only where a dead-letter queue forwards to another entity.
+            # Service Bus sets it only if a dead-letter queue forwards to another entity.
             dead_letter_source=None,
         )

@@ -1,4 +1,4 @@
-"""Who is due when: locks that expire, messages that expire, messages that become active."""
+"""All messages in memory, with the indexes of each queue and the uncommitted changes."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ _STALE_TOLERATED = 64
 
 
 class TimerHeap:
-    """At most one instant for each key; replaced and forgotten ones are skipped when met.
+    """The time at which each message is due; at most one per message.
 
-    The heap is rebuilt when more than half of it is stale, so its size follows the number of
-    keys, and the cost of that is spread over the changes that made it stale.
+    A heap that skips outdated entries. It is rebuilt when more than half of it is outdated, so its
+    size stays proportional to the number of messages.
     """
 
     __slots__ = ("_due", "_heap")
@@ -29,7 +29,7 @@ class TimerHeap:
         return len(self._due)
 
     def set(self, key: int, due_at: datetime | None) -> None:
-        """Let the key be due at this instant alone, or never."""
+        """Set or, with None, remove the due time of a key."""
         if self._due.get(key) == due_at:
             return
         if due_at is None:
@@ -42,7 +42,7 @@ class TimerHeap:
             heapify(self._heap)
 
     def next_due_at(self) -> datetime | None:
-        """Return the earliest instant at which anything is due."""
+        """Return the earliest due time, or None."""
         while self._heap:
             due_at, key = self._heap[0]
             if self._due.get(key) == due_at:
@@ -51,7 +51,7 @@ class TimerHeap:
         return None
 
     def take_due(self, now: datetime) -> int | None:
-        """Take the key that has been due for longest, or None when nothing is."""
+        """Remove and return the key that has been due for longest, or None."""
         due_at = self.next_due_at()
         if due_at is None or due_at > now:
             return None
@@ -64,10 +64,10 @@ _CHUNK_LENGTH = 256
 
 
 class SortedNumbers:
-    """Sequence numbers in order: chunks of bounded length, found by their last numbers.
+    """A sorted set of integers in chunks of bounded length.
 
-    Adding, removing and seeking bisect the chunks and then one chunk; what is moved in memory is
-    one chunk at most.
+    Adding, removing and seeking bisect first the chunks and then one chunk, so their cost grows
+    with the logarithm of the set's size.
     """
 
     __slots__ = ("_chunks", "_lasts", "_length")
@@ -81,7 +81,7 @@ class SortedNumbers:
         return self._length
 
     def add(self, number: int) -> None:
-        """Put in a number that is not there yet."""
+        """Add a number that is not in the set."""
         self._length += 1
         if not self._chunks:
             self._chunks.append([number])
@@ -97,7 +97,7 @@ class SortedNumbers:
         self._lasts[at] = chunk[-1]
 
     def remove(self, number: int) -> None:
-        """Take out a number that is there."""
+        """Remove a number of the set."""
         at = bisect_left(self._lasts, number)
         chunk = self._chunks[at]
         del chunk[bisect_left(chunk, number)]
@@ -108,11 +108,11 @@ class SortedNumbers:
             del self._chunks[at], self._lasts[at]
 
     def first(self) -> int | None:
-        """Return the lowest number, or None when there is none."""
+        """Return the lowest number, or None if the set is empty."""
         return self._chunks[0][0] if self._chunks else None
 
     def since(self, number: int) -> Iterator[int]:
-        """Yield the numbers from this one on; the index must not change meanwhile."""
+        """Yield the numbers from this one on. The set must not change meanwhile."""
         at = bisect_left(self._lasts, number)
         if at == len(self._chunks):
             return
@@ -123,7 +123,7 @@ class SortedNumbers:
 
 
 class QueueIndex:
-    """Entries by sequence number and by lock token, those that are ready in order, and sums."""
+    """The messages of one queue, by sequence number and by lock token, with their counts."""
 
     __slots__ = ("by_sequence_number", "by_token", "counts", "order", "ready", "size_bytes")
 
@@ -136,21 +136,21 @@ class QueueIndex:
         self.size_bytes = 0
 
     def add(self, record: MessageRecord) -> None:
-        """Put an entry where it belongs."""
+        """Add a message."""
         self.by_sequence_number[record.sequence_number] = record
         self.order.add(record.sequence_number)
         self.size_bytes += record.size_bytes
         self._file(record)
 
     def remove(self, record: MessageRecord) -> None:
-        """Take an entry away."""
+        """Remove a message."""
         del self.by_sequence_number[record.sequence_number]
         self.order.remove(record.sequence_number)
         self.size_bytes -= record.size_bytes
         self._unfile(record)
 
     def replace(self, before: MessageRecord, after: MessageRecord) -> None:
-        """Put an entry in the place of an earlier one with the same sequence number."""
+        """Replace a message by its new record with the same sequence number."""
         self.by_sequence_number[after.sequence_number] = after
         self._unfile(before)
         self._file(after)
@@ -172,17 +172,17 @@ class QueueIndex:
 
 @dataclass(frozen=True, slots=True)
 class MessageChange:
-    """What became of one entry in a transaction; None stands for its absence."""
+    """The change of one message in a transaction. None stands for a message that is absent."""
 
     before: MessageRecord | None
     after: MessageRecord | None
 
 
 class MessageTable:
-    """The one place where entries change, so that any set of changes can be taken back.
+    """All messages of the broker. Every change passes here, so that it can be rolled back.
 
-    A message that appears and disappears within one transaction never meets the disk, and one
-    that changes several times is written once.
+    A message that is added and removed in one transaction is never written, and a message that
+    changes several times is written once.
     """
 
     def __init__(self) -> None:
@@ -193,49 +193,49 @@ class MessageTable:
         self._next_id = 1
 
     def queue_index(self, queue: int) -> QueueIndex:
-        """Return the shelf of a queue, which is made at the first call."""
+        """Return the index of a queue, creating it at the first call."""
         return self._indexes.setdefault(queue, QueueIndex())
 
     def drop_queue(self, queue: int) -> None:
-        """Forget a queue with all its entries, outside any transaction."""
+        """Remove a queue with all its messages, outside any transaction."""
         index = self._indexes.pop(queue, QueueIndex())
         for record in index.by_sequence_number.values():
             del self._entries[record.id]
             self._timers.set(record.id, None)
 
     def load(self, record: MessageRecord) -> None:
-        """Put in an entry that the disk holds already."""
+        """Add a message that the database already has."""
         self._move(None, record)
         self._next_id = max(self._next_id, record.id + 1)
 
     def new_id(self) -> int:
-        """Return a number for a new entry."""
+        """Return the id for a new message."""
         self._next_id += 1
         return self._next_id - 1
 
     def put(self, record: MessageRecord) -> None:
-        """Add an entry, or put it in the place of the one with its id."""
+        """Add a message, or replace the record with its id."""
         before = self._entries.get(record.id)
         self._before_transaction.setdefault(record.id, before)
         self._move(before, record)
 
     def remove(self, id_: int) -> None:
-        """Take out the entry with this id."""
+        """Remove the message with this id."""
         before = self._entries[id_]
         self._before_transaction.setdefault(id_, before)
         self._move(before, None)
 
     def due(self, now: datetime) -> Iterator[MessageRecord]:
-        """Yield the entries to which something happens now; the caller must change each."""
+        """Yield the messages that are due now. The caller must change each of them."""
         while (id_ := self._timers.take_due(now)) is not None:
             yield self._entries[id_]
 
     def next_due_at(self) -> datetime | None:
-        """Return when something happens next by itself."""
+        """Return when the next message is due, or None."""
         return self._timers.next_due_at()
 
     def changes(self) -> list[MessageChange]:
-        """Return what changed since the last commit."""
+        """Return the changes since the last commit."""
         return [
             MessageChange(before, after)
             for id_, before in self._before_transaction.items()
@@ -243,11 +243,11 @@ class MessageTable:
         ]
 
     def commit(self) -> None:
-        """Let the changes stand."""
+        """Keep the changes since the last commit."""
         self._before_transaction.clear()
 
     def rollback(self) -> None:
-        """Take all changes since the last commit back."""
+        """Undo the changes since the last commit."""
         for id_, before in self._before_transaction.items():
             self._move(self._entries.get(id_), before)
         self._before_transaction.clear()

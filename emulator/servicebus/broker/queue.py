@@ -1,4 +1,4 @@
-"""One queue as its users see it: every change is durable when the call returns."""
+"""One queue as its users call it: every change is durable when the call returns."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -29,10 +29,10 @@ _PEEK_BYTES = 1024 * 1024
 
 
 class Queue:
-    """A queue, or with ``is_subqueue`` one of the dead-letter queues below it.
+    """A queue or, if `is_subqueue`, one of its dead-letter queues.
 
-    All methods raise EntityNotFound once the queue is deleted, BrokerClosed once the broker is,
-    and those that change something raise StorageError when it could not be written.
+    All methods raise EntityNotFound after the queue is deleted and BrokerClosed after the broker is
+    closed. Methods that change something raise MessageStoreError if it cannot be written.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Queue:
 
     @property
     def settings(self) -> QueueSettings:
-        """The settings of the queue; a dead-letter queue has those of its parent."""
+        """The queue's settings. A dead-letter queue has those of its queue."""
         return self._state.settings
 
     @property
@@ -63,10 +63,10 @@ class Queue:
     # Sending
 
     async def send(self, messages: Sequence[IncomingMessage]) -> list[int]:
-        """Add messages, all or none, and return their sequence numbers.
+        """Add messages, all or none; return their sequence numbers.
 
-        A duplicate is dropped and gets the number of the message that it repeats. Raises
-        NotAllowed on a dead-letter queue, MessageTooLarge, QuotaExceeded and ArgumentError.
+        A duplicate is dropped and gets the sequence number of the message that it repeats. Raises
+        NotAllowed on a dead-letter queue, MessageSizeExceeded, QuotaExceeded and ArgumentError.
         """
         now = self._begin()
         self._check(messages)
@@ -81,13 +81,13 @@ class Queue:
         return numbers
 
     async def schedule(self, messages: Sequence[IncomingMessage]) -> list[int]:
-        """Add messages that become active at their ``scheduled_at``; raises as ``send`` does."""
+        """Add messages that become active at their `scheduled_at`. Raises as `send` does."""
         if any(message.scheduled_at is None for message in messages):
-            raise ArgumentError("a message to be scheduled has no time for it")
+            raise ArgumentError("a message to be scheduled needs a scheduled time")
         return await self.send(messages)
 
     async def cancel_scheduled(self, sequence_numbers: Sequence[int]) -> None:
-        """Take scheduled messages back, all or none; raises MessageNotFound."""
+        """Remove scheduled messages, all or none. Raises MessageNotFound."""
         self._begin()
         self._state.cancel(sequence_numbers)
         await self._transactions.wait_until_committed()
@@ -95,25 +95,25 @@ class Queue:
     # Receiving
 
     def subscribe(self, mode: ReceiveMode, deliver: Callable[[Delivery], None]) -> Subscription:
-        """Register a receiver, which gets its first message once it has credit."""
+        """Add a receiver, which gets messages when it has credit."""
         self._raise_if_deleted()
         return self._dispatcher.subscribe(mode, deliver)
 
     async def receive_deferred(
         self, sequence_numbers: Sequence[int], mode: ReceiveMode
     ) -> list[Delivery]:
-        """Receive deferred messages, all or none; raises MessageNotFound."""
+        """Receive deferred messages, all or none. Raises MessageNotFound."""
         now = self._begin()
         records = self._state.take_deferred(sequence_numbers, mode, now)
-        # Before the write: what is received and deleted is gone after it.
+        # Read the content before the commit, which removes it in receive-and-delete mode.
         deliveries = [self._transactions.build_delivery(record) for record in records]
         await self._transactions.wait_until_committed()
         return deliveries
 
     def peek(self, from_sequence_number: int, count: int) -> list[StoredMessage]:
-        """Return messages from a sequence number on, whatever their state, without locking them.
+        """Return messages of any state from a sequence number on, without locking them.
 
-        May return fewer than there are, so that one answer stays of moderate size.
+        May return fewer than `count`, to limit the size of the reply.
         """
         self._begin()
         self._transactions.flush()
@@ -128,43 +128,43 @@ class Queue:
             found.append(record.with_content(self._transactions.contents.get(record.id)))
         return found
 
-    # Settling; all raise MessageLockLost
+    # Settling; each method raises MessageLockLost
 
     async def complete(self, token: UUID) -> None:
-        """Be done with a message."""
+        """Remove a message."""
         self._state.complete(token, self._begin())
         await self._transactions.wait_until_committed()
 
     async def abandon(self, token: UUID) -> None:
-        """Give a message back, counting the delivery as failed."""
+        """Return a message to the queue and count the delivery as failed."""
         self._state.abandon(token, self._begin())
         await self._transactions.wait_until_committed()
 
     async def release(self, token: UUID) -> None:
-        """Give a message back as if it had not been delivered."""
+        """Return a message to the queue without counting the delivery."""
         self._state.release(token, self._begin())
         await self._transactions.wait_until_committed()
 
     async def defer(self, token: UUID) -> None:
-        """Set a message aside until ``receive_deferred`` asks for it."""
+        """Set a message aside until `receive_deferred` names it."""
         self._state.defer(token, self._begin())
         await self._transactions.wait_until_committed()
 
     async def dead_letter(self, token: UUID, reason: str | None, description: str | None) -> None:
-        """Move a message to the dead-letter queue; raises NotAllowed in one."""
+        """Move a message to the dead-letter queue. Raises NotAllowed in a dead-letter queue."""
         self._state.dead_letter(token, reason, description, self._begin())
         await self._transactions.wait_until_committed()
 
     async def renew(self, tokens: Sequence[UUID]) -> list[datetime]:
-        """Extend locks, all or none, to the lock duration from now; returns their ends."""
+        """Extend locks, all or none, to the lock duration from now; return their new ends."""
         ends = self._state.renew(tokens, self._begin())
         await self._transactions.wait_until_committed()
         return ends
 
-    # Looking
+    # Counting
 
     def counts(self) -> QueueCounts:
-        """Return how many messages there are, with what is due by now taken into account."""
+        """Return the numbers of messages by state, after applying everything that is due."""
         self._begin()
         self._transactions.flush()
         index = self._state.index
@@ -182,12 +182,12 @@ class Queue:
     # For the broker
 
     def reconfigure(self, settings: QueueSettings) -> None:
-        """Let other settings hold from now on."""
+        """Use other settings from now on."""
         for queue in (self, *self._subqueues):
             queue._state.settings = settings
 
     def mark_deleted(self) -> None:
-        """Refuse everything from now on."""
+        """Raise EntityNotFound from all methods from now on."""
         for queue in (self, *self._subqueues):
             queue._deleted = True
 
@@ -214,11 +214,11 @@ class Queue:
 def _check(message: IncomingMessage, limit_bytes: int) -> None:
     if message.size_bytes > limit_bytes:
         raise MessageSizeExceeded(
-            f"the message has {message.size_bytes} bytes; the queue accepts {limit_bytes}"
+            f"the message has {message.size_bytes} bytes; the queue accepts at most {limit_bytes}"
         )
     if message.message_id is not None:
         if len(message.message_id) > _MAX_MESSAGE_ID_LENGTH:
-            raise ArgumentError(f"a message id is over {_MAX_MESSAGE_ID_LENGTH} characters")
+            raise ArgumentError(f"a message id exceeds {_MAX_MESSAGE_ID_LENGTH} characters")
         check_unicode(message.message_id)
     time_to_live = message.time_to_live or timedelta(0)
     if not timedelta(0) <= time_to_live <= _MAX_TIME_TO_LIVE:

@@ -1,4 +1,4 @@
-"""The message ids that a queue has seen lately."""
+"""The rules of one queue, without input or output: the time is an argument."""
 
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ from emulator.servicebus.broker.settings import QueueSettings
 
 @dataclass(frozen=True, slots=True)
 class SeenMessageId:
-    """A message id, when it came, and the sequence number that it was given."""
+    """A message id, when it was first seen, and the sequence number of its message."""
 
     sequence_number: int
     message_id: str
@@ -33,31 +33,31 @@ class SeenMessageId:
 
 
 class DuplicateHistory:
-    """Remembers each message id for a window of time, counted from its first sighting."""
+    """Remembers each message id for a time window from its first message."""
 
     def __init__(self) -> None:
         self._sequence_numbers: dict[str, int] = {}
         self._seen_ids: deque[SeenMessageId] = deque()
         self._uncommitted: list[SeenMessageId] = []
         self.forgotten_count = 0
-        """How many sightings were forgotten since ``purged``."""
+        """The number of ids forgotten since `mark_purged`."""
         self.forgotten_through = 0
-        """The highest sequence number whose sighting is forgotten."""
+        """The highest sequence number of a forgotten id."""
 
     def __len__(self) -> int:
         return len(self._seen_ids)
 
     def load(self, seen_id: SeenMessageId) -> None:
-        """Remember a sighting that the disk holds already; to be called in their order."""
+        """Add an id that the database already has; call this in their order."""
         self._seen_ids.append(seen_id)
         self._sequence_numbers[seen_id.message_id] = seen_id.sequence_number
 
     def forget(self, now: datetime, window: timedelta) -> None:
-        """Let go of what was seen longer ago than the window."""
+        """Remove the ids that are older than the window."""
         horizon = now - window
         while self._committed_count and self._seen_ids[0].seen_at <= horizon:
             seen_id = self._seen_ids.popleft()
-            # The disk forgets later, so after a restart an id may have been seen a second time.
+            # The database removes ids later, so a restart may load an id twice.
             if self._sequence_numbers[seen_id.message_id] == seen_id.sequence_number:
                 del self._sequence_numbers[seen_id.message_id]
             self.forgotten_count += 1
@@ -68,28 +68,28 @@ class DuplicateHistory:
         return len(self._seen_ids) - len(self._uncommitted)
 
     def mark_purged(self) -> None:
-        """Take note that the disk has let go of all that is forgotten."""
+        """Record that the database has removed all forgotten ids."""
         self.forgotten_count = 0
 
     def find(self, message_id: str) -> int | None:
-        """Return the sequence number of the message with this id, if it was seen."""
+        """Return the sequence number of the message with this id, or None."""
         return self._sequence_numbers.get(message_id)
 
     def record(self, seen_id: SeenMessageId) -> None:
-        """Remember a message id that was not there, until the transaction is taken back."""
+        """Add a new id, which a rollback removes again."""
         self.load(seen_id)
         self._uncommitted.append(seen_id)
 
     def uncommitted(self) -> list[SeenMessageId]:
-        """Return what was recorded since the last commit."""
+        """Return the ids added since the last commit."""
         return self._uncommitted
 
     def commit(self) -> None:
-        """Let the recorded sightings stand."""
+        """Keep the ids added since the last commit."""
         self._uncommitted = []
 
     def rollback(self) -> None:
-        """Forget the sightings that were recorded since the last commit."""
+        """Remove the ids added since the last commit."""
         for seen_id in reversed(self._uncommitted):
             self._seen_ids.pop()
             del self._sequence_numbers[seen_id.message_id]
@@ -100,7 +100,7 @@ _MAX_REASON_LENGTH = 4096
 
 
 class QueueState:
-    """One queue, or one dead-letter queue, whose messages neither expire nor move on."""
+    """One queue or dead-letter queue. Messages of a dead-letter queue do not expire or move."""
 
     def __init__(
         self,
@@ -116,28 +116,29 @@ class QueueState:
         self.duplicates = DuplicateHistory()
         self.next_sequence_number = next_sequence_number
         self.committed_sequence_number = next_sequence_number
-        """What ``next_sequence_number`` was at the last commit."""
+        """The value of `next_sequence_number` at the last commit."""
         self._table = table
         self._dead_letter_state = dead_letter_state
 
-    # Transactions: the ledger takes entries back, the queue what it keeps beside them.
+    # Transactions: the message table rolls back messages, the queue its own numbers.
 
     def commit(self) -> None:
-        """Let what happened since the last commit stand."""
+        """Keep the changes since the last commit."""
         self.committed_sequence_number = self.next_sequence_number
         self.duplicates.commit()
 
     def rollback(self) -> None:
-        """Take back what happened since the last commit."""
+        """Undo the changes to the numbers and the duplicate history since the last commit."""
         self.next_sequence_number = self.committed_sequence_number
         self.duplicates.rollback()
 
-    # Coming in
+    # Sending
 
     def accept(self, message: IncomingMessage, now: datetime) -> tuple[int, MessageRecord | None]:
-        """Take a message in; returns its sequence number, and no entry for a duplicate.
+        """Add a message; return its sequence number and its record.
 
-        A duplicate is accepted and dropped: it gets the number of the message that it repeats.
+        A duplicate is dropped: it gets the sequence number of the message that it repeats, and no
+        record.
         """
         window = self.settings.duplicate_detection_window
         if window is not None and message.message_id is not None:
@@ -148,7 +149,7 @@ class QueueState:
         number = self._new_sequence_number()
         if window is not None and message.message_id is not None:
             self.duplicates.record(SeenMessageId(number, message.message_id, now))
-        later = message.scheduled_at is not None and message.scheduled_at > now
+        is_scheduled = message.scheduled_at is not None and message.scheduled_at > now
         record = MessageRecord(
             id=self._table.new_id(),
             queue=self.number,
@@ -156,30 +157,30 @@ class QueueState:
             enqueue_sequence_number=number,
             enqueued_at=now,
             size_bytes=message.size_bytes,
-            state=MessageState.SCHEDULED if later else MessageState.ACTIVE,
+            state=MessageState.SCHEDULED if is_scheduled else MessageState.ACTIVE,
             time_to_live=message.time_to_live,
             scheduled_at=message.scheduled_at,
-            expires_at=None if later else self._expiry(message.time_to_live, now),
+            expires_at=None if is_scheduled else self._expiry(message.time_to_live, now),
         )
         self._table.put(record)
         return number, record
 
     def cancel(self, sequence_numbers: Iterable[int]) -> None:
-        """Take scheduled messages out again, all or none; raises MessageNotFound."""
+        """Remove scheduled messages, all or none. Raises MessageNotFound."""
         for record in self._find(sequence_numbers, MessageState.SCHEDULED):
             self._table.remove(record.id)
 
-    # Going out
+    # Receiving
 
     def take(self, mode: ReceiveMode, now: datetime) -> MessageRecord | None:
-        """Hand out the first message that is ready."""
+        """Lock, or remove in receive-and-delete mode, the first ready message and return it."""
         number = self.index.ready.first()
         return None if number is None else self._assign(number, mode, now)
 
     def take_deferred(
         self, sequence_numbers: Iterable[int], mode: ReceiveMode, now: datetime
     ) -> list[MessageRecord]:
-        """Hand out deferred messages, all or none; raises MessageNotFound."""
+        """Lock or remove deferred messages, all or none. Raises MessageNotFound."""
         found = self._find(sequence_numbers, MessageState.DEFERRED)
         return [self._assign(record.sequence_number, mode, now) for record in found]
 
@@ -206,27 +207,31 @@ class QueueState:
     # Settling
 
     def complete(self, token: UUID, now: datetime) -> None:
-        """Let the message go."""
-        self._table.remove(self._locked(token, now).id)
+        """Remove a locked message. Raises MessageLockLost."""
+        self._table.remove(self._find_locked(token, now).id)
 
     def abandon(self, token: UUID, now: datetime) -> None:
-        """Give the message back as one whose delivery failed."""
-        self._give_back(self._locked(token, now), now, failed=True)
+        """Unlock a message and count its delivery as failed. Raises MessageLockLost."""
+        self._unlock(self._find_locked(token, now), now, failed=True)
 
     def release(self, token: UUID, now: datetime) -> None:
-        """Give the message back as one that was never looked at."""
-        self._give_back(self._locked(token, now), now, failed=False)
+        """Unlock a message without counting its delivery. Raises MessageLockLost."""
+        self._unlock(self._find_locked(token, now), now, failed=False)
 
     def defer(self, token: UUID, now: datetime) -> None:
-        """Set the message aside until it is asked for by its sequence number."""
-        record = self._locked(token, now)
-        self._give_back(replace(record, state=MessageState.DEFERRED), now, failed=False)
+        """Defer a locked message. Raises MessageLockLost."""
+        record = self._find_locked(token, now)
+        self._unlock(replace(record, state=MessageState.DEFERRED), now, failed=False)
 
     def dead_letter(
         self, token: UUID, reason: str | None, description: str | None, now: datetime
     ) -> None:
-        """Move the message to the dead-letter queue."""
-        record = self._locked(token, now)
+        """Move a locked message to the dead-letter queue.
+
+        Raises MessageLockLost, NotAllowed in a dead-letter queue, and ArgumentError for a text that
+        is too long or not valid Unicode.
+        """
+        record = self._find_locked(token, now)
         if self._dead_letter_state is None:
             raise NotAllowed("a message in a dead-letter queue cannot be dead-lettered")
         for text in (reason, description):
@@ -234,19 +239,19 @@ class QueueState:
                 continue
             if len(text) > _MAX_REASON_LENGTH:
                 raise ArgumentError(
-                    f"a dead-letter reason or description is over {_MAX_REASON_LENGTH} characters"
+                    f"a dead-letter reason or description exceeds {_MAX_REASON_LENGTH} characters"
                 )
             check_unicode(text)
         self._move_to_dead_letters(record, reason, description)
 
     def renew(self, tokens: Sequence[UUID], now: datetime) -> list[datetime]:
-        """Let the locks last for the lock duration from now on, all or none."""
+        """Extend locks to the lock duration from now, all or none. Raises MessageLockLost."""
         until = now + self.settings.lock_duration
-        for record in [self._locked(token, now) for token in tokens]:
-            self._table.put(replace(record, lock=Lock(self._token(record), until)))
+        for record in [self._find_locked(token, now) for token in tokens]:
+            self._table.put(replace(record, lock=Lock(self._lock_token(record), until)))
         return [until] * len(tokens)
 
-    def _locked(self, token: UUID, now: datetime) -> MessageRecord:
+    def _find_locked(self, token: UUID, now: datetime) -> MessageRecord:
         record = self.index.by_token.get(token)
         if record is None or record.lock is None or record.lock.until <= now:
             raise MessageLockLost(
@@ -255,23 +260,23 @@ class QueueState:
         return record
 
     @staticmethod
-    def _token(record: MessageRecord) -> UUID:
+    def _lock_token(record: MessageRecord) -> UUID:
         assert record.lock is not None
         return record.lock.token
 
-    # What happens by itself
+    # Timers
 
     def advance(self, record: MessageRecord, now: datetime) -> None:
-        """Do what is due: a lock or a time to live that is over, a scheduled message's start."""
+        """Apply what is due: expire a lock or a message, or activate a scheduled message."""
         if record.lock is not None:
-            self._give_back(record, now, failed=True)
+            self._unlock(record, now, failed=True)
         elif record.state is MessageState.SCHEDULED:
             self._activate(record, now)
         else:
             self._expire(record)
 
     def _activate(self, record: MessageRecord, now: datetime) -> None:
-        # As in Azure it joins the end of the queue, with the number and the time of this moment.
+        # As in Azure, it moves to the end of the queue with a new sequence number and time.
         self._table.put(
             replace(
                 record,
@@ -282,7 +287,7 @@ class QueueState:
             )
         )
 
-    def _give_back(self, record: MessageRecord, now: datetime, *, failed: bool) -> None:
+    def _unlock(self, record: MessageRecord, now: datetime, *, failed: bool) -> None:
         record = replace(record, lock=None, delivery_count=record.delivery_count + failed)
         limit = self.settings.max_delivery_count
         if failed and self._dead_letter_state is not None and record.delivery_count >= limit:
@@ -336,7 +341,7 @@ class QueueState:
 
 
 def check_unicode(text: str) -> None:
-    """Raise ArgumentError for a text that is not valid Unicode, which no database would take."""
+    """Raise ArgumentError if a text is not valid Unicode, which SQLite cannot store."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""What a queue is told when it is created, and the limits of the Standard tier."""
+"""The settings of a queue, with the limits of the Standard tier, and durations as text."""
 
 import re
 from dataclasses import dataclass
@@ -16,23 +16,23 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9_])?")
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """The properties of one queue; raises ArgumentError, naming the property, as Azure would."""
+    """The properties of a queue. Raises ArgumentError, naming the property, for a bad value."""
 
     name: str
     lock_duration: timedelta = timedelta(minutes=1)
     max_delivery_count: int = 10
     default_message_time_to_live: timedelta | None = None
-    """None means that messages without a time to live of their own never expire."""
+    """None: messages without their own time to live never expire."""
     dead_lettering_on_message_expiration: bool = False
     duplicate_detection_window: timedelta | None = None
-    """None means that duplicates are not looked for."""
+    """None: duplicates are not detected."""
     max_message_bytes: int = STANDARD_MESSAGE_BYTES
     max_size_bytes: int = 1024 * 1024 * 1024
     requires_session: bool = False
 
     def __post_init__(self) -> None:
         if len(self.name) > _MAX_NAME_LENGTH or not _NAME.fullmatch(self.name):
-            raise ArgumentError(f"Name: {self.name[:300]!r} is not a name for a queue")
+            raise ArgumentError(f"Name: {self.name[:300]!r} is not a valid queue name")
         if not timedelta(0) < self.lock_duration <= _MAX_LOCK_DURATION:
             raise self._refusal("LockDuration", "must be over 0 and at most 5 minutes")
         if not 1 <= self.max_delivery_count <= _MAX_DELIVERY_COUNT:
@@ -61,10 +61,10 @@ class QueueSettings:
 
 @dataclass(frozen=True, slots=True)
 class QueueCounts:
-    """How many messages a queue holds, by the names of Azure's runtime properties."""
+    """The numbers of messages in a queue, named like Azure's runtime properties."""
 
     active: int
-    """Waiting or locked."""
+    """Ready or locked."""
     deferred: int
     scheduled: int
     dead_letter: int
@@ -73,7 +73,7 @@ class QueueCounts:
 
     @property
     def total(self) -> int:
-        """All messages, those of the dead-letter queues included."""
+        """All messages, including those in the dead-letter queues."""
         return (
             self.active
             + self.deferred
@@ -91,11 +91,11 @@ _PATTERN = re.compile(
 )
 _UNITS = "days", "hours", "minutes", "seconds"
 UNBOUNDED = timedelta(days=10675199, hours=2, minutes=48, seconds=5, microseconds=477580)
-"""The longest duration in .NET, to the microsecond; it stands for "no limit"."""
+"""The longest duration in .NET to the microsecond, by which Azure means "no limit"."""
 
 
 def parse_duration(text: str) -> timedelta:
-    """Read a duration such as ``PT1M30S``; raises ValueError."""
+    """Parse an ISO 8601 duration such as `PT1M30S`. Raises ValueError."""
     match = _PATTERN.fullmatch(text)
     if match is None:
         raise ValueError(f"{text[:100]!r} is not an ISO 8601 duration such as PT1M or P14D")
@@ -110,11 +110,11 @@ def parse_duration(text: str) -> timedelta:
             microseconds=int(fraction[:6].ljust(6, "0")),
         )
     except OverflowError:
-        raise ValueError(f"{text[:100]!r} is too long a duration") from None
+        raise ValueError(f"{text[:100]!r} exceeds the longest duration") from None
 
 
 def format_duration(duration: timedelta) -> str:
-    """Write a duration that is not negative, such as ``P1DT2H3M4.5S``."""
+    """Format a duration that is not negative, such as `P1DT2H3M4.5S`."""
     minutes, seconds = divmod(duration.seconds, 60)
     hours, minutes = divmod(minutes, 60)
     date = f"{duration.days}D" if duration.days else ""

@@ -1,4 +1,4 @@
-"""The tables of a broker's database, and the refusal of a database that is not ours."""
+"""The broker's SQLite database. Committed changes survive a kill of the process."""
 
 import asyncio
 import json
@@ -21,9 +21,9 @@ APPLICATION_ID = 0x51554555
 SCHEMA_VERSION = 1
 _BUSY_SECONDS = 0.5
 
-# A message's row holds its content when that is small; otherwise the content has a row of its
-# own, because SQLite rewrites a whole row when a lock or a delivery count in it changes.
-# Sequence numbers need no index on disk: the broker finds rows by id, and reads them all once.
+# A small content is in its message's row. A large one has a row of its own, because SQLite
+# rewrites a whole row when its lock or its delivery count changes. Sequence numbers need no
+# index: the broker reads all rows once and then finds them by id.
 _TABLES = """
 CREATE TABLE queues (
     id INTEGER PRIMARY KEY,
@@ -67,10 +67,9 @@ CREATE TABLE sightings (
 
 
 def lock_database(database: Path) -> sqlite3.Connection:
-    """Make sure of being the only broker on this database, until the result is closed.
+    """Lock a file beside the database, so that one broker at a time uses it.
 
-    The claim is a lock on a file beside it, which the system lets go when the process dies.
-    Raises SchemaError.
+    The lock lasts until the returned connection is closed or the process ends. Raises SchemaError.
     """
     try:
         lock = sqlite3.connect(f"{database}.lock", timeout=_BUSY_SECONDS, isolation_level=None)
@@ -87,7 +86,7 @@ def lock_database(database: Path) -> sqlite3.Connection:
 
 
 def connect(database: Path) -> sqlite3.Connection:
-    """Open the database, and create its tables if the file is new; raises SchemaError."""
+    """Open the database and create its tables if it is new. Raises SchemaError."""
     connection = sqlite3.connect(database, isolation_level=None)
     try:
         _prepare(connection, database)
@@ -112,7 +111,7 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
         )
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute("PRAGMA wal_autocheckpoint=0")  # see checkpoint.py
+    connection.execute("PRAGMA wal_autocheckpoint=0")  # the Checkpointer does it
     if not tables:
         connection.executescript(
             f"BEGIN IMMEDIATE; {_TABLES}"
@@ -136,17 +135,17 @@ _DURATIONS = "lock_duration", "default_message_time_to_live", "duplicate_detecti
 
 
 def microseconds(at: datetime) -> int:
-    """Return an instant as the database holds it."""
+    """Return a time as microseconds since 1970."""
     return (at - _EPOCH) // _MICROSECOND
 
 
 def instant(since_epoch_us: int) -> datetime:
-    """Return an instant that the database holds."""
+    """Return the time of microseconds since 1970."""
     return _EPOCH + since_epoch_us * _MICROSECOND
 
 
 def insert_row(record: MessageRecord) -> tuple[object, ...]:
-    """Return the values of ``ENTRY_COLUMNS``."""
+    """Return the values of `RECORD_COLUMNS`."""
     return (
         record.id,
         record.queue,
@@ -167,7 +166,7 @@ def insert_row(record: MessageRecord) -> tuple[object, ...]:
 
 
 def update_row(record: MessageRecord) -> tuple[object, ...]:
-    """Return the values of ``UPDATED_COLUMNS``, then the id."""
+    """Return the values of `UPDATED_COLUMNS`, then the id."""
     return (
         record.queue,
         record.sequence_number,
@@ -184,7 +183,7 @@ def update_row(record: MessageRecord) -> tuple[object, ...]:
 
 
 def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
-    """Return the entry of a row of ``ENTRY_COLUMNS``."""
+    """Return the record of a row of `RECORD_COLUMNS`."""
     id_, queue, number, first_number, enqueued, size, state, count, ttl, *rest = row
     scheduled, expires, token, locked_until, reason, description = rest
     return MessageRecord(
@@ -206,7 +205,7 @@ def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
 
 
 def settings_text(settings: QueueSettings) -> str:
-    """Return a queue's settings as JSON, durations in microseconds."""
+    """Return a queue's settings as JSON, with durations in microseconds."""
     values: dict[str, Any] = {
         name: getattr(settings, name) for name in QueueSettings.__dataclass_fields__
     }
@@ -217,7 +216,7 @@ def settings_text(settings: QueueSettings) -> str:
 
 
 def settings_from_text(text: str) -> QueueSettings:
-    """Return the settings that ``settings_text`` wrote."""
+    """Return the settings that `settings_text` encoded."""
     values: dict[str, Any] = json.loads(text)
     for name in _DURATIONS:
         if values[name] is not None:
@@ -245,16 +244,16 @@ _UPDATE = f"UPDATE messages SET {UPDATED_COLUMNS} WHERE id=?"  # noqa: S608 - a 
 
 @dataclass(slots=True)
 class ChangeSet:
-    """Everything that one transaction writes."""
+    """The changes of one transaction."""
 
     inserted: list[tuple[MessageRecord, IncomingMessage]] = field(default_factory=list)
     updated: list[MessageRecord] = field(default_factory=list)
     deleted: list[MessageRecord] = field(default_factory=list)
     sequence_numbers: list[tuple[int, int]] = field(default_factory=list)
-    """Queue id and its next sequence number."""
+    """Queue id and next sequence number."""
     seen_ids: list[tuple[int, SeenMessageId]] = field(default_factory=list)
     forgotten_ids: list[tuple[int, int]] = field(default_factory=list)
-    """Queue and the sequence number through which its sightings go."""
+    """Queue id and the highest sequence number of the ids to remove."""
 
     def __bool__(self) -> bool:
         return bool(
@@ -269,7 +268,7 @@ class ChangeSet:
 
 @dataclass(frozen=True, slots=True)
 class StoredQueue:
-    """A queue as the database knows it."""
+    """A queue in the database."""
 
     id: int
     settings: QueueSettings
@@ -277,7 +276,7 @@ class StoredQueue:
 
 
 class MessageStore:
-    """Reads everything once, at the start, and from then on single contents only."""
+    """The database. All records are read once at the start, later only contents."""
 
     def __init__(self, database: Path) -> None:
         self._lock = lock_database(database)
@@ -288,11 +287,11 @@ class MessageStore:
             raise
 
     def trace(self, listener: Callable[[str], None] | None) -> None:
-        """Let a listener hear every statement."""
+        """Call a listener with every SQL statement, or stop with None."""
         self._connection.set_trace_callback(listener)
 
     def close(self) -> None:
-        """Close the database; what was committed is in it."""
+        """Close the database."""
         self._connection.close()
         self._lock.close()
 
@@ -304,7 +303,7 @@ class MessageStore:
         return [StoredQueue(id_, settings_from_text(text), number) for id_, text, number in rows]
 
     def save_queue(self, queue: StoredQueue) -> None:
-        """Create a queue, or change its settings."""
+        """Create a queue or change its settings."""
         self._connection.execute(
             "INSERT INTO queues VALUES (?,?,?)"
             " ON CONFLICT (id) DO UPDATE SET settings=excluded.settings",
@@ -312,7 +311,7 @@ class MessageStore:
         )
 
     def delete_queue(self, id_: int, numbers: range) -> None:
-        """Delete a queue and all that is in it, its dead letters too."""
+        """Delete a queue with its messages and those of its dead-letter queues."""
         bounds = numbers.start, numbers.stop
         in_queue = "queue >= ? AND queue < ?"
         with self._transaction() as connection:
@@ -327,12 +326,12 @@ class MessageStore:
     # Messages
 
     def records(self) -> Iterator[MessageRecord]:
-        """Yield all entries, in the order in which they were sent."""
+        """Yield all records in the order in which they were sent."""
         rows = self._connection.execute(f"SELECT {RECORD_COLUMNS} FROM messages ORDER BY id")  # noqa: S608 - a constant
         return map(record_from_row, rows)
 
     def seen_ids(self) -> Iterator[tuple[int, SeenMessageId]]:
-        """Yield all remembered message ids with their queues, in the order of their coming."""
+        """Yield the remembered message ids with their queues, oldest first."""
         rows = self._connection.execute(
             "SELECT queue, sequence_number, message_id, seen_at_us FROM sightings"
             " ORDER BY queue, sequence_number"
@@ -341,7 +340,7 @@ class MessageStore:
             yield queue, SeenMessageId(number, message_id, instant(seen_at_us))
 
     def content(self, id_: int) -> IncomingMessage:
-        """Read the content of a message that is there; raises StorageError."""
+        """Read the content of a message. Raises MessageStoreError."""
         try:
             sections = self._connection.execute(_CONTENT_IN_ROW, (id_,)).fetchone()
             if sections[-1] is None:
@@ -351,7 +350,10 @@ class MessageStore:
         return IncomingMessage(*sections)
 
     def apply(self, changes: ChangeSet) -> None:
-        """Write all changes, or, when sqlite3.Error is raised, none."""
+        """Write all changes in one transaction.
+
+        Raises sqlite3.Error and writes nothing if one of them fails.
+        """
         with self._transaction() as connection:
             if changes.inserted:
                 self._insert(connection, changes.inserted)
@@ -406,7 +408,7 @@ class MessageStore:
 
 
 class _Transaction:
-    """Commits at the end of the block; takes everything back when either fails."""
+    """Commits at the end of the block, and rolls back if the block or the commit fails."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -420,20 +422,20 @@ class _Transaction:
             if kind is None:
                 self._connection.execute("COMMIT")
         finally:
-            # SQLite itself rolls back on some errors, and stays in the transaction on others.
+            # SQLite rolls back by itself on some errors only.
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
 
 _COMMITS_BETWEEN = 500
 _LONGEST_LOG_PAGES = 16_000
-"""64 MiB. Past this, writers wait for a moment so that the log can start again."""
+"""64 MiB. Beyond this, writers wait until the log has been copied and restarts."""
 
 logger = logging.getLogger(__name__)
 
 
 class Checkpointer:
-    """Runs checkpoints in a thread: they wait for the disk, which a commit here never does."""
+    """Runs checkpoints in a thread, because they wait for the disk and commits do not."""
 
     def __init__(self, database: Path) -> None:
         self._database = database
@@ -441,7 +443,7 @@ class Checkpointer:
         self._running: asyncio.Future[None] | None = None
 
     def count_commit(self) -> None:
-        """Take note of a commit; every so many, a checkpoint begins."""
+        """Count a commit, and start a checkpoint after every 500."""
         self._commit_count += 1
         if self._commit_count < _COMMITS_BETWEEN or self._running is not None:
             return
@@ -451,7 +453,7 @@ class Checkpointer:
         self._running.add_done_callback(self._ended)
 
     async def close(self) -> None:
-        """Wait for the checkpoint that is running, if one is."""
+        """Wait for the running checkpoint, if there is one."""
         if self._running is not None:
             await self._running
 
@@ -460,12 +462,15 @@ class Checkpointer:
 
 
 def checkpoint(database: Path, longest_log_pages: int = _LONGEST_LOG_PAGES) -> None:
-    """Copy what can be copied at once; with a log that is too long, all of it."""
+    """Copy committed pages from the write-ahead log to the database.
+
+    Writers are blocked only if the log is longer than `longest_log_pages`.
+    """
     try:
         with closing(sqlite3.connect(database)) as connection:
             _, log_pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if log_pages > longest_log_pages:
                 connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
     except sqlite3.Error as error:
-        # Nothing is lost: the log keeps growing, and the next checkpoint tries again.
+        # Nothing is lost: the log grows and the next checkpoint tries again.
         logger.warning("the write-ahead log of %s could not be shortened: %s", database, error)

@@ -1,4 +1,4 @@
-"""The contents of messages: on disk, except those that will be wanted soon."""
+"""Write all changes of one tick of the event loop in one transaction, then act on them."""
 
 import asyncio
 import logging
@@ -20,10 +20,10 @@ CACHE_BYTES = 32 * 1024 * 1024
 
 
 class ContentCache:
-    """A bounded cache of contents, and those that are not on disk yet.
+    """The contents of recent messages, and those that are not written yet.
 
-    A deep queue costs memory for its entries only; a message that is received soon after it was
-    sent is never read back.
+    Other contents are read from the database. So a deep queue needs memory only for its records,
+    and a message that is received soon after it was sent is never read back.
     """
 
     def __init__(
@@ -36,22 +36,22 @@ class ContentCache:
         self._unwritten: dict[int, IncomingMessage] = {}
 
     def add(self, id_: int, content: IncomingMessage) -> None:
-        """Keep the content of a new message until it is written, at least."""
+        """Keep the content of a new message at least until it is written."""
         self._unwritten[id_] = content
 
     def get(self, id_: int) -> IncomingMessage:
-        """Return the content of a message that is there."""
+        """Return the content of a message."""
         content = self._unwritten.get(id_) or self._cached.get(id_)
         return self._read(id_) if content is None else content
 
     def discard(self, id_: int) -> None:
-        """Let go of the content of a message that is gone."""
+        """Remove the content of a message that was removed."""
         content = self._cached.pop(id_, None)
         if content is not None:
             self._cached_bytes -= content.size_bytes
 
     def commit(self, written: Iterable[int]) -> None:
-        """Take note that these contents are on disk now, and that no others are wanted."""
+        """Move the written contents to the cache and drop the other unwritten ones."""
         for id_ in written:
             content = self._unwritten[id_]
             self._cached[id_] = content
@@ -62,7 +62,7 @@ class ContentCache:
             self._cached_bytes -= oldest.size_bytes
 
     def rollback(self) -> None:
-        """Forget the contents that did not reach the disk."""
+        """Drop the contents that were not written."""
         self._unwritten.clear()
 
 
@@ -75,11 +75,12 @@ logger = logging.getLogger(__name__)
 
 
 class TransactionManager:
-    """Groups changes into transactions, and does by itself what the time demands.
+    """Groups the changes of one tick into a transaction, and applies what is due.
 
-    Callers change states at once and wait for ``committed``. At the end of the tick the turn
-    hands ready messages to willing receivers, writes everything, and only then tells anyone. If
-    the write fails, memory goes back to what the disk holds.
+    Callers change queue states at once and await `wait_until_committed`. At the end of the tick a
+    transaction assigns ready messages to receivers and writes all changes. After the commit it
+    wakes the callers and delivers the messages. If the write fails, memory is rolled back and the
+    callers get MessageStoreError.
     """
 
     def __init__(self, database: Path, clock: Clock) -> None:
@@ -99,21 +100,21 @@ class TransactionManager:
         self._closed = False
 
     def add(self, state: QueueState) -> Dispatcher:
-        """Take a queue in; its messages are handed out through the dispatcher."""
+        """Add a queue and return its dispatcher."""
         dispatcher = Dispatcher(state, self._schedule_transaction)
         self._states[state.number] = state
         self._dispatchers[state.number] = dispatcher
         return dispatcher
 
     def remove(self, numbers: range) -> None:
-        """Forget queues with all that is in them, outside any transaction."""
+        """Remove queues with all their messages, outside any transaction."""
         for number in numbers:
             del self._states[number]
             self._dispatchers.pop(number).close()
             self.table.drop_queue(number)
 
     def load(self) -> None:
-        """Read what the database holds of the queues, and do what fell due meanwhile."""
+        """Read all messages from the database and apply what became due meanwhile."""
         for record in self.store.records():
             self.table.load(record)
         for number, seen_id in self.store.seen_ids():
@@ -121,7 +122,7 @@ class TransactionManager:
         self.tick()
 
     def begin(self) -> datetime:
-        """Start a change: returns the time, with everything done that was due before it."""
+        """Apply everything that is due and return the time. Raises BrokerClosed."""
         if self._closed:
             raise BrokerClosed("the broker is closed")
         now = self.clock.now()
@@ -130,28 +131,28 @@ class TransactionManager:
         return now
 
     def mark_changed(self, state: QueueState) -> None:
-        """Take note that more than the entries of a queue changes in this turn."""
+        """Note that a queue's numbers or duplicate history may change in this tick."""
         self._changed.add(state)
 
     async def wait_until_committed(self) -> None:
-        """Wait until the changes so far are durable; raises StorageError if they are undone."""
+        """Wait until the changes so far are durable. Raises MessageStoreError if they are not."""
         waiter = self._loop.create_future()
         self._waiters.append(waiter)
         await waiter
 
     def flush(self) -> None:
-        """Write what this tick has changed so far, so that what is read next is durable."""
+        """Write the changes of this tick now."""
         if self._transaction_handle is not None:
             self._transaction_handle.cancel()
             self._run_transaction()
 
     def tick(self) -> None:
-        """Do what is due now, and be done with it."""
+        """Apply and write what is due now."""
         self.begin()
         self.flush()
 
     async def close(self) -> None:
-        """Write what is left and close the database."""
+        """Write all changes and close the database."""
         await self._checkpointer.close()
         if self._closed:
             return
@@ -163,7 +164,7 @@ class TransactionManager:
         self.store.close()
 
     def build_delivery(self, record: MessageRecord) -> Delivery:
-        """Return an entry that was handed out as its receiver gets it."""
+        """Return the delivery of an assigned message."""
         message = record.with_content(self.contents.get(record.id))
         if record.lock is None:
             return Delivery(message, None, None)
@@ -173,7 +174,7 @@ class TransactionManager:
         try:
             subscription.deliver(delivery)
         except Exception:
-            logger.exception("a receiver failed to take a message, which stays locked")
+            logger.exception("a receiver failed to take a delivery; the message stays locked")
 
     def _schedule_transaction(self) -> None:
         if self._transaction_handle is None and not self._closed:
@@ -193,7 +194,7 @@ class TransactionManager:
         assignments: list[Assignment] = []
         try:
             self._assign(assignments)
-            # Before the write: a message that is received and deleted is gone after it.
+            # Read contents before the commit, which removes them in receive-and-delete mode.
             deliveries = [
                 (each.subscription, self.build_delivery(each.record)) for each in assignments
             ]
@@ -254,7 +255,7 @@ class TransactionManager:
                 state.duplicates.mark_purged()
         self._changed.clear()
         if changes and self._failing:
-            logger.info("the broker's database can be written again")
+            logger.info("the broker's database is writable again")
             self._failing = False
             self._schedule_transaction()
 
@@ -281,7 +282,7 @@ class TransactionManager:
         self._failing = True
         self._set_timer(_RETRY_SECONDS)
 
-    # The timer: one for the whole broker
+    # The broker's only timer
 
     def _set_next_timer(self) -> None:
         due_at = self.table.next_due_at()
@@ -291,14 +292,14 @@ class TransactionManager:
     def _set_timer(self, seconds: float) -> None:
         when = self._loop.time() + min(seconds + 0.001, _LONGEST_SLEEP_SECONDS)
         if self._timer is not None:
-            # Waking too early costs one look at the agenda; moving the timer at every settlement
+            # Waking early costs one look at the timers; moving the timer at every settlement
             # would cost more.
             if self._timer.when() <= when:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._wake)
+        self._timer = self._loop.call_at(when, self._on_timer)
 
-    def _wake(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         self._failing = False
         self.tick()

@@ -186,5 +186,5 @@ async def test_a_directory_is_used_by_one_process(world: World) -> None:
 
 async def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite3").write_bytes(b"something else" * 1000)
-    with pytest.raises(SettingError, match="not our index"):
+    with pytest.raises(SettingError, match="not an index of this program"):
         BlobStore(tmp_path, HeldClock()).open()

@@ -156,11 +156,11 @@ def test_a_mutilated_value_is_a_value_or_a_decode_error(value: Any, data: st.Dat
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"", "end"),
+        (b"", "incomplete"),
         (b"\x3f", "format code"),
-        (b"\x40\x40", "after"),
+        (b"\x40\x40", "follow"),
         (b"\x56\x02", "boolean"),
-        (b"\xa1\x05abc", "end"),
+        (b"\xa1\x05abc", "incomplete"),
         (b"\xa1\x01\xff", "encoding"),
         (b"\xa3\x01\x80", "encoding"),
         (b"\xc0\x02\x02\x40\x40", "size"),

@@ -71,10 +71,10 @@ def test_a_longer_head_is_skipped() -> None:
 @pytest.mark.parametrize(
     ("head", "why"),
     [
-        ("00000201 02 00 0000", "over 512"),
-        ("00000007 02 00 0000", "too small"),
-        ("00000008 01 00 0000", "too small"),
-        ("00000008 03 00 0000", "larger than the frame"),
+        ("00000201 02 00 0000", "exceeds the limit of 512"),
+        ("00000007 02 00 0000", "data offset"),
+        ("00000008 01 00 0000", "data offset"),
+        ("00000008 03 00 0000", "data offset"),
         ("00000008 02 02 0000", "type"),
     ],
 )

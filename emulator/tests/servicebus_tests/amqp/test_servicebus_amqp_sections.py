@@ -155,7 +155,7 @@ def test_a_batch_is_as_many_messages() -> None:
     messages = read_messages(batch, BATCH_FORMAT)
     assert [each.message_id for each in messages] == ["one", "two"]
     assert messages[0].bare == one
-    with pytest.raises(MessageFault, match="no messages"):
+    with pytest.raises(MessageFault, match="at least one message"):
         read_messages(encode_section(VALUE, "x"), BATCH_FORMAT)
     with pytest.raises(MessageFault, match="not supported"):
         read_messages(BODY, 1)
@@ -179,9 +179,9 @@ def test_long_and_named_descriptors_are_made_short() -> None:
     ("payload", "why"),
     [
         (b"\x40", "no descriptor"),
-        (b"\x00", "end"),
+        (b"\x00", "incomplete"),
         (b"\x00\x53\x75", "unknown or empty"),
-        (b"\x00\x53\x75\xa0\x05ab", "end"),
+        (b"\x00\x53\x75\xa0\x05ab", "incomplete"),
         (encode_section(0x79, 1), "unknown"),
         (encode_section(VALUE, 1) * 2, "more than one kind"),
         (BODY + encode_section(VALUE, 1), "more than one kind"),

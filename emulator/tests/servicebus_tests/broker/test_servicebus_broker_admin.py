@@ -70,7 +70,7 @@ async def test_a_file_is_not_read_for_anyone(client: httpx.AsyncClient) -> None:
 async def test_a_body_without_end_is_refused(client: httpx.AsyncClient) -> None:
     response = await client.put("/made", content=b"<" * 70_000)
     assert response.status_code == 400
-    assert "the body is over 65536 bytes" in response.text
+    assert "the body exceeds 65536 bytes" in response.text
 
 
 @pytest.mark.parametrize(

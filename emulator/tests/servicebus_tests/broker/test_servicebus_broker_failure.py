@@ -93,10 +93,10 @@ async def test_the_timer_tries_again(tmp_path: Path) -> None:
     connection.execute("PRAGMA query_only=1")
     inbox = world.receiver(credit=1)
     for _ in range(3):
-        world.broker._transactions._wake()
+        world.broker._transactions._on_timer()
         assert inbox.subscription.credit == 1
     connection.execute("PRAGMA query_only=0")
-    world.broker._transactions._wake()
+    world.broker._transactions._on_timer()
     assert inbox.bodies == ["a"]
     await world.broker.close()
 

@@ -128,7 +128,7 @@ class BrokerMachine(RuleBasedStateMachine):
         else:
             assert known
         self._refuse_writes(False)
-        self.world.broker._transactions._wake()
+        self.world.broker._transactions._on_timer()
 
     @rule(
         target=held,
