@@ -64,7 +64,7 @@ def run_azurite(folder: Path, data: Path) -> Iterator[Server]:
 
 
 def azurite_program(folder: Path) -> Path:
-    """Where ``install_azurite`` puts the program."""
+    """Return the path of the program that `install_azurite` installs."""
     return folder / "node_modules" / ".bin" / "azurite-blob"
 
 

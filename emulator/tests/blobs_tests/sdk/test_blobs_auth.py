@@ -39,7 +39,7 @@ async def refusal(attempt: Any) -> HttpResponseError:
     return refused.value
 
 
-async def test_a_signature_reads(server: Server, sdk: str, blob: Any) -> None:
+async def test_a_sas_for_reading_reads_a_blob(server: Server, sdk: str, blob: Any) -> None:
     async with connect(sdk, server.url, blob_sas(blob, "r")) as service:
         reader = service.get_blob_client(blob.container_name, blob.blob_name)
         assert await (await reader.download_blob()).readall() == b"content"
@@ -54,13 +54,15 @@ async def test_a_signature_reads(server: Server, sdk: str, blob: Any) -> None:
             assert code_of(refused) == "AuthorizationPermissionMismatch"
 
 
-async def test_a_signature_is_for_one_blob(server: Server, sdk: str, blob: Any) -> None:
+async def test_a_sas_for_one_blob_does_not_read_another(
+    server: Server, sdk: str, blob: Any
+) -> None:
     async with connect(sdk, server.url, blob_sas(blob, "r")) as service:
         other = service.get_blob_client(blob.container_name, "another")
         assert (await refusal(other.download_blob())).status_code == 403
 
 
-async def test_a_signature_writes(server: Server, sdk: str, blob: Any) -> None:
+async def test_a_sas_for_writing_writes_a_blob(server: Server, sdk: str, blob: Any) -> None:
     async with connect(sdk, server.url, blob_sas(blob, "w")) as service:
         writer = service.get_blob_client(blob.container_name, blob.blob_name)
         await writer.upload_blob(b"second", overwrite=True)
@@ -69,7 +71,9 @@ async def test_a_signature_writes(server: Server, sdk: str, blob: Any) -> None:
     assert await (await blob.download_blob()).readall() == b"second"
 
 
-async def test_a_signature_creates(server: Server, sdk: str, container: Any) -> None:
+async def test_a_sas_for_creating_does_not_overwrite(
+    server: Server, sdk: str, container: Any
+) -> None:
     blob = container.get_blob_client("new")
     async with connect(sdk, server.url, blob_sas(blob, "c")) as service:
         creator = service.get_blob_client(blob.container_name, blob.blob_name)
@@ -78,7 +82,7 @@ async def test_a_signature_creates(server: Server, sdk: str, container: Any) -> 
     assert await (await blob.download_blob()).readall() == b"first"
 
 
-async def test_a_signature_replaces_response_headers(server: Server, sdk: str, blob: Any) -> None:
+async def test_a_sas_replaces_response_headers(server: Server, sdk: str, blob: Any) -> None:
     sas = blob_sas(blob, "r", content_type="text/x-test", content_disposition="attachment")
     async with connect(sdk, server.url, sas) as service:
         reader = service.get_blob_client(blob.container_name, blob.blob_name)
@@ -100,7 +104,7 @@ async def test_a_signature_replaces_response_headers(server: Server, sdk: str, b
         ),
     ],
 )
-async def test_a_signature_that_does_not_hold_is_refused(
+async def test_an_invalid_sas_is_refused(
     server: Server, sdk: str, blob: Any, more: dict[str, Any]
 ) -> None:
     async with connect(sdk, server.url, blob_sas(blob, "r", **more)) as service:
@@ -108,7 +112,7 @@ async def test_a_signature_that_does_not_hold_is_refused(
         assert (await refusal(reader.download_blob())).status_code == 403
 
 
-async def test_a_signature_may_name_its_times_and_origin(
+async def test_a_sas_with_times_and_address_range_is_accepted(
     server: Server, sdk: str, blob: Any
 ) -> None:
     now = datetime.now(UTC)
@@ -118,7 +122,7 @@ async def test_a_signature_may_name_its_times_and_origin(
         assert await (await reader.download_blob()).readall() == b"content"
 
 
-async def test_a_signature_that_was_widened_is_refused(server: Server, sdk: str, blob: Any) -> None:
+async def test_a_sas_with_added_permissions_is_refused(server: Server, sdk: str, blob: Any) -> None:
     widened = blob_sas(blob, "r").replace("sp=r", "sp=rwd")
     async with connect(sdk, server.url, widened) as service:
         client = service.get_blob_client(blob.container_name, blob.blob_name)
@@ -126,7 +130,7 @@ async def test_a_signature_that_was_widened_is_refused(server: Server, sdk: str,
         assert code_of(refused) in {"AuthenticationFailed", "AuthorizationFailure"}
 
 
-async def test_a_signature_for_a_container_lists(server: Server, sdk: str, blob: Any) -> None:
+async def test_a_container_sas_lists_blobs(server: Server, sdk: str, blob: Any) -> None:
     sas = generate_container_sas(
         ACCOUNT,
         blob.container_name,
@@ -143,7 +147,7 @@ async def test_a_signature_for_a_container_lists(server: Server, sdk: str, blob:
         assert (await refusal(container.delete_container())).status_code == 403
 
 
-async def test_a_signature_for_a_blob_does_not_list(server: Server, sdk: str, blob: Any) -> None:
+async def test_a_blob_sas_does_not_list_blobs(server: Server, sdk: str, blob: Any) -> None:
     async with connect(sdk, server.url, blob_sas(blob, "r")) as service:
         container = service.get_container_client(blob.container_name)
         with pytest.raises(HttpResponseError) as refused:
@@ -154,7 +158,7 @@ async def test_a_signature_for_a_blob_does_not_list(server: Server, sdk: str, bl
 @pytest.mark.parametrize(
     ("resources", "permission"), [("sco", "rwdlac"), ("sc", "rwdlac"), ("sco", "l")]
 )
-async def test_a_signature_for_the_account_is_bounded(
+async def test_an_account_sas_permits_only_its_resource_types(
     server: Server, sdk: str, blob: Any, resources: str, permission: str
 ) -> None:
     sas = generate_account_sas(ACCOUNT, KEY, resources, permission, datetime.now(UTC) + HOUR)
@@ -177,7 +181,7 @@ async def test_a_wrong_key_is_refused(server: Server, sdk: str, container: Any) 
         assert refused.value.status_code == 403
 
 
-async def test_nobody_goes_without_a_name(server: Server, sdk: str, blob: Any) -> None:
+async def test_an_anonymous_request_is_refused(server: Server, sdk: str, blob: Any) -> None:
     async with connect(sdk, server.url) as service:
         stranger = service.get_blob_client(blob.container_name, blob.blob_name)
         for attempt in (stranger.download_blob(), stranger.upload_blob(b"x", overwrite=True)):

@@ -16,7 +16,7 @@ SIZES = [0, 1, 1000, 32 * 1024, 32 * 1024 + 1, 500_000, 1024 * 1024]
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_content_comes_back_as_it_went(container: Any, size: int) -> None:
+async def test_a_blob_has_the_content_that_was_uploaded(container: Any, size: int) -> None:
     content = os.urandom(size)
     blob = container.get_blob_client("blob")
     await blob.upload_blob(content)
@@ -27,7 +27,7 @@ async def test_content_comes_back_as_it_went(container: Any, size: int) -> None:
     assert properties.content_settings.content_md5 == hashlib.md5(content).digest()
 
 
-async def test_a_new_blob_has_the_properties_it_was_given(container: Any) -> None:
+async def test_a_new_blob_has_the_given_properties(container: Any) -> None:
     settings = ContentSettings(
         content_type="image/png",
         content_encoding="identity",
@@ -57,13 +57,13 @@ async def test_a_new_blob_has_the_properties_it_was_given(container: Any) -> Non
     assert (await (await blob.download_blob()).readall()) == b"content"
 
 
-async def test_the_default_type_is_a_stream_of_octets(container: Any) -> None:
+async def test_the_default_content_type_is_octet_stream(container: Any) -> None:
     await container.upload_blob("blob", b"content")
     found = await container.get_blob_client("blob").get_blob_properties()
     assert found.content_settings.content_type == "application/octet-stream"
 
 
-async def test_a_blob_is_not_overwritten_unless_asked(container: Any) -> None:
+async def test_an_upload_without_overwrite_keeps_the_existing_blob(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(b"first")
     with pytest.raises(ResourceExistsError) as refused:
@@ -76,7 +76,9 @@ async def test_a_blob_is_not_overwritten_unless_asked(container: Any) -> None:
 
 @pytest.mark.parametrize("size", [1000, 500_000])
 @pytest.mark.parametrize(("offset", "length"), [(0, 1), (10, 20), (999, 1), (900, 5000), (1, None)])
-async def test_a_range_is_read(container: Any, size: int, offset: int, length: int | None) -> None:
+async def test_a_range_of_a_blob_is_read(
+    container: Any, size: int, offset: int, length: int | None
+) -> None:
     content = os.urandom(size)
     blob = container.get_blob_client("blob")
     await blob.upload_blob(content)
@@ -96,7 +98,9 @@ async def test_a_range_beyond_the_end_is_refused(container: Any) -> None:
 
 
 @pytest.mark.parametrize("validate", [True, "md5"])
-async def test_checksums_are_checked_both_ways(container: Any, validate: bool | str) -> None:
+async def test_checksums_are_verified_for_uploads_and_downloads(
+    container: Any, validate: bool | str
+) -> None:
     content = os.urandom(700_000)
     blob = container.get_blob_client("blob")
     await blob.upload_blob(content, validate_content=validate)
@@ -104,7 +108,7 @@ async def test_checksums_are_checked_both_ways(container: Any, validate: bool | 
     assert await download.readall() == content[100:600_100]
 
 
-async def test_properties_are_replaced_as_a_whole(container: Any) -> None:
+async def test_setting_properties_replaces_all_of_them(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(b"content", content_settings=ContentSettings(cache_control="no-store"))
     before = await blob.get_blob_properties()
@@ -117,7 +121,7 @@ async def test_properties_are_replaced_as_a_whole(container: Any) -> None:
     assert await (await blob.download_blob()).readall() == b"content"
 
 
-async def test_metadata_is_replaced_as_a_whole(container: Any) -> None:
+async def test_setting_metadata_replaces_all_of_it(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(b"content", metadata={"a": "1"})
     await blob.set_blob_metadata({"b": "2"})
@@ -127,14 +131,14 @@ async def test_metadata_is_replaced_as_a_whole(container: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["with-hyphen", "1digit", "with space"])
-async def test_metadata_names_are_identifiers(container: Any, name: str) -> None:
+async def test_a_metadata_name_must_be_an_identifier(container: Any, name: str) -> None:
     with pytest.raises(HttpResponseError) as refused:
         await container.upload_blob("blob", b"", metadata={name: "value"})
     assert refused.value.status_code == 400
 
 
 @pytest.mark.azurite_differs("it takes metadata over 8 KiB")
-async def test_metadata_has_a_limit(container: Any) -> None:
+async def test_metadata_over_the_limit_is_refused(container: Any) -> None:
     with pytest.raises(HttpResponseError) as refused:
         await container.upload_blob("blob", b"", metadata={"large": "x" * 9000})
     assert refused.value.status_code == 400
@@ -156,7 +160,7 @@ async def test_a_missing_blob_is_not_found(container: Any) -> None:
         assert code_of(refused.value) == "BlobNotFound"
 
 
-async def test_a_deleted_blob_is_gone(container: Any) -> None:
+async def test_a_deleted_blob_is_not_found(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(os.urandom(100_000))
     await blob.delete_blob(delete_snapshots="include")
@@ -179,7 +183,7 @@ async def test_a_deleted_blob_is_gone(container: Any) -> None:
         "x" * 1024,
     ],
 )
-async def test_any_name_may_be_given(container: Any, name: str) -> None:
+async def test_a_blob_name_may_have_any_characters(container: Any, name: str) -> None:
     await container.upload_blob(name, name.encode(), metadata={"a": "1"})
     download = await container.get_blob_client(name).download_blob()
     assert await download.readall() == name.encode()
@@ -188,13 +192,13 @@ async def test_any_name_may_be_given(container: Any, name: str) -> None:
     assert [blob.name async for blob in container.list_blobs()] == []
 
 
-async def test_a_backslash_is_a_slash(container: Any) -> None:
+async def test_a_backslash_in_a_name_becomes_a_slash(container: Any) -> None:
     await container.upload_blob("back\\slash", b"content")
     assert [blob.name async for blob in container.list_blobs()] == ["back/slash"]
     assert await (await container.download_blob("back/slash")).readall() == b"content"
 
 
-async def test_names_differ_by_case(container: Any) -> None:
+async def test_blob_names_are_case_sensitive(container: Any) -> None:
     await container.upload_blob("name", b"lower")
     await container.upload_blob("NAME", b"upper")
     assert await (await container.download_blob("name")).readall() == b"lower"

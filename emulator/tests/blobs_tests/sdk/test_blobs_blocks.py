@@ -21,7 +21,9 @@ def block_id(number: int) -> str:
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-async def test_a_large_upload_comes_back_as_it_went(container: Any, concurrency: int) -> None:
+async def test_a_large_blob_has_the_content_that_was_uploaded(
+    container: Any, concurrency: int
+) -> None:
     content = os.urandom(5 * MIB + 12345)
     blob = container.get_blob_client("large")
     answer = await blob.upload_blob(
@@ -35,7 +37,7 @@ async def test_a_large_upload_comes_back_as_it_went(container: Any, concurrency:
         assert await part.readall() == content[offset : offset + length]
 
 
-async def test_a_large_upload_does_not_overwrite(container: Any) -> None:
+async def test_a_large_upload_without_overwrite_keeps_the_existing_blob(container: Any) -> None:
     blob = container.get_blob_client("large")
     await blob.upload_blob(b"small")
     with pytest.raises(ResourceExistsError) as refused:
@@ -44,7 +46,7 @@ async def test_a_large_upload_does_not_overwrite(container: Any) -> None:
     assert await (await blob.download_blob()).readall() == b"small"
 
 
-async def test_blocks_are_committed_in_the_order_of_the_list(container: Any) -> None:
+async def test_a_blob_has_its_blocks_in_the_order_of_the_block_list(container: Any) -> None:
     blob = container.get_blob_client("blocks")
     for number in range(4):
         await blob.stage_block(block_id(number), str(number).encode() * 3)
@@ -67,7 +69,7 @@ async def test_blocks_are_committed_in_the_order_of_the_list(container: Any) -> 
     assert uncommitted == []
 
 
-async def test_committed_and_new_blocks_are_mixed(container: Any) -> None:
+async def test_a_block_list_may_mix_committed_and_new_blocks(container: Any) -> None:
     blob = container.get_blob_client("blocks")
     for number in range(3):
         await blob.stage_block(block_id(number), b"old" + str(number).encode())
@@ -80,7 +82,7 @@ async def test_committed_and_new_blocks_are_mixed(container: Any) -> None:
     assert await (await blob.download_blob()).readall() == b"old2new1"
 
 
-async def test_a_block_that_is_staged_twice_is_the_later_one(container: Any) -> None:
+async def test_a_block_staged_twice_has_the_later_content(container: Any) -> None:
     blob = container.get_blob_client("blocks")
     await blob.stage_block(block_id(0), b"first")
     await blob.stage_block(block_id(0), b"later")
@@ -88,7 +90,7 @@ async def test_a_block_that_is_staged_twice_is_the_later_one(container: Any) -> 
     assert await (await blob.download_blob()).readall() == b"later"
 
 
-async def test_an_unknown_block_is_refused(container: Any) -> None:
+async def test_a_block_list_with_an_unknown_block_is_refused(container: Any) -> None:
     blob = container.get_blob_client("blocks")
     await blob.stage_block(block_id(0), b"known")
     with pytest.raises(HttpResponseError) as refused:
@@ -99,7 +101,7 @@ async def test_an_unknown_block_is_refused(container: Any) -> None:
     assert [block.id for block in uncommitted] == [block_id(0)]
 
 
-async def test_ids_of_one_blob_have_one_length(container: Any) -> None:
+async def test_block_ids_of_one_blob_must_have_the_same_length(container: Any) -> None:
     blob = container.get_blob_client("blocks")
     await blob.stage_block(block_id(0), b"content")
     with pytest.raises(HttpResponseError) as refused:
@@ -109,7 +111,7 @@ async def test_ids_of_one_blob_have_one_length(container: Any) -> None:
 
 
 @pytest.mark.azurite_differs("it keeps staged blocks though the blob was put meanwhile")
-async def test_putting_the_blob_forgets_its_staged_blocks(container: Any) -> None:
+async def test_put_blob_discards_uncommitted_blocks(container: Any) -> None:
     blob = container.get_blob_client("blocks")
     await blob.stage_block(block_id(0), b"content")
     await blob.upload_blob(b"whole")
@@ -118,7 +120,7 @@ async def test_putting_the_blob_forgets_its_staged_blocks(container: Any) -> Non
     assert code_of(refused.value) == "InvalidBlockList"
 
 
-async def test_an_empty_list_makes_an_empty_blob(container: Any) -> None:
+async def test_an_empty_block_list_makes_an_empty_blob(container: Any) -> None:
     blob = container.get_blob_client("empty")
     await blob.commit_block_list([])
     assert await (await blob.download_blob()).readall() == b""

@@ -28,7 +28,7 @@ async def blob(container: Any) -> Any:
     return client
 
 
-async def test_exactly_one_of_many_creates_wins(container: Any) -> None:
+async def test_exactly_one_of_many_conditional_creates_succeeds(container: Any) -> None:
     async def create(number: int) -> int | None:
         try:
             await container.upload_blob("claim", str(number).encode())
@@ -46,7 +46,7 @@ async def test_exactly_one_of_many_creates_wins(container: Any) -> None:
     assert await download.readall() == str(winners[0]).encode()
 
 
-async def test_a_write_takes_the_current_tag(blob: Any) -> None:
+async def test_a_write_with_the_current_etag_succeeds(blob: Any) -> None:
     etag = (await blob.get_blob_properties()).etag
     unchanged = {"etag": etag, "match_condition": MatchConditions.IfNotModified}
     await blob.upload_blob(b"second", overwrite=True, **unchanged)
@@ -62,14 +62,14 @@ async def test_a_write_takes_the_current_tag(blob: Any) -> None:
     assert await (await blob.download_blob()).readall() == b"second"
 
 
-async def test_a_write_may_ask_for_any_tag_but_one(blob: Any) -> None:
+async def test_a_write_with_if_none_match_fails_for_that_etag(blob: Any) -> None:
     etag = (await blob.get_blob_properties()).etag
     with pytest.raises(ResourceModifiedError):
         await blob.delete_blob(etag=etag, match_condition=MatchConditions.IfModified)
     await blob.delete_blob(etag=OTHER, match_condition=MatchConditions.IfModified)
 
 
-async def test_a_write_over_nothing_has_no_tag_to_match(container: Any) -> None:
+async def test_a_write_with_if_match_fails_for_a_missing_blob(container: Any) -> None:
     blob = container.get_blob_client("missing")
     with pytest.raises(HttpResponseError) as refused:
         await blob.upload_blob(
@@ -81,7 +81,7 @@ async def test_a_write_over_nothing_has_no_tag_to_match(container: Any) -> None:
         await blob.delete_blob(etag=OTHER, match_condition=MatchConditions.IfNotModified)
 
 
-async def test_a_write_may_ask_for_a_time(blob: Any) -> None:
+async def test_a_write_obeys_modified_since_conditions(blob: Any) -> None:
     modified = (await blob.get_blob_properties()).last_modified
     await blob.set_blob_metadata({"a": "1"}, if_unmodified_since=modified + HOUR)
     with pytest.raises(ResourceModifiedError):
@@ -93,7 +93,7 @@ async def test_a_write_may_ask_for_a_time(blob: Any) -> None:
 
 
 @pytest.mark.parametrize("read", ["download_blob", "get_blob_properties"])
-async def test_a_read_may_ask_for_a_tag(blob: Any, read: str) -> None:
+async def test_a_read_obeys_etag_conditions(blob: Any, read: str) -> None:
     ask = getattr(blob, read)
     etag = (await blob.get_blob_properties()).etag
     await ask(etag=etag, match_condition=MatchConditions.IfNotModified)
@@ -107,7 +107,7 @@ async def test_a_read_may_ask_for_a_tag(blob: Any, read: str) -> None:
 
 
 @pytest.mark.parametrize("read", ["download_blob", "get_blob_properties"])
-async def test_a_read_may_ask_for_a_time(blob: Any, read: str) -> None:
+async def test_a_read_obeys_modified_since_conditions(blob: Any, read: str) -> None:
     ask = getattr(blob, read)
     modified = (await blob.get_blob_properties()).last_modified
     await ask(if_modified_since=modified - HOUR)
@@ -119,7 +119,7 @@ async def test_a_read_may_ask_for_a_time(blob: Any, read: str) -> None:
         await ask(if_unmodified_since=modified - HOUR)
 
 
-async def test_a_container_is_deleted_on_condition(container: Any) -> None:
+async def test_deleting_a_container_obeys_conditions(container: Any) -> None:
     modified = (await container.get_container_properties()).last_modified
     with pytest.raises(ResourceModifiedError):
         await container.delete_container(if_unmodified_since=modified - HOUR)

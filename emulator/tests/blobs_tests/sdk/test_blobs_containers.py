@@ -23,7 +23,7 @@ async def test_a_container_is_created_described_and_deleted(service: Any) -> Non
     assert not await container.exists()
 
 
-async def test_a_name_is_taken_once(container: Any) -> None:
+async def test_creating_an_existing_container_fails(container: Any) -> None:
     with pytest.raises(ResourceExistsError) as refused:
         await container.create_container()
     assert code_of(refused.value) == "ContainerAlreadyExists"
@@ -51,7 +51,7 @@ async def test_a_blob_in_a_missing_container_is_not_found(service: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["UPPER", "two--hyphens", "-first", "under_score", "last-"])
-async def test_a_bad_name_is_refused(service: Any, name: str) -> None:
+async def test_an_invalid_container_name_is_refused(service: Any, name: str) -> None:
     with pytest.raises(HttpResponseError) as refused:
         await service.create_container(name)
     assert refused.value.status_code == 400
@@ -59,14 +59,14 @@ async def test_a_bad_name_is_refused(service: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ab", "a" * 64])
-async def test_a_name_of_a_bad_length_is_refused(service: Any, name: str) -> None:
+async def test_a_container_name_of_invalid_length_is_refused(service: Any, name: str) -> None:
     with pytest.raises(HttpResponseError) as refused:
         await service.create_container(name)
     assert refused.value.status_code == 400
     assert code_of(refused.value) == "OutOfRangeInput"
 
 
-async def test_metadata_is_replaced_as_a_whole(container: Any) -> None:
+async def test_setting_metadata_replaces_all_of_it(container: Any) -> None:
     await container.set_container_metadata({"a": "1", "b": "2"})
     before = await container.get_container_properties()
     await container.set_container_metadata({"c": "3"})
@@ -107,7 +107,7 @@ async def test_deleting_a_container_deletes_its_blobs(service: Any) -> None:
     await again.delete_container()
 
 
-async def test_the_account_says_what_it_is(service: Any) -> None:
+async def test_account_information_names_sku_and_kind(service: Any) -> None:
     account = await service.get_account_information()
     assert account["account_kind"] == "StorageV2"
 

@@ -38,7 +38,7 @@ def put_until_killed(server: Server, names: list[str], acknowledged: list[str]) 
                 server.process.kill()
 
 
-def test_what_was_acknowledged_survives(tmp_path: Path) -> None:
+def test_acknowledged_writes_survive_a_kill(tmp_path: Path) -> None:
     data, port = tmp_path / "data", free_port()
     order = random.Random(20260301)
     kept: list[str] = []

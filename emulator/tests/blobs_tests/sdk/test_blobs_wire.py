@@ -77,7 +77,7 @@ def test_malformed_requests_are_refused(emulator: Server, data: bytes) -> None:
     assert_alive(emulator)
 
 
-def test_a_head_without_end_is_cut_off(emulator: Server) -> None:
+def test_an_endless_request_head_is_refused(emulator: Server) -> None:
     for head in (b"GET /" + b"a" * 2_000_000, b"GET / HTTP/1.1\r\nX: " + b"a" * 2_000_000):
         exchange(emulator, head, hang_up=False)
     many = b"".join(b"X-%d: y\r\n" % number for number in range(100_000))
@@ -85,7 +85,7 @@ def test_a_head_without_end_is_cut_off(emulator: Server) -> None:
     assert_alive(emulator)
 
 
-def test_random_bytes_are_refused(emulator: Server) -> None:
+def test_random_bytes_get_an_error_response(emulator: Server) -> None:
     source = random.Random(20260301)
     valid = b"PUT /devstoreaccount1/box/b HTTP/1.1\r\nHost: x\r\nx-ms-range: bytes=0-1\r\n\r\n"
     for _ in range(200):
@@ -96,7 +96,7 @@ def test_random_bytes_are_refused(emulator: Server) -> None:
     assert_alive(emulator)
 
 
-def test_a_body_that_breaks_off_is_no_blob(emulator: Server) -> None:
+def test_an_interrupted_upload_makes_no_blob(emulator: Server) -> None:
     for sent in (0, 10, 2_000_000):
         head = (
             f"PUT /devstoreaccount1/box/torn?{signature()} HTTP/1.1\r\nHost: x\r\n"
@@ -106,7 +106,7 @@ def test_a_body_that_breaks_off_is_no_blob(emulator: Server) -> None:
         assert httpx.get(f"{emulator.url}/box/torn?{signature()}").status_code == 404
 
 
-def test_an_upload_that_is_refused_is_answered_and_the_connection_goes_on(
+def test_a_refused_upload_is_answered_and_keeps_the_connection(
     emulator: Server,
 ) -> None:
     with httpx.Client() as client:
@@ -116,7 +116,7 @@ def test_an_upload_that_is_refused_is_answered_and_the_connection_goes_on(
         assert client.get(f"{emulator.url}/box/b?{signature()}").status_code == 404
 
 
-def test_the_client_may_wait_to_be_told_to_continue(emulator: Server) -> None:
+def test_expect_100_continue_is_answered(emulator: Server) -> None:
     head = (
         f"PUT /devstoreaccount1/box/patient?{signature()} HTTP/1.1\r\nHost: x\r\n"
         "x-ms-blob-type: BlockBlob\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
@@ -135,7 +135,7 @@ def test_pipelined_requests_are_answered_in_order(emulator: Server) -> None:
     assert re.findall(rb"HTTP/1.1 (\d{3})", answer) == [b"404", b"200", b"404"]
 
 
-def test_a_reader_that_goes_away_frees_what_it_read(emulator: Server, tmp_path: Path) -> None:
+def test_a_disconnected_reader_releases_its_content(emulator: Server, tmp_path: Path) -> None:
     url = f"{emulator.url}/box/large?{signature()}"
     content = b"x" * 20_000_000
     put = httpx.put(url, content=content, headers={"x-ms-blob-type": "BlockBlob"})

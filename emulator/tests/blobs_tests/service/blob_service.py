@@ -24,7 +24,7 @@ DISCONNECT: Message = {"type": "http.disconnect"}
 
 
 @dataclass(slots=True)
-class HeldClock:
+class ManualClock:
     """A clock that stands still until it is told."""
 
     now: datetime = START
@@ -37,7 +37,7 @@ class HeldClock:
 
 
 @dataclass(slots=True)
-class Answer:
+class RecordedResponse:
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
@@ -49,12 +49,12 @@ class Answer:
 
 
 @dataclass(slots=True)
-class World:
+class RunningBlobService:
     """A running service, and requests to it that an account signature permits."""
 
     app: BlobApp
     store: BlobStore
-    clock: HeldClock
+    clock: ManualClock
     root: Path
 
     @property
@@ -67,7 +67,7 @@ class World:
         expiry = self.clock.now + timedelta(days=365)
         return generate_account_sas(DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY, "sco", "rwdlac", expiry)
 
-    async def ask(
+    async def request(
         self,
         method: str,
         path: str,
@@ -75,7 +75,7 @@ class World:
         *,
         query: str = "",
         headers: dict[str, str] | None = None,
-    ) -> Answer:
+    ) -> RecordedResponse:
         """Send a request for ``path`` (not encoded) with the account's signature."""
         raw = f"/{DEVELOPMENT_ACCOUNT}/{quote(path, safe='/')}"
         return await self.send(method, raw, f"{query}&{self.signature}", headers or {}, [body])
@@ -87,8 +87,8 @@ class World:
         query: str,
         headers: dict[str, str],
         chunks: Iterable[bytes | Message] = (),
-    ) -> Answer:
-        """Send a request as it is; a chunk that is no bytes is an ASGI message."""
+    ) -> RecordedResponse:
+        """Send a request as it is; a chunk that is not bytes is an ASGI message."""
         chunks = list(chunks)
         length = sum(len(chunk) for chunk in chunks if isinstance(chunk, bytes))
         all_headers = {"content-length": str(length), **headers}
@@ -109,7 +109,7 @@ class World:
             else chunk
             for number, chunk in enumerate(chunks, 1)
         ]
-        answer = Answer()
+        answer = RecordedResponse()
 
         async def receive() -> MutableMapping[str, Any]:
             if messages:
@@ -132,27 +132,29 @@ class World:
         await self.app(scope, receive, collect)
         return answer
 
-    async def put(self, path: str, body: bytes, **headers: str) -> Answer:
+    async def put(self, path: str, body: bytes, **headers: str) -> RecordedResponse:
         """Put Blob."""
-        return await self.ask("PUT", path, body, headers={"x-ms-blob-type": "BlockBlob", **headers})
+        return await self.request(
+            "PUT", path, body, headers={"x-ms-blob-type": "BlockBlob", **headers}
+        )
 
-    async def get(self, path: str, **headers: str) -> Answer:
+    async def get(self, path: str, **headers: str) -> RecordedResponse:
         """Get Blob."""
-        return await self.ask("GET", path, headers=headers)
+        return await self.request("GET", path, headers=headers)
 
 
 @asynccontextmanager
-async def open_world(root: Path) -> AsyncIterator[World]:
+async def open_service(root: Path) -> AsyncIterator[RunningBlobService]:
     """A service on the data directory ``root`` with one container, ``box``."""
-    clock = HeldClock()
+    clock = ManualClock()
     store = BlobStore(root, clock)
     store.open()
     store.start()
     key = AccountKey(DEVELOPMENT_KEY)
     app = BlobApp(store, Authenticator(DEVELOPMENT_ACCOUNT, key, clock), clock)
-    world = World(app, store, clock, root)
+    service = RunningBlobService(app, store, clock, root)
     try:
-        await world.ask("PUT", "box", query="restype=container")
-        yield world
+        await service.request("PUT", "box", query="restype=container")
+        yield service
     finally:
         await store.close()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from blobs_tests.service.blob_service import World, open_world
+from blobs_tests.service.blob_service import RunningBlobService, open_service
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with open_world(tmp_path / "data") as opened:
+async def service(tmp_path: Path) -> AsyncIterator[RunningBlobService]:
+    async with open_service(tmp_path / "data") as opened:
         yield opened

@@ -41,7 +41,7 @@ def outcome(check: object, *arguments: object, **options: object) -> int:
 
 
 @given(CONDITIONS, THINGS)
-def test_reads(conditions: Conditions, thing: Thing) -> None:
+def test_read_conditions_follow_the_documented_rule(conditions: Conditions, thing: Thing) -> None:
     seconds = thing.modified_us // SECOND
     match = not conditions.if_match or thing.etag in conditions.if_match
     unmodified = conditions.if_unmodified_since is None or seconds <= conditions.if_unmodified_since
@@ -54,7 +54,7 @@ def test_reads(conditions: Conditions, thing: Thing) -> None:
 
 
 @given(CONDITIONS, THINGS | st.none(), st.booleans())
-def test_writes_end_in_one_of_four_ways(
+def test_write_conditions_end_in_a_documented_result(
     conditions: Conditions, thing: Thing | None, creates: bool
 ) -> None:
     status = outcome(conditions.check_write, thing, creates=creates)
@@ -85,7 +85,7 @@ def test_writes_end_in_one_of_four_ways(
         ),
     ],
 )
-def test_a_write(
+def test_write_conditions_decide_by_the_etag_first(
     headers: dict[str, str], thing: Thing | None, creates: bool, expected: int
 ) -> None:
     conditions = Conditions.parse(headers)
@@ -93,7 +93,7 @@ def test_a_write(
 
 
 @given(st.text(st.characters(max_codepoint=255)))
-def test_no_text_breaks_the_parser(text: str) -> None:
+def test_any_header_text_is_parsed_or_refused(text: str) -> None:
     names = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
     for name in names:
         assert outcome(Conditions.parse, {name: text}) in {200, 400}

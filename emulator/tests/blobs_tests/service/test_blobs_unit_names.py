@@ -1,4 +1,4 @@
-"""Names: whatever Azure takes is kept apart, and none reaches the file system."""
+"""Names: all that Azure accepts are distinct, and they never reach the file system."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blobs_tests.service.blob_service import World, open_world
+from blobs_tests.service.blob_service import RunningBlobService, open_service
 
 ANY = st.characters(exclude_categories=["Cs"], exclude_characters="\0\\")
 BLOB_NAMES = st.text(ANY, min_size=1, max_size=40) | st.text("./ab%", min_size=1, max_size=12)
@@ -18,14 +18,14 @@ BLOB_NAMES = st.text(ANY, min_size=1, max_size=40) | st.text("./ab%", min_size=1
 
 @given(st.dictionaries(BLOB_NAMES, st.binary(max_size=20), min_size=1, max_size=6))
 @settings(max_examples=25)
-async def test_every_name_has_its_own_content(blobs: dict[str, bytes]) -> None:
+async def test_every_valid_name_has_its_own_content(blobs: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "data"
-        async with open_world(root) as world:
+        async with open_service(root) as service:
             for name, content in blobs.items():
-                assert (await world.put(f"box/{name}", content)).status == 201
+                assert (await service.put(f"box/{name}", content)).status == 201
             for name, content in blobs.items():
-                assert (await world.get(f"box/{name}")).body == content
+                assert (await service.get(f"box/{name}")).body == content
             assert {entry.name for entry in os.scandir(folder)} == {"data"}
 
 
@@ -48,16 +48,18 @@ def outside_content(folder: Path) -> set[Path]:
         "%2e%2e/name",
     ],
 )
-async def test_no_name_leaves_the_data_directory(world: World, raw: str, tmp_path: Path) -> None:
-    await world.put("box/victim", b"x" * 100_000)
+async def test_a_name_never_leaves_the_data_directory(
+    service: RunningBlobService, raw: str, tmp_path: Path
+) -> None:
+    await service.put("box/victim", b"x" * 100_000)
     before = outside_content(tmp_path)
     headers = {"x-ms-blob-type": "BlockBlob"}
-    answer = await world.send("PUT", f"/devstoreaccount1/{raw}", "", headers, [b"y" * 100_000])
+    answer = await service.send("PUT", f"/devstoreaccount1/{raw}", "", headers, [b"y" * 100_000])
     assert answer.status in {400, 401}
-    signed = await world.ask("PUT", raw, b"y" * 100_000, headers=headers)
+    signed = await service.request("PUT", raw, b"y" * 100_000, headers=headers)
     assert signed.status in {201, 400}
     assert outside_content(tmp_path) == before
-    assert (await world.get("box/victim")).body == b"x" * 100_000
+    assert (await service.get("box/victim")).body == b"x" * 100_000
 
 
 @pytest.mark.parametrize(
@@ -72,11 +74,11 @@ async def test_no_name_leaves_the_data_directory(world: World, raw: str, tmp_pat
         ("/name", "InvalidUri"),
     ],
 )
-async def test_what_is_no_name_is_refused(world: World, raw: str, code: str) -> None:
-    answer = await world.send("GET", f"/devstoreaccount1/{raw}", "", {})
+async def test_an_invalid_name_is_refused(service: RunningBlobService, raw: str, code: str) -> None:
+    answer = await service.send("GET", f"/devstoreaccount1/{raw}", "", {})
     assert (answer.status, answer.code) == (400, code)
 
 
-async def test_another_account_is_not_here(world: World) -> None:
-    answer = await world.send("GET", "/somebody/box/name", "", {})
+async def test_another_account_is_not_found(service: RunningBlobService) -> None:
+    answer = await service.send("GET", "/somebody/box/name", "", {})
     assert (answer.status, answer.code) == (404, "ResourceNotFound")

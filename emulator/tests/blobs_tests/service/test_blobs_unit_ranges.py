@@ -15,7 +15,9 @@ NUMBERS = st.integers(0, 50)
 
 
 @given(NUMBERS, NUMBERS, st.booleans(), NUMBERS)
-def test_a_range_is_a_slice(start: int, more: int, is_open: bool, total: int) -> None:
+def test_a_range_request_returns_that_slice(
+    start: int, more: int, is_open: bool, total: int
+) -> None:
     content = bytes(range(total))
     value = f"bytes={start}-" if is_open else f"bytes={start}-{start + more}"
     expected = content[start:] if is_open else content[start : start + more + 1]
@@ -31,7 +33,7 @@ def test_a_range_is_a_slice(start: int, more: int, is_open: bool, total: int) ->
 
 
 @given(st.text(st.characters(max_codepoint=255)))
-def test_no_text_breaks_the_parser(text: str) -> None:
+def test_any_header_text_is_parsed_or_refused(text: str) -> None:
     for headers in ({"range": text}, {"x-ms-range": text}, {"range": f"bytes={text}"}):
         with contextlib.suppress(StorageError):
             part = read_requested_range(headers, 10)
@@ -39,13 +41,13 @@ def test_no_text_breaks_the_parser(text: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["bytes=-5", "bytes=5-1", "bytes=0-1,3-4", "lines=1-2", "٣-٤"])
-def test_what_is_no_range_is_ignored_or_refused(value: str) -> None:
+def test_an_invalid_range_is_ignored_or_refused(value: str) -> None:
     assert read_requested_range({"range": value}, 10) is None
     with pytest.raises(StorageError):
         read_requested_range({"x-ms-range": value}, 10)
 
 
-def test_the_prefixed_header_goes_first() -> None:
+def test_x_ms_range_takes_precedence_over_range() -> None:
     part = read_requested_range({"range": "bytes=0-1", "x-ms-range": "bytes=2-3"}, 10)
     assert part is not None
     assert part.start == 2

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blobs_tests.service.blob_service import World
+from blobs_tests.service.blob_service import RunningBlobService
 
 BLOCK = {"x-ms-blob-type": "BlockBlob"}
 HUGE = {"content-length": "9" * 9}
@@ -72,50 +72,52 @@ RANGE_MD5 = {"x-ms-range-get-content-md5": "true"}
         (("GET", "", "comp=properties&restype=service"), {}, 501, "NotImplemented"),
     ],
 )
-async def test_a_refusal(
-    world: World,
+async def test_a_refused_request_has_azures_error_code(
+    service: RunningBlobService,
     request_line: tuple[str, str, str],
     headers: dict[str, str],
     status: int,
     code: str | None,
 ) -> None:
     method, path, query = request_line
-    await world.put("box/kept", b"content")
-    answer = await world.ask(method, path, query=query, headers=headers)
+    await service.put("box/kept", b"content")
+    answer = await service.request(method, path, query=query, headers=headers)
     assert (answer.status, code or answer.code) == (status, answer.code)
     body = ElementTree.fromstring(answer.body)
     assert body.findtext("Code") == answer.code
     assert answer.headers["x-ms-request-id"] in (body.findtext("Message") or "")
 
 
-async def test_a_length_is_required(world: World) -> None:
+async def test_an_upload_without_content_length_is_refused(service: RunningBlobService) -> None:
     scope_headers = BLOCK | {"content-length": ""}
-    answer = await world.ask("PUT", "box/b", headers=scope_headers)
+    answer = await service.request("PUT", "box/b", headers=scope_headers)
     assert answer.status == 400
 
 
-async def test_head_tells_the_code_without_a_body(world: World) -> None:
-    answer = await world.ask("HEAD", "box/missing")
+async def test_an_error_response_to_head_has_its_code_in_a_header(
+    service: RunningBlobService,
+) -> None:
+    answer = await service.request("HEAD", "box/missing")
     assert (answer.status, answer.code, answer.body) == (404, "BlobNotFound", b"")
 
 
-async def test_what_the_client_called_its_request_comes_back(world: World) -> None:
+async def test_the_client_request_id_is_returned(service: RunningBlobService) -> None:
     headers = {"x-ms-client-request-id": "mine", "x-ms-version": "2026-10-06"}
-    answer = await world.ask("GET", "box", query="restype=container", headers=headers)
+    answer = await service.request("GET", "box", query="restype=container", headers=headers)
     assert answer.headers["x-ms-client-request-id"] == "mine"
     assert answer.headers["x-ms-version"] == "2026-10-06"
 
 
-async def test_a_file_lost_from_under_us_is_our_fault(
-    world: World, caplog: pytest.LogCaptureFixture
+async def test_a_missing_content_file_is_an_internal_error(
+    service: RunningBlobService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await world.put("box/blob", b"x" * 100_000)
-    for path in world.content_files:
+    await service.put("box/blob", b"x" * 100_000)
+    for path in service.content_files:
         path.unlink()
     with pytest.raises(FileNotFoundError):
-        await world.get("box/blob")
-    assert (await world.put("box/blob", b"again")).status == 201
-    assert (await world.get("box/blob")).body == b"again"
+        await service.get("box/blob")
+    assert (await service.put("box/blob", b"again")).status == 201
+    assert (await service.get("box/blob")).body == b"again"
 
 
 TOKENS = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30)
@@ -160,8 +162,8 @@ QUERY = st.lists(
     st.booleans(),
 )
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_no_request_breaks_the_service(
-    world: World,
+async def test_any_request_gets_a_response(
+    service: RunningBlobService,
     request_line: tuple[str, str, list[tuple[str, str]]],
     headers: dict[str, str],
     body: bytes,
@@ -170,10 +172,10 @@ async def test_no_request_breaks_the_service(
     method, path, query = request_line
     text = "&".join(f"{name}={value.replace('&', '')}" for name, value in query)
     if is_signed:
-        answer = await world.ask(method, path, body, query=text, headers=headers)
+        answer = await service.request(method, path, body, query=text, headers=headers)
     else:
         raw = f"/devstoreaccount1/{path}"
-        answer = await world.send(method, raw, text, headers, [body])
+        answer = await service.send(method, raw, text, headers, [body])
         assert answer.status >= 400
     # A body shorter than announced is a client that hung up; anything else is answered.
     if answer.status == 500:

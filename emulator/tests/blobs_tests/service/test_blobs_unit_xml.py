@@ -20,7 +20,7 @@ EXTERNAL = b"""<!DOCTYPE b [<!ENTITY a SYSTEM "file:///etc/hostname">]>
 <BlockList><Latest>&a;</Latest></BlockList>"""
 
 
-def test_a_block_list_keeps_order_and_place() -> None:
+def test_a_block_list_keeps_order_and_elements() -> None:
     document = b"""<?xml version='1.0' encoding='utf-8'?>
     <BlockList>
       <Latest>AAAA</Latest><Committed>BBBB</Committed>
@@ -50,13 +50,13 @@ def test_a_block_list_keeps_order_and_place() -> None:
         EXTERNAL,
     ],
 )
-def test_what_is_no_block_list_is_refused(document: bytes) -> None:
+def test_a_malformed_block_list_is_refused(document: bytes) -> None:
     with pytest.raises(StorageError) as refused:
         parse_block_list(document)
     assert refused.value.code == "InvalidXmlDocument"
 
 
-def test_a_block_list_has_a_limit() -> None:
+def test_a_block_list_over_the_limit_is_refused() -> None:
     document = b"<BlockList>" + b"<Latest>AAAA</Latest>" * 50_001 + b"</BlockList>"
     with pytest.raises(StorageError) as refused:
         parse_block_list(document)
@@ -64,14 +64,14 @@ def test_a_block_list_has_a_limit() -> None:
 
 
 @given(st.binary() | st.text("<>/&;!?BlockListLatest '\"").map(str.encode))
-def test_no_bytes_break_the_parser(document: bytes) -> None:
+def test_any_bytes_are_a_block_list_or_refused(document: bytes) -> None:
     with contextlib.suppress(StorageError):
         entries = parse_block_list(document)
         assert all(place in {"Latest", "Committed", "Uncommitted"} for place, _ in entries)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-def test_any_name_survives_a_listing(name: str) -> None:
+def test_any_name_is_listed_unchanged(name: str) -> None:
     blob = Blob(1, name, 0, '"0x8D"', 0, 0, {"Content-Type": name}, {"key": name})
     text = build_listing(
         {"ServiceEndpoint": name if name.isprintable() else ""},

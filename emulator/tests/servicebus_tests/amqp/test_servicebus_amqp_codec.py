@@ -101,20 +101,20 @@ def same(left: Any, right: Any) -> bool:
 
 
 @given(values)
-def test_a_value_and_its_type_come_back(value: Any) -> None:
+def test_an_encoded_value_decodes_to_the_same_value_and_type(value: Any) -> None:
     encoded = encode(value)
     assert same(decode(encoded), value)
     assert skip(encoded, 0) == len(encoded)
 
 
 @given(values, values)
-def test_skipping_finds_the_next_value(first: Any, second: Any) -> None:
+def test_skip_returns_the_offset_of_the_next_value(first: Any, second: Any) -> None:
     encoded = encode(first)
     assert skip(encoded + encode(second), 0) == len(encoded)
 
 
 @given(st.one_of(*plain, st.lists(st.one_of(*plain)), st.dictionaries(symbols, texts)))
-def test_microsofts_decoder_reads_the_same(value: Any) -> None:
+def test_microsofts_decoder_reads_the_same_value(value: Any) -> None:
     encoded = memoryview(encode(value))
     rest, found = _DECODE_BY_CONSTRUCTOR[encoded[0]](encoded[1:])
     assert not rest
@@ -131,7 +131,7 @@ def _as_microsoft_sees(value: Any) -> Any:
     return value
 
 
-def test_not_a_number_comes_back() -> None:
+def test_not_a_number_is_encoded_and_decoded() -> None:
     assert math.isnan(decode(encode(math.nan)))
 
 
@@ -172,12 +172,12 @@ def test_a_mutilated_value_is_a_value_or_a_decode_error(value: Any, data: st.Dat
         (b"\xc0\xff\x01" * 100, "deep"),
     ],
 )
-def test_broken_bytes_are_refused(data: bytes, why: str) -> None:
+def test_malformed_bytes_raise_a_decode_error(data: bytes, why: str) -> None:
     with pytest.raises(DecodeError, match=why):
         decode(data)
 
 
-def test_values_that_cost_no_bytes_are_counted() -> None:
+def test_values_without_bytes_count_towards_the_limit() -> None:
     nulls = struct.pack(">BIIB", 0xF0, 5, MAX_VALUES // 2, 0x40)
     assert decode(nulls) == [None] * (MAX_VALUES // 2)
     three = struct.pack(">BII", 0xD0, 4 + 3 * len(nulls), 3) + nulls * 3
@@ -185,7 +185,7 @@ def test_values_that_cost_no_bytes_are_counted() -> None:
         decode(three)
 
 
-def test_the_depth_is_limited_for_honest_values_too() -> None:
+def test_the_nesting_depth_is_limited() -> None:
     value: Any = []
     for _ in range(MAX_DEPTH - 1):
         value = [value]
@@ -194,7 +194,7 @@ def test_the_depth_is_limited_for_honest_values_too() -> None:
         decode(encode([[value]]))
 
 
-def test_arrays_of_arrays_and_of_described_values() -> None:
+def test_arrays_of_arrays_and_described_values_are_decoded() -> None:
     nested = Array([Array([UInt(1)]), Array([UInt(2), UInt(3)])])
     assert same(decode(encode(nested)), nested)
     described = Array([Described(ULong(7), Symbol("a")), Described(ULong(7), Symbol("b"))])
@@ -203,7 +203,7 @@ def test_arrays_of_arrays_and_of_described_values() -> None:
         encode(Array([UInt(1), "text"]))
 
 
-def test_trailing_nulls_are_left_out_of_a_composite_alone() -> None:
+def test_only_composites_omit_trailing_nulls() -> None:
     assert encode_composite(0x24, [None, None]) == b"\x00\x53\x24\x45"
     assert encode([None, None]) == b"\xc0\x03\x02\x40\x40"
 
@@ -215,5 +215,5 @@ def test_a_type_that_amqp_lacks_is_refused() -> None:
         encode(UByte(256))
 
 
-def test_a_uuid_is_in_network_order() -> None:
+def test_a_uuid_is_encoded_in_network_order() -> None:
     assert encode(UUID(int=1)) == b"\x98" + b"\x00" * 15 + b"\x01"

@@ -58,7 +58,9 @@ SCRIPT = [
 
 
 @pytest.mark.parametrize("header", [b"HTTP/1.1", b"AMQP\x02\x01\x00\x00", b"AMQP\x00\x00\x09\x01"])
-async def test_another_protocol_is_told_ours_and_closed(fresh: Peer, header: bytes) -> None:
+async def test_an_unsupported_protocol_header_is_answered_and_closed(
+    fresh: Peer, header: bytes
+) -> None:
     fresh.write(header)
     assert await fresh.read() == SASL_HEADER
     assert fresh.transport.is_closing()
@@ -76,7 +78,9 @@ async def test_another_protocol_is_told_ours_and_closed(fresh: Peer, header: byt
         ("GSSAPI", b"", 1),
     ],
 )
-async def test_sasl(fresh: Peer, mechanism: str, response: bytes, outcome: int) -> None:
+async def test_sasl_accepts_valid_credentials_only(
+    fresh: Peer, mechanism: str, response: bytes, outcome: int
+) -> None:
     init = SaslInit(Symbol(mechanism), response)
     fresh.write(SASL_HEADER + encode_frame(init.encode(), frame_type=SASL_FRAME))
     reader = AmqpFrameReader(512)
@@ -90,7 +94,7 @@ async def test_sasl(fresh: Peer, mechanism: str, response: bytes, outcome: int) 
     assert fresh.transport.is_closing() == bool(outcome)
 
 
-async def test_everything_may_come_byte_by_byte(fresh: Peer) -> None:
+async def test_a_connection_opens_byte_by_byte(fresh: Peer) -> None:
     stream = AMQP_HEADER + b"".join(
         encode_frame(each.encode()) for each in (Open("peer"), Begin(), End(), Close())
     )
@@ -126,12 +130,14 @@ async def test_without_a_token_nothing_can_be_attached(fresh: Peer) -> None:
         (encode_frame(End().encode(), 9), "amqp:not-allowed"),
     ],
 )
-async def test_what_closes_a_connection(peer: Peer, data: bytes, why: str) -> None:
+async def test_an_invalid_performative_closes_the_connection(
+    peer: Peer, data: bytes, why: str
+) -> None:
     peer.write(data)
     assert await closed_for(peer) == why
 
 
-async def test_frames_before_open_or_too_small_frames_close(
+async def test_a_frame_before_open_or_too_small_closes_the_connection(
     served: tuple[Namespace, Broker],
 ) -> None:
     for performative in (Begin(), Open("peer", max_frame_size=UInt(100))):
@@ -142,7 +148,9 @@ async def test_frames_before_open_or_too_small_frames_close(
         assert (await closed_for(peer)).startswith("amqp:")
 
 
-async def test_one_peers_end_is_not_anothers(served: tuple[Namespace, Broker], peer: Peer) -> None:
+async def test_closing_one_connection_leaves_others_open(
+    served: tuple[Namespace, Broker], peer: Peer
+) -> None:
     other = Peer(served[0])
     await other.open()
     other.write(encode_frame(b"garbage"))
@@ -151,7 +159,9 @@ async def test_one_peers_end_is_not_anothers(served: tuple[Namespace, Broker], p
     assert await peer.received_of(Attach)
 
 
-async def test_a_silent_peer_is_closed_and_one_that_asks_is_kept_alive(tmp_path: Path) -> None:
+async def test_a_silent_peer_is_closed_and_an_idle_one_gets_keep_alive_frames(
+    tmp_path: Path,
+) -> None:
     async with serving(tmp_path, idle_seconds=0.3) as (namespace, _):
         peer = Peer(namespace)
         await peer.open(idle_time_out=UInt(200))
@@ -164,7 +174,7 @@ async def test_a_silent_peer_is_closed_and_one_that_asks_is_kept_alive(tmp_path:
 # Sessions
 
 
-async def test_handles(peer: Peer) -> None:
+async def test_invalid_handles_end_the_session(peer: Peer) -> None:
     peer.attach_sender(handle=3)
     await peer.read()
     peer.attach_sender(handle=3)
@@ -175,7 +185,7 @@ async def test_handles(peer: Peer) -> None:
     assert await ended_for(peer) == "amqp:session:unattached-handle"
 
 
-async def test_an_ended_session_may_be_followed_by_what_was_on_its_way(peer: Peer) -> None:
+async def test_frames_after_the_end_of_a_session_are_ignored(peer: Peer) -> None:
     peer.attach_sender()
     peer.send(End(), Detach(UInt(0), closed=True))
     assert len(await peer.received_of(End)) == 1
@@ -183,14 +193,14 @@ async def test_an_ended_session_may_be_followed_by_what_was_on_its_way(peer: Pee
     assert len(await peer.received_of(Begin)) == 1
 
 
-async def test_a_handle_out_of_range_closes(peer: Peer) -> None:
+async def test_a_handle_out_of_range_closes_the_connection(peer: Peer) -> None:
     peer.attach_sender(handle=256)
     assert await closed_for(peer) == "amqp:connection:framing-error"
 
 
 @settings(max_examples=60)
 @given(st.data())
-def test_whatever_a_peer_says_the_server_serves_the_next(data: st.DataObject) -> None:
+def test_any_frames_of_one_peer_leave_the_server_working(data: st.DataObject) -> None:
     pieces = [bytearray(each) for each in SCRIPT]
     for _ in range(data.draw(st.integers(0, 4))):
         piece = data.draw(st.sampled_from(pieces))

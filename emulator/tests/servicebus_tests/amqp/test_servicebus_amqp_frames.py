@@ -53,7 +53,7 @@ def frames(reader: AmqpFrameReader, pieces: list[bytes]) -> Iterator[Frame]:
     st.lists(st.tuples(st.integers(0, 65535), st.binary(max_size=40)), max_size=10),
     st.integers(1, 30),
 )
-def test_frames_come_out_however_the_bytes_are_cut(
+def test_frames_are_read_however_the_bytes_are_split(
     sent: list[tuple[int, bytes]], step: int
 ) -> None:
     stream = b"".join(encode_frame(body, channel) for channel, body in sent)
@@ -62,7 +62,7 @@ def test_frames_come_out_however_the_bytes_are_cut(
     assert received == sent
 
 
-def test_a_longer_head_is_skipped() -> None:
+def test_an_extended_frame_header_is_skipped() -> None:
     reader = AmqpFrameReader(512)
     reader.feed(b"\x00\x00\x00\x0e\x03\x00\x00\x01" + b"\xff" * 4 + b"xy")
     assert reader.frame() == Frame(0, 1, b"xy")
@@ -78,7 +78,7 @@ def test_a_longer_head_is_skipped() -> None:
         ("00000008 02 02 0000", "type"),
     ],
 )
-def test_an_impossible_head_is_refused_at_once(head: str, why: str) -> None:
+def test_an_invalid_frame_head_raises_before_the_body_arrives(head: str, why: str) -> None:
     reader = AmqpFrameReader(512)
     reader.feed(bytes.fromhex(head))
     with pytest.raises(FramingError, match=why):
@@ -86,13 +86,13 @@ def test_an_impossible_head_is_refused_at_once(head: str, why: str) -> None:
 
 
 @pytest.mark.parametrize("performative", EXAMPLES, ids=lambda each: type(each).__name__)
-def test_a_performative_comes_back(performative: Performative) -> None:
+def test_an_encoded_performative_decodes_to_the_same(performative: Performative) -> None:
     body = performative.encode() + b"payload"
     assert read_performative(body) == (performative, len(body) - len(b"payload"))
 
 
 @pytest.mark.parametrize("performative", EXAMPLES, ids=lambda each: type(each).__name__)
-def test_microsofts_decoder_reads_it(performative: Performative) -> None:
+def test_microsofts_decoder_reads_a_performative(performative: Performative) -> None:
     code, fields = decode_frame(memoryview(performative.encode()))
     assert code == performative.code
     assert len(fields) >= len(performative.names())
@@ -103,7 +103,7 @@ def test_errors_have_three_fields() -> None:
     assert fields[0] == [b"amqp:connection:forced", b"bye", None]
 
 
-def test_descriptors_may_be_names() -> None:
+def test_a_descriptor_may_be_a_symbol() -> None:
     body = encode(Described(Symbol("amqp:end:list"), []))
     assert read_performative(body)[0] == End()
 
@@ -121,7 +121,7 @@ def test_descriptors_may_be_names() -> None:
         (encode_composite(0x17, [None, 1]), "has 2 fields"),
     ],
 )
-def test_a_performative_that_is_wrong_is_refused(body: bytes, why: str) -> None:
+def test_an_invalid_performative_raises_a_decode_error(body: bytes, why: str) -> None:
     with pytest.raises(DecodeError, match=why):
         read_performative(body)
 
@@ -137,6 +137,6 @@ def test_a_mutilated_performative_is_read_or_refused(
         read_performative(bytes(body))
 
 
-def test_credentials_are_not_shown() -> None:
+def test_the_repr_of_sasl_init_hides_credentials() -> None:
     shown: Any = repr(SaslInit(Symbol("PLAIN"), b"\x00name\x00secret"))
     assert "secret" not in shown

@@ -1,4 +1,4 @@
-"""Links, frame by frame: credit, deliveries and what becomes of them."""
+"""Links frame by frame: credit, deliveries and settlements."""
 
 from uuid import UUID
 
@@ -37,7 +37,7 @@ async def test_transfers_wait_for_the_peers_window(fresh: Peer, broker: Broker) 
 # Links that give
 
 
-async def test_credit_counts_from_what_the_peer_has_seen(peer: Peer, broker: Broker) -> None:
+async def test_credit_counts_from_the_peers_delivery_count(peer: Peer, broker: Broker) -> None:
     await fill(broker, 9)
     peer.attach_receiver(credit=3)
     assert len(await peer.received_of(Transfer)) == 3
@@ -50,7 +50,7 @@ async def test_credit_counts_from_what_the_peer_has_seen(peer: Peer, broker: Bro
     assert await peer.received_of(Transfer) == []
 
 
-async def test_drain_sends_what_there_is_and_gives_the_rest_of_the_credit_back(
+async def test_drain_sends_ready_messages_and_uses_up_the_credit(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 2)
@@ -66,7 +66,7 @@ async def test_drain_sends_what_there_is_and_gives_the_rest_of_the_credit_back(
     assert await peer.received() == []
 
 
-async def test_a_large_message_comes_in_frames_of_the_peers_size(
+async def test_a_large_message_is_split_by_the_peers_frame_size(
     fresh: Peer, broker: Broker
 ) -> None:
     await fresh.open(max_frame_size=512)
@@ -97,7 +97,7 @@ async def test_settlements_are_answered_with_the_outcome(peer: Peer, broker: Bro
     assert await peer.received() == []
 
 
-async def test_a_dead_letter_is_confirmed_without_its_error(peer: Peer, broker: Broker) -> None:
+async def test_a_rejection_is_confirmed_without_its_error(peer: Peer, broker: Broker) -> None:
     await fill(broker, 1)
     peer.attach_receiver(credit=1)
     await peer.read()
@@ -108,7 +108,7 @@ async def test_a_dead_letter_is_confirmed_without_its_error(peer: Peer, broker: 
     assert broker.queue(QUEUE).counts().dead_letter == 1
 
 
-async def test_a_lost_lock_is_an_error_in_a_rejection(peer: Peer, broker: Broker) -> None:
+async def test_settling_a_lost_lock_is_rejected_with_an_error(peer: Peer, broker: Broker) -> None:
     await fill(broker, 1)
     peer.attach_receiver(credit=1)
     (transfer,) = await peer.received_of(Transfer)
@@ -131,7 +131,9 @@ async def test_a_late_settlement_after_a_detach_leaves_the_lock(peer: Peer, brok
     await broker.queue(QUEUE).complete(UUID(bytes_le=transfer.delivery_tag))
 
 
-async def test_what_is_settled_without_a_word_is_not_lost(peer: Peer, broker: Broker) -> None:
+async def test_a_delivery_settled_without_a_state_returns_to_the_queue(
+    peer: Peer, broker: Broker
+) -> None:
     await fill(broker, 1)
     peer.attach_receiver(credit=1)
     await peer.read()
@@ -141,7 +143,7 @@ async def test_what_is_settled_without_a_word_is_not_lost(peer: Peer, broker: Br
     assert len(await peer.received_of(Transfer)) == 1
 
 
-async def test_a_peer_that_does_not_read_is_not_sent_more(peer: Peer, broker: Broker) -> None:
+async def test_deliveries_stop_while_the_peer_does_not_read(peer: Peer, broker: Broker) -> None:
     await fill(broker, 2)
     peer.attach_receiver()
     await peer.read()
@@ -156,7 +158,7 @@ async def test_a_peer_that_does_not_read_is_not_sent_more(peer: Peer, broker: Br
 # Links that take
 
 
-async def test_a_delivery_in_parts_is_one_message(peer: Peer, broker: Broker) -> None:
+async def test_a_delivery_in_several_transfers_is_one_message(peer: Peer, broker: Broker) -> None:
     peer.attach_sender()
     for at in range(len(BODY) - 1):
         peer.transfer(0, BODY[at : at + 1], more=True)
@@ -166,7 +168,7 @@ async def test_a_delivery_in_parts_is_one_message(peer: Peer, broker: Broker) ->
     assert [each.bare for each in broker.queue(QUEUE).peek(1, 10)] == [BODY]
 
 
-async def test_an_aborted_delivery_never_was(peer: Peer, broker: Broker) -> None:
+async def test_an_aborted_delivery_is_discarded(peer: Peer, broker: Broker) -> None:
     peer.attach_sender()
     peer.transfer(0, BODY, more=True)
     peer.transfer(0, b"", aborted=True)
@@ -176,7 +178,7 @@ async def test_an_aborted_delivery_never_was(peer: Peer, broker: Broker) -> None
     assert broker.queue(QUEUE).counts().active == 1
 
 
-async def test_a_message_over_the_limit_is_refused_without_being_kept(
+async def test_a_message_over_the_limit_is_rejected_without_buffering(
     peer: Peer, broker: Broker
 ) -> None:
     peer.attach_sender()
@@ -189,23 +191,21 @@ async def test_a_message_over_the_limit_is_refused_without_being_kept(
     assert broker.queue(QUEUE).counts().active == 0
 
 
-async def test_a_broken_message_closes(peer: Peer, broker: Broker) -> None:
+async def test_a_malformed_message_closes_the_connection(peer: Peer, broker: Broker) -> None:
     peer.attach_sender()
     peer.transfer(0, b"\x00\x53\x75\xa0\xff")
     assert await closed_for(peer) == "amqp:decode-error"
     assert broker.queue(QUEUE).counts().active == 0
 
 
-async def test_a_message_that_is_settled_already_is_not_answered(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_a_presettled_message_gets_no_disposition(peer: Peer, broker: Broker) -> None:
     peer.attach_sender()
     peer.transfer(0, BODY, settled=True)
     assert await peer.received_of(Disposition) == []
     assert broker.queue(QUEUE).counts().active == 1
 
 
-async def test_too_much_of_what_is_not_complete_closes(peer: Peer) -> None:
+async def test_too_many_incomplete_deliveries_close_the_connection(peer: Peer) -> None:
     for handle in range(60):
         peer.attach_sender(handle=handle)
         for _ in range(4):
@@ -213,7 +213,7 @@ async def test_too_much_of_what_is_not_complete_closes(peer: Peer) -> None:
     assert await closed_for(peer) == "amqp:resource-limit-exceeded"
 
 
-async def test_credit_is_topped_up(peer: Peer) -> None:
+async def test_a_senders_credit_is_replenished(peer: Peer) -> None:
     peer.attach_sender()
     (flow,) = await peer.received_of(Flow)
     assert (flow.link_credit, flow.delivery_count) == (1000, 0)
@@ -241,7 +241,7 @@ async def test_credit_is_topped_up(peer: Peer) -> None:
         ),
     ],
 )
-async def test_sources_that_are_refused(peer: Peer, source: Described, why: str) -> None:
+async def test_an_unsupported_source_is_refused(peer: Peer, source: Described, why: str) -> None:
     peer.send(Attach("link", UInt(0), role=True, source=source))
     (detach,) = await peer.received_of(Detach)
     assert condition(detach.error) == why

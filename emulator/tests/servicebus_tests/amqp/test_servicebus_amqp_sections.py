@@ -64,7 +64,7 @@ def delivered(payload: bytes, **changes: Any) -> Any:
     return decode_payload(memoryview(write_message(message, TOKEN, NOW)))
 
 
-def test_a_message_without_anything_gets_what_the_client_needs() -> None:
+def test_an_empty_message_is_delivered_with_the_annotations_of_the_client() -> None:
     message = delivered(BODY)
     assert message.data == [b"body"]
     assert message.header.delivery_count == 3
@@ -79,7 +79,7 @@ def test_a_message_without_anything_gets_what_the_client_needs() -> None:
     }
 
 
-def test_a_senders_header_and_annotations_stay_except_for_what_is_ours() -> None:
+def test_a_senders_header_and_annotations_are_kept_except_reserved_ones() -> None:
     payload = (
         encode_composite(HEADER, [True, UByte(9), UInt(60_000), True, UInt(99)])
         + encode_section(DELIVERY_ANNOTATIONS, {Symbol("mine"): "one"})
@@ -97,7 +97,7 @@ def test_a_senders_header_and_annotations_stay_except_for_what_is_ours() -> None
     assert message.message_annotations[b"x-opt-sequence-number"] == 7
 
 
-def test_dead_letters_tell_their_reason_in_the_application_properties() -> None:
+def test_a_dead_letter_has_its_reason_in_the_application_properties() -> None:
     payload = (
         encode_composite(PROPERTIES, ["id"])
         + encode_section(APPLICATION_PROPERTIES, {"mine": 1, "DeadLetterReason": "old"})
@@ -125,7 +125,7 @@ def test_a_peeked_message_has_no_lock() -> None:
     assert b"x-opt-locked-until" not in message.message_annotations
 
 
-def test_the_broker_is_told_what_it_acts_upon() -> None:
+def test_id_time_to_live_and_schedule_are_read_from_a_message() -> None:
     payload = (
         encode_composite(HEADER, [None, None, UInt(1500)])
         + encode_section(
@@ -144,11 +144,11 @@ def test_the_broker_is_told_what_it_acts_upon() -> None:
 @pytest.mark.parametrize(
     ("message_id", "text"), [("a", "a"), (ULong(7), "7"), (b"\x01\xff", "01ff"), (None, None)]
 )
-def test_message_ids_are_compared_as_texts(message_id: Any, text: str | None) -> None:
+def test_a_message_id_of_any_type_becomes_a_text(message_id: Any, text: str | None) -> None:
     assert read_message(encode_composite(PROPERTIES, [message_id]) + BODY).message_id == text
 
 
-def test_a_batch_is_as_many_messages() -> None:
+def test_a_batch_is_read_as_its_messages() -> None:
     one = encode_composite(PROPERTIES, ["one"]) + BODY
     two = encode_composite(PROPERTIES, ["two"]) + BODY
     batch = encode_section(DATA, one) + encode_section(DATA, two)
@@ -161,7 +161,7 @@ def test_a_batch_is_as_many_messages() -> None:
         read_messages(BODY, 1)
 
 
-def test_sections_may_come_in_any_order_and_leave_in_that_of_the_specification() -> None:
+def test_sections_in_any_order_are_stored_in_the_specified_order() -> None:
     properties = encode_composite(PROPERTIES, ["id"])
     annotations = encode_section(DELIVERY_ANNOTATIONS, {Symbol("mine"): 1})
     message = read_message(BODY + annotations + properties)
@@ -169,7 +169,7 @@ def test_sections_may_come_in_any_order_and_leave_in_that_of_the_specification()
     assert message.annotations == annotations
 
 
-def test_long_and_named_descriptors_are_made_short() -> None:
+def test_long_and_symbolic_descriptors_become_short() -> None:
     named = encode(Described(Symbol("amqp:data:binary"), b"body"))
     long = b"\x00\x80" + (DATA).to_bytes(8, "big") + encode(b"body")
     assert split(named).bare == split(long).bare == BODY
@@ -204,7 +204,7 @@ def test_long_and_named_descriptors_are_made_short() -> None:
         ),
     ],
 )
-def test_a_broken_message_is_refused(payload: bytes, why: str) -> None:
+def test_a_malformed_message_raises_a_decode_error(payload: bytes, why: str) -> None:
     with pytest.raises(DecodeError, match=why):
         read_message(payload)
 
@@ -219,7 +219,7 @@ EXAMPLE = (
 
 
 @given(st.data())
-def test_what_was_accepted_can_always_be_delivered(data: st.DataObject) -> None:
+def test_every_accepted_message_can_be_delivered(data: st.DataObject) -> None:
     payload = bytearray(EXAMPLE)
     for _ in range(data.draw(st.integers(0, 3))):
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
@@ -231,5 +231,5 @@ def test_what_was_accepted_can_always_be_delivered(data: st.DataObject) -> None:
     assert split(write_message(told, TOKEN, NOW)).body == split(bytes(payload)).body
 
 
-def test_section_values() -> None:
+def test_the_value_of_a_section_is_decoded() -> None:
     assert section_value(BODY) == b"body"

@@ -80,12 +80,12 @@ def unmasked(data: bytes) -> WebSocketFrame:
     return WebSocketFrame(data[0] & 0x0F, data[at:])
 
 
-async def test_amqp_itself_comes_through(visit: Visit) -> None:
+async def test_plain_amqp_reaches_the_connection(visit: Visit) -> None:
     assert await visit.say(SASL_HEADER[:1]) == b""
     assert (await visit.say(SASL_HEADER[1:])).startswith(SASL_HEADER)
 
 
-async def test_the_handshake_and_the_first_frames(visit: Visit) -> None:
+async def test_a_websocket_handshake_is_answered_and_carries_frames(visit: Visit) -> None:
     answer = b""
     for at in range(len(REQUEST)):
         answer += await visit.say(REQUEST[at : at + 1].encode())
@@ -113,12 +113,14 @@ async def test_the_handshake_and_the_first_frames(visit: Visit) -> None:
         ("GET  \r\n\r\n", b"404"),
     ],
 )
-async def test_other_requests_are_refused(visit: Visit, request_text: str, status: bytes) -> None:
+async def test_another_http_request_is_refused(
+    visit: Visit, request_text: str, status: bytes
+) -> None:
     assert (await visit.say(request_text.encode())).startswith(b"HTTP/1.1 " + status)
     assert visit.transport.is_closing()
 
 
-async def test_an_endless_request_is_cut_off(visit: Visit) -> None:
+async def test_an_endless_http_request_is_closed(visit: Visit) -> None:
     await visit.say(b"GET /" + b"x" * 10_000)
     assert visit.transport.is_closing()
 
@@ -132,7 +134,9 @@ async def test_an_endless_request_is_cut_off(visit: Visit) -> None:
         (struct.pack(">BBQ", 0x82, 0xFF, 1 << 40), 1009),
     ],
 )
-async def test_frames_that_are_wrong_close(visit: Visit, frame: bytes, code: int) -> None:
+async def test_an_invalid_websocket_frame_closes_the_connection(
+    visit: Visit, frame: bytes, code: int
+) -> None:
     await visit.say(REQUEST.encode())
     assert unmasked(await visit.say(frame)) == WebSocketFrame(8, struct.pack(">H", code))
     assert visit.transport.is_closing()
@@ -143,7 +147,7 @@ async def test_frames_that_are_wrong_close(visit: Visit, frame: bytes, code: int
     st.binary(min_size=4, max_size=4),
     st.integers(1, 50),
 )
-def test_messages_come_out_however_the_bytes_are_cut(
+def test_websocket_frames_are_read_however_the_bytes_are_split(
     sent: list[tuple[int, bytes]], mask: bytes, step: int
 ) -> None:
     stream = b"".join(masked(opcode, payload, mask) for opcode, payload in sent)
@@ -156,7 +160,7 @@ def test_messages_come_out_however_the_bytes_are_cut(
 
 
 @given(st.binary(max_size=100))
-def test_any_bytes_are_frames_or_an_error(data: bytes) -> None:
+def test_any_bytes_are_websocket_frames_or_an_error(data: bytes) -> None:
     reader = WebSocketFrameReader()
     reader.feed(data)
     with contextlib.suppress(WebSocketError):

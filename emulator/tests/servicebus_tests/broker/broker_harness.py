@@ -1,4 +1,4 @@
-"""A broker in a folder of its own, with a clock that stands still until it is told."""
+"""A broker on a database of its own, with a clock that tests move by hand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,9 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @dataclass
-class HeldClock:
+class ManualClock:
+    """A clock that stands still until a test sets it."""
+
     at: datetime = START
 
     def now(self) -> datetime:
@@ -43,16 +45,17 @@ def message(
 
 
 @dataclass
-class World:
+class RunningBroker:
+    """A broker with its clock, and shortcuts for the operations of the tests."""
+
     broker: Broker
-    clock: HeldClock
+    clock: ManualClock
     database: Path
     settings: Sequence[QueueSettings]
-    inboxes: list["Inbox"] = field(default_factory=list)
 
     @classmethod
-    async def open(cls, folder: Path, *settings: QueueSettings) -> "World":
-        clock, database = HeldClock(), folder / "broker.sqlite"
+    async def open(cls, folder: Path, *settings: QueueSettings) -> "RunningBroker":
+        clock, database = ManualClock(), folder / "broker.sqlite"
         chosen = settings or (QueueSettings("q"),)
         return cls(await Broker.open(database, chosen, clock), clock, database, chosen)
 
@@ -75,18 +78,19 @@ class World:
 
     def receiver(
         self, address: str = "q", mode: ReceiveMode = ReceiveMode.PEEK_LOCK, credit: int = 0
-    ) -> "Inbox":
-        inbox = Inbox(self)
-        inbox.subscription = self.queue(address).subscribe(mode, inbox.deliveries.append)
-        inbox.subscription.set_credit(credit)
+    ) -> "RecordingReceiver":
+        """Add a receiver, and deliver what it has credit for."""
+        receiver = RecordingReceiver()
+        receiver.subscription = self.queue(address).subscribe(mode, receiver.deliveries.append)
+        receiver.subscription.set_credit(credit)
         self.broker.tick()
-        return inbox
+        return receiver
 
     def receive(self, address: str = "q", mode: ReceiveMode = ReceiveMode.PEEK_LOCK) -> Delivery:
-        """Receive one message that must be there."""
-        inbox = self.receiver(address, mode, credit=1)
-        inbox.subscription.close()
-        (delivery,) = inbox.deliveries
+        """Receive exactly one message, which must be ready."""
+        receiver = self.receiver(address, mode, credit=1)
+        receiver.subscription.close()
+        (delivery,) = receiver.deliveries
         return delivery
 
     def bodies(self, address: str = "q") -> list[str]:
@@ -94,8 +98,9 @@ class World:
 
 
 @dataclass
-class Inbox:
-    world: World
+class RecordingReceiver:
+    """A receiver that keeps its deliveries."""
+
     deliveries: list[Delivery] = field(default_factory=list)
     subscription: Subscription = field(init=False)
 
@@ -104,6 +109,6 @@ class Inbox:
         return [each.message.bare.decode() for each in self.deliveries]
 
 
-def token_of(delivery: Delivery) -> UUID:
+def lock_token_of(delivery: Delivery) -> UUID:
     assert delivery.lock_token is not None
     return delivery.lock_token

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from servicebus_tests.broker.broker_harness import World
+from servicebus_tests.broker.broker_harness import RunningBroker
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    world = await World.open(tmp_path)
-    yield world
-    await world.broker.close()
+async def servicebus(tmp_path: Path) -> AsyncIterator[RunningBroker]:
+    servicebus = await RunningBroker.open(tmp_path)
+    yield servicebus
+    await servicebus.broker.close()

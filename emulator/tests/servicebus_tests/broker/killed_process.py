@@ -1,7 +1,7 @@
-"""A process that works on a queue without end, until it is killed.
+"""A process that works on a queue until it is killed.
 
-Each line on its standard output is a promise: it is written after the call that it tells of has
-returned. ``python -m servicebus_tests.broker.killed_process DATABASE work|hold``
+It writes a line to standard output after each call that has returned: `python killed_process.py
+DATABASE work|hold`.
 """
 
 import asyncio
@@ -15,21 +15,21 @@ from emulator.servicebus.broker.message import Delivery, IncomingMessage, Receiv
 from emulator.servicebus.broker.queue import Queue
 
 
-def _promise(*words: object) -> None:
+def _report(*words: object) -> None:
     # One write, so that a kill leaves whole lines only.
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 
 async def _hold(queue: Queue) -> None:
-    inbox: asyncio.Queue[Delivery] = asyncio.Queue()
-    queue.subscribe(ReceiveMode.PEEK_LOCK, inbox.put_nowait).set_credit(1)
-    _promise("delivered", (await inbox.get()).message.delivery_count)
+    receiver: asyncio.Queue[Delivery] = asyncio.Queue()
+    queue.subscribe(ReceiveMode.PEEK_LOCK, receiver.put_nowait).set_credit(1)
+    _report("delivered", (await receiver.get()).message.delivery_count)
     await asyncio.Event().wait()
 
 
 async def _work(queue: Queue) -> None:
-    inbox: asyncio.Queue[Delivery] = asyncio.Queue()
-    subscription = queue.subscribe(ReceiveMode.PEEK_LOCK, inbox.put_nowait)
+    receiver: asyncio.Queue[Delivery] = asyncio.Queue()
+    subscription = queue.subscribe(ReceiveMode.PEEK_LOCK, receiver.put_nowait)
 
     async def produce() -> None:
         at = 0
@@ -41,25 +41,25 @@ async def _work(queue: Queue) -> None:
                 [IncomingMessage(b"", b"", (body + padding).encode()) for body in bodies]
             )
             for body, number in zip(bodies, numbers, strict=True):
-                _promise("sent", body, number)
+                _report("sent", body, number)
 
     async def consume() -> None:
         ways = [queue.complete, queue.abandon, queue.release, queue.defer, None]
         count = 0
         while True:
             subscription.set_credit(2)
-            delivery = await inbox.get()
+            delivery = await receiver.get()
             body, token = delivery.message.bare.split()[0].decode(), delivery.lock_token
             assert token is not None
-            _promise("delivered", body, delivery.message.delivery_count)
+            _report("delivered", body, delivery.message.delivery_count)
             way = ways[count % len(ways)]
             count += 1
             if way is None:
                 await queue.dead_letter(token, "Bad", None)
-                _promise("buried", body)
+                _report("dead_lettered", body)
             else:
                 await way(token)
-                _promise(way.__name__, body)
+                _report(way.__name__, body)
 
     await asyncio.gather(produce(), consume())
 

@@ -1,4 +1,4 @@
-"""A queue as one would write it on a napkin: one list, and a look at everything all the time."""
+"""A simple model of a queue: one list, which every operation searches completely."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta

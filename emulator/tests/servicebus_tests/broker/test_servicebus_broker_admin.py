@@ -1,4 +1,4 @@
-"""The management API under hands that mean no good."""
+"""The management API with malformed and hostile requests."""
 
 import hmac
 import time
@@ -19,7 +19,7 @@ from emulator.servicebus.administration import (
 )
 from emulator.servicebus.broker.errors import ArgumentError
 from emulator.servicebus.sas import SasError, verify_sas
-from servicebus_tests.broker.broker_harness import START, World
+from servicebus_tests.broker.broker_harness import START, RunningBroker
 
 KEYS = {"root": "key"}
 NAMESPACES = (
@@ -42,14 +42,14 @@ def entry(properties: str = "", prologue: str = "") -> str:
 
 
 @pytest.fixture
-async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_admin_app(world.broker)
+async def client(servicebus: RunningBroker) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_admin_app(servicebus.broker)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 
-async def test_an_entity_bomb_is_refused_at_once(client: httpx.AsyncClient) -> None:
+async def test_an_entity_bomb_is_refused_before_expansion(client: httpx.AsyncClient) -> None:
     started = time.process_time()
     response = await client.put(
         "/made", content=entry("<sb:LockDuration>&a11;</sb:LockDuration>", BOMB)
@@ -59,7 +59,7 @@ async def test_an_entity_bomb_is_refused_at_once(client: httpx.AsyncClient) -> N
     assert time.process_time() - started < 1
 
 
-async def test_a_file_is_not_read_for_anyone(client: httpx.AsyncClient) -> None:
+async def test_an_external_entity_is_not_read(client: httpx.AsyncClient) -> None:
     prologue = '<!DOCTYPE b [<!ENTITY x SYSTEM "file:///etc/hostname">]>'
     response = await client.put(
         "/made", content=entry("<sb:LockDuration>&x;</sb:LockDuration>", prologue)
@@ -67,7 +67,7 @@ async def test_a_file_is_not_read_for_anyone(client: httpx.AsyncClient) -> None:
     assert response.status_code == 400
 
 
-async def test_a_body_without_end_is_refused(client: httpx.AsyncClient) -> None:
+async def test_a_body_over_the_limit_is_refused(client: httpx.AsyncClient) -> None:
     response = await client.put("/made", content=b"<" * 70_000)
     assert response.status_code == 400
     assert "the body exceeds 65536 bytes" in response.text
@@ -86,17 +86,19 @@ async def test_a_body_without_end_is_refused(client: httpx.AsyncClient) -> None:
         ("/a/b/c", 200),
     ],
 )
-async def test_paths(client: httpx.AsyncClient, path: str, status: int) -> None:
+async def test_each_path_has_its_documented_status(
+    client: httpx.AsyncClient, path: str, status: int
+) -> None:
     assert (await client.get(path)).status_code == status
 
 
-async def test_an_entry_without_a_name_makes_no_queue(client: httpx.AsyncClient) -> None:
+async def test_an_invalid_queue_name_creates_no_queue(client: httpx.AsyncClient) -> None:
     for path in ("/", "/$made", "/q/$DeadLetterQueue", "/" + "x" * 300):
         assert (await client.put(path, content=entry())).status_code == 400
     assert (await client.delete("/q/$DeadLetterQueue")).status_code == 404
 
 
-async def test_control_characters_in_a_name_do_not_break_the_answer(
+async def test_an_error_response_has_no_control_characters(
     client: httpx.AsyncClient,
 ) -> None:
     response = await client.put("/a%01b", content=entry())
@@ -105,7 +107,7 @@ async def test_control_characters_in_a_name_do_not_break_the_answer(
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: entry(text).encode()))
-def test_nonsense_is_no_description(body: bytes) -> None:
+def test_any_body_is_a_description_or_refused(body: bytes) -> None:
     try:
         properties = read_description(body, "QueueDescription")
         settings_from("q", properties)
@@ -122,7 +124,7 @@ def test_nonsense_is_no_description(body: bytes) -> None:
         min_size=1,
     )
 )
-def test_nonsense_properties_are_refused_by_name(properties: dict[str, str]) -> None:
+def test_a_refused_property_is_named(properties: dict[str, str]) -> None:
     complaint = ""
     try:
         settings_from("q", properties)
@@ -149,7 +151,7 @@ def signed(resource: str, *, key: str = "key", name: str = "root", seconds: int 
         ("sb://localhost/q", "/q/sub"),
     ],
 )
-def test_a_good_token_opens_its_resource_and_what_is_below(resource: str, path: str) -> None:
+def test_a_valid_token_covers_its_resource_and_those_below(resource: str, path: str) -> None:
     verify_sas(signed(resource), KEYS, path, START)
 
 
@@ -171,12 +173,12 @@ def test_a_good_token_opens_its_resource_and_what_is_below(resource: str, path: 
         (signed("https://localhost/q/deeper"), "another resource"),
     ],
 )
-def test_a_bad_token_opens_nothing(token: str, complaint: str) -> None:
+def test_an_invalid_token_is_refused_with_its_reason(token: str, complaint: str) -> None:
     with pytest.raises(SasError, match=complaint):
         verify_sas(token, KEYS, "/q", START)
 
 
 @given(st.text())
-def test_nonsense_is_no_token(text: str) -> None:
+def test_any_text_that_is_not_signed_is_refused_as_a_token(text: str) -> None:
     with pytest.raises(SasError):
         verify_sas(f"SharedAccessSignature {text}", KEYS, "/q", START)

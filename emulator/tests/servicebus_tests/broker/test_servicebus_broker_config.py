@@ -24,7 +24,7 @@ def config(properties: dict[str, Any] | None = None, **namespace: Any) -> str:
     return json.dumps({"UserConfig": {"Namespaces": spaces, "Logging": {"Type": "File"}}})
 
 
-def test_every_property_is_read(tmp_path: Path) -> None:
+def test_every_property_of_a_queue_is_read(tmp_path: Path) -> None:
     path = tmp_path / "Config.json"
     text = config(
         {
@@ -97,19 +97,19 @@ def test_defaults_are_those_of_azure() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_named(text: str, complaint: str) -> None:
+def test_an_invalid_property_is_named(text: str, complaint: str) -> None:
     with pytest.raises(ConfigError) as raised:
         parse_config(text)
     assert complaint in str(raised.value)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_configuration_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.json: cannot be read"):
         load_config(tmp_path / "absent.json")
 
 
 @given(st.text() | st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
-def test_nonsense_is_refused(value: Any) -> None:
+def test_any_document_is_a_configuration_or_refused(value: Any) -> None:
     for text in (str(value), json.dumps(value), config(Queues=value)):
         try:
             parse_config(text)
@@ -119,13 +119,13 @@ def test_nonsense_is_refused(value: Any) -> None:
 
 
 @given(st.timedeltas(timedelta(0), UNBOUNDED))
-def test_durations_survive_their_writing(duration: timedelta) -> None:
+def test_a_formatted_duration_parses_to_the_same(duration: timedelta) -> None:
     assert parse_duration(format_duration(duration)) == duration
 
 
 @pytest.mark.parametrize(
     "text", ["", "P", "PT", "P1", "1D", "P1Y", "P1M", "PT1H2", "-PT1S", "P1D "]
 )
-def test_other_texts_are_no_durations(text: str) -> None:
+def test_a_text_that_is_not_a_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not an ISO 8601 duration"):
         parse_duration(text)

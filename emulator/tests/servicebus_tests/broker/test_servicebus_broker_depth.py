@@ -1,4 +1,4 @@
-"""A queue that is a hundred times deeper costs the same per operation: counted, not timed."""
+"""The cost of an operation does not depend on the depth of the queue: counted, not timed."""
 
 import sys
 from collections.abc import Awaitable, Callable
@@ -9,70 +9,72 @@ import pytest
 
 from emulator.servicebus.broker.message import ReceiveMode
 from emulator.servicebus.broker.settings import QueueSettings
-from servicebus_tests.broker.broker_harness import World, message, token_of
+from servicebus_tests.broker.broker_harness import RunningBroker, lock_token_of, message
 
 SHALLOW, DEEP = 100, 10_000
 
 
-async def send(world: World) -> None:
-    await world.queue().send([message("new")])
+async def send(servicebus: RunningBroker) -> None:
+    await servicebus.queue().send([message("new")])
 
 
-async def receive_and_complete(world: World) -> None:
-    await world.queue().complete(token_of(world.receive()))
+async def receive_and_complete(servicebus: RunningBroker) -> None:
+    await servicebus.queue().complete(lock_token_of(servicebus.receive()))
 
 
-async def receive_and_delete(world: World) -> None:
-    world.receive(mode=ReceiveMode.RECEIVE_AND_DELETE)
+async def receive_and_delete(servicebus: RunningBroker) -> None:
+    servicebus.receive(mode=ReceiveMode.RECEIVE_AND_DELETE)
 
 
-async def abandon(world: World) -> None:
-    await world.queue().abandon(token_of(world.receive()))
+async def abandon(servicebus: RunningBroker) -> None:
+    await servicebus.queue().abandon(lock_token_of(servicebus.receive()))
 
 
-async def renew(world: World) -> None:
-    token = token_of(world.receive())
-    await world.queue().renew([token])
-    await world.queue().release(token)
+async def renew(servicebus: RunningBroker) -> None:
+    token = lock_token_of(servicebus.receive())
+    await servicebus.queue().renew([token])
+    await servicebus.queue().release(token)
 
 
-async def defer_and_receive(world: World) -> None:
-    delivery = world.receive()
-    await world.queue().defer(token_of(delivery))
+async def defer_and_receive(servicebus: RunningBroker) -> None:
+    delivery = servicebus.receive()
+    await servicebus.queue().defer(lock_token_of(delivery))
     number = delivery.message.sequence_number
-    await world.queue().receive_deferred([number], ReceiveMode.RECEIVE_AND_DELETE)
+    await servicebus.queue().receive_deferred([number], ReceiveMode.RECEIVE_AND_DELETE)
 
 
-async def dead_letter(world: World) -> None:
-    await world.queue().dead_letter(token_of(world.receive()), "Bad", None)
+async def dead_letter(servicebus: RunningBroker) -> None:
+    await servicebus.queue().dead_letter(lock_token_of(servicebus.receive()), "Bad", None)
 
 
-async def schedule_and_cancel(world: World) -> None:
-    numbers = await world.queue().schedule([message("later", scheduled_at=world.after(9))])
-    await world.queue().cancel_scheduled(numbers)
+async def schedule_and_cancel(servicebus: RunningBroker) -> None:
+    numbers = await servicebus.queue().schedule(
+        [message("later", scheduled_at=servicebus.after(9))]
+    )
+    await servicebus.queue().cancel_scheduled(numbers)
 
 
-async def let_a_lock_expire(world: World) -> None:
-    world.receive()
-    world.advance(60)
+async def let_a_lock_expire(servicebus: RunningBroker) -> None:
+    servicebus.receive()
+    servicebus.advance(60)
 
 
-async def peek_in_the_middle(world: World) -> None:
-    middle = world.queue().counts().total // 2
-    assert len(world.queue().peek(middle, 10)) == 10
+async def peek_in_the_middle(servicebus: RunningBroker) -> None:
+    middle = servicebus.queue().counts().total // 2
+    assert len(servicebus.queue().peek(middle, 10)) == 10
 
 
-async def count_messages(world: World) -> None:
-    world.queue().counts()
+async def count_messages(servicebus: RunningBroker) -> None:
+    servicebus.queue().counts()
 
 
 class _Meter:
-    """Counts the calls that Python makes and the instructions that SQLite runs."""
+    """Counts Python's calls and SQLite's instructions."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, servicebus: RunningBroker) -> None:
         self.calls = 0
         self.steps = 0
-        self._connection = world.broker._transactions.store._connection
+        self._connection = servicebus.broker._transactions.store._connection
 
     def __enter__(self) -> "_Meter":
         self._connection.set_progress_handler(self._step, 1)
@@ -91,16 +93,18 @@ class _Meter:
         self.calls += event in {"call", "c_call"}
 
 
-async def _cost(folder: Path, depth: int, operation: Callable[[World], Awaitable[None]]) -> _Meter:
-    world = await World.open(folder, QueueSettings("q", max_delivery_count=2000))
-    await world.queue().send(
+async def _cost(
+    folder: Path, depth: int, operation: Callable[[RunningBroker], Awaitable[None]]
+) -> _Meter:
+    servicebus = await RunningBroker.open(folder, QueueSettings("q", max_delivery_count=2000))
+    await servicebus.queue().send(
         [message(f"{at}", time_to_live_seconds=100_000) for at in range(depth)]
     )
-    await operation(world)
-    with _Meter(world) as meter:
+    await operation(servicebus)
+    with _Meter(servicebus) as meter:
         for _ in range(10):
-            await operation(world)
-    await world.broker.close()
+            await operation(servicebus)
+    await servicebus.broker.close()
     return meter
 
 
@@ -120,8 +124,8 @@ async def _cost(folder: Path, depth: int, operation: Callable[[World], Awaitable
         count_messages,
     ],
 )
-async def test_depth_costs_nothing(
-    tmp_path_factory: pytest.TempPathFactory, operation: Callable[[World], Awaitable[None]]
+async def test_the_cost_of_an_operation_does_not_grow_with_the_queue(
+    tmp_path_factory: pytest.TempPathFactory, operation: Callable[[RunningBroker], Awaitable[None]]
 ) -> None:
     shallow = await _cost(tmp_path_factory.mktemp("shallow"), SHALLOW, operation)
     deep = await _cost(tmp_path_factory.mktemp("deep"), DEEP, operation)
@@ -129,26 +133,26 @@ async def test_depth_costs_nothing(
     assert deep.steps <= shallow.steps * 1.2 + 10
 
 
-async def test_a_job_costs_two_transactions(tmp_path: Path) -> None:
-    world = await World.open(tmp_path)
-    inbox = world.receiver(credit=1)
+async def test_sending_and_completing_takes_two_transactions(tmp_path: Path) -> None:
+    servicebus = await RunningBroker.open(tmp_path)
+    receiver = servicebus.receiver(credit=1)
     statements: list[str] = []
-    world.broker.trace(statements.append)
-    await world.queue().send([message("job")])
-    await world.queue().complete(token_of(inbox.deliveries[0]))
+    servicebus.broker.trace(statements.append)
+    await servicebus.queue().send([message("job")])
+    await servicebus.queue().complete(lock_token_of(receiver.deliveries[0]))
     assert [each.split()[0] for each in statements] == (
         ["BEGIN", "INSERT", "UPDATE", "COMMIT", "BEGIN", "DELETE", "COMMIT"]
     )
-    await world.broker.close()
+    await servicebus.broker.close()
 
 
 async def test_contents_of_a_deep_queue_stay_on_disk(tmp_path: Path) -> None:
-    world = await World.open(tmp_path)
-    world.broker._transactions.contents._cache_bytes = 1_000_000
+    servicebus = await RunningBroker.open(tmp_path)
+    servicebus.broker._transactions.contents._cache_bytes = 1_000_000
     for _ in range(20):
-        await world.queue().send([message("x" * 100_000)])
-    contents = world.broker._transactions.contents
+        await servicebus.queue().send([message("x" * 100_000)])
+    contents = servicebus.broker._transactions.contents
     assert contents._cached_bytes <= 1_000_000
     assert len(contents._cached) == 10
-    assert {len(body) for body in world.bodies()} == {100_000}
-    await world.broker.close()
+    assert {len(body) for body in servicebus.bodies()} == {100_000}
+    await servicebus.broker.close()

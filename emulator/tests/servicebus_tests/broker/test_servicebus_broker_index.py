@@ -12,9 +12,7 @@ numbers = st.integers(0, 40)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 2000)), max_size=400), st.integers(0, 2000))
-def test_the_index_holds_what_a_sorted_set_holds(
-    changes: list[tuple[bool, int]], since: int
-) -> None:
+def test_sorted_numbers_equal_a_sorted_set(changes: list[tuple[bool, int]], since: int) -> None:
     index, model = SortedNumbers(), set[int]()
     for adding, number in changes:
         if adding and number not in model:
@@ -28,7 +26,7 @@ def test_the_index_holds_what_a_sorted_set_holds(
     assert list(index.since(since)) == sorted(each for each in model if each >= since)
 
 
-def test_chunks_divide_and_disappear() -> None:
+def test_chunks_are_split_and_removed() -> None:
     index = SortedNumbers()
     for number in [*range(0, 4000, 2), *range(3999, 0, -2)]:
         index.add(number)
@@ -51,7 +49,7 @@ class _Counted(int):
         return int(self) < int(other)
 
 
-def test_finding_a_place_takes_a_logarithm_of_comparisons() -> None:
+def test_adding_a_number_takes_logarithmic_comparisons() -> None:
     counts = []
     for depth in (1000, 100_000):
         index = SortedNumbers()
@@ -66,7 +64,7 @@ def test_finding_a_place_takes_a_logarithm_of_comparisons() -> None:
 
 
 @given(st.lists(st.tuples(numbers, st.none() | numbers), max_size=300), numbers)
-def test_the_agenda_tells_what_is_due_in_its_order(
+def test_the_timer_heap_returns_due_keys_in_order(
     changes: list[tuple[int, int | None]], seconds: int
 ) -> None:
     timers, model = TimerHeap(), dict[int, int]()
@@ -84,7 +82,7 @@ def test_the_agenda_tells_what_is_due_in_its_order(
     assert len(timers) == len(model) - len(taken)
 
 
-def test_an_agenda_that_changes_its_mind_does_not_grow() -> None:
+def test_the_timer_heap_does_not_grow_with_changed_times() -> None:
     timers = TimerHeap()
     for at in range(10_000):
         timers.set(at % 10, START + timedelta(seconds=at))

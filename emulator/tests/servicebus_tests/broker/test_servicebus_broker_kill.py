@@ -1,4 +1,4 @@
-"""kill -9 in the middle of work: every promise that was made is kept."""
+"""A kill -9 during work loses nothing that was acknowledged."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from emulator.servicebus.broker.clock import SystemClock
 from emulator.servicebus.broker.message import MessageState, StoredMessage
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.broker.settings import QueueSettings
-from servicebus_tests.broker.broker_harness import HeldClock, message
+from servicebus_tests.broker.broker_harness import ManualClock, message
 
 KILLED_PROCESS = Path(__file__).with_name("killed_process.py")
 
@@ -24,19 +24,19 @@ async def _make_queue(database: Path, settings: QueueSettings, *bodies: str) -> 
     await broker.close()
 
 
-def _run_until_killed(database: Path, way: str, promise_count: int) -> list[list[str]]:
-    """Let a victim work, kill it after so many promises, and return all that it made."""
-    victim = subprocess.Popen(
+def _run_until_killed(database: Path, way: str, report_count: int) -> list[list[str]]:
+    """Kill the process after a number of reports; return all its reports."""
+    process = subprocess.Popen(
         [sys.executable, str(KILLED_PROCESS), str(database), way],
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert victim.stdout is not None
-    with victim.stdout:
-        lines = [victim.stdout.readline() for _ in range(promise_count)]
-        victim.kill()
-        lines += victim.stdout.readlines()
-    victim.wait()
+    assert process.stdout is not None
+    with process.stdout:
+        lines = [process.stdout.readline() for _ in range(report_count)]
+        process.kill()
+        lines += process.stdout.readlines()
+    process.wait()
     return [line.split() for line in lines if line.endswith("\n")]
 
 
@@ -53,18 +53,18 @@ def _by_body(messages: list[StoredMessage]) -> dict[str, StoredMessage]:
     return found
 
 
-@pytest.mark.parametrize("promise_count", [1, 37, 500, 2000])
-async def test_what_was_acknowledged_is_there_and_what_was_settled_is_not(
-    tmp_path: Path, promise_count: int
+@pytest.mark.parametrize("report_count", [1, 37, 500, 2000])
+async def test_a_kill_keeps_acknowledged_sends_and_settlements(
+    tmp_path: Path, report_count: int
 ) -> None:
     database = tmp_path / "q.sqlite"
     await _make_queue(database, QueueSettings("q"))
-    promises = _run_until_killed(database, "work", promise_count)
-    assert len(promises) >= promise_count
+    reports = _run_until_killed(database, "work", report_count)
+    assert len(reports) >= report_count
     sent: dict[str, int] = {}
     last: dict[str, str] = {}
     failures: dict[str, int] = defaultdict(int)
-    for verb, body, *rest in promises:
+    for verb, body, *rest in reports:
         if verb == "sent":
             sent[body] = int(rest[0])
             continue
@@ -76,21 +76,21 @@ async def test_what_was_acknowledged_is_there_and_what_was_settled_is_not(
     queue = broker.queue("q")
     alive, dead = _peek_all(queue), _peek_all(broker.queue("q/$DeadLetterQueue"))
     assert len(alive) + len(dead) == queue.counts().total
-    living, buried = _by_body(alive), _by_body(dead)
+    living, dead_lettered = _by_body(alive), _by_body(dead)
 
     for body, number in sent.items():
         verb = last.get(body, "")
-        found = living.get(body) or buried.get(body)
+        found = living.get(body) or dead_lettered.get(body)
         if verb == "complete":
             assert found is None, "a completed message came back"
         elif found is None:
-            # Settled, and killed before the promise could be written down.
+            # The kill came between the settlement and its report.
             assert verb == "delivered"
         else:
             assert found.sequence_number == number
             assert 0 <= found.delivery_count - failures[body] <= (verb == "delivered")
-        if verb == "buried":
-            assert body in buried
+        if verb == "dead_lettered":
+            assert body in dead_lettered
         if verb == "defer":
             assert living[body].state is MessageState.DEFERRED
     (number,) = await queue.send([message("new")])
@@ -98,13 +98,13 @@ async def test_what_was_acknowledged_is_there_and_what_was_settled_is_not(
     await broker.close()
 
 
-async def test_a_message_that_kills_three_times_is_dead_lettered(tmp_path: Path) -> None:
+async def test_a_message_held_during_three_kills_is_dead_lettered(tmp_path: Path) -> None:
     database = tmp_path / "q.sqlite"
     await _make_queue(database, QueueSettings("q", max_delivery_count=3), "poison")
     for kill_count in range(3):
         assert _run_until_killed(database, "hold", 1) == [["delivered", str(kill_count)]]
-        # The lock outlives its broker; it is over for one that opens when it has expired.
-        later = HeldClock(SystemClock().now() + timedelta(seconds=61))
+        # The lock survives the kill and has expired when this broker opens.
+        later = ManualClock(SystemClock().now() + timedelta(seconds=61))
         broker = await Broker.open(database, [], later)
         await broker.close()
     broker = await Broker.open(database, [], SystemClock())

@@ -29,7 +29,7 @@ from emulator.servicebus.broker.errors import (
 )
 from emulator.servicebus.broker.message import MessageState, ReceiveMode
 from emulator.servicebus.broker.settings import QueueSettings
-from servicebus_tests.broker.broker_harness import World, message, token_of
+from servicebus_tests.broker.broker_harness import RunningBroker, lock_token_of, message
 from servicebus_tests.broker.model_queue import ModelMessage, ModelQueue
 
 LOCK_SECONDS = 30
@@ -67,18 +67,18 @@ class BrokerMachine(RuleBasedStateMachine):
         )
         self.runner = asyncio.Runner()
         self.folder = tempfile.TemporaryDirectory()
-        self.world = self.runner.run(World.open(Path(self.folder.name), chosen))
-        self.model = ModelQueue(chosen, self.world.clock.at)
+        self.servicebus = self.runner.run(RunningBroker.open(Path(self.folder.name), chosen))
+        self.model = ModelQueue(chosen, self.servicebus.clock.at)
         self.body_count = 0
 
     def teardown(self) -> None:
         if hasattr(self, "runner"):
-            self.runner.run(self.world.broker.close())
+            self.runner.run(self.servicebus.broker.close())
             self.runner.close()
             self.folder.cleanup()
 
     def _refuse_writes(self, value: bool) -> None:
-        connection = self.world.broker._transactions.store._connection
+        connection = self.servicebus.broker._transactions.store._connection
         connection.execute(f"PRAGMA query_only={int(value)}")
 
     @rule(
@@ -97,13 +97,13 @@ class BrokerMachine(RuleBasedStateMachine):
         messages = []
         for message_id, life, delay, size in facts:
             self.body_count += 1
-            due = None if delay is None else self.world.after(delay)
+            due = None if delay is None else self.servicebus.after(delay)
             body = f"{self.body_count} " * size
             messages.append(
                 message(body, message_id=message_id, time_to_live_seconds=life, scheduled_at=due)
             )
         expected = [self.model.send(each) for each in messages]
-        assert self.runner.run(self.world.queue().send(messages)) == expected
+        assert self.runner.run(self.servicebus.queue().send(messages)) == expected
         self.advance(0)
 
     @rule(count=st.integers(1, 3), mode=st.sampled_from(ReceiveMode), dead=st.booleans())
@@ -111,13 +111,13 @@ class BrokerMachine(RuleBasedStateMachine):
         self._refuse_writes(True)
 
         async def attempt() -> None:
-            inbox = self.world.receiver(ADDRESSES[dead], mode, count)
-            sending = self.world.queue().send([message("never", message_id="2")] * count)
+            receiver = self.servicebus.receiver(ADDRESSES[dead], mode, count)
+            sending = self.servicebus.queue().send([message("never", message_id="2")] * count)
             with pytest.raises(MessageStoreError):
                 await sending
-            assert not inbox.deliveries
-            assert inbox.subscription.credit == count
-            inbox.subscription.close()
+            assert not receiver.deliveries
+            assert receiver.subscription.credit == count
+            receiver.subscription.close()
 
         before = copy.deepcopy(self.model)
         known = self.model.send(message("never", message_id="2"))
@@ -128,7 +128,7 @@ class BrokerMachine(RuleBasedStateMachine):
         else:
             assert known
         self._refuse_writes(False)
-        self.world.broker._transactions._on_timer()
+        self.servicebus.broker._transactions._on_timer()
 
     @rule(
         target=held,
@@ -137,17 +137,17 @@ class BrokerMachine(RuleBasedStateMachine):
         dead=st.booleans(),
     )
     def receive(self, count: int, mode: ReceiveMode, dead: bool) -> object:
-        inbox = self.world.receiver(ADDRESSES[dead], mode, count)
-        inbox.subscription.close()
+        receiver = self.servicebus.receiver(ADDRESSES[dead], mode, count)
+        receiver.subscription.close()
         tokens = []
-        for delivery in inbox.deliveries:
+        for delivery in receiver.deliveries:
             expected = self.model.first_ready(dead=dead)
             assert expected is not None
             assert delivery.message.sequence_number == expected.number
             assert delivery.message.bare == expected.body
             assert delivery.message.delivery_count == expected.delivery_count
             tokens.append(self._took(expected, mode, delivery))
-        if len(inbox.deliveries) < count:
+        if len(receiver.deliveries) < count:
             assert self.model.first_ready(dead=dead) is None
         return multiple(*[each for each in tokens if each is not None])
 
@@ -158,7 +158,7 @@ class BrokerMachine(RuleBasedStateMachine):
     )
     def receive_deferred(self, picks: list[int], mode: ReceiveMode) -> object:
         found = [self._find(number, MessageState.DEFERRED) for number in picks]
-        call = self.world.queue().receive_deferred(picks, mode)
+        call = self.servicebus.queue().receive_deferred(picks, mode)
         if None in found:
             with pytest.raises(MessageNotFound):
                 self.runner.run(call)
@@ -175,7 +175,7 @@ class BrokerMachine(RuleBasedStateMachine):
         if mode is ReceiveMode.RECEIVE_AND_DELETE:
             self.model.messages.remove(expected)
             return None
-        token = token_of(delivery)  # type: ignore[arg-type]
+        token = lock_token_of(delivery)  # type: ignore[arg-type]
         self.model.lock(expected, token)
         return token, expected.dead
 
@@ -188,7 +188,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(picks=st.lists(st.integers(1, 12), min_size=1, max_size=2, unique=True))
     def cancel(self, picks: list[int]) -> None:
         found = [self._find(number, MessageState.SCHEDULED) for number in picks]
-        call = self.world.queue().cancel_scheduled(picks)
+        call = self.servicebus.queue().cancel_scheduled(picks)
         if None in found:
             with pytest.raises(MessageNotFound):
                 self.runner.run(call)
@@ -202,7 +202,7 @@ class BrokerMachine(RuleBasedStateMachine):
     )
     def settle(self, hold: tuple[object, bool], way: str) -> None:
         token, dead = hold
-        queue = self.world.queue(ADDRESSES[dead])
+        queue = self.servicebus.queue(ADDRESSES[dead])
         arguments = (token, "Bad", None) if way == "dead_letter" else (token,)
         call = getattr(queue, way)(*arguments)
         mine = next((m for m in self.model.messages if m.token == token), None)
@@ -229,7 +229,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(hold=held)
     def renew(self, hold: tuple[object, bool]) -> None:
         token, dead = hold
-        call = self.world.queue(ADDRESSES[dead]).renew([token])  # type: ignore[list-item]
+        call = self.servicebus.queue(ADDRESSES[dead]).renew([token])  # type: ignore[list-item]
         mine = next((m for m in self.model.messages if m.token == token), None)
         if mine is None:
             with pytest.raises(MessageLockLost):
@@ -241,15 +241,15 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(duration=seconds)
     def advance(self, duration: int) -> None:
         self.model.advance(timedelta(seconds=duration))
-        self.world.advance(duration)
+        self.servicebus.advance(duration)
 
     @precondition(lambda self: self.body_count)
     @rule(downtime=st.just(0) | seconds)
     def restart(self, downtime: int) -> None:
         async def restart() -> None:
-            await self.world.broker.close()
-            self.world.clock.at = self.world.after(downtime)
-            await self.world.restart()
+            await self.servicebus.broker.close()
+            self.servicebus.clock.at = self.servicebus.after(downtime)
+            await self.servicebus.restart()
 
         self.runner.run(restart())
         self.model.advance(timedelta(seconds=downtime))
@@ -269,7 +269,7 @@ class BrokerMachine(RuleBasedStateMachine):
                     each.expires_at,
                     each.dead_letter_reason,
                 )
-                for each in self.world.queue(address).peek(0, 1000)
+                for each in self.servicebus.queue(address).peek(0, 1000)
             ]
             assert shown == [
                 (
@@ -283,7 +283,7 @@ class BrokerMachine(RuleBasedStateMachine):
                 )
                 for each in self.model.living(dead=dead)
             ]
-        counts = self.world.queue().counts()
+        counts = self.servicebus.queue().counts()
         living = [each.state for each in self.model.living(dead=False)]
         assert counts.active == living.count(MessageState.ACTIVE)
         assert counts.deferred == living.count(MessageState.DEFERRED)

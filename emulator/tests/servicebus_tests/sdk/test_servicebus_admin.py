@@ -88,7 +88,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     await broker.close()
 
 
-async def test_a_queue_is_created_as_it_was_asked_for(served: Served) -> None:
+async def test_a_queue_is_created_with_the_requested_properties(served: Served) -> None:
     created = await served.call(
         lambda client: client.create_queue(
             "made",
@@ -120,12 +120,12 @@ async def test_a_queue_is_created_as_it_was_asked_for(served: Served) -> None:
     )
 
 
-async def test_a_queue_with_nothing_asked_for_has_azures_defaults(served: Served) -> None:
+async def test_a_queue_without_properties_has_azures_defaults(served: Served) -> None:
     await served.call(lambda client: client.create_queue("plain"))
     assert served.broker.queue("plain").settings == QueueSettings("plain")
 
 
-async def test_a_name_that_is_taken_is_refused(served: Served) -> None:
+async def test_creating_an_existing_queue_fails(served: Served) -> None:
     with pytest.raises(ResourceExistsError, match="exists already"):
         await served.call(lambda client: client.create_queue("Q"))
 
@@ -151,7 +151,7 @@ async def test_a_queue_is_updated(served: Served) -> None:
     assert (settings.max_delivery_count, settings.lock_duration) == (7, timedelta(minutes=2))
 
 
-async def test_updates_that_azure_refuses(served: Served) -> None:
+async def test_an_update_that_azure_refuses_is_refused(served: Served) -> None:
     for changes, complaint in (
         ({"lock_duration": timedelta(minutes=6)}, "LockDuration"),
         ({"requires_duplicate_detection": True}, "RequiresDuplicateDetection: cannot be changed"),
@@ -174,7 +174,7 @@ async def test_a_queue_is_deleted(served: Served) -> None:
     assert not served.broker.queues()
 
 
-async def test_all_queues_are_listed_page_by_page(served: Served) -> None:
+async def test_all_queues_are_listed_in_pages(served: Served) -> None:
     names = [f"queue-{at:03}" for at in range(205)]
     for name in names:
         await served.broker.create_queue(QueueSettings(name))
@@ -186,7 +186,7 @@ async def test_all_queues_are_listed_page_by_page(served: Served) -> None:
     assert counted == listed
 
 
-async def test_topics_are_none_and_cannot_be_made(served: Served) -> None:
+async def test_topics_are_not_listed_and_not_created(served: Served) -> None:
     assert await served.call(lambda client: list(client.list_topics())) == []
     with pytest.raises(HttpResponseError, match="QueueDescription"):
         await served.call(lambda client: client.create_topic("t"))
@@ -220,7 +220,7 @@ async def test_a_wrong_key_is_refused(served: Served, credentials: dict[str, str
         await served.call(lambda client: client.get_queue("q"), **credentials)
 
 
-async def test_without_a_token_everything_but_health_is_refused(served: Served) -> None:
+async def test_only_health_is_served_without_a_token(served: Served) -> None:
     async with httpx.AsyncClient(base_url=f"http://localhost:{served.port}") as client:
         refused = [(await client.get(path)).status_code for path in ("/q", "/$Resources/queues")]
         health = await client.get("/health")

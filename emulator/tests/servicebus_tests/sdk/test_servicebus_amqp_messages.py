@@ -30,7 +30,7 @@ async def receive(receiver: Any, count: int = 1, wait_seconds: float = 10) -> li
 
 
 @with_both_clients
-async def test_a_message_arrives_as_it_was_sent(server: Server, client: Any) -> None:
+async def test_a_received_message_equals_the_sent_one(server: Server, client: Any) -> None:
     queue = server.create_queue()
     sent = ServiceBusMessage(
         b"body",
@@ -96,7 +96,7 @@ async def test_lists_batches_and_large_messages_keep_their_order(
 
 
 @with_both_clients
-async def test_a_message_over_the_limit_is_refused_and_the_sender_goes_on(
+async def test_a_message_over_the_limit_is_refused_and_the_sender_stays_usable(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue()
@@ -111,7 +111,7 @@ async def test_a_message_over_the_limit_is_refused_and_the_sender_goes_on(
 
 
 @with_both_clients
-async def test_scheduled_messages_come_in_time_or_can_be_cancelled(
+async def test_a_scheduled_message_arrives_in_time_unless_cancelled(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue()
@@ -137,7 +137,7 @@ async def test_scheduled_messages_come_in_time_or_can_be_cancelled(
 
 
 @with_both_clients
-async def test_peeking_goes_on_after_the_last_message_seen(server: Server, client: Any) -> None:
+async def test_peek_continues_after_the_last_peeked_message(server: Server, client: Any) -> None:
     queue = server.create_queue()
     async with (
         client.get_queue_sender(queue) as sender,

@@ -25,7 +25,7 @@ def collected() -> Iterator[None]:
 
 @CUT
 @pytest.mark.usefixtures("collected")
-def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
+def test_acknowledged_messages_survive_a_kill(tmp_path: Path) -> None:
     with run_server(tmp_path) as server:
         server.create_queue_named("durable")
         with _client(server) as client, client.get_queue_sender("durable") as sender:
@@ -47,7 +47,7 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
 
 @CUT
 @pytest.mark.usefixtures("collected")
-def test_a_client_finds_its_way_back_after_a_restart(tmp_path: Path) -> None:
+def test_a_client_reconnects_after_a_restart(tmp_path: Path) -> None:
     with run_server(tmp_path) as server:
         server.create_queue_named("queue")
         with (
@@ -64,7 +64,7 @@ def test_a_client_finds_its_way_back_after_a_restart(tmp_path: Path) -> None:
                 assert [str(each) for each in receiver.peek_messages(5)] == ["before", "after"]
 
 
-def test_options_that_cannot_be_used_end_the_start(tmp_path: Path) -> None:
+def test_an_invalid_option_exits_with_2(tmp_path: Path) -> None:
     config = tmp_path / "Config.json"
     config.write_text("{}")
     for options, said in (
@@ -78,7 +78,7 @@ def test_options_that_cannot_be_used_end_the_start(tmp_path: Path) -> None:
         assert said in ended.stderr.splitlines()[-1]
 
 
-def test_a_busy_port_is_named(tmp_path: Path) -> None:
+def test_a_port_in_use_is_named_and_exits_with_98(tmp_path: Path) -> None:
     with socket.socket() as occupied:
         occupied.bind(("127.0.0.1", 0))
         occupied.listen()

@@ -1,4 +1,4 @@
-"""What the server refuses, and by which of the clients' exceptions one hears of it."""
+"""Refusals, and the SDK's exceptions for them."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from servicebus_tests.sdk.servicebus_process import KEY_NAME, Server
 
 
 @with_both_clients
-async def test_a_queue_that_is_not_there(server: Server, client: Any) -> None:
+async def test_a_missing_queue_raises_entity_not_found(server: Server, client: Any) -> None:
     with pytest.raises(MessagingEntityNotFoundError):
         async with client.get_queue_sender("nowhere") as sender:
             await sender.send_messages(ServiceBusMessage("lost"))
@@ -27,7 +27,7 @@ async def test_a_queue_that_is_not_there(server: Server, client: Any) -> None:
 
 
 @with_both_clients
-async def test_a_queue_that_is_deleted_meanwhile(server: Server, client: Any) -> None:
+async def test_a_queue_deleted_while_in_use_raises_an_error(server: Server, client: Any) -> None:
     queue = server.create_queue()
     async with client.get_queue_sender(queue) as sender:
         await sender.send_messages(ServiceBusMessage("kept"))
@@ -37,7 +37,7 @@ async def test_a_queue_that_is_deleted_meanwhile(server: Server, client: Any) ->
 
 
 @with_both_clients
-async def test_sessions_on_a_queue_without_them(server: Server, client: Any) -> None:
+async def test_accepting_a_session_is_refused(server: Server, client: Any) -> None:
     queue = server.create_queue()
     with pytest.raises(ServiceBusError):
         async with client.get_queue_receiver(queue, session_id=NEXT_AVAILABLE_SESSION):
@@ -45,7 +45,7 @@ async def test_sessions_on_a_queue_without_them(server: Server, client: Any) -> 
 
 
 @with_both_clients
-async def test_sending_to_a_dead_letter_queue(server: Server, client: Any) -> None:
+async def test_sending_to_a_dead_letter_queue_is_refused(server: Server, client: Any) -> None:
     queue = server.create_queue()
     with pytest.raises(ServiceBusError):
         async with client.get_queue_sender(f"{queue}/$DeadLetterQueue") as sender:
@@ -54,7 +54,9 @@ async def test_sending_to_a_dead_letter_queue(server: Server, client: Any) -> No
 
 @pytest.mark.parametrize("sdk", ["sync", "aio"])
 @pytest.mark.parametrize(("name", "key"), [(KEY_NAME, "wrong"), ("unknown", "SAS_KEY_VALUE")])
-async def test_a_key_that_is_wrong(server: Server, sdk: str, name: str, key: str) -> None:
+async def test_a_wrong_key_raises_an_authentication_error(
+    server: Server, sdk: str, name: str, key: str
+) -> None:
     queue = server.create_queue()
     async with connect(sdk, server.connection_string_with(name, key)) as client:
         with pytest.raises(ServiceBusAuthenticationError):
@@ -62,7 +64,7 @@ async def test_a_key_that_is_wrong(server: Server, sdk: str, name: str, key: str
                 pass
 
 
-def test_a_token_of_entra_id(server: Server) -> None:
+def test_a_token_of_entra_id_is_refused(server: Server) -> None:
     class Credential:
         def get_token(self, *_: str, **__: object) -> AccessToken:
             return AccessToken("header.claims.signature", 4_000_000_000)

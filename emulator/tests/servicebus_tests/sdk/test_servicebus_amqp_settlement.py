@@ -17,7 +17,7 @@ async def send(client: Any, queue: str, *texts: str) -> None:
 
 
 @with_both_clients
-async def test_each_settlement_does_what_it_says(server: Server, client: Any) -> None:
+async def test_each_settlement_has_its_documented_effect(server: Server, client: Any) -> None:
     queue = server.create_queue()
     await send(client, queue, "complete", "abandon", "defer", "dead-letter")
     async with client.get_queue_receiver(queue) as receiver:
@@ -46,7 +46,7 @@ async def test_each_settlement_does_what_it_says(server: Server, client: Any) ->
 
 
 @with_both_clients
-async def test_a_lock_can_be_renewed_and_ends_otherwise(server: Server, client: Any) -> None:
+async def test_a_lock_expires_unless_renewed(server: Server, client: Any) -> None:
     queue = server.create_queue(LockDuration="PT2S")
     await send(client, queue, "message")
     async with (
@@ -66,7 +66,7 @@ async def test_a_lock_can_be_renewed_and_ends_otherwise(server: Server, client: 
 
 
 @with_both_clients
-async def test_the_server_refuses_a_lock_that_is_lost(server: Server, client: Any) -> None:
+async def test_settling_a_lost_lock_is_refused(server: Server, client: Any) -> None:
     queue = server.create_queue()
     await send(client, queue, "message")
     async with (
@@ -93,7 +93,7 @@ def _held_by(message: Any, receiver: Any) -> Any:
 
 
 @with_both_clients
-async def test_too_many_deliveries_end_in_the_dead_letter_queue(
+async def test_a_message_over_the_delivery_count_is_dead_lettered(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue(MaxDeliveryCount=2)
@@ -114,7 +114,9 @@ async def test_too_many_deliveries_end_in_the_dead_letter_queue(
 
 
 @with_both_clients
-async def test_prefetched_messages_are_given_back_on_close(server: Server, client: Any) -> None:
+async def test_prefetched_messages_return_to_the_queue_on_close(
+    server: Server, client: Any
+) -> None:
     queue = server.create_queue()
     await send(client, queue, *map(str, range(10)))
     async with client.get_queue_receiver(queue, prefetch_count=10) as receiver:
@@ -127,7 +129,7 @@ async def test_prefetched_messages_are_given_back_on_close(server: Server, clien
 
 
 @with_both_clients
-async def test_a_lock_outlives_the_link_it_came_by(server: Server, client: Any) -> None:
+async def test_a_lock_stays_valid_after_its_link_is_closed(server: Server, client: Any) -> None:
     queue = server.create_queue()
     await send(client, queue, "message")
     async with client.get_queue_receiver(queue) as first:

@@ -94,7 +94,7 @@ class AzureRecordedTestCase:
     is_live = True
 
     def create_random_name(self, prefix: str) -> str:
-        """Return a name that nobody has."""
+        """Return an unused name."""
         return prefix + uuid4().hex[:8]
 
     def get_credential(self, _: Any, **options: Any) -> Any:
@@ -198,7 +198,7 @@ def _wanted(test: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 class RandomNameResourceGroupPreparer(AzureMgmtPreparer):
-    """Makes a resource group, of which there is no need."""
+    """Do nothing: the emulator needs no resource groups."""
 
     def create_resource(self, name: str, **_: Any) -> dict[str, Any]:
         """Make a group that is only a name."""
@@ -221,7 +221,7 @@ def recorded_by_proxy(test: Any) -> Any:
 
 
 def get_region_override(default: str = "local") -> str:
-    """Return where resources are made."""
+    """Return the location of resources."""
     return default
 
 

@@ -1,4 +1,4 @@
-"""What would hide secrets in recordings, of which there are none."""
+"""Sanitizers of recorded tests, which do nothing in live tests."""
 
 from typing import Any
 
