@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from emulator import program
 from emulator.blobs.authorization import AccountKey, Authenticator
 from emulator.blobs.server import BlobApp, serve
-from emulator.blobs.store import BlobStore
+from emulator.blobs.store import AccountStore
 from emulator.blobs.times import utc_now
 
 # The account of UseDevelopmentStorage=true in every Azure SDK; public, so not a secret.
@@ -35,7 +35,7 @@ def _run(options: argparse.Namespace) -> None:
         raise program.SettingError("--account must be 3 to 24 lower-case letters and digits")
     key = AccountKey(options.key)
     with program.listen(options.host, options.port, _BACKLOG) as listener:
-        store = BlobStore(options.data, utc_now)
+        store = AccountStore(options.data, utc_now)
         store.open()
         app = BlobApp(store, Authenticator(options.account, key, utc_now), utc_now)
         host, port = listener.getsockname()[:2]

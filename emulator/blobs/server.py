@@ -25,7 +25,7 @@ from emulator.blobs.errors import ClientGoneError, ErrorCode, StorageError
 from emulator.blobs.operations.context import BlobResponse, OperationContext, build_error_response
 from emulator.blobs.request import METADATA_PREFIX, BlobRequest, Receive, Scope, parse_request
 from emulator.blobs.routes import check_supported, find_operation
-from emulator.blobs.store import BlobStore
+from emulator.blobs.store import AccountStore
 from emulator.blobs.times import Clock, format_iso_date, to_microseconds
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -46,7 +46,7 @@ class _Verbatim(bytes):
 class BlobApp:
     """The ASGI application of one storage account."""
 
-    store: BlobStore
+    store: AccountStore
     authenticator: Authenticator
     clock: Clock
 

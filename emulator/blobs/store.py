@@ -28,7 +28,7 @@ _logger = logging.getLogger(__name__)
 _EXPIRY_INTERVAL_SECONDS = 3600.0
 
 
-class BlobStore:
+class AccountStore:
     """The store. Call `open`, then `start` on an event loop, and `close` at the end."""
 
     def __init__(self, root: Path, clock: Clock) -> None:

@@ -11,7 +11,7 @@ from emulator import program
 from emulator.program import SettingError
 from emulator.servicebus.administration import create_admin_app
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import SystemClock
+from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.broker.settings import QueueSettings
 from emulator.servicebus.config import ConfigError, load_config
@@ -72,7 +72,7 @@ def _bind(options: argparse.Namespace, stack: contextlib.ExitStack) -> Sockets:
 async def _serve(
     database: Path, settings: Sequence[QueueSettings], keys: dict[str, str], sockets: Sockets
 ) -> None:
-    clock = SystemClock()
+    clock = WallClock()
     broker = await Broker.open(database, settings, clock)
     try:
         # As in Microsoft's emulator, the management API on loopback needs no token.

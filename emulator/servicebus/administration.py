@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import SystemClock
+from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.errors import ArgumentError, BrokerError, EntityNotFound
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.broker.settings import (
@@ -61,7 +61,7 @@ class _Api:
     def __init__(self, broker: Broker, keys: Mapping[str, str] | None) -> None:
         self._broker = broker
         self._keys = keys
-        self._clock = SystemClock()
+        self._clock = WallClock()
 
     def edge(self, handler: _Handler) -> _Handler:
         """Return a handler that checks the signature and turns errors into responses."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from emulator.servicebus.amqp.errors import LinkFault, MessageFault
 from emulator.servicebus.amqp.types import Int
-from emulator.servicebus.broker.clock import Clock
+from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.request_response import AmqpReply, AmqpRequest
 from emulator.servicebus.sas import SasError, verify_sas
 
@@ -23,7 +23,7 @@ _MAX_TOKEN_LENGTH = 4096
 class CbsTokens:
     """The tokens of one connection. Each is verified again whenever it is used."""
 
-    def __init__(self, keys: Mapping[str, str], clock: Clock) -> None:
+    def __init__(self, keys: Mapping[str, str], clock: UtcClock) -> None:
         self._keys = keys
         self._clock = clock
         self._tokens: OrderedDict[str, str] = OrderedDict()

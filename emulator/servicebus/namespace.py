@@ -10,9 +10,9 @@ from emulator.servicebus.amqp.errors import LinkFault, MessageFault
 from emulator.servicebus.amqp.link import DeliverySender, LinkSource, LinkTarget, SourceRequest
 from emulator.servicebus.amqp.outcomes import Accepted, Modified, Outcome, Rejected, Released
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import Clock
+from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.broker.errors import BrokerError
-from emulator.servicebus.broker.message import Delivery, ReceiveMode
+from emulator.servicebus.broker.message import MessageDelivery, ReceiveMode
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.cbs import CbsTokens
 from emulator.servicebus.management import manage
@@ -33,7 +33,7 @@ class Namespace:
         self,
         broker: Broker,
         keys: Mapping[str, str],
-        clock: Clock,
+        clock: UtcClock,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._broker = broker
@@ -201,7 +201,7 @@ class QueueLinkSource:
             case Modified():
                 await self._queue.release(token)
 
-    def _deliver(self, delivery: Delivery) -> None:
+    def _deliver(self, delivery: MessageDelivery) -> None:
         token = delivery.lock_token
         # The tag is the lock token in .NET's byte order, from which clients read a GUID.
         tag = _TAG_FOR_DELETED if token is None else token.bytes_le

@@ -1,21 +1,14 @@
-"""Each console command starts its service, which answers its first request."""
+"""Each console command starts a service that answers requests."""
 
-import contextlib
-import subprocess
-import sys
-import sysconfig
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import pytest
 from azure.servicebus import ServiceBusClient, ServiceBusMessage
 from azure.storage.blob import BlobServiceClient
 
+from command_process import running
 from local_ports import free_port
 
-_START_SECONDS = 30.0
 _CONFIG = '{"UserConfig": {"Namespaces": [{"Name": "sbemulatorns", "Queues": [{"Name": "work"}]}]}}'
 _BLOB_ACCOUNT_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -30,35 +23,6 @@ app = func.FunctionApp()
 def hello(req: func.HttpRequest) -> func.HttpResponse:
     return func.HttpResponse("hello")
 """
-
-
-def command(name: str, module: str) -> list[str]:
-    """Return the installed command, or the module if the package is not installed as a wheel."""
-    script = Path(sysconfig.get_path("scripts")) / name
-    return [str(script)] if script.exists() else [sys.executable, "-m", module]
-
-
-@contextlib.contextmanager
-def running(name: str, module: str, url: str, *options: str) -> Iterator[None]:
-    process = subprocess.Popen([*command(name, module), *options], stdin=subprocess.DEVNULL)
-    try:
-        _wait_until_listening(process, url)
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-    assert process.returncode == 0
-
-
-def _wait_until_listening(process: subprocess.Popen[bytes], url: str) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the service ended while it started"
-        with contextlib.suppress(httpx.TransportError):
-            httpx.get(url, timeout=5)
-            return
-        time.sleep(0.05)
-    pytest.fail(f"nothing listens at {url}")
 
 
 def test_local_servicebus_carries_a_message(tmp_path: Path) -> None:

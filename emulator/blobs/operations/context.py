@@ -10,7 +10,7 @@ from emulator.blobs.content import ContentStream
 from emulator.blobs.errors import StorageError
 from emulator.blobs.headers import Conditions, VersionedResource, check_metadata
 from emulator.blobs.request import METADATA_PREFIX, BlobRequest
-from emulator.blobs.store import BlobStore
+from emulator.blobs.store import AccountStore
 from emulator.blobs.times import format_http_date
 
 
@@ -20,7 +20,7 @@ class OperationContext:
 
     request: BlobRequest
     grant: AccessGrant
-    store: BlobStore
+    store: AccountStore
     now_us: int
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from emulator.servicebus.broker.clock import Clock
+from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.broker.errors import (
     EntityAlreadyExists,
     EntityNotFound,
@@ -39,7 +39,7 @@ class Broker:
 
     @classmethod
     async def open(
-        cls, database: Path, settings: Iterable[QueueSettings], clock: Clock
+        cls, database: Path, settings: Iterable[QueueSettings], clock: UtcClock
     ) -> "Broker":
         """Open or create the database, with these queues and these settings.
 

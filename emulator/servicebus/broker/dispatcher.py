@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from emulator.servicebus.broker.message import Delivery, MessageRecord, ReceiveMode
+from emulator.servicebus.broker.message import MessageDelivery, MessageRecord, ReceiveMode
 from emulator.servicebus.broker.queue_state import QueueState
 
 
@@ -24,7 +24,10 @@ class Subscription:
     __slots__ = ("_closed", "_credit", "_listener", "deliver", "mode")
 
     def __init__(
-        self, listener: CreditListener, mode: ReceiveMode, deliver: Callable[[Delivery], None]
+        self,
+        listener: CreditListener,
+        mode: ReceiveMode,
+        deliver: Callable[[MessageDelivery], None],
     ) -> None:
         self._listener = listener
         self._credit = 0
@@ -77,7 +80,9 @@ class Dispatcher:
         """Whether there are both a ready message and a receiver with credit."""
         return bool(self._with_credit) and len(self._state.index.ready) > 0
 
-    def subscribe(self, mode: ReceiveMode, deliver: Callable[[Delivery], None]) -> Subscription:
+    def subscribe(
+        self, mode: ReceiveMode, deliver: Callable[[MessageDelivery], None]
+    ) -> Subscription:
         """Return a new receiver without credit."""
         return Subscription(self, mode, deliver)
 

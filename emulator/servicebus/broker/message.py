@@ -69,7 +69,7 @@ class StoredMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class MessageDelivery:
     """A delivery of a message. A receive-and-delete receiver gets it without a lock."""
 
     message: StoredMessage

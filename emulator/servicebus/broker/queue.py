@@ -13,8 +13,8 @@ from emulator.servicebus.broker.errors import (
     QuotaExceeded,
 )
 from emulator.servicebus.broker.message import (
-    Delivery,
     IncomingMessage,
+    MessageDelivery,
     MessageState,
     ReceiveMode,
     StoredMessage,
@@ -94,14 +94,16 @@ class Queue:
 
     # Receiving
 
-    def subscribe(self, mode: ReceiveMode, deliver: Callable[[Delivery], None]) -> Subscription:
+    def subscribe(
+        self, mode: ReceiveMode, deliver: Callable[[MessageDelivery], None]
+    ) -> Subscription:
         """Add a receiver, which gets messages when it has credit."""
         self._raise_if_deleted()
         return self._dispatcher.subscribe(mode, deliver)
 
     async def receive_deferred(
         self, sequence_numbers: Sequence[int], mode: ReceiveMode
-    ) -> list[Delivery]:
+    ) -> list[MessageDelivery]:
         """Receive deferred messages, all or none. Raises MessageNotFound."""
         now = self._begin()
         records = self._state.take_deferred(sequence_numbers, mode, now)
@@ -222,6 +224,6 @@ def _check(message: IncomingMessage, limit_bytes: int) -> None:
         check_unicode(message.message_id)
     time_to_live = message.time_to_live or timedelta(0)
     if not timedelta(0) <= time_to_live <= _MAX_TIME_TO_LIVE:
-        raise ArgumentError("a time to live is out of range")
+        raise ArgumentError("a time to live must be from 0 to 10675199 days")
     if message.scheduled_at is not None and message.scheduled_at.tzinfo is None:
         raise ArgumentError("a scheduled time has no time zone")

@@ -53,7 +53,7 @@ class QueueSettings:
         if self.max_size_bytes < 1:
             raise self._refusal("MaxSizeInMegabytes", "must be at least 1")
         if self.requires_session:
-            raise self._refusal("RequiresSession", "sessions are not supported")
+            raise self._refusal("RequiresSession", "must be false: sessions are not supported")
 
     def _refusal(self, name: str, why: str) -> ArgumentError:
         return ArgumentError(f"queue {self.name!r}: {name} {why}")

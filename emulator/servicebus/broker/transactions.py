@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 
-from emulator.servicebus.broker.clock import Clock
+from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.broker.dispatcher import Assignment, Dispatcher, Subscription
 from emulator.servicebus.broker.errors import BrokerClosed, MessageStoreError
-from emulator.servicebus.broker.message import Delivery, IncomingMessage, MessageRecord
+from emulator.servicebus.broker.message import IncomingMessage, MessageDelivery, MessageRecord
 from emulator.servicebus.broker.message_table import MessageTable
 from emulator.servicebus.broker.queue_state import QueueState
 from emulator.servicebus.broker.store import ChangeSet, Checkpointer, MessageStore
@@ -83,7 +83,7 @@ class TransactionManager:
     callers get MessageStoreError.
     """
 
-    def __init__(self, database: Path, clock: Clock) -> None:
+    def __init__(self, database: Path, clock: UtcClock) -> None:
         self.clock = clock
         self.store = MessageStore(database)
         self._checkpointer = Checkpointer(database)
@@ -163,14 +163,14 @@ class TransactionManager:
                 handle.cancel()
         self.store.close()
 
-    def build_delivery(self, record: MessageRecord) -> Delivery:
+    def build_delivery(self, record: MessageRecord) -> MessageDelivery:
         """Return the delivery of an assigned message."""
         message = record.with_content(self.contents.get(record.id))
         if record.lock is None:
-            return Delivery(message, None, None)
-        return Delivery(message, record.lock.token, record.lock.until)
+            return MessageDelivery(message, None, None)
+        return MessageDelivery(message, record.lock.token, record.lock.until)
 
-    def _deliver(self, delivery: Delivery, subscription: Subscription) -> None:
+    def _deliver(self, delivery: MessageDelivery, subscription: Subscription) -> None:
         try:
             subscription.deliver(delivery)
         except Exception:

@@ -1,4 +1,4 @@
-"""Starting the two servers that the same tests run against: ours, and Microsoft's Azurite."""
+"""Start the two servers that the tests run on: the emulator and Microsoft's Azurite."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Server:
 
 @contextlib.contextmanager
 def run_emulator(data: Path, *, port: int | None = None) -> Iterator[Server]:
-    """Our server, with its data in ``data``."""
+    """Run the emulator with its data in `data`."""
     port = port or free_port()
     command = [sys.executable, "-m", "emulator.blobs", "--port", str(port), "--data", str(data)]
     with _running("emulator", [*command, "--log-level", "warning"], port) as server:
@@ -51,12 +51,12 @@ def run_emulator(data: Path, *, port: int | None = None) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def run_azurite(folder: Path, data: Path) -> Iterator[Server]:
-    """Azurite's Blob service, from the folder that ``install_azurite`` filled."""
+    """Run Azurite's Blob service from the folder of `install_azurite`."""
     port = free_port()
     command = [
         str(azurite_program(folder)),
         *("--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(data)),
-        # The SDK is newer than the list of versions that Azurite knows.
+        # Azurite refuses the API version of a newer SDK without this.
         *("--silent", "--skipApiVersionCheck", "--disableTelemetry"),
     ]
     with _running("azurite", command, port) as server:
@@ -69,7 +69,7 @@ def azurite_program(folder: Path) -> Path:
 
 
 def install_azurite(folder: Path) -> Path:
-    """Install Azurite into ``folder`` unless it is there; needs Node 20 or newer and npm."""
+    """Install Azurite into `folder` unless it is there; needs npm and Node 20 or newer."""
     if not azurite_program(folder).exists():
         folder.mkdir(parents=True, exist_ok=True)
         package = f"azurite@{AZURITE_VERSION}"

@@ -1,7 +1,7 @@
-"""One face for azure-storage-blob's two clients, so that each test is written once.
+"""azure-storage-blob's two clients behind one interface, so that each test is written once.
 
-The tests speak to the asynchronous client. The synchronous one is dressed up as it: what the
-other client has to be awaited for is called on a thread.
+The tests use the interface of the asynchronous client. The methods of the blocking client run in a
+thread.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _NOT_AWAITED = ("get_container_client", "get_blob_client", "list_", "walk_", "by
 
 
 def connect(kind: str, url: str, credential: Any = None, **options: Any) -> Any:
-    """A service client of the SDK ``kind`` (``sync`` or ``aio``) that does not retry."""
+    """Return a service client of the kind `sync` or `aio` that does not retry."""
     client = AsyncBlobServiceClient if kind == "aio" else BlobServiceClient
     service = client(url, credential=credential, retry_total=0, **options)
     return service if kind == "aio" else Dressed(service)
 
 
 class Dressed:
-    """A synchronous SDK object with asynchronous methods."""
+    """A blocking SDK object whose methods run in a thread."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -68,6 +68,6 @@ def _undress(values: tuple[Any, ...]) -> list[Any]:
 
 
 def code_of(error: HttpResponseError) -> str:
-    """Azure's error code, which the SDK attaches to the errors it raises."""
+    """Return Azure's error code from an error of the SDK."""
     code = getattr(error, "error_code", "")
     return str(getattr(code, "value", code))

@@ -1,4 +1,4 @@
-"""Every test here runs four times: with both of Microsoft's clients, on both servers."""
+"""Each test here runs with both of Microsoft's clients on both servers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def expect_known_differences(request: pytest.FixtureRequest) -> None:
-    """A test that Azurite fails has to say so, and has to be changed when Azurite is mended."""
+    """Expect a marked test to fail on Azurite, and report when it passes."""
     marker = request.node.get_closest_marker("azurite_differs")
     if marker and request.getfixturevalue("server").kind == "azurite":
         request.applymarker(pytest.mark.xfail(reason=marker.args[0], strict=True))
@@ -53,9 +53,9 @@ def server(
         return
     folder = request.config.getoption("--azurite", default=None)
     if folder is None:
-        pytest.skip("Azurite is the reference where --azurite says where it is installed")
+        pytest.skip("runs on Azurite only with --azurite DIR")
     if not azurite_program(folder).exists():
-        pytest.fail(f"there is no Azurite in {folder}")
+        pytest.fail(f"Azurite is not installed in {folder}")
     with run_azurite(folder, tmp_path_factory.mktemp("azurite")) as running:
         yield running
 
@@ -68,7 +68,7 @@ def sdk(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def service(server: Server, sdk: str) -> AsyncIterator[Any]:
-    """A service client that signs with the account's key, and puts in blocks what is over 1 MiB."""
+    """Yield a client with the account's key that uploads in blocks above 1 MiB."""
     async with connect(
         sdk,
         server.url,
@@ -81,7 +81,7 @@ async def service(server: Server, sdk: str) -> AsyncIterator[Any]:
 
 @pytest.fixture
 async def container(service: Any) -> AsyncIterator[Any]:
-    """A client of a new container."""
+    """Yield a client of a new container."""
     client = await service.create_container(f"test-{uuid4().hex}")
     yield client
     await client.delete_container()

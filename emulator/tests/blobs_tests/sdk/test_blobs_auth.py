@@ -1,4 +1,4 @@
-"""Signatures: what they permit, and that nothing goes without."""
+"""Shared access signatures: what they permit, and that requests need one."""
 
 from __future__ import annotations
 

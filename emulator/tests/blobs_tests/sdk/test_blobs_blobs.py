@@ -1,4 +1,4 @@
-"""Blobs that are put at once: content, ranges, properties, metadata."""
+"""Blobs uploaded at once: content, ranges, properties, metadata."""
 
 from __future__ import annotations
 

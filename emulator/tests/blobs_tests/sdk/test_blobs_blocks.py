@@ -1,4 +1,4 @@
-"""Blobs that are put in blocks."""
+"""Blobs uploaded in blocks."""
 
 from __future__ import annotations
 

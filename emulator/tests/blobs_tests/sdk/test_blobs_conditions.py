@@ -1,4 +1,4 @@
-"""Conditional requests: exactly one creator, no lost update, nothing sent twice."""
+"""Conditional requests: exclusive creation, lost updates, unchanged content."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_a_write_with_if_match_fails_for_a_missing_blob(container: Any) ->
             b"x", overwrite=True, etag=OTHER, match_condition=MatchConditions.IfNotModified
         )
     assert refused.value.status_code == 412
-    # Azurite holds the condition against nothing first; RFC 9110 says that 404 goes before 412.
+    # Azurite checks the condition before existence; RFC 9110 puts 404 before 412.
     with pytest.raises((ResourceNotFoundError, ResourceModifiedError)):
         await blob.delete_blob(etag=OTHER, match_condition=MatchConditions.IfNotModified)
 

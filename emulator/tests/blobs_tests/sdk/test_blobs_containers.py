@@ -1,4 +1,4 @@
-"""Containers, as azure-storage-blob sees them."""
+"""Containers, with azure-storage-blob."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``kill -9`` at any instruction: what was acknowledged is there, byte for byte."""
+"""A kill -9 at a random time loses nothing that was acknowledged."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_acknowledged_writes_survive_a_kill(tmp_path: Path) -> None:
         listed = client.get(f"{server.url}/box?restype=container&comp=list&{signature()}").text
         found = [part.split("<")[0] for part in listed.split("<Name>")[1:]]
         assert set(kept) <= set(found)
-        # Beyond these only whole blobs whose acknowledgement was on its way.
+        # Other blobs may exist if they are complete: their acknowledgement was lost.
         for name in set(found) - set(kept):
             answer = client.get(f"{server.url}/box/{name}?{signature()}")
             assert answer.content == content_of(name)

@@ -1,4 +1,4 @@
-"""Listing blobs: order, prefixes, folders, pages."""
+"""Listing blobs: order, prefixes, delimiters, pages."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_a_listing_continues_from_a_marker(filled: Any) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 async def test_a_delimiter_groups_blobs_by_common_prefix(filled: Any, size: int) -> None:
     top = [item async for item in filled.walk_blobs(results_per_page=size)]
-    # Within a page the SDK puts folders first.
+    # Within a page the SDK returns prefixes first.
     assert sorted(item.name for item in top) == ["a", "a/", "b", "c/", "d", "ä/", "日本/"]
     inner = [item.name async for item in filled.walk_blobs("a/", results_per_page=size)]
     assert sorted(inner) == ["a/1", "a/2", "a/b/"]

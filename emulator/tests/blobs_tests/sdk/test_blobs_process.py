@@ -1,4 +1,4 @@
-"""The command line: exit codes, and how the process ends."""
+"""The command line: options, exit status and signals."""
 
 from __future__ import annotations
 

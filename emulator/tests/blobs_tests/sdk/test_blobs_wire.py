@@ -1,4 +1,4 @@
-"""What the server does with bytes that are hardly HTTP, and with peers that misbehave."""
+"""Malformed HTTP and misbehaving clients."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def signature() -> str:
 
 
 def exchange(server: Server, data: bytes, *, hang_up: bool = True) -> bytes:
-    """Send bytes, and read until the server closes or says nothing more for a while."""
+    """Send bytes, and read until the server closes or is silent for a while."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=2) as connection:
         try:
             connection.sendall(data)

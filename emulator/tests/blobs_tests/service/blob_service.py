@@ -1,4 +1,4 @@
-"""The whole service in one process, on a clock that is moved by hand and without a socket."""
+"""The Blob service in the test's process, with a manual clock and without a socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from azure.storage.blob import generate_account_sas
 from emulator.blobs.__main__ import DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY
 from emulator.blobs.authorization import AccountKey, Authenticator
 from emulator.blobs.server import BlobApp
-from emulator.blobs.store import BlobStore
+from emulator.blobs.store import AccountStore
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 Message = MutableMapping[str, Any]
@@ -25,7 +25,7 @@ DISCONNECT: Message = {"type": "http.disconnect"}
 
 @dataclass(slots=True)
 class ManualClock:
-    """A clock that stands still until it is told."""
+    """A clock that stands still until a test moves it."""
 
     now: datetime = START
 
@@ -50,10 +50,10 @@ class RecordedResponse:
 
 @dataclass(slots=True)
 class RunningBlobService:
-    """A running service, and requests to it that an account signature permits."""
+    """A running Blob service, and requests to it with an account SAS."""
 
     app: BlobApp
-    store: BlobStore
+    store: AccountStore
     clock: ManualClock
     root: Path
 
@@ -63,7 +63,7 @@ class RunningBlobService:
 
     @property
     def signature(self) -> str:
-        """An account signature that permits everything."""
+        """An account SAS that permits everything."""
         expiry = self.clock.now + timedelta(days=365)
         return generate_account_sas(DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY, "sco", "rwdlac", expiry)
 
@@ -76,7 +76,7 @@ class RunningBlobService:
         query: str = "",
         headers: dict[str, str] | None = None,
     ) -> RecordedResponse:
-        """Send a request for ``path`` (not encoded) with the account's signature."""
+        """Send a request for an unencoded path with the account SAS."""
         raw = f"/{DEVELOPMENT_ACCOUNT}/{quote(path, safe='/')}"
         return await self.send(method, raw, f"{query}&{self.signature}", headers or {}, [body])
 
@@ -88,7 +88,7 @@ class RunningBlobService:
         headers: dict[str, str],
         chunks: Iterable[bytes | Message] = (),
     ) -> RecordedResponse:
-        """Send a request as it is; a chunk that is not bytes is an ASGI message."""
+        """Send a request as given; a chunk is bytes of the body or an ASGI message."""
         chunks = list(chunks)
         length = sum(len(chunk) for chunk in chunks if isinstance(chunk, bytes))
         all_headers = {"content-length": str(length), **headers}
@@ -114,7 +114,7 @@ class RunningBlobService:
         async def receive() -> MutableMapping[str, Any]:
             if messages:
                 return messages.pop(0)
-            # The client waits for its answer; the service stops listening when it has given it.
+            # The client stays connected and waits for the response.
             never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
             return await never
 
@@ -145,9 +145,9 @@ class RunningBlobService:
 
 @asynccontextmanager
 async def open_service(root: Path) -> AsyncIterator[RunningBlobService]:
-    """A service on the data directory ``root`` with one container, ``box``."""
+    """Yield a service on the data directory `root` with one container, `box`."""
     clock = ManualClock()
-    store = BlobStore(root, clock)
+    store = AccountStore(root, clock)
     store.open()
     store.start()
     key = AccountKey(DEVELOPMENT_KEY)

@@ -1,4 +1,4 @@
-"""One service for each test."""
+"""A Blob service for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures on a clock: the second at which they begin and end, and what they are over."""
+"""Signatures on a manual clock: when they are valid, and what they sign."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_a_refused_account_sas_names_the_reason(
 
 
 async def test_signatures_of_older_versions_are_accepted(service: RunningBlobService) -> None:
-    """A service signature of 2015, which signs neither the resource kind nor a scope."""
+    """Return a service SAS of 2015, which signs neither the resource type nor a scope."""
     await service.put("box/blob", b"content")
     expiry = "2026-03-01T13:00Z"
     fields = ["r", "", expiry, "/blob/devstoreaccount1/box/blob", "", "", "", "2015-04-05"]

@@ -1,4 +1,4 @@
-"""Conditional headers, against a plain reading of the documentation."""
+"""Conditional headers, against the rules of the documentation."""
 
 from __future__ import annotations
 

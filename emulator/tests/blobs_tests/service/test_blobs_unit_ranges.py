@@ -1,4 +1,4 @@
-"""Byte ranges, against a slice."""
+"""Byte ranges, against slices of bytes."""
 
 from __future__ import annotations
 

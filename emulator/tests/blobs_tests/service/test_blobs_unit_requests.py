@@ -1,4 +1,4 @@
-"""Requests that no SDK would send: each gets one of Azure's refusals, and nothing breaks."""
+"""Requests that SDKs do not send: each gets one of Azure's errors."""
 
 from __future__ import annotations
 
@@ -177,6 +177,6 @@ async def test_any_request_gets_a_response(
         raw = f"/devstoreaccount1/{path}"
         answer = await service.send(method, raw, text, headers, [body])
         assert answer.status >= 400
-    # A body shorter than announced is a client that hung up; anything else is answered.
+    # A body shorter than announced means that the client disconnected.
     if answer.status == 500:
         assert int(headers["content-length"]) != len(body)

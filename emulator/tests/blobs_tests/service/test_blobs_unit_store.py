@@ -1,4 +1,4 @@
-"""What is kept, what is cleared away, and what a reader sees meanwhile."""
+"""The store: durability, removal of content, and concurrent readers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from blobs_tests.service.blob_service import (
 )
 from emulator.blobs.headers import ByteRange
 from emulator.blobs.index.queries import find_blob, find_segments
-from emulator.blobs.store import BlobStore
+from emulator.blobs.store import AccountStore
 from emulator.program import SettingError
 
 MIB = 1024 * 1024
@@ -191,10 +191,10 @@ async def test_overwriting_keeps_the_creation_time(service: RunningBlobService) 
 
 async def test_a_data_directory_is_locked_by_one_process(service: RunningBlobService) -> None:
     with pytest.raises(SettingError, match="another process"):
-        BlobStore(service.root, ManualClock()).open()
+        AccountStore(service.root, ManualClock()).open()
 
 
 async def test_a_file_that_is_not_an_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite3").write_bytes(b"something else" * 1000)
     with pytest.raises(SettingError, match="not an index of this program"):
-        BlobStore(tmp_path, ManualClock()).open()
+        AccountStore(tmp_path, ManualClock()).open()

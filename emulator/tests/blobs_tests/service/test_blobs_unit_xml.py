@@ -1,4 +1,4 @@
-"""XML: listings that any parser reads, block lists that no document breaks."""
+"""XML: listings are well-formed, and any block list is parsed or refused."""
 
 from __future__ import annotations
 

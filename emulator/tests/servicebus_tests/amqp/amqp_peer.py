@@ -23,7 +23,7 @@ from emulator.servicebus.amqp.performatives import (
 from emulator.servicebus.amqp.sections import DATA, encode_section
 from emulator.servicebus.amqp.types import Described, Symbol, UByte, UInt, ULong
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import SystemClock
+from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.settings import QueueSettings
 from emulator.servicebus.messages import read_message
 from emulator.servicebus.namespace import Namespace
@@ -35,7 +35,7 @@ P = TypeVar("P", bound=Performative)
 
 
 class MemoryTransport(asyncio.Transport):
-    """Keeps what is written, and knows whether it is closed and whether it is read."""
+    """A transport that records writes, closing and pausing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,11 +62,11 @@ class MemoryTransport(asyncio.Transport):
         self.reading = True
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Do nothing: this transport never has a backlog."""
+        """Do nothing: this transport has no buffer."""
 
 
 class Peer:
-    """Talks to one connection."""
+    """A peer of one connection."""
 
     def __init__(self, namespace: Namespace) -> None:
         self.transport = MemoryTransport()
@@ -82,7 +82,7 @@ class Peer:
             self.write(encode_frame(performative.encode() + payload, channel))
 
     async def read(self) -> bytes:
-        """Return what was written once nothing more comes by itself."""
+        """Return what the server wrote, after it has nothing more to write."""
         length = -1
         while length != len(self.transport.written):
             length = len(self.transport.written)
@@ -92,7 +92,7 @@ class Peer:
         return written
 
     async def received(self) -> list[tuple[Performative, bytes]]:
-        """Return the performatives that came since the last time, with their payloads."""
+        """Return the performatives since the last call, with their payloads."""
         self._reader.feed(await self.read())
         found = []
         while (frame := self._reader.frame()) is not None:
@@ -102,11 +102,11 @@ class Peer:
         return found
 
     async def received_of(self, kind: type[P]) -> list[P]:
-        """Return those of a kind among what came since the last time."""
+        """Return the performatives of one kind since the last call."""
         return [each for each, _ in await self.received() if isinstance(each, kind)]
 
     async def open(self, max_frame_size: int = 65536, window: int = 1000, **fields: Any) -> None:
-        """Get in with a key, open the connection and begin a session."""
+        """Authenticate with a key, open the connection and begin a session."""
         init = SaslInit(Symbol("PLAIN"), b"\x00key\x00value")
         self.write(SASL_HEADER + encode_frame(init.encode(), frame_type=SASL_FRAME) + AMQP_HEADER)
         self.send(
@@ -171,8 +171,8 @@ class Peer:
 async def serving(
     folder: Path, *, idle_seconds: float = IDLE_SECONDS
 ) -> AsyncIterator[tuple[Namespace, Broker]]:
-    """A namespace with one queue over a broker of its own."""
-    clock = SystemClock()
+    """Yield a namespace with one queue over a broker of its own."""
+    clock = WallClock()
     broker = await Broker.open(folder / "broker.sqlite3", [QueueSettings(QUEUE)], clock)
     namespace = Namespace(broker, KEYS, clock, idle_seconds)
     try:

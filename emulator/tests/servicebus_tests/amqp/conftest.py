@@ -21,12 +21,12 @@ async def broker(served: tuple[Namespace, Broker]) -> Broker:
 
 @pytest.fixture
 async def fresh(served: tuple[Namespace, Broker]) -> Peer:
-    """A peer that has connected and said nothing."""
+    """Return a peer that has connected and sent nothing."""
     return Peer(served[0])
 
 
 @pytest.fixture
 async def peer(fresh: Peer) -> Peer:
-    """A peer with a session."""
+    """Return a peer with a session."""
     await fresh.open()
     return fresh

@@ -1,4 +1,4 @@
-"""The type system: what is encoded decodes to itself, and what is broken is refused."""
+"""The type system: encoding and decoding are inverse, and malformed bytes are refused."""
 
 import contextlib
 import math
@@ -88,7 +88,7 @@ values = st.recursive(st.one_of(st.none(), *plain, *exotic, arrays), _collection
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equal, and of equal types all the way down."""
+    """Return whether two values and all their items are equal and of equal types."""
     if type(left) is not type(right):
         return False
     if isinstance(left, list):

@@ -1,4 +1,4 @@
-"""Connections and sessions, frame by frame, and whatever else a peer may say."""
+"""Connections and sessions frame by frame, also with invalid and random frames."""
 
 import asyncio
 import tempfile

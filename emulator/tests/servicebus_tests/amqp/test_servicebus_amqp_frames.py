@@ -1,4 +1,4 @@
-"""Frames and performatives: cut anywhere, put together again, and checked."""
+"""Frames and performatives: split anywhere, joined and checked."""
 
 import contextlib
 from collections.abc import Iterator

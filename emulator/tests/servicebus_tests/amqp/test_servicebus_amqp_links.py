@@ -34,14 +34,14 @@ async def test_transfers_wait_for_the_peers_window(fresh: Peer, broker: Broker) 
     assert len(await fresh.received_of(Transfer)) == 2
 
 
-# Links that give
+# Outgoing links
 
 
 async def test_credit_counts_from_the_peers_delivery_count(peer: Peer, broker: Broker) -> None:
     await fill(broker, 9)
     peer.attach_receiver(credit=3)
     assert len(await peer.received_of(Transfer)) == 3
-    peer.grant(1, 3)  # has not seen the three yet
+    peer.grant(1, 3)  # counts from before the three deliveries
     assert await peer.received_of(Transfer) == []
     peer.grant(1, 3, seen=2)
     assert len(await peer.received_of(Transfer)) == 2
@@ -155,7 +155,7 @@ async def test_deliveries_stop_while_the_peer_does_not_read(peer: Peer, broker: 
     assert len(await peer.received_of(Transfer)) == 2
 
 
-# Links that take
+# Incoming links
 
 
 async def test_a_delivery_in_several_transfers_is_one_message(peer: Peer, broker: Broker) -> None:

@@ -1,4 +1,4 @@
-"""Messages: sections are found and kept, and what is added at delivery is all that changes."""
+"""Messages: their sections are kept, and only annotations are added at delivery."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -59,7 +59,7 @@ def stored(message: IncomingMessage, **changes: Any) -> StoredMessage:
 
 
 def delivered(payload: bytes, **changes: Any) -> Any:
-    """What Microsoft's client reads of a message that we deliver."""
+    """Return Microsoft's message object for a delivered message."""
     message = stored(read_message(payload), **changes)
     return decode_payload(memoryview(write_message(message, TOKEN, NOW)))
 
@@ -89,7 +89,7 @@ def test_a_senders_header_and_annotations_are_kept_except_reserved_ones() -> Non
         + BODY
     )
     written = write_message(stored(read_message(payload)), TOKEN, NOW)
-    assert len(list_items(split(written).message_annotations)) == 2 * 6  # no key comes twice
+    assert len(list_items(split(written).message_annotations)) == 2 * 6  # each key occurs once
     message = delivered(payload)
     assert tuple(message.header) == (True, 9, 60_000, None, 3)
     assert message.delivery_annotations == {b"mine": b"one", b"x-opt-lock-token": TOKEN}

@@ -1,4 +1,4 @@
-"""AMQP over WebSocket: the handshake, the frames, and what is refused."""
+"""AMQP over WebSocket: handshake, frames and refusals."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ REQUEST = (
 
 
 class Visit:
-    """One connection through the entrance."""
+    """One connection through the protocol detector."""
 
     def __init__(self, entrance: ProtocolDetector) -> None:
         self.protocol: asyncio.Protocol = entrance
@@ -44,7 +44,7 @@ class Visit:
 
 
 class SwitchingTransport(MemoryTransport):
-    """Lets the protocol be changed, as a socket's transport does."""
+    """A transport whose protocol can be replaced, like a socket's."""
 
     def __init__(self, visit: Visit) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ async def visit(tmp_path: Path) -> AsyncIterator[Visit]:
 
 
 def masked(opcode: int, payload: bytes, mask: bytes = b"\x01\x02\x03\x04") -> bytes:
-    """A frame as clients send it."""
+    """Return a masked frame, as clients send it."""
     head = bytearray(encode_websocket_frame(opcode, payload)[: -len(payload) or None])
     head[1] |= 0x80
     body = bytes(octet ^ mask[at % 4] for at, octet in enumerate(payload))
@@ -72,7 +72,7 @@ def masked(opcode: int, payload: bytes, mask: bytes = b"\x01\x02\x03\x04") -> by
 
 
 def unmasked(data: bytes) -> WebSocketFrame:
-    """The only frame among what the server said."""
+    """Return the only frame that the server sent."""
     length, at = data[1], 2
     if length == 126:
         (length,), at = struct.unpack_from(">H", data, 2), 4

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.dispatcher import Subscription
-from emulator.servicebus.broker.message import Delivery, IncomingMessage, ReceiveMode
+from emulator.servicebus.broker.message import IncomingMessage, MessageDelivery, ReceiveMode
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.broker.settings import QueueSettings
 
@@ -86,7 +86,9 @@ class RunningBroker:
         self.broker.tick()
         return receiver
 
-    def receive(self, address: str = "q", mode: ReceiveMode = ReceiveMode.PEEK_LOCK) -> Delivery:
+    def receive(
+        self, address: str = "q", mode: ReceiveMode = ReceiveMode.PEEK_LOCK
+    ) -> MessageDelivery:
         """Receive exactly one message, which must be ready."""
         receiver = self.receiver(address, mode, credit=1)
         receiver.subscription.close()
@@ -101,7 +103,7 @@ class RunningBroker:
 class RecordingReceiver:
     """A receiver that keeps its deliveries."""
 
-    deliveries: list[Delivery] = field(default_factory=list)
+    deliveries: list[MessageDelivery] = field(default_factory=list)
     subscription: Subscription = field(init=False)
 
     @property
@@ -109,6 +111,6 @@ class RecordingReceiver:
         return [each.message.bare.decode() for each in self.deliveries]
 
 
-def lock_token_of(delivery: Delivery) -> UUID:
+def lock_token_of(delivery: MessageDelivery) -> UUID:
     assert delivery.lock_token is not None
     return delivery.lock_token

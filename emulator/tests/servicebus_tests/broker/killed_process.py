@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import SystemClock
-from emulator.servicebus.broker.message import Delivery, IncomingMessage, ReceiveMode
+from emulator.servicebus.broker.clock import WallClock
+from emulator.servicebus.broker.message import IncomingMessage, MessageDelivery, ReceiveMode
 from emulator.servicebus.broker.queue import Queue
 
 
@@ -21,14 +21,14 @@ def _report(*words: object) -> None:
 
 
 async def _hold(queue: Queue) -> None:
-    receiver: asyncio.Queue[Delivery] = asyncio.Queue()
+    receiver: asyncio.Queue[MessageDelivery] = asyncio.Queue()
     queue.subscribe(ReceiveMode.PEEK_LOCK, receiver.put_nowait).set_credit(1)
     _report("delivered", (await receiver.get()).message.delivery_count)
     await asyncio.Event().wait()
 
 
 async def _work(queue: Queue) -> None:
-    receiver: asyncio.Queue[Delivery] = asyncio.Queue()
+    receiver: asyncio.Queue[MessageDelivery] = asyncio.Queue()
     subscription = queue.subscribe(ReceiveMode.PEEK_LOCK, receiver.put_nowait)
 
     async def produce() -> None:
@@ -65,7 +65,7 @@ async def _work(queue: Queue) -> None:
 
 
 async def _main(database: Path, way: str) -> None:
-    broker = await Broker.open(database, [], SystemClock())
+    broker = await Broker.open(database, [], WallClock())
     await {"work": _work, "hold": _hold}[way](broker.queue("q"))
 
 

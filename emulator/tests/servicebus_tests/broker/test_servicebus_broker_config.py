@@ -82,7 +82,7 @@ def test_defaults_are_those_of_azure() -> None:
         (config({"LockDuration": "PT6M"}), "LockDuration must be over 0 and at most 5 minutes"),
         (config({"MaxDeliveryCount": True}), "Properties.MaxDeliveryCount: must be a whole"),
         (config({"MaxDeliveryCount": 0}), "MaxDeliveryCount must be from 1"),
-        (config({"RequiresSession": True}), "RequiresSession sessions are not supported"),
+        (config({"RequiresSession": True}), "RequiresSession must be false"),
         (config({"RequiresSession": "no"}), "Properties.RequiresSession: must be true or false"),
         (config({"ForwardTo": "other"}), "Properties.ForwardTo: forwarding is not supported"),
         (config({"LockDurations": "PT1M"}), "LockDurations: is not a property of a queue"),

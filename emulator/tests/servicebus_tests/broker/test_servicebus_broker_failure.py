@@ -120,7 +120,7 @@ async def test_checkpoints_keep_the_write_ahead_log_short(tmp_path: Path) -> Non
     longest = 0
     for at in range(1500):
         await servicebus.queue().send([message(f"{at}")])
-        longest = max(longest, log.stat().st_size)  # noqa: ASYNC240 - a test may look
+        longest = max(longest, log.stat().st_size)  # noqa: ASYNC240 - a test may block
         if at % 500 == 499:
             await servicebus.broker._transactions._checkpointer.close()
     # Without checkpoints each of these commits would add its pages, of 4 KiB, to the log.

@@ -1,4 +1,4 @@
-"""The ordered index and the agenda, against the same in one line."""
+"""The sorted numbers and the timer heap, against simple models."""
 
 from datetime import timedelta
 
@@ -40,7 +40,7 @@ def test_chunks_are_split_and_removed() -> None:
 
 
 class _Counted(int):
-    """A number that counts how often it is compared."""
+    """A number that counts its comparisons."""
 
     comparison_count = 0
 

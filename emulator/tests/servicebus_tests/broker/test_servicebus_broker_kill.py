@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import SystemClock
+from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.message import MessageState, StoredMessage
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.broker.settings import QueueSettings
@@ -19,7 +19,7 @@ KILLED_PROCESS = Path(__file__).with_name("killed_process.py")
 
 
 async def _make_queue(database: Path, settings: QueueSettings, *bodies: str) -> None:
-    broker = await Broker.open(database, [settings], SystemClock())
+    broker = await Broker.open(database, [settings], WallClock())
     await broker.queue(settings.name).send([message(body) for body in bodies])
     await broker.close()
 
@@ -72,7 +72,7 @@ async def test_a_kill_keeps_acknowledged_sends_and_settlements(
         if verb == "abandon":
             failures[body] += 1
 
-    broker = await Broker.open(database, [], SystemClock())
+    broker = await Broker.open(database, [], WallClock())
     queue = broker.queue("q")
     alive, dead = _peek_all(queue), _peek_all(broker.queue("q/$DeadLetterQueue"))
     assert len(alive) + len(dead) == queue.counts().total
@@ -104,10 +104,10 @@ async def test_a_message_held_during_three_kills_is_dead_lettered(tmp_path: Path
     for kill_count in range(3):
         assert _run_until_killed(database, "hold", 1) == [["delivered", str(kill_count)]]
         # The lock survives the kill and has expired when this broker opens.
-        later = ManualClock(SystemClock().now() + timedelta(seconds=61))
+        later = ManualClock(WallClock().now() + timedelta(seconds=61))
         broker = await Broker.open(database, [], later)
         await broker.close()
-    broker = await Broker.open(database, [], SystemClock())
+    broker = await Broker.open(database, [], WallClock())
     (dead,) = broker.queue("q/$DeadLetterQueue").peek(0, 10)
     assert (dead.bare, dead.dead_letter_reason) == (b"poison", "MaxDeliveryCountExceeded")
     assert broker.queue("q").counts().active == 0

@@ -273,7 +273,7 @@ async def test_a_full_queue_refuses_messages(tmp_path: Path) -> None:
         message(message_id="\ud800"),
         message(time_to_live_seconds=-1),
         message(time_to_live_seconds=10675200 * 86400),
-        message(scheduled_at=datetime(2026, 1, 1)),  # noqa: DTZ001 - that is the point
+        message(scheduled_at=datetime(2026, 1, 1)),  # noqa: DTZ001 - must be refused
     ],
 )
 async def test_an_invalid_message_is_refused_with_its_whole_send(

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import SystemClock
+from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.errors import MessageNotFound
-from emulator.servicebus.broker.message import Delivery, MessageState, ReceiveMode
+from emulator.servicebus.broker.message import MessageDelivery, MessageState, ReceiveMode
 from emulator.servicebus.broker.settings import QueueSettings
 from servicebus_tests.broker.broker_harness import RunningBroker, lock_token_of, message
 
@@ -206,10 +206,10 @@ async def test_forgotten_message_ids_are_deleted_from_the_database(
 
 async def test_the_timer_activates_a_scheduled_message(tmp_path: Path) -> None:
     # Only this test uses the wall clock and the timer.
-    broker = await Broker.open(tmp_path / "timed.sqlite", [KEEPING], SystemClock())
-    arrived: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
+    broker = await Broker.open(tmp_path / "timed.sqlite", [KEEPING], WallClock())
+    arrived: asyncio.Future[MessageDelivery] = asyncio.get_running_loop().create_future()
     broker.queue("keep").subscribe(ReceiveMode.PEEK_LOCK, arrived.set_result).set_credit(1)
-    soon = SystemClock().now() + timedelta(milliseconds=20)
+    soon = WallClock().now() + timedelta(milliseconds=20)
     await broker.queue("keep").schedule([message("a", scheduled_at=soon)])
     delivery = await asyncio.wait_for(arrived, 5)
     assert delivery.message.enqueued_at >= soon

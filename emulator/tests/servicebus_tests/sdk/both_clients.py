@@ -1,4 +1,4 @@
-"""Both of Microsoft's clients behind one way of calling them, so that each test runs with both."""
+"""Microsoft's two clients behind one interface, so that each test runs with both."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ Scenario = Callable[[Server, Any], Awaitable[None]]
 
 
 class Blocking:
-    """Calls the methods of a blocking client, sender or receiver in a thread."""
+    """A blocking client, sender or receiver whose methods run in a thread."""
 
     def __init__(self, wrapped: Any) -> None:
         self._wrapped = wrapped
@@ -41,7 +41,7 @@ class Blocking:
 
 
 def connect(kind: str, connection_string: str, **options: Any) -> Any:
-    """Return a client of the kind "sync" or "aio"; all its methods are called with await."""
+    """Return a client of the kind "sync" or "aio", whose methods are awaited."""
     options = {"retry_total": 0, **options}
     if kind == "aio":
         return AsyncClient.from_connection_string(connection_string, **options)
@@ -49,7 +49,7 @@ def connect(kind: str, connection_string: str, **options: Any) -> Any:
 
 
 def with_both_clients(scenario: Scenario) -> Callable[[Server], Awaitable[None]]:
-    """Make a test that runs a scenario with both clients, at the same time: they mostly sleep."""
+    """Return a test that runs a scenario with both clients at the same time."""
 
     async def run(server: Server) -> None:
         async def run_with(kind: str) -> None:

@@ -1,4 +1,4 @@
-"""A server for the whole session."""
+"""One server for all tests."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Our Service Bus as a process of its own, and new queues in it."""
+"""The Service Bus emulator as a process, and queues in it."""
 
 import contextlib
 import signal
@@ -24,7 +24,7 @@ _ENTRY = """<entry xmlns="http://www.w3.org/2005/Atom"><content type="applicatio
 
 @dataclass(slots=True)
 class Server:
-    """A running server, which can be killed and started again on the same data."""
+    """A server process, which can be killed and started again on the same data."""
 
     data: Path
     port: int
@@ -50,19 +50,19 @@ class Server:
         self._wait_until_ready(self.process)
 
     def kill(self) -> None:
-        """End the process as a power cut would."""
+        """Kill the process with SIGKILL."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> int:
-        """End the process as its owner would; returns its exit status."""
+        """Stop the process with SIGTERM and return its exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=10)
 
     def create_queue(self, **properties: str | int) -> str:
-        """Add a queue with the properties of Azure's QueueDescription; returns its name."""
+        """Create a queue with properties of QueueDescription and return its name."""
         name = f"queue-{uuid4().hex[:12]}"
         self.create_queue_named(name, **properties)
         return name
@@ -90,7 +90,7 @@ class Server:
 
 @contextlib.contextmanager
 def run_server(data: Path, options: Sequence[str] = ()) -> Iterator[Server]:
-    """Start a server on free ports, and leave no process behind."""
+    """Start a server on free ports, and kill it at the end."""
     server = Server(data, free_port(), free_port(), options)
     try:
         server.start()

@@ -24,8 +24,8 @@ from azure.servicebus.management import ServiceBusAdministrationClient
 
 from emulator.servicebus.administration import create_admin_app
 from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import SystemClock
-from emulator.servicebus.broker.message import Delivery, IncomingMessage, ReceiveMode
+from emulator.servicebus.broker.clock import WallClock
+from emulator.servicebus.broker.message import IncomingMessage, MessageDelivery, ReceiveMode
 from emulator.servicebus.broker.settings import QueueSettings
 
 KEYS = {"RootManageSharedAccessKey": "not-a-secret"}
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class PlainTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """Speaks http where the client, which knows TLS only, says https."""
+    """Sends requests over http, although the client builds https URLs."""
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)
@@ -58,7 +58,7 @@ class Served:
     async def call(
         self, use: Callable[[ServiceBusAdministrationClient], T], **credentials: str
     ) -> T:
-        """Use the client, which blocks, in a thread."""
+        """Call the blocking client in a thread."""
 
         def run() -> T:
             with self.client(**credentials) as client:
@@ -82,7 +82,7 @@ async def _serve(broker: Broker) -> AsyncIterator[int]:
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    broker = await Broker.open(tmp_path / "admin.sqlite", [QueueSettings("q")], SystemClock())
+    broker = await Broker.open(tmp_path / "admin.sqlite", [QueueSettings("q")], WallClock())
     async with _serve(broker) as port:
         yield Served(broker, port)
     await broker.close()
@@ -194,7 +194,7 @@ async def test_topics_are_not_listed_and_not_created(served: Served) -> None:
 
 async def test_runtime_properties_count_the_messages(served: Served) -> None:
     queue = served.broker.queue("q")
-    deliveries: list[Delivery] = []
+    deliveries: list[MessageDelivery] = []
     message = IncomingMessage(b"", b"", b"12345")
     later = IncomingMessage(b"", b"", b"12345", scheduled_at=datetime.now(UTC) + timedelta(hours=1))
     await queue.send([message] * 4)

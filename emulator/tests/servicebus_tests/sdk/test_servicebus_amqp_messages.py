@@ -1,4 +1,4 @@
-"""What a message is when it has passed through: with Microsoft's clients on both ends."""
+"""Messages between Microsoft's clients: content, order, scheduling, expiry, duplicates."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +18,7 @@ from servicebus_tests.sdk.servicebus_process import Server
 
 
 async def receive(receiver: Any, count: int = 1, wait_seconds: float = 10) -> list[Any]:
-    """Receive this many messages, in as many calls as the client needs for them."""
+    """Receive this many messages in as many calls as needed."""
     found: list[Any] = []
     while len(found) < count:
         batch = await receiver.receive_messages(
@@ -74,7 +74,7 @@ async def test_lists_batches_and_large_messages_keep_their_order(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue()
-    large = "x" * 200_000  # over the size of a frame
+    large = "x" * 200_000  # larger than a frame
     async with client.get_queue_sender(queue) as sender:
         await sender.send_messages([ServiceBusMessage(f"list-{at}") for at in range(30)])
         batch = await sender.create_message_batch()

@@ -1,4 +1,4 @@
-"""The process: what survives its end, and how it is started and stopped."""
+"""The process: start, stop, and the state that survives a kill."""
 
 import gc
 import socket
@@ -13,7 +13,7 @@ from azure.servicebus import ServiceBusClient, ServiceBusMessage
 from local_ports import free_port
 from servicebus_tests.sdk.servicebus_process import Server, run_server
 
-# The client does not close the socket of a connection that was cut: the collector does.
+# The client leaves the socket of a lost connection to the garbage collector.
 CUT = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 

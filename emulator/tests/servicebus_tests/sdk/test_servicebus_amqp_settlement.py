@@ -1,4 +1,4 @@
-"""Every way to settle, and what follows: with Microsoft's clients."""
+"""Settlement and locks with Microsoft's clients."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ async def test_a_lock_expires_unless_renewed(server: Server, client: Any) -> Non
         renewed_until = await holder.renew_message_lock(message)
         assert renewed_until > first_end
         assert renewed_until == message.locked_until_utc
-        (again,) = await receive(rival)  # which waits until the lock ends
+        (again,) = await receive(rival)  # waits until the lock expires
         assert again.delivery_count == 1
         with pytest.raises(MessageLockLostError):
             await holder.complete_message(message)
@@ -82,7 +82,7 @@ async def test_settling_a_lost_lock_is_refused(server: Server, client: Any) -> N
 
 
 def _held_by(message: Any, receiver: Any) -> Any:
-    """Return the same lock as a deferred message of another receiver: settled by request."""
+    """Return the message as a deferred one, which is settled by a management request."""
     kind = type(message)
     return kind(
         message._message,
@@ -109,7 +109,7 @@ async def test_a_message_over_the_delivery_count_is_dead_lettered(
         (message,) = await receive(receiver)
         assert message.dead_letter_reason == "MaxDeliveryCountExceeded"
         await receiver.abandon_message(message)
-        (message,) = await receive(receiver)  # from here it goes nowhere
+        (message,) = await receive(receiver)  # the lock is neither renewed nor settled
         await receiver.complete_message(message)
 
 

@@ -1,10 +1,10 @@
-"""Runs the azure-servicebus package's own live queue tests against our Service Bus.
+"""Run the azure-servicebus package's own live queue tests against the emulator.
 
 `python -m servicebus_tests.sdk.upstream.run [PYTEST ARGUMENT…]`
 
 The tests are those of the source package, unchanged. They take about ten minutes, since they
 mostly wait for locks and messages to expire. The client dials port 5671 whenever it uses TLS, and
-443 for WebSocket, so both ports of this machine must be free, and open to whoever runs this.
+443 for WebSocket, so both ports of this machine must be free and the user may bind them.
 Packages and tests are kept in the folder that CONFORMANCE_FOLDER names, or are fetched again
 every time.
 """
@@ -33,7 +33,7 @@ _PACKAGES = (
     "websocket-client",
 )
 _STANDINS = Path(__file__).with_name("standins")
-# Over the longest test, which waits for five minutes.
+# The longest test waits for five minutes.
 _TEST_SECONDS = 420
 _DESELECTED = {
     "test_queue_operation_negative": "replaces a method that the client no longer calls",
@@ -41,7 +41,7 @@ _DESELECTED = {
 
 
 def main(arguments: list[str]) -> int:
-    """Fetch the tests and run them; returns pytest's exit status."""
+    """Fetch the tests and run them; return pytest's exit status."""
     kept = os.environ.get("CONFORMANCE_FOLDER")
     if kept:
         folder = Path(kept)
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run(folder: Path, arguments: list[str]) -> int:
-    """Run the tests with packages in a folder."""
+    """Run the tests with the packages in a folder; return pytest's exit status."""
     python = install(folder)
     tests = fetch_tests(folder)
     certificate, key = make_certificate(folder)
@@ -81,7 +81,7 @@ def run(folder: Path, arguments: list[str]) -> int:
 
 
 def install(folder: Path) -> Path:
-    """Make an environment for the tests, apart from ours; returns its interpreter."""
+    """Create a separate environment for the tests and return its interpreter."""
     python = folder / "environment" / "bin" / "python"
     if not python.exists():
         _run(sys.executable, "-m", "venv", folder / "environment")
@@ -90,7 +90,7 @@ def install(folder: Path) -> Path:
 
 
 def fetch_tests(folder: Path) -> Path:
-    """Fetch and unpack the source package; returns the folder of its tests."""
+    """Fetch and unpack the source package; return the folder of its tests."""
     name = f"azure_servicebus-{VERSION}"
     tests = folder / name / "tests"
     if not tests.exists():
