@@ -26,7 +26,7 @@ from emulator.blobs.index.schema import Segment
 from emulator.blobs.request import RequestBody
 
 _KEY_BYTES = 16
-_FANS = [f"{number:02x}" for number in range(256)]
+_SUBDIRECTORIES = [f"{number:02x}" for number in range(256)]
 
 
 def create_key() -> str:
@@ -82,13 +82,13 @@ class ContentFiles:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._pins: dict[str, int] = {}
-        self._doomed: set[str] = set()
+        self._waiting_for_unpin: set[str] = set()
 
     def prepare(self) -> None:
         """Create the directories."""
         self._root.mkdir(parents=True, exist_ok=True)
-        for fan in _FANS:
-            (self._root / fan).mkdir(exist_ok=True)
+        for subdirectory in _SUBDIRECTORIES:
+            (self._root / subdirectory).mkdir(exist_ok=True)
         sync_directory(self._root)
 
     def create(self, key: str) -> ContentFile:
@@ -107,8 +107,8 @@ class ContentFiles:
     def sweep(self, live: set[str]) -> int:
         """Remove all files whose keys are not in `live`; return their number."""
         removed = 0
-        for fan in _FANS:
-            for entry in os.scandir(self._root / fan):
+        for subdirectory in _SUBDIRECTORIES:
+            for entry in os.scandir(self._root / subdirectory):
                 if entry.name not in live:
                     Path(entry.path).unlink()
                     removed += 1
@@ -121,28 +121,28 @@ class ContentFiles:
 
     def unpin(self, keys: Iterable[str]) -> list[str]:
         """Undo one `pin`; return the keys of files that may be removed now."""
-        free = []
+        removable = []
         for key in keys:
             count = self._pins.pop(key) - 1
             if count:
                 self._pins[key] = count
-            elif key in self._doomed:
-                self._doomed.remove(key)
-                free.append(key)
-        return free
+            elif key in self._waiting_for_unpin:
+                self._waiting_for_unpin.remove(key)
+                removable.append(key)
+        return removable
 
     def release(self, keys: Iterable[str]) -> list[str]:
         """Note that the index no longer refers to these files.
 
         Returns the keys of those that may be removed now.
         """
-        free = []
+        removable = []
         for key in keys:
             if key in self._pins:
-                self._doomed.add(key)
+                self._waiting_for_unpin.add(key)
             else:
-                free.append(key)
-        return free
+                removable.append(key)
+        return removable
 
     def _path(self, key: str) -> Path:
         return self._root / key[:2] / key
@@ -230,21 +230,21 @@ class ContentStreams:
 
     def release(self, orphans: Sequence[str]) -> None:
         """Remove content that the index no longer refers to, once it is not streamed."""
-        if free := self._files.release(orphans):
-            self._remove(free)
+        if removable := self._files.release(orphans):
+            self._remove(removable)
 
-    def open(self, segments: Sequence[Segment], wanted: ByteRange) -> ContentStream:
+    def open(self, segments: Sequence[Segment], byte_range: ByteRange) -> ContentStream:
         """Return a stream of a byte range from the segments that cover it."""
         self._files.pin(segment.content for segment in segments)
-        return ContentStream(self, self._files, segments, wanted)
+        return ContentStream(self, self._files, segments, byte_range)
 
     def _remove(self, keys: Sequence[str]) -> None:
         self._threads.submit(self._files.remove, keys)
 
     def unpin(self, segments: Sequence[Segment]) -> None:
         """Undo the pin of `open`."""
-        if free := self._files.unpin(segment.content for segment in segments):
-            self._remove(free)
+        if removable := self._files.unpin(segment.content for segment in segments):
+            self._remove(removable)
 
 
 class ContentStream:
@@ -255,17 +255,17 @@ class ContentStream:
         streams: ContentStreams,
         files: ContentFiles,
         segments: Sequence[Segment],
-        wanted: ByteRange,
+        byte_range: ByteRange,
     ) -> None:
         self._streams = streams
         self._files = files
         self._segments = segments
-        self._wanted = wanted
+        self._byte_range = byte_range
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         for segment in self._segments:
-            offset = max(self._wanted.start - segment.start, 0)
-            stop = min(self._wanted.stop - segment.start, segment.size)
+            offset = max(self._byte_range.start - segment.start, 0)
+            stop = min(self._byte_range.stop - segment.start, segment.size)
             descriptor, data = await self._streams.run(self._begin, segment, offset, stop)
             try:
                 while True:

@@ -58,12 +58,12 @@ class Conditions:
             raise StorageError(ErrorCode.CONDITION_NOT_MET)
         if not self._unmodified(resource):
             raise StorageError(ErrorCode.CONDITION_NOT_MET)
-        asked = []
+        alternatives = []
         if self.if_none_match:
-            asked.append(not _names(self.if_none_match, resource))
+            alternatives.append(not _names(self.if_none_match, resource))
         if self.if_modified_since is not None:
-            asked.append(self._modified(resource))
-        if asked and not any(asked):
+            alternatives.append(self._modified(resource))
+        if alternatives and not any(alternatives):
             raise StorageError(ErrorCode.NOT_MODIFIED, headers={"ETag": resource.etag})
 
     def check_write(self, resource: VersionedResource | None, *, creates: bool = False) -> None:

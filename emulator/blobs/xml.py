@@ -21,18 +21,20 @@ _DECLARATION = '<?xml version="1.0" encoding="utf-8"?>'
 
 def build_listing(
     attributes: Mapping[str, str],
-    echoes: Mapping[str, str | None],
+    parameters: Mapping[str, str | None],
     kind: str,
     items: Iterable[str],
     next_marker: str,
 ) -> str:
-    """Return an `EnumerationResults` document with the query's parameters in `echoes`."""
+    """Return an `EnumerationResults` document with the query's parameters in `parameters`."""
     head = "".join(f" {name}={quoteattr(value)}" for name, value in attributes.items())
-    said = "".join(
-        f"<{name}>{_text(value)}</{name}>" for name, value in echoes.items() if value is not None
+    parameter_elements = "".join(
+        f"<{name}>{_text(value)}</{name}>"
+        for name, value in parameters.items()
+        if value is not None
     )
     return (
-        f"{_DECLARATION}<EnumerationResults{head}>{said}<{kind}>{''.join(items)}</{kind}>"
+        f"{_DECLARATION}<EnumerationResults{head}>{parameter_elements}<{kind}>{''.join(items)}</{kind}>"
         f"<NextMarker>{escape(next_marker)}</NextMarker></EnumerationResults>"
     )
 

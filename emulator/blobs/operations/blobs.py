@@ -32,21 +32,23 @@ async def get_blob(context: OperationContext) -> BlobResponse:
     request, store = context.request, context.store
     blob = store.read(queries.find_blob, request.container, request.blob, with_data=True)
     context.conditions.check_read(blob)
-    part = read_requested_range(request.headers, blob.size)
-    wanted = part or ByteRange(0, blob.size)
+    requested = read_requested_range(request.headers, blob.size)
+    byte_range = requested or ByteRange(0, blob.size)
     headers = _blob_headers(context, blob)
-    headers["Content-Length"] = str(wanted.size)
-    if part is not None:
-        headers["Content-Range"] = part.content_range(blob.size)
+    headers["Content-Length"] = str(byte_range.size)
+    if requested is not None:
+        headers["Content-Range"] = requested.content_range(blob.size)
         if digest := headers.pop("Content-MD5", None):
             headers["x-ms-blob-content-md5"] = digest
-    wants_md5 = _wants_range_md5(context, part)
-    response = BlobResponse(200 if part is None else 206, headers)
+    wants_md5 = _wants_range_md5(context, requested)
+    response = BlobResponse(200 if requested is None else 206, headers)
     if blob.data is not None:
-        response.body = blob.data if part is None else blob.data[wanted.start : wanted.stop]
+        response.body = (
+            blob.data if requested is None else blob.data[byte_range.start : byte_range.stop]
+        )
     elif blob.size:
-        covering = store.read(queries.find_segments, blob.id, wanted.start, wanted.stop)
-        response.stream = store.streams.open(covering, wanted)
+        segments = store.read(queries.find_segments, blob.id, byte_range.start, byte_range.stop)
+        response.stream = store.streams.open(segments, byte_range)
         if wants_md5:
             # The range has at most 4 MiB, and the digest is in a header before the content.
             response.body = await response.stream.read()
@@ -135,11 +137,11 @@ def _blob_headers(context: OperationContext, blob: Blob) -> dict[str, str]:
     }
 
 
-def _wants_range_md5(context: OperationContext, part: ByteRange | None) -> bool:
+def _wants_range_md5(context: OperationContext, requested: ByteRange | None) -> bool:
     value = context.request.headers.get("x-ms-range-get-content-md5", "false").lower()
-    if value not in {"true", "false"} or (value == "true" and part is None):
+    if value not in {"true", "false"} or (value == "true" and requested is None):
         raise invalid_header("x-ms-range-get-content-md5", value)
-    if value == "true" and part is not None and part.size > _RANGE_MD5_BYTES_MAX:
+    if value == "true" and requested is not None and requested.size > _RANGE_MD5_BYTES_MAX:
         raise StorageError(ErrorCode.OUT_OF_RANGE_INPUT)
     return value == "true"
 
