@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from loosely.cli.tables import print_to
+from loosely.cli.output import print_to
 from loosely.planning.cost import Deployment, estimate
 from loosely.planning.load import SHAPES, Load
 from loosely.planning.machines import Machines, Work

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loosely.credentials import api_key_of_environment
+from loosely.client.settings import read_api_key
 from loosely.scaling.rules import Behavior, Scaling
 from loosely.up.system import Settings, worker_replica
 
@@ -84,7 +84,7 @@ def fleet_plan(
             address="",
         ),
         scaling=scaling,
-        workload=Workload(settings.gateway_url, served, api_key_of_environment()),
+        workload=Workload(settings.gateway_url, served, read_api_key()),
         replica=partial(worker_replica, settings),
         first_port=settings.ports.worker_health,
     )

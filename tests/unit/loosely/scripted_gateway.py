@@ -71,17 +71,6 @@ def problem(status: int, code: str, detail: str, **members: Any) -> Answer:
     return answer(status, {**document, "detail": detail, **members})
 
 
-def stream(*parts: str, end: bytes = b"") -> Answer:
-    """A stream of events that breaks off after them."""
-    text = "".join(parts).encode() + end
-    return Answer(200, text, {"content-type": "text/event-stream; charset=utf-8"})
-
-
-def sent_event(kind: str, event_id: str, job: Any) -> str:
-    """A server-sent event with a job."""
-    return f"event: {kind}\nid: {event_id}\ndata: {json.dumps(job)}\n\n"
-
-
 HANG_UP = Answer(0, b"")
 
 

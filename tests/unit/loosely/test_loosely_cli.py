@@ -16,8 +16,6 @@ from tests.unit.loosely.scripted_gateway import (
     answer,
     job_document,
     problem,
-    sent_event,
-    stream,
 )
 
 TABLE = f"""\
@@ -61,10 +59,8 @@ def test_submit_follows_what_was_not_ready(
 ) -> None:
     gateway.answers = [
         answer(202, job_document("queued"), retry_after="1"),
-        stream(
-            sent_event("status", "1.0.0", job_document("running")),
-            sent_event("final", "3.0.0", SUCCEEDED),
-        ),
+        answer(200, job_document("running")),
+        answer(200, SUCCEEDED),
     ]
     done = runner.invoke(
         app,
@@ -79,7 +75,8 @@ def test_submit_follows_what_was_not_ready(
     assert "Egyptian cat" in done.stdout
     assert [asked.target for asked in gateway.asked] == [
         "/v1/models/classifier/jobs?deadline_seconds=9&priority=low",
-        f"/v1/jobs/{JOB_ID}/events",
+        f"/v1/jobs/{JOB_ID}",
+        f"/v1/jobs/{JOB_ID}",
     ]
 
 
@@ -181,7 +178,7 @@ def test_a_job_that_fails_while_followed_ends_with_1(
     expired = job_document("expired", error={"code": "expired", "detail": "9 s are over"})
     gateway.answers = [
         answer(202, job_document("queued"), retry_after="0"),
-        stream(sent_event("final", "3.0.0", expired)),
+        answer(200, expired),
     ]
     done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
 

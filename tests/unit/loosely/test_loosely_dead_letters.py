@@ -67,11 +67,11 @@ def test_a_letter_is_sent_again(runner: CliRunner, gateway: ScriptedGateway) -> 
     gateway.answers = [answer(202, sent), answer(200, {**sent, "is_repeat": True})]
     assert run(runner, gateway, "redrive", "classifier", JOB_ID) == (
         0,
-        "it was sent again, as the new job new\n",
+        "sent again as the new job new\n",
     )
     assert run(runner, gateway, "redrive", "classifier", JOB_ID) == (
         0,
-        "it had been sent again before, as the new job new\n",
+        "was already sent again as the new job new\n",
     )
     assert [(asked.method, asked.target) for asked in gateway.asked] == [
         ("POST", f"{PATH}/redrive")
@@ -84,8 +84,8 @@ def test_letters_are_thrown_away(runner: CliRunner, gateway: ScriptedGateway) ->
         answer(200, {"deleted": 500, "is_complete": False}),
         answer(200, {"deleted": 7, "is_complete": True}),
     ]
-    assert run(runner, gateway, "purge", "classifier", JOB_ID) == (0, "thrown away: 1\n")
-    assert run(runner, gateway, "purge", "classifier", "--all") == (0, "thrown away: 507\n")
+    assert run(runner, gateway, "purge", "classifier", JOB_ID) == (0, "deleted: 1\n")
+    assert run(runner, gateway, "purge", "classifier", "--all") == (0, "deleted: 507\n")
     assert run(runner, gateway, "purge", "classifier")[0] == 2
     assert run(runner, gateway, "purge", "classifier", JOB_ID, "--all")[0] == 2
 

@@ -6,7 +6,8 @@ from inspect import iscoroutinefunction, signature
 import pytest
 
 import loosely
-from loosely import AsyncClient, Client, errors
+from loosely import AsyncClient, Client
+from loosely.client import errors
 
 EXPORTS = sorted(set(loosely.__all__) - {"__version__"})
 

@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loosely import GatewayUnreachable, LooselyError, Retry, UnexpectedAnswer
-from loosely.errors import problem_from
+from loosely.client.errors import read_problem
 
 UNREACHABLE = GatewayUnreachable("http://h", "refused")
 
 
 def problem(status: int, code: str, retry_after_seconds: float | None = None) -> LooselyError:
-    found = problem_from(status, json.dumps({"code": code}).encode(), retry_after_seconds)
+    found = read_problem(status, json.dumps({"code": code}).encode(), retry_after_seconds)
     assert found is not None
     return found
 
@@ -48,7 +48,7 @@ def test_the_gateway_can_ask_for_more_but_not_for_less() -> None:
         (problem(504, "expired"), True),
         (problem(500, "internal-error"), False),
         (problem(404, "unknown-job"), False),
-        (problem(501, "streaming-unavailable"), False),
+        (problem(501, "of-the-future"), False),
         (UnexpectedAnswer("http://h", 502, "a proxy"), True),
         (UnexpectedAnswer("http://h", 500, "the host of an app that died"), True),
         (UnexpectedAnswer("http://h", 200, "no job"), False),

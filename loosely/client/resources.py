@@ -1,4 +1,4 @@
-"""What the gateway shows of its jobs, models and uploads."""
+"""What the gateway returns: jobs, results, models and uploads."""
 
 import json
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from typing import Any, Final, Self
 FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
-def decode(body: bytes) -> object:
-    """Return what the JSON ``body`` holds, or ``None`` when it is no JSON that can be read."""
+def decode_json(body: bytes) -> object:
+    """Return the value of the JSON ``body``, or ``None`` if it cannot be decoded."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
@@ -19,7 +19,7 @@ def decode(body: bytes) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in its queue a job is; ``None`` is what the gateway does not say."""
+    """A job's place in its queue. A member is ``None`` if the gateway does not report it."""
 
     position: int | None = None
     eta_seconds: float | None = None
@@ -28,10 +28,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One unit of work.
+    """One unit of work, as it was when the gateway responded.
 
-    What callers steer by has a field; ``document`` holds everything, also what later
-    gateways add, and ``body`` the same as it was received.
+    ``document`` holds all members, including those that later gateways may add; ``body`` is the
+    JSON as it was received.
     """
 
     id: str
@@ -39,14 +39,14 @@ class Job:
     status: str
     document: Mapping[str, Any] = field(repr=False)
     body: bytes = field(repr=False)
-    #: How long the gateway asks to wait before the next question.
+    #: How long the gateway asks to wait before the next request.
     retry_after_seconds: float | None = None
 
     @classmethod
     def from_document(
         cls, document: object, body: bytes, retry_after_seconds: float | None = None
     ) -> Self | None:
-        """Return the job that ``document`` describes, or ``None`` when it describes none."""
+        """Return the job in ``document``, or ``None`` if it is not a job."""
         if not isinstance(document, dict):
             return None
         names = [document.get(key) for key in ("id", "model", "status")]
@@ -58,8 +58,8 @@ class Job:
 
     @classmethod
     def from_body(cls, body: bytes, retry_after_seconds: float | None = None) -> Self | None:
-        """Return the job in the JSON ``body``, or ``None`` when there is none."""
-        return cls.from_document(decode(body), body, retry_after_seconds)
+        """Return the job in the JSON ``body``, or ``None`` if it is not a job."""
+        return cls.from_document(decode_json(body), body, retry_after_seconds)
 
     @property
     def is_final(self) -> bool:
@@ -68,7 +68,7 @@ class Job:
 
     @property
     def result(self) -> Any:
-        """What the model returned, once the status is ``succeeded`` and where it is small JSON."""
+        """The model's result, if the job has succeeded and the result is small JSON."""
         return self.document.get("result")
 
     @property
@@ -78,17 +78,17 @@ class Job:
 
     @property
     def timing(self) -> Mapping[str, Any]:
-        """Where the time went, in milliseconds."""
+        """How long each stage took, in milliseconds."""
         return _object(self.document, "timing") or {}
 
     @property
     def progress(self) -> Mapping[str, Any] | None:
-        """How far a long-running model is, if it tells."""
+        """How far the model is, if it reports its progress."""
         return _object(self.document, "progress")
 
     @property
     def place(self) -> Place:
-        """Where in its queue the job is."""
+        """The job's place in its queue."""
         queue = _object(self.document, "queue") or {}
         position, eta, phase = (queue.get(key) for key in ("position", "eta_seconds", "phase"))
         return Place(
@@ -99,34 +99,45 @@ class Job:
 
     @property
     def trace_id(self) -> str | None:
-        """The W3C trace that the job belongs to."""
+        """The id of the job's W3C trace."""
         trace_id = self.document.get("trace_id")
         return trace_id if isinstance(trace_id, str) else None
 
     @property
     def created_at(self) -> datetime | None:
-        """When the job was accepted."""
-        return _moment(self.document.get("created_at"))
+        """When the gateway accepted the job."""
+        return _datetime(self.document.get("created_at"))
 
     @property
     def started_at(self) -> datetime | None:
-        """When a worker began with it."""
-        return _moment(self.document.get("started_at"))
+        """When a worker started it."""
+        return _datetime(self.document.get("started_at"))
 
     @property
     def finished_at(self) -> datetime | None:
-        """When it became final."""
-        return _moment(self.document.get("finished_at"))
+        """When the job ended."""
+        return _datetime(self.document.get("finished_at"))
 
     @property
     def deadline(self) -> datetime | None:
-        """When nobody wants the result any more."""
-        return _moment(self.document.get("deadline"))
+        """When the job expires if it has not ended."""
+        return _datetime(self.document.get("deadline"))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A change of a job.
+
+    ``kind`` is ``status``, ``progress`` or, for the last event, ``final``.
+    """
+
+    kind: str
+    job: Job
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A job's result alone, in the model's own media type."""
+    """A job's result, in the model's own media type."""
 
     body: bytes = field(repr=False)
     media_type: str
@@ -134,15 +145,15 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """Some jobs, newest first; ``next_cursor`` leads to the page after, if there is one."""
+    """Some jobs, newest first. ``next_cursor`` is ``None`` on the last page."""
 
     jobs: tuple[Job, ...]
     next_cursor: str | None
 
     @classmethod
     def from_body(cls, body: bytes) -> Self | None:
-        """Return the page in the JSON ``body``, or ``None`` when there is none."""
-        document = decode(body)
+        """Return the page in the JSON ``body``, or ``None`` if it is not a page."""
+        document = decode_json(body)
         if not isinstance(document, dict) or not isinstance(document.get("jobs"), list):
             return None
         jobs = [Job.from_document(job, json.dumps(job).encode()) for job in document["jobs"]]
@@ -155,7 +166,7 @@ class JobPage:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model as the catalogue describes it; ``document`` holds everything."""
+    """A model as the gateway describes it; ``document`` holds all members."""
 
     name: str
     task: str
@@ -164,7 +175,7 @@ class Model:
 
     @classmethod
     def from_document(cls, document: object) -> Self | None:
-        """Return the model that ``document`` describes, or ``None`` when it describes none."""
+        """Return the model in ``document``, or ``None`` if it is not a model."""
         if not isinstance(document, dict) or not isinstance(document.get("name"), str):
             return None
         types = document.get("media_types")
@@ -177,18 +188,18 @@ class Model:
 
     @property
     def input_limit_bytes(self) -> int | None:
-        """What a request's body may have; more goes by upload."""
+        """The limit of a request's body; a larger input needs an upload."""
         limit = (_object(self.document, "limits") or {}).get("input_bytes")
         return limit if isinstance(limit, int) else None
 
 
-#: Members of an upload slot that name the address to put the bytes to, which is a secret.
-_SECRETS: Final = frozenset({"url", "headers"})
+#: Members of an upload slot that are secret: they allow to write to the slot.
+_SECRET_MEMBERS: Final = frozenset({"url", "headers"})
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An input that lies in the gateway's store; a job takes it by its ``reference``."""
+    """An input in the gateway's store. Pass it to `submit` or `run` instead of the bytes."""
 
     reference: str
     media_type: str
@@ -197,8 +208,8 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """Where an upload's bytes go: a short-lived address that can only be written to."""
+class UploadSlot:
+    """A short-lived URL to which the bytes of an upload can be written."""
 
     reference: str
     url: str = field(repr=False)
@@ -208,8 +219,8 @@ class Slot:
 
     @classmethod
     def from_body(cls, body: bytes) -> Self | None:
-        """Return the slot in the JSON ``body``, or ``None`` when there is none."""
-        document = decode(body)
+        """Return the slot in the JSON ``body``, or ``None`` if it is not an upload slot."""
+        document = decode_json(body)
         if not isinstance(document, dict):
             return None
         reference, url = document.get("upload"), document.get("url")
@@ -218,7 +229,7 @@ class Slot:
         headers = _object(document, "headers") or {}
         if not all(str(part).isascii() for header in headers.items() for part in header):
             return None
-        public = {name: value for name, value in document.items() if name not in _SECRETS}
+        public = {name: value for name, value in document.items() if name not in _SECRET_MEMBERS}
         limit = document.get("max_bytes")
         return cls(
             reference,
@@ -234,7 +245,7 @@ def _object(document: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _moment(value: object) -> datetime | None:
+def _datetime(value: object) -> datetime | None:
     if not isinstance(value, str):
         return None
     try:

@@ -1,8 +1,10 @@
-"""Which media type some bytes are: by what they begin with, else by the file's name."""
+"""Detect the media type of an input from its first bytes, or else from its file name."""
 
 from pathlib import PurePath
 
 UNKNOWN = "application/octet-stream"
+#: How many bytes of an input are enough to detect its type.
+SIGNATURE_BYTES = 16
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -16,9 +18,9 @@ _SIGNATURES = (
     (b"OggS", "audio/ogg"),
     (b"ID3", "audio/mpeg"),
 )
-# RIFF files name their content after their length.
+# A RIFF file names its content after its length.
 _RIFF_FORMS = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
-# The standard library's table depends on the machine it runs on.
+# Not `mimetypes`: its table depends on the machine.
 _EXTENSIONS = {
     ".bmp": "image/bmp",
     ".flac": "audio/flac",
@@ -37,11 +39,16 @@ _EXTENSIONS = {
 }
 
 
-def media_type_of(content: bytes, name: str = "") -> str:
-    """Return the media type of ``content``, which came from a file called ``name``."""
+def detect_media_type(content: bytes, file_name: str = "") -> str:
+    """Return the media type of an input.
+
+    Args:
+        content: The input, or at least its first `SIGNATURE_BYTES` bytes.
+        file_name: The name of its file; its extension counts if the bytes are not recognized.
+    """
     if content.startswith(b"RIFF") and content[8:12] in _RIFF_FORMS:
         return _RIFF_FORMS[content[8:12]]
     for signature, media_type in _SIGNATURES:
         if content.startswith(signature):
             return media_type
-    return _EXTENSIONS.get(PurePath(name).suffix.lower(), UNKNOWN)
+    return _EXTENSIONS.get(PurePath(file_name).suffix.lower(), UNKNOWN)

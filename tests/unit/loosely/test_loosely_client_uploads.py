@@ -122,6 +122,6 @@ def test_a_store_that_refuses_is_no_gateway(gateway: ScriptedGateway, make: Make
         answer(201, {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot?sig=secret"}),
         Answer(403, b"<Error/>"),
     ]
-    with pytest.raises(UnexpectedAnswer, match="was to be taken") as caught:
+    with pytest.raises(UnexpectedAnswer, match="upload was expected") as caught:
         make(gateway.url).upload(JPEG, "classifier")
     assert "secret" not in str(caught.value)

@@ -1,15 +1,14 @@
-"""Which gateway a command speaks to."""
+"""Connect a command to its gateway."""
 
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
-from loosely.client import Client
-from loosely.credentials import KEY_VARIABLE
-from loosely.operators import OperatorClient
-from loosely.retry import Retry
-from loosely.surface import DEFAULT_URL
+from loosely.client.clients import Client
+from loosely.client.operators import OperatorClient
+from loosely.client.retry import Retry
+from loosely.client.settings import API_KEY_VARIABLE, DEFAULT_URL
 from loosely.up.data import RunningSystem
 
 C = TypeVar("C", bound=Client)
@@ -29,36 +28,40 @@ KeyOption = Annotated[
     str | None,
     typer.Option(
         "--api-key",
-        envvar=KEY_VARIABLE,
+        envvar=API_KEY_VARIABLE,
         metavar="KEY",
-        help="Your key; in the environment other users of this machine do not see it.",
+        help="Your API key. In the environment, other users of this machine cannot see it.",
         show_default=False,
     ),
 ]
-#: Whoever sits at a terminal would rather know at once.
+#: Short, so that a user at a terminal sees a failure soon.
 _RETRY = Retry(total_seconds=2.0)
-#: A job that was accepted outlives a gateway that is away for a moment.
+#: For a job that was accepted: it continues while the gateway restarts.
 FOLLOWING_RETRY = Retry()
 
 
 def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Client:
-    """Return a client for ``url``, for the system that runs here, or for the usual address."""
-    return _connected(Client, url, api_key, retry)
+    """Return a client for ``url``, or for the running `loosely up`, or for the default URL.
+
+    Raises:
+        typer.BadParameter: The URL or the key is invalid.
+    """
+    return _connect(Client, url, api_key, retry)
 
 
 def connect_operator(url: str | None, api_key: str | None) -> OperatorClient:
-    """The same for operators."""
-    return _connected(OperatorClient, url, api_key, _RETRY)
+    """Return a client for operators, connected as `connect` does."""
+    return _connect(OperatorClient, url, api_key, _RETRY)
 
 
-def _connected(kind: type[C], url: str | None, api_key: str | None, retry: Retry) -> C:
+def _connect(kind: type[C], url: str | None, api_key: str | None, retry: Retry) -> C:
     try:
-        return kind(url or _url_of_running_system() or DEFAULT_URL, api_key=api_key, retry=retry)
+        return kind(url or _find_running_url() or DEFAULT_URL, api_key=api_key, retry=retry)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--url or --api-key") from None
 
 
-def _url_of_running_system() -> str | None:
+def _find_running_url() -> str | None:
     current = Path.cwd()
     for directory in (current, *current.parents):
         system = RunningSystem.read(directory / ".loosely")

@@ -1,19 +1,19 @@
-"""What can go wrong between a caller and a job's result.
+"""The exceptions of the client.
 
 LooselyError
-├── GatewayUnreachable         no answer came; whether the request arrived is unknown
-├── UnexpectedAnswer           what answered does not speak Loosely's contract
-├── WaitTimedOut               the caller's own patience is over; the job goes on
-└── Problem                    the gateway said so, in a problem document (RFC 9457)
-    ├── RequestRefused         nothing was accepted; also codes that this version does not know
+├── GatewayUnreachable         no response; the gateway may have received the request
+├── UnexpectedAnswer           the response is not one of a Loosely gateway
+├── WaitTimedOut               the caller's wait is over; the job continues
+└── Problem                    the gateway sent a problem document (RFC 9457)
+    ├── RequestRefused         no job was made; also codes that this version does not know
     │   ├── InvalidRequest     malformed-request, invalid-input, unsupported-media-type, …
     │   │   └── PayloadTooLarge    payload-too-large
     │   ├── AccessDenied       unauthenticated, forbidden
     │   ├── NotFound           unknown-model, unknown-job, not-found, …
     │   ├── IdempotencyMismatch    idempotency-mismatch
-    │   ├── Overloaded         rate-limited, saturated: later it may go
-    │   └── GatewayFailure     unavailable, internal-error, streaming-unavailable
-    └── JobEnded               a job was accepted and has ended without a result
+    │   ├── Overloaded         rate-limited, saturated: try later
+    │   └── GatewayFailure     unavailable, internal-error
+    └── JobEnded               a job was made and has ended without a result
         ├── InputRejected      the model cannot use the input
         ├── JobFailed          inference-failed, dead-lettered, …
         ├── JobExpired         expired
@@ -24,28 +24,26 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, Self
 
-from loosely.job import Job, decode
+from loosely.client.resources import Job, decode_json
 
 
 class LooselyError(Exception):
-    """The root of all that this package raises."""
+    """The base of every exception of this package."""
 
 
 class GatewayUnreachable(LooselyError):
-    """No answer came from the gateway."""
+    """There was no response from ``url``, because of ``reason``."""
 
     def __init__(self, url: str, reason: str) -> None:
-        """``url`` is the gateway's, ``reason`` what the network said."""
         super().__init__(f"{url} cannot be reached: {reason}")
         self.url = url
         self.reason = reason
 
 
 class UnexpectedAnswer(LooselyError):
-    """The answer is not what Loosely's contract allows; ``status`` is its HTTP status."""
+    """The response from ``url``, with the HTTP status ``status``, is not one of Loosely's API."""
 
     def __init__(self, url: str, status: int, reason: str) -> None:
-        """``reason`` says what is wrong with the answer."""
         super().__init__(f"{url} answered {status}, but {reason}")
         self.url = url
         self.status = status
@@ -53,19 +51,29 @@ class UnexpectedAnswer(LooselyError):
 
 
 class WaitTimedOut(LooselyError, TimeoutError):
-    """The caller has waited enough; the job ``job_id`` goes on."""
+    """The job ``job_id`` has not ended within ``wait_seconds``; it continues."""
 
     def __init__(self, job_id: str, wait_seconds: float) -> None:
-        """``wait_seconds`` is how long the caller wanted to wait."""
-        super().__init__(f"job {job_id} is not final after {wait_seconds:g} s")
+        super().__init__(f"job {job_id} has not ended after {wait_seconds:g} s")
         self.job_id = job_id
         self.wait_seconds = wait_seconds
 
 
 class Problem(LooselyError):
-    """A problem document: what happened (``detail``) under a stable ``code``.
+    """The gateway's problem document.
 
-    ``body`` holds the document as it was received, ``document`` decoded.
+    Attributes:
+        status: The HTTP status.
+        code: The stable code; docs/problems.md lists them.
+        detail: What happened, for people.
+        retryable: Whether the same request may succeed later.
+        retry_after_seconds: How long the gateway asks to wait before that.
+        stage: Where in the job's path the problem arose.
+        attempt: Which delivery of the job failed, from 1.
+        trace_id: The W3C trace of the request.
+        job: The job, if the problem is how a job ended.
+        document: The whole document.
+        body: The document as it was received.
     """
 
     def __init__(
@@ -77,7 +85,6 @@ class Problem(LooselyError):
         retry_after_seconds: float | None = None,
         job: Job | None = None,
     ) -> None:
-        """Take the members that RFC 9457 and the contract name from ``document``."""
         self.status = status
         self.document = document
         self.body = body
@@ -94,23 +101,23 @@ class Problem(LooselyError):
 
 
 class RequestRefused(Problem):
-    """The request was refused; no job came of it."""
+    """The gateway refused the request and made no job."""
 
 
 class InvalidRequest(RequestRefused):
-    """The request itself is wrong: the same again is refused again."""
+    """The request is wrong: the same request would be refused again."""
 
 
 class PayloadTooLarge(InvalidRequest):
-    """The payload is over what the model takes, in this way or at all."""
+    """The payload is over the model's limit, in a request's body or at all."""
 
     @classmethod
     def over(cls, limit_bytes: int, size_bytes: int) -> Self:
-        """Return what the gateway would say, before all the bytes are sent to hear it."""
+        """Return the gateway's own problem, without sending the bytes to get it."""
         document = {
             "code": "payload-too-large",
             "title": "The payload is too large",
-            "detail": f"the model takes up to {limit_bytes} bytes, and these are {size_bytes}",
+            "detail": f"the model accepts up to {limit_bytes} bytes; the input has {size_bytes}",
             "limit_bytes": limit_bytes,
             "retryable": False,
             "stage": "accept",
@@ -119,43 +126,43 @@ class PayloadTooLarge(InvalidRequest):
 
 
 class AccessDenied(RequestRefused):
-    """The API key is missing, wrong, or may not do this."""
+    """The API key is missing or unknown, or does not allow this."""
 
 
 class NotFound(RequestRefused):
-    """There is no such model, job, dead letter or address."""
+    """There is no such model, job, dead letter or path."""
 
 
 class IdempotencyMismatch(RequestRefused):
-    """The idempotency key was used before, for another request."""
+    """The idempotency key was used before with another request."""
 
 
 class Overloaded(RequestRefused):
-    """The caller's rate is used up, or the queue is too long; later it may go."""
+    """The caller's rate limit is reached, or the queue is too long; try later."""
 
 
 class GatewayFailure(RequestRefused):
-    """The gateway, or what stands behind it, does not work now."""
+    """The gateway, or a service that it needs, is not working."""
 
 
 class JobEnded(Problem):
-    """The job reached a final status other than success."""
+    """The job ended without a result."""
 
 
 class InputRejected(JobEnded):
-    """The model cannot use what was sent."""
+    """The model cannot use the input."""
 
 
 class JobFailed(JobEnded):
-    """The model failed, or no worker survived the job."""
+    """The model failed, or the workers stopped trying the job."""
 
 
 class JobExpired(JobEnded):
-    """The deadline passed first."""
+    """The job's deadline passed before it had a result."""
 
 
 class JobCancelled(JobEnded):
-    """Somebody cancelled the job."""
+    """The job was cancelled."""
 
 
 _REFUSALS: Final[Mapping[str, type[RequestRefused]]] = {
@@ -175,9 +182,8 @@ _REFUSALS: Final[Mapping[str, type[RequestRefused]]] = {
     "saturated": Overloaded,
     "unavailable": GatewayFailure,
     "internal-error": GatewayFailure,
-    "streaming-unavailable": GatewayFailure,
 }
-# A job that ended tells so by its own status first, and by these codes where it is not shown.
+# If a problem carries a job, the job's status decides; otherwise these codes do.
 _ENDINGS: Final[Mapping[str, type[JobEnded]]] = {
     "inference-failed": JobFailed,
     "dead-lettered": JobFailed,
@@ -197,9 +203,9 @@ _ENDING_HTTP_STATUS: Final[Mapping[type[JobEnded], int]] = {
 }
 
 
-def problem_from(status: int, body: bytes, retry_after_seconds: float | None) -> Problem | None:
-    """Return the problem that ``body`` describes, or ``None`` when it describes none."""
-    document = decode(body)
+def read_problem(status: int, body: bytes, retry_after_seconds: float | None) -> Problem | None:
+    """Return the problem in ``body``, or ``None`` if ``body`` is not a problem document."""
+    document = decode_json(body)
     if not isinstance(document, dict) or not isinstance(document.get("code"), str):
         return None
     job = None
@@ -215,14 +221,17 @@ def problem_from(status: int, body: bytes, retry_after_seconds: float | None) ->
 
 
 def ending_of(job: Job) -> JobEnded:
-    """Return what a caller who waited at submit would have been told of this ended job."""
+    """Return the exception for a job that has ended without a result.
+
+    It is the one that a submit raises if the job ends within its wait.
+    """
     kind = _ending_class(job)
-    said = job.error or {}
-    code = said.get("code")
+    job_error = job.error or {}
+    code = job_error.get("code")
     document = {
-        **said,
+        **job_error,
         "code": code if isinstance(code, str) else job.status,
-        "detail": said.get("detail") or said.get("message") or f"the job is {job.status}",
+        "detail": job_error.get("detail") or job_error.get("message") or f"the job is {job.status}",
         "attempt": job.document.get("attempt"),
         "trace_id": job.trace_id,
         "job": job.document,

@@ -1,18 +1,24 @@
-"""Jobs and results as people read them."""
+"""Show jobs, models and results on a terminal.
+
+Text from the gateway passes through `printable`, so that it cannot control the terminal.
+"""
 
 import json
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from loosely.cli.text import printable, printable_lines
-from loosely.job import Job, Model
+from loosely.client.resources import Job, Model
 
+_REPLACEMENT = "\ufffd"
 _BAR_CELLS = 24
-_TOO_LARGE = 1e15
+_MAX_DRAWN_SCORE = 1e15
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _STATUS_STYLES = {
     "succeeded": "green",
@@ -23,11 +29,11 @@ _STATUS_STYLES = {
     "running": "cyan",
 }
 _TIMINGS = (("queued_ms", "queued"), ("inference_ms", "inference"), ("total_ms", "total"))
-_MOMENTS = ("created_at", "started_at", "finished_at", "deadline")
+_TIME_MEMBERS = ("created_at", "started_at", "finished_at", "deadline")
 
 
 def job_summary(job: Job) -> Text:
-    """One line: which job, how it stands, how long it took."""
+    """Return a line with the job's model, status, times and id."""
     style = _STATUS_STYLES.get(job.status, "")
     line = Text.assemble(
         (printable(job.model), "bold"), "  ", (printable(job.status), style), f"  {_times(job)}"
@@ -37,12 +43,12 @@ def job_summary(job: Job) -> Text:
 
 
 def job_details(job: Job) -> RenderableType:
-    """Everything about a job that is known, and its result if it has one."""
+    """Return a table of the job's members, followed by its result if it has one."""
     table = Table.grid(padding=(0, 2))
     table.add_row("job", Text(printable(job.id)))
     table.add_row("model", Text(printable(job.model)))
     table.add_row("status", Text(printable(job.status), style=_STATUS_STYLES.get(job.status, "")))
-    for name in _MOMENTS:
+    for name in _TIME_MEMBERS:
         if job.document.get(name):
             table.add_row(name.removesuffix("_at"), Text(printable(job.document[name])))
     if times := _times(job):
@@ -57,7 +63,7 @@ def job_details(job: Job) -> RenderableType:
 
 
 def result_view(result: Any) -> RenderableType:
-    """A table for labels with scores, else the JSON."""
+    """Return a table if the result is labels with scores, and otherwise the JSON."""
     labels = result.get("labels") if isinstance(result, dict) else None
     if isinstance(labels, list) and labels and all(_is_label(label) for label in labels):
         return _label_table(labels)
@@ -65,7 +71,7 @@ def result_view(result: Any) -> RenderableType:
 
 
 def model_table(models: Iterable[Model]) -> RenderableType:
-    """A line for each model: its name, its task, what it takes."""
+    """Return a table of the models' names, tasks and media types."""
     table = Table.grid(padding=(0, 2))
     for model in models:
         table.add_row(
@@ -77,14 +83,14 @@ def model_table(models: Iterable[Model]) -> RenderableType:
 
 
 def bar(score: float) -> str:
-    """Draw ``score``, from 0 to 1, in eighths of a cell."""
+    """Return a bar for ``score``, from 0 to 1, drawn in eighths of a cell."""
     eighths = round(min(max(score, 0.0), 1.0) * _BAR_CELLS * 8)
     whole, rest = divmod(eighths, 8)
     return ("█" * whole + (_EIGHTHS[rest] if rest else "")).rstrip()
 
 
 def print_to(console: Console, view: RenderableType) -> None:
-    """Print ``view``, whole also where the output is no terminal and has no width."""
+    """Print ``view``; do not wrap its lines unless the output is a terminal."""
     console.print(view, soft_wrap=not console.is_terminal, highlight=False)
 
 
@@ -97,8 +103,8 @@ def _is_label(label: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """Tell whether ``value`` is a number that can be drawn: JSON lets in infinities and more."""
-    return isinstance(value, int | float) and abs(value) < _TOO_LARGE
+    """Return whether a bar can be drawn for ``value``: JSON allows infinities and huge integers."""
+    return isinstance(value, int | float) and abs(value) < _MAX_DRAWN_SCORE
 
 
 def _label_table(labels: list[dict[str, Any]]) -> Table:
@@ -124,3 +130,42 @@ def _error(error: Mapping[str, Any]) -> str:
     code = error.get("code") or "failed"
     what = error.get("detail") or error.get("message") or error.get("title") or ""
     return printable(f"{code}: {what}" if what else code)
+
+
+def printable(text: object) -> str:
+    """Return ``text`` on one line, with its control characters replaced."""
+    return _replace_control_characters(" ".join(str(text).split()))
+
+
+def printable_lines(text: str) -> str:
+    """Return ``text`` with its lines and spaces kept and its control characters replaced."""
+    return "\n".join(_replace_control_characters(line.expandtabs()) for line in text.splitlines())
+
+
+def _replace_control_characters(line: str) -> str:
+    return "".join(c if c.isprintable() else _REPLACEMENT for c in line)
+
+
+@dataclass(slots=True)
+class JobProgress:
+    """The text beside the spinner: a status, and the seconds since the start."""
+
+    status: str
+    started_at: float
+    clock: Callable[[], float] = time.monotonic
+
+    def __rich__(self) -> Text:
+        """Return the text with the present number of seconds; called at each turn."""
+        return Text(f"{printable(self.status)}  {self.clock() - self.started_at:.0f} s")
+
+
+@contextmanager
+def spinner(status: str) -> Iterator[JobProgress]:
+    """Show a spinner on stderr while in the block, if stderr is a terminal."""
+    progress = JobProgress(status, time.monotonic())
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield progress
+        return
+    with console.status(progress):
+        yield progress

@@ -1,4 +1,4 @@
-"""How commands say what went wrong: ``code: what happened; what to do``."""
+"""Show errors as one line, ``code: what happened; what to do``, and an exit code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,12 +6,12 @@ from enum import IntEnum
 
 import typer
 
-from loosely.cli.text import printable
-from loosely.errors import GatewayUnreachable, LooselyError, Problem, UnexpectedAnswer
+from loosely.cli.output import printable
+from loosely.client.errors import GatewayUnreachable, LooselyError, Problem, UnexpectedAnswer
 
 
 class ExitCode(IntEnum):
-    """What the commands end with; the values over 64 are those of ``sysexits.h``."""
+    """The exit codes of the commands; those over 64 are from ``sysexits.h``."""
 
     DONE = 0
     FAILED = 1
@@ -24,7 +24,7 @@ class ExitCode(IntEnum):
 _ADVICE = {
     "malformed-request": "correct the request",
     "unauthenticated": "name your key with --api-key or LOOSELY_API_KEY",
-    "forbidden": "use a key that may do this",
+    "forbidden": "use a key with the scope that this needs",
     "unknown-model": "`loosely models` lists them",
     "unknown-job": "check the id; finished jobs are kept for a limited time",
     "payload-too-large": "send less, or use an upload",
@@ -33,33 +33,36 @@ _ADVICE = {
     "idempotency-mismatch": "use a new key for another request",
     "saturated": "try again later, or with a longer --deadline",
     "inference-failed": "see the worker's log",
-    "dead-lettered": "see the worker's log: it died or gave up on this job repeatedly",
-    "expired": "submit it again, with a longer --deadline",
-    "no-result": "`loosely status` tells why",
+    "dead-lettered": "see the worker's log: each attempt failed or killed the worker",
+    "expired": "submit it again with a longer --deadline",
+    "no-result": "`loosely status` shows why",
     "cancelled": "submit it again if it is still wanted",
     "not-found": "check --url",
     "internal-error": "see the gateway's log",
-    "unavailable": "try again; nothing was accepted",
+    "unavailable": "try again; no job was made",
 }
 
 
 @contextmanager
-def reported(*, as_json: bool) -> Iterator[None]:
-    """Turn this package's errors into a line on stderr and an exit code.
+def exit_on_error(*, as_json: bool) -> Iterator[None]:
+    """Print the client's errors as a line on stderr and exit.
 
-    With ``as_json`` the problem document goes to stdout as it was received.
+    With ``as_json``, also print a problem document to stdout as it was received.
+
+    Raises:
+        typer.Exit: The client raised an error.
     """
     try:
         yield
     except LooselyError as error:
         if as_json and isinstance(error, Problem):
             typer.echo(error.body)
-        typer.echo(line_for(error), err=True)
+        typer.echo(format_error(error), err=True)
         raise typer.Exit(_exit_code(error)) from None
 
 
-def line_for(error: LooselyError) -> str:
-    """Say what happened and what to do, in one line."""
+def format_error(error: LooselyError) -> str:
+    """Return what happened and what to do, in one line."""
     match error:
         case Problem():
             advice = _advice(error)
