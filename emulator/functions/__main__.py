@@ -1,5 +1,6 @@
 """`python -m emulator.functions --app FOLDER --port 7071 --data DIR`."""
 
+import argparse
 import asyncio
 import logging
 import os
@@ -9,7 +10,25 @@ from pathlib import Path
 
 from emulator import program
 from emulator.functions.datadir import locked
+from emulator.functions.durable.azure_storage.faults import CrashPoint, check_crash_point
+from emulator.functions.durable.azure_storage.options import (
+    DEFAULT_VISIBILITY_TIMEOUT_SECONDS,
+    AzureStorageOptions,
+    FaultOptions,
+)
 from emulator.functions.host import Host, HostOptions, run_host
+
+# Live hosts renew what they hold at a third of it.
+_SHORTEST_TIMEOUT_SECONDS = 0.5
+_LONGEST_TIMEOUT_SECONDS = 7 * 24 * 3600.0
+_AZURE_STORAGE_ONLY = (
+    "task_hub",
+    "visibility_timeout",
+    "crash_at",
+    "crash_rate",
+    "split_brain_rate",
+    "seed",
+)
 
 
 def main() -> int:
@@ -51,6 +70,7 @@ def _parse(arguments: list[str]) -> HostOptions:
     parser.add_argument(
         "--python", default=sys.executable, help="interpreter of the app process, if another"
     )
+    _add_engine_options(parser)
     given = parser.parse_args(arguments)
     folder: Path = given.app.resolve()
     if not folder.is_dir():
@@ -63,7 +83,93 @@ def _parse(arguments: list[str]) -> HostOptions:
         rpc_port=given.rpc_port,
         log_level=given.log_level,
         python=given.python,
+        storage=_storage_options(parser, given),
     )
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine",
+        choices=["local", "azure-storage"],
+        default="local",
+        help="durable engine: one transaction a turn, or the Azure Storage provider's order",
+    )
+    group = parser.add_argument_group("with --engine azure-storage")
+    group.add_argument(
+        "--task-hub",
+        type=Path,
+        metavar="FILE",
+        help="SQLite file of the task hub, which hosts may share (default: DATA/task-hub.db)",
+    )
+    group.add_argument(
+        "--visibility-timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="how long messages of a host that died stay invisible (default: 60)",
+    )
+    group.add_argument(
+        "--crash-at",
+        type=_crash_point,
+        action="append",
+        metavar="POINT[:NAME]",
+        help=f"die once at a point: {', '.join(CrashPoint)}; NAME is the orchestrator's, "
+        "activity's or event's; may be given several times",
+    )
+    group.add_argument(
+        "--crash-rate", type=_rate, metavar="P", help="probability that an episode ends in a crash"
+    )
+    group.add_argument(
+        "--split-brain-rate",
+        type=_rate,
+        metavar="P",
+        help="probability that an episode is run by a second owner, too",
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="seed of the random faults")
+
+
+def _storage_options(
+    parser: argparse.ArgumentParser, given: argparse.Namespace
+) -> AzureStorageOptions | None:
+    if given.engine == "local":
+        for name in _AZURE_STORAGE_ONLY:
+            if getattr(given, name) is not None:
+                option = name.replace("_", "-")
+                parser.error(f"--{option} needs --engine azure-storage")
+        return None
+    task_hub: Path = given.task_hub or given.data / "task-hub.db"
+    return AzureStorageOptions(
+        task_hub.resolve(),
+        given.visibility_timeout or DEFAULT_VISIBILITY_TIMEOUT_SECONDS,
+        FaultOptions(
+            tuple(given.crash_at or ()),
+            given.crash_rate or 0.0,
+            given.split_brain_rate or 0.0,
+            given.seed,
+        ),
+    )
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not _SHORTEST_TIMEOUT_SECONDS <= seconds <= _LONGEST_TIMEOUT_SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not between {_SHORTEST_TIMEOUT_SECONDS} and {_LONGEST_TIMEOUT_SECONDS}"
+        )
+    return seconds
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not 0 <= rate <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return rate
+
+
+def _crash_point(text: str) -> str:
+    try:
+        return check_crash_point(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from emulator.functions.asgi import Application, Receive, Scope, Send, respond_empty
 from emulator.functions.clock import Clock
+from emulator.functions.durable.azure_storage.options import AzureStorageOptions
 from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.errors import DurableError
 from emulator.functions.hostfile import DurableOptions
@@ -18,9 +19,14 @@ class Durability:
     """The durable engine as the host mounts it."""
 
     def __init__(
-        self, data: Path, runner: FunctionRunner, clock: Clock, options: DurableOptions
+        self,
+        data: Path,
+        runner: FunctionRunner,
+        clock: Clock,
+        options: DurableOptions,
+        storage: AzureStorageOptions | None = None,
     ) -> None:
-        self._engine = DurableEngine(data / "durable.db", runner, clock, options)
+        self._engine = DurableEngine(data / "durable.db", runner, clock, options, storage)
 
     @property
     def management_app(self) -> Application:

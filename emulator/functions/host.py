@@ -14,6 +14,7 @@ from emulator.functions.asgi import Application
 from emulator.functions.catalogue import Catalogue, build_catalogue
 from emulator.functions.clock import Clock, SystemClock
 from emulator.functions.durability import Durability
+from emulator.functions.durable.azure_storage.options import AzureStorageOptions
 from emulator.functions.hostfile import read_host_file
 from emulator.functions.invoker import Invoker
 from emulator.functions.listeners import Listener, url_of
@@ -37,6 +38,8 @@ class HostOptions:
     rpc_port: int = 0
     log_level: str = "info"
     python: str = sys.executable
+    storage: AzureStorageOptions | None = None
+    """The azure-storage engine's options; None takes the default engine."""
 
 
 class Host:
@@ -107,7 +110,9 @@ class Host:
         rpc_socket = bind(self._options.host, self._options.rpc_port)
         options = self._host_file.durable
         options = replace(options, hub_name=resolve(options.hub_name, self._settings))
-        durability = Durability(self._options.data, invoker, self._clock, options)
+        durability = Durability(
+            self._options.data, invoker, self._clock, options, self._options.storage
+        )
         self._durability = durability
         await durability.start()
         self._supervisor.client_binding = durability.client_binding(self.url, url_of(rpc_socket))

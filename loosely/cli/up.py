@@ -1,6 +1,6 @@
 """``loosely up``: the whole system on this machine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -70,6 +70,59 @@ WithoutOption = Annotated[
 ]
 
 
+class Engine(StrEnum):
+    """Which durable engine keeps the jobs' orchestrations."""
+
+    local = "local"
+    azure_storage = "azure-storage"
+
+
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        help="Durable engine: local, or azure-storage for the Azure Storage provider's order of "
+        "writes. Each has data of its own.",
+    ),
+]
+VisibilityTimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.5,
+        metavar="SECONDS",
+        help="With azure-storage: how long messages of a host that died stay invisible. "
+        "Default: 60.",
+    ),
+]
+CrashAtOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="POINT[:NAME]",
+        help="With azure-storage: the host dies once at this point; may be given several times.",
+    ),
+]
+CrashRateOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        metavar="P",
+        help="With azure-storage: probability that an episode ends in a crash of the host.",
+    ),
+]
+SplitBrainRateOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        metavar="P",
+        help="With azure-storage: probability that a second owner runs an episode, too.",
+    ),
+]
+SeedOption = Annotated[
+    int | None, typer.Option(metavar="N", help="With azure-storage: seed of the random faults.")
+]
+
+
 def up(  # noqa: PLR0913, PLR0917 - Typer makes an option of each
     port: PortOption = None,
     data: DataOption = None,
@@ -80,6 +133,12 @@ def up(  # noqa: PLR0913, PLR0917 - Typer makes an option of each
     scale_target: TargetOption = 5,
     scale_poll: PollOption = 1.0,
     scale_cooldown: CooldownOption = 20.0,
+    engine: EngineOption = Engine.local,
+    visibility_timeout: VisibilityTimeoutOption = None,
+    crash_at: CrashAtOption = None,
+    crash_rate: CrashRateOption = None,
+    split_brain_rate: SplitBrainRateOption = None,
+    seed: SeedOption = None,
 ) -> None:
     """Start the whole system on this machine: blobs, Service Bus, gateway and worker.
 
@@ -95,6 +154,16 @@ def up(  # noqa: PLR0913, PLR0917 - Typer makes an option of each
     from loosely.up.run import run  # noqa: PLC0415
 
     try:
+        options = engine_options(
+            engine,
+            {
+                "--visibility-timeout": visibility_timeout,
+                "--crash-at": crash_at,
+                "--crash-rate": crash_rate,
+                "--split-brain-rate": split_brain_rate,
+                "--seed": seed,
+            },
+        )
         names = choose(only or [], without or [])
         if scaling is not None and "worker" not in names:
             raise UnknownPart("--scale: the worker is left out")
@@ -102,7 +171,9 @@ def up(  # noqa: PLR0913, PLR0917 - Typer makes an option of each
         directory = (data or root / _DATA_DIRECTORY).resolve()
         ports = Ports() if port is None else Ports.from_base(port)
         exit_code = run(
-            lambda: _plan(root, directory, ports, log_level, names, scaling), directory, Console()
+            lambda: _plan(root, directory, ports, log_level, names, scaling, options),
+            directory,
+            Console(),
         )
     except UpError as error:
         typer.echo(f"loosely up: {error}", err=True)
@@ -131,6 +202,27 @@ def choose(only: Sequence[str], without: Sequence[str]) -> frozenset[str]:
     return left
 
 
+def engine_options(
+    engine: Engine, faults: Mapping[str, float | list[str] | None]
+) -> tuple[str, ...]:
+    """Return the Functions host's options for an engine, and the faults to inject.
+
+    Raises:
+        BadParameter: an option of the azure-storage engine is given without it.
+    """
+    given = [
+        (option, str(value))
+        for option, values in faults.items()
+        if values is not None
+        for value in (values if isinstance(values, list) else [values])
+    ]
+    if engine is Engine.local:
+        if given:
+            raise typer.BadParameter(f"{given[0][0]} needs --engine azure-storage")
+        return ()
+    return ("--engine", engine.value, *(word for pair in given for word in pair))
+
+
 def _plan(  # noqa: PLR0913, PLR0917 - one for each thing that was asked for
     root: Path,
     directory: Path,
@@ -138,6 +230,7 @@ def _plan(  # noqa: PLR0913, PLR0917 - one for each thing that was asked for
     log_level: LogLevel | None,
     names: frozenset[str],
     scaling: "Scaling | None",
+    options: tuple[str, ...],
 ) -> "Plan":
     from loosely.up.data import reply_token_key  # noqa: PLC0415
     from loosely.up.environment import shared_environment, users_environment  # noqa: PLC0415
@@ -152,6 +245,7 @@ def _plan(  # noqa: PLR0913, PLR0917 - one for each thing that was asked for
         reply_token_key=reply_token_key(directory),
         catalogue=Path(catalogue).resolve() if catalogue else None,
         log_level=log_level or user.get("LOG_LEVEL", LogLevel.info).lower(),
+        engine_options=options,
     )
     parts = {part.name: part for part in loosely_parts(settings) if part.name in names}
     fleet = None

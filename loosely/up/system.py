@@ -27,6 +27,8 @@ class Settings:
     log_level: str
     #: The model catalogue, when the user has another than the repository's.
     catalogue: Path | None = None
+    #: The durable engine's options, as the Functions host takes them.
+    engine_options: tuple[str, ...] = ()
 
     @property
     def models(self) -> dict[str, str]:
@@ -123,6 +125,7 @@ def _functions(settings: Settings) -> Part:
             *("--port", str(port)),
             *("--data", str(settings.data / "functions")),
             *("--log-level", settings.log_level),
+            *settings.engine_options,
         ),
         probe=Probe(port, "/v1/health/ready"),
         ports={"functions": port},

@@ -16,11 +16,14 @@ from tests.conformance.functions_host.running import RunningHost, copy_app, runn
 HUB = {"HUB": "TestHub"}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningHost]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["local", "azure-storage"])
+async def host(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> AsyncIterator[RunningHost]:
     place = tmp_path_factory.mktemp("durable")
     folder = copy_app("durable", place / "app")
-    async with running_host(folder, place / "data", environment=HUB) as host:
+    options = ("--engine", request.param)
+    async with running_host(folder, place / "data", *options, environment=HUB) as host:
         yield host
 
 

@@ -182,9 +182,9 @@ class World:
     def leftovers(self) -> int:
         """Count what is still to be done for any instance."""
         if isinstance(self._engine, AzureStorageEngine):
-            tables, read = ("control_messages", "work_items"), self._engine.database.read
+            tables, read = ["control_messages", "work_items"], self._engine.database.read
         else:
-            tables, read = ("inbox", "work", "timers"), self.local.store.read
+            tables, read = ["inbox", "work", "timers"], self.local.store.read
         return sum(int(read(f"SELECT count(*) FROM {table}")[0][0]) for table in tables)
 
     async def begin(self, name: str, value: Any = None, instance_id: str = "i") -> Instance:

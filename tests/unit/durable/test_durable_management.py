@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from emulator.functions.durable.azure_storage.options import AzureStorageOptions
 from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.wire import LONGEST_BODY_BYTES
 from emulator.functions.hostfile import DurableOptions
@@ -56,21 +57,22 @@ async def request(  # noqa: PLR0917 - what a request is made of
     return start["status"], received, end["body"]
 
 
-async def make_engine(folder: Path) -> DurableEngine:
+async def make_engine(folder: Path, kind: str) -> DurableEngine:
     runner = SdkRunner()
 
     @runner.orchestrator
     def wait(context: Any) -> Any:
         return (yield context.wait_for_external_event("go"))
 
-    engine = DurableEngine(folder / "hub.db", runner, HandClock(), DurableOptions("Hub"))
+    storage = None if kind == "local" else AzureStorageOptions(folder / "task-hub.db")
+    engine = DurableEngine(folder / "hub.db", runner, HandClock(), DurableOptions("Hub"), storage)
     await engine.start()
     return engine
 
 
-@pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[DurableEngine]:
-    made = await make_engine(tmp_path)
+@pytest.fixture(params=["local", "azure-storage"])
+async def engine(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[DurableEngine]:
+    made = await make_engine(tmp_path, request.param)
     yield made
     await made.stop()
 
@@ -186,7 +188,8 @@ def queries() -> st.SearchStrategy[bytes]:
     return st.lists(pairs, max_size=3).map(b"&".join)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("kind", ["local", "azure-storage"])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     calls=st.lists(
         st.tuples(
@@ -200,9 +203,11 @@ def queries() -> st.SearchStrategy[bytes]:
         max_size=6,
     )
 )
-def test_rubbish_gets_an_answer(tmp_path_factory: pytest.TempPathFactory, calls: list[Any]) -> None:
+def test_rubbish_gets_an_answer(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, calls: list[Any]
+) -> None:
     async def play() -> None:
-        engine = await make_engine(tmp_path_factory.mktemp("hub"))
+        engine = await make_engine(tmp_path_factory.mktemp("hub"), kind)
         try:
             await request(engine.management_app, "POST", "/orchestrators/wait/i")
             for method, parts, query, body, headers in calls:

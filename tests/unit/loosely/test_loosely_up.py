@@ -6,9 +6,10 @@ import socket
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
 
-from loosely.cli.up import choose
+from loosely.cli.up import Engine, choose, engine_options
 from loosely.up import events
 from loosely.up.backoff import Backoff
 from loosely.up.console import Board, show_usage
@@ -329,3 +330,32 @@ def test_the_child_needs_no_package_to_start() -> None:
             for alias in node.names
         }
         assert not {module for module in imported if module.startswith("loosely")}
+
+
+class TestEngine:
+    def test_the_default_engine_needs_no_options(self) -> None:
+        assert engine_options(Engine.local, {"--seed": None, "--crash-at": None}) == ()
+
+    def test_faults_are_handed_to_the_functions_part(self) -> None:
+        options = engine_options(
+            Engine.azure_storage,
+            {
+                "--visibility-timeout": 2.0,
+                "--crash-at": ["before-save:job", "after-event"],
+                "--crash-rate": None,
+                "--seed": 7,
+            },
+        )
+        wanted = "--engine azure-storage --visibility-timeout 2.0 --crash-at before-save:job"
+        assert options == (*wanted.split(), "--crash-at", "after-event", "--seed", "7")
+        made = Settings(
+            *(Path("/r"), Path("/r/.loosely"), Ports.from_base(9000), "c2VjcmV0", "info"),
+            engine_options=options,
+        )
+        parts = {part.name: part.command for part in loosely_parts(made)}
+        assert parts["functions"][-len(options) :] == options
+        assert not any("--engine" in parts[name] for name in parts if name != "functions")
+
+    def test_a_fault_needs_the_other_engine(self) -> None:
+        with pytest.raises(typer.BadParameter, match="--seed needs --engine azure-storage"):
+            engine_options(Engine.local, {"--crash-rate": None, "--seed": 0})

@@ -29,5 +29,9 @@ class AzureStorageOptions:
 
     @property
     def lease_seconds(self) -> float:
-        """Return how long a host owns a partition without renewing its lease."""
-        return min(_LONGEST_LEASE_SECONDS, self.visibility_timeout_seconds)
+        """Return how long a host owns a partition without renewing its lease.
+
+        As with the provider's defaults, a dead host's partitions move before its messages
+        become visible again: what arrives in between meets an instance without its messages.
+        """
+        return min(_LONGEST_LEASE_SECONDS, self.visibility_timeout_seconds / 2)

@@ -1,0 +1,51 @@
+"""Note the modules of ours that run while a job passes. Python loads this when a process starts.
+
+While the file `recording` exists in the folder JOB_PATH_FOLDER, each module in which a function is
+called is noted once, in the order of the first call. When the file is gone, the list is written to
+`PID.json` in that folder.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+OURS = ("function_app", "gateway", "contract", "worker")
+POLL_SECONDS = 0.01
+
+_modules: dict[str, None] = {}
+_is_recording = False
+
+
+def _note(frame: FrameType, event: str, argument: object) -> None:
+    if _is_recording and event == "call":
+        name = frame.f_globals.get("__name__", "")
+        if name not in _modules and name.partition(".")[0] in OURS:
+            _modules[name] = None
+
+
+def _watch(folder: Path) -> None:
+    global _is_recording  # noqa: PLW0603 - one hook a process
+    recording = folder / "recording"
+    while True:
+        if recording.exists() != _is_recording:
+            _is_recording = not _is_recording
+            if not _is_recording:
+                part = folder / f"{os.getpid()}.part"
+                part.write_text(json.dumps(list(_modules)), encoding="utf-8")
+                part.rename(part.with_suffix(".json"))
+                _modules.clear()
+            else:
+                (folder / f"{os.getpid()}.ready").touch()
+        time.sleep(POLL_SECONDS)
+
+
+if "JOB_PATH_FOLDER" in os.environ:
+    threading.Thread(
+        target=_watch, args=(Path(os.environ["JOB_PATH_FOLDER"]),), daemon=True
+    ).start()
+    threading.setprofile(_note)
+    sys.setprofile(_note)

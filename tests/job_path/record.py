@@ -1,0 +1,97 @@
+"""Record the path of one job: the modules of ours that run, in the order in which they are entered.
+
+`./dev path` prints it. DESIGN.md's reading tour names the same modules, and a test compares them.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from json import loads
+from pathlib import Path
+
+from tests.e2e.system import System, running, until
+
+HOOK = Path(__file__).parent / "hook"
+JOBS = 3
+"""How many jobs are recorded: a module counts if each of them passes it."""
+
+_WITHIN_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class JobPath:
+    """The modules that one waited-for `noop` job passes on each side, in order of entry."""
+
+    gateway: tuple[str, ...]
+    worker: tuple[str, ...]
+
+
+def record_path() -> JobPath:
+    """Start a system, send jobs through it, and return their path."""
+    with tempfile.TemporaryDirectory(prefix="loosely-path-") as name:
+        folder = Path(name)
+        paths = [str(HOOK), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {
+            "JOB_PATH_FOLDER": str(folder),
+            "PYTHONPATH": os.pathsep.join(paths),
+            "WORKER_MODELS": "noop",
+        }
+        with running(folder / "data", environment=environment) as system:
+            assert _submit(system) == 200
+            recorded = [_record(system, folder) for _ in range(JOBS)]
+    first, *others = recorded
+    return JobPath(
+        gateway=_common(first.gateway, [path.gateway for path in others]),
+        worker=_common(first.worker, [path.worker for path in others]),
+    )
+
+
+def _record(system: System, folder: Path) -> JobPath:
+    with _recording(folder, count=2):
+        assert _submit(system) == 200
+        system.wait_until_empty()
+    found: dict[str, tuple[str, ...]] = {}
+    for path in folder.glob("*.json"):
+        modules = tuple(loads(path.read_text(encoding="utf-8")))
+        path.unlink()
+        side = "worker" if any(name.startswith("worker") for name in modules) else "gateway"
+        if modules:
+            found[side] = modules
+    return JobPath(found["gateway"], found["worker"])
+
+
+@contextmanager
+def _recording(folder: Path, count: int) -> Iterator[None]:
+    """Record in this many processes until the block is left and they have written."""
+    recording = folder / "recording"
+    recording.touch()
+    until(lambda: len(list(folder.glob("*.ready"))) >= count, _WITHIN_SECONDS, "all record")
+    yield
+    recording.unlink()
+    until(lambda: len(list(folder.glob("*.json"))) >= count, _WITHIN_SECONDS, "all have written")
+    for path in folder.glob("*.ready"):
+        path.unlink()
+
+
+def _submit(system: System) -> int:
+    return system.submit("noop", b"a tiny body").status_code
+
+
+def _common(first: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(name for name in first if all(name in other for other in others))
+
+
+def main() -> int:
+    """Print the path."""
+    path = record_path()
+    for side, modules in (("gateway", path.gateway), ("worker", path.worker)):
+        sys.stdout.write(f"{side}: {len(modules)} modules\n")
+        sys.stdout.writelines(f"  {number:2} {name}\n" for number, name in enumerate(modules, 1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
