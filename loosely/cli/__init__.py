@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from loosely import __version__
-from loosely.cli import dead_letters, jobs, models, planning, up
+from loosely.cli import capacity, dead_letters, jobs, models, up
 
 app = typer.Typer(
     name="loosely",
@@ -46,7 +46,7 @@ app.command("status")(jobs.status)
 app.command("result")(jobs.result)
 app.command("cancel")(jobs.cancel)
 app.command("list")(jobs.list_jobs)
-app.command("scale-model")(planning.scale_model)
-app.command("cost")(planning.cost)
+app.command("scale-model")(capacity.scale_model)
+app.command("cost")(capacity.cost)
 app.add_typer(models.app, name="models")
 app.add_typer(dead_letters.app, name="dead-letters")

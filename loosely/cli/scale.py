@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loosely.capacity.scaling import Behavior, ScaledObject
 from loosely.client.settings import read_api_key
-from loosely.scaling.rules import Behavior, Scaling
 from loosely.up.system import Settings, worker_replica
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ CooldownOption = Annotated[
 ]
 
 
-def local_scaling(text: str, target: int, poll_seconds: float, cooldown_seconds: float) -> Scaling:
+def local_scaling(
+    text: str, target: int, poll_seconds: float, cooldown_seconds: float
+) -> ScaledObject:
     """Return what ``--scale`` asks for: KEDA's rules at the pace of one machine.
 
     The autoscaler looks as often as KEDA, and steps down after the cool-down, in place of 15 s
@@ -55,7 +57,7 @@ def local_scaling(text: str, target: int, poll_seconds: float, cooldown_seconds:
     try:
         usual = Behavior()
         down = replace(usual.scale_down, stabilization_window_seconds=cooldown_seconds)
-        return Scaling(
+        return ScaledObject(
             message_count=target,
             polling_interval_seconds=poll_seconds,
             cooldown_period_seconds=cooldown_seconds,
@@ -69,7 +71,7 @@ def local_scaling(text: str, target: int, poll_seconds: float, cooldown_seconds:
 
 
 def fleet_plan(
-    settings: Settings, scaling: Scaling, worker: "Part", user: Mapping[str, str]
+    settings: Settings, scaling: ScaledObject, worker: "Part", user: Mapping[str, str]
 ) -> "FleetPlan":
     """Return the workers that take the place of ``worker``."""
     from loosely.up.fleet import FleetPlan  # noqa: PLC0415

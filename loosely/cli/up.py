@@ -20,7 +20,7 @@ from loosely.up.ports import PORT_COUNT, Ports
 from loosely.up.system import PART_NAMES, Settings, loosely_parts
 
 if TYPE_CHECKING:
-    from loosely.scaling.rules import Scaling
+    from loosely.capacity.scaling import ScaledObject
     from loosely.up.run import Plan
 
 _DATA_DIRECTORY = ".loosely"
@@ -229,7 +229,7 @@ def _plan(  # noqa: PLR0913, PLR0917 - one for each thing that was asked for
     ports: Ports,
     log_level: LogLevel | None,
     names: frozenset[str],
-    scaling: "Scaling | None",
+    scaling: "ScaledObject | None",
     options: tuple[str, ...],
 ) -> "Plan":
     from loosely.up.data import reply_token_key  # noqa: PLC0415

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from loosely.scaling.pair import Scaler
-from loosely.scaling.rules import Scaling
+from loosely.capacity.autoscaler import Scaler
+from loosely.capacity.scaling import ScaledObject
 from loosely.up import events
 from loosely.up.errors import PartFailed, PartPortBusy
 from loosely.up.keeper import Keeper
@@ -25,7 +25,7 @@ class FleetPlan:
     """
 
     part: Part
-    scaling: Scaling
+    scaling: ScaledObject
     workload: Workload
     #: Makes the part with this number, on this port.
     replica: Callable[[int, int], Part]

@@ -14,7 +14,7 @@ from threading import Thread
 
 import pytest
 
-from loosely.scaling.rules import Behavior, Direction, Policy, Scaling, Unit
+from loosely.capacity.scaling import Behavior, PolicyType, ScaledObject, ScalingPolicy, ScalingRules
 from loosely.up import events
 from loosely.up.errors import PartFailed
 from loosely.up.fleet import Fleet, FleetPlan
@@ -51,7 +51,7 @@ while True:
     peer.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body)
     peer.close()
 """
-AT_ONCE = Behavior(scale_down=Direction(0.0, (Policy(Unit.PERCENT, 100, 15.0),)))
+AT_ONCE = Behavior(scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0),)))
 
 
 class Gateway:
@@ -99,7 +99,7 @@ class Yard:
             self.first_port: int = server.getsockname()[1]
 
     def fleet(self, least: int = 0, most: int = 4) -> Fleet:
-        scaling = Scaling(
+        scaling = ScaledObject(
             message_count=1,
             polling_interval_seconds=0.05,
             cooldown_period_seconds=0.0,

@@ -1,4 +1,4 @@
-"""The list of prices: a dated file that its reader edits."""
+"""The price list: a dated file (infra/prices.yaml) that users edit for their region."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ _BASES = ("quoted", "assumed")
 
 
 class PricesUnusable(Exception):
-    """The file is not there, or not what it should be; the message names the place."""
+    """The price list cannot be read, or an entry is wrong; the message names the entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """One price, and where it comes from. ``amount`` is ``None`` where nobody knows it."""
+    """One price and its source. ``amount`` is ``None`` if the price is not known."""
 
     amount: float | None
     is_assumed: bool
@@ -23,7 +23,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A card that workers can have, and what it is called where."""
+    """A GPU, with the names of its node size and of its Container Apps profile."""
 
     name: str
     node: str
@@ -31,17 +31,17 @@ class Gpu:
 
 
 class Prices:
-    """What the file says, looked up by ``group.name``."""
+    """The price list, with prices looked up by ``group.name``."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
-        """Read a parsed file; raises PricesUnusable."""
+        """Check a parsed file. Raises PricesUnusable."""
         try:
             self.dated = str(document["dated"])
             self.currency = str(document["currency"])
             self.region = str(document["region"])
             self._usage: Mapping[str, Any] = document["usage"]
             self._prices = {
-                f"{group}.{name}": _price(f"prices.{group}.{name}", entry)
+                f"{group}.{name}": _parse_price(f"prices.{group}.{name}", entry)
                 for group, entries in document["prices"].items()
                 for name, entry in entries.items()
             }
@@ -50,11 +50,11 @@ class Prices:
                 for name, entry in document["gpus"].items()
             }
         except (KeyError, TypeError, AttributeError) as error:
-            raise PricesUnusable(f"prices: {error!r} is missing or has another shape") from None
+            raise PricesUnusable(f"prices: {error!r} is missing or has the wrong shape") from None
 
     @classmethod
     def load(cls, path: Path) -> "Prices":
-        """Read the file at ``path``; raises PricesUnusable."""
+        """Return the price list in the file. Raises PricesUnusable."""
         import yaml  # noqa: PLC0415 - an extra, for this command alone
 
         try:
@@ -66,22 +66,24 @@ class Prices:
         return cls(document)
 
     def price(self, name: str) -> Price:
-        """Return the price of this name; raises PricesUnusable."""
+        """Return a price. Raises PricesUnusable if the name is unknown."""
         try:
             return self._prices[name]
         except KeyError:
-            raise PricesUnusable(f"prices.{name}: is missing") from None
+            raise PricesUnusable(f"prices.{name} is missing") from None
 
     def gpu(self, name: str) -> Gpu:
-        """Return the card of this name; raises PricesUnusable that lists them."""
+        """Return a GPU. Raises PricesUnusable with the known names if the name is unknown."""
         try:
             return self.gpus[name]
         except KeyError:
             known = ", ".join(self.gpus)
-            raise PricesUnusable(f"there is no GPU {name!r}; the file has {known}") from None
+            raise PricesUnusable(
+                f"there is no GPU {name!r} in the price list; it has {known}"
+            ) from None
 
     def usage(self, name: str, key: str | None = None) -> float:
-        """Return one number of ``usage``; raises PricesUnusable."""
+        """Return a number of ``usage``. Raises PricesUnusable if it is missing or not a number."""
         value = self._usage.get(name)
         if key is not None and isinstance(value, dict):
             value = value.get(key)
@@ -90,7 +92,7 @@ class Prices:
         return float(value)
 
 
-def _price(name: str, entry: Mapping[str, Any]) -> Price:
+def _parse_price(name: str, entry: Mapping[str, Any]) -> Price:
     amount, basis, source = entry["amount"], entry["basis"], entry["source"]
     is_number = isinstance(amount, int | float) and not isinstance(amount, bool)
     if amount is not None and not (is_number and amount >= 0):

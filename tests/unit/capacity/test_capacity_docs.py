@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from loosely.capacity.cost import count_polls
+from loosely.capacity.prices import Prices
+from loosely.capacity.scaling import DEPLOYED, ScaledObject
 from loosely.cli import app
 from loosely.cli.scale import local_scaling
-from loosely.planning.cost import looks
-from loosely.planning.prices import Prices
-from loosely.scaling.deployed import DEPLOYED
-from loosely.scaling.rules import Scaling
 
 DOCS = Path(__file__).parents[3] / "docs"
 SCALING = (DOCS / "scaling.md").read_text("utf-8")
@@ -120,20 +119,22 @@ def test_what_a_job_uses_is_what_the_cost_model_takes() -> None:
     jobs = list(jobs_of_capacity().values())
     small, large, waiting = jobs[:3]
     assert large[0] == prices.usage("writes_per_job")
-    assert large[1] == prices.usage("reads_per_job") + looks(0.2)
+    assert large[1] == prices.usage("reads_per_job") + count_polls(0.2)
     assert small[1:5] == [
-        looks(0.2),
+        count_polls(0.2),
         prices.usage("service_bus_operations_per_job"),
         prices.usage("executions_per_job"),
         prices.usage("durable_actions_per_job"),
     ]
-    assert waiting[1] == looks(20) + 2, "the worker's question, and one check"
-    told = f"{looks(0.2)} looks in 0.2 s, {looks(20)} in 20 s, {looks(30)} in 30 s"
+    assert waiting[1] == count_polls(20) + 2, "the worker's question, and one check"
+    told = (
+        f"{count_polls(0.2)} looks in 0.2 s, {count_polls(20)} in 20 s, {count_polls(30)} in 30 s"
+    )
     assert told in " ".join(CAPACITY.split())
 
 
 def test_the_table_of_defaults() -> None:
-    keda, ours = Scaling(), DEPLOYED
+    keda, ours = ScaledObject(), DEPLOYED
     local = local_scaling("0:4", 5, 1.0, 20.0)
     targets = f"{local.message_count} | {keda.message_count} | {ours.message_count}"
     assert f"| `--scale-target N` | {targets} |" in SCALING
@@ -160,7 +161,7 @@ def test_the_table_of_defaults() -> None:
         ("scale-model --load lunch:3", "expected flat:N"),
         ("scale-model --scale 8", "--scale: expected MIN:MAX"),
         ("scale-model --nodes 3:1", "nodes: the minimum"),
-        ("scale-model --batch-seconds 0.1", "a full batch takes at least as long"),
+        ("scale-model --batch-seconds 0.1", "a full batch must take at least as long"),
         ("scale-model --png /no/such/folder/a.png --burst 1", "/no/such/folder/a.png"),
         ("cost --gpu B200", "there is no GPU 'B200'"),
         ("cost --prices /no/such/file.yaml", "/no/such/file.yaml"),

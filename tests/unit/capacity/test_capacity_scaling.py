@@ -8,12 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loosely.scaling.hpa import Autoscaler, proposal
-from loosely.scaling.keda import Activation
-from loosely.scaling.pair import Scaler
-from loosely.scaling.rules import Behavior, Direction, Policy, Scaling, Select, Unit
+from loosely.capacity.autoscaler import Activation, Autoscaler, Scaler, propose_replicas
+from loosely.capacity.scaling import (
+    Behavior,
+    PolicyType,
+    ScaledObject,
+    ScalingPolicy,
+    ScalingRules,
+    SelectPolicy,
+)
 
-AT_ONCE = Behavior(scale_down=Direction(0.0, (Policy(Unit.PERCENT, 100, 15.0),)))
+AT_ONCE = Behavior(scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0),)))
 
 
 class TestProposal:
@@ -28,16 +33,16 @@ class TestProposal:
         ],
     )
     def test_upstreams_cases(self, replicas: int, metric: int, target: int, expected: int) -> None:
-        assert proposal(replicas, metric, target, 0.1) == expected
+        assert propose_replicas(replicas, metric, target, 0.1) == expected
 
     @pytest.mark.parametrize(("metric", "expected"), [(200, 2), (50, 1), (105, 1), (111, 2)])
     def test_the_documents_ratio(self, metric: int, expected: int) -> None:
         """Twice the target doubles, half of it would halve, within a tenth nothing changes."""
-        assert proposal(1, metric, 100, 0.1) == expected
+        assert propose_replicas(1, metric, 100, 0.1) == expected
 
     @given(st.integers(1, 1000), st.integers(0, 100_000), st.integers(1, 1000))
     def test_is_the_formula_or_no_change(self, replicas: int, metric: int, target: int) -> None:
-        found = proposal(replicas, metric, target, 0.1)
+        found = propose_replicas(replicas, metric, target, 0.1)
         assert found in {replicas, math.ceil(metric / target)}
         assert abs(metric - found * target) <= max(target, 0.1 * target * replicas)
 
@@ -45,8 +50,11 @@ class TestProposal:
 class TestAutoscaler:
     def test_the_documents_example_of_policies(self) -> None:
         """From 80 to 10 with 4 pods or 10 % a minute: 8 go, 8 go, …, below 40 it is 4."""
-        policies = (Policy(Unit.PODS, 4, 60.0), Policy(Unit.PERCENT, 10, 60.0))
-        scaling = Scaling(behavior=Behavior(scale_down=Direction(0.0, policies)))
+        policies = (
+            ScalingPolicy(PolicyType.PODS, 4, 60.0),
+            ScalingPolicy(PolicyType.PERCENT, 10, 60.0),
+        )
+        scaling = ScaledObject(behavior=Behavior(scale_down=ScalingRules(0.0, policies)))
         autoscaler, replicas, seen = Autoscaler(scaling), 80, []
         for minute in range(20):
             replicas = autoscaler.decide(60.0 * minute, replicas, [50])
@@ -58,8 +66,8 @@ class TestAutoscaler:
         assert seen[-1] == 10
 
     def test_a_policy_holds_for_its_whole_period(self) -> None:
-        policies = (Policy(Unit.PODS, 4, 60.0),)
-        scaling = Scaling(behavior=Behavior(scale_down=Direction(0.0, policies)))
+        policies = (ScalingPolicy(PolicyType.PODS, 4, 60.0),)
+        scaling = ScaledObject(behavior=Behavior(scale_down=ScalingRules(0.0, policies)))
         autoscaler, replicas, seen = Autoscaler(scaling), 20, []
         for sync in range(9):
             replicas = autoscaler.decide(15.0 * sync, replicas, [5])
@@ -67,14 +75,14 @@ class TestAutoscaler:
         assert seen == [16, 16, 16, 16, 12, 12, 12, 12, 8]
 
     def test_the_default_adds_four_or_doubles(self) -> None:
-        autoscaler, replicas, seen = Autoscaler(Scaling()), 1, []
+        autoscaler, replicas, seen = Autoscaler(ScaledObject()), 1, []
         for sync in range(5):
             replicas = autoscaler.decide(15.0 * sync, replicas, [5 * 90])
             seen.append(replicas)
         assert seen == [5, 10, 20, 40, 80]
 
     def test_goes_down_to_the_highest_wish_of_five_minutes(self) -> None:
-        autoscaler, replicas = Autoscaler(Scaling()), 4
+        autoscaler, replicas = Autoscaler(ScaledObject()), 4
         seen = {}
         for sync in range(30):
             now = 15.0 * sync
@@ -87,26 +95,29 @@ class TestAutoscaler:
         assert seen[360.0] == 1, "and so is the wish for 3"
 
     def test_goes_up_to_the_lowest_wish_of_its_window(self) -> None:
-        slow = Behavior(scale_up=Direction(60.0, (Policy(Unit.PODS, 10, 15.0),)))
-        autoscaler = Autoscaler(Scaling(behavior=slow))
+        slow = Behavior(scale_up=ScalingRules(60.0, (ScalingPolicy(PolicyType.PODS, 10, 15.0),)))
+        autoscaler = Autoscaler(ScaledObject(behavior=slow))
         seen = [autoscaler.decide(15.0 * sync, 1, [20 if sync else 30]) for sync in range(6)]
         assert seen == [1, 1, 1, 1, 4, 4], "the first knew of no other wish than for one"
 
     def test_is_switched_off_at_zero(self) -> None:
-        assert Autoscaler(Scaling()).decide(0.0, 0, [1000]) == 0
+        assert Autoscaler(ScaledObject()).decide(0.0, 0, [1000]) == 0
 
     def test_the_smallest_change_or_none_can_be_selected(self) -> None:
-        policies = (Policy(Unit.PODS, 5, 60.0), Policy(Unit.PERCENT, 10, 60.0))
-        gentle = Behavior(scale_down=Direction(0.0, policies, Select.MIN))
-        assert Autoscaler(Scaling(behavior=gentle)).decide(0.0, 80, [5]) == 75
-        never = Behavior(scale_down=Direction(0.0, (), Select.DISABLED))
-        assert Autoscaler(Scaling(behavior=never)).decide(0.0, 80, [5]) == 80
+        policies = (
+            ScalingPolicy(PolicyType.PODS, 5, 60.0),
+            ScalingPolicy(PolicyType.PERCENT, 10, 60.0),
+        )
+        gentle = Behavior(scale_down=ScalingRules(0.0, policies, SelectPolicy.MIN))
+        assert Autoscaler(ScaledObject(behavior=gentle)).decide(0.0, 80, [5]) == 75
+        never = Behavior(scale_down=ScalingRules(0.0, (), SelectPolicy.DISABLED))
+        assert Autoscaler(ScaledObject(behavior=never)).decide(0.0, 80, [5]) == 80
 
     def test_the_largest_of_several_queues_counts(self) -> None:
-        assert Autoscaler(Scaling()).decide(0.0, 1, [7, 14, 0]) == 3
+        assert Autoscaler(ScaledObject()).decide(0.0, 1, [7, 14, 0]) == 3
 
     def test_an_unknown_count_forbids_to_go_down_alone(self) -> None:
-        scaling = Scaling(behavior=AT_ONCE)
+        scaling = ScaledObject(behavior=AT_ONCE)
         assert Autoscaler(scaling).decide(0.0, 4, [5, None]) == 4
         assert Autoscaler(scaling).decide(0.0, 4, [None]) == 4
         assert Autoscaler(scaling).decide(0.0, 4, [30, None]) == 6
@@ -118,7 +129,7 @@ class TestAutoscaler:
     def test_stays_in_its_bounds_and_never_jumps(
         self, start: int, wishes: list[int | None]
     ) -> None:
-        scaling = Scaling(min_replica_count=2, max_replica_count=15)
+        scaling = ScaledObject(min_replica_count=2, max_replica_count=15)
         autoscaler, replicas = Autoscaler(scaling), start
         for sync, wish in enumerate(wishes):
             before = replicas
@@ -130,31 +141,31 @@ class TestAutoscaler:
 class TestActivation:
     def test_more_than_the_threshold_activates(self) -> None:
         """KEDA: not at the value, but above it."""
-        scaling = Scaling(activation_message_count=2)
+        scaling = ScaledObject(activation_message_count=2)
         assert Activation(scaling, 0.0).decide(0.0, 0, [2]) == 0
         assert Activation(scaling, 0.0).decide(0.0, 0, [3]) == 1
 
     def test_activation_comes_before_scaling(self) -> None:
         """KEDA: with threshold 10 and activation 50, 40 messages scale to zero."""
-        scaling = Scaling(message_count=10, activation_message_count=50)
+        scaling = ScaledObject(message_count=10, activation_message_count=50)
         activation = Activation(scaling, 0.0)
         assert Autoscaler(scaling).decide(0.0, 2, [40]) == 4
         assert activation.decide(1.0, 4, [40]) == 0
 
     def test_the_first_are_the_minimum(self) -> None:
         """KEDA: with idleReplicaCount 0 and minReplicaCount 10, activity brings ten at once."""
-        scaling = Scaling(min_replica_count=10, idle_replica_count=0)
+        scaling = ScaledObject(min_replica_count=10, idle_replica_count=0)
         activation = Activation(scaling, 0.0)
         assert activation.decide(0.0, 0, [1]) == 10
         assert activation.decide(100.0, 10, [0]) == 10
         assert activation.decide(301.0, 10, [0]) == 0
 
     def test_a_minimum_is_kept_without_work(self) -> None:
-        assert Activation(Scaling(min_replica_count=2), 0.0).decide(0.0, 0, [0]) == 2
-        assert Activation(Scaling(min_replica_count=2), 0.0).decide(900.0, 5, [0]) == 5
+        assert Activation(ScaledObject(min_replica_count=2), 0.0).decide(0.0, 0, [0]) == 2
+        assert Activation(ScaledObject(min_replica_count=2), 0.0).decide(900.0, 5, [0]) == 5
 
     def test_cools_down_from_the_last_activity(self) -> None:
-        activation = Activation(Scaling(), 0.0)
+        activation = Activation(ScaledObject(), 0.0)
         assert activation.decide(0.0, 0, [9]) == 1
         assert activation.decide(30.0, 1, [9]) == 1
         assert activation.decide(60.0, 1, [0]) == 1
@@ -162,17 +173,17 @@ class TestActivation:
         assert activation.decide(330.1, 1, [0]) == 0
 
     def test_the_initial_cooldown_counts_where_nothing_was_ever_active(self) -> None:
-        activation = Activation(Scaling(initial_cooldown_period_seconds=120.0), 1000.0)
+        activation = Activation(ScaledObject(initial_cooldown_period_seconds=120.0), 1000.0)
         assert activation.decide(1100.0, 3, [0]) == 3
         assert activation.decide(1121.0, 3, [0]) == 0
 
     def test_an_error_changes_nothing(self) -> None:
-        activation = Activation(Scaling(), 0.0)
+        activation = Activation(ScaledObject(), 0.0)
         assert activation.decide(900.0, 3, [None]) == 3
         assert activation.decide(900.0, 0, [None, 1]) == 1, "another queue has work"
 
     def test_activity_beside_an_error_does_not_begin_the_cooldown_anew(self) -> None:
-        activation = Activation(Scaling(), 0.0)
+        activation = Activation(ScaledObject(), 0.0)
         assert activation.decide(0.0, 0, [1, 0]) == 1
         assert activation.decide(200.0, 1, [1, None]) == 1
         assert activation.decide(301.0, 1, [0, 0]) == 0
@@ -181,7 +192,7 @@ class TestActivation:
 class TestScaler:
     def test_a_burst_from_zero_and_back(self) -> None:
         """Each at its own pace: KEDA every 30 s, the autoscaler every 15 s."""
-        scaler = Scaler(Scaling(max_replica_count=8), 0.0)
+        scaler = Scaler(ScaledObject(max_replica_count=8), 0.0)
         seen = {}
         now = 0.0
         while now <= 1000.0:
@@ -195,7 +206,7 @@ class TestScaler:
     def test_whatever_comes_it_stays_in_bounds_and_ends_at_zero(
         self, counts: list[int | None]
     ) -> None:
-        scaler = Scaler(Scaling(max_replica_count=7), 0.0)
+        scaler = Scaler(ScaledObject(max_replica_count=7), 0.0)
         for second, count in enumerate(counts):
             replicas = scaler.step(10.0 * second, [count])
             assert 0 <= replicas <= 7
@@ -218,4 +229,4 @@ class TestScaler:
 )
 def test_contradictions_are_refused(numbers: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"messages|replicas|interval"):
-        Scaling(**numbers)
+        ScaledObject(**numbers)
