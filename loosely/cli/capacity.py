@@ -20,8 +20,8 @@ from loosely.capacity.prices import Prices, PricesUnusable
 from loosely.capacity.scaling import DEPLOYED, ScaledObject
 from loosely.capacity.simulation import Sample, SimulationResult, percentiles, simulate
 from loosely.cli.output import print_to
-from loosely.up.errors import UpError
-from loosely.up.repository import find_root
+from loosely.local.environment import find_root
+from loosely.local.errors import UpError
 
 _HOUR_SECONDS = 3600.0
 _DISCLAIMER = "A model of KEDA and the Kubernetes autoscalers, not a measurement: docs/scaling.md"

@@ -9,7 +9,7 @@ from loosely.client.clients import Client
 from loosely.client.operators import OperatorClient
 from loosely.client.retry import Retry
 from loosely.client.settings import API_KEY_VARIABLE, DEFAULT_URL
-from loosely.up.data import RunningSystem
+from loosely.local.data_directory import RunningSystem
 
 C = TypeVar("C", bound=Client)
 

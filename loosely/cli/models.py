@@ -15,11 +15,10 @@ from loosely.cli.connection import KeyOption, UrlOption, connect
 from loosely.cli.errors import ExitCode, exit_on_error
 from loosely.cli.jobs import JsonLinesOption
 from loosely.cli.output import model_table, print_to, printable, result_view
-from loosely.up.data import RunningSystem
-from loosely.up.environment import shared_environment, users_environment
-from loosely.up.errors import RepositoryMissing
-from loosely.up.repository import find_root
-from loosely.up.system import storage_of
+from loosely.local.data_directory import RunningSystem
+from loosely.local.environment import find_root, read_environment, shared_environment
+from loosely.local.errors import RepositoryMissing
+from loosely.local.parts import storage_connection_string
 
 _MEBIBYTE = 1024 * 1024
 _EXIT_USAGE = 2
@@ -87,14 +86,16 @@ def check(
 
 
 def _environment(root: Path) -> dict[str, str]:
-    user = users_environment()
+    user = read_environment()
     # The check runs in the repository's root; the user's path is relative to here.
     if "MODEL_CATALOGUE" in user:
         user["MODEL_CATALOGUE"] = str(Path(user["MODEL_CATALOGUE"]).resolve())
     environment = shared_environment(root, user)
     running = RunningSystem.read(root / ".loosely")
     if running is not None and not any(name.startswith("PAYLOAD_STORAGE") for name in user):
-        environment["PAYLOAD_STORAGE"] = storage_of(running.parts["blobs"].ports["blobs"])
+        environment["PAYLOAD_STORAGE"] = storage_connection_string(
+            running.parts["blobs"].ports["blobs"]
+        )
     return environment
 
 

@@ -1,4 +1,4 @@
-"""`loosely up --scale`: as many workers as the queues ask for."""
+"""The options of `loosely up --scale`: a number of workers that follows the queues."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,11 +9,10 @@ import typer
 
 from loosely.capacity.scaling import Behavior, ScaledObject
 from loosely.client.settings import read_api_key
-from loosely.up.system import Settings, worker_replica
+from loosely.local.parts import Part, SystemSettings, worker_replica
 
 if TYPE_CHECKING:
-    from loosely.up.fleet import FleetPlan
-    from loosely.up.parts import Part
+    from loosely.local.worker_pool import WorkerPoolPlan
 
 _HINT = "--scale"
 
@@ -21,16 +20,18 @@ ScaleOption = Annotated[
     str | None,
     typer.Option(
         metavar="MIN:MAX",
-        help="So many workers, by the length of the queues and KEDA's formula; MIN may be 0.",
+        help="Number of workers, by the queues' lengths and KEDA's formula. MIN may be 0.",
     ),
 ]
 TargetOption = Annotated[
     int,
-    typer.Option("--scale-target", min=1, metavar="N", help="Messages for each worker."),
+    typer.Option("--scale-target", min=1, metavar="N", help="Messages per worker."),
 ]
 PollOption = Annotated[
     float,
-    typer.Option("--scale-poll", min=0.1, metavar="SECONDS", help="How often queues are counted."),
+    typer.Option(
+        "--scale-poll", min=0.1, metavar="SECONDS", help="How often the queues are counted."
+    ),
 ]
 CooldownOption = Annotated[
     float,
@@ -38,7 +39,7 @@ CooldownOption = Annotated[
         "--scale-cooldown",
         min=0.0,
         metavar="SECONDS",
-        help="How long workers stay when there is less to do.",
+        help="How long workers stay when there is less work.",
     ),
 ]
 
@@ -46,10 +47,13 @@ CooldownOption = Annotated[
 def local_scaling(
     text: str, target: int, poll_seconds: float, cooldown_seconds: float
 ) -> ScaledObject:
-    """Return what ``--scale`` asks for: KEDA's rules at the pace of one machine.
+    """Return the scaling for ``--scale``: KEDA's rules with the times of one machine.
 
-    The autoscaler looks as often as KEDA, and steps down after the cool-down, in place of 15 s
-    and 300 s: a process comes in seconds, where a GPU node takes minutes.
+    The autoscaler decides as often as KEDA instead of every 15 s, and scales down after the
+    cool-down instead of 300 s: a process starts in seconds, a GPU node in minutes.
+
+    Raises:
+        typer.BadParameter: ``text`` is not MIN:MAX, or a number is out of range.
     """
     least, colon, most = text.partition(":")
     if not (colon and least.isdecimal() and most.isdecimal()):
@@ -70,23 +74,22 @@ def local_scaling(
         raise typer.BadParameter(str(error), param_hint=_HINT) from None
 
 
-def fleet_plan(
-    settings: Settings, scaling: ScaledObject, worker: "Part", user: Mapping[str, str]
-) -> "FleetPlan":
-    """Return the workers that take the place of ``worker``."""
-    from loosely.up.fleet import FleetPlan  # noqa: PLC0415
-    from loosely.up.workload import Workload  # noqa: PLC0415
+def plan_worker_pool(
+    settings: SystemSettings, scaling: ScaledObject, worker: Part, user: Mapping[str, str]
+) -> "WorkerPoolPlan":
+    """Return the pool of workers that replaces the single ``worker``."""
+    from loosely.local.worker_pool import QueueMonitor, WorkerPoolPlan  # noqa: PLC0415
 
     least, most = scaling.min_replica_count, scaling.max_replica_count
     served = [name.strip() for name in user.get("WORKER_MODELS", "").split(",") if name.strip()]
-    return FleetPlan(
+    return WorkerPoolPlan(
         part=replace(
             worker,
-            summary=f"{least} to {most} workers, one for {scaling.message_count} messages",
+            summary=f"{least} to {most} workers, one per {scaling.message_count} messages",
             address="",
         ),
         scaling=scaling,
-        workload=Workload(settings.gateway_url, served, read_api_key()),
-        replica=partial(worker_replica, settings),
+        monitor=QueueMonitor(settings.gateway_url, served, read_api_key()),
+        make_worker=partial(worker_replica, settings),
         first_port=settings.ports.worker_health,
     )

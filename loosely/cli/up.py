@@ -12,16 +12,16 @@ from loosely.cli.scale import (
     PollOption,
     ScaleOption,
     TargetOption,
-    fleet_plan,
     local_scaling,
+    plan_worker_pool,
 )
-from loosely.up.errors import UnknownPart, UpError
-from loosely.up.ports import PORT_COUNT, Ports
-from loosely.up.system import PART_NAMES, Settings, loosely_parts
+from loosely.local.errors import UnknownPart, UpError
+from loosely.local.parts import PART_NAMES, SystemSettings, loosely_parts
+from loosely.local.ports import PORT_COUNT, Ports
 
 if TYPE_CHECKING:
     from loosely.capacity.scaling import ScaledObject
-    from loosely.up.run import Plan
+    from loosely.local.run import RunPlan
 
 _DATA_DIRECTORY = ".loosely"
 
@@ -150,8 +150,8 @@ def up(  # noqa: PLR0913, PLR0917 - Typer makes an option of each
     # Here and below: the other commands need not pay for what only `up` loads.
     from rich.console import Console  # noqa: PLC0415
 
-    from loosely.up.repository import find_root  # noqa: PLC0415
-    from loosely.up.run import run  # noqa: PLC0415
+    from loosely.local.environment import find_root  # noqa: PLC0415
+    from loosely.local.run import run  # noqa: PLC0415
 
     try:
         options = engine_options(
@@ -231,14 +231,14 @@ def _plan(  # noqa: PLR0913, PLR0917 - one for each thing that was asked for
     names: frozenset[str],
     scaling: "ScaledObject | None",
     options: tuple[str, ...],
-) -> "Plan":
-    from loosely.up.data import reply_token_key  # noqa: PLC0415
-    from loosely.up.environment import shared_environment, users_environment  # noqa: PLC0415
-    from loosely.up.run import Plan  # noqa: PLC0415
+) -> "RunPlan":
+    from loosely.local.data_directory import reply_token_key  # noqa: PLC0415
+    from loosely.local.environment import read_environment, shared_environment  # noqa: PLC0415
+    from loosely.local.run import RunPlan  # noqa: PLC0415
 
-    user = users_environment()
+    user = read_environment()
     catalogue = user.get("MODEL_CATALOGUE")
-    settings = Settings(
+    settings = SystemSettings(
         root=root,
         data=directory,
         ports=ports,
@@ -248,12 +248,12 @@ def _plan(  # noqa: PLR0913, PLR0917 - one for each thing that was asked for
         engine_options=options,
     )
     parts = {part.name: part for part in loosely_parts(settings) if part.name in names}
-    fleet = None
+    worker_pool = None
     if scaling is not None:
-        fleet = fleet_plan(settings, scaling, parts.pop("worker"), user)
-    return Plan(
+        worker_pool = plan_worker_pool(settings, scaling, parts.pop("worker"), user)
+    return RunPlan(
         parts=tuple(parts.values()),
-        fleet=fleet,
+        worker_pool=worker_pool,
         directory=root,
         data=directory,
         url=settings.gateway_url,

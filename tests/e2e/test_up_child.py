@@ -7,7 +7,7 @@ import sys
 import psutil
 import pytest
 
-from loosely.up import child
+from loosely.local import child
 
 pytestmark = pytest.mark.e2e
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loosely.up.ports import free_base
+from loosely.local.ports import free_base
 
 pytestmark = pytest.mark.e2e
 

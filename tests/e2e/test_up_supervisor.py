@@ -55,10 +55,11 @@ RUN = """
 import json, sys
 from pathlib import Path
 from rich.console import Console
-from loosely.up.errors import UpError
-from loosely.up.keeper import Patience
-from loosely.up.parts import Part, Probe
-from loosely.up.run import Plan, run
+from loosely.local.errors import UpError
+from loosely.local.process_manager import StartLimits
+from loosely.local.parts import Part
+from loosely.local.probe import Probe
+from loosely.local.run import RunPlan, run
 import os
 given = json.loads(sys.argv[1])
 data = Path(given["data"])
@@ -68,8 +69,8 @@ parts = [
          drain_seconds=p["drain_seconds"])
     for p in given["parts"]
 ]
-plan = Plan(parts=parts, directory=data, data=data, url="http://127.0.0.1:1", picture=Path("x"),
-            environment=dict(os.environ), patience=Patience(ready_within_seconds=given["within"],
+plan = RunPlan(parts=parts, directory=data, data=data, url="http://127.0.0.1:1", picture=Path("x"),
+            environment=dict(os.environ), limits=StartLimits(ready_within_seconds=given["within"],
             slow_after_seconds=given["within"] / 2))
 try:
     sys.exit(run(lambda: plan, data, Console()))
@@ -188,8 +189,8 @@ def test_a_killed_part_is_back_quickly_and_said_so(start: Callable[..., Up]) -> 
     up.process.terminate()
     code, output, _ = up.finish()
     assert code == 0
-    assert "worker  died (killed by SIGKILL: worker speaks); again in 0.1 s" in output
-    assert "worker  is back after" in output
+    assert "worker  died (killed by SIGKILL: worker speaks); restarts in 0.1 s" in output
+    assert "worker  ready again in" in output
 
 
 def test_a_part_that_cannot_start_ends_up_with_its_last_words(start: Callable[..., Up]) -> None:
@@ -201,7 +202,7 @@ def test_a_part_that_cannot_start_ends_up_with_its_last_words(start: Callable[..
     assert up.journal().count("worker start red") == 3
     assert "worker died 3 times before it was ready (exit code 3)" in errors
     assert "the reason it died" in errors
-    assert "worker  died (exit code 3: the reason it died); again in 0.2 s" in output
+    assert "worker  died (exit code 3: the reason it died); restarts in 0.2 s" in output
     assert "queue stop" in up.journal()
 
 
@@ -227,8 +228,8 @@ def test_a_part_that_never_becomes_ready_is_given_up(start: Callable[..., Up]) -
     code, output, errors = up.finish()
 
     assert code == 1
-    assert "worker  is not ready after 0 s; it last said: worker speaks" in output
-    assert "worker is not ready after so long" in errors
+    assert "worker  is not ready after 0 s; last log line: worker speaks" in output
+    assert "worker is not ready after 0.6 s" in errors
     assert sorted(up.journal()) == ["queue start red", "queue stop", "worker start red"]
 
 

@@ -7,11 +7,13 @@ from typer import BadParameter
 from typer.testing import CliRunner
 
 from loosely.cli import app
-from loosely.cli.scale import fleet_plan, local_scaling
-from loosely.up.ports import Ports
-from loosely.up.system import Settings, loosely_parts
+from loosely.cli.scale import local_scaling, plan_worker_pool
+from loosely.local.parts import SystemSettings, loosely_parts
+from loosely.local.ports import Ports
 
-SETTINGS = Settings(Path("/r"), Path("/r/.loosely"), Ports.from_base(9000), "c2VjcmV0", "info")
+SETTINGS = SystemSettings(
+    Path("/r"), Path("/r/.loosely"), Ports.from_base(9000), "c2VjcmV0", "info"
+)
 
 
 def test_is_kedas_formula_at_the_pace_of_one_machine() -> None:
@@ -32,19 +34,19 @@ def test_anything_but_two_numbers_in_order_is_refused(text: str) -> None:
 
 def test_each_worker_has_its_own_name_and_health_port() -> None:
     worker = loosely_parts(SETTINGS)[-1]
-    plan = fleet_plan(SETTINGS, local_scaling("0:4", 5, 1.0, 20.0), worker, {})
-    second = plan.replica(2, 9010)
+    plan = plan_worker_pool(SETTINGS, local_scaling("0:4", 5, 1.0, 20.0), worker, {})
+    second = plan.make_worker(2, 9010)
     assert second.name == "worker-2"
     assert second.environment == {**worker.environment, "HEALTH_PORT": "9010"}
     assert (second.probe.port, second.probe.path) == (9010, "/ready")
     assert plan.first_port == 9004
-    assert plan.part.summary == "0 to 4 workers, one for 5 messages"
+    assert plan.part.summary == "0 to 4 workers, one per 5 messages"
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--scale", "4:0"], "the minimum is from 0 to the maximum"),
+        (["--scale", "4:0"], "the minimum must be from 0 to the maximum"),
         (["--scale", "many"], "expected MIN:MAX"),
         (["--scale", "0:4", "--scale-target", "0"], "--scale-target"),
         (["--scale", "0:4", "--without", "worker"], "--scale: the worker is left out"),

@@ -1,7 +1,6 @@
-"""The log of each part: a file that the part itself writes to.
+"""The log file of each part.
 
-The supervisor never stands between a part and its log: what a part says costs it one
-write, and what it said last is on disk however it died.
+The part itself writes to the file, so nothing that it wrote is lost however it dies.
 """
 
 import os
@@ -15,7 +14,7 @@ _TAIL_BYTES = 16 * 1024
 
 @dataclass(slots=True)
 class PartLog:
-    """``NAME.log``, and ``NAME.log.1`` with what came before it."""
+    """The log ``NAME.log``, and ``NAME.log.1`` with what was written before."""
 
     path: Path
     limit_bytes: int = LIMIT_BYTES
@@ -26,7 +25,7 @@ class PartLog:
         return self.path.with_name(self.path.name + ".1")
 
     def rotate(self) -> None:
-        """Put the log of the last ``up`` aside."""
+        """Move the log of the last `loosely up` to ``NAME.log.1``."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             self.path.replace(self._previous)
@@ -34,24 +33,25 @@ class PartLog:
     def open(self) -> int:
         """Return a file descriptor to append to, and remember where this run begins.
 
-        Append mode, so that a cut never leaves a hole before a writer's next line.
+        Append mode, because the file may be truncated while the part writes to it.
         """
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._run_starts_at = os.fstat(descriptor).st_size
         return descriptor
 
-    def cut(self) -> None:
-        """Move the text aside once it is over the limit; the part keeps its file open."""
+    def limit_size(self) -> None:
+        """Copy the log to ``NAME.log.1`` and truncate it if it is over the limit.
+
+        The part keeps its file open. Lines that it writes between the two steps are lost.
+        """
         if not self.path.exists() or self.path.stat().st_size <= self.limit_bytes:
             return
-        # Lines written between the copy and the cut are lost; a log that grows so fast
-        # that this matters repeats itself.
         shutil.copyfile(self.path, self._previous)
         os.truncate(self.path, 0)
         self._run_starts_at = 0
 
     def tail(self, count: int) -> list[str]:
-        """Return the last ``count`` lines of the present run that say anything."""
+        """Return the last ``count`` lines of the present run that are not blank."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as log:
@@ -62,5 +62,5 @@ class PartLog:
         return ["".join(c if c.isprintable() else "·" for c in line) for line in lines[-count:]]
 
     def last_line(self) -> str:
-        """Return the last line of the present run, or nothing."""
+        """Return the last line of the present run, or an empty string."""
         return next(iter(self.tail(1)), "")

@@ -1,4 +1,4 @@
-"""What ``up`` shows: one line for each part, then how to use what runs."""
+"""The output of `loosely up`: a line for each part, then how to use the system."""
 
 import shlex
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from loosely.up import events
-from loosely.up.parts import Part
+from loosely.local import events
+from loosely.local.parts import Part
 
 
 @dataclass(slots=True)
@@ -23,16 +23,15 @@ class _Row:
     seconds: float | None = None
 
 
-class Board:
-    """The parts while they start: redrawn on a terminal, plain lines elsewhere."""
+class StatusDisplay:
+    """Shows how the parts start: a live table on a terminal, lines on any other output."""
 
     def __init__(self, console: Console, parts: Sequence[Part]) -> None:
-        """Show ``parts`` on ``console``."""
         self._console = console
         self._rows = {part.name: _Row(part) for part in parts}
         self._spinner = Spinner("dots")
         self._width = max((len(name) for name in self._rows), default=0)
-        self._stop_announced = False
+        self._is_stop_announced = False
         self._live: Live | None = None
         if console.is_terminal:
             self._live = Live(get_renderable=self._table, console=console, refresh_per_second=10)
@@ -48,64 +47,66 @@ class Board:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.settle()
+        self.freeze()
 
-    def settle(self) -> None:
-        """Leave the table as it is; what follows is said in lines."""
+    def freeze(self) -> None:
+        """Stop updating the table; later events are printed as lines."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def announce_stop(self) -> None:
-        """Say that the stop was heard, and how to force it."""
-        self.settle()
-        if not self._stop_announced:
-            # A line of its own: the terminal has just echoed ^C.
+        """Print that the stop has begun, and how to force it."""
+        self.freeze()
+        if not self._is_stop_announced:
+            # On a new line: the terminal has just echoed ^C.
             self._console.print("\nStopping; Ctrl-C again kills.")
-        self._stop_announced = True
+        self._is_stop_announced = True
 
-    def tell(self, event: events.Event) -> None:
+    def show(self, event: events.PartEvent) -> None:
         """Show ``event``."""
         match event:
-            case events.Started():
+            case events.PartStarted():
                 pass
-            case events.Ready(part, seconds, again=False):
+            case events.PartReady(part, seconds, is_restart=False):
                 row = self._rows.get(part.name)
                 if row is not None:
                     row.seconds = seconds
                 if row is None or self._live is None:
-                    self._line(part, f"ready in {seconds:.1f} s", part.summary, part.address)
-            case events.Ready(part, seconds):
-                self._line(part, f"is back after {seconds:.1f} s", style="green")
-            case events.Slow(part, seconds, last_line):
-                said = f"; it last said: {last_line}" if last_line else ""
-                self._line(part, f"is not ready after {seconds:.0f} s{said}", style="yellow")
-            case events.Died(part, exit_code, last_line, restart_in_seconds):
-                said = f": {last_line}" if last_line else ""
-                self._line(
+                    self._print(part, f"ready in {seconds:.1f} s", part.summary, part.address)
+            case events.PartReady(part, seconds):
+                self._print(part, f"ready again in {seconds:.1f} s", style="green")
+            case events.PartSlow(part, seconds, last_line):
+                log = f"; last log line: {last_line}" if last_line else ""
+                self._print(part, f"is not ready after {seconds:.0f} s{log}", style="yellow")
+            case events.PartDied(part, exit_code, last_line, restart_in_seconds):
+                log = f": {last_line}" if last_line else ""
+                self._print(
                     part,
-                    f"died ({events.describe_exit(exit_code)}{said}); "
-                    f"again in {restart_in_seconds:.1f} s",
+                    f"died ({events.describe_exit(exit_code)}{log}); "
+                    f"restarts in {restart_in_seconds:.1f} s",
                     style="red",
                 )
-            case events.Scaled() | events.Blind() | events.Failed():
-                self._tell_of_fleet(event)
-            case events.Stopping(part):
-                self._line(part, "is stopping")
-            case events.Stopped(part, seconds, killed):
-                self._line(part, f"{'killed' if killed else 'stopped'} after {seconds:.1f} s")
+            case events.PartStopping(part):
+                self._print(part, "is stopping")
+            case events.PartStopped(part, seconds, is_killed):
+                self._print(part, f"{'killed' if is_killed else 'stopped'} after {seconds:.1f} s")
+            case events.PoolScaled() | events.QueueCountsUnknown() | events.PartGivenUp():
+                self._show_pool(event)
 
-    def _tell_of_fleet(self, event: events.Scaled | events.Blind | events.Failed) -> None:
+    def _show_pool(
+        self, event: events.PoolScaled | events.QueueCountsUnknown | events.PartGivenUp
+    ) -> None:
         match event:
-            case events.Scaled(part, before, after, messages):
+            case events.PoolScaled(part, before, after, messages):
                 counted = "1 message" if messages == 1 else f"{messages} messages"
-                self._line(part, f"{before} → {after}", counted, style="cyan")
-            case events.Blind(part, reason):
-                self._line(part, f"stays as it is: {reason}", style="yellow")
-            case events.Failed(part, reason):
-                self._line(part, f"is given up: {reason}", style="red")
+                self._print(part, f"{before} → {after}", counted, style="cyan")
+            case events.QueueCountsUnknown(part, reason):
+                self._print(part, f"keeps its size: {reason}", style="yellow")
+            case events.PartGivenUp(part, reason):
+                self._print(part, f"is replaced: {reason}", style="red")
 
-    def _line(self, part: Part, *texts: str, style: str = "") -> None:
+    def _print(self, part: Part, *texts: str, style: str = "") -> None:
         name = part.name.ljust(self._width)
         self._console.print(
             Text(f"  {name}  " + "  ".join(texts), style=style), soft_wrap=True, highlight=False
@@ -131,24 +132,29 @@ class Board:
 def show_usage(
     console: Console, *, seconds: float, url: str | None, picture: Path, logs: Path
 ) -> None:
-    """Say that everything is ready, and what to type next.
+    """Print that everything is ready, and what to type next.
 
-    ``url`` is the gateway's, ``None`` when it was left out.
+    Args:
+        console: The output.
+        seconds: How long the start took.
+        url: The gateway's URL, ``None`` if the gateway was left out.
+        picture: An example input.
+        logs: The directory of the logs.
     """
     lines = [f"\nReady in {seconds:.1f} s."]
     if url is not None:
         lines += [
             "Try:\n",
-            f"  {_curl(url, picture)}\n",
+            f"  {_curl_command(url, picture)}\n",
             f"API docs   {url}/docs",
         ]
     lines += [f"Logs       {logs}", "Ctrl-C stops everything."]
     for line in lines:
-        # Whole lines, so that they can be copied whatever the terminal's width.
+        # Do not wrap: the lines are to be copied.
         console.print(Text(line), soft_wrap=True)
 
 
-def _curl(url: str, picture: Path) -> str:
+def _curl_command(url: str, picture: Path) -> str:
     return (
         f"curl --data-binary @{shlex.quote(str(picture))} -H 'content-type: image/jpeg' "
         f"{url}/v1/models/classifier/jobs"

@@ -1,21 +1,21 @@
-"""Which ports the parts listen on, and who is there already."""
+"""The ports of the parts, and which process has taken one of them."""
 
 import errno
 import socket
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import astuple, dataclass
 
-from loosely.up.errors import PortBusy
+from loosely.local.errors import PortBusy
 
 _HOST = "127.0.0.1"
 _SHORT_COMMAND_CHARACTERS = 60
-_FIRST_OFFER = 7171
+_FIRST_SUGGESTION = 7171
 _HIGHEST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """One port for each service; the defaults are those of Azure's own local tools."""
+    """One port for each service. The defaults are those of Azure's own local tools."""
 
     functions: int = 7071
     servicebus: int = 5672
@@ -25,7 +25,7 @@ class Ports:
 
     @classmethod
     def from_base(cls, base: int) -> "Ports":
-        """Five ports in a row, so that systems can run side by side."""
+        """Return five ports in a row, so that several systems can run side by side."""
         return cls(base, base + 1, base + 2, base + 3, base + 4)
 
 
@@ -33,7 +33,7 @@ PORT_COUNT = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class PortOwner:
     """The process that listens on a port."""
 
     pid: int
@@ -45,9 +45,9 @@ class Holder:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether ``port`` can be listened on, on loopback."""
+    """Return whether a server can listen on ``port`` on loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As a server would: what lingers of closed connections is no obstacle.
+        # As servers do: closed connections that still linger do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((_HOST, port))
@@ -59,41 +59,53 @@ def is_free(port: int) -> bool:
 
 
 def next_free(first: int, taken: Collection[int]) -> int:
-    """Return the lowest free port from ``first`` on that is not in ``taken``."""
+    """Return the lowest free port from ``first`` on that is not in ``taken``.
+
+    Raises:
+        PortBusy: There is no such port.
+    """
     for port in range(first, _HIGHEST_PORT + 1):
         if port not in taken and is_free(port):
             return port
-    raise PortBusy(f"no free port was found from {first} on")
+    raise PortBusy(f"there is no free port from {first} on")
 
 
-def free_base(first: int = _FIRST_OFFER) -> int:
-    """Return a value for ``--port`` whose five ports are free now."""
+def free_base(first: int = _FIRST_SUGGESTION) -> int:
+    """Return a value for ``--port`` whose five ports are free now.
+
+    Raises:
+        PortBusy: There is no such value.
+    """
     for base in range(first, _HIGHEST_PORT - PORT_COUNT, 100):
         if all(is_free(port) for port in astuple(Ports.from_base(base))):
             return base
-    raise PortBusy("no five free ports in a row were found")
+    raise PortBusy(f"there are no five free ports in a row from {first} on")
 
 
-def refuse_busy(ports: Mapping[str, int]) -> None:
-    """Raise :exc:`PortBusy` that names each taken port with its holder, if any is taken."""
+def check_ports(ports: Mapping[str, int]) -> None:
+    """Check that the ports are free.
+
+    Raises:
+        PortBusy: Ports are taken; the message names each with the process that listens on it.
+    """
     busy = {name: port for name, port in ports.items() if not is_free(port)}
     if not busy:
         return
-    holders = holders_of(busy.values())
+    owners = find_owners(busy.values())
     lines = [
-        f"port {port} ({name}) is taken by {holders.get(port, 'a process of another user')}"
+        f"port {port} ({name}) is taken by {owners.get(port, 'a process of another user')}"
         for name, port in busy.items()
     ]
     lines.append(f"stop it, or choose other ports: loosely up --port {free_base()}")
     raise PortBusy("\n".join(lines))
 
 
-def holders_of(ports: Iterable[int]) -> dict[int, Holder]:
-    """Find the processes that listen on ``ports``, as far as this user may see them."""
-    import psutil  # noqa: PLC0415 - only ever needed on the way to a refusal
+def find_owners(ports: Iterable[int]) -> dict[int, PortOwner]:
+    """Return the processes that listen on ``ports``, as far as this user may see them."""
+    import psutil  # noqa: PLC0415 - needed for the error message only
 
     wanted = set(ports)
-    found: dict[int, Holder] = {}
+    found: dict[int, PortOwner] = {}
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:  # macOS shows connections to root alone
@@ -106,7 +118,7 @@ def holders_of(ports: Iterable[int]) -> dict[int, Holder]:
         if port in wanted and port not in found:
             try:
                 process = psutil.Process(connection.pid)
-                found[port] = Holder(process.pid, process.name(), _shorten(process.cmdline()))
+                found[port] = PortOwner(process.pid, process.name(), _shorten(process.cmdline()))
             except psutil.Error:
                 continue
     return found

@@ -1,9 +1,9 @@
-"""A process that outlives the supervisor just long enough to end what it left behind.
+"""A process that kills what is left of the parts after the supervisor has died.
 
-The kernel ends the parts themselves when the supervisor is killed (see
-:mod:`loosely.up.child`), but not the processes that parts have started, and on macOS not
-even the parts. The guard is told each part's process group over a pipe (``+GROUP``,
-``-GROUP``); when the pipe closes, it kills the groups still on its list.
+The kernel kills the parts themselves (:mod:`loosely.local.child`), but not the processes that parts
+have started, and on macOS not even the parts. The supervisor sends the process group of each part
+to the reaper over a pipe: ``+GROUP`` when it starts, ``-GROUP`` when it has ended. When the pipe
+closes, the reaper kills the groups that are still listed.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ from collections.abc import Iterable
 _EXIT_TIMEOUT_SECONDS = 5.0
 
 
-class Guard:
-    """The supervisor's end of the pipe."""
+class Reaper:
+    """The supervisor's side: starts the reaper process and sends it process groups."""
 
     def __init__(self) -> None:
-        """Start the guard, in a session of its own so that no terminal signal reaches it."""
+        """Start the process in its own session, so that Ctrl-C does not reach it."""
         self._process = subprocess.Popen(  # noqa: S603 - our own file
             [sys.executable, "-I", "-S", __file__],
             stdin=subprocess.PIPE,
@@ -30,19 +30,19 @@ class Guard:
 
     @property
     def pid(self) -> int:
-        """The guard's process id."""
+        """The process id of the reaper."""
         return self._process.pid
 
     def watch(self, group: int) -> None:
-        """Have ``group`` killed when this process ends."""
-        self._tell(f"+{group}\n")
+        """Let the reaper kill ``group`` when this process ends."""
+        self._send(f"+{group}\n")
 
     def forget(self, group: int) -> None:
-        """Take ``group`` from the list: its id may soon belong to someone else."""
-        self._tell(f"-{group}\n")
+        """Remove ``group`` from the list: the system may give its id to another process."""
+        self._send(f"-{group}\n")
 
     def close(self) -> None:
-        """Let the guard finish its list and end."""
+        """Let the reaper kill the listed groups, and wait for its end."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -52,22 +52,22 @@ class Guard:
             self._process.kill()
             self._process.wait()
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self._process.stdin is not None
-        # Without a guard, what the kernel does for the parts themselves still holds.
+        # Without a reaper, the kernel still kills the parts themselves.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(line.encode("ascii"))
             self._process.stdin.flush()
 
 
 def kill_group(group: int) -> None:
-    """Kill every process of ``group``, if there is any left."""
+    """Kill every process of ``group``, if there are any."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
 
 
-def guard(lines: Iterable[str]) -> None:
-    """Follow ``lines`` to their end, then kill the groups that are still watched."""
+def run_reaper(lines: Iterable[str]) -> None:
+    """Read ``lines`` to their end, then kill the groups that are still listed."""
     groups: set[int] = set()
     for line in lines:
         sign, group = line[0], int(line[1:])
@@ -80,4 +80,4 @@ def guard(lines: Iterable[str]) -> None:
 
 
 if __name__ == "__main__":
-    guard(sys.stdin)
+    run_reaper(sys.stdin)

@@ -1,4 +1,4 @@
-"""Starting a part's process so that it can never outlive its supervisor."""
+"""Start a part's process so that it cannot outlive the supervisor."""
 
 import asyncio
 import os
@@ -8,60 +8,60 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from loosely.up import child
-from loosely.up.errors import PreparationFailed
-from loosely.up.guard import Guard, kill_group
-from loosely.up.logs import PartLog
-from loosely.up.parts import Part, Preparation
+from loosely.local import child
+from loosely.local.errors import PreparationFailed
+from loosely.local.logs import PartLog
+from loosely.local.parts import Part, Preparation
+from loosely.local.reaper import Reaper, kill_group
 
 _PREPARATION_TIMEOUT_SECONDS = 30.0
 
 
 class Launcher:
-    """Starts processes in one directory, on top of one environment."""
+    """Starts processes in one directory, with one environment."""
 
-    def __init__(self, directory: Path, environment: Mapping[str, str], guard: Guard) -> None:
-        """``environment`` is what parts get besides their own."""
+    def __init__(self, directory: Path, environment: Mapping[str, str], reaper: Reaper) -> None:
+        """``environment`` is shared: each part's own variables are added to it."""
         self._directory = directory
         self._environment = environment
-        self._guard = guard
+        self._reaper = reaper
 
     async def launch(self, part: Part, log: PartLog) -> Process:
-        """Start ``part``, a session leader whose output goes to ``log``.
+        """Start ``part`` as the leader of its own session, with its output in ``log``.
 
-        Must be called from the main thread: the kernel ties the part to the thread that
-        forks it.
+        Must run in the main thread: the kernel ties the part to the thread that forks it.
         """
         output = log.open()
         try:
             process = await asyncio.create_subprocess_exec(
-                *_tied(part.command),
+                *_wrap(part.command),
                 cwd=self._directory,
                 env={**self._environment, **part.environment},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                # Ctrl-C in the terminal is for the supervisor, which stops parts in order.
+                # Ctrl-C in the terminal must reach the supervisor only: it stops parts in order.
                 start_new_session=True,
             )
         finally:
             os.close(output)
-        self._guard.watch(process.pid)
+        self._reaper.watch(process.pid)
         return process
 
-    def clear(self, process: Process) -> None:
-        """End what an ended part has left running, lest it hold ports or files."""
+    def clean_up(self, process: Process) -> None:
+        """Kill what an ended part has left running: it might hold ports or files."""
         kill_group(process.pid)
-        self._guard.forget(process.pid)
+        self._reaper.forget(process.pid)
 
     async def prepare(self, part: Part, preparation: Preparation) -> None:
-        """Make the file that ``part`` reads.
+        """Run the command that makes a file for ``part``.
 
         Raises:
-            PreparationFailed: the command failed or took too long.
+            PreparationFailed: The command failed or took too long.
         """
+        command = _describe(preparation.command)
         process = await asyncio.create_subprocess_exec(
-            *_tied(preparation.command),
+            *_wrap(preparation.command),
             cwd=self._directory,
             env={**self._environment, **part.environment},
             stdin=asyncio.subprocess.DEVNULL,
@@ -71,11 +71,10 @@ class Launcher:
         )
         try:
             async with asyncio.timeout(_PREPARATION_TIMEOUT_SECONDS):
-                output, complaint = await process.communicate()
+                output, errors = await process.communicate()
         except TimeoutError:
             raise PreparationFailed(
-                f"{part.name}: `{_shown(preparation.command)}` did not end in "
-                f"{_PREPARATION_TIMEOUT_SECONDS:.0f} s"
+                f"{part.name}: `{command}` has not ended after {_PREPARATION_TIMEOUT_SECONDS:.0f} s"
             ) from None
         finally:
             with suppress(ProcessLookupError):
@@ -83,16 +82,15 @@ class Launcher:
             await process.wait()
         if process.returncode != 0:
             raise PreparationFailed(
-                f"{part.name}: `{_shown(preparation.command)}` failed:\n"
-                + complaint.decode("utf-8", "replace").strip()
+                f"{part.name}: `{command}` failed:\n" + errors.decode("utf-8", "replace").strip()
             )
         preparation.output.parent.mkdir(parents=True, exist_ok=True)
         preparation.output.write_bytes(output)
 
 
-def _tied(command: tuple[str, ...]) -> tuple[str, ...]:
+def _wrap(command: tuple[str, ...]) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", child.__file__, str(os.getpid()), *command)
 
 
-def _shown(command: tuple[str, ...]) -> str:
+def _describe(command: tuple[str, ...]) -> str:
     return " ".join(("python" if word == sys.executable else word) for word in command)

@@ -1,53 +1,82 @@
-"""Loosely's own parts: the table of what ``up`` starts, and with which settings."""
+"""The parts of Loosely that `loosely up` starts: their commands, ports and settings."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loosely.up.parts import Part, Preparation, Probe
-from loosely.up.ports import Ports
+from loosely.local.ports import Ports
+from loosely.local.probe import Probe
 
-# The storage emulators' account, the same on every machine and published by Microsoft.
+# The account of Azure's storage emulators. Microsoft publishes it: it is the same everywhere.
 _STORAGE_ACCOUNT = "devstoreaccount1"
 _STORAGE_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
 _HOST = "127.0.0.1"
+#: In the order in which the parts depend on one another.
 PART_NAMES = ("blobs", "servicebus", "functions", "worker")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What the table depends on."""
+class Preparation:
+    """A file that a part reads at its start: the output of a command."""
+
+    command: tuple[str, ...]
+    output: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One process of the system.
+
+    ``environment`` is added to the shared environment. It holds keys, so it is never shown.
+    """
+
+    name: str
+    summary: str
+    address: str
+    command: tuple[str, ...]
+    probe: Probe
+    ports: Mapping[str, int]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    preparation: Preparation | None = None
+    #: How long a stop may take before the part is killed.
+    drain_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class SystemSettings:
+    """What the commands and environments of the parts depend on."""
 
     root: Path
     data: Path
     ports: Ports
     reply_token_key: str = field(repr=False)
     log_level: str
-    #: The model catalogue, when the user has another than the repository's.
+    #: The user's own model catalogue; default: the repository's.
     catalogue: Path | None = None
-    #: The durable engine's options, as the Functions host takes them.
+    #: Options of the durable engine for the Functions host.
     engine_options: tuple[str, ...] = ()
 
     @property
-    def models(self) -> dict[str, str]:
-        """The setting that names another catalogue, absolute since parts run elsewhere."""
+    def catalogue_environment(self) -> dict[str, str]:
+        """The environment variable for the user's own catalogue, if there is one."""
         return {} if self.catalogue is None else {"MODEL_CATALOGUE": str(self.catalogue)}
 
     @property
     def gateway_url(self) -> str:
-        """Where users reach the REST API."""
+        """The URL of the REST API."""
         return f"http://{_HOST}:{self.ports.functions}"
 
     @property
-    def storage(self) -> str:
+    def storage_connection(self) -> str:
         """The connection string of the blob storage."""
-        return storage_of(self.ports.blobs)
+        return storage_connection_string(self.ports.blobs)
 
     @property
-    def service_bus(self) -> str:
-        """The connection string of the Service Bus, in the official emulator's form."""
+    def service_bus_connection(self) -> str:
+        """The connection string of the Service Bus, as for Microsoft's emulator."""
         return (
             f"Endpoint=sb://localhost:{self.ports.servicebus};"
             "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE;"
@@ -55,8 +84,8 @@ class Settings:
         )
 
 
-def storage_of(port: int) -> str:
-    """The connection string of the blob storage that listens on this port."""
+def storage_connection_string(port: int) -> str:
+    """Return the connection string of the blob storage that listens on ``port``."""
     return (
         "DefaultEndpointsProtocol=http;"
         f"AccountName={_STORAGE_ACCOUNT};AccountKey={_STORAGE_KEY};"
@@ -64,8 +93,8 @@ def storage_of(port: int) -> str:
     )
 
 
-def loosely_parts(settings: Settings) -> tuple[Part, ...]:
-    """Return the parts in the order in which they rely on one another."""
+def loosely_parts(settings: SystemSettings) -> tuple[Part, ...]:
+    """Return the parts in the order in which they depend on one another."""
     return (
         _blobs(settings),
         _servicebus(settings),
@@ -74,7 +103,7 @@ def loosely_parts(settings: Settings) -> tuple[Part, ...]:
     )
 
 
-def _blobs(settings: Settings) -> Part:
+def _blobs(settings: SystemSettings) -> Part:
     port = settings.ports.blobs
     return Part(
         name="blobs",
@@ -91,7 +120,7 @@ def _blobs(settings: Settings) -> Part:
     )
 
 
-def _servicebus(settings: Settings) -> Part:
+def _servicebus(settings: SystemSettings) -> Part:
     port, admin_port = settings.ports.servicebus, settings.ports.servicebus_admin
     config = settings.data / "servicebus.json"
     catalogue = () if settings.catalogue is None else (str(settings.catalogue),)
@@ -113,7 +142,7 @@ def _servicebus(settings: Settings) -> Part:
     )
 
 
-def _functions(settings: Settings) -> Part:
+def _functions(settings: SystemSettings) -> Part:
     port = settings.ports.functions
     return Part(
         name="functions",
@@ -130,24 +159,24 @@ def _functions(settings: Settings) -> Part:
         probe=Probe(port, "/v1/health/ready"),
         ports={"functions": port},
         environment={
-            "AzureWebJobsStorage": settings.storage,
-            "PAYLOAD_STORAGE": settings.storage,
-            "SERVICE_BUS": settings.service_bus,
+            "AzureWebJobsStorage": settings.storage_connection,
+            "PAYLOAD_STORAGE": settings.storage_connection,
+            "SERVICE_BUS": settings.service_bus_connection,
             "SERVICE_BUS_ADMIN_URL": f"http://{_HOST}:{settings.ports.servicebus_admin}",
             "FUNCTIONS_WORKER_RUNTIME": "python",
             "GATEWAY_BASE_URL": settings.gateway_url,
             "REPLY_TOKEN_KEYS": settings.reply_token_key,
-            **settings.models,
+            **settings.catalogue_environment,
         },
     )
 
 
-def worker_replica(settings: Settings, number: int, port: int) -> Part:
-    """Return one of several workers, with its health on ``port``."""
+def worker_replica(settings: SystemSettings, number: int, port: int) -> Part:
+    """Return one of several workers, with its health endpoint on ``port``."""
     return _worker(settings, f"worker-{number}", port)
 
 
-def _worker(settings: Settings, name: str = "worker", port: int | None = None) -> Part:
+def _worker(settings: SystemSettings, name: str = "worker", port: int | None = None) -> Part:
     port = port or settings.ports.worker_health
     return Part(
         name=name,
@@ -157,15 +186,15 @@ def _worker(settings: Settings, name: str = "worker", port: int | None = None) -
         probe=Probe(port, "/ready"),
         ports={"worker health": port},
         environment={
-            "SERVICE_BUS": settings.service_bus,
-            "PAYLOAD_STORAGE": settings.storage,
+            "SERVICE_BUS": settings.service_bus_connection,
+            "PAYLOAD_STORAGE": settings.storage_connection,
             "REPLY_HOSTS": f"{_HOST}:{settings.ports.functions}",
             "HEALTH_HOST": _HOST,
             "HEALTH_PORT": str(port),
             "LOG_LEVEL": settings.log_level,
-            **settings.models,
+            **settings.catalogue_environment,
         },
-        # The worker gives itself 30 s for what it holds; then it still has to settle.
+        # The worker drains for up to 30 s and then settles its messages.
         drain_seconds=35.0,
     )
 

@@ -10,38 +10,43 @@ import typer
 from rich.console import Console
 
 from loosely.cli.up import Engine, choose, engine_options
-from loosely.up import events
-from loosely.up.backoff import Backoff
-from loosely.up.console import Board, show_usage
-from loosely.up.data import RunningPart, RunningSystem, own, reply_token_key
-from loosely.up.environment import shared_environment
-from loosely.up.errors import DataInUse, PortBusy, RepositoryMissing, UnknownPart
-from loosely.up.logs import PartLog
-from loosely.up.parts import Part, Probe
-from loosely.up.ports import Ports, free_base, refuse_busy
-from loosely.up.readiness import is_ready
-from loosely.up.repository import find_root
-from loosely.up.system import PART_NAMES, Settings, loosely_parts
+from loosely.local import events
+from loosely.local.console import StatusDisplay, show_usage
+from loosely.local.data_directory import (
+    RunningPart,
+    RunningSystem,
+    lock_directory,
+    reply_token_key,
+)
+from loosely.local.environment import find_root, shared_environment
+from loosely.local.errors import DataInUse, PortBusy, RepositoryMissing, UnknownPart
+from loosely.local.logs import PartLog
+from loosely.local.parts import PART_NAMES, Part, SystemSettings, loosely_parts
+from loosely.local.ports import Ports, check_ports, free_base
+from loosely.local.probe import Probe, is_ready
+from loosely.local.process_manager import RestartBackoff
 
 WORKER = Part("worker", "PyTorch worker", "http://127.0.0.1:8081/ready", (), Probe(8081), {})
 
 
-def settings(root: Path = Path("/repository"), catalogue: Path | None = None) -> Settings:
-    return Settings(root, root / ".loosely", Ports.from_base(9000), "c2VjcmV0", "info", catalogue)
+def settings(root: Path = Path("/repository"), catalogue: Path | None = None) -> SystemSettings:
+    return SystemSettings(
+        root, root / ".loosely", Ports.from_base(9000), "c2VjcmV0", "info", catalogue
+    )
 
 
 class TestBackoff:
     def test_doubles_to_its_limit(self) -> None:
-        backoff = Backoff()
-        delays = [backoff.after(1.0) for _ in range(8)]
+        backoff = RestartBackoff()
+        delays = [backoff.next_delay(1.0) for _ in range(8)]
         assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
     def test_starts_over_after_a_minute_up(self) -> None:
-        backoff = Backoff()
+        backoff = RestartBackoff()
         for _ in range(5):
-            backoff.after(1.0)
-        assert backoff.after(60.0) == 0.1
-        assert backoff.after(59.0) == 0.2
+            backoff.next_delay(1.0)
+        assert backoff.next_delay(60.0) == 0.1
+        assert backoff.next_delay(59.0) == 0.2
 
 
 class TestPorts:
@@ -57,7 +62,7 @@ class TestPorts:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
             with pytest.raises(PortBusy) as caught:
-                refuse_busy({"functions": port})
+                check_ports({"functions": port})
         first, second = str(caught.value).splitlines()
         assert first.startswith(f"port {port} (functions) is taken by process {os.getpid()} (")
         assert second.startswith("stop it, or choose other ports: loosely up --port ")
@@ -67,11 +72,11 @@ class TestPorts:
             socket.create_server(("0.0.0.0", 0)) as server,
             pytest.raises(PortBusy),
         ):
-            refuse_busy({"functions": server.getsockname()[1]})
+            check_ports({"functions": server.getsockname()[1]})
 
     def test_free_ports_are_no_reason_to_refuse(self) -> None:
         base = free_base(20000)
-        refuse_busy({"functions": base, "servicebus": base + 1})
+        check_ports({"functions": base, "servicebus": base + 1})
 
 
 class TestLogs:
@@ -97,10 +102,10 @@ class TestLogs:
         log = PartLog(tmp_path / "worker.log", limit_bytes=10)
         descriptor = log.open()
         os.write(descriptor, b"0123456789")
-        log.cut()
+        log.limit_size()
         assert log.path.stat().st_size == 10
         os.write(descriptor, b"x")
-        log.cut()
+        log.limit_size()
         os.write(descriptor, b"after\n")
         os.close(descriptor)
         assert log.path.read_bytes() == b"after\n"
@@ -110,9 +115,13 @@ class TestLogs:
 
 class TestData:
     def test_the_directory_has_one_owner(self, tmp_path: Path) -> None:
-        with own(tmp_path), pytest.raises(DataInUse, match=f"process {os.getpid()}"), own(tmp_path):
+        with (
+            lock_directory(tmp_path),
+            pytest.raises(DataInUse, match=f"process {os.getpid()}"),
+            lock_directory(tmp_path),
+        ):
             pass
-        with own(tmp_path):
+        with lock_directory(tmp_path):
             pass
 
     def test_the_reply_token_key_is_made_once_and_kept_private(self, tmp_path: Path) -> None:
@@ -240,25 +249,25 @@ class TestConsole:
     def test_plain_lines_where_there_is_no_terminal(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        with Board(Console(), [WORKER]) as board:
-            board.tell(events.Started(WORKER, 7))
-            board.tell(events.Ready(WORKER, 4.24, again=False))
-            board.tell(events.Died(WORKER, -9, "[INFO] working", 0.1))
-            board.tell(events.Ready(WORKER, 2.5, again=True))
-            board.tell(events.Stopping(WORKER))
-            board.tell(events.Stopped(WORKER, 0.5, killed=False))
+        with StatusDisplay(Console(), [WORKER]) as display:
+            display.show(events.PartStarted(WORKER, 7))
+            display.show(events.PartReady(WORKER, 4.24, is_restart=False))
+            display.show(events.PartDied(WORKER, -9, "[INFO] working", 0.1))
+            display.show(events.PartReady(WORKER, 2.5, is_restart=True))
+            display.show(events.PartStopping(WORKER))
+            display.show(events.PartStopped(WORKER, 0.5, is_killed=False))
         assert capsys.readouterr().out.splitlines() == [
             "  worker  ready in 4.2 s  PyTorch worker  http://127.0.0.1:8081/ready",
-            "  worker  died (killed by SIGKILL: [INFO] working); again in 0.1 s",
-            "  worker  is back after 2.5 s",
+            "  worker  died (killed by SIGKILL: [INFO] working); restarts in 0.1 s",
+            "  worker  ready again in 2.5 s",
             "  worker  is stopping",
             "  worker  stopped after 0.5 s",
         ]
 
     def test_a_table_on_a_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
         console = Console(force_terminal=True, width=100, color_system=None)
-        with Board(console, [WORKER]) as board:
-            board.tell(events.Ready(WORKER, 4.24, again=False))
+        with StatusDisplay(console, [WORKER]) as display:
+            display.show(events.PartReady(WORKER, 4.24, is_restart=False))
         last = [line for line in capsys.readouterr().out.splitlines() if "worker" in line][-1]
         assert "✓  worker  PyTorch worker  http://127.0.0.1:8081/ready  4.2 s" in last
 
@@ -320,8 +329,8 @@ async def test_nobody_there_is_not_ready() -> None:
 
 def test_the_child_needs_no_package_to_start() -> None:
     """It runs isolated, before the part: an import of ours would cost it, or break it."""
-    source = Path(__file__).parents[3] / "loosely" / "up"
-    for name in ("child.py", "guard.py"):
+    source = Path(__file__).parents[3] / "loosely" / "local"
+    for name in ("child.py", "reaper.py"):
         tree = ast.parse((source / name).read_text())
         imported = {
             alias.name if isinstance(node, ast.Import) else str(node.module)
@@ -348,7 +357,7 @@ class TestEngine:
         )
         wanted = "--engine azure-storage --visibility-timeout 2.0 --crash-at before-save:job"
         assert options == (*wanted.split(), "--crash-at", "after-event", "--seed", "7")
-        made = Settings(
+        made = SystemSettings(
             *(Path("/r"), Path("/r/.loosely"), Ports.from_base(9000), "c2VjcmV0", "info"),
             engine_options=options,
         )
