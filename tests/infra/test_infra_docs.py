@@ -16,8 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from loosely.cli import app
-from loosely.cli.scale import local_scaling
-from loosely.cli.up import choose
+from loosely.cli.up import choose_parts, parse_scaling
 from tests.infra import fake_cloud
 from tests.infra.deployment import ROOT
 from tests.infra.readings import gateway_reads
@@ -155,9 +154,9 @@ def up(arguments: list[str]) -> None:
     """Its options are understood; tests/e2e start it."""
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     if parts := options.pop("--only", ""):
-        assert choose([parts], [])
+        assert choose_parts([parts], [])
     if scale := options.pop("--scale", ""):
-        assert local_scaling(scale, 5, 1, 20)
+        assert parse_scaling(scale, 5, 1, 20)
     assert not options
 
 

@@ -12,7 +12,7 @@ from loosely.capacity.cost import count_polls
 from loosely.capacity.prices import Prices
 from loosely.capacity.scaling import DEPLOYED, ScaledObject
 from loosely.cli import app
-from loosely.cli.scale import local_scaling
+from loosely.cli.up import parse_scaling
 
 DOCS = Path(__file__).parents[3] / "docs"
 SCALING = (DOCS / "scaling.md").read_text("utf-8")
@@ -135,7 +135,7 @@ def test_what_a_job_uses_is_what_the_cost_model_takes() -> None:
 
 def test_the_table_of_defaults() -> None:
     keda, ours = ScaledObject(), DEPLOYED
-    local = local_scaling("0:4", 5, 1.0, 20.0)
+    local = parse_scaling("0:4", 5, 1.0, 20.0)
     targets = f"{local.message_count} | {keda.message_count} | {ours.message_count}"
     assert f"| `--scale-target N` | {targets} |" in SCALING
     assert (

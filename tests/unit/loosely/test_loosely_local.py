@@ -9,7 +9,7 @@ import pytest
 import typer
 from rich.console import Console
 
-from loosely.cli.up import Engine, choose, engine_options
+from loosely.cli.up import Engine, build_engine_options, choose_parts
 from loosely.local import events
 from loosely.local.console import StatusDisplay, show_usage
 from loosely.local.data_directory import (
@@ -208,14 +208,14 @@ class TestChoice:
     def test_parts_can_be_left_out(
         self, only: list[str], without: list[str], expected: set[str]
     ) -> None:
-        assert choose(only, without) == expected
+        assert choose_parts(only, without) == expected
 
     @pytest.mark.parametrize(
         ("only", "without"), [(["gateway"], []), ([], ["x"]), (["worker"], ["worker"])]
     )
     def test_a_choice_without_sense_is_refused(self, only: list[str], without: list[str]) -> None:
         with pytest.raises(UnknownPart):
-            choose(only, without)
+            choose_parts(only, without)
 
 
 class TestRepository:
@@ -343,10 +343,10 @@ def test_the_child_needs_no_package_to_start() -> None:
 
 class TestEngine:
     def test_the_default_engine_needs_no_options(self) -> None:
-        assert engine_options(Engine.local, {"--seed": None, "--crash-at": None}) == ()
+        assert build_engine_options(Engine.local, {"--seed": None, "--crash-at": None}) == ()
 
     def test_faults_are_handed_to_the_functions_part(self) -> None:
-        options = engine_options(
+        options = build_engine_options(
             Engine.azure_storage,
             {
                 "--visibility-timeout": 2.0,
@@ -367,4 +367,4 @@ class TestEngine:
 
     def test_a_fault_needs_the_other_engine(self) -> None:
         with pytest.raises(typer.BadParameter, match="--seed needs --engine azure-storage"):
-            engine_options(Engine.local, {"--crash-rate": None, "--seed": 0})
+            build_engine_options(Engine.local, {"--crash-rate": None, "--seed": 0})

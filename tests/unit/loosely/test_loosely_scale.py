@@ -7,7 +7,7 @@ from typer import BadParameter
 from typer.testing import CliRunner
 
 from loosely.cli import app
-from loosely.cli.scale import local_scaling, plan_worker_pool
+from loosely.cli.up import parse_scaling, plan_worker_pool
 from loosely.local.parts import SystemSettings, loosely_parts
 from loosely.local.ports import Ports
 
@@ -17,7 +17,7 @@ SETTINGS = SystemSettings(
 
 
 def test_is_kedas_formula_at_the_pace_of_one_machine() -> None:
-    scaling = local_scaling("0:4", 5, 1.0, 20.0)
+    scaling = parse_scaling("0:4", 5, 1.0, 20.0)
     assert (scaling.min_replica_count, scaling.max_replica_count) == (0, 4)
     assert scaling.message_count == 5
     assert scaling.polling_interval_seconds == scaling.sync_period_seconds == 1.0
@@ -29,12 +29,12 @@ def test_is_kedas_formula_at_the_pace_of_one_machine() -> None:
 @pytest.mark.parametrize("text", ["", "4", "4:", ":4", "a:b", "-1:4", "5:4", "0:0", "1:2:3", "0:²"])
 def test_anything_but_two_numbers_in_order_is_refused(text: str) -> None:
     with pytest.raises(BadParameter):
-        local_scaling(text, 5, 1.0, 20.0)
+        parse_scaling(text, 5, 1.0, 20.0)
 
 
 def test_each_worker_has_its_own_name_and_health_port() -> None:
     worker = loosely_parts(SETTINGS)[-1]
-    plan = plan_worker_pool(SETTINGS, local_scaling("0:4", 5, 1.0, 20.0), worker, {})
+    plan = plan_worker_pool(SETTINGS, parse_scaling("0:4", 5, 1.0, 20.0), worker, {})
     second = plan.make_worker(2, 9010)
     assert second.name == "worker-2"
     assert second.environment == {**worker.environment, "HEALTH_PORT": "9010"}
@@ -49,7 +49,7 @@ def test_each_worker_has_its_own_name_and_health_port() -> None:
         (["--scale", "4:0"], "the minimum must be from 0 to the maximum"),
         (["--scale", "many"], "expected MIN:MAX"),
         (["--scale", "0:4", "--scale-target", "0"], "--scale-target"),
-        (["--scale", "0:4", "--without", "worker"], "--scale: the worker is left out"),
+        (["--scale", "0:4", "--without", "worker"], "--scale needs the worker"),
     ],
 )
 def test_a_wrong_option_ends_with_two(options: list[str], said: str) -> None:
