@@ -145,10 +145,14 @@ class RequestBuilder:
     def __post_init__(self) -> None:
         parse_url(self.url)
         # The messages must not show the key.
-        if self.api_key is not None and not self.api_key.isascii():
+        if self.api_key is None:
+            return
+        if not self.api_key.strip():
+            raise ValueError("the API key is blank")
+        if not self.api_key.isascii():
             raise ValueError("the API key has characters outside ASCII")
-        if self.api_key is not None and not (self.api_key.isprintable() and self.api_key.strip()):
-            raise ValueError("the API key is blank or has control characters")
+        if not self.api_key.isprintable():
+            raise ValueError("the API key has control characters")
 
     @property
     def shown_url(self) -> str:

@@ -1,4 +1,4 @@
-"""A pool with real processes: small stand-ins for workers, and for the gateway that counts."""
+"""A worker pool with real processes: small test workers, and a gateway that counts messages."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ from loosely.local.worker_pool import QueueMonitor, WorkerPool, WorkerPoolPlan
 
 pytestmark = pytest.mark.e2e
 
-# Tells what it holds by a file, notes how it ended, and finishes what it holds before it goes.
+# Reports the number in its file as held jobs, and writes a note when it is stopped.
 WORKER = """
 import json, pathlib, signal, socket, sys, time
 name, port, home = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
@@ -54,8 +54,8 @@ while True:
 AT_ONCE = Behavior(scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0),)))
 
 
-class Gateway:
-    """Answers `/v1/models` with the lengths it is given."""
+class CountingGateway:
+    """Answers `/v1/models` with the given queue lengths."""
 
     def __init__(self) -> None:
         self.lengths: dict[str, int | None] = {"m": 0}
@@ -86,11 +86,11 @@ class Gateway:
 
 
 class PoolHarness:
-    """A pool, what it told, and the files by which its workers are steered."""
+    """A worker pool, its events, and the files that control its test workers."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.gateway = Gateway()
+        self.gateway = CountingGateway()
         self.events: list[events.PartEvent] = []
         self.clock_offset_seconds = 0.0
         self._reaper = Reaper()
@@ -98,13 +98,13 @@ class PoolHarness:
         with socket.create_server(("127.0.0.1", 0)) as server:
             self.first_port: int = server.getsockname()[1]
 
-    def pool(self, least: int = 0, most: int = 4) -> WorkerPool:
+    def pool(self, minimum: int = 0, maximum: int = 4) -> WorkerPool:
         scaling = ScaledObject(
             message_count=1,
             polling_interval_seconds=0.05,
             cooldown_period_seconds=0.0,
-            min_replica_count=least,
-            max_replica_count=most,
+            min_replica_count=minimum,
+            max_replica_count=maximum,
             sync_period_seconds=0.05,
             behavior=AT_ONCE,
         )
@@ -159,9 +159,9 @@ class PoolHarness:
 
 @pytest.fixture
 async def harness(tmp_path: Path) -> AsyncIterator[PoolHarness]:
-    made = PoolHarness(tmp_path)
-    yield made
-    made.close()
+    running = PoolHarness(tmp_path)
+    yield running
+    running.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -174,7 +174,7 @@ async def end(pool: WorkerPool, run: "asyncio.Task[None]") -> None:
     await pool.stop(run, asyncio.Event())
 
 
-async def test_comes_with_the_messages_and_goes_without(harness: PoolHarness) -> None:
+async def test_the_pool_follows_the_number_of_messages(harness: PoolHarness) -> None:
     pool = harness.pool()
     run = asyncio.create_task(pool.run())
     await pool.has_been_ready.wait()
@@ -195,7 +195,7 @@ async def test_comes_with_the_messages_and_goes_without(harness: PoolHarness) ->
     await end(pool, run)
 
 
-async def test_a_busy_one_stays_until_it_is_idle(harness: PoolHarness) -> None:
+async def test_a_busy_worker_stays_until_it_is_idle(harness: PoolHarness) -> None:
     pool = harness.pool()
     harness.gateway.lengths = {"m": 3}
     run = asyncio.create_task(pool.run())
@@ -217,8 +217,8 @@ async def test_a_busy_one_stays_until_it_is_idle(harness: PoolHarness) -> None:
     await end(pool, run)
 
 
-async def test_a_killed_one_is_back(harness: PoolHarness) -> None:
-    pool = harness.pool(least=1, most=1)
+async def test_a_killed_worker_is_restarted(harness: PoolHarness) -> None:
+    pool = harness.pool(minimum=1, maximum=1)
     run = asyncio.create_task(pool.run())
     await pool.has_been_ready.wait()
     first = harness.pid("worker-1")
@@ -230,9 +230,9 @@ async def test_a_killed_one_is_back(harness: PoolHarness) -> None:
     assert harness.running() == set()
 
 
-async def test_one_that_cannot_start_does_not_take_the_others_along(harness: PoolHarness) -> None:
+async def test_a_worker_that_cannot_start_does_not_stop_the_others(harness: PoolHarness) -> None:
     (harness.home / "worker-2.crash").touch()
-    pool = harness.pool(least=1)
+    pool = harness.pool(minimum=1)
     run = asyncio.create_task(pool.run())
     await until(lambda: harness.running() == {"worker-1"})
     first = harness.pid("worker-1")
@@ -246,7 +246,7 @@ async def test_one_that_cannot_start_does_not_take_the_others_along(harness: Poo
     await end(pool, run)
 
 
-async def test_where_none_can_start_it_gives_up_and_leaves_nothing(harness: PoolHarness) -> None:
+async def test_the_pool_fails_if_no_worker_can_start(harness: PoolHarness) -> None:
     (harness.home / "worker-1.crash").touch()
     harness.gateway.lengths = {"m": 1}
     with pytest.raises(PartFailed, match="died 2 times before it was ready"):
@@ -254,9 +254,9 @@ async def test_where_none_can_start_it_gives_up_and_leaves_nothing(harness: Pool
     assert harness.running() == set()
 
 
-async def test_takes_the_next_port_where_one_is_taken(harness: PoolHarness) -> None:
+async def test_a_worker_takes_the_next_port_if_one_is_taken(harness: PoolHarness) -> None:
     with socket.create_server(("127.0.0.1", harness.first_port)):
-        pool = harness.pool(least=1)
+        pool = harness.pool(minimum=1)
         run = asyncio.create_task(pool.run())
         await pool.has_been_ready.wait()
         (ready,) = [
@@ -268,7 +268,9 @@ async def test_takes_the_next_port_where_one_is_taken(harness: PoolHarness) -> N
         await end(pool, run)
 
 
-async def test_keeps_its_size_while_nobody_counts_and_says_so_once(harness: PoolHarness) -> None:
+async def test_the_pool_keeps_its_size_without_counts_and_reports_once(
+    harness: PoolHarness,
+) -> None:
     harness.gateway.lengths = {"m": 2}
     pool = harness.pool()
     run = asyncio.create_task(pool.run())
@@ -288,12 +290,12 @@ async def test_keeps_its_size_while_nobody_counts_and_says_so_once(harness: Pool
     harness.gateway.status, harness.gateway.lengths = 200, {"m": None}
     for _ in range(3):
         await asyncio.sleep(0.05)
-    assert len(harness.running()) == 2, "an unknown length is no zero"
+    assert len(harness.running()) == 2, "an unknown length does not count as 0"
     await end(pool, run)
 
 
-async def test_a_stop_ends_all_at_once(harness: PoolHarness) -> None:
-    pool = harness.pool(least=3)
+async def test_a_stop_stops_all_workers_at_once(harness: PoolHarness) -> None:
+    pool = harness.pool(minimum=3)
     run = asyncio.create_task(pool.run())
     await pool.has_been_ready.wait()
     await end(pool, run)

@@ -1,4 +1,4 @@
-"""docs/scaling.md and docs/cost.md say what the commands say."""
+"""The figures in docs/scaling.md, docs/cost.md and docs/capacity.md match the code."""
 
 import json
 import re
@@ -28,7 +28,7 @@ EXAMPLES = [
 
 
 def printed(command: str) -> str:
-    # Of one width, whatever terminal the tests run in.
+    # The same width on any terminal.
     done = CliRunner().invoke(app, command.split(), env={"COLUMNS": "80", "TERM": "dumb"})
     assert done.exit_code == 0, done.output
     return done.output
@@ -40,12 +40,12 @@ def figures(command: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("command", "expected"), EXAMPLES)
-def test_an_example_prints_what_stands_below_it(command: str, expected: str) -> None:
+def test_an_example_prints_the_documented_output(command: str, expected: str) -> None:
     lines = [line.rstrip() for line in printed(command).rstrip().splitlines()]
     assert lines == expected.rstrip().splitlines()
 
 
-def test_there_are_examples_of_both() -> None:
+def test_both_commands_have_examples() -> None:
     assert [command.split()[0] for command, _ in EXAMPLES] == ["scale-model"] * 2 + ["cost"]
 
 
@@ -58,13 +58,13 @@ def test_there_are_examples_of_both() -> None:
         ("| 5, with `--nodes 8:8` | {p50:.0f} s | {p95:.0f} s |", "--nodes 8:8"),
     ],
 )
-def test_the_table_of_targets(row: str, options: str) -> None:
+def test_the_table_of_targets_matches_the_simulation(row: str, options: str) -> None:
     burst = "scale-model --burst 200 --hours 1 --job-seconds 4 --batch 1 --batch-seconds 4"
     assert row.format_map(figures(f"{burst} {options}")["wait_seconds"]) in SCALING
 
 
 @pytest.mark.parametrize("cooldown", [300, 1800])
-def test_the_table_of_cooldowns(cooldown: int) -> None:
+def test_the_table_of_cooldowns_matches_the_simulation(cooldown: int) -> None:
     found = figures(f"scale-model --load office:1000 --cooldown {cooldown}")
     answer = found["answer_seconds"]
     row = f"| {cooldown} | {answer['p95']:.1f} s | {answer['p99']:.1f} s |"
@@ -81,7 +81,7 @@ def test_the_table_of_cooldowns(cooldown: int) -> None:
         ),
     ],
 )
-def test_the_table_of_costs(row: str, options: str) -> None:
+def test_the_table_of_costs_matches_the_estimate(row: str, options: str) -> None:
     totals = [f"{bill['total']:,.0f}" for bill in figures(f"cost {options}")["bills"]]
     assert f"| {row} | {' | '.join(totals)} |" in COST
 
@@ -93,7 +93,7 @@ def jobs_of_capacity() -> dict[str, list[float]]:
     return {name: [float(number) for number in numbers] for name, *numbers in rows}
 
 
-def test_what_a_million_jobs_cost_follows_from_their_operations_and_the_prices() -> None:
+def test_the_cost_of_a_million_jobs_follows_from_operations_and_prices() -> None:
     prices = Prices.load(DOCS.parent / "infra" / "prices.yaml")
     each_million = [
         (prices.price("storage.ten_thousand_writes").amount or 0) * 100,
@@ -114,7 +114,7 @@ def test_what_a_million_jobs_cost_follows_from_their_operations_and_the_prices()
         assert total == pytest.approx(cost, abs=0.005), name
 
 
-def test_what_a_job_uses_is_what_the_cost_model_takes() -> None:
+def test_the_cost_model_uses_the_documented_operations_per_job() -> None:
     prices = Prices.load(DOCS.parent / "infra" / "prices.yaml")
     jobs = list(jobs_of_capacity().values())
     small, large, waiting = jobs[:3]
@@ -133,7 +133,7 @@ def test_what_a_job_uses_is_what_the_cost_model_takes() -> None:
     assert told in " ".join(CAPACITY.split())
 
 
-def test_the_table_of_defaults() -> None:
+def test_the_table_of_defaults_matches_the_code() -> None:
     keda, ours = ScaledObject(), DEPLOYED
     local = parse_scaling("0:4", 5, 1.0, 20.0)
     targets = f"{local.message_count} | {keda.message_count} | {ours.message_count}"
@@ -167,13 +167,13 @@ def test_the_table_of_defaults() -> None:
         ("cost --prices /no/such/file.yaml", "/no/such/file.yaml"),
     ],
 )
-def test_what_makes_no_sense_ends_with_two_and_a_reason(command: str, said: str) -> None:
+def test_invalid_input_exits_with_2_and_a_reason(command: str, said: str) -> None:
     done = CliRunner().invoke(app, command.split())
     assert done.exit_code == 2
     assert said in done.output
     assert "Traceback" not in done.output
 
 
-def test_a_picture_is_drawn(tmp_path: Path) -> None:
+def test_png_writes_a_picture(tmp_path: Path) -> None:
     printed(f"scale-model --burst 5 --hours 1 --png {tmp_path / 'a.png'}")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""The model of scaling and of cost: what always holds, and what can be reckoned by hand."""
+"""The simulation and the cost model: invariants, and cases calculated by hand."""
 
 import math
 from pathlib import Path
@@ -38,8 +38,8 @@ def run(load: JobLoad, hours: float = 1.0, **given: Any) -> SimulationResult:
 
 
 class TestSimulation:
-    def test_one_job_waits_for_everything_in_turn(self) -> None:
-        """Comes at 60 s, seen at 60, node asked at 60, up at 240, image 300, model 315."""
+    def test_one_job_waits_for_node_image_and_model(self) -> None:
+        """Arrives, counted, node requested at 60 s; node at 240 s, image at 300 s, model at 315 s."""
         outcome = run(JobLoad.at_once(1), times=BatchTimes(4.0, 1, 4.0))
         assert outcome.wait_seconds == [255.0]
         assert outcome.answer_seconds == [259.0]
@@ -48,25 +48,25 @@ class TestSimulation:
         # the node goes, which was asked for at 60.
         assert outcome.node_seconds == 630.0 + 600.0 - 60.0
 
-    def test_kept_nodes_spare_the_start(self) -> None:
+    def test_a_minimum_of_nodes_saves_the_node_start(self) -> None:
         warm = Cluster(min_nodes=1)
         outcome = run(JobLoad.at_once(1), cluster=warm, times=BatchTimes(4.0, 1, 4.0))
         assert outcome.wait_seconds == [15.0]
         assert outcome.node_hours == 1.0
 
-    def test_a_kept_worker_spares_all(self) -> None:
+    def test_a_minimum_of_workers_saves_the_whole_start(self) -> None:
         kept = ScaledObject(min_replica_count=1, max_replica_count=1)
         outcome = run(JobLoad.at_once(3), scaling=kept, cluster=Cluster(min_nodes=1))
         # The first begins as it comes, the others share the next batch.
         assert outcome.wait_seconds == pytest.approx([0.0, 0.2, 0.2])
 
-    def test_a_batch_takes_between_one_job_and_a_full_one(self) -> None:
+    def test_batch_times_are_linear_between_one_job_and_a_full_batch(self) -> None:
         work = BatchTimes(job_seconds=0.2, batch_size=8, batch_seconds=0.9)
         assert [round(work.seconds(n), 3) for n in (1, 2, 8)] == [0.2, 0.3, 0.9]
         outcome = run(JobLoad.at_once(12), cluster=NO_DELAYS, times=work)
         assert outcome.busy_seconds == pytest.approx(work.seconds(8) + work.seconds(4))
 
-    def test_the_number_of_messages_for_a_worker_hardly_matters_where_the_start_is_cold(
+    def test_the_target_hardly_changes_waits_during_a_cold_start(
         self,
     ) -> None:
         medians = set()
@@ -89,7 +89,7 @@ class TestSimulation:
         nodes=st.integers(1, 6),
         batch=st.integers(1, 8),
     )
-    def test_whatever_comes_every_job_is_answered_once(
+    def test_every_job_is_answered_once(
         self, burst: int, least: int, most: int, nodes: int, batch: int
     ) -> None:
         scaling = ScaledObject(min_replica_count=least, max_replica_count=most)
@@ -110,7 +110,7 @@ class TestSimulation:
         if least == 0:
             assert outcome.samples[-1].nodes == outcome.samples[-1].wanted == 0
 
-    def test_workers_that_are_busy_finish_their_batch(self) -> None:
+    def test_a_busy_worker_finishes_its_batch_before_it_stops(self) -> None:
         at_once = Behavior(
             scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0),))
         )
@@ -122,9 +122,9 @@ class TestSimulation:
 
 
 class TestPool:
-    """The cluster autoscaler alone, with its ten minutes."""
+    """The cluster autoscaler without workers."""
 
-    def test_an_empty_node_stays_until_ten_minutes_after_the_last_new_one(self) -> None:
+    def test_an_empty_node_stays_for_ten_minutes_after_the_last_request(self) -> None:
         timeline = SimulationClock()
         homeless = [0]
         pool = NodePool(Cluster(), timeline, lambda: homeless[0])
@@ -149,7 +149,7 @@ class TestPool:
 
 
 class TestLoad:
-    def test_as_many_come_as_the_hours_say(self) -> None:
+    def test_arrivals_follow_the_rate_of_each_hour(self) -> None:
         load = JobLoad.parse("office:600")
         arrivals = list(load.arrivals(86400))
         assert arrivals == sorted(arrivals)
@@ -158,7 +158,7 @@ class TestLoad:
         assert in_the_tenth_hour == pytest.approx(600, rel=0.15)
         assert not [at for at in arrivals if at < 7 * 3600]
 
-    def test_the_same_seed_gives_the_same_day(self) -> None:
+    def test_the_same_seed_gives_the_same_arrivals(self) -> None:
         first, again, other = (
             list(JobLoad.parse("flat:60", seed).arrivals(86400)) for seed in (1, 1, 2)
         )
@@ -167,34 +167,34 @@ class TestLoad:
     @pytest.mark.parametrize(
         "text", ["", "office", "office:", "office:x", "lunch:5", "1,2,3", "flat:-1", "flat:0"]
     )
-    def test_refuses_what_is_no_load(self, text: str) -> None:
+    def test_a_text_that_is_not_a_load_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match=r"expected|jobs"):
             JobLoad.parse(text)
 
     @pytest.mark.parametrize("text", ["flat:nan", "flat:inf", "flat:1e9"])
-    def test_refuses_what_never_ends(self, text: str) -> None:
+    def test_an_infinite_or_too_large_load_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match="jobs"):
             JobLoad.parse(text)
 
-    def test_reads_one_number_for_each_hour(self) -> None:
+    def test_a_load_is_read_from_24_numbers(self) -> None:
         assert JobLoad.parse(",".join(["10"] * 24)).jobs_per_day == 240
 
 
 class TestChart:
     SAMPLES = tuple(Sample(60.0 * n, n, n, min(n, 3), 1) for n in range(61))
 
-    def test_shows_each_band_and_the_time(self) -> None:
+    def test_the_text_chart_has_each_band_and_the_time(self) -> None:
         lines = draw_text(self.SAMPLES, columns=30)
         assert lines[0].startswith("jobs waiting        60 │")
         assert lines[0].endswith("█")
         assert lines[-1].split() == ["0", "15", "min", "30", "min", "45", "min", "60", "min"]
 
-    def test_draws_a_picture(self, tmp_path: Path) -> None:
+    def test_the_picture_is_a_png_file(self, tmp_path: Path) -> None:
         draw_picture(self.SAMPLES, "an hour", tmp_path / "hour.png")
         assert (tmp_path / "hour.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_percentiles_are_by_the_nearest_rank() -> None:
+def test_percentiles_use_the_nearest_rank() -> None:
     assert percentiles([]) == {}
     found = percentiles([float(n) for n in range(1, 101)])
     assert found == {"p50": 50.0, "p95": 95.0, "p99": 99.0, "max": 100.0}
@@ -208,7 +208,7 @@ class TestCost:
         machines = Cluster(min_nodes=1, max_nodes=1)
         return Deployment(JobLoad.parse(load), kept, machines, BatchTimes(seconds, 1, seconds), gpu)
 
-    def test_what_can_be_reckoned_by_hand(self) -> None:
+    def test_the_bill_matches_a_calculation_by_hand(self) -> None:
         """One node all month, one job a second of a tenth of a second."""
         found = estimate_cost(self.deployment("flat:3600"), Prices.load(PRICES))
         spot, on_demand, _, always = found.bills
@@ -227,7 +227,7 @@ class TestCost:
             rel=0.01,
         )
 
-    def test_storage_is_what_jobs_write_and_what_their_requests_look(self) -> None:
+    def test_storage_includes_the_polls_of_waiting_requests(self) -> None:
         found = estimate_cost(self.deployment("flat:3600"), Prices.load(PRICES))
         jobs = 3600 * 24 * DAYS
         reads = 2 + count_polls(found.on_nodes.mean_answer_seconds)
@@ -239,31 +239,31 @@ class TestCost:
     @pytest.mark.parametrize(
         ("seconds", "count"), [(0, 0), (0.02, 1), (0.1, 3), (0.775, 5), (0.8, 6), (10, 24)]
     )
-    def test_a_request_looks_at_pauses_that_double(self, seconds: float, count: int) -> None:
+    def test_a_request_polls_with_pauses_that_double(self, seconds: float, count: int) -> None:
         """After 25, 75, 175, 375 and 775 ms, and then each half second."""
         assert count_polls(seconds) == count
 
-    def test_the_pauses_are_those_of_the_gateway(self) -> None:
+    def test_the_pauses_are_the_gateways(self) -> None:
         assert waiting.FIRST_PAUSE_SECONDS == cost.FIRST_PAUSE_SECONDS
         assert waiting.LONGEST_PAUSE_SECONDS == cost.LONGEST_PAUSE_SECONDS
 
-    def test_what_has_no_price_is_left_out_and_named(self) -> None:
+    def test_a_line_without_a_price_is_named_and_not_added(self) -> None:
         found = estimate_cost(self.deployment(), Prices.load(PRICES))
         assert found.bills[0].by_item()["durable"] is None
         assert found.bills[0].unknown == ["million actions"]
 
-    def test_a_card_that_container_apps_lacks_has_no_such_bill(self) -> None:
+    def test_a_gpu_that_container_apps_lacks_has_no_bill_there(self) -> None:
         found = estimate_cost(self.deployment(gpu="H100"), Prices.load(PRICES))
         assert [bill.name for bill in found.bills] == [
             *("AKS, spot", "AKS, on demand", "always on, 1 GPU")
         ]
 
-    def test_always_on_has_enough_for_the_busiest_hour(self) -> None:
+    def test_always_on_has_enough_gpus_for_the_busiest_hour(self) -> None:
         found = estimate_cost(self.deployment("flat:360", seconds=20.0), Prices.load(PRICES))
         # A job of 20 s every 10 s are 2 GPUs of work, at 0.7 of the time.
         assert found.bills[-1].name == "always on, 3 GPUs"
 
-    def test_what_comes_on_demand_has_free_grants(self) -> None:
+    def test_instances_on_demand_have_free_grants(self) -> None:
         document = yaml.safe_load(PRICES.read_text())
         document["usage"]["ready_instances"] = 0
         found = estimate_cost(self.deployment("flat:10"), Prices(document))
@@ -281,7 +281,7 @@ class TestCost:
             (("prices",), [], "wrong shape"),
         ],
     )
-    def test_a_file_that_is_wrong_is_refused_by_place(
+    def test_a_wrong_entry_of_the_price_list_is_named(
         self, path: tuple[str, ...], value: object, said: str
     ) -> None:
         document = yaml.safe_load(PRICES.read_text())
@@ -294,12 +294,12 @@ class TestCost:
             estimate_cost(self.deployment(), Prices(document))
 
     @pytest.mark.parametrize("text", ["", "[", "- a", "\x00"])
-    def test_a_file_that_is_none_is_refused(self, tmp_path: Path, text: str) -> None:
+    def test_an_unreadable_price_list_is_refused(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "prices.yaml").write_text(text)
         with pytest.raises(PricesUnusable):
             Prices.load(tmp_path / "prices.yaml")
 
-    def test_every_price_has_a_source_and_the_file_a_date(self) -> None:
+    def test_every_price_has_a_source_and_the_list_a_date(self) -> None:
         prices = Prices.load(PRICES)
         assert prices.dated >= "2026-11-24"
         document = yaml.safe_load(PRICES.read_text())
@@ -311,7 +311,7 @@ class TestCost:
                 assert prices.price(f"node_hour_{kind}.{gpu.node}").amount
 
 
-def test_the_manifests_set_the_rules_that_the_model_has() -> None:
+def test_the_manifests_have_the_deployed_scaling() -> None:
     manifests = ROOT / "infra" / "k8s" / "base" / "workers" / "models.yaml"
     scaled = [
         document["spec"]

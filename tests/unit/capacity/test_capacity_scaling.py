@@ -1,4 +1,4 @@
-"""KEDA's and the autoscaler's rules: the cases that upstream publishes, and what always holds."""
+"""The rules of KEDA and of the autoscaler: cases that both projects publish, and invariants."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ AT_ONCE = Behavior(scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCEN
 
 
 class TestProposal:
-    """replica_calculator_test.go, the cases of metrics that are external and for each pod."""
+    """Cases of replica_calculator_test.go for external metrics per pod."""
 
     @pytest.mark.parametrize(
         ("replicas", "metric", "target", "expected"),
@@ -32,23 +32,29 @@ class TestProposal:
             pytest.param(3, 8600, 2900, 3, id="TestReplicaCalcTolerancePerPodCMExternal"),
         ],
     )
-    def test_upstreams_cases(self, replicas: int, metric: int, target: int, expected: int) -> None:
+    def test_proposals_match_the_cases_of_kubernetes(
+        self, replicas: int, metric: int, target: int, expected: int
+    ) -> None:
         assert propose_replicas(replicas, metric, target, 0.1) == expected
 
     @pytest.mark.parametrize(("metric", "expected"), [(200, 2), (50, 1), (105, 1), (111, 2)])
-    def test_the_documents_ratio(self, metric: int, expected: int) -> None:
-        """Twice the target doubles, half of it would halve, within a tenth nothing changes."""
+    def test_proposals_match_the_ratio_of_the_documentation(
+        self, metric: int, expected: int
+    ) -> None:
+        """Twice the target doubles, half of it halves; within a tenth nothing changes."""
         assert propose_replicas(1, metric, 100, 0.1) == expected
 
     @given(st.integers(1, 1000), st.integers(0, 100_000), st.integers(1, 1000))
-    def test_is_the_formula_or_no_change(self, replicas: int, metric: int, target: int) -> None:
+    def test_a_proposal_is_the_formula_or_no_change(
+        self, replicas: int, metric: int, target: int
+    ) -> None:
         found = propose_replicas(replicas, metric, target, 0.1)
         assert found in {replicas, math.ceil(metric / target)}
         assert abs(metric - found * target) <= max(target, 0.1 * target * replicas)
 
 
 class TestAutoscaler:
-    def test_the_documents_example_of_policies(self) -> None:
+    def test_policies_match_the_example_of_the_documentation(self) -> None:
         """From 80 to 10 with 4 pods or 10 % a minute: 8 go, 8 go, …, below 40 it is 4."""
         policies = (
             ScalingPolicy(PolicyType.PODS, 4, 60.0),
@@ -65,7 +71,7 @@ class TestAutoscaler:
         assert steps[:5] == [4] * 5
         assert seen[-1] == 10
 
-    def test_a_policy_holds_for_its_whole_period(self) -> None:
+    def test_a_policy_limits_its_whole_period(self) -> None:
         policies = (ScalingPolicy(PolicyType.PODS, 4, 60.0),)
         scaling = ScaledObject(behavior=Behavior(scale_down=ScalingRules(0.0, policies)))
         autoscaler, replicas, seen = Autoscaler(scaling), 20, []
@@ -74,36 +80,36 @@ class TestAutoscaler:
             seen.append(replicas)
         assert seen == [16, 16, 16, 16, 12, 12, 12, 12, 8]
 
-    def test_the_default_adds_four_or_doubles(self) -> None:
+    def test_the_default_policies_add_four_or_double(self) -> None:
         autoscaler, replicas, seen = Autoscaler(ScaledObject()), 1, []
         for sync in range(5):
             replicas = autoscaler.decide(15.0 * sync, replicas, [5 * 90])
             seen.append(replicas)
         assert seen == [5, 10, 20, 40, 80]
 
-    def test_goes_down_to_the_highest_wish_of_five_minutes(self) -> None:
+    def test_scale_down_stops_at_the_highest_recommendation_of_five_minutes(self) -> None:
         autoscaler, replicas = Autoscaler(ScaledObject()), 4
         seen = {}
         for sync in range(30):
             now = 15.0 * sync
-            wished = [20] if sync == 0 else [11] if sync == 4 else [1]
-            replicas = autoscaler.decide(now, replicas, wished)
+            metric = [20] if sync == 0 else [11] if sync == 4 else [1]
+            replicas = autoscaler.decide(now, replicas, metric)
             seen[now] = replicas
         assert seen[285.0] == 4
-        assert seen[300.0] == 3, "the wish for 4 is five minutes old"
+        assert seen[300.0] == 3, "the recommendation of 4 is five minutes old"
         assert seen[345.0] == 3
-        assert seen[360.0] == 1, "and so is the wish for 3"
+        assert seen[360.0] == 1, "so is the recommendation of 3"
 
-    def test_goes_up_to_the_lowest_wish_of_its_window(self) -> None:
+    def test_scale_up_stops_at_the_lowest_recommendation_of_its_window(self) -> None:
         slow = Behavior(scale_up=ScalingRules(60.0, (ScalingPolicy(PolicyType.PODS, 10, 15.0),)))
         autoscaler = Autoscaler(ScaledObject(behavior=slow))
         seen = [autoscaler.decide(15.0 * sync, 1, [20 if sync else 30]) for sync in range(6)]
-        assert seen == [1, 1, 1, 1, 4, 4], "the first knew of no other wish than for one"
+        assert seen == [1, 1, 1, 1, 4, 4], "the first recommendation is the present number"
 
-    def test_is_switched_off_at_zero(self) -> None:
+    def test_the_autoscaler_is_off_at_zero_replicas(self) -> None:
         assert Autoscaler(ScaledObject()).decide(0.0, 0, [1000]) == 0
 
-    def test_the_smallest_change_or_none_can_be_selected(self) -> None:
+    def test_a_select_policy_can_choose_the_smallest_change_or_disable_it(self) -> None:
         policies = (
             ScalingPolicy(PolicyType.PODS, 5, 60.0),
             ScalingPolicy(PolicyType.PERCENT, 10, 60.0),
@@ -113,10 +119,10 @@ class TestAutoscaler:
         never = Behavior(scale_down=ScalingRules(0.0, (), SelectPolicy.DISABLED))
         assert Autoscaler(ScaledObject(behavior=never)).decide(0.0, 80, [5]) == 80
 
-    def test_the_largest_of_several_queues_counts(self) -> None:
+    def test_the_largest_of_several_queues_decides(self) -> None:
         assert Autoscaler(ScaledObject()).decide(0.0, 1, [7, 14, 0]) == 3
 
-    def test_an_unknown_count_forbids_to_go_down_alone(self) -> None:
+    def test_an_unknown_count_prevents_scaling_down_only(self) -> None:
         scaling = ScaledObject(behavior=AT_ONCE)
         assert Autoscaler(scaling).decide(0.0, 4, [5, None]) == 4
         assert Autoscaler(scaling).decide(0.0, 4, [None]) == 4
@@ -126,45 +132,45 @@ class TestAutoscaler:
         st.integers(1, 20),
         st.lists(st.one_of(st.none(), st.integers(0, 500)), min_size=1, max_size=60),
     )
-    def test_stays_in_its_bounds_and_never_jumps(
-        self, start: int, wishes: list[int | None]
+    def test_replicas_stay_in_bounds_and_change_gradually(
+        self, start: int, counts: list[int | None]
     ) -> None:
         scaling = ScaledObject(min_replica_count=2, max_replica_count=15)
         autoscaler, replicas = Autoscaler(scaling), start
-        for sync, wish in enumerate(wishes):
+        for sync, count in enumerate(counts):
             before = replicas
-            replicas = autoscaler.decide(15.0 * sync, replicas, [wish])
+            replicas = autoscaler.decide(15.0 * sync, replicas, [count])
             assert 2 <= replicas <= 15
             assert replicas <= max(before + 4, 2 * before)
 
 
 class TestActivation:
-    def test_more_than_the_threshold_activates(self) -> None:
-        """KEDA: not at the value, but above it."""
+    def test_a_count_over_the_threshold_activates(self) -> None:
+        """KEDA: above the value, not at it."""
         scaling = ScaledObject(activation_message_count=2)
         assert Activation(scaling, 0.0).decide(0.0, 0, [2]) == 0
         assert Activation(scaling, 0.0).decide(0.0, 0, [3]) == 1
 
-    def test_activation_comes_before_scaling(self) -> None:
+    def test_activation_takes_precedence_over_scaling(self) -> None:
         """KEDA: with threshold 10 and activation 50, 40 messages scale to zero."""
         scaling = ScaledObject(message_count=10, activation_message_count=50)
         activation = Activation(scaling, 0.0)
         assert Autoscaler(scaling).decide(0.0, 2, [40]) == 4
         assert activation.decide(1.0, 4, [40]) == 0
 
-    def test_the_first_are_the_minimum(self) -> None:
-        """KEDA: with idleReplicaCount 0 and minReplicaCount 10, activity brings ten at once."""
+    def test_activation_starts_the_minimum(self) -> None:
+        """KEDA: with idleReplicaCount 0 and minReplicaCount 10, activity starts ten at once."""
         scaling = ScaledObject(min_replica_count=10, idle_replica_count=0)
         activation = Activation(scaling, 0.0)
         assert activation.decide(0.0, 0, [1]) == 10
         assert activation.decide(100.0, 10, [0]) == 10
         assert activation.decide(301.0, 10, [0]) == 0
 
-    def test_a_minimum_is_kept_without_work(self) -> None:
+    def test_the_minimum_stays_without_work(self) -> None:
         assert Activation(ScaledObject(min_replica_count=2), 0.0).decide(0.0, 0, [0]) == 2
         assert Activation(ScaledObject(min_replica_count=2), 0.0).decide(900.0, 5, [0]) == 5
 
-    def test_cools_down_from_the_last_activity(self) -> None:
+    def test_the_cooldown_starts_at_the_last_activity(self) -> None:
         activation = Activation(ScaledObject(), 0.0)
         assert activation.decide(0.0, 0, [9]) == 1
         assert activation.decide(30.0, 1, [9]) == 1
@@ -172,17 +178,17 @@ class TestActivation:
         assert activation.decide(330.0, 1, [0]) == 1
         assert activation.decide(330.1, 1, [0]) == 0
 
-    def test_the_initial_cooldown_counts_where_nothing_was_ever_active(self) -> None:
+    def test_the_initial_cooldown_applies_before_any_activity(self) -> None:
         activation = Activation(ScaledObject(initial_cooldown_period_seconds=120.0), 1000.0)
         assert activation.decide(1100.0, 3, [0]) == 3
         assert activation.decide(1121.0, 3, [0]) == 0
 
-    def test_an_error_changes_nothing(self) -> None:
+    def test_an_unknown_count_changes_nothing(self) -> None:
         activation = Activation(ScaledObject(), 0.0)
         assert activation.decide(900.0, 3, [None]) == 3
         assert activation.decide(900.0, 0, [None, 1]) == 1, "another queue has work"
 
-    def test_activity_beside_an_error_does_not_begin_the_cooldown_anew(self) -> None:
+    def test_activity_with_an_unknown_count_does_not_restart_the_cooldown(self) -> None:
         activation = Activation(ScaledObject(), 0.0)
         assert activation.decide(0.0, 0, [1, 0]) == 1
         assert activation.decide(200.0, 1, [1, None]) == 1
@@ -190,8 +196,8 @@ class TestActivation:
 
 
 class TestScaler:
-    def test_a_burst_from_zero_and_back(self) -> None:
-        """Each at its own pace: KEDA every 30 s, the autoscaler every 15 s."""
+    def test_a_burst_scales_from_zero_and_back(self) -> None:
+        """KEDA decides every 30 s, the autoscaler every 15 s."""
         scaler = Scaler(ScaledObject(max_replica_count=8), 0.0)
         seen = {}
         now = 0.0
@@ -203,9 +209,7 @@ class TestScaler:
         assert seen[510.0] == 0
 
     @given(st.lists(st.one_of(st.none(), st.integers(0, 300)), min_size=1, max_size=80))
-    def test_whatever_comes_it_stays_in_bounds_and_ends_at_zero(
-        self, counts: list[int | None]
-    ) -> None:
+    def test_replicas_stay_in_bounds_and_end_at_zero(self, counts: list[int | None]) -> None:
         scaler = Scaler(ScaledObject(max_replica_count=7), 0.0)
         for second, count in enumerate(counts):
             replicas = scaler.step(10.0 * second, [count])
@@ -227,6 +231,6 @@ class TestScaler:
         {"polling_interval_seconds": 0},
     ],
 )
-def test_contradictions_are_refused(numbers: dict[str, Any]) -> None:
+def test_contradictory_settings_are_refused(numbers: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"messages|replicas|interval"):
         ScaledObject(**numbers)

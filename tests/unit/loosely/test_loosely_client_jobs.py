@@ -1,4 +1,4 @@
-"""What both clients do, each test run with each of them."""
+"""How both clients submit jobs, wait for them and list them."""
 
 import pytest
 
@@ -21,16 +21,16 @@ from loosely import (
     UnexpectedAnswer,
     WaitTimedOut,
 )
-from tests.unit.loosely.both_clients import Clock, Make
+from tests.unit.loosely.both_clients import Connect, ManualClock
 from tests.unit.loosely.scripted_gateway import (
     HANG_UP,
     JOB_ID,
     SUCCEEDED,
-    Answer,
     ScriptedGateway,
-    answer,
+    ScriptedResponse,
     job_document,
-    problem,
+    json_response,
+    problem_response,
 )
 
 JPEG = b"\xff\xd8\xff\xe0 picture"
@@ -39,9 +39,11 @@ QUEUED = job_document("queued")
 RUNNING = job_document("running")
 
 
-def test_a_submit_says_all_that_it_was_given(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [answer(202, QUEUED)]
-    job = make(gateway.url, api_key=KEY).submit(
+def test_submit_sends_the_input_with_all_its_options(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [json_response(202, QUEUED)]
+    job = connect(gateway.url, api_key=KEY).submit(
         JPEG,
         "classifier",
         parameters={"top": 3},
@@ -52,33 +54,33 @@ def test_a_submit_says_all_that_it_was_given(gateway: ScriptedGateway, make: Mak
     )
 
     assert job.status == "queued"
-    [asked] = gateway.asked
-    assert asked.body == JPEG
-    assert asked.target == (
+    [request] = gateway.requests
+    assert request.body == JPEG
+    assert request.target == (
         "/v1/models/classifier/jobs?parameters=%7B%22top%22%3A+3%7D&deadline_seconds=60"
         "&webhook_url=https%3A%2F%2Fexample.org%2F&priority=low"
     )
-    assert asked.headers["prefer"] == "respond-async"
-    assert asked.headers["content-type"] == "image/jpeg"
-    assert asked.headers["idempotency-key"] == "mine"
-    assert asked.headers["authorization"] == f"Bearer {KEY}"
+    assert request.headers["prefer"] == "respond-async"
+    assert request.headers["content-type"] == "image/jpeg"
+    assert request.headers["idempotency-key"] == "mine"
+    assert request.headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_each_submit_has_a_key_that_its_repetitions_keep(
-    gateway: ScriptedGateway, make: Make, clock: Clock
+def test_a_repeated_submit_keeps_its_idempotency_key(
+    gateway: ScriptedGateway, connect: Connect, clock: ManualClock
 ) -> None:
-    gateway.answers = [
+    gateway.responses = [
         HANG_UP,
-        problem(503, "unavailable", "the queue does not answer"),
-        Answer(502, b"<html>a proxy"),
-        answer(202, QUEUED),
-        answer(202, QUEUED),
+        problem_response(503, "unavailable", "the queue does not answer"),
+        ScriptedResponse(502, b"<html>a proxy"),
+        json_response(202, QUEUED),
+        json_response(202, QUEUED),
     ]
-    client = make(gateway.url)
+    client = connect(gateway.url)
     client.submit(JPEG, "classifier")
     client.submit(JPEG, "classifier")
 
-    *first, second = [asked.headers["idempotency-key"] for asked in gateway.asked]
+    *first, second = [request.headers["idempotency-key"] for request in gateway.requests]
     assert len(first) == 4
     assert len(set(first)) == 1
     assert second not in first
@@ -86,30 +88,34 @@ def test_each_submit_has_a_key_that_its_repetitions_keep(
         assert widest / 2 <= slept <= widest
 
 
-def test_retry_after_is_kept(gateway: ScriptedGateway, make: Make, clock: Clock) -> None:
-    busy = problem(429, "rate-limited", "5 a second are allowed")
-    gateway.answers = [
-        Answer(429, busy.body, {**busy.headers, "retry-after": "7"}),
-        answer(202, QUEUED),
+def test_a_retry_waits_for_retry_after(
+    gateway: ScriptedGateway, connect: Connect, clock: ManualClock
+) -> None:
+    busy = problem_response(429, "rate-limited", "5 a second are allowed")
+    gateway.responses = [
+        ScriptedResponse(429, busy.body, {**busy.headers, "retry-after": "7"}),
+        json_response(202, QUEUED),
     ]
-    make(gateway.url).submit(JPEG, "classifier")
+    connect(gateway.url).submit(JPEG, "classifier")
     assert clock.slept == [7.0]
 
 
-def test_a_pause_beyond_the_limit_is_not_begun(
-    gateway: ScriptedGateway, make: Make, clock: Clock
+def test_a_retry_after_over_the_limit_raises_at_once(
+    gateway: ScriptedGateway, connect: Connect, clock: ManualClock
 ) -> None:
-    busy = problem(503, "saturated", "the queue is long")
-    gateway.answers = [Answer(503, busy.body, {**busy.headers, "retry-after": "61"})]
+    busy = problem_response(503, "saturated", "the queue is long")
+    gateway.responses = [ScriptedResponse(503, busy.body, {**busy.headers, "retry-after": "61"})]
     with pytest.raises(Overloaded) as caught:
-        make(gateway.url).submit(JPEG, "classifier")
+        connect(gateway.url).submit(JPEG, "classifier")
     assert caught.value.retry_after_seconds == 61
     assert clock.slept == []
 
 
-def test_a_gateway_that_stays_away_is_given_up(make: Make, clock: Clock) -> None:
+def test_an_unreachable_gateway_is_given_up_after_the_limit(
+    connect: Connect, clock: ManualClock
+) -> None:
     with pytest.raises(GatewayUnreachable):
-        make("http://127.0.0.1:9", retry=Retry(total_seconds=20)).get(JOB_ID)
+        connect("http://127.0.0.1:9", retry=Retry(total_seconds=20)).get(JOB_ID)
     assert 10 < clock.now <= 20
 
 
@@ -128,12 +134,12 @@ def test_a_gateway_that_stays_away_is_given_up(make: Make, clock: Clock) -> None
     ],
 )
 def test_a_refusal_is_not_repeated(
-    gateway: ScriptedGateway, make: Make, status: int, code: str, kind: type[Problem]
+    gateway: ScriptedGateway, connect: Connect, status: int, code: str, kind: type[Problem]
 ) -> None:
-    gateway.answers = [problem(status, code, "no", trace_id="t", retryable=False)]
+    gateway.responses = [problem_response(status, code, "no", trace_id="t", retryable=False)]
     with pytest.raises(kind) as caught:
-        make(gateway.url).submit(JPEG, "classifier")
-    assert len(gateway.asked) == 1
+        connect(gateway.url).submit(JPEG, "classifier")
+    assert len(gateway.requests) == 1
     assert (caught.value.status, caught.value.code) == (status, code)
     assert (caught.value.trace_id, caught.value.retryable, caught.value.job) == ("t", False, None)
 
@@ -148,155 +154,162 @@ def test_a_refusal_is_not_repeated(
         (409, "cancelled", "cancelled", JobCancelled),
     ],
 )
-def test_a_job_that_ended_is_not_submitted_again(  # noqa: PLR0917 - the table's columns
+def test_a_job_that_ended_without_a_result_raises_its_error(  # noqa: PLR0917 - the table's columns
     gateway: ScriptedGateway,
-    make: Make,
+    connect: Connect,
     http_status: int,
     status: str,
     code: str,
     kind: type[JobEnded],
 ) -> None:
     job = job_document(status, error={"code": code, "message": "no", "retryable": True})
-    gateway.answers = [problem(http_status, code, "no", job=job)]
+    gateway.responses = [problem_response(http_status, code, "no", job=job)]
     with pytest.raises(kind):
-        make(gateway.url).run(JPEG, "classifier")
-    assert len(gateway.asked) == 1
+        connect(gateway.url).run(JPEG, "classifier")
+    assert len(gateway.requests) == 1
 
-    # The same job, when its end is learnt by asking.
-    gateway.answers = [answer(200, job)]
+    # The same job, if its end is found by polling.
+    gateway.responses = [json_response(200, job)]
     with pytest.raises(kind) as caught:
-        make(gateway.url).wait(JOB_ID)
+        connect(gateway.url).wait(JOB_ID)
     assert caught.value.job is not None
     assert caught.value.job.status == status
     assert caught.value.code == code
 
 
 def test_run_waits_through_lost_connections_and_restarts(
-    gateway: ScriptedGateway, make: Make
+    gateway: ScriptedGateway, connect: Connect
 ) -> None:
-    gateway.answers = [
-        answer(202, QUEUED, retry_after="1"),
+    gateway.responses = [
+        json_response(202, QUEUED, retry_after="1"),
         HANG_UP,
-        Answer(503, b"starting"),
-        answer(200, RUNNING, retry_after="1"),
+        ScriptedResponse(503, b"starting"),
+        json_response(200, RUNNING, retry_after="1"),
         HANG_UP,
-        answer(200, SUCCEEDED),
+        json_response(200, SUCCEEDED),
     ]
-    job = make(gateway.url).run(JPEG, "classifier")
+    job = connect(gateway.url).run(JPEG, "classifier")
 
     assert job.result["labels"][0]["label"] == "Egyptian cat"
-    assert [asked.method for asked in gateway.asked] == ["POST", *["GET"] * 5]
-    assert {asked.headers["prefer"] for asked in gateway.asked} == {"wait=60"}
+    assert [request.method for request in gateway.requests] == ["POST", *["GET"] * 5]
+    assert {request.headers["prefer"] for request in gateway.requests} == {"wait=60"}
 
 
-def test_a_gateway_that_does_not_wait_is_not_hurried(
-    gateway: ScriptedGateway, make: Make, clock: Clock
+def test_wait_pauses_if_the_gateway_answers_at_once(
+    gateway: ScriptedGateway, connect: Connect, clock: ManualClock
 ) -> None:
-    gateway.answers = [
-        answer(200, QUEUED, retry_after="2"),
-        answer(200, QUEUED),
-        answer(200, SUCCEEDED),
+    gateway.responses = [
+        json_response(200, QUEUED, retry_after="2"),
+        json_response(200, QUEUED),
+        json_response(200, SUCCEEDED),
     ]
-    make(gateway.url).wait(JOB_ID)
+    connect(gateway.url).wait(JOB_ID)
     assert clock.slept == [2.0, 1.0]
 
 
-def test_a_caller_who_has_waited_enough_learns_which_job_goes_on(
-    gateway: ScriptedGateway, make: Make
+def test_the_end_of_the_wait_raises_with_the_job_id(
+    gateway: ScriptedGateway, connect: Connect
 ) -> None:
-    gateway.answers = [answer(202, QUEUED), answer(200, QUEUED, retry_after="4")]
+    gateway.responses = [json_response(202, QUEUED), json_response(200, QUEUED, retry_after="4")]
     with pytest.raises(WaitTimedOut, match="has not ended after 10 s") as caught:
-        make(gateway.url).run(JPEG, "classifier", wait_seconds=10)
+        connect(gateway.url).run(JPEG, "classifier", wait_seconds=10)
     assert caught.value.job_id == JOB_ID
     assert isinstance(caught.value, TimeoutError)
 
 
-def test_a_caller_who_has_waited_enough_does_not_wait_for_an_absent_gateway(
-    make: Make, clock: Clock
+def test_run_gives_an_unreachable_gateway_up_at_the_end_of_the_wait(
+    connect: Connect, clock: ManualClock
 ) -> None:
     with pytest.raises(GatewayUnreachable):
-        make("http://127.0.0.1:9").run(JPEG, "classifier", wait_seconds=5)
+        connect("http://127.0.0.1:9").run(JPEG, "classifier", wait_seconds=5)
     assert clock.now <= 5
 
 
-def test_whoever_gives_up_on_a_gateway_learns_which_job_goes_on(
-    gateway: ScriptedGateway, make: Make
+def test_an_error_during_the_wait_names_the_job_that_continues(
+    gateway: ScriptedGateway, connect: Connect
 ) -> None:
-    gateway.answers = [answer(202, QUEUED), Answer(502, b"a proxy")]
+    gateway.responses = [json_response(202, QUEUED), ScriptedResponse(502, b"a proxy")]
     with pytest.raises(UnexpectedAnswer) as caught:
-        make(gateway.url).run(JPEG, "classifier")
+        connect(gateway.url).run(JPEG, "classifier")
     assert caught.value.__notes__ == [f"job {JOB_ID} continues"]
 
 
 def test_an_upload_slot_with_headers_that_cannot_be_sent_is_refused(
-    gateway: ScriptedGateway, make: Make
+    gateway: ScriptedGateway, connect: Connect
 ) -> None:
     slot = {"upload": "ref-1", "url": f"{gateway.url}/slot", "headers": {"x": "\u00fc"}}
-    gateway.answers = [answer(201, slot)]
+    gateway.responses = [json_response(201, slot)]
     with pytest.raises(UnexpectedAnswer, match="not an upload slot"):
-        make(gateway.url).upload(JPEG, "classifier")
+        connect(gateway.url).upload(JPEG, "classifier")
 
 
-def test_a_job_is_cancelled(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [answer(202, job_document("cancelling"))]
-    assert make(gateway.url).cancel(JOB_ID).status == "cancelling"
-    assert gateway.asked[0].method == "DELETE"
+def test_a_job_is_cancelled(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.responses = [json_response(202, job_document("cancelling"))]
+    assert connect(gateway.url).cancel(JOB_ID).status == "cancelling"
+    assert gateway.requests[0].method == "DELETE"
 
 
-def test_jobs_come_over_all_pages(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [
-        answer(200, {"jobs": [SUCCEEDED, RUNNING], "next_cursor": "a"}),
-        answer(200, {"jobs": [], "next_cursor": "b"}),
-        answer(200, {"jobs": [QUEUED], "next_cursor": None}),
+def test_jobs_lists_all_pages(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.responses = [
+        json_response(200, {"jobs": [SUCCEEDED, RUNNING], "next_cursor": "a"}),
+        json_response(200, {"jobs": [], "next_cursor": "b"}),
+        json_response(200, {"jobs": [QUEUED], "next_cursor": None}),
     ]
-    jobs = make(gateway.url).jobs(model="classifier")
+    jobs = connect(gateway.url).jobs(model="classifier")
     assert [job.status for job in jobs] == ["succeeded", "running", "queued"]
-    assert [asked.target for asked in gateway.asked] == [
+    assert [request.target for request in gateway.requests] == [
         "/v1/jobs?model=classifier",
         "/v1/jobs?model=classifier&cursor=a",
         "/v1/jobs?model=classifier&cursor=b",
     ]
 
 
-def test_models_keep_what_is_not_known_here(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [answer(200, {"models": [{"name": "noop", "novel": 1}, "odd"]})]
-    [model] = make(gateway.url).models()
+def test_models_keep_unknown_members(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.responses = [json_response(200, {"models": [{"name": "noop", "novel": 1}, "odd"]})]
+    [model] = connect(gateway.url).models()
     assert (model.name, model.document["novel"]) == ("noop", 1)
 
 
-def test_the_key_of_the_environment_is_used_and_never_shown(
-    gateway: ScriptedGateway, make: Make, monkeypatch: pytest.MonkeyPatch
+def test_the_api_key_of_the_environment_is_sent_and_never_shown(
+    gateway: ScriptedGateway, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOSELY_API_KEY", KEY)
-    gateway.answers = [problem(401, "unauthenticated", "the key is not known")]
-    face = make(gateway.url)
+    gateway.responses = [problem_response(401, "unauthenticated", "the key is not known")]
+    client = connect(gateway.url)
     with pytest.raises(AccessDenied) as caught:
-        face.get(JOB_ID)
-    assert gateway.asked[0].headers["authorization"] == f"Bearer {KEY}"
-    shown = repr(face.client) + repr(vars(face.client)) + repr(caught.value) + str(caught.value)
+        client.get(JOB_ID)
+    assert gateway.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    shown = repr(client.client) + repr(vars(client.client)) + repr(caught.value) + str(caught.value)
     assert KEY not in shown
 
 
-@pytest.mark.parametrize("key", ["a\nb", "schl\u00fcssel", " "])
-def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(make: Make, key: str) -> None:
-    with pytest.raises(ValueError, match="the API key") as caught:
-        make("http://127.0.0.1:9", api_key=key)
-    assert key.strip() in {"", *()} or key not in str(caught.value)
+@pytest.mark.parametrize("key", ["a\nb", "schl\u00fcssel"])
+def test_an_api_key_that_cannot_be_sent_is_refused_and_not_shown(
+    connect: Connect, key: str
+) -> None:
+    with pytest.raises(ValueError, match="the API key has") as caught:
+        connect("http://127.0.0.1:9", api_key=key)
+    assert key not in str(caught.value)
 
 
-def test_a_wait_that_no_gateway_takes_is_refused(make: Make) -> None:
+def test_a_blank_api_key_is_refused(connect: Connect) -> None:
+    with pytest.raises(ValueError, match="the API key is blank"):
+        connect("http://127.0.0.1:9", api_key=" ")
+
+
+def test_a_wait_over_the_gateways_limit_is_refused(connect: Connect) -> None:
     with pytest.raises(ValueError, match="from 0 to 200"):
-        make("http://127.0.0.1:9").submit(JPEG, "classifier", wait_seconds=201)
+        connect("http://127.0.0.1:9").submit(JPEG, "classifier", wait_seconds=201)
 
 
-def test_a_job_shows_what_it_knows(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [
-        answer(
+def test_a_job_has_the_members_of_its_document(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.responses = [
+        json_response(
             200,
             job_document("queued", queue={"position": 3, "eta_seconds": 1.5, "phase": "x"}, new=1),
         )
     ]
-    job = make(gateway.url).get(JOB_ID)
+    job = connect(gateway.url).get(JOB_ID)
     assert isinstance(job, Job)
     assert job.created_at is not None
     assert job.created_at.tzinfo is not None

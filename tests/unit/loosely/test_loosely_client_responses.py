@@ -16,15 +16,15 @@ from loosely import (
     UnexpectedAnswer,
 )
 from loosely.client.errors import read_problem
-from tests.unit.loosely.both_clients import Make
+from tests.unit.loosely.both_clients import Connect
 from tests.unit.loosely.scripted_gateway import (
     JOB_ID,
     SUCCEEDED,
-    Answer,
     ScriptedGateway,
-    answer,
+    ScriptedResponse,
     job_document,
-    problem,
+    json_response,
+    problem_response,
 )
 
 ONCE = Retry(total_seconds=0)
@@ -37,49 +37,53 @@ def nobody_listens() -> str:
 
 
 def test_submit_sends_the_bytes_with_their_type_and_the_wait(
-    gateway: ScriptedGateway, make: Make
+    gateway: ScriptedGateway, connect: Connect
 ) -> None:
-    gateway.answers = [answer(200, SUCCEEDED)]
-    client = make(gateway.url, retry=ONCE)
+    gateway.responses = [json_response(200, SUCCEEDED)]
+    client = connect(gateway.url, retry=ONCE)
     job = client.submit(JPEG, "classifier", wait_seconds=7, deadline_seconds=60)
 
-    [asked] = gateway.asked
-    assert (asked.method, asked.target) == (
+    [request] = gateway.requests
+    assert (request.method, request.target) == (
         "POST",
         "/v1/models/classifier/jobs?deadline_seconds=60",
     )
-    assert asked.body == JPEG
-    assert asked.headers["content-type"] == "image/jpeg"
-    assert asked.headers["prefer"] == "wait=7"
-    assert asked.headers["user-agent"].startswith("loosely/")
+    assert request.body == JPEG
+    assert request.headers["content-type"] == "image/jpeg"
+    assert request.headers["prefer"] == "wait=7"
+    assert request.headers["user-agent"].startswith("loosely/")
     assert job.is_final
     assert job.id == JOB_ID
     assert job.result["labels"][0]["label"] == "Egyptian cat"
     assert json.loads(job.body) == SUCCEEDED
 
 
-def test_no_wait_asks_for_an_answer_at_once(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [answer(202, job_document("queued"), retry_after="3")]
-    client = make(gateway.url, retry=ONCE)
+def test_submit_without_a_wait_prefers_respond_async(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [json_response(202, job_document("queued"), retry_after="3")]
+    client = connect(gateway.url, retry=ONCE)
     job = client.submit(JPEG, "classifier", wait_seconds=0)
 
-    assert gateway.asked[0].headers["prefer"] == "respond-async"
+    assert gateway.requests[0].headers["prefer"] == "respond-async"
     assert not job.is_final
     assert job.retry_after_seconds == 3.0
 
 
-def test_names_cannot_leave_their_place_in_the_path(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [problem(404, "unknown-job", "no such job")]
-    client = make(gateway.url, retry=ONCE)
+def test_a_job_id_is_escaped_in_the_path(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.responses = [problem_response(404, "unknown-job", "no such job")]
+    client = connect(gateway.url, retry=ONCE)
     with pytest.raises(RequestRefused):
         client.get("../models?x=/#y")
 
-    assert gateway.asked[0].target == "/v1/jobs/..%2Fmodels%3Fx%3D%2F%23y"
+    assert gateway.requests[0].target == "/v1/jobs/..%2Fmodels%3Fx%3D%2F%23y"
 
 
-def test_a_refusal_carries_what_the_problem_says(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [
-        Answer(
+def test_a_refusal_has_the_members_of_the_problem_document(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [
+        ScriptedResponse(
             429,
             json.dumps(
                 {
@@ -94,7 +98,7 @@ def test_a_refusal_carries_what_the_problem_says(gateway: ScriptedGateway, make:
             {"content-type": "application/problem+json", "retry-after": "2"},
         )
     ]
-    client = make(gateway.url, retry=ONCE)
+    client = connect(gateway.url, retry=ONCE)
     with pytest.raises(RequestRefused) as caught:
         client.submit(JPEG, "classifier")
 
@@ -106,12 +110,14 @@ def test_a_refusal_carries_what_the_problem_says(gateway: ScriptedGateway, make:
     assert error.job is None
 
 
-def test_a_job_that_failed_within_the_wait_comes_with_the_problem(
-    gateway: ScriptedGateway, make: Make
+def test_a_job_that_fails_within_the_wait_is_in_the_error(
+    gateway: ScriptedGateway, connect: Connect
 ) -> None:
     failed = job_document("failed", error={"code": "inference-failed"})
-    gateway.answers = [problem(500, "inference-failed", "out of memory", job=failed, attempt=2)]
-    client = make(gateway.url, retry=ONCE)
+    gateway.responses = [
+        problem_response(500, "inference-failed", "out of memory", job=failed, attempt=2)
+    ]
+    client = connect(gateway.url, retry=ONCE)
     with pytest.raises(JobEnded) as caught:
         client.submit(JPEG, "classifier")
 
@@ -120,9 +126,9 @@ def test_a_job_that_failed_within_the_wait_comes_with_the_problem(
     assert caught.value.attempt == 2
 
 
-def test_no_answer_is_told_from_a_refusal(make: Make) -> None:
+def test_a_failed_connection_raises_gateway_unreachable(connect: Connect) -> None:
     url = nobody_listens()
-    client = make(url, retry=ONCE)
+    client = connect(url, retry=ONCE)
     with pytest.raises(GatewayUnreachable, match="cannot be reached") as caught:
         client.submit(JPEG, "classifier")
     assert caught.value.url == url
@@ -131,67 +137,69 @@ def test_no_answer_is_told_from_a_refusal(make: Make) -> None:
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        (Answer(200, b"<html>hello</html>"), "not a job"),
-        (Answer(200, b'{"id": "x"}'), "not a job"),
-        (Answer(404, b"not found"), "without a problem document"),
-        (Answer(500, b'["a list"]'), "without a problem document"),
-        (Answer(500, b"[" * 100_000), "without a problem document"),
-        (Answer(301, b"", {"location": "/elsewhere"}), "without a problem document"),
+        (ScriptedResponse(200, b"<html>hello</html>"), "not a job"),
+        (ScriptedResponse(200, b'{"id": "x"}'), "not a job"),
+        (ScriptedResponse(404, b"not found"), "without a problem document"),
+        (ScriptedResponse(500, b'["a list"]'), "without a problem document"),
+        (ScriptedResponse(500, b"[" * 100_000), "without a problem document"),
+        (ScriptedResponse(301, b"", {"location": "/elsewhere"}), "without a problem document"),
     ],
 )
-def test_another_server_is_not_mistaken_for_a_gateway(
-    gateway: ScriptedGateway, make: Make, reply: Answer, reason: str
+def test_a_response_of_another_server_is_unexpected(
+    gateway: ScriptedGateway, connect: Connect, reply: ScriptedResponse, reason: str
 ) -> None:
-    gateway.answers = [reply]
-    client = make(gateway.url, retry=ONCE)
+    gateway.responses = [reply]
+    client = connect(gateway.url, retry=ONCE)
     with pytest.raises(UnexpectedAnswer, match=reason):
         client.get(JOB_ID)
 
 
-def test_a_result_comes_in_its_own_type(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [Answer(200, b"\x89PNG mask", {"content-type": "image/png"})]
-    client = make(gateway.url, retry=ONCE)
+def test_a_result_keeps_its_media_type(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.responses = [ScriptedResponse(200, b"\x89PNG mask", {"content-type": "image/png"})]
+    client = connect(gateway.url, retry=ONCE)
     result = client.result(JOB_ID)
 
     assert result == Result(b"\x89PNG mask", "image/png")
-    assert gateway.asked[0].target == f"/v1/jobs/{JOB_ID}/result"
+    assert gateway.requests[0].target == f"/v1/jobs/{JOB_ID}/result"
 
 
-def test_no_result_yet_is_the_job(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [answer(202, job_document("running"), retry_after="1")]
-    client = make(gateway.url, retry=ONCE)
+def test_the_result_of_a_running_job_is_the_job(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.responses = [json_response(202, job_document("running"), retry_after="1")]
+    client = connect(gateway.url, retry=ONCE)
     result = client.result(JOB_ID)
 
     assert isinstance(result, Job)
     assert result.status == "running"
 
 
-def test_a_large_result_is_fetched_from_where_it_lies(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [
-        Answer(303, b"", {"location": "/blobs/x?sig=secret"}),
-        Answer(200, b"large", {"content-type": "image/png"}),
+def test_a_large_result_is_fetched_from_the_store(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [
+        ScriptedResponse(303, b"", {"location": "/blobs/x?sig=secret"}),
+        ScriptedResponse(200, b"large", {"content-type": "image/png"}),
     ]
-    client = make(gateway.url, retry=ONCE)
+    client = connect(gateway.url, retry=ONCE)
     assert client.result(JOB_ID) == Result(b"large", "image/png")
-    assert gateway.asked[1].target == "/blobs/x?sig=secret"
+    assert gateway.requests[1].target == "/blobs/x?sig=secret"
 
 
-def test_a_link_that_leads_nowhere_is_not_shown(gateway: ScriptedGateway, make: Make) -> None:
-    gateway.answers = [
-        Answer(303, b"", {"location": "/blobs/x?sig=secret"}),
-        Answer(403, b"expired"),
+def test_a_failed_fetch_from_the_store_does_not_show_the_url(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [
+        ScriptedResponse(303, b"", {"location": "/blobs/x?sig=secret"}),
+        ScriptedResponse(403, b"expired"),
     ]
-    client = make(gateway.url, retry=ONCE)
+    client = connect(gateway.url, retry=ONCE)
     with pytest.raises(UnexpectedAnswer) as caught:
         client.result(JOB_ID)
     assert "secret" not in str(caught.value)
 
 
-def test_a_redirect_to_nowhere_is_an_unexpected_answer(
-    gateway: ScriptedGateway, make: Make
-) -> None:
-    gateway.answers = [Answer(303, b"", {"location": "http://h:99999/"})]
-    client = make(gateway.url, retry=ONCE)
+def test_a_redirect_without_a_url_is_unexpected(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.responses = [ScriptedResponse(303, b"", {"location": "http://h:99999/"})]
+    client = connect(gateway.url, retry=ONCE)
     with pytest.raises(UnexpectedAnswer, match="not a URL"):
         client.result(JOB_ID)
 
@@ -199,13 +207,13 @@ def test_a_redirect_to_nowhere_is_an_unexpected_answer(
 @pytest.mark.parametrize(
     "url", ["", "localhost:7071", "ftp://host/", "http://", "http://h:99999", "http://[::"]
 )
-def test_a_url_that_is_none_is_refused(make: Make, url: str) -> None:
+def test_an_invalid_url_is_refused(connect: Connect, url: str) -> None:
     with pytest.raises(ValueError, match="is not an http"):
-        make(url)
+        connect(url)
 
 
 @given(st.binary())
-def test_any_bytes_are_a_problem_or_none(body: bytes) -> None:
+def test_read_problem_accepts_any_bytes(body: bytes) -> None:
     assert read_problem(500, body, None) is None or isinstance(
         read_problem(500, body, None), Problem
     )
@@ -220,7 +228,7 @@ def test_any_bytes_are_a_problem_or_none(body: bytes) -> None:
         ),
     )
 )
-def test_any_json_is_read_or_refused(document: object) -> None:
+def test_read_problem_and_job_accept_any_json(document: object) -> None:
     body = json.dumps(document).encode()
     job = Job.from_body(body)
     assert job is None or isinstance(job.status, str)

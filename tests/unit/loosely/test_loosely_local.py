@@ -41,7 +41,7 @@ class TestBackoff:
         delays = [backoff.next_delay(1.0) for _ in range(8)]
         assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
-    def test_starts_over_after_a_minute_up(self) -> None:
+    def test_starts_again_after_a_run_of_a_minute(self) -> None:
         backoff = RestartBackoff()
         for _ in range(5):
             backoff.next_delay(1.0)
@@ -55,10 +55,10 @@ class TestPorts:
             functions=7071, servicebus=5672, servicebus_admin=5300, blobs=10000, worker_health=8081
         )
 
-    def test_a_base_gives_five_in_a_row(self) -> None:
+    def test_a_base_gives_five_ports_in_a_row(self) -> None:
         assert Ports.from_base(9000) == Ports(9000, 9001, 9002, 9003, 9004)
 
-    def test_a_busy_port_is_named_with_its_holder_and_others_offered(self) -> None:
+    def test_a_busy_port_is_reported_with_its_process_and_free_ports(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
             with pytest.raises(PortBusy) as caught:
@@ -67,20 +67,20 @@ class TestPorts:
         assert first.startswith(f"port {port} (functions) is taken by process {os.getpid()} (")
         assert second.startswith("stop it, or choose other ports: loosely up --port ")
 
-    def test_a_listener_on_all_addresses_is_in_the_way_too(self) -> None:
+    def test_a_port_taken_on_all_addresses_is_busy(self) -> None:
         with (
             socket.create_server(("0.0.0.0", 0)) as server,
             pytest.raises(PortBusy),
         ):
             check_ports({"functions": server.getsockname()[1]})
 
-    def test_free_ports_are_no_reason_to_refuse(self) -> None:
+    def test_free_ports_are_accepted(self) -> None:
         base = free_base(20000)
         check_ports({"functions": base, "servicebus": base + 1})
 
 
 class TestLogs:
-    def test_the_last_run_is_put_aside(self, tmp_path: Path) -> None:
+    def test_rotate_keeps_the_log_of_the_last_run(self, tmp_path: Path) -> None:
         log = PartLog(tmp_path / "logs" / "worker.log")
         log.rotate()
         log.path.write_text("before\n")
@@ -88,7 +88,7 @@ class TestLogs:
         assert not log.path.exists()
         assert (tmp_path / "logs" / "worker.log.1").read_text() == "before\n"
 
-    def test_last_words_are_those_of_the_present_run(self, tmp_path: Path) -> None:
+    def test_tail_returns_lines_of_the_present_run_only(self, tmp_path: Path) -> None:
         log = PartLog(tmp_path / "worker.log")
         for text in (b"first run\n", b"one\n\ntwo \x1b[31mred\n"):
             descriptor = log.open()
@@ -98,7 +98,7 @@ class TestLogs:
         os.close(log.open())
         assert log.last_line() == ""
 
-    def test_a_log_over_its_limit_is_cut_and_written_on(self, tmp_path: Path) -> None:
+    def test_a_log_over_its_limit_is_truncated_while_it_is_written(self, tmp_path: Path) -> None:
         log = PartLog(tmp_path / "worker.log", limit_bytes=10)
         descriptor = log.open()
         os.write(descriptor, b"0123456789")
@@ -114,7 +114,7 @@ class TestLogs:
 
 
 class TestData:
-    def test_the_directory_has_one_owner(self, tmp_path: Path) -> None:
+    def test_a_data_directory_has_one_owner(self, tmp_path: Path) -> None:
         with (
             lock_directory(tmp_path),
             pytest.raises(DataInUse, match=f"process {os.getpid()}"),
@@ -130,7 +130,7 @@ class TestData:
         assert len(key) == 44
         assert (tmp_path / "reply-token.key").stat().st_mode & 0o777 == 0o600
 
-    def test_what_runs_is_read_back(self, tmp_path: Path) -> None:
+    def test_a_written_state_is_read_back(self, tmp_path: Path) -> None:
         part = RunningPart(7, {"worker health": 8081}, "worker.log", ready=True)
         system = RunningSystem(os.getpid(), "http://127.0.0.1:7071", {"worker": part})
         system.write(tmp_path)
@@ -142,32 +142,32 @@ class TestData:
     @pytest.mark.parametrize(
         "text", ["", "[]", "null", "{}", '{"pid": "x", "url": "", "parts": {}}', "\xff"]
     )
-    def test_a_record_that_is_none_is_as_if_nothing_ran(self, tmp_path: Path, text: str) -> None:
+    def test_an_invalid_state_file_reads_as_none(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "up.json").write_text(text, "latin-1")
         assert RunningSystem.read(tmp_path) is None
 
-    def test_a_record_left_by_a_kill_is_as_if_nothing_ran(self, tmp_path: Path) -> None:
+    def test_a_state_file_of_a_dead_process_reads_as_none(self, tmp_path: Path) -> None:
         document = {"pid": 2**22 + 1, "url": "http://127.0.0.1:1", "parts": {}}
         (tmp_path / "up.json").write_text(json.dumps(document))
         assert RunningSystem.read(tmp_path) is None
 
 
 class TestSystem:
-    def test_the_order_is_that_of_reliance(self) -> None:
+    def test_parts_are_in_the_order_of_their_names(self) -> None:
         assert tuple(part.name for part in loosely_parts(settings())) == PART_NAMES
 
-    def test_every_port_is_looked_at_before_the_start(self) -> None:
+    def test_parts_list_all_their_ports(self) -> None:
         ports = [port for part in loosely_parts(settings()) for port in part.ports.values()]
         assert sorted(ports) == [9000, 9001, 9002, 9003, 9004]
 
-    def test_no_key_is_on_a_command_line_or_shown(self) -> None:
+    def test_keys_are_not_in_commands_and_not_in_repr(self) -> None:
         for part in loosely_parts(settings()):
             for secret in ("c2VjcmV0", "SAS_KEY_VALUE", "AccountKey"):
                 assert secret not in " ".join(part.command)
                 assert secret not in repr(part)
         assert "c2VjcmV0" not in repr(settings())
 
-    def test_gateway_and_worker_find_what_they_need(self) -> None:
+    def test_gateway_and_worker_have_the_settings_they_need(self) -> None:
         _, _, functions, worker = loosely_parts(settings())
         assert functions.environment["GATEWAY_BASE_URL"] == "http://127.0.0.1:9000"
         assert functions.environment["REPLY_TOKEN_KEYS"] == "c2VjcmV0"
@@ -178,14 +178,14 @@ class TestSystem:
             assert "sb://localhost:9001;" in part.environment["SERVICE_BUS"]
             assert "127.0.0.1:9003/devstoreaccount1;" in part.environment["PAYLOAD_STORAGE"]
 
-    def test_another_catalogue_reaches_all_who_read_it(self) -> None:
+    def test_the_users_catalogue_reaches_all_parts_that_read_it(self) -> None:
         _, servicebus, functions, worker = loosely_parts(settings(catalogue=Path("/m.toml")))
         assert servicebus.preparation is not None
         assert servicebus.preparation.command[-1] == "/m.toml"
         assert functions.environment["MODEL_CATALOGUE"] == "/m.toml"
         assert worker.environment["MODEL_CATALOGUE"] == "/m.toml"
 
-    def test_users_settings_pass_and_loopback_needs_no_proxy(self) -> None:
+    def test_the_users_environment_is_passed_on_and_loopback_needs_no_proxy(self) -> None:
         shared = shared_environment(
             Path("/r"), {"WORKER_X": "1", "PYTHONPATH": "/mine", "no_proxy": "intern"}
         )
@@ -213,7 +213,7 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("only", "without"), [(["gateway"], []), ([], ["x"]), (["worker"], ["worker"])]
     )
-    def test_a_choice_without_sense_is_refused(self, only: list[str], without: list[str]) -> None:
+    def test_a_choice_without_parts_is_refused(self, only: list[str], without: list[str]) -> None:
         with pytest.raises(UnknownPart):
             choose_parts(only, without)
 
@@ -230,7 +230,7 @@ class TestRepository:
             path.touch()
         return root
 
-    def test_is_found_around_the_package_or_above_the_current_directory(
+    def test_the_repository_is_found_around_the_package_or_above_the_current_directory(
         self, tmp_path: Path
     ) -> None:
         elsewhere = tmp_path / "site-packages" / "loosely"
@@ -240,15 +240,13 @@ class TestRepository:
         (root / "docs").mkdir()
         assert find_root(root / "docs", elsewhere) == root
 
-    def test_without_one_the_refusal_says_what_is_needed(self, tmp_path: Path) -> None:
+    def test_without_a_repository_the_error_says_what_to_do(self, tmp_path: Path) -> None:
         with pytest.raises(RepositoryMissing, match="clone of the repository"):
             find_root(tmp_path, tmp_path / "loosely")
 
 
 class TestConsole:
-    def test_plain_lines_where_there_is_no_terminal(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_events_are_lines_without_a_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
         with StatusDisplay(Console(), [WORKER]) as display:
             display.show(events.PartStarted(WORKER, 7))
             display.show(events.PartReady(WORKER, 4.24, is_restart=False))
@@ -264,14 +262,14 @@ class TestConsole:
             "  worker  stopped after 0.5 s",
         ]
 
-    def test_a_table_on_a_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_events_are_a_table_on_a_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
         console = Console(force_terminal=True, width=100, color_system=None)
         with StatusDisplay(console, [WORKER]) as display:
             display.show(events.PartReady(WORKER, 4.24, is_restart=False))
         last = [line for line in capsys.readouterr().out.splitlines() if "worker" in line][-1]
         assert "✓  worker  PyTorch worker  http://127.0.0.1:8081/ready  4.2 s" in last
 
-    def test_the_curl_line_is_whole_at_any_width(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_curl_command_is_not_wrapped(self, capsys: pytest.CaptureFixture[str]) -> None:
         show_usage(
             Console(width=40),
             seconds=3.2,
@@ -292,7 +290,7 @@ class TestConsole:
     ("exit_code", "said"),
     [(3, "exit code 3"), (-9, "killed by SIGKILL"), (-250, "killed by signal 250")],
 )
-def test_how_a_part_ended_is_said_in_words(exit_code: int, said: str) -> None:
+def test_an_exit_code_is_described_in_words(exit_code: int, said: str) -> None:
     assert events.describe_exit(exit_code) == said
 
 
@@ -309,7 +307,7 @@ def test_how_a_part_ended_is_said_in_words(exit_code: int, said: str) -> None:
         (b"", None, False),
     ],
 )
-async def test_ready_is_what_answers_as_agreed(
+async def test_a_probe_succeeds_with_the_expected_status_only(
     answer: bytes, status: int | None, expected: bool
 ) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -323,12 +321,12 @@ async def test_ready_is_what_answers_as_agreed(
         assert await is_ready(Probe(port, "/x", status)) is expected
 
 
-async def test_nobody_there_is_not_ready() -> None:
+async def test_a_closed_port_is_not_ready() -> None:
     assert not await is_ready(Probe(9))
 
 
-def test_the_child_needs_no_package_to_start() -> None:
-    """It runs isolated, before the part: an import of ours would cost it, or break it."""
+def test_child_and_reaper_import_nothing_of_loosely() -> None:
+    """Both run without the package: an import of it would be slow or fail."""
     source = Path(__file__).parents[3] / "loosely" / "local"
     for name in ("child.py", "reaper.py"):
         tree = ast.parse((source / name).read_text())
@@ -345,7 +343,7 @@ class TestEngine:
     def test_the_default_engine_needs_no_options(self) -> None:
         assert build_engine_options(Engine.local, {"--seed": None, "--crash-at": None}) == ()
 
-    def test_faults_are_handed_to_the_functions_part(self) -> None:
+    def test_engine_options_reach_the_functions_part_only(self) -> None:
         options = build_engine_options(
             Engine.azure_storage,
             {
@@ -355,16 +353,16 @@ class TestEngine:
                 "--seed": 7,
             },
         )
-        wanted = "--engine azure-storage --visibility-timeout 2.0 --crash-at before-save:job"
-        assert options == (*wanted.split(), "--crash-at", "after-event", "--seed", "7")
-        made = SystemSettings(
+        expected = "--engine azure-storage --visibility-timeout 2.0 --crash-at before-save:job"
+        assert options == (*expected.split(), "--crash-at", "after-event", "--seed", "7")
+        settings_with_engine = SystemSettings(
             *(Path("/r"), Path("/r/.loosely"), Ports.from_base(9000), "c2VjcmV0", "info"),
             engine_options=options,
         )
-        parts = {part.name: part.command for part in loosely_parts(made)}
+        parts = {part.name: part.command for part in loosely_parts(settings_with_engine)}
         assert parts["functions"][-len(options) :] == options
         assert not any("--engine" in parts[name] for name in parts if name != "functions")
 
-    def test_a_fault_needs_the_other_engine(self) -> None:
+    def test_a_fault_is_refused_without_the_azure_storage_engine(self) -> None:
         with pytest.raises(typer.BadParameter, match="--seed needs --engine azure-storage"):
             build_engine_options(Engine.local, {"--crash-rate": None, "--seed": 0})

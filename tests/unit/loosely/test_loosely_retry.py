@@ -33,14 +33,14 @@ def test_pauses_double_up_to_the_longest() -> None:
     assert pauses == [1, 2, 4, 5, 5]
 
 
-def test_the_gateway_can_ask_for_more_but_not_for_less() -> None:
+def test_retry_after_can_only_lengthen_a_pause() -> None:
     retry = Retry(first_seconds=4)
     assert retry.pause_seconds(problem(503, "saturated", 30), 1, 0, lambda: 0.0) == 30
     assert retry.pause_seconds(problem(503, "saturated", 0), 1, 0, lambda: 0.0) == 2
 
 
 @pytest.mark.parametrize(
-    ("error", "passes"),
+    ("error", "is_transient"),
     [
         (UNREACHABLE, True),
         (problem(429, "rate-limited"), True),
@@ -55,6 +55,6 @@ def test_the_gateway_can_ask_for_more_but_not_for_less() -> None:
         (LooselyError(), False),
     ],
 )
-def test_only_what_may_pass_is_asked_again(error: LooselyError, passes: bool) -> None:
-    assert (Retry().pause_seconds(error, 1, 0) is not None) is passes
+def test_only_transient_errors_are_retried(error: LooselyError, is_transient: bool) -> None:
+    assert (Retry().pause_seconds(error, 1, 0) is not None) is is_transient
     assert Retry(total_seconds=0).pause_seconds(error, 1, 0) is None
