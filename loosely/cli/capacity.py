@@ -45,9 +45,11 @@ NodesOption = Annotated[
 ]
 PerNodeOption = Annotated[int, typer.Option(metavar="N", help="Workers per node.")]
 NodeStartOption = Annotated[float, typer.Option(metavar="S", help="Time until a node has its GPU.")]
-ImagePullOption = Annotated[float, typer.Option(metavar="S", help="Time on each new node.")]
+ImagePullOption = Annotated[
+    float, typer.Option(metavar="S", help="Image pull time on each new node.")
+]
 ModelLoadOption = Annotated[
-    float, typer.Option(metavar="S", help="Time until a worker takes jobs.")
+    float, typer.Option(metavar="S", help="Model load time of each new worker.")
 ]
 JobSecondsOption = Annotated[
     float, typer.Option(metavar="S", help="GPU time of a batch of one job.")
@@ -181,11 +183,11 @@ def _draw(samples: list[Sample], title: str, path: Path) -> None:
 
 
 def _scaling(scale: str, target: int, poll: float, cooldown: float) -> ScaledObject:
-    least, most = _parse_range("--scale", scale)
+    minimum, maximum = _parse_range("--scale", scale)
     return replace(
         DEPLOYED,
-        min_replica_count=least,
-        max_replica_count=most,
+        min_replica_count=minimum,
+        max_replica_count=maximum,
         message_count=target,
         polling_interval_seconds=poll,
         cooldown_period_seconds=cooldown,
@@ -195,15 +197,15 @@ def _scaling(scale: str, target: int, poll: float, cooldown: float) -> ScaledObj
 def _cluster(
     nodes: str, per_node: int, node_start: float, image_pull: float, model_load: float
 ) -> Cluster:
-    least, most = _parse_range("--nodes", nodes)
-    return Cluster(node_start, image_pull, model_load, least, most, per_node)
+    minimum, maximum = _parse_range("--nodes", nodes)
+    return Cluster(node_start, image_pull, model_load, minimum, maximum, per_node)
 
 
 def _parse_range(option: str, text: str) -> tuple[int, int]:
-    least, colon, most = text.partition(":")
-    if not (colon and least.isdecimal() and most.isdecimal()):
+    minimum, colon, maximum = text.partition(":")
+    if not (colon and minimum.isdecimal() and maximum.isdecimal()):
         raise ValueError(f"{option}: expected MIN:MAX as in 0:8, found {text!r}")
-    return int(least), int(most)
+    return int(minimum), int(maximum)
 
 
 def _result_lines(result: SimulationResult) -> list[str]:
@@ -231,7 +233,7 @@ def _times(found: Mapping[str, float]) -> str:
 def _bill_table(found: CostEstimate, load: JobLoad) -> Table:
     """Return the bills side by side."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("a month", no_wrap=True)
+    table.add_column("per month", no_wrap=True)
     for bill in found.bills:
         table.add_column(bill.name, justify="right", no_wrap=True)
     table.add_row("GPU hours", *(f"{bill.gpu_hours:,.0f}" for bill in found.bills))
@@ -239,7 +241,7 @@ def _bill_table(found: CostEstimate, load: JobLoad) -> Table:
         table.add_row(item, *(_sum(bill, item) for bill in found.bills))
     table.add_row("total", *(f"{bill.total:,.2f}" for bill in found.bills), style="bold")
     thousands = load.jobs_per_day * DAYS / 1000
-    table.add_row("for 1,000 jobs", *(f"{bill.total / thousands:,.3f}" for bill in found.bills))
+    table.add_row("per 1,000 jobs", *(f"{bill.total / thousands:,.3f}" for bill in found.bills))
     waits = [_p95(found.on_nodes)] * 2
     if found.on_replicas is not None:
         waits.append(_p95(found.on_replicas))

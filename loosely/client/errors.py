@@ -68,7 +68,7 @@ class Problem(LooselyError):
         detail: What happened, for people.
         retryable: Whether the same request may succeed later.
         retry_after_seconds: How long the gateway asks to wait before that.
-        stage: Where in the job's path the problem arose.
+        stage: The stage of the job in which the problem arose.
         attempt: Which delivery of the job failed, from 1.
         trace_id: The W3C trace of the request.
         job: The job, if the problem is how a job ended.
@@ -130,7 +130,7 @@ class AccessDenied(RequestRefused):
 
 
 class NotFound(RequestRefused):
-    """There is no such model, job, dead letter or path."""
+    """The model, job, dead letter or path does not exist."""
 
 
 class IdempotencyMismatch(RequestRefused):

@@ -106,7 +106,7 @@ class Operations:
             media_type: The input's type. Default: detected from its first bytes or file name.
             parameters: The model's own parameters.
             deadline_seconds: After how long the result is of no use; the job then expires.
-            webhook_url: Where the gateway sends the final job.
+            webhook_url: The URL that the gateway sends the final job to.
             priority: ``"low"`` lets the job wait until no other job of the model waits.
             wait_seconds: From 0 to 200.
             idempotency_key: Makes one job of repeated submits. Default: a new key for each call.
@@ -151,7 +151,7 @@ class Operations:
             media_type: The input's type. Default: detected from its first bytes or file name.
             parameters: The model's own parameters.
             deadline_seconds: After how long the result is of no use; the job then expires.
-            webhook_url: Where the gateway sends the final job.
+            webhook_url: The URL that the gateway sends the final job to.
             priority: ``"low"`` lets the job wait until no other job of the model waits.
             wait_seconds: How long to wait. Default: as long as the job takes.
             idempotency_key: Makes one job of repeated submits. Default: a new key for each call.
@@ -184,7 +184,7 @@ class Operations:
         Raises:
             JobEnded: The job ended without a result.
             WaitTimedOut: ``wait_seconds`` have passed; the job continues.
-            RequestRefused: There is no job with this id.
+            RequestRefused: The job id is unknown.
             GatewayUnreachable: There was no response for longer than ``retry`` or the wait allow.
         """
         return await self._wait(job, wait_seconds, self._give_up_at(wait_seconds))
@@ -193,7 +193,7 @@ class Operations:
         """Return a job, after waiting up to ``wait_seconds`` for its end.
 
         Raises:
-            RequestRefused: There is no job with this id.
+            RequestRefused: The job id is unknown.
         """
         return await self._get(job_id, wait_seconds)
 
@@ -201,7 +201,7 @@ class Operations:
         """Cancel a job and return it: ``cancelling``, or unchanged if it had already ended.
 
         Raises:
-            RequestRefused: There is no job with this id.
+            RequestRefused: The job id is unknown.
         """
         return read_job(await self.send(self.requests.cancel_job(job_id), (200, 202)))
 
@@ -210,7 +210,7 @@ class Operations:
 
         Raises:
             JobEnded: The job ended without a result.
-            RequestRefused: There is no job with this id.
+            RequestRefused: The job id is unknown.
         """
         response = await self.send(self.requests.get_result(job_id), (200, 202, *_REDIRECTS))
         if response.status == 202:
@@ -234,7 +234,7 @@ class Operations:
         changes that follow each other quickly may be seen as one.
 
         Raises:
-            RequestRefused: There is no job with this id.
+            RequestRefused: The job id is unknown.
         """
         seen: tuple[str, Any] | None = None
         wait_seconds = 0
@@ -263,7 +263,7 @@ class Operations:
 
         Raises:
             PayloadTooLarge: The model accepts no input of this size.
-            RequestRefused: There is no such model, or it does not accept this media type.
+            RequestRefused: The model is unknown, or it does not accept this media type.
         """
         return await self._upload(read_payload(source, media_type), model)
 
@@ -275,7 +275,7 @@ class Operations:
         """Return one model.
 
         Raises:
-            NotFound: There is no such model.
+            NotFound: The model is unknown.
         """
         return await self._model(name)
 

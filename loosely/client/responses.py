@@ -40,7 +40,7 @@ def read_job(response: HttpResponse) -> Job:
 
 
 def read_job_page(response: HttpResponse) -> JobPage:
-    """Return the page of jobs in a response. Raises UnexpectedAnswer if there is no page."""
+    """Return the page of jobs in a response. Raises UnexpectedAnswer if the body is not a page."""
     page = JobPage.from_body(response.body)
     if page is None:
         raise _unexpected(response, "a list of jobs")
@@ -48,7 +48,7 @@ def read_job_page(response: HttpResponse) -> JobPage:
 
 
 def read_models(response: HttpResponse) -> tuple[Model, ...]:
-    """Return the models in a response. Raises UnexpectedAnswer if there is no list of models."""
+    """Return the models in a response. Raises UnexpectedAnswer if the body is not a list."""
     document = decode_json(response.body)
     listed = document.get("models") if isinstance(document, dict) else None
     if not isinstance(listed, list):
@@ -73,7 +73,7 @@ def read_upload_slot(response: HttpResponse) -> UploadSlot:
 
 
 def read_error(response: HttpResponse) -> LooselyError:
-    """Return the problem in a response, or UnexpectedAnswer if there is no problem document."""
+    """Return the problem in a response, or UnexpectedAnswer without a problem document."""
     problem = read_problem(response.status, response.body, response.retry_after_seconds)
     if problem is not None:
         return problem

@@ -3,7 +3,7 @@
 import os
 from typing import Final
 
-#: Where `loosely up` starts the gateway.
+#: The URL of the gateway that `loosely up` starts.
 DEFAULT_URL: Final = "http://127.0.0.1:7071"
 API_KEY_VARIABLE: Final = "LOOSELY_API_KEY"
 #: The longest wait that the gateway accepts in `Prefer: wait=N`.

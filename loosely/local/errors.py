@@ -1,7 +1,7 @@
 """Why `loosely up` ends with an error, and its exit codes.
 
 UpError
-├── RepositoryMissing      there is no repository with the parts          exit 2
+├── RepositoryMissing      the parts are not here: no repository          exit 2
 ├── UnknownPart            --only or --without names an unknown part      exit 2
 ├── PortBusy               another process listens on a needed port       exit 98
 ├── DataInUse              another `up` uses the same data directory      exit 98
@@ -29,7 +29,7 @@ class RepositoryMissing(UpError):
 
 
 class UnknownPart(UpError):
-    """There is no part of this name."""
+    """An option names a part that does not exist."""
 
     exit_code = USAGE_EXIT_CODE
 

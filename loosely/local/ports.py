@@ -62,7 +62,7 @@ def next_free(first: int, taken: Collection[int]) -> int:
     """Return the lowest free port from ``first`` on that is not in ``taken``.
 
     Raises:
-        PortBusy: There is no such port.
+        PortBusy: All ports are taken.
     """
     for port in range(first, _HIGHEST_PORT + 1):
         if port not in taken and is_free(port):
@@ -74,7 +74,7 @@ def free_base(first: int = _FIRST_SUGGESTION) -> int:
     """Return a value for ``--port`` whose five ports are free now.
 
     Raises:
-        PortBusy: There is no such value.
+        PortBusy: No five ports in a row are free.
     """
     for base in range(first, _HIGHEST_PORT - PORT_COUNT, 100):
         if all(is_free(port) for port in astuple(Ports.from_base(base))):

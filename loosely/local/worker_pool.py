@@ -157,7 +157,7 @@ class WorkerPool:
         """Follow the queues until cancelled.
 
         Raises:
-            UpError: No worker becomes ready, or there is no free port.
+            UpError: No worker becomes ready, or all ports are taken.
         """
         scaling = self._plan.scaling
         scaler = Scaler(scaling, self._clock(), replicas=scaling.min_replica_count)

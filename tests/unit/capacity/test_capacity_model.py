@@ -39,7 +39,7 @@ def run(load: JobLoad, hours: float = 1.0, **given: Any) -> SimulationResult:
 
 class TestSimulation:
     def test_one_job_waits_for_node_image_and_model(self) -> None:
-        """Arrives, counted, node requested at 60 s; node at 240 s, image at 300 s, model at 315 s."""
+        """The node is requested at 60 s and up at 240 s; image at 300 s, model at 315 s."""
         outcome = run(JobLoad.at_once(1), times=BatchTimes(4.0, 1, 4.0))
         assert outcome.wait_seconds == [255.0]
         assert outcome.answer_seconds == [259.0]
