@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loosely.capacity.simulation import Sample
+from loosely.capacity.simulation import SimulationSample
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -20,14 +20,14 @@ _COLOURS = ((196, 78, 82), (76, 114, 176), (85, 140, 90))
 _TEXT_PIXELS = 18
 
 #: The name of each band and how to read it from a sample.
-BANDS: tuple[tuple[str, Callable[[Sample], int]], ...] = (
+BANDS: tuple[tuple[str, Callable[[SimulationSample], int]], ...] = (
     ("jobs waiting", lambda sample: sample.waiting),
     ("workers ready", lambda sample: sample.ready),
     ("nodes", lambda sample: sample.nodes),
 )
 
 
-def draw_text(samples: Sequence[Sample], columns: int = 72) -> list[str]:
+def draw_text(samples: Sequence[SimulationSample], columns: int = 72) -> list[str]:
     """Return the lines of a chart. Each column shows the highest value in its time."""
     lines: list[str] = []
     for name, read in BANDS:
@@ -78,7 +78,7 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 3600:g} h"
 
 
-def draw_picture(samples: Sequence[Sample], title: str, path: Path) -> None:
+def draw_picture(samples: Sequence[SimulationSample], title: str, path: Path) -> None:
     """Write the chart as a PNG file. Raises OSError if the file cannot be written."""
     from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - only this needs it
 

@@ -97,7 +97,7 @@ class Bill:
 
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
+class PlannedDeployment:
     """The load and the deployment that processes it."""
 
     load: JobLoad
@@ -118,7 +118,7 @@ class CostEstimate:
     on_replicas: SimulationResult | None
 
 
-def estimate_cost(deployment: Deployment, prices: Prices) -> CostEstimate:
+def estimate_cost(deployment: PlannedDeployment, prices: Prices) -> CostEstimate:
     """Return the bill of each way to run the deployment. Raises PricesUnusable."""
     gpu, load = prices.gpu(deployment.gpu), deployment.load
     nodes = simulate(load, deployment.scaling, deployment.cluster, deployment.times, _DAY_SECONDS)
@@ -138,7 +138,7 @@ def estimate_cost(deployment: Deployment, prices: Prices) -> CostEstimate:
 
 
 def _bill_nodes(
-    name: str, group: str, result: SimulationResult, deployment: Deployment, prices: Prices
+    name: str, group: str, result: SimulationResult, deployment: PlannedDeployment, prices: Prices
 ) -> Bill:
     node = prices.gpu(deployment.gpu).node
     bill = Bill(name, result.node_hours * DAYS)
@@ -162,7 +162,7 @@ def _bill_replicas(result: SimulationResult, profile: str, load: JobLoad, prices
     return bill
 
 
-def _bill_always_on(deployment: Deployment, gpu: Gpu, prices: Prices) -> Bill:
+def _bill_always_on(deployment: PlannedDeployment, gpu: Gpu, prices: Prices) -> Bill:
     """Return the bill of GPUs behind a REST server, enough of them for the busiest hour."""
     load, times = deployment.load, deployment.times
     busy = load.busiest_per_second * times.seconds(times.batch_size) / times.batch_size

@@ -25,7 +25,7 @@ _PERCENTS = (50, 95, 99)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SimulationSample:
     """The state at one moment: jobs waiting, workers wanted, workers ready, nodes."""
 
     at_seconds: float
@@ -50,7 +50,7 @@ class SimulationResult:
     node_seconds: float = 0.0
     peak_workers: int = 0
     peak_nodes: int = 0
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[SimulationSample] = field(default_factory=list)
 
     @property
     def node_hours(self) -> float:
@@ -237,5 +237,5 @@ class _Simulation:
         ready = sum(worker.is_ready for worker in self._workers)
         now = self._clock.now_seconds
         self._result.samples.append(
-            Sample(now, len(self._waiting), len(self._workers), ready, len(self._pool))
+            SimulationSample(now, len(self._waiting), len(self._workers), ready, len(self._pool))
         )

@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from loosely.capacity.chart import draw_picture, draw_text
-from loosely.capacity.cost import DAYS, Bill, CostEstimate, Deployment, estimate_cost
+from loosely.capacity.cost import DAYS, Bill, CostEstimate, PlannedDeployment, estimate_cost
 from loosely.capacity.load import SHAPES, JobLoad
 from loosely.capacity.nodes import BatchTimes, Cluster
 from loosely.capacity.prices import Prices, PricesUnusable
 from loosely.capacity.scaling import DEPLOYED, ScaledObject
-from loosely.capacity.simulation import Sample, SimulationResult, percentiles, simulate
+from loosely.capacity.simulation import SimulationResult, SimulationSample, percentiles, simulate
 from loosely.cli.output import print_to
 from loosely.local.environment import find_root
 from loosely.local.errors import UpError
@@ -141,7 +141,7 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     """
     with _exit_on_invalid_input():
         listed = Prices.load(prices or find_root(Path.cwd()) / "infra" / "prices.yaml")
-        deployment = Deployment(
+        deployment = PlannedDeployment(
             JobLoad.parse(load, seed),
             _scaling(scale, target, poll, cooldown),
             _cluster(nodes, workers_per_node, node_start, image_pull, model_load),
@@ -174,7 +174,7 @@ def _exit_on_invalid_input() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def _draw(samples: list[Sample], title: str, path: Path) -> None:
+def _draw(samples: list[SimulationSample], title: str, path: Path) -> None:
     with _exit_on_invalid_input():
         try:
             draw_picture(samples, f"{title}: a model of KEDA and the autoscalers", path)

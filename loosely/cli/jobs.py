@@ -13,7 +13,7 @@ from rich.console import Console
 from loosely.cli.connection import FOLLOWING_RETRY, KeyOption, UrlOption, connect
 from loosely.cli.errors import ExitCode, exit_on_error
 from loosely.cli.output import (
-    JobProgress,
+    SpinnerText,
     job_details,
     job_summary,
     print_to,
@@ -211,7 +211,7 @@ def _read_source(file: Path) -> Source:
         raise typer.BadParameter(reason, param_hint="FILE") from None
 
 
-def _follow(client: Client, submitted: Job, progress: JobProgress) -> Job:
+def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:
     """Show the job's status until it has ended, and return the job."""
     job = submitted
     progress.status = job.status

@@ -147,7 +147,7 @@ def _replace_control_characters(line: str) -> str:
 
 
 @dataclass(slots=True)
-class JobProgress:
+class SpinnerText:
     """The text beside the spinner: a status, and the seconds since the start."""
 
     status: str
@@ -160,9 +160,9 @@ class JobProgress:
 
 
 @contextmanager
-def spinner(status: str) -> Iterator[JobProgress]:
+def spinner(status: str) -> Iterator[SpinnerText]:
     """Show a spinner on stderr while in the block, if stderr is a terminal."""
-    progress = JobProgress(status, time.monotonic())
+    progress = SpinnerText(status, time.monotonic())
     console = Console(stderr=True)
     if not console.is_terminal:
         yield progress

@@ -31,7 +31,7 @@ class LogLevel(StrEnum):
     error = "error"
 
 
-class Engine(StrEnum):
+class EngineChoice(StrEnum):
     """The durable engine that keeps the jobs' orchestrations."""
 
     local = "local"
@@ -98,7 +98,7 @@ CooldownOption = Annotated[
     ),
 ]
 EngineOption = Annotated[
-    Engine,
+    EngineChoice,
     typer.Option(
         help="Durable engine: local, or azure-storage for the Azure Storage provider's order of "
         "writes. Each engine has its own data.",
@@ -166,7 +166,7 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     scale_target: TargetOption = 5,
     scale_poll: PollOption = 1.0,
     scale_cooldown: CooldownOption = 20.0,
-    engine: EngineOption = Engine.local,
+    engine: EngineOption = EngineChoice.local,
     visibility_timeout: VisibilityTimeoutOption = None,
     crash_at: CrashAtOption = None,
     crash_rate: CrashRateOption = None,
@@ -239,7 +239,7 @@ def choose_parts(only: Sequence[str], without: Sequence[str]) -> frozenset[str]:
 
 
 def build_engine_options(
-    engine: Engine, faults: Mapping[str, float | list[str] | None]
+    engine: EngineChoice, faults: Mapping[str, float | list[str] | None]
 ) -> tuple[str, ...]:
     """Return the Functions host's options for a durable engine and the faults to inject.
 
@@ -252,7 +252,7 @@ def build_engine_options(
         if values is not None
         for value in (values if isinstance(values, list) else [values])
     ]
-    if engine is Engine.local:
+    if engine is EngineChoice.local:
         if given:
             raise typer.BadParameter(f"{given[0][0]} needs --engine azure-storage")
         return ()

@@ -4,7 +4,7 @@ Import the public names from `loosely`: `Client`, `AsyncClient`, the errors and 
 
 How it fits together, from the caller to the network:
 
-- `clients`: `Client` (blocking) and `AsyncClient`. Both have the methods of `Operations`.
+- `clients`: `Client` (blocking) and `AsyncClient`. Both have the methods of `ClientOperations`.
 - `operations`: each operation once, as a coroutine: which requests to send, when to repeat them
   and when to give up. It does no input or output itself.
 - `requests`, `responses`: build an HTTP request; read an HTTP response.

@@ -1,7 +1,7 @@
 """`Client` and `AsyncClient`: two ways to run the operations of one gateway.
 
-Each operation, with its arguments and its documentation, is a method of `Operations`. The clients
-take their methods from there, so there is one text for both.
+Each operation, with its arguments and its documentation, is a method of `ClientOperations`. Both
+clients take their methods from there, so there is one text for both.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
-from loosely.client.operations import Operations
+from loosely.client.operations import ClientOperations
 from loosely.client.requests import RequestBuilder
 from loosely.client.retry import Retry
 from loosely.client.settings import DEFAULT_URL, read_api_key
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def block(
-    operation: Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]],
+    operation: Callable[Concatenate[ClientOperations, P], Coroutine[Any, Any, T]],
 ) -> "Callable[Concatenate[Client, P], T]":
     """Return the method of `Client` that runs ``operation`` to its end."""
 
@@ -36,7 +36,7 @@ def block(
 
 
 def block_each(
-    operation: Callable[Concatenate[Operations, P], AsyncGenerator[T, None]],
+    operation: Callable[Concatenate[ClientOperations, P], AsyncGenerator[T, None]],
 ) -> "Callable[Concatenate[Client, P], Iterator[T]]":
     """Return the method of `Client` that yields the values of ``operation``."""
 
@@ -67,7 +67,7 @@ def _complete(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def _await(
-    operation: Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]],
+    operation: Callable[Concatenate[ClientOperations, P], Coroutine[Any, Any, T]],
 ) -> "Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]":
     """Return the method of `AsyncClient` that awaits ``operation``."""
 
@@ -79,7 +79,7 @@ def _await(
 
 
 def _await_each(
-    operation: Callable[Concatenate[Operations, P], AsyncGenerator[T, None]],
+    operation: Callable[Concatenate[ClientOperations, P], AsyncGenerator[T, None]],
 ) -> "Callable[Concatenate[AsyncClient, P], AsyncIterator[T]]":
     """Return the method of `AsyncClient` that yields the values of ``operation``."""
 
@@ -127,7 +127,7 @@ class Client:
         requests = RequestBuilder(url, api_key or read_api_key())
         self._http = httpx.Client(**http_options(url))
         transport = BlockingTransport(self._http, sleep)
-        self._operations = Operations(requests, transport, retry or Retry(), clock)
+        self._operations = ClientOperations(requests, transport, retry or Retry(), clock)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -152,17 +152,17 @@ class Client:
         """The gateway's URL."""
         return self._operations.requests.shown_url
 
-    submit = block(Operations.submit)
-    run = block(Operations.run)
-    wait = block(Operations.wait)
-    get = block(Operations.get)
-    cancel = block(Operations.cancel)
-    result = block(Operations.result)
-    iter_events = block_each(Operations.iter_events)
-    upload = block(Operations.upload)
-    models = block(Operations.models)
-    model = block(Operations.model)
-    jobs = block_each(Operations.jobs)
+    submit = block(ClientOperations.submit)
+    run = block(ClientOperations.run)
+    wait = block(ClientOperations.wait)
+    get = block(ClientOperations.get)
+    cancel = block(ClientOperations.cancel)
+    result = block(ClientOperations.result)
+    iter_events = block_each(ClientOperations.iter_events)
+    upload = block(ClientOperations.upload)
+    models = block(ClientOperations.models)
+    model = block(ClientOperations.model)
+    jobs = block_each(ClientOperations.jobs)
 
 
 class AsyncClient:
@@ -200,7 +200,7 @@ class AsyncClient:
         requests = RequestBuilder(url, api_key or read_api_key())
         self._http = httpx.AsyncClient(**http_options(url))
         transport = AsyncTransport(self._http, sleep)
-        self._operations = Operations(requests, transport, retry or Retry(), clock)
+        self._operations = ClientOperations(requests, transport, retry or Retry(), clock)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -225,14 +225,14 @@ class AsyncClient:
         """The gateway's URL."""
         return self._operations.requests.shown_url
 
-    submit = _await(Operations.submit)
-    run = _await(Operations.run)
-    wait = _await(Operations.wait)
-    get = _await(Operations.get)
-    cancel = _await(Operations.cancel)
-    result = _await(Operations.result)
-    iter_events = _await_each(Operations.iter_events)
-    upload = _await(Operations.upload)
-    models = _await(Operations.models)
-    model = _await(Operations.model)
-    jobs = _await_each(Operations.jobs)
+    submit = _await(ClientOperations.submit)
+    run = _await(ClientOperations.run)
+    wait = _await(ClientOperations.wait)
+    get = _await(ClientOperations.get)
+    cancel = _await(ClientOperations.cancel)
+    result = _await(ClientOperations.result)
+    iter_events = _await_each(ClientOperations.iter_events)
+    upload = _await(ClientOperations.upload)
+    models = _await(ClientOperations.models)
+    model = _await(ClientOperations.model)
+    jobs = _await_each(ClientOperations.jobs)

@@ -60,7 +60,7 @@ _DEFAULT_PAUSE_SECONDS: Final = 1.0
 _GRACE_SECONDS: Final = 2.0
 
 
-class Operations:
+class ClientOperations:
     """The operations on one gateway.
 
     Every method raises :exc:`~loosely.LooselyError` for failures of the network or the gateway.

@@ -9,7 +9,7 @@ from typing import Any
 
 from loosely.client.clients import Client, block, block_each
 from loosely.client.errors import UnexpectedAnswer
-from loosely.client.operations import Operations
+from loosely.client.operations import ClientOperations
 from loosely.client.requests import HttpRequest
 from loosely.client.resources import decode_json
 
@@ -17,7 +17,7 @@ _PAGE_SIZE = "100"
 
 
 async def list_dead_letters(
-    operations: Operations, model: str | None = None
+    operations: ClientOperations, model: str | None = None
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the dead letters, of one model or of all, by queue, the oldest first."""
     filters = {"model": model} if model else {}
@@ -38,12 +38,16 @@ async def list_dead_letters(
         cursor = next_cursor
 
 
-async def get_dead_letter(operations: Operations, model: str, letter_id: str) -> dict[str, Any]:
+async def get_dead_letter(
+    operations: ClientOperations, model: str, letter_id: str
+) -> dict[str, Any]:
     """Return one dead letter."""
     return await _send(operations, operations.requests.dead_letters("GET", model, letter_id), 200)
 
 
-async def redrive_dead_letter(operations: Operations, model: str, letter_id: str) -> dict[str, Any]:
+async def redrive_dead_letter(
+    operations: ClientOperations, model: str, letter_id: str
+) -> dict[str, Any]:
     """Send a dead letter's work again, as a new job; repeated calls send it once.
 
     Returns:
@@ -53,13 +57,13 @@ async def redrive_dead_letter(operations: Operations, model: str, letter_id: str
     return await _send(operations, request, 200, 202)
 
 
-async def purge_dead_letter(operations: Operations, model: str, letter_id: str) -> None:
+async def purge_dead_letter(operations: ClientOperations, model: str, letter_id: str) -> None:
     """Delete a dead letter."""
     request = operations.requests.dead_letters("DELETE", model, letter_id)
     await operations.send(request, (204,))
 
 
-async def purge_dead_letters(operations: Operations, model: str) -> int:
+async def purge_dead_letters(operations: ClientOperations, model: str) -> int:
     """Delete all dead letters of a model and return how many were deleted."""
     deleted = 0
     while True:
@@ -82,7 +86,9 @@ class OperatorClient(Client):
     purge_dead_letters = block(purge_dead_letters)
 
 
-async def _send(operations: Operations, request: HttpRequest, *expected: int) -> dict[str, Any]:
+async def _send(
+    operations: ClientOperations, request: HttpRequest, *expected: int
+) -> dict[str, Any]:
     response = await operations.send(request, expected)
     document = decode_json(response.body)
     if not isinstance(document, dict):

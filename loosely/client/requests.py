@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 
 from loosely.client.media import SIGNATURE_BYTES, detect_media_type
-from loosely.client.resources import Upload, UploadSlot
+from loosely.client.resources import Upload, UploadTarget
 
 #: Added to the wait that a request asks for: the time in which a response must arrive.
 ANSWER_TIMEOUT_SECONDS: Final = 30.0
@@ -250,7 +250,7 @@ class RequestBuilder:
         )
 
 
-def put_upload(slot: UploadSlot, payload: Payload) -> HttpRequest:
+def put_upload(slot: UploadTarget, payload: Payload) -> HttpRequest:
     """Store an upload's bytes in its slot, without the gateway's API key.
 
     Raises:

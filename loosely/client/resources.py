@@ -144,7 +144,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class JobPage:
+class ListedJobs:
     """Some jobs, newest first. ``next_cursor`` is ``None`` on the last page."""
 
     jobs: tuple[Job, ...]
@@ -208,7 +208,7 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
-class UploadSlot:
+class UploadTarget:
     """A short-lived URL to which the bytes of an upload can be written."""
 
     reference: str

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from loosely.client.errors import LooselyError, UnexpectedAnswer, read_problem
-from loosely.client.resources import Job, JobPage, Model, UploadSlot, decode_json
+from loosely.client.resources import Job, ListedJobs, Model, UploadTarget, decode_json
 
 _MAX_RETRY_AFTER_SECONDS = 3600.0
 
@@ -39,9 +39,9 @@ def read_job(response: HttpResponse) -> Job:
     return job
 
 
-def read_job_page(response: HttpResponse) -> JobPage:
+def read_job_page(response: HttpResponse) -> ListedJobs:
     """Return the page of jobs in a response. Raises UnexpectedAnswer if the body is not a page."""
-    page = JobPage.from_body(response.body)
+    page = ListedJobs.from_body(response.body)
     if page is None:
         raise _unexpected(response, "a list of jobs")
     return page
@@ -64,9 +64,9 @@ def read_model(response: HttpResponse) -> Model:
     return model
 
 
-def read_upload_slot(response: HttpResponse) -> UploadSlot:
+def read_upload_slot(response: HttpResponse) -> UploadTarget:
     """Return the upload slot in a response. Raises UnexpectedAnswer if the body is not a slot."""
-    slot = UploadSlot.from_body(response.body)
+    slot = UploadTarget.from_body(response.body)
     if slot is None:
         raise _unexpected(response, "an upload slot")
     return slot

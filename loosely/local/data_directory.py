@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from loosely.local import events
-from loosely.local.errors import DataInUse
+from loosely.local.errors import DataDirectoryInUse
 from loosely.local.parts import Part
 
 _OWNER_ONLY = 0o600
@@ -25,7 +25,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
     It is a lock of the kernel, so it ends with this process in any case.
 
     Raises:
-        DataInUse: Another `loosely up` has locked it.
+        DataDirectoryInUse: Another `loosely up` has locked it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory / "up.lock", os.O_RDWR | os.O_CREAT, _OWNER_ONLY)
@@ -34,7 +34,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-            raise DataInUse(
+            raise DataDirectoryInUse(
                 f"another `loosely up` (process {owner or 'unknown'}) runs on {directory}\n"
                 "stop it, or use another directory: loosely up --data DIR --port PORT"
             ) from None

@@ -4,7 +4,7 @@ UpError
 ├── RepositoryMissing      the parts are not here: no repository          exit 2
 ├── UnknownPart            --only or --without names an unknown part      exit 2
 ├── PortBusy               another process listens on a needed port       exit 98
-├── DataInUse              another `up` uses the same data directory      exit 98
+├── DataDirectoryInUse              another `up` uses the same data directory      exit 98
 ├── PreparationFailed      a file that a part reads cannot be made        exit 1
 └── PartFailed             a part does not become ready                   exit 1
     └── PartPortBusy       a part found its port taken                    exit 98
@@ -40,7 +40,7 @@ class PortBusy(UpError):
     exit_code = PORT_BUSY_EXIT_CODE
 
 
-class DataInUse(UpError):
+class DataDirectoryInUse(UpError):
     """Another `loosely up` uses the data directory."""
 
     exit_code = PORT_BUSY_EXIT_CODE

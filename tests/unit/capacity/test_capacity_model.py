@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.jobs import waiting
 from loosely.capacity import cost
 from loosely.capacity.chart import draw_picture, draw_text
-from loosely.capacity.cost import DAYS, MONTH_HOURS, Deployment, count_polls, estimate_cost
+from loosely.capacity.cost import DAYS, MONTH_HOURS, PlannedDeployment, count_polls, estimate_cost
 from loosely.capacity.load import JobLoad
 from loosely.capacity.nodes import BatchTimes, Cluster, NodePool
 from loosely.capacity.prices import Prices, PricesUnusable
@@ -24,7 +24,7 @@ from loosely.capacity.scaling import (
     ScalingPolicy,
     ScalingRules,
 )
-from loosely.capacity.simulation import Sample, SimulationResult, percentiles, simulate
+from loosely.capacity.simulation import SimulationResult, SimulationSample, percentiles, simulate
 from loosely.capacity.simulation_clock import SimulationClock
 
 ROOT = Path(__file__).parents[3]
@@ -181,7 +181,7 @@ class TestLoad:
 
 
 class TestChart:
-    SAMPLES = tuple(Sample(60.0 * n, n, n, min(n, 3), 1) for n in range(61))
+    SAMPLES = tuple(SimulationSample(60.0 * n, n, n, min(n, 3), 1) for n in range(61))
 
     def test_the_text_chart_has_each_band_and_the_time(self) -> None:
         lines = draw_text(self.SAMPLES, columns=30)
@@ -203,10 +203,12 @@ def test_percentiles_use_the_nearest_rank() -> None:
 class TestCost:
     def deployment(
         self, load: str = "flat:60", gpu: str = "T4", seconds: float = 0.1
-    ) -> Deployment:
+    ) -> PlannedDeployment:
         kept = ScaledObject(min_replica_count=1, max_replica_count=1)
         machines = Cluster(min_nodes=1, max_nodes=1)
-        return Deployment(JobLoad.parse(load), kept, machines, BatchTimes(seconds, 1, seconds), gpu)
+        return PlannedDeployment(
+            JobLoad.parse(load), kept, machines, BatchTimes(seconds, 1, seconds), gpu
+        )
 
     def test_the_bill_matches_a_calculation_by_hand(self) -> None:
         """One node all month, one job a second of a tenth of a second."""

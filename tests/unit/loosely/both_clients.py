@@ -8,7 +8,7 @@ from typing import Any
 from loosely import AsyncClient, Client, Event, Job, Model, Result, Retry, Upload
 
 
-class ManualClock:
+class SleepClock:
     """A clock whose time advances only in `sleep`."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ Connect = Callable[..., AnyClient]
 
 
 @contextmanager
-def connecting_clients(kind: str, clock: ManualClock) -> Iterator[Connect]:
+def connecting_clients(kind: str, clock: SleepClock) -> Iterator[Connect]:
     """Yield a function that returns clients of this kind; close them at the end."""
     with asyncio.Runner() as runner:
         clients: list[Client | AsyncClient] = []

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.loosely.both_clients import Connect, ManualClock, connecting_clients
+from tests.unit.loosely.both_clients import Connect, SleepClock, connecting_clients
 from tests.unit.loosely.scripted_gateway import ScriptedGateway, serving
 
 
@@ -19,11 +19,11 @@ def _no_api_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
+def clock() -> SleepClock:
+    return SleepClock()
 
 
 @pytest.fixture(params=["sync", "async"])
-def connect(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Connect]:
+def connect(request: pytest.FixtureRequest, clock: SleepClock) -> Iterator[Connect]:
     with connecting_clients(request.param, clock) as connect:
         yield connect

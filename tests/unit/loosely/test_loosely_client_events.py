@@ -3,7 +3,7 @@
 import pytest
 
 from loosely import NotFound
-from tests.unit.loosely.both_clients import Connect, ManualClock
+from tests.unit.loosely.both_clients import Connect, SleepClock
 from tests.unit.loosely.scripted_gateway import (
     HANG_UP,
     JOB_ID,
@@ -40,7 +40,7 @@ def test_each_change_of_status_or_progress_is_one_event(
 
 
 def test_the_first_event_comes_at_once_and_later_ones_by_long_polling(
-    gateway: ScriptedGateway, connect: Connect, clock: ManualClock
+    gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [
         json_response(200, QUEUED),

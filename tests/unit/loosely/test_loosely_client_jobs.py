@@ -21,7 +21,7 @@ from loosely import (
     UnexpectedAnswer,
     WaitTimedOut,
 )
-from tests.unit.loosely.both_clients import Connect, ManualClock
+from tests.unit.loosely.both_clients import Connect, SleepClock
 from tests.unit.loosely.scripted_gateway import (
     HANG_UP,
     JOB_ID,
@@ -67,7 +67,7 @@ def test_submit_sends_the_input_with_all_its_options(
 
 
 def test_a_repeated_submit_keeps_its_idempotency_key(
-    gateway: ScriptedGateway, connect: Connect, clock: ManualClock
+    gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [
         HANG_UP,
@@ -89,7 +89,7 @@ def test_a_repeated_submit_keeps_its_idempotency_key(
 
 
 def test_a_retry_waits_for_retry_after(
-    gateway: ScriptedGateway, connect: Connect, clock: ManualClock
+    gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     busy = problem_response(429, "rate-limited", "5 a second are allowed")
     gateway.responses = [
@@ -101,7 +101,7 @@ def test_a_retry_waits_for_retry_after(
 
 
 def test_a_retry_after_over_the_limit_raises_at_once(
-    gateway: ScriptedGateway, connect: Connect, clock: ManualClock
+    gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     busy = problem_response(503, "saturated", "the queue is long")
     gateway.responses = [ScriptedResponse(503, busy.body, {**busy.headers, "retry-after": "61"})]
@@ -112,7 +112,7 @@ def test_a_retry_after_over_the_limit_raises_at_once(
 
 
 def test_an_unreachable_gateway_is_given_up_after_the_limit(
-    connect: Connect, clock: ManualClock
+    connect: Connect, clock: SleepClock
 ) -> None:
     with pytest.raises(GatewayUnreachable):
         connect("http://127.0.0.1:9", retry=Retry(total_seconds=20)).get(JOB_ID)
@@ -196,7 +196,7 @@ def test_run_waits_through_lost_connections_and_restarts(
 
 
 def test_wait_pauses_if_the_gateway_answers_at_once(
-    gateway: ScriptedGateway, connect: Connect, clock: ManualClock
+    gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [
         json_response(200, QUEUED, retry_after="2"),
@@ -218,7 +218,7 @@ def test_the_end_of_the_wait_raises_with_the_job_id(
 
 
 def test_run_gives_an_unreachable_gateway_up_at_the_end_of_the_wait(
-    connect: Connect, clock: ManualClock
+    connect: Connect, clock: SleepClock
 ) -> None:
     with pytest.raises(GatewayUnreachable):
         connect("http://127.0.0.1:9").run(JPEG, "classifier", wait_seconds=5)

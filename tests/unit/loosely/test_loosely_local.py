@@ -9,7 +9,7 @@ import pytest
 import typer
 from rich.console import Console
 
-from loosely.cli.up import Engine, build_engine_options, choose_parts
+from loosely.cli.up import EngineChoice, build_engine_options, choose_parts
 from loosely.local import events
 from loosely.local.console import StatusDisplay, show_usage
 from loosely.local.data_directory import (
@@ -19,7 +19,7 @@ from loosely.local.data_directory import (
     reply_token_key,
 )
 from loosely.local.environment import find_root, shared_environment
-from loosely.local.errors import DataInUse, PortBusy, RepositoryMissing, UnknownPart
+from loosely.local.errors import DataDirectoryInUse, PortBusy, RepositoryMissing, UnknownPart
 from loosely.local.logs import PartLog
 from loosely.local.parts import PART_NAMES, Part, SystemSettings, loosely_parts
 from loosely.local.ports import Ports, check_ports, free_base
@@ -117,7 +117,7 @@ class TestData:
     def test_a_data_directory_has_one_owner(self, tmp_path: Path) -> None:
         with (
             lock_directory(tmp_path),
-            pytest.raises(DataInUse, match=f"process {os.getpid()}"),
+            pytest.raises(DataDirectoryInUse, match=f"process {os.getpid()}"),
             lock_directory(tmp_path),
         ):
             pass
@@ -341,11 +341,11 @@ def test_child_and_reaper_import_nothing_of_loosely() -> None:
 
 class TestEngine:
     def test_the_default_engine_needs_no_options(self) -> None:
-        assert build_engine_options(Engine.local, {"--seed": None, "--crash-at": None}) == ()
+        assert build_engine_options(EngineChoice.local, {"--seed": None, "--crash-at": None}) == ()
 
     def test_engine_options_reach_the_functions_part_only(self) -> None:
         options = build_engine_options(
-            Engine.azure_storage,
+            EngineChoice.azure_storage,
             {
                 "--visibility-timeout": 2.0,
                 "--crash-at": ["before-save:job", "after-event"],
@@ -365,4 +365,4 @@ class TestEngine:
 
     def test_a_fault_is_refused_without_the_azure_storage_engine(self) -> None:
         with pytest.raises(typer.BadParameter, match="--seed needs --engine azure-storage"):
-            build_engine_options(Engine.local, {"--crash-rate": None, "--seed": 0})
+            build_engine_options(EngineChoice.local, {"--crash-rate": None, "--seed": 0})
