@@ -64,34 +64,20 @@ __all__ = [
     "__version__",
 ]
 
+_ERRORS = (
+    *("AccessDenied", "GatewayFailure", "GatewayUnreachable", "IdempotencyMismatch"),
+    *("InputRejected", "InvalidRequest", "JobCancelled", "JobEnded", "JobExpired", "JobFailed"),
+    *("LooselyError", "NotFound", "Overloaded", "PayloadTooLarge", "Problem", "RequestRefused"),
+    *("UnexpectedAnswer", "WaitTimedOut"),
+)
+#: The module that defines each public name.
 _MODULES = {
-    "AccessDenied": "loosely.client.errors",
-    "AsyncClient": "loosely.client.clients",
-    "Client": "loosely.client.clients",
-    "Event": "loosely.client.resources",
-    "GatewayFailure": "loosely.client.errors",
-    "GatewayUnreachable": "loosely.client.errors",
-    "IdempotencyMismatch": "loosely.client.errors",
-    "InputRejected": "loosely.client.errors",
-    "InvalidRequest": "loosely.client.errors",
-    "Job": "loosely.client.resources",
-    "JobCancelled": "loosely.client.errors",
-    "JobEnded": "loosely.client.errors",
-    "JobExpired": "loosely.client.errors",
-    "JobFailed": "loosely.client.errors",
-    "LooselyError": "loosely.client.errors",
-    "Model": "loosely.client.resources",
-    "NotFound": "loosely.client.errors",
-    "Overloaded": "loosely.client.errors",
-    "PayloadTooLarge": "loosely.client.errors",
-    "Place": "loosely.client.resources",
-    "Problem": "loosely.client.errors",
-    "RequestRefused": "loosely.client.errors",
-    "Result": "loosely.client.resources",
+    **dict.fromkeys(("AsyncClient", "Client"), "loosely.client.clients"),
+    **dict.fromkeys(_ERRORS, "loosely.client.errors"),
+    **dict.fromkeys(
+        ("Event", "Job", "Model", "Place", "Result", "Upload"), "loosely.client.resources"
+    ),
     "Retry": "loosely.client.retry",
-    "UnexpectedAnswer": "loosely.client.errors",
-    "Upload": "loosely.client.resources",
-    "WaitTimedOut": "loosely.client.errors",
 }
 
 

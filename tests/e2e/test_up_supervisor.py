@@ -207,18 +207,18 @@ def test_a_part_that_cannot_start_ends_up_with_its_last_log_lines(start: Callabl
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "code", "said"),
+    ("behaviour", "code", "message"),
     [("setting", 1, "refused its settings"), ("taken", 98, "found its port taken")],
 )
 def test_a_permanent_start_failure_is_not_retried(
-    start: Callable[..., Up], behaviour: str, code: int, said: str
+    start: Callable[..., Up], behaviour: str, code: int, message: str
 ) -> None:
     up = start(worker=behaviour)
 
     ended, _, errors = up.finish()
 
     assert ended == code
-    assert said in errors
+    assert message in errors
     assert up.journal() == ["worker start red"]
 
 

@@ -101,12 +101,14 @@ def test_the_cost_of_a_million_jobs_follows_from_operations_and_prices() -> None
         prices.price("service_bus.million_operations").amount or 0,
         prices.price("functions.million_executions").amount or 0,
     ]
-    told = " ".join(CAPACITY.split())
+    expected_text = " ".join(CAPACITY.split())
     assert (
         "writes at {:.2f}, the reads at {:.2f}, the Service Bus operations at {:.2f}"
         " and the executions at {:.2f} a million".format(*each_million)
-    ) in told
-    assert prices.price("durable.million_actions").amount is None, "then count them, too"
+    ) in expected_text
+    assert prices.price("durable.million_actions").amount is None, (
+        "if it has a price, add it to the sum"
+    )
     jobs = jobs_of_capacity()
     assert len(jobs) == 5
     for name, (*operations, _, total) in jobs.items():
@@ -126,11 +128,11 @@ def test_the_cost_model_uses_the_documented_operations_per_job() -> None:
         prices.usage("executions_per_job"),
         prices.usage("durable_actions_per_job"),
     ]
-    assert waiting[1] == count_polls(20) + 2, "the worker's question, and one check"
-    told = (
+    assert waiting[1] == count_polls(20) + 2, "the worker's cancellation check, and one read"
+    expected_text = (
         f"{count_polls(0.2)} looks in 0.2 s, {count_polls(20)} in 20 s, {count_polls(30)} in 30 s"
     )
-    assert told in " ".join(CAPACITY.split())
+    assert expected_text in " ".join(CAPACITY.split())
 
 
 def test_the_table_of_defaults_matches_the_code() -> None:
@@ -156,7 +158,7 @@ def test_the_table_of_defaults_matches_the_code() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         ("scale-model --load lunch:3", "expected flat:N"),
         ("scale-model --scale 8", "--scale: expected MIN:MAX"),
@@ -167,10 +169,10 @@ def test_the_table_of_defaults_matches_the_code() -> None:
         ("cost --prices /no/such/file.yaml", "/no/such/file.yaml"),
     ],
 )
-def test_invalid_input_exits_with_2_and_a_reason(command: str, said: str) -> None:
+def test_invalid_input_exits_with_2_and_a_reason(command: str, message: str) -> None:
     done = CliRunner().invoke(app, command.split())
     assert done.exit_code == 2
-    assert said in done.output
+    assert message in done.output
     assert "Traceback" not in done.output
 
 

@@ -44,8 +44,8 @@ class TestSimulation:
         assert outcome.wait_seconds == [255.0]
         assert outcome.answer_seconds == [259.0]
         assert outcome.peak_nodes == outcome.peak_workers == 1
-        # Seen active last at 315, so cool after 615 and empty from 630 on; ten minutes later
-        # the node goes, which was asked for at 60.
+        # Last active at 315 s, so the cool-down ends at 615 s and the node is empty from 630 s on.
+        # It was requested at 60 s, and is removed ten minutes after it is empty.
         assert outcome.node_seconds == 630.0 + 600.0 - 60.0
 
     def test_a_minimum_of_nodes_saves_the_node_start(self) -> None:
@@ -57,7 +57,7 @@ class TestSimulation:
     def test_a_minimum_of_workers_saves_the_whole_start(self) -> None:
         kept = ScaledObject(min_replica_count=1, max_replica_count=1)
         outcome = run(JobLoad.at_once(3), scaling=kept, cluster=Cluster(min_nodes=1))
-        # The first begins as it comes, the others share the next batch.
+        # The first starts on arrival, the others share the next batch.
         assert outcome.wait_seconds == pytest.approx([0.0, 0.2, 0.2])
 
     def test_batch_times_are_linear_between_one_job_and_a_full_batch(self) -> None:
@@ -144,7 +144,7 @@ class TestPool:
         for at in (5.5, 10.5, 609.0, 611.0, 795.0, 1205.0, 1215.0):
             timeline.at(at, look)
         timeline.run(3000.0)
-        # Asked for at 10 and up at 190, empty: it would go at 790, but another came at 610.
+        # Requested at 10 s, empty from 190 s: without the request at 610 s it would go at 790 s.
         assert sizes == {5.5: 0, 10.5: 1, 609.0: 1, 611.0: 2, 795.0: 2, 1205.0: 2, 1215.0: 1}
 
 
@@ -211,17 +211,17 @@ class TestCost:
         )
 
     def test_the_bill_matches_a_calculation_by_hand(self) -> None:
-        """One node all month, one job a second of a tenth of a second."""
+        """One node for the whole month; one job per second, of a tenth of a second."""
         found = estimate_cost(self.deployment("flat:3600"), Prices.load(PRICES))
         spot, on_demand, _, always = found.bills
         assert spot.gpu_hours == on_demand.gpu_hours == always.gpu_hours == MONTH_HOURS
         assert spot.by_item()["GPU"] == pytest.approx(MONTH_HOURS * 0.063)
         assert on_demand.by_item()["GPU"] == always.total == pytest.approx(MONTH_HOURS * 0.526)
         assert spot.by_item()["cluster"] == pytest.approx(MONTH_HOURS * 0.196)
-        # 2.63 million jobs: 7.88 million operations and 0.35 million looks, under the included 13.
+        # 2.63 million jobs: 7.88 million operations and 0.35 million checks: the plan includes 13.
         assert spot.by_item()["Service Bus"] == pytest.approx(10.0)
         assert spot.by_item()["registry"] == pytest.approx(DAYS * 0.167)
-        # Two instances of 2 GB ready; one request open for 0.1 s each second, by chance.
+        # Two ready instances of 2 GB; on average one request per second, open for 0.1 s.
         jobs = 3600 * 24 * DAYS
         busy = 3600 * 24 * DAYS * (1 - math.exp(-found.on_nodes.mean_answer_seconds))
         assert spot.by_item()["Functions"] == pytest.approx(
@@ -242,7 +242,7 @@ class TestCost:
         ("seconds", "count"), [(0, 0), (0.02, 1), (0.1, 3), (0.775, 5), (0.8, 6), (10, 24)]
     )
     def test_a_request_polls_with_pauses_that_double(self, seconds: float, count: int) -> None:
-        """After 25, 75, 175, 375 and 775 ms, and then each half second."""
+        """After 25, 75, 175, 375 and 775 ms, then every half second."""
         assert count_polls(seconds) == count
 
     def test_the_pauses_are_the_gateways(self) -> None:
@@ -262,7 +262,7 @@ class TestCost:
 
     def test_always_on_has_enough_gpus_for_the_busiest_hour(self) -> None:
         found = estimate_cost(self.deployment("flat:360", seconds=20.0), Prices.load(PRICES))
-        # A job of 20 s every 10 s are 2 GPUs of work, at 0.7 of the time.
+        # A job of 20 s every 10 s is the work of 2 GPUs; each may be busy for 0.7 of the time.
         assert found.bills[-1].name == "always on, 3 GPUs"
 
     def test_instances_on_demand_have_free_grants(self) -> None:
@@ -272,10 +272,10 @@ class TestCost:
         assert found.bills[0].by_item()["Functions"] == 0.0
 
     @pytest.mark.parametrize(
-        ("path", "value", "said"),
+        ("path", "value", "message"),
         [
             (("prices", "node_hour_spot", "Standard_NC4as_T4_v3", "amount"), "dear", "expected a"),
-            (("prices", "logs", "gb", "basis"), "heard", "expected quoted or assumed"),
+            (("prices", "logs", "gb", "basis"), "rumour", "expected quoted or assumed"),
             (("usage", "executions_per_job"), -1, "usage.executions_per_job"),
             (("usage", "retention_days"), True, "usage.retention_days"),
             (("prices", "registry"), {}, "prices.registry.day is missing"),
@@ -284,7 +284,7 @@ class TestCost:
         ],
     )
     def test_a_wrong_entry_of_the_price_list_is_named(
-        self, path: tuple[str, ...], value: object, said: str
+        self, path: tuple[str, ...], value: object, message: str
     ) -> None:
         document = yaml.safe_load(PRICES.read_text())
         *parents, last = path
@@ -292,7 +292,7 @@ class TestCost:
         for name in parents:
             place = place[name]
         place[last] = value
-        with pytest.raises(PricesUnusable, match=said):
+        with pytest.raises(PricesUnusable, match=message):
             estimate_cost(self.deployment(), Prices(document))
 
     @pytest.mark.parametrize("text", ["", "[", "- a", "\x00"])

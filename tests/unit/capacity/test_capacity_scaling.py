@@ -55,7 +55,7 @@ class TestProposal:
 
 class TestAutoscaler:
     def test_policies_match_the_example_of_the_documentation(self) -> None:
-        """From 80 to 10 with 4 pods or 10 % a minute: 8 go, 8 go, …, below 40 it is 4."""
+        """From 80 to 10 with 4 pods or 10 % per minute: steps of 8, then of 4 below 40."""
         policies = (
             ScalingPolicy(PolicyType.PODS, 4, 60.0),
             ScalingPolicy(PolicyType.PERCENT, 10, 60.0),

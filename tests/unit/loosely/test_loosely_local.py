@@ -287,11 +287,11 @@ class TestConsole:
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "said"),
+    ("exit_code", "text"),
     [(3, "exit code 3"), (-9, "killed by SIGKILL"), (-250, "killed by signal 250")],
 )
-def test_an_exit_code_is_described_in_words(exit_code: int, said: str) -> None:
-    assert events.describe_exit(exit_code) == said
+def test_an_exit_code_is_described_in_words(exit_code: int, text: str) -> None:
+    assert events.describe_exit(exit_code) == text
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_each_worker_of_the_pool_has_its_own_name_and_health_port() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--scale", "4:0"], "the minimum must be from 0 to the maximum"),
         (["--scale", "many"], "expected MIN:MAX"),
@@ -52,7 +52,7 @@ def test_each_worker_of_the_pool_has_its_own_name_and_health_port() -> None:
         (["--scale", "0:4", "--without", "worker"], "--scale needs the worker"),
     ],
 )
-def test_a_wrong_scaling_option_exits_with_2(options: list[str], said: str) -> None:
+def test_a_wrong_scaling_option_exits_with_2(options: list[str], message: str) -> None:
     done = CliRunner().invoke(app, ["up", *options], env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert done.exit_code == 2
-    assert said in " ".join(done.output.replace("│", " ").split())
+    assert message in " ".join(done.output.replace("│", " ").split())
