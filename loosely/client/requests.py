@@ -160,7 +160,7 @@ class RequestBuilder:
         return self.url.rstrip("/")
 
     def submit(self, submission: Submission, payload: Payload) -> HttpRequest:
-        """Submit a payload in the request's body."""
+        """Return a request that submits a payload in its body."""
         return self._build(
             "POST",
             submission.path,
@@ -171,7 +171,7 @@ class RequestBuilder:
         )
 
     def submit_upload(self, submission: Submission, upload: Upload) -> HttpRequest:
-        """Submit an input that was uploaded before."""
+        """Return a request that submits an input that was uploaded before."""
         document = {
             "input": {"upload": upload.reference, "media_type": upload.media_type},
             **submission.members(),
@@ -185,35 +185,35 @@ class RequestBuilder:
         )
 
     def get_job(self, job_id: str, wait_seconds: int = 0) -> HttpRequest:
-        """Get a job, after waiting up to ``wait_seconds`` for its end."""
+        """Return a request for a job, after a wait of up to ``wait_seconds`` for its end."""
         headers = {"prefer": f"wait={wait_seconds}"} if wait_seconds > 0 else {}
         return self._build("GET", _job_path(job_id), headers=headers, wait_seconds=wait_seconds)
 
     def cancel_job(self, job_id: str) -> HttpRequest:
-        """Cancel a job."""
+        """Return a request that cancels a job."""
         return self._build("DELETE", _job_path(job_id))
 
     def get_result(self, job_id: str) -> HttpRequest:
-        """Get a job's result, without the job."""
+        """Return a request for a job's result, without the job."""
         return self._build("GET", f"{_job_path(job_id)}/result", headers={"accept": "*/*"})
 
     def list_models(self) -> HttpRequest:
-        """List the models."""
+        """Return a request for the list of models."""
         return self._build("GET", "/v1/models")
 
     def get_model(self, name: str) -> HttpRequest:
-        """Get one model."""
+        """Return a request for one model."""
         return self._build("GET", f"/v1/models/{quote(name, safe='')}")
 
     def list_jobs(self, filters: Mapping[str, str | None], cursor: str | None) -> HttpRequest:
-        """List one page of the caller's jobs."""
+        """Return a request for one page of the caller's jobs."""
         params = {name: value for name, value in filters.items() if value is not None}
         return self._build(
             "GET", "/v1/jobs", params={**params, **({"cursor": cursor} if cursor else {})}
         )
 
     def create_upload(self, model: str, media_type: str) -> HttpRequest:
-        """Ask for a slot to upload an input of this media type to."""
+        """Return a request for an upload slot for an input of this media type."""
         return self._build(
             "POST",
             "/v1/uploads",
@@ -224,7 +224,13 @@ class RequestBuilder:
     def dead_letters(
         self, method: str, *segments: str, params: Mapping[str, str] | None = None
     ) -> HttpRequest:
-        """Read or change dead letters; ``segments`` follow the collection's path."""
+        """Return a request that reads or changes dead letters.
+
+        Args:
+            method: The HTTP method.
+            segments: Path segments after the collection's path: a model, an id, an action.
+            params: The query parameters.
+        """
         path = "".join(f"/{quote(segment, safe='')}" for segment in segments)
         return self._build(method, f"/v1/admin/dead-letters{path}", params=params)
 
@@ -251,7 +257,7 @@ class RequestBuilder:
 
 
 def put_upload(slot: UploadTarget, payload: Payload) -> HttpRequest:
-    """Store an upload's bytes in its slot, without the gateway's API key.
+    """Return a request that stores an upload's bytes in its slot, without the API key.
 
     Raises:
         ValueError: The slot's URL is not an http or https URL.
@@ -275,7 +281,9 @@ def put_upload(slot: UploadTarget, payload: Payload) -> HttpRequest:
 
 
 def fetch_from_store(url: str) -> HttpRequest:
-    """Get the blob at ``url``. The URL is a secret: messages may show its host only.
+    """Return a request for the blob at ``url``, without the API key.
+
+    The URL is a secret: error messages show only its host.
 
     Raises:
         ValueError: ``url`` is not an http or https URL.

@@ -1,13 +1,13 @@
 """Why `loosely up` ends with an error, and its exit codes.
 
 UpError
-├── RepositoryMissing      the parts are not here: no repository          exit 2
-├── UnknownPart            --only or --without names an unknown part      exit 2
-├── PortBusy               another process listens on a needed port       exit 98
-├── DataDirectoryInUse              another `up` uses the same data directory      exit 98
-├── PreparationFailed      a file that a part reads cannot be made        exit 1
-└── PartFailed             a part does not become ready                   exit 1
-    └── PartPortBusy       a part found its port taken                    exit 98
+├── RepositoryMissing      the repository with the parts is missing           exit 2
+├── UnknownPart            --only or --without names an unknown part          exit 2
+├── PortBusy               another process listens on a needed port           exit 98
+├── DataDirectoryInUse     another `loosely up` uses the data directory       exit 98
+├── PreparationFailed      a file that a part reads cannot be made            exit 1
+└── PartFailed             a part does not become ready                       exit 1
+    └── PartPortBusy       a part found its port taken                        exit 98
 """
 
 from typing import ClassVar
