@@ -131,7 +131,9 @@ class _CheckOutput:
         """Print the table of batches, if there are any."""
         if not self._batches:
             return
-        table = Table("batch", "time", "time per item", "peak memory", box=None, pad_edge=False)
+        table = Table(
+            "batch", "time", "time per item", "additional memory", box=None, pad_edge=False
+        )
         for column in table.columns:
             column.justify = "right"
         for line in self._batches:
