@@ -2,7 +2,7 @@
 
 import psutil
 
-from loosely.up.data import RunningSystem
+from loosely.local.data_directory import RunningSystem
 
 
 def peaks_mb(system: RunningSystem) -> dict[str, float]:

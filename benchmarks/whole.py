@@ -10,7 +10,7 @@ from statistics import mean
 
 from benchmarks import load, peaks
 from benchmarks.figures import Figure, report
-from loosely.up.data import RunningSystem
+from loosely.local.data_directory import RunningSystem
 from tests.e2e.system import ROOT, System, running
 
 PICTURE = ROOT / "examples" / "chelsea.jpg"

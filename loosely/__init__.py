@@ -1,15 +1,14 @@
-"""Loosely's client: hand in a job over HTTP, get its result.
+"""Loosely's client: submit a job over HTTP and get its result.
 
-Importing this package costs nothing: the client and what it needs are loaded on first use.
+Importing this package is cheap: the client and its dependencies are loaded on first use.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from loosely.async_client import AsyncClient
-    from loosely.client import Client
-    from loosely.errors import (
+    from loosely.client.clients import AsyncClient, Client
+    from loosely.client.errors import (
         AccessDenied,
         GatewayFailure,
         GatewayUnreachable,
@@ -29,9 +28,8 @@ if TYPE_CHECKING:
         UnexpectedAnswer,
         WaitTimedOut,
     )
-    from loosely.events import Event
-    from loosely.job import Job, Model, Place, Result, Upload
-    from loosely.retry import Retry
+    from loosely.client.resources import Event, Job, Model, Place, Result, Upload
+    from loosely.client.retry import Retry
 
 __version__ = "0.1.0"
 
@@ -66,42 +64,28 @@ __all__ = [
     "__version__",
 ]
 
-_HOMES = {
-    "AccessDenied": "loosely.errors",
-    "AsyncClient": "loosely.async_client",
-    "Client": "loosely.client",
-    "Event": "loosely.events",
-    "GatewayFailure": "loosely.errors",
-    "GatewayUnreachable": "loosely.errors",
-    "IdempotencyMismatch": "loosely.errors",
-    "InputRejected": "loosely.errors",
-    "InvalidRequest": "loosely.errors",
-    "Job": "loosely.job",
-    "JobCancelled": "loosely.errors",
-    "JobEnded": "loosely.errors",
-    "JobExpired": "loosely.errors",
-    "JobFailed": "loosely.errors",
-    "LooselyError": "loosely.errors",
-    "Model": "loosely.job",
-    "NotFound": "loosely.errors",
-    "Overloaded": "loosely.errors",
-    "PayloadTooLarge": "loosely.errors",
-    "Place": "loosely.job",
-    "Problem": "loosely.errors",
-    "RequestRefused": "loosely.errors",
-    "Result": "loosely.job",
-    "Retry": "loosely.retry",
-    "UnexpectedAnswer": "loosely.errors",
-    "Upload": "loosely.job",
-    "WaitTimedOut": "loosely.errors",
+_ERRORS = (
+    *("AccessDenied", "GatewayFailure", "GatewayUnreachable", "IdempotencyMismatch"),
+    *("InputRejected", "InvalidRequest", "JobCancelled", "JobEnded", "JobExpired", "JobFailed"),
+    *("LooselyError", "NotFound", "Overloaded", "PayloadTooLarge", "Problem", "RequestRefused"),
+    *("UnexpectedAnswer", "WaitTimedOut"),
+)
+#: The module that defines each public name.
+_MODULES = {
+    **dict.fromkeys(("AsyncClient", "Client"), "loosely.client.clients"),
+    **dict.fromkeys(_ERRORS, "loosely.client.errors"),
+    **dict.fromkeys(
+        ("Event", "Job", "Model", "Place", "Result", "Upload"), "loosely.client.resources"
+    ),
+    "Retry": "loosely.client.retry",
 }
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name from the module that defines it."""
-    if name not in _HOMES:
+    """Return a public name, imported from the module that defines it."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_HOMES[name]), name)
+    value: object = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

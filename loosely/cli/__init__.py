@@ -1,11 +1,11 @@
-"""The ``loosely`` command."""
+"""The ``loosely`` command: one module for each group of commands."""
 
 from typing import Annotated
 
 import typer
 
 from loosely import __version__
-from loosely.cli import dead_letters, jobs, lists, models, planning, up
+from loosely.cli import capacity, dead_letters, jobs, models, up
 
 app = typer.Typer(
     name="loosely",
@@ -22,8 +22,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
         typer.echo(f"loosely {__version__}")
         raise typer.Exit
 
@@ -45,8 +45,8 @@ app.command("submit")(jobs.submit)
 app.command("status")(jobs.status)
 app.command("result")(jobs.result)
 app.command("cancel")(jobs.cancel)
-app.command("list")(lists.jobs)
-app.command("scale-model")(planning.scale_model)
-app.command("cost")(planning.cost)
+app.command("list")(jobs.list_jobs)
+app.command("scale-model")(capacity.scale_model)
+app.command("cost")(capacity.cost)
 app.add_typer(models.app, name="models")
 app.add_typer(dead_letters.app, name="dead-letters")

@@ -1,4 +1,4 @@
-"""``loosely dead-letters``: what workers gave up on."""
+"""``loosely dead-letters``: the messages that the workers could not process."""
 
 import json
 from collections.abc import Mapping
@@ -10,21 +10,16 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from loosely.cli.failures import reported
-from loosely.cli.gateway import KeyOption, UrlOption, connect_operator
-from loosely.cli.tables import print_to
-from loosely.cli.text import printable
+from loosely.cli.connection import KeyOption, UrlOption, connect_operator
+from loosely.cli.errors import exit_on_error
+from loosely.cli.jobs import JsonLinesOption
+from loosely.cli.output import print_to, printable
 
-app = typer.Typer(
-    help="See what workers gave up on, send it again, or throw it away.", no_args_is_help=True
-)
+app = typer.Typer(help="List, show, redrive or delete dead letters.", no_args_is_help=True)
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="The model it was for.")]
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The letter's id.")]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object a line, as the gateway has it.")
-]
-_SHOWN = (
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="The dead letter's model.")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The dead letter's id.")]
+_SHOWN_MEMBERS = (
     *("model", "queue", "job_id", "reason", "description", "delivery_count"),
     *("created_at", "deadline", "dead_lettered_at", "redriven_at", "redriven_as"),
 )
@@ -33,18 +28,18 @@ _SHOWN = (
 @app.command("list")
 def list_letters(
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Only those of this model.")
+        str | None, typer.Option("--model", "-m", help="Only dead letters of this model.")
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, metavar="N", help="How many at most.")
+        int, typer.Option("--limit", "-n", min=1, metavar="N", help="The most to list.")
     ] = 20,
     url: UrlOption = None,
     api_key: KeyOption = None,
-    as_json: JsonOption = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
     """List dead letters, the oldest first."""
-    with reported(as_json=as_json), connect_operator(url, api_key) as client:
-        letters = list(islice(client.dead_letters(model), limit))
+    with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
+        letters = list(islice(client.list_dead_letters(model), limit))
     if as_json:
         for letter in letters:
             _print_json(letter)
@@ -60,11 +55,11 @@ def show(
     letter_id: IdArgument,
     url: UrlOption = None,
     api_key: KeyOption = None,
-    as_json: JsonOption = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
     """Show a dead letter, without its payload."""
-    with reported(as_json=as_json), connect_operator(url, api_key) as client:
-        letter = client.dead_letter(model, letter_id)
+    with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
+        letter = client.get_dead_letter(model, letter_id)
     if as_json:
         _print_json(letter)
     else:
@@ -77,44 +72,44 @@ def redrive(
     letter_id: IdArgument,
     url: UrlOption = None,
     api_key: KeyOption = None,
-    as_json: JsonOption = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
-    """Send a dead letter again. Its work goes on as a new job; doing so twice sends it once."""
-    with reported(as_json=as_json), connect_operator(url, api_key) as client:
-        sent = client.redrive(model, letter_id)
+    """Send a dead letter's work again, as a new job. Repeating the command sends it once."""
+    with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
+        sent = client.redrive_dead_letter(model, letter_id)
     if as_json:
         _print_json(sent)
         return
-    how = "had been sent again before" if sent.get("is_repeat") else "was sent again"
+    how = "was already sent again" if sent.get("is_repeat") else "sent again"
     job = printable(sent.get("job_id"))
     kind = "new job" if sent.get("is_new_job") else "job"
-    typer.echo(f"it {how}, as the {kind} {job}")
+    typer.echo(f"{how} as the {kind} {job}")
 
 
 @app.command("purge")
 def purge(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     model: ModelArgument,
     letter_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="The letter's id.", show_default=False)
+        str | None, typer.Argument(metavar="[ID]", help="The dead letter's id.", show_default=False)
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="All letters of the model.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All dead letters of the model.")] = False,
     url: UrlOption = None,
     api_key: KeyOption = None,
-    as_json: JsonOption = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
-    """Throw one dead letter away, or all of a model."""
+    """Delete one dead letter, or all of a model."""
     if every == (letter_id is not None):
-        raise typer.BadParameter("name one letter, or give --all", param_hint="ID")
-    with reported(as_json=as_json), connect_operator(url, api_key) as client:
+        raise typer.BadParameter("give the id of one dead letter, or --all", param_hint="ID")
+    with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
         if letter_id is None:
-            deleted = client.purge_all(model)
+            deleted = client.purge_dead_letters(model)
         else:
-            client.purge(model, letter_id)
+            client.purge_dead_letter(model, letter_id)
             deleted = 1
     if as_json:
         _print_json({"deleted": deleted})
     else:
-        typer.echo(f"thrown away: {deleted}")
+        typer.echo(f"deleted: {deleted}")
 
 
 def _print_json(document: Mapping[str, Any]) -> None:
@@ -122,7 +117,7 @@ def _print_json(document: Mapping[str, Any]) -> None:
 
 
 def _summary(letter: Mapping[str, Any]) -> Text:
-    """One line, whole whatever the width: its id is what the other commands want."""
+    """Return the dead letter in one line, with the id that the other commands need."""
     redriven = letter.get("redriven_as")
     line = Text.assemble(
         (printable(letter.get("model")), "bold"),
@@ -136,8 +131,8 @@ def _summary(letter: Mapping[str, Any]) -> Text:
 
 def _details(letter: Mapping[str, Any]) -> RenderableType:
     table = Table.grid(padding=(0, 2))
-    table.add_row("letter", Text(printable(letter.get("id"))))
-    for name in _SHOWN:
+    table.add_row("dead letter", Text(printable(letter.get("id"))))
+    for name in _SHOWN_MEMBERS:
         if letter.get(name) is not None:
             value = Text(printable(letter[name]))
             table.add_row(name.replace("_", " ").removesuffix(" at"), value)

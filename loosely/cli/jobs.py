@@ -1,34 +1,44 @@
-"""``loosely submit``, ``status``, ``result`` and ``cancel``."""
+"""The commands on jobs: ``submit``, ``status``, ``result``, ``cancel`` and ``list``."""
 
 import json
 import re
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from loosely.cli.failures import ExitCode, reported
-from loosely.cli.gateway import FOLLOWING_RETRY, KeyOption, UrlOption, connect
-from loosely.cli.progress import Progress, spinning
-from loosely.cli.tables import job_details, job_summary, print_to, result_view
-from loosely.cli.text import printable, printable_lines
-from loosely.client import Client
-from loosely.endpoint import Priority
-from loosely.job import Job, Result
-from loosely.payload import Source
-from loosely.surface import LONGEST_WAIT_SECONDS
+from loosely.cli.connection import FOLLOWING_RETRY, KeyOption, UrlOption, connect
+from loosely.cli.errors import ExitCode, exit_on_error
+from loosely.cli.output import (
+    SpinnerText,
+    job_details,
+    job_summary,
+    print_to,
+    printable,
+    printable_lines,
+    result_view,
+    spinner,
+)
+from loosely.client.clients import Client
+from loosely.client.requests import Priority, Source
+from loosely.client.resources import Job, Result
+from loosely.client.settings import MAX_WAIT_SECONDS
 
 _DEFAULT_WAIT_SECONDS = 30
 
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print what the gateway answered, exactly as received.")
+    bool, typer.Option("--json", help="Print the gateway's JSON exactly as received.")
+]
+JsonLinesOption = Annotated[
+    bool, typer.Option("--json", help="Print the gateway's JSON, one object a line.")
 ]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 
 
-def _media_type(value: str | None) -> str | None:
+def _check_media_type(value: str | None) -> str | None:
     if (
         value is not None
         and re.fullmatch(r"[\w.+-]+/[\w.+-]+( *;[ -~]*)?", value, re.ASCII) is None
@@ -41,24 +51,24 @@ WaitOption = Annotated[
     int,
     typer.Option(
         min=0,
-        max=LONGEST_WAIT_SECONDS,
+        max=MAX_WAIT_SECONDS,
         metavar="SECONDS",
-        help="How long the first answer may take; then the job is followed.",
+        help="How long the submit itself waits for the result, before the job is polled.",
     ),
 ]
 DeadlineOption = Annotated[
     int | None,
-    typer.Option(min=1, metavar="SECONDS", help="After how long nobody wants the result."),
+    typer.Option(min=1, metavar="SECONDS", help="After how long the job expires."),
 ]
 PriorityOption = Annotated[
-    Priority | None, typer.Option(help="low waits until no other job of the model does.")
+    Priority | None, typer.Option(help="low: start after all other jobs of the model.")
 ]
 MediaTypeOption = Annotated[
     str | None,
     typer.Option(
         "--type",
         metavar="TYPE",
-        callback=_media_type,
+        callback=_check_media_type,
         help="Media type. Default: by the file's content.",
     ),
 ]
@@ -67,7 +77,7 @@ MediaTypeOption = Annotated[
 def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="What to send; - for standard input."),
+        typer.Argument(metavar="FILE", help="The input; - for standard input."),
     ],
     model: Annotated[str, typer.Option("--model", "-m", help="The model to run.")],
     wait: WaitOption = _DEFAULT_WAIT_SECONDS,
@@ -81,12 +91,12 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Send a file to a model and show the result.
+    """Submit a file to a model and show the result.
 
-    Follows the job until it ends, however long that takes; Ctrl-C leaves it running.
+    Waits until the job ends. Ctrl-C ends the wait, not the job.
     """
-    source = _source(file)
-    with reported(as_json=as_json), spinning("sending") as progress:
+    source = _read_source(file)
+    with exit_on_error(as_json=as_json), spinner("sending") as progress:
         with connect(url, api_key) as client:
             job = client.submit(
                 source,
@@ -115,8 +125,8 @@ def status(
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how a job stands."""
-    with reported(as_json=as_json), connect(url, api_key) as client:
+    """Show a job."""
+    with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         job = client.get(job_id)
     _show_details(job, as_json=as_json)
 
@@ -127,8 +137,8 @@ def cancel(
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Cancel a job; one that has ended stays as it is."""
-    with reported(as_json=as_json), connect(url, api_key) as client:
+    """Cancel a job. A job that has ended does not change."""
+    with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         job = client.cancel(job_id)
     _show_details(job, as_json=as_json)
 
@@ -150,8 +160,8 @@ def result(
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch a job's result."""
-    with reported(as_json=as_json), connect(url, api_key) as client:
+    """Get a job's result."""
+    with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         answer = client.result(job_id)
     if isinstance(answer, Job):
         if as_json:
@@ -166,7 +176,31 @@ def result(
         _show_result(answer)
 
 
-def _source(file: Path) -> Source:
+def list_jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Only jobs of this model.")
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option("--status", help="Only jobs in this status.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, metavar="N", help="The most to list.")
+    ] = 20,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonLinesOption = False,
+) -> None:
+    """List your jobs, newest first."""
+    console = Console()
+    with exit_on_error(as_json=as_json), connect(url, api_key) as client:
+        for job in islice(client.jobs(model=model, status=status), limit):
+            if as_json:
+                typer.echo(job.body)
+            else:
+                print_to(console, job_summary(job))
+
+
+def _read_source(file: Path) -> Source:
     if str(file) == "-":
         return sys.stdin.buffer.read()
     try:
@@ -177,8 +211,8 @@ def _source(file: Path) -> Source:
         raise typer.BadParameter(reason, param_hint="FILE") from None
 
 
-def _follow(client: Client, submitted: Job, progress: Progress) -> Job:
-    """Show the job's changes until it is final."""
+def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:
+    """Show the job's status until it has ended, and return the job."""
     job = submitted
     progress.status = job.status
     try:
@@ -186,7 +220,7 @@ def _follow(client: Client, submitted: Job, progress: Progress) -> Job:
             job = event.job
             progress.status = job.status
     except KeyboardInterrupt:
-        typer.echo(f"the job goes on; see it with: loosely status {printable(job.id)}", err=True)
+        typer.echo(f"the job continues; see it with: loosely status {printable(job.id)}", err=True)
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     return job
 
@@ -196,8 +230,8 @@ def _show(job: Job) -> None:
     if job.error is not None or job.result is None:
         print_to(console, job_details(job))
         if job.status == "succeeded":
-            # Only small JSON stands in the job itself.
-            typer.echo(f"fetch the result with: loosely result {printable(job.id)}", err=True)
+            # The job itself contains only small JSON results.
+            typer.echo(f"get the result with: loosely result {printable(job.id)}", err=True)
         return
     print_to(console, job_summary(job))
     print_to(console, result_view(job.result))

@@ -1,4 +1,4 @@
-"""``loosely models``, and ``loosely models check``, which tries one alone."""
+"""``loosely models`` lists the models; ``loosely models check`` runs one on a file."""
 
 import json
 import subprocess
@@ -11,21 +11,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loosely.cli.failures import ExitCode, reported
-from loosely.cli.gateway import KeyOption, UrlOption, connect
-from loosely.cli.lists import JsonOption
-from loosely.cli.tables import model_table, print_to, result_view
-from loosely.cli.text import printable
-from loosely.up.data import RunningSystem
-from loosely.up.environment import shared_environment, users_environment
-from loosely.up.errors import RepositoryMissing
-from loosely.up.repository import find_root
-from loosely.up.system import storage_of
+from loosely.cli.connection import KeyOption, UrlOption, connect
+from loosely.cli.errors import ExitCode, exit_on_error
+from loosely.cli.jobs import JsonLinesOption
+from loosely.cli.output import model_table, print_to, printable, result_view
+from loosely.local.data_directory import RunningSystem
+from loosely.local.environment import find_root, read_environment, shared_environment
+from loosely.local.errors import RepositoryMissing
+from loosely.local.parts import storage_connection_string
 
 _MEBIBYTE = 1024 * 1024
 _EXIT_USAGE = 2
 
-app = typer.Typer(invoke_without_command=True, help="List the models that take jobs; try one.")
+app = typer.Typer(invoke_without_command=True, help="List the models, or run one on a file.")
 
 
 @app.callback()
@@ -33,12 +31,12 @@ def models(
     context: typer.Context,
     url: UrlOption = None,
     api_key: KeyOption = None,
-    as_json: JsonOption = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
-    """List the models that take jobs."""
+    """List the models that accept jobs."""
     if context.invoked_subcommand is not None:
         return
-    with reported(as_json=as_json), connect(url, api_key) as client:
+    with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         found = client.models()
     if as_json:
         for model in found:
@@ -51,18 +49,18 @@ def models(
 def check(
     name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="An input such as callers send.")
+        Path, typer.Argument(exists=True, dir_okay=False, help="An input as callers send it.")
     ],
     media_type: Annotated[
         str | None, typer.Option("--type", metavar="TYPE", help="The file's media type.")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
-    """Load a model alone, run it on a file, and measure its batches.
+    """Load a model without a worker, run it on a file, and measure its batches.
 
-    In a process of its own, from the source in this repository. Reads MODEL_CATALOGUE as the
-    worker does; weights in blob storage come from where PAYLOAD_STORAGE says, or else from the
-    system that `loosely up` runs here.
+    The model runs in its own process, from the source in this repository. MODEL_CATALOGUE works
+    as for the worker. Weights in blob storage are read from PAYLOAD_STORAGE, or if it is unset,
+    from the system that `loosely up` runs here.
     """
     try:
         root = find_root(Path.cwd())
@@ -75,46 +73,48 @@ def check(
         command, cwd=root, env=_environment(root), stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        shown = _Shown(Console())
+        output = _CheckOutput(Console())
         for line in process.stdout:
             if as_json:
                 typer.echo(line, nl=False)
             else:
-                shown.add(json.loads(line))
-    shown.finish()
+                output.add(json.loads(line))
+    output.finish()
     if process.returncode:
         is_usage = process.returncode == _EXIT_USAGE
         raise typer.Exit(_EXIT_USAGE if is_usage else ExitCode.FAILED)
 
 
 def _environment(root: Path) -> dict[str, str]:
-    user = users_environment()
-    # Where the user stands, paths and modules are meant as from here.
+    user = read_environment()
+    # The check runs in the repository's root; the user's path is relative to here.
     if "MODEL_CATALOGUE" in user:
         user["MODEL_CATALOGUE"] = str(Path(user["MODEL_CATALOGUE"]).resolve())
     environment = shared_environment(root, user)
     running = RunningSystem.read(root / ".loosely")
     if running is not None and not any(name.startswith("PAYLOAD_STORAGE") for name in user):
-        environment["PAYLOAD_STORAGE"] = storage_of(running.parts["blobs"].ports["blobs"])
+        environment["PAYLOAD_STORAGE"] = storage_connection_string(
+            running.parts["blobs"].ports["blobs"]
+        )
     return environment
 
 
-class _Shown:
-    """The lines of a check as people read them: each at once, the batches as a table."""
+class _CheckOutput:
+    """Prints the events of a check: each when it comes, the batches at the end as a table."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._batches: list[Mapping[str, Any]] = []
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Show one."""
+        """Print an event, or keep it for the table."""
         match line["event"]:
             case "loaded":
                 print_to(
                     self._console,
                     f"{printable(line['model'])} loaded in {line['seconds']:.1f} s: "
-                    f"{_mebibytes(line['resident_bytes'])} of weights and the like, "
-                    f"{_mebibytes(line['process_bytes'])} in all for the process",
+                    f"{_mebibytes(line['resident_bytes'])} for the model, "
+                    f"{_mebibytes(line['process_bytes'])} for the whole process",
                 )
             case "result" if "json" in line:
                 print_to(self._console, result_view(line["json"]))
@@ -128,10 +128,12 @@ class _Shown:
                 typer.echo(printable(f"{line['code']}: {line['detail']}"), err=True)
 
     def finish(self) -> None:
-        """Show the batches."""
+        """Print the table of batches, if there are any."""
         if not self._batches:
             return
-        table = Table("batch", "time", "time an item", "memory on top", box=None, pad_edge=False)
+        table = Table(
+            "batch", "time", "time per item", "additional memory", box=None, pad_edge=False
+        )
         for column in table.columns:
             column.justify = "right"
         for line in self._batches:

@@ -1,38 +1,41 @@
-"""``loosely up``: the whole system on this machine."""
+"""``loosely up``: start the whole system on this machine."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loosely.cli.scale import (
-    CooldownOption,
-    PollOption,
-    ScaleOption,
-    TargetOption,
-    fleet_plan,
-    local_scaling,
-)
-from loosely.up.errors import UnknownPart, UpError
-from loosely.up.ports import PORT_COUNT, Ports
-from loosely.up.system import PART_NAMES, Settings, loosely_parts
+from loosely.capacity.scaling import Behavior, ScaledObject
+from loosely.client.settings import read_api_key
+from loosely.local.errors import UnknownPart, UpError
+from loosely.local.parts import PART_NAMES, Part, SystemSettings, loosely_parts, worker_replica
+from loosely.local.ports import PORT_COUNT, Ports
 
 if TYPE_CHECKING:
-    from loosely.scaling.rules import Scaling
-    from loosely.up.run import Plan
+    from loosely.local.run import RunPlan
+    from loosely.local.worker_pool import WorkerPoolPlan
 
 _DATA_DIRECTORY = ".loosely"
 
 
 class LogLevel(StrEnum):
-    """How much the parts write to their logs."""
+    """How much the parts log."""
 
     debug = "debug"
     info = "info"
     warning = "warning"
     error = "error"
+
+
+class EngineChoice(StrEnum):
+    """The durable engine that keeps the jobs' orchestrations."""
+
+    local = "local"
+    azure_storage = "azure-storage"
 
 
 PortOption = Annotated[
@@ -50,7 +53,7 @@ DataOption = Annotated[
     typer.Option(
         file_okay=False,
         metavar="DIR",
-        help="Where jobs, blobs and logs are kept. Default: .loosely in the repository.",
+        help="Directory of jobs, blobs and logs. Default: .loosely in the repository.",
     ),
 ]
 LogLevelOption = Annotated[
@@ -62,26 +65,43 @@ LogLevelOption = Annotated[
 ]
 OnlyOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="PARTS", help="Start these parts alone, separated by commas."),
+    typer.Option(metavar="PARTS", help="Start only these parts, separated by commas."),
 ]
 WithoutOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="PARTS", help="Leave these parts out, separated by commas."),
+    typer.Option(metavar="PARTS", help="Do not start these parts, separated by commas."),
 ]
-
-
-class Engine(StrEnum):
-    """Which durable engine keeps the jobs' orchestrations."""
-
-    local = "local"
-    azure_storage = "azure-storage"
-
-
+ScaleOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MIN:MAX",
+        help="Number of workers, by the queues' lengths and KEDA's formula. MIN may be 0.",
+    ),
+]
+TargetOption = Annotated[
+    int,
+    typer.Option("--scale-target", min=1, metavar="N", help="Messages per worker."),
+]
+PollOption = Annotated[
+    float,
+    typer.Option(
+        "--scale-poll", min=0.1, metavar="SECONDS", help="How often the queues are counted."
+    ),
+]
+CooldownOption = Annotated[
+    float,
+    typer.Option(
+        "--scale-cooldown",
+        min=0.0,
+        metavar="SECONDS",
+        help="How long workers stay when there is less work.",
+    ),
+]
 EngineOption = Annotated[
-    Engine,
+    EngineChoice,
     typer.Option(
         help="Durable engine: local, or azure-storage for the Azure Storage provider's order of "
-        "writes. Each has data of its own.",
+        "writes. Each engine has its own data.",
     ),
 ]
 VisibilityTimeoutOption = Annotated[
@@ -97,7 +117,7 @@ CrashAtOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="POINT[:NAME]",
-        help="With azure-storage: the host dies once at this point; may be given several times.",
+        help="With azure-storage: the host dies once at this point. May be repeated.",
     ),
 ]
 CrashRateOption = Annotated[
@@ -115,7 +135,7 @@ SplitBrainRateOption = Annotated[
         min=0.0,
         max=1.0,
         metavar="P",
-        help="With azure-storage: probability that a second owner runs an episode, too.",
+        help="With azure-storage: probability that a second owner also runs an episode.",
     ),
 ]
 SeedOption = Annotated[
@@ -123,7 +143,20 @@ SeedOption = Annotated[
 ]
 
 
-def up(  # noqa: PLR0913, PLR0917 - Typer makes an option of each
+@dataclass(frozen=True, slots=True)
+class _UpOptions:
+    """The checked options of one `loosely up`."""
+
+    root: Path
+    data: Path
+    ports: Ports
+    log_level: LogLevel | None
+    part_names: frozenset[str]
+    scaling: ScaledObject | None
+    engine_options: tuple[str, ...]
+
+
+def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     port: PortOption = None,
     data: DataOption = None,
     log_level: LogLevelOption = None,
@@ -133,7 +166,7 @@ def up(  # noqa: PLR0913, PLR0917 - Typer makes an option of each
     scale_target: TargetOption = 5,
     scale_poll: PollOption = 1.0,
     scale_cooldown: CooldownOption = 20.0,
-    engine: EngineOption = Engine.local,
+    engine: EngineOption = EngineChoice.local,
     visibility_timeout: VisibilityTimeoutOption = None,
     crash_at: CrashAtOption = None,
     crash_rate: CrashRateOption = None,
@@ -142,19 +175,19 @@ def up(  # noqa: PLR0913, PLR0917 - Typer makes an option of each
 ) -> None:
     """Start the whole system on this machine: blobs, Service Bus, gateway and worker.
 
-    Every part is a process that is restarted when it dies. Ctrl-C stops them in order.
+    Each part is a process, and is restarted when it dies. Ctrl-C stops them in order.
     """
     scaling = None
     if scale is not None:
-        scaling = local_scaling(scale, scale_target, scale_poll, scale_cooldown)
-    # Here and below: the other commands need not pay for what only `up` loads.
+        scaling = parse_scaling(scale, scale_target, scale_poll, scale_cooldown)
+    # Imported here and below, so that the other commands start faster.
     from rich.console import Console  # noqa: PLC0415
 
-    from loosely.up.repository import find_root  # noqa: PLC0415
-    from loosely.up.run import run  # noqa: PLC0415
+    from loosely.local.environment import find_root  # noqa: PLC0415
+    from loosely.local.run import run  # noqa: PLC0415
 
     try:
-        options = engine_options(
+        engine_options = build_engine_options(
             engine,
             {
                 "--visibility-timeout": visibility_timeout,
@@ -164,28 +197,31 @@ def up(  # noqa: PLR0913, PLR0917 - Typer makes an option of each
                 "--seed": seed,
             },
         )
-        names = choose(only or [], without or [])
+        names = choose_parts(only or [], without or [])
         if scaling is not None and "worker" not in names:
-            raise UnknownPart("--scale: the worker is left out")
+            raise UnknownPart("--scale needs the worker, which is left out")
         root = find_root(Path.cwd())
-        directory = (data or root / _DATA_DIRECTORY).resolve()
-        ports = Ports() if port is None else Ports.from_base(port)
-        exit_code = run(
-            lambda: _plan(root, directory, ports, log_level, names, scaling, options),
-            directory,
-            Console(),
+        options = _UpOptions(
+            root=root,
+            data=(data or root / _DATA_DIRECTORY).resolve(),
+            ports=Ports() if port is None else Ports.from_base(port),
+            log_level=log_level,
+            part_names=names,
+            scaling=scaling,
+            engine_options=engine_options,
         )
+        exit_code = run(lambda: _make_plan(options), options.data, Console())
     except UpError as error:
         typer.echo(f"loosely up: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
     raise typer.Exit(exit_code)
 
 
-def choose(only: Sequence[str], without: Sequence[str]) -> frozenset[str]:
+def choose_parts(only: Sequence[str], without: Sequence[str]) -> frozenset[str]:
     """Return the names of the parts to start.
 
     Raises:
-        UnknownPart: an option names a part that does not exist, or nothing is left.
+        UnknownPart: An option names an unknown part, or no part is left.
     """
     named = {
         option: frozenset(name.strip() for name in ",".join(values).split(",") if name.strip())
@@ -198,17 +234,17 @@ def choose(only: Sequence[str], without: Sequence[str]) -> frozenset[str]:
             )
     left = (named["--only"] or frozenset(PART_NAMES)) - named["--without"]
     if not left:
-        raise UnknownPart("--only and --without leave nothing to start")
+        raise UnknownPart("--only and --without leave no part to start")
     return left
 
 
-def engine_options(
-    engine: Engine, faults: Mapping[str, float | list[str] | None]
+def build_engine_options(
+    engine: EngineChoice, faults: Mapping[str, float | list[str] | None]
 ) -> tuple[str, ...]:
-    """Return the Functions host's options for an engine, and the faults to inject.
+    """Return the Functions host's options for a durable engine and the faults to inject.
 
     Raises:
-        BadParameter: an option of the azure-storage engine is given without it.
+        typer.BadParameter: An option of the azure-storage engine is given with another engine.
     """
     given = [
         (option, str(value))
@@ -216,53 +252,101 @@ def engine_options(
         if values is not None
         for value in (values if isinstance(values, list) else [values])
     ]
-    if engine is Engine.local:
+    if engine is EngineChoice.local:
         if given:
             raise typer.BadParameter(f"{given[0][0]} needs --engine azure-storage")
         return ()
     return ("--engine", engine.value, *(word for pair in given for word in pair))
 
 
-def _plan(  # noqa: PLR0913, PLR0917 - one for each thing that was asked for
-    root: Path,
-    directory: Path,
-    ports: Ports,
-    log_level: LogLevel | None,
-    names: frozenset[str],
-    scaling: "Scaling | None",
-    options: tuple[str, ...],
-) -> "Plan":
-    from loosely.up.data import reply_token_key  # noqa: PLC0415
-    from loosely.up.environment import shared_environment, users_environment  # noqa: PLC0415
-    from loosely.up.run import Plan  # noqa: PLC0415
+def parse_scaling(
+    text: str, target: int, poll_seconds: float, cooldown_seconds: float
+) -> ScaledObject:
+    """Return the scaling for ``--scale``: KEDA's rules with the times of one machine.
 
-    user = users_environment()
+    The autoscaler decides as often as KEDA instead of every 15 s, and scales down after the
+    cool-down instead of 300 s: a process starts in seconds, a GPU node in minutes.
+
+    Raises:
+        typer.BadParameter: ``text`` is not MIN:MAX, or a number is out of range.
+    """
+    minimum, colon, maximum = text.partition(":")
+    if not (colon and minimum.isdecimal() and maximum.isdecimal()):
+        raise typer.BadParameter(
+            f"expected MIN:MAX as in 0:4, found {text!r}", param_hint="--scale"
+        )
+    try:
+        default = Behavior()
+        scale_down = replace(default.scale_down, stabilization_window_seconds=cooldown_seconds)
+        return ScaledObject(
+            message_count=target,
+            polling_interval_seconds=poll_seconds,
+            cooldown_period_seconds=cooldown_seconds,
+            min_replica_count=int(minimum),
+            max_replica_count=int(maximum),
+            sync_period_seconds=poll_seconds,
+            behavior=replace(default, scale_down=scale_down),
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--scale") from None
+
+
+def plan_worker_pool(
+    settings: SystemSettings, scaling: ScaledObject, worker: Part, user: Mapping[str, str]
+) -> "WorkerPoolPlan":
+    """Return the pool that replaces the single ``worker``.
+
+    It counts the queues of the models in ``WORKER_MODELS``, or of all models.
+    """
+    from loosely.local.worker_pool import QueueMonitor, WorkerPoolPlan  # noqa: PLC0415
+
+    minimum, maximum = scaling.min_replica_count, scaling.max_replica_count
+    models = [name.strip() for name in user.get("WORKER_MODELS", "").split(",") if name.strip()]
+    return WorkerPoolPlan(
+        part=replace(
+            worker,
+            summary=f"{minimum} to {maximum} workers, one per {scaling.message_count} messages",
+            address="",
+        ),
+        scaling=scaling,
+        monitor=QueueMonitor(settings.gateway_url, models, read_api_key()),
+        make_worker=partial(worker_replica, settings),
+        first_port=settings.ports.worker_health,
+    )
+
+
+def _make_plan(options: _UpOptions) -> "RunPlan":
+    from loosely.local.data_directory import reply_token_key  # noqa: PLC0415
+    from loosely.local.environment import read_environment, shared_environment  # noqa: PLC0415
+    from loosely.local.run import RunPlan  # noqa: PLC0415
+
+    user = read_environment()
     catalogue = user.get("MODEL_CATALOGUE")
-    settings = Settings(
-        root=root,
-        data=directory,
-        ports=ports,
-        reply_token_key=reply_token_key(directory),
+    settings = SystemSettings(
+        root=options.root,
+        data=options.data,
+        ports=options.ports,
+        reply_token_key=reply_token_key(options.data),
         catalogue=Path(catalogue).resolve() if catalogue else None,
-        log_level=log_level or user.get("LOG_LEVEL", LogLevel.info).lower(),
-        engine_options=options,
+        log_level=options.log_level or user.get("LOG_LEVEL", LogLevel.info).lower(),
+        engine_options=options.engine_options,
     )
-    parts = {part.name: part for part in loosely_parts(settings) if part.name in names}
-    fleet = None
-    if scaling is not None:
-        fleet = fleet_plan(settings, scaling, parts.pop("worker"), user)
-    return Plan(
+    parts = {part.name: part for part in loosely_parts(settings) if part.name in options.part_names}
+    worker_pool = None
+    if options.scaling is not None:
+        worker_pool = plan_worker_pool(settings, options.scaling, parts.pop("worker"), user)
+    return RunPlan(
         parts=tuple(parts.values()),
-        fleet=fleet,
-        directory=root,
-        data=directory,
+        worker_pool=worker_pool,
+        directory=options.root,
+        data=options.data,
         url=settings.gateway_url,
-        picture=_as_typed_here(root / "examples" / "chelsea.jpg"),
-        environment=shared_environment(root, user),
+        picture=_relative_to_current(options.root / "examples" / "chelsea.jpg"),
+        environment=shared_environment(options.root, user),
     )
 
 
-def _as_typed_here(path: Path) -> Path:
+def _relative_to_current(path: Path) -> Path:
     try:
         return path.relative_to(Path.cwd())
     except ValueError:

@@ -11,8 +11,8 @@ from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusRece
 from azure.storage.blob import BlobClient
 
 from contract.names import PAYLOAD_CONTAINER, result_blob
-from loosely.up.ports import Ports
-from loosely.up.system import Settings
+from loosely.local.parts import SystemSettings
+from loosely.local.ports import Ports
 from tests.e2e.system import ROOT, System, until
 
 DONE = {"result": {"json": {"done": True}}}
@@ -111,7 +111,7 @@ def large_result(system: System, job_id: str) -> dict[str, Any]:
 
 def _storage(system: System) -> str:
     ports = Ports(blobs=system.part("blobs").ports["blobs"])
-    return Settings(ROOT, system.data, ports, "", "info").storage
+    return SystemSettings(ROOT, system.data, ports, "", "info").storage_connection
 
 
 def _request(message: ServiceBusReceivedMessage) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import httpx
 import psutil
 
-from loosely.up.data import RunningPart, RunningSystem
+from loosely.local.data_directory import RunningPart, RunningSystem
 from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +68,7 @@ class System:
 
     def start(self) -> Self:
         """Start and wait until everything is ready."""
-        command = [sys.executable, "-m", "loosely.cli", "up", "--port", str(self.port)]
+        command = [sys.executable, "-m", "loosely", "up", "--port", str(self.port)]
         command += ["--data", str(self.data), *self._options]
         for part in self._without:
             command += ["--without", part]

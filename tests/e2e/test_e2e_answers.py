@@ -83,7 +83,7 @@ def test_many_callers_get_their_own_answers(system: System) -> None:
 def test_the_command_line_shows_labels_and_json(system: System, pictures: Path) -> None:
     def loosely(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "loosely.cli", *arguments, "--url", system.url],
+            [sys.executable, "-m", "loosely", *arguments, "--url", system.url],
             cwd=ROOT,
             capture_output=True,
             text=True,

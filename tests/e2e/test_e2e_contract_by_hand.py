@@ -14,7 +14,7 @@ import pytest
 from contract.names import progress_url
 from gateway.access.keys import make
 from gateway.access.reply_tokens import ReplyTokens
-from loosely.up.data import reply_token_key
+from loosely.local.data_directory import reply_token_key
 from tests.e2e import by_hand
 from tests.e2e.contract_rows.checking import check
 from tests.e2e.contract_rows.endings import ENDINGS

@@ -42,7 +42,7 @@ def test_the_model_of_the_recipe_serves(
     picture = pictures / "camera.jpg"
 
     checked = subprocess.run(
-        [sys.executable, "-m", "loosely.cli", "models", "check", "brightness", str(picture)],
+        [sys.executable, "-m", "loosely", "models", "check", "brightness", str(picture)],
         cwd=ROOT,
         capture_output=True,
         text=True,

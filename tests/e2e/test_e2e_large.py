@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from benchmarks.peaks import peaks_mb
-from loosely.up.data import RunningSystem
+from loosely.local.data_directory import RunningSystem
 from tests.e2e.system import System, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]

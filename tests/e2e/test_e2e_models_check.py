@@ -50,7 +50,7 @@ def checked(
     (folder / "tried.py").write_text(code, encoding="utf-8")
     (folder / "models.toml").write_text(ENTRY + more, encoding="utf-8")
     return subprocess.run(
-        [sys.executable, "-m", "loosely.cli", "models", "check", *arguments],
+        [sys.executable, "-m", "loosely", "models", "check", *arguments],
         cwd=folder,
         env={
             **os.environ,

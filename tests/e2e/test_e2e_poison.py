@@ -47,7 +47,7 @@ def test_the_caller_hears_of_a_poison_message(tmp_path: Path) -> None:
 
 def loosely(system: System, *arguments: str) -> Any:
     """What `loosely dead-letters … --json` prints."""
-    command = [sys.executable, "-m", "loosely.cli", "dead-letters", *arguments, "--json"]
+    command = [sys.executable, "-m", "loosely", "dead-letters", *arguments, "--json"]
     done = subprocess.run(
         [*command, "--url", system.url], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from loosely.up.data import RunningSystem
+from loosely.local.data_directory import RunningSystem
 from tests.e2e.system import System, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]

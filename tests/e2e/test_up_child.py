@@ -1,4 +1,4 @@
-"""The launcher alone, without a guard: what the kernel does for the parts."""
+"""`child.py` without the reaper: the kernel kills a part with its supervisor."""
 
 import os
 import subprocess
@@ -7,12 +7,12 @@ import sys
 import psutil
 import pytest
 
-from loosely.up import child
+from loosely.local import child
 
 pytestmark = pytest.mark.e2e
 
 SLEEP = "import time; print('runs', flush=True); time.sleep(600)"
-# Starts the launcher as the supervisor does, and tells the process id that became the part.
+# Starts child.py as the supervisor does, and prints the process id of the part.
 SUPERVISOR = f"""
 import os, subprocess, sys, time
 part = subprocess.Popen(
@@ -25,7 +25,7 @@ time.sleep(600)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the guard alone does this")
+@pytest.mark.skipif(sys.platform != "linux", reason="on other systems only the reaper does this")
 def test_a_part_dies_with_its_supervisor() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", SUPERVISOR], stdout=subprocess.PIPE, text=True
@@ -38,7 +38,7 @@ def test_a_part_dies_with_its_supervisor() -> None:
         assert not alive
 
 
-def test_the_launcher_becomes_the_command() -> None:
+def test_child_becomes_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), "/bin/echo", "a b"],
         check=True,

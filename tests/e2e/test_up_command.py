@@ -1,4 +1,4 @@
-"""`loosely up` as it is typed, with the one real part that needs no other."""
+"""`loosely up` as a process, with the one real part that depends on no other."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loosely.up.ports import free_base
+from loosely.local.ports import free_base
 
 pytestmark = pytest.mark.e2e
 
@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def port() -> int:
-    # Apart for each test process, so that parallel runs do not pick the same.
+    # Different for each test process, so that parallel runs do not take the same ports.
     return free_base(20000 + os.getpid() % 97 * 100)
 
 
@@ -86,14 +86,14 @@ def test_a_part_runs_until_ctrl_c(up: "subprocess.Popen[str]", data: Path, port:
     assert not blobs.is_running()
     assert f"http://127.0.0.1:{port + 3}/devstoreaccount1" in output
     assert "Ready in " in output
-    assert "curl" not in output, "there is no gateway to ask"
+    assert "curl" not in output, "the gateway was left out"
     assert sorted(path.name for path in data.iterdir()) == [
         *("blobs", "logs", "reply-token.key", "up.lock")
     ]
 
 
 @pytest.mark.usefixtures("up")
-def test_a_busy_port_is_named_and_another_offered(tmp_path: Path, port: int) -> None:
+def test_a_busy_port_is_named_with_a_free_one(tmp_path: Path, port: int) -> None:
     done = subprocess.run(
         command(tmp_path / "other", port),
         check=False,
@@ -110,7 +110,7 @@ def test_a_busy_port_is_named_and_another_offered(tmp_path: Path, port: int) -> 
     assert re.search(r"loosely up --port \d+", done.stderr)
 
 
-def test_a_second_up_on_the_same_data_is_told_of_the_first(
+def test_a_second_up_on_the_same_data_names_the_first(
     up: "subprocess.Popen[str]", data: Path, port: int
 ) -> None:
     done = subprocess.run(
@@ -125,7 +125,7 @@ def test_a_second_up_on_the_same_data_is_told_of_the_first(
     assert f"another `loosely up` (process {up.pid}) runs on {data}" in done.stderr
 
 
-def test_on_a_terminal_ctrl_c_reaches_the_parts_in_order(data: Path, port: int) -> None:
+def test_ctrl_c_on_a_terminal_stops_the_parts(data: Path, port: int) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
@@ -139,7 +139,7 @@ def test_on_a_terminal_ctrl_c_reaches_the_parts_in_order(data: Path, port: int) 
     try:
         while chunk := os.read(terminal, 65536):
             shown += chunk
-    except OSError:  # how a terminal says that its last process is gone
+    except OSError:  # raised once the last process of the terminal has ended
         pass
     _, status = os.waitpid(pid, 0)
     os.close(terminal)

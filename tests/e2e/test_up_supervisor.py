@@ -1,4 +1,4 @@
-"""The supervisor with real processes: small stand-ins that serve HTTP and note what they see."""
+"""The supervisor with real processes: small parts that serve HTTP and write a journal."""
 
 import contextlib
 import json
@@ -55,10 +55,11 @@ RUN = """
 import json, sys
 from pathlib import Path
 from rich.console import Console
-from loosely.up.errors import UpError
-from loosely.up.keeper import Patience
-from loosely.up.parts import Part, Probe
-from loosely.up.run import Plan, run
+from loosely.local.errors import UpError
+from loosely.local.process_manager import StartLimits
+from loosely.local.parts import Part
+from loosely.local.probe import Probe
+from loosely.local.run import RunPlan, run
 import os
 given = json.loads(sys.argv[1])
 data = Path(given["data"])
@@ -68,8 +69,8 @@ parts = [
          drain_seconds=p["drain_seconds"])
     for p in given["parts"]
 ]
-plan = Plan(parts=parts, directory=data, data=data, url="http://127.0.0.1:1", picture=Path("x"),
-            environment=dict(os.environ), patience=Patience(ready_within_seconds=given["within"],
+plan = RunPlan(parts=parts, directory=data, data=data, url="http://127.0.0.1:1", picture=Path("x"),
+            environment=dict(os.environ), limits=StartLimits(ready_within_seconds=given["within"],
             slow_after_seconds=given["within"] / 2))
 try:
     sys.exit(run(lambda: plan, data, Console()))
@@ -82,12 +83,12 @@ except UpError as error:
 def wait_for(condition: Callable[[], bool], limit_seconds: float = 15.0) -> None:
     until = time.monotonic() + limit_seconds
     while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
+        assert time.monotonic() < until, "the condition was not met in time"
         time.sleep(0.02)
 
 
 class Up:
-    """A supervisor in a process of its own, over stand-ins called as given."""
+    """A supervisor in its own process, with one test part for each given name."""
 
     def __init__(self, data: Path, within_seconds: float, **behaviours: str) -> None:
         self.data = data
@@ -147,17 +148,17 @@ class Up:
 def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
     running: list[Up] = []
 
-    def begin(within_seconds: float = 20.0, **behaviours: str) -> Up:
+    def start_up(within_seconds: float = 20.0, **behaviours: str) -> Up:
         running.append(Up(tmp_path / "data", within_seconds, **behaviours))
         return running[-1]
 
-    yield begin
+    yield start_up
     for up in running:
         up.process.kill()
         up.process.communicate()
 
 
-def test_parts_are_started_at_once_and_stopped_last_first(start: Callable[..., Up]) -> None:
+def test_parts_start_together_and_stop_in_reverse_order(start: Callable[..., Up]) -> None:
     up = start(storage="plain", queue="plain", worker="plain")
     wait_for(lambda: up.is_ready("storage", "queue", "worker"))
     assert sorted(up.journal()) == ["queue start red", "storage start red", "worker start red"]
@@ -174,7 +175,7 @@ def test_parts_are_started_at_once_and_stopped_last_first(start: Callable[..., U
     assert (up.data / "logs" / "worker.log").read_text() == "worker speaks\n"
 
 
-def test_a_killed_part_is_back_quickly_and_said_so(start: Callable[..., Up]) -> None:
+def test_a_killed_part_is_restarted_quickly_and_reported(start: Callable[..., Up]) -> None:
     up = start(queue="plain", worker="plain")
     wait_for(lambda: up.is_ready("queue", "worker"))
     first, queue = up.pid("worker"), up.pid("queue")
@@ -188,11 +189,11 @@ def test_a_killed_part_is_back_quickly_and_said_so(start: Callable[..., Up]) -> 
     up.process.terminate()
     code, output, _ = up.finish()
     assert code == 0
-    assert "worker  died (killed by SIGKILL: worker speaks); again in 0.1 s" in output
-    assert "worker  is back after" in output
+    assert "worker  died (killed by SIGKILL: worker speaks); restarts in 0.1 s" in output
+    assert "worker  ready again in" in output
 
 
-def test_a_part_that_cannot_start_ends_up_with_its_last_words(start: Callable[..., Up]) -> None:
+def test_a_part_that_cannot_start_ends_up_with_its_last_log_lines(start: Callable[..., Up]) -> None:
     up = start(queue="plain", worker="crash")
 
     code, output, errors = up.finish()
@@ -201,23 +202,23 @@ def test_a_part_that_cannot_start_ends_up_with_its_last_words(start: Callable[..
     assert up.journal().count("worker start red") == 3
     assert "worker died 3 times before it was ready (exit code 3)" in errors
     assert "the reason it died" in errors
-    assert "worker  died (exit code 3: the reason it died); again in 0.2 s" in output
+    assert "worker  died (exit code 3: the reason it died); restarts in 0.2 s" in output
     assert "queue stop" in up.journal()
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "code", "said"),
+    ("behaviour", "code", "message"),
     [("setting", 1, "refused its settings"), ("taken", 98, "found its port taken")],
 )
-def test_what_another_try_cannot_mend_is_not_tried_again(
-    start: Callable[..., Up], behaviour: str, code: int, said: str
+def test_a_permanent_start_failure_is_not_retried(
+    start: Callable[..., Up], behaviour: str, code: int, message: str
 ) -> None:
     up = start(worker=behaviour)
 
     ended, _, errors = up.finish()
 
     assert ended == code
-    assert said in errors
+    assert message in errors
     assert up.journal() == ["worker start red"]
 
 
@@ -227,12 +228,12 @@ def test_a_part_that_never_becomes_ready_is_given_up(start: Callable[..., Up]) -
     code, output, errors = up.finish()
 
     assert code == 1
-    assert "worker  is not ready after 0 s; it last said: worker speaks" in output
-    assert "worker is not ready after so long" in errors
+    assert "worker  is not ready after 0 s; last log line: worker speaks" in output
+    assert "worker is not ready after 0.6 s" in errors
     assert sorted(up.journal()) == ["queue start red", "queue stop", "worker start red"]
 
 
-def test_a_part_that_will_not_stop_is_killed(start: Callable[..., Up]) -> None:
+def test_a_part_that_does_not_stop_is_killed(start: Callable[..., Up]) -> None:
     up = start(queue="plain", worker="stubborn")
     wait_for(lambda: up.is_ready("queue", "worker"))
 
@@ -258,7 +259,7 @@ def test_the_second_ctrl_c_kills(start: Callable[..., Up]) -> None:
     assert time.monotonic() - asked_at < 1.0
 
 
-def test_ctrl_c_before_anything_is_ready_stops_it(start: Callable[..., Up]) -> None:
+def test_ctrl_c_stops_parts_that_are_not_ready(start: Callable[..., Up]) -> None:
     up = start(queue="plain", worker="plain")
     wait_for((up.data / "up.json").exists)
 
@@ -272,7 +273,7 @@ def test_nothing_outlives_a_killed_supervisor(start: Callable[..., Up]) -> None:
     up = start(queue="plain", worker="parent")
     wait_for(lambda: up.is_ready("queue", "worker"))
     family = psutil.Process(up.process.pid).children(recursive=True)
-    assert len(family) == 4, "two parts, what the worker forked, and the guard"
+    assert len(family) == 4, "two parts, a child of the worker, and the reaper"
 
     up.process.kill()
 
@@ -281,7 +282,7 @@ def test_nothing_outlives_a_killed_supervisor(start: Callable[..., Up]) -> None:
     assert len(gone) == 4
 
 
-def test_what_a_dead_part_has_left_running_is_ended(start: Callable[..., Up]) -> None:
+def test_child_processes_of_a_dead_part_are_killed(start: Callable[..., Up]) -> None:
     up = start(worker="parent")
     wait_for(lambda: up.is_ready("worker"))
     first = up.pid("worker")
@@ -304,7 +305,7 @@ def test_a_second_up_on_the_same_data_is_refused(start: Callable[..., Up]) -> No
     assert up.is_ready("worker")
 
 
-def test_a_killed_supervisor_leaves_the_data_free(start: Callable[..., Up]) -> None:
+def test_a_killed_supervisor_unlocks_the_data_directory(start: Callable[..., Up]) -> None:
     first = start(worker="plain")
     wait_for(lambda: first.is_ready("worker"))
     first.process.kill()
@@ -318,7 +319,7 @@ def test_a_killed_supervisor_leaves_the_data_free(start: Callable[..., Up]) -> N
     assert (second.data / "logs" / "worker.log.1").exists()
 
 
-def test_the_record_is_for_the_owner_alone_and_tells_where_things_are(
+def test_the_state_file_is_private_and_lists_the_parts(
     start: Callable[..., Up],
 ) -> None:
     up = start(worker="plain")

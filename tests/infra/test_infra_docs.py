@@ -16,8 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from loosely.cli import app
-from loosely.cli.scale import local_scaling
-from loosely.cli.up import choose
+from loosely.cli.up import choose_parts, parse_scaling
 from tests.infra import fake_cloud
 from tests.infra.deployment import ROOT
 from tests.infra.readings import gateway_reads
@@ -60,8 +59,8 @@ NOT_RUN = {
     "export LOOSELY_API_KEY=lsy_…": "the key that keys.sh has shown",
     'export LOOSELY_URL="$(azd env get-value API_URL)"': AZD,
     "curl ": "tests/e2e and the smoke test send these requests",
-    "loosely scale-model": "tests/unit/planning run it and compare what it prints",
-    "loosely cost": "tests/unit/planning run it and compare what it prints",
+    "loosely scale-model": "tests/unit/capacity run it and compare what it prints",
+    "loosely cost": "tests/unit/capacity run it and compare what it prints",
     "./dev loosely submit ": "tests/e2e run the command line against a whole system",
     "./dev loosely dead-letters ": "tests/e2e run the command line against a whole system",
     "./dev test tests/infra": "is what runs this",
@@ -155,9 +154,9 @@ def up(arguments: list[str]) -> None:
     """Its options are understood; tests/e2e start it."""
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     if parts := options.pop("--only", ""):
-        assert choose([parts], [])
+        assert choose_parts([parts], [])
     if scale := options.pop("--scale", ""):
-        assert local_scaling(scale, 5, 1, 20)
+        assert parse_scaling(scale, 5, 1, 20)
     assert not options
 
 

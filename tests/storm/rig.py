@@ -18,16 +18,15 @@ from pathlib import Path
 import httpx
 import psutil
 
-from loosely.up.data import reply_token_key
-from loosely.up.environment import shared_environment, users_environment
-from loosely.up.errors import USAGE_EXIT_CODE
-from loosely.up.guard import Guard, kill_group
-from loosely.up.launcher import Launcher
-from loosely.up.logs import PartLog
-from loosely.up.parts import Part
-from loosely.up.ports import Ports
-from loosely.up.readiness import wait_until_ready
-from loosely.up.system import Settings, loosely_parts
+from loosely.local.data_directory import reply_token_key
+from loosely.local.environment import read_environment, shared_environment
+from loosely.local.errors import USAGE_EXIT_CODE
+from loosely.local.launcher import Launcher
+from loosely.local.logs import PartLog
+from loosely.local.parts import Part, SystemSettings, loosely_parts
+from loosely.local.ports import Ports
+from loosely.local.probe import wait_until_ready
+from loosely.local.reaper import Reaper, kill_group
 from tests.ports import free_ports
 from tests.storm.balancer import Balancer
 
@@ -126,7 +125,7 @@ class Member:
                 self._started.clear()
                 early_deaths = 0 if has_been_ready.done() or self._killed else early_deaths + 1
                 has_been_ready.cancel()
-                self.launcher.clear(process)
+                self.launcher.clean_up(process)
             if not self._killed and not self._stop.is_set():
                 self.own_deaths += 1
             is_refusal = process.returncode == USAGE_EXIT_CODE
@@ -191,13 +190,13 @@ class Member:
 class Rig:
     """A whole system: blobs, Service Bus, one or two gateway hosts, a worker."""
 
-    def __init__(self, data: Path, engine: Engine, guard: Guard) -> None:
+    def __init__(self, data: Path, engine: Engine, reaper: Reaper) -> None:
         self.engine = engine
         self.ran_path = data / "ran"
         catalogue = data / "models.toml"
         catalogue.write_text(_CATALOGUE, encoding="utf-8")
         base = free_ports(_PORT_COUNT)
-        settings = Settings(
+        settings = SystemSettings(
             root=ROOT,
             data=data,
             ports=Ports.from_base(base),
@@ -220,7 +219,7 @@ class Rig:
         #: Where each host answers, without the balancer.
         self.host_urls = tuple(part.address for part in gateways)
         self._queues_url = f"http://127.0.0.1:{settings.ports.servicebus_admin}/$Resources/queues"
-        launcher = Launcher(ROOT, shared_environment(ROOT, users_environment()), guard)
+        launcher = Launcher(ROOT, shared_environment(ROOT, read_environment()), reaper)
         self.members = {
             part.name: Member(part, PartLog(data / "logs" / f"{part.name}.log"), launcher)
             for part in (blobs, servicebus, *gateways, worker)
@@ -275,7 +274,7 @@ class Rig:
         return sum(counts) if counts else None
 
 
-def _gateway_host(settings: Settings, engine: Engine, number: int, port: int) -> Part:
+def _gateway_host(settings: SystemSettings, engine: Engine, number: int, port: int) -> Part:
     """Return one of several hosts: with a port and a directory of its own, on one task hub."""
     name = f"gateway-{number}"
     own = replace(
@@ -300,9 +299,9 @@ async def running(data: Path, engine: Engine) -> AsyncIterator[Rig]:
     Raises:
         RigError: a part cannot be brought up (in an ExceptionGroup, as from any task group).
     """
-    guard = Guard()
+    reaper = Reaper()
     try:
-        rig = Rig(data, engine, guard)
+        rig = Rig(data, engine, reaper)
         async with asyncio.TaskGroup() as supervision:
             try:
                 await rig.run(supervision)
@@ -310,4 +309,4 @@ async def running(data: Path, engine: Engine) -> AsyncIterator[Rig]:
             finally:
                 rig.stop()
     finally:
-        guard.close()
+        reaper.close()

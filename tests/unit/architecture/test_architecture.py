@@ -26,9 +26,9 @@ def test_the_environment_is_read_in_one_place_of_each_program() -> None:
         "functions/function_app.py",
         "worker/__main__.py",
         "worker/check.py",
-        "loosely/up/environment.py",
+        "loosely/local/environment.py",
         # A library has no settings, but its users a key that they do not write into programs.
-        "loosely/credentials.py",
+        "loosely/client/settings.py",
         # The app's settings are its host's environment, on top of local.settings.json.
         "emulator/functions/__main__.py",
         "infra/check.py",

@@ -1,4 +1,4 @@
-"""One face for the two clients, so that each test of what they do is a test of both."""
+"""One interface to both clients, so that each test of their behaviour tests both."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -8,8 +8,8 @@ from typing import Any
 from loosely import AsyncClient, Client, Event, Job, Model, Result, Retry, Upload
 
 
-class Clock:
-    """Time that passes only in `sleep`."""
+class SleepClock:
+    """A clock whose time advances only in `sleep`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -26,63 +26,65 @@ class Clock:
         self.sleep(seconds)
 
 
-class Face:
-    """The client's methods; those of the asynchronous one are run to their end."""
+class AnyClient:
+    """A client of either kind. The methods of an asynchronous client are run to their end."""
 
     def __init__(self, client: Client | AsyncClient, runner: asyncio.Runner) -> None:
         self.client = client
         self._runner = runner
 
-    def submit(self, *given: Any, **options: Any) -> Job:
-        return self._done(self.client.submit(*given, **options))  # type: ignore[no-any-return]
+    def submit(self, *args: Any, **options: Any) -> Job:
+        return self._run(self.client.submit(*args, **options))  # type: ignore[no-any-return]
 
-    def run(self, *given: Any, **options: Any) -> Job:
-        return self._done(self.client.run(*given, **options))  # type: ignore[no-any-return]
+    def run(self, *args: Any, **options: Any) -> Job:
+        return self._run(self.client.run(*args, **options))  # type: ignore[no-any-return]
 
-    def wait(self, *given: Any, **options: Any) -> Job:
-        return self._done(self.client.wait(*given, **options))  # type: ignore[no-any-return]
+    def wait(self, *args: Any, **options: Any) -> Job:
+        return self._run(self.client.wait(*args, **options))  # type: ignore[no-any-return]
 
-    def get(self, *given: Any, **options: Any) -> Job:
-        return self._done(self.client.get(*given, **options))  # type: ignore[no-any-return]
+    def get(self, *args: Any, **options: Any) -> Job:
+        return self._run(self.client.get(*args, **options))  # type: ignore[no-any-return]
 
     def cancel(self, job_id: str) -> Job:
-        return self._done(self.client.cancel(job_id))  # type: ignore[no-any-return]
+        return self._run(self.client.cancel(job_id))  # type: ignore[no-any-return]
 
     def result(self, job_id: str) -> Result | Job:
-        return self._done(self.client.result(job_id))  # type: ignore[no-any-return]
+        return self._run(self.client.result(job_id))  # type: ignore[no-any-return]
 
-    def upload(self, *given: Any, **options: Any) -> Upload:
-        return self._done(self.client.upload(*given, **options))  # type: ignore[no-any-return]
+    def upload(self, *args: Any, **options: Any) -> Upload:
+        return self._run(self.client.upload(*args, **options))  # type: ignore[no-any-return]
 
     def models(self) -> tuple[Model, ...]:
-        return self._done(self.client.models())  # type: ignore[no-any-return]
+        return self._run(self.client.models())  # type: ignore[no-any-return]
 
     def jobs(self, **filters: Any) -> list[Job]:
-        return self._all(self.client.jobs(**filters))
+        return self._collect(self.client.jobs(**filters))
 
-    def events(self, *given: Any, **options: Any) -> list[Event]:
-        return self._all(self.client.iter_events(*given, **options))
+    def events(self, *args: Any, **options: Any) -> list[Event]:
+        return self._collect(self.client.iter_events(*args, **options))
 
-    def _done(self, given: Any) -> Any:
-        return self._runner.run(given) if asyncio.iscoroutine(given) else given
+    def _run(self, value: Any) -> Any:
+        return self._runner.run(value) if asyncio.iscoroutine(value) else value
 
-    def _all(self, values: Any) -> list[Any]:
-        async def gathered() -> list[Any]:
+    def _collect(self, values: Any) -> list[Any]:
+        async def collect() -> list[Any]:
             return [value async for value in values]
 
-        return list(values) if isinstance(values, Iterator) else self._runner.run(gathered())
+        return list(values) if isinstance(values, Iterator) else self._runner.run(collect())
 
 
-Make = Callable[..., Face]
+Connect = Callable[..., AnyClient]
 
 
 @contextmanager
-def faces(kind: str, clock: Clock) -> Iterator[Make]:
-    """Make clients of this kind, and close them."""
+def connecting_clients(kind: str, clock: SleepClock) -> Iterator[Connect]:
+    """Yield a function that returns clients of this kind; close them at the end."""
     with asyncio.Runner() as runner:
-        made: list[Client | AsyncClient] = []
+        clients: list[Client | AsyncClient] = []
 
-        def make(url: str, *, retry: Retry | None = None, api_key: str | None = None) -> Face:
+        def connect(
+            url: str, *, retry: Retry | None = None, api_key: str | None = None
+        ) -> AnyClient:
             client = (
                 Client(url, retry=retry, api_key=api_key, clock=clock, sleep=clock.sleep)
                 if kind == "sync"
@@ -90,11 +92,11 @@ def faces(kind: str, clock: Clock) -> Iterator[Make]:
                     url, retry=retry, api_key=api_key, clock=clock, sleep=clock.sleep_async
                 )
             )
-            made.append(client)
-            return Face(client, runner)
+            clients.append(client)
+            return AnyClient(client, runner)
 
-        yield make
-        for client in made:
+        yield connect
+        for client in clients:
             if isinstance(client, Client):
                 client.close()
             else:

@@ -2,28 +2,28 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.loosely.both_clients import Clock, Make, faces
+from tests.unit.loosely.both_clients import Connect, SleepClock, connecting_clients
 from tests.unit.loosely.scripted_gateway import ScriptedGateway, serving
 
 
 @pytest.fixture
 def gateway() -> Iterator[ScriptedGateway]:
-    """A gateway to be told what to answer."""
-    with serving() as started:
-        yield started
+    """A gateway that returns the responses that a test gives it."""
+    with serving() as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)
-def _no_key_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_api_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOOSELY_API_KEY", raising=False)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> SleepClock:
+    return SleepClock()
 
 
 @pytest.fixture(params=["sync", "async"])
-def make(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Make]:
-    with faces(request.param, clock) as made:
-        yield made
+def connect(request: pytest.FixtureRequest, clock: SleepClock) -> Iterator[Connect]:
+    with connecting_clients(request.param, clock) as connect:
+        yield connect

@@ -1,4 +1,4 @@
-"""What type checkers know of `loosely`: mypy reads this, nothing runs it."""
+"""The types of the public face: mypy checks this file, nothing runs it."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A gateway on loopback that gives the answers it was told, and keeps what it was asked."""
+"""A gateway on loopback that returns scripted responses and records the requests."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ JOB_ID = "01982f0c-0000-7000-8000-000000000001"
 
 
 def job_document(status: str, **members: Any) -> dict[str, Any]:
-    """A job as the REST contract shows it."""
+    """Return a job document as the REST contract defines it."""
     return {
         "id": JOB_ID,
         "model": "classifier",
@@ -50,44 +50,34 @@ SUCCEEDED = job_document(
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the gateway is to say once; status 0 is to hang up instead."""
+class ScriptedResponse:
+    """One response of the gateway."""
 
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def answer(status: int, document: Any, **headers: str) -> Answer:
-    """A JSON answer; headers with underscores for dashes."""
+def json_response(status: int, document: Any, **headers: str) -> ScriptedResponse:
+    """Return a response with a JSON body. Underscores in the names of headers become dashes."""
     kind = "application/problem+json" if status >= 400 else "application/json"
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(status, json.dumps(document).encode(), {"content-type": kind, **named})
+    return ScriptedResponse(status, json.dumps(document).encode(), {"content-type": kind, **named})
 
 
-def problem(status: int, code: str, detail: str, **members: Any) -> Answer:
-    """A problem document."""
+def problem_response(status: int, code: str, detail: str, **members: Any) -> ScriptedResponse:
+    """Return a response with a problem document."""
     document = {"type": f"/docs/problems#{code}", "title": code, "status": status, "code": code}
-    return answer(status, {**document, "detail": detail, **members})
+    return json_response(status, {**document, "detail": detail, **members})
 
 
-def stream(*parts: str, end: bytes = b"") -> Answer:
-    """A stream of events that breaks off after them."""
-    text = "".join(parts).encode() + end
-    return Answer(200, text, {"content-type": "text/event-stream; charset=utf-8"})
-
-
-def sent_event(kind: str, event_id: str, job: Any) -> str:
-    """A server-sent event with a job."""
-    return f"event: {kind}\nid: {event_id}\ndata: {json.dumps(job)}\n\n"
-
-
-HANG_UP = Answer(0, b"")
+#: Close the connection without a response.
+HANG_UP = ScriptedResponse(0, b"")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request that the gateway got."""
+class ReceivedRequest:
+    """A request that the gateway received."""
 
     method: str
     target: str
@@ -96,15 +86,15 @@ class Asked:
 
 
 class ScriptedGateway:
-    """Gives ``answers`` one after the other, the last one for ever."""
+    """Returns ``responses`` in order, and the last one to every later request."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.answers: list[Answer] = []
-        self.asked: list[Asked] = []
+        self.responses: list[ScriptedResponse] = []
+        self.requests: list[ReceivedRequest] = []
 
-    def next_answer(self) -> Answer:
-        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+    def next_response(self) -> ScriptedResponse:
+        return self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -114,8 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        self.gateway.asked.append(Asked(self.command, self.path, headers, body))
-        reply = self.gateway.next_answer()
+        self.gateway.requests.append(ReceivedRequest(self.command, self.path, headers, body))
+        reply = self.gateway.next_response()
         if reply is HANG_UP:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -129,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - the base class names them
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
+        """Log nothing."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -142,7 +132,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def serving() -> Iterator[ScriptedGateway]:
-    """A gateway that runs while inside."""
+    """Run a gateway while in the block."""
     handler = type("Handler", (_Handler,), {})
     with _Server(("127.0.0.1", 0), handler) as server:
         gateway = ScriptedGateway(f"http://127.0.0.1:{server.server_address[1]}")

@@ -11,13 +11,11 @@ from loosely.cli import app
 from tests.unit.loosely.scripted_gateway import (
     JOB_ID,
     SUCCEEDED,
-    Answer,
     ScriptedGateway,
-    answer,
+    ScriptedResponse,
     job_document,
-    problem,
-    sent_event,
-    stream,
+    json_response,
+    problem_response,
 )
 
 TABLE = f"""\
@@ -30,7 +28,7 @@ tabby          1.0%  ▎
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
-    """A terminal without a width or settings, in a directory where nothing runs."""
+    """A terminal without a width or settings, in a directory without a running system."""
     monkeypatch.chdir(tmp_path)
     for name in ("LOOSELY_URL", "LOOSELY_API_KEY", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
@@ -47,24 +45,22 @@ def picture(tmp_path: Path) -> str:
 def test_submit_shows_a_table_of_labels(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
-    gateway.answers = [answer(200, SUCCEEDED)]
+    gateway.responses = [json_response(200, SUCCEEDED)]
     done = runner.invoke(app, ["submit", picture, "--model", "classifier", "--url", gateway.url])
 
     assert done.exit_code == 0, done.output
     assert "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n" == TABLE
-    assert gateway.asked[0].headers["prefer"] == "wait=30"
-    assert gateway.asked[0].headers["content-type"] == "image/jpeg"
+    assert gateway.requests[0].headers["prefer"] == "wait=30"
+    assert gateway.requests[0].headers["content-type"] == "image/jpeg"
 
 
-def test_submit_follows_what_was_not_ready(
+def test_submit_polls_a_job_that_has_not_ended(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
-    gateway.answers = [
-        answer(202, job_document("queued"), retry_after="1"),
-        stream(
-            sent_event("status", "1.0.0", job_document("running")),
-            sent_event("final", "3.0.0", SUCCEEDED),
-        ),
+    gateway.responses = [
+        json_response(202, job_document("queued"), retry_after="1"),
+        json_response(200, job_document("running")),
+        json_response(200, SUCCEEDED),
     ]
     done = runner.invoke(
         app,
@@ -77,16 +73,17 @@ def test_submit_follows_what_was_not_ready(
 
     assert done.exit_code == 0, done.output
     assert "Egyptian cat" in done.stdout
-    assert [asked.target for asked in gateway.asked] == [
+    assert [request.target for request in gateway.requests] == [
         "/v1/models/classifier/jobs?deadline_seconds=9&priority=low",
-        f"/v1/jobs/{JOB_ID}/events",
+        f"/v1/jobs/{JOB_ID}",
+        f"/v1/jobs/{JOB_ID}",
     ]
 
 
-def test_json_is_the_job_exactly_as_received(
+def test_submit_with_json_prints_the_job_as_received(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
-    gateway.answers = [Answer(200, json.dumps(SUCCEEDED, indent=3).encode())]
+    gateway.responses = [ScriptedResponse(200, json.dumps(SUCCEEDED, indent=3).encode())]
     done = runner.invoke(
         app, ["submit", picture, "-m", "classifier", "--url", gateway.url, "--json"]
     )
@@ -95,33 +92,35 @@ def test_json_is_the_job_exactly_as_received(
     assert done.stdout == json.dumps(SUCCEEDED, indent=3) + "\n"
 
 
-def test_detach_prints_the_id_alone(
+def test_submit_with_detach_prints_the_job_id_only(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
-    gateway.answers = [answer(202, job_document("queued"), retry_after="1")]
+    gateway.responses = [json_response(202, job_document("queued"), retry_after="1")]
     done = runner.invoke(
         app, ["submit", picture, "-m", "classifier", "--url", gateway.url, "--detach"]
     )
 
     assert (done.exit_code, done.stdout) == (0, f"{JOB_ID}\n")
-    assert gateway.asked[0].headers["prefer"] == "respond-async"
+    assert gateway.requests[0].headers["prefer"] == "respond-async"
 
 
-def test_standard_input_can_be_sent(runner: CliRunner, gateway: ScriptedGateway) -> None:
-    gateway.answers = [answer(200, SUCCEEDED)]
+def test_submit_reads_standard_input(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    gateway.responses = [json_response(200, SUCCEEDED)]
     done = runner.invoke(
         app, ["submit", "-", "-m", "x", "--url", gateway.url, "--type", "a/b"], input=b"bytes"
     )
 
     assert done.exit_code == 0, done.output
-    assert gateway.asked[0].body == b"bytes"
-    assert gateway.asked[0].headers["content-type"] == "a/b"
+    assert gateway.requests[0].body == b"bytes"
+    assert gateway.requests[0].headers["content-type"] == "a/b"
 
 
-def test_a_refusal_says_what_happened_and_what_to_do(
+def test_a_refusal_prints_what_happened_and_what_to_do(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
-    gateway.answers = [problem(404, "unknown-model", "no model 'clasifier'; nearest: classifier.")]
+    gateway.responses = [
+        problem_response(404, "unknown-model", "no model 'clasifier'; nearest: classifier.")
+    ]
     done = runner.invoke(app, ["submit", picture, "-m", "clasifier", "--url", gateway.url])
 
     assert done.exit_code == 1
@@ -131,11 +130,11 @@ def test_a_refusal_says_what_happened_and_what_to_do(
     )
 
 
-def test_a_refusal_in_json_is_the_problem_as_received(
+def test_a_refusal_with_json_prints_the_problem_as_received(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
-    reply = problem(503, "saturated", "the queue is long", retryable=True)
-    gateway.answers = [Answer(503, reply.body, {**reply.headers, "retry-after": "20"})]
+    reply = problem_response(503, "saturated", "the queue is long", retryable=True)
+    gateway.responses = [ScriptedResponse(503, reply.body, {**reply.headers, "retry-after": "20"})]
     done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url, "--json"])
 
     assert done.exit_code == 1
@@ -143,24 +142,26 @@ def test_a_refusal_in_json_is_the_problem_as_received(
     assert done.stderr == "saturated: the queue is long; try again in 20 s\n"
 
 
-def test_what_a_gateway_says_cannot_steer_the_terminal(
+def test_text_from_the_gateway_cannot_control_the_terminal(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
-    gateway.answers = [problem(500, "inference-failed", "\x1b]0;title\x07 [red]not markup[/red]")]
+    gateway.responses = [
+        problem_response(500, "inference-failed", "\x1b]0;title\x07 [red]not markup[/red]")
+    ]
     done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
     assert "\x1b" not in done.stderr
     assert "[red]not markup[/red]" in done.stderr
 
     hostile = {"labels": [{"label": "\x1b[2Jcat", "score": 1e9}]}
-    gateway.answers = [answer(200, job_document("succeeded\x1b[2J", result=hostile))]
+    gateway.responses = [json_response(200, job_document("succeeded\x1b[2J", result=hostile))]
     done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
     assert "\x1b" not in done.stdout
     assert "cat" in done.stdout
 
 
-def test_status_shows_how_a_job_stands(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_status_shows_a_job(runner: CliRunner, gateway: ScriptedGateway) -> None:
     failed = job_document("failed", error={"code": "inference-failed", "detail": "out of memory"})
-    gateway.answers = [answer(200, failed)]
+    gateway.responses = [json_response(200, failed)]
     done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
 
     assert done.exit_code == 0
@@ -175,13 +176,13 @@ def test_status_shows_how_a_job_stands(runner: CliRunner, gateway: ScriptedGatew
     ]
 
 
-def test_a_job_that_fails_while_followed_ends_with_1(
+def test_submit_exits_with_1_if_the_job_fails(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     expired = job_document("expired", error={"code": "expired", "detail": "9 s are over"})
-    gateway.answers = [
-        answer(202, job_document("queued"), retry_after="0"),
-        stream(sent_event("final", "3.0.0", expired)),
+    gateway.responses = [
+        json_response(202, job_document("queued"), retry_after="0"),
+        json_response(200, expired),
     ]
     done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
 
@@ -189,8 +190,8 @@ def test_a_job_that_fails_while_followed_ends_with_1(
     assert "expired: 9 s are over" in done.stdout
 
 
-def test_result_shows_the_labels_alone(runner: CliRunner, gateway: ScriptedGateway) -> None:
-    gateway.answers = [answer(200, SUCCEEDED["result"])]
+def test_result_shows_the_labels(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    gateway.responses = [json_response(200, SUCCEEDED["result"])]
     done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url])
 
     assert done.exit_code == 0
@@ -198,20 +199,20 @@ def test_result_shows_the_labels_alone(runner: CliRunner, gateway: ScriptedGatew
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), 10**400, None, "high"])
-def test_labels_that_cannot_be_drawn_are_shown_as_json(
+def test_labels_without_a_drawable_score_are_shown_as_json(
     runner: CliRunner, gateway: ScriptedGateway, score: object
 ) -> None:
-    gateway.answers = [answer(200, {"labels": [{"label": "cat\x9b2J", "score": score}]})]
+    gateway.responses = [json_response(200, {"labels": [{"label": "cat\x9b2J", "score": score}]})]
     done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url])
 
     assert done.exit_code == 0
     assert '"label": "cat\ufffd2J"' in done.stdout
 
 
-def test_a_result_that_is_no_text_goes_to_a_file(
+def test_result_writes_a_binary_result_to_a_file(
     runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
-    gateway.answers = [Answer(200, b"\x89PNG\x00mask", {"content-type": "image/png"})]
+    gateway.responses = [ScriptedResponse(200, b"\x89PNG\x00mask", {"content-type": "image/png"})]
     target = tmp_path / "mask.png"
     done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url, "-o", str(target)])
 
@@ -219,8 +220,10 @@ def test_a_result_that_is_no_text_goes_to_a_file(
     assert target.read_bytes() == b"\x89PNG\x00mask"
 
 
-def test_no_result_yet_has_its_own_exit_code(runner: CliRunner, gateway: ScriptedGateway) -> None:
-    gateway.answers = [answer(202, job_document("running"), retry_after="1")]
+def test_result_exits_with_75_if_the_job_has_not_ended(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    gateway.responses = [json_response(202, job_document("running"), retry_after="1")]
     done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url])
 
     assert done.exit_code == 75
@@ -228,19 +231,22 @@ def test_no_result_yet_has_its_own_exit_code(runner: CliRunner, gateway: Scripte
 
 
 def test_cancel_shows_the_job(runner: CliRunner, gateway: ScriptedGateway) -> None:
-    gateway.answers = [answer(202, job_document("cancelling"))]
+    gateway.responses = [json_response(202, job_document("cancelling"))]
     done = runner.invoke(app, ["cancel", JOB_ID, "--url", gateway.url])
 
     assert done.exit_code == 0, done.output
     assert "cancelling" in done.stdout
-    assert (gateway.asked[0].method, gateway.asked[0].target) == ("DELETE", f"/v1/jobs/{JOB_ID}")
+    assert (gateway.requests[0].method, gateway.requests[0].target) == (
+        "DELETE",
+        f"/v1/jobs/{JOB_ID}",
+    )
 
 
-def test_list_shows_a_line_for_each_job_up_to_the_limit(
+def test_list_prints_a_line_per_job_up_to_the_limit(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     page = {"jobs": [SUCCEEDED, job_document("queued")], "next_cursor": "more"}
-    gateway.answers = [answer(200, page)]
+    gateway.responses = [json_response(200, page)]
     done = runner.invoke(
         app, ["list", "--limit", "3", "--status", "queued", "--url", gateway.url, "--json"]
     )
@@ -248,15 +254,15 @@ def test_list_shows_a_line_for_each_job_up_to_the_limit(
     assert done.exit_code == 0, done.output
     statuses = [json.loads(line)["status"] for line in done.stdout.splitlines()]
     assert statuses == ["succeeded", "queued", "succeeded"]
-    assert [asked.target for asked in gateway.asked] == [
+    assert [request.target for request in gateway.requests] == [
         "/v1/jobs?status=queued",
         "/v1/jobs?status=queued&cursor=more",
     ]
 
 
-def test_models_are_listed(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_models_lists_the_models(runner: CliRunner, gateway: ScriptedGateway) -> None:
     model = {"name": "classifier", "task": "label", "media_types": ["image/jpeg", "image/png"]}
-    gateway.answers = [answer(200, {"models": [model]})]
+    gateway.responses = [json_response(200, {"models": [model]})]
     done = runner.invoke(app, ["models", "--url", gateway.url])
 
     assert done.exit_code == 0, done.output
@@ -264,22 +270,26 @@ def test_models_are_listed(runner: CliRunner, gateway: ScriptedGateway) -> None:
 
 
 @pytest.mark.parametrize("by", ["argument", "environment"])
-def test_a_key_is_sent_and_not_shown(runner: CliRunner, gateway: ScriptedGateway, by: str) -> None:
-    gateway.answers = [problem(401, "unauthenticated", "the key is not known")]
+def test_the_api_key_is_sent_and_not_shown(
+    runner: CliRunner, gateway: ScriptedGateway, by: str
+) -> None:
+    gateway.responses = [problem_response(401, "unauthenticated", "the key is not known")]
     arguments = ["status", JOB_ID, "--url", gateway.url]
     if by == "argument":
         done = runner.invoke(app, [*arguments, "--api-key", "lsy_secret"])
     else:
         done = runner.invoke(app, arguments, env={"LOOSELY_API_KEY": "lsy_secret"})
 
-    assert gateway.asked[0].headers["authorization"] == "Bearer lsy_secret"
+    assert gateway.requests[0].headers["authorization"] == "Bearer lsy_secret"
     assert done.exit_code == 1
     assert "secret" not in done.output
     assert done.stderr.endswith("name your key with --api-key or LOOSELY_API_KEY\n")
 
 
-def test_another_server_has_its_own_exit_code(runner: CliRunner, gateway: ScriptedGateway) -> None:
-    gateway.answers = [Answer(200, b"<html>")]
+def test_a_response_of_another_server_exits_with_76(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    gateway.responses = [ScriptedResponse(200, b"<html>")]
     done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
     assert done.exit_code == 76
 
@@ -297,11 +307,11 @@ def test_another_server_has_its_own_exit_code(runner: CliRunner, gateway: Script
         ["nonsense"],
     ],
 )
-def test_wrong_usage_ends_with_2(runner: CliRunner, arguments: list[str]) -> None:
+def test_wrong_usage_exits_with_2(runner: CliRunner, arguments: list[str]) -> None:
     assert runner.invoke(app, arguments).exit_code == 2
 
 
-def test_the_command_as_a_process_when_nobody_listens(tmp_path: Path) -> None:
+def test_an_unreachable_gateway_exits_with_69(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "loosely", "status", JOB_ID, "--url", "http://127.0.0.1:9"],
         check=False,
@@ -315,7 +325,7 @@ def test_the_command_as_a_process_when_nobody_listens(tmp_path: Path) -> None:
     assert "loosely up" in done.stderr
 
 
-def test_importing_the_package_loads_nothing_else(tmp_path: Path) -> None:
+def test_importing_loosely_does_not_load_its_dependencies(tmp_path: Path) -> None:
     code = (
         "import sys, loosely; heavy = {'httpx', 'typer', 'rich', 'psutil'} & set(sys.modules);"
         "print(heavy or 'light'); loosely.Client; print('httpx' in sys.modules)"
@@ -331,7 +341,7 @@ def test_importing_the_package_loads_nothing_else(tmp_path: Path) -> None:
     assert done.stdout.split() == ["light", "True"]
 
 
-def test_version_and_help(runner: CliRunner) -> None:
+def test_version_and_help_are_printed(runner: CliRunner) -> None:
     assert runner.invoke(app, ["--version"]).stdout == f"loosely {__version__}\n"
     helped = runner.invoke(app, ["--help"]).stdout
     for word in ("up", "submit", "status", "result", "cancel", "list", "models", "Exit codes"):

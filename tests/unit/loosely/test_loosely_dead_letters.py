@@ -5,7 +5,13 @@ import pytest
 from typer.testing import CliRunner
 
 from loosely.cli import app
-from tests.unit.loosely.scripted_gateway import JOB_ID, Answer, ScriptedGateway, answer, problem
+from tests.unit.loosely.scripted_gateway import (
+    JOB_ID,
+    ScriptedGateway,
+    ScriptedResponse,
+    json_response,
+    problem_response,
+)
 
 LETTER = {
     "id": JOB_ID,
@@ -33,10 +39,11 @@ def run(runner: CliRunner, gateway: ScriptedGateway, *arguments: str) -> tuple[i
     return done.exit_code, done.output
 
 
-def test_letters_are_listed_over_all_pages(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_list_prints_dead_letters_of_all_pages(runner: CliRunner, gateway: ScriptedGateway) -> None:
     pages = [([LETTER], "classifier/1"), ([{**LETTER, "redriven_as": "other"}], None)]
-    gateway.answers = [
-        answer(200, {"dead_letters": letters, "next_cursor": cursor}) for letters, cursor in pages
+    gateway.responses = [
+        json_response(200, {"dead_letters": letters, "next_cursor": cursor})
+        for letters, cursor in pages
     ]
     code, output = run(runner, gateway, "list", "--model", "classifier")
     assert code == 0
@@ -48,12 +55,12 @@ def test_letters_are_listed_over_all_pages(runner: CliRunner, gateway: ScriptedG
         "MaxDeliveryCountExceeded",
     ]
     assert second.rstrip().endswith("redriven as other")
-    assert "cursor=classifier%2F1" in gateway.asked[1].target
-    assert "model=classifier" in gateway.asked[1].target
+    assert "cursor=classifier%2F1" in gateway.requests[1].target
+    assert "model=classifier" in gateway.requests[1].target
 
 
-def test_a_letter_is_shown(runner: CliRunner, gateway: ScriptedGateway) -> None:
-    gateway.answers = [answer(200, LETTER), answer(200, LETTER)]
+def test_show_prints_a_dead_letter(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    gateway.responses = [json_response(200, LETTER), json_response(200, LETTER)]
     code, output = run(runner, gateway, "show", "classifier", JOB_ID)
     assert code == 0
     assert "MaxDeliveryCountExceeded" in output
@@ -62,41 +69,45 @@ def test_a_letter_is_shown(runner: CliRunner, gateway: ScriptedGateway) -> None:
     assert json.loads(output) == LETTER
 
 
-def test_a_letter_is_sent_again(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_redrive_sends_a_dead_letter_again_once(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
     sent = {"job_id": "new", "is_new_job": True, "is_repeat": False, "links": {}}
-    gateway.answers = [answer(202, sent), answer(200, {**sent, "is_repeat": True})]
+    gateway.responses = [json_response(202, sent), json_response(200, {**sent, "is_repeat": True})]
     assert run(runner, gateway, "redrive", "classifier", JOB_ID) == (
         0,
-        "it was sent again, as the new job new\n",
+        "sent again as the new job new\n",
     )
     assert run(runner, gateway, "redrive", "classifier", JOB_ID) == (
         0,
-        "it had been sent again before, as the new job new\n",
+        "was already sent again as the new job new\n",
     )
-    assert [(asked.method, asked.target) for asked in gateway.asked] == [
+    assert [(request.method, request.target) for request in gateway.requests] == [
         ("POST", f"{PATH}/redrive")
     ] * 2
 
 
-def test_letters_are_thrown_away(runner: CliRunner, gateway: ScriptedGateway) -> None:
-    gateway.answers = [
-        Answer(204, b""),
-        answer(200, {"deleted": 500, "is_complete": False}),
-        answer(200, {"deleted": 7, "is_complete": True}),
+def test_purge_deletes_dead_letters(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    gateway.responses = [
+        ScriptedResponse(204, b""),
+        json_response(200, {"deleted": 500, "is_complete": False}),
+        json_response(200, {"deleted": 7, "is_complete": True}),
     ]
-    assert run(runner, gateway, "purge", "classifier", JOB_ID) == (0, "thrown away: 1\n")
-    assert run(runner, gateway, "purge", "classifier", "--all") == (0, "thrown away: 507\n")
+    assert run(runner, gateway, "purge", "classifier", JOB_ID) == (0, "deleted: 1\n")
+    assert run(runner, gateway, "purge", "classifier", "--all") == (0, "deleted: 507\n")
     assert run(runner, gateway, "purge", "classifier")[0] == 2
     assert run(runner, gateway, "purge", "classifier", JOB_ID, "--all")[0] == 2
 
 
-def test_a_refusal_is_told(runner: CliRunner, gateway: ScriptedGateway) -> None:
-    gateway.answers = [problem(409, "not-redrivable", "the job is no longer kept")]
+def test_a_refused_redrive_prints_the_problem(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    gateway.responses = [problem_response(409, "not-redrivable", "the job is no longer kept")]
     code, output = run(runner, gateway, "redrive", "classifier", JOB_ID)
     assert code == 1
     assert "not-redrivable: the job is no longer kept" in output
 
 
-def test_what_is_no_list_is_told(runner: CliRunner, gateway: ScriptedGateway) -> None:
-    gateway.answers = [answer(200, {"dead_letters": 1})]
+def test_a_response_without_a_list_exits_with_76(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    gateway.responses = [json_response(200, {"dead_letters": 1})]
     assert run(runner, gateway, "list")[0] == 76

@@ -1,4 +1,4 @@
-"""What `loosely` is for those who import it."""
+"""The public names of `loosely`."""
 
 from importlib import import_module
 from inspect import iscoroutinefunction, signature
@@ -6,12 +6,13 @@ from inspect import iscoroutinefunction, signature
 import pytest
 
 import loosely
-from loosely import AsyncClient, Client, errors
+from loosely import AsyncClient, Client
+from loosely.client import errors
 
 EXPORTS = sorted(set(loosely.__all__) - {"__version__"})
 
 
-def test_the_exported_members_are_these() -> None:
+def test_the_public_names_are_these() -> None:
     assert sorted(loosely.__all__) == sorted(dir(loosely))
     assert EXPORTS == [
         "AccessDenied",
@@ -45,13 +46,13 @@ def test_the_exported_members_are_these() -> None:
 
 
 @pytest.mark.parametrize("name", EXPORTS)
-def test_each_is_what_its_module_defines_and_says_what_it_is(name: str) -> None:
+def test_each_public_name_is_documented_and_defined_in_its_module(name: str) -> None:
     member = getattr(loosely, name)
     assert member is getattr(import_module(member.__module__), name)
     assert member.__doc__
 
 
-def test_every_error_is_exported_and_stands_in_the_tree() -> None:
+def test_every_error_is_public_and_in_the_tree() -> None:
     tree = (errors.__doc__ or "").split()
     kinds = [
         name

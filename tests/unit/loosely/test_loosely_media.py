@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loosely.media import media_type_of
+from loosely.client.media import detect_media_type
 
 
 @pytest.mark.parametrize(
@@ -19,12 +19,14 @@ from loosely.media import media_type_of
         (b"RIFF", "", "application/octet-stream"),
     ],
 )
-def test_content_counts_more_than_the_name(content: bytes, name: str, expected: str) -> None:
-    assert media_type_of(content, name) == expected
+def test_content_takes_precedence_over_the_file_name(
+    content: bytes, name: str, expected: str
+) -> None:
+    assert detect_media_type(content, name) == expected
 
 
 @given(st.binary(), st.text())
-def test_anything_has_a_type(content: bytes, name: str) -> None:
-    kind, _, form = media_type_of(content, name).partition("/")
+def test_any_content_and_name_have_a_media_type(content: bytes, name: str) -> None:
+    kind, _, form = detect_media_type(content, name).partition("/")
     assert kind
     assert form

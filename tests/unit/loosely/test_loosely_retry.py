@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loosely import GatewayUnreachable, LooselyError, Retry, UnexpectedAnswer
-from loosely.errors import problem_from
+from loosely.client.errors import read_problem
 
 UNREACHABLE = GatewayUnreachable("http://h", "refused")
 
 
 def problem(status: int, code: str, retry_after_seconds: float | None = None) -> LooselyError:
-    found = problem_from(status, json.dumps({"code": code}).encode(), retry_after_seconds)
+    found = read_problem(status, json.dumps({"code": code}).encode(), retry_after_seconds)
     assert found is not None
     return found
 
@@ -33,14 +33,14 @@ def test_pauses_double_up_to_the_longest() -> None:
     assert pauses == [1, 2, 4, 5, 5]
 
 
-def test_the_gateway_can_ask_for_more_but_not_for_less() -> None:
+def test_retry_after_can_only_lengthen_a_pause() -> None:
     retry = Retry(first_seconds=4)
     assert retry.pause_seconds(problem(503, "saturated", 30), 1, 0, lambda: 0.0) == 30
     assert retry.pause_seconds(problem(503, "saturated", 0), 1, 0, lambda: 0.0) == 2
 
 
 @pytest.mark.parametrize(
-    ("error", "passes"),
+    ("error", "is_transient"),
     [
         (UNREACHABLE, True),
         (problem(429, "rate-limited"), True),
@@ -48,13 +48,13 @@ def test_the_gateway_can_ask_for_more_but_not_for_less() -> None:
         (problem(504, "expired"), True),
         (problem(500, "internal-error"), False),
         (problem(404, "unknown-job"), False),
-        (problem(501, "streaming-unavailable"), False),
+        (problem(501, "of-the-future"), False),
         (UnexpectedAnswer("http://h", 502, "a proxy"), True),
         (UnexpectedAnswer("http://h", 500, "the host of an app that died"), True),
         (UnexpectedAnswer("http://h", 200, "no job"), False),
         (LooselyError(), False),
     ],
 )
-def test_only_what_may_pass_is_asked_again(error: LooselyError, passes: bool) -> None:
-    assert (Retry().pause_seconds(error, 1, 0) is not None) is passes
+def test_only_transient_errors_are_retried(error: LooselyError, is_transient: bool) -> None:
+    assert (Retry().pause_seconds(error, 1, 0) is not None) is is_transient
     assert Retry(total_seconds=0).pause_seconds(error, 1, 0) is None

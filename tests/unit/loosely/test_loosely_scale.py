@@ -1,4 +1,4 @@
-"""`loosely up --scale`: what is asked for, and what is refused."""
+"""The options of `loosely up --scale`."""
 
 from pathlib import Path
 
@@ -7,15 +7,17 @@ from typer import BadParameter
 from typer.testing import CliRunner
 
 from loosely.cli import app
-from loosely.cli.scale import fleet_plan, local_scaling
-from loosely.up.ports import Ports
-from loosely.up.system import Settings, loosely_parts
+from loosely.cli.up import parse_scaling, plan_worker_pool
+from loosely.local.parts import SystemSettings, loosely_parts
+from loosely.local.ports import Ports
 
-SETTINGS = Settings(Path("/r"), Path("/r/.loosely"), Ports.from_base(9000), "c2VjcmV0", "info")
+SETTINGS = SystemSettings(
+    Path("/r"), Path("/r/.loosely"), Ports.from_base(9000), "c2VjcmV0", "info"
+)
 
 
-def test_is_kedas_formula_at_the_pace_of_one_machine() -> None:
-    scaling = local_scaling("0:4", 5, 1.0, 20.0)
+def test_local_scaling_has_kedas_rules_with_shorter_times() -> None:
+    scaling = parse_scaling("0:4", 5, 1.0, 20.0)
     assert (scaling.min_replica_count, scaling.max_replica_count) == (0, 4)
     assert scaling.message_count == 5
     assert scaling.polling_interval_seconds == scaling.sync_period_seconds == 1.0
@@ -25,32 +27,32 @@ def test_is_kedas_formula_at_the_pace_of_one_machine() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "4", "4:", ":4", "a:b", "-1:4", "5:4", "0:0", "1:2:3", "0:²"])
-def test_anything_but_two_numbers_in_order_is_refused(text: str) -> None:
+def test_scale_refuses_anything_but_two_numbers_in_order(text: str) -> None:
     with pytest.raises(BadParameter):
-        local_scaling(text, 5, 1.0, 20.0)
+        parse_scaling(text, 5, 1.0, 20.0)
 
 
-def test_each_worker_has_its_own_name_and_health_port() -> None:
+def test_each_worker_of_the_pool_has_its_own_name_and_health_port() -> None:
     worker = loosely_parts(SETTINGS)[-1]
-    plan = fleet_plan(SETTINGS, local_scaling("0:4", 5, 1.0, 20.0), worker, {})
-    second = plan.replica(2, 9010)
+    plan = plan_worker_pool(SETTINGS, parse_scaling("0:4", 5, 1.0, 20.0), worker, {})
+    second = plan.make_worker(2, 9010)
     assert second.name == "worker-2"
     assert second.environment == {**worker.environment, "HEALTH_PORT": "9010"}
     assert (second.probe.port, second.probe.path) == (9010, "/ready")
     assert plan.first_port == 9004
-    assert plan.part.summary == "0 to 4 workers, one for 5 messages"
+    assert plan.part.summary == "0 to 4 workers, one per 5 messages"
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        (["--scale", "4:0"], "the minimum is from 0 to the maximum"),
+        (["--scale", "4:0"], "the minimum must be from 0 to the maximum"),
         (["--scale", "many"], "expected MIN:MAX"),
         (["--scale", "0:4", "--scale-target", "0"], "--scale-target"),
-        (["--scale", "0:4", "--without", "worker"], "--scale: the worker is left out"),
+        (["--scale", "0:4", "--without", "worker"], "--scale needs the worker"),
     ],
 )
-def test_a_wrong_option_ends_with_two(options: list[str], said: str) -> None:
+def test_a_wrong_scaling_option_exits_with_2(options: list[str], message: str) -> None:
     done = CliRunner().invoke(app, ["up", *options], env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert done.exit_code == 2
-    assert said in " ".join(done.output.replace("│", " ").split())
+    assert message in " ".join(done.output.replace("│", " ").split())

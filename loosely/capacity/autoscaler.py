@@ -1,0 +1,239 @@
+"""KEDA and the Kubernetes autoscaler: how many replicas there should be, given the queues.
+
+KEDA (`Activation`) decides about the first replica and about none; the HorizontalPodAutoscaler
+(`Autoscaler`) decides about every number in between. `Scaler` runs both, each at its own interval.
+
+KEDA's part restates `RequestScale`, `scaleFromZeroOrIdle` and `scaleToZeroOrIdle` of kedacore/keda
+pkg/scaling/executor/scale_scaledobjects.go, and the activity of
+pkg/scalers/azure_servicebus_scaler.go: a trigger is active if its queue's ActiveMessageCount is
+greater than `activationMessageCount`.
+
+The autoscaler's part restates kubernetes/kubernetes pkg/controller/podautoscaler:
+`GetExternalPerPodMetricReplicas` of replica_calculator.go, and of horizontal.go
+`computeReplicasForMetrics`, `stabilizeRecommendationWithBehaviors`,
+`convertDesiredReplicasWithBehaviorRate` and `calculateScale{Up,Down}Limit…`. It counts the replicas
+that were asked for as existing, as for a Deployment whose pods are created, ready or not.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loosely.capacity.scaling import (
+    PolicyType,
+    ScaledObject,
+    ScalingPolicy,
+    ScalingRules,
+    SelectPolicy,
+)
+
+
+class Scaler:
+    """KEDA and the autoscaler together, each at its own interval.
+
+    Neither triggers the other: KEDA brings the first replica, and the autoscaler brings more at
+    its own next sync.
+    """
+
+    def __init__(self, scaling: ScaledObject, now_seconds: float, replicas: int = 0) -> None:
+        """Start at ``now_seconds`` with ``replicas``."""
+        self._scaling = scaling
+        self._activation = Activation(scaling, now_seconds)
+        self._autoscaler = Autoscaler(scaling)
+        self._poll_at = self._sync_at = now_seconds
+        self._replicas = replicas
+
+    @property
+    def replicas(self) -> int:
+        """The wanted number of replicas."""
+        return self._replicas
+
+    @property
+    def next_at_seconds(self) -> float:
+        """The time of the next decision."""
+        return min(self._poll_at, self._sync_at)
+
+    def step(self, now_seconds: float, counts: Sequence[int | None]) -> int:
+        """Return the wanted number of replicas. May be called at any time.
+
+        Args:
+            now_seconds: The time.
+            counts: The active messages of each queue, ``None`` if unknown.
+        """
+        before = self._replicas
+        if now_seconds >= self._poll_at:
+            self._poll_at = now_seconds + self._scaling.polling_interval_seconds
+            self._replicas = self._activation.decide(now_seconds, before, counts)
+        if now_seconds >= self._sync_at:
+            self._sync_at = now_seconds + self._scaling.sync_period_seconds
+            if self._replicas == before:
+                self._replicas = self._autoscaler.decide(now_seconds, before, counts)
+        return self._replicas
+
+
+class Activation:
+    """KEDA's part: from no replicas to the first, and back to none after the cool-down."""
+
+    def __init__(self, scaling: ScaledObject, created_at_seconds: float) -> None:
+        """``created_at_seconds`` is when the ScaledObject was created."""
+        self._scaling = scaling
+        self._created_at = created_at_seconds
+        self._last_active_at: float | None = None
+
+    def decide(self, now_seconds: float, replicas: int, counts: Sequence[int | None]) -> int:
+        """Return the wanted number of replicas, given each queue's count (``None`` if unknown)."""
+        is_active = any(
+            count is not None and count > self._scaling.activation_message_count for count in counts
+        )
+        is_error = None in counts
+        if is_active:
+            return self._decide_active(now_seconds, replicas, is_error=is_error)
+        return replicas if is_error else self._decide_inactive(now_seconds, replicas)
+
+    def _decide_active(self, now: float, replicas: int, *, is_error: bool) -> int:
+        minimum = self._scaling.min_replica_count
+        is_idle = self._scaling.idle_replica_count is not None and replicas < minimum
+        if replicas == 0 or is_idle:
+            self._last_active_at = now
+            return max(minimum, 1)
+        if not is_error:
+            self._last_active_at = now
+        return replicas
+
+    def _decide_inactive(self, now: float, replicas: int) -> int:
+        minimum, idle = self._scaling.min_replica_count, self._scaling.idle_replica_count
+        lowest = minimum if idle is None else idle
+        if (idle is not None and replicas > idle) or (replicas > 0 and minimum == 0):
+            return lowest if self._is_cooled_down(now) else replicas
+        return minimum if idle is None and replicas < minimum else replicas
+
+    def _is_cooled_down(self, now: float) -> bool:
+        if self._last_active_at is None:
+            return now > self._created_at + self._scaling.initial_cooldown_period_seconds
+        return now > self._last_active_at + self._scaling.cooldown_period_seconds
+
+
+def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) -> int:
+    """Return ceil(metric / target), or ``replicas`` if that is already near enough."""
+    if abs(1.0 - metric / (target * replicas)) <= tolerance:
+        return replicas
+    return math.ceil(metric / target)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A recommended number of replicas, or a change of the number, with its time."""
+
+    at_seconds: float
+    replicas: int
+
+
+class Autoscaler:
+    """The HorizontalPodAutoscaler: decides at each sync, from the first replica to the last."""
+
+    def __init__(self, scaling: ScaledObject) -> None:
+        self._scaling = scaling
+        # KEDA sets 1 here if its own minimum is 0: it scales from and to zero itself.
+        self._minimum = max(1, scaling.min_replica_count)
+        self._recommendations: list[_Change] = []
+        self._additions: list[_Change] = []
+        self._removals: list[_Change] = []
+
+    def decide(self, now_seconds: float, replicas: int, counts: Sequence[int | None]) -> int:
+        """Return the wanted number of replicas, given each queue's count (``None`` if unknown)."""
+        if replicas == 0:
+            return 0  # the autoscaler is off until KEDA sets another number
+        if replicas > self._scaling.max_replica_count:
+            decided = self._scaling.max_replica_count
+        elif replicas < self._minimum:
+            decided = self._minimum
+        else:
+            wanted = self._propose(replicas, counts)
+            if wanted is None:
+                return replicas
+            stable = self._stabilize(now_seconds, replicas, wanted)
+            decided = self._limit_rate(now_seconds, replicas, stable)
+        self._record_change(now_seconds, decided - replicas)
+        return decided
+
+    def _propose(self, replicas: int, counts: Sequence[int | None]) -> int | None:
+        """Return the largest proposal of all metrics, or ``None`` to change nothing.
+
+        While a metric is unknown, replicas may be added but not removed.
+        """
+        proposals = [
+            propose_replicas(replicas, count, self._scaling.message_count, self._scaling.tolerance)
+            for count in counts
+            if count is not None
+        ]
+        if not proposals or (None in counts and max(proposals) < replicas):
+            return None
+        return max(proposals)
+
+    def _stabilize(self, now: float, replicas: int, wanted: int) -> int:
+        """Return the stabilized number of replicas.
+
+        Scale up to at most the lowest recommendation of the window, and down to at least the
+        highest.
+        """
+        if not self._recommendations:
+            # For a new autoscaler, the controller takes the present number as the recommendation.
+            self._recommendations.append(_Change(now, replicas))
+        behavior = self._scaling.behavior
+        up_window = behavior.scale_up.stabilization_window_seconds
+        down_window = behavior.scale_down.stabilization_window_seconds
+        up = min([wanted, *_within(self._recommendations, now, up_window)])
+        down = max([wanted, *_within(self._recommendations, now, down_window)])
+        kept = max(up_window, down_window)
+        self._recommendations = [m for m in self._recommendations if m.at_seconds >= now - kept]
+        self._recommendations.append(_Change(now, wanted))
+        return min(max(replicas, up), down)
+
+    def _limit_rate(self, now: float, replicas: int, wanted: int) -> int:
+        behavior = self._scaling.behavior
+        if wanted > replicas:
+            limit = max(replicas, self._find_limit(now, replicas, behavior.scale_up, upwards=True))
+            return min(wanted, limit, self._scaling.max_replica_count)
+        if wanted < replicas:
+            limit = min(
+                replicas, self._find_limit(now, replicas, behavior.scale_down, upwards=False)
+            )
+            return max(wanted, limit, self._minimum)
+        return wanted
+
+    def _record_change(self, now: float, change: int) -> None:
+        behavior = self._scaling.behavior
+        policies = (*behavior.scale_up.policies, *behavior.scale_down.policies)
+        since = now - max((policy.period_seconds for policy in policies), default=0.0)
+        self._additions = [m for m in self._additions if m.at_seconds > since]
+        self._removals = [m for m in self._removals if m.at_seconds > since]
+        if change > 0:
+            self._additions.append(_Change(now, change))
+        elif change < 0:
+            self._removals.append(_Change(now, -change))
+
+    def _find_limit(self, now: float, replicas: int, rules: ScalingRules, *, upwards: bool) -> int:
+        """Return the number that the policies allow, counted from the start of each period."""
+        if rules.select is SelectPolicy.DISABLED:
+            return replicas
+        limits = []
+        for policy in rules.policies:
+            added = sum(_within(self._additions, now, policy.period_seconds))
+            removed = sum(_within(self._removals, now, policy.period_seconds))
+            limits.append(_apply_policy(replicas - added + removed, policy, upwards=upwards))
+        furthest = max if upwards else min
+        nearest = min if upwards else max
+        return furthest(limits) if rules.select is SelectPolicy.MAX else nearest(limits)
+
+
+def _apply_policy(start: int, policy: ScalingPolicy, *, upwards: bool) -> int:
+    if policy.unit is PolicyType.PODS:
+        return start + policy.value if upwards else start - policy.value
+    # Rounded in favour of a change: otherwise a small number would never change.
+    if upwards:
+        return math.ceil(start * (1 + policy.value / 100))
+    return int(start * (1 - policy.value / 100))
+
+
+def _within(changes: Sequence[_Change], now: float, window_seconds: float) -> list[int]:
+    return [m.replicas for m in changes if m.at_seconds > now - window_seconds]

@@ -1,0 +1,247 @@
+"""The cost of a load in a month: with GPUs that scale, and with GPUs that are always on.
+
+The GPU hours come from `simulation.simulate` over one day; a month has 30.4 of them. An instance of
+the gateway is billed while a request is open. If requests arrive as a Poisson process at rate r and
+each is open for W seconds, no request is open for a share exp(-r W) of the time (a queue M/G/inf),
+and r W requests are open on average.
+
+A waiting request polls the blob with its job's outcome, first after 25 ms and later every half
+second. Most of these reads find no blob, and each is billed.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from loosely.capacity.load import HOURS, JobLoad
+from loosely.capacity.nodes import BatchTimes, Cluster, serverless_cluster
+from loosely.capacity.prices import Gpu, Price, Prices
+from loosely.capacity.scaling import Behavior, ScaledObject
+from loosely.capacity.simulation import SimulationResult, simulate
+
+DAYS = 30.4
+MONTH_HOURS = DAYS * 24
+_HOUR_SECONDS = 3600.0
+_DAY_SECONDS = 24 * _HOUR_SECONDS
+#: The gateway answers 202 after this time, so no request is open longer (`Prefer: wait`).
+_MAX_OPEN_SECONDS = 30.0
+#: The pauses of a waiting request between its polls: each is twice the last, up to the longest.
+FIRST_PAUSE_SECONDS = 0.025
+LONGEST_PAUSE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class BillLine:
+    """A quantity of ``what`` at a price. ``amount`` is ``None`` if the price is not known."""
+
+    item: str
+    what: str
+    quantity: float
+    price: Price
+
+    @property
+    def amount(self) -> float | None:
+        """The quantity times the price."""
+        return None if self.price.amount is None else self.quantity * self.price.amount
+
+
+@dataclass(slots=True)
+class Bill:
+    """The bill of one way to run the load, for a month."""
+
+    name: str
+    gpu_hours: float
+    lines: list[BillLine] = field(default_factory=list)
+
+    def add(self, item: str, what: str, quantity: float, price: Price) -> None:
+        """Add a line."""
+        self.lines.append(BillLine(item, what, quantity, price))
+
+    @property
+    def total(self) -> float:
+        """The sum of the lines whose price is known."""
+        return sum(line.amount or 0.0 for line in self.lines)
+
+    @property
+    def unknown(self) -> list[str]:
+        """The names of the lines without a known price."""
+        return [line.what for line in self.lines if line.amount is None]
+
+    def by_item(self) -> dict[str, float | None]:
+        """Return the sum of each item, ``None`` if no line of it has a known price."""
+        sums: dict[str, float | None] = {}
+        for line in self.lines:
+            before, amount = sums.get(line.item), line.amount
+            sums[line.item] = before if amount is None else (before or 0.0) + amount
+        return sums
+
+    def document(self) -> dict[str, Any]:
+        """Return the bill as a JSON document."""
+        return {
+            "name": self.name,
+            "gpu_hours": round(self.gpu_hours, 2),
+            "total": round(self.total, 2),
+            "unknown": self.unknown,
+            "lines": [
+                {
+                    "item": line.item,
+                    "what": line.what,
+                    "quantity": round(line.quantity, 4),
+                    "price": line.price.amount,
+                    "assumed": line.price.is_assumed,
+                    "amount": None if line.amount is None else round(line.amount, 2),
+                }
+                for line in self.lines
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedDeployment:
+    """The load and the deployment that processes it."""
+
+    load: JobLoad
+    scaling: ScaledObject
+    cluster: Cluster
+    times: BatchTimes
+    gpu: str
+    #: How long a replica of Container Apps takes to get its GPU: an assumption, as all delays.
+    replica_start_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class CostEstimate:
+    """The bills, and the simulations behind those whose GPUs scale."""
+
+    bills: tuple[Bill, ...]
+    on_nodes: SimulationResult
+    on_replicas: SimulationResult | None
+
+
+def estimate_cost(deployment: PlannedDeployment, prices: Prices) -> CostEstimate:
+    """Return the bill of each way to run the deployment. Raises PricesUnusable."""
+    gpu, load = prices.gpu(deployment.gpu), deployment.load
+    nodes = simulate(load, deployment.scaling, deployment.cluster, deployment.times, _DAY_SECONDS)
+    bills = [
+        _bill_nodes("AKS, spot", "node_hour_spot", nodes, deployment, prices),
+        _bill_nodes("AKS, on demand", "node_hour_on_demand", nodes, deployment, prices),
+    ]
+    replicas = None
+    if gpu.container_apps is not None:
+        cluster = serverless_cluster(deployment.cluster, deployment.replica_start_seconds)
+        # Container Apps has no setting for the behavior: it is the Kubernetes default.
+        scaling = replace(deployment.scaling, behavior=Behavior())
+        replicas = simulate(load, scaling, cluster, deployment.times, _DAY_SECONDS)
+        bills.append(_bill_replicas(replicas, gpu.container_apps, load, prices))
+    bills.append(_bill_always_on(deployment, gpu, prices))
+    return CostEstimate(tuple(bills), nodes, replicas)
+
+
+def _bill_nodes(
+    name: str, group: str, result: SimulationResult, deployment: PlannedDeployment, prices: Prices
+) -> Bill:
+    node = prices.gpu(deployment.gpu).node
+    bill = Bill(name, result.node_hours * DAYS)
+    bill.add("GPU", f"hours of {node}", bill.gpu_hours, prices.price(f"{group}.{node}"))
+    for part in ("control_plane", "system_node"):
+        bill.add("cluster", f"hours of {part}", MONTH_HOURS, prices.price(f"cluster_hour.{part}"))
+    _add_gateway(bill, deployment.load, result.mean_answer_seconds, prices)
+    return bill
+
+
+def _bill_replicas(result: SimulationResult, profile: str, load: JobLoad, prices: Prices) -> Bill:
+    bill = Bill("Container Apps", result.node_hours * DAYS)
+    hours = bill.gpu_hours
+    cores = prices.usage("cores_of_a_container_apps_replica", profile)
+    gib = prices.usage("gib_of_a_container_apps_replica", profile)
+    group = "container_apps_hour"
+    bill.add("GPU", f"hours of {profile}", hours, prices.price(f"{group}.gpu_{profile}"))
+    bill.add("GPU", "core hours", hours * cores, prices.price(f"{group}.core"))
+    bill.add("GPU", "GiB hours", hours * gib, prices.price(f"{group}.gib"))
+    _add_gateway(bill, load, result.mean_answer_seconds, prices)
+    return bill
+
+
+def _bill_always_on(deployment: PlannedDeployment, gpu: Gpu, prices: Prices) -> Bill:
+    """Return the bill of GPUs behind a REST server, enough of them for the busiest hour."""
+    load, times = deployment.load, deployment.times
+    busy = load.busiest_per_second * times.seconds(times.batch_size) / times.batch_size
+    count = max(1, math.ceil(busy / prices.usage("always_on_utilisation")))
+    bill = Bill(f"always on, {count} GPU{'s' if count > 1 else ''}", count * MONTH_HOURS)
+    price = prices.price(f"node_hour_on_demand.{gpu.node}")
+    bill.add("GPU", f"hours of {gpu.node}", bill.gpu_hours, price)
+    return bill
+
+
+def count_polls(wait_seconds: float) -> int:
+    """Return how often a request reads its job's outcome while it waits ``wait_seconds``.
+
+    It must poll, since the reply reaches another instance of the gateway.
+    """
+    count, at_seconds, pause_seconds = 0, 0.0, FIRST_PAUSE_SECONDS
+    while at_seconds < wait_seconds:
+        at_seconds += pause_seconds
+        pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+        count += 1
+    return count
+
+
+def _add_gateway(bill: Bill, load: JobLoad, answer_seconds: float, prices: Prices) -> None:
+    jobs = load.jobs_per_day * DAYS
+    open_seconds = min(answer_seconds, _MAX_OPEN_SECONDS)
+    _add_functions(bill, load, open_seconds, prices)
+    actions = jobs * prices.usage("durable_actions_per_job") / 1e6
+    bill.add("durable", "million actions", actions, prices.price("durable.million_actions"))
+    operations = jobs * prices.usage("service_bus_operations_per_job")
+    operations += MONTH_HOURS * prices.usage("service_bus_operations_per_hour")
+    paid = max(
+        0.0, operations / 1e6 - _amount_or_zero(prices, "service_bus.included_million_operations")
+    )
+    bill.add("Service Bus", "months", 1.0, prices.price("service_bus.month"))
+    bill.add(
+        "Service Bus", "million operations", paid, prices.price("service_bus.million_operations")
+    )
+    kept_gb = (
+        jobs / DAYS * prices.usage("retention_days") * prices.usage("payload_mb_per_job") / 1000
+    )
+    bill.add("storage", "GB months", kept_gb, prices.price("storage.gb_month"))
+    writes = jobs * prices.usage("writes_per_job") / 1e4
+    reads = jobs * (prices.usage("reads_per_job") + count_polls(open_seconds)) / 1e4
+    bill.add("storage", "10,000 writes", writes, prices.price("storage.ten_thousand_writes"))
+    bill.add("storage", "10,000 reads", reads, prices.price("storage.ten_thousand_reads"))
+    bill.add("registry", "days", DAYS, prices.price("registry.day"))
+    logs_gb = max(
+        0.0, jobs * prices.usage("log_kb_per_job") / 1e6 - _amount_or_zero(prices, "logs.free_gb")
+    )
+    bill.add("logs", "GB", logs_gb, prices.price("logs.gb"))
+
+
+def _add_functions(bill: Bill, load: JobLoad, open_seconds: float, prices: Prices) -> None:
+    ready, size_gb = prices.usage("ready_instances"), prices.usage("instance_gb")
+    executions = load.jobs_per_day * DAYS * prices.usage("executions_per_job")
+    gb_seconds = DAYS * size_gb * _busy_seconds(load, open_seconds, prices)
+    kind = "ready_busy_gb_second"
+    if ready:
+        standing = ready * size_gb * MONTH_HOURS * _HOUR_SECONDS
+        bill.add("Functions", "GB-s ready", standing, prices.price("functions.ready_gb_second"))
+    else:  # free grants apply only to instances on demand
+        kind = "gb_second"
+        executions = max(0.0, executions - _amount_or_zero(prices, "functions.free_executions"))
+        gb_seconds = max(0.0, gb_seconds - _amount_or_zero(prices, "functions.free_gb_seconds"))
+    bill.add("Functions", "GB-s", gb_seconds, prices.price(f"functions.{kind}"))
+    price = prices.price("functions.million_executions")
+    bill.add("Functions", "million executions", executions / 1e6, price)
+
+
+def _busy_seconds(load: JobLoad, open_seconds: float, prices: Prices) -> float:
+    """Return the seconds of a day in which instances have an open request."""
+    together = prices.usage("concurrent_requests")
+    rates = [jobs / _HOUR_SECONDS for jobs in load.jobs_per_hour]
+    if load.burst:
+        rates = [load.burst / _DAY_SECONDS] * HOURS
+    shares = (max(-math.expm1(-r * open_seconds), r * open_seconds / together) for r in rates)
+    return _HOUR_SECONDS * sum(shares)
+
+
+def _amount_or_zero(prices: Prices, name: str) -> float:
+    return prices.price(name).amount or 0.0

@@ -1,0 +1,100 @@
+"""When jobs arrive: at a rate for each hour of the day, or all at once."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+HOURS = 24
+_HOUR_SECONDS = 3600.0
+#: The simulation takes about a minute for this number of jobs.
+MAX_JOBS = 2_000_000
+
+#: The jobs of each hour of the day, relative to the busiest hour.
+SHAPES: dict[str, tuple[float, ...]] = {
+    "flat": (1.0,) * HOURS,
+    "office": (0.0,) * 7
+    + (0.2, 0.6, 1.0, 1.0, 0.8, 0.5, 0.8, 1.0, 1.0, 0.7, 0.3, 0.1)
+    + (0.0,) * 5,
+    "evening": (0.2, 0.1) + (0.0,) * 5 + (0.1,) * 10 + (0.3, 0.6, 0.9, 1.0, 1.0, 0.8, 0.4),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class JobLoad:
+    """The jobs of one day.
+
+    Raises:
+        ValueError: There is not one number for each hour, a number is negative, or the day has no
+            jobs or too many.
+    """
+
+    jobs_per_hour: tuple[float, ...]
+    seed: int = 1
+    #: If not 0, the number of jobs that arrive together, in place of ``jobs_per_hour``.
+    burst: int = 0
+    burst_at_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if len(self.jobs_per_hour) != HOURS:
+            raise ValueError(
+                f"jobs: {HOURS} numbers needed, one for each hour, found {len(self.jobs_per_hour)}"
+            )
+        if not all(0 <= jobs < float("inf") for jobs in self.jobs_per_hour) or self.burst < 0:
+            raise ValueError("jobs: a number must not be less than 0")
+        if not 0 < self.jobs_per_day <= MAX_JOBS:
+            raise ValueError(
+                f"jobs per day: from 1 to {MAX_JOBS:,}, found {self.jobs_per_day:,.0f}"
+            )
+
+    @classmethod
+    def parse(cls, text: str, seed: int = 1) -> "JobLoad":
+        """Return the load for ``SHAPE:N`` or for 24 numbers with commas.
+
+        N is the number of jobs in the busiest hour.
+
+        Raises:
+            ValueError: The text is neither.
+        """
+        shape, colon, peak = text.partition(":")
+        if colon and shape in SHAPES:
+            return cls(tuple(part * _parse_number(peak) for part in SHAPES[shape]), seed)
+        numbers = text.split(",")
+        if len(numbers) != HOURS:
+            shapes = ", ".join(f"{name}:N" for name in SHAPES)
+            raise ValueError(f"expected {shapes} or {HOURS} numbers with commas, found {text!r}")
+        return cls(tuple(_parse_number(number) for number in numbers), seed)
+
+    @classmethod
+    def at_once(cls, jobs: int) -> "JobLoad":
+        """Return a load of ``jobs`` that arrive together, a minute after the start."""
+        return cls((0.0,) * HOURS, burst=jobs)
+
+    @property
+    def jobs_per_day(self) -> float:
+        """The average number of jobs in a day."""
+        return self.burst or sum(self.jobs_per_hour)
+
+    @property
+    def busiest_per_second(self) -> float:
+        """The average number of jobs per second in the busiest hour."""
+        return max(self.jobs_per_hour) / _HOUR_SECONDS
+
+    def arrivals(self, duration_seconds: float) -> Iterator[float]:
+        """Yield the arrival times in order: a Poisson process, the same for the same seed."""
+        if self.burst:
+            yield from [self.burst_at_seconds] * self.burst
+            return
+        chance = random.Random(self.seed)  # noqa: S311 - no secret depends on it
+        busiest, now = self.busiest_per_second, 0.0
+        while (now := now + chance.expovariate(busiest)) < duration_seconds:
+            hour = int(now / _HOUR_SECONDS) % HOURS
+            # Thinning: each hour keeps its share of the arrivals of the busiest one.
+            if chance.random() * busiest * _HOUR_SECONDS < self.jobs_per_hour[hour]:
+                yield now
+
+
+def _parse_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"expected a number, found {text!r}") from None

@@ -1,0 +1,204 @@
+"""Nodes of a cluster under the cluster autoscaler, and how long they take to start."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from loosely.capacity.simulation_clock import Callback, SimulationClock
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A node pool under the cluster autoscaler, or a serverless service (`serverless_cluster`).
+
+    The delays of node start, image pull and model load are assumptions: measure them in your own
+    subscription. The autoscaler's times are the defaults of AKS (learn.microsoft.com, "Use the
+    cluster autoscaler in AKS"): scan-interval, scale-down-unneeded-time and
+    scale-down-delay-after-add.
+
+    Raises:
+        ValueError: The numbers contradict one another.
+    """
+
+    #: From the request for a node until its GPU can be used: the machine, the driver, the plugin.
+    node_start_seconds: float = 180.0
+    #: Needed once on each new node.
+    image_pull_seconds: float = 60.0
+    model_load_seconds: float = 15.0
+    min_nodes: int = 0
+    max_nodes: int = 8
+    workers_per_node: int = 1
+    scan_interval_seconds: float = 10.0
+    unneeded_seconds: float = 600.0
+    delay_after_add_seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_nodes <= self.max_nodes or self.max_nodes < 1:
+            raise ValueError(
+                "nodes: the minimum must be from 0 to the maximum, the maximum at least 1"
+            )
+        if self.workers_per_node < 1:
+            raise ValueError("workers per node: at least 1")
+        delays = (self.node_start_seconds, self.image_pull_seconds, self.model_load_seconds)
+        if min(delays) < 0:
+            raise ValueError("delays must not be less than 0 s")
+
+    def next_scan(self, now_seconds: float) -> float:
+        """Return the time of the cluster autoscaler's next scan, at ``now_seconds`` or later."""
+        if self.scan_interval_seconds <= 0:
+            return now_seconds
+        return math.ceil(now_seconds / self.scan_interval_seconds) * self.scan_interval_seconds
+
+
+def serverless_cluster(cluster: Cluster, start_seconds: float) -> Cluster:
+    """Return the model of a service without nodes, which bills each replica while it exists.
+
+    Args:
+        cluster: The source of the other delays.
+        start_seconds: How long a replica takes to get its GPU.
+    """
+    return Cluster(
+        node_start_seconds=start_seconds,
+        image_pull_seconds=cluster.image_pull_seconds,
+        model_load_seconds=cluster.model_load_seconds,
+        max_nodes=cluster.max_nodes,
+        scan_interval_seconds=0.0,
+        unneeded_seconds=0.0,
+        delay_after_add_seconds=0.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTimes:
+    """How long the GPU takes for a batch: for one job, for a full batch, and linear in between.
+
+    Raises:
+        ValueError: The numbers contradict one another.
+    """
+
+    job_seconds: float = 0.2
+    batch_size: int = 8
+    batch_seconds: float = 0.6
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.job_seconds <= 0:
+            raise ValueError(
+                "a batch must have at least one job, and a job must take more than 0 s"
+            )
+        if self.batch_seconds < self.job_seconds:
+            raise ValueError("a full batch must take at least as long as one job")
+
+    def seconds(self, jobs: int) -> float:
+        """Return how long a batch of ``jobs`` takes, in seconds."""
+        if self.batch_size == 1:
+            return self.job_seconds
+        share = (jobs - 1) / (self.batch_size - 1)
+        return self.job_seconds + share * (self.batch_seconds - self.job_seconds)
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One node, from the request for it."""
+
+    requested_at_seconds: float
+    is_up: bool = False
+    has_image: bool = False
+    empty_since_seconds: float | None = None
+    workers: int = 0
+
+
+class NodePool:
+    """The nodes of a cluster: requested when a worker needs one, removed when empty."""
+
+    def __init__(self, cluster: Cluster, clock: SimulationClock, settle: Callable[[], int]) -> None:
+        """``settle`` assigns workers to nodes with room and returns how many are left without."""
+        self._cluster = cluster
+        self._clock = clock
+        self._settle = settle
+        self._nodes = [Node(0.0, is_up=True, has_image=True) for _ in range(cluster.min_nodes)]
+        self._last_requested_at_seconds = -math.inf
+        self._is_scan_scheduled = False
+        self._removed_seconds = 0.0
+        self.peak = len(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    @property
+    def node_seconds(self) -> float:
+        """The sum of the lifetimes of all nodes so far, those that were removed included."""
+        now = self._clock.now_seconds
+        return self._removed_seconds + sum(now - node.requested_at_seconds for node in self._nodes)
+
+    def assign(self) -> tuple[Node, float] | None:
+        """Assign a worker to a node with room.
+
+        Returns:
+            The node and the seconds that its image pull takes, or ``None`` if no node has room.
+        """
+        for node in self._nodes:
+            if node.is_up and node.workers < self._cluster.workers_per_node:
+                node.workers += 1
+                node.empty_since_seconds = None
+                pull_seconds = 0.0 if node.has_image else self._cluster.image_pull_seconds
+                node.has_image = True
+                return node, pull_seconds
+        return None
+
+    def release(self, node: Node) -> None:
+        """Remove a worker from its node."""
+        node.workers -= 1
+        if node.workers == 0:
+            node.empty_since_seconds = self._clock.now_seconds
+            self._schedule_removal(node)
+
+    def request(self, pending: int) -> None:
+        """Request nodes at the autoscaler's next scan if ``pending`` workers need them."""
+        if self._count_missing(pending) > 0 and not self._is_scan_scheduled:
+            self._is_scan_scheduled = True
+            self._clock.at(self._cluster.next_scan(self._clock.now_seconds), self._scan)
+
+    def _count_missing(self, pending: int) -> int:
+        room = self._cluster.workers_per_node
+        coming = sum(not node.is_up for node in self._nodes) * room
+        needed = math.ceil(max(0, pending - coming) / room)
+        return min(needed, self._cluster.max_nodes - len(self._nodes))
+
+    def _scan(self) -> None:
+        self._is_scan_scheduled = False
+        now = self._clock.now_seconds
+        for _ in range(self._count_missing(self._settle())):
+            node = Node(now)
+            self._nodes.append(node)
+            self._last_requested_at_seconds = now
+            self._clock.after(self._cluster.node_start_seconds, self._start(node))
+        self.peak = max(self.peak, len(self._nodes))
+
+    def _start(self, node: Node) -> Callback:
+        def start() -> None:
+            node.is_up, node.empty_since_seconds = True, self._clock.now_seconds
+            self._settle()
+            self._schedule_removal(node)
+
+        return start
+
+    def _schedule_removal(self, node: Node) -> None:
+        since = node.empty_since_seconds
+        if since is None:
+            return
+        due = max(since + self._cluster.unneeded_seconds, self._removal_allowed_at_seconds)
+
+        def remove() -> None:
+            if node.empty_since_seconds != since or len(self._nodes) <= self._cluster.min_nodes:
+                return
+            if self._clock.now_seconds < self._removal_allowed_at_seconds:
+                self._schedule_removal(node)  # another node was requested meanwhile
+                return
+            self._nodes.remove(node)
+            self._removed_seconds += self._clock.now_seconds - node.requested_at_seconds
+
+        self._clock.at(self._cluster.next_scan(due), remove)
+
+    @property
+    def _removal_allowed_at_seconds(self) -> float:
+        return self._last_requested_at_seconds + self._cluster.delay_after_add_seconds

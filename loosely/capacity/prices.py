@@ -1,0 +1,102 @@
+"""The price list: a dated file (infra/prices.yaml) that users edit for their region."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_BASES = ("quoted", "assumed")
+
+
+class PricesUnusable(Exception):
+    """The price list cannot be read, or an entry is wrong; the message names the entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """One price and its source. ``amount`` is ``None`` if the price is not known."""
+
+    amount: float | None
+    is_assumed: bool
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU, with the names of its node size and of its Container Apps profile."""
+
+    name: str
+    node: str
+    container_apps: str | None
+
+
+class Prices:
+    """The price list, with prices looked up by ``group.name``."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        """Check a parsed file. Raises PricesUnusable."""
+        try:
+            self.dated = str(document["dated"])
+            self.currency = str(document["currency"])
+            self.region = str(document["region"])
+            self._usage: Mapping[str, Any] = document["usage"]
+            self._prices = {
+                f"{group}.{name}": _parse_price(f"prices.{group}.{name}", entry)
+                for group, entries in document["prices"].items()
+                for name, entry in entries.items()
+            }
+            self.gpus = {
+                name: Gpu(name, entry["node"], entry.get("container_apps"))
+                for name, entry in document["gpus"].items()
+            }
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PricesUnusable(f"prices: {error!r} is missing or has the wrong shape") from None
+
+    @classmethod
+    def load(cls, path: Path) -> "Prices":
+        """Return the price list in the file. Raises PricesUnusable."""
+        import yaml  # noqa: PLC0415 - an extra, for this command alone
+
+        try:
+            document = yaml.safe_load(path.read_text("utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise PricesUnusable(f"{path}: {error}") from None
+        if not isinstance(document, dict):
+            raise PricesUnusable(f"{path}: expected a mapping")
+        return cls(document)
+
+    def price(self, name: str) -> Price:
+        """Return a price. Raises PricesUnusable if the name is unknown."""
+        try:
+            return self._prices[name]
+        except KeyError:
+            raise PricesUnusable(f"prices.{name} is missing") from None
+
+    def gpu(self, name: str) -> Gpu:
+        """Return a GPU. Raises PricesUnusable with the known names if the name is unknown."""
+        try:
+            return self.gpus[name]
+        except KeyError:
+            known = ", ".join(self.gpus)
+            raise PricesUnusable(
+                f"there is no GPU {name!r} in the price list; it has {known}"
+            ) from None
+
+    def usage(self, name: str, key: str | None = None) -> float:
+        """Return a number of ``usage``. Raises PricesUnusable if it is missing or not a number."""
+        value = self._usage.get(name)
+        if key is not None and isinstance(value, dict):
+            value = value.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise PricesUnusable(f"usage.{name}: expected a number, not less than 0")
+        return float(value)
+
+
+def _parse_price(name: str, entry: Mapping[str, Any]) -> Price:
+    amount, basis, source = entry["amount"], entry["basis"], entry["source"]
+    is_number = isinstance(amount, int | float) and not isinstance(amount, bool)
+    if amount is not None and not (is_number and amount >= 0):
+        raise PricesUnusable(f"{name}.amount: expected a number, not less than 0, or null")
+    if basis not in _BASES:
+        raise PricesUnusable(f"{name}.basis: expected {' or '.join(_BASES)}")
+    return Price(amount, basis == "assumed", str(source))

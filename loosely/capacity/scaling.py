@@ -1,0 +1,112 @@
+"""The settings of scaling, named as in KEDA's ScaledObject and in Kubernetes' autoscaling/v2.
+
+Sources: keda.sh, "ScaledObject specification" and "Azure Service Bus" (2.19); kubernetes.io,
+"Horizontal Pod Autoscaling", sections "Algorithm details" and "Default behavior". The defaults
+are theirs. `DEPLOYED` has the settings of our own Kubernetes manifests.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class PolicyType(Enum):
+    """The unit of a scaling policy's value."""
+
+    PODS = "Pods"
+    PERCENT = "Percent"
+
+
+class SelectPolicy(Enum):
+    """Which of several policies applies: the one that allows the most or the least change.
+
+    ``DISABLED`` allows no change in this direction.
+    """
+
+    MAX = "Max"
+    MIN = "Min"
+    DISABLED = "Disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingPolicy:
+    """Allow at most ``value`` pods or percent of change in any ``period_seconds``."""
+
+    unit: PolicyType
+    value: int
+    period_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingRules:
+    """How fast replicas may be added, or removed."""
+
+    stabilization_window_seconds: float
+    policies: tuple[ScalingPolicy, ...]
+    select: SelectPolicy = SelectPolicy.MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Behavior:
+    """`spec.behavior` of an autoscaler, with the defaults that Kubernetes fills in."""
+
+    scale_up: ScalingRules = ScalingRules(
+        0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0), ScalingPolicy(PolicyType.PODS, 4, 15.0))
+    )
+    scale_down: ScalingRules = ScalingRules(300.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0),))
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledObject:
+    """A ScaledObject with one azure-servicebus trigger for each queue.
+
+    Raises:
+        ValueError: The numbers contradict one another.
+    """
+
+    #: Active messages per replica: the metric's target (AverageValue).
+    message_count: int = 5
+    #: The trigger is active if there are more messages than this.
+    activation_message_count: int = 0
+    polling_interval_seconds: float = 30.0
+    cooldown_period_seconds: float = 300.0
+    initial_cooldown_period_seconds: float = 0.0
+    min_replica_count: int = 0
+    max_replica_count: int = 100
+    idle_replica_count: int | None = None
+    #: --horizontal-pod-autoscaler-sync-period and -tolerance of the controller manager.
+    sync_period_seconds: float = 15.0
+    tolerance: float = 0.1
+    behavior: Behavior = field(default_factory=Behavior)
+
+    def __post_init__(self) -> None:
+        if self.message_count < 1:
+            raise ValueError(f"messages per replica: at least 1, found {self.message_count}")
+        if not 0 <= self.min_replica_count <= self.max_replica_count:
+            raise ValueError(
+                f"replicas: the minimum must be from 0 to the maximum, found "
+                f"{self.min_replica_count}:{self.max_replica_count}"
+            )
+        if self.max_replica_count < 1:
+            raise ValueError("replicas: the maximum must be at least 1")
+        if self.idle_replica_count is not None and not (
+            0 <= self.idle_replica_count < self.min_replica_count
+        ):
+            raise ValueError("idle replicas: must be fewer than the minimum")
+        if min(self.polling_interval_seconds, self.sync_period_seconds) <= 0:
+            raise ValueError("the polling interval and the sync period must be more than 0 s")
+
+
+#: The autoscaler may stop a busy pod, so it removes only one a minute, after ten minutes with less
+#: work.
+_DEPLOYED_BEHAVIOR = Behavior(
+    scale_up=ScalingRules(0.0, (ScalingPolicy(PolicyType.PODS, 4, 15.0),)),
+    scale_down=ScalingRules(600.0, (ScalingPolicy(PolicyType.PODS, 1, 60.0),)),
+)
+#: The settings of our Kubernetes manifests.
+DEPLOYED = ScaledObject(
+    message_count=5,
+    polling_interval_seconds=15.0,
+    cooldown_period_seconds=300.0,
+    max_replica_count=8,
+    behavior=_DEPLOYED_BEHAVIOR,
+)

@@ -1,0 +1,30 @@
+"""The clock of the simulation: it jumps from event to event."""
+
+import heapq
+from collections.abc import Callable
+from itertools import count
+
+Callback = Callable[[], None]
+
+
+class SimulationClock:
+    """Runs callbacks in the order of their times, and then of their scheduling."""
+
+    def __init__(self) -> None:
+        self.now_seconds = 0.0
+        self._scheduled: list[tuple[float, int, Callback]] = []
+        self._order = count()
+
+    def at(self, seconds: float, callback: Callback) -> None:
+        """Schedule ``callback`` at ``seconds``."""
+        heapq.heappush(self._scheduled, (seconds, next(self._order), callback))
+
+    def after(self, seconds: float, callback: Callback) -> None:
+        """Schedule ``callback`` in ``seconds`` from now."""
+        self.at(self.now_seconds + seconds, callback)
+
+    def run(self, until_seconds: float) -> None:
+        """Run the callbacks up to ``until_seconds``."""
+        while self._scheduled and self._scheduled[0][0] <= until_seconds:
+            self.now_seconds, _, callback = heapq.heappop(self._scheduled)
+            callback()

@@ -1,0 +1,279 @@
+"""`loosely scale-model` and `loosely cost`: what a load needs and costs, before deployment."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from loosely.capacity.chart import draw_picture, draw_text
+from loosely.capacity.cost import DAYS, Bill, CostEstimate, PlannedDeployment, estimate_cost
+from loosely.capacity.load import SHAPES, JobLoad
+from loosely.capacity.nodes import BatchTimes, Cluster
+from loosely.capacity.prices import Prices, PricesUnusable
+from loosely.capacity.scaling import DEPLOYED, ScaledObject
+from loosely.capacity.simulation import SimulationResult, SimulationSample, percentiles, simulate
+from loosely.cli.output import print_to
+from loosely.local.environment import find_root
+from loosely.local.errors import UpError
+
+_HOUR_SECONDS = 3600.0
+_DISCLAIMER = "A model of KEDA and the Kubernetes autoscalers, not a measurement: docs/scaling.md"
+
+LoadOption = Annotated[
+    str,
+    typer.Option(
+        "--load",
+        metavar="SHAPE:N",
+        help=f"N jobs in the busiest hour of a day of this shape: {', '.join(SHAPES)}. "
+        "Or 24 numbers of jobs per hour with commas.",
+    ),
+]
+SeedOption = Annotated[int, typer.Option(help="Changes the random arrival times.")]
+ScaleOption = Annotated[str, typer.Option(metavar="MIN:MAX", help="The number of workers.")]
+TargetOption = Annotated[int, typer.Option(metavar="N", help="messageCount: messages per worker.")]
+PollOption = Annotated[float, typer.Option(metavar="S", help="KEDA's pollingInterval.")]
+CooldownOption = Annotated[float, typer.Option(metavar="S", help="KEDA's cooldownPeriod.")]
+NodesOption = Annotated[
+    str, typer.Option(metavar="MIN:MAX", help="The number of nodes with a GPU.")
+]
+PerNodeOption = Annotated[int, typer.Option(metavar="N", help="Workers per node.")]
+NodeStartOption = Annotated[float, typer.Option(metavar="S", help="Time until a node has its GPU.")]
+ImagePullOption = Annotated[
+    float, typer.Option(metavar="S", help="Image pull time on each new node.")
+]
+ModelLoadOption = Annotated[
+    float, typer.Option(metavar="S", help="Model load time of each new worker.")
+]
+JobSecondsOption = Annotated[
+    float, typer.Option(metavar="S", help="GPU time of a batch of one job.")
+]
+BatchOption = Annotated[int, typer.Option(metavar="N", help="Jobs in a full batch.")]
+BatchSecondsOption = Annotated[float, typer.Option(metavar="S", help="GPU time of a full batch.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
+    load: LoadOption = "office:1000",
+    burst: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="N jobs that arrive together, in place of --load."),
+    ] = 0,
+    hours: Annotated[
+        float, typer.Option(metavar="H", min=0.1, max=24, help="The simulated time.")
+    ] = 24.0,
+    seed: SeedOption = 1,
+    scale: ScaleOption = "0:8",
+    target: TargetOption = DEPLOYED.message_count,
+    poll: PollOption = DEPLOYED.polling_interval_seconds,
+    cooldown: CooldownOption = DEPLOYED.cooldown_period_seconds,
+    nodes: NodesOption = "0:8",
+    workers_per_node: PerNodeOption = 1,
+    node_start: NodeStartOption = 180.0,
+    image_pull: ImagePullOption = 60.0,
+    model_load: ModelLoadOption = 15.0,
+    job_seconds: JobSecondsOption = 0.2,
+    batch: BatchOption = 8,
+    batch_seconds: BatchSecondsOption = 0.6,
+    png: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="Write the chart as a picture."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Simulate how workers and nodes follow a load, and how long jobs wait.
+
+    The simulation applies the rules of KEDA, the Kubernetes autoscaler and the cluster autoscaler.
+    Measure the delays in your own cluster. It has no quotas, evictions or throttling.
+    """
+    with _exit_on_invalid_input():
+        result = simulate(
+            JobLoad.at_once(burst) if burst else JobLoad.parse(load, seed),
+            _scaling(scale, target, poll, cooldown),
+            _cluster(nodes, workers_per_node, node_start, image_pull, model_load),
+            BatchTimes(job_seconds, batch, batch_seconds),
+            hours * _HOUR_SECONDS,
+        )
+    if png is not None:
+        _draw(result.samples, f"{burst} jobs at once" if burst else load, png)
+    if as_json:
+        typer.echo(json.dumps({"model": _DISCLAIMER, **result.document()}))
+        return
+    console = Console()
+    for line in (_DISCLAIMER, "", *_result_lines(result)):
+        print_to(console, Text(line))
+
+
+def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
+    load: LoadOption = "office:1000",
+    gpu: Annotated[str, typer.Option(metavar="NAME", help="A GPU of the price list.")] = "T4",
+    seed: SeedOption = 1,
+    scale: ScaleOption = "0:8",
+    target: TargetOption = DEPLOYED.message_count,
+    poll: PollOption = DEPLOYED.polling_interval_seconds,
+    cooldown: CooldownOption = DEPLOYED.cooldown_period_seconds,
+    nodes: NodesOption = "0:8",
+    workers_per_node: PerNodeOption = 1,
+    node_start: NodeStartOption = 180.0,
+    image_pull: ImagePullOption = 60.0,
+    model_load: ModelLoadOption = 15.0,
+    replica_start: Annotated[
+        float, typer.Option(metavar="S", help="Time until a replica of Container Apps has its GPU.")
+    ] = 30.0,
+    job_seconds: JobSecondsOption = 0.2,
+    batch: BatchOption = 8,
+    batch_seconds: BatchSecondsOption = 0.6,
+    prices: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="Default: infra/prices.yaml."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate the monthly cost of a load on AKS, on Container Apps and on GPUs that are always on.
+
+    Edit the price list for your region: its prices were not read from Azure's own list.
+    """
+    with _exit_on_invalid_input():
+        listed = Prices.load(prices or find_root(Path.cwd()) / "infra" / "prices.yaml")
+        deployment = PlannedDeployment(
+            JobLoad.parse(load, seed),
+            _scaling(scale, target, poll, cooldown),
+            _cluster(nodes, workers_per_node, node_start, image_pull, model_load),
+            BatchTimes(job_seconds, batch, batch_seconds),
+            gpu,
+            replica_start,
+        )
+        found = estimate_cost(deployment, listed)
+    if as_json:
+        bills = [bill.document() for bill in found.bills]
+        document = {"model": _DISCLAIMER, "prices_dated": listed.dated, "currency": listed.currency}
+        typer.echo(json.dumps({**document, "bills": bills, "on_nodes": found.on_nodes.document()}))
+        return
+    console = Console()
+    print_to(console, _bill_table(found, deployment.load))
+    for line in _cost_notes(found, listed):
+        print_to(console, Text(line))
+
+
+@contextmanager
+def _exit_on_invalid_input() -> Iterator[None]:
+    """Print the reason and exit with 2 if an option or the price list is invalid."""
+    try:
+        yield
+    except (ValueError, PricesUnusable, UpError) as error:
+        typer.echo(f"loosely: {error}", err=True)
+        raise typer.Exit(2) from None
+    except ModuleNotFoundError as error:
+        typer.echo(f"loosely: this needs {error.name}: pip install 'loosely[planning]'", err=True)
+        raise typer.Exit(2) from None
+
+
+def _draw(samples: list[SimulationSample], title: str, path: Path) -> None:
+    with _exit_on_invalid_input():
+        try:
+            draw_picture(samples, f"{title}: a model of KEDA and the autoscalers", path)
+        except OSError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _scaling(scale: str, target: int, poll: float, cooldown: float) -> ScaledObject:
+    minimum, maximum = _parse_range("--scale", scale)
+    return replace(
+        DEPLOYED,
+        min_replica_count=minimum,
+        max_replica_count=maximum,
+        message_count=target,
+        polling_interval_seconds=poll,
+        cooldown_period_seconds=cooldown,
+    )
+
+
+def _cluster(
+    nodes: str, per_node: int, node_start: float, image_pull: float, model_load: float
+) -> Cluster:
+    minimum, maximum = _parse_range("--nodes", nodes)
+    return Cluster(node_start, image_pull, model_load, minimum, maximum, per_node)
+
+
+def _parse_range(option: str, text: str) -> tuple[int, int]:
+    minimum, colon, maximum = text.partition(":")
+    if not (colon and minimum.isdecimal() and maximum.isdecimal()):
+        raise ValueError(f"{option}: expected MIN:MAX as in 0:8, found {text!r}")
+    return int(minimum), int(maximum)
+
+
+def _result_lines(result: SimulationResult) -> list[str]:
+    """Return the chart of a simulation and its figures."""
+    answered = "all answered" if not result.unanswered else f"{result.unanswered:,} unanswered"
+    share = result.busy_hours / result.node_hours if result.node_hours else 0.0
+    paid, worked = f"{result.node_hours:.1f} h paid for", f"{result.busy_hours:.1f} h of work"
+    return [
+        *draw_text(result.samples),
+        "",
+        f"jobs      {result.jobs:,}, {answered}",
+        f"wait      {_times(percentiles(result.wait_seconds))}",
+        f"answer    {_times(percentiles(result.answer_seconds))}",
+        f"workers   {result.peak_workers} at most",
+        f"nodes     {result.peak_nodes} at most, {paid}, {worked} ({share:.0%})",
+    ]
+
+
+def _times(found: Mapping[str, float]) -> str:
+    if not found:
+        return "no job was started"
+    return "   ".join(f"{name} {seconds:,.1f} s" for name, seconds in found.items())
+
+
+def _bill_table(found: CostEstimate, load: JobLoad) -> Table:
+    """Return the bills side by side."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("per month", no_wrap=True)
+    for bill in found.bills:
+        table.add_column(bill.name, justify="right", no_wrap=True)
+    table.add_row("GPU hours", *(f"{bill.gpu_hours:,.0f}" for bill in found.bills))
+    for item in found.bills[0].by_item():
+        table.add_row(item, *(_sum(bill, item) for bill in found.bills))
+    table.add_row("total", *(f"{bill.total:,.2f}" for bill in found.bills), style="bold")
+    thousands = load.jobs_per_day * DAYS / 1000
+    table.add_row("per 1,000 jobs", *(f"{bill.total / thousands:,.3f}" for bill in found.bills))
+    waits = [_p95(found.on_nodes)] * 2
+    if found.on_replicas is not None:
+        waits.append(_p95(found.on_replicas))
+    table.add_row("answer, p95", *waits, Text("-"))
+    return table
+
+
+def _sum(bill: Bill, item: str) -> str:
+    sums = bill.by_item()
+    if item not in sums:
+        return "-"
+    amount = sums[item]
+    is_assumed = any(
+        line.price.is_assumed and line.amount for line in bill.lines if line.item == item
+    )
+    return "?" if amount is None else f"{'~' if is_assumed else ''}{amount:,.2f}"
+
+
+def _p95(result: SimulationResult) -> str:
+    found = percentiles(result.answer_seconds)
+    return f"{found['p95']:,.1f} s" if found else "-"
+
+
+def _cost_notes(found: CostEstimate, prices: Prices) -> Iterator[str]:
+    """Yield the notes below the table."""
+    yield ""
+    yield (
+        f"A model with list prices, {prices.currency}, {prices.region}, dated {prices.dated}; "
+        "docs/cost.md has the formulas."
+    )
+    yield "~  includes assumed prices, for which no quote was found"
+    unknown = sorted({what for bill in found.bills for what in bill.unknown})
+    if unknown:
+        yield f"?  not included, since the price is not known: {', '.join(unknown)}"
+    yield "Always on: the GPUs only, enough for the busiest hour."

@@ -1,0 +1,70 @@
+"""Connect a command to its gateway."""
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from loosely.client.clients import Client
+from loosely.client.operators import OperatorClient
+from loosely.client.retry import Retry
+from loosely.client.settings import API_KEY_VARIABLE, DEFAULT_URL
+from loosely.local.data_directory import RunningSystem
+
+C = TypeVar("C", bound=Client)
+
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="LOOSELY_URL",
+        metavar="URL",
+        help=f"The gateway. Default: the one that `loosely up` runs here, else {DEFAULT_URL}.",
+    ),
+]
+
+
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar=API_KEY_VARIABLE,
+        metavar="KEY",
+        help="Your API key. In the environment, other users of this machine cannot see it.",
+        show_default=False,
+    ),
+]
+#: Short, so that a user at a terminal sees a failure soon.
+_RETRY = Retry(total_seconds=2.0)
+#: For a job that was accepted: it continues while the gateway restarts.
+FOLLOWING_RETRY = Retry()
+
+
+def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Client:
+    """Return a client for ``url``, or for the running `loosely up`, or for the default URL.
+
+    Raises:
+        typer.BadParameter: The URL or the key is invalid.
+    """
+    return _connect(Client, url, api_key, retry)
+
+
+def connect_operator(url: str | None, api_key: str | None) -> OperatorClient:
+    """Return a client for operators, connected as `connect` does."""
+    return _connect(OperatorClient, url, api_key, _RETRY)
+
+
+def _connect(kind: type[C], url: str | None, api_key: str | None, retry: Retry) -> C:
+    try:
+        return kind(url or _find_running_url() or DEFAULT_URL, api_key=api_key, retry=retry)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--url or --api-key") from None
+
+
+def _find_running_url() -> str | None:
+    current = Path.cwd()
+    for directory in (current, *current.parents):
+        system = RunningSystem.read(directory / ".loosely")
+        if system is not None:
+            return system.url
+    return None

@@ -1,0 +1,95 @@
+"""Show errors as one line, ``code: what happened; what to do``, and an exit code."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+import typer
+
+from loosely.cli.output import printable
+from loosely.client.errors import GatewayUnreachable, LooselyError, Problem, UnexpectedAnswer
+
+
+class ExitCode(IntEnum):
+    """The exit codes of the commands; those over 64 are from ``sysexits.h``."""
+
+    DONE = 0
+    FAILED = 1
+    UNREACHABLE = 69
+    NOT_YET = 75
+    NOT_LOOSELY = 76
+    INTERRUPTED = 130
+
+
+_ADVICE = {
+    "malformed-request": "correct the request",
+    "unauthenticated": "name your key with --api-key or LOOSELY_API_KEY",
+    "forbidden": "use a key with the scope that this needs",
+    "unknown-model": "`loosely models` lists them",
+    "unknown-job": "check the id; finished jobs are kept for a limited time",
+    "payload-too-large": "send less, or use an upload",
+    "unsupported-media-type": "convert the file, or name its type with --type",
+    "invalid-input": "check that the file is whole and is what the model takes",
+    "idempotency-mismatch": "use a new key for another request",
+    "saturated": "try again later, or with a longer --deadline",
+    "inference-failed": "see the worker's log",
+    "dead-lettered": "see the worker's log: each attempt failed or killed the worker",
+    "expired": "submit it again with a longer --deadline",
+    "no-result": "`loosely status` shows why",
+    "cancelled": "submit it again if it is still wanted",
+    "not-found": "check --url",
+    "internal-error": "see the gateway's log",
+    "unavailable": "try again; no job was made",
+}
+
+
+@contextmanager
+def exit_on_error(*, as_json: bool) -> Iterator[None]:
+    """Print the client's errors as a line on stderr and exit.
+
+    With ``as_json``, also print a problem document to stdout as it was received.
+
+    Raises:
+        typer.Exit: The client raised an error.
+    """
+    try:
+        yield
+    except LooselyError as error:
+        if as_json and isinstance(error, Problem):
+            typer.echo(error.body)
+        typer.echo(format_error(error), err=True)
+        raise typer.Exit(_exit_code(error)) from None
+
+
+def format_error(error: LooselyError) -> str:
+    """Return what happened and what to do, in one line."""
+    match error:
+        case Problem():
+            advice = _advice(error)
+            text = f"{error.code}: {error.detail.rstrip('.')}" + (f"; {advice}" if advice else "")
+        case GatewayUnreachable():
+            text = f"unreachable: {error}; start it with `loosely up`, or name another with --url"
+        case UnexpectedAnswer():
+            text = f"unexpected-answer: {error}; check --url"
+        case _:
+            text = str(error)
+    return printable(text)
+
+
+def _advice(problem: Problem) -> str | None:
+    if problem.retry_after_seconds is not None:
+        return f"try again in {problem.retry_after_seconds:.0f} s"
+    advice = _ADVICE.get(problem.code)
+    if advice is None and problem.retryable:
+        return "try again"
+    return advice
+
+
+def _exit_code(error: LooselyError) -> ExitCode:
+    match error:
+        case GatewayUnreachable():
+            return ExitCode.UNREACHABLE
+        case UnexpectedAnswer():
+            return ExitCode.NOT_LOOSELY
+        case _:
+            return ExitCode.FAILED

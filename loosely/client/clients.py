@@ -1,0 +1,238 @@
+"""`Client` and `AsyncClient`: two ways to run the operations of one gateway.
+
+Each operation, with its arguments and its documentation, is a method of `ClientOperations`. Both
+clients take their methods from there, so there is one text for both.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from functools import wraps
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import httpx
+
+from loosely.client.operations import ClientOperations
+from loosely.client.requests import RequestBuilder
+from loosely.client.retry import Retry
+from loosely.client.settings import DEFAULT_URL, read_api_key
+from loosely.client.transport import AsyncTransport, BlockingTransport, http_options
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def block(
+    operation: Callable[Concatenate[ClientOperations, P], Coroutine[Any, Any, T]],
+) -> "Callable[Concatenate[Client, P], T]":
+    """Return the method of `Client` that runs ``operation`` to its end."""
+
+    @wraps(operation)
+    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return _complete(operation(self._operations, *args, **kwargs))
+
+    return method
+
+
+def block_each(
+    operation: Callable[Concatenate[ClientOperations, P], AsyncGenerator[T, None]],
+) -> "Callable[Concatenate[Client, P], Iterator[T]]":
+    """Return the method of `Client` that yields the values of ``operation``."""
+
+    @wraps(operation)
+    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        values = operation(self._operations, *args, **kwargs)
+        try:
+            while True:
+                try:
+                    value = _complete(anext(values))
+                except StopAsyncIteration:
+                    return
+                yield value
+        finally:
+            _complete(values.aclose())
+
+    return method
+
+
+def _complete(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends, since its transport blocks; return its value."""
+    try:
+        coroutine.send(None)
+    except StopIteration as finished:
+        value: T = finished.value
+        return value
+    raise RuntimeError("an operation of Client has suspended: its transport must block")
+
+
+def _await(
+    operation: Callable[Concatenate[ClientOperations, P], Coroutine[Any, Any, T]],
+) -> "Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]":
+    """Return the method of `AsyncClient` that awaits ``operation``."""
+
+    @wraps(operation)
+    async def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await operation(self._operations, *args, **kwargs)
+
+    return method
+
+
+def _await_each(
+    operation: Callable[Concatenate[ClientOperations, P], AsyncGenerator[T, None]],
+) -> "Callable[Concatenate[AsyncClient, P], AsyncIterator[T]]":
+    """Return the method of `AsyncClient` that yields the values of ``operation``."""
+
+    @wraps(operation)
+    def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
+        return operation(self._operations, *args, **kwargs)
+
+    return method
+
+
+class Client:
+    """A connection to one gateway, for callers that block. Close it, or use it in a ``with``.
+
+    Every method raises :exc:`~loosely.LooselyError` for failures of the network or the gateway.
+    Failures that may pass are repeated as ``retry`` allows. A submit may be repeated too: it has
+    an idempotency key, so it makes one job.
+
+    Example:
+        >>> with Client("http://127.0.0.1:7071") as client:
+        ...     job = client.run(Path("cat.jpg"), "classifier")
+        ...     print(job.result)
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        retry: Retry | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Prepare a connection; nothing is sent before the first call.
+
+        Args:
+            url: The gateway's URL.
+            api_key: Default: the value of ``LOOSELY_API_KEY``.
+            retry: How long to repeat requests that fail.
+            clock: Returns the time in seconds.
+            sleep: Blocks for a number of seconds.
+
+        Raises:
+            ValueError: ``url`` is not an http or https URL, or the key cannot be sent.
+        """
+        requests = RequestBuilder(url, api_key or read_api_key())
+        self._http = httpx.Client(**http_options(url))
+        transport = BlockingTransport(self._http, sleep)
+        self._operations = ClientOperations(requests, transport, retry or Retry(), clock)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    @property
+    def url(self) -> str:
+        """The gateway's URL."""
+        return self._operations.requests.shown_url
+
+    submit = block(ClientOperations.submit)
+    run = block(ClientOperations.run)
+    wait = block(ClientOperations.wait)
+    get = block(ClientOperations.get)
+    cancel = block(ClientOperations.cancel)
+    result = block(ClientOperations.result)
+    iter_events = block_each(ClientOperations.iter_events)
+    upload = block(ClientOperations.upload)
+    models = block(ClientOperations.models)
+    model = block(ClientOperations.model)
+    jobs = block_each(ClientOperations.jobs)
+
+
+class AsyncClient:
+    """A connection to one gateway, for an event loop. Close it, or use it in an ``async with``.
+
+    Its methods are those of :class:`~loosely.Client`, to be awaited.
+
+    Example:
+        >>> async with AsyncClient("http://127.0.0.1:7071") as client:
+        ...     job = await client.run(Path("cat.jpg"), "classifier")
+        ...     print(job.result)
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        retry: Retry | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Prepare a connection; nothing is sent before the first call.
+
+        Args:
+            url: The gateway's URL.
+            api_key: Default: the value of ``LOOSELY_API_KEY``.
+            retry: How long to repeat requests that fail.
+            clock: Returns the time in seconds.
+            sleep: Suspends the calling task for a number of seconds.
+
+        Raises:
+            ValueError: ``url`` is not an http or https URL, or the key cannot be sent.
+        """
+        requests = RequestBuilder(url, api_key or read_api_key())
+        self._http = httpx.AsyncClient(**http_options(url))
+        transport = AsyncTransport(self._http, sleep)
+        self._operations = ClientOperations(requests, transport, retry or Retry(), clock)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    @property
+    def url(self) -> str:
+        """The gateway's URL."""
+        return self._operations.requests.shown_url
+
+    submit = _await(ClientOperations.submit)
+    run = _await(ClientOperations.run)
+    wait = _await(ClientOperations.wait)
+    get = _await(ClientOperations.get)
+    cancel = _await(ClientOperations.cancel)
+    result = _await(ClientOperations.result)
+    iter_events = _await_each(ClientOperations.iter_events)
+    upload = _await(ClientOperations.upload)
+    models = _await(ClientOperations.models)
+    model = _await(ClientOperations.model)
+    jobs = _await_each(ClientOperations.jobs)

@@ -1,0 +1,246 @@
+"""The exceptions of the client.
+
+LooselyError
+├── GatewayUnreachable         no response; the gateway may have received the request
+├── UnexpectedAnswer           the response is not one of a Loosely gateway
+├── WaitTimedOut               the caller's wait is over; the job continues
+└── Problem                    the gateway sent a problem document (RFC 9457)
+    ├── RequestRefused         no job was made; also codes that this version does not know
+    │   ├── InvalidRequest     malformed-request, invalid-input, unsupported-media-type, …
+    │   │   └── PayloadTooLarge    payload-too-large
+    │   ├── AccessDenied       unauthenticated, forbidden
+    │   ├── NotFound           unknown-model, unknown-job, not-found, …
+    │   ├── IdempotencyMismatch    idempotency-mismatch
+    │   ├── Overloaded         rate-limited, saturated: try later
+    │   └── GatewayFailure     unavailable, internal-error
+    └── JobEnded               a job was made and has ended without a result
+        ├── InputRejected      the model cannot use the input
+        ├── JobFailed          inference-failed, dead-lettered, …
+        ├── JobExpired         expired
+        └── JobCancelled       cancelled
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, Self
+
+from loosely.client.resources import Job, decode_json
+
+
+class LooselyError(Exception):
+    """The base of every exception of this package."""
+
+
+class GatewayUnreachable(LooselyError):
+    """There was no response from ``url``, because of ``reason``."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"{url} cannot be reached: {reason}")
+        self.url = url
+        self.reason = reason
+
+
+class UnexpectedAnswer(LooselyError):
+    """The response from ``url``, with the HTTP status ``status``, is not one of Loosely's API."""
+
+    def __init__(self, url: str, status: int, reason: str) -> None:
+        super().__init__(f"{url} answered {status}, but {reason}")
+        self.url = url
+        self.status = status
+        self.reason = reason
+
+
+class WaitTimedOut(LooselyError, TimeoutError):
+    """The job ``job_id`` has not ended within ``wait_seconds``; it continues."""
+
+    def __init__(self, job_id: str, wait_seconds: float) -> None:
+        super().__init__(f"job {job_id} has not ended after {wait_seconds:g} s")
+        self.job_id = job_id
+        self.wait_seconds = wait_seconds
+
+
+class Problem(LooselyError):
+    """The gateway's problem document.
+
+    Attributes:
+        status: The HTTP status.
+        code: The stable code; docs/problems.md lists them.
+        detail: What happened, for people.
+        retryable: Whether the same request may succeed later.
+        retry_after_seconds: How long the gateway asks to wait before that.
+        stage: The stage of the job in which the problem arose.
+        attempt: Which delivery of the job failed, from 1.
+        trace_id: The W3C trace of the request.
+        job: The job, if the problem is how a job ended.
+        document: The whole document.
+        body: The document as it was received.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        document: Mapping[str, Any],
+        body: bytes,
+        *,
+        retry_after_seconds: float | None = None,
+        job: Job | None = None,
+    ) -> None:
+        self.status = status
+        self.document = document
+        self.body = body
+        self.retry_after_seconds = retry_after_seconds
+        self.job = job
+        self.code = str(document["code"])
+        self.title = str(document.get("title") or self.code)
+        self.detail = str(document.get("detail") or self.title)
+        self.retryable = document.get("retryable") is True
+        self.stage: str | None = document.get("stage")
+        self.attempt: int | None = document.get("attempt")
+        self.trace_id: str | None = document.get("trace_id")
+        super().__init__(f"{self.code}: {self.detail}")
+
+
+class RequestRefused(Problem):
+    """The gateway refused the request and made no job."""
+
+
+class InvalidRequest(RequestRefused):
+    """The request is wrong: the same request would be refused again."""
+
+
+class PayloadTooLarge(InvalidRequest):
+    """The payload is over the model's limit, in a request's body or at all."""
+
+    @classmethod
+    def over(cls, limit_bytes: int, size_bytes: int) -> Self:
+        """Return the gateway's own problem, without sending the bytes to get it."""
+        document = {
+            "code": "payload-too-large",
+            "title": "The payload is too large",
+            "detail": f"the model accepts up to {limit_bytes} bytes; the input has {size_bytes}",
+            "limit_bytes": limit_bytes,
+            "retryable": False,
+            "stage": "accept",
+        }
+        return cls(413, document, json.dumps(document).encode())
+
+
+class AccessDenied(RequestRefused):
+    """The API key is missing or unknown, or does not allow this."""
+
+
+class NotFound(RequestRefused):
+    """The model, job, dead letter or path does not exist."""
+
+
+class IdempotencyMismatch(RequestRefused):
+    """The idempotency key was used before with another request."""
+
+
+class Overloaded(RequestRefused):
+    """The caller's rate limit is reached, or the queue is too long; try later."""
+
+
+class GatewayFailure(RequestRefused):
+    """The gateway, or a service that it needs, is not working."""
+
+
+class JobEnded(Problem):
+    """The job ended without a result."""
+
+
+class InputRejected(JobEnded):
+    """The model cannot use the input."""
+
+
+class JobFailed(JobEnded):
+    """The model failed, or the workers stopped trying the job."""
+
+
+class JobExpired(JobEnded):
+    """The job's deadline passed before it had a result."""
+
+
+class JobCancelled(JobEnded):
+    """The job was cancelled."""
+
+
+_REFUSALS: Final[Mapping[str, type[RequestRefused]]] = {
+    "malformed-request": InvalidRequest,
+    "method-not-allowed": InvalidRequest,
+    "unsupported-media-type": InvalidRequest,
+    "invalid-input": InvalidRequest,
+    "payload-too-large": PayloadTooLarge,
+    "unauthenticated": AccessDenied,
+    "forbidden": AccessDenied,
+    "not-found": NotFound,
+    "unknown-model": NotFound,
+    "unknown-job": NotFound,
+    "unknown-dead-letter": NotFound,
+    "idempotency-mismatch": IdempotencyMismatch,
+    "rate-limited": Overloaded,
+    "saturated": Overloaded,
+    "unavailable": GatewayFailure,
+    "internal-error": GatewayFailure,
+}
+# If a problem carries a job, the job's status decides; otherwise these codes do.
+_ENDINGS: Final[Mapping[str, type[JobEnded]]] = {
+    "inference-failed": JobFailed,
+    "dead-lettered": JobFailed,
+    "expired": JobExpired,
+    "cancelled": JobCancelled,
+    "no-result": JobEnded,
+}
+_STATUS_ENDINGS: Final[Mapping[str, type[JobEnded]]] = {
+    "expired": JobExpired,
+    "cancelled": JobCancelled,
+}
+_INPUT_CODES: Final = frozenset({"invalid-input", "unsupported-media-type"})
+_ENDING_HTTP_STATUS: Final[Mapping[type[JobEnded], int]] = {
+    InputRejected: 422,
+    JobCancelled: 409,
+    JobExpired: 504,
+}
+
+
+def read_problem(status: int, body: bytes, retry_after_seconds: float | None) -> Problem | None:
+    """Return the problem in ``body``, or ``None`` if ``body`` is not a problem document."""
+    document = decode_json(body)
+    if not isinstance(document, dict) or not isinstance(document.get("code"), str):
+        return None
+    job = None
+    if isinstance(document.get("job"), dict):
+        job = Job.from_document(document["job"], json.dumps(document["job"]).encode())
+    code = document["code"]
+    kind: type[Problem]
+    if job is not None:
+        kind = _ending_class(job)
+    else:
+        kind = _ENDINGS.get(code) or _REFUSALS.get(code, RequestRefused)
+    return kind(status, document, body, retry_after_seconds=retry_after_seconds, job=job)
+
+
+def ending_of(job: Job) -> JobEnded:
+    """Return the exception for a job that has ended without a result.
+
+    It is the one that a submit raises if the job ends within its wait.
+    """
+    kind = _ending_class(job)
+    job_error = job.error or {}
+    code = job_error.get("code")
+    document = {
+        **job_error,
+        "code": code if isinstance(code, str) else job.status,
+        "detail": job_error.get("detail") or job_error.get("message") or f"the job is {job.status}",
+        "attempt": job.document.get("attempt"),
+        "trace_id": job.trace_id,
+        "job": job.document,
+    }
+    status = _ENDING_HTTP_STATUS.get(kind, 500)
+    return kind(status, document, json.dumps(document).encode(), job=job)
+
+
+def _ending_class(job: Job) -> type[JobEnded]:
+    if job.status in _STATUS_ENDINGS:
+        return _STATUS_ENDINGS[job.status]
+    return InputRejected if (job.error or {}).get("code") in _INPUT_CODES else JobFailed

@@ -1,0 +1,54 @@
+"""Detect the media type of an input from its first bytes, or else from its file name."""
+
+from pathlib import PurePath
+
+UNKNOWN = "application/octet-stream"
+#: How many bytes of an input are enough to detect its type.
+SIGNATURE_BYTES = 16
+
+_SIGNATURES = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\x00", "image/tiff"),
+    (b"MM\x00*", "image/tiff"),
+    (b"fLaC", "audio/flac"),
+    (b"OggS", "audio/ogg"),
+    (b"ID3", "audio/mpeg"),
+)
+# A RIFF file names its content after its length.
+_RIFF_FORMS = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
+# Not `mimetypes`: its table depends on the machine.
+_EXTENSIONS = {
+    ".bmp": "image/bmp",
+    ".flac": "audio/flac",
+    ".gif": "image/gif",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".json": "application/json",
+    ".mp3": "audio/mpeg",
+    ".ogg": "audio/ogg",
+    ".png": "image/png",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".txt": "text/plain",
+    ".wav": "audio/wav",
+    ".webp": "image/webp",
+}
+
+
+def detect_media_type(content: bytes, file_name: str = "") -> str:
+    """Return the media type of an input.
+
+    Args:
+        content: The input, or at least its first `SIGNATURE_BYTES` bytes.
+        file_name: The name of its file; its extension counts if the bytes are not recognized.
+    """
+    if content.startswith(b"RIFF") and content[8:12] in _RIFF_FORMS:
+        return _RIFF_FORMS[content[8:12]]
+    for signature, media_type in _SIGNATURES:
+        if content.startswith(signature):
+            return media_type
+    return _EXTENSIONS.get(PurePath(file_name).suffix.lower(), UNKNOWN)

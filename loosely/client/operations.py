@@ -1,0 +1,447 @@
+"""What both clients do: each operation once, as a coroutine over a transport.
+
+`AsyncClient` awaits these coroutines in an event loop. `Client` runs them with a transport that
+blocks, so they end without ever suspending. They read no clock and open no connection by
+themselves: both are arguments.
+"""
+
+import math
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from dataclasses import replace
+from random import random
+from typing import Any, Final
+from urllib.parse import urljoin
+
+from loosely.client.errors import (
+    LooselyError,
+    PayloadTooLarge,
+    UnexpectedAnswer,
+    WaitTimedOut,
+    ending_of,
+)
+from loosely.client.requests import (
+    HttpRequest,
+    Payload,
+    Priority,
+    RequestBuilder,
+    Source,
+    Submission,
+    fetch_from_store,
+    put_upload,
+    read_payload,
+)
+from loosely.client.resources import Event, Job, Model, Result, Upload
+from loosely.client.responses import (
+    HttpResponse,
+    read_error,
+    read_job,
+    read_job_page,
+    read_model,
+    read_models,
+    read_upload_slot,
+)
+from loosely.client.retry import Retry, is_transient
+from loosely.client.settings import MAX_WAIT_SECONDS
+from loosely.client.transport import Transport
+
+#: The longest wait of one request. Load balancers of clouds cut connections that are silent longer.
+POLL_SECONDS: Final = 60
+#: How often `iter_events` looks at a job whose status does not change: its progress may.
+_EVENT_POLL_SECONDS: Final = 5
+#: Below this size, a refused submit costs less than a request for the model's limit.
+_SURELY_SMALL_BYTES: Final = 1024 * 1024
+_REDIRECTS: Final = frozenset({302, 303, 307})
+#: A gateway that answers faster than this did not wait.
+_SHORTEST_POLL_SECONDS: Final = 0.9
+_DEFAULT_PAUSE_SECONDS: Final = 1.0
+#: Time for a response that is sent at the last moment to arrive.
+_GRACE_SECONDS: Final = 2.0
+
+
+class ClientOperations:
+    """The operations on one gateway.
+
+    Every method raises :exc:`~loosely.LooselyError` for failures of the network or the gateway.
+    """
+
+    def __init__(
+        self,
+        requests: RequestBuilder,
+        transport: Transport,
+        retry: Retry,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random,
+    ) -> None:
+        self.requests = requests
+        self._transport = transport
+        self._retry = retry
+        self._clock = clock
+        self._draw = draw
+        #: Models that were asked for, by name: their limits decide between body and upload.
+        self._known_models: dict[str, Model] = {}
+
+    async def submit(  # noqa: PLR0913 - the options of a submit
+        self,
+        source: Source | Upload,
+        model: str,
+        *,
+        media_type: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        deadline_seconds: int | None = None,
+        webhook_url: str | None = None,
+        priority: Priority | None = None,
+        wait_seconds: int = 0,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Submit an input to ``model`` and return the job.
+
+        The gateway answers when the job has ended, or after ``wait_seconds``. An input that is
+        too large for a request is uploaded first.
+
+        Args:
+            source: Bytes, the path of a file, or an upload.
+            model: The model's name.
+            media_type: The input's type. Default: detected from its first bytes or file name.
+            parameters: The model's own parameters.
+            deadline_seconds: After how long the result is of no use; the job then expires.
+            webhook_url: The URL that the gateway sends the final job to.
+            priority: ``"low"`` lets the job wait until no other job of the model waits.
+            wait_seconds: From 0 to 200.
+            idempotency_key: Makes one job of repeated submits. Default: a new key for each call.
+
+        Raises:
+            RequestRefused: The gateway made no job.
+            JobEnded: The job ended without a result within the wait.
+        """
+        if not 0 <= wait_seconds <= MAX_WAIT_SECONDS:
+            raise ValueError(f"wait_seconds: from 0 to {MAX_WAIT_SECONDS}, found {wait_seconds}")
+        submission = Submission(
+            model,
+            idempotency_key or str(uuid.uuid4()),
+            wait_seconds,
+            parameters,
+            deadline_seconds,
+            webhook_url,
+            priority,
+        )
+        return await self._submit(source, media_type, submission)
+
+    async def run(  # noqa: PLR0913 - the options of a submit
+        self,
+        source: Source | Upload,
+        model: str,
+        *,
+        media_type: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        deadline_seconds: int | None = None,
+        webhook_url: str | None = None,
+        priority: Priority | None = None,
+        wait_seconds: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Submit an input as `submit` does, wait for the job's end, and return the job.
+
+        A lost connection or a restart of the gateway does not end the wait.
+
+        Args:
+            source: Bytes, the path of a file, or an upload.
+            model: The model's name.
+            media_type: The input's type. Default: detected from its first bytes or file name.
+            parameters: The model's own parameters.
+            deadline_seconds: After how long the result is of no use; the job then expires.
+            webhook_url: The URL that the gateway sends the final job to.
+            priority: ``"low"`` lets the job wait until no other job of the model waits.
+            wait_seconds: How long to wait. Default: as long as the job takes.
+            idempotency_key: Makes one job of repeated submits. Default: a new key for each call.
+
+        Raises:
+            RequestRefused: The gateway made no job.
+            JobEnded: The job ended without a result.
+            WaitTimedOut: ``wait_seconds`` have passed; the job continues.
+            GatewayUnreachable: There was no response for longer than ``retry`` or the wait allow.
+        """
+        give_up_at = self._give_up_at(wait_seconds)
+        first_wait_seconds = POLL_SECONDS
+        if wait_seconds is not None:
+            first_wait_seconds = max(0, min(POLL_SECONDS, int(wait_seconds)))
+        submission = Submission(
+            model,
+            idempotency_key or str(uuid.uuid4()),
+            first_wait_seconds,
+            parameters,
+            deadline_seconds,
+            webhook_url,
+            priority,
+        )
+        job = await self._submit(source, media_type, submission, give_up_at)
+        return await self._wait(job, wait_seconds, give_up_at)
+
+    async def wait(self, job: Job | str, *, wait_seconds: float | None = None) -> Job:
+        """Wait for the end of a job, given as a job or an id, and return the succeeded job.
+
+        Raises:
+            JobEnded: The job ended without a result.
+            WaitTimedOut: ``wait_seconds`` have passed; the job continues.
+            RequestRefused: The job id is unknown.
+            GatewayUnreachable: There was no response for longer than ``retry`` or the wait allow.
+        """
+        return await self._wait(job, wait_seconds, self._give_up_at(wait_seconds))
+
+    async def get(self, job_id: str, *, wait_seconds: int = 0) -> Job:
+        """Return a job, after waiting up to ``wait_seconds`` for its end.
+
+        Raises:
+            RequestRefused: The job id is unknown.
+        """
+        return await self._get(job_id, wait_seconds)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job and return it: ``cancelling``, or unchanged if it had already ended.
+
+        Raises:
+            RequestRefused: The job id is unknown.
+        """
+        return read_job(await self.send(self.requests.cancel_job(job_id), (200, 202)))
+
+    async def result(self, job_id: str) -> Result | Job:
+        """Return a job's result in the model's own media type, or the job if it has not ended.
+
+        Raises:
+            JobEnded: The job ended without a result.
+            RequestRefused: The job id is unknown.
+        """
+        response = await self.send(self.requests.get_result(job_id), (200, 202, *_REDIRECTS))
+        if response.status == 202:
+            return read_job(response)
+        if response.status in _REDIRECTS:
+            try:
+                request = fetch_from_store(
+                    urljoin(response.url, response.headers.get("location", ""))
+                )
+            except ValueError:
+                raise UnexpectedAnswer(
+                    response.shown_url, response.status, "its Location is not a URL"
+                ) from None
+            response = await self._send_to_store(request, (200,), "a stored result was expected")
+        return Result(response.body, response.headers.get("content-type", ""))
+
+    async def iter_events(self, job_id: str) -> AsyncGenerator[Event, None]:
+        """Yield the job's changes of status and progress until it has ended.
+
+        The first event is the job as it is now. The client asks the gateway again and again, so
+        changes that follow each other quickly may be seen as one.
+
+        Raises:
+            RequestRefused: The job id is unknown.
+        """
+        seen: tuple[str, Any] | None = None
+        wait_seconds = 0
+        while True:
+            asked_at = self._clock()
+            job = await self._get(job_id, wait_seconds)
+            state = (job.status, job.progress)
+            if job.is_final:
+                yield Event("final", job)
+                return
+            if seen is None or seen[0] != job.status:
+                yield Event("status", job)
+            elif seen != state:
+                yield Event("progress", job)
+            if seen is not None:
+                await self._pause_between_polls(job, self._clock() - asked_at)
+            seen, wait_seconds = state, _EVENT_POLL_SECONDS
+
+    async def upload(self, source: Source, model: str, *, media_type: str | None = None) -> Upload:
+        """Upload an input to the gateway's store, for one or several jobs of ``model``.
+
+        Args:
+            source: Bytes, or the path of a file.
+            model: The model's name.
+            media_type: The input's type. Default: detected from its first bytes or file name.
+
+        Raises:
+            PayloadTooLarge: The model accepts no input of this size.
+            RequestRefused: The model is unknown, or it does not accept this media type.
+        """
+        return await self._upload(read_payload(source, media_type), model)
+
+    async def models(self) -> tuple[Model, ...]:
+        """Return the models that accept jobs."""
+        return read_models(await self.send(self.requests.list_models(), (200,)))
+
+    async def model(self, name: str) -> Model:
+        """Return one model.
+
+        Raises:
+            NotFound: The model is unknown.
+        """
+        return await self._model(name)
+
+    async def jobs(
+        self, *, model: str | None = None, status: str | None = None
+    ) -> AsyncGenerator[Job, None]:
+        """Yield the caller's jobs, newest first. Each page is fetched when it is reached."""
+        filters = {"model": model, "status": status}
+        cursor: str | None = None
+        while True:
+            page = read_job_page(await self.send(self.requests.list_jobs(filters, cursor), (200,)))
+            for job in page.jobs:
+                yield job
+            if page.next_cursor is None or page.next_cursor == cursor:
+                return
+            cursor = page.next_cursor
+
+    async def send(
+        self, request: HttpRequest, expected: Collection[int], give_up_at: float = math.inf
+    ) -> HttpResponse:
+        """Send a request, repeated as the retry policy allows, and return the response.
+
+        Every request may be repeated: a submit has the same idempotency key each time.
+
+        Args:
+            request: The request.
+            expected: The status codes to return; every other one is an error.
+            give_up_at: The clock's time after which no attempt is made.
+
+        Raises:
+            LooselyError: What the last attempt failed with.
+        """
+        failures, failing_since = 0, 0.0
+        while True:
+            error: LooselyError
+            try:
+                response = await self._transport.send(self._limit_timeout(request, give_up_at))
+            except LooselyError as unreachable:
+                error = unreachable
+            else:
+                if response.status in expected:
+                    return response
+                error = read_error(response)
+            now = self._clock()
+            failures += 1
+            failing_since = failing_since if failures > 1 else now
+            pause_seconds = self._retry.pause_seconds(
+                error, failures, now - failing_since, self._draw
+            )
+            if pause_seconds is None or now + pause_seconds > give_up_at:
+                raise error
+            await self._transport.sleep(pause_seconds)
+
+    async def _submit(
+        self,
+        source: Source | Upload,
+        media_type: str | None,
+        submission: Submission,
+        give_up_at: float = math.inf,
+    ) -> Job:
+        """Submit an upload by its reference, and a payload in the body or else by upload."""
+        if isinstance(source, Upload):
+            return await self._submit_upload(submission, source, give_up_at)
+        payload = read_payload(source, media_type)
+        if await self._is_too_large(payload, submission.model, give_up_at):
+            upload = await self._upload(payload, submission.model, give_up_at)
+            return await self._submit_upload(submission, upload, give_up_at)
+        request = self.requests.submit(submission, payload)
+        try:
+            return read_job(await self.send(request, (200, 202), give_up_at))
+        except PayloadTooLarge:
+            upload = await self._upload(payload, submission.model, give_up_at)
+            return await self._submit_upload(submission, upload, give_up_at)
+
+    async def _submit_upload(
+        self, submission: Submission, upload: Upload, give_up_at: float
+    ) -> Job:
+        request = self.requests.submit_upload(submission, upload)
+        return read_job(await self.send(request, (200, 202), give_up_at))
+
+    async def _is_too_large(self, payload: Payload, name: str, give_up_at: float) -> bool:
+        """Return whether the payload is over the model's limit for a request's body."""
+        if payload.size_bytes <= _SURELY_SMALL_BYTES:
+            return False
+        model = self._known_models.get(name) or await self._model(name, give_up_at)
+        limit_bytes = model.input_limit_bytes
+        return limit_bytes is not None and payload.size_bytes > limit_bytes
+
+    async def _model(self, name: str, give_up_at: float = math.inf) -> Model:
+        model = read_model(await self.send(self.requests.get_model(name), (200,), give_up_at))
+        self._known_models[name] = model
+        return model
+
+    async def _upload(self, payload: Payload, model: str, give_up_at: float = math.inf) -> Upload:
+        """Ask the gateway for a slot and store the payload in it."""
+        asked = self.requests.create_upload(model, payload.media_type)
+        response = await self.send(asked, (201,), give_up_at)
+        slot = read_upload_slot(response)
+        if slot.max_bytes is not None and payload.size_bytes > slot.max_bytes:
+            raise PayloadTooLarge.over(slot.max_bytes, payload.size_bytes)
+        try:
+            request = put_upload(slot, payload)
+        except ValueError:
+            raise UnexpectedAnswer(
+                response.shown_url, response.status, "the upload slot's URL is not a URL"
+            ) from None
+        await self._send_to_store(request, (200, 201), "a stored upload was expected", give_up_at)
+        return Upload(slot.reference, payload.media_type, payload.size_bytes, slot.document)
+
+    async def _send_to_store(
+        self,
+        request: HttpRequest,
+        expected: Collection[int],
+        reason: str,
+        give_up_at: float = math.inf,
+    ) -> HttpResponse:
+        """Send a request to blob storage, whose errors are not problem documents."""
+        try:
+            return await self.send(request, expected, give_up_at)
+        except UnexpectedAnswer as error:
+            raise UnexpectedAnswer(request.shown_url, error.status, reason) from None
+
+    async def _wait(self, job: Job | str, wait_seconds: float | None, give_up_at: float) -> Job:
+        """Poll the job until it has ended. ``wait_seconds`` only goes into the message."""
+        latest = job if isinstance(job, Job) else None
+        job_id = job if isinstance(job, str) else job.id
+        while latest is None or not latest.is_final:
+            left_seconds = give_up_at - self._clock()
+            if left_seconds <= 0:
+                raise WaitTimedOut(job_id, wait_seconds or 0)
+            asked_at = self._clock()
+            try:
+                latest = await self._get(
+                    job_id, int(min(POLL_SECONDS, left_seconds)) or 1, give_up_at
+                )
+            except LooselyError as error:
+                if is_transient(error):
+                    error.add_note(f"job {job_id} continues")
+                raise
+            if not latest.is_final:
+                await self._pause_between_polls(latest, self._clock() - asked_at, give_up_at)
+        if latest.status != "succeeded":
+            raise ending_of(latest)
+        return latest
+
+    async def _get(self, job_id: str, wait_seconds: int, give_up_at: float = math.inf) -> Job:
+        request = self.requests.get_job(job_id, wait_seconds)
+        return read_job(await self.send(request, (200,), give_up_at))
+
+    async def _pause_between_polls(
+        self, job: Job, waited_seconds: float, give_up_at: float = math.inf
+    ) -> None:
+        """Pause for ``Retry-After`` if the gateway answered at once instead of waiting."""
+        if waited_seconds < _SHORTEST_POLL_SECONDS:
+            pause_seconds = _DEFAULT_PAUSE_SECONDS
+            if job.retry_after_seconds is not None:
+                pause_seconds = min(max(job.retry_after_seconds, 0.1), 60.0)
+            left_seconds = give_up_at - self._clock()
+            await self._transport.sleep(min(pause_seconds, max(0.0, left_seconds)))
+
+    def _give_up_at(self, wait_seconds: float | None) -> float:
+        return math.inf if wait_seconds is None else self._clock() + wait_seconds
+
+    def _limit_timeout(self, request: HttpRequest, give_up_at: float) -> HttpRequest:
+        """Return the request with a timeout that ends soon after ``give_up_at``."""
+        left_seconds = max(1.0, give_up_at - self._clock())
+        if left_seconds >= request.timeout_seconds:
+            return request
+        return replace(request, timeout_seconds=left_seconds + _GRACE_SECONDS)

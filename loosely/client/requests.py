@@ -1,0 +1,314 @@
+"""Build the HTTP requests that the gateway accepts. Nothing here opens a connection."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+from urllib.parse import quote
+
+import httpx
+
+from loosely.client.media import SIGNATURE_BYTES, detect_media_type
+from loosely.client.resources import Upload, UploadTarget
+
+#: Added to the wait that a request asks for: the time in which a response must arrive.
+ANSWER_TIMEOUT_SECONDS: Final = 30.0
+#: Blob storage responds only after it has stored all bytes.
+STORE_TIMEOUT_SECONDS: Final = 120.0
+LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_MAX_PORT: Final = 65535
+_JSON: Final = "application/json"
+
+Priority = Literal["normal", "low"]
+#: What a caller submits: bytes, or the path of a file.
+Source: TypeAlias = bytes | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class FileBody:
+    """A request body that is read from a file while it is sent; opened again for each attempt."""
+
+    path: Path
+    size_bytes: int
+
+
+Body: TypeAlias = bytes | FileBody
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One HTTP request. ``shown_url`` is the part of the URL that error messages may show."""
+
+    method: str
+    url: str = field(repr=False)
+    shown_url: str
+    timeout_seconds: float
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    params: Mapping[str, str] = field(default_factory=dict)
+    body: Body | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """An input with its media type and size."""
+
+    body: Body
+    media_type: str
+    size_bytes: int
+
+
+def read_payload(source: Source, media_type: str | None) -> Payload:
+    """Return the payload of ``source``, with its media type detected unless given.
+
+    A file is only looked at here; it is read when it is sent.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    if isinstance(source, bytes):
+        return Payload(source, media_type or detect_media_type(source), len(source))
+    path = Path(source)
+    with path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        head = b"" if media_type else file.read(SIGNATURE_BYTES)
+    return Payload(
+        FileBody(path, size_bytes), media_type or detect_media_type(head, path.name), size_bytes
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """The model and the options of one submit. ``None`` leaves an option to the gateway.
+
+    ``idempotency_key`` stays the same when the submit is repeated, so it makes one job.
+    """
+
+    model: str
+    idempotency_key: str
+    wait_seconds: int
+    parameters: Mapping[str, Any] | None = None
+    deadline_seconds: int | None = None
+    webhook_url: str | None = None
+    priority: Priority | None = None
+
+    @property
+    def path(self) -> str:
+        """The URL path to submit to."""
+        return f"/v1/models/{quote(self.model, safe='')}/jobs"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that state the wait and the idempotency key."""
+        prefer = f"wait={self.wait_seconds}" if self.wait_seconds > 0 else "respond-async"
+        return {"prefer": prefer, "idempotency-key": self.idempotency_key}
+
+    def query(self) -> dict[str, str]:
+        """Return the options as query parameters, for a submit whose body is the input."""
+        query: dict[str, str] = {}
+        if self.parameters is not None:
+            query["parameters"] = json.dumps(dict(self.parameters))
+        if self.deadline_seconds is not None:
+            query["deadline_seconds"] = str(self.deadline_seconds)
+        if self.webhook_url is not None:
+            query["webhook_url"] = self.webhook_url
+        if self.priority is not None:
+            query["priority"] = self.priority
+        return query
+
+    def members(self) -> dict[str, Any]:
+        """Return the options as members of a JSON submit."""
+        members: dict[str, Any] = {}
+        if self.parameters is not None:
+            members["parameters"] = dict(self.parameters)
+        if self.deadline_seconds is not None:
+            members["deadline_seconds"] = self.deadline_seconds
+        if self.webhook_url is not None:
+            members["webhook"] = {"url": self.webhook_url}
+        if self.priority is not None:
+            members["priority"] = self.priority
+        return members
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBuilder:
+    """Builds the requests to one gateway, with the caller's API key.
+
+    Raises:
+        ValueError: ``url`` is not an http or https URL, or ``api_key`` cannot be sent in a header.
+    """
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        parse_url(self.url)
+        # The messages must not show the key.
+        if self.api_key is None:
+            return
+        if not self.api_key.strip():
+            raise ValueError("the API key is blank")
+        if not self.api_key.isascii():
+            raise ValueError("the API key has characters outside ASCII")
+        if not self.api_key.isprintable():
+            raise ValueError("the API key has control characters")
+
+    @property
+    def shown_url(self) -> str:
+        """The gateway's URL as error messages show it."""
+        return self.url.rstrip("/")
+
+    def submit(self, submission: Submission, payload: Payload) -> HttpRequest:
+        """Return a request that submits a payload in its body."""
+        return self._build(
+            "POST",
+            submission.path,
+            headers={**submission.headers, "content-type": payload.media_type},
+            params=submission.query(),
+            body=payload.body,
+            wait_seconds=submission.wait_seconds,
+        )
+
+    def submit_upload(self, submission: Submission, upload: Upload) -> HttpRequest:
+        """Return a request that submits an input that was uploaded before."""
+        document = {
+            "input": {"upload": upload.reference, "media_type": upload.media_type},
+            **submission.members(),
+        }
+        return self._build(
+            "POST",
+            submission.path,
+            headers={**submission.headers, "content-type": _JSON},
+            body=json.dumps(document).encode(),
+            wait_seconds=submission.wait_seconds,
+        )
+
+    def get_job(self, job_id: str, wait_seconds: int = 0) -> HttpRequest:
+        """Return a request for a job, after a wait of up to ``wait_seconds`` for its end."""
+        headers = {"prefer": f"wait={wait_seconds}"} if wait_seconds > 0 else {}
+        return self._build("GET", _job_path(job_id), headers=headers, wait_seconds=wait_seconds)
+
+    def cancel_job(self, job_id: str) -> HttpRequest:
+        """Return a request that cancels a job."""
+        return self._build("DELETE", _job_path(job_id))
+
+    def get_result(self, job_id: str) -> HttpRequest:
+        """Return a request for a job's result, without the job."""
+        return self._build("GET", f"{_job_path(job_id)}/result", headers={"accept": "*/*"})
+
+    def list_models(self) -> HttpRequest:
+        """Return a request for the list of models."""
+        return self._build("GET", "/v1/models")
+
+    def get_model(self, name: str) -> HttpRequest:
+        """Return a request for one model."""
+        return self._build("GET", f"/v1/models/{quote(name, safe='')}")
+
+    def list_jobs(self, filters: Mapping[str, str | None], cursor: str | None) -> HttpRequest:
+        """Return a request for one page of the caller's jobs."""
+        params = {name: value for name, value in filters.items() if value is not None}
+        return self._build(
+            "GET", "/v1/jobs", params={**params, **({"cursor": cursor} if cursor else {})}
+        )
+
+    def create_upload(self, model: str, media_type: str) -> HttpRequest:
+        """Return a request for an upload slot for an input of this media type."""
+        return self._build(
+            "POST",
+            "/v1/uploads",
+            headers={"content-type": _JSON},
+            body=json.dumps({"model": model, "media_type": media_type}).encode(),
+        )
+
+    def dead_letters(
+        self, method: str, *segments: str, params: Mapping[str, str] | None = None
+    ) -> HttpRequest:
+        """Return a request that reads or changes dead letters.
+
+        Args:
+            method: The HTTP method.
+            segments: Path segments after the collection's path: a model, an id, an action.
+            params: The query parameters.
+        """
+        path = "".join(f"/{quote(segment, safe='')}" for segment in segments)
+        return self._build(method, f"/v1/admin/dead-letters{path}", params=params)
+
+    def _build(  # noqa: PLR0913 - the parts of an HTTP request
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        wait_seconds: float = 0,
+    ) -> HttpRequest:
+        key = {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        return HttpRequest(
+            method,
+            self.shown_url + path,
+            self.shown_url,
+            wait_seconds + ANSWER_TIMEOUT_SECONDS,
+            {"accept": f"{_JSON}, */*", **key, **(headers or {})},
+            params or {},
+            body,
+        )
+
+
+def put_upload(slot: UploadTarget, payload: Payload) -> HttpRequest:
+    """Return a request that stores an upload's bytes in its slot, without the API key.
+
+    Raises:
+        ValueError: The slot's URL is not an http or https URL.
+    """
+    url = parse_url(slot.url)
+    headers = {
+        "x-ms-blob-type": "BlockBlob",
+        "content-type": payload.media_type,
+        **{name.lower(): value for name, value in slot.headers.items()},
+        "content-length": str(payload.size_bytes),
+    }
+    return HttpRequest(
+        "PUT",
+        slot.url,
+        f"{url.scheme}://{url.host}",
+        STORE_TIMEOUT_SECONDS,
+        headers,
+        {},
+        payload.body,
+    )
+
+
+def fetch_from_store(url: str) -> HttpRequest:
+    """Return a request for the blob at ``url``, without the API key.
+
+    The URL is a secret: error messages show only its host.
+
+    Raises:
+        ValueError: ``url`` is not an http or https URL.
+    """
+    parsed = parse_url(url)
+    return HttpRequest("GET", url, f"{parsed.scheme}://{parsed.host}", STORE_TIMEOUT_SECONDS)
+
+
+def parse_url(url: str) -> httpx.URL:
+    """Return the parsed ``url``.
+
+    Raises:
+        ValueError: ``url`` is not an http or https URL.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{url!r} is not an http:// or https:// URL: {error}") from None
+    is_complete = parsed.scheme in {"http", "https"} and parsed.host
+    if not is_complete or (parsed.port or 0) > _MAX_PORT:
+        raise ValueError(f"{url!r} is not an http:// or https:// URL")
+    return parsed
+
+
+def _job_path(job_id: str) -> str:
+    # Built from the id and not taken from `Location`: requests go to the URL that the caller
+    # named, whatever URL the gateway is configured with.
+    return f"/v1/jobs/{quote(job_id, safe='')}"

@@ -1,0 +1,254 @@
+"""What the gateway returns: jobs, results, models and uploads."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Self
+
+FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled", "expired"})
+
+
+def decode_json(body: bytes) -> object:
+    """Return the value of the JSON ``body``, or ``None`` if it cannot be decoded."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A job's place in its queue. A member is ``None`` if the gateway does not report it."""
+
+    position: int | None = None
+    eta_seconds: float | None = None
+    phase: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One unit of work, as it was when the gateway responded.
+
+    ``document`` holds all members, including those that later gateways may add; ``body`` is the
+    JSON as it was received.
+    """
+
+    id: str
+    model: str
+    status: str
+    document: Mapping[str, Any] = field(repr=False)
+    body: bytes = field(repr=False)
+    #: How long the gateway asks to wait before the next request.
+    retry_after_seconds: float | None = None
+
+    @classmethod
+    def from_document(
+        cls, document: object, body: bytes, retry_after_seconds: float | None = None
+    ) -> Self | None:
+        """Return the job in ``document``, or ``None`` if it is not a job."""
+        if not isinstance(document, dict):
+            return None
+        names = [document.get(key) for key in ("id", "model", "status")]
+        match names:
+            case [str(job_id), str(model), str(status)] if job_id:
+                return cls(job_id, model, status, document, body, retry_after_seconds)
+            case _:
+                return None
+
+    @classmethod
+    def from_body(cls, body: bytes, retry_after_seconds: float | None = None) -> Self | None:
+        """Return the job in the JSON ``body``, or ``None`` if it is not a job."""
+        return cls.from_document(decode_json(body), body, retry_after_seconds)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the status can no longer change."""
+        return self.status in FINAL_STATUSES
+
+    @property
+    def result(self) -> Any:
+        """The model's result, if the job has succeeded and the result is small JSON."""
+        return self.document.get("result")
+
+    @property
+    def error(self) -> Mapping[str, Any] | None:
+        """Why the job ended without a result."""
+        return _object(self.document, "error")
+
+    @property
+    def timing(self) -> Mapping[str, Any]:
+        """How long each stage took, in milliseconds."""
+        return _object(self.document, "timing") or {}
+
+    @property
+    def progress(self) -> Mapping[str, Any] | None:
+        """How far the model is, if it reports its progress."""
+        return _object(self.document, "progress")
+
+    @property
+    def place(self) -> Place:
+        """The job's place in its queue."""
+        queue = _object(self.document, "queue") or {}
+        position, eta, phase = (queue.get(key) for key in ("position", "eta_seconds", "phase"))
+        return Place(
+            position if isinstance(position, int) else None,
+            eta if isinstance(eta, int | float) else None,
+            phase if isinstance(phase, str) else None,
+        )
+
+    @property
+    def trace_id(self) -> str | None:
+        """The id of the job's W3C trace."""
+        trace_id = self.document.get("trace_id")
+        return trace_id if isinstance(trace_id, str) else None
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When the gateway accepted the job."""
+        return _datetime(self.document.get("created_at"))
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When a worker started it."""
+        return _datetime(self.document.get("started_at"))
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When the job ended."""
+        return _datetime(self.document.get("finished_at"))
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the job expires if it has not ended."""
+        return _datetime(self.document.get("deadline"))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A change of a job.
+
+    ``kind`` is ``status``, ``progress`` or, for the last event, ``final``.
+    """
+
+    kind: str
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A job's result, in the model's own media type."""
+
+    body: bytes = field(repr=False)
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedJobs:
+    """Some jobs, newest first. ``next_cursor`` is ``None`` on the last page."""
+
+    jobs: tuple[Job, ...]
+    next_cursor: str | None
+
+    @classmethod
+    def from_body(cls, body: bytes) -> Self | None:
+        """Return the page in the JSON ``body``, or ``None`` if it is not a page."""
+        document = decode_json(body)
+        if not isinstance(document, dict) or not isinstance(document.get("jobs"), list):
+            return None
+        jobs = [Job.from_document(job, json.dumps(job).encode()) for job in document["jobs"]]
+        cursor = document.get("next_cursor")
+        return cls(
+            tuple(job for job in jobs if job is not None),
+            cursor if isinstance(cursor, str) and cursor else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model as the gateway describes it; ``document`` holds all members."""
+
+    name: str
+    task: str
+    media_types: tuple[str, ...]
+    document: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_document(cls, document: object) -> Self | None:
+        """Return the model in ``document``, or ``None`` if it is not a model."""
+        if not isinstance(document, dict) or not isinstance(document.get("name"), str):
+            return None
+        types = document.get("media_types")
+        return cls(
+            document["name"],
+            str(document.get("task") or ""),
+            tuple(str(kind) for kind in types) if isinstance(types, list) else (),
+            document,
+        )
+
+    @property
+    def input_limit_bytes(self) -> int | None:
+        """The limit of a request's body; a larger input needs an upload."""
+        limit = (_object(self.document, "limits") or {}).get("input_bytes")
+        return limit if isinstance(limit, int) else None
+
+
+#: Members of an upload slot that are secret: they allow to write to the slot.
+_SECRET_MEMBERS: Final = frozenset({"url", "headers"})
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An input in the gateway's store. Pass it to `submit` or `run` instead of the bytes."""
+
+    reference: str
+    media_type: str
+    size_bytes: int
+    document: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadTarget:
+    """A short-lived URL to which the bytes of an upload can be written."""
+
+    reference: str
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    max_bytes: int | None
+    document: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_body(cls, body: bytes) -> Self | None:
+        """Return the slot in the JSON ``body``, or ``None`` if it is not an upload slot."""
+        document = decode_json(body)
+        if not isinstance(document, dict):
+            return None
+        reference, url = document.get("upload"), document.get("url")
+        if not (isinstance(reference, str) and isinstance(url, str)):
+            return None
+        headers = _object(document, "headers") or {}
+        if not all(str(part).isascii() for header in headers.items() for part in header):
+            return None
+        public = {name: value for name, value in document.items() if name not in _SECRET_MEMBERS}
+        limit = document.get("max_bytes")
+        return cls(
+            reference,
+            url,
+            {str(name): str(value) for name, value in headers.items()},
+            limit if isinstance(limit, int) else None,
+            public,
+        )
+
+
+def _object(document: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    value = document.get(name)
+    return value if isinstance(value, dict) else None
+
+
+def _datetime(value: object) -> datetime | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        return None

@@ -1,0 +1,90 @@
+"""Read the gateway's HTTP responses. Nothing here opens a connection."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from loosely.client.errors import LooselyError, UnexpectedAnswer, read_problem
+from loosely.client.resources import Job, ListedJobs, Model, UploadTarget, decode_json
+
+_MAX_RETRY_AFTER_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """One HTTP response, read whole. The names in ``headers`` are in lower case.
+
+    ``shown_url`` is the part of the URL that error messages may show.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    url: str = field(repr=False)
+    shown_url: str
+
+    @property
+    def retry_after_seconds(self) -> float | None:
+        """``Retry-After`` if it is a number of seconds, at most one hour."""
+        value = self.headers.get("retry-after", "").strip()
+        if not (value.isascii() and value.isdigit()):
+            return None
+        return min(float(value[:9]), _MAX_RETRY_AFTER_SECONDS)
+
+
+def read_job(response: HttpResponse) -> Job:
+    """Return the job in a response. Raises UnexpectedAnswer if the body is not a job."""
+    job = Job.from_body(response.body, response.retry_after_seconds)
+    if job is None:
+        raise _unexpected(response, "a job")
+    return job
+
+
+def read_job_page(response: HttpResponse) -> ListedJobs:
+    """Return the page of jobs in a response. Raises UnexpectedAnswer if the body is not a page."""
+    page = ListedJobs.from_body(response.body)
+    if page is None:
+        raise _unexpected(response, "a list of jobs")
+    return page
+
+
+def read_models(response: HttpResponse) -> tuple[Model, ...]:
+    """Return the models in a response. Raises UnexpectedAnswer if the body is not a list."""
+    document = decode_json(response.body)
+    listed = document.get("models") if isinstance(document, dict) else None
+    if not isinstance(listed, list):
+        raise _unexpected(response, "a list of models")
+    return tuple(model for one in listed if (model := Model.from_document(one)))
+
+
+def read_model(response: HttpResponse) -> Model:
+    """Return the model in a response. Raises UnexpectedAnswer if the body is not a model."""
+    model = Model.from_document(decode_json(response.body))
+    if model is None:
+        raise _unexpected(response, "a model")
+    return model
+
+
+def read_upload_slot(response: HttpResponse) -> UploadTarget:
+    """Return the upload slot in a response. Raises UnexpectedAnswer if the body is not a slot."""
+    slot = UploadTarget.from_body(response.body)
+    if slot is None:
+        raise _unexpected(response, "an upload slot")
+    return slot
+
+
+def read_error(response: HttpResponse) -> LooselyError:
+    """Return the problem in a response, or UnexpectedAnswer without a problem document."""
+    problem = read_problem(response.status, response.body, response.retry_after_seconds)
+    if problem is not None:
+        return problem
+    return UnexpectedAnswer(
+        response.shown_url,
+        response.status,
+        "without a problem document: check that the URL is a Loosely gateway's",
+    )
+
+
+def _unexpected(response: HttpResponse, expected: str) -> UnexpectedAnswer:
+    return UnexpectedAnswer(
+        response.shown_url, response.status, f"the body is not {expected} as Loosely sends it"
+    )

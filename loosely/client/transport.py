@@ -1,0 +1,126 @@
+"""Send requests with httpx: blocking for `Client`, in an event loop for `AsyncClient`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Final, Protocol
+
+import httpx
+
+from loosely import __version__
+from loosely.client.errors import GatewayUnreachable
+from loosely.client.requests import LOOPBACK_HOSTS, FileBody, HttpRequest, parse_url
+from loosely.client.responses import HttpResponse
+
+CONNECT_TIMEOUT_SECONDS: Final = 5.0
+_CHUNK_BYTES: Final = 1024 * 1024
+
+
+class Transport(Protocol):
+    """What an operation needs from the outside: a network and time."""
+
+    async def send(self, request: HttpRequest) -> HttpResponse:
+        """Send a request and read its response whole.
+
+        Raises:
+            GatewayUnreachable: There was no response.
+        """
+
+    async def sleep(self, seconds: float) -> None:
+        """Pause the operation."""
+
+
+class BlockingTransport:
+    """A transport whose coroutines never suspend: they block the calling thread."""
+
+    def __init__(self, http: httpx.Client, sleep: Callable[[float], None]) -> None:
+        self._http = http
+        self._sleep = sleep
+
+    async def send(self, request: HttpRequest) -> HttpResponse:
+        """Send a request and block until its response is read."""
+        body = request.body
+        content = _read_chunks(body) if isinstance(body, FileBody) else body
+        try:
+            return _read(request, self._http.send(_build(self._http, request, content)))
+        except httpx.HTTPError as error:
+            raise _unreachable(request, error) from error
+
+    async def sleep(self, seconds: float) -> None:
+        """Block the calling thread."""
+        self._sleep(seconds)
+
+
+class AsyncTransport:
+    """A transport for an event loop."""
+
+    def __init__(self, http: httpx.AsyncClient, sleep: Callable[[float], Awaitable[None]]) -> None:
+        self._http = http
+        self._sleep = sleep
+
+    async def send(self, request: HttpRequest) -> HttpResponse:
+        """Send a request and read its response."""
+        body = request.body
+        content = _read_chunks_in_thread(body) if isinstance(body, FileBody) else body
+        try:
+            return _read(request, await self._http.send(_build(self._http, request, content)))
+        except httpx.HTTPError as error:
+            raise _unreachable(request, error) from error
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend the calling task."""
+        await self._sleep(seconds)
+
+
+def http_options(url: str) -> dict[str, Any]:
+    """Return the arguments for both of httpx's clients, given the gateway's URL."""
+    return {
+        "headers": {"user-agent": f"loosely/{__version__}"},
+        "follow_redirects": False,
+        # A proxy from the environment cannot reach loopback.
+        "trust_env": parse_url(url).host not in LOOPBACK_HOSTS,
+    }
+
+
+def _build(
+    http: httpx.Client | httpx.AsyncClient,
+    request: HttpRequest,
+    content: bytes | Iterator[bytes] | AsyncIterator[bytes] | None,
+) -> httpx.Request:
+    headers = dict(request.headers)
+    if isinstance(request.body, FileBody):
+        headers["content-length"] = str(request.body.size_bytes)
+    return http.build_request(
+        request.method,
+        request.url,
+        headers=headers,
+        params=dict(request.params) or None,
+        content=content,
+        timeout=httpx.Timeout(request.timeout_seconds, connect=CONNECT_TIMEOUT_SECONDS),
+    )
+
+
+def _read(request: HttpRequest, response: httpx.Response) -> HttpResponse:
+    return HttpResponse(
+        response.status_code,
+        dict(response.headers),
+        response.content,
+        str(response.url),
+        request.shown_url,
+    )
+
+
+def _unreachable(request: HttpRequest, error: httpx.HTTPError) -> GatewayUnreachable:
+    return GatewayUnreachable(request.shown_url, str(error) or type(error).__name__)
+
+
+def _read_chunks(body: FileBody) -> Iterator[bytes]:
+    with body.path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
+
+
+async def _read_chunks_in_thread(body: FileBody) -> AsyncIterator[bytes]:
+    # A slow disk must not block the event loop.
+    with await asyncio.to_thread(body.path.open, "rb") as file:
+        while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
+            yield chunk

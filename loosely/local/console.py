@@ -1,0 +1,161 @@
+"""The output of `loosely up`: a line for each part, then how to use the system."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from loosely.local import events
+from loosely.local.parts import Part
+
+
+@dataclass(slots=True)
+class _Row:
+    part: Part
+    seconds: float | None = None
+
+
+class StatusDisplay:
+    """Shows how the parts start: a live table on a terminal, lines on any other output."""
+
+    def __init__(self, console: Console, parts: Sequence[Part]) -> None:
+        self._console = console
+        self._rows = {part.name: _Row(part) for part in parts}
+        self._spinner = Spinner("dots")
+        self._width = max((len(name) for name in self._rows), default=0)
+        self._is_stop_announced = False
+        self._live: Live | None = None
+        if console.is_terminal:
+            self._live = Live(get_renderable=self._table, console=console, refresh_per_second=10)
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Stop updating the table; later events are printed as lines."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def announce_stop(self) -> None:
+        """Print that the stop has begun, and how to force it."""
+        self.freeze()
+        if not self._is_stop_announced:
+            # On a new line: the terminal has just echoed ^C.
+            self._console.print("\nStopping; Ctrl-C again kills.")
+        self._is_stop_announced = True
+
+    def show(self, event: events.PartEvent) -> None:
+        """Show ``event``."""
+        match event:
+            case events.PartStarted():
+                pass
+            case events.PartReady(part, seconds, is_restart=False):
+                row = self._rows.get(part.name)
+                if row is not None:
+                    row.seconds = seconds
+                if row is None or self._live is None:
+                    self._print(part, f"ready in {seconds:.1f} s", part.summary, part.address)
+            case events.PartReady(part, seconds):
+                self._print(part, f"ready again in {seconds:.1f} s", style="green")
+            case events.PartSlow(part, seconds, last_line):
+                log = f"; last log line: {last_line}" if last_line else ""
+                self._print(part, f"is not ready after {seconds:.0f} s{log}", style="yellow")
+            case events.PartDied(part, exit_code, last_line, restart_in_seconds):
+                log = f": {last_line}" if last_line else ""
+                self._print(
+                    part,
+                    f"died ({events.describe_exit(exit_code)}{log}); "
+                    f"restarts in {restart_in_seconds:.1f} s",
+                    style="red",
+                )
+            case events.PartStopping(part):
+                self._print(part, "is stopping")
+            case events.PartStopped(part, seconds, is_killed):
+                self._print(part, f"{'killed' if is_killed else 'stopped'} after {seconds:.1f} s")
+            case events.PoolScaled() | events.QueueCountsUnknown() | events.PartGivenUp():
+                self._show_pool(event)
+
+    def _show_pool(
+        self, event: events.PoolScaled | events.QueueCountsUnknown | events.PartGivenUp
+    ) -> None:
+        match event:
+            case events.PoolScaled(part, before, after, messages):
+                counted = "1 message" if messages == 1 else f"{messages} messages"
+                self._print(part, f"{before} → {after}", counted, style="cyan")
+            case events.QueueCountsUnknown(part, reason):
+                self._print(part, f"keeps its size: {reason}", style="yellow")
+            case events.PartGivenUp(part, reason):
+                self._print(part, f"is replaced: {reason}", style="red")
+
+    def _print(self, part: Part, *texts: str, style: str = "") -> None:
+        name = part.name.ljust(self._width)
+        self._console.print(
+            Text(f"  {name}  " + "  ".join(texts), style=style), soft_wrap=True, highlight=False
+        )
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for row in self._rows.values():
+            mark: RenderableType = self._spinner
+            seconds = Text("starting", style="dim")
+            if row.seconds is not None:
+                mark, seconds = Text("✓", style="green"), Text(f"{row.seconds:.1f} s")
+            table.add_row(
+                mark,
+                Text(row.part.name, style="bold"),
+                Text(row.part.summary),
+                Text(row.part.address, style="cyan"),
+                seconds,
+            )
+        return table
+
+
+def show_usage(
+    console: Console, *, seconds: float, url: str | None, picture: Path, logs: Path
+) -> None:
+    """Print that everything is ready, and what to type next.
+
+    Args:
+        console: The output.
+        seconds: How long the start took.
+        url: The gateway's URL, ``None`` if the gateway was left out.
+        picture: An example input.
+        logs: The directory of the logs.
+    """
+    lines = [f"\nReady in {seconds:.1f} s."]
+    if url is not None:
+        lines += [
+            "Try:\n",
+            f"  {_curl_command(url, picture)}\n",
+            f"API docs   {url}/docs",
+        ]
+    lines += [f"Logs       {logs}", "Ctrl-C stops everything."]
+    for line in lines:
+        # Do not wrap: the lines are to be copied.
+        console.print(Text(line), soft_wrap=True)
+
+
+def _curl_command(url: str, picture: Path) -> str:
+    return (
+        f"curl --data-binary @{shlex.quote(str(picture))} -H 'content-type: image/jpeg' "
+        f"{url}/v1/models/classifier/jobs"
+    )

@@ -1,0 +1,161 @@
+"""The data directory of `loosely up`: its lock, its key, and `up.json` about what runs on it."""
+
+import base64
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from loosely.local import events
+from loosely.local.errors import DataDirectoryInUse
+from loosely.local.parts import Part
+
+_OWNER_ONLY = 0o600
+_REPLY_TOKEN_KEY_BYTES = 32
+
+
+@contextmanager
+def lock_directory(directory: Path) -> Iterator[None]:
+    """Lock ``directory`` against any other `loosely up` while in the block.
+
+    It is a lock of the kernel, so it ends with this process in any case.
+
+    Raises:
+        DataDirectoryInUse: Another `loosely up` has locked it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory / "up.lock", os.O_RDWR | os.O_CREAT, _OWNER_ONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            raise DataDirectoryInUse(
+                f"another `loosely up` (process {owner or 'unknown'}) runs on {directory}\n"
+                "stop it, or use another directory: loosely up --data DIR --port PORT"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def reply_token_key(directory: Path) -> str:
+    """Return the key of the reply tokens in base64; make it if there is none.
+
+    The key is kept, so that after a restart the gateway accepts the replies to earlier jobs.
+    """
+    path = directory / "reply-token.key"
+    if not path.exists():
+        key = base64.b64encode(secrets.token_bytes(_REPLY_TOKEN_KEY_BYTES)).decode()
+        _write_private(path, key)
+    return path.read_text("ascii").strip()
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replace a file atomically; only its owner may read it."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningPart:
+    """A part in `up.json`."""
+
+    pid: int
+    ports: dict[str, int]
+    log: str
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunningSystem:
+    """The content of `up.json`: the process id of `loosely up`, the gateway's URL, the parts."""
+
+    pid: int
+    url: str
+    parts: dict[str, RunningPart]
+
+    def write(self, directory: Path) -> None:
+        """Write `up.json` in ``directory``."""
+        _write_private(_state_file(directory), json.dumps(asdict(self), indent=2) + "\n")
+
+    @staticmethod
+    def remove(directory: Path) -> None:
+        """Remove `up.json`: nothing runs on ``directory``."""
+        _state_file(directory).unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, directory: Path) -> "RunningSystem | None":
+        """Return what runs on ``directory``, or ``None``.
+
+        Returns ``None`` also if `up.json` is invalid, or if its `loosely up` has been killed.
+        """
+        try:
+            document = json.loads(_state_file(directory).read_bytes())
+            system = cls(
+                pid=document["pid"],
+                url=document["url"],
+                parts={name: RunningPart(**part) for name, part in document["parts"].items()},
+            )
+            os.kill(system.pid, 0)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return system
+
+
+def _state_file(directory: Path) -> Path:
+    return directory / "up.json"
+
+
+class StateWriter:
+    """Keeps `up.json` up to date with the events of the parts.
+
+    The file appears when every part has been started. A part that dies stays in it as not ready
+    until it is restarted, so readers find all parts. Workers of the pool are in it while they run.
+    """
+
+    def __init__(self, directory: Path, logs: Path, url: str, parts: Sequence[Part]) -> None:
+        """``parts`` are those that always run: all but the workers of a pool."""
+        self._directory = directory
+        self._logs = logs
+        self._url = url
+        self._order = {part.name: index for index, part in enumerate(parts)}
+        self._parts: dict[str, RunningPart] = {}
+        self._is_complete = False
+
+    def apply(self, event: events.PartEvent) -> None:
+        """Write what ``event`` changes."""
+        part = event.part
+        match event:
+            case events.PartStarted(_, pid):
+                log = str(self._logs / f"{part.name}.log")
+                self._parts[part.name] = RunningPart(pid, dict(part.ports), log, ready=False)
+            case events.PartReady():
+                self._set_ready(part, is_ready=True)
+            case events.PartDied() | events.PartStopping():
+                self._set_ready(part, is_ready=False)
+            case events.PartStopped():
+                self._parts.pop(part.name, None)
+            case _:
+                return
+        self._is_complete = self._is_complete or self._order.keys() <= self._parts.keys()
+        if self._is_complete:
+            # In the order of the table of parts, whichever process started first.
+            names = sorted(self._parts, key=lambda name: self._order.get(name, len(self._order)))
+            parts = {name: self._parts[name] for name in names}
+            RunningSystem(os.getpid(), self._url, parts).write(self._directory)
+
+    def _set_ready(self, part: Part, *, is_ready: bool) -> None:
+        if part.name in self._parts:
+            self._parts[part.name] = replace(self._parts[part.name], ready=is_ready)

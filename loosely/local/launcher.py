@@ -1,0 +1,96 @@
+"""Start a part's process so that it cannot outlive the supervisor."""
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from loosely.local import child
+from loosely.local.errors import PreparationFailed
+from loosely.local.logs import PartLog
+from loosely.local.parts import Part, Preparation
+from loosely.local.reaper import Reaper, kill_group
+
+_PREPARATION_TIMEOUT_SECONDS = 30.0
+
+
+class Launcher:
+    """Starts processes in one directory, with one environment."""
+
+    def __init__(self, directory: Path, environment: Mapping[str, str], reaper: Reaper) -> None:
+        """``environment`` is shared: each part's own variables are added to it."""
+        self._directory = directory
+        self._environment = environment
+        self._reaper = reaper
+
+    async def launch(self, part: Part, log: PartLog) -> Process:
+        """Start ``part`` as the leader of its own session, with its output in ``log``.
+
+        Must run in the main thread: the kernel ties the part to the thread that forks it.
+        """
+        output = log.open()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *_wrap(part.command),
+                cwd=self._directory,
+                env={**self._environment, **part.environment},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                # Ctrl-C in the terminal must reach the supervisor only: it stops parts in order.
+                start_new_session=True,
+            )
+        finally:
+            os.close(output)
+        self._reaper.watch(process.pid)
+        return process
+
+    def clean_up(self, process: Process) -> None:
+        """Kill what an ended part has left running: it might hold ports or files."""
+        kill_group(process.pid)
+        self._reaper.forget(process.pid)
+
+    async def prepare(self, part: Part, preparation: Preparation) -> None:
+        """Run the command that makes a file for ``part``.
+
+        Raises:
+            PreparationFailed: The command failed or took too long.
+        """
+        command = _describe(preparation.command)
+        process = await asyncio.create_subprocess_exec(
+            *_wrap(preparation.command),
+            cwd=self._directory,
+            env={**self._environment, **part.environment},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(_PREPARATION_TIMEOUT_SECONDS):
+                output, errors = await process.communicate()
+        except TimeoutError:
+            raise PreparationFailed(
+                f"{part.name}: `{command}` has not ended after {_PREPARATION_TIMEOUT_SECONDS:.0f} s"
+            ) from None
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        if process.returncode != 0:
+            raise PreparationFailed(
+                f"{part.name}: `{command}` failed:\n" + errors.decode("utf-8", "replace").strip()
+            )
+        preparation.output.parent.mkdir(parents=True, exist_ok=True)
+        preparation.output.write_bytes(output)
+
+
+def _wrap(command: tuple[str, ...]) -> tuple[str, ...]:
+    return (sys.executable, "-I", "-S", child.__file__, str(os.getpid()), *command)
+
+
+def _describe(command: tuple[str, ...]) -> str:
+    return " ".join(("python" if word == sys.executable else word) for word in command)

@@ -1,0 +1,66 @@
+"""The log file of each part.
+
+The part itself writes to the file, so nothing that it wrote is lost however it dies.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+LIMIT_BYTES = 16 * 1024 * 1024
+_TAIL_BYTES = 16 * 1024
+
+
+@dataclass(slots=True)
+class PartLog:
+    """The log ``NAME.log``, and ``NAME.log.1`` with what was written before."""
+
+    path: Path
+    limit_bytes: int = LIMIT_BYTES
+    _run_starts_at: int = 0
+
+    @property
+    def _previous(self) -> Path:
+        return self.path.with_name(self.path.name + ".1")
+
+    def rotate(self) -> None:
+        """Move the log of the last `loosely up` to ``NAME.log.1``."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            self.path.replace(self._previous)
+
+    def open(self) -> int:
+        """Return a file descriptor to append to, and remember where this run begins.
+
+        Append mode, because the file may be truncated while the part writes to it.
+        """
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._run_starts_at = os.fstat(descriptor).st_size
+        return descriptor
+
+    def limit_size(self) -> None:
+        """Copy the log to ``NAME.log.1`` and truncate it if it is over the limit.
+
+        The part keeps its file open. Lines that it writes between the two steps are lost.
+        """
+        if not self.path.exists() or self.path.stat().st_size <= self.limit_bytes:
+            return
+        shutil.copyfile(self.path, self._previous)
+        os.truncate(self.path, 0)
+        self._run_starts_at = 0
+
+    def tail(self, count: int) -> list[str]:
+        """Return the last ``count`` lines of the present run that are not blank."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(self._run_starts_at, size - _TAIL_BYTES))
+            text = log.read(_TAIL_BYTES).decode("utf-8", "replace")
+        lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+        return ["".join(c if c.isprintable() else "·" for c in line) for line in lines[-count:]]
+
+    def last_line(self) -> str:
+        """Return the last line of the present run, or an empty string."""
+        return next(iter(self.tail(1)), "")

@@ -1,0 +1,203 @@
+"""The parts of Loosely that `loosely up` starts: their commands, ports and settings."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loosely.local.ports import Ports
+from loosely.local.probe import Probe
+
+# The account of Azure's storage emulators. Microsoft publishes it: it is the same everywhere.
+_STORAGE_ACCOUNT = "devstoreaccount1"
+_STORAGE_KEY = (
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
+_HOST = "127.0.0.1"
+#: In the order in which the parts depend on one another.
+PART_NAMES = ("blobs", "servicebus", "functions", "worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """A file that a part reads at its start: the output of a command."""
+
+    command: tuple[str, ...]
+    output: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One process of the system.
+
+    ``environment`` is added to the shared environment. It holds keys, so it is never shown.
+    """
+
+    name: str
+    summary: str
+    address: str
+    command: tuple[str, ...]
+    probe: Probe
+    ports: Mapping[str, int]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    preparation: Preparation | None = None
+    #: How long a stop may take before the part is killed.
+    drain_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class SystemSettings:
+    """What the commands and environments of the parts depend on."""
+
+    root: Path
+    data: Path
+    ports: Ports
+    reply_token_key: str = field(repr=False)
+    log_level: str
+    #: The user's own model catalogue; default: the repository's.
+    catalogue: Path | None = None
+    #: Options of the durable engine for the Functions host.
+    engine_options: tuple[str, ...] = ()
+
+    @property
+    def catalogue_environment(self) -> dict[str, str]:
+        """The environment variable for the user's own catalogue, if there is one."""
+        return {} if self.catalogue is None else {"MODEL_CATALOGUE": str(self.catalogue)}
+
+    @property
+    def gateway_url(self) -> str:
+        """The URL of the REST API."""
+        return f"http://{_HOST}:{self.ports.functions}"
+
+    @property
+    def storage_connection(self) -> str:
+        """The connection string of the blob storage."""
+        return storage_connection_string(self.ports.blobs)
+
+    @property
+    def service_bus_connection(self) -> str:
+        """The connection string of the Service Bus, as for Microsoft's emulator."""
+        return (
+            f"Endpoint=sb://localhost:{self.ports.servicebus};"
+            "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE;"
+            "UseDevelopmentEmulator=true;"
+        )
+
+
+def storage_connection_string(port: int) -> str:
+    """Return the connection string of the blob storage that listens on ``port``."""
+    return (
+        "DefaultEndpointsProtocol=http;"
+        f"AccountName={_STORAGE_ACCOUNT};AccountKey={_STORAGE_KEY};"
+        f"BlobEndpoint=http://{_HOST}:{port}/{_STORAGE_ACCOUNT};"
+    )
+
+
+def loosely_parts(settings: SystemSettings) -> tuple[Part, ...]:
+    """Return the parts in the order in which they depend on one another."""
+    return (
+        _blobs(settings),
+        _servicebus(settings),
+        _functions(settings),
+        _worker(settings),
+    )
+
+
+def _blobs(settings: SystemSettings) -> Part:
+    port = settings.ports.blobs
+    return Part(
+        name="blobs",
+        summary="Blob storage for large payloads",
+        address=f"http://{_HOST}:{port}/{_STORAGE_ACCOUNT}",
+        command=_python(
+            "emulator.blobs",
+            *("--port", str(port)),
+            *("--data", str(settings.data / "blobs")),
+            *("--log-level", settings.log_level),
+        ),
+        probe=Probe(port, status=None),
+        ports={"blobs": port},
+    )
+
+
+def _servicebus(settings: SystemSettings) -> Part:
+    port, admin_port = settings.ports.servicebus, settings.ports.servicebus_admin
+    config = settings.data / "servicebus.json"
+    catalogue = () if settings.catalogue is None else (str(settings.catalogue),)
+    return Part(
+        name="servicebus",
+        summary="Service Bus with a queue for each model",
+        address=f"sb://localhost:{port}",
+        command=_python(
+            "emulator.servicebus",
+            *("--config", str(config)),
+            *("--port", str(port)),
+            *("--admin-port", str(admin_port)),
+            *("--data", str(settings.data / "servicebus")),
+            *("--log-level", settings.log_level),
+        ),
+        probe=Probe(admin_port, "/health"),
+        ports={"servicebus": port, "servicebus admin": admin_port},
+        preparation=Preparation(_python("contract.queues", *catalogue), config),
+    )
+
+
+def _functions(settings: SystemSettings) -> Part:
+    port = settings.ports.functions
+    return Part(
+        name="functions",
+        summary="REST API on Durable Functions",
+        address=settings.gateway_url,
+        command=_python(
+            "emulator.functions",
+            *("--app", str(settings.root / "functions")),
+            *("--port", str(port)),
+            *("--data", str(settings.data / "functions")),
+            *("--log-level", settings.log_level),
+            *settings.engine_options,
+        ),
+        probe=Probe(port, "/v1/health/ready"),
+        ports={"functions": port},
+        environment={
+            "AzureWebJobsStorage": settings.storage_connection,
+            "PAYLOAD_STORAGE": settings.storage_connection,
+            "SERVICE_BUS": settings.service_bus_connection,
+            "SERVICE_BUS_ADMIN_URL": f"http://{_HOST}:{settings.ports.servicebus_admin}",
+            "FUNCTIONS_WORKER_RUNTIME": "python",
+            "GATEWAY_BASE_URL": settings.gateway_url,
+            "REPLY_TOKEN_KEYS": settings.reply_token_key,
+            **settings.catalogue_environment,
+        },
+    )
+
+
+def worker_replica(settings: SystemSettings, number: int, port: int) -> Part:
+    """Return one of several workers, with its health endpoint on ``port``."""
+    return _worker(settings, f"worker-{number}", port)
+
+
+def _worker(settings: SystemSettings, name: str = "worker", port: int | None = None) -> Part:
+    port = port or settings.ports.worker_health
+    return Part(
+        name=name,
+        summary="PyTorch worker",
+        address=f"http://{_HOST}:{port}/ready",
+        command=_python("worker"),
+        probe=Probe(port, "/ready"),
+        ports={"worker health": port},
+        environment={
+            "SERVICE_BUS": settings.service_bus_connection,
+            "PAYLOAD_STORAGE": settings.storage_connection,
+            "REPLY_HOSTS": f"{_HOST}:{settings.ports.functions}",
+            "HEALTH_HOST": _HOST,
+            "HEALTH_PORT": str(port),
+            "LOG_LEVEL": settings.log_level,
+            **settings.catalogue_environment,
+        },
+        # The worker drains for up to 30 s and then settles its messages.
+        drain_seconds=35.0,
+    )
+
+
+def _python(module: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", module, *arguments)

@@ -1,0 +1,131 @@
+"""The ports of the parts, and which process has taken one of them."""
+
+import errno
+import socket
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import astuple, dataclass
+
+from loosely.local.errors import PortBusy
+
+_HOST = "127.0.0.1"
+_SHORT_COMMAND_CHARACTERS = 60
+_FIRST_SUGGESTION = 7171
+_HIGHEST_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """One port for each service. The defaults are those of Azure's own local tools."""
+
+    functions: int = 7071
+    servicebus: int = 5672
+    servicebus_admin: int = 5300
+    blobs: int = 10000
+    worker_health: int = 8081
+
+    @classmethod
+    def from_base(cls, base: int) -> "Ports":
+        """Return five ports in a row, so that several systems can run side by side."""
+        return cls(base, base + 1, base + 2, base + 3, base + 4)
+
+
+PORT_COUNT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PortOwner:
+    """The process that listens on a port."""
+
+    pid: int
+    name: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self.name}): {self.command}"
+
+
+def is_free(port: int) -> bool:
+    """Return whether a server can listen on ``port`` on loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As servers do: closed connections that still linger do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            if error.errno in {errno.EADDRINUSE, errno.EACCES}:
+                return False
+            raise
+    return True
+
+
+def next_free(first: int, taken: Collection[int]) -> int:
+    """Return the lowest free port from ``first`` on that is not in ``taken``.
+
+    Raises:
+        PortBusy: All ports are taken.
+    """
+    for port in range(first, _HIGHEST_PORT + 1):
+        if port not in taken and is_free(port):
+            return port
+    raise PortBusy(f"there is no free port from {first} on")
+
+
+def free_base(first: int = _FIRST_SUGGESTION) -> int:
+    """Return a value for ``--port`` whose five ports are free now.
+
+    Raises:
+        PortBusy: No five ports in a row are free.
+    """
+    for base in range(first, _HIGHEST_PORT - PORT_COUNT, 100):
+        if all(is_free(port) for port in astuple(Ports.from_base(base))):
+            return base
+    raise PortBusy(f"there are no five free ports in a row from {first} on")
+
+
+def check_ports(ports: Mapping[str, int]) -> None:
+    """Check that the ports are free.
+
+    Raises:
+        PortBusy: Ports are taken; the message names each with the process that listens on it.
+    """
+    busy = {name: port for name, port in ports.items() if not is_free(port)}
+    if not busy:
+        return
+    owners = find_owners(busy.values())
+    lines = [
+        f"port {port} ({name}) is taken by {owners.get(port, 'a process of another user')}"
+        for name, port in busy.items()
+    ]
+    lines.append(f"stop it, or choose other ports: loosely up --port {free_base()}")
+    raise PortBusy("\n".join(lines))
+
+
+def find_owners(ports: Iterable[int]) -> dict[int, PortOwner]:
+    """Return the processes that listen on ``ports``, as far as this user may see them."""
+    import psutil  # noqa: PLC0415 - needed for the error message only
+
+    wanted = set(ports)
+    found: dict[int, PortOwner] = {}
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except psutil.AccessDenied:  # macOS shows connections to root alone
+        return found
+    for connection in connections:
+        at = connection.laddr
+        if connection.status != psutil.CONN_LISTEN or connection.pid is None or not at:
+            continue
+        port = at.port
+        if port in wanted and port not in found:
+            try:
+                process = psutil.Process(connection.pid)
+                found[port] = PortOwner(process.pid, process.name(), _shorten(process.cmdline()))
+            except psutil.Error:
+                continue
+    return found
+
+
+def _shorten(command: list[str]) -> str:
+    text = " ".join(command)
+    if len(text) <= _SHORT_COMMAND_CHARACTERS:
+        return text
+    return text[: _SHORT_COMMAND_CHARACTERS - 1] + "…"

@@ -1,0 +1,64 @@
+"""The readiness probe of a part: one plain GET, without an HTTP library.
+
+A probe runs dozens of times in the first seconds, while the parts use every core to start. So it
+must cost little as long as the part does not listen yet.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+_HOST = "127.0.0.1"
+_FIRST_PAUSE_SECONDS = 0.02
+_LONGEST_PAUSE_SECONDS = 0.2
+_ANSWER_TIMEOUT_SECONDS = 5.0
+_MAX_STATUS_LINE_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A GET on loopback that shows whether a part is ready."""
+
+    port: int
+    path: str = "/"
+    #: The status of a ready part; ``None`` accepts every HTTP response.
+    status: int | None = 200
+
+
+async def wait_until_ready(probe: Probe) -> None:
+    """Repeat the probe until it succeeds; the caller sets the time limit."""
+    pause_seconds = _FIRST_PAUSE_SECONDS
+    while not await is_ready(probe):
+        await asyncio.sleep(pause_seconds)
+        pause_seconds = min(pause_seconds * 1.5, _LONGEST_PAUSE_SECONDS)
+
+
+async def is_ready(probe: Probe) -> bool:
+    """Send the probe once; return whether the response is that of a ready part."""
+    try:
+        async with asyncio.timeout(_ANSWER_TIMEOUT_SECONDS):
+            status = await _get_status(probe)
+    except (OSError, TimeoutError):
+        return False
+    if status is None:
+        return False
+    return probe.status is None or status == probe.status
+
+
+async def _get_status(probe: Probe) -> int | None:
+    """Return the status of the response, or ``None`` if it is not HTTP."""
+    reader, writer = await asyncio.open_connection(_HOST, probe.port, limit=_MAX_STATUS_LINE_BYTES)
+    try:
+        writer.write(
+            f"GET {probe.path} HTTP/1.1\r\n"
+            f"Host: {_HOST}:{probe.port}\r\n"
+            "Accept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
+        )
+        try:
+            line = await reader.readuntil(b"\r\n")
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            return None
+    finally:
+        writer.close()
+    version, _, rest = line.partition(b" ")
+    code = rest[:3]
+    return int(code) if version.startswith(b"HTTP/") and code.isdigit() else None

@@ -1,0 +1,154 @@
+"""One run of `loosely up`: lock the data directory, check the ports, supervise the parts."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from loosely.local import events
+from loosely.local.console import StatusDisplay, show_usage
+from loosely.local.data_directory import RunningSystem, StateWriter, lock_directory
+from loosely.local.launcher import Launcher
+from loosely.local.logs import PartLog
+from loosely.local.parts import Part
+from loosely.local.ports import check_ports
+from loosely.local.process_manager import ProcessManager, StartLimits
+from loosely.local.reaper import Reaper
+from loosely.local.supervisor import SupervisedProcess, SystemSupervisor
+from loosely.local.worker_pool import WorkerPool, WorkerPoolPlan
+
+_KILLED_EXIT_CODE = 130
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What to run, and where.
+
+    ``parts`` are in the order in which they depend on one another.
+    """
+
+    parts: Sequence[Part]
+    #: The working directory of the parts.
+    directory: Path
+    data: Path
+    #: The gateway's URL.
+    url: str
+    #: An example input for the printed command.
+    picture: Path
+    environment: Mapping[str, str] = field(repr=False)
+    #: Workers in varying number, started after the parts.
+    worker_pool: WorkerPoolPlan | None = None
+    limits: StartLimits = field(default_factory=StartLimits)
+
+    @property
+    def shown_parts(self) -> Sequence[Part]:
+        """The parts in the table; one stands for the whole worker pool."""
+        if self.worker_pool is None:
+            return self.parts
+        return (*self.parts, self.worker_pool.part)
+
+    @property
+    def logs(self) -> Path:
+        """The directory of the parts' logs."""
+        return self.data / "logs"
+
+
+def run(make_plan: Callable[[], RunPlan], data: Path, console: Console) -> int:
+    """Run a plan until Ctrl-C, SIGTERM or SIGHUP, and return the exit code.
+
+    Args:
+        make_plan: Called once the data directory is locked, since it may write there.
+        data: The data directory.
+        console: The output.
+
+    Raises:
+        UpError: The system or one of its parts could not start.
+    """
+    with lock_directory(data):
+        # A killed `loosely up` leaves the file, but none of its parts.
+        RunningSystem.remove(data)
+        plan = make_plan()
+        check_ports({name: port for part in plan.parts for name, port in part.ports.items()})
+        try:
+            return asyncio.run(_supervise(plan, console))
+        finally:
+            RunningSystem.remove(data)
+
+
+async def _supervise(plan: RunPlan, console: Console) -> int:
+    started_at = time.monotonic()
+    reaper = Reaper()
+    try:
+        launcher = Launcher(plan.directory, plan.environment, reaper)
+        state = StateWriter(plan.data, plan.logs, plan.url, plan.parts)
+        with StatusDisplay(console, plan.shown_parts) as display:
+
+            def notify(event: events.PartEvent) -> None:
+                state.apply(event)
+                display.show(event)
+
+            manage = partial(_make_manager, plan, launcher, notify, {})
+            processes: list[SupervisedProcess] = [manage(part) for part in plan.parts]
+            if plan.worker_pool is not None:
+                processes.append(WorkerPool(plan.worker_pool, manage, notify))
+            supervisor = SystemSupervisor(processes)
+            _stop_on_signals(supervisor, display)
+            usage = asyncio.create_task(
+                _show_usage_when_ready(supervisor, display, plan, console, started_at)
+            )
+            try:
+                await supervisor.run()
+            finally:
+                usage.cancel()
+                await asyncio.gather(usage, return_exceptions=True)
+    finally:
+        reaper.close()
+    return _KILLED_EXIT_CODE if supervisor.is_killed else 0
+
+
+def _make_manager(
+    plan: RunPlan,
+    launcher: Launcher,
+    notify: events.EventHandler,
+    logs: dict[str, PartLog],
+    part: Part,
+) -> ProcessManager:
+    log = logs.get(part.name)
+    if log is None:
+        log = logs[part.name] = PartLog(plan.logs / f"{part.name}.log")
+        log.rotate()
+    return ProcessManager(part, log, launcher, notify, limits=plan.limits)
+
+
+def _stop_on_signals(supervisor: SystemSupervisor, display: StatusDisplay) -> None:
+    def stop() -> None:
+        display.announce_stop()
+        supervisor.request_stop()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
+
+
+async def _show_usage_when_ready(
+    supervisor: SystemSupervisor,
+    display: StatusDisplay,
+    plan: RunPlan,
+    console: Console,
+    started_at: float,
+) -> None:
+    await supervisor.wait_until_ready()
+    display.freeze()
+    has_gateway = any(part.name == "functions" for part in plan.parts)
+    show_usage(
+        console,
+        seconds=time.monotonic() - started_at,
+        url=plan.url if has_gateway else None,
+        picture=plan.picture,
+        logs=plan.logs,
+    )

@@ -1,0 +1,289 @@
+"""A pool of worker processes whose number follows the queues (`loosely up --scale`)."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from loosely.capacity.autoscaler import Scaler
+from loosely.capacity.scaling import ScaledObject
+from loosely.local import events
+from loosely.local.errors import PartFailed, PartPortBusy
+from loosely.local.parts import Part
+from loosely.local.ports import next_free
+from loosely.local.process_manager import ProcessManager
+
+_HOST = "127.0.0.1"
+_REQUEST_TIMEOUT_SECONDS = 5.0
+_REPORT_UNKNOWN_AFTER_SECONDS = 20.0
+
+
+class CountsUnavailable(Exception):
+    """The lengths of the queues cannot be read; the message says why."""
+
+
+class QueueMonitor:
+    """Reads the queues' lengths from the gateway, and the workers' jobs from their `/ready`."""
+
+    def __init__(
+        self, gateway_url: str, models: Iterable[str] = (), api_key: str | None = None
+    ) -> None:
+        """Prepare the requests.
+
+        Args:
+            gateway_url: The gateway's URL.
+            models: Whose queues to count. Default: those of all models.
+            api_key: For a gateway that requires one.
+        """
+        self._url = f"{gateway_url}/v1/models"
+        self._models = frozenset(models)
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+    async def __aenter__(self) -> Self:
+        # Never through a proxy: everything is on this machine.
+        self._client = httpx.AsyncClient(timeout=_REQUEST_TIMEOUT_SECONDS, trust_env=False)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._client.aclose()
+
+    async def count_messages(self) -> list[int | None]:
+        """Return each model's active messages, including those that workers hold.
+
+        A count is ``None`` if the gateway does not know it.
+
+        Raises:
+            CountsUnavailable: The gateway does not respond as expected.
+        """
+        try:
+            response = await self._client.get(self._url, headers=self._headers)
+            if response.status_code != httpx.codes.OK:
+                raise CountsUnavailable(f"{self._url} answered {response.status_code}")
+            models = response.json()["models"]
+            return [
+                _parse_count(model["queue_length"])
+                for model in models
+                if not self._models or model["name"] in self._models
+            ]
+        except httpx.HTTPError as error:
+            raise CountsUnavailable(f"{self._url}: {error or type(error).__name__}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise CountsUnavailable(f"{self._url} did not return a list of models") from error
+
+    async def count_held_jobs(self, health_port: int) -> int | None:
+        """Return how many jobs a worker holds, or ``None`` if it does not respond."""
+        try:
+            # A worker that is not ready answers 503 with the same document.
+            response = await self._client.get(f"http://{_HOST}:{health_port}/ready")
+            return sum(int(model["held"]) for model in response.json()["models"].values())
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+
+def _parse_count(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPoolPlan:
+    """The workers of a pool, and what decides their number."""
+
+    #: Represents the whole pool in the output.
+    part: Part
+    scaling: ScaledObject
+    monitor: QueueMonitor
+    #: Returns the worker with a number, whose health endpoint is on a port.
+    make_worker: Callable[[int, int], Part]
+    #: The workers take free ports from here on.
+    first_port: int
+
+
+@dataclass(slots=True)
+class _PoolWorker:
+    manager: ProcessManager
+    port: int
+    run: "asyncio.Task[None]"
+    stop: "asyncio.Task[None] | None" = None
+
+    @property
+    def is_loading(self) -> bool:
+        return not self.manager.has_been_ready.is_set()
+
+
+class WorkerPool:
+    """Starts workers when the queues need them, and stops idle ones when they do not.
+
+    Kubernetes stops any pod. Here a busy worker stays until it is idle, and a worker that gets a
+    job just before its stop still finishes it, since it drains.
+    """
+
+    def __init__(
+        self,
+        plan: WorkerPoolPlan,
+        manage: Callable[[Part], ProcessManager],
+        notify: events.EventHandler,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare the pool; nothing is started before :meth:`run`.
+
+        Args:
+            plan: The workers, and what decides their number.
+            manage: Returns the process manager of a part.
+            notify: Receives the pool's events.
+            clock: Returns the time in seconds.
+        """
+        self._plan = plan
+        self._manage = manage
+        self._notify = notify
+        self._clock = clock
+        self.has_been_ready = asyncio.Event()
+        self._workers: dict[int, _PoolWorker] = {}
+        self._kill = asyncio.Event()
+        self._reported_size = 0
+        self._started_at = self._counted_at = clock()
+        self._is_unknown_reported = False
+        self._has_had_ready_worker = False
+
+    async def run(self) -> None:
+        """Follow the queues until cancelled.
+
+        Raises:
+            UpError: No worker becomes ready, or all ports are taken.
+        """
+        scaling = self._plan.scaling
+        scaler = Scaler(scaling, self._clock(), replicas=scaling.min_replica_count)
+        try:
+            async with self._plan.monitor:
+                while True:
+                    self._remove_ended()
+                    if self._clock() >= scaler.next_at_seconds:
+                        await self._scale(scaler)
+                    await self._wait(scaler.next_at_seconds - self._clock())
+        except asyncio.CancelledError:
+            raise  # by `stop`, which stops the workers itself
+        except BaseException:
+            await self._stop_workers()
+            raise
+
+    async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
+        """Stop all workers and wait for the end of ``run``; kill them when ``kill`` is set."""
+        run.cancel()
+        forwarding = asyncio.create_task(self._forward_kill(kill))
+        await asyncio.wait([run])
+        await self._stop_workers()
+        forwarding.cancel()
+
+    def limit_logs(self) -> None:
+        """Truncate logs that are too large."""
+        for worker in self._workers.values():
+            worker.manager.limit_logs()
+
+    @property
+    def _active(self) -> list[_PoolWorker]:
+        return [worker for worker in self._workers.values() if worker.stop is None]
+
+    async def _scale(self, scaler: Scaler) -> None:
+        """Count the messages, and start or stop workers as KEDA and the autoscaler would."""
+        counts = await self._count_messages()
+        wanted = scaler.step(self._clock(), counts)
+        surplus = len(self._active) - wanted
+        for _ in range(-surplus):
+            self._start_worker()
+        if surplus > 0:
+            await self._stop_idle(surplus)
+        size = len(self._active)
+        if size != self._reported_size:
+            messages = sum(count for count in counts if count is not None)
+            self._notify(events.PoolScaled(self._plan.part, self._reported_size, size, messages))
+            self._reported_size = size
+        self._report_readiness()
+
+    async def _count_messages(self) -> list[int | None]:
+        now = self._clock()
+        try:
+            counts = await self._plan.monitor.count_messages()
+        except CountsUnavailable as error:
+            # At the start, the gateway is not there yet: that is not worth a message.
+            is_long = now - self._counted_at > _REPORT_UNKNOWN_AFTER_SECONDS
+            if is_long and not self._is_unknown_reported:
+                self._is_unknown_reported = True
+                self._notify(events.QueueCountsUnknown(self._plan.part, str(error)))
+            return [None]
+        self._counted_at, self._is_unknown_reported = now, False
+        return counts
+
+    def _start_worker(self) -> None:
+        number = next(n for n in range(1, len(self._workers) + 2) if n not in self._workers)
+        port = next_free(self._plan.first_port, {w.port for w in self._workers.values()})
+        manager = self._manage(self._plan.make_worker(number, port))
+        self._workers[number] = _PoolWorker(manager, port, asyncio.create_task(manager.run()))
+
+    async def _stop_idle(self, surplus: int) -> None:
+        """Stop up to ``surplus`` idle workers: first those still loading, then the newest."""
+        newest_first = self._active[::-1]
+        held = await asyncio.gather(
+            *(self._plan.monitor.count_held_jobs(worker.port) for worker in newest_first)
+        )
+        idle = [
+            worker
+            for worker, count in zip(newest_first, held, strict=True)
+            # A worker that does not respond and has never been ready has received no job yet.
+            if count == 0 or (count is None and worker.is_loading)
+        ]
+        idle.sort(key=lambda worker: not worker.is_loading)
+        for worker in idle[:surplus]:
+            self._stop_worker(worker)
+
+    def _stop_worker(self, worker: _PoolWorker) -> "asyncio.Task[None]":
+        if worker.stop is None:
+            worker.stop = asyncio.create_task(worker.manager.stop(worker.run, self._kill))
+        return worker.stop
+
+    def _remove_ended(self) -> None:
+        """Remove workers that have ended.
+
+        Raises:
+            UpError: A worker could not be started, and no other worker has ever been ready.
+        """
+        for number, worker in list(self._workers.items()):
+            self._has_had_ready_worker = self._has_had_ready_worker or not worker.is_loading
+            if not worker.run.done() or (worker.stop and not worker.stop.done()):
+                continue
+            del self._workers[number]
+            error = None if worker.run.cancelled() else worker.run.exception()
+            if error is None or isinstance(error, PartPortBusy):
+                continue  # after a busy port, the next worker takes another one
+            if not isinstance(error, PartFailed) or not self._has_had_ready_worker:
+                raise error
+            self._notify(events.PartGivenUp(worker.manager.part, str(error)))
+
+    def _report_readiness(self) -> None:
+        ready = sum(not worker.is_loading for worker in self._active)
+        if ready >= self._plan.scaling.min_replica_count and not self.has_been_ready.is_set():
+            seconds = self._clock() - self._started_at
+            self._notify(events.PartReady(self._plan.part, seconds, is_restart=False))
+            self.has_been_ready.set()
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait until the next decision, or until a worker has ended."""
+        runs = [worker.run for worker in self._workers.values()]
+        if runs:
+            await asyncio.wait(runs, timeout=max(seconds, 0.0), return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(max(seconds, 0.0))
+
+    async def _stop_workers(self) -> None:
+        await asyncio.gather(*(self._stop_worker(worker) for worker in self._workers.values()))
+
+    async def _forward_kill(self, kill: asyncio.Event) -> None:
+        await kill.wait()
+        self._kill.set()

@@ -1,0 +1,303 @@
+"""A worker pool with real processes: small test workers, and a gateway that counts messages."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from loosely.capacity.scaling import Behavior, PolicyType, ScaledObject, ScalingPolicy, ScalingRules
+from loosely.local import events
+from loosely.local.errors import PartFailed
+from loosely.local.launcher import Launcher
+from loosely.local.logs import PartLog
+from loosely.local.parts import Part
+from loosely.local.probe import Probe
+from loosely.local.process_manager import ProcessManager, StartLimits
+from loosely.local.reaper import Reaper
+from loosely.local.worker_pool import QueueMonitor, WorkerPool, WorkerPoolPlan
+
+pytestmark = pytest.mark.e2e
+
+# Reports the number in its file as held jobs, and writes a note when it is stopped.
+WORKER = """
+import json, pathlib, signal, socket, sys, time
+name, port, home = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
+if (home / f"{name}.crash").exists():
+    sys.exit(3)
+held = home / f"{name}.held"
+def count():
+    return int(held.read_text()) if held.exists() else 0
+def stop(*_):
+    (home / "ends").open("a").write(f"{name} held {count()}\\n")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+try:
+    server = socket.create_server(("127.0.0.1", port))
+except OSError:
+    sys.exit(98)
+while True:
+    peer, _ = server.accept()
+    peer.recv(4096)
+    body = json.dumps({"models": {"m": {"held": count()}}}).encode()
+    peer.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body)
+    peer.close()
+"""
+AT_ONCE = Behavior(scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0),)))
+
+
+class CountingGateway:
+    """Answers `/v1/models` with the given queue lengths."""
+
+    def __init__(self) -> None:
+        self.lengths: dict[str, int | None] = {"m": 0}
+        self.status = 200
+        self.keys: set[str | None] = set()
+        gateway = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                gateway.keys.add(self.headers["authorization"])
+                models = [{"name": n, "queue_length": c} for n, c in gateway.lengths.items()]
+                body = json.dumps({"models": models}).encode()
+                self.send_response(gateway.status)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class PoolHarness:
+    """A worker pool, its events, and the files that control its test workers."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.gateway = CountingGateway()
+        self.events: list[events.PartEvent] = []
+        self.clock_offset_seconds = 0.0
+        self._reaper = Reaper()
+        self._launcher = Launcher(home, dict(os.environ), self._reaper)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            self.first_port: int = server.getsockname()[1]
+
+    def pool(self, minimum: int = 0, maximum: int = 4) -> WorkerPool:
+        scaling = ScaledObject(
+            message_count=1,
+            polling_interval_seconds=0.05,
+            cooldown_period_seconds=0.0,
+            min_replica_count=minimum,
+            max_replica_count=maximum,
+            sync_period_seconds=0.05,
+            behavior=AT_ONCE,
+        )
+        monitor = QueueMonitor(self.gateway.url, ["m"], "secret")
+        plan = WorkerPoolPlan(
+            self._part("worker", 1), scaling, monitor, self._replica, self.first_port
+        )
+        return WorkerPool(plan, self._manage, self.events.append, self._clock)
+
+    def _clock(self) -> float:
+        return time.monotonic() + self.clock_offset_seconds
+
+    def _replica(self, number: int, port: int) -> Part:
+        return self._part(f"worker-{number}", port)
+
+    def _part(self, name: str, port: int) -> Part:
+        command = (sys.executable, "-I", "-S", "-c", WORKER, name, str(port), str(self.home))
+        return Part(name, "stand-in", "", command, Probe(port), {"health": port})
+
+    def _manage(self, part: Part) -> ProcessManager:
+        log = PartLog(self.home / f"{part.name}.log")
+        return ProcessManager(
+            part, log, self._launcher, self.events.append, StartLimits(max_deaths=2)
+        )
+
+    def running(self) -> set[str]:
+        names: set[str] = set()
+        for event in self.events:
+            if isinstance(event, events.PartReady):
+                names.add(event.part.name)
+            elif isinstance(event, events.PartStopped | events.PartDied):
+                names.discard(event.part.name)
+        return names - {"worker"}
+
+    def set_held(self, name: str, count: int) -> None:
+        (self.home / f"{name}.held").write_text(str(count))
+
+    def stop_notes(self) -> list[str]:
+        file = self.home / "ends"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def pid(self, name: str) -> int:
+        started = [
+            e for e in self.events if isinstance(e, events.PartStarted) and e.part.name == name
+        ]
+        return started[-1].pid
+
+    def close(self) -> None:
+        self.gateway.close()
+        self._reaper.close()
+
+
+@pytest.fixture
+async def harness(tmp_path: Path) -> AsyncIterator[PoolHarness]:
+    running = PoolHarness(tmp_path)
+    yield running
+    running.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(15):
+        while not condition():  # noqa: ASYNC110 - other processes set no events
+            await asyncio.sleep(0.01)
+
+
+async def end(pool: WorkerPool, run: "asyncio.Task[None]") -> None:
+    await pool.stop(run, asyncio.Event())
+
+
+async def test_the_pool_follows_the_number_of_messages(harness: PoolHarness) -> None:
+    pool = harness.pool()
+    run = asyncio.create_task(pool.run())
+    await pool.has_been_ready.wait()
+    assert harness.running() == set()
+
+    harness.gateway.lengths = {"m": 3, "not served here": 50}
+    await until(lambda: harness.running() == {"worker-1", "worker-2", "worker-3"})
+    harness.gateway.lengths = {"m": 2}
+    await until(lambda: harness.running() == {"worker-1", "worker-2"})
+    harness.gateway.lengths = {"m": 0}
+    await until(lambda: harness.running() == set())
+
+    sizes = [event.after for event in harness.events if isinstance(event, events.PoolScaled)]
+    assert sizes[0] == 1
+    assert sizes[-1] == 0
+    assert max(sizes) == 3
+    assert harness.gateway.keys == {"Bearer secret"}
+    await end(pool, run)
+
+
+async def test_a_busy_worker_stays_until_it_is_idle(harness: PoolHarness) -> None:
+    pool = harness.pool()
+    harness.gateway.lengths = {"m": 3}
+    run = asyncio.create_task(pool.run())
+    await until(lambda: len(harness.running()) == 3)
+    harness.set_held("worker-2", 1)
+    harness.set_held("worker-3", 1)
+
+    harness.gateway.lengths = {"m": 0}
+    await until(lambda: harness.running() == {"worker-2", "worker-3"})
+    for _ in range(5):
+        await asyncio.sleep(0.05)
+        assert harness.running() == {"worker-2", "worker-3"}
+    harness.set_held("worker-3", 0)
+    await until(lambda: harness.running() == {"worker-2"})
+    harness.set_held("worker-2", 0)
+    await until(lambda: harness.running() == set())
+
+    assert harness.stop_notes() == ["worker-1 held 0", "worker-3 held 0", "worker-2 held 0"]
+    await end(pool, run)
+
+
+async def test_a_killed_worker_is_restarted(harness: PoolHarness) -> None:
+    pool = harness.pool(minimum=1, maximum=1)
+    run = asyncio.create_task(pool.run())
+    await pool.has_been_ready.wait()
+    first = harness.pid("worker-1")
+
+    os.kill(first, signal.SIGKILL)
+
+    await until(lambda: harness.pid("worker-1") != first and "worker-1" in harness.running())
+    await end(pool, run)
+    assert harness.running() == set()
+
+
+async def test_a_worker_that_cannot_start_does_not_stop_the_others(harness: PoolHarness) -> None:
+    (harness.home / "worker-2.crash").touch()
+    pool = harness.pool(minimum=1)
+    run = asyncio.create_task(pool.run())
+    await until(lambda: harness.running() == {"worker-1"})
+    first = harness.pid("worker-1")
+
+    harness.gateway.lengths = {"m": 2}
+    await until(lambda: any(isinstance(event, events.PartGivenUp) for event in harness.events))
+    (harness.home / "worker-2.crash").unlink()
+    await until(lambda: harness.running() == {"worker-1", "worker-2"})
+
+    assert harness.pid("worker-1") == first
+    await end(pool, run)
+
+
+async def test_the_pool_fails_if_no_worker_can_start(harness: PoolHarness) -> None:
+    (harness.home / "worker-1.crash").touch()
+    harness.gateway.lengths = {"m": 1}
+    with pytest.raises(PartFailed, match="died 2 times before it was ready"):
+        await harness.pool().run()
+    assert harness.running() == set()
+
+
+async def test_a_worker_takes_the_next_port_if_one_is_taken(harness: PoolHarness) -> None:
+    with socket.create_server(("127.0.0.1", harness.first_port)):
+        pool = harness.pool(minimum=1)
+        run = asyncio.create_task(pool.run())
+        await pool.has_been_ready.wait()
+        (ready,) = [
+            e
+            for e in harness.events
+            if isinstance(e, events.PartReady) and e.part.ports["health"] > 1
+        ]
+        assert ready.part.ports["health"] > harness.first_port
+        await end(pool, run)
+
+
+async def test_the_pool_keeps_its_size_without_counts_and_reports_once(
+    harness: PoolHarness,
+) -> None:
+    harness.gateway.lengths = {"m": 2}
+    pool = harness.pool()
+    run = asyncio.create_task(pool.run())
+    await until(lambda: len(harness.running()) == 2)
+
+    harness.gateway.status = 503
+    harness.clock_offset_seconds = 60.0
+    await until(
+        lambda: any(isinstance(event, events.QueueCountsUnknown) for event in harness.events)
+    )
+    for _ in range(3):
+        await asyncio.sleep(0.05)
+    assert len(harness.running()) == 2
+    (unknown,) = [event for event in harness.events if isinstance(event, events.QueueCountsUnknown)]
+    assert unknown.reason.endswith("answered 503")
+
+    harness.gateway.status, harness.gateway.lengths = 200, {"m": None}
+    for _ in range(3):
+        await asyncio.sleep(0.05)
+    assert len(harness.running()) == 2, "an unknown length does not count as 0"
+    await end(pool, run)
+
+
+async def test_a_stop_stops_all_workers_at_once(harness: PoolHarness) -> None:
+    pool = harness.pool(minimum=3)
+    run = asyncio.create_task(pool.run())
+    await pool.has_been_ready.wait()
+    await end(pool, run)
+    assert run.done()
+    assert sorted(harness.stop_notes()) == [f"worker-{n} held 0" for n in (1, 2, 3)]

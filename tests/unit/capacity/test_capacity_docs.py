@@ -1,0 +1,181 @@
+"""The figures in docs/scaling.md, docs/cost.md and docs/capacity.md match the code."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from loosely.capacity.cost import count_polls
+from loosely.capacity.prices import Prices
+from loosely.capacity.scaling import DEPLOYED, ScaledObject
+from loosely.cli import app
+from loosely.cli.up import parse_scaling
+
+DOCS = Path(__file__).parents[3] / "docs"
+SCALING = (DOCS / "scaling.md").read_text("utf-8")
+COST = (DOCS / "cost.md").read_text("utf-8")
+CAPACITY = (DOCS / "capacity.md").read_text("utf-8")
+EXAMPLES = [
+    (command, expected)
+    for document in (SCALING, COST)
+    for command, expected in re.findall(
+        r"^```console\n\$ loosely (.*?)\n(.*?)^```", document, re.DOTALL | re.MULTILINE
+    )
+]
+
+
+def printed(command: str) -> str:
+    # The same width on any terminal.
+    done = CliRunner().invoke(app, command.split(), env={"COLUMNS": "80", "TERM": "dumb"})
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def figures(command: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(printed(f"{command} --json"))
+    return found
+
+
+@pytest.mark.parametrize(("command", "expected"), EXAMPLES)
+def test_an_example_prints_the_documented_output(command: str, expected: str) -> None:
+    lines = [line.rstrip() for line in printed(command).rstrip().splitlines()]
+    assert lines == expected.rstrip().splitlines()
+
+
+def test_both_commands_have_examples() -> None:
+    assert [command.split()[0] for command, _ in EXAMPLES] == ["scale-model"] * 2 + ["cost"]
+
+
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        ("| 1 | {p50:.0f} s | {p95:.0f} s |", "--target 1"),
+        ("| 4 | {p50:.0f} s | {p95:.0f} s |", "--target 4"),
+        ("| 10 | {p50:.0f} s | {p95:.0f} s |", "--target 10"),
+        ("| 5, with `--nodes 8:8` | {p50:.0f} s | {p95:.0f} s |", "--nodes 8:8"),
+    ],
+)
+def test_the_table_of_targets_matches_the_simulation(row: str, options: str) -> None:
+    burst = "scale-model --burst 200 --hours 1 --job-seconds 4 --batch 1 --batch-seconds 4"
+    assert row.format_map(figures(f"{burst} {options}")["wait_seconds"]) in SCALING
+
+
+@pytest.mark.parametrize("cooldown", [300, 1800])
+def test_the_table_of_cooldowns_matches_the_simulation(cooldown: int) -> None:
+    found = figures(f"scale-model --load office:1000 --cooldown {cooldown}")
+    answer = found["answer_seconds"]
+    row = f"| {cooldown} | {answer['p95']:.1f} s | {answer['p99']:.1f} s |"
+    assert f"{row} {found['gpu_hours']:.1f} |" in SCALING
+
+
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        ("`office:1000`, T4, `--cooldown 1800`", "--load office:1000 --cooldown 1800"),
+        (
+            "`office:60 --gpu A100 --job-seconds 10 --batch 1 --batch-seconds 10`",
+            "--load office:60 --gpu A100 --job-seconds 10 --batch 1 --batch-seconds 10",
+        ),
+    ],
+)
+def test_the_table_of_costs_matches_the_estimate(row: str, options: str) -> None:
+    totals = [f"{bill['total']:,.0f}" for bill in figures(f"cost {options}")["bills"]]
+    assert f"| {row} | {' | '.join(totals)} |" in COST
+
+
+def jobs_of_capacity() -> dict[str, list[float]]:
+    """The first table of docs/capacity.md: the numbers of each kind of job."""
+    table = CAPACITY.partition("## For each job\n")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return {name: [float(number) for number in numbers] for name, *numbers in rows}
+
+
+def test_the_cost_of_a_million_jobs_follows_from_operations_and_prices() -> None:
+    prices = Prices.load(DOCS.parent / "infra" / "prices.yaml")
+    each_million = [
+        (prices.price("storage.ten_thousand_writes").amount or 0) * 100,
+        (prices.price("storage.ten_thousand_reads").amount or 0) * 100,
+        prices.price("service_bus.million_operations").amount or 0,
+        prices.price("functions.million_executions").amount or 0,
+    ]
+    expected_text = " ".join(CAPACITY.split())
+    assert (
+        "writes at {:.2f}, the reads at {:.2f}, the Service Bus operations at {:.2f}"
+        " and the executions at {:.2f} a million".format(*each_million)
+    ) in expected_text
+    assert prices.price("durable.million_actions").amount is None, (
+        "if it has a price, add it to the sum"
+    )
+    jobs = jobs_of_capacity()
+    assert len(jobs) == 5
+    for name, (*operations, _, total) in jobs.items():
+        cost = sum(number * price for number, price in zip(operations, each_million, strict=True))
+        assert total == pytest.approx(cost, abs=0.005), name
+
+
+def test_the_cost_model_uses_the_documented_operations_per_job() -> None:
+    prices = Prices.load(DOCS.parent / "infra" / "prices.yaml")
+    jobs = list(jobs_of_capacity().values())
+    small, large, waiting = jobs[:3]
+    assert large[0] == prices.usage("writes_per_job")
+    assert large[1] == prices.usage("reads_per_job") + count_polls(0.2)
+    assert small[1:5] == [
+        count_polls(0.2),
+        prices.usage("service_bus_operations_per_job"),
+        prices.usage("executions_per_job"),
+        prices.usage("durable_actions_per_job"),
+    ]
+    assert waiting[1] == count_polls(20) + 2, "the worker's cancellation check, and one read"
+    expected_text = (
+        f"{count_polls(0.2)} looks in 0.2 s, {count_polls(20)} in 20 s, {count_polls(30)} in 30 s"
+    )
+    assert expected_text in " ".join(CAPACITY.split())
+
+
+def test_the_table_of_defaults_matches_the_code() -> None:
+    keda, ours = ScaledObject(), DEPLOYED
+    local = parse_scaling("0:4", 5, 1.0, 20.0)
+    targets = f"{local.message_count} | {keda.message_count} | {ours.message_count}"
+    assert f"| `--scale-target N` | {targets} |" in SCALING
+    assert (
+        f"| `--scale-poll S` | {local.polling_interval_seconds:g} s "
+        f"| {keda.polling_interval_seconds:g} s, HPA {keda.sync_period_seconds:g} s "
+        f"| {ours.polling_interval_seconds:g} s, HPA {ours.sync_period_seconds:g} s |"
+    ) in SCALING
+    windows = [
+        f"{each.cooldown_period_seconds:g} s, HPA "
+        f"{each.behavior.scale_down.stabilization_window_seconds:g} s"
+        for each in (keda, ours)
+    ]
+    shown = f"{local.cooldown_period_seconds:g} s | {' | '.join(windows)}"
+    assert f"| `--scale-cooldown S` | {shown} |" in SCALING
+    help_ = " ".join(printed("up --help").replace("│", " ").split())
+    for default in ("[default: 5]", "[default: 1.0]", "[default: 20.0]"):
+        assert default in help_
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("scale-model --load lunch:3", "expected flat:N"),
+        ("scale-model --scale 8", "--scale: expected MIN:MAX"),
+        ("scale-model --nodes 3:1", "nodes: the minimum"),
+        ("scale-model --batch-seconds 0.1", "a full batch must take at least as long"),
+        ("scale-model --png /no/such/folder/a.png --burst 1", "/no/such/folder/a.png"),
+        ("cost --gpu B200", "there is no GPU 'B200'"),
+        ("cost --prices /no/such/file.yaml", "/no/such/file.yaml"),
+    ],
+)
+def test_invalid_input_exits_with_2_and_a_reason(command: str, message: str) -> None:
+    done = CliRunner().invoke(app, command.split())
+    assert done.exit_code == 2
+    assert message in done.output
+    assert "Traceback" not in done.output
+
+
+def test_png_writes_a_picture(tmp_path: Path) -> None:
+    printed(f"scale-model --burst 5 --hours 1 --png {tmp_path / 'a.png'}")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

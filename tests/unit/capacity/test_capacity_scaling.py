@@ -1,0 +1,236 @@
+"""The rules of KEDA and of the autoscaler: cases that both projects publish, and invariants."""
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loosely.capacity.autoscaler import Activation, Autoscaler, Scaler, propose_replicas
+from loosely.capacity.scaling import (
+    Behavior,
+    PolicyType,
+    ScaledObject,
+    ScalingPolicy,
+    ScalingRules,
+    SelectPolicy,
+)
+
+AT_ONCE = Behavior(scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0),)))
+
+
+class TestProposal:
+    """Cases of replica_calculator_test.go for external metrics per pod."""
+
+    @pytest.mark.parametrize(
+        ("replicas", "metric", "target", "expected"),
+        [
+            pytest.param(3, 8600, 2150, 4, id="TestReplicaCalcScaleUpPerPodCMExternal"),
+            pytest.param(5, 8600, 2867, 3, id="TestReplicaCalcScaleDownPerPodCMExternal"),
+            pytest.param(3, 8600, 2900, 3, id="TestReplicaCalcTolerancePerPodCMExternal"),
+        ],
+    )
+    def test_proposals_match_the_cases_of_kubernetes(
+        self, replicas: int, metric: int, target: int, expected: int
+    ) -> None:
+        assert propose_replicas(replicas, metric, target, 0.1) == expected
+
+    @pytest.mark.parametrize(("metric", "expected"), [(200, 2), (50, 1), (105, 1), (111, 2)])
+    def test_proposals_match_the_ratio_of_the_documentation(
+        self, metric: int, expected: int
+    ) -> None:
+        """Twice the target doubles, half of it halves; within a tenth nothing changes."""
+        assert propose_replicas(1, metric, 100, 0.1) == expected
+
+    @given(st.integers(1, 1000), st.integers(0, 100_000), st.integers(1, 1000))
+    def test_a_proposal_is_the_formula_or_no_change(
+        self, replicas: int, metric: int, target: int
+    ) -> None:
+        found = propose_replicas(replicas, metric, target, 0.1)
+        assert found in {replicas, math.ceil(metric / target)}
+        assert abs(metric - found * target) <= max(target, 0.1 * target * replicas)
+
+
+class TestAutoscaler:
+    def test_policies_match_the_example_of_the_documentation(self) -> None:
+        """From 80 to 10 with 4 pods or 10 % per minute: steps of 8, then of 4 below 40."""
+        policies = (
+            ScalingPolicy(PolicyType.PODS, 4, 60.0),
+            ScalingPolicy(PolicyType.PERCENT, 10, 60.0),
+        )
+        scaling = ScaledObject(behavior=Behavior(scale_down=ScalingRules(0.0, policies)))
+        autoscaler, replicas, seen = Autoscaler(scaling), 80, []
+        for minute in range(20):
+            replicas = autoscaler.decide(60.0 * minute, replicas, [50])
+            seen.append(replicas)
+        assert seen[:3] == [72, 64, 57]
+        below = [n for n in seen if n < 40]
+        steps = [before - after for before, after in itertools.pairwise(below)]
+        assert steps[:5] == [4] * 5
+        assert seen[-1] == 10
+
+    def test_a_policy_limits_its_whole_period(self) -> None:
+        policies = (ScalingPolicy(PolicyType.PODS, 4, 60.0),)
+        scaling = ScaledObject(behavior=Behavior(scale_down=ScalingRules(0.0, policies)))
+        autoscaler, replicas, seen = Autoscaler(scaling), 20, []
+        for sync in range(9):
+            replicas = autoscaler.decide(15.0 * sync, replicas, [5])
+            seen.append(replicas)
+        assert seen == [16, 16, 16, 16, 12, 12, 12, 12, 8]
+
+    def test_the_default_policies_add_four_or_double(self) -> None:
+        autoscaler, replicas, seen = Autoscaler(ScaledObject()), 1, []
+        for sync in range(5):
+            replicas = autoscaler.decide(15.0 * sync, replicas, [5 * 90])
+            seen.append(replicas)
+        assert seen == [5, 10, 20, 40, 80]
+
+    def test_scale_down_stops_at_the_highest_recommendation_of_five_minutes(self) -> None:
+        autoscaler, replicas = Autoscaler(ScaledObject()), 4
+        seen = {}
+        for sync in range(30):
+            now = 15.0 * sync
+            metric = [20] if sync == 0 else [11] if sync == 4 else [1]
+            replicas = autoscaler.decide(now, replicas, metric)
+            seen[now] = replicas
+        assert seen[285.0] == 4
+        assert seen[300.0] == 3, "the recommendation of 4 is five minutes old"
+        assert seen[345.0] == 3
+        assert seen[360.0] == 1, "so is the recommendation of 3"
+
+    def test_scale_up_stops_at_the_lowest_recommendation_of_its_window(self) -> None:
+        slow = Behavior(scale_up=ScalingRules(60.0, (ScalingPolicy(PolicyType.PODS, 10, 15.0),)))
+        autoscaler = Autoscaler(ScaledObject(behavior=slow))
+        seen = [autoscaler.decide(15.0 * sync, 1, [20 if sync else 30]) for sync in range(6)]
+        assert seen == [1, 1, 1, 1, 4, 4], "the first recommendation is the present number"
+
+    def test_the_autoscaler_is_off_at_zero_replicas(self) -> None:
+        assert Autoscaler(ScaledObject()).decide(0.0, 0, [1000]) == 0
+
+    def test_a_select_policy_can_choose_the_smallest_change_or_disable_it(self) -> None:
+        policies = (
+            ScalingPolicy(PolicyType.PODS, 5, 60.0),
+            ScalingPolicy(PolicyType.PERCENT, 10, 60.0),
+        )
+        gentle = Behavior(scale_down=ScalingRules(0.0, policies, SelectPolicy.MIN))
+        assert Autoscaler(ScaledObject(behavior=gentle)).decide(0.0, 80, [5]) == 75
+        never = Behavior(scale_down=ScalingRules(0.0, (), SelectPolicy.DISABLED))
+        assert Autoscaler(ScaledObject(behavior=never)).decide(0.0, 80, [5]) == 80
+
+    def test_the_largest_of_several_queues_decides(self) -> None:
+        assert Autoscaler(ScaledObject()).decide(0.0, 1, [7, 14, 0]) == 3
+
+    def test_an_unknown_count_prevents_scaling_down_only(self) -> None:
+        scaling = ScaledObject(behavior=AT_ONCE)
+        assert Autoscaler(scaling).decide(0.0, 4, [5, None]) == 4
+        assert Autoscaler(scaling).decide(0.0, 4, [None]) == 4
+        assert Autoscaler(scaling).decide(0.0, 4, [30, None]) == 6
+
+    @given(
+        st.integers(1, 20),
+        st.lists(st.one_of(st.none(), st.integers(0, 500)), min_size=1, max_size=60),
+    )
+    def test_replicas_stay_in_bounds_and_change_gradually(
+        self, start: int, counts: list[int | None]
+    ) -> None:
+        scaling = ScaledObject(min_replica_count=2, max_replica_count=15)
+        autoscaler, replicas = Autoscaler(scaling), start
+        for sync, count in enumerate(counts):
+            before = replicas
+            replicas = autoscaler.decide(15.0 * sync, replicas, [count])
+            assert 2 <= replicas <= 15
+            assert replicas <= max(before + 4, 2 * before)
+
+
+class TestActivation:
+    def test_a_count_over_the_threshold_activates(self) -> None:
+        """KEDA: above the value, not at it."""
+        scaling = ScaledObject(activation_message_count=2)
+        assert Activation(scaling, 0.0).decide(0.0, 0, [2]) == 0
+        assert Activation(scaling, 0.0).decide(0.0, 0, [3]) == 1
+
+    def test_activation_takes_precedence_over_scaling(self) -> None:
+        """KEDA: with threshold 10 and activation 50, 40 messages scale to zero."""
+        scaling = ScaledObject(message_count=10, activation_message_count=50)
+        activation = Activation(scaling, 0.0)
+        assert Autoscaler(scaling).decide(0.0, 2, [40]) == 4
+        assert activation.decide(1.0, 4, [40]) == 0
+
+    def test_activation_starts_the_minimum(self) -> None:
+        """KEDA: with idleReplicaCount 0 and minReplicaCount 10, activity starts ten at once."""
+        scaling = ScaledObject(min_replica_count=10, idle_replica_count=0)
+        activation = Activation(scaling, 0.0)
+        assert activation.decide(0.0, 0, [1]) == 10
+        assert activation.decide(100.0, 10, [0]) == 10
+        assert activation.decide(301.0, 10, [0]) == 0
+
+    def test_the_minimum_stays_without_work(self) -> None:
+        assert Activation(ScaledObject(min_replica_count=2), 0.0).decide(0.0, 0, [0]) == 2
+        assert Activation(ScaledObject(min_replica_count=2), 0.0).decide(900.0, 5, [0]) == 5
+
+    def test_the_cooldown_starts_at_the_last_activity(self) -> None:
+        activation = Activation(ScaledObject(), 0.0)
+        assert activation.decide(0.0, 0, [9]) == 1
+        assert activation.decide(30.0, 1, [9]) == 1
+        assert activation.decide(60.0, 1, [0]) == 1
+        assert activation.decide(330.0, 1, [0]) == 1
+        assert activation.decide(330.1, 1, [0]) == 0
+
+    def test_the_initial_cooldown_applies_before_any_activity(self) -> None:
+        activation = Activation(ScaledObject(initial_cooldown_period_seconds=120.0), 1000.0)
+        assert activation.decide(1100.0, 3, [0]) == 3
+        assert activation.decide(1121.0, 3, [0]) == 0
+
+    def test_an_unknown_count_changes_nothing(self) -> None:
+        activation = Activation(ScaledObject(), 0.0)
+        assert activation.decide(900.0, 3, [None]) == 3
+        assert activation.decide(900.0, 0, [None, 1]) == 1, "another queue has work"
+
+    def test_activity_with_an_unknown_count_does_not_restart_the_cooldown(self) -> None:
+        activation = Activation(ScaledObject(), 0.0)
+        assert activation.decide(0.0, 0, [1, 0]) == 1
+        assert activation.decide(200.0, 1, [1, None]) == 1
+        assert activation.decide(301.0, 1, [0, 0]) == 0
+
+
+class TestScaler:
+    def test_a_burst_scales_from_zero_and_back(self) -> None:
+        """KEDA decides every 30 s, the autoscaler every 15 s."""
+        scaler = Scaler(ScaledObject(max_replica_count=8), 0.0)
+        seen = {}
+        now = 0.0
+        while now <= 1000.0:
+            seen[now] = scaler.step(now, [100 if 30.0 <= now < 200.0 else 0])
+            now = scaler.next_at_seconds
+        assert [seen[at] for at in (0.0, 15.0, 30.0, 45.0, 60.0)] == [0, 0, 1, 5, 8]
+        assert seen[480.0] == 8, "the last activity was at 180 s"
+        assert seen[510.0] == 0
+
+    @given(st.lists(st.one_of(st.none(), st.integers(0, 300)), min_size=1, max_size=80))
+    def test_replicas_stay_in_bounds_and_end_at_zero(self, counts: list[int | None]) -> None:
+        scaler = Scaler(ScaledObject(max_replica_count=7), 0.0)
+        for second, count in enumerate(counts):
+            replicas = scaler.step(10.0 * second, [count])
+            assert 0 <= replicas <= 7
+        now = 10.0 * len(counts)
+        for later in range(24):
+            replicas = scaler.step(now + 15.0 * later, [0])
+        assert replicas == 0
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"message_count": 0},
+        {"min_replica_count": 3, "max_replica_count": 2},
+        {"min_replica_count": -1},
+        {"max_replica_count": 0},
+        {"min_replica_count": 1, "idle_replica_count": 1},
+        {"polling_interval_seconds": 0},
+    ],
+)
+def test_contradictory_settings_are_refused(numbers: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"messages|replicas|interval"):
+        ScaledObject(**numbers)

@@ -1,0 +1,70 @@
+"""How both clients follow a job's events: by asking for the job again and again."""
+
+import pytest
+
+from loosely import NotFound
+from tests.unit.loosely.both_clients import Connect, SleepClock
+from tests.unit.loosely.scripted_gateway import (
+    HANG_UP,
+    JOB_ID,
+    SUCCEEDED,
+    ScriptedGateway,
+    job_document,
+    json_response,
+    problem_response,
+)
+
+QUEUED = job_document("queued")
+RUNNING = job_document("running")
+
+
+def test_each_change_of_status_or_progress_is_one_event(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [
+        json_response(200, QUEUED),
+        json_response(200, QUEUED),
+        HANG_UP,
+        json_response(200, RUNNING),
+        json_response(200, job_document("running", progress={"done": 1})),
+        json_response(200, SUCCEEDED),
+    ]
+    events = connect(gateway.url).events(JOB_ID)
+
+    assert [(event.kind, event.job.status) for event in events] == [
+        ("status", "queued"),
+        ("status", "running"),
+        ("progress", "running"),
+        ("final", "succeeded"),
+    ]
+
+
+def test_the_first_event_comes_at_once_and_later_ones_by_long_polling(
+    gateway: ScriptedGateway, connect: Connect, clock: SleepClock
+) -> None:
+    gateway.responses = [
+        json_response(200, QUEUED),
+        json_response(200, RUNNING, retry_after="2"),
+        json_response(200, SUCCEEDED),
+    ]
+    connect(gateway.url).events(JOB_ID)
+
+    assert [request.headers.get("prefer") for request in gateway.requests] == [
+        None,
+        "wait=5",
+        "wait=5",
+    ]
+    assert clock.slept == [2.0], "a gateway that answers at once is not asked at once again"
+
+
+def test_a_job_that_has_ended_is_one_final_event(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [json_response(200, SUCCEEDED)]
+    assert [event.kind for event in connect(gateway.url).events(JOB_ID)] == ["final"]
+
+
+def test_events_of_an_unknown_job_are_refused(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.responses = [problem_response(404, "unknown-job", "no such job")]
+    with pytest.raises(NotFound):
+        connect(gateway.url).events(JOB_ID)

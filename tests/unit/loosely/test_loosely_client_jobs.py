@@ -1,0 +1,318 @@
+"""How both clients submit jobs, wait for them and list them."""
+
+import pytest
+
+from loosely import (
+    AccessDenied,
+    GatewayUnreachable,
+    IdempotencyMismatch,
+    InputRejected,
+    InvalidRequest,
+    Job,
+    JobCancelled,
+    JobEnded,
+    JobExpired,
+    JobFailed,
+    NotFound,
+    Overloaded,
+    Problem,
+    RequestRefused,
+    Retry,
+    UnexpectedAnswer,
+    WaitTimedOut,
+)
+from tests.unit.loosely.both_clients import Connect, SleepClock
+from tests.unit.loosely.scripted_gateway import (
+    HANG_UP,
+    JOB_ID,
+    SUCCEEDED,
+    ScriptedGateway,
+    ScriptedResponse,
+    job_document,
+    json_response,
+    problem_response,
+)
+
+JPEG = b"\xff\xd8\xff\xe0 picture"
+KEY = "lsy_secret"
+QUEUED = job_document("queued")
+RUNNING = job_document("running")
+
+
+def test_submit_sends_the_input_with_all_its_options(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [json_response(202, QUEUED)]
+    job = connect(gateway.url, api_key=KEY).submit(
+        JPEG,
+        "classifier",
+        parameters={"top": 3},
+        deadline_seconds=60,
+        webhook_url="https://example.org/",
+        priority="low",
+        idempotency_key="mine",
+    )
+
+    assert job.status == "queued"
+    [request] = gateway.requests
+    assert request.body == JPEG
+    assert request.target == (
+        "/v1/models/classifier/jobs?parameters=%7B%22top%22%3A+3%7D&deadline_seconds=60"
+        "&webhook_url=https%3A%2F%2Fexample.org%2F&priority=low"
+    )
+    assert request.headers["prefer"] == "respond-async"
+    assert request.headers["content-type"] == "image/jpeg"
+    assert request.headers["idempotency-key"] == "mine"
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_a_repeated_submit_keeps_its_idempotency_key(
+    gateway: ScriptedGateway, connect: Connect, clock: SleepClock
+) -> None:
+    gateway.responses = [
+        HANG_UP,
+        problem_response(503, "unavailable", "the queue does not answer"),
+        ScriptedResponse(502, b"<html>a proxy"),
+        json_response(202, QUEUED),
+        json_response(202, QUEUED),
+    ]
+    client = connect(gateway.url)
+    client.submit(JPEG, "classifier")
+    client.submit(JPEG, "classifier")
+
+    *first, second = [request.headers["idempotency-key"] for request in gateway.requests]
+    assert len(first) == 4
+    assert len(set(first)) == 1
+    assert second not in first
+    for slept, widest in zip(clock.slept, (0.25, 0.5, 1.0), strict=True):
+        assert widest / 2 <= slept <= widest
+
+
+def test_a_retry_waits_for_retry_after(
+    gateway: ScriptedGateway, connect: Connect, clock: SleepClock
+) -> None:
+    busy = problem_response(429, "rate-limited", "5 a second are allowed")
+    gateway.responses = [
+        ScriptedResponse(429, busy.body, {**busy.headers, "retry-after": "7"}),
+        json_response(202, QUEUED),
+    ]
+    connect(gateway.url).submit(JPEG, "classifier")
+    assert clock.slept == [7.0]
+
+
+def test_a_retry_after_over_the_limit_raises_at_once(
+    gateway: ScriptedGateway, connect: Connect, clock: SleepClock
+) -> None:
+    busy = problem_response(503, "saturated", "the queue is long")
+    gateway.responses = [ScriptedResponse(503, busy.body, {**busy.headers, "retry-after": "61"})]
+    with pytest.raises(Overloaded) as caught:
+        connect(gateway.url).submit(JPEG, "classifier")
+    assert caught.value.retry_after_seconds == 61
+    assert clock.slept == []
+
+
+def test_an_unreachable_gateway_is_given_up_after_the_limit(
+    connect: Connect, clock: SleepClock
+) -> None:
+    with pytest.raises(GatewayUnreachable):
+        connect("http://127.0.0.1:9", retry=Retry(total_seconds=20)).get(JOB_ID)
+    assert 10 < clock.now <= 20
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, "malformed-request", InvalidRequest),
+        (401, "unauthenticated", AccessDenied),
+        (403, "forbidden", AccessDenied),
+        (404, "unknown-model", NotFound),
+        (404, "unknown-dead-letter", NotFound),
+        (415, "unsupported-media-type", InvalidRequest),
+        (422, "idempotency-mismatch", IdempotencyMismatch),
+        (500, "internal-error", Problem),
+        (418, "teapot-of-the-future", RequestRefused),
+    ],
+)
+def test_a_refusal_is_not_repeated(
+    gateway: ScriptedGateway, connect: Connect, status: int, code: str, kind: type[Problem]
+) -> None:
+    gateway.responses = [problem_response(status, code, "no", trace_id="t", retryable=False)]
+    with pytest.raises(kind) as caught:
+        connect(gateway.url).submit(JPEG, "classifier")
+    assert len(gateway.requests) == 1
+    assert (caught.value.status, caught.value.code) == (status, code)
+    assert (caught.value.trace_id, caught.value.retryable, caught.value.job) == ("t", False, None)
+
+
+@pytest.mark.parametrize(
+    ("http_status", "status", "code", "kind"),
+    [
+        (422, "failed", "invalid-input", InputRejected),
+        (500, "failed", "dead-lettered", JobFailed),
+        (503, "failed", "unavailable", JobFailed),
+        (504, "expired", "expired", JobExpired),
+        (409, "cancelled", "cancelled", JobCancelled),
+    ],
+)
+def test_a_job_that_ended_without_a_result_raises_its_error(  # noqa: PLR0917 - the table's columns
+    gateway: ScriptedGateway,
+    connect: Connect,
+    http_status: int,
+    status: str,
+    code: str,
+    kind: type[JobEnded],
+) -> None:
+    job = job_document(status, error={"code": code, "message": "no", "retryable": True})
+    gateway.responses = [problem_response(http_status, code, "no", job=job)]
+    with pytest.raises(kind):
+        connect(gateway.url).run(JPEG, "classifier")
+    assert len(gateway.requests) == 1
+
+    # The same job, if its end is found by polling.
+    gateway.responses = [json_response(200, job)]
+    with pytest.raises(kind) as caught:
+        connect(gateway.url).wait(JOB_ID)
+    assert caught.value.job is not None
+    assert caught.value.job.status == status
+    assert caught.value.code == code
+
+
+def test_run_waits_through_lost_connections_and_restarts(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [
+        json_response(202, QUEUED, retry_after="1"),
+        HANG_UP,
+        ScriptedResponse(503, b"starting"),
+        json_response(200, RUNNING, retry_after="1"),
+        HANG_UP,
+        json_response(200, SUCCEEDED),
+    ]
+    job = connect(gateway.url).run(JPEG, "classifier")
+
+    assert job.result["labels"][0]["label"] == "Egyptian cat"
+    assert [request.method for request in gateway.requests] == ["POST", *["GET"] * 5]
+    assert {request.headers["prefer"] for request in gateway.requests} == {"wait=60"}
+
+
+def test_wait_pauses_if_the_gateway_answers_at_once(
+    gateway: ScriptedGateway, connect: Connect, clock: SleepClock
+) -> None:
+    gateway.responses = [
+        json_response(200, QUEUED, retry_after="2"),
+        json_response(200, QUEUED),
+        json_response(200, SUCCEEDED),
+    ]
+    connect(gateway.url).wait(JOB_ID)
+    assert clock.slept == [2.0, 1.0]
+
+
+def test_the_end_of_the_wait_raises_with_the_job_id(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [json_response(202, QUEUED), json_response(200, QUEUED, retry_after="4")]
+    with pytest.raises(WaitTimedOut, match="has not ended after 10 s") as caught:
+        connect(gateway.url).run(JPEG, "classifier", wait_seconds=10)
+    assert caught.value.job_id == JOB_ID
+    assert isinstance(caught.value, TimeoutError)
+
+
+def test_run_gives_an_unreachable_gateway_up_at_the_end_of_the_wait(
+    connect: Connect, clock: SleepClock
+) -> None:
+    with pytest.raises(GatewayUnreachable):
+        connect("http://127.0.0.1:9").run(JPEG, "classifier", wait_seconds=5)
+    assert clock.now <= 5
+
+
+def test_an_error_during_the_wait_names_the_job_that_continues(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [json_response(202, QUEUED), ScriptedResponse(502, b"a proxy")]
+    with pytest.raises(UnexpectedAnswer) as caught:
+        connect(gateway.url).run(JPEG, "classifier")
+    assert caught.value.__notes__ == [f"job {JOB_ID} continues"]
+
+
+def test_an_upload_slot_with_headers_that_cannot_be_sent_is_refused(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    slot = {"upload": "ref-1", "url": f"{gateway.url}/slot", "headers": {"x": "\u00fc"}}
+    gateway.responses = [json_response(201, slot)]
+    with pytest.raises(UnexpectedAnswer, match="not an upload slot"):
+        connect(gateway.url).upload(JPEG, "classifier")
+
+
+def test_a_job_is_cancelled(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.responses = [json_response(202, job_document("cancelling"))]
+    assert connect(gateway.url).cancel(JOB_ID).status == "cancelling"
+    assert gateway.requests[0].method == "DELETE"
+
+
+def test_jobs_lists_all_pages(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.responses = [
+        json_response(200, {"jobs": [SUCCEEDED, RUNNING], "next_cursor": "a"}),
+        json_response(200, {"jobs": [], "next_cursor": "b"}),
+        json_response(200, {"jobs": [QUEUED], "next_cursor": None}),
+    ]
+    jobs = connect(gateway.url).jobs(model="classifier")
+    assert [job.status for job in jobs] == ["succeeded", "running", "queued"]
+    assert [request.target for request in gateway.requests] == [
+        "/v1/jobs?model=classifier",
+        "/v1/jobs?model=classifier&cursor=a",
+        "/v1/jobs?model=classifier&cursor=b",
+    ]
+
+
+def test_models_keep_unknown_members(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.responses = [json_response(200, {"models": [{"name": "noop", "novel": 1}, "odd"]})]
+    [model] = connect(gateway.url).models()
+    assert (model.name, model.document["novel"]) == ("noop", 1)
+
+
+def test_the_api_key_of_the_environment_is_sent_and_never_shown(
+    gateway: ScriptedGateway, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOSELY_API_KEY", KEY)
+    gateway.responses = [problem_response(401, "unauthenticated", "the key is not known")]
+    client = connect(gateway.url)
+    with pytest.raises(AccessDenied) as caught:
+        client.get(JOB_ID)
+    assert gateway.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    shown = repr(client.client) + repr(vars(client.client)) + repr(caught.value) + str(caught.value)
+    assert KEY not in shown
+
+
+@pytest.mark.parametrize("key", ["a\nb", "schl\u00fcssel"])
+def test_an_api_key_that_cannot_be_sent_is_refused_and_not_shown(
+    connect: Connect, key: str
+) -> None:
+    with pytest.raises(ValueError, match="the API key has") as caught:
+        connect("http://127.0.0.1:9", api_key=key)
+    assert key not in str(caught.value)
+
+
+def test_a_blank_api_key_is_refused(connect: Connect) -> None:
+    with pytest.raises(ValueError, match="the API key is blank"):
+        connect("http://127.0.0.1:9", api_key=" ")
+
+
+def test_a_wait_over_the_gateways_limit_is_refused(connect: Connect) -> None:
+    with pytest.raises(ValueError, match="from 0 to 200"):
+        connect("http://127.0.0.1:9").submit(JPEG, "classifier", wait_seconds=201)
+
+
+def test_a_job_has_the_members_of_its_document(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.responses = [
+        json_response(
+            200,
+            job_document("queued", queue={"position": 3, "eta_seconds": 1.5, "phase": "x"}, new=1),
+        )
+    ]
+    job = connect(gateway.url).get(JOB_ID)
+    assert isinstance(job, Job)
+    assert job.created_at is not None
+    assert job.created_at.tzinfo is not None
+    assert (job.place.position, job.place.eta_seconds, job.place.phase) == (3, 1.5, "x")
+    assert job.document["new"] == 1
+    assert job.finished_at is None

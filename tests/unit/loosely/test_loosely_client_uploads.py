@@ -1,0 +1,135 @@
+"""How both clients send large inputs to the store, and get large results from it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loosely import PayloadTooLarge, Result, UnexpectedAnswer
+from tests.unit.loosely.both_clients import Connect
+from tests.unit.loosely.scripted_gateway import (
+    HANG_UP,
+    JOB_ID,
+    SUCCEEDED,
+    ScriptedGateway,
+    ScriptedResponse,
+    job_document,
+    json_response,
+    problem_response,
+)
+
+JPEG = b"\xff\xd8\xff\xe0 picture"
+KEY = "lsy_secret"
+QUEUED = job_document("queued")
+
+
+def test_the_api_key_is_not_sent_to_the_store(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.responses = [
+        ScriptedResponse(303, b"", {"location": "/blobs/x?sig=secret"}),
+        ScriptedResponse(200, b"large", {"content-type": "image/png"}),
+    ]
+    assert connect(gateway.url, api_key=KEY).result(JOB_ID) == Result(b"large", "image/png")
+    assert [request.headers.get("authorization") for request in gateway.requests] == [
+        f"Bearer {KEY}",
+        None,
+    ]
+
+
+def test_an_upload_is_stored_in_its_slot(
+    gateway: ScriptedGateway, connect: Connect, tmp_path: Path
+) -> None:
+    picture = tmp_path / "large.jpg"
+    picture.write_bytes(JPEG * 200_000)
+    slot = {
+        "upload": "ref-1",
+        "url": f"{gateway.url}/blobs/slot?sig=secret",
+        "headers": {"x-ms-blob-type": "BlockBlob"},
+        "expires_at": "2026-01-02T03:04:05Z",
+    }
+    gateway.responses = [json_response(201, slot), HANG_UP, ScriptedResponse(201, b"")]
+    upload = connect(gateway.url, api_key=KEY).upload(picture, "classifier")
+
+    request, _, put = gateway.requests
+    assert json.loads(request.body) == {
+        "model": "classifier",
+        "media_type": "image/jpeg",
+    }
+    assert (put.method, put.target) == ("PUT", "/blobs/slot?sig=secret")
+    assert put.headers["x-ms-blob-type"] == "BlockBlob"
+    assert put.headers["content-type"] == "image/jpeg"
+    assert "authorization" not in put.headers
+    assert put.body == picture.read_bytes()
+    assert upload.reference == "ref-1"
+    assert "secret" not in repr(upload)
+    assert "url" not in upload.document
+
+
+def test_an_input_over_the_models_limit_is_uploaded(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    large = JPEG * 100_000
+    slot = {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot"}
+    gateway.responses = [
+        json_response(200, {"name": "classifier", "limits": {"input_bytes": 1_000_000}}),
+        json_response(201, slot),
+        ScriptedResponse(201, b""),
+        json_response(200, SUCCEEDED),
+    ]
+    connect(gateway.url).run(
+        large,
+        "classifier",
+        deadline_seconds=9,
+        webhook_url="https://example.org/hook",
+        priority="low",
+    )
+    targets = [request.target for request in gateway.requests]
+    assert targets == [
+        "/v1/models/classifier",
+        "/v1/uploads",
+        "/blobs/slot",
+        "/v1/models/classifier/jobs",
+    ]
+    assert json.loads(gateway.requests[3].body) == {
+        "input": {"upload": "ref-1", "media_type": "image/jpeg"},
+        "deadline_seconds": 9,
+        "webhook": {"url": "https://example.org/hook"},
+        "priority": "low",
+    }
+
+
+def test_an_input_refused_as_too_large_is_uploaded(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [
+        problem_response(413, "payload-too-large", "up to 10 bytes"),
+        json_response(201, {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot"}),
+        ScriptedResponse(201, b""),
+        json_response(202, QUEUED),
+    ]
+    assert connect(gateway.url).submit(JPEG, "classifier").status == "queued"
+
+    gateway.responses = [problem_response(413, "payload-too-large", "up to 10 bytes")]
+    with pytest.raises(PayloadTooLarge):
+        connect(gateway.url).submit(JPEG, "classifier")
+
+
+def test_an_input_over_the_slots_limit_is_not_sent(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    slot = {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot", "max_bytes": 10}
+    gateway.responses = [json_response(201, slot)]
+    with pytest.raises(PayloadTooLarge, match="up to 10 bytes"):
+        connect(gateway.url).upload(JPEG, "classifier")
+    assert len(gateway.requests) == 1
+
+
+def test_a_refusal_of_the_store_does_not_show_the_url(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [
+        json_response(201, {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot?sig=secret"}),
+        ScriptedResponse(403, b"<Error/>"),
+    ]
+    with pytest.raises(UnexpectedAnswer, match="upload was expected") as caught:
+        connect(gateway.url).upload(JPEG, "classifier")
+    assert "secret" not in str(caught.value)

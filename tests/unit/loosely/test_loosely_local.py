@@ -1,0 +1,368 @@
+import ast
+import asyncio
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import typer
+from rich.console import Console
+
+from loosely.cli.up import EngineChoice, build_engine_options, choose_parts
+from loosely.local import events
+from loosely.local.console import StatusDisplay, show_usage
+from loosely.local.data_directory import (
+    RunningPart,
+    RunningSystem,
+    lock_directory,
+    reply_token_key,
+)
+from loosely.local.environment import find_root, shared_environment
+from loosely.local.errors import DataDirectoryInUse, PortBusy, RepositoryMissing, UnknownPart
+from loosely.local.logs import PartLog
+from loosely.local.parts import PART_NAMES, Part, SystemSettings, loosely_parts
+from loosely.local.ports import Ports, check_ports, free_base
+from loosely.local.probe import Probe, is_ready
+from loosely.local.process_manager import RestartBackoff
+
+WORKER = Part("worker", "PyTorch worker", "http://127.0.0.1:8081/ready", (), Probe(8081), {})
+
+
+def settings(root: Path = Path("/repository"), catalogue: Path | None = None) -> SystemSettings:
+    return SystemSettings(
+        root, root / ".loosely", Ports.from_base(9000), "c2VjcmV0", "info", catalogue
+    )
+
+
+class TestBackoff:
+    def test_doubles_to_its_limit(self) -> None:
+        backoff = RestartBackoff()
+        delays = [backoff.next_delay(1.0) for _ in range(8)]
+        assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+    def test_starts_again_after_a_run_of_a_minute(self) -> None:
+        backoff = RestartBackoff()
+        for _ in range(5):
+            backoff.next_delay(1.0)
+        assert backoff.next_delay(60.0) == 0.1
+        assert backoff.next_delay(59.0) == 0.2
+
+
+class TestPorts:
+    def test_the_defaults_are_those_of_azures_own_tools(self) -> None:
+        assert Ports() == Ports(
+            functions=7071, servicebus=5672, servicebus_admin=5300, blobs=10000, worker_health=8081
+        )
+
+    def test_a_base_gives_five_ports_in_a_row(self) -> None:
+        assert Ports.from_base(9000) == Ports(9000, 9001, 9002, 9003, 9004)
+
+    def test_a_busy_port_is_reported_with_its_process_and_free_ports(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            with pytest.raises(PortBusy) as caught:
+                check_ports({"functions": port})
+        first, second = str(caught.value).splitlines()
+        assert first.startswith(f"port {port} (functions) is taken by process {os.getpid()} (")
+        assert second.startswith("stop it, or choose other ports: loosely up --port ")
+
+    def test_a_port_taken_on_all_addresses_is_busy(self) -> None:
+        with (
+            socket.create_server(("0.0.0.0", 0)) as server,
+            pytest.raises(PortBusy),
+        ):
+            check_ports({"functions": server.getsockname()[1]})
+
+    def test_free_ports_are_accepted(self) -> None:
+        base = free_base(20000)
+        check_ports({"functions": base, "servicebus": base + 1})
+
+
+class TestLogs:
+    def test_rotate_keeps_the_log_of_the_last_run(self, tmp_path: Path) -> None:
+        log = PartLog(tmp_path / "logs" / "worker.log")
+        log.rotate()
+        log.path.write_text("before\n")
+        log.rotate()
+        assert not log.path.exists()
+        assert (tmp_path / "logs" / "worker.log.1").read_text() == "before\n"
+
+    def test_tail_returns_lines_of_the_present_run_only(self, tmp_path: Path) -> None:
+        log = PartLog(tmp_path / "worker.log")
+        for text in (b"first run\n", b"one\n\ntwo \x1b[31mred\n"):
+            descriptor = log.open()
+            os.write(descriptor, text)
+            os.close(descriptor)
+        assert log.tail(5) == ["one", "two ·[31mred"]
+        os.close(log.open())
+        assert log.last_line() == ""
+
+    def test_a_log_over_its_limit_is_truncated_while_it_is_written(self, tmp_path: Path) -> None:
+        log = PartLog(tmp_path / "worker.log", limit_bytes=10)
+        descriptor = log.open()
+        os.write(descriptor, b"0123456789")
+        log.limit_size()
+        assert log.path.stat().st_size == 10
+        os.write(descriptor, b"x")
+        log.limit_size()
+        os.write(descriptor, b"after\n")
+        os.close(descriptor)
+        assert log.path.read_bytes() == b"after\n"
+        assert (tmp_path / "worker.log.1").read_bytes() == b"0123456789x"
+        assert log.last_line() == "after"
+
+
+class TestData:
+    def test_a_data_directory_has_one_owner(self, tmp_path: Path) -> None:
+        with (
+            lock_directory(tmp_path),
+            pytest.raises(DataDirectoryInUse, match=f"process {os.getpid()}"),
+            lock_directory(tmp_path),
+        ):
+            pass
+        with lock_directory(tmp_path):
+            pass
+
+    def test_the_reply_token_key_is_made_once_and_kept_private(self, tmp_path: Path) -> None:
+        key = reply_token_key(tmp_path)
+        assert reply_token_key(tmp_path) == key
+        assert len(key) == 44
+        assert (tmp_path / "reply-token.key").stat().st_mode & 0o777 == 0o600
+
+    def test_a_written_state_is_read_back(self, tmp_path: Path) -> None:
+        part = RunningPart(7, {"worker health": 8081}, "worker.log", ready=True)
+        system = RunningSystem(os.getpid(), "http://127.0.0.1:7071", {"worker": part})
+        system.write(tmp_path)
+        assert RunningSystem.read(tmp_path) == system
+        RunningSystem.remove(tmp_path)
+        assert RunningSystem.read(tmp_path) is None
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "text", ["", "[]", "null", "{}", '{"pid": "x", "url": "", "parts": {}}', "\xff"]
+    )
+    def test_an_invalid_state_file_reads_as_none(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "up.json").write_text(text, "latin-1")
+        assert RunningSystem.read(tmp_path) is None
+
+    def test_a_state_file_of_a_dead_process_reads_as_none(self, tmp_path: Path) -> None:
+        document = {"pid": 2**22 + 1, "url": "http://127.0.0.1:1", "parts": {}}
+        (tmp_path / "up.json").write_text(json.dumps(document))
+        assert RunningSystem.read(tmp_path) is None
+
+
+class TestSystem:
+    def test_parts_are_in_the_order_of_their_names(self) -> None:
+        assert tuple(part.name for part in loosely_parts(settings())) == PART_NAMES
+
+    def test_parts_list_all_their_ports(self) -> None:
+        ports = [port for part in loosely_parts(settings()) for port in part.ports.values()]
+        assert sorted(ports) == [9000, 9001, 9002, 9003, 9004]
+
+    def test_keys_are_not_in_commands_and_not_in_repr(self) -> None:
+        for part in loosely_parts(settings()):
+            for secret in ("c2VjcmV0", "SAS_KEY_VALUE", "AccountKey"):
+                assert secret not in " ".join(part.command)
+                assert secret not in repr(part)
+        assert "c2VjcmV0" not in repr(settings())
+
+    def test_gateway_and_worker_have_the_settings_they_need(self) -> None:
+        _, _, functions, worker = loosely_parts(settings())
+        assert functions.environment["GATEWAY_BASE_URL"] == "http://127.0.0.1:9000"
+        assert functions.environment["REPLY_TOKEN_KEYS"] == "c2VjcmV0"
+        assert functions.environment["FUNCTIONS_WORKER_RUNTIME"] == "python"
+        assert worker.environment["REPLY_HOSTS"] == "127.0.0.1:9000"
+        assert worker.environment["HEALTH_PORT"] == "9004"
+        for part in (functions, worker):
+            assert "sb://localhost:9001;" in part.environment["SERVICE_BUS"]
+            assert "127.0.0.1:9003/devstoreaccount1;" in part.environment["PAYLOAD_STORAGE"]
+
+    def test_the_users_catalogue_reaches_all_parts_that_read_it(self) -> None:
+        _, servicebus, functions, worker = loosely_parts(settings(catalogue=Path("/m.toml")))
+        assert servicebus.preparation is not None
+        assert servicebus.preparation.command[-1] == "/m.toml"
+        assert functions.environment["MODEL_CATALOGUE"] == "/m.toml"
+        assert worker.environment["MODEL_CATALOGUE"] == "/m.toml"
+
+    def test_the_users_environment_is_passed_on_and_loopback_needs_no_proxy(self) -> None:
+        shared = shared_environment(
+            Path("/r"), {"WORKER_X": "1", "PYTHONPATH": "/mine", "no_proxy": "intern"}
+        )
+        assert shared["WORKER_X"] == "1"
+        assert shared["PYTHONPATH"] == "/r/functions:/r:/mine"
+        assert shared["NO_PROXY"] == "intern,127.0.0.1,localhost"
+
+
+class TestChoice:
+    @pytest.mark.parametrize(
+        ("only", "without", "expected"),
+        [
+            ([], [], set(PART_NAMES)),
+            (["blobs, servicebus"], [], {"blobs", "servicebus"}),
+            ([], ["worker"], {"blobs", "servicebus", "functions"}),
+            ([], ["worker", "functions"], {"blobs", "servicebus"}),
+            (["blobs,worker"], ["worker"], {"blobs"}),
+        ],
+    )
+    def test_parts_can_be_left_out(
+        self, only: list[str], without: list[str], expected: set[str]
+    ) -> None:
+        assert choose_parts(only, without) == expected
+
+    @pytest.mark.parametrize(
+        ("only", "without"), [(["gateway"], []), ([], ["x"]), (["worker"], ["worker"])]
+    )
+    def test_a_choice_without_parts_is_refused(self, only: list[str], without: list[str]) -> None:
+        with pytest.raises(UnknownPart):
+            choose_parts(only, without)
+
+
+class TestRepository:
+    def make(self, root: Path) -> Path:
+        for name in (
+            "functions/contract/models.toml",
+            "worker/__init__.py",
+            "emulator/__init__.py",
+        ):
+            path = root / name
+            path.parent.mkdir(parents=True)
+            path.touch()
+        return root
+
+    def test_the_repository_is_found_around_the_package_or_above_the_current_directory(
+        self, tmp_path: Path
+    ) -> None:
+        elsewhere = tmp_path / "site-packages" / "loosely"
+        root = self.make(tmp_path / "clone")
+        (root / "loosely").mkdir()
+        assert find_root(tmp_path, root / "loosely") == root
+        (root / "docs").mkdir()
+        assert find_root(root / "docs", elsewhere) == root
+
+    def test_without_a_repository_the_error_says_what_to_do(self, tmp_path: Path) -> None:
+        with pytest.raises(RepositoryMissing, match="clone of the repository"):
+            find_root(tmp_path, tmp_path / "loosely")
+
+
+class TestConsole:
+    def test_events_are_lines_without_a_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with StatusDisplay(Console(), [WORKER]) as display:
+            display.show(events.PartStarted(WORKER, 7))
+            display.show(events.PartReady(WORKER, 4.24, is_restart=False))
+            display.show(events.PartDied(WORKER, -9, "[INFO] working", 0.1))
+            display.show(events.PartReady(WORKER, 2.5, is_restart=True))
+            display.show(events.PartStopping(WORKER))
+            display.show(events.PartStopped(WORKER, 0.5, is_killed=False))
+        assert capsys.readouterr().out.splitlines() == [
+            "  worker  ready in 4.2 s  PyTorch worker  http://127.0.0.1:8081/ready",
+            "  worker  died (killed by SIGKILL: [INFO] working); restarts in 0.1 s",
+            "  worker  ready again in 2.5 s",
+            "  worker  is stopping",
+            "  worker  stopped after 0.5 s",
+        ]
+
+    def test_events_are_a_table_on_a_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
+        console = Console(force_terminal=True, width=100, color_system=None)
+        with StatusDisplay(console, [WORKER]) as display:
+            display.show(events.PartReady(WORKER, 4.24, is_restart=False))
+        last = [line for line in capsys.readouterr().out.splitlines() if "worker" in line][-1]
+        assert "✓  worker  PyTorch worker  http://127.0.0.1:8081/ready  4.2 s" in last
+
+    def test_the_curl_command_is_not_wrapped(self, capsys: pytest.CaptureFixture[str]) -> None:
+        show_usage(
+            Console(width=40),
+            seconds=3.2,
+            url="http://127.0.0.1:7071",
+            picture=Path("my examples/chelsea.jpg"),
+            logs=Path("logs"),
+        )
+        lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+        assert "Ready in 3.2 s." in lines
+        assert (
+            "curl --data-binary @'my examples/chelsea.jpg' -H 'content-type: image/jpeg' "
+            "http://127.0.0.1:7071/v1/models/classifier/jobs"
+        ) in lines
+        assert "API docs   http://127.0.0.1:7071/docs" in lines
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "text"),
+    [(3, "exit code 3"), (-9, "killed by SIGKILL"), (-250, "killed by signal 250")],
+)
+def test_an_exit_code_is_described_in_words(exit_code: int, text: str) -> None:
+    assert events.describe_exit(exit_code) == text
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "expected"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", 200, True),
+        (b"HTTP/1.0 200\r\n\r\n", 200, True),
+        (b"HTTP/1.1 503 Busy\r\n\r\n", 200, False),
+        (b"HTTP/1.1 400 Bad\r\n\r\n", None, True),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", None, False),
+        (b"AMQP\x03\x01\x00\x00", None, False),
+        (b"x" * 5000, None, False),
+        (b"", None, False),
+    ],
+)
+async def test_a_probe_succeeds_with_the_expected_status_only(
+    answer: bytes, status: int | None, expected: bool
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        assert await is_ready(Probe(port, "/x", status)) is expected
+
+
+async def test_a_closed_port_is_not_ready() -> None:
+    assert not await is_ready(Probe(9))
+
+
+def test_child_and_reaper_import_nothing_of_loosely() -> None:
+    """Both run without the package: an import of it would be slow or fail."""
+    source = Path(__file__).parents[3] / "loosely" / "local"
+    for name in ("child.py", "reaper.py"):
+        tree = ast.parse((source / name).read_text())
+        imported = {
+            alias.name if isinstance(node, ast.Import) else str(node.module)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        assert not {module for module in imported if module.startswith("loosely")}
+
+
+class TestEngine:
+    def test_the_default_engine_needs_no_options(self) -> None:
+        assert build_engine_options(EngineChoice.local, {"--seed": None, "--crash-at": None}) == ()
+
+    def test_engine_options_reach_the_functions_part_only(self) -> None:
+        options = build_engine_options(
+            EngineChoice.azure_storage,
+            {
+                "--visibility-timeout": 2.0,
+                "--crash-at": ["before-save:job", "after-event"],
+                "--crash-rate": None,
+                "--seed": 7,
+            },
+        )
+        expected = "--engine azure-storage --visibility-timeout 2.0 --crash-at before-save:job"
+        assert options == (*expected.split(), "--crash-at", "after-event", "--seed", "7")
+        settings_with_engine = SystemSettings(
+            *(Path("/r"), Path("/r/.loosely"), Ports.from_base(9000), "c2VjcmV0", "info"),
+            engine_options=options,
+        )
+        parts = {part.name: part.command for part in loosely_parts(settings_with_engine)}
+        assert parts["functions"][-len(options) :] == options
+        assert not any("--engine" in parts[name] for name in parts if name != "functions")
+
+    def test_a_fault_is_refused_without_the_azure_storage_engine(self) -> None:
+        with pytest.raises(typer.BadParameter, match="--seed needs --engine azure-storage"):
+            build_engine_options(EngineChoice.local, {"--crash-rate": None, "--seed": 0})
