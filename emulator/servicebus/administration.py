@@ -24,6 +24,7 @@ from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.errors import ArgumentError, BrokerError, EntityNotFound
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.broker.settings import (
+    DEFAULT_DUPLICATE_WINDOW,
     UNBOUNDED,
     QueueCounts,
     QueueSettings,
@@ -168,7 +169,6 @@ def _refusal(status_code: int, detail: str) -> Response:
     return Response(error_document(status_code, detail), status_code, media_type="application/xml")
 
 
-_DEFAULT_DUPLICATE_WINDOW = timedelta(minutes=10)
 _MEGABYTE = 1024 * 1024
 _FORWARDING = "ForwardTo", "ForwardDeadLetteredMessagesTo"
 _REFUSED_IF_TRUE = "RequiresSession", "EnablePartitioning"
@@ -191,7 +191,7 @@ def properties_of(settings: QueueSettings, counts: QueueCounts) -> list[tuple[st
         ),
         (
             "DuplicateDetectionHistoryTimeWindow",
-            format_duration(settings.duplicate_detection_window or _DEFAULT_DUPLICATE_WINDOW),
+            format_duration(settings.duplicate_detection_window or DEFAULT_DUPLICATE_WINDOW),
         ),
         ("MaxDeliveryCount", str(settings.max_delivery_count)),
         ("EnableBatchedOperations", "true"),
@@ -233,7 +233,7 @@ def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
         raise ArgumentError("AutoDeleteOnIdle: is not supported")
     time_to_live = _read_duration(properties, "DefaultMessageTimeToLive", UNBOUNDED)
     window = _read_duration(
-        properties, "DuplicateDetectionHistoryTimeWindow", _DEFAULT_DUPLICATE_WINDOW
+        properties, "DuplicateDetectionHistoryTimeWindow", DEFAULT_DUPLICATE_WINDOW
     )
     detects_duplicates = _read_flag(properties, "RequiresDuplicateDetection")
     return QueueSettings(

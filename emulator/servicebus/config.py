@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from emulator.servicebus.broker.errors import ArgumentError
-from emulator.servicebus.broker.settings import UNBOUNDED, QueueSettings, parse_duration
+from emulator.servicebus.broker.settings import (
+    DEFAULT_DUPLICATE_WINDOW,
+    UNBOUNDED,
+    QueueSettings,
+    parse_duration,
+)
 
-_DEFAULT_DUPLICATE_WINDOW = timedelta(minutes=10)
 _PROPERTIES = {
     "DeadLetteringOnMessageExpiration",
     "DefaultMessageTimeToLive",
@@ -123,7 +127,7 @@ def _settings(name: str, queue: _Part) -> QueueSettings:
         if properties.values.get(forwarding):
             raise ConfigError(f"{properties.at(forwarding)}: forwarding is not supported")
     time_to_live = properties.duration("DefaultMessageTimeToLive", UNBOUNDED)
-    window = properties.duration("DuplicateDetectionHistoryTimeWindow", _DEFAULT_DUPLICATE_WINDOW)
+    window = properties.duration("DuplicateDetectionHistoryTimeWindow", DEFAULT_DUPLICATE_WINDOW)
     detects_duplicates = properties.flag("RequiresDuplicateDetection")
     try:
         return QueueSettings(

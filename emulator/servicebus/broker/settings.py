@@ -7,6 +7,7 @@ from datetime import timedelta
 from emulator.servicebus.broker.errors import ArgumentError
 
 STANDARD_MESSAGE_BYTES = 256 * 1024
+DEFAULT_DUPLICATE_WINDOW = timedelta(minutes=10)
 _MAX_LOCK_DURATION = timedelta(minutes=5)
 _MAX_DELIVERY_COUNT = 2000
 _DUPLICATE_WINDOW_RANGE = timedelta(seconds=20), timedelta(days=7)
