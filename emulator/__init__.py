@@ -1,1 +1,1 @@
-"""Azure on one machine: Service Bus, Functions host and Blob storage, each on its own."""
+"""Azure on one machine: Service Bus, Functions host and Blob Storage, as separate programs."""

@@ -1,8 +1,8 @@
-"""What the local services have in common as programs: command line, log, socket, last word.
+"""What the three services share as programs: options, log, socket and exit status.
 
-StartError                one line says why
-├── SettingError      2   an option, a file of settings or the data directory cannot be used
-└── PortInUse        98   another program listens on the port
+StartError                1   the program cannot start or go on
+├── SettingError          2   an option, a settings file or the data directory cannot be used
+└── PortInUse            98   another program listens on the port
 """
 
 import argparse
@@ -23,7 +23,7 @@ except ImportError:  # not made for Windows
 
 
 class StartError(Exception):
-    """The program cannot go on; the text is one line for who started it."""
+    """The program cannot start or go on; the message is one line for its user."""
 
     exit_code: ClassVar[int] = 1
 
@@ -35,7 +35,7 @@ class SettingError(StartError):
 
 
 class PortInUse(StartError):
-    """Another program listens on the port, which the text names."""
+    """Another program listens on the port that the message names."""
 
     exit_code = 98
 
@@ -43,7 +43,7 @@ class PortInUse(StartError):
 def options_parser(
     name: str, description: str, port: int, port_help: str
 ) -> argparse.ArgumentParser:
-    """A parser with the options that every service has: port, host, data and log level."""
+    """Return a parser with the options of every service: port, host, data and log level."""
     parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
     parser.add_argument(
         "--port", type=port_number, default=port, help=f"{port_help} (default: {port})"
@@ -61,7 +61,7 @@ def options_parser(
 
 
 def port_number(text: str) -> int:
-    """A TCP port, as an argparse type; 0 takes a free one."""
+    """Parse a TCP port from 0 to 65535, as an argparse type; 0 takes any free port."""
     port = int(text)
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError("not between 0 and 65535")
@@ -69,7 +69,10 @@ def port_number(text: str) -> int:
 
 
 def run(name: str, log_level: str, program: Callable[[], None]) -> int:
-    """Run a program to its exit status; a StartError is its last word."""
+    """Run a program and return its exit status.
+
+    A StartError ends the program: its message goes to standard error, its class gives the status.
+    """
     logging.basicConfig(
         level=log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
@@ -85,20 +88,24 @@ def run(name: str, log_level: str, program: Callable[[], None]) -> int:
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on the fastest event loop there is."""
+    """Run a coroutine on uvloop if it is installed, else on asyncio's own event loop."""
     with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
         runner.run(main)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a bound, not yet listening socket on a loopback address; raises StartError."""
+    """Return a bound socket on a loopback address that does not listen yet.
+
+    Raises SettingError if the host is not a loopback address or the port cannot be bound, and
+    PortInUse if another program has the port.
+    """
     try:
         address = ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
         raise SettingError(f"--host {host} is not an IP address") from None
     if not address.is_loopback:
-        # Made for one machine: nobody else may come in.
-        raise SettingError(f"--host {host} is not a loopback address, and no other is served")
+        # The keys are well known, so other machines must not reach the service.
+        raise SettingError(f"--host {host} is not a loopback address: use 127.0.0.1 or ::1")
     bound = socket.socket(
         socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM
     )
@@ -109,22 +116,25 @@ def bind(host: str, port: int) -> socket.socket:
         bound.close()
         if error.errno == errno.EADDRINUSE:
             raise port_in_use(port) from error
-        raise SettingError(f"port {port} of {host} cannot be listened on: {error}") from error
+        raise SettingError(f"cannot listen on port {port} of {host}: {error}") from error
     return bound
 
 
 def listen(host: str, port: int, backlog: int) -> socket.socket:
-    """Return a listening socket on a loopback address; raises StartError."""
+    """Return a listening socket on a loopback address.
+
+    Raises SettingError or PortInUse, as `bind` does.
+    """
     listener = bind(host, port)
     try:
         listener.listen(backlog)
     except OSError as error:
         listener.close()
-        # Two programs may bind a port with SO_REUSEADDR: who listens first has it.
+        # Two programs may bind a port with SO_REUSEADDR; only the first one can listen on it.
         raise port_in_use(port) from error
     return listener
 
 
 def port_in_use(port: int) -> PortInUse:
-    """The refusal of a port that another program has."""
+    """Return the error for a port that another program has."""
     return PortInUse(f"port {port} is in use by another program")

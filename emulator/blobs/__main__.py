@@ -9,11 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from emulator import program
-from emulator.blobs.app import BlobApp
-from emulator.blobs.auth import Authenticator
-from emulator.blobs.auth.signature import AccountKey
-from emulator.blobs.server import serve
-from emulator.blobs.store import Store
+from emulator.blobs.authorization import AccountKey, Authenticator
+from emulator.blobs.server import BlobApp, serve
+from emulator.blobs.store import BlobStore
 from emulator.blobs.times import utc_now
 
 # The storage account that every Azure SDK knows as UseDevelopmentStorage=true: public, no secret.
@@ -37,7 +35,7 @@ def _run(options: argparse.Namespace) -> None:
         raise program.SettingError("--account is 3 to 24 lower-case letters and digits")
     key = AccountKey(options.key)
     with program.listen(options.host, options.port, _BACKLOG) as listener:
-        store = Store(options.data, utc_now)
+        store = BlobStore(options.data, utc_now)
         store.open()
         app = BlobApp(store, Authenticator(options.account, key, utc_now), utc_now)
         host, port = listener.getsockname()[:2]

@@ -28,7 +28,7 @@ def decode_path(raw: str) -> str:
         raise StorageError(ErrorCode.INVALID_URI) from None
 
 
-def check_container(name: str) -> None:
+def check_container_name(name: str) -> None:
     """Refuse what is no container name."""
     if name in _SPECIAL_CONTAINERS:
         return
@@ -38,7 +38,7 @@ def check_container(name: str) -> None:
         raise StorageError(ErrorCode.INVALID_RESOURCE_NAME)
 
 
-def check_blob(name: str) -> None:
+def check_blob_name(name: str) -> None:
     """Refuse what is no blob name."""
     if len(name) > _BLOB_CHARACTERS_MAX or name.count("/") >= _BLOB_SEGMENTS_MAX:
         raise StorageError(ErrorCode.INVALID_URI)
@@ -46,7 +46,7 @@ def check_blob(name: str) -> None:
         raise StorageError(ErrorCode.INVALID_URI)
 
 
-def block_id_length(block_id: str) -> int:
+def read_block_id_length(block_id: str) -> int:
     """The length in bytes of a block id; refuses one that is not Base64 or too long."""
     try:
         length = len(base64.b64decode(block_id, validate=True))

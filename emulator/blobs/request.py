@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from emulator.blobs.errors import ClientGoneError, ErrorCode, StorageError, invalid_header
-from emulator.blobs.names import check_blob, check_container, decode_path
+from emulator.blobs.names import check_blob_name, check_container_name, decode_path
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -18,7 +18,7 @@ METADATA_PREFIX = "x-ms-meta-"
 BODY_SILENCE_SECONDS = 120.0
 
 
-class Body:
+class RequestBody:
     """The request's body, read as it arrives and never held whole unless it is small."""
 
     def __init__(self, receive: Receive, length: int | None) -> None:
@@ -70,7 +70,7 @@ class Body:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class BlobRequest:
     """A request to ``/account[/container[/blob]]``.
 
     ``headers`` has names in lower case; ``metadata_pairs`` the ``x-ms-meta-`` headers, stripped
@@ -86,7 +86,7 @@ class Request:
     headers: dict[str, str]
     metadata_pairs: tuple[tuple[str, str], ...]
     client_address: str
-    body: Body
+    body: RequestBody
 
     def parameter(self, name: str) -> str | None:
         """The value of a query parameter (names are case-insensitive), or None."""
@@ -106,7 +106,7 @@ class Request:
         return (self.parameter("restype") or "").lower()
 
 
-def parse_request(scope: Scope, receive: Receive) -> Request:
+def parse_request(scope: Scope, receive: Receive) -> BlobRequest:
     """Take an ASGI scope apart; refuses names that no resource can have."""
     headers: dict[str, str] = {}
     pairs = []
@@ -119,7 +119,7 @@ def parse_request(scope: Scope, receive: Receive) -> Request:
     raw_path = scope["raw_path"].decode("latin-1")
     account, container, blob = _split_path(raw_path)
     client = scope.get("client")
-    return Request(
+    return BlobRequest(
         method=scope["method"],
         raw_path=raw_path,
         account=account,
@@ -129,7 +129,7 @@ def parse_request(scope: Scope, receive: Receive) -> Request:
         headers=headers,
         metadata_pairs=tuple(pairs),
         client_address=client[0] if client else "",
-        body=Body(receive, _content_length(headers)),
+        body=RequestBody(receive, _content_length(headers)),
     )
 
 
@@ -139,9 +139,9 @@ def _split_path(raw_path: str) -> tuple[str, str, str]:
     # Azure takes a backslash in a name for a slash.
     container, blob = decode_path(raw_container), decode_path(raw_blob).replace("\\", "/")
     if container:
-        check_container(container)
+        check_container_name(container)
     if blob:
-        check_blob(blob)
+        check_blob_name(blob)
         if not container:
             raise StorageError(ErrorCode.INVALID_URI)
     return decode_path(account), container, blob

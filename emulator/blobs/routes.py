@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from emulator.blobs.auth import Permission
+from emulator.blobs.authorization import RequiredPermission
 from emulator.blobs.errors import (
     ErrorCode,
     StorageError,
@@ -13,13 +13,12 @@ from emulator.blobs.errors import (
     invalid_query,
     not_implemented,
 )
-from emulator.blobs.operations import blobs, containers, listing, uploads
-from emulator.blobs.operations.context import Context
-from emulator.blobs.properties import UNSUPPORTED_HEADERS
-from emulator.blobs.request import Request
-from emulator.blobs.response import Response
+from emulator.blobs.headers import UNSUPPORTED_HEADERS
+from emulator.blobs.operations import blobs, containers, uploads
+from emulator.blobs.operations.context import BlobResponse, OperationContext
+from emulator.blobs.request import BlobRequest
 
-Handler = Callable[[Context], Awaitable[Response]]
+Handler = Callable[[OperationContext], Awaitable[BlobResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +26,11 @@ class Operation:
     """One operation of the REST API."""
 
     handler: Handler
-    permission: Permission
+    permission: RequiredPermission
 
 
 def _operation(handler: Handler, account: str, resource: str, service: str = "") -> Operation:
-    return Operation(handler, Permission(account, resource, service))
+    return Operation(handler, RequiredPermission(account, resource, service))
 
 
 _GET_CONTAINER = _operation(containers.get_container, "r", "c")
@@ -42,7 +41,7 @@ _GET_ACCOUNT = _operation(containers.get_account, "rlwcd", "s")
 # (level, method, comp) -> operation, after the permission tables of "Create an account SAS" and
 # "Create a service SAS". No signature at all permits reading a container's access policies.
 _OPERATIONS = {
-    ("account", "GET", "list"): _operation(listing.list_containers, "l", "s"),
+    ("account", "GET", "list"): _operation(containers.list_containers, "l", "s"),
     ("account", "GET", "properties"): _GET_ACCOUNT,
     ("account", "HEAD", "properties"): _GET_ACCOUNT,
     ("container", "PUT", ""): _operation(containers.create_container, "cw", "c"),
@@ -54,7 +53,7 @@ _OPERATIONS = {
     ("container", "GET", "acl"): _GET_CONTAINER_ACL,
     ("container", "HEAD", "acl"): _GET_CONTAINER_ACL,
     ("container", "DELETE", ""): _operation(containers.delete_container, "d", "c"),
-    ("container", "GET", "list"): _operation(listing.list_blobs, "l", "c", "l"),
+    ("container", "GET", "list"): _operation(containers.list_blobs, "l", "c", "l"),
     ("blob", "PUT", ""): _operation(uploads.put_blob, "cw", "o", "cw"),
     ("blob", "PUT", "block"): _operation(uploads.put_block, "w", "o", "w"),
     ("blob", "PUT", "blocklist"): _operation(uploads.put_block_list, "w", "o", "w"),
@@ -98,7 +97,7 @@ _UNSUPPORTED_COMPS = frozenset(
 _OLDEST_VERSION = "2015-02-21"
 
 
-def find_operation(request: Request) -> Operation:
+def find_operation(request: BlobRequest) -> Operation:
     """The operation that ``request`` asks for; raises StorageError if there is none."""
     if request.method not in _METHODS:
         raise StorageError(ErrorCode.UNSUPPORTED_HTTP_VERB)
@@ -114,7 +113,7 @@ def find_operation(request: Request) -> Operation:
     raise StorageError(ErrorCode.UNSUPPORTED_HTTP_VERB)
 
 
-def check_supported(request: Request) -> None:
+def check_supported(request: BlobRequest) -> None:
     """Refuse what would change the meaning of a request and cannot be honoured."""
     version = request.headers.get("x-ms-version", _OLDEST_VERSION)
     if len(version) != len(_OLDEST_VERSION) or version < _OLDEST_VERSION:
@@ -131,7 +130,7 @@ def check_supported(request: Request) -> None:
         )
 
 
-def _level(request: Request) -> str:
+def _level(request: BlobRequest) -> str:
     restype = request.restype
     if request.blob:
         return "blob"

@@ -13,12 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from emulator.blobs.content import ContentFiles, sync_directory
-from emulator.blobs.index.blocks import expire_blocks
-from emulator.blobs.index.committer import Committer
-from emulator.blobs.index.reads import live_content
+from emulator.blobs.content import ContentFiles, ContentStreams, sync_directory
+from emulator.blobs.index.committer import IndexCommitter
+from emulator.blobs.index.queries import find_live_content
 from emulator.blobs.index.schema import create_index, open_reader
-from emulator.blobs.streams import Streams
+from emulator.blobs.index.writes import expire_blocks
 from emulator.blobs.times import Clock, to_microseconds
 from emulator.program import SettingError
 
@@ -29,7 +28,7 @@ _logger = logging.getLogger(__name__)
 _EXPIRY_INTERVAL_SECONDS = 3600.0
 
 
-class Store:
+class BlobStore:
     """Opened by ``open``, started on an event loop by ``start``, ended by ``close``."""
 
     def __init__(self, root: Path, clock: Clock) -> None:
@@ -37,7 +36,7 @@ class Store:
         self._clock = clock
         self._files = ContentFiles(root / "content")
         self._index = root / "index.sqlite3"
-        self.streams = Streams(self._files)
+        self.streams = ContentStreams(self._files)
 
     def open(self) -> None:
         """Take the data directory, and clear away what a crash left; raises SettingError."""
@@ -55,8 +54,8 @@ class Store:
         self._reader = open_reader(self._index)
         self._lister = open_reader(self._index)
         self._lister_thread = ThreadPoolExecutor(1, thread_name_prefix="lister")
-        self._committer = Committer(self._index)
-        if removed := self._files.sweep(live_content(self._reader)):
+        self._committer = IndexCommitter(self._index)
+        if removed := self._files.sweep(find_live_content(self._reader)):
             _logger.info("removed %d content files that were never committed", removed)
 
     def start(self) -> None:

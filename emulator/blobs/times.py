@@ -22,12 +22,12 @@ def to_microseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
-def http_date(microseconds: int) -> str:
+def format_http_date(microseconds: int) -> str:
     """RFC 1123, as in ``Last-Modified``; the fraction of the second is cut off."""
     return formatdate(microseconds // 1_000_000, usegmt=True)
 
 
-def iso_date(microseconds: int) -> str:
+def format_iso_date(microseconds: int) -> str:
     """ISO 8601 with seven digits, as in an error's ``Time``."""
     moment = _EPOCH + timedelta(microseconds=microseconds)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%f0Z")

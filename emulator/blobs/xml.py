@@ -9,9 +9,9 @@ from xml.parsers.expat import ExpatError, ParserCreate
 from xml.sax.saxutils import escape, quoteattr
 
 from emulator.blobs.errors import ErrorCode, StorageError
-from emulator.blobs.index.records import Blob, Container
-from emulator.blobs.properties import PROPERTY_NAMES
-from emulator.blobs.times import http_date
+from emulator.blobs.headers import PROPERTY_NAMES
+from emulator.blobs.index.schema import Blob, BlobContainer
+from emulator.blobs.times import format_http_date
 
 BLOCKS_MAX = 50_000
 _PLACES = frozenset({"Committed", "Uncommitted", "Latest"})
@@ -19,7 +19,7 @@ _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _DECLARATION = '<?xml version="1.0" encoding="utf-8"?>'
 
 
-def listing(
+def build_listing(
     attributes: Mapping[str, str],
     echoes: Mapping[str, str | None],
     kind: str,
@@ -37,11 +37,11 @@ def listing(
     )
 
 
-def container_item(container: Container, *, with_metadata: bool) -> str:
+def build_container_item(container: BlobContainer, *, with_metadata: bool) -> str:
     """One container in a listing."""
     return (
         f"<Container><Name>{escape(container.name)}</Name><Properties>"
-        f"<Last-Modified>{http_date(container.modified_us)}</Last-Modified>"
+        f"<Last-Modified>{format_http_date(container.modified_us)}</Last-Modified>"
         f"<Etag>{escape(container.etag)}</Etag>"
         "<LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState>"
         "<HasImmutabilityPolicy>false</HasImmutabilityPolicy><HasLegalHold>false</HasLegalHold>"
@@ -49,7 +49,7 @@ def container_item(container: Container, *, with_metadata: bool) -> str:
     )
 
 
-def blob_item(entry: Blob | str, *, with_metadata: bool) -> str:
+def build_blob_item(entry: Blob | str, *, with_metadata: bool) -> str:
     """One blob, or one common prefix, in a listing."""
     if isinstance(entry, str):
         return f"<BlobPrefix>{_name(entry)}</BlobPrefix>"
@@ -58,8 +58,8 @@ def blob_item(entry: Blob | str, *, with_metadata: bool) -> str:
     )
     return (
         f"<Blob>{_name(entry.name)}<Properties>"
-        f"<Creation-Time>{http_date(entry.created_us)}</Creation-Time>"
-        f"<Last-Modified>{http_date(entry.modified_us)}</Last-Modified>"
+        f"<Creation-Time>{format_http_date(entry.created_us)}</Creation-Time>"
+        f"<Last-Modified>{format_http_date(entry.modified_us)}</Last-Modified>"
         f"<Etag>{entry.etag.strip(chr(34))}</Etag><Content-Length>{entry.size}</Content-Length>"
         f"{properties}<BlobType>BlockBlob</BlobType>"
         "<LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState>"
@@ -68,7 +68,7 @@ def blob_item(entry: Blob | str, *, with_metadata: bool) -> str:
     )
 
 
-def block_list(
+def build_block_list(
     committed: Sequence[tuple[str, int]] | None, uncommitted: Sequence[tuple[str, int]] | None
 ) -> str:
     """The blocks of a blob as (id, size); None leaves a list out."""

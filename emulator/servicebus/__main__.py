@@ -1,4 +1,4 @@
-"""``python -m emulator.servicebus``: serve a Service Bus namespace on loopback ports."""
+"""Serve a Service Bus namespace: `python -m emulator.servicebus` or `local-servicebus`."""
 
 import argparse
 import contextlib
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from emulator import program
 from emulator.program import SettingError
-from emulator.servicebus.broker.admin import create_admin_app
+from emulator.servicebus.administration import create_admin_app
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import SystemClock
-from emulator.servicebus.broker.config import ConfigError, load_config
 from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.broker.settings import QueueSettings
-from emulator.servicebus.listeners import Sockets, load_certificate, serve
-from emulator.servicebus.server import Namespace
+from emulator.servicebus.config import ConfigError, load_config
+from emulator.servicebus.namespace import Namespace
+from emulator.servicebus.server import Sockets, load_certificate, serve
 
-# What the connection string of Microsoft's emulator says: public, no secret.
+# From the documented connection string of Microsoft's emulator; public, so not a secret.
 DEVELOPMENT_KEY_NAME = "RootManageSharedAccessKey"
 DEVELOPMENT_KEY = "SAS_KEY_VALUE"
 DATABASE_NAME = "servicebus.sqlite3"
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
+    """Run the program until SIGTERM or SIGINT and return its exit status."""
     options = _parser().parse_args(arguments)
     return program.run("emulator.servicebus", options.log_level, lambda: _run(options))
 
@@ -39,7 +39,7 @@ def _run(options: argparse.Namespace) -> None:
     try:
         options.data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingError(f"--data: {options.data} cannot be made: {error.strerror}") from error
+        raise SettingError(f"--data: cannot create {options.data}: {error.strerror}") from error
     with contextlib.ExitStack() as stack:
         try:
             settings = load_config(options.config) if options.config else []
@@ -53,7 +53,7 @@ def _bind(options: argparse.Namespace, stack: contextlib.ExitStack) -> Sockets:
     tls = None
     if options.tls_cert or options.tls_key:
         if not (options.tls_cert and options.tls_key):
-            raise SettingError("--tls-cert and --tls-key belong together")
+            raise SettingError("--tls-cert and --tls-key must be given together")
         tls = load_certificate(options.tls_cert, options.tls_key)
     amqp = stack.enter_context(program.listen(options.host, options.port, _BACKLOG))
     admin = stack.enter_context(program.listen(options.host, options.admin_port, _BACKLOG))
@@ -75,7 +75,7 @@ async def _serve(
     clock = SystemClock()
     broker = await Broker.open(database, settings, clock)
     try:
-        # Whoever reaches the loopback interface may manage the queues, as in Microsoft's emulator.
+        # As in Microsoft's emulator, the management API on loopback needs no token.
         await serve(Namespace(broker, keys, clock), create_admin_app(broker), sockets)
     finally:
         await broker.close()
@@ -84,7 +84,7 @@ async def _serve(
 def _parser() -> argparse.ArgumentParser:
     parser = program.options_parser(
         "emulator.servicebus",
-        "A Service Bus on this machine, for azure-servicebus.",
+        "Serve Azure Service Bus queues on this machine.",
         5672,
         "AMQP port",
     )

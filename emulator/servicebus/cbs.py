@@ -1,23 +1,27 @@
-"""Claims-based security: a peer shows tokens on ``$cbs`` before it may use what they are for."""
+"""Claims-based security: the tokens that a peer puts on `$cbs`.
+
+A peer sends `put-token` for a queue before it attaches a link to it ("AMQP claims-based security",
+learn.microsoft.com).
+"""
 
 from collections import OrderedDict
 from collections.abc import Mapping
 from hmac import compare_digest
 from urllib.parse import urlsplit
 
+from emulator.servicebus.amqp.errors import LinkFault, MessageFault
 from emulator.servicebus.amqp.types import Int
 from emulator.servicebus.broker.clock import Clock
-from emulator.servicebus.broker.sas import SasError, verify_sas
-from emulator.servicebus.errors import LinkFault, MessageFault
-from emulator.servicebus.requests import Reply, Request
+from emulator.servicebus.request_response import AmqpReply, AmqpRequest
+from emulator.servicebus.sas import SasError, verify_sas
 
 _SAS_PREFIX = "SharedAccessSignature "
 _MAX_TOKENS = 100
 _MAX_TOKEN_LENGTH = 4096
 
 
-class Claims:
-    """What one connection may do. Tokens are checked again whenever they are used."""
+class CbsTokens:
+    """The tokens of one connection. Each is verified again whenever it is used."""
 
     def __init__(self, keys: Mapping[str, str], clock: Clock) -> None:
         self._keys = keys
@@ -26,7 +30,10 @@ class Claims:
         self._has_key = False
 
     def authenticate(self, mechanism: str, response: bytes) -> bool:
-        """Let anyone in who will show tokens, and with PLAIN only who knows a key."""
+        """Return whether the peer may connect.
+
+        With PLAIN the peer must know a key. With other mechanisms it shows its tokens later.
+        """
         if mechanism != "PLAIN":
             return True
         _, _, credentials = response.partition(b"\x00")
@@ -35,8 +42,8 @@ class Claims:
         self._has_key = bool(known) and compare_digest(known.encode(), key)
         return self._has_key
 
-    async def answer(self, request: Request) -> Reply:
-        """Take a token that is put, or say why not."""
+    async def handle(self, request: AmqpRequest) -> AmqpReply:
+        """Handle a `put-token` request: keep a valid token, reply with an error otherwise."""
         try:
             self._put(request)
         except SasError as error:
@@ -45,18 +52,20 @@ class Claims:
             return _reply(fault.status_code, fault.description)
         return _reply(202, "Accepted")
 
-    def _put(self, request: Request) -> None:
+    def _put(self, request: AmqpRequest) -> None:
         if request.operation != "put-token":
             raise _refusal(400, f"the operation {request.operation[:100]!r} is unknown")
         audience = request.properties.get("name")
         token = request.value
         if not isinstance(audience, str) or not isinstance(token, str):
-            raise _refusal(400, "put-token needs a name and a token")
+            raise _refusal(400, "put-token needs a name and a token, both strings")
         if len(token) > _MAX_TOKEN_LENGTH or len(audience) > _MAX_TOKEN_LENGTH:
-            raise _refusal(400, "the token is too long")
-        # Not by the type: azure-servicebus calls its shared access signatures "jwt" too.
+            raise _refusal(400, f"the name or the token is over {_MAX_TOKEN_LENGTH} characters")
+        # The token's type does not help: azure-servicebus labels its signatures "jwt" as well.
         if not token.startswith(_SAS_PREFIX):
-            raise SasError("only shared access signatures are accepted, no tokens of Entra ID")
+            raise SasError(
+                "a token of Microsoft Entra ID is not supported: use a shared access signature"
+            )
         try:
             path = urlsplit(audience).path
         except ValueError:
@@ -67,8 +76,8 @@ class Claims:
         if len(self._tokens) > _MAX_TOKENS:
             self._tokens.popitem(last=False)
 
-    def check(self, path: str) -> None:
-        """See that a token, still valid, is for this path; raises LinkFault."""
+    def check_access(self, path: str) -> None:
+        """Raise LinkFault unless a valid token, or the key of the connection, covers the path."""
         if self._has_key:
             return
         reason = "no token was put on $cbs"
@@ -86,5 +95,5 @@ def _refusal(status_code: int, description: str) -> MessageFault:
     return MessageFault("amqp:invalid-field", description, status_code)
 
 
-def _reply(status_code: int, description: str) -> Reply:
-    return Reply({"status-code": Int(status_code), "status-description": description})
+def _reply(status_code: int, description: str) -> AmqpReply:
+    return AmqpReply({"status-code": Int(status_code), "status-description": description})

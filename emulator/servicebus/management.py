@@ -1,4 +1,4 @@
-"""``$management``: what the operations of a queue are over requests and replies.
+"""The `$management` node of a queue: peek, schedule, lock renewal and more.
 
 The operations and their fields are those of "AMQP request/response operations in Service Bus"
 (learn.microsoft.com).
@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
+from emulator.servicebus.amqp.errors import AmqpError, MessageFault
 from emulator.servicebus.amqp.types import Array, Int, Long, Symbol, Timestamp
 from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.broker.message import ReceiveMode
 from emulator.servicebus.broker.queue import Queue
-from emulator.servicebus.errors import AmqpError, MessageFault
 from emulator.servicebus.messages import read_message, write_message
-from emulator.servicebus.requests import Reply, Request
+from emulator.servicebus.request_response import AmqpReply, AmqpRequest
 
 _MAX_ITEMS = 4500
 _PREFIX = "com.microsoft:"
@@ -22,28 +22,28 @@ _Body = dict[Any, Any]
 _Operation = Callable[[Queue, _Body], Awaitable[_Body | None]]
 
 
-async def manage(queue: Queue, request: Request) -> Reply:
-    """Perform an operation on a queue; a refusal is a reply too."""
+async def manage(queue: Queue, request: AmqpRequest) -> AmqpReply:
+    """Perform a management operation on a queue and return the reply; errors become replies."""
     try:
         value = await _perform(queue, request)
     except BrokerError as error:
         return _refusal(error.status_code, error.condition, str(error))
     except MessageFault as fault:
         return _refusal(fault.status_code, fault.condition, fault.description)
-    except AmqpError as error:  # a message within the request that cannot be decoded
+    except AmqpError as error:  # a message inside the request cannot be decoded
         return _refusal(400, error.condition, error.description)
     if value is None:
-        return Reply({"statusCode": Int(204), "statusDescription": "No Content"})
-    return Reply({"statusCode": Int(200), "statusDescription": "OK"}, value)
+        return AmqpReply({"statusCode": Int(204), "statusDescription": "No Content"})
+    return AmqpReply({"statusCode": Int(200), "statusDescription": "OK"}, value)
 
 
-async def _perform(queue: Queue, request: Request) -> _Body | None:
+async def _perform(queue: Queue, request: AmqpRequest) -> _Body | None:
     operation = _OPERATIONS.get(request.operation.removeprefix(_PREFIX))
     if operation is None:
         name = request.operation[:100]
-        raise MessageFault("amqp:not-implemented", f"the operation {name!r} is unknown", 501)
+        raise MessageFault("amqp:not-implemented", f"the operation {name!r} is not supported", 501)
     if not isinstance(request.value, dict):
-        raise _bad("the body of the request is not a map")
+        raise _bad("the body of the request must be a map")
     return await operation(queue, request.value)
 
 
@@ -68,7 +68,7 @@ async def _schedule(queue: Queue, body: _Body) -> _Body:
     for item in _items(body, "messages", dict):
         encoded = item.get("message")
         if not isinstance(encoded, bytes):
-            raise _bad("a message to schedule is not binary")
+            raise _bad("a message to schedule must be binary")
         message = read_message(encoded)
         if message.scheduled_at is None:
             raise _bad("a message to schedule has no x-opt-scheduled-enqueue-time")
@@ -104,7 +104,7 @@ async def _dispose(queue: Queue, body: _Body) -> _Body:
                 await queue.complete(token)
             case "abandoned":
                 await queue.abandon(token)
-            case "defered" | "deferred":  # the protocol's own spelling, and the dictionary's
+            case "defered" | "deferred":  # the protocol's spelling and the correct one
                 await queue.defer(token)
             case "suspended":
                 reason, description = (
@@ -113,7 +113,7 @@ async def _dispose(queue: Queue, body: _Body) -> _Body:
                 )
                 await queue.dead_letter(token, _text(reason), _text(description))
             case _:
-                raise _bad("disposition-status is unknown")
+                raise _bad("disposition-status must be completed, abandoned, defered or suspended")
     return {}
 
 
@@ -130,11 +130,11 @@ _OPERATIONS: dict[str, _Operation] = {
 def _items(body: _Body, name: str, kind: type[Any]) -> list[Any]:
     items = body.get(name)
     if not isinstance(items, list) or not items:
-        raise _bad(f"{name} must be a list with something in it")
+        raise _bad(f"{name} must be a list with at least one item")
     if len(items) > _MAX_ITEMS:
         raise _bad(f"{name} must have at most {_MAX_ITEMS} items")
     if any(not isinstance(item, kind) or isinstance(item, bool) for item in items):
-        raise _bad(f"{name} has an item of a wrong type")
+        raise _bad(f"{name} has an item of the wrong type")
     return items
 
 
@@ -153,8 +153,8 @@ def _bad(description: str) -> MessageFault:
     return MessageFault("com.microsoft:argument-error", description)
 
 
-def _refusal(status_code: int, condition: str, description: str) -> Reply:
-    return Reply(
+def _refusal(status_code: int, condition: str, description: str) -> AmqpReply:
+    return AmqpReply(
         {
             "statusCode": Int(status_code),
             "statusDescription": description,

@@ -1,15 +1,17 @@
-"""Service Bus messages: what a queue is told of one, and how one is written for its receiver.
+"""Read a sender's messages for the broker, and write messages for a receiver.
 
-A sender's sections go through as they came. Only the header and the annotations are made anew at
-delivery, and in a dead-letter queue the two application properties that tell the reason.
+A sender's sections are kept as they came. At delivery only the header and the annotations are
+written anew, and in a dead-letter queue the two application properties with the reason ("Messages,
+payloads, and serialization" and "AMQP 1.0 in Azure Service Bus protocol guide",
+learn.microsoft.com).
 """
 
 import struct
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from emulator.servicebus.amqp.decoder import decode
-from emulator.servicebus.amqp.encoder import encode, encode_list
+from emulator.servicebus.amqp.codec import decode, encode, encode_list
+from emulator.servicebus.amqp.errors import DecodeError, MessageFault
 from emulator.servicebus.amqp.sections import (
     APPLICATION_PROPERTIES,
     DATA,
@@ -19,13 +21,12 @@ from emulator.servicebus.amqp.sections import (
     Sections,
     list_items,
     map_items,
+    replace_pairs,
     section_value,
     split,
-    with_pairs,
 )
 from emulator.servicebus.amqp.types import Raw, Symbol, Timestamp, UInt
 from emulator.servicebus.broker.message import IncomingMessage, StoredMessage
-from emulator.servicebus.errors import DecodeError, MessageFault
 
 BATCH_FORMAT = 0x80013700
 _MAX_BATCH_MESSAGES = 4500
@@ -64,27 +65,31 @@ _INT64 = struct.Struct(">q").pack
 
 
 def read_messages(payload: bytes, message_format: int) -> list[IncomingMessage]:
-    """Read what one transfer carries: a message, or with the format of batches several.
+    """Read the messages of one transfer: one, or several in the batch format.
 
-    Raises DecodeError, and MessageFault for a batch that is no batch.
+    Raises DecodeError for malformed bytes and MessageFault for a batch that is empty or too large.
     """
     if message_format == 0:
         return [read_message(payload)]
     if message_format != BATCH_FORMAT:
-        raise MessageFault("amqp:not-implemented", f"the format 0x{message_format:x} is unknown")
+        raise MessageFault(
+            "amqp:not-implemented", f"the message format 0x{message_format:x} is not supported"
+        )
     parts = split(payload).body
     if not parts or any(part[2] != DATA for part in parts):
-        raise MessageFault("amqp:invalid-field", "a batch has no messages")
+        raise MessageFault(
+            "amqp:invalid-field", "a batch must have at least one message, each in a data section"
+        )
     if len(parts) > _MAX_BATCH_MESSAGES:
         raise MessageFault("amqp:not-allowed", f"a batch has over {_MAX_BATCH_MESSAGES} messages")
     return [read_message(section_value(part)) for part in parts]
 
 
 def read_message(payload: bytes) -> IncomingMessage:
-    """Read one message; raises DecodeError."""
+    """Read one message. Raises DecodeError if it is malformed."""
     sections = split(payload)
     annotations = map_items(sections.message_annotations)
-    # Later we add to these, and rely on their form; so they are checked while the sender listens.
+    # Delivery adds to these sections, so check their form while the sender can still be refused.
     map_items(sections.delivery_annotations)
     map_items(sections.application_properties)
     header = list_items(sections.header)
@@ -111,7 +116,7 @@ def _time_to_live(encoded: bytes) -> timedelta | None:
     if value is None:
         return None
     if not isinstance(value, UInt):
-        raise DecodeError("the ttl of a message is not a uint")
+        raise DecodeError("the ttl of a message must be a uint")
     return timedelta(milliseconds=value)
 
 
@@ -120,7 +125,7 @@ def _instant(encoded: bytes) -> datetime | None:
     if value is None:
         return None
     if not isinstance(value, Timestamp):
-        raise DecodeError(f"{_SCHEDULED} is not a timestamp")
+        raise DecodeError(f"{_SCHEDULED} must be a timestamp")
     try:
         return value.instant()
     except OverflowError:
@@ -133,7 +138,7 @@ def _instant(encoded: bytes) -> datetime | None:
 def write_message(
     message: StoredMessage, lock_token: UUID | None, locked_until: datetime | None
 ) -> bytes:
-    """Write a message for its receiver; the lock only if it holds one."""
+    """Encode a message for its receiver, with its lock if it has one."""
     sender = split(message.annotations) if message.annotations else _NOTHING
     return b"".join(
         (
@@ -156,15 +161,15 @@ def _header(message: StoredMessage) -> bytes:
     return _SECTION_OF_HEADER + encode_list(fields)
 
 
-def _delivery_annotations(theirs: bytes, lock_token: UUID | None) -> bytes:
+def _delivery_annotations(sender_section: bytes, lock_token: UUID | None) -> bytes:
     if lock_token is None:
-        return theirs
+        return sender_section
     ours = _LOCK_TOKEN_KEY + lock_token.bytes
-    return with_pairs(DELIVERY_ANNOTATIONS, theirs, ours, 1, frozenset((_LOCK_TOKEN,)))
+    return replace_pairs(DELIVERY_ANNOTATIONS, sender_section, ours, 1, frozenset((_LOCK_TOKEN,)))
 
 
 def _message_annotations(
-    theirs: bytes, message: StoredMessage, locked_until: datetime | None
+    sender_section: bytes, message: StoredMessage, locked_until: datetime | None
 ) -> bytes:
     ours = [
         _SEQUENCE_NUMBER_KEY,
@@ -183,11 +188,11 @@ def _message_annotations(
     if message.dead_letter_source is not None:
         ours += _SOURCE_KEY, encode(message.dead_letter_source)
         count += 1
-    return with_pairs(MESSAGE_ANNOTATIONS, theirs, b"".join(ours), count, _OURS)
+    return replace_pairs(MESSAGE_ANNOTATIONS, sender_section, b"".join(ours), count, _OURS)
 
 
 def _bare(message: StoredMessage) -> bytes:
-    told = {
+    own_properties = {
         name: text
         for name, text in (
             (_REASON, message.dead_letter_reason),
@@ -195,15 +200,15 @@ def _bare(message: StoredMessage) -> bytes:
         )
         if text is not None
     }
-    if not told:
+    if not own_properties:
         return message.bare
     sections = split(message.bare)
-    ours = b"".join(encode(name) + encode(text) for name, text in told.items())
-    properties = with_pairs(
+    ours = b"".join(encode(name) + encode(text) for name, text in own_properties.items())
+    properties = replace_pairs(
         APPLICATION_PROPERTIES,
         sections.application_properties,
         ours,
-        len(told),
-        frozenset(told),
+        len(own_properties),
+        frozenset(own_properties),
     )
     return b"".join((sections.properties, properties, *sections.body, sections.footer))

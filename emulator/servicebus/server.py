@@ -1,121 +1,86 @@
-"""The namespace: which address stands for what, and who may use it."""
+"""Serve AMQP and the management API on loopback sockets until a signal."""
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+import signal
+import socket
+import ssl
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
-from emulator.servicebus.amqp.connection import IDLE_SECONDS, Connection
-from emulator.servicebus.amqp.node import Outlet, Sink, Source, SourceTerms
-from emulator.servicebus.broker.broker import Broker
-from emulator.servicebus.broker.clock import Clock
-from emulator.servicebus.broker.errors import BrokerError
-from emulator.servicebus.broker.queue import Queue
-from emulator.servicebus.cbs import Claims
-from emulator.servicebus.entity import QueueSink, QueueSource
-from emulator.servicebus.errors import LinkFault
-from emulator.servicebus.management import manage
-from emulator.servicebus.requests import Replies, RequestSink
+import uvicorn
+from starlette.applications import Starlette
 
-CONTAINER_ID = "loosely-servicebus"
+from emulator.program import SettingError
+from emulator.servicebus.amqp.websocket import ProtocolDetector
+from emulator.servicebus.namespace import Namespace
 
-_CBS = "$cbs"
-_MANAGEMENT = "/$management"
-_SESSION_FILTER = "com.microsoft:session-filter"
+_GRACE_SECONDS = 3
 
 
-class Namespace:
-    """All queues of a broker, for AMQP connections."""
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """The bound sockets. `amqps` and `tls` are set only if there is a certificate."""
 
-    def __init__(
-        self,
-        broker: Broker,
-        keys: Mapping[str, str],
-        clock: Clock,
-        idle_seconds: float = IDLE_SECONDS,
-    ) -> None:
-        self._broker = broker
-        self._keys = keys
-        self._clock = clock
-        self._idle_seconds = idle_seconds
-        self._connections: set[_ListedConnection] = set()
-
-    def connect(self) -> asyncio.Protocol:
-        """Return the protocol for a new connection."""
-        peer = _Visitor(self._broker, Claims(self._keys, self._clock))
-        return _ListedConnection(self._connections, peer, self._idle_seconds)
-
-    def close(self) -> None:
-        """Tell all peers that the server stops."""
-        for connection in list(self._connections):
-            connection.shut_down()
+    amqp: socket.socket
+    admin: socket.socket
+    amqps: Sequence[socket.socket] = ()
+    tls: ssl.SSLContext | None = None
 
 
-class _ListedConnection(Connection):
-    """Is in the namespace's list for as long as it lives."""
-
-    def __init__(
-        self, listed: "set[_ListedConnection]", peer: "_Visitor", idle_seconds: float
-    ) -> None:
-        super().__init__(peer, CONTAINER_ID, idle_seconds)
-        self._listed = listed
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._listed.add(self)
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._listed.discard(self)
-        super().connection_lost(exc)
+def load_certificate(certificate: str, key: str) -> ssl.SSLContext:
+    """Return the TLS context of a certificate. Raises SettingError if it cannot be loaded."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:
+        raise SettingError(f"cannot load --tls-cert and --tls-key: {error}") from error
+    return context
 
 
-class _Visitor:
-    """The namespace, as one connection may see it."""
-
-    def __init__(self, broker: Broker, claims: Claims) -> None:
-        self._broker = broker
-        self._claims = claims
-        self._replies = Replies()
-
-    def authenticate(self, mechanism: str, response: bytes) -> bool:
-        """Let the peer in, perhaps."""
-        return self._claims.authenticate(mechanism, response)
-
-    def sink(self, address: str) -> Sink:
-        """Return what takes messages at an address; raises LinkFault."""
-        if address == _CBS:
-            return RequestSink(address, self._claims.answer, self._replies)
-        entity, is_management = _split(address)
-        queue = self._queue(entity)
-        if is_management:
-            return RequestSink(address, partial(manage, queue), self._replies)
-        if queue.is_subqueue:
-            raise LinkFault("amqp:not-allowed", f"messages cannot be sent to {entity!r}")
-        return QueueSink(queue)
-
-    def source(self, terms: SourceTerms, outlet: Outlet) -> Source:
-        """Return what gives messages of an address; raises LinkFault."""
-        if terms.address == _CBS:
-            return self._replies.open(_CBS, terms.reply_address, outlet)
-        entity, is_management = _split(terms.address)
-        queue = self._queue(entity)
-        if is_management:
-            return self._replies.open(terms.address, terms.reply_address, outlet)
-        if _SESSION_FILTER in terms.filters:
-            raise LinkFault(
-                "amqp:not-allowed",
-                f"a session cannot be accepted: {entity!r} does not have sessions",
-            )
-        return QueueSource(queue, outlet, presettled=terms.presettled)
-
-    def _queue(self, entity: str) -> Queue:
-        self._claims.check(entity)
-        try:
-            return self._broker.queue(entity)
-        except BrokerError as error:
-            raise LinkFault(error.condition, str(error)) from error
+async def serve(namespace: Namespace, admin: Starlette, sockets: Sockets) -> None:
+    """Serve AMQP and the management API until SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    enter = partial(ProtocolDetector, namespace.connect)
+    servers = [
+        await loop.create_server(enter, sock=sockets.amqp),
+        *[
+            await loop.create_server(enter, sock=listener, ssl=sockets.tls)
+            for listener in sockets.amqps
+        ],
+    ]
+    web = _WebServer(
+        uvicorn.Config(
+            admin,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+    )
+    serving = asyncio.create_task(web.serve(sockets=[sockets.admin]))
+    waiting = asyncio.create_task(stopped.wait())
+    await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
+    _close(servers, namespace)
+    web.should_exit = True
+    waiting.cancel()
+    await serving
 
 
-def _split(address: str) -> tuple[str, bool]:
-    if address.casefold().endswith(_MANAGEMENT):
-        return address[: -len(_MANAGEMENT)], True
-    return address, False
+def _close(servers: Sequence[asyncio.Server], namespace: Namespace) -> None:
+    for server in servers:
+        server.close()
+    namespace.close()
+
+
+class _WebServer(uvicorn.Server):
+    """A uvicorn server that leaves signal handling to `serve`."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield

@@ -30,7 +30,7 @@ class _Waiting:
     error: BaseException | None = None
 
 
-class Committer:
+class IndexCommitter:
     """Applies changes in the order in which they are handed over."""
 
     def __init__(self, path: Path) -> None:

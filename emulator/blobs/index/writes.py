@@ -11,33 +11,35 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from emulator.blobs.conditions import Conditions, Guard
 from emulator.blobs.errors import ErrorCode, StorageError
-from emulator.blobs.index.reads import (
-    container_id,
+from emulator.blobs.headers import Conditions, WritePrecondition
+from emulator.blobs.index.queries import (
     find_blob,
     find_container,
+    find_container_id,
+    find_segments,
+    find_uncommitted_blocks,
     look_up_blob,
-    segments,
-    staged_blocks,
 )
-from emulator.blobs.index.records import (
+from emulator.blobs.index.schema import (
     Blob,
-    Container,
+    BlobContainer,
     NewBlob,
     Segment,
-    Written,
-    new_etag,
+    UncommittedBlock,
+    WriteResult,
+    create_etag,
 )
+from emulator.blobs.names import read_block_id_length
 
 Orphans = tuple[str, ...]
 
 
 def create_container(
     db: sqlite3.Connection, name: str, metadata: dict[str, str], now_us: int
-) -> Container:
+) -> BlobContainer:
     """Make a container; raises ContainerAlreadyExists."""
-    etag = new_etag()
+    etag = create_etag()
     row = db.execute(
         "INSERT INTO container (name, etag, modified_us, metadata) VALUES (?, ?, ?, ?)"
         " ON CONFLICT DO NOTHING RETURNING id",
@@ -45,7 +47,7 @@ def create_container(
     ).fetchone()
     if row is None:
         raise StorageError(ErrorCode.CONTAINER_ALREADY_EXISTS)
-    return Container(row[0], name, etag, now_us, metadata)
+    return BlobContainer(row[0], name, etag, now_us, metadata)
 
 
 def set_container_metadata(
@@ -54,11 +56,11 @@ def set_container_metadata(
     metadata: dict[str, str],
     conditions: Conditions,
     now_us: int,
-) -> Container:
+) -> BlobContainer:
     """Replace a container's metadata."""
     current = find_container(db, name)
     conditions.check_write(current)
-    changed = replace(current, etag=new_etag(), modified_us=now_us, metadata=metadata)
+    changed = replace(current, etag=create_etag(), modified_us=now_us, metadata=metadata)
     db.execute(
         "UPDATE container SET etag = ?, modified_us = ?, metadata = ? WHERE id = ?",
         (changed.etag, now_us, json.dumps(metadata), current.id),
@@ -90,12 +92,12 @@ def put_blob(
     db: sqlite3.Connection,
     new: NewBlob,
     content: bytes | Segment,
-    guard: Guard,
-) -> Written:
+    precondition: WritePrecondition,
+) -> WriteResult:
     """Commit a whole blob: small content as bytes, other content as its one segment."""
-    container = container_id(db, new.container)
+    container = find_container_id(db, new.container)
     return _replace_blob(
-        db, container, new, [content] if isinstance(content, Segment) else content, guard
+        db, container, new, [content] if isinstance(content, Segment) else content, precondition
     )
 
 
@@ -103,18 +105,18 @@ def commit_blocks(
     db: sqlite3.Connection,
     new: NewBlob,
     block_list: Sequence[tuple[str, str]],
-    guard: Guard,
-) -> Written:
+    precondition: WritePrecondition,
+) -> WriteResult:
     """Commit a blob made of blocks: pairs of where to look (the XML element) and the block id."""
-    container = container_id(db, new.container)
+    container = find_container_id(db, new.container)
     current = look_up_blob(db, container, new.name)
     committed = {}
     if current is not None:
-        for segment in segments(db, current.id, 0, max(current.size, 1)):
+        for segment in find_segments(db, current.id, 0, max(current.size, 1)):
             committed[segment.block_id] = (segment.size, segment.content)
     staged = {
         block.block_id: (block.size, block.content)
-        for block in staged_blocks(db, container, new.name)
+        for block in find_uncommitted_blocks(db, container, new.name)
     }
     latest = committed | staged
     places = {"Committed": committed, "Uncommitted": staged, "Latest": latest}
@@ -126,7 +128,7 @@ def commit_blocks(
             raise StorageError(ErrorCode.INVALID_BLOCK_LIST)
         chosen.append(Segment(start, *block, block_id))
         start += block[0]
-    return _replace_blob(db, container, new, chosen, guard)
+    return _replace_blob(db, container, new, chosen, precondition)
 
 
 def describe_blob(
@@ -139,7 +141,7 @@ def describe_blob(
     """Replace what describes a blob, as ``update`` says; the content stays."""
     current = find_blob(db, container, name)
     conditions.check_write(current)
-    changed = replace(update(current), etag=new_etag())
+    changed = replace(update(current), etag=create_etag())
     db.execute(
         "UPDATE blob SET etag = ?, modified_us = ?, properties = ?, metadata = ? WHERE id = ?",
         (
@@ -157,7 +159,7 @@ def delete_blob(
     db: sqlite3.Connection, container: str, name: str, conditions: Conditions
 ) -> Orphans:
     """Remove a blob and its uncommitted blocks; returns content that is no longer needed."""
-    parent = container_id(db, container)
+    parent = find_container_id(db, container)
     blob = look_up_blob(db, parent, name)
     if blob is None:
         raise StorageError(ErrorCode.BLOB_NOT_FOUND)
@@ -172,15 +174,15 @@ def _replace_blob(
     container: int,
     new: NewBlob,
     content: bytes | Sequence[Segment],
-    guard: Guard,
-) -> Written:
+    precondition: WritePrecondition,
+) -> WriteResult:
     current = look_up_blob(db, container, new.name)
-    guard.check(current)
+    precondition.check(current)
     candidates = _forget_content(db, current.id if current else None, container, new.name)
     data, parts = (content, ()) if isinstance(content, bytes) else (None, content)
     size = sum(part.size for part in parts) if data is None else len(data)
     created_us = current.created_us if current else new.now_us
-    etag = new_etag()
+    etag = create_etag()
     row = db.execute(
         "INSERT OR REPLACE INTO blob (id, container, name, size, etag, created_us, modified_us,"
         " properties, metadata, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
@@ -202,7 +204,7 @@ def _replace_blob(
         ((row[0], part.start, part.size, part.content, part.block_id) for part in parts),
     )
     blob = Blob(row[0], new.name, size, etag, created_us, new.now_us, new.properties, new.metadata)
-    return Written(blob, _unreferenced(db, candidates))
+    return WriteResult(blob, _unreferenced(db, candidates))
 
 
 def _forget_content(
@@ -226,3 +228,54 @@ def _unreferenced(db: sqlite3.Connection, candidates: Iterable[str]) -> Orphans:
         for content in dict.fromkeys(candidates)
         if db.execute("SELECT 1 FROM segment WHERE content = ?", (content,)).fetchone() is None
     )
+
+
+UNCOMMITTED_BLOCKS_MAX = 100_000
+WEEK_US = 7 * 24 * 3600 * 1_000_000
+
+
+def put_block(
+    db: sqlite3.Connection, container: str, blob: str, block: UncommittedBlock, now_us: int
+) -> tuple[str, ...]:
+    """Put a block aside; returns the content of the block of that id before it.
+
+    All block ids of one blob have one length.
+    """
+    parent = find_container_id(db, container)
+    key = (parent, blob)
+    any_other = db.execute(
+        "SELECT block_id FROM staged WHERE container = ? AND blob = ? LIMIT 1", key
+    ).fetchone()
+    if any_other and read_block_id_length(any_other[0]) != read_block_id_length(block.block_id):
+        raise StorageError(ErrorCode.INVALID_BLOB_OR_BLOCK)
+    before = db.execute(
+        "SELECT content FROM staged WHERE container = ? AND blob = ? AND block_id = ?",
+        (*key, block.block_id),
+    ).fetchone()
+    if before is None and any_other:
+        (count,) = db.execute(
+            "SELECT count(*) FROM staged WHERE container = ? AND blob = ?", key
+        ).fetchone()
+        if count >= UNCOMMITTED_BLOCKS_MAX:
+            raise StorageError(ErrorCode.BLOCK_COUNT_EXCEEDS_LIMIT)
+    db.execute(
+        "INSERT OR REPLACE INTO staged (container, blob, block_id, size, content, staged_us)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (*key, block.block_id, block.size, block.content, now_us),
+    )
+    return () if before is None else (before[0],)
+
+
+def expire_blocks(db: sqlite3.Connection, now_us: int) -> tuple[str, ...]:
+    """Forget the blocks of every blob to which none was added for a week."""
+    stale = db.execute(
+        "SELECT container, blob FROM staged GROUP BY container, blob HAVING max(staged_us) < ?",
+        (now_us - WEEK_US,),
+    ).fetchall()
+    dropped: list[str] = []
+    for key in stale:
+        rows = db.execute(
+            "DELETE FROM staged WHERE container = ? AND blob = ? RETURNING content", key
+        )
+        dropped += (row[0] for row in rows)
+    return tuple(dropped)

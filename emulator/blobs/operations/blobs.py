@@ -8,23 +8,31 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from emulator.blobs.errors import ErrorCode, StorageError, invalid_header
-from emulator.blobs.index import reads, writes
-from emulator.blobs.index.records import Blob
-from emulator.blobs.operations.context import Context, metadata_headers, version_headers
-from emulator.blobs.properties import DEFAULT_CONTENT_TYPE, blob_properties
-from emulator.blobs.ranges import ByteRange, requested_range
-from emulator.blobs.response import Response
-from emulator.blobs.times import http_date
+from emulator.blobs.headers import (
+    DEFAULT_CONTENT_TYPE,
+    ByteRange,
+    read_blob_properties,
+    read_requested_range,
+)
+from emulator.blobs.index import queries, writes
+from emulator.blobs.index.schema import Blob
+from emulator.blobs.operations.context import (
+    BlobResponse,
+    OperationContext,
+    build_metadata_headers,
+    build_version_headers,
+)
+from emulator.blobs.times import format_http_date
 
 _RANGE_MD5_BYTES_MAX = 4 * 1024 * 1024
 
 
-async def get_blob(context: Context) -> Response:
+async def get_blob(context: OperationContext) -> BlobResponse:
     """Get Blob: all of it, or a range."""
     request, store = context.request, context.store
-    blob = store.read(reads.find_blob, request.container, request.blob, with_data=True)
+    blob = store.read(queries.find_blob, request.container, request.blob, with_data=True)
     context.conditions.check_read(blob)
-    part = requested_range(request.headers, blob.size)
+    part = read_requested_range(request.headers, blob.size)
     wanted = part or ByteRange(0, blob.size)
     headers = _blob_headers(context, blob)
     headers["Content-Length"] = str(wanted.size)
@@ -33,11 +41,11 @@ async def get_blob(context: Context) -> Response:
         if digest := headers.pop("Content-MD5", None):
             headers["x-ms-blob-content-md5"] = digest
     wants_md5 = _wants_range_md5(context, part)
-    response = Response(200 if part is None else 206, headers)
+    response = BlobResponse(200 if part is None else 206, headers)
     if blob.data is not None:
         response.body = blob.data if part is None else blob.data[wanted.start : wanted.stop]
     elif blob.size:
-        covering = store.read(reads.segments, blob.id, wanted.start, wanted.stop)
+        covering = store.read(queries.find_segments, blob.id, wanted.start, wanted.stop)
         response.stream = store.streams.open(covering, wanted)
         if wants_md5:
             # At most four megabytes, and the digest goes ahead of the content.
@@ -48,44 +56,48 @@ async def get_blob(context: Context) -> Response:
     return response
 
 
-async def get_blob_properties(context: Context) -> Response:
+async def get_blob_properties(context: OperationContext) -> BlobResponse:
     """Get Blob Properties."""
-    blob = context.store.read(reads.find_blob, context.request.container, context.request.blob)
+    blob = context.store.read(queries.find_blob, context.request.container, context.request.blob)
     context.conditions.check_read(blob)
     headers = _blob_headers(context, blob)
     headers["Content-Length"] = str(blob.size)
-    return Response(200, headers)
+    return BlobResponse(200, headers)
 
 
-async def get_blob_metadata(context: Context) -> Response:
+async def get_blob_metadata(context: OperationContext) -> BlobResponse:
     """Get Blob Metadata."""
-    blob = context.store.read(reads.find_blob, context.request.container, context.request.blob)
+    blob = context.store.read(queries.find_blob, context.request.container, context.request.blob)
     context.conditions.check_read(blob)
-    headers = {"Content-Length": "0", **version_headers(blob), **metadata_headers(blob.metadata)}
-    return Response(200, headers)
+    headers = {
+        "Content-Length": "0",
+        **build_version_headers(blob),
+        **build_metadata_headers(blob.metadata),
+    }
+    return BlobResponse(200, headers)
 
 
-async def set_blob_properties(context: Context) -> Response:
+async def set_blob_properties(context: OperationContext) -> BlobResponse:
     """Set Blob Properties: every property that is not given is cleared."""
-    properties = blob_properties(context.request.headers)
+    properties = read_blob_properties(context.request.headers)
     blob = await _describe(context, lambda blob: replace(blob, properties=properties))
-    return Response(200, {"Content-Length": "0", **version_headers(blob)})
+    return BlobResponse(200, {"Content-Length": "0", **build_version_headers(blob)})
 
 
-async def set_blob_metadata(context: Context) -> Response:
+async def set_blob_metadata(context: OperationContext) -> BlobResponse:
     """Set Blob Metadata: what is not given is removed."""
     metadata = context.metadata
     blob = await _describe(context, lambda blob: replace(blob, metadata=metadata))
-    headers = {"Content-Length": "0", **version_headers(blob)}
-    return Response(200, {**headers, "x-ms-request-server-encrypted": "true"})
+    headers = {"Content-Length": "0", **build_version_headers(blob)}
+    return BlobResponse(200, {**headers, "x-ms-request-server-encrypted": "true"})
 
 
-async def delete_blob(context: Context) -> Response:
+async def delete_blob(context: OperationContext) -> BlobResponse:
     """Delete Blob; snapshots, which there are none of, may be included."""
     request, store = context.request, context.store
     snapshots = request.headers.get("x-ms-delete-snapshots", "include").lower()
     if snapshots == "only":
-        blob = store.read(reads.find_blob, request.container, request.blob)
+        blob = store.read(queries.find_blob, request.container, request.blob)
         context.conditions.check_write(blob)
     elif snapshots == "include":
         orphans = await store.change(
@@ -94,10 +106,10 @@ async def delete_blob(context: Context) -> Response:
         store.streams.release(orphans)
     else:
         raise invalid_header("x-ms-delete-snapshots", snapshots)
-    return Response(202, {"Content-Length": "0", "x-ms-delete-type-permanent": "true"})
+    return BlobResponse(202, {"Content-Length": "0", "x-ms-delete-type-permanent": "true"})
 
 
-async def _describe(context: Context, update: Callable[[Blob], Blob]) -> Blob:
+async def _describe(context: OperationContext, update: Callable[[Blob], Blob]) -> Blob:
     return await context.store.change(
         writes.describe_blob,
         context.request.container,
@@ -107,15 +119,15 @@ async def _describe(context: Context, update: Callable[[Blob], Blob]) -> Blob:
     )
 
 
-def _blob_headers(context: Context, blob: Blob) -> dict[str, str]:
+def _blob_headers(context: OperationContext, blob: Blob) -> dict[str, str]:
     return {
         "Content-Type": DEFAULT_CONTENT_TYPE,
         **blob.properties,
         **context.grant.response_headers,
-        **version_headers(blob),
-        **metadata_headers(blob.metadata),
+        **build_version_headers(blob),
+        **build_metadata_headers(blob.metadata),
         "Accept-Ranges": "bytes",
-        "x-ms-creation-time": http_date(blob.created_us),
+        "x-ms-creation-time": format_http_date(blob.created_us),
         "x-ms-blob-type": "BlockBlob",
         "x-ms-lease-status": "unlocked",
         "x-ms-lease-state": "available",
@@ -123,7 +135,7 @@ def _blob_headers(context: Context, blob: Blob) -> dict[str, str]:
     }
 
 
-def _wants_range_md5(context: Context, part: ByteRange | None) -> bool:
+def _wants_range_md5(context: OperationContext, part: ByteRange | None) -> bool:
     value = context.request.headers.get("x-ms-range-get-content-md5", "false").lower()
     if value not in {"true", "false"} or (value == "true" and part is None):
         raise invalid_header("x-ms-range-get-content-md5", value)

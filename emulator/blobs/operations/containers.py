@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from emulator.blobs.errors import ErrorCode, StorageError
-from emulator.blobs.index import reads, writes
-from emulator.blobs.operations.context import Context, metadata_headers, version_headers
-from emulator.blobs.response import Response, xml_response
+import base64
+import binascii
+import sqlite3
+from collections.abc import Collection
+
+from emulator.blobs.errors import ErrorCode, StorageError, invalid_query, not_implemented
+from emulator.blobs.index import queries, writes
+from emulator.blobs.operations.context import (
+    BlobResponse,
+    OperationContext,
+    build_metadata_headers,
+    build_version_headers,
+    build_xml_response,
+)
+from emulator.blobs.request import BlobRequest
+from emulator.blobs.xml import build_blob_item, build_container_item, build_listing
 
 
-async def get_account(context: Context) -> Response:
+async def get_account(context: OperationContext) -> BlobResponse:
     """Get Account Information."""
-    return Response(
+    return BlobResponse(
         200,
         {
             "Content-Length": "0",
@@ -21,7 +33,7 @@ async def get_account(context: Context) -> Response:
     )
 
 
-async def create_container(context: Context) -> Response:
+async def create_container(context: OperationContext) -> BlobResponse:
     """Create Container."""
     request = context.request
     if "x-ms-blob-public-access" in request.headers:
@@ -29,16 +41,16 @@ async def create_container(context: Context) -> Response:
     container = await context.store.change(
         writes.create_container, request.container, context.metadata, context.now_us
     )
-    return Response(201, {"Content-Length": "0", **version_headers(container)})
+    return BlobResponse(201, {"Content-Length": "0", **build_version_headers(container)})
 
 
-async def get_container(context: Context) -> Response:
+async def get_container(context: OperationContext) -> BlobResponse:
     """Get Container Properties, and Get Container Metadata."""
-    container = context.store.read(reads.find_container, context.request.container)
+    container = context.store.read(queries.find_container, context.request.container)
     headers = {
         "Content-Length": "0",
-        **version_headers(container),
-        **metadata_headers(container.metadata),
+        **build_version_headers(container),
+        **build_metadata_headers(container.metadata),
     }
     if context.request.comp != "metadata":
         headers |= {
@@ -47,10 +59,10 @@ async def get_container(context: Context) -> Response:
             "x-ms-has-immutability-policy": "false",
             "x-ms-has-legal-hold": "false",
         }
-    return Response(200, headers)
+    return BlobResponse(200, headers)
 
 
-async def set_container_metadata(context: Context) -> Response:
+async def set_container_metadata(context: OperationContext) -> BlobResponse:
     """Set Container Metadata."""
     container = await context.store.change(
         writes.set_container_metadata,
@@ -59,20 +71,125 @@ async def set_container_metadata(context: Context) -> Response:
         context.conditions,
         context.now_us,
     )
-    return Response(200, {"Content-Length": "0", **version_headers(container)})
+    return BlobResponse(200, {"Content-Length": "0", **build_version_headers(container)})
 
 
-async def delete_container(context: Context) -> Response:
+async def delete_container(context: OperationContext) -> BlobResponse:
     """Delete Container: at once, where Azure takes half a minute."""
     orphans = await context.store.change(
         writes.delete_container, context.request.container, context.conditions
     )
     context.store.streams.release(orphans)
-    return Response(202, {"Content-Length": "0"})
+    return BlobResponse(202, {"Content-Length": "0"})
 
 
-async def get_container_acl(context: Context) -> Response:
+async def get_container_acl(context: OperationContext) -> BlobResponse:
     """Get Container ACL: there are no stored access policies."""
-    container = context.store.read(reads.find_container, context.request.container)
+    container = context.store.read(queries.find_container, context.request.container)
     document = '<?xml version="1.0" encoding="utf-8"?><SignedIdentifiers />'
-    return xml_response(document, version_headers(container))
+    return build_xml_response(document, build_version_headers(container))
+
+
+_PAGE_MAX = 5000
+# Of the last ones there are never any here, so that including them is done by doing nothing.
+_BLOB_INCLUDES = frozenset({"metadata", "copy", "deleted", "snapshots", "versions", "tags"})
+_CONTAINER_INCLUDES = frozenset({"metadata", "deleted", "system"})
+_UNSUPPORTED = ("startfrom", "endbefore", "showonly")
+
+
+async def list_containers(context: OperationContext) -> BlobResponse:
+    """One page of the account's containers."""
+    request = context.request
+    prefix = request.parameter("prefix") or ""
+    limit = _page_size(request)
+    include = _include(request, _CONTAINER_INCLUDES)
+    start = _start(request)
+
+    def document(db: sqlite3.Connection) -> str:
+        found, next_name = queries.list_containers(db, prefix, start, limit)
+        return build_listing(
+            {"ServiceEndpoint": _endpoint(request)},
+            _echoes(request, ("Prefix", "Marker", "MaxResults")),
+            "Containers",
+            [build_container_item(item, with_metadata="metadata" in include) for item in found],
+            _marker(next_name),
+        )
+
+    return build_xml_response(await context.store.read_long(document))
+
+
+async def list_blobs(context: OperationContext) -> BlobResponse:
+    """One page of a container's blobs, folded at the delimiter if one is given."""
+    request = context.request
+    for name in _UNSUPPORTED:
+        if request.parameter(name) is not None:
+            raise not_implemented(name)
+    include = _include(request, _BLOB_INCLUDES)
+    query = queries.BlobQuery(
+        request.parameter("prefix") or "",
+        request.parameter("delimiter") or "",
+        _start(request),
+        _page_size(request),
+    )
+
+    def document(db: sqlite3.Connection) -> str:
+        page = queries.list_blobs(db, request.container, query)
+        return build_listing(
+            {"ServiceEndpoint": _endpoint(request), "ContainerName": request.container},
+            _echoes(request, ("Prefix", "Marker", "MaxResults", "Delimiter")),
+            "Blobs",
+            [build_blob_item(entry, with_metadata="metadata" in include) for entry in page.entries],
+            _marker(page.next_name),
+        )
+
+    return build_xml_response(await context.store.read_long(document))
+
+
+def _endpoint(request: BlobRequest) -> str:
+    return f"http://{request.headers.get('host', '')}/{request.account}"
+
+
+def _echoes(request: BlobRequest, names: tuple[str, ...]) -> dict[str, str | None]:
+    return {name: request.parameter(name.lower()) for name in names}
+
+
+def _page_size(request: BlobRequest) -> int:
+    value = request.parameter("maxresults")
+    if value is None:
+        return _PAGE_MAX
+    if not (value.isascii() and value.isdigit()) or len(value) > 10:
+        raise invalid_query("maxresults", value)
+    if int(value) == 0:
+        raise StorageError(
+            ErrorCode.OUT_OF_RANGE_QUERY_PARAMETER,
+            QueryParameterName="maxresults",
+            QueryParameterValue=value,
+            MinimumAllowed="1",
+            MaximumAllowed=str(_PAGE_MAX),
+        )
+    return min(int(value), _PAGE_MAX)
+
+
+def _include(request: BlobRequest, known: Collection[str]) -> set[str]:
+    value = request.parameter("include") or ""
+    wanted = {part.strip().lower() for part in value.split(",") if part.strip()}
+    if "uncommittedblobs" in wanted:
+        raise not_implemented("include=uncommittedblobs")
+    if not wanted <= set(known):
+        raise invalid_query("include", value)
+    return wanted
+
+
+def _marker(next_name: str | None) -> str:
+    if next_name is None:
+        return ""
+    return base64.urlsafe_b64encode(next_name.encode()).decode()
+
+
+def _start(request: BlobRequest) -> str:
+    """The name at which a marker of ours says that the page begins."""
+    value = request.parameter("marker") or ""
+    try:
+        return base64.b64decode(value, altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise invalid_query("marker", value, "It was not returned by a listing.") from None

@@ -8,17 +8,24 @@ import sqlite3
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
-from emulator.blobs.conditions import Guard
+from emulator.blobs.content import Uploaded
 from emulator.blobs.errors import ErrorCode, StorageError, invalid_header, not_implemented
-from emulator.blobs.index import blocks, reads, writes
-from emulator.blobs.index.records import NewBlob, Segment, Staged, Written
-from emulator.blobs.names import block_id_length
-from emulator.blobs.operations.context import Context, version_headers
-from emulator.blobs.properties import DEFAULT_CONTENT_TYPE, blob_properties, decode_md5
-from emulator.blobs.response import Response, xml_response
-from emulator.blobs.streams import Uploaded
-from emulator.blobs.xml import block_list as block_list_document
-from emulator.blobs.xml import parse_block_list
+from emulator.blobs.headers import (
+    DEFAULT_CONTENT_TYPE,
+    WritePrecondition,
+    decode_md5,
+    read_blob_properties,
+)
+from emulator.blobs.index import queries, writes
+from emulator.blobs.index.schema import NewBlob, Segment, UncommittedBlock, WriteResult
+from emulator.blobs.names import read_block_id_length
+from emulator.blobs.operations.context import (
+    BlobResponse,
+    OperationContext,
+    build_version_headers,
+    build_xml_response,
+)
+from emulator.blobs.xml import build_block_list, parse_block_list
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,7 +37,7 @@ _BLOCK_LIST_BYTES_MAX = 8 * _MIB
 _ENCRYPTED = {"x-ms-request-server-encrypted": "true"}
 
 
-async def put_blob(context: Context) -> Response:
+async def put_blob(context: OperationContext) -> BlobResponse:
     """Put Blob, of a block blob."""
     request, store = context.request, context.store
     kind = request.headers.get("x-ms-blob-type")
@@ -48,36 +55,38 @@ async def put_blob(context: Context) -> Response:
     content = (
         uploaded.data if uploaded.data is not None else Segment(0, uploaded.size, uploaded.content)
     )
-    written = await _commit(context, uploaded, writes.put_blob, new, content, _guard(context))
+    written = await _commit(
+        context, uploaded, writes.put_blob, new, content, _read_precondition(context)
+    )
     return _created(context, written, {"Content-MD5": digest})
 
 
-async def put_block(context: Context) -> Response:
+async def put_block(context: OperationContext) -> BlobResponse:
     """Put Block: put a block aside for a later block list."""
     request, store = context.request, context.store
     block_id = request.parameter("blockid")
     if not block_id:
         raise StorageError(ErrorCode.MISSING_REQUIRED_QUERY_PARAMETER, QueryParameterName="blockid")
-    block_id_length(block_id)
-    store.read(reads.container_id, request.container)
+    read_block_id_length(block_id)
+    store.read(queries.find_container_id, request.container)
     if request.body.required_length(PUT_BLOCK_BYTES_MAX) == 0:
         raise invalid_header("Content-Length", "0")
     uploaded = await store.streams.receive(request.body, PUT_BLOCK_BYTES_MAX, inline=False)
     orphans = await _commit(
         context,
         uploaded,
-        blocks.stage_block,
+        writes.put_block,
         request.container,
         request.blob,
-        Staged(block_id, uploaded.size, uploaded.content),
+        UncommittedBlock(block_id, uploaded.size, uploaded.content),
         context.now_us,
     )
     store.streams.release(orphans)
     digest = base64.b64encode(uploaded.md5).decode()
-    return Response(201, {"Content-Length": "0", "Content-MD5": digest, **_ENCRYPTED})
+    return BlobResponse(201, {"Content-Length": "0", "Content-MD5": digest, **_ENCRYPTED})
 
 
-async def put_block_list(context: Context) -> Response:
+async def put_block_list(context: OperationContext) -> BlobResponse:
     """Put Block List: commit a blob made of blocks."""
     request, store = context.request, context.store
     new = _new_blob(context)
@@ -86,11 +95,11 @@ async def put_block_list(context: Context) -> Response:
     digest = hashlib.md5(document, usedforsecurity=False).digest()
     _check_md5(context, digest)
     entries = await store.streams.run(parse_block_list, document)
-    written = await store.change(writes.commit_blocks, new, entries, _guard(context))
+    written = await store.change(writes.commit_blocks, new, entries, _read_precondition(context))
     return _created(context, written, {"Content-MD5": base64.b64encode(digest).decode()})
 
 
-async def get_block_list(context: Context) -> Response:
+async def get_block_list(context: OperationContext) -> BlobResponse:
     """Get Block List: committed blocks, uncommitted ones, or both."""
     request, store = context.request, context.store
     kind = (request.parameter("blocklisttype") or "committed").lower()
@@ -98,45 +107,45 @@ async def get_block_list(context: Context) -> Response:
         raise StorageError(
             ErrorCode.INVALID_QUERY_PARAMETER_VALUE, QueryParameterName="blocklisttype"
         )
-    container = store.read(reads.container_id, request.container)
-    blob = store.read(reads.look_up_blob, container, request.blob)
-    staged = await store.read_long(reads.staged_blocks, container, request.blob)
+    container = store.read(queries.find_container_id, request.container)
+    blob = store.read(queries.look_up_blob, container, request.blob)
+    staged = await store.read_long(queries.find_uncommitted_blocks, container, request.blob)
     if blob is None and not staged:
         raise StorageError(ErrorCode.BLOB_NOT_FOUND)
     headers = {}
     committed = []
     if blob is not None:
-        headers = {**version_headers(blob), "x-ms-blob-content-length": str(blob.size)}
-        parts = await store.read_long(reads.segments, blob.id, 0, blob.size)
+        headers = {**build_version_headers(blob), "x-ms-blob-content-length": str(blob.size)}
+        parts = await store.read_long(queries.find_segments, blob.id, 0, blob.size)
         committed = [(part.block_id, part.size) for part in parts if part.block_id]
-    document = block_list_document(
+    document = build_block_list(
         committed if kind != "uncommitted" else None,
         [(block.block_id, block.size) for block in staged] if kind != "committed" else None,
     )
-    return xml_response(document, headers)
+    return build_xml_response(document, headers)
 
 
-def _new_blob(context: Context, *, single_put: bool = False) -> NewBlob:
+def _new_blob(context: OperationContext, *, single_put: bool = False) -> NewBlob:
     request = context.request
-    properties = blob_properties(request.headers, single_put=single_put)
+    properties = read_blob_properties(request.headers, single_put=single_put)
     properties.setdefault("Content-Type", DEFAULT_CONTENT_TYPE)
     return NewBlob(request.container, request.blob, properties, context.metadata, context.now_us)
 
 
-def _guard(context: Context) -> Guard:
-    return Guard(context.conditions, context.grant.may_overwrite)
+def _read_precondition(context: OperationContext) -> WritePrecondition:
+    return WritePrecondition(context.conditions, context.grant.may_overwrite)
 
 
-def _refuse_early(context: Context) -> None:
+def _refuse_early(context: OperationContext) -> None:
     """Refuse what the commit would refuse anyway, before a large body is taken in."""
     request, store = context.request, context.store
-    container = store.read(reads.container_id, request.container)
-    current = store.read(reads.look_up_blob, container, request.blob)
-    _guard(context).check(current)
+    container = store.read(queries.find_container_id, request.container)
+    current = store.read(queries.look_up_blob, container, request.blob)
+    _read_precondition(context).check(current)
 
 
 async def _commit(
-    context: Context,
+    context: OperationContext,
     uploaded: Uploaded,
     change: Callable[Concatenate[sqlite3.Connection, P], T],
     *args: P.args,
@@ -155,7 +164,7 @@ async def _commit(
         raise
 
 
-def _check_md5(context: Context, computed: bytes) -> None:
+def _check_md5(context: OperationContext, computed: bytes) -> None:
     stated = context.request.headers.get("content-md5")
     if stated is not None and decode_md5(stated) != computed:
         raise StorageError(
@@ -165,7 +174,9 @@ def _check_md5(context: Context, computed: bytes) -> None:
         )
 
 
-def _created(context: Context, written: Written, headers: dict[str, str]) -> Response:
+def _created(
+    context: OperationContext, written: WriteResult, headers: dict[str, str]
+) -> BlobResponse:
     context.store.streams.release(written.orphans)
-    fixed = {"Content-Length": "0", **version_headers(written.blob), **_ENCRYPTED}
-    return Response(201, {**fixed, **headers})
+    fixed = {"Content-Length": "0", **build_version_headers(written.blob), **_ENCRYPTED}
+    return BlobResponse(201, {**fixed, **headers})

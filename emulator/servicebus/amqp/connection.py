@@ -4,29 +4,32 @@ import asyncio
 import logging
 from enum import Enum
 
+from emulator.servicebus.amqp.errors import AmqpError, ConnectionFault, FramingError, SessionFault
 from emulator.servicebus.amqp.frames import (
     HEADER_BYTES,
     MIN_MAX_FRAME_BYTES,
     SASL_FRAME,
+    AmqpFrameReader,
     Frame,
-    FrameReader,
+    encode_frame,
 )
-from emulator.servicebus.amqp.node import Peer
+from emulator.servicebus.amqp.link import ConnectionService
 from emulator.servicebus.amqp.performatives import (
     Begin,
     Close,
     End,
     Open,
     Performative,
-    error_of,
+    SaslInit,
+    SaslMechanisms,
+    SaslOutcome,
+    build_error,
+    build_symbol_array,
     read_performative,
 )
-from emulator.servicebus.amqp.sasl import decide, offer
 from emulator.servicebus.amqp.session import Session
-from emulator.servicebus.amqp.types import UInt, UShort
-from emulator.servicebus.amqp.wire import Wire
-from emulator.servicebus.amqp.work import Work
-from emulator.servicebus.errors import AmqpError, ConnectionFault, FramingError, SessionFault
+from emulator.servicebus.amqp.transport import PeerTransport, PendingWork
+from emulator.servicebus.amqp.types import UByte, UInt, UShort
 
 AMQP_HEADER = b"AMQP\x00\x01\x00\x00"
 SASL_HEADER = b"AMQP\x03\x01\x00\x00"
@@ -52,15 +55,17 @@ class _State(Enum):
 class Connection(asyncio.Protocol):
     """One connection of a peer."""
 
-    def __init__(self, peer: Peer, container_id: str, idle_seconds: float = IDLE_SECONDS) -> None:
-        self._peer = peer
+    def __init__(
+        self, service: ConnectionService, container_id: str, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
+        self._service = service
         self._container_id = container_id
         self._idle_seconds = idle_seconds
         self._loop = asyncio.get_running_loop()
         self._state = _State.HEADER
-        self._reader = FrameReader(MAX_FRAME_BYTES)
-        self._wire = Wire()
-        self._work = Work(self._regulate_reading, self.fail)
+        self._reader = AmqpFrameReader(MAX_FRAME_BYTES)
+        self._transport = PeerTransport()
+        self._pending = PendingWork(self._regulate_reading, self.fail)
         self._sessions: dict[int, Session] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._received_at = self._loop.time()
@@ -70,13 +75,13 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
-        self._wire.connect(transport)
+        self._transport.connect(transport)
         self._timer = self._loop.call_later(_HANDSHAKE_SECONDS, self._on_handshake_over)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let everything go. Work that was begun is finished, for it may be durable already."""
         self._end()
-        self._wire.disconnect()
+        self._transport.disconnect()
 
     def data_received(self, data: bytes) -> None:
         """Handle the frames that are complete."""
@@ -113,7 +118,7 @@ class Connection(asyncio.Protocol):
         if self._state in {_State.OPEN, _State.OPENING}:
             if self._state is _State.OPENING:
                 self._send_open()
-            self._wire.send(0, Close(error_of(fault.condition, fault.description)).encode())
+            self._transport.send(0, Close(build_error(fault.condition, fault.description)).encode())
         self._finish()
 
     def shut_down(self) -> None:
@@ -139,19 +144,19 @@ class Connection(asyncio.Protocol):
         assert len(header) == HEADER_BYTES
         if header == AMQP_HEADER:
             self._state = _State.OPENING
-            self._wire.write(AMQP_HEADER)
+            self._transport.write(AMQP_HEADER)
         elif header == SASL_HEADER and self._state is _State.HEADER:
             self._state = _State.SASL
-            self._wire.write(SASL_HEADER + offer())
+            self._transport.write(SASL_HEADER + build_mechanisms_frame())
         else:
             # The specification's answer to a version that is not supported.
-            self._wire.write(SASL_HEADER if self._state is _State.HEADER else AMQP_HEADER)
+            self._transport.write(SASL_HEADER if self._state is _State.HEADER else AMQP_HEADER)
             self._finish()
 
     def _on_frame(self, frame: Frame) -> None:
         if self._state is _State.SASL:
-            accepted, answer = decide(frame, self._peer)
-            self._wire.write(answer)
+            accepted, answer = answer_init(frame, self._service)
+            self._transport.write(answer)
             self._state = _State.AMQP_HEADER
             if not accepted:
                 self._finish()
@@ -170,7 +175,7 @@ class Connection(asyncio.Protocol):
         elif isinstance(performative, Close):
             if self._state is _State.OPENING:
                 self._send_open()
-            self._wire.send(0, Close().encode())
+            self._transport.send(0, Close().encode())
             self._finish()
         elif self._state is _State.OPENING:
             raise ConnectionFault("amqp:not-allowed", "open was expected")
@@ -185,7 +190,7 @@ class Connection(asyncio.Protocol):
         self._send_open()
         if peer_open.max_frame_size < MIN_MAX_FRAME_BYTES:
             raise ConnectionFault("amqp:invalid-field", "max-frame-size must be 512 or more")
-        self._wire.peer_max_frame_bytes = min(int(peer_open.max_frame_size), MAX_FRAME_BYTES)
+        self._transport.peer_max_frame_bytes = min(int(peer_open.max_frame_size), MAX_FRAME_BYTES)
         if peer_open.idle_time_out:
             self._peer_idle_seconds = max(0.1, peer_open.idle_time_out / 1000)
         if self._timer is not None:
@@ -195,7 +200,7 @@ class Connection(asyncio.Protocol):
     def _send_open(self) -> None:
         self._state = _State.OPEN
         half_ms = UInt(int(self._idle_seconds * 500))
-        self._wire.send(
+        self._transport.send(
             0,
             Open(
                 self._container_id,
@@ -207,11 +212,13 @@ class Connection(asyncio.Protocol):
 
     def _on_begin(self, channel: int, begin: Begin) -> None:
         session = self._sessions.get(channel)
-        if session is not None and not session.ended:
+        if session is not None and not session.is_ended:
             raise ConnectionFault("amqp:not-allowed", f"the channel {channel} has a session")
         if begin.remote_channel is not None:
             raise ConnectionFault("amqp:not-allowed", "no session was begun from this side")
-        self._sessions[channel] = Session(channel, begin, self._peer, self._wire, self._work)
+        self._sessions[channel] = Session(
+            channel, begin, self._service, self._transport, self._pending
+        )
 
     def _on_session(self, channel: int, performative: Performative, payload: bytes) -> None:
         session = self._sessions.get(channel)
@@ -229,19 +236,19 @@ class Connection(asyncio.Protocol):
     # Who waits for whom
 
     def _set_blocked(self, blocked: bool) -> None:
-        self._wire.blocked = blocked
+        self._transport.is_blocked = blocked
         self._regulate_reading()
         for session in self._sessions.values():
             session.set_blocked(blocked)
 
     def _regulate_reading(self) -> None:
-        self._wire.set_reading(not self._wire.blocked and not self._work.is_enough)
+        self._transport.set_reading(not self._transport.is_blocked and not self._pending.is_full)
 
     # The end
 
     def _finish(self) -> None:
         self._end()
-        self._wire.close()
+        self._transport.close()
 
     def _end(self) -> None:
         self._state = _State.CLOSED
@@ -260,14 +267,46 @@ class Connection(asyncio.Protocol):
     def _watch(self) -> None:
         """Notice a peer that is gone, and tell one that we are not; then sleep until either."""
         now = self._loop.time()
-        if self._wire.reading and now - self._received_at >= self._idle_seconds:
+        if self._transport.is_reading and now - self._received_at >= self._idle_seconds:
             self.fail(ConnectionFault("amqp:resource-limit-exceeded", "the peer was silent"))
             return
         due_at = max(self._received_at + self._idle_seconds, now + 0.01)
         if self._peer_idle_seconds is not None:
             beat_seconds = self._peer_idle_seconds / 2
-            if now - self._wire.sent_at >= beat_seconds * 0.9:
-                self._wire.sent_at = now
-                self._wire.send(0, b"")
-            due_at = min(due_at, self._wire.sent_at + beat_seconds)
+            if now - self._transport.sent_at >= beat_seconds * 0.9:
+                self._transport.sent_at = now
+                self._transport.send(0, b"")
+            due_at = min(due_at, self._transport.sent_at + beat_seconds)
         self._timer = self._loop.call_at(due_at, self._watch)
+
+
+MECHANISMS = "ANONYMOUS", "PLAIN", "MSSBCBS"
+
+_OK = UByte(0)
+_WRONG_CREDENTIALS = UByte(1)
+
+
+def build_mechanisms_frame() -> bytes:
+    """Return the frame with the mechanisms. Always an array, which clients rely on."""
+    return _frame(SaslMechanisms(build_symbol_array(*MECHANISMS)).encode())
+
+
+def answer_init(frame: Frame, service: ConnectionService) -> tuple[bool, bytes]:
+    """Read the peer's choice; returns whether it is let in, and the frame that tells it so.
+
+    Raises ConnectionFault for a frame that is no such choice.
+    """
+    if frame.type != SASL_FRAME:
+        raise ConnectionFault("amqp:not-allowed", "a SASL frame was expected")
+    init, _ = read_performative(frame.body)
+    if not isinstance(init, SaslInit):
+        raise ConnectionFault("amqp:not-allowed", "sasl-init was expected")
+    accepted = init.mechanism in MECHANISMS and service.authenticate(
+        init.mechanism, init.initial_response
+    )
+    outcome = SaslOutcome(_OK if accepted else _WRONG_CREDENTIALS)
+    return accepted, _frame(outcome.encode())
+
+
+def _frame(body: bytes) -> bytes:
+    return encode_frame(body, frame_type=SASL_FRAME)

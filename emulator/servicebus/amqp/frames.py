@@ -3,7 +3,7 @@
 import struct
 from dataclasses import dataclass
 
-from emulator.servicebus.errors import FramingError
+from emulator.servicebus.amqp.errors import FramingError
 
 AMQP_FRAME = 0
 SASL_FRAME = 1
@@ -28,7 +28,7 @@ def encode_frame(body: bytes, channel: int = 0, frame_type: int = AMQP_FRAME) ->
     return _HEAD.pack(len(body) + HEADER_BYTES, _HEAD_DOUBLEWORDS, frame_type, channel) + body
 
 
-class FrameReader:
+class AmqpFrameReader:
     """Collects received bytes until they make up a frame, or a protocol header."""
 
     def __init__(self, max_frame_bytes: int) -> None:

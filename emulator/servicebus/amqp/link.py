@@ -1,14 +1,94 @@
-"""Links: one direction of messages between a peer and a node, with credit."""
+"""What the protocol expects of the service behind it.
+
+The protocol knows links, credit and deliveries; the service knows what an address stands for.
+"""
 
 import asyncio
-from typing import NoReturn, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn, Protocol
+from urllib.parse import urlsplit
 
-from emulator.servicebus.amqp.node import Sink, Source
-from emulator.servicebus.amqp.outcomes import ACCEPTED, rejection
+from emulator.servicebus.amqp.errors import (
+    AmqpError,
+    DecodeError,
+    LinkFault,
+    MessageFault,
+    SessionFault,
+)
+from emulator.servicebus.amqp.outcomes import ACCEPTED, Outcome, build_rejection
 from emulator.servicebus.amqp.performatives import Attach, Flow, Transfer
-from emulator.servicebus.amqp.types import Described, UInt
-from emulator.servicebus.amqp.work import Work
-from emulator.servicebus.errors import AmqpError, LinkFault, MessageFault, SessionFault
+from emulator.servicebus.amqp.transport import PendingWork
+from emulator.servicebus.amqp.types import Described, Symbol, UByte, UInt, ULong
+
+
+class LinkTarget(Protocol):
+    """Takes the messages that a peer sends on one link."""
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The size over which a message is refused unseen."""
+        ...
+
+    async def put(self, payload: bytes, message_format: int) -> None:
+        """Take a message; returns when it is safe. Raises MessageFault to refuse it."""
+        ...
+
+
+class LinkSource(Protocol):
+    """Gives the messages that a peer receives on one link."""
+
+    @property
+    def is_presettled(self) -> bool:
+        """Whether messages are done with as soon as they are sent."""
+        ...
+
+    def set_credit(self, credit: int) -> None:
+        """Send up to this many messages, now and as they come; 0 means none."""
+        ...
+
+    async def settle(self, tag: bytes, outcome: Outcome) -> None:
+        """Apply an outcome to what was sent under a tag; raises MessageFault when it cannot be."""
+        ...
+
+    def close(self) -> None:
+        """Send no more: the link is gone."""
+        ...
+
+
+class DeliverySender(Protocol):
+    """The link itself, to a source."""
+
+    def send(self, tag: bytes, payload: bytes) -> None:
+        """Send a message; the source must have credit for it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRequest:
+    """What a peer asks for when it attaches to receive."""
+
+    address: str
+    reply_address: str | None
+    is_presettled: bool
+    """Whether the peer wants messages that are done with as soon as they are sent."""
+    filters: dict[Any, Any] = field(default_factory=dict)
+
+
+class ConnectionService(Protocol):
+    """The service, as one connection sees it."""
+
+    def authenticate(self, mechanism: str, response: bytes) -> bool:
+        """Decide whether a SASL response lets the peer in."""
+        ...
+
+    def open_target(self, address: str) -> LinkTarget:
+        """Return what takes the messages for an address; raises LinkFault."""
+        ...
+
+    def open_source(self, requested: SourceRequest, sender: DeliverySender) -> LinkSource:
+        """Return what gives the messages of an address; raises LinkFault."""
+        ...
+
 
 _CREDIT = 1000
 _SERIAL = 1 << 32
@@ -20,11 +100,11 @@ def serial_difference(minuend: int, subtrahend: int) -> int:
     return (minuend - subtrahend + _HALF_SERIAL) % _SERIAL - _HALF_SERIAL
 
 
-class Carrier(Protocol):
+class LinkSession(Protocol):
     """The session, to its links."""
 
     @property
-    def work(self) -> Work:
+    def pending(self) -> PendingWork:
         """What is under way for the peer."""
         ...
 
@@ -61,10 +141,10 @@ class IncomingLink:
     clients start before they hear of it; the connection bounds what is held instead.
     """
 
-    def __init__(self, session: Carrier, attach: Attach, sink: Sink) -> None:
+    def __init__(self, session: LinkSession, attach: Attach, target: LinkTarget) -> None:
         self.handle = attach.handle
         self._session = session
-        self._sink = sink
+        self._target = target
         self._delivery_count = int(attach.initial_delivery_count or 0)
         self._credit = 0
         self._first: Transfer | None = None
@@ -72,11 +152,11 @@ class IncomingLink:
         self._held_bytes = 0
         self._too_large = False
 
-    def opened(self) -> None:
+    def on_attached(self) -> None:
         """Start, the peer having been told that the link is attached."""
         self._replenish()
 
-    def closed(self) -> None:
+    def on_detached(self) -> None:
         """Forget what was only partly received."""
         self._drop_parts()
 
@@ -106,8 +186,8 @@ class IncomingLink:
         too_large, held_bytes = self._too_large, self._held_bytes
         self._first, self._parts, self._held_bytes, self._too_large = None, [], 0, False
         self._count_delivery()
-        self._session.work.begin(held_bytes)
-        self._session.work.spawn(
+        self._session.pending.begin_delivery(held_bytes)
+        self._session.pending.spawn(
             self._take(first, transfer.settled or first.settled, whole, too_large, held_bytes)
         )
 
@@ -118,21 +198,21 @@ class IncomingLink:
         try:
             if too_large:
                 self._refuse_size()
-            await self._sink.put(payload, first.message_format or 0)
+            await self._target.put(payload, first.message_format or 0)
         except MessageFault as fault:
-            state = rejection(fault)
+            state = build_rejection(fault)
         except LinkFault as fault:
             self._session.detach(self.handle, fault)
             return
         finally:
-            self._session.work.end(held_bytes)
+            self._session.pending.end_delivery(held_bytes)
         if not settled and first.delivery_id is not None:
             self._session.send_disposition(
                 as_receiver=True, delivery_id=first.delivery_id, state=state
             )
 
     def _refuse_size(self) -> NoReturn:
-        limit = self._sink.max_message_bytes
+        limit = self._target.max_message_bytes
         raise MessageFault("amqp:link:message-size-exceeded", f"the message is over {limit} bytes")
 
     def _hold(self, payload: bytes) -> None:
@@ -140,13 +220,13 @@ class IncomingLink:
             return
         self._parts.append(payload)
         self._held_bytes += len(payload)
-        self._session.work.hold(len(payload))
-        if self._held_bytes > self._sink.max_message_bytes:
+        self._session.pending.add_partial(len(payload))
+        if self._held_bytes > self._target.max_message_bytes:
             self._drop_payload()
             self._too_large = True
 
     def _drop_payload(self) -> None:
-        self._session.work.hold(-self._held_bytes)
+        self._session.pending.add_partial(-self._held_bytes)
         self._parts, self._held_bytes = [], 0
 
     def _drop_parts(self) -> None:
@@ -174,19 +254,19 @@ class IncomingLink:
 class OutgoingLink:
     """Gives messages to a peer, as many as it has asked for."""
 
-    def __init__(self, session: Carrier, attach: Attach) -> None:
+    def __init__(self, session: LinkSession, attach: Attach) -> None:
         self.handle = attach.handle
-        self.source: Source
+        self.source: LinkSource
         self._session = session
         self._delivery_count = 0
         self._credit = 0
         self._blocked = False
         self._closed = False
 
-    def opened(self) -> None:
+    def on_attached(self) -> None:
         """Start, the peer having been told that the link is attached."""
 
-    def closed(self) -> None:
+    def on_detached(self) -> None:
         """Send no more."""
         self._closed = True
         self.source.close()
@@ -242,3 +322,93 @@ class OutgoingLink:
 
 
 Link = IncomingLink | OutgoingLink
+
+
+_SOURCE = 0x28
+_TARGET = 0x29
+_SOURCE_NAMES = _SOURCE, "amqp:source:list"
+_TARGET_NAMES = _TARGET, "amqp:target:list"
+_FILTER_FIELD = 7
+_SETTLED = UByte(1)
+_BATCH_SIZE = Symbol("com.microsoft:max-message-batch-size")
+
+
+def read_target_address(attach: Attach) -> str:
+    """Return the address that a sending peer wants to reach; raises LinkFault."""
+    if attach.target is None or attach.target.descriptor not in _TARGET_NAMES:
+        raise LinkFault("amqp:not-implemented", "only plain targets are supported")
+    return _address(attach.target)
+
+
+def read_source_request(attach: Attach) -> SourceRequest:
+    """Return what a receiving peer asks for; raises LinkFault."""
+    if attach.source is None or attach.source.descriptor not in _SOURCE_NAMES:
+        raise LinkFault("amqp:not-implemented", "only plain sources are supported")
+    fields = _fields(attach.source)
+    filters = fields[_FILTER_FIELD] if len(fields) > _FILTER_FIELD else None
+    if not isinstance(filters, dict | None):
+        raise DecodeError("the filter of a source is not a map")
+    reply_address = None
+    if attach.target is not None:
+        reply_address = next(iter(_fields(attach.target)), None)
+    return SourceRequest(
+        address=_address(attach.source),
+        reply_address=reply_address if isinstance(reply_address, str) else None,
+        is_presettled=attach.snd_settle_mode == _SETTLED,
+        filters=filters or {},
+    )
+
+
+def build_attach_reply(attach: Attach, max_message_bytes: int | None) -> Attach:
+    """Build the answer to an attach. Clients need a source and a target, and a first count."""
+    peer_receives = attach.role
+    limit = None if max_message_bytes is None else ULong(max_message_bytes)
+    return Attach(
+        name=attach.name,
+        handle=attach.handle,
+        role=not peer_receives,
+        snd_settle_mode=attach.snd_settle_mode,
+        rcv_settle_mode=attach.rcv_settle_mode,
+        source=_without_filters(attach.source) or Described(ULong(_SOURCE), []),
+        target=attach.target or Described(ULong(_TARGET), []),
+        initial_delivery_count=UInt(0) if peer_receives else None,
+        max_message_size=limit,
+        properties=None if limit is None else {_BATCH_SIZE: limit},
+    )
+
+
+def build_attach_refusal(attach: Attach) -> Attach:
+    """Build the answer to an attach that fails: nothing at the other end. A detach follows."""
+    return Attach(
+        name=attach.name,
+        handle=attach.handle,
+        role=not attach.role,
+        initial_delivery_count=UInt(0) if attach.role else None,
+    )
+
+
+def _without_filters(source: Described | None) -> Described | None:
+    """Leave out the filters: what is echoed would be what is applied, and none is."""
+    if source is None or len(source.value) <= _FILTER_FIELD:
+        return source
+    fields = list(source.value)
+    fields[_FILTER_FIELD] = None
+    return replace(source, value=fields)
+
+
+def _address(terminus: Described) -> str:
+    address = next(iter(_fields(terminus)), None)
+    if not isinstance(address, str):
+        raise LinkFault("amqp:not-implemented", "dynamic nodes are not supported")
+    try:
+        # Clients write a whole URL for entities, and the bare path for the rest.
+        path = urlsplit(address).path if "://" in address else address
+    except ValueError:
+        raise LinkFault("amqp:invalid-field", "the address is not a URL") from None
+    return path.strip("/")
+
+
+def _fields(terminus: Described) -> list[Any]:
+    if not isinstance(terminus.value, list):
+        raise DecodeError("a source or target is not a list")
+    return terminus.value

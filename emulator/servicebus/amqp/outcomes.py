@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from emulator.servicebus.amqp.performatives import error_of
+from emulator.servicebus.amqp.errors import AmqpError, DecodeError
+from emulator.servicebus.amqp.performatives import build_error
 from emulator.servicebus.amqp.types import Described, ULong
-from emulator.servicebus.errors import AmqpError, DecodeError
 
 _RECEIVED = 0x23
 _ACCEPTED = 0x24
@@ -46,9 +46,9 @@ ACCEPTED = Described(ULong(_ACCEPTED), [])
 _REJECTED_WITHOUT_ERROR = Described(ULong(_REJECTED), [])
 
 
-def rejection(error: AmqpError) -> Described:
+def build_rejection(error: AmqpError) -> Described:
     """Build the state that tells a peer that its message or its settlement is refused."""
-    return Described(ULong(_REJECTED), [error_of(error.condition, error.description)])
+    return Described(ULong(_REJECTED), [build_error(error.condition, error.description)])
 
 
 def read_outcome(state: Described | None) -> Outcome | None:
@@ -73,7 +73,7 @@ def read_outcome(state: Described | None) -> Outcome | None:
     raise DecodeError("a delivery state is unknown")
 
 
-def confirmation(outcome: Outcome, state: Described) -> Described:
+def build_confirmation(outcome: Outcome, state: Described) -> Described:
     """Build the answer to a settlement: the same outcome, without the error of a rejection.
 
     An error in a rejection would say that the rejection itself failed.

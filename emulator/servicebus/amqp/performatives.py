@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from emulator.servicebus.amqp.decoder import Decoder
-from emulator.servicebus.amqp.encoder import encode_composite
+from emulator.servicebus.amqp.codec import Decoder, encode_composite
+from emulator.servicebus.amqp.errors import DecodeError
 from emulator.servicebus.amqp.types import Array, Described, Symbol, UByte, UInt, ULong, UShort
-from emulator.servicebus.errors import DecodeError
 
 _ANY: tuple[type, ...] = (object,)
 _FLAG: tuple[type, ...] = (bool,)
@@ -294,11 +293,11 @@ def read_performative(body: bytes) -> tuple[Performative, int]:
 # Parts of performatives
 
 
-def error_of(condition: str, description: str) -> Described:
+def build_error(condition: str, description: str) -> Described:
     """Build an error. Always of three fields, because clients index the third."""
     return Described(ULong(0x1D), [Symbol(condition), description, None])
 
 
-def array_of_symbols(*names: str) -> Array:
+def build_symbol_array(*names: str) -> Array:
     """Build an array of symbols."""
     return Array(Symbol(name) for name in names)

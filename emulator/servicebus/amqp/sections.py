@@ -7,10 +7,16 @@ A section is kept as the sender encoded it, except that its descriptor always be
 from dataclasses import dataclass, replace
 from typing import Any
 
-from emulator.servicebus.amqp.decoder import Decoder, compound_items, decode, skip
-from emulator.servicebus.amqp.encoder import encode, wrap_compound
+from emulator.servicebus.amqp.codec import (
+    Decoder,
+    compound_items,
+    decode,
+    encode,
+    skip,
+    wrap_compound,
+)
+from emulator.servicebus.amqp.errors import DecodeError
 from emulator.servicebus.amqp.types import Symbol
-from emulator.servicebus.errors import DecodeError
 
 HEADER = 0x70
 DELIVERY_ANNOTATIONS = 0x71
@@ -142,16 +148,16 @@ def map_items(section: bytes) -> dict[str, tuple[bytes, bytes]]:
     return pairs
 
 
-def with_pairs(
+def replace_pairs(
     code: int, section: bytes, ours: bytes, count: int, reserved: frozenset[str]
 ) -> bytes:
     """Add encoded pairs to a section that is a map, in the place of those that are reserved."""
     if section:
-        theirs = [
+        sender_section = [
             each for key, pair in map_items(section).items() if key not in reserved for each in pair
         ]
-        ours = b"".join(theirs) + ours
-        count += len(theirs) // 2
+        ours = b"".join(sender_section) + ours
+        count += len(sender_section) // 2
     return b"\x00\x53" + bytes((code,)) + wrap_compound(0xC1, ours, 2 * count)
 
 

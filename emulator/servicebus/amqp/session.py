@@ -3,22 +3,33 @@
 from collections import deque
 from dataclasses import dataclass
 
-from emulator.servicebus.amqp.attachment import (
-    acceptance,
-    refusal,
-    source_terms,
-    target_address,
+from emulator.servicebus.amqp.codec import encode_binary, encode_uint, wrap_compound
+from emulator.servicebus.amqp.errors import (
+    AmqpError,
+    ConnectionFault,
+    FramingError,
+    LinkFault,
+    MessageFault,
+    SessionFault,
 )
-from emulator.servicebus.amqp.encoder import encode_binary, encode_uint, wrap_compound
 from emulator.servicebus.amqp.frames import HEADER_BYTES
-from emulator.servicebus.amqp.link import IncomingLink, Link, OutgoingLink, serial_difference
-from emulator.servicebus.amqp.node import Peer
+from emulator.servicebus.amqp.link import (
+    ConnectionService,
+    IncomingLink,
+    Link,
+    OutgoingLink,
+    build_attach_refusal,
+    build_attach_reply,
+    read_source_request,
+    read_target_address,
+    serial_difference,
+)
 from emulator.servicebus.amqp.outcomes import (
     Outcome,
     Released,
-    confirmation,
+    build_confirmation,
+    build_rejection,
     read_outcome,
-    rejection,
 )
 from emulator.servicebus.amqp.performatives import (
     Attach,
@@ -29,19 +40,10 @@ from emulator.servicebus.amqp.performatives import (
     Flow,
     Performative,
     Transfer,
-    error_of,
+    build_error,
 )
+from emulator.servicebus.amqp.transport import PeerTransport, PendingWork
 from emulator.servicebus.amqp.types import Described, UInt, UShort
-from emulator.servicebus.amqp.wire import Wire
-from emulator.servicebus.amqp.work import Work
-from emulator.servicebus.errors import (
-    AmqpError,
-    ConnectionFault,
-    FramingError,
-    LinkFault,
-    MessageFault,
-    SessionFault,
-)
 
 HANDLE_MAX = 255
 _WINDOW = 0x7FFFFFFF
@@ -62,11 +64,18 @@ class _Unsettled:
 class Session:
     """One session of a connection; our channel and our handles are the peer's."""
 
-    def __init__(self, channel: int, begin: Begin, peer: Peer, wire: Wire, work: Work) -> None:
-        self.work = work
+    def __init__(
+        self,
+        channel: int,
+        begin: Begin,
+        service: ConnectionService,
+        transport: PeerTransport,
+        pending: PendingWork,
+    ) -> None:
+        self.pending = pending
         self._channel = channel
-        self._peer = peer
-        self._wire = wire
+        self._service = service
+        self._transport = transport
         self._links: dict[int, Link | None] = {}
         """By handle; None where we detached and the peer has not answered yet."""
         self._unsettled: dict[int, _Unsettled] = {}
@@ -77,7 +86,7 @@ class Session:
         self._next_delivery_id = 0
         self._peer_window = int(begin.incoming_window)
         self._received_since_flow = 0
-        self.ended = False
+        self.is_ended = False
         """Kept until the channel is used again: clients detach links after they end a session."""
         self._send(
             Begin(
@@ -91,7 +100,7 @@ class Session:
 
     def handle(self, performative: Performative, payload: bytes) -> None:
         """Do what a frame asks; raises AmqpError."""
-        if self.ended:
+        if self.is_ended:
             return
         match performative:
             case Transfer():
@@ -115,10 +124,10 @@ class Session:
 
     def close(self) -> None:
         """Let all links go."""
-        self.ended = True
+        self.is_ended = True
         for link in self._links.values():
             if link is not None:
-                link.closed()
+                link.on_detached()
         self._links.clear()
         self._unsettled.clear()
         self._waiting.clear()
@@ -126,11 +135,11 @@ class Session:
     def end(self, fault: AmqpError | None) -> None:
         """Let all links go, and tell the peer."""
         self.close()
-        self._send(End(None if fault is None else error_of(fault.condition, fault.description)))
+        self._send(End(None if fault is None else build_error(fault.condition, fault.description)))
 
     def end_by_peer(self) -> None:
         """Let all links go because the peer ends the session, and answer unless we ended it."""
-        if not self.ended:
+        if not self.is_ended:
             self.end(None)
 
     # What links say
@@ -162,7 +171,7 @@ class Session:
         self, *, as_receiver: bool, delivery_id: int, state: Described | None
     ) -> None:
         """Tell the peer that a delivery is settled."""
-        if not self.ended:
+        if not self.is_ended:
             self._send(
                 Disposition(role=as_receiver, first=UInt(delivery_id), settled=True, state=state)
             )
@@ -171,13 +180,13 @@ class Session:
         """Send a message in as many frames as it takes, or as soon as the window allows."""
         delivery_id = self._next_delivery_id
         self._next_delivery_id = (delivery_id + 1) % _SERIAL
-        if not link.source.presettled:
+        if not link.source.is_presettled:
             self._unsettled[delivery_id] = _Unsettled(link, tag)
             if len(self._unsettled) > _UNSETTLED_KEPT:
                 # Those of a peer that never settles; their locks have long expired.
                 del self._unsettled[next(iter(self._unsettled))]
-        room = self._wire.peer_max_frame_bytes - HEADER_BYTES - _TRANSFER_HEAD_BYTES
-        settled = _TRUE if link.source.presettled else _FALSE
+        room = self._transport.peer_max_frame_bytes - HEADER_BYTES - _TRANSFER_HEAD_BYTES
+        settled = _TRUE if link.source.is_presettled else _FALSE
         fields = [encode_uint(link.handle), encode_uint(delivery_id), encode_binary(tag), b"\x43"]
         for start in range(0, len(payload) or 1, room):
             more = _TRUE if start + room < len(payload) else _FALSE
@@ -188,11 +197,11 @@ class Session:
     def detach(self, handle: int, fault: AmqpError | None) -> None:
         """Detach a link on our side; what the peer still says of it is ignored."""
         link = self._links.get(handle)
-        if link is None or self.ended:
+        if link is None or self.is_ended:
             return
         self._forget(link)
         self._links[handle] = None
-        error = None if fault is None else error_of(fault.condition, fault.description)
+        error = None if fault is None else build_error(fault.condition, fault.description)
         self._send(Detach(UInt(handle), closed=True, error=error))
 
     # What the peer says
@@ -207,23 +216,23 @@ class Session:
             link, limit = self._open_link(attach)
         except LinkFault as fault:
             self._links[handle] = None
-            self._send(refusal(attach))
-            error = error_of(fault.condition, fault.description)
+            self._send(build_attach_refusal(attach))
+            error = build_error(fault.condition, fault.description)
             self._send(Detach(attach.handle, closed=True, error=error))
             return
         self._links[handle] = link
-        self._send(acceptance(attach, limit))
-        link.set_blocked(self._wire.blocked or bool(self._waiting))
-        link.opened()
+        self._send(build_attach_reply(attach, limit))
+        link.set_blocked(self._transport.is_blocked or bool(self._waiting))
+        link.on_attached()
 
     def _open_link(self, attach: Attach) -> tuple[Link, int | None]:
         if attach.role:
-            terms = source_terms(attach)
+            requested = read_source_request(attach)
             outgoing = OutgoingLink(self, attach)
-            outgoing.source = self._peer.source(terms, outgoing)
+            outgoing.source = self._service.open_source(requested, outgoing)
             return outgoing, None
-        sink = self._peer.sink(target_address(attach))
-        return IncomingLink(self, attach, sink), sink.max_message_bytes
+        target = self._service.open_target(read_target_address(attach))
+        return IncomingLink(self, attach, target), target.max_message_bytes
 
     def _on_detach(self, detach: Detach) -> None:
         handle = int(detach.handle)
@@ -268,7 +277,7 @@ class Session:
         last = first if disposition.last is None else int(disposition.last)
         for delivery_id in self._unsettled_between(first, last):
             unsettled = self._unsettled.pop(delivery_id)
-            self.work.spawn(self._settle(delivery_id, unsettled, outcome, disposition))
+            self.pending.spawn(self._settle(delivery_id, unsettled, outcome, disposition))
 
     async def _settle(
         self, delivery_id: int, unsettled: _Unsettled, outcome: Outcome, disposition: Disposition
@@ -277,9 +286,9 @@ class Session:
         try:
             await unsettled.link.source.settle(unsettled.tag, outcome)
         except MessageFault as fault:
-            state = rejection(fault)
+            state = build_rejection(fault)
         else:
-            state = None if state is None else confirmation(outcome, state)
+            state = None if state is None else build_confirmation(outcome, state)
         if not disposition.settled:
             self.send_disposition(as_receiver=False, delivery_id=delivery_id, state=state)
 
@@ -303,7 +312,7 @@ class Session:
 
         The peer repeats them by a management request, which must find the lock as it was.
         """
-        link.closed()
+        link.on_detached()
         if isinstance(link, OutgoingLink):
             self._unsettled = {
                 key: each for key, each in self._unsettled.items() if each.link is not link
@@ -313,7 +322,7 @@ class Session:
     # Sending
 
     def _send(self, performative: Performative) -> None:
-        self._wire.send(self._channel, performative.encode())
+        self._transport.send(self._channel, performative.encode())
 
     def _send_transfer(self, link: OutgoingLink, body: bytes) -> None:
         if self._waiting or not self._peer_window:
@@ -329,9 +338,9 @@ class Session:
         while self._waiting and self._peer_window:
             self._transmit(self._waiting.popleft()[1])
         if not self._waiting:
-            self.set_blocked(blocked=self._wire.blocked)
+            self.set_blocked(blocked=self._transport.is_blocked)
 
     def _transmit(self, body: bytes) -> None:
         self._peer_window -= 1
         self._next_outgoing_id = (self._next_outgoing_id + 1) % _SERIAL
-        self._wire.send(self._channel, body)
+        self._transport.send(self._channel, body)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha1
 from typing import Any, cast
 
-from emulator.servicebus.errors import WebSocketError
+from emulator.servicebus.amqp.errors import WebSocketError
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _PATH = "/$servicebus/websocket"
@@ -27,7 +27,7 @@ _NORMAL, _PROTOCOL_ERROR, _TOO_BIG = 1000, 1002, 1009
 _Connect = Callable[[], asyncio.Protocol]
 
 
-class Entrance(asyncio.Protocol):
+class ProtocolDetector(asyncio.Protocol):
     """Looks at what a peer says first, and hands it to AMQP or to the WebSocket binding."""
 
     def __init__(self, connect: _Connect) -> None:
@@ -47,7 +47,7 @@ class Entrance(asyncio.Protocol):
         self._received += data
         if self._received[:4] == b"GET "[: len(self._received)]:
             if len(self._received) >= 4:
-                self._hand_over(WebSocket(self._connect()))
+                self._hand_over(WebSocketConnection(self._connect()))
         else:
             self._hand_over(self._connect())
 
@@ -68,14 +68,14 @@ class Entrance(asyncio.Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class WebSocketFrame:
     """One frame of a WebSocket, unmasked."""
 
     opcode: int
     payload: bytes
 
 
-class MessageReader:
+class WebSocketFrameReader:
     """Collects received bytes until they make up a frame."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class MessageReader:
         self._data = self._data[self._offset :] + data
         self._offset = 0
 
-    def message(self) -> Message | None:
+    def frame(self) -> WebSocketFrame | None:
         """Return the next frame, once it is complete; raises WebSocketError."""
         data, start = self._data, self._offset
         if len(data) < start + 2:
@@ -109,7 +109,7 @@ class MessageReader:
         if len(data) < end:
             return None
         self._offset = end
-        return Message(first & 0x0F, _mask(data[payload_at:end], data[mask_at:payload_at]))
+        return WebSocketFrame(first & 0x0F, _mask(data[payload_at:end], data[mask_at:payload_at]))
 
 
 def _mask(payload: bytes, mask: bytes) -> bytes:
@@ -121,7 +121,7 @@ def _mask(payload: bytes, mask: bytes) -> bytes:
     return masked.to_bytes(length, "little")
 
 
-def encode_message(opcode: int, payload: bytes) -> bytes:
+def encode_websocket_frame(opcode: int, payload: bytes) -> bytes:
     """Put the head of a frame before its payload; a server does not mask."""
     first, length = 0x80 | opcode, len(payload)
     if length < 126:
@@ -131,12 +131,12 @@ def encode_message(opcode: int, payload: bytes) -> bytes:
     return struct.pack(">BBQ", first, 127, length) + payload
 
 
-class WebSocket(asyncio.Protocol):
+class WebSocketConnection(asyncio.Protocol):
     """Carries one AMQP connection."""
 
     def __init__(self, connection: asyncio.Protocol) -> None:
         self._connection = connection
-        self._reader = MessageReader()
+        self._reader = WebSocketFrameReader()
         self._head: bytes | None = b""
         """What has come of the HTTP request; None once it is answered."""
         self._transport: asyncio.Transport | None = None
@@ -144,7 +144,7 @@ class WebSocket(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let the connection begin: its own limit of time holds for the handshake too."""
         self._transport = cast(asyncio.Transport, transport)
-        self._connection.connection_made(_MessageTransport(self._transport))
+        self._connection.connection_made(_WebSocketTransport(self._transport))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the connection."""
@@ -176,31 +176,31 @@ class WebSocket(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while not self._transport.is_closing():
-                message = self._reader.message()
-                if message is None:
+                frame = self._reader.frame()
+                if frame is None:
                     return
-                self._on_message(message)
+                self._on_frame(frame)
         except WebSocketError as error:
             self._close(error.code)
 
-    def _on_message(self, message: Message) -> None:
+    def _on_frame(self, frame: WebSocketFrame) -> None:
         assert self._transport is not None
-        if message.opcode in {_BINARY, _CONTINUATION}:
-            self._connection.data_received(message.payload)
-        elif message.opcode == _PING:
-            self._transport.write(encode_message(_PONG, message.payload[:125]))
-        elif message.opcode == _CLOSE:
+        if frame.opcode in {_BINARY, _CONTINUATION}:
+            self._connection.data_received(frame.payload)
+        elif frame.opcode == _PING:
+            self._transport.write(encode_websocket_frame(_PONG, frame.payload[:125]))
+        elif frame.opcode == _CLOSE:
             self._close(_NORMAL)
-        elif message.opcode != _PONG:
+        elif frame.opcode != _PONG:
             raise WebSocketError(_PROTOCOL_ERROR)
 
     def _close(self, code: int) -> None:
         assert self._transport is not None
-        self._transport.write(encode_message(_CLOSE, struct.pack(">H", code)))
+        self._transport.write(encode_websocket_frame(_CLOSE, struct.pack(">H", code)))
         self._transport.close()
 
 
-class _MessageTransport(asyncio.Transport):
+class _WebSocketTransport(asyncio.Transport):
     """The transport that the connection sees: what it writes is sent in messages."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -208,11 +208,11 @@ class _MessageTransport(asyncio.Transport):
         self._transport = transport
 
     def write(self, data: Any) -> None:
-        self._transport.write(encode_message(_BINARY, bytes(data)))
+        self._transport.write(encode_websocket_frame(_BINARY, bytes(data)))
 
     def close(self) -> None:
         if not self._transport.is_closing():
-            self._transport.write(encode_message(_CLOSE, struct.pack(">H", _NORMAL)))
+            self._transport.write(encode_websocket_frame(_CLOSE, struct.pack(">H", _NORMAL)))
             self._transport.close()
 
     def abort(self) -> None:

@@ -52,7 +52,7 @@ class MessageNotFound(BrokerError):
     status_code = 404
 
 
-class MessageTooLarge(BrokerError):
+class MessageSizeExceeded(BrokerError):
     """The message is over the size that the queue accepts."""
 
     condition = "amqp:link:message-size-exceeded"
@@ -80,7 +80,7 @@ class NotAllowed(BrokerError):
     status_code = 400
 
 
-class StorageError(BrokerError):
+class MessageStoreError(BrokerError):
     """The change could not be written (a full disk, say); nothing of it happened."""
 
 

@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from emulator.servicebus.broker.dispatcher import Dispatcher
-from emulator.servicebus.broker.engine import Engine
+from emulator.servicebus.broker.dispatcher import Dispatcher, Subscription
 from emulator.servicebus.broker.errors import (
     ArgumentError,
     EntityNotFound,
-    MessageTooLarge,
+    MessageSizeExceeded,
     NotAllowed,
     QuotaExceeded,
 )
@@ -20,9 +19,9 @@ from emulator.servicebus.broker.message import (
     ReceiveMode,
     StoredMessage,
 )
+from emulator.servicebus.broker.queue_state import QueueState, check_unicode
 from emulator.servicebus.broker.settings import QueueCounts, QueueSettings
-from emulator.servicebus.broker.state import QueueState, raise_if_unwritable
-from emulator.servicebus.broker.subscription import Subscription
+from emulator.servicebus.broker.transactions import TransactionManager
 
 _MAX_MESSAGE_ID_LENGTH = 128
 _MAX_TIME_TO_LIVE = timedelta(days=10675199)
@@ -41,13 +40,13 @@ class Queue:
         address: str,
         state: QueueState,
         dispatcher: Dispatcher,
-        engine: Engine,
+        transactions: TransactionManager,
         subqueues: Sequence["Queue"] = (),
     ) -> None:
         self.address = address
         self._state = state
         self._dispatcher = dispatcher
-        self._engine = engine
+        self._transactions = transactions
         self._subqueues = subqueues
         self._deleted = False
 
@@ -73,12 +72,12 @@ class Queue:
         self._check(messages)
         numbers = []
         for message in messages:
-            number, entry = self._state.accept(message, now)
-            if entry is not None:
-                self._engine.contents.add(entry.id, message)
+            number, record = self._state.accept(message, now)
+            if record is not None:
+                self._transactions.contents.add(record.id, message)
             numbers.append(number)
-        self._engine.touch(self._state)
-        await self._engine.committed()
+        self._transactions.mark_changed(self._state)
+        await self._transactions.wait_until_committed()
         return numbers
 
     async def schedule(self, messages: Sequence[IncomingMessage]) -> list[int]:
@@ -91,7 +90,7 @@ class Queue:
         """Take scheduled messages back, all or none; raises MessageNotFound."""
         self._begin()
         self._state.cancel(sequence_numbers)
-        await self._engine.committed()
+        await self._transactions.wait_until_committed()
 
     # Receiving
 
@@ -105,10 +104,10 @@ class Queue:
     ) -> list[Delivery]:
         """Receive deferred messages, all or none; raises MessageNotFound."""
         now = self._begin()
-        entries = self._state.take_deferred(sequence_numbers, mode, now)
+        records = self._state.take_deferred(sequence_numbers, mode, now)
         # Before the write: what is received and deleted is gone after it.
-        deliveries = [self._engine.delivery(entry) for entry in entries]
-        await self._engine.committed()
+        deliveries = [self._transactions.build_delivery(record) for record in records]
+        await self._transactions.wait_until_committed()
         return deliveries
 
     def peek(self, from_sequence_number: int, count: int) -> list[StoredMessage]:
@@ -117,16 +116,16 @@ class Queue:
         May return fewer than there are, so that one answer stays of moderate size.
         """
         self._begin()
-        self._engine.flush()
-        shelf = self._state.shelf
+        self._transactions.flush()
+        index = self._state.index
         found: list[StoredMessage] = []
         size_bytes = 0
-        for number in shelf.order.since(from_sequence_number):
-            entry = shelf.by_sequence[number]
-            size_bytes += entry.size_bytes
+        for number in index.order.since(from_sequence_number):
+            record = index.by_sequence_number[number]
+            size_bytes += record.size_bytes
             if len(found) >= count or (found and size_bytes > _PEEK_BYTES):
                 break
-            found.append(entry.with_content(self._engine.contents.get(entry.id)))
+            found.append(record.with_content(self._transactions.contents.get(record.id)))
         return found
 
     # Settling; all raise MessageLockLost
@@ -134,32 +133,32 @@ class Queue:
     async def complete(self, token: UUID) -> None:
         """Be done with a message."""
         self._state.complete(token, self._begin())
-        await self._engine.committed()
+        await self._transactions.wait_until_committed()
 
     async def abandon(self, token: UUID) -> None:
         """Give a message back, counting the delivery as failed."""
         self._state.abandon(token, self._begin())
-        await self._engine.committed()
+        await self._transactions.wait_until_committed()
 
     async def release(self, token: UUID) -> None:
         """Give a message back as if it had not been delivered."""
         self._state.release(token, self._begin())
-        await self._engine.committed()
+        await self._transactions.wait_until_committed()
 
     async def defer(self, token: UUID) -> None:
         """Set a message aside until ``receive_deferred`` asks for it."""
         self._state.defer(token, self._begin())
-        await self._engine.committed()
+        await self._transactions.wait_until_committed()
 
     async def dead_letter(self, token: UUID, reason: str | None, description: str | None) -> None:
         """Move a message to the dead-letter queue; raises NotAllowed in one."""
         self._state.dead_letter(token, reason, description, self._begin())
-        await self._engine.committed()
+        await self._transactions.wait_until_committed()
 
     async def renew(self, tokens: Sequence[UUID]) -> list[datetime]:
         """Extend locks, all or none, to the lock duration from now; returns their ends."""
         ends = self._state.renew(tokens, self._begin())
-        await self._engine.committed()
+        await self._transactions.wait_until_committed()
         return ends
 
     # Looking
@@ -167,17 +166,17 @@ class Queue:
     def counts(self) -> QueueCounts:
         """Return how many messages there are, with what is due by now taken into account."""
         self._begin()
-        self._engine.flush()
-        shelf = self._state.shelf
-        below = [queue._state.shelf for queue in self._subqueues]
+        self._transactions.flush()
+        index = self._state.index
+        below = [queue._state.index for queue in self._subqueues]
         dead_letter, transfer_dead_letter = (len(each.order) for each in below) if below else (0, 0)
         return QueueCounts(
-            active=shelf.counts[MessageState.ACTIVE],
-            deferred=shelf.counts[MessageState.DEFERRED],
-            scheduled=shelf.counts[MessageState.SCHEDULED],
+            active=index.counts[MessageState.ACTIVE],
+            deferred=index.counts[MessageState.DEFERRED],
+            scheduled=index.counts[MessageState.SCHEDULED],
             dead_letter=dead_letter,
             transfer_dead_letter=transfer_dead_letter,
-            size_bytes=shelf.size_bytes + sum(each.size_bytes for each in below),
+            size_bytes=index.size_bytes + sum(each.size_bytes for each in below),
         )
 
     # For the broker
@@ -194,7 +193,7 @@ class Queue:
 
     def _begin(self) -> datetime:
         self._raise_if_deleted()
-        return self._engine.begin()
+        return self._transactions.begin()
 
     def _raise_if_deleted(self) -> None:
         if self._deleted:
@@ -205,8 +204,8 @@ class Queue:
             raise NotAllowed(f"messages cannot be sent to {self.address!r}")
         for message in messages:
             _check(message, self.settings.max_message_bytes)
-        size_bytes = self._state.shelf.size_bytes + sum(
-            queue._state.shelf.size_bytes for queue in self._subqueues
+        size_bytes = self._state.index.size_bytes + sum(
+            queue._state.index.size_bytes for queue in self._subqueues
         )
         if size_bytes + sum(each.size_bytes for each in messages) > self.settings.max_size_bytes:
             raise QuotaExceeded(f"the queue {self.address!r} is full")
@@ -214,13 +213,13 @@ class Queue:
 
 def _check(message: IncomingMessage, limit_bytes: int) -> None:
     if message.size_bytes > limit_bytes:
-        raise MessageTooLarge(
+        raise MessageSizeExceeded(
             f"the message has {message.size_bytes} bytes; the queue accepts {limit_bytes}"
         )
     if message.message_id is not None:
         if len(message.message_id) > _MAX_MESSAGE_ID_LENGTH:
             raise ArgumentError(f"a message id is over {_MAX_MESSAGE_ID_LENGTH} characters")
-        raise_if_unwritable(message.message_id)
+        check_unicode(message.message_id)
     time_to_live = message.time_to_live or timedelta(0)
     if not timedelta(0) <= time_to_live <= _MAX_TIME_TO_LIVE:
         raise ArgumentError("a time to live is out of range")

@@ -1,31 +1,241 @@
-"""The broker's SQLite database: what is committed here survives a kill at any instruction."""
+"""The tables of a broker's database, and the refusal of a database that is not ours."""
 
+import asyncio
+import json
+import logging
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
-from emulator.servicebus.broker.duplicates import Sighting
-from emulator.servicebus.broker.entry import Entry
-from emulator.servicebus.broker.errors import StorageError
-from emulator.servicebus.broker.message import IncomingMessage
-from emulator.servicebus.broker.rows import (
-    ENTRY_COLUMNS,
-    UPDATED_COLUMNS,
-    entry_from_row,
-    insert_row,
-    instant,
-    microseconds,
-    settings_from_text,
-    settings_text,
-    update_row,
-)
-from emulator.servicebus.broker.schema import claim, connect
+from emulator.servicebus.broker.errors import MessageStoreError, SchemaError
+from emulator.servicebus.broker.message import IncomingMessage, Lock, MessageRecord, MessageState
+from emulator.servicebus.broker.queue_state import SeenMessageId
 from emulator.servicebus.broker.settings import QueueSettings
+
+APPLICATION_ID = 0x51554555
+SCHEMA_VERSION = 1
+_BUSY_SECONDS = 0.5
+
+# A message's row holds its content when that is small; otherwise the content has a row of its
+# own, because SQLite rewrites a whole row when a lock or a delivery count in it changes.
+# Sequence numbers need no index on disk: the broker finds rows by id, and reads them all once.
+_TABLES = """
+CREATE TABLE queues (
+    id INTEGER PRIMARY KEY,
+    settings TEXT NOT NULL,
+    next_sequence_number INTEGER NOT NULL
+) STRICT;
+CREATE TABLE messages (
+    id INTEGER PRIMARY KEY,
+    queue INTEGER NOT NULL,
+    sequence_number INTEGER NOT NULL,
+    enqueue_sequence_number INTEGER NOT NULL,
+    enqueued_at_us INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    delivery_count INTEGER NOT NULL,
+    time_to_live_us INTEGER,
+    scheduled_at_us INTEGER,
+    expires_at_us INTEGER,
+    lock_token BLOB,
+    locked_until_us INTEGER,
+    dead_letter_reason TEXT,
+    dead_letter_description TEXT,
+    header BLOB,
+    annotations BLOB,
+    bare BLOB
+) STRICT;
+CREATE TABLE contents (
+    id INTEGER PRIMARY KEY,
+    header BLOB NOT NULL,
+    annotations BLOB NOT NULL,
+    bare BLOB NOT NULL
+) STRICT;
+CREATE TABLE sightings (
+    queue INTEGER NOT NULL,
+    sequence_number INTEGER NOT NULL,
+    message_id TEXT NOT NULL,
+    seen_at_us INTEGER NOT NULL,
+    PRIMARY KEY (queue, sequence_number)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+def lock_database(database: Path) -> sqlite3.Connection:
+    """Make sure of being the only broker on this database, until the result is closed.
+
+    The claim is a lock on a file beside it, which the system lets go when the process dies.
+    Raises SchemaError.
+    """
+    try:
+        lock = sqlite3.connect(f"{database}.lock", timeout=_BUSY_SECONDS, isolation_level=None)
+    except sqlite3.Error as error:
+        raise SchemaError(f"{database} cannot be opened: {error}") from error
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.Error as error:
+        lock.close()
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            raise SchemaError(f"{database} is in use by another process") from error
+        raise SchemaError(f"{database} cannot be locked: {error}") from error
+    return lock
+
+
+def connect(database: Path) -> sqlite3.Connection:
+    """Open the database, and create its tables if the file is new; raises SchemaError."""
+    connection = sqlite3.connect(database, isolation_level=None)
+    try:
+        _prepare(connection, database)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, database: Path) -> None:
+    try:
+        application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        raise SchemaError(f"{database} cannot be read as a database: {error}") from error
+    if tables and application_id != APPLICATION_ID:
+        raise SchemaError(f"{database} is a database of another program")
+    if tables and version != SCHEMA_VERSION:
+        raise SchemaError(
+            f"{database} has schema version {version}; this broker reads {SCHEMA_VERSION} only"
+        )
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA wal_autocheckpoint=0")  # see checkpoint.py
+    if not tables:
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {_TABLES}"
+            f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
+        )
+
+
+RECORD_COLUMNS = (
+    "id, queue, sequence_number, enqueue_sequence_number, enqueued_at_us, size_bytes, state,"
+    " delivery_count, time_to_live_us, scheduled_at_us, expires_at_us, lock_token,"
+    " locked_until_us, dead_letter_reason, dead_letter_description"
+)
+UPDATED_COLUMNS = (
+    "queue=?, sequence_number=?, enqueued_at_us=?, state=?, delivery_count=?, expires_at_us=?,"
+    " lock_token=?, locked_until_us=?, dead_letter_reason=?, dead_letter_description=?"
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_STATES = {state.value: state for state in MessageState}
+_DURATIONS = "lock_duration", "default_message_time_to_live", "duplicate_detection_window"
+
+
+def microseconds(at: datetime) -> int:
+    """Return an instant as the database holds it."""
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def instant(since_epoch_us: int) -> datetime:
+    """Return an instant that the database holds."""
+    return _EPOCH + since_epoch_us * _MICROSECOND
+
+
+def insert_row(record: MessageRecord) -> tuple[object, ...]:
+    """Return the values of ``ENTRY_COLUMNS``."""
+    return (
+        record.id,
+        record.queue,
+        record.sequence_number,
+        record.enqueue_sequence_number,
+        microseconds(record.enqueued_at),
+        record.size_bytes,
+        record.state,
+        record.delivery_count,
+        None if record.time_to_live is None else record.time_to_live // _MICROSECOND,
+        _optional_microseconds(record.scheduled_at),
+        _optional_microseconds(record.expires_at),
+        None if record.lock is None else record.lock.token.bytes,
+        None if record.lock is None else microseconds(record.lock.until),
+        record.dead_letter_reason,
+        record.dead_letter_description,
+    )
+
+
+def update_row(record: MessageRecord) -> tuple[object, ...]:
+    """Return the values of ``UPDATED_COLUMNS``, then the id."""
+    return (
+        record.queue,
+        record.sequence_number,
+        microseconds(record.enqueued_at),
+        record.state,
+        record.delivery_count,
+        _optional_microseconds(record.expires_at),
+        None if record.lock is None else record.lock.token.bytes,
+        None if record.lock is None else microseconds(record.lock.until),
+        record.dead_letter_reason,
+        record.dead_letter_description,
+        record.id,
+    )
+
+
+def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
+    """Return the entry of a row of ``ENTRY_COLUMNS``."""
+    id_, queue, number, first_number, enqueued, size, state, count, ttl, *rest = row
+    scheduled, expires, token, locked_until, reason, description = rest
+    return MessageRecord(
+        id=id_,
+        queue=queue,
+        sequence_number=number,
+        enqueue_sequence_number=first_number,
+        enqueued_at=instant(enqueued),
+        size_bytes=size,
+        state=_STATES[state],
+        delivery_count=count,
+        time_to_live=None if ttl is None else ttl * _MICROSECOND,
+        scheduled_at=_optional_instant(scheduled),
+        expires_at=_optional_instant(expires),
+        lock=None if token is None else Lock(UUID(bytes=token), instant(locked_until)),
+        dead_letter_reason=reason,
+        dead_letter_description=description,
+    )
+
+
+def settings_text(settings: QueueSettings) -> str:
+    """Return a queue's settings as JSON, durations in microseconds."""
+    values: dict[str, Any] = {
+        name: getattr(settings, name) for name in QueueSettings.__dataclass_fields__
+    }
+    for name in _DURATIONS:
+        if values[name] is not None:
+            values[name] //= _MICROSECOND
+    return json.dumps(values)
+
+
+def settings_from_text(text: str) -> QueueSettings:
+    """Return the settings that ``settings_text`` wrote."""
+    values: dict[str, Any] = json.loads(text)
+    for name in _DURATIONS:
+        if values[name] is not None:
+            values[name] *= _MICROSECOND
+    return QueueSettings(**values)
+
+
+def _optional_microseconds(at: datetime | None) -> int | None:
+    return None if at is None else microseconds(at)
+
+
+def _optional_instant(since_epoch_us: int | None) -> datetime | None:
+    return None if since_epoch_us is None else instant(since_epoch_us)
+
 
 _INLINE_BYTES = 2000
 _INSERT = (
-    f"INSERT INTO messages ({ENTRY_COLUMNS}, header, annotations, bare)"  # noqa: S608 - constants
+    f"INSERT INTO messages ({RECORD_COLUMNS}, header, annotations, bare)"  # noqa: S608 - constants
     " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 _CONTENT_IN_ROW = "SELECT header, annotations, bare FROM messages WHERE id=?"
@@ -37,13 +247,13 @@ _UPDATE = f"UPDATE messages SET {UPDATED_COLUMNS} WHERE id=?"  # noqa: S608 - a 
 class ChangeSet:
     """Everything that one transaction writes."""
 
-    inserted: list[tuple[Entry, IncomingMessage]] = field(default_factory=list)
-    updated: list[Entry] = field(default_factory=list)
-    deleted: list[Entry] = field(default_factory=list)
+    inserted: list[tuple[MessageRecord, IncomingMessage]] = field(default_factory=list)
+    updated: list[MessageRecord] = field(default_factory=list)
+    deleted: list[MessageRecord] = field(default_factory=list)
     sequence_numbers: list[tuple[int, int]] = field(default_factory=list)
     """Queue id and its next sequence number."""
-    sightings: list[tuple[int, Sighting]] = field(default_factory=list)
-    forgotten_sightings: list[tuple[int, int]] = field(default_factory=list)
+    seen_ids: list[tuple[int, SeenMessageId]] = field(default_factory=list)
+    forgotten_ids: list[tuple[int, int]] = field(default_factory=list)
     """Queue and the sequence number through which its sightings go."""
 
     def __bool__(self) -> bool:
@@ -52,8 +262,8 @@ class ChangeSet:
             or self.updated
             or self.deleted
             or self.sequence_numbers
-            or self.sightings
-            or self.forgotten_sightings
+            or self.seen_ids
+            or self.forgotten_ids
         )
 
 
@@ -66,15 +276,15 @@ class StoredQueue:
     next_sequence_number: int
 
 
-class Store:
+class MessageStore:
     """Reads everything once, at the start, and from then on single contents only."""
 
     def __init__(self, database: Path) -> None:
-        self._claim = claim(database)
+        self._lock = lock_database(database)
         try:
             self._connection = connect(database)
         except BaseException:
-            self._claim.close()
+            self._lock.close()
             raise
 
     def trace(self, listener: Callable[[str], None] | None) -> None:
@@ -84,7 +294,7 @@ class Store:
     def close(self) -> None:
         """Close the database; what was committed is in it."""
         self._connection.close()
-        self._claim.close()
+        self._lock.close()
 
     # Queues
 
@@ -116,19 +326,19 @@ class Store:
 
     # Messages
 
-    def entries(self) -> Iterator[Entry]:
+    def records(self) -> Iterator[MessageRecord]:
         """Yield all entries, in the order in which they were sent."""
-        rows = self._connection.execute(f"SELECT {ENTRY_COLUMNS} FROM messages ORDER BY id")  # noqa: S608 - a constant
-        return map(entry_from_row, rows)
+        rows = self._connection.execute(f"SELECT {RECORD_COLUMNS} FROM messages ORDER BY id")  # noqa: S608 - a constant
+        return map(record_from_row, rows)
 
-    def sightings(self) -> Iterator[tuple[int, Sighting]]:
+    def seen_ids(self) -> Iterator[tuple[int, SeenMessageId]]:
         """Yield all remembered message ids with their queues, in the order of their coming."""
         rows = self._connection.execute(
             "SELECT queue, sequence_number, message_id, seen_at_us FROM sightings"
             " ORDER BY queue, sequence_number"
         )
         for queue, number, message_id, seen_at_us in rows:
-            yield queue, Sighting(number, message_id, instant(seen_at_us))
+            yield queue, SeenMessageId(number, message_id, instant(seen_at_us))
 
     def content(self, id_: int) -> IncomingMessage:
         """Read the content of a message that is there; raises StorageError."""
@@ -137,7 +347,7 @@ class Store:
             if sections[-1] is None:
                 sections = self._connection.execute(_CONTENT_APART, (id_,)).fetchone()
         except sqlite3.Error as error:
-            raise StorageError(f"a message could not be read: {error}") from error
+            raise MessageStoreError(f"a message could not be read: {error}") from error
         return IncomingMessage(*sections)
 
     def apply(self, changes: ChangeSet) -> None:
@@ -154,40 +364,40 @@ class Store:
                     "UPDATE queues SET next_sequence_number=? WHERE id=?",
                     [(number, queue) for queue, number in changes.sequence_numbers],
                 )
-            if changes.sightings:
+            if changes.seen_ids:
                 connection.executemany(
                     "INSERT INTO sightings VALUES (?,?,?,?)",
                     [
                         (queue, seen.sequence_number, seen.message_id, microseconds(seen.seen_at))
-                        for queue, seen in changes.sightings
+                        for queue, seen in changes.seen_ids
                     ],
                 )
-            if changes.forgotten_sightings:
+            if changes.forgotten_ids:
                 connection.executemany(
                     "DELETE FROM sightings WHERE queue=? AND sequence_number<=?",
-                    changes.forgotten_sightings,
+                    changes.forgotten_ids,
                 )
 
     @staticmethod
     def _insert(
-        connection: sqlite3.Connection, inserted: list[tuple[Entry, IncomingMessage]]
+        connection: sqlite3.Connection, inserted: list[tuple[MessageRecord, IncomingMessage]]
     ) -> None:
         rows = []
-        for entry, content in inserted:
+        for record, content in inserted:
             sections: tuple[bytes | None, bytes | None, bytes | None]
             sections = content.header, content.annotations, content.bare
-            if entry.size_bytes > _INLINE_BYTES:
-                connection.execute("INSERT INTO contents VALUES (?,?,?,?)", (entry.id, *sections))
+            if record.size_bytes > _INLINE_BYTES:
+                connection.execute("INSERT INTO contents VALUES (?,?,?,?)", (record.id, *sections))
                 sections = None, None, None
-            rows.append((*insert_row(entry), *sections))
+            rows.append((*insert_row(record), *sections))
         connection.executemany(_INSERT, rows)
 
     @staticmethod
-    def _delete(connection: sqlite3.Connection, deleted: list[Entry]) -> None:
+    def _delete(connection: sqlite3.Connection, deleted: list[MessageRecord]) -> None:
         connection.executemany(
-            "DELETE FROM messages WHERE id=?", [(entry.id,) for entry in deleted]
+            "DELETE FROM messages WHERE id=?", [(record.id,) for record in deleted]
         )
-        apart = [(entry.id,) for entry in deleted if entry.size_bytes > _INLINE_BYTES]
+        apart = [(record.id,) for record in deleted if record.size_bytes > _INLINE_BYTES]
         if apart:
             connection.executemany("DELETE FROM contents WHERE id=?", apart)
 
@@ -213,3 +423,49 @@ class _Transaction:
             # SQLite itself rolls back on some errors, and stays in the transaction on others.
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+
+
+_COMMITS_BETWEEN = 500
+_LONGEST_LOG_PAGES = 16_000
+"""64 MiB. Past this, writers wait for a moment so that the log can start again."""
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpointer:
+    """Runs checkpoints in a thread: they wait for the disk, which a commit here never does."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._commit_count = 0
+        self._running: asyncio.Future[None] | None = None
+
+    def count_commit(self) -> None:
+        """Take note of a commit; every so many, a checkpoint begins."""
+        self._commit_count += 1
+        if self._commit_count < _COMMITS_BETWEEN or self._running is not None:
+            return
+        self._commit_count = 0
+        loop = asyncio.get_running_loop()
+        self._running = loop.run_in_executor(None, checkpoint, self._database)
+        self._running.add_done_callback(self._ended)
+
+    async def close(self) -> None:
+        """Wait for the checkpoint that is running, if one is."""
+        if self._running is not None:
+            await self._running
+
+    def _ended(self, _: asyncio.Future[None]) -> None:
+        self._running = None
+
+
+def checkpoint(database: Path, longest_log_pages: int = _LONGEST_LOG_PAGES) -> None:
+    """Copy what can be copied at once; with a log that is too long, all of it."""
+    try:
+        with closing(sqlite3.connect(database)) as connection:
+            _, log_pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if log_pages > longest_log_pages:
+                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+    except sqlite3.Error as error:
+        # Nothing is lost: the log keeps growing, and the next checkpoint tries again.
+        logger.warning("the write-ahead log of %s could not be shortened: %s", database, error)

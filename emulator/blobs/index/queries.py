@@ -1,0 +1,204 @@
+"""Questions to the index about one container or one blob; each is a look-up by key."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from emulator.blobs.errors import ErrorCode, StorageError
+from emulator.blobs.index.schema import Blob, BlobContainer, Segment, UncommittedBlock
+
+CONTAINER_COLUMNS = "id, name, etag, modified_us, metadata"
+BLOB_COLUMNS = "id, name, size, etag, created_us, modified_us, properties, metadata"
+
+
+def find_container(db: sqlite3.Connection, name: str) -> BlobContainer:
+    """The container ``name``; raises ContainerNotFound."""
+    row = db.execute(
+        f"SELECT {CONTAINER_COLUMNS} FROM container WHERE name = ?",  # noqa: S608 - a constant
+        (name,),
+    ).fetchone()
+    if row is None:
+        raise StorageError(ErrorCode.CONTAINER_NOT_FOUND)
+    return read_container(row)
+
+
+def find_container_id(db: sqlite3.Connection, name: str) -> int:
+    """The row of the container ``name``; raises ContainerNotFound."""
+    row = db.execute("SELECT id FROM container WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        raise StorageError(ErrorCode.CONTAINER_NOT_FOUND)
+    return int(row[0])
+
+
+def read_container(row: tuple[Any, ...]) -> BlobContainer:
+    """A row of ``CONTAINER_COLUMNS``."""
+    number, name, etag, modified_us, metadata = row
+    return BlobContainer(number, name, etag, modified_us, json.loads(metadata))
+
+
+def look_up_blob(
+    db: sqlite3.Connection, container: int, name: str, *, with_data: bool = False
+) -> Blob | None:
+    """The committed blob ``name``, or None."""
+    row = db.execute(
+        f"SELECT {BLOB_COLUMNS}{', data' if with_data else ''}"  # noqa: S608 - constants alone
+        " FROM blob WHERE container = ? AND name = ?",
+        (container, name),
+    ).fetchone()
+    return None if row is None else read_blob(row)
+
+
+def find_blob(
+    db: sqlite3.Connection, container: str, name: str, *, with_data: bool = False
+) -> Blob:
+    """The committed blob ``name``; raises ContainerNotFound or BlobNotFound."""
+    blob = look_up_blob(db, find_container_id(db, container), name, with_data=with_data)
+    if blob is None:
+        raise StorageError(ErrorCode.BLOB_NOT_FOUND)
+    return blob
+
+
+def read_blob(row: tuple[Any, ...]) -> Blob:
+    """A row of ``BLOB_COLUMNS``, perhaps with ``data`` after them."""
+    number, name, size, etag, created_us, modified_us, properties, metadata, *data = row
+    return Blob(
+        number,
+        name,
+        size,
+        etag,
+        created_us,
+        modified_us,
+        json.loads(properties),
+        json.loads(metadata),
+        data[0] if data else None,
+    )
+
+
+def find_segments(db: sqlite3.Connection, blob: int, start: int, stop: int) -> list[Segment]:
+    """The segments of a blob that have bytes of ``[start, stop)``, in order."""
+    rows = db.execute(
+        "SELECT start, size, content, block_id FROM segment WHERE blob = ? AND start < ?"
+        " AND start >= (SELECT max(start) FROM segment WHERE blob = ? AND start <= ?)"
+        " ORDER BY start",
+        (blob, stop, blob, start),
+    )
+    return [Segment(*row) for row in rows]
+
+
+def find_uncommitted_blocks(
+    db: sqlite3.Connection, container: int, blob: str
+) -> list[UncommittedBlock]:
+    """The uncommitted blocks of a blob, by block id."""
+    rows = db.execute(
+        "SELECT block_id, size, content FROM staged WHERE container = ? AND blob = ?"
+        " ORDER BY block_id",
+        (container, blob),
+    )
+    return [UncommittedBlock(*row) for row in rows]
+
+
+def find_live_content(db: sqlite3.Connection) -> set[str]:
+    """Every content file that the index refers to."""
+    rows = db.execute("SELECT content FROM segment UNION SELECT content FROM staged")
+    return {row[0] for row in rows}
+
+
+_ROWS_A_QUERY = 500
+_LAST = "\U0010ffff"
+
+
+@dataclass(frozen=True, slots=True)
+class BlobQuery:
+    """At most ``limit`` blobs with ``prefix`` from the name ``start`` on.
+
+    Names that have ``delimiter`` after the prefix are folded into their common prefixes.
+    """
+
+    prefix: str
+    delimiter: str
+    start: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlobPage:
+    """Blobs and, if names are folded at a delimiter, their common prefixes (``str``), in order.
+
+    ``next_name`` is where the following page begins, or None if this is the last.
+    """
+
+    entries: list[Blob | str]
+    next_name: str | None
+
+
+def list_containers(
+    db: sqlite3.Connection, prefix: str, start: str, limit: int
+) -> tuple[list[BlobContainer], str | None]:
+    """At most ``limit`` containers from ``start`` on, and where the next page begins."""
+    rows = db.execute(
+        f"SELECT {CONTAINER_COLUMNS} FROM container"  # noqa: S608 - a constant
+        " WHERE name >= ? AND substr(name, 1, ?) = ? ORDER BY name LIMIT ?",
+        (max(start, prefix), len(prefix), prefix, limit + 1),
+    ).fetchall()
+    found = [read_container(row) for row in rows]
+    return found[:limit], (found[limit].name if len(found) > limit else None)
+
+
+def list_blobs(db: sqlite3.Connection, container: str, query: BlobQuery) -> BlobPage:
+    """One page of a container's blobs; raises ContainerNotFound.
+
+    A common prefix is skipped over by asking for the name after it, so that a listing costs as
+    much as it returns, however many blobs lie behind a prefix.
+    """
+    parent = find_container_id(db, container)
+    prefix, limit = query.prefix, query.limit
+    entries: list[Blob | str] = []
+    cursor: str | None = max(query.start, prefix)
+    while cursor is not None:
+        rows = _names_from(db, parent, cursor, min(limit + 1 - len(entries), _ROWS_A_QUERY))
+        cursor = None
+        for row in rows:
+            name = str(row[1])
+            if not name.startswith(prefix):
+                return BlobPage(entries, None)
+            if len(entries) == limit:
+                return BlobPage(entries, name)
+            folded = _folded(name, prefix, query.delimiter)
+            if folded is not None:
+                entries.append(folded)
+                cursor = find_next_prefix(folded)
+                break
+            entries.append(read_blob(row))
+            cursor = name + "\0"
+    return BlobPage(entries, None)
+
+
+def _names_from(
+    db: sqlite3.Connection, container: int, start: str, limit: int
+) -> list[tuple[Any, ...]]:
+    return db.execute(
+        f"SELECT {BLOB_COLUMNS} FROM blob"  # noqa: S608 - a constant
+        " WHERE container = ? AND name >= ? ORDER BY name LIMIT ?",
+        (container, start, limit),
+    ).fetchall()
+
+
+def _folded(name: str, prefix: str, delimiter: str) -> str | None:
+    if not delimiter:
+        return None
+    at = name.find(delimiter, len(prefix))
+    return None if at < 0 else name[: at + len(delimiter)]
+
+
+def find_next_prefix(prefix: str) -> str | None:
+    """The least name that is greater than every name with ``prefix``; None if there is none."""
+    kept = prefix.rstrip(_LAST)
+    if not kept:
+        return None
+    following = ord(kept[-1]) + 1
+    if 0xD800 <= following <= 0xDFFF:  # surrogates are no characters
+        following = 0xE000
+    return kept[:-1] + chr(following)

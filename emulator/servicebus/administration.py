@@ -1,0 +1,372 @@
+"""The management API over HTTP, as ``ServiceBusAdministrationClient`` speaks it, and ``/health``.
+
+The client always builds https URLs, even with ``UseDevelopmentEmulator=true`` (7.15.0 sets its
+TLS option, and never reads it). So a plain port needs a client with a transport that turns the
+scheme round, and an unchanged client needs a front that ends TLS.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import NoReturn
+from urllib.parse import urlencode
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from emulator.servicebus.broker.broker import Broker
+from emulator.servicebus.broker.clock import SystemClock
+from emulator.servicebus.broker.errors import ArgumentError, BrokerError, EntityNotFound
+from emulator.servicebus.broker.queue import Queue
+from emulator.servicebus.broker.settings import (
+    UNBOUNDED,
+    QueueCounts,
+    QueueSettings,
+    format_duration,
+    parse_duration,
+)
+from emulator.servicebus.sas import SasError, verify_sas
+
+_MAX_BODY_BYTES = 64 * 1024
+_MAX_PAGE_LENGTH = 100
+_Handler = Callable[[Request], Awaitable[Response]]
+
+
+def create_admin_app(broker: Broker, keys: Mapping[str, str] | None = None) -> Starlette:
+    """Return the app; it must run on the broker's event loop.
+
+    With ``keys`` (name to key) every request but ``/health`` needs a shared access signature;
+    without, whoever reaches the port may manage the queues.
+    """
+    api = _Api(broker, keys)
+    return Starlette(
+        routes=[
+            Route("/health", api.health),
+            Route("/$Resources/{kind}", api.edge(api.list)),
+            Route("/{name:path}", api.edge(api.get)),
+            Route("/{name:path}", api.edge(api.put), methods=["PUT"]),
+            Route("/{name:path}", api.edge(api.delete), methods=["DELETE"]),
+        ]
+    )
+
+
+class _Api:
+    """What the routes do."""
+
+    def __init__(self, broker: Broker, keys: Mapping[str, str] | None) -> None:
+        self._broker = broker
+        self._keys = keys
+        self._clock = SystemClock()
+
+    def edge(self, handler: _Handler) -> _Handler:
+        """Let a handler run for those who may, and turn refusals into answers."""
+
+        async def handle(request: Request) -> Response:
+            try:
+                if self._keys is not None:
+                    token = request.headers.get("Authorization", "")
+                    verify_sas(token, self._keys, request.url.path, self._clock.now())
+                return await handler(request)
+            except SasError as error:
+                return _refusal(401, str(error))
+            except AtomError as error:
+                return _refusal(400, str(error))
+            except BrokerError as error:
+                return _refusal(error.status_code, str(error))
+
+        return handle
+
+    async def health(self, _: Request) -> Response:
+        """Say that the loop runs and the database is open."""
+        return JSONResponse({"status": "ok", "queues": len(self._broker.queues())})
+
+    async def list(self, request: Request) -> Response:
+        """Answer one page of all queues; topics are listed too, there being none."""
+        kind = request.path_params["kind"].casefold()
+        if kind not in {"queues", "topics"}:
+            raise EntityNotFound(f"there is no resource {kind[:100]!r}")
+        queues = self._broker.queues() if kind == "queues" else ()
+        skip, top = _page(request)
+        page = queues[skip : skip + top]
+        next_url = None
+        if skip + top < len(queues):
+            query = urlencode({"$skip": skip + top, "$top": top})
+            next_url = str(request.url.replace(query=query))
+        entries = [_entry(request, queue) for queue in page]
+        return _atom(feed(str(request.url), entries, next_url))
+
+    async def get(self, request: Request) -> Response:
+        """Answer one queue, and an empty feed where there is none, as Azure does."""
+        try:
+            queue = self._find(request)
+        except EntityNotFound:
+            return _atom(feed(str(request.url), (), None))
+        return _atom(to_bytes(_entry(request, queue)))
+
+    async def put(self, request: Request) -> Response:
+        """Create a queue, or with ``If-Match`` change one."""
+        properties = read_description(await _body(request), "QueueDescription")
+        if "If-Match" in request.headers:
+            queue = self._find(request)
+            settings = changed_settings(queue.settings, properties)
+            queue = await self._broker.update_queue(settings)
+            return _atom(to_bytes(_entry(request, queue)))
+        settings = settings_from(request.path_params["name"], properties)
+        queue = await self._broker.create_queue(settings)
+        return _atom(to_bytes(_entry(request, queue)), status_code=201)
+
+    async def delete(self, request: Request) -> Response:
+        """Delete a queue with its messages."""
+        await self._broker.delete_queue(request.path_params["name"])
+        return Response(status_code=200)
+
+    def _find(self, request: Request) -> Queue:
+        queue = self._broker.queue(request.path_params["name"])
+        if queue.is_subqueue:
+            raise EntityNotFound("a dead-letter queue is described with its queue")
+        return queue
+
+
+def _page(request: Request) -> tuple[int, int]:
+    numbers = []
+    for name, default in (("$skip", 0), ("$top", _MAX_PAGE_LENGTH)):
+        text = request.query_params.get(name, str(default))
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
+            raise ArgumentError(f"{name}: must be a whole number")
+        numbers.append(int(text))
+    skip, top = numbers
+    return skip, min(max(top, 1), _MAX_PAGE_LENGTH)
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_BODY_BYTES:
+            raise ArgumentError(f"the body is over {_MAX_BODY_BYTES} bytes")
+    return bytes(body)
+
+
+def _entry(request: Request, queue: Queue) -> Element:
+    counts = queue.counts()
+    url = str(request.url.replace(path=f"/{queue.address}"))
+    return queue_entry(
+        url, queue.address, properties_of(queue.settings, counts), count_details(counts)
+    )
+
+
+def _atom(body: bytes, status_code: int = 200) -> Response:
+    return Response(body, status_code, media_type="application/atom+xml;type=entry;charset=utf-8")
+
+
+def _refusal(status_code: int, detail: str) -> Response:
+    return Response(error_document(status_code, detail), status_code, media_type="application/xml")
+
+
+_DEFAULT_DUPLICATE_WINDOW = timedelta(minutes=10)
+_MEGABYTE = 1024 * 1024
+_FORWARDING = "ForwardTo", "ForwardDeadLetteredMessagesTo"
+_REFUSED_IF_TRUE = "RequiresSession", "EnablePartitioning"
+
+
+def properties_of(settings: QueueSettings, counts: QueueCounts) -> list[tuple[str, str]]:
+    """Return a queue's properties, in the order in which Azure lists them."""
+    return [
+        ("LockDuration", format_duration(settings.lock_duration)),
+        ("MaxSizeInMegabytes", str(max(1, settings.max_size_bytes // _MEGABYTE))),
+        ("RequiresDuplicateDetection", _flag(settings.duplicate_detection_window is not None)),
+        ("RequiresSession", "false"),
+        (
+            "DefaultMessageTimeToLive",
+            format_duration(settings.default_message_time_to_live or UNBOUNDED),
+        ),
+        (
+            "DeadLetteringOnMessageExpiration",
+            _flag(settings.dead_lettering_on_message_expiration),
+        ),
+        (
+            "DuplicateDetectionHistoryTimeWindow",
+            format_duration(settings.duplicate_detection_window or _DEFAULT_DUPLICATE_WINDOW),
+        ),
+        ("MaxDeliveryCount", str(settings.max_delivery_count)),
+        ("EnableBatchedOperations", "true"),
+        ("SizeInBytes", str(counts.size_bytes)),
+        ("MessageCount", str(counts.total)),
+        ("IsAnonymousAccessible", "false"),
+        ("Status", "Active"),
+        ("SupportOrdering", "true"),
+        ("AutoDeleteOnIdle", format_duration(UNBOUNDED)),
+        ("EnablePartitioning", "false"),
+        ("EntityAvailabilityStatus", "Available"),
+        ("EnableExpress", "false"),
+        ("MaxMessageSizeInKilobytes", str(settings.max_message_bytes // 1024)),
+    ]
+
+
+def count_details(counts: QueueCounts) -> list[tuple[str, int]]:
+    """Return the counts of the runtime properties."""
+    return [
+        ("ActiveMessageCount", counts.active),
+        ("DeadLetterMessageCount", counts.dead_letter),
+        ("ScheduledMessageCount", counts.scheduled),
+        ("TransferDeadLetterMessageCount", counts.transfer_dead_letter),
+        ("TransferMessageCount", 0),
+    ]
+
+
+def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
+    """Return the settings that the properties ask for; raises ArgumentError."""
+    for forwarding in _FORWARDING:
+        if properties.get(forwarding):
+            raise ArgumentError(f"{forwarding}: forwarding is not supported")
+    for refused in _REFUSED_IF_TRUE:
+        if _read_flag(properties, refused):
+            raise ArgumentError(f"{refused}: is not supported")
+    if properties.get("Status", "Active") != "Active":
+        raise ArgumentError("Status: only Active is supported")
+    if _read_duration(properties, "AutoDeleteOnIdle", UNBOUNDED) < UNBOUNDED:
+        raise ArgumentError("AutoDeleteOnIdle: is not supported")
+    time_to_live = _read_duration(properties, "DefaultMessageTimeToLive", UNBOUNDED)
+    window = _read_duration(
+        properties, "DuplicateDetectionHistoryTimeWindow", _DEFAULT_DUPLICATE_WINDOW
+    )
+    detects_duplicates = _read_flag(properties, "RequiresDuplicateDetection")
+    return QueueSettings(
+        name=name,
+        lock_duration=_read_duration(properties, "LockDuration", timedelta(minutes=1)),
+        max_delivery_count=_read_number(properties, "MaxDeliveryCount", 10),
+        default_message_time_to_live=time_to_live if time_to_live < UNBOUNDED else None,
+        dead_lettering_on_message_expiration=_read_flag(
+            properties, "DeadLetteringOnMessageExpiration"
+        ),
+        duplicate_detection_window=window if detects_duplicates else None,
+        max_message_bytes=_read_number(properties, "MaxMessageSizeInKilobytes", 256) * 1024,
+        max_size_bytes=_read_number(properties, "MaxSizeInMegabytes", 1024) * _MEGABYTE,
+    )
+
+
+def changed_settings(before: QueueSettings, properties: Mapping[str, str]) -> QueueSettings:
+    """Return the settings after an update; raises ArgumentError for what is fixed for life."""
+    after = settings_from(before.name, properties)
+    if (before.duplicate_detection_window is None) != (after.duplicate_detection_window is None):
+        raise ArgumentError("RequiresDuplicateDetection: cannot be changed")
+    return replace(after, name=before.name)
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _read_flag(properties: Mapping[str, str], name: str) -> bool:
+    value = properties.get(name, "false").lower()
+    if value not in {"true", "false", "1", "0"}:
+        raise ArgumentError(f"{name}: must be true or false")
+    return value in {"true", "1"}
+
+
+def _read_number(properties: Mapping[str, str], name: str, default: int) -> int:
+    value = properties.get(name, str(default))
+    if not (value.isascii() and value.isdigit() and len(value) < 10):
+        raise ArgumentError(f"{name}: must be a whole number")
+    return int(value)
+
+
+def _read_duration(properties: Mapping[str, str], name: str, default: timedelta) -> timedelta:
+    if name not in properties:
+        return default
+    try:
+        return parse_duration(properties[name])
+    except ValueError as error:
+        raise ArgumentError(f"{name}: {error}") from error
+
+
+_ATOM = "http://www.w3.org/2005/Atom"
+_SERVICE_BUS = "http://schemas.microsoft.com/netservices/2010/10/servicebus/connect"
+_COUNTS = "http://schemas.microsoft.com/netservices/2011/06/servicebus"
+
+ElementTree.register_namespace("", _ATOM)
+ElementTree.register_namespace("sb", _SERVICE_BUS)
+ElementTree.register_namespace("d", _COUNTS)
+
+
+class AtomError(Exception):
+    """The request's XML cannot be read."""
+
+
+class _Builder(ElementTree.TreeBuilder):
+    """Builds no tree from a document with a type declaration, and so none with entities."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
+        raise AtomError("a document type declaration is not accepted")
+
+
+def read_description(body: bytes, kind: str) -> dict[str, str]:
+    """Return the properties in an entry with a description of this kind; raises AtomError."""
+    try:
+        root = ElementTree.fromstring(body, ElementTree.XMLParser(target=_Builder()))  # noqa: S314 - no entities
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise AtomError(f"the body is not XML: {error}") from error
+    description = root.find(f"{{{_ATOM}}}content/{{{_SERVICE_BUS}}}{kind}")
+    if description is None:
+        raise AtomError(f"the body is not an Atom entry with a {kind}")
+    return {
+        each.tag.removeprefix(f"{{{_SERVICE_BUS}}}"): (each.text or "").strip()
+        for each in description
+    }
+
+
+def queue_entry(
+    url: str, name: str, properties: Iterable[tuple[str, str]], counts: Iterable[tuple[str, int]]
+) -> ElementTree.Element:
+    """Return the entry that describes a queue."""
+    entry = ElementTree.Element(f"{{{_ATOM}}}entry")
+    _add(entry, _ATOM, "id", url)
+    _add(entry, _ATOM, "title", name).set("type", "text")
+    content = ElementTree.SubElement(entry, f"{{{_ATOM}}}content", {"type": "application/xml"})
+    description = ElementTree.SubElement(content, f"{{{_SERVICE_BUS}}}QueueDescription")
+    for property_name, value in properties:
+        _add(description, _SERVICE_BUS, property_name, value)
+    details = ElementTree.SubElement(description, f"{{{_SERVICE_BUS}}}CountDetails")
+    for count_name, count in counts:
+        _add(details, _COUNTS, count_name, str(count))
+    return entry
+
+
+def feed(url: str, entries: Iterable[ElementTree.Element], next_url: str | None) -> bytes:
+    """Return a page of entries as XML, with a link to the next page if there is one."""
+    root = ElementTree.Element(f"{{{_ATOM}}}feed")
+    _add(root, _ATOM, "id", url)
+    _add(root, _ATOM, "title", "Publicly Listed Services").set("type", "text")
+    ElementTree.SubElement(root, f"{{{_ATOM}}}link", {"rel": "self", "href": url})
+    if next_url is not None:
+        ElementTree.SubElement(root, f"{{{_ATOM}}}link", {"rel": "next", "href": next_url})
+    root.extend(entries)
+    return to_bytes(root)
+
+
+def error_document(code: int, detail: str) -> bytes:
+    """Return the body of a refusal."""
+    root = ElementTree.Element("Error")
+    ElementTree.SubElement(root, "Code").text = str(code)
+    ElementTree.SubElement(root, "Detail").text = _printable(detail)
+    return to_bytes(root)
+
+
+def to_bytes(root: ElementTree.Element) -> bytes:
+    """Return an element as a document."""
+    document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return document
+
+
+def _add(parent: ElementTree.Element, namespace: str, name: str, text: str) -> ElementTree.Element:
+    child = ElementTree.SubElement(parent, f"{{{namespace}}}{name}")
+    child.text = text
+    return child
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else "?" for each in text)

@@ -1,0 +1,135 @@
+"""The transport of a connection: bytes that go out, and whether any are to come in."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+from emulator.servicebus.amqp.errors import AmqpError, ConnectionFault
+from emulator.servicebus.amqp.frames import MIN_MAX_FRAME_BYTES, encode_frame
+
+_LINGER_SECONDS = 5.0
+_WRITE_BUFFER_BYTES = 1024 * 1024
+
+
+class PeerTransport:
+    """Sends to one peer. What is sent within one tick of the loop goes out in one write."""
+
+    def __init__(self) -> None:
+        self.is_blocked = False
+        """Whether the peer does not read what it is sent."""
+        self.is_reading = True
+        self.peer_max_frame_bytes = MIN_MAX_FRAME_BYTES
+        self._loop = asyncio.get_running_loop()
+        self.sent_at = self._loop.time()
+        self._transport: asyncio.Transport | None = None
+        self._outgoing: list[bytes] = []
+        self._flush_scheduled = False
+
+    def connect(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        # uvloop's transports have the methods of asyncio.Transport without being of that class.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+
+    def disconnect(self) -> None:
+        """Forget the transport, which is lost."""
+        self._transport = None
+
+    def send(self, channel: int, body: bytes) -> None:
+        """Send a frame, together with all others of this tick."""
+        self.write(encode_frame(body, channel))
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, together with all others of this tick."""
+        self._outgoing.append(data)
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def set_reading(self, reading: bool) -> None:
+        """Read on, or let the peer wait."""
+        if reading == self.is_reading or self._transport is None or self._transport.is_closing():
+            return
+        self.is_reading = reading
+        if reading:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def close(self) -> None:
+        """Send what is left and close the socket, by force if the peer does not read it."""
+        self._flush()
+        if self._transport is not None:
+            self._transport.close()
+            self._loop.call_later(_LINGER_SECONDS, self._transport.abort)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        outgoing, self._outgoing = self._outgoing, []
+        if outgoing and self._transport is not None and not self._transport.is_closing():
+            self.sent_at = self._loop.time()
+            self._transport.write(b"".join(outgoing))
+
+
+_WORK_BYTES = 8 * 1024 * 1024
+_PARTIAL_BYTES = 8 * 1024 * 1024
+
+logger = logging.getLogger(__name__)
+
+
+class PendingWork:
+    """Counts what one connection has under way, and says when that changes or fails."""
+
+    def __init__(
+        self, on_change: Callable[[], None], on_fault: Callable[[AmqpError], None]
+    ) -> None:
+        self._on_change = on_change
+        self._on_fault = on_fault
+        self._create_task = asyncio.get_running_loop().create_task
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._bytes = 0
+        self._partial_bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more should be read before some of it is done."""
+        return self._bytes > _WORK_BYTES
+
+    def add_partial(self, count: int) -> None:
+        """Account for the bytes of deliveries that are not complete; raises ConnectionFault."""
+        self._partial_bytes += count
+        if self._partial_bytes > _PARTIAL_BYTES:
+            raise ConnectionFault(
+                "amqp:resource-limit-exceeded", "too many deliveries are incomplete"
+            )
+
+    def begin_delivery(self, count: int) -> None:
+        """Account for a delivery that is complete; too many of them stop the reading."""
+        self._partial_bytes -= count
+        self._bytes += count
+        self._on_change()
+
+    def end_delivery(self, count: int) -> None:
+        """Account for a delivery that is done."""
+        self._bytes -= count
+        self._on_change()
+
+    def spawn(self, pending: Coroutine[Any, Any, None]) -> None:
+        """Run work that the peer waits for; its faults are the connection's."""
+        task = self._create_task(pending)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            return
+        if isinstance(error, AmqpError):
+            self._on_fault(error)
+            return
+        logger.error("a request of a connection failed", exc_info=error)
+        self._on_fault(ConnectionFault("amqp:internal-error", "the server failed"))

@@ -1,0 +1,271 @@
+"""Who is due when: locks that expire, messages that expire, messages that become active."""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from heapq import heapify, heappop, heappush
+from uuid import UUID
+
+from emulator.servicebus.broker.message import MessageRecord, MessageState
+
+_STALE_TOLERATED = 64
+
+
+class TimerHeap:
+    """At most one instant for each key; replaced and forgotten ones are skipped when met.
+
+    The heap is rebuilt when more than half of it is stale, so its size follows the number of
+    keys, and the cost of that is spread over the changes that made it stale.
+    """
+
+    __slots__ = ("_due", "_heap")
+
+    def __init__(self) -> None:
+        self._due: dict[int, datetime] = {}
+        self._heap: list[tuple[datetime, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def set(self, key: int, due_at: datetime | None) -> None:
+        """Let the key be due at this instant alone, or never."""
+        if self._due.get(key) == due_at:
+            return
+        if due_at is None:
+            del self._due[key]
+        else:
+            self._due[key] = due_at
+            heappush(self._heap, (due_at, key))
+        if len(self._heap) > 2 * len(self._due) + _STALE_TOLERATED:
+            self._heap = [(due_at, key) for key, due_at in self._due.items()]
+            heapify(self._heap)
+
+    def next_due_at(self) -> datetime | None:
+        """Return the earliest instant at which anything is due."""
+        while self._heap:
+            due_at, key = self._heap[0]
+            if self._due.get(key) == due_at:
+                return due_at
+            heappop(self._heap)
+        return None
+
+    def take_due(self, now: datetime) -> int | None:
+        """Take the key that has been due for longest, or None when nothing is."""
+        due_at = self.next_due_at()
+        if due_at is None or due_at > now:
+            return None
+        _, key = heappop(self._heap)
+        del self._due[key]
+        return key
+
+
+_CHUNK_LENGTH = 256
+
+
+class SortedNumbers:
+    """Sequence numbers in order: chunks of bounded length, found by their last numbers.
+
+    Adding, removing and seeking bisect the chunks and then one chunk; what is moved in memory is
+    one chunk at most.
+    """
+
+    __slots__ = ("_chunks", "_lasts", "_length")
+
+    def __init__(self) -> None:
+        self._chunks: list[list[int]] = []
+        self._lasts: list[int] = []
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def add(self, number: int) -> None:
+        """Put in a number that is not there yet."""
+        self._length += 1
+        if not self._chunks:
+            self._chunks.append([number])
+            self._lasts.append(number)
+            return
+        at = min(bisect_left(self._lasts, number), len(self._lasts) - 1)
+        chunk = self._chunks[at]
+        insort(chunk, number)
+        if len(chunk) > 2 * _CHUNK_LENGTH:
+            self._chunks.insert(at + 1, chunk[_CHUNK_LENGTH:])
+            self._lasts.insert(at + 1, chunk[-1])
+            del chunk[_CHUNK_LENGTH:]
+        self._lasts[at] = chunk[-1]
+
+    def remove(self, number: int) -> None:
+        """Take out a number that is there."""
+        at = bisect_left(self._lasts, number)
+        chunk = self._chunks[at]
+        del chunk[bisect_left(chunk, number)]
+        self._length -= 1
+        if chunk:
+            self._lasts[at] = chunk[-1]
+        else:
+            del self._chunks[at], self._lasts[at]
+
+    def first(self) -> int | None:
+        """Return the lowest number, or None when there is none."""
+        return self._chunks[0][0] if self._chunks else None
+
+    def since(self, number: int) -> Iterator[int]:
+        """Yield the numbers from this one on; the index must not change meanwhile."""
+        at = bisect_left(self._lasts, number)
+        if at == len(self._chunks):
+            return
+        chunk = self._chunks[at]
+        yield from chunk[bisect_left(chunk, number) :]
+        for chunk in self._chunks[at + 1 :]:
+            yield from chunk
+
+
+class QueueIndex:
+    """Entries by sequence number and by lock token, those that are ready in order, and sums."""
+
+    __slots__ = ("by_sequence_number", "by_token", "counts", "order", "ready", "size_bytes")
+
+    def __init__(self) -> None:
+        self.by_sequence_number: dict[int, MessageRecord] = {}
+        self.by_token: dict[UUID, MessageRecord] = {}
+        self.order = SortedNumbers()
+        self.ready = SortedNumbers()
+        self.counts = dict.fromkeys(MessageState, 0)
+        self.size_bytes = 0
+
+    def add(self, record: MessageRecord) -> None:
+        """Put an entry where it belongs."""
+        self.by_sequence_number[record.sequence_number] = record
+        self.order.add(record.sequence_number)
+        self.size_bytes += record.size_bytes
+        self._file(record)
+
+    def remove(self, record: MessageRecord) -> None:
+        """Take an entry away."""
+        del self.by_sequence_number[record.sequence_number]
+        self.order.remove(record.sequence_number)
+        self.size_bytes -= record.size_bytes
+        self._unfile(record)
+
+    def replace(self, before: MessageRecord, after: MessageRecord) -> None:
+        """Put an entry in the place of an earlier one with the same sequence number."""
+        self.by_sequence_number[after.sequence_number] = after
+        self._unfile(before)
+        self._file(after)
+
+    def _file(self, record: MessageRecord) -> None:
+        self.counts[record.state] += 1
+        if record.lock is not None:
+            self.by_token[record.lock.token] = record
+        elif record.state is MessageState.ACTIVE:
+            self.ready.add(record.sequence_number)
+
+    def _unfile(self, record: MessageRecord) -> None:
+        self.counts[record.state] -= 1
+        if record.lock is not None:
+            del self.by_token[record.lock.token]
+        elif record.state is MessageState.ACTIVE:
+            self.ready.remove(record.sequence_number)
+
+
+@dataclass(frozen=True, slots=True)
+class MessageChange:
+    """What became of one entry in a transaction; None stands for its absence."""
+
+    before: MessageRecord | None
+    after: MessageRecord | None
+
+
+class MessageTable:
+    """The one place where entries change, so that any set of changes can be taken back.
+
+    A message that appears and disappears within one transaction never meets the disk, and one
+    that changes several times is written once.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[int, MessageRecord] = {}
+        self._indexes: dict[int, QueueIndex] = {}
+        self._timers = TimerHeap()
+        self._before_transaction: dict[int, MessageRecord | None] = {}
+        self._next_id = 1
+
+    def queue_index(self, queue: int) -> QueueIndex:
+        """Return the shelf of a queue, which is made at the first call."""
+        return self._indexes.setdefault(queue, QueueIndex())
+
+    def drop_queue(self, queue: int) -> None:
+        """Forget a queue with all its entries, outside any transaction."""
+        index = self._indexes.pop(queue, QueueIndex())
+        for record in index.by_sequence_number.values():
+            del self._entries[record.id]
+            self._timers.set(record.id, None)
+
+    def load(self, record: MessageRecord) -> None:
+        """Put in an entry that the disk holds already."""
+        self._move(None, record)
+        self._next_id = max(self._next_id, record.id + 1)
+
+    def new_id(self) -> int:
+        """Return a number for a new entry."""
+        self._next_id += 1
+        return self._next_id - 1
+
+    def put(self, record: MessageRecord) -> None:
+        """Add an entry, or put it in the place of the one with its id."""
+        before = self._entries.get(record.id)
+        self._before_transaction.setdefault(record.id, before)
+        self._move(before, record)
+
+    def remove(self, id_: int) -> None:
+        """Take out the entry with this id."""
+        before = self._entries[id_]
+        self._before_transaction.setdefault(id_, before)
+        self._move(before, None)
+
+    def due(self, now: datetime) -> Iterator[MessageRecord]:
+        """Yield the entries to which something happens now; the caller must change each."""
+        while (id_ := self._timers.take_due(now)) is not None:
+            yield self._entries[id_]
+
+    def next_due_at(self) -> datetime | None:
+        """Return when something happens next by itself."""
+        return self._timers.next_due_at()
+
+    def changes(self) -> list[MessageChange]:
+        """Return what changed since the last commit."""
+        return [
+            MessageChange(before, after)
+            for id_, before in self._before_transaction.items()
+            if (after := self._entries.get(id_)) is not before
+        ]
+
+    def commit(self) -> None:
+        """Let the changes stand."""
+        self._before_transaction.clear()
+
+    def rollback(self) -> None:
+        """Take all changes since the last commit back."""
+        for id_, before in self._before_transaction.items():
+            self._move(self._entries.get(id_), before)
+        self._before_transaction.clear()
+
+    def _move(self, before: MessageRecord | None, after: MessageRecord | None) -> None:
+        if after is None:
+            if before is not None:
+                del self._entries[before.id]
+                self._timers.set(before.id, None)
+                self._indexes[before.queue].remove(before)
+            return
+        self._entries[after.id] = after
+        self._timers.set(after.id, after.due_at)
+        index = self._indexes[after.queue]
+        if before is None:
+            index.add(after)
+        elif (before.queue, before.sequence_number) == (after.queue, after.sequence_number):
+            index.replace(before, after)
+        else:
+            self._indexes[before.queue].remove(before)
+            index.add(after)

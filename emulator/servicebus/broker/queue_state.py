@@ -1,0 +1,343 @@
+"""The message ids that a queue has seen lately."""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+from emulator.servicebus.broker.errors import (
+    ArgumentError,
+    MessageLockLost,
+    MessageNotFound,
+    NotAllowed,
+)
+from emulator.servicebus.broker.message import (
+    IncomingMessage,
+    Lock,
+    MessageRecord,
+    MessageState,
+    ReceiveMode,
+)
+from emulator.servicebus.broker.message_table import MessageTable
+from emulator.servicebus.broker.settings import QueueSettings
+
+
+@dataclass(frozen=True, slots=True)
+class SeenMessageId:
+    """A message id, when it came, and the sequence number that it was given."""
+
+    sequence_number: int
+    message_id: str
+    seen_at: datetime
+
+
+class DuplicateHistory:
+    """Remembers each message id for a window of time, counted from its first sighting."""
+
+    def __init__(self) -> None:
+        self._sequence_numbers: dict[str, int] = {}
+        self._seen_ids: deque[SeenMessageId] = deque()
+        self._uncommitted: list[SeenMessageId] = []
+        self.forgotten_count = 0
+        """How many sightings were forgotten since ``purged``."""
+        self.forgotten_through = 0
+        """The highest sequence number whose sighting is forgotten."""
+
+    def __len__(self) -> int:
+        return len(self._seen_ids)
+
+    def load(self, seen_id: SeenMessageId) -> None:
+        """Remember a sighting that the disk holds already; to be called in their order."""
+        self._seen_ids.append(seen_id)
+        self._sequence_numbers[seen_id.message_id] = seen_id.sequence_number
+
+    def forget(self, now: datetime, window: timedelta) -> None:
+        """Let go of what was seen longer ago than the window."""
+        horizon = now - window
+        while self._committed_count and self._seen_ids[0].seen_at <= horizon:
+            seen_id = self._seen_ids.popleft()
+            # The disk forgets later, so after a restart an id may have been seen a second time.
+            if self._sequence_numbers[seen_id.message_id] == seen_id.sequence_number:
+                del self._sequence_numbers[seen_id.message_id]
+            self.forgotten_count += 1
+            self.forgotten_through = seen_id.sequence_number
+
+    @property
+    def _committed_count(self) -> int:
+        return len(self._seen_ids) - len(self._uncommitted)
+
+    def mark_purged(self) -> None:
+        """Take note that the disk has let go of all that is forgotten."""
+        self.forgotten_count = 0
+
+    def find(self, message_id: str) -> int | None:
+        """Return the sequence number of the message with this id, if it was seen."""
+        return self._sequence_numbers.get(message_id)
+
+    def record(self, seen_id: SeenMessageId) -> None:
+        """Remember a message id that was not there, until the transaction is taken back."""
+        self.load(seen_id)
+        self._uncommitted.append(seen_id)
+
+    def uncommitted(self) -> list[SeenMessageId]:
+        """Return what was recorded since the last commit."""
+        return self._uncommitted
+
+    def commit(self) -> None:
+        """Let the recorded sightings stand."""
+        self._uncommitted = []
+
+    def rollback(self) -> None:
+        """Forget the sightings that were recorded since the last commit."""
+        for seen_id in reversed(self._uncommitted):
+            self._seen_ids.pop()
+            del self._sequence_numbers[seen_id.message_id]
+        self._uncommitted = []
+
+
+_MAX_REASON_LENGTH = 4096
+
+
+class QueueState:
+    """One queue, or one dead-letter queue, whose messages neither expire nor move on."""
+
+    def __init__(
+        self,
+        number: int,
+        settings: QueueSettings,
+        table: MessageTable,
+        dead_letter_state: "QueueState | None",
+        next_sequence_number: int = 1,
+    ) -> None:
+        self.number = number
+        self.settings = settings
+        self.index = table.queue_index(number)
+        self.duplicates = DuplicateHistory()
+        self.next_sequence_number = next_sequence_number
+        self.committed_sequence_number = next_sequence_number
+        """What ``next_sequence_number`` was at the last commit."""
+        self._table = table
+        self._dead_letter_state = dead_letter_state
+
+    # Transactions: the ledger takes entries back, the queue what it keeps beside them.
+
+    def commit(self) -> None:
+        """Let what happened since the last commit stand."""
+        self.committed_sequence_number = self.next_sequence_number
+        self.duplicates.commit()
+
+    def rollback(self) -> None:
+        """Take back what happened since the last commit."""
+        self.next_sequence_number = self.committed_sequence_number
+        self.duplicates.rollback()
+
+    # Coming in
+
+    def accept(self, message: IncomingMessage, now: datetime) -> tuple[int, MessageRecord | None]:
+        """Take a message in; returns its sequence number, and no entry for a duplicate.
+
+        A duplicate is accepted and dropped: it gets the number of the message that it repeats.
+        """
+        window = self.settings.duplicate_detection_window
+        if window is not None and message.message_id is not None:
+            self.duplicates.forget(now, window)
+            known = self.duplicates.find(message.message_id)
+            if known is not None:
+                return known, None
+        number = self._new_sequence_number()
+        if window is not None and message.message_id is not None:
+            self.duplicates.record(SeenMessageId(number, message.message_id, now))
+        later = message.scheduled_at is not None and message.scheduled_at > now
+        record = MessageRecord(
+            id=self._table.new_id(),
+            queue=self.number,
+            sequence_number=number,
+            enqueue_sequence_number=number,
+            enqueued_at=now,
+            size_bytes=message.size_bytes,
+            state=MessageState.SCHEDULED if later else MessageState.ACTIVE,
+            time_to_live=message.time_to_live,
+            scheduled_at=message.scheduled_at,
+            expires_at=None if later else self._expiry(message.time_to_live, now),
+        )
+        self._table.put(record)
+        return number, record
+
+    def cancel(self, sequence_numbers: Iterable[int]) -> None:
+        """Take scheduled messages out again, all or none; raises MessageNotFound."""
+        for record in self._find(sequence_numbers, MessageState.SCHEDULED):
+            self._table.remove(record.id)
+
+    # Going out
+
+    def take(self, mode: ReceiveMode, now: datetime) -> MessageRecord | None:
+        """Hand out the first message that is ready."""
+        number = self.index.ready.first()
+        return None if number is None else self._assign(number, mode, now)
+
+    def take_deferred(
+        self, sequence_numbers: Iterable[int], mode: ReceiveMode, now: datetime
+    ) -> list[MessageRecord]:
+        """Hand out deferred messages, all or none; raises MessageNotFound."""
+        found = self._find(sequence_numbers, MessageState.DEFERRED)
+        return [self._assign(record.sequence_number, mode, now) for record in found]
+
+    def _assign(self, sequence_number: int, mode: ReceiveMode, now: datetime) -> MessageRecord:
+        record = self.index.by_sequence_number[sequence_number]
+        if mode is ReceiveMode.RECEIVE_AND_DELETE:
+            self._table.remove(record.id)
+            return record
+        locked = replace(record, lock=Lock(uuid4(), now + self.settings.lock_duration))
+        self._table.put(locked)
+        return locked
+
+    def _find(self, sequence_numbers: Iterable[int], state: MessageState) -> list[MessageRecord]:
+        found = []
+        for number in dict.fromkeys(sequence_numbers):
+            record = self.index.by_sequence_number.get(number)
+            if record is None or record.state is not state or record.lock is not None:
+                raise MessageNotFound(
+                    f"no {state.name.lower()} message has the sequence number {number}"
+                )
+            found.append(record)
+        return found
+
+    # Settling
+
+    def complete(self, token: UUID, now: datetime) -> None:
+        """Let the message go."""
+        self._table.remove(self._locked(token, now).id)
+
+    def abandon(self, token: UUID, now: datetime) -> None:
+        """Give the message back as one whose delivery failed."""
+        self._give_back(self._locked(token, now), now, failed=True)
+
+    def release(self, token: UUID, now: datetime) -> None:
+        """Give the message back as one that was never looked at."""
+        self._give_back(self._locked(token, now), now, failed=False)
+
+    def defer(self, token: UUID, now: datetime) -> None:
+        """Set the message aside until it is asked for by its sequence number."""
+        record = self._locked(token, now)
+        self._give_back(replace(record, state=MessageState.DEFERRED), now, failed=False)
+
+    def dead_letter(
+        self, token: UUID, reason: str | None, description: str | None, now: datetime
+    ) -> None:
+        """Move the message to the dead-letter queue."""
+        record = self._locked(token, now)
+        if self._dead_letter_state is None:
+            raise NotAllowed("a message in a dead-letter queue cannot be dead-lettered")
+        for text in (reason, description):
+            if text is None:
+                continue
+            if len(text) > _MAX_REASON_LENGTH:
+                raise ArgumentError(
+                    f"a dead-letter reason or description is over {_MAX_REASON_LENGTH} characters"
+                )
+            check_unicode(text)
+        self._move_to_dead_letters(record, reason, description)
+
+    def renew(self, tokens: Sequence[UUID], now: datetime) -> list[datetime]:
+        """Let the locks last for the lock duration from now on, all or none."""
+        until = now + self.settings.lock_duration
+        for record in [self._locked(token, now) for token in tokens]:
+            self._table.put(replace(record, lock=Lock(self._token(record), until)))
+        return [until] * len(tokens)
+
+    def _locked(self, token: UUID, now: datetime) -> MessageRecord:
+        record = self.index.by_token.get(token)
+        if record is None or record.lock is None or record.lock.until <= now:
+            raise MessageLockLost(
+                "the lock is lost: it expired, or the message was settled or received again"
+            )
+        return record
+
+    @staticmethod
+    def _token(record: MessageRecord) -> UUID:
+        assert record.lock is not None
+        return record.lock.token
+
+    # What happens by itself
+
+    def advance(self, record: MessageRecord, now: datetime) -> None:
+        """Do what is due: a lock or a time to live that is over, a scheduled message's start."""
+        if record.lock is not None:
+            self._give_back(record, now, failed=True)
+        elif record.state is MessageState.SCHEDULED:
+            self._activate(record, now)
+        else:
+            self._expire(record)
+
+    def _activate(self, record: MessageRecord, now: datetime) -> None:
+        # As in Azure it joins the end of the queue, with the number and the time of this moment.
+        self._table.put(
+            replace(
+                record,
+                sequence_number=self._new_sequence_number(),
+                enqueued_at=now,
+                state=MessageState.ACTIVE,
+                expires_at=self._expiry(record.time_to_live, now),
+            )
+        )
+
+    def _give_back(self, record: MessageRecord, now: datetime, *, failed: bool) -> None:
+        record = replace(record, lock=None, delivery_count=record.delivery_count + failed)
+        limit = self.settings.max_delivery_count
+        if failed and self._dead_letter_state is not None and record.delivery_count >= limit:
+            self._move_to_dead_letters(
+                record,
+                "MaxDeliveryCountExceeded",
+                f"Message could not be consumed after {limit} delivery attempts.",
+            )
+        elif record.is_expired(now):
+            self._expire(record)
+        else:
+            self._table.put(record)
+
+    def _expire(self, record: MessageRecord) -> None:
+        if self.settings.dead_lettering_on_message_expiration:
+            self._move_to_dead_letters(
+                record, "TTLExpiredException", "The message expired and was dead lettered."
+            )
+        else:
+            self._table.remove(record.id)
+
+    def _move_to_dead_letters(
+        self, record: MessageRecord, reason: str | None, description: str | None
+    ) -> None:
+        assert self._dead_letter_state is not None
+        self._table.put(
+            replace(
+                record,
+                queue=self._dead_letter_state.number,
+                state=MessageState.ACTIVE,
+                expires_at=None,
+                lock=None,
+                dead_letter_reason=reason,
+                dead_letter_description=description,
+            )
+        )
+
+    def _new_sequence_number(self) -> int:
+        self.next_sequence_number += 1
+        return self.next_sequence_number - 1
+
+    def _expiry(self, time_to_live: timedelta | None, now: datetime) -> datetime | None:
+        lives = [self.settings.default_message_time_to_live, time_to_live]
+        shortest = min((life for life in lives if life is not None), default=None)
+        if shortest is None:
+            return None
+        try:
+            return now + shortest
+        except OverflowError:
+            return None
+
+
+def check_unicode(text: str) -> None:
+    """Raise ArgumentError for a text that is not valid Unicode, which no database would take."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ArgumentError("a text is not valid Unicode") from None

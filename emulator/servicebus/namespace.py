@@ -1,0 +1,212 @@
+"""Connect AMQP links to the queues of a broker, and check who may use them."""
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from uuid import UUID
+
+from emulator.servicebus.amqp.connection import IDLE_SECONDS, Connection
+from emulator.servicebus.amqp.errors import LinkFault, MessageFault
+from emulator.servicebus.amqp.link import DeliverySender, LinkSource, LinkTarget, SourceRequest
+from emulator.servicebus.amqp.outcomes import Accepted, Modified, Outcome, Rejected, Released
+from emulator.servicebus.broker.broker import Broker
+from emulator.servicebus.broker.clock import Clock
+from emulator.servicebus.broker.errors import BrokerError
+from emulator.servicebus.broker.message import Delivery, ReceiveMode
+from emulator.servicebus.broker.queue import Queue
+from emulator.servicebus.cbs import CbsTokens
+from emulator.servicebus.management import manage
+from emulator.servicebus.messages import read_messages, write_message
+from emulator.servicebus.request_response import ReplyLinks, RequestTarget
+
+CONTAINER_ID = "azure-local-emulator"
+
+_CBS = "$cbs"
+_MANAGEMENT = "/$management"
+_SESSION_FILTER = "com.microsoft:session-filter"
+
+
+class Namespace:
+    """All queues of a broker, served to AMQP connections."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        keys: Mapping[str, str],
+        clock: Clock,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        self._broker = broker
+        self._keys = keys
+        self._clock = clock
+        self._idle_seconds = idle_seconds
+        self._connections: set[_TrackedConnection] = set()
+
+    def connect(self) -> asyncio.Protocol:
+        """Return the asyncio protocol for a new connection."""
+        peer = _NamespaceConnection(self._broker, CbsTokens(self._keys, self._clock))
+        return _TrackedConnection(self._connections, peer, self._idle_seconds)
+
+    def close(self) -> None:
+        """Close all connections, with the condition that the server shuts down."""
+        for connection in list(self._connections):
+            connection.shut_down()
+
+
+class _TrackedConnection(Connection):
+    """A connection that is in the namespace's set while it is open."""
+
+    def __init__(
+        self,
+        open_links: "set[_TrackedConnection]",
+        peer: "_NamespaceConnection",
+        idle_seconds: float,
+    ) -> None:
+        super().__init__(peer, CONTAINER_ID, idle_seconds)
+        self._open_links = open_links
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._open_links.add(self)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._open_links.discard(self)
+        super().connection_lost(exc)
+
+
+class _NamespaceConnection:
+    """The namespace as one connection may use it: with its tokens and reply links."""
+
+    def __init__(self, broker: Broker, tokens: CbsTokens) -> None:
+        self._broker = broker
+        self._tokens = tokens
+        self._replies = ReplyLinks()
+
+    def authenticate(self, mechanism: str, response: bytes) -> bool:
+        """Return whether a SASL response admits the peer."""
+        return self._tokens.authenticate(mechanism, response)
+
+    def open_target(self, address: str) -> LinkTarget:
+        """Return the target for messages to an address. Raises LinkFault if it is refused."""
+        if address == _CBS:
+            return RequestTarget(address, self._tokens.handle, self._replies)
+        entity, is_management = _split(address)
+        queue = self._queue(entity)
+        if is_management:
+            return RequestTarget(address, partial(manage, queue), self._replies)
+        if queue.is_subqueue:
+            raise LinkFault("amqp:not-allowed", f"messages cannot be sent to {entity!r}")
+        return QueueLinkTarget(queue)
+
+    def open_source(self, requested: SourceRequest, sender: DeliverySender) -> LinkSource:
+        """Return the source of messages of an address. Raises LinkFault if it is refused."""
+        if requested.address == _CBS:
+            return self._replies.open(_CBS, requested.reply_address, sender)
+        entity, is_management = _split(requested.address)
+        queue = self._queue(entity)
+        if is_management:
+            return self._replies.open(requested.address, requested.reply_address, sender)
+        if _SESSION_FILTER in requested.filters:
+            raise LinkFault(
+                "amqp:not-allowed",
+                f"{entity!r} has no sessions: receive from it without a session id",
+            )
+        return QueueLinkSource(queue, sender, is_presettled=requested.is_presettled)
+
+    def _queue(self, entity: str) -> Queue:
+        self._tokens.check_access(entity)
+        try:
+            return self._broker.queue(entity)
+        except BrokerError as error:
+            raise LinkFault(error.condition, str(error)) from error
+
+
+def _split(address: str) -> tuple[str, bool]:
+    if address.casefold().endswith(_MANAGEMENT):
+        return address[: -len(_MANAGEMENT)], True
+    return address, False
+
+
+_TAG_FOR_DELETED = b"\x00" * 16
+_REASON = "DeadLetterReason"
+_DESCRIPTION = "DeadLetterErrorDescription"
+
+
+def as_message_fault(error: BrokerError) -> MessageFault:
+    """Return the AMQP error for what the broker refuses."""
+    return MessageFault(error.condition, str(error), error.status_code)
+
+
+class QueueLinkTarget:
+    """A link's target that adds the peer's messages to a queue."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self.max_message_bytes = queue.settings.max_message_bytes
+
+    async def put(self, payload: bytes, message_format: int) -> None:
+        """Add one message, or a whole batch or none of it; return when it is durable.
+
+        Raises MessageFault if the queue refuses it.
+        """
+        try:
+            await self._queue.send(read_messages(payload, message_format))
+        except BrokerError as error:
+            raise as_message_fault(error) from error
+
+
+class QueueLinkSource:
+    """A link's source that delivers a queue's messages to a peer."""
+
+    def __init__(self, queue: Queue, sender: DeliverySender, *, is_presettled: bool) -> None:
+        self._queue = queue
+        self._sender = sender
+        self.is_presettled = is_presettled
+        mode = ReceiveMode.RECEIVE_AND_DELETE if is_presettled else ReceiveMode.PEEK_LOCK
+        self._subscription = queue.subscribe(mode, self._deliver)
+
+    def set_credit(self, credit: int) -> None:
+        """Let the queue deliver up to this number of messages."""
+        self._subscription.set_credit(credit)
+
+    def close(self) -> None:
+        """Stop deliveries. Locked messages stay locked until their locks expire."""
+        self._subscription.close()
+
+    async def settle(self, tag: bytes, outcome: Outcome) -> None:
+        """Apply an outcome to the lock that a delivery tag names.
+
+        Raises MessageFault if the lock is lost.
+        """
+        token = UUID(bytes_le=tag)
+        try:
+            await self._apply(token, outcome)
+        except BrokerError as error:
+            raise as_message_fault(error) from error
+
+    async def _apply(self, token: UUID, outcome: Outcome) -> None:
+        match outcome:
+            case Accepted():
+                await self._queue.complete(token)
+            case Released():
+                await self._queue.release(token)
+            case Rejected(info=info):
+                await self._queue.dead_letter(
+                    token, _text(info.get(_REASON)), _text(info.get(_DESCRIPTION))
+                )
+            case Modified(undeliverable_here=True):
+                await self._queue.defer(token)
+            case Modified(delivery_failed=True):
+                await self._queue.abandon(token)
+            case Modified():
+                await self._queue.release(token)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        token = delivery.lock_token
+        # The tag is the lock token in .NET's byte order, from which clients read a GUID.
+        tag = _TAG_FOR_DELETED if token is None else token.bytes_le
+        self._sender.send(tag, write_message(delivery.message, token, delivery.locked_until))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

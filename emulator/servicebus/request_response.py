@@ -1,0 +1,187 @@
+"""Requests and replies over a pair of links, as `$cbs` and `$management` use them.
+
+A peer sends requests on one link and names the address of its other link in `reply-to`; the reply
+carries the request's message id as its correlation id.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from emulator.servicebus.amqp.codec import encode_list
+from emulator.servicebus.amqp.errors import MessageFault
+from emulator.servicebus.amqp.link import DeliverySender
+from emulator.servicebus.amqp.outcomes import Outcome
+from emulator.servicebus.amqp.sections import (
+    APPLICATION_PROPERTIES,
+    PROPERTIES,
+    VALUE,
+    encode_section,
+    list_items,
+    section_value,
+    split,
+)
+from emulator.servicebus.amqp.types import Raw
+
+MAX_REQUEST_BYTES = 1024 * 1024
+_MAX_WAITING_REPLIES = 100
+_REPLY_TO_FIELD = 4
+_NO_TAG = b"\x00\x00\x00\x00"
+
+
+@dataclass(frozen=True, slots=True)
+class AmqpRequest:
+    """A request: its application properties and the value in its body."""
+
+    properties: dict[Any, Any]
+    value: Any
+
+    @property
+    def operation(self) -> str:
+        """The name of the requested operation."""
+        return str(self.properties.get("operation", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class AmqpReply:
+    """A reply: its application properties and the value in its body."""
+
+    properties: dict[Any, Any]
+    value: Any = field(default_factory=dict)
+
+
+RequestHandler = Callable[[AmqpRequest], Awaitable[AmqpReply]]
+
+
+class ReplySource:
+    """The link on which a peer receives replies."""
+
+    is_presettled = True
+
+    def __init__(self, address: str, reply_address: str | None, sender: DeliverySender) -> None:
+        self.address = address
+        self.reply_address = reply_address
+        self._sender = sender
+        self._credit = 0
+        self._waiting: deque[bytes] = deque()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the maximum number of replies waits for credit."""
+        return len(self._waiting) >= _MAX_WAITING_REPLIES
+
+    def set_credit(self, credit: int) -> None:
+        """Send waiting replies until the credit is used up."""
+        self._credit = credit
+        while self._credit and self._waiting:
+            self._send(self._waiting.popleft())
+
+    def reply(self, payload: bytes) -> None:
+        """Send a reply, or keep it until the peer grants credit."""
+        if self._credit:
+            self._send(payload)
+        else:
+            self._waiting.append(payload)
+
+    async def settle(self, tag: bytes, outcome: Outcome) -> None:
+        """Ignore the outcome: replies are sent settled."""
+
+    def close(self) -> None:
+        """Discard the replies that wait for credit."""
+        self._waiting.clear()
+        self._credit = 0
+
+    def _send(self, payload: bytes) -> None:
+        self._credit -= 1
+        self._sender.send(_NO_TAG, payload)
+
+
+class RequestTarget:
+    """The link on which a peer sends requests."""
+
+    max_message_bytes = MAX_REQUEST_BYTES
+
+    def __init__(self, address: str, handle: RequestHandler, replies: "ReplyLinks") -> None:
+        self._address = address
+        self._handle = handle
+        self._replies = replies
+
+    async def put(self, payload: bytes, message_format: int) -> None:
+        """Handle a request and send its reply.
+
+        Raises MessageFault if the request is malformed or the connection has no link for the reply.
+        """
+        if message_format:
+            raise MessageFault("amqp:not-implemented", "a request cannot be a batch")
+        sections = split(payload)
+        items = list_items(sections.properties)
+        reply_to = section_value(sections.properties)[_REPLY_TO_FIELD:][:1] if items else []
+        source = self._replies.find(self._address, reply_to[0] if reply_to else None)
+        if source.is_full:
+            raise MessageFault("amqp:resource-limit-exceeded", "too many replies wait for credit")
+        if len(sections.body) != 1 or sections.body[0][2] != VALUE:
+            raise MessageFault("amqp:invalid-field", "the body of a request must be one amqp-value")
+        request = AmqpRequest(
+            properties=section_value(sections.application_properties)
+            if sections.application_properties
+            else {},
+            value=section_value(sections.body[0]),
+        )
+        reply = await self._handle(request)
+        source.reply(_encode_reply(reply, items[0] if items else b"\x40"))
+
+
+class ReplyLinks:
+    """The reply links of one connection."""
+
+    def __init__(self) -> None:
+        self._sources: list[ReplySource] = []
+
+    def open(self, address: str, reply_address: str | None, sender: DeliverySender) -> ReplySource:
+        """Add a link for replies and return it."""
+        source = _TrackedReplySource(self._sources, address, reply_address, sender)
+        self._sources.append(source)
+        return source
+
+    def find(self, address: str, reply_to: object) -> ReplySource:
+        """Return the link named by a request's reply-to, else the newest one of the same node.
+
+        Raises MessageFault if there is no link.
+        """
+        own = [each for each in self._sources if each.address == address]
+        named = [each for each in own if reply_to and each.reply_address == reply_to]
+        for source in reversed(named or own):
+            return source
+        raise MessageFault("amqp:precondition-failed", "the connection has no link for the reply")
+
+
+class _TrackedReplySource(ReplySource):
+    """A reply link that removes itself from its connection's list on close."""
+
+    def __init__(
+        self,
+        open_links: list[ReplySource],
+        address: str,
+        reply_address: str | None,
+        sender: DeliverySender,
+    ) -> None:
+        super().__init__(address, reply_address, sender)
+        self._open_links = open_links
+
+    def close(self) -> None:
+        super().close()
+        if self in self._open_links:
+            self._open_links.remove(self)
+
+
+def _encode_reply(reply: AmqpReply, message_id: bytes) -> bytes:
+    # The correlation id is the request's message id, with its type unchanged.
+    properties = encode_list([None] * 5 + [Raw(message_id)])
+    return (
+        b"\x00\x53"
+        + bytes((PROPERTIES,))
+        + properties
+        + encode_section(APPLICATION_PROPERTIES, reply.properties)
+        + encode_section(VALUE, reply.value)
+    )

@@ -1,0 +1,106 @@
+"""Starting the two servers that the same tests run against: ours, and Microsoft's Azurite."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from local_ports import free_port
+
+ACCOUNT = "devstoreaccount1"
+KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+AZURITE_VERSION = "3.35.0"
+_START_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running Blob service of the development account."""
+
+    kind: str
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/{ACCOUNT}"
+
+    @property
+    def connection_string(self) -> str:
+        return (
+            f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
+            f"BlobEndpoint={self.url};"
+        )
+
+
+@contextlib.contextmanager
+def run_emulator(data: Path, *, port: int | None = None) -> Iterator[Server]:
+    """Our server, with its data in ``data``."""
+    port = port or free_port()
+    command = [sys.executable, "-m", "emulator.blobs", "--port", str(port), "--data", str(data)]
+    with _running("emulator", [*command, "--log-level", "warning"], port) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def run_azurite(folder: Path, data: Path) -> Iterator[Server]:
+    """Azurite's Blob service, from the folder that ``install_azurite`` filled."""
+    port = free_port()
+    command = [
+        str(azurite_program(folder)),
+        *("--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(data)),
+        # The SDK is newer than the list of versions that Azurite knows.
+        *("--silent", "--skipApiVersionCheck", "--disableTelemetry"),
+    ]
+    with _running("azurite", command, port) as server:
+        yield server
+
+
+def azurite_program(folder: Path) -> Path:
+    """Where ``install_azurite`` puts the program."""
+    return folder / "node_modules" / ".bin" / "azurite-blob"
+
+
+def install_azurite(folder: Path) -> Path:
+    """Install Azurite into ``folder`` unless it is there; needs Node 20 or newer and npm."""
+    if not azurite_program(folder).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        package = f"azurite@{AZURITE_VERSION}"
+        command = ["npm", "install", "--no-fund", "--no-audit", "--prefix", str(folder), package]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    return azurite_program(folder)
+
+
+@contextlib.contextmanager
+def _running(kind: str, command: list[str], port: int) -> Iterator[Server]:
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    try:
+        _await_listening(process, port)
+        yield Server(kind, port, process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _await_listening(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/", timeout=5)
+        except httpx.TransportError:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+        else:
+            return
+    raise RuntimeError(f"the server did not listen on port {port}")
+
+
+if __name__ == "__main__":
+    install_azurite(Path(sys.argv[1]))

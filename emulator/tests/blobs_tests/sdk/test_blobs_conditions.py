@@ -1,0 +1,126 @@
+"""Conditional requests: exactly one creator, no lost update, nothing sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from azure.core import MatchConditions
+from azure.core.exceptions import (
+    HttpResponseError,
+    ResourceExistsError,
+    ResourceModifiedError,
+    ResourceNotFoundError,
+)
+
+from blobs_tests.sdk.both_clients import code_of
+
+OTHER = '"0x8D0000000000000"'
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+async def blob(container: Any) -> Any:
+    client = container.get_blob_client("blob")
+    await client.upload_blob(b"content")
+    return client
+
+
+async def test_exactly_one_of_many_creates_wins(container: Any) -> None:
+    async def create(number: int) -> int | None:
+        try:
+            await container.upload_blob("claim", str(number).encode())
+        except ResourceExistsError:
+            return None
+        return number
+
+    winners = [
+        number
+        for number in await asyncio.gather(*(create(number) for number in range(16)))
+        if number is not None
+    ]
+    assert len(winners) == 1
+    download = await container.download_blob("claim")
+    assert await download.readall() == str(winners[0]).encode()
+
+
+async def test_a_write_takes_the_current_tag(blob: Any) -> None:
+    etag = (await blob.get_blob_properties()).etag
+    unchanged = {"etag": etag, "match_condition": MatchConditions.IfNotModified}
+    await blob.upload_blob(b"second", overwrite=True, **unchanged)
+    for attempt in (
+        blob.upload_blob(b"third", overwrite=True, **unchanged),
+        blob.set_blob_metadata({"a": "1"}, **unchanged),
+        blob.delete_blob(**unchanged),
+    ):
+        with pytest.raises(ResourceModifiedError) as refused:
+            await attempt
+        assert refused.value.status_code == 412
+        assert code_of(refused.value) == "ConditionNotMet"
+    assert await (await blob.download_blob()).readall() == b"second"
+
+
+async def test_a_write_may_ask_for_any_tag_but_one(blob: Any) -> None:
+    etag = (await blob.get_blob_properties()).etag
+    with pytest.raises(ResourceModifiedError):
+        await blob.delete_blob(etag=etag, match_condition=MatchConditions.IfModified)
+    await blob.delete_blob(etag=OTHER, match_condition=MatchConditions.IfModified)
+
+
+async def test_a_write_over_nothing_has_no_tag_to_match(container: Any) -> None:
+    blob = container.get_blob_client("missing")
+    with pytest.raises(HttpResponseError) as refused:
+        await blob.upload_blob(
+            b"x", overwrite=True, etag=OTHER, match_condition=MatchConditions.IfNotModified
+        )
+    assert refused.value.status_code == 412
+    # Azurite holds the condition against nothing first; RFC 9110 says that 404 goes before 412.
+    with pytest.raises((ResourceNotFoundError, ResourceModifiedError)):
+        await blob.delete_blob(etag=OTHER, match_condition=MatchConditions.IfNotModified)
+
+
+async def test_a_write_may_ask_for_a_time(blob: Any) -> None:
+    modified = (await blob.get_blob_properties()).last_modified
+    await blob.set_blob_metadata({"a": "1"}, if_unmodified_since=modified + HOUR)
+    with pytest.raises(ResourceModifiedError):
+        await blob.set_blob_metadata({"a": "2"}, if_unmodified_since=modified - HOUR)
+    await blob.set_blob_metadata({"a": "3"}, if_modified_since=modified - HOUR)
+    with pytest.raises(ResourceModifiedError):
+        await blob.set_blob_metadata({"a": "4"}, if_modified_since=modified + HOUR)
+    assert (await blob.get_blob_properties()).metadata == {"a": "3"}
+
+
+@pytest.mark.parametrize("read", ["download_blob", "get_blob_properties"])
+async def test_a_read_may_ask_for_a_tag(blob: Any, read: str) -> None:
+    ask = getattr(blob, read)
+    etag = (await blob.get_blob_properties()).etag
+    await ask(etag=etag, match_condition=MatchConditions.IfNotModified)
+    await ask(etag=OTHER, match_condition=MatchConditions.IfModified)
+    with pytest.raises(ResourceModifiedError) as refused:
+        await ask(etag=OTHER, match_condition=MatchConditions.IfNotModified)
+    assert refused.value.status_code == 412
+    with pytest.raises(HttpResponseError) as unchanged:
+        await ask(etag=etag, match_condition=MatchConditions.IfModified)
+    assert unchanged.value.status_code == 304
+
+
+@pytest.mark.parametrize("read", ["download_blob", "get_blob_properties"])
+async def test_a_read_may_ask_for_a_time(blob: Any, read: str) -> None:
+    ask = getattr(blob, read)
+    modified = (await blob.get_blob_properties()).last_modified
+    await ask(if_modified_since=modified - HOUR)
+    await ask(if_unmodified_since=modified)
+    with pytest.raises(HttpResponseError) as unchanged:
+        await ask(if_modified_since=modified)
+    assert unchanged.value.status_code == 304
+    with pytest.raises(ResourceModifiedError):
+        await ask(if_unmodified_since=modified - HOUR)
+
+
+async def test_a_container_is_deleted_on_condition(container: Any) -> None:
+    modified = (await container.get_container_properties()).last_modified
+    with pytest.raises(ResourceModifiedError):
+        await container.delete_container(if_unmodified_since=modified - HOUR)
+    assert await container.exists()

@@ -1,0 +1,76 @@
+"""``kill -9`` at any instruction: what was acknowledged is there, byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from pathlib import Path
+
+import httpx
+
+from blobs_tests.sdk.blob_servers import Server, run_emulator
+from blobs_tests.sdk.test_blobs_wire import signature
+from local_ports import free_port
+
+SMALL, LARGE = 1_000, 60_000
+ROUNDS = 6
+PUTS_A_ROUND = 60
+
+
+def content_of(name: str) -> bytes:
+    size = LARGE if int(name) % 3 == 0 else SMALL
+    return hashlib.sha256(name.encode()).digest() * (size // 32)
+
+
+def put_until_killed(server: Server, names: list[str], acknowledged: list[str]) -> None:
+    with httpx.Client(timeout=10) as client:
+        for name in names:
+            url = f"{server.url}/box/{name}?{signature()}"
+            headers = {"x-ms-blob-type": "BlockBlob", "if-none-match": "*"}
+            try:
+                answer = client.put(url, content=content_of(name), headers=headers)
+            except httpx.TransportError:
+                return
+            assert answer.status_code == 201
+            acknowledged.append(name)
+            if len(acknowledged) == PUTS_A_ROUND:
+                server.process.kill()
+
+
+def test_what_was_acknowledged_survives(tmp_path: Path) -> None:
+    data, port = tmp_path / "data", free_port()
+    order = random.Random(20260301)
+    kept: list[str] = []
+    for round_number in range(ROUNDS):
+        with run_emulator(data, port=port) as server:
+            if round_number == 0:
+                httpx.put(f"{server.url}/box?restype=container&{signature()}")
+            acknowledged: list[str] = []
+            names = [
+                str(number) for number in range(round_number * 1000, round_number * 1000 + 900)
+            ]
+            order.shuffle(names)
+            writers = [
+                threading.Thread(target=put_until_killed, args=(server, part, acknowledged))
+                for part in (names[:300], names[300:600], names[600:])
+            ]
+            for writer in writers:
+                writer.start()
+            for writer in writers:
+                writer.join()
+            kept += acknowledged
+    assert len(kept) >= ROUNDS * PUTS_A_ROUND
+    with run_emulator(data, port=port) as server, httpx.Client() as client:
+        for name in kept:
+            answer = client.get(f"{server.url}/box/{name}?{signature()}")
+            assert answer.content == content_of(name)
+        listed = client.get(f"{server.url}/box?restype=container&comp=list&{signature()}").text
+        found = [part.split("<")[0] for part in listed.split("<Name>")[1:]]
+        assert set(kept) <= set(found)
+        # Beyond these only whole blobs whose acknowledgement was on its way.
+        for name in set(found) - set(kept):
+            answer = client.get(f"{server.url}/box/{name}?{signature()}")
+            assert answer.content == content_of(name)
+        files = [path for path in (data / "content").rglob("*") if path.is_file()]
+        assert len(files) == sum(int(name) % 3 == 0 for name in found)

@@ -1,0 +1,62 @@
+"""The command line: exit codes, and how the process ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from blobs_tests.sdk.blob_servers import run_emulator
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "emulator.blobs", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_well(tmp_path: Path, number: int) -> None:
+    with run_emulator(tmp_path) as server, httpx.Client() as idle:
+        idle.get(server.url)
+        server.process.send_signal(number)
+        assert server.process.wait(timeout=10) == 0
+
+
+def test_a_busy_port_is_named(tmp_path: Path) -> None:
+    with run_emulator(tmp_path / "one") as server:
+        ended = run("--port", str(server.port), "--data", str(tmp_path / "two"))
+    assert ended.returncode == 98
+    assert (
+        ended.stderr.strip() == f"emulator.blobs: port {server.port} is in use by another program"
+    )
+
+
+def test_a_directory_has_one_owner(tmp_path: Path) -> None:
+    with run_emulator(tmp_path):
+        ended = run("--port", "0", "--data", str(tmp_path))
+    assert ended.returncode == 2
+    assert "another process" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--host", "0.0.0.0"),
+        ("--host", "example.org"),
+        ("--account", "Not An Account"),
+        ("--key", "not Base64"),
+        ("--port", "99999"),
+        ("--port", "http"),
+        ("--log-level", "loud"),
+        ("--data", "/dev/null/folder"),
+    ],
+)
+def test_a_bad_option_ends_it(tmp_path: Path, option: str, value: str) -> None:
+    ended = run("--port", "0", "--data", str(tmp_path), option, value)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.strip()

@@ -1,0 +1,168 @@
+"""Signatures on a clock: the second at which they begin and end, and what they are over."""
+
+from __future__ import annotations
+
+import base64
+from datetime import timedelta
+
+import pytest
+from azure.storage.blob import generate_account_sas, generate_blob_sas
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from blobs_tests.service.blob_service import START, World
+from emulator.blobs.__main__ import DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY
+from emulator.blobs.authorization import AccountKey, build_string_to_sign
+from emulator.blobs.request import parse_request
+from emulator.blobs.times import format_http_date, to_microseconds
+from emulator.program import SettingError
+
+MINUTE = timedelta(minutes=1)
+PATH = "/devstoreaccount1/box/blob"
+
+
+async def read(world: World, query: str, **headers: str) -> tuple[int, str]:
+    answer = await world.send("GET", PATH, query, headers)
+    return answer.status, answer.code
+
+
+async def test_a_signature_ends_on_its_second(world: World) -> None:
+    await world.put("box/blob", b"content")
+    sas = generate_blob_sas(
+        DEVELOPMENT_ACCOUNT,
+        "box",
+        "blob",
+        account_key=DEVELOPMENT_KEY,
+        permission="r",
+        start=START,
+        expiry=START + MINUTE,
+    )
+    world.clock.now = START - timedelta(seconds=1)
+    assert await read(world, sas) == (403, "AuthenticationFailed")
+    world.clock.now = START
+    assert (await read(world, sas))[0] == 200
+    world.clock.now = START + MINUTE - timedelta(seconds=1)
+    assert (await read(world, sas))[0] == 200
+    world.clock.now = START + MINUTE
+    assert await read(world, sas) == (403, "AuthenticationFailed")
+
+
+@pytest.mark.parametrize(
+    ("resources", "permission", "services", "code"),
+    [
+        ("o", "r", "b", ""),
+        ("o", "r", "q", "AuthorizationServiceMismatch"),
+        ("s", "r", "b", "AuthorizationResourceTypeMismatch"),
+        ("o", "w", "b", "AuthorizationPermissionMismatch"),
+    ],
+)
+async def test_an_account_signature_says_why_not(
+    world: World, resources: str, permission: str, services: str, code: str
+) -> None:
+    await world.put("box/blob", b"content")
+    sas = generate_account_sas(
+        DEVELOPMENT_ACCOUNT,
+        DEVELOPMENT_KEY,
+        resources,
+        permission,
+        START + MINUTE,
+        services=services,
+    )
+    assert (await read(world, sas))[1] == code
+
+
+async def test_old_forms_of_signatures_hold(world: World) -> None:
+    """A service signature of 2015, which signs neither the resource kind nor a scope."""
+    await world.put("box/blob", b"content")
+    expiry = "2026-03-01T13:00Z"
+    fields = ["r", "", expiry, "/blob/devstoreaccount1/box/blob", "", "", "", "2015-04-05"]
+    text = "\n".join([*fields, "", "", "", "", ""])
+    signature = base64.b64encode(base64.b64decode(AccountKey(DEVELOPMENT_KEY).sign(text))).decode()
+    signature = signature.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")
+    sas = f"sv=2015-04-05&sr=b&sp=r&se={expiry}&sig={signature}"
+    assert (await read(world, sas))[0] == 200
+
+
+def signed(world: World, method: str, headers: dict[str, str], query: str = "") -> str:
+    scope = {
+        "method": method,
+        "raw_path": PATH.encode(),
+        "query_string": query.encode(),
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+
+    async def nothing() -> dict[str, object]:
+        return {}
+
+    request = parse_request(scope, nothing)
+    text = build_string_to_sign(request, DEVELOPMENT_ACCOUNT, lambda name: name)
+    return f"SharedKey {DEVELOPMENT_ACCOUNT}:{world.app.authenticator.key.sign(text)}"
+
+
+@pytest.mark.parametrize(("minutes", "status"), [(-16, 403), (-14, 200), (14, 200), (16, 403)])
+async def test_a_signed_request_is_good_for_a_quarter_of_an_hour(
+    world: World, minutes: int, status: int
+) -> None:
+    await world.put("box/blob", b"content")
+    date = format_http_date(to_microseconds(START + minutes * MINUTE))
+    headers = {"x-ms-date": date, "x-ms-version": "2026-10-06", "content-length": "0"}
+    headers["authorization"] = signed(world, "GET", headers)
+    assert (await read(world, "", **headers))[0] == status
+
+
+async def test_what_was_signed_cannot_be_changed(world: World) -> None:
+    await world.put("box/blob", b"content")
+    headers = {"x-ms-date": format_http_date(to_microseconds(START)), "content-length": "0"}
+    headers["authorization"] = signed(world, "GET", headers, "comp=metadata")
+    assert (await read(world, "comp=metadata", **headers))[0] == 200
+    assert await read(world, "", **headers) == (403, "AuthenticationFailed")
+    changed = headers | {"x-ms-range": "bytes=0-1"}
+    assert await read(world, "comp=metadata", **changed) == (403, "AuthenticationFailed")
+    answer = await world.send("HEAD", PATH, "comp=metadata", headers)
+    assert answer.code == "AuthenticationFailed"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status", "code"),
+    [
+        ("", 400, "InvalidAuthenticationInfo"),
+        ("SharedKey", 400, "InvalidAuthenticationInfo"),
+        ("SharedKey nobody:AAAA", 403, "AuthenticationFailed"),
+        ("SharedKey devstoreaccount1:AAAA", 403, "AuthenticationFailed"),
+        ("SharedKey devstoreaccount1:ä", 403, "AuthenticationFailed"),
+        ("Bearer token", 400, "InvalidAuthenticationInfo"),
+    ],
+)
+async def test_what_is_no_authorization_is_refused(
+    world: World, authorization: str, status: int, code: str
+) -> None:
+    headers = {
+        "authorization": authorization,
+        "x-ms-date": format_http_date(to_microseconds(START)),
+    }
+    assert await read(world, "", **headers) == (status, code)
+
+
+async def test_nobody_is_asked_to_authenticate(world: World) -> None:
+    answer = await world.send("GET", PATH, "", {})
+    assert (answer.status, answer.code) == (401, "NoAuthenticationInformation")
+    assert "WWW-Authenticate" in answer.headers
+
+
+@given(st.text(max_size=40), st.sampled_from(["sv", "sr", "sp", "st", "se", "sip", "spr", "sig"]))
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_no_signature_but_ours_holds(world: World, value: str, name: str) -> None:
+    fields = {"sv": "2026-10-06", "sr": "b", "sp": "r", "se": "2030-01-01", "sig": "AAAA"}
+    fields[name] = "".join(f"%{byte:02x}" for byte in value.encode())
+    query = "&".join(f"{key}={text}" for key, text in fields.items())
+    assert (await read(world, query))[0] == 403
+
+
+def test_a_key_hides_itself() -> None:
+    assert DEVELOPMENT_KEY not in repr(AccountKey(DEVELOPMENT_KEY))
+
+
+@pytest.mark.parametrize("text", ["", "not base64!", "ä"])
+def test_what_is_no_key_is_refused(text: str) -> None:
+    with pytest.raises(SettingError):
+        AccountKey(text)

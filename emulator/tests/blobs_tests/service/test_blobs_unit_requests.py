@@ -1,0 +1,180 @@
+"""Requests that no SDK would send: each gets one of Azure's refusals, and nothing breaks."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from blobs_tests.service.blob_service import World
+
+BLOCK = {"x-ms-blob-type": "BlockBlob"}
+HUGE = {"content-length": "9" * 9}
+RANGE_MD5 = {"x-ms-range-get-content-md5": "true"}
+
+
+@pytest.mark.parametrize(
+    ("request_line", "headers", "status", "code"),
+    [
+        (("PUT", "box/b", ""), {}, 400, "MissingRequiredHeader"),
+        (("PUT", "box/b", ""), {"x-ms-blob-type": "Blob"}, 400, "InvalidHeaderValue"),
+        (("PUT", "box/b", ""), {"x-ms-blob-type": "PageBlob"}, 501, "NotImplemented"),
+        (("PUT", "box/b", ""), BLOCK | {"content-length": "x"}, 400, "InvalidHeaderValue"),
+        (("PUT", "box/b", ""), BLOCK | {"content-length": "9" * 12}, 413, "RequestBodyTooLarge"),
+        (("PUT", "box/b", ""), BLOCK | {"content-md5": "short"}, 400, "InvalidMd5"),
+        (("PUT", "box/b", ""), BLOCK | {"x-ms-blob-content-md5": "eA=="}, 400, "InvalidMd5"),
+        (("PUT", "box/b", ""), BLOCK | {"x-ms-meta-": "v"}, 400, "EmptyMetadataKey"),
+        (("PUT", "box/b", ""), BLOCK | {"x-ms-meta-a": "ä"}, 400, "InvalidMetadata"),
+        (("PUT", "box/b", ""), BLOCK | {"x-ms-meta-a": "v" * 9000}, 400, "MetadataTooLarge"),
+        (("PUT", "box/b", ""), BLOCK | {"x-ms-tags": "a=b"}, 501, "NotImplemented"),
+        (("PUT", "box/b", ""), BLOCK | {"x-ms-access-tier": "Cool"}, 501, "NotImplemented"),
+        (("PUT", "box/b", ""), BLOCK | {"x-ms-copy-source": "http://x"}, 501, "NotImplemented"),
+        (("PUT", "box/b", ""), BLOCK | {"x-ms-version": "yesterday"}, 400, "InvalidHeaderValue"),
+        (("PUT", "box/b", ""), BLOCK | {"if-modified-since": "soon"}, 400, "InvalidHeaderValue"),
+        (("PUT", "box/b", "comp=block"), {}, 400, "MissingRequiredQueryParameter"),
+        (("PUT", "box/b", "comp=block&blockid=%21"), {}, 400, "InvalidBlockId"),
+        (("PUT", "box/b", "comp=block&blockid=" + "AAAA" * 22), {}, 400, "InvalidBlockId"),
+        (("PUT", "box/b", "comp=block&blockid=AAAA"), {}, 400, "InvalidHeaderValue"),
+        (("PUT", "box/b", "comp=blocklist"), {}, 400, "InvalidXmlDocument"),
+        (
+            ("PUT", "box/b", "comp=blocklist"),
+            HUGE,
+            413,
+            "RequestBodyTooLarge",
+        ),
+        (("PUT", "box/b", "comp=lease"), {}, 501, "NotImplemented"),
+        (("PUT", "box/b", "comp=nonsense"), {}, 400, "InvalidQueryParameterValue"),
+        (("PUT", "box", ""), {}, 404, "ResourceNotFound"),
+        (("PUT", "box", "restype=container"), {}, 409, "ContainerAlreadyExists"),
+        (("PUT", "fox", "restype=container"), {"x-ms-blob-public-access": "blob"}, 409, None),
+        (("POST", "box/b", ""), {}, 405, "UnsupportedHttpVerb"),
+        (("BREW", "box/b", ""), {}, 405, "UnsupportedHttpVerb"),
+        (("GET", "box/b", ""), {}, 404, "BlobNotFound"),
+        (("GET", "box/b", "snapshot=2026"), {}, 501, "NotImplemented"),
+        (("GET", "box/b", ""), {"x-ms-lease-id": "x"}, 412, "LeaseNotPresentWithBlobOperation"),
+        (("GET", "box/kept", ""), {"if-none-match": "*"}, 400, "UnsatisfiableCondition"),
+        (("GET", "box/kept", ""), {"x-ms-range": "bytes=7-"}, 416, "InvalidRange"),
+        (("GET", "box/kept", ""), {"x-ms-range": "seven"}, 400, "InvalidHeaderValue"),
+        (
+            ("GET", "box/kept", ""),
+            RANGE_MD5,
+            400,
+            "InvalidHeaderValue",
+        ),
+        (("GET", "box/kept", "comp=blocklist&blocklisttype=x"), {}, 400, None),
+        (("GET", "box", "restype=container&comp=list&maxresults=0"), {}, 400, None),
+        (("GET", "box", "restype=container&comp=list&maxresults=-1"), {}, 400, None),
+        (("GET", "box", "restype=container&comp=list&marker=%21"), {}, 400, None),
+        (("GET", "box", "restype=container&comp=list&include=nonsense"), {}, 400, None),
+        (("DELETE", "box/kept", ""), {"x-ms-delete-snapshots": "some"}, 400, "InvalidHeaderValue"),
+        (("GET", "", "comp=properties&restype=service"), {}, 501, "NotImplemented"),
+    ],
+)
+async def test_a_refusal(
+    world: World,
+    request_line: tuple[str, str, str],
+    headers: dict[str, str],
+    status: int,
+    code: str | None,
+) -> None:
+    method, path, query = request_line
+    await world.put("box/kept", b"content")
+    answer = await world.ask(method, path, query=query, headers=headers)
+    assert (answer.status, code or answer.code) == (status, answer.code)
+    body = ElementTree.fromstring(answer.body)
+    assert body.findtext("Code") == answer.code
+    assert answer.headers["x-ms-request-id"] in (body.findtext("Message") or "")
+
+
+async def test_a_length_is_required(world: World) -> None:
+    scope_headers = BLOCK | {"content-length": ""}
+    answer = await world.ask("PUT", "box/b", headers=scope_headers)
+    assert answer.status == 400
+
+
+async def test_head_tells_the_code_without_a_body(world: World) -> None:
+    answer = await world.ask("HEAD", "box/missing")
+    assert (answer.status, answer.code, answer.body) == (404, "BlobNotFound", b"")
+
+
+async def test_what_the_client_called_its_request_comes_back(world: World) -> None:
+    headers = {"x-ms-client-request-id": "mine", "x-ms-version": "2026-10-06"}
+    answer = await world.ask("GET", "box", query="restype=container", headers=headers)
+    assert answer.headers["x-ms-client-request-id"] == "mine"
+    assert answer.headers["x-ms-version"] == "2026-10-06"
+
+
+async def test_a_file_lost_from_under_us_is_our_fault(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.put("box/blob", b"x" * 100_000)
+    for path in world.content_files:
+        path.unlink()
+    with pytest.raises(FileNotFoundError):
+        await world.get("box/blob")
+    assert (await world.put("box/blob", b"again")).status == 201
+    assert (await world.get("box/blob")).body == b"again"
+
+
+TOKENS = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30)
+HEADER_NAMES = st.sampled_from(
+    [
+        "authorization",
+        "content-length",
+        "content-md5",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "range",
+        "x-ms-blob-type",
+        "x-ms-date",
+        "x-ms-delete-snapshots",
+        "x-ms-meta-key",
+        "x-ms-range",
+        "x-ms-range-get-content-md5",
+        "x-ms-version",
+    ]
+)
+QUERY = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["comp", "restype", "blockid", "marker", "prefix", "maxresults", "include", "sv", "sp"]
+        ),
+        TOKENS
+        | st.sampled_from(["list", "container", "block", "blocklist", "metadata", "properties"]),
+    ),
+    max_size=4,
+)
+
+
+@given(
+    st.tuples(
+        st.sampled_from(["GET", "HEAD", "PUT", "POST", "DELETE"]),
+        st.sampled_from(["", "box", "box/kept", "box/new"]) | TOKENS,
+        QUERY,
+    ),
+    st.dictionaries(HEADER_NAMES, TOKENS, max_size=4),
+    st.binary(max_size=50),
+    st.booleans(),
+)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_no_request_breaks_the_service(
+    world: World,
+    request_line: tuple[str, str, list[tuple[str, str]]],
+    headers: dict[str, str],
+    body: bytes,
+    is_signed: bool,
+) -> None:
+    method, path, query = request_line
+    text = "&".join(f"{name}={value.replace('&', '')}" for name, value in query)
+    if is_signed:
+        answer = await world.ask(method, path, body, query=text, headers=headers)
+    else:
+        raw = f"/devstoreaccount1/{path}"
+        answer = await world.send(method, raw, text, headers, [body])
+        assert answer.status >= 400
+    # A body shorter than announced is a client that hung up; anything else is answered.
+    if answer.status == 500:
+        assert int(headers["content-length"]) != len(body)

@@ -1,0 +1,7 @@
+"""Settings for all tests of the emulator."""
+
+from hypothesis import HealthCheck, settings
+
+# A busy machine is slow, and these tests measure nothing.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")

@@ -1,0 +1,32 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from emulator.servicebus.broker.broker import Broker
+from emulator.servicebus.namespace import Namespace
+from servicebus_tests.amqp.amqp_peer import Peer, serving
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[tuple[Namespace, Broker]]:
+    async with serving(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def broker(served: tuple[Namespace, Broker]) -> Broker:
+    return served[1]
+
+
+@pytest.fixture
+async def fresh(served: tuple[Namespace, Broker]) -> Peer:
+    """A peer that has connected and said nothing."""
+    return Peer(served[0])
+
+
+@pytest.fixture
+async def peer(fresh: Peer) -> Peer:
+    """A peer with a session."""
+    await fresh.open()
+    return fresh

@@ -1,0 +1,250 @@
+"""Links, frame by frame: credit, deliveries and what becomes of them."""
+
+from uuid import UUID
+
+import pytest
+
+from emulator.servicebus.amqp.outcomes import ACCEPTED
+from emulator.servicebus.amqp.performatives import Attach, Detach, Disposition, Flow, Transfer
+from emulator.servicebus.amqp.sections import DATA, encode_section, split
+from emulator.servicebus.amqp.types import Described, Symbol, UInt, ULong
+from emulator.servicebus.broker.broker import Broker
+from servicebus_tests.amqp.amqp_peer import (
+    BODY,
+    QUEUE,
+    Peer,
+    closed_for,
+    condition,
+    fill,
+)
+
+RELEASED = Described(ULong(0x26), [])
+ABANDONED = Described(ULong(0x27), [True, False])
+
+
+async def test_transfers_wait_for_the_peers_window(fresh: Peer, broker: Broker) -> None:
+    await fresh.open(window=2)
+    await fill(broker, 5)
+    fresh.attach_receiver()
+    fresh.grant(1, 10, window=2)
+    assert len(await fresh.received_of(Transfer)) == 2
+    fresh.send(Flow(next_incoming_id=UInt(2), incoming_window=UInt(1)))
+    assert len(await fresh.received_of(Transfer)) == 1
+    fresh.send(Flow(next_incoming_id=UInt(3), incoming_window=UInt(100)))
+    assert len(await fresh.received_of(Transfer)) == 2
+
+
+# Links that give
+
+
+async def test_credit_counts_from_what_the_peer_has_seen(peer: Peer, broker: Broker) -> None:
+    await fill(broker, 9)
+    peer.attach_receiver(credit=3)
+    assert len(await peer.received_of(Transfer)) == 3
+    peer.grant(1, 3)  # has not seen the three yet
+    assert await peer.received_of(Transfer) == []
+    peer.grant(1, 3, seen=2)
+    assert len(await peer.received_of(Transfer)) == 2
+    peer.grant(1, 0, seen=5)
+    await fill(broker, 1)
+    assert await peer.received_of(Transfer) == []
+
+
+async def test_drain_sends_what_there_is_and_gives_the_rest_of_the_credit_back(
+    peer: Peer, broker: Broker
+) -> None:
+    await fill(broker, 2)
+    peer.attach_receiver()
+    await peer.read()
+    peer.grant(1, 10, drain=True)
+    received = [each for each, _ in await peer.received()]
+    assert [type(each) for each in received] == [Transfer, Transfer, Flow]
+    flow = received[-1]
+    assert isinstance(flow, Flow)
+    assert (flow.delivery_count, flow.link_credit, flow.drain) == (10, 0, True)
+    await fill(broker, 1)
+    assert await peer.received() == []
+
+
+async def test_a_large_message_comes_in_frames_of_the_peers_size(
+    fresh: Peer, broker: Broker
+) -> None:
+    await fresh.open(max_frame_size=512)
+    body = encode_section(DATA, bytes(range(256)) * 16)
+    await fill(broker, 1, body)
+    fresh.attach_receiver(credit=1)
+    frames = [pair for pair in await fresh.received() if isinstance(pair[0], Transfer)]
+    assert len(frames) > 8
+    assert all(len(payload) <= 512 - 8 for _, payload in frames)
+    first, last = frames[0][0], frames[-1][0]
+    assert isinstance(first, Transfer)
+    assert isinstance(last, Transfer)
+    assert (first.more, last.more, last.delivery_id) == (True, False, None)
+    assert split(b"".join(payload for _, payload in frames)).bare == body
+
+
+async def test_settlements_are_answered_with_the_outcome(peer: Peer, broker: Broker) -> None:
+    await fill(broker, 4)
+    peer.attach_receiver(credit=4)
+    transfers = await peer.received_of(Transfer)
+    assert [each.delivery_id for each in transfers] == [0, 1, 2, 3]
+    peer.send(Disposition(role=True, first=UInt(0), last=UInt(0xFFFF), state=ACCEPTED))
+    answers = await peer.received_of(Disposition)
+    assert sorted(int(each.first) for each in answers) == [0, 1, 2, 3]
+    assert all(each.settled and each.state == ACCEPTED and not each.role for each in answers)
+    assert broker.queue(QUEUE).counts().active == 0
+    peer.send(Disposition(role=True, first=UInt(0), state=ACCEPTED))
+    assert await peer.received() == []
+
+
+async def test_a_dead_letter_is_confirmed_without_its_error(peer: Peer, broker: Broker) -> None:
+    await fill(broker, 1)
+    peer.attach_receiver(credit=1)
+    await peer.read()
+    error = Described(ULong(0x1D), [Symbol("com.microsoft:dead-letter"), None, {}])
+    peer.send(Disposition(role=True, first=UInt(0), state=Described(ULong(0x25), [error])))
+    (answer,) = await peer.received_of(Disposition)
+    assert answer.state == Described(ULong(0x25), [])
+    assert broker.queue(QUEUE).counts().dead_letter == 1
+
+
+async def test_a_lost_lock_is_an_error_in_a_rejection(peer: Peer, broker: Broker) -> None:
+    await fill(broker, 1)
+    peer.attach_receiver(credit=1)
+    (transfer,) = await peer.received_of(Transfer)
+    assert transfer.delivery_tag is not None
+    await broker.queue(QUEUE).complete(UUID(bytes_le=transfer.delivery_tag))
+    peer.send(Disposition(role=True, first=UInt(0), state=ACCEPTED))
+    (answer,) = await peer.received_of(Disposition)
+    assert answer.state is not None
+    assert answer.state.descriptor == 0x25
+    assert condition(answer.state.value[0]) == "com.microsoft:message-lock-lost"
+
+
+async def test_a_late_settlement_after_a_detach_leaves_the_lock(peer: Peer, broker: Broker) -> None:
+    await fill(broker, 1)
+    peer.attach_receiver(credit=1)
+    (transfer,) = await peer.received_of(Transfer)
+    peer.send(Detach(UInt(1), closed=True), Disposition(role=True, first=UInt(0), state=ABANDONED))
+    assert len(await peer.received_of(Detach)) == 1
+    assert transfer.delivery_tag is not None
+    await broker.queue(QUEUE).complete(UUID(bytes_le=transfer.delivery_tag))
+
+
+async def test_what_is_settled_without_a_word_is_not_lost(peer: Peer, broker: Broker) -> None:
+    await fill(broker, 1)
+    peer.attach_receiver(credit=1)
+    await peer.read()
+    peer.send(Disposition(role=True, first=UInt(0), settled=True))
+    assert await peer.received_of(Disposition) == []
+    peer.grant(1, 1, seen=1)
+    assert len(await peer.received_of(Transfer)) == 1
+
+
+async def test_a_peer_that_does_not_read_is_not_sent_more(peer: Peer, broker: Broker) -> None:
+    await fill(broker, 2)
+    peer.attach_receiver()
+    await peer.read()
+    peer.connection.pause_writing()
+    assert not peer.transport.reading
+    peer.grant(1, 5)
+    assert await peer.received_of(Transfer) == []
+    peer.connection.resume_writing()
+    assert len(await peer.received_of(Transfer)) == 2
+
+
+# Links that take
+
+
+async def test_a_delivery_in_parts_is_one_message(peer: Peer, broker: Broker) -> None:
+    peer.attach_sender()
+    for at in range(len(BODY) - 1):
+        peer.transfer(0, BODY[at : at + 1], more=True)
+    peer.transfer(0, BODY[-1:])
+    (answer,) = await peer.received_of(Disposition)
+    assert (answer.role, answer.first, answer.settled, answer.state) == (True, 0, True, ACCEPTED)
+    assert [each.bare for each in broker.queue(QUEUE).peek(1, 10)] == [BODY]
+
+
+async def test_an_aborted_delivery_never_was(peer: Peer, broker: Broker) -> None:
+    peer.attach_sender()
+    peer.transfer(0, BODY, more=True)
+    peer.transfer(0, b"", aborted=True)
+    peer.transfer(1, BODY)
+    (answer,) = await peer.received_of(Disposition)
+    assert answer.first == 1
+    assert broker.queue(QUEUE).counts().active == 1
+
+
+async def test_a_message_over_the_limit_is_refused_without_being_kept(
+    peer: Peer, broker: Broker
+) -> None:
+    peer.attach_sender()
+    for _ in range(40):
+        peer.transfer(0, b"x" * 60_000, more=True)
+    peer.transfer(0, b"x")
+    (answer,) = await peer.received_of(Disposition)
+    assert answer.state is not None
+    assert condition(answer.state.value[0]) == "amqp:link:message-size-exceeded"
+    assert broker.queue(QUEUE).counts().active == 0
+
+
+async def test_a_broken_message_closes(peer: Peer, broker: Broker) -> None:
+    peer.attach_sender()
+    peer.transfer(0, b"\x00\x53\x75\xa0\xff")
+    assert await closed_for(peer) == "amqp:decode-error"
+    assert broker.queue(QUEUE).counts().active == 0
+
+
+async def test_a_message_that_is_settled_already_is_not_answered(
+    peer: Peer, broker: Broker
+) -> None:
+    peer.attach_sender()
+    peer.transfer(0, BODY, settled=True)
+    assert await peer.received_of(Disposition) == []
+    assert broker.queue(QUEUE).counts().active == 1
+
+
+async def test_too_much_of_what_is_not_complete_closes(peer: Peer) -> None:
+    for handle in range(60):
+        peer.attach_sender(handle=handle)
+        for _ in range(4):
+            peer.transfer(handle, b"x" * 60_000, handle=handle, more=True)
+    assert await closed_for(peer) == "amqp:resource-limit-exceeded"
+
+
+async def test_credit_is_topped_up(peer: Peer) -> None:
+    peer.attach_sender()
+    (flow,) = await peer.received_of(Flow)
+    assert (flow.link_credit, flow.delivery_count) == (1000, 0)
+    for delivery_id in range(500):
+        peer.transfer(delivery_id, BODY, settled=True)
+    (flow,) = await peer.received_of(Flow)
+    assert (flow.link_credit, flow.delivery_count) == (1000, 500)
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        (Described(ULong(0x28), [None]), "amqp:not-implemented"),
+        (Described(ULong(0x99), [QUEUE]), "amqp:not-implemented"),
+        (Described([], [QUEUE]), "amqp:not-implemented"),
+        (Described(ULong(0x28), ["http://[x"]), "amqp:invalid-field"),
+        (Described(ULong(0x28), ["nowhere"]), "amqp:not-found"),
+        (Described(ULong(0x28), ["nowhere/$management"]), "amqp:not-found"),
+        (
+            Described(
+                ULong(0x28),
+                [QUEUE, *[None] * 6, {Symbol("com.microsoft:session-filter"): None}],
+            ),
+            "amqp:not-allowed",
+        ),
+    ],
+)
+async def test_sources_that_are_refused(peer: Peer, source: Described, why: str) -> None:
+    peer.send(Attach("link", UInt(0), role=True, source=source))
+    (detach,) = await peer.received_of(Detach)
+    assert condition(detach.error) == why
+    peer.send(Detach(UInt(0), closed=True))
+    peer.attach_receiver(handle=0)
+    assert await peer.received_of(Attach)

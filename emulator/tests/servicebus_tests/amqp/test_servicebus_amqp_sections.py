@@ -1,0 +1,235 @@
+"""Messages: sections are found and kept, and what is added at delivery is all that changes."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from azure.servicebus._pyamqp._decode import decode_payload
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emulator.servicebus.amqp.codec import encode, encode_composite
+from emulator.servicebus.amqp.errors import DecodeError, MessageFault
+from emulator.servicebus.amqp.sections import (
+    APPLICATION_PROPERTIES,
+    DATA,
+    DELIVERY_ANNOTATIONS,
+    HEADER,
+    MESSAGE_ANNOTATIONS,
+    PROPERTIES,
+    VALUE,
+    encode_section,
+    list_items,
+    section_value,
+    split,
+)
+from emulator.servicebus.amqp.types import Described, Symbol, Timestamp, UByte, UInt, ULong
+from emulator.servicebus.broker.message import IncomingMessage, MessageState, StoredMessage
+from emulator.servicebus.messages import (
+    BATCH_FORMAT,
+    read_message,
+    read_messages,
+    write_message,
+)
+
+NOW = datetime(2030, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
+BODY = encode_section(DATA, b"body")
+TOKEN = UUID("00112233-4455-6677-8899-aabbccddeeff")
+
+
+def stored(message: IncomingMessage, **changes: Any) -> StoredMessage:
+    facts: dict[str, Any] = {
+        "header": message.header,
+        "annotations": message.annotations,
+        "bare": message.bare,
+        "sequence_number": 7,
+        "enqueue_sequence_number": 5,
+        "enqueued_at": NOW,
+        "state": MessageState.ACTIVE,
+        "delivery_count": 3,
+        "time_to_live": None,
+        "scheduled_at": None,
+        "expires_at": None,
+        "dead_letter_reason": None,
+        "dead_letter_description": None,
+        "dead_letter_source": None,
+    }
+    return StoredMessage(**facts | changes)
+
+
+def delivered(payload: bytes, **changes: Any) -> Any:
+    """What Microsoft's client reads of a message that we deliver."""
+    message = stored(read_message(payload), **changes)
+    return decode_payload(memoryview(write_message(message, TOKEN, NOW)))
+
+
+def test_a_message_without_anything_gets_what_the_client_needs() -> None:
+    message = delivered(BODY)
+    assert message.data == [b"body"]
+    assert message.header.delivery_count == 3
+    assert message.header.ttl is None
+    assert message.delivery_annotations == {b"x-opt-lock-token": TOKEN}
+    assert message.message_annotations == {
+        b"x-opt-sequence-number": 7,
+        b"x-opt-enqueue-sequence-number": 5,
+        b"x-opt-enqueued-time": Timestamp.of(NOW),
+        b"x-opt-locked-until": Timestamp.of(NOW),
+        b"x-opt-message-state": 0,
+    }
+
+
+def test_a_senders_header_and_annotations_stay_except_for_what_is_ours() -> None:
+    payload = (
+        encode_composite(HEADER, [True, UByte(9), UInt(60_000), True, UInt(99)])
+        + encode_section(DELIVERY_ANNOTATIONS, {Symbol("mine"): "one"})
+        + encode_section(
+            MESSAGE_ANNOTATIONS, {Symbol("mine"): "two", Symbol("x-opt-sequence-number"): 1}
+        )
+        + BODY
+    )
+    written = write_message(stored(read_message(payload)), TOKEN, NOW)
+    assert len(list_items(split(written).message_annotations)) == 2 * 6  # no key comes twice
+    message = delivered(payload)
+    assert tuple(message.header) == (True, 9, 60_000, None, 3)
+    assert message.delivery_annotations == {b"mine": b"one", b"x-opt-lock-token": TOKEN}
+    assert message.message_annotations[b"mine"] == b"two"
+    assert message.message_annotations[b"x-opt-sequence-number"] == 7
+
+
+def test_dead_letters_tell_their_reason_in_the_application_properties() -> None:
+    payload = (
+        encode_composite(PROPERTIES, ["id"])
+        + encode_section(APPLICATION_PROPERTIES, {"mine": 1, "DeadLetterReason": "old"})
+        + BODY
+    )
+    message = delivered(
+        payload,
+        dead_letter_reason="new",
+        dead_letter_description="more",
+        dead_letter_source="queue",
+    )
+    assert message.application_properties == {
+        b"mine": 1,
+        b"DeadLetterReason": b"new",
+        b"DeadLetterErrorDescription": b"more",
+    }
+    assert message.properties.message_id == b"id"
+    assert message.data == [b"body"]
+    assert message.message_annotations[b"x-opt-deadletter-source"] == b"queue"
+
+
+def test_a_peeked_message_has_no_lock() -> None:
+    message: Any = decode_payload(memoryview(write_message(stored(read_message(BODY)), None, None)))
+    assert message.delivery_annotations is None
+    assert b"x-opt-locked-until" not in message.message_annotations
+
+
+def test_the_broker_is_told_what_it_acts_upon() -> None:
+    payload = (
+        encode_composite(HEADER, [None, None, UInt(1500)])
+        + encode_section(
+            MESSAGE_ANNOTATIONS, {Symbol("x-opt-scheduled-enqueue-time"): Timestamp.of(NOW)}
+        )
+        + encode_composite(PROPERTIES, [UUID(int=1)])
+        + BODY
+    )
+    message = read_message(payload)
+    assert message.time_to_live == timedelta(milliseconds=1500)
+    assert message.scheduled_at == NOW
+    assert message.message_id == str(UUID(int=1))
+    assert message.size_bytes == len(payload)
+
+
+@pytest.mark.parametrize(
+    ("message_id", "text"), [("a", "a"), (ULong(7), "7"), (b"\x01\xff", "01ff"), (None, None)]
+)
+def test_message_ids_are_compared_as_texts(message_id: Any, text: str | None) -> None:
+    assert read_message(encode_composite(PROPERTIES, [message_id]) + BODY).message_id == text
+
+
+def test_a_batch_is_as_many_messages() -> None:
+    one = encode_composite(PROPERTIES, ["one"]) + BODY
+    two = encode_composite(PROPERTIES, ["two"]) + BODY
+    batch = encode_section(DATA, one) + encode_section(DATA, two)
+    messages = read_messages(batch, BATCH_FORMAT)
+    assert [each.message_id for each in messages] == ["one", "two"]
+    assert messages[0].bare == one
+    with pytest.raises(MessageFault, match="no messages"):
+        read_messages(encode_section(VALUE, "x"), BATCH_FORMAT)
+    with pytest.raises(MessageFault, match="not supported"):
+        read_messages(BODY, 1)
+
+
+def test_sections_may_come_in_any_order_and_leave_in_that_of_the_specification() -> None:
+    properties = encode_composite(PROPERTIES, ["id"])
+    annotations = encode_section(DELIVERY_ANNOTATIONS, {Symbol("mine"): 1})
+    message = read_message(BODY + annotations + properties)
+    assert message.bare == properties + BODY
+    assert message.annotations == annotations
+
+
+def test_long_and_named_descriptors_are_made_short() -> None:
+    named = encode(Described(Symbol("amqp:data:binary"), b"body"))
+    long = b"\x00\x80" + (DATA).to_bytes(8, "big") + encode(b"body")
+    assert split(named).bare == split(long).bare == BODY
+
+
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [
+        (b"\x40", "no descriptor"),
+        (b"\x00", "end"),
+        (b"\x00\x53\x75", "unknown or empty"),
+        (b"\x00\x53\x75\xa0\x05ab", "end"),
+        (encode_section(0x79, 1), "unknown"),
+        (encode_section(VALUE, 1) * 2, "more than one kind"),
+        (BODY + encode_section(VALUE, 1), "more than one kind"),
+        (encode_composite(PROPERTIES, []) * 2, "twice"),
+        (encode_section(PROPERTIES, "text"), "not a list"),
+        (encode_section(MESSAGE_ANNOTATIONS, []), "not a map"),
+        (encode_section(MESSAGE_ANNOTATIONS, {1: 2}), "not a name"),
+        (b"\x00\x53\x72\xc1\x02\x01\x40", "without a value"),
+        (b"\x00\x53\x72\xd1\x00\x00\x00\x04\xff\xff\xff\xff", "too small"),
+        (encode_composite(HEADER, [None, None, "soon"]), "ttl"),
+        (
+            encode_section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-scheduled-enqueue-time"): "now"}),
+            "timestamp",
+        ),
+        (
+            encode_section(
+                MESSAGE_ANNOTATIONS, {Symbol("x-opt-scheduled-enqueue-time"): Timestamp(1 << 62)}
+            ),
+            "range",
+        ),
+    ],
+)
+def test_a_broken_message_is_refused(payload: bytes, why: str) -> None:
+    with pytest.raises(DecodeError, match=why):
+        read_message(payload)
+
+
+EXAMPLE = (
+    encode_composite(HEADER, [True])
+    + encode_section(MESSAGE_ANNOTATIONS, {Symbol("a"): 1})
+    + encode_composite(PROPERTIES, ["id"])
+    + encode_section(APPLICATION_PROPERTIES, {"b": [1, 2]})
+    + BODY * 2
+)
+
+
+@given(st.data())
+def test_what_was_accepted_can_always_be_delivered(data: st.DataObject) -> None:
+    payload = bytearray(EXAMPLE)
+    for _ in range(data.draw(st.integers(0, 3))):
+        payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        message = read_message(bytes(payload))
+    except DecodeError:
+        return
+    told = stored(message, dead_letter_reason="why", dead_letter_source="queue")
+    assert split(write_message(told, TOKEN, NOW)).body == split(bytes(payload)).body
+
+
+def test_section_values() -> None:
+    assert section_value(BODY) == b"body"

@@ -1,0 +1,182 @@
+"""The management API under hands that mean no good."""
+
+import hmac
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from urllib.parse import quote_plus
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emulator.servicebus.administration import (
+    AtomError,
+    create_admin_app,
+    read_description,
+    settings_from,
+)
+from emulator.servicebus.broker.errors import ArgumentError
+from emulator.servicebus.sas import SasError, verify_sas
+from servicebus_tests.broker.broker_harness import START, World
+
+KEYS = {"root": "key"}
+NAMESPACES = (
+    'xmlns="http://www.w3.org/2005/Atom"'
+    ' xmlns:sb="http://schemas.microsoft.com/netservices/2010/10/servicebus/connect"'
+)
+BOMB = (
+    "<!DOCTYPE b ["
+    '<!ENTITY a0 "boom">'
+    + "".join(f'<!ENTITY a{at} "{f"&a{at - 1};" * 10}">' for at in range(1, 12))
+    + "]>"
+)
+
+
+def entry(properties: str = "", prologue: str = "") -> str:
+    return (
+        f"{prologue}<entry {NAMESPACES}><content>"
+        f"<sb:QueueDescription>{properties}</sb:QueueDescription></content></entry>"
+    )
+
+
+@pytest.fixture
+async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_admin_app(world.broker)
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        yield client
+
+
+async def test_an_entity_bomb_is_refused_at_once(client: httpx.AsyncClient) -> None:
+    started = time.process_time()
+    response = await client.put(
+        "/made", content=entry("<sb:LockDuration>&a11;</sb:LockDuration>", BOMB)
+    )
+    assert response.status_code == 400
+    assert "document type declaration is not accepted" in response.text
+    assert time.process_time() - started < 1
+
+
+async def test_a_file_is_not_read_for_anyone(client: httpx.AsyncClient) -> None:
+    prologue = '<!DOCTYPE b [<!ENTITY x SYSTEM "file:///etc/hostname">]>'
+    response = await client.put(
+        "/made", content=entry("<sb:LockDuration>&x;</sb:LockDuration>", prologue)
+    )
+    assert response.status_code == 400
+
+
+async def test_a_body_without_end_is_refused(client: httpx.AsyncClient) -> None:
+    response = await client.put("/made", content=b"<" * 70_000)
+    assert response.status_code == 400
+    assert "the body is over 65536 bytes" in response.text
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/$Resources/secrets", 404),
+        ("/$Resources/queues?$skip=-1", 400),
+        ("/$Resources/queues?$skip=x", 400),
+        ("/$Resources/queues?$top=0", 200),
+        ("/$Resources/queues?$skip=999999999&$top=999999999", 200),
+        ("/q", 200),
+        ("/q/$DeadLetterQueue", 200),
+        ("/a/b/c", 200),
+    ],
+)
+async def test_paths(client: httpx.AsyncClient, path: str, status: int) -> None:
+    assert (await client.get(path)).status_code == status
+
+
+async def test_an_entry_without_a_name_makes_no_queue(client: httpx.AsyncClient) -> None:
+    for path in ("/", "/$made", "/q/$DeadLetterQueue", "/" + "x" * 300):
+        assert (await client.put(path, content=entry())).status_code == 400
+    assert (await client.delete("/q/$DeadLetterQueue")).status_code == 404
+
+
+async def test_control_characters_in_a_name_do_not_break_the_answer(
+    client: httpx.AsyncClient,
+) -> None:
+    response = await client.put("/a%01b", content=entry())
+    assert response.status_code == 400
+    assert "\x01" not in response.text
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: entry(text).encode()))
+def test_nonsense_is_no_description(body: bytes) -> None:
+    try:
+        properties = read_description(body, "QueueDescription")
+        settings_from("q", properties)
+    except (AtomError, ArgumentError):
+        pass
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["LockDuration", "MaxDeliveryCount", "RequiresSession", "MaxSizeInMegabytes", "Status"]
+        ),
+        st.text(max_size=20),
+        min_size=1,
+    )
+)
+def test_nonsense_properties_are_refused_by_name(properties: dict[str, str]) -> None:
+    complaint = ""
+    try:
+        settings_from("q", properties)
+    except ArgumentError as error:
+        complaint = str(error)
+    assert not complaint or any(name in complaint for name in properties)
+
+
+def signed(resource: str, *, key: str = "key", name: str = "root", seconds: int = 60) -> str:
+
+    expiry = int(START.timestamp()) + seconds
+    digest = hmac.digest(key.encode(), f"{quote_plus(resource)}\n{expiry}".encode(), "sha256")
+    signature = quote_plus(b64encode(digest))
+    sr = quote_plus(resource)
+    return f"SharedAccessSignature sr={sr}&sig={signature}&se={expiry}&skn={name}"
+
+
+@pytest.mark.parametrize(
+    ("resource", "path"),
+    [
+        ("https://localhost:5300", "/q"),
+        ("https://localhost:5300/", "/q/sub"),
+        ("sb://localhost/Q", "/q"),
+        ("sb://localhost/q", "/q/sub"),
+    ],
+)
+def test_a_good_token_opens_its_resource_and_what_is_below(resource: str, path: str) -> None:
+    verify_sas(signed(resource), KEYS, path, START)
+
+
+@pytest.mark.parametrize(
+    ("token", "complaint"),
+    [
+        ("", "is missing"),
+        ("Bearer abc", "is missing"),
+        ("SharedAccessSignature ", "malformed"),
+        ("SharedAccessSignature sr=a&sig=b&se=soon&skn=root", "malformed"),
+        ("SharedAccessSignature sr=a&sig=b&se=1", "malformed"),
+        ("SharedAccessSignature sr=http://[&sig=b&se=1&skn=root", "malformed"),
+        ("SharedAccessSignature " + "a=b&" * 1000, "malformed"),
+        (signed("https://localhost", key="other"), "not signed"),
+        (signed("https://localhost", name="nobody"), "not signed"),
+        (signed("https://localhost", name="nobody", key=""), "not signed"),
+        (signed("https://localhost", seconds=0), "expired"),
+        (signed("https://localhost/quite"), "another resource"),
+        (signed("https://localhost/q/deeper"), "another resource"),
+    ],
+)
+def test_a_bad_token_opens_nothing(token: str, complaint: str) -> None:
+    with pytest.raises(SasError, match=complaint):
+        verify_sas(token, KEYS, "/q", START)
+
+
+@given(st.text())
+def test_nonsense_is_no_token(text: str) -> None:
+    with pytest.raises(SasError):
+        verify_sas(f"SharedAccessSignature {text}", KEYS, "/q", START)

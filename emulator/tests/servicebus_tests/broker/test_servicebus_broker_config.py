@@ -1,0 +1,125 @@
+"""The configuration file of Microsoft's emulator."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emulator.servicebus.broker.settings import (
+    UNBOUNDED,
+    QueueSettings,
+    format_duration,
+    parse_duration,
+)
+from emulator.servicebus.config import ConfigError, load_config, parse_config
+
+
+def config(properties: dict[str, Any] | None = None, **namespace: Any) -> str:
+    queue = {"Name": "queue.1", "Properties": properties or {}}
+    spaces = [{"Name": "sbemulatorns", "Queues": [queue], **namespace}]
+    return json.dumps({"UserConfig": {"Namespaces": spaces, "Logging": {"Type": "File"}}})
+
+
+def test_every_property_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "Config.json"
+    text = config(
+        {
+            "DeadLetteringOnMessageExpiration": True,
+            "DefaultMessageTimeToLive": "PT1H",
+            "DuplicateDetectionHistoryTimeWindow": "PT20S",
+            "ForwardDeadLetteredMessagesTo": "",
+            "ForwardTo": "",
+            "LockDuration": "PT1M30S",
+            "MaxDeliveryCount": 3,
+            "RequiresDuplicateDetection": True,
+            "RequiresSession": False,
+        },
+        Topics=[],
+    )
+    path.write_text(text, encoding="utf-8-sig")
+    assert load_config(path) == [
+        QueueSettings(
+            "queue.1",
+            lock_duration=timedelta(seconds=90),
+            max_delivery_count=3,
+            default_message_time_to_live=timedelta(hours=1),
+            dead_lettering_on_message_expiration=True,
+            duplicate_detection_window=timedelta(seconds=20),
+        )
+    ]
+
+
+def test_defaults_are_those_of_azure() -> None:
+    assert parse_config(config()) == [QueueSettings("queue.1")]
+    unbounded = config({"DefaultMessageTimeToLive": "P10675199DT2H48M5.4775807S"})
+    assert parse_config(unbounded) == [QueueSettings("queue.1")]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "not JSON"),
+        ("[]", "the configuration: must be an object"),
+        ("{}", "UserConfig: is missing"),
+        ('{"UserConfig": {"Namespaces": []}}', "UserConfig.Namespaces: must have one"),
+        ('{"UserConfig": {"Namespaces": {}}}', "UserConfig.Namespaces: must be a list"),
+        (config(Topics=[{"Name": "t"}]), "Namespaces[0].Topics: topics are not supported"),
+        (config(Queues=[{}]), "Queues[0].Name: must be a text"),
+        (config(Queues=[{"Name": "a"}, {"Name": "A"}]), "Queues[1].Name: there are two queues"),
+        (config(Queues=[{"Name": "$a"}]), "is not a name for a queue"),
+        (config({"LockDuration": "1 minute"}), "Properties.LockDuration: '1 minute' is not"),
+        (config({"LockDuration": 60}), "Properties.LockDuration: must be a text"),
+        (config({"LockDuration": "PT6M"}), "LockDuration must be over 0 and at most 5 minutes"),
+        (config({"MaxDeliveryCount": True}), "Properties.MaxDeliveryCount: must be a whole"),
+        (config({"MaxDeliveryCount": 0}), "MaxDeliveryCount must be from 1"),
+        (config({"RequiresSession": True}), "RequiresSession sessions are not supported"),
+        (config({"RequiresSession": "no"}), "Properties.RequiresSession: must be true or false"),
+        (config({"ForwardTo": "other"}), "Properties.ForwardTo: forwarding is not supported"),
+        (config({"LockDurations": "PT1M"}), "LockDurations: is not a property of a queue"),
+        (
+            config(
+                {
+                    "RequiresDuplicateDetection": True,
+                    "DuplicateDetectionHistoryTimeWindow": "PT1S",
+                }
+            ),
+            "DuplicateDetectionHistoryTimeWindow must be from 20 seconds",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse_config(text)
+    assert complaint in str(raised.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.json: cannot be read"):
+        load_config(tmp_path / "absent.json")
+
+
+@given(st.text() | st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
+def test_nonsense_is_refused(value: Any) -> None:
+    for text in (str(value), json.dumps(value), config(Queues=value)):
+        try:
+            parse_config(text)
+        except ConfigError:
+            continue
+        assert value == []
+
+
+@given(st.timedeltas(timedelta(0), UNBOUNDED))
+def test_durations_survive_their_writing(duration: timedelta) -> None:
+    assert parse_duration(format_duration(duration)) == duration
+
+
+@pytest.mark.parametrize(
+    "text", ["", "P", "PT", "P1", "1D", "P1Y", "P1M", "PT1H2", "-PT1S", "P1D "]
+)
+def test_other_texts_are_no_durations(text: str) -> None:
+    with pytest.raises(ValueError, match="is not an ISO 8601 duration"):
+        parse_duration(text)

@@ -1,0 +1,69 @@
+"""Both of Microsoft's clients behind one way of calling them, so that each test runs with both."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Self
+
+from azure.servicebus import ServiceBusClient as SyncClient
+from azure.servicebus.aio import ServiceBusClient as AsyncClient
+
+from servicebus_tests.sdk.servicebus_process import Server
+
+Scenario = Callable[[Server, Any], Awaitable[None]]
+
+
+class Blocking:
+    """Calls the methods of a blocking client, sender or receiver in a thread."""
+
+    def __init__(self, wrapped: Any) -> None:
+        self._wrapped = wrapped
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._wrapped, name)
+
+        async def call(*arguments: Any, **named: Any) -> Any:
+            return await asyncio.to_thread(method, *arguments, **named)
+
+        return call
+
+    def get_queue_sender(self, *arguments: Any, **named: Any) -> "Blocking":
+        return Blocking(self._wrapped.get_queue_sender(*arguments, **named))
+
+    def get_queue_receiver(self, *arguments: Any, **named: Any) -> "Blocking":
+        return Blocking(self._wrapped.get_queue_receiver(*arguments, **named))
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self._wrapped.__enter__)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await asyncio.to_thread(self._wrapped.__exit__, *exc_info)
+
+
+def connect(kind: str, connection_string: str, **options: Any) -> Any:
+    """Return a client of the kind "sync" or "aio"; all its methods are called with await."""
+    options = {"retry_total": 0, **options}
+    if kind == "aio":
+        return AsyncClient.from_connection_string(connection_string, **options)
+    return Blocking(SyncClient.from_connection_string(connection_string, **options))
+
+
+def with_both_clients(scenario: Scenario) -> Callable[[Server], Awaitable[None]]:
+    """Make a test that runs a scenario with both clients, at the same time: they mostly sleep."""
+
+    async def run(server: Server) -> None:
+        async def run_with(kind: str) -> None:
+            try:
+                async with connect(kind, server.connection_string) as client:
+                    await scenario(server, client)
+            except BaseException as error:
+                error.add_note(f"with the {kind} client")
+                raise
+
+        ended = await asyncio.gather(run_with("sync"), run_with("aio"), return_exceptions=True)
+        for error in ended:
+            if error is not None:
+                raise error
+
+    run.__name__ = scenario.__name__
+    return run

@@ -1,0 +1,13 @@
+"""A server for the whole session."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from servicebus_tests.sdk.servicebus_process import Server, run_server
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with run_server(tmp_path_factory.mktemp("servicebus")) as running:
+        yield running

@@ -1,0 +1,100 @@
+"""Our Service Bus as a process of its own, and new queues in it."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+
+from local_ports import free_port
+
+KEY_NAME = "RootManageSharedAccessKey"
+KEY = "SAS_KEY_VALUE"
+_START_SECONDS = 30.0
+_ENTRY = """<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">
+<QueueDescription xmlns="http://schemas.microsoft.com/netservices/2010/10/servicebus/connect">
+{properties}</QueueDescription></content></entry>"""
+
+
+@dataclass(slots=True)
+class Server:
+    """A running server, which can be killed and started again on the same data."""
+
+    data: Path
+    port: int
+    admin_port: int
+    options: Sequence[str] = ()
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def connection_string(self) -> str:
+        return self.connection_string_with(KEY_NAME, KEY)
+
+    def connection_string_with(self, name: str, key: str) -> str:
+        return (
+            f"Endpoint=sb://localhost:{self.port};SharedAccessKeyName={name};"
+            f"SharedAccessKey={key};UseDevelopmentEmulator=true;"
+        )
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "emulator.servicebus", "--data", str(self.data)]
+        command += ["--port", str(self.port), "--admin-port", str(self.admin_port)]
+        command += ["--log-level", "warning", *self.options]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        self._wait_until_ready(self.process)
+
+    def kill(self) -> None:
+        """End the process as a power cut would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """End the process as its owner would; returns its exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=10)
+
+    def create_queue(self, **properties: str | int) -> str:
+        """Add a queue with the properties of Azure's QueueDescription; returns its name."""
+        name = f"queue-{uuid4().hex[:12]}"
+        self.create_queue_named(name, **properties)
+        return name
+
+    def create_queue_named(self, name: str, **properties: str | int) -> None:
+        elements = "".join(f"<{key}>{value}</{key}>" for key, value in properties.items())
+        url = f"http://127.0.0.1:{self.admin_port}/{name}?api-version=2021-05"
+        httpx.put(url, content=_ENTRY.format(properties=elements)).raise_for_status()
+
+    def delete_queue(self, name: str) -> None:
+        url = f"http://127.0.0.1:{self.admin_port}/{name}?api-version=2021-05"
+        httpx.delete(url).raise_for_status()
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        ends_at = time.monotonic() + _START_SECONDS
+        with httpx.Client() as client:
+            while time.monotonic() < ends_at:
+                assert process.poll() is None, "the server ended while it started"
+                with contextlib.suppress(httpx.TransportError):
+                    if client.get(f"http://127.0.0.1:{self.admin_port}/health").is_success:
+                        return
+                time.sleep(0.02)
+        raise AssertionError("the server did not start")
+
+
+@contextlib.contextmanager
+def run_server(data: Path, options: Sequence[str] = ()) -> Iterator[Server]:
+    """Start a server on free ports, and leave no process behind."""
+    server = Server(data, free_port(), free_port(), options)
+    try:
+        server.start()
+        yield server
+    finally:
+        if server.process is not None and server.process.poll() is None:
+            server.kill()

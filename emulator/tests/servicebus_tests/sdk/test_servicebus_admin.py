@@ -1,0 +1,228 @@
+"""Microsoft's administration client against the management API."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+import uvicorn
+from azure.core.exceptions import (
+    ClientAuthenticationError,
+    HttpResponseError,
+    ResourceExistsError,
+    ResourceNotFoundError,
+)
+from azure.core.pipeline.transport import RequestsTransport
+from azure.servicebus.management import ServiceBusAdministrationClient
+
+from emulator.servicebus.administration import create_admin_app
+from emulator.servicebus.broker.broker import Broker
+from emulator.servicebus.broker.clock import SystemClock
+from emulator.servicebus.broker.message import Delivery, IncomingMessage, ReceiveMode
+from emulator.servicebus.broker.settings import QueueSettings
+
+KEYS = {"RootManageSharedAccessKey": "not-a-secret"}
+T = TypeVar("T")
+
+
+class PlainTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
+    """Speaks http where the client, which knows TLS only, says https."""
+
+    def send(self, request: Any, **kwargs: Any) -> Any:
+        request.url = request.url.replace("https://", "http://", 1)
+        return super().send(request, **kwargs)
+
+
+@dataclass
+class Served:
+    broker: Broker
+    port: int
+
+    def client(
+        self, key: str = "not-a-secret", name: str = "RootManageSharedAccessKey"
+    ) -> ServiceBusAdministrationClient:
+        return ServiceBusAdministrationClient.from_connection_string(
+            f"Endpoint=sb://localhost:{self.port};SharedAccessKeyName={name};"
+            f"SharedAccessKey={key};UseDevelopmentEmulator=true;",
+            transport=PlainTransport(),
+            retry_total=0,
+        )
+
+    async def call(
+        self, use: Callable[[ServiceBusAdministrationClient], T], **credentials: str
+    ) -> T:
+        """Use the client, which blocks, in a thread."""
+
+        def run() -> T:
+            with self.client(**credentials) as client:
+                return use(client)
+
+        return await asyncio.to_thread(run)
+
+
+@asynccontextmanager
+async def _serve(broker: Broker) -> AsyncIterator[int]:
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(create_admin_app(broker, KEYS), log_config=None, lifespan="off")
+    server = uvicorn.Server(config)
+    with closing(listener):
+        serving = asyncio.create_task(server.serve([listener]))
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    broker = await Broker.open(tmp_path / "admin.sqlite", [QueueSettings("q")], SystemClock())
+    async with _serve(broker) as port:
+        yield Served(broker, port)
+    await broker.close()
+
+
+async def test_a_queue_is_created_as_it_was_asked_for(served: Served) -> None:
+    created = await served.call(
+        lambda client: client.create_queue(
+            "made",
+            lock_duration=timedelta(seconds=45),
+            max_delivery_count=3,
+            default_message_time_to_live="PT1H",
+            dead_lettering_on_message_expiration=True,
+            requires_duplicate_detection=True,
+            duplicate_detection_history_time_window=timedelta(minutes=5),
+        )
+    )
+    got = await served.call(lambda client: client.get_queue("made"))
+    for queue in (created, got):
+        assert queue.name == "made"
+        assert queue.lock_duration == timedelta(seconds=45)
+        assert queue.max_delivery_count == 3
+        assert queue.default_message_time_to_live == timedelta(hours=1)
+        assert queue.dead_lettering_on_message_expiration
+        assert queue.requires_duplicate_detection
+        assert queue.duplicate_detection_history_time_window == timedelta(minutes=5)
+        assert not queue.requires_session
+    assert served.broker.queue("made").settings == QueueSettings(
+        "made",
+        lock_duration=timedelta(seconds=45),
+        max_delivery_count=3,
+        default_message_time_to_live=timedelta(hours=1),
+        dead_lettering_on_message_expiration=True,
+        duplicate_detection_window=timedelta(minutes=5),
+    )
+
+
+async def test_a_queue_with_nothing_asked_for_has_azures_defaults(served: Served) -> None:
+    await served.call(lambda client: client.create_queue("plain"))
+    assert served.broker.queue("plain").settings == QueueSettings("plain")
+
+
+async def test_a_name_that_is_taken_is_refused(served: Served) -> None:
+    with pytest.raises(ResourceExistsError, match="exists already"):
+        await served.call(lambda client: client.create_queue("Q"))
+
+
+async def test_an_unknown_queue_is_not_found(served: Served) -> None:
+    with pytest.raises(ResourceNotFoundError):
+        await served.call(lambda client: client.get_queue("absent"))
+    with pytest.raises(ResourceNotFoundError):
+        await served.call(lambda client: client.get_queue_runtime_properties("absent"))
+    with pytest.raises(ResourceNotFoundError):
+        await served.call(lambda client: client.delete_queue("absent"))
+
+
+async def test_a_queue_is_updated(served: Served) -> None:
+    def change(client: ServiceBusAdministrationClient) -> None:
+        queue = client.get_queue("q")
+        queue.max_delivery_count = 7
+        queue.lock_duration = timedelta(minutes=2)
+        client.update_queue(queue)
+
+    await served.call(change)
+    settings = served.broker.queue("q").settings
+    assert (settings.max_delivery_count, settings.lock_duration) == (7, timedelta(minutes=2))
+
+
+async def test_updates_that_azure_refuses(served: Served) -> None:
+    for changes, complaint in (
+        ({"lock_duration": timedelta(minutes=6)}, "LockDuration"),
+        ({"requires_duplicate_detection": True}, "RequiresDuplicateDetection: cannot be changed"),
+        ({"requires_session": True}, "RequiresSession: is not supported"),
+        ({"forward_to": "other"}, "ForwardTo: forwarding is not supported"),
+    ):
+        change = partial(_change, changes)
+        with pytest.raises(HttpResponseError, match=complaint) as raised:
+            await served.call(change)
+        assert raised.value.status_code == 400
+    assert served.broker.queue("q").settings == QueueSettings("q")
+
+
+def _change(changes: dict[str, Any], client: ServiceBusAdministrationClient) -> None:
+    client.update_queue(client.get_queue("q"), **changes)
+
+
+async def test_a_queue_is_deleted(served: Served) -> None:
+    await served.call(lambda client: client.delete_queue("q"))
+    assert not served.broker.queues()
+
+
+async def test_all_queues_are_listed_page_by_page(served: Served) -> None:
+    names = [f"queue-{at:03}" for at in range(205)]
+    for name in names:
+        await served.broker.create_queue(QueueSettings(name))
+    listed = await served.call(lambda client: [each.name for each in client.list_queues()])
+    assert listed == ["q", *names]
+    counted = await served.call(
+        lambda client: [each.name for each in client.list_queues_runtime_properties()]
+    )
+    assert counted == listed
+
+
+async def test_topics_are_none_and_cannot_be_made(served: Served) -> None:
+    assert await served.call(lambda client: list(client.list_topics())) == []
+    with pytest.raises(HttpResponseError, match="QueueDescription"):
+        await served.call(lambda client: client.create_topic("t"))
+
+
+async def test_runtime_properties_count_the_messages(served: Served) -> None:
+    queue = served.broker.queue("q")
+    deliveries: list[Delivery] = []
+    message = IncomingMessage(b"", b"", b"12345")
+    later = IncomingMessage(b"", b"", b"12345", scheduled_at=datetime.now(UTC) + timedelta(hours=1))
+    await queue.send([message] * 4)
+    await queue.schedule([later])
+    queue.subscribe(ReceiveMode.PEEK_LOCK, deliveries.append).set_credit(2)
+    served.broker.tick()
+    token = deliveries[0].lock_token
+    assert token is not None
+    await queue.dead_letter(token, None, None)
+    runtime = await served.call(lambda client: client.get_queue_runtime_properties("q"))
+    assert runtime.active_message_count == 3
+    assert runtime.dead_letter_message_count == 1
+    assert runtime.scheduled_message_count == 1
+    assert runtime.transfer_message_count == 0
+    assert runtime.transfer_dead_letter_message_count == 0
+    assert runtime.total_message_count == 5
+    assert runtime.size_in_bytes == 25
+
+
+@pytest.mark.parametrize("credentials", [{"key": "wrong"}, {"name": "nobody"}])
+async def test_a_wrong_key_is_refused(served: Served, credentials: dict[str, str]) -> None:
+    with pytest.raises(ClientAuthenticationError, match="not signed with a key"):
+        await served.call(lambda client: client.get_queue("q"), **credentials)
+
+
+async def test_without_a_token_everything_but_health_is_refused(served: Served) -> None:
+    async with httpx.AsyncClient(base_url=f"http://localhost:{served.port}") as client:
+        refused = [(await client.get(path)).status_code for path in ("/q", "/$Resources/queues")]
+        health = await client.get("/health")
+    assert refused == [401, 401]
+    assert (health.status_code, health.json()) == (200, {"status": "ok", "queues": 1})

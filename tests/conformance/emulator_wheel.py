@@ -1,0 +1,59 @@
+"""Build the wheel of emulator/, install it alone, and run the emulator's tests on it.
+
+`python -m tests.conformance.emulator_wheel [PYTEST ARGUMENT…]`
+
+The environment and the copy of the tests lie in a temporary folder outside the repository, so
+the tests import the installed package and nothing else. pip downloads the dependencies.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+EMULATOR = Path(__file__).parents[2] / "emulator"
+
+
+def main(arguments: list[str]) -> int:
+    """Build, install and test; return pytest's exit status."""
+    with tempfile.TemporaryDirectory(prefix="emulator-wheel-") as name:
+        folder = Path(name)
+        wheel = build_wheel(folder / "dist")
+        python = install(wheel, folder / "environment")
+        tests = copy_tests(folder / "checkout")
+        command = [str(python), "-P", "-m", "pytest", "-q", *arguments]
+        return subprocess.run(command, cwd=tests, check=False).returncode
+
+
+def build_wheel(folder: Path) -> Path:
+    """Build the wheel into `folder` and return its path."""
+    _run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, EMULATOR)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def install(wheel: Path, environment: Path) -> Path:
+    """Install the wheel with what its tests need into a new environment; return its Python."""
+    _run(sys.executable, "-m", "venv", environment)
+    python = environment / "bin" / "python"
+    _run(python, "-m", "pip", "install", "--quiet", f"{wheel}[test]")
+    return python
+
+
+def copy_tests(folder: Path) -> Path:
+    """Copy the tests and pytest's settings to `folder` and return it."""
+    folder.mkdir()
+    shutil.copytree(
+        EMULATOR / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copy(EMULATOR / "pyproject.toml", folder)
+    return folder
+
+
+def _run(*command: str | Path) -> None:
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
