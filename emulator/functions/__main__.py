@@ -9,14 +9,16 @@ import sys
 from pathlib import Path
 
 from emulator import program
-from emulator.functions.datadir import locked
-from emulator.functions.durable.azure_storage.faults import CrashPoint, check_crash_point
-from emulator.functions.durable.azure_storage.options import (
+from emulator.functions.durable.azure_storage.engine import (
     DEFAULT_VISIBILITY_TIMEOUT_SECONDS,
     AzureStorageOptions,
-    FaultOptions,
 )
-from emulator.functions.host import Host, HostOptions, run_host
+from emulator.functions.durable.azure_storage.faults import (
+    CrashPoint,
+    FaultOptions,
+    check_crash_point,
+)
+from emulator.functions.host import Host, HostOptions, locked, run_host
 
 # Live hosts renew what they hold at a third of it.
 _SHORTEST_TIMEOUT_SECONDS = 0.5

@@ -26,7 +26,6 @@ _PAGE = b"""<!DOCTYPE html>
 <body><h1>Your Function App is up and running</h1></body></html>
 """
 _INPUT_BYTES = 1024 * 1024
-
 RunFunction = Callable[[str, str], Awaitable[None]]
 
 

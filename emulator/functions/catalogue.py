@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from emulator.functions.appsettings import resolve
 from emulator.functions.errors import AppLoadError
-from emulator.functions.hostfile import HostFile, ServiceBusOptions
 from emulator.functions.routes import Route, RouteError, RouteTable
+from emulator.functions.settings import HostFile, ServiceBusOptions, resolve
 from emulator.program import SettingError
 
 _CORE_BINDINGS = frozenset({"http", "httpTrigger", "timerTrigger", "warmupTrigger"})

@@ -1,28 +1,53 @@
-"""Puts the host together: app process, durable engine, triggers and listeners, in their order."""
+"""The data directory: one host at a time.
+
+Puts the host together: app process, durable engine, triggers and listeners, in their order.
+"""
 
 import asyncio
+import fcntl
 import logging
+import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emulator.functions.admin import AdminApplication
-from emulator.functions.appsettings import read_app_settings, resolve
-from emulator.functions.asgi import Application
+from emulator.functions.app_process import AppCommand, Invoker, Supervisor
+from emulator.functions.asgi import Application, Listener, url_of
 from emulator.functions.catalogue import Catalogue, build_catalogue
 from emulator.functions.clock import Clock, SystemClock
-from emulator.functions.durability import Durability
-from emulator.functions.durable.azure_storage.options import AzureStorageOptions
-from emulator.functions.hostfile import read_host_file
-from emulator.functions.invoker import Invoker
-from emulator.functions.listeners import Listener, url_of
-from emulator.functions.process import AppCommand
-from emulator.functions.supervisor import Supervisor
-from emulator.functions.triggers.starting import Triggers
+from emulator.functions.durable.azure_storage.engine import AzureStorageOptions
+from emulator.functions.durable.extension import DurableExtension
+from emulator.functions.errors import DataInUse
+from emulator.functions.settings import read_app_settings, read_host_file, resolve
+from emulator.functions.triggers.binding import Triggers
 from emulator.functions.web import WebApplication
-from emulator.program import bind
+from emulator.program import SettingError, bind
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[Path]:
+    """Make the directory if need be and hold it; the lock goes with the process, however it ends.
+
+    Raises DataInUse, and SettingError for a directory that cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / "host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise SettingError(f"--data {directory} cannot be used: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataInUse(f"another host is running on {directory}") from None
+        yield directory
+    finally:
+        os.close(descriptor)
+
 
 _log = logging.getLogger("functions.host")
 
@@ -60,7 +85,7 @@ class Host:
         }
         command = AppCommand(options.folder, self._settings, options.python, options.log_level)
         self._supervisor = Supervisor(command)
-        self._durability: Durability | None = None
+        self._durable: DurableExtension | None = None
         self._triggers: Triggers | None = None
         self._listeners: list[Listener] = []
 
@@ -87,7 +112,7 @@ class Host:
             self._clock,
         )
         if catalogue.is_durable:
-            await self._start_durability(invoker)
+            await self._start_durable(invoker)
         self._supervisor.begin()
         await self._listen(self._web(catalogue, invoker, triggers), self._main_socket)
         self._triggers = triggers
@@ -101,25 +126,29 @@ class Host:
         # The main port first: functions that finish may still need the durable client's port.
         for listener in reversed(self._listeners):
             await listener.stop()
-        if self._durability is not None:
-            await self._durability.stop()
+        if self._durable is not None:
+            await self._durable.stop()
         await self._supervisor.stop()
         self._main_socket.close()
 
-    async def _start_durability(self, invoker: Invoker) -> None:
+    async def _start_durable(self, invoker: Invoker) -> None:
         rpc_socket = bind(self._options.host, self._options.rpc_port)
         options = self._host_file.durable
         options = replace(options, hub_name=resolve(options.hub_name, self._settings))
-        durability = Durability(
-            self._options.data, invoker, self._clock, options, self._options.storage
+        durable = DurableExtension(
+            self._options.data / "durable.db",
+            invoker,
+            self._clock,
+            options,
+            self._options.storage,
         )
-        self._durability = durability
-        await durability.start()
-        self._supervisor.client_binding = durability.client_binding(self.url, url_of(rpc_socket))
-        await self._listen(durability.rpc_app, rpc_socket)
+        self._durable = durable
+        await durable.start()
+        self._supervisor.client_binding = durable.client_binding(self.url, url_of(rpc_socket))
+        await self._listen(durable.rpc_app, rpc_socket)
 
     def _web(self, catalogue: Catalogue, invoker: Invoker, triggers: Triggers) -> WebApplication:
-        management = None if self._durability is None else self._durability.management_app
+        management = None if self._durable is None else self._durable.management_app
         admin = AdminApplication(
             catalogue,
             self.url,

@@ -4,6 +4,7 @@ import logging
 import re
 from urllib.parse import parse_qsl
 
+from emulator.functions.app_process import Invoker
 from emulator.functions.asgi import (
     Application,
     BodyTooLarge,
@@ -16,13 +17,11 @@ from emulator.functions.asgi import (
     respond,
     respond_empty,
 )
-from emulator.functions.invoker import Invoker
+from emulator.functions.durable.management import DURABLE_PATH
+from emulator.functions.errors import AppUnavailable, FunctionFailure
 from emulator.functions.routes import RouteTable
-from emulator.functions.runner import AppUnavailable, FunctionFailure
 
 _log = logging.getLogger("functions.host")
-
-DURABLE_PATH = "/runtime/webhooks/durabletask"
 _OWN_PATHS = ("/admin", "/runtime")
 _CONNECTION_HEADERS = frozenset({b"connection", b"content-length", b"keep-alive", b"te"}) | {
     b"trailer",

@@ -23,7 +23,6 @@ from typing import Any, cast
 
 _LENGTHS = struct.Struct("!II")
 _JOIN_BELOW_BYTES = 64 * 1024
-
 MAX_HEAD_BYTES = 16 * 1024 * 1024
 MAX_BODY_BYTES = 512 * 1024 * 1024
 

@@ -1,26 +1,114 @@
-"""Runs one invocation: trigger data in, function called, what it returned out.
+"""What a function gets as its `context` parameter.
+
+HTTP requests and responses as azure.functions' converters take and give them.
+
+Runs one invocation: trigger data in, function called, what it returned out.
 
 What can be decided when the app loads is decided then (`plan`), so that a request costs the
 conversions alone.
 """
 
 import json
+import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from azure.functions.meta import Datum
 
-from .bindings import Converter, GenericConverter, converter_of
-from .context import Context, TraceContext
-from .index import IndexedFunction
-from .validation import Slot
+from .indexing import Converter, GenericConverter, IndexedFunction, Slot, converter_of
+
+_invocation_id_of_thread = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class TraceContext:
+    """The W3C trace context that the trigger carried; empty strings where it had none."""
+
+    trace_parent: str = ""
+    trace_state: str = ""
+    attributes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def Traceparent(self) -> str:  # noqa: N802 - the deprecated name which azure.functions.Context still has
+        """Return the trace parent."""
+        return self.trace_parent
+
+    @property
+    def Tracestate(self) -> str:  # noqa: N802 - as above
+        """Return the trace state."""
+        return self.trace_state
+
+    @property
+    def Attributes(self) -> dict[str, str]:  # noqa: N802 - as above
+        """Return the trace attributes."""
+        return self.attributes
+
+
+@dataclass(frozen=True, slots=True)
+class RetryContext:
+    """Where the invocation stands in its retry policy; the host has none, so always at 0."""
+
+    retry_count: int = 0
+    max_retry_count: int = 0
+    exception: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The invocation as azure.functions.Context describes it."""
+
+    function_name: str
+    function_directory: str
+    invocation_id: str
+    trace_context: TraceContext
+    retry_context: RetryContext = field(default_factory=RetryContext)
+
+    @property
+    def thread_local_storage(self) -> threading.local:
+        """Return the storage whose `invocation_id` logging in threads of the user reads."""
+        return _invocation_id_of_thread
+
+
+def request_datum(fields: list[Any], body: bytes) -> Datum:
+    """Return the datum of an HTTP trigger; the fields are those of the frame."""
+    method, url, headers, query, route = fields
+    value = {
+        "method": Datum(method, "string"),
+        "url": Datum(url, "string"),
+        "headers": _texts(headers),
+        "query": _texts(query),
+        "params": _texts(route),
+        "body": Datum(body, "bytes"),
+    }
+    return Datum(value, "http")
+
+
+def response_of(datum: Datum | None) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Return status, headers and body; every cookie is a header of its own."""
+    if datum is None or datum.type is None:
+        return 204, [], b""
+    if datum.type != "http":
+        return 200, [("content-type", "text/plain; charset=utf-8")], _as_bytes(datum.value)
+    value = datum.value
+    headers = [(name, text.value) for name, text in value["headers"].items()]
+    for jar in value["cookies"] or ():
+        headers += [("set-cookie", morsel.OutputString()) for morsel in jar.values()]
+    return int(value["status_code"].value), headers, _as_bytes(value["body"].value)
+
+
+def _texts(values: dict[str, str]) -> dict[str, Datum]:
+    return {name: Datum(value, "string") for name, value in values.items()}
+
+
+def _as_bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
 
 running_function: ContextVar[str] = ContextVar("running_function", default="")
-
 _NO_TRACE = TraceContext()
 
 

@@ -12,9 +12,17 @@ from typing import Any
 from azure.functions.meta import Datum
 
 from .frames import FrameConnection
-from .httpdata import request_datum, response_of
-from .index import load_functions
-from .invocation import Event, Plan, ThreadPool, invoke, metadata_of, plan
+from .indexing import load_functions
+from .invocation import (
+    Event,
+    Plan,
+    ThreadPool,
+    invoke,
+    metadata_of,
+    plan,
+    request_datum,
+    response_of,
+)
 
 _log = logging.getLogger("functions.app")
 

@@ -1,69 +1,178 @@
-"""The durable engine as the Functions host uses it: a database, an HTTP API, a client binding."""
+"""The operations on instances that clients and the management API use, whatever the engine."""
 
-import secrets
-from pathlib import Path
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from json.encoder import encode_basestring_ascii as quoted
 
-from emulator.functions.clock import Clock
-from emulator.functions.durable.azure_storage.engine import AzureStorageEngine
-from emulator.functions.durable.azure_storage.options import AzureStorageOptions
-from emulator.functions.durable.core import Engine
-from emulator.functions.durable.links import Links
-from emulator.functions.durable.management import ManagementApi
-from emulator.functions.durable.operations import Operations
-from emulator.functions.durable.store import Store
-from emulator.functions.durable.wire import AsgiApp
-from emulator.functions.hostfile import DurableOptions
-from emulator.functions.runner import FunctionRunner
+from emulator.functions.durable import history, records
+from emulator.functions.durable.errors import (
+    ArgumentInvalid,
+    InstanceExists,
+    InstanceFinished,
+    InstanceMissing,
+    OperationInvalid,
+)
+from emulator.functions.durable.history import EventType
+from emulator.functions.durable.instances import (
+    Instance,
+    Message,
+    Status,
+    check_instance_id,
+    id_taken,
+    new_id,
+)
+from emulator.functions.durable.records import Reader
+from emulator.functions.durable.runner import FunctionRunner, unknown_orchestrator
 
 
-class DurableEngine:
-    """The orchestrations of one Function App, kept in a SQLite database.
+class Operations(ABC):
+    """An engine as its clients see it. What an operation has returned for is in the database."""
 
-    `management_app` is the extension's HTTP API. Serve it under `/runtime/webhooks/durabletask`,
-    and once more under `/durabletask` on a loopback listener of its own: the app's client uses
-    that one. The prefix may be stripped or not.
-    """
+    _runner: FunctionRunner
 
-    def __init__(
-        self,
-        database: Path,
-        runner: FunctionRunner,
-        clock: Clock,
-        options: DurableOptions,
-        storage: AzureStorageOptions | None = None,
-    ) -> None:
-        """Make the engine; `storage` chooses the azure-storage engine and its own file."""
-        self._task_hub = options.hub_name
-        self._links: Links | None = None
-        self.core: Operations = (
-            Engine(Store(database), runner, clock, options)
-            if storage is None
-            else AzureStorageEngine(storage, runner, clock, options)
-        )
-        self._api = ManagementApi(self.core, self._started_links)
-        self.management_app: AsgiApp = self._api
-
+    @abstractmethod
     async def start(self) -> None:
-        """Open the database and go on where the last process ended.
+        """Open the database and take up what it holds."""
 
-        Raises DatabaseInUse if another host holds it, DatabaseForeign if it is another engine's.
-        """
-        await self.core.start()
-        key = await self.core.setting("system_key", secrets.token_urlsafe(32))
-        self._links = Links(self._task_hub, key)
-
+    @abstractmethod
     async def stop(self) -> None:
-        """Stop making turns and close the database; the next start goes on from there."""
-        await self.core.stop()
+        """Stop making turns, and close the database."""
 
-    def client_binding(self, base_url: str, rpc_base_url: str) -> str:
-        """Return the text of a durable client binding.
+    @abstractmethod
+    def now(self) -> int:
+        """Return the clock's time in microseconds since 1970."""
 
-        `base_url` ends in `/runtime/webhooks/durabletask`, `rpc_base_url` in `/durabletask`.
+    @abstractmethod
+    async def setting(self, name: str, default: str) -> str:
+        """Return a stored setting, storing the default if there is none."""
+
+    # Starting
+
+    async def start_new(
+        self,
+        name: str,
+        instance_id: str | None = None,
+        input_text: str | None = None,
+        version: str | None = None,
+    ) -> Instance:
+        """Start an instance; return once it is safe.
+
+        `input_text` is JSON. A finished instance with the same id is replaced. Raises
+        ArgumentInvalid for a bad id or an unknown function, InstanceExists for an unfinished one.
         """
-        return self._started_links().client_binding(base_url, rpc_base_url)
+        if name not in self._runner.orchestrators:
+            raise ArgumentInvalid(unknown_orchestrator(self._runner, name))
+        if not instance_id:
+            instance_id = new_id()
+        check_instance_id(instance_id)
+        existing = self._lookup(instance_id)
+        if existing is not None and not existing.finished:
+            raise InstanceExists(id_taken(existing))
+        now = self.now()
+        instance = Instance(
+            instance_id, new_id(), name, version, Status.PENDING, input_text, now, now
+        )
+        await self._begin(instance, existing)
+        return instance
 
-    def _started_links(self) -> Links:
-        if self._links is None:
-            raise RuntimeError("the durable engine has not been started")
-        return self._links
+    @abstractmethod
+    async def _begin(self, instance: Instance, existing: Instance | None) -> None:
+        """Keep a new instance, in the place of a finished one, and run it."""
+
+    # Reading
+
+    def find(self, instance_id: str) -> Instance:
+        """Return an instance; raises InstanceMissing."""
+        instance = self._lookup(instance_id)
+        if instance is None:
+            raise InstanceMissing(f"No instance with ID '{instance_id}' found.")
+        return instance
+
+    def find_unfinished(self, instance_id: str) -> Instance:
+        """Return an instance; raises InstanceMissing or InstanceFinished."""
+        instance = self.find(instance_id)
+        if instance.finished:
+            raise InstanceFinished(f"Instance {instance_id} has the status {instance.status}.")
+        return instance
+
+    @abstractmethod
+    def _lookup(self, instance_id: str) -> Instance | None:
+        """Return an instance, if there is one with this id."""
+
+    @property
+    @abstractmethod
+    def _reader(self) -> Reader:
+        """Return the database for queries."""
+
+    def history_of(self, instance: Instance) -> list[str]:
+        """Return an instance's saved events, one text a turn."""
+        return records.read_history(self._reader, instance.id)
+
+    def page(
+        self, condition: records.Filter, top: str | None, token: str
+    ) -> tuple[list[Instance], str]:
+        """Return one page of instances and the token for the next, empty after the last."""
+        return records.page(self._reader, condition, top, token)
+
+    def finished(self, condition: records.Filter) -> list[Instance]:
+        """Return the finished instances that match."""
+        return records.finished(self._reader, condition)
+
+    @abstractmethod
+    async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
+        """Wait until an instance has finished, at most so long; return whether it has."""
+
+    # Messages
+
+    async def raise_event(self, instance_id: str, name: str, input_text: str) -> None:
+        """Deliver an external event; return once it is safe. `input_text` is JSON."""
+        instance = self.find_unfinished(instance_id)
+        text = history.event_raised(self.now(), name, input_text)
+        await self._post(instance, Message(EventType.EVENT_RAISED, text))
+
+    async def terminate(self, instance_id: str, reason: str) -> None:
+        """End an instance, whatever its orchestrator is doing."""
+        instance = self.find_unfinished(instance_id)
+        text = history.json_or_string(reason)
+        await self._post(instance, Message(EventType.EXECUTION_TERMINATED, text))
+
+    async def suspend(self, instance_id: str, reason: str) -> None:
+        """Let an instance take no more turns; its messages wait."""
+        instance = self.find_unfinished(instance_id)
+        if instance.suspended:
+            raise OperationInvalid(
+                f"Cannot suspend orchestration instance in the {instance.status} state."
+            )
+        await self._switch(
+            instance, Status.SUSPENDED, self._switching(EventType.EXECUTION_SUSPENDED, reason)
+        )
+
+    async def resume(self, instance_id: str, reason: str) -> None:
+        """Let a suspended instance go on."""
+        instance = self.find_unfinished(instance_id)
+        if not instance.suspended:
+            raise OperationInvalid(
+                f"Cannot resume orchestration instance in the {instance.status} state."
+            )
+        await self._switch(
+            instance, Status.RUNNING, self._switching(EventType.EXECUTION_RESUMED, reason)
+        )
+
+    def _switching(self, kind: EventType, reason: str) -> Message:
+        return Message(kind, history.event(kind, self.now(), rest=f',"Reason":{quoted(reason)}'))
+
+    @abstractmethod
+    async def _post(self, instance: Instance, message: Message) -> None:
+        """Send a message to an instance; return once it is safe."""
+
+    @abstractmethod
+    async def _switch(self, instance: Instance, status: Status, message: Message) -> None:
+        """Suspend or resume an instance; return once that is safe."""
+
+    @abstractmethod
+    async def rewind(self, instance_id: str) -> None:
+        """Take a failed instance back to before its failure, and try again what failed."""
+
+    @abstractmethod
+    async def purge(self, instances: Sequence[Instance]) -> int:
+        """Forget finished instances and their histories; return how many there were."""

@@ -43,6 +43,8 @@ def micros(moment: datetime) -> int:
 
 
 FOREVER = micros(datetime.max.replace(tzinfo=UTC))
+
+
 """The last instant that can be written."""
 
 

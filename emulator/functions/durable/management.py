@@ -1,14 +1,30 @@
-"""The HTTP API of the Durable extension, by which clients manage instances.
+"""The HTTP API of the Durable extension, by which clients manage orchestration instances.
 
-Protocol source: the extension's `HttpApiHandler`; statuses and bodies are its own.
+Source: the extension's `HttpApiHandler` for routes, statuses and bodies, and its `BindingHelper`
+for the management URLs and the client binding that carries them to the app.
 """
 
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii as quoted
+from typing import Any
+from urllib.parse import parse_qsl, quote
 
-from emulator.functions.durable import queries
+from emulator.functions.asgi import (
+    BodyTooLarge,
+    ClientGone,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    respond,
+)
+from emulator.functions.durable import records
+from emulator.functions.durable.engine import Operations
 from emulator.functions.durable.errors import (
     ArgumentInvalid,
     DurableError,
@@ -17,24 +33,234 @@ from emulator.functions.durable.errors import (
     InstanceMissing,
     InstanceUnfinished,
 )
-from emulator.functions.durable.history import check_json
-from emulator.functions.durable.links import Links
-from emulator.functions.durable.model import Status
-from emulator.functions.durable.operations import Operations
-from emulator.functions.durable.views import status_body
-from emulator.functions.durable.wire import (
-    Disconnected,
-    Receive,
-    Request,
-    Response,
-    Scope,
-    Send,
-    error_response,
-    read_request,
-    write_response,
-)
+from emulator.functions.durable.history import EventType, check_json, seconds_stamp
+from emulator.functions.durable.instances import Instance, Status
 
+DURABLE_PATH = "/runtime/webhooks/durabletask"
+RPC_PATH = "/durabletask"
+MAX_REQUEST_BODY_BYTES = 32 * 1024 * 1024
 _log = logging.getLogger(__name__)
+
+
+class RequestTooLarge(DurableError):
+    """The request's body is larger than the host accepts."""
+
+    status = 413
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request, its path cut to segments after the prefix."""
+
+    method: str
+    segments: tuple[str, ...]
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    url: str
+    base_url: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response; the body is JSON text, or nothing."""
+
+    status: int
+    body: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+async def read_request(scope: Scope, receive: Receive) -> Request:
+    """Read a whole request. Raises RequestTooLarge, ArgumentInvalid or ClientGone."""
+    headers = {
+        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+    }
+    query_text = scope.get("query_string", b"").decode("latin-1")
+    try:
+        query = {
+            name.lower(): value
+            for name, value in parse_qsl(query_text, keep_blank_values=True, max_num_fields=100)
+        }
+    except ValueError as problem:
+        raise ArgumentInvalid(f"Bad query: {problem}") from problem
+    origin = f"{scope.get('scheme', 'http')}://{headers.get('host', '127.0.0.1')}"
+    try:
+        body = await read_body(scope, receive, MAX_REQUEST_BODY_BYTES)
+    except BodyTooLarge:
+        raise RequestTooLarge(f"A body may have {MAX_REQUEST_BODY_BYTES} bytes at most") from None
+    return Request(
+        scope["method"],
+        _segments(scope),
+        query,
+        headers,
+        f"{origin}{quote(scope['path'])}" + (f"?{query_text}" if query_text else ""),
+        origin + DURABLE_PATH,
+        body,
+    )
+
+
+def _segments(scope: Scope) -> tuple[str, ...]:
+    """Return the path's segments after the API's prefix, which a mount may have removed."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    if root and path.startswith(root):
+        path = path[len(root) :]
+    for prefix in (DURABLE_PATH, RPC_PATH):
+        if path == prefix or path.startswith(prefix + "/"):
+            path = path[len(prefix) :]
+            break
+    return tuple(part for part in path.split("/") if part)
+
+
+async def write_response(send: Send, response: Response) -> None:
+    """Write a response."""
+    body = response.body.encode()
+    headers: Headers = [(b"content-length", str(len(body)).encode())]
+    if body:
+        headers.append((b"content-type", b"application/json; charset=utf-8"))
+    headers += [
+        (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
+        for name, value in response.headers
+    ]
+    await respond(send, response.status, headers, body)
+
+
+def error_response(error: DurableError, message: str) -> Response:
+    """Return an error as the extension writes it; the SDK reads `ExceptionMessage`."""
+    return Response(
+        error.status,
+        json.dumps(
+            {
+                "Message": message,
+                "ExceptionMessage": str(error),
+                "ExceptionType": error.kind,
+                "StackTrace": None,
+            }
+        ),
+    )
+
+
+# Clients put the instance's id in the place of this word.
+_ID_PLACEHOLDER = "INSTANCEID"
+_CONNECTION = "Storage"
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Writes links for one task hub; `key` is the webhook's system key, part of every link."""
+
+    task_hub: str
+    key: str
+
+    def client_binding(self, base_url: str, rpc_base_url: str) -> str:
+        """Return the JSON text that a durable client is made from.
+
+        `base_url` is where the management API is reached from outside, `rpc_base_url` where the
+        app's own client reaches it.
+        """
+        base = base_url.rstrip("/")
+        create = f"{base}/orchestrators/{{functionName}}[/{{instanceId}}]?"
+        wait = "timeout={timeoutInSeconds}&pollingInterval={intervalInSeconds}&"
+        code = f"code={self.key}"
+        management = self._management(base, _ID_PLACEHOLDER)
+        return json.dumps(
+            {
+                "taskHubName": self.task_hub,
+                "connectionName": None,
+                "creationUrls": {
+                    "createNewInstancePostUri": create + code,
+                    "createAndWaitOnNewInstancePostUri": create + wait + code,
+                },
+                "managementUrls": {"id": _ID_PLACEHOLDER, **management},
+                "baseUrl": base,
+                "requiredQueryStringParameters": code,
+                "rpcBaseUrl": rpc_base_url.rstrip("/") + "/",
+            }
+        )
+
+    def check_status(self, base_url: str, instance_id: str) -> dict[str, str]:
+        """Return the body of an answer that an instance was started."""
+        links = self._management(base_url.rstrip("/"), quote(instance_id, safe=""))
+        del links["rewindPostUri"]
+        return {"id": instance_id, **links}
+
+    def _management(self, base: str, instance_id: str) -> dict[str, str]:
+        instance = f"{base}/instances/{instance_id}"
+        query = f"taskHub={quote(self.task_hub)}&connection={_CONNECTION}&code={self.key}"
+        return {
+            "statusQueryGetUri": f"{instance}?{query}",
+            "sendEventPostUri": f"{instance}/raiseEvent/{{eventName}}?{query}",
+            "terminatePostUri": f"{instance}/terminate?reason={{text}}&{query}",
+            "rewindPostUri": f"{instance}/rewind?reason={{text}}&{query}",
+            "purgeHistoryDeleteUri": f"{instance}?{query}",
+            "restartPostUri": f"{instance}/restart?{query}",
+            "suspendPostUri": f"{instance}/suspend?reason={{text}}&{query}",
+            "resumePostUri": f"{instance}/resume?reason={{text}}&{query}",
+        }
+
+
+def status_body(instance: Instance, *, show_input: bool = True, history: str | None = None) -> str:
+    """Write an instance's status; `history` is a JSON text."""
+    input_text = (instance.input or "null") if show_input else "null"
+    return (
+        f'{{"name":{quoted(instance.name)},"instanceId":{quoted(instance.id)},'
+        f'"runtimeStatus":"{instance.status}","input":{input_text},'
+        f'"customStatus":{instance.custom_status or "null"},"output":{instance.output or "null"},'
+        f'"createdTime":"{seconds_stamp(instance.created)}",'
+        f'"lastUpdatedTime":"{seconds_stamp(instance.updated)}",'
+        f'"historyEvents":{history or "null"}}}'
+    )
+
+
+_HIDDEN = {
+    EventType.ORCHESTRATOR_STARTED,
+    EventType.ORCHESTRATOR_COMPLETED,
+    EventType.TASK_SCHEDULED,
+    EventType.CHILD_CREATED,
+    EventType.TIMER_CREATED,
+}
+_NAMES = {
+    EventType.CHILD_COMPLETED: "SubOrchestrationInstanceCompleted",
+    EventType.CHILD_FAILED: "SubOrchestrationInstanceFailed",
+}
+
+
+def shown_history(fragments: Sequence[str], *, outputs: bool) -> str:
+    """Return a history as the extension shows it: causes joined to what came of them."""
+    events = [event for text in fragments for event in json.loads(f"[{text}]")]
+    scheduled = {
+        event["EventId"]: event
+        for event in events
+        if event["EventType"] in {EventType.TASK_SCHEDULED, EventType.CHILD_CREATED}
+    }
+    shown = [
+        _shown(event, scheduled.get(event.get("TaskScheduledId"), {}), outputs=outputs)
+        for event in events
+        if event["EventType"] not in _HIDDEN
+    ]
+    return json.dumps(shown)
+
+
+def _shown(event: dict[str, Any], cause: dict[str, Any], *, outputs: bool) -> dict[str, Any]:
+    kind = EventType(event["EventType"])
+    name = _NAMES.get(kind) or "".join(part.title() for part in kind.name.split("_"))
+    shown: dict[str, Any] = {"EventType": name, "Timestamp": event["Timestamp"]}
+    if kind is EventType.EXECUTION_STARTED:
+        shown["FunctionName"] = event["Name"]
+    elif "Name" in event:
+        shown["Name"] = event["Name"]
+    if cause:
+        shown["ScheduledTime"] = cause["Timestamp"]
+        shown["FunctionName"] = cause["Name"]
+    for key in ("FireAt", "Reason", "Details", "OrchestrationStatus"):
+        if key in event:
+            shown[key] = event[key]
+    if outputs:
+        for key in ("Input", "Result"):
+            if event.get(key) is not None:
+                shown[key] = json.loads(event[key]) if isinstance(event[key], str) else event[key]
+    return shown
+
+
 _NOT_FOUND = Response(404)
 _ACCEPTED = Response(202)
 _BARE = (InstanceMissing, InstanceFinished)
@@ -57,7 +283,7 @@ class ManagementApi:
         try:
             request = await read_request(scope, receive)
             response = await self._answer(request)
-        except Disconnected:
+        except ClientGone:
             return
         except _BARE as error:
             response = Response(error.status)
@@ -132,7 +358,7 @@ class ManagementApi:
         instance = self._engine.find(instance_id)
         history = None
         if _flag(request, "showhistory", default=False):
-            history = queries.shown_history(
+            history = shown_history(
                 self._engine.history_of(instance),
                 outputs=_flag(request, "showhistoryoutput", default=False),
             )
@@ -147,7 +373,7 @@ class ManagementApi:
     def _list(self, request: Request) -> Response:
         show_input = _flag(request, "showinput", default=False)
         page, token = self._engine.page(
-            queries.Filter.of(request.query),
+            records.Filter.of(request.query),
             request.query.get("top"),
             request.headers.get(_CONTINUATION, ""),
         )
@@ -202,7 +428,7 @@ class ManagementApi:
         return _deleted(await self._engine.purge([instance]))
 
     async def _purge_by(self, request: Request) -> Response:
-        condition = queries.Filter.of(request.query)
+        condition = records.Filter.of(request.query)
         if condition.created_from is None:
             raise ArgumentInvalid("Please provide value for 'createdTimeFrom' parameter.")
         count = await self._engine.purge(self._engine.finished(condition))

@@ -1,11 +1,16 @@
-"""The statements by which instances, messages, work and timers are kept, and how they are read."""
+"""The statements by which instances, messages, work and timers are kept, and how they are read.
 
-from collections.abc import Iterator, Sequence
+Lists of instances by filters, page by page; and histories as they are shown to people.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from emulator.functions.durable.history import EventType
-from emulator.functions.durable.model import Instance, Message, Parent, Status
+from emulator.functions.durable.errors import ArgumentInvalid
+from emulator.functions.durable.history import EventType, micros
+from emulator.functions.durable.instances import FINISHED, Instance, Message, Parent, Status
 from emulator.functions.durable.shim import Shim
 from emulator.functions.durable.store import Statement
 
@@ -260,3 +265,82 @@ def _instance(row: Sequence[Any]) -> Instance:
         turn,
         Shim.load(shim),
     )
+
+
+_LONGEST_PAGE = 1000
+_LAST_ROW = 2**63 - 1
+_STATUSES = {status.lower(): status for status in Status}
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which instances are wanted; times in microseconds since 1970."""
+
+    prefix: str = ""
+    created_from: int | None = None
+    created_to: int | None = None
+    statuses: frozenset[Status] = frozenset()
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> "Filter":
+        """Read a filter from a query; what cannot be read does not filter, as in the extension."""
+        names = query.get("runtimestatus", "").lower().split(",")
+        return cls(
+            query.get("instanceidprefix", ""),
+            _time(query.get("createdtimefrom")),
+            _time(query.get("createdtimeto")),
+            frozenset(_STATUSES[name.strip()] for name in names if name.strip() in _STATUSES),
+        )
+
+    def where(self) -> tuple[str, list[Any]]:
+        """Return the condition, with placeholders and what belongs in them."""
+        conditions, arguments = ["1"], list[Any]()
+        if self.prefix:
+            conditions.append("substr(id, 1, ?) = ?")
+            arguments += [len(self.prefix), self.prefix]
+        if self.created_from is not None:
+            conditions.append("created >= ?")
+            arguments.append(self.created_from)
+        if self.created_to is not None:
+            conditions.append("created <= ?")
+            arguments.append(self.created_to)
+        if self.statuses:
+            conditions.append(f"status IN ({','.join('?' * len(self.statuses))})")
+            arguments += sorted(map(str, self.statuses))
+        return " AND ".join(conditions), arguments
+
+
+def page(
+    store: Reader, condition: Filter, top: str | None, token: str
+) -> tuple[list[Instance], str]:
+    """Return one page of instances and the token for the next, empty after the last."""
+    size = _LONGEST_PAGE
+    if top is not None and top.isascii() and top.isdigit() and int(top[:9]) > 0:
+        size = min(int(top[:9]), _LONGEST_PAGE)
+    after = 0
+    if token:
+        if not (token.isascii() and token.isdigit() and int(token[:20]) <= _LAST_ROW):
+            raise ArgumentInvalid("The continuation token is invalid.")
+        after = int(token)
+    where, arguments = condition.where()
+    rows = read_page(store, f"{where} AND rowid > ?", [*arguments, after], size + 1)
+    more = len(rows) > size
+    rows = rows[:size]
+    return [instance for _, instance in rows], str(rows[-1][0]) if more else ""
+
+
+def finished(store: Reader, condition: Filter) -> list[Instance]:
+    """Return the finished instances that match."""
+    where, arguments = condition.where()
+    names = sorted(map(str, FINISHED))
+    marks = ",".join("?" * len(names))
+    rows = read_page(store, f"{where} AND status IN ({marks})", [*arguments, *names], -1)
+    return [instance for _, instance in rows]
+
+
+def _time(text: str | None) -> int | None:
+    try:
+        moment = datetime.fromisoformat((text or "").replace(" ", "+"))
+        return micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        return None

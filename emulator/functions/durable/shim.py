@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from emulator.functions.durable.actions import (
+from emulator.functions.durable.errors import ActionInvalid
+from emulator.functions.durable.history import FOREVER
+from emulator.functions.durable.protocol import (
     Action,
     ActionKind,
     CancelTimer,
@@ -26,8 +28,6 @@ from emulator.functions.durable.actions import (
     StartChild,
     StartTimer,
 )
-from emulator.functions.durable.errors import ActionInvalid
-from emulator.functions.durable.history import FOREVER
 
 _WITH_RETRY = {ActionKind.ACTIVITY_WITH_RETRY, ActionKind.CHILD_WITH_RETRY}
 _ACTIVITIES = {ActionKind.ACTIVITY, ActionKind.ACTIVITY_WITH_RETRY}

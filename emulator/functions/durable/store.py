@@ -16,7 +16,6 @@ from typing import Any
 from emulator.functions.durable.errors import DatabaseForeign, DatabaseInUse, StoreUnavailable
 
 Statement = tuple[str, tuple[Any, ...]]
-
 _log = logging.getLogger(__name__)
 _COMMITS_PER_CHECKPOINT = 400
 _VERSION = 1

@@ -1,4 +1,6 @@
-"""The engine: dequeues messages, groups them by instance, and runs episodes and activities.
+"""What the azure-storage engine is started with.
+
+The engine: dequeues messages, groups them by instance, and runs episodes and activities.
 
 One loop per host renews leases and held messages, then dequeues. Each instance with messages has
 a session, in which one episode runs at a time; each activity is a task of its own.
@@ -12,46 +14,82 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from emulator.functions.clock import Clock
 from emulator.functions.durable import records
-from emulator.functions.durable.activities import run_activity
 from emulator.functions.durable.azure_storage import queues
 from emulator.functions.durable.azure_storage.database import Database
 from emulator.functions.durable.azure_storage.episodes import (
+    NO_INSTANCE,
     LoadedInstance,
     QueueEndings,
     QueueOutbox,
     SplitBrain,
     load,
     parent_of,
+    sort,
     start_message,
     started_child,
 )
 from emulator.functions.durable.azure_storage.faults import (
     CrashPoint,
+    FaultOptions,
     Faults,
     accept_event,
     kill_this_process,
 )
 from emulator.functions.durable.azure_storage.leases import Leases
-from emulator.functions.durable.azure_storage.options import AzureStorageOptions
 from emulator.functions.durable.azure_storage.queues import QueueMessage, WorkItem
-from emulator.functions.durable.azure_storage.sorting import NO_INSTANCE, sort
+from emulator.functions.durable.engine import Operations
+from emulator.functions.durable.episodes import (
+    Scheduler,
+    Turn,
+    Turns,
+    begin,
+    child_ended,
+    termination_of,
+)
 from emulator.functions.durable.errors import InstanceExists, OperationInvalid, StoreUnavailable
 from emulator.functions.durable.history import EventType, micros
-from emulator.functions.durable.model import FINISHED, Instance, Message, Status, new_id
-from emulator.functions.durable.operations import Operations
-from emulator.functions.durable.outage import Outage
-from emulator.functions.durable.outbox import id_taken
+from emulator.functions.durable.instances import (
+    FINISHED,
+    Instance,
+    Message,
+    Status,
+    id_taken,
+    new_id,
+)
 from emulator.functions.durable.records import Reader
-from emulator.functions.durable.scheduling import Scheduler
+from emulator.functions.durable.runner import FunctionRunner, Outage, run_activity
 from emulator.functions.durable.timers import TimerQueue
-from emulator.functions.durable.turn import Turn, begin, child_ended, termination_of
-from emulator.functions.durable.turns import Turns
-from emulator.functions.hostfile import DurableOptions
-from emulator.functions.runner import AppUnavailable, FunctionRunner
+from emulator.functions.errors import AppUnavailable
+from emulator.functions.settings import DurableOptions
+
+DEFAULT_VISIBILITY_TIMEOUT_SECONDS = 60.0
+_LONGEST_LEASE_SECONDS = 30.0
+_NO_FAULTS = FaultOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class AzureStorageOptions:
+    """The task hub's file, which several hosts may share, and its timeouts."""
+
+    task_hub: Path
+    visibility_timeout_seconds: float = DEFAULT_VISIBILITY_TIMEOUT_SECONDS
+    """How long a dequeued message stays invisible if its host no longer renews it."""
+    faults: FaultOptions = _NO_FAULTS
+
+    @property
+    def lease_seconds(self) -> float:
+        """Return how long a host owns a partition without renewing its lease.
+
+        As with the provider's defaults, a dead host's partitions move before its messages
+        become visible again: what arrives in between meets an instance without its messages.
+        """
+        return min(_LONGEST_LEASE_SECONDS, self.visibility_timeout_seconds / 2)
+
 
 _log = logging.getLogger(__name__)
 _SWITCHES = {EventType.EXECUTION_SUSPENDED, EventType.EXECUTION_RESUMED}

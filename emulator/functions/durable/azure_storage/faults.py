@@ -1,4 +1,6 @@
-"""Faults that are injected on request: crashes at named points or at random, and split brains.
+"""What the azure-storage engine is started with.
+
+Faults that are injected on request: crashes at named points or at random, and split brains.
 
 A named crash point is reached once in the life of a task hub, whichever host reaches it: a
 marker is committed to the task hub before the process dies.
@@ -11,11 +13,23 @@ import signal
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
 from emulator.functions.durable.azure_storage.database import Database
-from emulator.functions.durable.azure_storage.options import FaultOptions
+
+
+@dataclass(frozen=True, slots=True)
+class FaultOptions:
+    """Which faults are injected; the rates are probabilities per episode."""
+
+    crash_at: tuple[str, ...] = ()
+    """Crash points as POINT or POINT:NAME, checked by `faults.check_crash_point`."""
+    crash_rate: float = 0.0
+    split_brain_rate: float = 0.0
+    seed: int | None = None
+
 
 _log = logging.getLogger(__name__)
 _EVENT_WAIT_SECONDS = 30.0

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from emulator.functions.durable.history import EventType
-from emulator.functions.durable.model import Message
+from emulator.functions.durable.instances import Message
 from emulator.functions.durable.records import Work
 from emulator.functions.durable.store import Statement
 

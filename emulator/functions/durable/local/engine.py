@@ -1,0 +1,272 @@
+"""The Durable Task engine: starts, wakes and ends orchestration instances, and survives `kill -9`.
+
+    start ─▶ Pending ─▶ Running ◀─▶ Suspended
+                          │ ▲
+                          │ └─ rewind ── Failed
+                          └─▶ Completed | Failed | Terminated ─▶ purge
+
+Whatever a caller was told has happened is in the database by then; what a crash interrupts is
+taken up again by the next start: messages, timers and activities are rows until a turn's
+transaction takes them away. An activity may therefore run more than once.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from emulator.functions.clock import Clock
+from emulator.functions.durable import history, records
+from emulator.functions.durable.engine import Operations
+from emulator.functions.durable.episodes import Scheduler, Turns, ready
+from emulator.functions.durable.errors import InstanceFinished, OperationInvalid, StoreUnavailable
+from emulator.functions.durable.history import EventType
+from emulator.functions.durable.instances import Instance, Message, Status
+from emulator.functions.durable.local.episodes import LocalEndings, LocalOutbox
+from emulator.functions.durable.local.hub import Hub
+from emulator.functions.durable.local.rewind import Rewinds
+from emulator.functions.durable.records import Reader, TimerRow
+from emulator.functions.durable.runner import ActivityPool, FunctionRunner, Outage
+from emulator.functions.durable.store import Statement, Store
+from emulator.functions.durable.timers import TimerQueue
+from emulator.functions.errors import AppUnavailable
+from emulator.functions.settings import DurableOptions
+
+_log = logging.getLogger(__name__)
+
+
+class Engine(Operations):
+    """The default engine: one host, one transaction a turn, all of it on one event loop."""
+
+    def __init__(
+        self, store: Store, runner: FunctionRunner, clock: Clock, options: DurableOptions
+    ) -> None:
+        self.store = store
+        self.hub = Hub(store, clock)
+        self.hub.wake = self._wake
+        self.timers = TimerQueue(clock)
+        self._runner = runner
+        self.outage = Outage(self.timers, self.hub.now)
+        self._pool = ActivityPool(
+            runner, self.outage, self.hub.now, self.hub.deliver, options.max_activities
+        )
+        outbox = LocalOutbox(self.hub, self._pool.add, self._set_timer, self._cancel_timer)
+        self._turns = Turns(
+            self.hub.now,
+            self.hub.history,
+            runner,
+            Scheduler(runner, outbox),
+            LocalEndings(self.hub, self._cancel_timer),
+        )
+        self._turn_slots = asyncio.Semaphore(options.max_orchestrators)
+        self._drives: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Open the database and take up what it holds."""
+        self.store.open()
+        messages = records.read_inbox(self.store)
+        works = records.read_work(self.store)
+        last_message = messages[-1][1].sequence if messages else 0
+        last_work = works[-1].sequence if works else 0
+        self.hub.start_numbering(max(last_message or 0, last_work))
+        for instance in records.read_fresh(self.store):
+            self.hub.put(instance)
+            self._wake(instance)
+        for instance_id, message in messages:
+            self.hub.deliver(instance_id, message)
+        for timer in records.read_timers(self.store):
+            self._set_timer(timer)
+        for work in works:
+            self._pool.add(work)
+
+    async def stop(self) -> None:
+        """Stop making turns, and close the database."""
+        self._stopping = True
+        self.timers.close()
+        await self._pool.close()
+        for drive in self._drives:
+            drive.cancel()
+        await asyncio.gather(*self._drives, return_exceptions=True)
+        await self.store.close()
+
+    def clock_moved(self) -> None:
+        """Fire the timers that a jump of the clock has made due."""
+        self.timers.poke()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is under way: no turn, no activity, no transaction."""
+        return not self._drives and not self._pool.busy and not self.store.busy
+
+    # Operations of clients
+
+    def now(self) -> int:
+        """Return the clock's time in microseconds since 1970."""
+        return self.hub.now()
+
+    async def setting(self, name: str, default: str) -> str:
+        """Return a stored setting, storing the default if there is none."""
+        return self.store.setting(name, default)
+
+    @property
+    def _reader(self) -> Reader:
+        return self.store
+
+    def _lookup(self, instance_id: str) -> Instance | None:
+        return self.hub.find(instance_id)
+
+    def history_of(self, instance: Instance) -> list[str]:
+        """Return an instance's saved events, one text a turn."""
+        return self.hub.history(instance)
+
+    def page(
+        self, condition: records.Filter, top: str | None, token: str
+    ) -> tuple[list[Instance], str]:
+        """Return one page of instances and the token for the next, empty after the last."""
+        rows, next_token = super().page(condition, top, token)
+        return [self.hub.held(instance.id) or instance for instance in rows], next_token
+
+    async def _begin(self, instance: Instance, existing: Instance | None) -> None:
+        statements: list[Statement] = [records.insert_instance(instance)]
+        if existing is not None:
+            statements.insert(0, records.delete_history(instance.id))
+        self.hub.put(instance)
+        written = self.store.write(statements)
+        # Once handed to the store it takes effect, even if the caller gives up waiting.
+        written.add_done_callback(lambda done: self._started(done, instance))
+        await asyncio.shield(written)
+
+    async def rewind(self, instance_id: str) -> None:
+        """Take a failed instance back to before its failure, and try again what failed."""
+        instance = self.find(instance_id)
+        if instance.status is not Status.FAILED:
+            if instance.finished:
+                raise InstanceFinished(f"Instance {instance_id} has the status {instance.status}.")
+            raise OperationInvalid("The rewind operation is only supported on failed instances.")
+        await Rewinds(self.hub, self._pool.add, self._set_timer).rewind(instance)
+
+    async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
+        """Wait until an instance has finished, at most so long; return whether it has."""
+        instance = self.find(instance_id)
+        if instance.finished:
+            return True
+        watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        instance.watchers.append(watcher)
+        self.timers.set(
+            watcher,
+            min(self.hub.now() + int(timeout_seconds * 1e6), history.FOREVER),
+            lambda: _resolve(watcher),
+        )
+        try:
+            await watcher
+        finally:
+            self.timers.cancel(watcher)
+            if watcher in instance.watchers:
+                instance.watchers.remove(watcher)
+        return instance.finished
+
+    async def purge(self, instances: Sequence[Instance]) -> int:
+        """Forget finished instances and their histories; return how many there were."""
+        # A finished instance may have a successor with the same id by now.
+        current = [self.hub.held(instance.id) or instance for instance in instances]
+        finished = [instance for instance in current if instance.finished]
+        await self.store.write(
+            [s for instance in finished for s in records.delete_instance(instance.id)]
+        )
+        for instance in finished:
+            held = self.hub.held(instance.id)
+            if held is not None and held.finished:
+                self.hub.drop(held)
+        return len(finished)
+
+    # Delivery
+
+    async def _switch(self, instance: Instance, status: Status, message: Message) -> None:
+        former, instance.status = instance.status, status
+        try:
+            await self._write(instance, message, [records.set_status(instance.id, status)])
+        except StoreUnavailable:
+            instance.status = former
+            raise
+        self.hub.shelve(instance)
+
+    def _started(self, written: asyncio.Future[None], instance: Instance) -> None:
+        if _succeeded(written):
+            self._wake(instance)
+        else:
+            self.hub.drop(instance)
+
+    async def _post(self, instance: Instance, message: Message) -> None:
+        await self._write(instance, message)
+
+    async def _write(
+        self, instance: Instance, message: Message, more: Sequence[Statement] = ()
+    ) -> None:
+        message.sequence = self.hub.number()
+        instance.pins += 1
+        written = self.store.write([records.insert_message(instance.id, message), *more])
+        written.add_done_callback(lambda done: self._posted(done, instance, message))
+        await asyncio.shield(written)
+
+    def _posted(self, written: asyncio.Future[None], instance: Instance, message: Message) -> None:
+        instance.pins -= 1
+        if _succeeded(written) and not self._stopping:
+            self.hub.deliver(instance.id, message)
+
+    def _set_timer(self, timer: TimerRow) -> None:
+        def fire() -> None:
+            text = history.timer_fired(self.hub.now(), timer.task, timer.due)
+            message = Message(EventType.TIMER_FIRED, text, timer.task, timer.execution)
+            self.hub.deliver(timer.instance_id, message)
+
+        self.timers.set((timer.instance_id, timer.task), timer.due, fire)
+
+    def _cancel_timer(self, instance_id: str, task: int) -> None:
+        self.timers.cancel((instance_id, task))
+
+    # Turns
+
+    def _wake(self, instance: Instance) -> None:
+        if instance.busy or self._stopping or not ready(instance):
+            return
+        instance.busy = True
+        drive = asyncio.get_running_loop().create_task(self._drive(instance))
+        self._drives.add(drive)
+        drive.add_done_callback(self._drives.discard)
+
+    async def _drive(self, instance: Instance) -> None:
+        """Make turns while there is cause to; one task for each instance at most."""
+        try:
+            while ready(instance):
+                async with self._turn_slots:
+                    made = await self._try_turn(instance)
+                if made:
+                    self.outage.over()
+                else:
+                    self.hub.shelve(instance)
+                    await self.outage.wait()
+        finally:
+            instance.busy = False
+
+    async def _try_turn(self, instance: Instance) -> bool:
+        try:
+            await self._turns.make(instance)
+        except AppUnavailable:
+            _log.debug("instance %s waits for the app", instance.id)
+            return False
+        except StoreUnavailable as problem:
+            _log.error("a turn of %s could not be kept and is repeated: %s", instance.id, problem)
+            return False
+        except Exception:  # noqa: BLE001 - the edge of one instance: the others must go on
+            _log.exception("a turn of %s broke and is repeated", instance.id)
+            return False
+        return True
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _succeeded(written: asyncio.Future[None]) -> bool:
+    return not written.cancelled() and written.exception() is None

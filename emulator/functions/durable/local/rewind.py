@@ -1,0 +1,194 @@
+"""Rewinding a failed instance: its last turn is taken back, and what failed in it is tried again.
+
+The store holds the shim as it was before the failing turn, so that the numbering is exact. The
+messages of that turn are delivered once more, but for failures of activities, which run again,
+and of sub-orchestrations, which are rewound themselves. If the turn's message was the timer after
+a last attempt, that attempt is what is tried again.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from emulator.functions.durable import records
+from emulator.functions.durable.errors import OperationInvalid
+from emulator.functions.durable.history import EventType, played
+from emulator.functions.durable.instances import Instance, Message, Status
+from emulator.functions.durable.local.hub import Hub
+from emulator.functions.durable.protocol import fire_at
+from emulator.functions.durable.records import TimerRow, Work
+from emulator.functions.durable.shim import Shim
+from emulator.functions.durable.store import Statement
+
+_FAILURES = {EventType.TASK_FAILED, EventType.CHILD_FAILED}
+_TIMER_LOST = "A timer that ran when the instance failed is gone, so it cannot be rewound."
+_MESSAGES = {
+    EventType.TASK_COMPLETED,
+    EventType.CHILD_COMPLETED,
+    EventType.EVENT_RAISED,
+    EventType.TIMER_FIRED,
+}
+Event = dict[str, Any]
+
+
+class Rewinds:
+    """Rewinds instances, and the failed sub-orchestrations under them."""
+
+    def __init__(
+        self, hub: Hub, run: Callable[[Work], None], set_timer: Callable[[TimerRow], None]
+    ) -> None:
+        self._hub = hub
+        self._run = run
+        self._set_timer = set_timer
+
+    async def rewind(self, instance: Instance) -> None:
+        """Rewind a failed instance; raises OperationInvalid if it cannot be."""
+        statements: list[Statement] = []
+        effects: list[Callable[[], None]] = []
+        self._plan(instance, statements, effects)
+        await self._hub.store.write(statements)
+        for effect in effects:
+            effect()
+
+    def _plan(
+        self, instance: Instance, statements: list[Statement], effects: list[Callable[[], None]]
+    ) -> None:
+        fragments = list(self._hub.history(instance))
+        past = [_events(fragment) for fragment in fragments]
+        last_turn = past.pop()
+        shim = instance.shim.copy()
+        retried = [event for event in last_turn if event["EventType"] in _FAILURES]
+        kept = [event for event in last_turn if event["EventType"] in _MESSAGES]
+        for event in list(kept):
+            failure = _last_attempt(event, shim, past)
+            if failure is not None:
+                kept.remove(event)
+                retried.append(failure)
+        fragments = [json.dumps(events, separators=(",", ":"))[1:-1] for events in past]
+        turn = len(fragments)
+        statements += [
+            records.delete_history(instance.id),
+            *(
+                records.append_history(instance.id, number, played(fragment))
+                for number, fragment in enumerate(fragments)
+            ),
+            records.update_instance(
+                instance.id, Status.RUNNING, self._hub.now(), turn, shim, None, None
+            ),
+        ]
+        messages = self._messages(instance, kept, statements)
+        self._restore_timers(instance, shim, past, kept, statements, effects)
+        for event in retried:
+            self._try_again(instance, event, [*past, last_turn], statements, effects)
+        effects.insert(0, lambda: _restore(instance, shim, fragments, messages))
+        effects.append(lambda: self._hub.wake(instance))
+
+    def _messages(
+        self, instance: Instance, kept: Iterable[Event], statements: list[Statement]
+    ) -> list[Message]:
+        messages = []
+        for event in kept:
+            task = event.get("TaskScheduledId", event.get("TimerId"))
+            event["IsPlayed"] = False
+            text = json.dumps(event, separators=(",", ":"))
+            kind = EventType(event["EventType"])
+            message = Message(kind, text, task, instance.execution, self._hub.number())
+            statements.append(records.insert_message(instance.id, message))
+            messages.append(message)
+        return messages
+
+    def _restore_timers(  # noqa: PLR0913, PLR0917 - two of them gather what is to be done
+        self,
+        instance: Instance,
+        shim: Shim,
+        past: list[list[Event]],
+        kept: Iterable[Event],
+        statements: list[Statement],
+        effects: list[Callable[[], None]],
+    ) -> None:
+        fired = {event.get("TimerId") for event in kept}
+        due = {
+            event["EventId"]: event["FireAt"]
+            for events in past
+            for event in events
+            if event["EventType"] == EventType.TIMER_CREATED
+        }
+        running = [*shim.timers, *(t for t, retry in shim.retries.items() if retry.waiting)]
+        for task in running:
+            if task in fired:
+                continue
+            if task not in due:
+                raise OperationInvalid(_TIMER_LOST)
+            timer = TimerRow(instance.id, task, instance.execution, fire_at(due[task]))
+            statements.append(records.insert_timer(timer))
+            effects.append(partial(self._set_timer, timer))
+
+    def _try_again(
+        self,
+        instance: Instance,
+        failure: Event,
+        turns: list[list[Event]],
+        statements: list[Statement],
+        effects: list[Callable[[], None]],
+    ) -> None:
+        task = failure["TaskScheduledId"]
+        cause = next(
+            event
+            for events in turns
+            for event in events
+            if event["EventType"] in {EventType.TASK_SCHEDULED, EventType.CHILD_CREATED}
+            and event["EventId"] == task
+        )
+        if cause["EventType"] == EventType.TASK_SCHEDULED:
+            work = Work(
+                self._hub.number(),
+                instance.id,
+                instance.execution,
+                task,
+                cause["Name"],
+                json.loads(cause["Input"])[0],
+            )
+            statements.append(records.insert_work(work))
+            effects.append(lambda: self._run(work))
+            return
+        child = self._hub.find(cause["InstanceId"])
+        if child is None or child.status is not Status.FAILED:
+            raise OperationInvalid(
+                f"The sub-orchestration {cause['InstanceId']} cannot be rewound any more."
+            )
+        self._plan(child, statements, effects)
+
+
+def _last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | None:
+    """Take back the last failure of an exhausted retry, if this event is the timer after it."""
+    timer = event.get("TimerId")
+    retry = shim.retries.get(timer) if timer is not None else None
+    if retry is None or not retry.waiting or not retry.exhausted:
+        return None
+    if timer != shim.next_task - 1:
+        raise OperationInvalid("Other tasks were scheduled after the last attempt had failed.")
+    for events in reversed(past):
+        for failure in reversed(events):
+            if failure["EventType"] in _FAILURES:
+                events.remove(failure)
+                shim.retries.pop(timer)
+                shim.retries[failure["TaskScheduledId"]] = retry
+                retry.waiting = False
+                shim.next_task = timer
+                return failure
+    raise OperationInvalid("The history of the last attempt is gone.")
+
+
+def _restore(instance: Instance, shim: Shim, fragments: list[str], messages: list[Message]) -> None:
+    instance.status = Status.RUNNING
+    instance.output = None
+    instance.shim = shim
+    instance.turn = len(fragments)
+    instance.history = [played(fragment) for fragment in fragments]
+    instance.mailbox.extend(messages)
+
+
+def _events(fragment: str) -> list[Event]:
+    events: list[Event] = json.loads(f"[{fragment}]")
+    return events

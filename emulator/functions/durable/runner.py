@@ -1,0 +1,201 @@
+"""The seam between the durable engine and the process that runs the user's code.
+
+Turns commands into history events, and hands what they ask for to an outbox.
+
+While the app process is away: everyone who needs it waits for the same next try.
+
+Runs activities: many at once, but not too many; each at least once.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from emulator.functions.durable.history import EventType, failed, succeeded
+from emulator.functions.durable.instances import (
+    Message,
+)
+from emulator.functions.durable.records import Work
+from emulator.functions.durable.timers import TimerQueue
+from emulator.functions.errors import AppUnavailable, FunctionFailure
+
+
+class FunctionRunner(Protocol):
+    """Runs orchestrators and activities of one Function App.
+
+    Function names are those the functions were registered with.
+    """
+
+    orchestrators: frozenset[str]
+    activities: frozenset[str]
+
+    async def orchestrate(self, name: str, context_json: str) -> str:
+        """Run one episode of an orchestrator and return the SDK executor's state as JSON.
+
+        Raises FunctionFailure (the message then ends in the executor's `$OutOfProcData$` part)
+        or AppUnavailable.
+        """
+        ...
+
+    async def act(self, name: str, input_json: str, instance_id: str) -> str | None:
+        """Run an activity on its JSON input and return its result as JSON text.
+
+        Raises FunctionFailure or AppUnavailable.
+        """
+        ...
+
+
+def unknown_orchestrator(runner: FunctionRunner, name: str) -> str:
+    """Say that there is no such orchestrator, as the Durable extension does."""
+    return _unknown(name, "an orchestrator", "orchestrator", runner.orchestrators)
+
+
+def unknown_activity(runner: FunctionRunner, name: str) -> str:
+    """Say that there is no such activity, as the Durable extension does."""
+    return _unknown(name, "an activity", "activity", runner.activities)
+
+
+def _unknown(name: str, article_and_kind: str, kind: str, known: frozenset[str]) -> str:
+    names = "', '".join(sorted(known))
+    more = (
+        f"The following are the known {kind} functions: '{names}'."
+        if known
+        else f"No {kind} functions are currently registered!"
+    )
+    return (
+        f"The function '{name}' doesn't exist, is disabled, or is not {article_and_kind} function."
+        f" Additional info: {more}"
+    )
+
+
+_SHORTEST_MICROS = 50_000
+_LONGEST_MICROS = 1_000_000
+
+
+class Outage:
+    """One delay for all, twice as long with each try in vain."""
+
+    def __init__(self, timers: TimerQueue, now: Callable[[], int]) -> None:
+        self._timers = timers
+        self._now = now
+        self._delay = _SHORTEST_MICROS
+        self._gate: asyncio.Future[None] | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anyone waits."""
+        return self._gate is not None
+
+    async def wait(self) -> None:
+        """Wait until it is time to try again."""
+        if self._gate is None:
+            self._gate = asyncio.get_running_loop().create_future()
+            self._timers.set(self, self._now() + self._delay, self._open)
+            self._delay = min(self._delay * 2, _LONGEST_MICROS)
+        await asyncio.shield(self._gate)
+
+    def over(self) -> None:
+        """Note that the app answered."""
+        self._delay = _SHORTEST_MICROS
+
+    def _open(self) -> None:
+        if self._gate is not None:
+            self._gate.set_result(None)
+            self._gate = None
+
+
+_log = logging.getLogger(__name__)
+
+
+class Deliver(Protocol):
+    """Takes the result of an activity to its instance."""
+
+    def __call__(self, instance_id: str, message: Message) -> None:
+        """Deliver a message."""
+
+
+class ActivityPool:
+    """The activities that run and those that wait for their turn."""
+
+    def __init__(
+        self,
+        runner: FunctionRunner,
+        outage: Outage,
+        now: Callable[[], int],
+        deliver: Deliver,
+        concurrency: int,
+    ) -> None:
+        self._runner = runner
+        self._outage = outage
+        self._now = now
+        self._deliver = deliver
+        self._free = concurrency
+        self._waiting: deque[Work] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any activity runs or waits."""
+        return bool(self._tasks)
+
+    def add(self, work: Work) -> None:
+        """Run an activity, which the database has, as soon as there is room."""
+        self._waiting.append(work)
+        if self._free:
+            self._free -= 1
+            task = asyncio.get_running_loop().create_task(self._serve())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Stop; what has not ended runs again with the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self) -> None:
+        try:
+            while self._waiting:
+                work = self._waiting.popleft()
+                self._deliver(work.instance_id, await self._run(work))
+        finally:
+            self._free += 1
+
+    async def _run(self, work: Work) -> Message:
+        while True:
+            try:
+                message = await self._try(work)
+            except AppUnavailable:
+                _log.debug("activity %s waits for the app", work.name)
+            except Exception:  # noqa: BLE001 - the edge of one activity: the others must go on
+                _log.exception("activity %s could not be run and is repeated", work.name)
+            else:
+                self._outage.over()
+                return message
+            await self._outage.wait()
+
+    async def _try(self, work: Work) -> Message:
+        message = await run_activity(self._runner, self._now, work)
+        message.work = work.sequence
+        return message
+
+
+async def run_activity(runner: FunctionRunner, now: Callable[[], int], work: Work) -> Message:
+    """Run an activity; return its result or failure as a message to its instance.
+
+    Raises AppUnavailable.
+    """
+    try:
+        result = await runner.act(work.name, work.input, work.instance_id)
+    except FunctionFailure as failure:
+        cause = f"{failure.type_name}: {failure.message}"
+        kind = EventType.TASK_FAILED
+        # Two spaces: the worker puts its own label in between, and has none.
+        reason = f"Activity function '{work.name}' failed:  {cause}"
+        text = failed(kind, now(), work.task, reason, cause)
+    else:
+        kind = EventType.TASK_COMPLETED
+        text = succeeded(kind, now(), work.task, result)
+    return Message(kind, text, work.task, work.execution)

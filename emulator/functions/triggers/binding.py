@@ -1,0 +1,129 @@
+"""Makes the triggers that a catalogue asks for, and starts and stops them."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from emulator.functions.app_process import Invoker
+from emulator.functions.catalogue import Catalogue, Triggered
+from emulator.functions.clock import Clock
+from emulator.functions.errors import AppLoadError
+from emulator.functions.triggers.servicebus import (
+    Delivery,
+    Fire,
+    QueueSource,
+    ServiceBusTrigger,
+    split_queue_name,
+)
+from emulator.functions.triggers.timer import (
+    Due,
+    Schedule,
+    ScheduleError,
+    TimerOptions,
+    TimerTrigger,
+)
+
+_DEFAULT_CONNECTION = "ServiceBus"
+
+
+class Triggers:
+    """All triggers of an app. Raises AppLoadError for one that cannot be served."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        settings: Mapping[str, str],
+        invoker: Invoker,
+        data: Path,
+        clock: Clock,
+    ) -> None:
+        self._clock = clock
+        self._timers = {
+            triggered.name: _timer(triggered, invoker, data / "timers", clock)
+            for triggered in catalogue.timers
+        }
+        self._queues = [
+            ServiceBusTrigger(
+                queue_source(triggered, settings),
+                catalogue.service_bus_options,
+                _fire(triggered, invoker),
+            )
+            for triggered in catalogue.service_bus
+        ]
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self) -> None:
+        """Let them fire."""
+        for timer in self._timers.values():
+            self._spawn(timer.run())
+        for queue in self._queues:
+            queue.start()
+
+    async def stop(self) -> None:
+        """Let nothing fire any more; runs under way get a little time."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(queue.stop() for queue in self._queues))
+
+    async def run(self, name: str, _text: str) -> None:
+        """Fire a timer now, as the admin API may ask. Raises LookupError for another function."""
+        self._spawn(self._timers[name].run_once(Due(self._clock.now())))
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def queue_source(triggered: Triggered, settings: Mapping[str, str]) -> QueueSource:
+    """Return what a Service Bus trigger listens to. Raises AppLoadError."""
+    binding, name = triggered.binding, triggered.name
+    if not binding.get("queueName"):
+        raise _refused(name, "this host serves Service Bus queues, not topics")
+    if binding.get("isSessionsEnabled"):
+        raise _refused(name, "this host does not serve Service Bus sessions")
+    if str(binding.get("cardinality") or "ONE").upper() != "ONE":
+        raise _refused(name, "this host serves one Service Bus message at a time, not batches")
+    setting = binding.get("connection") or _DEFAULT_CONNECTION
+    connection = settings.get(setting) or settings.get(f"AzureWebJobs{setting}")
+    if not connection:
+        raise _refused(name, f"the Service Bus connection string '{setting}' is missing or empty")
+    if "endpoint=" not in connection.lower():
+        raise _refused(name, f"the app setting '{setting}' is not a Service Bus connection string")
+    queue, is_dead_letter = split_queue_name(binding["queueName"])
+    return QueueSource(name, queue, is_dead_letter, connection)
+
+
+def _timer(triggered: Triggered, invoker: Invoker, folder: Path, clock: Clock) -> TimerTrigger:
+    binding, name = triggered.binding, triggered.name
+    try:
+        schedule = Schedule(binding["schedule"])
+    except ScheduleError as error:
+        raise _refused(name, str(error)) from error
+    use_monitor = binding.get("useMonitor")
+    options = TimerOptions(
+        name=name,
+        schedule=schedule,
+        run_on_startup=bool(binding.get("runOnStartup")),
+        use_monitor=True if use_monitor is None else bool(use_monitor),
+    )
+
+    async def fire(payload: str) -> None:
+        await invoker.data(name, "json", payload.encode())
+
+    return TimerTrigger(options, folder, fire, clock)
+
+
+def _fire(triggered: Triggered, invoker: Invoker) -> Fire:
+    async def fire(delivery: Delivery) -> None:
+        await invoker.data(
+            triggered.name, "bytes", delivery.body, delivery.metadata, delivery.trace
+        )
+
+    return fire
+
+
+def _refused(name: str, reason: str) -> AppLoadError:
+    return AppLoadError(f"cannot load the {name} function: {reason}")

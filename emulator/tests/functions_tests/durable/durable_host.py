@@ -1,0 +1,239 @@
+"""A world for the durable engine: a clock that moves by hand, and the SDK's own executor."""
+
+import asyncio
+import inspect
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from azure.durable_functions import Orchestrator
+
+from emulator.functions.durable.azure_storage.engine import AzureStorageEngine, AzureStorageOptions
+from emulator.functions.durable.instances import Instance
+from emulator.functions.durable.local.engine import Engine
+from emulator.functions.durable.store import Store
+from emulator.functions.errors import AppUnavailable, FunctionFailure
+from emulator.functions.settings import DurableOptions
+
+Body = Callable[[Any], Any]
+
+
+@dataclass
+class HandClock:
+    """A clock that stands until it is moved."""
+
+    moment: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.moment
+
+
+class SdkRunner:
+    """Runs orchestrators with the SDK's own executor, and activities as plain functions."""
+
+    def __init__(self) -> None:
+        self.bodies: dict[str, Callable[[Any], str]] = {}
+        self.activity_bodies: dict[str, Body] = {}
+        self.orchestrators: frozenset[str] = frozenset()
+        self.activities: frozenset[str] = frozenset()
+        self.calls: list[tuple[str, Any]] = []
+        self.contexts: list[dict[str, Any]] = []
+        self.down = False
+
+    def orchestrator(self, body: Body) -> Body:
+        self.bodies[body.__name__] = Orchestrator.create(body)
+        self.orchestrators = frozenset(self.bodies)
+        return body
+
+    def activity(self, body: Body) -> Body:
+        self.activity_bodies[body.__name__] = body
+        self.activities = frozenset(self.activity_bodies)
+        return body
+
+    async def orchestrate(self, name: str, context_json: str) -> str:
+        if self.down:
+            raise AppUnavailable("down")
+        self.contexts.append(json.loads(context_json))
+        with warnings.catch_warnings():
+            # The SDK warns of every event that comes before it is waited for.
+            warnings.simplefilter("ignore")
+            try:
+                return self.bodies[name](context_json)
+            except Exception as error:
+                raise FunctionFailure(type(error).__name__, str(error)) from error
+
+    async def act(self, name: str, input_json: str, instance_id: str) -> str | None:
+        if self.down:
+            raise AppUnavailable("down")
+        argument = json.loads(input_json)
+        self.calls.append((name, argument))
+        try:
+            result = self.activity_bodies[name](argument)
+            if inspect.isawaitable(result):
+                result = await result
+        except Exception as error:
+            raise FunctionFailure(type(error).__name__, str(error)) from error
+        return json.dumps(result)
+
+
+@dataclass
+class World:
+    """An engine that can be killed and started again on the same database."""
+
+    database: Path
+    runner: SdkRunner = field(default_factory=SdkRunner)
+    clock: HandClock = field(default_factory=HandClock)
+    make_store: Callable[[Path], Store] = Store
+    options: DurableOptions = field(default_factory=DurableOptions)
+    storage: AzureStorageOptions | None = None
+    """Given, the engine is the azure-storage engine."""
+    _engine: Engine | AzureStorageEngine | None = None
+    _deaths: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def engine(self) -> Engine | AzureStorageEngine:
+        assert self._engine is not None
+        return self._engine
+
+    @property
+    def local(self) -> Engine:
+        assert isinstance(self._engine, Engine)
+        return self._engine
+
+    @property
+    def hub(self) -> AzureStorageEngine:
+        assert isinstance(self._engine, AzureStorageEngine)
+        return self._engine
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether a crash point has killed the engine."""
+        return self._engine is None
+
+    async def start(self) -> Engine | AzureStorageEngine:
+        if self.storage is not None:
+            self._engine = AzureStorageEngine(
+                self.storage, self.runner, self.clock, self.options, self.die
+            )
+        else:
+            store = self.make_store(self.database)
+            self._engine = Engine(store, self.runner, self.clock, self.options)
+        await self._engine.start()
+        return self._engine
+
+    def die(self) -> None:
+        """Die where a crash point says so."""
+        engine, self._engine = self._engine, None
+        if isinstance(engine, AzureStorageEngine):
+            engine.database.abandon()
+            death = asyncio.get_running_loop().create_task(engine.kill())
+            self._deaths.add(death)
+
+    async def stop(self) -> None:
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            await engine.stop()
+        await asyncio.gather(*self._deaths)
+
+    async def kill(self) -> None:
+        """End the engine as `kill -9` would: what is not committed is gone."""
+        if self._engine is None:
+            return
+        engine, self._engine = self._engine, None
+        if isinstance(engine, AzureStorageEngine):
+            await engine.kill()
+            self.outlast_timeouts()
+        else:
+            engine.store.abandon()
+            await engine.stop()
+
+    def outlast_timeouts(self) -> None:
+        """Move the clock past the leases of a dead host and the messages that it held."""
+        assert self.storage is not None
+        self.clock.moment += timedelta(seconds=self.storage.visibility_timeout_seconds)
+
+    async def settle(self) -> None:
+        """Let everything happen that needs neither time nor a message."""
+        quiet = turns = 0
+        while quiet < 3:
+            await asyncio.sleep(0)
+            turns += 1
+            idle = self._engine is None or self._engine.quiet
+            quiet = quiet + 1 if idle else 0
+            # During an outage all wait for the clock.
+            if turns > 50 and self._engine is not None and self._engine.outage.waiting:
+                return
+
+    async def pump(self) -> None:
+        """Let activities begin that will not end by themselves."""
+        for _ in range(30 if self.storage is None else 300):
+            await asyncio.sleep(0)
+
+    async def advance(self, **duration: float) -> None:
+        self.clock.moment += timedelta(**duration)
+        self.engine.clock_moved()
+        await self.settle()
+
+    def leftovers(self) -> int:
+        """Count what is still to be done for any instance."""
+        if isinstance(self._engine, AzureStorageEngine):
+            tables, read = ["control_messages", "work_items"], self._engine.database.read
+        else:
+            tables, read = ["inbox", "work", "timers"], self.local.store.read
+        return sum(int(read(f"SELECT count(*) FROM {table}")[0][0]) for table in tables)
+
+    async def begin(self, name: str, value: Any = None, instance_id: str = "i") -> Instance:
+        """Start an instance as the SDK's client does, and let it go as far as it can."""
+        text = None if value is None else json.dumps(json.dumps(value))
+        await self.engine.start_new(name, instance_id, text)
+        await self.settle()
+        return self.engine.find(instance_id)
+
+    async def raise_event(self, name: str, value: Any = None, instance_id: str = "i") -> None:
+        await self.engine.raise_event(instance_id, name, json.dumps(value))
+        await self.settle()
+
+    def output(self, instance_id: str = "i") -> Any:
+        text = self.engine.find(instance_id).output
+        return None if text is None else json.loads(text)
+
+    def status(self, instance_id: str = "i") -> str:
+        return str(self.engine.find(instance_id).status)
+
+    def scheduled(self, instance_id: str = "i") -> list[tuple[int, str]]:
+        """What the history says was scheduled: (task id, name or kind)."""
+        names = {4: "", 7: "child ", 10: "timer"}
+        events = json.loads(f"[{','.join(self.fragments(instance_id))}]")
+        return [
+            (event["EventId"], names[event["EventType"]] + event.get("Name", ""))
+            for event in events
+            if event["EventType"] in names
+        ]
+
+    def fragments(self, instance_id: str = "i") -> list[str]:
+        return self.engine.history_of(self.engine.find(instance_id))
+
+
+def make_world(folder: Path, engine: str) -> World:
+    """Return a world whose engine is "local" or "azure-storage"."""
+    if engine == "local":
+        return World(folder / "durable.db")
+    return World(
+        folder / "task-hub.db",
+        storage=AzureStorageOptions(folder / "task-hub.db", visibility_timeout_seconds=0.3),
+    )
+
+
+def child(world: World) -> None:
+    """Register an orchestration that waits for an event."""
+
+    @world.runner.orchestrator
+    def child(context: Any) -> Any:
+        event = yield context.wait_for_external_event("go")
+        if event == "fail":
+            raise ValueError("told to")
+        return [context.parent_instance_id, context.get_input(), event]

@@ -1,0 +1,402 @@
+"""The azure-storage engine: what is lost, repeated or refused, and when."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emulator.functions.durable.azure_storage.engine import AzureStorageEngine, AzureStorageOptions
+from emulator.functions.durable.azure_storage.faults import (
+    CrashPoint,
+    FaultOptions,
+    check_crash_point,
+)
+from emulator.functions.durable.azure_storage.queues import PARTITION_COUNT, partition_of
+from emulator.functions.durable.errors import DatabaseForeign, OperationInvalid
+from functions_tests.durable.durable_host import HandClock, SdkRunner, World, child
+
+TIMEOUT_SECONDS = 60.0
+MakeWorld = Callable[..., Awaitable[World]]
+
+
+def job(world: World) -> None:
+    """Register an orchestration that runs an activity, then waits for an event."""
+
+    @world.runner.activity
+    def enqueue(value: str) -> str:
+        return value
+
+    @world.runner.orchestrator
+    def job(context: Any) -> Any:
+        sent = yield context.call_activity("enqueue", context.instance_id)
+        return [sent, (yield context.wait_for_external_event("reply"))]
+
+
+@pytest.fixture
+async def make(tmp_path: Path) -> AsyncIterator[MakeWorld]:
+    """Start hosts on one task hub, which share a clock and an app."""
+    worlds: list[World] = []
+    clock, runner = HandClock(), SdkRunner()
+
+    async def start(**faults: Any) -> World:
+        storage = AzureStorageOptions(
+            tmp_path / "task-hub.db", TIMEOUT_SECONDS, FaultOptions(**faults)
+        )
+        world = World(tmp_path, runner, clock, storage=storage)
+        worlds.append(world)
+        job(world)
+        await world.start()
+        await world.settle()
+        return world
+
+    yield start
+    for world in worlds:
+        await world.stop()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until something has happened that needs no movement of the clock."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - conditions over several hosts
+            await asyncio.sleep(0.001)
+
+
+class Gate:
+    """Holds the first run of an orchestrator, as a slow app process would."""
+
+    def __init__(self, runner: SdkRunner) -> None:
+        self.entered = asyncio.Event()
+        self.opened = asyncio.Event()
+        self._orchestrate = runner.orchestrate
+        runner.orchestrate = self._hold  # type: ignore[method-assign] # the app is slow
+
+    async def _hold(self, name: str, context_json: str) -> str:
+        if not self.entered.is_set():
+            self.entered.set()
+            await self.opened.wait()
+        return await self._orchestrate(name, context_json)
+
+
+# Events and the first save
+
+
+async def test_event_before_the_first_save_is_discarded(
+    make: MakeWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = await make()
+    gate = Gate(world.runner)
+    await world.engine.start_new("job", "i")
+    await gate.entered.wait()
+    await world.engine.raise_event("i", "reply", "1")
+    await until(lambda: "No such instance" in caplog.text)
+    gate.opened.set()
+    await world.settle()
+    assert "i: Discarding 1 dequeued history event(s): No such instance" in caplog.messages
+    assert (world.status(), world.leftovers()) == ("Running", 0)
+    await world.raise_event("reply", 2)
+    assert world.output() == ["i", 2]
+
+
+async def test_event_dequeued_with_the_start_is_kept(make: MakeWorld) -> None:
+    world = await make()
+    world.runner.down = True  # the start message is dequeued, and its episode waits for the app
+    await world.begin("job")
+    await world.raise_event("reply", 1)
+    world.runner.down = False
+    await world.advance(seconds=1)
+    assert world.output() == ["i", 1]
+
+
+async def test_event_during_a_later_episode_waits(make: MakeWorld) -> None:
+    world = await make()
+    world.runner.activity_bodies["enqueue"] = lambda _: "sent"
+    child(world)
+    await world.begin("child")
+    gate = Gate(world.runner)
+    await world.engine.raise_event("i", "other", "0")
+    await gate.entered.wait()
+    await world.engine.raise_event("i", "go", "1")
+    gate.opened.set()
+    await world.settle()
+    assert world.output() == [None, None, 1]
+
+
+async def test_event_for_a_finished_instance_is_discarded(
+    make: MakeWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    world = await make()
+    await world.begin("job")
+    await world.engine.raise_event("i", "reply", "1")
+    gate = Gate(world.runner)
+    await gate.entered.wait()
+    await world.engine.raise_event("i", "reply", "2")
+    gate.opened.set()
+    await world.settle()
+    assert world.output() == ["i", 1]
+    assert "i: Discarding 1 dequeued history event(s): Instance is Completed" in caplog.messages
+
+
+# Crashes
+
+
+async def test_history_lost_between_send_and_save(
+    make: MakeWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The activity runs, its event is discarded, and the start message comes back."""
+    world = await make(crash_at=("before-save:job",))
+    await world.engine.start_new("job", "i")
+    await until(lambda: world.is_dead)
+    other = await make()
+    world.clock.moment += timedelta(
+        seconds=31
+    )  # the lease is over, the messages are still invisible
+    other.hub.clock_moved()
+    await other.settle()
+    assert other.runner.calls == [("enqueue", "i")]
+    assert other.status() == "Pending"
+    await other.raise_event("reply", 1)
+    assert "i: Discarding 1 dequeued history event(s): No such instance" in caplog.messages
+    for _ in range(2):
+        await other.advance(seconds=TIMEOUT_SECONDS)
+    assert other.runner.calls == [("enqueue", "i"), ("enqueue", "i")]
+    assert other.status() == "Running"
+    await other.raise_event("reply", 2)
+    assert other.output() == ["i", 2]
+    assert other.leftovers() == 0
+
+
+async def test_repeated_episode_sends_the_same_task_ids(make: MakeWorld) -> None:
+    """Both completions arrive: the second finds its task closed, and is tolerated."""
+    world = await make(crash_at=("before-save",))
+    await world.engine.start_new("job", "i")
+    await until(lambda: world.is_dead)
+    world = await make()
+    for _ in range(4):
+        await world.advance(seconds=TIMEOUT_SECONDS)
+    assert len(world.runner.calls) == 2
+    assert world.scheduled() == [(0, "enqueue")]
+    history = "".join(world.fragments())
+    assert history.count('"TaskScheduledId":0') == 2
+    await world.raise_event("reply", 1)
+    assert world.output() == ["i", 1]
+
+
+@pytest.mark.parametrize(
+    ("point", "runs"),
+    [
+        ("before-send:job", 1),
+        ("before-save:job", 2),
+        ("before-delete:job", 1),
+        ("before-activity:enqueue", 1),
+        ("after-activity:enqueue", 2),
+        ("before-event:reply", 1),
+        ("after-event:reply", 1),
+        ("before-save-after-event:reply", 2),
+    ],
+)
+async def test_crash_point_is_reached_once(make: MakeWorld, point: str, runs: int) -> None:
+    check_crash_point(point)
+    world = await make(crash_at=(point,))
+    await make()  # the host which goes on: it runs what the first has sent
+    await world.engine.start_new("job", "i")
+    reply = asyncio.create_task(_reply_until_dead(world))
+    await until(lambda: world.is_dead)
+    reply.cancel()
+    survivor = await make(crash_at=(point,))
+    for _ in range(4):
+        await survivor.advance(seconds=TIMEOUT_SECONDS)
+        if survivor.status() == "Running":
+            await survivor.raise_event("reply", 1)
+    await until(lambda: survivor.engine.find("i").finished)
+    assert not survivor.is_dead
+    assert survivor.output() == ["i", 1]
+    assert len(survivor.runner.calls) == runs
+
+
+async def _reply_until_dead(world: World) -> None:
+    while not world.is_dead:
+        held = await _is_event_point_armed(world)
+        if held or world.status() == "Running":
+            await world.engine.raise_event("i", "reply", "1")
+        await asyncio.sleep(0.01)
+
+
+async def _is_event_point_armed(world: World) -> bool:
+    rows = world.hub.database.read("SELECT 1 FROM awaited_events WHERE accepted=0")
+    return bool(rows) and world.runner.calls != []
+
+
+def test_unknown_crash_point_is_refused() -> None:
+    with pytest.raises(ValueError, match="'before-lunch' is not a crash point: use one of"):
+        check_crash_point("before-lunch:job")
+    assert check_crash_point("before-save") == CrashPoint.BEFORE_SAVE
+
+
+# Several hosts
+
+
+async def test_two_hosts_share_the_work_and_one_goes_on(make: MakeWorld) -> None:
+    one = await make()
+    two = await make()
+    for world in (one, two, one, two):
+        await world.advance(seconds=1)
+    assert (len(one.hub.leases.owned), len(two.hub.leases.owned)) == (2, 2)
+    assert one.hub.leases.owned | two.hub.leases.owned == set(range(PARTITION_COUNT))
+    ids = [f"i{number}" for number in range(12)]
+    for instance_id in ids:
+        await one.engine.start_new("job", instance_id)
+    await until(lambda: all(two.status(i) == "Running" for i in ids))
+    await two.kill()  # and the clock passes the timeouts
+    for _ in range(2):
+        await one.advance(seconds=1)
+    assert one.hub.leases.owned == set(range(PARTITION_COUNT))
+    for instance_id in ids:
+        await one.raise_event("reply", 1, instance_id)
+    assert all(one.output(i) == [i, 1] for i in ids)
+
+
+async def test_stopped_host_releases_its_partitions_at_once(make: MakeWorld) -> None:
+    one, two = await make(), await make()
+    for world in (one, two, one, two):
+        await world.advance(seconds=1)
+    await two.stop()
+    await one.advance(seconds=1)
+    assert one.hub.leases.owned == set(range(PARTITION_COUNT))
+
+
+async def test_partition_is_given_up_between_episodes(make: MakeWorld) -> None:
+    one = await make()
+    gate = Gate(one.runner)
+    names = (f"i{number}" for number in range(1000))
+    held = next(name for name in names if partition_of(name) == PARTITION_COUNT - 1)
+    await one.engine.start_new("job", held)
+    await gate.entered.wait()
+    two = await make()
+    one.hub.clock_moved()
+    await until(lambda: len(one.hub.leases.owned) == 3)
+    assert one.hub.leases.draining == {PARTITION_COUNT - 1}
+    gate.opened.set()
+    await until(lambda: one.status(held) == "Running")
+    for world in (one, two):
+        await world.advance(seconds=1)
+    assert PARTITION_COUNT - 1 in two.hub.leases.owned
+
+
+async def test_second_save_after_a_moved_partition_is_refused(
+    make: MakeWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first owner's app hangs past its lease, as if the host had been stopped and continued."""
+    one = await make()
+    gate = Gate(one.runner)
+    await one.engine.start_new("job", "i")
+    await gate.entered.wait()
+    loop = one.hub._loop
+    assert loop is not None
+    loop.cancel()  # it renews nothing any more
+    one.clock.moment += timedelta(seconds=TIMEOUT_SECONDS)
+    two = await make()
+    await until(lambda: two.status() == "Running")
+    gate.opened.set()
+    await until(lambda: "split brain detected" in caplog.text)
+    for _ in range(2):
+        await two.advance(seconds=TIMEOUT_SECONDS)
+    assert any(text.startswith("i: split brain detected") for text in caplog.messages)
+    assert two.runner.calls == [("enqueue", "i"), ("enqueue", "i")]
+    await two.raise_event("reply", 1)
+    assert two.output() == ["i", 1]
+    assert two.leftovers() == 0
+
+
+async def test_injected_split_brain_costs_no_instance(
+    make: MakeWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = await make(split_brain_rate=0.5, seed=3)
+    ids = [f"i{number}" for number in range(20)]
+    for instance_id in ids:
+        await world.begin("job", instance_id=instance_id)
+        await world.advance(seconds=TIMEOUT_SECONDS)
+        await world.raise_event("reply", 1, instance_id)
+    for _ in range(4):
+        await world.advance(seconds=TIMEOUT_SECONDS)
+    assert [world.output(i) for i in ids] == [[i, 1] for i in ids]
+    assert "split brain detected" in caplog.text
+    assert len(world.runner.calls) > len(ids)
+    assert world.leftovers() == 0
+
+
+async def test_seed_gives_each_host_of_a_hub_its_own_faults(make: MakeWorld) -> None:
+    """Else a host that dies at its first episode would die there for ever."""
+    world = await make(crash_rate=0.9, seed=1)
+    starts = 0
+    await world.engine.start_new("job", "i")
+    while starts < 60:
+        await world.settle()
+        if not world.is_dead and world.status() == "Running":
+            break
+        if world.is_dead:
+            starts += 1
+            world.outlast_timeouts()
+            await world.start()
+        else:
+            await world.advance(seconds=TIMEOUT_SECONDS)
+    assert 0 < starts < 60
+
+
+# Operations
+
+
+async def test_rewind_is_refused(make: MakeWorld) -> None:
+    world = await make()
+    await world.begin("job")
+    with pytest.raises(OperationInvalid, match="cannot rewind"):
+        await world.engine.rewind("i")
+
+
+async def test_wait_ends_when_another_host_finishes_the_instance(make: MakeWorld) -> None:
+    one = await make()
+    two = await make()
+    await one.begin("job")
+    waiting = asyncio.create_task(two.engine.wait_finished("i", 30))
+    await one.raise_event("reply", 1)
+    async with asyncio.timeout(5):
+        assert await waiting
+    assert not await two.engine.wait_finished((await one.begin("job", instance_id="j")).id, 0)
+
+
+async def test_neither_engine_opens_the_others_file(tmp_path: Path, make: MakeWorld) -> None:
+    world = await make()
+    await world.stop()
+    local = World(tmp_path / "task-hub.db")
+    with pytest.raises(DatabaseForeign):
+        await local.start()
+    local = World(tmp_path / "durable.db")
+    await local.start()
+    await local.stop()
+    assert world.storage is not None
+    storage = replace(world.storage, task_hub=tmp_path / "durable.db")
+    engine = AzureStorageEngine(storage, world.runner, world.clock, world.options)
+    with pytest.raises(DatabaseForeign):
+        await engine.start()
+    await engine.stop()
+
+
+async def test_locked_file_is_waited_for(make: MakeWorld) -> None:
+    one, two = await make(), await make()
+    connection = two.hub.database._open_connection()
+    connection.execute("BEGIN IMMEDIATE")
+    start = asyncio.create_task(one.engine.start_new("job", "i"))
+    await asyncio.sleep(0.05)
+    assert not start.done()
+    connection.execute("COMMIT")
+    await start
+    await until(lambda: one.status() == "Running")
+
+
+def test_instances_are_spread_over_all_partitions() -> None:
+    assert {partition_of(f"i{number}") for number in range(100)} == set(range(PARTITION_COUNT))

@@ -1,0 +1,116 @@
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emulator.functions.errors import DataInUse
+from emulator.functions.host import locked
+from emulator.functions.settings import (
+    DurableOptions,
+    HostFile,
+    parse_host_file,
+    parse_timespan,
+    read_app_settings,
+    read_host_file,
+    resolve,
+)
+from emulator.program import SettingError
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+def test_a_bare_host_file_has_azures_defaults() -> None:
+    assert parse_host_file({"version": "2.0"}) == HostFile()
+    assert HostFile().route_prefix == "api"
+
+
+def test_what_is_set_is_read() -> None:
+    found = parse_host_file(
+        {
+            "version": "2.0",
+            "functionTimeout": "00:10:00",
+            "extensionBundle": {"id": "x", "version": "[4.*, 5.0.0)"},
+            "extensions": {
+                "http": {"routePrefix": "/v1/", "maxOutstandingRequests": 5},
+                "durableTask": {
+                    "hubName": "Hub",
+                    "maxConcurrentActivityFunctions": 3,
+                    "maxConcurrentOrchestratorFunctions": 2,
+                    "storageProvider": {},
+                },
+                "serviceBus": {
+                    "maxConcurrentCalls": 4,
+                    "maxAutoLockRenewalDuration": "00:02:30",
+                    "prefetchCount": 0,
+                },
+            },
+        }
+    )
+    assert (found.route_prefix, found.function_timeout_seconds) == ("v1", 600)
+    assert found.durable == DurableOptions("Hub", max_activities=3, max_orchestrators=2)
+    assert found.has_extension_bundle
+    assert found.max_outstanding_requests == 5
+    assert found.service_bus.max_concurrent_calls == 4
+    assert found.service_bus.max_lock_renewal_seconds == 150
+
+
+def test_no_limit_on_the_time_of_a_function_can_be_asked_for() -> None:
+    found = parse_host_file({"version": "2.0", "functionTimeout": "-1"})
+    assert found.function_timeout_seconds is None
+
+
+@given(st.dictionaries(st.sampled_from(["extensions", "functionTimeout", "x"]), json_values))
+def test_any_host_file_is_read_or_refused(document: dict[str, object]) -> None:
+    with contextlib.suppress(SettingError):
+        parse_host_file({"version": "2.0", **document})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("00:00:01", 1), ("1.00:00:00", 86400), ("00:05", 300)]
+)
+def test_time_spans(text: str, seconds: float) -> None:
+    assert parse_timespan(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "-00:01:00", "a:b:c", "00:00:00:00"])
+def test_other_texts_are_no_time_spans(text: str) -> None:
+    with pytest.raises(SettingError):
+        parse_timespan(text)
+
+
+def test_a_byte_order_mark_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "host.json").write_text('\ufeff{"version": "2.0"}', encoding="utf-8")
+    assert read_host_file(tmp_path) == HostFile()
+
+
+def test_the_environment_lies_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "local.settings.json").write_text('{"Values": {"A": "file", "B": "file"}}')
+    settings = read_app_settings(tmp_path, {"B": "environment"})
+    assert settings == {"A": "file", "B": "environment"}
+    assert read_app_settings(tmp_path / "none", {}) == {}
+
+
+def test_references_are_resolved_wherever_they_stand() -> None:
+    settings = {"QUEUE": "jobs", "N": "1"}
+    binding = {"queueName": "%QUEUE%-%N%", "list": ["%N%"], "count": 3, "percent": "100% sure"}
+    assert resolve(binding, settings) == {
+        "queueName": "jobs-1",
+        "list": ["1"],
+        "count": 3,
+        "percent": "100% sure",
+    }
+    with pytest.raises(SettingError, match="'%NONE%' does not resolve to a value"):
+        resolve("%NONE%", settings)
+
+
+def test_a_data_directory_has_one_holder(tmp_path: Path) -> None:
+    with locked(tmp_path / "data"), pytest.raises(DataInUse), locked(tmp_path / "data"):
+        pass
+    with locked(tmp_path / "data"):
+        pass

@@ -1,0 +1,175 @@
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emulator.functions.errors import FunctionFailure
+from emulator.functions.triggers.timer import (
+    Due,
+    Schedule,
+    ScheduleError,
+    TimerOptions,
+    TimerTrigger,
+)
+
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
+
+
+class SetClock:
+    """A clock that stands until it is set."""
+
+    def __init__(self, instant: datetime = NOON) -> None:
+        self.instant = instant
+
+    def now(self) -> datetime:
+        return self.instant
+
+
+class Firings:
+    """Takes what a timer fires with."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.payloads: list[dict[str, object]] = []
+        self._failure = failure
+
+    async def __call__(self, payload: str) -> None:
+        self.payloads.append(json.loads(payload))
+        if self._failure is not None:
+            raise self._failure
+
+
+@pytest.mark.parametrize(
+    ("text", "following"),
+    [
+        ("0 */5 * * * *", NOON + timedelta(minutes=5)),
+        ("*/15 * * * * *", NOON + timedelta(seconds=15)),
+        ("30 0 13 * * *", NOON + timedelta(hours=1, seconds=30)),
+        ("0 30 9 * * 1-5", datetime(2026, 3, 3, 9, 30, tzinfo=UTC)),
+        ("0 30 9 * JAN Mon", datetime(2027, 1, 4, 9, 30, tzinfo=UTC)),
+        ("0 30 9 * january monday", datetime(2027, 1, 4, 9, 30, tzinfo=UTC)),
+        ("0 0 0 13 * Fri", datetime(2026, 3, 13, tzinfo=UTC)),  # both must hold
+        ("*/5 * * * *", NOON + timedelta(minutes=5)),
+        ("00:10:00", NOON + timedelta(minutes=10)),
+    ],
+)
+def test_when_a_timer_is_due(text: str, following: datetime) -> None:
+    assert Schedule(text).next_after(NOON) == following
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "* * * *",
+        "60 * * * * *",
+        "0 0 0 31 2 *",
+        "@daily",
+        "0 0 0 L * *",
+        "0 0 0 * * 1#2",
+        "0 0 0 * * H",
+        "a b c d e f",
+        "00:00:00",
+        "1:2:3:4",
+        "0 0 * * * ?",
+        "* * * * * * *",
+    ],
+)
+def test_other_texts_are_no_schedules(text: str) -> None:
+    with pytest.raises(ScheduleError):
+        Schedule(text)
+
+
+@given(st.text(alphabet="0123456789*/,-: MONmon", max_size=24))
+def test_any_text_is_a_schedule_or_is_refused(text: str) -> None:
+    try:
+        schedule = Schedule(text)
+    except ScheduleError:
+        return
+    assert schedule.next_after(NOON) > NOON
+
+
+def timer(
+    folder: Path, clock: SetClock, fire: Firings, schedule: str = "0 0 * * * *", **options: bool
+) -> TimerTrigger:
+    return TimerTrigger(TimerOptions("tidy", Schedule(schedule), **options), folder, fire, clock)
+
+
+async def test_runs_follow_the_schedule_and_carry_their_status(tmp_path: Path) -> None:
+    clock, fire = SetClock(), Firings()
+    hourly = timer(tmp_path, clock, fire)
+    due = hourly.first_due()
+    assert due == Due(NOON + timedelta(hours=1))
+    clock.instant = due.at - timedelta(milliseconds=2)  # woken a little early
+    due = await hourly.run_once(due)
+    assert due == Due(NOON + timedelta(hours=2))
+    clock.instant = due.at
+    await hourly.run_once(due)
+    assert [payload["IsPastDue"] for payload in fire.payloads] == [False, False]
+    assert fire.payloads[1]["ScheduleStatus"] == {
+        "Last": "2026-03-02T13:00:00+00:00",
+        "Next": "2026-03-02T14:00:00+00:00",
+        "LastUpdated": "2026-03-02T13:00:00+00:00",
+    }
+
+
+async def test_a_run_that_was_missed_is_made_up_once_and_late(tmp_path: Path) -> None:
+    clock, fire = SetClock(), Firings()
+    timer(tmp_path, clock, fire).first_due()
+    clock.instant += timedelta(hours=5)
+    again = timer(tmp_path, clock, fire)
+    due = again.first_due()
+    assert due == Due(clock.instant, is_past_due=True)
+    assert await again.run_once(due) == Due(NOON + timedelta(hours=6))
+    assert [payload["IsPastDue"] for payload in fire.payloads] == [True]
+
+
+def test_a_restart_keeps_the_time_that_is_due(tmp_path: Path) -> None:
+    clock = SetClock()
+    timer(tmp_path, clock, Firings(), "01:00:00").first_due()
+    clock.instant += timedelta(minutes=50)
+    due = timer(tmp_path, clock, Firings(), "01:00:00").first_due()
+    assert due == Due(NOON + timedelta(hours=1))
+
+
+def test_another_schedule_starts_anew(tmp_path: Path) -> None:
+    clock = SetClock()
+    timer(tmp_path, clock, Firings()).first_due()
+    clock.instant += timedelta(hours=5)
+    due = timer(tmp_path, clock, Firings(), "0 30 * * * *").first_due()
+    assert due == Due(NOON + timedelta(hours=5, minutes=30))
+
+
+def test_without_a_monitor_nothing_is_made_up(tmp_path: Path) -> None:
+    clock = SetClock()
+    timer(tmp_path, clock, Firings(), use_monitor=False).first_due()
+    clock.instant += timedelta(hours=5)
+    due = timer(tmp_path, clock, Firings(), use_monitor=False).first_due()
+    assert due == Due(NOON + timedelta(hours=6))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frequent_timers_keep_no_state(tmp_path: Path) -> None:
+    timer(tmp_path, SetClock(), Firings(), "*/30 * * * * *").first_due()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_timer_may_run_when_the_host_starts(tmp_path: Path) -> None:
+    assert timer(tmp_path, SetClock(), Firings(), run_on_startup=True).first_due() == Due(NOON)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"Schedule": "0 0 * * * *", "Next": 1}'])
+def test_a_damaged_state_is_written_anew(text: str, tmp_path: Path) -> None:
+    (tmp_path / "tidy.json").write_text(text)
+    due = timer(tmp_path, SetClock(), Firings()).first_due()
+    assert due == Due(NOON + timedelta(hours=1))
+    assert json.loads((tmp_path / "tidy.json").read_text())["Next"] == due.at.isoformat()
+
+
+async def test_a_function_that_fails_is_run_again_by_schedule(tmp_path: Path) -> None:
+    fire = Firings(FunctionFailure("ValueError", "no"))
+    hourly = timer(tmp_path, SetClock(), fire)
+    assert await hourly.run_once(Due(NOON)) == Due(NOON + timedelta(hours=1))
+    assert len(fire.payloads) == 1
