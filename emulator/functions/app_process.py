@@ -25,7 +25,13 @@ _ENTRY = Path(__file__).parent / "app" / "__main__.py"
 _INDEX_SECONDS = 120.0
 _THREADS_SETTING = "PYTHON_THREADPOOL_THREAD_COUNT"
 _MOST_THREADS = 32
-Answer = tuple[list[Any], bytes]
+InvocationResponse = tuple[list[Any], bytes]
+_FIRST_DELAY_SECONDS = 0.1
+_LONGEST_DELAY_SECONDS = 10.0
+_SETTLED_SECONDS = 10.0
+_NO_TRACE = ["", ""]
+_HTTP_RESTART_TIMEOUT_SECONDS = 10.0
+_WORK_RESTART_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,7 @@ class AppProcess:
         self._child = child
         self._lifeline = lifeline
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._waiting: dict[int, asyncio.Future[InvocationResponse]] = {}
         self._create_future = loop.create_future
         # A grandchild may hold the stream open after its parent's death, so watch that, too.
         self._watcher = loop.create_task(self._watch())
@@ -76,13 +82,13 @@ class AppProcess:
         """Return the operating system's number of the process."""
         return self._child.pid
 
-    async def invoke(self, call: list[Any], body: bytes) -> Answer:
+    async def invoke(self, call: list[Any], body: bytes) -> InvocationResponse:
         """Send an invocation (its head without the number) and return the answer's head and body.
 
         Raises AppUnavailable when the process is gone or goes before it answers.
         """
         number = next(self._numbers)
-        answer: asyncio.Future[Answer] = self._create_future()
+        answer: asyncio.Future[InvocationResponse] = self._create_future()
         self._waiting[number] = answer
         try:
             await self.connection.drain()
@@ -210,12 +216,6 @@ def describe_status(status: int) -> str:
     return f"exited with status {status}"
 
 
-_log = logging.getLogger("functions.host")
-_FIRST_DELAY_SECONDS = 0.1
-_LONGEST_DELAY_SECONDS = 10.0
-_SETTLED_SECONDS = 10.0
-
-
 class Supervisor:
     """The app process, whichever run of it lives at the moment."""
 
@@ -259,7 +259,9 @@ class Supervisor:
         if self._process is not None:
             self._process.kill()
 
-    async def invoke(self, call: list[Any], body: bytes, patience_seconds: float) -> Answer:
+    async def invoke(
+        self, call: list[Any], body: bytes, restart_timeout_seconds: float
+    ) -> InvocationResponse:
         """Run an invocation; wait so long for a restart that is under way.
 
         Raises AppUnavailable.
@@ -269,7 +271,7 @@ class Supervisor:
             self._ready.clear()  # it has just ended, and the keeper was not told yet
         if not self._ready.is_set():
             try:
-                async with asyncio.timeout(patience_seconds):
+                async with asyncio.timeout(restart_timeout_seconds):
                     await self._ready.wait()
             except TimeoutError:
                 raise AppUnavailable("the app process is restarting", not_started=True) from None
@@ -318,11 +320,6 @@ class Supervisor:
             await process.stop()
 
 
-_NO_TRACE = ["", ""]
-_HTTP_PATIENCE_SECONDS = 10.0
-_WORK_PATIENCE_SECONDS = 5.0
-
-
 @dataclass(frozen=True, slots=True)
 class HttpResult:
     """What an HTTP function answered."""
@@ -353,7 +350,7 @@ class Invoker:
         self._functions_of_orchestrators = orchestrators
         self._functions_of_activities = activities
 
-    async def http(
+    async def invoke_http(
         self, name: str, request: list[Any], trace: list[str] | None, body: bytes
     ) -> HttpResult:
         """Run an HTTP function; `request` is method, URL, headers, query and route values.
@@ -361,10 +358,10 @@ class Invoker:
         Raises FunctionFailure or AppUnavailable.
         """
         call = [name, "http", *request, trace or _NO_TRACE]
-        head, payload = await self._invoke(name, call, body, _HTTP_PATIENCE_SECONDS)
+        head, payload = await self._invoke(name, call, body, _HTTP_RESTART_TIMEOUT_SECONDS)
         return HttpResult(head[2], head[3], payload)
 
-    async def data(
+    async def invoke(
         self,
         name: str,
         kind: str,
@@ -377,28 +374,28 @@ class Invoker:
         Returns the returned datum's text. Raises FunctionFailure or AppUnavailable.
         """
         call = [name, kind, metadata, trace or _NO_TRACE]
-        head, payload = await self._invoke(name, call, body, _WORK_PATIENCE_SECONDS)
+        head, payload = await self._invoke(name, call, body, _WORK_RESTART_TIMEOUT_SECONDS)
         return payload.decode() if head[2] else None
 
-    async def orchestrate(self, name: str, context_json: str) -> str:
+    async def run_orchestrator(self, name: str, context_json: str) -> str:
         """Run one episode of an orchestrator; see FunctionRunner."""
         function = self._functions_of_orchestrators[name]
-        state = await self.data(function, "string", context_json.encode())
+        state = await self.invoke(function, "string", context_json.encode())
         if state is None:
             raise FunctionFailure("RuntimeError", f"the orchestrator {name} returned no state")
         return state
 
-    async def act(self, name: str, input_json: str, instance_id: str) -> str | None:
+    async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:
         """Run an activity on its JSON input; see FunctionRunner."""
         function = self._functions_of_activities[name]
-        return await self.data(function, "json", input_json.encode(), {"instanceId": instance_id})
+        return await self.invoke(function, "json", input_json.encode(), {"instanceId": instance_id})
 
     async def _invoke(
-        self, name: str, call: list[Any], body: bytes, patience_seconds: float
-    ) -> Answer:
+        self, name: str, call: list[Any], body: bytes, restart_timeout_seconds: float
+    ) -> InvocationResponse:
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                answer = await self._supervisor.invoke(call, body, patience_seconds)
+                answer = await self._supervisor.invoke(call, body, restart_timeout_seconds)
         except TimeoutError:
             # The function cannot be stopped from outside, and its thread would be lost for good.
             self._supervisor.kill()

@@ -21,6 +21,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 MAX_BODY_BYTES = 100 * 1024 * 1024
+_MAX_HEAD_BYTES = 1024 * 1024
+_BACKLOG = 2048
+_KEEP_ALIVE_SECONDS = 130  # Kestrel's, which pooled clients of Azure count on
+_SHUTDOWN_SECONDS = 5
 
 
 class BodyTooLarge(Exception):
@@ -78,12 +82,6 @@ async def respond_json(send: Send, status: int, document: object) -> None:
         (b"content-length", str(len(body)).encode()),
     ]
     await respond(send, status, headers, body)
-
-
-_MAX_HEAD_BYTES = 1024 * 1024
-_BACKLOG = 2048
-_KEEP_ALIVE_SECONDS = 130  # Kestrel's, which pooled clients of Azure count on
-_SHUTDOWN_SECONDS = 5
 
 
 def url_of(bound: socket.socket) -> str:

@@ -16,7 +16,7 @@ _RESERVED_ROUTES = ("admin", "runtime")
 
 
 @dataclass(frozen=True, slots=True)
-class Triggered:
+class TriggeredFunction:
     """A function with its trigger's binding, %NAME% references resolved."""
 
     name: str
@@ -30,8 +30,8 @@ class Catalogue:
     functions: list[dict[str, Any]]
     routes: RouteTable
     service_bus_options: ServiceBusOptions
-    timers: list[Triggered] = field(default_factory=list)
-    service_bus: list[Triggered] = field(default_factory=list)
+    timers: list[TriggeredFunction] = field(default_factory=list)
+    service_bus: list[TriggeredFunction] = field(default_factory=list)
     orchestrators: dict[str, str] = field(default_factory=dict)
     activities: dict[str, str] = field(default_factory=dict)
     is_durable: bool = False
@@ -62,9 +62,9 @@ def build_catalogue(
             case "httpTrigger":
                 routes.append(_route(name, trigger, host_file.route_prefix))
             case "timerTrigger":
-                catalogue.timers.append(Triggered(name, trigger))
+                catalogue.timers.append(TriggeredFunction(name, trigger))
             case "serviceBusTrigger":
-                catalogue.service_bus.append(Triggered(name, trigger))
+                catalogue.service_bus.append(TriggeredFunction(name, trigger))
             case "orchestrationTrigger":
                 catalogue.orchestrators[trigger.get("orchestration") or name] = name
             case "activityTrigger":

@@ -27,6 +27,8 @@ from emulator.functions.triggers.binding import Triggers
 from emulator.functions.web import WebApplication
 from emulator.program import SettingError, bind
 
+_log = logging.getLogger("functions.host")
+
 
 @contextmanager
 def locked(directory: Path) -> Iterator[Path]:
@@ -47,9 +49,6 @@ def locked(directory: Path) -> Iterator[Path]:
         yield directory
     finally:
         os.close(descriptor)
-
-
-_log = logging.getLogger("functions.host")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from emulator.program import SettingError
 _TIMESPAN = re.compile(r"(?:(\d+)\.)?(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?")
 _UNLIMITED = "-1"
 _AT_ONCE = 10 * (os.cpu_count() or 1)
+_REFERENCE = re.compile(r"%([^%\s]+)%")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +141,6 @@ def _integer(parent: dict[str, Any], key: str, default: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise SettingError(f"'{key}' must be a whole number")
     return value
-
-
-_REFERENCE = re.compile(r"%([^%\s]+)%")
 
 
 def read_app_settings(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:

@@ -42,13 +42,13 @@ class WebApplication:
         invoker: Invoker,
         admin: Application,
         management: Application | None,
-        most_outstanding: int | None,
+        max_outstanding: int | None,
     ) -> None:
         self._routes = routes
         self._invoker = invoker
         self._admin = admin
         self._management = management
-        self._most_outstanding = most_outstanding
+        self._max_outstanding = max_outstanding
         self._outstanding = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,17 +60,17 @@ class WebApplication:
             return
         path: str = scope["path"]
         if path.startswith(_OWN_PATHS) and path.split("/", 2)[1] in ("admin", "runtime"):
-            await self._own(path, scope, receive, send)
+            await self._serve_host_path(path, scope, receive, send)
             return
         found = self._routes.find(scope["method"], path)
         if found is not None:
-            await self._admit(found, scope, receive, send)
+            await self._invoke_within_limit(found, scope, receive, send)
         elif path == "/":
             await self._admin(scope, receive, send)
         else:
             await respond_empty(send, 404)
 
-    async def _own(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_host_path(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         if path.startswith(DURABLE_PATH):
             if self._management is None:
                 await respond_empty(send, 404)
@@ -80,10 +80,10 @@ class WebApplication:
         else:
             await self._admin(scope, receive, send)
 
-    async def _admit(
+    async def _invoke_within_limit(
         self, found: tuple[str, dict[str, str]], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        limit = self._most_outstanding
+        limit = self._max_outstanding
         if limit is not None and self._outstanding >= limit:
             await respond_empty(send, 429)
             return
@@ -108,7 +108,7 @@ class WebApplication:
             body = b""  # Azure's host hands over no body that comes without its length
         request, trace = _request_fields(scope, route)
         try:
-            result = await self._invoker.http(name, request, trace, body)
+            result = await self._invoker.invoke_http(name, request, trace, body)
         except FunctionFailure as failure:
             _log.debug("Functions.%s failed: %s", name, failure)
             await respond_empty(send, 500)

@@ -29,6 +29,12 @@ from azure.functions.meta import Datum
 
 GENERIC = "generic"
 _registry: Any = get_binding_registry()  # type: ignore[no-untyped-call]  # not annotated there
+_GenericAlias: Any = type(typing.List[int])  # noqa: UP006 - the class itself is private
+_SpecialGenericAlias: Any = type(typing.List)  # noqa: UP006 - as above
+_NOT_GENERIC = (Union, tuple, ClassVar, collections.abc.Callable)
+_OUT_DIRECTION = 1
+_INOUT_DIRECTION = 2
+__all__ = ["FunctionLoadError", "IndexedFunction", "load_functions"]
 
 
 class Converter(Protocol):
@@ -114,11 +120,6 @@ def has_implicit_output(binding_type: str) -> bool:
     return bool(getattr(converter, "has_implicit_output", bool)())
 
 
-_GenericAlias: Any = type(typing.List[int])  # noqa: UP006 - the class itself is private
-_SpecialGenericAlias: Any = type(typing.List)  # noqa: UP006 - as above
-_NOT_GENERIC = (Union, tuple, ClassVar, collections.abc.Callable)
-
-
 def is_generic_type(annotation: Any) -> bool:
     """Tell whether the annotation is a generic of `typing`; Union, Tuple, Callable are none."""
     if isinstance(annotation, type):
@@ -138,10 +139,6 @@ def is_out_type(annotation: Any) -> bool:
 def out_arguments(annotation: Any) -> tuple[Any, ...]:
     """Return what Out[...] is subscripted with."""
     return typing.get_args(annotation)
-
-
-_OUT_DIRECTION = 1
-_INOUT_DIRECTION = 2
 
 
 class FunctionLoadError(RuntimeError):
@@ -390,6 +387,3 @@ def _index(function: Any) -> IndexedFunction:
         signature=signature,
         bindings=bindings["bindings"],
     )
-
-
-__all__ = ["FunctionLoadError", "IndexedFunction", "load_functions"]

@@ -22,6 +22,7 @@ from azure.functions.meta import Datum
 from .indexing import Converter, GenericConverter, IndexedFunction, Slot, converter_of
 
 _invocation_id_of_thread = threading.local()
+running_function: ContextVar[str] = ContextVar("running_function", default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,6 @@ def _as_bytes(value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode()
 
 
-running_function: ContextVar[str] = ContextVar("running_function", default="")
 _NO_TRACE = TraceContext()
 
 

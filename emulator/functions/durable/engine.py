@@ -25,7 +25,7 @@ from emulator.functions.durable.records import Reader
 from emulator.functions.durable.runner import FunctionRunner, unknown_orchestrator
 
 
-class Operations(ABC):
+class DurableEngine(ABC):
     """An engine as its clients see it. What an operation has returned for is in the database."""
 
     _runner: FunctionRunner
@@ -66,7 +66,7 @@ class Operations(ABC):
             instance_id = new_id()
         check_instance_id(instance_id)
         existing = self._lookup(instance_id)
-        if existing is not None and not existing.finished:
+        if existing is not None and not existing.is_finished:
             raise InstanceExists(id_taken(existing))
         now = self.now()
         instance = Instance(
@@ -91,7 +91,7 @@ class Operations(ABC):
     def find_unfinished(self, instance_id: str) -> Instance:
         """Return an instance; raises InstanceMissing or InstanceFinished."""
         instance = self.find(instance_id)
-        if instance.finished:
+        if instance.is_finished:
             raise InstanceFinished(f"Instance {instance_id} has the status {instance.status}.")
         return instance
 
@@ -108,15 +108,15 @@ class Operations(ABC):
         """Return an instance's saved events, one text a turn."""
         return records.read_history(self._reader, instance.id)
 
-    def page(
-        self, condition: records.Filter, top: str | None, token: str
+    def read_page(
+        self, condition: records.InstanceFilter, top: str | None, token: str
     ) -> tuple[list[Instance], str]:
         """Return one page of instances and the token for the next, empty after the last."""
-        return records.page(self._reader, condition, top, token)
+        return records.read_page(self._reader, condition, top, token)
 
-    def finished(self, condition: records.Filter) -> list[Instance]:
+    def find_finished(self, condition: records.InstanceFilter) -> list[Instance]:
         """Return the finished instances that match."""
-        return records.finished(self._reader, condition)
+        return records.read_finished(self._reader, condition)
 
     @abstractmethod
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
@@ -139,7 +139,7 @@ class Operations(ABC):
     async def suspend(self, instance_id: str, reason: str) -> None:
         """Let an instance take no more turns; its messages wait."""
         instance = self.find_unfinished(instance_id)
-        if instance.suspended:
+        if instance.is_suspended:
             raise OperationInvalid(
                 f"Cannot suspend orchestration instance in the {instance.status} state."
             )
@@ -150,7 +150,7 @@ class Operations(ABC):
     async def resume(self, instance_id: str, reason: str) -> None:
         """Let a suspended instance go on."""
         instance = self.find_unfinished(instance_id)
-        if not instance.suspended:
+        if not instance.is_suspended:
             raise OperationInvalid(
                 f"Cannot resume orchestration instance in the {instance.status} state."
             )

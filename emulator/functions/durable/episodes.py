@@ -46,7 +46,7 @@ FAILURES = frozenset({EventType.TASK_FAILED, EventType.CHILD_FAILED})
 
 
 @dataclass(slots=True)
-class Turn:
+class Episode:
     """What a turn has to write, and what follows once it is written."""
 
     instance: Instance
@@ -64,36 +64,41 @@ class Turn:
         return ",".join(self.events)
 
 
-class Endings(Protocol):
+class Checkpointer(Protocol):
     """Saves a turn in one of the ways in which it can end."""
 
-    async def go_on(self, turn: Turn, custom_status: str | None) -> None:
+    async def save_waiting(self, episode: Episode, custom_status: str | None) -> None:
         """Let the instance wait for what it has asked for."""
         ...
 
-    async def finish(
-        self, turn: Turn, status: Status, output: str | None, reason: str, custom_status: str | None
+    async def save_finished(
+        self,
+        episode: Episode,
+        status: Status,
+        output: str | None,
+        reason: str,
+        custom_status: str | None,
     ) -> None:
         """Give the instance its final status. `output` is JSON, `reason` what its parent hears."""
         ...
 
-    async def continue_as_new(
-        self, turn: Turn, command: ContinueAsNew, custom_status: str | None
+    async def save_continued_as_new(
+        self, episode: Episode, command: ContinueAsNew, custom_status: str | None
     ) -> None:
         """Begin again with a new input, an empty history and no timers."""
         ...
 
 
-def ready(instance: Instance) -> bool:
+def is_ready(instance: Instance) -> bool:
     """Whether a turn is to be made."""
-    if instance.finished:
+    if instance.is_finished:
         return False
-    if instance.suspended:
-        return termination_of(instance) is not None
-    return bool(instance.mailbox) or instance.turn == 0
+    if instance.is_suspended:
+        return find_termination(instance) is not None
+    return bool(instance.mailbox) or instance.episode_count == 0
 
 
-def termination_of(instance: Instance) -> Message | None:
+def find_termination(instance: Instance) -> Message | None:
     """Return the message that ends the instance at once, if there is one."""
     for message in instance.mailbox:
         if message.kind is EventType.EXECUTION_TERMINATED:
@@ -101,7 +106,7 @@ def termination_of(instance: Instance) -> Message | None:
     return None
 
 
-def take(instance: Instance) -> list[Message]:
+def take_messages(instance: Instance) -> list[Message]:
     """Take messages until a second one would move a retry (see the shim)."""
     batch: list[Message] = []
     shim, mailbox = instance.shim, instance.mailbox
@@ -114,13 +119,13 @@ def take(instance: Instance) -> list[Message]:
     return batch
 
 
-def begin(instance: Instance, batch: list[Message], now: int) -> Turn:
+def begin_episode(instance: Instance, batch: list[Message], now: int) -> Episode:
     """Begin a turn with the events that open it."""
-    turn = Turn(instance, batch, now, instance.shim.copy())
-    turn.events.append(history.event(EventType.ORCHESTRATOR_STARTED, now))
-    if instance.turn == 0:
+    episode = Episode(instance, batch, now, instance.shim.copy())
+    episode.events.append(history.event(EventType.ORCHESTRATOR_STARTED, now))
+    if instance.episode_count == 0:
         parent_id = instance.parent.id if instance.parent else None
-        turn.events.append(
+        episode.events.append(
             history.execution_started(
                 now,
                 instance.name,
@@ -131,34 +136,34 @@ def begin(instance: Instance, batch: list[Message], now: int) -> Turn:
                 parent_id,
             )
         )
-    return turn
+    return episode
 
 
-def close_events(turn: Turn) -> str:
+def close_events(episode: Episode) -> str:
     """End the turn's events; return their text as the next turn replays it."""
-    turn.events.append(history.event(EventType.ORCHESTRATOR_COMPLETED, turn.now))
-    return history.played(turn.news)
+    episode.events.append(history.event(EventType.ORCHESTRATOR_COMPLETED, episode.now))
+    return history.played(episode.news)
 
 
-def renew(turn: Turn, command: ContinueAsNew, custom_status: str | None) -> Instance:
+def next_execution(episode: Episode, command: ContinueAsNew, custom_status: str | None) -> Instance:
     """Return the next execution of an instance that continues as new."""
-    instance = turn.instance
+    instance = episode.instance
     return Instance(
         instance.id,
         new_id(),
         instance.name,
         instance.version,
-        Status.SUSPENDED if instance.suspended else Status.RUNNING,
+        Status.SUSPENDED if instance.is_suspended else Status.RUNNING,
         # The SDK's JSON text travels as one string, which its `get_input` decodes again.
         quoted(command.input),
         instance.created,
-        turn.now,
+        episode.now,
         instance.parent,
         custom_status=custom_status,
     )
 
 
-def child_ended(
+def child_completion(
     now: int, parent: Parent, status: Status, output: str | None, reason: str
 ) -> Message:
     """Return the message by which a parent learns how its sub-orchestration ended."""
@@ -174,19 +179,19 @@ def child_ended(
 class Outbox(Protocol):
     """Adds to a turn what has to be written for each of its commands."""
 
-    def run_activity(self, turn: Turn, command: ScheduleActivity) -> None:
+    def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
         """Schedule an activity."""
         ...
 
-    def start_timer(self, turn: Turn, timer: TimerRow) -> None:
+    def start_timer(self, episode: Episode, timer: TimerRow) -> None:
         """Set a timer."""
         ...
 
-    def cancel_timer(self, turn: Turn, task: int) -> None:
+    def cancel_timer(self, episode: Episode, task: int) -> None:
         """Cancel a timer."""
         ...
 
-    def start_child(self, turn: Turn, child: Instance) -> None:
+    def start_child(self, episode: Episode, child: Instance) -> None:
         """Start a sub-orchestration; tell its parent if its id is taken."""
         ...
 
@@ -198,7 +203,7 @@ class Scheduler:
         self._runner = runner
         self._outbox = outbox
 
-    def apply(self, turn: Turn, commands: list[Command], *, ends: bool) -> None:
+    def apply(self, episode: Episode, commands: list[Command], *, ends: bool) -> None:
         """Apply commands to a turn; an orchestration that `ends` needs no more timers.
 
         Raises ActionInvalid for functions that do not exist and for bad instance ids.
@@ -206,34 +211,34 @@ class Scheduler:
         for command in commands:
             match command:
                 case ScheduleActivity():
-                    self._schedule(turn, command)
+                    self._schedule(episode, command)
                 case StartChild():
-                    self._start_child(turn, command)
+                    self._start_child(episode, command)
                 case StartTimer():
-                    self._start_timer(turn, command, ends=ends)
+                    self._start_timer(episode, command, ends=ends)
                 case CancelTimer(task):
-                    self._outbox.cancel_timer(turn, task)
+                    self._outbox.cancel_timer(episode, task)
                 case ContinueAsNew():
                     pass
 
-    def _schedule(self, turn: Turn, command: ScheduleActivity) -> None:
+    def _schedule(self, episode: Episode, command: ScheduleActivity) -> None:
         if command.name not in self._runner.activities:
             raise ActionInvalid(unknown_activity(self._runner, command.name))
-        turn.events.append(
-            history.task_scheduled(turn.now, command.task, command.name, command.input)
+        episode.events.append(
+            history.task_scheduled(episode.now, command.task, command.name, command.input)
         )
-        self._outbox.run_activity(turn, command)
+        self._outbox.schedule_activity(episode, command)
 
-    def _start_timer(self, turn: Turn, command: StartTimer, *, ends: bool) -> None:
-        instance = turn.instance
-        turn.events.append(history.timer_created(turn.now, command.task, command.due))
+    def _start_timer(self, episode: Episode, command: StartTimer, *, ends: bool) -> None:
+        instance = episode.instance
+        episode.events.append(history.timer_created(episode.now, command.task, command.due))
         if command.canceled or ends:
             return
         timer = TimerRow(instance.id, command.task, instance.execution, command.due)
-        self._outbox.start_timer(turn, timer)
+        self._outbox.start_timer(episode, timer)
 
-    def _start_child(self, turn: Turn, command: StartChild) -> None:
-        parent = turn.instance
+    def _start_child(self, episode: Episode, command: StartChild) -> None:
+        parent = episode.instance
         if command.name not in self._runner.orchestrators:
             raise ActionInvalid(unknown_orchestrator(self._runner, command.name))
         child_id = command.instance_id or f"{parent.execution}:{command.task:04X}"
@@ -243,8 +248,8 @@ class Scheduler:
             raise ActionInvalid(str(problem)) from problem
         # The SDK's JSON text travels as one string, which its `get_input` decodes again.
         input_text = quoted(command.input)
-        turn.events.append(
-            history.child_created(turn.now, command.task, command.name, child_id, input_text)
+        episode.events.append(
+            history.child_created(episode.now, command.task, command.name, child_id, input_text)
         )
         link = Parent(parent.id, parent.execution, command.task)
         child = Instance(
@@ -254,14 +259,14 @@ class Scheduler:
             command.version,
             Status.PENDING,
             input_text,
-            turn.now,
-            turn.now,
+            episode.now,
+            episode.now,
             link,
         )
-        self._outbox.start_child(turn, child)
+        self._outbox.start_child(episode, child)
 
 
-class Turns:
+class EpisodeRunner:
     """Makes turns, one at a time for each instance; the engine sees to that."""
 
     def __init__(
@@ -270,18 +275,18 @@ class Turns:
         history_of: Callable[[Instance], list[str]],
         runner: FunctionRunner,
         scheduler: Scheduler,
-        endings: Endings,
+        checkpointer: Checkpointer,
     ) -> None:
         self._now = now
         self._history_of = history_of
         self._runner = runner
         self._scheduler = scheduler
-        self._endings = endings
+        self._checkpointer = checkpointer
 
     async def make(self, instance: Instance) -> None:
         """Make one turn; if it raises AppUnavailable or StoreUnavailable, nothing has happened."""
-        termination = termination_of(instance)
-        batch = list(instance.mailbox) if termination else take(instance)
+        termination = find_termination(instance)
+        batch = list(instance.mailbox) if termination else take_messages(instance)
         if termination:
             instance.mailbox.clear()
         try:
@@ -294,7 +299,7 @@ class Turns:
             raise
 
     async def _orchestrate(self, instance: Instance, batch: list[Message]) -> None:
-        turn = begin(instance, batch, self._now())
+        episode = begin_episode(instance, batch, self._now())
         commands: list[Command] = []
         for message in batch:
             task = message.task
@@ -302,33 +307,35 @@ class Turns:
                 continue  # `begin` wrote it
             if message.kind is EventType.TIMER_FIRED:
                 assert task is not None
-                if not turn.shim.awaits_timer(task):
+                if not episode.shim.is_awaiting_timer(task):
                     continue
-            turn.events.append(message.text)
+            episode.events.append(message.text)
             if task is not None:
                 failed = message.kind in FAILURES
-                commands += turn.shim.settle(task, failed=failed, now=turn.now)
-        state = await self._run_code(turn)
+                commands += episode.shim.settle(task, failed=failed, now=episode.now)
+        state = await self._run_code(episode)
         try:
-            commands += turn.shim.advance(state.actions)
-            self._scheduler.apply(turn, commands, ends=state.done or state.error is not None)
+            commands += episode.shim.advance(state.actions)
+            self._scheduler.apply(episode, commands, ends=state.done or state.error is not None)
         except ActionInvalid as problem:
             state = TurnState((), done=False, error=str(problem))
         again = next((c for c in commands if isinstance(c, ContinueAsNew)), None)
         if state.error is not None:
             text = f"Orchestrator function '{instance.name}' failed: {state.error}"
-            await self._endings.finish(turn, Status.FAILED, quoted(text), text, state.custom_status)
+            await self._checkpointer.save_finished(
+                episode, Status.FAILED, quoted(text), text, state.custom_status
+            )
         elif again is not None:
-            await self._endings.continue_as_new(turn, again, state.custom_status)
+            await self._checkpointer.save_continued_as_new(episode, again, state.custom_status)
         elif state.done:
-            await self._endings.finish(
-                turn, Status.COMPLETED, state.output, "", state.custom_status
+            await self._checkpointer.save_finished(
+                episode, Status.COMPLETED, state.output, "", state.custom_status
             )
         else:
-            await self._endings.go_on(turn, state.custom_status)
+            await self._checkpointer.save_waiting(episode, state.custom_status)
 
-    async def _run_code(self, turn: Turn) -> TurnState:
-        instance = turn.instance
+    async def _run_code(self, episode: Episode) -> TurnState:
+        instance = episode.instance
         if instance.name not in self._runner.orchestrators:
             return TurnState((), False, error=unknown_orchestrator(self._runner, instance.name))
         context = context_json(
@@ -336,11 +343,11 @@ class Turns:
             instance.parent.id if instance.parent else None,
             instance.input,
             self._history_of(instance),
-            turn.news,
-            replaying=instance.turn > 0,
+            episode.news,
+            replaying=instance.episode_count > 0,
         )
         try:
-            return read_state(await self._runner.orchestrate(instance.name, context))
+            return read_state(await self._runner.run_orchestrator(instance.name, context))
         except FunctionFailure as failure:
             return read_failure(failure.message)
         except ActionInvalid as problem:
@@ -349,13 +356,13 @@ class Turns:
     async def _terminate(
         self, instance: Instance, batch: list[Message], termination: Message
     ) -> None:
-        turn = begin(instance, batch, self._now())
-        turn.events.append(
+        episode = begin_episode(instance, batch, self._now())
+        episode.events.append(
             history.event(
-                EventType.EXECUTION_TERMINATED, turn.now, rest=f',"Input":{termination.text}'
+                EventType.EXECUTION_TERMINATED, episode.now, rest=f',"Input":{termination.text}'
             )
         )
         reason = str(json.loads(termination.text))
-        await self._endings.finish(
-            turn, Status.TERMINATED, termination.text, reason, instance.custom_status
+        await self._checkpointer.save_finished(
+            episode, Status.TERMINATED, termination.text, reason, instance.custom_status
         )

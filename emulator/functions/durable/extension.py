@@ -6,9 +6,9 @@ from pathlib import Path
 from emulator.functions.asgi import Receive, Scope, Send, respond_empty
 from emulator.functions.clock import Clock
 from emulator.functions.durable.azure_storage.engine import AzureStorageEngine, AzureStorageOptions
-from emulator.functions.durable.engine import Operations
+from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.errors import DurableError
-from emulator.functions.durable.local.engine import Engine
+from emulator.functions.durable.local.engine import LocalEngine
 from emulator.functions.durable.management import DURABLE_PATH, RPC_PATH, Links, ManagementApi
 from emulator.functions.durable.runner import FunctionRunner
 from emulator.functions.durable.store import Store
@@ -42,8 +42,8 @@ class DurableExtension:
         """
         self._task_hub = options.hub_name
         self._links: Links | None = None
-        self.engine: Operations = (
-            Engine(Store(database), runner, clock, options)
+        self.engine: DurableEngine = (
+            LocalEngine(Store(database), runner, clock, options)
             if storage is None
             else AzureStorageEngine(storage, runner, clock, options)
         )

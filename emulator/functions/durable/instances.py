@@ -15,6 +15,9 @@ from emulator.functions.durable.errors import ArgumentInvalid
 from emulator.functions.durable.history import EventType
 from emulator.functions.durable.shim import Shim
 
+_LONGEST_ID = 256
+_FORBIDDEN = frozenset("/\\#?")
+
 
 class Status(StrEnum):
     """The runtime status of an instance."""
@@ -77,40 +80,36 @@ class Instance:
     parent: Parent | None = None
     output: str | None = None
     custom_status: str | None = None
-    turn: int = 0
+    episode_count: int = 0
     shim: Shim = field(default_factory=Shim)
     history: list[str] | None = None
     mailbox: deque[Message] = field(default_factory=deque)
-    busy: bool = False
-    pins: int = 0
+    is_busy: bool = False
+    pending_writes: int = 0
     """How many transactions about it are under way."""
     watchers: list[asyncio.Future[None]] = field(default_factory=list)
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether the status is final."""
         return self.status in FINISHED
 
     @property
-    def suspended(self) -> bool:
+    def is_suspended(self) -> bool:
         """Whether turns wait for a resumption; only a termination is taken meanwhile."""
         return self.status is Status.SUSPENDED
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether nothing is lost if memory forgets the instance."""
-        fresh = self.turn == 0 and not self.finished
-        return not (self.busy or self.mailbox or self.watchers or self.pins or fresh)
+        fresh = self.episode_count == 0 and not self.is_finished
+        return not (self.is_busy or self.mailbox or self.watchers or self.pending_writes or fresh)
 
     @property
-    def weight(self) -> int:
+    def size_characters(self) -> int:
         """Roughly how many characters the instance holds in memory."""
         history = sum(map(len, self.history)) if self.history else 0
         return history + len(self.input or "") + len(self.output or "") + 1000
-
-
-_LONGEST_ID = 256
-_FORBIDDEN = frozenset("/\\#?")
 
 
 def check_instance_id(instance_id: str) -> None:

@@ -24,7 +24,7 @@ from emulator.functions.asgi import (
     respond,
 )
 from emulator.functions.durable import records
-from emulator.functions.durable.engine import Operations
+from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.errors import (
     ArgumentInvalid,
     DurableError,
@@ -40,6 +40,24 @@ DURABLE_PATH = "/runtime/webhooks/durabletask"
 RPC_PATH = "/durabletask"
 MAX_REQUEST_BODY_BYTES = 32 * 1024 * 1024
 _log = logging.getLogger(__name__)
+# Clients put the instance's id in the place of this word.
+_ID_PLACEHOLDER = "INSTANCEID"
+_CONNECTION = "Storage"
+_HIDDEN = {
+    EventType.ORCHESTRATOR_STARTED,
+    EventType.ORCHESTRATOR_COMPLETED,
+    EventType.TASK_SCHEDULED,
+    EventType.CHILD_CREATED,
+    EventType.TIMER_CREATED,
+}
+_NAMES = {
+    EventType.CHILD_COMPLETED: "SubOrchestrationInstanceCompleted",
+    EventType.CHILD_FAILED: "SubOrchestrationInstanceFailed",
+}
+_BARE = (InstanceMissing, InstanceFinished)
+# What Azure's front end lets a request take.
+_LONGEST_WAIT_SECONDS = 230.0
+_CONTINUATION = "x-ms-continuation-token"
 
 
 class RequestTooLarge(DurableError):
@@ -139,11 +157,6 @@ def error_response(error: DurableError, message: str) -> Response:
     )
 
 
-# Clients put the instance's id in the place of this word.
-_ID_PLACEHOLDER = "INSTANCEID"
-_CONNECTION = "Storage"
-
-
 @dataclass(frozen=True, slots=True)
 class Links:
     """Writes links for one task hub; `key` is the webhook's system key, part of every link."""
@@ -211,19 +224,6 @@ def status_body(instance: Instance, *, show_input: bool = True, history: str | N
     )
 
 
-_HIDDEN = {
-    EventType.ORCHESTRATOR_STARTED,
-    EventType.ORCHESTRATOR_COMPLETED,
-    EventType.TASK_SCHEDULED,
-    EventType.CHILD_CREATED,
-    EventType.TIMER_CREATED,
-}
-_NAMES = {
-    EventType.CHILD_COMPLETED: "SubOrchestrationInstanceCompleted",
-    EventType.CHILD_FAILED: "SubOrchestrationInstanceFailed",
-}
-
-
 def shown_history(fragments: Sequence[str], *, outputs: bool) -> str:
     """Return a history as the extension shows it: causes joined to what came of them."""
     events = [event for text in fragments for event in json.loads(f"[{text}]")]
@@ -263,16 +263,12 @@ def _shown(event: dict[str, Any], cause: dict[str, Any], *, outputs: bool) -> di
 
 _NOT_FOUND = Response(404)
 _ACCEPTED = Response(202)
-_BARE = (InstanceMissing, InstanceFinished)
-# What Azure's front end lets a request take.
-_LONGEST_WAIT_SECONDS = 230.0
-_CONTINUATION = "x-ms-continuation-token"
 
 
 class ManagementApi:
     """The API as an ASGI application."""
 
-    def __init__(self, engine: Operations, links: Callable[[], Links]) -> None:
+    def __init__(self, engine: DurableEngine, links: Callable[[], Links]) -> None:
         self._engine = engine
         self._links = links
 
@@ -365,15 +361,15 @@ class ManagementApi:
         body = status_body(
             instance, show_input=_flag(request, "showinput", default=True), history=history
         )
-        if not instance.finished:
+        if not instance.is_finished:
             return Response(202, body, (("Location", request.url), ("Retry-After", "5")))
         strict = _flag(request, "returninternalservererroronfailure", default=False)
         return Response(500 if strict and instance.status is Status.FAILED else 200, body)
 
     def _list(self, request: Request) -> Response:
         show_input = _flag(request, "showinput", default=False)
-        page, token = self._engine.page(
-            records.Filter.of(request.query),
+        page, token = self._engine.read_page(
+            records.InstanceFilter.of(request.query),
             request.query.get("top"),
             request.headers.get(_CONTINUATION, ""),
         )
@@ -420,7 +416,7 @@ class ManagementApi:
 
     async def _purge(self, instance_id: str) -> Response:
         instance = self._engine.find(instance_id)
-        if not instance.finished:
+        if not instance.is_finished:
             raise InstanceUnfinished(
                 "Only orchestrations in a terminal state can be purged, but the orchestration "
                 f"with instance ID {instance_id} has status {instance.status}"
@@ -428,10 +424,10 @@ class ManagementApi:
         return _deleted(await self._engine.purge([instance]))
 
     async def _purge_by(self, request: Request) -> Response:
-        condition = records.Filter.of(request.query)
+        condition = records.InstanceFilter.of(request.query)
         if condition.created_from is None:
             raise ArgumentInvalid("Please provide value for 'createdTimeFrom' parameter.")
-        count = await self._engine.purge(self._engine.finished(condition))
+        count = await self._engine.purge(self._engine.find_finished(condition))
         return _deleted(count) if count else _NOT_FOUND
 
 

@@ -19,6 +19,23 @@ from typing import Any
 from emulator.functions.durable.errors import ActionInvalid
 from emulator.functions.durable.history import micros, quoted_or_null
 
+# Timers over six days come in slices of three, as with the Azure Storage provider.
+_CONTEXT_TAIL = (
+    '"upperSchemaVersion":1,"upperSchemaVersionNew":2,'
+    '"longRunningTimerIntervalDuration":"3.00:00:00","maximumShortTimerDuration":"6.00:00:00",'
+    '"defaultHttpAsyncRequestSleepTimeMillseconds":30000}'
+)
+_STATE_LABEL = "\n\n$OutOfProcData$:"
+_COMPOUND = {11, 12}
+_MALFORMED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+
 
 class ActionKind(IntEnum):
     """The kinds of actions of the out-of-process protocol."""
@@ -121,22 +138,6 @@ class ContinueAsNew:
 
 
 Command = ScheduleActivity | StartChild | StartTimer | CancelTimer | ContinueAsNew
-# Timers over six days come in slices of three, as with the Azure Storage provider.
-_CONTEXT_TAIL = (
-    '"upperSchemaVersion":1,"upperSchemaVersionNew":2,'
-    '"longRunningTimerIntervalDuration":"3.00:00:00","maximumShortTimerDuration":"6.00:00:00",'
-    '"defaultHttpAsyncRequestSleepTimeMillseconds":30000}'
-)
-_STATE_LABEL = "\n\n$OutOfProcData$:"
-_COMPOUND = {11, 12}
-_MALFORMED = (
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    OverflowError,
-    RecursionError,
-)
 _LEAVES = {kind.value for kind in ActionKind}
 
 

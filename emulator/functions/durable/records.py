@@ -23,6 +23,9 @@ _SELECT = f"SELECT {_COLUMNS} FROM instances"  # noqa: S608 - constants
 _UPDATE = (
     "UPDATE instances SET status=?, updated=?, turn=?, shim=?, custom_status=?, output=? WHERE id=?"
 )
+_LONGEST_PAGE = 1000
+_LAST_ROW = 2**63 - 1
+_STATUSES = {status.lower(): status for status in Status}
 
 
 class Reader(Protocol):
@@ -34,7 +37,7 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class WorkItem:
     """An activity to run; `input` is JSON text."""
 
     sequence: int
@@ -69,7 +72,7 @@ def insert_instance(instance: Instance) -> Statement:
             str(instance.status),
             instance.created,
             instance.updated,
-            instance.turn,
+            instance.episode_count,
             *parent_fields,
             instance.shim.dump(),
             instance.custom_status,
@@ -83,7 +86,7 @@ def update_instance(  # noqa: PLR0913, PLR0917 - one argument a column
     instance_id: str,
     status: Status,
     updated: int,
-    turn: int,
+    episode_count: int,
     shim: Shim,
     custom_status: str | None,
     output: str | None,
@@ -91,7 +94,7 @@ def update_instance(  # noqa: PLR0913, PLR0917 - one argument a column
     """Keep what a turn changes."""
     return (
         _UPDATE,
-        (str(status), updated, turn, shim.dump(), custom_status, output, instance_id),
+        (str(status), updated, episode_count, shim.dump(), custom_status, output, instance_id),
     )
 
 
@@ -100,9 +103,9 @@ def set_status(instance_id: str, status: Status) -> Statement:
     return ("UPDATE instances SET status=? WHERE id=?", (str(status), instance_id))
 
 
-def append_history(instance_id: str, turn: int, events: str) -> Statement:
+def append_history(instance_id: str, episode_count: int, events: str) -> Statement:
     """Keep the events of one turn."""
-    return ("INSERT INTO history VALUES(?, ?, ?)", (instance_id, turn, events))
+    return ("INSERT INTO history VALUES(?, ?, ?)", (instance_id, episode_count, events))
 
 
 def delete_history(instance_id: str) -> Statement:
@@ -135,7 +138,7 @@ def consume(instance_id: str, message: Message) -> Iterator[Statement]:
         yield delete_timer(instance_id, message.task)
 
 
-def insert_work(work: Work) -> Statement:
+def insert_work(work: WorkItem) -> Statement:
     """Keep an activity to run."""
     return (
         "INSERT INTO work VALUES(?, ?, ?, ?, ?, ?)",
@@ -191,7 +194,7 @@ def read_fresh(store: Reader) -> list[Instance]:
     return [_instance(row) for row in rows]
 
 
-def read_page(
+def _read_rows(
     store: Reader, where: str, arguments: Sequence[Any], limit: int
 ) -> list[tuple[int, Instance]]:
     """Read instances with their row numbers, in the order of their start."""
@@ -218,12 +221,12 @@ def read_inbox(store: Reader) -> list[tuple[str, Message]]:
     return [(row[0], Message(EventType(row[1]), *row[2:])) for row in rows]
 
 
-def read_work(store: Reader) -> list[Work]:
+def read_work(store: Reader) -> list[WorkItem]:
     """Read the activities to run, in order."""
     rows = store.read(
         "SELECT sequence, id, execution, task, name, input FROM work ORDER BY sequence"
     )
-    return [Work(*row) for row in rows]
+    return [WorkItem(*row) for row in rows]
 
 
 def read_timers(store: Reader) -> list[TimerRow]:
@@ -240,7 +243,7 @@ def _instance(row: Sequence[Any]) -> Instance:
         status,
         created,
         updated,
-        turn,
+        episode_count,
         parent_id,
         parent_execution,
         parent_task,
@@ -262,18 +265,13 @@ def _instance(row: Sequence[Any]) -> Instance:
         parent,
         output,
         custom_status,
-        turn,
+        episode_count,
         Shim.load(shim),
     )
 
 
-_LONGEST_PAGE = 1000
-_LAST_ROW = 2**63 - 1
-_STATUSES = {status.lower(): status for status in Status}
-
-
 @dataclass(frozen=True, slots=True)
-class Filter:
+class InstanceFilter:
     """Which instances are wanted; times in microseconds since 1970."""
 
     prefix: str = ""
@@ -282,7 +280,7 @@ class Filter:
     statuses: frozenset[Status] = frozenset()
 
     @classmethod
-    def of(cls, query: Mapping[str, str]) -> "Filter":
+    def of(cls, query: Mapping[str, str]) -> "InstanceFilter":
         """Read a filter from a query; what cannot be read does not filter, as in the extension."""
         names = query.get("runtimestatus", "").lower().split(",")
         return cls(
@@ -310,8 +308,8 @@ class Filter:
         return " AND ".join(conditions), arguments
 
 
-def page(
-    store: Reader, condition: Filter, top: str | None, token: str
+def read_page(
+    store: Reader, condition: InstanceFilter, top: str | None, token: str
 ) -> tuple[list[Instance], str]:
     """Return one page of instances and the token for the next, empty after the last."""
     size = _LONGEST_PAGE
@@ -323,18 +321,18 @@ def page(
             raise ArgumentInvalid("The continuation token is invalid.")
         after = int(token)
     where, arguments = condition.where()
-    rows = read_page(store, f"{where} AND rowid > ?", [*arguments, after], size + 1)
+    rows = _read_rows(store, f"{where} AND rowid > ?", [*arguments, after], size + 1)
     more = len(rows) > size
     rows = rows[:size]
     return [instance for _, instance in rows], str(rows[-1][0]) if more else ""
 
 
-def finished(store: Reader, condition: Filter) -> list[Instance]:
+def read_finished(store: Reader, condition: InstanceFilter) -> list[Instance]:
     """Return the finished instances that match."""
     where, arguments = condition.where()
     names = sorted(map(str, FINISHED))
     marks = ",".join("?" * len(names))
-    rows = read_page(store, f"{where} AND status IN ({marks})", [*arguments, *names], -1)
+    rows = _read_rows(store, f"{where} AND status IN ({marks})", [*arguments, *names], -1)
     return [instance for _, instance in rows]
 
 

@@ -17,9 +17,13 @@ from emulator.functions.durable.history import EventType, failed, succeeded
 from emulator.functions.durable.instances import (
     Message,
 )
-from emulator.functions.durable.records import Work
+from emulator.functions.durable.records import WorkItem
 from emulator.functions.durable.timers import TimerQueue
 from emulator.functions.errors import AppUnavailable, FunctionFailure
+
+_SHORTEST_MICROS = 50_000
+_LONGEST_MICROS = 1_000_000
+_log = logging.getLogger(__name__)
 
 
 class FunctionRunner(Protocol):
@@ -31,7 +35,7 @@ class FunctionRunner(Protocol):
     orchestrators: frozenset[str]
     activities: frozenset[str]
 
-    async def orchestrate(self, name: str, context_json: str) -> str:
+    async def run_orchestrator(self, name: str, context_json: str) -> str:
         """Run one episode of an orchestrator and return the SDK executor's state as JSON.
 
         Raises FunctionFailure (the message then ends in the executor's `$OutOfProcData$` part)
@@ -39,7 +43,7 @@ class FunctionRunner(Protocol):
         """
         ...
 
-    async def act(self, name: str, input_json: str, instance_id: str) -> str | None:
+    async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:
         """Run an activity on its JSON input and return its result as JSON text.
 
         Raises FunctionFailure or AppUnavailable.
@@ -70,11 +74,7 @@ def _unknown(name: str, article_and_kind: str, kind: str, known: frozenset[str])
     )
 
 
-_SHORTEST_MICROS = 50_000
-_LONGEST_MICROS = 1_000_000
-
-
-class Outage:
+class AppOutage:
     """One delay for all, twice as long with each try in vain."""
 
     def __init__(self, timers: TimerQueue, now: Callable[[], int]) -> None:
@@ -84,7 +84,7 @@ class Outage:
         self._gate: asyncio.Future[None] | None = None
 
     @property
-    def waiting(self) -> bool:
+    def is_waiting(self) -> bool:
         """Whether anyone waits."""
         return self._gate is not None
 
@@ -96,7 +96,7 @@ class Outage:
             self._delay = min(self._delay * 2, _LONGEST_MICROS)
         await asyncio.shield(self._gate)
 
-    def over(self) -> None:
+    def end(self) -> None:
         """Note that the app answered."""
         self._delay = _SHORTEST_MICROS
 
@@ -104,9 +104,6 @@ class Outage:
         if self._gate is not None:
             self._gate.set_result(None)
             self._gate = None
-
-
-_log = logging.getLogger(__name__)
 
 
 class Deliver(Protocol):
@@ -122,25 +119,25 @@ class ActivityPool:
     def __init__(
         self,
         runner: FunctionRunner,
-        outage: Outage,
+        app_outage: AppOutage,
         now: Callable[[], int],
         deliver: Deliver,
         concurrency: int,
     ) -> None:
         self._runner = runner
-        self._outage = outage
+        self._app_outage = app_outage
         self._now = now
         self._deliver = deliver
         self._free = concurrency
-        self._waiting: deque[Work] = deque()
+        self._waiting: deque[WorkItem] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether any activity runs or waits."""
         return bool(self._tasks)
 
-    def add(self, work: Work) -> None:
+    def add(self, work: WorkItem) -> None:
         """Run an activity, which the database has, as soon as there is room."""
         self._waiting.append(work)
         if self._free:
@@ -163,7 +160,7 @@ class ActivityPool:
         finally:
             self._free += 1
 
-    async def _run(self, work: Work) -> Message:
+    async def _run(self, work: WorkItem) -> Message:
         while True:
             try:
                 message = await self._try(work)
@@ -172,23 +169,23 @@ class ActivityPool:
             except Exception:  # noqa: BLE001 - the edge of one activity: the others must go on
                 _log.exception("activity %s could not be run and is repeated", work.name)
             else:
-                self._outage.over()
+                self._app_outage.end()
                 return message
-            await self._outage.wait()
+            await self._app_outage.wait()
 
-    async def _try(self, work: Work) -> Message:
-        message = await run_activity(self._runner, self._now, work)
+    async def _try(self, work: WorkItem) -> Message:
+        message = await run_work_item(self._runner, self._now, work)
         message.work = work.sequence
         return message
 
 
-async def run_activity(runner: FunctionRunner, now: Callable[[], int], work: Work) -> Message:
+async def run_work_item(runner: FunctionRunner, now: Callable[[], int], work: WorkItem) -> Message:
     """Run an activity; return its result or failure as a message to its instance.
 
     Raises AppUnavailable.
     """
     try:
-        result = await runner.act(work.name, work.input, work.instance_id)
+        result = await runner.run_activity(work.name, work.input, work.instance_id)
     except FunctionFailure as failure:
         cause = f"{failure.type_name}: {failure.message}"
         kind = EventType.TASK_FAILED

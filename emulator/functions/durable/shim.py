@@ -40,15 +40,15 @@ _UNSUPPORTED = {
 
 
 @dataclass(slots=True)
-class Retry:
+class RetryState:
     """One task with retry options: what to repeat, and how far it has come."""
 
     action: Action
     attempts: int = 1
-    waiting: bool = False
+    is_waiting: bool = False
 
     @property
-    def exhausted(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether no attempt is left."""
         return self.attempts >= self.action.max_attempts
 
@@ -62,7 +62,7 @@ class Shim:
     next_task: int = 0
     timers: dict[int, int] = field(default_factory=dict)
     """Timers that run, by task: the position of the action that may yet cancel each."""
-    retries: dict[int, Retry] = field(default_factory=dict)
+    retries: dict[int, RetryState] = field(default_factory=dict)
     """Retries under way, by the task (an attempt or a timer) that each one waits for."""
 
     def copy(self) -> "Shim":
@@ -79,16 +79,16 @@ class Shim:
         retry = None if task is None else self.retries.get(task)
         if retry is None:
             return False
-        return not retry.exhausted if retry.waiting else failed
+        return not retry.is_exhausted if retry.is_waiting else failed
 
-    def awaits_timer(self, task: int) -> bool:
+    def is_awaiting_timer(self, task: int) -> bool:
         """Whether this timer is set and not cancelled."""
-        return task in self.timers or (task in self.retries and self.retries[task].waiting)
+        return task in self.timers or (task in self.retries and self.retries[task].is_waiting)
 
     @property
     def has_timers(self) -> bool:
         """Whether any timer is set."""
-        return bool(self.timers) or any(retry.waiting for retry in self.retries.values())
+        return bool(self.timers) or any(retry.is_waiting for retry in self.retries.values())
 
     def settle(self, task: int, *, failed: bool, now: int) -> list[Command]:
         """Note that a task ended (`failed` or not, a fired timer is not); return what follows."""
@@ -96,17 +96,17 @@ class Shim:
         retry = self.retries.pop(task, None)
         if retry is None:
             return []
-        if retry.waiting:
-            if retry.exhausted:
+        if retry.is_waiting:
+            if retry.is_exhausted:
                 return []
-            retry.waiting = False
+            retry.is_waiting = False
             retry.attempts += 1
             number = self._number()
             self.retries[number] = retry
             return [_attempt(retry.action, number)]
         if not failed:
             return []
-        retry.waiting = True
+        retry.is_waiting = True
         number = self._number()
         self.retries[number] = retry
         due = min(now + retry.action.retry_interval_ms * 1000, FOREVER)
@@ -150,7 +150,7 @@ class Shim:
                 self.timers[number] = position
             return StartTimer(number, action.fire_at, action.canceled)
         if kind in _WITH_RETRY:
-            self.retries[number] = Retry(action)
+            self.retries[number] = RetryState(action)
         return _attempt(action, number)
 
     def _number(self) -> int:
@@ -161,7 +161,7 @@ class Shim:
     def dump(self) -> str:
         """Write the shim as JSON text for `load`."""
         retries = [
-            [task, retry.attempts, retry.waiting, retry.action.fields()]
+            [task, retry.attempts, retry.is_waiting, retry.action.fields()]
             for task, retry in self.retries.items()
         ]
         return json.dumps(
@@ -178,9 +178,9 @@ class Shim:
         return cls(scheduled, next_task, dict(timers), dict(map(_read_retry, retries)))
 
 
-def _read_retry(row: list[Any]) -> tuple[int, Retry]:
+def _read_retry(row: list[Any]) -> tuple[int, RetryState]:
     task, attempts, waiting, fields = row
-    return task, Retry(Action.of_fields(fields), attempts, waiting)
+    return task, RetryState(Action.of_fields(fields), attempts, waiting)
 
 
 def _attempt(action: Action, task: int) -> Command:

@@ -86,7 +86,7 @@ class Store:
         self._connection = self._guard = None
 
     @property
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether a transaction is under way."""
         return bool(self._pending)
 

@@ -48,7 +48,7 @@ class TimerQueue:
             self._heap = [entry for entry in self._heap if entry[1] in self._entries]
             heapq.heapify(self._heap)
 
-    def poke(self) -> None:
+    def fire_due(self) -> None:
         """Fire what is due: for a clock that was moved."""
         if self._handle is not None:
             self._handle.cancel()
@@ -85,5 +85,5 @@ class TimerQueue:
         delay = (due - micros(self._clock.now())) / 1e6
         self._wakes_at = due
         self._handle = asyncio.get_running_loop().call_later(
-            min(max(delay, 0.0), _LONGEST_SLEEP_SECONDS), self.poke
+            min(max(delay, 0.0), _LONGEST_SLEEP_SECONDS), self.fire_due
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from emulator.functions.app_process import Invoker
-from emulator.functions.catalogue import Catalogue, Triggered
+from emulator.functions.catalogue import Catalogue, TriggeredFunction
 from emulator.functions.clock import Clock
 from emulator.functions.errors import AppLoadError
 from emulator.functions.triggers.servicebus import (
@@ -17,10 +17,10 @@ from emulator.functions.triggers.servicebus import (
     split_queue_name,
 )
 from emulator.functions.triggers.timer import (
-    Due,
     Schedule,
     ScheduleError,
     TimerOptions,
+    TimerRun,
     TimerTrigger,
 )
 
@@ -69,7 +69,7 @@ class Triggers:
 
     async def run(self, name: str, _text: str) -> None:
         """Fire a timer now, as the admin API may ask. Raises LookupError for another function."""
-        self._spawn(self._timers[name].run_once(Due(self._clock.now())))
+        self._spawn(self._timers[name].run_once(TimerRun(self._clock.now())))
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -77,7 +77,7 @@ class Triggers:
         task.add_done_callback(self._tasks.discard)
 
 
-def queue_source(triggered: Triggered, settings: Mapping[str, str]) -> QueueSource:
+def queue_source(triggered: TriggeredFunction, settings: Mapping[str, str]) -> QueueSource:
     """Return what a Service Bus trigger listens to. Raises AppLoadError."""
     binding, name = triggered.binding, triggered.name
     if not binding.get("queueName"):
@@ -96,7 +96,9 @@ def queue_source(triggered: Triggered, settings: Mapping[str, str]) -> QueueSour
     return QueueSource(name, queue, is_dead_letter, connection)
 
 
-def _timer(triggered: Triggered, invoker: Invoker, folder: Path, clock: Clock) -> TimerTrigger:
+def _timer(
+    triggered: TriggeredFunction, invoker: Invoker, folder: Path, clock: Clock
+) -> TimerTrigger:
     binding, name = triggered.binding, triggered.name
     try:
         schedule = Schedule(binding["schedule"])
@@ -111,14 +113,14 @@ def _timer(triggered: Triggered, invoker: Invoker, folder: Path, clock: Clock) -
     )
 
     async def fire(payload: str) -> None:
-        await invoker.data(name, "json", payload.encode())
+        await invoker.invoke(name, "json", payload.encode())
 
     return TimerTrigger(options, folder, fire, clock)
 
 
-def _fire(triggered: Triggered, invoker: Invoker) -> Fire:
+def _fire(triggered: TriggeredFunction, invoker: Invoker) -> Fire:
     async def fire(delivery: Delivery) -> None:
-        await invoker.data(
+        await invoker.invoke(
             triggered.name, "bytes", delivery.body, delivery.metadata, delivery.trace
         )
 

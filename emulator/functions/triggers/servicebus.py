@@ -31,6 +31,14 @@ from emulator.functions.errors import AppUnavailable, FunctionFailure
 from emulator.functions.settings import ServiceBusOptions
 
 _TRACE_PROPERTIES = ("traceparent", "Diagnostic-Id")
+_log = logging.getLogger("functions.servicebus")
+_DEAD_LETTER_SUFFIX = "/$deadletterqueue"
+_POLL_SECONDS = 1.0
+_FIRST_DELAY_SECONDS = 0.5
+_LONGEST_DELAY_SECONDS = 30.0
+_IDLE_POLLS_OF_EXTRA = 30
+_STOP_SECONDS = 8.0
+_SHORTEST_RENEWAL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +112,6 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
-_log = logging.getLogger("functions.servicebus")
-_DEAD_LETTER_SUFFIX = "/$deadletterqueue"
-_POLL_SECONDS = 1.0
-_FIRST_DELAY_SECONDS = 0.5
-_LONGEST_DELAY_SECONDS = 30.0
-_IDLE_POLLS_OF_EXTRA = 30
-_STOP_SECONDS = 8.0
-_SHORTEST_RENEWAL_SECONDS = 1.0
 Fire = Callable[[Delivery], Awaitable[object]]
 
 

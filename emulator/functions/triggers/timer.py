@@ -31,6 +31,11 @@ _MONTHS = (
 _SHORT_NAME = 3
 _NAMES = frozenset(form for name in (*_DAYS, *_MONTHS) for form in (name, name[:_SHORT_NAME]))
 _MINUTE = timedelta(minutes=1)
+_log = logging.getLogger("functions.timer")
+_LONGEST_SLEEP_SECONDS = 30.0
+_RETRY_SECONDS = 1.0
+_NEVER = "0001-01-01T00:00:00+00:00"
+Fire = Callable[[str], Awaitable[object]]
 
 
 class ScheduleError(ValueError):
@@ -104,13 +109,6 @@ def _not_recognised(text: str) -> ScheduleError:
     )
 
 
-_log = logging.getLogger("functions.timer")
-_LONGEST_SLEEP_SECONDS = 30.0
-_RETRY_SECONDS = 1.0
-_NEVER = "0001-01-01T00:00:00+00:00"
-Fire = Callable[[str], Awaitable[object]]
-
-
 @dataclass(frozen=True, slots=True)
 class TimerOptions:
     """What the trigger's decorator says."""
@@ -122,7 +120,7 @@ class TimerOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class TimerRun:
     """When the function is to run next, and whether that is late."""
 
     at: datetime
@@ -173,20 +171,20 @@ class TimerTrigger:
         self._state = TimerState(path, options.schedule.text) if monitored else None
         self._status: dict[str, str] = {} if self._state is None else self._state.read()
 
-    def first_due(self) -> Due:
+    def first_due(self) -> TimerRun:
         """Return when the first run is due, as it stands when the host starts."""
         now = self._clock.now()
         known = self._status.get("Next")
         overdue = known is not None and datetime.fromisoformat(known) <= now
         if overdue or self._options.run_on_startup:
-            return Due(now, is_past_due=overdue)
+            return TimerRun(now, is_past_due=overdue)
         if known is not None:
-            return Due(datetime.fromisoformat(known))
+            return TimerRun(datetime.fromisoformat(known))
         due = self._options.schedule.next_after(now)
         self._remember(_NEVER, due)
-        return Due(due)
+        return TimerRun(due)
 
-    async def run_once(self, due: Due) -> Due:
+    async def run_once(self, due: TimerRun) -> TimerRun:
         """Run the function for a time that has come; return the next one.
 
         A run that an ending app process cut short is repeated, late.
@@ -198,14 +196,14 @@ class TimerTrigger:
                 break  # the app process has logged it; the next run comes by schedule
             except AppUnavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
-                due = Due(due.at, is_past_due=True)
+                due = TimerRun(due.at, is_past_due=True)
             else:
                 break
         # A timer may wake a little early, and must not find the same time due again.
         now = max(self._clock.now(), due.at)
         following = self._options.schedule.next_after(now)
         self._remember(now.isoformat(), following)
-        return Due(following)
+        return TimerRun(following)
 
     async def run(self) -> None:
         """Fire for ever."""

@@ -24,7 +24,7 @@ from emulator.functions.durable.azure_storage.database import Database
 from emulator.functions.durable.azure_storage.episodes import (
     NO_INSTANCE,
     LoadedInstance,
-    QueueEndings,
+    QueueCheckpointer,
     QueueOutbox,
     SplitBrain,
     load,
@@ -41,15 +41,15 @@ from emulator.functions.durable.azure_storage.faults import (
     kill_this_process,
 )
 from emulator.functions.durable.azure_storage.leases import Leases
-from emulator.functions.durable.azure_storage.queues import QueueMessage, WorkItem
-from emulator.functions.durable.engine import Operations
+from emulator.functions.durable.azure_storage.queues import DequeuedWorkItem, QueueMessage
+from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.episodes import (
+    Episode,
+    EpisodeRunner,
     Scheduler,
-    Turn,
-    Turns,
-    begin,
-    child_ended,
-    termination_of,
+    begin_episode,
+    child_completion,
+    find_termination,
 )
 from emulator.functions.durable.errors import InstanceExists, OperationInvalid, StoreUnavailable
 from emulator.functions.durable.history import EventType, micros
@@ -62,7 +62,7 @@ from emulator.functions.durable.instances import (
     new_id,
 )
 from emulator.functions.durable.records import Reader
-from emulator.functions.durable.runner import FunctionRunner, Outage, run_activity
+from emulator.functions.durable.runner import AppOutage, FunctionRunner, run_work_item
 from emulator.functions.durable.timers import TimerQueue
 from emulator.functions.errors import AppUnavailable
 from emulator.functions.settings import DurableOptions
@@ -70,6 +70,14 @@ from emulator.functions.settings import DurableOptions
 DEFAULT_VISIBILITY_TIMEOUT_SECONDS = 60.0
 _LONGEST_LEASE_SECONDS = 30.0
 _NO_FAULTS = FaultOptions()
+_log = logging.getLogger(__name__)
+_SWITCHES = {EventType.EXECUTION_SUSPENDED, EventType.EXECUTION_RESUMED}
+_STARTED = EventType.EXECUTION_STARTED
+_SHORTEST_POLL_SECONDS = 0.005
+_LONGEST_POLL_SECONDS = 0.1
+_LONGEST_SLEEP_MICROS = 250_000
+_LONGEST_UPKEEP_MICROS = 1_000_000
+_STOP_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +99,8 @@ class AzureStorageOptions:
         return min(_LONGEST_LEASE_SECONDS, self.visibility_timeout_seconds / 2)
 
 
-_log = logging.getLogger(__name__)
-_SWITCHES = {EventType.EXECUTION_SUSPENDED, EventType.EXECUTION_RESUMED}
-_STARTED = EventType.EXECUTION_STARTED
-_SHORTEST_POLL_SECONDS = 0.005
-_LONGEST_POLL_SECONDS = 0.1
-_LONGEST_SLEEP_MICROS = 250_000
-_LONGEST_UPKEEP_MICROS = 1_000_000
-_STOP_SECONDS = 2.0
-
-
 @dataclass(slots=True, eq=False)
-class Session:
+class OrchestrationSession:
     """An instance with messages, on the host that owns its partition."""
 
     instance_id: str
@@ -114,7 +112,7 @@ class Session:
     """Whether an episode runs: its messages are taken, its history is not saved yet."""
 
 
-class AzureStorageEngine(Operations):
+class AzureStorageEngine(DurableEngine):
     """One host of a task hub; several hosts may share the hub's file."""
 
     def __init__(
@@ -129,26 +127,26 @@ class AzureStorageEngine(Operations):
         self.database = Database(storage.task_hub)
         self.leases = Leases(self.host_id)
         self.timers = TimerQueue(clock)
-        self.outage = Outage(self.timers, self.now)
+        self.app_outage = AppOutage(self.timers, self.now)
         self._runner = runner
         self._clock = clock
         self._storage = storage
         self._timeout_micros = int(storage.visibility_timeout_seconds * 1e6)
         self._lease_micros = int(storage.lease_seconds * 1e6)
         self._faults = Faults(storage.faults, self.database, die)
-        self._endings = QueueEndings(
+        self._checkpointer = QueueCheckpointer(
             self.database, self._faults, self._before_save, self._keeps_messages
         )
-        self._turns = Turns(
-            self.now, self.history_of, runner, Scheduler(runner, QueueOutbox()), self._endings
+        self._episodes = EpisodeRunner(
+            self.now, self.history_of, runner, Scheduler(runner, QueueOutbox()), self._checkpointer
         )
         self._rivals: dict[str, bool] = {}
         """Instances whose episode another owner runs, too; whether that one dies before delete."""
         self._episode_slots = asyncio.Semaphore(options.max_orchestrators)
         self._max_activities = options.max_activities
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, OrchestrationSession] = {}
         self._held: dict[int, QueueMessage] = {}
-        self._work: dict[int, WorkItem] = {}
+        self._work: dict[int, DequeuedWorkItem] = {}
         self._watchers: dict[str, set[asyncio.Future[None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.Task[None] | None = None
@@ -193,12 +191,12 @@ class AzureStorageEngine(Operations):
 
     def clock_moved(self) -> None:
         """Do what a jump of the clock has made due."""
-        self.timers.poke()
+        self.timers.fire_due()
         self._next_upkeep = 0
         self._wake.set()
 
     @property
-    def quiet(self) -> bool:
+    def is_quiet(self) -> bool:
         """Whether nothing is under way, and no message is there to be dequeued."""
         waiting = self._tasks or self._wake.is_set() or self._next_upkeep == 0
         return not waiting and (self._stopping or not self._has_visible())
@@ -296,7 +294,7 @@ class AzureStorageEngine(Operations):
         """Wait until an instance has finished, at most so long; return whether it has."""
         until = self.now() + int(timeout_seconds * 1e6)
         interval_seconds = _SHORTEST_POLL_SECONDS
-        while not self.find(instance_id).finished:
+        while not self.find(instance_id).is_finished:
             if self.now() >= until or self._stopping:
                 return False
             watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -363,7 +361,9 @@ class AzureStorageEngine(Operations):
         now = self.now()
         third = min(self._lease_micros, self._timeout_micros) // 3
 
-        def renew(connection: sqlite3.Connection) -> tuple[frozenset[int], list[QueueMessage]]:
+        def next_execution(
+            connection: sqlite3.Connection,
+        ) -> tuple[frozenset[int], list[QueueMessage]]:
             busy = {s.partition for s in self._sessions.values() if s.is_running}
             gone = self.leases.renew(connection, now, now + self._lease_micros, busy)
             until = now + self._timeout_micros
@@ -373,7 +373,7 @@ class AzureStorageEngine(Operations):
                 queues.abandon(connection, message, now)
             return gone, lost
 
-        gone, lost = await self.database.transact(renew)
+        gone, lost = await self.database.transact(next_execution)
         self._forget([*lost, *self._waiting(gone)])
         if gone:
             _log.info("partitions %s are no longer this host's", sorted(gone))
@@ -424,7 +424,9 @@ class AzureStorageEngine(Operations):
             )
         )
 
-    def _dequeue(self, connection: sqlite3.Connection) -> tuple[list[QueueMessage], list[WorkItem]]:
+    def _dequeue(
+        self, connection: sqlite3.Connection
+    ) -> tuple[list[QueueMessage], list[DequeuedWorkItem]]:
         now = self.now()
         until = now + self._timeout_micros
         messages = [
@@ -478,7 +480,9 @@ class AzureStorageEngine(Operations):
     def _add_to_session(self, instance_id: str, batch: list[QueueMessage]) -> None:
         session = self._sessions.get(instance_id)
         if session is None:
-            session = self._sessions[instance_id] = Session(instance_id, batch[0].partition)
+            session = self._sessions[instance_id] = OrchestrationSession(
+                instance_id, batch[0].partition
+            )
         elif session.is_running and self._has_no_history(instance_id):
             early = [m for m in batch if m.task is None and m.kind is not _STARTED]
             if early:
@@ -493,7 +497,7 @@ class AzureStorageEngine(Operations):
         instance = records.read_instance(self.database, instance_id)
         return instance is None or instance.status is Status.PENDING
 
-    async def _drive(self, session: Session) -> None:
+    async def _drive(self, session: OrchestrationSession) -> None:
         """Run episodes while the session has messages that one can take."""
         try:
             while session.pending and not self._stopping:
@@ -508,15 +512,15 @@ class AzureStorageEngine(Operations):
                 except Exception:  # noqa: BLE001 - the edge of one instance: the others must go on
                     _log.exception("an episode of %s broke and is repeated", session.instance_id)
                 else:
-                    self.outage.over()
+                    self.app_outage.end()
                     continue
-                await self.outage.wait()
+                await self.app_outage.wait()
         finally:
             session.is_driven = False
             if not session.pending:
                 self._sessions.pop(session.instance_id, None)
 
-    async def _step(self, session: Session) -> bool:
+    async def _step(self, session: OrchestrationSession) -> bool:
         """Run one episode; return False if no message can be taken now."""
         instance = await self._sort(session)
         if instance is None or not session.pending:
@@ -524,15 +528,15 @@ class AzureStorageEngine(Operations):
         pending = sorted(session.pending, key=lambda message: message.kind is not _STARTED)
         instance.mailbox.extend(pending)
         switch = next((m for m in pending if m.kind in _SWITCHES), None)
-        if termination_of(instance) is None:
-            if instance.suspended:
+        if find_termination(instance) is None:
+            if instance.is_suspended:
                 switch = next((m for m in pending if m.kind is EventType.EXECUTION_RESUMED), None)
                 if switch is None:
                     return False
                 instance.mailbox = deque([switch])
             elif switch is not None:
                 before = pending[: pending.index(switch)]
-                if before or instance.turn == 0:
+                if before or instance.episode_count == 0:
                     switch = None
                 instance.mailbox = deque([switch] if switch else before)
         else:
@@ -541,7 +545,7 @@ class AzureStorageEngine(Operations):
         return True
 
     async def _run_episode(
-        self, session: Session, instance: LoadedInstance, switch: Message | None
+        self, session: OrchestrationSession, instance: LoadedInstance, switch: Message | None
     ) -> None:
         batch = [message for message in session.pending if message in instance.mailbox]
         session.is_running = True
@@ -551,7 +555,7 @@ class AzureStorageEngine(Operations):
                 instance.mailbox.clear()
             else:
                 instance.die_after_event = await self._faults.await_event(instance.id)
-                await self._turns.make(instance)
+                await self._episodes.make(instance)
         except SplitBrain:
             _log.warning(
                 "%s: split brain detected: another owner saved this instance since it was loaded",
@@ -569,12 +573,14 @@ class AzureStorageEngine(Operations):
         self._wake.set()
 
     async def _record_switch(self, instance: LoadedInstance, switch: Message) -> None:
-        turn = begin(instance, [switch], self.now())
-        turn.events.append(switch.text)
+        episode = begin_episode(instance, [switch], self.now())
+        episode.events.append(switch.text)
         suspended = switch.kind is EventType.EXECUTION_SUSPENDED
-        await self._endings.record(turn, Status.SUSPENDED if suspended else Status.RUNNING)
+        await self._checkpointer.save_status(
+            episode, Status.SUSPENDED if suspended else Status.RUNNING
+        )
 
-    async def _sort(self, session: Session) -> LoadedInstance | None:
+    async def _sort(self, session: OrchestrationSession) -> LoadedInstance | None:
         """Load an instance; discard or give back the messages that no episode of it can take."""
         result = sort(load(self.database, session.instance_id), session.pending)
         self._release(session, result.not_taken)
@@ -594,7 +600,7 @@ class AzureStorageEngine(Operations):
     async def _refuse_child(self, start: QueueMessage, reason: str) -> None:
         parent = parent_of(start)
         assert parent is not None
-        answer = child_ended(self.now(), parent, Status.FAILED, None, reason)
+        answer = child_completion(self.now(), parent, Status.FAILED, None, reason)
         sql, arguments = queues.send(parent.id, answer, self.now())
         await self.database.transact(lambda connection: connection.execute(sql, arguments))
         self._wake.set()
@@ -631,7 +637,7 @@ class AzureStorageEngine(Operations):
         self._drop_held(messages)
         await self.database.transact(abandon)
 
-    def _release(self, session: Session, messages: list[QueueMessage]) -> None:
+    def _release(self, session: OrchestrationSession, messages: list[QueueMessage]) -> None:
         session.pending = [message for message in session.pending if message not in messages]
         self._drop_held(messages)
 
@@ -642,37 +648,37 @@ class AzureStorageEngine(Operations):
 
     # Split brain on request
 
-    async def _before_save(self, turn: Turn) -> None:
+    async def _before_save(self, episode: Episode) -> None:
         """Inject what may happen between an episode's send and its save."""
-        instance = turn.instance
+        instance = episode.instance
         assert isinstance(instance, LoadedInstance)
         if instance.die_after_event is not None:
             await instance.die_after_event()
-        if instance.id in self._rivals or any(m.kind in _SWITCHES for m in turn.batch):
+        if instance.id in self._rivals or any(m.kind in _SWITCHES for m in episode.batch):
             return
         if not self._faults.draw_split_brain():
             return
         rival = load(self.database, instance.id)
-        for message in turn.batch:
+        for message in episode.batch:
             if message.kind is _STARTED and (rival is None or rival.execution != message.execution):
                 rival = started_child(message, rival)
         if rival is None:
             return
-        rival.mailbox.extend(turn.batch)
+        rival.mailbox.extend(episode.batch)
         self._rivals[instance.id] = self._faults.draw_half()
         try:
-            await self._turns.make(rival)
+            await self._episodes.make(rival)
         except AppUnavailable:
             pass
         finally:
             del self._rivals[instance.id]
 
-    def _keeps_messages(self, turn: Turn) -> bool:
-        return self._rivals.get(turn.instance.id, False)
+    def _keeps_messages(self, episode: Episode) -> bool:
+        return self._rivals.get(episode.instance.id, False)
 
     # Activities
 
-    def _take_work(self, item: WorkItem) -> None:
+    def _take_work(self, item: DequeuedWorkItem) -> None:
         held = self._work.get(item.work.sequence)
         if held is not None:
             held.dequeue_count = item.dequeue_count
@@ -680,7 +686,7 @@ class AzureStorageEngine(Operations):
         self._work[item.work.sequence] = item
         self._spawn(self._act(item))
 
-    async def _act(self, item: WorkItem) -> None:
+    async def _act(self, item: DequeuedWorkItem) -> None:
         """Run an activity, send its completion, and delete its work item."""
         work = item.work
         try:
@@ -695,15 +701,15 @@ class AzureStorageEngine(Operations):
         self._work.pop(work.sequence, None)
         self._wake.set()
 
-    async def _result_of(self, item: WorkItem) -> Message:
+    async def _result_of(self, item: DequeuedWorkItem) -> Message:
         while True:
             try:
-                message = await run_activity(self._runner, self.now, item.work)
+                message = await run_work_item(self._runner, self.now, item.work)
             except AppUnavailable:
                 _log.debug("activity %s waits for the app", item.work.name)
             except Exception:  # noqa: BLE001 - the edge of one activity: the others must go on
                 _log.exception("activity %s could not be run and is repeated", item.work.name)
             else:
-                self.outage.over()
+                self.app_outage.end()
                 return message
-            await self.outage.wait()
+            await self.app_outage.wait()

@@ -18,7 +18,12 @@ from emulator.functions.durable.azure_storage import queues
 from emulator.functions.durable.azure_storage.database import Database
 from emulator.functions.durable.azure_storage.faults import CrashPoint, Faults
 from emulator.functions.durable.azure_storage.queues import QueueMessage
-from emulator.functions.durable.episodes import Turn, child_ended, close_events, renew
+from emulator.functions.durable.episodes import (
+    Episode,
+    child_completion,
+    close_events,
+    next_execution,
+)
 from emulator.functions.durable.history import EventType, execution_completed, timer_fired
 from emulator.functions.durable.instances import Instance, Message, Parent, Status
 from emulator.functions.durable.protocol import ContinueAsNew, ScheduleActivity
@@ -30,6 +35,13 @@ Etag = tuple[str, int]
 
 
 """The execution and the turn that an instance's row had when an episode loaded it."""
+NO_INSTANCE = "No such instance"
+_OUT_OF_ORDER = "Out of order"
+_OTHER_EXECUTION = "It belongs to another execution"
+_CANCELED = "Its timer was canceled"
+# The completion of a task may be dequeued before the history that scheduled the task is saved.
+# So it is given back, as often as the provider does it, before it counts as left over.
+_PATIENT_DEQUEUES = 5
 
 
 class SplitBrain(Exception):
@@ -48,7 +60,7 @@ class LoadedInstance(Instance):
 def load(database: Database, instance_id: str) -> LoadedInstance | None:
     """Read an instance for an episode."""
     row = records.read_instance(database, instance_id)
-    return None if row is None else _loaded(row, (row.execution, row.turn))
+    return None if row is None else _loaded(row, (row.execution, row.episode_count))
 
 
 def started_child(start: Message, former: LoadedInstance | None) -> LoadedInstance:
@@ -98,113 +110,132 @@ def start_message(instance: Instance) -> Message:
 class QueueOutbox:
     """An episode's activities, timers and sub-orchestrations, as messages to send."""
 
-    def run_activity(self, turn: Turn, command: ScheduleActivity) -> None:
+    def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
         """Send a work item."""
-        instance = turn.instance
-        turn.statements.append(
+        instance = episode.instance
+        episode.statements.append(
             queues.send_work(
                 instance.id,
                 instance.execution,
                 command.task,
                 command.name,
                 command.input,
-                turn.now,
+                episode.now,
             )
         )
 
-    def start_timer(self, turn: Turn, timer: TimerRow) -> None:
+    def start_timer(self, episode: Episode, timer: TimerRow) -> None:
         """Send a message that becomes visible when the timer is due."""
         text = timer_fired(timer.due, timer.task, timer.due)
         message = Message(EventType.TIMER_FIRED, text, timer.task, timer.execution)
-        turn.statements.append(queues.send(timer.instance_id, message, timer.due))
+        episode.statements.append(queues.send(timer.instance_id, message, timer.due))
 
-    def cancel_timer(self, turn: Turn, task: int) -> None:
+    def cancel_timer(self, episode: Episode, task: int) -> None:
         """Do nothing: the message cannot be taken back, and is dropped when it becomes visible."""
 
-    def start_child(self, turn: Turn, child: Instance) -> None:
+    def start_child(self, episode: Episode, child: Instance) -> None:
         """Send a start message; the child gets its row with its first episode."""
-        turn.statements.append(queues.send(child.id, start_message(child), turn.now))
+        episode.statements.append(queues.send(child.id, start_message(child), episode.now))
 
 
-class QueueEndings:
+class QueueCheckpointer:
     """Sends, saves and deletes. Raises SplitBrain if another owner saved meanwhile."""
 
     def __init__(
         self,
         database: Database,
         faults: Faults,
-        before_save: Callable[[Turn], Awaitable[None]],
-        keep_messages: Callable[[Turn], bool],
+        before_save: Callable[[Episode], Awaitable[None]],
+        keep_messages: Callable[[Episode], bool],
     ) -> None:
         self._database = database
         self._faults = faults
         self._before_save = before_save
         self._keep_messages = keep_messages
 
-    async def go_on(self, turn: Turn, custom_status: str | None) -> None:
+    async def save_waiting(self, episode: Episode, custom_status: str | None) -> None:
         """Let the instance wait for what it has asked for."""
-        status = Status.SUSPENDED if turn.instance.suspended else Status.RUNNING
-        await self._checkpoint(turn, self._save(turn, status, turn.shim, custom_status, None))
-
-    async def finish(
-        self, turn: Turn, status: Status, output: str | None, reason: str, custom_status: str | None
-    ) -> None:
-        """Give the instance its final status. `output` is JSON, `reason` what its parent hears."""
-        instance = turn.instance
-        turn.events.append(execution_completed(turn.now, turn.shim.next_task, status, output))
-        if instance.parent is not None:
-            parent = instance.parent
-            answer = child_ended(turn.now, parent, status, output, reason)
-            turn.statements.append(queues.send(parent.id, answer, turn.now))
-        await self._checkpoint(turn, self._save(turn, status, instance.shim, custom_status, output))
-
-    async def continue_as_new(
-        self, turn: Turn, command: ContinueAsNew, custom_status: str | None
-    ) -> None:
-        """Begin again with a new input, an empty history and no timers."""
-        fresh = renew(turn, command, custom_status)
-        # Whoever owns the instance by then runs it, even if this host dies after the save.
-        start = Message(EventType.EXECUTION_STARTED, "", execution=fresh.execution)
-        turn.statements.append(queues.send(fresh.id, start, turn.now))
+        status = Status.SUSPENDED if episode.instance.is_suspended else Status.RUNNING
         await self._checkpoint(
-            turn, [records.delete_history(fresh.id), records.insert_instance(fresh)]
+            episode, self._save(episode, status, episode.shim, custom_status, None)
         )
 
-    async def record(self, turn: Turn, status: Status) -> None:
+    async def save_finished(
+        self,
+        episode: Episode,
+        status: Status,
+        output: str | None,
+        reason: str,
+        custom_status: str | None,
+    ) -> None:
+        """Give the instance its final status. `output` is JSON, `reason` what its parent hears."""
+        instance = episode.instance
+        episode.events.append(
+            execution_completed(episode.now, episode.shim.next_task, status, output)
+        )
+        if instance.parent is not None:
+            parent = instance.parent
+            answer = child_completion(episode.now, parent, status, output, reason)
+            episode.statements.append(queues.send(parent.id, answer, episode.now))
+        await self._checkpoint(
+            episode, self._save(episode, status, instance.shim, custom_status, output)
+        )
+
+    async def save_continued_as_new(
+        self, episode: Episode, command: ContinueAsNew, custom_status: str | None
+    ) -> None:
+        """Begin again with a new input, an empty history and no timers."""
+        fresh = next_execution(episode, command, custom_status)
+        # Whoever owns the instance by then runs it, even if this host dies after the save.
+        start = Message(EventType.EXECUTION_STARTED, "", execution=fresh.execution)
+        episode.statements.append(queues.send(fresh.id, start, episode.now))
+        await self._checkpoint(
+            episode, [records.delete_history(fresh.id), records.insert_instance(fresh)]
+        )
+
+    async def save_status(self, episode: Episode, status: Status) -> None:
         """Save events and a status without running the orchestrator."""
         await self._checkpoint(
-            turn, self._save(turn, status, turn.shim, turn.instance.custom_status, None)
+            episode, self._save(episode, status, episode.shim, episode.instance.custom_status, None)
         )
 
     def _save(
         self,
-        turn: Turn,
+        episode: Episode,
         status: Status,
         shim: Shim,
         custom_status: str | None,
         output: str | None,
     ) -> list[Statement]:
-        instance = turn.instance
+        instance = episode.instance
         statements: list[Statement] = []
         assert isinstance(instance, LoadedInstance)
-        if instance.etag != (instance.execution, instance.turn):
+        if instance.etag != (instance.execution, instance.episode_count):
             # A sub-orchestration may take the place of a finished instance.
             statements = [records.delete_history(instance.id), records.insert_instance(instance)]
         return [
             *statements,
-            records.append_history(instance.id, instance.turn, close_events(turn)),
+            records.append_history(instance.id, instance.episode_count, close_events(episode)),
             records.update_instance(
-                instance.id, status, turn.now, instance.turn + 1, shim, custom_status, output
+                instance.id,
+                status,
+                episode.now,
+                instance.episode_count + 1,
+                shim,
+                custom_status,
+                output,
             ),
         ]
 
-    async def _checkpoint(self, turn: Turn, save: list[Statement]) -> None:
-        instance, name = turn.instance, turn.instance.name
+    async def _checkpoint(self, episode: Episode, save: list[Statement]) -> None:
+        instance, name = episode.instance, episode.instance.name
         assert isinstance(instance, LoadedInstance)
         await self._faults.reach(CrashPoint.BEFORE_SEND, name)
-        if turn.statements:
-            await self._database.transact(lambda connection: _execute(connection, turn.statements))
-        await self._before_save(turn)
+        if episode.statements:
+            await self._database.transact(
+                lambda connection: _execute(connection, episode.statements)
+            )
+        await self._before_save(episode)
         await self._faults.reach(CrashPoint.BEFORE_SAVE, name)
 
         def save_if_unchanged(connection: sqlite3.Connection) -> None:
@@ -217,8 +248,10 @@ class QueueEndings:
 
         await self._database.transact(save_if_unchanged)
         await self._faults.reach(CrashPoint.BEFORE_DELETE, name)
-        if not self._keep_messages(turn):
-            await self._database.transact(lambda connection: queues.delete(connection, turn.batch))
+        if not self._keep_messages(episode):
+            await self._database.transact(
+                lambda connection: queues.delete(connection, episode.batch)
+            )
 
 
 def _execute(connection: sqlite3.Connection, statements: list[Statement]) -> None:
@@ -239,23 +272,14 @@ def _loaded(row: Instance, etag: Etag | None) -> LoadedInstance:
         row.parent,
         row.output,
         row.custom_status,
-        row.turn,
+        row.episode_count,
         row.shim,
         etag=etag,
     )
 
 
-NO_INSTANCE = "No such instance"
-_OUT_OF_ORDER = "Out of order"
-_OTHER_EXECUTION = "It belongs to another execution"
-_CANCELED = "Its timer was canceled"
-# The completion of a task may be dequeued before the history that scheduled the task is saved.
-# So it is given back, as often as the provider does it, before it counts as left over.
-_PATIENT_DEQUEUES = 5
-
-
 @dataclass(slots=True)
-class Sorted:
+class MessageSelection:
     """The instance that the next episode is of, and the messages that it does not take."""
 
     instance: LoadedInstance | None
@@ -273,9 +297,9 @@ class Sorted:
         return [*self.repeated_starts, *self.early, *discarded]
 
 
-def sort(instance: LoadedInstance | None, pending: Iterable[QueueMessage]) -> Sorted:
+def sort(instance: LoadedInstance | None, pending: Iterable[QueueMessage]) -> MessageSelection:
     """Sort the dequeued messages of an instance, as it was loaded."""
-    result = Sorted(instance)
+    result = MessageSelection(instance)
     has_start = False
     others = []
     for message in pending:
@@ -297,13 +321,13 @@ def sort(instance: LoadedInstance | None, pending: Iterable[QueueMessage]) -> So
     return result
 
 
-def _accept_start(result: Sorted, start: QueueMessage, *, has_start: bool) -> bool:
+def _accept_start(result: MessageSelection, start: QueueMessage, *, has_start: bool) -> bool:
     instance, parent = result.instance, parent_of(start)
     if instance is not None and start.execution == instance.execution:
-        return instance.turn == 0 and not instance.finished and not has_start
+        return instance.episode_count == 0 and not instance.is_finished and not has_start
     if parent is None:
         return False
-    if instance is None or (instance.finished and instance.parent != parent):
+    if instance is None or (instance.is_finished and instance.parent != parent):
         result.instance = started_child(start, instance)
         return True
     if instance.parent != parent:
@@ -318,7 +342,7 @@ def _obstacle(
     reason = None
     if instance is None or (instance.status is Status.PENDING and not has_start):
         reason = NO_INSTANCE
-    elif instance.finished:
+    elif instance.is_finished:
         reason = f"Instance is {instance.status}"
     elif message.execution not in {None, instance.execution}:
         reason = _OTHER_EXECUTION
@@ -326,6 +350,8 @@ def _obstacle(
         pass
     elif message.task >= instance.shim.next_task:
         reason = _OUT_OF_ORDER
-    elif message.kind is EventType.TIMER_FIRED and not instance.shim.awaits_timer(message.task):
+    elif message.kind is EventType.TIMER_FIRED and not instance.shim.is_awaiting_timer(
+        message.task
+    ):
         reason = _CANCELED
     return reason

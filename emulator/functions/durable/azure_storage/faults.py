@@ -19,6 +19,10 @@ from random import Random
 
 from emulator.functions.durable.azure_storage.database import Database
 
+_log = logging.getLogger(__name__)
+_EVENT_WAIT_SECONDS = 30.0
+_EVENT_POLL_SECONDS = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class FaultOptions:
@@ -29,11 +33,6 @@ class FaultOptions:
     crash_rate: float = 0.0
     split_brain_rate: float = 0.0
     seed: int | None = None
-
-
-_log = logging.getLogger(__name__)
-_EVENT_WAIT_SECONDS = 30.0
-_EVENT_POLL_SECONDS = 0.01
 
 
 class CrashPoint(StrEnum):

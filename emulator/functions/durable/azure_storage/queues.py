@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from emulator.functions.durable.history import EventType
 from emulator.functions.durable.instances import Message
-from emulator.functions.durable.records import Work
+from emulator.functions.durable.records import WorkItem
 from emulator.functions.durable.store import Statement
 
 PARTITION_COUNT = 4
@@ -39,10 +39,10 @@ class QueueMessage(Message):
 
 
 @dataclass(slots=True, eq=False)
-class WorkItem:
+class DequeuedWorkItem:
     """An activity as it was dequeued."""
 
-    work: Work
+    work: WorkItem
     dequeue_count: int
 
 
@@ -104,7 +104,7 @@ def dequeue(
 
 def dequeue_work(
     connection: sqlite3.Connection, now: int, invisible_until: int, limit: int
-) -> list[WorkItem]:
+) -> list[DequeuedWorkItem]:
     """Dequeue activities, at most `limit`."""
     rows = connection.execute(
         "SELECT id, instance_id, execution, task, name, input, dequeue_count FROM work_items"
@@ -112,7 +112,7 @@ def dequeue_work(
         (now, limit),
     ).fetchall()
     _hide(connection, "work_items", [row[0] for row in rows], invisible_until)
-    return [WorkItem(Work(*row[:6]), row[6] + 1) for row in rows]
+    return [DequeuedWorkItem(WorkItem(*row[:6]), row[6] + 1) for row in rows]
 
 
 def _hide(
@@ -136,7 +136,7 @@ def renew(
 
 
 def renew_work(
-    connection: sqlite3.Connection, items: Iterable[WorkItem], invisible_until: int
+    connection: sqlite3.Connection, items: Iterable[DequeuedWorkItem], invisible_until: int
 ) -> None:
     """Keep activities that run invisible."""
     for item in items:
@@ -148,7 +148,7 @@ def abandon(connection: sqlite3.Connection, message: QueueMessage, visible_at: i
     _set_visible(connection, "control_messages", message, visible_at)
 
 
-def abandon_work(connection: sqlite3.Connection, item: WorkItem, visible_at: int) -> None:
+def abandon_work(connection: sqlite3.Connection, item: DequeuedWorkItem, visible_at: int) -> None:
     """Give an activity back to the queue, unless another host has dequeued it since."""
     _set_work_visible(connection, item, visible_at)
 
@@ -161,7 +161,7 @@ def delete(connection: sqlite3.Connection, messages: Iterable[Message]) -> None:
     )
 
 
-def delete_work(connection: sqlite3.Connection, item: WorkItem) -> None:
+def delete_work(connection: sqlite3.Connection, item: DequeuedWorkItem) -> None:
     """Delete an activity, unless another host has dequeued it since."""
     connection.execute(
         "DELETE FROM work_items WHERE id=? AND dequeue_count=?",
@@ -184,7 +184,9 @@ def _set_visible(
     return changed.rowcount > 0
 
 
-def _set_work_visible(connection: sqlite3.Connection, item: WorkItem, visible_at: int) -> None:
+def _set_work_visible(
+    connection: sqlite3.Connection, item: DequeuedWorkItem, visible_at: int
+) -> None:
     connection.execute(
         "UPDATE work_items SET visible_at=? WHERE id=? AND dequeue_count=?",
         (visible_at, item.work.sequence, item.dequeue_count),

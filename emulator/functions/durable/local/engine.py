@@ -16,16 +16,16 @@ from collections.abc import Sequence
 
 from emulator.functions.clock import Clock
 from emulator.functions.durable import history, records
-from emulator.functions.durable.engine import Operations
-from emulator.functions.durable.episodes import Scheduler, Turns, ready
+from emulator.functions.durable.engine import DurableEngine
+from emulator.functions.durable.episodes import EpisodeRunner, Scheduler, is_ready
 from emulator.functions.durable.errors import InstanceFinished, OperationInvalid, StoreUnavailable
 from emulator.functions.durable.history import EventType
 from emulator.functions.durable.instances import Instance, Message, Status
-from emulator.functions.durable.local.episodes import LocalEndings, LocalOutbox
-from emulator.functions.durable.local.hub import Hub
-from emulator.functions.durable.local.rewind import Rewinds
+from emulator.functions.durable.local.cache import InstanceCache
+from emulator.functions.durable.local.episodes import LocalCheckpointer, LocalOutbox
+from emulator.functions.durable.local.rewind import Rewinder
 from emulator.functions.durable.records import Reader, TimerRow
-from emulator.functions.durable.runner import ActivityPool, FunctionRunner, Outage
+from emulator.functions.durable.runner import ActivityPool, AppOutage, FunctionRunner
 from emulator.functions.durable.store import Statement, Store
 from emulator.functions.durable.timers import TimerQueue
 from emulator.functions.errors import AppUnavailable
@@ -34,30 +34,30 @@ from emulator.functions.settings import DurableOptions
 _log = logging.getLogger(__name__)
 
 
-class Engine(Operations):
+class LocalEngine(DurableEngine):
     """The default engine: one host, one transaction a turn, all of it on one event loop."""
 
     def __init__(
         self, store: Store, runner: FunctionRunner, clock: Clock, options: DurableOptions
     ) -> None:
         self.store = store
-        self.hub = Hub(store, clock)
-        self.hub.wake = self._wake
+        self.cache = InstanceCache(store, clock)
+        self.cache.wake = self._wake
         self.timers = TimerQueue(clock)
         self._runner = runner
-        self.outage = Outage(self.timers, self.hub.now)
+        self.app_outage = AppOutage(self.timers, self.cache.now)
         self._pool = ActivityPool(
-            runner, self.outage, self.hub.now, self.hub.deliver, options.max_activities
+            runner, self.app_outage, self.cache.now, self.cache.deliver, options.max_activities
         )
-        outbox = LocalOutbox(self.hub, self._pool.add, self._set_timer, self._cancel_timer)
-        self._turns = Turns(
-            self.hub.now,
-            self.hub.history,
+        outbox = LocalOutbox(self.cache, self._pool.add, self._set_timer, self._cancel_timer)
+        self._episodes = EpisodeRunner(
+            self.cache.now,
+            self.cache.history,
             runner,
             Scheduler(runner, outbox),
-            LocalEndings(self.hub, self._cancel_timer),
+            LocalCheckpointer(self.cache, self._cancel_timer),
         )
-        self._turn_slots = asyncio.Semaphore(options.max_orchestrators)
+        self._episode_slots = asyncio.Semaphore(options.max_orchestrators)
         self._drives: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -68,12 +68,12 @@ class Engine(Operations):
         works = records.read_work(self.store)
         last_message = messages[-1][1].sequence if messages else 0
         last_work = works[-1].sequence if works else 0
-        self.hub.start_numbering(max(last_message or 0, last_work))
+        self.cache.start_numbering(max(last_message or 0, last_work))
         for instance in records.read_fresh(self.store):
-            self.hub.put(instance)
+            self.cache.put(instance)
             self._wake(instance)
         for instance_id, message in messages:
-            self.hub.deliver(instance_id, message)
+            self.cache.deliver(instance_id, message)
         for timer in records.read_timers(self.store):
             self._set_timer(timer)
         for work in works:
@@ -91,18 +91,18 @@ class Engine(Operations):
 
     def clock_moved(self) -> None:
         """Fire the timers that a jump of the clock has made due."""
-        self.timers.poke()
+        self.timers.fire_due()
 
     @property
-    def quiet(self) -> bool:
+    def is_quiet(self) -> bool:
         """Whether nothing is under way: no turn, no activity, no transaction."""
-        return not self._drives and not self._pool.busy and not self.store.busy
+        return not self._drives and not self._pool.is_busy and not self.store.is_busy
 
     # Operations of clients
 
     def now(self) -> int:
         """Return the clock's time in microseconds since 1970."""
-        return self.hub.now()
+        return self.cache.now()
 
     async def setting(self, name: str, default: str) -> str:
         """Return a stored setting, storing the default if there is none."""
@@ -113,24 +113,24 @@ class Engine(Operations):
         return self.store
 
     def _lookup(self, instance_id: str) -> Instance | None:
-        return self.hub.find(instance_id)
+        return self.cache.find(instance_id)
 
     def history_of(self, instance: Instance) -> list[str]:
         """Return an instance's saved events, one text a turn."""
-        return self.hub.history(instance)
+        return self.cache.history(instance)
 
-    def page(
-        self, condition: records.Filter, top: str | None, token: str
+    def read_page(
+        self, condition: records.InstanceFilter, top: str | None, token: str
     ) -> tuple[list[Instance], str]:
         """Return one page of instances and the token for the next, empty after the last."""
-        rows, next_token = super().page(condition, top, token)
-        return [self.hub.held(instance.id) or instance for instance in rows], next_token
+        rows, next_token = super().read_page(condition, top, token)
+        return [self.cache.get_cached(instance.id) or instance for instance in rows], next_token
 
     async def _begin(self, instance: Instance, existing: Instance | None) -> None:
         statements: list[Statement] = [records.insert_instance(instance)]
         if existing is not None:
             statements.insert(0, records.delete_history(instance.id))
-        self.hub.put(instance)
+        self.cache.put(instance)
         written = self.store.write(statements)
         # Once handed to the store it takes effect, even if the caller gives up waiting.
         written.add_done_callback(lambda done: self._started(done, instance))
@@ -140,21 +140,21 @@ class Engine(Operations):
         """Take a failed instance back to before its failure, and try again what failed."""
         instance = self.find(instance_id)
         if instance.status is not Status.FAILED:
-            if instance.finished:
+            if instance.is_finished:
                 raise InstanceFinished(f"Instance {instance_id} has the status {instance.status}.")
             raise OperationInvalid("The rewind operation is only supported on failed instances.")
-        await Rewinds(self.hub, self._pool.add, self._set_timer).rewind(instance)
+        await Rewinder(self.cache, self._pool.add, self._set_timer).rewind(instance)
 
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
         """Wait until an instance has finished, at most so long; return whether it has."""
         instance = self.find(instance_id)
-        if instance.finished:
+        if instance.is_finished:
             return True
         watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         instance.watchers.append(watcher)
         self.timers.set(
             watcher,
-            min(self.hub.now() + int(timeout_seconds * 1e6), history.FOREVER),
+            min(self.cache.now() + int(timeout_seconds * 1e6), history.FOREVER),
             lambda: _resolve(watcher),
         )
         try:
@@ -163,20 +163,20 @@ class Engine(Operations):
             self.timers.cancel(watcher)
             if watcher in instance.watchers:
                 instance.watchers.remove(watcher)
-        return instance.finished
+        return instance.is_finished
 
     async def purge(self, instances: Sequence[Instance]) -> int:
         """Forget finished instances and their histories; return how many there were."""
         # A finished instance may have a successor with the same id by now.
-        current = [self.hub.held(instance.id) or instance for instance in instances]
-        finished = [instance for instance in current if instance.finished]
+        current = [self.cache.get_cached(instance.id) or instance for instance in instances]
+        finished = [instance for instance in current if instance.is_finished]
         await self.store.write(
             [s for instance in finished for s in records.delete_instance(instance.id)]
         )
         for instance in finished:
-            held = self.hub.held(instance.id)
-            if held is not None and held.finished:
-                self.hub.drop(held)
+            held = self.cache.get_cached(instance.id)
+            if held is not None and held.is_finished:
+                self.cache.drop(held)
         return len(finished)
 
     # Delivery
@@ -188,13 +188,13 @@ class Engine(Operations):
         except StoreUnavailable:
             instance.status = former
             raise
-        self.hub.shelve(instance)
+        self.cache.persist_results(instance)
 
     def _started(self, written: asyncio.Future[None], instance: Instance) -> None:
         if _succeeded(written):
             self._wake(instance)
         else:
-            self.hub.drop(instance)
+            self.cache.drop(instance)
 
     async def _post(self, instance: Instance, message: Message) -> None:
         await self._write(instance, message)
@@ -202,22 +202,22 @@ class Engine(Operations):
     async def _write(
         self, instance: Instance, message: Message, more: Sequence[Statement] = ()
     ) -> None:
-        message.sequence = self.hub.number()
-        instance.pins += 1
+        message.sequence = self.cache.number()
+        instance.pending_writes += 1
         written = self.store.write([records.insert_message(instance.id, message), *more])
         written.add_done_callback(lambda done: self._posted(done, instance, message))
         await asyncio.shield(written)
 
     def _posted(self, written: asyncio.Future[None], instance: Instance, message: Message) -> None:
-        instance.pins -= 1
+        instance.pending_writes -= 1
         if _succeeded(written) and not self._stopping:
-            self.hub.deliver(instance.id, message)
+            self.cache.deliver(instance.id, message)
 
     def _set_timer(self, timer: TimerRow) -> None:
         def fire() -> None:
-            text = history.timer_fired(self.hub.now(), timer.task, timer.due)
+            text = history.timer_fired(self.cache.now(), timer.task, timer.due)
             message = Message(EventType.TIMER_FIRED, text, timer.task, timer.execution)
-            self.hub.deliver(timer.instance_id, message)
+            self.cache.deliver(timer.instance_id, message)
 
         self.timers.set((timer.instance_id, timer.task), timer.due, fire)
 
@@ -227,9 +227,9 @@ class Engine(Operations):
     # Turns
 
     def _wake(self, instance: Instance) -> None:
-        if instance.busy or self._stopping or not ready(instance):
+        if instance.is_busy or self._stopping or not is_ready(instance):
             return
-        instance.busy = True
+        instance.is_busy = True
         drive = asyncio.get_running_loop().create_task(self._drive(instance))
         self._drives.add(drive)
         drive.add_done_callback(self._drives.discard)
@@ -237,20 +237,20 @@ class Engine(Operations):
     async def _drive(self, instance: Instance) -> None:
         """Make turns while there is cause to; one task for each instance at most."""
         try:
-            while ready(instance):
-                async with self._turn_slots:
-                    made = await self._try_turn(instance)
+            while is_ready(instance):
+                async with self._episode_slots:
+                    made = await self._try_episode(instance)
                 if made:
-                    self.outage.over()
+                    self.app_outage.end()
                 else:
-                    self.hub.shelve(instance)
-                    await self.outage.wait()
+                    self.cache.persist_results(instance)
+                    await self.app_outage.wait()
         finally:
-            instance.busy = False
+            instance.is_busy = False
 
-    async def _try_turn(self, instance: Instance) -> bool:
+    async def _try_episode(self, instance: Instance) -> bool:
         try:
-            await self._turns.make(instance)
+            await self._episodes.make(instance)
         except AppUnavailable:
             _log.debug("instance %s waits for the app", instance.id)
             return False

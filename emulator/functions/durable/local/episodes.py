@@ -10,11 +10,11 @@ from collections.abc import Callable
 from functools import partial
 
 from emulator.functions.durable import history, records
-from emulator.functions.durable.episodes import Turn, close_events, renew
+from emulator.functions.durable.episodes import Episode, close_events, next_execution
 from emulator.functions.durable.instances import Instance, Status, id_taken
-from emulator.functions.durable.local.hub import Hub
+from emulator.functions.durable.local.cache import InstanceCache
 from emulator.functions.durable.protocol import ContinueAsNew, ScheduleActivity
-from emulator.functions.durable.records import TimerRow, Work
+from emulator.functions.durable.records import TimerRow, WorkItem
 from emulator.functions.durable.shim import Shim
 
 
@@ -23,137 +23,150 @@ class LocalOutbox:
 
     def __init__(
         self,
-        hub: Hub,
-        run: Callable[[Work], None],
+        cache: InstanceCache,
+        run: Callable[[WorkItem], None],
         set_timer: Callable[[TimerRow], None],
         cancel_timer: Callable[[str, int], None],
     ) -> None:
-        self._hub = hub
+        self._cache = cache
         self._run = run
         self._set_timer = set_timer
         self._cancel_timer = cancel_timer
 
-    def run_activity(self, turn: Turn, command: ScheduleActivity) -> None:
+    def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
         """Keep the activity, then run it."""
-        instance = turn.instance
-        work = Work(
-            self._hub.number(),
+        instance = episode.instance
+        work = WorkItem(
+            self._cache.number(),
             instance.id,
             instance.execution,
             command.task,
             command.name,
             command.input,
         )
-        turn.statements.append(records.insert_work(work))
-        turn.effects.append(lambda: self._run(work))
+        episode.statements.append(records.insert_work(work))
+        episode.effects.append(lambda: self._run(work))
 
-    def start_timer(self, turn: Turn, timer: TimerRow) -> None:
+    def start_timer(self, episode: Episode, timer: TimerRow) -> None:
         """Keep the timer, then set it."""
-        turn.statements.append(records.insert_timer(timer))
-        turn.effects.append(lambda: self._set_timer(timer))
+        episode.statements.append(records.insert_timer(timer))
+        episode.effects.append(lambda: self._set_timer(timer))
 
-    def cancel_timer(self, turn: Turn, task: int) -> None:
+    def cancel_timer(self, episode: Episode, task: int) -> None:
         """Delete the timer's row, then cancel it."""
-        turn.statements.append(records.delete_timer(turn.instance.id, task))
-        turn.effects.append(partial(self._cancel_timer, turn.instance.id, task))
+        episode.statements.append(records.delete_timer(episode.instance.id, task))
+        episode.effects.append(partial(self._cancel_timer, episode.instance.id, task))
 
-    def start_child(self, turn: Turn, child: Instance) -> None:
+    def start_child(self, episode: Episode, child: Instance) -> None:
         """Keep the instance, then wake it; an unfinished one with its id makes it fail."""
         assert child.parent is not None
-        existing = self._hub.find(child.id)
-        if existing is not None and not existing.finished:
-            statements, follow = self._hub.tell_parent(
+        existing = self._cache.find(child.id)
+        if existing is not None and not existing.is_finished:
+            statements, follow = self._cache.prepare_completion_for_parent(
                 child.parent, Status.FAILED, None, id_taken(existing)
             )
-            turn.statements += statements
-            turn.effects.append(follow)
+            episode.statements += statements
+            episode.effects.append(follow)
             return
-        self._hub.put(child)
-        turn.children.append(child)
-        turn.statements += [records.delete_history(child.id), records.insert_instance(child)]
-        turn.effects.append(lambda: self._hub.wake(child))
+        self._cache.put(child)
+        episode.children.append(child)
+        episode.statements += [records.delete_history(child.id), records.insert_instance(child)]
+        episode.effects.append(lambda: self._cache.wake(child))
 
 
-class LocalEndings:
+class LocalCheckpointer:
     """Writes turns, each in one transaction; memory follows the store."""
 
-    def __init__(self, hub: Hub, cancel_timer: Callable[[str, int], None]) -> None:
-        self._hub = hub
+    def __init__(self, cache: InstanceCache, cancel_timer: Callable[[str, int], None]) -> None:
+        self._cache = cache
         self._cancel_timer = cancel_timer
 
-    async def go_on(self, turn: Turn, custom_status: str | None) -> None:
+    async def save_waiting(self, episode: Episode, custom_status: str | None) -> None:
         """Let the instance wait for what it has asked for."""
-        instance = turn.instance
-        status = Status.SUSPENDED if instance.suspended else Status.RUNNING
-        fragment = self._close_events(turn)
-        turn.statements.append(
+        instance = episode.instance
+        status = Status.SUSPENDED if instance.is_suspended else Status.RUNNING
+        fragment = self._close_events(episode)
+        episode.statements.append(
             records.update_instance(
-                instance.id, status, turn.now, instance.turn + 1, turn.shim, custom_status, None
+                instance.id,
+                status,
+                episode.now,
+                instance.episode_count + 1,
+                episode.shim,
+                custom_status,
+                None,
             )
         )
-        await self._commit(turn)
+        await self._commit(episode)
         if instance.status is Status.PENDING:
             instance.status = Status.RUNNING
-        self._hub.history(instance).append(fragment)
+        self._cache.history(instance).append(fragment)
         instance.custom_status = custom_status
-        instance.turn += 1
-        self._committed(turn)
+        instance.episode_count += 1
+        self._committed(episode)
 
-    async def finish(
-        self, turn: Turn, status: Status, output: str | None, reason: str, custom_status: str | None
+    async def save_finished(
+        self,
+        episode: Episode,
+        status: Status,
+        output: str | None,
+        reason: str,
+        custom_status: str | None,
     ) -> None:
         """Give the instance its final status. `output` is JSON, `reason` what its parent hears."""
-        instance = turn.instance
-        turn.events.append(
-            history.execution_completed(turn.now, turn.shim.next_task, status, output)
+        instance = episode.instance
+        episode.events.append(
+            history.execution_completed(episode.now, episode.shim.next_task, status, output)
         )
-        self._close_events(turn)
-        turn.statements.append(
+        self._close_events(episode)
+        episode.statements.append(
             # A rewind needs the shim as it was before this turn.
             records.update_instance(
                 instance.id,
                 status,
-                turn.now,
-                instance.turn + 1,
+                episode.now,
+                instance.episode_count + 1,
                 instance.shim,
                 custom_status,
                 output,
             )
         )
         if instance.shim.has_timers:
-            turn.statements.append(records.delete_timers(instance.id))
+            episode.statements.append(records.delete_timers(instance.id))
         if instance.parent is not None:
-            statements, follow = self._hub.tell_parent(instance.parent, status, output, reason)
-            turn.statements += statements
-            turn.effects.append(follow)
-        await self._commit(turn)
+            statements, follow = self._cache.prepare_completion_for_parent(
+                instance.parent, status, output, reason
+            )
+            episode.statements += statements
+            episode.effects.append(follow)
+        await self._commit(episode)
         self._stop_timers(instance)
         instance.status = status
         instance.output = output
         instance.custom_status = custom_status
         instance.history = None
-        instance.turn += 1
-        self._committed(turn, shim=instance.shim)
+        instance.episode_count += 1
+        self._committed(episode, shim=instance.shim)
         for message in instance.mailbox:
-            self._hub.store.write(list(records.consume(instance.id, message)))
+            self._cache.store.write(list(records.consume(instance.id, message)))
         instance.mailbox.clear()
         for watcher in instance.watchers:
             if not watcher.done():
                 watcher.set_result(None)
         instance.watchers.clear()
 
-    async def continue_as_new(
-        self, turn: Turn, command: ContinueAsNew, custom_status: str | None
+    async def save_continued_as_new(
+        self, episode: Episode, command: ContinueAsNew, custom_status: str | None
     ) -> None:
         """Begin again with a new input, an empty history and no timers."""
-        instance = turn.instance
-        fresh = renew(turn, command, custom_status)
-        turn.statements += [
+        instance = episode.instance
+        fresh = next_execution(episode, command, custom_status)
+        episode.statements += [
             records.delete_history(instance.id),
             records.delete_timers(instance.id),
             records.insert_instance(fresh),
         ]
-        await self._commit(turn)
+        await self._commit(episode)
         self._stop_timers(instance)
         if instance.status is Status.PENDING:
             instance.status = Status.RUNNING
@@ -161,18 +174,18 @@ class LocalEndings:
         instance.input = fresh.input
         instance.custom_status = custom_status
         instance.history = []
-        instance.turn = 0
+        instance.episode_count = 0
         late = [m for m in instance.mailbox if m.execution not in {None, instance.execution}]
         for message in late:
             instance.mailbox.remove(message)
-            self._hub.store.write(list(records.consume(instance.id, message)))
-        self._committed(turn, shim=Shim())
+            self._cache.store.write(list(records.consume(instance.id, message)))
+        self._committed(episode, shim=Shim())
 
-    def _close_events(self, turn: Turn) -> str:
+    def _close_events(self, episode: Episode) -> str:
         """End the turn's events and have them written; return their text."""
-        fragment = close_events(turn)
-        turn.statements.append(
-            records.append_history(turn.instance.id, turn.instance.turn, fragment)
+        fragment = close_events(episode)
+        episode.statements.append(
+            records.append_history(episode.instance.id, episode.instance.episode_count, fragment)
         )
         return fragment
 
@@ -180,21 +193,21 @@ class LocalEndings:
         for task in (*instance.shim.timers, *instance.shim.retries):
             self._cancel_timer(instance.id, task)
 
-    async def _commit(self, turn: Turn) -> None:
-        consumed = [s for m in turn.batch for s in records.consume(turn.instance.id, m)]
-        written = self._hub.store.write([*consumed, *turn.statements])
+    async def _commit(self, episode: Episode) -> None:
+        consumed = [s for m in episode.batch for s in records.consume(episode.instance.id, m)]
+        written = self._cache.store.write([*consumed, *episode.statements])
         try:
             # What was handed to the store takes effect, whoever gives up waiting for it.
             await asyncio.shield(written)
         except BaseException:
-            for child in turn.children:
-                self._hub.drop(child)
+            for child in episode.children:
+                self._cache.drop(child)
             raise
 
-    def _committed(self, turn: Turn, shim: Shim | None = None) -> None:
-        turn.instance.shim = turn.shim if shim is None else shim
-        turn.instance.updated = turn.now
-        turn.batch.clear()
-        self._hub.weigh(turn.instance)
-        for effect in turn.effects:
+    def _committed(self, episode: Episode, shim: Shim | None = None) -> None:
+        episode.instance.shim = episode.shim if shim is None else shim
+        episode.instance.updated = episode.now
+        episode.batch.clear()
+        self._cache.update_size(episode.instance)
+        for effect in episode.effects:
             effect()

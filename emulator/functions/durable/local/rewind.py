@@ -15,9 +15,9 @@ from emulator.functions.durable import records
 from emulator.functions.durable.errors import OperationInvalid
 from emulator.functions.durable.history import EventType, played
 from emulator.functions.durable.instances import Instance, Message, Status
-from emulator.functions.durable.local.hub import Hub
+from emulator.functions.durable.local.cache import InstanceCache
 from emulator.functions.durable.protocol import fire_at
-from emulator.functions.durable.records import TimerRow, Work
+from emulator.functions.durable.records import TimerRow, WorkItem
 from emulator.functions.durable.shim import Shim
 from emulator.functions.durable.store import Statement
 
@@ -32,13 +32,16 @@ _MESSAGES = {
 Event = dict[str, Any]
 
 
-class Rewinds:
+class Rewinder:
     """Rewinds instances, and the failed sub-orchestrations under them."""
 
     def __init__(
-        self, hub: Hub, run: Callable[[Work], None], set_timer: Callable[[TimerRow], None]
+        self,
+        cache: InstanceCache,
+        run: Callable[[WorkItem], None],
+        set_timer: Callable[[TimerRow], None],
     ) -> None:
-        self._hub = hub
+        self._cache = cache
         self._run = run
         self._set_timer = set_timer
 
@@ -47,14 +50,14 @@ class Rewinds:
         statements: list[Statement] = []
         effects: list[Callable[[], None]] = []
         self._plan(instance, statements, effects)
-        await self._hub.store.write(statements)
+        await self._cache.store.write(statements)
         for effect in effects:
             effect()
 
     def _plan(
         self, instance: Instance, statements: list[Statement], effects: list[Callable[[], None]]
     ) -> None:
-        fragments = list(self._hub.history(instance))
+        fragments = list(self._cache.history(instance))
         past = [_events(fragment) for fragment in fragments]
         last_turn = past.pop()
         shim = instance.shim.copy()
@@ -66,7 +69,7 @@ class Rewinds:
                 kept.remove(event)
                 retried.append(failure)
         fragments = [json.dumps(events, separators=(",", ":"))[1:-1] for events in past]
-        turn = len(fragments)
+        episode = len(fragments)
         statements += [
             records.delete_history(instance.id),
             *(
@@ -74,7 +77,7 @@ class Rewinds:
                 for number, fragment in enumerate(fragments)
             ),
             records.update_instance(
-                instance.id, Status.RUNNING, self._hub.now(), turn, shim, None, None
+                instance.id, Status.RUNNING, self._cache.now(), episode, shim, None, None
             ),
         ]
         messages = self._messages(instance, kept, statements)
@@ -82,7 +85,7 @@ class Rewinds:
         for event in retried:
             self._try_again(instance, event, [*past, last_turn], statements, effects)
         effects.insert(0, lambda: _restore(instance, shim, fragments, messages))
-        effects.append(lambda: self._hub.wake(instance))
+        effects.append(lambda: self._cache.wake(instance))
 
     def _messages(
         self, instance: Instance, kept: Iterable[Event], statements: list[Statement]
@@ -93,7 +96,7 @@ class Rewinds:
             event["IsPlayed"] = False
             text = json.dumps(event, separators=(",", ":"))
             kind = EventType(event["EventType"])
-            message = Message(kind, text, task, instance.execution, self._hub.number())
+            message = Message(kind, text, task, instance.execution, self._cache.number())
             statements.append(records.insert_message(instance.id, message))
             messages.append(message)
         return messages
@@ -114,7 +117,7 @@ class Rewinds:
             for event in events
             if event["EventType"] == EventType.TIMER_CREATED
         }
-        running = [*shim.timers, *(t for t, retry in shim.retries.items() if retry.waiting)]
+        running = [*shim.timers, *(t for t, retry in shim.retries.items() if retry.is_waiting)]
         for task in running:
             if task in fired:
                 continue
@@ -141,8 +144,8 @@ class Rewinds:
             and event["EventId"] == task
         )
         if cause["EventType"] == EventType.TASK_SCHEDULED:
-            work = Work(
-                self._hub.number(),
+            work = WorkItem(
+                self._cache.number(),
                 instance.id,
                 instance.execution,
                 task,
@@ -152,7 +155,7 @@ class Rewinds:
             statements.append(records.insert_work(work))
             effects.append(lambda: self._run(work))
             return
-        child = self._hub.find(cause["InstanceId"])
+        child = self._cache.find(cause["InstanceId"])
         if child is None or child.status is not Status.FAILED:
             raise OperationInvalid(
                 f"The sub-orchestration {cause['InstanceId']} cannot be rewound any more."
@@ -164,7 +167,7 @@ def _last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | 
     """Take back the last failure of an exhausted retry, if this event is the timer after it."""
     timer = event.get("TimerId")
     retry = shim.retries.get(timer) if timer is not None else None
-    if retry is None or not retry.waiting or not retry.exhausted:
+    if retry is None or not retry.is_waiting or not retry.is_exhausted:
         return None
     if timer != shim.next_task - 1:
         raise OperationInvalid("Other tasks were scheduled after the last attempt had failed.")
@@ -174,7 +177,7 @@ def _last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | 
                 events.remove(failure)
                 shim.retries.pop(timer)
                 shim.retries[failure["TaskScheduledId"]] = retry
-                retry.waiting = False
+                retry.is_waiting = False
                 shim.next_task = timer
                 return failure
     raise OperationInvalid("The history of the last attempt is gone.")
@@ -184,7 +187,7 @@ def _restore(instance: Instance, shim: Shim, fragments: list[str], messages: lis
     instance.status = Status.RUNNING
     instance.output = None
     instance.shim = shim
-    instance.turn = len(fragments)
+    instance.episode_count = len(fragments)
     instance.history = [played(fragment) for fragment in fragments]
     instance.mailbox.extend(messages)
 

@@ -5,22 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from functions_tests.durable.durable_host import World, make_world
+from functions_tests.durable.durable_host import EngineHost, make_host
 
 
 @pytest.fixture(params=["local", "azure-storage"])
-async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+async def host(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[EngineHost]:
     """A world with each of the engines."""
-    made = make_world(tmp_path, request.param)
+    made = make_host(tmp_path, request.param)
     await made.start()
     yield made
     await made.stop()
 
 
 @pytest.fixture
-async def local_world(tmp_path: Path) -> AsyncIterator[World]:
+async def local_host(tmp_path: Path) -> AsyncIterator[EngineHost]:
     """A world with the default engine, for what that one alone does."""
-    made = make_world(tmp_path, "local")
+    made = make_host(tmp_path, "local")
     await made.start()
     yield made
     await made.stop()

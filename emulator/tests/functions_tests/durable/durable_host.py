@@ -14,7 +14,7 @@ from azure.durable_functions import Orchestrator
 
 from emulator.functions.durable.azure_storage.engine import AzureStorageEngine, AzureStorageOptions
 from emulator.functions.durable.instances import Instance
-from emulator.functions.durable.local.engine import Engine
+from emulator.functions.durable.local.engine import LocalEngine
 from emulator.functions.durable.store import Store
 from emulator.functions.errors import AppUnavailable, FunctionFailure
 from emulator.functions.settings import DurableOptions
@@ -54,7 +54,7 @@ class SdkRunner:
         self.activities = frozenset(self.activity_bodies)
         return body
 
-    async def orchestrate(self, name: str, context_json: str) -> str:
+    async def run_orchestrator(self, name: str, context_json: str) -> str:
         if self.down:
             raise AppUnavailable("down")
         self.contexts.append(json.loads(context_json))
@@ -66,7 +66,7 @@ class SdkRunner:
             except Exception as error:
                 raise FunctionFailure(type(error).__name__, str(error)) from error
 
-    async def act(self, name: str, input_json: str, instance_id: str) -> str | None:
+    async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:
         if self.down:
             raise AppUnavailable("down")
         argument = json.loads(input_json)
@@ -81,7 +81,7 @@ class SdkRunner:
 
 
 @dataclass
-class World:
+class EngineHost:
     """An engine that can be killed and started again on the same database."""
 
     database: Path
@@ -91,21 +91,21 @@ class World:
     options: DurableOptions = field(default_factory=DurableOptions)
     storage: AzureStorageOptions | None = None
     """Given, the engine is the azure-storage engine."""
-    _engine: Engine | AzureStorageEngine | None = None
+    _engine: LocalEngine | AzureStorageEngine | None = None
     _deaths: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
-    def engine(self) -> Engine | AzureStorageEngine:
+    def engine(self) -> LocalEngine | AzureStorageEngine:
         assert self._engine is not None
         return self._engine
 
     @property
-    def local(self) -> Engine:
-        assert isinstance(self._engine, Engine)
+    def local_engine(self) -> LocalEngine:
+        assert isinstance(self._engine, LocalEngine)
         return self._engine
 
     @property
-    def hub(self) -> AzureStorageEngine:
+    def azure_storage_engine(self) -> AzureStorageEngine:
         assert isinstance(self._engine, AzureStorageEngine)
         return self._engine
 
@@ -114,14 +114,14 @@ class World:
         """Whether a crash point has killed the engine."""
         return self._engine is None
 
-    async def start(self) -> Engine | AzureStorageEngine:
+    async def start(self) -> LocalEngine | AzureStorageEngine:
         if self.storage is not None:
             self._engine = AzureStorageEngine(
                 self.storage, self.runner, self.clock, self.options, self.die
             )
         else:
             store = self.make_store(self.database)
-            self._engine = Engine(store, self.runner, self.clock, self.options)
+            self._engine = LocalEngine(store, self.runner, self.clock, self.options)
         await self._engine.start()
         return self._engine
 
@@ -158,14 +158,14 @@ class World:
 
     async def settle(self) -> None:
         """Let everything happen that needs neither time nor a message."""
-        quiet = turns = 0
+        quiet = steps = 0
         while quiet < 3:
             await asyncio.sleep(0)
-            turns += 1
-            idle = self._engine is None or self._engine.quiet
+            steps += 1
+            idle = self._engine is None or self._engine.is_quiet
             quiet = quiet + 1 if idle else 0
             # During an outage all wait for the clock.
-            if turns > 50 and self._engine is not None and self._engine.outage.waiting:
+            if steps > 50 and self._engine is not None and self._engine.app_outage.is_waiting:
                 return
 
     async def pump(self) -> None:
@@ -183,7 +183,7 @@ class World:
         if isinstance(self._engine, AzureStorageEngine):
             tables, read = ["control_messages", "work_items"], self._engine.database.read
         else:
-            tables, read = ["inbox", "work", "timers"], self.local.store.read
+            tables, read = ["inbox", "work", "timers"], self.local_engine.store.read
         return sum(int(read(f"SELECT count(*) FROM {table}")[0][0]) for table in tables)
 
     async def begin(self, name: str, value: Any = None, instance_id: str = "i") -> Instance:
@@ -218,20 +218,20 @@ class World:
         return self.engine.history_of(self.engine.find(instance_id))
 
 
-def make_world(folder: Path, engine: str) -> World:
+def make_host(folder: Path, engine: str) -> EngineHost:
     """Return a world whose engine is "local" or "azure-storage"."""
     if engine == "local":
-        return World(folder / "durable.db")
-    return World(
+        return EngineHost(folder / "durable.db")
+    return EngineHost(
         folder / "task-hub.db",
         storage=AzureStorageOptions(folder / "task-hub.db", visibility_timeout_seconds=0.3),
     )
 
 
-def child(world: World) -> None:
+def child(host: EngineHost) -> None:
     """Register an orchestration that waits for an event."""
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def child(context: Any) -> Any:
         event = yield context.wait_for_external_event("go")
         if event == "fail":

@@ -18,20 +18,20 @@ from emulator.functions.durable.azure_storage.faults import (
 )
 from emulator.functions.durable.azure_storage.queues import PARTITION_COUNT, partition_of
 from emulator.functions.durable.errors import DatabaseForeign, OperationInvalid
-from functions_tests.durable.durable_host import HandClock, SdkRunner, World, child
+from functions_tests.durable.durable_host import EngineHost, HandClock, SdkRunner, child
 
 TIMEOUT_SECONDS = 60.0
-MakeWorld = Callable[..., Awaitable[World]]
+MakeWorld = Callable[..., Awaitable[EngineHost]]
 
 
-def job(world: World) -> None:
+def job(host: EngineHost) -> None:
     """Register an orchestration that runs an activity, then waits for an event."""
 
-    @world.runner.activity
+    @host.runner.activity
     def enqueue(value: str) -> str:
         return value
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def job(context: Any) -> Any:
         sent = yield context.call_activity("enqueue", context.instance_id)
         return [sent, (yield context.wait_for_external_event("reply"))]
@@ -40,23 +40,23 @@ def job(world: World) -> None:
 @pytest.fixture
 async def make(tmp_path: Path) -> AsyncIterator[MakeWorld]:
     """Start hosts on one task hub, which share a clock and an app."""
-    worlds: list[World] = []
+    worlds: list[EngineHost] = []
     clock, runner = HandClock(), SdkRunner()
 
-    async def start(**faults: Any) -> World:
+    async def start(**faults: Any) -> EngineHost:
         storage = AzureStorageOptions(
             tmp_path / "task-hub.db", TIMEOUT_SECONDS, FaultOptions(**faults)
         )
-        world = World(tmp_path, runner, clock, storage=storage)
-        worlds.append(world)
-        job(world)
-        await world.start()
-        await world.settle()
-        return world
+        host = EngineHost(tmp_path, runner, clock, storage=storage)
+        worlds.append(host)
+        job(host)
+        await host.start()
+        await host.settle()
+        return host
 
     yield start
-    for world in worlds:
-        await world.stop()
+    for host in worlds:
+        await host.stop()
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -72,8 +72,8 @@ class Gate:
     def __init__(self, runner: SdkRunner) -> None:
         self.entered = asyncio.Event()
         self.opened = asyncio.Event()
-        self._orchestrate = runner.orchestrate
-        runner.orchestrate = self._hold  # type: ignore[method-assign] # the app is slow
+        self._orchestrate = runner.run_orchestrator
+        runner.run_orchestrator = self._hold  # type: ignore[method-assign] # the app is slow
 
     async def _hold(self, name: str, context_json: str) -> str:
         if not self.entered.is_set():
@@ -88,57 +88,57 @@ class Gate:
 async def test_event_before_the_first_save_is_discarded(
     make: MakeWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = await make()
-    gate = Gate(world.runner)
-    await world.engine.start_new("job", "i")
+    host = await make()
+    gate = Gate(host.runner)
+    await host.engine.start_new("job", "i")
     await gate.entered.wait()
-    await world.engine.raise_event("i", "reply", "1")
+    await host.engine.raise_event("i", "reply", "1")
     await until(lambda: "No such instance" in caplog.text)
     gate.opened.set()
-    await world.settle()
+    await host.settle()
     assert "i: Discarding 1 dequeued history event(s): No such instance" in caplog.messages
-    assert (world.status(), world.leftovers()) == ("Running", 0)
-    await world.raise_event("reply", 2)
-    assert world.output() == ["i", 2]
+    assert (host.status(), host.leftovers()) == ("Running", 0)
+    await host.raise_event("reply", 2)
+    assert host.output() == ["i", 2]
 
 
 async def test_event_dequeued_with_the_start_is_kept(make: MakeWorld) -> None:
-    world = await make()
-    world.runner.down = True  # the start message is dequeued, and its episode waits for the app
-    await world.begin("job")
-    await world.raise_event("reply", 1)
-    world.runner.down = False
-    await world.advance(seconds=1)
-    assert world.output() == ["i", 1]
+    host = await make()
+    host.runner.down = True  # the start message is dequeued, and its episode waits for the app
+    await host.begin("job")
+    await host.raise_event("reply", 1)
+    host.runner.down = False
+    await host.advance(seconds=1)
+    assert host.output() == ["i", 1]
 
 
 async def test_event_during_a_later_episode_waits(make: MakeWorld) -> None:
-    world = await make()
-    world.runner.activity_bodies["enqueue"] = lambda _: "sent"
-    child(world)
-    await world.begin("child")
-    gate = Gate(world.runner)
-    await world.engine.raise_event("i", "other", "0")
+    host = await make()
+    host.runner.activity_bodies["enqueue"] = lambda _: "sent"
+    child(host)
+    await host.begin("child")
+    gate = Gate(host.runner)
+    await host.engine.raise_event("i", "other", "0")
     await gate.entered.wait()
-    await world.engine.raise_event("i", "go", "1")
+    await host.engine.raise_event("i", "go", "1")
     gate.opened.set()
-    await world.settle()
-    assert world.output() == [None, None, 1]
+    await host.settle()
+    assert host.output() == [None, None, 1]
 
 
 async def test_event_for_a_finished_instance_is_discarded(
     make: MakeWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    world = await make()
-    await world.begin("job")
-    await world.engine.raise_event("i", "reply", "1")
-    gate = Gate(world.runner)
+    host = await make()
+    await host.begin("job")
+    await host.engine.raise_event("i", "reply", "1")
+    gate = Gate(host.runner)
     await gate.entered.wait()
-    await world.engine.raise_event("i", "reply", "2")
+    await host.engine.raise_event("i", "reply", "2")
     gate.opened.set()
-    await world.settle()
-    assert world.output() == ["i", 1]
+    await host.settle()
+    assert host.output() == ["i", 1]
     assert "i: Discarding 1 dequeued history event(s): Instance is Completed" in caplog.messages
 
 
@@ -149,14 +149,14 @@ async def test_history_lost_between_send_and_save(
     make: MakeWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The activity runs, its event is discarded, and the start message comes back."""
-    world = await make(crash_at=("before-save:job",))
-    await world.engine.start_new("job", "i")
-    await until(lambda: world.is_dead)
+    host = await make(crash_at=("before-save:job",))
+    await host.engine.start_new("job", "i")
+    await until(lambda: host.is_dead)
     other = await make()
-    world.clock.moment += timedelta(
+    host.clock.moment += timedelta(
         seconds=31
     )  # the lease is over, the messages are still invisible
-    other.hub.clock_moved()
+    other.azure_storage_engine.clock_moved()
     await other.settle()
     assert other.runner.calls == [("enqueue", "i")]
     assert other.status() == "Pending"
@@ -173,18 +173,18 @@ async def test_history_lost_between_send_and_save(
 
 async def test_repeated_episode_sends_the_same_task_ids(make: MakeWorld) -> None:
     """Both completions arrive: the second finds its task closed, and is tolerated."""
-    world = await make(crash_at=("before-save",))
-    await world.engine.start_new("job", "i")
-    await until(lambda: world.is_dead)
-    world = await make()
+    host = await make(crash_at=("before-save",))
+    await host.engine.start_new("job", "i")
+    await until(lambda: host.is_dead)
+    host = await make()
     for _ in range(4):
-        await world.advance(seconds=TIMEOUT_SECONDS)
-    assert len(world.runner.calls) == 2
-    assert world.scheduled() == [(0, "enqueue")]
-    history = "".join(world.fragments())
+        await host.advance(seconds=TIMEOUT_SECONDS)
+    assert len(host.runner.calls) == 2
+    assert host.scheduled() == [(0, "enqueue")]
+    history = "".join(host.fragments())
     assert history.count('"TaskScheduledId":0') == 2
-    await world.raise_event("reply", 1)
-    assert world.output() == ["i", 1]
+    await host.raise_event("reply", 1)
+    assert host.output() == ["i", 1]
 
 
 @pytest.mark.parametrize(
@@ -202,34 +202,34 @@ async def test_repeated_episode_sends_the_same_task_ids(make: MakeWorld) -> None
 )
 async def test_crash_point_is_reached_once(make: MakeWorld, point: str, runs: int) -> None:
     check_crash_point(point)
-    world = await make(crash_at=(point,))
+    host = await make(crash_at=(point,))
     await make()  # the host which goes on: it runs what the first has sent
-    await world.engine.start_new("job", "i")
-    reply = asyncio.create_task(_reply_until_dead(world))
-    await until(lambda: world.is_dead)
+    await host.engine.start_new("job", "i")
+    reply = asyncio.create_task(_reply_until_dead(host))
+    await until(lambda: host.is_dead)
     reply.cancel()
     survivor = await make(crash_at=(point,))
     for _ in range(4):
         await survivor.advance(seconds=TIMEOUT_SECONDS)
         if survivor.status() == "Running":
             await survivor.raise_event("reply", 1)
-    await until(lambda: survivor.engine.find("i").finished)
+    await until(lambda: survivor.engine.find("i").is_finished)
     assert not survivor.is_dead
     assert survivor.output() == ["i", 1]
     assert len(survivor.runner.calls) == runs
 
 
-async def _reply_until_dead(world: World) -> None:
-    while not world.is_dead:
-        held = await _is_event_point_armed(world)
-        if held or world.status() == "Running":
-            await world.engine.raise_event("i", "reply", "1")
+async def _reply_until_dead(host: EngineHost) -> None:
+    while not host.is_dead:
+        held = await _is_event_point_armed(host)
+        if held or host.status() == "Running":
+            await host.engine.raise_event("i", "reply", "1")
         await asyncio.sleep(0.01)
 
 
-async def _is_event_point_armed(world: World) -> bool:
-    rows = world.hub.database.read("SELECT 1 FROM awaited_events WHERE accepted=0")
-    return bool(rows) and world.runner.calls != []
+async def _is_event_point_armed(host: EngineHost) -> bool:
+    rows = host.azure_storage_engine.database.read("SELECT 1 FROM awaited_events WHERE accepted=0")
+    return bool(rows) and host.runner.calls != []
 
 
 def test_unknown_crash_point_is_refused() -> None:
@@ -244,10 +244,15 @@ def test_unknown_crash_point_is_refused() -> None:
 async def test_two_hosts_share_the_work_and_one_goes_on(make: MakeWorld) -> None:
     one = await make()
     two = await make()
-    for world in (one, two, one, two):
-        await world.advance(seconds=1)
-    assert (len(one.hub.leases.owned), len(two.hub.leases.owned)) == (2, 2)
-    assert one.hub.leases.owned | two.hub.leases.owned == set(range(PARTITION_COUNT))
+    for host in (one, two, one, two):
+        await host.advance(seconds=1)
+    assert (
+        len(one.azure_storage_engine.leases.owned),
+        len(two.azure_storage_engine.leases.owned),
+    ) == (2, 2)
+    assert one.azure_storage_engine.leases.owned | two.azure_storage_engine.leases.owned == set(
+        range(PARTITION_COUNT)
+    )
     ids = [f"i{number}" for number in range(12)]
     for instance_id in ids:
         await one.engine.start_new("job", instance_id)
@@ -255,7 +260,7 @@ async def test_two_hosts_share_the_work_and_one_goes_on(make: MakeWorld) -> None
     await two.kill()  # and the clock passes the timeouts
     for _ in range(2):
         await one.advance(seconds=1)
-    assert one.hub.leases.owned == set(range(PARTITION_COUNT))
+    assert one.azure_storage_engine.leases.owned == set(range(PARTITION_COUNT))
     for instance_id in ids:
         await one.raise_event("reply", 1, instance_id)
     assert all(one.output(i) == [i, 1] for i in ids)
@@ -263,11 +268,11 @@ async def test_two_hosts_share_the_work_and_one_goes_on(make: MakeWorld) -> None
 
 async def test_stopped_host_releases_its_partitions_at_once(make: MakeWorld) -> None:
     one, two = await make(), await make()
-    for world in (one, two, one, two):
-        await world.advance(seconds=1)
+    for host in (one, two, one, two):
+        await host.advance(seconds=1)
     await two.stop()
     await one.advance(seconds=1)
-    assert one.hub.leases.owned == set(range(PARTITION_COUNT))
+    assert one.azure_storage_engine.leases.owned == set(range(PARTITION_COUNT))
 
 
 async def test_partition_is_given_up_between_episodes(make: MakeWorld) -> None:
@@ -278,14 +283,14 @@ async def test_partition_is_given_up_between_episodes(make: MakeWorld) -> None:
     await one.engine.start_new("job", held)
     await gate.entered.wait()
     two = await make()
-    one.hub.clock_moved()
-    await until(lambda: len(one.hub.leases.owned) == 3)
-    assert one.hub.leases.draining == {PARTITION_COUNT - 1}
+    one.azure_storage_engine.clock_moved()
+    await until(lambda: len(one.azure_storage_engine.leases.owned) == 3)
+    assert one.azure_storage_engine.leases.draining == {PARTITION_COUNT - 1}
     gate.opened.set()
     await until(lambda: one.status(held) == "Running")
-    for world in (one, two):
-        await world.advance(seconds=1)
-    assert PARTITION_COUNT - 1 in two.hub.leases.owned
+    for host in (one, two):
+        await host.advance(seconds=1)
+    assert PARTITION_COUNT - 1 in two.azure_storage_engine.leases.owned
 
 
 async def test_second_save_after_a_moved_partition_is_refused(
@@ -296,7 +301,7 @@ async def test_second_save_after_a_moved_partition_is_refused(
     gate = Gate(one.runner)
     await one.engine.start_new("job", "i")
     await gate.entered.wait()
-    loop = one.hub._loop
+    loop = one.azure_storage_engine._loop
     assert loop is not None
     loop.cancel()  # it renews nothing any more
     one.clock.moment += timedelta(seconds=TIMEOUT_SECONDS)
@@ -316,35 +321,35 @@ async def test_second_save_after_a_moved_partition_is_refused(
 async def test_injected_split_brain_costs_no_instance(
     make: MakeWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = await make(split_brain_rate=0.5, seed=3)
+    host = await make(split_brain_rate=0.5, seed=3)
     ids = [f"i{number}" for number in range(20)]
     for instance_id in ids:
-        await world.begin("job", instance_id=instance_id)
-        await world.advance(seconds=TIMEOUT_SECONDS)
-        await world.raise_event("reply", 1, instance_id)
+        await host.begin("job", instance_id=instance_id)
+        await host.advance(seconds=TIMEOUT_SECONDS)
+        await host.raise_event("reply", 1, instance_id)
     for _ in range(4):
-        await world.advance(seconds=TIMEOUT_SECONDS)
-    assert [world.output(i) for i in ids] == [[i, 1] for i in ids]
+        await host.advance(seconds=TIMEOUT_SECONDS)
+    assert [host.output(i) for i in ids] == [[i, 1] for i in ids]
     assert "split brain detected" in caplog.text
-    assert len(world.runner.calls) > len(ids)
-    assert world.leftovers() == 0
+    assert len(host.runner.calls) > len(ids)
+    assert host.leftovers() == 0
 
 
 async def test_seed_gives_each_host_of_a_hub_its_own_faults(make: MakeWorld) -> None:
     """Else a host that dies at its first episode would die there for ever."""
-    world = await make(crash_rate=0.9, seed=1)
+    host = await make(crash_rate=0.9, seed=1)
     starts = 0
-    await world.engine.start_new("job", "i")
+    await host.engine.start_new("job", "i")
     while starts < 60:
-        await world.settle()
-        if not world.is_dead and world.status() == "Running":
+        await host.settle()
+        if not host.is_dead and host.status() == "Running":
             break
-        if world.is_dead:
+        if host.is_dead:
             starts += 1
-            world.outlast_timeouts()
-            await world.start()
+            host.outlast_timeouts()
+            await host.start()
         else:
-            await world.advance(seconds=TIMEOUT_SECONDS)
+            await host.advance(seconds=TIMEOUT_SECONDS)
     assert 0 < starts < 60
 
 
@@ -352,10 +357,10 @@ async def test_seed_gives_each_host_of_a_hub_its_own_faults(make: MakeWorld) -> 
 
 
 async def test_rewind_is_refused(make: MakeWorld) -> None:
-    world = await make()
-    await world.begin("job")
+    host = await make()
+    await host.begin("job")
     with pytest.raises(OperationInvalid, match="cannot rewind"):
-        await world.engine.rewind("i")
+        await host.engine.rewind("i")
 
 
 async def test_wait_ends_when_another_host_finishes_the_instance(make: MakeWorld) -> None:
@@ -370,17 +375,17 @@ async def test_wait_ends_when_another_host_finishes_the_instance(make: MakeWorld
 
 
 async def test_neither_engine_opens_the_others_file(tmp_path: Path, make: MakeWorld) -> None:
-    world = await make()
-    await world.stop()
-    local = World(tmp_path / "task-hub.db")
+    host = await make()
+    await host.stop()
+    local = EngineHost(tmp_path / "task-hub.db")
     with pytest.raises(DatabaseForeign):
         await local.start()
-    local = World(tmp_path / "durable.db")
+    local = EngineHost(tmp_path / "durable.db")
     await local.start()
     await local.stop()
-    assert world.storage is not None
-    storage = replace(world.storage, task_hub=tmp_path / "durable.db")
-    engine = AzureStorageEngine(storage, world.runner, world.clock, world.options)
+    assert host.storage is not None
+    storage = replace(host.storage, task_hub=tmp_path / "durable.db")
+    engine = AzureStorageEngine(storage, host.runner, host.clock, host.options)
     with pytest.raises(DatabaseForeign):
         await engine.start()
     await engine.stop()
@@ -388,7 +393,7 @@ async def test_neither_engine_opens_the_others_file(tmp_path: Path, make: MakeWo
 
 async def test_locked_file_is_waited_for(make: MakeWorld) -> None:
     one, two = await make(), await make()
-    connection = two.hub.database._open_connection()
+    connection = two.azure_storage_engine.database._open_connection()
     connection.execute("BEGIN IMMEDIATE")
     start = asyncio.create_task(one.engine.start_new("job", "i"))
     await asyncio.sleep(0.05)

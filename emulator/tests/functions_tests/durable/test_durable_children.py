@@ -2,74 +2,74 @@
 
 from typing import Any
 
-from functions_tests.durable.durable_host import World, child
+from functions_tests.durable.durable_host import EngineHost, child
 
 
-async def test_sub_orchestrations(world: World) -> None:
-    child(world)
+async def test_sub_orchestrations(host: EngineHost) -> None:
+    child(host)
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def parent(context: Any) -> Any:
         tasks = [context.call_sub_orchestrator("child", n, f"c{n}") for n in range(2)]
         return (yield context.task_all(tasks))
 
-    await world.begin("parent")
-    await world.raise_event("go", "x", "c0")
-    await world.kill()
-    await world.start()
-    await world.raise_event("go", "y", "c1")
-    assert world.output() == [["i", 0, "x"], ["i", 1, "y"]]
+    await host.begin("parent")
+    await host.raise_event("go", "x", "c0")
+    await host.kill()
+    await host.start()
+    await host.raise_event("go", "y", "c1")
+    assert host.output() == [["i", 0, "x"], ["i", 1, "y"]]
 
 
-async def test_failure_of_a_child_reaches_its_parent(world: World) -> None:
-    child(world)
+async def test_failure_of_a_child_reaches_its_parent(host: EngineHost) -> None:
+    child(host)
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def parent(context: Any) -> Any:
         yield context.call_sub_orchestrator("child", 1, "c")
 
-    await world.begin("parent")
-    await world.raise_event("go", "fail", "c")
+    await host.begin("parent")
+    await host.raise_event("go", "fail", "c")
     failure = "Orchestrator function 'child' failed: told to"
-    assert world.output("c") == failure
-    assert world.output() == f"Orchestrator function 'parent' failed: {failure} \n "
-    assert world.status() == "Failed"
+    assert host.output("c") == failure
+    assert host.output() == f"Orchestrator function 'parent' failed: {failure} \n "
+    assert host.status() == "Failed"
 
 
-async def test_child_whose_id_is_taken(world: World) -> None:
-    child(world)
+async def test_child_whose_id_is_taken(host: EngineHost) -> None:
+    child(host)
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def parent(context: Any) -> Any:
         yield context.call_sub_orchestrator("child", 1, "taken")
 
-    await world.begin("child", 1, "taken")
-    await world.begin("parent")
-    assert "already exists" in world.output()
-    assert world.status("taken") == "Running"
+    await host.begin("child", 1, "taken")
+    await host.begin("parent")
+    assert "already exists" in host.output()
+    assert host.status("taken") == "Running"
 
 
-async def test_rewind_of_a_parent_rewinds_its_child(local_world: World) -> None:
-    world = local_world
+async def test_rewind_of_a_parent_rewinds_its_child(local_host: EngineHost) -> None:
+    host = local_host
     tries = []
 
-    @world.runner.activity
+    @host.runner.activity
     def work(value: int) -> int:
         tries.append(value)
         if len(tries) == 1:
             raise OSError("first")
         return value
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def below(context: Any) -> Any:
         return (yield context.call_activity("work", context.get_input()))
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def above(context: Any) -> Any:
         return (yield context.call_sub_orchestrator("below", 7, "c"))
 
-    await world.begin("above")
-    assert (world.status(), world.status("c")) == ("Failed", "Failed")
-    await world.engine.rewind("i")
-    await world.settle()
-    assert (world.output(), world.output("c")) == (7, 7)
+    await host.begin("above")
+    assert (host.status(), host.status("c")) == ("Failed", "Failed")
+    await host.engine.rewind("i")
+    await host.settle()
+    assert (host.output(), host.output("c")) == (7, 7)

@@ -24,7 +24,7 @@ from emulator.functions.settings import DurableOptions
 from functions_tests.durable.durable_host import SdkRunner
 
 
-class Host:
+class ListeningHost:
     """A durable engine behind a listener, as the Functions host would run it."""
 
     def __init__(self, engine: DurableExtension, runner: SdkRunner, port: int) -> None:
@@ -77,18 +77,18 @@ async def serving(engine: DurableExtension) -> AsyncIterator[int]:
 
 
 @pytest.fixture
-async def host(tmp_path: Path) -> AsyncIterator[Host]:
+async def host(tmp_path: Path) -> AsyncIterator[ListeningHost]:
     runner = SdkRunner()
     _functions(runner)
     engine = DurableExtension(tmp_path / "hub.db", runner, SystemClock(), DurableOptions("TestHub"))
     await engine.start()
     async with serving(engine) as port:
-        yield Host(engine, runner, port)
+        yield ListeningHost(engine, runner, port)
         await http_utils._close_session()
     await engine.stop()
 
 
-async def test_start_status_event_output(host: Host) -> None:
+async def test_start_status_event_output(host: ListeningHost) -> None:
     assert await host.client.start_new("greet", "one", "hello") == "one"
     await host.client.raise_event("one", "name", "Ada")
     status = await host.finished("one")
@@ -102,14 +102,14 @@ async def test_start_status_event_output(host: Host) -> None:
     assert status.input_ == '"hello"'
 
 
-async def test_ids_are_made_up_when_none_is_given(host: Host) -> None:
+async def test_ids_are_made_up_when_none_is_given(host: ListeningHost) -> None:
     instance_id = await host.client.start_new("greet", client_input={"a": 1})
     assert len(instance_id) == 32
     assert await host.client.get_status("nobody") is not None
     assert not await host.client.get_status("nobody")
 
 
-async def test_refusals(host: Host) -> None:
+async def test_refusals(host: ListeningHost) -> None:
     with pytest.raises(Exception, match="'nothing' doesn't exist, is disabled, or is not an orch"):
         await host.client.start_new("nothing")
     with pytest.raises(Exception, match="must not start with @"):
@@ -125,7 +125,7 @@ async def test_refusals(host: Host) -> None:
         await host.client.rewind("nobody", "why")
 
 
-async def test_terminate_then_everything_is_gone(host: Host) -> None:
+async def test_terminate_then_everything_is_gone(host: ListeningHost) -> None:
     await host.client.start_new("greet", "t", "x")
     await host.client.terminate("t", "enough")
     status = await host.finished("t")
@@ -141,7 +141,7 @@ async def test_terminate_then_everything_is_gone(host: Host) -> None:
     assert not await host.client.get_status("t")
 
 
-async def test_suspend_and_resume(host: Host) -> None:
+async def test_suspend_and_resume(host: ListeningHost) -> None:
     await host.client.start_new("greet", "s", "x")
     await host.client.suspend("s", "later")
     assert (await host.client.get_status("s")).runtime_status is RuntimeStatus.Suspended
@@ -155,7 +155,7 @@ async def test_suspend_and_resume(host: Host) -> None:
     await host.client.resume("s", "late")
 
 
-async def test_failure_and_rewind(host: Host) -> None:
+async def test_failure_and_rewind(host: ListeningHost) -> None:
     await host.client.start_new("fail", "f")
     status = await host.finished("f")
     assert status.runtime_status is RuntimeStatus.Failed
@@ -168,7 +168,7 @@ async def test_failure_and_rewind(host: Host) -> None:
     assert (status.runtime_status, status.output) == (RuntimeStatus.Completed, "glass")
 
 
-async def test_restart(host: Host) -> None:
+async def test_restart(host: ListeningHost) -> None:
     await host.client.start_new("fail", "r")
     assert (await host.finished("r")).runtime_status is RuntimeStatus.Failed
     links: Any = await host.client.restart("r")
@@ -181,7 +181,7 @@ async def test_restart(host: Host) -> None:
         await host.client.restart("nobody")
 
 
-async def test_queries_and_purge_by_filters(host: Host) -> None:
+async def test_queries_and_purge_by_filters(host: ListeningHost) -> None:
     began = datetime.now(UTC) - timedelta(seconds=5)
     for number in range(5):
         await host.client.start_new("greet", f"q-{number}", "x")
@@ -205,7 +205,7 @@ async def test_queries_and_purge_by_filters(host: Host) -> None:
     assert len(await host.client.get_status_all()) == 4
 
 
-async def test_wait_for_completion(host: Host) -> None:
+async def test_wait_for_completion(host: ListeningHost) -> None:
     await host.client.start_new("greet", "w", "x")
     await host.client.raise_event("w", "name", "z")
     await host.finished("w")
@@ -217,7 +217,7 @@ async def test_wait_for_completion(host: Host) -> None:
     assert response.status_code == 500
 
 
-async def test_links_that_are_handed_out_work(host: Host) -> None:
+async def test_links_that_are_handed_out_work(host: ListeningHost) -> None:
     links = host.client.create_http_management_payload("l")
     async with httpx.AsyncClient() as http:
         started = await http.post(f"{host.base_url}/orchestrators/greet/l", json={"raw": 1})
@@ -253,7 +253,7 @@ async def test_links_that_are_handed_out_work(host: Host) -> None:
         assert (await http.post(url, json=1)).status_code == 410
 
 
-async def test_start_and_wait(host: Host) -> None:
+async def test_start_and_wait(host: ListeningHost) -> None:
     async with httpx.AsyncClient(base_url=host.base_url) as http:
         query = "timeout=10&pollingInterval=1"
         failed = await http.post(f"/orchestrators/fail/sw?{query}")
@@ -265,7 +265,7 @@ async def test_start_and_wait(host: Host) -> None:
         assert late.status_code == 202
 
 
-async def test_pages(host: Host) -> None:
+async def test_pages(host: ListeningHost) -> None:
     for number in range(5):
         await host.client.start_new("greet", f"p-{number}", "x")
     async with httpx.AsyncClient(base_url=host.base_url) as http:
@@ -284,7 +284,7 @@ async def test_pages(host: Host) -> None:
         assert bad.status_code == 400
 
 
-async def test_entities_are_refused(host: Host) -> None:
+async def test_entities_are_refused(host: ListeningHost) -> None:
     async with httpx.AsyncClient(base_url=host.base_url) as http:
         answer = await http.get("/entities/counter/a")
         assert answer.status_code == 500

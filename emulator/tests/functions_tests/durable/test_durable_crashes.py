@@ -18,7 +18,7 @@ from emulator.functions.durable.azure_storage.engine import AzureStorageOptions
 from emulator.functions.durable.azure_storage.faults import FaultOptions
 from emulator.functions.durable.errors import InstanceExists, InstanceFinished, StoreUnavailable
 from emulator.functions.durable.store import Store
-from functions_tests.durable.durable_host import World, make_world
+from functions_tests.durable.durable_host import EngineHost, make_host
 
 
 class DyingStore(Store):
@@ -43,12 +43,12 @@ class DyingStore(Store):
 class Mortal:
     """A world whose engine dies once, at a commit; and a client who does not give up."""
 
-    def __init__(self, world: World, commits: int, *, after: bool) -> None:
-        self.world = world
+    def __init__(self, host: EngineHost, commits: int, *, after: bool) -> None:
+        self.host = host
         self.stores: list[DyingStore] = []
         self.commits = commits
         self.after = after
-        world.make_store = self.make_store
+        host.make_store = self.make_store
 
     def make_store(self, path: Path) -> Store:
         store = DyingStore(path, 0 if self.stores else self.commits, after=self.after)
@@ -57,8 +57,8 @@ class Mortal:
 
     async def revive(self) -> None:
         if self.stores[-1].dead:
-            await self.world.kill()
-            await self.world.start()
+            await self.host.kill()
+            await self.host.start()
 
     async def insist(self, action: Any) -> None:
         while True:
@@ -71,32 +71,32 @@ class Mortal:
 
     async def pass_time(self, seconds: float) -> None:
         await self.revive()
-        await self.world.advance(seconds=seconds)
+        await self.host.advance(seconds=seconds)
         await self.revive()
-        await self.world.settle()
+        await self.host.settle()
 
 
-def saga(world: World) -> None:
+def saga(host: EngineHost) -> None:
     failed: set[str] = set()
 
-    @world.runner.activity
+    @host.runner.activity
     def flaky(name: str) -> str:
         if name not in failed:
             failed.add(name)
             raise OSError(name)
         return name
 
-    @world.runner.activity
+    @host.runner.activity
     def double(value: int) -> int:
         return 2 * value
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def child(context: Any) -> Any:
         value = yield context.call_activity("double", context.get_input())
         yield context.create_timer(context.current_utc_datetime + timedelta(seconds=2))
         return value
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def saga(context: Any) -> Any:
         seen = context.get_input()
         name = yield context.call_activity_with_retry("flaky", RetryOptions(1000, 5), "f")
@@ -117,13 +117,13 @@ def saga(world: World) -> None:
 
 async def _tell(mortal: Mortal) -> None:
     """Play the client of the saga."""
-    world = mortal.world
+    host = mortal.host
 
     async def start() -> None:
         with contextlib.suppress(InstanceExists):
-            await world.engine.start_new("saga", "i", json.dumps("[]"))
+            await host.engine.start_new("saga", "i", json.dumps("[]"))
 
-    await world.start()
+    await host.start()
     await mortal.insist(start)
     for _ in range(12):
         await mortal.pass_time(1)
@@ -131,7 +131,7 @@ async def _tell(mortal: Mortal) -> None:
 
             async def reply(number: int = round_number) -> None:
                 with contextlib.suppress(InstanceFinished):
-                    await world.engine.raise_event("i", f"reply-{number}", str(number))
+                    await host.engine.raise_event("i", f"reply-{number}", str(number))
 
             await mortal.insist(reply)
     await mortal.pass_time(0)
@@ -141,15 +141,15 @@ async def _tell(mortal: Mortal) -> None:
 async def test_death_at_every_commit(tmp_path: Path, after: bool) -> None:
     commits = 1
     while True:
-        world = World(tmp_path / f"{commits}.db")
-        saga(world)
-        mortal = Mortal(world, commits, after=after)
+        host = EngineHost(tmp_path / f"{commits}.db")
+        saga(host)
+        mortal = Mortal(host, commits, after=after)
         await _tell(mortal)
         numbers = [0, 2, 10]
-        assert world.output() == [["f", numbers, 0], ["f", numbers, 1]], f"commit {commits}"
-        assert world.leftovers() == 0, f"after commit {commits}"
+        assert host.output() == [["f", numbers, 0], ["f", numbers, 1]], f"commit {commits}"
+        assert host.leftovers() == 0, f"after commit {commits}"
         died = mortal.stores[0].dead
-        await world.stop()
+        await host.stop()
         if not died:
             assert commits > 20
             return
@@ -170,23 +170,23 @@ class HiccupStore(Store):
 
 
 async def test_refused_transactions_are_repeated(tmp_path: Path) -> None:
-    world = World(tmp_path / "hub.db")
-    saga(world)
-    world.make_store = HiccupStore
-    await world.start()
+    host = EngineHost(tmp_path / "hub.db")
+    saga(host)
+    host.make_store = HiccupStore
+    await host.start()
     started = False
     while not started:
         with contextlib.suppress(StoreUnavailable):
-            await world.engine.start_new("saga", "i", json.dumps("[]"))
+            await host.engine.start_new("saga", "i", json.dumps("[]"))
             started = True
     for _ in range(60):
-        await world.advance(seconds=1)
+        await host.advance(seconds=1)
         for number in range(2):
             with contextlib.suppress(InstanceFinished, StoreUnavailable):
-                await world.engine.raise_event("i", f"reply-{number}", str(number))
-    await world.settle()
-    assert world.output() == [["f", [0, 2, 10], 0], ["f", [0, 2, 10], 1]]
-    await world.stop()
+                await host.engine.raise_event("i", f"reply-{number}", str(number))
+    await host.settle()
+    assert host.output() == [["f", [0, 2, 10], 0], ["f", [0, 2, 10], 1]]
+    await host.stop()
 
 
 Step = st.recursive(
@@ -221,14 +221,14 @@ def _task(context: Any, step: Any, key: str) -> Any:
     return context.task_all(parts) if kind == "all" else context.task_any(parts)
 
 
-def _programs(world: World, program: list[Any]) -> None:
+def _programs(host: EngineHost, program: list[Any]) -> None:
     attempts: dict[str, int] = {}
 
-    @world.runner.activity
+    @host.runner.activity
     def plain(value: Any) -> Any:
         return value
 
-    @world.runner.activity
+    @host.runner.activity
     def stubborn(key_and_failures: list[Any]) -> str:
         key, failures = key_and_failures
         attempts[key] = attempts.get(key, 0) + 1
@@ -236,14 +236,14 @@ def _programs(world: World, program: list[Any]) -> None:
             raise OSError(key)
         return "done"
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def child(context: Any) -> Any:
         n = context.get_input()
         for _ in range(n):
             yield context.call_activity("plain", n)
         return n
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def program_body(context: Any) -> Any:
         log: list[str] = []
         for number, step in enumerate(program):
@@ -284,25 +284,25 @@ def test_any_program_ends_whatever_dies(
     early: bool,
 ) -> None:
     async def play() -> None:
-        world = make_world(tmp_path_factory.mktemp("hub"), engine)
-        _programs(world, program)
+        host = make_host(tmp_path_factory.mktemp("hub"), engine)
+        _programs(host, program)
         names = [name for n, step in enumerate(program) for name in _events(step, str(n))]
-        await world.start()
-        await world.begin("program_body")
+        await host.start()
+        await host.begin("program_body")
         for turn in range(60):
             if turn in deaths:
-                await world.kill()
-                await world.start()
-                await world.settle()
-            if world.status() not in {"Running", "Pending"}:
+                await host.kill()
+                await host.start()
+                await host.settle()
+            if host.status() not in {"Running", "Pending"}:
                 break
             if names and (early or turn % 2):
-                await world.raise_event(names.pop(0), "e")
-            await world.advance(seconds=1)
-        assert world.status() == "Completed", (world.status(), world.output())
-        assert len(world.output()) == len(program)
-        assert ("plain", "the last id is right") in world.runner.calls
-        await world.stop()
+                await host.raise_event(names.pop(0), "e")
+            await host.advance(seconds=1)
+        assert host.status() == "Completed", (host.status(), host.output())
+        assert len(host.output()) == len(program)
+        assert ("plain", "the last id is right") in host.runner.calls
+        await host.stop()
 
     asyncio.run(play())
 
@@ -312,28 +312,30 @@ class Faulty:
 
     def __init__(self, folder: Path, seed: int) -> None:
         faults = FaultOptions(crash_rate=0.1, split_brain_rate=0.3, seed=seed)
-        self.world = World(folder, storage=AzureStorageOptions(folder / "task-hub.db", 0.3, faults))
+        self.host = EngineHost(
+            folder, storage=AzureStorageOptions(folder / "task-hub.db", 0.3, faults)
+        )
 
     async def run(self, name: str, value: Any, events: list[str]) -> Any:
         """Start an orchestration, send it each event again and again, and return its output."""
-        world = self.world
-        await world.start()
-        await world.engine.start_new(name, "i", None if value is None else json.dumps(value))
+        host = self.host
+        await host.start()
+        await host.engine.start_new(name, "i", None if value is None else json.dumps(value))
         for _ in range(200):
-            await world.settle()
-            if world.is_dead:
-                world.outlast_timeouts()
-                await world.start()
+            await host.settle()
+            if host.is_dead:
+                host.outlast_timeouts()
+                await host.start()
                 continue
-            if world.status() not in {"Running", "Pending"}:
+            if host.status() not in {"Running", "Pending"}:
                 break
             for event in events:
                 with contextlib.suppress(InstanceFinished):
-                    await world.engine.raise_event("i", event, json.dumps(event))
-            await world.advance(seconds=1)
-        assert world.status() == "Completed", (world.status(), world.output())
-        output = world.output()
-        await world.stop()
+                    await host.engine.raise_event("i", event, json.dumps(event))
+            await host.advance(seconds=1)
+        assert host.status() == "Completed", (host.status(), host.output())
+        output = host.output()
+        await host.stop()
         return output
 
 
@@ -346,16 +348,16 @@ def test_any_program_ends_whatever_is_lost_or_repeated(
     tmp_path_factory: pytest.TempPathFactory, program: list[Any], seed: int
 ) -> None:
     faulty = Faulty(tmp_path_factory.mktemp("hub"), seed)
-    _programs(faulty.world, program)
+    _programs(faulty.host, program)
     names = [name for n, step in enumerate(program) for name in _events(step, str(n))]
     output = asyncio.run(faulty.run("program_body", None, names))
     assert len(output) == len(program)
-    assert ("plain", "the last id is right") in faulty.world.runner.calls
+    assert ("plain", "the last id is right") in faulty.host.runner.calls
 
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_saga_ends_whatever_is_lost_or_repeated(tmp_path: Path, seed: int) -> None:
     faulty = Faulty(tmp_path, seed)
-    saga(faulty.world)
+    saga(faulty.host)
     output = await faulty.run("saga", "[]", ["reply-0", "reply-1"])
     assert output == [["f", [0, 2, 10], f"reply-{number}"] for number in range(2)]

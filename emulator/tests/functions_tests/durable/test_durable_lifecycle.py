@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from emulator.functions.durable.errors import ArgumentInvalid, InstanceExists, OperationInvalid
-from functions_tests.durable.durable_host import World, child
+from functions_tests.durable.durable_host import EngineHost, child
 
 
-async def test_continue_as_new(world: World) -> None:
-    @world.runner.activity
+async def test_continue_as_new(host: EngineHost) -> None:
+    @host.runner.activity
     def work(n: int) -> int:
         return n
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def eternal(context: Any) -> Any:
         n = context.get_input()
         yield context.call_activity("work", n)
@@ -26,25 +26,25 @@ async def test_continue_as_new(world: World) -> None:
             return None
         return n
 
-    instance = await world.begin("eternal", 0)
+    instance = await host.begin("eternal", 0)
     executions = {instance.execution}
     for _ in range(4):
-        await world.advance(seconds=1)
-        executions.add(world.engine.find("i").execution)
-    assert world.output() == 3
+        await host.advance(seconds=1)
+        executions.add(host.engine.find("i").execution)
+    assert host.output() == 3
     assert len(executions) == 4
-    assert world.scheduled() == [(0, "work"), (1, "timer")]
+    assert host.scheduled() == [(0, "work"), (1, "timer")]
 
 
-async def test_a_renewed_instance_hears_nothing_of_its_past(world: World) -> None:
+async def test_a_renewed_instance_hears_nothing_of_its_past(host: EngineHost) -> None:
     gates = {0: asyncio.Event(), 1: asyncio.Event()}
 
-    @world.runner.activity
+    @host.runner.activity
     async def work(n: int) -> int:
         await gates[n].wait()
         return n
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def eternal(context: Any) -> Any:
         n = context.get_input()
         result = context.call_activity("work", n)
@@ -60,69 +60,69 @@ async def test_a_renewed_instance_hears_nothing_of_its_past(world: World) -> Non
             return None
         return ["limit" if first is limit else first.result, n]
 
-    await world.engine.start_new("eternal", "i", json.dumps("0"))
-    await world.pump()
-    await world.engine.raise_event("i", "renew", "null")
-    await world.pump()
-    if world.storage is None:
-        timers = world.local.store.read("SELECT execution FROM timers")
-        assert timers == [(world.engine.find("i").execution,)]
+    await host.engine.start_new("eternal", "i", json.dumps("0"))
+    await host.pump()
+    await host.engine.raise_event("i", "renew", "null")
+    await host.pump()
+    if host.storage is None:
+        timers = host.local_engine.store.read("SELECT execution FROM timers")
+        assert timers == [(host.engine.find("i").execution,)]
     gates[0].set()
-    await world.pump()
-    assert world.status() == "Running"
+    await host.pump()
+    assert host.status() == "Running"
     gates[1].set()
-    await world.settle()
-    assert world.output() == [1, 1]
+    await host.settle()
+    assert host.output() == [1, 1]
 
 
-async def test_only_new_events_are_new(world: World) -> None:
-    child(world)
-    await world.begin("child", 'a "IsPlayed":false in the input')
-    await world.raise_event("go", 'and "IsPlayed":false in an event')
-    assert world.output() == [
+async def test_only_new_events_are_new(host: EngineHost) -> None:
+    child(host)
+    await host.begin("child", 'a "IsPlayed":false in the input')
+    await host.raise_event("go", 'and "IsPlayed":false in an event')
+    assert host.output() == [
         None,
         'a "IsPlayed":false in the input',
         'and "IsPlayed":false in an event',
     ]
-    first, second = world.runner.contexts
+    first, second = host.runner.contexts
     assert [event["IsPlayed"] for event in first["history"]] == [False, False]
     assert [event["IsPlayed"] for event in second["history"]] == [True, True, True, False, False]
     assert (first["isReplaying"], second["isReplaying"]) == (False, True)
 
 
-async def test_custom_status_and_input(world: World) -> None:
-    @world.runner.orchestrator
+async def test_custom_status_and_input(host: EngineHost) -> None:
+    @host.runner.orchestrator
     def body(context: Any) -> Any:
         context.set_custom_status({"at": context.get_input()["step"]})
         yield context.wait_for_external_event("go")
         context.set_custom_status(None)
 
-    await world.begin("body", {"step": "é\u2028"})
-    assert json.loads(world.engine.find("i").custom_status or "") == {"at": "é\u2028"}
-    await world.raise_event("go")
-    assert world.engine.find("i").custom_status is None
-    assert world.status() == "Completed"
+    await host.begin("body", {"step": "é\u2028"})
+    assert json.loads(host.engine.find("i").custom_status or "") == {"at": "é\u2028"}
+    await host.raise_event("go")
+    assert host.engine.find("i").custom_status is None
+    assert host.status() == "Completed"
 
 
-async def test_long_timer(world: World) -> None:
-    @world.runner.orchestrator
+async def test_long_timer(host: EngineHost) -> None:
+    @host.runner.orchestrator
     def body(context: Any) -> Any:
         yield context.create_timer(context.current_utc_datetime + timedelta(days=10))
         return context.current_utc_datetime.isoformat()
 
-    await world.begin("body")
+    await host.begin("body")
     for _ in range(3):
-        await world.advance(days=3)
-    assert world.status() == "Running"
-    await world.advance(days=1)
-    assert world.output() == "2026-01-11T00:00:00+00:00"
-    assert world.scheduled() == [(0, "timer"), (1, "timer"), (2, "timer")]
+        await host.advance(days=3)
+    assert host.status() == "Running"
+    await host.advance(days=1)
+    assert host.output() == "2026-01-11T00:00:00+00:00"
+    assert host.scheduled() == [(0, "timer"), (1, "timer"), (2, "timer")]
 
 
-async def test_suspended_instances_wait(world: World) -> None:
+async def test_suspended_instances_wait(host: EngineHost) -> None:
     calls = []
 
-    @world.runner.activity
+    @host.runner.activity
     async def slow(value: str) -> str:
         calls.append(value)
         await gate.wait()
@@ -130,108 +130,108 @@ async def test_suspended_instances_wait(world: World) -> None:
 
     gate = asyncio.Event()
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def body(context: Any) -> Any:
         value = yield context.call_activity("slow", "v")
         return [value, (yield context.wait_for_external_event("go"))]
 
-    await world.engine.start_new("body", "i")
-    await world.pump()
-    await world.engine.suspend("i", "wait")
-    await world.pump()
+    await host.engine.start_new("body", "i")
+    await host.pump()
+    await host.engine.suspend("i", "wait")
+    await host.pump()
     with pytest.raises(OperationInvalid):
-        await world.engine.suspend("i", "wait")
+        await host.engine.suspend("i", "wait")
     gate.set()
-    await world.raise_event("go", 1)
-    assert world.status() == "Suspended"
-    await world.kill()
-    await world.start()
-    await world.settle()
-    assert world.status() == "Suspended"
-    await world.engine.resume("i", "go on")
-    if world.storage is None:  # the other engine changes the status with the next episode
+    await host.raise_event("go", 1)
+    assert host.status() == "Suspended"
+    await host.kill()
+    await host.start()
+    await host.settle()
+    assert host.status() == "Suspended"
+    await host.engine.resume("i", "go on")
+    if host.storage is None:  # the other engine changes the status with the next episode
         with pytest.raises(OperationInvalid):
-            await world.engine.resume("i", "go on")
-    await world.settle()
-    assert world.output() == ["v", 1]
+            await host.engine.resume("i", "go on")
+    await host.settle()
+    assert host.output() == ["v", 1]
     # Its result had been kept, so the activity did not run again.
     assert calls == ["v"]
 
 
-async def test_terminating_a_suspended_instance(world: World) -> None:
-    child(world)
-    await world.begin("child")
-    await world.engine.suspend("i", "")
-    await world.engine.terminate("i", "the end")
-    await world.settle()
-    assert (world.status(), world.output()) == ("Terminated", "the end")
+async def test_terminating_a_suspended_instance(host: EngineHost) -> None:
+    child(host)
+    await host.begin("child")
+    await host.engine.suspend("i", "")
+    await host.engine.terminate("i", "the end")
+    await host.settle()
+    assert (host.status(), host.output()) == ("Terminated", "the end")
 
 
-async def test_ids_are_reused_only_when_finished(world: World) -> None:
-    child(world)
-    await world.begin("child", 1)
+async def test_ids_are_reused_only_when_finished(host: EngineHost) -> None:
+    child(host)
+    await host.begin("child", 1)
     with pytest.raises(InstanceExists):
-        await world.engine.start_new("child", "i")
-    await world.raise_event("go", "x")
-    await world.begin("child", 2)
-    assert world.status() == "Running"
-    await world.raise_event("go", "y")
-    assert world.output() == [None, 2, "y"]
+        await host.engine.start_new("child", "i")
+    await host.raise_event("go", "x")
+    await host.begin("child", 2)
+    assert host.status() == "Running"
+    await host.raise_event("go", "y")
+    assert host.output() == [None, 2, "y"]
 
 
 @pytest.mark.parametrize("instance_id", ["@x", "a/b", "a\\b", "a#b", "a?b", "a\nb", "x" * 257])
-async def test_bad_ids(world: World, instance_id: str) -> None:
-    child(world)
+async def test_bad_ids(host: EngineHost, instance_id: str) -> None:
+    child(host)
     with pytest.raises(ArgumentInvalid):
-        await world.engine.start_new("child", instance_id)
+        await host.engine.start_new("child", instance_id)
 
 
-async def test_unknown_functions(world: World) -> None:
-    @world.runner.activity
+async def test_unknown_functions(host: EngineHost) -> None:
+    @host.runner.activity
     def known(value: Any) -> None:
         pass
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def body(context: Any) -> Any:
         yield context.call_activity("nothing")
 
     with pytest.raises(ArgumentInvalid, match="'nobody' doesn't exist, is disabled, or is not an"):
-        await world.engine.start_new("nobody")
-    await world.begin("body")
-    assert world.output() == (
+        await host.engine.start_new("nobody")
+    await host.begin("body")
+    assert host.output() == (
         "Orchestrator function 'body' failed: The function 'nothing' doesn't exist, is disabled, "
         "or is not an activity function. Additional info: The following are the known activity "
         "functions: 'known'."
     )
 
 
-async def test_what_the_local_host_does_not_do(world: World) -> None:
-    @world.runner.orchestrator
+async def test_what_the_local_host_does_not_do(host: EngineHost) -> None:
+    @host.runner.orchestrator
     def body(context: Any) -> Any:
         yield context.call_http("GET", "http://localhost/")
 
-    await world.begin("body")
-    assert world.output() == (
+    await host.begin("body")
+    assert host.output() == (
         "Orchestrator function 'body' failed: call_http is not supported by the local host"
     )
 
 
-async def test_rewind_of_a_first_turn(local_world: World) -> None:
-    world = local_world
+async def test_rewind_of_a_first_turn(local_host: EngineHost) -> None:
+    host = local_host
     broken = [True]
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def body(context: Any) -> Any:
         if broken:
             raise OSError("at once")
         yield context.wait_for_external_event("go")
 
-    await world.begin("body")
+    await host.begin("body")
     broken.clear()
-    await world.kill()
-    await world.start()
-    await world.engine.rewind("i")
-    await world.settle()
-    assert world.status() == "Running"
-    await world.raise_event("go")
-    assert world.status() == "Completed"
+    await host.kill()
+    await host.start()
+    await host.engine.rewind("i")
+    await host.settle()
+    assert host.status() == "Running"
+    await host.raise_event("go")
+    assert host.status() == "Completed"

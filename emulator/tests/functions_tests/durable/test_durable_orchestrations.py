@@ -10,35 +10,35 @@ from azure.durable_functions import RetryOptions
 
 from emulator.functions.durable.errors import InstanceMissing
 from emulator.functions.settings import DurableOptions
-from functions_tests.durable.durable_host import World, make_world
+from functions_tests.durable.durable_host import EngineHost, make_host
 
 
-async def test_chain(world: World) -> None:
-    @world.runner.activity
+async def test_chain(host: EngineHost) -> None:
+    @host.runner.activity
     def add(pair: list[int]) -> int:
         return sum(pair)
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def chain(context: Any) -> Any:
         first = yield context.call_activity("add", [context.get_input(), 1])
         second = yield context.call_activity("add", [first, 10])
         return {"sum": second}
 
-    await world.begin("chain", 100)
-    assert world.status() == "Completed"
-    assert world.output() == {"sum": 111}
-    assert world.runner.calls == [("add", [100, 1]), ("add", [101, 10])]
-    assert world.scheduled() == [(0, "add"), (1, "add")]
+    await host.begin("chain", 100)
+    assert host.status() == "Completed"
+    assert host.output() == {"sum": 111}
+    assert host.runner.calls == [("add", [100, 1]), ("add", [101, 10])]
+    assert host.scheduled() == [(0, "add"), (1, "add")]
 
 
-async def test_job_of_the_gateway(world: World) -> None:
+async def test_job_of_the_gateway(host: EngineHost) -> None:
     """An activity with retries, then the first of a reply, a cancellation and a deadline."""
 
-    @world.runner.activity
+    @host.runner.activity
     def enqueue(job: str) -> None:
         pass
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def job(context: Any) -> Any:
         yield context.call_activity_with_retry("enqueue", RetryOptions(100, 3), "job")
         reply = context.wait_for_external_event("reply")
@@ -49,29 +49,29 @@ async def test_job_of_the_gateway(world: World) -> None:
             deadline.cancel()
         return "expired" if first is deadline else first.result
 
-    await world.begin("job", "x", "a")
-    await world.begin("job", "x", "b")
-    assert world.status("a") == world.status("b") == "Running"
-    await world.raise_event("reply", {"ok": True}, "a")
-    assert world.output("a") == {"ok": True}
-    if world.storage is None:
-        assert len(world.local.timers) == 1
-    await world.advance(seconds=299)
-    assert world.status("b") == "Running"
-    await world.advance(seconds=1)
-    assert world.output("b") == "expired"
-    assert world.scheduled("a") == [(0, "enqueue"), (1, "timer")]
+    await host.begin("job", "x", "a")
+    await host.begin("job", "x", "b")
+    assert host.status("a") == host.status("b") == "Running"
+    await host.raise_event("reply", {"ok": True}, "a")
+    assert host.output("a") == {"ok": True}
+    if host.storage is None:
+        assert len(host.local_engine.timers) == 1
+    await host.advance(seconds=299)
+    assert host.status("b") == "Running"
+    await host.advance(seconds=1)
+    assert host.output("b") == "expired"
+    assert host.scheduled("a") == [(0, "enqueue"), (1, "timer")]
 
 
 @pytest.mark.parametrize("engine", ["local", "azure-storage"])
 async def test_no_more_activities_run_at_once_than_the_host_file_allows(
     tmp_path: Path, engine: str
 ) -> None:
-    world = make_world(tmp_path, engine)
-    world.options = DurableOptions(max_activities=2)
+    host = make_host(tmp_path, engine)
+    host.options = DurableOptions(max_activities=2)
     running, peaks = 0, []
 
-    @world.runner.activity
+    @host.runner.activity
     async def work(_: int) -> None:
         nonlocal running
         running += 1
@@ -79,27 +79,27 @@ async def test_no_more_activities_run_at_once_than_the_host_file_allows(
         await asyncio.sleep(0)
         running -= 1
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def fan_out(context: Any) -> Any:
         yield context.task_all([context.call_activity("work", number) for number in range(5)])
 
-    await world.start()
-    await world.begin("fan_out")
-    assert world.status() == "Completed"
+    await host.start()
+    await host.begin("fan_out")
+    assert host.status() == "Completed"
     assert (len(peaks), max(peaks)) == (5, 2)
-    await world.stop()
+    await host.stop()
 
 
-async def test_terminate_and_purge(world: World) -> None:
-    @world.runner.orchestrator
+async def test_terminate_and_purge(host: EngineHost) -> None:
+    @host.runner.orchestrator
     def wait(context: Any) -> Any:
         yield context.wait_for_external_event("never")
 
-    instance = await world.begin("wait")
-    await world.engine.terminate("i", "no more")
-    await world.settle()
-    assert world.status() == "Terminated"
-    assert world.output() == "no more"
-    assert await world.engine.purge([instance]) == 1
+    instance = await host.begin("wait")
+    await host.engine.terminate("i", "no more")
+    await host.settle()
+    assert host.status() == "Terminated"
+    assert host.output() == "no more"
+    assert await host.engine.purge([instance]) == 1
     with pytest.raises(InstanceMissing):
-        world.engine.find("i")
+        host.engine.find("i")

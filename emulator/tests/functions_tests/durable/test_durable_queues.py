@@ -31,7 +31,10 @@ def instance(status: Status, next_task: int = 0) -> LoadedInstance:
     turn = 0 if status is Status.PENDING else 1
     shim = Shim(next_task=next_task)
     return LoadedInstance(
-        *("i", "e", "job", None, status, None, 0, 0), turn=turn, shim=shim, etag=("e", turn)
+        *("i", "e", "job", None, status, None, 0, 0),
+        episode_count=turn,
+        shim=shim,
+        etag=("e", turn),
     )
 
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from azure.durable_functions import RetryOptions
 
-from functions_tests.durable.durable_host import World
+from functions_tests.durable.durable_host import EngineHost
 
 
-def flaky(world: World, failures: int) -> None:
+def flaky(host: EngineHost, failures: int) -> None:
     """An activity which fails so many times for each argument."""
     left: dict[str, int] = {}
 
-    @world.runner.activity
+    @host.runner.activity
     def flaky(name: str) -> str:
         left.setdefault(name, failures)
         if left[name]:
@@ -23,27 +23,27 @@ def flaky(world: World, failures: int) -> None:
         return f"{name} is up"
 
 
-async def test_a_later_attempt_succeeds(world: World) -> None:
-    flaky(world, 2)
+async def test_a_later_attempt_succeeds(host: EngineHost) -> None:
+    flaky(host, 2)
 
-    @world.runner.activity
+    @host.runner.activity
     def after(value: str) -> str:
         return value + "!"
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def body(context: Any) -> Any:
         value = yield context.call_activity_with_retry("flaky", RetryOptions(5000, 3), "a")
         return (yield context.call_activity("after", value))
 
-    await world.begin("body")
-    assert len(world.runner.calls) == 1
-    await world.advance(seconds=4.999)
-    assert len(world.runner.calls) == 1
-    await world.advance(seconds=0.001)
-    assert len(world.runner.calls) == 2
-    await world.advance(seconds=5)
-    assert world.output() == "a is up!"
-    assert world.scheduled() == [
+    await host.begin("body")
+    assert len(host.runner.calls) == 1
+    await host.advance(seconds=4.999)
+    assert len(host.runner.calls) == 1
+    await host.advance(seconds=0.001)
+    assert len(host.runner.calls) == 2
+    await host.advance(seconds=5)
+    assert host.output() == "a is up!"
+    assert host.scheduled() == [
         (0, "flaky"),
         (1, "timer"),
         (2, "flaky"),
@@ -53,14 +53,14 @@ async def test_a_later_attempt_succeeds(world: World) -> None:
     ]
 
 
-async def test_the_last_failure_waits_for_one_more_timer(world: World) -> None:
-    flaky(world, 9)
+async def test_the_last_failure_waits_for_one_more_timer(host: EngineHost) -> None:
+    flaky(host, 9)
 
-    @world.runner.activity
+    @host.runner.activity
     def mourn(text: str) -> str:
         return "mourned"
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def body(context: Any) -> Any:
         try:
             yield context.call_activity_with_retry("flaky", RetryOptions(1000, 2), "a")
@@ -68,25 +68,25 @@ async def test_the_last_failure_waits_for_one_more_timer(world: World) -> None:
             mourned = yield context.call_activity("mourn", "x")
             return [str(error), mourned]
 
-    await world.begin("body")
-    await world.advance(seconds=1)
-    assert world.status() == "Running"
-    await world.advance(seconds=1)
+    await host.begin("body")
+    await host.advance(seconds=1)
+    assert host.status() == "Running"
+    await host.advance(seconds=1)
     cause = "OSError: a is down"
-    assert world.output() == [f"Activity function 'flaky' failed:  {cause} \n {cause}", "mourned"]
-    assert [task for task, _ in world.scheduled()] == [0, 1, 2, 3, 4]
+    assert host.output() == [f"Activity function 'flaky' failed:  {cause} \n {cause}", "mourned"]
+    assert [task for task, _ in host.scheduled()] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("failures", [0, 1, 2, 3])
-async def test_retries_side_by_side(world: World, failures: int) -> None:
+async def test_retries_side_by_side(host: EngineHost, failures: int) -> None:
     """Failures that come together must not be numbered in another order than the SDK's."""
-    flaky(world, failures)
+    flaky(host, failures)
 
-    @world.runner.activity
+    @host.runner.activity
     def plain(value: int) -> int:
         return value
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def body(context: Any) -> Any:
         options = RetryOptions(1000, 4)
         tasks = [context.call_activity_with_retry("flaky", options, name) for name in "abc"]
@@ -95,16 +95,16 @@ async def test_retries_side_by_side(world: World, failures: int) -> None:
         last = yield context.call_activity("plain", 8)
         return [*values, last]
 
-    await world.begin("body")
+    await host.begin("body")
     for _ in range(4):
-        await world.advance(seconds=1)
-    assert world.output() == ["a is up", 7, "b is up", "c is up", 8]
+        await host.advance(seconds=1)
+    assert host.output() == ["a is up", 7, "b is up", "c is up", 8]
 
 
-async def test_race_of_retry_timer_and_event(world: World) -> None:
-    flaky(world, 2)
+async def test_race_of_retry_timer_and_event(host: EngineHost) -> None:
+    flaky(host, 2)
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def body(context: Any) -> Any:
         slow = context.call_activity_with_retry("flaky", RetryOptions(60_000, 5), "a")
         limit = context.create_timer(context.current_utc_datetime + timedelta(seconds=90))
@@ -115,103 +115,103 @@ async def test_race_of_retry_timer_and_event(world: World) -> None:
             return ["limit", other.result]
         return first.result
 
-    await world.begin("body")
-    await world.advance(seconds=60)
-    await world.advance(seconds=30)
-    await world.advance(seconds=30)
-    assert world.output() == ["limit", "a is up"]
-    assert [task for task, _ in world.scheduled()] == [0, 1, 2, 3, 4, 5]
+    await host.begin("body")
+    await host.advance(seconds=60)
+    await host.advance(seconds=30)
+    await host.advance(seconds=30)
+    assert host.output() == ["limit", "a is up"]
+    assert [task for task, _ in host.scheduled()] == [0, 1, 2, 3, 4, 5]
 
 
-async def test_retry_survives_restarts(world: World) -> None:
-    flaky(world, 2)
+async def test_retry_survives_restarts(host: EngineHost) -> None:
+    flaky(host, 2)
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def body(context: Any) -> Any:
         return (yield context.call_activity_with_retry("flaky", RetryOptions(1000, 3), "a"))
 
-    await world.begin("body")
+    await host.begin("body")
     for _ in range(2):
-        await world.kill()
-        await world.start()
-        await world.advance(seconds=1)
-    assert world.output() == "a is up"
+        await host.kill()
+        await host.start()
+        await host.advance(seconds=1)
+    assert host.output() == "a is up"
 
 
 @pytest.mark.parametrize("fixed", [None, "the-child"])
-async def test_sub_orchestration_with_retry(world: World, fixed: str | None) -> None:
-    flaky(world, 2)
+async def test_sub_orchestration_with_retry(host: EngineHost, fixed: str | None) -> None:
+    flaky(host, 2)
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def child(context: Any) -> Any:
         return (yield context.call_activity("flaky", context.get_input()))
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def body(context: Any) -> Any:
         options = RetryOptions(1000, 3)
         task = context.call_sub_orchestrator_with_retry("child", options, "a", fixed)
         return (yield task)
 
-    await world.begin("body")
-    await world.advance(seconds=1)
-    await world.advance(seconds=1)
-    assert world.output() == "a is up"
-    assert [task for task, _ in world.scheduled()] == [0, 1, 2, 3, 4]
+    await host.begin("body")
+    await host.advance(seconds=1)
+    await host.advance(seconds=1)
+    assert host.output() == "a is up"
+    assert [task for task, _ in host.scheduled()] == [0, 1, 2, 3, 4]
 
 
-async def test_rewind_of_an_exhausted_retry(local_world: World) -> None:
-    world = local_world
-    flaky(world, 2)
+async def test_rewind_of_an_exhausted_retry(local_host: EngineHost) -> None:
+    host = local_host
+    flaky(host, 2)
 
-    @world.runner.activity
+    @host.runner.activity
     def after(value: str) -> str:
         return value + "!"
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def body(context: Any) -> Any:
         value = yield context.call_activity_with_retry("flaky", RetryOptions(1000, 2), "a")
         return (yield context.call_activity("after", value))
 
-    await world.begin("body")
-    await world.advance(seconds=1)
-    await world.advance(seconds=1)
-    assert world.status() == "Failed"
-    await world.engine.rewind("i")
-    await world.settle()
-    assert world.output() == "a is up!"
+    await host.begin("body")
+    await host.advance(seconds=1)
+    await host.advance(seconds=1)
+    assert host.status() == "Failed"
+    await host.engine.rewind("i")
+    await host.settle()
+    assert host.output() == "a is up!"
 
 
-async def test_failure_behind_an_event_in_the_same_mailbox(world: World) -> None:
+async def test_failure_behind_an_event_in_the_same_mailbox(host: EngineHost) -> None:
     """The event makes the SDK number an activity before the failure makes it number a timer."""
     gate = asyncio.Event()
 
-    @world.runner.activity
+    @host.runner.activity
     async def flaky(value: int) -> int:
         if not gate.is_set():
             await gate.wait()
             raise OSError
         return value
 
-    @world.runner.activity
+    @host.runner.activity
     def plain(value: int) -> int:
         return value
 
-    @world.runner.orchestrator
+    @host.runner.orchestrator
     def body(context: Any) -> Any:
         slow = context.call_activity_with_retry("flaky", RetryOptions(1000, 3), 1)
         yield context.task_any([slow, context.wait_for_external_event("go")])
         quick = yield context.call_activity("plain", 2)
         return [quick, (yield slow)]
 
-    await world.engine.start_new("body", "i")
-    await world.pump()
-    assert world.runner.calls == [("flaky", 1)]
-    await world.engine.suspend("i", "")
-    await world.engine.raise_event("i", "go", "0")
+    await host.engine.start_new("body", "i")
+    await host.pump()
+    assert host.runner.calls == [("flaky", 1)]
+    await host.engine.suspend("i", "")
+    await host.engine.raise_event("i", "go", "0")
     gate.set()
-    await world.settle()
-    await world.engine.resume("i", "")
-    await world.settle()
-    await world.advance(seconds=1)
-    assert world.output() == [2, 1]
-    assert world.scheduled() == [(0, "flaky"), (1, "plain"), (2, "timer"), (3, "flaky")]
+    await host.settle()
+    await host.engine.resume("i", "")
+    await host.settle()
+    await host.advance(seconds=1)
+    assert host.output() == [2, 1]
+    assert host.scheduled() == [(0, "flaky"), (1, "plain"), (2, "timer"), (3, "flaky")]

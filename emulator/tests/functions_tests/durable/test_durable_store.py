@@ -85,10 +85,10 @@ async def test_timers_fire_in_order_and_only_when_due() -> None:
         timers.set(n, now + n * 1_000_000, lambda n=n: fired.append(n))  # type: ignore[misc] # a lambda with a default
     timers.cancel(2)
     clock.moment += timedelta(seconds=2.9)
-    timers.poke()
+    timers.fire_due()
     assert fired == [1]
     clock.moment += timedelta(seconds=0.1)
-    timers.poke()
+    timers.fire_due()
     assert fired == [1, 3]
     timers.close()
 

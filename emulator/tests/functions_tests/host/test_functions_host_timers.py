@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from emulator.functions.errors import FunctionFailure
 from emulator.functions.triggers.timer import (
-    Due,
     Schedule,
     ScheduleError,
     TimerOptions,
+    TimerRun,
     TimerTrigger,
 )
 
@@ -101,10 +101,10 @@ async def test_runs_follow_the_schedule_and_carry_their_status(tmp_path: Path) -
     clock, fire = SetClock(), Firings()
     hourly = timer(tmp_path, clock, fire)
     due = hourly.first_due()
-    assert due == Due(NOON + timedelta(hours=1))
+    assert due == TimerRun(NOON + timedelta(hours=1))
     clock.instant = due.at - timedelta(milliseconds=2)  # woken a little early
     due = await hourly.run_once(due)
-    assert due == Due(NOON + timedelta(hours=2))
+    assert due == TimerRun(NOON + timedelta(hours=2))
     clock.instant = due.at
     await hourly.run_once(due)
     assert [payload["IsPastDue"] for payload in fire.payloads] == [False, False]
@@ -121,8 +121,8 @@ async def test_a_run_that_was_missed_is_made_up_once_and_late(tmp_path: Path) ->
     clock.instant += timedelta(hours=5)
     again = timer(tmp_path, clock, fire)
     due = again.first_due()
-    assert due == Due(clock.instant, is_past_due=True)
-    assert await again.run_once(due) == Due(NOON + timedelta(hours=6))
+    assert due == TimerRun(clock.instant, is_past_due=True)
+    assert await again.run_once(due) == TimerRun(NOON + timedelta(hours=6))
     assert [payload["IsPastDue"] for payload in fire.payloads] == [True]
 
 
@@ -131,7 +131,7 @@ def test_a_restart_keeps_the_time_that_is_due(tmp_path: Path) -> None:
     timer(tmp_path, clock, Firings(), "01:00:00").first_due()
     clock.instant += timedelta(minutes=50)
     due = timer(tmp_path, clock, Firings(), "01:00:00").first_due()
-    assert due == Due(NOON + timedelta(hours=1))
+    assert due == TimerRun(NOON + timedelta(hours=1))
 
 
 def test_another_schedule_starts_anew(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_another_schedule_starts_anew(tmp_path: Path) -> None:
     timer(tmp_path, clock, Firings()).first_due()
     clock.instant += timedelta(hours=5)
     due = timer(tmp_path, clock, Firings(), "0 30 * * * *").first_due()
-    assert due == Due(NOON + timedelta(hours=5, minutes=30))
+    assert due == TimerRun(NOON + timedelta(hours=5, minutes=30))
 
 
 def test_without_a_monitor_nothing_is_made_up(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_without_a_monitor_nothing_is_made_up(tmp_path: Path) -> None:
     timer(tmp_path, clock, Firings(), use_monitor=False).first_due()
     clock.instant += timedelta(hours=5)
     due = timer(tmp_path, clock, Firings(), use_monitor=False).first_due()
-    assert due == Due(NOON + timedelta(hours=6))
+    assert due == TimerRun(NOON + timedelta(hours=6))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -157,19 +157,19 @@ def test_frequent_timers_keep_no_state(tmp_path: Path) -> None:
 
 
 def test_a_timer_may_run_when_the_host_starts(tmp_path: Path) -> None:
-    assert timer(tmp_path, SetClock(), Firings(), run_on_startup=True).first_due() == Due(NOON)
+    assert timer(tmp_path, SetClock(), Firings(), run_on_startup=True).first_due() == TimerRun(NOON)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"Schedule": "0 0 * * * *", "Next": 1}'])
 def test_a_damaged_state_is_written_anew(text: str, tmp_path: Path) -> None:
     (tmp_path / "tidy.json").write_text(text)
     due = timer(tmp_path, SetClock(), Firings()).first_due()
-    assert due == Due(NOON + timedelta(hours=1))
+    assert due == TimerRun(NOON + timedelta(hours=1))
     assert json.loads((tmp_path / "tidy.json").read_text())["Next"] == due.at.isoformat()
 
 
 async def test_a_function_that_fails_is_run_again_by_schedule(tmp_path: Path) -> None:
     fire = Firings(FunctionFailure("ValueError", "no"))
     hourly = timer(tmp_path, SetClock(), fire)
-    assert await hourly.run_once(Due(NOON)) == Due(NOON + timedelta(hours=1))
+    assert await hourly.run_once(TimerRun(NOON)) == TimerRun(NOON + timedelta(hours=1))
     assert len(fire.payloads) == 1

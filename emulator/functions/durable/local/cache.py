@@ -4,14 +4,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from emulator.functions.clock import Clock
-from emulator.functions.durable.episodes import child_ended
+from emulator.functions.durable.episodes import child_completion
 from emulator.functions.durable.history import micros
 from emulator.functions.durable.instances import Instance, Message, Parent, Status
 from emulator.functions.durable.records import consume, insert_message, read_history, read_instance
 from emulator.functions.durable.store import Statement, Store
 
 
-class Hub:
+class InstanceCache:
     """Finds instances, in memory or in the store, and delivers messages to them.
 
     An instance in memory is the one truth about it: the store follows. Idle instances are
@@ -52,7 +52,7 @@ class Hub:
             self.put(instance)
         return instance
 
-    def held(self, instance_id: str) -> Instance | None:
+    def get_cached(self, instance_id: str) -> Instance | None:
         """Return an instance if it is in memory."""
         return self._instances.get(instance_id)
 
@@ -60,7 +60,7 @@ class Hub:
         """Hold an instance in memory, in the place of one with the same id."""
         self._instances[instance.id] = instance
         self._instances.move_to_end(instance.id)
-        self.weigh(instance)
+        self.update_size(instance)
 
     def drop(self, instance: Instance) -> None:
         """Forget an instance, unless another has taken its id."""
@@ -68,11 +68,11 @@ class Hub:
             del self._instances[instance.id]
             self._weight -= self._weights.pop(instance.id)
 
-    def weigh(self, instance: Instance) -> None:
+    def update_size(self, instance: Instance) -> None:
         """Note that an instance has grown; forget idle ones if memory is full."""
         if self._instances.get(instance.id) is not instance:
             return
-        weight = instance.weight
+        weight = instance.size_characters
         self._weight += weight - self._weights.get(instance.id, 0)
         self._weights[instance.id] = weight
         if self._weight <= self._memory_characters:
@@ -82,7 +82,7 @@ class Hub:
         for other in self._instances.values():
             if excess <= 0:
                 break
-            if other.idle and other is not instance:
+            if other.is_idle and other is not instance:
                 forgotten.append(other)
                 excess -= self._weights[other.id]
         for other in forgotten:
@@ -91,7 +91,9 @@ class Hub:
     def history(self, instance: Instance) -> list[str]:
         """Return an instance's past events, one text a turn."""
         if instance.history is None:
-            instance.history = read_history(self.store, instance.id) if instance.turn else []
+            instance.history = (
+                read_history(self.store, instance.id) if instance.episode_count else []
+            )
         return instance.history
 
     def deliver(self, instance_id: str, message: Message) -> None:
@@ -99,17 +101,17 @@ class Hub:
         instance = self.find(instance_id)
         if (
             instance is None
-            or instance.finished
+            or instance.is_finished
             or message.execution not in {None, instance.execution}
         ):
             self.store.write(list(consume(instance_id, message)))
             return
         instance.mailbox.append(message)
-        if instance.suspended:
-            self.shelve(instance)
+        if instance.is_suspended:
+            self.persist_results(instance)
         self.wake(instance)
 
-    def shelve(self, instance: Instance) -> None:
+    def persist_results(self, instance: Instance) -> None:
         """Keep results of activities for which no turn can be made now, so that none runs twice."""
         for message in instance.mailbox:
             if message.work is not None and message.sequence is None:
@@ -118,10 +120,10 @@ class Hub:
                 message.work = None
                 self.store.write([insert_message(instance.id, message), *delete_work])
 
-    def tell_parent(
+    def prepare_completion_for_parent(
         self, parent: Parent, status: Status, output: str | None, reason: str
     ) -> tuple[list[Statement], Callable[[], None]]:
         """Return how to tell a parent that its child ended: the statements, and what follows."""
-        message = child_ended(self.now(), parent, status, output, reason)
+        message = child_completion(self.now(), parent, status, output, reason)
         message.sequence = self.number()
         return [insert_message(parent.id, message)], lambda: self.deliver(parent.id, message)
