@@ -1,4 +1,4 @@
-"""`python -m emulator.functions --app FOLDER --port 7071 --data DIR`."""
+"""Run the Functions host from the command line: `python -m emulator.functions --app FOLDER`."""
 
 import argparse
 import asyncio
@@ -18,9 +18,9 @@ from emulator.functions.durable.azure_storage.faults import (
     FaultOptions,
     check_crash_point,
 )
-from emulator.functions.host import Host, HostOptions, locked, run_host
+from emulator.functions.host import Host, HostOptions, lock_data_directory, run_host
 
-# Live hosts renew what they hold at a third of it.
+# A live host renews its messages after a third of the timeout.
 _SHORTEST_TIMEOUT_SECONDS = 0.5
 _LONGEST_TIMEOUT_SECONDS = 7 * 24 * 3600.0
 _AZURE_STORAGE_ONLY = (
@@ -34,15 +34,15 @@ _AZURE_STORAGE_ONLY = (
 
 
 def main() -> int:
-    """Run a host until SIGTERM or SIGINT; return its exit status."""
+    """Run a host until SIGTERM or SIGINT and return its exit status."""
     options = _parse(sys.argv[1:])
-    # The SDK's links report every hiccup at length; the trigger says once what matters.
+    # The SDK logs each lost connection at length; the trigger logs an outage once.
     logging.getLogger("azure").setLevel(logging.CRITICAL)
     return program.run("emulator.functions", options.log_level, lambda: _run(options))
 
 
 def _run(options: HostOptions) -> None:
-    with locked(options.data):
+    with lock_data_directory(options.data):
         program.run_loop(_serve(options))
 
 
@@ -51,7 +51,7 @@ async def _serve(options: HostOptions) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    # Core Tools overlay local.settings.json with their environment, so this is the app's, too.
+    # The app also sees the host's environment, as with Core Tools.
     await run_host(Host(options, dict(os.environ)), stopping)
 
 

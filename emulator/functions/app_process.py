@@ -1,8 +1,8 @@
-"""One run of the app process: started, indexed, spoken to over a socket pair, and ended.
+"""The app process as the host sees it: started, indexed, invoked, and restarted when it dies.
 
-Keeps an app process running: restarted with backoff when it dies, the same functions or none.
-
-Invocations as the host's parts make them: HTTP, trigger data, orchestrators, activities.
+AppProcess      one run of the process, with the connection to it
+AppSupervisor   starts a new run with backoff when the process dies
+Invoker         invokes functions: HTTP triggers, other triggers, orchestrators, activities
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _WORK_RESTART_TIMEOUT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class AppCommand:
-    """What the app process is started with."""
+    """The command that starts an app process."""
 
     folder: Path
     settings: Mapping[str, str]
@@ -44,7 +44,7 @@ class AppCommand:
     log_level: str = "info"
 
     def arguments(self) -> list[str]:
-        """Return the options that the app's own settings make."""
+        """Return the command-line options that follow from the app settings."""
         script = self.settings.get("PYTHON_SCRIPT_FILE_NAME") or "function_app.py"
         arguments = ["--folder", str(self.folder), "--script", script]
         threads = self.settings.get(_THREADS_SETTING)
@@ -57,11 +57,11 @@ class AppCommand:
 
 
 class _EndedEarlyError(AppLoadError):
-    """The process ended before it had told what the folder holds."""
+    """The process ended before it reported its functions."""
 
 
 class AppProcess:
-    """A running app process. Made by `start_app`; once `ended` is set it stays so."""
+    """One run of the app process, made by `start_app`. `ended` is set when it has ended."""
 
     def __init__(self, child: asyncio.subprocess.Process, lifeline: int) -> None:
         loop = asyncio.get_running_loop()
@@ -74,18 +74,19 @@ class AppProcess:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[InvocationResponse]] = {}
         self._create_future = loop.create_future
-        # A grandchild may hold the stream open after its parent's death, so watch that, too.
+        # A child of the app process may keep the stream open, so watch the process, too.
         self._watcher = loop.create_task(self._watch())
 
     @property
     def pid(self) -> int:
-        """Return the operating system's number of the process."""
+        """Return the process id."""
         return self._child.pid
 
     async def invoke(self, call: list[Any], body: bytes) -> InvocationResponse:
-        """Send an invocation (its head without the number) and return the answer's head and body.
+        """Send an invocation and return the head and body of its response.
 
-        Raises AppUnavailable when the process is gone or goes before it answers.
+        `call` is the head of the frame without the number. Raises AppUnavailable if the process
+        has ended or ends before it responds.
         """
         number = next(self._numbers)
         answer: asyncio.Future[InvocationResponse] = self._create_future()
@@ -95,12 +96,12 @@ class AppProcess:
             self.connection.send([number, *call], body)
             return await answer
         except ConnectionError as error:
-            raise AppUnavailable("the app process is gone", not_started=True) from error
+            raise AppUnavailable("the app process has ended", not_started=True) from error
         finally:
             self._waiting.pop(number, None)
 
     def begin(self, client_binding: str | None) -> None:
-        """Tell the app the durable client's JSON; invocations follow."""
+        """Send the durable client's JSON; invocations may follow."""
         self.connection.send(["begin", client_binding])
 
     def kill(self) -> None:
@@ -109,7 +110,7 @@ class AppProcess:
             self._child.kill()
 
     async def stop(self) -> None:
-        """Close the connection, on which the process ends by itself, and wait for it."""
+        """Close the connection, on which the process exits, and wait for it."""
         self.connection.abort()
         try:
             async with asyncio.timeout(2.0):
@@ -120,9 +121,9 @@ class AppProcess:
         self._close_lifeline()
 
     async def wait(self) -> int:
-        """Wait for the process's end; return its exit status, negative for a signal."""
+        """Wait until the process ends; return its exit status, negative for a signal."""
         await self.ended.wait()
-        # The stream may break while the process lives on (it may have closed the descriptor).
+        # The connection may end before the process does, for instance if it closed the socket.
         self.kill()
         await self._watcher
         self._close_lifeline()
@@ -164,7 +165,7 @@ class AppProcess:
 
 
 async def start_app(command: AppCommand) -> AppProcess:
-    """Start an app process and wait until it has indexed its folder. Raises AppLoadError."""
+    """Start an app process and wait until it has reported its functions. Raises AppLoadError."""
     ours, theirs = socket.socketpair()
     lifeline_read, lifeline_write = os.pipe()
     descriptors = ["--socket", str(theirs.fileno()), "--lifeline", str(lifeline_read)]
@@ -210,14 +211,14 @@ async def start_app(command: AppCommand) -> AppProcess:
 
 
 def describe_status(status: int) -> str:
-    """Return what an exit status means, in words."""
+    """Return an exit status in words."""
     if status < 0:
         return f"was killed by {signal.Signals(-status).name}"
     return f"exited with status {status}"
 
 
-class Supervisor:
-    """The app process, whichever run of it lives at the moment."""
+class AppSupervisor:
+    """Keep an app process running, over restarts, as long as it has the same functions."""
 
     def __init__(self, command: AppCommand) -> None:
         self.client_binding: str | None = None
@@ -225,36 +226,36 @@ class Supervisor:
         self._command = command
         self._process: AppProcess | None = None
         self._ready = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._restarter: asyncio.Task[None] | None = None
 
     @property
     def is_ready(self) -> bool:
-        """Tell whether invocations are served at this moment."""
+        """Return whether an app process accepts invocations now."""
         return self._ready.is_set()
 
     async def load(self) -> None:
-        """Start the first run and keep its index. Raises AppLoadError."""
+        """Start the first run and store its functions. Raises AppLoadError."""
         self._process = await start_app(self._command)
         self.functions = self._process.functions
 
     def begin(self) -> None:
-        """Serve invocations, from now on and over restarts."""
+        """Accept invocations from now on, and restart the process when it ends."""
         assert self._process is not None
         self._open(self._process)
-        self._keeper = asyncio.create_task(self._keep(self._process))
+        self._restarter = asyncio.create_task(self._restart_when_ended(self._process))
 
     async def stop(self) -> None:
-        """End the process; nothing is restarted."""
+        """Stop the process without a restart."""
         self._ready.clear()
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._restarter is not None:
+            self._restarter.cancel()
+            await asyncio.gather(self._restarter, return_exceptions=True)
         if self._process is not None:
             await self._process.stop()
             self._process = None
 
     def kill(self) -> None:
-        """End the present run at once, for a function that hangs; a new one follows."""
+        """Kill the process because a function hangs; it is restarted."""
         self._ready.clear()
         if self._process is not None:
             self._process.kill()
@@ -262,13 +263,14 @@ class Supervisor:
     async def invoke(
         self, call: list[Any], body: bytes, restart_timeout_seconds: float
     ) -> InvocationResponse:
-        """Run an invocation; wait so long for a restart that is under way.
+        """Invoke a function and return the response.
 
-        Raises AppUnavailable.
+        If the process is restarting, wait for it. Raises AppUnavailable if that takes longer than
+        `restart_timeout_seconds` or if the process ends before it responds.
         """
         process = self._process
         if process is not None and process.ended.is_set():
-            self._ready.clear()  # it has just ended, and the keeper was not told yet
+            self._ready.clear()  # it ended, and the restarting task has not run yet
         if not self._ready.is_set():
             try:
                 async with asyncio.timeout(restart_timeout_seconds):
@@ -277,7 +279,7 @@ class Supervisor:
                 raise AppUnavailable("the app process is restarting", not_started=True) from None
         process = self._process
         if process is None:
-            raise AppUnavailable("the app process is gone", not_started=True)
+            raise AppUnavailable("the app process has ended", not_started=True)
         return await process.invoke(call, body)
 
     def _open(self, process: AppProcess) -> None:
@@ -285,10 +287,10 @@ class Supervisor:
         try:
             process.begin(self.client_binding)
         except ConnectionError:
-            return  # it died again: the keeper sees to it
+            return  # it ended again: the restarting task starts another run
         self._ready.set()
 
-    async def _keep(self, process: AppProcess) -> None:
+    async def _restart_when_ended(self, process: AppProcess) -> None:
         loop = asyncio.get_running_loop()
         delay_seconds = _FIRST_DELAY_SECONDS
         while True:
@@ -298,31 +300,31 @@ class Supervisor:
             self._process = None
             if loop.time() - opened > _SETTLED_SECONDS:
                 delay_seconds = _FIRST_DELAY_SECONDS
-            _log.error("the app process %s; it is started again", describe_status(status))
+            _log.error("the app process %s; it is restarted", describe_status(status))
             process, delay_seconds = await self._restart(delay_seconds)
             self._open(process)
             _log.info("the app process runs again (pid %d)", process.pid)
 
     async def _restart(self, delay_seconds: float) -> tuple[AppProcess, float]:
-        """Return a new run that indexed the same functions, and the next delay."""
+        """Return a new run with the same functions, and the next delay in seconds."""
         while True:
             await asyncio.sleep(delay_seconds)
             delay_seconds = min(delay_seconds * 2, _LONGEST_DELAY_SECONDS)
             try:
                 process = await start_app(self._command)
             except AppLoadError as error:
-                _log.error("the app does not load any more: %s", error)
+                _log.error("the app does not load: %s", error)
                 continue
             if process.functions == self.functions:
                 return process, delay_seconds
-            _log.error("the app's functions have changed: stop the host and start it again")
+            _log.error("the app's functions have changed: restart the host")
             process.kill()
             await process.stop()
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResult:
-    """What an HTTP function answered."""
+    """The response of an HTTP function."""
 
     status: int
     headers: list[list[str]]
@@ -330,15 +332,15 @@ class HttpResult:
 
 
 class Invoker:
-    """Runs functions in the app process, none longer than host.json's functionTimeout.
+    """Invoke functions in the app process, each for at most host.json's functionTimeout.
 
-    It is the durable engine's FunctionRunner: `orchestrators` and `activities` map the names that
-    orchestrations use to functions.
+    This is also the FunctionRunner of the durable engine: `orchestrators` and `activities` map
+    the names that orchestrations use to the names of functions.
     """
 
     def __init__(
         self,
-        supervisor: Supervisor,
+        supervisor: AppSupervisor,
         timeout_seconds: float | None,
         orchestrators: dict[str, str],
         activities: dict[str, str],
@@ -353,9 +355,10 @@ class Invoker:
     async def invoke_http(
         self, name: str, request: list[Any], trace: list[str] | None, body: bytes
     ) -> HttpResult:
-        """Run an HTTP function; `request` is method, URL, headers, query and route values.
+        """Invoke an HTTP function and return its response.
 
-        Raises FunctionFailure or AppUnavailable.
+        `request` is method, URL, headers, query and route values. Raises FunctionFailure or
+        AppUnavailable.
         """
         call = [name, "http", *request, trace or _NO_TRACE]
         head, payload = await self._invoke(name, call, body, _HTTP_RESTART_TIMEOUT_SECONDS)
@@ -369,16 +372,17 @@ class Invoker:
         metadata: dict[str, Any] | None = None,
         trace: list[str] | None = None,
     ) -> str | None:
-        """Run a function on trigger data of a datum type (`string`, `json` or `bytes`).
+        """Invoke a function with trigger data and return the returned datum as text, or None.
 
-        Returns the returned datum's text. Raises FunctionFailure or AppUnavailable.
+        `kind` is the datum type of the body: `string`, `json` or `bytes`. Raises FunctionFailure
+        or AppUnavailable.
         """
         call = [name, kind, metadata, trace or _NO_TRACE]
         head, payload = await self._invoke(name, call, body, _WORK_RESTART_TIMEOUT_SECONDS)
         return payload.decode() if head[2] else None
 
     async def run_orchestrator(self, name: str, context_json: str) -> str:
-        """Run one episode of an orchestrator; see FunctionRunner."""
+        """Run one episode of an orchestrator, as FunctionRunner describes."""
         function = self._functions_of_orchestrators[name]
         state = await self.invoke(function, "string", context_json.encode())
         if state is None:
@@ -386,7 +390,7 @@ class Invoker:
         return state
 
     async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:
-        """Run an activity on its JSON input; see FunctionRunner."""
+        """Run an activity, as FunctionRunner describes."""
         function = self._functions_of_activities[name]
         return await self.invoke(function, "json", input_json.encode(), {"instanceId": instance_id})
 
@@ -397,7 +401,7 @@ class Invoker:
             async with asyncio.timeout(self._timeout_seconds):
                 answer = await self._supervisor.invoke(call, body, restart_timeout_seconds)
         except TimeoutError:
-            # The function cannot be stopped from outside, and its thread would be lost for good.
+            # A running function cannot be stopped, and would occupy its thread forever.
             self._supervisor.kill()
             raise FunctionFailure(
                 "FunctionTimeoutException",

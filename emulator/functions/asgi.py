@@ -1,7 +1,4 @@
-"""The few ASGI shapes that the host's own applications share.
-
-Loopback listeners: sockets bound early, served by uvicorn on the host's own event loop.
-"""
+"""ASGI for the host: types, request bodies, responses, and a uvicorn listener on the event loop."""
 
 import asyncio
 import json
@@ -23,7 +20,7 @@ Headers = list[tuple[bytes, bytes]]
 MAX_BODY_BYTES = 100 * 1024 * 1024
 _MAX_HEAD_BYTES = 1024 * 1024
 _BACKLOG = 2048
-_KEEP_ALIVE_SECONDS = 130  # Kestrel's, which pooled clients of Azure count on
+_KEEP_ALIVE_SECONDS = 130  # the default of Kestrel, on which pooled clients of Azure rely
 _SHUTDOWN_SECONDS = 5
 
 
@@ -32,13 +29,14 @@ class BodyTooLarge(Exception):
 
 
 class ClientGone(Exception):
-    """The client went away before its request was complete."""
+    """The client disconnected before its request was complete."""
 
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int = MAX_BODY_BYTES) -> bytes:
-    """Return the request's body; one that came in one piece is not copied.
+    """Return the request's body; a body that arrives in one piece is not copied.
 
-    Raises BodyTooLarge as soon as that is known, and ClientGone.
+    Raises BodyTooLarge as soon as the body is known to be over `limit_bytes`, and ClientGone if
+    the client disconnects.
     """
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > limit_bytes:
@@ -70,7 +68,7 @@ async def respond(send: Send, status: int, headers: Headers, body: bytes) -> Non
 
 
 async def respond_empty(send: Send, status: int) -> None:
-    """Send a response without a body, as Azure's host does for its own errors."""
+    """Send a response without a body, as Azure's host does for its errors."""
     await respond(send, status, [(b"content-length", b"0")], b"")
 
 
@@ -91,7 +89,7 @@ def url_of(bound: socket.socket) -> str:
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's parser with a limit on what a client may send before its headers end."""
+    """uvicorn's HTTP protocol with a limit on the size of a request's head."""
 
     _head_bytes = 0
     _is_in_head = True
@@ -120,13 +118,13 @@ class _Server(uvicorn.Server):
         self.ready = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Tell when requests are taken."""
+        """Set `ready` once requests are accepted."""
         await super().startup(sockets)
         self.ready.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the host, which has more to shut down than a server."""
+        """Leave the signals to the host."""
         yield
 
 
@@ -153,8 +151,8 @@ class Listener:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen; return once requests are taken. Raises PortInUse."""
-        # Two programs may bind a port with SO_REUSEADDR: who listens first has it.
+        """Listen, and return once requests are accepted. Raises PortInUse."""
+        # Two programs may bind a port with SO_REUSEADDR: the first to listen gets it.
         try:
             self._socket.listen(_BACKLOG)
         except OSError as error:
@@ -163,7 +161,7 @@ class Listener:
         await self._server.ready.wait()
 
     async def stop(self) -> None:
-        """Stop listening, let requests in flight finish for a while, and close."""
+        """Stop listening, wait up to 5 s for requests in flight, and close."""
         self._server.should_exit = True
         if self._task is not None:
             await self._task

@@ -1,4 +1,4 @@
-"""What the host serves of an app: its functions sorted by trigger, with settings resolved."""
+"""The app's functions by trigger, with the settings in their bindings resolved."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ _RESERVED_ROUTES = ("admin", "runtime")
 
 @dataclass(frozen=True, slots=True)
 class TriggeredFunction:
-    """A function with its trigger's binding, %NAME% references resolved."""
+    """A function with the binding of its trigger, %NAME% references resolved."""
 
     name: str
     binding: dict[str, Any]
@@ -25,7 +25,7 @@ class TriggeredFunction:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """The app's functions by what fires them."""
+    """The app's functions by trigger."""
 
     functions: list[dict[str, Any]]
     routes: RouteTable
@@ -40,7 +40,7 @@ class Catalogue:
 def build_catalogue(
     functions: list[dict[str, Any]], host_file: HostFile, settings: Mapping[str, str]
 ) -> Catalogue:
-    """Sort an app's functions. Raises AppLoadError for what the host cannot serve."""
+    """Return the functions by trigger. Raises AppLoadError if the host cannot serve one."""
     routes: list[Route] = []
     catalogue = Catalogue(
         functions=functions,

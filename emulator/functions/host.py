@@ -1,7 +1,4 @@
-"""The data directory: one host at a time.
-
-Puts the host together: app process, durable engine, triggers and listeners, in their order.
-"""
+"""The composition root: app process, durable extension, triggers and listeners, in order."""
 
 import asyncio
 import fcntl
@@ -15,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emulator.functions.admin import AdminApplication
-from emulator.functions.app_process import AppCommand, Invoker, Supervisor
+from emulator.functions.app_process import AppCommand, AppSupervisor, Invoker
 from emulator.functions.asgi import Application, Listener, url_of
 from emulator.functions.catalogue import Catalogue, build_catalogue
 from emulator.functions.clock import Clock, SystemClock
@@ -31,10 +28,11 @@ _log = logging.getLogger("functions.host")
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[Path]:
-    """Make the directory if need be and hold it; the lock goes with the process, however it ends.
+def lock_data_directory(directory: Path) -> Iterator[Path]:
+    """Create the directory if it does not exist and lock it until the block ends.
 
-    Raises DataInUse, and SettingError for a directory that cannot be written.
+    The lock also ends with the process. Raises DataInUse if another host has it, and SettingError
+    if the directory cannot be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -53,7 +51,7 @@ def locked(directory: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class HostOptions:
-    """What the host is started with."""
+    """The options of the command line."""
 
     folder: Path
     data: Path
@@ -63,11 +61,11 @@ class HostOptions:
     log_level: str = "info"
     python: str = sys.executable
     storage: AzureStorageOptions | None = None
-    """The azure-storage engine's options; None takes the default engine."""
+    """The options of the azure-storage engine; if None, the default engine is used."""
 
 
 class Host:
-    """One Functions host. `start` raises a StartError when the app cannot be served."""
+    """One Functions host. `start` raises a StartError if the app cannot be served."""
 
     def __init__(
         self, options: HostOptions, environment: Mapping[str, str], clock: Clock | None = None
@@ -83,18 +81,21 @@ class Host:
             "WEBSITE_HOSTNAME": url_of(self._main_socket).removeprefix("http://"),
         }
         command = AppCommand(options.folder, self._settings, options.python, options.log_level)
-        self._supervisor = Supervisor(command)
+        self._supervisor = AppSupervisor(command)
         self._durable: DurableExtension | None = None
         self._triggers: Triggers | None = None
         self._listeners: list[Listener] = []
 
     @property
     def url(self) -> str:
-        """Return where the host listens."""
+        """Return the URL of the main port."""
         return url_of(self._main_socket)
 
     async def start(self) -> None:
-        """Load the app, then open: what triggers may call must be there before them."""
+        """Load the app, then start the durable extension, the listeners and the triggers.
+
+        This order lets a trigger use the durable client as soon as it fires.
+        """
         await self._supervisor.load()
         catalogue = build_catalogue(self._supervisor.functions, self._host_file, self._settings)
         invoker = Invoker(
@@ -119,7 +120,7 @@ class Host:
         self._announce(catalogue)
 
     async def stop(self) -> None:
-        """Close in the order that keeps promises: no new work, then the work, then the app."""
+        """Stop the triggers, then the listeners, the durable extension and the app process."""
         if self._triggers is not None:
             await self._triggers.stop()
         # The main port first: functions that finish may still need the durable client's port.
@@ -170,7 +171,7 @@ class Host:
 
 
 async def run_host(host: Host, stopping: asyncio.Event) -> None:
-    """Start a host, wait until it shall stop, even while it starts, and stop it."""
+    """Start a host, wait for `stopping`, which may be set during the start, and stop the host."""
     starting = asyncio.create_task(host.start())
     stop = asyncio.create_task(stopping.wait())
     try:

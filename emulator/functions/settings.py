@@ -1,6 +1,7 @@
-"""Reads host.json: what of it the host acts on; unknown keys are left alone, as in Azure.
+"""Settings of a Function App: host.json, and the app settings with their %NAME% references.
 
-App settings: local.settings.json overlaid by the environment, as Core Tools does; %NAME%.
+Unknown keys of host.json are ignored, as in Azure. App settings are the values of
+local.settings.json, overridden by the environment, as in Core Tools.
 """
 
 import json
@@ -29,7 +30,7 @@ class ServiceBusOptions:
 
 @dataclass(frozen=True, slots=True)
 class DurableOptions:
-    """extensions.durableTask of host.json: the hub, and how many functions run at once."""
+    """extensions.durableTask of host.json: the hub's name and the limits on concurrency."""
 
     hub_name: str = "TestHubName"
     max_activities: int = _AT_ONCE
@@ -38,7 +39,7 @@ class DurableOptions:
 
 @dataclass(frozen=True, slots=True)
 class HostFile:
-    """What host.json says. A `function_timeout_seconds` of None means no limit."""
+    """The settings of host.json. A `function_timeout_seconds` of None is no limit."""
 
     route_prefix: str = "api"
     function_timeout_seconds: float | None = 1800.0
@@ -49,7 +50,7 @@ class HostFile:
 
 
 def read_host_file(folder: Path) -> HostFile:
-    """Return the settings in a folder's host.json. Raises SettingError."""
+    """Return the settings of a folder's host.json. Raises SettingError if they are invalid."""
     path = folder / "host.json"
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -64,7 +65,7 @@ def read_host_file(folder: Path) -> HostFile:
 
 
 def parse_host_file(document: Any) -> HostFile:
-    """Return the settings in a host.json document. Raises SettingError that names the key."""
+    """Return the settings of a host.json document. Raises SettingError with the key."""
     if not isinstance(document, dict):
         raise SettingError("a JSON object is expected")
     version = document.get("version")
@@ -98,7 +99,7 @@ def parse_host_file(document: Any) -> HostFile:
 
 
 def parse_timespan(text: str) -> float:
-    """Return the seconds of a .NET time span, `[d.]hh:mm[:ss]`. Raises SettingError."""
+    """Return a .NET time span, `[d.]hh:mm[:ss]`, in seconds. Raises SettingError."""
     match = _TIMESPAN.fullmatch(text)
     if match is None:
         raise SettingError(f'"{text}" is not a time span such as "00:05:00"')
@@ -112,7 +113,7 @@ def _timeout(document: dict[str, Any]) -> float | None:
         return None
     seconds = parse_timespan(text)
     if not seconds:
-        raise SettingError("'functionTimeout' must be longer than nothing")
+        raise SettingError("'functionTimeout' must be longer than 0")
     return seconds
 
 
@@ -144,9 +145,9 @@ def _integer(parent: dict[str, Any], key: str, default: int) -> int:
 
 
 def read_app_settings(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the app's settings: the file's values, and over them the host's environment.
+    """Return the values of local.settings.json, overridden by the host's environment.
 
-    Raises SettingError for a file that is not what Core Tools writes.
+    Raises SettingError if the file does not have the format of Core Tools.
     """
     return {**_file_values(folder / "local.settings.json"), **environment}
 
@@ -172,9 +173,9 @@ def _file_values(path: Path) -> dict[str, str]:
 
 
 def resolve(value: Any, settings: Mapping[str, str]) -> Any:
-    """Return a binding's value with every %NAME% replaced by the setting of that name.
+    """Return a binding's value with each %NAME% replaced by the setting of that name.
 
-    Raises SettingError for a name without a setting.
+    Raises SettingError if a setting is missing.
     """
     if isinstance(value, dict):
         return {key: resolve(item, settings) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""The main port: HTTP triggers, the durable management API, and the host's own pages."""
+"""The main port: HTTP triggers, the durable management API, and the pages of the host itself."""
 
 import logging
 import re
@@ -105,7 +105,7 @@ class WebApplication:
         except ClientGone:
             return
         if not any(header == b"content-length" for header, _ in scope["headers"]):
-            body = b""  # Azure's host hands over no body that comes without its length
+            body = b""  # Azure's host passes an empty body if the request has no Content-Length
         request, trace = _request_fields(scope, route)
         try:
             result = await self._invoker.invoke_http(name, request, trace, body)
@@ -114,23 +114,21 @@ class WebApplication:
             await respond_empty(send, 500)
             return
         except AppUnavailable as gone:
-            _log.warning("Functions.%s was not answered: %s", name, gone)
+            _log.warning("Functions.%s did not respond: %s", name, gone)
             await respond_empty(send, 503 if gone.not_started else 502)
             return
         headers = _response_headers(result.status, result.headers, result.body)
         if headers is None:
-            _log.error(
-                "Functions.%s answered with a header or status that HTTP does not allow", name
-            )
+            _log.error("Functions.%s returned a header or status that HTTP does not allow", name)
             await respond_empty(send, 500)
             return
         await respond(send, result.status, headers, result.body)
 
 
 def _has_host(scope: Scope) -> bool:
-    """Whether the request names one host, as RFC 9112 demands in 3.2.
+    """Return whether the request has one valid Host header, as RFC 9112 section 3.2 requires.
 
-    A function is told an URL, where a slash or a question mark in the host would move the path.
+    The function receives a URL made from it: a slash or question mark would change the path.
     """
     hosts = [value for name, value in scope["headers"] if name == b"host"]
     if not hosts:
@@ -139,7 +137,7 @@ def _has_host(scope: Scope) -> bool:
 
 
 def _request_fields(scope: Scope, route: dict[str, str]) -> tuple[list[object], list[str] | None]:
-    """Return method, URL, headers, query and route values; and the trace context, if any."""
+    """Return method, URL, headers, query and route values, and the trace context or None."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
@@ -160,7 +158,7 @@ def _request_fields(scope: Scope, route: dict[str, str]) -> tuple[list[object], 
 
 
 def _response_headers(status: int, headers: list[list[str]], body: bytes) -> Headers | None:
-    """Return the headers to send, or None when the answer must not go on the wire."""
+    """Return the headers to send, or None if HTTP does not allow the response."""
     if not 200 <= status <= 999:
         return None
     result: Headers = []
@@ -178,7 +176,7 @@ def _response_headers(status: int, headers: list[list[str]], body: bytes) -> Hea
             result.append((raw_name, raw_value))
     if status in (204, 304):
         return result
-    # A function that answers HEAD says how long the body would be.
+    # The response to HEAD has the length that the body would have.
     length = declared_bytes if not body and declared_bytes is not None else b"%d" % len(body)
     result.append((b"content-length", length if length.isdigit() else b"0"))
     return result

@@ -1,16 +1,9 @@
-"""Which converter belongs to a binding: azure.functions' own, or the generic one of the worker.
+"""Load `function_app.py`, index its functions and check them as Azure does at load.
 
-What the production worker holds for a type: judgements on annotations, as typing 3.6 saw them.
-
-Newer spellings fall through on purpose: `list[int]` and `X | None` are no types to it, so a
-function that uses them on a bound parameter does not load in Azure, nor here.
-
-Checks a function's signature against its bindings, as the production worker does at load.
-
-The rules and the texts are those of Microsoft's worker (azure-functions-runtime), so that what
-would not load in Azure does not load here, and says the same.
-
-Loads the folder's `function_app.py` and indexes its functions.
+The rules and the error texts are those of Microsoft's Python worker (azure-functions-runtime): a
+function that does not load in Azure does not load here, for the same reason. The worker reads
+annotations as `typing` of Python 3.6 did. It does not accept newer spellings such as `list[int]`
+and `X | None` on a bound parameter, and neither does this module.
 """
 
 import collections.abc
@@ -38,18 +31,18 @@ __all__ = ["FunctionLoadError", "IndexedFunction", "load_functions"]
 
 
 class Converter(Protocol):
-    """The class methods of a converter that the worker calls."""
+    """The class methods of a converter in azure.functions."""
 
     def has_trigger_support(self) -> bool:
-        """Tell whether the trigger's metadata is passed to `decode`."""
+        """Return whether `decode` needs the trigger's metadata."""
         ...
 
     def check_input_type_annotation(self, pytype: Any) -> bool:
-        """Tell whether a parameter may be annotated so."""
+        """Return whether a parameter may have this annotation."""
         ...
 
     def check_output_type_annotation(self, pytype: Any) -> bool:
-        """Tell whether a returned value may be annotated so."""
+        """Return whether a returned value may have this annotation."""
         ...
 
     def decode(self, data: Datum | None, *, trigger_metadata: Any) -> Any:
@@ -62,26 +55,26 @@ class Converter(Protocol):
 
 
 class GenericConverter:
-    """Plain text and bytes, for parameters annotated `str` or `bytes` and for unknown bindings."""
+    """The worker's converter for plain text and bytes, also used for unknown bindings."""
 
     @classmethod
     def has_trigger_support(cls) -> bool:
-        """Metadata is not for plain values."""
+        """Return False: plain values have no metadata."""
         return False
 
     @classmethod
     def check_input_type_annotation(cls, pytype: Any) -> bool:
-        """Accept text and bytes."""
+        """Return whether the type is text or bytes."""
         return issubclass(pytype, (str, bytes))
 
     @classmethod
     def check_output_type_annotation(cls, pytype: Any) -> bool:
-        """Accept text and bytes."""
+        """Return whether the type is text or bytes."""
         return issubclass(pytype, (str, bytes, bytearray))
 
     @classmethod
     def decode(cls, data: Datum | None, *, trigger_metadata: Any) -> Any:
-        """Hand the value over as it came."""
+        """Return the datum's value unchanged."""
         if data is None or data.type is None:
             return None
         if data.type in ("string", "bytes", "json"):
@@ -92,7 +85,7 @@ class GenericConverter:
 
     @classmethod
     def encode(cls, obj: Any, *, expected_type: Any) -> Datum:
-        """Take text, bytes and what JSON has."""
+        """Return a datum of text, bytes or a JSON value."""
         kinds = {str: "string", dict: "dict", list: "list", bool: "int", int: "int"}
         if obj is None:
             return Datum(type=None, value=None)
@@ -107,21 +100,21 @@ class GenericConverter:
 
 
 def converter_of(binding_type: str) -> Converter:
-    """Return the converter registered for a binding type, else the generic one."""
+    """Return the converter of a binding type, or the generic converter."""
     found: Converter | None = _registry.get(binding_type)
     return GenericConverter if found is None else found
 
 
 def has_implicit_output(binding_type: str) -> bool:
-    """Tell whether what the function returns goes to this binding without `$return`."""
+    """Return whether this binding receives the returned value without `$return`."""
     converter = converter_of(binding_type)
     if converter is GenericConverter:
         return binding_type != "durableClient"
     return bool(getattr(converter, "has_implicit_output", bool)())
 
 
-def is_generic_type(annotation: Any) -> bool:
-    """Tell whether the annotation is a generic of `typing`; Union, Tuple, Callable are none."""
+def is_generic(annotation: Any) -> bool:
+    """Return whether the annotation is a generic of `typing`, except Union, Tuple and Callable."""
     if isinstance(annotation, type):
         return issubclass(annotation, Generic)
     return (
@@ -130,44 +123,44 @@ def is_generic_type(annotation: Any) -> bool:
     )
 
 
-def is_out_type(annotation: Any) -> bool:
-    """Tell whether the annotation is azure.functions.Out, subscripted or not."""
+def is_out_annotation(annotation: Any) -> bool:
+    """Return whether the annotation is azure.functions.Out, with or without a parameter."""
     origin = annotation.__origin__ if isinstance(annotation, _GenericAlias) else annotation
     return isinstance(origin, type) and origin.__name__ == "Out"
 
 
 def out_arguments(annotation: Any) -> tuple[Any, ...]:
-    """Return what Out[...] is subscripted with."""
+    """Return the parameters of Out[...]."""
     return typing.get_args(annotation)
 
 
 class FunctionLoadError(RuntimeError):
-    """A function cannot be served; production reports it with this very text."""
+    """A function cannot be loaded. Azure reports the same text."""
 
     def __init__(self, function: str, reason: str) -> None:
         super().__init__(f"cannot load the {function} function: {reason}")
 
 
 class Binding(typing.Protocol):
-    """What is needed of azure.functions' bindings."""
+    """The attributes of azure.functions' bindings that are used here."""
 
     name: str
     type: str
 
     @property
     def direction(self) -> int:
-        """0 in, 1 out, 2 both ways."""
+        """Return the direction: 0 in, 1 out, 2 inout."""
         ...
 
     @property
     def data_type(self) -> int | None:
-        """0 undefined, 1 string, 2 binary, 3 stream."""
+        """Return the data type: 0 undefined, 1 string, 2 binary, 3 stream."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """A parameter or a return value: the binding type that converts it and the annotated type."""
+class BoundValue:
+    """A parameter or return value: the binding type that converts it, and its annotated type."""
 
     binding_type: str
     python_type: Any
@@ -175,18 +168,18 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A function's validated shape."""
+    """A function's parameters and return value, checked against its bindings."""
 
-    inputs: dict[str, Slot]
-    outputs: dict[str, Slot]
-    returned: Slot | None
+    inputs: dict[str, BoundValue]
+    outputs: dict[str, BoundValue]
+    returned: BoundValue | None
     requires_context: bool
 
 
 def check_signature(
     name: str, function: Callable[..., Any], bindings: Iterable[Binding]
 ) -> Signature:
-    """Return the validated shape of a function. Raises FunctionLoadError."""
+    """Check a function against its bindings. Raises FunctionLoadError."""
     parameters = dict(inspect.signature(function).parameters)
     hints = typing.get_type_hints(function)
     bound: dict[str, Binding] = {}
@@ -202,8 +195,8 @@ def check_signature(
             implicit = binding.type
     requires_context = _takes_context(name, parameters, bound, hints)
     _check_names(name, set(parameters), set(bound))
-    inputs: dict[str, Slot] = {}
-    outputs: dict[str, Slot] = {}
+    inputs: dict[str, BoundValue] = {}
+    outputs: dict[str, BoundValue] = {}
     for parameter in parameters:
         slot = _check_parameter(name, parameter, bound[parameter], hints)
         side = outputs if bound[parameter].direction == _OUT_DIRECTION else inputs
@@ -222,7 +215,7 @@ def _check_direction(name: str, binding: Binding) -> None:
 def _takes_context(
     name: str, parameters: dict[str, Any], bound: dict[str, Binding], hints: dict[str, Any]
 ) -> bool:
-    """Tell whether the invocation's context is wanted, and take that parameter out of the rest."""
+    """Return whether the function takes a `context`, and remove it from `parameters`."""
     if "context" not in parameters or "context" in bound:
         return False
     del parameters["context"]
@@ -251,12 +244,14 @@ def _check_names(name: str, parameters: set[str], bound: set[str]) -> None:
         )
 
 
-def _check_parameter(name: str, parameter: str, binding: Binding, hints: dict[str, Any]) -> Slot:
+def _check_parameter(
+    name: str, parameter: str, binding: Binding, hints: dict[str, Any]
+) -> BoundValue:
     hint = hints.get(parameter)
     annotated = parameter in hints
-    is_out = annotated and is_out_type(hint)
+    is_out = annotated and is_out_annotation(hint)
     python_type = _inside_out(name, parameter, hint) if is_out else hint
-    if annotated and not isinstance(python_type, type) and not is_generic_type(python_type):
+    if annotated and not isinstance(python_type, type) and not is_generic(python_type):
         raise FunctionLoadError(
             name, f"binding {parameter} has invalid non-type annotation {hint!r}"
         )
@@ -272,7 +267,7 @@ def _check_parameter(name: str, parameter: str, binding: Binding, hints: dict[st
         )
         if not check(python_type):
             raise FunctionLoadError(name, _mismatch(parameter, binding, python_type))
-    return Slot(binding_type, python_type)
+    return BoundValue(binding_type, python_type)
 
 
 def _inside_out(name: str, parameter: str, hint: Any) -> Any:
@@ -317,13 +312,13 @@ def _mismatch(parameter: str, binding: Binding, python_type: Any) -> str:
 
 def _check_return(
     name: str, explicit: str | None, implicit: str | None, hints: dict[str, Any]
-) -> Slot | None:
+) -> BoundValue | None:
     if explicit is None:
-        return None if implicit is None else Slot(implicit, hints.get("return"))
+        return None if implicit is None else BoundValue(implicit, hints.get("return"))
     if "return" not in hints:
-        return Slot(explicit, None)
+        return BoundValue(explicit, None)
     hint = hints["return"]
-    if is_generic_type(hint) and is_out_type(hint):
+    if is_generic(hint) and is_out_annotation(hint):
         raise FunctionLoadError(name, "return annotation should not be azure.functions.Out")
     if not isinstance(hint, type):
         raise FunctionLoadError(name, f"has invalid non-type return annotation {hint!r}")
@@ -332,12 +327,12 @@ def _check_return(
             name,
             f'Python return annotation "{hint.__name__}" does not match binding type "{explicit}"',
         )
-    return Slot(explicit, hint)
+    return BoundValue(explicit, hint)
 
 
 @dataclass(frozen=True, slots=True)
 class IndexedFunction:
-    """A function of the app with what the host must know of it."""
+    """A function of the app with its checked signature and its bindings."""
 
     name: str
     call: Callable[..., Any]
@@ -347,15 +342,15 @@ class IndexedFunction:
     bindings: list[dict[str, Any]]
 
     def describe(self) -> dict[str, Any]:
-        """Return what is sent to the host: the name and the bindings as function.json has them."""
+        """Return what the host receives: the name, and the bindings as in function.json."""
         return {"name": self.name, "bindings": self.bindings}
 
 
 def load_functions(folder: Path, script: str) -> dict[str, IndexedFunction]:
     """Import the script of a folder and return its functions by name.
 
-    Raises whatever the user's code raises at import, ValueError for an app that cannot be indexed
-    and FunctionLoadError for a function that production would refuse.
+    Raises the exceptions of the user's code at import, ValueError if the app cannot be indexed,
+    and FunctionLoadError if Azure would refuse a function.
     """
     if not (folder / script).is_file():
         raise ValueError(

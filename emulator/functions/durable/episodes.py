@@ -1,10 +1,11 @@
-"""A turn in the making: the messages it takes, and what it will have to write.
+"""One episode of an instance: new messages in, the orchestrator function run, its outcome out.
 
-Where a turn's activities, timers and sub-orchestrations go: one outbox for each engine.
+    EpisodeRunner.run   take messages ─▶ run the orchestrator ─▶ schedule its commands ─▶ checkpoint
 
-Turns commands into history events, and hands what they ask for to an outbox.
+The steps are the same in both engines. They differ in two ports: an `Outbox` receives the
+activities, timers and sub-orchestrations of an episode, and a `Checkpointer` saves its outcome.
 
-One turn of an instance: new messages in, the orchestrator's commands out, one commit.
+Source: DurableTask.Core's `TaskOrchestrationDispatcher`.
 """
 
 import json
@@ -28,10 +29,10 @@ from emulator.functions.durable.protocol import (
     CancelTimer,
     Command,
     ContinueAsNew,
+    EpisodeState,
     ScheduleActivity,
     StartChild,
     StartTimer,
-    TurnState,
     context_json,
     read_failure,
     read_state,
@@ -47,7 +48,11 @@ FAILURES = frozenset({EventType.TASK_FAILED, EventType.CHILD_FAILED})
 
 @dataclass(slots=True)
 class Episode:
-    """What a turn has to write, and what follows once it is written."""
+    """An episode in progress: what it took, and what its checkpoint has to write.
+
+    `statements` send its messages. `effects` are called after the checkpoint, and `children` are
+    the sub-orchestrations that it starts.
+    """
 
     instance: Instance
     batch: list[Message]
@@ -60,15 +65,15 @@ class Episode:
 
     @property
     def news(self) -> str:
-        """The events so far, as the items of a JSON list."""
+        """Return the episode's events so far, as the items of a JSON list."""
         return ",".join(self.events)
 
 
 class Checkpointer(Protocol):
-    """Saves a turn in one of the ways in which it can end."""
+    """Save an episode with one of its outcomes."""
 
     async def save_waiting(self, episode: Episode, custom_status: str | None) -> None:
-        """Let the instance wait for what it has asked for."""
+        """Save that the instance waits for messages."""
         ...
 
     async def save_finished(
@@ -79,18 +84,21 @@ class Checkpointer(Protocol):
         reason: str,
         custom_status: str | None,
     ) -> None:
-        """Give the instance its final status. `output` is JSON, `reason` what its parent hears."""
+        """Save a final status.
+
+        `output` is JSON. `reason` is the text of the failure that a parent receives.
+        """
         ...
 
     async def save_continued_as_new(
         self, episode: Episode, command: ContinueAsNew, custom_status: str | None
     ) -> None:
-        """Begin again with a new input, an empty history and no timers."""
+        """Save that the instance starts again with a new input and without history or timers."""
         ...
 
 
 def is_ready(instance: Instance) -> bool:
-    """Whether a turn is to be made."""
+    """Return whether an instance has work for an episode."""
     if instance.is_finished:
         return False
     if instance.is_suspended:
@@ -99,7 +107,7 @@ def is_ready(instance: Instance) -> bool:
 
 
 def find_termination(instance: Instance) -> Message | None:
-    """Return the message that ends the instance at once, if there is one."""
+    """Return the message that terminates the instance, or None."""
     for message in instance.mailbox:
         if message.kind is EventType.EXECUTION_TERMINATED:
             return message
@@ -107,7 +115,7 @@ def find_termination(instance: Instance) -> Message | None:
 
 
 def take_messages(instance: Instance) -> list[Message]:
-    """Take messages until a second one would move a retry (see the shim)."""
+    """Take messages until a second one would move a retry, as `shim` explains."""
     batch: list[Message] = []
     shim, mailbox = instance.shim, instance.mailbox
     while mailbox:
@@ -120,7 +128,7 @@ def take_messages(instance: Instance) -> list[Message]:
 
 
 def begin_episode(instance: Instance, batch: list[Message], now: int) -> Episode:
-    """Begin a turn with the events that open it."""
+    """Return a new episode with its first events."""
     episode = Episode(instance, batch, now, instance.shim.copy())
     episode.events.append(history.event(EventType.ORCHESTRATOR_STARTED, now))
     if instance.episode_count == 0:
@@ -140,7 +148,7 @@ def begin_episode(instance: Instance, batch: list[Message], now: int) -> Episode
 
 
 def close_events(episode: Episode) -> str:
-    """End the turn's events; return their text as the next turn replays it."""
+    """Add the last event; return the events as the next episode replays them."""
     episode.events.append(history.event(EventType.ORCHESTRATOR_COMPLETED, episode.now))
     return history.played(episode.news)
 
@@ -154,7 +162,7 @@ def next_execution(episode: Episode, command: ContinueAsNew, custom_status: str 
         instance.name,
         instance.version,
         Status.SUSPENDED if instance.is_suspended else Status.RUNNING,
-        # The SDK's JSON text travels as one string, which its `get_input` decodes again.
+        # The SDK's JSON text is passed as one string, which its `get_input` decodes again.
         quoted(command.input),
         instance.created,
         episode.now,
@@ -166,10 +174,10 @@ def next_execution(episode: Episode, command: ContinueAsNew, custom_status: str 
 def child_completion(
     now: int, parent: Parent, status: Status, output: str | None, reason: str
 ) -> Message:
-    """Return the message by which a parent learns how its sub-orchestration ended."""
+    """Return the message to a parent that its sub-orchestration has ended."""
     if status is Status.COMPLETED:
         kind = EventType.CHILD_COMPLETED
-        text = history.succeeded(kind, now, parent.task, output)
+        text = history.completed(kind, now, parent.task, output)
     else:
         kind = EventType.CHILD_FAILED
         text = history.failed(kind, now, parent.task, reason, "")
@@ -177,7 +185,7 @@ def child_completion(
 
 
 class Outbox(Protocol):
-    """Adds to a turn what has to be written for each of its commands."""
+    """Send what an episode schedules, by adding statements and effects to it."""
 
     def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
         """Schedule an activity."""
@@ -192,21 +200,21 @@ class Outbox(Protocol):
         ...
 
     def start_child(self, episode: Episode, child: Instance) -> None:
-        """Start a sub-orchestration; tell its parent if its id is taken."""
+        """Start a sub-orchestration, or report to its parent that its id is in use."""
         ...
 
 
 class Scheduler:
-    """Schedules activities, sub-orchestrations and timers for the turns that ask for them."""
+    """Add the history events of commands to an episode, and pass the commands to the outbox."""
 
     def __init__(self, runner: FunctionRunner, outbox: Outbox) -> None:
         self._runner = runner
         self._outbox = outbox
 
     def apply(self, episode: Episode, commands: list[Command], *, ends: bool) -> None:
-        """Apply commands to a turn; an orchestration that `ends` needs no more timers.
+        """Schedule the commands of an episode; if the orchestration `ends`, do not start timers.
 
-        Raises ActionInvalid for functions that do not exist and for bad instance ids.
+        Raises ActionInvalid if a function does not exist or an instance id is invalid.
         """
         for command in commands:
             match command:
@@ -246,7 +254,7 @@ class Scheduler:
             check_instance_id(child_id)
         except ArgumentInvalid as problem:
             raise ActionInvalid(str(problem)) from problem
-        # The SDK's JSON text travels as one string, which its `get_input` decodes again.
+        # The SDK's JSON text is passed as one string, which its `get_input` decodes again.
         input_text = quoted(command.input)
         episode.events.append(
             history.child_created(episode.now, command.task, command.name, child_id, input_text)
@@ -267,7 +275,7 @@ class Scheduler:
 
 
 class EpisodeRunner:
-    """Makes turns, one at a time for each instance; the engine sees to that."""
+    """Run episodes. The engine has to run them one at a time for each instance."""
 
     def __init__(
         self,
@@ -283,8 +291,12 @@ class EpisodeRunner:
         self._scheduler = scheduler
         self._checkpointer = checkpointer
 
-    async def make(self, instance: Instance) -> None:
-        """Make one turn; if it raises AppUnavailable or StoreUnavailable, nothing has happened."""
+    async def run(self, instance: Instance) -> None:
+        """Run one episode of an instance with messages from its mailbox.
+
+        If this raises AppUnavailable or StoreUnavailable, the messages are in the mailbox again
+        and nothing has changed.
+        """
         termination = find_termination(instance)
         batch = list(instance.mailbox) if termination else take_messages(instance)
         if termination:
@@ -304,7 +316,7 @@ class EpisodeRunner:
         for message in batch:
             task = message.task
             if message.kind is EventType.EXECUTION_STARTED:
-                continue  # `begin` wrote it
+                continue  # `begin_episode` has written it
             if message.kind is EventType.TIMER_FIRED:
                 assert task is not None
                 if not episode.shim.is_awaiting_timer(task):
@@ -312,13 +324,13 @@ class EpisodeRunner:
             episode.events.append(message.text)
             if task is not None:
                 failed = message.kind in FAILURES
-                commands += episode.shim.settle(task, failed=failed, now=episode.now)
+                commands += episode.shim.end_task(task, failed=failed, now=episode.now)
         state = await self._run_code(episode)
         try:
-            commands += episode.shim.advance(state.actions)
+            commands += episode.shim.take_actions(state.actions)
             self._scheduler.apply(episode, commands, ends=state.done or state.error is not None)
         except ActionInvalid as problem:
-            state = TurnState((), done=False, error=str(problem))
+            state = EpisodeState((), done=False, error=str(problem))
         again = next((c for c in commands if isinstance(c, ContinueAsNew)), None)
         if state.error is not None:
             text = f"Orchestrator function '{instance.name}' failed: {state.error}"
@@ -334,10 +346,10 @@ class EpisodeRunner:
         else:
             await self._checkpointer.save_waiting(episode, state.custom_status)
 
-    async def _run_code(self, episode: Episode) -> TurnState:
+    async def _run_code(self, episode: Episode) -> EpisodeState:
         instance = episode.instance
         if instance.name not in self._runner.orchestrators:
-            return TurnState((), False, error=unknown_orchestrator(self._runner, instance.name))
+            return EpisodeState((), False, error=unknown_orchestrator(self._runner, instance.name))
         context = context_json(
             instance.id,
             instance.parent.id if instance.parent else None,
@@ -351,7 +363,7 @@ class EpisodeRunner:
         except FunctionFailure as failure:
             return read_failure(failure.message)
         except ActionInvalid as problem:
-            return TurnState((), done=False, error=str(problem))
+            return EpisodeState((), done=False, error=str(problem))
 
     async def _terminate(
         self, instance: Instance, batch: list[Message], termination: Message

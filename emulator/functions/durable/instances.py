@@ -1,9 +1,4 @@
-"""Instances and the messages they receive, as the engine holds them in memory.
-
-The task hub: the instances in memory, and the way by which messages reach them.
-
-Where a turn's activities, timers and sub-orchestrations go: one outbox for each engine.
-"""
+"""Orchestration instances and their messages, as the engines hold them in memory."""
 
 import asyncio
 import uuid
@@ -35,13 +30,13 @@ FINISHED = frozenset({Status.COMPLETED, Status.FAILED, Status.TERMINATED, Status
 
 
 def new_id() -> str:
-    """Make an instance or execution id, as the Durable extension does."""
+    """Return a new instance or execution id in the format of the Durable extension."""
     return uuid.uuid4().hex
 
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """Who waits for a sub-orchestration: one task of one execution of an instance."""
+    """The task that waits for a sub-orchestration, and its instance and execution."""
 
     id: str
     execution: str
@@ -50,11 +45,11 @@ class Parent:
 
 @dataclass(slots=True, eq=False)
 class Message:
-    """Something that happened to an instance and waits for its next turn.
+    """A message to an instance, which waits for the instance's next episode.
 
-    `text` is the history event; for a termination it is the reason, as JSON text.
-    `sequence` is the inbox row which keeps it; `work` is the work row whose result it is, and a
-    fired timer is kept by its timer row: these two need no inbox row while a turn follows at once.
+    `text` is the history event as JSON, or the reason of a termination as JSON. The message is
+    stored in the inbox row `sequence`, or in the row of the work item `work` of which it is the
+    result, or, if it is a fired timer, in the row of the timer.
     """
 
     kind: EventType
@@ -86,34 +81,34 @@ class Instance:
     mailbox: deque[Message] = field(default_factory=deque)
     is_busy: bool = False
     pending_writes: int = 0
-    """How many transactions about it are under way."""
+    """How many transactions for it are not committed yet."""
     watchers: list[asyncio.Future[None]] = field(default_factory=list)
 
     @property
     def is_finished(self) -> bool:
-        """Whether the status is final."""
+        """Return whether the status is final."""
         return self.status in FINISHED
 
     @property
     def is_suspended(self) -> bool:
-        """Whether turns wait for a resumption; only a termination is taken meanwhile."""
+        """Return whether the instance is suspended: only a termination starts an episode."""
         return self.status is Status.SUSPENDED
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is lost if memory forgets the instance."""
+        """Return whether the instance may be removed from memory."""
         fresh = self.episode_count == 0 and not self.is_finished
         return not (self.is_busy or self.mailbox or self.watchers or self.pending_writes or fresh)
 
     @property
     def size_characters(self) -> int:
-        """Roughly how many characters the instance holds in memory."""
+        """Return roughly how many characters the instance has in memory."""
         history = sum(map(len, self.history)) if self.history else 0
         return history + len(self.input or "") + len(self.output or "") + 1000
 
 
 def check_instance_id(instance_id: str) -> None:
-    """Refuse with ArgumentInvalid an id which the Durable extension refuses."""
+    """Raise ArgumentInvalid if the Durable extension refuses this id."""
     if instance_id.startswith("@"):
         raise ArgumentInvalid("Orchestration instance ids must not start with @.")
     if any(c in _FORBIDDEN or not c.isprintable() for c in instance_id):
@@ -125,5 +120,5 @@ def check_instance_id(instance_id: str) -> None:
 
 
 def id_taken(existing: Instance) -> str:
-    """Say that an unfinished instance has an id, as the Durable extension does."""
+    """Return the extension's text for an id that an unfinished instance has."""
     return f"An Orchestration instance with the status {existing.status} already exists."

@@ -40,7 +40,7 @@ DURABLE_PATH = "/runtime/webhooks/durabletask"
 RPC_PATH = "/durabletask"
 MAX_REQUEST_BODY_BYTES = 32 * 1024 * 1024
 _log = logging.getLogger(__name__)
-# Clients put the instance's id in the place of this word.
+# Clients replace this word by the id of an instance.
 _ID_PLACEHOLDER = "INSTANCEID"
 _CONNECTION = "Storage"
 _HIDDEN = {
@@ -54,8 +54,8 @@ _NAMES = {
     EventType.CHILD_COMPLETED: "SubOrchestrationInstanceCompleted",
     EventType.CHILD_FAILED: "SubOrchestrationInstanceFailed",
 }
-_BARE = (InstanceMissing, InstanceFinished)
-# What Azure's front end lets a request take.
+_WITHOUT_BODY = (InstanceMissing, InstanceFinished)
+# Azure's front end ends longer requests.
 _LONGEST_WAIT_SECONDS = 230.0
 _CONTINUATION = "x-ms-continuation-token"
 
@@ -68,7 +68,7 @@ class RequestTooLarge(DurableError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request, its path cut to segments after the prefix."""
+    """A request; `segments` is its path after the prefix of the API."""
 
     method: str
     segments: tuple[str, ...]
@@ -81,7 +81,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response; the body is JSON text, or nothing."""
+    """A response; the body is JSON text or empty."""
 
     status: int
     body: str = ""
@@ -159,16 +159,16 @@ def error_response(error: DurableError, message: str) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Writes links for one task hub; `key` is the webhook's system key, part of every link."""
+    """The management URLs of a task hub; each contains the system key of the webhook."""
 
     task_hub: str
     key: str
 
     def client_binding(self, base_url: str, rpc_base_url: str) -> str:
-        """Return the JSON text that a durable client is made from.
+        """Return the JSON text of a durable client binding.
 
-        `base_url` is where the management API is reached from outside, `rpc_base_url` where the
-        app's own client reaches it.
+        `base_url` is the URL of the management API for external clients, `rpc_base_url` the one
+        for the durable client in the app.
         """
         base = base_url.rstrip("/")
         create = f"{base}/orchestrators/{{functionName}}[/{{instanceId}}]?"
@@ -191,7 +191,7 @@ class Links:
         )
 
     def check_status(self, base_url: str, instance_id: str) -> dict[str, str]:
-        """Return the body of an answer that an instance was started."""
+        """Return the body of the response to a start."""
         links = self._management(base_url.rstrip("/"), quote(instance_id, safe=""))
         del links["rewindPostUri"]
         return {"id": instance_id, **links}
@@ -212,7 +212,7 @@ class Links:
 
 
 def status_body(instance: Instance, *, show_input: bool = True, history: str | None = None) -> str:
-    """Write an instance's status; `history` is a JSON text."""
+    """Return an instance's status as JSON; `history` is JSON text."""
     input_text = (instance.input or "null") if show_input else "null"
     return (
         f'{{"name":{quoted(instance.name)},"instanceId":{quoted(instance.id)},'
@@ -225,7 +225,10 @@ def status_body(instance: Instance, *, show_input: bool = True, history: str | N
 
 
 def shown_history(fragments: Sequence[str], *, outputs: bool) -> str:
-    """Return a history as the extension shows it: causes joined to what came of them."""
+    """Return a history as the extension shows it.
+
+    An event of scheduling is merged into the event of its completion.
+    """
     events = [event for text in fragments for event in json.loads(f"[{text}]")]
     scheduled = {
         event["EventId"]: event
@@ -266,7 +269,7 @@ _ACCEPTED = Response(202)
 
 
 class ManagementApi:
-    """The API as an ASGI application."""
+    """The management API as an ASGI application."""
 
     def __init__(self, engine: DurableEngine, links: Callable[[], Links]) -> None:
         self._engine = engine
@@ -278,10 +281,10 @@ class ManagementApi:
             return
         try:
             request = await read_request(scope, receive)
-            response = await self._answer(request)
+            response = await self._respond(request)
         except ClientGone:
             return
-        except _BARE as error:
+        except _WITHOUT_BODY as error:
             response = Response(error.status)
         except InstanceUnfinished as error:
             response = Response(error.status, json.dumps(str(error)))
@@ -293,7 +296,7 @@ class ManagementApi:
             response = error_response(error, "Something went wrong while processing your request")
         await write_response(send, response)
 
-    async def _answer(self, request: Request) -> Response:  # noqa: PLR0911 - one a route
+    async def _respond(self, request: Request) -> Response:  # noqa: PLR0911 - one return for each route
         match request.method, request.segments:
             case "POST", ("orchestrators", name):
                 return await self._start(request, name, None)
@@ -323,10 +326,10 @@ class ManagementApi:
         instance = await self._engine.start_new(
             name, instance_id, input_text, request.query.get("version")
         )
-        return await self._started(request, instance.id)
+        return await self._start_response(request, instance.id)
 
-    async def _started(self, request: Request, instance_id: str) -> Response:
-        """Answer that an instance was started; or how it ended, to who wants to wait for that."""
+    async def _start_response(self, request: Request, instance_id: str) -> Response:
+        """Respond to a start, or wait for the end of the instance if the query asks for it."""
         timeout_seconds = _seconds(request.query.get("timeout"))
         polling_seconds = _seconds(request.query.get("pollinginterval"))
         if timeout_seconds is not None and polling_seconds is not None:
@@ -404,7 +407,7 @@ class ManagementApi:
         started = await self._engine.start_new(
             former.name, None if new_id else former.id, former.input, former.version
         )
-        return await self._started(request, started.id)
+        return await self._start_response(request, started.id)
 
     async def _raise_event(self, request: Request, instance_id: str, name: str) -> Response:
         self._engine.find_unfinished(instance_id)
@@ -436,7 +439,7 @@ def _deleted(count: int) -> Response:
 
 
 def _json_text(body: bytes) -> str:
-    """Return a body that is JSON as text; raises ArgumentInvalid."""
+    """Return a JSON body as text. Raises ArgumentInvalid if it is not JSON."""
     try:
         text = body.decode()
         check_json(text)

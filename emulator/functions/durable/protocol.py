@@ -1,11 +1,10 @@
-"""What orchestrators ask for: actions as the SDK lists them, commands as the engine does them.
+"""The out-of-process JSON protocol of the azure-functions-durable 1.x SDK.
 
-The out-of-process JSON protocol of the azure-functions-durable 1.x SDK.
+One episode is one call: the context (history and input) goes in, and the state (all actions so far,
+the output or the error) comes out. `shim` turns the actions into commands of the engine.
 
-One turn is one call: the context (history and input) goes in, the state (actions so far, output
-or error) comes out. Protocol source: the SDK's `DurableOrchestrationContext`,
-`TaskOrchestrationExecutor` and `OrchestratorState`, and the Durable extension's
-`OutOfProcOrchestrationShim`. Another SDK's wire is another module with these three functions.
+Source: the SDK's `DurableOrchestrationContext`, `TaskOrchestrationExecutor` and
+`OrchestratorState`, and the Durable extension's `OutOfProcOrchestrationShim`.
 """
 
 import json
@@ -19,7 +18,7 @@ from typing import Any
 from emulator.functions.durable.errors import ActionInvalid
 from emulator.functions.durable.history import micros, quoted_or_null
 
-# Timers over six days come in slices of three, as with the Azure Storage provider.
+# The SDK splits timers of more than six days into timers of three, as in Azure Storage.
 _CONTEXT_TAIL = (
     '"upperSchemaVersion":1,"upperSchemaVersionNew":2,'
     '"longRunningTimerIntervalDuration":"3.00:00:00","maximumShortTimerDuration":"6.00:00:00",'
@@ -38,7 +37,7 @@ _MALFORMED = (
 
 
 class ActionKind(IntEnum):
-    """The kinds of actions of the out-of-process protocol."""
+    """The kinds of actions in the out-of-process protocol."""
 
     ACTIVITY = 0
     ACTIVITY_WITH_RETRY = 1
@@ -54,7 +53,7 @@ class ActionKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing that an orchestrator asked for; `input` is JSON text."""
+    """An action of an orchestrator; `input` is JSON text."""
 
     kind: ActionKind
     name: str = ""
@@ -62,13 +61,13 @@ class Action:
     instance_id: str | None = None
     version: str | None = None
     fire_at: int = 0
-    """When a timer goes off, in microseconds since 1970."""
+    """When a timer fires, in microseconds since 1970."""
     canceled: bool = False
     retry_interval_ms: int = 0
     max_attempts: int = 0
 
     def fields(self) -> list[Any]:
-        """Return what a repetition needs, for JSON."""
+        """Return the fields that a retry needs, as a JSON list."""
         return [
             int(self.kind),
             self.name,
@@ -81,7 +80,7 @@ class Action:
 
     @classmethod
     def of_fields(cls, fields: list[Any]) -> "Action":
-        """Read what `fields` returned."""
+        """Return the action of a list from `fields`."""
         kind, name, input_text, instance_id, version, interval, attempts = fields
         return cls(
             ActionKind(kind),
@@ -116,7 +115,7 @@ class StartChild:
 
 @dataclass(frozen=True, slots=True)
 class StartTimer:
-    """Set a timer; one that is cancelled in the same breath takes its number all the same."""
+    """Start a timer. A timer that is cancelled in the same episode also takes a number."""
 
     task: int
     due: int
@@ -125,14 +124,14 @@ class StartTimer:
 
 @dataclass(frozen=True, slots=True)
 class CancelTimer:
-    """Forget a timer."""
+    """Cancel a timer."""
 
     task: int
 
 
 @dataclass(frozen=True, slots=True)
 class ContinueAsNew:
-    """Begin again with another input and an empty history."""
+    """Start the instance again with another input and an empty history."""
 
     input: str
 
@@ -142,8 +141,8 @@ _LEAVES = {kind.value for kind in ActionKind}
 
 
 @dataclass(frozen=True, slots=True)
-class TurnState:
-    """What the orchestrator has come to; texts are JSON, `error` is plain text."""
+class EpisodeState:
+    """The state after an episode. `output` and `custom_status` are JSON, `error` is plain text."""
 
     actions: tuple[Action, ...]
     done: bool
@@ -161,7 +160,7 @@ def context_json(  # noqa: PLR0913 - the context has these members
     *,
     replaying: bool,
 ) -> str:
-    """Write the context of a turn; `past` and `news` are the items of a JSON list."""
+    """Return the context of an episode; `past` and `news` are the items of a JSON list."""
     history = ",".join((*past, news))
     return (
         f'{{"history":[{history}],"input":{"null" if input_text is None else input_text},'
@@ -170,8 +169,8 @@ def context_json(  # noqa: PLR0913 - the context has these members
     )
 
 
-def read_state(text: str) -> TurnState:
-    """Read what the SDK's executor returned; raises ActionInvalid if it makes no sense."""
+def read_state(text: str) -> EpisodeState:
+    """Parse the state that the SDK's executor returns. Raises ActionInvalid."""
     try:
         return _state(json.loads(text))
     except _MALFORMED as problem:
@@ -181,26 +180,26 @@ def read_state(text: str) -> TurnState:
         ) from problem
 
 
-def read_failure(message: str) -> TurnState:
-    """Read the state from the text of the exception by which the SDK's executor reports a failure.
+def read_failure(message: str) -> EpisodeState:
+    """Parse the state in the text of the exception that the SDK's executor raises.
 
-    A text without a state is the whole story.
+    If the text does not contain a state, the text itself is the error.
     """
     text, label, state_text = message.partition(_STATE_LABEL)
     if label:
         try:
             state = read_state(state_text)
         except ActionInvalid:
-            return TurnState((), done=False, error=text)
+            return EpisodeState((), done=False, error=text)
         error = state.error or text
-        return TurnState(state.actions, False, None, error, state.custom_status)
-    return TurnState((), done=False, error=text)
+        return EpisodeState(state.actions, False, None, error, state.custom_status)
+    return EpisodeState((), done=False, error=text)
 
 
-def _state(state: dict[str, Any]) -> TurnState:
+def _state(state: dict[str, Any]) -> EpisodeState:
     actions = tuple(_leaves(action for group in state["actions"] for action in group))
     error = state.get("error")
-    return TurnState(
+    return EpisodeState(
         actions,
         bool(state.get("isDone")),
         _dumped(state.get("output")),
@@ -214,7 +213,7 @@ def _dumped(value: object) -> str | None:
 
 
 def _leaves(actions: Iterable[dict[str, Any]]) -> Iterator[Action]:
-    """Flatten compound actions: what counts is what is scheduled, and in which order."""
+    """Replace compound actions by their parts, in the order of scheduling."""
     for action in actions:
         kind = action["actionType"]
         if kind in _COMPOUND:
@@ -242,6 +241,6 @@ def _leaf(kind: ActionKind, action: dict[str, Any]) -> Action:
 
 
 def fire_at(text: str) -> int:
-    """Read a timer's instant, which the SDK writes as UTC whatever its time zone was."""
+    """Parse the time of a timer, which the SDK always writes in UTC."""
     moment = datetime.fromisoformat(text)
     return micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

@@ -1,7 +1,4 @@
-"""The statements by which instances, messages, work and timers are kept, and how they are read.
-
-Lists of instances by filters, page by page; and histories as they are shown to people.
-"""
+"""SQL statements that write instances, messages, work items and timers, and their queries."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +47,7 @@ class WorkItem:
 
 @dataclass(frozen=True, slots=True)
 class TimerRow:
-    """A timer that is set; `due` in microseconds since 1970."""
+    """A running timer; `due` is in microseconds since 1970."""
 
     instance_id: str
     task: int
@@ -59,7 +56,7 @@ class TimerRow:
 
 
 def insert_instance(instance: Instance) -> Statement:
-    """Keep a whole instance, in the place of one with the same id."""
+    """Insert an instance, replacing one with the same id."""
     parent = instance.parent
     parent_fields = (parent.id, parent.execution, parent.task) if parent else (None, None, None)
     return (
@@ -82,7 +79,7 @@ def insert_instance(instance: Instance) -> Statement:
     )
 
 
-def update_instance(  # noqa: PLR0913, PLR0917 - one argument a column
+def update_instance(  # noqa: PLR0913, PLR0917 - one argument for each column
     instance_id: str,
     status: Status,
     updated: int,
@@ -91,7 +88,7 @@ def update_instance(  # noqa: PLR0913, PLR0917 - one argument a column
     custom_status: str | None,
     output: str | None,
 ) -> Statement:
-    """Keep what a turn changes."""
+    """Update what an episode changes."""
     return (
         _UPDATE,
         (str(status), updated, episode_count, shim.dump(), custom_status, output, instance_id),
@@ -99,22 +96,22 @@ def update_instance(  # noqa: PLR0913, PLR0917 - one argument a column
 
 
 def set_status(instance_id: str, status: Status) -> Statement:
-    """Keep a status alone."""
+    """Update the status only."""
     return ("UPDATE instances SET status=? WHERE id=?", (str(status), instance_id))
 
 
 def append_history(instance_id: str, episode_count: int, events: str) -> Statement:
-    """Keep the events of one turn."""
+    """Insert the events of one episode."""
     return ("INSERT INTO history VALUES(?, ?, ?)", (instance_id, episode_count, events))
 
 
 def delete_history(instance_id: str) -> Statement:
-    """Forget the events of all turns."""
+    """Delete the events of all episodes."""
     return ("DELETE FROM history WHERE id=?", (instance_id,))
 
 
 def insert_message(instance_id: str, message: Message) -> Statement:
-    """Keep a message, which has its sequence number."""
+    """Insert a message, whose sequence number must be set."""
     return (
         "INSERT INTO inbox VALUES(?, ?, ?, ?, ?, ?)",
         (
@@ -129,7 +126,7 @@ def insert_message(instance_id: str, message: Message) -> Statement:
 
 
 def consume(instance_id: str, message: Message) -> Iterator[Statement]:
-    """Forget whatever kept a message."""
+    """Delete the rows in which a message is stored."""
     if message.sequence is not None:
         yield ("DELETE FROM inbox WHERE sequence=?", (message.sequence,))
     if message.work is not None:
@@ -139,7 +136,7 @@ def consume(instance_id: str, message: Message) -> Iterator[Statement]:
 
 
 def insert_work(work: WorkItem) -> Statement:
-    """Keep an activity to run."""
+    """Insert a work item."""
     return (
         "INSERT INTO work VALUES(?, ?, ?, ?, ?, ?)",
         (
@@ -154,7 +151,7 @@ def insert_work(work: WorkItem) -> Statement:
 
 
 def insert_timer(timer: TimerRow) -> Statement:
-    """Keep a timer."""
+    """Insert a timer, replacing one with the same task."""
     return (
         "INSERT OR REPLACE INTO timers VALUES(?, ?, ?, ?)",
         (timer.instance_id, timer.task, timer.execution, timer.due),
@@ -162,17 +159,17 @@ def insert_timer(timer: TimerRow) -> Statement:
 
 
 def delete_timer(instance_id: str, task: int) -> Statement:
-    """Forget one timer."""
+    """Delete one timer."""
     return ("DELETE FROM timers WHERE id=? AND task=?", (instance_id, task))
 
 
 def delete_timers(instance_id: str) -> Statement:
-    """Forget all timers of an instance."""
+    """Delete all timers of an instance."""
     return ("DELETE FROM timers WHERE id=?", (instance_id,))
 
 
 def delete_instance(instance_id: str) -> list[Statement]:
-    """Forget a finished instance: nothing but its history can be left of it."""
+    """Delete a finished instance, which has only its own row and its history."""
     return [
         ("DELETE FROM instances WHERE id=?", (instance_id,)),
         delete_history(instance_id),
@@ -180,13 +177,13 @@ def delete_instance(instance_id: str) -> list[Statement]:
 
 
 def read_instance(store: Reader, instance_id: str) -> Instance | None:
-    """Read one instance."""
+    """Return the instance with this id, or None."""
     rows = store.read(f"{_SELECT} WHERE id=?", (instance_id,))
     return _instance(rows[0]) if rows else None
 
 
 def read_fresh(store: Reader) -> list[Instance]:
-    """Read the instances that wait for their first turn."""
+    """Return the instances that wait for their first episode."""
     rows = store.read(
         f"{_SELECT} WHERE turn=0 AND status IN (?, ?)",
         (str(Status.PENDING), str(Status.RUNNING)),
@@ -197,7 +194,7 @@ def read_fresh(store: Reader) -> list[Instance]:
 def _read_rows(
     store: Reader, where: str, arguments: Sequence[Any], limit: int
 ) -> list[tuple[int, Instance]]:
-    """Read instances with their row numbers, in the order of their start."""
+    """Return instances with their row numbers, in the order of their start."""
     rows = store.read(
         f"SELECT rowid, {_COLUMNS} FROM instances WHERE {where} ORDER BY rowid LIMIT ?",  # noqa: S608 - `where` holds placeholders only
         (*arguments, limit),
@@ -206,7 +203,7 @@ def _read_rows(
 
 
 def read_history(store: Reader, instance_id: str) -> list[str]:
-    """Read the events, one text a turn."""
+    """Return the events of an instance, one text for each episode."""
     return [
         events
         for (events,) in store.read(
@@ -216,13 +213,13 @@ def read_history(store: Reader, instance_id: str) -> list[str]:
 
 
 def read_inbox(store: Reader) -> list[tuple[str, Message]]:
-    """Read all kept messages, in order, each with its instance's id."""
+    """Return all stored messages in order, each with the id of its instance."""
     rows = store.read("SELECT id, kind, text, task, execution, sequence FROM inbox ORDER BY 6")
     return [(row[0], Message(EventType(row[1]), *row[2:])) for row in rows]
 
 
 def read_work(store: Reader) -> list[WorkItem]:
-    """Read the activities to run, in order."""
+    """Return the work items in order."""
     rows = store.read(
         "SELECT sequence, id, execution, task, name, input FROM work ORDER BY sequence"
     )
@@ -230,7 +227,7 @@ def read_work(store: Reader) -> list[WorkItem]:
 
 
 def read_timers(store: Reader) -> list[TimerRow]:
-    """Read the timers that are set."""
+    """Return the running timers."""
     return [TimerRow(*row) for row in store.read("SELECT id, task, execution, due FROM timers")]
 
 
@@ -272,7 +269,7 @@ def _instance(row: Sequence[Any]) -> Instance:
 
 @dataclass(frozen=True, slots=True)
 class InstanceFilter:
-    """Which instances are wanted; times in microseconds since 1970."""
+    """A filter of instances; times are in microseconds since 1970."""
 
     prefix: str = ""
     created_from: int | None = None
@@ -281,7 +278,7 @@ class InstanceFilter:
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> "InstanceFilter":
-        """Read a filter from a query; what cannot be read does not filter, as in the extension."""
+        """Parse a query string; invalid values do not filter, as in the extension."""
         names = query.get("runtimestatus", "").lower().split(",")
         return cls(
             query.get("instanceidprefix", ""),
@@ -291,7 +288,7 @@ class InstanceFilter:
         )
 
     def where(self) -> tuple[str, list[Any]]:
-        """Return the condition, with placeholders and what belongs in them."""
+        """Return the SQL condition and its arguments."""
         conditions, arguments = ["1"], list[Any]()
         if self.prefix:
             conditions.append("substr(id, 1, ?) = ?")
@@ -311,7 +308,7 @@ class InstanceFilter:
 def read_page(
     store: Reader, condition: InstanceFilter, top: str | None, token: str
 ) -> tuple[list[Instance], str]:
-    """Return one page of instances and the token for the next, empty after the last."""
+    """Return one page of instances, and the token of the next page or an empty string."""
     size = _LONGEST_PAGE
     if top is not None and top.isascii() and top.isdigit() and int(top[:9]) > 0:
         size = min(int(top[:9]), _LONGEST_PAGE)

@@ -1,11 +1,4 @@
-"""The seam between the durable engine and the process that runs the user's code.
-
-Turns commands into history events, and hands what they ask for to an outbox.
-
-While the app process is away: everyone who needs it waits for the same next try.
-
-Runs activities: many at once, but not too many; each at least once.
-"""
+"""How an engine runs the app's functions: the port, the wait while the app is down, activities."""
 
 import asyncio
 import logging
@@ -13,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from emulator.functions.durable.history import EventType, failed, succeeded
+from emulator.functions.durable.history import EventType, completed, failed
 from emulator.functions.durable.instances import (
     Message,
 )
@@ -27,18 +20,15 @@ _log = logging.getLogger(__name__)
 
 
 class FunctionRunner(Protocol):
-    """Runs orchestrators and activities of one Function App.
-
-    Function names are those the functions were registered with.
-    """
+    """Run the orchestrators and activities of one Function App, by their registered names."""
 
     orchestrators: frozenset[str]
     activities: frozenset[str]
 
     async def run_orchestrator(self, name: str, context_json: str) -> str:
-        """Run one episode of an orchestrator and return the SDK executor's state as JSON.
+        """Run one episode of an orchestrator and return the state of the SDK's executor as JSON.
 
-        Raises FunctionFailure (the message then ends in the executor's `$OutOfProcData$` part)
+        Raises FunctionFailure, whose message ends in the `$OutOfProcData$` part of the executor,
         or AppUnavailable.
         """
         ...
@@ -52,12 +42,12 @@ class FunctionRunner(Protocol):
 
 
 def unknown_orchestrator(runner: FunctionRunner, name: str) -> str:
-    """Say that there is no such orchestrator, as the Durable extension does."""
+    """Return the extension's text for an orchestrator that does not exist."""
     return _unknown(name, "an orchestrator", "orchestrator", runner.orchestrators)
 
 
 def unknown_activity(runner: FunctionRunner, name: str) -> str:
-    """Say that there is no such activity, as the Durable extension does."""
+    """Return the extension's text for an activity that does not exist."""
     return _unknown(name, "an activity", "activity", runner.activities)
 
 
@@ -75,46 +65,46 @@ def _unknown(name: str, article_and_kind: str, kind: str, known: frozenset[str])
 
 
 class AppOutage:
-    """One delay for all, twice as long with each try in vain."""
+    """A common delay while the app process is down, doubled with each failed retry."""
 
     def __init__(self, timers: TimerQueue, now: Callable[[], int]) -> None:
         self._timers = timers
         self._now = now
         self._delay = _SHORTEST_MICROS
-        self._gate: asyncio.Future[None] | None = None
+        self._next_retry: asyncio.Future[None] | None = None
 
     @property
     def is_waiting(self) -> bool:
-        """Whether anyone waits."""
-        return self._gate is not None
+        """Return whether work waits for the next retry."""
+        return self._next_retry is not None
 
     async def wait(self) -> None:
-        """Wait until it is time to try again."""
-        if self._gate is None:
-            self._gate = asyncio.get_running_loop().create_future()
+        """Wait until the next retry."""
+        if self._next_retry is None:
+            self._next_retry = asyncio.get_running_loop().create_future()
             self._timers.set(self, self._now() + self._delay, self._open)
             self._delay = min(self._delay * 2, _LONGEST_MICROS)
-        await asyncio.shield(self._gate)
+        await asyncio.shield(self._next_retry)
 
     def end(self) -> None:
-        """Note that the app answered."""
+        """Reset the delay, because the app has responded."""
         self._delay = _SHORTEST_MICROS
 
     def _open(self) -> None:
-        if self._gate is not None:
-            self._gate.set_result(None)
-            self._gate = None
+        if self._next_retry is not None:
+            self._next_retry.set_result(None)
+            self._next_retry = None
 
 
 class Deliver(Protocol):
-    """Takes the result of an activity to its instance."""
+    """Deliver a message to its instance."""
 
     def __call__(self, instance_id: str, message: Message) -> None:
         """Deliver a message."""
 
 
 class ActivityPool:
-    """The activities that run and those that wait for their turn."""
+    """Run work items of the default engine, up to a limit at the same time."""
 
     def __init__(
         self,
@@ -134,11 +124,11 @@ class ActivityPool:
 
     @property
     def is_busy(self) -> bool:
-        """Whether any activity runs or waits."""
+        """Return whether any activity runs or waits."""
         return bool(self._tasks)
 
     def add(self, work: WorkItem) -> None:
-        """Run an activity, which the database has, as soon as there is room."""
+        """Run a work item, which must be committed, as soon as the limit allows it."""
         self._waiting.append(work)
         if self._free:
             self._free -= 1
@@ -147,7 +137,7 @@ class ActivityPool:
             task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Stop; what has not ended runs again with the next start."""
+        """Stop; unfinished work items run again after the next start."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -165,9 +155,9 @@ class ActivityPool:
             try:
                 message = await self._try(work)
             except AppUnavailable:
-                _log.debug("activity %s waits for the app", work.name)
-            except Exception:  # noqa: BLE001 - the edge of one activity: the others must go on
-                _log.exception("activity %s could not be run and is repeated", work.name)
+                _log.debug("activity %s waits for the app process", work.name)
+            except Exception:  # noqa: BLE001 - one activity must not stop the others
+                _log.exception("activity %s could not be run and is retried", work.name)
             else:
                 self._app_outage.end()
                 return message
@@ -180,7 +170,7 @@ class ActivityPool:
 
 
 async def run_work_item(runner: FunctionRunner, now: Callable[[], int], work: WorkItem) -> Message:
-    """Run an activity; return its result or failure as a message to its instance.
+    """Run an activity and return its result or failure as a message to its instance.
 
     Raises AppUnavailable.
     """
@@ -189,10 +179,10 @@ async def run_work_item(runner: FunctionRunner, now: Callable[[], int], work: Wo
     except FunctionFailure as failure:
         cause = f"{failure.type_name}: {failure.message}"
         kind = EventType.TASK_FAILED
-        # Two spaces: the worker puts its own label in between, and has none.
+        # Two spaces, as in the extension for a worker without a label.
         reason = f"Activity function '{work.name}' failed:  {cause}"
         text = failed(kind, now(), work.task, reason, cause)
     else:
         kind = EventType.TASK_COMPLETED
-        text = succeeded(kind, now(), work.task, result)
+        text = completed(kind, now(), work.task, result)
     return Message(kind, text, work.task, work.execution)

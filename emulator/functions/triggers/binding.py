@@ -1,4 +1,4 @@
-"""Makes the triggers that a catalogue asks for, and starts and stops them."""
+"""Make the triggers of a catalogue from their bindings, start them and stop them."""
 
 import asyncio
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from emulator.functions.clock import Clock
 from emulator.functions.errors import AppLoadError
 from emulator.functions.triggers.servicebus import (
     Delivery,
-    Fire,
+    InvokeFunction,
     QueueSource,
     ServiceBusTrigger,
     split_queue_name,
@@ -28,7 +28,10 @@ _DEFAULT_CONNECTION = "ServiceBus"
 
 
 class Triggers:
-    """All triggers of an app. Raises AppLoadError for one that cannot be served."""
+    """All timer and queue triggers of an app.
+
+    The constructor raises AppLoadError if one of them cannot be served.
+    """
 
     def __init__(
         self,
@@ -47,28 +50,31 @@ class Triggers:
             ServiceBusTrigger(
                 queue_source(triggered, settings),
                 catalogue.service_bus_options,
-                _fire(triggered, invoker),
+                _invoke(triggered, invoker),
             )
             for triggered in catalogue.service_bus
         ]
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self) -> None:
-        """Let them fire."""
+        """Start all triggers."""
         for timer in self._timers.values():
             self._spawn(timer.run())
         for queue in self._queues:
             queue.start()
 
     async def stop(self) -> None:
-        """Let nothing fire any more; runs under way get a little time."""
+        """Stop all triggers; functions that run get up to 8 s to finish."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(queue.stop() for queue in self._queues))
 
     async def run(self, name: str, _text: str) -> None:
-        """Fire a timer now, as the admin API may ask. Raises LookupError for another function."""
+        """Run a timer function now, for the admin API.
+
+        Raises LookupError if the function does not have a timer trigger.
+        """
         self._spawn(self._timers[name].run_once(TimerRun(self._clock.now())))
 
     def _spawn(self, work: Any) -> None:
@@ -78,7 +84,7 @@ class Triggers:
 
 
 def queue_source(triggered: TriggeredFunction, settings: Mapping[str, str]) -> QueueSource:
-    """Return what a Service Bus trigger listens to. Raises AppLoadError."""
+    """Return the queue of a Service Bus trigger. Raises AppLoadError if it is not supported."""
     binding, name = triggered.binding, triggered.name
     if not binding.get("queueName"):
         raise _refused(name, "this host serves Service Bus queues, not topics")
@@ -112,19 +118,19 @@ def _timer(
         use_monitor=True if use_monitor is None else bool(use_monitor),
     )
 
-    async def fire(payload: str) -> None:
+    async def invoke(payload: str) -> None:
         await invoker.invoke(name, "json", payload.encode())
 
-    return TimerTrigger(options, folder, fire, clock)
+    return TimerTrigger(options, folder, invoke, clock)
 
 
-def _fire(triggered: TriggeredFunction, invoker: Invoker) -> Fire:
-    async def fire(delivery: Delivery) -> None:
+def _invoke(triggered: TriggeredFunction, invoker: Invoker) -> InvokeFunction:
+    async def invoke(delivery: Delivery) -> None:
         await invoker.invoke(
             triggered.name, "bytes", delivery.body, delivery.metadata, delivery.trace
         )
 
-    return fire
+    return invoke
 
 
 def _refused(name: str, reason: str) -> AppLoadError:

@@ -1,11 +1,11 @@
-"""How an episode's outcome is written: send, save, delete, each in a transaction of its own.
+"""Which messages an episode takes, and how its outcome is written.
 
-    run the orchestrator ─▶ SEND messages ─▶ SAVE history and instance ─▶ DELETE what was dequeued
+    load and select ─▶ run the orchestrator ─▶ SEND messages ─▶ SAVE history and instance
+                                                             ─▶ DELETE the dequeued messages
 
-After a crash in between, the dequeued messages become visible again and the episode is repeated:
-its messages are sent a second time, with the same task ids.
-
-Which of an instance's dequeued messages its next episode takes, and why not the others.
+Send, save and delete are transactions of their own. After a crash between two of them, the dequeued
+messages become visible again and the episode is repeated: its messages are sent a second time, with
+the same task ids.
 """
 
 import json
@@ -34,14 +34,14 @@ from emulator.functions.durable.store import Statement
 Etag = tuple[str, int]
 
 
-"""The execution and the turn that an instance's row had when an episode loaded it."""
+"""The execution and the episode count of an instance's row when an episode loaded it."""
 NO_INSTANCE = "No such instance"
 _OUT_OF_ORDER = "Out of order"
 _OTHER_EXECUTION = "It belongs to another execution"
 _CANCELED = "Its timer was canceled"
 # The completion of a task may be dequeued before the history that scheduled the task is saved.
-# So it is given back, as often as the provider does it, before it counts as left over.
-_PATIENT_DEQUEUES = 5
+# It is abandoned as often as the provider does it, and then discarded.
+_MAX_EARLY_DEQUEUES = 5
 
 
 class SplitBrain(Exception):
@@ -50,21 +50,21 @@ class SplitBrain(Exception):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class LoadedInstance(Instance):
-    """An instance as one episode sees it; `etag` is None if it has no row yet."""
+    """An instance as one episode loaded it; `etag` is None if it does not have a row yet."""
 
     etag: Etag | None
     die_after_event: Callable[[], Awaitable[None]] | None = None
-    """What waits for an external event between send and save, if a crash point asks for it."""
+    """If a crash point waits for an external event, the function to await between send and save."""
 
 
-def load(database: Database, instance_id: str) -> LoadedInstance | None:
-    """Read an instance for an episode."""
+def load_instance(database: Database, instance_id: str) -> LoadedInstance | None:
+    """Return an instance for an episode, or None."""
     row = records.read_instance(database, instance_id)
     return None if row is None else _loaded(row, (row.execution, row.episode_count))
 
 
-def started_child(start: Message, former: LoadedInstance | None) -> LoadedInstance:
-    """Return the sub-orchestration that a start message asks for, in the place of a former one."""
+def new_child(start: Message, former: LoadedInstance | None) -> LoadedInstance:
+    """Return the sub-orchestration of a start message; it replaces `former`."""
     child_id, name, version, input_text, created, *parent = json.loads(start.text)
     assert start.execution is not None
     child = Instance(
@@ -81,14 +81,17 @@ def started_child(start: Message, former: LoadedInstance | None) -> LoadedInstan
     return _loaded(child, None if former is None else former.etag)
 
 
-def parent_of(start: Message) -> Parent | None:
-    """Return who waits for the orchestration that a start message asks for."""
+def read_parent(start: Message) -> Parent | None:
+    """Return the parent in a start message, or None."""
     parent = json.loads(start.text)[5:] if start.text else None
     return Parent(*parent) if parent else None
 
 
 def start_message(instance: Instance) -> Message:
-    """Return the message that starts an instance; a sub-orchestration has no row before."""
+    """Return the message that starts an instance.
+
+    A sub-orchestration does not have a row yet, so the message contains it.
+    """
     text = ""
     if instance.parent is not None:
         parent = instance.parent
@@ -108,7 +111,7 @@ def start_message(instance: Instance) -> Message:
 
 
 class QueueOutbox:
-    """An episode's activities, timers and sub-orchestrations, as messages to send."""
+    """Send what an episode schedules as messages to queues."""
 
     def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
         """Send a work item."""
@@ -131,15 +134,15 @@ class QueueOutbox:
         episode.statements.append(queues.send(timer.instance_id, message, timer.due))
 
     def cancel_timer(self, episode: Episode, task: int) -> None:
-        """Do nothing: the message cannot be taken back, and is dropped when it becomes visible."""
+        """Do nothing: the timer's message is discarded when it becomes visible."""
 
     def start_child(self, episode: Episode, child: Instance) -> None:
-        """Send a start message; the child gets its row with its first episode."""
+        """Send a start message; the first episode of the child inserts its row."""
         episode.statements.append(queues.send(child.id, start_message(child), episode.now))
 
 
 class QueueCheckpointer:
-    """Sends, saves and deletes. Raises SplitBrain if another owner saved meanwhile."""
+    """Send, save and delete. Raises SplitBrain if another owner has saved meanwhile."""
 
     def __init__(
         self,
@@ -154,7 +157,7 @@ class QueueCheckpointer:
         self._keep_messages = keep_messages
 
     async def save_waiting(self, episode: Episode, custom_status: str | None) -> None:
-        """Let the instance wait for what it has asked for."""
+        """Save that the instance waits for messages."""
         status = Status.SUSPENDED if episode.instance.is_suspended else Status.RUNNING
         await self._checkpoint(
             episode, self._save(episode, status, episode.shim, custom_status, None)
@@ -168,7 +171,7 @@ class QueueCheckpointer:
         reason: str,
         custom_status: str | None,
     ) -> None:
-        """Give the instance its final status. `output` is JSON, `reason` what its parent hears."""
+        """Save a final status, and send it to the parent if the instance has one."""
         instance = episode.instance
         episode.events.append(
             execution_completed(episode.now, episode.shim.next_task, status, output)
@@ -184,9 +187,9 @@ class QueueCheckpointer:
     async def save_continued_as_new(
         self, episode: Episode, command: ContinueAsNew, custom_status: str | None
     ) -> None:
-        """Begin again with a new input, an empty history and no timers."""
+        """Save that the instance starts again with a new input and without history or timers."""
         fresh = next_execution(episode, command, custom_status)
-        # Whoever owns the instance by then runs it, even if this host dies after the save.
+        # The owner of the partition runs it, even if this host dies after the save.
         start = Message(EventType.EXECUTION_STARTED, "", execution=fresh.execution)
         episode.statements.append(queues.send(fresh.id, start, episode.now))
         await self._checkpoint(
@@ -194,7 +197,7 @@ class QueueCheckpointer:
         )
 
     async def save_status(self, episode: Episode, status: Status) -> None:
-        """Save events and a status without running the orchestrator."""
+        """Save events and a status of an episode that did not run the orchestrator."""
         await self._checkpoint(
             episode, self._save(episode, status, episode.shim, episode.instance.custom_status, None)
         )
@@ -280,25 +283,27 @@ def _loaded(row: Instance, etag: Etag | None) -> LoadedInstance:
 
 @dataclass(slots=True)
 class MessageSelection:
-    """The instance that the next episode is of, and the messages that it does not take."""
+    """The instance of the next episode, and the messages that the episode does not take."""
 
     instance: LoadedInstance | None
     repeated_starts: list[QueueMessage] = field(default_factory=list)
     refused_children: list[QueueMessage] = field(default_factory=list)
-    """Those of the repeated starts whose parent must be told that the child's id is taken."""
+    """The repeated starts whose parent must receive that the child's id is in use."""
     early: list[QueueMessage] = field(default_factory=list)
     discarded: dict[str, list[QueueMessage]] = field(default_factory=dict)
     """By reason."""
 
     @property
     def not_taken(self) -> list[QueueMessage]:
-        """All messages but those that the next episode takes."""
+        """Return all messages that the next episode does not take."""
         discarded = [message for messages in self.discarded.values() for message in messages]
         return [*self.repeated_starts, *self.early, *discarded]
 
 
-def sort(instance: LoadedInstance | None, pending: Iterable[QueueMessage]) -> MessageSelection:
-    """Sort the dequeued messages of an instance, as it was loaded."""
+def select_messages(
+    instance: LoadedInstance | None, pending: Iterable[QueueMessage]
+) -> MessageSelection:
+    """Select the messages of a loaded instance that its next episode takes."""
     result = MessageSelection(instance)
     has_start = False
     others = []
@@ -314,7 +319,7 @@ def sort(instance: LoadedInstance | None, pending: Iterable[QueueMessage]) -> Me
         if reason is None:
             continue
         is_early = reason in {NO_INSTANCE, _OUT_OF_ORDER} and message.task is not None
-        if is_early and message.dequeue_count <= _PATIENT_DEQUEUES:
+        if is_early and message.dequeue_count <= _MAX_EARLY_DEQUEUES:
             result.early.append(message)
         else:
             result.discarded.setdefault(reason, []).append(message)
@@ -322,13 +327,13 @@ def sort(instance: LoadedInstance | None, pending: Iterable[QueueMessage]) -> Me
 
 
 def _accept_start(result: MessageSelection, start: QueueMessage, *, has_start: bool) -> bool:
-    instance, parent = result.instance, parent_of(start)
+    instance, parent = result.instance, read_parent(start)
     if instance is not None and start.execution == instance.execution:
         return instance.episode_count == 0 and not instance.is_finished and not has_start
     if parent is None:
         return False
     if instance is None or (instance.is_finished and instance.parent != parent):
-        result.instance = started_child(start, instance)
+        result.instance = new_child(start, instance)
         return True
     if instance.parent != parent:
         result.refused_children.append(start)

@@ -1,4 +1,4 @@
-"""The task hub: the instances in memory, and the way by which messages reach them."""
+"""The instances in memory, and the delivery of messages to them."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,37 +12,38 @@ from emulator.functions.durable.store import Statement, Store
 
 
 class InstanceCache:
-    """Finds instances, in memory or in the store, and delivers messages to them.
+    """Find instances in memory or in the store, and deliver messages to them.
 
-    An instance in memory is the one truth about it: the store follows. Idle instances are
-    forgotten, the longest unused first, once they hold more than `memory_characters` together.
+    If an instance is in memory, that state is valid and the store is written from it. When the
+    instances have more than `memory_characters` together, idle ones are removed from memory, the
+    least recently used first.
     """
 
     def __init__(self, store: Store, clock: Clock, memory_characters: int = 64_000_000) -> None:
         self.store = store
         self._clock = clock
         self._instances: OrderedDict[str, Instance] = OrderedDict()
-        self._weights: dict[str, int] = {}
-        self._weight = 0
+        self._sizes: dict[str, int] = {}
+        self._size_characters = 0
         self._memory_characters = memory_characters
         self._sequence = 0
         self.wake: Callable[[Instance], None] = lambda _: None
 
     def now(self) -> int:
-        """Return the clock's time in microseconds since 1970."""
+        """Return the time in microseconds since 1970."""
         return micros(self._clock.now())
 
-    def start_numbering(self, after: int) -> None:
-        """Number inbox and work rows from here."""
+    def set_last_number(self, after: int) -> None:
+        """Set the last number of an inbox or work row."""
         self._sequence = after
 
-    def number(self) -> int:
+    def next_number(self) -> int:
         """Return the number of the next inbox or work row."""
         self._sequence += 1
         return self._sequence
 
     def find(self, instance_id: str) -> Instance | None:
-        """Return an instance, if there is one with this id."""
+        """Return the instance with this id, or None."""
         instance = self._instances.get(instance_id)
         if instance is not None:
             self._instances.move_to_end(instance_id)
@@ -53,43 +54,43 @@ class InstanceCache:
         return instance
 
     def get_cached(self, instance_id: str) -> Instance | None:
-        """Return an instance if it is in memory."""
+        """Return the instance with this id if it is in memory, or None."""
         return self._instances.get(instance_id)
 
     def put(self, instance: Instance) -> None:
-        """Hold an instance in memory, in the place of one with the same id."""
+        """Put an instance in memory, replacing one with the same id."""
         self._instances[instance.id] = instance
         self._instances.move_to_end(instance.id)
         self.update_size(instance)
 
     def drop(self, instance: Instance) -> None:
-        """Forget an instance, unless another has taken its id."""
+        """Remove an instance from memory, unless another one has replaced it."""
         if self._instances.get(instance.id) is instance:
             del self._instances[instance.id]
-            self._weight -= self._weights.pop(instance.id)
+            self._size_characters -= self._sizes.pop(instance.id)
 
     def update_size(self, instance: Instance) -> None:
-        """Note that an instance has grown; forget idle ones if memory is full."""
+        """Count the new size of an instance; remove idle instances if memory is full."""
         if self._instances.get(instance.id) is not instance:
             return
-        weight = instance.size_characters
-        self._weight += weight - self._weights.get(instance.id, 0)
-        self._weights[instance.id] = weight
-        if self._weight <= self._memory_characters:
+        size_characters = instance.size_characters
+        self._size_characters += size_characters - self._sizes.get(instance.id, 0)
+        self._sizes[instance.id] = size_characters
+        if self._size_characters <= self._memory_characters:
             return
-        excess = self._weight - self._memory_characters
-        forgotten = []
+        excess = self._size_characters - self._memory_characters
+        removed = []
         for other in self._instances.values():
             if excess <= 0:
                 break
             if other.is_idle and other is not instance:
-                forgotten.append(other)
-                excess -= self._weights[other.id]
-        for other in forgotten:
+                removed.append(other)
+                excess -= self._sizes[other.id]
+        for other in removed:
             self.drop(other)
 
     def history(self, instance: Instance) -> list[str]:
-        """Return an instance's past events, one text a turn."""
+        """Return an instance's past events, one text for each episode."""
         if instance.history is None:
             instance.history = (
                 read_history(self.store, instance.id) if instance.episode_count else []
@@ -97,7 +98,10 @@ class InstanceCache:
         return instance.history
 
     def deliver(self, instance_id: str, message: Message) -> None:
-        """Put a message, which the store has, in its instance's mailbox; drop it if late."""
+        """Put a committed message into its instance's mailbox and wake the instance.
+
+        Delete the message if its execution has ended.
+        """
         instance = self.find(instance_id)
         if (
             instance is None
@@ -112,18 +116,21 @@ class InstanceCache:
         self.wake(instance)
 
     def persist_results(self, instance: Instance) -> None:
-        """Keep results of activities for which no turn can be made now, so that none runs twice."""
+        """Store the results of activities in the inbox, so that these activities do not run again.
+
+        This is for an instance that cannot run an episode now.
+        """
         for message in instance.mailbox:
             if message.work is not None and message.sequence is None:
                 delete_work = list(consume(instance.id, message))
-                message.sequence = self.number()
+                message.sequence = self.next_number()
                 message.work = None
                 self.store.write([insert_message(instance.id, message), *delete_work])
 
     def prepare_completion_for_parent(
         self, parent: Parent, status: Status, output: str | None, reason: str
     ) -> tuple[list[Statement], Callable[[], None]]:
-        """Return how to tell a parent that its child ended: the statements, and what follows."""
+        """Return the statements that send a child's completion to its parent, and the effect."""
         message = child_completion(self.now(), parent, status, output, reason)
-        message.sequence = self.number()
+        message.sequence = self.next_number()
         return [insert_message(parent.id, message)], lambda: self.deliver(parent.id, message)

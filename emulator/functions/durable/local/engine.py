@@ -1,13 +1,13 @@
-"""The Durable Task engine: starts, wakes and ends orchestration instances, and survives `kill -9`.
+"""The default engine: start, wake and end orchestration instances, and survive `kill -9`.
 
     start ─▶ Pending ─▶ Running ◀─▶ Suspended
                           │ ▲
                           │ └─ rewind ── Failed
                           └─▶ Completed | Failed | Terminated ─▶ purge
 
-Whatever a caller was told has happened is in the database by then; what a crash interrupts is
-taken up again by the next start: messages, timers and activities are rows until a turn's
-transaction takes them away. An activity may therefore run more than once.
+An operation returns once its effect is in the database. Messages, timers and work items are rows
+until the transaction of an episode deletes them, so the next start continues after a crash. An
+activity may therefore run more than once.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class LocalEngine(DurableEngine):
-    """The default engine: one host, one transaction a turn, all of it on one event loop."""
+    """The default engine: one host, one transaction for each episode, on one event loop."""
 
     def __init__(
         self, store: Store, runner: FunctionRunner, clock: Clock, options: DurableOptions
@@ -62,13 +62,13 @@ class LocalEngine(DurableEngine):
         self._stopping = False
 
     async def start(self) -> None:
-        """Open the database and take up what it holds."""
+        """Open the database and continue the work in it."""
         self.store.open()
         messages = records.read_inbox(self.store)
         works = records.read_work(self.store)
         last_message = messages[-1][1].sequence if messages else 0
         last_work = works[-1].sequence if works else 0
-        self.cache.start_numbering(max(last_message or 0, last_work))
+        self.cache.set_last_number(max(last_message or 0, last_work))
         for instance in records.read_fresh(self.store):
             self.cache.put(instance)
             self._wake(instance)
@@ -80,7 +80,7 @@ class LocalEngine(DurableEngine):
             self._pool.add(work)
 
     async def stop(self) -> None:
-        """Stop making turns, and close the database."""
+        """Stop running episodes and close the database."""
         self._stopping = True
         self.timers.close()
         await self._pool.close()
@@ -90,54 +90,54 @@ class LocalEngine(DurableEngine):
         await self.store.close()
 
     def clock_moved(self) -> None:
-        """Fire the timers that a jump of the clock has made due."""
+        """Fire the timers that are due after a change of the clock."""
         self.timers.fire_due()
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing is under way: no turn, no activity, no transaction."""
+        """Return whether no episode, activity or transaction is in progress."""
         return not self._drives and not self._pool.is_busy and not self.store.is_busy
 
     # Operations of clients
 
     def now(self) -> int:
-        """Return the clock's time in microseconds since 1970."""
+        """Return the time in microseconds since 1970."""
         return self.cache.now()
 
     async def setting(self, name: str, default: str) -> str:
-        """Return a stored setting, storing the default if there is none."""
+        """Return a stored setting; store and return the default if it is missing."""
         return self.store.setting(name, default)
 
     @property
     def _reader(self) -> Reader:
         return self.store
 
-    def _lookup(self, instance_id: str) -> Instance | None:
+    def _find(self, instance_id: str) -> Instance | None:
         return self.cache.find(instance_id)
 
     def history_of(self, instance: Instance) -> list[str]:
-        """Return an instance's saved events, one text a turn."""
+        """Return an instance's saved events, one text for each episode."""
         return self.cache.history(instance)
 
     def read_page(
         self, condition: records.InstanceFilter, top: str | None, token: str
     ) -> tuple[list[Instance], str]:
-        """Return one page of instances and the token for the next, empty after the last."""
+        """Return one page of instances, and the token of the next page or an empty string."""
         rows, next_token = super().read_page(condition, top, token)
         return [self.cache.get_cached(instance.id) or instance for instance in rows], next_token
 
-    async def _begin(self, instance: Instance, existing: Instance | None) -> None:
+    async def _commit_start(self, instance: Instance, existing: Instance | None) -> None:
         statements: list[Statement] = [records.insert_instance(instance)]
         if existing is not None:
             statements.insert(0, records.delete_history(instance.id))
         self.cache.put(instance)
         written = self.store.write(statements)
-        # Once handed to the store it takes effect, even if the caller gives up waiting.
+        # The store commits it even if the caller stops waiting.
         written.add_done_callback(lambda done: self._started(done, instance))
         await asyncio.shield(written)
 
     async def rewind(self, instance_id: str) -> None:
-        """Take a failed instance back to before its failure, and try again what failed."""
+        """Undo the failure of an instance and retry what failed."""
         instance = self.find(instance_id)
         if instance.status is not Status.FAILED:
             if instance.is_finished:
@@ -146,7 +146,7 @@ class LocalEngine(DurableEngine):
         await Rewinder(self.cache, self._pool.add, self._set_timer).rewind(instance)
 
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait until an instance has finished, at most so long; return whether it has."""
+        """Wait until an instance has finished or the timeout is over; return whether it has."""
         instance = self.find(instance_id)
         if instance.is_finished:
             return True
@@ -166,8 +166,8 @@ class LocalEngine(DurableEngine):
         return instance.is_finished
 
     async def purge(self, instances: Sequence[Instance]) -> int:
-        """Forget finished instances and their histories; return how many there were."""
-        # A finished instance may have a successor with the same id by now.
+        """Delete finished instances and their histories; return how many were deleted."""
+        # A new instance may have replaced a finished one.
         current = [self.cache.get_cached(instance.id) or instance for instance in instances]
         finished = [instance for instance in current if instance.is_finished]
         await self.store.write(
@@ -181,7 +181,7 @@ class LocalEngine(DurableEngine):
 
     # Delivery
 
-    async def _switch(self, instance: Instance, status: Status, message: Message) -> None:
+    async def _commit_switch(self, instance: Instance, status: Status, message: Message) -> None:
         former, instance.status = instance.status, status
         try:
             await self._write(instance, message, [records.set_status(instance.id, status)])
@@ -196,13 +196,13 @@ class LocalEngine(DurableEngine):
         else:
             self.cache.drop(instance)
 
-    async def _post(self, instance: Instance, message: Message) -> None:
+    async def _commit_message(self, instance: Instance, message: Message) -> None:
         await self._write(instance, message)
 
     async def _write(
         self, instance: Instance, message: Message, more: Sequence[Statement] = ()
     ) -> None:
-        message.sequence = self.cache.number()
+        message.sequence = self.cache.next_number()
         instance.pending_writes += 1
         written = self.store.write([records.insert_message(instance.id, message), *more])
         written.add_done_callback(lambda done: self._posted(done, instance, message))
@@ -250,15 +250,17 @@ class LocalEngine(DurableEngine):
 
     async def _try_episode(self, instance: Instance) -> bool:
         try:
-            await self._episodes.make(instance)
+            await self._episodes.run(instance)
         except AppUnavailable:
-            _log.debug("instance %s waits for the app", instance.id)
+            _log.debug("instance %s waits for the app process", instance.id)
             return False
         except StoreUnavailable as problem:
-            _log.error("a turn of %s could not be kept and is repeated: %s", instance.id, problem)
+            _log.error(
+                "an episode of %s could not be saved and is repeated: %s", instance.id, problem
+            )
             return False
-        except Exception:  # noqa: BLE001 - the edge of one instance: the others must go on
-            _log.exception("a turn of %s broke and is repeated", instance.id)
+        except Exception:  # noqa: BLE001 - one instance must not stop the others
+            _log.exception("an episode of %s failed and is repeated", instance.id)
             return False
         return True
 

@@ -1,8 +1,7 @@
-"""Where a turn's activities, timers and sub-orchestrations go: one outbox for each engine.
+"""How the default engine writes an episode: everything in one transaction.
 
-The ways in which a turn ends: the instance goes on, begins anew, or has finished.
-
-A turn's history, its messages and the removal of the messages it took are one transaction.
+The transaction has the new history events, the work items, timers and messages that the episode
+sends, and the deletion of the messages that it took.
 """
 
 import asyncio
@@ -19,7 +18,7 @@ from emulator.functions.durable.shim import Shim
 
 
 class LocalOutbox:
-    """Rows of the local engine's database, and what follows once these are safe."""
+    """Send what an episode schedules: rows in its transaction, and effects after the commit."""
 
     def __init__(
         self,
@@ -34,10 +33,10 @@ class LocalOutbox:
         self._cancel_timer = cancel_timer
 
     def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
-        """Keep the activity, then run it."""
+        """Insert the work item; run it after the commit."""
         instance = episode.instance
         work = WorkItem(
-            self._cache.number(),
+            self._cache.next_number(),
             instance.id,
             instance.execution,
             command.task,
@@ -48,17 +47,20 @@ class LocalOutbox:
         episode.effects.append(lambda: self._run(work))
 
     def start_timer(self, episode: Episode, timer: TimerRow) -> None:
-        """Keep the timer, then set it."""
+        """Insert the timer; start it after the commit."""
         episode.statements.append(records.insert_timer(timer))
         episode.effects.append(lambda: self._set_timer(timer))
 
     def cancel_timer(self, episode: Episode, task: int) -> None:
-        """Delete the timer's row, then cancel it."""
+        """Delete the timer's row; cancel the timer after the commit."""
         episode.statements.append(records.delete_timer(episode.instance.id, task))
         episode.effects.append(partial(self._cancel_timer, episode.instance.id, task))
 
     def start_child(self, episode: Episode, child: Instance) -> None:
-        """Keep the instance, then wake it; an unfinished one with its id makes it fail."""
+        """Insert the instance and wake it after the commit.
+
+        If an unfinished instance has its id, send a failure to the parent instead.
+        """
         assert child.parent is not None
         existing = self._cache.find(child.id)
         if existing is not None and not existing.is_finished:
@@ -75,14 +77,14 @@ class LocalOutbox:
 
 
 class LocalCheckpointer:
-    """Writes turns, each in one transaction; memory follows the store."""
+    """Save each episode in one transaction, then update the instance in memory."""
 
     def __init__(self, cache: InstanceCache, cancel_timer: Callable[[str, int], None]) -> None:
         self._cache = cache
         self._cancel_timer = cancel_timer
 
     async def save_waiting(self, episode: Episode, custom_status: str | None) -> None:
-        """Let the instance wait for what it has asked for."""
+        """Save that the instance waits for messages."""
         instance = episode.instance
         status = Status.SUSPENDED if instance.is_suspended else Status.RUNNING
         fragment = self._close_events(episode)
@@ -113,14 +115,14 @@ class LocalCheckpointer:
         reason: str,
         custom_status: str | None,
     ) -> None:
-        """Give the instance its final status. `output` is JSON, `reason` what its parent hears."""
+        """Save a final status, and send it to the parent if the instance has one."""
         instance = episode.instance
         episode.events.append(
             history.execution_completed(episode.now, episode.shim.next_task, status, output)
         )
         self._close_events(episode)
         episode.statements.append(
-            # A rewind needs the shim as it was before this turn.
+            # A rewind needs the shim as it was before this episode.
             records.update_instance(
                 instance.id,
                 status,
@@ -158,7 +160,7 @@ class LocalCheckpointer:
     async def save_continued_as_new(
         self, episode: Episode, command: ContinueAsNew, custom_status: str | None
     ) -> None:
-        """Begin again with a new input, an empty history and no timers."""
+        """Save that the instance starts again with a new input and without history or timers."""
         instance = episode.instance
         fresh = next_execution(episode, command, custom_status)
         episode.statements += [
@@ -182,7 +184,7 @@ class LocalCheckpointer:
         self._committed(episode, shim=Shim())
 
     def _close_events(self, episode: Episode) -> str:
-        """End the turn's events and have them written; return their text."""
+        """Add the last event, insert the episode's events and return their text."""
         fragment = close_events(episode)
         episode.statements.append(
             records.append_history(episode.instance.id, episode.instance.episode_count, fragment)
@@ -197,7 +199,7 @@ class LocalCheckpointer:
         consumed = [s for m in episode.batch for s in records.consume(episode.instance.id, m)]
         written = self._cache.store.write([*consumed, *episode.statements])
         try:
-            # What was handed to the store takes effect, whoever gives up waiting for it.
+            # The store commits it even if this task is cancelled.
             await asyncio.shield(written)
         except BaseException:
             for child in episode.children:

@@ -1,9 +1,9 @@
-"""Rewinding a failed instance: its last turn is taken back, and what failed in it is tried again.
+"""Rewind a failed instance: undo its last episode and retry what failed in it.
 
-The store holds the shim as it was before the failing turn, so that the numbering is exact. The
-messages of that turn are delivered once more, but for failures of activities, which run again,
-and of sub-orchestrations, which are rewound themselves. If the turn's message was the timer after
-a last attempt, that attempt is what is tried again.
+The store has the shim as it was before the failing episode, so the task ids are exact. The messages
+of that episode are delivered again, with two exceptions: a failed activity runs again, and a failed
+sub-orchestration is rewound itself. If the episode's message was the timer after a last attempt,
+that attempt is retried.
 """
 
 import json
@@ -22,7 +22,7 @@ from emulator.functions.durable.shim import Shim
 from emulator.functions.durable.store import Statement
 
 _FAILURES = {EventType.TASK_FAILED, EventType.CHILD_FAILED}
-_TIMER_LOST = "A timer that ran when the instance failed is gone, so it cannot be rewound."
+_TIMER_LOST = "A timer that ran when the instance failed was deleted, so it cannot be rewound."
 _MESSAGES = {
     EventType.TASK_COMPLETED,
     EventType.CHILD_COMPLETED,
@@ -33,7 +33,7 @@ Event = dict[str, Any]
 
 
 class Rewinder:
-    """Rewinds instances, and the failed sub-orchestrations under them."""
+    """Rewind instances and their failed sub-orchestrations."""
 
     def __init__(
         self,
@@ -46,15 +46,15 @@ class Rewinder:
         self._set_timer = set_timer
 
     async def rewind(self, instance: Instance) -> None:
-        """Rewind a failed instance; raises OperationInvalid if it cannot be."""
+        """Rewind a failed instance. Raises OperationInvalid if that is impossible."""
         statements: list[Statement] = []
         effects: list[Callable[[], None]] = []
-        self._plan(instance, statements, effects)
+        self._collect(instance, statements, effects)
         await self._cache.store.write(statements)
         for effect in effects:
             effect()
 
-    def _plan(
+    def _collect(
         self, instance: Instance, statements: list[Statement], effects: list[Callable[[], None]]
     ) -> None:
         fragments = list(self._cache.history(instance))
@@ -83,7 +83,7 @@ class Rewinder:
         messages = self._messages(instance, kept, statements)
         self._restore_timers(instance, shim, past, kept, statements, effects)
         for event in retried:
-            self._try_again(instance, event, [*past, last_turn], statements, effects)
+            self._retry(instance, event, [*past, last_turn], statements, effects)
         effects.insert(0, lambda: _restore(instance, shim, fragments, messages))
         effects.append(lambda: self._cache.wake(instance))
 
@@ -96,12 +96,12 @@ class Rewinder:
             event["IsPlayed"] = False
             text = json.dumps(event, separators=(",", ":"))
             kind = EventType(event["EventType"])
-            message = Message(kind, text, task, instance.execution, self._cache.number())
+            message = Message(kind, text, task, instance.execution, self._cache.next_number())
             statements.append(records.insert_message(instance.id, message))
             messages.append(message)
         return messages
 
-    def _restore_timers(  # noqa: PLR0913, PLR0917 - two of them gather what is to be done
+    def _restore_timers(  # noqa: PLR0913, PLR0917 - the last two collect the changes
         self,
         instance: Instance,
         shim: Shim,
@@ -127,7 +127,7 @@ class Rewinder:
             statements.append(records.insert_timer(timer))
             effects.append(partial(self._set_timer, timer))
 
-    def _try_again(
+    def _retry(
         self,
         instance: Instance,
         failure: Event,
@@ -145,7 +145,7 @@ class Rewinder:
         )
         if cause["EventType"] == EventType.TASK_SCHEDULED:
             work = WorkItem(
-                self._cache.number(),
+                self._cache.next_number(),
                 instance.id,
                 instance.execution,
                 task,
@@ -158,13 +158,16 @@ class Rewinder:
         child = self._cache.find(cause["InstanceId"])
         if child is None or child.status is not Status.FAILED:
             raise OperationInvalid(
-                f"The sub-orchestration {cause['InstanceId']} cannot be rewound any more."
+                f"The sub-orchestration {cause['InstanceId']} cannot be rewound anymore."
             )
-        self._plan(child, statements, effects)
+        self._collect(child, statements, effects)
 
 
 def _last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | None:
-    """Take back the last failure of an exhausted retry, if this event is the timer after it."""
+    """Undo the last failure of an exhausted retry if `event` is the timer after it.
+
+    Return that failure, or None if `event` is another event. Raises OperationInvalid.
+    """
     timer = event.get("TimerId")
     retry = shim.retries.get(timer) if timer is not None else None
     if retry is None or not retry.is_waiting or not retry.is_exhausted:
@@ -180,7 +183,7 @@ def _last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | 
                 retry.is_waiting = False
                 shim.next_task = timer
                 return failure
-    raise OperationInvalid("The history of the last attempt is gone.")
+    raise OperationInvalid("The history of the last attempt was deleted.")
 
 
 def _restore(instance: Instance, shim: Shim, fragments: list[str], messages: list[Message]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from emulator.functions.durable.azure_storage import queues
 from emulator.functions.durable.azure_storage.database import Database
-from emulator.functions.durable.azure_storage.episodes import LoadedInstance, sort
+from emulator.functions.durable.azure_storage.episodes import LoadedInstance, select_messages
 from emulator.functions.durable.azure_storage.leases import Leases
 from emulator.functions.durable.azure_storage.queues import QueueMessage, partition_of
 from emulator.functions.durable.history import EventType
@@ -80,7 +80,7 @@ def message(
 def test_message_is_taken_or_not(
     loaded: LoadedInstance | None, dequeued: QueueMessage, reason: str | None
 ) -> None:
-    result = sort(loaded, [dequeued])
+    result = select_messages(loaded, [dequeued])
     assert bool(result.not_taken) is (reason is not None)
     assert (result.early == [dequeued]) is (reason == "early")
     assert (result.repeated_starts == [dequeued]) is (reason == "repeated")
@@ -136,11 +136,11 @@ async def test_expired_lease_is_not_held_and_is_taken_over(database: Database) -
     def run(connection: sqlite3.Connection) -> None:
         one.renew(connection, 0, 30, ())
         assert one.owned == {0, 1, 2, 3}
-        assert one.holds(connection, 0, 29)
-        assert not one.holds(connection, 0, 30)
+        assert one.is_held(connection, 0, 29)
+        assert not one.is_held(connection, 0, 30)
         two.renew(connection, 30, 60, ())
         assert two.owned == {0, 1, 2, 3}
-        assert not one.holds(connection, 0, 31)
+        assert not one.is_held(connection, 0, 31)
         assert one.renew(connection, 31, 61, ()) == {0, 1, 2, 3}
         assert two.renew(connection, 32, 62, {3}) == {2}
         assert two.owned == {0, 1, 3}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulator.functions.errors import DataInUse
-from emulator.functions.host import locked
+from emulator.functions.host import lock_data_directory
 from emulator.functions.settings import (
     DurableOptions,
     HostFile,
@@ -110,7 +110,11 @@ def test_references_are_resolved_wherever_they_stand() -> None:
 
 
 def test_a_data_directory_has_one_holder(tmp_path: Path) -> None:
-    with locked(tmp_path / "data"), pytest.raises(DataInUse), locked(tmp_path / "data"):
+    with (
+        lock_data_directory(tmp_path / "data"),
+        pytest.raises(DataInUse),
+        lock_data_directory(tmp_path / "data"),
+    ):
         pass
-    with locked(tmp_path / "data"):
+    with lock_data_directory(tmp_path / "data"):
         pass

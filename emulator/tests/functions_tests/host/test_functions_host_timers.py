@@ -100,7 +100,7 @@ def timer(
 async def test_runs_follow_the_schedule_and_carry_their_status(tmp_path: Path) -> None:
     clock, fire = SetClock(), Firings()
     hourly = timer(tmp_path, clock, fire)
-    due = hourly.first_due()
+    due = hourly.first_run()
     assert due == TimerRun(NOON + timedelta(hours=1))
     clock.instant = due.at - timedelta(milliseconds=2)  # woken a little early
     due = await hourly.run_once(due)
@@ -117,10 +117,10 @@ async def test_runs_follow_the_schedule_and_carry_their_status(tmp_path: Path) -
 
 async def test_a_run_that_was_missed_is_made_up_once_and_late(tmp_path: Path) -> None:
     clock, fire = SetClock(), Firings()
-    timer(tmp_path, clock, fire).first_due()
+    timer(tmp_path, clock, fire).first_run()
     clock.instant += timedelta(hours=5)
     again = timer(tmp_path, clock, fire)
-    due = again.first_due()
+    due = again.first_run()
     assert due == TimerRun(clock.instant, is_past_due=True)
     assert await again.run_once(due) == TimerRun(NOON + timedelta(hours=6))
     assert [payload["IsPastDue"] for payload in fire.payloads] == [True]
@@ -128,42 +128,42 @@ async def test_a_run_that_was_missed_is_made_up_once_and_late(tmp_path: Path) ->
 
 def test_a_restart_keeps_the_time_that_is_due(tmp_path: Path) -> None:
     clock = SetClock()
-    timer(tmp_path, clock, Firings(), "01:00:00").first_due()
+    timer(tmp_path, clock, Firings(), "01:00:00").first_run()
     clock.instant += timedelta(minutes=50)
-    due = timer(tmp_path, clock, Firings(), "01:00:00").first_due()
+    due = timer(tmp_path, clock, Firings(), "01:00:00").first_run()
     assert due == TimerRun(NOON + timedelta(hours=1))
 
 
 def test_another_schedule_starts_anew(tmp_path: Path) -> None:
     clock = SetClock()
-    timer(tmp_path, clock, Firings()).first_due()
+    timer(tmp_path, clock, Firings()).first_run()
     clock.instant += timedelta(hours=5)
-    due = timer(tmp_path, clock, Firings(), "0 30 * * * *").first_due()
+    due = timer(tmp_path, clock, Firings(), "0 30 * * * *").first_run()
     assert due == TimerRun(NOON + timedelta(hours=5, minutes=30))
 
 
 def test_without_a_monitor_nothing_is_made_up(tmp_path: Path) -> None:
     clock = SetClock()
-    timer(tmp_path, clock, Firings(), use_monitor=False).first_due()
+    timer(tmp_path, clock, Firings(), use_monitor=False).first_run()
     clock.instant += timedelta(hours=5)
-    due = timer(tmp_path, clock, Firings(), use_monitor=False).first_due()
+    due = timer(tmp_path, clock, Firings(), use_monitor=False).first_run()
     assert due == TimerRun(NOON + timedelta(hours=6))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_frequent_timers_keep_no_state(tmp_path: Path) -> None:
-    timer(tmp_path, SetClock(), Firings(), "*/30 * * * * *").first_due()
+    timer(tmp_path, SetClock(), Firings(), "*/30 * * * * *").first_run()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_timer_may_run_when_the_host_starts(tmp_path: Path) -> None:
-    assert timer(tmp_path, SetClock(), Firings(), run_on_startup=True).first_due() == TimerRun(NOON)
+    assert timer(tmp_path, SetClock(), Firings(), run_on_startup=True).first_run() == TimerRun(NOON)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"Schedule": "0 0 * * * *", "Next": 1}'])
 def test_a_damaged_state_is_written_anew(text: str, tmp_path: Path) -> None:
     (tmp_path / "tidy.json").write_text(text)
-    due = timer(tmp_path, SetClock(), Firings()).first_due()
+    due = timer(tmp_path, SetClock(), Firings()).first_run()
     assert due == TimerRun(NOON + timedelta(hours=1))
     assert json.loads((tmp_path / "tidy.json").read_text())["Next"] == due.at.isoformat()
 

@@ -293,4 +293,4 @@ async def test_the_app_process_is_replaced_when_it_is_killed(
     response = await hanging
     assert (response.status_code, response.content) == (502, b"")
     assert (await client.get("/api/noop")).text == "ok"  # waits for the new one
-    await host.logged("was killed by SIGKILL; it is started again", after=before)
+    await host.logged("was killed by SIGKILL; it is restarted", after=before)
