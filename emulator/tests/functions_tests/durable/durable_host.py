@@ -1,4 +1,4 @@
-"""A world for the durable engine: a clock that moves by hand, and the SDK's own executor."""
+"""A durable engine for tests, with a manual clock and the SDK's own executor."""
 
 import asyncio
 import inspect
@@ -23,8 +23,8 @@ Body = Callable[[Any], Any]
 
 
 @dataclass
-class HandClock:
-    """A clock that stands until it is moved."""
+class ManualClock:
+    """A clock that a test sets."""
 
     moment: datetime = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -33,7 +33,7 @@ class HandClock:
 
 
 class SdkRunner:
-    """Runs orchestrators with the SDK's own executor, and activities as plain functions."""
+    """Run orchestrators with the SDK's own executor, and activities as plain functions."""
 
     def __init__(self) -> None:
         self.bodies: dict[str, Callable[[Any], str]] = {}
@@ -59,7 +59,7 @@ class SdkRunner:
             raise AppUnavailable("down")
         self.contexts.append(json.loads(context_json))
         with warnings.catch_warnings():
-            # The SDK warns of every event that comes before it is waited for.
+            # The SDK warns about each event that arrives before its wait.
             warnings.simplefilter("ignore")
             try:
                 return self.bodies[name](context_json)
@@ -82,15 +82,15 @@ class SdkRunner:
 
 @dataclass
 class EngineHost:
-    """An engine that can be killed and started again on the same database."""
+    """An engine that can be killed and restarted on the same database."""
 
     database: Path
     runner: SdkRunner = field(default_factory=SdkRunner)
-    clock: HandClock = field(default_factory=HandClock)
+    clock: ManualClock = field(default_factory=ManualClock)
     make_store: Callable[[Path], Store] = Store
     options: DurableOptions = field(default_factory=DurableOptions)
     storage: AzureStorageOptions | None = None
-    """Given, the engine is the azure-storage engine."""
+    """If set, the engine is the azure-storage engine."""
     _engine: LocalEngine | AzureStorageEngine | None = None
     _deaths: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -111,7 +111,7 @@ class EngineHost:
 
     @property
     def is_dead(self) -> bool:
-        """Whether a crash point has killed the engine."""
+        """Return whether a crash point has killed the engine."""
         return self._engine is None
 
     async def start(self) -> LocalEngine | AzureStorageEngine:
@@ -126,7 +126,7 @@ class EngineHost:
         return self._engine
 
     def die(self) -> None:
-        """Die where a crash point says so."""
+        """Kill the engine at a crash point."""
         engine, self._engine = self._engine, None
         if isinstance(engine, AzureStorageEngine):
             engine.database.abandon()
@@ -140,7 +140,7 @@ class EngineHost:
         await asyncio.gather(*self._deaths)
 
     async def kill(self) -> None:
-        """End the engine as `kill -9` would: what is not committed is gone."""
+        """End the engine as `kill -9` does, losing everything that is not committed."""
         if self._engine is None:
             return
         engine, self._engine = self._engine, None
@@ -157,19 +157,19 @@ class EngineHost:
         self.clock.moment += timedelta(seconds=self.storage.visibility_timeout_seconds)
 
     async def settle(self) -> None:
-        """Let everything happen that needs neither time nor a message."""
+        """Wait until the engine needs a message or a later time to continue."""
         quiet = steps = 0
         while quiet < 3:
             await asyncio.sleep(0)
             steps += 1
             idle = self._engine is None or self._engine.is_quiet
             quiet = quiet + 1 if idle else 0
-            # During an outage all wait for the clock.
+            # During an outage everything waits for the clock.
             if steps > 50 and self._engine is not None and self._engine.app_outage.is_waiting:
                 return
 
     async def pump(self) -> None:
-        """Let activities begin that will not end by themselves."""
+        """Run the event loop until activities have started that do not end by themselves."""
         for _ in range(30 if self.storage is None else 300):
             await asyncio.sleep(0)
 
@@ -179,7 +179,7 @@ class EngineHost:
         await self.settle()
 
     def leftovers(self) -> int:
-        """Count what is still to be done for any instance."""
+        """Return how many messages, work items and timers are stored."""
         if isinstance(self._engine, AzureStorageEngine):
             tables, read = ["control_messages", "work_items"], self._engine.database.read
         else:
@@ -187,7 +187,7 @@ class EngineHost:
         return sum(int(read(f"SELECT count(*) FROM {table}")[0][0]) for table in tables)
 
     async def begin(self, name: str, value: Any = None, instance_id: str = "i") -> Instance:
-        """Start an instance as the SDK's client does, and let it go as far as it can."""
+        """Start an instance as the SDK's client does, and wait until it is idle."""
         text = None if value is None else json.dumps(json.dumps(value))
         await self.engine.start_new(name, instance_id, text)
         await self.settle()
@@ -205,7 +205,7 @@ class EngineHost:
         return str(self.engine.find(instance_id).status)
 
     def scheduled(self, instance_id: str = "i") -> list[tuple[int, str]]:
-        """What the history says was scheduled: (task id, name or kind)."""
+        """Return the scheduled tasks in the history, as (task id, name or kind)."""
         names = {4: "", 7: "child ", 10: "timer"}
         events = json.loads(f"[{','.join(self.fragments(instance_id))}]")
         return [
@@ -219,7 +219,7 @@ class EngineHost:
 
 
 def make_host(folder: Path, engine: str) -> EngineHost:
-    """Return a world whose engine is "local" or "azure-storage"."""
+    """Return a host whose engine is "local" or "azure-storage"."""
     if engine == "local":
         return EngineHost(folder / "durable.db")
     return EngineHost(

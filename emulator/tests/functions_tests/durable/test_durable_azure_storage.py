@@ -1,4 +1,4 @@
-"""The azure-storage engine: what is lost, repeated or refused, and when."""
+"""The azure-storage engine: lost, repeated and refused work."""
 
 import asyncio
 import logging
@@ -18,10 +18,10 @@ from emulator.functions.durable.azure_storage.faults import (
 )
 from emulator.functions.durable.azure_storage.queues import PARTITION_COUNT, partition_of
 from emulator.functions.durable.errors import DatabaseForeign, OperationInvalid
-from functions_tests.durable.durable_host import EngineHost, HandClock, SdkRunner, child
+from functions_tests.durable.durable_host import EngineHost, ManualClock, SdkRunner, child
 
 TIMEOUT_SECONDS = 60.0
-MakeWorld = Callable[..., Awaitable[EngineHost]]
+StartHost = Callable[..., Awaitable[EngineHost]]
 
 
 def job(host: EngineHost) -> None:
@@ -38,36 +38,36 @@ def job(host: EngineHost) -> None:
 
 
 @pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[MakeWorld]:
+async def start_host(tmp_path: Path) -> AsyncIterator[StartHost]:
     """Start hosts on one task hub, which share a clock and an app."""
-    worlds: list[EngineHost] = []
-    clock, runner = HandClock(), SdkRunner()
+    hosts: list[EngineHost] = []
+    clock, runner = ManualClock(), SdkRunner()
 
     async def start(**faults: Any) -> EngineHost:
         storage = AzureStorageOptions(
             tmp_path / "task-hub.db", TIMEOUT_SECONDS, FaultOptions(**faults)
         )
         host = EngineHost(tmp_path, runner, clock, storage=storage)
-        worlds.append(host)
+        hosts.append(host)
         job(host)
         await host.start()
         await host.settle()
         return host
 
     yield start
-    for host in worlds:
+    for host in hosts:
         await host.stop()
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait until something has happened that needs no movement of the clock."""
+    """Wait for a condition that does not depend on the clock."""
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - conditions over several hosts
             await asyncio.sleep(0.001)
 
 
-class Gate:
-    """Holds the first run of an orchestrator, as a slow app process would."""
+class BlockedOrchestrator:
+    """Block the first run of an orchestrator, as a slow app process does."""
 
     def __init__(self, runner: SdkRunner) -> None:
         self.entered = asyncio.Event()
@@ -85,11 +85,11 @@ class Gate:
 # Events and the first save
 
 
-async def test_event_before_the_first_save_is_discarded(
-    make: MakeWorld, caplog: pytest.LogCaptureFixture
+async def test_an_event_before_the_first_save_is_discarded(
+    start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
-    host = await make()
-    gate = Gate(host.runner)
+    host = await start_host()
+    gate = BlockedOrchestrator(host.runner)
     await host.engine.start_new("job", "i")
     await gate.entered.wait()
     await host.engine.raise_event("i", "reply", "1")
@@ -102,8 +102,8 @@ async def test_event_before_the_first_save_is_discarded(
     assert host.output() == ["i", 2]
 
 
-async def test_event_dequeued_with_the_start_is_kept(make: MakeWorld) -> None:
-    host = await make()
+async def test_an_event_dequeued_with_the_start_is_kept(start_host: StartHost) -> None:
+    host = await start_host()
     host.runner.down = True  # the start message is dequeued, and its episode waits for the app
     await host.begin("job")
     await host.raise_event("reply", 1)
@@ -112,12 +112,12 @@ async def test_event_dequeued_with_the_start_is_kept(make: MakeWorld) -> None:
     assert host.output() == ["i", 1]
 
 
-async def test_event_during_a_later_episode_waits(make: MakeWorld) -> None:
-    host = await make()
+async def test_an_event_during_a_later_episode_waits(start_host: StartHost) -> None:
+    host = await start_host()
     host.runner.activity_bodies["enqueue"] = lambda _: "sent"
     child(host)
     await host.begin("child")
-    gate = Gate(host.runner)
+    gate = BlockedOrchestrator(host.runner)
     await host.engine.raise_event("i", "other", "0")
     await gate.entered.wait()
     await host.engine.raise_event("i", "go", "1")
@@ -126,14 +126,14 @@ async def test_event_during_a_later_episode_waits(make: MakeWorld) -> None:
     assert host.output() == [None, None, 1]
 
 
-async def test_event_for_a_finished_instance_is_discarded(
-    make: MakeWorld, caplog: pytest.LogCaptureFixture
+async def test_an_event_for_a_finished_instance_is_discarded(
+    start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    host = await make()
+    host = await start_host()
     await host.begin("job")
     await host.engine.raise_event("i", "reply", "1")
-    gate = Gate(host.runner)
+    gate = BlockedOrchestrator(host.runner)
     await gate.entered.wait()
     await host.engine.raise_event("i", "reply", "2")
     gate.opened.set()
@@ -145,14 +145,14 @@ async def test_event_for_a_finished_instance_is_discarded(
 # Crashes
 
 
-async def test_history_lost_between_send_and_save(
-    make: MakeWorld, caplog: pytest.LogCaptureFixture
+async def test_an_activity_repeats_if_the_host_dies_between_send_and_save(
+    start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The activity runs, its event is discarded, and the start message comes back."""
-    host = await make(crash_at=("before-save:job",))
+    """The activity runs, an event is discarded, and the start message becomes visible again."""
+    host = await start_host(crash_at=("before-save:job",))
     await host.engine.start_new("job", "i")
     await until(lambda: host.is_dead)
-    other = await make()
+    other = await start_host()
     host.clock.moment += timedelta(
         seconds=31
     )  # the lease is over, the messages are still invisible
@@ -171,12 +171,12 @@ async def test_history_lost_between_send_and_save(
     assert other.leftovers() == 0
 
 
-async def test_repeated_episode_sends_the_same_task_ids(make: MakeWorld) -> None:
-    """Both completions arrive: the second finds its task closed, and is tolerated."""
-    host = await make(crash_at=("before-save",))
+async def test_a_repeated_episode_sends_the_same_task_ids(start_host: StartHost) -> None:
+    """Both completions arrive: the second one is for a completed task and is ignored."""
+    host = await start_host(crash_at=("before-save",))
     await host.engine.start_new("job", "i")
     await until(lambda: host.is_dead)
-    host = await make()
+    host = await start_host()
     for _ in range(4):
         await host.advance(seconds=TIMEOUT_SECONDS)
     assert len(host.runner.calls) == 2
@@ -200,15 +200,15 @@ async def test_repeated_episode_sends_the_same_task_ids(make: MakeWorld) -> None
         ("before-save-after-event:reply", 2),
     ],
 )
-async def test_crash_point_is_reached_once(make: MakeWorld, point: str, runs: int) -> None:
+async def test_a_crash_point_is_reached_once(start_host: StartHost, point: str, runs: int) -> None:
     check_crash_point(point)
-    host = await make(crash_at=(point,))
-    await make()  # the host which goes on: it runs what the first has sent
+    host = await start_host(crash_at=(point,))
+    await start_host()  # another host, which runs the work that the first one sends
     await host.engine.start_new("job", "i")
     reply = asyncio.create_task(_reply_until_dead(host))
     await until(lambda: host.is_dead)
     reply.cancel()
-    survivor = await make(crash_at=(point,))
+    survivor = await start_host(crash_at=(point,))
     for _ in range(4):
         await survivor.advance(seconds=TIMEOUT_SECONDS)
         if survivor.status() == "Running":
@@ -232,7 +232,7 @@ async def _is_event_point_armed(host: EngineHost) -> bool:
     return bool(rows) and host.runner.calls != []
 
 
-def test_unknown_crash_point_is_refused() -> None:
+def test_an_unknown_crash_point_is_refused() -> None:
     with pytest.raises(ValueError, match="'before-lunch' is not a crash point: use one of"):
         check_crash_point("before-lunch:job")
     assert check_crash_point("before-save") == CrashPoint.BEFORE_SAVE
@@ -241,9 +241,9 @@ def test_unknown_crash_point_is_refused() -> None:
 # Several hosts
 
 
-async def test_two_hosts_share_the_work_and_one_goes_on(make: MakeWorld) -> None:
-    one = await make()
-    two = await make()
+async def test_a_host_takes_over_the_partitions_of_a_killed_host(start_host: StartHost) -> None:
+    one = await start_host()
+    two = await start_host()
     for host in (one, two, one, two):
         await host.advance(seconds=1)
     assert (
@@ -257,7 +257,7 @@ async def test_two_hosts_share_the_work_and_one_goes_on(make: MakeWorld) -> None
     for instance_id in ids:
         await one.engine.start_new("job", instance_id)
     await until(lambda: all(two.status(i) == "Running" for i in ids))
-    await two.kill()  # and the clock passes the timeouts
+    await two.kill()  # this also moves the clock past the timeouts
     for _ in range(2):
         await one.advance(seconds=1)
     assert one.azure_storage_engine.leases.owned == set(range(PARTITION_COUNT))
@@ -266,8 +266,8 @@ async def test_two_hosts_share_the_work_and_one_goes_on(make: MakeWorld) -> None
     assert all(one.output(i) == [i, 1] for i in ids)
 
 
-async def test_stopped_host_releases_its_partitions_at_once(make: MakeWorld) -> None:
-    one, two = await make(), await make()
+async def test_a_stopped_host_releases_its_partitions_at_once(start_host: StartHost) -> None:
+    one, two = await start_host(), await start_host()
     for host in (one, two, one, two):
         await host.advance(seconds=1)
     await two.stop()
@@ -275,14 +275,14 @@ async def test_stopped_host_releases_its_partitions_at_once(make: MakeWorld) -> 
     assert one.azure_storage_engine.leases.owned == set(range(PARTITION_COUNT))
 
 
-async def test_partition_is_given_up_between_episodes(make: MakeWorld) -> None:
-    one = await make()
-    gate = Gate(one.runner)
+async def test_a_partition_is_released_between_episodes(start_host: StartHost) -> None:
+    one = await start_host()
+    gate = BlockedOrchestrator(one.runner)
     names = (f"i{number}" for number in range(1000))
     held = next(name for name in names if partition_of(name) == PARTITION_COUNT - 1)
     await one.engine.start_new("job", held)
     await gate.entered.wait()
-    two = await make()
+    two = await start_host()
     one.azure_storage_engine.clock_moved()
     await until(lambda: len(one.azure_storage_engine.leases.owned) == 3)
     assert one.azure_storage_engine.leases.draining == {PARTITION_COUNT - 1}
@@ -293,19 +293,19 @@ async def test_partition_is_given_up_between_episodes(make: MakeWorld) -> None:
     assert PARTITION_COUNT - 1 in two.azure_storage_engine.leases.owned
 
 
-async def test_second_save_after_a_moved_partition_is_refused(
-    make: MakeWorld, caplog: pytest.LogCaptureFixture
+async def test_a_save_by_the_former_owner_of_a_partition_is_refused(
+    start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first owner's app hangs past its lease, as if the host had been stopped and continued."""
-    one = await make()
-    gate = Gate(one.runner)
+    """The app of the first owner hangs until its lease has expired."""
+    one = await start_host()
+    gate = BlockedOrchestrator(one.runner)
     await one.engine.start_new("job", "i")
     await gate.entered.wait()
     loop = one.azure_storage_engine._loop
     assert loop is not None
-    loop.cancel()  # it renews nothing any more
+    loop.cancel()  # it does not renew its leases anymore
     one.clock.moment += timedelta(seconds=TIMEOUT_SECONDS)
-    two = await make()
+    two = await start_host()
     await until(lambda: two.status() == "Running")
     gate.opened.set()
     await until(lambda: "split brain detected" in caplog.text)
@@ -318,10 +318,10 @@ async def test_second_save_after_a_moved_partition_is_refused(
     assert two.leftovers() == 0
 
 
-async def test_injected_split_brain_costs_no_instance(
-    make: MakeWorld, caplog: pytest.LogCaptureFixture
+async def test_instances_complete_with_injected_split_brains(
+    start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
-    host = await make(split_brain_rate=0.5, seed=3)
+    host = await start_host(split_brain_rate=0.5, seed=3)
     ids = [f"i{number}" for number in range(20)]
     for instance_id in ids:
         await host.begin("job", instance_id=instance_id)
@@ -335,9 +335,9 @@ async def test_injected_split_brain_costs_no_instance(
     assert host.leftovers() == 0
 
 
-async def test_seed_gives_each_host_of_a_hub_its_own_faults(make: MakeWorld) -> None:
-    """Else a host that dies at its first episode would die there for ever."""
-    host = await make(crash_rate=0.9, seed=1)
+async def test_each_host_of_a_task_hub_has_other_random_faults(start_host: StartHost) -> None:
+    """With the same faults, a host that dies in its first episode would always die there."""
+    host = await start_host(crash_rate=0.9, seed=1)
     starts = 0
     await host.engine.start_new("job", "i")
     while starts < 60:
@@ -356,16 +356,16 @@ async def test_seed_gives_each_host_of_a_hub_its_own_faults(make: MakeWorld) -> 
 # Operations
 
 
-async def test_rewind_is_refused(make: MakeWorld) -> None:
-    host = await make()
+async def test_the_azure_storage_engine_refuses_a_rewind(start_host: StartHost) -> None:
+    host = await start_host()
     await host.begin("job")
     with pytest.raises(OperationInvalid, match="cannot rewind"):
         await host.engine.rewind("i")
 
 
-async def test_wait_ends_when_another_host_finishes_the_instance(make: MakeWorld) -> None:
-    one = await make()
-    two = await make()
+async def test_a_wait_ends_when_another_host_finishes_the_instance(start_host: StartHost) -> None:
+    one = await start_host()
+    two = await start_host()
     await one.begin("job")
     waiting = asyncio.create_task(two.engine.wait_finished("i", 30))
     await one.raise_event("reply", 1)
@@ -374,8 +374,10 @@ async def test_wait_ends_when_another_host_finishes_the_instance(make: MakeWorld
     assert not await two.engine.wait_finished((await one.begin("job", instance_id="j")).id, 0)
 
 
-async def test_neither_engine_opens_the_others_file(tmp_path: Path, make: MakeWorld) -> None:
-    host = await make()
+async def test_an_engine_refuses_the_file_of_the_other_engine(
+    tmp_path: Path, start_host: StartHost
+) -> None:
+    host = await start_host()
     await host.stop()
     local = EngineHost(tmp_path / "task-hub.db")
     with pytest.raises(DatabaseForeign):
@@ -391,8 +393,8 @@ async def test_neither_engine_opens_the_others_file(tmp_path: Path, make: MakeWo
     await engine.stop()
 
 
-async def test_locked_file_is_waited_for(make: MakeWorld) -> None:
-    one, two = await make(), await make()
+async def test_a_start_waits_for_a_locked_file(start_host: StartHost) -> None:
+    one, two = await start_host(), await start_host()
     connection = two.azure_storage_engine.database._open_connection()
     connection.execute("BEGIN IMMEDIATE")
     start = asyncio.create_task(one.engine.start_new("job", "i"))

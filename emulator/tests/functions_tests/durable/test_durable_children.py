@@ -1,11 +1,11 @@
-"""Orchestrations that others have called."""
+"""Sub-orchestrations."""
 
 from typing import Any
 
 from functions_tests.durable.durable_host import EngineHost, child
 
 
-async def test_sub_orchestrations(host: EngineHost) -> None:
+async def test_a_parent_receives_the_output_of_its_child(host: EngineHost) -> None:
     child(host)
 
     @host.runner.orchestrator
@@ -21,7 +21,7 @@ async def test_sub_orchestrations(host: EngineHost) -> None:
     assert host.output() == [["i", 0, "x"], ["i", 1, "y"]]
 
 
-async def test_failure_of_a_child_reaches_its_parent(host: EngineHost) -> None:
+async def test_a_parent_receives_the_failure_of_its_child(host: EngineHost) -> None:
     child(host)
 
     @host.runner.orchestrator
@@ -36,7 +36,7 @@ async def test_failure_of_a_child_reaches_its_parent(host: EngineHost) -> None:
     assert host.status() == "Failed"
 
 
-async def test_child_whose_id_is_taken(host: EngineHost) -> None:
+async def test_a_child_with_an_id_in_use_fails(host: EngineHost) -> None:
     child(host)
 
     @host.runner.orchestrator
@@ -49,7 +49,7 @@ async def test_child_whose_id_is_taken(host: EngineHost) -> None:
     assert host.status("taken") == "Running"
 
 
-async def test_rewind_of_a_parent_rewinds_its_child(local_host: EngineHost) -> None:
+async def test_a_rewind_of_a_parent_rewinds_its_child(local_host: EngineHost) -> None:
     host = local_host
     tries = []
 

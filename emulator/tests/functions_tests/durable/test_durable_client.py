@@ -25,7 +25,7 @@ from functions_tests.durable.durable_host import SdkRunner
 
 
 class ListeningHost:
-    """A durable engine behind a listener, as the Functions host would run it."""
+    """A durable extension behind a listener, as the Functions host runs it."""
 
     def __init__(self, engine: DurableExtension, runner: SdkRunner, port: int) -> None:
         self.engine = engine
@@ -88,28 +88,28 @@ async def host(tmp_path: Path) -> AsyncIterator[ListeningHost]:
     await engine.stop()
 
 
-async def test_start_status_event_output(host: ListeningHost) -> None:
+async def test_an_instance_starts_takes_an_event_and_completes(host: ListeningHost) -> None:
     assert await host.client.start_new("greet", "one", "hello") == "one"
     await host.client.raise_event("one", "name", "Ada")
     status = await host.finished("one")
     assert status.runtime_status is RuntimeStatus.Completed
-    # The SDK encodes an event twice, and nobody undoes the second: its issue #295.
+    # The SDK encodes an event twice and decodes it once: its issue #295.
     assert status.output == 'HELLO "Ada"'
     assert status.custom_status == {"half": "way"}
     assert status.name == "greet"
     assert abs(status.created_time - datetime.now(UTC)) < timedelta(seconds=30)
-    # The SDK leaves `showInput=False` out of its query, and the default is to show it.
+    # The SDK omits `showInput=False` from its query, and the default is true.
     assert status.input_ == '"hello"'
 
 
-async def test_ids_are_made_up_when_none_is_given(host: ListeningHost) -> None:
+async def test_a_start_without_an_id_gets_a_new_id(host: ListeningHost) -> None:
     instance_id = await host.client.start_new("greet", client_input={"a": 1})
     assert len(instance_id) == 32
     assert await host.client.get_status("nobody") is not None
     assert not await host.client.get_status("nobody")
 
 
-async def test_refusals(host: ListeningHost) -> None:
+async def test_invalid_operations_are_refused(host: ListeningHost) -> None:
     with pytest.raises(Exception, match="'nothing' doesn't exist, is disabled, or is not an orch"):
         await host.client.start_new("nothing")
     with pytest.raises(Exception, match="must not start with @"):
@@ -125,7 +125,7 @@ async def test_refusals(host: ListeningHost) -> None:
         await host.client.rewind("nobody", "why")
 
 
-async def test_terminate_then_everything_is_gone(host: ListeningHost) -> None:
+async def test_a_terminated_instance_can_be_purged(host: ListeningHost) -> None:
     await host.client.start_new("greet", "t", "x")
     await host.client.terminate("t", "enough")
     status = await host.finished("t")
@@ -141,7 +141,7 @@ async def test_terminate_then_everything_is_gone(host: ListeningHost) -> None:
     assert not await host.client.get_status("t")
 
 
-async def test_suspend_and_resume(host: ListeningHost) -> None:
+async def test_a_suspended_instance_can_be_resumed(host: ListeningHost) -> None:
     await host.client.start_new("greet", "s", "x")
     await host.client.suspend("s", "later")
     assert (await host.client.get_status("s")).runtime_status is RuntimeStatus.Suspended
@@ -155,7 +155,7 @@ async def test_suspend_and_resume(host: ListeningHost) -> None:
     await host.client.resume("s", "late")
 
 
-async def test_failure_and_rewind(host: ListeningHost) -> None:
+async def test_a_failed_instance_can_be_rewound(host: ListeningHost) -> None:
     await host.client.start_new("fail", "f")
     status = await host.finished("f")
     assert status.runtime_status is RuntimeStatus.Failed
@@ -168,7 +168,7 @@ async def test_failure_and_rewind(host: ListeningHost) -> None:
     assert (status.runtime_status, status.output) == (RuntimeStatus.Completed, "glass")
 
 
-async def test_restart(host: ListeningHost) -> None:
+async def test_an_instance_can_be_restarted(host: ListeningHost) -> None:
     await host.client.start_new("fail", "r")
     assert (await host.finished("r")).runtime_status is RuntimeStatus.Failed
     links: Any = await host.client.restart("r")
@@ -181,7 +181,7 @@ async def test_restart(host: ListeningHost) -> None:
         await host.client.restart("nobody")
 
 
-async def test_queries_and_purge_by_filters(host: ListeningHost) -> None:
+async def test_instances_are_listed_and_purged_by_filters(host: ListeningHost) -> None:
     began = datetime.now(UTC) - timedelta(seconds=5)
     for number in range(5):
         await host.client.start_new("greet", f"q-{number}", "x")
@@ -205,7 +205,7 @@ async def test_queries_and_purge_by_filters(host: ListeningHost) -> None:
     assert len(await host.client.get_status_all()) == 4
 
 
-async def test_wait_for_completion(host: ListeningHost) -> None:
+async def test_wait_for_completion_returns_the_output(host: ListeningHost) -> None:
     await host.client.start_new("greet", "w", "x")
     await host.client.raise_event("w", "name", "z")
     await host.finished("w")
@@ -217,7 +217,7 @@ async def test_wait_for_completion(host: ListeningHost) -> None:
     assert response.status_code == 500
 
 
-async def test_links_that_are_handed_out_work(host: ListeningHost) -> None:
+async def test_the_management_urls_work(host: ListeningHost) -> None:
     links = host.client.create_http_management_payload("l")
     async with httpx.AsyncClient() as http:
         started = await http.post(f"{host.base_url}/orchestrators/greet/l", json={"raw": 1})
@@ -253,7 +253,7 @@ async def test_links_that_are_handed_out_work(host: ListeningHost) -> None:
         assert (await http.post(url, json=1)).status_code == 410
 
 
-async def test_start_and_wait(host: ListeningHost) -> None:
+async def test_a_start_waits_for_the_timeout(host: ListeningHost) -> None:
     async with httpx.AsyncClient(base_url=host.base_url) as http:
         query = "timeout=10&pollingInterval=1"
         failed = await http.post(f"/orchestrators/fail/sw?{query}")
@@ -265,7 +265,7 @@ async def test_start_and_wait(host: ListeningHost) -> None:
         assert late.status_code == 202
 
 
-async def test_pages(host: ListeningHost) -> None:
+async def test_instances_are_listed_in_pages(host: ListeningHost) -> None:
     for number in range(5):
         await host.client.start_new("greet", f"p-{number}", "x")
     async with httpx.AsyncClient(base_url=host.base_url) as http:

@@ -1,4 +1,4 @@
-"""The engine dies before and after every commit, and each time the story ends the same."""
+"""Engines that die at commits or at random complete every orchestration."""
 
 import asyncio
 import contextlib
@@ -21,8 +21,8 @@ from emulator.functions.durable.store import Store
 from functions_tests.durable.durable_host import EngineHost, make_host
 
 
-class DyingStore(Store):
-    """A store which dies at its n-th commit, just before it or just after."""
+class CrashingStore(Store):
+    """A store that dies before or after its n-th commit."""
 
     def __init__(self, path: Path, commits: int, *, after: bool) -> None:
         super().__init__(path)
@@ -40,18 +40,18 @@ class DyingStore(Store):
         super().commit()
 
 
-class Mortal:
-    """A world whose engine dies once, at a commit; and a client who does not give up."""
+class CrashingHost:
+    """A host whose engine dies once, at a commit, and a client that retries."""
 
     def __init__(self, host: EngineHost, commits: int, *, after: bool) -> None:
         self.host = host
-        self.stores: list[DyingStore] = []
+        self.stores: list[CrashingStore] = []
         self.commits = commits
         self.after = after
         host.make_store = self.make_store
 
     def make_store(self, path: Path) -> Store:
-        store = DyingStore(path, 0 if self.stores else self.commits, after=self.after)
+        store = CrashingStore(path, 0 if self.stores else self.commits, after=self.after)
         self.stores.append(store)
         return store
 
@@ -115,40 +115,42 @@ def saga(host: EngineHost) -> None:
         return seen
 
 
-async def _tell(mortal: Mortal) -> None:
-    """Play the client of the saga."""
-    host = mortal.host
+async def _play_client(crashing: CrashingHost) -> None:
+    """Start the saga and send its events, with retries."""
+    host = crashing.host
 
     async def start() -> None:
         with contextlib.suppress(InstanceExists):
             await host.engine.start_new("saga", "i", json.dumps("[]"))
 
     await host.start()
-    await mortal.insist(start)
+    await crashing.insist(start)
     for _ in range(12):
-        await mortal.pass_time(1)
+        await crashing.pass_time(1)
         for round_number in range(2):
 
             async def reply(number: int = round_number) -> None:
                 with contextlib.suppress(InstanceFinished):
                     await host.engine.raise_event("i", f"reply-{number}", str(number))
 
-            await mortal.insist(reply)
-    await mortal.pass_time(0)
+            await crashing.insist(reply)
+    await crashing.pass_time(0)
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_death_at_every_commit(tmp_path: Path, after: bool) -> None:
+async def test_an_orchestration_survives_a_crash_at_every_commit(
+    tmp_path: Path, after: bool
+) -> None:
     commits = 1
     while True:
         host = EngineHost(tmp_path / f"{commits}.db")
         saga(host)
-        mortal = Mortal(host, commits, after=after)
-        await _tell(mortal)
+        crashing = CrashingHost(host, commits, after=after)
+        await _play_client(crashing)
         numbers = [0, 2, 10]
         assert host.output() == [["f", numbers, 0], ["f", numbers, 1]], f"commit {commits}"
         assert host.leftovers() == 0, f"after commit {commits}"
-        died = mortal.stores[0].dead
+        died = crashing.stores[0].dead
         await host.stop()
         if not died:
             assert commits > 20
@@ -156,8 +158,8 @@ async def test_death_at_every_commit(tmp_path: Path, after: bool) -> None:
         commits += 1
 
 
-class HiccupStore(Store):
-    """A store which refuses every third commit or so, and does not die of it."""
+class UnreliableStore(Store):
+    """A store that refuses about a third of the commits."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -169,10 +171,10 @@ class HiccupStore(Store):
         super().commit()
 
 
-async def test_refused_transactions_are_repeated(tmp_path: Path) -> None:
+async def test_refused_transactions_are_retried(tmp_path: Path) -> None:
     host = EngineHost(tmp_path / "hub.db")
     saga(host)
-    host.make_store = HiccupStore
+    host.make_store = UnreliableStore
     await host.start()
     started = False
     while not started:
@@ -249,7 +251,7 @@ def _programs(host: EngineHost, program: list[Any]) -> None:
         for number, step in enumerate(program):
             try:
                 result = yield _task(context, step, str(number))
-            except Exception as error:  # noqa: BLE001 - what the SDK raises
+            except Exception as error:  # noqa: BLE001 - the SDK raises Exception
                 log.append(str(error).split(":")[0])
             else:
                 log.append("any" if step[0] == "any" else json.dumps(result, default=str))
@@ -276,7 +278,7 @@ def _events(step: Any, key: str) -> list[str]:
     deaths=st.lists(st.integers(0, 12), max_size=4),
     early=st.booleans(),
 )
-def test_any_program_ends_whatever_dies(
+def test_random_programs_complete_with_killed_hosts(
     tmp_path_factory: pytest.TempPathFactory,
     engine: str,
     program: list[Any],
@@ -307,8 +309,8 @@ def test_any_program_ends_whatever_dies(
     asyncio.run(play())
 
 
-class Faulty:
-    """A world of the azure-storage engine with random faults, revived whenever it dies."""
+class FaultyHost:
+    """A host of the azure-storage engine with random faults, restarted when it dies."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         faults = FaultOptions(crash_rate=0.1, split_brain_rate=0.3, seed=seed)
@@ -317,7 +319,7 @@ class Faulty:
         )
 
     async def run(self, name: str, value: Any, events: list[str]) -> Any:
-        """Start an orchestration, send it each event again and again, and return its output."""
+        """Start an orchestration, send each event repeatedly, and return the output."""
         host = self.host
         await host.start()
         await host.engine.start_new(name, "i", None if value is None else json.dumps(value))
@@ -344,20 +346,20 @@ class Faulty:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(program=st.lists(Step, min_size=1, max_size=4), seed=st.integers(0, 1000))
-def test_any_program_ends_whatever_is_lost_or_repeated(
+def test_random_programs_complete_with_random_faults(
     tmp_path_factory: pytest.TempPathFactory, program: list[Any], seed: int
 ) -> None:
-    faulty = Faulty(tmp_path_factory.mktemp("hub"), seed)
-    _programs(faulty.host, program)
+    faulty_host = FaultyHost(tmp_path_factory.mktemp("hub"), seed)
+    _programs(faulty_host.host, program)
     names = [name for n, step in enumerate(program) for name in _events(step, str(n))]
-    output = asyncio.run(faulty.run("program_body", None, names))
+    output = asyncio.run(faulty_host.run("program_body", None, names))
     assert len(output) == len(program)
-    assert ("plain", "the last id is right") in faulty.host.runner.calls
+    assert ("plain", "the last id is right") in faulty_host.host.runner.calls
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_saga_ends_whatever_is_lost_or_repeated(tmp_path: Path, seed: int) -> None:
-    faulty = Faulty(tmp_path, seed)
-    saga(faulty.host)
-    output = await faulty.run("saga", "[]", ["reply-0", "reply-1"])
+async def test_an_orchestration_completes_with_random_faults(tmp_path: Path, seed: int) -> None:
+    faulty_host = FaultyHost(tmp_path, seed)
+    saga(faulty_host.host)
+    output = await faulty_host.run("saga", "[]", ["reply-0", "reply-1"])
     assert output == [["f", [0, 2, 10], f"reply-{number}"] for number in range(2)]

@@ -1,4 +1,4 @@
-"""External events: early, late, twice, and in the wrong case."""
+"""External events: early, late, repeated, and in another case."""
 
 import json
 from datetime import timedelta
@@ -22,7 +22,7 @@ def waiter(host: EngineHost) -> None:
         return value
 
 
-async def test_early_event_is_kept(host: EngineHost) -> None:
+async def test_an_event_before_the_wait_is_kept(host: EngineHost) -> None:
     waiter(host)
     await host.begin("waiter")
     await host.raise_event("reply", {"n": 1})
@@ -33,7 +33,7 @@ async def test_early_event_is_kept(host: EngineHost) -> None:
     assert host.output() == {"n": 1}
 
 
-async def test_late_and_repeated_events(host: EngineHost) -> None:
+async def test_repeated_events_are_ignored_and_late_events_refused(host: EngineHost) -> None:
     waiter(host)
     await host.begin("waiter")
     await host.advance(seconds=5)
@@ -48,8 +48,8 @@ async def test_late_and_repeated_events(host: EngineHost) -> None:
     assert host.leftovers() == 0
 
 
-async def test_the_sdk_matches_names_exactly(host: EngineHost) -> None:
-    """.NET would take either case; the Python SDK does not, so an orchestration hangs here too."""
+async def test_event_names_are_case_sensitive(host: EngineHost) -> None:
+    """The Python SDK compares event names exactly, unlike .NET."""
     waiter(host)
     await host.begin("waiter")
     await host.advance(seconds=5)
@@ -60,7 +60,7 @@ async def test_the_sdk_matches_names_exactly(host: EngineHost) -> None:
     assert host.output() == 2
 
 
-async def test_the_same_tasks_over_several_waits(host: EngineHost) -> None:
+async def test_a_task_can_be_awaited_again_after_task_any(host: EngineHost) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         names = {name: context.wait_for_external_event(name) for name in ("started", "reply")}
@@ -77,14 +77,14 @@ async def test_the_same_tasks_over_several_waits(host: EngineHost) -> None:
     await host.raise_event("started", "s")
     await host.raise_event("reply", "r")
     assert host.output() == ["s", "r"]
-    if host.storage is None:  # a timer's message cannot be taken back from a queue
+    if host.storage is None:  # in a queue, the message of a cancelled timer stays until it is due
         assert len(host.local_engine.timers) == 0
         assert host.leftovers() == 0
     await host.advance(seconds=60)
     assert host.leftovers() == 0
 
 
-async def test_events_and_results_in_one_turn(host: EngineHost) -> None:
+async def test_several_events_are_replayed_in_one_episode(host: EngineHost) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         got = []

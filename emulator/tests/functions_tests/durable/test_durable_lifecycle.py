@@ -1,4 +1,4 @@
-"""What becomes of instances: children, renewal, suspension, failure, outages, restarts."""
+"""The life of an instance: continue-as-new, suspension, ids, refusals, rewind."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from emulator.functions.durable.errors import ArgumentInvalid, InstanceExists, O
 from functions_tests.durable.durable_host import EngineHost, child
 
 
-async def test_continue_as_new(host: EngineHost) -> None:
+async def test_continue_as_new_starts_with_a_new_input(host: EngineHost) -> None:
     @host.runner.activity
     def work(n: int) -> int:
         return n
@@ -36,7 +36,7 @@ async def test_continue_as_new(host: EngineHost) -> None:
     assert host.scheduled() == [(0, "work"), (1, "timer")]
 
 
-async def test_a_renewed_instance_hears_nothing_of_its_past(host: EngineHost) -> None:
+async def test_results_of_a_former_execution_are_dropped(host: EngineHost) -> None:
     gates = {0: asyncio.Event(), 1: asyncio.Event()}
 
     @host.runner.activity
@@ -75,7 +75,7 @@ async def test_a_renewed_instance_hears_nothing_of_its_past(host: EngineHost) ->
     assert host.output() == [1, 1]
 
 
-async def test_only_new_events_are_new(host: EngineHost) -> None:
+async def test_replayed_events_are_marked_as_played(host: EngineHost) -> None:
     child(host)
     await host.begin("child", 'a "IsPlayed":false in the input')
     await host.raise_event("go", 'and "IsPlayed":false in an event')
@@ -90,7 +90,7 @@ async def test_only_new_events_are_new(host: EngineHost) -> None:
     assert (first["isReplaying"], second["isReplaying"]) == (False, True)
 
 
-async def test_custom_status_and_input(host: EngineHost) -> None:
+async def test_custom_status_and_input_are_stored(host: EngineHost) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         context.set_custom_status({"at": context.get_input()["step"]})
@@ -104,7 +104,7 @@ async def test_custom_status_and_input(host: EngineHost) -> None:
     assert host.status() == "Completed"
 
 
-async def test_long_timer(host: EngineHost) -> None:
+async def test_a_long_timer_fires_after_its_last_part(host: EngineHost) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         yield context.create_timer(context.current_utc_datetime + timedelta(days=10))
@@ -119,7 +119,7 @@ async def test_long_timer(host: EngineHost) -> None:
     assert host.scheduled() == [(0, "timer"), (1, "timer"), (2, "timer")]
 
 
-async def test_suspended_instances_wait(host: EngineHost) -> None:
+async def test_a_suspended_instance_keeps_its_messages(host: EngineHost) -> None:
     calls = []
 
     @host.runner.activity
@@ -154,11 +154,11 @@ async def test_suspended_instances_wait(host: EngineHost) -> None:
             await host.engine.resume("i", "go on")
     await host.settle()
     assert host.output() == ["v", 1]
-    # Its result had been kept, so the activity did not run again.
+    # The result was stored, so the activity did not run again.
     assert calls == ["v"]
 
 
-async def test_terminating_a_suspended_instance(host: EngineHost) -> None:
+async def test_a_suspended_instance_can_be_terminated(host: EngineHost) -> None:
     child(host)
     await host.begin("child")
     await host.engine.suspend("i", "")
@@ -167,7 +167,7 @@ async def test_terminating_a_suspended_instance(host: EngineHost) -> None:
     assert (host.status(), host.output()) == ("Terminated", "the end")
 
 
-async def test_ids_are_reused_only_when_finished(host: EngineHost) -> None:
+async def test_an_id_is_reusable_after_its_instance_has_finished(host: EngineHost) -> None:
     child(host)
     await host.begin("child", 1)
     with pytest.raises(InstanceExists):
@@ -180,13 +180,13 @@ async def test_ids_are_reused_only_when_finished(host: EngineHost) -> None:
 
 
 @pytest.mark.parametrize("instance_id", ["@x", "a/b", "a\\b", "a#b", "a?b", "a\nb", "x" * 257])
-async def test_bad_ids(host: EngineHost, instance_id: str) -> None:
+async def test_an_invalid_instance_id_is_refused(host: EngineHost, instance_id: str) -> None:
     child(host)
     with pytest.raises(ArgumentInvalid):
         await host.engine.start_new("child", instance_id)
 
 
-async def test_unknown_functions(host: EngineHost) -> None:
+async def test_an_unknown_function_is_refused(host: EngineHost) -> None:
     @host.runner.activity
     def known(value: Any) -> None:
         pass
@@ -205,7 +205,7 @@ async def test_unknown_functions(host: EngineHost) -> None:
     )
 
 
-async def test_what_the_local_host_does_not_do(host: EngineHost) -> None:
+async def test_unsupported_actions_fail_the_instance(host: EngineHost) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         yield context.call_http("GET", "http://localhost/")
@@ -216,7 +216,7 @@ async def test_what_the_local_host_does_not_do(host: EngineHost) -> None:
     )
 
 
-async def test_rewind_of_a_first_turn(local_host: EngineHost) -> None:
+async def test_a_rewind_of_the_first_episode_retries_the_activity(local_host: EngineHost) -> None:
     host = local_host
     broken = [True]
 

@@ -1,4 +1,4 @@
-"""The management API fed with rubbish: it always answers, and an answer is always right JSON."""
+"""The management API with invalid requests: each gets a response, and valid JSON."""
 
 import asyncio
 import json
@@ -14,12 +14,12 @@ from emulator.functions.durable.azure_storage.engine import AzureStorageOptions
 from emulator.functions.durable.extension import DurableExtension
 from emulator.functions.durable.management import MAX_REQUEST_BODY_BYTES
 from emulator.functions.settings import DurableOptions
-from functions_tests.durable.durable_host import HandClock, SdkRunner
+from functions_tests.durable.durable_host import ManualClock, SdkRunner
 
 Answer = tuple[int, dict[str, str], bytes]
 
 
-async def request(  # noqa: PLR0917 - what a request is made of
+async def request(  # noqa: PLR0917 - the parts of a request
     app: Any,
     method: str,
     path: str,
@@ -66,7 +66,7 @@ async def make_engine(folder: Path, kind: str) -> DurableExtension:
 
     storage = None if kind == "local" else AzureStorageOptions(folder / "task-hub.db")
     engine = DurableExtension(
-        folder / "hub.db", runner, HandClock(), DurableOptions("Hub"), storage
+        folder / "hub.db", runner, ManualClock(), DurableOptions("Hub"), storage
     )
     await engine.start()
     return engine
@@ -92,7 +92,7 @@ JSON = {"content-type": "application/json"}
         ("", "/durabletask"),
     ],
 )
-async def test_prefix_stripped_or_not(
+async def test_the_api_works_with_and_without_its_prefix(
     engine: DurableExtension, prefix: str, root_path: str
 ) -> None:
     app = engine.management_app
@@ -107,7 +107,7 @@ async def test_prefix_stripped_or_not(
     "body",
     [b"{", b"\xff", b"NaN", b"'x'", b"[" * 100_000, b'{"a":1}x', b"1" * 5000],
 )
-async def test_bad_json_is_refused(engine: DurableExtension, body: bytes) -> None:
+async def test_invalid_json_is_refused(engine: DurableExtension, body: bytes) -> None:
     app = engine.management_app
     status, _, answer = await request(app, "POST", "/orchestrators/wait", body)
     assert status == 400
@@ -117,7 +117,7 @@ async def test_bad_json_is_refused(engine: DurableExtension, body: bytes) -> Non
     assert status == 400
 
 
-async def test_status_is_checked_before_the_body(engine: DurableExtension) -> None:
+async def test_the_instance_status_is_checked_before_the_body(engine: DurableExtension) -> None:
     app = engine.management_app
     assert (await request(app, "POST", "/instances/no/raiseEvent/go", b"{"))[0] == 404
     await request(app, "POST", "/orchestrators/wait/b")
@@ -127,12 +127,12 @@ async def test_status_is_checked_before_the_body(engine: DurableExtension) -> No
     assert (await request(app, "POST", "/instances/b/raiseEvent/go", b"{"))[0] == 410
 
 
-async def test_a_body_without_end_is_refused(engine: DurableExtension) -> None:
+async def test_a_body_over_the_limit_is_refused(engine: DurableExtension) -> None:
     body = b" " * (MAX_REQUEST_BODY_BYTES + 1)
     assert (await request(engine.management_app, "POST", "/orchestrators/wait", body))[0] == 413
 
 
-async def test_purging_what_runs_is_refused(engine: DurableExtension) -> None:
+async def test_a_purge_of_a_running_instance_is_refused(engine: DurableExtension) -> None:
     app = engine.management_app
     await request(app, "POST", "/orchestrators/wait/p")
     status, _, body = await request(app, "DELETE", "/instances/p")
@@ -143,8 +143,8 @@ async def test_purging_what_runs_is_refused(engine: DurableExtension) -> None:
     assert (await request(app, "DELETE", "/instances", query=everything))[0] == 404
 
 
-async def test_reason_that_is_json_becomes_json(engine: DurableExtension) -> None:
-    """So it is in the extension, which parses an output wherever it can."""
+async def test_a_reason_that_is_json_is_shown_parsed(engine: DurableExtension) -> None:
+    """The extension shows each output that is JSON parsed."""
     app = engine.management_app
     for reason, output in ((b"42", 42), (b"NaN", "NaN"), (b"%7B", "{"), (b"", "")):
         await request(app, "POST", "/orchestrators/wait/r")
@@ -207,7 +207,7 @@ def queries() -> st.SearchStrategy[bytes]:
         max_size=6,
     )
 )
-def test_rubbish_gets_an_answer(
+def test_random_requests_get_a_valid_response(
     tmp_path_factory: pytest.TempPathFactory, kind: str, calls: list[Any]
 ) -> None:
     async def play() -> None:

@@ -1,4 +1,4 @@
-"""Orchestrations from start to end, the SDK's executor being the judge of every history."""
+"""Orchestrations from start to end, with histories that the SDK's executor replays."""
 
 import asyncio
 from datetime import timedelta
@@ -13,7 +13,7 @@ from emulator.functions.settings import DurableOptions
 from functions_tests.durable.durable_host import EngineHost, make_host
 
 
-async def test_chain(host: EngineHost) -> None:
+async def test_activities_run_one_after_another(host: EngineHost) -> None:
     @host.runner.activity
     def add(pair: list[int]) -> int:
         return sum(pair)
@@ -31,7 +31,7 @@ async def test_chain(host: EngineHost) -> None:
     assert host.scheduled() == [(0, "add"), (1, "add")]
 
 
-async def test_job_of_the_gateway(host: EngineHost) -> None:
+async def test_a_race_of_events_and_a_deadline_after_a_retried_activity(host: EngineHost) -> None:
     """An activity with retries, then the first of a reply, a cancellation and a deadline."""
 
     @host.runner.activity
@@ -64,7 +64,7 @@ async def test_job_of_the_gateway(host: EngineHost) -> None:
 
 
 @pytest.mark.parametrize("engine", ["local", "azure-storage"])
-async def test_no_more_activities_run_at_once_than_the_host_file_allows(
+async def test_concurrent_activities_are_limited_by_the_host_file(
     tmp_path: Path, engine: str
 ) -> None:
     host = make_host(tmp_path, engine)
@@ -90,7 +90,7 @@ async def test_no_more_activities_run_at_once_than_the_host_file_allows(
     await host.stop()
 
 
-async def test_terminate_and_purge(host: EngineHost) -> None:
+async def test_a_terminated_instance_leaves_nothing_after_a_purge(host: EngineHost) -> None:
     @host.runner.orchestrator
     def wait(context: Any) -> Any:
         yield context.wait_for_external_event("never")

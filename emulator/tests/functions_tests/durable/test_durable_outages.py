@@ -1,4 +1,4 @@
-"""Apps that are away or changed, and what a host keeps meanwhile."""
+"""An app that is down or changed, and the state that the host keeps."""
 
 from datetime import timedelta
 from typing import Any
@@ -9,7 +9,7 @@ from emulator.functions.durable.errors import DatabaseInUse
 from functions_tests.durable.durable_host import EngineHost, child
 
 
-async def test_changed_code_is_noticed(host: EngineHost) -> None:
+async def test_changed_orchestrator_code_fails_the_instance(host: EngineHost) -> None:
     names = ["first", "second"]
 
     @host.runner.orchestrator
@@ -27,7 +27,7 @@ async def test_changed_code_is_noticed(host: EngineHost) -> None:
     assert "Non-Deterministic workflow detected" in host.output()
 
 
-async def test_failure_with_an_output_that_is_no_json(host: EngineHost) -> None:
+async def test_an_output_that_is_not_json_fails_the_instance(host: EngineHost) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
         return object()
@@ -37,7 +37,7 @@ async def test_failure_with_an_output_that_is_no_json(host: EngineHost) -> None:
     assert "not JSON serializable" in host.output()
 
 
-async def test_outage_of_the_app_costs_nothing(host: EngineHost) -> None:
+async def test_work_continues_after_an_outage_of_the_app(host: EngineHost) -> None:
     child(host)
 
     @host.runner.activity
@@ -59,7 +59,7 @@ async def test_outage_of_the_app_costs_nothing(host: EngineHost) -> None:
     assert host.runner.calls == [("work", 1)]
 
 
-async def test_result_that_arrives_during_an_outage_is_kept(local_host: EngineHost) -> None:
+async def test_an_activity_result_during_an_outage_is_kept(local_host: EngineHost) -> None:
     host = local_host
 
     @host.runner.activity
@@ -81,7 +81,7 @@ async def test_result_that_arrives_during_an_outage_is_kept(local_host: EngineHo
     assert len(host.runner.calls) == 1
 
 
-async def test_memory_is_bounded(local_host: EngineHost) -> None:
+async def test_idle_instances_are_removed_from_full_memory(local_host: EngineHost) -> None:
     host = local_host
     child(host)
     host.local_engine.cache._memory_characters = 20_000

@@ -1,4 +1,4 @@
-"""Queues, leases and the sorting of messages of the azure-storage engine, one by one."""
+"""The queues, the leases and the selection of messages of the azure-storage engine."""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -46,7 +46,7 @@ def message(
     )
 
 
-# Sorting
+# Selection
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def message(
         (instance(Status.FAILED), message(EventType.EVENT_RAISED), "Instance is Failed"),
     ],
 )
-def test_message_is_taken_or_not(
+def test_select_messages_takes_or_refuses_a_message(
     loaded: LoadedInstance | None, dequeued: QueueMessage, reason: str | None
 ) -> None:
     result = select_messages(loaded, [dequeued])
@@ -91,7 +91,7 @@ def test_message_is_taken_or_not(
 # Queues
 
 
-async def test_message_returns_after_its_visibility_timeout(database: Database) -> None:
+async def test_a_message_returns_after_its_visibility_timeout(database: Database) -> None:
     sql, arguments = queues.send("i", Message(EventType.EVENT_RAISED, "{}"), 10)
     await database.transact(lambda connection: connection.execute(sql, arguments))
 
@@ -105,7 +105,7 @@ async def test_message_returns_after_its_visibility_timeout(database: Database) 
     assert (second.sequence, second.dequeue_count) == (first.sequence, 2)
 
 
-async def test_receipt_is_invalid_once_another_host_has_dequeued(database: Database) -> None:
+async def test_a_receipt_is_invalid_after_another_host_dequeues(database: Database) -> None:
     sql, arguments = queues.send("i", Message(EventType.EVENT_RAISED, "{}"), 0)
 
     def run(connection: sqlite3.Connection) -> None:
@@ -130,7 +130,7 @@ def test_backoff_is_exponential_up_to_the_timeout() -> None:
 # Leases
 
 
-async def test_expired_lease_is_not_held_and_is_taken_over(database: Database) -> None:
+async def test_an_expired_lease_is_acquired_by_another_host(database: Database) -> None:
     one, two = Leases("1"), Leases("2")
 
     def run(connection: sqlite3.Connection) -> None:

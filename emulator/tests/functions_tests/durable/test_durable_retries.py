@@ -1,4 +1,4 @@
-"""Retries: the engine's task ids must be those which the SDK counts by itself."""
+"""Retries: the engine's task ids are those of the SDK."""
 
 import asyncio
 from datetime import timedelta
@@ -11,7 +11,7 @@ from functions_tests.durable.durable_host import EngineHost
 
 
 def flaky(host: EngineHost, failures: int) -> None:
-    """An activity which fails so many times for each argument."""
+    """Register an activity that fails the given number of times for each argument."""
     left: dict[str, int] = {}
 
     @host.runner.activity
@@ -23,7 +23,7 @@ def flaky(host: EngineHost, failures: int) -> None:
         return f"{name} is up"
 
 
-async def test_a_later_attempt_succeeds(host: EngineHost) -> None:
+async def test_a_later_attempt_completes_the_task(host: EngineHost) -> None:
     flaky(host, 2)
 
     @host.runner.activity
@@ -64,7 +64,7 @@ async def test_the_last_failure_waits_for_one_more_timer(host: EngineHost) -> No
     def body(context: Any) -> Any:
         try:
             yield context.call_activity_with_retry("flaky", RetryOptions(1000, 2), "a")
-        except Exception as error:  # noqa: BLE001 - what the SDK raises
+        except Exception as error:  # noqa: BLE001 - the SDK raises Exception
             mourned = yield context.call_activity("mourn", "x")
             return [str(error), mourned]
 
@@ -78,8 +78,8 @@ async def test_the_last_failure_waits_for_one_more_timer(host: EngineHost) -> No
 
 
 @pytest.mark.parametrize("failures", [0, 1, 2, 3])
-async def test_retries_side_by_side(host: EngineHost, failures: int) -> None:
-    """Failures that come together must not be numbered in another order than the SDK's."""
+async def test_concurrent_retries_keep_their_task_ids(host: EngineHost, failures: int) -> None:
+    """The engine numbers failures of one episode in the order of the SDK."""
     flaky(host, failures)
 
     @host.runner.activity
@@ -101,7 +101,9 @@ async def test_retries_side_by_side(host: EngineHost, failures: int) -> None:
     assert host.output() == ["a is up", 7, "b is up", "c is up", 8]
 
 
-async def test_race_of_retry_timer_and_event(host: EngineHost) -> None:
+async def test_a_retry_timer_and_an_event_in_one_episode_keep_the_task_ids(
+    host: EngineHost,
+) -> None:
     flaky(host, 2)
 
     @host.runner.orchestrator
@@ -123,7 +125,7 @@ async def test_race_of_retry_timer_and_event(host: EngineHost) -> None:
     assert [task for task, _ in host.scheduled()] == [0, 1, 2, 3, 4, 5]
 
 
-async def test_retry_survives_restarts(host: EngineHost) -> None:
+async def test_a_retry_survives_restarts(host: EngineHost) -> None:
     flaky(host, 2)
 
     @host.runner.orchestrator
@@ -139,7 +141,7 @@ async def test_retry_survives_restarts(host: EngineHost) -> None:
 
 
 @pytest.mark.parametrize("fixed", [None, "the-child"])
-async def test_sub_orchestration_with_retry(host: EngineHost, fixed: str | None) -> None:
+async def test_a_failed_sub_orchestration_is_retried(host: EngineHost, fixed: str | None) -> None:
     flaky(host, 2)
 
     @host.runner.orchestrator
@@ -159,7 +161,7 @@ async def test_sub_orchestration_with_retry(host: EngineHost, fixed: str | None)
     assert [task for task, _ in host.scheduled()] == [0, 1, 2, 3, 4]
 
 
-async def test_rewind_of_an_exhausted_retry(local_host: EngineHost) -> None:
+async def test_a_rewind_repeats_the_last_attempt(local_host: EngineHost) -> None:
     host = local_host
     flaky(host, 2)
 
@@ -181,8 +183,8 @@ async def test_rewind_of_an_exhausted_retry(local_host: EngineHost) -> None:
     assert host.output() == "a is up!"
 
 
-async def test_failure_behind_an_event_in_the_same_mailbox(host: EngineHost) -> None:
-    """The event makes the SDK number an activity before the failure makes it number a timer."""
+async def test_a_failure_after_an_event_in_the_mailbox_keeps_the_task_ids(host: EngineHost) -> None:
+    """The SDK numbers the activity of the event before the timer of the failure."""
     gate = asyncio.Event()
 
     @host.runner.activity

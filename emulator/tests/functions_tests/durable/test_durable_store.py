@@ -1,4 +1,4 @@
-"""Transactions in groups, checkpoints, and a heap of timers that does not grow."""
+"""The store's transactions and checkpoints, and the heap of timers."""
 
 import asyncio
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from emulator.functions.durable.errors import DatabaseForeign, StoreUnavailable
 from emulator.functions.durable.history import micros
 from emulator.functions.durable.store import Store
 from emulator.functions.durable.timers import TimerQueue
-from functions_tests.durable.durable_host import HandClock
+from functions_tests.durable.durable_host import ManualClock
 
 INSERT = "INSERT INTO settings VALUES(?, ?)"
 
@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made.abandon()
 
 
-async def test_one_bad_transaction_does_not_take_the_others_down(store: Store) -> None:
+async def test_a_failed_transaction_does_not_fail_the_others(store: Store) -> None:
     good = store.write([(INSERT, ("a", "1"))])
     bad = store.write([(INSERT, ("b", "1")), (INSERT, ("a", "2"))])
     late = store.write([(INSERT, ("c", "1"))])
@@ -53,7 +53,7 @@ async def test_writes_of_one_tick_share_a_commit(
     assert store.read("SELECT count(*) FROM settings") == [(50,)]
 
 
-async def test_the_log_is_written_back(
+async def test_the_write_ahead_log_is_checkpointed(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "_COMMITS_PER_CHECKPOINT", 10)
@@ -66,7 +66,7 @@ async def test_the_log_is_written_back(
     assert (tmp_path / "s.db").stat().st_size > 2_000_000
 
 
-def test_a_foreign_database_is_left_alone(tmp_path: Path, store: Store) -> None:
+def test_a_foreign_database_is_not_changed(tmp_path: Path, store: Store) -> None:
     other = Store(tmp_path / "t.db")
     other.open()
     assert other._connection is not None
@@ -77,7 +77,7 @@ def test_a_foreign_database_is_left_alone(tmp_path: Path, store: Store) -> None:
 
 
 async def test_timers_fire_in_order_and_only_when_due() -> None:
-    clock = HandClock()
+    clock = ManualClock()
     timers = TimerQueue(clock)
     now = micros(clock.now())
     fired: list[int] = []
@@ -94,7 +94,7 @@ async def test_timers_fire_in_order_and_only_when_due() -> None:
 
 
 async def test_cancelled_timers_leave_the_heap() -> None:
-    clock = HandClock()
+    clock = ManualClock()
     timers = TimerQueue(clock)
     for n in range(10_000):
         timers.set(n, micros(clock.now()) + 10**9, lambda: None)

@@ -21,7 +21,7 @@ frames = st.lists(st.tuples(heads, st.binary(max_size=200)), max_size=6)
 
 
 @given(frames, st.lists(st.integers(0, 2000), max_size=12))
-def test_frames_come_out_as_they_went_in_however_they_are_cut(
+def test_split_frames_are_read_unchanged(
     sent: list[tuple[list[object], bytes]], cuts: list[int]
 ) -> None:
     stream = b"".join(encode_frame(head, body) for head, body in sent)
@@ -32,7 +32,7 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut(
 
 
 @given(st.lists(st.binary(max_size=64), max_size=8))
-def test_noise_is_refused_or_waited_for_and_nothing_else(pieces: list[bytes]) -> None:
+def test_random_bytes_are_refused_or_incomplete(pieces: list[bytes]) -> None:
     reader = FrameReader()
     try:
         for piece in pieces:
@@ -48,12 +48,12 @@ def test_a_prefix_and_its_body_are_a_frame() -> None:
 
 
 @pytest.mark.parametrize("head", [b"{}", b"[]", b"1", b"[", b"\xff", b"[" * 100_000])
-def test_a_head_must_be_a_json_array(head: bytes) -> None:
+def test_a_head_that_is_not_a_json_array_is_refused(head: bytes) -> None:
     with pytest.raises(FrameError):
         FrameReader().feed(struct.pack("!II", len(head), 0) + head)
 
 
-def test_lengths_over_the_limit_are_refused_before_anything_is_kept() -> None:
+def test_a_length_over_the_limit_is_refused_before_buffering() -> None:
     with pytest.raises(FrameError):
         FrameReader().feed(struct.pack("!II", 2**31, 0))
     with pytest.raises(FrameError):

@@ -18,8 +18,8 @@ from emulator.functions.triggers.timer import (
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
 
 
-class SetClock:
-    """A clock that stands until it is set."""
+class SettableClock:
+    """A clock that a test sets."""
 
     def __init__(self, instant: datetime = NOON) -> None:
         self.instant = instant
@@ -28,8 +28,8 @@ class SetClock:
         return self.instant
 
 
-class Firings:
-    """Takes what a timer fires with."""
+class RecordedCalls:
+    """Record the payloads of a timer."""
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.payloads: list[dict[str, object]] = []
@@ -50,12 +50,12 @@ class Firings:
         ("0 30 9 * * 1-5", datetime(2026, 3, 3, 9, 30, tzinfo=UTC)),
         ("0 30 9 * JAN Mon", datetime(2027, 1, 4, 9, 30, tzinfo=UTC)),
         ("0 30 9 * january monday", datetime(2027, 1, 4, 9, 30, tzinfo=UTC)),
-        ("0 0 0 13 * Fri", datetime(2026, 3, 13, tzinfo=UTC)),  # both must hold
+        ("0 0 0 13 * Fri", datetime(2026, 3, 13, tzinfo=UTC)),  # both must match
         ("*/5 * * * *", NOON + timedelta(minutes=5)),
         ("00:10:00", NOON + timedelta(minutes=10)),
     ],
 )
-def test_when_a_timer_is_due(text: str, following: datetime) -> None:
+def test_a_schedule_gives_the_next_due_time(text: str, following: datetime) -> None:
     assert Schedule(text).next_after(NOON) == following
 
 
@@ -77,13 +77,13 @@ def test_when_a_timer_is_due(text: str, following: datetime) -> None:
         "* * * * * * *",
     ],
 )
-def test_other_texts_are_no_schedules(text: str) -> None:
+def test_an_invalid_schedule_is_refused(text: str) -> None:
     with pytest.raises(ScheduleError):
         Schedule(text)
 
 
 @given(st.text(alphabet="0123456789*/,-: MONmon", max_size=24))
-def test_any_text_is_a_schedule_or_is_refused(text: str) -> None:
+def test_a_random_schedule_is_parsed_or_refused(text: str) -> None:
     try:
         schedule = Schedule(text)
     except ScheduleError:
@@ -92,13 +92,17 @@ def test_any_text_is_a_schedule_or_is_refused(text: str) -> None:
 
 
 def timer(
-    folder: Path, clock: SetClock, fire: Firings, schedule: str = "0 0 * * * *", **options: bool
+    folder: Path,
+    clock: SettableClock,
+    fire: RecordedCalls,
+    schedule: str = "0 0 * * * *",
+    **options: bool,
 ) -> TimerTrigger:
     return TimerTrigger(TimerOptions("tidy", Schedule(schedule), **options), folder, fire, clock)
 
 
-async def test_runs_follow_the_schedule_and_carry_their_status(tmp_path: Path) -> None:
-    clock, fire = SetClock(), Firings()
+async def test_runs_follow_the_schedule_and_have_their_status(tmp_path: Path) -> None:
+    clock, fire = SettableClock(), RecordedCalls()
     hourly = timer(tmp_path, clock, fire)
     due = hourly.first_run()
     assert due == TimerRun(NOON + timedelta(hours=1))
@@ -115,8 +119,8 @@ async def test_runs_follow_the_schedule_and_carry_their_status(tmp_path: Path) -
     }
 
 
-async def test_a_run_that_was_missed_is_made_up_once_and_late(tmp_path: Path) -> None:
-    clock, fire = SetClock(), Firings()
+async def test_a_missed_run_is_made_up_once_as_past_due(tmp_path: Path) -> None:
+    clock, fire = SettableClock(), RecordedCalls()
     timer(tmp_path, clock, fire).first_run()
     clock.instant += timedelta(hours=5)
     again = timer(tmp_path, clock, fire)
@@ -126,50 +130,52 @@ async def test_a_run_that_was_missed_is_made_up_once_and_late(tmp_path: Path) ->
     assert [payload["IsPastDue"] for payload in fire.payloads] == [True]
 
 
-def test_a_restart_keeps_the_time_that_is_due(tmp_path: Path) -> None:
-    clock = SetClock()
-    timer(tmp_path, clock, Firings(), "01:00:00").first_run()
+def test_a_restart_keeps_the_next_run(tmp_path: Path) -> None:
+    clock = SettableClock()
+    timer(tmp_path, clock, RecordedCalls(), "01:00:00").first_run()
     clock.instant += timedelta(minutes=50)
-    due = timer(tmp_path, clock, Firings(), "01:00:00").first_run()
+    due = timer(tmp_path, clock, RecordedCalls(), "01:00:00").first_run()
     assert due == TimerRun(NOON + timedelta(hours=1))
 
 
-def test_another_schedule_starts_anew(tmp_path: Path) -> None:
-    clock = SetClock()
-    timer(tmp_path, clock, Firings()).first_run()
+def test_a_changed_schedule_ignores_the_stored_run(tmp_path: Path) -> None:
+    clock = SettableClock()
+    timer(tmp_path, clock, RecordedCalls()).first_run()
     clock.instant += timedelta(hours=5)
-    due = timer(tmp_path, clock, Firings(), "0 30 * * * *").first_run()
+    due = timer(tmp_path, clock, RecordedCalls(), "0 30 * * * *").first_run()
     assert due == TimerRun(NOON + timedelta(hours=5, minutes=30))
 
 
-def test_without_a_monitor_nothing_is_made_up(tmp_path: Path) -> None:
-    clock = SetClock()
-    timer(tmp_path, clock, Firings(), use_monitor=False).first_run()
+def test_a_missed_run_is_skipped_without_a_monitor(tmp_path: Path) -> None:
+    clock = SettableClock()
+    timer(tmp_path, clock, RecordedCalls(), use_monitor=False).first_run()
     clock.instant += timedelta(hours=5)
-    due = timer(tmp_path, clock, Firings(), use_monitor=False).first_run()
+    due = timer(tmp_path, clock, RecordedCalls(), use_monitor=False).first_run()
     assert due == TimerRun(NOON + timedelta(hours=6))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_frequent_timers_keep_no_state(tmp_path: Path) -> None:
-    timer(tmp_path, SetClock(), Firings(), "*/30 * * * * *").first_run()
+def test_a_frequent_timer_stores_no_state(tmp_path: Path) -> None:
+    timer(tmp_path, SettableClock(), RecordedCalls(), "*/30 * * * * *").first_run()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_timer_may_run_when_the_host_starts(tmp_path: Path) -> None:
-    assert timer(tmp_path, SetClock(), Firings(), run_on_startup=True).first_run() == TimerRun(NOON)
+def test_a_timer_with_run_on_startup_runs_at_start(tmp_path: Path) -> None:
+    assert timer(
+        tmp_path, SettableClock(), RecordedCalls(), run_on_startup=True
+    ).first_run() == TimerRun(NOON)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"Schedule": "0 0 * * * *", "Next": 1}'])
-def test_a_damaged_state_is_written_anew(text: str, tmp_path: Path) -> None:
+def test_a_damaged_state_file_is_replaced(text: str, tmp_path: Path) -> None:
     (tmp_path / "tidy.json").write_text(text)
-    due = timer(tmp_path, SetClock(), Firings()).first_run()
+    due = timer(tmp_path, SettableClock(), RecordedCalls()).first_run()
     assert due == TimerRun(NOON + timedelta(hours=1))
     assert json.loads((tmp_path / "tidy.json").read_text())["Next"] == due.at.isoformat()
 
 
-async def test_a_function_that_fails_is_run_again_by_schedule(tmp_path: Path) -> None:
-    fire = Firings(FunctionFailure("ValueError", "no"))
-    hourly = timer(tmp_path, SetClock(), fire)
+async def test_a_failed_function_runs_again_on_schedule(tmp_path: Path) -> None:
+    fire = RecordedCalls(FunctionFailure("ValueError", "no"))
+    hourly = timer(tmp_path, SettableClock(), fire)
     assert await hourly.run_once(TimerRun(NOON)) == TimerRun(NOON + timedelta(hours=1))
     assert len(fire.payloads) == 1

@@ -1,4 +1,4 @@
-"""Real hosts as processes of their own, for tests."""
+"""Run the host as a process of its own for tests."""
 
 import asyncio
 import os
@@ -12,31 +12,31 @@ from pathlib import Path
 
 APPS = Path(__file__).parent / "apps"
 _LISTENING = re.compile(r"listening on (http://\S+)")
-_PATIENCE_SECONDS = 40.0
+_TIMEOUT_SECONDS = 40.0
 
 
 @dataclass
 class RunningHost:
-    """A host process; what it logs is kept, and can be waited for."""
+    """A host process, with the lines of its log."""
 
     process: asyncio.subprocess.Process
     lines: list[str] = field(default_factory=list)
     url: str = ""
-    _heard: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     _listener: asyncio.Task[None] | None = None
 
     async def logged(self, pattern: str, *, after: int = 0) -> re.Match[str]:
-        """Wait for a line that matches and was logged after so many lines."""
-        async with asyncio.timeout(_PATIENCE_SECONDS), self._heard:
+        """Wait for a line that matches, after the first `after` lines."""
+        async with asyncio.timeout(_TIMEOUT_SECONDS), self._changed:
             while True:
                 for line in self.lines[after:]:
                     if found := re.search(pattern, line):
                         return found
                 assert not self._at_end(), "\n".join(self.lines)
-                await self._heard.wait()
+                await self._changed.wait()
 
     def app_pid(self) -> int:
-        """Return the process that runs the app, as a child of the host."""
+        """Return the id of the app process, the only child of the host."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         pids = children.read_text().split()
         assert len(pids) == 1
@@ -46,7 +46,7 @@ class RunningHost:
         self._listener = asyncio.create_task(self._listen())
 
     async def stop(self) -> int:
-        """End it as a service manager would; return the exit status."""
+        """Stop the host with SIGTERM and return the exit status."""
         if self.process.returncode is None:
             self.process.terminate()
         try:
@@ -65,15 +65,15 @@ class RunningHost:
     async def _listen(self) -> None:
         assert self.process.stderr is not None
         async for line in self.process.stderr:
-            async with self._heard:
+            async with self._changed:
                 self.lines.append(line.decode().rstrip())
-                self._heard.notify_all()
-        async with self._heard:
-            self._heard.notify_all()
+                self._changed.notify_all()
+        async with self._changed:
+            self._changed.notify_all()
 
 
 def copy_app(name: str, to: Path) -> Path:
-    """Copy a sample app, so that nothing around it can help it to load."""
+    """Copy a sample app to a folder of its own."""
     return shutil.copytree(APPS / name, to, ignore=shutil.ignore_patterns("__pycache__"))
 
 
@@ -107,7 +107,7 @@ async def start_host(
 async def running_host(
     folder: Path, data: Path, *options: str, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[RunningHost]:
-    """Run a host that serves, and end it."""
+    """Run a host until it listens, and stop it at the end."""
     host = await start_host(folder, data, *options, environment=environment)
     try:
         host.url = (await host.logged(_LISTENING.pattern))[1]
@@ -119,10 +119,10 @@ async def running_host(
 async def failed_start(
     folder: Path, data: Path, *options: str, environment: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
-    """Start a host that shall not come up; return its exit status and its last line."""
+    """Start a host that must fail; return its exit status and its last log line."""
     host = await start_host(folder, data, *options, environment=environment)
     try:
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
             status = await host.process.wait()
     finally:
         await host.stop()

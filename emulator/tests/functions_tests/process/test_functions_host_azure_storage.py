@@ -1,7 +1,9 @@
-"""Hosts with the azure-storage engine as processes: they die for good, and share a task hub."""
+"""Host processes with the azure-storage engine: kills, and a shared task hub."""
 
 import asyncio
+import contextlib
 import signal
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ async def killed(host: RunningHost) -> None:
         assert await host.process.wait() == -signal.SIGKILL
 
 
-async def test_event_between_send_and_save_is_lost_with_the_host(tmp_path: Path) -> None:
+async def test_an_event_between_send_and_save_is_lost_if_the_host_dies(tmp_path: Path) -> None:
     folder, data = copy_app("durable", tmp_path / "app"), tmp_path / "data"
     options = (*ENGINE, *TIMEOUT, "--crash-at", "before-save-after-event:approval")
     host = await start_host(folder, data, *options, environment={"HUB": "TestHub"})
@@ -61,9 +63,10 @@ async def test_event_between_send_and_save_is_lost_with_the_host(tmp_path: Path)
     await start(url, "approval", "a")
     assert await approve(url, "a") == 202
     await killed(host)
+    with contextlib.closing(sqlite3.connect(data / "task-hub.db")) as task_hub:
+        assert task_hub.execute("SELECT status FROM instances").fetchall() == [("Pending",)]
     lines = host.lines
     async with running_host(folder, data, *options, environment={"HUB": "TestHub"}) as host:
-        assert await status(host.url, "a") == "Pending"
         await reaches(host.url, "a", "Running")
         # The dying host may have dequeued the event itself.
         lost = "a: Discarding 1 dequeued history event(s): No such instance"
@@ -105,7 +108,9 @@ async def test_two_hosts_share_a_task_hub(tmp_path: Path) -> None:
         ((*ENGINE, "--crash-rate", "2"), "2 is not between 0 and 1"),
     ],
 )
-async def test_option_is_refused(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+async def test_an_invalid_engine_option_is_refused(
+    tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
     folder = copy_app("durable", tmp_path / "app")
     code, line = await failed_start(folder, tmp_path / "data", *options)
     assert (code, message in line) == (2, True), line

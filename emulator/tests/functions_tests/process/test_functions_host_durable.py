@@ -1,4 +1,4 @@
-"""A durable app from end to end: the unmodified SDK in the app process, the engine in the host."""
+"""A durable app in a real host, with the unmodified SDK."""
 
 import asyncio
 import os
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def finished(client: httpx.AsyncClient, links: dict[str, str]) -> dict[str, Any]:
-    """Poll the status that the links name until the instance has ended."""
+    """Poll the status URL until the instance has ended."""
     async with asyncio.timeout(30):
         while True:
             response = await client.get(links["statusQueryGetUri"])
@@ -56,7 +56,7 @@ async def finished(client: httpx.AsyncClient, links: dict[str, str]) -> dict[str
         ("failing", None, "Activity function 'breaks' failed:  ValueError: out of order"),
     ],
 )
-async def test_orchestrations_come_to_their_result(
+async def test_each_sample_orchestration_completes_with_its_output(
     client: httpx.AsyncClient, name: str, value: object, output: object
 ) -> None:
     response = await client.post(f"/api/start/{name}", json=value)
@@ -65,7 +65,7 @@ async def test_orchestrations_come_to_their_result(
     assert (status["runtimeStatus"], status["output"]) == ("Completed", output), status
 
 
-async def test_links_work_and_an_event_decides(
+async def test_the_management_urls_raise_an_event_and_end_the_wait(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     response = await client.post("/api/start/approval", params={"id": "order-1"}, json=None)
@@ -83,7 +83,9 @@ async def test_links_work_and_an_event_decides(
     assert (await client.post(event, json=True)).status_code == 410
 
 
-async def test_the_sdks_waiting_helper_answers_with_the_output(client: httpx.AsyncClient) -> None:
+async def test_the_sdks_wait_for_completion_returns_the_output(
+    client: httpx.AsyncClient,
+) -> None:
     response = await client.post("/api/wait/chaining", json="Oslo")
     assert (response.status_code, response.json()) == (
         200,
@@ -91,7 +93,7 @@ async def test_the_sdks_waiting_helper_answers_with_the_output(client: httpx.Asy
     )
 
 
-async def test_an_activity_that_takes_the_app_along_is_repeated(
+async def test_an_activity_is_repeated_after_the_app_process_dies_in_it(
     client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     response = await client.post("/api/start/crashing", json=str(tmp_path / "marker"))
@@ -124,7 +126,7 @@ async def test_instances_survive_a_kill_of_the_host(tmp_path: Path) -> None:
         ]
 
 
-async def test_a_killed_app_does_not_lose_a_start(
+async def test_a_start_survives_a_kill_of_the_app_process(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     async def start() -> httpx.Response:

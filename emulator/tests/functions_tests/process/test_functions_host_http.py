@@ -38,7 +38,7 @@ async def client(host: RunningHost) -> AsyncIterator[httpx.AsyncClient]:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_a_request_reaches_the_function_whole(
+async def test_a_function_receives_all_parts_of_a_request(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -69,10 +69,10 @@ async def test_a_request_reaches_the_function_whole(
     [
         ("GET", "/api/noop", 200),
         ("GET", "/API/Noop/", 200),
-        ("DELETE", "/api/noop", 200),  # no methods named: all are served
+        ("DELETE", "/api/noop", 200),  # a route without methods serves all methods
         ("GET", "/api/echo/cats/seven", 404),
         ("GET", "/api/echo/c4ts/7", 404),
-        ("PUT", "/api/echo/cats/7", 404),  # Azure answers 404, not 405, to another method
+        ("PUT", "/api/echo/cats/7", 404),  # Azure responds 404, not 405, to another method
         ("GET", "/noop", 404),
         ("GET", "/api", 404),
         ("GET", "/admin/nowhere", 404),
@@ -85,7 +85,7 @@ async def test_a_request_reaches_the_function_whole(
         ("POST", "/admin/functions/noop", 400),
     ],
 )
-async def test_where_requests_go(
+async def test_a_request_is_routed_by_path_and_method(
     client: httpx.AsyncClient, method: str, path: str, status: int
 ) -> None:
     assert (await client.request(method, path)).status_code == status
@@ -102,14 +102,14 @@ async def test_where_requests_go(
         ("/api/by-id/tom", {"name": "tom"}),
     ],
 )
-async def test_more_literal_routes_win(
+async def test_a_literal_route_precedes_a_parameter(
     client: httpx.AsyncClient, path: str, answer: dict[str, object] | None
 ) -> None:
     got = (await client.get(path)).json()
     assert got == (answer or {"guid": path.rsplit("/", 1)[1]})
 
 
-async def test_responses_keep_status_headers_cookies_and_charset(
+async def test_a_response_keeps_status_headers_cookies_and_charset(
     client: httpx.AsyncClient,
 ) -> None:
     response = await client.get("/api/cookies")
@@ -127,20 +127,22 @@ async def test_responses_keep_status_headers_cookies_and_charset(
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
 
 
-async def test_a_head_request_gets_no_body(client: httpx.AsyncClient) -> None:
+async def test_a_response_to_head_has_no_body(client: httpx.AsyncClient) -> None:
     response = await client.head("/api/noop")
     assert (response.status_code, response.content) == (200, b"")
 
 
 @pytest.mark.parametrize("path", ["broken", "nothing", "leaves", "smuggle?value=a%0D%0AX-In: 1"])
-async def test_failures_are_an_empty_500(client: httpx.AsyncClient, path: str) -> None:
+async def test_a_failed_function_responds_500_without_a_body(
+    client: httpx.AsyncClient, path: str
+) -> None:
     response = await client.get(f"/api/{path}")
     assert (response.status_code, response.content) == (500, b"")
     assert "x-in" not in response.headers
     assert (await client.get("/api/noop")).text == "ok"
 
 
-async def test_failures_are_logged_with_the_name_of_the_function(
+async def test_a_failure_is_logged_with_the_name_of_the_function(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     before = len(host.lines)
@@ -155,14 +157,14 @@ async def test_failures_are_logged_with_the_name_of_the_function(
     )
 
 
-async def test_bodies_up_to_the_limit_pass_both_ways(client: httpx.AsyncClient) -> None:
+async def test_bodies_of_100_mib_pass_in_both_directions(client: httpx.AsyncClient) -> None:
     response = await client.post("/api/size", content=b"x" * HUNDRED_MIB)
     assert response.json() == HUNDRED_MIB
     response = await client.get("/api/large", params={"bytes": 20_000_000})
     assert len(response.content) == 20_000_000
 
 
-async def test_larger_bodies_are_refused(client: httpx.AsyncClient) -> None:
+async def test_a_body_over_100_mib_is_refused(client: httpx.AsyncClient) -> None:
     response = await client.post("/api/size", content=b"x" * (HUNDRED_MIB + 1))
     assert response.status_code == 413
 
@@ -174,11 +176,11 @@ async def test_larger_bodies_are_refused(client: httpx.AsyncClient) -> None:
         response = await client.post("/api/size", content=pieces())
         assert response.status_code == 413
     except httpx.WriteError:
-        pass  # refused while the body was still on its way
+        pass  # refused while the body was being sent
     assert (await client.get("/api/noop")).text == "ok"
 
 
-async def test_a_body_without_its_length_is_not_handed_over(client: httpx.AsyncClient) -> None:
+async def test_a_body_without_content_length_arrives_empty(client: httpx.AsyncClient) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(20):
             yield b"x" * 50_000
@@ -189,7 +191,7 @@ async def test_a_body_without_its_length_is_not_handed_over(client: httpx.AsyncC
     assert answer.json() == 1_000_000
 
 
-async def test_blocking_functions_do_not_hold_up_others(
+async def test_a_blocking_function_does_not_delay_others(
     client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     gates = [tmp_path / f"gate{number}" for number in range(3)]
@@ -206,7 +208,7 @@ async def test_blocking_functions_do_not_hold_up_others(
     assert [response.text for response in await asyncio.gather(*blocked)] == ["done"] * 3
 
 
-async def test_the_app_sees_its_settings_and_nothing_of_the_host(
+async def test_the_app_has_its_settings_and_cannot_import_the_hosts_modules(
     client: httpx.AsyncClient,
 ) -> None:
     names = "FROM_FILE,FROM_BOTH,FUNCTIONS_WORKER_RUNTIME,AZURE_FUNCTIONS_ENVIRONMENT"
@@ -232,7 +234,7 @@ async def test_the_checkout_of_the_host_is_not_importable_by_the_app(
     assert (await client.get("/api/imports", params={"name": "emulator"})).status_code == 404
 
 
-async def test_garbage_on_the_port_hurts_nobody(
+async def test_invalid_http_does_not_stop_the_host(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     port = int(host.url.rsplit(":", 1)[1])
@@ -257,7 +259,9 @@ async def test_garbage_on_the_port_hurts_nobody(
         (b"HTTP/1.1\r\nHost: a/api/size?", 400),
     ],
 )
-async def test_a_request_names_one_host(host: RunningHost, head: bytes, status: int) -> None:
+async def test_a_request_without_exactly_one_valid_host_is_refused(
+    host: RunningHost, head: bytes, status: int
+) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(host.url.rsplit(":", 1)[1]))
     writer.write(b"GET /api/noop %b\r\nConnection: close\r\n\r\n" % head)
     answer = await reader.read()
@@ -265,7 +269,7 @@ async def test_a_request_names_one_host(host: RunningHost, head: bytes, status: 
     assert answer.startswith(b"HTTP/1.1 %d " % status)
 
 
-async def test_endless_headers_end_the_connection(
+async def test_a_connection_with_endless_headers_is_closed(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     port = int(host.url.rsplit(":", 1)[1])
@@ -283,7 +287,7 @@ async def test_endless_headers_end_the_connection(
     assert (await client.get("/api/noop")).text == "ok"
 
 
-async def test_the_app_process_is_replaced_when_it_is_killed(
+async def test_a_killed_app_process_is_restarted(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     before = len(host.lines)
@@ -292,5 +296,5 @@ async def test_the_app_process_is_replaced_when_it_is_killed(
     os.kill(host.app_pid(), signal.SIGKILL)
     response = await hanging
     assert (response.status_code, response.content) == (502, b"")
-    assert (await client.get("/api/noop")).text == "ok"  # waits for the new one
+    assert (await client.get("/api/noop")).text == "ok"  # waits for the restart
     await host.logged("was killed by SIGKILL; it is restarted", after=before)

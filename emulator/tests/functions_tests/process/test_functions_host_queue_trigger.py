@@ -55,7 +55,7 @@ def write_config(folder: Path) -> Path:
 
 @asynccontextmanager
 async def running_bus(folder: Path, port: int) -> AsyncIterator[None]:
-    """Run the emulated Service Bus; what it holds stays in the folder."""
+    """Run the emulated Service Bus on the data in a folder."""
     config = write_config(folder)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "emulator.servicebus", "--config", str(config)),
@@ -142,7 +142,7 @@ async def test_a_message_reaches_the_function_with_its_metadata(
     await host.logged("done good")
 
 
-async def test_a_function_that_raises_gives_the_message_back_until_it_is_dead(
+async def test_a_message_is_redelivered_and_dead_lettered_if_its_function_raises(
     host: RunningHost, bus_port: int
 ) -> None:
     await send(bus_port, "jobs", ServiceBusMessage(b"bad", message_id="m-2"))
@@ -151,12 +151,12 @@ async def test_a_function_that_raises_gives_the_message_back_until_it_is_dead(
     await host.logged(r"Functions.on_dead\] dead bad MaxDeliveryCountExceeded")
 
 
-async def test_text_is_what_an_annotation_of_str_gets(host: RunningHost, bus_port: int) -> None:
+async def test_a_parameter_annotated_str_receives_text(host: RunningHost, bus_port: int) -> None:
     await send(bus_port, "texts", ServiceBusMessage("Grüße"))
     await host.logged(r"Functions.on_text\] text 'Grüße'")
 
 
-async def test_messages_are_worked_on_side_by_side_and_locks_are_renewed(
+async def test_messages_are_processed_concurrently_and_their_locks_are_renewed(
     host: RunningHost, bus_port: int, tmp_path: Path
 ) -> None:
     gates = [tmp_path / f"gate{number}" for number in range(3)]
@@ -165,14 +165,14 @@ async def test_messages_are_worked_on_side_by_side_and_locks_are_renewed(
     await send(bus_port, "jobs", *(ServiceBusMessage(f"wait {gate}") for gate in gates))
     for gate in gates:
         await host.logged(rf'"body": "wait {gate}"')
-    await asyncio.sleep(LOCK_SECONDS + 1)  # the broker's clock is not ours to set
+    await asyncio.sleep(LOCK_SECONDS + 1)  # a test cannot set the clock of the broker
     for gate in gates:
         await asyncio.to_thread(gate.write_text, "go")
         await host.logged(f"done wait {gate}")
     assert not [line for line in host.lines if '"count": 2' in line or "lock" in line]
 
 
-async def test_a_message_whose_app_process_died_comes_again(
+async def test_a_message_is_redelivered_after_the_app_process_dies(
     host: RunningHost, bus_port: int, tmp_path: Path
 ) -> None:
     body = f"crash {tmp_path / 'marker'}"
@@ -181,7 +181,7 @@ async def test_a_message_whose_app_process_died_comes_again(
     await host.logged(f"done {body}")
 
 
-async def test_a_bus_that_goes_away_is_found_again_without_much_ado(tmp_path: Path) -> None:
+async def test_a_trigger_reconnects_after_the_service_bus_restarts(tmp_path: Path) -> None:
     port = free_port()
     folder = copy_app("queue", tmp_path / "app")
     async with running_host(folder, tmp_path / "data", environment=environment(port)) as host:

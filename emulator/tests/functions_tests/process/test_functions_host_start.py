@@ -1,4 +1,4 @@
-"""What the host refuses at start, how it says so, and what survives a kill."""
+"""The start and the stop of a host: refusals, kills, limits."""
 
 import asyncio
 import os
@@ -116,7 +116,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_apps_that_azure_would_refuse_are_refused(case: str, tmp_path: Path) -> None:
+async def test_an_app_that_azure_refuses_is_refused(case: str, tmp_path: Path) -> None:
     source, expected = REFUSED[case]
     host_file = BUNDLED
     if case == "a reserved route":
@@ -178,7 +178,7 @@ async def test_bad_options_are_refused(tmp_path: Path) -> None:
     assert (status, "/no/such/python cannot be started" in line) == (1, True)
 
 
-async def test_a_busy_port_is_said(tmp_path: Path) -> None:
+async def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         folder = copy_app("web", tmp_path / "app")
@@ -186,7 +186,9 @@ async def test_a_busy_port_is_said(tmp_path: Path) -> None:
     assert (status, line) == (98, f"emulator.functions: port {port} is in use by another program")
 
 
-async def test_the_folder_alone_suffices_and_one_host_holds_the_data(tmp_path: Path) -> None:
+async def test_a_host_needs_only_a_folder_and_locks_its_data(
+    tmp_path: Path,
+) -> None:
     folder, data = copy_app("web", tmp_path / "app"), tmp_path / "data"
     async with running_host(folder, data) as host, httpx.AsyncClient() as client:
         assert (await client.get(f"{host.url}/api/text")).text == "hello from next door"
@@ -196,7 +198,7 @@ async def test_the_folder_alone_suffices_and_one_host_holds_the_data(tmp_path: P
     assert host.process.returncode == 0
 
 
-async def test_a_stop_while_the_app_loads_ends_cleanly(tmp_path: Path) -> None:
+async def test_a_host_stops_cleanly_while_the_app_loads(tmp_path: Path) -> None:
     source = "print('loading', flush=True)\nimport threading\nthreading.Event().wait()"
     folder = write_app(tmp_path / "app", source)
     host = await start_host(folder, tmp_path / "data")
@@ -207,7 +209,9 @@ async def test_a_stop_while_the_app_loads_ends_cleanly(tmp_path: Path) -> None:
         os.kill(app_pid, 0)
 
 
-async def test_a_killed_host_takes_its_app_along_and_can_be_started_again(tmp_path: Path) -> None:
+async def test_the_app_process_ends_with_a_killed_host(
+    tmp_path: Path,
+) -> None:
     folder, data = copy_app("web", tmp_path / "app"), tmp_path / "data"
     async with running_host(folder, data) as host:
         app_pid = host.app_pid()
@@ -219,7 +223,9 @@ async def test_a_killed_host_takes_its_app_along_and_can_be_started_again(tmp_pa
         assert (await client.get(f"{host.url}/api/noop")).text == "ok"
 
 
-async def test_an_app_without_a_prefix_serves_all_but_the_hosts_own_paths(tmp_path: Path) -> None:
+async def test_an_empty_route_prefix_leaves_the_hosts_paths(
+    tmp_path: Path,
+) -> None:
     source = HEAD + (
         "@app.route(route='{*path}')\n"
         "def a(req: func.HttpRequest) -> str: return f\"<{req.route_params.get('path')}>\"\n"
@@ -239,7 +245,7 @@ async def test_an_app_without_a_prefix_serves_all_but_the_hosts_own_paths(tmp_pa
         assert functions[0]["invoke_url_template"] == f"{host.url}/{{*path}}"
 
 
-async def test_a_function_that_outlasts_its_time_is_ended(tmp_path: Path) -> None:
+async def test_a_function_over_the_function_timeout_is_ended(tmp_path: Path) -> None:
     folder = copy_app("web", tmp_path / "app")
     (folder / "host.json").write_text('{"version": "2.0", "functionTimeout": "00:00:01"}')
     async with running_host(folder, tmp_path / "data") as host, httpx.AsyncClient() as client:
@@ -248,7 +254,7 @@ async def test_a_function_that_outlasts_its_time_is_ended(tmp_path: Path) -> Non
         assert (await client.get(f"{host.url}/api/noop", timeout=20)).text == "ok"
 
 
-async def test_a_stop_lets_requests_in_flight_finish(tmp_path: Path) -> None:
+async def test_requests_in_flight_finish_before_the_host_stops(tmp_path: Path) -> None:
     folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
     os.mkfifo(gate)
     async with running_host(folder, tmp_path / "data") as host, httpx.AsyncClient() as client:
@@ -263,7 +269,7 @@ async def test_a_stop_lets_requests_in_flight_finish(tmp_path: Path) -> None:
         assert await host.process.wait() == 0
 
 
-async def test_the_thread_pool_has_the_size_that_is_asked_for(tmp_path: Path) -> None:
+async def test_the_thread_count_setting_sizes_the_thread_pool(tmp_path: Path) -> None:
     folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
     os.mkfifo(gate)
     one_thread = {"PYTHON_THREADPOOL_THREAD_COUNT": "1"}
@@ -283,7 +289,7 @@ async def test_the_thread_pool_has_the_size_that_is_asked_for(tmp_path: Path) ->
         assert (await block).text == ""
 
 
-async def test_requests_over_the_limit_are_told_so(tmp_path: Path) -> None:
+async def test_requests_over_max_outstanding_requests_get_429(tmp_path: Path) -> None:
     folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
     os.mkfifo(gate)
     limit = '{"version": "2.0", "extensions": {"http": {"maxOutstandingRequests": 1}}}'

@@ -1,12 +1,13 @@
-"""The load-time validation against Microsoft's own: the worker library, where it is installed.
+"""The validation at load, compared with Microsoft's worker library if it is installed.
 
-azure-functions-runtime needs Python 3.13; elsewhere the texts are held to by the tests of starting.
+azure-functions-runtime needs Python 3.13. With other versions, the tests of the start check the
+texts.
 """
 
 import itertools
 import types
 from collections.abc import Callable
-from typing import Any, Dict, List, Optional, Union  # noqa: UP035 - these are what is tested
+from typing import Any, Dict, List, Optional, Union  # noqa: UP035 - these are tested
 
 import azure.durable_functions as df
 import azure.functions as func
@@ -74,13 +75,13 @@ def queue(app: df.DFApp, call: Any) -> None:
 def outcome(check: Callable[[], Any]) -> str:
     try:
         check()
-    except Exception as error:  # noqa: BLE001 - production lets some of its own bugs through
+    except Exception as error:  # noqa: BLE001 - the worker raises several kinds
         return f"{type(error).__name__}: {error}"
     return "loads"
 
 
 def both(register: Callable[[df.DFApp, Any], None], call: Any) -> tuple[str, str]:
-    """Return what we and Microsoft's worker say of a function."""
+    """Return the results of this host and of Microsoft's worker for a function."""
     app = df.DFApp()
     register(app, call)
     (indexed,) = app.get_functions()
@@ -99,7 +100,7 @@ def both(register: Callable[[df.DFApp, Any], None], call: Any) -> tuple[str, str
     ("parameter", "returned"),
     list(itertools.product(PARAMETER_ANNOTATIONS, RETURN_ANNOTATIONS)),
 )
-def test_annotations_are_judged_as_in_production(
+def test_annotations_are_accepted_or_refused_as_in_azure(
     register: Callable[[df.DFApp, Any], None], parameter: Any, returned: Any
 ) -> None:
     def call(given: Any) -> Any:
@@ -140,12 +141,12 @@ def with_unknown_annotation(given: "Nowhere") -> None: ...  # type: ignore[name-
     ],
 )
 @pytest.mark.parametrize("register", [activity, timer, queue])
-def test_parameters_are_judged_as_in_production(
+def test_parameters_are_accepted_or_refused_as_in_azure(
     register: Callable[[df.DFApp, Any], None], call: Any
 ) -> None:
     ours, theirs = both(register, call)
     assert ours == theirs
 
 
-def test_load_errors_have_productions_name() -> None:
+def test_a_load_error_has_the_class_name_of_azure() -> None:
     assert str(FunctionLoadError("f", "why")) == str(functions.FunctionLoadError("f", "why"))

@@ -1,4 +1,4 @@
-"""Orchestrations of every kind that the tests ask for."""
+"""Orchestrations for the tests."""
 
 # mypy: disable-error-code="untyped-decorator"
 # Durable's decorators are not annotated.

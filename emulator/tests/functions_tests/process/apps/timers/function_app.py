@@ -1,4 +1,4 @@
-"""Timers that the tests watch by what they log."""
+"""Timers whose log the tests read."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""HTTP functions of every kind that the tests ask for."""
+"""HTTP functions for the tests."""
 
 import asyncio
 import json
@@ -91,7 +91,7 @@ def latin(req: func.HttpRequest) -> func.HttpResponse:
 
 @app.route(route="nothing")
 def nothing(req: func.HttpRequest) -> func.HttpResponse:
-    return None  # type: ignore[return-value]  # what happens then is what is tested
+    return None  # type: ignore[return-value]  # the response to this is tested
 
 
 @app.route(route="broken")
@@ -112,7 +112,7 @@ def smuggle(req: func.HttpRequest) -> func.HttpResponse:
 
 @app.route(route="block")
 def block(req: func.HttpRequest) -> func.HttpResponse:
-    """Block a thread until somebody writes to the pipe that the caller names."""
+    """Block a thread until the test writes to the named pipe."""
     return func.HttpResponse(Path(req.params["until"]).read_text())
 
 
