@@ -70,13 +70,15 @@ def _parse(arguments: list[str]) -> HostOptions:
         help="port of the durable client's API (default: any free)",
     )
     parser.add_argument(
-        "--python", default=sys.executable, help="interpreter of the app process, if another"
+        "--python",
+        default=sys.executable,
+        help="Python interpreter of the app process (default: that of the host)",
     )
     _add_engine_options(parser)
     given = parser.parse_args(arguments)
     folder: Path = given.app.resolve()
     if not folder.is_dir():
-        parser.error(f"--app {given.app} is not a folder")
+        parser.error(f"--app {given.app} is not a folder: name the folder with function_app.py")
     return HostOptions(
         folder=folder,
         data=given.data.resolve(),
@@ -94,7 +96,8 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=["local", "azure-storage"],
         default="local",
-        help="durable engine: one transaction a turn, or the Azure Storage provider's order",
+        help="durable engine: one transaction for each episode (local), or the steps of the "
+        "Azure Storage provider (azure-storage); default: local",
     )
     group = parser.add_argument_group("with --engine azure-storage")
     group.add_argument(
@@ -107,7 +110,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--visibility-timeout",
         type=_seconds,
         metavar="SECONDS",
-        help="how long messages of a host that died stay invisible (default: 60)",
+        help="how long the messages of a dead host stay invisible (default: 60)",
     )
     group.add_argument(
         "--crash-at",
@@ -124,7 +127,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--split-brain-rate",
         type=_rate,
         metavar="P",
-        help="probability that an episode is run by a second owner, too",
+        help="probability that a second owner runs an episode, too",
     )
     group.add_argument("--seed", type=int, metavar="N", help="seed of the random faults")
 

@@ -21,7 +21,7 @@ from emulator.functions.asgi import (
     respond_empty,
     respond_json,
 )
-from emulator.functions.catalogue import Catalogue
+from emulator.functions.catalogue import FunctionCatalogue
 
 HOST_VERSION = "4.1040.0.0"
 _PAGE = b"""<!DOCTYPE html>
@@ -37,7 +37,7 @@ class AdminApplication:
 
     def __init__(
         self,
-        catalogue: Catalogue,
+        catalogue: FunctionCatalogue,
         base_url: str,
         is_ready: Callable[[], bool],
         run: RunFunction,

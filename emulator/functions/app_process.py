@@ -154,7 +154,7 @@ class AppProcess:
 
     def _on_lost(self, error: Exception | None) -> None:
         if error is not None:
-            _log.warning("the connection to the app process broke: %s", error)
+            _log.warning("the connection to the app process failed: %s", error)
         self.ended.set()
         if not self.indexed.done():
             self.indexed.set_exception(_EndedEarlyError())

@@ -24,7 +24,7 @@ class TriggeredFunction:
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class FunctionCatalogue:
     """The app's functions by trigger."""
 
     functions: list[dict[str, Any]]
@@ -39,10 +39,10 @@ class Catalogue:
 
 def build_catalogue(
     functions: list[dict[str, Any]], host_file: HostFile, settings: Mapping[str, str]
-) -> Catalogue:
+) -> FunctionCatalogue:
     """Return the functions by trigger. Raises AppLoadError if the host cannot serve one."""
     routes: list[Route] = []
-    catalogue = Catalogue(
+    catalogue = FunctionCatalogue(
         functions=functions,
         routes=RouteTable([]),
         service_bus_options=host_file.service_bus,

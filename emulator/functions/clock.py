@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 
-class Clock(Protocol):
+class UtcClock(Protocol):
     """A source of the current time."""
 
     def now(self) -> datetime:
@@ -12,7 +12,7 @@ class Clock(Protocol):
         ...
 
 
-class SystemClock:
+class SystemUtcClock:
     """The system clock."""
 
     def now(self) -> datetime:

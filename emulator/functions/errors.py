@@ -1,8 +1,8 @@
 """Errors that end the host, and the two ways in which an invocation fails.
 
 StartError (emulator.program)   one line in the log, and this exit status:
-├── DataInUse      2   another host uses the same data directory
-└── AppLoadError   1   the folder does not load, or has a function that the host cannot serve
+├── DataDirectoryInUse   2   another host uses the same data directory
+└── AppLoadError         1   the folder does not load, or has a function that the host cannot serve
 
 FunctionFailure    the function raised an exception
 AppUnavailable     the app process ended or is restarting
@@ -11,7 +11,7 @@ AppUnavailable     the app process ended or is restarting
 from emulator.program import StartError
 
 
-class DataInUse(StartError):
+class DataDirectoryInUse(StartError):
     """Another host uses the same data directory."""
 
     exit_code = 2

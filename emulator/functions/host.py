@@ -14,11 +14,11 @@ from pathlib import Path
 from emulator.functions.admin import AdminApplication
 from emulator.functions.app_process import AppCommand, AppSupervisor, Invoker
 from emulator.functions.asgi import Application, Listener, url_of
-from emulator.functions.catalogue import Catalogue, build_catalogue
-from emulator.functions.clock import Clock, SystemClock
+from emulator.functions.catalogue import FunctionCatalogue, build_catalogue
+from emulator.functions.clock import SystemUtcClock, UtcClock
 from emulator.functions.durable.azure_storage.engine import AzureStorageOptions
 from emulator.functions.durable.extension import DurableExtension
-from emulator.functions.errors import DataInUse
+from emulator.functions.errors import DataDirectoryInUse
 from emulator.functions.settings import read_app_settings, read_host_file, resolve
 from emulator.functions.triggers.binding import Triggers
 from emulator.functions.web import WebApplication
@@ -43,7 +43,7 @@ def lock_data_directory(directory: Path) -> Iterator[Path]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise DataInUse(f"another host is running on {directory}") from None
+            raise DataDirectoryInUse(f"another host is running on {directory}") from None
         yield directory
     finally:
         os.close(descriptor)
@@ -68,10 +68,10 @@ class Host:
     """One Functions host. `start` raises a StartError if the app cannot be served."""
 
     def __init__(
-        self, options: HostOptions, environment: Mapping[str, str], clock: Clock | None = None
+        self, options: HostOptions, environment: Mapping[str, str], clock: UtcClock | None = None
     ) -> None:
         self._options = options
-        self._clock = clock or SystemClock()
+        self._clock = clock or SystemUtcClock()
         self._host_file = read_host_file(options.folder)
         self._main_socket = bind(options.host, options.port)
         self._settings = {
@@ -147,7 +147,9 @@ class Host:
         self._supervisor.client_binding = durable.client_binding(self.url, url_of(rpc_socket))
         await self._listen(durable.rpc_app, rpc_socket)
 
-    def _web(self, catalogue: Catalogue, invoker: Invoker, triggers: Triggers) -> WebApplication:
+    def _web(
+        self, catalogue: FunctionCatalogue, invoker: Invoker, triggers: Triggers
+    ) -> WebApplication:
         management = None if self._durable is None else self._durable.management_app
         admin = AdminApplication(
             catalogue,
@@ -163,7 +165,7 @@ class Host:
         self._listeners.append(listener)
         await listener.start()
 
-    def _announce(self, catalogue: Catalogue) -> None:
+    def _announce(self, catalogue: FunctionCatalogue) -> None:
         for route in catalogue.routes.routes:
             methods = ",".join(sorted(route.methods)) or "any method"
             _log.info("%s: [%s] %s/%s", route.function, methods, self.url, route.template)

@@ -56,7 +56,7 @@ class RetryContext:
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class InvocationContext:
     """The `context` parameter of a function, as azure.functions.Context describes it."""
 
     function_name: str
@@ -193,7 +193,9 @@ async def invoke(
     invocation_id = str(uuid.uuid4())
     if function.signature.requires_context:
         traced = TraceContext(event.trace_parent, event.trace_state)
-        arguments["context"] = Context(function.name, function.directory, invocation_id, traced)
+        arguments["context"] = InvocationContext(
+            function.name, function.directory, invocation_id, traced
+        )
     if function.is_async:
         result = await function.call(**arguments)
     else:
@@ -224,7 +226,7 @@ class ThreadPool:
 
 
 def _call_in_thread(call: Callable[..., Any], invocation_id: str, arguments: dict[str, Any]) -> Any:
-    local = Context("", "", invocation_id, _NO_TRACE).thread_local_storage
+    local = InvocationContext("", "", invocation_id, _NO_TRACE).thread_local_storage
     local.invocation_id = invocation_id
     try:
         return call(**arguments)

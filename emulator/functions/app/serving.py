@@ -96,7 +96,7 @@ class _App:
             await self._connection.drain()
             self.send([number, *answer], payload)
         except ConnectionError:
-            _log.debug("the host ended before the answer of %s", name)
+            _log.debug("the host ended before the response of %s", name)
 
     async def _run(
         self, name: str, kind: str, head: list[Any], body: bytes

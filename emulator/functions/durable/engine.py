@@ -14,9 +14,9 @@ from emulator.functions.durable.errors import (
 )
 from emulator.functions.durable.history import EventType
 from emulator.functions.durable.instances import (
-    Instance,
-    Message,
+    OrchestrationInstance,
     Status,
+    TaskMessage,
     check_instance_id,
     id_taken,
     new_id,
@@ -54,7 +54,7 @@ class DurableEngine(ABC):
         instance_id: str | None = None,
         input_text: str | None = None,
         version: str | None = None,
-    ) -> Instance:
+    ) -> OrchestrationInstance:
         """Start an instance and return once it is committed.
 
         `input_text` is JSON. A finished instance with the same id is replaced. Raises
@@ -70,26 +70,28 @@ class DurableEngine(ABC):
         if existing is not None and not existing.is_finished:
             raise InstanceExists(id_taken(existing))
         now = self.now()
-        instance = Instance(
+        instance = OrchestrationInstance(
             instance_id, new_id(), name, version, Status.PENDING, input_text, now, now
         )
         await self._commit_start(instance, existing)
         return instance
 
     @abstractmethod
-    async def _commit_start(self, instance: Instance, existing: Instance | None) -> None:
+    async def _commit_start(
+        self, instance: OrchestrationInstance, existing: OrchestrationInstance | None
+    ) -> None:
         """Commit a new instance, replacing a finished one with its id, and run it."""
 
     # Reading
 
-    def find(self, instance_id: str) -> Instance:
+    def find(self, instance_id: str) -> OrchestrationInstance:
         """Return an instance. Raises InstanceMissing."""
         instance = self._find(instance_id)
         if instance is None:
             raise InstanceMissing(f"No instance with ID '{instance_id}' found.")
         return instance
 
-    def find_unfinished(self, instance_id: str) -> Instance:
+    def find_unfinished(self, instance_id: str) -> OrchestrationInstance:
         """Return an unfinished instance. Raises InstanceMissing or InstanceFinished."""
         instance = self.find(instance_id)
         if instance.is_finished:
@@ -97,7 +99,7 @@ class DurableEngine(ABC):
         return instance
 
     @abstractmethod
-    def _find(self, instance_id: str) -> Instance | None:
+    def _find(self, instance_id: str) -> OrchestrationInstance | None:
         """Return the instance with this id, or None."""
 
     @property
@@ -105,17 +107,17 @@ class DurableEngine(ABC):
     def _reader(self) -> Reader:
         """Return the database for queries."""
 
-    def history_of(self, instance: Instance) -> list[str]:
+    def history_of(self, instance: OrchestrationInstance) -> list[str]:
         """Return an instance's saved events, one text for each episode."""
         return records.read_history(self._reader, instance.id)
 
     def read_page(
         self, condition: records.InstanceFilter, top: str | None, token: str
-    ) -> tuple[list[Instance], str]:
+    ) -> tuple[list[OrchestrationInstance], str]:
         """Return one page of instances, and the token of the next page or an empty string."""
         return records.read_page(self._reader, condition, top, token)
 
-    def find_finished(self, condition: records.InstanceFilter) -> list[Instance]:
+    def find_finished(self, condition: records.InstanceFilter) -> list[OrchestrationInstance]:
         """Return the finished instances that match."""
         return records.read_finished(self._reader, condition)
 
@@ -129,13 +131,13 @@ class DurableEngine(ABC):
         """Send an external event and return once it is committed. `input_text` is JSON."""
         instance = self.find_unfinished(instance_id)
         text = history.event_raised(self.now(), name, input_text)
-        await self._commit_message(instance, Message(EventType.EVENT_RAISED, text))
+        await self._commit_message(instance, TaskMessage(EventType.EVENT_RAISED, text))
 
     async def terminate(self, instance_id: str, reason: str) -> None:
         """Terminate an instance, even if its orchestrator is running."""
         instance = self.find_unfinished(instance_id)
         text = history.json_or_string(reason)
-        await self._commit_message(instance, Message(EventType.EXECUTION_TERMINATED, text))
+        await self._commit_message(instance, TaskMessage(EventType.EXECUTION_TERMINATED, text))
 
     async def suspend(self, instance_id: str, reason: str) -> None:
         """Suspend an instance: its messages wait until it is resumed."""
@@ -159,15 +161,19 @@ class DurableEngine(ABC):
             instance, Status.RUNNING, self._switch_message(EventType.EXECUTION_RESUMED, reason)
         )
 
-    def _switch_message(self, kind: EventType, reason: str) -> Message:
-        return Message(kind, history.event(kind, self.now(), rest=f',"Reason":{quoted(reason)}'))
+    def _switch_message(self, kind: EventType, reason: str) -> TaskMessage:
+        return TaskMessage(
+            kind, history.event(kind, self.now(), rest=f',"Reason":{quoted(reason)}')
+        )
 
     @abstractmethod
-    async def _commit_message(self, instance: Instance, message: Message) -> None:
+    async def _commit_message(self, instance: OrchestrationInstance, message: TaskMessage) -> None:
         """Send a message to an instance and return once it is committed."""
 
     @abstractmethod
-    async def _commit_switch(self, instance: Instance, status: Status, message: Message) -> None:
+    async def _commit_switch(
+        self, instance: OrchestrationInstance, status: Status, message: TaskMessage
+    ) -> None:
         """Suspend or resume an instance and return once that is committed."""
 
     @abstractmethod
@@ -175,5 +181,5 @@ class DurableEngine(ABC):
         """Undo the failure of an instance and retry what failed."""
 
     @abstractmethod
-    async def purge(self, instances: Sequence[Instance]) -> int:
+    async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
         """Delete finished instances and their histories; return how many were deleted."""

@@ -18,10 +18,10 @@ from emulator.functions.durable import history
 from emulator.functions.durable.errors import ActionInvalid, ArgumentInvalid
 from emulator.functions.durable.history import EventType
 from emulator.functions.durable.instances import (
-    Instance,
-    Message,
+    OrchestrationInstance,
     Parent,
     Status,
+    TaskMessage,
     check_instance_id,
     new_id,
 )
@@ -54,14 +54,14 @@ class Episode:
     the sub-orchestrations that it starts.
     """
 
-    instance: Instance
-    batch: list[Message]
+    instance: OrchestrationInstance
+    batch: list[TaskMessage]
     now: int
     shim: Shim
     events: list[str] = field(default_factory=list)
     statements: list[Statement] = field(default_factory=list)
     effects: list[Callable[[], None]] = field(default_factory=list)
-    children: list[Instance] = field(default_factory=list)
+    children: list[OrchestrationInstance] = field(default_factory=list)
 
     @property
     def news(self) -> str:
@@ -69,7 +69,7 @@ class Episode:
         return ",".join(self.events)
 
 
-class Checkpointer(Protocol):
+class EpisodeCheckpointer(Protocol):
     """Save an episode with one of its outcomes."""
 
     async def save_waiting(self, episode: Episode, custom_status: str | None) -> None:
@@ -97,7 +97,7 @@ class Checkpointer(Protocol):
         ...
 
 
-def is_ready(instance: Instance) -> bool:
+def is_ready(instance: OrchestrationInstance) -> bool:
     """Return whether an instance has work for an episode."""
     if instance.is_finished:
         return False
@@ -106,7 +106,7 @@ def is_ready(instance: Instance) -> bool:
     return bool(instance.mailbox) or instance.episode_count == 0
 
 
-def find_termination(instance: Instance) -> Message | None:
+def find_termination(instance: OrchestrationInstance) -> TaskMessage | None:
     """Return the message that terminates the instance, or None."""
     for message in instance.mailbox:
         if message.kind is EventType.EXECUTION_TERMINATED:
@@ -114,9 +114,9 @@ def find_termination(instance: Instance) -> Message | None:
     return None
 
 
-def take_messages(instance: Instance) -> list[Message]:
+def take_messages(instance: OrchestrationInstance) -> list[TaskMessage]:
     """Take messages until a second one would move a retry, as `shim` explains."""
-    batch: list[Message] = []
+    batch: list[TaskMessage] = []
     shim, mailbox = instance.shim, instance.mailbox
     while mailbox:
         message = mailbox[0]
@@ -127,7 +127,7 @@ def take_messages(instance: Instance) -> list[Message]:
     return batch
 
 
-def begin_episode(instance: Instance, batch: list[Message], now: int) -> Episode:
+def begin_episode(instance: OrchestrationInstance, batch: list[TaskMessage], now: int) -> Episode:
     """Return a new episode with its first events."""
     episode = Episode(instance, batch, now, instance.shim.copy())
     episode.events.append(history.event(EventType.ORCHESTRATOR_STARTED, now))
@@ -153,10 +153,12 @@ def close_events(episode: Episode) -> str:
     return history.played(episode.news)
 
 
-def next_execution(episode: Episode, command: ContinueAsNew, custom_status: str | None) -> Instance:
+def next_execution(
+    episode: Episode, command: ContinueAsNew, custom_status: str | None
+) -> OrchestrationInstance:
     """Return the next execution of an instance that continues as new."""
     instance = episode.instance
-    return Instance(
+    return OrchestrationInstance(
         instance.id,
         new_id(),
         instance.name,
@@ -173,7 +175,7 @@ def next_execution(episode: Episode, command: ContinueAsNew, custom_status: str 
 
 def child_completion(
     now: int, parent: Parent, status: Status, output: str | None, reason: str
-) -> Message:
+) -> TaskMessage:
     """Return the message to a parent that its sub-orchestration has ended."""
     if status is Status.COMPLETED:
         kind = EventType.CHILD_COMPLETED
@@ -181,7 +183,7 @@ def child_completion(
     else:
         kind = EventType.CHILD_FAILED
         text = history.failed(kind, now, parent.task, reason, "")
-    return Message(kind, text, parent.task, parent.execution)
+    return TaskMessage(kind, text, parent.task, parent.execution)
 
 
 class Outbox(Protocol):
@@ -199,7 +201,7 @@ class Outbox(Protocol):
         """Cancel a timer."""
         ...
 
-    def start_child(self, episode: Episode, child: Instance) -> None:
+    def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
         """Start a sub-orchestration, or report to its parent that its id is in use."""
         ...
 
@@ -260,7 +262,7 @@ class Scheduler:
             history.child_created(episode.now, command.task, command.name, child_id, input_text)
         )
         link = Parent(parent.id, parent.execution, command.task)
-        child = Instance(
+        child = OrchestrationInstance(
             child_id,
             new_id(),
             command.name,
@@ -280,10 +282,10 @@ class EpisodeRunner:
     def __init__(
         self,
         now: Callable[[], int],
-        history_of: Callable[[Instance], list[str]],
+        history_of: Callable[[OrchestrationInstance], list[str]],
         runner: FunctionRunner,
         scheduler: Scheduler,
-        checkpointer: Checkpointer,
+        checkpointer: EpisodeCheckpointer,
     ) -> None:
         self._now = now
         self._history_of = history_of
@@ -291,7 +293,7 @@ class EpisodeRunner:
         self._scheduler = scheduler
         self._checkpointer = checkpointer
 
-    async def run(self, instance: Instance) -> None:
+    async def run(self, instance: OrchestrationInstance) -> None:
         """Run one episode of an instance with messages from its mailbox.
 
         If this raises AppUnavailable or StoreUnavailable, the messages are in the mailbox again
@@ -310,7 +312,7 @@ class EpisodeRunner:
             instance.mailbox.extendleft(reversed(batch))
             raise
 
-    async def _orchestrate(self, instance: Instance, batch: list[Message]) -> None:
+    async def _orchestrate(self, instance: OrchestrationInstance, batch: list[TaskMessage]) -> None:
         episode = begin_episode(instance, batch, self._now())
         commands: list[Command] = []
         for message in batch:
@@ -366,7 +368,7 @@ class EpisodeRunner:
             return EpisodeState((), done=False, error=str(problem))
 
     async def _terminate(
-        self, instance: Instance, batch: list[Message], termination: Message
+        self, instance: OrchestrationInstance, batch: list[TaskMessage], termination: TaskMessage
     ) -> None:
         episode = begin_episode(instance, batch, self._now())
         episode.events.append(

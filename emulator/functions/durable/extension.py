@@ -4,12 +4,17 @@ import secrets
 from pathlib import Path
 
 from emulator.functions.asgi import Receive, Scope, Send, respond_empty
-from emulator.functions.clock import Clock
+from emulator.functions.clock import UtcClock
 from emulator.functions.durable.azure_storage.engine import AzureStorageEngine, AzureStorageOptions
 from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.errors import DurableError
 from emulator.functions.durable.local.engine import LocalEngine
-from emulator.functions.durable.management import DURABLE_PATH, RPC_PATH, Links, ManagementApi
+from emulator.functions.durable.management import (
+    DURABLE_PATH,
+    RPC_PATH,
+    ManagementApi,
+    ManagementUrls,
+)
 from emulator.functions.durable.runner import FunctionRunner
 from emulator.functions.durable.store import Store
 from emulator.functions.settings import DurableOptions
@@ -27,7 +32,7 @@ class DurableExtension:
         self,
         database: Path,
         runner: FunctionRunner,
-        clock: Clock,
+        clock: UtcClock,
         options: DurableOptions,
         storage: AzureStorageOptions | None = None,
     ) -> None:
@@ -41,13 +46,13 @@ class DurableExtension:
             storage: If given, use the azure-storage engine with its own file instead.
         """
         self._task_hub = options.hub_name
-        self._links: Links | None = None
+        self._urls: ManagementUrls | None = None
         self.engine: DurableEngine = (
             LocalEngine(Store(database), runner, clock, options)
             if storage is None
             else AzureStorageEngine(storage, runner, clock, options)
         )
-        self.management_app = ManagementApi(self.engine, self._started_links)
+        self.management_app = ManagementApi(self.engine, self._started_urls)
 
     async def start(self) -> None:
         """Open the database and continue where the last process ended.
@@ -59,7 +64,7 @@ class DurableExtension:
             key = await self.engine.setting("system_key", secrets.token_urlsafe(32))
         except DurableError as error:
             raise StartError(f"the durable engine cannot start: {error}") from error
-        self._links = Links(self._task_hub, key)
+        self._urls = ManagementUrls(self._task_hub, key)
 
     async def stop(self) -> None:
         """Stop running episodes and close the database; the next start continues from there."""
@@ -72,8 +77,8 @@ class DurableExtension:
             main_url: The URL of the host's main port, without a path.
             rpc_url: The URL of the port that serves `rpc_app`, without a path.
         """
-        links = self._started_links()
-        return links.client_binding(f"{main_url}{DURABLE_PATH}", f"{rpc_url}{RPC_PATH}")
+        urls = self._started_urls()
+        return urls.client_binding(f"{main_url}{DURABLE_PATH}", f"{rpc_url}{RPC_PATH}")
 
     async def rpc_app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the SDK's durable client."""
@@ -85,7 +90,7 @@ class DurableExtension:
         scope["root_path"] = RPC_PATH
         await self.management_app(scope, receive, send)
 
-    def _started_links(self) -> Links:
-        if self._links is None:
+    def _started_urls(self) -> ManagementUrls:
+        if self._urls is None:
             raise RuntimeError("the durable extension has not been started")
-        return self._links
+        return self._urls

@@ -44,7 +44,7 @@ class Parent:
 
 
 @dataclass(slots=True, eq=False)
-class Message:
+class TaskMessage:
     """A message to an instance, which waits for the instance's next episode.
 
     `text` is the history event as JSON, or the reason of a termination as JSON. The message is
@@ -61,7 +61,7 @@ class Message:
 
 
 @dataclass(slots=True, eq=False)
-class Instance:
+class OrchestrationInstance:
     """One orchestration instance. JSON texts stay text; times are microseconds since 1970."""
 
     id: str
@@ -78,7 +78,7 @@ class Instance:
     episode_count: int = 0
     shim: Shim = field(default_factory=Shim)
     history: list[str] | None = None
-    mailbox: deque[Message] = field(default_factory=deque)
+    mailbox: deque[TaskMessage] = field(default_factory=deque)
     is_busy: bool = False
     pending_writes: int = 0
     """How many transactions for it are not committed yet."""
@@ -119,6 +119,6 @@ def check_instance_id(instance_id: str) -> None:
         raise ArgumentInvalid(f"Instance ID lengths must not exceed {_LONGEST_ID} characters.")
 
 
-def id_taken(existing: Instance) -> str:
+def id_taken(existing: OrchestrationInstance) -> str:
     """Return the extension's text for an id that an unfinished instance has."""
     return f"An Orchestration instance with the status {existing.status} already exists."

@@ -34,7 +34,7 @@ from emulator.functions.durable.errors import (
     InstanceUnfinished,
 )
 from emulator.functions.durable.history import EventType, check_json, seconds_stamp
-from emulator.functions.durable.instances import Instance, Status
+from emulator.functions.durable.instances import OrchestrationInstance, Status
 
 DURABLE_PATH = "/runtime/webhooks/durabletask"
 RPC_PATH = "/durabletask"
@@ -67,7 +67,7 @@ class RequestTooLarge(DurableError):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ManagementRequest:
     """A request; `segments` is its path after the prefix of the API."""
 
     method: str
@@ -80,7 +80,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class ManagementResponse:
     """A response; the body is JSON text or empty."""
 
     status: int
@@ -88,7 +88,7 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-async def read_request(scope: Scope, receive: Receive) -> Request:
+async def read_request(scope: Scope, receive: Receive) -> ManagementRequest:
     """Read a whole request. Raises RequestTooLarge, ArgumentInvalid or ClientGone."""
     headers = {
         name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
@@ -106,7 +106,7 @@ async def read_request(scope: Scope, receive: Receive) -> Request:
         body = await read_body(scope, receive, MAX_REQUEST_BODY_BYTES)
     except BodyTooLarge:
         raise RequestTooLarge(f"A body may have {MAX_REQUEST_BODY_BYTES} bytes at most") from None
-    return Request(
+    return ManagementRequest(
         scope["method"],
         _segments(scope),
         query,
@@ -129,7 +129,7 @@ def _segments(scope: Scope) -> tuple[str, ...]:
     return tuple(part for part in path.split("/") if part)
 
 
-async def write_response(send: Send, response: Response) -> None:
+async def write_response(send: Send, response: ManagementResponse) -> None:
     """Write a response."""
     body = response.body.encode()
     headers: Headers = [(b"content-length", str(len(body)).encode())]
@@ -142,9 +142,9 @@ async def write_response(send: Send, response: Response) -> None:
     await respond(send, response.status, headers, body)
 
 
-def error_response(error: DurableError, message: str) -> Response:
+def error_response(error: DurableError, message: str) -> ManagementResponse:
     """Return an error as the extension writes it; the SDK reads `ExceptionMessage`."""
-    return Response(
+    return ManagementResponse(
         error.status,
         json.dumps(
             {
@@ -158,7 +158,7 @@ def error_response(error: DurableError, message: str) -> Response:
 
 
 @dataclass(frozen=True, slots=True)
-class Links:
+class ManagementUrls:
     """The management URLs of a task hub; each contains the system key of the webhook."""
 
     task_hub: str
@@ -192,9 +192,9 @@ class Links:
 
     def check_status(self, base_url: str, instance_id: str) -> dict[str, str]:
         """Return the body of the response to a start."""
-        links = self._management(base_url.rstrip("/"), quote(instance_id, safe=""))
-        del links["rewindPostUri"]
-        return {"id": instance_id, **links}
+        urls = self._management(base_url.rstrip("/"), quote(instance_id, safe=""))
+        del urls["rewindPostUri"]
+        return {"id": instance_id, **urls}
 
     def _management(self, base: str, instance_id: str) -> dict[str, str]:
         instance = f"{base}/instances/{instance_id}"
@@ -211,7 +211,9 @@ class Links:
         }
 
 
-def status_body(instance: Instance, *, show_input: bool = True, history: str | None = None) -> str:
+def status_body(
+    instance: OrchestrationInstance, *, show_input: bool = True, history: str | None = None
+) -> str:
     """Return an instance's status as JSON; `history` is JSON text."""
     input_text = (instance.input or "null") if show_input else "null"
     return (
@@ -264,16 +266,16 @@ def _shown(event: dict[str, Any], cause: dict[str, Any], *, outputs: bool) -> di
     return shown
 
 
-_NOT_FOUND = Response(404)
-_ACCEPTED = Response(202)
+_NOT_FOUND = ManagementResponse(404)
+_ACCEPTED = ManagementResponse(202)
 
 
 class ManagementApi:
     """The management API as an ASGI application."""
 
-    def __init__(self, engine: DurableEngine, links: Callable[[], Links]) -> None:
+    def __init__(self, engine: DurableEngine, urls: Callable[[], ManagementUrls]) -> None:
         self._engine = engine
-        self._links = links
+        self._urls = urls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -285,9 +287,9 @@ class ManagementApi:
         except ClientGone:
             return
         except _WITHOUT_BODY as error:
-            response = Response(error.status)
+            response = ManagementResponse(error.status)
         except InstanceUnfinished as error:
-            response = Response(error.status, json.dumps(str(error)))
+            response = ManagementResponse(error.status, json.dumps(str(error)))
         except ArgumentInvalid as error:
             response = error_response(error, "One or more of the arguments submitted is incorrect")
         except InstanceExists as error:
@@ -296,7 +298,7 @@ class ManagementApi:
             response = error_response(error, "Something went wrong while processing your request")
         await write_response(send, response)
 
-    async def _respond(self, request: Request) -> Response:  # noqa: PLR0911 - one return for each route
+    async def _respond(self, request: ManagementRequest) -> ManagementResponse:  # noqa: PLR0911 - one return for each route
         match request.method, request.segments:
             case "POST", ("orchestrators", name):
                 return await self._start(request, name, None)
@@ -316,19 +318,23 @@ class ManagementApi:
                 if operation.lower() == "raiseevent":
                     return await self._raise_event(request, instance_id, name)
             case "POST", ("makeprimary",):
-                return Response(200)
+                return ManagementResponse(200)
             case _, ("entities", *_):
                 raise DurableError("Entities are not supported by the local host")
         return _NOT_FOUND
 
-    async def _start(self, request: Request, name: str, instance_id: str | None) -> Response:
+    async def _start(
+        self, request: ManagementRequest, name: str, instance_id: str | None
+    ) -> ManagementResponse:
         input_text = _json_text(request.body) if request.body else None
         instance = await self._engine.start_new(
             name, instance_id, input_text, request.query.get("version")
         )
         return await self._start_response(request, instance.id)
 
-    async def _start_response(self, request: Request, instance_id: str) -> Response:
+    async def _start_response(
+        self, request: ManagementRequest, instance_id: str
+    ) -> ManagementResponse:
         """Respond to a start, or wait for the end of the instance if the query asks for it."""
         timeout_seconds = _seconds(request.query.get("timeout"))
         polling_seconds = _seconds(request.query.get("pollinginterval"))
@@ -341,19 +347,19 @@ class ManagementApi:
             longest = min(timeout_seconds, _LONGEST_WAIT_SECONDS)
             if await self._engine.wait_finished(instance_id, longest):
                 return self._outcome(request, instance_id)
-        links = self._links().check_status(request.base_url, instance_id)
-        headers = (("Location", links["statusQueryGetUri"]), ("Retry-After", "10"))
-        return Response(202, json.dumps(links), headers)
+        urls = self._urls().check_status(request.base_url, instance_id)
+        headers = (("Location", urls["statusQueryGetUri"]), ("Retry-After", "10"))
+        return ManagementResponse(202, json.dumps(urls), headers)
 
-    def _outcome(self, request: Request, instance_id: str) -> Response:
+    def _outcome(self, request: ManagementRequest, instance_id: str) -> ManagementResponse:
         instance = self._engine.find(instance_id)
         if instance.status is Status.COMPLETED:
-            return Response(200, instance.output or "null")
+            return ManagementResponse(200, instance.output or "null")
         strict = _flag(request, "returninternalservererroronfailure", default=False)
         failed = instance.status is Status.FAILED
-        return Response(500 if failed and strict else 200, status_body(instance))
+        return ManagementResponse(500 if failed and strict else 200, status_body(instance))
 
-    def _status(self, request: Request, instance_id: str) -> Response:
+    def _status(self, request: ManagementRequest, instance_id: str) -> ManagementResponse:
         instance = self._engine.find(instance_id)
         history = None
         if _flag(request, "showhistory", default=False):
@@ -365,11 +371,11 @@ class ManagementApi:
             instance, show_input=_flag(request, "showinput", default=True), history=history
         )
         if not instance.is_finished:
-            return Response(202, body, (("Location", request.url), ("Retry-After", "5")))
+            return ManagementResponse(202, body, (("Location", request.url), ("Retry-After", "5")))
         strict = _flag(request, "returninternalservererroronfailure", default=False)
-        return Response(500 if strict and instance.status is Status.FAILED else 200, body)
+        return ManagementResponse(500 if strict and instance.status is Status.FAILED else 200, body)
 
-    def _list(self, request: Request) -> Response:
+    def _list(self, request: ManagementRequest) -> ManagementResponse:
         show_input = _flag(request, "showinput", default=False)
         page, token = self._engine.read_page(
             records.InstanceFilter.of(request.query),
@@ -377,9 +383,11 @@ class ManagementApi:
             request.headers.get(_CONTINUATION, ""),
         )
         bodies = ",".join(status_body(instance, show_input=show_input) for instance in page)
-        return Response(200, f"[{bodies}]", ((_CONTINUATION, token),))
+        return ManagementResponse(200, f"[{bodies}]", ((_CONTINUATION, token),))
 
-    async def _operate(self, request: Request, instance_id: str, operation: str) -> Response:
+    async def _operate(
+        self, request: ManagementRequest, instance_id: str, operation: str
+    ) -> ManagementResponse:
         reason = request.query.get("reason", "")
         match operation:
             case "terminate":
@@ -396,7 +404,7 @@ class ManagementApi:
                 return _NOT_FOUND
         return _ACCEPTED
 
-    async def _restart(self, request: Request, instance_id: str) -> Response:
+    async def _restart(self, request: ManagementRequest, instance_id: str) -> ManagementResponse:
         try:
             former = self._engine.find(instance_id)
         except InstanceMissing as error:
@@ -409,7 +417,9 @@ class ManagementApi:
         )
         return await self._start_response(request, started.id)
 
-    async def _raise_event(self, request: Request, instance_id: str, name: str) -> Response:
+    async def _raise_event(
+        self, request: ManagementRequest, instance_id: str, name: str
+    ) -> ManagementResponse:
         self._engine.find_unfinished(instance_id)
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
@@ -417,7 +427,7 @@ class ManagementApi:
         await self._engine.raise_event(instance_id, name, _json_text(request.body))
         return _ACCEPTED
 
-    async def _purge(self, instance_id: str) -> Response:
+    async def _purge(self, instance_id: str) -> ManagementResponse:
         instance = self._engine.find(instance_id)
         if not instance.is_finished:
             raise InstanceUnfinished(
@@ -426,7 +436,7 @@ class ManagementApi:
             )
         return _deleted(await self._engine.purge([instance]))
 
-    async def _purge_by(self, request: Request) -> Response:
+    async def _purge_by(self, request: ManagementRequest) -> ManagementResponse:
         condition = records.InstanceFilter.of(request.query)
         if condition.created_from is None:
             raise ArgumentInvalid("Please provide value for 'createdTimeFrom' parameter.")
@@ -434,8 +444,8 @@ class ManagementApi:
         return _deleted(count) if count else _NOT_FOUND
 
 
-def _deleted(count: int) -> Response:
-    return Response(200, f'{{"instancesDeleted":{count}}}')
+def _deleted(count: int) -> ManagementResponse:
+    return ManagementResponse(200, f'{{"instancesDeleted":{count}}}')
 
 
 def _json_text(body: bytes) -> str:
@@ -456,6 +466,6 @@ def _seconds(text: str | None) -> float | None:
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
-def _flag(request: Request, name: str, *, default: bool) -> bool:
+def _flag(request: ManagementRequest, name: str, *, default: bool) -> bool:
     text = request.query.get(name, "").strip().lower()
     return text == "true" if text in {"true", "false"} else default

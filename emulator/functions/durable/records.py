@@ -7,7 +7,13 @@ from typing import Any, Protocol
 
 from emulator.functions.durable.errors import ArgumentInvalid
 from emulator.functions.durable.history import EventType, micros
-from emulator.functions.durable.instances import FINISHED, Instance, Message, Parent, Status
+from emulator.functions.durable.instances import (
+    FINISHED,
+    OrchestrationInstance,
+    Parent,
+    Status,
+    TaskMessage,
+)
 from emulator.functions.durable.shim import Shim
 from emulator.functions.durable.store import Statement
 
@@ -55,7 +61,7 @@ class TimerRow:
     due: int
 
 
-def insert_instance(instance: Instance) -> Statement:
+def insert_instance(instance: OrchestrationInstance) -> Statement:
     """Insert an instance, replacing one with the same id."""
     parent = instance.parent
     parent_fields = (parent.id, parent.execution, parent.task) if parent else (None, None, None)
@@ -110,7 +116,7 @@ def delete_history(instance_id: str) -> Statement:
     return ("DELETE FROM history WHERE id=?", (instance_id,))
 
 
-def insert_message(instance_id: str, message: Message) -> Statement:
+def insert_message(instance_id: str, message: TaskMessage) -> Statement:
     """Insert a message, whose sequence number must be set."""
     return (
         "INSERT INTO inbox VALUES(?, ?, ?, ?, ?, ?)",
@@ -125,7 +131,7 @@ def insert_message(instance_id: str, message: Message) -> Statement:
     )
 
 
-def consume(instance_id: str, message: Message) -> Iterator[Statement]:
+def consume(instance_id: str, message: TaskMessage) -> Iterator[Statement]:
     """Delete the rows in which a message is stored."""
     if message.sequence is not None:
         yield ("DELETE FROM inbox WHERE sequence=?", (message.sequence,))
@@ -176,13 +182,13 @@ def delete_instance(instance_id: str) -> list[Statement]:
     ]
 
 
-def read_instance(store: Reader, instance_id: str) -> Instance | None:
+def read_instance(store: Reader, instance_id: str) -> OrchestrationInstance | None:
     """Return the instance with this id, or None."""
     rows = store.read(f"{_SELECT} WHERE id=?", (instance_id,))
     return _instance(rows[0]) if rows else None
 
 
-def read_fresh(store: Reader) -> list[Instance]:
+def read_fresh(store: Reader) -> list[OrchestrationInstance]:
     """Return the instances that wait for their first episode."""
     rows = store.read(
         f"{_SELECT} WHERE turn=0 AND status IN (?, ?)",
@@ -193,7 +199,7 @@ def read_fresh(store: Reader) -> list[Instance]:
 
 def _read_rows(
     store: Reader, where: str, arguments: Sequence[Any], limit: int
-) -> list[tuple[int, Instance]]:
+) -> list[tuple[int, OrchestrationInstance]]:
     """Return instances with their row numbers, in the order of their start."""
     rows = store.read(
         f"SELECT rowid, {_COLUMNS} FROM instances WHERE {where} ORDER BY rowid LIMIT ?",  # noqa: S608 - `where` holds placeholders only
@@ -212,10 +218,10 @@ def read_history(store: Reader, instance_id: str) -> list[str]:
     ]
 
 
-def read_inbox(store: Reader) -> list[tuple[str, Message]]:
+def read_inbox(store: Reader) -> list[tuple[str, TaskMessage]]:
     """Return all stored messages in order, each with the id of its instance."""
     rows = store.read("SELECT id, kind, text, task, execution, sequence FROM inbox ORDER BY 6")
-    return [(row[0], Message(EventType(row[1]), *row[2:])) for row in rows]
+    return [(row[0], TaskMessage(EventType(row[1]), *row[2:])) for row in rows]
 
 
 def read_work(store: Reader) -> list[WorkItem]:
@@ -231,7 +237,7 @@ def read_timers(store: Reader) -> list[TimerRow]:
     return [TimerRow(*row) for row in store.read("SELECT id, task, execution, due FROM timers")]
 
 
-def _instance(row: Sequence[Any]) -> Instance:
+def _instance(row: Sequence[Any]) -> OrchestrationInstance:
     (
         instance_id,
         execution,
@@ -250,7 +256,7 @@ def _instance(row: Sequence[Any]) -> Instance:
         input_text,
     ) = row
     parent = None if parent_id is None else Parent(parent_id, parent_execution, parent_task)
-    return Instance(
+    return OrchestrationInstance(
         instance_id,
         execution,
         name,
@@ -307,7 +313,7 @@ class InstanceFilter:
 
 def read_page(
     store: Reader, condition: InstanceFilter, top: str | None, token: str
-) -> tuple[list[Instance], str]:
+) -> tuple[list[OrchestrationInstance], str]:
     """Return one page of instances, and the token of the next page or an empty string."""
     size = _LONGEST_PAGE
     if top is not None and top.isascii() and top.isdigit() and int(top[:9]) > 0:
@@ -324,7 +330,7 @@ def read_page(
     return [instance for _, instance in rows], str(rows[-1][0]) if more else ""
 
 
-def read_finished(store: Reader, condition: InstanceFilter) -> list[Instance]:
+def read_finished(store: Reader, condition: InstanceFilter) -> list[OrchestrationInstance]:
     """Return the finished instances that match."""
     where, arguments = condition.where()
     names = sorted(map(str, FINISHED))

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from emulator.functions.durable.history import EventType, completed, failed
 from emulator.functions.durable.instances import (
-    Message,
+    TaskMessage,
 )
 from emulator.functions.durable.records import WorkItem
 from emulator.functions.durable.timers import TimerQueue
@@ -99,7 +99,7 @@ class AppOutage:
 class Deliver(Protocol):
     """Deliver a message to its instance."""
 
-    def __call__(self, instance_id: str, message: Message) -> None:
+    def __call__(self, instance_id: str, message: TaskMessage) -> None:
         """Deliver a message."""
 
 
@@ -150,7 +150,7 @@ class ActivityPool:
         finally:
             self._free += 1
 
-    async def _run(self, work: WorkItem) -> Message:
+    async def _run(self, work: WorkItem) -> TaskMessage:
         while True:
             try:
                 message = await self._try(work)
@@ -163,13 +163,15 @@ class ActivityPool:
                 return message
             await self._app_outage.wait()
 
-    async def _try(self, work: WorkItem) -> Message:
+    async def _try(self, work: WorkItem) -> TaskMessage:
         message = await run_work_item(self._runner, self._now, work)
         message.work = work.sequence
         return message
 
 
-async def run_work_item(runner: FunctionRunner, now: Callable[[], int], work: WorkItem) -> Message:
+async def run_work_item(
+    runner: FunctionRunner, now: Callable[[], int], work: WorkItem
+) -> TaskMessage:
     """Run an activity and return its result or failure as a message to its instance.
 
     Raises AppUnavailable.
@@ -185,4 +187,4 @@ async def run_work_item(runner: FunctionRunner, now: Callable[[], int], work: Wo
     else:
         kind = EventType.TASK_COMPLETED
         text = completed(kind, now(), work.task, result)
-    return Message(kind, text, work.task, work.execution)
+    return TaskMessage(kind, text, work.task, work.execution)

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from emulator.functions.app_process import Invoker
-from emulator.functions.catalogue import Catalogue, TriggeredFunction
-from emulator.functions.clock import Clock
+from emulator.functions.catalogue import FunctionCatalogue, TriggeredFunction
+from emulator.functions.clock import UtcClock
 from emulator.functions.errors import AppLoadError
 from emulator.functions.triggers.servicebus import (
-    Delivery,
     InvokeFunction,
     QueueSource,
     ServiceBusTrigger,
+    TriggerMessage,
     split_queue_name,
 )
 from emulator.functions.triggers.timer import (
@@ -35,11 +35,11 @@ class Triggers:
 
     def __init__(
         self,
-        catalogue: Catalogue,
+        catalogue: FunctionCatalogue,
         settings: Mapping[str, str],
         invoker: Invoker,
         data: Path,
-        clock: Clock,
+        clock: UtcClock,
     ) -> None:
         self._clock = clock
         self._timers = {
@@ -103,7 +103,7 @@ def queue_source(triggered: TriggeredFunction, settings: Mapping[str, str]) -> Q
 
 
 def _timer(
-    triggered: TriggeredFunction, invoker: Invoker, folder: Path, clock: Clock
+    triggered: TriggeredFunction, invoker: Invoker, folder: Path, clock: UtcClock
 ) -> TimerTrigger:
     binding, name = triggered.binding, triggered.name
     try:
@@ -125,7 +125,7 @@ def _timer(
 
 
 def _invoke(triggered: TriggeredFunction, invoker: Invoker) -> InvokeFunction:
-    async def invoke(delivery: Delivery) -> None:
+    async def invoke(delivery: TriggerMessage) -> None:
         await invoker.invoke(
             triggered.name, "bytes", delivery.body, delivery.metadata, delivery.trace
         )

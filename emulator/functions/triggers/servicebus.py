@@ -42,7 +42,7 @@ _SHORTEST_RENEWAL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class TriggerMessage:
     """A message as a function receives it: body, trigger metadata and trace context."""
 
     body: bytes
@@ -50,7 +50,7 @@ class Delivery:
     trace: list[str] | None
 
 
-def read_delivery(message: ServiceBusReceivedMessage) -> Delivery:
+def read_delivery(message: ServiceBusReceivedMessage) -> TriggerMessage:
     """Return the body and metadata of a received message, as the .NET extension passes them.
 
     azure.functions' converter could read more, for instance `DeadLetterReason`, but the extension
@@ -80,7 +80,7 @@ def read_delivery(message: ServiceBusReceivedMessage) -> Delivery:
     }
     parent = next((properties[name] for name in _TRACE_PROPERTIES if name in properties), None)
     trace = [str(parent), str(properties.get("tracestate", ""))] if parent else None
-    return Delivery(_body(message), metadata, trace)
+    return TriggerMessage(_body(message), metadata, trace)
 
 
 def _body(message: ServiceBusReceivedMessage) -> bytes:
@@ -113,7 +113,7 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
-InvokeFunction = Callable[[Delivery], Awaitable[object]]
+InvokeFunction = Callable[[TriggerMessage], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +238,7 @@ class ServiceBusTrigger:
         if all_busy and not self._stopping.is_set():
             self._add_thread(is_extra=True)
 
-    async def _run(self, delivery: Delivery) -> bool | None:
+    async def _run(self, delivery: TriggerMessage) -> bool | None:
         """Invoke the function; return whether it succeeded, or None if that is unknown."""
         try:
             await self._invoke(delivery)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emulator.functions.clock import Clock
+from emulator.functions.clock import UtcClock
 from emulator.functions.durable import records
 from emulator.functions.durable.azure_storage import queues
 from emulator.functions.durable.azure_storage.database import Database
@@ -38,7 +38,7 @@ from emulator.functions.durable.azure_storage.faults import (
     accept_event,
     kill_this_process,
 )
-from emulator.functions.durable.azure_storage.leases import Leases
+from emulator.functions.durable.azure_storage.leases import PartitionLeases
 from emulator.functions.durable.azure_storage.queues import DequeuedWorkItem, QueueMessage
 from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.episodes import (
@@ -53,9 +53,9 @@ from emulator.functions.durable.errors import InstanceExists, OperationInvalid, 
 from emulator.functions.durable.history import EventType, micros
 from emulator.functions.durable.instances import (
     FINISHED,
-    Instance,
-    Message,
+    OrchestrationInstance,
     Status,
+    TaskMessage,
     id_taken,
     new_id,
 )
@@ -117,13 +117,13 @@ class AzureStorageEngine(DurableEngine):
         self,
         storage: AzureStorageOptions,
         runner: FunctionRunner,
-        clock: Clock,
+        clock: UtcClock,
         options: DurableOptions,
         die: Callable[[], None] = kill_this_process,
     ) -> None:
         self.host_id = new_id()
         self.database = Database(storage.task_hub)
-        self.leases = Leases(self.host_id)
+        self.leases = PartitionLeases(self.host_id)
         self.timers = TimerQueue(clock)
         self.app_outage = AppOutage(self.timers, self.now)
         self._runner = runner
@@ -240,10 +240,12 @@ class AzureStorageEngine(DurableEngine):
     def _reader(self) -> Reader:
         return self.database
 
-    def _find(self, instance_id: str) -> Instance | None:
+    def _find(self, instance_id: str) -> OrchestrationInstance | None:
         return records.read_instance(self.database, instance_id)
 
-    async def _commit_start(self, instance: Instance, existing: Instance | None) -> None:
+    async def _commit_start(
+        self, instance: OrchestrationInstance, existing: OrchestrationInstance | None
+    ) -> None:
         def insert(connection: sqlite3.Connection) -> str | None:
             row = connection.execute(
                 "SELECT execution FROM instances WHERE id=?", (instance.id,)
@@ -270,7 +272,7 @@ class AzureStorageEngine(DurableEngine):
         await super().raise_event(instance_id, name, input_text)
         await self._faults.reach(CrashPoint.AFTER_EVENT, name)
 
-    async def _commit_message(self, instance: Instance, message: Message) -> None:
+    async def _commit_message(self, instance: OrchestrationInstance, message: TaskMessage) -> None:
         sql, arguments = queues.send(instance.id, message, self.now())
 
         def insert(connection: sqlite3.Connection) -> None:
@@ -281,7 +283,9 @@ class AzureStorageEngine(DurableEngine):
         await self.database.transact(insert)
         self._wake.set()
 
-    async def _commit_switch(self, instance: Instance, status: Status, message: Message) -> None:
+    async def _commit_switch(
+        self, instance: OrchestrationInstance, status: Status, message: TaskMessage
+    ) -> None:
         # The episode that takes the message updates the row.
         await self._commit_message(instance, message)
 
@@ -308,7 +312,7 @@ class AzureStorageEngine(DurableEngine):
             interval_seconds = min(interval_seconds * 1.5, _LONGEST_POLL_SECONDS)
         return True
 
-    async def purge(self, instances: Sequence[Instance]) -> int:
+    async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
         """Delete finished instances and their histories; return how many were deleted."""
 
         def delete(connection: sqlite3.Connection) -> int:
@@ -508,7 +512,11 @@ class AzureStorageEngine(DurableEngine):
                 except AppUnavailable:
                     _log.debug("instance %s waits for the app process", session.instance_id)
                 except StoreUnavailable as problem:
-                    _log.error("an episode of %s is repeated: %s", session.instance_id, problem)
+                    _log.error(
+                        "an episode of %s could not be saved and is repeated: %s",
+                        session.instance_id,
+                        problem,
+                    )
                 except Exception:  # noqa: BLE001 - one instance must not stop the others
                     _log.exception("an episode of %s failed and is repeated", session.instance_id)
                 else:
@@ -545,7 +553,7 @@ class AzureStorageEngine(DurableEngine):
         return True
 
     async def _run_episode(
-        self, session: OrchestrationSession, instance: LoadedInstance, switch: Message | None
+        self, session: OrchestrationSession, instance: LoadedInstance, switch: TaskMessage | None
     ) -> None:
         batch = [message for message in session.pending if message in instance.mailbox]
         session.is_running = True
@@ -572,7 +580,7 @@ class AzureStorageEngine(DurableEngine):
                 watcher.set_result(None)
         self._wake.set()
 
-    async def _record_switch(self, instance: LoadedInstance, switch: Message) -> None:
+    async def _record_switch(self, instance: LoadedInstance, switch: TaskMessage) -> None:
         episode = begin_episode(instance, [switch], self.now())
         episode.events.append(switch.text)
         suspended = switch.kind is EventType.EXECUTION_SUSPENDED
@@ -705,7 +713,7 @@ class AzureStorageEngine(DurableEngine):
         self._work.pop(work.sequence, None)
         self._wake.set()
 
-    async def _result_of(self, item: DequeuedWorkItem) -> Message:
+    async def _result_of(self, item: DequeuedWorkItem) -> TaskMessage:
         while True:
             try:
                 message = await run_work_item(self._runner, self.now, item.work)

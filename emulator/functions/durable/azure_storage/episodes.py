@@ -25,7 +25,7 @@ from emulator.functions.durable.episodes import (
     next_execution,
 )
 from emulator.functions.durable.history import EventType, execution_completed, timer_fired
-from emulator.functions.durable.instances import Instance, Message, Parent, Status
+from emulator.functions.durable.instances import OrchestrationInstance, Parent, Status, TaskMessage
 from emulator.functions.durable.protocol import ContinueAsNew, ScheduleActivity
 from emulator.functions.durable.records import TimerRow
 from emulator.functions.durable.shim import Shim
@@ -49,7 +49,7 @@ class SplitBrain(Exception):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class LoadedInstance(Instance):
+class LoadedInstance(OrchestrationInstance):
     """An instance as one episode loaded it; `etag` is None if it does not have a row yet."""
 
     etag: Etag | None
@@ -63,11 +63,11 @@ def load_instance(database: Database, instance_id: str) -> LoadedInstance | None
     return None if row is None else _loaded(row, (row.execution, row.episode_count))
 
 
-def new_child(start: Message, former: LoadedInstance | None) -> LoadedInstance:
+def new_child(start: TaskMessage, former: LoadedInstance | None) -> LoadedInstance:
     """Return the sub-orchestration of a start message; it replaces `former`."""
     child_id, name, version, input_text, created, *parent = json.loads(start.text)
     assert start.execution is not None
-    child = Instance(
+    child = OrchestrationInstance(
         child_id,
         start.execution,
         name,
@@ -81,13 +81,13 @@ def new_child(start: Message, former: LoadedInstance | None) -> LoadedInstance:
     return _loaded(child, None if former is None else former.etag)
 
 
-def read_parent(start: Message) -> Parent | None:
+def read_parent(start: TaskMessage) -> Parent | None:
     """Return the parent in a start message, or None."""
     parent = json.loads(start.text)[5:] if start.text else None
     return Parent(*parent) if parent else None
 
 
-def start_message(instance: Instance) -> Message:
+def start_message(instance: OrchestrationInstance) -> TaskMessage:
     """Return the message that starts an instance.
 
     A sub-orchestration does not have a row yet, so the message contains it.
@@ -107,7 +107,7 @@ def start_message(instance: Instance) -> Message:
                 parent.task,
             ]
         )
-    return Message(EventType.EXECUTION_STARTED, text, execution=instance.execution)
+    return TaskMessage(EventType.EXECUTION_STARTED, text, execution=instance.execution)
 
 
 class QueueOutbox:
@@ -130,13 +130,13 @@ class QueueOutbox:
     def start_timer(self, episode: Episode, timer: TimerRow) -> None:
         """Send a message that becomes visible when the timer is due."""
         text = timer_fired(timer.due, timer.task, timer.due)
-        message = Message(EventType.TIMER_FIRED, text, timer.task, timer.execution)
+        message = TaskMessage(EventType.TIMER_FIRED, text, timer.task, timer.execution)
         episode.statements.append(queues.send(timer.instance_id, message, timer.due))
 
     def cancel_timer(self, episode: Episode, task: int) -> None:
         """Do nothing: the timer's message is discarded when it becomes visible."""
 
-    def start_child(self, episode: Episode, child: Instance) -> None:
+    def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
         """Send a start message; the first episode of the child inserts its row."""
         episode.statements.append(queues.send(child.id, start_message(child), episode.now))
 
@@ -190,7 +190,7 @@ class QueueCheckpointer:
         """Save that the instance starts again with a new input and without history or timers."""
         fresh = next_execution(episode, command, custom_status)
         # The owner of the partition runs it, even if this host dies after the save.
-        start = Message(EventType.EXECUTION_STARTED, "", execution=fresh.execution)
+        start = TaskMessage(EventType.EXECUTION_STARTED, "", execution=fresh.execution)
         episode.statements.append(queues.send(fresh.id, start, episode.now))
         await self._checkpoint(
             episode, [records.delete_history(fresh.id), records.insert_instance(fresh)]
@@ -262,7 +262,7 @@ def _execute(connection: sqlite3.Connection, statements: list[Statement]) -> Non
         connection.execute(sql, arguments)
 
 
-def _loaded(row: Instance, etag: Etag | None) -> LoadedInstance:
+def _loaded(row: OrchestrationInstance, etag: Etag | None) -> LoadedInstance:
     return LoadedInstance(
         row.id,
         row.execution,

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from emulator.functions.durable.azure_storage.queues import PARTITION_COUNT
 
 
-class Leases:
+class PartitionLeases:
     """The leases of one host."""
 
     def __init__(self, host_id: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from emulator.functions.durable.history import EventType
-from emulator.functions.durable.instances import Message
+from emulator.functions.durable.instances import TaskMessage
 from emulator.functions.durable.records import WorkItem
 from emulator.functions.durable.store import Statement
 
@@ -30,7 +30,7 @@ _INSERT_WORK = (
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class QueueMessage(Message):
+class QueueMessage(TaskMessage):
     """A dequeued message; `sequence` is its row."""
 
     instance_id: str
@@ -51,7 +51,7 @@ def partition_of(instance_id: str) -> int:
     return zlib.crc32(instance_id.encode()) % PARTITION_COUNT
 
 
-def send(instance_id: str, message: Message, visible_at: int) -> Statement:
+def send(instance_id: str, message: TaskMessage, visible_at: int) -> Statement:
     """Return the statement that sends a message to its instance's control queue."""
     return (
         _INSERT_MESSAGE,
@@ -153,7 +153,7 @@ def abandon_work(connection: sqlite3.Connection, item: DequeuedWorkItem, visible
     _set_work_visible(connection, item, visible_at)
 
 
-def delete(connection: sqlite3.Connection, messages: Iterable[Message]) -> None:
+def delete(connection: sqlite3.Connection, messages: Iterable[TaskMessage]) -> None:
     """Delete held messages, except those that another host has dequeued since."""
     connection.executemany(
         "DELETE FROM control_messages WHERE id=? AND dequeue_count=?",

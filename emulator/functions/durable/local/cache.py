@@ -3,10 +3,10 @@
 from collections import OrderedDict
 from collections.abc import Callable
 
-from emulator.functions.clock import Clock
+from emulator.functions.clock import UtcClock
 from emulator.functions.durable.episodes import child_completion
 from emulator.functions.durable.history import micros
-from emulator.functions.durable.instances import Instance, Message, Parent, Status
+from emulator.functions.durable.instances import OrchestrationInstance, Parent, Status, TaskMessage
 from emulator.functions.durable.records import consume, insert_message, read_history, read_instance
 from emulator.functions.durable.store import Statement, Store
 
@@ -19,15 +19,15 @@ class InstanceCache:
     least recently used first.
     """
 
-    def __init__(self, store: Store, clock: Clock, memory_characters: int = 64_000_000) -> None:
+    def __init__(self, store: Store, clock: UtcClock, memory_characters: int = 64_000_000) -> None:
         self.store = store
         self._clock = clock
-        self._instances: OrderedDict[str, Instance] = OrderedDict()
+        self._instances: OrderedDict[str, OrchestrationInstance] = OrderedDict()
         self._sizes: dict[str, int] = {}
         self._size_characters = 0
         self._memory_characters = memory_characters
         self._sequence = 0
-        self.wake: Callable[[Instance], None] = lambda _: None
+        self.wake: Callable[[OrchestrationInstance], None] = lambda _: None
 
     def now(self) -> int:
         """Return the time in microseconds since 1970."""
@@ -42,7 +42,7 @@ class InstanceCache:
         self._sequence += 1
         return self._sequence
 
-    def find(self, instance_id: str) -> Instance | None:
+    def find(self, instance_id: str) -> OrchestrationInstance | None:
         """Return the instance with this id, or None."""
         instance = self._instances.get(instance_id)
         if instance is not None:
@@ -53,23 +53,23 @@ class InstanceCache:
             self.put(instance)
         return instance
 
-    def get_cached(self, instance_id: str) -> Instance | None:
+    def get_cached(self, instance_id: str) -> OrchestrationInstance | None:
         """Return the instance with this id if it is in memory, or None."""
         return self._instances.get(instance_id)
 
-    def put(self, instance: Instance) -> None:
+    def put(self, instance: OrchestrationInstance) -> None:
         """Put an instance in memory, replacing one with the same id."""
         self._instances[instance.id] = instance
         self._instances.move_to_end(instance.id)
         self.update_size(instance)
 
-    def drop(self, instance: Instance) -> None:
+    def drop(self, instance: OrchestrationInstance) -> None:
         """Remove an instance from memory, unless another one has replaced it."""
         if self._instances.get(instance.id) is instance:
             del self._instances[instance.id]
             self._size_characters -= self._sizes.pop(instance.id)
 
-    def update_size(self, instance: Instance) -> None:
+    def update_size(self, instance: OrchestrationInstance) -> None:
         """Count the new size of an instance; remove idle instances if memory is full."""
         if self._instances.get(instance.id) is not instance:
             return
@@ -89,7 +89,7 @@ class InstanceCache:
         for other in removed:
             self.drop(other)
 
-    def history(self, instance: Instance) -> list[str]:
+    def history(self, instance: OrchestrationInstance) -> list[str]:
         """Return an instance's past events, one text for each episode."""
         if instance.history is None:
             instance.history = (
@@ -97,7 +97,7 @@ class InstanceCache:
             )
         return instance.history
 
-    def deliver(self, instance_id: str, message: Message) -> None:
+    def deliver(self, instance_id: str, message: TaskMessage) -> None:
         """Put a committed message into its instance's mailbox and wake the instance.
 
         Delete the message if its execution has ended.
@@ -115,7 +115,7 @@ class InstanceCache:
             self.persist_results(instance)
         self.wake(instance)
 
-    def persist_results(self, instance: Instance) -> None:
+    def persist_results(self, instance: OrchestrationInstance) -> None:
         """Store the results of activities in the inbox, so that these activities do not run again.
 
         This is for an instance that cannot run an episode now.

@@ -14,13 +14,13 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from emulator.functions.clock import Clock
+from emulator.functions.clock import UtcClock
 from emulator.functions.durable import history, records
 from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.episodes import EpisodeRunner, Scheduler, is_ready
 from emulator.functions.durable.errors import InstanceFinished, OperationInvalid, StoreUnavailable
 from emulator.functions.durable.history import EventType
-from emulator.functions.durable.instances import Instance, Message, Status
+from emulator.functions.durable.instances import OrchestrationInstance, Status, TaskMessage
 from emulator.functions.durable.local.cache import InstanceCache
 from emulator.functions.durable.local.episodes import LocalCheckpointer, LocalOutbox
 from emulator.functions.durable.local.rewind import Rewinder
@@ -38,7 +38,7 @@ class LocalEngine(DurableEngine):
     """The default engine: one host, one transaction for each episode, on one event loop."""
 
     def __init__(
-        self, store: Store, runner: FunctionRunner, clock: Clock, options: DurableOptions
+        self, store: Store, runner: FunctionRunner, clock: UtcClock, options: DurableOptions
     ) -> None:
         self.store = store
         self.cache = InstanceCache(store, clock)
@@ -58,7 +58,7 @@ class LocalEngine(DurableEngine):
             LocalCheckpointer(self.cache, self._cancel_timer),
         )
         self._episode_slots = asyncio.Semaphore(options.max_orchestrators)
-        self._drives: set[asyncio.Task[None]] = set()
+        self._episode_tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     async def start(self) -> None:
@@ -84,9 +84,9 @@ class LocalEngine(DurableEngine):
         self._stopping = True
         self.timers.close()
         await self._pool.close()
-        for drive in self._drives:
-            drive.cancel()
-        await asyncio.gather(*self._drives, return_exceptions=True)
+        for task in self._episode_tasks:
+            task.cancel()
+        await asyncio.gather(*self._episode_tasks, return_exceptions=True)
         await self.store.close()
 
     def clock_moved(self) -> None:
@@ -96,7 +96,7 @@ class LocalEngine(DurableEngine):
     @property
     def is_quiet(self) -> bool:
         """Return whether no episode, activity or transaction is in progress."""
-        return not self._drives and not self._pool.is_busy and not self.store.is_busy
+        return not self._episode_tasks and not self._pool.is_busy and not self.store.is_busy
 
     # Operations of clients
 
@@ -112,28 +112,30 @@ class LocalEngine(DurableEngine):
     def _reader(self) -> Reader:
         return self.store
 
-    def _find(self, instance_id: str) -> Instance | None:
+    def _find(self, instance_id: str) -> OrchestrationInstance | None:
         return self.cache.find(instance_id)
 
-    def history_of(self, instance: Instance) -> list[str]:
+    def history_of(self, instance: OrchestrationInstance) -> list[str]:
         """Return an instance's saved events, one text for each episode."""
         return self.cache.history(instance)
 
     def read_page(
         self, condition: records.InstanceFilter, top: str | None, token: str
-    ) -> tuple[list[Instance], str]:
+    ) -> tuple[list[OrchestrationInstance], str]:
         """Return one page of instances, and the token of the next page or an empty string."""
         rows, next_token = super().read_page(condition, top, token)
         return [self.cache.get_cached(instance.id) or instance for instance in rows], next_token
 
-    async def _commit_start(self, instance: Instance, existing: Instance | None) -> None:
+    async def _commit_start(
+        self, instance: OrchestrationInstance, existing: OrchestrationInstance | None
+    ) -> None:
         statements: list[Statement] = [records.insert_instance(instance)]
         if existing is not None:
             statements.insert(0, records.delete_history(instance.id))
         self.cache.put(instance)
         written = self.store.write(statements)
         # The store commits it even if the caller stops waiting.
-        written.add_done_callback(lambda done: self._started(done, instance))
+        written.add_done_callback(lambda done: self._start_committed(done, instance))
         await asyncio.shield(written)
 
     async def rewind(self, instance_id: str) -> None:
@@ -165,7 +167,7 @@ class LocalEngine(DurableEngine):
                 instance.watchers.remove(watcher)
         return instance.is_finished
 
-    async def purge(self, instances: Sequence[Instance]) -> int:
+    async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
         """Delete finished instances and their histories; return how many were deleted."""
         # A new instance may have replaced a finished one.
         current = [self.cache.get_cached(instance.id) or instance for instance in instances]
@@ -181,7 +183,9 @@ class LocalEngine(DurableEngine):
 
     # Delivery
 
-    async def _commit_switch(self, instance: Instance, status: Status, message: Message) -> None:
+    async def _commit_switch(
+        self, instance: OrchestrationInstance, status: Status, message: TaskMessage
+    ) -> None:
         former, instance.status = instance.status, status
         try:
             await self._write(instance, message, [records.set_status(instance.id, status)])
@@ -190,25 +194,29 @@ class LocalEngine(DurableEngine):
             raise
         self.cache.persist_results(instance)
 
-    def _started(self, written: asyncio.Future[None], instance: Instance) -> None:
+    def _start_committed(
+        self, written: asyncio.Future[None], instance: OrchestrationInstance
+    ) -> None:
         if _succeeded(written):
             self._wake(instance)
         else:
             self.cache.drop(instance)
 
-    async def _commit_message(self, instance: Instance, message: Message) -> None:
+    async def _commit_message(self, instance: OrchestrationInstance, message: TaskMessage) -> None:
         await self._write(instance, message)
 
     async def _write(
-        self, instance: Instance, message: Message, more: Sequence[Statement] = ()
+        self, instance: OrchestrationInstance, message: TaskMessage, more: Sequence[Statement] = ()
     ) -> None:
         message.sequence = self.cache.next_number()
         instance.pending_writes += 1
         written = self.store.write([records.insert_message(instance.id, message), *more])
-        written.add_done_callback(lambda done: self._posted(done, instance, message))
+        written.add_done_callback(lambda done: self._message_committed(done, instance, message))
         await asyncio.shield(written)
 
-    def _posted(self, written: asyncio.Future[None], instance: Instance, message: Message) -> None:
+    def _message_committed(
+        self, written: asyncio.Future[None], instance: OrchestrationInstance, message: TaskMessage
+    ) -> None:
         instance.pending_writes -= 1
         if _succeeded(written) and not self._stopping:
             self.cache.deliver(instance.id, message)
@@ -216,7 +224,7 @@ class LocalEngine(DurableEngine):
     def _set_timer(self, timer: TimerRow) -> None:
         def fire() -> None:
             text = history.timer_fired(self.cache.now(), timer.task, timer.due)
-            message = Message(EventType.TIMER_FIRED, text, timer.task, timer.execution)
+            message = TaskMessage(EventType.TIMER_FIRED, text, timer.task, timer.execution)
             self.cache.deliver(timer.instance_id, message)
 
         self.timers.set((timer.instance_id, timer.task), timer.due, fire)
@@ -224,18 +232,18 @@ class LocalEngine(DurableEngine):
     def _cancel_timer(self, instance_id: str, task: int) -> None:
         self.timers.cancel((instance_id, task))
 
-    # Turns
+    # Episodes
 
-    def _wake(self, instance: Instance) -> None:
+    def _wake(self, instance: OrchestrationInstance) -> None:
         if instance.is_busy or self._stopping or not is_ready(instance):
             return
         instance.is_busy = True
-        drive = asyncio.get_running_loop().create_task(self._drive(instance))
-        self._drives.add(drive)
-        drive.add_done_callback(self._drives.discard)
+        task = asyncio.get_running_loop().create_task(self._run_episodes(instance))
+        self._episode_tasks.add(task)
+        task.add_done_callback(self._episode_tasks.discard)
 
-    async def _drive(self, instance: Instance) -> None:
-        """Make turns while there is cause to; one task for each instance at most."""
+    async def _run_episodes(self, instance: OrchestrationInstance) -> None:
+        """Run episodes of an instance while it has work. At most one task does so."""
         try:
             while is_ready(instance):
                 async with self._episode_slots:
@@ -248,7 +256,7 @@ class LocalEngine(DurableEngine):
         finally:
             instance.is_busy = False
 
-    async def _try_episode(self, instance: Instance) -> bool:
+    async def _try_episode(self, instance: OrchestrationInstance) -> bool:
         try:
             await self._episodes.run(instance)
         except AppUnavailable:

@@ -10,7 +10,7 @@ from functools import partial
 
 from emulator.functions.durable import history, records
 from emulator.functions.durable.episodes import Episode, close_events, next_execution
-from emulator.functions.durable.instances import Instance, Status, id_taken
+from emulator.functions.durable.instances import OrchestrationInstance, Status, id_taken
 from emulator.functions.durable.local.cache import InstanceCache
 from emulator.functions.durable.protocol import ContinueAsNew, ScheduleActivity
 from emulator.functions.durable.records import TimerRow, WorkItem
@@ -56,7 +56,7 @@ class LocalOutbox:
         episode.statements.append(records.delete_timer(episode.instance.id, task))
         episode.effects.append(partial(self._cancel_timer, episode.instance.id, task))
 
-    def start_child(self, episode: Episode, child: Instance) -> None:
+    def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
         """Insert the instance and wake it after the commit.
 
         If an unfinished instance has its id, send a failure to the parent instead.
@@ -191,7 +191,7 @@ class LocalCheckpointer:
         )
         return fragment
 
-    def _stop_timers(self, instance: Instance) -> None:
+    def _stop_timers(self, instance: OrchestrationInstance) -> None:
         for task in (*instance.shim.timers, *instance.shim.retries):
             self._cancel_timer(instance.id, task)
 

@@ -14,7 +14,7 @@ from typing import Any
 from emulator.functions.durable import records
 from emulator.functions.durable.errors import OperationInvalid
 from emulator.functions.durable.history import EventType, played
-from emulator.functions.durable.instances import Instance, Message, Status
+from emulator.functions.durable.instances import OrchestrationInstance, Status, TaskMessage
 from emulator.functions.durable.local.cache import InstanceCache
 from emulator.functions.durable.protocol import fire_at
 from emulator.functions.durable.records import TimerRow, WorkItem
@@ -45,7 +45,7 @@ class Rewinder:
         self._run = run
         self._set_timer = set_timer
 
-    async def rewind(self, instance: Instance) -> None:
+    async def rewind(self, instance: OrchestrationInstance) -> None:
         """Rewind a failed instance. Raises OperationInvalid if that is impossible."""
         statements: list[Statement] = []
         effects: list[Callable[[], None]] = []
@@ -55,7 +55,10 @@ class Rewinder:
             effect()
 
     def _collect(
-        self, instance: Instance, statements: list[Statement], effects: list[Callable[[], None]]
+        self,
+        instance: OrchestrationInstance,
+        statements: list[Statement],
+        effects: list[Callable[[], None]],
     ) -> None:
         fragments = list(self._cache.history(instance))
         past = [_events(fragment) for fragment in fragments]
@@ -88,22 +91,22 @@ class Rewinder:
         effects.append(lambda: self._cache.wake(instance))
 
     def _messages(
-        self, instance: Instance, kept: Iterable[Event], statements: list[Statement]
-    ) -> list[Message]:
+        self, instance: OrchestrationInstance, kept: Iterable[Event], statements: list[Statement]
+    ) -> list[TaskMessage]:
         messages = []
         for event in kept:
             task = event.get("TaskScheduledId", event.get("TimerId"))
             event["IsPlayed"] = False
             text = json.dumps(event, separators=(",", ":"))
             kind = EventType(event["EventType"])
-            message = Message(kind, text, task, instance.execution, self._cache.next_number())
+            message = TaskMessage(kind, text, task, instance.execution, self._cache.next_number())
             statements.append(records.insert_message(instance.id, message))
             messages.append(message)
         return messages
 
     def _restore_timers(  # noqa: PLR0913, PLR0917 - the last two collect the changes
         self,
-        instance: Instance,
+        instance: OrchestrationInstance,
         shim: Shim,
         past: list[list[Event]],
         kept: Iterable[Event],
@@ -129,16 +132,16 @@ class Rewinder:
 
     def _retry(
         self,
-        instance: Instance,
+        instance: OrchestrationInstance,
         failure: Event,
-        turns: list[list[Event]],
+        episodes: list[list[Event]],
         statements: list[Statement],
         effects: list[Callable[[], None]],
     ) -> None:
         task = failure["TaskScheduledId"]
         cause = next(
             event
-            for events in turns
+            for events in episodes
             for event in events
             if event["EventType"] in {EventType.TASK_SCHEDULED, EventType.CHILD_CREATED}
             and event["EventId"] == task
@@ -186,7 +189,9 @@ def _last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | 
     raise OperationInvalid("The history of the last attempt was deleted.")
 
 
-def _restore(instance: Instance, shim: Shim, fragments: list[str], messages: list[Message]) -> None:
+def _restore(
+    instance: OrchestrationInstance, shim: Shim, fragments: list[str], messages: list[TaskMessage]
+) -> None:
     instance.status = Status.RUNNING
     instance.output = None
     instance.shim = shim

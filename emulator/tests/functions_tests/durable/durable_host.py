@@ -13,7 +13,7 @@ from typing import Any
 from azure.durable_functions import Orchestrator
 
 from emulator.functions.durable.azure_storage.engine import AzureStorageEngine, AzureStorageOptions
-from emulator.functions.durable.instances import Instance
+from emulator.functions.durable.instances import OrchestrationInstance
 from emulator.functions.durable.local.engine import LocalEngine
 from emulator.functions.durable.store import Store
 from emulator.functions.errors import AppUnavailable, FunctionFailure
@@ -186,7 +186,9 @@ class EngineHost:
             tables, read = ["inbox", "work", "timers"], self.local_engine.store.read
         return sum(int(read(f"SELECT count(*) FROM {table}")[0][0]) for table in tables)
 
-    async def begin(self, name: str, value: Any = None, instance_id: str = "i") -> Instance:
+    async def begin(
+        self, name: str, value: Any = None, instance_id: str = "i"
+    ) -> OrchestrationInstance:
         """Start an instance as the SDK's client does, and wait until it is idle."""
         text = None if value is None else json.dumps(json.dumps(value))
         await self.engine.start_new(name, instance_id, text)

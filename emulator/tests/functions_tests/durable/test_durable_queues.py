@@ -9,10 +9,10 @@ import pytest
 from emulator.functions.durable.azure_storage import queues
 from emulator.functions.durable.azure_storage.database import Database
 from emulator.functions.durable.azure_storage.episodes import LoadedInstance, select_messages
-from emulator.functions.durable.azure_storage.leases import Leases
+from emulator.functions.durable.azure_storage.leases import PartitionLeases
 from emulator.functions.durable.azure_storage.queues import QueueMessage, partition_of
 from emulator.functions.durable.history import EventType
-from emulator.functions.durable.instances import Message, Status
+from emulator.functions.durable.instances import Status, TaskMessage
 from emulator.functions.durable.shim import Shim
 
 PARTITION = partition_of("i")
@@ -92,7 +92,7 @@ def test_select_messages_takes_or_refuses_a_message(
 
 
 async def test_a_message_returns_after_its_visibility_timeout(database: Database) -> None:
-    sql, arguments = queues.send("i", Message(EventType.EVENT_RAISED, "{}"), 10)
+    sql, arguments = queues.send("i", TaskMessage(EventType.EVENT_RAISED, "{}"), 10)
     await database.transact(lambda connection: connection.execute(sql, arguments))
 
     async def dequeue(now: int) -> list[QueueMessage]:
@@ -106,7 +106,7 @@ async def test_a_message_returns_after_its_visibility_timeout(database: Database
 
 
 async def test_a_receipt_is_invalid_after_another_host_dequeues(database: Database) -> None:
-    sql, arguments = queues.send("i", Message(EventType.EVENT_RAISED, "{}"), 0)
+    sql, arguments = queues.send("i", TaskMessage(EventType.EVENT_RAISED, "{}"), 0)
 
     def run(connection: sqlite3.Connection) -> None:
         connection.execute(sql, arguments)
@@ -131,7 +131,7 @@ def test_backoff_is_exponential_up_to_the_timeout() -> None:
 
 
 async def test_an_expired_lease_is_acquired_by_another_host(database: Database) -> None:
-    one, two = Leases("1"), Leases("2")
+    one, two = PartitionLeases("1"), PartitionLeases("2")
 
     def run(connection: sqlite3.Connection) -> None:
         one.renew(connection, 0, 30, ())

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +17,16 @@ import emulator
 from functions_tests.process.host_process import RunningHost, copy_app, running_host
 
 HUNDRED_MIB = 100 * 1024 * 1024
+
+
+def emulator_is_installed() -> bool:
+    """Return whether an emulator other than this checkout is installed for the interpreter."""
+    command = [sys.executable, "-P", "-c", "import emulator; print(emulator.__file__)"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd="/", env=environment
+    ).stdout.strip()
+    return bool(found) and ("site-packages" in found or found != emulator.__file__)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -226,7 +238,7 @@ async def test_the_app_has_its_settings_and_cannot_import_the_hosts_modules(
 
 
 @pytest.mark.skipif(
-    "site-packages" in emulator.__file__, reason="an installed package is importable by every app"
+    emulator_is_installed(), reason="an app may import what is installed beside its interpreter"
 )
 async def test_the_checkout_of_the_host_is_not_importable_by_the_app(
     client: httpx.AsyncClient,
