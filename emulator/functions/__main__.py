@@ -1,4 +1,4 @@
-"""`python -m emulator.functions --app FOLDER --port 7071 --data DIR`."""
+"""Run the Functions host from the command line: `python -m emulator.functions --app FOLDER`."""
 
 import argparse
 import asyncio
@@ -9,16 +9,18 @@ import sys
 from pathlib import Path
 
 from emulator import program
-from emulator.functions.datadir import locked
-from emulator.functions.durable.azure_storage.faults import CrashPoint, check_crash_point
-from emulator.functions.durable.azure_storage.options import (
+from emulator.functions.durable.azure_storage.engine import (
     DEFAULT_VISIBILITY_TIMEOUT_SECONDS,
     AzureStorageOptions,
-    FaultOptions,
 )
-from emulator.functions.host import Host, HostOptions, run_host
+from emulator.functions.durable.azure_storage.faults import (
+    CrashPoint,
+    FaultOptions,
+    check_crash_point,
+)
+from emulator.functions.host import Host, HostOptions, lock_data_directory, run_host
 
-# Live hosts renew what they hold at a third of it.
+# A live host renews its messages after a third of the timeout.
 _SHORTEST_TIMEOUT_SECONDS = 0.5
 _LONGEST_TIMEOUT_SECONDS = 7 * 24 * 3600.0
 _AZURE_STORAGE_ONLY = (
@@ -32,15 +34,15 @@ _AZURE_STORAGE_ONLY = (
 
 
 def main() -> int:
-    """Run a host until SIGTERM or SIGINT; return its exit status."""
+    """Run a host until SIGTERM or SIGINT and return its exit status."""
     options = _parse(sys.argv[1:])
-    # The SDK's links report every hiccup at length; the trigger says once what matters.
+    # The SDK logs each lost connection at length; the trigger logs an outage once.
     logging.getLogger("azure").setLevel(logging.CRITICAL)
     return program.run("emulator.functions", options.log_level, lambda: _run(options))
 
 
 def _run(options: HostOptions) -> None:
-    with locked(options.data):
+    with lock_data_directory(options.data):
         program.run_loop(_serve(options))
 
 
@@ -49,7 +51,7 @@ async def _serve(options: HostOptions) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    # Core Tools overlay local.settings.json with their environment, so this is the app's, too.
+    # The app also sees the host's environment, as with Core Tools.
     await run_host(Host(options, dict(os.environ)), stopping)
 
 
@@ -68,13 +70,15 @@ def _parse(arguments: list[str]) -> HostOptions:
         help="port of the durable client's API (default: any free)",
     )
     parser.add_argument(
-        "--python", default=sys.executable, help="interpreter of the app process, if another"
+        "--python",
+        default=sys.executable,
+        help="Python interpreter of the app process (default: that of the host)",
     )
     _add_engine_options(parser)
     given = parser.parse_args(arguments)
     folder: Path = given.app.resolve()
     if not folder.is_dir():
-        parser.error(f"--app {given.app} is not a folder")
+        parser.error(f"--app {given.app} is not a folder: name the folder with function_app.py")
     return HostOptions(
         folder=folder,
         data=given.data.resolve(),
@@ -92,7 +96,8 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=["local", "azure-storage"],
         default="local",
-        help="durable engine: one transaction a turn, or the Azure Storage provider's order",
+        help="durable engine: one transaction for each episode (local), or the steps of the "
+        "Azure Storage provider (azure-storage); default: local",
     )
     group = parser.add_argument_group("with --engine azure-storage")
     group.add_argument(
@@ -105,7 +110,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--visibility-timeout",
         type=_seconds,
         metavar="SECONDS",
-        help="how long messages of a host that died stay invisible (default: 60)",
+        help="how long the messages of a dead host stay invisible (default: 60)",
     )
     group.add_argument(
         "--crash-at",
@@ -122,7 +127,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--split-brain-rate",
         type=_rate,
         metavar="P",
-        help="probability that an episode is run by a second owner, too",
+        help="probability that a second owner runs an episode, too",
     )
     group.add_argument("--seed", type=int, metavar="N", help="seed of the random faults")
 

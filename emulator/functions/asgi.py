@@ -1,16 +1,27 @@
-"""The few ASGI shapes that the host's own applications share."""
+"""ASGI for the host: types, request bodies, responses, and a uvicorn listener on the event loop."""
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+import socket
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from emulator.program import port_in_use
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
-
 MAX_BODY_BYTES = 100 * 1024 * 1024
+_MAX_HEAD_BYTES = 1024 * 1024
+_BACKLOG = 2048
+_KEEP_ALIVE_SECONDS = 130  # the default of Kestrel, on which pooled clients of Azure rely
+_SHUTDOWN_SECONDS = 5
 
 
 class BodyTooLarge(Exception):
@@ -18,13 +29,14 @@ class BodyTooLarge(Exception):
 
 
 class ClientGone(Exception):
-    """The client went away before its request was complete."""
+    """The client disconnected before its request was complete."""
 
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int = MAX_BODY_BYTES) -> bytes:
-    """Return the request's body; one that came in one piece is not copied.
+    """Return the request's body; a body that arrives in one piece is not copied.
 
-    Raises BodyTooLarge as soon as that is known, and ClientGone.
+    Raises BodyTooLarge as soon as the body is known to be over `limit_bytes`, and ClientGone if
+    the client disconnects.
     """
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > limit_bytes:
@@ -33,17 +45,19 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int = MAX_BODY_
     if message["type"] != "http.request":
         raise ClientGone
     body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        return body
     pieces, total_bytes = [body], len(body)
-    while message.get("more_body", False):
+    while True:
+        if total_bytes > limit_bytes:
+            raise BodyTooLarge
+        if not message.get("more_body", False):
+            break
         message = await receive()
         if message["type"] != "http.request":
             raise ClientGone
         pieces.append(message.get("body", b""))
         total_bytes += len(pieces[-1])
-        if total_bytes > limit_bytes:
-            raise BodyTooLarge
+    if len(pieces) == 1:
+        return body
     return b"".join(pieces)
 
 
@@ -54,7 +68,7 @@ async def respond(send: Send, status: int, headers: Headers, body: bytes) -> Non
 
 
 async def respond_empty(send: Send, status: int) -> None:
-    """Send a response without a body, as Azure's host does for its own errors."""
+    """Send a response without a body, as Azure's host does for its errors."""
     await respond(send, status, [(b"content-length", b"0")], b"")
 
 
@@ -66,3 +80,89 @@ async def respond_json(send: Send, status: int, document: object) -> None:
         (b"content-length", str(len(body)).encode()),
     ]
     await respond(send, status, headers, body)
+
+
+def url_of(bound: socket.socket) -> str:
+    """Return the http URL of a bound socket, without a trailing slash."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with a limit on the size of a request's head."""
+
+    _head_bytes = 0
+    _is_in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self.transport.close()
+                return
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        self._head_bytes = 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._is_in_head = True
+        super().on_message_complete()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Set `ready` once requests are accepted."""
+        await super().startup(sockets)
+        self.ready.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the host."""
+        yield
+
+
+class Listener:
+    """One ASGI application on one socket."""
+
+    def __init__(self, application: Any, bound: socket.socket) -> None:
+        config = uvicorn.Config(
+            application,
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+            proxy_headers=False,
+        )
+        self._server = _Server(config)
+        self._socket = bound
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen, and return once requests are accepted. Raises PortInUse."""
+        # Two programs may bind a port with SO_REUSEADDR: the first to listen gets it.
+        try:
+            self._socket.listen(_BACKLOG)
+        except OSError as error:
+            raise port_in_use(self._socket.getsockname()[1]) from error
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        await self._server.ready.wait()
+
+    async def stop(self) -> None:
+        """Stop listening, wait up to 5 s for requests in flight, and close."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+        self._socket.close()

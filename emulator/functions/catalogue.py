@@ -1,13 +1,12 @@
-"""What the host serves of an app: its functions sorted by trigger, with settings resolved."""
+"""The app's functions by trigger, with the settings in their bindings resolved."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from emulator.functions.appsettings import resolve
 from emulator.functions.errors import AppLoadError
-from emulator.functions.hostfile import HostFile, ServiceBusOptions
 from emulator.functions.routes import Route, RouteError, RouteTable
+from emulator.functions.settings import HostFile, ServiceBusOptions, resolve
 from emulator.program import SettingError
 
 _CORE_BINDINGS = frozenset({"http", "httpTrigger", "timerTrigger", "warmupTrigger"})
@@ -17,22 +16,22 @@ _RESERVED_ROUTES = ("admin", "runtime")
 
 
 @dataclass(frozen=True, slots=True)
-class Triggered:
-    """A function with its trigger's binding, %NAME% references resolved."""
+class TriggeredFunction:
+    """A function with the binding of its trigger, %NAME% references resolved."""
 
     name: str
     binding: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
-    """The app's functions by what fires them."""
+class FunctionCatalogue:
+    """The app's functions by trigger."""
 
     functions: list[dict[str, Any]]
     routes: RouteTable
     service_bus_options: ServiceBusOptions
-    timers: list[Triggered] = field(default_factory=list)
-    service_bus: list[Triggered] = field(default_factory=list)
+    timers: list[TriggeredFunction] = field(default_factory=list)
+    service_bus: list[TriggeredFunction] = field(default_factory=list)
     orchestrators: dict[str, str] = field(default_factory=dict)
     activities: dict[str, str] = field(default_factory=dict)
     is_durable: bool = False
@@ -40,10 +39,10 @@ class Catalogue:
 
 def build_catalogue(
     functions: list[dict[str, Any]], host_file: HostFile, settings: Mapping[str, str]
-) -> Catalogue:
-    """Sort an app's functions. Raises AppLoadError for what the host cannot serve."""
+) -> FunctionCatalogue:
+    """Return the functions by trigger. Raises AppLoadError if the host cannot serve one."""
     routes: list[Route] = []
-    catalogue = Catalogue(
+    catalogue = FunctionCatalogue(
         functions=functions,
         routes=RouteTable([]),
         service_bus_options=host_file.service_bus,
@@ -63,9 +62,9 @@ def build_catalogue(
             case "httpTrigger":
                 routes.append(_route(name, trigger, host_file.route_prefix))
             case "timerTrigger":
-                catalogue.timers.append(Triggered(name, trigger))
+                catalogue.timers.append(TriggeredFunction(name, trigger))
             case "serviceBusTrigger":
-                catalogue.service_bus.append(Triggered(name, trigger))
+                catalogue.service_bus.append(TriggeredFunction(name, trigger))
             case "orchestrationTrigger":
                 catalogue.orchestrators[trigger.get("orchestration") or name] = name
             case "activityTrigger":

@@ -1,20 +1,20 @@
-"""Time as an argument: timers, locks and backoff ask a clock, so that tests need not wait."""
+"""The clock as an argument, so that tests of timers and locks do not have to wait."""
 
 from datetime import UTC, datetime
 from typing import Protocol
 
 
-class Clock(Protocol):
-    """Tells the time."""
+class UtcClock(Protocol):
+    """A source of the current time."""
 
     def now(self) -> datetime:
-        """Return the present instant, UTC-aware."""
+        """Return the current time, in UTC."""
         ...
 
 
-class SystemClock:
-    """The machine's own clock."""
+class SystemUtcClock:
+    """The system clock."""
 
     def now(self) -> datetime:
-        """Return the present instant, UTC-aware."""
+        """Return the current time, in UTC."""
         return datetime.now(UTC)

@@ -1,35 +1,57 @@
-"""Puts the host together: app process, durable engine, triggers and listeners, in their order."""
+"""The composition root: app process, durable extension, triggers and listeners, in order."""
 
 import asyncio
+import fcntl
 import logging
+import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emulator.functions.admin import AdminApplication
-from emulator.functions.appsettings import read_app_settings, resolve
-from emulator.functions.asgi import Application
-from emulator.functions.catalogue import Catalogue, build_catalogue
-from emulator.functions.clock import Clock, SystemClock
-from emulator.functions.durability import Durability
-from emulator.functions.durable.azure_storage.options import AzureStorageOptions
-from emulator.functions.hostfile import read_host_file
-from emulator.functions.invoker import Invoker
-from emulator.functions.listeners import Listener, url_of
-from emulator.functions.process import AppCommand
-from emulator.functions.supervisor import Supervisor
-from emulator.functions.triggers.starting import Triggers
+from emulator.functions.app_process import AppCommand, AppSupervisor, Invoker
+from emulator.functions.asgi import Application, Listener, url_of
+from emulator.functions.catalogue import FunctionCatalogue, build_catalogue
+from emulator.functions.clock import SystemUtcClock, UtcClock
+from emulator.functions.durable.azure_storage.engine import AzureStorageOptions
+from emulator.functions.durable.extension import DurableExtension
+from emulator.functions.errors import DataDirectoryInUse
+from emulator.functions.settings import read_app_settings, read_host_file, resolve
+from emulator.functions.triggers.binding import Triggers
 from emulator.functions.web import WebApplication
-from emulator.program import bind
+from emulator.program import SettingError, bind
 
 _log = logging.getLogger("functions.host")
 
 
+@contextmanager
+def lock_data_directory(directory: Path) -> Iterator[Path]:
+    """Create the directory if it does not exist and lock it until the block ends.
+
+    The lock also ends with the process. Raises DataInUse if another host has it, and SettingError
+    if the directory cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / "host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise SettingError(f"--data {directory} cannot be used: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataDirectoryInUse(f"another host is running on {directory}") from None
+        yield directory
+    finally:
+        os.close(descriptor)
+
+
 @dataclass(frozen=True, slots=True)
 class HostOptions:
-    """What the host is started with."""
+    """The options of the command line."""
 
     folder: Path
     data: Path
@@ -39,17 +61,17 @@ class HostOptions:
     log_level: str = "info"
     python: str = sys.executable
     storage: AzureStorageOptions | None = None
-    """The azure-storage engine's options; None takes the default engine."""
+    """The options of the azure-storage engine; if None, the default engine is used."""
 
 
 class Host:
-    """One Functions host. `start` raises a StartError when the app cannot be served."""
+    """One Functions host. `start` raises a StartError if the app cannot be served."""
 
     def __init__(
-        self, options: HostOptions, environment: Mapping[str, str], clock: Clock | None = None
+        self, options: HostOptions, environment: Mapping[str, str], clock: UtcClock | None = None
     ) -> None:
         self._options = options
-        self._clock = clock or SystemClock()
+        self._clock = clock or SystemUtcClock()
         self._host_file = read_host_file(options.folder)
         self._main_socket = bind(options.host, options.port)
         self._settings = {
@@ -59,18 +81,21 @@ class Host:
             "WEBSITE_HOSTNAME": url_of(self._main_socket).removeprefix("http://"),
         }
         command = AppCommand(options.folder, self._settings, options.python, options.log_level)
-        self._supervisor = Supervisor(command)
-        self._durability: Durability | None = None
+        self._supervisor = AppSupervisor(command)
+        self._durable: DurableExtension | None = None
         self._triggers: Triggers | None = None
         self._listeners: list[Listener] = []
 
     @property
     def url(self) -> str:
-        """Return where the host listens."""
+        """Return the URL of the main port."""
         return url_of(self._main_socket)
 
     async def start(self) -> None:
-        """Load the app, then open: what triggers may call must be there before them."""
+        """Load the app, then start the durable extension, the listeners and the triggers.
+
+        This order lets a trigger use the durable client as soon as it fires.
+        """
         await self._supervisor.load()
         catalogue = build_catalogue(self._supervisor.functions, self._host_file, self._settings)
         invoker = Invoker(
@@ -87,7 +112,7 @@ class Host:
             self._clock,
         )
         if catalogue.is_durable:
-            await self._start_durability(invoker)
+            await self._start_durable(invoker)
         self._supervisor.begin()
         await self._listen(self._web(catalogue, invoker, triggers), self._main_socket)
         self._triggers = triggers
@@ -95,31 +120,37 @@ class Host:
         self._announce(catalogue)
 
     async def stop(self) -> None:
-        """Close in the order that keeps promises: no new work, then the work, then the app."""
+        """Stop the triggers, then the listeners, the durable extension and the app process."""
         if self._triggers is not None:
             await self._triggers.stop()
         # The main port first: functions that finish may still need the durable client's port.
         for listener in reversed(self._listeners):
             await listener.stop()
-        if self._durability is not None:
-            await self._durability.stop()
+        if self._durable is not None:
+            await self._durable.stop()
         await self._supervisor.stop()
         self._main_socket.close()
 
-    async def _start_durability(self, invoker: Invoker) -> None:
+    async def _start_durable(self, invoker: Invoker) -> None:
         rpc_socket = bind(self._options.host, self._options.rpc_port)
         options = self._host_file.durable
         options = replace(options, hub_name=resolve(options.hub_name, self._settings))
-        durability = Durability(
-            self._options.data, invoker, self._clock, options, self._options.storage
+        durable = DurableExtension(
+            self._options.data / "durable.db",
+            invoker,
+            self._clock,
+            options,
+            self._options.storage,
         )
-        self._durability = durability
-        await durability.start()
-        self._supervisor.client_binding = durability.client_binding(self.url, url_of(rpc_socket))
-        await self._listen(durability.rpc_app, rpc_socket)
+        self._durable = durable
+        await durable.start()
+        self._supervisor.client_binding = durable.client_binding(self.url, url_of(rpc_socket))
+        await self._listen(durable.rpc_app, rpc_socket)
 
-    def _web(self, catalogue: Catalogue, invoker: Invoker, triggers: Triggers) -> WebApplication:
-        management = None if self._durability is None else self._durability.management_app
+    def _web(
+        self, catalogue: FunctionCatalogue, invoker: Invoker, triggers: Triggers
+    ) -> WebApplication:
+        management = None if self._durable is None else self._durable.management_app
         admin = AdminApplication(
             catalogue,
             self.url,
@@ -134,7 +165,7 @@ class Host:
         self._listeners.append(listener)
         await listener.start()
 
-    def _announce(self, catalogue: Catalogue) -> None:
+    def _announce(self, catalogue: FunctionCatalogue) -> None:
         for route in catalogue.routes.routes:
             methods = ",".join(sorted(route.methods)) or "any method"
             _log.info("%s: [%s] %s/%s", route.function, methods, self.url, route.template)
@@ -142,7 +173,7 @@ class Host:
 
 
 async def run_host(host: Host, stopping: asyncio.Event) -> None:
-    """Start a host, wait until it shall stop, even while it starts, and stop it."""
+    """Start a host, wait for `stopping`, which may be set during the start, and stop the host."""
     starting = asyncio.create_task(host.start())
     stop = asyncio.create_task(stopping.wait())
     try:

@@ -1,4 +1,4 @@
-"""Route templates of HTTP triggers, as ASP.NET reads them, and which function answers a request.
+"""Route templates of HTTP triggers, read as ASP.NET reads them.
 
 products/{category:alpha}/{id:int?}      literals, constraints, optional parameters, defaults
 files/{name}.{ext}                       several parameters in one segment
@@ -18,7 +18,7 @@ _LONG_BITS = 63
 
 
 class RouteError(ValueError):
-    """A route template that ASP.NET would refuse, or one that the host cannot read."""
+    """A route template that ASP.NET refuses or that this host does not support."""
 
 
 Check = Callable[[str], bool]
@@ -26,7 +26,7 @@ Check = Callable[[str], bool]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A compiled template. Raises RouteError when made of a bad one."""
+    """A compiled route template. The constructor raises RouteError if the template is invalid."""
 
     template: str
     function: str
@@ -44,7 +44,7 @@ class Route:
         object.__setattr__(self, "precedence", tuple(compiled.precedence))
 
     def match(self, path: str) -> dict[str, str] | None:
-        """Return the route's values for a decoded path without its leading slash, or None."""
+        """Return the route values of a decoded path without its leading slash, or None."""
         found = self._pattern.fullmatch(path)
         if found is None:
             return None
@@ -56,20 +56,20 @@ class Route:
 
 
 class RouteTable:
-    """All routes of an app; the more literal ones are tried first."""
+    """All routes of an app, in order of precedence: literal segments first."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes: list[Route] = []
         self.extend(routes)
 
     def extend(self, routes: Iterable[Route]) -> None:
-        """Add routes, each at its place."""
+        """Add routes in the order of precedence."""
         self.routes = sorted([*self.routes, *routes], key=lambda route: route.precedence)
 
     def find(self, method: str, path: str) -> tuple[str, dict[str, str]] | None:
-        """Return the function that answers and the route's values, or None.
+        """Return the function of a request and the route values, or None.
 
-        A route whose methods exclude the request's is no match: Azure then answers 404, not 405.
+        A route without the request's method does not match: Azure then responds 404, not 405.
         """
         relative = path.strip("/")
         for route in self.routes:
@@ -82,7 +82,7 @@ class RouteTable:
 
 
 class _Compiler:
-    """Turns a template into a pattern, checks, defaults and its precedence, segment by segment."""
+    """Compile a template into a pattern, constraint checks, defaults and a precedence."""
 
     def __init__(self, template: str) -> None:
         self.checks: dict[str, tuple[Check, ...]] = {}
@@ -127,7 +127,7 @@ class _Compiler:
         return f"{separator}(?P<{name}>[^/]+)"
 
     def _declare(self, match: re.Match[str]) -> tuple[str, bool]:
-        """Note a parameter's constraints and default; return its name and whether it may lack."""
+        """Store a parameter's constraints and default; return its name, and if it is optional."""
         name, rest = match[2], match[3]
         if name in self._names:
             raise RouteError(f"'{self._template}': the parameter '{name}' appears twice")
@@ -149,7 +149,7 @@ class _Compiler:
 
 
 def _segments(template: str) -> list[str]:
-    """Split at slashes outside braces: a regex constraint may hold some."""
+    """Split at slashes outside braces, as a regex constraint may contain slashes."""
     stripped = template.strip("/")
     if not stripped:
         return []
@@ -221,7 +221,7 @@ def _range(low: str, high: str) -> Check:
 
 
 def _regex(pattern: str) -> Check:
-    # ASP.NET wants the braces of an expression doubled.
+    # ASP.NET requires the braces of an expression to be doubled.
     single = pattern.replace("{{", "{").replace("}}", "}")
     compiled = re.compile(single, re.IGNORECASE)
     return lambda value: compiled.search(value) is not None

@@ -1,9 +1,10 @@
-"""The main port: HTTP triggers, the durable management API, and the host's own pages."""
+"""The main port: HTTP triggers, the durable management API, and the pages of the host itself."""
 
 import logging
 import re
 from urllib.parse import parse_qsl
 
+from emulator.functions.app_process import Invoker
 from emulator.functions.asgi import (
     Application,
     BodyTooLarge,
@@ -16,13 +17,11 @@ from emulator.functions.asgi import (
     respond,
     respond_empty,
 )
-from emulator.functions.invoker import Invoker
+from emulator.functions.durable.management import DURABLE_PATH
+from emulator.functions.errors import AppUnavailable, FunctionFailure
 from emulator.functions.routes import RouteTable
-from emulator.functions.runner import AppUnavailable, FunctionFailure
 
 _log = logging.getLogger("functions.host")
-
-DURABLE_PATH = "/runtime/webhooks/durabletask"
 _OWN_PATHS = ("/admin", "/runtime")
 _CONNECTION_HEADERS = frozenset({b"connection", b"content-length", b"keep-alive", b"te"}) | {
     b"trailer",
@@ -43,13 +42,13 @@ class WebApplication:
         invoker: Invoker,
         admin: Application,
         management: Application | None,
-        most_outstanding: int | None,
+        max_outstanding: int | None,
     ) -> None:
         self._routes = routes
         self._invoker = invoker
         self._admin = admin
         self._management = management
-        self._most_outstanding = most_outstanding
+        self._max_outstanding = max_outstanding
         self._outstanding = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,17 +60,17 @@ class WebApplication:
             return
         path: str = scope["path"]
         if path.startswith(_OWN_PATHS) and path.split("/", 2)[1] in ("admin", "runtime"):
-            await self._own(path, scope, receive, send)
+            await self._serve_host_path(path, scope, receive, send)
             return
         found = self._routes.find(scope["method"], path)
         if found is not None:
-            await self._admit(found, scope, receive, send)
+            await self._invoke_within_limit(found, scope, receive, send)
         elif path == "/":
             await self._admin(scope, receive, send)
         else:
             await respond_empty(send, 404)
 
-    async def _own(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_host_path(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         if path.startswith(DURABLE_PATH):
             if self._management is None:
                 await respond_empty(send, 404)
@@ -81,10 +80,10 @@ class WebApplication:
         else:
             await self._admin(scope, receive, send)
 
-    async def _admit(
+    async def _invoke_within_limit(
         self, found: tuple[str, dict[str, str]], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        limit = self._most_outstanding
+        limit = self._max_outstanding
         if limit is not None and self._outstanding >= limit:
             await respond_empty(send, 429)
             return
@@ -106,32 +105,30 @@ class WebApplication:
         except ClientGone:
             return
         if not any(header == b"content-length" for header, _ in scope["headers"]):
-            body = b""  # Azure's host hands over no body that comes without its length
+            body = b""  # Azure's host passes an empty body if the request has no Content-Length
         request, trace = _request_fields(scope, route)
         try:
-            result = await self._invoker.http(name, request, trace, body)
+            result = await self._invoker.invoke_http(name, request, trace, body)
         except FunctionFailure as failure:
             _log.debug("Functions.%s failed: %s", name, failure)
             await respond_empty(send, 500)
             return
         except AppUnavailable as gone:
-            _log.warning("Functions.%s was not answered: %s", name, gone)
+            _log.warning("Functions.%s did not respond: %s", name, gone)
             await respond_empty(send, 503 if gone.not_started else 502)
             return
         headers = _response_headers(result.status, result.headers, result.body)
         if headers is None:
-            _log.error(
-                "Functions.%s answered with a header or status that HTTP does not allow", name
-            )
+            _log.error("Functions.%s returned a header or status that HTTP does not allow", name)
             await respond_empty(send, 500)
             return
         await respond(send, result.status, headers, result.body)
 
 
 def _has_host(scope: Scope) -> bool:
-    """Whether the request names one host, as RFC 9112 demands in 3.2.
+    """Return whether the request has one valid Host header, as RFC 9112 section 3.2 requires.
 
-    A function is told an URL, where a slash or a question mark in the host would move the path.
+    The function receives a URL made from it: a slash or question mark would change the path.
     """
     hosts = [value for name, value in scope["headers"] if name == b"host"]
     if not hosts:
@@ -140,7 +137,7 @@ def _has_host(scope: Scope) -> bool:
 
 
 def _request_fields(scope: Scope, route: dict[str, str]) -> tuple[list[object], list[str] | None]:
-    """Return method, URL, headers, query and route values; and the trace context, if any."""
+    """Return method, URL, headers, query and route values, and the trace context or None."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
@@ -161,7 +158,7 @@ def _request_fields(scope: Scope, route: dict[str, str]) -> tuple[list[object], 
 
 
 def _response_headers(status: int, headers: list[list[str]], body: bytes) -> Headers | None:
-    """Return the headers to send, or None when the answer must not go on the wire."""
+    """Return the headers to send, or None if HTTP does not allow the response."""
     if not 200 <= status <= 999:
         return None
     result: Headers = []
@@ -179,7 +176,7 @@ def _response_headers(status: int, headers: list[list[str]], body: bytes) -> Hea
             result.append((raw_name, raw_value))
     if status in (204, 304):
         return result
-    # A function that answers HEAD says how long the body would be.
+    # The response to HEAD has the length that the body would have.
     length = declared_bytes if not body and declared_bytes is not None else b"%d" % len(body)
     result.append((b"content-length", length if length.isdigit() else b"0"))
     return result

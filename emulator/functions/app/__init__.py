@@ -1,6 +1,6 @@
-"""The app process: loads a Function App folder and runs its functions for the host.
+"""The app process: load a Function App folder and run its functions for the host.
 
-It is started as a script under a private package name, so that nothing of the host is importable
-by the user's code. Hence these modules import each other relatively, and nothing but the
-standard library and azure.functions besides.
+The host starts `__main__.py` as a script and the modules are loaded under a private package name,
+so that the user's code cannot import the host. For this reason these modules import one another
+relatively, and otherwise only the standard library and azure.functions.
 """

@@ -1,8 +1,8 @@
-"""Entry of the app process; the host runs this file as a script.
+"""Entry point of the app process. The host runs this file as a script.
 
-Nothing of the host's own code may be importable by the user's: this package is loaded under a
-private name, and the folder that the host's package lies in leaves the import path before the
-user's code is loaded.
+The user's code must not be able to import the host's own code. Therefore this package is loaded
+under a private name, and the folder that contains the host's package is removed from the import
+path before the user's code is loaded.
 """
 
 import argparse
@@ -26,7 +26,7 @@ _HOST_ROOT = _HERE.parents[2]
 
 
 def main() -> None:
-    """Run the app process until its host is gone."""
+    """Run the app process until its host ends."""
     parser = argparse.ArgumentParser(prog="emulator.functions.app")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--socket", type=int, required=True)
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--log-level", default="info")
     options = parser.parse_args()
-    # What the user prints shall be seen when it is printed, though stdout is no terminal.
+    # Show what the user prints at once, although stdout is not a terminal.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     for descriptor in (options.socket, options.lifeline):
@@ -49,11 +49,11 @@ def main() -> None:
     connected = socket.socket(fileno=options.socket)
     serve_options = serving.ServeOptions(options.folder, options.script, options.threads)
     _run(serving.serve(connected, serve_options))
-    os._exit(0)  # threads of the user must not keep a process alive that has no host
+    os._exit(0)  # the user's threads must not keep the process alive after its host
 
 
 def _die_with_host(lifeline: int) -> None:
-    """End at once when the host dies, whatever the user's code is doing to the event loop."""
+    """End at once when the host dies, even if the user's code blocks the event loop."""
 
     def watch() -> None:
         os.read(lifeline, 1)
@@ -74,7 +74,7 @@ def _load_own_package() -> None:
 
 
 def _set_import_path(folder: Path) -> None:
-    """Put the folder first, and take out this script's own and what belongs to the host's tree."""
+    """Put the folder first, and remove this script's folder and the folders of the host."""
     kept = [entry for entry in sys.path[1:] if entry and not _is_hosts_own(Path(entry))]
     installed = folder / ".python_packages" / "lib" / "site-packages"
     sys.path[:] = [str(folder), *([str(installed)] if installed.is_dir() else []), *kept]
@@ -86,18 +86,18 @@ def _is_hosts_own(entry: Path) -> bool:
 
 
 def _log_to_stderr(level: str, running_function: ContextVar[str]) -> None:
-    """Log in single lines with the name of the function that speaks."""
+    """Log single lines, each with the name of the function that writes it."""
 
     class Format(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
             name = running_function.get()
-            record.speaker = f"Functions.{name}" if name else record.name
+            record.source = f"Functions.{name}" if name else record.name
             return super().format(record)
 
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Format("%(asctime)s %(levelname)s [%(speaker)s] %(message)s"))
+    handler.setFormatter(Format("%(asctime)s %(levelname)s [%(source)s] %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    # Azure's SDK logs every request at info, which would hide the user's own lines.
+    # Azure's SDK logs each request at info, which would hide the user's own lines.
     logging.getLogger("azure").setLevel(max(logging.WARNING, logging.root.level))
 
 

@@ -1,17 +1,17 @@
-"""Frames between host and app process: two lengths, a JSON head, and a raw body.
+"""Frames between the host and the app process: two lengths, a JSON head and a raw body.
 
     !II head_bytes body_bytes | head: a JSON array | body
 
-The first item of a head says what the frame is. Between them the two processes speak:
+The first item of the head is the kind of frame or the number of an invocation:
 
-    app  → host  ["index", functions]              what the folder holds (see index.py)
+    app  → host  ["index", functions]              the functions of the folder, see indexing.py
                  ["refused", error, traceback]     why the folder does not load
     host → app   ["begin", client_binding]         the durable client's JSON, or null
                  [id, name, "http", method, url, headers, query, route, trace]   body: request body
                  [id, name, datum type, metadata, trace]                         body: trigger data
                  trace is [traceparent, tracestate]
     app  → host  [id, "http", status, headers]     body: response body
-                 [id, "data", present]             body: the returned datum's text
+                 [id, "data", present]             body: the returned datum as text
                  [id, "error", type name, message]
 """
 
@@ -23,37 +23,39 @@ from typing import Any, cast
 
 _LENGTHS = struct.Struct("!II")
 _JOIN_BELOW_BYTES = 64 * 1024
-
 MAX_HEAD_BYTES = 16 * 1024 * 1024
 MAX_BODY_BYTES = 512 * 1024 * 1024
 
 
 class FrameError(Exception):
-    """The peer sent what is no frame."""
+    """The peer sent bytes that are not a frame."""
 
 
 def encode_frame(head: list[Any], body: bytes = b"") -> bytes:
-    """Return the frame as one piece; `encode_prefix` plus the body saves a copy of a large one."""
+    """Return a frame as one bytes object.
+
+    For a large body, `encode_prefix` and the body as separate writes save a copy.
+    """
     return encode_prefix(head, len(body)) + body
 
 
 def encode_prefix(head: list[Any], body_bytes: int) -> bytes:
-    """Return the lengths and the head of a frame whose body follows."""
+    """Return the lengths and the head of a frame, without its body."""
     text = json.dumps(head, separators=(",", ":")).encode()
     return _LENGTHS.pack(len(text), body_bytes) + text
 
 
 class FrameReader:
-    """Cuts a byte stream into frames; complete frames are parsed straight from what arrives."""
+    """Split a byte stream into frames."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
         self._wanted_bytes = _LENGTHS.size
 
     def feed(self, data: bytes) -> list[tuple[list[Any], bytes]]:
-        """Return the frames that are complete with these bytes.
+        """Add received bytes and return the frames that are now complete.
 
-        Raises FrameError for lengths over the limits and for a head that is not a JSON array.
+        Raises FrameError if a length is over its limit or a head is not a JSON array.
         """
         if not self._pending:
             frames, used, self._wanted_bytes = _parse(data)
@@ -69,7 +71,7 @@ class FrameReader:
 
 
 def _parse(data: bytes | bytearray) -> tuple[list[tuple[list[Any], bytes]], int, int]:
-    """Return the complete frames, how many bytes they took, and how many the next one needs."""
+    """Return the complete frames, their length in bytes, and the length of the next frame."""
     frames: list[tuple[list[Any], bytes]] = []
     offset, total = 0, len(data)
     with memoryview(data) as view:
@@ -100,7 +102,7 @@ def _parse_head(text: bytes) -> list[Any]:
 
 
 class FrameConnection(asyncio.Protocol):
-    """One end of the stream: hands frames to `on_frame` in order, and sends with backpressure."""
+    """One end of the stream: pass frames to `on_frame` in order, and send with backpressure."""
 
     def __init__(
         self,
@@ -115,12 +117,12 @@ class FrameConnection(asyncio.Protocol):
         self._broken: Exception | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport to write to."""
+        """Keep the transport for writing."""
         # Not checked with isinstance: uvloop's transports have the methods, not the base class.
         self._transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Cut what came into frames; a peer that breaks the framing loses the connection."""
+        """Pass on the complete frames; close the connection if the framing is wrong."""
         try:
             frames = self._reader.feed(data)
         except FrameError as error:
@@ -131,7 +133,7 @@ class FrameConnection(asyncio.Protocol):
             self._on_frame(head, body)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wake whoever waits to write, and tell the owner."""
+        """Wake the callers of `drain` and call `on_lost`."""
         self._transport = None
         if self._writable is not None:
             self._writable.set()
@@ -142,26 +144,26 @@ class FrameConnection(asyncio.Protocol):
         self._writable = asyncio.Event()
 
     def resume_writing(self) -> None:
-        """Let those who wait in `drain` go on."""
+        """End the waiting in `drain`."""
         if self._writable is not None:
             self._writable.set()
             self._writable = None
 
     async def drain(self) -> None:
-        """Wait until the peer has taken what was written before."""
+        """Wait until the transport accepts more bytes."""
         if self._writable is not None:
             await self._writable.wait()
 
     def send(self, head: list[Any], body: bytes = b"") -> None:
-        """Queue a frame. Raises ConnectionError when the connection is gone."""
+        """Queue a frame. Raises ConnectionError if the connection is lost."""
         if self._transport is None:
-            raise ConnectionResetError("the connection to the peer is gone")
+            raise ConnectionResetError("the connection to the peer is lost")
         if len(body) < _JOIN_BELOW_BYTES:
             self._transport.write(encode_frame(head, body))
         else:
             self._transport.writelines((encode_prefix(head, len(body)), body))
 
     def abort(self) -> None:
-        """Drop the connection at once."""
+        """Close the connection at once."""
         if self._transport is not None:
             self._transport.abort()

@@ -1,38 +1,123 @@
-"""Runs one invocation: trigger data in, function called, what it returned out.
+"""Run one invocation: convert the trigger's data, call the function, convert what it returns.
 
-What can be decided when the app loads is decided then (`plan`), so that a request costs the
-conversions alone.
+`prepare` looks up the converters once, when the app loads; each invocation only converts.
+
+Source: the Python worker, and azure.functions for `Context` and the converters.
 """
 
 import json
+import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from azure.functions.meta import Datum
 
-from .bindings import Converter, GenericConverter, converter_of
-from .context import Context, TraceContext
-from .index import IndexedFunction
-from .validation import Slot
+from .indexing import BoundValue, Converter, GenericConverter, IndexedFunction, converter_of
 
+_invocation_id_of_thread = threading.local()
 running_function: ContextVar[str] = ContextVar("running_function", default="")
+
+
+@dataclass(frozen=True, slots=True)
+class TraceContext:
+    """The W3C trace context of the trigger; empty strings if it does not have one."""
+
+    trace_parent: str = ""
+    trace_state: str = ""
+    attributes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def Traceparent(self) -> str:  # noqa: N802 - the deprecated name which azure.functions.Context still has
+        """Return the trace parent."""
+        return self.trace_parent
+
+    @property
+    def Tracestate(self) -> str:  # noqa: N802 - as Traceparent
+        """Return the trace state."""
+        return self.trace_state
+
+    @property
+    def Attributes(self) -> dict[str, str]:  # noqa: N802 - as Traceparent
+        """Return the trace attributes."""
+        return self.attributes
+
+
+@dataclass(frozen=True, slots=True)
+class RetryContext:
+    """The state of a retry policy, always 0: this host does not support retry policies."""
+
+    retry_count: int = 0
+    max_retry_count: int = 0
+    exception: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InvocationContext:
+    """The `context` parameter of a function, as azure.functions.Context describes it."""
+
+    function_name: str
+    function_directory: str
+    invocation_id: str
+    trace_context: TraceContext
+    retry_context: RetryContext = field(default_factory=RetryContext)
+
+    @property
+    def thread_local_storage(self) -> threading.local:
+        """Return the thread-local storage that has the `invocation_id`, for logging in threads."""
+        return _invocation_id_of_thread
+
+
+def request_datum(fields: list[Any], body: bytes) -> Datum:
+    """Return the datum of an HTTP trigger from the fields of the frame and the body."""
+    method, url, headers, query, route = fields
+    value = {
+        "method": Datum(method, "string"),
+        "url": Datum(url, "string"),
+        "headers": _texts(headers),
+        "query": _texts(query),
+        "params": _texts(route),
+        "body": Datum(body, "bytes"),
+    }
+    return Datum(value, "http")
+
+
+def response_of(datum: Datum | None) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Return status, headers and body, with one header for each cookie."""
+    if datum is None or datum.type is None:
+        return 204, [], b""
+    if datum.type != "http":
+        return 200, [("content-type", "text/plain; charset=utf-8")], _as_bytes(datum.value)
+    value = datum.value
+    headers = [(name, text.value) for name, text in value["headers"].items()]
+    for jar in value["cookies"] or ():
+        headers += [("set-cookie", morsel.OutputString()) for morsel in jar.values()]
+    return int(value["status_code"].value), headers, _as_bytes(value["body"].value)
+
+
+def _texts(values: dict[str, str]) -> dict[str, Datum]:
+    return {name: Datum(value, "string") for name, value in values.items()}
+
+
+def _as_bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
 
 _NO_TRACE = TraceContext()
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
-    """How what a function returns becomes a datum."""
+class ReturnConverter:
+    """Convert a returned value to a datum."""
 
     converter: Converter
-    slot: Slot
+    slot: BoundValue
 
     def encode(self, value: Any) -> Datum:
-        """Return the datum. Raises TypeError, as production does, for a value of no use."""
+        """Return the datum. Raises TypeError, as Azure does, if the value cannot be converted."""
         try:
             return self.converter.encode(value, expected_type=self.slot.python_type)
         except NotImplementedError:
@@ -43,8 +128,8 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """An indexed function with its conversions looked up."""
+class PreparedFunction:
+    """An indexed function with the converters of its trigger, client and return value."""
 
     function: IndexedFunction
     trigger: str
@@ -52,30 +137,32 @@ class Plan:
     wants_metadata: bool
     wants_text: bool
     client: str | None
-    output: Output | None
+    output: ReturnConverter | None
 
 
-def plan(function: IndexedFunction) -> Plan:
-    """Look up, once, how a function's trigger, client and return value are converted."""
+def prepare(function: IndexedFunction) -> PreparedFunction:
+    """Look up the converters of a function."""
     trigger_binding = next(b for b in function.bindings if b["type"].endswith("Trigger"))
     clients = [b["name"] for b in function.bindings if b["type"] == "durableClient"]
     signature = function.signature
     converter = converter_of(signature.inputs[trigger_binding["name"]].binding_type)
     returned = signature.returned
-    return Plan(
+    return PreparedFunction(
         function=function,
         trigger=trigger_binding["name"],
         decode_trigger=converter,
         wants_metadata=bool(converter.has_trigger_support()),
         wants_text=converter is GenericConverter and trigger_binding.get("dataType") != "BINARY",
         client=clients[0] if clients else None,
-        output=None if returned is None else Output(converter_of(returned.binding_type), returned),
+        output=None
+        if returned is None
+        else ReturnConverter(converter_of(returned.binding_type), returned),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """What fires a function: its data, and what the trigger knows besides."""
+class TriggerInput:
+    """The input of an invocation: the trigger's data, metadata and trace context."""
 
     data: Datum
     metadata: dict[str, Datum]
@@ -84,40 +171,46 @@ class Event:
 
 
 async def invoke(
-    plan: Plan, event: Event, client_binding: str | None, submit: Callable[..., Any]
+    prepare: PreparedFunction,
+    event: TriggerInput,
+    client_binding: str | None,
+    submit: Callable[..., Any],
 ) -> Datum | None:
-    """Call the function and return its datum; whatever it raises passes through.
+    """Call the function and return its datum, or None if it returns nothing.
 
-    `submit` runs a plain function with its arguments in the thread pool and is awaited.
+    `submit` starts a function that is not async in the thread pool and returns an awaitable.
+    Raises the exceptions of the function.
     """
-    function = plan.function
+    function = prepare.function
     running_function.set(function.name)
     arguments = {
-        plan.trigger: plan.decode_trigger.decode(
-            event.data, trigger_metadata=event.metadata if plan.wants_metadata else {}
+        prepare.trigger: prepare.decode_trigger.decode(
+            event.data, trigger_metadata=event.metadata if prepare.wants_metadata else {}
         )
     }
-    if plan.client is not None:
-        arguments[plan.client] = client_binding
+    if prepare.client is not None:
+        arguments[prepare.client] = client_binding
     invocation_id = str(uuid.uuid4())
     if function.signature.requires_context:
         traced = TraceContext(event.trace_parent, event.trace_state)
-        arguments["context"] = Context(function.name, function.directory, invocation_id, traced)
+        arguments["context"] = InvocationContext(
+            function.name, function.directory, invocation_id, traced
+        )
     if function.is_async:
         result = await function.call(**arguments)
     else:
         result = await submit(function.call, invocation_id, arguments)
-    if plan.output is None:
+    if prepare.output is None:
         if result is not None:
             raise RuntimeError(
                 f"function {function.name!r} without a $return binding returned a non-None value"
             )
         return None
-    return plan.output.encode(result)
+    return prepare.output.encode(result)
 
 
 class ThreadPool:
-    """Runs plain functions; the invocation's context goes with them."""
+    """Run functions that are not async, in a copy of the invocation's context."""
 
     def __init__(self, executor: ThreadPoolExecutor, run_in_executor: Callable[..., Any]) -> None:
         self._executor = executor
@@ -126,14 +219,14 @@ class ThreadPool:
     def submit(
         self, call: Callable[..., Any], invocation_id: str, arguments: dict[str, Any]
     ) -> Any:
-        """Return an awaitable of the call's result."""
+        """Start a call and return an awaitable of its result."""
         return self._run_in_executor(
             self._executor, copy_context().run, _call_in_thread, call, invocation_id, arguments
         )
 
 
 def _call_in_thread(call: Callable[..., Any], invocation_id: str, arguments: dict[str, Any]) -> Any:
-    local = Context("", "", invocation_id, _NO_TRACE).thread_local_storage
+    local = InvocationContext("", "", invocation_id, _NO_TRACE).thread_local_storage
     local.invocation_id = invocation_id
     try:
         return call(**arguments)
@@ -142,7 +235,7 @@ def _call_in_thread(call: Callable[..., Any], invocation_id: str, arguments: dic
 
 
 def metadata_of(values: dict[str, Any] | None) -> dict[str, Datum]:
-    """Return trigger metadata as datums: text and numbers as such, the rest as JSON."""
+    """Return trigger metadata as datums: text and integers unchanged, other values as JSON."""
     return {name: _datum_of(value) for name, value in (values or {}).items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""The app process's life: load, tell the host, serve invocations until the host is gone."""
+"""Load the app, report its functions to the host and run invocations until the host ends."""
 
 import asyncio
 import logging
@@ -12,16 +12,24 @@ from typing import Any
 from azure.functions.meta import Datum
 
 from .frames import FrameConnection
-from .httpdata import request_datum, response_of
-from .index import load_functions
-from .invocation import Event, Plan, ThreadPool, invoke, metadata_of, plan
+from .indexing import load_functions
+from .invocation import (
+    PreparedFunction,
+    ThreadPool,
+    TriggerInput,
+    invoke,
+    metadata_of,
+    prepare,
+    request_datum,
+    response_of,
+)
 
 _log = logging.getLogger("functions.app")
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What the host decides; a `thread_count` of None is Python's own choice."""
+    """What the host decides. If `thread_count` is None, Python's default applies."""
 
     folder: Path
     script: str
@@ -29,7 +37,7 @@ class ServeOptions:
 
 
 async def serve(connected: socket.socket, options: ServeOptions) -> None:
-    """Serve one host over a connected stream socket; return when the host closes it."""
+    """Serve the host over a connected stream socket until the host closes it."""
     app = _App(options.thread_count)
     await app.connect(connected)
     try:
@@ -38,7 +46,7 @@ async def serve(connected: socket.socket, options: ServeOptions) -> None:
         app.send(["refused", f"{type(error).__name__}: {error}", traceback.format_exc()])
         await app.flushed()
         return
-    app.plans = {name: plan(function) for name, function in functions.items()}
+    app.functions = {name: prepare(function) for name, function in functions.items()}
     app.send(["index", [function.describe() for function in functions.values()]])
     await app.gone.wait()
 
@@ -47,7 +55,7 @@ class _App:
     def __init__(self, thread_count: int | None) -> None:
         loop = asyncio.get_running_loop()
         executor = ThreadPoolExecutor(thread_count, thread_name_prefix="function")
-        self.plans: dict[str, Plan] = {}
+        self.functions: dict[str, PreparedFunction] = {}
         self.gone = asyncio.Event()
         self._connection = FrameConnection(self._on_frame, self._on_lost)
         self._create_task = loop.create_task
@@ -63,7 +71,7 @@ class _App:
         self._connection.send(head, body)
 
     async def flushed(self) -> None:
-        """Leave the host the time to read the last frame: it closes the stream then."""
+        """Wait until the host has read the last frame and closed the stream."""
         await self.gone.wait()
 
     def _on_lost(self, _error: Exception | None) -> None:
@@ -81,30 +89,30 @@ class _App:
         number, name, kind = head[0], head[1], head[2]
         try:
             answer, payload = await self._run(name, kind, head, body)
-        except BaseException as error:  # noqa: BLE001 - user code: sys.exit() too is a failed invocation
+        except BaseException as error:  # noqa: BLE001 - user code: sys.exit() is a failed invocation, too
             _log.exception("Executed 'Functions.%s' (Failed)", name)
             answer, payload = ["error", type(error).__name__, _text_of(error)], b""
         try:
             await self._connection.drain()
             self.send([number, *answer], payload)
         except ConnectionError:
-            _log.debug("the host went away before the answer of %s", name)
+            _log.debug("the host ended before the response of %s", name)
 
     async def _run(
         self, name: str, kind: str, head: list[Any], body: bytes
     ) -> tuple[list[Any], bytes]:
-        plan = self.plans[name]
+        prepare = self.functions[name]
         submit = self._threads.submit
         if kind == "http":
-            event = Event(request_datum(head[3:8], body), {}, *head[8])
-            result = await invoke(plan, event, self._client_binding, submit)
+            event = TriggerInput(request_datum(head[3:8], body), {}, *head[8])
+            result = await invoke(prepare, event, self._client_binding, submit)
             status, headers, payload = response_of(result)
             return ["http", status, headers], payload
-        if kind == "bytes" and plan.wants_text:
+        if kind == "bytes" and prepare.wants_text:
             kind = "string"
         data = Datum(body if kind == "bytes" else body.decode("utf-8", "replace"), kind)
-        event = Event(data, metadata_of(head[3]), *head[4])
-        result = await invoke(plan, event, self._client_binding, submit)
+        event = TriggerInput(data, metadata_of(head[3]), *head[4])
+        result = await invoke(prepare, event, self._client_binding, submit)
         if result is None or result.value is None:
             return ["data", False], b""
         value = result.value

@@ -1,69 +1,185 @@
-"""The durable engine as the Functions host uses it: a database, an HTTP API, a client binding."""
+"""The interface of both engines: the operations on instances that the management API offers."""
 
-import secrets
-from pathlib import Path
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from json.encoder import encode_basestring_ascii as quoted
 
-from emulator.functions.clock import Clock
-from emulator.functions.durable.azure_storage.engine import AzureStorageEngine
-from emulator.functions.durable.azure_storage.options import AzureStorageOptions
-from emulator.functions.durable.core import Engine
-from emulator.functions.durable.links import Links
-from emulator.functions.durable.management import ManagementApi
-from emulator.functions.durable.operations import Operations
-from emulator.functions.durable.store import Store
-from emulator.functions.durable.wire import AsgiApp
-from emulator.functions.hostfile import DurableOptions
-from emulator.functions.runner import FunctionRunner
+from emulator.functions.durable import history, records
+from emulator.functions.durable.errors import (
+    ArgumentInvalid,
+    InstanceExists,
+    InstanceFinished,
+    InstanceMissing,
+    OperationInvalid,
+)
+from emulator.functions.durable.history import EventType
+from emulator.functions.durable.instances import (
+    OrchestrationInstance,
+    Status,
+    TaskMessage,
+    check_instance_id,
+    id_taken,
+    new_id,
+)
+from emulator.functions.durable.records import Reader
+from emulator.functions.durable.runner import FunctionRunner, unknown_orchestrator
 
 
-class DurableEngine:
-    """The orchestrations of one Function App, kept in a SQLite database.
+class DurableEngine(ABC):
+    """An engine as its clients see it. An operation returns once its effect is in the database."""
 
-    `management_app` is the extension's HTTP API. Serve it under `/runtime/webhooks/durabletask`,
-    and once more under `/durabletask` on a loopback listener of its own: the app's client uses
-    that one. The prefix may be stripped or not.
-    """
+    _runner: FunctionRunner
 
-    def __init__(
-        self,
-        database: Path,
-        runner: FunctionRunner,
-        clock: Clock,
-        options: DurableOptions,
-        storage: AzureStorageOptions | None = None,
-    ) -> None:
-        """Make the engine; `storage` chooses the azure-storage engine and its own file."""
-        self._task_hub = options.hub_name
-        self._links: Links | None = None
-        self.core: Operations = (
-            Engine(Store(database), runner, clock, options)
-            if storage is None
-            else AzureStorageEngine(storage, runner, clock, options)
-        )
-        self._api = ManagementApi(self.core, self._started_links)
-        self.management_app: AsgiApp = self._api
-
+    @abstractmethod
     async def start(self) -> None:
-        """Open the database and go on where the last process ended.
+        """Open the database and continue the work in it."""
 
-        Raises DatabaseInUse if another host holds it, DatabaseForeign if it is another engine's.
-        """
-        await self.core.start()
-        key = await self.core.setting("system_key", secrets.token_urlsafe(32))
-        self._links = Links(self._task_hub, key)
-
+    @abstractmethod
     async def stop(self) -> None:
-        """Stop making turns and close the database; the next start goes on from there."""
-        await self.core.stop()
+        """Stop running episodes and close the database."""
 
-    def client_binding(self, base_url: str, rpc_base_url: str) -> str:
-        """Return the text of a durable client binding.
+    @abstractmethod
+    def now(self) -> int:
+        """Return the time in microseconds since 1970."""
 
-        `base_url` ends in `/runtime/webhooks/durabletask`, `rpc_base_url` in `/durabletask`.
+    @abstractmethod
+    async def setting(self, name: str, default: str) -> str:
+        """Return a stored setting; store and return the default if it is missing."""
+
+    # Starting
+
+    async def start_new(
+        self,
+        name: str,
+        instance_id: str | None = None,
+        input_text: str | None = None,
+        version: str | None = None,
+    ) -> OrchestrationInstance:
+        """Start an instance and return once it is committed.
+
+        `input_text` is JSON. A finished instance with the same id is replaced. Raises
+        ArgumentInvalid if the id is invalid or the function is unknown, and InstanceExists if an
+        unfinished instance has this id.
         """
-        return self._started_links().client_binding(base_url, rpc_base_url)
+        if name not in self._runner.orchestrators:
+            raise ArgumentInvalid(unknown_orchestrator(self._runner, name))
+        if not instance_id:
+            instance_id = new_id()
+        check_instance_id(instance_id)
+        existing = self._find(instance_id)
+        if existing is not None and not existing.is_finished:
+            raise InstanceExists(id_taken(existing))
+        now = self.now()
+        instance = OrchestrationInstance(
+            instance_id, new_id(), name, version, Status.PENDING, input_text, now, now
+        )
+        await self._commit_start(instance, existing)
+        return instance
 
-    def _started_links(self) -> Links:
-        if self._links is None:
-            raise RuntimeError("the durable engine has not been started")
-        return self._links
+    @abstractmethod
+    async def _commit_start(
+        self, instance: OrchestrationInstance, existing: OrchestrationInstance | None
+    ) -> None:
+        """Commit a new instance, replacing a finished one with its id, and run it."""
+
+    # Reading
+
+    def find(self, instance_id: str) -> OrchestrationInstance:
+        """Return an instance. Raises InstanceMissing."""
+        instance = self._find(instance_id)
+        if instance is None:
+            raise InstanceMissing(f"No instance with ID '{instance_id}' found.")
+        return instance
+
+    def find_unfinished(self, instance_id: str) -> OrchestrationInstance:
+        """Return an unfinished instance. Raises InstanceMissing or InstanceFinished."""
+        instance = self.find(instance_id)
+        if instance.is_finished:
+            raise InstanceFinished(f"Instance {instance_id} has the status {instance.status}.")
+        return instance
+
+    @abstractmethod
+    def _find(self, instance_id: str) -> OrchestrationInstance | None:
+        """Return the instance with this id, or None."""
+
+    @property
+    @abstractmethod
+    def _reader(self) -> Reader:
+        """Return the database for queries."""
+
+    def history_of(self, instance: OrchestrationInstance) -> list[str]:
+        """Return an instance's saved events, one text for each episode."""
+        return records.read_history(self._reader, instance.id)
+
+    def read_page(
+        self, condition: records.InstanceFilter, top: str | None, token: str
+    ) -> tuple[list[OrchestrationInstance], str]:
+        """Return one page of instances, and the token of the next page or an empty string."""
+        return records.read_page(self._reader, condition, top, token)
+
+    def find_finished(self, condition: records.InstanceFilter) -> list[OrchestrationInstance]:
+        """Return the finished instances that match."""
+        return records.read_finished(self._reader, condition)
+
+    @abstractmethod
+    async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
+        """Wait until an instance has finished or the timeout is over; return whether it has."""
+
+    # Messages
+
+    async def raise_event(self, instance_id: str, name: str, input_text: str) -> None:
+        """Send an external event and return once it is committed. `input_text` is JSON."""
+        instance = self.find_unfinished(instance_id)
+        text = history.event_raised(self.now(), name, input_text)
+        await self._commit_message(instance, TaskMessage(EventType.EVENT_RAISED, text))
+
+    async def terminate(self, instance_id: str, reason: str) -> None:
+        """Terminate an instance, even if its orchestrator is running."""
+        instance = self.find_unfinished(instance_id)
+        text = history.json_or_string(reason)
+        await self._commit_message(instance, TaskMessage(EventType.EXECUTION_TERMINATED, text))
+
+    async def suspend(self, instance_id: str, reason: str) -> None:
+        """Suspend an instance: its messages wait until it is resumed."""
+        instance = self.find_unfinished(instance_id)
+        if instance.is_suspended:
+            raise OperationInvalid(
+                f"Cannot suspend orchestration instance in the {instance.status} state."
+            )
+        await self._commit_switch(
+            instance, Status.SUSPENDED, self._switch_message(EventType.EXECUTION_SUSPENDED, reason)
+        )
+
+    async def resume(self, instance_id: str, reason: str) -> None:
+        """Resume a suspended instance."""
+        instance = self.find_unfinished(instance_id)
+        if not instance.is_suspended:
+            raise OperationInvalid(
+                f"Cannot resume orchestration instance in the {instance.status} state."
+            )
+        await self._commit_switch(
+            instance, Status.RUNNING, self._switch_message(EventType.EXECUTION_RESUMED, reason)
+        )
+
+    def _switch_message(self, kind: EventType, reason: str) -> TaskMessage:
+        return TaskMessage(
+            kind, history.event(kind, self.now(), rest=f',"Reason":{quoted(reason)}')
+        )
+
+    @abstractmethod
+    async def _commit_message(self, instance: OrchestrationInstance, message: TaskMessage) -> None:
+        """Send a message to an instance and return once it is committed."""
+
+    @abstractmethod
+    async def _commit_switch(
+        self, instance: OrchestrationInstance, status: Status, message: TaskMessage
+    ) -> None:
+        """Suspend or resume an instance and return once that is committed."""
+
+    @abstractmethod
+    async def rewind(self, instance_id: str) -> None:
+        """Undo the failure of an instance and retry what failed."""
+
+    @abstractmethod
+    async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
+        """Delete finished instances and their histories; return how many were deleted."""

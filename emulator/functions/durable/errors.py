@@ -1,4 +1,4 @@
-"""What may go wrong between a client and the engine.
+"""The errors between a client of the management API and an engine.
 
 DurableError
 ├── ArgumentInvalid      400: the request can never succeed
@@ -6,18 +6,19 @@ DurableError
 ├── InstanceExists       409: an unfinished instance has this id
 ├── InstanceFinished     410: the instance has reached a final status
 ├── InstanceUnfinished   412: the instance has not reached a final status yet
-├── OperationInvalid     500: the instance's present status does not allow the operation
+├── RequestTooLarge      413: the body is over the limit (in management.py)
+├── OperationInvalid     500: the instance's status does not allow the operation
 ├── StoreUnavailable     500: nothing was written; the same request may be repeated
-├── DatabaseInUse        another host holds the database
-├── DatabaseForeign      the file is not a database of this version
-└── ActionInvalid        an orchestrator asked for something the engine cannot do
+├── DatabaseInUse        another host has opened the database
+├── DatabaseForeign      the file is not a database of this engine and version
+└── ActionInvalid        an orchestrator asked for something that the engine cannot do
 
 The numbers are the HTTP statuses of the Durable extension's management API.
 """
 
 
 class DurableError(Exception):
-    """The root of these errors; `status` is the HTTP answer, `kind` Azure's exception type."""
+    """The base class; `status` is the HTTP status, `kind` the .NET exception type in Azure."""
 
     status = 500
     kind = "System.Exception"
@@ -57,24 +58,24 @@ class InstanceUnfinished(DurableError):
 
 
 class OperationInvalid(DurableError):
-    """The instance's present status does not allow the operation."""
+    """The instance's status does not allow the operation."""
 
     kind = "System.InvalidOperationException"
 
 
 class StoreUnavailable(DurableError):
-    """The database refused a transaction: nothing of it was written."""
+    """The database refused a transaction; nothing was written."""
 
     retryable = True
 
 
 class DatabaseInUse(DurableError):
-    """Another host holds the database."""
+    """Another host has opened the database."""
 
 
 class DatabaseForeign(DurableError):
-    """The file is not a database of this version."""
+    """The file is not a database of this engine and version."""
 
 
 class ActionInvalid(DurableError):
-    """An orchestrator asked for something the engine cannot do; the text is for its author."""
+    """An orchestrator asked for something that the engine cannot do; the text says what."""

@@ -1,7 +1,7 @@
 """History events as the Durable Task Framework writes them, as JSON text.
 
-An event is built as text once and never parsed again on the way: what is appended to the
-history is what the SDK replays. The numbers are DurableTask.Core's `EventType`.
+An event is built as text once and not parsed again: the SDK replays exactly the text that is
+appended to the history. The numbers are those of DurableTask.Core's `EventType`.
 """
 
 import json
@@ -16,7 +16,7 @@ _PLAYED = '"IsPlayed":true'
 
 
 class EventType(IntEnum):
-    """The kinds of history events in use here."""
+    """The kinds of history events that this host writes."""
 
     EXECUTION_STARTED = 0
     EXECUTION_COMPLETED = 1
@@ -38,36 +38,38 @@ class EventType(IntEnum):
 
 
 def micros(moment: datetime) -> int:
-    """Return an instant as microseconds since 1970, the form in which the engine keeps time."""
+    """Return a time as microseconds since 1970, the unit of the engines."""
     return (moment - _EPOCH) // _MICROSECOND
 
 
 FOREVER = micros(datetime.max.replace(tzinfo=UTC))
-"""The last instant that can be written."""
+
+
+"""The last time that can be written, in microseconds since 1970."""
 
 
 def moment_of(microseconds: int) -> datetime:
-    """Return the instant that `micros` gave."""
+    """Return the time of microseconds since 1970."""
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def stamp(microseconds: int) -> str:
-    """Write an instant the way history events carry it, to the microsecond."""
+    """Return a time in the format of history events, to the microsecond."""
     return moment_of(microseconds).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def seconds_stamp(microseconds: int) -> str:
-    """Write an instant the way status answers carry it, to the second."""
+    """Return a time in the format of status responses, to the second."""
     return moment_of(microseconds).isoformat(timespec="seconds")[:19] + "Z"
 
 
 def quoted_or_null(text: str | None) -> str:
-    """Write a JSON string, or null."""
+    """Return a JSON string, or null for None."""
     return "null" if text is None else quoted(text)
 
 
 def event(kind: EventType, now: int, event_id: int = -1, rest: str = "") -> str:
-    """Write one new event; `rest` is further members, each led by a comma."""
+    """Return a new event; `rest` has its other members, each after a comma."""
     return (
         f'{{"EventType":{kind:d},"EventId":{event_id},"IsPlayed":false,'
         f'"Timestamp":"{stamp(now)}"{rest}}}'
@@ -75,9 +77,9 @@ def event(kind: EventType, now: int, event_id: int = -1, rest: str = "") -> str:
 
 
 def played(text: str) -> str:
-    """Mark every event in a text as replayed.
+    """Mark all events in a text as replayed.
 
-    The pattern cannot occur within a JSON string, whose quotation marks are escaped.
+    A JSON string cannot contain the pattern, because its quotation marks are escaped.
     """
     return text.replace(_NEW, _PLAYED)
 
@@ -91,7 +93,7 @@ def execution_started(  # noqa: PLR0913, PLR0917 - the event has these members
     execution: str,
     parent_id: str | None,
 ) -> str:
-    """Write the event that opens a history."""
+    """Return the first event of a history."""
     parent = (
         "null"
         if parent_id is None
@@ -108,7 +110,7 @@ def execution_started(  # noqa: PLR0913, PLR0917 - the event has these members
 
 
 def task_scheduled(now: int, task: int, name: str, input_text: str) -> str:
-    """Write that an activity was scheduled; its input is an array of one JSON text."""
+    """Return the event of a scheduled activity; its input is an array of one JSON text."""
     arguments = quoted(f"[{quoted(input_text)}]")
     return event(
         EventType.TASK_SCHEDULED,
@@ -119,7 +121,7 @@ def task_scheduled(now: int, task: int, name: str, input_text: str) -> str:
 
 
 def child_created(now: int, task: int, name: str, instance_id: str, input_text: str) -> str:
-    """Write that a sub-orchestration was scheduled."""
+    """Return the event of a scheduled sub-orchestration."""
     return event(
         EventType.CHILD_CREATED,
         now,
@@ -129,22 +131,22 @@ def child_created(now: int, task: int, name: str, instance_id: str, input_text: 
 
 
 def timer_created(now: int, task: int, due: int) -> str:
-    """Write that a timer was set."""
+    """Return the event of a created timer."""
     return event(EventType.TIMER_CREATED, now, task, f',"FireAt":"{stamp(due)}"')
 
 
 def timer_fired(now: int, task: int, due: int) -> str:
-    """Write that a timer went off."""
+    """Return the event of a fired timer."""
     return event(EventType.TIMER_FIRED, now, rest=f',"TimerId":{task},"FireAt":"{stamp(due)}"')
 
 
-def succeeded(kind: EventType, now: int, task: int, result: str | None) -> str:
-    """Write the result of an activity or a sub-orchestration; `result` is JSON text."""
+def completed(kind: EventType, now: int, task: int, result: str | None) -> str:
+    """Return the completion of an activity or sub-orchestration; `result` is JSON text."""
     return event(kind, now, rest=f',"TaskScheduledId":{task},"Result":{quoted_or_null(result)}')
 
 
 def failed(kind: EventType, now: int, task: int, reason: str, details: str) -> str:
-    """Write the failure of an activity or a sub-orchestration."""
+    """Return the failure of an activity or sub-orchestration."""
     return event(
         kind,
         now,
@@ -153,14 +155,14 @@ def failed(kind: EventType, now: int, task: int, reason: str, details: str) -> s
 
 
 def event_raised(now: int, name: str, input_text: str) -> str:
-    """Write that an external event came; `input_text` is JSON text."""
+    """Return the event of a raised external event; `input_text` is JSON text."""
     return event(
         EventType.EVENT_RAISED, now, rest=f',"Name":{quoted(name)},"Input":{quoted(input_text)}'
     )
 
 
 def execution_completed(now: int, event_id: int, status: str, result: str | None) -> str:
-    """Write how the execution ended; `result` is JSON text."""
+    """Return the last event of an execution; `result` is JSON text."""
     return event(
         EventType.EXECUTION_COMPLETED,
         now,
@@ -170,9 +172,9 @@ def execution_completed(now: int, event_id: int, status: str, result: str | None
 
 
 def json_or_string(text: str) -> str:
-    """Return a text that is JSON already as it is, any other as a JSON string.
+    """Return a text unchanged if it is JSON, else as a JSON string.
 
-    So does the Durable extension with reasons, which need not be JSON.
+    The Durable extension does this with the reasons of terminations.
     """
     try:
         check_json(text)
@@ -182,7 +184,7 @@ def json_or_string(text: str) -> str:
 
 
 def check_json(text: str) -> None:
-    """Raise ValueError (or RecursionError) if a text is not JSON; NaN and Infinity are not."""
+    """Raise ValueError or RecursionError if a text is not JSON. NaN and Infinity are not JSON."""
     json.loads(text, parse_constant=_refuse)
 
 

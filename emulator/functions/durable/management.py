@@ -1,14 +1,30 @@
-"""The HTTP API of the Durable extension, by which clients manage instances.
+"""The HTTP API of the Durable extension, by which clients manage orchestration instances.
 
-Protocol source: the extension's `HttpApiHandler`; statuses and bodies are its own.
+Source: the extension's `HttpApiHandler` for routes, statuses and bodies, and its `BindingHelper`
+for the management URLs and the client binding that carries them to the app.
 """
 
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii as quoted
+from typing import Any
+from urllib.parse import parse_qsl, quote
 
-from emulator.functions.durable import queries
+from emulator.functions.asgi import (
+    BodyTooLarge,
+    ClientGone,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    respond,
+)
+from emulator.functions.durable import records
+from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.errors import (
     ArgumentInvalid,
     DurableError,
@@ -17,38 +33,249 @@ from emulator.functions.durable.errors import (
     InstanceMissing,
     InstanceUnfinished,
 )
-from emulator.functions.durable.history import check_json
-from emulator.functions.durable.links import Links
-from emulator.functions.durable.model import Status
-from emulator.functions.durable.operations import Operations
-from emulator.functions.durable.views import status_body
-from emulator.functions.durable.wire import (
-    Disconnected,
-    Receive,
-    Request,
-    Response,
-    Scope,
-    Send,
-    error_response,
-    read_request,
-    write_response,
-)
+from emulator.functions.durable.history import EventType, check_json, seconds_stamp
+from emulator.functions.durable.instances import OrchestrationInstance, Status
 
+DURABLE_PATH = "/runtime/webhooks/durabletask"
+RPC_PATH = "/durabletask"
+MAX_REQUEST_BODY_BYTES = 32 * 1024 * 1024
 _log = logging.getLogger(__name__)
-_NOT_FOUND = Response(404)
-_ACCEPTED = Response(202)
-_BARE = (InstanceMissing, InstanceFinished)
-# What Azure's front end lets a request take.
+# Clients replace this word by the id of an instance.
+_ID_PLACEHOLDER = "INSTANCEID"
+_CONNECTION = "Storage"
+_HIDDEN = {
+    EventType.ORCHESTRATOR_STARTED,
+    EventType.ORCHESTRATOR_COMPLETED,
+    EventType.TASK_SCHEDULED,
+    EventType.CHILD_CREATED,
+    EventType.TIMER_CREATED,
+}
+_NAMES = {
+    EventType.CHILD_COMPLETED: "SubOrchestrationInstanceCompleted",
+    EventType.CHILD_FAILED: "SubOrchestrationInstanceFailed",
+}
+_WITHOUT_BODY = (InstanceMissing, InstanceFinished)
+# Azure's front end ends longer requests.
 _LONGEST_WAIT_SECONDS = 230.0
 _CONTINUATION = "x-ms-continuation-token"
 
 
-class ManagementApi:
-    """The API as an ASGI application."""
+class RequestTooLarge(DurableError):
+    """The request's body is larger than the host accepts."""
 
-    def __init__(self, engine: Operations, links: Callable[[], Links]) -> None:
+    status = 413
+
+
+@dataclass(frozen=True, slots=True)
+class ManagementRequest:
+    """A request; `segments` is its path after the prefix of the API."""
+
+    method: str
+    segments: tuple[str, ...]
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    url: str
+    base_url: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ManagementResponse:
+    """A response; the body is JSON text or empty."""
+
+    status: int
+    body: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+async def read_request(scope: Scope, receive: Receive) -> ManagementRequest:
+    """Read a whole request. Raises RequestTooLarge, ArgumentInvalid or ClientGone."""
+    headers = {
+        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+    }
+    query_text = scope.get("query_string", b"").decode("latin-1")
+    try:
+        query = {
+            name.lower(): value
+            for name, value in parse_qsl(query_text, keep_blank_values=True, max_num_fields=100)
+        }
+    except ValueError as problem:
+        raise ArgumentInvalid(f"Bad query: {problem}") from problem
+    origin = f"{scope.get('scheme', 'http')}://{headers.get('host', '127.0.0.1')}"
+    try:
+        body = await read_body(scope, receive, MAX_REQUEST_BODY_BYTES)
+    except BodyTooLarge:
+        raise RequestTooLarge(f"A body may have {MAX_REQUEST_BODY_BYTES} bytes at most") from None
+    return ManagementRequest(
+        scope["method"],
+        _segments(scope),
+        query,
+        headers,
+        f"{origin}{quote(scope['path'])}" + (f"?{query_text}" if query_text else ""),
+        origin + DURABLE_PATH,
+        body,
+    )
+
+
+def _segments(scope: Scope) -> tuple[str, ...]:
+    """Return the path's segments after the API's prefix, which a mount may have removed."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    if root and path.startswith(root):
+        path = path[len(root) :]
+    for prefix in (DURABLE_PATH, RPC_PATH):
+        if path == prefix or path.startswith(prefix + "/"):
+            path = path[len(prefix) :]
+            break
+    return tuple(part for part in path.split("/") if part)
+
+
+async def write_response(send: Send, response: ManagementResponse) -> None:
+    """Write a response."""
+    body = response.body.encode()
+    headers: Headers = [(b"content-length", str(len(body)).encode())]
+    if body:
+        headers.append((b"content-type", b"application/json; charset=utf-8"))
+    headers += [
+        (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
+        for name, value in response.headers
+    ]
+    await respond(send, response.status, headers, body)
+
+
+def error_response(error: DurableError, message: str) -> ManagementResponse:
+    """Return an error as the extension writes it; the SDK reads `ExceptionMessage`."""
+    return ManagementResponse(
+        error.status,
+        json.dumps(
+            {
+                "Message": message,
+                "ExceptionMessage": str(error),
+                "ExceptionType": error.kind,
+                "StackTrace": None,
+            }
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ManagementUrls:
+    """The management URLs of a task hub; each contains the system key of the webhook."""
+
+    task_hub: str
+    key: str
+
+    def client_binding(self, base_url: str, rpc_base_url: str) -> str:
+        """Return the JSON text of a durable client binding.
+
+        `base_url` is the URL of the management API for external clients, `rpc_base_url` the one
+        for the durable client in the app.
+        """
+        base = base_url.rstrip("/")
+        create = f"{base}/orchestrators/{{functionName}}[/{{instanceId}}]?"
+        wait = "timeout={timeoutInSeconds}&pollingInterval={intervalInSeconds}&"
+        code = f"code={self.key}"
+        management = self._management(base, _ID_PLACEHOLDER)
+        return json.dumps(
+            {
+                "taskHubName": self.task_hub,
+                "connectionName": None,
+                "creationUrls": {
+                    "createNewInstancePostUri": create + code,
+                    "createAndWaitOnNewInstancePostUri": create + wait + code,
+                },
+                "managementUrls": {"id": _ID_PLACEHOLDER, **management},
+                "baseUrl": base,
+                "requiredQueryStringParameters": code,
+                "rpcBaseUrl": rpc_base_url.rstrip("/") + "/",
+            }
+        )
+
+    def check_status(self, base_url: str, instance_id: str) -> dict[str, str]:
+        """Return the body of the response to a start."""
+        urls = self._management(base_url.rstrip("/"), quote(instance_id, safe=""))
+        del urls["rewindPostUri"]
+        return {"id": instance_id, **urls}
+
+    def _management(self, base: str, instance_id: str) -> dict[str, str]:
+        instance = f"{base}/instances/{instance_id}"
+        query = f"taskHub={quote(self.task_hub)}&connection={_CONNECTION}&code={self.key}"
+        return {
+            "statusQueryGetUri": f"{instance}?{query}",
+            "sendEventPostUri": f"{instance}/raiseEvent/{{eventName}}?{query}",
+            "terminatePostUri": f"{instance}/terminate?reason={{text}}&{query}",
+            "rewindPostUri": f"{instance}/rewind?reason={{text}}&{query}",
+            "purgeHistoryDeleteUri": f"{instance}?{query}",
+            "restartPostUri": f"{instance}/restart?{query}",
+            "suspendPostUri": f"{instance}/suspend?reason={{text}}&{query}",
+            "resumePostUri": f"{instance}/resume?reason={{text}}&{query}",
+        }
+
+
+def status_body(
+    instance: OrchestrationInstance, *, show_input: bool = True, history: str | None = None
+) -> str:
+    """Return an instance's status as JSON; `history` is JSON text."""
+    input_text = (instance.input or "null") if show_input else "null"
+    return (
+        f'{{"name":{quoted(instance.name)},"instanceId":{quoted(instance.id)},'
+        f'"runtimeStatus":"{instance.status}","input":{input_text},'
+        f'"customStatus":{instance.custom_status or "null"},"output":{instance.output or "null"},'
+        f'"createdTime":"{seconds_stamp(instance.created)}",'
+        f'"lastUpdatedTime":"{seconds_stamp(instance.updated)}",'
+        f'"historyEvents":{history or "null"}}}'
+    )
+
+
+def shown_history(fragments: Sequence[str], *, outputs: bool) -> str:
+    """Return a history as the extension shows it.
+
+    An event of scheduling is merged into the event of its completion.
+    """
+    events = [event for text in fragments for event in json.loads(f"[{text}]")]
+    scheduled = {
+        event["EventId"]: event
+        for event in events
+        if event["EventType"] in {EventType.TASK_SCHEDULED, EventType.CHILD_CREATED}
+    }
+    shown = [
+        _shown(event, scheduled.get(event.get("TaskScheduledId"), {}), outputs=outputs)
+        for event in events
+        if event["EventType"] not in _HIDDEN
+    ]
+    return json.dumps(shown)
+
+
+def _shown(event: dict[str, Any], cause: dict[str, Any], *, outputs: bool) -> dict[str, Any]:
+    kind = EventType(event["EventType"])
+    name = _NAMES.get(kind) or "".join(part.title() for part in kind.name.split("_"))
+    shown: dict[str, Any] = {"EventType": name, "Timestamp": event["Timestamp"]}
+    if kind is EventType.EXECUTION_STARTED:
+        shown["FunctionName"] = event["Name"]
+    elif "Name" in event:
+        shown["Name"] = event["Name"]
+    if cause:
+        shown["ScheduledTime"] = cause["Timestamp"]
+        shown["FunctionName"] = cause["Name"]
+    for key in ("FireAt", "Reason", "Details", "OrchestrationStatus"):
+        if key in event:
+            shown[key] = event[key]
+    if outputs:
+        for key in ("Input", "Result"):
+            if event.get(key) is not None:
+                shown[key] = json.loads(event[key]) if isinstance(event[key], str) else event[key]
+    return shown
+
+
+_NOT_FOUND = ManagementResponse(404)
+_ACCEPTED = ManagementResponse(202)
+
+
+class ManagementApi:
+    """The management API as an ASGI application."""
+
+    def __init__(self, engine: DurableEngine, urls: Callable[[], ManagementUrls]) -> None:
         self._engine = engine
-        self._links = links
+        self._urls = urls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -56,13 +283,13 @@ class ManagementApi:
             return
         try:
             request = await read_request(scope, receive)
-            response = await self._answer(request)
-        except Disconnected:
+            response = await self._respond(request)
+        except ClientGone:
             return
-        except _BARE as error:
-            response = Response(error.status)
+        except _WITHOUT_BODY as error:
+            response = ManagementResponse(error.status)
         except InstanceUnfinished as error:
-            response = Response(error.status, json.dumps(str(error)))
+            response = ManagementResponse(error.status, json.dumps(str(error)))
         except ArgumentInvalid as error:
             response = error_response(error, "One or more of the arguments submitted is incorrect")
         except InstanceExists as error:
@@ -71,7 +298,7 @@ class ManagementApi:
             response = error_response(error, "Something went wrong while processing your request")
         await write_response(send, response)
 
-    async def _answer(self, request: Request) -> Response:  # noqa: PLR0911 - one a route
+    async def _respond(self, request: ManagementRequest) -> ManagementResponse:  # noqa: PLR0911 - one return for each route
         match request.method, request.segments:
             case "POST", ("orchestrators", name):
                 return await self._start(request, name, None)
@@ -91,20 +318,24 @@ class ManagementApi:
                 if operation.lower() == "raiseevent":
                     return await self._raise_event(request, instance_id, name)
             case "POST", ("makeprimary",):
-                return Response(200)
+                return ManagementResponse(200)
             case _, ("entities", *_):
                 raise DurableError("Entities are not supported by the local host")
         return _NOT_FOUND
 
-    async def _start(self, request: Request, name: str, instance_id: str | None) -> Response:
+    async def _start(
+        self, request: ManagementRequest, name: str, instance_id: str | None
+    ) -> ManagementResponse:
         input_text = _json_text(request.body) if request.body else None
         instance = await self._engine.start_new(
             name, instance_id, input_text, request.query.get("version")
         )
-        return await self._started(request, instance.id)
+        return await self._start_response(request, instance.id)
 
-    async def _started(self, request: Request, instance_id: str) -> Response:
-        """Answer that an instance was started; or how it ended, to who wants to wait for that."""
+    async def _start_response(
+        self, request: ManagementRequest, instance_id: str
+    ) -> ManagementResponse:
+        """Respond to a start, or wait for the end of the instance if the query asks for it."""
         timeout_seconds = _seconds(request.query.get("timeout"))
         polling_seconds = _seconds(request.query.get("pollinginterval"))
         if timeout_seconds is not None and polling_seconds is not None:
@@ -116,45 +347,47 @@ class ManagementApi:
             longest = min(timeout_seconds, _LONGEST_WAIT_SECONDS)
             if await self._engine.wait_finished(instance_id, longest):
                 return self._outcome(request, instance_id)
-        links = self._links().check_status(request.base_url, instance_id)
-        headers = (("Location", links["statusQueryGetUri"]), ("Retry-After", "10"))
-        return Response(202, json.dumps(links), headers)
+        urls = self._urls().check_status(request.base_url, instance_id)
+        headers = (("Location", urls["statusQueryGetUri"]), ("Retry-After", "10"))
+        return ManagementResponse(202, json.dumps(urls), headers)
 
-    def _outcome(self, request: Request, instance_id: str) -> Response:
+    def _outcome(self, request: ManagementRequest, instance_id: str) -> ManagementResponse:
         instance = self._engine.find(instance_id)
         if instance.status is Status.COMPLETED:
-            return Response(200, instance.output or "null")
+            return ManagementResponse(200, instance.output or "null")
         strict = _flag(request, "returninternalservererroronfailure", default=False)
         failed = instance.status is Status.FAILED
-        return Response(500 if failed and strict else 200, status_body(instance))
+        return ManagementResponse(500 if failed and strict else 200, status_body(instance))
 
-    def _status(self, request: Request, instance_id: str) -> Response:
+    def _status(self, request: ManagementRequest, instance_id: str) -> ManagementResponse:
         instance = self._engine.find(instance_id)
         history = None
         if _flag(request, "showhistory", default=False):
-            history = queries.shown_history(
+            history = shown_history(
                 self._engine.history_of(instance),
                 outputs=_flag(request, "showhistoryoutput", default=False),
             )
         body = status_body(
             instance, show_input=_flag(request, "showinput", default=True), history=history
         )
-        if not instance.finished:
-            return Response(202, body, (("Location", request.url), ("Retry-After", "5")))
+        if not instance.is_finished:
+            return ManagementResponse(202, body, (("Location", request.url), ("Retry-After", "5")))
         strict = _flag(request, "returninternalservererroronfailure", default=False)
-        return Response(500 if strict and instance.status is Status.FAILED else 200, body)
+        return ManagementResponse(500 if strict and instance.status is Status.FAILED else 200, body)
 
-    def _list(self, request: Request) -> Response:
+    def _list(self, request: ManagementRequest) -> ManagementResponse:
         show_input = _flag(request, "showinput", default=False)
-        page, token = self._engine.page(
-            queries.Filter.of(request.query),
+        page, token = self._engine.read_page(
+            records.InstanceFilter.of(request.query),
             request.query.get("top"),
             request.headers.get(_CONTINUATION, ""),
         )
         bodies = ",".join(status_body(instance, show_input=show_input) for instance in page)
-        return Response(200, f"[{bodies}]", ((_CONTINUATION, token),))
+        return ManagementResponse(200, f"[{bodies}]", ((_CONTINUATION, token),))
 
-    async def _operate(self, request: Request, instance_id: str, operation: str) -> Response:
+    async def _operate(
+        self, request: ManagementRequest, instance_id: str, operation: str
+    ) -> ManagementResponse:
         reason = request.query.get("reason", "")
         match operation:
             case "terminate":
@@ -171,7 +404,7 @@ class ManagementApi:
                 return _NOT_FOUND
         return _ACCEPTED
 
-    async def _restart(self, request: Request, instance_id: str) -> Response:
+    async def _restart(self, request: ManagementRequest, instance_id: str) -> ManagementResponse:
         try:
             former = self._engine.find(instance_id)
         except InstanceMissing as error:
@@ -182,9 +415,11 @@ class ManagementApi:
         started = await self._engine.start_new(
             former.name, None if new_id else former.id, former.input, former.version
         )
-        return await self._started(request, started.id)
+        return await self._start_response(request, started.id)
 
-    async def _raise_event(self, request: Request, instance_id: str, name: str) -> Response:
+    async def _raise_event(
+        self, request: ManagementRequest, instance_id: str, name: str
+    ) -> ManagementResponse:
         self._engine.find_unfinished(instance_id)
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
@@ -192,29 +427,29 @@ class ManagementApi:
         await self._engine.raise_event(instance_id, name, _json_text(request.body))
         return _ACCEPTED
 
-    async def _purge(self, instance_id: str) -> Response:
+    async def _purge(self, instance_id: str) -> ManagementResponse:
         instance = self._engine.find(instance_id)
-        if not instance.finished:
+        if not instance.is_finished:
             raise InstanceUnfinished(
                 "Only orchestrations in a terminal state can be purged, but the orchestration "
                 f"with instance ID {instance_id} has status {instance.status}"
             )
         return _deleted(await self._engine.purge([instance]))
 
-    async def _purge_by(self, request: Request) -> Response:
-        condition = queries.Filter.of(request.query)
+    async def _purge_by(self, request: ManagementRequest) -> ManagementResponse:
+        condition = records.InstanceFilter.of(request.query)
         if condition.created_from is None:
             raise ArgumentInvalid("Please provide value for 'createdTimeFrom' parameter.")
-        count = await self._engine.purge(self._engine.finished(condition))
+        count = await self._engine.purge(self._engine.find_finished(condition))
         return _deleted(count) if count else _NOT_FOUND
 
 
-def _deleted(count: int) -> Response:
-    return Response(200, f'{{"instancesDeleted":{count}}}')
+def _deleted(count: int) -> ManagementResponse:
+    return ManagementResponse(200, f'{{"instancesDeleted":{count}}}')
 
 
 def _json_text(body: bytes) -> str:
-    """Return a body that is JSON as text; raises ArgumentInvalid."""
+    """Return a JSON body as text. Raises ArgumentInvalid if it is not JSON."""
     try:
         text = body.decode()
         check_json(text)
@@ -231,6 +466,6 @@ def _seconds(text: str | None) -> float | None:
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
-def _flag(request: Request, name: str, *, default: bool) -> bool:
+def _flag(request: ManagementRequest, name: str, *, default: bool) -> bool:
     text = request.query.get(name, "").strip().lower()
     return text == "true" if text in {"true", "false"} else default

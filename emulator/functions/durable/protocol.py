@@ -1,23 +1,24 @@
 """The out-of-process JSON protocol of the azure-functions-durable 1.x SDK.
 
-One turn is one call: the context (history and input) goes in, the state (actions so far, output
-or error) comes out. Protocol source: the SDK's `DurableOrchestrationContext`,
-`TaskOrchestrationExecutor` and `OrchestratorState`, and the Durable extension's
-`OutOfProcOrchestrationShim`. Another SDK's wire is another module with these three functions.
+One episode is one call: the context (history and input) goes in, and the state (all actions so far,
+the output or the error) comes out. `shim` turns the actions into commands of the engine.
+
+Source: the SDK's `DurableOrchestrationContext`, `TaskOrchestrationExecutor` and
+`OrchestratorState`, and the Durable extension's `OutOfProcOrchestrationShim`.
 """
 
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import IntEnum
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
-from emulator.functions.durable.actions import Action, ActionKind
 from emulator.functions.durable.errors import ActionInvalid
 from emulator.functions.durable.history import micros, quoted_or_null
 
-# Timers over six days come in slices of three, as with the Azure Storage provider.
+# The SDK splits timers of more than six days into timers of three, as in Azure Storage.
 _CONTEXT_TAIL = (
     '"upperSchemaVersion":1,"upperSchemaVersionNew":2,'
     '"longRunningTimerIntervalDuration":"3.00:00:00","maximumShortTimerDuration":"6.00:00:00",'
@@ -33,12 +34,115 @@ _MALFORMED = (
     OverflowError,
     RecursionError,
 )
+
+
+class ActionKind(IntEnum):
+    """The kinds of actions in the out-of-process protocol."""
+
+    ACTIVITY = 0
+    ACTIVITY_WITH_RETRY = 1
+    CHILD = 2
+    CHILD_WITH_RETRY = 3
+    CONTINUE_AS_NEW = 4
+    TIMER = 5
+    WAIT_FOR_EVENT = 6
+    CALL_ENTITY = 7
+    CALL_HTTP = 8
+    SIGNAL_ENTITY = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """An action of an orchestrator; `input` is JSON text."""
+
+    kind: ActionKind
+    name: str = ""
+    input: str = "null"
+    instance_id: str | None = None
+    version: str | None = None
+    fire_at: int = 0
+    """When a timer fires, in microseconds since 1970."""
+    canceled: bool = False
+    retry_interval_ms: int = 0
+    max_attempts: int = 0
+
+    def fields(self) -> list[Any]:
+        """Return the fields that a retry needs, as a JSON list."""
+        return [
+            int(self.kind),
+            self.name,
+            self.input,
+            self.instance_id,
+            self.version,
+            self.retry_interval_ms,
+            self.max_attempts,
+        ]
+
+    @classmethod
+    def of_fields(cls, fields: list[Any]) -> "Action":
+        """Return the action of a list from `fields`."""
+        kind, name, input_text, instance_id, version, interval, attempts = fields
+        return cls(
+            ActionKind(kind),
+            name,
+            input_text,
+            instance_id,
+            version,
+            retry_interval_ms=interval,
+            max_attempts=attempts,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleActivity:
+    """Run an activity."""
+
+    task: int
+    name: str
+    input: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartChild:
+    """Start a sub-orchestration."""
+
+    task: int
+    name: str
+    input: str
+    instance_id: str | None
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StartTimer:
+    """Start a timer. A timer that is cancelled in the same episode also takes a number."""
+
+    task: int
+    due: int
+    canceled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTimer:
+    """Cancel a timer."""
+
+    task: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueAsNew:
+    """Start the instance again with another input and an empty history."""
+
+    input: str
+
+
+Command = ScheduleActivity | StartChild | StartTimer | CancelTimer | ContinueAsNew
 _LEAVES = {kind.value for kind in ActionKind}
 
 
 @dataclass(frozen=True, slots=True)
-class TurnState:
-    """What the orchestrator has come to; texts are JSON, `error` is plain text."""
+class EpisodeState:
+    """The state after an episode. `output` and `custom_status` are JSON, `error` is plain text."""
 
     actions: tuple[Action, ...]
     done: bool
@@ -56,7 +160,7 @@ def context_json(  # noqa: PLR0913 - the context has these members
     *,
     replaying: bool,
 ) -> str:
-    """Write the context of a turn; `past` and `news` are the items of a JSON list."""
+    """Return the context of an episode; `past` and `news` are the items of a JSON list."""
     history = ",".join((*past, news))
     return (
         f'{{"history":[{history}],"input":{"null" if input_text is None else input_text},'
@@ -65,8 +169,8 @@ def context_json(  # noqa: PLR0913 - the context has these members
     )
 
 
-def read_state(text: str) -> TurnState:
-    """Read what the SDK's executor returned; raises ActionInvalid if it makes no sense."""
+def read_state(text: str) -> EpisodeState:
+    """Parse the state that the SDK's executor returns. Raises ActionInvalid."""
     try:
         return _state(json.loads(text))
     except _MALFORMED as problem:
@@ -76,26 +180,26 @@ def read_state(text: str) -> TurnState:
         ) from problem
 
 
-def read_failure(message: str) -> TurnState:
-    """Read the state from the text of the exception by which the SDK's executor reports a failure.
+def read_failure(message: str) -> EpisodeState:
+    """Parse the state in the text of the exception that the SDK's executor raises.
 
-    A text without a state is the whole story.
+    If the text does not contain a state, the text itself is the error.
     """
     text, label, state_text = message.partition(_STATE_LABEL)
     if label:
         try:
             state = read_state(state_text)
         except ActionInvalid:
-            return TurnState((), done=False, error=text)
+            return EpisodeState((), done=False, error=text)
         error = state.error or text
-        return TurnState(state.actions, False, None, error, state.custom_status)
-    return TurnState((), done=False, error=text)
+        return EpisodeState(state.actions, False, None, error, state.custom_status)
+    return EpisodeState((), done=False, error=text)
 
 
-def _state(state: dict[str, Any]) -> TurnState:
+def _state(state: dict[str, Any]) -> EpisodeState:
     actions = tuple(_leaves(action for group in state["actions"] for action in group))
     error = state.get("error")
-    return TurnState(
+    return EpisodeState(
         actions,
         bool(state.get("isDone")),
         _dumped(state.get("output")),
@@ -109,7 +213,7 @@ def _dumped(value: object) -> str | None:
 
 
 def _leaves(actions: Iterable[dict[str, Any]]) -> Iterator[Action]:
-    """Flatten compound actions: what counts is what is scheduled, and in which order."""
+    """Replace compound actions by their parts, in the order of scheduling."""
     for action in actions:
         kind = action["actionType"]
         if kind in _COMPOUND:
@@ -137,6 +241,6 @@ def _leaf(kind: ActionKind, action: dict[str, Any]) -> Action:
 
 
 def fire_at(text: str) -> int:
-    """Read a timer's instant, which the SDK writes as UTC whatever its time zone was."""
+    """Parse the time of a timer, which the SDK always writes in UTC."""
     moment = datetime.fromisoformat(text)
     return micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

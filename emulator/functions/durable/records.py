@@ -1,11 +1,19 @@
-"""The statements by which instances, messages, work and timers are kept, and how they are read."""
+"""SQL statements that write instances, messages, work items and timers, and their queries."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from emulator.functions.durable.history import EventType
-from emulator.functions.durable.model import Instance, Message, Parent, Status
+from emulator.functions.durable.errors import ArgumentInvalid
+from emulator.functions.durable.history import EventType, micros
+from emulator.functions.durable.instances import (
+    FINISHED,
+    OrchestrationInstance,
+    Parent,
+    Status,
+    TaskMessage,
+)
 from emulator.functions.durable.shim import Shim
 from emulator.functions.durable.store import Statement
 
@@ -18,6 +26,9 @@ _SELECT = f"SELECT {_COLUMNS} FROM instances"  # noqa: S608 - constants
 _UPDATE = (
     "UPDATE instances SET status=?, updated=?, turn=?, shim=?, custom_status=?, output=? WHERE id=?"
 )
+_LONGEST_PAGE = 1000
+_LAST_ROW = 2**63 - 1
+_STATUSES = {status.lower(): status for status in Status}
 
 
 class Reader(Protocol):
@@ -29,7 +40,7 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class WorkItem:
     """An activity to run; `input` is JSON text."""
 
     sequence: int
@@ -42,7 +53,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class TimerRow:
-    """A timer that is set; `due` in microseconds since 1970."""
+    """A running timer; `due` is in microseconds since 1970."""
 
     instance_id: str
     task: int
@@ -50,8 +61,8 @@ class TimerRow:
     due: int
 
 
-def insert_instance(instance: Instance) -> Statement:
-    """Keep a whole instance, in the place of one with the same id."""
+def insert_instance(instance: OrchestrationInstance) -> Statement:
+    """Insert an instance, replacing one with the same id."""
     parent = instance.parent
     parent_fields = (parent.id, parent.execution, parent.task) if parent else (None, None, None)
     return (
@@ -64,7 +75,7 @@ def insert_instance(instance: Instance) -> Statement:
             str(instance.status),
             instance.created,
             instance.updated,
-            instance.turn,
+            instance.episode_count,
             *parent_fields,
             instance.shim.dump(),
             instance.custom_status,
@@ -74,39 +85,39 @@ def insert_instance(instance: Instance) -> Statement:
     )
 
 
-def update_instance(  # noqa: PLR0913, PLR0917 - one argument a column
+def update_instance(  # noqa: PLR0913, PLR0917 - one argument for each column
     instance_id: str,
     status: Status,
     updated: int,
-    turn: int,
+    episode_count: int,
     shim: Shim,
     custom_status: str | None,
     output: str | None,
 ) -> Statement:
-    """Keep what a turn changes."""
+    """Update what an episode changes."""
     return (
         _UPDATE,
-        (str(status), updated, turn, shim.dump(), custom_status, output, instance_id),
+        (str(status), updated, episode_count, shim.dump(), custom_status, output, instance_id),
     )
 
 
 def set_status(instance_id: str, status: Status) -> Statement:
-    """Keep a status alone."""
+    """Update the status only."""
     return ("UPDATE instances SET status=? WHERE id=?", (str(status), instance_id))
 
 
-def append_history(instance_id: str, turn: int, events: str) -> Statement:
-    """Keep the events of one turn."""
-    return ("INSERT INTO history VALUES(?, ?, ?)", (instance_id, turn, events))
+def append_history(instance_id: str, episode_count: int, events: str) -> Statement:
+    """Insert the events of one episode."""
+    return ("INSERT INTO history VALUES(?, ?, ?)", (instance_id, episode_count, events))
 
 
 def delete_history(instance_id: str) -> Statement:
-    """Forget the events of all turns."""
+    """Delete the events of all episodes."""
     return ("DELETE FROM history WHERE id=?", (instance_id,))
 
 
-def insert_message(instance_id: str, message: Message) -> Statement:
-    """Keep a message, which has its sequence number."""
+def insert_message(instance_id: str, message: TaskMessage) -> Statement:
+    """Insert a message, whose sequence number must be set."""
     return (
         "INSERT INTO inbox VALUES(?, ?, ?, ?, ?, ?)",
         (
@@ -120,8 +131,8 @@ def insert_message(instance_id: str, message: Message) -> Statement:
     )
 
 
-def consume(instance_id: str, message: Message) -> Iterator[Statement]:
-    """Forget whatever kept a message."""
+def consume(instance_id: str, message: TaskMessage) -> Iterator[Statement]:
+    """Delete the rows in which a message is stored."""
     if message.sequence is not None:
         yield ("DELETE FROM inbox WHERE sequence=?", (message.sequence,))
     if message.work is not None:
@@ -130,8 +141,8 @@ def consume(instance_id: str, message: Message) -> Iterator[Statement]:
         yield delete_timer(instance_id, message.task)
 
 
-def insert_work(work: Work) -> Statement:
-    """Keep an activity to run."""
+def insert_work(work: WorkItem) -> Statement:
+    """Insert a work item."""
     return (
         "INSERT INTO work VALUES(?, ?, ?, ?, ?, ?)",
         (
@@ -146,7 +157,7 @@ def insert_work(work: Work) -> Statement:
 
 
 def insert_timer(timer: TimerRow) -> Statement:
-    """Keep a timer."""
+    """Insert a timer, replacing one with the same task."""
     return (
         "INSERT OR REPLACE INTO timers VALUES(?, ?, ?, ?)",
         (timer.instance_id, timer.task, timer.execution, timer.due),
@@ -154,31 +165,31 @@ def insert_timer(timer: TimerRow) -> Statement:
 
 
 def delete_timer(instance_id: str, task: int) -> Statement:
-    """Forget one timer."""
+    """Delete one timer."""
     return ("DELETE FROM timers WHERE id=? AND task=?", (instance_id, task))
 
 
 def delete_timers(instance_id: str) -> Statement:
-    """Forget all timers of an instance."""
+    """Delete all timers of an instance."""
     return ("DELETE FROM timers WHERE id=?", (instance_id,))
 
 
 def delete_instance(instance_id: str) -> list[Statement]:
-    """Forget a finished instance: nothing but its history can be left of it."""
+    """Delete a finished instance, which has only its own row and its history."""
     return [
         ("DELETE FROM instances WHERE id=?", (instance_id,)),
         delete_history(instance_id),
     ]
 
 
-def read_instance(store: Reader, instance_id: str) -> Instance | None:
-    """Read one instance."""
+def read_instance(store: Reader, instance_id: str) -> OrchestrationInstance | None:
+    """Return the instance with this id, or None."""
     rows = store.read(f"{_SELECT} WHERE id=?", (instance_id,))
     return _instance(rows[0]) if rows else None
 
 
-def read_fresh(store: Reader) -> list[Instance]:
-    """Read the instances that wait for their first turn."""
+def read_fresh(store: Reader) -> list[OrchestrationInstance]:
+    """Return the instances that wait for their first episode."""
     rows = store.read(
         f"{_SELECT} WHERE turn=0 AND status IN (?, ?)",
         (str(Status.PENDING), str(Status.RUNNING)),
@@ -186,10 +197,10 @@ def read_fresh(store: Reader) -> list[Instance]:
     return [_instance(row) for row in rows]
 
 
-def read_page(
+def _read_rows(
     store: Reader, where: str, arguments: Sequence[Any], limit: int
-) -> list[tuple[int, Instance]]:
-    """Read instances with their row numbers, in the order of their start."""
+) -> list[tuple[int, OrchestrationInstance]]:
+    """Return instances with their row numbers, in the order of their start."""
     rows = store.read(
         f"SELECT rowid, {_COLUMNS} FROM instances WHERE {where} ORDER BY rowid LIMIT ?",  # noqa: S608 - `where` holds placeholders only
         (*arguments, limit),
@@ -198,7 +209,7 @@ def read_page(
 
 
 def read_history(store: Reader, instance_id: str) -> list[str]:
-    """Read the events, one text a turn."""
+    """Return the events of an instance, one text for each episode."""
     return [
         events
         for (events,) in store.read(
@@ -207,26 +218,26 @@ def read_history(store: Reader, instance_id: str) -> list[str]:
     ]
 
 
-def read_inbox(store: Reader) -> list[tuple[str, Message]]:
-    """Read all kept messages, in order, each with its instance's id."""
+def read_inbox(store: Reader) -> list[tuple[str, TaskMessage]]:
+    """Return all stored messages in order, each with the id of its instance."""
     rows = store.read("SELECT id, kind, text, task, execution, sequence FROM inbox ORDER BY 6")
-    return [(row[0], Message(EventType(row[1]), *row[2:])) for row in rows]
+    return [(row[0], TaskMessage(EventType(row[1]), *row[2:])) for row in rows]
 
 
-def read_work(store: Reader) -> list[Work]:
-    """Read the activities to run, in order."""
+def read_work(store: Reader) -> list[WorkItem]:
+    """Return the work items in order."""
     rows = store.read(
         "SELECT sequence, id, execution, task, name, input FROM work ORDER BY sequence"
     )
-    return [Work(*row) for row in rows]
+    return [WorkItem(*row) for row in rows]
 
 
 def read_timers(store: Reader) -> list[TimerRow]:
-    """Read the timers that are set."""
+    """Return the running timers."""
     return [TimerRow(*row) for row in store.read("SELECT id, task, execution, due FROM timers")]
 
 
-def _instance(row: Sequence[Any]) -> Instance:
+def _instance(row: Sequence[Any]) -> OrchestrationInstance:
     (
         instance_id,
         execution,
@@ -235,7 +246,7 @@ def _instance(row: Sequence[Any]) -> Instance:
         status,
         created,
         updated,
-        turn,
+        episode_count,
         parent_id,
         parent_execution,
         parent_task,
@@ -245,7 +256,7 @@ def _instance(row: Sequence[Any]) -> Instance:
         input_text,
     ) = row
     parent = None if parent_id is None else Parent(parent_id, parent_execution, parent_task)
-    return Instance(
+    return OrchestrationInstance(
         instance_id,
         execution,
         name,
@@ -257,6 +268,80 @@ def _instance(row: Sequence[Any]) -> Instance:
         parent,
         output,
         custom_status,
-        turn,
+        episode_count,
         Shim.load(shim),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFilter:
+    """A filter of instances; times are in microseconds since 1970."""
+
+    prefix: str = ""
+    created_from: int | None = None
+    created_to: int | None = None
+    statuses: frozenset[Status] = frozenset()
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> "InstanceFilter":
+        """Parse a query string; invalid values do not filter, as in the extension."""
+        names = query.get("runtimestatus", "").lower().split(",")
+        return cls(
+            query.get("instanceidprefix", ""),
+            _time(query.get("createdtimefrom")),
+            _time(query.get("createdtimeto")),
+            frozenset(_STATUSES[name.strip()] for name in names if name.strip() in _STATUSES),
+        )
+
+    def where(self) -> tuple[str, list[Any]]:
+        """Return the SQL condition and its arguments."""
+        conditions, arguments = ["1"], list[Any]()
+        if self.prefix:
+            conditions.append("substr(id, 1, ?) = ?")
+            arguments += [len(self.prefix), self.prefix]
+        if self.created_from is not None:
+            conditions.append("created >= ?")
+            arguments.append(self.created_from)
+        if self.created_to is not None:
+            conditions.append("created <= ?")
+            arguments.append(self.created_to)
+        if self.statuses:
+            conditions.append(f"status IN ({','.join('?' * len(self.statuses))})")
+            arguments += sorted(map(str, self.statuses))
+        return " AND ".join(conditions), arguments
+
+
+def read_page(
+    store: Reader, condition: InstanceFilter, top: str | None, token: str
+) -> tuple[list[OrchestrationInstance], str]:
+    """Return one page of instances, and the token of the next page or an empty string."""
+    size = _LONGEST_PAGE
+    if top is not None and top.isascii() and top.isdigit() and int(top[:9]) > 0:
+        size = min(int(top[:9]), _LONGEST_PAGE)
+    after = 0
+    if token:
+        if not (token.isascii() and token.isdigit() and int(token[:20]) <= _LAST_ROW):
+            raise ArgumentInvalid("The continuation token is invalid.")
+        after = int(token)
+    where, arguments = condition.where()
+    rows = _read_rows(store, f"{where} AND rowid > ?", [*arguments, after], size + 1)
+    more = len(rows) > size
+    rows = rows[:size]
+    return [instance for _, instance in rows], str(rows[-1][0]) if more else ""
+
+
+def read_finished(store: Reader, condition: InstanceFilter) -> list[OrchestrationInstance]:
+    """Return the finished instances that match."""
+    where, arguments = condition.where()
+    names = sorted(map(str, FINISHED))
+    marks = ",".join("?" * len(names))
+    rows = _read_rows(store, f"{where} AND status IN ({marks})", [*arguments, *names], -1)
+    return [instance for _, instance in rows]
+
+
+def _time(text: str | None) -> int | None:
+    try:
+        moment = datetime.fromisoformat((text or "").replace(" ", "+"))
+        return micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        return None

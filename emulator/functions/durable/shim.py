@@ -1,14 +1,16 @@
-"""From the SDK's actions to commands: which are new, and which task id each one has.
+"""Turn the SDK's actions into commands: find the new ones and number their tasks.
 
-The SDK answers each turn with every action since the start of the execution, and numbers its
-tasks by itself; so must the engine, in the same order, or results reach the wrong task. Each
-activity, sub-orchestration, timer and fire-and-forget action takes the next number; waiting for
-an external event takes none. Retries are invisible in the actions: a task that failed takes a
-number for the timer before its next attempt, the attempt itself another, and even the last
-failure waits for one more timer.
+In each episode the SDK lists every action since the start of the execution and numbers its tasks
+itself. The engine must number them in the same order, or results reach the wrong task. Each
+activity, sub-orchestration, timer and fire-and-forget action takes the next number. Waiting for an
+external event takes no number. The actions do not show retries: when a task fails, the timer before
+its next attempt takes a number, and so does the attempt itself. Even after the last failure the SDK
+waits for one more timer.
 
-The numbering is exact as long as a turn tells the SDK of at most one event that moves a retry,
-before all others: `moves_retry` says which events these are.
+The numbers are exact as long as an episode has at most one event that moves a retry, and has it
+before all others. `moves_retry` returns which events these are.
+
+Source: the Durable extension's `OutOfProcOrchestrationShim` and the SDK's `RetryAbleTask`.
 """
 
 import json
@@ -16,7 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from emulator.functions.durable.actions import (
+from emulator.functions.durable.errors import ActionInvalid
+from emulator.functions.durable.history import FOREVER
+from emulator.functions.durable.protocol import (
     Action,
     ActionKind,
     CancelTimer,
@@ -26,8 +30,6 @@ from emulator.functions.durable.actions import (
     StartChild,
     StartTimer,
 )
-from emulator.functions.durable.errors import ActionInvalid
-from emulator.functions.durable.history import FOREVER
 
 _WITH_RETRY = {ActionKind.ACTIVITY_WITH_RETRY, ActionKind.CHILD_WITH_RETRY}
 _ACTIVITIES = {ActionKind.ACTIVITY, ActionKind.ACTIVITY_WITH_RETRY}
@@ -40,33 +42,33 @@ _UNSUPPORTED = {
 
 
 @dataclass(slots=True)
-class Retry:
-    """One task with retry options: what to repeat, and how far it has come."""
+class RetryState:
+    """A task with retry options: its action, and the attempts so far."""
 
     action: Action
     attempts: int = 1
-    waiting: bool = False
+    is_waiting: bool = False
 
     @property
-    def exhausted(self) -> bool:
-        """Whether no attempt is left."""
+    def is_exhausted(self) -> bool:
+        """Return whether all attempts are used."""
         return self.attempts >= self.action.max_attempts
 
 
 @dataclass(slots=True)
 class Shim:
-    """The numbering of one execution's tasks."""
+    """The task numbers of one execution."""
 
     scheduled: int = 0
-    """How many actions have become commands."""
+    """How many actions are scheduled."""
     next_task: int = 0
     timers: dict[int, int] = field(default_factory=dict)
-    """Timers that run, by task: the position of the action that may yet cancel each."""
-    retries: dict[int, Retry] = field(default_factory=dict)
-    """Retries under way, by the task (an attempt or a timer) that each one waits for."""
+    """The running timers: by task, the position of the action that may cancel it."""
+    retries: dict[int, RetryState] = field(default_factory=dict)
+    """The tasks with retry options, by the attempt or timer for which each one waits."""
 
     def copy(self) -> "Shim":
-        """Return a shim to change while this one stays, for a turn that may have to be repeated."""
+        """Return a copy for an episode, which may have to be repeated from this state."""
         return Shim(
             self.scheduled,
             self.next_task,
@@ -75,48 +77,48 @@ class Shim:
         )
 
     def moves_retry(self, task: int | None, *, failed: bool) -> bool:
-        """Whether the end of this task makes the SDK number a further task by itself."""
+        """Return whether the SDK numbers a further task when this task ends."""
         retry = None if task is None else self.retries.get(task)
         if retry is None:
             return False
-        return not retry.exhausted if retry.waiting else failed
+        return not retry.is_exhausted if retry.is_waiting else failed
 
-    def awaits_timer(self, task: int) -> bool:
-        """Whether this timer is set and not cancelled."""
-        return task in self.timers or (task in self.retries and self.retries[task].waiting)
+    def is_awaiting_timer(self, task: int) -> bool:
+        """Return whether this timer is running."""
+        return task in self.timers or (task in self.retries and self.retries[task].is_waiting)
 
     @property
     def has_timers(self) -> bool:
-        """Whether any timer is set."""
-        return bool(self.timers) or any(retry.waiting for retry in self.retries.values())
+        """Return whether any timer is running."""
+        return bool(self.timers) or any(retry.is_waiting for retry in self.retries.values())
 
-    def settle(self, task: int, *, failed: bool, now: int) -> list[Command]:
-        """Note that a task ended (`failed` or not, a fired timer is not); return what follows."""
+    def end_task(self, task: int, *, failed: bool, now: int) -> list[Command]:
+        """Store that a task completed or failed; return the commands of its retry."""
         self.timers.pop(task, None)
         retry = self.retries.pop(task, None)
         if retry is None:
             return []
-        if retry.waiting:
-            if retry.exhausted:
+        if retry.is_waiting:
+            if retry.is_exhausted:
                 return []
-            retry.waiting = False
+            retry.is_waiting = False
             retry.attempts += 1
             number = self._number()
             self.retries[number] = retry
             return [_attempt(retry.action, number)]
         if not failed:
             return []
-        retry.waiting = True
+        retry.is_waiting = True
         number = self._number()
         self.retries[number] = retry
         due = min(now + retry.action.retry_interval_ms * 1000, FOREVER)
         return [StartTimer(number, due)]
 
-    def advance(self, actions: Sequence[Action]) -> list[Command]:
-        """Return the commands of the actions that are new, and the timers cancelled since.
+    def take_actions(self, actions: Sequence[Action]) -> list[Command]:
+        """Return the commands of new actions and of timers that were cancelled.
 
-        Raises ActionInvalid for what the local host does not support, and when there are fewer
-        actions than before: the orchestrator is not deterministic.
+        Raises ActionInvalid if this host does not support an action, or if there are fewer actions
+        than before, because then the orchestrator is not deterministic.
         """
         if len(actions) < self.scheduled:
             raise ActionInvalid(
@@ -150,7 +152,7 @@ class Shim:
                 self.timers[number] = position
             return StartTimer(number, action.fire_at, action.canceled)
         if kind in _WITH_RETRY:
-            self.retries[number] = Retry(action)
+            self.retries[number] = RetryState(action)
         return _attempt(action, number)
 
     def _number(self) -> int:
@@ -159,9 +161,9 @@ class Shim:
         return number
 
     def dump(self) -> str:
-        """Write the shim as JSON text for `load`."""
+        """Return the shim as JSON text."""
         retries = [
-            [task, retry.attempts, retry.waiting, retry.action.fields()]
+            [task, retry.attempts, retry.is_waiting, retry.action.fields()]
             for task, retry in self.retries.items()
         ]
         return json.dumps(
@@ -171,16 +173,16 @@ class Shim:
 
     @classmethod
     def load(cls, text: str) -> "Shim":
-        """Read what `dump` wrote."""
+        """Return the shim of a text from `dump`."""
         if not text:
             return cls()
         scheduled, next_task, timers, retries = json.loads(text)
         return cls(scheduled, next_task, dict(timers), dict(map(_read_retry, retries)))
 
 
-def _read_retry(row: list[Any]) -> tuple[int, Retry]:
+def _read_retry(row: list[Any]) -> tuple[int, RetryState]:
     task, attempts, waiting, fields = row
-    return task, Retry(Action.of_fields(fields), attempts, waiting)
+    return task, RetryState(Action.of_fields(fields), attempts, waiting)
 
 
 def _attempt(action: Action, task: int) -> Command:

@@ -1,22 +1,21 @@
-"""The database: one connection, transactions gathered per tick of the event loop.
+"""The database of the default engine: one connection, one transaction for each tick of the loop.
 
-Whoever writes in the same tick shares one transaction, and each one's future resolves once it is
-committed; with `synchronous=NORMAL` on a write-ahead log that survives the death of the process
-(not the loss of power). Checkpoints, which do wait for the disk, run on a thread of their own.
+All writes of one tick of the event loop share a transaction, and the future of each is resolved
+after the commit. With `synchronous=NORMAL` on a write-ahead log, a commit survives the death of the
+process, but not a power loss. Checkpoints wait for the disk, so they run on a thread of their own.
 """
 
 import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from emulator.functions.durable.errors import DatabaseForeign, DatabaseInUse, StoreUnavailable
 
 Statement = tuple[str, tuple[Any, ...]]
-
 _log = logging.getLogger(__name__)
 _COMMITS_PER_CHECKPOINT = 400
 _VERSION = 1
@@ -45,7 +44,7 @@ CREATE TABLE IF NOT EXISTS timers(
 
 
 class Store:
-    """Reads at once; writes in groups. To be used on one event loop."""
+    """Read at once and write in groups. For one event loop only."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -53,12 +52,12 @@ class Store:
         self._commits = 0
         self._checkpoint: asyncio.Task[None] | None = None
         self._connection: sqlite3.Connection | None = None
-        self._guard: sqlite3.Connection | None = None
+        self._host_lock: sqlite3.Connection | None = None
 
     def open(self) -> None:
-        """Open the database, or make it; raises DatabaseInUse if another host holds it."""
+        """Open or create the database. Raises DatabaseInUse or DatabaseForeign."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._guard = _guard(self._path)
+        self._host_lock = _lock(self._path)
         connection = sqlite3.connect(self._path, isolation_level=None, cached_statements=64)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
@@ -67,28 +66,30 @@ class Store:
         if version not in {0, _VERSION}:
             connection.close()
             self.abandon()
-            raise DatabaseForeign(f"The database {self._path} has version {version}: not ours")
+            raise DatabaseForeign(
+                f"The database {self._path} has version {version}, expected {_VERSION}"
+            )
         connection.executescript(_SCHEMA)
         connection.execute(f"PRAGMA user_version={_VERSION}")
         self._connection = connection
 
     async def close(self) -> None:
-        """Commit what is pending and close."""
+        """Commit the pending statements and close."""
         self._flush()
         if self._checkpoint is not None:
             await self._checkpoint
         self.abandon()
 
     def abandon(self) -> None:
-        """Close at once, as the death of the process would."""
-        for connection in (self._connection, self._guard):
+        """Close at once, as if the process had died."""
+        for connection in (self._connection, self._host_lock):
             if connection is not None:
                 connection.close()
-        self._connection = self._guard = None
+        self._connection = self._host_lock = None
 
     @property
-    def busy(self) -> bool:
-        """Whether a transaction is under way."""
+    def is_busy(self) -> bool:
+        """Return whether statements wait for their commit."""
         return bool(self._pending)
 
     def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -97,9 +98,9 @@ class Store:
         return self._connection.execute(sql, arguments).fetchall()
 
     def write(self, statements: Sequence[Statement]) -> asyncio.Future[None]:
-        """Execute statements in one transaction; the future resolves after the commit.
+        """Execute statements in one transaction; the future is resolved after the commit.
 
-        It fails with StoreUnavailable if none of the statements took effect.
+        The future raises StoreUnavailable if the transaction failed and nothing was written.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
@@ -118,7 +119,7 @@ class Store:
             if len(pending) == 1:
                 _fail(pending[0][1], problem)
                 return
-            # One bad statement must not take the others down with it.
+            # A statement that fails must not make the other transactions fail.
             for statements, future in pending:
                 self._transact_alone(statements, future)
             return
@@ -157,17 +158,21 @@ class Store:
             self._checkpoint.add_done_callback(self._checkpointed)
 
     def commit(self) -> None:
-        """Commit the open transaction: the instant from which all of it is safe."""
+        """Commit the open transaction."""
         assert self._connection is not None
         self._connection.execute("COMMIT")
 
     def _checkpointed(self, task: asyncio.Task[None]) -> None:
         self._checkpoint = None
         if not task.cancelled() and task.exception() is not None:
-            _log.warning("checkpoint of %s put off: %s", self._path.name, task.exception())
+            _log.warning(
+                "checkpoint of %s failed and is retried later: %s",
+                self._path.name,
+                task.exception(),
+            )
 
     def setting(self, name: str, default: str) -> str:
-        """Return a stored setting, storing the default if there is none."""
+        """Return a stored setting; store and return the default if it is missing."""
         assert self._connection is not None
         self._connection.execute("INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default))
         value: str = self.read("SELECT value FROM settings WHERE name=?", (name,))[0][0]
@@ -177,17 +182,17 @@ class Store:
 def _fail(future: asyncio.Future[None], problem: Exception) -> None:
     if not future.done():
         future.set_exception(StoreUnavailable(f"The database refused the transaction: {problem}"))
-        future.exception()  # not everyone waits for the answer
+        future.exception()  # not every caller awaits the future
 
 
 def checkpoint(path: Path) -> None:
-    """Move what the write-ahead log holds into the database file; waits for the disk."""
+    """Copy the write-ahead log into the database file; this waits for the disk."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
-def _guard(path: Path) -> sqlite3.Connection:
-    """Hold a lock that ends with the process, so that one host alone works on the database."""
+def _lock(path: Path) -> sqlite3.Connection:
+    """Return a connection that locks the database for this host until the process ends."""
     guard = sqlite3.connect(path.with_name(path.name + ".lock"), isolation_level=None, timeout=0)
     try:
         guard.execute("BEGIN EXCLUSIVE")
@@ -195,9 +200,3 @@ def _guard(path: Path) -> sqlite3.Connection:
         guard.close()
         raise DatabaseInUse(f"Another host is using the database {path}") from problem
     return guard
-
-
-def chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    """Cut a list into parts small enough for one statement."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -4,17 +4,17 @@ import asyncio
 import heapq
 from collections.abc import Callable, Hashable
 
-from emulator.functions.clock import Clock
+from emulator.functions.clock import UtcClock
 from emulator.functions.durable.history import micros
 
-# The loop's own clock stands still while a laptop sleeps, and the wall clock may be set.
+# The loop's clock stops while a computer sleeps, and the wall clock may be set.
 _LONGEST_SLEEP_SECONDS = 20.0
 
 
 class TimerQueue:
-    """Calls back when instants have passed. A key names a timer, so that it can be cancelled."""
+    """Call back at given times. Each timer has a key, by which it can be cancelled."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: UtcClock) -> None:
         self._clock = clock
         self._heap: list[tuple[int, int]] = []
         self._entries: dict[int, tuple[Hashable, Callable[[], None]]] = {}
@@ -28,7 +28,7 @@ class TimerQueue:
         return len(self._entries)
 
     def set(self, key: Hashable, due: int, callback: Callable[[], None]) -> None:
-        """Call back once the clock shows `due` (in µs since 1970); replaces the key's timer."""
+        """Call back at `due` (microseconds since 1970); replace the timer of the key."""
         self.cancel(key)
         number = self._next_number
         self._next_number += 1
@@ -38,18 +38,18 @@ class TimerQueue:
         self._arm()
 
     def cancel(self, key: Hashable) -> None:
-        """Forget a timer, if there is one."""
+        """Cancel the timer of a key, if it exists."""
         number = self._numbers.pop(key, None)
         if number is None:
             return
         del self._entries[number]
-        # Cancelled entries stay in the heap; deadlines that are met leave many of them.
+        # Cancelled entries stay in the heap until it has too many of them.
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._entries):
             self._heap = [entry for entry in self._heap if entry[1] in self._entries]
             heapq.heapify(self._heap)
 
-    def poke(self) -> None:
-        """Fire what is due: for a clock that was moved."""
+    def fire_due(self) -> None:
+        """Fire the timers that are due."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -68,7 +68,7 @@ class TimerQueue:
         self._arm()
 
     def close(self) -> None:
-        """Fire nothing any more."""
+        """Stop firing."""
         self._closed = True
         if self._handle is not None:
             self._handle.cancel()
@@ -85,5 +85,5 @@ class TimerQueue:
         delay = (due - micros(self._clock.now())) / 1e6
         self._wakes_at = due
         self._handle = asyncio.get_running_loop().call_later(
-            min(max(delay, 0.0), _LONGEST_SLEEP_SECONDS), self.poke
+            min(max(delay, 0.0), _LONGEST_SLEEP_SECONDS), self.fire_due
         )

@@ -1,1 +1,1 @@
-"""Triggers that fire functions by themselves: Service Bus queues and timers."""
+"""The triggers that the host fires itself: Service Bus queues and timers."""

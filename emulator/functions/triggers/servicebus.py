@@ -1,17 +1,21 @@
-"""Service Bus queue triggers: peek-lock with Microsoft's own SDK, one thread a message in flight.
+"""Service Bus queue triggers: receive with Microsoft's SDK, one thread for each message in flight.
 
-A function that returns completes its message, one that raises abandons it; when the app process
-goes, the message is left to its lock, and comes again.
+If the function returns, its message is completed; if it raises, the message is abandoned. If the
+app process ends, the message is not settled and is redelivered when its lock expires.
+
+Source: the metadata are those of the .NET Service Bus extension.
 """
 
 import asyncio
 import concurrent.futures
+import json
 import logging
 import random
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from typing import Any
 
 from azure.core.exceptions import AzureError
 from azure.servicebus import (
@@ -20,12 +24,13 @@ from azure.servicebus import (
     ServiceBusReceiver,
     ServiceBusSubQueue,
 )
+from azure.servicebus.amqp import AmqpMessageBodyType
 from azure.servicebus.exceptions import MessageLockLostError
 
-from emulator.functions.hostfile import ServiceBusOptions
-from emulator.functions.runner import AppUnavailable, FunctionFailure
-from emulator.functions.triggers.message import Delivery, read_delivery
+from emulator.functions.errors import AppUnavailable, FunctionFailure
+from emulator.functions.settings import ServiceBusOptions
 
+_TRACE_PROPERTIES = ("traceparent", "Diagnostic-Id")
 _log = logging.getLogger("functions.servicebus")
 _DEAD_LETTER_SUFFIX = "/$deadletterqueue"
 _POLL_SECONDS = 1.0
@@ -35,12 +40,85 @@ _IDLE_POLLS_OF_EXTRA = 30
 _STOP_SECONDS = 8.0
 _SHORTEST_RENEWAL_SECONDS = 1.0
 
-Fire = Callable[[Delivery], Awaitable[object]]
+
+@dataclass(frozen=True, slots=True)
+class TriggerMessage:
+    """A message as a function receives it: body, trigger metadata and trace context."""
+
+    body: bytes
+    metadata: dict[str, Any]
+    trace: list[str] | None
+
+
+def read_delivery(message: ServiceBusReceivedMessage) -> TriggerMessage:
+    """Return the body and metadata of a received message, as the .NET extension passes them.
+
+    azure.functions' converter could read more, for instance `DeadLetterReason`, but the extension
+    does not pass it.
+    """
+    properties = _plain(message.application_properties or {})
+    metadata: dict[str, Any] = {
+        "MessageId": message.message_id,
+        "CorrelationId": message.correlation_id,
+        "ContentType": message.content_type,
+        # The .NET client of Microsoft's host counts the current delivery, too.
+        "DeliveryCount": (message.delivery_count or 0) + 1,
+        "DeadLetterSource": message.dead_letter_source,
+        "EnqueuedTimeUtc": _instant(message.enqueued_time_utc),
+        "ExpiresAtUtc": _instant(message.expires_at_utc),
+        "Label": message.subject,
+        "LockToken": str(message.lock_token),
+        "PartitionKey": message.partition_key,
+        "ReplyTo": message.reply_to,
+        "ReplyToSessionId": message.reply_to_session_id,
+        "SequenceNumber": message.sequence_number,
+        "SessionId": message.session_id,
+        "Subject": message.subject,
+        "To": message.to,
+        "ApplicationProperties": properties,
+        "UserProperties": properties,
+    }
+    parent = next((properties[name] for name in _TRACE_PROPERTIES if name in properties), None)
+    trace = [str(parent), str(properties.get("tracestate", ""))] if parent else None
+    return TriggerMessage(_body(message), metadata, trace)
+
+
+def _body(message: ServiceBusReceivedMessage) -> bytes:
+    body: Any = message.body
+    if message.body_type is AmqpMessageBodyType.DATA:
+        return b"".join(body)
+    if isinstance(body, (bytes, bytearray)):
+        return bytes(body)
+    if isinstance(body, str):
+        return body.encode()
+    value = body if message.body_type is AmqpMessageBodyType.VALUE else list(body)
+    return json.dumps(_plain(value)).encode()
+
+
+def _instant(value: datetime | None) -> str | None:
+    """Return a time in the format of the converter."""
+    return None if value is None else value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _plain(value: Any) -> Any:
+    """Return an AMQP value as a JSON value."""
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value).decode("utf-8", "replace")
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+
+
+InvokeFunction = Callable[[TriggerMessage], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
 class QueueSource:
-    """A queue, or its dead-letter queue, and how to reach it."""
+    """A queue or its dead-letter queue, and its connection string."""
 
     function: str
     queue: str
@@ -53,32 +131,34 @@ class QueueSource:
 
 
 def split_queue_name(name: str) -> tuple[str, bool]:
-    """Return the queue and whether its dead-letter queue is meant."""
+    """Return the name of the queue, and whether the name is that of its dead-letter queue."""
     if name.lower().endswith(_DEAD_LETTER_SUFFIX):
         return name[: -len(_DEAD_LETTER_SUFFIX)], True
     return name, False
 
 
 class ServiceBusTrigger:
-    """Receives for one function, with more threads while every one has a message."""
+    """Receive messages for one function, with more threads while all of them are busy."""
 
-    def __init__(self, source: QueueSource, options: ServiceBusOptions, fire: Fire) -> None:
+    def __init__(
+        self, source: QueueSource, options: ServiceBusOptions, invoke: InvokeFunction
+    ) -> None:
         self._source = source
         self._options = options
-        self._fire = fire
+        self._invoke = invoke
         self._loop = asyncio.get_running_loop()
         self._stopping = threading.Event()
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
         self._busy = 0
-        self._is_away = False
+        self._is_unreachable = False
 
     def start(self) -> None:
-        """Begin to receive; the queue need not be reachable yet."""
+        """Start receiving. The queue does not have to be reachable yet."""
         self._add_thread(is_extra=False)
 
     async def stop(self) -> None:
-        """Receive no more, give functions that run a little time, and close."""
+        """Stop receiving and wait up to 8 s for functions that run."""
         self._stopping.set()
         deadline = self._loop.time() + _STOP_SECONDS
         for thread in list(self._threads):
@@ -92,7 +172,7 @@ class ServiceBusTrigger:
         thread.start()
 
     def _serve(self, is_extra: bool) -> None:
-        """Receive until the host stops, connecting anew for ever; the life of one thread."""
+        """Receive until the host stops, reconnecting after each error. Runs in a thread."""
         delay_seconds = _FIRST_DELAY_SECONDS
         try:
             while not self._stopping.is_set():
@@ -100,28 +180,28 @@ class ServiceBusTrigger:
                     if self._receive(is_extra):
                         return
                     delay_seconds = _FIRST_DELAY_SECONDS
-                except Exception as error:  # noqa: BLE001 - a thread that ends would end the trigger
-                    self._note_away(error)
-                    # Jitter, so that the triggers of an app do not come back all at once.
+                except Exception as error:  # noqa: BLE001 - the thread must not end
+                    self._log_outage(error)
+                    # Jitter, so that the triggers of an app do not reconnect at the same time.
                     self._stopping.wait(delay_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
                     delay_seconds = min(delay_seconds * 2, _LONGEST_DELAY_SECONDS)
         finally:
-            with self._guard:
+            with self._lock:
                 self._threads.discard(threading.current_thread())
 
     def _receive(self, is_extra: bool) -> bool:
-        """Receive on one connection; return True when an extra thread is not needed any more."""
+        """Receive on one connection; return True if this extra thread is not needed anymore."""
         source = self._source
         client = ServiceBusClient.from_connection_string(source.connection_string, retry_total=0)
         sub_queue = ServiceBusSubQueue.DEAD_LETTER if source.is_dead_letter else None
         with client, client.get_queue_receiver(source.queue, sub_queue=sub_queue) as receiver:
             idle_polls = 0
             while not self._stopping.is_set():
-                # For more than one message the SDK waits 0.2 s longer after the first.
+                # With a larger batch the SDK waits another 0.2 s after the first message.
                 received = receiver.receive_messages(
                     max_message_count=1, max_wait_time=_POLL_SECONDS
                 )
-                self._note_back()
+                self._log_recovery()
                 for message in received:
                     self._handle(receiver, message)
                 idle_polls = 0 if received else idle_polls + 1
@@ -141,27 +221,27 @@ class ServiceBusTrigger:
                 receiver.abandon_message(message)
         except MessageLockLostError:
             _log.warning(
-                "%s: the lock of message %s was lost; the message comes again",
+                "%s: the lock of message %s was lost; the message is redelivered",
                 self._source,
                 message.message_id,
             )
         finally:
-            with self._guard:
+            with self._lock:
                 self._busy -= 1
 
     def _enter(self) -> None:
-        """Count a message in flight, and add a thread when all have one."""
-        with self._guard:
+        """Count a message in flight, and add a thread if all threads are busy."""
+        with self._lock:
             self._busy += 1
             count = len(self._threads)
             all_busy = self._busy >= count and count < self._options.max_concurrent_calls
         if all_busy and not self._stopping.is_set():
             self._add_thread(is_extra=True)
 
-    async def _run(self, delivery: Delivery) -> bool | None:
-        """Tell whether the function succeeded; None when it is not known."""
+    async def _run(self, delivery: TriggerMessage) -> bool | None:
+        """Invoke the function; return whether it succeeded, or None if that is unknown."""
         try:
-            await self._fire(delivery)
+            await self._invoke(delivery)
         except FunctionFailure:
             return False
         except AppUnavailable:
@@ -174,7 +254,7 @@ class ServiceBusTrigger:
         receiver: ServiceBusReceiver,
         message: ServiceBusReceivedMessage,
     ) -> bool | None:
-        """Wait for the function, renewing the lock from this thread meanwhile."""
+        """Wait for the function and renew the message lock meanwhile."""
         renewed_seconds = 0.0
         while True:
             left_seconds = _left_seconds(message)
@@ -193,20 +273,20 @@ class ServiceBusTrigger:
             except (AzureError, ValueError) as error:
                 _log.warning("%s: a lock could not be renewed: %s", self._source, error)
 
-    def _note_away(self, error: Exception) -> None:
-        with self._guard:
-            was_away, self._is_away = self._is_away, True
-        if not was_away:
+    def _log_outage(self, error: Exception) -> None:
+        with self._lock:
+            was_unreachable, self._is_unreachable = self._is_unreachable, True
+        if not was_unreachable:
             _log.warning(
-                "%s cannot be received from and is tried again for ever: %s",
+                "%s cannot be received from and is retried: %s",
                 self._source,
                 str(error).splitlines()[0] if str(error) else type(error).__name__,
             )
 
-    def _note_back(self) -> None:
-        with self._guard:
-            was_away, self._is_away = self._is_away, False
-        if was_away:
+    def _log_recovery(self) -> None:
+        with self._lock:
+            was_unreachable, self._is_unreachable = self._is_unreachable, False
+        if was_unreachable:
             _log.info("%s can be received from again", self._source)
 
 

@@ -1,30 +1,117 @@
-"""Timer triggers: fire by schedule, late ones once, and remember in a file when they are due."""
+"""Timer triggers: NCRONTAB schedules, late runs, and a file that keeps the next run over restarts.
+
+Source: the WebJobs timer extension (`TimerListener`, `ScheduleMonitor`) and its NCrontab parser.
+"""
 
 import asyncio
 import json
 import logging
 import os
+import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from emulator.functions.clock import Clock
-from emulator.functions.runner import AppUnavailable, FunctionFailure
-from emulator.functions.triggers.schedule import Schedule
+from croniter import CroniterError, croniter
 
+from emulator.functions.clock import UtcClock
+from emulator.functions.errors import AppUnavailable, FunctionFailure
+from emulator.functions.settings import parse_timespan
+from emulator.program import SettingError
+
+_FIELD = re.compile(r"[0-9A-Za-z*/,\-]+")
+_NAME = re.compile(r"[A-Za-z]+")
+_DAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
+_MONTHS = (
+    *("january", "february", "march", "april", "may", "june", "july"),
+    *("august", "september", "october", "november", "december"),
+)
+_SHORT_NAME = 3
+_NAMES = frozenset(form for name in (*_DAYS, *_MONTHS) for form in (name, name[:_SHORT_NAME]))
+_MINUTE = timedelta(minutes=1)
 _log = logging.getLogger("functions.timer")
 _LONGEST_SLEEP_SECONDS = 30.0
 _RETRY_SECONDS = 1.0
 _NEVER = "0001-01-01T00:00:00+00:00"
+InvokeFunction = Callable[[str], Awaitable[object]]
 
-Fire = Callable[[str], Awaitable[object]]
+
+class ScheduleError(ValueError):
+    """The text is neither an NCRONTAB expression nor a time span."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A timer's schedule, in UTC. The constructor raises ScheduleError if the text is invalid."""
+
+    text: str
+    _interval: timedelta | None = field(init=False, repr=False)
+    _expression: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        interval = _interval_of(self.text)
+        object.__setattr__(self, "_interval", interval)
+        object.__setattr__(self, "_expression", "" if interval else _expression_of(self.text))
+
+    def next_after(self, instant: datetime) -> datetime:
+        """Return the first due time after `instant`."""
+        if self._interval is not None:
+            return instant + self._interval
+        # NCRONTAB requires both the day of month and the day of week to match, unlike cron.
+        times = croniter(self._expression, instant, second_at_beginning=True, day_or=False)
+        found: datetime = times.get_next(datetime)
+        return found
+
+    def is_frequent(self, now: datetime) -> bool:
+        """Return whether it is due more than once a minute: Azure stores no status then."""
+        first = self.next_after(now)
+        return self.next_after(first) - first < _MINUTE
+
+
+def _interval_of(text: str) -> timedelta | None:
+    if ":" not in text:
+        return None
+    try:
+        seconds = parse_timespan(text)
+    except SettingError:
+        raise _not_recognised(text) from None
+    if not seconds:
+        raise _not_recognised(text)
+    return timedelta(seconds=seconds)
+
+
+def _expression_of(text: str) -> str:
+    fields = text.split()
+    if len(fields) == 5:
+        fields = ["0", *fields]
+    # croniter accepts extensions (`L`, `#`, `@daily`, hashes) that NCRONTAB does not have.
+    names = {name.lower() for part in fields for name in _NAME.findall(part)}
+    if (
+        len(fields) != 6
+        or not names <= _NAMES
+        or not all(_FIELD.fullmatch(part) for part in fields)
+    ):
+        raise _not_recognised(text)
+    expression = _NAME.sub(lambda match: match[0][:_SHORT_NAME].lower(), " ".join(fields))
+    try:
+        croniter(expression, second_at_beginning=True, day_or=False).get_next()
+    except (CroniterError, ValueError):
+        raise _not_recognised(text) from None
+    return expression
+
+
+def _not_recognised(text: str) -> ScheduleError:
+    return ScheduleError(
+        f"The schedule expression '{text}' was not recognized as a valid cron expression or "
+        "timespan string."
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class TimerOptions:
-    """What the trigger's decorator says."""
+    """The options of the trigger's decorator."""
 
     name: str
     schedule: Schedule
@@ -33,22 +120,22 @@ class TimerOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
-    """When the function is to run next, and whether that is late."""
+class TimerRun:
+    """The time of a run, and whether the run is late."""
 
     at: datetime
     is_past_due: bool = False
 
 
 class TimerState:
-    """The file that remembers, over restarts, when a timer was last run and is due next."""
+    """The file that stores the last and the next run of a timer over restarts."""
 
     def __init__(self, path: Path, schedule: str) -> None:
         self._path = path
         self._schedule = schedule
 
     def read(self) -> dict[str, str]:
-        """Return Last, Next and LastUpdated; nothing when there is no file for this schedule."""
+        """Return Last, Next and LastUpdated, or {} if the file is not for this schedule."""
         try:
             document = json.loads(self._path.read_text())
             if document["Schedule"] != self._schedule:
@@ -58,75 +145,77 @@ class TimerState:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("%s is of no use and is written anew: %s", self._path, error)
+            _log.warning("%s cannot be used and is replaced: %s", self._path, error)
             return {}
         return status
 
     def write(self, last: str, due: datetime) -> None:
-        """Replace the file in one step."""
+        """Replace the file atomically."""
         document = {"Last": last, "Next": due.isoformat(), "LastUpdated": last}
         document["Schedule"] = self._schedule
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_suffix(".new")
         fresh.write_text(json.dumps(document))
-        os.replace(fresh, self._path)  # noqa: PTH105 - Path.replace says the same, this reads as atomic
+        os.replace(fresh, self._path)  # noqa: PTH105 - os.replace is known to be atomic
 
 
 class TimerTrigger:
     """One timer function."""
 
-    def __init__(self, options: TimerOptions, state_folder: Path, fire: Fire, clock: Clock) -> None:
+    def __init__(
+        self, options: TimerOptions, state_folder: Path, invoke: InvokeFunction, clock: UtcClock
+    ) -> None:
         self._options = options
-        self._fire = fire
+        self._invoke = invoke
         self._clock = clock
         monitored = options.use_monitor and not options.schedule.is_frequent(clock.now())
         path = state_folder / f"{options.name}.json"
         self._state = TimerState(path, options.schedule.text) if monitored else None
         self._status: dict[str, str] = {} if self._state is None else self._state.read()
 
-    def first_due(self) -> Due:
-        """Return when the first run is due, as it stands when the host starts."""
+    def first_run(self) -> TimerRun:
+        """Return the first run after the start of the host."""
         now = self._clock.now()
         known = self._status.get("Next")
         overdue = known is not None and datetime.fromisoformat(known) <= now
         if overdue or self._options.run_on_startup:
-            return Due(now, is_past_due=overdue)
+            return TimerRun(now, is_past_due=overdue)
         if known is not None:
-            return Due(datetime.fromisoformat(known))
+            return TimerRun(datetime.fromisoformat(known))
         due = self._options.schedule.next_after(now)
-        self._remember(_NEVER, due)
-        return Due(due)
+        self._store_status(_NEVER, due)
+        return TimerRun(due)
 
-    async def run_once(self, due: Due) -> Due:
-        """Run the function for a time that has come; return the next one.
+    async def run_once(self, due: TimerRun) -> TimerRun:
+        """Run the function and return the next run.
 
-        A run that an ending app process cut short is repeated, late.
+        If the app process ends during the run, the run is repeated and is late.
         """
         while True:
             try:
-                await self._fire(self.payload(is_past_due=due.is_past_due))
+                await self._invoke(self.payload(is_past_due=due.is_past_due))
             except FunctionFailure:
-                break  # the app process has logged it; the next run comes by schedule
+                break  # the app process has logged it
             except AppUnavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
-                due = Due(due.at, is_past_due=True)
+                due = TimerRun(due.at, is_past_due=True)
             else:
                 break
-        # A timer may wake a little early, and must not find the same time due again.
+        # The timer may wake a little early: the same time must not be due again.
         now = max(self._clock.now(), due.at)
         following = self._options.schedule.next_after(now)
-        self._remember(now.isoformat(), following)
-        return Due(following)
+        self._store_status(now.isoformat(), following)
+        return TimerRun(following)
 
     async def run(self) -> None:
-        """Fire for ever."""
-        due = self.first_due()
+        """Run the function on its schedule until cancelled."""
+        due = self.first_run()
         while True:
             await self._wait_for(due.at)
             due = await self.run_once(due)
 
     def payload(self, *, is_past_due: bool) -> str:
-        """Return the JSON from which azure.functions makes a TimerRequest."""
+        """Return the JSON of azure.functions' TimerRequest."""
         document: dict[str, Any] = {
             "Schedule": {"AdjustForDST": True},
             "ScheduleStatus": self._status or None,
@@ -135,18 +224,18 @@ class TimerTrigger:
         return json.dumps(document)
 
     async def _wait_for(self, instant: datetime) -> None:
-        # In slices, as the clock may be set while we sleep.
+        # In steps, because the clock may be set during the sleep.
         while True:
             left_seconds = (instant - self._clock.now()).total_seconds()
             if left_seconds <= 0:
                 return
             await asyncio.sleep(min(left_seconds, _LONGEST_SLEEP_SECONDS))
 
-    def _remember(self, last: str, due: datetime) -> None:
+    def _store_status(self, last: str, due: datetime) -> None:
         if self._state is None:
             return
         self._status = {"Last": last, "Next": due.isoformat(), "LastUpdated": last}
         try:
             self._state.write(last, due)
         except OSError as error:
-            _log.error("the state of timer %s cannot be kept: %s", self._options.name, error)
+            _log.error("the state of timer %s cannot be stored: %s", self._options.name, error)

@@ -1,1 +1,4 @@
-"""A durable engine with the Azure Storage provider's order of things, on one shared SQLite file."""
+"""A durable engine with the steps of the Azure Storage provider, on one shared SQLite file.
+
+Source: Microsoft.Azure.DurableTask.AzureStorage. Several host processes may share a task hub.
+"""

@@ -1,9 +1,8 @@
-"""The task hub's SQLite file: several host processes read and write it at once.
+"""The SQLite file of the task hub, which several host processes read and write at once.
 
-Every step of the provider (dequeue, send, save, delete) is a transaction of its own. SQLite lets
-one process write at a time; a transaction that finds the file locked is tried again, and the
-event loop runs meanwhile. With `synchronous=NORMAL` a commit survives the death of the process
-(not the loss of power).
+Each step of the provider (dequeue, send, save, delete) is a transaction of its own. SQLite lets one
+process write at a time: a transaction that finds the file locked is retried while the event loop
+runs. With `synchronous=NORMAL` a commit survives the death of the process, but not a power loss.
 """
 
 import asyncio
@@ -24,7 +23,7 @@ _log = logging.getLogger(__name__)
 _COMMITS_PER_CHECKPOINT = 400
 _BUSY_SECONDS = 0.003
 _READ_TRIES = 200
-# Not the version of the default engine's file: neither engine opens the other's.
+# The default engine has another version: neither engine opens the file of the other.
 _VERSION = 1001
 _SCHEMA = f"""{INSTANCES_SCHEMA}
 CREATE TABLE IF NOT EXISTS control_messages(
@@ -49,7 +48,7 @@ CREATE TABLE IF NOT EXISTS awaited_events(
 
 
 class Database:
-    """One host's connection to the task hub. To be used on one event loop."""
+    """One host's connection to the task hub. For one event loop only."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -58,9 +57,9 @@ class Database:
         self._checkpoint: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Open the file, or make it. Raises DatabaseForeign if it is not a task hub."""
+        """Open or create the file. Raises DatabaseForeign if it is not a task hub."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Hosts that start together may all find the file empty: the loser looks again.
+        # Hosts that start together may all find the file empty: all but one try again.
         for attempt in range(_READ_TRIES):
             try:
                 self._connection = self._connect()
@@ -104,18 +103,18 @@ class Database:
         self.abandon()
 
     def abandon(self) -> None:
-        """Close the connection at once, as the death of the process would."""
+        """Close the connection at once, as if the process had died."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return all rows of a query. Raises StoreUnavailable."""
+        """Return all rows of a query. Raises StoreUnavailable if the query fails."""
         for _ in range(_READ_TRIES):
             try:
                 return self._open_connection().execute(sql, arguments).fetchall()
             except sqlite3.OperationalError as problem:
-                # Readers wait only while another process recovers the file after a kill.
+                # Readers only wait while another process recovers the file after a kill.
                 if not _is_busy(problem):
                     raise StoreUnavailable(f"The database refused a query: {problem}") from problem
                 time.sleep(_BUSY_SECONDS)
@@ -124,8 +123,8 @@ class Database:
     async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in one write transaction; return its result after the commit.
 
-        While another process writes, `work` is tried again from its beginning. Raises
-        StoreUnavailable if nothing was written, and whatever `work` raises.
+        While another process writes, `work` is retried from its beginning. Raises StoreUnavailable
+        if the transaction failed and nothing was written, and the exceptions of `work`.
         """
         while True:
             try:
@@ -159,7 +158,7 @@ class Database:
         return result
 
     def changes_of_others(self) -> int:
-        """Return a number that differs once another process has committed."""
+        """Return a number that changes when another process commits."""
         number: int = self.read("PRAGMA data_version")[0][0]
         return number
 
@@ -171,7 +170,11 @@ class Database:
     def _checkpointed(self, task: asyncio.Task[None]) -> None:
         self._checkpoint = None
         if not task.cancelled() and task.exception() is not None:
-            _log.debug("checkpoint of %s put off: %s", self._path.name, task.exception())
+            _log.debug(
+                "checkpoint of %s failed and is retried later: %s",
+                self._path.name,
+                task.exception(),
+            )
 
 
 def _is_busy(problem: sqlite3.OperationalError) -> bool:
@@ -179,5 +182,5 @@ def _is_busy(problem: sqlite3.OperationalError) -> bool:
 
 
 def _pause(seconds: float) -> float:
-    """Return a random time around `seconds`, so that two hosts do not try again in step."""
+    """Return a random time around `seconds`, so that two hosts do not retry together."""
     return uniform(0.5, 1.5) * seconds  # noqa: S311 - not for secrets

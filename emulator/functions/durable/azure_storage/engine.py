@@ -1,7 +1,7 @@
-"""The engine: dequeues messages, groups them by instance, and runs episodes and activities.
+"""The engine: dequeue messages, group them by instance, run episodes and activities.
 
-One loop per host renews leases and held messages, then dequeues. Each instance with messages has
-a session, in which one episode runs at a time; each activity is a task of its own.
+One loop per host renews leases and held messages and then dequeues. Each instance with messages has
+an orchestration session that runs one episode at a time. Each activity runs in a task of its own.
 """
 
 import asyncio
@@ -12,122 +12,157 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from emulator.functions.clock import Clock
+from emulator.functions.clock import UtcClock
 from emulator.functions.durable import records
-from emulator.functions.durable.activities import run_activity
 from emulator.functions.durable.azure_storage import queues
 from emulator.functions.durable.azure_storage.database import Database
 from emulator.functions.durable.azure_storage.episodes import (
+    NO_INSTANCE,
     LoadedInstance,
-    QueueEndings,
+    QueueCheckpointer,
     QueueOutbox,
     SplitBrain,
-    load,
-    parent_of,
+    load_instance,
+    new_child,
+    read_parent,
+    select_messages,
     start_message,
-    started_child,
 )
 from emulator.functions.durable.azure_storage.faults import (
     CrashPoint,
+    FaultOptions,
     Faults,
     accept_event,
     kill_this_process,
 )
-from emulator.functions.durable.azure_storage.leases import Leases
-from emulator.functions.durable.azure_storage.options import AzureStorageOptions
-from emulator.functions.durable.azure_storage.queues import QueueMessage, WorkItem
-from emulator.functions.durable.azure_storage.sorting import NO_INSTANCE, sort
+from emulator.functions.durable.azure_storage.leases import PartitionLeases
+from emulator.functions.durable.azure_storage.queues import DequeuedWorkItem, QueueMessage
+from emulator.functions.durable.engine import DurableEngine
+from emulator.functions.durable.episodes import (
+    Episode,
+    EpisodeRunner,
+    Scheduler,
+    begin_episode,
+    child_completion,
+    find_termination,
+)
 from emulator.functions.durable.errors import InstanceExists, OperationInvalid, StoreUnavailable
 from emulator.functions.durable.history import EventType, micros
-from emulator.functions.durable.model import FINISHED, Instance, Message, Status, new_id
-from emulator.functions.durable.operations import Operations
-from emulator.functions.durable.outage import Outage
-from emulator.functions.durable.outbox import id_taken
+from emulator.functions.durable.instances import (
+    FINISHED,
+    OrchestrationInstance,
+    Status,
+    TaskMessage,
+    id_taken,
+    new_id,
+)
 from emulator.functions.durable.records import Reader
-from emulator.functions.durable.scheduling import Scheduler
+from emulator.functions.durable.runner import AppOutage, FunctionRunner, run_work_item
 from emulator.functions.durable.timers import TimerQueue
-from emulator.functions.durable.turn import Turn, begin, child_ended, termination_of
-from emulator.functions.durable.turns import Turns
-from emulator.functions.hostfile import DurableOptions
-from emulator.functions.runner import AppUnavailable, FunctionRunner
+from emulator.functions.errors import AppUnavailable
+from emulator.functions.settings import DurableOptions
 
+DEFAULT_VISIBILITY_TIMEOUT_SECONDS = 60.0
+_LONGEST_LEASE_SECONDS = 30.0
+_NO_FAULTS = FaultOptions()
 _log = logging.getLogger(__name__)
 _SWITCHES = {EventType.EXECUTION_SUSPENDED, EventType.EXECUTION_RESUMED}
 _STARTED = EventType.EXECUTION_STARTED
 _SHORTEST_POLL_SECONDS = 0.005
 _LONGEST_POLL_SECONDS = 0.1
 _LONGEST_SLEEP_MICROS = 250_000
-_LONGEST_UPKEEP_MICROS = 1_000_000
+_LONGEST_RENEWAL_MICROS = 1_000_000
 _STOP_SECONDS = 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class AzureStorageOptions:
+    """The task hub's file, which several hosts may share, and its timeouts."""
+
+    task_hub: Path
+    visibility_timeout_seconds: float = DEFAULT_VISIBILITY_TIMEOUT_SECONDS
+    """How long a dequeued message stays invisible after the last renewal."""
+    faults: FaultOptions = _NO_FAULTS
+
+    @property
+    def lease_seconds(self) -> float:
+        """Return how long a host owns a partition after the last renewal of its lease.
+
+        As with the provider's defaults, the partitions of a dead host move before its messages
+        become visible again.
+        """
+        return min(_LONGEST_LEASE_SECONDS, self.visibility_timeout_seconds / 2)
+
+
 @dataclass(slots=True, eq=False)
-class Session:
+class OrchestrationSession:
     """An instance with messages, on the host that owns its partition."""
 
     instance_id: str
     partition: int
     pending: list[QueueMessage] = field(default_factory=list)
     is_driven: bool = False
-    """Whether a task runs its episodes one after another."""
+    """Whether a task runs the episodes of the instance."""
     is_running: bool = False
-    """Whether an episode runs: its messages are taken, its history is not saved yet."""
+    """Whether an episode runs and its history is not saved yet."""
 
 
-class AzureStorageEngine(Operations):
+class AzureStorageEngine(DurableEngine):
     """One host of a task hub; several hosts may share the hub's file."""
 
     def __init__(
         self,
         storage: AzureStorageOptions,
         runner: FunctionRunner,
-        clock: Clock,
+        clock: UtcClock,
         options: DurableOptions,
         die: Callable[[], None] = kill_this_process,
     ) -> None:
         self.host_id = new_id()
         self.database = Database(storage.task_hub)
-        self.leases = Leases(self.host_id)
+        self.leases = PartitionLeases(self.host_id)
         self.timers = TimerQueue(clock)
-        self.outage = Outage(self.timers, self.now)
+        self.app_outage = AppOutage(self.timers, self.now)
         self._runner = runner
         self._clock = clock
         self._storage = storage
         self._timeout_micros = int(storage.visibility_timeout_seconds * 1e6)
         self._lease_micros = int(storage.lease_seconds * 1e6)
         self._faults = Faults(storage.faults, self.database, die)
-        self._endings = QueueEndings(
+        self._checkpointer = QueueCheckpointer(
             self.database, self._faults, self._before_save, self._keeps_messages
         )
-        self._turns = Turns(
-            self.now, self.history_of, runner, Scheduler(runner, QueueOutbox()), self._endings
+        self._episodes = EpisodeRunner(
+            self.now, self.history_of, runner, Scheduler(runner, QueueOutbox()), self._checkpointer
         )
-        self._rivals: dict[str, bool] = {}
-        """Instances whose episode another owner runs, too; whether that one dies before delete."""
+        self._split_brains: dict[str, bool] = {}
+        """The instances whose episode a second owner runs, too, and whether that owner does not
+        delete its messages."""
         self._episode_slots = asyncio.Semaphore(options.max_orchestrators)
         self._max_activities = options.max_activities
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, OrchestrationSession] = {}
         self._held: dict[int, QueueMessage] = {}
-        self._work: dict[int, WorkItem] = {}
+        self._work: dict[int, DequeuedWorkItem] = {}
         self._watchers: dict[str, set[asyncio.Future[None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._next_upkeep = 0
+        self._next_renewal = 0
         self._stopping = False
 
     # Life of the host
 
     async def start(self) -> None:
-        """Open the task hub and take a share of its partitions."""
+        """Open the task hub and start acquiring partitions."""
         await self.database.open()
         await self._faults.start()
-        self._loop = asyncio.create_task(self._run())
+        self._loop = asyncio.create_task(self._run_loop())
 
     async def stop(self) -> None:
-        """Let episodes end, give everything back, and close the task hub."""
+        """Wait up to 2 s for episodes, release leases and messages, and close the task hub."""
         self._stopping = True
         if self._loop is not None:
             self._loop.cancel()
@@ -139,11 +174,11 @@ class AzureStorageEngine(Operations):
                     await asyncio.sleep(_SHORTEST_POLL_SECONDS)
         await self._cancel_tasks()
         with contextlib.suppress(StoreUnavailable):
-            await self.database.transact(self._give_everything_back)
+            await self.database.transact(self._release_everything)
         await self.database.close()
 
     async def kill(self) -> None:
-        """Stop as the death of the process would: nothing is given back."""
+        """Stop as if the process had died, without releasing leases or messages."""
         self._stopping = True
         self.database.abandon()
         if self._loop is not None:
@@ -154,15 +189,15 @@ class AzureStorageEngine(Operations):
         await self.database.close()
 
     def clock_moved(self) -> None:
-        """Do what a jump of the clock has made due."""
-        self.timers.poke()
-        self._next_upkeep = 0
+        """Do what is due after a change of the clock."""
+        self.timers.fire_due()
+        self._next_renewal = 0
         self._wake.set()
 
     @property
-    def quiet(self) -> bool:
-        """Whether nothing is under way, and no message is there to be dequeued."""
-        waiting = self._tasks or self._wake.is_set() or self._next_upkeep == 0
+    def is_quiet(self) -> bool:
+        """Return whether nothing is in progress and no message is visible."""
+        waiting = self._tasks or self._wake.is_set() or self._next_renewal == 0
         return not waiting and (self._stopping or not self._has_visible())
 
     async def _cancel_tasks(self) -> None:
@@ -172,7 +207,7 @@ class AzureStorageEngine(Operations):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _give_everything_back(self, connection: sqlite3.Connection) -> None:
+    def _release_everything(self, connection: sqlite3.Connection) -> None:
         now = self.now()
         for message in self._held.values():
             queues.abandon(connection, message, now)
@@ -188,11 +223,11 @@ class AzureStorageEngine(Operations):
     # Operations of clients
 
     def now(self) -> int:
-        """Return the clock's time in microseconds since 1970."""
+        """Return the time in microseconds since 1970."""
         return micros(self._clock.now())
 
     async def setting(self, name: str, default: str) -> str:
-        """Return a stored setting, storing the default if there is none."""
+        """Return a stored setting; store and return the default if it is missing."""
         await self.database.transact(
             lambda connection: connection.execute(
                 "INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default)
@@ -205,10 +240,12 @@ class AzureStorageEngine(Operations):
     def _reader(self) -> Reader:
         return self.database
 
-    def _lookup(self, instance_id: str) -> Instance | None:
+    def _find(self, instance_id: str) -> OrchestrationInstance | None:
         return records.read_instance(self.database, instance_id)
 
-    async def _begin(self, instance: Instance, existing: Instance | None) -> None:
+    async def _commit_start(
+        self, instance: OrchestrationInstance, existing: OrchestrationInstance | None
+    ) -> None:
         def insert(connection: sqlite3.Connection) -> str | None:
             row = connection.execute(
                 "SELECT execution FROM instances WHERE id=?", (instance.id,)
@@ -229,13 +266,13 @@ class AzureStorageEngine(Operations):
         self._wake.set()
 
     async def raise_event(self, instance_id: str, name: str, input_text: str) -> None:
-        """Deliver an external event; return once it is safe. `input_text` is JSON."""
+        """Send an external event and return once it is committed. `input_text` is JSON."""
         self.find_unfinished(instance_id)
         await self._faults.reach(CrashPoint.BEFORE_EVENT, name)
         await super().raise_event(instance_id, name, input_text)
         await self._faults.reach(CrashPoint.AFTER_EVENT, name)
 
-    async def _post(self, instance: Instance, message: Message) -> None:
+    async def _commit_message(self, instance: OrchestrationInstance, message: TaskMessage) -> None:
         sql, arguments = queues.send(instance.id, message, self.now())
 
         def insert(connection: sqlite3.Connection) -> None:
@@ -246,19 +283,22 @@ class AzureStorageEngine(Operations):
         await self.database.transact(insert)
         self._wake.set()
 
-    async def _switch(self, instance: Instance, status: Status, message: Message) -> None:
-        await self._post(instance, message)  # the row follows with the episode that takes it
+    async def _commit_switch(
+        self, instance: OrchestrationInstance, status: Status, message: TaskMessage
+    ) -> None:
+        # The episode that takes the message updates the row.
+        await self._commit_message(instance, message)
 
     async def rewind(self, instance_id: str) -> None:
-        """Refuse: this engine does not rewind."""
+        """Raise OperationInvalid: this engine cannot rewind."""
         self.find(instance_id)
         raise OperationInvalid("The azure-storage engine of the local host cannot rewind.")
 
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
-        """Wait until an instance has finished, at most so long; return whether it has."""
+        """Wait until an instance has finished or the timeout is over; return whether it has."""
         until = self.now() + int(timeout_seconds * 1e6)
         interval_seconds = _SHORTEST_POLL_SECONDS
-        while not self.find(instance_id).finished:
+        while not self.find(instance_id).is_finished:
             if self.now() >= until or self._stopping:
                 return False
             watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -268,12 +308,12 @@ class AzureStorageEngine(Operations):
             watchers.discard(watcher)
             if not watchers and self._watchers.get(instance_id) is watchers:
                 del self._watchers[instance_id]
-            # Another host's episode wakes nobody here.
+            # An episode on another host does not wake this task.
             interval_seconds = min(interval_seconds * 1.5, _LONGEST_POLL_SECONDS)
         return True
 
-    async def purge(self, instances: Sequence[Instance]) -> int:
-        """Forget finished instances and their histories; return how many there were."""
+    async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
+        """Delete finished instances and their histories; return how many were deleted."""
 
         def delete(connection: sqlite3.Connection) -> int:
             count = 0
@@ -291,15 +331,15 @@ class AzureStorageEngine(Operations):
 
     # Leases and dequeuing
 
-    async def _run(self) -> None:
+    async def _run_loop(self) -> None:
         while True:
             try:
-                found = await self._pass()
+                found = await self._dequeue_once()
             except StoreUnavailable as problem:
-                _log.error("the task hub cannot be used and is tried again: %s", problem)
+                _log.error("the task hub cannot be used and is retried: %s", problem)
                 await asyncio.sleep(_LONGEST_POLL_SECONDS)
-            except Exception:  # noqa: BLE001 - the edge of the host's loop, which must go on
-                _log.exception("dequeuing broke and is tried again")
+            except Exception:  # noqa: BLE001 - the loop must not end
+                _log.exception("dequeuing failed and is retried")
                 await asyncio.sleep(_LONGEST_POLL_SECONDS)
             else:
                 if found:
@@ -307,25 +347,27 @@ class AzureStorageEngine(Operations):
                 else:
                     await self._sleep()
 
-    async def _pass(self) -> bool:
-        """Renew what is due, then dequeue; return whether anything was dequeued."""
+    async def _dequeue_once(self) -> bool:
+        """Renew if that is due, then dequeue; return whether anything was dequeued."""
         self._wake.clear()
-        if self.now() >= self._next_upkeep:
-            await self._upkeep()
+        if self.now() >= self._next_renewal:
+            await self._renew()
         if not self._has_visible():
             return False
         messages, items = await self.database.transact(self._dequeue)
-        self._take_messages(messages)
+        self._add_messages(messages)
         for item in items:
-            self._take_work(item)
+            self._start_activity(item)
         return bool(messages or items)
 
-    async def _upkeep(self) -> None:
-        """Renew leases and held messages; drop what another host has taken."""
+    async def _renew(self) -> None:
+        """Renew leases and held messages; forget the messages that another host has dequeued."""
         now = self.now()
         third = min(self._lease_micros, self._timeout_micros) // 3
 
-        def renew(connection: sqlite3.Connection) -> tuple[frozenset[int], list[QueueMessage]]:
+        def next_execution(
+            connection: sqlite3.Connection,
+        ) -> tuple[frozenset[int], list[QueueMessage]]:
             busy = {s.partition for s in self._sessions.values() if s.is_running}
             gone = self.leases.renew(connection, now, now + self._lease_micros, busy)
             until = now + self._timeout_micros
@@ -335,14 +377,14 @@ class AzureStorageEngine(Operations):
                 queues.abandon(connection, message, now)
             return gone, lost
 
-        gone, lost = await self.database.transact(renew)
+        gone, lost = await self.database.transact(next_execution)
         self._forget([*lost, *self._waiting(gone)])
         if gone:
             _log.info("partitions %s are no longer this host's", sorted(gone))
-        self._next_upkeep = now + max(min(third, _LONGEST_UPKEEP_MICROS), 1)
+        self._next_renewal = now + max(min(third, _LONGEST_RENEWAL_MICROS), 1)
 
     def _waiting(self, partitions: frozenset[int]) -> list[QueueMessage]:
-        """Return the messages of these partitions that no episode has taken."""
+        """Return the held messages of these partitions that are not in an episode."""
         return [
             message
             for session in self._sessions.values()
@@ -360,12 +402,12 @@ class AzureStorageEngine(Operations):
                 if not session.pending and not session.is_running:
                     del self._sessions[message.instance_id]
 
-    def _listened(self) -> list[int]:
+    def _partitions(self) -> list[int]:
         return sorted(self.leases.owned - self.leases.draining)
 
     @property
     def _has_room(self) -> bool:
-        """Whether another activity may run here."""
+        """Return whether another activity may run on this host."""
         return len(self._work) < self._max_activities
 
     def _has_visible(self) -> bool:
@@ -382,32 +424,34 @@ class AzureStorageEngine(Operations):
                     "SELECT 1 FROM control_messages WHERE partition=? AND visible_at<=? LIMIT 1",
                     (partition, now),
                 )
-                for partition in self._listened()
+                for partition in self._partitions()
             )
         )
 
-    def _dequeue(self, connection: sqlite3.Connection) -> tuple[list[QueueMessage], list[WorkItem]]:
+    def _dequeue(
+        self, connection: sqlite3.Connection
+    ) -> tuple[list[QueueMessage], list[DequeuedWorkItem]]:
         now = self.now()
         until = now + self._timeout_micros
         messages = [
             message
-            for partition in self._listened()
-            if self.leases.holds(connection, partition, now)
+            for partition in self._partitions()
+            if self.leases.is_held(connection, partition, now)
             for message in queues.dequeue(connection, partition, now, until)
         ]
         room = self._max_activities - len(self._work)
         return messages, queues.dequeue_work(connection, now, until, room) if room > 0 else []
 
     async def _sleep(self) -> None:
-        """Wait for a write of this or another host, or for the time of something known."""
-        partitions = ",".join(map(str, self._listened())) or "-1"
+        """Wait until this or another host writes, or until a message or a renewal is due."""
+        partitions = ",".join(map(str, self._partitions())) or "-1"
         (due,), (work_due,) = self.database.read(
             f"SELECT min(visible_at) FROM control_messages WHERE partition IN ({partitions})"  # noqa: S608 - numbers
             " UNION ALL SELECT min(visible_at) FROM work_items"
         )
         if not self._has_room:
             work_due = None  # the end of an activity wakes the loop
-        known = [moment for moment in (due, work_due, self._next_upkeep) if moment is not None]
+        known = [moment for moment in (due, work_due, self._next_renewal) if moment is not None]
         until = min(*known, self.now() + _LONGEST_SLEEP_MICROS)
         changes = self.database.changes_of_others()
         interval_seconds = _SHORTEST_POLL_SECONDS
@@ -422,14 +466,14 @@ class AzureStorageEngine(Operations):
 
     # Sessions
 
-    def _take_messages(self, messages: Iterable[QueueMessage]) -> None:
-        """Group dequeued messages by instance, and let each instance's session go on."""
+    def _add_messages(self, messages: Iterable[QueueMessage]) -> None:
+        """Add dequeued messages to the sessions of their instances."""
         batches: dict[str, list[QueueMessage]] = {}
         for message in messages:
             assert message.sequence is not None
             held = self._held.get(message.sequence)
             if held is not None:
-                # It became visible while this host held it: only its receipt is new.
+                # It became visible while this host held it: only the receipt is new.
                 held.dequeue_count = message.dequeue_count
                 continue
             self._held[message.sequence] = message
@@ -440,7 +484,9 @@ class AzureStorageEngine(Operations):
     def _add_to_session(self, instance_id: str, batch: list[QueueMessage]) -> None:
         session = self._sessions.get(instance_id)
         if session is None:
-            session = self._sessions[instance_id] = Session(instance_id, batch[0].partition)
+            session = self._sessions[instance_id] = OrchestrationSession(
+                instance_id, batch[0].partition
+            )
         elif session.is_running and self._has_no_history(instance_id):
             early = [m for m in batch if m.task is None and m.kind is not _STARTED]
             if early:
@@ -449,52 +495,56 @@ class AzureStorageEngine(Operations):
         session.pending += batch
         if not session.is_driven and session.pending:
             session.is_driven = True
-            self._spawn(self._drive(session))
+            self._spawn(self._run_session(session))
 
     def _has_no_history(self, instance_id: str) -> bool:
         instance = records.read_instance(self.database, instance_id)
         return instance is None or instance.status is Status.PENDING
 
-    async def _drive(self, session: Session) -> None:
-        """Run episodes while the session has messages that one can take."""
+    async def _run_session(self, session: OrchestrationSession) -> None:
+        """Run episodes while the session has messages for them."""
         try:
             while session.pending and not self._stopping:
                 try:
                     async with self._episode_slots:
-                        if not await self._step(session):
+                        if not await self._run_next_episode(session):
                             break
                 except AppUnavailable:
-                    _log.debug("instance %s waits for the app", session.instance_id)
+                    _log.debug("instance %s waits for the app process", session.instance_id)
                 except StoreUnavailable as problem:
-                    _log.error("an episode of %s is repeated: %s", session.instance_id, problem)
-                except Exception:  # noqa: BLE001 - the edge of one instance: the others must go on
-                    _log.exception("an episode of %s broke and is repeated", session.instance_id)
+                    _log.error(
+                        "an episode of %s could not be saved and is repeated: %s",
+                        session.instance_id,
+                        problem,
+                    )
+                except Exception:  # noqa: BLE001 - one instance must not stop the others
+                    _log.exception("an episode of %s failed and is repeated", session.instance_id)
                 else:
-                    self.outage.over()
+                    self.app_outage.end()
                     continue
-                await self.outage.wait()
+                await self.app_outage.wait()
         finally:
             session.is_driven = False
             if not session.pending:
                 self._sessions.pop(session.instance_id, None)
 
-    async def _step(self, session: Session) -> bool:
-        """Run one episode; return False if no message can be taken now."""
-        instance = await self._sort(session)
+    async def _run_next_episode(self, session: OrchestrationSession) -> bool:
+        """Run one episode; return False if it cannot take a message now."""
+        instance = await self._select(session)
         if instance is None or not session.pending:
             return False
         pending = sorted(session.pending, key=lambda message: message.kind is not _STARTED)
         instance.mailbox.extend(pending)
         switch = next((m for m in pending if m.kind in _SWITCHES), None)
-        if termination_of(instance) is None:
-            if instance.suspended:
+        if find_termination(instance) is None:
+            if instance.is_suspended:
                 switch = next((m for m in pending if m.kind is EventType.EXECUTION_RESUMED), None)
                 if switch is None:
                     return False
                 instance.mailbox = deque([switch])
             elif switch is not None:
                 before = pending[: pending.index(switch)]
-                if before or instance.turn == 0:
+                if before or instance.episode_count == 0:
                     switch = None
                 instance.mailbox = deque([switch] if switch else before)
         else:
@@ -503,7 +553,7 @@ class AzureStorageEngine(Operations):
         return True
 
     async def _run_episode(
-        self, session: Session, instance: LoadedInstance, switch: Message | None
+        self, session: OrchestrationSession, instance: LoadedInstance, switch: TaskMessage | None
     ) -> None:
         batch = [message for message in session.pending if message in instance.mailbox]
         session.is_running = True
@@ -512,15 +562,15 @@ class AzureStorageEngine(Operations):
                 await self._record_switch(instance, switch)
                 instance.mailbox.clear()
             else:
-                instance.die_after_event = await self._faults.await_event(instance.id)
-                await self._turns.make(instance)
+                instance.die_after_event = await self._faults.watch_for_event(instance.id)
+                await self._episodes.run(instance)
         except SplitBrain:
             _log.warning(
                 "%s: split brain detected: another owner saved this instance since it was loaded",
                 instance.id,
             )
             instance.mailbox.clear()
-            await self._give_back(batch, 0)
+            await self._abandon(batch, 0)
         finally:
             session.is_running = False
         taken = [message for message in batch if message not in instance.mailbox]
@@ -530,15 +580,17 @@ class AzureStorageEngine(Operations):
                 watcher.set_result(None)
         self._wake.set()
 
-    async def _record_switch(self, instance: LoadedInstance, switch: Message) -> None:
-        turn = begin(instance, [switch], self.now())
-        turn.events.append(switch.text)
+    async def _record_switch(self, instance: LoadedInstance, switch: TaskMessage) -> None:
+        episode = begin_episode(instance, [switch], self.now())
+        episode.events.append(switch.text)
         suspended = switch.kind is EventType.EXECUTION_SUSPENDED
-        await self._endings.record(turn, Status.SUSPENDED if suspended else Status.RUNNING)
+        await self._checkpointer.save_status(
+            episode, Status.SUSPENDED if suspended else Status.RUNNING
+        )
 
-    async def _sort(self, session: Session) -> LoadedInstance | None:
-        """Load an instance; discard or give back the messages that no episode of it can take."""
-        result = sort(load(self.database, session.instance_id), session.pending)
+    async def _select(self, session: OrchestrationSession) -> LoadedInstance | None:
+        """Load an instance; discard or abandon the messages that its next episode cannot take."""
+        result = select_messages(load_instance(self.database, session.instance_id), session.pending)
         self._release(session, result.not_taken)
         for start in result.refused_children:
             assert result.instance is not None
@@ -550,13 +602,13 @@ class AzureStorageEngine(Operations):
             seconds = queues.backoff_seconds(
                 message.dequeue_count, self._storage.visibility_timeout_seconds
             )
-            await self._give_back([message], int(seconds * 1e6))
+            await self._abandon([message], int(seconds * 1e6))
         return result.instance
 
     async def _refuse_child(self, start: QueueMessage, reason: str) -> None:
-        parent = parent_of(start)
+        parent = read_parent(start)
         assert parent is not None
-        answer = child_ended(self.now(), parent, Status.FAILED, None, reason)
+        answer = child_completion(self.now(), parent, Status.FAILED, None, reason)
         sql, arguments = queues.send(parent.id, answer, self.now())
         await self.database.transact(lambda connection: connection.execute(sql, arguments))
         self._wake.set()
@@ -575,15 +627,15 @@ class AzureStorageEngine(Operations):
         try:
             await self._discard(messages, NO_INSTANCE)
         except StoreUnavailable as problem:
-            _log.error("messages were not discarded and return: %s", problem)
+            _log.error("messages were not discarded and become visible again: %s", problem)
 
     async def _delete(self, messages: list[QueueMessage]) -> None:
-        # If the transaction fails, nothing renews them: they return after their timeout.
+        # They are not renewed anymore: if the transaction fails, they return after their timeout.
         self._drop_held(messages)
         if messages:
             await self.database.transact(lambda connection: queues.delete(connection, messages))
 
-    async def _give_back(self, messages: list[QueueMessage], delay_micros: int) -> None:
+    async def _abandon(self, messages: list[QueueMessage], delay_micros: int) -> None:
         visible_at = self.now() + delay_micros
 
         def abandon(connection: sqlite3.Connection) -> None:
@@ -593,7 +645,7 @@ class AzureStorageEngine(Operations):
         self._drop_held(messages)
         await self.database.transact(abandon)
 
-    def _release(self, session: Session, messages: list[QueueMessage]) -> None:
+    def _release(self, session: OrchestrationSession, messages: list[QueueMessage]) -> None:
         session.pending = [message for message in session.pending if message not in messages]
         self._drop_held(messages)
 
@@ -604,45 +656,47 @@ class AzureStorageEngine(Operations):
 
     # Split brain on request
 
-    async def _before_save(self, turn: Turn) -> None:
-        """Inject what may happen between an episode's send and its save."""
-        instance = turn.instance
+    async def _before_save(self, episode: Episode) -> None:
+        """Inject the faults between the send and the save of an episode."""
+        instance = episode.instance
         assert isinstance(instance, LoadedInstance)
         if instance.die_after_event is not None:
             await instance.die_after_event()
-        if instance.id in self._rivals or any(m.kind in _SWITCHES for m in turn.batch):
+        if instance.id in self._split_brains or any(m.kind in _SWITCHES for m in episode.batch):
             return
         if not self._faults.draw_split_brain():
             return
-        rival = load(self.database, instance.id)
-        for message in turn.batch:
-            if message.kind is _STARTED and (rival is None or rival.execution != message.execution):
-                rival = started_child(message, rival)
-        if rival is None:
+        second_owner = load_instance(self.database, instance.id)
+        for message in episode.batch:
+            if message.kind is _STARTED and (
+                second_owner is None or second_owner.execution != message.execution
+            ):
+                second_owner = new_child(message, second_owner)
+        if second_owner is None:
             return
-        rival.mailbox.extend(turn.batch)
-        self._rivals[instance.id] = self._faults.draw_half()
+        second_owner.mailbox.extend(episode.batch)
+        self._split_brains[instance.id] = self._faults.draw_coin()
         try:
-            await self._turns.make(rival)
+            await self._episodes.run(second_owner)
         except AppUnavailable:
             pass
         finally:
-            del self._rivals[instance.id]
+            del self._split_brains[instance.id]
 
-    def _keeps_messages(self, turn: Turn) -> bool:
-        return self._rivals.get(turn.instance.id, False)
+    def _keeps_messages(self, episode: Episode) -> bool:
+        return self._split_brains.get(episode.instance.id, False)
 
     # Activities
 
-    def _take_work(self, item: WorkItem) -> None:
+    def _start_activity(self, item: DequeuedWorkItem) -> None:
         held = self._work.get(item.work.sequence)
         if held is not None:
             held.dequeue_count = item.dequeue_count
             return
         self._work[item.work.sequence] = item
-        self._spawn(self._act(item))
+        self._spawn(self._run_activity(item))
 
-    async def _act(self, item: WorkItem) -> None:
+    async def _run_activity(self, item: DequeuedWorkItem) -> None:
         """Run an activity, send its completion, and delete its work item."""
         work = item.work
         try:
@@ -653,19 +707,21 @@ class AzureStorageEngine(Operations):
             await self.database.transact(lambda connection: connection.execute(sql, arguments))
             await self.database.transact(lambda connection: queues.delete_work(connection, item))
         except StoreUnavailable as problem:
-            _log.error("activity %s runs again after its timeout: %s", work.name, problem)
+            _log.error(
+                "activity %s runs again after its visibility timeout: %s", work.name, problem
+            )
         self._work.pop(work.sequence, None)
         self._wake.set()
 
-    async def _result_of(self, item: WorkItem) -> Message:
+    async def _result_of(self, item: DequeuedWorkItem) -> TaskMessage:
         while True:
             try:
-                message = await run_activity(self._runner, self.now, item.work)
+                message = await run_work_item(self._runner, self.now, item.work)
             except AppUnavailable:
-                _log.debug("activity %s waits for the app", item.work.name)
-            except Exception:  # noqa: BLE001 - the edge of one activity: the others must go on
-                _log.exception("activity %s could not be run and is repeated", item.work.name)
+                _log.debug("activity %s waits for the app process", item.work.name)
+            except Exception:  # noqa: BLE001 - one activity must not stop the others
+                _log.exception("activity %s could not be run and is retried", item.work.name)
             else:
-                self.outage.over()
+                self.app_outage.end()
                 return message
-            await self.outage.wait()
+            await self.app_outage.wait()

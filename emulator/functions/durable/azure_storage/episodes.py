@@ -1,30 +1,47 @@
-"""How an episode's outcome is written: send, save, delete, each in a transaction of its own.
+"""Which messages an episode takes, and how its outcome is written.
 
-    run the orchestrator ─▶ SEND messages ─▶ SAVE history and instance ─▶ DELETE what was dequeued
+    load and select ─▶ run the orchestrator ─▶ SEND messages ─▶ SAVE history and instance
+                                                             ─▶ DELETE the dequeued messages
 
-After a crash in between, the dequeued messages become visible again and the episode is repeated:
-its messages are sent a second time, with the same task ids.
+Send, save and delete are transactions of their own. After a crash between two of them, the dequeued
+messages become visible again and the episode is repeated: its messages are sent a second time, with
+the same task ids.
 """
 
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 
 from emulator.functions.durable import records
-from emulator.functions.durable.actions import ContinueAsNew, ScheduleActivity
 from emulator.functions.durable.azure_storage import queues
 from emulator.functions.durable.azure_storage.database import Database
 from emulator.functions.durable.azure_storage.faults import CrashPoint, Faults
+from emulator.functions.durable.azure_storage.queues import QueueMessage
+from emulator.functions.durable.episodes import (
+    Episode,
+    child_completion,
+    close_events,
+    next_execution,
+)
 from emulator.functions.durable.history import EventType, execution_completed, timer_fired
-from emulator.functions.durable.model import Instance, Message, Parent, Status
+from emulator.functions.durable.instances import OrchestrationInstance, Parent, Status, TaskMessage
+from emulator.functions.durable.protocol import ContinueAsNew, ScheduleActivity
 from emulator.functions.durable.records import TimerRow
 from emulator.functions.durable.shim import Shim
 from emulator.functions.durable.store import Statement
-from emulator.functions.durable.turn import Turn, child_ended, close_events, renew
 
 Etag = tuple[str, int]
-"""The execution and the turn that an instance's row had when an episode loaded it."""
+
+
+"""The execution and the episode count of an instance's row when an episode loaded it."""
+NO_INSTANCE = "No such instance"
+_OUT_OF_ORDER = "Out of order"
+_OTHER_EXECUTION = "It belongs to another execution"
+_CANCELED = "Its timer was canceled"
+# The completion of a task may be dequeued before the history that scheduled the task is saved.
+# It is abandoned as often as the provider does it, and then discarded.
+_MAX_EARLY_DEQUEUES = 5
 
 
 class SplitBrain(Exception):
@@ -32,25 +49,25 @@ class SplitBrain(Exception):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class LoadedInstance(Instance):
-    """An instance as one episode sees it; `etag` is None if it has no row yet."""
+class LoadedInstance(OrchestrationInstance):
+    """An instance as one episode loaded it; `etag` is None if it does not have a row yet."""
 
     etag: Etag | None
     die_after_event: Callable[[], Awaitable[None]] | None = None
-    """What waits for an external event between send and save, if a crash point asks for it."""
+    """If a crash point waits for an external event, the function to await between send and save."""
 
 
-def load(database: Database, instance_id: str) -> LoadedInstance | None:
-    """Read an instance for an episode."""
+def load_instance(database: Database, instance_id: str) -> LoadedInstance | None:
+    """Return an instance for an episode, or None."""
     row = records.read_instance(database, instance_id)
-    return None if row is None else _loaded(row, (row.execution, row.turn))
+    return None if row is None else _loaded(row, (row.execution, row.episode_count))
 
 
-def started_child(start: Message, former: LoadedInstance | None) -> LoadedInstance:
-    """Return the sub-orchestration that a start message asks for, in the place of a former one."""
+def new_child(start: TaskMessage, former: LoadedInstance | None) -> LoadedInstance:
+    """Return the sub-orchestration of a start message; it replaces `former`."""
     child_id, name, version, input_text, created, *parent = json.loads(start.text)
     assert start.execution is not None
-    child = Instance(
+    child = OrchestrationInstance(
         child_id,
         start.execution,
         name,
@@ -64,14 +81,17 @@ def started_child(start: Message, former: LoadedInstance | None) -> LoadedInstan
     return _loaded(child, None if former is None else former.etag)
 
 
-def parent_of(start: Message) -> Parent | None:
-    """Return who waits for the orchestration that a start message asks for."""
+def read_parent(start: TaskMessage) -> Parent | None:
+    """Return the parent in a start message, or None."""
     parent = json.loads(start.text)[5:] if start.text else None
     return Parent(*parent) if parent else None
 
 
-def start_message(instance: Instance) -> Message:
-    """Return the message that starts an instance; a sub-orchestration has no row before."""
+def start_message(instance: OrchestrationInstance) -> TaskMessage:
+    """Return the message that starts an instance.
+
+    A sub-orchestration does not have a row yet, so the message contains it.
+    """
     text = ""
     if instance.parent is not None:
         parent = instance.parent
@@ -87,119 +107,138 @@ def start_message(instance: Instance) -> Message:
                 parent.task,
             ]
         )
-    return Message(EventType.EXECUTION_STARTED, text, execution=instance.execution)
+    return TaskMessage(EventType.EXECUTION_STARTED, text, execution=instance.execution)
 
 
 class QueueOutbox:
-    """An episode's activities, timers and sub-orchestrations, as messages to send."""
+    """Send what an episode schedules as messages to queues."""
 
-    def run_activity(self, turn: Turn, command: ScheduleActivity) -> None:
+    def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
         """Send a work item."""
-        instance = turn.instance
-        turn.statements.append(
+        instance = episode.instance
+        episode.statements.append(
             queues.send_work(
                 instance.id,
                 instance.execution,
                 command.task,
                 command.name,
                 command.input,
-                turn.now,
+                episode.now,
             )
         )
 
-    def start_timer(self, turn: Turn, timer: TimerRow) -> None:
+    def start_timer(self, episode: Episode, timer: TimerRow) -> None:
         """Send a message that becomes visible when the timer is due."""
         text = timer_fired(timer.due, timer.task, timer.due)
-        message = Message(EventType.TIMER_FIRED, text, timer.task, timer.execution)
-        turn.statements.append(queues.send(timer.instance_id, message, timer.due))
+        message = TaskMessage(EventType.TIMER_FIRED, text, timer.task, timer.execution)
+        episode.statements.append(queues.send(timer.instance_id, message, timer.due))
 
-    def cancel_timer(self, turn: Turn, task: int) -> None:
-        """Do nothing: the message cannot be taken back, and is dropped when it becomes visible."""
+    def cancel_timer(self, episode: Episode, task: int) -> None:
+        """Do nothing: the timer's message is discarded when it becomes visible."""
 
-    def start_child(self, turn: Turn, child: Instance) -> None:
-        """Send a start message; the child gets its row with its first episode."""
-        turn.statements.append(queues.send(child.id, start_message(child), turn.now))
+    def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
+        """Send a start message; the first episode of the child inserts its row."""
+        episode.statements.append(queues.send(child.id, start_message(child), episode.now))
 
 
-class QueueEndings:
-    """Sends, saves and deletes. Raises SplitBrain if another owner saved meanwhile."""
+class QueueCheckpointer:
+    """Send, save and delete. Raises SplitBrain if another owner has saved meanwhile."""
 
     def __init__(
         self,
         database: Database,
         faults: Faults,
-        before_save: Callable[[Turn], Awaitable[None]],
-        keep_messages: Callable[[Turn], bool],
+        before_save: Callable[[Episode], Awaitable[None]],
+        keep_messages: Callable[[Episode], bool],
     ) -> None:
         self._database = database
         self._faults = faults
         self._before_save = before_save
         self._keep_messages = keep_messages
 
-    async def go_on(self, turn: Turn, custom_status: str | None) -> None:
-        """Let the instance wait for what it has asked for."""
-        status = Status.SUSPENDED if turn.instance.suspended else Status.RUNNING
-        await self._checkpoint(turn, self._save(turn, status, turn.shim, custom_status, None))
-
-    async def finish(
-        self, turn: Turn, status: Status, output: str | None, reason: str, custom_status: str | None
-    ) -> None:
-        """Give the instance its final status. `output` is JSON, `reason` what its parent hears."""
-        instance = turn.instance
-        turn.events.append(execution_completed(turn.now, turn.shim.next_task, status, output))
-        if instance.parent is not None:
-            parent = instance.parent
-            answer = child_ended(turn.now, parent, status, output, reason)
-            turn.statements.append(queues.send(parent.id, answer, turn.now))
-        await self._checkpoint(turn, self._save(turn, status, instance.shim, custom_status, output))
-
-    async def continue_as_new(
-        self, turn: Turn, command: ContinueAsNew, custom_status: str | None
-    ) -> None:
-        """Begin again with a new input, an empty history and no timers."""
-        fresh = renew(turn, command, custom_status)
-        # Whoever owns the instance by then runs it, even if this host dies after the save.
-        start = Message(EventType.EXECUTION_STARTED, "", execution=fresh.execution)
-        turn.statements.append(queues.send(fresh.id, start, turn.now))
+    async def save_waiting(self, episode: Episode, custom_status: str | None) -> None:
+        """Save that the instance waits for messages."""
+        status = Status.SUSPENDED if episode.instance.is_suspended else Status.RUNNING
         await self._checkpoint(
-            turn, [records.delete_history(fresh.id), records.insert_instance(fresh)]
+            episode, self._save(episode, status, episode.shim, custom_status, None)
         )
 
-    async def record(self, turn: Turn, status: Status) -> None:
-        """Save events and a status without running the orchestrator."""
+    async def save_finished(
+        self,
+        episode: Episode,
+        status: Status,
+        output: str | None,
+        reason: str,
+        custom_status: str | None,
+    ) -> None:
+        """Save a final status, and send it to the parent if the instance has one."""
+        instance = episode.instance
+        episode.events.append(
+            execution_completed(episode.now, episode.shim.next_task, status, output)
+        )
+        if instance.parent is not None:
+            parent = instance.parent
+            answer = child_completion(episode.now, parent, status, output, reason)
+            episode.statements.append(queues.send(parent.id, answer, episode.now))
         await self._checkpoint(
-            turn, self._save(turn, status, turn.shim, turn.instance.custom_status, None)
+            episode, self._save(episode, status, instance.shim, custom_status, output)
+        )
+
+    async def save_continued_as_new(
+        self, episode: Episode, command: ContinueAsNew, custom_status: str | None
+    ) -> None:
+        """Save that the instance starts again with a new input and without history or timers."""
+        fresh = next_execution(episode, command, custom_status)
+        # The owner of the partition runs it, even if this host dies after the save.
+        start = TaskMessage(EventType.EXECUTION_STARTED, "", execution=fresh.execution)
+        episode.statements.append(queues.send(fresh.id, start, episode.now))
+        await self._checkpoint(
+            episode, [records.delete_history(fresh.id), records.insert_instance(fresh)]
+        )
+
+    async def save_status(self, episode: Episode, status: Status) -> None:
+        """Save events and a status of an episode that did not run the orchestrator."""
+        await self._checkpoint(
+            episode, self._save(episode, status, episode.shim, episode.instance.custom_status, None)
         )
 
     def _save(
         self,
-        turn: Turn,
+        episode: Episode,
         status: Status,
         shim: Shim,
         custom_status: str | None,
         output: str | None,
     ) -> list[Statement]:
-        instance = turn.instance
+        instance = episode.instance
         statements: list[Statement] = []
         assert isinstance(instance, LoadedInstance)
-        if instance.etag != (instance.execution, instance.turn):
+        if instance.etag != (instance.execution, instance.episode_count):
             # A sub-orchestration may take the place of a finished instance.
             statements = [records.delete_history(instance.id), records.insert_instance(instance)]
         return [
             *statements,
-            records.append_history(instance.id, instance.turn, close_events(turn)),
+            records.append_history(instance.id, instance.episode_count, close_events(episode)),
             records.update_instance(
-                instance.id, status, turn.now, instance.turn + 1, shim, custom_status, output
+                instance.id,
+                status,
+                episode.now,
+                instance.episode_count + 1,
+                shim,
+                custom_status,
+                output,
             ),
         ]
 
-    async def _checkpoint(self, turn: Turn, save: list[Statement]) -> None:
-        instance, name = turn.instance, turn.instance.name
+    async def _checkpoint(self, episode: Episode, save: list[Statement]) -> None:
+        instance, name = episode.instance, episode.instance.name
         assert isinstance(instance, LoadedInstance)
         await self._faults.reach(CrashPoint.BEFORE_SEND, name)
-        if turn.statements:
-            await self._database.transact(lambda connection: _execute(connection, turn.statements))
-        await self._before_save(turn)
+        if episode.statements:
+            await self._database.transact(
+                lambda connection: _execute(connection, episode.statements)
+            )
+        await self._before_save(episode)
         await self._faults.reach(CrashPoint.BEFORE_SAVE, name)
 
         def save_if_unchanged(connection: sqlite3.Connection) -> None:
@@ -212,8 +251,10 @@ class QueueEndings:
 
         await self._database.transact(save_if_unchanged)
         await self._faults.reach(CrashPoint.BEFORE_DELETE, name)
-        if not self._keep_messages(turn):
-            await self._database.transact(lambda connection: queues.delete(connection, turn.batch))
+        if not self._keep_messages(episode):
+            await self._database.transact(
+                lambda connection: queues.delete(connection, episode.batch)
+            )
 
 
 def _execute(connection: sqlite3.Connection, statements: list[Statement]) -> None:
@@ -221,7 +262,7 @@ def _execute(connection: sqlite3.Connection, statements: list[Statement]) -> Non
         connection.execute(sql, arguments)
 
 
-def _loaded(row: Instance, etag: Etag | None) -> LoadedInstance:
+def _loaded(row: OrchestrationInstance, etag: Etag | None) -> LoadedInstance:
     return LoadedInstance(
         row.id,
         row.execution,
@@ -234,7 +275,88 @@ def _loaded(row: Instance, etag: Etag | None) -> LoadedInstance:
         row.parent,
         row.output,
         row.custom_status,
-        row.turn,
+        row.episode_count,
         row.shim,
         etag=etag,
     )
+
+
+@dataclass(slots=True)
+class MessageSelection:
+    """The instance of the next episode, and the messages that the episode does not take."""
+
+    instance: LoadedInstance | None
+    repeated_starts: list[QueueMessage] = field(default_factory=list)
+    refused_children: list[QueueMessage] = field(default_factory=list)
+    """The repeated starts whose parent must receive that the child's id is in use."""
+    early: list[QueueMessage] = field(default_factory=list)
+    discarded: dict[str, list[QueueMessage]] = field(default_factory=dict)
+    """By reason."""
+
+    @property
+    def not_taken(self) -> list[QueueMessage]:
+        """Return all messages that the next episode does not take."""
+        discarded = [message for messages in self.discarded.values() for message in messages]
+        return [*self.repeated_starts, *self.early, *discarded]
+
+
+def select_messages(
+    instance: LoadedInstance | None, pending: Iterable[QueueMessage]
+) -> MessageSelection:
+    """Select the messages of a loaded instance that its next episode takes."""
+    result = MessageSelection(instance)
+    has_start = False
+    others = []
+    for message in pending:
+        if message.kind is not EventType.EXECUTION_STARTED:
+            others.append(message)
+        elif _accept_start(result, message, has_start=has_start):
+            has_start = True
+        else:
+            result.repeated_starts.append(message)
+    for message in others:
+        reason = _obstacle(result.instance, message, has_start=has_start)
+        if reason is None:
+            continue
+        is_early = reason in {NO_INSTANCE, _OUT_OF_ORDER} and message.task is not None
+        if is_early and message.dequeue_count <= _MAX_EARLY_DEQUEUES:
+            result.early.append(message)
+        else:
+            result.discarded.setdefault(reason, []).append(message)
+    return result
+
+
+def _accept_start(result: MessageSelection, start: QueueMessage, *, has_start: bool) -> bool:
+    instance, parent = result.instance, read_parent(start)
+    if instance is not None and start.execution == instance.execution:
+        return instance.episode_count == 0 and not instance.is_finished and not has_start
+    if parent is None:
+        return False
+    if instance is None or (instance.is_finished and instance.parent != parent):
+        result.instance = new_child(start, instance)
+        return True
+    if instance.parent != parent:
+        result.refused_children.append(start)
+    return False
+
+
+def _obstacle(
+    instance: LoadedInstance | None, message: QueueMessage, *, has_start: bool
+) -> str | None:
+    """Return why an instance's next episode cannot take a message, or None."""
+    reason = None
+    if instance is None or (instance.status is Status.PENDING and not has_start):
+        reason = NO_INSTANCE
+    elif instance.is_finished:
+        reason = f"Instance is {instance.status}"
+    elif message.execution not in {None, instance.execution}:
+        reason = _OTHER_EXECUTION
+    elif message.task is None:
+        pass
+    elif message.task >= instance.shim.next_task:
+        reason = _OUT_OF_ORDER
+    elif message.kind is EventType.TIMER_FIRED and not instance.shim.is_awaiting_timer(
+        message.task
+    ):
+        reason = _CANCELED
+    return reason

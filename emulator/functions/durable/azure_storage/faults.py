@@ -1,7 +1,7 @@
-"""Faults that are injected on request: crashes at named points or at random, and split brains.
+"""Inject faults on request: crashes at named points or at random, and split brains.
 
-A named crash point is reached once in the life of a task hub, whichever host reaches it: a
-marker is committed to the task hub before the process dies.
+A named crash point is reached once in the life of a task hub, whichever host reaches it: a marker
+is committed to the task hub before the process dies.
 """
 
 import asyncio
@@ -11,22 +11,33 @@ import signal
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
 from emulator.functions.durable.azure_storage.database import Database
-from emulator.functions.durable.azure_storage.options import FaultOptions
 
 _log = logging.getLogger(__name__)
 _EVENT_WAIT_SECONDS = 30.0
 _EVENT_POLL_SECONDS = 0.01
 
 
+@dataclass(frozen=True, slots=True)
+class FaultOptions:
+    """The faults to inject; the rates are probabilities for each episode."""
+
+    crash_at: tuple[str, ...] = ()
+    """Crash points as POINT or POINT:NAME, checked by `faults.check_crash_point`."""
+    crash_rate: float = 0.0
+    split_brain_rate: float = 0.0
+    seed: int | None = None
+
+
 class CrashPoint(StrEnum):
-    """Where a host can be told to die; NAME is what the point's name is compared with."""
+    """The points at which a host can be made to die; NAME selects one function or event."""
 
     BEFORE_SEND = "before-send"
-    """An episode ran; nothing of it was sent or saved. NAME: the orchestrator."""
+    """An episode has run; nothing is sent or saved. NAME: the orchestrator."""
     BEFORE_SAVE = "before-save"
     """The episode's messages are sent, its history is not saved. NAME: the orchestrator."""
     BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
@@ -47,7 +58,7 @@ _RANDOM_POINTS = (CrashPoint.BEFORE_SEND, CrashPoint.BEFORE_SAVE, CrashPoint.BEF
 
 
 def check_crash_point(text: str) -> str:
-    """Return a POINT or POINT:NAME as it is; raises ValueError if there is no such point."""
+    """Return a POINT or POINT:NAME unchanged. Raises ValueError if the point does not exist."""
     point = text.partition(":")[0]
     if point not in set(CrashPoint):
         raise ValueError(f"{point!r} is not a crash point: use one of {', '.join(CrashPoint)}")
@@ -55,7 +66,7 @@ def check_crash_point(text: str) -> str:
 
 
 def kill_this_process() -> None:
-    """Die as by `kill -9`."""
+    """Kill this process as `kill -9` does."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -74,13 +85,13 @@ class Faults:
         self._random = Random()  # noqa: S311 - not for secrets
 
     async def start(self) -> None:
-        """Seed the random faults: by the seed and by how many hosts the task hub has seen."""
+        """Seed the random faults with the seed and the count of hosts of the task hub."""
         if self._options.seed is not None:
             number = await self._database.transact(_count_host)
             self._random.seed(f"{self._options.seed}/{number}")
 
     async def reach(self, point: CrashPoint, name: str) -> None:
-        """Die here if this point was asked for and was not reached before."""
+        """Kill the process if this crash point is requested and was not reached before."""
         await self._reach_named(point, name)
         if point in _RANDOM_POINTS and (
             self._random.random() < self._options.crash_rate / len(_RANDOM_POINTS)
@@ -89,17 +100,18 @@ class Faults:
             await self._end()
 
     def draw_split_brain(self) -> bool:
-        """Decide at random whether another owner runs the present episode, too."""
+        """Return at random whether a second owner runs the current episode, too."""
         return self._random.random() < self._options.split_brain_rate
 
-    def draw_half(self) -> bool:
-        """Decide at random, as often one way as the other."""
+    def draw_coin(self) -> bool:
+        """Return True or False at random, with equal probability."""
         return self._random.random() < 0.5
 
-    async def await_event(self, instance_id: str) -> Callable[[], Awaitable[None]] | None:
-        """Watch for an external event if an episode is to die after one was accepted.
+    async def watch_for_event(self, instance_id: str) -> Callable[[], Awaitable[None]] | None:
+        """Start watching for an external event if a crash point waits for one.
 
-        Call it before the episode runs; call what it returns before the episode is saved.
+        Call this before the episode runs. Await the returned function before the episode is saved:
+        it waits for the event and kills the process.
         """
         wanted = [
             text
@@ -155,12 +167,12 @@ class Faults:
 
     async def _end(self) -> None:
         self._die()
-        # Only a test's stand-in for death returns: nothing goes on from here.
+        # `_die` only returns in tests. Do not continue after it.
         await asyncio.get_running_loop().create_future()
 
 
 def accept_event(connection: sqlite3.Connection, instance_id: str, name: str) -> None:
-    """Note, in the transaction that stores an external event, that it was accepted."""
+    """Store in the transaction of an external event that it was accepted."""
     connection.execute(
         "UPDATE awaited_events SET accepted=1 WHERE instance_id=? AND name IN ('', ?)",
         (instance_id, name),

@@ -1,8 +1,8 @@
-"""Which host owns which partition.
+"""The leases that assign each partition to one host.
 
-Each host renews its own row and its leases. Partitions are shared out by the order of the live
-hosts' ids. A host that owns more than its share gives the surplus up, once no episode runs on it;
-a host that owns less takes leases that are free or expired.
+Each host renews its own row and its leases. The partitions are shared out in the order of the ids
+of the live hosts. A host with more than its share releases the surplus once no episode runs on it.
+A host with less acquires leases that are free or expired.
 """
 
 import sqlite3
@@ -11,15 +11,15 @@ from collections.abc import Collection
 from emulator.functions.durable.azure_storage.queues import PARTITION_COUNT
 
 
-class Leases:
-    """The partitions of one host."""
+class PartitionLeases:
+    """The leases of one host."""
 
     def __init__(self, host_id: str) -> None:
         self._host_id = host_id
         self.owned: frozenset[int] = frozenset()
-        """What this host owned when it last looked."""
+        """The partitions that this host owned at the last renewal."""
         self.draining: frozenset[int] = frozenset()
-        """What it owns and is about to give up: nothing is dequeued from these."""
+        """The owned partitions that are to be released. They are not dequeued from."""
 
     def renew(
         self,
@@ -28,9 +28,9 @@ class Leases:
         expires_at: int,
         busy: Collection[int],
     ) -> frozenset[int]:
-        """Renew, take and give up leases; return the partitions that were given up or lost.
+        """Renew, acquire and release leases; return the partitions that were released or lost.
 
-        `busy` are the partitions on which episodes run here.
+        `busy` are the partitions on which episodes run on this host.
         """
         connection.execute("INSERT OR REPLACE INTO hosts VALUES(?, ?)", (self._host_id, expires_at))
         connection.execute("DELETE FROM hosts WHERE expires_at<=?", (now,))
@@ -39,11 +39,11 @@ class Leases:
         mine = self._read(connection)
         share = self._share(connection)
         surplus = sorted(mine)[share:]
-        given_up = [partition for partition in surplus if partition not in busy]
-        for partition in given_up:
+        released = [partition for partition in surplus if partition not in busy]
+        for partition in released:
             self._release(connection, partition)
         if len(mine) < share:
-            self._take(connection, now, expires_at, share - len(mine))
+            self._acquire(connection, now, expires_at, share - len(mine))
         connection.execute(
             "UPDATE leases SET expires_at=? WHERE owner=?", (expires_at, self._host_id)
         )
@@ -51,8 +51,8 @@ class Leases:
         self.draining = frozenset(surplus) & self.owned
         return former - self.owned
 
-    def holds(self, connection: sqlite3.Connection, partition: int, now: int) -> bool:
-        """Return whether this host's lease on a partition is valid at this moment."""
+    def is_held(self, connection: sqlite3.Connection, partition: int, now: int) -> bool:
+        """Return whether this host's lease on a partition is valid now."""
         row = connection.execute(
             "SELECT 1 FROM leases WHERE partition=? AND owner=? AND expires_at>?",
             (partition, self._host_id, now),
@@ -60,7 +60,7 @@ class Leases:
         return row is not None
 
     def release_all(self, connection: sqlite3.Connection) -> None:
-        """Give up all leases, so that another host may take them at once."""
+        """Release all leases, so that another host can acquire them at once."""
         for partition in self._read(connection):
             self._release(connection, partition)
         connection.execute("DELETE FROM hosts WHERE id=?", (self._host_id,))
@@ -75,7 +75,9 @@ class Leases:
         share, remainder = divmod(PARTITION_COUNT, len(hosts))
         return share + (hosts.index(self._host_id) < remainder)
 
-    def _take(self, connection: sqlite3.Connection, now: int, expires_at: int, count: int) -> None:
+    def _acquire(
+        self, connection: sqlite3.Connection, now: int, expires_at: int, count: int
+    ) -> None:
         free = connection.execute(
             "SELECT partition FROM leases WHERE owner IS NULL OR (owner<>? AND expires_at<=?)"
             " ORDER BY partition LIMIT ?",

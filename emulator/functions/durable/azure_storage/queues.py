@@ -1,9 +1,9 @@
 """The control queues and the work-item queue.
 
-A dequeued message stays in its queue, invisible until its visibility timeout has passed. The
-host that holds it renews that while it lives. `dequeue_count` serves as the receipt: who dequeues
-a message next invalidates the receipts before. So a host that was taken for dead can neither
-renew nor delete what another host has dequeued since.
+A dequeued message stays in its queue, invisible until its visibility timeout has passed. A live
+host renews the timeout of the messages that it holds. `dequeue_count` is the receipt: each dequeue
+of a message makes the earlier receipts invalid. A host that lost a message to another host can
+therefore neither renew nor delete it.
 """
 
 import sqlite3
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from emulator.functions.durable.history import EventType
-from emulator.functions.durable.model import Message
-from emulator.functions.durable.records import Work
+from emulator.functions.durable.instances import TaskMessage
+from emulator.functions.durable.records import WorkItem
 from emulator.functions.durable.store import Statement
 
 PARTITION_COUNT = 4
@@ -30,8 +30,8 @@ _INSERT_WORK = (
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class QueueMessage(Message):
-    """A message as it was dequeued; its `sequence` is its row."""
+class QueueMessage(TaskMessage):
+    """A dequeued message; `sequence` is its row."""
 
     instance_id: str
     partition: int
@@ -39,20 +39,20 @@ class QueueMessage(Message):
 
 
 @dataclass(slots=True, eq=False)
-class WorkItem:
-    """An activity as it was dequeued."""
+class DequeuedWorkItem:
+    """A dequeued work item."""
 
-    work: Work
+    work: WorkItem
     dequeue_count: int
 
 
 def partition_of(instance_id: str) -> int:
-    """Return the control queue that carries an instance's messages."""
+    """Return the partition of an instance, whose control queue has its messages."""
     return zlib.crc32(instance_id.encode()) % PARTITION_COUNT
 
 
-def send(instance_id: str, message: Message, visible_at: int) -> Statement:
-    """Put a message in its instance's control queue."""
+def send(instance_id: str, message: TaskMessage, visible_at: int) -> Statement:
+    """Return the statement that sends a message to its instance's control queue."""
     return (
         _INSERT_MESSAGE,
         (
@@ -67,10 +67,10 @@ def send(instance_id: str, message: Message, visible_at: int) -> Statement:
     )
 
 
-def send_work(  # noqa: PLR0913, PLR0917 - one argument a column
+def send_work(  # noqa: PLR0913, PLR0917 - one argument for each column
     instance_id: str, execution: str, task: int, name: str, input_text: str, visible_at: int
 ) -> Statement:
-    """Put an activity in the work-item queue."""
+    """Return the statement that sends an activity to the work-item queue."""
     return (
         _INSERT_WORK,
         (instance_id, execution, task, name, input_text, visible_at),
@@ -80,7 +80,7 @@ def send_work(  # noqa: PLR0913, PLR0917 - one argument a column
 def dequeue(
     connection: sqlite3.Connection, partition: int, now: int, invisible_until: int
 ) -> list[QueueMessage]:
-    """Dequeue a batch of a control queue, in the order in which its messages became visible."""
+    """Dequeue up to 32 messages of a control queue, in the order of their visibility times."""
     rows = connection.execute(
         "SELECT id, kind, text, task, execution, instance_id, dequeue_count FROM control_messages"
         " WHERE partition=? AND visible_at<=? ORDER BY visible_at, id LIMIT ?",
@@ -104,15 +104,15 @@ def dequeue(
 
 def dequeue_work(
     connection: sqlite3.Connection, now: int, invisible_until: int, limit: int
-) -> list[WorkItem]:
-    """Dequeue activities, at most `limit`."""
+) -> list[DequeuedWorkItem]:
+    """Dequeue at most `limit` work items."""
     rows = connection.execute(
         "SELECT id, instance_id, execution, task, name, input, dequeue_count FROM work_items"
         " WHERE visible_at<=? ORDER BY visible_at, id LIMIT ?",
         (now, limit),
     ).fetchall()
     _hide(connection, "work_items", [row[0] for row in rows], invisible_until)
-    return [WorkItem(Work(*row[:6]), row[6] + 1) for row in rows]
+    return [DequeuedWorkItem(WorkItem(*row[:6]), row[6] + 1) for row in rows]
 
 
 def _hide(
@@ -127,7 +127,7 @@ def _hide(
 def renew(
     connection: sqlite3.Connection, messages: Iterable[QueueMessage], invisible_until: int
 ) -> list[QueueMessage]:
-    """Keep dequeued messages invisible; return those that another host has dequeued since."""
+    """Keep held messages invisible; return those that another host has dequeued since."""
     return [
         message
         for message in messages
@@ -136,33 +136,33 @@ def renew(
 
 
 def renew_work(
-    connection: sqlite3.Connection, items: Iterable[WorkItem], invisible_until: int
+    connection: sqlite3.Connection, items: Iterable[DequeuedWorkItem], invisible_until: int
 ) -> None:
-    """Keep activities that run invisible."""
+    """Keep the work items of running activities invisible."""
     for item in items:
         _set_work_visible(connection, item, invisible_until)
 
 
 def abandon(connection: sqlite3.Connection, message: QueueMessage, visible_at: int) -> None:
-    """Give a message back to its queue, unless another host has dequeued it since."""
+    """Return a message to its queue, unless another host has dequeued it since."""
     _set_visible(connection, "control_messages", message, visible_at)
 
 
-def abandon_work(connection: sqlite3.Connection, item: WorkItem, visible_at: int) -> None:
-    """Give an activity back to the queue, unless another host has dequeued it since."""
+def abandon_work(connection: sqlite3.Connection, item: DequeuedWorkItem, visible_at: int) -> None:
+    """Return a work item to its queue, unless another host has dequeued it since."""
     _set_work_visible(connection, item, visible_at)
 
 
-def delete(connection: sqlite3.Connection, messages: Iterable[Message]) -> None:
-    """Delete dequeued messages, except those that another host has dequeued since."""
+def delete(connection: sqlite3.Connection, messages: Iterable[TaskMessage]) -> None:
+    """Delete held messages, except those that another host has dequeued since."""
     connection.executemany(
         "DELETE FROM control_messages WHERE id=? AND dequeue_count=?",
         [(m.sequence, m.dequeue_count) for m in messages if isinstance(m, QueueMessage)],
     )
 
 
-def delete_work(connection: sqlite3.Connection, item: WorkItem) -> None:
-    """Delete an activity, unless another host has dequeued it since."""
+def delete_work(connection: sqlite3.Connection, item: DequeuedWorkItem) -> None:
+    """Delete a work item, unless another host has dequeued it since."""
     connection.execute(
         "DELETE FROM work_items WHERE id=? AND dequeue_count=?",
         (item.work.sequence, item.dequeue_count),
@@ -170,7 +170,7 @@ def delete_work(connection: sqlite3.Connection, item: WorkItem) -> None:
 
 
 def backoff_seconds(dequeue_count: int, longest_seconds: float) -> float:
-    """Return for how long an abandoned message stays invisible: 2, 4, 8, ... seconds."""
+    """Return how many seconds an abandoned message stays invisible: 2, 4, 8 and so on."""
     return min(2.0 ** min(dequeue_count, 30), _MAX_BACKOFF_SECONDS, longest_seconds)
 
 
@@ -184,7 +184,9 @@ def _set_visible(
     return changed.rowcount > 0
 
 
-def _set_work_visible(connection: sqlite3.Connection, item: WorkItem, visible_at: int) -> None:
+def _set_work_visible(
+    connection: sqlite3.Connection, item: DequeuedWorkItem, visible_at: int
+) -> None:
     connection.execute(
         "UPDATE work_items SET visible_at=? WHERE id=? AND dequeue_count=?",
         (visible_at, item.work.sequence, item.dequeue_count),

@@ -1,0 +1,384 @@
+"""Load `function_app.py`, index its functions and check them as Azure does at load.
+
+The rules and the error texts are those of Microsoft's Python worker (azure-functions-runtime): a
+function that does not load in Azure does not load here, for the same reason. The worker reads
+annotations as `typing` of Python 3.6 did. It does not accept newer spellings such as `list[int]`
+and `X | None` on a bound parameter, and neither does this module.
+"""
+
+import collections.abc
+import importlib
+import inspect
+import json
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, Union
+
+from azure.functions import FunctionRegister, get_binding_registry
+from azure.functions.decorators.utils import StringifyEnumJsonEncoder
+from azure.functions.meta import Datum
+
+GENERIC = "generic"
+_registry: Any = get_binding_registry()  # type: ignore[no-untyped-call]  # not annotated there
+_GenericAlias: Any = type(typing.List[int])  # noqa: UP006 - the class itself is private
+_SpecialGenericAlias: Any = type(typing.List)  # noqa: UP006 - as above
+_NOT_GENERIC = (Union, tuple, ClassVar, collections.abc.Callable)
+_OUT_DIRECTION = 1
+_INOUT_DIRECTION = 2
+__all__ = ["FunctionLoadError", "IndexedFunction", "load_functions"]
+
+
+class Converter(Protocol):
+    """The class methods of a converter in azure.functions."""
+
+    def has_trigger_support(self) -> bool:
+        """Return whether `decode` needs the trigger's metadata."""
+        ...
+
+    def check_input_type_annotation(self, pytype: Any) -> bool:
+        """Return whether a parameter may have this annotation."""
+        ...
+
+    def check_output_type_annotation(self, pytype: Any) -> bool:
+        """Return whether a returned value may have this annotation."""
+        ...
+
+    def decode(self, data: Datum | None, *, trigger_metadata: Any) -> Any:
+        """Return the function's argument."""
+        ...
+
+    def encode(self, obj: Any, *, expected_type: Any) -> Datum:
+        """Return the datum of a returned value."""
+        ...
+
+
+class GenericConverter:
+    """The worker's converter for plain text and bytes, also used for unknown bindings."""
+
+    @classmethod
+    def has_trigger_support(cls) -> bool:
+        """Return False: plain values have no metadata."""
+        return False
+
+    @classmethod
+    def check_input_type_annotation(cls, pytype: Any) -> bool:
+        """Return whether the type is text or bytes."""
+        return issubclass(pytype, (str, bytes))
+
+    @classmethod
+    def check_output_type_annotation(cls, pytype: Any) -> bool:
+        """Return whether the type is text or bytes."""
+        return issubclass(pytype, (str, bytes, bytearray))
+
+    @classmethod
+    def decode(cls, data: Datum | None, *, trigger_metadata: Any) -> Any:
+        """Return the datum's value unchanged."""
+        if data is None or data.type is None:
+            return None
+        if data.type in ("string", "bytes", "json"):
+            return data.value
+        raise ValueError(
+            'unexpected type of data received for the "generic" binding ', repr(data.type)
+        )
+
+    @classmethod
+    def encode(cls, obj: Any, *, expected_type: Any) -> Datum:
+        """Return a datum of text, bytes or a JSON value."""
+        kinds = {str: "string", dict: "dict", list: "list", bool: "int", int: "int"}
+        if obj is None:
+            return Datum(type=None, value=None)
+        if isinstance(obj, (bytes, bytearray)):
+            return Datum(type="bytes", value=bytes(obj))
+        if isinstance(obj, float):
+            return Datum(type="double", value=obj)
+        for kind, name in kinds.items():
+            if isinstance(obj, kind):
+                return Datum(type=name, value=obj)
+        raise NotImplementedError
+
+
+def converter_of(binding_type: str) -> Converter:
+    """Return the converter of a binding type, or the generic converter."""
+    found: Converter | None = _registry.get(binding_type)
+    return GenericConverter if found is None else found
+
+
+def has_implicit_output(binding_type: str) -> bool:
+    """Return whether this binding receives the returned value without `$return`."""
+    converter = converter_of(binding_type)
+    if converter is GenericConverter:
+        return binding_type != "durableClient"
+    return bool(getattr(converter, "has_implicit_output", bool)())
+
+
+def is_generic(annotation: Any) -> bool:
+    """Return whether the annotation is a generic of `typing`, except Union, Tuple and Callable."""
+    if isinstance(annotation, type):
+        return issubclass(annotation, Generic)
+    return (
+        isinstance(annotation, (_GenericAlias, _SpecialGenericAlias))
+        and annotation.__origin__ not in _NOT_GENERIC
+    )
+
+
+def is_out_annotation(annotation: Any) -> bool:
+    """Return whether the annotation is azure.functions.Out, with or without a parameter."""
+    origin = annotation.__origin__ if isinstance(annotation, _GenericAlias) else annotation
+    return isinstance(origin, type) and origin.__name__ == "Out"
+
+
+def out_arguments(annotation: Any) -> tuple[Any, ...]:
+    """Return the parameters of Out[...]."""
+    return typing.get_args(annotation)
+
+
+class FunctionLoadError(RuntimeError):
+    """A function cannot be loaded. Azure reports the same text."""
+
+    def __init__(self, function: str, reason: str) -> None:
+        super().__init__(f"cannot load the {function} function: {reason}")
+
+
+class Binding(typing.Protocol):
+    """The attributes of azure.functions' bindings that are used here."""
+
+    name: str
+    type: str
+
+    @property
+    def direction(self) -> int:
+        """Return the direction: 0 in, 1 out, 2 inout."""
+        ...
+
+    @property
+    def data_type(self) -> int | None:
+        """Return the data type: 0 undefined, 1 string, 2 binary, 3 stream."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BoundValue:
+    """A parameter or return value: the binding type that converts it, and its annotated type."""
+
+    binding_type: str
+    python_type: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A function's parameters and return value, checked against its bindings."""
+
+    inputs: dict[str, BoundValue]
+    outputs: dict[str, BoundValue]
+    returned: BoundValue | None
+    requires_context: bool
+
+
+def check_signature(
+    name: str, function: Callable[..., Any], bindings: Iterable[Binding]
+) -> Signature:
+    """Check a function against its bindings. Raises FunctionLoadError."""
+    parameters = dict(inspect.signature(function).parameters)
+    hints = typing.get_type_hints(function)
+    bound: dict[str, Binding] = {}
+    explicit: str | None = None
+    implicit: str | None = None
+    for binding in bindings:
+        _check_direction(name, binding)
+        if binding.name == "$return":
+            explicit = explicit or binding.type
+            continue
+        bound[binding.name] = binding
+        if has_implicit_output(binding.type):
+            implicit = binding.type
+    requires_context = _takes_context(name, parameters, bound, hints)
+    _check_names(name, set(parameters), set(bound))
+    inputs: dict[str, BoundValue] = {}
+    outputs: dict[str, BoundValue] = {}
+    for parameter in parameters:
+        slot = _check_parameter(name, parameter, bound[parameter], hints)
+        side = outputs if bound[parameter].direction == _OUT_DIRECTION else inputs
+        side[parameter] = slot
+    returned = _check_return(name, explicit, implicit, hints)
+    return Signature(inputs, outputs, returned, requires_context)
+
+
+def _check_direction(name: str, binding: Binding) -> None:
+    if binding.direction == _INOUT_DIRECTION:
+        raise FunctionLoadError(name, '"inout" bindings are not supported')
+    if binding.name == "$return" and binding.direction != _OUT_DIRECTION:
+        raise FunctionLoadError(name, '"$return" binding must have direction set to "out"')
+
+
+def _takes_context(
+    name: str, parameters: dict[str, Any], bound: dict[str, Binding], hints: dict[str, Any]
+) -> bool:
+    """Return whether the function takes a `context`, and remove it from `parameters`."""
+    if "context" not in parameters or "context" in bound:
+        return False
+    del parameters["context"]
+    hint = hints.get("context")
+    if "context" in hints and not (isinstance(hint, type) and hint.__name__ == "Context"):
+        raise FunctionLoadError(
+            name,
+            'the "context" parameter is expected to be of type azure.functions.Context, '
+            f'got "{hint!r}"',
+        )
+    return True
+
+
+def _check_names(name: str, parameters: set[str], bound: set[str]) -> None:
+    if unbound := parameters - bound:
+        raise FunctionLoadError(
+            name,
+            "the following parameters are declared in Python but not in the function definition "
+            f"(function.json or function decorators):  {unbound!r}",
+        )
+    if extra := bound - parameters:
+        raise FunctionLoadError(
+            name,
+            "Extra parameters in binding definition — the following parameters are declared as "
+            f"bindings but are not present in Python: {extra!r}",
+        )
+
+
+def _check_parameter(
+    name: str, parameter: str, binding: Binding, hints: dict[str, Any]
+) -> BoundValue:
+    hint = hints.get(parameter)
+    annotated = parameter in hints
+    is_out = annotated and is_out_annotation(hint)
+    python_type = _inside_out(name, parameter, hint) if is_out else hint
+    if annotated and not isinstance(python_type, type) and not is_generic(python_type):
+        raise FunctionLoadError(
+            name, f"binding {parameter} has invalid non-type annotation {hint!r}"
+        )
+    _check_out(name, parameter, binding, annotated=annotated, is_out=is_out)
+    plain = annotated and python_type in (str, bytes) and not has_implicit_output(binding.type)
+    binding_type = GENERIC if plain else binding.type
+    if annotated:
+        converter = converter_of(binding_type)
+        check = (
+            converter.check_output_type_annotation
+            if is_out
+            else converter.check_input_type_annotation
+        )
+        if not check(python_type):
+            raise FunctionLoadError(name, _mismatch(parameter, binding, python_type))
+    return BoundValue(binding_type, python_type)
+
+
+def _inside_out(name: str, parameter: str, hint: Any) -> Any:
+    arguments = out_arguments(hint)
+    if len(arguments) != 1:
+        raise FunctionLoadError(name, f"binding {parameter} has invalid Out annotation {hint!r}")
+    return arguments[0]
+
+
+def _check_out(
+    name: str, parameter: str, binding: Binding, *, annotated: bool, is_out: bool
+) -> None:
+    is_output = binding.direction == _OUT_DIRECTION
+    if is_output and annotated and not is_out:
+        raise FunctionLoadError(
+            name,
+            f'binding {parameter} is declared to have the "out" direction, but its annotation in '
+            "Python is not a subclass of azure.functions.Out",
+        )
+    if not is_output and is_out:
+        raise FunctionLoadError(
+            name,
+            f'binding {parameter} is declared to have the "in" direction in the binding '
+            "decorator, but its annotation is azure.functions.Out in Python",
+        )
+
+
+def _mismatch(parameter: str, binding: Binding, python_type: Any) -> str:
+    # Production compares the data type with an enumeration's member by identity, so a binding
+    # without one (None) takes the first text too.
+    if binding.data_type != 0:
+        return (
+            f'binding type "{parameter!r}" and dataType "{binding.type}" in the binding decorator '
+            "do not match the corresponding function parameter's Python type annotation "
+            f"{python_type.__name__}"
+        )
+    return (
+        f'type of {parameter} binding in the binding decorator "{binding.type}" does not match '
+        f'its Python annotation "{python_type.__name__}"'
+    )
+
+
+def _check_return(
+    name: str, explicit: str | None, implicit: str | None, hints: dict[str, Any]
+) -> BoundValue | None:
+    if explicit is None:
+        return None if implicit is None else BoundValue(implicit, hints.get("return"))
+    if "return" not in hints:
+        return BoundValue(explicit, None)
+    hint = hints["return"]
+    if is_generic(hint) and is_out_annotation(hint):
+        raise FunctionLoadError(name, "return annotation should not be azure.functions.Out")
+    if not isinstance(hint, type):
+        raise FunctionLoadError(name, f"has invalid non-type return annotation {hint!r}")
+    if not converter_of(explicit).check_output_type_annotation(hint):
+        raise FunctionLoadError(
+            name,
+            f'Python return annotation "{hint.__name__}" does not match binding type "{explicit}"',
+        )
+    return BoundValue(explicit, hint)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedFunction:
+    """A function of the app with its checked signature and its bindings."""
+
+    name: str
+    call: Callable[..., Any]
+    directory: str
+    is_async: bool
+    signature: Signature
+    bindings: list[dict[str, Any]]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the host receives: the name, and the bindings as in function.json."""
+        return {"name": self.name, "bindings": self.bindings}
+
+
+def load_functions(folder: Path, script: str) -> dict[str, IndexedFunction]:
+    """Import the script of a folder and return its functions by name.
+
+    Raises the exceptions of the user's code at import, ValueError if the app cannot be indexed,
+    and FunctionLoadError if Azure would refuse a function.
+    """
+    if not (folder / script).is_file():
+        raise ValueError(
+            f"{script} was not found in {folder}: the host runs apps of the v2 programming model"
+        )
+    module = importlib.import_module(Path(script).stem)
+    apps = [value for value in vars(module).values() if isinstance(value, FunctionRegister)]
+    if len(apps) > 1:
+        kind = type(apps[0]).__name__
+        raise ValueError(
+            f"More than one {kind} or other top level function app instances are defined."
+        )
+    if not apps:
+        raise ValueError(f"Could not find top level function app instances in {script}.")
+    functions = [_index(function) for function in apps[0].get_functions()]
+    return {function.name: function for function in functions}
+
+
+def _index(function: Any) -> IndexedFunction:
+    name: str = function.get_function_name()
+    call = function.get_user_function()
+    signature = check_signature(name, call, function.get_bindings())
+    bindings = json.loads(json.dumps(function.get_bindings_dict(), cls=StringifyEnumJsonEncoder))
+    return IndexedFunction(
+        name=name,
+        call=call,
+        directory=str(Path(inspect.getfile(call)).parent),
+        is_async=inspect.iscoroutinefunction(call),
+        signature=signature,
+        bindings=bindings["bindings"],
+    )

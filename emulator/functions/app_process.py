@@ -1,0 +1,414 @@
+"""The app process as the host sees it: started, indexed, invoked, and restarted when it dies.
+
+AppProcess      one run of the process, with the connection to it
+AppSupervisor   starts a new run with backoff when the process dies
+Invoker         invokes functions: HTTP triggers, other triggers, orchestrators, activities
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emulator.functions.app.frames import FrameConnection
+from emulator.functions.errors import AppLoadError, AppUnavailable, FunctionFailure
+
+_log = logging.getLogger("functions.host")
+_ENTRY = Path(__file__).parent / "app" / "__main__.py"
+_INDEX_SECONDS = 120.0
+_THREADS_SETTING = "PYTHON_THREADPOOL_THREAD_COUNT"
+_MOST_THREADS = 32
+InvocationResponse = tuple[list[Any], bytes]
+_FIRST_DELAY_SECONDS = 0.1
+_LONGEST_DELAY_SECONDS = 10.0
+_SETTLED_SECONDS = 10.0
+_NO_TRACE = ["", ""]
+_HTTP_RESTART_TIMEOUT_SECONDS = 10.0
+_WORK_RESTART_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class AppCommand:
+    """The command that starts an app process."""
+
+    folder: Path
+    settings: Mapping[str, str]
+    python: str = sys.executable
+    log_level: str = "info"
+
+    def arguments(self) -> list[str]:
+        """Return the command-line options that follow from the app settings."""
+        script = self.settings.get("PYTHON_SCRIPT_FILE_NAME") or "function_app.py"
+        arguments = ["--folder", str(self.folder), "--script", script]
+        threads = self.settings.get(_THREADS_SETTING)
+        if threads is not None:
+            if threads.isdecimal() and 1 <= int(threads) <= _MOST_THREADS:
+                arguments += ["--threads", threads]
+            else:
+                _log.warning("%s must be from 1 to %d", _THREADS_SETTING, _MOST_THREADS)
+        return [*arguments, "--log-level", self.log_level]
+
+
+class _EndedEarlyError(AppLoadError):
+    """The process ended before it reported its functions."""
+
+
+class AppProcess:
+    """One run of the app process, made by `start_app`. `ended` is set when it has ended."""
+
+    def __init__(self, child: asyncio.subprocess.Process, lifeline: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.functions: list[dict[str, Any]] = []
+        self.ended = asyncio.Event()
+        self.connection = FrameConnection(self._on_frame, self._on_lost)
+        self.indexed: asyncio.Future[list[dict[str, Any]]] = loop.create_future()
+        self._child = child
+        self._lifeline = lifeline
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[InvocationResponse]] = {}
+        self._create_future = loop.create_future
+        # A child of the app process may keep the stream open, so watch the process, too.
+        self._watcher = loop.create_task(self._watch())
+
+    @property
+    def pid(self) -> int:
+        """Return the process id."""
+        return self._child.pid
+
+    async def invoke(self, call: list[Any], body: bytes) -> InvocationResponse:
+        """Send an invocation and return the head and body of its response.
+
+        `call` is the head of the frame without the number. Raises AppUnavailable if the process
+        has ended or ends before it responds.
+        """
+        number = next(self._numbers)
+        answer: asyncio.Future[InvocationResponse] = self._create_future()
+        self._waiting[number] = answer
+        try:
+            await self.connection.drain()
+            self.connection.send([number, *call], body)
+            return await answer
+        except ConnectionError as error:
+            raise AppUnavailable("the app process has ended", not_started=True) from error
+        finally:
+            self._waiting.pop(number, None)
+
+    def begin(self, client_binding: str | None) -> None:
+        """Send the durable client's JSON; invocations may follow."""
+        self.connection.send(["begin", client_binding])
+
+    def kill(self) -> None:
+        """End the process at once; invocations in flight end in AppUnavailable."""
+        if self._child.returncode is None:
+            self._child.kill()
+
+    async def stop(self) -> None:
+        """Close the connection, on which the process exits, and wait for it."""
+        self.connection.abort()
+        try:
+            async with asyncio.timeout(2.0):
+                await self._child.wait()
+        except TimeoutError:
+            self.kill()
+        await self._watcher
+        self._close_lifeline()
+
+    async def wait(self) -> int:
+        """Wait until the process ends; return its exit status, negative for a signal."""
+        await self.ended.wait()
+        # The connection may end before the process does, for instance if it closed the socket.
+        self.kill()
+        await self._watcher
+        self._close_lifeline()
+        return await self._child.wait()
+
+    async def _watch(self) -> None:
+        await self._child.wait()
+        self.connection.abort()
+
+    def _close_lifeline(self) -> None:
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+
+    def _on_frame(self, head: list[Any], body: bytes) -> None:
+        number = head[0]
+        if number == "index":
+            if not self.indexed.done():
+                self.indexed.set_result(head[1])
+        elif number == "refused":
+            if not self.indexed.done():
+                _log.error("%s", str(head[2]).rstrip())
+                self.indexed.set_exception(AppLoadError(str(head[1])))
+        else:
+            waiting = self._waiting.pop(number, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result((head, body))
+
+    def _on_lost(self, error: Exception | None) -> None:
+        if error is not None:
+            _log.warning("the connection to the app process failed: %s", error)
+        self.ended.set()
+        if not self.indexed.done():
+            self.indexed.set_exception(_EndedEarlyError())
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(AppUnavailable("the app process ended"))
+        self._waiting.clear()
+
+
+async def start_app(command: AppCommand) -> AppProcess:
+    """Start an app process and wait until it has reported its functions. Raises AppLoadError."""
+    ours, theirs = socket.socketpair()
+    lifeline_read, lifeline_write = os.pipe()
+    descriptors = ["--socket", str(theirs.fileno()), "--lifeline", str(lifeline_read)]
+    try:
+        child = await asyncio.create_subprocess_exec(
+            command.python,
+            str(_ENTRY),
+            *command.arguments(),
+            *descriptors,
+            cwd=command.folder,
+            env=dict(command.settings),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=sys.stderr.fileno(),
+            pass_fds=(theirs.fileno(), lifeline_read),
+            start_new_session=True,
+        )
+    except OSError as error:
+        ours.close()
+        os.close(lifeline_write)
+        raise AppLoadError(f"{command.python} cannot be started: {error}") from error
+    finally:
+        theirs.close()
+        os.close(lifeline_read)
+    process = AppProcess(child, lifeline_write)
+    ours.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.create_unix_connection(lambda: process.connection, sock=ours)
+    try:
+        async with asyncio.timeout(_INDEX_SECONDS):
+            process.functions = await process.indexed
+    except _EndedEarlyError as error:
+        status = describe_status(await process.wait())
+        raise AppLoadError(f"the app process {status} while it loaded the app") from error
+    except TimeoutError as error:
+        raise AppLoadError(f"the app did not load within {_INDEX_SECONDS:.0f} s") from error
+    finally:
+        if not process.functions:
+            process.kill()
+            await process.stop()
+    if not process.functions:
+        raise AppLoadError("no functions were found in the app")
+    return process
+
+
+def describe_status(status: int) -> str:
+    """Return an exit status in words."""
+    if status < 0:
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"exited with status {status}"
+
+
+class AppSupervisor:
+    """Keep an app process running, over restarts, as long as it has the same functions."""
+
+    def __init__(self, command: AppCommand) -> None:
+        self.client_binding: str | None = None
+        self.functions: list[dict[str, Any]] = []
+        self._command = command
+        self._process: AppProcess | None = None
+        self._ready = asyncio.Event()
+        self._restarter: asyncio.Task[None] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether an app process accepts invocations now."""
+        return self._ready.is_set()
+
+    async def load(self) -> None:
+        """Start the first run and store its functions. Raises AppLoadError."""
+        self._process = await start_app(self._command)
+        self.functions = self._process.functions
+
+    def begin(self) -> None:
+        """Accept invocations from now on, and restart the process when it ends."""
+        assert self._process is not None
+        self._open(self._process)
+        self._restarter = asyncio.create_task(self._restart_when_ended(self._process))
+
+    async def stop(self) -> None:
+        """Stop the process without a restart."""
+        self._ready.clear()
+        if self._restarter is not None:
+            self._restarter.cancel()
+            await asyncio.gather(self._restarter, return_exceptions=True)
+        if self._process is not None:
+            await self._process.stop()
+            self._process = None
+
+    def kill(self) -> None:
+        """Kill the process because a function hangs; it is restarted."""
+        self._ready.clear()
+        if self._process is not None:
+            self._process.kill()
+
+    async def invoke(
+        self, call: list[Any], body: bytes, restart_timeout_seconds: float
+    ) -> InvocationResponse:
+        """Invoke a function and return the response.
+
+        If the process is restarting, wait for it. Raises AppUnavailable if that takes longer than
+        `restart_timeout_seconds` or if the process ends before it responds.
+        """
+        process = self._process
+        if process is not None and process.ended.is_set():
+            self._ready.clear()  # it ended, and the restarting task has not run yet
+        if not self._ready.is_set():
+            try:
+                async with asyncio.timeout(restart_timeout_seconds):
+                    await self._ready.wait()
+            except TimeoutError:
+                raise AppUnavailable("the app process is restarting", not_started=True) from None
+        process = self._process
+        if process is None:
+            raise AppUnavailable("the app process has ended", not_started=True)
+        return await process.invoke(call, body)
+
+    def _open(self, process: AppProcess) -> None:
+        self._process = process
+        try:
+            process.begin(self.client_binding)
+        except ConnectionError:
+            return  # it ended again: the restarting task starts another run
+        self._ready.set()
+
+    async def _restart_when_ended(self, process: AppProcess) -> None:
+        loop = asyncio.get_running_loop()
+        delay_seconds = _FIRST_DELAY_SECONDS
+        while True:
+            opened = loop.time()
+            status = await process.wait()
+            self._ready.clear()
+            self._process = None
+            if loop.time() - opened > _SETTLED_SECONDS:
+                delay_seconds = _FIRST_DELAY_SECONDS
+            _log.error("the app process %s; it is restarted", describe_status(status))
+            process, delay_seconds = await self._restart(delay_seconds)
+            self._open(process)
+            _log.info("the app process runs again (pid %d)", process.pid)
+
+    async def _restart(self, delay_seconds: float) -> tuple[AppProcess, float]:
+        """Return a new run with the same functions, and the next delay in seconds."""
+        while True:
+            await asyncio.sleep(delay_seconds)
+            delay_seconds = min(delay_seconds * 2, _LONGEST_DELAY_SECONDS)
+            try:
+                process = await start_app(self._command)
+            except AppLoadError as error:
+                _log.error("the app does not load: %s", error)
+                continue
+            if process.functions == self.functions:
+                return process, delay_seconds
+            _log.error("the app's functions have changed: restart the host")
+            process.kill()
+            await process.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResult:
+    """The response of an HTTP function."""
+
+    status: int
+    headers: list[list[str]]
+    body: bytes
+
+
+class Invoker:
+    """Invoke functions in the app process, each for at most host.json's functionTimeout.
+
+    This is also the FunctionRunner of the durable engine: `orchestrators` and `activities` map
+    the names that orchestrations use to the names of functions.
+    """
+
+    def __init__(
+        self,
+        supervisor: AppSupervisor,
+        timeout_seconds: float | None,
+        orchestrators: dict[str, str],
+        activities: dict[str, str],
+    ) -> None:
+        self.orchestrators = frozenset(orchestrators)
+        self.activities = frozenset(activities)
+        self._supervisor = supervisor
+        self._timeout_seconds = timeout_seconds
+        self._functions_of_orchestrators = orchestrators
+        self._functions_of_activities = activities
+
+    async def invoke_http(
+        self, name: str, request: list[Any], trace: list[str] | None, body: bytes
+    ) -> HttpResult:
+        """Invoke an HTTP function and return its response.
+
+        `request` is method, URL, headers, query and route values. Raises FunctionFailure or
+        AppUnavailable.
+        """
+        call = [name, "http", *request, trace or _NO_TRACE]
+        head, payload = await self._invoke(name, call, body, _HTTP_RESTART_TIMEOUT_SECONDS)
+        return HttpResult(head[2], head[3], payload)
+
+    async def invoke(
+        self,
+        name: str,
+        kind: str,
+        body: bytes,
+        metadata: dict[str, Any] | None = None,
+        trace: list[str] | None = None,
+    ) -> str | None:
+        """Invoke a function with trigger data and return the returned datum as text, or None.
+
+        `kind` is the datum type of the body: `string`, `json` or `bytes`. Raises FunctionFailure
+        or AppUnavailable.
+        """
+        call = [name, kind, metadata, trace or _NO_TRACE]
+        head, payload = await self._invoke(name, call, body, _WORK_RESTART_TIMEOUT_SECONDS)
+        return payload.decode() if head[2] else None
+
+    async def run_orchestrator(self, name: str, context_json: str) -> str:
+        """Run one episode of an orchestrator, as FunctionRunner describes."""
+        function = self._functions_of_orchestrators[name]
+        state = await self.invoke(function, "string", context_json.encode())
+        if state is None:
+            raise FunctionFailure("RuntimeError", f"the orchestrator {name} returned no state")
+        return state
+
+    async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:
+        """Run an activity, as FunctionRunner describes."""
+        function = self._functions_of_activities[name]
+        return await self.invoke(function, "json", input_json.encode(), {"instanceId": instance_id})
+
+    async def _invoke(
+        self, name: str, call: list[Any], body: bytes, restart_timeout_seconds: float
+    ) -> InvocationResponse:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                answer = await self._supervisor.invoke(call, body, restart_timeout_seconds)
+        except TimeoutError:
+            # A running function cannot be stopped, and would occupy its thread forever.
+            self._supervisor.kill()
+            raise FunctionFailure(
+                "FunctionTimeoutException",
+                f"Timeout value of {self._timeout_seconds:.0f} s exceeded by function: "
+                f"Functions.{name}",
+            ) from None
+        head = answer[0]
+        if head[1] == "error":
+            raise FunctionFailure(str(head[2]), str(head[3]))
+        return answer

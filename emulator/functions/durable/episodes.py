@@ -1,0 +1,382 @@
+"""One episode of an instance: new messages in, the orchestrator function run, its outcome out.
+
+    EpisodeRunner.run   take messages ─▶ run the orchestrator ─▶ schedule its commands ─▶ checkpoint
+
+The steps are the same in both engines. They differ in two ports: an `Outbox` receives the
+activities, timers and sub-orchestrations of an episode, and a `Checkpointer` saves its outcome.
+
+Source: DurableTask.Core's `TaskOrchestrationDispatcher`.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii as quoted
+from typing import Protocol
+
+from emulator.functions.durable import history
+from emulator.functions.durable.errors import ActionInvalid, ArgumentInvalid
+from emulator.functions.durable.history import EventType
+from emulator.functions.durable.instances import (
+    OrchestrationInstance,
+    Parent,
+    Status,
+    TaskMessage,
+    check_instance_id,
+    new_id,
+)
+from emulator.functions.durable.protocol import (
+    CancelTimer,
+    Command,
+    ContinueAsNew,
+    EpisodeState,
+    ScheduleActivity,
+    StartChild,
+    StartTimer,
+    context_json,
+    read_failure,
+    read_state,
+)
+from emulator.functions.durable.records import TimerRow
+from emulator.functions.durable.runner import FunctionRunner, unknown_activity, unknown_orchestrator
+from emulator.functions.durable.shim import Shim
+from emulator.functions.durable.store import Statement
+from emulator.functions.errors import FunctionFailure
+
+FAILURES = frozenset({EventType.TASK_FAILED, EventType.CHILD_FAILED})
+
+
+@dataclass(slots=True)
+class Episode:
+    """An episode in progress: what it took, and what its checkpoint has to write.
+
+    `statements` send its messages. `effects` are called after the checkpoint, and `children` are
+    the sub-orchestrations that it starts.
+    """
+
+    instance: OrchestrationInstance
+    batch: list[TaskMessage]
+    now: int
+    shim: Shim
+    events: list[str] = field(default_factory=list)
+    statements: list[Statement] = field(default_factory=list)
+    effects: list[Callable[[], None]] = field(default_factory=list)
+    children: list[OrchestrationInstance] = field(default_factory=list)
+
+    @property
+    def news(self) -> str:
+        """Return the episode's events so far, as the items of a JSON list."""
+        return ",".join(self.events)
+
+
+class EpisodeCheckpointer(Protocol):
+    """Save an episode with one of its outcomes."""
+
+    async def save_waiting(self, episode: Episode, custom_status: str | None) -> None:
+        """Save that the instance waits for messages."""
+        ...
+
+    async def save_finished(
+        self,
+        episode: Episode,
+        status: Status,
+        output: str | None,
+        reason: str,
+        custom_status: str | None,
+    ) -> None:
+        """Save a final status.
+
+        `output` is JSON. `reason` is the text of the failure that a parent receives.
+        """
+        ...
+
+    async def save_continued_as_new(
+        self, episode: Episode, command: ContinueAsNew, custom_status: str | None
+    ) -> None:
+        """Save that the instance starts again with a new input and without history or timers."""
+        ...
+
+
+def is_ready(instance: OrchestrationInstance) -> bool:
+    """Return whether an instance has work for an episode."""
+    if instance.is_finished:
+        return False
+    if instance.is_suspended:
+        return find_termination(instance) is not None
+    return bool(instance.mailbox) or instance.episode_count == 0
+
+
+def find_termination(instance: OrchestrationInstance) -> TaskMessage | None:
+    """Return the message that terminates the instance, or None."""
+    for message in instance.mailbox:
+        if message.kind is EventType.EXECUTION_TERMINATED:
+            return message
+    return None
+
+
+def take_messages(instance: OrchestrationInstance) -> list[TaskMessage]:
+    """Take messages until a second one would move a retry, as `shim` explains."""
+    batch: list[TaskMessage] = []
+    shim, mailbox = instance.shim, instance.mailbox
+    while mailbox:
+        message = mailbox[0]
+        moves = shim.moves_retry(message.task, failed=message.kind in FAILURES)
+        if moves and batch:
+            break
+        batch.append(mailbox.popleft())
+    return batch
+
+
+def begin_episode(instance: OrchestrationInstance, batch: list[TaskMessage], now: int) -> Episode:
+    """Return a new episode with its first events."""
+    episode = Episode(instance, batch, now, instance.shim.copy())
+    episode.events.append(history.event(EventType.ORCHESTRATOR_STARTED, now))
+    if instance.episode_count == 0:
+        parent_id = instance.parent.id if instance.parent else None
+        episode.events.append(
+            history.execution_started(
+                now,
+                instance.name,
+                instance.version,
+                instance.input,
+                instance.id,
+                instance.execution,
+                parent_id,
+            )
+        )
+    return episode
+
+
+def close_events(episode: Episode) -> str:
+    """Add the last event; return the events as the next episode replays them."""
+    episode.events.append(history.event(EventType.ORCHESTRATOR_COMPLETED, episode.now))
+    return history.played(episode.news)
+
+
+def next_execution(
+    episode: Episode, command: ContinueAsNew, custom_status: str | None
+) -> OrchestrationInstance:
+    """Return the next execution of an instance that continues as new."""
+    instance = episode.instance
+    return OrchestrationInstance(
+        instance.id,
+        new_id(),
+        instance.name,
+        instance.version,
+        Status.SUSPENDED if instance.is_suspended else Status.RUNNING,
+        # The SDK's JSON text is passed as one string, which its `get_input` decodes again.
+        quoted(command.input),
+        instance.created,
+        episode.now,
+        instance.parent,
+        custom_status=custom_status,
+    )
+
+
+def child_completion(
+    now: int, parent: Parent, status: Status, output: str | None, reason: str
+) -> TaskMessage:
+    """Return the message to a parent that its sub-orchestration has ended."""
+    if status is Status.COMPLETED:
+        kind = EventType.CHILD_COMPLETED
+        text = history.completed(kind, now, parent.task, output)
+    else:
+        kind = EventType.CHILD_FAILED
+        text = history.failed(kind, now, parent.task, reason, "")
+    return TaskMessage(kind, text, parent.task, parent.execution)
+
+
+class Outbox(Protocol):
+    """Send what an episode schedules, by adding statements and effects to it."""
+
+    def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
+        """Schedule an activity."""
+        ...
+
+    def start_timer(self, episode: Episode, timer: TimerRow) -> None:
+        """Set a timer."""
+        ...
+
+    def cancel_timer(self, episode: Episode, task: int) -> None:
+        """Cancel a timer."""
+        ...
+
+    def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
+        """Start a sub-orchestration, or report to its parent that its id is in use."""
+        ...
+
+
+class Scheduler:
+    """Add the history events of commands to an episode, and pass the commands to the outbox."""
+
+    def __init__(self, runner: FunctionRunner, outbox: Outbox) -> None:
+        self._runner = runner
+        self._outbox = outbox
+
+    def apply(self, episode: Episode, commands: list[Command], *, ends: bool) -> None:
+        """Schedule the commands of an episode; if the orchestration `ends`, do not start timers.
+
+        Raises ActionInvalid if a function does not exist or an instance id is invalid.
+        """
+        for command in commands:
+            match command:
+                case ScheduleActivity():
+                    self._schedule(episode, command)
+                case StartChild():
+                    self._start_child(episode, command)
+                case StartTimer():
+                    self._start_timer(episode, command, ends=ends)
+                case CancelTimer(task):
+                    self._outbox.cancel_timer(episode, task)
+                case ContinueAsNew():
+                    pass
+
+    def _schedule(self, episode: Episode, command: ScheduleActivity) -> None:
+        if command.name not in self._runner.activities:
+            raise ActionInvalid(unknown_activity(self._runner, command.name))
+        episode.events.append(
+            history.task_scheduled(episode.now, command.task, command.name, command.input)
+        )
+        self._outbox.schedule_activity(episode, command)
+
+    def _start_timer(self, episode: Episode, command: StartTimer, *, ends: bool) -> None:
+        instance = episode.instance
+        episode.events.append(history.timer_created(episode.now, command.task, command.due))
+        if command.canceled or ends:
+            return
+        timer = TimerRow(instance.id, command.task, instance.execution, command.due)
+        self._outbox.start_timer(episode, timer)
+
+    def _start_child(self, episode: Episode, command: StartChild) -> None:
+        parent = episode.instance
+        if command.name not in self._runner.orchestrators:
+            raise ActionInvalid(unknown_orchestrator(self._runner, command.name))
+        child_id = command.instance_id or f"{parent.execution}:{command.task:04X}"
+        try:
+            check_instance_id(child_id)
+        except ArgumentInvalid as problem:
+            raise ActionInvalid(str(problem)) from problem
+        # The SDK's JSON text is passed as one string, which its `get_input` decodes again.
+        input_text = quoted(command.input)
+        episode.events.append(
+            history.child_created(episode.now, command.task, command.name, child_id, input_text)
+        )
+        link = Parent(parent.id, parent.execution, command.task)
+        child = OrchestrationInstance(
+            child_id,
+            new_id(),
+            command.name,
+            command.version,
+            Status.PENDING,
+            input_text,
+            episode.now,
+            episode.now,
+            link,
+        )
+        self._outbox.start_child(episode, child)
+
+
+class EpisodeRunner:
+    """Run episodes. The engine has to run them one at a time for each instance."""
+
+    def __init__(
+        self,
+        now: Callable[[], int],
+        history_of: Callable[[OrchestrationInstance], list[str]],
+        runner: FunctionRunner,
+        scheduler: Scheduler,
+        checkpointer: EpisodeCheckpointer,
+    ) -> None:
+        self._now = now
+        self._history_of = history_of
+        self._runner = runner
+        self._scheduler = scheduler
+        self._checkpointer = checkpointer
+
+    async def run(self, instance: OrchestrationInstance) -> None:
+        """Run one episode of an instance with messages from its mailbox.
+
+        If this raises AppUnavailable or StoreUnavailable, the messages are in the mailbox again
+        and nothing has changed.
+        """
+        termination = find_termination(instance)
+        batch = list(instance.mailbox) if termination else take_messages(instance)
+        if termination:
+            instance.mailbox.clear()
+        try:
+            if termination is None:
+                await self._orchestrate(instance, batch)
+            else:
+                await self._terminate(instance, batch, termination)
+        except BaseException:
+            instance.mailbox.extendleft(reversed(batch))
+            raise
+
+    async def _orchestrate(self, instance: OrchestrationInstance, batch: list[TaskMessage]) -> None:
+        episode = begin_episode(instance, batch, self._now())
+        commands: list[Command] = []
+        for message in batch:
+            task = message.task
+            if message.kind is EventType.EXECUTION_STARTED:
+                continue  # `begin_episode` has written it
+            if message.kind is EventType.TIMER_FIRED:
+                assert task is not None
+                if not episode.shim.is_awaiting_timer(task):
+                    continue
+            episode.events.append(message.text)
+            if task is not None:
+                failed = message.kind in FAILURES
+                commands += episode.shim.end_task(task, failed=failed, now=episode.now)
+        state = await self._run_code(episode)
+        try:
+            commands += episode.shim.take_actions(state.actions)
+            self._scheduler.apply(episode, commands, ends=state.done or state.error is not None)
+        except ActionInvalid as problem:
+            state = EpisodeState((), done=False, error=str(problem))
+        again = next((c for c in commands if isinstance(c, ContinueAsNew)), None)
+        if state.error is not None:
+            text = f"Orchestrator function '{instance.name}' failed: {state.error}"
+            await self._checkpointer.save_finished(
+                episode, Status.FAILED, quoted(text), text, state.custom_status
+            )
+        elif again is not None:
+            await self._checkpointer.save_continued_as_new(episode, again, state.custom_status)
+        elif state.done:
+            await self._checkpointer.save_finished(
+                episode, Status.COMPLETED, state.output, "", state.custom_status
+            )
+        else:
+            await self._checkpointer.save_waiting(episode, state.custom_status)
+
+    async def _run_code(self, episode: Episode) -> EpisodeState:
+        instance = episode.instance
+        if instance.name not in self._runner.orchestrators:
+            return EpisodeState((), False, error=unknown_orchestrator(self._runner, instance.name))
+        context = context_json(
+            instance.id,
+            instance.parent.id if instance.parent else None,
+            instance.input,
+            self._history_of(instance),
+            episode.news,
+            replaying=instance.episode_count > 0,
+        )
+        try:
+            return read_state(await self._runner.run_orchestrator(instance.name, context))
+        except FunctionFailure as failure:
+            return read_failure(failure.message)
+        except ActionInvalid as problem:
+            return EpisodeState((), done=False, error=str(problem))
+
+    async def _terminate(
+        self, instance: OrchestrationInstance, batch: list[TaskMessage], termination: TaskMessage
+    ) -> None:
+        episode = begin_episode(instance, batch, self._now())
+        episode.events.append(
+            history.event(
+                EventType.EXECUTION_TERMINATED, episode.now, rest=f',"Input":{termination.text}'
+            )
+        )
+        reason = str(json.loads(termination.text))
+        await self._checkpointer.save_finished(
+            episode, Status.TERMINATED, termination.text, reason, instance.custom_status
+        )

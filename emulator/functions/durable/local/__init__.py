@@ -1,0 +1,1 @@
+"""The default durable engine: one host, one transaction for each episode."""

@@ -1,0 +1,136 @@
+"""The instances in memory, and the delivery of messages to them."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from emulator.functions.clock import UtcClock
+from emulator.functions.durable.episodes import child_completion
+from emulator.functions.durable.history import micros
+from emulator.functions.durable.instances import OrchestrationInstance, Parent, Status, TaskMessage
+from emulator.functions.durable.records import consume, insert_message, read_history, read_instance
+from emulator.functions.durable.store import Statement, Store
+
+
+class InstanceCache:
+    """Find instances in memory or in the store, and deliver messages to them.
+
+    If an instance is in memory, that state is valid and the store is written from it. When the
+    instances have more than `memory_characters` together, idle ones are removed from memory, the
+    least recently used first.
+    """
+
+    def __init__(self, store: Store, clock: UtcClock, memory_characters: int = 64_000_000) -> None:
+        self.store = store
+        self._clock = clock
+        self._instances: OrderedDict[str, OrchestrationInstance] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._size_characters = 0
+        self._memory_characters = memory_characters
+        self._sequence = 0
+        self.wake: Callable[[OrchestrationInstance], None] = lambda _: None
+
+    def now(self) -> int:
+        """Return the time in microseconds since 1970."""
+        return micros(self._clock.now())
+
+    def set_last_number(self, after: int) -> None:
+        """Set the last number of an inbox or work row."""
+        self._sequence = after
+
+    def next_number(self) -> int:
+        """Return the number of the next inbox or work row."""
+        self._sequence += 1
+        return self._sequence
+
+    def find(self, instance_id: str) -> OrchestrationInstance | None:
+        """Return the instance with this id, or None."""
+        instance = self._instances.get(instance_id)
+        if instance is not None:
+            self._instances.move_to_end(instance_id)
+            return instance
+        instance = read_instance(self.store, instance_id)
+        if instance is not None:
+            self.put(instance)
+        return instance
+
+    def get_cached(self, instance_id: str) -> OrchestrationInstance | None:
+        """Return the instance with this id if it is in memory, or None."""
+        return self._instances.get(instance_id)
+
+    def put(self, instance: OrchestrationInstance) -> None:
+        """Put an instance in memory, replacing one with the same id."""
+        self._instances[instance.id] = instance
+        self._instances.move_to_end(instance.id)
+        self.update_size(instance)
+
+    def drop(self, instance: OrchestrationInstance) -> None:
+        """Remove an instance from memory, unless another one has replaced it."""
+        if self._instances.get(instance.id) is instance:
+            del self._instances[instance.id]
+            self._size_characters -= self._sizes.pop(instance.id)
+
+    def update_size(self, instance: OrchestrationInstance) -> None:
+        """Count the new size of an instance; remove idle instances if memory is full."""
+        if self._instances.get(instance.id) is not instance:
+            return
+        size_characters = instance.size_characters
+        self._size_characters += size_characters - self._sizes.get(instance.id, 0)
+        self._sizes[instance.id] = size_characters
+        if self._size_characters <= self._memory_characters:
+            return
+        excess = self._size_characters - self._memory_characters
+        removed = []
+        for other in self._instances.values():
+            if excess <= 0:
+                break
+            if other.is_idle and other is not instance:
+                removed.append(other)
+                excess -= self._sizes[other.id]
+        for other in removed:
+            self.drop(other)
+
+    def history(self, instance: OrchestrationInstance) -> list[str]:
+        """Return an instance's past events, one text for each episode."""
+        if instance.history is None:
+            instance.history = (
+                read_history(self.store, instance.id) if instance.episode_count else []
+            )
+        return instance.history
+
+    def deliver(self, instance_id: str, message: TaskMessage) -> None:
+        """Put a committed message into its instance's mailbox and wake the instance.
+
+        Delete the message if its execution has ended.
+        """
+        instance = self.find(instance_id)
+        if (
+            instance is None
+            or instance.is_finished
+            or message.execution not in {None, instance.execution}
+        ):
+            self.store.write(list(consume(instance_id, message)))
+            return
+        instance.mailbox.append(message)
+        if instance.is_suspended:
+            self.persist_results(instance)
+        self.wake(instance)
+
+    def persist_results(self, instance: OrchestrationInstance) -> None:
+        """Store the results of activities in the inbox, so that these activities do not run again.
+
+        This is for an instance that cannot run an episode now.
+        """
+        for message in instance.mailbox:
+            if message.work is not None and message.sequence is None:
+                delete_work = list(consume(instance.id, message))
+                message.sequence = self.next_number()
+                message.work = None
+                self.store.write([insert_message(instance.id, message), *delete_work])
+
+    def prepare_completion_for_parent(
+        self, parent: Parent, status: Status, output: str | None, reason: str
+    ) -> tuple[list[Statement], Callable[[], None]]:
+        """Return the statements that send a child's completion to its parent, and the effect."""
+        message = child_completion(self.now(), parent, status, output, reason)
+        message.sequence = self.next_number()
+        return [insert_message(parent.id, message)], lambda: self.deliver(parent.id, message)

@@ -1,0 +1,282 @@
+"""The default engine: start, wake and end orchestration instances, and survive `kill -9`.
+
+    start ─▶ Pending ─▶ Running ◀─▶ Suspended
+                          │ ▲
+                          │ └─ rewind ── Failed
+                          └─▶ Completed | Failed | Terminated ─▶ purge
+
+An operation returns once its effect is in the database. Messages, timers and work items are rows
+until the transaction of an episode deletes them, so the next start continues after a crash. An
+activity may therefore run more than once.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from emulator.functions.clock import UtcClock
+from emulator.functions.durable import history, records
+from emulator.functions.durable.engine import DurableEngine
+from emulator.functions.durable.episodes import EpisodeRunner, Scheduler, is_ready
+from emulator.functions.durable.errors import InstanceFinished, OperationInvalid, StoreUnavailable
+from emulator.functions.durable.history import EventType
+from emulator.functions.durable.instances import OrchestrationInstance, Status, TaskMessage
+from emulator.functions.durable.local.cache import InstanceCache
+from emulator.functions.durable.local.episodes import LocalCheckpointer, LocalOutbox
+from emulator.functions.durable.local.rewind import Rewinder
+from emulator.functions.durable.records import Reader, TimerRow
+from emulator.functions.durable.runner import ActivityPool, AppOutage, FunctionRunner
+from emulator.functions.durable.store import Statement, Store
+from emulator.functions.durable.timers import TimerQueue
+from emulator.functions.errors import AppUnavailable
+from emulator.functions.settings import DurableOptions
+
+_log = logging.getLogger(__name__)
+
+
+class LocalEngine(DurableEngine):
+    """The default engine: one host, one transaction for each episode, on one event loop."""
+
+    def __init__(
+        self, store: Store, runner: FunctionRunner, clock: UtcClock, options: DurableOptions
+    ) -> None:
+        self.store = store
+        self.cache = InstanceCache(store, clock)
+        self.cache.wake = self._wake
+        self.timers = TimerQueue(clock)
+        self._runner = runner
+        self.app_outage = AppOutage(self.timers, self.cache.now)
+        self._pool = ActivityPool(
+            runner, self.app_outage, self.cache.now, self.cache.deliver, options.max_activities
+        )
+        outbox = LocalOutbox(self.cache, self._pool.add, self._set_timer, self._cancel_timer)
+        self._episodes = EpisodeRunner(
+            self.cache.now,
+            self.cache.history,
+            runner,
+            Scheduler(runner, outbox),
+            LocalCheckpointer(self.cache, self._cancel_timer),
+        )
+        self._episode_slots = asyncio.Semaphore(options.max_orchestrators)
+        self._episode_tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Open the database and continue the work in it."""
+        self.store.open()
+        messages = records.read_inbox(self.store)
+        works = records.read_work(self.store)
+        last_message = messages[-1][1].sequence if messages else 0
+        last_work = works[-1].sequence if works else 0
+        self.cache.set_last_number(max(last_message or 0, last_work))
+        for instance in records.read_fresh(self.store):
+            self.cache.put(instance)
+            self._wake(instance)
+        for instance_id, message in messages:
+            self.cache.deliver(instance_id, message)
+        for timer in records.read_timers(self.store):
+            self._set_timer(timer)
+        for work in works:
+            self._pool.add(work)
+
+    async def stop(self) -> None:
+        """Stop running episodes and close the database."""
+        self._stopping = True
+        self.timers.close()
+        await self._pool.close()
+        for task in self._episode_tasks:
+            task.cancel()
+        await asyncio.gather(*self._episode_tasks, return_exceptions=True)
+        await self.store.close()
+
+    def clock_moved(self) -> None:
+        """Fire the timers that are due after a change of the clock."""
+        self.timers.fire_due()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Return whether no episode, activity or transaction is in progress."""
+        return not self._episode_tasks and not self._pool.is_busy and not self.store.is_busy
+
+    # Operations of clients
+
+    def now(self) -> int:
+        """Return the time in microseconds since 1970."""
+        return self.cache.now()
+
+    async def setting(self, name: str, default: str) -> str:
+        """Return a stored setting; store and return the default if it is missing."""
+        return self.store.setting(name, default)
+
+    @property
+    def _reader(self) -> Reader:
+        return self.store
+
+    def _find(self, instance_id: str) -> OrchestrationInstance | None:
+        return self.cache.find(instance_id)
+
+    def history_of(self, instance: OrchestrationInstance) -> list[str]:
+        """Return an instance's saved events, one text for each episode."""
+        return self.cache.history(instance)
+
+    def read_page(
+        self, condition: records.InstanceFilter, top: str | None, token: str
+    ) -> tuple[list[OrchestrationInstance], str]:
+        """Return one page of instances, and the token of the next page or an empty string."""
+        rows, next_token = super().read_page(condition, top, token)
+        return [self.cache.get_cached(instance.id) or instance for instance in rows], next_token
+
+    async def _commit_start(
+        self, instance: OrchestrationInstance, existing: OrchestrationInstance | None
+    ) -> None:
+        statements: list[Statement] = [records.insert_instance(instance)]
+        if existing is not None:
+            statements.insert(0, records.delete_history(instance.id))
+        self.cache.put(instance)
+        written = self.store.write(statements)
+        # The store commits it even if the caller stops waiting.
+        written.add_done_callback(lambda done: self._start_committed(done, instance))
+        await asyncio.shield(written)
+
+    async def rewind(self, instance_id: str) -> None:
+        """Undo the failure of an instance and retry what failed."""
+        instance = self.find(instance_id)
+        if instance.status is not Status.FAILED:
+            if instance.is_finished:
+                raise InstanceFinished(f"Instance {instance_id} has the status {instance.status}.")
+            raise OperationInvalid("The rewind operation is only supported on failed instances.")
+        await Rewinder(self.cache, self._pool.add, self._set_timer).rewind(instance)
+
+    async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
+        """Wait until an instance has finished or the timeout is over; return whether it has."""
+        instance = self.find(instance_id)
+        if instance.is_finished:
+            return True
+        watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        instance.watchers.append(watcher)
+        self.timers.set(
+            watcher,
+            min(self.cache.now() + int(timeout_seconds * 1e6), history.FOREVER),
+            lambda: _resolve(watcher),
+        )
+        try:
+            await watcher
+        finally:
+            self.timers.cancel(watcher)
+            if watcher in instance.watchers:
+                instance.watchers.remove(watcher)
+        return instance.is_finished
+
+    async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:
+        """Delete finished instances and their histories; return how many were deleted."""
+        # A new instance may have replaced a finished one.
+        current = [self.cache.get_cached(instance.id) or instance for instance in instances]
+        finished = [instance for instance in current if instance.is_finished]
+        await self.store.write(
+            [s for instance in finished for s in records.delete_instance(instance.id)]
+        )
+        for instance in finished:
+            held = self.cache.get_cached(instance.id)
+            if held is not None and held.is_finished:
+                self.cache.drop(held)
+        return len(finished)
+
+    # Delivery
+
+    async def _commit_switch(
+        self, instance: OrchestrationInstance, status: Status, message: TaskMessage
+    ) -> None:
+        former, instance.status = instance.status, status
+        try:
+            await self._write(instance, message, [records.set_status(instance.id, status)])
+        except StoreUnavailable:
+            instance.status = former
+            raise
+        self.cache.persist_results(instance)
+
+    def _start_committed(
+        self, written: asyncio.Future[None], instance: OrchestrationInstance
+    ) -> None:
+        if _succeeded(written):
+            self._wake(instance)
+        else:
+            self.cache.drop(instance)
+
+    async def _commit_message(self, instance: OrchestrationInstance, message: TaskMessage) -> None:
+        await self._write(instance, message)
+
+    async def _write(
+        self, instance: OrchestrationInstance, message: TaskMessage, more: Sequence[Statement] = ()
+    ) -> None:
+        message.sequence = self.cache.next_number()
+        instance.pending_writes += 1
+        written = self.store.write([records.insert_message(instance.id, message), *more])
+        written.add_done_callback(lambda done: self._message_committed(done, instance, message))
+        await asyncio.shield(written)
+
+    def _message_committed(
+        self, written: asyncio.Future[None], instance: OrchestrationInstance, message: TaskMessage
+    ) -> None:
+        instance.pending_writes -= 1
+        if _succeeded(written) and not self._stopping:
+            self.cache.deliver(instance.id, message)
+
+    def _set_timer(self, timer: TimerRow) -> None:
+        def fire() -> None:
+            text = history.timer_fired(self.cache.now(), timer.task, timer.due)
+            message = TaskMessage(EventType.TIMER_FIRED, text, timer.task, timer.execution)
+            self.cache.deliver(timer.instance_id, message)
+
+        self.timers.set((timer.instance_id, timer.task), timer.due, fire)
+
+    def _cancel_timer(self, instance_id: str, task: int) -> None:
+        self.timers.cancel((instance_id, task))
+
+    # Episodes
+
+    def _wake(self, instance: OrchestrationInstance) -> None:
+        if instance.is_busy or self._stopping or not is_ready(instance):
+            return
+        instance.is_busy = True
+        task = asyncio.get_running_loop().create_task(self._run_episodes(instance))
+        self._episode_tasks.add(task)
+        task.add_done_callback(self._episode_tasks.discard)
+
+    async def _run_episodes(self, instance: OrchestrationInstance) -> None:
+        """Run episodes of an instance while it has work. At most one task does so."""
+        try:
+            while is_ready(instance):
+                async with self._episode_slots:
+                    made = await self._try_episode(instance)
+                if made:
+                    self.app_outage.end()
+                else:
+                    self.cache.persist_results(instance)
+                    await self.app_outage.wait()
+        finally:
+            instance.is_busy = False
+
+    async def _try_episode(self, instance: OrchestrationInstance) -> bool:
+        try:
+            await self._episodes.run(instance)
+        except AppUnavailable:
+            _log.debug("instance %s waits for the app process", instance.id)
+            return False
+        except StoreUnavailable as problem:
+            _log.error(
+                "an episode of %s could not be saved and is repeated: %s", instance.id, problem
+            )
+            return False
+        except Exception:  # noqa: BLE001 - one instance must not stop the others
+            _log.exception("an episode of %s failed and is repeated", instance.id)
+            return False
+        return True
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _succeeded(written: asyncio.Future[None]) -> bool:
+    return not written.cancelled() and written.exception() is None

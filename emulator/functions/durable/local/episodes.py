@@ -1,0 +1,215 @@
+"""How the default engine writes an episode: everything in one transaction.
+
+The transaction has the new history events, the work items, timers and messages that the episode
+sends, and the deletion of the messages that it took.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from emulator.functions.durable import history, records
+from emulator.functions.durable.episodes import Episode, close_events, next_execution
+from emulator.functions.durable.instances import OrchestrationInstance, Status, id_taken
+from emulator.functions.durable.local.cache import InstanceCache
+from emulator.functions.durable.protocol import ContinueAsNew, ScheduleActivity
+from emulator.functions.durable.records import TimerRow, WorkItem
+from emulator.functions.durable.shim import Shim
+
+
+class LocalOutbox:
+    """Send what an episode schedules: rows in its transaction, and effects after the commit."""
+
+    def __init__(
+        self,
+        cache: InstanceCache,
+        run: Callable[[WorkItem], None],
+        set_timer: Callable[[TimerRow], None],
+        cancel_timer: Callable[[str, int], None],
+    ) -> None:
+        self._cache = cache
+        self._run = run
+        self._set_timer = set_timer
+        self._cancel_timer = cancel_timer
+
+    def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
+        """Insert the work item; run it after the commit."""
+        instance = episode.instance
+        work = WorkItem(
+            self._cache.next_number(),
+            instance.id,
+            instance.execution,
+            command.task,
+            command.name,
+            command.input,
+        )
+        episode.statements.append(records.insert_work(work))
+        episode.effects.append(lambda: self._run(work))
+
+    def start_timer(self, episode: Episode, timer: TimerRow) -> None:
+        """Insert the timer; start it after the commit."""
+        episode.statements.append(records.insert_timer(timer))
+        episode.effects.append(lambda: self._set_timer(timer))
+
+    def cancel_timer(self, episode: Episode, task: int) -> None:
+        """Delete the timer's row; cancel the timer after the commit."""
+        episode.statements.append(records.delete_timer(episode.instance.id, task))
+        episode.effects.append(partial(self._cancel_timer, episode.instance.id, task))
+
+    def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
+        """Insert the instance and wake it after the commit.
+
+        If an unfinished instance has its id, send a failure to the parent instead.
+        """
+        assert child.parent is not None
+        existing = self._cache.find(child.id)
+        if existing is not None and not existing.is_finished:
+            statements, follow = self._cache.prepare_completion_for_parent(
+                child.parent, Status.FAILED, None, id_taken(existing)
+            )
+            episode.statements += statements
+            episode.effects.append(follow)
+            return
+        self._cache.put(child)
+        episode.children.append(child)
+        episode.statements += [records.delete_history(child.id), records.insert_instance(child)]
+        episode.effects.append(lambda: self._cache.wake(child))
+
+
+class LocalCheckpointer:
+    """Save each episode in one transaction, then update the instance in memory."""
+
+    def __init__(self, cache: InstanceCache, cancel_timer: Callable[[str, int], None]) -> None:
+        self._cache = cache
+        self._cancel_timer = cancel_timer
+
+    async def save_waiting(self, episode: Episode, custom_status: str | None) -> None:
+        """Save that the instance waits for messages."""
+        instance = episode.instance
+        status = Status.SUSPENDED if instance.is_suspended else Status.RUNNING
+        fragment = self._close_events(episode)
+        episode.statements.append(
+            records.update_instance(
+                instance.id,
+                status,
+                episode.now,
+                instance.episode_count + 1,
+                episode.shim,
+                custom_status,
+                None,
+            )
+        )
+        await self._commit(episode)
+        if instance.status is Status.PENDING:
+            instance.status = Status.RUNNING
+        self._cache.history(instance).append(fragment)
+        instance.custom_status = custom_status
+        instance.episode_count += 1
+        self._committed(episode)
+
+    async def save_finished(
+        self,
+        episode: Episode,
+        status: Status,
+        output: str | None,
+        reason: str,
+        custom_status: str | None,
+    ) -> None:
+        """Save a final status, and send it to the parent if the instance has one."""
+        instance = episode.instance
+        episode.events.append(
+            history.execution_completed(episode.now, episode.shim.next_task, status, output)
+        )
+        self._close_events(episode)
+        episode.statements.append(
+            # A rewind needs the shim as it was before this episode.
+            records.update_instance(
+                instance.id,
+                status,
+                episode.now,
+                instance.episode_count + 1,
+                instance.shim,
+                custom_status,
+                output,
+            )
+        )
+        if instance.shim.has_timers:
+            episode.statements.append(records.delete_timers(instance.id))
+        if instance.parent is not None:
+            statements, follow = self._cache.prepare_completion_for_parent(
+                instance.parent, status, output, reason
+            )
+            episode.statements += statements
+            episode.effects.append(follow)
+        await self._commit(episode)
+        self._stop_timers(instance)
+        instance.status = status
+        instance.output = output
+        instance.custom_status = custom_status
+        instance.history = None
+        instance.episode_count += 1
+        self._committed(episode, shim=instance.shim)
+        for message in instance.mailbox:
+            self._cache.store.write(list(records.consume(instance.id, message)))
+        instance.mailbox.clear()
+        for watcher in instance.watchers:
+            if not watcher.done():
+                watcher.set_result(None)
+        instance.watchers.clear()
+
+    async def save_continued_as_new(
+        self, episode: Episode, command: ContinueAsNew, custom_status: str | None
+    ) -> None:
+        """Save that the instance starts again with a new input and without history or timers."""
+        instance = episode.instance
+        fresh = next_execution(episode, command, custom_status)
+        episode.statements += [
+            records.delete_history(instance.id),
+            records.delete_timers(instance.id),
+            records.insert_instance(fresh),
+        ]
+        await self._commit(episode)
+        self._stop_timers(instance)
+        if instance.status is Status.PENDING:
+            instance.status = Status.RUNNING
+        instance.execution = fresh.execution
+        instance.input = fresh.input
+        instance.custom_status = custom_status
+        instance.history = []
+        instance.episode_count = 0
+        late = [m for m in instance.mailbox if m.execution not in {None, instance.execution}]
+        for message in late:
+            instance.mailbox.remove(message)
+            self._cache.store.write(list(records.consume(instance.id, message)))
+        self._committed(episode, shim=Shim())
+
+    def _close_events(self, episode: Episode) -> str:
+        """Add the last event, insert the episode's events and return their text."""
+        fragment = close_events(episode)
+        episode.statements.append(
+            records.append_history(episode.instance.id, episode.instance.episode_count, fragment)
+        )
+        return fragment
+
+    def _stop_timers(self, instance: OrchestrationInstance) -> None:
+        for task in (*instance.shim.timers, *instance.shim.retries):
+            self._cancel_timer(instance.id, task)
+
+    async def _commit(self, episode: Episode) -> None:
+        consumed = [s for m in episode.batch for s in records.consume(episode.instance.id, m)]
+        written = self._cache.store.write([*consumed, *episode.statements])
+        try:
+            # The store commits it even if this task is cancelled.
+            await asyncio.shield(written)
+        except BaseException:
+            for child in episode.children:
+                self._cache.drop(child)
+            raise
+
+    def _committed(self, episode: Episode, shim: Shim | None = None) -> None:
+        episode.instance.shim = episode.shim if shim is None else shim
+        episode.instance.updated = episode.now
+        episode.batch.clear()
+        self._cache.update_size(episode.instance)
+        for effect in episode.effects:
+            effect()

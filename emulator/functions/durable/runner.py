@@ -1,0 +1,190 @@
+"""How an engine runs the app's functions: the port, the wait while the app is down, activities."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from emulator.functions.durable.history import EventType, completed, failed
+from emulator.functions.durable.instances import (
+    TaskMessage,
+)
+from emulator.functions.durable.records import WorkItem
+from emulator.functions.durable.timers import TimerQueue
+from emulator.functions.errors import AppUnavailable, FunctionFailure
+
+_SHORTEST_MICROS = 50_000
+_LONGEST_MICROS = 1_000_000
+_log = logging.getLogger(__name__)
+
+
+class FunctionRunner(Protocol):
+    """Run the orchestrators and activities of one Function App, by their registered names."""
+
+    orchestrators: frozenset[str]
+    activities: frozenset[str]
+
+    async def run_orchestrator(self, name: str, context_json: str) -> str:
+        """Run one episode of an orchestrator and return the state of the SDK's executor as JSON.
+
+        Raises FunctionFailure, whose message ends in the `$OutOfProcData$` part of the executor,
+        or AppUnavailable.
+        """
+        ...
+
+    async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:
+        """Run an activity on its JSON input and return its result as JSON text.
+
+        Raises FunctionFailure or AppUnavailable.
+        """
+        ...
+
+
+def unknown_orchestrator(runner: FunctionRunner, name: str) -> str:
+    """Return the extension's text for an orchestrator that does not exist."""
+    return _unknown(name, "an orchestrator", "orchestrator", runner.orchestrators)
+
+
+def unknown_activity(runner: FunctionRunner, name: str) -> str:
+    """Return the extension's text for an activity that does not exist."""
+    return _unknown(name, "an activity", "activity", runner.activities)
+
+
+def _unknown(name: str, article_and_kind: str, kind: str, known: frozenset[str]) -> str:
+    names = "', '".join(sorted(known))
+    more = (
+        f"The following are the known {kind} functions: '{names}'."
+        if known
+        else f"No {kind} functions are currently registered!"
+    )
+    return (
+        f"The function '{name}' doesn't exist, is disabled, or is not {article_and_kind} function."
+        f" Additional info: {more}"
+    )
+
+
+class AppOutage:
+    """A common delay while the app process is down, doubled with each failed retry."""
+
+    def __init__(self, timers: TimerQueue, now: Callable[[], int]) -> None:
+        self._timers = timers
+        self._now = now
+        self._delay = _SHORTEST_MICROS
+        self._next_retry: asyncio.Future[None] | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Return whether work waits for the next retry."""
+        return self._next_retry is not None
+
+    async def wait(self) -> None:
+        """Wait until the next retry."""
+        if self._next_retry is None:
+            self._next_retry = asyncio.get_running_loop().create_future()
+            self._timers.set(self, self._now() + self._delay, self._open)
+            self._delay = min(self._delay * 2, _LONGEST_MICROS)
+        await asyncio.shield(self._next_retry)
+
+    def end(self) -> None:
+        """Reset the delay, because the app has responded."""
+        self._delay = _SHORTEST_MICROS
+
+    def _open(self) -> None:
+        if self._next_retry is not None:
+            self._next_retry.set_result(None)
+            self._next_retry = None
+
+
+class Deliver(Protocol):
+    """Deliver a message to its instance."""
+
+    def __call__(self, instance_id: str, message: TaskMessage) -> None:
+        """Deliver a message."""
+
+
+class ActivityPool:
+    """Run work items of the default engine, up to a limit at the same time."""
+
+    def __init__(
+        self,
+        runner: FunctionRunner,
+        app_outage: AppOutage,
+        now: Callable[[], int],
+        deliver: Deliver,
+        concurrency: int,
+    ) -> None:
+        self._runner = runner
+        self._app_outage = app_outage
+        self._now = now
+        self._deliver = deliver
+        self._free = concurrency
+        self._waiting: deque[WorkItem] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether any activity runs or waits."""
+        return bool(self._tasks)
+
+    def add(self, work: WorkItem) -> None:
+        """Run a work item, which must be committed, as soon as the limit allows it."""
+        self._waiting.append(work)
+        if self._free:
+            self._free -= 1
+            task = asyncio.get_running_loop().create_task(self._serve())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Stop; unfinished work items run again after the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self) -> None:
+        try:
+            while self._waiting:
+                work = self._waiting.popleft()
+                self._deliver(work.instance_id, await self._run(work))
+        finally:
+            self._free += 1
+
+    async def _run(self, work: WorkItem) -> TaskMessage:
+        while True:
+            try:
+                message = await self._try(work)
+            except AppUnavailable:
+                _log.debug("activity %s waits for the app process", work.name)
+            except Exception:  # noqa: BLE001 - one activity must not stop the others
+                _log.exception("activity %s could not be run and is retried", work.name)
+            else:
+                self._app_outage.end()
+                return message
+            await self._app_outage.wait()
+
+    async def _try(self, work: WorkItem) -> TaskMessage:
+        message = await run_work_item(self._runner, self._now, work)
+        message.work = work.sequence
+        return message
+
+
+async def run_work_item(
+    runner: FunctionRunner, now: Callable[[], int], work: WorkItem
+) -> TaskMessage:
+    """Run an activity and return its result or failure as a message to its instance.
+
+    Raises AppUnavailable.
+    """
+    try:
+        result = await runner.run_activity(work.name, work.input, work.instance_id)
+    except FunctionFailure as failure:
+        cause = f"{failure.type_name}: {failure.message}"
+        kind = EventType.TASK_FAILED
+        # Two spaces, as in the extension for a worker without a label.
+        reason = f"Activity function '{work.name}' failed:  {cause}"
+        text = failed(kind, now(), work.task, reason, cause)
+    else:
+        kind = EventType.TASK_COMPLETED
+        text = completed(kind, now(), work.task, result)
+    return TaskMessage(kind, text, work.task, work.execution)

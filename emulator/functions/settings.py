@@ -1,0 +1,193 @@
+"""Settings of a Function App: host.json, and the app settings with their %NAME% references.
+
+Unknown keys of host.json are ignored, as in Azure. App settings are the values of
+local.settings.json, overridden by the environment, as in Core Tools.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emulator.program import SettingError
+
+_TIMESPAN = re.compile(r"(?:(\d+)\.)?(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?")
+_UNLIMITED = "-1"
+_AT_ONCE = 10 * (os.cpu_count() or 1)
+_REFERENCE = re.compile(r"%([^%\s]+)%")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceBusOptions:
+    """extensions.serviceBus of host.json."""
+
+    max_concurrent_calls: int = 16
+    max_lock_renewal_seconds: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class DurableOptions:
+    """extensions.durableTask of host.json: the hub's name and the limits on concurrency."""
+
+    hub_name: str = "TestHubName"
+    max_activities: int = _AT_ONCE
+    max_orchestrators: int = _AT_ONCE
+
+
+@dataclass(frozen=True, slots=True)
+class HostFile:
+    """The settings of host.json. A `function_timeout_seconds` of None is no limit."""
+
+    route_prefix: str = "api"
+    function_timeout_seconds: float | None = 1800.0
+    has_extension_bundle: bool = False
+    max_outstanding_requests: int | None = None
+    durable: DurableOptions = DurableOptions()
+    service_bus: ServiceBusOptions = ServiceBusOptions()
+
+
+def read_host_file(folder: Path) -> HostFile:
+    """Return the settings of a folder's host.json. Raises SettingError if they are invalid."""
+    path = folder / "host.json"
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise SettingError(f"{path} is missing: a Function App folder needs a host.json") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"{path} cannot be read: {error}") from error
+    try:
+        return parse_host_file(json.loads(text))
+    except (SettingError, ValueError, RecursionError) as error:
+        raise SettingError(f"{path}: {error}") from error
+
+
+def parse_host_file(document: Any) -> HostFile:
+    """Return the settings of a host.json document. Raises SettingError with the key."""
+    if not isinstance(document, dict):
+        raise SettingError("a JSON object is expected")
+    version = document.get("version")
+    if version != "2.0":
+        raise SettingError(f"the 'version' must be \"2.0\", got {json.dumps(version)}")
+    extensions = _object(document, "extensions")
+    http = _object(extensions, "http")
+    durable = _object(extensions, "durableTask")
+    bus = _object(extensions, "serviceBus")
+    bundle = _object(document, "extensionBundle")
+    outstanding = _integer(http, "maxOutstandingRequests", -1)
+    return HostFile(
+        route_prefix=_text(http, "routePrefix", "api").strip("/"),
+        function_timeout_seconds=_timeout(document),
+        has_extension_bundle=bool(bundle.get("id")) and bool(bundle.get("version")),
+        max_outstanding_requests=outstanding if outstanding >= 0 else None,
+        durable=DurableOptions(
+            hub_name=_text(durable, "hubName", "TestHubName"),
+            max_activities=max(1, _integer(durable, "maxConcurrentActivityFunctions", _AT_ONCE)),
+            max_orchestrators=max(
+                1, _integer(durable, "maxConcurrentOrchestratorFunctions", _AT_ONCE)
+            ),
+        ),
+        service_bus=ServiceBusOptions(
+            max_concurrent_calls=max(1, _integer(bus, "maxConcurrentCalls", 16)),
+            max_lock_renewal_seconds=parse_timespan(
+                _text(bus, "maxAutoLockRenewalDuration", "00:05:00")
+            ),
+        ),
+    )
+
+
+def parse_timespan(text: str) -> float:
+    """Return a .NET time span, `[d.]hh:mm[:ss]`, in seconds. Raises SettingError."""
+    match = _TIMESPAN.fullmatch(text)
+    if match is None:
+        raise SettingError(f'"{text}" is not a time span such as "00:05:00"')
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+def _timeout(document: dict[str, Any]) -> float | None:
+    text = _text(document, "functionTimeout", "00:30:00")
+    if text == _UNLIMITED:
+        return None
+    seconds = parse_timespan(text)
+    if not seconds:
+        raise SettingError("'functionTimeout' must be longer than 0")
+    return seconds
+
+
+def _object(parent: dict[str, Any], key: str) -> dict[str, Any]:
+    value = parent.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise SettingError(f"'{key}' must be an object")
+    return value
+
+
+def _text(parent: dict[str, Any], key: str, default: str) -> str:
+    value = parent.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, str):
+        raise SettingError(f"'{key}' must be a string")
+    return value
+
+
+def _integer(parent: dict[str, Any], key: str, default: int) -> int:
+    value = parent.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise SettingError(f"'{key}' must be a whole number")
+    return value
+
+
+def read_app_settings(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the values of local.settings.json, overridden by the host's environment.
+
+    Raises SettingError if the file does not have the format of Core Tools.
+    """
+    return {**_file_values(folder / "local.settings.json"), **environment}
+
+
+def _file_values(path: Path) -> dict[str, str]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingError(f"{path} cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise SettingError(f"{path}: a JSON object is expected")
+    if document.get("IsEncrypted"):
+        raise SettingError(f"{path}: encrypted settings cannot be read; decrypt the file first")
+    values = document.get("Values", {})
+    if not isinstance(values, dict):
+        raise SettingError(f"{path}: 'Values' must be an object")
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise SettingError(f"{path}: the value of '{name}' must be a string")
+    return values
+
+
+def resolve(value: Any, settings: Mapping[str, str]) -> Any:
+    """Return a binding's value with each %NAME% replaced by the setting of that name.
+
+    Raises SettingError if a setting is missing.
+    """
+    if isinstance(value, dict):
+        return {key: resolve(item, settings) for key, item in value.items()}
+    if isinstance(value, list):
+        return [resolve(item, settings) for item in value]
+    if not isinstance(value, str) or "%" not in value:
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        try:
+            return settings[match[1]]
+        except KeyError:
+            raise SettingError(f"'%{match[1]}%' does not resolve to a value") from None
+
+    return _REFERENCE.sub(replace, value)

@@ -1,0 +1,137 @@
+"""Make the triggers of a catalogue from their bindings, start them and stop them."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from emulator.functions.app_process import Invoker
+from emulator.functions.catalogue import FunctionCatalogue, TriggeredFunction
+from emulator.functions.clock import UtcClock
+from emulator.functions.errors import AppLoadError
+from emulator.functions.triggers.servicebus import (
+    InvokeFunction,
+    QueueSource,
+    ServiceBusTrigger,
+    TriggerMessage,
+    split_queue_name,
+)
+from emulator.functions.triggers.timer import (
+    Schedule,
+    ScheduleError,
+    TimerOptions,
+    TimerRun,
+    TimerTrigger,
+)
+
+_DEFAULT_CONNECTION = "ServiceBus"
+
+
+class Triggers:
+    """All timer and queue triggers of an app.
+
+    The constructor raises AppLoadError if one of them cannot be served.
+    """
+
+    def __init__(
+        self,
+        catalogue: FunctionCatalogue,
+        settings: Mapping[str, str],
+        invoker: Invoker,
+        data: Path,
+        clock: UtcClock,
+    ) -> None:
+        self._clock = clock
+        self._timers = {
+            triggered.name: _timer(triggered, invoker, data / "timers", clock)
+            for triggered in catalogue.timers
+        }
+        self._queues = [
+            ServiceBusTrigger(
+                queue_source(triggered, settings),
+                catalogue.service_bus_options,
+                _invoke(triggered, invoker),
+            )
+            for triggered in catalogue.service_bus
+        ]
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self) -> None:
+        """Start all triggers."""
+        for timer in self._timers.values():
+            self._spawn(timer.run())
+        for queue in self._queues:
+            queue.start()
+
+    async def stop(self) -> None:
+        """Stop all triggers; functions that run get up to 8 s to finish."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(queue.stop() for queue in self._queues))
+
+    async def run(self, name: str, _text: str) -> None:
+        """Run a timer function now, for the admin API.
+
+        Raises LookupError if the function does not have a timer trigger.
+        """
+        self._spawn(self._timers[name].run_once(TimerRun(self._clock.now())))
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def queue_source(triggered: TriggeredFunction, settings: Mapping[str, str]) -> QueueSource:
+    """Return the queue of a Service Bus trigger. Raises AppLoadError if it is not supported."""
+    binding, name = triggered.binding, triggered.name
+    if not binding.get("queueName"):
+        raise _refused(name, "this host serves Service Bus queues, not topics")
+    if binding.get("isSessionsEnabled"):
+        raise _refused(name, "this host does not serve Service Bus sessions")
+    if str(binding.get("cardinality") or "ONE").upper() != "ONE":
+        raise _refused(name, "this host serves one Service Bus message at a time, not batches")
+    setting = binding.get("connection") or _DEFAULT_CONNECTION
+    connection = settings.get(setting) or settings.get(f"AzureWebJobs{setting}")
+    if not connection:
+        raise _refused(name, f"the Service Bus connection string '{setting}' is missing or empty")
+    if "endpoint=" not in connection.lower():
+        raise _refused(name, f"the app setting '{setting}' is not a Service Bus connection string")
+    queue, is_dead_letter = split_queue_name(binding["queueName"])
+    return QueueSource(name, queue, is_dead_letter, connection)
+
+
+def _timer(
+    triggered: TriggeredFunction, invoker: Invoker, folder: Path, clock: UtcClock
+) -> TimerTrigger:
+    binding, name = triggered.binding, triggered.name
+    try:
+        schedule = Schedule(binding["schedule"])
+    except ScheduleError as error:
+        raise _refused(name, str(error)) from error
+    use_monitor = binding.get("useMonitor")
+    options = TimerOptions(
+        name=name,
+        schedule=schedule,
+        run_on_startup=bool(binding.get("runOnStartup")),
+        use_monitor=True if use_monitor is None else bool(use_monitor),
+    )
+
+    async def invoke(payload: str) -> None:
+        await invoker.invoke(name, "json", payload.encode())
+
+    return TimerTrigger(options, folder, invoke, clock)
+
+
+def _invoke(triggered: TriggeredFunction, invoker: Invoker) -> InvokeFunction:
+    async def invoke(delivery: TriggerMessage) -> None:
+        await invoker.invoke(
+            triggered.name, "bytes", delivery.body, delivery.metadata, delivery.trace
+        )
+
+    return invoke
+
+
+def _refused(name: str, reason: str) -> AppLoadError:
+    return AppLoadError(f"cannot load the {name} function: {reason}")

@@ -1,0 +1,26 @@
+"""Fixtures: a host with each of the engines, or with the default engine."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from functions_tests.durable.durable_host import EngineHost, make_host
+
+
+@pytest.fixture(params=["local", "azure-storage"])
+async def host(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[EngineHost]:
+    """Yield a host with each of the engines."""
+    made = make_host(tmp_path, request.param)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+async def local_host(tmp_path: Path) -> AsyncIterator[EngineHost]:
+    """Yield a host with the default engine, for what only that engine does."""
+    made = make_host(tmp_path, "local")
+    await made.start()
+    yield made
+    await made.stop()

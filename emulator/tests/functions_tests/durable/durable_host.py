@@ -1,0 +1,241 @@
+"""A durable engine for tests, with a manual clock and the SDK's own executor."""
+
+import asyncio
+import inspect
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from azure.durable_functions import Orchestrator
+
+from emulator.functions.durable.azure_storage.engine import AzureStorageEngine, AzureStorageOptions
+from emulator.functions.durable.instances import OrchestrationInstance
+from emulator.functions.durable.local.engine import LocalEngine
+from emulator.functions.durable.store import Store
+from emulator.functions.errors import AppUnavailable, FunctionFailure
+from emulator.functions.settings import DurableOptions
+
+Body = Callable[[Any], Any]
+
+
+@dataclass
+class ManualClock:
+    """A clock that a test sets."""
+
+    moment: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.moment
+
+
+class SdkRunner:
+    """Run orchestrators with the SDK's own executor, and activities as plain functions."""
+
+    def __init__(self) -> None:
+        self.bodies: dict[str, Callable[[Any], str]] = {}
+        self.activity_bodies: dict[str, Body] = {}
+        self.orchestrators: frozenset[str] = frozenset()
+        self.activities: frozenset[str] = frozenset()
+        self.calls: list[tuple[str, Any]] = []
+        self.contexts: list[dict[str, Any]] = []
+        self.down = False
+
+    def orchestrator(self, body: Body) -> Body:
+        self.bodies[body.__name__] = Orchestrator.create(body)
+        self.orchestrators = frozenset(self.bodies)
+        return body
+
+    def activity(self, body: Body) -> Body:
+        self.activity_bodies[body.__name__] = body
+        self.activities = frozenset(self.activity_bodies)
+        return body
+
+    async def run_orchestrator(self, name: str, context_json: str) -> str:
+        if self.down:
+            raise AppUnavailable("down")
+        self.contexts.append(json.loads(context_json))
+        with warnings.catch_warnings():
+            # The SDK warns about each event that arrives before its wait.
+            warnings.simplefilter("ignore")
+            try:
+                return self.bodies[name](context_json)
+            except Exception as error:
+                raise FunctionFailure(type(error).__name__, str(error)) from error
+
+    async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:
+        if self.down:
+            raise AppUnavailable("down")
+        argument = json.loads(input_json)
+        self.calls.append((name, argument))
+        try:
+            result = self.activity_bodies[name](argument)
+            if inspect.isawaitable(result):
+                result = await result
+        except Exception as error:
+            raise FunctionFailure(type(error).__name__, str(error)) from error
+        return json.dumps(result)
+
+
+@dataclass
+class EngineHost:
+    """An engine that can be killed and restarted on the same database."""
+
+    database: Path
+    runner: SdkRunner = field(default_factory=SdkRunner)
+    clock: ManualClock = field(default_factory=ManualClock)
+    make_store: Callable[[Path], Store] = Store
+    options: DurableOptions = field(default_factory=DurableOptions)
+    storage: AzureStorageOptions | None = None
+    """If set, the engine is the azure-storage engine."""
+    _engine: LocalEngine | AzureStorageEngine | None = None
+    _deaths: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def engine(self) -> LocalEngine | AzureStorageEngine:
+        assert self._engine is not None
+        return self._engine
+
+    @property
+    def local_engine(self) -> LocalEngine:
+        assert isinstance(self._engine, LocalEngine)
+        return self._engine
+
+    @property
+    def azure_storage_engine(self) -> AzureStorageEngine:
+        assert isinstance(self._engine, AzureStorageEngine)
+        return self._engine
+
+    @property
+    def is_dead(self) -> bool:
+        """Return whether a crash point has killed the engine."""
+        return self._engine is None
+
+    async def start(self) -> LocalEngine | AzureStorageEngine:
+        if self.storage is not None:
+            self._engine = AzureStorageEngine(
+                self.storage, self.runner, self.clock, self.options, self.die
+            )
+        else:
+            store = self.make_store(self.database)
+            self._engine = LocalEngine(store, self.runner, self.clock, self.options)
+        await self._engine.start()
+        return self._engine
+
+    def die(self) -> None:
+        """Kill the engine at a crash point."""
+        engine, self._engine = self._engine, None
+        if isinstance(engine, AzureStorageEngine):
+            engine.database.abandon()
+            death = asyncio.get_running_loop().create_task(engine.kill())
+            self._deaths.add(death)
+
+    async def stop(self) -> None:
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            await engine.stop()
+        await asyncio.gather(*self._deaths)
+
+    async def kill(self) -> None:
+        """End the engine as `kill -9` does, losing everything that is not committed."""
+        if self._engine is None:
+            return
+        engine, self._engine = self._engine, None
+        if isinstance(engine, AzureStorageEngine):
+            await engine.kill()
+            self.outlast_timeouts()
+        else:
+            engine.store.abandon()
+            await engine.stop()
+
+    def outlast_timeouts(self) -> None:
+        """Move the clock past the leases of a dead host and the messages that it held."""
+        assert self.storage is not None
+        self.clock.moment += timedelta(seconds=self.storage.visibility_timeout_seconds)
+
+    async def settle(self) -> None:
+        """Wait until the engine needs a message or a later time to continue."""
+        quiet = steps = 0
+        while quiet < 3:
+            await asyncio.sleep(0)
+            steps += 1
+            idle = self._engine is None or self._engine.is_quiet
+            quiet = quiet + 1 if idle else 0
+            # During an outage everything waits for the clock.
+            if steps > 50 and self._engine is not None and self._engine.app_outage.is_waiting:
+                return
+
+    async def pump(self) -> None:
+        """Run the event loop until activities have started that do not end by themselves."""
+        for _ in range(30 if self.storage is None else 300):
+            await asyncio.sleep(0)
+
+    async def advance(self, **duration: float) -> None:
+        self.clock.moment += timedelta(**duration)
+        self.engine.clock_moved()
+        await self.settle()
+
+    def leftovers(self) -> int:
+        """Return how many messages, work items and timers are stored."""
+        if isinstance(self._engine, AzureStorageEngine):
+            tables, read = ["control_messages", "work_items"], self._engine.database.read
+        else:
+            tables, read = ["inbox", "work", "timers"], self.local_engine.store.read
+        return sum(int(read(f"SELECT count(*) FROM {table}")[0][0]) for table in tables)
+
+    async def begin(
+        self, name: str, value: Any = None, instance_id: str = "i"
+    ) -> OrchestrationInstance:
+        """Start an instance as the SDK's client does, and wait until it is idle."""
+        text = None if value is None else json.dumps(json.dumps(value))
+        await self.engine.start_new(name, instance_id, text)
+        await self.settle()
+        return self.engine.find(instance_id)
+
+    async def raise_event(self, name: str, value: Any = None, instance_id: str = "i") -> None:
+        await self.engine.raise_event(instance_id, name, json.dumps(value))
+        await self.settle()
+
+    def output(self, instance_id: str = "i") -> Any:
+        text = self.engine.find(instance_id).output
+        return None if text is None else json.loads(text)
+
+    def status(self, instance_id: str = "i") -> str:
+        return str(self.engine.find(instance_id).status)
+
+    def scheduled(self, instance_id: str = "i") -> list[tuple[int, str]]:
+        """Return the scheduled tasks in the history, as (task id, name or kind)."""
+        names = {4: "", 7: "child ", 10: "timer"}
+        events = json.loads(f"[{','.join(self.fragments(instance_id))}]")
+        return [
+            (event["EventId"], names[event["EventType"]] + event.get("Name", ""))
+            for event in events
+            if event["EventType"] in names
+        ]
+
+    def fragments(self, instance_id: str = "i") -> list[str]:
+        return self.engine.history_of(self.engine.find(instance_id))
+
+
+def make_host(folder: Path, engine: str) -> EngineHost:
+    """Return a host whose engine is "local" or "azure-storage"."""
+    if engine == "local":
+        return EngineHost(folder / "durable.db")
+    return EngineHost(
+        folder / "task-hub.db",
+        storage=AzureStorageOptions(folder / "task-hub.db", visibility_timeout_seconds=0.3),
+    )
+
+
+def child(host: EngineHost) -> None:
+    """Register an orchestration that waits for an event."""
+
+    @host.runner.orchestrator
+    def child(context: Any) -> Any:
+        event = yield context.wait_for_external_event("go")
+        if event == "fail":
+            raise ValueError("told to")
+        return [context.parent_instance_id, context.get_input(), event]

@@ -1,0 +1,409 @@
+"""The azure-storage engine: lost, repeated and refused work."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emulator.functions.durable.azure_storage.engine import AzureStorageEngine, AzureStorageOptions
+from emulator.functions.durable.azure_storage.faults import (
+    CrashPoint,
+    FaultOptions,
+    check_crash_point,
+)
+from emulator.functions.durable.azure_storage.queues import PARTITION_COUNT, partition_of
+from emulator.functions.durable.errors import DatabaseForeign, OperationInvalid
+from functions_tests.durable.durable_host import EngineHost, ManualClock, SdkRunner, child
+
+TIMEOUT_SECONDS = 60.0
+StartHost = Callable[..., Awaitable[EngineHost]]
+
+
+def job(host: EngineHost) -> None:
+    """Register an orchestration that runs an activity, then waits for an event."""
+
+    @host.runner.activity
+    def enqueue(value: str) -> str:
+        return value
+
+    @host.runner.orchestrator
+    def job(context: Any) -> Any:
+        sent = yield context.call_activity("enqueue", context.instance_id)
+        return [sent, (yield context.wait_for_external_event("reply"))]
+
+
+@pytest.fixture
+async def start_host(tmp_path: Path) -> AsyncIterator[StartHost]:
+    """Start hosts on one task hub, which share a clock and an app."""
+    hosts: list[EngineHost] = []
+    clock, runner = ManualClock(), SdkRunner()
+
+    async def start(**faults: Any) -> EngineHost:
+        storage = AzureStorageOptions(
+            tmp_path / "task-hub.db", TIMEOUT_SECONDS, FaultOptions(**faults)
+        )
+        host = EngineHost(tmp_path, runner, clock, storage=storage)
+        hosts.append(host)
+        job(host)
+        await host.start()
+        await host.settle()
+        return host
+
+    yield start
+    for host in hosts:
+        await host.stop()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition that does not depend on the clock."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - conditions over several hosts
+            await asyncio.sleep(0.001)
+
+
+class BlockedOrchestrator:
+    """Block the first run of an orchestrator, as a slow app process does."""
+
+    def __init__(self, runner: SdkRunner) -> None:
+        self.entered = asyncio.Event()
+        self.opened = asyncio.Event()
+        self._orchestrate = runner.run_orchestrator
+        runner.run_orchestrator = self._hold  # type: ignore[method-assign] # the app is slow
+
+    async def _hold(self, name: str, context_json: str) -> str:
+        if not self.entered.is_set():
+            self.entered.set()
+            await self.opened.wait()
+        return await self._orchestrate(name, context_json)
+
+
+# Events and the first save
+
+
+async def test_an_event_before_the_first_save_is_discarded(
+    start_host: StartHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = await start_host()
+    gate = BlockedOrchestrator(host.runner)
+    await host.engine.start_new("job", "i")
+    await gate.entered.wait()
+    await host.engine.raise_event("i", "reply", "1")
+    await until(lambda: "No such instance" in caplog.text)
+    gate.opened.set()
+    await host.settle()
+    assert "i: Discarding 1 dequeued history event(s): No such instance" in caplog.messages
+    assert (host.status(), host.leftovers()) == ("Running", 0)
+    await host.raise_event("reply", 2)
+    assert host.output() == ["i", 2]
+
+
+async def test_an_event_dequeued_with_the_start_is_kept(start_host: StartHost) -> None:
+    host = await start_host()
+    host.runner.down = True  # the start message is dequeued, and its episode waits for the app
+    await host.begin("job")
+    await host.raise_event("reply", 1)
+    host.runner.down = False
+    await host.advance(seconds=1)
+    assert host.output() == ["i", 1]
+
+
+async def test_an_event_during_a_later_episode_waits(start_host: StartHost) -> None:
+    host = await start_host()
+    host.runner.activity_bodies["enqueue"] = lambda _: "sent"
+    child(host)
+    await host.begin("child")
+    gate = BlockedOrchestrator(host.runner)
+    await host.engine.raise_event("i", "other", "0")
+    await gate.entered.wait()
+    await host.engine.raise_event("i", "go", "1")
+    gate.opened.set()
+    await host.settle()
+    assert host.output() == [None, None, 1]
+
+
+async def test_an_event_for_a_finished_instance_is_discarded(
+    start_host: StartHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    host = await start_host()
+    await host.begin("job")
+    await host.engine.raise_event("i", "reply", "1")
+    gate = BlockedOrchestrator(host.runner)
+    await gate.entered.wait()
+    await host.engine.raise_event("i", "reply", "2")
+    gate.opened.set()
+    await host.settle()
+    assert host.output() == ["i", 1]
+    assert "i: Discarding 1 dequeued history event(s): Instance is Completed" in caplog.messages
+
+
+# Crashes
+
+
+async def test_an_activity_repeats_if_the_host_dies_between_send_and_save(
+    start_host: StartHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The activity runs, an event is discarded, and the start message becomes visible again."""
+    host = await start_host(crash_at=("before-save:job",))
+    await host.engine.start_new("job", "i")
+    await until(lambda: host.is_dead)
+    other = await start_host()
+    host.clock.moment += timedelta(
+        seconds=31
+    )  # the lease is over, the messages are still invisible
+    other.azure_storage_engine.clock_moved()
+    await other.settle()
+    assert other.runner.calls == [("enqueue", "i")]
+    assert other.status() == "Pending"
+    await other.raise_event("reply", 1)
+    assert "i: Discarding 1 dequeued history event(s): No such instance" in caplog.messages
+    for _ in range(2):
+        await other.advance(seconds=TIMEOUT_SECONDS)
+    assert other.runner.calls == [("enqueue", "i"), ("enqueue", "i")]
+    assert other.status() == "Running"
+    await other.raise_event("reply", 2)
+    assert other.output() == ["i", 2]
+    assert other.leftovers() == 0
+
+
+async def test_a_repeated_episode_sends_the_same_task_ids(start_host: StartHost) -> None:
+    """Both completions arrive: the second one is for a completed task and is ignored."""
+    host = await start_host(crash_at=("before-save",))
+    await host.engine.start_new("job", "i")
+    await until(lambda: host.is_dead)
+    host = await start_host()
+    for _ in range(4):
+        await host.advance(seconds=TIMEOUT_SECONDS)
+    assert len(host.runner.calls) == 2
+    assert host.scheduled() == [(0, "enqueue")]
+    history = "".join(host.fragments())
+    assert history.count('"TaskScheduledId":0') == 2
+    await host.raise_event("reply", 1)
+    assert host.output() == ["i", 1]
+
+
+@pytest.mark.parametrize(
+    ("point", "runs"),
+    [
+        ("before-send:job", 1),
+        ("before-save:job", 2),
+        ("before-delete:job", 1),
+        ("before-activity:enqueue", 1),
+        ("after-activity:enqueue", 2),
+        ("before-event:reply", 1),
+        ("after-event:reply", 1),
+        ("before-save-after-event:reply", 2),
+    ],
+)
+async def test_a_crash_point_is_reached_once(start_host: StartHost, point: str, runs: int) -> None:
+    check_crash_point(point)
+    host = await start_host(crash_at=(point,))
+    await start_host()  # another host, which runs the work that the first one sends
+    await host.engine.start_new("job", "i")
+    reply = asyncio.create_task(_reply_until_dead(host))
+    await until(lambda: host.is_dead)
+    reply.cancel()
+    survivor = await start_host(crash_at=(point,))
+    for _ in range(4):
+        await survivor.advance(seconds=TIMEOUT_SECONDS)
+        if survivor.status() == "Running":
+            await survivor.raise_event("reply", 1)
+    await until(lambda: survivor.engine.find("i").is_finished)
+    assert not survivor.is_dead
+    assert survivor.output() == ["i", 1]
+    assert len(survivor.runner.calls) == runs
+
+
+async def _reply_until_dead(host: EngineHost) -> None:
+    while not host.is_dead:
+        held = await _is_event_point_armed(host)
+        if held or host.status() == "Running":
+            await host.engine.raise_event("i", "reply", "1")
+        await asyncio.sleep(0.01)
+
+
+async def _is_event_point_armed(host: EngineHost) -> bool:
+    rows = host.azure_storage_engine.database.read("SELECT 1 FROM awaited_events WHERE accepted=0")
+    return bool(rows) and host.runner.calls != []
+
+
+def test_an_unknown_crash_point_is_refused() -> None:
+    with pytest.raises(ValueError, match="'before-lunch' is not a crash point: use one of"):
+        check_crash_point("before-lunch:job")
+    assert check_crash_point("before-save") == CrashPoint.BEFORE_SAVE
+
+
+# Several hosts
+
+
+async def test_a_host_takes_over_the_partitions_of_a_killed_host(start_host: StartHost) -> None:
+    one = await start_host()
+    two = await start_host()
+    for host in (one, two, one, two):
+        await host.advance(seconds=1)
+    assert (
+        len(one.azure_storage_engine.leases.owned),
+        len(two.azure_storage_engine.leases.owned),
+    ) == (2, 2)
+    assert one.azure_storage_engine.leases.owned | two.azure_storage_engine.leases.owned == set(
+        range(PARTITION_COUNT)
+    )
+    ids = [f"i{number}" for number in range(12)]
+    for instance_id in ids:
+        await one.engine.start_new("job", instance_id)
+    await until(lambda: all(two.status(i) == "Running" for i in ids))
+    await two.kill()  # this also moves the clock past the timeouts
+    for _ in range(2):
+        await one.advance(seconds=1)
+    assert one.azure_storage_engine.leases.owned == set(range(PARTITION_COUNT))
+    for instance_id in ids:
+        await one.raise_event("reply", 1, instance_id)
+    assert all(one.output(i) == [i, 1] for i in ids)
+
+
+async def test_a_stopped_host_releases_its_partitions_at_once(start_host: StartHost) -> None:
+    one, two = await start_host(), await start_host()
+    for host in (one, two, one, two):
+        await host.advance(seconds=1)
+    await two.stop()
+    await one.advance(seconds=1)
+    assert one.azure_storage_engine.leases.owned == set(range(PARTITION_COUNT))
+
+
+async def test_a_partition_is_released_between_episodes(start_host: StartHost) -> None:
+    one = await start_host()
+    gate = BlockedOrchestrator(one.runner)
+    names = (f"i{number}" for number in range(1000))
+    held = next(name for name in names if partition_of(name) == PARTITION_COUNT - 1)
+    await one.engine.start_new("job", held)
+    await gate.entered.wait()
+    two = await start_host()
+    one.azure_storage_engine.clock_moved()
+    await until(lambda: len(one.azure_storage_engine.leases.owned) == 3)
+    assert one.azure_storage_engine.leases.draining == {PARTITION_COUNT - 1}
+    gate.opened.set()
+    await until(lambda: one.status(held) == "Running")
+    for host in (one, two):
+        await host.advance(seconds=1)
+    assert PARTITION_COUNT - 1 in two.azure_storage_engine.leases.owned
+
+
+async def test_a_save_by_the_former_owner_of_a_partition_is_refused(
+    start_host: StartHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The app of the first owner hangs until its lease has expired."""
+    one = await start_host()
+    gate = BlockedOrchestrator(one.runner)
+    await one.engine.start_new("job", "i")
+    await gate.entered.wait()
+    loop = one.azure_storage_engine._loop
+    assert loop is not None
+    loop.cancel()  # it does not renew its leases anymore
+    one.clock.moment += timedelta(seconds=TIMEOUT_SECONDS)
+    two = await start_host()
+    await until(lambda: two.status() == "Running")
+    gate.opened.set()
+    await until(lambda: "split brain detected" in caplog.text)
+    for _ in range(2):
+        await two.advance(seconds=TIMEOUT_SECONDS)
+    assert any(text.startswith("i: split brain detected") for text in caplog.messages)
+    assert two.runner.calls == [("enqueue", "i"), ("enqueue", "i")]
+    await two.raise_event("reply", 1)
+    assert two.output() == ["i", 1]
+    assert two.leftovers() == 0
+
+
+async def test_instances_complete_with_injected_split_brains(
+    start_host: StartHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = await start_host(split_brain_rate=0.5, seed=3)
+    ids = [f"i{number}" for number in range(20)]
+    for instance_id in ids:
+        await host.begin("job", instance_id=instance_id)
+        await host.advance(seconds=TIMEOUT_SECONDS)
+        await host.raise_event("reply", 1, instance_id)
+    for _ in range(4):
+        await host.advance(seconds=TIMEOUT_SECONDS)
+    assert [host.output(i) for i in ids] == [[i, 1] for i in ids]
+    assert "split brain detected" in caplog.text
+    assert len(host.runner.calls) > len(ids)
+    assert host.leftovers() == 0
+
+
+async def test_each_host_of_a_task_hub_has_other_random_faults(start_host: StartHost) -> None:
+    """With the same faults, a host that dies in its first episode would always die there."""
+    host = await start_host(crash_rate=0.9, seed=1)
+    starts = 0
+    await host.engine.start_new("job", "i")
+    while starts < 60:
+        await host.settle()
+        if not host.is_dead and host.status() == "Running":
+            break
+        if host.is_dead:
+            starts += 1
+            host.outlast_timeouts()
+            await host.start()
+        else:
+            await host.advance(seconds=TIMEOUT_SECONDS)
+    assert 0 < starts < 60
+
+
+# Operations
+
+
+async def test_the_azure_storage_engine_refuses_a_rewind(start_host: StartHost) -> None:
+    host = await start_host()
+    await host.begin("job")
+    with pytest.raises(OperationInvalid, match="cannot rewind"):
+        await host.engine.rewind("i")
+
+
+async def test_a_wait_ends_when_another_host_finishes_the_instance(start_host: StartHost) -> None:
+    one = await start_host()
+    two = await start_host()
+    await one.begin("job")
+    waiting = asyncio.create_task(two.engine.wait_finished("i", 30))
+    await one.raise_event("reply", 1)
+    async with asyncio.timeout(5):
+        assert await waiting
+    assert not await two.engine.wait_finished((await one.begin("job", instance_id="j")).id, 0)
+
+
+async def test_an_engine_refuses_the_file_of_the_other_engine(
+    tmp_path: Path, start_host: StartHost
+) -> None:
+    host = await start_host()
+    await host.stop()
+    local = EngineHost(tmp_path / "task-hub.db")
+    with pytest.raises(DatabaseForeign):
+        await local.start()
+    local = EngineHost(tmp_path / "durable.db")
+    await local.start()
+    await local.stop()
+    assert host.storage is not None
+    storage = replace(host.storage, task_hub=tmp_path / "durable.db")
+    engine = AzureStorageEngine(storage, host.runner, host.clock, host.options)
+    with pytest.raises(DatabaseForeign):
+        await engine.start()
+    await engine.stop()
+
+
+async def test_a_start_waits_for_a_locked_file(start_host: StartHost) -> None:
+    one, two = await start_host(), await start_host()
+    connection = two.azure_storage_engine.database._open_connection()
+    connection.execute("BEGIN IMMEDIATE")
+    start = asyncio.create_task(one.engine.start_new("job", "i"))
+    await asyncio.sleep(0.05)
+    assert not start.done()
+    connection.execute("COMMIT")
+    await start
+    await until(lambda: one.status() == "Running")
+
+
+def test_instances_are_spread_over_all_partitions() -> None:
+    assert {partition_of(f"i{number}") for number in range(100)} == set(range(PARTITION_COUNT))

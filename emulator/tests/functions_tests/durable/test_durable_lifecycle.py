@@ -1,0 +1,237 @@
+"""The life of an instance: continue-as-new, suspension, ids, refusals, rewind."""
+
+import asyncio
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from emulator.functions.durable.errors import ArgumentInvalid, InstanceExists, OperationInvalid
+from functions_tests.durable.durable_host import EngineHost, child
+
+
+async def test_continue_as_new_starts_with_a_new_input(host: EngineHost) -> None:
+    @host.runner.activity
+    def work(n: int) -> int:
+        return n
+
+    @host.runner.orchestrator
+    def eternal(context: Any) -> Any:
+        n = context.get_input()
+        yield context.call_activity("work", n)
+        yield context.create_timer(context.current_utc_datetime + timedelta(seconds=1))
+        if n < 3:
+            context.continue_as_new(n + 1)
+            return None
+        return n
+
+    instance = await host.begin("eternal", 0)
+    executions = {instance.execution}
+    for _ in range(4):
+        await host.advance(seconds=1)
+        executions.add(host.engine.find("i").execution)
+    assert host.output() == 3
+    assert len(executions) == 4
+    assert host.scheduled() == [(0, "work"), (1, "timer")]
+
+
+async def test_results_of_a_former_execution_are_dropped(host: EngineHost) -> None:
+    gates = {0: asyncio.Event(), 1: asyncio.Event()}
+
+    @host.runner.activity
+    async def work(n: int) -> int:
+        await gates[n].wait()
+        return n
+
+    @host.runner.orchestrator
+    def eternal(context: Any) -> Any:
+        n = context.get_input()
+        result = context.call_activity("work", n)
+        limit = context.create_timer(context.current_utc_datetime + timedelta(seconds=10))
+        renew = context.wait_for_external_event("renew")
+        tasks = [result, limit, renew]
+        if n == 0:
+            day = timedelta(days=1)
+            tasks.append(context.create_timer(context.current_utc_datetime + day))
+        first = yield context.task_any(tasks)
+        if first is renew:
+            context.continue_as_new(1)
+            return None
+        return ["limit" if first is limit else first.result, n]
+
+    await host.engine.start_new("eternal", "i", json.dumps("0"))
+    await host.pump()
+    await host.engine.raise_event("i", "renew", "null")
+    await host.pump()
+    if host.storage is None:
+        timers = host.local_engine.store.read("SELECT execution FROM timers")
+        assert timers == [(host.engine.find("i").execution,)]
+    gates[0].set()
+    await host.pump()
+    assert host.status() == "Running"
+    gates[1].set()
+    await host.settle()
+    assert host.output() == [1, 1]
+
+
+async def test_replayed_events_are_marked_as_played(host: EngineHost) -> None:
+    child(host)
+    await host.begin("child", 'a "IsPlayed":false in the input')
+    await host.raise_event("go", 'and "IsPlayed":false in an event')
+    assert host.output() == [
+        None,
+        'a "IsPlayed":false in the input',
+        'and "IsPlayed":false in an event',
+    ]
+    first, second = host.runner.contexts
+    assert [event["IsPlayed"] for event in first["history"]] == [False, False]
+    assert [event["IsPlayed"] for event in second["history"]] == [True, True, True, False, False]
+    assert (first["isReplaying"], second["isReplaying"]) == (False, True)
+
+
+async def test_custom_status_and_input_are_stored(host: EngineHost) -> None:
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        context.set_custom_status({"at": context.get_input()["step"]})
+        yield context.wait_for_external_event("go")
+        context.set_custom_status(None)
+
+    await host.begin("body", {"step": "é\u2028"})
+    assert json.loads(host.engine.find("i").custom_status or "") == {"at": "é\u2028"}
+    await host.raise_event("go")
+    assert host.engine.find("i").custom_status is None
+    assert host.status() == "Completed"
+
+
+async def test_a_long_timer_fires_after_its_last_part(host: EngineHost) -> None:
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        yield context.create_timer(context.current_utc_datetime + timedelta(days=10))
+        return context.current_utc_datetime.isoformat()
+
+    await host.begin("body")
+    for _ in range(3):
+        await host.advance(days=3)
+    assert host.status() == "Running"
+    await host.advance(days=1)
+    assert host.output() == "2026-01-11T00:00:00+00:00"
+    assert host.scheduled() == [(0, "timer"), (1, "timer"), (2, "timer")]
+
+
+async def test_a_suspended_instance_keeps_its_messages(host: EngineHost) -> None:
+    calls = []
+
+    @host.runner.activity
+    async def slow(value: str) -> str:
+        calls.append(value)
+        await gate.wait()
+        return value
+
+    gate = asyncio.Event()
+
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        value = yield context.call_activity("slow", "v")
+        return [value, (yield context.wait_for_external_event("go"))]
+
+    await host.engine.start_new("body", "i")
+    await host.pump()
+    await host.engine.suspend("i", "wait")
+    await host.pump()
+    with pytest.raises(OperationInvalid):
+        await host.engine.suspend("i", "wait")
+    gate.set()
+    await host.raise_event("go", 1)
+    assert host.status() == "Suspended"
+    await host.kill()
+    await host.start()
+    await host.settle()
+    assert host.status() == "Suspended"
+    await host.engine.resume("i", "go on")
+    if host.storage is None:  # the other engine changes the status with the next episode
+        with pytest.raises(OperationInvalid):
+            await host.engine.resume("i", "go on")
+    await host.settle()
+    assert host.output() == ["v", 1]
+    # The result was stored, so the activity did not run again.
+    assert calls == ["v"]
+
+
+async def test_a_suspended_instance_can_be_terminated(host: EngineHost) -> None:
+    child(host)
+    await host.begin("child")
+    await host.engine.suspend("i", "")
+    await host.engine.terminate("i", "the end")
+    await host.settle()
+    assert (host.status(), host.output()) == ("Terminated", "the end")
+
+
+async def test_an_id_is_reusable_after_its_instance_has_finished(host: EngineHost) -> None:
+    child(host)
+    await host.begin("child", 1)
+    with pytest.raises(InstanceExists):
+        await host.engine.start_new("child", "i")
+    await host.raise_event("go", "x")
+    await host.begin("child", 2)
+    assert host.status() == "Running"
+    await host.raise_event("go", "y")
+    assert host.output() == [None, 2, "y"]
+
+
+@pytest.mark.parametrize("instance_id", ["@x", "a/b", "a\\b", "a#b", "a?b", "a\nb", "x" * 257])
+async def test_an_invalid_instance_id_is_refused(host: EngineHost, instance_id: str) -> None:
+    child(host)
+    with pytest.raises(ArgumentInvalid):
+        await host.engine.start_new("child", instance_id)
+
+
+async def test_an_unknown_function_is_refused(host: EngineHost) -> None:
+    @host.runner.activity
+    def known(value: Any) -> None:
+        pass
+
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        yield context.call_activity("nothing")
+
+    with pytest.raises(ArgumentInvalid, match="'nobody' doesn't exist, is disabled, or is not an"):
+        await host.engine.start_new("nobody")
+    await host.begin("body")
+    assert host.output() == (
+        "Orchestrator function 'body' failed: The function 'nothing' doesn't exist, is disabled, "
+        "or is not an activity function. Additional info: The following are the known activity "
+        "functions: 'known'."
+    )
+
+
+async def test_unsupported_actions_fail_the_instance(host: EngineHost) -> None:
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        yield context.call_http("GET", "http://localhost/")
+
+    await host.begin("body")
+    assert host.output() == (
+        "Orchestrator function 'body' failed: call_http is not supported by the local host"
+    )
+
+
+async def test_a_rewind_of_the_first_episode_retries_the_activity(local_host: EngineHost) -> None:
+    host = local_host
+    broken = [True]
+
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        if broken:
+            raise OSError("at once")
+        yield context.wait_for_external_event("go")
+
+    await host.begin("body")
+    broken.clear()
+    await host.kill()
+    await host.start()
+    await host.engine.rewind("i")
+    await host.settle()
+    assert host.status() == "Running"
+    await host.raise_event("go")
+    assert host.status() == "Completed"

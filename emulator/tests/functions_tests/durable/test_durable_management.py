@@ -1,0 +1,229 @@
+"""The management API with invalid requests: each gets a response, and valid JSON."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from emulator.functions.durable.azure_storage.engine import AzureStorageOptions
+from emulator.functions.durable.extension import DurableExtension
+from emulator.functions.durable.management import MAX_REQUEST_BODY_BYTES
+from emulator.functions.settings import DurableOptions
+from functions_tests.durable.durable_host import ManualClock, SdkRunner
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+async def request(  # noqa: PLR0917 - the parts of a request
+    app: Any,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    query: bytes = b"",
+    headers: dict[str, str] | None = None,
+    root_path: str = "",
+) -> Answer:
+    """Send one request straight to an ASGI application."""
+    sent: list[Any] = []
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "root_path": root_path,
+        "query_string": query,
+        "headers": [
+            (name.encode(), value.encode())
+            for name, value in {"host": "h:1", **(headers or {})}.items()
+        ],
+    }
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    start, end = sent
+    received = {name.decode(): value.decode("latin-1") for name, value in start["headers"]}
+    assert int(received["content-length"]) == len(end["body"])
+    if end["body"]:
+        json.loads(end["body"])
+    return start["status"], received, end["body"]
+
+
+async def make_engine(folder: Path, kind: str) -> DurableExtension:
+    runner = SdkRunner()
+
+    @runner.orchestrator
+    def wait(context: Any) -> Any:
+        return (yield context.wait_for_external_event("go"))
+
+    storage = None if kind == "local" else AzureStorageOptions(folder / "task-hub.db")
+    engine = DurableExtension(
+        folder / "hub.db", runner, ManualClock(), DurableOptions("Hub"), storage
+    )
+    await engine.start()
+    return engine
+
+
+@pytest.fixture(params=["local", "azure-storage"])
+async def engine(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[DurableExtension]:
+    made = await make_engine(tmp_path, request.param)
+    yield made
+    await made.stop()
+
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "root_path"),
+    [
+        ("", ""),
+        ("/durabletask", ""),
+        ("/runtime/webhooks/durabletask", ""),
+        ("/runtime/webhooks/durabletask", "/runtime/webhooks/durabletask"),
+        ("", "/durabletask"),
+    ],
+)
+async def test_the_api_works_with_and_without_its_prefix(
+    engine: DurableExtension, prefix: str, root_path: str
+) -> None:
+    app = engine.management_app
+    start = await request(app, "POST", f"{prefix}/orchestrators/wait/x", root_path=root_path)
+    assert start[0] == 202
+    link = json.loads(start[2])["statusQueryGetUri"]
+    assert link.startswith("http://h:1/runtime/webhooks/durabletask/instances/x?taskHub=Hub&")
+    assert (await request(app, "GET", f"{prefix}/instances/x", root_path=root_path))[0] == 202
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"\xff", b"NaN", b"'x'", b"[" * 100_000, b'{"a":1}x', b"1" * 5000],
+)
+async def test_invalid_json_is_refused(engine: DurableExtension, body: bytes) -> None:
+    app = engine.management_app
+    status, _, answer = await request(app, "POST", "/orchestrators/wait", body)
+    assert status == 400
+    assert "Invalid JSON content" in json.loads(answer)["ExceptionMessage"]
+    await request(app, "POST", "/orchestrators/wait/j")
+    status, *_ = await request(app, "POST", "/instances/j/raiseEvent/go", body, headers=JSON)
+    assert status == 400
+
+
+async def test_the_instance_status_is_checked_before_the_body(engine: DurableExtension) -> None:
+    app = engine.management_app
+    assert (await request(app, "POST", "/instances/no/raiseEvent/go", b"{"))[0] == 404
+    await request(app, "POST", "/orchestrators/wait/b")
+    assert (await request(app, "POST", "/instances/b/raiseEvent/go", b"1"))[0] == 400
+    assert (await request(app, "POST", "/instances/b/raiseEvent/go", b"1", headers=JSON))[0] == 202
+    assert await engine.engine.wait_finished("b", 5)
+    assert (await request(app, "POST", "/instances/b/raiseEvent/go", b"{"))[0] == 410
+
+
+async def test_a_body_over_the_limit_is_refused(engine: DurableExtension) -> None:
+    body = b" " * (MAX_REQUEST_BODY_BYTES + 1)
+    assert (await request(engine.management_app, "POST", "/orchestrators/wait", body))[0] == 413
+
+
+async def test_a_purge_of_a_running_instance_is_refused(engine: DurableExtension) -> None:
+    app = engine.management_app
+    await request(app, "POST", "/orchestrators/wait/p")
+    status, _, body = await request(app, "DELETE", "/instances/p")
+    assert status == 412
+    assert "Only orchestrations in a terminal state can be purged" in json.loads(body)
+    assert (await request(app, "DELETE", "/instances"))[0] == 400
+    everything = b"createdTimeFrom=2000-01-01T00:00:00Z"
+    assert (await request(app, "DELETE", "/instances", query=everything))[0] == 404
+
+
+async def test_a_reason_that_is_json_is_shown_parsed(engine: DurableExtension) -> None:
+    """The extension shows each output that is JSON parsed."""
+    app = engine.management_app
+    for reason, output in ((b"42", 42), (b"NaN", "NaN"), (b"%7B", "{"), (b"", "")):
+        await request(app, "POST", "/orchestrators/wait/r")
+        query = b"reason=" + reason
+        assert (await request(app, "POST", "/instances/r/terminate", query=query))[0] == 202
+        assert await engine.engine.wait_finished("r", 5)
+        _, _, body = await request(app, "GET", "/instances/r")
+        assert json.loads(body)["output"] == output
+
+
+WORDS = [
+    "orchestrators",
+    "instances",
+    "wait",
+    "i",
+    "raiseEvent",
+    "terminate",
+    "suspend",
+    "resume",
+    "rewind",
+    "restart",
+    "entities",
+    "go",
+    "makeprimary",
+    "durabletask",
+]
+
+
+def fragments() -> st.SearchStrategy[str]:
+    return st.one_of(
+        st.sampled_from(WORDS),
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
+    )
+
+
+def queries() -> st.SearchStrategy[bytes]:
+    names = [b"showHistory", b"showHistoryOutput", b"showInput", b"top", b"timeout", b"reason"]
+    names += [b"pollingInterval", b"createdTimeFrom", b"createdTimeTo", b"runtimeStatus"]
+    names += [b"instanceIdPrefix", b"version", b"restartWithNewInstanceId"]
+    values = st.one_of(
+        st.sampled_from([b"true", b"0", b"-1", b"1e999", b"nan", b"2026-01-01", b"Running,x"]),
+        st.binary(max_size=8),
+    )
+    pairs = st.tuples(st.sampled_from(names), values).map(b"=".join)
+    return st.lists(pairs, max_size=3).map(b"&".join)
+
+
+@pytest.mark.parametrize("kind", ["local", "azure-storage"])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    calls=st.lists(
+        st.tuples(
+            st.sampled_from(["GET", "POST", "DELETE", "PUT"]),
+            st.lists(fragments(), max_size=5),
+            queries(),
+            st.one_of(st.sampled_from([b"", b"1", b'{"a":[]}', b"{"]), st.binary(max_size=8)),
+            st.sampled_from([{}, JSON, {"x-ms-continuation-token": "\u0660"}]),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_random_requests_get_a_valid_response(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, calls: list[Any]
+) -> None:
+    async def play() -> None:
+        engine = await make_engine(tmp_path_factory.mktemp("hub"), kind)
+        try:
+            await request(engine.management_app, "POST", "/orchestrators/wait/i")
+            for method, parts, query, body, headers in calls:
+                path = "/" + "/".join(parts)
+                answer = await request(
+                    engine.management_app, method, path, body, query, headers=headers
+                )
+                assert answer[0] in {200, 202, 400, 404, 409, 410, 412, 500}
+                if answer[0] == 500 and "entities" not in path:
+                    assert b"state" in answer[2] or b"rewind" in answer[2]
+            assert (await request(engine.management_app, "GET", "/instances"))[0] == 200
+        finally:
+            await engine.stop()
+
+    asyncio.run(play())

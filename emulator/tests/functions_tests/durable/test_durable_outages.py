@@ -1,0 +1,100 @@
+"""An app that is down or changed, and the state that the host keeps."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from emulator.functions.durable.errors import DatabaseInUse
+from functions_tests.durable.durable_host import EngineHost, child
+
+
+async def test_changed_orchestrator_code_fails_the_instance(host: EngineHost) -> None:
+    names = ["first", "second"]
+
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        for name in names:
+            yield context.create_timer(context.current_utc_datetime + timedelta(seconds=9))
+            yield context.wait_for_external_event(name)
+
+    await host.begin("body")
+    await host.advance(seconds=9)
+    await host.raise_event("first")
+    names.clear()
+    await host.raise_event("other")
+    assert host.status() == "Failed"
+    assert "Non-Deterministic workflow detected" in host.output()
+
+
+async def test_an_output_that_is_not_json_fails_the_instance(host: EngineHost) -> None:
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        return object()
+
+    await host.begin("body")
+    assert host.status() == "Failed"
+    assert "not JSON serializable" in host.output()
+
+
+async def test_work_continues_after_an_outage_of_the_app(host: EngineHost) -> None:
+    child(host)
+
+    @host.runner.activity
+    def work(value: int) -> int:
+        return value
+
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        return (yield context.call_activity("work", 1))
+
+    host.runner.down = True
+    await host.begin("body")
+    for _ in range(10):
+        await host.advance(seconds=1)
+    assert host.status() == "Pending"
+    host.runner.down = False
+    await host.advance(seconds=1)
+    assert host.output() == 1
+    assert host.runner.calls == [("work", 1)]
+
+
+async def test_an_activity_result_during_an_outage_is_kept(local_host: EngineHost) -> None:
+    host = local_host
+
+    @host.runner.activity
+    def work(value: int) -> int:
+        host.runner.down = True
+        return value
+
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        return (yield context.call_activity("work", 1))
+
+    await host.begin("body")
+    assert host.local_engine.store.read("SELECT count(*) FROM work") == [(0,)]
+    await host.kill()
+    host.runner.down = False
+    await host.start()
+    await host.settle()
+    assert host.output() == 1
+    assert len(host.runner.calls) == 1
+
+
+async def test_idle_instances_are_removed_from_full_memory(local_host: EngineHost) -> None:
+    host = local_host
+    child(host)
+    host.local_engine.cache._memory_characters = 20_000
+    for number in range(60):
+        await host.begin("child", number, f"m{number}")
+    assert len(host.local_engine.cache._instances) < 20
+    for number in range(60):
+        await host.raise_event("go", "x", f"m{number}")
+        assert host.output(f"m{number}") == [None, number, "x"]
+
+
+async def test_two_hosts_cannot_share_a_database(local_host: EngineHost) -> None:
+    host = local_host
+    other = EngineHost(host.database)
+    with pytest.raises(DatabaseInUse):
+        await other.start()

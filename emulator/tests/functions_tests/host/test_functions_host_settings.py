@@ -1,0 +1,120 @@
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emulator.functions.errors import DataDirectoryInUse
+from emulator.functions.host import lock_data_directory
+from emulator.functions.settings import (
+    DurableOptions,
+    HostFile,
+    parse_host_file,
+    parse_timespan,
+    read_app_settings,
+    read_host_file,
+    resolve,
+)
+from emulator.program import SettingError
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+def test_a_minimal_host_file_has_the_defaults_of_azure() -> None:
+    assert parse_host_file({"version": "2.0"}) == HostFile()
+    assert HostFile().route_prefix == "api"
+
+
+def test_host_file_settings_are_read() -> None:
+    found = parse_host_file(
+        {
+            "version": "2.0",
+            "functionTimeout": "00:10:00",
+            "extensionBundle": {"id": "x", "version": "[4.*, 5.0.0)"},
+            "extensions": {
+                "http": {"routePrefix": "/v1/", "maxOutstandingRequests": 5},
+                "durableTask": {
+                    "hubName": "Hub",
+                    "maxConcurrentActivityFunctions": 3,
+                    "maxConcurrentOrchestratorFunctions": 2,
+                    "storageProvider": {},
+                },
+                "serviceBus": {
+                    "maxConcurrentCalls": 4,
+                    "maxAutoLockRenewalDuration": "00:02:30",
+                    "prefetchCount": 0,
+                },
+            },
+        }
+    )
+    assert (found.route_prefix, found.function_timeout_seconds) == ("v1", 600)
+    assert found.durable == DurableOptions("Hub", max_activities=3, max_orchestrators=2)
+    assert found.has_extension_bundle
+    assert found.max_outstanding_requests == 5
+    assert found.service_bus.max_concurrent_calls == 4
+    assert found.service_bus.max_lock_renewal_seconds == 150
+
+
+def test_a_function_timeout_of_minus_one_is_unlimited() -> None:
+    found = parse_host_file({"version": "2.0", "functionTimeout": "-1"})
+    assert found.function_timeout_seconds is None
+
+
+@given(st.dictionaries(st.sampled_from(["extensions", "functionTimeout", "x"]), json_values))
+def test_a_random_host_file_is_read_or_refused(document: dict[str, object]) -> None:
+    with contextlib.suppress(SettingError):
+        parse_host_file({"version": "2.0", **document})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("00:00:01", 1), ("1.00:00:00", 86400), ("00:05", 300)]
+)
+def test_a_time_span_is_parsed_to_seconds(text: str, seconds: float) -> None:
+    assert parse_timespan(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "-00:01:00", "a:b:c", "00:00:00:00"])
+def test_an_invalid_time_span_is_refused(text: str) -> None:
+    with pytest.raises(SettingError):
+        parse_timespan(text)
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "host.json").write_text('\ufeff{"version": "2.0"}', encoding="utf-8")
+    assert read_host_file(tmp_path) == HostFile()
+
+
+def test_the_environment_overrides_local_settings(tmp_path: Path) -> None:
+    (tmp_path / "local.settings.json").write_text('{"Values": {"A": "file", "B": "file"}}')
+    settings = read_app_settings(tmp_path, {"B": "environment"})
+    assert settings == {"A": "file", "B": "environment"}
+    assert read_app_settings(tmp_path / "none", {}) == {}
+
+
+def test_setting_references_are_resolved_in_nested_values() -> None:
+    settings = {"QUEUE": "jobs", "N": "1"}
+    binding = {"queueName": "%QUEUE%-%N%", "list": ["%N%"], "count": 3, "percent": "100% sure"}
+    assert resolve(binding, settings) == {
+        "queueName": "jobs-1",
+        "list": ["1"],
+        "count": 3,
+        "percent": "100% sure",
+    }
+    with pytest.raises(SettingError, match="'%NONE%' does not resolve to a value"):
+        resolve("%NONE%", settings)
+
+
+def test_a_data_directory_is_locked_by_one_host(tmp_path: Path) -> None:
+    with (
+        lock_data_directory(tmp_path / "data"),
+        pytest.raises(DataDirectoryInUse),
+        lock_data_directory(tmp_path / "data"),
+    ):
+        pass
+    with lock_data_directory(tmp_path / "data"):
+        pass

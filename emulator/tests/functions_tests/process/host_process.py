@@ -1,0 +1,129 @@
+"""Run the host as a process of its own for tests."""
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+APPS = Path(__file__).parent / "apps"
+_LISTENING = re.compile(r"listening on (http://\S+)")
+_TIMEOUT_SECONDS = 40.0
+
+
+@dataclass
+class RunningHost:
+    """A host process, with the lines of its log."""
+
+    process: asyncio.subprocess.Process
+    lines: list[str] = field(default_factory=list)
+    url: str = ""
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _listener: asyncio.Task[None] | None = None
+
+    async def logged(self, pattern: str, *, after: int = 0) -> re.Match[str]:
+        """Wait for a line that matches, after the first `after` lines."""
+        async with asyncio.timeout(_TIMEOUT_SECONDS), self._changed:
+            while True:
+                for line in self.lines[after:]:
+                    if found := re.search(pattern, line):
+                        return found
+                assert not self._at_end(), "\n".join(self.lines)
+                await self._changed.wait()
+
+    def app_pid(self) -> int:
+        """Return the id of the app process, the only child of the host."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        pids = children.read_text().split()
+        assert len(pids) == 1
+        return int(pids[0])
+
+    def start_listening(self) -> None:
+        self._listener = asyncio.create_task(self._listen())
+
+    async def stop(self) -> int:
+        """Stop the host with SIGTERM and return the exit status."""
+        if self.process.returncode is None:
+            self.process.terminate()
+        try:
+            async with asyncio.timeout(15):
+                status = await self.process.wait()
+        except TimeoutError:
+            self.process.kill()
+            raise
+        assert self._listener is not None
+        await self._listener
+        return status
+
+    def _at_end(self) -> bool:
+        return self._listener is not None and self._listener.done()
+
+    async def _listen(self) -> None:
+        assert self.process.stderr is not None
+        async for line in self.process.stderr:
+            async with self._changed:
+                self.lines.append(line.decode().rstrip())
+                self._changed.notify_all()
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def copy_app(name: str, to: Path) -> Path:
+    """Copy a sample app to a folder of its own."""
+    return shutil.copytree(APPS / name, to, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def write_app(folder: Path, source: str, host: str = '{"version": "2.0"}') -> Path:
+    """Write an app of one file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "function_app.py").write_text(source)
+    (folder / "host.json").write_text(host)
+    return folder
+
+
+async def start_host(
+    folder: Path, data: Path, *options: str, environment: Mapping[str, str] | None = None
+) -> RunningHost:
+    """Start a host process on a free port."""
+    command = [sys.executable, "-m", "emulator.functions", "--app", str(folder)]
+    command += ["--data", str(data), *options]
+    if "--port" not in options:
+        command += ["--port", "0"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env={**os.environ, **(environment or {})},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    host = RunningHost(process)
+    host.start_listening()
+    return host
+
+
+@asynccontextmanager
+async def running_host(
+    folder: Path, data: Path, *options: str, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[RunningHost]:
+    """Run a host until it listens, and stop it at the end."""
+    host = await start_host(folder, data, *options, environment=environment)
+    try:
+        host.url = (await host.logged(_LISTENING.pattern))[1]
+        yield host
+    finally:
+        await host.stop()
+
+
+async def failed_start(
+    folder: Path, data: Path, *options: str, environment: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Start a host that must fail; return its exit status and its last log line."""
+    host = await start_host(folder, data, *options, environment=environment)
+    try:
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
+            status = await host.process.wait()
+    finally:
+        await host.stop()
+    return status, host.lines[-1] if host.lines else ""

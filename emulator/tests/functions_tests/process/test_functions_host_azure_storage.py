@@ -1,0 +1,116 @@
+"""Host processes with the azure-storage engine: kills, and a shared task hub."""
+
+import asyncio
+import contextlib
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from functions_tests.process.host_process import (
+    RunningHost,
+    copy_app,
+    failed_start,
+    running_host,
+    start_host,
+)
+
+ENGINE = ("--engine", "azure-storage")
+TIMEOUT = ("--visibility-timeout", "2")
+BASE = "/runtime/webhooks/durabletask"
+STARTED = r"listening on (http://\S+)"
+
+
+async def start(url: str, name: str, instance_id: str) -> None:
+    async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+        response = await client.post(f"{BASE}/orchestrators/{name}/{instance_id}")
+        assert response.status_code == 202
+
+
+async def status(url: str, instance_id: str) -> str:
+    async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+        response = await client.get(f"{BASE}/instances/{instance_id}")
+        return str(response.json()["runtimeStatus"])
+
+
+async def approve(url: str, instance_id: str) -> int:
+    async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+        response = await client.post(
+            f"{BASE}/instances/{instance_id}/raiseEvent/approval", json=True
+        )
+        return response.status_code
+
+
+async def reaches(url: str, instance_id: str, wanted: str) -> None:
+    async with asyncio.timeout(30):
+        while await status(url, instance_id) != wanted:  # noqa: ASYNC110 - another process's
+            await asyncio.sleep(0.05)
+
+
+async def killed(host: RunningHost) -> None:
+    async with asyncio.timeout(30):
+        assert await host.process.wait() == -signal.SIGKILL
+
+
+async def test_an_event_between_send_and_save_is_lost_if_the_host_dies(tmp_path: Path) -> None:
+    folder, data = copy_app("durable", tmp_path / "app"), tmp_path / "data"
+    options = (*ENGINE, *TIMEOUT, "--crash-at", "before-save-after-event:approval")
+    host = await start_host(folder, data, *options, environment={"HUB": "TestHub"})
+    url = (await host.logged(STARTED))[1]
+    await start(url, "approval", "a")
+    assert await approve(url, "a") == 202
+    await killed(host)
+    with contextlib.closing(sqlite3.connect(data / "task-hub.db")) as task_hub:
+        assert task_hub.execute("SELECT status FROM instances").fetchall() == [("Pending",)]
+    lines = host.lines
+    async with running_host(folder, data, *options, environment={"HUB": "TestHub"}) as host:
+        await reaches(host.url, "a", "Running")
+        # The dying host may have dequeued the event itself.
+        lost = "a: Discarding 1 dequeued history event(s): No such instance"
+        assert any(line.endswith(lost) for line in [*lines, *host.lines])
+        assert await approve(host.url, "a") == 202
+        await reaches(host.url, "a", "Completed")
+        assert await approve(host.url, "a") == 410
+    assert (data / "task-hub.db").exists()
+    assert not (data / "durable.db").exists()
+
+
+async def test_two_hosts_share_a_task_hub(tmp_path: Path) -> None:
+    folder, hub = copy_app("durable", tmp_path / "app"), str(tmp_path / "hub.db")
+    options: Any = (*ENGINE, *TIMEOUT, "--task-hub", hub)
+    environment = {"HUB": "TestHub"}
+    async with running_host(folder, tmp_path / "1", *options, environment=environment) as one:
+        two = await start_host(folder, tmp_path / "2", *options, environment=environment)
+        url = (await two.logged(STARTED))[1]
+        await one.logged(r"partitions \[2, 3\] are no longer this host's")
+        names = [f"n{number}" for number in range(8)]
+        for name in names:
+            await start(url, "approval", name)
+        for name in names:
+            await reaches(one.url, name, "Running")
+        two.process.kill()
+        await killed(two)
+        for name in names:
+            assert await approve(one.url, name) == 202
+        for name in names:
+            await reaches(one.url, name, "Completed")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--crash-at", "before-save"), "--crash-at needs --engine azure-storage"),
+        ((*ENGINE, "--crash-at", "lunch"), "'lunch' is not a crash point: use one of before-send"),
+        ((*ENGINE, "--visibility-timeout", "0.1"), "0.1 is not between 0.5 and 604800.0"),
+        ((*ENGINE, "--crash-rate", "2"), "2 is not between 0 and 1"),
+    ],
+)
+async def test_an_invalid_engine_option_is_refused(
+    tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    folder = copy_app("durable", tmp_path / "app")
+    code, line = await failed_start(folder, tmp_path / "data", *options)
+    assert (code, message in line) == (2, True), line

@@ -1,0 +1,143 @@
+"""A durable app in a real host, with the unmodified SDK."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from functions_tests.process.host_process import RunningHost, copy_app, running_host
+
+HUB = {"HUB": "TestHub"}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["local", "azure-storage"])
+async def host(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> AsyncIterator[RunningHost]:
+    place = tmp_path_factory.mktemp("durable")
+    folder = copy_app("durable", place / "app")
+    options = ("--engine", request.param)
+    async with running_host(folder, place / "data", *options, environment=HUB) as host:
+        yield host
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(host: RunningHost) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=host.url, timeout=30) as client:
+        yield client
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def finished(client: httpx.AsyncClient, links: dict[str, str]) -> dict[str, Any]:
+    """Poll the status URL until the instance has ended."""
+    async with asyncio.timeout(30):
+        while True:
+            response = await client.get(links["statusQueryGetUri"])
+            status: dict[str, Any] = response.json()
+            if response.status_code != 202:
+                return status
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "output"),
+    [
+        ("chaining", "Tokyo", ["Hello Tokyo!", "Hello Hello Tokyo!!"]),
+        ("fan_out", [1, 2, 3, 4], 30),
+        ("naps", 50, "rested"),
+        ("failing", None, "Activity function 'breaks' failed:  ValueError: out of order"),
+    ],
+)
+async def test_each_sample_orchestration_completes_with_its_output(
+    client: httpx.AsyncClient, name: str, value: object, output: object
+) -> None:
+    response = await client.post(f"/api/start/{name}", json=value)
+    assert response.status_code == 202
+    status = await finished(client, response.json())
+    assert (status["runtimeStatus"], status["output"]) == ("Completed", output), status
+
+
+async def test_the_management_urls_raise_an_event_and_end_the_wait(
+    client: httpx.AsyncClient, host: RunningHost
+) -> None:
+    response = await client.post("/api/start/approval", params={"id": "order-1"}, json=None)
+    links = response.json()
+    assert links["id"] == "order-1"
+    assert links["statusQueryGetUri"].startswith(
+        f"{host.url}/runtime/webhooks/durabletask/instances/order-1?taskHub=TestHub"
+    )
+    running = await client.get(links["statusQueryGetUri"])
+    assert running.status_code == 202
+    event = links["sendEventPostUri"].replace("{eventName}", "approval")
+    assert (await client.post(event, json={"by": "chief"})).status_code == 202
+    status = await finished(client, links)
+    assert status["output"] == {"approved": {"by": "chief"}}
+    assert (await client.post(event, json=True)).status_code == 410
+
+
+async def test_the_sdks_wait_for_completion_returns_the_output(
+    client: httpx.AsyncClient,
+) -> None:
+    response = await client.post("/api/wait/chaining", json="Oslo")
+    assert (response.status_code, response.json()) == (
+        200,
+        ["Hello Oslo!", "Hello Hello Oslo!!"],
+    )
+
+
+async def test_an_activity_is_repeated_after_the_app_process_dies_in_it(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    response = await client.post("/api/start/crashing", json=str(tmp_path / "marker"))
+    status = await finished(client, response.json())
+    assert status["output"] == "survived"
+
+
+async def test_instances_survive_a_kill_of_the_host(tmp_path: Path) -> None:
+    folder, data = copy_app("durable", tmp_path / "app"), tmp_path / "data"
+    async with running_host(folder, data, environment=HUB) as host, httpx.AsyncClient() as client:
+        started = [
+            (await client.post(f"{host.url}/api/start/{name}", json=value)).json()["id"]
+            for name, value in (("approval", None), ("naps", 1500), ("chaining", "Rome"))
+        ]
+        host.process.send_signal(signal.SIGKILL)
+        await host.process.wait()
+    async with running_host(folder, data, environment=HUB) as host, httpx.AsyncClient() as client:
+        response = await client.post(f"{host.url}/api/start/approval", json=None)
+        first = response.json()
+        links = [
+            {key: link.replace(first["id"], id_) for key, link in first.items()} for id_ in started
+        ]
+        event = links[0]["sendEventPostUri"].replace("{eventName}", "approval")
+        assert (await client.post(event, json=1)).status_code == 202
+        outputs = [(await finished(client, link))["output"] for link in links]
+        assert outputs == [
+            {"approved": 1},
+            "rested",
+            ["Hello Rome!", "Hello Hello Rome!!"],
+        ]
+
+
+async def test_a_start_survives_a_kill_of_the_app_process(
+    client: httpx.AsyncClient, host: RunningHost
+) -> None:
+    async def start() -> httpx.Response:
+        return await client.post("/api/start/chaining", json="Kyiv")
+
+    starts = [asyncio.create_task(start()) for _ in range(20)]
+    await asyncio.wait(starts, return_when=asyncio.FIRST_COMPLETED)
+    os.kill(host.app_pid(), signal.SIGKILL)
+    responses = await asyncio.gather(*starts)
+    accepted = [response.json() for response in responses if response.status_code == 202]
+    assert accepted
+    assert {response.status_code for response in responses} <= {202, 502, 503}
+    for links in accepted:
+        assert (await finished(client, links))["output"][0] == "Hello Kyiv!"

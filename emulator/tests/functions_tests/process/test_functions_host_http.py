@@ -1,0 +1,312 @@
+"""HTTP triggers of a real host process over real HTTP."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+
+import emulator
+from functions_tests.process.host_process import RunningHost, copy_app, running_host
+
+HUNDRED_MIB = 100 * 1024 * 1024
+
+
+def emulator_is_installed() -> bool:
+    """Return whether an emulator other than this checkout is installed for the interpreter."""
+    command = [sys.executable, "-P", "-c", "import emulator; print(emulator.__file__)"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd="/", env=environment
+    ).stdout.strip()
+    return bool(found) and ("site-packages" in found or found != emulator.__file__)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningHost]:
+    place = tmp_path_factory.mktemp("web")
+    folder = copy_app("web", place / "app")
+    (folder / "local.settings.json").write_text(
+        '{"IsEncrypted": false, "Values": {"FROM_FILE": "file", "FROM_BOTH": "file"}}'
+    )
+    environment = {"FROM_BOTH": "environment"}
+    async with running_host(folder, place / "data", environment=environment) as host:
+        yield host
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(host: RunningHost) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=host.url, timeout=30) as client:
+        yield client
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_a_function_receives_all_parts_of_a_request(
+    client: httpx.AsyncClient, host: RunningHost
+) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    response = await client.post(
+        "/api/echo/cats/7?a=1&a=2&empty=&sp=a%20b",
+        content="Grüße".encode(),
+        headers={"X-Test": "yes", "traceparent": trace},
+    )
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    got = response.json()
+    assert uuid.UUID(got.pop("invocation"))
+    assert Path(got.pop("folder")).name == "app"
+    assert got == {
+        "method": "POST",
+        "url": f"{host.url}/api/echo/cats/7?a=1&a=2&empty=&sp=a%20b",
+        "route": {"kind": "cats", "number": "7"},
+        "query": {"a": "1,2", "empty": "", "sp": "a b"},
+        "header": "yes",
+        "body": "Grüße",
+        "function": "echo",
+        "trace": trace,
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/api/noop", 200),
+        ("GET", "/API/Noop/", 200),
+        ("DELETE", "/api/noop", 200),  # a route without methods serves all methods
+        ("GET", "/api/echo/cats/seven", 404),
+        ("GET", "/api/echo/c4ts/7", 404),
+        ("PUT", "/api/echo/cats/7", 404),  # Azure responds 404, not 405, to another method
+        ("GET", "/noop", 404),
+        ("GET", "/api", 404),
+        ("GET", "/admin/nowhere", 404),
+        ("GET", "/runtime/webhooks/durabletask/instances", 404),
+        ("GET", "/", 200),
+        ("GET", "/admin/host/status", 200),
+        ("GET", "/admin/functions", 200),
+        ("GET", "/admin/functions/noop", 200),
+        ("GET", "/admin/functions/nobody", 404),
+        ("POST", "/admin/functions/noop", 400),
+    ],
+)
+async def test_a_request_is_routed_by_path_and_method(
+    client: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
+    assert (await client.request(method, path)).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("/api/files/readme", {"literal": True}),
+        ("/api/files/a/b/c.txt", {"files": "a/b/c.txt"}),
+        ("/api/files/with%20space/%C3%BC", {"files": "with space/ü"}),
+        ("/api/files", {"files": None}),
+        ("/api/by-id/0af76519-16cd-43dd-8448-eb211c80319c", None),
+        ("/api/by-id/tom", {"name": "tom"}),
+    ],
+)
+async def test_a_literal_route_precedes_a_parameter(
+    client: httpx.AsyncClient, path: str, answer: dict[str, object] | None
+) -> None:
+    got = (await client.get(path)).json()
+    assert got == (answer or {"guid": path.rsplit("/", 1)[1]})
+
+
+async def test_a_response_keeps_status_headers_cookies_and_charset(
+    client: httpx.AsyncClient,
+) -> None:
+    response = await client.get("/api/cookies")
+    assert response.status_code == 201
+    assert response.headers["x-one"] == "1"
+    assert sorted(response.headers.get_list("set-cookie")) == [
+        "a=1; HttpOnly; Path=/",
+        "b=2; Max-Age=60",
+    ]
+    response = await client.get("/api/latin")
+    assert response.headers["content-type"] == "text/plain; charset=latin-1"
+    assert response.content == "Grüße".encode("latin-1")
+    response = await client.get("/api/text")
+    assert response.text == "hello from next door"
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+
+
+async def test_a_response_to_head_has_no_body(client: httpx.AsyncClient) -> None:
+    response = await client.head("/api/noop")
+    assert (response.status_code, response.content) == (200, b"")
+
+
+@pytest.mark.parametrize("path", ["broken", "nothing", "leaves", "smuggle?value=a%0D%0AX-In: 1"])
+async def test_a_failed_function_responds_500_without_a_body(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    response = await client.get(f"/api/{path}")
+    assert (response.status_code, response.content) == (500, b"")
+    assert "x-in" not in response.headers
+    assert (await client.get("/api/noop")).text == "ok"
+
+
+async def test_a_failure_is_logged_with_the_name_of_the_function(
+    client: httpx.AsyncClient, host: RunningHost
+) -> None:
+    before = len(host.lines)
+    await client.get("/api/broken")
+    await host.logged(r"WARNING \[Functions.broken\] about to fail", after=before)
+    await host.logged(r"ValueError: broken on purpose", after=before)
+    await client.get("/api/nothing")
+    await host.logged(
+        'TypeError: unable to encode outgoing TypedData: unsupported type "http" for '
+        'Python type "NoneType"',
+        after=before,
+    )
+
+
+async def test_bodies_of_100_mib_pass_in_both_directions(client: httpx.AsyncClient) -> None:
+    response = await client.post("/api/size", content=b"x" * HUNDRED_MIB)
+    assert response.json() == HUNDRED_MIB
+    response = await client.get("/api/large", params={"bytes": 20_000_000})
+    assert len(response.content) == 20_000_000
+
+
+async def test_a_body_over_100_mib_is_refused(client: httpx.AsyncClient) -> None:
+    response = await client.post("/api/size", content=b"x" * (HUNDRED_MIB + 1))
+    assert response.status_code == 413
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(101):
+            yield b"x" * (1024 * 1024)
+
+    try:
+        response = await client.post("/api/size", content=pieces())
+        assert response.status_code == 413
+    except httpx.WriteError:
+        pass  # refused while the body was being sent
+    assert (await client.get("/api/noop")).text == "ok"
+
+
+async def test_a_body_without_content_length_arrives_empty(client: httpx.AsyncClient) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 50_000
+
+    assert (await client.post("/api/size", content=pieces())).json() == 0
+    length = {"content-length": "1000000"}
+    answer = await client.post("/api/size", content=pieces(), headers=length)
+    assert answer.json() == 1_000_000
+
+
+async def test_a_blocking_function_does_not_delay_others(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    gates = [tmp_path / f"gate{number}" for number in range(3)]
+    for gate in gates:
+        os.mkfifo(gate)
+    blocked = [
+        asyncio.create_task(client.get("/api/block", params={"until": str(gate)})) for gate in gates
+    ]
+    for _ in range(20):
+        assert (await client.get("/api/noop")).text == "ok"
+        assert (await client.get("/api/text")).status_code == 200
+    for gate in gates:
+        await asyncio.to_thread(gate.write_text, "done")
+    assert [response.text for response in await asyncio.gather(*blocked)] == ["done"] * 3
+
+
+async def test_the_app_has_its_settings_and_cannot_import_the_hosts_modules(
+    client: httpx.AsyncClient,
+) -> None:
+    names = "FROM_FILE,FROM_BOTH,FUNCTIONS_WORKER_RUNTIME,AZURE_FUNCTIONS_ENVIRONMENT"
+    got = (await client.get("/api/environment", params={"names": names})).json()
+    assert got["settings"] == {
+        "FROM_FILE": "file",
+        "FROM_BOTH": "environment",
+        "FUNCTIONS_WORKER_RUNTIME": "python",
+        "AZURE_FUNCTIONS_ENVIRONMENT": "Development",
+    }
+    assert got["path"][0] == got["cwd"]
+    assert not [name for name in got["modules"] if name.split(".")[0] == "emulator"]
+    for name in ("frames", "serving"):
+        assert (await client.get("/api/imports", params={"name": name})).status_code == 404
+
+
+@pytest.mark.skipif(
+    emulator_is_installed(), reason="an app may import what is installed beside its interpreter"
+)
+async def test_the_checkout_of_the_host_is_not_importable_by_the_app(
+    client: httpx.AsyncClient,
+) -> None:
+    assert (await client.get("/api/imports", params={"name": "emulator"})).status_code == 404
+
+
+async def test_invalid_http_does_not_stop_the_host(
+    client: httpx.AsyncClient, host: RunningHost
+) -> None:
+    port = int(host.url.rsplit(":", 1)[1])
+    for garbage in (b"\x00\xff" * 100, b"GET\r\n\r\n", b"POST /api/size HTTP/1.1\r\n" * 3):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(garbage)
+        writer.write_eof()
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert (await client.get("/api/noop")).text == "ok"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"HTTP/1.1\r\nHost: a", 200),
+        (b"HTTP/1.1\r\nHost: [::1]:80", 200),
+        (b"HTTP/1.0", 200),
+        (b"HTTP/1.1", 400),
+        (b"HTTP/1.1\r\nHost: a\r\nHost: a", 400),
+        (b"HTTP/1.1\r\nHost: a/api/size?", 400),
+    ],
+)
+async def test_a_request_without_exactly_one_valid_host_is_refused(
+    host: RunningHost, head: bytes, status: int
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(host.url.rsplit(":", 1)[1]))
+    writer.write(b"GET /api/noop %b\r\nConnection: close\r\n\r\n" % head)
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+
+
+async def test_a_connection_with_endless_headers_is_closed(
+    client: httpx.AsyncClient, host: RunningHost
+) -> None:
+    port = int(host.url.rsplit(":", 1)[1])
+    _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /api/noop HTTP/1.1\r\nx: ")
+
+    async def flood() -> None:
+        for _ in range(1000):
+            writer.write(b"x" * 65536)
+            await writer.drain()
+
+    with pytest.raises(ConnectionError):
+        await flood()
+    writer.close()
+    assert (await client.get("/api/noop")).text == "ok"
+
+
+async def test_a_killed_app_process_is_restarted(
+    client: httpx.AsyncClient, host: RunningHost
+) -> None:
+    before = len(host.lines)
+    hanging = asyncio.create_task(client.get("/api/hang"))
+    await host.logged(r"\[Functions.hang\] hanging", after=before)
+    os.kill(host.app_pid(), signal.SIGKILL)
+    response = await hanging
+    assert (response.status_code, response.content) == (502, b"")
+    assert (await client.get("/api/noop")).text == "ok"  # waits for the restart
+    await host.logged("was killed by SIGKILL; it is restarted", after=before)

@@ -1,0 +1,318 @@
+"""The start and the stop of a host: refusals, kills, limits."""
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+
+from functions_tests.process.host_process import (
+    copy_app,
+    failed_start,
+    running_host,
+    start_host,
+    write_app,
+)
+
+HEAD = """
+import azure.functions as func
+import azure.durable_functions as df
+from typing import Any, Dict, List, Optional
+app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+"""
+BUNDLED = """{"version": "2.0", "extensionBundle":
+ {"id": "Microsoft.Azure.Functions.ExtensionBundle", "version": "[4.*, 5.0.0)"}}"""
+
+REFUSED = {
+    "an activity with an optional input": (
+        "@app.activity_trigger(input_name='p')\ndef a(p: Optional[dict]): pass",
+        (
+            "FunctionLoadError: cannot load the a function: binding p has invalid non-type "
+            "annotation typing.Optional[dict]"
+        ),
+    ),
+    "a builtin generic": (
+        "@app.activity_trigger(input_name='p')\ndef a(p: dict[str, int]): pass",
+        "cannot load the a function: binding p has invalid non-type annotation dict[str, int]",
+    ),
+    "a parameter that nothing fills": (
+        "@app.route(route='x')\ndef a(req: func.HttpRequest, other): pass",
+        (
+            "cannot load the a function: the following parameters are declared in Python but not "
+            "in the function definition (function.json or function decorators):  {'other'}"
+        ),
+    ),
+    "a binding without a parameter": (
+        "@app.activity_trigger(input_name='p')\ndef a(q): pass",
+        "are declared in Python but not in the function definition",
+    ),
+    "a context of another type": (
+        "@app.route(route='x')\ndef a(req: func.HttpRequest, context: dict): pass",
+        (
+            'the "context" parameter is expected to be of type azure.functions.Context, got '
+            "\"<class 'dict'>\""
+        ),
+    ),
+    "an HTTP trigger with a wrong annotation": (
+        "@app.route(route='x')\ndef a(req: int): pass",
+        "Python type annotation int",
+    ),
+    "a return annotation that HTTP cannot take": (
+        "@app.route(route='x')\ndef a(req: func.HttpRequest) -> dict: pass",
+        'Python return annotation "dict" does not match binding type "http"',
+    ),
+    "a return annotation that is no type": (
+        "@app.route(route='x')\ndef a(req: func.HttpRequest) -> Optional[str]: pass",
+        "has invalid non-type return annotation typing.Optional[str]",
+    ),
+    "two functions of one name": (
+        "@app.route(route='x')\ndef a(req): pass\n@app.route(route='y')\ndef a(req): pass",
+        "a",
+    ),
+    "an import that fails": ("import no_such_module", "ModuleNotFoundError"),
+    "an exception at import": ("raise KeyError('setting')", "KeyError: 'setting'"),
+    "a syntax error": ("def (", "SyntaxError"),
+    "an exit at import": ("import sys; sys.exit(4)", "SystemExit: 4"),
+    "a crash at import": (
+        "import os; os.kill(os.getpid(), 9)",
+        "the app process was killed by SIGKILL while it loaded the app",
+    ),
+    "two apps": (
+        "other = func.FunctionApp()\n@app.route(route='x')\ndef a(req): pass",
+        "More than one",
+    ),
+    "no functions": ("", "no functions were found in the app"),
+    "a reserved route": (
+        "@app.route(route='x')\ndef a(req): pass",
+        "The specified route conflicts with one or more built in routes.",
+    ),
+    "a bad route": (
+        "@app.route(route='x/{id:colour}')\ndef a(req): pass",
+        "'api/x/{id:colour}': the constraint 'colour' is not known",
+    ),
+    "a schedule that is none": (
+        "@app.timer_trigger(arg_name='t', schedule='every day')\ndef a(t): pass",
+        "The schedule expression 'every day' was not recognized as a valid cron expression",
+    ),
+    "a setting that is missing": (
+        "@app.timer_trigger(arg_name='t', schedule='%WHEN%')\ndef a(t): pass",
+        "cannot load the a function: '%WHEN%' does not resolve to a value",
+    ),
+    "a connection that is missing": (
+        (
+            "@app.service_bus_queue_trigger(arg_name='m', queue_name='q', connection='BUS')\n"
+            "def a(m: func.ServiceBusMessage): pass"
+        ),
+        "the Service Bus connection string 'BUS' is missing or empty",
+    ),
+    "a binding that is not served": (
+        "@app.blob_trigger(arg_name='b', path='p', connection='c')\ndef a(b): pass",
+        "this host does not serve bindings of type 'blobTrigger'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_an_app_that_azure_refuses_is_refused(case: str, tmp_path: Path) -> None:
+    source, expected = REFUSED[case]
+    host_file = BUNDLED
+    if case == "a reserved route":
+        host_file = '{"version": "2.0", "extensions": {"http": {"routePrefix": "admin"}}}'
+    folder = write_app(tmp_path / "app", HEAD + source, host_file)
+    status, line = await failed_start(folder, tmp_path / "data")
+    assert status == 1
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("host_file", "expected"),
+    [
+        (None, "host.json is missing: a Function App folder needs a host.json"),
+        ("{", "host.json: "),
+        ("[]", "a JSON object is expected"),
+        ("{}", "the 'version' must be \"2.0\", got null"),
+        ('{"version": "2.0", "functionTimeout": "soon"}', '"soon" is not a time span'),
+        ('{"version": "2.0", "extensions": 1}', "'extensions' must be an object"),
+    ],
+)
+async def test_a_bad_host_file_is_refused(
+    host_file: str | None, expected: str, tmp_path: Path
+) -> None:
+    folder = write_app(tmp_path / "app", "", host_file or "")
+    if host_file is None:
+        (folder / "host.json").unlink()
+    status, line = await failed_start(folder, tmp_path / "data")
+    assert (status, expected in line) == (2, True), line
+
+
+async def test_a_missing_extension_bundle_is_refused(tmp_path: Path) -> None:
+    source = HEAD + "@app.activity_trigger(input_name='p')\ndef a(p): pass"
+    folder = write_app(tmp_path / "app", source)
+    status, line = await failed_start(folder, tmp_path / "data")
+    assert status == 1
+    assert "The binding type(s) 'activityTrigger' are not registered." in line
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"IsEncrypted": true}', '{"Values": []}', '{"Values": {"A": 1}}']
+)
+async def test_bad_local_settings_are_refused(text: str, tmp_path: Path) -> None:
+    folder = copy_app("web", tmp_path / "app")
+    (folder / "local.settings.json").write_text(text)
+    status, line = await failed_start(folder, tmp_path / "data")
+    assert (status, "local.settings.json" in line) == (2, True)
+
+
+async def test_bad_options_are_refused(tmp_path: Path) -> None:
+    folder = copy_app("web", tmp_path / "app")
+    data = tmp_path / "data"
+    assert (await failed_start(tmp_path / "nowhere", data))[0] == 2
+    assert (await failed_start(folder, data, "--port", "70000"))[0] == 2
+    assert (await failed_start(folder, data, "--host", "0.0.0.0"))[0] == 2
+    assert (await failed_start(folder, data, "--log-level", "loud"))[0] == 2
+    assert (await failed_start(folder, folder / "host.json"))[0] == 2
+    status, line = await failed_start(folder, data, "--python", "/no/such/python")
+    assert (status, "/no/such/python cannot be started" in line) == (1, True)
+
+
+async def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        folder = copy_app("web", tmp_path / "app")
+        status, line = await failed_start(folder, tmp_path / "data", "--port", str(port))
+    assert (status, line) == (98, f"emulator.functions: port {port} is in use by another program")
+
+
+async def test_a_host_needs_only_a_folder_and_locks_its_data(
+    tmp_path: Path,
+) -> None:
+    folder, data = copy_app("web", tmp_path / "app"), tmp_path / "data"
+    async with running_host(folder, data) as host, httpx.AsyncClient() as client:
+        assert (await client.get(f"{host.url}/api/text")).text == "hello from next door"
+        status, line = await failed_start(folder, data)
+        assert (status, line) == (2, f"emulator.functions: another host is running on {data}")
+        assert (await client.get(f"{host.url}/api/noop")).text == "ok"
+    assert host.process.returncode == 0
+
+
+async def test_a_host_stops_cleanly_while_the_app_loads(tmp_path: Path) -> None:
+    source = "print('loading', flush=True)\nimport threading\nthreading.Event().wait()"
+    folder = write_app(tmp_path / "app", source)
+    host = await start_host(folder, tmp_path / "data")
+    await host.logged("loading")
+    app_pid = host.app_pid()
+    assert await host.stop() == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(app_pid, 0)
+
+
+async def test_the_app_process_ends_with_a_killed_host(
+    tmp_path: Path,
+) -> None:
+    folder, data = copy_app("web", tmp_path / "app"), tmp_path / "data"
+    async with running_host(folder, data) as host:
+        app_pid = host.app_pid()
+        app_end = os.pidfd_open(app_pid)
+        host.process.send_signal(signal.SIGKILL)
+        await host.process.wait()
+        await _ended(app_end)
+    async with running_host(folder, data) as host, httpx.AsyncClient() as client:
+        assert (await client.get(f"{host.url}/api/noop")).text == "ok"
+
+
+async def test_an_empty_route_prefix_leaves_the_hosts_paths(
+    tmp_path: Path,
+) -> None:
+    source = HEAD + (
+        "@app.route(route='{*path}')\n"
+        "def a(req: func.HttpRequest) -> str: return f\"<{req.route_params.get('path')}>\"\n"
+    )
+    prefix = '{"version": "2.0", "extensions": {"http": {"routePrefix": ""}}}'
+    folder = write_app(tmp_path / "app", source, prefix)
+    async with running_host(folder, tmp_path / "data") as host, httpx.AsyncClient() as client:
+        for path, text in (
+            ("", "<None>"),
+            ("/v1/jobs", "<v1/jobs>"),
+            ("/administer", "<administer>"),
+        ):
+            assert (await client.get(f"{host.url}{path}")).text == text
+        status = (await client.get(f"{host.url}/admin/host/status")).json()
+        assert status["state"] == "Running"
+        functions = (await client.get(f"{host.url}/admin/functions")).json()
+        assert functions[0]["invoke_url_template"] == f"{host.url}/{{*path}}"
+
+
+async def test_a_function_over_the_function_timeout_is_ended(tmp_path: Path) -> None:
+    folder = copy_app("web", tmp_path / "app")
+    (folder / "host.json").write_text('{"version": "2.0", "functionTimeout": "00:00:01"}')
+    async with running_host(folder, tmp_path / "data") as host, httpx.AsyncClient() as client:
+        response = await client.get(f"{host.url}/api/hang", timeout=20)
+        assert (response.status_code, response.content) == (500, b"")
+        assert (await client.get(f"{host.url}/api/noop", timeout=20)).text == "ok"
+
+
+async def test_requests_in_flight_finish_before_the_host_stops(tmp_path: Path) -> None:
+    folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
+    os.mkfifo(gate)
+    async with running_host(folder, tmp_path / "data") as host, httpx.AsyncClient() as client:
+        query = {"until": str(gate)}
+        request = asyncio.create_task(client.get(f"{host.url}/api/block", params=query))
+        writer = await asyncio.to_thread(gate.open, "w")  # returns when the function reads
+        host.process.terminate()
+        await host.logged("shutting down")
+        writer.write("done")
+        writer.close()
+        assert (await request).text == "done"
+        assert await host.process.wait() == 0
+
+
+async def test_the_thread_count_setting_sizes_the_thread_pool(tmp_path: Path) -> None:
+    folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
+    os.mkfifo(gate)
+    one_thread = {"PYTHON_THREADPOOL_THREAD_COUNT": "1"}
+    data = tmp_path / "data"
+    async with (
+        running_host(folder, data, environment=one_thread) as host,
+        httpx.AsyncClient(base_url=host.url) as client,
+    ):
+        block = asyncio.create_task(client.get("/api/block", params={"until": str(gate)}))
+        writer = await asyncio.to_thread(gate.open, "w")
+        waiting = asyncio.create_task(client.get("/api/text"))
+        for _ in range(10):
+            assert (await client.get("/api/noop")).text == "ok"
+        assert not waiting.done()
+        writer.close()
+        assert (await waiting).status_code == 200
+        assert (await block).text == ""
+
+
+async def test_requests_over_max_outstanding_requests_get_429(tmp_path: Path) -> None:
+    folder, gate = copy_app("web", tmp_path / "app"), tmp_path / "gate"
+    os.mkfifo(gate)
+    limit = '{"version": "2.0", "extensions": {"http": {"maxOutstandingRequests": 1}}}'
+    (folder / "host.json").write_text(limit)
+    async with (
+        running_host(folder, tmp_path / "data") as host,
+        httpx.AsyncClient(base_url=host.url) as client,
+    ):
+        block = asyncio.create_task(client.get("/api/block", params={"until": str(gate)}))
+        writer = await asyncio.to_thread(gate.open, "w")
+        assert (await client.get("/api/noop")).status_code == 429
+        writer.close()
+        await block
+        assert (await client.get("/api/noop")).status_code == 200
+
+
+async def _ended(pidfd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        async with asyncio.timeout(10):
+            await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
