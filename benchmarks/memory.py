@@ -18,7 +18,7 @@ from tests.conformance.worker.worker_gateway import Gateway, run_gateway
 from tests.conformance.worker.worker_heavy import CATALOGUE, GIB
 from tests.conformance.worker.worker_sharing import send_interleaved, sharing, waits
 from tests.conformance.worker.worker_world import World, run_world
-from worker.memory.budget import Record
+from worker.memory.simulated_device import AccountRecord
 
 JOBS_COUNT = 200
 BUDGET_BYTES = 8 * GIB
@@ -31,7 +31,7 @@ class Run:
     right_count: int
     failed: dict[str, int]
     seconds: float
-    record: Record
+    record: AccountRecord
     longest_wait_seconds: float
 
 
@@ -50,7 +50,7 @@ def run(world: World, settings: dict[str, str], *models: str) -> Run:
             for worker in workers:
                 worker.signal(signal.SIGTERM)
                 worker.exit_code()
-    record = Record.read(Path(settings["WORKER_MEMORY_FOLDER"]) / "cpu" / "account")
+    record = AccountRecord.read(Path(settings["WORKER_MEMORY_FOLDER"]) / "cpu" / "account")
     return Run(right_count, failed, seconds, record, max(waits(workers), default=0.0))
 
 

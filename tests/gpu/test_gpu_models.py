@@ -12,9 +12,9 @@ from torchvision import models
 
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson
-from worker.inference.runner import Runner
+from worker.inference.loaded_model import LoadedModel
 from worker.models.published import build
-from worker.weights.source import file_of
+from worker.weights.store import file_of
 from worker.weights.weights import Weights
 
 pytestmark = [pytest.mark.gpu, pytest.mark.torch]
@@ -24,7 +24,7 @@ CATALOGUE = Catalogue.load()
 PICTURES = CATALOGUE["classifier"]
 
 
-def answer(runner: Runner, name: str, media_type: str) -> InlineJson | InlineBytes:
+def answer(runner: LoadedModel, name: str, media_type: str) -> InlineJson | InlineBytes:
     data = (EXAMPLES / name).read_bytes()
     batch = [runner.prepare(data, media_type) for _ in range(3)]
     finished = [runner.finish(output) for output in runner.run(batch)]
@@ -35,7 +35,7 @@ def answer(runner: Runner, name: str, media_type: str) -> InlineJson | InlineByt
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 def test_the_classifier_knows_a_cat_in_each_precision(precision: str) -> None:
     model = replace(PICTURES, options={"precision": precision})
-    found = answer(Runner.load(model, torch_threads=1), "chelsea.jpg", "image/jpeg")
+    found = answer(LoadedModel.load(model, torch_thread_count=1), "chelsea.jpg", "image/jpeg")
     assert isinstance(found, InlineJson)
     assert {label["label"] for label in found.value["labels"][:3]} == {
         *("tiger cat", "Egyptian cat", "tabby")
@@ -44,7 +44,7 @@ def test_the_classifier_knows_a_cat_in_each_precision(precision: str) -> None:
 
 def test_voice_activity_hears_speech() -> None:
     model = CATALOGUE["voice-activity"]
-    runner = Runner.load(model, torch_threads=1, weights=Weights(file_of(model.weights)))
+    runner = LoadedModel.load(model, torch_thread_count=1, weights=Weights(file_of(model.weights)))
     found = answer(runner, "speech.wav", "audio/wav")
     assert isinstance(found, InlineJson)
     (segment,) = found.value["speech"]
@@ -68,7 +68,7 @@ def test_a_detector_gives_boxes(tmp_path: Path, precision: str) -> None:
         options={"architecture": architecture, "min_score": 0.01, "precision": precision},
     )
     weights = seeded(tmp_path, models.detection, architecture)
-    found = answer(Runner.load(model, 1, weights), "chelsea.jpg", "image/jpeg")
+    found = answer(LoadedModel.load(model, 1, weights), "chelsea.jpg", "image/jpeg")
     assert isinstance(found, InlineJson)
     assert found.value["objects"]
 
@@ -83,7 +83,7 @@ def test_a_segmenter_gives_a_mask(tmp_path: Path, precision: str) -> None:
         result_media_type="image/png",
     )
     weights = seeded(tmp_path, models.segmentation, architecture)
-    found = answer(Runner.load(model, 1, weights), "chelsea.jpg", "image/jpeg")
+    found = answer(LoadedModel.load(model, 1, weights), "chelsea.jpg", "image/jpeg")
     assert isinstance(found, InlineBytes)
     with Image.open(io.BytesIO(found.data)) as mask:
         assert mask.size == (384, 255)

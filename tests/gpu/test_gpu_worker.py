@@ -13,7 +13,7 @@ import pytest
 from benchmarks.rig import Rig, running
 from contract.messages import InlineBytes, InlineJson, JobReply
 from tests.gpu.gpu_asserting_model import LOSES_THE_DEVICE
-from worker.leaving import EXIT_DEVICE_LOST
+from worker.shutdown import EXIT_DEVICE_LOST
 
 pytestmark = [pytest.mark.gpu, pytest.mark.torch, pytest.mark.timeout(180)]
 
@@ -40,21 +40,21 @@ max_delivery_count = 3
 LOSE = """
 import json
 import torch
-from worker.inference.lost_device import device_computes, is_device_lost, verdict_of
+from worker.memory.device_errors import device_computes, is_device_lost, device_state
 
 values = torch.arange(4, device="cuda")
 before = device_computes()
 try:
     values[torch.tensor([10**6], device="cuda")].tolist()
 except RuntimeError as error:
-    print(json.dumps([before, is_device_lost(error), verdict_of(error).name, device_computes()]))
+    print(json.dumps([before, is_device_lost(error), device_state(error).name, device_computes()]))
 """
 
 OUT_OF_MEMORY = """
 import json
 import torch
-from worker.inference.lost_device import device_computes, is_device_lost
-from worker.memory.errors import is_out_of_memory
+from worker.memory.device_errors import device_computes, is_device_lost
+from worker.memory.device_errors import is_out_of_memory
 
 torch.ones(1, device="cuda")
 try:

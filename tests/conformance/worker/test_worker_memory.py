@@ -29,7 +29,7 @@ from tests.conformance.worker.worker_world import (
     run_world,
     wait_until,
 )
-from worker.memory.budget import Record
+from worker.memory.simulated_device import AccountRecord
 
 JOBS_COUNT = 200
 GATED = entry("gated", 1, "").replace("worker_heavy", "worker_models")
@@ -65,7 +65,7 @@ def test_two_models_that_do_not_fit_together_share_a_device_fairly(
 
     assert {i: square(gateway, i) for i in jobs} == {i: n**2 for i, n in jobs.items()}
 
-    record = Record.read(tmp_path / "cpu" / "account")
+    record = AccountRecord.read(tmp_path / "cpu" / "account")
     assert 6 * GIB <= record.peak_bytes <= 8 * GIB
     assert record.refused_count == 0, "nothing was used that had not been reserved"
     # Of two models with equally much to do, each waits for the other's turn.

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.conformance.worker.worker_metadata import MACHINE, Metadata, run_metadata
-from worker.notices import Mode, Notices, NoticeSettings
+from worker.scheduled_events import ScheduledEvents
+from worker.settings import ScheduledEventMode, ScheduledEventSettings
 
 FAR = "Mon, 01 Jan 2029 00:00:00 GMT"
 
@@ -21,13 +22,18 @@ def metadata() -> Iterator[Metadata]:
 
 
 class Listener:
-    """Notices, and whether the worker was told to leave."""
+    """ScheduledEvents, and whether the worker was told to leave."""
 
-    def __init__(self, address: str, mode: Mode = Mode.ACKNOWLEDGE, machine: str = "") -> None:
+    def __init__(
+        self,
+        address: str,
+        mode: ScheduledEventMode = ScheduledEventMode.ACKNOWLEDGE,
+        machine: str = "",
+    ) -> None:
         self.reasons: list[str] = []
         now = datetime(2028, 1, 1, tzinfo=UTC)
-        settings = NoticeSettings(mode, address, machine)
-        self.notices = Notices(settings, self.reasons.append, lambda: now)
+        settings = ScheduledEventSettings(mode, address, machine)
+        self.notices = ScheduledEvents(settings, self.reasons.append, lambda: now)
 
     def hears(self) -> bool:
         self.notices.turn()
@@ -81,7 +87,7 @@ def test_acknowledges_what_is_its_own(metadata: Metadata) -> None:
 
 
 def test_acknowledges_nothing_unasked(metadata: Metadata) -> None:
-    listener = Listener(metadata.address, Mode.DRAIN)
+    listener = Listener(metadata.address, ScheduledEventMode.DRAIN)
     metadata.announce("Preempt")
     assert listener.hears()
     listener.notices.acknowledge()

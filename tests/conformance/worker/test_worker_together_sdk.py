@@ -6,7 +6,8 @@ from azure.servicebus import ServiceBusMessage
 
 from tests.conformance.worker.worker_world import World, job_id
 from worker.errors import Settlement
-from worker.messages.servicebus import Delivery, QueueLink, QueueSender
+from worker.servicebus.link import Delivery, QueueLink
+from worker.servicebus.sender import QueueSender
 from worker.settings import Endpoint
 
 QUEUE = "noop"

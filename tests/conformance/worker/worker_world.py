@@ -145,6 +145,9 @@ class Program:
         except httpx.TransportError:
             return False
 
+    def is_ready_for_jobs(self) -> bool:
+        return httpx.get(self.probe, timeout=5).status_code == 200
+
     def held(self, model: str) -> int:
         """How many messages of this model a worker holds."""
         document = httpx.get(self.probe, timeout=5).json()

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from contract.catalogue import Catalogue, Model
-from worker.inference.residence import Residence
-from worker.inference.runner import Runner
-from worker.memory.pending import Peeked
-from worker.memory.place import Occupant
-from worker.memory.settings import MemorySettings
-from worker.memory.sharing import Sharing
+from worker.inference.loaded_model import LoadedModel
+from worker.inference.model_manager import ModelManager
+from worker.memory.gpu_sharing.queued_work import Peeked
+from worker.memory.gpu_sharing.reservation import ModelWorkload
+from worker.memory.gpu_sharing.sharing import DeviceSharing
 from worker.models import Accepts
+from worker.settings import MemorySettings
 
 NOOP = Catalogue.load()["noop"]
 BUDGET = 80
@@ -71,7 +71,7 @@ class Stay:
     """A residence with its device thread, and the work it is told of."""
 
     model: Model
-    sharing: Sharing
+    sharing: DeviceSharing
     load: Callable[[], Infer]
     has_work: bool = False
     infer: Infer | None = None
@@ -83,14 +83,14 @@ class Stay:
     lost: list[RuntimeError] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        occupant = Occupant(
+        occupant = ModelWorkload(
             name=self.model.name,
             busy_count=lambda: len(self.in_hand),
-            may_take=lambda: False,
+            may_receive=lambda: False,
             vacate=self.vacated.set,
-            windows=[self],
+            queues=[self],
         )
-        self.residence = Residence(self.model, self._load, self.sharing, occupant)
+        self.manager = ModelManager(self.model, self._load, self.sharing, occupant)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
@@ -105,9 +105,9 @@ class Stay:
         self.vacated.set()
         self.thread.join(10)
 
-    def _load(self, model: Model) -> Runner:
+    def _load(self, model: Model) -> LoadedModel:
         self.infer = self.load()
-        return Runner(model, self.infer)
+        return LoadedModel(model, self.infer)
 
     def _run(self) -> None:
         try:
@@ -116,19 +116,19 @@ class Stay:
             self.lost.append(error)
 
     def _stay(self) -> None:
-        while self.residence.enter(self.stopping):
+        while self.manager.enter(self.stopping):
             self.entered.set()
             self.vacated.wait()
             self.vacated.clear()
-            self.residence.leave()
+            self.manager.leave()
             self.entered.clear()
 
 
 @contextlib.contextmanager
-def shared(folder: Path) -> Iterator[Sharing]:
+def shared(folder: Path) -> Iterator[DeviceSharing]:
     """What one process makes of the device."""
     sharing, stopping = (
-        Sharing(MemorySettings(BUDGET, folder, turn_seconds=0.05)),
+        DeviceSharing(MemorySettings(BUDGET, folder, turn_seconds=0.05)),
         threading.Event(),
     )
     thread = threading.Thread(target=sharing.run, args=(stopping,))

@@ -100,7 +100,7 @@ GOOD = wav_of(pcm(16), 16)
     [
         (b"", "not a WAV file"),
         (b"OggS" + bytes(40), "not a WAV file"),
-        (GOOD[:-2], "is cut off: 3200 bytes are announced where 3198 are"),
+        (GOOD[:-2], "is cut off: 3200 bytes are announced, 3198 are left"),
         (GOOD[:30], "cut off"),
         (GOOD[:36], "has no samples"),
         (wav_of(b"", 16), "missing or cut off"),
@@ -112,9 +112,9 @@ GOOD = wav_of(pcm(16), 16)
         (wav_of(b"ab", 8, kind=7), "neither PCM"),
         (wav_of(b"abcd", 32, kind=0xFFFE), "neither PCM"),
         (GOOD.replace(struct.pack("<HH", 2, 16), struct.pack("<HH", 4, 16)), "contradicts itself"),
-        (wav_of(struct.pack("<f", float("nan")), 32, kind=3), "no finite numbers"),
-        (wav_of(struct.pack("<d", 1e300), 64, kind=3), "no finite numbers"),
-        (b"RIFF\0\0\0\0WAVE" + chunk(b"data", b"ab"), "before it says what they are"),
+        (wav_of(struct.pack("<f", float("nan")), 32, kind=3), "not finite numbers"),
+        (wav_of(struct.pack("<d", 1e300), 64, kind=3), "not finite numbers"),
+        (b"RIFF\0\0\0\0WAVE" + chunk(b"data", b"ab"), "before its format"),
         (b"RIFF\0\0\0\0WAVE" + chunk(b"JUNK", b"") * 300, "more than 256 parts"),
     ],
 )

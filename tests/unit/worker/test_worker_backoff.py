@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.remote.backoff import Backoff, delay_seconds
+from worker.net.retries import Backoff, redelivery_delay_seconds
 
 
 def test_doubles_up_to_the_limit_and_begins_again() -> None:
@@ -19,8 +19,8 @@ def test_jitter_takes_half_at_most(chance: float) -> None:
 
 
 def test_each_delivery_waits_longer_than_the_one_before() -> None:
-    delays = [delay_seconds(count, lambda: 0.0) for count in range(7)]
+    delays = [redelivery_delay_seconds(count, lambda: 0.0) for count in range(7)]
     assert delays == sorted(delays)
     assert delays[0] == 1.0
     assert delays[3:] == [60.0] * 4
-    assert delay_seconds(2, lambda: 1.0) == delays[2] / 2
+    assert redelivery_delay_seconds(2, lambda: 1.0) == delays[2] / 2

@@ -5,7 +5,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.inference.batcher import Batcher, BatchQueue
+from worker.pipeline.infer import Batcher, BatchQueue
 
 
 def test_waits_for_a_fuller_batch_but_not_beyond_the_limit() -> None:
@@ -128,7 +128,8 @@ def _in_order(items: list[tuple[float, bool]]) -> list[int]:
 def test_a_paused_queue_takes_nothing_until_it_goes_on() -> None:
     queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
     assert queue.put("early")
-    assert queue.pause() == ["early"]
+    queue.pause()
+    assert queue.clear() == ["early"]
     assert queue.take() == []
     assert not queue.put("late")
     queue.resume()
@@ -144,7 +145,8 @@ def test_a_closed_queue_gives_back_what_was_not_taken_and_lets_its_taker_go() ->
     taker = threading.Thread(target=lambda: taken.append(queue.take()))
     taker.start()
 
-    assert queue.close() == ["one"]
+    queue.close()
+    assert queue.clear() == ["one"]
     taker.join(5)
     assert taken == [[]]
     assert not queue.put("two")

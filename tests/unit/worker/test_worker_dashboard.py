@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from worker.observed.metrics import Metrics
+from worker.telemetry.recording import Metrics
 
 DASHBOARD: dict[str, Any] = json.loads(
     (Path(__file__).parents[3] / "infra" / "dashboards" / "worker.json").read_text("utf-8")

@@ -15,7 +15,7 @@ SETTLEMENTS = {
     errors.InferenceFailed: Settlement.COMPLETE,
     errors.OutOfMemory: Settlement.COMPLETE,
     errors.ResultTooLarge: Settlement.COMPLETE,
-    errors.TooLate: Settlement.COMPLETE,
+    errors.ExpiredForProducer: Settlement.COMPLETE,
     errors.Expired: Settlement.COMPLETE,
     errors.NotWaitedFor: Settlement.COMPLETE,
     errors.Cancelled: Settlement.COMPLETE,
@@ -52,7 +52,7 @@ def test_every_error_has_its_settlement() -> None:
 
 def test_codes_are_stable_and_each_its_own() -> None:
     # It is Expired all the same, where somebody has to be told.
-    codes = [c.code for c in leaves() if c is not errors.TooLate]
+    codes = [c.code for c in leaves() if c is not errors.ExpiredForProducer]
     assert len(set(codes)) == len(codes)
     assert all(c.code in (errors.__doc__ or "") for c in leaves() if c is not UnreadableMessage)
 

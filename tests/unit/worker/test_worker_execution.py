@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.errors import Cancelled, DeviceLost, InvalidInput, OutOfMemory
-from worker.inference.execution import Ran, execute
-from worker.memory.allowance import Allowance
-from worker.memory.errors import BudgetExceeded
-from worker.memory.gate import Gate
+from worker.errors import Cancelled, DeviceLost, InvalidInput, NotWaitedFor, OutOfMemory
+from worker.memory.device_errors import BudgetExceeded
+from worker.memory.limits import BatchLimit, DeviceGate
 from worker.models import Context
+from worker.pipeline.infer import Ran, Skipped, run_batch
 
 
 @dataclass(eq=False)
@@ -27,20 +26,20 @@ class Item:
     context: Context | None = None
 
 
-class RecordingAllowance(Allowance):
-    """Tells which batches ran, and which of them alone."""
+class RecordingLimit(BatchLimit):
+    """Records the costs of the batches, and of those that ran alone."""
 
     def __init__(self) -> None:
-        super().__init__("model", Gate())
+        super().__init__("model", DeviceGate())
         self.costs: list[float] = []
         self.alone: list[float] = []
 
     @contextlib.contextmanager
-    def running(self, cost: float, *, alone: bool = False) -> Iterator[None]:
+    def admit(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
         self.costs.append(cost)
-        if alone:
+        if is_exclusive:
             self.alone.append(cost)
-        with super().running(cost, alone=alone):
+        with super().admit(cost, is_exclusive=is_exclusive):
             yield
 
 
@@ -62,9 +61,18 @@ class Model:
         return [item * item for item in batch]
 
 
-def outcomes(model: Model, count: int, allowance: Allowance | None = None) -> dict[int, Ran]:
+def run_all(run: Any, items: Sequence[Item], limit: BatchLimit) -> list[tuple[Item, Ran]]:
+    """Run items of which none is skipped."""
+    ran: list[tuple[Item, Ran]] = []
+    for item, outcome in run_batch(run, items, lambda _: None, limit):
+        assert isinstance(outcome, Ran)
+        ran.append((item, outcome))
+    return ran
+
+
+def outcomes(model: Model, count: int, allowance: BatchLimit | None = None) -> dict[int, Ran]:
     items = [Item(number) for number in range(count)]
-    ran = list(execute(model, items, lambda _: True, allowance or Allowance("model", Gate())))
+    ran = run_all(model, items, allowance or BatchLimit("model", DeviceGate()))
     assert len(ran) == count, "one outcome for each"
     return {item.item: what for item, what in ran}
 
@@ -108,15 +116,21 @@ def test_a_job_that_is_not_worth_it_any_more_is_not_run_again() -> None:
 
     model = Cancels()
     items = [Item(number) for number in range(4)]
-    ran = list(execute(model, items, lambda job: job.item not in gone, Allowance("m", Gate())))
-    assert [(job.item, what.result) for job, what in ran] == [(0, 0), (1, 1), (3, 9)]
+    reason = NotWaitedFor("cancelled")
+    limit = BatchLimit("m", DeviceGate())
+    ran = list(run_batch(model, items, lambda job: reason if job.item in gone else None, limit))
+    assert [(job.item, what) for job, what in ran if isinstance(what, Skipped)] == [
+        (2, Skipped(reason))
+    ]
+    results = [(job.item, what.result) for job, what in ran if isinstance(what, Ran)]
+    assert results == [(0, 0), (1, 1), (3, 9)]
     assert model.passes == [[0, 1, 2, 3], [0, 1, 3]], "the others went on in one batch"
 
 
 def test_a_batch_that_does_not_fit_is_split_and_the_limit_is_learned(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    allowance = RecordingAllowance()
+    allowance = RecordingLimit()
     model = Model(fits=5)
     ran = outcomes(model, 16, allowance)
     assert all(what.error is None for what in ran.values())
@@ -134,8 +148,8 @@ def test_what_torch_finds_no_memory_for_on_the_host_is_split_too() -> None:
         torch.empty(2**60 * (len(batch) // 3))
         return batch
 
-    allowance = Allowance("model", Gate())
-    ran = list(execute(run, [Item(n) for n in range(8)], lambda _: True, allowance))
+    allowance = BatchLimit("model", DeviceGate())
+    ran = run_all(run, [Item(n) for n in range(8)], allowance)
     assert [what.error for _, what in ran] == [None] * 8
     assert allowance.max_cost == 2
 
@@ -147,7 +161,9 @@ def test_even_what_would_end_the_thread_fails_its_own_job_alone(surprise: BaseEx
             raise surprise
         return batch
 
-    ran = list(execute(run, [Item(n) for n in range(4)], lambda _: True, Allowance("m", Gate())))
+    ran = list(
+        run_batch(run, [Item(n) for n in range(4)], lambda _: None, BatchLimit("m", DeviceGate()))
+    )
     assert {job.item: what.error for job, what in ran if what.error} == {2: surprise}
 
 
@@ -158,7 +174,7 @@ def test_one_that_does_not_fit_is_tried_alone_at_the_end_and_then_fails_for_good
                 raise BudgetExceeded("no room")
             return super().__call__(batch, contexts)
 
-    allowance = RecordingAllowance()
+    allowance = RecordingLimit()
     ran = outcomes(Large(), 4, allowance)
     assert allowance.alone == [1.0]
     assert allowance.costs[-1] == 1.0
@@ -178,12 +194,12 @@ def test_one_that_did_not_fit_beside_others_succeeds_alone() -> None:
             raise BudgetExceeded("another model was in the way")
         return batch
 
-    ran = list(execute(run, [Item(7)], lambda _: True, Allowance("m", Gate())))
+    ran = run_all(run, [Item(7)], BatchLimit("m", DeviceGate()))
     assert [(job.item, what.result, what.error) for job, what in ran] == [(7, 7, None)]
 
 
 def test_a_limit_is_not_learned_from_one_item() -> None:
-    allowance = Allowance("m", Gate())
+    allowance = BatchLimit("m", DeviceGate())
     outcomes(Model(fits=0), 1, allowance)
     assert allowance.max_cost == math.inf
 
@@ -196,7 +212,7 @@ def test_on_a_lost_device_nothing_is_tried_again() -> None:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     items = [Item(number) for number in range(4)]
-    ran = list(execute(run, items, lambda _: True, Allowance("m", Gate())))
+    ran = run_all(run, items, BatchLimit("m", DeviceGate()))
     assert len(passes) == 1
     assert [job.item for job, _ in ran] == [0, 1, 2, 3]
     assert all(isinstance(what.error, DeviceLost) for _, what in ran)
@@ -212,7 +228,7 @@ def test_each_pass_is_watched() -> None:
 
     items = [Item(number) for number in range(3)]
     model = Model(bad={2})
-    list(execute(model, items, lambda _: True, Allowance("m", Gate()), watching))
+    list(run_batch(model, items, lambda _: None, BatchLimit("m", DeviceGate()), watching))
     # Those that raise do not get past the watcher's yield.
     assert seen == [[0, 1]]
     assert model.passes == [[0, 1, 2], [0, 1], [2]]

@@ -11,9 +11,9 @@ from contract.catalogue import Catalogue
 from contract.guard import AddressGuard
 from contract.messages import PayloadUrl
 from worker.errors import InvalidInput, UnsupportedMediaType
-from worker.inputs import fetching
-from worker.inputs.fetching import Fetcher
-from worker.remote.outbound import Limits, Outbound
+from worker.inputs import urls
+from worker.inputs.urls import UrlFetcher
+from worker.net.guarded_http import GuardedHttp, Limits
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 NOOP = Catalogue.load().model("noop")
@@ -53,8 +53,8 @@ def http(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
 
 
 @pytest.fixture
-def fetcher() -> Fetcher:
-    return Fetcher(Outbound(AddressGuard("127.0.0.1")))
+def fetcher() -> UrlFetcher:
+    return UrlFetcher(GuardedHttp(AddressGuard("127.0.0.1")))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def fetcher() -> Fetcher:
     ],
 )
 def test_the_media_type_is_told_by_who_knows_it_best(
-    fetcher: Fetcher, announced: str | None, header: str, body: bytes, found: str
+    fetcher: UrlFetcher, announced: str | None, header: str, body: bytes, found: str
 ) -> None:
     with answering(http(body, header)) as url:
         assert fetcher.fetch(PayloadUrl(url, announced), NOOP) == (body, found)
@@ -77,7 +77,7 @@ def test_the_media_type_is_told_by_who_knows_it_best(
     ("announced", "body"), [("image/jpeg", PNG), ("application/json", b"{"), (None, b"%PDF-1.7")]
 )
 def test_bytes_of_another_type_are_refused(
-    fetcher: Fetcher, announced: str | None, body: bytes
+    fetcher: UrlFetcher, announced: str | None, body: bytes
 ) -> None:
     with answering(http(body)) as url, pytest.raises(UnsupportedMediaType):
         fetcher.fetch(PayloadUrl(url, announced), NOOP)
@@ -92,12 +92,12 @@ def test_bytes_of_another_type_are_refused(
         (b"", "cannot be read"),
         (http(b"", "location: http://10.0.0.1/", status="302 Found"), "public internet"),
         (http(b"", "location: file:///etc/passwd", status="302 Found"), "must be https"),
-        (http(b"", "location: http://[::1", status="302 Found"), "cannot be fetched|no URL"),
+        (http(b"", "location: http://[::1", status="302 Found"), "cannot be fetched|not a URL"),
         (http(b"x" * (CLASSIFIER.max_input_bytes + 1)), "more than the"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_a_sentence(
-    fetcher: Fetcher, answer: bytes, said: str
+    fetcher: UrlFetcher, answer: bytes, said: str
 ) -> None:
     with answering(answer) as url, pytest.raises(InvalidInput, match=said):
         fetcher.fetch(PayloadUrl(url), CLASSIFIER)
@@ -107,9 +107,9 @@ def test_what_cannot_be_used_is_refused_with_a_sentence(
     "begun", [b"", b"HTTP/1.1 200 OK\r\n", http(b"abc", "content-length: 900")]
 )
 def test_a_server_that_hangs_is_left(
-    fetcher: Fetcher, begun: bytes, monkeypatch: pytest.MonkeyPatch
+    fetcher: UrlFetcher, begun: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "LIMIT_SECONDS", 0.2)
+    monkeypatch.setattr(urls, "LIMIT_SECONDS", 0.2)
     with (
         answering(begun, hangs=True) as url,
         pytest.raises(InvalidInput, match="did not answer in time"),
@@ -117,7 +117,7 @@ def test_a_server_that_hangs_is_left(
         fetcher.fetch(PayloadUrl(url), NOOP)
 
 
-def test_nobody_listens(fetcher: Fetcher) -> None:
+def test_nobody_listens(fetcher: UrlFetcher) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
     with pytest.raises(InvalidInput, match="cannot be read"):
@@ -142,7 +142,7 @@ def test_the_address_is_the_one_that_was_checked(monkeypatch: pytest.MonkeyPatch
                 look_up(host, port) if host == "name.test" else original(host, *a, **k)
             ),
         )
-        outbound = Outbound(AddressGuard("127.0.0.1"))
+        outbound = GuardedHttp(AddressGuard("127.0.0.1"))
         answer = outbound.exchange("GET", f"http://name.test:{port}/", {}, None, Limits(100, 5.0))
     assert answer.body == b"hello"
     assert asked == ["name.test"]

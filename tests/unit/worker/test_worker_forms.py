@@ -14,8 +14,7 @@ from PIL import Image
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson
 from worker.errors import Cancelled, InferenceFailed, InvalidInput, ModelUnfit
-from worker.inference.forms import construct
-from worker.inference.runner import Runner
+from worker.inference.loaded_model import LoadedModel, make_instance
 from worker.models import Accepts, Context, Weights
 
 NOOP = Catalogue.load()["noop"]
@@ -26,7 +25,7 @@ Image.new("L", (4, 2), 255).save(PNG, "PNG")
 WEIGHTS = Weights(Path("weights.pth"))
 
 
-def answer(runner: Runner, data: bytes, media_type: str) -> InlineJson | InlineBytes:
+def answer(runner: LoadedModel, data: bytes, media_type: str) -> InlineJson | InlineBytes:
     (output,) = runner.run([runner.prepare(data, media_type)])
     return runner.finish(output)
 
@@ -36,7 +35,7 @@ def test_the_short_form_is_one_item_in_and_one_result_out() -> None:
         def __call__(self, image: Image.Image) -> dict[str, object]:
             return {"size": list(image.size)}
 
-    runner = Runner(PICTURES, Infer())
+    runner = LoadedModel(PICTURES, Infer())
     assert runner.accepts == "image"
     assert answer(runner, PNG.getvalue(), "image/png") == InlineJson({"size": [4, 2]})
     items = [runner.prepare(PNG.getvalue(), "image/png")] * 3
@@ -56,7 +55,7 @@ def test_the_full_form_has_a_last_step_of_its_own() -> None:
         def postprocess(self, output: int) -> dict[str, int]:
             return {"twice": output}
 
-    assert answer(Runner(TEXTS, Infer()), b"abc", "text/plain") == InlineJson({"twice": 6})
+    assert answer(LoadedModel(TEXTS, Infer()), b"abc", "text/plain") == InlineJson({"twice": 6})
 
 
 class Told:
@@ -92,7 +91,7 @@ def test_both_forms_can_tell_how_far_they_are() -> None:
     long = replace(TEXTS, reports_progress=True)
     for infer in (Short(), Full()):
         contexts = [Told(), Told()]
-        assert list(Runner(long, infer).run(["a", "b"], contexts)) == ["a", "b"]
+        assert list(LoadedModel(long, infer).run(["a", "b"], contexts)) == ["a", "b"]
         assert [context.seen for context in contexts] == [[0.5], [0.5]]
 
 
@@ -116,11 +115,11 @@ def test_both_forms_can_be_told_what_the_caller_asked_for() -> None:
             return batch
 
     for infer in (Short(), Full()):
-        runner = Runner(TEXTS, infer)
+        runner = LoadedModel(TEXTS, infer)
         plain = runner.prepare(b"ab", "text/plain")
         asked = runner.prepare(b"ab", "text/plain", {"times": 3})
         assert list(runner.run([plain, asked])) == ["ab", "ababab"]
-    short = Runner(TEXTS, Short())
+    short = LoadedModel(TEXTS, Short())
     assert short.cost(short.prepare(b"abc", "text/plain", {"times": 3})) == 3
     # A sample of the model's own is an item as it is.
     assert list(short.run(["x"])) == ["x"]
@@ -132,7 +131,7 @@ def test_a_long_short_model_gets_context_and_parameters() -> None:
             context.progress(parameters["at"])
             return text
 
-    runner, told = Runner(replace(TEXTS, reports_progress=True), Infer()), Told()
+    runner, told = LoadedModel(replace(TEXTS, reports_progress=True), Infer()), Told()
     assert list(runner.run([runner.prepare(b"a", "text/plain", {"at": 0.25})], [told])) == ["a"]
     assert told.seen == [0.25]
 
@@ -152,7 +151,7 @@ def test_what_a_class_accepts_is_what_it_gets(
         return item
 
     infer.accepts = accepts  # type: ignore[attr-defined]  # any callable will do
-    assert Runner(NOOP, infer).prepare(data, media_type) == seen
+    assert LoadedModel(NOOP, infer).prepare(data, media_type) == seen
 
 
 @pytest.mark.parametrize(
@@ -167,7 +166,7 @@ def test_what_a_class_accepts_is_what_it_gets(
 def test_media_types_of_one_kind_leave_no_choice(
     media_types: tuple[str, ...], accepts: str
 ) -> None:
-    assert Runner(replace(NOOP, media_types=media_types), bytes).accepts == accepts
+    assert LoadedModel(replace(NOOP, media_types=media_types), bytes).accepts == accepts
 
 
 class Wants:
@@ -184,8 +183,8 @@ class Wants:
 
 def test_the_constructor_gets_weights_and_options_by_name() -> None:
     model = replace(NOOP, options={"architecture": "resnet50"})
-    assert construct(model, Wants, WEIGHTS).given == (WEIGHTS, "resnet50", 0.5)
-    anything = construct(model, lambda **given: given, WEIGHTS)
+    assert make_instance(model, Wants, WEIGHTS).given == (WEIGHTS, "resnet50", 0.5)
+    anything = make_instance(model, lambda **given: given, WEIGHTS)
     assert anything == {"architecture": "resnet50", "weights": WEIGHTS}
 
 
@@ -201,12 +200,12 @@ def test_an_entry_that_does_not_fit_the_constructor_is_refused_by_name(
     options: dict[str, Any], weights: Weights | None, said: str
 ) -> None:
     with pytest.raises(ModelUnfit, match=said):
-        construct(replace(NOOP, options=options), Wants, weights)
+        make_instance(replace(NOOP, options=options), Wants, weights)
 
 
 def test_weights_that_nothing_takes_are_refused() -> None:
     with pytest.raises(ModelUnfit, match=r"noop.weights: worker.models.noop takes no such"):
-        construct(NOOP, object, WEIGHTS)
+        make_instance(NOOP, object, WEIGHTS)
 
 
 @pytest.mark.parametrize("foreign", ["image/gif", "image/jpg", "audio/mpeg"])
@@ -214,8 +213,8 @@ def test_what_is_not_decoded_is_refused_before_any_job_comes(foreign: str) -> No
     model = replace(NOOP, media_types=("image/png", foreign))
     infer = type("Infer", (Wants,), {"accepts": foreign.partition("/")[0]})
     with pytest.raises(ModelUnfit, match=f"noop.media_types: {foreign} cannot be decoded"):
-        Runner(model, infer(WEIGHTS, ""))
-    Runner(model, type("Infer", (Wants,), {"accepts": "bytes"})(WEIGHTS, ""))
+        LoadedModel(model, infer(WEIGHTS, ""))
+    LoadedModel(model, type("Infer", (Wants,), {"accepts": "bytes"})(WEIGHTS, ""))
 
 
 @pytest.mark.parametrize(
@@ -223,7 +222,7 @@ def test_what_is_not_decoded_is_refused_before_any_job_comes(foreign: str) -> No
     [
         ({"accepts": "pictures"}, "accepts is 'pictures', not audio, bytes, file"),
         ({"postprocess": print}, "postprocess but no preprocess"),
-        ({"preprocess": None}, "Infer.preprocess is no method"),
+        ({"preprocess": None}, "Infer.preprocess is not a method"),
         ({"max_batch_size": 4}, "noop.max_batch_size: is 16, the model is made for 4"),
         ({"accepts": None}, "must say what it accepts"),
     ],
@@ -233,14 +232,14 @@ def test_a_class_that_does_not_fit_its_entry_is_refused(
 ) -> None:
     infer = type("Infer", (Wants,), members)
     with pytest.raises(ModelUnfit, match=said):
-        Runner(NOOP, infer(WEIGHTS, ""))
+        LoadedModel(NOOP, infer(WEIGHTS, ""))
 
 
 def test_a_class_that_cannot_be_called_is_refused() -> None:
     with pytest.raises(ModelUnfit, match="no __call__"):
-        Runner(NOOP, SimpleNamespace(accepts="bytes"))
+        LoadedModel(NOOP, SimpleNamespace(accepts="bytes"))
     with pytest.raises(ModelUnfit, match="no class Infer"):
-        Runner.load(replace(NOOP, implementation="json"), torch_threads=1)
+        LoadedModel.load(replace(NOOP, implementation="json"), torch_thread_count=1)
 
 
 @pytest.mark.parametrize("outputs", [[], [1, 2], iter([1]), None])
@@ -248,11 +247,11 @@ def test_a_model_that_loses_results_fails(outputs: Sequence[object]) -> None:
     members = {"accepts": "bytes", "preprocess": bytes, "__call__": lambda self, batch: outputs}
     infer = type("Infer", (), members)
     with pytest.raises(InferenceFailed, match="results for 1 inputs"):
-        Runner(NOOP, infer()).run([b""])
+        LoadedModel(NOOP, infer()).run([b""])
 
 
 def finished(result: object, media_type: str) -> InlineJson | InlineBytes:
-    return Runner(replace(NOOP, result_media_type=media_type), _bytes).finish(result)
+    return LoadedModel(replace(NOOP, result_media_type=media_type), _bytes).finish(result)
 
 
 def _bytes(item: bytes) -> bytes:
@@ -294,4 +293,4 @@ def test_json_that_is_none_is_refused_with_a_sentence() -> None:
     infer.accepts = "json"  # type: ignore[attr-defined]
     for data in (b"{", b"[NaN]", b"\xff", b"[" * 100_000, json.dumps("x").encode()[:-1]):
         with pytest.raises(InvalidInput):
-            Runner(NOOP, infer).prepare(data, "application/json")
+            LoadedModel(NOOP, infer).prepare(data, "application/json")

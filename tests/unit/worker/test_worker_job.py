@@ -6,10 +6,10 @@ from typing import Any, cast
 import pytest
 
 from contract.messages import InlineBytes, InlineJson, JobRequest, ReplyQueue, ReplyTo, ReplyUrl
-from worker.messages.job import Job
-from worker.messages.lease import Leases
-from worker.messages.servicebus import Delivery
-from worker.observed.tracing import Tracing
+from worker.pipeline.receive import Job
+from worker.servicebus.link import Delivery
+from worker.servicebus.locks import LockRenewer
+from worker.telemetry.recording import Tracing
 
 QUEUED_AT = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
@@ -30,7 +30,7 @@ def job(
         deadline=QUEUED_AT + timedelta(seconds=60),
         reply_to=reply_to,
     )
-    lease = Leases().hold(delivery, lambda delivery, timeout_seconds: 1.0, 1.0, 0.0)
+    lease = LockRenewer().hold(delivery, lambda delivery, timeout_seconds: 1.0, 1.0, 0.0)
     return Job(request, delivery, lease, Tracing().job("noop", "noop", "job", delivery))
 
 
@@ -57,7 +57,7 @@ def test_expires_at_its_deadline() -> None:
 
 def test_the_reply_tells_how_it_went() -> None:
     finished = job(delivery_count=2)
-    finished.ran(QUEUED_AT + timedelta(seconds=1.5), inference_ms=20.0, batch_size=4)
+    finished.record_run(QUEUED_AT + timedelta(seconds=1.5), inference_ms=20.0, batch_size=4)
     reply = finished.reply(InlineJson({}))
     assert (reply.job_id, reply.attempt) == ("job", 3)
     assert reply.started_at == QUEUED_AT + timedelta(seconds=1.5)
@@ -75,6 +75,6 @@ def test_knows_its_trace(traceparent: str, trace_id: str) -> None:
 
 def test_is_stale_again_a_while_after_it_was_asked_for() -> None:
     asked = job(delivery_count=1)
-    asked.asked_at = QUEUED_AT + timedelta(seconds=10)
+    asked.checked_at = QUEUED_AT + timedelta(seconds=10)
     assert not asked.is_stale(QUEUED_AT + timedelta(seconds=12))
     assert asked.is_stale(QUEUED_AT + timedelta(seconds=12.1))

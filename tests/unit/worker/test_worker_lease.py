@@ -1,4 +1,4 @@
-"""Leases on a clock that only the test moves."""
+"""LockRenewer on a clock that only the test moves."""
 
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import BrokerAway, LockLost
-from worker.messages.lease import Lease, Leases
-from worker.messages.servicebus import Delivery
+from worker.servicebus.link import Delivery
+from worker.servicebus.locks import LockRenewer, MessageLock
 
 LOCK_SECONDS = 9.0
 
@@ -24,9 +24,11 @@ class World:
     locked_until: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.leases = Leases(clock=lambda: self.now)
+        self.leases = LockRenewer(clock=lambda: self.now)
 
-    def hold(self, name: str, ends_in: float = 1e6, lock_seconds: float = LOCK_SECONDS) -> Lease:
+    def hold(
+        self, name: str, ends_in: float = 1e6, lock_seconds: float = LOCK_SECONDS
+    ) -> MessageLock:
         self.locked_until[name] = self.now + lock_seconds
         return self.leases.hold(delivery(name), self.renew, lock_seconds, self.now + ends_in)
 
@@ -61,7 +63,7 @@ def delivery(name: str) -> Delivery:
     return Delivery(b"", 0, None, None, {}, name, cast(Any, None))
 
 
-def is_held(lease: Lease) -> bool:
+def is_held(lease: MessageLock) -> bool:
     return not lease.is_lost
 
 
@@ -136,7 +138,7 @@ def test_a_defect_costs_no_other_lock(caplog: pytest.LogCaptureFixture) -> None:
     world.mood = "renews"
     world.pass_time(20.0)
     assert is_held(lease)
-    assert "trying on" in caplog.text
+    assert "trying again" in caplog.text
 
 
 def test_a_broker_that_stays_away_loses_the_lock_when_it_expires() -> None:
@@ -178,7 +180,7 @@ def test_a_lock_found_expired_is_not_renewed() -> None:
 )
 def test_is_never_wrong_about_who_holds_the_lock(steps: list[tuple[str, Any]]) -> None:
     world = World()
-    leases: dict[str, Lease] = {}
+    leases: dict[str, MessageLock] = {}
     released: dict[str, float] = {}
     ends: dict[str, float] = {}
     for what, value in steps:

@@ -6,24 +6,24 @@ import threading
 from types import FrameType
 from typing import Any
 
-from worker.leaving import EXIT_DEVICE_LOST, Leaving
+from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
 
 
 def test_the_first_reason_is_told_and_no_later_0_hides_a_failure() -> None:
-    leaving = Leaving()
-    leaving.ask("told to leave")
-    leaving.ask("the device is lost", EXIT_DEVICE_LOST)
-    leaving.ask("told again")
+    leaving = Shutdown()
+    leaving.request("told to leave")
+    leaving.request("the device is lost", EXIT_DEVICE_LOST)
+    leaving.request("told again")
     leaving.wait()
-    assert leaving.is_asked
+    assert leaving.is_requested
     assert (leaving.reason, leaving.exit_code) == ("told to leave", EXIT_DEVICE_LOST)
 
 
 def test_a_signal_at_any_line_of_the_wait_is_heard() -> None:
     before = signal.getsignal(signal.SIGUSR1)
     for number in range(40):
-        leaving, lines = Leaving(), iter(range(40))
-        signal.signal(signal.SIGUSR1, lambda *_, asked=leaving: asked.ask("a signal"))
+        leaving, lines = Shutdown(), iter(range(40))
+        signal.signal(signal.SIGUSR1, lambda *_, asked=leaving: asked.request("a signal"))
 
         def trace(
             frame: FrameType, event: str, arg: Any, at: int = number, lines: Any = lines
@@ -33,7 +33,7 @@ def test_a_signal_at_any_line_of_the_wait_is_heard() -> None:
                 signal.raise_signal(signal.SIGUSR1)
             return trace
 
-        late = threading.Timer(0.02, leaving.ask, ["the wait has fewer lines"])
+        late = threading.Timer(0.02, leaving.request, ["the wait has fewer lines"])
         late.start()
         sys.settrace(trace)
         leaving.wait()

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.observed.logs import JsonLines, about
+from worker.telemetry.recording import log_fields
+from worker.telemetry.setup import JsonLines
 
 
 class Lines:
@@ -47,7 +48,7 @@ def test_a_line_is_an_object(lines: Lines) -> None:
 
 
 def test_tells_the_job_that_it_is_about(lines: Lines) -> None:
-    with about(job_id="job-1", model="noop", trace_id="ab"):
+    with log_fields(job_id="job-1", model="noop", trace_id="ab"):
         lines.log.info("inside")
         other = threading.Thread(target=lines.log.info, args=("on another thread",))
         other.start()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import InvalidInput
-from worker.inference.lost_device import Verdict, is_device_lost, verdict_of
+from worker.memory.device_errors import DeviceState, device_state, is_device_lost
 
 ASYNC = (
     "\nSearch for `{}' in https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html "
@@ -26,87 +26,104 @@ class AcceleratorError(RuntimeError):
 
 TEXTS = [
     # Of torch's CUDA calls, in this and in earlier versions.
-    ("CUDA error: device-side assert triggered" + ASYNC.format("cudaErrorAssert"), Verdict.LOST),
-    ("CUDA error: an illegal memory access was encountered" + ASYNC, Verdict.LOST),
-    ("CUDA error: unspecified launch failure" + ASYNC, Verdict.LOST),
-    ("CUDA error: misaligned address" + ASYNC, Verdict.LOST),
-    ("CUDA error: an illegal instruction was encountered" + ASYNC, Verdict.LOST),
-    ("CUDA error: invalid program counter" + ASYNC, Verdict.LOST),
-    ("CUDA error: hardware stack error" + ASYNC, Verdict.LOST),
-    ("CUDA error: the launch timed out and was terminated" + ASYNC, Verdict.LOST),
-    ("CUDA error: uncorrectable ECC error encountered" + OTHERWISE, Verdict.LOST),
+    (
+        "CUDA error: device-side assert triggered" + ASYNC.format("cudaErrorAssert"),
+        DeviceState.LOST,
+    ),
+    ("CUDA error: an illegal memory access was encountered" + ASYNC, DeviceState.LOST),
+    ("CUDA error: unspecified launch failure" + ASYNC, DeviceState.LOST),
+    ("CUDA error: misaligned address" + ASYNC, DeviceState.LOST),
+    ("CUDA error: an illegal instruction was encountered" + ASYNC, DeviceState.LOST),
+    ("CUDA error: invalid program counter" + ASYNC, DeviceState.LOST),
+    ("CUDA error: hardware stack error" + ASYNC, DeviceState.LOST),
+    ("CUDA error: the launch timed out and was terminated" + ASYNC, DeviceState.LOST),
+    ("CUDA error: uncorrectable ECC error encountered" + OTHERWISE, DeviceState.LOST),
     (
         "CUDA error: uncorrectable NVLink error detected during the execution" + ASYNC,
-        Verdict.LOST,
+        DeviceState.LOST,
     ),
-    ("cuda runtime error (59) : device-side assert triggered", Verdict.LOST),
-    ("Triton Error [CUDA]: an illegal memory access was encountered", Verdict.LOST),
-    ("CUDA driver error: device-side assert triggered", Verdict.LOST),
+    ("cuda runtime error (59) : device-side assert triggered", DeviceState.LOST),
+    ("Triton Error [CUDA]: an illegal memory access was encountered", DeviceState.LOST),
+    ("CUDA driver error: device-side assert triggered", DeviceState.LOST),
     # What may be a bad call or the end: the device itself must tell.
-    ("CUDA error: unknown error" + ASYNC, Verdict.ASK),
-    ("CUDA error: invalid argument" + ASYNC, Verdict.ASK),
-    ("CUDA error: no kernel image is available for execution on the device" + ASYNC, Verdict.ASK),
-    ("CUDA error: too many resources requested for launch" + ASYNC, Verdict.ASK),
-    ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(…)`", Verdict.ASK),
+    ("CUDA error: unknown error" + ASYNC, DeviceState.UNKNOWN),
+    ("CUDA error: invalid argument" + ASYNC, DeviceState.UNKNOWN),
+    (
+        "CUDA error: no kernel image is available for execution on the device" + ASYNC,
+        DeviceState.UNKNOWN,
+    ),
+    ("CUDA error: too many resources requested for launch" + ASYNC, DeviceState.UNKNOWN),
+    (
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(…)`",
+        DeviceState.UNKNOWN,
+    ),
     (
         "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
-        Verdict.ASK,
+        DeviceState.UNKNOWN,
     ),
-    ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", Verdict.ASK),
-    ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", Verdict.ASK),
+    ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", DeviceState.UNKNOWN),
+    ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", DeviceState.UNKNOWN),
     (
         "cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate`",
-        Verdict.ASK,
+        DeviceState.UNKNOWN,
     ),
     # Memory runs out and is there again.
-    ("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total of …", Verdict.FINE),
-    ("CUDA error: out of memory" + ASYNC.format("cudaErrorMemoryAllocation"), Verdict.FINE),
-    ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", Verdict.FINE),
-    ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", Verdict.FINE),
-    ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", Verdict.FINE),
-    ("CUDA driver error: out of memory", Verdict.FINE),
-    ("Triton Error [CUDA]: out of memory", Verdict.FINE),
-    ("cuda runtime error (2) : out of memory at /pytorch/THCGeneral.cpp:50", Verdict.FINE),
+    ("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total of …", DeviceState.FINE),
+    ("CUDA error: out of memory" + ASYNC.format("cudaErrorMemoryAllocation"), DeviceState.FINE),
+    (
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        DeviceState.FINE,
+    ),
+    ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", DeviceState.FINE),
+    ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", DeviceState.FINE),
+    ("CUDA driver error: out of memory", DeviceState.FINE),
+    ("Triton Error [CUDA]: out of memory", DeviceState.FINE),
+    ("cuda runtime error (2) : out of memory at /pytorch/THCGeneral.cpp:50", DeviceState.FINE),
     # Nothing of the device.
-    ("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)", Verdict.FINE),
-    ("Expected all tensors to be on the same device, but found at least two devices", Verdict.FINE),
-    ("the input mentions a device-side assert triggered elsewhere", Verdict.FINE),
-    ("", Verdict.FINE),
+    ("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)", DeviceState.FINE),
+    (
+        "Expected all tensors to be on the same device, but found at least two devices",
+        DeviceState.FINE,
+    ),
+    ("the input mentions a device-side assert triggered elsewhere", DeviceState.FINE),
+    ("", DeviceState.FINE),
 ]
 
 CODES = [
-    (700, Verdict.LOST),
-    (710, Verdict.LOST),
-    (719, Verdict.LOST),
-    (214, Verdict.LOST),
-    (220, Verdict.LOST),
-    (2, Verdict.FINE),
-    (1, Verdict.ASK),
-    (46, Verdict.ASK),
-    (209, Verdict.ASK),
-    (999, Verdict.ASK),
+    (700, DeviceState.LOST),
+    (710, DeviceState.LOST),
+    (719, DeviceState.LOST),
+    (214, DeviceState.LOST),
+    (220, DeviceState.LOST),
+    (2, DeviceState.FINE),
+    (1, DeviceState.UNKNOWN),
+    (46, DeviceState.UNKNOWN),
+    (209, DeviceState.UNKNOWN),
+    (999, DeviceState.UNKNOWN),
 ]
 
 
 @pytest.mark.parametrize(("text", "verdict"), TEXTS)
-def test_knows_what_torch_says(text: str, verdict: Verdict) -> None:
-    assert verdict_of(RuntimeError(text)) is verdict
+def test_knows_what_torch_says(text: str, verdict: DeviceState) -> None:
+    assert device_state(RuntimeError(text)) is verdict
 
 
 @pytest.mark.parametrize(("code", "verdict"), CODES)
-def test_a_code_counts_more_than_the_text(code: int, verdict: Verdict) -> None:
-    assert verdict_of(AcceleratorError(code, "CUDA error: device-side assert triggered")) is verdict
+def test_a_code_counts_more_than_the_text(code: int, verdict: DeviceState) -> None:
+    assert (
+        device_state(AcceleratorError(code, "CUDA error: device-side assert triggered")) is verdict
+    )
 
 
 @pytest.mark.torch
 def test_out_of_memory_is_never_the_end() -> None:
     torch = pytest.importorskip("torch")
     error = torch.OutOfMemoryError("CUDA error: unspecified launch failure")
-    assert verdict_of(error) is Verdict.FINE
+    assert device_state(error) is DeviceState.FINE
 
 
 def test_only_runtime_errors_tell_of_the_device() -> None:
-    assert verdict_of(ValueError("CUDA error: device-side assert triggered")) is Verdict.FINE
+    assert device_state(ValueError("CUDA error: device-side assert triggered")) is DeviceState.FINE
 
 
 @pytest.mark.parametrize("computes", [True, False])
@@ -143,7 +160,7 @@ def test_a_circle_of_causes_ends() -> None:
 
 @given(st.text())
 def test_any_text_gets_a_verdict(text: str) -> None:
-    assert verdict_of(RuntimeError(text)) in Verdict
+    assert device_state(RuntimeError(text)) in DeviceState
 
 
 @pytest.mark.torch

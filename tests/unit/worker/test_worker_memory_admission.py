@@ -8,24 +8,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.memory.admission import may_enter, must_leave, reserved_bytes, without_place
-from worker.memory.ledger import Claim
-from worker.memory.seat import Facts, Seat, Stage
+from worker.memory.gpu_sharing.admission import (
+    ReservationRecord,
+    ReservationStage,
+    ReservationState,
+    WorkState,
+    lacking_a_place,
+    may_enter,
+    must_leave,
+    reserved_bytes,
+)
 
 TURN_SECONDS = 2.0
 STEP_SECONDS = 0.1
 
 
-def loaded(model: str, size: int, turn_ends_at: float, *, is_idle: bool = False) -> Claim:
-    return Claim(model, size, turn_ends_at=turn_ends_at, is_idle=is_idle)
+def loaded(
+    model: str, size: int, turn_ends_at: float, *, is_idle: bool = False
+) -> ReservationRecord:
+    return ReservationRecord(model, size, turn_ends_at=turn_ends_at, is_idle=is_idle)
 
 
-def waiting(model: str, size: int, since: float) -> Claim:
-    return Claim(model, waiting_bytes=size, waiting_since=since)
+def waiting(model: str, size: int, since: float) -> ReservationRecord:
+    return ReservationRecord(model, waiting_bytes=size, waiting_since=since)
 
 
 def test_what_fits_goes_in_and_what_does_not_waits() -> None:
-    claims = {"a": loaded("a", 3, 0), "b": Claim("b")}
+    claims = {"a": loaded("a", 3, 0), "b": ReservationRecord("b")}
     assert may_enter("b", 5, claims, 8)
     assert not may_enter("b", 6, claims, 8)
 
@@ -34,7 +43,7 @@ def test_a_small_one_does_not_overtake_a_large_one_for_ever() -> None:
     claims = {"a": loaded("a", 3, 99), "b": waiting("b", 6, 1), "c": waiting("c", 2, 2)}
     assert not may_enter("c", 2, claims, 8)
     assert not may_enter("b", 6, claims, 8)
-    assert may_enter("b", 6, claims | {"a": Claim("a")}, 8)
+    assert may_enter("b", 6, claims | {"a": ReservationRecord("a")}, 8)
 
 
 def test_who_yields() -> None:
@@ -62,7 +71,7 @@ def test_who_is_idle_yields_first_and_at_once() -> None:
 
 def test_nobody_yields_for_a_model_that_has_a_place_or_can_never_fit() -> None:
     claims = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
-    assert without_place(claims, 8) == []
+    assert lacking_a_place(claims, 8) == []
     assert not must_leave("a", claims, 8, 99)
 
 
@@ -73,9 +82,9 @@ class Process:
     name: str
     model: str
     size: int
-    seat: Seat
+    seat: ReservationState
     load_seconds: float
-    claim: Claim
+    claim: ReservationRecord
     busy_until: float = 0.0
     received: int = 0
 
@@ -98,7 +107,9 @@ class Simulation:
         used = reserved_bytes(process.claim for process in self.processes)
         assert used <= self.total, "more is reserved than there is"
         for model, has_work in self.backlog.items():
-            served = any(p.model == model and p.seat.stage is Stage.IN for p in self.processes)
+            served = any(
+                p.model == model and p.seat.stage is ReservationStage.IN for p in self.processes
+            )
             since = self.waited.setdefault(model, self.now)
             if served or not has_work:
                 self.waited[model] = self.now
@@ -107,16 +118,20 @@ class Simulation:
     def turn(self, process: Process) -> None:
         claims = {each.name: each.claim for each in self.processes}
         seat, has_work = process.seat, self.backlog[process.model]
-        if seat.stage is Stage.ENTERING and self.now >= process.busy_until:
-            process.claim = seat.entered(self.now, process.size, process.load_seconds)
-        elif seat.stage is Stage.LEAVING and self.now >= process.busy_until:
-            process.claim = seat.left()
+        if seat.stage is ReservationStage.ENTERING and self.now >= process.busy_until:
+            process.claim = seat.enter(self.now, process.size, process.load_seconds)
+        elif seat.stage is ReservationStage.LEAVING and self.now >= process.busy_until:
+            process.claim = seat.leave()
         else:
             before = seat.stage
-            facts = Facts(0.0 if has_work else None, is_idle=not has_work)
-            process.claim = seat.turn(self.now, process.name, claims, facts)
+            facts = WorkState(0.0 if has_work else None, is_idle=not has_work)
+            process.claim = seat.advance(self.now, process.name, claims, facts)
             if seat.stage is not before:
-                wait = process.load_seconds if seat.stage is Stage.ENTERING else STEP_SECONDS
+                wait = (
+                    process.load_seconds
+                    if seat.stage is ReservationStage.ENTERING
+                    else STEP_SECONDS
+                )
                 process.busy_until = self.now + wait
 
 
@@ -128,9 +143,9 @@ def simulate(
             name=f"{number}-{model}",
             model=model,
             size=size,
-            seat=Seat(model, total, TURN_SECONDS, size),
+            seat=ReservationState(model, total, TURN_SECONDS, size),
             load_seconds=load_seconds,
-            claim=Claim(model),
+            claim=ReservationRecord(model),
         )
         for number in range(process_count)
         for model, size in sizes.items()
@@ -181,50 +196,52 @@ def test_never_too_much_is_reserved_and_nobody_starves(data: st.DataObject) -> N
 
 
 def test_a_model_of_unknown_size_takes_what_is_free_and_after_a_failure_everything() -> None:
-    seat = Seat("a", 8, TURN_SECONDS, None)
-    claims = {"a": Claim("a"), "b": loaded("b", 3, 0)}
-    claims["a"] = seat.turn(0, "a", claims, Facts(0.0, is_idle=False))
-    assert (seat.stage, claims["a"].reserved_bytes) == (Stage.ENTERING, 5)
-    claims["a"] = seat.failed(0, 1.0, 8)
-    claims["a"] = seat.turn(0.5, "a", claims, Facts(0.0, is_idle=False))
-    assert claims["a"] == Claim("a"), "it lets others go first for a while"
-    claims["a"] = seat.turn(1.0, "a", claims, Facts(0.0, is_idle=False))
-    assert (seat.stage, claims["a"].waiting_bytes) == (Stage.OUT, 8)
-    claims["b"] = Claim("b")
-    claims["a"] = seat.turn(1.1, "a", claims, Facts(0.0, is_idle=False))
+    seat = ReservationState("a", 8, TURN_SECONDS, None)
+    claims = {"a": ReservationRecord("a"), "b": loaded("b", 3, 0)}
+    claims["a"] = seat.advance(0, "a", claims, WorkState(0.0, is_idle=False))
+    assert (seat.stage, claims["a"].reserved_bytes) == (ReservationStage.ENTERING, 5)
+    claims["a"] = seat.fail(0, 1.0, 8)
+    claims["a"] = seat.advance(0.5, "a", claims, WorkState(0.0, is_idle=False))
+    assert claims["a"] == ReservationRecord("a"), "it lets others go first for a while"
+    claims["a"] = seat.advance(1.0, "a", claims, WorkState(0.0, is_idle=False))
+    assert (seat.stage, claims["a"].waiting_bytes) == (ReservationStage.OUT, 8)
+    claims["b"] = ReservationRecord("b")
+    claims["a"] = seat.advance(1.1, "a", claims, WorkState(0.0, is_idle=False))
     assert claims["a"].reserved_bytes == 8
-    claims["a"] = seat.entered(1.2, 6, 0.1)
+    claims["a"] = seat.enter(1.2, 6, 0.1)
     assert claims["a"].reserved_bytes == 6
-    assert seat.resized("a", claims, 5).reserved_bytes == 5
-    assert seat.resized("a", claims, 7).reserved_bytes == 7
+    assert seat.resize("a", claims, 5).reserved_bytes == 5
+    assert seat.resize("a", claims, 7).reserved_bytes == 7
     claims["b"] = loaded("b", 1, 0)
-    assert seat.resized("a", claims, 9).reserved_bytes == 7, "no more than is free"
+    assert seat.resize("a", claims, 9).reserved_bytes == 7, "no more than is free"
 
 
 def test_a_model_without_work_goes_in_where_there_is_room_but_pushes_nobody_out() -> None:
-    seat = Seat("a", 8, TURN_SECONDS, 6)
-    full = {"a": Claim("a"), "b": loaded("b", 3, 0, is_idle=True)}
-    assert seat.turn(0, "a", full, Facts(None, is_idle=True)) == Claim("a")
-    empty = {"a": Claim("a"), "b": Claim("b")}
-    assert seat.turn(1, "a", empty, Facts(None, is_idle=True)).reserved_bytes == 6
+    seat = ReservationState("a", 8, TURN_SECONDS, 6)
+    full = {"a": ReservationRecord("a"), "b": loaded("b", 3, 0, is_idle=True)}
+    assert seat.advance(0, "a", full, WorkState(None, is_idle=True)) == ReservationRecord("a")
+    empty = {"a": ReservationRecord("a"), "b": ReservationRecord("b")}
+    assert seat.advance(1, "a", empty, WorkState(None, is_idle=True)).reserved_bytes == 6
 
 
 def test_who_waits_while_its_model_is_served_elsewhere_has_not_waited_yet() -> None:
-    seat = Seat("a", 8, TURN_SECONDS, 6)
-    claims = {"a": Claim("a"), "other": loaded("a", 6, 99)}
+    seat = ReservationState("a", 8, TURN_SECONDS, 6)
+    claims = {"a": ReservationRecord("a"), "other": loaded("a", 6, 99)}
     for now in (10.0, 20.0):
-        claims["a"] = seat.turn(now, "a", claims, Facts(1.0, is_idle=False))
+        claims["a"] = seat.advance(now, "a", claims, WorkState(1.0, is_idle=False))
         assert claims["a"].waiting_since == now
     claims["other"] = replace(claims["other"], is_leaving=True, served_until=20.5)
     for now in (21.0, 22.0):
-        claims["a"] = seat.turn(now, "a", claims, Facts(1.0, is_idle=False))
+        claims["a"] = seat.advance(now, "a", claims, WorkState(1.0, is_idle=False))
         assert claims["a"].waiting_since == 20.5, "from then on it counts"
-    claims["other"] = Claim("a")
-    claims["a"] = seat.turn(23.0, "a", claims, Facts(1.0, is_idle=False))
+    claims["other"] = ReservationRecord("a")
+    claims["a"] = seat.advance(23.0, "a", claims, WorkState(1.0, is_idle=False))
     assert claims["a"].reserved_bytes == 6
 
 
 def test_what_is_larger_than_the_device_neither_goes_in_nor_waits() -> None:
-    seat = Seat("a", 8, TURN_SECONDS, 9)
-    assert seat.turn(0, "a", {"a": Claim("a")}, Facts(0.0, is_idle=False)) == Claim("a")
-    assert seat.stage is Stage.OUT
+    seat = ReservationState("a", 8, TURN_SECONDS, 9)
+    assert seat.advance(
+        0, "a", {"a": ReservationRecord("a")}, WorkState(0.0, is_idle=False)
+    ) == ReservationRecord("a")
+    assert seat.stage is ReservationStage.OUT

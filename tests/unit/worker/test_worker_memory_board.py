@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.memory.board import Board
+from worker.memory.gpu_sharing.lock_files import LockFileFolder
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -21,15 +21,15 @@ ROOT = Path(__file__).resolve().parents[3]
 CHILD = """
 import itertools, sys
 from pathlib import Path
-from worker.memory.board import Board
-board = Board(Path(sys.argv[1]))
-with board.turn():
+from worker.memory.gpu_sharing.lock_files import LockFileFolder
+board = LockFileFolder(Path(sys.argv[1]))
+with board.locked():
     page = board.add({"who": "child"})
 print("up", flush=True)
 if sys.argv[2] == "wait":
     sys.stdin.read()
 for number in itertools.count():
-    with board.turn():
+    with board.locked():
         page.write({"who": "child", "text": "x" * (number % 500)})
         board.read()
 """
@@ -56,14 +56,14 @@ def child(folder: Path, what: str) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.close()
 
 
-def read(board: Board) -> list[object]:
-    with board.turn():
+def read(board: LockFileFolder) -> list[object]:
+    with board.locked():
         return [page["who"] for page in board.read().values()]
 
 
 def test_pages_of_others_are_seen_and_go_with_them(tmp_path: Path) -> None:
-    board = Board(tmp_path)
-    with board.turn():
+    board = LockFileFolder(tmp_path)
+    with board.locked():
         page = board.add({"who": "me"})
     with child(tmp_path, "wait") as other:
         assert sorted(map(str, read(board))) == ["child", "me"]
@@ -71,14 +71,14 @@ def test_pages_of_others_are_seen_and_go_with_them(tmp_path: Path) -> None:
         other.wait(10)
         assert read(board) == ["me"]
         assert len(list(tmp_path.glob("*.page"))) == 1, "the dead one's file is gone, too"
-    with board.turn():
+    with board.locked():
         page.remove()
     assert read(board) == []
     board.close()
 
 
 def test_killed_at_any_instruction_the_board_stays_readable(tmp_path: Path) -> None:
-    board = Board(tmp_path)
+    board = LockFileFolder(tmp_path)
     pause = threading.Event()
     for number in range(8):
         with child(tmp_path, "write") as other:
@@ -92,13 +92,13 @@ def test_killed_at_any_instruction_the_board_stays_readable(tmp_path: Path) -> N
 def test_a_page_that_cannot_be_read_is_passed_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    board, other = Board(tmp_path), Board(tmp_path)
-    with board.turn():
+    board, other = LockFileFolder(tmp_path), LockFileFolder(tmp_path)
+    with board.locked():
         page = board.add({"who": "me"})
     next(iter(tmp_path.glob("*.page"))).write_text("{")
     assert read(other) == []
     assert "cannot be read" in caplog.text
-    with board.turn():
+    with board.locked():
         page.write({"who": "me again"})
     assert read(other) == ["me again"]
     board.close()
@@ -106,14 +106,14 @@ def test_a_page_that_cannot_be_read_is_passed_over(
 
 
 def test_turns_exclude_one_another(tmp_path: Path) -> None:
-    boards = [Board(tmp_path), Board(tmp_path)]
-    with boards[0].turn():
+    boards = [LockFileFolder(tmp_path), LockFileFolder(tmp_path)]
+    with boards[0].locked():
         page = boards[0].add({"count": 0})
     name = page.name
 
-    def count(board: Board) -> None:
+    def count(board: LockFileFolder) -> None:
         for _ in range(100):
-            with board.turn():
+            with board.locked():
                 page.write({"count": int(board.read()[name]["count"]) + 1})
 
     threads = [threading.Thread(target=count, args=(boards[n % 2],)) for n in range(4)]
@@ -121,7 +121,7 @@ def test_turns_exclude_one_another(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join(20)
-    with boards[0].turn():
+    with boards[0].locked():
         assert boards[0].read()[name] == {"count": 400}
     for board in boards:
         board.close()

@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.memory.budget import Account, Budget, Record
 from worker.memory.device import Batch
-from worker.memory.errors import BudgetExceeded, is_out_of_memory
+from worker.memory.device_errors import BudgetExceeded, is_out_of_memory
+from worker.memory.simulated_device import AccountRecord, MemoryAccount, SimulatedDevice
 
 ROOT = Path(__file__).resolve().parents[3]
 
 CHILD = """
 import sys
 from pathlib import Path
-from worker.memory.budget import Account
-Account(Path(sys.argv[1]), 8).charge(int(sys.argv[2]))
+from worker.memory.simulated_device import MemoryAccount
+MemoryAccount(Path(sys.argv[1]), 8).charge(int(sys.argv[2]))
 print("charged", flush=True)
 sys.stdin.read()
 """
@@ -58,15 +58,15 @@ def other_process(folder: Path, size: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_all_processes_are_charged_on_one_account_until_they_end(tmp_path: Path) -> None:
-    account = Account(tmp_path, 8)
+    account = MemoryAccount(tmp_path, 8)
     with other_process(tmp_path, 5):
         account.charge(3)
         with pytest.raises(BudgetExceeded, match="over the budget of 8"):
             account.charge(1)
-        assert Record.read(tmp_path) == Record(peak_bytes=8, refused_count=1)
+        assert AccountRecord.read(tmp_path) == AccountRecord(peak_bytes=8, refused_count=1)
     account.charge(5)
     account.release(8)
-    assert Record.read(tmp_path) == Record(peak_bytes=8, refused_count=1)
+    assert AccountRecord.read(tmp_path) == AccountRecord(peak_bytes=8, refused_count=1)
     account.close()
 
 
@@ -75,7 +75,7 @@ def test_the_account_is_never_overdrawn(
     tmp_path_factory: pytest.TempPathFactory, charges: list[int]
 ) -> None:
     folder = tmp_path_factory.mktemp("account")
-    account = Account(folder, 8)
+    account = MemoryAccount(folder, 8)
     used = peak = refused = 0
     for size in charges:
         if size < 0:
@@ -90,13 +90,13 @@ def test_the_account_is_never_overdrawn(
             account.charge(size)
             used += size
             peak = max(peak, used)
-    assert Record.read(folder) == Record(peak, refused)
+    assert AccountRecord.read(folder) == AccountRecord(peak, refused)
     account.close()
 
 
 def test_what_a_model_declares_is_charged_while_it_is_there(tmp_path: Path) -> None:
-    account = Account(tmp_path, 8)
-    device = Budget(account, 8)
+    account = MemoryAccount(tmp_path, 8)
+    device = SimulatedDevice(account, 8)
     holder, resident_bytes = device.load(Declares, limit_bytes=8)
     assert resident_bytes == 2
     batch = Batch(cost=4)
@@ -113,21 +113,21 @@ def test_what_a_model_declares_is_charged_while_it_is_there(tmp_path: Path) -> N
 
 
 def test_a_trial_keeps_to_what_is_reserved_though_there_is_more(tmp_path: Path) -> None:
-    account = Account(tmp_path, 8)
-    device = Budget(account, 8)
-    with pytest.raises(BudgetExceeded, match="1 reserved"):
+    account = MemoryAccount(tmp_path, 8)
+    device = SimulatedDevice(account, 8)
+    with pytest.raises(BudgetExceeded, match="1 that are reserved"):
         device.load(Declares, limit_bytes=1)
     holder, _ = device.load(Declares, limit_bytes=2)
     with pytest.raises(BudgetExceeded), device.running(holder, Batch(cost=3, limit_bytes=2)):
         raise AssertionError("it does not run")
     assert account.used_bytes == 2
-    assert Record.read(tmp_path).refused_count == 0, "it was not the account that refused"
+    assert AccountRecord.read(tmp_path).refused_count == 0, "it was not the account that refused"
     account.close()
 
 
 def test_a_batch_that_raises_gives_its_memory_back(tmp_path: Path) -> None:
-    account = Account(tmp_path, 8)
-    device = Budget(account, 8)
+    account = MemoryAccount(tmp_path, 8)
+    device = SimulatedDevice(account, 8)
     holder, _ = device.load(Declares, limit_bytes=8)
     batch = Batch(cost=3)
     with pytest.raises(KeyError), device.running(holder, batch):
@@ -197,8 +197,8 @@ def test_what_tensors_take_is_counted(tmp_path: Path) -> None:
                 values = values + 1
             return self.parts["network"](values)
 
-    account = Account(tmp_path, 10**7)
-    device = Budget(account, 10**7)
+    account = MemoryAccount(tmp_path, 10**7)
+    device = SimulatedDevice(account, 10**7)
     holder, resident_bytes = device.load(Network, limit_bytes=10**7)
     assert resident_bytes == 4 * (100 * 1000 + 10)
     measured = []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.memory.cuda import usable_bytes
+from worker.memory.device import usable_bytes
 
 GIB = 2**30
 

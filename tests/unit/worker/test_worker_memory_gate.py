@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import threading
 
-from worker.memory.gate import Gate
+from worker.memory.limits import DeviceGate
 
 
 def test_one_alone_waits_for_those_inside_and_later_ones_wait_for_it() -> None:
-    gate, order = Gate(), list[str]()
+    gate, order = DeviceGate(), list[str]()
     inside, leave, alone_waits = threading.Event(), threading.Event(), threading.Event()
 
     def first() -> None:
-        with gate.beside_others():
+        with gate.shared():
             inside.set()
             leave.wait(10)
             order.append("first")
 
     def alone() -> None:
         alone_waits.set()
-        with gate.alone():
+        with gate.exclusive():
             order.append("alone")
 
     def later() -> None:
-        with gate.beside_others():
+        with gate.shared():
             order.append("later")
 
     threads = [threading.Thread(target=step) for step in (first, alone, later)]
@@ -31,7 +31,7 @@ def test_one_alone_waits_for_those_inside_and_later_ones_wait_for_it() -> None:
     assert inside.wait(10)
     threads[1].start()
     assert alone_waits.wait(10)
-    while not gate._alone_waiting:
+    while not gate._waiting_count:
         pass
     threads[2].start()
     leave.set()
@@ -41,10 +41,10 @@ def test_one_alone_waits_for_those_inside_and_later_ones_wait_for_it() -> None:
 
 
 def test_two_pass_side_by_side() -> None:
-    gate, both = Gate(), threading.Barrier(2, timeout=10)
+    gate, both = DeviceGate(), threading.Barrier(2, timeout=10)
 
     def use() -> None:
-        with gate.beside_others():
+        with gate.shared():
             both.wait()
 
     threads = [threading.Thread(target=use) for _ in range(2)]
@@ -56,12 +56,12 @@ def test_two_pass_side_by_side() -> None:
 
 
 def test_who_wants_to_be_alone_does_not_wait_for_ever_for_a_long_job() -> None:
-    gate, finished = Gate(patience_seconds=0.01), list[str]()
-    with gate.beside_others():
-        with gate.alone():
+    gate, finished = DeviceGate(max_wait_seconds=0.01), list[str]()
+    with gate.shared():
+        with gate.exclusive():
             finished.append("beside a long job")
-        with gate.beside_others():
+        with gate.shared():
             finished.append("others get in again")
-    with gate.alone():
+    with gate.exclusive():
         finished.append("alone")
     assert len(finished) == 3

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from worker.errors import BrokerAway
-from worker.memory.pending import Peeked, Pending
+from worker.memory.gpu_sharing.queued_work import Peeked, QueuedWork
 
 
 @dataclass
@@ -36,20 +36,20 @@ class Queue:
 
 def test_the_oldest_message_of_all_queues_counts() -> None:
     normal, low = Queue({7: 3.0, 8: 1.0}), Queue({2: 20.0})
-    pending = Pending([normal, low], lock_seconds=10, clock=Clock())
+    pending = QueuedWork([normal, low], lock_seconds=10, clock=Clock())
     since = pending.since()
     assert since is not None
     assert 979 <= since <= 980
 
 
 def test_an_empty_queue_has_nothing_and_one_that_is_away_neither() -> None:
-    assert Pending([Queue()], 10, Clock()).since() is None
-    assert Pending([Queue({1: 1.0}, is_away=True)], 10, Clock()).since() is None
+    assert QueuedWork([Queue()], 10, Clock()).since() is None
+    assert QueuedWork([Queue({1: 1.0}, is_away=True)], 10, Clock()).since() is None
 
 
 def test_it_looks_twice_a_second_at_most() -> None:
     clock, queue = Clock(), Queue({1: 0.0})
-    pending = Pending([queue], 10, clock)
+    pending = QueuedWork([queue], 10, clock)
     for _ in range(100):
         clock.now += 0.1
         pending.since()
@@ -58,9 +58,9 @@ def test_it_looks_twice_a_second_at_most() -> None:
 
 def test_what_lay_there_in_vain_is_not_looked_at_for_as_long_as_a_lock_lasts() -> None:
     clock, queue = Clock(), Queue({4: 9.0, 5: 8.0})
-    pending = Pending([queue], 10, clock)
+    pending = QueuedWork([queue], 10, clock)
     assert pending.since() is not None
-    pending.was_in_vain()
+    pending.skip_current()
     assert pending.since() is None
     clock.now += 1
     queue.ages[6] = 0.0

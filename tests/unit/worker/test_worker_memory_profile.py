@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.memory.profile import Profile, Profiles
+from worker.memory.profile import MemoryProfile, MemoryProfiles
 
 PEAKS = st.dictionaries(st.floats(0.5, 1e6), st.integers(0, 10**12), max_size=6)
 
 
-def profile_of(resident_bytes: int, peaks: dict[float, int]) -> Profile:
-    profile = Profile(resident_bytes)
+def profile_of(resident_bytes: int, peaks: dict[float, int]) -> MemoryProfile:
+    profile = MemoryProfile(resident_bytes)
     for cost, size_bytes in peaks.items():
         profile = profile.with_peak(cost, size_bytes)
     return profile
@@ -26,7 +26,7 @@ def test_what_was_not_measured_is_taken_for_what_was_above_it() -> None:
     assert profile.peak_bytes(8) == 61
     assert profile.needed_bytes(4) == 130
     assert [profile.is_measured(cost) for cost in (1, 4, 4.1)] == [True, True, False]
-    assert Profile(5).peak_bytes(1) is None
+    assert MemoryProfile(5).peak_bytes(1) is None
 
 
 def test_the_largest_batch_that_fits() -> None:
@@ -50,7 +50,7 @@ def test_a_batch_that_is_let_in_fits(
 def test_extrapolation_is_never_too_low_for_what_grows_evenly(
     fixed: int, each: int, at: int
 ) -> None:
-    profile = Profile(0).with_peak(at, fixed + each * at)
+    profile = MemoryProfile(0).with_peak(at, fixed + each * at)
     for cost in (at, at + 1, 2 * at, 10 * at):
         found = profile.peak_bytes(cost)
         assert found is not None
@@ -65,11 +65,11 @@ def test_what_is_remembered_is_what_was_measured(
     seconds: float,
 ) -> None:
     measured = profile_of(resident_bytes, peaks)
-    profile = Profile(measured.resident_bytes, measured.peaks, seconds)
+    profile = MemoryProfile(measured.resident_bytes, measured.peaks, seconds)
     folder = tmp_path_factory.mktemp("profiles")
-    Profiles(folder).put("a", profile)
-    assert Profiles(folder).get("a") == profile
-    assert Profiles(folder).get("b") is None
+    MemoryProfiles(folder).put("a", profile)
+    assert MemoryProfiles(folder).get("a") == profile
+    assert MemoryProfiles(folder).get("b") is None
 
 
 @pytest.mark.parametrize(
@@ -90,4 +90,4 @@ def test_what_is_remembered_is_what_was_measured(
 )
 def test_a_file_that_is_none_of_ours_is_as_good_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    assert Profiles(tmp_path).get("a") is None
+    assert MemoryProfiles(tmp_path).get("a") is None

@@ -9,7 +9,7 @@ import pytest
 from contract.catalogue import Catalogue
 from contract.messages import InlineJson
 from worker.errors import UnsupportedMediaType
-from worker.inference.runner import Runner
+from worker.inference.loaded_model import LoadedModel
 from worker.models.noop import Infer as Noop
 
 ROOT = Path(__file__).parents[3]
@@ -17,7 +17,7 @@ CATALOGUE = Catalogue.load()
 
 
 def test_noop_tells_size_and_digest() -> None:
-    runner = Runner.load(CATALOGUE["noop"], torch_threads=1)
+    runner = LoadedModel.load(CATALOGUE["noop"], torch_thread_count=1)
     item = runner.prepare(b"abc", "text/plain; charset=utf-8")
     assert (
         list(runner.run([item, item]))
@@ -33,7 +33,7 @@ def test_noop_tells_size_and_digest() -> None:
 
 def test_a_worker_without_such_models_brings_no_torch() -> None:
     code = (
-        "import sys, worker.service, worker.models.noop;"
+        "import sys, worker.__main__, worker.models.noop;"
         "sys.exit(bool({'torch', 'torchvision', 'numpy'} & set(sys.modules)))"
     )
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"}
@@ -42,7 +42,7 @@ def test_a_worker_without_such_models_brings_no_torch() -> None:
 
 
 def test_another_media_type_is_refused_with_those_taken() -> None:
-    runner = Runner(CATALOGUE["classifier"], Noop())
+    runner = LoadedModel(CATALOGUE["classifier"], Noop())
     with pytest.raises(UnsupportedMediaType, match="image/jpeg, image/png, image/webp"):
         runner.prepare(b"{}", "application/json")
 
@@ -57,7 +57,7 @@ def test_another_media_type_is_refused_with_those_taken() -> None:
     ],
 )
 def test_the_classifier_knows_its_pictures(picture: str, labels: set[str]) -> None:
-    runner = Runner.load(CATALOGUE["classifier"], torch_threads=1)
+    runner = LoadedModel.load(CATALOGUE["classifier"], torch_thread_count=1)
     data = (ROOT / "examples" / f"{picture}.jpg").read_bytes()
     item = runner.prepare(data, "image/jpeg")
     results = [runner.finish(output) for output in runner.run([item, item])]

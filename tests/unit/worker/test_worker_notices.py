@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.notices import Notice, NoticesUnreadable, read_notices
+from worker.scheduled_events import ScheduledEvent, UnreadableEvents, read_events
 
 NOW = datetime(2026, 4, 11, 22, 0, tzinfo=UTC)
 
@@ -39,53 +39,53 @@ def document(**event: Any) -> bytes:
 
 
 def test_reads_the_documented_example() -> None:
-    (notice,) = read_notices(DOCUMENT)
-    assert notice == Notice(
+    (notice,) = read_events(DOCUMENT)
+    assert notice == ScheduledEvent(
         "C7061BAC-AFDC-4513-B24B-AA5F13A16123",
         "Freeze",
         frozenset({"westno_0", "westno_1"}),
         datetime(2026, 4, 11, 22, 26, 58, tzinfo=UTC),
     )
-    assert read_notices(b'{"DocumentIncarnation": 1, "Events": []}') == []
+    assert read_events(b'{"DocumentIncarnation": 1, "Events": []}') == []
 
 
 @pytest.mark.parametrize("not_before", ["", None, "soon", 5, "Mon, 99 Foo 2026 99:99:99 GMT"])
 def test_what_has_begun_has_no_time(not_before: Any) -> None:
-    (notice,) = read_notices(document(EventType="Reboot", NotBefore=not_before))
+    (notice,) = read_events(document(EventType="Reboot", NotBefore=not_before))
     assert notice.not_before is None
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"5", b'{"Events": 1}', b"\xff", b"[" * 5000])
 def test_refuses_what_is_no_such_document(text: bytes) -> None:
-    with pytest.raises(NoticesUnreadable):
-        read_notices(text)
+    with pytest.raises(UnreadableEvents):
+        read_events(text)
 
 
 @given(st.binary())
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
-    with contextlib.suppress(NoticesUnreadable):
-        read_notices(data)
+    with contextlib.suppress(UnreadableEvents):
+        read_events(data)
 
 
 @given(st.lists(EVENT, max_size=3))
 def test_any_event_is_read(events: list[dict[str, Any]]) -> None:
-    notices = read_notices(json.dumps({"Events": events}).encode())
+    notices = read_events(json.dumps({"Events": events}).encode())
     assert [notice.ends("vm", NOW) for notice in notices] == [False] * len(events)
 
 
 @pytest.mark.parametrize("kind", ["Preempt", "Terminate", "Reboot", "Redeploy"])
 def test_ends_the_machine_that_it_names(kind: str) -> None:
-    notice = Notice("id", kind, frozenset({"vm_0"}), NOW + timedelta(seconds=30))
+    notice = ScheduledEvent("id", kind, frozenset({"vm_0"}), NOW + timedelta(seconds=30))
     assert notice.ends("VM_0", NOW)
     assert not notice.ends("vm_1", NOW)
 
 
 @pytest.mark.parametrize("kind", ["Freeze", "", "SomethingNew"])
 def test_works_on_through_what_keeps_its_memory(kind: str) -> None:
-    assert not Notice("id", kind, frozenset({"vm_0"})).ends("vm_0", NOW)
+    assert not ScheduledEvent("id", kind, frozenset({"vm_0"})).ends("vm_0", NOW)
 
 
 @pytest.mark.parametrize(("minutes", "ends"), [(15, True), (21, False), (7 * 24 * 60, False)])
 def test_works_on_while_the_end_is_far(minutes: int, ends: bool) -> None:
-    notice = Notice("id", "Redeploy", frozenset({"vm_0"}), NOW + timedelta(minutes=minutes))
+    notice = ScheduledEvent("id", "Redeploy", frozenset({"vm_0"}), NOW + timedelta(minutes=minutes))
     assert notice.ends("vm_0", NOW) is ends

@@ -11,13 +11,11 @@ from contract.codec import encode_request
 from contract.guard import AddressGuard
 from contract.messages import InlineBytes, JobRequest
 from worker.errors import LockLost
-from worker.jobs.opening import Opening
-from worker.messages.job import Job
-from worker.messages.lease import Leases
-from worker.messages.servicebus import Delivery
-from worker.outcomes.outlets import Outlets, ReplyQueues, Webhooks
-from worker.outcomes.replies import Replies
-from worker.remote.outbound import Outbound
+from worker.net.guarded_http import GuardedHttp
+from worker.pipeline.receive import Job, ReceiveStep
+from worker.replies import GatewayClient, QueueReplies, ReplySenders, WebhookReplies
+from worker.servicebus.link import Delivery
+from worker.servicebus.locks import LockRenewer
 from worker.settings import Endpoint
 
 MODEL = replace(Catalogue.load()["noop"], lock_seconds=10)
@@ -26,25 +24,25 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 def opened(locked_seconds: float) -> Job:
     """A job whose message is locked for so long by our clock, which stands still."""
-    outlets = Outlets(
-        Replies(frozenset()),
-        ReplyQueues(Endpoint(address="unused"), Catalogue.load()),
-        Webhooks(Outbound(AddressGuard("")), ()),
+    outlets = ReplySenders(
+        GatewayClient(frozenset()),
+        QueueReplies(Endpoint(address="unused"), Catalogue.load()),
+        WebhookReplies(GuardedHttp(AddressGuard("")), ()),
     )
     deadline = NOW + timedelta(seconds=60)
     request = JobRequest("job", MODEL.name, InlineBytes("text/plain", b""), NOW, deadline)
     locked_until = NOW + timedelta(seconds=locked_seconds)
     delivery = Delivery(encode_request(request), 0, NOW, locked_until, {}, "job", cast(Any, None))
-    opening = Opening(MODEL, outlets, Leases(lambda: 100.0))
+    opening = ReceiveStep(MODEL, outlets, LockRenewer(lambda: 100.0))
     return opening.open(delivery, lambda delivery, timeout_seconds: 10.0, NOW)
 
 
 def test_a_lock_lasts_as_long_as_its_message_says() -> None:
-    assert opened(7.0).lease.expires_at == 107.0
+    assert opened(7.0).lock.expires_at == 107.0
 
 
 def test_a_broker_whose_clock_is_ahead_locks_for_no_longer_than_the_queue_does() -> None:
-    lease = opened(70.0).lease
+    lease = opened(70.0).lock
     assert lease.expires_at == 110.0
     assert lease.due_at < 105.0, "it is renewed in time"
 

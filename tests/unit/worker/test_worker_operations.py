@@ -6,7 +6,7 @@ from pathlib import Path
 from prometheus_client import Counter
 from prometheus_client.metrics import MetricWrapperBase
 
-from worker.observed.metrics import Metrics
+from worker.telemetry.recording import Metrics
 
 DOCUMENT = Path(__file__).parents[3] / "docs/operations.md"
 ROW = re.compile(r"^\| `(loosely_worker_\w+)` \| (\w+) \| ([\w, ]*) ?\| (.+) \|$", re.MULTILINE)

@@ -7,18 +7,17 @@ from contract.guard import AddressGuard
 from contract.messages import ReplyQueue, ReplyUrl, ReplyWebhook
 from tests.unit.worker.test_worker_fetching import answering, http
 from worker.errors import ReplyForbidden, ReplyUndelivered
-from worker.outcomes.outlets import Outlets, ReplyQueues, Webhooks
-from worker.outcomes.replies import Replies
-from worker.remote.outbound import Outbound
+from worker.net.guarded_http import GuardedHttp
+from worker.replies import GatewayClient, QueueReplies, ReplySenders, WebhookReplies
 from worker.settings import Endpoint
 
 
 @pytest.fixture
-def outlets() -> Outlets:
-    return Outlets(
-        Replies(frozenset({"127.0.0.1:1"})),
-        ReplyQueues(Endpoint(address="unused"), Catalogue.load()),
-        Webhooks(Outbound(AddressGuard("127.0.0.1")), (bytes(32),)),
+def outlets() -> ReplySenders:
+    return ReplySenders(
+        GatewayClient(frozenset({"127.0.0.1:1"})),
+        QueueReplies(Endpoint(address="unused"), Catalogue.load()),
+        WebhookReplies(GuardedHttp(AddressGuard("127.0.0.1")), (bytes(32),)),
     )
 
 
@@ -34,31 +33,31 @@ def outlets() -> Outlets:
     ],
 )
 def test_a_reply_that_must_not_go_there_is_refused_before_the_work(
-    outlets: Outlets, reply_to: ReplyUrl | ReplyQueue | ReplyWebhook
+    outlets: ReplySenders, reply_to: ReplyUrl | ReplyQueue | ReplyWebhook
 ) -> None:
     with pytest.raises(ReplyForbidden):
         outlets.check(reply_to)
 
 
-def test_what_may_go_there_passes(outlets: Outlets) -> None:
+def test_what_may_go_there_passes(outlets: ReplySenders) -> None:
     for reply_to in (None, ReplyQueue("replies"), ReplyWebhook("https://8.8.8.8/hook")):
         outlets.check(reply_to)
-    outlets.post(None, b"{}", "job", lambda seconds: False)
+    outlets.send(None, b"{}", "job", lambda seconds: False)
 
 
 @pytest.mark.parametrize("status", ["200 OK", "204 No Content", "410 Gone"])
-def test_a_webhook_takes_its_reply(outlets: Outlets, status: str) -> None:
+def test_a_webhook_takes_its_reply(outlets: ReplySenders, status: str) -> None:
     with answering(http(b"", status=status)) as url:
-        outlets.post(ReplyWebhook(url), b"{}", "job", lambda seconds: False)
+        outlets.send(ReplyWebhook(url), b"{}", "job", lambda seconds: False)
 
 
-def test_a_webhook_that_answers_and_hangs_up_before_it_has_read_all(outlets: Outlets) -> None:
+def test_a_webhook_that_answers_and_hangs_up_before_it_has_read_all(outlets: ReplySenders) -> None:
     body = bytes(8 * 1024 * 1024)
     with answering(http(b"", status="410 Gone")) as url:
-        outlets.post(ReplyWebhook(url), body, "job", lambda seconds: False)
+        outlets.send(ReplyWebhook(url), body, "job", lambda seconds: False)
 
 
 @pytest.mark.parametrize("answer", [http(b"", status="500 Oops"), b""])
-def test_a_webhook_that_fails_leaves_the_message(outlets: Outlets, answer: bytes) -> None:
+def test_a_webhook_that_fails_leaves_the_message(outlets: ReplySenders, answer: bytes) -> None:
     with answering(answer) as url, pytest.raises(ReplyUndelivered):
-        outlets.post(ReplyWebhook(url), b"{}", "job", lambda seconds: False)
+        outlets.send(ReplyWebhook(url), b"{}", "job", lambda seconds: False)

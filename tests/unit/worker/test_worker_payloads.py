@@ -12,6 +12,7 @@ from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson, PayloadRef
 from worker.errors import InvalidInput, PayloadsAway, PayloadUnusable
 from worker.inputs.payloads import Payloads
+from worker.pipeline.prepare import read_inline
 
 DATA = b"0123456789" * 100
 REF = PayloadRef("text/plain", "inputs/a", len(DATA), hashlib.sha256(DATA).hexdigest())
@@ -50,8 +51,8 @@ def hasty(_: float) -> bool:
     return False
 
 
-def read(payloads: Payloads, payload: InlineBytes | InlineJson | PayloadRef) -> bytes:
-    with payloads.open(payload, NOOP, patient) as file:
+def read(payloads: Payloads, ref: PayloadRef) -> bytes:
+    with payloads.open(ref, NOOP, patient) as file:
         return file.read()
 
 
@@ -62,10 +63,9 @@ def test_a_blob_comes_as_bytes_or_as_a_file(ref: PayloadRef) -> None:
     assert read(payloads, ref) == DATA
 
 
-def test_what_is_inline_can_be_read_as_a_file() -> None:
-    payloads = Payloads(ScriptedStore())
-    assert read(payloads, InlineBytes("text/plain", b"abc")) == b"abc"
-    assert read(payloads, InlineJson({"a": 1})) == b'{"a":1}'
+def test_an_inline_input_is_read_from_the_message() -> None:
+    assert read_inline(InlineBytes("text/plain", b"abc"), NOOP) == b"abc"
+    assert read_inline(InlineJson({"a": 1}), NOOP) == b'{"a":1}'
 
 
 def test_a_read_that_breaks_off_begins_again() -> None:
@@ -129,4 +129,4 @@ def test_bodies_and_uploads_have_limits_of_their_own() -> None:
     with pytest.raises(InvalidInput, match="at most 999"):
         payloads.open(REF, SMALL, patient)
     with pytest.raises(InvalidInput, match="at most 100"):
-        payloads.fetch(InlineBytes("text/plain", b"x" * 101), SMALL, patient)
+        read_inline(InlineBytes("text/plain", b"x" * 101), SMALL)

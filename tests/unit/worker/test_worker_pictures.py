@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from worker.errors import InvalidInput
-from worker.inputs.pictures import decode
+from worker.inputs.images import decode
 
 MAX_PIXELS = 1_000_000
 CHELSEA = (Path(__file__).parents[3] / "examples" / "chelsea.jpg").read_bytes()

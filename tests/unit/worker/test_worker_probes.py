@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.observed.probes import Loops, Readiness
-from worker.observed.pulse import Pulse
+from worker.telemetry.health import DeviceProbe, Loops, Readiness
 
 
 @dataclass
@@ -20,7 +19,7 @@ class Worker:
     failures: list[Exception] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.pulse = Pulse(self.compute, self.failures.append)
+        self.pulse = DeviceProbe(self.compute, self.failures.append)
         self.readiness = Readiness(lambda: self.models, self.pulse, lambda: self.leaving)
 
     def compute(self) -> None:
@@ -34,7 +33,7 @@ def worker() -> Worker:
 
 
 def test_is_ready_once_a_kernel_ran(worker: Worker) -> None:
-    worker.pulse.beat()
+    worker.pulse.run_kernel()
     good, details = worker.readiness.ready()
     assert good
     assert details["models"] == worker.models
@@ -43,7 +42,7 @@ def test_is_ready_once_a_kernel_ran(worker: Worker) -> None:
 
 
 def test_names_the_models_that_are_missing(worker: Worker) -> None:
-    worker.pulse.beat()
+    worker.pulse.run_kernel()
     worker.models["classifier"]["ready"] = False
     good, details = worker.readiness.ready()
     assert not good
@@ -52,7 +51,7 @@ def test_names_the_models_that_are_missing(worker: Worker) -> None:
 
 def test_is_not_ready_on_a_device_that_is_lost(worker: Worker) -> None:
     worker.error = RuntimeError("CUDA error: unspecified launch failure")
-    worker.pulse.beat()
+    worker.pulse.run_kernel()
     good, details = worker.readiness.ready()
     assert not good
     assert details["reason"] == "the device is lost"
@@ -61,7 +60,7 @@ def test_is_not_ready_on_a_device_that_is_lost(worker: Worker) -> None:
 
 
 def test_is_not_ready_from_the_moment_it_leaves(worker: Worker) -> None:
-    worker.pulse.beat()
+    worker.pulse.run_kernel()
     worker.leaving = "told to leave by SIGTERM"
     good, details = worker.readiness.ready()
     assert not good

@@ -9,11 +9,11 @@ import pytest
 
 from contract.messages import InlineBytes, JobRequest, ReplyUrl
 from worker.errors import Cancelled, Expired, LockLost
-from worker.messages.job import Job
-from worker.messages.lease import Leases
-from worker.messages.servicebus import Delivery
-from worker.observed.tracing import JobSpan
-from worker.outcomes.progress import HEARTBEAT_SECONDS, PAUSE_SECONDS, Reporter
+from worker.pipeline.progress import HEARTBEAT_SECONDS, PAUSE_SECONDS, ProgressReporter
+from worker.pipeline.receive import Job
+from worker.servicebus.link import Delivery
+from worker.servicebus.locks import LockRenewer
+from worker.telemetry.recording import JobSpan
 
 REPLY_URL = "https://gateway.test/v1/jobs/job/reply?expires=1&token=t"
 
@@ -26,12 +26,12 @@ class World:
     urls: list[str] = field(default_factory=list)
     goes_on: bool = True
     now: float = 0.0
-    leases: Leases = field(init=False)
-    reporter: Reporter = field(init=False)
+    leases: LockRenewer = field(init=False)
+    reporter: ProgressReporter = field(init=False)
 
     def __post_init__(self) -> None:
-        self.leases = Leases(lambda: self.now)
-        self.reporter = Reporter(self.post, lambda: self.now)
+        self.leases = LockRenewer(lambda: self.now)
+        self.reporter = ProgressReporter(self.post, lambda: self.now)
 
     def post(self, url: str, body: bytes) -> bool:
         self.urls.append(url)
@@ -108,7 +108,7 @@ def test_the_last_question_before_the_result(world: World) -> None:
 
 def test_the_word_that_it_has_stopped(world: World) -> None:
     context = world.reporter.begin(world.job())
-    context.stopped()
+    context.report_stopped()
     assert [report.get("stopped") for report in world.told] == [None, True]
 
 
@@ -133,7 +133,7 @@ def test_a_job_that_is_another_workers_stops(world: World) -> None:
     context = world.reporter.begin(job)
     world.now = 20.0
     world.leases.turn()
-    assert job.lease.is_lost
+    assert job.lock.is_lost
     with pytest.raises(LockLost):
         context.progress(0.5)
 

@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from worker.observed.probes import Loops
-from worker.observed.pulse import Pulse
+from worker.telemetry.health import DeviceProbe, Loops
 
 
 class Device:
@@ -17,7 +16,7 @@ class Device:
         self.runs = 0
         self.error: Exception | None = None
         self.failures: list[Exception] = []
-        self.pulse = Pulse(self.run, self.failures.append, lambda: self.now)
+        self.pulse = DeviceProbe(self.run, self.failures.append, lambda: self.now)
 
     def run(self) -> None:
         self.runs += 1
@@ -28,7 +27,7 @@ class Device:
         """A probe, with the pulse's thread as quick as can be."""
         good, _ = self.pulse.look(0)
         if self.pulse._asked_at is not None:
-            self.pulse.beat()
+            self.pulse.run_kernel()
             good, _ = self.pulse.look(0)
         return good
 
@@ -55,7 +54,7 @@ def test_a_lost_device_is_told_once_a_look(device: Device) -> None:
     device.now, device.error = 40, RuntimeError("CUDA error: unspecified launch failure")
     good, _ = device.pulse.look(0)
     assert good, "what was true lately holds until the kernel has run"
-    device.pulse.beat()
+    device.pulse.run_kernel()
     assert device.pulse.look(0) == (False, {"problem": "RuntimeError"})
     assert device.failures == [device.error]
 
@@ -91,21 +90,21 @@ def test_a_device_that_hangs_for_long_is_a_loop_that_stalled(device: Device) -> 
     good, details = loops.live()
     assert not good
     assert details["stalled"] == ["pulse"]
-    device.pulse.beat()
+    device.pulse.run_kernel()
     assert loops.live()[0]
 
 
-def test_a_probe_gets_the_answer_of_a_quick_device(join: Callable[[Pulse], None]) -> None:
-    pulse = Pulse(lambda: None, lambda error: None)
+def test_a_probe_gets_the_answer_of_a_quick_device(join: Callable[[DeviceProbe], None]) -> None:
+    pulse = DeviceProbe(lambda: None, lambda error: None)
     join(pulse)
     assert pulse.look(10)[0]
 
 
 @pytest.fixture
-def join() -> Callable[[Pulse], None]:
+def join() -> Callable[[DeviceProbe], None]:
     """Starts a pulse's thread, which ends by itself."""
 
-    def start(pulse: Pulse) -> None:
+    def start(pulse: DeviceProbe) -> None:
         stop = threading.Event()
         threading.Thread(target=pulse.run, args=(stop,), daemon=True).start()
 

@@ -1,15 +1,16 @@
 """The receiver's rounds on a clock that only the test moves, with a broker in memory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
 
 from worker.errors import BrokerAway, LockLost, QueueMissing, Settlement
-from worker.messages.lease import Leases
-from worker.messages.receiver import Ending, Intake, Receiver
-from worker.messages.servicebus import Delivery
-from worker.remote.reach import Reach
+from worker.servicebus.link import Delivery
+from worker.servicebus.locks import LockRenewer
+from worker.servicebus.receiver import Receiver, Settled, SettleRequest
+from worker.telemetry.recording import ServiceStatus
 
 
 def delivery(number: int = 1) -> Delivery:
@@ -61,16 +62,17 @@ class World:
         self.broker = Broker()
         self.has_room = True
         self.accepted: list[Delivery] = []
-        self.out_of_hand: list[tuple[str, bool]] = []
-        self.leases = Leases(lambda: self.now)
+        self.settled: list[tuple[str, bool]] = []
+        self.leases = LockRenewer(lambda: self.now)
         self.receiver = Receiver(
-            cast(Any, self.broker), self.leases, Reach("queue"), lambda: self.now
+            cast(Any, self.broker), self.leases, ServiceStatus("queue"), lambda: self.now
         )
-        self.intake = Intake(lambda: self.has_room, self.accepted.append, self._settled)
+        self.free_count: Callable[[], int] = lambda: int(self.has_room)
+        self.accept: Callable[[Delivery], None] = self.accepted.append
 
     @property
-    def is_dry(self) -> bool:
-        return self.receiver.is_dry
+    def is_empty(self) -> bool:
+        return self.receiver.is_empty
 
     @property
     def credit(self) -> int:
@@ -79,7 +81,11 @@ class World:
     def turn(self) -> None:
         # A pause that a test runs into would be a long one.
         self.receiver.wake()
-        self.receiver.turn(self.intake)
+        for event in self.receiver.turn(self.free_count):
+            if isinstance(event, Settled):
+                self.settled.append((event.request.delivery.message_id, event.in_time))
+            else:
+                self.accept(event)
 
     def received(self) -> Delivery:
         self.broker.waiting.append(delivery())
@@ -87,10 +93,7 @@ class World:
         return self.accepted[-1]
 
     def settle(self, of: Delivery, how: Settlement, delay_seconds: float = 0.0) -> None:
-        self.receiver.settle(Ending(of, None, how, delay_seconds=delay_seconds))
-
-    def _settled(self, ending: Ending, in_time: bool) -> None:
-        self.out_of_hand.append((ending.delivery.message_id, in_time))
+        self.receiver.settle(SettleRequest(of, None, how, delay_seconds=delay_seconds))
 
 
 @pytest.fixture
@@ -106,7 +109,7 @@ def test_a_message_that_is_to_wait_is_settled_when_its_time_has_come(world: Worl
     world.now = 104.0
     world.turn()
     assert world.broker.settled == [("job-1", Settlement.ABANDON)]
-    assert world.out_of_hand == [("job-1", True)]
+    assert world.settled == [("job-1", True)]
 
 
 def test_a_message_that_waits_keeps_no_other_from_being_settled(world: World) -> None:
@@ -135,7 +138,7 @@ def test_the_lock_of_a_message_that_waits_is_kept(world: World) -> None:
 
     message = world.received()
     lease = world.leases.hold(message, renew, 9.0, 1e6)
-    ending = Ending(message, lease, Settlement.ABANDON, delay_seconds=20.0)
+    ending = SettleRequest(message, lease, Settlement.ABANDON, delay_seconds=20.0)
     world.receiver.settle(ending)
     for _ in range(22):
         world.now += 1.0
@@ -154,10 +157,10 @@ def test_a_lost_lock_is_never_settled(world: World) -> None:
     lease = world.leases.hold(message, renew, 9.0, 1e6)
     world.now += 5.0
     world.leases.turn()
-    world.receiver.settle(Ending(message, lease, Settlement.COMPLETE))
+    world.receiver.settle(SettleRequest(message, lease, Settlement.COMPLETE))
     world.turn()
     assert world.broker.settled == []
-    assert world.out_of_hand == [("job-1", False)]
+    assert world.settled == [("job-1", False)]
 
 
 @pytest.mark.parametrize("leave", [False, True])
@@ -181,24 +184,24 @@ def test_no_credit_is_left_after_a_message(world: World) -> None:
 
 
 def test_is_dry_once_the_queue_has_nothing_to_give(world: World) -> None:
-    seen = [world.is_dry]
+    seen = [world.is_empty]
     world.turn()
-    seen.append(world.is_dry)
+    seen.append(world.is_empty)
     world.received()
-    seen.append(world.is_dry)
+    seen.append(world.is_empty)
     world.turn()
-    seen.append(world.is_dry)
+    seen.append(world.is_empty)
     assert seen == [False, True, False, True]
     world.broker.fails_with = BrokerAway("no route")
     world.turn()
-    assert not world.is_dry, "nobody can tell"
+    assert not world.is_empty, "nobody can tell"
 
 
 def test_what_could_not_be_settled_is_settled_on_the_next_link(world: World) -> None:
     world.settle(world.received(), Settlement.COMPLETE)
     world.broker.fails_with = BrokerAway("no route")
     world.turn()
-    assert world.out_of_hand == []
+    assert world.settled == []
     world.broker.fails_with = None
     world.turn()
     assert world.broker.settled == [("job-1", Settlement.COMPLETE)]
@@ -219,24 +222,24 @@ def test_it_tells_whether_a_message_may_still_come_without_room() -> None:
     world = World()
     world.turn()
     world.has_room = False
-    assert world.receiver.may_take, "the broker may push one on the credit that it has"
+    assert world.receiver.may_receive, "the broker may push one on the credit that it has"
     world.turn()
-    assert not world.receiver.may_take
+    assert not world.receiver.may_receive
 
 
-def test_it_may_take_from_before_it_looks_for_room_until_the_message_is_in_hand() -> None:
+def test_it_may_receive_from_before_it_looks_for_room_until_the_message_is_in_hand() -> None:
     world = World()
     seen: list[bool] = []
     world.broker.waiting = [delivery()]
 
-    def look() -> bool:
-        seen.append(world.receiver.may_take)
-        return True
+    def look() -> int:
+        seen.append(world.receiver.may_receive)
+        return 1
 
     def accept(taken: Delivery) -> None:
-        seen.append(world.receiver.may_take)
+        seen.append(world.receiver.may_receive)
 
-    world.intake = Intake(look, accept, world.intake.settled)
+    world.free_count, world.accept = look, accept
     world.turn()
     assert seen == [True, True]
-    assert not world.receiver.may_take
+    assert not world.receiver.may_receive

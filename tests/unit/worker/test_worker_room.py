@@ -7,30 +7,19 @@ import pytest
 
 from contract.catalogue import Catalogue
 from worker.errors import Settlement
-from worker.jobs.ledger import Ledger
-from worker.jobs.room import Room
-from worker.messages.job import Job
-from worker.messages.receiver import Ending
-from worker.messages.servicebus import Delivery
-from worker.observed.metrics import Metrics
-from worker.observed.tracing import JobSpan
+from worker.pipeline.receive import Capacity, InFlight, Job
+from worker.servicebus.link import Delivery
+from worker.servicebus.receiver import SettleRequest
+from worker.telemetry.recording import JobSpan, ModelTelemetry
 
 MODEL = replace(Catalogue.load().model("noop"), max_batch_size=2)
 
 
-class Admission:
-    def __init__(self) -> None:
-        self.open = True
-
-    def admits(self) -> bool:
-        return self.open
-
-
 class World:
     def __init__(self) -> None:
-        self.admission = Admission()
-        self.ledger = Ledger(MODEL.name, Metrics().of(MODEL.name))
-        self.room = Room(self.admission, self.ledger, MODEL)
+        self.is_admitted = True
+        self.in_flight = InFlight(ModelTelemetry(MODEL.name))
+        self.capacity = Capacity(lambda: self.is_admitted, self.in_flight, MODEL)
 
     def take(self, count: int, *, low: bool = False) -> list[Job]:
         jobs = []
@@ -38,20 +27,20 @@ class World:
             queue = "noop-low" if low else "noop"
             delivery = Delivery(b"", 0, None, None, {}, "job", cast(Any, None), queue)
             job = Job(cast(Any, None), delivery, cast(Any, None), JobSpan("-"))
-            self.ledger.received(delivery)
-            self.ledger.opened(job)
+            self.in_flight.add(delivery)
+            self.in_flight.open(job)
             jobs.append(job)
         return jobs
 
-    def end(self, job: Job, delay_seconds: float = 0.0) -> Ending:
-        ending = Ending(job.delivery, None, Settlement.ABANDON, delay_seconds=delay_seconds)
-        self.ledger.has_run(job)
-        assert self.ledger.ended(ending, "code", job)
+    def end(self, job: Job, delay_seconds: float = 0.0) -> SettleRequest:
+        ending = SettleRequest(job.delivery, None, Settlement.ABANDON, delay_seconds=delay_seconds)
+        self.in_flight.finish_run(job)
+        assert self.in_flight.end(ending, "code", job)
         return ending
 
     @property
     def rooms(self) -> tuple[bool, bool]:
-        return bool(self.room.room()), bool(self.room.room_for_low())
+        return bool(self.capacity.normal_count()), bool(self.capacity.low_count())
 
 
 @pytest.fixture
@@ -64,13 +53,13 @@ def test_one_batch_runs_while_the_next_is_made_ready(world: World) -> None:
     assert world.rooms == (True, True)
     jobs += world.take(1)
     assert world.rooms == (False, False)
-    world.ledger.has_run(jobs[0])
+    world.in_flight.finish_run(jobs[0])
     assert world.rooms == (True, True)
 
 
 def test_what_awaits_its_settlement_is_limited_too(world: World) -> None:
     for job in world.take(8):
-        world.ledger.has_run(job)
+        world.in_flight.finish_run(job)
     assert world.rooms == (False, False)
 
 
@@ -82,24 +71,24 @@ def test_low_priority_takes_no_room_from_the_rest(world: World) -> None:
 
 
 def test_nothing_is_received_that_is_not_admitted(world: World) -> None:
-    world.admission.open = False
+    world.is_admitted = False
     assert world.rooms == (False, False)
 
 
 def test_what_waits_to_be_given_back_takes_no_place_until_there_is_too_much(world: World) -> None:
     endings = [world.end(job, delay_seconds=4.0) for _ in range(16) for job in world.take(4)]
-    assert world.ledger.held_count == 64
+    assert world.in_flight.held_count == 64
     assert world.rooms == (False, False)
-    world.ledger.settled(endings[0], in_time=True)
+    world.in_flight.remove(endings[0].delivery, in_time=True)
     assert world.rooms == (True, True)
 
 
 def test_a_message_ends_once(world: World) -> None:
     (job,) = world.take(1)
-    assert world.ledger.open_jobs() == [job]
+    assert world.in_flight.open_jobs() == [job]
     ending = world.end(job)
-    assert world.ledger.open_jobs() == []
-    assert not world.ledger.ended(ending, "another", job)
-    assert world.ledger.held_count == 1
-    world.ledger.settled(ending, in_time=False)
-    assert world.ledger.held_count == 0
+    assert world.in_flight.open_jobs() == []
+    assert not world.in_flight.end(ending, "another", job)
+    assert world.in_flight.held_count == 1
+    world.in_flight.remove(ending.delivery, in_time=False)
+    assert world.in_flight.held_count == 0

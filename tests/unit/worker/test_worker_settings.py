@@ -5,10 +5,8 @@ from pathlib import Path
 import pytest
 
 from worker.errors import SettingsError
-from worker.inference.threads import processors, torch_threads
-from worker.memory.settings import MemorySettings
-from worker.notices import Mode, NoticeSettings
-from worker.settings import Settings
+from worker.process import available_processors, torch_threads
+from worker.settings import MemorySettings, ScheduledEventMode, ScheduledEventSettings, Settings
 
 LEAST = {
     "SERVICE_BUS": "Endpoint=sb://here;SharedAccessKeyName=k;SharedAccessKey=c2VjcmV0",
@@ -23,13 +21,15 @@ def test_defaults() -> None:
     assert settings.health_host == "127.0.0.1"
     assert settings.health_port == 8081
     assert settings.drain_seconds == 30.0
-    assert settings.torch_threads == torch_threads(processors())
+    assert settings.torch_threads == torch_threads(available_processors())
     assert settings.log_level == "INFO"
     assert settings.catalogue.name == "models.toml"
     assert settings.log_format == "text"
     assert settings.weights_cache.parts[-2:] == ("loosely", "weights")
     assert settings.trace_exporters == ()
-    assert settings.notices == NoticeSettings(Mode.OFF, "http://169.254.169.254", "")
+    assert settings.scheduled_events == ScheduledEventSettings(
+        ScheduledEventMode.OFF, "http://169.254.169.254", ""
+    )
 
 
 def test_everything_set() -> None:
@@ -61,8 +61,8 @@ def test_everything_set() -> None:
     assert settings.torch_threads == 4
     assert settings.log_format == "json"
     assert settings.trace_exporters == ("otlp", "console")
-    assert settings.notices == NoticeSettings(
-        Mode.ACKNOWLEDGE, "http://127.0.0.1:8000", "aks-gpu-1_0"
+    assert settings.scheduled_events == ScheduledEventSettings(
+        ScheduledEventMode.ACKNOWLEDGE, "http://127.0.0.1:8000", "aks-gpu-1_0"
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.inference import threads
+from worker import process
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -16,15 +16,15 @@ ROOT = Path(__file__).resolve().parents[3]
     ("processors", "torch", "preparing"), [(1, 1, 4), (2, 1, 4), (4, 2, 4), (8, 4, 8), (64, 8, 16)]
 )
 def test_by_the_processors(processors: int, torch: int, preparing: int) -> None:
-    assert threads.torch_threads(processors) == torch
-    assert threads.preparing_threads(processors) == preparing
+    assert process.torch_threads(processors) == torch
+    assert process.preparing_threads(processors) == preparing
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processors cannot be chosen here")
 def test_a_process_that_is_kept_to_one_processor_counts_one() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        "from worker.inference import threads; print(threads.processors())"
+        "from worker import process; print(process.available_processors())"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
     assert found.stdout == b"1\n"
@@ -34,10 +34,10 @@ def test_what_the_environment_says_of_openmp_stays() -> None:
     before = sys.getswitchinterval()
     try:
         said = {"OMP_WAIT_POLICY": "ACTIVE"}
-        threads.prefer_the_device(said)
+        process.prefer_device_thread(said)
         assert said == {"OMP_WAIT_POLICY": "ACTIVE"}
         silent: dict[str, str] = {}
-        threads.prefer_the_device(silent)
+        process.prefer_device_thread(silent)
         assert silent == {"OMP_WAIT_POLICY": "PASSIVE"}
         assert sys.getswitchinterval() < before
     finally:

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import LockLost, Settlement
-from worker.messages.lease import Leases
-from worker.messages.receiver import Ending, Intake, Receiver
-from worker.messages.servicebus import Delivery
-from worker.messages.together import Gathering, ranges
-from worker.remote.reach import Reach
+from worker.servicebus.batched_settlement import ranges
+from worker.servicebus.link import Delivery
+from worker.servicebus.locks import LockRenewer
+from worker.servicebus.receiver import Receiver, Settled, SettleRequest
+from worker.servicebus.sender import CallGatherer
+from worker.telemetry.recording import ServiceStatus
 
 SECONDS = 10
 
@@ -40,7 +41,7 @@ class Post:
 
 def test_what_comes_while_a_call_runs_goes_together_in_the_next() -> None:
     post = Post()
-    gathering = Gathering(post, limit=3)
+    gathering = CallGatherer(post, limit=3)
     with ThreadPoolExecutor(8) as threads:
         first = threads.submit(gathering, "first")
         assert post.running.wait(SECONDS)
@@ -60,7 +61,7 @@ def test_what_comes_while_a_call_runs_goes_together_in_the_next() -> None:
 def test_a_failure_is_that_of_all_in_the_call_and_of_no_other() -> None:
     post = Post(fails="bad")
     post.may_end.set()
-    gathering = Gathering(post, limit=8)
+    gathering = CallGatherer(post, limit=8)
     with pytest.raises(ConnectionError):
         gathering("bad")
     gathering("good")
@@ -111,20 +112,22 @@ def delivery(name: str) -> Delivery:
 class World:
     def __init__(self) -> None:
         self.broker = Broker()
-        self.leases = Leases(lambda: 100.0)
-        self.receiver = Receiver(cast(Any, self.broker), self.leases, Reach("queue"), lambda: 100.0)
+        self.leases = LockRenewer(lambda: 100.0)
+        self.receiver = Receiver(
+            cast(Any, self.broker), self.leases, ServiceStatus("queue"), lambda: 100.0
+        )
         self.room = 1
         self.accepted: list[Delivery] = []
-        self.out_of_hand: list[tuple[str, bool]] = []
-        self.intake = Intake(lambda: self.room, self.accepted.append, self._settled)
+        self.settled: list[tuple[str, bool]] = []
 
     def turn(self, room: int) -> None:
         self.room = room
         self.receiver.wake()
-        self.receiver.turn(self.intake)
-
-    def _settled(self, ending: Ending, in_time: bool) -> None:
-        self.out_of_hand.append((ending.delivery.message_id, in_time))
+        for event in self.receiver.turn(lambda: self.room):
+            if isinstance(event, Settled):
+                self.settled.append((event.request.delivery.message_id, event.in_time))
+            else:
+                self.accepted.append(event)
 
 
 def test_one_is_received_at_a_time_until_there_was_no_room() -> None:
@@ -152,16 +155,16 @@ def test_a_queue_that_runs_dry_is_received_from_one_by_one_again() -> None:
 def test_completions_in_a_row_are_settled_at_one_go() -> None:
     world = World()
     for name in ("one", "too late", "three"):
-        world.receiver.settle(Ending(delivery(name), None, Settlement.COMPLETE))
-    world.receiver.settle(Ending(delivery("bad"), None, Settlement.ABANDON))
-    world.receiver.settle(Ending(delivery("five"), None, Settlement.COMPLETE))
+        world.receiver.settle(SettleRequest(delivery(name), None, Settlement.COMPLETE))
+    world.receiver.settle(SettleRequest(delivery("bad"), None, Settlement.ABANDON))
+    world.receiver.settle(SettleRequest(delivery("five"), None, Settlement.COMPLETE))
     world.turn(room=0)
     assert world.broker.settled == [
         ["one", "too late", "three"],
         [f"bad {Settlement.ABANDON}"],
         [f"five {Settlement.COMPLETE}"],
     ]
-    assert world.out_of_hand == [
+    assert world.settled == [
         ("one", True),
         ("too late", False),
         ("three", True),
@@ -179,7 +182,7 @@ def test_one_whose_lock_is_lost_is_not_among_them() -> None:
     world.leases.turn()
     assert lost.is_lost
     for name, lease in (("one", None), ("two", None), ("lost", lost), ("four", None)):
-        world.receiver.settle(Ending(delivery(name), lease, Settlement.COMPLETE))
+        world.receiver.settle(SettleRequest(delivery(name), lease, Settlement.COMPLETE))
     world.turn(room=0)
     assert world.broker.settled == [["one", "two"], [f"four {Settlement.COMPLETE}"]]
-    assert ("lost", False) in world.out_of_hand
+    assert ("lost", False) in world.settled

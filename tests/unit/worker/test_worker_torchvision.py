@@ -13,8 +13,8 @@ from torchvision import models
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson
 from worker.errors import ModelUnfit, WeightsUnfit
-from worker.inference.runner import Runner
-from worker.memory.meter import metering
+from worker.inference.loaded_model import LoadedModel
+from worker.memory.simulated_device import metering
 from worker.models.published import build, recipe
 from worker.models.torchvision_segmenter import palette
 from worker.weights.weights import Weights
@@ -33,7 +33,7 @@ def small() -> bytes:
     return file.getvalue()
 
 
-def load(folder: Path, kind: str, network: Any, sha256: str = "", **options: Any) -> Runner:
+def load(folder: Path, kind: str, network: Any, sha256: str = "", **options: Any) -> LoadedModel:
     """The model of this kind with a network's own weights, which are the same each time."""
     path = folder / "weights.pth"
     torch.save(network.state_dict(), path)
@@ -41,7 +41,7 @@ def load(folder: Path, kind: str, network: Any, sha256: str = "", **options: Any
     model = replace(PICTURES, implementation=implementation, options=options)
     if kind == "segmenter":
         model = replace(model, result_media_type="image/png")
-    return Runner.load(model, torch_threads=1, weights=Weights(path, sha256))
+    return LoadedModel.load(model, torch_thread_count=1, weights=Weights(path, sha256))
 
 
 def seeded(kind: Any, architecture: str, **options: Any) -> Any:
@@ -49,7 +49,7 @@ def seeded(kind: Any, architecture: str, **options: Any) -> Any:
     return build(kind, architecture, **options)
 
 
-def answers(runner: Runner, *pictures: bytes) -> list[InlineJson | InlineBytes]:
+def answers(runner: LoadedModel, *pictures: bytes) -> list[InlineJson | InlineBytes]:
     types = {b"\xff\xd8": "image/jpeg", b"\x89P": "image/png"}
     batch = [runner.prepare(data, types[data[:2]]) for data in pictures]
     return [runner.finish(output) for output in runner.run(batch)]
@@ -103,14 +103,14 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def detector(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+def detector(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     architecture = "ssdlite320_mobilenet_v3_large"
     network = seeded(models.detection, architecture, weights_backbone=None)
     folder = tmp_path_factory.mktemp("detector")
     return load(folder, "detector", network, architecture=architecture, min_score=0.01)
 
 
-def test_a_detector_gives_boxes_within_the_picture(detector: Runner) -> None:
+def test_a_detector_gives_boxes_within_the_picture(detector: LoadedModel) -> None:
     together = answers(detector, CHELSEA, small())
     alone = [answers(detector, data)[0] for data in (CHELSEA, small())]
     for answer, single, size in zip(together, alone, [(384, 255), (60, 90)], strict=True):
@@ -151,7 +151,7 @@ def test_no_batch_takes_more_memory_than_as_many_samples(tmp_path: Path) -> None
     assert peak_bytes([prepared(1600, 900), prepared(900, 1600)]) <= limit_bytes
 
 
-def test_a_large_picture_is_made_smaller_before_it_costs_memory(detector: Runner) -> None:
+def test_a_large_picture_is_made_smaller_before_it_costs_memory(detector: LoadedModel) -> None:
     file = io.BytesIO()
     Image.new("RGB", (4000, 20), "white").save(file, "PNG")
     item = detector.prepare(file.getvalue(), "image/png")

@@ -13,9 +13,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from worker.errors import SettingsError
-from worker.messages.servicebus import Delivery
-from worker.observed.exporting import flush, tracer_provider
-from worker.observed.tracing import JobSpan, Tracing
+from worker.servicebus.link import Delivery
+from worker.telemetry.recording import JobSpan, Tracing
+from worker.telemetry.setup import flush, tracer_provider
 
 TRACE_ID, SPAN_ID = "ab" * 16, "cd" * 8
 SAMPLED = f"00-{TRACE_ID}-{SPAN_ID}-01"

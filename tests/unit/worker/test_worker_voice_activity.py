@@ -12,12 +12,10 @@ from safetensors.torch import save_file
 
 from contract.catalogue import Catalogue
 from worker.errors import InvalidInput
-from worker.inference.loading import Loader
-from worker.inference.runner import Runner
+from worker.inference.loaded_model import LoadedModel, ModelLoader
 from worker.inputs.audio import Audio, decode
 from worker.models.voice_activity import Infer, resampled, spoken
-from worker.weights.library import Library
-from worker.weights.source import AzureBlobReader
+from worker.weights.store import AzureBlobReader, WeightsStore
 from worker.weights.weights import Weights
 
 pytestmark = pytest.mark.torch
@@ -28,10 +26,10 @@ RATE = 16_000
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+def runner(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     blobs = AzureBlobReader(None)  # type: ignore[arg-type]  # the weights are a package's
-    library = Library(tmp_path_factory.mktemp("cache"), blobs)
-    return Loader(library, torch_threads=1).load(MODEL)
+    library = WeightsStore(tmp_path_factory.mktemp("cache"), blobs)
+    return ModelLoader(library, torch_thread_count=1).load(MODEL)
 
 
 def wav(samples: Any, rate: int = RATE) -> bytes:
@@ -41,12 +39,12 @@ def wav(samples: Any, rate: int = RATE) -> bytes:
     return b"RIFF" + struct.pack("<I", len(parts)) + parts
 
 
-def heard(runner: Runner, *recordings: bytes) -> list[dict[str, Any]]:
+def heard(runner: LoadedModel, *recordings: bytes) -> list[dict[str, Any]]:
     outputs = runner.run([runner.prepare(data, "audio/wav") for data in recordings])
     return [runner.finish(output).value for output in outputs]  # type: ignore[union-attr]  # JSON
 
 
-def test_speech_is_found_where_it_is(runner: Runner) -> None:
+def test_speech_is_found_where_it_is(runner: LoadedModel) -> None:
     (found,) = heard(runner, SPEECH)
     assert found["duration_seconds"] == pytest.approx(0.906, abs=1e-3)
     (segment,) = found["speech"]
@@ -55,14 +53,14 @@ def test_speech_is_found_where_it_is(runner: Runner) -> None:
     assert segment["score"] > 0.7
 
 
-def test_silence_noise_and_tones_are_no_speech(runner: Runner) -> None:
+def test_silence_noise_and_tones_are_no_speech(runner: LoadedModel) -> None:
     noise = np.random.default_rng(7).normal(0, 0.05, 2 * RATE)
     tone = np.sin(np.arange(2 * RATE) * 2 * np.pi * 440 / RATE) * 0.3
     for found in heard(runner, wav(np.zeros(2 * RATE)), wav(noise), wav(tone)):
         assert found == {"speech": [], "duration_seconds": 2.0}
 
 
-def test_a_batch_says_what_each_says_alone(runner: Runner) -> None:
+def test_a_batch_says_what_each_says_alone(runner: LoadedModel) -> None:
     speech = resampled(decode(SPEECH).samples, 8000)
     later = wav(np.concatenate([np.zeros(RATE), speech, np.zeros(RATE), speech]))
     recordings = [SPEECH, later, wav(np.zeros(100))]
@@ -115,7 +113,7 @@ def test_resampling_keeps_the_sound(rate: int) -> None:
     assert len(resampled(tone(rate)[:1], rate)) >= 1
 
 
-def test_a_recording_that_is_too_long_is_refused(runner: Runner) -> None:
+def test_a_recording_that_is_too_long_is_refused(runner: LoadedModel) -> None:
     with pytest.raises(InvalidInput, match="lasts 601 s; at most 600 are taken"):
         runner.prepare(wav(np.zeros(601 * 4_000), 4_000), "audio/x-wav")
 

