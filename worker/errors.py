@@ -16,7 +16,7 @@
     ├── Infrastructure                                 abandon after a delay: a later
     │   │                                              delivery may succeed
     │   ├── BrokerAway             broker-away              Service Bus does not answer
-    │   │   └── QueueMissing       queue-missing            it has no such queue
+    │   │   └── QueueMissing       queue-missing            the queue does not exist
     │   ├── PayloadsAway           payloads-away            blob storage does not answer
     │   ├── ReplyUndelivered       reply-undelivered        the gateway does not answer
     │   ├── OutboundFailed         outbound-failed          a foreign server does not answer

@@ -67,13 +67,13 @@ def limit_to(free_bytes: int) -> None:
     torch.cuda.set_per_process_memory_fraction(may_have / total_bytes)
 
 
-def test_a_card_tells_its_size_and_an_id_of_its_own(card: CudaDevice) -> None:
+def test_a_card_has_a_size_and_a_unique_key(card: CudaDevice) -> None:
     properties = torch.cuda.get_device_properties(0)
     assert 0.85 * properties.total_memory < card.total_bytes < properties.total_memory
     assert str(properties.uuid) in card.key
 
 
-def test_a_share_of_a_card_is_kept_to(card: CudaDevice) -> None:
+def test_a_process_stays_within_its_share_of_a_card(card: CudaDevice) -> None:
     half = CudaDevice.find(2)
     assert half is not None
     assert half.total_bytes == pytest.approx(card.total_bytes / 2, rel=0.15)
@@ -81,7 +81,7 @@ def test_a_share_of_a_card_is_kept_to(card: CudaDevice) -> None:
         Weights(int(card.total_bytes * 0.6))
 
 
-def test_what_a_model_holds_is_measured_and_given_back(card: CudaDevice) -> None:
+def test_the_memory_of_a_model_is_measured_and_returned(card: CudaDevice) -> None:
     before_bytes = card.used_bytes
     weights, size_bytes = card.load(lambda: Weights(64 * MIB), 1024 * MIB)
     assert 64 * MIB <= size_bytes <= 96 * MIB
@@ -91,7 +91,7 @@ def test_what_a_model_holds_is_measured_and_given_back(card: CudaDevice) -> None
     assert card.used_bytes == before_bytes
 
 
-def test_a_model_over_its_limit_is_not_kept(card: CudaDevice) -> None:
+def test_a_model_over_its_limit_is_unloaded(card: CudaDevice) -> None:
     before_bytes = card.used_bytes
     with pytest.raises(BudgetExceeded) as raised:
         card.load(lambda: Weights(64 * MIB), 32 * MIB)
@@ -101,7 +101,7 @@ def test_a_model_over_its_limit_is_not_kept(card: CudaDevice) -> None:
     assert card.used_bytes == before_bytes
 
 
-def test_the_peak_of_a_batch_is_measured_though_it_is_over(card: CudaDevice) -> None:
+def test_the_peak_of_a_finished_batch_is_measured(card: CudaDevice) -> None:
     weights, _ = card.load(lambda: Weights(MIB), 1024 * MIB)
     batch = Batch(cost=8)
     with card.running(weights, batch):
@@ -110,32 +110,32 @@ def test_the_peak_of_a_batch_is_measured_though_it_is_over(card: CudaDevice) -> 
     assert 128 * MIB <= batch.measured_bytes <= 192 * MIB
 
 
-def test_real_want_of_memory_is_known_as_such(card: CudaDevice) -> None:
+def test_a_real_out_of_memory_error_is_recognised(card: CudaDevice) -> None:
     limit_to(64 * MIB)
     with pytest.raises(torch.OutOfMemoryError) as raised:
         torch.ones(256 * MIB, dtype=torch.uint8, device="cuda")
     assert is_out_of_memory(raised.value)
 
 
-def test_a_batch_that_does_not_fit_is_split_and_the_limit_learned(card: CudaDevice) -> None:
+def test_a_batch_that_does_not_fit_is_split_and_reduces_the_limit(card: CudaDevice) -> None:
     weights, held_bytes = card.load(lambda: Weights(MIB), 1024 * MIB)
     profile = MemoryProfile(held_bytes)
-    residency = DeviceModel(card, weights, profile, 8192 * MIB)
-    allowance = MeasuredBatchLimit("model", DeviceGate(), residency, lambda _: None)
+    placed = DeviceModel(card, weights, profile, 8192 * MIB)
+    limit = MeasuredBatchLimit("model", DeviceGate(), placed, lambda _: None)
     limit_to(200 * MIB)
     jobs = [Item(number) for number in range(16)]
-    outcomes = run_batch(allocating(32 * MIB), jobs, lambda _: None, allowance)
+    outcomes = run_batch(allocating(32 * MIB), jobs, lambda _: None, limit)
     ran = [(job, what) for job, what in outcomes if isinstance(what, Ran)]
     assert [what.error for _, what in ran] == [None] * 16
     assert {job.item: what.result for job, what in ran} == {n: n * n for n in range(16)}
     assert max(what.batch_size for _, what in ran) == 4
-    assert allowance.max_cost <= 4
+    assert limit.max_cost <= 4
 
 
-def test_one_item_that_never_fits_fails_and_the_others_do_not(card: CudaDevice) -> None:
+def test_an_item_that_never_fits_fails_alone(card: CudaDevice) -> None:
     weights, held_bytes = card.load(lambda: Weights(MIB), 1024 * MIB)
-    residency = DeviceModel(card, weights, MemoryProfile(held_bytes), 8192 * MIB)
-    allowance = MeasuredBatchLimit("model", DeviceGate(), residency, lambda _: None)
+    placed = DeviceModel(card, weights, MemoryProfile(held_bytes), 8192 * MIB)
+    limit = MeasuredBatchLimit("model", DeviceGate(), placed, lambda _: None)
     limit_to(128 * MIB)
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
@@ -143,7 +143,7 @@ def test_one_item_that_never_fits_fails_and_the_others_do_not(card: CudaDevice) 
 
     ran = {
         job.item: what
-        for job, what in run_batch(run, [Item(n) for n in range(8)], lambda _: None, allowance)
+        for job, what in run_batch(run, [Item(n) for n in range(8)], lambda _: None, limit)
     }
     assert {item for item, what in ran.items() if what.error} == {3}
     assert is_out_of_memory(ran[3].error) or type(ran[3].error).__name__ == "OutOfMemory"

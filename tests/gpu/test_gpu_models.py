@@ -33,7 +33,7 @@ def answer(runner: LoadedModel, name: str, media_type: str) -> InlineJson | Inli
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
-def test_the_classifier_knows_a_cat_in_each_precision(precision: str) -> None:
+def test_the_classifier_recognises_a_cat_in_each_precision(precision: str) -> None:
     model = replace(PICTURES, options={"precision": precision})
     found = answer(LoadedModel.load(model, torch_thread_count=1), "chelsea.jpg", "image/jpeg")
     assert isinstance(found, InlineJson)
@@ -42,7 +42,7 @@ def test_the_classifier_knows_a_cat_in_each_precision(precision: str) -> None:
     }
 
 
-def test_voice_activity_hears_speech() -> None:
+def test_voice_activity_finds_speech() -> None:
     model = CATALOGUE["voice-activity"]
     runner = LoadedModel.load(model, torch_thread_count=1, weights=Weights(file_of(model.weights)))
     found = answer(runner, "speech.wav", "audio/wav")
@@ -60,7 +60,7 @@ def seeded(folder: Path, kind: Any, architecture: str) -> Weights:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
-def test_a_detector_gives_boxes(tmp_path: Path, precision: str) -> None:
+def test_a_detector_returns_boxes(tmp_path: Path, precision: str) -> None:
     architecture = "ssdlite320_mobilenet_v3_large"
     model = replace(
         PICTURES,
@@ -74,7 +74,7 @@ def test_a_detector_gives_boxes(tmp_path: Path, precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_segmenter_gives_a_mask(tmp_path: Path, precision: str) -> None:
+def test_a_segmenter_returns_a_mask(tmp_path: Path, precision: str) -> None:
     architecture = "lraspp_mobilenet_v3_large"
     model = replace(
         PICTURES,

@@ -75,7 +75,7 @@ def test_a_device_side_assert_loses_the_device() -> None:
     assert told(LOSE) == [True, True, "LOST", False]
 
 
-def test_want_of_memory_does_not() -> None:
+def test_out_of_memory_does_not_lose_the_device() -> None:
     assert told(OUT_OF_MEMORY) == [True, False, True]
 
 
@@ -86,7 +86,7 @@ def one_reply(rig: Rig, data: bytes) -> JobReply:
     return reply
 
 
-def test_a_worker_that_loses_its_device_leaves_and_gives_the_job_back(tmp_path: Path) -> None:
+def test_a_worker_on_a_lost_device_exits_and_returns_its_job(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(CATALOGUE, "utf-8")
     with running(tmp_path, catalogue, "asserting") as rig:
@@ -99,7 +99,7 @@ def test_a_worker_that_loses_its_device_leaves_and_gives_the_job_back(tmp_path: 
         assert rig.count("replies") == 0
 
 
-def test_ready_says_that_the_gpu_computed(tmp_path: Path) -> None:
+def test_readiness_shows_that_the_gpu_computed(tmp_path: Path) -> None:
     catalogue = ROOT / "benchmarks" / "models.toml"
     with running(tmp_path, catalogue, "classifier") as rig:
         answer = httpx.get(rig.worker.probe, timeout=SECONDS)

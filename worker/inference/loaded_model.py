@@ -183,7 +183,7 @@ class LoadedModel:
         return cost
 
     def sample(self) -> Any | None:
-        """Return a prepared item to try the model with; None if the model has no such hook."""
+        """Return a prepared item to try the model with; None if the model lacks this hook."""
         hook = self._hook("sample")
         return None if hook is None else hook()
 
@@ -196,7 +196,7 @@ class LoadedModel:
         return 0 if hook is None else max(0, int(hook(cost)))
 
     def close(self) -> None:
-        """Tell the model that it is about to be unloaded, if it has such a hook."""
+        """Tell the model that it is about to be unloaded, if it has this hook."""
         if (hook := self._hook("close")) is not None:
             hook()
 
@@ -253,7 +253,7 @@ class Adapter(Protocol):
 
 
 class BatchAdapter:
-    """A class in the batch form: it has `preprocess`, and its call takes a whole batch."""
+    """A class in the full form: it has `preprocess`, and its call takes a whole batch."""
 
     def __init__(self, infer: Infer | LongInfer, *, takes_contexts: bool) -> None:
         self._infer = infer
@@ -289,7 +289,7 @@ class _ItemWithParameters:
 
 
 class ItemAdapter:
-    """A class in the item form: its call takes one item, and the items run one after the other."""
+    """A class in the short form: its call takes one item, and the items run in turn."""
 
     def __init__(self, infer: ShortInfer | LongShortInfer, *, takes_contexts: bool) -> None:
         self._call = cast(Callable[..., Any], infer)

@@ -39,7 +39,7 @@ class BlobStore(Protocol):
         """Yield the blob in pieces.
 
         Raises:
-            ResourceNotFoundError: There is no such blob.
+            ResourceNotFoundError: The blob does not exist.
             PayloadCorrupt: The blob has another size than the reference.
         """
         ...

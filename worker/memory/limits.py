@@ -1,4 +1,4 @@
-"""Limit what batches may take of the device's memory, and who uses the device at one time."""
+"""Limit what batches may take of the device's memory, and the use of the device at one time."""
 
 import contextlib
 import logging
@@ -103,7 +103,7 @@ class BatchLimit:
 
         Args:
             cost: The batch's cost.
-            next_cost: The limit for the next batches, unless it is no reduction.
+            next_cost: The limit for the next batches, if it is lower than the current one.
         """
         self._record_split()
         if next_cost < min(cost, self._learned_cost):

@@ -104,7 +104,7 @@ class QueueLink:
         """Connect, sign in and attach to the queue; receive nothing yet.
 
         Raises:
-            QueueMissing: The namespace has no such queue.
+            QueueMissing: The queue does not exist.
         """
         if self._receiver is not None:
             return

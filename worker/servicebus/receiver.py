@@ -23,7 +23,7 @@ from worker.telemetry.recording import ServiceStatus
 _log = logging.getLogger(__name__)
 
 # While jobs are in flight, one of them may finish at any moment and is then to be settled. Its
-# reply has been sent by then, so nobody waits these milliseconds.
+# reply has been sent by then, so that no caller waits longer.
 _BUSY_WAIT_SECONDS = 0.02
 # While nothing is in flight. Bounds how long a stop takes, and how long a message can wait that the
 # broker pushes on the credit of an earlier call.
@@ -86,7 +86,7 @@ class Receiver:
         self._numbers = itertools.count()
         self._held_count = 0
         self._stopping = threading.Event()
-        # Whether the broker may push a message although nobody receives.
+        # Whether the broker may push a message between two receive calls.
         self._has_credit = False
         self._was_full = False
         self._is_receiving = False

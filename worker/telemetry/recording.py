@@ -201,7 +201,7 @@ class Tracing:
     """Makes the spans of a worker's jobs."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        """Make no spans if there is no provider."""
+        """Make no spans without a provider."""
         self._tracer = provider.get_tracer("loosely.worker") if provider else None
 
     def headers(self) -> dict[str, str]:

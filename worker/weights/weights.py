@@ -92,7 +92,7 @@ def _from_torch(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # Torch's own text goes on to tell how such files can be executed all the same.
+        # torch's own text explains how to execute the file anyway.
         named = _GLOBAL.search(str(error))
         what = f" It names {named[1]}." if named else ""
         raise WeightsUnsafe(

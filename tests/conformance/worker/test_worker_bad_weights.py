@@ -18,12 +18,12 @@ from azure.storage.blob import BlobServiceClient
 
 from contract.messages import InlineBytes, InlineJson
 from tests.conformance.worker.worker_gateway import Gateway
-from tests.conformance.worker.worker_world import (
+from tests.conformance.worker.worker_services import (
+    LocalServices,
     Program,
-    World,
     job_id,
     message,
-    run_world,
+    run_services,
     wait_until,
 )
 
@@ -94,13 +94,15 @@ def blobs(trace: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def own_world(tmp_path_factory: pytest.TempPathFactory, blobs: dict[str, bytes]) -> Iterator[World]:
+def own_world(
+    tmp_path_factory: pytest.TempPathFactory, blobs: dict[str, bytes]
+) -> Iterator[LocalServices]:
     expected = {**blobs, **RIGHT}
     catalogue = "".join(
         ENTRY.format(name=name, sha256=hashlib.sha256(data).hexdigest())
         for name, data in expected.items()
     )
-    with run_world(tmp_path_factory.mktemp("weights-world"), catalogue) as running:
+    with run_services(tmp_path_factory.mktemp("weights-services"), catalogue) as running:
         for name, data in blobs.items():
             if data:
                 upload(running, name, data)
@@ -108,7 +110,7 @@ def own_world(tmp_path_factory: pytest.TempPathFactory, blobs: dict[str, bytes])
 
 
 @pytest.fixture
-def worker(own_world: World, gateway: Gateway, tmp_path: Path) -> Iterator[Program]:
+def worker(own_world: LocalServices, gateway: Gateway, tmp_path: Path) -> Iterator[Program]:
     """One for all models. Not waited for: it will not be ready."""
     cache = str(tmp_path / "cache")
     program = own_world.worker(gateway.host, "", WORKER_WEIGHTS_CACHE=cache)
@@ -117,8 +119,8 @@ def worker(own_world: World, gateway: Gateway, tmp_path: Path) -> Iterator[Progr
     program.kill()
 
 
-def upload(world: World, name: str, data: bytes) -> None:
-    with BlobServiceClient.from_connection_string(world.blobs_url) as account:
+def upload(services: LocalServices, name: str, data: bytes) -> None:
+    with BlobServiceClient.from_connection_string(services.blobs_url) as account:
         container = account.get_container_client("weights")
         with contextlib.suppress(ResourceExistsError):
             container.create_container()
@@ -143,9 +145,9 @@ def problems(worker: Program) -> dict[str, str]:
     }
 
 
-def deliveries(world: World, queue: str) -> list[int]:
+def deliveries(services: LocalServices, queue: str) -> list[int]:
     """How often each message of a queue was delivered."""
-    with world.receiver(queue) as receiver:
+    with services.receiver(queue) as receiver:
         return [seen.delivery_count or 0 for seen in receiver.peek_messages(10)]
 
 
@@ -159,8 +161,8 @@ CODES = {
 }
 
 
-def test_bad_weights_are_refused_by_name_and_their_jobs_left_alone(
-    own_world: World, gateway: Gateway, worker: Program, trace: Path, tmp_path: Path
+def test_bad_weights_are_refused_and_their_jobs_stay_in_the_queue(
+    own_world: LocalServices, gateway: Gateway, worker: Program, trace: Path, tmp_path: Path
 ) -> None:
     jobs = {name: job_id() for name in ("good", *CODES)}
     for name, identity in jobs.items():

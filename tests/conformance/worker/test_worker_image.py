@@ -24,9 +24,9 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.worker.worker_gateway import Gateway
-from tests.conformance.worker.worker_world import (
+from tests.conformance.worker.worker_services import (
     ROOT,
-    World,
+    LocalServices,
     job_id,
     message,
 )
@@ -153,13 +153,13 @@ def pod_settings(image: Image) -> dict[str, str]:
     return settings
 
 
-def test_serves_and_drains_as_the_dockerfile_says(
-    image: Image, world: World, gateway: Gateway
+def test_the_image_serves_and_drains_as_the_dockerfile_says(
+    image: Image, services: LocalServices, gateway: Gateway
 ) -> None:
     before = image.files()
     settings = pod_settings(image) | {
-        "SERVICE_BUS": world.service_bus_url,
-        "PAYLOAD_STORAGE": world.blobs_url,
+        "SERVICE_BUS": services.service_bus_url,
+        "PAYLOAD_STORAGE": services.blobs_url,
         "WORKER_MODELS": "noop",
         "REPLY_HOSTS": gateway.host,
         "HEALTH_PORT": str(free_port()),
@@ -167,7 +167,7 @@ def test_serves_and_drains_as_the_dockerfile_says(
     identity = job_id()
     # The first reply is not taken, so that the job is in hand when the signal comes.
     gateway.answers[identity] = [503, 202]
-    world.send("noop", message(gateway, identity, "noop", {"text": "hello"}))
+    services.send("noop", message(gateway, identity, "noop", {"text": "hello"}))
     process = image.start(image.stage.command("ENTRYPOINT"), **settings)
     try:
         gateway.wait_for(lambda: (identity, 503) in gateway.posts)
@@ -186,7 +186,7 @@ def test_serves_and_drains_as_the_dockerfile_says(
         process.kill()
         process.wait(10)
     assert image.files() == before, "nothing is written beside the code"
-    world.wait_until_empty("noop")
+    services.wait_until_empty("noop")
 
 
 def is_healthy(image: Image, settings: dict[str, str]) -> bool:
@@ -195,14 +195,14 @@ def is_healthy(image: Image, settings: dict[str, str]) -> bool:
     return check.returncode == 0
 
 
-def test_without_settings_it_says_what_is_missing(image: Image) -> None:
+def test_the_image_names_a_missing_setting(image: Image) -> None:
     process = image.start(image.stage.command("ENTRYPOINT"))
     told, _ = process.communicate(timeout=30)
     assert process.returncode == 2, told
     assert told.count("\n") == 1
 
 
-def test_the_tree_cannot_be_written_to(image: Image) -> None:
+def test_the_image_runs_on_a_read_only_tree(image: Image) -> None:
     if not confinement() and os.geteuid() == 0:
         pytest.skip("root writes anywhere, and setpriv is not there to be somebody else")
     code = "open('worker/stray', 'w')"

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from contract.messages import InlineBytes
 from tests.conformance.worker.worker_gateway import Gateway
-from tests.conformance.worker.worker_world import World, job_id, message, wait_until
+from tests.conformance.worker.worker_services import LocalServices, job_id, message, wait_until
 
 MAX_MODULES = 18
 STEPS = ["receive", "prepare", "infer", "reply", "settle"]
 
 
 def test_a_job_passes_few_modules_in_the_order_of_the_steps(
-    world: World, gateway: Gateway, tmp_path: Path
+    services: LocalServices, gateway: Gateway, tmp_path: Path
 ) -> None:
     record = tmp_path / "path.json"
-    worker = world.worker(gateway.host, "noop", PATH_RECORD=str(record))
+    worker = services.worker(gateway.host, "noop", PATH_RECORD=str(record))
     worker.command = ["tests.conformance.worker.path_recorder"]
     worker.start()
     try:
@@ -31,9 +31,9 @@ def test_a_job_passes_few_modules_in_the_order_of_the_steps(
         wait_until(record.exists, "the record of the start is written")
         record.unlink()
         name = job_id()
-        world.send("noop", message(gateway, name, "noop", InlineBytes("text/plain", b"hello")))
+        services.send("noop", message(gateway, name, "noop", InlineBytes("text/plain", b"hello")))
         gateway.taken(name)
-        world.wait_until_empty("noop")
+        services.wait_until_empty("noop")
         worker.signal(signal.SIGUSR2)
         wait_until(record.exists, "the record of the job is written")
     finally:

@@ -45,7 +45,7 @@ def replies(gateway: Gateway) -> Iterator[GatewayClient]:
 
 
 @pytest.mark.parametrize("status", [200, 202, 204, 410])
-def test_taken_or_decided_already_is_done(
+def test_an_accepted_reply_is_not_sent_again(
     gateway: Gateway, replies: GatewayClient, status: int
 ) -> None:
     gateway.answers["job"] = [status]
@@ -54,7 +54,7 @@ def test_taken_or_decided_already_is_done(
 
 
 @pytest.mark.parametrize("status", [404, 408, 429, 500, 503, 0])
-def test_what_may_mend_is_tried_again(
+def test_a_temporary_failure_is_tried_again(
     gateway: Gateway, replies: GatewayClient, status: int
 ) -> None:
     gateway.answers["job"] = [status, status, 202]
@@ -65,7 +65,7 @@ def test_what_may_mend_is_tried_again(
     assert waits[1] > waits[0] / 2
 
 
-def test_gives_up_with_the_lock(gateway: Gateway, replies: GatewayClient) -> None:
+def test_retries_end_with_the_lock(gateway: Gateway, replies: GatewayClient) -> None:
     gateway.answers["job"] = [503] * 99
     with pytest.raises(ReplyUndelivered, match="503"):
         replies.send(gateway.url("job"), BODY, patience(5))
@@ -73,7 +73,7 @@ def test_gives_up_with_the_lock(gateway: Gateway, replies: GatewayClient) -> Non
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 413, 422, 302, 307])
-def test_what_cannot_mend_is_not_tried_again(
+def test_a_final_refusal_is_not_tried_again(
     gateway: Gateway, replies: GatewayClient, status: int
 ) -> None:
     gateway.answers["job"] = [status]
@@ -82,7 +82,7 @@ def test_what_cannot_mend_is_not_tried_again(
     assert gateway.posts == [("job", status)], "no redirect was followed"
 
 
-def test_nobody_listens() -> None:
+def test_an_unreachable_gateway_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         host = f"127.0.0.1:{taken.getsockname()[1]}"
     replies = GatewayClient(frozenset({host}))
@@ -97,7 +97,7 @@ def test_nobody_listens() -> None:
     ("status", "wanted"),
     [(200, True), (410, False), (404, None), (429, None), (500, None), (401, True)],
 )
-def test_asks_whether_a_job_is_wanted(
+def test_the_gateway_is_asked_whether_a_job_is_wanted(
     gateway: Gateway, replies: GatewayClient, status: int, wanted: bool | None
 ) -> None:
     gateway.asked_status["job"] = status
@@ -126,7 +126,7 @@ def test_asks_whether_a_job_is_wanted(
         "",
     ],
 )
-def test_replies_go_to_listed_hosts_alone(url: str) -> None:
+def test_replies_to_unlisted_hosts_are_refused(url: str) -> None:
     replies = GatewayClient(frozenset({"gateway.example:443", "gateway.example:80"}))
     with pytest.raises(ReplyForbidden):
         replies.check(url)
@@ -164,7 +164,7 @@ def test_many_threads_share_kept_connections(gateway: Gateway, replies: GatewayC
     assert gateway.connections <= 4
 
 
-def test_no_token_in_an_error(gateway: Gateway, replies: GatewayClient) -> None:
+def test_errors_contain_no_token(gateway: Gateway, replies: GatewayClient) -> None:
     gateway.answers["job"] = [401]
     with pytest.raises(ReplyRefused) as refusal:
         replies.send(gateway.url("job"), BODY, patience(0))

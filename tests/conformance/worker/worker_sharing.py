@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tests.conformance.worker.worker_gateway import Gateway
-from tests.conformance.worker.worker_world import Program, World, job_id, message
+from tests.conformance.worker.worker_services import LocalServices, Program, job_id, message
 
 TURN_SECONDS = 1.0
 
@@ -21,10 +21,10 @@ def sharing(folder: Path) -> dict[str, str]:
     }
 
 
-def send_interleaved(world: World, gateway: Gateway, count: int) -> dict[str, int]:
+def send_interleaved(services: LocalServices, gateway: Gateway, count: int) -> dict[str, int]:
     """Jobs for both models in turn; returns the number that each is to square."""
     jobs = {job_id(): number for number in range(count)}
-    client = world.client
+    client = services.client
     with client.get_queue_sender("three") as three, client.get_queue_sender("six") as six:
         for identity, number in jobs.items():
             model, sender = ("three", three) if number % 2 else ("six", six)

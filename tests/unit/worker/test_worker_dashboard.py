@@ -27,7 +27,7 @@ def series() -> dict[str, set[str]]:
     return found
 
 
-def test_every_figure_is_there() -> None:
+def test_every_metric_of_the_dashboard_exists() -> None:
     known = series()
     assert known
     variable = DASHBOARD["templating"]["list"][1]["query"]["query"]
@@ -37,7 +37,7 @@ def test_every_figure_is_there() -> None:
         assert set(names) <= known.keys(), expression
 
 
-def test_every_label_is_one_of_its_figure() -> None:
+def test_every_label_of_the_dashboard_belongs_to_its_metric() -> None:
     known = series()
     for expression in EXPRESSIONS:
         for name, matched in re.findall(r"(loosely_worker_\w+)(\{.*?\})?", expression):
@@ -50,7 +50,7 @@ def test_every_label_is_one_of_its_figure() -> None:
             assert labels | grouped <= known[name] | SCRAPED, expression
 
 
-def test_counters_are_rates_and_nothing_is_drawn_twice() -> None:
+def test_the_dashboard_shows_counters_as_rates_and_each_query_once() -> None:
     for expression in EXPRESSIONS:
         for name in re.findall(r"loosely_worker_\w+_total", expression):
             assert re.search(rf"(?:rate|increase)\({name}\b", expression)

@@ -23,7 +23,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"loosely_worker_{name}", labels)
 
 
-def test_counts_each_event() -> None:
+def test_every_event_is_counted() -> None:
     metrics = Metrics()
     noop = ModelTelemetry("noop", metrics)
     noop.record_received(0, 0.3)
@@ -52,14 +52,14 @@ def test_counts_each_event() -> None:
     assert value(metrics, "inference_seconds_count", model="noop") == 1
 
 
-def test_a_model_has_its_series_before_anything_happened() -> None:
+def test_the_series_of_a_model_exist_from_the_start() -> None:
     metrics = Metrics()
     ModelTelemetry("noop", metrics)
     assert value(metrics, "received_total", model="noop") == 0
     assert value(metrics, "settled_total", model="noop", outcome="succeeded") == 0
 
 
-def test_asks_for_what_changes_by_itself() -> None:
+def test_gauges_are_read_at_each_scrape() -> None:
     metrics, held = Metrics(), [1, 2]
     noop = ModelTelemetry("noop", metrics)
     noop.watch(
@@ -77,7 +77,7 @@ def test_asks_for_what_changes_by_itself() -> None:
     assert value(metrics, "device_memory_used_bytes") == 2e9
 
 
-def test_no_outcome_adds_series_without_end() -> None:
+def test_unknown_outcomes_share_one_series() -> None:
     metrics = Metrics()
     noop = ModelTelemetry("noop", metrics)
     for number in range(100):
@@ -87,14 +87,14 @@ def test_no_outcome_adds_series_without_end() -> None:
     assert value(metrics, "settled_total", model="noop", outcome="code-1") is None
 
 
-def test_two_workers_in_one_process_count_apart() -> None:
+def test_two_metrics_objects_count_separately() -> None:
     one, other = Metrics(), Metrics()
     ModelTelemetry("noop", one).record_received(0, 0)
     ModelTelemetry("noop", other)
     assert value(other, "received_total", model="noop") == 0
 
 
-def test_speaks_the_format_that_the_scraper_prefers() -> None:
+def test_a_scrape_gets_the_format_that_it_prefers() -> None:
     metrics = Metrics()
     ModelTelemetry("noop", metrics).record_received(0, 1)
     body, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")

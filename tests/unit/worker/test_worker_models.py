@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 CATALOGUE = Catalogue.load()
 
 
-def test_noop_tells_size_and_digest() -> None:
+def test_noop_returns_size_and_digest() -> None:
     runner = LoadedModel.load(CATALOGUE["noop"], torch_thread_count=1)
     item = runner.prepare(b"abc", "text/plain; charset=utf-8")
     assert (
@@ -31,7 +31,7 @@ def test_noop_tells_size_and_digest() -> None:
     )
 
 
-def test_a_worker_without_such_models_brings_no_torch() -> None:
+def test_a_worker_without_torch_models_does_not_import_torch() -> None:
     code = (
         "import sys, worker.__main__, worker.models.noop;"
         "sys.exit(bool({'torch', 'torchvision', 'numpy'} & set(sys.modules)))"
@@ -41,7 +41,7 @@ def test_a_worker_without_such_models_brings_no_torch() -> None:
     assert result.returncode == 0
 
 
-def test_another_media_type_is_refused_with_those_taken() -> None:
+def test_another_media_type_is_refused_with_the_accepted_ones() -> None:
     runner = LoadedModel(CATALOGUE["classifier"], Noop())
     with pytest.raises(UnsupportedMediaType, match="image/jpeg, image/png, image/webp"):
         runner.prepare(b"{}", "application/json")
@@ -56,7 +56,7 @@ def test_another_media_type_is_refused_with_those_taken() -> None:
         ("camera", {"tripod"}),
     ],
 )
-def test_the_classifier_knows_its_pictures(picture: str, labels: set[str]) -> None:
+def test_the_classifier_recognises_the_example_images(picture: str, labels: set[str]) -> None:
     runner = LoadedModel.load(CATALOGUE["classifier"], torch_thread_count=1)
     data = (ROOT / "examples" / f"{picture}.jpg").read_bytes()
     item = runner.prepare(data, "image/jpeg")

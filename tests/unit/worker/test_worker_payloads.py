@@ -57,7 +57,7 @@ def read(payloads: Payloads, ref: PayloadRef) -> bytes:
 
 
 @pytest.mark.parametrize("ref", [REF, UPLOAD])
-def test_a_blob_comes_as_bytes_or_as_a_file(ref: PayloadRef) -> None:
+def test_a_blob_is_read_as_bytes_or_as_a_file(ref: PayloadRef) -> None:
     payloads = Payloads(ScriptedStore())
     assert payloads.fetch(ref, NOOP, patient) == DATA
     assert read(payloads, ref) == DATA
@@ -68,13 +68,13 @@ def test_an_inline_input_is_read_from_the_message() -> None:
     assert read_inline(InlineJson({"a": 1}), NOOP) == b'{"a":1}'
 
 
-def test_a_read_that_breaks_off_begins_again() -> None:
+def test_an_interrupted_read_starts_again() -> None:
     store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=2)
     assert read(Payloads(store), REF) == DATA
     assert store.reads == 3
 
 
-def test_storage_that_stays_away_is_given_up() -> None:
+def test_a_long_outage_of_storage_raises() -> None:
     store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=9)
     with pytest.raises(PayloadsAway):
         Payloads(store).open(REF, NOOP, hasty)
@@ -91,12 +91,12 @@ def full_disk() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_a_disk_that_is_full_is_no_fault_of_the_input() -> None:
+def test_a_full_disk_is_not_a_fault_of_the_input() -> None:
     with pytest.raises(PayloadsAway, match="OSError: File too large"):
         Payloads(ScriptedStore()).open(REF, NOOP, hasty)
 
 
-def test_a_connection_that_breaks_is_tried_again_and_its_address_told_nobody() -> None:
+def test_a_broken_connection_is_tried_again_and_its_address_is_not_shown() -> None:
     broken = ConnectionError("https://storage.test/inputs/a?sig=secret")
     assert read(Payloads(ScriptedStore(failure=broken, failures_left=1)), REF) == DATA
     with pytest.raises(PayloadsAway) as raised:
@@ -104,7 +104,7 @@ def test_a_connection_that_breaks_is_tried_again_and_its_address_told_nobody() -
     assert str(raised.value) == "ConnectionError"
 
 
-def test_other_bytes_than_announced_are_refused() -> None:
+def test_a_wrong_digest_is_refused() -> None:
     payloads = Payloads(ScriptedStore(data=DATA[:-1] + b"x"))
     with pytest.raises(PayloadUnusable, match="digest"):
         payloads.open(REF, NOOP, patient)
@@ -112,19 +112,19 @@ def test_other_bytes_than_announced_are_refused() -> None:
         payloads.fetch(REF, NOOP, patient)
 
 
-def test_an_upload_that_was_written_again_is_refused_at_once() -> None:
+def test_a_replaced_upload_is_refused_at_once() -> None:
     store = ScriptedStore(failure=ResourceModifiedError("changed"), failures_left=9)
     with pytest.raises(PayloadUnusable, match="changed"):
         Payloads(store).open(UPLOAD, NOOP, patient)
     assert store.reads == 1
 
 
-def test_an_input_that_is_written_again_meanwhile_is_read_again() -> None:
+def test_an_input_replaced_during_the_read_is_read_again() -> None:
     store = ScriptedStore(failure=ResourceModifiedError("changed"), failures_left=1)
     assert read(Payloads(store), REF) == DATA
 
 
-def test_bodies_and_uploads_have_limits_of_their_own() -> None:
+def test_inline_inputs_and_uploads_have_separate_limits() -> None:
     payloads = Payloads(ScriptedStore())
     with pytest.raises(InvalidInput, match="at most 999"):
         payloads.open(REF, SMALL, patient)

@@ -15,7 +15,7 @@ LEAST = {
 }
 
 
-def test_defaults() -> None:
+def test_unset_settings_have_defaults() -> None:
     settings = Settings.from_env(LEAST)
     assert settings.models == ()
     assert settings.health_host == "127.0.0.1"
@@ -32,7 +32,7 @@ def test_defaults() -> None:
     )
 
 
-def test_everything_set() -> None:
+def test_every_setting_is_read() -> None:
     settings = Settings.from_env(
         {
             "SERVICE_BUS__fullyQualifiedNamespace": "ns.servicebus.windows.net",
@@ -66,7 +66,7 @@ def test_everything_set() -> None:
     )
 
 
-def test_opentelemetry_can_be_switched_off_as_everywhere() -> None:
+def test_opentelemetry_can_be_disabled() -> None:
     switched_off = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}
     assert Settings.from_env({**LEAST, **switched_off}).trace_exporters == ()
 
@@ -94,16 +94,16 @@ def test_opentelemetry_can_be_switched_off_as_everywhere() -> None:
         ("WORKER_METADATA_URL", "http://host:²"),
     ],
 )
-def test_a_wrong_value_is_refused_by_name(name: str, value: str) -> None:
+def test_a_wrong_setting_is_named(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
         Settings.from_env({**LEAST, name: value})
 
 
-def test_no_secret_in_the_repr() -> None:
+def test_the_repr_of_settings_has_no_secrets() -> None:
     assert "c2VjcmV0" not in repr(Settings.from_env(LEAST))
 
 
-def test_memory() -> None:
+def test_memory_settings_are_read() -> None:
     memory = Settings.from_env(LEAST).memory
     assert memory.budget_bytes is None
     assert memory.is_admitting

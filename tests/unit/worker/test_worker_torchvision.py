@@ -55,7 +55,7 @@ def answers(runner: LoadedModel, *pictures: bytes) -> list[InlineJson | InlineBy
     return [runner.finish(output) for output in runner.run(batch)]
 
 
-def test_a_classifier_gives_the_best_of_its_labels(tmp_path: Path) -> None:
+def test_a_classifier_returns_its_best_labels(tmp_path: Path) -> None:
     runner = load(
         tmp_path,
         "classifier",
@@ -75,7 +75,7 @@ def test_a_classifier_gives_the_best_of_its_labels(tmp_path: Path) -> None:
     assert runner.run([runner.sample()])
 
 
-def test_a_classifier_of_ones_own_has_labels_of_its_own(tmp_path: Path) -> None:
+def test_a_classifier_with_own_weights_has_own_labels(tmp_path: Path) -> None:
     network = seeded(models, "squeezenet1_1", num_classes=2)
     options = {"architecture": "squeezenet1_1", "labels": "cat, dog"}
     (answer,) = answers(load(tmp_path, "classifier", network, **options), CHELSEA)
@@ -83,14 +83,14 @@ def test_a_classifier_of_ones_own_has_labels_of_its_own(tmp_path: Path) -> None:
     assert {label["label"] for label in answer.value["labels"]} == {"cat", "dog"}
 
 
-def test_published_weights_come_with_their_own_transforms() -> None:
+def test_published_weights_have_their_own_transforms() -> None:
     weights = models.MobileNet_V2_Weights
     assert recipe("mobilenet_v2", MOBILENET_SHA256) is weights.IMAGENET1K_V1
     assert recipe("mobilenet_v2", "ab" * 32) is weights.DEFAULT is weights.IMAGENET1K_V2
 
 
-def test_an_unknown_architecture_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ModelUnfit, match=r"'resnet5' is none of torchvision.models; .*resnet50"):
+def test_an_unknown_architecture_is_refused_with_similar_names() -> None:
+    with pytest.raises(ModelUnfit, match=r"'resnet5' is not in torchvision.models; .*resnet50"):
         build(models, "resnet5")
     with pytest.raises(ModelUnfit, match="ssdlite320"):
         build(models.detection, "ssdlite")
@@ -110,7 +110,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load(folder, "detector", network, architecture=architecture, min_score=0.01)
 
 
-def test_a_detector_gives_boxes_within_the_picture(detector: LoadedModel) -> None:
+def test_a_detector_returns_boxes_inside_the_image(detector: LoadedModel) -> None:
     together = answers(detector, CHELSEA, small())
     alone = [answers(detector, data)[0] for data in (CHELSEA, small())]
     for answer, single, size in zip(together, alone, [(384, 255), (60, 90)], strict=True):
@@ -130,7 +130,7 @@ def test_a_detector_gives_boxes_within_the_picture(detector: LoadedModel) -> Non
             assert found["label"]
 
 
-def test_no_batch_takes_more_memory_than_as_many_samples(tmp_path: Path) -> None:
+def test_a_batch_takes_at_most_the_memory_of_as_many_samples(tmp_path: Path) -> None:
     architecture = "fasterrcnn_mobilenet_v3_large_320_fpn"
     network = seeded(models.detection, architecture, weights_backbone=None)
     runner = load(tmp_path, "detector", network, architecture=architecture)
@@ -151,7 +151,7 @@ def test_no_batch_takes_more_memory_than_as_many_samples(tmp_path: Path) -> None
     assert peak_bytes([prepared(1600, 900), prepared(900, 1600)]) <= limit_bytes
 
 
-def test_a_large_picture_is_made_smaller_before_it_costs_memory(detector: LoadedModel) -> None:
+def test_a_large_image_is_scaled_down_before_inference(detector: LoadedModel) -> None:
     file = io.BytesIO()
     Image.new("RGB", (4000, 20), "white").save(file, "PNG")
     item = detector.prepare(file.getvalue(), "image/png")
@@ -162,7 +162,9 @@ def test_a_large_picture_is_made_smaller_before_it_costs_memory(detector: Loaded
 
 
 @pytest.mark.parametrize("auxiliary", [{}, {"aux_loss": True}])
-def test_a_segmenter_gives_a_picture_of_classes(tmp_path: Path, auxiliary: dict[str, bool]) -> None:
+def test_a_segmenter_returns_an_image_of_classes(
+    tmp_path: Path, auxiliary: dict[str, bool]
+) -> None:
     architecture = "deeplabv3_mobilenet_v3_large" if auxiliary else "lraspp_mobilenet_v3_large"
     network = seeded(models.segmentation, architecture, weights_backbone=None, **auxiliary)
     runner = load(tmp_path, "segmenter", network, architecture=architecture)

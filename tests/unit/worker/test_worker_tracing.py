@@ -70,7 +70,7 @@ def linked(span: ReadableSpan) -> list[int]:
     return [link.context.span_id for link in span.links]
 
 
-def test_a_job_is_in_its_requests_trace_and_linked_to_it(exported: Exported) -> None:
+def test_a_job_span_is_in_the_trace_of_its_request_and_linked_to_it(exported: Exported) -> None:
     job = exported.job()
     job.end("succeeded", {"loosely.batch_size": 2})
     span = exported.one("process images")
@@ -97,7 +97,7 @@ def test_a_job_is_in_its_requests_trace_and_linked_to_it(exported: Exported) -> 
     }
 
 
-def test_steps_are_its_children(exported: Exported) -> None:
+def test_step_spans_are_children_of_the_job_span(exported: Exported) -> None:
     job = exported.job()
     with job.step("prepare"):
         assert SPAN_ID not in exported.tracing.headers()["traceparent"]
@@ -113,7 +113,7 @@ def test_steps_are_its_children(exported: Exported) -> None:
     assert exported.tracing.headers() == {}
 
 
-def test_a_batch_is_in_each_jobs_trace_and_tied_together(exported: Exported) -> None:
+def test_a_batch_has_linked_spans_in_the_traces_of_its_jobs(exported: Exported) -> None:
     traces = [f"00-{number * 32}-{SPAN_ID}-01" for number in "123"]
     jobs = [exported.job(f"job-{trace[3]}", trace) for trace in traces]
     with exported.tracing.batch("classifier", jobs):
@@ -132,7 +132,7 @@ def test_a_batch_is_in_each_jobs_trace_and_tied_together(exported: Exported) -> 
     assert abs(second.start_time - first.start_time) < 1e9
 
 
-def test_a_batch_that_raises_says_so(exported: Exported) -> None:
+def test_a_failed_batch_span_has_the_error(exported: Exported) -> None:
     def failing() -> None:
         with exported.tracing.batch("classifier", [exported.job()]):
             raise ZeroDivisionError
@@ -146,7 +146,9 @@ def test_a_batch_that_raises_says_so(exported: Exported) -> None:
     ("outcome", "failed"),
     [("inference-failed", True), ("expired", True), ("handed-back", False), ("cancelled", False)],
 )
-def test_only_failures_are_errors(exported: Exported, outcome: str, failed: bool) -> None:
+def test_only_failures_have_the_error_status(
+    exported: Exported, outcome: str, failed: bool
+) -> None:
     exported.job().end(outcome, {})
     span = exported.one("process images")
     assert (span.status.status_code is StatusCode.ERROR) is failed
@@ -154,7 +156,7 @@ def test_only_failures_are_errors(exported: Exported, outcome: str, failed: bool
 
 
 @pytest.mark.parametrize("traceparent", ["", "nonsense", "00-0-0-00"])
-def test_a_message_without_a_trace_begins_one(exported: Exported, traceparent: str) -> None:
+def test_a_message_without_a_trace_starts_one(exported: Exported, traceparent: str) -> None:
     job = exported.job(traceparent=traceparent)
     job.end("succeeded", {})
     span = exported.one("process images")
@@ -163,7 +165,7 @@ def test_a_message_without_a_trace_begins_one(exported: Exported, traceparent: s
     assert len(job.trace_id) == 32
 
 
-def test_a_trace_that_is_not_sampled_stays_so(exported: Exported) -> None:
+def test_an_unsampled_trace_stays_unsampled(exported: Exported) -> None:
     job = exported.job(traceparent=SAMPLED[:-1] + "0")
     with job.step("prepare"), exported.tracing.batch("classifier", [job]):
         pass
@@ -181,7 +183,7 @@ def test_without_a_provider_there_are_no_spans() -> None:
     assert job.trace_id == TRACE_ID
 
 
-def test_exporters_are_found_by_their_names() -> None:
+def test_exporters_are_found_by_name() -> None:
     provider = tracer_provider(["console"])
     assert provider is not None
     assert provider.resource.attributes["service.name"] == "loosely-worker"

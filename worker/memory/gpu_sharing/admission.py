@@ -5,7 +5,7 @@
 Everything here is pure: time and the records of all models are arguments, so that all processes
 come to the same decision.
 
-A model *lacks a place* if it waits, and no process of this device has it loaded. Such models load
+A model *lacks a place* if it waits, and no process of this device has it loaded. They load
 in the order of their waiting time. None overtakes the first, because otherwise a large model could
 wait forever while small ones come and go. Nothing is unloaded for a model that has a place.
 """

@@ -104,35 +104,35 @@ CODES = [
 
 
 @pytest.mark.parametrize(("text", "verdict"), TEXTS)
-def test_knows_what_torch_says(text: str, verdict: DeviceState) -> None:
+def test_the_text_of_an_error_determines_the_device_state(text: str, verdict: DeviceState) -> None:
     assert device_state(RuntimeError(text)) is verdict
 
 
 @pytest.mark.parametrize(("code", "verdict"), CODES)
-def test_a_code_counts_more_than_the_text(code: int, verdict: DeviceState) -> None:
+def test_an_error_code_has_precedence_over_the_text(code: int, verdict: DeviceState) -> None:
     assert (
         device_state(AcceleratorError(code, "CUDA error: device-side assert triggered")) is verdict
     )
 
 
 @pytest.mark.torch
-def test_out_of_memory_is_never_the_end() -> None:
+def test_out_of_memory_never_means_a_lost_device() -> None:
     torch = pytest.importorskip("torch")
     error = torch.OutOfMemoryError("CUDA error: unspecified launch failure")
     assert device_state(error) is DeviceState.FINE
 
 
-def test_only_runtime_errors_tell_of_the_device() -> None:
+def test_only_runtime_errors_determine_the_device_state() -> None:
     assert device_state(ValueError("CUDA error: device-side assert triggered")) is DeviceState.FINE
 
 
 @pytest.mark.parametrize("computes", [True, False])
-def test_where_the_error_leaves_it_open_the_device_decides(computes: bool) -> None:
+def test_a_kernel_decides_if_the_error_is_ambiguous(computes: bool) -> None:
     error = RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR")
     assert is_device_lost(error, lambda: computes) is not computes
 
 
-def test_the_device_is_not_asked_without_need() -> None:
+def test_no_kernel_runs_if_the_error_is_unambiguous() -> None:
     def never() -> bool:
         raise AssertionError
 
@@ -140,7 +140,7 @@ def test_the_device_is_not_asked_without_need() -> None:
     assert not is_device_lost(RuntimeError("shapes differ"), never)
 
 
-def test_finds_it_behind_what_a_model_made_of_it() -> None:
+def test_the_cause_of_a_model_error_is_examined() -> None:
     def careless() -> None:
         try:
             raise AcceleratorError(710, "CUDA error: device-side assert triggered")
@@ -152,14 +152,14 @@ def test_finds_it_behind_what_a_model_made_of_it() -> None:
     assert is_device_lost(raised.value, lambda: True)
 
 
-def test_a_circle_of_causes_ends() -> None:
+def test_a_cycle_of_causes_is_followed_once() -> None:
     one, other = ValueError(), ValueError()
     one.__cause__, other.__cause__ = other, one
     assert not is_device_lost(one, lambda: False)
 
 
 @given(st.text())
-def test_any_text_gets_a_verdict(text: str) -> None:
+def test_any_text_has_a_device_state(text: str) -> None:
     assert device_state(RuntimeError(text)) in DeviceState
 
 

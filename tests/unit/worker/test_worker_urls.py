@@ -66,7 +66,7 @@ def fetcher() -> UrlFetcher:
         ("image/png", "content-type: text/html", PNG, "image/png"),
     ],
 )
-def test_the_media_type_is_told_by_who_knows_it_best(
+def test_the_media_type_comes_from_job_bytes_or_server_in_this_order(
     fetcher: UrlFetcher, announced: str | None, header: str, body: bytes, found: str
 ) -> None:
     with answering(http(body, header)) as url:
@@ -96,7 +96,7 @@ def test_bytes_of_another_type_are_refused(
         (http(b"x" * (CLASSIFIER.max_input_bytes + 1)), "more than the"),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_a_sentence(
+def test_an_unusable_response_is_refused_with_a_reason(
     fetcher: UrlFetcher, answer: bytes, said: str
 ) -> None:
     with answering(answer) as url, pytest.raises(InvalidInput, match=said):
@@ -106,7 +106,7 @@ def test_what_cannot_be_used_is_refused_with_a_sentence(
 @pytest.mark.parametrize(
     "begun", [b"", b"HTTP/1.1 200 OK\r\n", http(b"abc", "content-length: 900")]
 )
-def test_a_server_that_hangs_is_left(
+def test_a_hanging_server_is_abandoned(
     fetcher: UrlFetcher, begun: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(urls, "LIMIT_SECONDS", 0.2)
@@ -117,14 +117,14 @@ def test_a_server_that_hangs_is_left(
         fetcher.fetch(PayloadUrl(url), NOOP)
 
 
-def test_nobody_listens(fetcher: UrlFetcher) -> None:
+def test_an_unreachable_server_is_refused(fetcher: UrlFetcher) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
     with pytest.raises(InvalidInput, match="cannot be read"):
         fetcher.fetch(PayloadUrl(url), NOOP)
 
 
-def test_the_address_is_the_one_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checked_address_is_the_one_that_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that resolves inside at the second look is still called where it was at the first."""
     asked: list[str] = []
 

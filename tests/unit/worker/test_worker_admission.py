@@ -33,20 +33,20 @@ def waiting(model: str, size: int, since: float) -> ReservationRecord:
     return ReservationRecord(model, waiting_bytes=size, waiting_since=since)
 
 
-def test_what_fits_goes_in_and_what_does_not_waits() -> None:
+def test_a_model_that_fits_loads_and_one_that_does_not_fit_waits() -> None:
     claims = {"a": loaded("a", 3, 0), "b": ReservationRecord("b")}
     assert may_enter("b", 5, claims, 8)
     assert not may_enter("b", 6, claims, 8)
 
 
-def test_a_small_one_does_not_overtake_a_large_one_for_ever() -> None:
+def test_a_small_model_does_not_overtake_a_waiting_large_one() -> None:
     claims = {"a": loaded("a", 3, 99), "b": waiting("b", 6, 1), "c": waiting("c", 2, 2)}
     assert not may_enter("c", 2, claims, 8)
     assert not may_enter("b", 6, claims, 8)
     assert may_enter("b", 6, claims | {"a": ReservationRecord("a")}, 8)
 
 
-def test_who_yields() -> None:
+def test_models_leave_in_the_order_of_their_turns() -> None:
     claims = {"a": loaded("a", 3, 10), "b": loaded("b", 3, 20), "c": waiting("c", 5, 1)}
     assert not must_leave("a", claims, 8, 9)
     assert must_leave("a", claims, 8, 10)
@@ -59,7 +59,7 @@ def test_who_yields() -> None:
     assert must_leave("b", claims, 8, 20)
 
 
-def test_who_is_idle_yields_first_and_at_once() -> None:
+def test_an_idle_model_leaves_first_and_at_once() -> None:
     claims = {
         "a": loaded("a", 3, 10),
         "b": loaded("b", 3, 20, is_idle=True),
@@ -69,7 +69,7 @@ def test_who_is_idle_yields_first_and_at_once() -> None:
     assert not must_leave("a", claims, 8, 99)
 
 
-def test_nobody_yields_for_a_model_that_has_a_place_or_can_never_fit() -> None:
+def test_no_model_leaves_for_one_that_is_loaded_or_can_never_fit() -> None:
     claims = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
     assert lacking_a_place(claims, 8) == []
     assert not must_leave("a", claims, 8, 99)
@@ -171,7 +171,7 @@ def test_two_models_that_do_not_fit_together_take_turns(
 
 @settings(max_examples=60)
 @given(data=st.data())
-def test_never_too_much_is_reserved_and_nobody_starves(data: st.DataObject) -> None:
+def test_reservations_never_exceed_the_device_and_no_model_starves(data: st.DataObject) -> None:
     total = data.draw(st.integers(4, 12))
     sizes = data.draw(st.dictionaries(st.sampled_from("abcd"), st.integers(1, total), min_size=1))
     count = data.draw(st.integers(1, 3))
@@ -195,7 +195,7 @@ def test_never_too_much_is_reserved_and_nobody_starves(data: st.DataObject) -> N
     assert max(simulation.longest.values()) <= 2 * rounds
 
 
-def test_a_model_of_unknown_size_takes_what_is_free_and_after_a_failure_everything() -> None:
+def test_a_model_of_unknown_size_reserves_the_free_memory_and_after_a_failure_all() -> None:
     seat = ReservationState("a", 8, TURN_SECONDS, None)
     claims = {"a": ReservationRecord("a"), "b": loaded("b", 3, 0)}
     claims["a"] = seat.advance(0, "a", claims, WorkState(0.0, is_idle=False))
@@ -216,7 +216,7 @@ def test_a_model_of_unknown_size_takes_what_is_free_and_after_a_failure_everythi
     assert seat.resize("a", claims, 9).reserved_bytes == 7, "no more than is free"
 
 
-def test_a_model_without_work_goes_in_where_there_is_room_but_pushes_nobody_out() -> None:
+def test_a_model_without_work_loads_into_free_memory_only() -> None:
     seat = ReservationState("a", 8, TURN_SECONDS, 6)
     full = {"a": ReservationRecord("a"), "b": loaded("b", 3, 0, is_idle=True)}
     assert seat.advance(0, "a", full, WorkState(None, is_idle=True)) == ReservationRecord("a")
@@ -224,7 +224,7 @@ def test_a_model_without_work_goes_in_where_there_is_room_but_pushes_nobody_out(
     assert seat.advance(1, "a", empty, WorkState(None, is_idle=True)).reserved_bytes == 6
 
 
-def test_who_waits_while_its_model_is_served_elsewhere_has_not_waited_yet() -> None:
+def test_waiting_time_starts_when_no_process_serves_the_model() -> None:
     seat = ReservationState("a", 8, TURN_SECONDS, 6)
     claims = {"a": ReservationRecord("a"), "other": loaded("a", 6, 99)}
     for now in (10.0, 20.0):
@@ -239,7 +239,7 @@ def test_who_waits_while_its_model_is_served_elsewhere_has_not_waited_yet() -> N
     assert claims["a"].reserved_bytes == 6
 
 
-def test_what_is_larger_than_the_device_neither_goes_in_nor_waits() -> None:
+def test_a_model_larger_than_the_device_neither_loads_nor_waits() -> None:
     seat = ReservationState("a", 8, TURN_SECONDS, 9)
     assert seat.advance(
         0, "a", {"a": ReservationRecord("a")}, WorkState(0.0, is_idle=False)

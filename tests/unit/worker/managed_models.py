@@ -1,4 +1,4 @@
-"""A device of 80 units, models that say what they take of it, and the threads of their stays."""
+"""A device of 80 units, models that declare what they take of it, and their device threads."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Raising(Infer):
 
 
 @dataclass
-class Stay:
+class ManagedModel:
     """A residence with its device thread, and the work it is told of."""
 
     model: Model

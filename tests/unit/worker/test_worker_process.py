@@ -15,13 +15,15 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.mark.parametrize(
     ("processors", "torch", "preparing"), [(1, 1, 4), (2, 1, 4), (4, 2, 4), (8, 4, 8), (64, 8, 16)]
 )
-def test_by_the_processors(processors: int, torch: int, preparing: int) -> None:
+def test_the_number_of_threads_follows_the_processors(
+    processors: int, torch: int, preparing: int
+) -> None:
     assert process.torch_threads(processors) == torch
     assert process.preparing_threads(processors) == preparing
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processors cannot be chosen here")
-def test_a_process_that_is_kept_to_one_processor_counts_one() -> None:
+def test_processor_affinity_is_respected() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
         "from worker import process; print(process.available_processors())"
@@ -30,7 +32,7 @@ def test_a_process_that_is_kept_to_one_processor_counts_one() -> None:
     assert found.stdout == b"1\n"
 
 
-def test_what_the_environment_says_of_openmp_stays() -> None:
+def test_a_configured_openmp_policy_is_kept() -> None:
     before = sys.getswitchinterval()
     try:
         said = {"OMP_WAIT_POLICY": "ACTIVE"}

@@ -70,14 +70,14 @@ def run_all(run: Any, items: Sequence[Item], limit: BatchLimit) -> list[tuple[It
     return ran
 
 
-def outcomes(model: Model, count: int, allowance: BatchLimit | None = None) -> dict[int, Ran]:
+def outcomes(model: Model, count: int, limit: BatchLimit | None = None) -> dict[int, Ran]:
     items = [Item(number) for number in range(count)]
-    ran = run_all(model, items, allowance or BatchLimit("model", DeviceGate()))
+    ran = run_all(model, items, limit or BatchLimit("model", DeviceGate()))
     assert len(ran) == count, "one outcome for each"
     return {item.item: what for item, what in ran}
 
 
-def test_one_pass_where_nothing_is_wrong() -> None:
+def test_a_good_batch_runs_in_one_pass() -> None:
     model = Model()
     ran = outcomes(model, 5)
     assert {item: what.result for item, what in ran.items()} == {n: n * n for n in range(5)}
@@ -85,7 +85,7 @@ def test_one_pass_where_nothing_is_wrong() -> None:
     assert model.passes == [[0, 1, 2, 3, 4]]
 
 
-def test_every_eighth_of_64_is_bad() -> None:
+def test_bad_jobs_fail_and_good_jobs_succeed() -> None:
     bad = set(range(0, 64, 8))
     ran = outcomes(Model(bad), 64)
     failed = {item: str(what.error) for item, what in ran.items() if what.error}
@@ -94,7 +94,7 @@ def test_every_eighth_of_64_is_bad() -> None:
 
 
 @given(count=st.integers(1, 64), bad=st.sets(st.integers(0, 63), max_size=6))
-def test_few_bad_ones_cost_few_passes(count: int, bad: set[int]) -> None:
+def test_few_bad_jobs_need_few_passes(count: int, bad: set[int]) -> None:
     bad = {item for item in bad if item < count}
     model = Model(bad)
     ran = outcomes(model, count)
@@ -103,7 +103,7 @@ def test_few_bad_ones_cost_few_passes(count: int, bad: set[int]) -> None:
     assert len(model.passes) <= 1 + 2 * len(bad) * depth
 
 
-def test_a_job_that_is_not_worth_it_any_more_is_not_run_again() -> None:
+def test_a_job_with_a_reason_to_skip_does_not_run_again() -> None:
     gone: set[int] = set()
 
     class Cancels(Model):
@@ -127,35 +127,35 @@ def test_a_job_that_is_not_worth_it_any_more_is_not_run_again() -> None:
     assert model.passes == [[0, 1, 2, 3], [0, 1, 3]], "the others went on in one batch"
 
 
-def test_a_batch_that_does_not_fit_is_split_and_the_limit_is_learned(
+def test_a_batch_that_does_not_fit_is_split_and_reduces_the_limit(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    allowance = RecordingLimit()
+    limit = RecordingLimit()
     model = Model(fits=5)
-    ran = outcomes(model, 16, allowance)
+    ran = outcomes(model, 16, limit)
     assert all(what.error is None for what in ran.values())
-    assert allowance.max_cost == 4
-    assert allowance.alone == []
+    assert limit.max_cost == 4
+    assert limit.alone == []
     assert [len(batch) for batch in model.passes] == [16, 8, 4, 4, 8, 4, 4]
     assert "batches cost 4 at most from now on" in caplog.text
 
 
 @pytest.mark.torch
-def test_what_torch_finds_no_memory_for_on_the_host_is_split_too() -> None:
+def test_a_batch_that_does_not_fit_into_host_memory_is_split() -> None:
     torch = pytest.importorskip("torch")
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
         torch.empty(2**60 * (len(batch) // 3))
         return batch
 
-    allowance = BatchLimit("model", DeviceGate())
-    ran = run_all(run, [Item(n) for n in range(8)], allowance)
+    limit = BatchLimit("model", DeviceGate())
+    ran = run_all(run, [Item(n) for n in range(8)], limit)
     assert [what.error for _, what in ran] == [None] * 8
-    assert allowance.max_cost == 2
+    assert limit.max_cost == 2
 
 
 @pytest.mark.parametrize("surprise", [SystemExit("a model that exits"), KeyboardInterrupt()])
-def test_even_what_would_end_the_thread_fails_its_own_job_alone(surprise: BaseException) -> None:
+def test_an_error_that_would_end_the_thread_fails_one_job(surprise: BaseException) -> None:
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
         if 2 in batch:
             raise surprise
@@ -167,17 +167,17 @@ def test_even_what_would_end_the_thread_fails_its_own_job_alone(surprise: BaseEx
     assert {job.item: what.error for job, what in ran if what.error} == {2: surprise}
 
 
-def test_one_that_does_not_fit_is_tried_alone_at_the_end_and_then_fails_for_good() -> None:
+def test_a_job_that_does_not_fit_is_tried_alone_at_the_end_and_then_fails() -> None:
     class Large(Model):
         def __call__(self, batch: list[Any], contexts: list[Context]) -> list[int]:
             if 1 in batch:
                 raise BudgetExceeded("no room")
             return super().__call__(batch, contexts)
 
-    allowance = RecordingLimit()
-    ran = outcomes(Large(), 4, allowance)
-    assert allowance.alone == [1.0]
-    assert allowance.costs[-1] == 1.0
+    limit = RecordingLimit()
+    ran = outcomes(Large(), 4, limit)
+    assert limit.alone == [1.0]
+    assert limit.costs[-1] == 1.0
     error = ran[1].error
     assert isinstance(error, OutOfMemory)
     assert error.to_job_error().retryable
@@ -185,7 +185,7 @@ def test_one_that_does_not_fit_is_tried_alone_at_the_end_and_then_fails_for_good
     assert [ran[item].result for item in (0, 2, 3)] == [0, 4, 9]
 
 
-def test_one_that_did_not_fit_beside_others_succeeds_alone() -> None:
+def test_a_job_that_did_not_fit_beside_others_succeeds_alone() -> None:
     tries: list[list[int]] = []
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
@@ -198,13 +198,13 @@ def test_one_that_did_not_fit_beside_others_succeeds_alone() -> None:
     assert [(job.item, what.result, what.error) for job, what in ran] == [(7, 7, None)]
 
 
-def test_a_limit_is_not_learned_from_one_item() -> None:
-    allowance = BatchLimit("m", DeviceGate())
-    outcomes(Model(fits=0), 1, allowance)
-    assert allowance.max_cost == math.inf
+def test_a_single_item_does_not_reduce_the_limit() -> None:
+    limit = BatchLimit("m", DeviceGate())
+    outcomes(Model(fits=0), 1, limit)
+    assert limit.max_cost == math.inf
 
 
-def test_on_a_lost_device_nothing_is_tried_again() -> None:
+def test_a_lost_device_is_not_tried_again() -> None:
     passes = []
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
@@ -218,7 +218,7 @@ def test_on_a_lost_device_nothing_is_tried_again() -> None:
     assert all(isinstance(what.error, DeviceLost) for _, what in ran)
 
 
-def test_each_pass_is_watched() -> None:
+def test_each_successful_pass_is_watched() -> None:
     seen: list[list[int]] = []
 
     @contextlib.contextmanager

@@ -14,10 +14,16 @@ import pytest
 from azure.servicebus import ServiceBusMessage
 
 from tests.conformance.worker.conftest import StartWorker
-from tests.conformance.worker.worker_figures import Figures
 from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_metadata import Metadata, run_metadata
-from tests.conformance.worker.worker_world import Program, World, job_id, message, wait_until
+from tests.conformance.worker.worker_metrics import ScrapedMetrics
+from tests.conformance.worker.worker_services import (
+    LocalServices,
+    Program,
+    job_id,
+    message,
+    wait_until,
+)
 
 SECRETS = ("secret-token", "SAS_KEY_VALUE", "Eby8vdM02xNOcqFlqUwJ", "SharedAccessKey=", "sig=")
 TRACE_ID = "ab" * 16
@@ -34,10 +40,10 @@ def gated(folder: Path) -> tuple[dict[str, Any], Callable[[], None], Callable[[]
     return {"do": "wait", "running": str(running), "gate": str(gate)}, gate.touch, running.exists
 
 
-def taken_off(world: World, queue: str, count: int) -> dict[str | None, int | None]:
+def taken_off(services: LocalServices, queue: str, count: int) -> dict[str | None, int | None]:
     """So many messages off the queue, and how often each was delivered before."""
     found: dict[str | None, int | None] = {}
-    with world.receiver(queue) as receiver:
+    with services.receiver(queue) as receiver:
         while len(found) < count:
             (delivered,) = receiver.receive_messages(1, max_wait_time=10)
             found[delivered.message_id] = delivered.delivery_count
@@ -51,16 +57,16 @@ def metadata() -> Iterator[Metadata]:
         yield running
 
 
-def test_every_figure_after_some_jobs(
-    world: World, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+def test_every_metric_counts_after_some_jobs(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     task, let_go, runs = gated(tmp_path)
     again, good, bad, refused = job_id(), [job_id() for _ in range(3)], job_id(), job_id()
-    world.send("single", message(gateway, again, "single", {"do": "answer"}))
-    with world.receiver("single") as receiver:
+    services.send("single", message(gateway, again, "single", {"do": "answer"}))
+    with services.receiver("single") as receiver:
         (delivered,) = receiver.receive_messages(1, max_wait_time=5)
         receiver.abandon_message(delivered)
-    world.send(
+    services.send(
         "single",
         *(message(gateway, identity, "single", {"do": "answer"}) for identity in good),
         message(gateway, bad, "single", {"do": "raise"}),
@@ -70,12 +76,12 @@ def test_every_figure_after_some_jobs(
     worker = start_worker("single,scripted")
     for identity in (again, *good, bad, refused):
         gateway.taken(identity)
-    world.wait_until_empty("single")
+    services.wait_until_empty("single")
     held = job_id()
-    world.send("single", message(gateway, held, "single", task))
+    services.send("single", message(gateway, held, "single", task))
     wait_until(runs, "a job runs")
 
-    figures = Figures(worker)
+    figures = ScrapedMetrics(worker)
     try:
         assert figures.value("received_total", model="single") == 8
         assert figures.value("redeliveries_total", model="single") == 1
@@ -103,43 +109,49 @@ def test_every_figure_after_some_jobs(
     finally:
         let_go()
     gateway.taken(held)
-    wait_until(lambda: Figures(worker).value("jobs_in_hand", model="single") == 0, "all is settled")
+    wait_until(
+        lambda: ScrapedMetrics(worker).value("jobs_in_hand", model="single") == 0, "all is settled"
+    )
     (tmp_path / "together").mkdir()
-    count_jobs_that_run_together(world, gateway, worker, tmp_path / "together")
+    count_jobs_that_run_together(services, gateway, worker, tmp_path / "together")
 
 
 def count_jobs_that_run_together(
-    world: World, gateway: Gateway, worker: Program, folder: Path
+    services: LocalServices, gateway: Gateway, worker: Program, folder: Path
 ) -> None:
     task, let_go, runs = gated(folder)
     first, rest = job_id(), [job_id() for _ in range(4)]
-    world.send("scripted", message(gateway, first, "scripted", task))
+    services.send("scripted", message(gateway, first, "scripted", task))
     wait_until(runs, "a job runs")
-    world.send("scripted", *(message(gateway, i, "scripted", {"do": "answer"}) for i in rest))
+    services.send("scripted", *(message(gateway, i, "scripted", {"do": "answer"}) for i in rest))
 
     def held() -> float:
-        return Figures(worker).value("jobs_in_hand", model="scripted")
+        return ScrapedMetrics(worker).value("jobs_in_hand", model="scripted")
 
     wait_until(lambda: held() == 5, "all are in hand")
     let_go()
     for identity in (first, *rest):
         gateway.taken(identity)
     wait_until(lambda: held() == 0, "all is settled")
-    figures = Figures(worker)
+    figures = ScrapedMetrics(worker)
     assert figures.value("batch_size_sum", model="scripted") == 5
     assert figures.value("batch_size_count", model="scripted") == 2
     assert figures.outcomes("scripted") == {"succeeded": 5}
 
 
-def test_leaves_when_the_platform_takes_its_machine(
-    world: World, gateway: Gateway, start_worker: StartWorker, metadata: Metadata, tmp_path: Path
+def test_the_worker_shuts_down_before_its_machine_ends(
+    services: LocalServices,
+    gateway: Gateway,
+    start_worker: StartWorker,
+    metadata: Metadata,
+    tmp_path: Path,
 ) -> None:
     task, let_go, runs = gated(tmp_path)
     worker = start_worker(
         "single", WORKER_SCHEDULED_EVENTS="acknowledge", WORKER_METADATA_URL=metadata.address
     )
     jobs = [job_id() for _ in range(3)]
-    world.send("single", *(message(gateway, i, "single", task) for i in jobs))
+    services.send("single", *(message(gateway, i, "single", task) for i in jobs))
     wait_until(runs, "a job runs")
     status, document = ready(worker)
     assert status == 200
@@ -155,11 +167,11 @@ def test_leaves_when_the_platform_takes_its_machine(
     assert worker.exit_code() == 0
     assert metadata.started == [event_id]
     gateway.taken(jobs[0])
-    assert taken_off(world, "single", 2) == dict.fromkeys(jobs[1:], 0)
+    assert taken_off(services, "single", 2) == dict.fromkeys(jobs[1:], 0)
 
 
-def test_log_lines_are_objects_and_hold_no_secret(
-    world: World, gateway: Gateway, start_worker: StartWorker
+def test_log_lines_are_json_objects_without_secrets(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     worker = start_worker("single", LOG_FORMAT="json", LOG_LEVEL="debug")
     jobs = {job_id(): task for task in ("answer", "raise", "refuse", "fail-to-prepare", "no-json")}
@@ -167,10 +179,10 @@ def test_log_lines_are_objects_and_hold_no_secret(
     gateway.answers[refused] = [400]
     gateway.answers[unheard] = [0, 503]
     tasks = jobs | {refused: "answer", unheard: "answer"}
-    world.send("single", *(message(gateway, i, "single", {"do": tasks[i]}) for i in tasks))
+    services.send("single", *(message(gateway, i, "single", {"do": tasks[i]}) for i in tasks))
     for identity in (*jobs, unheard):
         gateway.taken(identity)
-    world.dead_letter("single", refused)
+    services.dead_letter("single", refused)
     worker.signal(signal.SIGTERM)
     assert worker.exit_code() == 0
 
@@ -185,12 +197,12 @@ def test_log_lines_are_objects_and_hold_no_secret(
     assert any("a defect in the model" in line.get("exception", "") for line in about)
 
 
-def test_spans_are_exported_where_the_environment_says(
-    world: World, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+def test_spans_are_exported_as_the_environment_says(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     worker = start_worker("single", wait=False, OTEL_TRACES_EXPORTER="console")
     identity = job_id()
-    world.send("single", message(gateway, identity, "single", {"do": "answer"}))
+    services.send("single", message(gateway, identity, "single", {"do": "answer"}))
     gateway.taken(identity)
     worker.signal(signal.SIGTERM)
     assert worker.exit_code() == 0

@@ -40,7 +40,7 @@ class Listener:
         return bool(self.reasons)
 
 
-def test_asks_each_second_and_leaves_when_it_is_meant(metadata: Metadata) -> None:
+def test_events_are_polled_every_second_until_one_ends_this_machine(metadata: Metadata) -> None:
     listener = Listener(metadata.address)
     assert listener.notices.turn() == 1.0
     metadata.announce("Preempt", "aks-gpu-12345-vmss_8")
@@ -52,14 +52,14 @@ def test_asks_each_second_and_leaves_when_it_is_meant(metadata: Metadata) -> Non
     assert listener.reasons == ["Azure announces Preempt of this machine"]
 
 
-def test_takes_the_machines_name_from_its_settings(metadata: Metadata) -> None:
+def test_the_machine_name_can_be_set(metadata: Metadata) -> None:
     metadata.announce("Reboot", "box")
     assert not Listener(metadata.address).hears()
     assert Listener(metadata.address, machine="box").hears()
 
 
 @pytest.mark.parametrize("status", [404, 410, 429, 500, 503])
-def test_is_patient_with_a_service_that_is_not_there_yet(
+def test_a_missing_metadata_service_is_tried_again(
     metadata: Metadata, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     metadata.announce("Terminate")
@@ -70,13 +70,13 @@ def test_is_patient_with_a_service_that_is_not_there_yet(
     assert len([line for line in caplog.messages if "does not answer" in line]) == 1
 
 
-def test_goes_on_where_nobody_answers(metadata: Metadata) -> None:
+def test_an_unreachable_metadata_service_is_tried_again(metadata: Metadata) -> None:
     listener = Listener("http://127.0.0.1:9")
     assert not listener.hears()
     assert 0 < listener.notices.turn() <= 5
 
 
-def test_acknowledges_what_is_its_own(metadata: Metadata) -> None:
+def test_events_of_this_machine_alone_are_acknowledged(metadata: Metadata) -> None:
     own = metadata.announce("Preempt")
     metadata.announce("Reboot", MACHINE, "aks-gpu-12345-vmss_8")
     listener = Listener(metadata.address)
@@ -86,7 +86,7 @@ def test_acknowledges_what_is_its_own(metadata: Metadata) -> None:
     assert metadata.started == [own]
 
 
-def test_acknowledges_nothing_unasked(metadata: Metadata) -> None:
+def test_events_are_not_acknowledged_in_the_drain_mode(metadata: Metadata) -> None:
     listener = Listener(metadata.address, ScheduledEventMode.DRAIN)
     metadata.announce("Preempt")
     assert listener.hears()
@@ -94,7 +94,7 @@ def test_acknowledges_nothing_unasked(metadata: Metadata) -> None:
     assert metadata.started == []
 
 
-def test_an_acknowledgement_that_fails_keeps_nobody(metadata: Metadata) -> None:
+def test_a_failed_acknowledgement_does_not_raise(metadata: Metadata) -> None:
     listener = Listener(metadata.address)
     metadata.announce("Preempt")
     assert listener.hears()
@@ -103,7 +103,7 @@ def test_an_acknowledgement_that_fails_keeps_nobody(metadata: Metadata) -> None:
     assert metadata.started == []
 
 
-def test_tells_of_a_notice_once(metadata: Metadata, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_event_is_logged_once(metadata: Metadata, caplog: pytest.LogCaptureFixture) -> None:
     metadata.announce("Freeze")
     listener = Listener(metadata.address)
     with caplog.at_level(logging.WARNING):

@@ -61,7 +61,7 @@ def read(board: LockFileFolder) -> list[object]:
         return [page["who"] for page in board.read().values()]
 
 
-def test_pages_of_others_are_seen_and_go_with_them(tmp_path: Path) -> None:
+def test_lock_files_of_other_processes_are_read_and_end_with_them(tmp_path: Path) -> None:
     board = LockFileFolder(tmp_path)
     with board.locked():
         page = board.add({"who": "me"})
@@ -77,7 +77,7 @@ def test_pages_of_others_are_seen_and_go_with_them(tmp_path: Path) -> None:
     board.close()
 
 
-def test_killed_at_any_instruction_the_board_stays_readable(tmp_path: Path) -> None:
+def test_lock_files_stay_readable_if_a_process_is_killed_at_any_instruction(tmp_path: Path) -> None:
     board = LockFileFolder(tmp_path)
     pause = threading.Event()
     for number in range(8):
@@ -89,7 +89,7 @@ def test_killed_at_any_instruction_the_board_stays_readable(tmp_path: Path) -> N
     board.close()
 
 
-def test_a_page_that_cannot_be_read_is_passed_over(
+def test_an_unreadable_lock_file_is_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     board, other = LockFileFolder(tmp_path), LockFileFolder(tmp_path)
@@ -105,7 +105,7 @@ def test_a_page_that_cannot_be_read_is_passed_over(
     other.close()
 
 
-def test_turns_exclude_one_another(tmp_path: Path) -> None:
+def test_locked_blocks_exclude_one_another(tmp_path: Path) -> None:
     boards = [LockFileFolder(tmp_path), LockFileFolder(tmp_path)]
     with boards[0].locked():
         page = boards[0].add({"count": 0})

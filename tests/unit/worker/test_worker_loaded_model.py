@@ -30,7 +30,7 @@ def answer(runner: LoadedModel, data: bytes, media_type: str) -> InlineJson | In
     return runner.finish(output)
 
 
-def test_the_short_form_is_one_item_in_and_one_result_out() -> None:
+def test_the_short_form_takes_one_item_and_returns_one_result() -> None:
     class Infer:
         def __call__(self, image: Image.Image) -> dict[str, object]:
             return {"size": list(image.size)}
@@ -42,7 +42,7 @@ def test_the_short_form_is_one_item_in_and_one_result_out() -> None:
     assert len(runner.run(items)) == 3
 
 
-def test_the_full_form_has_a_last_step_of_its_own() -> None:
+def test_the_full_form_is_postprocessed() -> None:
     class Infer:
         accepts: ClassVar[Accepts] = "text"
 
@@ -71,7 +71,7 @@ class Told:
         raise Cancelled("stop")
 
 
-def test_both_forms_can_tell_how_far_they_are() -> None:
+def test_both_forms_can_report_progress() -> None:
     class Short:
         def __call__(self, text: str, context: Context) -> str:
             context.progress(0.5)
@@ -95,7 +95,7 @@ def test_both_forms_can_tell_how_far_they_are() -> None:
         assert [context.seen for context in contexts] == [[0.5], [0.5]]
 
 
-def test_both_forms_can_be_told_what_the_caller_asked_for() -> None:
+def test_both_forms_can_take_parameters() -> None:
     class Short:
         accepts: ClassVar[Accepts] = "text"
 
@@ -125,7 +125,7 @@ def test_both_forms_can_be_told_what_the_caller_asked_for() -> None:
     assert list(short.run(["x"])) == ["x"]
 
 
-def test_a_long_short_model_gets_context_and_parameters() -> None:
+def test_a_short_form_that_reports_progress_gets_context_and_parameters() -> None:
     class Infer:
         def __call__(self, text: str, context: Context, parameters: Mapping[str, Any]) -> Any:
             context.progress(parameters["at"])
@@ -144,7 +144,7 @@ def test_a_long_short_model_gets_context_and_parameters() -> None:
         ("json", b'{"a": [1]}', "application/json", {"a": [1]}),
     ],
 )
-def test_what_a_class_accepts_is_what_it_gets(
+def test_a_class_gets_the_kind_of_input_that_it_accepts(
     accepts: Accepts, data: bytes, media_type: str, seen: object
 ) -> None:
     def infer(item: object) -> object:
@@ -163,7 +163,7 @@ def test_what_a_class_accepts_is_what_it_gets(
         (("application/json",), "json"),
     ],
 )
-def test_media_types_of_one_kind_leave_no_choice(
+def test_media_types_of_one_kind_imply_the_kind_of_input(
     media_types: tuple[str, ...], accepts: str
 ) -> None:
     assert LoadedModel(replace(NOOP, media_types=media_types), bytes).accepts == accepts
@@ -196,20 +196,20 @@ def test_the_constructor_gets_weights_and_options_by_name() -> None:
         ({"architecture": "a", "depth": 3}, WEIGHTS, r"noop.options.depth: .* takes no such"),
     ],
 )
-def test_an_entry_that_does_not_fit_the_constructor_is_refused_by_name(
+def test_an_option_that_the_constructor_does_not_take_is_named(
     options: dict[str, Any], weights: Weights | None, said: str
 ) -> None:
     with pytest.raises(ModelUnfit, match=said):
         make_instance(replace(NOOP, options=options), Wants, weights)
 
 
-def test_weights_that_nothing_takes_are_refused() -> None:
+def test_weights_that_the_constructor_does_not_take_are_refused() -> None:
     with pytest.raises(ModelUnfit, match=r"noop.weights: worker.models.noop takes no such"):
         make_instance(NOOP, object, WEIGHTS)
 
 
 @pytest.mark.parametrize("foreign", ["image/gif", "image/jpg", "audio/mpeg"])
-def test_what_is_not_decoded_is_refused_before_any_job_comes(foreign: str) -> None:
+def test_a_media_type_that_cannot_be_decoded_is_refused_at_load(foreign: str) -> None:
     model = replace(NOOP, media_types=("image/png", foreign))
     infer = type("Infer", (Wants,), {"accepts": foreign.partition("/")[0]})
     with pytest.raises(ModelUnfit, match=f"noop.media_types: {foreign} cannot be decoded"):
@@ -243,7 +243,7 @@ def test_a_class_that_cannot_be_called_is_refused() -> None:
 
 
 @pytest.mark.parametrize("outputs", [[], [1, 2], iter([1]), None])
-def test_a_model_that_loses_results_fails(outputs: Sequence[object]) -> None:
+def test_a_wrong_number_of_results_fails_the_batch(outputs: Sequence[object]) -> None:
     members = {"accepts": "bytes", "preprocess": bytes, "__call__": lambda self, batch: outputs}
     infer = type("Infer", (), members)
     with pytest.raises(InferenceFailed, match="results for 1 inputs"):
@@ -264,7 +264,9 @@ _bytes.accepts = "bytes"  # type: ignore[attr-defined]
 @pytest.mark.parametrize(
     ("media_type", "mode"), [("image/png", "P"), ("image/jpeg", "RGBA"), ("image/webp", "L")]
 )
-def test_a_picture_is_written_as_its_entry_says(media_type: str, mode: str) -> None:
+def test_an_image_result_is_encoded_as_the_media_type_of_the_entry(
+    media_type: str, mode: str
+) -> None:
     payload = finished(Image.new(mode, (5, 3)), media_type)
     assert isinstance(payload, InlineBytes)
     assert payload.media_type == media_type
@@ -272,7 +274,7 @@ def test_a_picture_is_written_as_its_entry_says(media_type: str, mode: str) -> N
         assert (picture.get_format_mimetype(), picture.size) == (media_type, (5, 3))
 
 
-def test_bytes_and_text_go_out_as_their_entry_says() -> None:
+def test_bytes_and_text_results_have_the_media_type_of_the_entry() -> None:
     assert finished(bytearray(b"ab"), "audio/wav") == InlineBytes("audio/wav", b"ab")
     assert finished("ä\ud800", "text/plain") == InlineBytes("text/plain", "ä?".encode())
 
@@ -281,12 +283,12 @@ def test_bytes_and_text_go_out_as_their_entry_says() -> None:
     ("result", "media_type"),
     [({"a": 1}, "image/png"), (Image.new("L", (1, 1)), "audio/wav"), ("text", "image/png")],
 )
-def test_a_result_of_another_kind_fails(result: object, media_type: str) -> None:
+def test_a_result_of_another_kind_fails_the_job(result: object, media_type: str) -> None:
     with pytest.raises(InferenceFailed, match=f"is not {media_type}"):
         finished(result, media_type)
 
 
-def test_json_that_is_none_is_refused_with_a_sentence() -> None:
+def test_invalid_json_is_refused_with_a_reason() -> None:
     def infer(item: object) -> object:
         return item
 

@@ -37,16 +37,16 @@ def opened(locked_seconds: float) -> Job:
     return opening.open(delivery, lambda delivery, timeout_seconds: 10.0, NOW)
 
 
-def test_a_lock_lasts_as_long_as_its_message_says() -> None:
+def test_a_lock_lasts_as_long_as_the_message_says() -> None:
     assert opened(7.0).lock.expires_at == 107.0
 
 
-def test_a_broker_whose_clock_is_ahead_locks_for_no_longer_than_the_queue_does() -> None:
-    lease = opened(70.0).lock
-    assert lease.expires_at == 110.0
-    assert lease.due_at < 105.0, "it is renewed in time"
+def test_a_broker_clock_that_is_ahead_does_not_extend_a_lock() -> None:
+    lock = opened(70.0).lock
+    assert lock.expires_at == 110.0
+    assert lock.due_at < 105.0, "it is renewed in time"
 
 
-def test_a_lock_that_ran_out_in_the_socket_is_nobodys() -> None:
+def test_a_lock_that_expired_in_the_socket_is_lost() -> None:
     with pytest.raises(LockLost):
         opened(-0.1)

@@ -57,7 +57,7 @@ def other_process(folder: Path, size: int) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.close()
 
 
-def test_all_processes_are_charged_on_one_account_until_they_end(tmp_path: Path) -> None:
+def test_all_processes_share_one_account_until_they_end(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     with other_process(tmp_path, 5):
         account.charge(3)
@@ -94,7 +94,7 @@ def test_the_account_is_never_overdrawn(
     account.close()
 
 
-def test_what_a_model_declares_is_charged_while_it_is_there(tmp_path: Path) -> None:
+def test_declared_memory_is_charged_while_the_model_is_loaded(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
     holder, resident_bytes = device.load(Declares, limit_bytes=8)
@@ -112,7 +112,7 @@ def test_what_a_model_declares_is_charged_while_it_is_there(tmp_path: Path) -> N
     account.close()
 
 
-def test_a_trial_keeps_to_what_is_reserved_though_there_is_more(tmp_path: Path) -> None:
+def test_a_trial_stays_within_its_reservation(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
     with pytest.raises(BudgetExceeded, match="1 that are reserved"):
@@ -125,7 +125,7 @@ def test_a_trial_keeps_to_what_is_reserved_though_there_is_more(tmp_path: Path) 
     account.close()
 
 
-def test_a_batch_that_raises_gives_its_memory_back(tmp_path: Path) -> None:
+def test_a_failed_batch_returns_its_memory(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
     holder, _ = device.load(Declares, limit_bytes=8)
@@ -151,17 +151,17 @@ SAID_OF_ELSE = [
 
 
 @pytest.mark.parametrize("text", SAID)
-def test_want_of_memory_is_known_by_what_is_said_where_no_class_tells(text: str) -> None:
+def test_out_of_memory_is_recognised_by_its_text(text: str) -> None:
     assert is_out_of_memory(RuntimeError(text))
     assert not is_out_of_memory(ValueError(text))
 
 
 @pytest.mark.parametrize("text", SAID_OF_ELSE)
-def test_nothing_else_is_want_of_memory(text: str) -> None:
+def test_other_errors_are_not_out_of_memory(text: str) -> None:
     assert not is_out_of_memory(RuntimeError(text))
 
 
-def test_running_out_of_memory_is_known_by_its_class_or_by_its_cause() -> None:
+def test_out_of_memory_is_recognised_by_its_class_or_cause() -> None:
     assert is_out_of_memory(BudgetExceeded("no"))
     assert is_out_of_memory(MemoryError())
     wrapped = RuntimeError("the model raised")
@@ -170,7 +170,7 @@ def test_running_out_of_memory_is_known_by_its_class_or_by_its_cause() -> None:
 
 
 @pytest.mark.torch
-def test_torchs_own_error_is_known() -> None:
+def test_the_error_class_of_torch_is_out_of_memory() -> None:
     torch = pytest.importorskip("torch")
     assert is_out_of_memory(torch.OutOfMemoryError("no"))
     with pytest.raises(RuntimeError) as raised:
@@ -179,7 +179,7 @@ def test_torchs_own_error_is_known() -> None:
 
 
 @pytest.mark.torch
-def test_what_tensors_take_is_counted(tmp_path: Path) -> None:
+def test_the_memory_of_tensors_is_counted(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
 
     class Network:

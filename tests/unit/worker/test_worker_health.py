@@ -32,7 +32,7 @@ def worker() -> Worker:
     return Worker({"classifier": {"ready": True, "held": 1}, "noop": {"ready": True}})
 
 
-def test_is_ready_once_a_kernel_ran(worker: Worker) -> None:
+def test_the_worker_is_ready_after_a_kernel_ran(worker: Worker) -> None:
     worker.pulse.run_kernel()
     good, details = worker.readiness.ready()
     assert good
@@ -41,7 +41,7 @@ def test_is_ready_once_a_kernel_ran(worker: Worker) -> None:
     assert details["device"]["computed_seconds_ago"] == pytest.approx(0, abs=5)
 
 
-def test_names_the_models_that_are_missing(worker: Worker) -> None:
+def test_readiness_names_the_models_that_are_not_ready(worker: Worker) -> None:
     worker.pulse.run_kernel()
     worker.models["classifier"]["ready"] = False
     good, details = worker.readiness.ready()
@@ -49,7 +49,7 @@ def test_names_the_models_that_are_missing(worker: Worker) -> None:
     assert details["reason"] == "not ready yet: classifier"
 
 
-def test_is_not_ready_on_a_device_that_is_lost(worker: Worker) -> None:
+def test_the_worker_is_not_ready_on_a_lost_device(worker: Worker) -> None:
     worker.error = RuntimeError("CUDA error: unspecified launch failure")
     worker.pulse.run_kernel()
     good, details = worker.readiness.ready()
@@ -59,7 +59,7 @@ def test_is_not_ready_on_a_device_that_is_lost(worker: Worker) -> None:
     assert worker.failures == [worker.error]
 
 
-def test_is_not_ready_from_the_moment_it_leaves(worker: Worker) -> None:
+def test_the_worker_is_not_ready_after_a_shutdown_request(worker: Worker) -> None:
     worker.pulse.run_kernel()
     worker.leaving = "told to leave by SIGTERM"
     good, details = worker.readiness.ready()
@@ -68,7 +68,7 @@ def test_is_not_ready_from_the_moment_it_leaves(worker: Worker) -> None:
     assert details["models"] == worker.models
 
 
-def test_a_loop_that_ends_by_a_defect_ends_the_workers_life() -> None:
+def test_the_worker_is_not_alive_after_a_loop_has_failed() -> None:
     loops = Loops()
 
     def broken() -> None:
@@ -80,13 +80,13 @@ def test_a_loop_that_ends_by_a_defect_ends_the_workers_life() -> None:
     assert loops.live() == (False, {"seconds_since_turn": {}, "broken": ["noop-device"]})
 
 
-def test_lives_while_every_loop_turns() -> None:
+def test_the_worker_is_alive_while_every_loop_turns() -> None:
     now = [1000.0]
     loops = Loops(lambda: now[0])
     loops.watch("noop-receive", lambda: 999.0)
-    loops.watch("leases", lambda: 950.0)
-    assert loops.live() == (True, {"seconds_since_turn": {"noop-receive": 1.0, "leases": 50.0}})
+    loops.watch("locks", lambda: 950.0)
+    assert loops.live() == (True, {"seconds_since_turn": {"noop-receive": 1.0, "locks": 50.0}})
     now[0] = 1040.0
     good, details = loops.live()
     assert not good
-    assert details["stalled"] == ["leases"]
+    assert details["stalled"] == ["locks"]

@@ -5,7 +5,7 @@ import pytest
 from contract.catalogue import Catalogue
 from contract.guard import AddressGuard
 from contract.messages import ReplyQueue, ReplyUrl, ReplyWebhook
-from tests.unit.worker.test_worker_fetching import answering, http
+from tests.unit.worker.test_worker_urls import answering, http
 from worker.errors import ReplyForbidden, ReplyUndelivered
 from worker.net.guarded_http import GuardedHttp
 from worker.replies import GatewayClient, QueueReplies, ReplySenders, WebhookReplies
@@ -32,32 +32,32 @@ def outlets() -> ReplySenders:
         ReplyWebhook("nonsense"),
     ],
 )
-def test_a_reply_that_must_not_go_there_is_refused_before_the_work(
+def test_a_forbidden_reply_address_is_refused(
     outlets: ReplySenders, reply_to: ReplyUrl | ReplyQueue | ReplyWebhook
 ) -> None:
     with pytest.raises(ReplyForbidden):
         outlets.check(reply_to)
 
 
-def test_what_may_go_there_passes(outlets: ReplySenders) -> None:
+def test_an_allowed_reply_address_passes(outlets: ReplySenders) -> None:
     for reply_to in (None, ReplyQueue("replies"), ReplyWebhook("https://8.8.8.8/hook")):
         outlets.check(reply_to)
     outlets.send(None, b"{}", "job", lambda seconds: False)
 
 
 @pytest.mark.parametrize("status", ["200 OK", "204 No Content", "410 Gone"])
-def test_a_webhook_takes_its_reply(outlets: ReplySenders, status: str) -> None:
+def test_a_webhook_accepts_its_reply(outlets: ReplySenders, status: str) -> None:
     with answering(http(b"", status=status)) as url:
         outlets.send(ReplyWebhook(url), b"{}", "job", lambda seconds: False)
 
 
-def test_a_webhook_that_answers_and_hangs_up_before_it_has_read_all(outlets: ReplySenders) -> None:
+def test_a_webhook_may_answer_before_it_has_read_the_body(outlets: ReplySenders) -> None:
     body = bytes(8 * 1024 * 1024)
     with answering(http(b"", status="410 Gone")) as url:
         outlets.send(ReplyWebhook(url), body, "job", lambda seconds: False)
 
 
 @pytest.mark.parametrize("answer", [http(b"", status="500 Oops"), b""])
-def test_a_webhook_that_fails_leaves_the_message(outlets: ReplySenders, answer: bytes) -> None:
+def test_a_failed_webhook_raises(outlets: ReplySenders, answer: bytes) -> None:
     with answering(answer) as url, pytest.raises(ReplyUndelivered):
         outlets.send(ReplyWebhook(url), b"{}", "job", lambda seconds: False)

@@ -1,4 +1,4 @@
-"""A model's stay: loaded when there is memory, measured, unloaded for another, tried again."""
+"""A model's managed: loaded when there is memory, measured, unloaded for another, tried again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from tests.unit.worker.residence_world import BUDGET, NOOP, Block, Infer, Raising, Stay, shared
+from tests.unit.worker.managed_models import (
+    BUDGET,
+    NOOP,
+    Block,
+    Infer,
+    ManagedModel,
+    Raising,
+    shared,
+)
 from worker.memory.device_errors import BudgetExceeded
 from worker.memory.gpu_sharing.sharing import DeviceSharing, needed_bytes, profile_key
 from worker.memory.profile import MemoryProfile, MemoryProfiles
@@ -20,18 +28,20 @@ from worker.settings import MemorySettings
 
 
 @pytest.fixture
-def stays() -> Iterator[Callable[..., Stay]]:
-    started: list[Stay] = []
+def managed_models() -> Iterator[Callable[..., ManagedModel]]:
+    started: list[ManagedModel] = []
 
-    def start(name: str, sharing: DeviceSharing, load: Callable[[], Infer], **entry: Any) -> Stay:
+    def start(
+        name: str, sharing: DeviceSharing, load: Callable[[], Infer], **entry: Any
+    ) -> ManagedModel:
         model = replace(NOOP, name=name, queue=name, max_batch_size=4, **entry)
-        stay = Stay(model, sharing, load)
-        started.append(stay)
-        return stay
+        managed = ManagedModel(model, sharing, load)
+        started.append(managed)
+        return managed
 
     yield start
-    for stay in started:
-        stay.stop()
+    for managed in started:
+        managed.stop()
 
 
 @pytest.fixture
@@ -40,26 +50,28 @@ def sharing(tmp_path: Path) -> Iterator[DeviceSharing]:
         yield sharing
 
 
-def test_a_model_is_measured_and_keeps_what_a_full_batch_needs(
-    sharing: DeviceSharing, stays: Callable[..., Stay], tmp_path: Path
+def test_a_loaded_model_is_measured_and_keeps_the_memory_of_a_full_batch(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
-    stay = stays("a", sharing, lambda: Infer(20))
-    assert stay.entered.wait(10)
-    assert stay.infer is not None
-    assert stay.infer.passes == [1, 2, 4]
-    assert stay.manager.reserved_bytes == 20 + 4 * 10
-    assert stay.manager.limit.max_cost >= 4
-    assert stay.manager.admits()
+    managed = managed_models("a", sharing, lambda: Infer(20))
+    assert managed.entered.wait(10)
+    assert managed.infer is not None
+    assert managed.infer.passes == [1, 2, 4]
+    assert managed.manager.reserved_bytes == 20 + 4 * 10
+    assert managed.manager.limit.max_cost >= 4
+    assert managed.manager.admits()
     assert AccountRecord.read(tmp_path / "cpu" / "account").peak_bytes == 60
 
 
-def test_its_sizes_are_known_at_the_next_start(stays: Callable[..., Stay], tmp_path: Path) -> None:
+def test_measured_sizes_are_used_at_the_next_start(
+    managed_models: Callable[..., ManagedModel], tmp_path: Path
+) -> None:
     with shared(tmp_path) as sharing:
-        first = stays("a", sharing, lambda: Infer(20))
+        first = managed_models("a", sharing, lambda: Infer(20))
         assert first.entered.wait(10)
     with shared(tmp_path) as sharing:
         # The first is still there: what is free would be too little for one of unknown size.
-        second = stays("a", sharing, lambda: Infer(20))
+        second = managed_models("a", sharing, lambda: Infer(20))
         assert not second.entered.wait(0.3)
         first.stop()
         assert second.entered.wait(10)
@@ -68,23 +80,23 @@ def test_its_sizes_are_known_at_the_next_start(stays: Callable[..., Stay], tmp_p
     assert second.manager.reserved_bytes == 60
 
 
-def test_where_full_batches_do_not_fit_they_are_smaller(
-    sharing: DeviceSharing, stays: Callable[..., Stay]
+def test_batches_are_smaller_if_full_ones_do_not_fit(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
-    stay = stays("a", sharing, lambda: Infer(50))
-    assert stay.entered.wait(10)
-    assert stay.infer is not None
-    assert stay.infer.passes == [1, 2]
-    assert stay.manager.reserved_bytes == BUDGET
-    assert 2 <= stay.manager.limit.max_cost <= 3
+    managed = managed_models("a", sharing, lambda: Infer(50))
+    assert managed.entered.wait(10)
+    assert managed.infer is not None
+    assert managed.infer.passes == [1, 2]
+    assert managed.manager.reserved_bytes == BUDGET
+    assert 2 <= managed.manager.limit.max_cost <= 3
 
 
-def test_an_idle_model_makes_room_for_one_that_has_work(
-    sharing: DeviceSharing, stays: Callable[..., Stay]
+def test_an_idle_model_is_unloaded_for_one_with_work(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
-    idle = stays("a", sharing, lambda: Infer(20))
+    idle = managed_models("a", sharing, lambda: Infer(20))
     assert idle.entered.wait(10)
-    other = stays("b", sharing, lambda: Infer(40))
+    other = managed_models("b", sharing, lambda: Infer(40))
     assert not other.entered.wait(0.3)
     other.has_work = True
     assert other.entered.wait(10)
@@ -95,13 +107,13 @@ def test_an_idle_model_makes_room_for_one_that_has_work(
     assert idle.manager.loaded is None
 
 
-def test_a_busy_model_makes_room_once_its_turn_is_over_and_its_work_done(
-    sharing: DeviceSharing, stays: Callable[..., Stay]
+def test_a_busy_model_is_unloaded_after_its_turn_and_its_work(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
-    busy = stays("a", sharing, lambda: Infer(20))
+    busy = managed_models("a", sharing, lambda: Infer(20))
     assert busy.entered.wait(10)
     busy.in_hand.append("a job")
-    other = stays("b", sharing, lambda: Infer(40))
+    other = managed_models("b", sharing, lambda: Infer(40))
     other.has_work = True
     ends_at = time.monotonic() + 10
     while busy.manager.admits():
@@ -114,8 +126,8 @@ def test_a_busy_model_makes_room_once_its_turn_is_over_and_its_work_done(
     assert busy.manager.loaded is None
 
 
-def test_what_cannot_be_loaded_is_tried_again(
-    sharing: DeviceSharing, stays: Callable[..., Stay]
+def test_a_failed_load_is_tried_again(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     tries: list[int] = []
 
@@ -125,13 +137,13 @@ def test_what_cannot_be_loaded_is_tried_again(
             raise RuntimeError("the weights are away")
         return Infer(20)
 
-    stay = stays("a", sharing, load)
-    assert stay.entered.wait(10)
+    managed = managed_models("a", sharing, load)
+    assert managed.entered.wait(10)
     assert len(tries) == 2
 
 
-def test_nothing_of_a_failed_load_lives_on_while_it_is_told(
-    sharing: DeviceSharing, stays: Callable[..., Stay]
+def test_a_failed_load_frees_its_memory(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     first, blocks = Raising(20), list[weakref.ref[Block]]()
     first.blocks = blocks
@@ -143,76 +155,76 @@ def test_nothing_of_a_failed_load_lives_on_while_it_is_told(
         lived.append(blocks[0]() is not None)
         return Infer(20)
 
-    stay = stays("a", sharing, load)
+    managed = managed_models("a", sharing, load)
     ends_at = time.monotonic() + 10
-    while (problem := stay.manager.problem) is None:
+    while (problem := managed.manager.problem) is None:
         assert time.monotonic() < ends_at
     assert problem["code"] == "model-failed"
     assert problem["detail"] == "worker.models.noop raised ValueError"
-    assert stay.entered.wait(10)
+    assert managed.entered.wait(10)
     assert first.is_closed
     assert lived == [False]
-    assert stay.manager.problem is None
+    assert managed.manager.problem is None
 
 
-def test_where_nothing_is_measured_a_model_that_cannot_run_is_not_ready_either(
-    stays: Callable[..., Stay], tmp_path: Path
+def test_a_model_whose_sample_fails_is_not_ready(
+    managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     broken = Raising(20)
     broken.blocks = []
-    stay = stays("a", DeviceSharing(MemorySettings(None, tmp_path)), lambda: broken)
+    managed = managed_models("a", DeviceSharing(MemorySettings(None, tmp_path)), lambda: broken)
     ends_at = time.monotonic() + 10
-    while (problem := stay.manager.problem) is None:
+    while (problem := managed.manager.problem) is None:
         assert time.monotonic() < ends_at
     assert problem["detail"] == "worker.models.noop raised ValueError"
     assert broken.is_closed
-    assert not stay.entered.is_set()
+    assert not managed.entered.is_set()
 
 
 @pytest.mark.parametrize(
     ("module", "raised"),
     [("no_such_module", "ModuleNotFoundError"), ("tests.unit.worker.exiting_model", "SystemExit")],
 )
-def test_a_model_that_cannot_be_imported_is_told_of(
-    sharing: DeviceSharing, stays: Callable[..., Stay], module: str, raised: str
+def test_a_failed_import_is_reported(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], module: str, raised: str
 ) -> None:
-    stay = stays("a", sharing, lambda: Infer(20), implementation=module)
+    managed = managed_models("a", sharing, lambda: Infer(20), implementation=module)
     ends_at = time.monotonic() + 10
-    while (problem := stay.manager.problem) is None:
+    while (problem := managed.manager.problem) is None:
         assert time.monotonic() < ends_at
     assert problem["detail"] == f"{module} raised {raised}"
 
 
-def test_a_device_that_is_lost_while_a_model_loads_is_not_tried_again(
-    sharing: DeviceSharing, stays: Callable[..., Stay]
+def test_a_device_lost_during_a_load_is_not_tried_again(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     def load() -> Infer:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    stay = stays("a", sharing, load)
-    stay.thread.join(10)
-    assert len(stay.lost) == 1
+    managed = managed_models("a", sharing, load)
+    managed.thread.join(10)
+    assert len(managed.lost) == 1
 
 
-def test_who_leaves_while_its_model_waits_keeps_no_memory_from_others(
-    sharing: DeviceSharing, stays: Callable[..., Stay]
+def test_a_stopped_manager_does_not_wait_for_memory(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
-    first = stays("a", sharing, lambda: Infer(20))
+    first = managed_models("a", sharing, lambda: Infer(20))
     assert first.entered.wait(10)
-    leaving = stays("b", sharing, lambda: Infer(40))
+    leaving = managed_models("b", sharing, lambda: Infer(40))
     assert not leaving.entered.wait(0.3)
     leaving.stopping.set()
     leaving.thread.join(10)
     leaving.has_work = True
     assert leaving.seen.wait(10)
-    later = stays("c", sharing, lambda: Infer(5), memory_bytes=20)
+    later = managed_models("c", sharing, lambda: Infer(5), memory_bytes=20)
     later.has_work = True
     assert later.entered.wait(10)
     assert first.manager.admits(), "nobody waits for its place"
 
 
-def test_a_model_of_known_size_is_loaded_beside_those_that_run(
-    sharing: DeviceSharing, stays: Callable[..., Stay], tmp_path: Path
+def test_a_model_of_known_size_loads_beside_running_batches(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     loads: list[int] = []
 
@@ -223,22 +235,22 @@ def test_a_model_of_known_size_is_loaded_beside_those_that_run(
     model = replace(NOOP, name="a", queue="a", max_batch_size=4)
     profile = MemoryProfile(20, ((1.0, 10), (4.0, 40)))
     MemoryProfiles(tmp_path / "cpu" / "profiles").put(profile_key(model), profile)
-    stay = stays("a", sharing, load)
-    assert stay.entered.wait(10)
-    assert stay.manager.reserved_bytes == 60
+    managed = managed_models("a", sharing, load)
+    assert managed.entered.wait(10)
+    assert managed.manager.reserved_bytes == 60
     assert loads == [1], "what it takes cannot be told from what others take meanwhile"
 
 
-def test_what_another_process_has_measured_is_not_loaded_into_less(
-    sharing: DeviceSharing, stays: Callable[..., Stay], tmp_path: Path
+def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
-    all_of_it = stays("b", sharing, lambda: Infer(50))
+    all_of_it = managed_models("b", sharing, lambda: Infer(50))
     assert all_of_it.entered.wait(10)
-    late = stays("a", sharing, lambda: Infer(30))
+    late = managed_models("a", sharing, lambda: Infer(30))
     assert not late.entered.wait(0.3), "its size is not known, and nothing is free"
     profile = MemoryProfile(30, ((1.0, 10), (4.0, 40)))
     MemoryProfiles(tmp_path / "cpu" / "profiles").put(profile_key(late.model), profile)
-    small = stays("c", sharing, lambda: Infer(10))
+    small = managed_models("c", sharing, lambda: Infer(10))
     small.has_work = True
     assert small.entered.wait(10)
     assert not late.entered.wait(0.5), "30 are free, which are known not to suffice"
@@ -259,7 +271,7 @@ def test_what_another_process_has_measured_is_not_loaded_into_less(
         (MemoryProfile(3), 0, 8),
     ],
 )
-def test_what_is_reserved_is_enough_for_full_batches_where_the_device_has_it(
+def test_the_reservation_suffices_for_full_batches_if_the_device_does(
     tmp_path: Path, profile: MemoryProfile, hint_bytes: int, expected_bytes: int
 ) -> None:
     account = MemoryAccount(tmp_path, BUDGET)
@@ -268,41 +280,43 @@ def test_what_is_reserved_is_enough_for_full_batches_where_the_device_has_it(
     account.close()
 
 
-def test_what_does_not_fit_at_all_is_told(
-    sharing: DeviceSharing, stays: Callable[..., Stay]
+def test_a_model_that_does_not_fit_the_device_is_reported(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
-    stay = stays("a", sharing, lambda: Infer(BUDGET - 5))
+    managed = managed_models("a", sharing, lambda: Infer(BUDGET - 5))
     ends_at = time.monotonic() + 10
-    while (problem := stay.manager.problem) is None:
+    while (problem := managed.manager.problem) is None:
         assert time.monotonic() < ends_at
-        assert not stay.entered.wait(0.01)
+        assert not managed.entered.wait(0.01)
     assert problem["code"] == "out-of-memory"
-    assert not stay.manager.is_standing_by
-    assert not stay.manager.admits()
+    assert not managed.manager.is_standing_by
+    assert not managed.manager.admits()
 
 
-def test_what_does_not_fit_into_what_is_free_gets_the_whole_device(
-    sharing: DeviceSharing, stays: Callable[..., Stay]
+def test_a_model_that_does_not_fit_the_free_memory_gets_the_whole_device(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
-    first = stays("a", sharing, lambda: Infer(20))
+    first = managed_models("a", sharing, lambda: Infer(20))
     assert first.entered.wait(10)
-    second = stays("b", sharing, lambda: Infer(30))
+    second = managed_models("b", sharing, lambda: Infer(30))
     second.has_work = True
     assert second.entered.wait(10)
     assert second.manager.reserved_bytes == 70
     assert first.manager.loaded is None
 
 
-def test_without_a_device_nothing_is_reserved_and_limits_are_learned_all_the_same(
-    stays: Callable[..., Stay], tmp_path: Path
+def test_limits_are_learned_without_a_device(
+    managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
-    stay = stays("a", DeviceSharing(MemorySettings(None, tmp_path)), lambda: Infer(10**15))
-    assert stay.entered.wait(10)
-    assert stay.infer is not None
-    assert stay.infer.passes == [1]
-    allowance = stay.manager.limit
-    with pytest.raises(BudgetExceeded), allowance.admit(4):
+    managed = managed_models(
+        "a", DeviceSharing(MemorySettings(None, tmp_path)), lambda: Infer(10**15)
+    )
+    assert managed.entered.wait(10)
+    assert managed.infer is not None
+    assert managed.infer.passes == [1]
+    limit = managed.manager.limit
+    with pytest.raises(BudgetExceeded), limit.admit(4):
         raise BudgetExceeded("no")
-    allowance.note_exceeded(4, 2)
-    assert allowance.max_cost == 2
+    limit.note_exceeded(4, 2)
+    assert limit.max_cost == 2
     assert list(tmp_path.iterdir()) == []

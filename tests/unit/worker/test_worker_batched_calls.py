@@ -39,7 +39,7 @@ class Post:
             raise ConnectionError(self.fails)
 
 
-def test_what_comes_while_a_call_runs_goes_together_in_the_next() -> None:
+def test_items_that_arrive_during_a_call_share_the_next_call() -> None:
     post = Post()
     gathering = CallGatherer(post, limit=3)
     with ThreadPoolExecutor(8) as threads:
@@ -58,7 +58,7 @@ def test_what_comes_while_a_call_runs_goes_together_in_the_next() -> None:
     ]
 
 
-def test_a_failure_is_that_of_all_in_the_call_and_of_no_other() -> None:
+def test_a_failed_call_raises_for_its_own_items_only() -> None:
     post = Post(fails="bad")
     post.may_end.set()
     gathering = CallGatherer(post, limit=8)
@@ -69,7 +69,7 @@ def test_a_failure_is_that_of_all_in_the_call_and_of_no_other() -> None:
 
 
 @given(st.sets(st.integers(0, 60)))
-def test_ranges_hold_the_same_numbers_and_do_not_touch(numbers: set[int]) -> None:
+def test_ranges_hold_all_numbers_and_are_not_adjacent(numbers: set[int]) -> None:
     found = ranges(numbers)
     assert [n for first, last in found for n in range(first, last + 1)] == sorted(numbers)
     assert all(one[1] + 1 < other[0] for one, other in pairwise(found))
@@ -109,12 +109,12 @@ def delivery(name: str) -> Delivery:
     return Delivery(b"", 0, None, None, {}, name, cast(Any, None))
 
 
-class World:
+class ReceiverLoop:
     def __init__(self) -> None:
         self.broker = Broker()
-        self.leases = LockRenewer(lambda: 100.0)
+        self.locks = LockRenewer(lambda: 100.0)
         self.receiver = Receiver(
-            cast(Any, self.broker), self.leases, ServiceStatus("queue"), lambda: 100.0
+            cast(Any, self.broker), self.locks, ServiceStatus("queue"), lambda: 100.0
         )
         self.room = 1
         self.accepted: list[Delivery] = []
@@ -130,41 +130,41 @@ class World:
                 self.accepted.append(event)
 
 
-def test_one_is_received_at_a_time_until_there_was_no_room() -> None:
-    world = World()
-    world.broker.waiting = [delivery(str(number)) for number in range(9)]
-    world.turn(room=8)
-    assert world.broker.asked == [1]
-    world.turn(room=0)
-    world.turn(room=8)
-    assert world.broker.asked == [1, 8]
-    assert len(world.accepted) == 9
+def test_several_messages_are_received_at_once_after_the_worker_was_full() -> None:
+    loop = ReceiverLoop()
+    loop.broker.waiting = [delivery(str(number)) for number in range(9)]
+    loop.turn(room=8)
+    assert loop.broker.asked == [1]
+    loop.turn(room=0)
+    loop.turn(room=8)
+    assert loop.broker.asked == [1, 8]
+    assert len(loop.accepted) == 9
 
 
-def test_a_queue_that_runs_dry_is_received_from_one_by_one_again() -> None:
-    world = World()
-    world.turn(room=0)
-    world.broker.waiting = [delivery("last")]
-    world.turn(room=8)
-    world.turn(room=7)
-    assert world.broker.asked == [8, 1]
-    world.turn(room=0)
-    assert world.broker.drains == 1, "the broker still had credit"
+def test_an_empty_queue_is_received_from_one_by_one_again() -> None:
+    loop = ReceiverLoop()
+    loop.turn(room=0)
+    loop.broker.waiting = [delivery("last")]
+    loop.turn(room=8)
+    loop.turn(room=7)
+    assert loop.broker.asked == [8, 1]
+    loop.turn(room=0)
+    assert loop.broker.drains == 1, "the broker still had credit"
 
 
-def test_completions_in_a_row_are_settled_at_one_go() -> None:
-    world = World()
+def test_consecutive_completions_are_settled_together() -> None:
+    loop = ReceiverLoop()
     for name in ("one", "too late", "three"):
-        world.receiver.settle(SettleRequest(delivery(name), None, Settlement.COMPLETE))
-    world.receiver.settle(SettleRequest(delivery("bad"), None, Settlement.ABANDON))
-    world.receiver.settle(SettleRequest(delivery("five"), None, Settlement.COMPLETE))
-    world.turn(room=0)
-    assert world.broker.settled == [
+        loop.receiver.settle(SettleRequest(delivery(name), None, Settlement.COMPLETE))
+    loop.receiver.settle(SettleRequest(delivery("bad"), None, Settlement.ABANDON))
+    loop.receiver.settle(SettleRequest(delivery("five"), None, Settlement.COMPLETE))
+    loop.turn(room=0)
+    assert loop.broker.settled == [
         ["one", "too late", "three"],
         [f"bad {Settlement.ABANDON}"],
         [f"five {Settlement.COMPLETE}"],
     ]
-    assert world.settled == [
+    assert loop.settled == [
         ("one", True),
         ("too late", False),
         ("three", True),
@@ -173,16 +173,16 @@ def test_completions_in_a_row_are_settled_at_one_go() -> None:
     ]
 
 
-def test_one_whose_lock_is_lost_is_not_among_them() -> None:
+def test_a_message_with_a_lost_lock_is_not_settled_with_the_others() -> None:
     def renew(delivery: Delivery, timeout_seconds: float) -> float:
         raise LockLost("gone")
 
-    world = World()
-    lost = world.leases.hold(delivery("lost"), renew, -1.0, 1e6)
-    world.leases.turn()
+    loop = ReceiverLoop()
+    lost = loop.locks.hold(delivery("lost"), renew, -1.0, 1e6)
+    loop.locks.turn()
     assert lost.is_lost
-    for name, lease in (("one", None), ("two", None), ("lost", lost), ("four", None)):
-        world.receiver.settle(SettleRequest(delivery(name), lease, Settlement.COMPLETE))
-    world.turn(room=0)
-    assert world.broker.settled == [["one", "two"], [f"four {Settlement.COMPLETE}"]]
-    assert ("lost", False) in world.settled
+    for name, lock in (("one", None), ("two", None), ("lost", lost), ("four", None)):
+        loop.receiver.settle(SettleRequest(delivery(name), lock, Settlement.COMPLETE))
+    loop.turn(room=0)
+    assert loop.broker.settled == [["one", "two"], [f"four {Settlement.COMPLETE}"]]
+    assert ("lost", False) in loop.settled

@@ -38,7 +38,7 @@ def png_of(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("PNG", "P"), ("WEBP", "RGB")])
-def test_decodes_to_rgb(kind: str, mode: str) -> None:
+def test_an_image_is_decoded_to_rgb(kind: str, mode: str) -> None:
     data = encoded(Image.new("RGB", (40, 30), (200, 10, 10)).convert(mode), kind)
     picture = decode(data, f"image/{kind.lower()}", MAX_PIXELS)
     assert (picture.mode, picture.size) == ("RGB", (40, 30))
@@ -48,16 +48,16 @@ def test_decodes_to_rgb(kind: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "I;16", "1", "LA", "RGBA"])
-def test_takes_every_kind_of_png(mode: str) -> None:
+def test_every_kind_of_png_is_decoded(mode: str) -> None:
     assert decode(encoded(Image.new(mode, (8, 8)), "PNG"), "image/png", MAX_PIXELS).mode == "RGB"
 
 
-def test_what_is_transparent_becomes_white() -> None:
+def test_transparent_areas_become_white() -> None:
     picture = decode(encoded(Image.new("RGBA", (4, 4)), "PNG"), "image/png", MAX_PIXELS)
     assert picture.getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_is_turned_upright() -> None:
+def test_an_image_is_rotated_by_its_exif_orientation() -> None:
     sideways = Image.new("RGB", (40, 20))
     exif = sideways.getexif()
     exif[0x0112] = 6
@@ -65,7 +65,7 @@ def test_is_turned_upright() -> None:
     assert picture.size == (20, 40)
 
 
-def test_cmyk_jpeg() -> None:
+def test_a_cmyk_jpeg_is_decoded() -> None:
     data = encoded(Image.new("CMYK", (8, 8)), "JPEG")
     assert decode(data, "image/jpeg", MAX_PIXELS).mode == "RGB"
 
@@ -81,19 +81,19 @@ def test_cmyk_jpeg() -> None:
     ],
     ids=["empty", "text", "stub", "truncated", "png"],
 )
-def test_refuses_what_is_no_whole_jpeg(data: bytes, says: str) -> None:
+def test_an_incomplete_jpeg_is_refused(data: bytes, says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
         decode(data, "image/jpeg", MAX_PIXELS)
 
 
-def test_refuses_a_truncated_png() -> None:
+def test_a_truncated_png_is_refused() -> None:
     data = encoded(Image.effect_noise((64, 64), 50), "PNG")
     with pytest.raises(InvalidInput, match="damaged"):
         decode(data[: len(data) // 2], "image/png", MAX_PIXELS)
 
 
 @pytest.mark.parametrize("side", [1001, 30_000])
-def test_a_bomb_is_refused_by_its_header(side: int) -> None:
+def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
     with pytest.raises(InvalidInput, match="pixels"):
         decode(png_of(side, side), "image/png", MAX_PIXELS)
 
@@ -105,9 +105,7 @@ def test_a_bomb_is_refused_by_its_header(side: int) -> None:
     ),
     length=st.integers(0, len(CHELSEA)),
 )
-def test_damage_is_refused_or_decoded_and_never_anything_else(
-    flips: list[tuple[int, int]], length: int
-) -> None:
+def test_a_damaged_image_is_refused_or_decoded(flips: list[tuple[int, int]], length: int) -> None:
     data = bytearray(CHELSEA)
     for position, value in flips:
         data[position] = value

@@ -37,19 +37,19 @@ def device() -> Device:
     return Device()
 
 
-def test_is_not_ready_before_a_kernel_ran(device: Device) -> None:
+def test_a_device_is_not_ready_before_its_first_kernel(device: Device) -> None:
     good, details = device.pulse.look(0)
     assert (good, details) == (False, {"problem": "no kernel has run yet"})
     assert device.runs == 0
 
 
-def test_runs_a_kernel_now_and_then_and_not_for_each_probe(device: Device) -> None:
+def test_a_kernel_runs_only_if_the_last_result_is_old(device: Device) -> None:
     for device.now in (0, 1, 10, 29, 31, 32, 60, 62, 63):
         assert device.look()
     assert device.runs == 3
 
 
-def test_a_lost_device_is_told_once_a_look(device: Device) -> None:
+def test_a_lost_device_is_reported_once_per_look(device: Device) -> None:
     assert device.look()
     device.now, device.error = 40, RuntimeError("CUDA error: unspecified launch failure")
     good, _ = device.pulse.look(0)
@@ -59,14 +59,14 @@ def test_a_lost_device_is_told_once_a_look(device: Device) -> None:
     assert device.failures == [device.error]
 
 
-def test_a_device_that_comes_back_is_ready_again(device: Device) -> None:
+def test_a_recovered_device_is_ready_again(device: Device) -> None:
     device.error = RuntimeError("busy")
     assert not device.look()
     device.error = None
     assert device.look()
 
 
-def test_a_device_that_hangs_is_not_ready(device: Device) -> None:
+def test_a_hanging_device_is_not_ready(device: Device) -> None:
     assert device.look()
     device.now = 40
     assert device.pulse.look(0)[0]
@@ -77,7 +77,7 @@ def test_a_device_that_hangs_is_not_ready(device: Device) -> None:
     )
 
 
-def test_a_device_that_hangs_for_long_is_a_loop_that_stalled(device: Device) -> None:
+def test_a_device_that_hangs_for_long_counts_as_a_stalled_loop(device: Device) -> None:
     loops = Loops(lambda: device.now)
     loops.watch("pulse", lambda: device.pulse.turned_at)
     assert device.look()
@@ -94,7 +94,7 @@ def test_a_device_that_hangs_for_long_is_a_loop_that_stalled(device: Device) -> 
     assert loops.live()[0]
 
 
-def test_a_probe_gets_the_answer_of_a_quick_device(join: Callable[[DeviceProbe], None]) -> None:
+def test_a_probe_gets_the_result_of_a_fast_device(join: Callable[[DeviceProbe], None]) -> None:
     pulse = DeviceProbe(lambda: None, lambda error: None)
     join(pulse)
     assert pulse.look(10)[0]

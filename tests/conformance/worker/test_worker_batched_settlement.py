@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from azure.servicebus import ServiceBusMessage
 
-from tests.conformance.worker.worker_world import World, job_id
+from tests.conformance.worker.worker_services import LocalServices, job_id
 from worker.errors import Settlement
 from worker.servicebus.link import Delivery, QueueLink
 from worker.servicebus.sender import QueueSender
@@ -22,12 +22,14 @@ def received(link: QueueLink, count: int) -> list[Delivery]:
     raise AssertionError(f"{len(found)} of {count} messages")
 
 
-def test_several_are_received_and_completed_at_once_and_each_has_its_own_word(world: World) -> None:
-    link = QueueLink(Endpoint(world.service_bus_url), QUEUE)
-    other = QueueLink(Endpoint(world.service_bus_url), QUEUE)
+def test_messages_completed_together_have_their_own_outcomes(
+    services: LocalServices,
+) -> None:
+    link = QueueLink(Endpoint(services.service_bus_url), QUEUE)
+    other = QueueLink(Endpoint(services.service_bus_url), QUEUE)
     link.open()
     try:
-        world.send(QUEUE, *(ServiceBusMessage(b"x", message_id=job_id()) for _ in range(7)))
+        services.send(QUEUE, *(ServiceBusMessage(b"x", message_id=job_id()) for _ in range(7)))
         deliveries = received(link, 6)
         other.open()
         (of_another,) = received(other, 1)
@@ -48,15 +50,15 @@ def test_several_are_received_and_completed_at_once_and_each_has_its_own_word(wo
         other.close()
 
 
-def test_replies_of_many_threads_arrive_whole(world: World) -> None:
+def test_replies_of_many_threads_arrive_complete(services: LocalServices) -> None:
 
-    sender = QueueSender(Endpoint(world.service_bus_url), QUEUE)
+    sender = QueueSender(Endpoint(services.service_bus_url), QUEUE)
     # Together they are more than one message may have.
     bodies = {job_id(): bytes([number]) * 60_000 for number in range(12)}
     with ThreadPoolExecutor(12) as threads:
         for future in [threads.submit(sender.send, body, name) for name, body in bodies.items()]:
             future.result(30)
-    link = QueueLink(Endpoint(world.service_bus_url), QUEUE)
+    link = QueueLink(Endpoint(services.service_bus_url), QUEUE)
     link.open()
     try:
         deliveries = received(link, 12)

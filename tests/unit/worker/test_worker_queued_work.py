@@ -42,12 +42,12 @@ def test_the_oldest_message_of_all_queues_counts() -> None:
     assert 979 <= since <= 980
 
 
-def test_an_empty_queue_has_nothing_and_one_that_is_away_neither() -> None:
+def test_an_empty_or_unreachable_queue_has_no_work() -> None:
     assert QueuedWork([Queue()], 10, Clock()).since() is None
     assert QueuedWork([Queue({1: 1.0}, is_away=True)], 10, Clock()).since() is None
 
 
-def test_it_looks_twice_a_second_at_most() -> None:
+def test_queues_are_peeked_twice_a_second_at_most() -> None:
     clock, queue = Clock(), Queue({1: 0.0})
     pending = QueuedWork([queue], 10, clock)
     for _ in range(100):
@@ -56,7 +56,7 @@ def test_it_looks_twice_a_second_at_most() -> None:
     assert 18 <= queue.looks <= 21
 
 
-def test_what_lay_there_in_vain_is_not_looked_at_for_as_long_as_a_lock_lasts() -> None:
+def test_messages_of_other_workers_are_skipped_for_the_duration_of_a_lock() -> None:
     clock, queue = Clock(), Queue({4: 9.0, 5: 8.0})
     pending = QueuedWork([queue], 10, clock)
     assert pending.since() is not None

@@ -169,7 +169,7 @@ class Program:
 
 
 @dataclass
-class World:
+class LocalServices:
     """Everything that a worker meets."""
 
     folder: Path
@@ -228,7 +228,7 @@ class World:
 
 
 @contextlib.contextmanager
-def run_world(folder: Path, catalogue: str | None = None) -> Iterator[World]:
+def run_services(folder: Path, catalogue: str | None = None) -> Iterator[LocalServices]:
     """Service Bus and blobs, with the scripted models and those that ship, or a catalogue's."""
     catalogue_path = folder / "models.toml"
     shipped = (ROOT / "functions/contract/models.toml").read_text()
@@ -262,7 +262,7 @@ def run_world(folder: Path, catalogue: str | None = None) -> Iterator[World]:
         service_bus.start()
         blobs.start()
         with ServiceBusClient.from_connection_string(service_bus_url) as client:
-            yield World(
+            yield LocalServices(
                 folder, catalogue_path, service_bus, blobs, service_bus_url, blobs_url, client
             )
     finally:

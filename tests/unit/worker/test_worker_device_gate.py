@@ -7,7 +7,7 @@ import threading
 from worker.memory.limits import DeviceGate
 
 
-def test_one_alone_waits_for_those_inside_and_later_ones_wait_for_it() -> None:
+def test_exclusive_use_waits_for_earlier_users_and_delays_later_ones() -> None:
     gate, order = DeviceGate(), list[str]()
     inside, leave, alone_waits = threading.Event(), threading.Event(), threading.Event()
 
@@ -40,7 +40,7 @@ def test_one_alone_waits_for_those_inside_and_later_ones_wait_for_it() -> None:
     assert order == ["first", "alone", "later"]
 
 
-def test_two_pass_side_by_side() -> None:
+def test_two_shared_users_run_side_by_side() -> None:
     gate, both = DeviceGate(), threading.Barrier(2, timeout=10)
 
     def use() -> None:
@@ -55,7 +55,7 @@ def test_two_pass_side_by_side() -> None:
     assert not both.broken
 
 
-def test_who_wants_to_be_alone_does_not_wait_for_ever_for_a_long_job() -> None:
+def test_exclusive_use_waits_for_a_long_job_for_a_limited_time() -> None:
     gate, finished = DeviceGate(max_wait_seconds=0.01), list[str]()
     with gate.shared():
         with gate.exclusive():

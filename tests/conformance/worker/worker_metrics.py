@@ -5,10 +5,10 @@ from __future__ import annotations
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conformance.worker.worker_world import Program
+from tests.conformance.worker.worker_services import Program
 
 
-class Figures:
+class ScrapedMetrics:
     """One scrape."""
 
     def __init__(self, worker: Program) -> None:
