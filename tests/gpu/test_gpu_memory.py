@@ -1,4 +1,4 @@
-"""Memory of a real card: measured, run out of, learned, and shared with nobody by mistake."""
+"""The memory of a real card: measured, exhausted, and limited."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def card() -> Iterator[CudaDevice]:
 
 
 class Weights:
-    """Holds so much of the card."""
+    """Holds `size_bytes` of the card."""
 
     def __init__(self, size_bytes: int) -> None:
         self.tensor = torch.zeros(size_bytes, dtype=torch.uint8, device="cuda")
@@ -49,7 +49,7 @@ class Item:
 
 
 def allocating(item_bytes: int) -> Any:
-    """A model that takes so much for each item of a batch, while it runs."""
+    """Return a model that takes this memory for each item of a running batch."""
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
         block = torch.ones(item_bytes * len(batch), dtype=torch.uint8, device="cuda")
@@ -60,7 +60,7 @@ def allocating(item_bytes: int) -> Any:
 
 
 def limit_to(free_bytes: int) -> None:
-    """Let this process have so much more of the card, and no more."""
+    """Limit this process to this much more of the card."""
     torch.cuda.empty_cache()
     total_bytes = torch.cuda.get_device_properties(0).total_memory
     may_have = torch.cuda.memory_reserved() + free_bytes

@@ -1,4 +1,4 @@
-"""The models that ship, on a GPU: they say what they say on the CPU."""
+"""The shipped models on a GPU: the results are those of the CPU."""
 
 import io
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The way to a GPU and back. What holds for any device is in test_worker_network.py."""
+"""Networks on a GPU. test_worker_network.py has the tests for any device."""
 
 import gc
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def test_staged_items_are_on_the_device_before_their_batch() -> None:
 
 
 def test_items_are_staged_while_a_batch_runs() -> None:
-    """Thousands of items are staged beside running batches, and none is mistaken for another."""
+    """Thousands of items are staged beside running batches, and are not mixed up."""
     network = Network(nn.Flatten())
     items = [torch.full((3, 32, 32), float(number)) for number in range(200)] * 10
 
@@ -95,7 +95,7 @@ def test_an_item_without_device_memory_waits_in_host_memory() -> None:
     assert network([staged]).shape == (1, 10)
 
 
-# Inductor warns of what could be faster, and takes its time at the first call.
+# Inductor warns about performance, and is slow at the first call.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.timeout(300)
 def test_a_network_compiled_by_inductor_has_the_same_outputs() -> None:
@@ -117,7 +117,7 @@ def test_unloaded_networks_leave_no_memory_behind() -> None:
         network = Network(nn.Linear(1024, 1024))
         network([torch.ones(1024)] * 32)
         del network
-        # Also of what other tests have left.
+        # Also the memory of earlier tests.
         gc.collect()
         torch.cuda.empty_cache()
         return torch.cuda.memory_reserved()

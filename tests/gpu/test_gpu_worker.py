@@ -1,4 +1,4 @@
-"""The worker on a GPU: ready by a kernel that ran there, and gone once the device is lost."""
+"""The worker on a GPU: ready after a kernel ran, and stopped after the device is lost."""
 
 import json
 import re
@@ -36,7 +36,7 @@ lock_seconds = 10
 max_delivery_count = 3
 """
 
-# What is lost is lost to the whole process, so that it must not be the tests' own.
+# A lost device is lost to the whole process, so that the tests need another process.
 LOSE = """
 import json
 import torch

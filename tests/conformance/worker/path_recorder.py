@@ -21,7 +21,7 @@ _PERIODIC_THREADS = ("health", "memory")
 
 
 class PathRecorder:
-    """The modules of ours in the order in which a function of theirs is first called."""
+    """Our modules, in the order in which a function of each is first called."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""The worker's two folders, copied alone to an empty place, are all that it needs of ours."""
+"""The worker runs from its two folders alone, copied to an empty place."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_worker_starts_without_the_repository(copied: Path) -> None:
                 answer = httpx.get(f"http://127.0.0.1:{port}/ready", timeout=5)
             except httpx.TransportError:
                 return False
-            # There is no Service Bus here, so it is never ready.
+            # Without a Service Bus the worker never gets ready.
             return answer.status_code == 503 and answer.json()["models"]["noop"]["loaded"] is True
 
         wait_until(is_loaded, "the model is loaded")

@@ -1,4 +1,4 @@
-"""Several messages completed for one wait, by Microsoft's client on the local Service Bus."""
+"""Several messages completed together, by Microsoft's client on the local Service Bus."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -33,11 +33,11 @@ def test_messages_completed_together_have_their_own_outcomes(
         deliveries = received(link, 6)
         other.open()
         (of_another,) = received(other, 1)
-        # Out of order, one of another link, and one that is settled already.
+        # Out of order, one from another link, and one that was settled before.
         gone = deliveries.pop(2)
         other.renew(gone, 5.0)
         link.settle(gone, Settlement.COMPLETE, "", "")
-        # One in the middle of the range was settled, as after a lost lock, and does not know it.
+        # One in the middle of the range was settled elsewhere, as after a lost lock.
         other.settle(deliveries[1], Settlement.COMPLETE, "", "")
         deliveries[1].message._settled = False
         asked = [*reversed(deliveries), of_another]
@@ -53,7 +53,7 @@ def test_messages_completed_together_have_their_own_outcomes(
 def test_replies_of_many_threads_arrive_complete(services: LocalServices) -> None:
 
     sender = QueueSender(Endpoint(services.service_bus_url), QUEUE)
-    # Together they are more than one message may have.
+    # Together they exceed the size of one message.
     bodies = {job_id(): bytes([number]) * 60_000 for number in range(12)}
     with ThreadPoolExecutor(12) as threads:
         for future in [threads.submit(sender.send, body, name) for name, body in bodies.items()]:

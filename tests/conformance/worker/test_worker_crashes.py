@@ -1,4 +1,4 @@
-"""Whatever dies, and whenever: every job is answered, and the worker leaves in good order."""
+"""Every job is answered, whatever process is killed, and the worker shuts down cleanly."""
 
 from __future__ import annotations
 
@@ -151,13 +151,13 @@ def test_a_draining_worker_receives_nothing(
     runs, comes = job_id(), job_id()
     services.send("scripted", message(gateway, runs, "scripted", gate.task()))
     gate.wait_until_running()
-    # It has room and so the broker its credit, which a worker that leaves must take back.
+    # It has capacity, so the broker has credit, which a draining worker must take back.
     worker.signal(signal.SIGTERM)
     wait_until(lambda: "draining" in worker.log.read_text(), "it drains")
     threading.Event().wait(0.5)
     services.send("scripted", message(gateway, comes, "scripted", {"do": "x"}))
     with services.receiver("scripted") as receiver:
-        # At once: what the worker had been sent would come back too, but seconds later.
+        # At once: a message that was sent to the worker would come back seconds later.
         (free,) = receiver.receive_messages(1, max_wait_time=0.5)
         assert (free.message_id, free.delivery_count) == (comes, 0)
         receiver.complete_message(free)

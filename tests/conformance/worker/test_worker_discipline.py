@@ -1,4 +1,4 @@
-"""Who holds a message and how it is let go: locks, priorities, replies at hand, leaving."""
+"""Locks, priorities, cached replies, and the handing back of messages."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_an_older_namespace_has_no_queue_for_low_priority(
 ) -> None:
     catalogue = tmp_path / "models.toml"
     entry = services.catalogue_path.read_text().partition("[single]")[2].partition("\n[")[0]
-    # The queue is there for another model's low priority, and beside it is none.
+    # This queue exists as the low-priority queue of another model, and has none itself.
     catalogue.write_text("[single]" + entry.replace('"single"', '"scripted-low"'))
     worker = start_worker("single", MODEL_CATALOGUE=str(catalogue))
     identity = job_id()

@@ -1,4 +1,4 @@
-"""The health server over real sockets: pages, and clients that are slow or rude."""
+"""The health server over real sockets, with slow and hostile clients."""
 
 from __future__ import annotations
 
@@ -88,5 +88,5 @@ def test_silent_clients_do_not_block_others(health: HealthServer) -> None:
 def test_slow_clients_are_disconnected(health: HealthServer) -> None:
     with connection(health) as client:
         client.sendall(b"GET /well HTTP/1.1\r\nx-slow: ")
-        # Never the end of the header: the server must not wait for it.
+        # The header never ends: the server must not wait for it.
         assert client.recv(100) == b""

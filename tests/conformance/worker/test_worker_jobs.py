@@ -1,4 +1,4 @@
-"""Jobs through a worker process: what each ends in, and what becomes of its message."""
+"""Jobs in a worker process: their outcomes, and how their messages are settled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory is admitted: models that do not fit together take turns, and no job pays for it."""
+"""Memory admission: models that do not fit together take turns, and no job fails."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def test_two_models_that_do_not_fit_together_share_a_device_fairly(
     record = AccountRecord.read(tmp_path / "cpu" / "account")
     assert 6 * GIB <= record.peak_bytes <= 8 * GIB
     assert record.refused_count == 0, "nothing was used that had not been reserved"
-    # Of two models with equally much to do, each waits for the other's turn.
+    # Two models with the same amount of work wait for each other's turns.
     fair_seconds = max(TURN_SECONDS + SWITCH_SECONDS, turn_seconds(workers))
-    # Two processes that serve the same model may be through with it in one turn.
+    # Two processes that serve the same model may finish its jobs in one turn.
     assert len(waits(workers)) >= (3 if process_count == 1 else 1), "they took turns"
     assert max(waits(workers)) <= 2 * fair_seconds
 
@@ -121,6 +121,6 @@ def test_a_draining_worker_unloads_an_idle_model_while_another_works(
 
 
 def models(worker: Program) -> dict[str, Any]:
-    """What a worker tells of its models."""
+    """Return a worker's state of its models."""
     found: dict[str, Any] = httpx.get(worker.probe, timeout=5).json()["models"]
     return found

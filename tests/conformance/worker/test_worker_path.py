@@ -25,7 +25,7 @@ def test_a_job_passes_few_modules_in_the_order_of_the_steps(
     worker.start()
     try:
         wait_until(worker.is_ready_for_jobs, "the model is loaded")
-        # Long enough for the broker's answer to an idle receive call, so that no probe is recorded.
+        # Longer than an idle receive call, so that the start of the worker is not recorded.
         time.sleep(1.0)
         worker.signal(signal.SIGUSR2)
         wait_until(record.exists, "the record of the start is written")

@@ -1,4 +1,4 @@
-"""GatewayClient against a real HTTP server that answers, refuses, hangs up or is not there."""
+"""The gateway client with a real HTTP server that answers, refuses or disconnects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BODY = encode_reply(JobReply("job", InlineJson({"labels": []}), NOW, NOW))
 
 
 def patience(tries: int, waits: list[float] | None = None) -> Callable[[float], bool]:
-    """Sleeps not at all, and gives up after so many tries."""
+    """Return a wait that does not sleep, and gives up after this number of tries."""
     left = iter(range(tries))
 
     def wait(seconds: float) -> bool:

@@ -22,7 +22,7 @@ def metadata() -> Iterator[Metadata]:
 
 
 class Listener:
-    """ScheduledEvents, and whether the worker was told to leave."""
+    """Scheduled events, and the shutdown requests that they cause."""
 
     def __init__(
         self,

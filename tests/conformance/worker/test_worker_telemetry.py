@@ -1,4 +1,4 @@
-"""What a worker at work shows: figures, readiness, notices, log lines and spans."""
+"""The telemetry of a running worker: metrics, readiness, log lines and spans."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def ready(worker: Program) -> tuple[int, dict[str, Any]]:
 
 
 def gated(folder: Path) -> tuple[dict[str, Any], Callable[[], None], Callable[[], bool]]:
-    """A job that runs until it is let go: its task, what lets it go, and whether it runs."""
+    """Return the task of a job that waits, a function to let it go on, and whether it runs."""
     gate, running = folder / "gate", folder / "running"
     return {"do": "wait", "running": str(running), "gate": str(gate)}, gate.touch, running.exists
 
 
 def taken_off(services: LocalServices, queue: str, count: int) -> dict[str | None, int | None]:
-    """So many messages off the queue, and how often each was delivered before."""
+    """Take messages off the queue; return how often each was delivered before."""
     found: dict[str | None, int | None] = {}
     with services.receiver(queue) as receiver:
         while len(found) < count:
@@ -97,7 +97,7 @@ def test_every_metric_counts_after_some_jobs(
         assert figures.value("model_loads_total", model="single") == 1
         assert figures.value("model_unloads_total", model="single") == 0
         assert figures.value("queue_wait_seconds_count", model="single") == 8
-        # Those that raise are no batches that went through the model.
+        # Batches that raise are not counted.
         assert figures.value("batch_size_count", model="single") == 4
         assert figures.value("batch_size_sum", model="single") == 4
         assert figures.value("inference_seconds_count", model="single") == 4
@@ -161,7 +161,7 @@ def test_the_worker_shuts_down_before_its_machine_ends(
     wait_until(lambda: ready(worker)[0] == 503, "it leaves", 10)
     assert ready(worker)[1]["reason"] == "draining: Azure announces Preempt of this machine"
     assert metadata.started == []
-    # The node's own way to say it, in the middle of the drain, does not cut that short.
+    # The signal of the node, in the middle of the drain, does not end it early.
     worker.signal(signal.SIGTERM)
     let_go()
     assert worker.exit_code() == 0
@@ -214,7 +214,7 @@ def test_spans_are_exported_as_the_environment_says(
     assert process["parent_id"] == f"0x{'cd' * 8}"
     assert process["attributes"]["messaging.message.id"] == identity
     assert process["attributes"]["loosely.outcome"] == "succeeded"
-    # The reply's receiver can go on in the same trace.
+    # The receiver of the reply can continue the trace.
     assert spans["reply"]["context"]["span_id"][2:] in gateway.traceparents[identity]
     assert not [secret for secret in SECRETS if secret in worker.output.read_text()]
 

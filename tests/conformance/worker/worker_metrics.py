@@ -1,4 +1,4 @@
-"""What a worker's /metrics tells."""
+"""The values of a worker's /metrics."""
 
 from __future__ import annotations
 

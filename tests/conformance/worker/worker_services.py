@@ -1,4 +1,4 @@
-"""The worker as a process, among the real local services and a stand-in gateway."""
+"""The worker as a process, with the local services and a scripted gateway."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = START_
 
 @dataclass
 class Program:
-    """One program of ours as a process of its own, which can be killed and started again."""
+    """One of our programs as a process, which can be killed and started again."""
 
     command: list[str]
     probe: str
@@ -121,7 +121,7 @@ class Program:
 
     @property
     def output(self) -> Path:
-        """What it printed, beside its log."""
+        """Return the file with its standard output, beside its log."""
         return self.log.with_suffix(".out")
 
     def start(self, *, wait: bool = True) -> None:
@@ -149,7 +149,7 @@ class Program:
         return httpx.get(self.probe, timeout=5).status_code == 200
 
     def held(self, model: str) -> int:
-        """How many messages of this model a worker holds."""
+        """Return how many messages of this model a worker holds."""
         document = httpx.get(self.probe, timeout=5).json()
         count: int = document["models"][model]["held"]
         return count
@@ -170,7 +170,7 @@ class Program:
 
 @dataclass
 class LocalServices:
-    """Everything that a worker meets."""
+    """The services that a worker uses."""
 
     folder: Path
     catalogue_path: Path
@@ -205,7 +205,7 @@ class LocalServices:
         return self.client.get_queue_receiver(queue, sub_queue=sub_queue, socket_timeout=0.05)
 
     def waiting(self, queue: str) -> list[str]:
-        """Ids of all that is in the queue, locked or not."""
+        """Return the ids of all messages in the queue, locked or not."""
         with self.receiver(queue) as receiver:
             return [str(message.message_id) for message in receiver.peek_messages(200)]
 
@@ -216,7 +216,7 @@ class LocalServices:
             )
 
     def dead_letter(self, queue: str, message_id: str) -> ServiceBusReceivedMessage:
-        """The dead letter of this message, taken off its queue."""
+        """Return the dead letter of this message, and complete it."""
         with self.receiver(queue, ServiceBusSubQueue.DEAD_LETTER) as receiver:
             ends_at = time.monotonic() + 30
             while time.monotonic() < ends_at:
@@ -229,7 +229,7 @@ class LocalServices:
 
 @contextlib.contextmanager
 def run_services(folder: Path, catalogue: str | None = None) -> Iterator[LocalServices]:
-    """Service Bus and blobs, with the scripted models and those that ship, or a catalogue's."""
+    """Run Service Bus and blobs, with the scripted and the shipped models, or another catalogue."""
     catalogue_path = folder / "models.toml"
     shipped = (ROOT / "functions/contract/models.toml").read_text()
     catalogue_path.write_text(catalogue or CATALOGUE + shipped)
@@ -283,7 +283,7 @@ def message(
     deadline_seconds: float = 60.0,
     reply_url: str | None = None,
 ) -> ServiceBusMessage:
-    """A job as the gateway sends it."""
+    """Return a job's message as the gateway sends it."""
     now = datetime.now(UTC)
     payload: Payload = (
         InlineBytes("application/json", json.dumps(task).encode())

@@ -25,7 +25,7 @@ BUDGET = 80
 
 
 class Infer:
-    """Takes 10 for each of a batch's items, beside what it holds."""
+    """A model that declares 10 units for each item of a batch, and its resident memory."""
 
     accepts: ClassVar[Accepts] = "bytes"
 
@@ -52,11 +52,11 @@ class Infer:
 
 
 class Block:
-    """What a pass of a model has in memory."""
+    """Something that a pass of a model holds in memory."""
 
 
 class Raising(Infer):
-    """Its pass raises, with something in memory that its frame holds."""
+    """A model whose pass raises while its frame holds something in memory."""
 
     blocks: list[weakref.ref[Block]]
 
@@ -68,7 +68,7 @@ class Raising(Infer):
 
 @dataclass
 class ManagedModel:
-    """A residence with its device thread, and the work it is told of."""
+    """A model manager with its device thread and its work."""
 
     model: Model
     sharing: DeviceSharing
@@ -126,7 +126,7 @@ class ManagedModel:
 
 @contextlib.contextmanager
 def shared(folder: Path) -> Iterator[DeviceSharing]:
-    """What one process makes of the device."""
+    """Share the device as one process does, until the block ends."""
     sharing, stopping = (
         DeviceSharing(MemorySettings(BUDGET, folder, turn_seconds=0.05)),
         threading.Event(),

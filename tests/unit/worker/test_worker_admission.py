@@ -1,4 +1,4 @@
-"""Admission: what is reserved never exceeds the device, and nobody starves."""
+"""Admission: reservations never exceed the device, and every model gets its turn."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Process:
 
 @dataclass
 class Simulation:
-    """Seats turned in any order, with loads and unloads that take their time."""
+    """Reservations that advance in any order, with loads and unloads that take time."""
 
     total: int
     processes: list[Process]
@@ -162,7 +162,7 @@ def test_two_models_that_do_not_fit_together_take_turns(
     order = list(range(len(simulation.processes)))
     for _ in range(1500):
         simulation.step(order)
-    # Its fair share of waiting: the other's turn, and loading itself.
+    # A fair wait: the other model's turn, and the time to load.
     turn_seconds = max(TURN_SECONDS, 4 * load_seconds)
     fair_seconds = turn_seconds + load_seconds
     for model in ("a", "b"):
@@ -190,7 +190,7 @@ def test_reservations_never_exceed_the_device_and_no_model_starves(data: st.Data
         simulation.step(order)
     load_seconds = simulation.processes[0].load_seconds
     turn_seconds = max(TURN_SECONDS, 4 * load_seconds)
-    # Each other model has its turn at most once in between, at worst alone.
+    # Each other model has at most one turn in between, in the worst case alone.
     rounds = len(sizes) * (turn_seconds + 2 * load_seconds + 1.0)
     assert max(simulation.longest.values()) <= 2 * rounds
 

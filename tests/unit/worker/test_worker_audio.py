@@ -1,4 +1,4 @@
-"""Sound from strangers."""
+"""Decoding of WAV files."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The batcher: never too large, never too late, nothing lost or reordered."""
+"""Batches are never too large or too late, and no item is lost or reordered."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Many at once: calls that gather, ranges, and a receiver that takes and settles several."""
+"""Batched calls: gathered sends, ranges, and a receiver that handles several messages."""
 
 import threading
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ SECONDS = 10
 
 
 class Post:
-    """A call that a test lets end; `fails` raises for what is named in it."""
+    """A call that a test lets end; it raises for the items in `fails`."""
 
     def __init__(self, fails: str = "") -> None:
         self.calls: list[list[str]] = []
@@ -77,7 +77,7 @@ def test_ranges_hold_all_numbers_and_are_not_adjacent(numbers: set[int]) -> None
 
 @dataclass
 class Broker:
-    """A link in memory that hands out and completes several."""
+    """A link in memory that delivers and completes several messages."""
 
     waiting: list[Delivery] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)

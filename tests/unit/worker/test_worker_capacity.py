@@ -1,4 +1,4 @@
-"""Whether one more message may be taken, and who counts what has been."""
+"""How many more messages may be received, and the count of held messages."""
 
 from dataclasses import replace
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""How each outcome of a job settles its message, and what is left for the next delivery."""
+"""How each outcome of a job settles its message, and what the next delivery does."""
 
 import threading
 from dataclasses import dataclass, field, replace
@@ -103,7 +103,7 @@ class RecordedJobs:
         return job
 
     def reply_and_settle(self, job: Job) -> None:
-        """Reply with a result; whatever that raises ends the job."""
+        """Reply with a result; an error ends the job."""
         with self.consumer.ending_on_error(job):
             self.consumer.reply_and_settle(job, InlineJson(1))
 

@@ -1,4 +1,4 @@
-"""What of a card is for models. The card itself is met by `./dev gpu`."""
+"""How much of a card models may use. `./dev gpu` tests a real card."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The dashboard asks for figures that the worker has."""
+"""The dashboard's queries use metrics that the worker has."""
 
 import json
 import re
@@ -12,12 +12,12 @@ DASHBOARD: dict[str, Any] = json.loads(
 )
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
-# Put there by whoever scrapes.
+# Added by the scraper.
 SCRAPED = {"pod", "le"}
 
 
 def series() -> dict[str, set[str]]:
-    """Every series of a worker by its name, with its labels."""
+    """Return every series of a worker by name, with its labels."""
     metrics = Metrics()
     found: dict[str, set[str]] = {}
     for collector in list(metrics.registry._collector_to_names):

@@ -1,4 +1,4 @@
-"""Which errors mean that the device is lost to the process; the texts are those of PyTorch."""
+"""Which errors mean that the device is lost; the texts are PyTorch's own."""
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ OTHERWISE = "\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertion
 
 
 class AcceleratorError(RuntimeError):
-    """As torch raises it: a RuntimeError with the cudaError_t."""
+    """torch's error: a RuntimeError with the cudaError_t."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -25,7 +25,7 @@ class AcceleratorError(RuntimeError):
 
 
 TEXTS = [
-    # Of torch's CUDA calls, in this and in earlier versions.
+    # From torch's CUDA calls, in this and in earlier versions.
     (
         "CUDA error: device-side assert triggered" + ASYNC.format("cudaErrorAssert"),
         DeviceState.LOST,
@@ -45,7 +45,7 @@ TEXTS = [
     ("cuda runtime error (59) : device-side assert triggered", DeviceState.LOST),
     ("Triton Error [CUDA]: an illegal memory access was encountered", DeviceState.LOST),
     ("CUDA driver error: device-side assert triggered", DeviceState.LOST),
-    # What may be a bad call or the end: the device itself must tell.
+    # A bad call or a lost device: a kernel has to decide.
     ("CUDA error: unknown error" + ASYNC, DeviceState.UNKNOWN),
     ("CUDA error: invalid argument" + ASYNC, DeviceState.UNKNOWN),
     (
@@ -67,7 +67,7 @@ TEXTS = [
         "cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate`",
         DeviceState.UNKNOWN,
     ),
-    # Memory runs out and is there again.
+    # Memory runs out, and is free again later.
     ("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total of …", DeviceState.FINE),
     ("CUDA error: out of memory" + ASYNC.format("cudaErrorMemoryAllocation"), DeviceState.FINE),
     (
@@ -79,7 +79,7 @@ TEXTS = [
     ("CUDA driver error: out of memory", DeviceState.FINE),
     ("Triton Error [CUDA]: out of memory", DeviceState.FINE),
     ("cuda runtime error (2) : out of memory at /pytorch/THCGeneral.cpp:50", DeviceState.FINE),
-    # Nothing of the device.
+    # Not about the device.
     ("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)", DeviceState.FINE),
     (
         "Expected all tensors to be on the same device, but found at least two devices",
@@ -167,6 +167,6 @@ def test_any_text_has_a_device_state(text: str) -> None:
 def test_the_device_of_this_machine_computes() -> None:
     torch = pytest.importorskip("torch")
     assert not is_device_lost(RuntimeError("CUDA error: invalid argument"))
-    # Names that the verdict goes by.
+    # Names that determine the device state.
     assert issubclass(torch.AcceleratorError, RuntimeError)
     assert issubclass(torch.OutOfMemoryError, RuntimeError)

@@ -1,4 +1,4 @@
-"""The gate to the device: side by side, or alone."""
+"""The device gate: shared and exclusive use."""
 
 from __future__ import annotations
 

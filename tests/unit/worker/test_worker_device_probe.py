@@ -1,4 +1,4 @@
-"""What readiness knows of the device."""
+"""The device probe: a tiny kernel shows whether the device computes."""
 
 import threading
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class Device:
             raise self.error
 
     def look(self) -> bool:
-        """A probe, with the pulse's thread as quick as can be."""
+        """Probe the device, and run the requested kernel at once."""
         good, _ = self.pulse.look(0)
         if self.pulse._asked_at is not None:
             self.pulse.run_kernel()
@@ -102,7 +102,7 @@ def test_a_probe_gets_the_result_of_a_fast_device(join: Callable[[DeviceProbe], 
 
 @pytest.fixture
 def join() -> Callable[[DeviceProbe], None]:
-    """Starts a pulse's thread, which ends by itself."""
+    """Start the probe's thread, which ends by itself."""
 
     def start(pulse: DeviceProbe) -> None:
         stop = threading.Event()

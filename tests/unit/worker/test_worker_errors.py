@@ -1,4 +1,4 @@
-"""How each error settles its message, and what the caller hears of it."""
+"""How each error settles its message, and what the reply contains."""
 
 import inspect
 
@@ -33,14 +33,14 @@ SETTLEMENTS = {
     errors.HandedBack: Settlement.RELEASE,
     errors.LockLost: Settlement.LEAVE,
 }
-# They are about no job, so no message is settled by them.
+# These errors are not about a job, so they settle no message.
 ABOUT_NO_JOB = (errors.SettingsError, errors.ModelUnusable)
 
 
 def leaves() -> list[type[WorkerError]]:
     classes = [c for _, c in inspect.getmembers(errors, inspect.isclass)]
     tree = [c for c in classes if issubclass(c, WorkerError)]
-    # Other tests may derive from them.
+    # Other tests may define subclasses.
     bases = {base for c in tree for base in c.__bases__}
     return [c for c in tree if c not in bases and c is not errors.SettingsError]
 
@@ -51,7 +51,7 @@ def test_every_error_has_a_settlement() -> None:
 
 
 def test_error_codes_are_stable_and_unique() -> None:
-    # It is Expired all the same, where somebody has to be told.
+    # It shares its code with Expired, but needs a reply.
     codes = [c.code for c in leaves() if c is not errors.ExpiredForProducer]
     assert len(set(codes)) == len(codes)
     assert all(c.code in (errors.__doc__ or "") for c in leaves() if c is not UnreadableMessage)

@@ -1,4 +1,4 @@
-"""Liveness and readiness, from what they look at."""
+"""Liveness and readiness of the worker."""
 
 import sys
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from worker.telemetry.health import DeviceProbe, Loops, Readiness
 
 @dataclass
 class Worker:
-    """What readiness looks at."""
+    """The state that readiness is decided by."""
 
     models: dict[str, dict[str, Any]]
     leaving: str = ""

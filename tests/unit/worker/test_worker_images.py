@@ -1,4 +1,4 @@
-"""Pictures from strangers."""
+"""Decoding of images."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG whose header announces this size; the little data in it is for one line."""
+    """Return a PNG whose header announces this size, with data for one line only."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(name + data))

@@ -1,4 +1,4 @@
-"""Running a batch: each job gets one outcome, bad ones are found fast, memory is learned about."""
+"""Running a batch: each job has one outcome, bad jobs are found fast, limits are learned."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RecordingLimit(BatchLimit):
 
 @dataclass
 class Model:
-    """Raises on bad items, and where a batch is over what fits."""
+    """A model that raises on bad items, and on batches that do not fit."""
 
     bad: set[int] = field(default_factory=set)
     fits: float = math.inf
@@ -62,7 +62,7 @@ class Model:
 
 
 def run_all(run: Any, items: Sequence[Item], limit: BatchLimit) -> list[tuple[Item, Ran]]:
-    """Run items of which none is skipped."""
+    """Run items without skipping any."""
     ran: list[tuple[Item, Ran]] = []
     for item, outcome in run_batch(run, items, lambda _: None, limit):
         assert isinstance(outcome, Ran)
@@ -229,6 +229,6 @@ def test_each_successful_pass_is_watched() -> None:
     items = [Item(number) for number in range(3)]
     model = Model(bad={2})
     list(run_batch(model, items, lambda _: None, BatchLimit("m", DeviceGate()), watching))
-    # Those that raise do not get past the watcher's yield.
+    # The watcher does not see passes that raise.
     assert seen == [[0, 1]]
     assert model.passes == [[0, 1, 2], [0, 1], [2]]

@@ -1,4 +1,4 @@
-"""A job's age, and the reply that it makes."""
+"""A job's age and its reply."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""The forms that a model's class can have, and what the runner makes of them."""
+"""Loaded models: the two forms of a class, its arguments, inputs and results."""
 
 import io
 import json
@@ -59,7 +59,7 @@ def test_the_full_form_is_postprocessed() -> None:
 
 
 class Told:
-    """A context that tells what it was told."""
+    """A context that records its reports."""
 
     def __init__(self) -> None:
         self.seen: list[float | None] = []
@@ -121,7 +121,7 @@ def test_both_forms_can_take_parameters() -> None:
         assert list(runner.run([plain, asked])) == ["ab", "ababab"]
     short = LoadedModel(TEXTS, Short())
     assert short.cost(short.prepare(b"abc", "text/plain", {"times": 3})) == 3
-    # A sample of the model's own is an item as it is.
+    # A sample is an item without parameters.
     assert list(short.run(["x"])) == ["x"]
 
 
@@ -170,7 +170,7 @@ def test_media_types_of_one_kind_imply_the_kind_of_input(
 
 
 class Wants:
-    """Keeps what it was made with."""
+    """A model that stores its constructor's arguments."""
 
     accepts: ClassVar[Accepts] = "bytes"
 

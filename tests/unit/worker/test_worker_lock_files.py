@@ -1,4 +1,4 @@
-"""The board: pages live as long as their processes, whatever ends these."""
+"""Lock files exist as long as their processes, however these end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worker.memory.gpu_sharing.lock_files import LockFileFolder
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# Puts a page up, says so, and waits; or changes its page for ever, until it is killed.
+# Create a lock file and wait, or change it forever, until killed.
 CHILD = """
 import itertools, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""LockRenewer on a clock that only the test moves."""
+"""The lock renewer, on a clock that only the test moves."""
 
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -16,7 +16,7 @@ LOCK_SECONDS = 9.0
 
 @dataclass
 class ScriptedBroker:
-    """A broker's locks and the time, without a broker: `mood` is what it answers to a renewal."""
+    """The locks of a broker and the time; `mood` decides how a renewal is answered."""
 
     now: float = 1000.0
     mood: str = "renews"
@@ -36,7 +36,7 @@ class ScriptedBroker:
         self.renewals.append((self.now, delivery.message_id))
         if self.mood == "silent":
             self.now += timeout_seconds
-            # It is closed, and the next try is over another.
+            # The connection is closed, and the next try uses another one.
             self.mood = "renews"
             raise BrokerAway("no answer in time")
         if self.mood == "defect":
@@ -49,7 +49,7 @@ class ScriptedBroker:
         return LOCK_SECONDS
 
     def pass_time(self, seconds: float) -> None:
-        """As the thread lives through it: it sleeps as long as each turn tells it to."""
+        """Let time pass as the thread does: it sleeps as long as each turn returns."""
         ends_at = self.now + seconds
         sleep_seconds = self.locks.turn()
         while self.now + sleep_seconds <= ends_at:
@@ -199,7 +199,7 @@ def test_a_lock_never_counts_as_held_after_it_was_lost(steps: list[tuple[str, An
 
         for name, lock in locks.items():
             if name not in released and not lock.is_lost:
-                # What we believe to hold, the broker has locked for us.
+                # The broker still has every lock that counts as held.
                 assert broker.now < broker.locked_until[name] + 1e-3
     for at, name in broker.renewals:
         assert at <= ends[name]

@@ -16,7 +16,7 @@ from worker.telemetry.setup import JsonLines
 
 
 class Lines:
-    """A logger of its own, and what it wrote."""
+    """A separate logger, and the lines that it wrote."""
 
     def __init__(self) -> None:
         self._stream = io.StringIO()

@@ -1,4 +1,4 @@
-"""A model's sizes: what is told of unmeasured batches is never too little, and nothing is lost."""
+"""Memory profiles: estimates for unmeasured batches are never too low."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_an_admitted_batch_fits(resident_bytes: int, peaks: dict[float, int], ro
     profile = profile_of(resident_bytes, peaks)
     cost = profile.largest_cost(room)
     if 0 < cost < float("inf"):
-        # One byte is what rounding may cost.
+        # Rounding may add one byte.
         assert profile.needed_bytes(cost) <= room + 1 + room * 1e-12
 
 

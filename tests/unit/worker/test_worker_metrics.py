@@ -1,4 +1,4 @@
-"""The figures that Prometheus scrapes."""
+"""The metrics that Prometheus scrapes."""
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
@@ -8,7 +8,7 @@ from worker.telemetry.recording import JobSpan, Metrics, ModelTelemetry
 
 
 class NewModelsRefusal(InvalidInput):
-    """What a model's file may define once the worker runs."""
+    """An error class that a model's file may define later."""
 
     code = "anything-at-all"
 
@@ -46,7 +46,7 @@ def test_every_event_is_counted() -> None:
     assert value(metrics, "model_loads_total", model="noop") == 1
     assert value(metrics, "model_unloads_total", model="noop") == 1
     assert value(metrics, "queue_wait_seconds_count", model="noop") == 2
-    # A broker whose clock is ahead makes no negative waits.
+    # A broker clock that is ahead must not give negative waits.
     assert value(metrics, "queue_wait_seconds_sum", model="noop") == 0.3
     assert value(metrics, "batch_size_sum", model="noop") == 3
     assert value(metrics, "inference_seconds_count", model="noop") == 1

@@ -1,4 +1,4 @@
-"""A model's managed: loaded when there is memory, measured, unloaded for another, tried again."""
+"""The model manager: load when there is memory, measure, unload for others, try again."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_measured_sizes_are_used_at_the_next_start(
         first = managed_models("a", sharing, lambda: Infer(20))
         assert first.entered.wait(10)
     with shared(tmp_path) as sharing:
-        # The first is still there: what is free would be too little for one of unknown size.
+        # The first model is still loaded: the free memory is too little for an unknown size.
         second = managed_models("a", sharing, lambda: Infer(20))
         assert not second.entered.wait(0.3)
         first.stop()

@@ -1,4 +1,4 @@
-"""The models that ship, called as the worker calls them."""
+"""The shipped models, called as the worker calls them."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A torch network on its device: the same answers whatever way the items take, and whatever shape.
+"""A torch network on its device: the outputs do not depend on staging, batching or layout.
 
 The device is the CPU here; `./dev gpu` runs the same tests on a GPU.
 """
@@ -64,7 +64,7 @@ def test_batches_in_a_row_do_not_mix(device: torch.device) -> None:
 
 
 class Detector(nn.Module):
-    """Like torchvision's: a list of pictures of any size in, a list of dictionaries out."""
+    """Like torchvision's detectors: a list of images in, a list of dictionaries out."""
 
     def forward(self, items: list[Tensor]) -> list[dict[str, Tensor | tuple[Tensor, str]]]:
         return [

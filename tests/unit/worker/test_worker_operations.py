@@ -1,4 +1,4 @@
-"""docs/operations.md tells of every metric there is."""
+"""docs/operations.md lists every metric."""
 
 import re
 from pathlib import Path

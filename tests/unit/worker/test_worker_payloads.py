@@ -1,4 +1,4 @@
-"""Inputs from messages and blobs: as bytes, or as files that are never in memory as a whole."""
+"""Inputs from messages and blobs, as bytes or as files."""
 
 import hashlib
 import resource
@@ -23,7 +23,7 @@ SMALL = replace(NOOP, max_input_bytes=100, max_upload_bytes=999)
 
 @dataclass
 class ScriptedStore:
-    """Gives the data in pieces, after it has failed as often as told."""
+    """A store that fails a number of times, and then returns the data in pieces."""
 
     data: bytes = DATA
     failure: AzureError | OSError | None = None
@@ -34,7 +34,7 @@ class ScriptedStore:
         self.reads += 1
         for start in range(0, len(self.data), 64):
             yield self.data[start : start + 64]
-            # In the middle, when part of it is written already.
+            # In the middle, after a part was written.
             if self.failure and self.failures_left:
                 self.failures_left -= 1
                 raise self.failure
@@ -83,7 +83,7 @@ def test_a_long_outage_of_storage_raises() -> None:
 
 @pytest.fixture
 def full_disk() -> Iterator[None]:
-    """No file of this process can hold an input."""
+    """Limit the file size, so that no file can hold an input."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(DATA) // 2, limits[1]))
     yield

@@ -1,4 +1,4 @@
-"""Numbers of threads: by the processors that this process may use, on machines of any size."""
+"""The setup of the process: numbers of threads, and OpenMP's policy."""
 
 import os
 import subprocess

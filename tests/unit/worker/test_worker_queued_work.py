@@ -1,4 +1,4 @@
-"""Looking into queues: seldom, and without being led on by what others hold."""
+"""Peeking into queues: rarely, and without the messages of other workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a message to a job: what its lock is taken for, whatever the clocks say."""
+"""The receive step: how long a lock lasts if the clocks differ."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def opened(locked_seconds: float) -> Job:
-    """A job whose message is locked for so long by our clock, which stands still."""
+    """Return a job whose message is locked for this time by our clock, which stands still."""
     outlets = ReplySenders(
         GatewayClient(frozenset()),
         QueueReplies(Endpoint(address="unused"), Catalogue.load()),

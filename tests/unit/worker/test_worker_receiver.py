@@ -1,4 +1,4 @@
-"""The receiver's rounds on a clock that only the test moves, with a broker in memory."""
+"""The receiver, on a clock that only the test moves, with a broker in memory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ def delivery(number: int = 1) -> Delivery:
 
 @dataclass
 class Broker:
-    """What a link does, and what was asked of it."""
+    """A link in memory that records its calls."""
 
     waiting: list[Delivery] = field(default_factory=list)
     settled: list[tuple[str, Settlement]] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Broker:
 
 
 class ReceiverLoop:
-    """One receiver whose waits take no time."""
+    """A receiver and its loop; its waits take no time."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -79,7 +79,7 @@ class ReceiverLoop:
         return int(self.broker.has_credit)
 
     def turn(self) -> None:
-        # A pause that a test runs into would be a long one.
+        # Otherwise a pause would delay the test.
         self.receiver.wake()
         for event in self.receiver.turn(self.free_count):
             if isinstance(event, Settled):
@@ -211,7 +211,7 @@ def test_a_missing_queue_is_logged_once(
     loop: ReceiverLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop.broker.fails_with = QueueMissing("there is no such queue")
-    # Else it would wait for half a minute before it looks again.
+    # Otherwise it would wait for half a minute.
     loop.receiver.stop()
     loop.turn()
     loop.turn()

@@ -1,4 +1,4 @@
-"""Replies at hand: whose they are, and that they are not kept for ever."""
+"""The reply cache: its keys, and its limits of size and time."""
 
 from dataclasses import replace
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""Where replies may go, and what a producer's webhook may answer."""
+"""The reply senders: allowed addresses, and the responses of webhooks."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Backoff: growing, bounded, jittered, and anew after a success."""
+"""Retry delays grow, are limited and jittered, and can be reset."""
 
 from hypothesis import given
 from hypothesis import strategies as st

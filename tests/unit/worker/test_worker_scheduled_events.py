@@ -1,4 +1,4 @@
-"""What is read from a document of scheduled events, and which of it ends this machine."""
+"""Reading scheduled events, and which of them end this machine."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from worker.scheduled_events import ScheduledEvent, UnreadableEvents, read_event
 
 NOW = datetime(2026, 4, 11, 22, 0, tzinfo=UTC)
 
-# As Microsoft documents it.
+# The example in Microsoft's documentation.
 DOCUMENT = b"""{
     "DocumentIncarnation":  2,
     "Events":  [{

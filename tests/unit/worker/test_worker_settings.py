@@ -1,4 +1,4 @@
-"""Settings: defaults, refusals that name the variable, and no secret in sight."""
+"""Settings: defaults, errors that name the variable, and hidden secrets."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Why a worker leaves is heard, at whatever moment it is said."""
+"""The shutdown request, at any moment."""
 
 import signal
 import sys

@@ -1,4 +1,4 @@
-"""The CPU as a card: one account for all processes, which refuses what a card would."""
+"""The simulated device: one account for all processes, with a limit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ sys.stdin.read()
 
 
 class Declares:
-    """Takes 2 while loaded, and 1 for each unit of a batch's cost."""
+    """A model that takes 2 bytes while loaded, and 1 for each unit of a batch's cost."""
 
     def memory_bytes(self, cost: float) -> int:
         return 2 + int(cost)
@@ -207,7 +207,7 @@ def test_the_memory_of_tensors_is_counted(tmp_path: Path) -> None:
         with torch.inference_mode(), device.running(holder, batch):
             holder.run(count)
         measured.append(batch.measured_bytes)
-    # The input, the product, and what the last layer makes of it: what went before is gone.
+    # The input, the product and the last output: earlier tensors are freed.
     assert measured == [4 * (100 + 2 * 1000), 8 * 4 * (100 + 2 * 1000)]
 
     large = Batch(cost=10_000)

@@ -1,4 +1,4 @@
-"""Arrays, text and JSON from strangers."""
+"""Decoding of arrays, text and JSON."""
 
 import contextlib
 import io

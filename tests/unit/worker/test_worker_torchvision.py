@@ -1,4 +1,4 @@
-"""torchvision's networks as models: seeded weights, real pictures, and what comes out."""
+"""The torchvision models, with seeded weights and real images."""
 
 import io
 from dataclasses import replace
@@ -34,7 +34,7 @@ def small() -> bytes:
 
 
 def load(folder: Path, kind: str, network: Any, sha256: str = "", **options: Any) -> LoadedModel:
-    """The model of this kind with a network's own weights, which are the same each time."""
+    """Return a model of this kind with seeded weights."""
     path = folder / "weights.pth"
     torch.save(network.state_dict(), path)
     implementation = f"worker.models.torchvision_{kind}"

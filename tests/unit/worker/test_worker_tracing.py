@@ -1,4 +1,4 @@
-"""The spans of a job, as an exporter gets them."""
+"""The exported spans of a job."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ ENQUEUED_AT = datetime(2026, 1, 1, 12, 0, 0, 900_000, tzinfo=UTC)
 
 
 class Exported:
-    """A worker's tracing, and what came of it."""
+    """A worker's tracing, and the exported spans."""
 
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()

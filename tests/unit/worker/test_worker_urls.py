@@ -1,4 +1,4 @@
-"""Fetching over the guarded client, from a server on loopback that misbehaves."""
+"""Fetching inputs from a server on loopback that misbehaves."""
 
 import socket
 import threading
@@ -22,7 +22,7 @@ CLASSIFIER = Catalogue.load().model("classifier")
 
 @contextmanager
 def answering(data: bytes, *, hangs: bool = False) -> Iterator[str]:
-    """The URL of a server that answers one connection with these bytes."""
+    """Yield the URL of a server that answers one connection with these bytes."""
     released = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -31,7 +31,7 @@ def answering(data: bytes, *, hangs: bool = False) -> Iterator[str]:
             with connection:
                 connection.recv(65536)
                 connection.sendall(data)
-                # Drop by drop: each is within any time limit of a single read.
+                # One byte at a time: each read is within its own time limit.
                 while hangs and not released.wait(0.05):
                     try:
                         connection.sendall(b"x")
@@ -125,7 +125,7 @@ def test_an_unreachable_server_is_refused(fetcher: UrlFetcher) -> None:
 
 
 def test_the_checked_address_is_the_one_that_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that resolves inside at the second look is still called where it was at the first."""
+    """A second look-up of the name could return an address inside the network."""
     asked: list[str] = []
 
     def look_up(host: str, port: int, **rest: object) -> list[tuple[object, ...]]:

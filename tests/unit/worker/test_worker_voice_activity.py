@@ -1,4 +1,4 @@
-"""Voice activity: the network that is built here, on trained weights and real speech."""
+"""Voice activity: the network with its trained weights, on real speech."""
 
 import importlib.util
 import struct
@@ -74,9 +74,9 @@ def test_a_batch_has_the_same_scores_as_single_recordings(runner: LoadedModel) -
     assert starts == pytest.approx([1.16, 3.07], abs=0.1)
 
 
-@pytest.mark.filterwarnings("ignore")  # TorchScript is going out of use
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
 def test_the_network_matches_the_published_program(tmp_path: Path) -> None:
-    # The package's TorchScript has weights of its own: given these, each step must come out alike.
+    # The package's TorchScript program with the same weights must give the same scores.
     found = importlib.util.find_spec("silero_vad")
     assert found is not None
     folder = Path((found.submodule_search_locations or [""])[0])

@@ -1,4 +1,4 @@
-"""Weights: only the right bytes, only tensors, only what fits; and a cache that survives."""
+"""Weights: digests, formats and the cache."""
 
 import contextlib
 import hashlib
@@ -52,7 +52,7 @@ def saved(folder: Path, state: object, *, is_legacy: bool = False) -> Path:
 
 
 class Malicious:
-    """What unpickles to a call: the file that it makes shows whether it was executed."""
+    """An object that unpickles to a call: the file that it creates shows an execution."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -148,7 +148,7 @@ def test_any_weights_file_raises_only_our_errors(
 
 @dataclass
 class ScriptedBlobs:
-    """Blobs in memory, and how often each was read. `fails_after` pieces it is away."""
+    """Blobs in memory, with the number of reads. Reading fails after `fails_after` pieces."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     fails_after: int | None = None
