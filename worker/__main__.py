@@ -22,7 +22,7 @@ from contract.names import low_priority_queue
 from worker.errors import SettingsError
 from worker.inference.loaded_model import ModelLoader
 from worker.inference.model_manager import ModelManager
-from worker.inputs.payloads import AzureBlobStore, Payloads
+from worker.inputs.payloads import AzureBlobStore, BlobPayloads
 from worker.inputs.urls import UrlFetcher
 from worker.memory.device_errors import is_device_lost, run_tiny_kernel
 from worker.memory.gpu_sharing.reservation import ModelWorkload
@@ -33,7 +33,7 @@ from worker.pipeline.consumer import Consumer
 from worker.pipeline.infer import Batcher, BatchQueue, InferStep
 from worker.pipeline.prepare import CancellationCheck, PrepareStep, RetryPolicy
 from worker.pipeline.progress import ProgressReporter
-from worker.pipeline.receive import Capacity, InFlight, Job, ReceiveStep
+from worker.pipeline.receive import Capacity, InFlight, ReceivedJob, ReceiveStep
 from worker.pipeline.reply import ReplyStep
 from worker.pipeline.settle import SettleStep
 from worker.process import keep_large_blocks, prefer_device_thread
@@ -42,11 +42,11 @@ from worker.scheduled_events import ScheduledEvents
 from worker.servicebus.link import QueueLink, check_endpoint
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue
-from worker.settings import Settings
+from worker.settings import WorkerSettings
 from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
-from worker.telemetry.health import DeviceProbe, Loops, Readiness
+from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
 from worker.telemetry.health_server import HealthServer, check_page, metrics_page
-from worker.telemetry.recording import Metrics, ModelTelemetry, Tracing
+from worker.telemetry.recording import JobTracing, Metrics, ModelTelemetry
 from worker.telemetry.setup import configure_logs, flush, tracer_provider
 from worker.weights.store import AzureBlobReader, WeightsStore
 
@@ -61,7 +61,7 @@ _POLL_SECONDS = 0.02
 class Worker:
     """All parts of one worker process. This is the composition root."""
 
-    def __init__(self, settings: Settings, shutdown: Shutdown) -> None:
+    def __init__(self, settings: WorkerSettings, shutdown: Shutdown) -> None:
         """Compose the parts; start nothing yet.
 
         Raises:
@@ -73,13 +73,13 @@ class Worker:
         self._shutdown = shutdown
         self._stop_background = threading.Event()
         self._traces = tracer_provider(settings.trace_exporters)
-        self._tracing = Tracing(self._traces)
+        self._tracing = JobTracing(self._traces)
         self._metrics = Metrics()
         self._locks = LockRenewer()
         self._gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
         http = GuardedHttp(settings.guard)
         account = _account(settings)
-        self._payloads = Payloads(AzureBlobStore(account))
+        self._payloads = BlobPayloads(AzureBlobStore(account))
         self._urls = UrlFetcher(http)
         catalogue = _catalogue(settings)
         self._senders = ReplySenders(
@@ -97,7 +97,7 @@ class Worker:
         self._events = ScheduledEvents(settings.scheduled_events, shutdown.request)
         self._device = DeviceProbe(run_tiny_kernel, self._note_device_failure)
         self._loops = self._watched_loops()
-        readiness = Readiness(self._states, self._device, lambda: shutdown.reason)
+        readiness = WorkerReadiness(self._states, self._device, lambda: shutdown.reason)
         pages = {
             "/live": check_page(self._loops.live),
             "/ready": check_page(readiness.ready),
@@ -111,7 +111,7 @@ class Worker:
         telemetry = ModelTelemetry(model.name, self._metrics, self._tracing)
         in_flight = InFlight(telemetry)
         normal, low = self._queues(model)
-        batches = BatchQueue[Job](Batcher(model.max_batch_size, model.max_wait_ms / 1000))
+        batches = BatchQueue[ReceivedJob](Batcher(model.max_batch_size, model.max_wait_ms / 1000))
         workload = ModelWorkload(
             model.name,
             busy_count=lambda: in_flight.busy_count,
@@ -256,21 +256,21 @@ class Worker:
             self._shutdown.request("the device is lost", EXIT_DEVICE_LOST)
 
 
-def _catalogue(settings: Settings) -> Catalogue:
+def _catalogue(settings: WorkerSettings) -> Catalogue:
     try:
         return Catalogue.load(settings.catalogue)
     except ContractError as error:
         raise SettingsError(str(error)) from None
 
 
-def _models(settings: Settings, catalogue: Catalogue) -> list[Model]:
+def _models(settings: WorkerSettings, catalogue: Catalogue) -> list[Model]:
     try:
         return [catalogue.model(name) for name in settings.models or catalogue]
     except ContractError as error:
         raise SettingsError(str(error)) from None
 
 
-def _account(settings: Settings) -> BlobServiceClient:
+def _account(settings: WorkerSettings) -> BlobServiceClient:
     try:
         return storage_account(settings.payload_storage)
     # The error's text would repeat the connection string.
@@ -298,7 +298,7 @@ def main() -> int:
         description="Takes jobs from the models' queues. All settings come from the environment.",
     ).parse_args()
     shutdown = _shutdown_on_signals()
-    settings = Settings.from_env(os.environ)
+    settings = WorkerSettings.from_env(os.environ)
     configure_logs(settings.log_level, settings.log_format)
     keep_large_blocks()
     prefer_device_thread(os.environ)

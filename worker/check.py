@@ -30,7 +30,7 @@ from worker.inference.model_manager import SilentContext, run_sample
 from worker.memory.simulated_device import metering, resident_bytes
 from worker.net.storage import storage_account
 from worker.process import keep_large_blocks
-from worker.settings import CheckSettings, Endpoint
+from worker.settings import CheckSettings, ServiceEndpoint
 from worker.weights.store import AzureBlobReader, WeightsStore
 
 _EXIT_FAULT: Final = 1
@@ -41,7 +41,7 @@ Line = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ModelInput:
     """One input as a caller would send it."""
 
     data: bytes
@@ -51,7 +51,7 @@ class Sample:
 class LazyBlobReader:
     """Read blobs; connect to blob storage only if a model needs it."""
 
-    def __init__(self, endpoint: Endpoint | None) -> None:
+    def __init__(self, endpoint: ServiceEndpoint | None) -> None:
         self._endpoint = endpoint
 
     def read(self, container: str, blob: str) -> Iterator[bytes]:
@@ -66,7 +66,7 @@ class LazyBlobReader:
         return AzureBlobReader(account).read(container, blob)
 
 
-def check(model: Model, sample: Sample, loader: ModelLoader) -> Iterator[Line]:
+def check(model: Model, sample: ModelInput, loader: ModelLoader) -> Iterator[Line]:
     """Load the model and try it; yield the lines to print.
 
     Raises:
@@ -170,7 +170,7 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
-def _sample(model: Model, path: Path, announced: str | None) -> Sample:
+def _sample(model: Model, path: Path, announced: str | None) -> ModelInput:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -183,7 +183,7 @@ def _sample(model: Model, path: Path, announced: str | None) -> Sample:
         # A type without a signature: the first type of the model that the bytes can be.
         fitting = [kind for kind in model.media_types if media.agrees(kind, data)]
         seen = fitting[0] if fitting else media.OCTET_STREAM
-    return Sample(data, seen)
+    return ModelInput(data, seen)
 
 
 def _print(line: Line) -> None:

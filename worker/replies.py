@@ -31,9 +31,9 @@ from worker.errors import (
 )
 from worker.net.guarded_http import GuardedHttp, Limits
 from worker.net.retries import Wait, backoff_seconds
-from worker.servicebus.link import Delivery
+from worker.servicebus.link import LockedMessage
 from worker.servicebus.sender import QueueSender
-from worker.settings import Endpoint
+from worker.settings import ServiceEndpoint
 from worker.telemetry.recording import ServiceStatus
 
 _GONE: Final = 410
@@ -167,7 +167,7 @@ class GatewayClient:
         return url
 
 
-class Sender(Protocol):
+class ReplyQueueSender(Protocol):
     """Sends replies to one queue."""
 
     def send(self, body: bytes, job_id: str) -> None:
@@ -183,10 +183,10 @@ class Sender(Protocol):
 class QueueReplies:
     """Send replies to producers' queues; keep an open sender for each queue that was used."""
 
-    def __init__(self, endpoint: Endpoint, catalogue: Catalogue) -> None:
-        self._make: Callable[[str], Sender] = lambda queue: QueueSender(endpoint, queue)
+    def __init__(self, endpoint: ServiceEndpoint, catalogue: Catalogue) -> None:
+        self._make: Callable[[str], ReplyQueueSender] = lambda queue: QueueSender(endpoint, queue)
         self._own_queues = names(catalogue)
-        self._senders: dict[str, Sender] = {}
+        self._senders: dict[str, ReplyQueueSender] = {}
         self._lock = threading.Lock()
 
     def check(self, queue: str) -> None:
@@ -320,7 +320,7 @@ class ReplyCache:
         self._replies: OrderedDict[tuple[str, int], CachedReply] = OrderedDict()
         self._size_bytes = 0
 
-    def put(self, delivery: Delivery, body: bytes, code: str) -> None:
+    def put(self, delivery: LockedMessage, body: bytes, code: str) -> None:
         """Store the reply to a message."""
         with self._lock:
             self._drop(_key(delivery))
@@ -329,20 +329,20 @@ class ReplyCache:
             self._size_bytes += _size_bytes(cached)
             self._evict()
 
-    def mark_delivered(self, delivery: Delivery) -> None:
+    def mark_delivered(self, delivery: LockedMessage) -> None:
         """Drop the body of a reply that was delivered: only its message is left to settle."""
         with self._lock:
             if (cached := self._replies.get(_key(delivery))) is not None:
                 self._size_bytes -= len(cached.body)
                 self._replies[_key(delivery)] = replace(cached, body=b"", is_delivered=True)
 
-    def find(self, delivery: Delivery) -> CachedReply | None:
+    def find(self, delivery: LockedMessage) -> CachedReply | None:
         """Return the reply to this message, if it was run here before."""
         with self._lock:
             self._evict()
             return self._replies.get(_key(delivery))
 
-    def remove(self, delivery: Delivery) -> None:
+    def remove(self, delivery: LockedMessage) -> None:
         """Remove the reply to a settled message."""
         with self._lock:
             self._drop(_key(delivery))
@@ -360,7 +360,7 @@ class ReplyCache:
             self._size_bytes -= _size_bytes(cached)
 
 
-def _key(delivery: Delivery) -> tuple[str, int]:
+def _key(delivery: LockedMessage) -> tuple[str, int]:
     return delivery.queue, delivery.sequence_number
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from worker.net.retries import Backoff
+from worker.net.retries import RetryDelays
 from worker.settings import ScheduledEventMode, ScheduledEventSettings
 from worker.telemetry.recording import ServiceStatus
 
@@ -77,7 +77,9 @@ class ScheduledEvents:
         self._request_shutdown = request_shutdown
         self._clock = clock
         self._stop = threading.Event()
-        self._backoff = Backoff(first_seconds=_POLL_SECONDS, limit_seconds=_LONGEST_PAUSE_SECONDS)
+        self._backoff = RetryDelays(
+            first_seconds=_POLL_SECONDS, limit_seconds=_LONGEST_PAUSE_SECONDS
+        )
         self._status = ServiceStatus("the metadata service")
         self._timeout_seconds = _FIRST_TIMEOUT_SECONDS
         self._logged_ids: set[str] = set()

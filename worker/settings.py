@@ -31,7 +31,7 @@ _DEFAULT_DRAIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class ServiceEndpoint:
     """A service: a connection string, or an address that a managed identity signs in to."""
 
     connection_string: str | None = field(default=None, repr=False)
@@ -75,11 +75,11 @@ class MemorySettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class WorkerSettings:
     """The settings of a worker process. `models` is empty for all models of the catalogue."""
 
-    service_bus: Endpoint
-    payload_storage: Endpoint
+    service_bus: ServiceEndpoint
+    payload_storage: ServiceEndpoint
     catalogue: Path
     models: tuple[str, ...]
     reply_hosts: frozenset[str]
@@ -97,7 +97,7 @@ class Settings:
     memory: MemorySettings = field(default_factory=MemorySettings)
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
+    def from_env(cls, environ: Mapping[str, str]) -> "WorkerSettings":
         """Read every setting.
 
         Raises:
@@ -133,7 +133,7 @@ class CheckSettings:
     catalogue: Path
     weights_cache: Path
     torch_threads: int
-    payload_storage: Endpoint | None
+    payload_storage: ServiceEndpoint | None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "CheckSettings":
@@ -152,11 +152,11 @@ class CheckSettings:
         )
 
 
-def _endpoint(environ: Mapping[str, str], name: str, suffix: str) -> Endpoint:
+def _endpoint(environ: Mapping[str, str], name: str, suffix: str) -> ServiceEndpoint:
     if connection_string := environ.get(name):
-        return Endpoint(connection_string=connection_string)
+        return ServiceEndpoint(connection_string=connection_string)
     if address := environ.get(f"{name}__{suffix}"):
-        return Endpoint(address=address)
+        return ServiceEndpoint(address=address)
     raise SettingsError(f"{name}: is missing; set it, or {name}__{suffix} for a managed identity")
 
 

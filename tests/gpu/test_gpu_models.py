@@ -24,10 +24,10 @@ CATALOGUE = Catalogue.load()
 PICTURES = CATALOGUE["classifier"]
 
 
-def answer(runner: LoadedModel, name: str, media_type: str) -> InlineJson | InlineBytes:
+def answer(loaded: LoadedModel, name: str, media_type: str) -> InlineJson | InlineBytes:
     data = (EXAMPLES / name).read_bytes()
-    batch = [runner.prepare(data, media_type) for _ in range(3)]
-    finished = [runner.finish(output) for output in runner.run(batch)]
+    batch = [loaded.prepare(data, media_type) for _ in range(3)]
+    finished = [loaded.finish(output) for output in loaded.run(batch)]
     assert len(finished) == 3
     return finished[0]
 
@@ -44,8 +44,8 @@ def test_the_classifier_recognises_a_cat_in_each_precision(precision: str) -> No
 
 def test_voice_activity_finds_speech() -> None:
     model = CATALOGUE["voice-activity"]
-    runner = LoadedModel.load(model, torch_thread_count=1, weights=Weights(file_of(model.weights)))
-    found = answer(runner, "speech.wav", "audio/wav")
+    loaded = LoadedModel.load(model, torch_thread_count=1, weights=Weights(file_of(model.weights)))
+    found = answer(loaded, "speech.wav", "audio/wav")
     assert isinstance(found, InlineJson)
     (segment,) = found.value["speech"]
     assert segment["start_seconds"] == pytest.approx(0.16, abs=0.05)

@@ -190,7 +190,7 @@ class LoadedModel:
     def memory_bytes(self, cost: float) -> int:
         """Return the memory that the model takes outside torch; 0 by default.
 
-        See `worker.memory.device.Holder`.
+        See `worker.memory.device.MemoryHolder`.
         """
         hook = self._hook("memory_bytes")
         return 0 if hook is None else max(0, int(hook(cost)))

@@ -26,7 +26,7 @@ from worker.memory.gpu_sharing.reservation import (
 from worker.memory.gpu_sharing.sharing import DeviceSharing, needed_bytes, profile_key
 from worker.memory.limits import BatchLimit, DeviceModel, MeasuredBatchLimit
 from worker.memory.profile import MemoryProfile
-from worker.net.retries import Backoff
+from worker.net.retries import RetryDelays
 from worker.telemetry.recording import ModelTelemetry
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class ModelManager:
         self._sharing = sharing
         self._workload = workload
         self.telemetry = telemetry or ModelTelemetry(model.name)
-        self._backoff = Backoff(first_seconds=1.0, limit_seconds=60.0)
+        self._backoff = RetryDelays(first_seconds=1.0, limit_seconds=60.0)
         self._loaded: LoadedModel | None = None
         self._reservation: MemoryReservation | None = None
         self._device: Device | None = None

@@ -49,7 +49,7 @@ class BlobStore(Protocol):
         ...
 
 
-class Payloads:
+class BlobPayloads:
     """Fetch inputs and store results. Any thread may call the methods."""
 
     def __init__(self, store: BlobStore) -> None:

@@ -14,14 +14,14 @@ from typing import Any, Protocol, TypeVar
 
 from worker.memory.device_errors import BudgetExceeded
 
-T = TypeVar("T", bound="Holder")
+T = TypeVar("T", bound="MemoryHolder")
 
 # Each process's CUDA context and libraries take some hundred megabytes beside its models.
 _USABLE_SHARE = 0.94
 _CONTEXT_BYTES = 512 * 2**20
 
 
-class Holder(Protocol):
+class MemoryHolder(Protocol):
     """Something that takes memory of the device: a loaded model."""
 
     def memory_bytes(self, cost: float) -> int:
@@ -84,7 +84,7 @@ class Device(Protocol):
         """Free what a model of this size leaves behind after it is unloaded."""
         ...
 
-    def running(self, holder: Holder, batch: Batch) -> AbstractContextManager[None]:
+    def running(self, holder: MemoryHolder, batch: Batch) -> AbstractContextManager[None]:
         """Run a batch, measuring its memory if unknown."""
         ...
 
@@ -140,7 +140,7 @@ class CudaDevice:
         self.release_cached()
 
     @contextlib.contextmanager
-    def running(self, holder: Holder, batch: Batch) -> Iterator[None]:
+    def running(self, holder: MemoryHolder, batch: Batch) -> Iterator[None]:
         """Run a batch, measuring its memory if unknown."""
         if batch.known_bytes is not None:
             yield

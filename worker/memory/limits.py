@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
 
-from worker.memory.device import Batch, Device, Holder
+from worker.memory.device import Batch, Device, MemoryHolder
 from worker.memory.profile import MemoryProfile
 
 _log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class DeviceModel:
     """A model on a device: its measured sizes, and how much is reserved for it."""
 
     device: Device
-    holder: Holder
+    holder: MemoryHolder
     profile: MemoryProfile
     reserved_bytes: int
 

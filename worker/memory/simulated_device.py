@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-from worker.memory.device import Batch, Holder, T
+from worker.memory.device import Batch, MemoryHolder, T
 from worker.memory.device_errors import BudgetExceeded
 from worker.memory.gpu_sharing.lock_files import LockFileFolder
 
@@ -154,7 +154,7 @@ class SimulatedDevice:
         self._account.release(resident_bytes)
 
     @contextlib.contextmanager
-    def running(self, holder: Holder, batch: Batch) -> Iterator[None]:
+    def running(self, holder: MemoryHolder, batch: Batch) -> Iterator[None]:
         """Run a batch, charging what it is known to take, or else what it is seen to take."""
         charge = BatchCharge(self._account, batch.limit_bytes)
         try:

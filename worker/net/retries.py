@@ -38,7 +38,7 @@ def backoff_seconds(
 
 
 @dataclass(slots=True)
-class Backoff:
+class RetryDelays:
     """The delays of a loop that tries forever. `next` returns a longer delay each time."""
 
     first_seconds: float = _FIRST_SECONDS

@@ -33,12 +33,12 @@ from worker.memory.device_errors import is_device_lost
 from worker.pipeline.infer import BatchQueue, Inferred, InferStep
 from worker.pipeline.prepare import PrepareStep
 from worker.pipeline.progress import ProgressReporter
-from worker.pipeline.receive import Capacity, InFlight, Job, ReceiveStep
+from worker.pipeline.receive import Capacity, InFlight, ReceivedJob, ReceiveStep
 from worker.pipeline.reply import ReplyStep
 from worker.pipeline.settle import SettleStep, to_worker_error
 from worker.process import available_processors, preparing_threads
 from worker.replies import CachedReply, ReplyCache
-from worker.servicebus.link import Delivery, utc_now
+from worker.servicebus.link import LockedMessage, utc_now
 from worker.servicebus.receiver import ModelQueue, Settled
 from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
 from worker.telemetry.recording import log_fields
@@ -82,7 +82,7 @@ class Consumer:
     manager: ModelManager
     in_flight: InFlight
     capacity: Capacity
-    batches: BatchQueue[Job]
+    batches: BatchQueue[ReceivedJob]
     cache: ReplyCache
     progress: ProgressReporter | None
     stopping: threading.Event
@@ -124,7 +124,7 @@ class Consumer:
         """Return the capacity for low priority: 0 while the normal queue may have messages."""
         return self.capacity.low_count() if self.normal.receiver.is_empty else 0
 
-    def _accept(self, queue: ModelQueue, delivery: Delivery) -> None:
+    def _accept(self, queue: ModelQueue, delivery: LockedMessage) -> None:
         """Open a message; then prepare its job, or send the reply of an earlier run again."""
         self.in_flight.add(delivery)
         self.manager.touch()
@@ -149,12 +149,12 @@ class Consumer:
             threads = self._fetch_threads if fetches else self._prepare_threads
             threads.submit(self._prepare_job, job)
 
-    def _open(self, queue: ModelQueue, delivery: Delivery) -> Job:
+    def _open(self, queue: ModelQueue, delivery: LockedMessage) -> ReceivedJob:
         if self.stopping.is_set():
             raise HandedBack("this worker is shutting down")
         return self.receive.open(delivery, queue.renew, utc_now())
 
-    def _prepare_job(self, job: Job) -> None:
+    def _prepare_job(self, job: ReceivedJob) -> None:
         with self.ending_on_error(job, InferenceFailed):
             self.prepare.run(job)
             if not self.batches.put(job, job.cost, is_low=job.delivery.queue == self.low.name):
@@ -199,22 +199,22 @@ class Consumer:
             self._finish_run(job)
             self._reply_threads.submit(self._reply_with_result, job, inferred)
 
-    def _reply_with_result(self, job: Job, inferred: Inferred) -> None:
+    def _reply_with_result(self, job: ReceivedJob, inferred: Inferred) -> None:
         with self.ending_on_error(job, InferenceFailed):
             result = inferred.finish()
             with self.ending_on_error(job):
                 self.reply_and_settle(job, self.reply.pack(job, result))
 
-    def _reply_with_failure(self, job: Job, failure: JobError) -> None:
+    def _reply_with_failure(self, job: ReceivedJob, failure: JobError) -> None:
         with self.ending_on_error(job):
             self.reply_and_settle(job, failure)
 
-    def reply_and_settle(self, job: Job, outcome: Payload | JobError) -> None:
+    def reply_and_settle(self, job: ReceivedJob, outcome: Payload | JobError) -> None:
         """Send the reply, and only then complete the message."""
         code = self.reply.send(job, outcome)
         self.settle.complete(job, code)
 
-    def reply_again(self, job: Job, cached: CachedReply) -> None:
+    def reply_again(self, job: ReceivedJob, cached: CachedReply) -> None:
         """Send the reply of an earlier run if necessary, and complete the message."""
         with self.ending_on_error(job):
             code = self.reply.send_again(job, cached)
@@ -229,7 +229,7 @@ class Consumer:
 
     @contextlib.contextmanager
     def ending_on_error(
-        self, job: Job, unexpected: type[WorkerError] = WorkerFault
+        self, job: ReceivedJob, unexpected: type[WorkerError] = WorkerFault
     ) -> Iterator[None]:
         """Run a part of a job; whatever it raises ends the job."""
         with log_fields(job_id=job.request.job_id, model=self.name, trace_id=job.span.trace_id):
@@ -238,7 +238,7 @@ class Consumer:
             except BaseException as error:  # noqa: BLE001  the edge: every job must end
                 self.fail(job, error, unexpected)
 
-    def fail(self, job: Job, error: BaseException, unexpected: type[WorkerError]) -> None:
+    def fail(self, job: ReceivedJob, error: BaseException, unexpected: type[WorkerError]) -> None:
         """End a job by what was raised; `unexpected` is the class for errors that are not ours."""
         if not isinstance(error, WorkerError):
             with log_fields(job_id=job.request.job_id, model=self.name, trace_id=job.span.trace_id):
@@ -248,7 +248,7 @@ class Consumer:
             self._request_shutdown(ours)
         self.end(job, ours)
 
-    def end(self, job: Job, error: WorkerError) -> None:
+    def end(self, job: ReceivedJob, error: WorkerError) -> None:
         """End a job without a result: send a failure reply if the error demands it, and settle."""
         self._finish_run(job)
         if isinstance(error, Fault):
@@ -259,7 +259,7 @@ class Consumer:
         else:
             self.settle.end(job, error)
 
-    def _report_stopped(self, job: Job, error: Cancelled) -> None:
+    def _report_stopped(self, job: ReceivedJob, error: Cancelled) -> None:
         """Tell the gateway that a cancelled job has stopped, and settle its message."""
         with self.ending_on_error(job):
             if job.context is not None:
@@ -280,7 +280,7 @@ class Consumer:
         for job in self.in_flight.open_jobs():
             self.end(job, NotFinished("this worker stopped before the job was finished"))
 
-    def _finish_run(self, job: Job) -> None:
+    def _finish_run(self, job: ReceivedJob) -> None:
         """Free the place of a job that does not need the device any more."""
         job.item = None
         if job.context is not None and self.progress is not None:

@@ -26,7 +26,7 @@ from worker.memory.limits import BatchLimit
 from worker.models import Context
 from worker.pipeline.prepare import CancellationCheck
 from worker.pipeline.progress import ProgressReporter
-from worker.pipeline.receive import InFlight, Job
+from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.servicebus.link import utc_now
 
 _log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class BatchQueue(Generic[T]):
 class Inferred:
     """What inference gave for one job: the model's output, or the error that ends the job."""
 
-    job: Job
+    job: ReceivedJob
     loaded: LoadedModel | None = None
     output: Any = None
     error: BaseException | None = None
@@ -192,7 +192,7 @@ class InferStep:
         self._progress = progress
         self._checks = ThreadPoolExecutor(_CHECK_THREAD_COUNT, "check")
 
-    def run(self, batch: list[Job]) -> Iterator[Inferred]:
+    def run(self, batch: list[ReceivedJob]) -> Iterator[Inferred]:
         """Run a batch; yield the outcome of each job as soon as it is known.
 
         Jobs that were withdrawn are left out. Jobs that need not run any more get an error.
@@ -217,14 +217,16 @@ class InferStep:
                 job.record_run(ran.started_at, ran.inference_ms, ran.batch_size)
                 yield Inferred(job, loaded, ran.result, ran.error)
 
-    def _reasons_to_skip(self, jobs: list[Job]) -> Iterator[tuple[Job, BaseException | None]]:
+    def _reasons_to_skip(
+        self, jobs: list[ReceivedJob]
+    ) -> Iterator[tuple[ReceivedJob, BaseException | None]]:
         """Check several jobs at the same time, since the device waits meanwhile."""
         now = utc_now()
         if sum(job.is_stale(now) for job in jobs) <= 1:
             return zip(jobs, [self._reason_to_skip(job) for job in jobs], strict=True)
         return zip(jobs, self._checks.map(self._reason_to_skip, jobs), strict=True)
 
-    def _reason_to_skip(self, job: Job) -> BaseException | None:
+    def _reason_to_skip(self, job: ReceivedJob) -> BaseException | None:
         """Return the error that ends a job which need not run; None if it is to run."""
         if job.lock.is_lost:
             return LockLost("the lock was lost before the job ran")
@@ -241,7 +243,7 @@ class InferStep:
         return None
 
 
-class Item(Protocol):
+class BatchItem(Protocol):
     """An item of a batch: a job, as far as `run_batch` uses it."""
 
     @property
@@ -260,7 +262,7 @@ class Item(Protocol):
         ...
 
 
-ItemT = TypeVar("ItemT", bound=Item)
+ItemT = TypeVar("ItemT", bound=BatchItem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,7 +391,7 @@ def _halves(jobs: Sequence[ItemT]) -> list[list[ItemT]]:
     return [part for part in (list(jobs[:middle]), list(jobs[middle:])) if part]
 
 
-def _cost(jobs: Sequence[Item]) -> float:
+def _cost(jobs: Sequence[BatchItem]) -> float:
     return sum(job.cost for job in jobs)
 
 

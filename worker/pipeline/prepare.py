@@ -11,10 +11,10 @@ from contract.messages import InlineBytes, InlineJson, PayloadUrl
 from worker.errors import HandedBack, InvalidInput, LockLost, NotWaitedFor
 from worker.inference.loaded_model import LoadedModel, dump_json
 from worker.inference.model_manager import ModelManager
-from worker.inputs.payloads import Payloads
+from worker.inputs.payloads import BlobPayloads
 from worker.inputs.urls import UrlFetcher
 from worker.net.retries import Wait, backoff_seconds
-from worker.pipeline.receive import Job
+from worker.pipeline.receive import ReceivedJob
 from worker.replies import GatewayClient
 from worker.servicebus.link import utc_now
 
@@ -38,7 +38,7 @@ class RetryPolicy:
         if self._stopping.is_set():
             raise HandedBack("this worker is shutting down")
 
-    def start(self, job: Job, seconds: float) -> Wait:
+    def start(self, job: ReceivedJob, seconds: float) -> Wait:
         """Return a function that sleeps between two tries.
 
         It returns False after `seconds` or when the lock is lost, and raises HandedBack if this
@@ -60,10 +60,10 @@ class CancellationCheck:
         self._gateway = gateway
         self._retries = retries
 
-    def is_wanted(self, job: Job) -> bool | None:
+    def is_wanted(self, job: ReceivedJob) -> bool | None:
         """Return whether the job is still wanted; None if the gateway does not answer.
 
-        Only stale jobs are asked about; see `Job.is_stale`.
+        Only stale jobs are asked about; see `ReceivedJob.is_stale`.
         """
         url, now = job.request.reply_url, utc_now()
         if url is None or not job.is_stale(now):
@@ -73,7 +73,7 @@ class CancellationCheck:
             job.checked_at = now
         return is_wanted
 
-    def require_wanted(self, job: Job) -> None:
+    def require_wanted(self, job: ReceivedJob) -> None:
         """Wait for the gateway's answer, for a limited time.
 
         While the gateway is away no reply could be delivered either: waiting costs little, and
@@ -100,12 +100,12 @@ class PrepareStep:
 
     model: Model
     manager: ModelManager
-    payloads: Payloads
+    payloads: BlobPayloads
     urls: UrlFetcher
     cancellation: CancellationCheck
     retries: RetryPolicy
 
-    def run(self, job: Job) -> None:
+    def run(self, job: ReceivedJob) -> None:
         """Set the job's `item` and `cost`.
 
         Raises:
@@ -121,7 +121,7 @@ class PrepareStep:
             job.item = self._preprocess(job, loaded)
             job.cost = loaded.cost(job.item)
 
-    def _preprocess(self, job: Job, loaded: LoadedModel) -> object:
+    def _preprocess(self, job: ReceivedJob, loaded: LoadedModel) -> object:
         payload, parameters = job.request.input, job.request.parameters
         if isinstance(payload, InlineBytes | InlineJson):
             data = read_inline(payload, self.model)

@@ -21,7 +21,7 @@ from contract.names import progress_url
 from worker.errors import Cancelled
 
 if TYPE_CHECKING:
-    from worker.pipeline.receive import Job
+    from worker.pipeline.receive import ReceivedJob
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class ProgressReporter:
         self._reported_at: dict[JobContext, float] = {}
         self._has_news = threading.Event()
 
-    def begin(self, job: "Job") -> JobContext:
+    def begin(self, job: "ReceivedJob") -> JobContext:
         """Report that the job is about to run; the returned context may be cancelled already."""
         url = progress_url(job.request.reply_url or "")
         context = JobContext(url, job.attempt, job.check, self._post, self._has_news.set)

@@ -32,7 +32,7 @@ from worker.errors import (
 )
 from worker.pipeline.progress import JobContext
 from worker.replies import ReplySenders
-from worker.servicebus.link import Delivery, utc_now
+from worker.servicebus.link import LockedMessage, utc_now
 from worker.servicebus.locks import LockRenewer, MessageLock, Renew
 from worker.servicebus.receiver import SettleRequest
 from worker.telemetry.recording import JobSpan, ModelTelemetry, log_fields
@@ -51,7 +51,7 @@ _MAX_POSTPONED_COUNT = 64
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class ReceivedJob:
     """One request with its message, its lock and what its steps add.
 
     Attributes:
@@ -67,7 +67,7 @@ class Job:
     """
 
     request: JobRequest
-    delivery: Delivery
+    delivery: LockedMessage
     lock: MessageLock
     span: JobSpan
     item: Any = None
@@ -154,7 +154,7 @@ class ReceiveStep:
         self._locks = locks
         self._telemetry = telemetry or ModelTelemetry(model.name)
 
-    def open(self, delivery: Delivery, renew: Renew, now: datetime) -> Job:
+    def open(self, delivery: LockedMessage, renew: Renew, now: datetime) -> ReceivedJob:
         """Decode a message, refuse what can never succeed, and keep the lock of the rest.
 
         Raises:
@@ -177,9 +177,9 @@ class ReceiveStep:
             time.monotonic() + (request.deadline - now).total_seconds(),
         )
         span = self._telemetry.start_span(self._model.queue, request.job_id, delivery)
-        return Job(request, delivery, lock, span)
+        return ReceivedJob(request, delivery, lock, span)
 
-    def _decode(self, delivery: Delivery) -> JobRequest:
+    def _decode(self, delivery: LockedMessage) -> JobRequest:
         if delivery.body is None:
             raise UnreadableMessage("the message has no binary body, or its body is too large")
         try:
@@ -196,7 +196,7 @@ def _needs_expiry_reply(request: JobRequest) -> bool:
 
 
 @dataclass(slots=True)
-class QueueCounts:
+class QueueMessages:
     """The messages from one queue that are not settled yet.
 
     Attributes:
@@ -206,10 +206,10 @@ class QueueCounts:
         postponed: Their outcome is decided, and their settlement waits.
     """
 
-    held: set[Delivery] = field(default_factory=set)
-    open: set[Delivery] = field(default_factory=set)
-    to_run: set[Job] = field(default_factory=set)
-    postponed: set[Delivery] = field(default_factory=set)
+    held: set[LockedMessage] = field(default_factory=set)
+    open: set[LockedMessage] = field(default_factory=set)
+    to_run: set[ReceivedJob] = field(default_factory=set)
+    postponed: set[LockedMessage] = field(default_factory=set)
 
     @property
     def busy_count(self) -> int:
@@ -226,12 +226,12 @@ class InFlight:
 
     def __init__(self, telemetry: ModelTelemetry) -> None:
         self._telemetry = telemetry
-        self._queues: defaultdict[str, QueueCounts] = defaultdict(QueueCounts)
-        self._jobs: dict[Delivery, Job] = {}
-        self._not_started: set[Delivery] = set()
+        self._queues: defaultdict[str, QueueMessages] = defaultdict(QueueMessages)
+        self._jobs: dict[LockedMessage, ReceivedJob] = {}
+        self._not_started: set[LockedMessage] = set()
         self._lock = threading.Lock()
 
-    def of_queue(self, queue: str) -> QueueCounts:
+    def of_queue(self, queue: str) -> QueueMessages:
         """Return the messages from this queue."""
         return self._queues[queue]
 
@@ -245,17 +245,17 @@ class InFlight:
         """Return how many messages still need work."""
         return sum(counts.busy_count for counts in list(self._queues.values()))
 
-    def open_jobs(self) -> list[Job]:
+    def open_jobs(self) -> list[ReceivedJob]:
         """Return the jobs whose outcome is not decided."""
         with self._lock:
             return list(self._jobs.values())
 
-    def is_open(self, job: Job) -> bool:
+    def is_open(self, job: ReceivedJob) -> bool:
         """Return whether the job's outcome is not decided yet."""
         with self._lock:
             return job.delivery in self._jobs
 
-    def add(self, delivery: Delivery) -> None:
+    def add(self, delivery: LockedMessage) -> None:
         """Add a message that was just received."""
         counts = self._queues[delivery.queue]
         counts.held.add(delivery)
@@ -263,14 +263,14 @@ class InFlight:
         waited = utc_now() - delivery.enqueued_at if delivery.enqueued_at else timedelta()
         self._telemetry.record_received(delivery.delivery_count, waited.total_seconds())
 
-    def open(self, job: Job) -> None:
+    def open(self, job: ReceivedJob) -> None:
         """Note that a message has become a job, which is to run."""
         self._queues[job.delivery.queue].to_run.add(job)
         with self._lock:
             self._jobs[job.delivery] = job
             self._not_started.add(job.delivery)
 
-    def start(self, job: Job) -> bool:
+    def start(self, job: ReceivedJob) -> bool:
         """Note that the job starts; return False if `withdraw` has taken it back before."""
         with self._lock:
             if job.delivery not in self._not_started:
@@ -278,18 +278,18 @@ class InFlight:
             self._not_started.discard(job.delivery)
             return True
 
-    def withdraw(self) -> list[Job]:
+    def withdraw(self) -> list[ReceivedJob]:
         """Prevent all further starts; return the jobs that have not started."""
         with self._lock:
             jobs = [self._jobs[delivery] for delivery in self._not_started]
             self._not_started.clear()
             return jobs
 
-    def finish_run(self, job: Job) -> None:
+    def finish_run(self, job: ReceivedJob) -> None:
         """Note that the job does not need the device any more. May be called more than once."""
         self._queues[job.delivery.queue].to_run.discard(job)
 
-    def end(self, request: SettleRequest, code: str, job: Job | None = None) -> bool:
+    def end(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
         """Decide the message's outcome, and record it in metrics, traces and logs.
 
         Args:
@@ -323,7 +323,7 @@ class InFlight:
             )
         return True
 
-    def remove(self, delivery: Delivery, *, in_time: bool) -> None:
+    def remove(self, delivery: LockedMessage, *, in_time: bool) -> None:
         """Remove a settled message.
 
         Args:
@@ -365,7 +365,7 @@ class Capacity:
         """Return how many messages of low priority may be received now."""
         return self._remaining(self._normal, self._low)
 
-    def _remaining(self, *queues: QueueCounts) -> int:
+    def _remaining(self, *queues: QueueMessages) -> int:
         if not self._admits():
             return 0
         remaining = min(

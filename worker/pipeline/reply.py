@@ -7,8 +7,8 @@ from contract.codec import encode_reply
 from contract.messages import JobError, Payload
 from worker.errors import LockLost
 from worker.inference.loaded_model import Result, serialize_result
-from worker.inputs.payloads import Payloads
-from worker.pipeline.receive import InFlight, Job
+from worker.inputs.payloads import BlobPayloads
+from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.replies import CachedReply, ReplyCache, ReplySenders
 from worker.telemetry.recording import SUCCEEDED
 
@@ -19,14 +19,14 @@ class ReplyStep:
     """Send the replies of one model's jobs. Runs on several threads."""
 
     def __init__(
-        self, payloads: Payloads, senders: ReplySenders, cache: ReplyCache, in_flight: InFlight
+        self, payloads: BlobPayloads, senders: ReplySenders, cache: ReplyCache, in_flight: InFlight
     ) -> None:
         self._payloads = payloads
         self._senders = senders
         self._cache = cache
         self._in_flight = in_flight
 
-    def pack(self, job: Job, result: Result) -> Payload:
+    def pack(self, job: ReceivedJob, result: Result) -> Payload:
         """Return the result as the reply carries it: inline, or stored as a blob if it is large.
 
         Raises:
@@ -41,7 +41,7 @@ class ReplyStep:
             return result
         return self._payloads.store(job.request.job_id, data, result.media_type, job.lock.wait)
 
-    def send(self, job: Job, outcome: Payload | JobError) -> str:
+    def send(self, job: ReceivedJob, outcome: Payload | JobError) -> str:
         """Send the reply, unless the job was given back meanwhile; return the outcome's code.
 
         Raises:
@@ -59,14 +59,14 @@ class ReplyStep:
             self._deliver(job, body)
         return code
 
-    def send_again(self, job: Job, cached: CachedReply) -> str:
+    def send_again(self, job: ReceivedJob, cached: CachedReply) -> str:
         """Send the reply of an earlier run, unless it was delivered; return the outcome's code."""
         _log.info("%s: job %s need not run again", job.request.model, job.request.job_id)
         if not cached.is_delivered:
             self._deliver(job, cached.body)
         return cached.code
 
-    def _deliver(self, job: Job, body: bytes) -> None:
+    def _deliver(self, job: ReceivedJob, body: bytes) -> None:
         request = job.request
         with job.span.step("reply", calls_out=True):
             self._senders.send(request.reply_to, body, request.job_id, job.lock.wait)

@@ -19,14 +19,14 @@ from worker.errors import (
 )
 from worker.memory.device_errors import is_device_lost, is_out_of_memory
 from worker.net.retries import redelivery_delay_seconds
-from worker.pipeline.receive import InFlight, Job
-from worker.servicebus.link import Delivery
+from worker.pipeline.receive import InFlight, ReceivedJob
+from worker.servicebus.link import LockedMessage
 from worker.servicebus.receiver import SettleRequest
 
 _log = logging.getLogger(__name__)
 
 
-class Settles(Protocol):
+class SettlesMessages(Protocol):
     """Settles the messages of one queue: its receiver."""
 
     def settle(self, request: SettleRequest) -> None:
@@ -40,12 +40,12 @@ class SettleStep:
     The first call for a message decides its outcome; later calls do nothing.
     """
 
-    def __init__(self, in_flight: InFlight, receivers: Mapping[str, Settles]) -> None:
+    def __init__(self, in_flight: InFlight, receivers: Mapping[str, SettlesMessages]) -> None:
         """Store the parts; `receivers` are by queue name."""
         self._in_flight = in_flight
         self._receivers = receivers
 
-    def complete(self, job: Job, code: str) -> None:
+    def complete(self, job: ReceivedJob, code: str) -> None:
         """Complete the message of an answered job.
 
         The reply is sent before: if the worker dies in between, the job runs again, but no reply
@@ -53,21 +53,23 @@ class SettleStep:
         """
         self._settle(SettleRequest(job.delivery, job.lock, Settlement.COMPLETE), code, job)
 
-    def end(self, job: Job, error: WorkerError) -> None:
+    def end(self, job: ReceivedJob, error: WorkerError) -> None:
         """Settle the message of an unanswered job as the error's class says."""
         error = LockLost("") if job.lock.is_lost else error
         self._settle(_request(job.delivery, error, job), error.code, job)
 
-    def refuse(self, delivery: Delivery, error: WorkerError) -> None:
+    def refuse(self, delivery: LockedMessage, error: WorkerError) -> None:
         """Settle a message that has not become a job."""
         self._settle(_request(delivery, error), error.code)
 
-    def _settle(self, request: SettleRequest, code: str, job: Job | None = None) -> None:
+    def _settle(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> None:
         if self._in_flight.end(request, code, job):
             self._receivers[request.delivery.queue].settle(request)
 
 
-def _request(delivery: Delivery, error: WorkerError, job: Job | None = None) -> SettleRequest:
+def _request(
+    delivery: LockedMessage, error: WorkerError, job: ReceivedJob | None = None
+) -> SettleRequest:
     reason = error.reason if isinstance(error, Poison) else error.code
     # Only a job's lock is renewed meanwhile: without a job the delay could outlast the lock.
     is_postponed = job is not None and error.settlement is Settlement.ABANDON

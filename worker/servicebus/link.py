@@ -36,7 +36,7 @@ from worker.errors import (
 )
 from worker.memory.gpu_sharing.queued_work import Peeked
 from worker.servicebus.batched_settlement import can_complete, complete
-from worker.settings import Endpoint
+from worker.settings import ServiceEndpoint
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ SDK_ERRORS = (ServiceBusError, AzureError, OSError, ValueError, AttributeError, 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Delivery:
+class LockedMessage:
     """One locked message.
 
     Attributes:
@@ -87,7 +87,7 @@ class QueueLink:
     """
 
     def __init__(
-        self, endpoint: Endpoint, queue: str, socket_seconds: float = _SOCKET_SECONDS
+        self, endpoint: ServiceEndpoint, queue: str, socket_seconds: float = _SOCKET_SECONDS
     ) -> None:
         self._endpoint = endpoint
         self._queue = queue
@@ -131,7 +131,7 @@ class QueueLink:
         except SDK_ERRORS as error:
             _log.debug("closing the link to %s: %s", self._queue, error)
 
-    def receive(self, wait_seconds: float) -> Delivery | None:
+    def receive(self, wait_seconds: float) -> LockedMessage | None:
         """Return the next message; None if none arrives within about `wait_seconds`.
 
         One message at a time: if the SDK may take more, it waits 0.2 s for a second one. A call
@@ -145,7 +145,7 @@ class QueueLink:
             raise self._broken(error) from None
         return _delivery(messages[0], self._queue) if messages else None
 
-    def receive_many(self, limit: int, wait_seconds: float) -> list[Delivery]:
+    def receive_many(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
         """Return up to `limit` messages; wait the whole time if fewer arrive.
 
         Messages that did not arrive leave their credit with the broker, as in `receive`.
@@ -186,7 +186,9 @@ class QueueLink:
         except SDK_ERRORS as error:
             raise self._broken(error) from None
 
-    def settle(self, delivery: Delivery, how: Settlement, reason: str, description: str) -> None:
+    def settle(
+        self, delivery: LockedMessage, how: Settlement, reason: str, description: str
+    ) -> None:
         """Settle the message, and wait for the broker's confirmation.
 
         Raises:
@@ -212,7 +214,7 @@ class QueueLink:
         except SDK_ERRORS as error:
             raise self._broken(error) from None
 
-    def complete(self, deliveries: Sequence[Delivery]) -> list[bool]:
+    def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
         """Complete several messages in one round trip; return for each whether it was in time."""
         receiver = self._opened()
         try:
@@ -225,14 +227,14 @@ class QueueLink:
             for each in deliveries
         ]
 
-    def _complete_alone(self, delivery: Delivery) -> bool:
+    def _complete_alone(self, delivery: LockedMessage) -> bool:
         try:
             self.settle(delivery, Settlement.COMPLETE, "", "")
         except LockLost:
             return False
         return True
 
-    def renew(self, delivery: Delivery, timeout_seconds: float) -> datetime:
+    def renew(self, delivery: LockedMessage, timeout_seconds: float) -> datetime:
         """Renew the lock for its full duration; return when it expires.
 
         Raises:
@@ -269,7 +271,7 @@ class QueueLink:
         return BrokerAway(error_text(error))
 
 
-def check_endpoint(endpoint: Endpoint) -> None:
+def check_endpoint(endpoint: ServiceEndpoint) -> None:
     """Raise SettingsError if the connection string is malformed; connect to nothing."""
     try:
         if endpoint.connection_string is not None:
@@ -279,7 +281,7 @@ def check_endpoint(endpoint: Endpoint) -> None:
         raise SettingsError("SERVICE_BUS: cannot be used as a connection string") from None
 
 
-def make_client(endpoint: Endpoint) -> ServiceBusClient:
+def make_client(endpoint: ServiceEndpoint) -> ServiceBusClient:
     """Return a client; connect to nothing yet."""
     # No retries by the SDK: they would block the thread for seconds.
     if endpoint.connection_string is not None:
@@ -293,8 +295,8 @@ def make_client(endpoint: Endpoint) -> ServiceBusClient:
     )
 
 
-def _delivery(message: ServiceBusReceivedMessage, queue: str) -> Delivery:
-    return Delivery(
+def _delivery(message: ServiceBusReceivedMessage, queue: str) -> LockedMessage:
+    return LockedMessage(
         body=_body(message),
         delivery_count=message.delivery_count or 0,
         enqueued_at=message.enqueued_time_utc,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from worker.errors import BrokerAway, LockLost
-from worker.servicebus.link import Delivery
+from worker.servicebus.link import LockedMessage
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _LONGEST_SLEEP_SECONDS = 1.0
 class Renew(Protocol):
     """Renew one message's lock."""
 
-    def __call__(self, delivery: Delivery, timeout_seconds: float) -> float:
+    def __call__(self, delivery: LockedMessage, timeout_seconds: float) -> float:
         """Return the seconds that the lock now lasts.
 
         Raises:
@@ -56,7 +56,7 @@ class MessageLock:
     expires_at: float
     ends_at: float
     due_at: float
-    _delivery: Delivery | None
+    _delivery: LockedMessage | None
     _clock: Callable[[], float] = time.monotonic
     _lost: threading.Event = field(default_factory=threading.Event)
 
@@ -87,7 +87,7 @@ class LockRenewer:
         self.turned_at = time.monotonic()
 
     def hold(
-        self, delivery: Delivery, renew: Renew, lock_seconds: float, ends_at: float
+        self, delivery: LockedMessage, renew: Renew, lock_seconds: float, ends_at: float
     ) -> MessageLock:
         """Renew a lock until `release`.
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 
 from worker.errors import BrokerAway, LockLost, QueueMissing, Settlement
-from worker.net.retries import Backoff
-from worker.servicebus.link import Delivery, QueueLink, utc_now
+from worker.net.retries import RetryDelays
+from worker.servicebus.link import LockedMessage, QueueLink, utc_now
 from worker.servicebus.locks import LockRenewer, MessageLock
-from worker.settings import Endpoint
+from worker.settings import ServiceEndpoint
 from worker.telemetry.recording import ServiceStatus
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class SettleRequest:
         delay_seconds: How long to wait first; the wait ends when this worker shuts down.
     """
 
-    delivery: Delivery
+    delivery: LockedMessage
     lock: MessageLock | None
     settlement: Settlement
     reason: str = ""
@@ -80,7 +80,7 @@ class Receiver:
         self._locks = locks
         self._status = status
         self._clock = clock
-        self._backoff = Backoff(first_seconds=0.1, limit_seconds=2.0)
+        self._backoff = RetryDelays(first_seconds=0.1, limit_seconds=2.0)
         self._requests: deque[SettleRequest] = deque()
         self._postponed: list[tuple[float, int, SettleRequest]] = []
         self._numbers = itertools.count()
@@ -123,7 +123,7 @@ class Receiver:
         self._stopping.set()
         self._wake.set()
 
-    def turn(self, free_count: Callable[[], int]) -> Iterator[Delivery | Settled]:
+    def turn(self, free_count: Callable[[], int]) -> Iterator[LockedMessage | Settled]:
         """Run one round: connect if necessary, settle what is due, receive if there is capacity.
 
         Args:
@@ -214,7 +214,7 @@ class Receiver:
             return False
         return True
 
-    def _receive(self, free_count: Callable[[], int]) -> Iterator[Delivery]:
+    def _receive(self, free_count: Callable[[], int]) -> Iterator[LockedMessage]:
         # Set before the capacity is read: to unload a model, the sharing thread first closes the
         # capacity, and then waits for the messages of a call that is under way.
         self._is_receiving = True
@@ -227,7 +227,7 @@ class Receiver:
 
     def _receive_free(
         self, free_count: Callable[[], int]
-    ) -> Generator[Delivery, None, float | None]:
+    ) -> Generator[LockedMessage, None, float | None]:
         """Receive if there is capacity; return how long to pause if there is not."""
         if self._stopping.is_set():
             self._take_back_credit()
@@ -244,7 +244,7 @@ class Receiver:
             yield from self._receive_one()
         return None
 
-    def _receive_one(self) -> Iterator[Delivery]:
+    def _receive_one(self) -> Iterator[LockedMessage]:
         is_busy = self._held_count > len(self._postponed)
         self._has_credit = True
         delivery = self._link.receive(_BUSY_WAIT_SECONDS if is_busy else _IDLE_WAIT_SECONDS)
@@ -255,7 +255,7 @@ class Receiver:
             self._held_count += 1
             yield delivery
 
-    def _receive_many(self, count: int) -> Iterator[Delivery]:
+    def _receive_many(self, count: int) -> Iterator[LockedMessage]:
         """Fill the capacity that a batch has left; if fewer messages come, the queue is empty."""
         self._has_credit = True
         deliveries = self._link.receive_many(count, _BUSY_WAIT_SECONDS)
@@ -282,7 +282,7 @@ class ModelQueue:
     def __init__(
         self,
         name: str,
-        endpoint: Endpoint,
+        endpoint: ServiceEndpoint,
         locks: LockRenewer,
         lock_seconds: float,
         *,
@@ -306,7 +306,7 @@ class ModelQueue:
         self.receiver = Receiver(link, locks, ServiceStatus(f"Service Bus queue {name}"))
         self._renewing = QueueLink(endpoint, name)
 
-    def renew(self, delivery: Delivery, timeout_seconds: float) -> float:
+    def renew(self, delivery: LockedMessage, timeout_seconds: float) -> float:
         """Renew a message's lock; return the seconds that it now lasts.
 
         Raises:

@@ -146,7 +146,7 @@ class DeviceProbe:
             self._answered.set()
 
 
-class Readiness:
+class WorkerReadiness:
     """Whether the worker takes jobs.
 
     It does if it is not shutting down, its models are loaded, their queues are connected, and its

@@ -36,7 +36,7 @@ from contract.names import PROPERTY_TRACEPARENT, PROPERTY_TRACESTATE
 from worker.errors import Cancelled, HandedBack, NotWaitedFor, WorkerError
 
 if TYPE_CHECKING:
-    from worker.servicebus.link import Delivery
+    from worker.servicebus.link import LockedMessage
 
 _log = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ class JobSpan:
         self._span.end()
 
 
-class Tracing:
+class JobTracing:
     """Makes the spans of a worker's jobs."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
@@ -211,7 +211,7 @@ class Tracing:
             _W3C.inject(carrier)
         return carrier
 
-    def job(self, model: str, queue: str, job_id: str, delivery: "Delivery") -> JobSpan:
+    def job(self, model: str, queue: str, job_id: str, delivery: "LockedMessage") -> JobSpan:
         """Begin the span of the job in this message."""
         properties = delivery.properties
         traceparent = properties.get(PROPERTY_TRACEPARENT, "")
@@ -272,7 +272,7 @@ class ModelTelemetry:
     """Record the events of one model as metrics and traces. Any thread may call the methods."""
 
     def __init__(
-        self, model: str, metrics: Metrics | None = None, tracing: Tracing | None = None
+        self, model: str, metrics: Metrics | None = None, tracing: JobTracing | None = None
     ) -> None:
         """Create all series of the model, at zero.
 
@@ -283,7 +283,7 @@ class ModelTelemetry:
         """
         self.model = model
         self._metrics = metrics or Metrics()
-        self._tracing = tracing or Tracing()
+        self._tracing = tracing or JobTracing()
         self._received = self._metrics.received.labels(model)
         self._redelivered = self._metrics.redelivered.labels(model)
         self._succeeded = self._metrics.settled.labels(model, SUCCEEDED)
@@ -309,7 +309,7 @@ class ModelTelemetry:
         self._metrics.connected.labels(self.model).set_function(is_connected)
         self._metrics.reserved.labels(self.model).set_function(reserved_bytes)
 
-    def start_span(self, queue: str, job_id: str, delivery: "Delivery") -> JobSpan:
+    def start_span(self, queue: str, job_id: str, delivery: "LockedMessage") -> JobSpan:
         """Begin the span of the job in this message."""
         return self._tracing.job(self.model, queue, job_id, delivery)
 
@@ -365,7 +365,7 @@ def _codes(error: type[WorkerError]) -> Iterator[str]:
         yield from _codes(subclass)
 
 
-def _attributes(operation: str, queue: str, delivery: "Delivery") -> dict[str, Any]:
+def _attributes(operation: str, queue: str, delivery: "LockedMessage") -> dict[str, Any]:
     known = {
         "messaging.system": "servicebus",
         "messaging.operation.name": operation,

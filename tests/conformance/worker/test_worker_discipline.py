@@ -84,10 +84,10 @@ def test_a_redelivered_job_with_a_cached_reply_does_not_run_again(
     assert result(reply)["batch"] == 1
     services.wait_until_empty("single")
     assert "need not run again" in worker.log.read_text()
-    figures = ScrapedMetrics(worker)
-    assert figures.value("batch_size_count", model="single") == 1
+    metrics = ScrapedMetrics(worker)
+    assert metrics.value("batch_size_count", model="single") == 1
     for name in ("lock_losses_total", "redeliveries_total", "results_at_hand_total"):
-        assert figures.value(name, model="single") == 1, name
+        assert metrics.value(name, model="single") == 1, name
     another = job_id()
     services.send("single", message(gateway, another, "single", {"do": "x"}))
     assert result(gateway.taken(another))["batch"] == 2

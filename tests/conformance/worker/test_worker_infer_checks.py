@@ -17,9 +17,9 @@ from worker.memory.gpu_sharing.reservation import ModelWorkload
 from worker.memory.gpu_sharing.sharing import DeviceSharing
 from worker.pipeline.infer import InferStep
 from worker.pipeline.prepare import CancellationCheck, RetryPolicy
-from worker.pipeline.receive import InFlight, Job
+from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.replies import GatewayClient
-from worker.servicebus.link import Delivery
+from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.settings import MemorySettings
 from worker.telemetry.recording import JobSpan, ModelTelemetry
@@ -27,15 +27,15 @@ from worker.telemetry.recording import JobSpan, ModelTelemetry
 MODEL = Catalogue.load()["noop"]
 
 
-def job_of(gateway: Gateway, in_flight: InFlight, locks: LockRenewer, name: str) -> Job:
+def job_of(gateway: Gateway, in_flight: InFlight, locks: LockRenewer, name: str) -> ReceivedJob:
     """Return a job that has waited for long."""
     now = datetime.now(UTC)
     since = now - timedelta(seconds=10)
-    delivery = Delivery(b"", 0, since, None, {}, name, cast(Any, None), "noop")
+    delivery = LockedMessage(b"", 0, since, None, {}, name, cast(Any, None), "noop")
     reply_to, deadline = ReplyUrl(gateway.url(name)), now + timedelta(seconds=60)
     request = JobRequest(name, "noop", InlineBytes("", b""), since, deadline, reply_to=reply_to)
     lock = locks.hold(delivery, lambda delivery, timeout_seconds: 60.0, 60.0, 1e9)
-    job = Job(request, delivery, lock, JobSpan("-"), item=b"")
+    job = ReceivedJob(request, delivery, lock, JobSpan("-"), item=b"")
     in_flight.add(delivery)
     in_flight.open(job)
     return job

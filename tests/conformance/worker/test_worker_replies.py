@@ -19,7 +19,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BODY = encode_reply(JobReply("job", InlineJson({"labels": []}), NOW, NOW))
 
 
-def patience(tries: int, waits: list[float] | None = None) -> Callable[[float], bool]:
+def limited_tries(tries: int, waits: list[float] | None = None) -> Callable[[float], bool]:
     """Return a wait that does not sleep, and gives up after this number of tries."""
     left = iter(range(tries))
 
@@ -49,7 +49,7 @@ def test_an_accepted_reply_is_not_sent_again(
     gateway: Gateway, replies: GatewayClient, status: int
 ) -> None:
     gateway.answers["job"] = [status]
-    replies.send(gateway.url("job"), BODY, patience(0))
+    replies.send(gateway.url("job"), BODY, limited_tries(0))
     assert gateway.posts == [("job", status)]
 
 
@@ -59,7 +59,7 @@ def test_a_temporary_failure_is_tried_again(
 ) -> None:
     gateway.answers["job"] = [status, status, 202]
     waits: list[float] = []
-    replies.send(gateway.url("job"), BODY, patience(9, waits))
+    replies.send(gateway.url("job"), BODY, limited_tries(9, waits))
     assert [answer for _, answer in gateway.posts] == [status, status, 202]
     assert len(waits) == 2
     assert waits[1] > waits[0] / 2
@@ -68,7 +68,7 @@ def test_a_temporary_failure_is_tried_again(
 def test_retries_end_with_the_lock(gateway: Gateway, replies: GatewayClient) -> None:
     gateway.answers["job"] = [503] * 99
     with pytest.raises(ReplyUndelivered, match="503"):
-        replies.send(gateway.url("job"), BODY, patience(5))
+        replies.send(gateway.url("job"), BODY, limited_tries(5))
     assert len(gateway.posts) == 6
 
 
@@ -78,7 +78,7 @@ def test_a_final_refusal_is_not_tried_again(
 ) -> None:
     gateway.answers["job"] = [status]
     with pytest.raises(ReplyRefused, match=str(status)):
-        replies.send(gateway.url("job"), BODY, patience(9))
+        replies.send(gateway.url("job"), BODY, limited_tries(9))
     assert gateway.posts == [("job", status)], "no redirect was followed"
 
 
@@ -87,7 +87,7 @@ def test_an_unreachable_gateway_is_reported() -> None:
         host = f"127.0.0.1:{taken.getsockname()[1]}"
     replies = GatewayClient(frozenset({host}))
     with pytest.raises(ReplyUndelivered, match="ConnectError"):
-        replies.send(f"http://{host}/", BODY, patience(2))
+        replies.send(f"http://{host}/", BODY, limited_tries(2))
     assert replies.is_wanted(f"http://{host}/") is None, "nobody can tell"
     assert replies.report(f"http://{host}/", BODY), "nobody can tell, so it goes on"
     replies.close()
@@ -153,7 +153,7 @@ def test_many_threads_share_kept_connections(gateway: Gateway, replies: GatewayC
     def post(thread: int) -> None:
         for number in range(25):
             job_id = f"job-{thread}-{number}"
-            replies.send(gateway.url(job_id), BODY, patience(0))
+            replies.send(gateway.url(job_id), BODY, limited_tries(0))
 
     threads = [threading.Thread(target=post, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -167,5 +167,5 @@ def test_many_threads_share_kept_connections(gateway: Gateway, replies: GatewayC
 def test_errors_contain_no_token(gateway: Gateway, replies: GatewayClient) -> None:
     gateway.answers["job"] = [401]
     with pytest.raises(ReplyRefused) as refusal:
-        replies.send(gateway.url("job"), BODY, patience(0))
+        replies.send(gateway.url("job"), BODY, limited_tries(0))
     assert "secret" not in repr(refusal.value)

@@ -33,16 +33,16 @@ class Listener:
         self.reasons: list[str] = []
         now = datetime(2028, 1, 1, tzinfo=UTC)
         settings = ScheduledEventSettings(mode, address, machine)
-        self.notices = ScheduledEvents(settings, self.reasons.append, lambda: now)
+        self.events = ScheduledEvents(settings, self.reasons.append, lambda: now)
 
     def hears(self) -> bool:
-        self.notices.turn()
+        self.events.turn()
         return bool(self.reasons)
 
 
 def test_events_are_polled_every_second_until_one_ends_this_machine(metadata: Metadata) -> None:
     listener = Listener(metadata.address)
-    assert listener.notices.turn() == 1.0
+    assert listener.events.turn() == 1.0
     metadata.announce("Preempt", "aks-gpu-12345-vmss_8")
     metadata.announce("Freeze")
     metadata.announce("Redeploy", not_before=FAR)
@@ -73,7 +73,7 @@ def test_a_missing_metadata_service_is_tried_again(
 def test_an_unreachable_metadata_service_is_tried_again(metadata: Metadata) -> None:
     listener = Listener("http://127.0.0.1:9")
     assert not listener.hears()
-    assert 0 < listener.notices.turn() <= 5
+    assert 0 < listener.events.turn() <= 5
 
 
 def test_events_of_this_machine_alone_are_acknowledged(metadata: Metadata) -> None:
@@ -82,7 +82,7 @@ def test_events_of_this_machine_alone_are_acknowledged(metadata: Metadata) -> No
     listener = Listener(metadata.address)
     assert listener.hears()
     assert metadata.started == []
-    listener.notices.acknowledge()
+    listener.events.acknowledge()
     assert metadata.started == [own]
 
 
@@ -90,7 +90,7 @@ def test_events_are_not_acknowledged_in_the_drain_mode(metadata: Metadata) -> No
     listener = Listener(metadata.address, ScheduledEventMode.DRAIN)
     metadata.announce("Preempt")
     assert listener.hears()
-    listener.notices.acknowledge()
+    listener.events.acknowledge()
     assert metadata.started == []
 
 
@@ -99,7 +99,7 @@ def test_a_failed_acknowledgement_does_not_raise(metadata: Metadata) -> None:
     metadata.announce("Preempt")
     assert listener.hears()
     metadata.statuses = [500]
-    listener.notices.acknowledge()
+    listener.events.acknowledge()
     assert metadata.started == []
 
 

@@ -81,31 +81,31 @@ def test_every_metric_counts_after_some_jobs(
     services.send("single", message(gateway, held, "single", task))
     wait_until(runs, "a job runs")
 
-    figures = ScrapedMetrics(worker)
+    metrics = ScrapedMetrics(worker)
     try:
-        assert figures.value("received_total", model="single") == 8
-        assert figures.value("redeliveries_total", model="single") == 1
-        assert figures.outcomes("single") == {
+        assert metrics.value("received_total", model="single") == 8
+        assert metrics.value("redeliveries_total", model="single") == 1
+        assert metrics.outcomes("single") == {
             "succeeded": 4,
             "inference-failed": 1,
             "invalid-input": 1,
             "malformed-message": 1,
         }
-        assert figures.value("jobs_in_hand", model="single") == 1
-        assert figures.value("model_loaded", model="single") == 1
-        assert figures.value("queue_connected", model="single") == 1
-        assert figures.value("model_loads_total", model="single") == 1
-        assert figures.value("model_unloads_total", model="single") == 0
-        assert figures.value("queue_wait_seconds_count", model="single") == 8
+        assert metrics.value("jobs_in_hand", model="single") == 1
+        assert metrics.value("model_loaded", model="single") == 1
+        assert metrics.value("queue_connected", model="single") == 1
+        assert metrics.value("model_loads_total", model="single") == 1
+        assert metrics.value("model_unloads_total", model="single") == 0
+        assert metrics.value("queue_wait_seconds_count", model="single") == 8
         # Batches that raise are not counted.
-        assert figures.value("batch_size_count", model="single") == 4
-        assert figures.value("batch_size_sum", model="single") == 4
-        assert figures.value("inference_seconds_count", model="single") == 4
-        assert figures.value("results_at_hand_total", model="single") == 0
-        assert figures.value("lock_losses_total", model="single") == 0
-        assert figures.value("out_of_memory_splits_total", model="single") == 0
-        assert figures.value("device_memory_reserved_bytes", model="single") == 0
-        assert figures.value("device_memory_used_bytes") == 0
+        assert metrics.value("batch_size_count", model="single") == 4
+        assert metrics.value("batch_size_sum", model="single") == 4
+        assert metrics.value("inference_seconds_count", model="single") == 4
+        assert metrics.value("results_at_hand_total", model="single") == 0
+        assert metrics.value("lock_losses_total", model="single") == 0
+        assert metrics.value("out_of_memory_splits_total", model="single") == 0
+        assert metrics.value("device_memory_reserved_bytes", model="single") == 0
+        assert metrics.value("device_memory_used_bytes") == 0
     finally:
         let_go()
     gateway.taken(held)
@@ -133,10 +133,10 @@ def count_jobs_that_run_together(
     for identity in (first, *rest):
         gateway.taken(identity)
     wait_until(lambda: held() == 0, "all is settled")
-    figures = ScrapedMetrics(worker)
-    assert figures.value("batch_size_sum", model="scripted") == 5
-    assert figures.value("batch_size_count", model="scripted") == 2
-    assert figures.outcomes("scripted") == {"succeeded": 5}
+    metrics = ScrapedMetrics(worker)
+    assert metrics.value("batch_size_sum", model="scripted") == 5
+    assert metrics.value("batch_size_count", model="scripted") == 2
+    assert metrics.outcomes("scripted") == {"succeeded": 5}
 
 
 def test_the_worker_shuts_down_before_its_machine_ends(

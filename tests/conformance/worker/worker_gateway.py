@@ -16,8 +16,8 @@ from contract.messages import JobReply
 class Gateway(http.server.ThreadingHTTPServer):
     """`answers` are the statuses for a job's next POSTs, `asked_status` is what a GET gets.
 
-    A job without answers gets 202 for its first reply and 410 for every later one. With a `meeting`,
-    GETs are answered once enough of them wait for it.
+    A job without answers gets 202 for its first reply and 410 for every later one. With a
+    `meeting`, GETs are answered once enough of them wait for it.
     """
 
     daemon_threads = True

@@ -75,7 +75,7 @@ class ManagedModel:
     load: Callable[[], Infer]
     has_work: bool = False
     infer: Infer | None = None
-    in_hand: list[str] = field(default_factory=list)
+    in_flight: list[str] = field(default_factory=list)
     vacated: threading.Event = field(default_factory=threading.Event)
     stopping: threading.Event = field(default_factory=threading.Event)
     entered: threading.Event = field(default_factory=threading.Event)
@@ -85,7 +85,7 @@ class ManagedModel:
     def __post_init__(self) -> None:
         occupant = ModelWorkload(
             name=self.model.name,
-            busy_count=lambda: len(self.in_hand),
+            busy_count=lambda: len(self.in_flight),
             may_receive=lambda: False,
             vacate=self.vacated.set,
             queues=[self],

@@ -34,45 +34,45 @@ def waiting(model: str, size: int, since: float) -> ReservationRecord:
 
 
 def test_a_model_that_fits_loads_and_one_that_does_not_fit_waits() -> None:
-    claims = {"a": loaded("a", 3, 0), "b": ReservationRecord("b")}
-    assert may_enter("b", 5, claims, 8)
-    assert not may_enter("b", 6, claims, 8)
+    records = {"a": loaded("a", 3, 0), "b": ReservationRecord("b")}
+    assert may_enter("b", 5, records, 8)
+    assert not may_enter("b", 6, records, 8)
 
 
 def test_a_small_model_does_not_overtake_a_waiting_large_one() -> None:
-    claims = {"a": loaded("a", 3, 99), "b": waiting("b", 6, 1), "c": waiting("c", 2, 2)}
-    assert not may_enter("c", 2, claims, 8)
-    assert not may_enter("b", 6, claims, 8)
-    assert may_enter("b", 6, claims | {"a": ReservationRecord("a")}, 8)
+    records = {"a": loaded("a", 3, 99), "b": waiting("b", 6, 1), "c": waiting("c", 2, 2)}
+    assert not may_enter("c", 2, records, 8)
+    assert not may_enter("b", 6, records, 8)
+    assert may_enter("b", 6, records | {"a": ReservationRecord("a")}, 8)
 
 
 def test_models_leave_in_the_order_of_their_turns() -> None:
-    claims = {"a": loaded("a", 3, 10), "b": loaded("b", 3, 20), "c": waiting("c", 5, 1)}
-    assert not must_leave("a", claims, 8, 9)
-    assert must_leave("a", claims, 8, 10)
-    assert not must_leave("b", claims, 8, 30), "a's memory is enough"
-    claims["c"] = waiting("c", 6, 1)
-    assert not must_leave("a", claims, 8, 10), "it would help nobody before b goes"
-    assert must_leave("a", claims, 8, 20)
-    assert must_leave("b", claims, 8, 20)
-    claims["a"] = replace(claims["a"], is_leaving=True)
-    assert must_leave("b", claims, 8, 20)
+    records = {"a": loaded("a", 3, 10), "b": loaded("b", 3, 20), "c": waiting("c", 5, 1)}
+    assert not must_leave("a", records, 8, 9)
+    assert must_leave("a", records, 8, 10)
+    assert not must_leave("b", records, 8, 30), "a's memory is enough"
+    records["c"] = waiting("c", 6, 1)
+    assert not must_leave("a", records, 8, 10), "it would help nobody before b goes"
+    assert must_leave("a", records, 8, 20)
+    assert must_leave("b", records, 8, 20)
+    records["a"] = replace(records["a"], is_leaving=True)
+    assert must_leave("b", records, 8, 20)
 
 
 def test_an_idle_model_leaves_first_and_at_once() -> None:
-    claims = {
+    records = {
         "a": loaded("a", 3, 10),
         "b": loaded("b", 3, 20, is_idle=True),
         "c": waiting("c", 3, 1),
     }
-    assert must_leave("b", claims, 8, 0)
-    assert not must_leave("a", claims, 8, 99)
+    assert must_leave("b", records, 8, 0)
+    assert not must_leave("a", records, 8, 99)
 
 
 def test_no_model_leaves_for_one_that_is_loaded_or_can_never_fit() -> None:
-    claims = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
-    assert lacking_a_place(claims, 8) == []
-    assert not must_leave("a", claims, 8, 99)
+    records = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
+    assert lacking_a_place(records, 8) == []
+    assert not must_leave("a", records, 8, 99)
 
 
 @dataclass
@@ -82,9 +82,9 @@ class Process:
     name: str
     model: str
     size: int
-    seat: ReservationState
+    state: ReservationState
     load_seconds: float
-    claim: ReservationRecord
+    record: ReservationRecord
     busy_until: float = 0.0
     received: int = 0
 
@@ -104,11 +104,11 @@ class Simulation:
         self.now += STEP_SECONDS
         for at in order:
             self.turn(self.processes[at % len(self.processes)])
-        used = reserved_bytes(process.claim for process in self.processes)
+        used = reserved_bytes(process.record for process in self.processes)
         assert used <= self.total, "more is reserved than there is"
         for model, has_work in self.backlog.items():
             served = any(
-                p.model == model and p.seat.stage is ReservationStage.IN for p in self.processes
+                p.model == model and p.state.stage is ReservationStage.IN for p in self.processes
             )
             since = self.waited.setdefault(model, self.now)
             if served or not has_work:
@@ -116,20 +116,20 @@ class Simulation:
             self.longest[model] = max(self.longest.get(model, 0.0), self.now - since)
 
     def turn(self, process: Process) -> None:
-        claims = {each.name: each.claim for each in self.processes}
-        seat, has_work = process.seat, self.backlog[process.model]
-        if seat.stage is ReservationStage.ENTERING and self.now >= process.busy_until:
-            process.claim = seat.enter(self.now, process.size, process.load_seconds)
-        elif seat.stage is ReservationStage.LEAVING and self.now >= process.busy_until:
-            process.claim = seat.leave()
+        records = {each.name: each.record for each in self.processes}
+        state, has_work = process.state, self.backlog[process.model]
+        if state.stage is ReservationStage.ENTERING and self.now >= process.busy_until:
+            process.record = state.enter(self.now, process.size, process.load_seconds)
+        elif state.stage is ReservationStage.LEAVING and self.now >= process.busy_until:
+            process.record = state.leave()
         else:
-            before = seat.stage
-            facts = WorkState(0.0 if has_work else None, is_idle=not has_work)
-            process.claim = seat.advance(self.now, process.name, claims, facts)
-            if seat.stage is not before:
+            before = state.stage
+            work = WorkState(0.0 if has_work else None, is_idle=not has_work)
+            process.record = state.advance(self.now, process.name, records, work)
+            if state.stage is not before:
                 wait = (
                     process.load_seconds
-                    if seat.stage is ReservationStage.ENTERING
+                    if state.stage is ReservationStage.ENTERING
                     else STEP_SECONDS
                 )
                 process.busy_until = self.now + wait
@@ -143,9 +143,9 @@ def simulate(
             name=f"{number}-{model}",
             model=model,
             size=size,
-            seat=ReservationState(model, total, TURN_SECONDS, size),
+            state=ReservationState(model, total, TURN_SECONDS, size),
             load_seconds=load_seconds,
-            claim=ReservationRecord(model),
+            record=ReservationRecord(model),
         )
         for number in range(process_count)
         for model, size in sizes.items()
@@ -196,52 +196,52 @@ def test_reservations_never_exceed_the_device_and_no_model_starves(data: st.Data
 
 
 def test_a_model_of_unknown_size_reserves_the_free_memory_and_after_a_failure_all() -> None:
-    seat = ReservationState("a", 8, TURN_SECONDS, None)
-    claims = {"a": ReservationRecord("a"), "b": loaded("b", 3, 0)}
-    claims["a"] = seat.advance(0, "a", claims, WorkState(0.0, is_idle=False))
-    assert (seat.stage, claims["a"].reserved_bytes) == (ReservationStage.ENTERING, 5)
-    claims["a"] = seat.fail(0, 1.0, 8)
-    claims["a"] = seat.advance(0.5, "a", claims, WorkState(0.0, is_idle=False))
-    assert claims["a"] == ReservationRecord("a"), "it lets others go first for a while"
-    claims["a"] = seat.advance(1.0, "a", claims, WorkState(0.0, is_idle=False))
-    assert (seat.stage, claims["a"].waiting_bytes) == (ReservationStage.OUT, 8)
-    claims["b"] = ReservationRecord("b")
-    claims["a"] = seat.advance(1.1, "a", claims, WorkState(0.0, is_idle=False))
-    assert claims["a"].reserved_bytes == 8
-    claims["a"] = seat.enter(1.2, 6, 0.1)
-    assert claims["a"].reserved_bytes == 6
-    assert seat.resize("a", claims, 5).reserved_bytes == 5
-    assert seat.resize("a", claims, 7).reserved_bytes == 7
-    claims["b"] = loaded("b", 1, 0)
-    assert seat.resize("a", claims, 9).reserved_bytes == 7, "no more than is free"
+    state = ReservationState("a", 8, TURN_SECONDS, None)
+    records = {"a": ReservationRecord("a"), "b": loaded("b", 3, 0)}
+    records["a"] = state.advance(0, "a", records, WorkState(0.0, is_idle=False))
+    assert (state.stage, records["a"].reserved_bytes) == (ReservationStage.ENTERING, 5)
+    records["a"] = state.fail(0, 1.0, 8)
+    records["a"] = state.advance(0.5, "a", records, WorkState(0.0, is_idle=False))
+    assert records["a"] == ReservationRecord("a"), "it lets others go first for a while"
+    records["a"] = state.advance(1.0, "a", records, WorkState(0.0, is_idle=False))
+    assert (state.stage, records["a"].waiting_bytes) == (ReservationStage.OUT, 8)
+    records["b"] = ReservationRecord("b")
+    records["a"] = state.advance(1.1, "a", records, WorkState(0.0, is_idle=False))
+    assert records["a"].reserved_bytes == 8
+    records["a"] = state.enter(1.2, 6, 0.1)
+    assert records["a"].reserved_bytes == 6
+    assert state.resize("a", records, 5).reserved_bytes == 5
+    assert state.resize("a", records, 7).reserved_bytes == 7
+    records["b"] = loaded("b", 1, 0)
+    assert state.resize("a", records, 9).reserved_bytes == 7, "no more than is free"
 
 
 def test_a_model_without_work_loads_into_free_memory_only() -> None:
-    seat = ReservationState("a", 8, TURN_SECONDS, 6)
+    state = ReservationState("a", 8, TURN_SECONDS, 6)
     full = {"a": ReservationRecord("a"), "b": loaded("b", 3, 0, is_idle=True)}
-    assert seat.advance(0, "a", full, WorkState(None, is_idle=True)) == ReservationRecord("a")
+    assert state.advance(0, "a", full, WorkState(None, is_idle=True)) == ReservationRecord("a")
     empty = {"a": ReservationRecord("a"), "b": ReservationRecord("b")}
-    assert seat.advance(1, "a", empty, WorkState(None, is_idle=True)).reserved_bytes == 6
+    assert state.advance(1, "a", empty, WorkState(None, is_idle=True)).reserved_bytes == 6
 
 
 def test_waiting_time_starts_when_no_process_serves_the_model() -> None:
-    seat = ReservationState("a", 8, TURN_SECONDS, 6)
-    claims = {"a": ReservationRecord("a"), "other": loaded("a", 6, 99)}
+    state = ReservationState("a", 8, TURN_SECONDS, 6)
+    records = {"a": ReservationRecord("a"), "other": loaded("a", 6, 99)}
     for now in (10.0, 20.0):
-        claims["a"] = seat.advance(now, "a", claims, WorkState(1.0, is_idle=False))
-        assert claims["a"].waiting_since == now
-    claims["other"] = replace(claims["other"], is_leaving=True, served_until=20.5)
+        records["a"] = state.advance(now, "a", records, WorkState(1.0, is_idle=False))
+        assert records["a"].waiting_since == now
+    records["other"] = replace(records["other"], is_leaving=True, served_until=20.5)
     for now in (21.0, 22.0):
-        claims["a"] = seat.advance(now, "a", claims, WorkState(1.0, is_idle=False))
-        assert claims["a"].waiting_since == 20.5, "from then on it counts"
-    claims["other"] = ReservationRecord("a")
-    claims["a"] = seat.advance(23.0, "a", claims, WorkState(1.0, is_idle=False))
-    assert claims["a"].reserved_bytes == 6
+        records["a"] = state.advance(now, "a", records, WorkState(1.0, is_idle=False))
+        assert records["a"].waiting_since == 20.5, "from then on it counts"
+    records["other"] = ReservationRecord("a")
+    records["a"] = state.advance(23.0, "a", records, WorkState(1.0, is_idle=False))
+    assert records["a"].reserved_bytes == 6
 
 
 def test_a_model_larger_than_the_device_neither_loads_nor_waits() -> None:
-    seat = ReservationState("a", 8, TURN_SECONDS, 9)
-    assert seat.advance(
+    state = ReservationState("a", 8, TURN_SECONDS, 9)
+    assert state.advance(
         0, "a", {"a": ReservationRecord("a")}, WorkState(0.0, is_idle=False)
     ) == ReservationRecord("a")
-    assert seat.stage is ReservationStage.OUT
+    assert state.stage is ReservationStage.OUT

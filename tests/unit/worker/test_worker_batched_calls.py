@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from worker.errors import LockLost, Settlement
 from worker.servicebus.batched_settlement import ranges
-from worker.servicebus.link import Delivery
+from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import Receiver, Settled, SettleRequest
 from worker.servicebus.sender import CallGatherer
@@ -79,25 +79,27 @@ def test_ranges_hold_all_numbers_and_are_not_adjacent(numbers: set[int]) -> None
 class Broker:
     """A link in memory that delivers and completes several messages."""
 
-    waiting: list[Delivery] = field(default_factory=list)
+    waiting: list[LockedMessage] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
     settled: list[list[str]] = field(default_factory=list)
     drains: int = 0
     is_open: bool = True
 
-    def receive(self, wait_seconds: float) -> Delivery | None:
+    def receive(self, wait_seconds: float) -> LockedMessage | None:
         found = self.receive_many(1, wait_seconds)
         return found[0] if found else None
 
-    def receive_many(self, limit: int, wait_seconds: float) -> list[Delivery]:
+    def receive_many(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
         self.asked.append(limit)
         taken, self.waiting = self.waiting[:limit], self.waiting[limit:]
         return taken
 
-    def settle(self, delivery: Delivery, how: Settlement, reason: str, description: str) -> None:
+    def settle(
+        self, delivery: LockedMessage, how: Settlement, reason: str, description: str
+    ) -> None:
         self.settled.append([f"{delivery.message_id} {how}"])
 
-    def complete(self, deliveries: Sequence[Delivery]) -> list[bool]:
+    def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
         self.settled.append([delivery.message_id for delivery in deliveries])
         return [delivery.message_id != "too late" for delivery in deliveries]
 
@@ -105,8 +107,8 @@ class Broker:
         self.drains += 1
 
 
-def delivery(name: str) -> Delivery:
-    return Delivery(b"", 0, None, None, {}, name, cast(Any, None))
+def delivery(name: str) -> LockedMessage:
+    return LockedMessage(b"", 0, None, None, {}, name, cast(Any, None))
 
 
 class ReceiverLoop:
@@ -117,7 +119,7 @@ class ReceiverLoop:
             cast(Any, self.broker), self.locks, ServiceStatus("queue"), lambda: 100.0
         )
         self.room = 1
-        self.accepted: list[Delivery] = []
+        self.accepted: list[LockedMessage] = []
         self.settled: list[tuple[str, bool]] = []
 
     def turn(self, room: int) -> None:
@@ -174,7 +176,7 @@ def test_consecutive_completions_are_settled_together() -> None:
 
 
 def test_a_message_with_a_lost_lock_is_not_settled_with_the_others() -> None:
-    def renew(delivery: Delivery, timeout_seconds: float) -> float:
+    def renew(delivery: LockedMessage, timeout_seconds: float) -> float:
         raise LockLost("gone")
 
     loop = ReceiverLoop()

@@ -7,8 +7,8 @@ import pytest
 
 from contract.catalogue import Catalogue
 from worker.errors import Settlement
-from worker.pipeline.receive import Capacity, InFlight, Job
-from worker.servicebus.link import Delivery
+from worker.pipeline.receive import Capacity, InFlight, ReceivedJob
+from worker.servicebus.link import LockedMessage
 from worker.servicebus.receiver import SettleRequest
 from worker.telemetry.recording import JobSpan, ModelTelemetry
 
@@ -21,18 +21,18 @@ class HeldMessages:
         self.in_flight = InFlight(ModelTelemetry(MODEL.name))
         self.capacity = Capacity(lambda: self.is_admitted, self.in_flight, MODEL)
 
-    def take(self, count: int, *, low: bool = False) -> list[Job]:
+    def take(self, count: int, *, low: bool = False) -> list[ReceivedJob]:
         jobs = []
         for _ in range(count):
             queue = "noop-low" if low else "noop"
-            delivery = Delivery(b"", 0, None, None, {}, "job", cast(Any, None), queue)
-            job = Job(cast(Any, None), delivery, cast(Any, None), JobSpan("-"))
+            delivery = LockedMessage(b"", 0, None, None, {}, "job", cast(Any, None), queue)
+            job = ReceivedJob(cast(Any, None), delivery, cast(Any, None), JobSpan("-"))
             self.in_flight.add(delivery)
             self.in_flight.open(job)
             jobs.append(job)
         return jobs
 
-    def end(self, job: Job, delay_seconds: float = 0.0) -> SettleRequest:
+    def end(self, job: ReceivedJob, delay_seconds: float = 0.0) -> SettleRequest:
         ending = SettleRequest(job.delivery, None, Settlement.ABANDON, delay_seconds=delay_seconds)
         self.in_flight.finish_run(job)
         assert self.in_flight.end(ending, "code", job)

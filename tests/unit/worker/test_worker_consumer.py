@@ -22,14 +22,14 @@ from worker.errors import (
 )
 from worker.net.guarded_http import GuardedHttp
 from worker.pipeline.consumer import Consumer
-from worker.pipeline.receive import InFlight, Job
+from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.pipeline.reply import ReplyStep
 from worker.pipeline.settle import SettleStep
 from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders, WebhookReplies
-from worker.servicebus.link import Delivery
+from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue, SettleRequest
-from worker.settings import Endpoint
+from worker.settings import ServiceEndpoint
 from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
 from worker.telemetry.recording import JobSpan, ModelTelemetry
 
@@ -53,7 +53,7 @@ class RecordedJobs:
     has_settled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        endpoint = Endpoint(address="unused")
+        endpoint = ServiceEndpoint(address="unused")
         senders = ReplySenders(
             GatewayClient(frozenset({"127.0.0.1:1"})),
             QueueReplies(endpoint, Catalogue.load()),
@@ -89,20 +89,20 @@ class RecordedJobs:
         self.settled.append(request)
         self.has_settled.set()
 
-    def job(self, delivery_count: int = 0, reply_to: ReplyTo | None = None) -> Job:
+    def job(self, delivery_count: int = 0, reply_to: ReplyTo | None = None) -> ReceivedJob:
         now = datetime.now(UTC)
         message = cast(Any, None)
-        delivery = Delivery(b"", delivery_count, now, None, {}, "job", message, "noop", 7)
+        delivery = LockedMessage(b"", delivery_count, now, None, {}, "job", message, "noop", 7)
         payload = InlineBytes("text/plain", b"")
         deadline = now + timedelta(seconds=60)
         request = JobRequest("job", "noop", payload, now, deadline, reply_to=reply_to)
         lock = self.locks.hold(delivery, lambda delivery, timeout_seconds: 10.0, 10.0, 60.0)
-        job = Job(request, delivery, lock, JobSpan("-"))
+        job = ReceivedJob(request, delivery, lock, JobSpan("-"))
         self.in_flight.add(delivery)
         self.in_flight.open(job)
         return job
 
-    def reply_and_settle(self, job: Job) -> None:
+    def reply_and_settle(self, job: ReceivedJob) -> None:
         """Reply with a result; an error ends the job."""
         with self.consumer.ending_on_error(job):
             self.consumer.reply_and_settle(job, InlineJson(1))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.telemetry.health import DeviceProbe, Loops, Readiness
+from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
 
 
 @dataclass
@@ -19,8 +19,8 @@ class Worker:
     failures: list[Exception] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.pulse = DeviceProbe(self.compute, self.failures.append)
-        self.readiness = Readiness(lambda: self.models, self.pulse, lambda: self.leaving)
+        self.probe = DeviceProbe(self.compute, self.failures.append)
+        self.readiness = WorkerReadiness(lambda: self.models, self.probe, lambda: self.leaving)
 
     def compute(self) -> None:
         if self.error is not None:
@@ -33,7 +33,7 @@ def worker() -> Worker:
 
 
 def test_the_worker_is_ready_after_a_kernel_ran(worker: Worker) -> None:
-    worker.pulse.run_kernel()
+    worker.probe.run_kernel()
     good, details = worker.readiness.ready()
     assert good
     assert details["models"] == worker.models
@@ -42,7 +42,7 @@ def test_the_worker_is_ready_after_a_kernel_ran(worker: Worker) -> None:
 
 
 def test_readiness_names_the_models_that_are_not_ready(worker: Worker) -> None:
-    worker.pulse.run_kernel()
+    worker.probe.run_kernel()
     worker.models["classifier"]["ready"] = False
     good, details = worker.readiness.ready()
     assert not good
@@ -51,7 +51,7 @@ def test_readiness_names_the_models_that_are_not_ready(worker: Worker) -> None:
 
 def test_the_worker_is_not_ready_on_a_lost_device(worker: Worker) -> None:
     worker.error = RuntimeError("CUDA error: unspecified launch failure")
-    worker.pulse.run_kernel()
+    worker.probe.run_kernel()
     good, details = worker.readiness.ready()
     assert not good
     assert details["reason"] == "the device is lost"
@@ -60,7 +60,7 @@ def test_the_worker_is_not_ready_on_a_lost_device(worker: Worker) -> None:
 
 
 def test_the_worker_is_not_ready_after_a_shutdown_request(worker: Worker) -> None:
-    worker.pulse.run_kernel()
+    worker.probe.run_kernel()
     worker.leaving = "told to leave by SIGTERM"
     good, details = worker.readiness.ready()
     assert not good

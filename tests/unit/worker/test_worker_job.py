@@ -6,10 +6,10 @@ from typing import Any, cast
 import pytest
 
 from contract.messages import InlineBytes, InlineJson, JobRequest, ReplyQueue, ReplyTo, ReplyUrl
-from worker.pipeline.receive import Job
-from worker.servicebus.link import Delivery
+from worker.pipeline.receive import ReceivedJob
+from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
-from worker.telemetry.recording import Tracing
+from worker.telemetry.recording import JobTracing
 
 QUEUED_AT = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
@@ -19,9 +19,11 @@ FROM_A_GATEWAY = ReplyUrl("http://gateway/v1/jobs/job/reply?token=a")
 
 def job(
     delivery_count: int = 0, traceparent: str = "", reply_to: ReplyTo | None = FROM_A_GATEWAY
-) -> Job:
+) -> ReceivedJob:
     properties = {"traceparent": traceparent}
-    delivery = Delivery(b"", delivery_count, QUEUED_AT, None, properties, "job", cast(Any, None))
+    delivery = LockedMessage(
+        b"", delivery_count, QUEUED_AT, None, properties, "job", cast(Any, None)
+    )
     request = JobRequest(
         "job",
         "noop",
@@ -31,7 +33,7 @@ def job(
         reply_to=reply_to,
     )
     lock = LockRenewer().hold(delivery, lambda delivery, timeout_seconds: 1.0, 1.0, 0.0)
-    return Job(request, delivery, lock, Tracing().job("noop", "noop", "job", delivery))
+    return ReceivedJob(request, delivery, lock, JobTracing().job("noop", "noop", "job", delivery))
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ Image.new("L", (4, 2), 255).save(PNG, "PNG")
 WEIGHTS = Weights(Path("weights.pth"))
 
 
-def answer(runner: LoadedModel, data: bytes, media_type: str) -> InlineJson | InlineBytes:
-    (output,) = runner.run([runner.prepare(data, media_type)])
-    return runner.finish(output)
+def answer(loaded: LoadedModel, data: bytes, media_type: str) -> InlineJson | InlineBytes:
+    (output,) = loaded.run([loaded.prepare(data, media_type)])
+    return loaded.finish(output)
 
 
 def test_the_short_form_takes_one_item_and_returns_one_result() -> None:
@@ -35,11 +35,11 @@ def test_the_short_form_takes_one_item_and_returns_one_result() -> None:
         def __call__(self, image: Image.Image) -> dict[str, object]:
             return {"size": list(image.size)}
 
-    runner = LoadedModel(PICTURES, Infer())
-    assert runner.accepts == "image"
-    assert answer(runner, PNG.getvalue(), "image/png") == InlineJson({"size": [4, 2]})
-    items = [runner.prepare(PNG.getvalue(), "image/png")] * 3
-    assert len(runner.run(items)) == 3
+    loaded = LoadedModel(PICTURES, Infer())
+    assert loaded.accepts == "image"
+    assert answer(loaded, PNG.getvalue(), "image/png") == InlineJson({"size": [4, 2]})
+    items = [loaded.prepare(PNG.getvalue(), "image/png")] * 3
+    assert len(loaded.run(items)) == 3
 
 
 def test_the_full_form_is_postprocessed() -> None:
@@ -115,10 +115,10 @@ def test_both_forms_can_take_parameters() -> None:
             return batch
 
     for infer in (Short(), Full()):
-        runner = LoadedModel(TEXTS, infer)
-        plain = runner.prepare(b"ab", "text/plain")
-        asked = runner.prepare(b"ab", "text/plain", {"times": 3})
-        assert list(runner.run([plain, asked])) == ["ab", "ababab"]
+        loaded = LoadedModel(TEXTS, infer)
+        plain = loaded.prepare(b"ab", "text/plain")
+        asked = loaded.prepare(b"ab", "text/plain", {"times": 3})
+        assert list(loaded.run([plain, asked])) == ["ab", "ababab"]
     short = LoadedModel(TEXTS, Short())
     assert short.cost(short.prepare(b"abc", "text/plain", {"times": 3})) == 3
     # A sample is an item without parameters.
@@ -131,8 +131,8 @@ def test_a_short_form_that_reports_progress_gets_context_and_parameters() -> Non
             context.progress(parameters["at"])
             return text
 
-    runner, told = LoadedModel(replace(TEXTS, reports_progress=True), Infer()), Told()
-    assert list(runner.run([runner.prepare(b"a", "text/plain", {"at": 0.25})], [told])) == ["a"]
+    loaded, told = LoadedModel(replace(TEXTS, reports_progress=True), Infer()), Told()
+    assert list(loaded.run([loaded.prepare(b"a", "text/plain", {"at": 0.25})], [told])) == ["a"]
     assert told.seen == [0.25]
 
 

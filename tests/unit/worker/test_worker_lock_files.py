@@ -22,16 +22,16 @@ CHILD = """
 import itertools, sys
 from pathlib import Path
 from worker.memory.gpu_sharing.lock_files import LockFileFolder
-board = LockFileFolder(Path(sys.argv[1]))
-with board.locked():
-    page = board.add({"who": "child"})
+lock_files = LockFileFolder(Path(sys.argv[1]))
+with lock_files.locked():
+    file = lock_files.add({"who": "child"})
 print("up", flush=True)
 if sys.argv[2] == "wait":
     sys.stdin.read()
 for number in itertools.count():
-    with board.locked():
-        page.write({"who": "child", "text": "x" * (number % 500)})
-        board.read()
+    with lock_files.locked():
+        file.write({"who": "child", "text": "x" * (number % 500)})
+        lock_files.read()
 """
 
 
@@ -56,65 +56,65 @@ def child(folder: Path, what: str) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.close()
 
 
-def read(board: LockFileFolder) -> list[object]:
-    with board.locked():
-        return [page["who"] for page in board.read().values()]
+def read(lock_files: LockFileFolder) -> list[object]:
+    with lock_files.locked():
+        return [file["who"] for file in lock_files.read().values()]
 
 
 def test_lock_files_of_other_processes_are_read_and_end_with_them(tmp_path: Path) -> None:
-    board = LockFileFolder(tmp_path)
-    with board.locked():
-        page = board.add({"who": "me"})
+    lock_files = LockFileFolder(tmp_path)
+    with lock_files.locked():
+        file = lock_files.add({"who": "me"})
     with child(tmp_path, "wait") as other:
-        assert sorted(map(str, read(board))) == ["child", "me"]
+        assert sorted(map(str, read(lock_files))) == ["child", "me"]
         other.send_signal(signal.SIGKILL)
         other.wait(10)
-        assert read(board) == ["me"]
+        assert read(lock_files) == ["me"]
         assert len(list(tmp_path.glob("*.page"))) == 1, "the dead one's file is gone, too"
-    with board.locked():
-        page.remove()
-    assert read(board) == []
-    board.close()
+    with lock_files.locked():
+        file.remove()
+    assert read(lock_files) == []
+    lock_files.close()
 
 
 def test_lock_files_stay_readable_if_a_process_is_killed_at_any_instruction(tmp_path: Path) -> None:
-    board = LockFileFolder(tmp_path)
+    lock_files = LockFileFolder(tmp_path)
     pause = threading.Event()
     for number in range(8):
         with child(tmp_path, "write") as other:
             pause.wait(0.001 * number)
             other.send_signal(signal.SIGKILL)
             other.wait(10)
-        assert read(board) == []
-    board.close()
+        assert read(lock_files) == []
+    lock_files.close()
 
 
 def test_an_unreadable_lock_file_is_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    board, other = LockFileFolder(tmp_path), LockFileFolder(tmp_path)
-    with board.locked():
-        page = board.add({"who": "me"})
+    lock_files, other = LockFileFolder(tmp_path), LockFileFolder(tmp_path)
+    with lock_files.locked():
+        file = lock_files.add({"who": "me"})
     next(iter(tmp_path.glob("*.page"))).write_text("{")
     assert read(other) == []
     assert "cannot be read" in caplog.text
-    with board.locked():
-        page.write({"who": "me again"})
+    with lock_files.locked():
+        file.write({"who": "me again"})
     assert read(other) == ["me again"]
-    board.close()
+    lock_files.close()
     other.close()
 
 
 def test_locked_blocks_exclude_one_another(tmp_path: Path) -> None:
     boards = [LockFileFolder(tmp_path), LockFileFolder(tmp_path)]
     with boards[0].locked():
-        page = boards[0].add({"count": 0})
-    name = page.name
+        file = boards[0].add({"count": 0})
+    name = file.name
 
-    def count(board: LockFileFolder) -> None:
+    def count(lock_files: LockFileFolder) -> None:
         for _ in range(100):
-            with board.locked():
-                page.write({"count": int(board.read()[name]["count"]) + 1})
+            with lock_files.locked():
+                file.write({"count": int(lock_files.read()[name]["count"]) + 1})
 
     threads = [threading.Thread(target=count, args=(boards[n % 2],)) for n in range(4)]
     for thread in threads:
@@ -123,5 +123,5 @@ def test_locked_blocks_exclude_one_another(tmp_path: Path) -> None:
         thread.join(20)
     with boards[0].locked():
         assert boards[0].read()[name] == {"count": 400}
-    for board in boards:
-        board.close()
+    for lock_files in boards:
+        lock_files.close()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import BrokerAway, LockLost
-from worker.servicebus.link import Delivery
+from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer, MessageLock
 
 LOCK_SECONDS = 9.0
@@ -32,7 +32,7 @@ class ScriptedBroker:
         self.locked_until[name] = self.now + lock_seconds
         return self.locks.hold(delivery(name), self.renew, lock_seconds, self.now + ends_in)
 
-    def renew(self, delivery: Delivery, timeout_seconds: float) -> float:
+    def renew(self, delivery: LockedMessage, timeout_seconds: float) -> float:
         self.renewals.append((self.now, delivery.message_id))
         if self.mood == "silent":
             self.now += timeout_seconds
@@ -59,8 +59,8 @@ class ScriptedBroker:
         self.locks.turn()
 
 
-def delivery(name: str) -> Delivery:
-    return Delivery(b"", 0, None, None, {}, name, cast(Any, None))
+def delivery(name: str) -> LockedMessage:
+    return LockedMessage(b"", 0, None, None, {}, name, cast(Any, None))
 
 
 def is_held(lock: MessageLock) -> bool:

@@ -112,7 +112,7 @@ def test_a_busy_model_is_unloaded_after_its_turn_and_its_work(
 ) -> None:
     busy = managed_models("a", sharing, lambda: Infer(20))
     assert busy.entered.wait(10)
-    busy.in_hand.append("a job")
+    busy.in_flight.append("a job")
     other = managed_models("b", sharing, lambda: Infer(40))
     other.has_work = True
     ends_at = time.monotonic() + 10
@@ -121,7 +121,7 @@ def test_a_busy_model_is_unloaded_after_its_turn_and_its_work(
         other.entered.wait(0.01)
     assert not other.entered.wait(0.3), "a job is in hand still"
     assert busy.manager.loaded is not None
-    busy.in_hand.clear()
+    busy.in_flight.clear()
     assert other.entered.wait(10)
     assert busy.manager.loaded is None
 

@@ -17,10 +17,10 @@ CATALOGUE = Catalogue.load()
 
 
 def test_noop_returns_size_and_digest() -> None:
-    runner = LoadedModel.load(CATALOGUE["noop"], torch_thread_count=1)
-    item = runner.prepare(b"abc", "text/plain; charset=utf-8")
+    loaded = LoadedModel.load(CATALOGUE["noop"], torch_thread_count=1)
+    item = loaded.prepare(b"abc", "text/plain; charset=utf-8")
     assert (
-        list(runner.run([item, item]))
+        list(loaded.run([item, item]))
         == [
             {
                 "size_bytes": 3,
@@ -42,9 +42,9 @@ def test_a_worker_without_torch_models_does_not_import_torch() -> None:
 
 
 def test_another_media_type_is_refused_with_the_accepted_ones() -> None:
-    runner = LoadedModel(CATALOGUE["classifier"], Noop())
+    loaded = LoadedModel(CATALOGUE["classifier"], Noop())
     with pytest.raises(UnsupportedMediaType, match="image/jpeg, image/png, image/webp"):
-        runner.prepare(b"{}", "application/json")
+        loaded.prepare(b"{}", "application/json")
 
 
 @pytest.mark.torch
@@ -57,10 +57,10 @@ def test_another_media_type_is_refused_with_the_accepted_ones() -> None:
     ],
 )
 def test_the_classifier_recognises_the_example_images(picture: str, labels: set[str]) -> None:
-    runner = LoadedModel.load(CATALOGUE["classifier"], torch_thread_count=1)
+    loaded = LoadedModel.load(CATALOGUE["classifier"], torch_thread_count=1)
     data = (ROOT / "examples" / f"{picture}.jpg").read_bytes()
-    item = runner.prepare(data, "image/jpeg")
-    results = [runner.finish(output) for output in runner.run([item, item])]
+    item = loaded.prepare(data, "image/jpeg")
+    results = [loaded.finish(output) for output in loaded.run([item, item])]
     one, two = (result.value["labels"] for result in results if isinstance(result, InlineJson))
     assert one[0]["label"] in labels
     assert len(one) == 5

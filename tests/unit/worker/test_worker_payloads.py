@@ -11,7 +11,7 @@ from azure.core.exceptions import AzureError, ResourceModifiedError, ServiceRequ
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson, PayloadRef
 from worker.errors import InvalidInput, PayloadsAway, PayloadUnusable
-from worker.inputs.payloads import Payloads
+from worker.inputs.payloads import BlobPayloads
 from worker.pipeline.prepare import read_inline
 
 DATA = b"0123456789" * 100
@@ -51,14 +51,14 @@ def hasty(_: float) -> bool:
     return False
 
 
-def read(payloads: Payloads, ref: PayloadRef) -> bytes:
+def read(payloads: BlobPayloads, ref: PayloadRef) -> bytes:
     with payloads.open(ref, NOOP, patient) as file:
         return file.read()
 
 
 @pytest.mark.parametrize("ref", [REF, UPLOAD])
 def test_a_blob_is_read_as_bytes_or_as_a_file(ref: PayloadRef) -> None:
-    payloads = Payloads(ScriptedStore())
+    payloads = BlobPayloads(ScriptedStore())
     assert payloads.fetch(ref, NOOP, patient) == DATA
     assert read(payloads, ref) == DATA
 
@@ -70,14 +70,14 @@ def test_an_inline_input_is_read_from_the_message() -> None:
 
 def test_an_interrupted_read_starts_again() -> None:
     store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=2)
-    assert read(Payloads(store), REF) == DATA
+    assert read(BlobPayloads(store), REF) == DATA
     assert store.reads == 3
 
 
 def test_a_long_outage_of_storage_raises() -> None:
     store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=9)
     with pytest.raises(PayloadsAway):
-        Payloads(store).open(REF, NOOP, hasty)
+        BlobPayloads(store).open(REF, NOOP, hasty)
     assert store.reads == 1
 
 
@@ -93,19 +93,19 @@ def full_disk() -> Iterator[None]:
 @pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_is_not_a_fault_of_the_input() -> None:
     with pytest.raises(PayloadsAway, match="OSError: File too large"):
-        Payloads(ScriptedStore()).open(REF, NOOP, hasty)
+        BlobPayloads(ScriptedStore()).open(REF, NOOP, hasty)
 
 
 def test_a_broken_connection_is_tried_again_and_its_address_is_not_shown() -> None:
     broken = ConnectionError("https://storage.test/inputs/a?sig=secret")
-    assert read(Payloads(ScriptedStore(failure=broken, failures_left=1)), REF) == DATA
+    assert read(BlobPayloads(ScriptedStore(failure=broken, failures_left=1)), REF) == DATA
     with pytest.raises(PayloadsAway) as raised:
-        Payloads(ScriptedStore(failure=broken, failures_left=1)).open(REF, NOOP, hasty)
+        BlobPayloads(ScriptedStore(failure=broken, failures_left=1)).open(REF, NOOP, hasty)
     assert str(raised.value) == "ConnectionError"
 
 
 def test_a_wrong_digest_is_refused() -> None:
-    payloads = Payloads(ScriptedStore(data=DATA[:-1] + b"x"))
+    payloads = BlobPayloads(ScriptedStore(data=DATA[:-1] + b"x"))
     with pytest.raises(PayloadUnusable, match="digest"):
         payloads.open(REF, NOOP, patient)
     with pytest.raises(PayloadUnusable, match="digest"):
@@ -115,17 +115,17 @@ def test_a_wrong_digest_is_refused() -> None:
 def test_a_replaced_upload_is_refused_at_once() -> None:
     store = ScriptedStore(failure=ResourceModifiedError("changed"), failures_left=9)
     with pytest.raises(PayloadUnusable, match="changed"):
-        Payloads(store).open(UPLOAD, NOOP, patient)
+        BlobPayloads(store).open(UPLOAD, NOOP, patient)
     assert store.reads == 1
 
 
 def test_an_input_replaced_during_the_read_is_read_again() -> None:
     store = ScriptedStore(failure=ResourceModifiedError("changed"), failures_left=1)
-    assert read(Payloads(store), REF) == DATA
+    assert read(BlobPayloads(store), REF) == DATA
 
 
 def test_inline_inputs_and_uploads_have_separate_limits() -> None:
-    payloads = Payloads(ScriptedStore())
+    payloads = BlobPayloads(ScriptedStore())
     with pytest.raises(InvalidInput, match="at most 999"):
         payloads.open(REF, SMALL, patient)
     with pytest.raises(InvalidInput, match="at most 100"):

@@ -10,8 +10,8 @@ import pytest
 from contract.messages import InlineBytes, JobRequest, ReplyUrl
 from worker.errors import Cancelled, Expired, LockLost
 from worker.pipeline.progress import HEARTBEAT_SECONDS, PAUSE_SECONDS, ProgressReporter
-from worker.pipeline.receive import Job
-from worker.servicebus.link import Delivery
+from worker.pipeline.receive import ReceivedJob
+from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.telemetry.recording import JobSpan
 
@@ -38,15 +38,15 @@ class ProgressGateway:
         self.told.append(json.loads(body))
         return self.goes_on
 
-    def job(self, reply_url: str | None = REPLY_URL, seconds_left: float = 60) -> Job:
+    def job(self, reply_url: str | None = REPLY_URL, seconds_left: float = 60) -> ReceivedJob:
         now = datetime.now(UTC)
-        delivery = Delivery(b"", 1, now, None, {}, "job", cast(Any, None))
+        delivery = LockedMessage(b"", 1, now, None, {}, "job", cast(Any, None))
         payload = InlineBytes("text/plain", b"")
         deadline = now + timedelta(seconds=seconds_left)
         reply_to = None if reply_url is None else ReplyUrl(reply_url)
         request = JobRequest("job", "slow", payload, now, deadline, reply_to=reply_to)
         lock = self.locks.hold(delivery, lambda delivery, timeout_seconds: 1.0, 10.0, 60.0)
-        return Job(request, delivery, lock, JobSpan("-"))
+        return ReceivedJob(request, delivery, lock, JobSpan("-"))
 
     def fractions(self) -> list[float | None]:
         return [report.get("fraction") for report in self.told]

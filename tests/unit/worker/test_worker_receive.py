@@ -12,29 +12,31 @@ from contract.guard import AddressGuard
 from contract.messages import InlineBytes, JobRequest
 from worker.errors import LockLost
 from worker.net.guarded_http import GuardedHttp
-from worker.pipeline.receive import Job, ReceiveStep
+from worker.pipeline.receive import ReceivedJob, ReceiveStep
 from worker.replies import GatewayClient, QueueReplies, ReplySenders, WebhookReplies
-from worker.servicebus.link import Delivery
+from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
-from worker.settings import Endpoint
+from worker.settings import ServiceEndpoint
 
 MODEL = replace(Catalogue.load()["noop"], lock_seconds=10)
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def opened(locked_seconds: float) -> Job:
+def opened(locked_seconds: float) -> ReceivedJob:
     """Return a job whose message is locked for this time by our clock, which stands still."""
-    outlets = ReplySenders(
+    senders = ReplySenders(
         GatewayClient(frozenset()),
-        QueueReplies(Endpoint(address="unused"), Catalogue.load()),
+        QueueReplies(ServiceEndpoint(address="unused"), Catalogue.load()),
         WebhookReplies(GuardedHttp(AddressGuard("")), ()),
     )
     deadline = NOW + timedelta(seconds=60)
     request = JobRequest("job", MODEL.name, InlineBytes("text/plain", b""), NOW, deadline)
     locked_until = NOW + timedelta(seconds=locked_seconds)
-    delivery = Delivery(encode_request(request), 0, NOW, locked_until, {}, "job", cast(Any, None))
-    opening = ReceiveStep(MODEL, outlets, LockRenewer(lambda: 100.0))
-    return opening.open(delivery, lambda delivery, timeout_seconds: 10.0, NOW)
+    delivery = LockedMessage(
+        encode_request(request), 0, NOW, locked_until, {}, "job", cast(Any, None)
+    )
+    step = ReceiveStep(MODEL, senders, LockRenewer(lambda: 100.0))
+    return step.open(delivery, lambda delivery, timeout_seconds: 10.0, NOW)
 
 
 def test_a_lock_lasts_as_long_as_the_message_says() -> None:

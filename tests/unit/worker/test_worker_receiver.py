@@ -7,21 +7,21 @@ from typing import Any, cast
 import pytest
 
 from worker.errors import BrokerAway, LockLost, QueueMissing, Settlement
-from worker.servicebus.link import Delivery
+from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import Receiver, Settled, SettleRequest
 from worker.telemetry.recording import ServiceStatus
 
 
-def delivery(number: int = 1) -> Delivery:
-    return Delivery(b"", 0, None, None, {}, f"job-{number}", cast(Any, None), "queue", number)
+def delivery(number: int = 1) -> LockedMessage:
+    return LockedMessage(b"", 0, None, None, {}, f"job-{number}", cast(Any, None), "queue", number)
 
 
 @dataclass
 class Broker:
     """A link in memory that records its calls."""
 
-    waiting: list[Delivery] = field(default_factory=list)
+    waiting: list[LockedMessage] = field(default_factory=list)
     settled: list[tuple[str, Settlement]] = field(default_factory=list)
     fails_with: Exception | None = None
     is_open: bool = False
@@ -35,7 +35,7 @@ class Broker:
     def close(self) -> None:
         self.is_open = False
 
-    def receive(self, wait_seconds: float) -> Delivery | None:
+    def receive(self, wait_seconds: float) -> LockedMessage | None:
         self._fail()
         self.has_credit = not self.waiting
         return self.waiting.pop(0) if self.waiting else None
@@ -44,7 +44,9 @@ class Broker:
         self.has_credit = False
         self.drains += 1
 
-    def settle(self, delivery: Delivery, how: Settlement, reason: str, description: str) -> None:
+    def settle(
+        self, delivery: LockedMessage, how: Settlement, reason: str, description: str
+    ) -> None:
         self._fail()
         self.settled.append((delivery.message_id, how))
 
@@ -61,14 +63,14 @@ class ReceiverLoop:
         self.now = 100.0
         self.broker = Broker()
         self.has_room = True
-        self.accepted: list[Delivery] = []
+        self.accepted: list[LockedMessage] = []
         self.settled: list[tuple[str, bool]] = []
         self.locks = LockRenewer(lambda: self.now)
         self.receiver = Receiver(
             cast(Any, self.broker), self.locks, ServiceStatus("queue"), lambda: self.now
         )
         self.free_count: Callable[[], int] = lambda: int(self.has_room)
-        self.accept: Callable[[Delivery], None] = self.accepted.append
+        self.accept: Callable[[LockedMessage], None] = self.accepted.append
 
     @property
     def is_empty(self) -> bool:
@@ -87,12 +89,12 @@ class ReceiverLoop:
             else:
                 self.accept(event)
 
-    def received(self) -> Delivery:
+    def received(self) -> LockedMessage:
         self.broker.waiting.append(delivery())
         self.turn()
         return self.accepted[-1]
 
-    def settle(self, of: Delivery, how: Settlement, delay_seconds: float = 0.0) -> None:
+    def settle(self, of: LockedMessage, how: Settlement, delay_seconds: float = 0.0) -> None:
         self.receiver.settle(SettleRequest(of, None, how, delay_seconds=delay_seconds))
 
 
@@ -132,7 +134,7 @@ def test_a_stopped_receiver_settles_postponed_messages_at_once(loop: ReceiverLoo
 def test_the_lock_of_a_postponed_message_is_renewed(loop: ReceiverLoop) -> None:
     renewals: list[float] = []
 
-    def renew(delivery: Delivery, timeout_seconds: float) -> float:
+    def renew(delivery: LockedMessage, timeout_seconds: float) -> float:
         renewals.append(loop.now)
         return 9.0
 
@@ -150,7 +152,7 @@ def test_the_lock_of_a_postponed_message_is_renewed(loop: ReceiverLoop) -> None:
 
 
 def test_a_message_with_a_lost_lock_is_not_settled(loop: ReceiverLoop) -> None:
-    def renew(delivery: Delivery, timeout_seconds: float) -> float:
+    def renew(delivery: LockedMessage, timeout_seconds: float) -> float:
         raise LockLost("gone")
 
     message = loop.received()
@@ -238,7 +240,7 @@ def test_may_receive_is_true_from_the_capacity_check_until_the_message_is_held()
         seen.append(loop.receiver.may_receive)
         return 1
 
-    def accept(taken: Delivery) -> None:
+    def accept(taken: LockedMessage) -> None:
         seen.append(loop.receiver.may_receive)
 
     loop.free_count, loop.accept = look, accept

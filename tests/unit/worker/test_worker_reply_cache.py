@@ -4,12 +4,12 @@ from dataclasses import replace
 from typing import Any, cast
 
 from worker.replies import ReplyCache
-from worker.servicebus.link import Delivery
+from worker.servicebus.link import LockedMessage
 
-DELIVERY = Delivery(b"", 0, None, None, {}, "job", cast(Any, None), "queue", 7)
+DELIVERY = LockedMessage(b"", 0, None, None, {}, "job", cast(Any, None), "queue", 7)
 
 
-def numbered(number: int) -> Delivery:
+def numbered(number: int) -> LockedMessage:
     return replace(DELIVERY, sequence_number=number)
 
 

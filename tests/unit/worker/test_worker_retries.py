@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.net.retries import Backoff, redelivery_delay_seconds
+from worker.net.retries import RetryDelays, redelivery_delay_seconds
 
 
 def test_backoff_doubles_up_to_its_limit_and_can_be_reset() -> None:
-    backoff = Backoff(first_seconds=1.0, limit_seconds=5.0, chance=lambda: 0.0)
+    backoff = RetryDelays(first_seconds=1.0, limit_seconds=5.0, chance=lambda: 0.0)
     assert [backoff.next() for _ in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
     backoff.reset()
     assert backoff.next() == 1.0
@@ -15,7 +15,7 @@ def test_backoff_doubles_up_to_its_limit_and_can_be_reset() -> None:
 
 @given(st.floats(0, 1))
 def test_jitter_halves_a_delay_at_most(chance: float) -> None:
-    assert 1.0 <= Backoff(first_seconds=2.0, chance=lambda: chance).next() <= 2.0
+    assert 1.0 <= RetryDelays(first_seconds=2.0, chance=lambda: chance).next() <= 2.0
 
 
 def test_redelivery_delays_grow_with_the_deliveries() -> None:

@@ -6,7 +6,12 @@ import pytest
 
 from worker.errors import SettingsError
 from worker.process import available_processors, torch_threads
-from worker.settings import MemorySettings, ScheduledEventMode, ScheduledEventSettings, Settings
+from worker.settings import (
+    MemorySettings,
+    ScheduledEventMode,
+    ScheduledEventSettings,
+    WorkerSettings,
+)
 
 LEAST = {
     "SERVICE_BUS": "Endpoint=sb://here;SharedAccessKeyName=k;SharedAccessKey=c2VjcmV0",
@@ -16,7 +21,7 @@ LEAST = {
 
 
 def test_unset_settings_have_defaults() -> None:
-    settings = Settings.from_env(LEAST)
+    settings = WorkerSettings.from_env(LEAST)
     assert settings.models == ()
     assert settings.health_host == "127.0.0.1"
     assert settings.health_port == 8081
@@ -33,7 +38,7 @@ def test_unset_settings_have_defaults() -> None:
 
 
 def test_every_setting_is_read() -> None:
-    settings = Settings.from_env(
+    settings = WorkerSettings.from_env(
         {
             "SERVICE_BUS__fullyQualifiedNamespace": "ns.servicebus.windows.net",
             "PAYLOAD_STORAGE__blobServiceUri": "https://a.blob.core.windows.net",
@@ -68,7 +73,7 @@ def test_every_setting_is_read() -> None:
 
 def test_opentelemetry_can_be_disabled() -> None:
     switched_off = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}
-    assert Settings.from_env({**LEAST, **switched_off}).trace_exporters == ()
+    assert WorkerSettings.from_env({**LEAST, **switched_off}).trace_exporters == ()
 
 
 @pytest.mark.parametrize(
@@ -96,15 +101,15 @@ def test_opentelemetry_can_be_disabled() -> None:
 )
 def test_a_wrong_setting_is_named(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
-        Settings.from_env({**LEAST, name: value})
+        WorkerSettings.from_env({**LEAST, name: value})
 
 
 def test_the_repr_of_settings_has_no_secrets() -> None:
-    assert "c2VjcmV0" not in repr(Settings.from_env(LEAST))
+    assert "c2VjcmV0" not in repr(WorkerSettings.from_env(LEAST))
 
 
 def test_memory_settings_are_read() -> None:
-    memory = Settings.from_env(LEAST).memory
+    memory = WorkerSettings.from_env(LEAST).memory
     assert memory.budget_bytes is None
     assert memory.is_admitting
     assert memory.turn_seconds == 5.0
@@ -116,11 +121,11 @@ def test_memory_settings_are_read() -> None:
         "WORKER_TURN_SECONDS": "0.5",
         "WORKER_CARD_SHARES": "2",
     }
-    memory = Settings.from_env(LEAST | told).memory
+    memory = WorkerSettings.from_env(LEAST | told).memory
     assert memory == MemorySettings(8 << 30, Path("/run/loosely"), False, 0.5, 2)
 
 
 @pytest.mark.parametrize("text", ["8", "8GB", "0GiB", "-1GiB", "1.5GiB", "GiB", "8 GiB", "²GiB"])
 def test_a_size_has_a_unit(text: str) -> None:
     with pytest.raises(SettingsError, match=r"WORKER_DEVICE_MEMORY: expected a size such as 8GiB"):
-        Settings.from_env(LEAST | {"WORKER_DEVICE_MEMORY": text})
+        WorkerSettings.from_env(LEAST | {"WORKER_DEVICE_MEMORY": text})

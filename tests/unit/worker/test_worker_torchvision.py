@@ -49,20 +49,20 @@ def seeded(kind: Any, architecture: str, **options: Any) -> Any:
     return build(kind, architecture, **options)
 
 
-def answers(runner: LoadedModel, *pictures: bytes) -> list[InlineJson | InlineBytes]:
+def answers(loaded: LoadedModel, *pictures: bytes) -> list[InlineJson | InlineBytes]:
     types = {b"\xff\xd8": "image/jpeg", b"\x89P": "image/png"}
-    batch = [runner.prepare(data, types[data[:2]]) for data in pictures]
-    return [runner.finish(output) for output in runner.run(batch)]
+    batch = [loaded.prepare(data, types[data[:2]]) for data in pictures]
+    return [loaded.finish(output) for output in loaded.run(batch)]
 
 
 def test_a_classifier_returns_its_best_labels(tmp_path: Path) -> None:
-    runner = load(
+    loaded = load(
         tmp_path,
         "classifier",
         seeded(models, "shufflenet_v2_x0_5"),
         architecture="shufflenet_v2_x0_5",
     )
-    one, two = answers(runner, CHELSEA, CHELSEA)
+    one, two = answers(loaded, CHELSEA, CHELSEA)
     assert one == two
     assert isinstance(one, InlineJson)
     labels = one.value["labels"]
@@ -72,7 +72,7 @@ def test_a_classifier_returns_its_best_labels(tmp_path: Path) -> None:
     scores = [label["score"] for label in labels]
     assert scores == sorted(scores, reverse=True)
     assert 0 < sum(scores) <= 1.000001
-    assert runner.run([runner.sample()])
+    assert loaded.run([loaded.sample()])
 
 
 def test_a_classifier_with_own_weights_has_own_labels(tmp_path: Path) -> None:
@@ -133,19 +133,19 @@ def test_a_detector_returns_boxes_inside_the_image(detector: LoadedModel) -> Non
 def test_a_batch_takes_at_most_the_memory_of_as_many_samples(tmp_path: Path) -> None:
     architecture = "fasterrcnn_mobilenet_v3_large_320_fpn"
     network = seeded(models.detection, architecture, weights_backbone=None)
-    runner = load(tmp_path, "detector", network, architecture=architecture)
+    loaded = load(tmp_path, "detector", network, architecture=architecture)
 
     def prepared(width: int, height: int) -> Any:
         file = io.BytesIO()
         Image.new("RGB", (width, height), "white").save(file, "PNG")
-        return runner.prepare(file.getvalue(), "image/png")
+        return loaded.prepare(file.getvalue(), "image/png")
 
     def peak_bytes(items: list[Any]) -> int:
         with metering(lambda _: None) as peak:
-            runner.run(items)
+            loaded.run(items)
             return peak()
 
-    limit_bytes = peak_bytes([runner.sample()] * 2)
+    limit_bytes = peak_bytes([loaded.sample()] * 2)
     for shape in ((1600, 900), (1200, 900), (500, 500), (2000, 500)):
         assert peak_bytes([prepared(*shape)] * 2) <= limit_bytes
     assert peak_bytes([prepared(1600, 900), prepared(900, 1600)]) <= limit_bytes
@@ -167,8 +167,8 @@ def test_a_segmenter_returns_an_image_of_classes(
 ) -> None:
     architecture = "deeplabv3_mobilenet_v3_large" if auxiliary else "lraspp_mobilenet_v3_large"
     network = seeded(models.segmentation, architecture, weights_backbone=None, **auxiliary)
-    runner = load(tmp_path, "segmenter", network, architecture=architecture)
-    masks = answers(runner, CHELSEA, small(), CHELSEA)
+    loaded = load(tmp_path, "segmenter", network, architecture=architecture)
+    masks = answers(loaded, CHELSEA, small(), CHELSEA)
     assert masks[0] == masks[2] != masks[1]
     for mask, size in zip(masks, [(384, 255), (60, 90), (384, 255)], strict=True):
         assert isinstance(mask, InlineBytes)

@@ -13,8 +13,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from worker.errors import SettingsError
-from worker.servicebus.link import Delivery
-from worker.telemetry.recording import JobSpan, Tracing
+from worker.servicebus.link import LockedMessage
+from worker.telemetry.recording import JobSpan, JobTracing
 from worker.telemetry.setup import flush, tracer_provider
 
 TRACE_ID, SPAN_ID = "ab" * 16, "cd" * 8
@@ -29,7 +29,7 @@ class Exported:
         self._exporter = InMemorySpanExporter()
         self.provider = TracerProvider()
         self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.tracing = Tracing(self.provider)
+        self.tracing = JobTracing(self.provider)
 
     def job(self, job_id: str = "job-1", traceparent: str = SAMPLED) -> JobSpan:
         return self.tracing.job("classifier", "images", job_id, delivery(traceparent))
@@ -52,9 +52,9 @@ def exported() -> Iterator[Exported]:
     exported.provider.shutdown()
 
 
-def delivery(traceparent: str) -> Delivery:
+def delivery(traceparent: str) -> LockedMessage:
     properties = {"traceparent": traceparent, "tracestate": "a=b"} if traceparent else {}
-    return Delivery(b"", 1, ENQUEUED_AT, None, properties, "job-1", cast(Any, None))
+    return LockedMessage(b"", 1, ENQUEUED_AT, None, properties, "job-1", cast(Any, None))
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def test_an_unsampled_trace_stays_unsampled(exported: Exported) -> None:
 
 
 def test_without_a_provider_there_are_no_spans() -> None:
-    tracing = Tracing()
+    tracing = JobTracing()
     job = tracing.job("classifier", "images", "job-1", delivery(SAMPLED))
     with job.step("prepare"), tracing.batch("classifier", [job]):
         assert tracing.headers() == {}
@@ -187,7 +187,7 @@ def test_exporters_are_found_by_name() -> None:
     provider = tracer_provider(["console"])
     assert provider is not None
     assert provider.resource.attributes["service.name"] == "loosely-worker"
-    with Tracing(provider).job("noop", "quick", "job-1", delivery(SAMPLED)).step("prepare"):
+    with JobTracing(provider).job("noop", "quick", "job-1", delivery(SAMPLED)).step("prepare"):
         assert trace.get_current_span().is_recording()
     flush(provider)
 

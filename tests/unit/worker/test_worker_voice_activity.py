@@ -26,7 +26,7 @@ RATE = 16_000
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     blobs = AzureBlobReader(None)  # type: ignore[arg-type]  # the weights are a package's
     library = WeightsStore(tmp_path_factory.mktemp("cache"), blobs)
     return ModelLoader(library, torch_thread_count=1).load(MODEL)
@@ -39,13 +39,13 @@ def wav(samples: Any, rate: int = RATE) -> bytes:
     return b"RIFF" + struct.pack("<I", len(parts)) + parts
 
 
-def heard(runner: LoadedModel, *recordings: bytes) -> list[dict[str, Any]]:
-    outputs = runner.run([runner.prepare(data, "audio/wav") for data in recordings])
-    return [runner.finish(output).value for output in outputs]  # type: ignore[union-attr]  # JSON
+def heard(loaded: LoadedModel, *recordings: bytes) -> list[dict[str, Any]]:
+    outputs = loaded.run([loaded.prepare(data, "audio/wav") for data in recordings])
+    return [loaded.finish(output).value for output in outputs]  # type: ignore[union-attr]  # JSON
 
 
-def test_segments_of_speech_are_found(runner: LoadedModel) -> None:
-    (found,) = heard(runner, SPEECH)
+def test_segments_of_speech_are_found(loaded: LoadedModel) -> None:
+    (found,) = heard(loaded, SPEECH)
     assert found["duration_seconds"] == pytest.approx(0.906, abs=1e-3)
     (segment,) = found["speech"]
     assert segment["start_seconds"] == pytest.approx(0.16, abs=0.05)
@@ -53,19 +53,19 @@ def test_segments_of_speech_are_found(runner: LoadedModel) -> None:
     assert segment["score"] > 0.7
 
 
-def test_silence_noise_and_tones_are_not_speech(runner: LoadedModel) -> None:
+def test_silence_noise_and_tones_are_not_speech(loaded: LoadedModel) -> None:
     noise = np.random.default_rng(7).normal(0, 0.05, 2 * RATE)
     tone = np.sin(np.arange(2 * RATE) * 2 * np.pi * 440 / RATE) * 0.3
-    for found in heard(runner, wav(np.zeros(2 * RATE)), wav(noise), wav(tone)):
+    for found in heard(loaded, wav(np.zeros(2 * RATE)), wav(noise), wav(tone)):
         assert found == {"speech": [], "duration_seconds": 2.0}
 
 
-def test_a_batch_has_the_same_scores_as_single_recordings(runner: LoadedModel) -> None:
+def test_a_batch_has_the_same_scores_as_single_recordings(loaded: LoadedModel) -> None:
     speech = resampled(decode(SPEECH).samples, 8000)
     later = wav(np.concatenate([np.zeros(RATE), speech, np.zeros(RATE), speech]))
     recordings = [SPEECH, later, wav(np.zeros(100))]
-    together = heard(runner, *recordings)
-    alone = [heard(runner, recording)[0] for recording in recordings]
+    together = heard(loaded, *recordings)
+    alone = [heard(loaded, recording)[0] for recording in recordings]
     assert [len(found["speech"]) for found in together] == [1, 2, 0]
     for one, other in zip(together, alone, strict=True):
         assert one["duration_seconds"] == other["duration_seconds"]
@@ -113,9 +113,9 @@ def test_resampling_preserves_the_sound(rate: int) -> None:
     assert len(resampled(tone(rate)[:1], rate)) >= 1
 
 
-def test_a_recording_that_is_too_long_is_refused(runner: LoadedModel) -> None:
+def test_a_recording_that_is_too_long_is_refused(loaded: LoadedModel) -> None:
     with pytest.raises(InvalidInput, match="lasts 601 s; 600 s are allowed"):
-        runner.prepare(wav(np.zeros(601 * 4_000), 4_000), "audio/x-wav")
+        loaded.prepare(wav(np.zeros(601 * 4_000), 4_000), "audio/x-wav")
 
 
 def steps(*parts: tuple[float, int]) -> list[float]:
