@@ -165,9 +165,9 @@ class Worker:
     def start(self) -> None:
         """Start all threads. Models load while the queues connect."""
         self._health.start()
-        self._thread("leases", lambda: self._locks.run(self._stop_background))
+        self._thread("lock-renewal", lambda: self._locks.run(self._stop_background))
         self._thread("memory", lambda: self._sharing.run(self._stop_background))
-        self._thread("pulse", lambda: self._device.run(self._stop_background))
+        self._thread("device-probe", lambda: self._device.run(self._stop_background))
         self._events.start()
         for consumer in self._consumers:
             self._thread(f"{consumer.name}-device", consumer.run_device)
@@ -190,11 +190,13 @@ class Worker:
             consumer.stop()
         unfinished_count = self._wait_until_settled(ends_at)
         if unfinished_count:
-            _log.warning("the grace is over: giving %d unfinished jobs back", unfinished_count)
+            _log.warning(
+                "the grace period is over: giving %d unfinished jobs back", unfinished_count
+            )
             for consumer in self._consumers:
                 consumer.give_up()
             if left_count := self._wait_until_settled(time.monotonic() + _CLOSE_SECONDS):
-                _log.warning("leaving with %d jobs unsettled: their locks run out", left_count)
+                _log.warning("stopping with %d unsettled jobs: their locks will expire", left_count)
         self._stop_background.set()
         closes_by = time.monotonic() + _CLOSE_SECONDS
         for thread in self._receiving:
@@ -221,9 +223,9 @@ class Worker:
 
     def _watched_loops(self) -> Loops:
         loops = Loops()
-        loops.watch("leases", lambda: self._locks.turned_at)
+        loops.watch("lock-renewal", lambda: self._locks.turned_at)
         loops.watch("memory", lambda: self._sharing.turned_at)
-        loops.watch("pulse", lambda: self._device.turned_at)
+        loops.watch("device-probe", lambda: self._device.turned_at)
         for consumer in self._consumers:
             for queue in consumer.queues:
                 turned_at = partial(getattr, queue.receiver, "turned_at")
@@ -284,7 +286,7 @@ def _shutdown_on_signals() -> Shutdown:
     def on_signal(number: int, frame: FrameType | None) -> None:
         if next(signals) > 1:
             os._exit(128 + number)
-        shutdown.request(f"told to leave by {signal.Signals(number).name}")
+        shutdown.request(f"received {signal.Signals(number).name}")
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)

@@ -137,7 +137,7 @@ class ScheduledEvents:
             try:
                 pause_seconds = self.turn()
             except Exception:  # noqa: BLE001  the edge: this thread must outlive a defect
-                _log.exception("polling for scheduled events failed, and goes on")
+                _log.exception("polling for scheduled events failed, and continues")
                 pause_seconds = _LONGEST_PAUSE_SECONDS
 
     def _handle(self, events: Sequence[ScheduledEvent]) -> None:

@@ -146,7 +146,7 @@ class LoadedModel:
     def prepare_file(
         self, file: io.BufferedIOBase, media_type: str, parameters: Parameters = _NO_PARAMETERS
     ) -> Any:
-        """Do the same for a model that reads files; close the file afterwards."""
+        """Preprocess an input for a model that reads files; close the file afterwards."""
         with file, self._inference_mode():
             self._check_media_type(media_type)
             return self._adapter.preprocess(file, parameters)
@@ -240,7 +240,7 @@ class Adapter(Protocol):
         ...
 
     def bare(self, item: Any) -> Any:
-        """Return the item as the model's own hooks know it, of what `preprocess` returned."""
+        """Return the item for the model's own hooks, given what `preprocess` returned."""
         ...
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:

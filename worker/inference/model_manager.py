@@ -78,7 +78,7 @@ class ModelManager:
 
     @property
     def is_standing_by(self) -> bool:
-        """Return whether the model is only not loaded because others have the memory."""
+        """Return whether the model is unloaded only because others have the memory."""
         is_waiting = self._loaded is None and isinstance(self._reservation, SharedReservation)
         return is_waiting and self._problem is None
 
@@ -244,13 +244,13 @@ class ModelManager:
         if is_out_of_memory(error) and self._device is not None:
             size_bytes = self._next_reservation_bytes(self._device)
             has_all = self.reserved_bytes >= self._device.total_bytes
-            too_large = OutOfMemory(f"it does not fit into the device: {error}")
+            too_large = OutOfMemory(f"the model does not fit into the device: {error}")
             self._problem = _describe(too_large) if has_all else None
-            _log.warning("%s: no memory to load it: %s", self._model.name, error)
+            _log.warning("%s: not enough memory to load the model: %s", self._model.name, error)
         else:
             failed = ModelFailed(f"{self._model.implementation} raised {type(error).__name__}")
             self._problem = _describe(error if isinstance(error, ModelUnusable) else failed)
-            _log.error("%s: cannot be loaded, trying on", self._model.name, exc_info=error)
+            _log.error("%s: cannot be loaded, trying again", self._model.name, exc_info=error)
         self._free_failed_load(error)
         # If only memory is missing, the model waits for its turn and needs no further delay.
         retry_seconds = self._backoff.next() if self._problem else 0.0

@@ -115,7 +115,7 @@ class Consumer:
                     else:
                         self._accept(queue, event)
             except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
-                _log.exception("%s: the receiver failed, and goes on", queue.name)
+                _log.exception("%s: the receiver failed, and continues", queue.name)
                 queue.receiver.close()
                 self.stopping.wait(1.0)
         queue.receiver.close()
@@ -295,5 +295,5 @@ class Consumer:
             self.low.receiver.wake()
 
     def _request_shutdown(self, error: DeviceLost) -> None:
-        _log.error("%s: the device is lost, this worker leaves: %s", self.name, error)
+        _log.error("%s: the device is lost, this worker shuts down: %s", self.name, error)
         self.shutdown.request("the device is lost", EXIT_DEVICE_LOST)

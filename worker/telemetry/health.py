@@ -44,7 +44,7 @@ class Loops:
             try:
                 loop()
             except BaseException:  # noqa: BLE001  the edge: also a model's sys.exit
-                _log.exception("%s ended by a defect: this worker is to be restarted", name)
+                _log.exception("%s ended by an error: this worker has to be restarted", name)
                 self._broken.append(name)
 
         return run

@@ -86,7 +86,7 @@ class ServiceStatus:
     def mark_down(self, reason: object) -> None:
         """Record a failed call."""
         if self._change(answers=False):
-            _log.warning("%s does not answer, trying on: %s", self._service, reason)
+            _log.warning("%s does not answer, trying again: %s", self._service, reason)
 
     def mark_up(self) -> None:
         """Record a successful call."""

@@ -92,7 +92,7 @@ def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
 
 
 def flush(provider: "TracerProvider | None") -> None:
-    """Send the remaining spans, for a limited time: a collector that does not answer is left."""
+    """Send the remaining spans; wait for the collector for a limited time."""
     if provider is not None:
         last = threading.Thread(target=provider.shutdown, name="traces", daemon=True)
         last.start()

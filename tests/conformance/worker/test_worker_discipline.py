@@ -132,7 +132,7 @@ def test_an_older_namespace_has_no_queue_for_low_priority(
     services.send("scripted-low", message(gateway, identity, "single", {"do": "x"}))
     assert gateway.taken(identity).attempt == 1
     log = worker.log.read_text()
-    assert log.count("scripted-low-low does not answer, trying on: there is no such queue") == 1
+    assert log.count("scripted-low-low does not answer, trying again: there is no such queue") == 1
 
 
 def test_a_shutdown_under_load_loses_and_doubles_no_job(

@@ -61,10 +61,10 @@ def test_the_worker_is_not_ready_on_a_lost_device(worker: Worker) -> None:
 
 def test_the_worker_is_not_ready_after_a_shutdown_request(worker: Worker) -> None:
     worker.probe.run_kernel()
-    worker.leaving = "told to leave by SIGTERM"
+    worker.leaving = "received SIGTERM"
     good, details = worker.readiness.ready()
     assert not good
-    assert details["reason"] == "draining: told to leave by SIGTERM"
+    assert details["reason"] == "draining: received SIGTERM"
     assert details["models"] == worker.models
 
 

@@ -115,8 +115,8 @@ def test_an_unknown_weights_format_is_refused(tmp_path: Path, data: bytes) -> No
         (torch.nn.Linear(3, 4).state_dict(), "size mismatch for weight"),
         ({}, "Missing key.*weight"),
         ({**network().state_dict(), "more": torch.zeros(1)}, "Unexpected key.*more"),
-        ([torch.zeros(1)], "no state dict"),
-        ({"state_dict": network().state_dict()}, "no state dict"),
+        ([torch.zeros(1)], "not a state dict"),
+        ({"state_dict": network().state_dict()}, "not a state dict"),
     ],
 )
 def test_weights_with_other_names_or_shapes_are_refused(

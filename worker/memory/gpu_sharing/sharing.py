@@ -75,7 +75,7 @@ class DeviceSharing:
         size_bytes = needed_bytes(profile, model, device) if profile else model.memory_bytes or None
         if size_bytes is not None and size_bytes > device.total_bytes:
             _log.error(
-                "%s: needs %d bytes of %d that the device has: its queue is left alone",
+                "%s: needs %d bytes of %d that the device has: its jobs are not received",
                 *(model.name, size_bytes, device.total_bytes),
             )
         turn_seconds = self._settings.turn_seconds
@@ -104,7 +104,7 @@ class DeviceSharing:
                     self.turned_at = time.monotonic()
                     reservation.turn()
             except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
-                _log.exception("sharing the device failed, and goes on")
+                _log.exception("sharing the device failed, and continues")
             is_calm = bool(reservations) and all(each.is_settled for each in reservations)
             pause_seconds = _CALM_SECONDS if is_calm else _BUSY_SECONDS
 
