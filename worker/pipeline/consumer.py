@@ -178,26 +178,26 @@ class Consumer:
     def _run_batches(self) -> None:
         """Run batches until the model is to be unloaded, or all jobs have ended after a stop."""
         while batch := self.batches.take(self.manager.limit.max_cost):
-            if self.shutdown.is_requested:
-                # Taken just before `stop`, perhaps on a lost device.
-                for job in batch:
-                    self.end(job, HandedBack("this worker is shutting down"))
-            else:
-                for inferred in self.infer.run(batch):
-                    self._take_outcome(inferred)
+            self._run_batch(batch)
         for job in self.batches.clear():
             self.end(job, HandedBack("the model was unloaded"))
         # The last jobs still need the model to postprocess their outputs.
         while self.stopping.is_set() and self.in_flight.held_count:
             time.sleep(_POLL_SECONDS)
 
-    def _take_outcome(self, inferred: Inferred) -> None:
-        job = inferred.job
-        if inferred.error is not None:
-            self.fail(job, inferred.error, InferenceFailed)
-        else:
-            self._finish_run(job)
-            self._reply_threads.submit(self._reply_with_result, job, inferred)
+    def _run_batch(self, batch: list[ReceivedJob]) -> None:
+        if self.shutdown.is_requested:
+            # Taken just before `stop`, perhaps on a lost device.
+            for job in batch:
+                self.end(job, HandedBack("this worker is shutting down"))
+            return
+        for inferred in self.infer.run(batch):
+            job = inferred.job
+            if inferred.error is not None:
+                self.fail(job, inferred.error, InferenceFailed)
+            else:
+                self._finish_run(job)
+                self._reply_threads.submit(self._reply_with_result, job, inferred)
 
     def _reply_with_result(self, job: ReceivedJob, inferred: Inferred) -> None:
         with self.ending_on_error(job, InferenceFailed):
