@@ -9,28 +9,29 @@ import time
 from pathlib import Path
 
 from contract.catalogue import Catalogue
-from worker.allocator import keep_large_blocks
-from worker.inference.runner import Runner
-from worker.inference.threads import processors, torch_threads
+from worker.inference.loaded_model import LoadedModel
+from worker.process import available_processors, keep_large_blocks, torch_threads
 
 
 def images_per_second(picture: bytes, batch_size: int, seconds: float) -> float:
     """Decode and classify the same picture in batches, on one thread."""
-    runner = Runner.load(Catalogue.load().model("classifier"), torch_threads(processors()))
-    one_batch(runner, picture, batch_size)
+    loaded = LoadedModel.load(
+        Catalogue.load().model("classifier"), torch_threads(available_processors())
+    )
+    one_batch(loaded, picture, batch_size)
     count = 0
     begin = time.perf_counter()
     while (elapsed := time.perf_counter() - begin) < seconds:
-        one_batch(runner, picture, batch_size)
+        one_batch(loaded, picture, batch_size)
         count += batch_size
     return count / elapsed
 
 
-def one_batch(runner: Runner, picture: bytes, batch_size: int) -> None:
+def one_batch(loaded: LoadedModel, picture: bytes, batch_size: int) -> None:
     """All that a worker does for a batch of jobs, but for their messages."""
-    batch = [runner.prepare(picture, "image/jpeg") for _ in range(batch_size)]
-    for output in runner.run(batch):
-        runner.finish(output)
+    batch = [loaded.prepare(picture, "image/jpeg") for _ in range(batch_size)]
+    for output in loaded.run(batch):
+        loaded.finish(output)
 
 
 def main(arguments: list[str]) -> None:

@@ -22,9 +22,14 @@ from queue import SimpleQueue
 from typing import Any
 
 from contract.catalogue import Catalogue, Model
-from worker.allocator import keep_large_blocks
-from worker.inference.runner import Runner
-from worker.inference.threads import prefer_the_device, preparing_threads, processors, torch_threads
+from worker.inference.loaded_model import LoadedModel
+from worker.process import (
+    available_processors,
+    keep_large_blocks,
+    prefer_device_thread,
+    preparing_threads,
+    torch_threads,
+)
 
 # As in the worker: one batch runs while the next is made ready.
 _BATCHES_AHEAD = 2
@@ -58,10 +63,10 @@ class Loop:
     """One model with its threads."""
 
     def __init__(self, model: Model, pictures: Sequence[bytes]) -> None:
-        self._runner = Runner.load(model, torch_threads(processors()))
+        self._runner = LoadedModel.load(model, torch_threads(available_processors()))
         self._batch_size = model.max_batch_size
         self._pictures = pictures
-        self._preparing = ThreadPoolExecutor(preparing_threads(processors()))
+        self._preparing = ThreadPoolExecutor(preparing_threads(available_processors()))
         self._finishing = ThreadPoolExecutor(1)
 
     def run(self, images: int) -> Pace:
@@ -95,7 +100,7 @@ def main(arguments: list[str]) -> None:
     """Serve the one who started this."""
     catalogue, name, *paths = arguments
     keep_large_blocks()
-    prefer_the_device(os.environ)
+    prefer_device_thread(os.environ)
     model = Catalogue.load(Path(catalogue)).model(name)
     loop = Loop(model, [Path(path).read_bytes() for path in paths])
     loop.run(model.max_batch_size * 2)

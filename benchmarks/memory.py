@@ -16,9 +16,9 @@ from benchmarks.figures import Figure, report
 from contract.messages import InlineJson, JobError
 from tests.conformance.worker.worker_gateway import Gateway, run_gateway
 from tests.conformance.worker.worker_heavy import CATALOGUE, GIB
+from tests.conformance.worker.worker_services import LocalServices, run_services
 from tests.conformance.worker.worker_sharing import send_interleaved, sharing, waits
-from tests.conformance.worker.worker_world import World, run_world
-from worker.memory.budget import Record
+from worker.memory.simulated_device import AccountRecord
 
 JOBS_COUNT = 200
 BUDGET_BYTES = 8 * GIB
@@ -31,26 +31,26 @@ class Run:
     right_count: int
     failed: dict[str, int]
     seconds: float
-    record: Record
+    record: AccountRecord
     longest_wait_seconds: float
 
 
-def run(world: World, settings: dict[str, str], *models: str) -> Run:
+def run(services: LocalServices, settings: dict[str, str], *models: str) -> Run:
     """Serve the jobs of both models by one process for each of these."""
     with run_gateway() as gateway:
-        workers = [world.worker(gateway.host, each, **settings) for each in models]
+        workers = [services.worker(gateway.host, each, **settings) for each in models]
         try:
             for worker in workers:
                 worker.start()
             begin = time.perf_counter()
-            jobs = send_interleaved(world, gateway, JOBS_COUNT)
+            jobs = send_interleaved(services, gateway, JOBS_COUNT)
             right_count, failed = outcomes(gateway, jobs)
             seconds = time.perf_counter() - begin
         finally:
             for worker in workers:
                 worker.signal(signal.SIGTERM)
                 worker.exit_code()
-    record = Record.read(Path(settings["WORKER_MEMORY_FOLDER"]) / "cpu" / "account")
+    record = AccountRecord.read(Path(settings["WORKER_MEMORY_FOLDER"]) / "cpu" / "account")
     return Run(right_count, failed, seconds, record, max(waits(workers), default=0.0))
 
 
@@ -74,10 +74,10 @@ def main(arguments: Sequence[str] = ()) -> int:
     """Measure both; exit code 1 where admission missed its targets."""
     with tempfile.TemporaryDirectory(prefix="loosely-memory-") as text:
         folder = Path(text)
-        with run_world(folder, CATALOGUE) as world:
-            admitted = run(world, sharing(folder / "admitted"), "three,six", "three,six")
+        with run_services(folder, CATALOGUE) as services:
+            admitted = run(services, sharing(folder / "admitted"), "three,six", "three,six")
             settings = sharing(folder / "hoped") | {"WORKER_ADMISSION": "off"}
-            hoped = run(world, settings, "three", "six")
+            hoped = run(services, settings, "three", "six")
     return report(
         "Three units and six on a device of eight, two processes", figures(admitted, hoped)
     )

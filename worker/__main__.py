@@ -1,4 +1,4 @@
-"""`python -m worker`: read the settings, serve until there is a reason to leave, drain, exit."""
+"""`python -m worker`: compose the worker, run it until shutdown is requested, drain, and exit."""
 
 import argparse
 import errno
@@ -6,36 +6,306 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
 from itertools import count
 from types import FrameType
+from typing import Any
 
-from worker.allocator import keep_large_blocks
+from azure.storage.blob import BlobServiceClient
+
+from contract.catalogue import Catalogue, Model
+from contract.errors import ContractError
+from contract.names import low_priority_queue
 from worker.errors import SettingsError
-from worker.inference.threads import prefer_the_device
-from worker.leaving import Leaving
-from worker.observed import logs
-from worker.service import Worker
-from worker.settings import Settings
+from worker.inference.loaded_model import ModelLoader
+from worker.inference.model_manager import ModelManager
+from worker.inputs.payloads import AzureBlobStore, BlobPayloads
+from worker.inputs.urls import UrlFetcher
+from worker.memory.device_errors import is_device_lost, run_tiny_kernel
+from worker.memory.gpu_sharing.reservation import ModelWorkload
+from worker.memory.gpu_sharing.sharing import DeviceSharing
+from worker.net.guarded_http import GuardedHttp
+from worker.net.storage import storage_account
+from worker.pipeline.consumer import Consumer
+from worker.pipeline.infer import Batcher, BatchQueue, InferStep
+from worker.pipeline.prepare import CancellationCheck, PrepareStep, RetryPolicy
+from worker.pipeline.progress import ProgressReporter
+from worker.pipeline.receive import Capacity, InFlight, ReceivedJob, ReceiveStep
+from worker.pipeline.reply import ReplyStep
+from worker.pipeline.settle import SettleStep
+from worker.process import keep_large_blocks, prefer_device_thread
+from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders, WebhookReplies
+from worker.scheduled_events import ScheduledEvents
+from worker.servicebus.link import QueueLink, check_endpoint
+from worker.servicebus.locks import LockRenewer
+from worker.servicebus.receiver import ModelQueue
+from worker.settings import WorkerSettings
+from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
+from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
+from worker.telemetry.health_server import HealthServer, check_page, metrics_page
+from worker.telemetry.recording import JobTracing, Metrics, ModelTelemetry
+from worker.telemetry.setup import configure_logs, flush, tracer_provider
+from worker.weights.store import AzureBlobReader, WeightsStore
 
 _log = logging.getLogger("worker")
 
 _EXIT_USAGE = 2
 _EXIT_PORT_BUSY = 98
+_CLOSE_SECONDS = 2.0
+_POLL_SECONDS = 0.02
+
+
+class Worker:
+    """All parts of one worker process. This is the composition root."""
+
+    def __init__(self, settings: WorkerSettings, shutdown: Shutdown) -> None:
+        """Compose the parts; start nothing yet.
+
+        Raises:
+            SettingsError: A setting cannot be used.
+            OSError: The health port is in use.
+        """
+        check_endpoint(settings.service_bus)
+        self._settings = settings
+        self._shutdown = shutdown
+        self._stop_background = threading.Event()
+        self._traces = tracer_provider(settings.trace_exporters)
+        self._tracing = JobTracing(self._traces)
+        self._metrics = Metrics()
+        self._locks = LockRenewer()
+        self._gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
+        http = GuardedHttp(settings.guard)
+        account = _account(settings)
+        self._payloads = BlobPayloads(AzureBlobStore(account))
+        self._urls = UrlFetcher(http)
+        catalogue = _catalogue(settings)
+        self._senders = ReplySenders(
+            self._gateway,
+            QueueReplies(settings.service_bus, catalogue),
+            WebhookReplies(http, settings.webhook_secrets),
+        )
+        self._cache = ReplyCache()
+        weights = WeightsStore(settings.weights_cache, AzureBlobReader(account))
+        self._loader = ModelLoader(weights, settings.torch_threads)
+        self._sharing = DeviceSharing(settings.memory)
+        self._metrics.watch_memory_used(lambda: self._sharing.used_bytes)
+        self._consumers = [self._consumer(model) for model in _models(settings, catalogue)]
+        self._receiving: list[threading.Thread] = []
+        self._events = ScheduledEvents(settings.scheduled_events, shutdown.request)
+        self._device = DeviceProbe(run_tiny_kernel, self._note_device_failure)
+        self._loops = self._watched_loops()
+        readiness = WorkerReadiness(self._states, self._device, lambda: shutdown.reason)
+        pages = {
+            "/live": check_page(self._loops.live),
+            "/ready": check_page(readiness.ready),
+            "/metrics": metrics_page(self._metrics.exposition),
+        }
+        self._health = HealthServer(settings.health_host, settings.health_port, pages)
+
+    def _consumer(self, model: Model) -> Consumer:
+        """Compose the parts of one model."""
+        stopping = threading.Event()
+        telemetry = ModelTelemetry(model.name, self._metrics, self._tracing)
+        in_flight = InFlight(telemetry)
+        normal, low = self._queues(model)
+        batches = BatchQueue[ReceivedJob](Batcher(model.max_batch_size, model.max_wait_ms / 1000))
+        workload = ModelWorkload(
+            model.name,
+            busy_count=lambda: in_flight.busy_count,
+            may_receive=lambda: normal.receiver.may_receive or low.receiver.may_receive,
+            vacate=batches.pause,
+            queues=[QueueLink(self._settings.service_bus, queue.name) for queue in (normal, low)],
+        )
+        manager = ModelManager(model, self._loader.load, self._sharing, workload, telemetry)
+        progress = ProgressReporter(self._gateway.report) if model.reports_progress else None
+        retries = RetryPolicy(stopping)
+        cancellation = CancellationCheck(self._gateway, retries)
+        telemetry.watch(
+            in_flight=lambda: in_flight.held_count,
+            is_loaded=lambda: manager.loaded is not None,
+            is_connected=lambda: normal.receiver.is_connected,
+            reserved_bytes=lambda: manager.reserved_bytes,
+        )
+        receivers = {queue.name: queue.receiver for queue in (normal, low)}
+        return Consumer(
+            model=model,
+            normal=normal,
+            low=low,
+            receive=ReceiveStep(model, self._senders, self._locks, telemetry),
+            prepare=PrepareStep(model, manager, self._payloads, self._urls, cancellation, retries),
+            infer=InferStep(manager, in_flight, cancellation, progress),
+            reply=ReplyStep(self._payloads, self._senders, self._cache, in_flight),
+            settle=SettleStep(in_flight, receivers),
+            manager=manager,
+            in_flight=in_flight,
+            capacity=Capacity(manager.admits, in_flight, model),
+            batches=batches,
+            cache=self._cache,
+            progress=progress,
+            stopping=stopping,
+            shutdown=self._shutdown,
+        )
+
+    def _queues(self, model: Model) -> tuple[ModelQueue, ModelQueue]:
+        endpoint, lock_seconds = self._settings.service_bus, model.lock_seconds
+        low = low_priority_queue(model.queue)
+        return (
+            ModelQueue(model.queue, endpoint, self._locks, lock_seconds),
+            ModelQueue(low, endpoint, self._locks, lock_seconds, is_low=True),
+        )
+
+    @property
+    def health_port(self) -> int:
+        """Return the port of the health server."""
+        return self._health.server_port
+
+    def start(self) -> None:
+        """Start all threads. Models load while the queues connect."""
+        self._health.start()
+        self._thread("lock-renewal", lambda: self._locks.run(self._stop_background))
+        self._thread("memory", lambda: self._sharing.run(self._stop_background))
+        self._thread("device-probe", lambda: self._device.run(self._stop_background))
+        self._events.start()
+        for consumer in self._consumers:
+            self._thread(f"{consumer.name}-device", consumer.run_device)
+            for queue in consumer.queues:
+                receive = partial(consumer.run_queue, queue)
+                self._receiving.append(self._thread(f"{queue.name}-receive", receive))
+
+    def drain(self) -> bool:
+        """Stop receiving, finish the running jobs within the grace period, and close.
+
+        Jobs that have not started are released at once. Locks are renewed until the last job is
+        replied and settled.
+
+        Returns:
+            Whether all jobs were finished in time.
+        """
+        ends_at = time.monotonic() + self._settings.drain_seconds
+        self._events.stop()
+        for consumer in self._consumers:
+            consumer.stop()
+        unfinished_count = self._wait_until_settled(ends_at)
+        if unfinished_count:
+            _log.warning(
+                "the grace period is over: giving %d unfinished jobs back", unfinished_count
+            )
+            for consumer in self._consumers:
+                consumer.give_up()
+            if left_count := self._wait_until_settled(time.monotonic() + _CLOSE_SECONDS):
+                _log.warning("stopping with %d unsettled jobs: their locks will expire", left_count)
+        self._stop_background.set()
+        closes_by = time.monotonic() + _CLOSE_SECONDS
+        for thread in self._receiving:
+            thread.join(max(0.0, closes_by - time.monotonic()))
+        self._gateway.close()
+        self._events.acknowledge()
+        flush(self._traces)
+        return unfinished_count == 0
+
+    def _wait_until_settled(self, ends_at: float) -> int:
+        """Wait until all messages are settled; return how many are still held at the end."""
+        while (
+            held_count := sum(consumer.in_flight.held_count for consumer in self._consumers)
+        ) and time.monotonic() < ends_at:
+            time.sleep(_POLL_SECONDS)
+        return held_count
+
+    def _thread(self, name: str, target: Callable[[], object]) -> threading.Thread:
+        # Daemons: code of a model that hangs must not keep the process after the drain.
+        guarded = self._loops.guarded(name, target)
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def _watched_loops(self) -> Loops:
+        loops = Loops()
+        loops.watch("lock-renewal", lambda: self._locks.turned_at)
+        loops.watch("memory", lambda: self._sharing.turned_at)
+        loops.watch("device-probe", lambda: self._device.turned_at)
+        for consumer in self._consumers:
+            for queue in consumer.queues:
+                turned_at = partial(getattr, queue.receiver, "turned_at")
+                loops.watch(f"{queue.name}-receive", turned_at)
+        return loops
+
+    def _states(self) -> dict[str, dict[str, Any]]:
+        """Return the state of each model for the readiness probe.
+
+        Queues for low priority are not required: older deployments do not have them.
+        """
+        states = {}
+        for consumer in self._consumers:
+            manager, is_connected = consumer.manager, consumer.normal.receiver.is_connected
+            is_loaded, is_standing_by = manager.loaded is not None, manager.is_standing_by
+            states[consumer.name] = {
+                "ready": (is_loaded or is_standing_by) and is_connected,
+                "loaded": is_loaded,
+                "standing_by": is_standing_by,
+                "problem": manager.problem,
+                "connected": is_connected,
+                "low_connected": consumer.low.receiver.is_connected,
+                "held": consumer.in_flight.held_count,
+            }
+        return states
+
+    def _note_device_failure(self, error: Exception) -> None:
+        """Request shutdown: our own kernel failed, so no other kernel needs to be tried."""
+        if is_device_lost(error, lambda: False):
+            self._shutdown.request("the device is lost", EXIT_DEVICE_LOST)
+
+
+def _catalogue(settings: WorkerSettings) -> Catalogue:
+    try:
+        return Catalogue.load(settings.catalogue)
+    except ContractError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _models(settings: WorkerSettings, catalogue: Catalogue) -> list[Model]:
+    try:
+        return [catalogue.model(name) for name in settings.models or catalogue]
+    except ContractError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _account(settings: WorkerSettings) -> BlobServiceClient:
+    try:
+        return storage_account(settings.payload_storage)
+    # The error's text would repeat the connection string.
+    except ValueError:
+        raise SettingsError("PAYLOAD_STORAGE: cannot be used as a connection string") from None
+
+
+def _shutdown_on_signals() -> Shutdown:
+    shutdown, signals = Shutdown(), count(1)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if next(signals) > 1:
+            os._exit(128 + number)
+        shutdown.request(f"received {signal.Signals(number).name}")
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    return shutdown
 
 
 def main() -> int:
-    """Run the worker; returns the exit code."""
+    """Run the worker; return the exit code."""
     argparse.ArgumentParser(
         prog="python -m worker",
         description="Takes jobs from the models' queues. All settings come from the environment.",
     ).parse_args()
-    leaving = _leaving_on_signals()
-    settings = Settings.from_env(os.environ)
-    logs.configure(settings.log_level, settings.log_format)
+    shutdown = _shutdown_on_signals()
+    settings = WorkerSettings.from_env(os.environ)
+    configure_logs(settings.log_level, settings.log_format)
     keep_large_blocks()
-    prefer_the_device(os.environ)
+    prefer_device_thread(os.environ)
     try:
-        worker = Worker(settings, leaving)
+        worker = Worker(settings, shutdown)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
@@ -43,27 +313,14 @@ def main() -> int:
         return _EXIT_PORT_BUSY
     worker.start()
     _log.info("started; health on port %d", worker.health_port)
-    leaving.wait()
+    shutdown.wait()
     _log.info(
         "%s: draining for %g s at most; a second signal exits at once",
-        *(leaving.reason, settings.drain_seconds),
+        *(shutdown.reason, settings.drain_seconds),
     )
     worker.drain()
     _log.info("stopped")
-    return leaving.exit_code
-
-
-def _leaving_on_signals() -> Leaving:
-    leaving, signals = Leaving(), count(1)
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if next(signals) > 1:
-            os._exit(128 + number)
-        leaving.ask(f"told to leave by {signal.Signals(number).name}")
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    return leaving
+    return shutdown.exit_code
 
 
 if __name__ == "__main__":
@@ -73,5 +330,5 @@ if __name__ == "__main__":
         sys.stderr.write(f"{problem}\n")
         code = _EXIT_USAGE
     logging.shutdown()
-    # Not sys.exit: it would wait for pool threads that a model or a dead host still holds up.
+    # Not sys.exit: it would wait for threads that a model or an unreachable host still blocks.
     os._exit(code)

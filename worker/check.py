@@ -1,10 +1,9 @@
-"""`python -m worker.check NAME FILE`: one model alone, on one input, without queues or a gateway.
+"""`python -m worker.check NAME FILE`: try one model on one input, without queues and gateway.
 
-Runs its sample as the worker does, and prints a JSON object a line: what was loaded, what the input
-came to, and for batches of 1, 2, 4 … up to the entry's largest how long a pass takes and how much
-memory. Reads MODEL_CATALOGUE, TORCH_THREADS and WORKER_WEIGHTS_CACHE as the worker does, and
-PAYLOAD_STORAGE where the weights are in blob storage. Exit code 1 where the model or the input is
-at fault, 2 for wrong usage.
+Prints one JSON object a line: the loaded model, the result, and the time and memory of a pass for
+batches of 1, 2, 4 … up to the entry's largest. Reads MODEL_CATALOGUE, TORCH_THREADS and
+WORKER_WEIGHTS_CACHE as the worker does, and PAYLOAD_STORAGE if the weights are in blob storage. The
+exit code is 1 if the model or the input is at fault, and 2 for wrong usage.
 """
 
 import argparse
@@ -25,18 +24,14 @@ from contract import media
 from contract.catalogue import Catalogue, Model
 from contract.errors import ContractError
 from contract.messages import InlineJson
-from worker.allocator import keep_large_blocks
 from worker.errors import SettingsError, WeightsAway, WorkerError
-from worker.inference.loading import Loader
-from worker.inference.results import Result
-from worker.inference.runner import Runner
-from worker.inference.warmup import Unheard, run_once
-from worker.inputs.payloads import serialized
-from worker.memory.meter import metering, resident_bytes
-from worker.remote.storage import storage_account
-from worker.settings import CheckSettings, Endpoint
-from worker.weights.library import Library
-from worker.weights.source import AzureBlobReader
+from worker.inference.loaded_model import LoadedModel, ModelLoader, Result, serialize_result
+from worker.inference.model_manager import SilentContext, run_sample
+from worker.memory.simulated_device import metering, resident_bytes
+from worker.net.storage import storage_account
+from worker.process import keep_large_blocks
+from worker.settings import CheckSettings, ServiceEndpoint
+from worker.weights.store import AzureBlobReader, WeightsStore
 
 _EXIT_FAULT: Final = 1
 _EXIT_USAGE: Final = 2
@@ -46,50 +41,54 @@ Line = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One input, as a caller would send it."""
+class ModelInput:
+    """One input as a caller would send it."""
 
     data: bytes
     media_type: str
 
 
-class Storage:
-    """Blob storage for a model that turns out to need it. See BlobReader."""
+class LazyBlobReader:
+    """Read blobs; connect to blob storage only if a model needs it."""
 
-    def __init__(self, endpoint: Endpoint | None) -> None:
+    def __init__(self, endpoint: ServiceEndpoint | None) -> None:
         self._endpoint = endpoint
 
     def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """See BlobReader."""
+        """Yield the blob in pieces; raise WeightsMissing or WeightsAway."""
         if self._endpoint is None:
             raise WeightsAway("PAYLOAD_STORAGE is not set, and the weights are in blob storage")
         try:
             account = storage_account(self._endpoint)
         except ValueError:
-            # The text would repeat the connection string.
+            # The error's text would repeat the connection string.
             raise WeightsAway("PAYLOAD_STORAGE cannot be used as a connection string") from None
         return AzureBlobReader(account).read(container, blob)
 
 
-def check(model: Model, sample: Sample, loader: Loader) -> Iterator[Line]:
-    """Load the model and try it; raises WorkerError where the model or the input is at fault."""
+def check(model: Model, sample: ModelInput, loader: ModelLoader) -> Iterator[Line]:
+    """Load the model and try it; yield the lines to print.
+
+    Raises:
+        WorkerError: The model or the input is at fault.
+    """
     begun = time.perf_counter()
-    runner = loader.load(model)
-    run_once(model, runner)
+    loaded = loader.load(model)
+    run_sample(model, loaded)
     yield {
         "event": "loaded",
         "model": model.name,
-        "accepts": runner.accepts,
+        "accepts": loaded.accepts,
         "seconds": round(time.perf_counter() - begun, 3),
-        "resident_bytes": _resident_bytes(runner),
+        "resident_bytes": _resident_bytes(loaded),
         "process_bytes": _process_bytes(),
     }
     begun = time.perf_counter()
-    item = runner.prepare(sample.data, sample.media_type)
+    item = loaded.prepare(sample.data, sample.media_type)
     prepared = time.perf_counter()
-    (output,) = _run(runner, [item])
+    (output,) = _run(loaded, [item])
     finishing = time.perf_counter()
-    result = runner.finish(output)
+    result = loaded.finish(output)
     yield {
         "event": "result",
         "prepare_ms": _ms(prepared - begun),
@@ -97,13 +96,13 @@ def check(model: Model, sample: Sample, loader: Loader) -> Iterator[Line]:
         **_shown(result),
     }
     for size in _sizes(model.max_batch_size):
-        yield _batch(runner, [item] * size)
+        yield _batch(loaded, [item] * size)
 
 
-def _batch(runner: Runner, items: list[Any]) -> Line:
-    # Apart, since metering slows the pass down.
-    peak_bytes = _peak_bytes(runner, items)
-    seconds = statistics.median(_timed(lambda: _run(runner, items)) for _ in range(_PASSES))
+def _batch(loaded: LoadedModel, items: list[Any]) -> Line:
+    # A pass of its own, because metering is slow.
+    peak_bytes = _peak_bytes(loaded, items)
+    seconds = statistics.median(_timed(lambda: _run(loaded, items)) for _ in range(_PASSES))
     return {
         "event": "batch",
         "size": len(items),
@@ -113,9 +112,9 @@ def _batch(runner: Runner, items: list[Any]) -> Line:
     }
 
 
-def _run(runner: Runner, items: list[Any]) -> list[Any]:
-    contexts = [Unheard()] * len(items) if runner.reports_progress else []
-    return list(runner.run(items, contexts))
+def _run(loaded: LoadedModel, items: list[Any]) -> list[Any]:
+    contexts = [SilentContext()] * len(items) if loaded.reports_progress else []
+    return list(loaded.run(items, contexts))
 
 
 def _timed(call: Callable[[], object]) -> float:
@@ -124,24 +123,24 @@ def _timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def _peak_bytes(runner: Runner, items: list[Any]) -> int:
-    """What the pass takes beyond what the model holds."""
-    cost = sum(runner.cost(item) for item in items)
-    declared_bytes = runner.memory_bytes(cost) - runner.memory_bytes(0)
+def _peak_bytes(loaded: LoadedModel, items: list[Any]) -> int:
+    """Return what a pass takes in addition to the model."""
+    cost = sum(loaded.cost(item) for item in items)
+    declared_bytes = loaded.memory_bytes(cost) - loaded.memory_bytes(0)
     if (cuda := _cuda()) is not None:
         cuda.reset_peak_memory_stats()
         before_bytes = cuda.memory_allocated()
-        _run(runner, items)
+        _run(loaded, items)
         return int(cuda.max_memory_allocated() - before_bytes) + declared_bytes
     with metering(lambda _: None) as peak:
-        _run(runner, items)
+        _run(loaded, items)
         return peak() + declared_bytes
 
 
-def _resident_bytes(runner: Runner) -> int:
+def _resident_bytes(loaded: LoadedModel) -> int:
     cuda = _cuda()
-    held = resident_bytes(runner) if cuda is None else int(cuda.memory_allocated())
-    return held + runner.memory_bytes(0)
+    held = resident_bytes(loaded) if cuda is None else int(cuda.memory_allocated())
+    return held + loaded.memory_bytes(0)
 
 
 def _cuda() -> Any:
@@ -150,13 +149,13 @@ def _cuda() -> Any:
 
 
 def _process_bytes() -> int:
-    """The most that this process has had in memory, in all."""
+    """Return the peak memory of this process."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
 
 def _shown(result: Result) -> Line:
-    data = serialized(result)
+    data = serialize_result(result)
     if isinstance(result, InlineJson):
         return {"media_type": media.JSON, "json": result.value}
     encoded = base64.b64encode(data).decode()
@@ -171,7 +170,7 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
-def _sample(model: Model, path: Path, announced: str | None) -> Sample:
+def _sample(model: Model, path: Path, announced: str | None) -> ModelInput:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -181,10 +180,10 @@ def _sample(model: Model, path: Path, announced: str | None) -> Sample:
         raise SettingsError(f"{path}: {len(data)} bytes; {model.name} takes {limit_bytes}")
     seen = announced or media.sniff(data)
     if seen is None:
-        # A type without a signature: the only one that the model takes, or the first that can be.
+        # A type without a signature: the first type of the model that the bytes can be.
         fitting = [kind for kind in model.media_types if media.agrees(kind, data)]
         seen = fitting[0] if fitting else media.OCTET_STREAM
-    return Sample(data, seen)
+    return ModelInput(data, seen)
 
 
 def _print(line: Line) -> None:
@@ -198,21 +197,21 @@ def _failed(code: str, detail: str) -> int:
 
 
 def main(arguments: list[str], environ: dict[str, str]) -> int:
-    """Check; returns the exit code."""
+    """Run the check; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m worker.check", description="Tries one model on one input, alone."
+        prog="python -m worker.check", description="Tries one model on one input."
     )
     parser.add_argument("name", help="the model's name in the catalogue")
-    parser.add_argument("file", type=Path, help="an input such as callers send")
-    parser.add_argument("--type", help="its media type, where the bytes do not show it")
+    parser.add_argument("file", type=Path, help="an input as callers send it")
+    parser.add_argument("--type", help="its media type, if the bytes do not show it")
     parsed = parser.parse_args(arguments)
     try:
         settings = CheckSettings.from_env(environ)
         model = Catalogue.load(settings.catalogue).model(parsed.name)
         sample = _sample(model, parsed.file, parsed.type)
         keep_large_blocks()
-        library = Library(settings.weights_cache, Storage(settings.payload_storage))
-        loader = Loader(library, settings.torch_threads)
+        weights = WeightsStore(settings.weights_cache, LazyBlobReader(settings.payload_storage))
+        loader = ModelLoader(weights, settings.torch_threads)
         for line in check(model, sample, loader):
             _print(line)
     except (ContractError, SettingsError) as error:
@@ -231,5 +230,5 @@ def main(arguments: list[str], environ: dict[str, str]) -> int:
 if __name__ == "__main__":
     code = main(sys.argv[1:], dict(os.environ))
     sys.stdout.flush()
-    # Not sys.exit: it would wait for threads that a model has left behind.
+    # Not sys.exit: it would wait for threads that a model has started.
     os._exit(code)

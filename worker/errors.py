@@ -1,48 +1,48 @@
-"""Why a job ends in another way than with its result, and what that means for its message.
+"""The ways in which a job can fail, and how its message is settled.
 
     WorkerError
-    ├── Fault                                          the caller is told; then complete
+    ├── Fault                                          reply with the failure; complete
     │   ├── InvalidInput           invalid-input            the model cannot read this input
     │   ├── UnsupportedMediaType   unsupported-media-type   the model does not take this type
     │   ├── PayloadUnusable        payload-corrupt          not the bytes that were announced
     │   ├── InferenceFailed        inference-failed         the model raised
     │   ├── OutOfMemory            out-of-memory            too large for this worker's device
-    │   ├── ResultTooLarge         result-too-large         nobody could fetch it
-    │   └── TooLate                expired                  past its deadline, told to a producer
-    ├── Unwanted                                       nobody is told; complete
+    │   ├── ResultTooLarge         result-too-large         larger than a job may return
+    │   └── ExpiredForProducer     expired                  past its deadline; sent to a producer
+    ├── Unwanted                                       no reply; complete
     │   ├── Expired                expired                  past its deadline
     │   ├── NotWaitedFor           not-waited-for           cancelled or finished
-    │   └── Cancelled              cancelled                the same, heard while it ran
-    ├── Infrastructure                                 abandon after a while: a later delivery
-    │   │                                              may succeed
+    │   └── Cancelled              cancelled                cancelled while it ran
+    ├── Infrastructure                                 abandon after a delay: a later
+    │   │                                              delivery may succeed
     │   ├── BrokerAway             broker-away              Service Bus does not answer
-    │   │   └── QueueMissing       queue-missing            it has no such queue
+    │   │   └── QueueMissing       queue-missing            the queue does not exist
     │   ├── PayloadsAway           payloads-away            blob storage does not answer
     │   ├── ReplyUndelivered       reply-undelivered        the gateway does not answer
-    │   ├── OutboundFailed         outbound-failed          a stranger's server does not answer
-    │   ├── DeviceLost             device-lost              the process must be started anew
-    │   └── WorkerFault            worker-fault             a defect of ours
+    │   ├── OutboundFailed         outbound-failed          a foreign server does not answer
+    │   ├── DeviceLost             device-lost              the process must be restarted
+    │   └── WorkerFault            worker-fault             a defect of the worker
     ├── Poison                                         dead-letter, with reason and description
-    │   ├── UnreadableMessage      the contract's code      not a message of ours
+    │   ├── UnreadableMessage      the contract's code      not one of our messages
     │   ├── WrongModel             wrong-model              on another model's queue
-    │   ├── ReplyForbidden         reply-forbidden          a reply URL that we must not call
-    │   └── ReplyRefused           reply-refused            the gateway will never take it
-    ├── HandedBack                 handed-back         release: this worker is leaving
-    ├── NotFinished                not-finished        abandon: the grace was too short for it
-    ├── LockLost                   lock-lost           leave alone: it is another worker's now
+    │   ├── ReplyForbidden         reply-forbidden          a reply address that is not allowed
+    │   └── ReplyRefused           reply-refused            the gateway will never accept it
+    ├── HandedBack                 handed-back         release: this worker shuts down
+    ├── NotFinished                not-finished        abandon: the grace period was too short
+    ├── LockLost                   lock-lost           do nothing: another worker has the job
     ├── ModelUnusable                                  not about a job: the worker is not ready,
-    │   │                                              leaves the queue alone and tries again
+    │   │                                              receives nothing and tries again
     │   ├── ModelFailed            model-failed            its code raised
     │   ├── ModelUnfit             model-unfit             the class is not what its entry says
-    │   ├── WeightsMissing         weights-missing         nothing is where the entry points
-    │   ├── WeightsMismatch        weights-mismatch        other bytes than the entry's digest
-    │   ├── WeightsUnsafe          weights-unsafe          a pickle that wants to run code
-    │   ├── WeightsDamaged         weights-damaged         cut off, or no weights at all
-    │   ├── WeightsUnfit           weights-unfit           names or shapes are not the network's
-    │   └── WeightsAway            weights-away            no blob storage, or nowhere to keep them
+    │   ├── WeightsMissing         weights-missing         not found
+    │   ├── WeightsMismatch        weights-mismatch        not the entry's digest
+    │   ├── WeightsUnsafe          weights-unsafe          a pickle that would run code
+    │   ├── WeightsDamaged         weights-damaged         truncated, or not weights at all
+    │   ├── WeightsUnfit           weights-unfit           names or shapes do not fit
+    │   └── WeightsAway            weights-away            blob storage or the cache fails
     └── SettingsError              bad-setting         not about a job: the start ends with exit 2
 
-The settlement is an attribute of the class: no error's text is ever read to decide.
+The settlement is an attribute of the class, and never depends on the text of an error.
 """
 
 from enum import StrEnum
@@ -52,7 +52,7 @@ from contract.messages import FailureCode, JobError, Stage
 
 
 class Settlement(StrEnum):
-    """The ways to end a message."""
+    """The ways to settle a message; LEAVE means not to settle it."""
 
     COMPLETE = "complete"
     ABANDON = "abandon"
@@ -62,7 +62,14 @@ class Settlement(StrEnum):
 
 
 class WorkerError(Exception):
-    """Base of all: `code` is stable, `retryable` tells whether the same again may succeed."""
+    """The base class.
+
+    Attributes:
+        code: Stable; part of the reply, the metrics and the logs.
+        retryable: Whether the same job may succeed later.
+        stage: Where the job failed.
+        settlement: How its message is settled.
+    """
 
     code: ClassVar[str] = "worker-error"
     retryable: ClassVar[bool] = False
@@ -71,17 +78,17 @@ class WorkerError(Exception):
 
 
 class Fault(WorkerError):
-    """The job fails; the text is for its caller: what happened and what to do."""
+    """The job fails. The text is for the caller: what happened, and what to do."""
 
     settlement = Settlement.COMPLETE
 
     def to_job_error(self) -> JobError:
-        """The failure as the reply carries it."""
+        """Return the failure as the reply carries it."""
         return JobError(self.code, str(self), self.stage, self.retryable)
 
 
 class InvalidInput(Fault):
-    """The model cannot use this input. Raised by models, too: the text goes to the caller."""
+    """The model cannot use this input. Models may raise it, too: the text goes to the caller."""
 
     code = FailureCode.INVALID_INPUT.value
 
@@ -100,32 +107,32 @@ class PayloadUnusable(Fault):
 
 
 class InferenceFailed(Fault):
-    """The model raised, or returned what is no result."""
+    """The model raised, or returned something that is not a result."""
 
     code = FailureCode.INFERENCE_FAILED.value
 
 
 class OutOfMemory(Fault):
-    """One input alone needs more memory than the device has. A larger one may do."""
+    """A single input needs more memory than the device has. A larger device may suffice."""
 
     code = FailureCode.OUT_OF_MEMORY.value
     retryable = True
 
 
 class ResultTooLarge(Fault):
-    """The model's result is over what a job may return."""
+    """The model's result is larger than a job may return."""
 
     code = FailureCode.RESULT_TOO_LARGE.value
 
 
-class TooLate(Fault):
-    """The deadline has passed, and only the worker can tell the producer so."""
+class ExpiredForProducer(Fault):
+    """The deadline has passed, and only the worker can inform the producer."""
 
     code = FailureCode.EXPIRED.value
 
 
 class Unwanted(WorkerError):
-    """Nobody waits for this job: it ends without a reply."""
+    """The caller does not wait for this job: it ends without a reply."""
 
     settlement = Settlement.COMPLETE
 
@@ -143,13 +150,13 @@ class NotWaitedFor(Unwanted):
 
 
 class Cancelled(Unwanted):
-    """The job is to stop. Raised in models by their context: let it pass."""
+    """The job is to stop. A model's context raises it; the model should not catch it."""
 
     code = "cancelled"
 
 
 class Infrastructure(WorkerError):
-    """A service that we need does not do its part now."""
+    """A service that the worker needs does not work now."""
 
     code = "infrastructure"
     retryable = True
@@ -157,7 +164,7 @@ class Infrastructure(WorkerError):
 
 
 class BrokerAway(Infrastructure):
-    """Service Bus cannot be reached or refuses us."""
+    """Service Bus cannot be reached, or refuses access."""
 
     code = "broker-away"
     stage = Stage.QUEUE
@@ -170,7 +177,7 @@ class QueueMissing(BrokerAway):
 
 
 class PayloadsAway(Infrastructure):
-    """Blob storage cannot be reached or refuses us."""
+    """Blob storage cannot be reached, or refuses access."""
 
     code = "payloads-away"
     stage = Stage.LOAD
@@ -184,23 +191,23 @@ class ReplyUndelivered(Infrastructure):
 
 
 class OutboundFailed(Infrastructure):
-    """A stranger's server gave no whole answer: the text goes on from `the URL`."""
+    """A foreign server sent no complete response. The text continues the words `the URL`."""
 
     code = "outbound-failed"
     stage = Stage.LOAD
 
 
 class DeviceLost(Infrastructure):
-    """The device fails whatever it is given from now on: this worker hands back all, and goes.
+    """The device fails every further call: this worker hands back its jobs and shuts down.
 
-    A job that was on the device counts it as a failed delivery, as its input may be the cause.
+    For a job that was on the device this is a failed delivery, because it may be the cause.
     """
 
     code = "device-lost"
 
 
 class WorkerFault(Infrastructure):
-    """The worker itself failed in a way that nobody foresaw."""
+    """The worker itself failed unexpectedly."""
 
     code = "worker-fault"
 
@@ -212,12 +219,12 @@ class Poison(WorkerError):
 
     @property
     def reason(self) -> str:
-        """What the dead letter names as its reason."""
+        """Return the reason of the dead letter."""
         return self.code
 
 
 class UnreadableMessage(Poison):
-    """The message is none of ours, or written by a newer version."""
+    """The message is not one of ours, or was written by a newer version."""
 
     code = "malformed-message"
     stage = Stage.QUEUE
@@ -228,33 +235,33 @@ class UnreadableMessage(Poison):
 
     @property
     def reason(self) -> str:
-        """The contract's own code."""
+        """Return the contract's own code."""
         return self._reason
 
 
 class WrongModel(Poison):
-    """The message names another model than the one whose queue it was on."""
+    """The message names another model than that of its queue."""
 
     code = "wrong-model"
     stage = Stage.QUEUE
 
 
 class ReplyForbidden(Poison):
-    """The reply URL is not on the list of hosts that replies may go to."""
+    """Replies may not go to this address."""
 
     code = "reply-forbidden"
     stage = Stage.REPLY
 
 
 class ReplyRefused(Poison):
-    """The gateway answered that it will not take this reply, now or later."""
+    """The gateway will never accept this reply."""
 
     code = "reply-refused"
     stage = Stage.REPLY
 
 
 class HandedBack(WorkerError):
-    """The job had not started when this worker was told to leave."""
+    """The job had not started when this worker was told to shut down."""
 
     code = "handed-back"
     retryable = True
@@ -262,7 +269,7 @@ class HandedBack(WorkerError):
 
 
 class NotFinished(WorkerError):
-    """The job had started and could not be finished in this worker's grace."""
+    """The job had started, and was not finished in the grace period."""
 
     code = "not-finished"
     retryable = True
@@ -270,7 +277,7 @@ class NotFinished(WorkerError):
 
 
 class LockLost(WorkerError):
-    """The message's lock is gone: another worker has the job, or will."""
+    """The message's lock is lost: another worker has the job, or will have it."""
 
     code = "lock-lost"
     retryable = True
@@ -278,7 +285,7 @@ class LockLost(WorkerError):
 
 
 class ModelUnusable(WorkerError):
-    """The model cannot be loaded as things are: its queue is left alone, and it is tried again."""
+    """The model cannot be loaded now: nothing is received for it, and loading is tried again."""
 
     code = "model-unusable"
     stage = Stage.LOAD
@@ -292,49 +299,49 @@ class ModelFailed(ModelUnusable):
 
 
 class ModelUnfit(ModelUnusable):
-    """The model's class, or what it gives, is not what its entry in the catalogue says."""
+    """The model's class does not fit its entry in the catalogue."""
 
     code = "model-unfit"
 
 
 class WeightsMissing(ModelUnusable):
-    """There is no blob, package or file where the entry points."""
+    """The blob, package or file that the entry names does not exist."""
 
     code = "weights-missing"
 
 
 class WeightsMismatch(ModelUnusable):
-    """The weights have another digest than the entry says."""
+    """The weights have another digest than the entry demands."""
 
     code = "weights-mismatch"
 
 
 class WeightsUnsafe(ModelUnusable):
-    """The weights are a pickle of more than tensors. Nothing of it has been executed."""
+    """The weights are a pickle with more than tensors. None of its code was executed."""
 
     code = "weights-unsafe"
 
 
 class WeightsDamaged(ModelUnusable):
-    """The weights are cut off, or in no format that is read."""
+    """The weights are truncated, or in an unknown format."""
 
     code = "weights-damaged"
 
 
 class WeightsUnfit(ModelUnusable):
-    """The weights are another network's: their names or shapes do not fit."""
+    """The weights belong to another network: their names or shapes do not fit."""
 
     code = "weights-unfit"
 
 
 class WeightsAway(ModelUnusable):
-    """Blob storage cannot be reached or refuses us, or the cache on disk cannot be written."""
+    """Blob storage cannot be reached, or the cache on disk cannot be written."""
 
     code = "weights-away"
     retryable = True
 
 
 class SettingsError(WorkerError):
-    """A setting is missing or wrong: the text names the variable."""
+    """A setting is missing or wrong; the text names the variable."""
 
     code = "bad-setting"

@@ -1,4 +1,4 @@
-"""The worker's settings: read once, from the environment, into one frozen value."""
+"""The worker's settings, read once from the environment."""
 
 import logging
 import os
@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,11 +15,11 @@ from contract.guard import AddressGuard
 from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
 from contract.webhook import SETTING_GUARD_ALLOW, SETTING_SECRETS, parse_secrets
 from worker.errors import SettingsError
-from worker.inference.threads import processors, torch_threads
-from worker.memory.settings import MemorySettings
-from worker.notices import METADATA_ADDRESS, Mode, NoticeSettings
+from worker.process import available_processors, torch_threads
 
 T = TypeVar("T")
+
+METADATA_ADDRESS = "http://169.254.169.254"
 
 _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
 _SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
@@ -30,19 +31,55 @@ _DEFAULT_DRAIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A service, by connection string or by an address to which a managed identity signs in."""
+class ServiceEndpoint:
+    """A service: a connection string, or an address that a managed identity signs in to."""
 
     connection_string: str | None = field(default=None, repr=False)
     address: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a worker process needs to know. `models` is empty for all of the catalogue."""
+class ScheduledEventMode(StrEnum):
+    """What the worker does about scheduled events of its machine."""
 
-    service_bus: Endpoint
-    payload_storage: Endpoint
+    OFF = "off"
+    DRAIN = "drain"
+    ACKNOWLEDGE = "acknowledge"
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledEventSettings:
+    """Where scheduled events come from. `machine` is asked for if it is empty."""
+
+    mode: ScheduledEventMode = ScheduledEventMode.OFF
+    address: str = METADATA_ADDRESS
+    machine: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySettings:
+    """The use of the device's memory.
+
+    Attributes:
+        budget_bytes: The memory of the simulated device; None without one.
+        folder: Where the processes on a device share their reservations.
+        is_admitting: Whether memory is reserved before it is used.
+        turn_seconds: How long a loaded model may stay while others wait.
+        card_shares: Among how many pods, which share no folder, a card is divided.
+    """
+
+    budget_bytes: int | None = None
+    folder: Path = field(default_factory=Path)
+    is_admitting: bool = True
+    turn_seconds: float = 5.0
+    card_shares: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """The settings of a worker process. `models` is empty for all models of the catalogue."""
+
+    service_bus: ServiceEndpoint
+    payload_storage: ServiceEndpoint
     catalogue: Path
     models: tuple[str, ...]
     reply_hosts: frozenset[str]
@@ -55,13 +92,17 @@ class Settings:
     guard: AddressGuard = field(default_factory=AddressGuard)
     log_format: str = "text"
     trace_exporters: tuple[str, ...] = ()
-    notices: NoticeSettings = field(default_factory=NoticeSettings)
+    scheduled_events: ScheduledEventSettings = field(default_factory=ScheduledEventSettings)
     weights_cache: Path = field(default_factory=Path)
     memory: MemorySettings = field(default_factory=MemorySettings)
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
-        """Read every setting; SettingsError names the first variable that is missing or wrong."""
+    def from_env(cls, environ: Mapping[str, str]) -> "WorkerSettings":
+        """Read every setting.
+
+        Raises:
+            SettingsError: A variable is missing or wrong; the text names the first one.
+        """
         return cls(
             service_bus=_endpoint(environ, SETTING_SERVICE_BUS, "fullyQualifiedNamespace"),
             payload_storage=_endpoint(environ, SETTING_PAYLOAD_STORAGE, "blobServiceUri"),
@@ -71,13 +112,15 @@ class Settings:
             health_host=environ.get("HEALTH_HOST") or "127.0.0.1",
             health_port=_whole(environ, "HEALTH_PORT", _DEFAULT_HEALTH_PORT, 0, 65535),
             drain_seconds=_seconds(environ, "WORKER_DRAIN_SECONDS", _DEFAULT_DRAIN_SECONDS),
-            torch_threads=_whole(environ, "TORCH_THREADS", torch_threads(processors()), 1, 1024),
+            torch_threads=_whole(
+                environ, "TORCH_THREADS", torch_threads(available_processors()), 1, 1024
+            ),
             log_level=_level(environ),
             webhook_secrets=_read(environ, SETTING_SECRETS, parse_secrets),
             guard=_read(environ, SETTING_GUARD_ALLOW, AddressGuard),
             log_format=_choice(environ, "LOG_FORMAT", "text", "json"),
             trace_exporters=_exporters(environ),
-            notices=_notices(environ),
+            scheduled_events=_scheduled_events(environ),
             weights_cache=_weights_cache(environ),
             memory=_memory(environ),
         )
@@ -85,16 +128,16 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
-    """What trying a model alone needs: storage only where its weights are a blob."""
+    """The settings of `worker.check`. Storage is only needed if the weights are a blob."""
 
     catalogue: Path
     weights_cache: Path
     torch_threads: int
-    payload_storage: Endpoint | None
+    payload_storage: ServiceEndpoint | None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "CheckSettings":
-        """Read them as the worker does; SettingsError names the first variable that is wrong."""
+        """Read the settings as the worker does; raise SettingsError if one is wrong."""
         try:
             storage = _endpoint(environ, SETTING_PAYLOAD_STORAGE, "blobServiceUri")
         except SettingsError:
@@ -102,16 +145,18 @@ class CheckSettings:
         return cls(
             catalogue=Path(environ.get(SETTING_CATALOGUE) or DEFAULT_PATH),
             weights_cache=_weights_cache(environ),
-            torch_threads=_whole(environ, "TORCH_THREADS", torch_threads(processors()), 1, 1024),
+            torch_threads=_whole(
+                environ, "TORCH_THREADS", torch_threads(available_processors()), 1, 1024
+            ),
             payload_storage=storage,
         )
 
 
-def _endpoint(environ: Mapping[str, str], name: str, suffix: str) -> Endpoint:
+def _endpoint(environ: Mapping[str, str], name: str, suffix: str) -> ServiceEndpoint:
     if connection_string := environ.get(name):
-        return Endpoint(connection_string=connection_string)
+        return ServiceEndpoint(connection_string=connection_string)
     if address := environ.get(f"{name}__{suffix}"):
-        return Endpoint(address=address)
+        return ServiceEndpoint(address=address)
     raise SettingsError(f"{name}: is missing; set it, or {name}__{suffix} for a managed identity")
 
 
@@ -171,18 +216,20 @@ def _choice(environ: Mapping[str, str], name: str, default: str, *others: str) -
 
 
 def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """OpenTelemetry's own switches; its SDK reads everything else."""
+    """Return the names of exporters. OpenTelemetry's SDK reads its other settings itself."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return ()
     return tuple(name for name in _names(environ.get("OTEL_TRACES_EXPORTER", "")) if name != "none")
 
 
-def _notices(environ: Mapping[str, str]) -> NoticeSettings:
-    mode = _choice(environ, "WORKER_SCHEDULED_EVENTS", *Mode)
+def _scheduled_events(environ: Mapping[str, str]) -> ScheduledEventSettings:
+    mode = _choice(environ, "WORKER_SCHEDULED_EVENTS", *ScheduledEventMode)
     address = environ.get("WORKER_METADATA_URL") or METADATA_ADDRESS
     if not _HTTP_ADDRESS.fullmatch(address):
         raise SettingsError(f"WORKER_METADATA_URL: expected http://host[:port], found {address!r}")
-    return NoticeSettings(Mode(mode), address, environ.get("WORKER_MACHINE", ""))
+    return ScheduledEventSettings(
+        ScheduledEventMode(mode), address, environ.get("WORKER_MACHINE", "")
+    )
 
 
 def _memory(environ: Mapping[str, str]) -> MemorySettings:
@@ -196,7 +243,7 @@ def _memory(environ: Mapping[str, str]) -> MemorySettings:
 
 
 def _default_memory_folder() -> Path:
-    """One for all workers of a user on this machine, whatever system they belong to."""
+    """Return one folder for all workers of a user on this machine."""
     user = os.getuid() if hasattr(os, "getuid") else ""
     return Path(tempfile.gettempdir()) / f"loosely-memory-{user}"
 

@@ -1,7 +1,7 @@
-"""`./dev gpu`: everything that needs a GPU, and nothing where there is none.
+"""`./dev gpu`: run everything that needs a GPU; do nothing without one.
 
-The tests that have the marker `gpu`, then the worker at saturation in full and half precision.
-Arguments go to pytest; with any, the measurement is left out.
+Runs the tests with the marker `gpu`, then measures the worker at saturation in full and half
+precision. Arguments go to pytest; with arguments, nothing is measured.
 """
 
 import subprocess
@@ -14,12 +14,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str) -> int:
-    """Run this interpreter from the root of the repository; its exit code."""
+    """Run this interpreter from the root of the repository; return its exit code."""
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False).returncode
 
 
 def main(arguments: list[str]) -> int:
-    """Run everything; the first exit code that is not 0."""
+    """Run everything; return the first exit code that is not 0."""
     if not torch.cuda.is_available():
         sys.stdout.write("dev gpu: there is no GPU at hand, nothing was run\n")
         return 0

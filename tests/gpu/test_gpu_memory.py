@@ -1,4 +1,4 @@
-"""Memory of a real card: measured, run out of, learned, and shared with nobody by mistake."""
+"""The memory of a real card: measured, exhausted, and limited."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from worker.inference.execution import execute
-from worker.memory.allowance import MeasuredAllowance, Residency
-from worker.memory.cuda import Card
-from worker.memory.device import Batch
-from worker.memory.errors import BudgetExceeded, is_out_of_memory
-from worker.memory.gate import Gate
-from worker.memory.profile import Profile
+from worker.memory.device import Batch, CudaDevice
+from worker.memory.device_errors import BudgetExceeded, is_out_of_memory
+from worker.memory.limits import DeviceGate, DeviceModel, MeasuredBatchLimit
+from worker.memory.profile import MemoryProfile
 from worker.models import Context
+from worker.pipeline.infer import Ran, run_batch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.torch]
 
@@ -24,8 +22,8 @@ MIB = 2**20
 
 
 @pytest.fixture
-def card() -> Iterator[Card]:
-    found = Card.find()
+def card() -> Iterator[CudaDevice]:
+    found = CudaDevice.find()
     assert found is not None
     found.release_cached()
     yield found
@@ -34,7 +32,7 @@ def card() -> Iterator[Card]:
 
 
 class Weights:
-    """Holds so much of the card."""
+    """Holds `size_bytes` of the card."""
 
     def __init__(self, size_bytes: int) -> None:
         self.tensor = torch.zeros(size_bytes, dtype=torch.uint8, device="cuda")
@@ -51,7 +49,7 @@ class Item:
 
 
 def allocating(item_bytes: int) -> Any:
-    """A model that takes so much for each item of a batch, while it runs."""
+    """Return a model that takes this memory for each item of a running batch."""
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
         block = torch.ones(item_bytes * len(batch), dtype=torch.uint8, device="cuda")
@@ -62,28 +60,28 @@ def allocating(item_bytes: int) -> Any:
 
 
 def limit_to(free_bytes: int) -> None:
-    """Let this process have so much more of the card, and no more."""
+    """Limit this process to this much more of the card."""
     torch.cuda.empty_cache()
     total_bytes = torch.cuda.get_device_properties(0).total_memory
     may_have = torch.cuda.memory_reserved() + free_bytes
     torch.cuda.set_per_process_memory_fraction(may_have / total_bytes)
 
 
-def test_a_card_tells_its_size_and_an_id_of_its_own(card: Card) -> None:
+def test_a_card_has_a_size_and_a_unique_key(card: CudaDevice) -> None:
     properties = torch.cuda.get_device_properties(0)
     assert 0.85 * properties.total_memory < card.total_bytes < properties.total_memory
     assert str(properties.uuid) in card.key
 
 
-def test_a_share_of_a_card_is_kept_to(card: Card) -> None:
-    half = Card.find(2)
+def test_a_process_stays_within_its_share_of_a_card(card: CudaDevice) -> None:
+    half = CudaDevice.find(2)
     assert half is not None
     assert half.total_bytes == pytest.approx(card.total_bytes / 2, rel=0.15)
     with pytest.raises(torch.OutOfMemoryError):
         Weights(int(card.total_bytes * 0.6))
 
 
-def test_what_a_model_holds_is_measured_and_given_back(card: Card) -> None:
+def test_the_memory_of_a_model_is_measured_and_returned(card: CudaDevice) -> None:
     before_bytes = card.used_bytes
     weights, size_bytes = card.load(lambda: Weights(64 * MIB), 1024 * MIB)
     assert 64 * MIB <= size_bytes <= 96 * MIB
@@ -93,7 +91,7 @@ def test_what_a_model_holds_is_measured_and_given_back(card: Card) -> None:
     assert card.used_bytes == before_bytes
 
 
-def test_a_model_over_its_limit_is_not_kept(card: Card) -> None:
+def test_a_model_over_its_limit_is_unloaded(card: CudaDevice) -> None:
     before_bytes = card.used_bytes
     with pytest.raises(BudgetExceeded) as raised:
         card.load(lambda: Weights(64 * MIB), 32 * MIB)
@@ -103,7 +101,7 @@ def test_a_model_over_its_limit_is_not_kept(card: Card) -> None:
     assert card.used_bytes == before_bytes
 
 
-def test_the_peak_of_a_batch_is_measured_though_it_is_over(card: Card) -> None:
+def test_the_peak_of_a_finished_batch_is_measured(card: CudaDevice) -> None:
     weights, _ = card.load(lambda: Weights(MIB), 1024 * MIB)
     batch = Batch(cost=8)
     with card.running(weights, batch):
@@ -112,31 +110,32 @@ def test_the_peak_of_a_batch_is_measured_though_it_is_over(card: Card) -> None:
     assert 128 * MIB <= batch.measured_bytes <= 192 * MIB
 
 
-def test_real_want_of_memory_is_known_as_such(card: Card) -> None:
+def test_a_real_out_of_memory_error_is_recognised(card: CudaDevice) -> None:
     limit_to(64 * MIB)
     with pytest.raises(torch.OutOfMemoryError) as raised:
         torch.ones(256 * MIB, dtype=torch.uint8, device="cuda")
     assert is_out_of_memory(raised.value)
 
 
-def test_a_batch_that_does_not_fit_is_split_and_the_limit_learned(card: Card) -> None:
+def test_a_batch_that_does_not_fit_is_split_and_reduces_the_limit(card: CudaDevice) -> None:
     weights, held_bytes = card.load(lambda: Weights(MIB), 1024 * MIB)
-    profile = Profile(held_bytes)
-    residency = Residency(card, weights, profile, 8192 * MIB)
-    allowance = MeasuredAllowance("model", Gate(), residency, lambda _: None)
+    profile = MemoryProfile(held_bytes)
+    placed = DeviceModel(card, weights, profile, 8192 * MIB)
+    limit = MeasuredBatchLimit("model", DeviceGate(), placed, lambda _: None)
     limit_to(200 * MIB)
     jobs = [Item(number) for number in range(16)]
-    ran = list(execute(allocating(32 * MIB), jobs, lambda _: True, allowance))
+    outcomes = run_batch(allocating(32 * MIB), jobs, lambda _: None, limit)
+    ran = [(job, what) for job, what in outcomes if isinstance(what, Ran)]
     assert [what.error for _, what in ran] == [None] * 16
     assert {job.item: what.result for job, what in ran} == {n: n * n for n in range(16)}
     assert max(what.batch_size for _, what in ran) == 4
-    assert allowance.max_cost <= 4
+    assert limit.max_cost <= 4
 
 
-def test_one_item_that_never_fits_fails_and_the_others_do_not(card: Card) -> None:
+def test_an_item_that_never_fits_fails_alone(card: CudaDevice) -> None:
     weights, held_bytes = card.load(lambda: Weights(MIB), 1024 * MIB)
-    residency = Residency(card, weights, Profile(held_bytes), 8192 * MIB)
-    allowance = MeasuredAllowance("model", Gate(), residency, lambda _: None)
+    placed = DeviceModel(card, weights, MemoryProfile(held_bytes), 8192 * MIB)
+    limit = MeasuredBatchLimit("model", DeviceGate(), placed, lambda _: None)
     limit_to(128 * MIB)
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
@@ -144,7 +143,7 @@ def test_one_item_that_never_fits_fails_and_the_others_do_not(card: Card) -> Non
 
     ran = {
         job.item: what
-        for job, what in execute(run, [Item(n) for n in range(8)], lambda _: True, allowance)
+        for job, what in run_batch(run, [Item(n) for n in range(8)], lambda _: None, limit)
     }
     assert {item for item, what in ran.items() if what.error} == {3}
     assert is_out_of_memory(ran[3].error) or type(ran[3].error).__name__ == "OutOfMemory"

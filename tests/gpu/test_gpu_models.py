@@ -1,4 +1,4 @@
-"""The models that ship, on a GPU: they say what they say on the CPU."""
+"""The shipped models on a GPU: the results are those of the CPU."""
 
 import io
 from dataclasses import replace
@@ -12,9 +12,9 @@ from torchvision import models
 
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson
-from worker.inference.runner import Runner
+from worker.inference.loaded_model import LoadedModel
 from worker.models.published import build
-from worker.weights.source import file_of
+from worker.weights.store import file_of
 from worker.weights.weights import Weights
 
 pytestmark = [pytest.mark.gpu, pytest.mark.torch]
@@ -24,28 +24,28 @@ CATALOGUE = Catalogue.load()
 PICTURES = CATALOGUE["classifier"]
 
 
-def answer(runner: Runner, name: str, media_type: str) -> InlineJson | InlineBytes:
+def answer(loaded: LoadedModel, name: str, media_type: str) -> InlineJson | InlineBytes:
     data = (EXAMPLES / name).read_bytes()
-    batch = [runner.prepare(data, media_type) for _ in range(3)]
-    finished = [runner.finish(output) for output in runner.run(batch)]
+    batch = [loaded.prepare(data, media_type) for _ in range(3)]
+    finished = [loaded.finish(output) for output in loaded.run(batch)]
     assert len(finished) == 3
     return finished[0]
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
-def test_the_classifier_knows_a_cat_in_each_precision(precision: str) -> None:
+def test_the_classifier_recognises_a_cat_in_each_precision(precision: str) -> None:
     model = replace(PICTURES, options={"precision": precision})
-    found = answer(Runner.load(model, torch_threads=1), "chelsea.jpg", "image/jpeg")
+    found = answer(LoadedModel.load(model, torch_thread_count=1), "chelsea.jpg", "image/jpeg")
     assert isinstance(found, InlineJson)
     assert {label["label"] for label in found.value["labels"][:3]} == {
         *("tiger cat", "Egyptian cat", "tabby")
     }
 
 
-def test_voice_activity_hears_speech() -> None:
+def test_voice_activity_finds_speech() -> None:
     model = CATALOGUE["voice-activity"]
-    runner = Runner.load(model, torch_threads=1, weights=Weights(file_of(model.weights)))
-    found = answer(runner, "speech.wav", "audio/wav")
+    loaded = LoadedModel.load(model, torch_thread_count=1, weights=Weights(file_of(model.weights)))
+    found = answer(loaded, "speech.wav", "audio/wav")
     assert isinstance(found, InlineJson)
     (segment,) = found.value["speech"]
     assert segment["start_seconds"] == pytest.approx(0.16, abs=0.05)
@@ -60,7 +60,7 @@ def seeded(folder: Path, kind: Any, architecture: str) -> Weights:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
-def test_a_detector_gives_boxes(tmp_path: Path, precision: str) -> None:
+def test_a_detector_returns_boxes(tmp_path: Path, precision: str) -> None:
     architecture = "ssdlite320_mobilenet_v3_large"
     model = replace(
         PICTURES,
@@ -68,13 +68,13 @@ def test_a_detector_gives_boxes(tmp_path: Path, precision: str) -> None:
         options={"architecture": architecture, "min_score": 0.01, "precision": precision},
     )
     weights = seeded(tmp_path, models.detection, architecture)
-    found = answer(Runner.load(model, 1, weights), "chelsea.jpg", "image/jpeg")
+    found = answer(LoadedModel.load(model, 1, weights), "chelsea.jpg", "image/jpeg")
     assert isinstance(found, InlineJson)
     assert found.value["objects"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_segmenter_gives_a_mask(tmp_path: Path, precision: str) -> None:
+def test_a_segmenter_returns_a_mask(tmp_path: Path, precision: str) -> None:
     architecture = "lraspp_mobilenet_v3_large"
     model = replace(
         PICTURES,
@@ -83,7 +83,7 @@ def test_a_segmenter_gives_a_mask(tmp_path: Path, precision: str) -> None:
         result_media_type="image/png",
     )
     weights = seeded(tmp_path, models.segmentation, architecture)
-    found = answer(Runner.load(model, 1, weights), "chelsea.jpg", "image/jpeg")
+    found = answer(LoadedModel.load(model, 1, weights), "chelsea.jpg", "image/jpeg")
     assert isinstance(found, InlineBytes)
     with Image.open(io.BytesIO(found.data)) as mask:
         assert mask.size == (384, 255)

@@ -1,4 +1,4 @@
-"""The way to a GPU and back. What holds for any device is in test_worker_network.py."""
+"""Networks on a GPU. test_worker_network.py has the tests for any device."""
 
 import gc
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def expected(items: list[Tensor], width: int = 32) -> Tensor:
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("float32", 1e-2), ("float16", 2e-2), ("bfloat16", 1e-1)]
 )
-def test_each_precision_answers_alike_in_float32(precision: str, tolerance: float) -> None:
+def test_each_precision_has_the_same_outputs_in_float32(precision: str, tolerance: float) -> None:
     network, items = Network(network_of(32), precision=precision), pictures(16)
     outputs = network([network.stage(item) for item in items])
     assert outputs.dtype is torch.float32
@@ -49,7 +49,7 @@ def test_each_precision_answers_alike_in_float32(precision: str, tolerance: floa
     torch.testing.assert_close(outputs, expected(items), rtol=tolerance, atol=tolerance)
 
 
-def test_half_precision_holds_half_the_memory() -> None:
+def test_half_precision_takes_half_the_memory() -> None:
     def taken_bytes(precision: str) -> int:
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -66,8 +66,8 @@ def test_staged_items_are_on_the_device_before_their_batch() -> None:
     assert network.stage(pictures(1)[0]).device.type == "cuda"
 
 
-def test_staging_goes_on_while_a_batch_runs() -> None:
-    """Thousands of items are staged beside running batches, and none is mistaken for another."""
+def test_items_are_staged_while_a_batch_runs() -> None:
+    """Thousands of items are staged beside running batches, and are not mixed up."""
     network = Network(nn.Flatten())
     items = [torch.full((3, 32, 32), float(number)) for number in range(200)] * 10
 
@@ -82,7 +82,7 @@ def test_staging_goes_on_while_a_batch_runs() -> None:
     assert found[:, 0].tolist() == [float(number) for number in range(200)] * 10
 
 
-def test_an_item_for_which_the_device_has_no_room_waits_in_the_host() -> None:
+def test_an_item_without_device_memory_waits_in_host_memory() -> None:
     network, item = Network(network_of(8)), torch.zeros(3, 2048, 2048)
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(0.0001)
@@ -95,10 +95,10 @@ def test_an_item_for_which_the_device_has_no_room_waits_in_the_host() -> None:
     assert network([staged]).shape == (1, 10)
 
 
-# Inductor warns of what could be faster, and takes its time at the first call.
+# Inductor warns about performance, and is slow at the first call.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.timeout(300)
-def test_compiled_by_inductor_gives_the_same() -> None:
+def test_a_network_compiled_by_inductor_has_the_same_outputs() -> None:
     pytest.importorskip("triton")
     network, items = Network(network_of(32), compiler="inductor"), pictures(8)
     for count in (8, 3, 5):
@@ -106,18 +106,18 @@ def test_compiled_by_inductor_gives_the_same() -> None:
         torch.testing.assert_close(outputs, expected(items[:count]), rtol=1e-2, atol=1e-2)
 
 
-def test_calls_in_a_row_agree() -> None:
+def test_consecutive_calls_agree() -> None:
     network = Network(nn.Sequential(*[nn.Linear(2048, 2048) for _ in range(20)]))
     items = [torch.ones(2048) for _ in range(64)]
     torch.testing.assert_close(network(items), network(items))
 
 
-def test_networks_that_come_and_go_leave_nothing_behind() -> None:
+def test_unloaded_networks_leave_no_memory_behind() -> None:
     def held_bytes() -> int:
         network = Network(nn.Linear(1024, 1024))
         network([torch.ones(1024)] * 32)
         del network
-        # Also of what other tests have left.
+        # Also the memory of earlier tests.
         gc.collect()
         torch.cuda.empty_cache()
         return torch.cuda.memory_reserved()

@@ -1,4 +1,4 @@
-"""The worker on a GPU: ready by a kernel that ran there, and gone once the device is lost."""
+"""The worker on a GPU: ready after a kernel ran, and stopped after the device is lost."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import pytest
 from benchmarks.rig import Rig, running
 from contract.messages import InlineBytes, InlineJson, JobReply
 from tests.gpu.gpu_asserting_model import LOSES_THE_DEVICE
-from worker.leaving import EXIT_DEVICE_LOST
+from worker.shutdown import EXIT_DEVICE_LOST
 
 pytestmark = [pytest.mark.gpu, pytest.mark.torch, pytest.mark.timeout(180)]
 
@@ -36,25 +36,25 @@ lock_seconds = 10
 max_delivery_count = 3
 """
 
-# What is lost is lost to the whole process, so that it must not be the tests' own.
+# A lost device is lost to the whole process, so that the tests need another process.
 LOSE = """
 import json
 import torch
-from worker.inference.lost_device import device_computes, is_device_lost, verdict_of
+from worker.memory.device_errors import device_computes, is_device_lost, device_state
 
 values = torch.arange(4, device="cuda")
 before = device_computes()
 try:
     values[torch.tensor([10**6], device="cuda")].tolist()
 except RuntimeError as error:
-    print(json.dumps([before, is_device_lost(error), verdict_of(error).name, device_computes()]))
+    print(json.dumps([before, is_device_lost(error), device_state(error).name, device_computes()]))
 """
 
 OUT_OF_MEMORY = """
 import json
 import torch
-from worker.inference.lost_device import device_computes, is_device_lost
-from worker.memory.errors import is_out_of_memory
+from worker.memory.device_errors import device_computes, is_device_lost
+from worker.memory.device_errors import is_out_of_memory
 
 torch.ones(1, device="cuda")
 try:
@@ -75,7 +75,7 @@ def test_a_device_side_assert_loses_the_device() -> None:
     assert told(LOSE) == [True, True, "LOST", False]
 
 
-def test_want_of_memory_does_not() -> None:
+def test_out_of_memory_does_not_lose_the_device() -> None:
     assert told(OUT_OF_MEMORY) == [True, False, True]
 
 
@@ -86,7 +86,7 @@ def one_reply(rig: Rig, data: bytes) -> JobReply:
     return reply
 
 
-def test_a_worker_that_loses_its_device_leaves_and_gives_the_job_back(tmp_path: Path) -> None:
+def test_a_worker_on_a_lost_device_exits_and_returns_its_job(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(CATALOGUE, "utf-8")
     with running(tmp_path, catalogue, "asserting") as rig:
@@ -99,7 +99,7 @@ def test_a_worker_that_loses_its_device_leaves_and_gives_the_job_back(tmp_path: 
         assert rig.count("replies") == 0
 
 
-def test_ready_says_that_the_gpu_computed(tmp_path: Path) -> None:
+def test_readiness_shows_that_the_gpu_computed(tmp_path: Path) -> None:
     catalogue = ROOT / "benchmarks" / "models.toml"
     with running(tmp_path, catalogue, "classifier") as rig:
         answer = httpx.get(rig.worker.probe, timeout=SECONDS)

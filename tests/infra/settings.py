@@ -6,7 +6,7 @@ import re
 from gateway.settings import Settings as GatewaySettings
 from tests.infra.deployment import Deployment, of_kind, pod
 from tests.infra.readings import gateway_reads, worker_reads
-from worker.settings import Settings as WorkerSettings
+from worker.settings import WorkerSettings
 
 STORAGE_PROVIDER = "AzureFunctionsJobHost__extensions__durableTask__storageProvider__"
 # Names of the extension's AzureStorageOptions. Both are the least that the extension takes.

@@ -1,8 +1,8 @@
-"""Sound from bytes that a stranger sent: WAV decoded in full, or refused with a sentence.
+"""Decode WAV files from foreign callers.
 
-RIFF/WAVE with PCM of 8, 16, 24 or 32 bits or IEEE floats of 32 or 64, plain or EXTENSIBLE. What a
-header claims is held against what is there before anything is decoded, so that the samples take
-at most four times the memory of the input.
+RIFF/WAVE with PCM of 8, 16, 24 or 32 bits or IEEE floats of 32 or 64 bits, plain or EXTENSIBLE. The
+header is checked against the file's size before anything is decoded, so that the samples take at
+most four times the memory of the input.
 """
 
 import struct
@@ -20,22 +20,24 @@ _PCM: Final = 1
 _FLOAT: Final = 3
 _EXTENSIBLE: Final = 0xFFFE
 _BITS: Final = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64)}
-# How the GUIDs go on whose first two bytes are the format.
+# The rest of the GUIDs whose first two bytes are the format.
 _GUID_REST: Final = bytes.fromhex("000000001000800000aa00389b71")
 
 _CHANNELS: Final = range(1, 33)
-# Below, a short input would grow without bounds when it is resampled to what a network takes.
+# At a lower rate, a short input would grow without bounds when a model resamples it.
 _RATES: Final = range(4_000, 384_001)
 _MAX_CHUNKS: Final = 256
-# Programs that write to a pipe do not know the length, and say so like this.
+# Written by programs that write to a pipe and do not know the length.
 _UNKNOWN_LENGTH: Final = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """`samples` are float32 of shape (count,), all channels mixed into one, from -1 to 1.
+    """Sound with all channels mixed into one.
 
-    Files of floats may go beyond that: they are taken as they are.
+    Attributes:
+        samples: float32 of shape (count,), from -1 to 1. Files of floats may exceed that range.
+        sample_rate: In samples per second.
     """
 
     samples: "NDArray[np.float32]" = field(repr=False)
@@ -43,7 +45,7 @@ class Audio:
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """Return the duration in seconds."""
         return len(self.samples) / self.sample_rate
 
 
@@ -60,7 +62,7 @@ class _Format:
 
 
 def decode(data: bytes) -> Audio:
-    """The sound in a WAV file; InvalidInput where it is none."""
+    """Return the sound in a WAV file; raise InvalidInput if it cannot be decoded."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         raise InvalidInput("the input is not a WAV file")
     shape: _Format | None = None
@@ -69,7 +71,7 @@ def decode(data: bytes) -> Audio:
             shape = _format(body)
         elif name == b"data":
             if shape is None:
-                raise InvalidInput("the WAV file has samples before it says what they are")
+                raise InvalidInput("the WAV file has its samples before its format")
             return Audio(_samples(shape, body), shape.rate)
     raise InvalidInput("the WAV file has no samples")
 
@@ -84,10 +86,10 @@ def _chunks(rest: memoryview) -> Iterator[tuple[bytes, memoryview]]:
             size_bytes = len(rest)
         if size_bytes > len(rest):
             raise InvalidInput(
-                f"the WAV file is cut off: {size_bytes} bytes are announced where {len(rest)} are"
+                f"the WAV file is cut off: {size_bytes} bytes are announced, {len(rest)} are left"
             )
         yield name, rest[:size_bytes]
-        # Chunks begin at even places.
+        # Chunks begin at even offsets.
         rest = rest[size_bytes + size_bytes % 2 :]
     raise InvalidInput(f"the WAV file has more than {_MAX_CHUNKS} parts before its samples")
 
@@ -104,7 +106,7 @@ def _format(body: memoryview) -> _Format:
         )
     if channels not in _CHANNELS or rate not in _RATES:
         raise InvalidInput(
-            f"the WAV file has {channels} channels at {rate} Hz; taken are {_CHANNELS[0]} to "
+            f"the WAV file has {channels} channels at {rate} Hz; accepted are {_CHANNELS[0]} to "
             f"{_CHANNELS[-1]} at {_RATES[0]} to {_RATES[-1]} Hz"
         )
     shape = _Format(kind, channels, rate, bits)
@@ -114,16 +116,16 @@ def _format(body: memoryview) -> _Format:
 
 
 def _samples(shape: _Format, body: memoryview) -> "NDArray[np.float32]":
-    import numpy as np  # noqa: PLC0415  a worker without such models needs none
+    import numpy as np  # noqa: PLC0415  a worker without such models needs no NumPy
 
     if not body or len(body) % shape.frame_bytes:
         raise InvalidInput("the WAV file's samples are missing or cut off")
     match shape.kind, shape.bits:
         case (_, 8):
-            # The one width without a sign.
+            # The only unsigned width.
             values = np.frombuffer(body, np.uint8).astype(np.float32) / 128 - 1
         case (_, 24):
-            # Each in the upper three bytes of four, where its sign is the sign of the whole.
+            # Put each value into the upper three bytes of four, so that the sign is right.
             wide = np.zeros((len(body) // 3, 4), np.uint8)
             wide[:, 1:] = np.frombuffer(body, np.uint8).reshape(-1, 3)
             values = wide.view("<i4").reshape(-1).astype(np.float32) / 2**31
@@ -134,5 +136,5 @@ def _samples(shape: _Format, body: memoryview) -> "NDArray[np.float32]":
             values = np.frombuffer(body, f"<i{bits // 8}").astype(np.float32) / 2 ** (bits - 1)
     mono: NDArray[np.float32] = values.reshape(-1, shape.channels).mean(axis=1, dtype=np.float32)
     if not np.isfinite(mono).all():
-        raise InvalidInput("the WAV file has samples that are no finite numbers")
+        raise InvalidInput("the WAV file has samples that are not finite numbers")
     return mono

@@ -1,9 +1,8 @@
-"""Inputs and results: inline in the message, or in a blob by claim check."""
+"""Large inputs and results in blob storage: the message holds a reference (claim check)."""
 
 import contextlib
 import hashlib
 import io
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
@@ -18,34 +17,31 @@ from azure.core.exceptions import (
 from azure.storage.blob import BlobServiceClient, ContentSettings
 
 from contract.catalogue import Model
-from contract.claimcheck import fits_inline, reference, verify_digest
+from contract.claimcheck import reference, verify_digest
 from contract.errors import PayloadCorrupt
-from contract.fields import Json
-from contract.messages import InlineBytes, InlineJson, Payload, PayloadRef
+from contract.messages import PayloadRef
 from contract.names import PAYLOAD_CONTAINER, result_blob
 from worker.errors import (
-    InferenceFailed,
     InvalidInput,
     PayloadsAway,
     PayloadUnusable,
-    ResultTooLarge,
 )
-from worker.remote.backoff import Backoff
-from worker.remote.reach import Reach
-
-MAX_RESULT_BYTES = 64 * 1024 * 1024
+from worker.net.retries import Wait, backoff_seconds
+from worker.telemetry.recording import ServiceStatus
 
 T = TypeVar("T")
 
-Wait = Callable[[float], bool]
-"""Sleeps so many seconds; returns False where there is no sense in trying on."""
-
 
 class BlobStore(Protocol):
-    """The payload container. Both methods raise AzureError where it cannot be reached."""
+    """The payload container. Both methods raise AzureError if it cannot be reached."""
 
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
-        """The blob in pieces; ResourceNotFoundError, or PayloadCorrupt before the first."""
+        """Yield the blob in pieces.
+
+        Raises:
+            ResourceNotFoundError: The blob does not exist.
+            PayloadCorrupt: The blob has another size than the reference.
+        """
         ...
 
     def write(self, blob: str, data: bytes, media_type: str) -> None:
@@ -53,86 +49,92 @@ class BlobStore(Protocol):
         ...
 
 
-class Payloads:
-    """Fetches inputs and stores results, on whatever thread asks."""
+class BlobPayloads:
+    """Fetch inputs and store results. Any thread may call the methods."""
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
-        self._reach = Reach("blob storage")
+        self._status = ServiceStatus("blob storage")
 
-    def fetch(self, payload: Payload, model: Model, wait: Wait) -> bytes:
-        """The bytes of a job's input; tries on while `wait` allows, then raises PayloadsAway."""
-        if isinstance(payload, PayloadRef):
-            _check_size(payload.size_bytes, model.max_upload_bytes)
-            return self._fetched(payload, b"".join, wait)
-        return _inline(payload, model)
+    def fetch(self, ref: PayloadRef, model: Model, wait: Wait) -> bytes:
+        """Return the bytes of an input.
 
-    def open(self, payload: Payload, model: Model, wait: Wait) -> io.BufferedIOBase:
-        """The same as a file to read from; what comes from a blob is never in memory as a whole."""
-        if isinstance(payload, PayloadRef):
-            _check_size(payload.size_bytes, model.max_upload_bytes)
-            return self._fetched(payload, _spooled, wait)
-        return io.BytesIO(_inline(payload, model))
+        Raises:
+            PayloadsAway: Blob storage did not answer before `wait` returned False.
+            PayloadUnusable: The blob does not exist, or is not what the reference describes.
+            InvalidInput: The input is too large for the model.
+        """
+        _check_size(ref.size_bytes, model.max_upload_bytes)
+        return self._fetch(ref, b"".join, wait)
 
-    def pack(self, job_id: str, result: InlineJson | InlineBytes, wait: Wait) -> Payload:
-        """A result as it goes into the reply: inline where it fits, else stored first."""
-        data = serialized(result)
-        if fits_inline(len(data)):
-            return result
-        ref = reference(result.media_type, result_blob(job_id), data)
-        self._patiently(lambda: self._store.write(ref.blob, data, ref.media_type), wait)
+    def open(self, ref: PayloadRef, model: Model, wait: Wait) -> io.BufferedIOBase:
+        """Return the input as an open file, which is never in memory as a whole.
+
+        Raises the same errors as `fetch`.
+        """
+        _check_size(ref.size_bytes, model.max_upload_bytes)
+        return self._fetch(ref, _spool, wait)
+
+    def store(self, job_id: str, data: bytes, media_type: str, wait: Wait) -> PayloadRef:
+        """Store a result; return the reference to it.
+
+        Raises:
+            PayloadsAway: Blob storage did not answer before `wait` returned False.
+        """
+        ref = reference(media_type, result_blob(job_id), data)
+        self._retry(lambda: self._store.write(ref.blob, data, ref.media_type), wait)
         return ref
 
-    def _fetched(self, ref: PayloadRef, keep: Callable[[Iterator[bytes]], T], wait: Wait) -> T:
+    def _fetch(self, ref: PayloadRef, keep: Callable[[Iterator[bytes]], T], wait: Wait) -> T:
         try:
-            return self._patiently(
-                lambda: keep(_verified(ref, self._store.read(ref))), wait, is_pinned=bool(ref.etag)
+            return self._retry(
+                lambda: keep(_verify(ref, self._store.read(ref))), wait, is_pinned=bool(ref.etag)
             )
         except ResourceModifiedError:
             raise PayloadUnusable(
                 "the upload was changed after a job named it; upload and submit it again"
             ) from None
         except ResourceNotFoundError:
-            # Blob storage is strongly consistent: what is not there now was never written, or
-            # has been deleted.
+            # Blob storage is strongly consistent: a missing blob was never written, or was deleted.
             raise PayloadUnusable("the input's blob does not exist; submit it again") from None
         except PayloadCorrupt as error:
             raise PayloadUnusable(f"{error}; submit the input again") from None
 
-    def _patiently(self, call: Callable[[], T], wait: Wait, *, is_pinned: bool = False) -> T:
-        backoff = Backoff()
+    def _retry(self, call: Callable[[], T], wait: Wait, *, is_pinned: bool = False) -> T:
+        attempt = 0
         while True:
             try:
                 result = call()
             except ResourceNotFoundError:
-                self._reach.found()
+                self._status.mark_up()
                 raise
-            # The latter of a connection that breaks, or of a disk that is full.
+            # OSError: a broken connection, or a full disk.
             except (AzureError, OSError) as error:
-                # Written over in mid-read: with what was referred to, unless that was the ETag.
+                # The blob was replaced during the read: a pinned ETag is lost, a digest may match.
                 if is_pinned and isinstance(error, ResourceModifiedError):
-                    self._reach.found()
+                    self._status.mark_up()
                     raise
-                self._reach.lost(_text(error))
-                if not wait(backoff.next()):
+                self._status.mark_down(_text(error))
+                if not wait(backoff_seconds(attempt)):
                     raise PayloadsAway(_text(error)) from None
+                attempt += 1
             else:
-                self._reach.found()
+                self._status.mark_up()
                 return result
 
 
 class AzureBlobStore:
-    """The payload container in Azure Blob Storage, or in what speaks its protocol."""
+    """The payload container in Azure Blob Storage."""
 
     def __init__(self, account: BlobServiceClient) -> None:
         self._container = account.get_container_client(PAYLOAD_CONTAINER)
 
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
-        """See BlobStore."""
+        """Yield the blob in pieces."""
         pinned: dict[str, Any] = {}
         if ref.etag:
             pinned = {"etag": ref.etag, "match_condition": MatchConditions.IfNotModified}
-        # As they were stored: what a blob calls itself must not have us unpack it.
+        # As stored: a blob's content encoding must not make us decompress it.
         download = self._container.download_blob(
             ref.blob, max_concurrency=1, decompress=False, **pinned
         )
@@ -143,11 +145,11 @@ class AzureBlobStore:
         return download.chunks()
 
     def write(self, blob: str, data: bytes, media_type: str) -> None:
-        """See BlobStore."""
+        """Create or replace a blob."""
         try:
             self._upload(blob, data, media_type)
         except ResourceNotFoundError:
-            # Only the container can be missing: it is made by whoever needs it first.
+            # Only the container can be missing: the first writer creates it.
             with contextlib.suppress(ResourceExistsError):
                 self._container.create_container()
             self._upload(blob, data, media_type)
@@ -158,14 +160,8 @@ class AzureBlobStore:
         )
 
 
-def _inline(payload: InlineBytes | InlineJson, model: Model) -> bytes:
-    data = _dumped(payload.value) if isinstance(payload, InlineJson) else payload.data
-    _check_size(len(data), model.max_input_bytes)
-    return data
-
-
-def _verified(ref: PayloadRef, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The same pieces; PayloadCorrupt at their end where they are not what is referred to."""
+def _verify(ref: PayloadRef, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the same pieces; raise PayloadCorrupt at the end if the digest is wrong."""
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
@@ -173,9 +169,9 @@ def _verified(ref: PayloadRef, pieces: Iterator[bytes]) -> Iterator[bytes]:
     verify_digest(ref, digest.hexdigest())
 
 
-def _spooled(pieces: Iterator[bytes]) -> io.BufferedIOBase:
-    # It has no name, so that nothing is left behind by whatever death.
-    file = tempfile.TemporaryFile()  # noqa: SIM115  whoever asked closes it
+def _spool(pieces: Iterator[bytes]) -> io.BufferedIOBase:
+    # The file has no name, so that nothing is left behind if the process is killed.
+    file = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
     try:
         for piece in pieces:
             file.write(piece)
@@ -186,32 +182,15 @@ def _spooled(pieces: Iterator[bytes]) -> io.BufferedIOBase:
     return file
 
 
-def serialized(result: InlineJson | InlineBytes) -> bytes:
-    """A result as bytes; InferenceFailed where it has no JSON, ResultTooLarge."""
-    try:
-        data = result.data if isinstance(result, InlineBytes) else _dumped(result.value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InferenceFailed(f"the model's result cannot be written as JSON: {error}") from None
-    if len(data) > MAX_RESULT_BYTES:
-        raise ResultTooLarge(
-            f"the result has {len(data)} bytes; at most {MAX_RESULT_BYTES} can be returned"
-        )
-    return data
-
-
-def _dumped(value: Json) -> bytes:
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
-
-
 def _check_size(size_bytes: int, max_bytes: int) -> None:
     if size_bytes > max_bytes:
-        raise InvalidInput(f"the input has {size_bytes} bytes; at most {max_bytes} are taken")
+        raise InvalidInput(f"the input has {size_bytes} bytes; at most {max_bytes} are accepted")
 
 
 def _text(error: BaseException) -> str:
     if isinstance(error, OSError):
-        # The text of some holds an address.
+        # The text of some contains an address.
         return ": ".join(filter(None, (type(error).__name__, error.strerror)))
-    # The first line alone: the rest of an Azure error may hold a signed address.
+    # Only the first line: the rest of an Azure error may contain a signed address.
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,8 +1,7 @@
-"""Arrays from bytes that a stranger sent: NumPy's own file format, or lists of numbers in JSON.
+"""Decode arrays from foreign callers: `.npy` files, or lists of numbers in JSON.
 
-A `.npy` file keeps its type of number. Numbers in JSON become float32, which is also how the
-gateway hands over the tensors of `/v2`: those of one input as a list of lists, those of several as
-an object with a list for each name.
+A `.npy` file keeps its number type. Numbers in JSON become float32. The gateway sends the tensors
+of `/v2` as JSON too: a single input as nested lists, several inputs as an object of nested lists.
 """
 
 import math
@@ -12,18 +11,18 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from contract import media
 from worker.errors import InvalidInput
-from worker.inputs.texts import parse_json
+from worker.inputs.text import parse_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MAX_RANK: Final = 8
 _MAX_NAMES: Final = 64
-# Booleans, whole numbers with and without sign, floats: no objects, texts, records or times.
+# Booleans, signed and unsigned integers, floats; not objects, texts, records or times.
 _KINDS: Final = "biuf"
 
-# NumPy's own reader evaluates the header as Python. This is how every writer writes it, at most
-# eight sizes of at most fifteen digits.
+# NumPy's own reader evaluates the header as Python. All writers use this form; at most eight sizes
+# of at most fifteen digits are read.
 _MAGIC: Final = b"\x93NUMPY"
 _VERSIONS: Final = (b"\1", b"\2", b"\3")
 _LENGTHS: Final = {1: struct.Struct("<H"), 2: struct.Struct("<I"), 3: struct.Struct("<I")}
@@ -39,7 +38,7 @@ Tensors = Any
 
 
 def decode(data: bytes, media_type: str) -> Tensors:
-    """The array or arrays; InvalidInput where there are none."""
+    """Return the array, or several arrays by name; raise InvalidInput if it cannot be decoded."""
     if media_type == media.JSON:
         return _from_json(parse_json(data))
     return _from_npy(data)
@@ -54,11 +53,11 @@ def _from_json(value: Any) -> Tensors:
 
 
 def _array(rows: Any, name: str) -> "NDArray[Any]":
-    import numpy as np  # noqa: PLC0415  a worker without such models needs none
+    import numpy as np  # noqa: PLC0415  a worker without such models needs no NumPy
 
     unfit = InvalidInput(f"{name}: expected numbers in lists, nested evenly, within float32")
     try:
-        # Of the type that NumPy finds itself: asked for floats, it would read texts as such.
+        # NumPy chooses the type: if it were told float, it would convert texts to numbers.
         found = np.array(rows)
     except (ValueError, TypeError, OverflowError):
         raise unfit from None
@@ -74,7 +73,7 @@ def _array(rows: Any, name: str) -> "NDArray[Any]":
 
 
 def _from_npy(data: bytes) -> "NDArray[Any]":
-    import numpy as np  # noqa: PLC0415  a worker without such models needs none
+    import numpy as np  # noqa: PLC0415  a worker without such models needs no NumPy
 
     body_at = _LENGTHS[data[6]].size + 8 if data[:6] == _MAGIC and data[6:7] in _VERSIONS else 0
     if not body_at or len(data) < body_at:
@@ -83,16 +82,16 @@ def _from_npy(data: bytes) -> "NDArray[Any]":
     body = memoryview(data)[body_at + header_bytes :]
     header = _HEADER.fullmatch(data[body_at : body_at + header_bytes][:_MAX_HEADER_BYTES])
     if header is None:
-        raise InvalidInput("the array's header cannot be read, or it is not one of numbers")
+        raise InvalidInput("the array's header cannot be read, or its values are not numbers")
     dtype = np.dtype(header["type"].decode())
     shape = tuple(int(size) for size in header["shape"].split(b",") if size.strip())
-    # Before anything is allocated: the header could announce any size.
+    # Checked before anything is allocated: the header could announce any size.
     if math.prod(shape) * dtype.itemsize != len(body):
         raise InvalidInput(f"the array's header does not fit the {len(body)} bytes that follow it")
     order: Literal["F", "C"] = "F" if header["fortran"] == b"True" else "C"
     try:
         array = np.frombuffer(body, dtype).reshape(shape, order=order)
     except ValueError:
-        # One side is nothing, and another longer than anything can be.
+        # One dimension is zero, and another is larger than possible.
         raise InvalidInput("the array's sizes are out of range") from None
     return np.array(array, dtype.newbyteorder("="), order="C")

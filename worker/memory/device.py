@@ -1,29 +1,46 @@
-"""What the worker asks of a device, whichever it is."""
+"""A device and its memory: the interface, and a CUDA card.
 
-from collections.abc import Callable
+Sizes are what torch's allocator takes of the card, in whole blocks, and what models declare. A
+process uses one card; CUDA_VISIBLE_DEVICES chooses it. `simulated_device` has another device.
+"""
+
+import contextlib
+import gc
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-T = TypeVar("T", bound="Holder")
+from worker.memory.device_errors import BudgetExceeded
+
+T = TypeVar("T", bound="MemoryHolder")
+
+# Each process's CUDA context and libraries take some hundred megabytes beside its models.
+_USABLE_SHARE = 0.94
+_CONTEXT_BYTES = 512 * 2**20
 
 
-class Holder(Protocol):
+class MemoryHolder(Protocol):
     """Something that takes memory of the device: a loaded model."""
 
     def memory_bytes(self, cost: float) -> int:
-        """What it takes outside torch while a batch of this cost runs; of cost 0, while none does.
+        """Return the memory that it takes outside torch while a batch of this cost runs.
 
-        A model that uses torch alone declares nothing: that is counted.
+        With cost 0: while no batch runs. torch's own memory is measured, and not part of this.
         """
         ...
 
 
 @dataclass(slots=True)
 class Batch:
-    """A batch to run: its cost, what it is known to take, or else what it was seen to take.
+    """A batch to run.
 
-    A trial fails at once where it takes more than `limit_bytes`, though the device had it.
+    Attributes:
+        cost: In the model's own unit.
+        known_bytes: What the batch takes, if an earlier one was measured.
+        limit_bytes: For a trial: it fails if it takes more, also if the device has more.
+        measured_bytes: What the batch took; set by the device if `known_bytes` is None.
     """
 
     cost: float
@@ -33,39 +50,124 @@ class Batch:
 
 
 class Device(Protocol):
-    """One device, as this process uses it. Sizes are what torch or the model's hook tell."""
+    """A device as this process uses it. Sizes come from torch and from the model's hook."""
 
     @property
     def key(self) -> str:
-        """The same in all processes on this device, and for no other device."""
+        """Return a name that is the same in all processes on this device, and unique to it."""
         ...
 
     @property
     def total_bytes(self) -> int:
-        """What models may take together."""
+        """Return how much memory all models together may take."""
         ...
 
     @property
     def used_bytes(self) -> int:
-        """What this process has taken of it now."""
+        """Return how much memory this process has taken now."""
         ...
 
     def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
-        """Build a model; returns it and what it takes. Raises what `is_out_of_memory` knows.
+        """Build a model; return it, and the bytes that it takes.
 
-        It also fails where it takes more than the limit, though the device had it. Without one
-        others may use the device meanwhile.
+        Args:
+            build: Builds the model.
+            limit_bytes: The load fails if it takes more, also if the device has more. Without a
+                limit, other models may use the device meanwhile.
+
+        Raises:
+            Exception: An error that `is_out_of_memory` recognises, or what `build` raises.
         """
         ...
 
     def unload(self, resident_bytes: int) -> None:
-        """The model that took so much is gone: let go of what it leaves behind."""
+        """Free what a model of this size leaves behind after it is unloaded."""
         ...
 
-    def running(self, holder: Holder, batch: Batch) -> AbstractContextManager[None]:
-        """Around one batch, which is measured where its size is not known."""
+    def running(self, holder: MemoryHolder, batch: Batch) -> AbstractContextManager[None]:
+        """Run a batch, measuring its memory if unknown."""
         ...
 
     def release_cached(self) -> None:
-        """Give back what is kept for later."""
+        """Return cached memory to the device."""
         ...
+
+
+class CudaDevice:
+    """The CUDA card that this process uses."""
+
+    def __init__(self, torch: Any, shares: int = 1) -> None:
+        """Take one share of the card; `shares` is among how many pods the card is divided."""
+        self._torch = torch
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        # For a process with a MIG slice, CUDA returns the slice's UUID.
+        self.key = f"cuda-{properties.uuid}"
+        _, all_bytes = torch.cuda.mem_get_info()
+        self.total_bytes = usable_bytes(all_bytes, shares)
+        if shares > 1:
+            # The other pods share no files with this one: torch enforces the limit of this process.
+            torch.cuda.set_per_process_memory_fraction(self.total_bytes / all_bytes)
+
+    @classmethod
+    def find(cls, shares: int = 1) -> "CudaDevice | None":
+        """Return the card; None if no model has imported torch, or the machine has no card."""
+        torch = sys.modules.get("torch")
+        return cls(torch, shares) if torch is not None and torch.cuda.is_available() else None
+
+    @property
+    def used_bytes(self) -> int:
+        """Return what torch has reserved in this process."""
+        return int(self._torch.cuda.memory_reserved())
+
+    def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
+        """Build a model, and check the limit after it was built."""
+        self.release_cached()
+        before_bytes = self._torch.cuda.memory_reserved()
+        holder = build()
+        self.release_cached()
+        taken_bytes = max(0, self._torch.cuda.memory_reserved() - before_bytes)
+        size_bytes = taken_bytes + holder.memory_bytes(0)
+        if limit_bytes is not None and size_bytes > limit_bytes:
+            del holder
+            self.release_cached()
+            raise BudgetExceeded(
+                f"the model takes {size_bytes} bytes, but {limit_bytes} are reserved for it"
+            )
+        return holder, size_bytes
+
+    def unload(self, resident_bytes: int) -> None:
+        """Return the memory of an unloaded model to the card."""
+        self.release_cached()
+
+    @contextlib.contextmanager
+    def running(self, holder: MemoryHolder, batch: Batch) -> Iterator[None]:
+        """Run a batch, measuring its memory if unknown."""
+        if batch.known_bytes is not None:
+            yield
+            return
+        cuda = self._torch.cuda
+        self.release_cached()
+        before_bytes = cuda.memory_reserved()
+        cuda.reset_peak_memory_stats()
+        yield
+        cuda.synchronize()
+        declared_bytes = holder.memory_bytes(batch.cost) - holder.memory_bytes(0)
+        taken_bytes = max(0, cuda.max_memory_reserved() - before_bytes)
+        size_bytes = taken_bytes + max(0, declared_bytes)
+        if batch.limit_bytes is not None and size_bytes > batch.limit_bytes:
+            raise BudgetExceeded(
+                f"the batch took {size_bytes} bytes, but {batch.limit_bytes} are free for it"
+            )
+        batch.measured_bytes = size_bytes
+
+    def release_cached(self) -> None:
+        """Return torch's cached memory to the card."""
+        gc.collect()
+        self._torch.cuda.synchronize()
+        self._torch.cuda.empty_cache()
+
+
+def usable_bytes(all_bytes: int, shares: int) -> int:
+    """Return how much of a card's share models may take, beside the contexts of all processes."""
+    contexts_bytes = max(all_bytes * (1 - _USABLE_SHARE), shares * _CONTEXT_BYTES)
+    return max(0, int((all_bytes - contexts_bytes) / shares))

@@ -1,4 +1,4 @@
-"""What a model takes of the device, as measured, and remembering it from one start to the next."""
+"""The measured memory of models, stored from one start to the next."""
 
 import contextlib
 import json
@@ -11,12 +11,15 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
-    """A model's sizes.
+class MemoryProfile:
+    """The sizes of one model.
 
-    `resident_bytes` is what it holds while loaded. `peaks` are pairs of a batch's cost and what a
-    batch of that cost took on top, by ascending cost; beyond the last a batch is taken to grow in
-    proportion, which is no less than it will be.
+    Attributes:
+        resident_bytes: What the model holds while it is loaded.
+        peaks: Pairs of a batch's cost and what a batch of that cost took in addition, by ascending
+            cost. Beyond the last pair, batches are assumed to grow in proportion, which is not
+            less than they will take.
+        load_seconds: How long it took to load.
     """
 
     resident_bytes: int
@@ -24,7 +27,7 @@ class Profile:
     load_seconds: float = 0.0
 
     def peak_bytes(self, cost: float) -> int | None:
-        """What a batch takes on top of the model itself; None where nothing was measured."""
+        """Return what a batch takes in addition to the model; None if nothing was measured."""
         if not self.peaks:
             return None
         at = bisect_left(self.peaks, (cost, 0))
@@ -34,11 +37,11 @@ class Profile:
         return int(last_bytes * cost / last_cost) + 1
 
     def is_measured(self, cost: float) -> bool:
-        """Whether a batch as large as this was seen."""
+        """Return whether a batch of at least this cost was measured."""
         return bool(self.peaks) and cost <= self.peaks[-1][0]
 
     def largest_cost(self, device_bytes: int) -> float:
-        """The most that a batch may cost where the model has so much; 0 where not even one."""
+        """Return the largest cost of a batch if the model has this much memory; 0 if none fits."""
         left_bytes = device_bytes - self.resident_bytes
         if left_bytes < 0:
             return 0.0
@@ -51,41 +54,41 @@ class Profile:
         return last_cost * left_bytes / last_bytes
 
     def needed_bytes(self, cost: float) -> int:
-        """What the model and one batch of this cost take together."""
+        """Return what the model and one batch of this cost take together."""
         return self.resident_bytes + (self.peak_bytes(cost) or 0)
 
-    def with_peak(self, cost: float, size_bytes: int) -> "Profile":
-        """The profile after one more batch was measured; a larger batch never takes less."""
+    def with_peak(self, cost: float, size_bytes: int) -> "MemoryProfile":
+        """Return the profile with one more measurement. A larger batch never takes less."""
         peaks = dict(self.peaks)
         peaks[cost] = max(size_bytes, peaks.get(cost, 0))
         rising: list[tuple[float, int]] = []
         for at, size in sorted(peaks.items()):
             rising.append((at, max(size, rising[-1][1] if rising else 0)))
-        return Profile(self.resident_bytes, tuple(rising), self.load_seconds)
+        return MemoryProfile(self.resident_bytes, tuple(rising), self.load_seconds)
 
 
-class Profiles:
-    """Profiles in a folder, by key. A file that cannot be read is as good as none."""
+class MemoryProfiles:
+    """Stored profiles in a folder, by key. A file that cannot be read is ignored."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
 
-    def get(self, key: str) -> Profile | None:
-        """What is known, if anything."""
+    def get(self, key: str) -> MemoryProfile | None:
+        """Return the stored profile; None without one."""
         try:
             document = json.loads(self._path(key).read_bytes())
-            profile = Profile(
+            profile = MemoryProfile(
                 resident_bytes=int(document["resident_bytes"]),
                 peaks=tuple((float(cost), int(size)) for cost, size in document["peaks"]),
                 load_seconds=float(document["load_seconds"]),
             )
         except (OSError, ValueError, TypeError, KeyError, OverflowError):
             return None
-        return profile if _is_sound(profile) else None
+        return profile if _is_valid(profile) else None
 
-    def put(self, key: str, profile: Profile) -> None:
-        """Remember. Not being able to costs the next start a measurement, and nobody a job."""
+    def put(self, key: str, profile: MemoryProfile) -> None:
+        """Store a profile. A failure is ignored: the next start measures again."""
         with contextlib.suppress(OSError):
             descriptor, name = tempfile.mkstemp(dir=self._folder)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -96,7 +99,7 @@ class Profiles:
         return self._folder / f"{key}.json"
 
 
-def _is_sound(profile: Profile) -> bool:
+def _is_valid(profile: MemoryProfile) -> bool:
     costs = [cost for cost, _ in profile.peaks]
     sizes = [size for _, size in profile.peaks]
     return (

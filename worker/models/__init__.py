@@ -1,6 +1,6 @@
-"""One file a model: the class `Infer` in it is all that a model engineer writes.
+"""The models: one file for each. Its class `Infer` is all that a model's author writes.
 
-The short form takes one item and gives one result:
+The short form takes one item and returns one result:
 
     class Infer:
         def __init__(self, weights: Weights) -> None:    # once, in the device thread
@@ -9,7 +9,7 @@ The short form takes one item and gives one result:
         def __call__(self, image: Image) -> dict[str, object]:
             ...                                          # in the device thread, item by item
 
-The full form splits the work, so that the device runs batches and nothing else:
+The full form splits the work, so that the device thread only runs batches:
 
     class Infer:
         accepts = "image"
@@ -23,12 +23,11 @@ The full form splits the work, so that the device runs batches and nothing else:
         def postprocess(self, output: Tensor) -> dict[str, object]:
             ...                                          # on CPU threads, item by item; optional
 
-`preprocess`, or in the short form `__call__`, may also take `parameters`, the caller's.
+`preprocess`, or in the short form `__call__`, may also take the caller's `parameters`.
 
-docs/models.md tells of both, of the constructor's arguments, of kinds of inputs and results, and of
-models that run long. A class need not derive from any of the protocols here.
-
-Nothing of queues, replies or blobs comes in sight.
+docs/models.md describes both forms, the constructor's arguments, the kinds of inputs and results,
+and models that run long. A class need not derive from the protocols here. It never deals with
+queues, replies or blobs.
 """
 
 from collections.abc import Sequence
@@ -53,35 +52,35 @@ __all__ = [
 ]
 
 Accepts = Literal["audio", "bytes", "file", "image", "json", "tensor", "text"]
-"""What a model gets for one input:
+"""The kind of input that a model takes:
 
-    image   a PIL picture in RGB, turned upright
-    audio   an `Audio`: mono samples as float32, and their rate
+    image   a PIL image in RGB, rotated upright
+    audio   an `Audio`: mono samples as float32, and their sample rate
     text    a str
-    json    what Python makes of JSON
+    json    the decoded JSON value
     tensor  a NumPy array, or a dictionary of arrays by name
-    bytes   the payload as it came
-    file    the same as a binary file, which need not be in memory as a whole; closed afterwards
+    bytes   the payload unchanged
+    file    the payload as a binary file, never in memory as a whole; closed afterwards
 """
 
 
 class Context(Protocol):
-    """A running job, as its model sees it. Both methods raise Cancelled where it is to stop."""
+    """A running job as its model sees it. Both methods raise Cancelled if the job is to stop."""
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
-        """Tell how far the job is: a share from 0 to 1, a short text for the caller, or both."""
+        """Report how far the job is: a fraction from 0 to 1, a short text, or both."""
         ...
 
     def check(self) -> None:
-        """Tell nothing, and hear whether the job is to stop."""
+        """Raise Cancelled if the job is to stop; report nothing."""
         ...
 
 
 class ShortInfer(Protocol):
-    """The short form. `accepts` may be left out where the entry's media types leave no choice."""
+    """The short form. `accepts` may be omitted if the entry's media types imply the kind."""
 
     def __call__(self, item: Any, /) -> Any:
-        """Run on one item; gives its result."""
+        """Run on one item; return its result."""
         ...
 
 
@@ -89,21 +88,21 @@ class LongShortInfer(Protocol):
     """The short form of a model whose catalogue entry says `reports_progress`."""
 
     def __call__(self, item: Any, context: Context, /) -> Any:
-        """Run on one item; gives its result."""
+        """Run on one item; return its result."""
         ...
 
 
 class Infer(Protocol):
-    """The full form: what makes it that is its `preprocess`."""
+    """The full form: a class that has `preprocess`."""
 
     accepts: ClassVar[Accepts]
 
     def preprocess(self, item: Any) -> Any:
-        """Turn one input into what a batch is made of. May run on several threads at once."""
+        """Return an item for a batch, made from one input. May run on several threads at once."""
         ...
 
     def __call__(self, batch: list[Any]) -> Sequence[Any]:
-        """Run one batch; gives a result, or what `postprocess` takes, for each item in order."""
+        """Run one batch; return a result, or what `postprocess` takes, for each item in order."""
         ...
 
 
@@ -113,17 +112,17 @@ class LongInfer(Protocol):
     accepts: ClassVar[Accepts]
 
     def preprocess(self, item: Any) -> Any:
-        """Turn one input into what a batch is made of. May run on several threads at once."""
+        """Return an item for a batch, made from one input. May run on several threads at once."""
         ...
 
     def __call__(self, batch: list[Any], contexts: list[Context]) -> Sequence[Any]:
-        """Run one batch, of which each item has a context; one result for each item."""
+        """Run one batch with a context for each item; return a result for each item in order."""
         ...
 
 
 class Postprocesses(Protocol):
-    """What a model of the full form has more, where results take work on the CPU."""
+    """An optional method of the full form, for results that need work on the CPU."""
 
     def postprocess(self, output: Any) -> Any:
-        """Make one result of one output. May run on several threads at once."""
+        """Return one result, made from one output. May run on several threads at once."""
         ...

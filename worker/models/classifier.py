@@ -14,14 +14,14 @@ from worker.models import Accepts, Weights
 from worker.models.network import Network
 
 _SIDE_PIXELS = 224
-# The network was trained on the middle of a picture whose short side is 256 pixels.
-_MIDDLE_SHARE = _SIDE_PIXELS / 256
+# The network was trained on the centre of images whose short side is 256 pixels.
+_CENTRE_SHARE = _SIDE_PIXELS / 256
 _MEAN, _DEVIATION = 127.0, 128.0
 _LABELS_COUNT = 5
 
 
 class Infer:
-    """Answers with `labels`: the five most likely, as label, index and score, best first."""
+    """Return `labels`: the five most likely, as label, index and score, best first."""
 
     accepts: ClassVar[Accepts] = "image"
 
@@ -32,12 +32,12 @@ class Infer:
         self._names: list[str] = MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
 
     def sample(self) -> torch.Tensor:
-        """A picture as `preprocess` makes it."""
+        """Return a black image as `preprocess` returns it."""
         return torch.zeros(3, _SIDE_PIXELS, _SIDE_PIXELS)
 
     def preprocess(self, item: Image) -> torch.Tensor:
-        """Cut out and scale the middle; returns float32 of shape (3, 224, 224)."""
-        side = min(item.size) * _MIDDLE_SHARE
+        """Crop and scale the centre; return float32 of shape (3, 224, 224)."""
+        side = min(item.size) * _CENTRE_SHARE
         left, top = (item.width - side) / 2, (item.height - side) / 2
         box = (left, top, left + side, top + side)
         square = item.resize((_SIDE_PIXELS, _SIDE_PIXELS), Resampling.BICUBIC, box=box)
@@ -46,11 +46,11 @@ class Infer:
         return self._network.stage(pixels)
 
     def __call__(self, batch: list[torch.Tensor]) -> list[torch.Tensor]:
-        """One forward pass over the whole batch."""
+        """Run one forward pass over the whole batch."""
         return list(self._network(batch))
 
     def postprocess(self, output: torch.Tensor) -> dict[str, object]:
-        """The names and scores of the best."""
+        """Return the names and scores of the most likely classes."""
         scores, indices = output.softmax(dim=0).topk(_LABELS_COUNT)
         pairs = zip(scores.tolist(), indices.tolist(), strict=True)
         labels = [

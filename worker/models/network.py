@@ -1,18 +1,18 @@
-"""A torch network at work: on its device, in its precision, fed while it computes.
+"""Run a torch network on its device and in its precision, and copy inputs while it computes.
 
     class Infer:
         def __init__(self, precision: str = "float32", compiler: str = "") -> None:
             self._network = Network(build(), precision=precision, compiler=compiler)
 
         def preprocess(self, item: Image) -> Tensor:
-            return self._network.stage(to_tensor(item))      # CPU threads: its way there begins
+            return self._network.stage(to_tensor(item))      # CPU threads: start the copy
 
         def __call__(self, batch: list[Tensor]) -> list[Tensor]:
             return list(self._network(batch))                # device thread: stack, run, fetch
 
-On a GPU, what is staged goes into pinned memory and from there to the device on a stream of its
-own, while the batch before it still runs. The network has another stream; the device thread sleeps
-until it is done. On the CPU all of this is left out: there is nothing to copy.
+On a GPU, staged items are copied to pinned memory, and from there to the device on a stream of its
+own, while the previous batch still runs. The network has another stream; the device thread sleeps
+until it is done. On the CPU nothing is copied.
 """
 
 import contextlib
@@ -34,12 +34,12 @@ PRECISIONS: Final[Mapping[str, torch.dtype]] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-# These stay as they are; pictures' bytes and all fractions take the network's precision.
+# These types are kept. Bytes of images and all fractions are converted to the network's precision.
 _NUMBERS: Final = frozenset({torch.int32, torch.int64})
 
 
 class Network:
-    """One module on one device. `stage` is for any thread, calls are for the device thread."""
+    """One module on one device. Any thread may call `stage`, the device thread the rest."""
 
     def __init__(
         self,
@@ -50,13 +50,19 @@ class Network:
         compiler: str = "",
         device: torch.device | None = None,
     ) -> None:
-        """Move the module to the device: CUDA where there is one.
+        """Move the module to the device.
 
-        `precision` is a key of PRECISIONS. Half precision is a GPU's: a CPU, which gains nothing by
-        it, stays with float32, so that one entry serves both. `part` names the one attribute of the
-        module that is in this precision, where the rest needs all of float32. `compiler` names a
-        backend of torch.compile, "inductor" mostly; the first call with each kind of batch is slow
-        then.
+        Args:
+            module: The network.
+            precision: A key of PRECISIONS. A CPU always uses float32, because it gains nothing
+                by half precision: so one entry serves both.
+            part: The attribute of the module that has this precision, if the rest needs float32.
+            compiler: A backend of torch.compile, for example "inductor". The first call with each
+                shape of batch is slow then.
+            device: The device; by default CUDA if it is available, else the CPU.
+
+        Raises:
+            ModelUnfit: The precision is unknown.
         """
         if precision not in PRECISIONS:
             raise ModelUnfit(f"options.precision: {precision!r} is not {', '.join(PRECISIONS)}")
@@ -72,34 +78,34 @@ class Network:
         self._module: Callable[[Any], Any] = module
         if compiler:
             self._module = torch.compile(module, backend=compiler)
-        self._lane = _lane_of_this_thread(self.device) if is_gpu else None
+        self._streams = _streams_of_this_thread(self.device) if is_gpu else None
 
     def stage(self, item: Tensor) -> Tensor:
-        """Let one prepared item set out for the device; gives what a batch is made of.
+        """Start to copy one prepared item to the device; return the item for a batch.
 
-        Where the device is full it stays in the host's memory: then the batch, which may be split,
-        has to find room, and no job fails for having been prepared early.
+        If the device is full, the item stays in the host's memory, and is copied with its batch,
+        which may be split. So no job fails because it was prepared early.
         """
-        return item if self._lane is None else self._lane.send(item)
+        return item if self._streams is None else self._streams.send(item)
 
     def __call__(self, batch: Sequence[Tensor]) -> Any:
         """Run items of one shape as one stacked batch.
 
-        Gives the outputs in host memory, where half precision has become float32.
+        Returns the outputs in host memory; half precision is converted to float32.
         """
         return self._run(batch, self._stacked)
 
     def each(self, batch: Sequence[Tensor]) -> Any:
-        """The same for a module that takes a list of items, such as torchvision's detectors."""
+        """Run a module that takes a list of items, as torchvision's detectors do."""
         return self._run(batch, self._listed)
 
     def _run(self, batch: Sequence[Tensor], given: Callable[[list[Tensor]], Any]) -> Any:
         with torch.inference_mode():
-            if self._lane is None:
+            if self._streams is None:
                 return _in_host_memory(self._module(given(list(batch))))
-            with self._lane.received(batch) as items:
+            with self._streams.received(batch) as items:
                 output = self._module(given(items))
-                self._lane.wait()
+                self._streams.wait()
                 return _in_host_memory(output)
 
     def _stacked(self, items: list[Tensor]) -> Tensor:
@@ -111,12 +117,12 @@ class Network:
         return [item.to(self._dtype_of(item)) for item in items]
 
     def _dtype_of(self, given: Tensor) -> torch.dtype:
-        # What a text's words are numbered by are no measures: a network looks them up.
+        # Integers are indices, for example of words, and must not be rounded.
         return given.dtype if given.dtype in _NUMBERS else self.dtype
 
 
 class InPrecision(nn.Module):
-    """A part of a network in a precision of its own, of which those around it see nothing."""
+    """A part of a network with its own precision; its inputs and outputs are float32."""
 
     def __init__(self, inner: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -124,7 +130,7 @@ class InPrecision(nn.Module):
         self._dtype = dtype
 
     def forward(self, given: Tensor) -> Any:
-        """Float32 in, float32 out: one tensor, or several by name."""
+        """Run the part; return one tensor, or several by name, as float32."""
         found = self._inner(given.to(self._dtype))
         if isinstance(found, Tensor):
             return found.float()
@@ -132,76 +138,76 @@ class InPrecision(nn.Module):
 
 
 def _layout(module: nn.Module) -> torch.memory_format:
-    """Channels last: convolutions are a fifth faster on CPU, and use a GPU's tensor cores.
+    """Return channels last: convolutions are a fifth faster on CPU, and use a GPU's tensor cores.
 
-    Only for networks of pictures: torch refuses it for the kernels of volumes and videos.
+    Only for image networks: torch refuses it for the kernels of volumes and videos.
     """
     held = chain(module.parameters(), module.buffers())
     is_flat = all(tensor.dim() <= 4 for tensor in held)
     return torch.channels_last if is_flat else torch.preserve_format
 
 
-_lanes = threading.local()
+_thread_streams = threading.local()
 
 
-def _lane_of_this_thread(device: torch.device) -> "_Lane":
-    """One for all networks that a thread makes, one after the other or side by side.
+def _streams_of_this_thread(device: torch.device) -> "_GpuStreams":
+    """Return the streams of this thread, which all its networks share.
 
-    torch keeps what cuBLAS works with, up to 32 MiB, for each thread and stream for good: a model
-    that comes and goes would leave as much behind each time.
+    torch keeps a cuBLAS workspace of up to 32 MiB for each thread and stream forever: with streams
+    of its own, a model would leave a workspace behind each time it is unloaded.
     """
-    lane: _Lane | None = getattr(_lanes, str(device), None)
-    if lane is None:
-        lane = _Lane(device)
-        setattr(_lanes, str(device), lane)
-    lane.follow()
-    return lane
+    streams: _GpuStreams | None = getattr(_thread_streams, str(device), None)
+    if streams is None:
+        streams = _GpuStreams(device)
+        setattr(_thread_streams, str(device), streams)
+    streams.follow()
+    return streams
 
 
-class _Lane:
-    """The way to a GPU and back: a stream that copies, and one that computes."""
+class _GpuStreams:
+    """The streams of a GPU: one copies, and one computes."""
 
     def __init__(self, device: torch.device) -> None:
         cuda: Any = torch.cuda  # whose streams and events have no types
         self._device = device
         self._copying = cuda.Stream(device)
         self._computing = cuda.Stream(device)
-        # Waiting for it lets the thread sleep, where CUDA by default spins on a processor.
+        # A blocking event: the thread sleeps, while CUDA by default would occupy a processor.
         self._done = cuda.Event(blocking=True)
 
     def follow(self) -> None:
-        """Compute nothing before what the current stream was given: there the weights came."""
+        """Compute only after the current stream has finished: it copies the weights."""
         self._computing.wait_stream(torch.cuda.current_stream(self._device))
 
     def send(self, item: Tensor) -> Tensor:
-        """Copy an item without waiting for it."""
+        """Start to copy an item, and do not wait."""
         pinned = item.pin_memory()
         try:
             with torch.cuda.stream(self._copying):
-                # The pinned memory is not used again before the copy is through: torch sees to it.
+                # torch does not reuse the pinned memory before the copy has ended.
                 return pinned.to(self._device, non_blocking=True)
         except torch.OutOfMemoryError:
             return pinned
 
     @contextlib.contextmanager
     def received(self, batch: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """The items on the device, for work on the computing stream within the block.
+        """Yield the items on the device; the block runs on the computing stream.
 
-        Items live until the batch is over, so that the copying stream cannot use their memory
-        again while the computing one still reads it.
+        The items live until the block ends, so that the copying stream cannot reuse their memory
+        while the computing stream still reads it.
         """
         with torch.cuda.stream(self._computing):
             self._computing.wait_stream(self._copying)
             yield [item.to(self._device, non_blocking=True) for item in batch]
 
     def wait(self) -> None:
-        """Sleep until all that was asked for is computed; what went wrong there is raised here."""
+        """Sleep until everything is computed; raise the errors of the device."""
         self._done.record(self._computing)
         self._done.synchronize()
 
 
 def _in_host_memory(output: Any) -> Any:
-    """Tensors, however they are gathered, on the CPU; what is in half precision as float32."""
+    """Return nested tensors in host memory; half precision is converted to float32."""
     if isinstance(output, Tensor):
         host = output.cpu()
         return host.float() if host.dtype in (torch.float16, torch.bfloat16) else host

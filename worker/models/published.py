@@ -1,6 +1,6 @@
-"""What torchvision publishes beside its networks: how to build them, their transforms and labels.
+"""Build networks of torchvision, with the transforms and labels of its published weights.
 
-Nothing is downloaded: the weights themselves are the catalogue entry's.
+Nothing is downloaded: the weights come from the catalogue entry.
 """
 
 import difflib
@@ -14,27 +14,36 @@ from torchvision import models
 
 from worker.errors import ModelUnfit
 
-# The weights' files are named by how their digest begins.
+# The names of the weights' files contain the start of their digest.
 _DIGEST = re.compile(r"-([0-9a-f]{8,64})\.pth$")
 
 
 def build(kind: ModuleType, architecture: str, **options: Any) -> nn.Module:
-    """A network of one kind (`models`, `models.detection` …) without weights; ModelUnfit."""
+    """Return a network without weights.
+
+    Args:
+        kind: A module of torchvision, for example `models.detection`.
+        architecture: The network's name.
+        options: Arguments for the network's constructor.
+
+    Raises:
+        ModelUnfit: The module has no network of this name.
+    """
     names = models.list_models(module=kind)
     if architecture not in names:
         near = difflib.get_close_matches(architecture, names, n=3) or names
         raise ModelUnfit(
-            f"options.architecture: {architecture!r} is none of {kind.__name__}; "
-            f"there are {', '.join(near)}"
+            f"options.architecture: {architecture!r} is not in {kind.__name__}; "
+            f"similar: {', '.join(near)}"
         )
     network: nn.Module = models.get_model(architecture, weights=None, **options)
     return network
 
 
 def recipe(architecture: str, sha256: str) -> Any:
-    """The entry of torchvision's that these weights were published as, or else its default one.
+    """Return torchvision's entry for these published weights, or its default entry.
 
-    `transforms()` of it is how inputs are prepared, `meta["categories"]` are its labels.
+    Its `transforms()` prepare the inputs, and its `meta["categories"]` are the labels.
     """
     entries = models.get_model_weights(architecture)
     for entry in entries:
@@ -45,7 +54,7 @@ def recipe(architecture: str, sha256: str) -> Any:
 
 
 def names(labels: str, entry: Any) -> Sequence[str]:
-    """The labels by their numbers: those of the option, by commas, or else those of the entry."""
+    """Return the labels by number: from the comma-separated option, or else from the entry."""
     given = [label.strip() for label in labels.split(",") if label.strip()]
     found: Sequence[str] = given or entry.meta["categories"]
     return found

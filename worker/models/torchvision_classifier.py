@@ -1,10 +1,10 @@
-"""Any of torchvision's classifiers, by name, with a state dict from blob storage.
+"""Any classifier of torchvision, by name, with a state dict from blob storage.
 
     weights = "blob:weights/resnet50.pth"
     options = {architecture = "resnet50"}
 
-The weights are those that torchvision publishes, or of a training of one's own: then `labels` are
-the classes' names, by commas.
+The weights are those that torchvision publishes, or your own. For your own weights, `labels` are
+the classes' names, separated by commas.
 """
 
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from worker.models.network import Network
 from worker.models.published import build, names, recipe
 
 _LABELS_COUNT = 5
-# Published weights of these two expect their inputs scaled once more.
+# The published weights of these two expect inputs that are scaled once more.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"transform_input": True, "init_weights": False},
     "inception_v3": {"transform_input": True, "init_weights": False},
@@ -26,7 +26,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 class Infer:
-    """Answers with `labels`: the most likely, as label, index and score, best first."""
+    """Return `labels`: the most likely, as label, index and score, best first."""
 
     accepts: ClassVar[Accepts] = "image"
 
@@ -48,20 +48,20 @@ class Infer:
         self._network = Network(network, precision=precision, compiler=compiler)
 
     def sample(self) -> torch.Tensor:
-        """A picture as `preprocess` makes it."""
+        """Return a black image as `preprocess` returns it."""
         side = self._transforms.crop_size[0]
         return torch.zeros(3, side, side)
 
     def preprocess(self, item: Image) -> torch.Tensor:
-        """As the network was trained: resize, cut out the middle, normalise."""
+        """Resize, crop the centre and normalise, as in the network's training."""
         return self._network.stage(self._transforms(item))
 
     def __call__(self, batch: list[torch.Tensor]) -> list[torch.Tensor]:
-        """One forward pass over the whole batch."""
+        """Run one forward pass over the whole batch."""
         return list(self._network(batch))
 
     def postprocess(self, output: torch.Tensor) -> dict[str, object]:
-        """The names and scores of the best."""
+        """Return the names and scores of the most likely classes."""
         best = output.softmax(dim=0).topk(min(_LABELS_COUNT, len(self._names)))
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         labels = [

@@ -1,10 +1,10 @@
-"""Any of torchvision's detectors, by name, with a state dict from blob storage.
+"""Any object detector of torchvision, by name, with a state dict from blob storage.
 
     weights = "blob:weights/fasterrcnn.pth"
     options = {architecture = "fasterrcnn_resnet50_fpn", min_score = 0.5}
 
-For weights of one's own, `labels` are the classes' names by commas, the background first. Another
-`precision` is that of the backbone, which has most of the work.
+For your own weights, `labels` are the classes' names, separated by commas, with the background
+first. `precision` is that of the backbone, which does most of the work.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from worker.models import Accepts, Weights
 from worker.models.network import Network
 from worker.models.published import build, names, recipe
 
-# The networks scale to about this themselves: done before, a large picture costs no more memory
-# than a small one, and every picture of a batch about the same.
+# The networks scale to about this size themselves. If that is done before, large images need no
+# more memory than small ones, and all images of a batch need about the same.
 _MAX_SIDE_PIXELS = 1333
 _MAX_OBJECTS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """`pixels` of shape (3, height, width) from 0 to 1, made smaller by `scale`."""
+    """An image: `pixels` of shape (3, height, width) from 0 to 1, scaled by `scale`."""
 
     pixels: torch.Tensor
     scale: float
@@ -40,7 +40,7 @@ class _Picture:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The boxes of one picture, as corners in its own pixels."""
+    """The boxes of one image, as corners in its original pixels."""
 
     boxes: list[list[float]]
     labels: list[int]
@@ -49,7 +49,7 @@ class _Found:
 
 
 class Infer:
-    """Answers with `objects`: label, index, score and box of each, best first."""
+    """Return `objects`: label, index, score and box of each, best first."""
 
     accepts: ClassVar[Accepts] = "image"
 
@@ -71,25 +71,26 @@ class Infer:
         sides: Any = network.transform
         self._short_side_pixels = round(_MAX_SIDE_PIXELS * min(sides.min_size) / sides.max_size)
         self._min_score = min_score
-        # Boxes in half precision would lose whole pixels, and of high classes all their places.
+        # Boxes in half precision would be wrong by whole pixels, and more for high class numbers.
         self._network = Network(weights.load_into(network), precision=precision, part="backbone")
 
     def sample(self) -> _Picture:
-        """A picture as `preprocess` makes it, of the shape that is the largest for the network."""
+        """Return a black image of the shape that needs the most memory."""
         width, height = _MAX_SIDE_PIXELS, self._short_side_pixels
         return _Picture(torch.zeros(3, height, width), 1.0, (width, height))
 
     def preprocess(self, item: Image) -> _Picture:
-        """Make large pictures smaller; the network does the rest."""
+        """Scale large images down; the network does the rest."""
         scale = min(1.0, _MAX_SIDE_PIXELS / max(item.size))
         size = (max(1, round(item.width * scale)), max(1, round(item.height * scale)))
         picture = item if scale == 1.0 else item.resize(size, Resampling.BILINEAR)
         return _Picture(self._network.stage(pil_to_tensor(picture) / 255), scale, item.size)
 
     def __call__(self, batch: list[_Picture]) -> list[_Found]:
-        """A pass over the wide pictures and one over the tall: padded to one size, all were square.
+        """Run one pass over the wide images and one over the tall ones.
 
-        So a batch takes no more memory than as many samples.
+        In one pass, all would be padded to squares. So a batch takes no more memory than as many
+        samples.
         """
         found: dict[int, _Found] = {}
         for is_tall in (False, True):
@@ -100,7 +101,7 @@ class Infer:
         return [found[number] for number in range(len(batch))]
 
     def postprocess(self, output: _Found) -> dict[str, object]:
-        """Those that are likely enough, within the picture."""
+        """Return the objects with a sufficient score, with boxes inside the image."""
         width, height = output.size
         objects = [
             {

@@ -1,10 +1,10 @@
-"""Any of torchvision's semantic segmenters, by name, with a state dict from blob storage.
+"""Any semantic segmentation network of torchvision, with a state dict from blob storage.
 
     result_media_type = "image/png"
     weights = "blob:weights/deeplabv3.pth"
     options = {architecture = "deeplabv3_resnet50"}
 
-For weights of one's own, `classes` is how many there are, the background among them.
+For your own weights, `classes` is the number of classes, including the background.
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ _AUXILIARY = "aux_classifier."
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """`pixels` are normalised, of shape (3, height, width); `size` is the picture's own."""
+    """An image: normalised `pixels` of shape (3, height, width), and its original `size`."""
 
     pixels: torch.Tensor
     size: tuple[int, int]
@@ -33,16 +33,16 @@ class _Picture:
 
 @dataclass(frozen=True, slots=True)
 class _Mask:
-    """`classes` are uint8 of shape (height, width)."""
+    """The result for one image: `classes` are uint8 of shape (height, width)."""
 
     classes: torch.Tensor
     size: tuple[int, int]
 
 
 class Infer:
-    """Answers with a PNG of the picture's size: each pixel is the number of its class.
+    """Return a PNG of the image's size: each pixel is the number of its class.
 
-    A palette shows them in colours; who reads the numbers need not care.
+    A palette shows the classes as colours.
     """
 
     accepts: ClassVar[Accepts] = "image"
@@ -59,7 +59,7 @@ class Infer:
         state = weights.state_dict()
         options: dict[str, Any] = {"num_classes": classes or len(entry.meta["categories"])}
         if any(name.startswith(_AUXILIARY) for name in state):
-            # A second head that helped in training: it is in the weights, and not used here.
+            # A second head that helped in training. It is in the weights, but not used here.
             options["aux_loss"] = True
         network = build(models.segmentation, architecture, weights_backbone=None, **options)
         self._transforms = entry.transforms()
@@ -68,20 +68,20 @@ class Infer:
         self._network = Network(module, precision=precision, compiler=compiler)
 
     def sample(self) -> _Picture:
-        """A picture as `preprocess` makes it."""
+        """Return a black image as `preprocess` returns it."""
         side = self._transforms.resize_size[0]
         return _Picture(torch.zeros(3, side, side * 4 // 3), (side * 4 // 3, side))
 
     def cost(self, item: _Picture) -> float:
-        """In pixels: pictures keep their proportions, and long ones are larger."""
+        """Return the number of pixels: images keep their proportions, and long ones are larger."""
         return float(item.pixels[0].numel())
 
     def preprocess(self, item: Image.Image) -> _Picture:
-        """As the network was trained: the shorter side to one length, then normalise."""
+        """Scale the shorter side to a fixed length and normalise, as in the network's training."""
         return _Picture(self._network.stage(self._transforms(item)), item.size)
 
     def __call__(self, batch: list[_Picture]) -> list[_Mask]:
-        """One forward pass for each shape in the batch."""
+        """Run one forward pass for each shape in the batch."""
         by_shape: dict[torch.Size, list[int]] = defaultdict(list)
         for number, picture in enumerate(batch):
             by_shape[picture.pixels.shape].append(number)
@@ -93,7 +93,7 @@ class Infer:
         return [masks[number] for number in range(len(batch))]
 
     def postprocess(self, output: _Mask) -> Image.Image:
-        """The mask in the size of the picture."""
+        """Return the mask in the image's original size."""
         mask = Image.fromarray(output.classes.numpy()).resize(output.size, Image.Resampling.NEAREST)
         mask.putpalette(self._palette)
         return mask
@@ -107,19 +107,20 @@ class _Classes(nn.Module):
         self._network = network
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """(batch, 3, height, width) to (batch, height, width)."""
+        """Return the classes of shape (batch, height, width) for (batch, 3, height, width)."""
         scores: torch.Tensor = self._network(pictures)["out"]
         return scores.argmax(dim=1).to(torch.uint8)
 
 
 def palette() -> bytes:
-    """Red, green and blue of 256 classes, as PASCAL VOC numbers them: neighbours look different.
+    """Return red, green and blue for 256 classes, as PASCAL VOC numbers them.
 
-    Three bits of the number after another go to the three colours, the lowest to their highest.
+    Consecutive numbers have different colours. The bits of a number go to the three colours in
+    turn, from the lowest bit of the number to the highest bit of each colour.
     """
     colours = bytearray()
     for number in range(256):
         for colour in range(3):
-            bits = (number >> (3 * place + colour) & 1 for place in range(3))
-            colours.append(sum(bit << (7 - place) for place, bit in enumerate(bits)))
+            bits = (number >> (3 * position + colour) & 1 for position in range(3))
+            colours.append(sum(bit << (7 - position) for position, bit in enumerate(bits)))
     return bytes(colours)

@@ -1,7 +1,8 @@
-"""Silero VAD: where in a recording somebody speaks.
+"""Silero VAD: find the parts of a recording that contain speech.
 
-The network is built here, since the `silero-vad` package needs torchaudio to be imported: only its
-weights are used, as safetensors. It judges 32 ms at a time, in the light of what came before.
+The network is built here, because the `silero-vad` package cannot be imported without torchaudio:
+only its weights are used, as safetensors. The network scores steps of 32 ms, and remembers the
+steps before.
 """
 
 from collections.abc import Iterator
@@ -19,14 +20,14 @@ from worker.models import Accepts, Audio, InvalidInput, Weights
 
 _RATE: Final = 16_000
 _STEP: Final = 512
-# Each step also sees the end of the one before.
+# Each step also contains the end of the step before.
 _CONTEXT: Final = 64
 _STEP_SECONDS: Final = _STEP / _RATE
-# So many steps are encoded at once: about two minutes, and 40 MB of activations.
+# This many steps are encoded at once: about two minutes, and 40 MB of activations.
 _SLAB: Final = 4096
 
-# As the authors advise: speech begins at the threshold and ends below a lower one, short silences
-# belong to it, and what is shorter than a syllable is none.
+# As the authors advise: speech begins at the threshold and ends below a lower one. Short silences
+# belong to it, and segments shorter than a syllable are ignored.
 _HYSTERESIS: Final = 0.15
 _MIN_SILENCE_STEPS: Final = round(0.1 / _STEP_SECONDS)
 _MIN_SPEECH_STEPS: Final = round(0.25 / _STEP_SECONDS)
@@ -35,14 +36,14 @@ _MARGIN_SECONDS: Final = 0.03
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """`scores` are how likely somebody speaks in each step, `seconds` the whole length."""
+    """The probability of speech in each step, and the length of the recording in seconds."""
 
     scores: list[float]
     seconds: float
 
 
 class Infer:
-    """Answers with `speech`, a list of segments in seconds with their mean score."""
+    """Return `speech`: a list of segments in seconds, with their mean score."""
 
     accepts: ClassVar[Accepts] = "audio"
 
@@ -56,18 +57,18 @@ class Infer:
         self._memory = self._network.as_sequence()
 
     def sample(self) -> tuple[Tensor, float]:
-        """Ten seconds of silence, prepared."""
+        """Return ten seconds of silence as `preprocess` returns them."""
         return self.preprocess(Audio(np.zeros(10 * _RATE, np.float32), _RATE))
 
     def cost(self, item: tuple[Tensor, float]) -> float:
-        """In seconds."""
+        """Return the length in seconds."""
         return max(item[1], _STEP_SECONDS)
 
     def preprocess(self, item: Audio) -> tuple[Tensor, float]:
-        """Resample; returns float32 of shape (steps, 576), and the length in seconds."""
+        """Resample; return float32 of shape (steps, 576), and the length in seconds."""
         if item.seconds > self._max_seconds:
             raise InvalidInput(
-                f"the recording lasts {item.seconds:.0f} s; at most {self._max_seconds:g} are taken"
+                f"the recording lasts {item.seconds:.0f} s; {self._max_seconds:g} s are allowed"
             )
         samples = resampled(item.samples, item.sample_rate)
         missing = -len(samples) % _STEP
@@ -76,7 +77,7 @@ class Infer:
 
     @torch.inference_mode()
     def __call__(self, batch: list[tuple[Tensor, float]]) -> list[_Scored]:
-        """All steps of all recordings at once through what has no memory, then side by side."""
+        """Encode all steps of all recordings at once, then run the recurrent layer over them."""
         steps = torch.cat([steps for steps, _ in batch])
         features = torch.cat([self._network.encode(slab) for slab in self._slabs(steps)])
         lengths = [len(steps) for steps, _ in batch]
@@ -89,7 +90,7 @@ class Infer:
         ]
 
     def postprocess(self, output: _Scored) -> dict[str, object]:
-        """The segments of speech, none of which touches the next."""
+        """Return the segments of speech, which do not touch."""
         segments = [
             {
                 "start_seconds": round(start, 3),
@@ -106,7 +107,7 @@ class Infer:
 
 
 class _Network(nn.Module):
-    """The layers by the names of the published weights."""
+    """The network; its layers have the names of the published weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +120,7 @@ class _Network(nn.Module):
         self.final_conv = nn.Conv1d(128, 1, 1)
 
     def encode(self, steps: Tensor) -> Tensor:
-        """(steps, 576) samples to (steps, 128) features: a spectrum, and convolutions over it."""
+        """Return features of shape (steps, 128) for samples of shape (steps, 576)."""
         mirrored = nn.functional.pad(steps.unsqueeze(1), (0, _CONTEXT), mode="reflect")
         real, imaginary = self.stft_conv(mirrored).chunk(2, dim=1)
         found: Tensor = (real**2 + imaginary**2).sqrt()
@@ -128,23 +129,23 @@ class _Network(nn.Module):
         return found.squeeze(2)
 
     def as_sequence(self) -> nn.LSTM:
-        """The cell as a layer that takes whole recordings."""
+        """Return the LSTM cell as a layer that takes whole recordings."""
         layer = nn.LSTM(128, 128, device=self.lstm_cell.weight_ih.device)
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         layer.load_state_dict({f"{name}_l0": getattr(self.lstm_cell, name) for name in names})
         return layer.eval()
 
     def judge(self, remembered: Tensor) -> Tensor:
-        """(batch, steps, 128) to (batch, steps) scores from 0 to 1."""
+        """Return scores from 0 to 1 of shape (batch, steps), for (batch, steps, 128)."""
         last: Tensor = self.final_conv(remembered.relu().transpose(1, 2))
         return last.squeeze(1).sigmoid()
 
 
 def resampled(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-    """The same sound at 16 kHz: its spectrum, cut off or continued with nothing."""
+    """Return the sound at 16 kHz: its spectrum is cut off, or extended with zeros."""
     if rate == _RATE:
         return samples
-    # Whole periods of both rates, so that the new length is a whole number, too.
+    # Pad to whole periods of both rates, so that the new length is an integer.
     period = rate // gcd(rate, _RATE)
     whole = np.pad(samples, (0, -len(samples) % period))
     length = len(whole) * _RATE // rate
@@ -155,7 +156,7 @@ def resampled(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
 def spoken(
     scores: list[float], seconds: float, threshold: float
 ) -> Iterator[tuple[float, float, float]]:
-    """Start, end and mean score of each segment of speech, in order."""
+    """Yield start, end and mean score of each segment of speech, in order."""
     reached = 0.0
     for start, end in _runs(scores, threshold):
         if end - start < _MIN_SPEECH_STEPS:
@@ -166,7 +167,7 @@ def spoken(
 
 
 def _runs(scores: list[float], threshold: float) -> Iterator[tuple[int, int]]:
-    """Where speech begins, and the step after its last."""
+    """Yield the first step of each segment of speech, and the step after its last one."""
     start: int | None = None
     end = 0
     for step, score in enumerate(scores):

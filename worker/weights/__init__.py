@@ -1,1 +1,1 @@
-"""Weights: found in blob storage or a package, checked, kept on disk, and loaded as data only."""
+"""A model's weights: fetched, checked by digest, cached on disk, and loaded as data only."""

@@ -1,4 +1,4 @@
-"""Weights that are here and are the right bytes: loaded as tensors, never as code."""
+"""Load checked weights as tensors, never as code."""
 
 import pickle
 import re
@@ -20,7 +20,7 @@ _HEADER: Final = struct.Struct("<Q")
 _MAX_HEADER_BYTES: Final = 100 * 1024 * 1024
 _SHOWN_CHARACTERS: Final = 500
 _GLOBAL: Final = re.compile(r"GLOBAL ([\w.]{1,200})")
-# What torch's readers stumble over in files that are cut off, or none of theirs.
+# What torch's readers raise on truncated or foreign files.
 _READER_ERRORS: Final = (
     *(RuntimeError, ValueError, EOFError, LookupError, OSError, AttributeError, TypeError),
     *(AssertionError, ArithmeticError, MemoryError, struct.error),
@@ -29,16 +29,20 @@ _READER_ERRORS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A file on this machine whose digest has been checked. What a model's constructor is given."""
+    """A file on this machine whose digest was checked. A model's constructor gets it."""
 
     path: Path
     sha256: str = ""
 
     def state_dict(self) -> "dict[str, Tensor]":
-        """The tensors by name, on the CPU; WeightsUnsafe or WeightsDamaged.
+        """Return the tensors by name, on the CPU.
 
-        Reads safetensors, and what `torch.save` wrote of a state dict. A pickle that names
-        anything but tensors and plain containers is refused before any of it is called.
+        Reads safetensors files, and state dicts that `torch.save` wrote.
+
+        Raises:
+            WeightsUnsafe: A pickle with more than tensors and plain containers. None of its code
+                is executed.
+            WeightsDamaged: The file is truncated, or has an unknown format.
         """
         with self.path.open("rb") as file:
             start = file.read(_HEADER.size + 1)
@@ -48,14 +52,19 @@ class Weights:
     def load_into(
         self, network: "Network", state: "Mapping[str, Tensor] | None" = None
     ) -> "Network":
-        """Give these weights to a network, all of them and nothing else; WeightsUnfit.
+        """Load exactly these weights into a network, and return it.
 
-        `state` is what `state_dict` gave, where somebody had to look at it before.
+        Args:
+            network: The network.
+            state: The result of `state_dict`, if it was read before.
+
+        Raises:
+            WeightsUnfit: Names or shapes do not fit.
         """
         try:
             network.load_state_dict(state or self.state_dict(), strict=True)
         except RuntimeError as error:
-            # One line a name or shape that does not fit.
+            # The text has one line for each name or shape that does not fit.
             text = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
             raise WeightsUnfit(f"the weights are another network's: {text}") from None
         return network
@@ -68,7 +77,7 @@ def _is_safetensors(start: bytes) -> bool:
 
 
 def _from_safetensors(path: Path) -> object:
-    from safetensors import SafetensorError  # noqa: PLC0415  only where a model has such weights
+    from safetensors import SafetensorError  # noqa: PLC0415  only if a model has such weights
     from safetensors.torch import load_file  # noqa: PLC0415
 
     try:
@@ -78,12 +87,12 @@ def _from_safetensors(path: Path) -> object:
 
 
 def _from_torch(path: Path) -> object:
-    import torch  # noqa: PLC0415  a worker without such models needs none
+    import torch  # noqa: PLC0415  a worker without such models needs no torch
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # Torch's own text goes on to tell how such files can be executed all the same.
+        # torch's own text explains how to execute the file anyway.
         named = _GLOBAL.search(str(error))
         what = f" It names {named[1]}." if named else ""
         raise WeightsUnsafe(
@@ -94,12 +103,12 @@ def _from_torch(path: Path) -> object:
 
 
 def _checked(found: object) -> "dict[str, Tensor]":
-    import torch  # noqa: PLC0415  a worker without such models needs none
+    import torch  # noqa: PLC0415  a worker without such models needs no torch
 
     if not isinstance(found, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in found.items()
     ):
-        raise WeightsUnfit("the weights are no state dict: expected tensors by name")
+        raise WeightsUnfit("the weights are not a state dict: expected tensors by name")
     return dict(found)
 
 

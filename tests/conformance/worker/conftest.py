@@ -1,4 +1,4 @@
-"""One Service Bus and one blob storage for all tests here; gateway and worker for each."""
+"""One Service Bus and one blob storage for all tests; a gateway and workers for each test."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.conformance.worker.worker_gateway import Gateway, run_gateway
-from tests.conformance.worker.worker_world import Program, World, run_world
+from tests.conformance.worker.worker_services import LocalServices, Program, run_services
 
 StartWorker = Callable[..., Program]
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with run_world(tmp_path_factory.mktemp("worker-world")) as running:
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServices]:
+    with run_services(tmp_path_factory.mktemp("worker-services")) as running:
         yield running
 
 
@@ -25,12 +25,12 @@ def gateway() -> Iterator[Gateway]:
 
 
 @pytest.fixture
-def start_worker(world: World, gateway: Gateway) -> Iterator[StartWorker]:
-    """Starts workers for some models, and kills them at the end."""
+def start_worker(services: LocalServices, gateway: Gateway) -> Iterator[StartWorker]:
+    """Return a function that starts a worker for some models; kill the workers at the end."""
     started: list[Program] = []
 
     def start(models: str, *, wait: bool = True, **settings: str) -> Program:
-        worker = world.worker(gateway.host, models, **settings)
+        worker = services.worker(gateway.host, models, **settings)
         started.append(worker)
         worker.start(wait=wait)
         return worker

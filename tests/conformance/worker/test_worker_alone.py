@@ -1,4 +1,4 @@
-"""The worker's two folders, copied alone to an empty place, are all that it needs of ours."""
+"""The worker runs from its two folders alone, copied to an empty place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conformance.worker.worker_world import ROOT, wait_until
+from tests.conformance.worker.worker_services import ROOT, wait_until
 from tests.ports import free_port
 
 
@@ -36,7 +36,7 @@ def environment(**settings: str) -> dict[str, str]:
     return least | settings
 
 
-def test_starts_alone(copied: Path) -> None:
+def test_the_worker_starts_without_the_repository(copied: Path) -> None:
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "worker"],
@@ -52,7 +52,7 @@ def test_starts_alone(copied: Path) -> None:
                 answer = httpx.get(f"http://127.0.0.1:{port}/ready", timeout=5)
             except httpx.TransportError:
                 return False
-            # There is no Service Bus here, so it is never ready.
+            # Without a Service Bus the worker never gets ready.
             return answer.status_code == 503 and answer.json()["models"]["noop"]["loaded"] is True
 
         wait_until(is_loaded, "the model is loaded")
@@ -79,7 +79,7 @@ def test_starts_alone(copied: Path) -> None:
         ({"HEALTH_PORT": "eighty"}, "HEALTH_PORT"),
     ],
 )
-def test_a_bad_setting_ends_the_start_in_one_line(
+def test_a_wrong_setting_ends_the_start_with_one_line(
     copied: Path, settings: dict[str, str], says: str
 ) -> None:
     ended = subprocess.run(
@@ -96,7 +96,7 @@ def test_a_bad_setting_ends_the_start_in_one_line(
     assert says in ended.stderr
 
 
-def test_a_busy_port_is_named(copied: Path) -> None:
+def test_a_used_health_port_is_named(copied: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = subprocess.run(

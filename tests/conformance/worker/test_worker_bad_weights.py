@@ -1,4 +1,4 @@
-"""Weights that must not be loaded: refused by name, and the jobs are left for who can do them."""
+"""Bad weights are refused, and their jobs are left for other workers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from azure.storage.blob import BlobServiceClient
 
 from contract.messages import InlineBytes, InlineJson
 from tests.conformance.worker.worker_gateway import Gateway
-from tests.conformance.worker.worker_world import (
+from tests.conformance.worker.worker_services import (
+    LocalServices,
     Program,
-    World,
     job_id,
     message,
-    run_world,
+    run_services,
     wait_until,
 )
 
@@ -49,7 +49,7 @@ weights_sha256 = "{sha256}"
 
 
 class Malicious:
-    """What unpickles to a call that makes a folder."""
+    """An object that unpickles to a call, which creates a folder."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -65,24 +65,24 @@ def saved(state: object) -> bytes:
 
 
 def good(bias: float) -> bytes:
-    """The weights of a network that answers 1 and 2, each with this added."""
+    """Return the weights of a network that returns 1 and 2, each with `added` added."""
     return saved({"weight": torch.eye(2, 3), "bias": torch.full((2,), bias)})
 
 
-# Each its own, since weights of the same digest are fetched once.
+# Different weights, because weights with the same digest are fetched once.
 RIGHT = {"good": good(0.5), "mismatched": good(1.5), "missing": good(2.5)}
 OTHER = good(9.0)
 
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that is made where weights are executed."""
+    """Return the folder that is created if weights are executed."""
     return tmp_path_factory.mktemp("trace") / "executed"
 
 
 @pytest.fixture(scope="module")
 def blobs(trace: Path) -> dict[str, bytes]:
-    """What is in blob storage, by model."""
+    """Return the contents of blob storage, by model."""
     return {
         "good": RIGHT["good"],
         "mismatched": OTHER,
@@ -94,13 +94,15 @@ def blobs(trace: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def own_world(tmp_path_factory: pytest.TempPathFactory, blobs: dict[str, bytes]) -> Iterator[World]:
+def own_world(
+    tmp_path_factory: pytest.TempPathFactory, blobs: dict[str, bytes]
+) -> Iterator[LocalServices]:
     expected = {**blobs, **RIGHT}
     catalogue = "".join(
         ENTRY.format(name=name, sha256=hashlib.sha256(data).hexdigest())
         for name, data in expected.items()
     )
-    with run_world(tmp_path_factory.mktemp("weights-world"), catalogue) as running:
+    with run_services(tmp_path_factory.mktemp("weights-services"), catalogue) as running:
         for name, data in blobs.items():
             if data:
                 upload(running, name, data)
@@ -108,8 +110,8 @@ def own_world(tmp_path_factory: pytest.TempPathFactory, blobs: dict[str, bytes])
 
 
 @pytest.fixture
-def worker(own_world: World, gateway: Gateway, tmp_path: Path) -> Iterator[Program]:
-    """One for all models. Not waited for: it will not be ready."""
+def worker(own_world: LocalServices, gateway: Gateway, tmp_path: Path) -> Iterator[Program]:
+    """Start one worker for all models, which does not get ready."""
     cache = str(tmp_path / "cache")
     program = own_world.worker(gateway.host, "", WORKER_WEIGHTS_CACHE=cache)
     program.start(wait=False)
@@ -117,8 +119,8 @@ def worker(own_world: World, gateway: Gateway, tmp_path: Path) -> Iterator[Progr
     program.kill()
 
 
-def upload(world: World, name: str, data: bytes) -> None:
-    with BlobServiceClient.from_connection_string(world.blobs_url) as account:
+def upload(services: LocalServices, name: str, data: bytes) -> None:
+    with BlobServiceClient.from_connection_string(services.blobs_url) as account:
         container = account.get_container_client("weights")
         with contextlib.suppress(ResourceExistsError):
             container.create_container()
@@ -126,7 +128,7 @@ def upload(world: World, name: str, data: bytes) -> None:
 
 
 def readiness(worker: Program) -> tuple[int, dict[str, Any]]:
-    """Status, and what is told of each model."""
+    """Return the status of the readiness probe, and the state of each model."""
     try:
         answer = httpx.get(worker.probe, timeout=5)
     except httpx.TransportError:
@@ -143,9 +145,9 @@ def problems(worker: Program) -> dict[str, str]:
     }
 
 
-def deliveries(world: World, queue: str) -> list[int]:
-    """How often each message of a queue was delivered."""
-    with world.receiver(queue) as receiver:
+def deliveries(services: LocalServices, queue: str) -> list[int]:
+    """Return the delivery count of each message in a queue."""
+    with services.receiver(queue) as receiver:
         return [seen.delivery_count or 0 for seen in receiver.peek_messages(10)]
 
 
@@ -159,8 +161,8 @@ CODES = {
 }
 
 
-def test_bad_weights_are_refused_by_name_and_their_jobs_left_alone(
-    own_world: World, gateway: Gateway, worker: Program, trace: Path, tmp_path: Path
+def test_bad_weights_are_refused_and_their_jobs_stay_in_the_queue(
+    own_world: LocalServices, gateway: Gateway, worker: Program, trace: Path, tmp_path: Path
 ) -> None:
     jobs = {name: job_id() for name in ("good", *CODES)}
     for name, identity in jobs.items():
@@ -170,7 +172,7 @@ def test_bad_weights_are_refused_by_name_and_their_jobs_left_alone(
     status, models = readiness(worker)
     assert status == 503
     assert [name for name, model in models.items() if model["loaded"]] == ["good"]
-    # The good model of the same worker serves meanwhile.
+    # The good model of the same worker answers meanwhile.
     assert gateway.taken(jobs["good"]).outcome == InlineJson([1.5, 2.5])
 
     assert not trace.exists()

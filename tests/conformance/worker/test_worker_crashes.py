@@ -1,4 +1,4 @@
-"""Whatever dies, and whenever: every job is answered, and the worker leaves in good order."""
+"""Every job is answered, whatever process is killed, and the worker shuts down cleanly."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 
 from tests.conformance.worker.conftest import StartWorker
 from tests.conformance.worker.worker_gateway import Gateway, run_gateway
-from tests.conformance.worker.worker_world import (
+from tests.conformance.worker.worker_services import (
     LOCK_SECONDS,
+    LocalServices,
     Program,
-    World,
     job_id,
     message,
     wait_until,
@@ -51,12 +51,12 @@ def held(worker: Program, model: str) -> int:
     return count
 
 
-def test_killed_while_it_holds_jobs(
-    world: World, gateway: Gateway, start_worker: StartWorker, gate: Gate
+def test_jobs_of_a_killed_worker_run_on_another(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     first = start_worker("scripted")
     jobs = [job_id() for _ in range(6)]
-    world.send("scripted", *(message(gateway, i, "scripted", gate.task()) for i in jobs))
+    services.send("scripted", *(message(gateway, i, "scripted", gate.task()) for i in jobs))
     gate.wait_until_running()
     wait_until(lambda: held(first, "scripted") == len(jobs), "all are held")
     first.kill()
@@ -64,47 +64,47 @@ def test_killed_while_it_holds_jobs(
     start_worker("scripted")
 
     assert [gateway.taken(identity).attempt for identity in jobs] == [2] * len(jobs)
-    world.wait_until_empty("scripted")
+    services.wait_until_empty("scripted")
     assert len(gateway.posts) == len(jobs)
 
 
 @pytest.mark.timeout(90)
-def test_a_job_that_kills_its_worker_is_buried(
-    world: World, gateway: Gateway, start_worker: StartWorker
+def test_a_job_that_kills_its_worker_is_dead_lettered(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     identity = job_id()
-    world.send("single", message(gateway, identity, "single", {"do": "die"}))
+    services.send("single", message(gateway, identity, "single", {"do": "die"}))
     for _ in range(3):
         assert start_worker("single", wait=False).exit_code() == 9
-    assert world.dead_letter("single", identity).dead_letter_reason == "MaxDeliveryCountExceeded"
+    assert services.dead_letter("single", identity).dead_letter_reason == "MaxDeliveryCountExceeded"
 
 
-def test_a_job_longer_than_its_lock(
-    world: World, gateway: Gateway, start_worker: StartWorker, gate: Gate
+def test_a_job_longer_than_its_lock_is_answered(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("single")
     identity = job_id()
-    world.send("single", message(gateway, identity, "single", gate.task()))
+    services.send("single", message(gateway, identity, "single", gate.task()))
     gate.wait_until_running()
     opener = threading.Timer(LOCK_SECONDS * 1.6, gate.open)
     opener.start()
 
     assert gateway.taken(identity).attempt == 1
-    world.wait_until_empty("single")
+    services.wait_until_empty("single")
     assert len(gateway.posts) == 1
     assert "lost the lock" not in worker.log.read_text()
 
 
-def test_a_full_worker_locks_nothing_more(
-    world: World, gateway: Gateway, start_worker: StartWorker, gate: Gate
+def test_a_full_worker_locks_no_further_messages(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("single")
     jobs = [job_id() for _ in range(6)]
-    world.send("single", *(message(gateway, i, "single", gate.task()) for i in jobs))
+    services.send("single", *(message(gateway, i, "single", gate.task()) for i in jobs))
     gate.wait_until_running()
     wait_until(lambda: held(worker, "single") == 2, "one runs, one waits")
 
-    with world.receiver("single") as receiver:
+    with services.receiver("single") as receiver:
         others = receiver.receive_messages(10, max_wait_time=3)
         assert [message.message_id for message in others] == jobs[2:]
         assert [message.delivery_count for message in others] == [0] * 4
@@ -113,24 +113,24 @@ def test_a_full_worker_locks_nothing_more(
     gate.open()
     for identity in jobs:
         gateway.taken(identity)
-    world.wait_until_empty("single")
+    services.wait_until_empty("single")
 
 
-def test_drains_on_sigterm(
-    world: World, gateway: Gateway, start_worker: StartWorker, gate: Gate
+def test_sigterm_drains_the_worker(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("single")
     runs, waits, comes = job_id(), job_id(), job_id()
-    world.send("single", message(gateway, runs, "single", gate.task()))
+    services.send("single", message(gateway, runs, "single", gate.task()))
     gate.wait_until_running()
-    world.send("single", message(gateway, waits, "single", {"do": "x"}))
+    services.send("single", message(gateway, waits, "single", {"do": "x"}))
     wait_until(lambda: held(worker, "single") == 2, "one runs, one waits")
     worker.signal(signal.SIGTERM)
     wait_until(lambda: not worker.is_ready(), "it is unready at once")
     wait_until(lambda: held(worker, "single") == 1, "what waits is handed back")
-    world.send("single", message(gateway, comes, "single", {"do": "x"}))
+    services.send("single", message(gateway, comes, "single", {"do": "x"}))
 
-    with world.receiver("single") as receiver:
+    with services.receiver("single") as receiver:
         back = receiver.receive_messages(1, max_wait_time=5)
         back += receiver.receive_messages(1, max_wait_time=5)
         assert [message.message_id for message in back] == [waits, comes]
@@ -141,23 +141,23 @@ def test_drains_on_sigterm(
     threading.Timer(LOCK_SECONDS * 1.2, gate.open).start()
     assert worker.exit_code() == 0
     assert gateway.taken(runs).attempt == 1
-    world.wait_until_empty("single")
+    services.wait_until_empty("single")
 
 
-def test_what_comes_while_it_drains_is_free_for_others(
-    world: World, gateway: Gateway, start_worker: StartWorker, gate: Gate
+def test_a_draining_worker_receives_nothing(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("scripted")
     runs, comes = job_id(), job_id()
-    world.send("scripted", message(gateway, runs, "scripted", gate.task()))
+    services.send("scripted", message(gateway, runs, "scripted", gate.task()))
     gate.wait_until_running()
-    # It has room and so the broker its credit, which a worker that leaves must take back.
+    # It has capacity, so the broker has credit, which a draining worker must take back.
     worker.signal(signal.SIGTERM)
     wait_until(lambda: "draining" in worker.log.read_text(), "it drains")
     threading.Event().wait(0.5)
-    world.send("scripted", message(gateway, comes, "scripted", {"do": "x"}))
-    with world.receiver("scripted") as receiver:
-        # At once: what the worker had been sent would come back too, but seconds later.
+    services.send("scripted", message(gateway, comes, "scripted", {"do": "x"}))
+    with services.receiver("scripted") as receiver:
+        # At once: a message that was sent to the worker would come back seconds later.
         (free,) = receiver.receive_messages(1, max_wait_time=0.5)
         assert (free.message_id, free.delivery_count) == (comes, 0)
         receiver.complete_message(free)
@@ -166,21 +166,21 @@ def test_what_comes_while_it_drains_is_free_for_others(
     gateway.taken(runs)
 
 
-def test_an_idle_worker_leaves_at_once(start_worker: StartWorker, world: World) -> None:
+def test_an_idle_worker_exits_at_once(start_worker: StartWorker, services: LocalServices) -> None:
     worker = start_worker("noop")
     worker.signal(signal.SIGINT)
     assert worker.exit_code(seconds=10) == 0
     assert "Traceback" not in worker.log.read_text()
 
 
-def test_a_second_signal_or_the_end_of_its_grace_ends_it(
-    world: World, gateway: Gateway, start_worker: StartWorker, gate: Gate
+def test_a_second_signal_or_the_end_of_the_grace_period_ends_the_worker(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     patient = start_worker("single")
     hasty = start_worker("scripted", WORKER_DRAIN_SECONDS="0.5")
     jobs = {"single": job_id(), "scripted": job_id()}
     for queue, identity in jobs.items():
-        world.send(queue, message(gateway, identity, queue, gate.task()))
+        services.send(queue, message(gateway, identity, queue, gate.task()))
     wait_until(lambda: held(patient, "single") + held(hasty, "scripted") == 2, "both run")
     hasty.signal(signal.SIGTERM)
     assert hasty.exit_code(seconds=10) == 0
@@ -196,54 +196,56 @@ def test_a_second_signal_or_the_end_of_its_grace_ends_it(
     assert [gateway.taken(identity).attempt for identity in jobs.values()] == [2, 2]
 
 
-def test_service_bus_dies_under_it(
-    world: World, gateway: Gateway, start_worker: StartWorker, gate: Gate
+def test_the_worker_survives_a_restart_of_service_bus(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("scripted")
     jobs = [job_id() for _ in range(6)]
-    world.send("scripted", *(message(gateway, i, "scripted", gate.task()) for i in jobs[:4]))
+    services.send("scripted", *(message(gateway, i, "scripted", gate.task()) for i in jobs[:4]))
     gate.wait_until_running()
-    world.service_bus.kill()
+    services.service_bus.kill()
     gate.open()
     for identity in jobs[:4]:
         gateway.taken(identity)
-    world.service_bus.start()
-    world.send("scripted", *(message(gateway, i, "scripted", {"do": "x"}) for i in jobs[4:]))
+    services.service_bus.start()
+    services.send("scripted", *(message(gateway, i, "scripted", {"do": "x"}) for i in jobs[4:]))
     for identity in jobs:
         gateway.taken(identity)
-    world.wait_until_empty("scripted")
+    services.wait_until_empty("scripted")
     assert worker.is_ready()
     log = worker.log.read_text()
     assert log.count("queue scripted does not answer") == 1
     assert "Traceback" not in log
 
 
-def test_is_there_before_the_others(world: World, gate: Gate) -> None:
+def test_the_worker_may_start_before_the_other_services(
+    services: LocalServices, gate: Gate
+) -> None:
     port = free_port()
-    world.service_bus.kill()
-    world.blobs.kill()
-    worker = world.worker(f"127.0.0.1:{port}", "scripted")
+    services.service_bus.kill()
+    services.blobs.kill()
+    worker = services.worker(f"127.0.0.1:{port}", "scripted")
     try:
         worker.start(wait=False)
         wait_until(lambda: worker.log.exists() and "answer" in worker.log.read_text(), "it tries")
         live = worker.probe.replace("/ready", "/live")
         assert httpx.get(live, timeout=5).status_code == 200
         assert httpx.get(worker.probe, timeout=5).status_code == 503
-        world.service_bus.start()
+        services.service_bus.start()
         wait_until(worker.is_ready, "the worker is ready")
         with run_gateway() as elsewhere:
             identity = job_id()
             url = elsewhere.url(identity).replace(elsewhere.host, f"127.0.0.1:{port}")
             task = {"do": "big", "size_bytes": 100_000}
-            world.send("scripted", message(elsewhere, identity, "scripted", task, reply_url=url))
+            services.send("scripted", message(elsewhere, identity, "scripted", task, reply_url=url))
         wait_until(lambda: "blob storage does not" in worker.log.read_text(), "blobs are missed")
-        world.blobs.start()
+        services.blobs.start()
         wait_until(lambda: "the gateway does not" in worker.log.read_text(), "gateway is missed")
         with run_gateway(port) as gateway:
             assert gateway.taken(identity).attempt == 1
-            world.wait_until_empty("scripted")
+            services.wait_until_empty("scripted")
     finally:
         worker.kill()
-        for service in (world.service_bus, world.blobs):
+        for service in (services.service_bus, services.blobs):
             service.kill()
             service.start()

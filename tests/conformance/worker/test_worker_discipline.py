@@ -1,4 +1,4 @@
-"""Who holds a message and how it is let go: locks, priorities, replies at hand, leaving."""
+"""Locks, priorities, cached replies, and the handing back of messages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 
 from contract.messages import InlineJson, JobReply
 from tests.conformance.worker.conftest import StartWorker
-from tests.conformance.worker.worker_figures import Figures
 from tests.conformance.worker.worker_gateway import Gateway
-from tests.conformance.worker.worker_world import (
+from tests.conformance.worker.worker_metrics import ScrapedMetrics
+from tests.conformance.worker.worker_services import (
     LOCK_SECONDS,
+    LocalServices,
     Program,
-    World,
     job_id,
     message,
     wait_until,
@@ -41,11 +41,11 @@ def process_id(worker: Program) -> int:
 
 
 def test_a_stalled_renewal_loses_the_job_to_another_worker(
-    world: World, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     stalled = start_worker("long")
     identity = job_id()
-    world.send("long", message(gateway, identity, "long", {"folder": str(tmp_path)}))
+    services.send("long", message(gateway, identity, "long", {"folder": str(tmp_path)}))
     wait_until(lambda: len(lines(tmp_path / "started")) == 1, "the job runs")
     stalled.signal(signal.SIGSTOP)
     other = start_worker("long")
@@ -58,19 +58,19 @@ def test_a_stalled_renewal_loses_the_job_to_another_worker(
     assert reply.attempt > 1
     assert result(reply)["process"] == process_id(other)
     assert lines(tmp_path / "stopped") == [[str(process_id(stalled)), "LockLost"]]
-    world.wait_until_empty("long")
+    services.wait_until_empty("long")
     assert gateway.posts == [(identity, 202)]
     wait_until(stalled.is_ready, "the first works on")
     assert "lock-lost, leave; delivery 1," in stalled.log.read_text()
 
 
-def test_a_redelivered_job_whose_result_is_at_hand_is_not_run_again(
-    world: World, gateway: Gateway, start_worker: StartWorker
+def test_a_redelivered_job_with_a_cached_reply_does_not_run_again(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     worker = start_worker("single")
     identity = job_id()
     gateway.answers[identity] = [503] * 1000
-    world.send("single", message(gateway, identity, "single", {"do": "x"}))
+    services.send("single", message(gateway, identity, "single", {"do": "x"}))
     gateway.wait_for(lambda: bool(gateway.posts))
     worker.signal(signal.SIGSTOP)
     threading.Event().wait(LOCK_SECONDS * 1.2)
@@ -82,32 +82,32 @@ def test_a_redelivered_job_whose_result_is_at_hand_is_not_run_again(
     reply = gateway.taken(identity)
     assert reply.attempt == 1
     assert result(reply)["batch"] == 1
-    world.wait_until_empty("single")
+    services.wait_until_empty("single")
     assert "need not run again" in worker.log.read_text()
-    figures = Figures(worker)
-    assert figures.value("batch_size_count", model="single") == 1
+    metrics = ScrapedMetrics(worker)
+    assert metrics.value("batch_size_count", model="single") == 1
     for name in ("lock_losses_total", "redeliveries_total", "results_at_hand_total"):
-        assert figures.value(name, model="single") == 1, name
+        assert metrics.value(name, model="single") == 1, name
     another = job_id()
-    world.send("single", message(gateway, another, "single", {"do": "x"}))
+    services.send("single", message(gateway, another, "single", {"do": "x"}))
     assert result(gateway.taken(another))["batch"] == 2
 
 
-def test_low_priority_waits_for_the_rest(
-    world: World, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+def test_low_priority_jobs_run_last(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     gate, running = tmp_path / "gate", tmp_path / "running"
     task = {"do": "wait", "running": str(running), "gate": str(gate)}
     worker = start_worker("single")
     low = [job_id() for _ in range(5)]
-    world.send("single-low", message(gateway, low[0], "single", task))
+    services.send("single-low", message(gateway, low[0], "single", task))
     wait_until(running.exists, "there is nothing else, so a job of low priority runs")
-    world.send("single-low", *(message(gateway, i, "single", {"do": "x"}) for i in low[1:]))
+    services.send("single-low", *(message(gateway, i, "single", {"do": "x"}) for i in low[1:]))
     wait_until(lambda: worker.held("single") == 2, "one runs, one waits")
     normal = [job_id() for _ in range(2)]
-    world.send("single", *(message(gateway, i, "single", {"do": "x"}) for i in normal))
+    services.send("single", *(message(gateway, i, "single", {"do": "x"}) for i in normal))
     wait_until(lambda: worker.held("single") == 4, "the others find room all the same")
-    with world.receiver("single-low") as receiver:
+    with services.receiver("single-low") as receiver:
         others = receiver.receive_messages(5, max_wait_time=2)
         assert [other.message_id for other in others] == low[2:], "it takes no more than fits"
         assert {other.delivery_count for other in others} == {0}
@@ -117,47 +117,47 @@ def test_low_priority_waits_for_the_rest(
     batches = {identity: result(gateway.taken(identity))["batch"] for identity in (*low, *normal)}
     assert [batches[low[0]], *(batches[identity] for identity in normal)] == [1, 2, 3]
     assert batches[low[1]] == 4
-    world.wait_until_empty("single-low")
+    services.wait_until_empty("single-low")
 
 
 def test_an_older_namespace_has_no_queue_for_low_priority(
-    world: World, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     catalogue = tmp_path / "models.toml"
-    entry = world.catalogue_path.read_text().partition("[single]")[2].partition("\n[")[0]
-    # The queue is there for another model's low priority, and beside it is none.
+    entry = services.catalogue_path.read_text().partition("[single]")[2].partition("\n[")[0]
+    # This queue exists as the low-priority queue of another model, and has none itself.
     catalogue.write_text("[single]" + entry.replace('"single"', '"scripted-low"'))
     worker = start_worker("single", MODEL_CATALOGUE=str(catalogue))
     identity = job_id()
-    world.send("scripted-low", message(gateway, identity, "single", {"do": "x"}))
+    services.send("scripted-low", message(gateway, identity, "single", {"do": "x"}))
     assert gateway.taken(identity).attempt == 1
     log = worker.log.read_text()
-    assert log.count("scripted-low-low does not answer, trying on: there is no such queue") == 1
+    assert log.count("scripted-low-low does not answer, trying again: there is no such queue") == 1
 
 
-def test_leaves_under_load_without_losing_or_doubling_a_job(
-    world: World, gateway: Gateway, start_worker: StartWorker
+def test_a_shutdown_under_load_loses_and_doubles_no_job(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     leaving, staying = start_worker("scripted"), start_worker("scripted")
     jobs = [job_id() for _ in range(80)]
     task = {"do": "sleep", "ms": 30}
-    world.send("scripted", *(message(gateway, i, "scripted", task) for i in jobs))
+    services.send("scripted", *(message(gateway, i, "scripted", task) for i in jobs))
     gateway.wait_for(lambda: len(gateway.posts) > 10)
     leaving.signal(signal.SIGTERM)
     assert len(gateway.posts) < len(jobs), "it leaves under load"
     assert leaving.exit_code(seconds=30) == 0
 
     assert {gateway.taken(identity).attempt for identity in jobs} == {1}
-    world.wait_until_empty("scripted")
+    services.wait_until_empty("scripted")
     assert sorted(gateway.posts) == sorted((identity, 202) for identity in jobs)
     assert staying.is_ready()
 
 
-def test_a_lost_device_hands_everything_back(
-    world: World, gateway: Gateway, start_worker: StartWorker
+def test_a_lost_device_hands_all_jobs_back(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     loses, *others = (job_id() for _ in range(4))
-    world.send(
+    services.send(
         "single",
         message(gateway, loses, "single", {"do": "lose-device"}),
         *(message(gateway, identity, "single", {"do": "x"}) for identity in others),
@@ -165,7 +165,7 @@ def test_a_lost_device_hands_everything_back(
     worker = start_worker("single", wait=False)
     assert worker.exit_code(seconds=30) == 70
     assert "the device is lost" in worker.log.read_text()
-    with world.receiver("single") as receiver:
+    with services.receiver("single") as receiver:
         back = [message for _ in range(4) for message in receiver.receive_messages(1, 5)]
         counts = {message.message_id: message.delivery_count for message in back}
         assert counts == {loses: 1, **dict.fromkeys(others, 0)}, "the input may be the cause"

@@ -1,4 +1,4 @@
-"""The health server over real sockets: pages, and clients that are slow or rude."""
+"""The health server over real sockets, with slow and hostile clients."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from worker.observed.health import Answer, Health, checked
+from worker.telemetry.health_server import HealthResponse, HealthServer, check_page
 
 MANY = 40
 
 
-def broken(accept: str) -> Answer:
+def broken(accept: str) -> HealthResponse:
     raise RuntimeError("a page with a defect")
 
 
 @pytest.fixture
-def health() -> Iterator[Health]:
+def health() -> Iterator[HealthServer]:
     pages = {
-        "/well": checked(lambda: (True, {"n": 1})),
-        "/ill": checked(lambda: (False, {"reason": "draining"})),
+        "/well": check_page(lambda: (True, {"n": 1})),
+        "/ill": check_page(lambda: (False, {"reason": "draining"})),
         "/broken": broken,
-        "/accept": lambda accept: Answer(200, "text/plain", accept.encode()),
+        "/accept": lambda accept: HealthResponse(200, "text/plain", accept.encode()),
     }
-    server = Health("127.0.0.1", 0, pages, longest_seconds=0.3)
+    server = HealthServer("127.0.0.1", 0, pages, longest_seconds=0.3)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield server
@@ -35,15 +35,15 @@ def health() -> Iterator[Health]:
     server.server_close()
 
 
-def get(health: Health, path: str, **headers: str) -> httpx.Response:
+def get(health: HealthServer, path: str, **headers: str) -> httpx.Response:
     return httpx.get(f"http://127.0.0.1:{health.server_port}{path}", headers=headers, timeout=5)
 
 
-def connection(health: Health) -> socket.socket:
+def connection(health: HealthServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", health.server_port), timeout=5)
 
 
-def test_answers_its_pages(health: Health) -> None:
+def test_known_pages_are_answered(health: HealthServer) -> None:
     well = get(health, "/well?verbose")
     assert (well.status_code, well.json()) == (200, {"ok": True, "n": 1})
     ill = get(health, "/ill")
@@ -51,13 +51,13 @@ def test_answers_its_pages(health: Health) -> None:
     assert get(health, "/accept", accept="text/plain;version=0.0.4").text.endswith("0.0.4")
 
 
-def test_an_unknown_page_names_those_there_are(health: Health) -> None:
+def test_an_unknown_page_lists_the_known_pages(health: HealthServer) -> None:
     answer = get(health, "/")
     assert answer.status_code == 404
     assert answer.json() == {"paths": ["/accept", "/broken", "/ill", "/well"]}
 
 
-def test_a_head_has_the_headers_alone(health: Health) -> None:
+def test_a_head_request_gets_only_headers(health: HealthServer) -> None:
     with connection(health) as client:
         client.sendall(b"HEAD /well HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: client.recv(1000), b""))
@@ -66,17 +66,17 @@ def test_a_head_has_the_headers_alone(health: Health) -> None:
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_a_defect_is_an_answer_too(health: Health) -> None:
+def test_a_failed_page_answers_500(health: HealthServer) -> None:
     assert get(health, "/broken").status_code == 500
     assert get(health, "/well").status_code == 200
 
 
-def test_refuses_what_would_change_something(health: Health) -> None:
+def test_other_methods_are_refused(health: HealthServer) -> None:
     answer = httpx.post(f"http://127.0.0.1:{health.server_port}/well", timeout=5)
     assert answer.status_code == 501
 
 
-def test_silent_clients_keep_nobody_out(health: Health) -> None:
+def test_silent_clients_do_not_block_others(health: HealthServer) -> None:
     silent = [connection(health) for _ in range(MANY)]
     try:
         assert get(health, "/well").status_code == 200
@@ -85,8 +85,8 @@ def test_silent_clients_keep_nobody_out(health: Health) -> None:
             one.close()
 
 
-def test_hangs_up_on_who_drips(health: Health) -> None:
+def test_slow_clients_are_disconnected(health: HealthServer) -> None:
     with connection(health) as client:
         client.sendall(b"GET /well HTTP/1.1\r\nx-slow: ")
-        # Never the end of the header: the server must not wait for it.
+        # The header never ends: the server must not wait for it.
         assert client.recv(100) == b""

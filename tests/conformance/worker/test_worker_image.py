@@ -1,4 +1,4 @@
-"""The image without Docker: its files laid out as worker/Dockerfile says, started as it says.
+"""The image without Docker: its files are laid out and started as worker/Dockerfile says.
 
 The test's own environment stands for /opt/venv, a folder for the root. The tree cannot be written
 to, as in our pods, but for the folders that the image makes and /tmp.
@@ -24,9 +24,9 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.worker.worker_gateway import Gateway
-from tests.conformance.worker.worker_world import (
+from tests.conformance.worker.worker_services import (
     ROOT,
-    World,
+    LocalServices,
     job_id,
     message,
 )
@@ -37,7 +37,7 @@ USER = 10001
 
 @dataclass(frozen=True)
 class Stage:
-    """The instructions of the Dockerfile's last stage."""
+    """Return the instructions of the Dockerfile's last stage."""
 
     text: str
 
@@ -56,7 +56,7 @@ class Stage:
         return rest
 
     def command(self, name: str) -> list[str]:
-        """The exec form of ENTRYPOINT, or of HEALTHCHECK's CMD."""
+        """Return the exec form of ENTRYPOINT, or of HEALTHCHECK's CMD."""
         words: list[str] = json.loads(self.one(name).rpartition(" CMD ")[2])
         return words
 
@@ -66,21 +66,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Image:
-    """The laid out files, and how a container of them is started."""
+    """The laid out files, and how to start a container with them."""
 
     root: Path
     stage: Stage
 
     def inside(self, path: str) -> str:
-        """Where a path of the image lies here."""
+        """Return the local path of a path in the image."""
         return str(self.root) + path
 
     def environment(self, **settings: str) -> dict[str, str]:
-        """The image's ENV and a deployment's settings; nothing of this process."""
+        """Return the image's ENV and a deployment's settings; not this process's own."""
         image = self.stage.environment()
         assert image["PATH"].startswith("/opt/venv/bin:")
         image["PATH"] = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-        # Its packages are named, since a user who may not look into root's home cannot find them.
+        # The packages are named, because the image's user may not read root's home.
         packages = sysconfig.get_path("purelib")
         image["PYTHONPATH"] = f"{self.inside(image['PYTHONPATH'])}:{packages}"
         return image | {"TMPDIR": self.inside("/tmp")} | settings
@@ -97,13 +97,13 @@ class Image:
         )
 
     def files(self) -> dict[str, int]:
-        """Everything in the tree, with the times of the last change."""
+        """Return all paths in the tree, with the times of their last changes."""
         tree = sorted((self.root / "app").rglob("*"))
         return {str(path): path.stat().st_mtime_ns for path in tree}
 
 
 def confinement() -> list[str]:
-    """What makes root the image's user; an interpreter that it may not read, it may read then."""
+    """Return the command that switches to the image's user, which can read the interpreter."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         return []
     user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"]
@@ -116,7 +116,7 @@ def confinement() -> list[str]:
 
 
 def lay_out(stage: Stage, root: Path) -> None:
-    """COPY and the folders that RUN makes."""
+    """Carry out COPY, and create the folders that RUN creates."""
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")  # as .dockerignore has it
     for copied in stage.all("COPY"):
         if not copied.startswith("--from=build"):
@@ -133,7 +133,7 @@ def lay_out(stage: Stage, root: Path) -> None:
 @pytest.fixture(scope="module")
 def image() -> Iterator[Image]:
     stage = Stage((ROOT / "worker" / "Dockerfile").read_text(encoding="utf-8"))
-    # Not under pytest's folder, which its owner alone can enter.
+    # Not under pytest's folder, which only its owner can enter.
     with tempfile.TemporaryDirectory(prefix="image-") as folder:
         root = Path(folder)
         root.chmod(0o755)
@@ -144,7 +144,7 @@ def image() -> Iterator[Image]:
 
 
 def pod_settings(image: Image) -> dict[str, str]:
-    """What infra/k8s gives every worker, with this machine's paths."""
+    """The settings that infra/k8s gives every worker, with this machine's paths."""
     lines = (ROOT / "infra/k8s/base/workers/worker.env").read_text(encoding="utf-8").splitlines()
     settings = dict(line.split("=", 1) for line in lines)
     for name, value in settings.items():
@@ -153,21 +153,21 @@ def pod_settings(image: Image) -> dict[str, str]:
     return settings
 
 
-def test_serves_and_drains_as_the_dockerfile_says(
-    image: Image, world: World, gateway: Gateway
+def test_the_image_serves_and_drains_as_the_dockerfile_says(
+    image: Image, services: LocalServices, gateway: Gateway
 ) -> None:
     before = image.files()
     settings = pod_settings(image) | {
-        "SERVICE_BUS": world.service_bus_url,
-        "PAYLOAD_STORAGE": world.blobs_url,
+        "SERVICE_BUS": services.service_bus_url,
+        "PAYLOAD_STORAGE": services.blobs_url,
         "WORKER_MODELS": "noop",
         "REPLY_HOSTS": gateway.host,
         "HEALTH_PORT": str(free_port()),
     }
     identity = job_id()
-    # The first reply is not taken, so that the job is in hand when the signal comes.
+    # The first reply is not accepted, so that the job is in flight when the signal comes.
     gateway.answers[identity] = [503, 202]
-    world.send("noop", message(gateway, identity, "noop", {"text": "hello"}))
+    services.send("noop", message(gateway, identity, "noop", {"text": "hello"}))
     process = image.start(image.stage.command("ENTRYPOINT"), **settings)
     try:
         gateway.wait_for(lambda: (identity, 503) in gateway.posts)
@@ -186,7 +186,7 @@ def test_serves_and_drains_as_the_dockerfile_says(
         process.kill()
         process.wait(10)
     assert image.files() == before, "nothing is written beside the code"
-    world.wait_until_empty("noop")
+    services.wait_until_empty("noop")
 
 
 def is_healthy(image: Image, settings: dict[str, str]) -> bool:
@@ -195,14 +195,14 @@ def is_healthy(image: Image, settings: dict[str, str]) -> bool:
     return check.returncode == 0
 
 
-def test_without_settings_it_says_what_is_missing(image: Image) -> None:
+def test_the_image_names_a_missing_setting(image: Image) -> None:
     process = image.start(image.stage.command("ENTRYPOINT"))
     told, _ = process.communicate(timeout=30)
     assert process.returncode == 2, told
     assert told.count("\n") == 1
 
 
-def test_the_tree_cannot_be_written_to(image: Image) -> None:
+def test_the_image_runs_on_a_read_only_tree(image: Image) -> None:
     if not confinement() and os.geteuid() == 0:
         pytest.skip("root writes anywhere, and setpriv is not there to be somebody else")
     code = "open('worker/stray', 'w')"

@@ -1,4 +1,4 @@
-"""Jobs through a worker process: what each ends in, and what becomes of its message."""
+"""Jobs in a worker process: their outcomes, and how their messages are settled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from contract.messages import InlineBytes, InlineJson, JobError, JobReply, Paylo
 from contract.names import PAYLOAD_CONTAINER, input_blob, result_blob
 from tests.conformance.worker.conftest import StartWorker
 from tests.conformance.worker.worker_gateway import Gateway
-from tests.conformance.worker.worker_world import ROOT, World, job_id, message, wait_until
+from tests.conformance.worker.worker_services import (
+    ROOT,
+    LocalServices,
+    job_id,
+    message,
+    wait_until,
+)
 
 
 def failure(reply: JobReply) -> JobError:
@@ -26,12 +32,14 @@ def failure(reply: JobReply) -> JobError:
 
 
 def test_every_job_is_answered_once(
-    world: World, gateway: Gateway, start_worker: StartWorker
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("noop")
     jobs = {job_id(): f"payload {number}".encode() for number in range(40)}
     payloads = {identity: InlineBytes("text/plain", data) for identity, data in jobs.items()}
-    world.send("noop", *(message(gateway, i, "noop", payload) for i, payload in payloads.items()))
+    services.send(
+        "noop", *(message(gateway, i, "noop", payload) for i, payload in payloads.items())
+    )
 
     for identity, data in jobs.items():
         reply = gateway.taken(identity)
@@ -40,15 +48,19 @@ def test_every_job_is_answered_once(
         assert reply.attempt == 1
         assert reply.timing.queued_ms > 0
         assert reply.started_at <= reply.finished_at <= datetime.now(UTC)
-    world.wait_until_empty("noop")
+    services.wait_until_empty("noop")
     assert len(gateway.posts) == len(jobs)
 
 
-def test_a_bad_one_fails_alone(world: World, gateway: Gateway, start_worker: StartWorker) -> None:
+def test_a_bad_job_fails_alone(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker
+) -> None:
     start_worker("scripted")
     tasks = ["a", "raise", "b", "refuse", "no-json", "fail-to-prepare", "c"]
     jobs = {job_id(): task for task in tasks}
-    world.send("scripted", *(message(gateway, i, "scripted", {"do": t}) for i, t in jobs.items()))
+    services.send(
+        "scripted", *(message(gateway, i, "scripted", {"do": t}) for i, t in jobs.items())
+    )
 
     for identity, task in jobs.items():
         reply = gateway.taken(identity)
@@ -62,12 +74,14 @@ def test_a_bad_one_fails_alone(world: World, gateway: Gateway, start_worker: Sta
             case _:
                 assert isinstance(reply.outcome, InlineJson)
                 assert reply.outcome.value["did"] == task
-    world.wait_until_empty("scripted")
+    services.wait_until_empty("scripted")
 
 
-def test_jobs_are_run_in_batches(world: World, gateway: Gateway, start_worker: StartWorker) -> None:
+def test_jobs_are_run_in_batches(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker
+) -> None:
     jobs = [job_id() for _ in range(8)]
-    world.send("scripted", *(message(gateway, i, "scripted", {"do": "x"}) for i in jobs))
+    services.send("scripted", *(message(gateway, i, "scripted", {"do": "x"}) for i in jobs))
     start_worker("scripted")
     sizes = [gateway.taken(identity).timing.batch_size for identity in jobs]
     assert 1 <= min(sizes) <= max(sizes) <= 4
@@ -85,33 +99,35 @@ def test_jobs_are_run_in_batches(world: World, gateway: Gateway, start_worker: S
     ids=["no json", "media type", "no blob", "too large"],
 )
 def test_a_faulty_input_fails_its_job(
-    world: World, gateway: Gateway, start_worker: StartWorker, payload: Any, code: str
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, payload: Any, code: str
 ) -> None:
-    with ContainerClient.from_connection_string(world.blobs_url, PAYLOAD_CONTAINER) as container:
+    with ContainerClient.from_connection_string(services.blobs_url, PAYLOAD_CONTAINER) as container:
         if not container.exists():
             container.create_container()
     start_worker("scripted")
     identity = job_id()
-    world.send("scripted", message(gateway, identity, "scripted", payload))
+    services.send("scripted", message(gateway, identity, "scripted", payload))
     reply = gateway.taken(identity)
     assert failure(reply).code == code
     assert not failure(reply).retryable
-    world.wait_until_empty("scripted")
+    services.wait_until_empty("scripted")
 
 
-def test_claim_check_both_ways(world: World, gateway: Gateway, start_worker: StartWorker) -> None:
+def test_large_inputs_and_results_travel_as_blobs(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker
+) -> None:
     start_worker("scripted")
     task = {"do": "big", "size_bytes": 300_000, "padding": "y" * 200_000}
     data = json.dumps(task).encode()
     identity, damaged = job_id(), job_id()
-    with ContainerClient.from_connection_string(world.blobs_url, PAYLOAD_CONTAINER) as container:
+    with ContainerClient.from_connection_string(services.blobs_url, PAYLOAD_CONTAINER) as container:
         if not container.exists():
             container.create_container()
         for name in (identity, damaged):
             container.upload_blob(input_blob(name), data)
         ref = reference("application/json", input_blob(identity), data)
         other = reference("application/json", input_blob(damaged), data[:-1] + b" ")
-        world.send(
+        services.send(
             "scripted",
             message(gateway, identity, "scripted", ref),
             message(gateway, damaged, "scripted", other),
@@ -133,8 +149,8 @@ def test_claim_check_both_ways(world: World, gateway: Gateway, start_worker: Sta
         ({"reply_to": {"url": "https://elsewhere.example/"}}, "reply-forbidden"),
     ],
 )
-def test_a_message_that_can_never_succeed_is_buried(
-    world: World,
+def test_a_message_that_can_never_succeed_is_dead_lettered(
+    services: LocalServices,
     gateway: Gateway,
     start_worker: StartWorker,
     change: dict[str, Any],
@@ -144,79 +160,81 @@ def test_a_message_that_can_never_succeed_is_buried(
     identity = job_id()
     good = message(gateway, identity, "scripted", {"do": "x"})
     document = json.loads(b"".join(good.body)) | change
-    world.send("scripted", ServiceBusMessage(json.dumps(document), message_id=identity))
-    dead = world.dead_letter("scripted", identity)
+    services.send("scripted", ServiceBusMessage(json.dumps(document), message_id=identity))
+    dead = services.dead_letter("scripted", identity)
     assert dead.dead_letter_reason == reason
     assert dead.dead_letter_error_description
     assert worker.is_ready()
     assert gateway.posts == []
 
 
-def test_no_json_at_all(world: World, start_worker: StartWorker) -> None:
+def test_a_message_without_json_is_dead_lettered(
+    services: LocalServices, start_worker: StartWorker
+) -> None:
     start_worker("scripted")
     identities = [job_id(), job_id()]
-    world.send(
+    services.send(
         "scripted",
         ServiceBusMessage(b"\xff\x00", message_id=identities[0]),
         ServiceBusMessage(b"x" * 200_000, message_id=identities[1]),
     )
     for identity in identities:
-        assert world.dead_letter("scripted", identity).dead_letter_reason == "malformed-message"
+        assert services.dead_letter("scripted", identity).dead_letter_reason == "malformed-message"
 
 
-def test_a_refused_reply_is_buried(
-    world: World, gateway: Gateway, start_worker: StartWorker
+def test_a_refused_reply_is_dead_lettered(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
     identity = job_id()
     gateway.answers[identity] = [401]
-    world.send("scripted", message(gateway, identity, "scripted", {"do": "x"}))
-    assert world.dead_letter("scripted", identity).dead_letter_reason == "reply-refused"
+    services.send("scripted", message(gateway, identity, "scripted", {"do": "x"}))
+    assert services.dead_letter("scripted", identity).dead_letter_reason == "reply-refused"
     assert gateway.posts == [(identity, 401)]
 
 
-def test_a_gateway_in_trouble_gets_the_reply_when_it_is_well(
-    world: World, gateway: Gateway, start_worker: StartWorker
+def test_a_failing_gateway_gets_the_reply_after_it_recovers(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
     identity = job_id()
     gateway.answers[identity] = [404, 503, 0, 500]
-    world.send("scripted", message(gateway, identity, "scripted", {"do": "x"}))
+    services.send("scripted", message(gateway, identity, "scripted", {"do": "x"}))
     assert gateway.taken(identity).attempt == 1
     assert [status for _, status in gateway.posts] == [404, 503, 0, 500, 202]
 
 
-def test_a_job_decided_already_is_over(
-    world: World, gateway: Gateway, start_worker: StartWorker
+def test_a_reply_to_an_ended_job_completes_its_message(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
     identity = job_id()
     gateway.answers[identity] = [410]
-    world.send("scripted", message(gateway, identity, "scripted", {"do": "x"}))
+    services.send("scripted", message(gateway, identity, "scripted", {"do": "x"}))
     gateway.wait_for(lambda: bool(gateway.posts))
-    world.wait_until_empty("scripted")
+    services.wait_until_empty("scripted")
 
 
-def test_nobody_waits_for_it_so_it_is_not_run(
-    world: World, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+def test_a_job_that_is_not_wanted_does_not_run(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     unwanted, wanted, expired = job_id(), job_id(), job_id()
     running = tmp_path / "running"
     task = {"do": "wait", "running": str(running), "gate": str(tmp_path)}
     gateway.asked_status[unwanted] = 410
-    world.send(
+    services.send(
         "single",
         message(gateway, unwanted, "single", task),
         message(gateway, wanted, "single", {"do": "x"}),
     )
-    with world.receiver("single") as receiver:
+    with services.receiver("single") as receiver:
         for delivered in receiver.receive_messages(2, max_wait_time=5):
             receiver.abandon_message(delivered)
-    world.send("single", message(gateway, expired, "single", task, deadline_seconds=0))
+    services.send("single", message(gateway, expired, "single", task, deadline_seconds=0))
     start_worker("single")
 
     assert gateway.taken(wanted).attempt == 2
-    world.wait_until_empty("single")
+    services.wait_until_empty("single")
     assert sorted(gateway.asked) == sorted([unwanted, wanted])
     assert [identity for identity, _ in gateway.posts] == [wanted]
     assert not running.exists()
@@ -224,8 +242,8 @@ def test_nobody_waits_for_it_so_it_is_not_run(
 
 @pytest.mark.torch
 @pytest.mark.timeout(120)
-def test_a_picture_in_and_labels_out(
-    world: World, gateway: Gateway, start_worker: StartWorker
+def test_an_image_is_classified(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("classifier")
     jobs = {name: job_id() for name in ("chelsea", "coffee", "camera", "text", "half")}
@@ -234,7 +252,7 @@ def test_a_picture_in_and_labels_out(
         for name in ("chelsea", "coffee", "camera")
     }
     inputs = pictures | {"text": b"I am a text", "half": pictures["coffee"][:9000]}
-    world.send(
+    services.send(
         "classifier",
         *(
             message(gateway, jobs[name], "classifier", InlineBytes("image/jpeg", inputs[name]))
@@ -250,4 +268,4 @@ def test_a_picture_in_and_labels_out(
     assert (best["coffee"], best["camera"]) == ("espresso", "tripod")
     for name in ("text", "half"):
         assert failure(gateway.taken(jobs[name])).code == "invalid-input"
-    wait_until(lambda: not world.waiting("classifier"), "the queue is empty")
+    wait_until(lambda: not services.waiting("classifier"), "the queue is empty")

@@ -1,4 +1,4 @@
-"""Memory is admitted: models that do not fit together take turns, and no job pays for it."""
+"""Memory admission: models that do not fit together take turns, and no job fails."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ from contract.messages import InlineJson, JobError
 from tests.conformance.worker.conftest import StartWorker
 from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_heavy import CATALOGUE, GIB, entry
+from tests.conformance.worker.worker_services import (
+    LocalServices,
+    Program,
+    job_id,
+    message,
+    run_services,
+    wait_until,
+)
 from tests.conformance.worker.worker_sharing import (
     TURN_SECONDS,
     send_interleaved,
@@ -21,15 +29,7 @@ from tests.conformance.worker.worker_sharing import (
     turn_seconds,
     waits,
 )
-from tests.conformance.worker.worker_world import (
-    Program,
-    World,
-    job_id,
-    message,
-    run_world,
-    wait_until,
-)
-from worker.memory.budget import Record
+from worker.memory.simulated_device import AccountRecord
 
 JOBS_COUNT = 200
 GATED = entry("gated", 1, "").replace("worker_heavy", "worker_models")
@@ -38,8 +38,8 @@ SWITCH_SECONDS = 0.75
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with run_world(tmp_path_factory.mktemp("memory-world"), CATALOGUE + GATED) as running:
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServices]:
+    with run_services(tmp_path_factory.mktemp("memory-services"), CATALOGUE + GATED) as running:
         yield running
 
 
@@ -53,7 +53,7 @@ def square(gateway: Gateway, identity: str) -> int:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("process_count", [1, 2])
 def test_two_models_that_do_not_fit_together_share_a_device_fairly(
-    world: World,
+    services: LocalServices,
     gateway: Gateway,
     start_worker: StartWorker,
     tmp_path: Path,
@@ -61,26 +61,26 @@ def test_two_models_that_do_not_fit_together_share_a_device_fairly(
 ) -> None:
     settings = sharing(tmp_path)
     workers = [start_worker("three,six", **settings) for _ in range(process_count)]
-    jobs = send_interleaved(world, gateway, JOBS_COUNT)
+    jobs = send_interleaved(services, gateway, JOBS_COUNT)
 
     assert {i: square(gateway, i) for i in jobs} == {i: n**2 for i, n in jobs.items()}
 
-    record = Record.read(tmp_path / "cpu" / "account")
+    record = AccountRecord.read(tmp_path / "cpu" / "account")
     assert 6 * GIB <= record.peak_bytes <= 8 * GIB
     assert record.refused_count == 0, "nothing was used that had not been reserved"
-    # Of two models with equally much to do, each waits for the other's turn.
+    # Two models with the same amount of work wait for each other's turns.
     fair_seconds = max(TURN_SECONDS + SWITCH_SECONDS, turn_seconds(workers))
-    # Two processes that serve the same model may be through with it in one turn.
+    # Two processes that serve the same model may finish its jobs in one turn.
     assert len(waits(workers)) >= (3 if process_count == 1 else 1), "they took turns"
     assert max(waits(workers)) <= 2 * fair_seconds
 
 
-def test_neither_bad_inputs_nor_short_memory_cost_another_job_its_result(
-    world: World, gateway: Gateway, start_worker: StartWorker
+def test_bad_inputs_and_short_memory_affect_no_other_job(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     worker = start_worker("picky")
     jobs = {job_id(): number for number in range(64)}
-    world.send("picky", *(message(gateway, i, "picky", {"n": n}) for i, n in jobs.items()))
+    services.send("picky", *(message(gateway, i, "picky", {"n": n}) for i, n in jobs.items()))
     assert {i: square(gateway, i) for i in jobs} == {i: n**2 for i, n in jobs.items()}
     sizes = [gateway.taken(identity).timing.batch_size for identity in jobs]
     assert max(sizes) <= 8, "no larger batch succeeded"
@@ -89,7 +89,7 @@ def test_neither_bad_inputs_nor_short_memory_cost_another_job_its_result(
 
     jobs = {job_id(): number for number in range(64)}
     tasks = {i: {"n": n} | ({"bad": True} if n % 8 == 0 else {}) for i, n in jobs.items()}
-    world.send("picky", *(message(gateway, i, "picky", task) for i, task in tasks.items()))
+    services.send("picky", *(message(gateway, i, "picky", task) for i, task in tasks.items()))
     for identity, number in jobs.items():
         outcome = gateway.taken(identity).outcome
         if number % 8:
@@ -97,18 +97,18 @@ def test_neither_bad_inputs_nor_short_memory_cost_another_job_its_result(
         else:
             assert isinstance(outcome, JobError)
             assert (outcome.code, outcome.message) == ("invalid-input", f"{number} is bad")
-    world.wait_until_empty("picky")
+    services.wait_until_empty("picky")
 
 
 @pytest.mark.timeout(120)
-def test_who_leaves_frees_a_model_while_another_is_still_at_work(
-    world: World, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+def test_a_draining_worker_unloads_an_idle_model_while_another_works(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     leaving = start_worker("three,gated", **sharing(tmp_path))
     wait_until(lambda: all(told["loaded"] for told in models(leaving).values()), "both are loaded")
     last, running, gate = job_id(), tmp_path / "running", tmp_path / "gate"
     task = {"do": "wait", "running": str(running), "gate": str(gate)}
-    world.send("gated", message(gateway, last, "gated", task))
+    services.send("gated", message(gateway, last, "gated", task))
     wait_until(running.exists, "it is at work")
     leaving.signal(signal.SIGTERM)
     wait_until(lambda: not models(leaving)["three"]["loaded"], "nobody needs it here any more")
@@ -121,6 +121,6 @@ def test_who_leaves_frees_a_model_while_another_is_still_at_work(
 
 
 def models(worker: Program) -> dict[str, Any]:
-    """What a worker tells of its models."""
+    """Return a worker's state of its models."""
     found: dict[str, Any] = httpx.get(worker.probe, timeout=5).json()["models"]
     return found

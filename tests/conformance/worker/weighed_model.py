@@ -1,4 +1,4 @@
-"""A network of three numbers in and two out, whose weights come from wherever its entry says."""
+"""A network with three inputs and two outputs; its entry names the weights."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""A gateway's reply route as a real HTTP server, which answers as a test tells it to."""
+"""A gateway's reply route as a real HTTP server, with scripted responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from contract.messages import JobReply
 class Gateway(http.server.ThreadingHTTPServer):
     """`answers` are the statuses for a job's next POSTs, `asked_status` is what a GET gets.
 
-    A job without answers gets 202 for its first reply and 410 for every later one. Where there is a
+    A job without answers gets 202 for its first reply and 410 for every later one. With a
     `meeting`, GETs are answered once enough of them wait for it.
     """
 
@@ -49,7 +49,7 @@ class Gateway(http.server.ThreadingHTTPServer):
                 raise AssertionError(f"not within {seconds} s; posts: {self.posts[-20:]}")
 
     def taken(self, job_id: str) -> JobReply:
-        """The one reply that was taken for a job, once it is there."""
+        """Wait for the job's reply; return the only one that was accepted."""
         self.wait_for(lambda: bool(self.replies[job_id]))
         assert len(self.replies[job_id]) == 1
         return self.replies[job_id][0]
@@ -89,7 +89,7 @@ def run_gateway(port: int = 0) -> Iterator[Gateway]:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Else the last bytes of an answer wait for the peer's delayed acknowledgement, 40 ms.
+    # Otherwise the last bytes of a response wait 40 ms for the peer's delayed acknowledgement.
     disable_nagle_algorithm = True
     timeout = 30.0
     server: Gateway

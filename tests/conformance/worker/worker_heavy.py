@@ -1,4 +1,4 @@
-"""Models whose sizes their entries choose: they declare what they take of the device's memory."""
+"""Models with the sizes of their entries, which they declare as device memory."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _SHORT = "load_seconds = 0.05, run_seconds = 0.08"
 
 
 def entry(name: str, batch: int, options: str) -> str:
-    """A catalogue's entry."""
+    """Return a catalogue entry."""
     return _ENTRY.format(name=name, batch=batch, options=options)
 
 
 CATALOGUE = "".join(
     entry(name, batch, options)
     for name, batch, options in (
-        # Three units and six, of eight: loaded they fit beside each other, at work they do not.
+        # Three and six units of eight: they fit while loaded, but not with their batches.
         ("three", 4, f"resident_bytes = {2 * GIB}, batch_bytes = {GIB}, {_SHORT}"),
         ("six", 4, f"resident_bytes = {5 * GIB}, batch_bytes = {GIB}, {_SHORT}"),
         ("picky", 16, "resident_bytes = 0, fits = 8"),
@@ -48,7 +48,7 @@ _PAUSE = threading.Event()
 
 
 class Infer:
-    """Input: `{"n": number}`, and `"bad": true` where its batch is to raise. Answer: the square."""
+    """Input: `{"n": number}`, and `"bad": true` to make its batch raise. Returns the square."""
 
     accepts: ClassVar[Accepts] = "bytes"
 
@@ -60,7 +60,7 @@ class Infer:
         run_seconds: float = 0.0,
         fits: int = 1000,
     ) -> None:
-        """More than `fits` at a time run out of memory, which nothing told beforehand."""
+        """Batches of more than `fits` items run out of memory, which is not declared."""
         self._resident_bytes = resident_bytes
         self._batch_bytes = batch_bytes
         self._run_seconds = run_seconds

@@ -1,4 +1,4 @@
-"""A model whose jobs run until the test lets them go, and that writes down who ran and stopped."""
+"""A model whose jobs run until the test ends them; it records which ran and stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.models import Accepts, Context
 
 
 class Infer:
-    """Input: `{"folder": …}`; the answer names the process."""
+    """Input: `{"folder": …}`; the result names the process."""
 
     accepts: ClassVar[Accepts] = "bytes"
 

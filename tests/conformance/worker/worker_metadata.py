@@ -14,7 +14,7 @@ MACHINE = "aks-gpu-12345-vmss_7"
 
 
 class Metadata(http.server.ThreadingHTTPServer):
-    """`events` are those that are announced, `statuses` what the next requests get instead."""
+    """`events` are the announced events, `statuses` the responses to the next requests."""
 
     daemon_threads = True
 
@@ -83,7 +83,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(200, b"")
 
     def _is_refused(self) -> bool:
-        """The service wants its header and a version that it knows."""
+        """The service demands its header and a known version."""
         address = urlsplit(self.path)
         known = {
             "/metadata/scheduledevents": "2020-07-01",

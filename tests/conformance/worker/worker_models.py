@@ -1,4 +1,4 @@
-"""A model that does what its input tells it to, so that a test decides when and how jobs end."""
+"""A scripted model: its input decides when and how the job ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.models import Accepts, InvalidInput
 
 
 class Infer:
-    """Input: `{"do": …}`; the answer tells on which of the process's batches it came about."""
+    """Input: `{"do": …}`; the result has the number of the process's batch."""
 
     accepts: ClassVar[Accepts] = "bytes"
 
@@ -37,7 +37,7 @@ class Infer:
     def _run(self, task: dict[str, Any]) -> Any:
         match task["do"]:
             case "wait":
-                # Says that it runs, and goes on when the test opens the gate.
+                # Show that the job runs, and continue when the test opens the gate.
                 Path(task["running"]).touch()
                 while not Path(task["gate"]).exists():
                     time.sleep(0.01)

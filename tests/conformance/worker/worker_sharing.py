@@ -1,4 +1,4 @@
-"""Workers that share a device of eight units: their settings, their jobs, how long they waited."""
+"""Workers that share a device of eight units: settings, jobs and waiting times."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from datetime import datetime
 from pathlib import Path
 
 from tests.conformance.worker.worker_gateway import Gateway
-from tests.conformance.worker.worker_world import Program, World, job_id, message
+from tests.conformance.worker.worker_services import LocalServices, Program, job_id, message
 
 TURN_SECONDS = 1.0
 
 
 def sharing(folder: Path) -> dict[str, str]:
-    """The settings of workers that meet in this folder, on a device of eight."""
+    """Return the settings of workers that share this folder and a device of eight units."""
     return {
         "WORKER_DEVICE_MEMORY": "8GiB",
         "WORKER_MEMORY_FOLDER": str(folder),
@@ -21,10 +21,10 @@ def sharing(folder: Path) -> dict[str, str]:
     }
 
 
-def send_interleaved(world: World, gateway: Gateway, count: int) -> dict[str, int]:
-    """Jobs for both models in turn; returns the number that each is to square."""
+def send_interleaved(services: LocalServices, gateway: Gateway, count: int) -> dict[str, int]:
+    """Send jobs to both models in turn; return the number that each is to square."""
     jobs = {job_id(): number for number in range(count)}
-    client = world.client
+    client = services.client
     with client.get_queue_sender("three") as three, client.get_queue_sender("six") as six:
         for identity, number in jobs.items():
             model, sender = ("three", three) if number % 2 else ("six", six)
@@ -33,15 +33,15 @@ def send_interleaved(world: World, gateway: Gateway, count: int) -> dict[str, in
 
 
 def waits(workers: list[Program]) -> list[float]:
-    """How long models that had work waited for their memory, by the workers' logs."""
+    """Return how long models with work waited for memory, from the workers' logs."""
     return [float(found) for found in re.findall(r"waited ([0-9.]+) s for memory", _logs(workers))]
 
 
 def turn_seconds(workers: list[Program]) -> float:
-    """How long a turn took on average, from one model's loading to the next one's."""
+    """Return the average duration of a turn, from one load to the next."""
     found = re.findall(r"^(\S+ \S+) .* (?:three|six): loaded in", _logs(workers), re.MULTILINE)
     times = sorted(datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f") for text in found)  # noqa: DTZ007  only their differences count
-    # Before the jobs came, the first had its place for as long as nobody wanted it.
+    # Before the jobs came, the first model stayed because no other model waited.
     if len(times) < 3:
         return 0.0
     return (times[-1] - times[1]).total_seconds() / (len(times) - 2)

@@ -1,4 +1,4 @@
-"""Sound from strangers."""
+"""Decoding of WAV files."""
 
 import contextlib
 import io
@@ -40,7 +40,7 @@ def pcm(bits: int) -> bytes:
 
 
 @pytest.mark.parametrize(("bits", "off"), [(8, 0.02), (16, 1e-4), (24, 1e-6), (32, 1e-6)])
-def test_every_width_of_pcm_is_the_same_sound(bits: int, off: float) -> None:
+def test_every_pcm_width_decodes_to_the_same_sound(bits: int, off: float) -> None:
     audio = decode(wav_of(pcm(bits), bits))
     assert audio.sample_rate == RATE
     assert audio.samples.dtype == np.float32
@@ -49,26 +49,26 @@ def test_every_width_of_pcm_is_the_same_sound(bits: int, off: float) -> None:
 
 
 @pytest.mark.parametrize("bits", [32, 64])
-def test_floats_are_taken_as_they_are(bits: int) -> None:
+def test_float_samples_are_unchanged(bits: int) -> None:
     body = TONE.astype(f"<f{bits // 8}").tobytes()
     assert np.array_equal(decode(wav_of(body, bits, kind=3)).samples, TONE)
 
 
-def test_channels_become_one() -> None:
+def test_channels_are_mixed_into_one() -> None:
     frames = np.stack([TONE, -TONE, np.zeros_like(TONE), TONE], axis=1)
     body = frames.astype("<f4").tobytes()
     audio = decode(wav_of(body, 32, kind=3, channels=4))
     assert np.allclose(audio.samples, TONE / 4, atol=1e-7)
 
 
-def test_the_extensible_header_names_the_format_behind() -> None:
+def test_an_extensible_header_is_decoded_by_its_subformat() -> None:
     guid = struct.pack("<H", 3) + bytes.fromhex("000000001000800000aa00389b71")
     more = struct.pack("<HHI", 22, 32, 0) + guid
     data = wav_of(TONE.astype("<f4").tobytes(), 32, kind=0xFFFE, more=more)
     assert np.array_equal(decode(data).samples, TONE)
 
 
-def test_what_the_standard_library_writes_is_read() -> None:
+def test_a_file_of_the_standard_library_is_decoded() -> None:
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setnchannels(2)
@@ -80,13 +80,13 @@ def test_what_the_standard_library_writes_is_read() -> None:
     assert np.abs(audio.samples - TONE).max() < 1e-4
 
 
-def test_other_chunks_and_odd_lengths_are_passed_over() -> None:
+def test_other_chunks_and_odd_lengths_are_skipped() -> None:
     plain = wav_of(pcm(16), 16)
     data = plain[:12] + chunk(b"LIST", b"odd") + plain[12:] + chunk(b"id3 ", b"x")
     assert len(decode(data).samples) == len(TONE)
 
 
-def test_a_pipe_does_not_know_its_length() -> None:
+def test_a_file_of_unknown_length_is_decoded_to_its_end() -> None:
     plain = wav_of(pcm(16), 16)
     at = plain.index(b"data") + 4
     assert len(decode(plain[:at] + b"\xff\xff\xff\xff" + plain[at + 4 :]).samples) == len(TONE)
@@ -100,7 +100,7 @@ GOOD = wav_of(pcm(16), 16)
     [
         (b"", "not a WAV file"),
         (b"OggS" + bytes(40), "not a WAV file"),
-        (GOOD[:-2], "is cut off: 3200 bytes are announced where 3198 are"),
+        (GOOD[:-2], "is cut off: 3200 bytes are announced, 3198 are left"),
         (GOOD[:30], "cut off"),
         (GOOD[:36], "has no samples"),
         (wav_of(b"", 16), "missing or cut off"),
@@ -112,13 +112,13 @@ GOOD = wav_of(pcm(16), 16)
         (wav_of(b"ab", 8, kind=7), "neither PCM"),
         (wav_of(b"abcd", 32, kind=0xFFFE), "neither PCM"),
         (GOOD.replace(struct.pack("<HH", 2, 16), struct.pack("<HH", 4, 16)), "contradicts itself"),
-        (wav_of(struct.pack("<f", float("nan")), 32, kind=3), "no finite numbers"),
-        (wav_of(struct.pack("<d", 1e300), 64, kind=3), "no finite numbers"),
-        (b"RIFF\0\0\0\0WAVE" + chunk(b"data", b"ab"), "before it says what they are"),
+        (wav_of(struct.pack("<f", float("nan")), 32, kind=3), "not finite numbers"),
+        (wav_of(struct.pack("<d", 1e300), 64, kind=3), "not finite numbers"),
+        (b"RIFF\0\0\0\0WAVE" + chunk(b"data", b"ab"), "before its format"),
         (b"RIFF\0\0\0\0WAVE" + chunk(b"JUNK", b"") * 300, "more than 256 parts"),
     ],
 )
-def test_lies_and_damage_are_refused_with_a_sentence(data: bytes, said: str) -> None:
+def test_a_damaged_or_inconsistent_file_is_refused_with_a_reason(data: bytes, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         decode(data)
 

@@ -1,23 +1,23 @@
-"""The dashboard asks for figures that the worker has."""
+"""The dashboard's queries use metrics that the worker has."""
 
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-from worker.observed.metrics import Metrics
+from worker.telemetry.recording import Metrics
 
 DASHBOARD: dict[str, Any] = json.loads(
     (Path(__file__).parents[3] / "infra" / "dashboards" / "worker.json").read_text("utf-8")
 )
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
-# Put there by whoever scrapes.
+# Added by the scraper.
 SCRAPED = {"pod", "le"}
 
 
 def series() -> dict[str, set[str]]:
-    """Every series of a worker by its name, with its labels."""
+    """Return every series of a worker by name, with its labels."""
     metrics = Metrics()
     found: dict[str, set[str]] = {}
     for collector in list(metrics.registry._collector_to_names):
@@ -27,7 +27,7 @@ def series() -> dict[str, set[str]]:
     return found
 
 
-def test_every_figure_is_there() -> None:
+def test_every_metric_of_the_dashboard_exists() -> None:
     known = series()
     assert known
     variable = DASHBOARD["templating"]["list"][1]["query"]["query"]
@@ -37,7 +37,7 @@ def test_every_figure_is_there() -> None:
         assert set(names) <= known.keys(), expression
 
 
-def test_every_label_is_one_of_its_figure() -> None:
+def test_every_label_of_the_dashboard_belongs_to_its_metric() -> None:
     known = series()
     for expression in EXPRESSIONS:
         for name, matched in re.findall(r"(loosely_worker_\w+)(\{.*?\})?", expression):
@@ -50,7 +50,7 @@ def test_every_label_is_one_of_its_figure() -> None:
             assert labels | grouped <= known[name] | SCRAPED, expression
 
 
-def test_counters_are_rates_and_nothing_is_drawn_twice() -> None:
+def test_the_dashboard_shows_counters_as_rates_and_each_query_once() -> None:
     for expression in EXPRESSIONS:
         for name in re.findall(r"loosely_worker_\w+_total", expression):
             assert re.search(rf"(?:rate|increase)\({name}\b", expression)

@@ -1,4 +1,4 @@
-"""How each error settles its message, and what the caller hears of it."""
+"""How each error settles its message, and what the reply contains."""
 
 import inspect
 
@@ -15,7 +15,7 @@ SETTLEMENTS = {
     errors.InferenceFailed: Settlement.COMPLETE,
     errors.OutOfMemory: Settlement.COMPLETE,
     errors.ResultTooLarge: Settlement.COMPLETE,
-    errors.TooLate: Settlement.COMPLETE,
+    errors.ExpiredForProducer: Settlement.COMPLETE,
     errors.Expired: Settlement.COMPLETE,
     errors.NotWaitedFor: Settlement.COMPLETE,
     errors.Cancelled: Settlement.COMPLETE,
@@ -33,32 +33,32 @@ SETTLEMENTS = {
     errors.HandedBack: Settlement.RELEASE,
     errors.LockLost: Settlement.LEAVE,
 }
-# They are about no job, so no message is settled by them.
+# These errors are not about a job, so they settle no message.
 ABOUT_NO_JOB = (errors.SettingsError, errors.ModelUnusable)
 
 
 def leaves() -> list[type[WorkerError]]:
     classes = [c for _, c in inspect.getmembers(errors, inspect.isclass)]
     tree = [c for c in classes if issubclass(c, WorkerError)]
-    # Other tests may derive from them.
+    # Other tests may define subclasses.
     bases = {base for c in tree for base in c.__bases__}
     return [c for c in tree if c not in bases and c is not errors.SettingsError]
 
 
-def test_every_error_has_its_settlement() -> None:
+def test_every_error_has_a_settlement() -> None:
     about_jobs = [c for c in leaves() if not issubclass(c, ABOUT_NO_JOB)]
     assert {c: c.settlement for c in about_jobs} == SETTLEMENTS
 
 
-def test_codes_are_stable_and_each_its_own() -> None:
-    # It is Expired all the same, where somebody has to be told.
-    codes = [c.code for c in leaves() if c is not errors.TooLate]
+def test_error_codes_are_stable_and_unique() -> None:
+    # It shares its code with Expired, but needs a reply.
+    codes = [c.code for c in leaves() if c is not errors.ExpiredForProducer]
     assert len(set(codes)) == len(codes)
     assert all(c.code in (errors.__doc__ or "") for c in leaves() if c is not UnreadableMessage)
 
 
 @pytest.mark.parametrize("fault", [c for c in leaves() if issubclass(c, Fault)])
-def test_what_a_caller_hears_is_in_the_contract(fault: type[Fault]) -> None:
+def test_every_failure_code_is_in_the_contract(fault: type[Fault]) -> None:
     told = fault("what happened").to_job_error()
     assert told.code in set(FailureCode)
     assert told.message == "what happened"
@@ -66,5 +66,5 @@ def test_what_a_caller_hears_is_in_the_contract(fault: type[Fault]) -> None:
     assert told.retryable == (fault is errors.OutOfMemory), "a larger device may do"
 
 
-def test_an_unreadable_message_is_buried_under_the_contracts_code() -> None:
+def test_an_unreadable_message_is_dead_lettered_with_the_contract_code() -> None:
     assert UnreadableMessage("schema 9", "unsupported-schema").reason == "unsupported-schema"

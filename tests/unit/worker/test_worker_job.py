@@ -1,4 +1,4 @@
-"""A job's age, and the reply that it makes."""
+"""A job's age and its reply."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -6,10 +6,10 @@ from typing import Any, cast
 import pytest
 
 from contract.messages import InlineBytes, InlineJson, JobRequest, ReplyQueue, ReplyTo, ReplyUrl
-from worker.messages.job import Job
-from worker.messages.lease import Leases
-from worker.messages.servicebus import Delivery
-from worker.observed.tracing import Tracing
+from worker.pipeline.receive import ReceivedJob
+from worker.servicebus.link import LockedMessage
+from worker.servicebus.locks import LockRenewer
+from worker.telemetry.recording import JobTracing
 
 QUEUED_AT = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
@@ -19,9 +19,11 @@ FROM_A_GATEWAY = ReplyUrl("http://gateway/v1/jobs/job/reply?token=a")
 
 def job(
     delivery_count: int = 0, traceparent: str = "", reply_to: ReplyTo | None = FROM_A_GATEWAY
-) -> Job:
+) -> ReceivedJob:
     properties = {"traceparent": traceparent}
-    delivery = Delivery(b"", delivery_count, QUEUED_AT, None, properties, "job", cast(Any, None))
+    delivery = LockedMessage(
+        b"", delivery_count, QUEUED_AT, None, properties, "job", cast(Any, None)
+    )
     request = JobRequest(
         "job",
         "noop",
@@ -30,15 +32,15 @@ def job(
         deadline=QUEUED_AT + timedelta(seconds=60),
         reply_to=reply_to,
     )
-    lease = Leases().hold(delivery, lambda delivery, timeout_seconds: 1.0, 1.0, 0.0)
-    return Job(request, delivery, lease, Tracing().job("noop", "noop", "job", delivery))
+    lock = LockRenewer().hold(delivery, lambda delivery, timeout_seconds: 1.0, 1.0, 0.0)
+    return ReceivedJob(request, delivery, lock, JobTracing().job("noop", "noop", "job", delivery))
 
 
 @pytest.mark.parametrize(
     ("delivery_count", "waited_seconds", "stale"),
     [(0, 0.1, False), (0, 2.0, False), (0, 2.1, True), (1, 0.1, True)],
 )
-def test_is_stale_when_it_waited_or_was_delivered_before(
+def test_a_job_is_stale_after_waiting_or_redelivery(
     delivery_count: int, waited_seconds: float, stale: bool
 ) -> None:
     now = QUEUED_AT + timedelta(seconds=waited_seconds)
@@ -46,18 +48,18 @@ def test_is_stale_when_it_waited_or_was_delivered_before(
 
 
 @pytest.mark.parametrize("reply_to", [ReplyQueue("answers"), None])
-def test_a_producers_job_is_never_stale(reply_to: ReplyTo | None) -> None:
+def test_a_job_of_a_producer_is_never_stale(reply_to: ReplyTo | None) -> None:
     assert not job(delivery_count=1, reply_to=reply_to).is_stale(QUEUED_AT + timedelta(seconds=9))
 
 
-def test_expires_at_its_deadline() -> None:
+def test_a_job_expires_at_its_deadline() -> None:
     assert not job().is_expired(QUEUED_AT + timedelta(seconds=59.9))
     assert job().is_expired(QUEUED_AT + timedelta(seconds=60))
 
 
-def test_the_reply_tells_how_it_went() -> None:
+def test_a_reply_has_the_times_and_the_batch_size_of_the_run() -> None:
     finished = job(delivery_count=2)
-    finished.ran(QUEUED_AT + timedelta(seconds=1.5), inference_ms=20.0, batch_size=4)
+    finished.record_run(QUEUED_AT + timedelta(seconds=1.5), inference_ms=20.0, batch_size=4)
     reply = finished.reply(InlineJson({}))
     assert (reply.job_id, reply.attempt) == ("job", 3)
     assert reply.started_at == QUEUED_AT + timedelta(seconds=1.5)
@@ -69,12 +71,12 @@ def test_the_reply_tells_how_it_went() -> None:
     ("traceparent", "trace_id"),
     [(f"00-{'ab' * 16}-{'cd' * 8}-01", "ab" * 16), ("", "-"), ("nonsense", "-")],
 )
-def test_knows_its_trace(traceparent: str, trace_id: str) -> None:
+def test_a_job_has_the_trace_id_of_its_message(traceparent: str, trace_id: str) -> None:
     assert job(traceparent=traceparent).span.trace_id == trace_id
 
 
-def test_is_stale_again_a_while_after_it_was_asked_for() -> None:
+def test_a_checked_job_is_stale_again_after_a_while() -> None:
     asked = job(delivery_count=1)
-    asked.asked_at = QUEUED_AT + timedelta(seconds=10)
+    asked.checked_at = QUEUED_AT + timedelta(seconds=10)
     assert not asked.is_stale(QUEUED_AT + timedelta(seconds=12))
     assert asked.is_stale(QUEUED_AT + timedelta(seconds=12.1))

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.observed.logs import JsonLines, about
+from worker.telemetry.recording import log_fields
+from worker.telemetry.setup import JsonLines
 
 
 class Lines:
-    """A logger of its own, and what it wrote."""
+    """A separate logger, and the lines that it wrote."""
 
     def __init__(self) -> None:
         self._stream = io.StringIO()
@@ -33,7 +34,7 @@ def lines() -> Lines:
     return Lines()
 
 
-def test_a_line_is_an_object(lines: Lines) -> None:
+def test_a_json_log_line_is_an_object(lines: Lines) -> None:
     before = datetime.now(UTC)
     lines.log.warning("%s of %d", "two", 3)
     (line,) = lines.read()
@@ -46,8 +47,8 @@ def test_a_line_is_an_object(lines: Lines) -> None:
     assert abs(datetime.fromisoformat(line["time"]) - before).total_seconds() < 5
 
 
-def test_tells_the_job_that_it_is_about(lines: Lines) -> None:
-    with about(job_id="job-1", model="noop", trace_id="ab"):
+def test_a_log_line_has_the_fields_of_its_job(lines: Lines) -> None:
+    with log_fields(job_id="job-1", model="noop", trace_id="ab"):
         lines.log.info("inside")
         other = threading.Thread(target=lines.log.info, args=("on another thread",))
         other.start()
@@ -59,14 +60,14 @@ def test_tells_the_job_that_it_is_about(lines: Lines) -> None:
     assert "job_id" not in after
 
 
-def test_an_exception_stays_in_its_line(lines: Lines) -> None:
+def test_an_exception_is_logged_in_one_line(lines: Lines) -> None:
     lines.log.error("failed", exc_info=RuntimeError("first\nsecond"))
     (line,) = lines.read()
     assert "RuntimeError: first\nsecond" in line["exception"]
 
 
 @given(st.text())
-def test_no_text_breaks_out_of_its_line(text: str) -> None:
+def test_any_text_is_logged_in_one_line(text: str) -> None:
     lines = Lines()
     lines.log.info("%s", text)
     (line,) = lines.read()

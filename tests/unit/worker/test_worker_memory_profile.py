@@ -1,4 +1,4 @@
-"""A model's sizes: what is told of unmeasured batches is never too little, and nothing is lost."""
+"""Memory profiles: estimates for unmeasured batches are never too low."""
 
 from __future__ import annotations
 
@@ -8,49 +8,45 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.memory.profile import Profile, Profiles
+from worker.memory.profile import MemoryProfile, MemoryProfiles
 
 PEAKS = st.dictionaries(st.floats(0.5, 1e6), st.integers(0, 10**12), max_size=6)
 
 
-def profile_of(resident_bytes: int, peaks: dict[float, int]) -> Profile:
-    profile = Profile(resident_bytes)
+def profile_of(resident_bytes: int, peaks: dict[float, int]) -> MemoryProfile:
+    profile = MemoryProfile(resident_bytes)
     for cost, size_bytes in peaks.items():
         profile = profile.with_peak(cost, size_bytes)
     return profile
 
 
-def test_what_was_not_measured_is_taken_for_what_was_above_it() -> None:
+def test_an_unmeasured_batch_takes_the_size_of_the_next_larger_one() -> None:
     profile = profile_of(100, {1: 10, 4: 30})
     assert [profile.peak_bytes(cost) for cost in (1, 2, 4)] == [10, 30, 30]
     assert profile.peak_bytes(8) == 61
     assert profile.needed_bytes(4) == 130
     assert [profile.is_measured(cost) for cost in (1, 4, 4.1)] == [True, True, False]
-    assert Profile(5).peak_bytes(1) is None
+    assert MemoryProfile(5).peak_bytes(1) is None
 
 
-def test_the_largest_batch_that_fits() -> None:
+def test_the_largest_fitting_cost_is_found() -> None:
     profile = profile_of(100, {1: 10, 4: 30})
     assert [profile.largest_cost(size) for size in (99, 105, 110, 129, 130)] == [0, 0, 1, 1, 4]
     assert profile.largest_cost(160) == 8
 
 
 @given(resident_bytes=st.integers(0, 10**12), peaks=PEAKS, room=st.integers(0, 10**13))
-def test_a_batch_that_is_let_in_fits(
-    resident_bytes: int, peaks: dict[float, int], room: int
-) -> None:
+def test_an_admitted_batch_fits(resident_bytes: int, peaks: dict[float, int], room: int) -> None:
     profile = profile_of(resident_bytes, peaks)
     cost = profile.largest_cost(room)
     if 0 < cost < float("inf"):
-        # One byte is what rounding may cost.
+        # Rounding may add one byte.
         assert profile.needed_bytes(cost) <= room + 1 + room * 1e-12
 
 
 @given(fixed=st.integers(0, 10**9), each=st.integers(1, 10**6), at=st.integers(1, 64))
-def test_extrapolation_is_never_too_low_for_what_grows_evenly(
-    fixed: int, each: int, at: int
-) -> None:
-    profile = Profile(0).with_peak(at, fixed + each * at)
+def test_extrapolation_is_not_too_low_for_linear_growth(fixed: int, each: int, at: int) -> None:
+    profile = MemoryProfile(0).with_peak(at, fixed + each * at)
     for cost in (at, at + 1, 2 * at, 10 * at):
         found = profile.peak_bytes(cost)
         assert found is not None
@@ -58,18 +54,18 @@ def test_extrapolation_is_never_too_low_for_what_grows_evenly(
 
 
 @given(resident_bytes=st.integers(0, 10**12), peaks=PEAKS, seconds=st.floats(0, 1e4))
-def test_what_is_remembered_is_what_was_measured(
+def test_a_stored_profile_is_read_unchanged(
     tmp_path_factory: pytest.TempPathFactory,
     resident_bytes: int,
     peaks: dict[float, int],
     seconds: float,
 ) -> None:
     measured = profile_of(resident_bytes, peaks)
-    profile = Profile(measured.resident_bytes, measured.peaks, seconds)
+    profile = MemoryProfile(measured.resident_bytes, measured.peaks, seconds)
     folder = tmp_path_factory.mktemp("profiles")
-    Profiles(folder).put("a", profile)
-    assert Profiles(folder).get("a") == profile
-    assert Profiles(folder).get("b") is None
+    MemoryProfiles(folder).put("a", profile)
+    assert MemoryProfiles(folder).get("a") == profile
+    assert MemoryProfiles(folder).get("b") is None
 
 
 @pytest.mark.parametrize(
@@ -88,6 +84,6 @@ def test_what_is_remembered_is_what_was_measured(
         '{"resident_bytes": 1, "peaks": 7, "load_seconds": 0}',
     ],
 )
-def test_a_file_that_is_none_of_ours_is_as_good_as_none(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_profile_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    assert Profiles(tmp_path).get("a") is None
+    assert MemoryProfiles(tmp_path).get("a") is None

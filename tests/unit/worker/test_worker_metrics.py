@@ -1,35 +1,42 @@
-"""The figures that Prometheus scrapes."""
+"""The metrics that Prometheus scrapes."""
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
 from worker.errors import InvalidInput
-from worker.observed.metrics import Metrics
+from worker.telemetry.recording import JobSpan, Metrics, ModelTelemetry
 
 
 class NewModelsRefusal(InvalidInput):
-    """What a model's file may define once the worker runs."""
+    """An error class that a model's file may define later."""
 
     code = "anything-at-all"
+
+
+class Job:
+    """A job without traces."""
+
+    span = JobSpan("-")
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"loosely_worker_{name}", labels)
 
 
-def test_counts_each_event() -> None:
+def test_every_event_is_counted() -> None:
     metrics = Metrics()
-    noop = metrics.of("noop")
-    noop.received(0, 0.3)
-    noop.received(2, -0.1)
-    noop.settled("succeeded")
-    noop.settled("invalid-input")
-    noop.ran(3, 0.02)
-    noop.lock_lost()
-    noop.split()
-    noop.answered_at_hand()
-    noop.loaded()
-    noop.unloaded()
+    noop = ModelTelemetry("noop", metrics)
+    noop.record_received(0, 0.3)
+    noop.record_received(2, -0.1)
+    noop.record_outcome("succeeded")
+    noop.record_outcome("invalid-input")
+    with noop.batch([Job()] * 3):
+        pass
+    noop.record_lock_lost()
+    noop.record_split()
+    noop.record_reused_reply()
+    noop.record_load()
+    noop.record_unload()
     for name in ("lock_losses", "out_of_memory_splits", "results_at_hand"):
         assert value(metrics, f"{name}_total", model="noop") == 1, name
     assert value(metrics, "received_total", model="noop") == 2
@@ -39,24 +46,28 @@ def test_counts_each_event() -> None:
     assert value(metrics, "model_loads_total", model="noop") == 1
     assert value(metrics, "model_unloads_total", model="noop") == 1
     assert value(metrics, "queue_wait_seconds_count", model="noop") == 2
-    # A broker whose clock is ahead makes no negative waits.
+    # A broker clock that is ahead must not give negative waits.
     assert value(metrics, "queue_wait_seconds_sum", model="noop") == 0.3
     assert value(metrics, "batch_size_sum", model="noop") == 3
-    assert value(metrics, "inference_seconds_sum", model="noop") == 0.02
+    assert value(metrics, "inference_seconds_count", model="noop") == 1
 
 
-def test_a_model_has_its_series_before_anything_happened() -> None:
+def test_the_series_of_a_model_exist_from_the_start() -> None:
     metrics = Metrics()
-    metrics.of("noop")
+    ModelTelemetry("noop", metrics)
     assert value(metrics, "received_total", model="noop") == 0
     assert value(metrics, "settled_total", model="noop", outcome="succeeded") == 0
 
 
-def test_asks_for_what_changes_by_itself() -> None:
+def test_gauges_are_read_at_each_scrape() -> None:
     metrics, held = Metrics(), [1, 2]
-    noop = metrics.of("noop")
-    noop.watch(in_hand=lambda: len(held), loaded=lambda: True, connected=lambda: False)
-    noop.watch_memory_reserved(lambda: 3e9)
+    noop = ModelTelemetry("noop", metrics)
+    noop.watch(
+        in_flight=lambda: len(held),
+        is_loaded=lambda: True,
+        is_connected=lambda: False,
+        reserved_bytes=lambda: 3e9,
+    )
     metrics.watch_memory_used(lambda: 2e9)
     held.append(3)
     assert value(metrics, "jobs_in_hand", model="noop") == 3
@@ -66,26 +77,26 @@ def test_asks_for_what_changes_by_itself() -> None:
     assert value(metrics, "device_memory_used_bytes") == 2e9
 
 
-def test_no_outcome_adds_series_without_end() -> None:
+def test_unknown_outcomes_share_one_series() -> None:
     metrics = Metrics()
-    noop = metrics.of("noop")
+    noop = ModelTelemetry("noop", metrics)
     for number in range(100):
-        noop.settled(f"code-{number}")
+        noop.record_outcome(f"code-{number}")
     assert value(metrics, "settled_total", model="noop", outcome="other") == 100
-    noop.settled(NewModelsRefusal.code)
+    noop.record_outcome(NewModelsRefusal.code)
     assert value(metrics, "settled_total", model="noop", outcome="code-1") is None
 
 
-def test_two_workers_in_one_process_count_apart() -> None:
+def test_two_metrics_objects_count_separately() -> None:
     one, other = Metrics(), Metrics()
-    one.of("noop").received(0, 0)
-    other.of("noop")
+    ModelTelemetry("noop", one).record_received(0, 0)
+    ModelTelemetry("noop", other)
     assert value(other, "received_total", model="noop") == 0
 
 
-def test_speaks_the_format_that_the_scraper_prefers() -> None:
+def test_a_scrape_gets_the_format_that_it_prefers() -> None:
     metrics = Metrics()
-    metrics.of("noop").received(0, 1)
+    ModelTelemetry("noop", metrics).record_received(0, 1)
     body, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     families = openmetrics(body.decode())  # type: ignore[no-untyped-call]  # has no types

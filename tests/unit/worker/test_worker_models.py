@@ -1,4 +1,4 @@
-"""The models that ship, called as the worker calls them."""
+"""The shipped models, called as the worker calls them."""
 
 import subprocess
 import sys
@@ -9,18 +9,18 @@ import pytest
 from contract.catalogue import Catalogue
 from contract.messages import InlineJson
 from worker.errors import UnsupportedMediaType
-from worker.inference.runner import Runner
+from worker.inference.loaded_model import LoadedModel
 from worker.models.noop import Infer as Noop
 
 ROOT = Path(__file__).parents[3]
 CATALOGUE = Catalogue.load()
 
 
-def test_noop_tells_size_and_digest() -> None:
-    runner = Runner.load(CATALOGUE["noop"], torch_threads=1)
-    item = runner.prepare(b"abc", "text/plain; charset=utf-8")
+def test_noop_returns_size_and_digest() -> None:
+    loaded = LoadedModel.load(CATALOGUE["noop"], torch_thread_count=1)
+    item = loaded.prepare(b"abc", "text/plain; charset=utf-8")
     assert (
-        list(runner.run([item, item]))
+        list(loaded.run([item, item]))
         == [
             {
                 "size_bytes": 3,
@@ -31,9 +31,9 @@ def test_noop_tells_size_and_digest() -> None:
     )
 
 
-def test_a_worker_without_such_models_brings_no_torch() -> None:
+def test_a_worker_without_torch_models_does_not_import_torch() -> None:
     code = (
-        "import sys, worker.service, worker.models.noop;"
+        "import sys, worker.__main__, worker.models.noop;"
         "sys.exit(bool({'torch', 'torchvision', 'numpy'} & set(sys.modules)))"
     )
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"}
@@ -41,10 +41,10 @@ def test_a_worker_without_such_models_brings_no_torch() -> None:
     assert result.returncode == 0
 
 
-def test_another_media_type_is_refused_with_those_taken() -> None:
-    runner = Runner(CATALOGUE["classifier"], Noop())
+def test_another_media_type_is_refused_with_the_accepted_ones() -> None:
+    loaded = LoadedModel(CATALOGUE["classifier"], Noop())
     with pytest.raises(UnsupportedMediaType, match="image/jpeg, image/png, image/webp"):
-        runner.prepare(b"{}", "application/json")
+        loaded.prepare(b"{}", "application/json")
 
 
 @pytest.mark.torch
@@ -56,11 +56,11 @@ def test_another_media_type_is_refused_with_those_taken() -> None:
         ("camera", {"tripod"}),
     ],
 )
-def test_the_classifier_knows_its_pictures(picture: str, labels: set[str]) -> None:
-    runner = Runner.load(CATALOGUE["classifier"], torch_threads=1)
+def test_the_classifier_recognises_the_example_images(picture: str, labels: set[str]) -> None:
+    loaded = LoadedModel.load(CATALOGUE["classifier"], torch_thread_count=1)
     data = (ROOT / "examples" / f"{picture}.jpg").read_bytes()
-    item = runner.prepare(data, "image/jpeg")
-    results = [runner.finish(output) for output in runner.run([item, item])]
+    item = loaded.prepare(data, "image/jpeg")
+    results = [loaded.finish(output) for output in loaded.run([item, item])]
     one, two = (result.value["labels"] for result in results if isinstance(result, InlineJson))
     assert one[0]["label"] in labels
     assert len(one) == 5

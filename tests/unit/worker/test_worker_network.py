@@ -1,4 +1,4 @@
-"""A torch network on its device: the same answers whatever way the items take, and whatever shape.
+"""A torch network on its device: the outputs do not depend on staging, batching or layout.
 
 The device is the CPU here; `./dev gpu` runs the same tests on a GPU.
 """
@@ -38,7 +38,7 @@ def expected(items: list[Tensor]) -> Tensor:
         return output
 
 
-def test_a_batch_gets_what_the_module_gives_alone(device: torch.device) -> None:
+def test_a_batch_has_the_same_outputs_as_single_items(device: torch.device) -> None:
     network, items = Network(small_network(), device=device), pictures(5)
     outputs = network([network.stage(item) for item in items])
     assert outputs.device.type == "cpu"
@@ -46,7 +46,7 @@ def test_a_batch_gets_what_the_module_gives_alone(device: torch.device) -> None:
     torch.testing.assert_close(outputs, expected(items), rtol=1e-3, atol=1e-3, check_stride=False)
 
 
-def test_items_may_come_unstaged_and_from_many_threads(device: torch.device) -> None:
+def test_items_may_be_unstaged_or_staged_by_many_threads(device: torch.device) -> None:
     network, items = Network(small_network(), device=device), pictures(64)
     with ThreadPoolExecutor(4) as threads:
         staged = list(threads.map(network.stage, items))
@@ -64,7 +64,7 @@ def test_batches_in_a_row_do_not_mix(device: torch.device) -> None:
 
 
 class Detector(nn.Module):
-    """Like torchvision's: a list of pictures of any size in, a list of dictionaries out."""
+    """Like torchvision's detectors: a list of images in, a list of dictionaries out."""
 
     def forward(self, items: list[Tensor]) -> list[dict[str, Tensor | tuple[Tensor, str]]]:
         return [
@@ -73,7 +73,7 @@ class Detector(nn.Module):
         ]
 
 
-def test_lists_of_items_and_nested_outputs(device: torch.device) -> None:
+def test_lists_of_items_and_nested_outputs_are_supported(device: torch.device) -> None:
     network = Network(Detector(), device=device)
     first, second = network.each([torch.ones(3, 2, 2), torch.ones(3, 4, 5)])
     assert (float(first["sum"]), int(second["count"])) == (12.0, 60)
@@ -81,12 +81,12 @@ def test_lists_of_items_and_nested_outputs(device: torch.device) -> None:
     assert second["both"][1] == "mean"
 
 
-def test_what_is_no_picture_keeps_its_layout(device: torch.device) -> None:
+def test_items_that_are_not_images_keep_their_layout(device: torch.device) -> None:
     network = Network(nn.Identity(), device=device)
     assert network([torch.arange(3.0)] * 2).tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
-def test_networks_of_volumes_are_run_in_their_own_layout(device: torch.device) -> None:
+def test_networks_of_volumes_keep_their_layout(device: torch.device) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv3d(3, 2, 2), nn.Flatten(), nn.Linear(2, 1))
     items = [torch.rand(3, 2, 2, 2) for _ in range(3)]
@@ -95,7 +95,7 @@ def test_networks_of_volumes_are_run_in_their_own_layout(device: torch.device) -
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_numbers_of_words_stay_whole_and_bytes_of_pictures_become_fractions(
+def test_integers_stay_integers_and_bytes_become_fractions(
     device: torch.device,
 ) -> None:
     words = Network(nn.Embedding(10, 4), device=device)
@@ -104,7 +104,7 @@ def test_numbers_of_words_stay_whole_and_bytes_of_pictures_become_fractions(
     assert Network(nn.Identity(), device=device)([picture]).dtype is torch.float32
 
 
-def test_compiled_gives_the_same(device: torch.device) -> None:
+def test_a_compiled_network_has_the_same_outputs(device: torch.device) -> None:
     network, items = Network(small_network(), device=device, compiler="eager"), pictures(3)
     torch.testing.assert_close(
         network(items), expected(items), rtol=1e-3, atol=1e-3, check_stride=False
@@ -112,7 +112,7 @@ def test_compiled_gives_the_same(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("gives_many", [False, True])
-def test_a_part_in_half_precision_gives_the_others_float32(gives_many: bool) -> None:
+def test_a_half_precision_part_returns_float32(gives_many: bool) -> None:
     class Backbone(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -126,7 +126,7 @@ def test_a_part_in_half_precision_gives_the_others_float32(gives_many: bool) -> 
     assert (found["0"] if gives_many else found).dtype is torch.float32
 
 
-def test_a_network_may_have_one_part_in_its_precision(device: torch.device) -> None:
+def test_one_part_of_a_network_may_have_another_precision(device: torch.device) -> None:
     class Halves(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -147,13 +147,13 @@ def test_a_network_may_have_one_part_in_its_precision(device: torch.device) -> N
     torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)
 
 
-def test_on_a_cpu_staging_copies_nothing_and_half_precision_is_full() -> None:
+def test_a_cpu_network_copies_nothing_and_uses_float32() -> None:
     network = Network(small_network(), precision="float16", device=torch.device("cpu"))
     item = torch.zeros(3, 8, 8)
     assert network.stage(item) is item
     assert network.dtype is torch.float32
 
 
-def test_an_unknown_precision_is_refused_by_name() -> None:
+def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ModelUnfit, match=r"options\.precision: 'float8' is not float32, float16"):
         Network(small_network(), precision="float8")

@@ -1,4 +1,4 @@
-"""docs/operations.md tells of every metric there is."""
+"""docs/operations.md lists every metric."""
 
 import re
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 from prometheus_client import Counter
 from prometheus_client.metrics import MetricWrapperBase
 
-from worker.observed.metrics import Metrics
+from worker.telemetry.recording import Metrics
 
 DOCUMENT = Path(__file__).parents[3] / "docs/operations.md"
 ROW = re.compile(r"^\| `(loosely_worker_\w+)` \| (\w+) \| ([\w, ]*) ?\| (.+) \|$", re.MULTILINE)
 
 
-def test_the_table_is_the_registry() -> None:
+def test_the_table_of_metrics_matches_the_registry() -> None:
     told = {
         (name, kind, labels.strip(), text)
         for name, kind, labels, text in ROW.findall(DOCUMENT.read_text(encoding="utf-8"))

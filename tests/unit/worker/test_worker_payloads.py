@@ -1,4 +1,4 @@
-"""Inputs from messages and blobs: as bytes, or as files that are never in memory as a whole."""
+"""Inputs from messages and blobs, as bytes or as files."""
 
 import hashlib
 import resource
@@ -11,7 +11,8 @@ from azure.core.exceptions import AzureError, ResourceModifiedError, ServiceRequ
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson, PayloadRef
 from worker.errors import InvalidInput, PayloadsAway, PayloadUnusable
-from worker.inputs.payloads import Payloads
+from worker.inputs.payloads import BlobPayloads
+from worker.pipeline.prepare import read_inline
 
 DATA = b"0123456789" * 100
 REF = PayloadRef("text/plain", "inputs/a", len(DATA), hashlib.sha256(DATA).hexdigest())
@@ -22,7 +23,7 @@ SMALL = replace(NOOP, max_input_bytes=100, max_upload_bytes=999)
 
 @dataclass
 class ScriptedStore:
-    """Gives the data in pieces, after it has failed as often as told."""
+    """A store that fails a number of times, and then returns the data in pieces."""
 
     data: bytes = DATA
     failure: AzureError | OSError | None = None
@@ -33,7 +34,7 @@ class ScriptedStore:
         self.reads += 1
         for start in range(0, len(self.data), 64):
             yield self.data[start : start + 64]
-            # In the middle, when part of it is written already.
+            # In the middle, after a part was written.
             if self.failure and self.failures_left:
                 self.failures_left -= 1
                 raise self.failure
@@ -50,40 +51,39 @@ def hasty(_: float) -> bool:
     return False
 
 
-def read(payloads: Payloads, payload: InlineBytes | InlineJson | PayloadRef) -> bytes:
-    with payloads.open(payload, NOOP, patient) as file:
+def read(payloads: BlobPayloads, ref: PayloadRef) -> bytes:
+    with payloads.open(ref, NOOP, patient) as file:
         return file.read()
 
 
 @pytest.mark.parametrize("ref", [REF, UPLOAD])
-def test_a_blob_comes_as_bytes_or_as_a_file(ref: PayloadRef) -> None:
-    payloads = Payloads(ScriptedStore())
+def test_a_blob_is_read_as_bytes_or_as_a_file(ref: PayloadRef) -> None:
+    payloads = BlobPayloads(ScriptedStore())
     assert payloads.fetch(ref, NOOP, patient) == DATA
     assert read(payloads, ref) == DATA
 
 
-def test_what_is_inline_can_be_read_as_a_file() -> None:
-    payloads = Payloads(ScriptedStore())
-    assert read(payloads, InlineBytes("text/plain", b"abc")) == b"abc"
-    assert read(payloads, InlineJson({"a": 1})) == b'{"a":1}'
+def test_an_inline_input_is_read_from_the_message() -> None:
+    assert read_inline(InlineBytes("text/plain", b"abc"), NOOP) == b"abc"
+    assert read_inline(InlineJson({"a": 1}), NOOP) == b'{"a":1}'
 
 
-def test_a_read_that_breaks_off_begins_again() -> None:
+def test_an_interrupted_read_starts_again() -> None:
     store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=2)
-    assert read(Payloads(store), REF) == DATA
+    assert read(BlobPayloads(store), REF) == DATA
     assert store.reads == 3
 
 
-def test_storage_that_stays_away_is_given_up() -> None:
+def test_a_long_outage_of_storage_raises() -> None:
     store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=9)
     with pytest.raises(PayloadsAway):
-        Payloads(store).open(REF, NOOP, hasty)
+        BlobPayloads(store).open(REF, NOOP, hasty)
     assert store.reads == 1
 
 
 @pytest.fixture
 def full_disk() -> Iterator[None]:
-    """No file of this process can hold an input."""
+    """Limit the file size, so that no file can hold an input."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(DATA) // 2, limits[1]))
     yield
@@ -91,42 +91,42 @@ def full_disk() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_a_disk_that_is_full_is_no_fault_of_the_input() -> None:
+def test_a_full_disk_is_not_a_fault_of_the_input() -> None:
     with pytest.raises(PayloadsAway, match="OSError: File too large"):
-        Payloads(ScriptedStore()).open(REF, NOOP, hasty)
+        BlobPayloads(ScriptedStore()).open(REF, NOOP, hasty)
 
 
-def test_a_connection_that_breaks_is_tried_again_and_its_address_told_nobody() -> None:
+def test_a_broken_connection_is_tried_again_and_its_address_is_not_shown() -> None:
     broken = ConnectionError("https://storage.test/inputs/a?sig=secret")
-    assert read(Payloads(ScriptedStore(failure=broken, failures_left=1)), REF) == DATA
+    assert read(BlobPayloads(ScriptedStore(failure=broken, failures_left=1)), REF) == DATA
     with pytest.raises(PayloadsAway) as raised:
-        Payloads(ScriptedStore(failure=broken, failures_left=1)).open(REF, NOOP, hasty)
+        BlobPayloads(ScriptedStore(failure=broken, failures_left=1)).open(REF, NOOP, hasty)
     assert str(raised.value) == "ConnectionError"
 
 
-def test_other_bytes_than_announced_are_refused() -> None:
-    payloads = Payloads(ScriptedStore(data=DATA[:-1] + b"x"))
+def test_a_wrong_digest_is_refused() -> None:
+    payloads = BlobPayloads(ScriptedStore(data=DATA[:-1] + b"x"))
     with pytest.raises(PayloadUnusable, match="digest"):
         payloads.open(REF, NOOP, patient)
     with pytest.raises(PayloadUnusable, match="digest"):
         payloads.fetch(REF, NOOP, patient)
 
 
-def test_an_upload_that_was_written_again_is_refused_at_once() -> None:
+def test_a_replaced_upload_is_refused_at_once() -> None:
     store = ScriptedStore(failure=ResourceModifiedError("changed"), failures_left=9)
     with pytest.raises(PayloadUnusable, match="changed"):
-        Payloads(store).open(UPLOAD, NOOP, patient)
+        BlobPayloads(store).open(UPLOAD, NOOP, patient)
     assert store.reads == 1
 
 
-def test_an_input_that_is_written_again_meanwhile_is_read_again() -> None:
+def test_an_input_replaced_during_the_read_is_read_again() -> None:
     store = ScriptedStore(failure=ResourceModifiedError("changed"), failures_left=1)
-    assert read(Payloads(store), REF) == DATA
+    assert read(BlobPayloads(store), REF) == DATA
 
 
-def test_bodies_and_uploads_have_limits_of_their_own() -> None:
-    payloads = Payloads(ScriptedStore())
+def test_inline_inputs_and_uploads_have_separate_limits() -> None:
+    payloads = BlobPayloads(ScriptedStore())
     with pytest.raises(InvalidInput, match="at most 999"):
         payloads.open(REF, SMALL, patient)
     with pytest.raises(InvalidInput, match="at most 100"):
-        payloads.fetch(InlineBytes("text/plain", b"x" * 101), SMALL, patient)
+        read_inline(InlineBytes("text/plain", b"x" * 101), SMALL)

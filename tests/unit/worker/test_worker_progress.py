@@ -1,4 +1,4 @@
-"""How a running job reports, and hears that it is to stop."""
+"""How a running job reports its progress, and learns that it is to stop."""
 
 import json
 from dataclasses import dataclass, field
@@ -9,155 +9,157 @@ import pytest
 
 from contract.messages import InlineBytes, JobRequest, ReplyUrl
 from worker.errors import Cancelled, Expired, LockLost
-from worker.messages.job import Job
-from worker.messages.lease import Leases
-from worker.messages.servicebus import Delivery
-from worker.observed.tracing import JobSpan
-from worker.outcomes.progress import HEARTBEAT_SECONDS, PAUSE_SECONDS, Reporter
+from worker.pipeline.progress import HEARTBEAT_SECONDS, PAUSE_SECONDS, ProgressReporter
+from worker.pipeline.receive import ReceivedJob
+from worker.servicebus.link import LockedMessage
+from worker.servicebus.locks import LockRenewer
+from worker.telemetry.recording import JobSpan
 
 REPLY_URL = "https://gateway.test/v1/jobs/job/reply?expires=1&token=t"
 
 
 @dataclass
-class World:
-    """A gateway that notes what it is told, and a clock that stands still."""
+class ProgressGateway:
+    """A gateway that records reports, and a clock that stands still."""
 
     told: list[dict[str, Any]] = field(default_factory=list)
     urls: list[str] = field(default_factory=list)
     goes_on: bool = True
     now: float = 0.0
-    leases: Leases = field(init=False)
-    reporter: Reporter = field(init=False)
+    locks: LockRenewer = field(init=False)
+    reporter: ProgressReporter = field(init=False)
 
     def __post_init__(self) -> None:
-        self.leases = Leases(lambda: self.now)
-        self.reporter = Reporter(self.post, lambda: self.now)
+        self.locks = LockRenewer(lambda: self.now)
+        self.reporter = ProgressReporter(self.post, lambda: self.now)
 
     def post(self, url: str, body: bytes) -> bool:
         self.urls.append(url)
         self.told.append(json.loads(body))
         return self.goes_on
 
-    def job(self, reply_url: str | None = REPLY_URL, seconds_left: float = 60) -> Job:
+    def job(self, reply_url: str | None = REPLY_URL, seconds_left: float = 60) -> ReceivedJob:
         now = datetime.now(UTC)
-        delivery = Delivery(b"", 1, now, None, {}, "job", cast(Any, None))
+        delivery = LockedMessage(b"", 1, now, None, {}, "job", cast(Any, None))
         payload = InlineBytes("text/plain", b"")
         deadline = now + timedelta(seconds=seconds_left)
         reply_to = None if reply_url is None else ReplyUrl(reply_url)
         request = JobRequest("job", "slow", payload, now, deadline, reply_to=reply_to)
-        lease = self.leases.hold(delivery, lambda delivery, timeout_seconds: 1.0, 10.0, 60.0)
-        return Job(request, delivery, lease, JobSpan("-"))
+        lock = self.locks.hold(delivery, lambda delivery, timeout_seconds: 1.0, 10.0, 60.0)
+        return ReceivedJob(request, delivery, lock, JobSpan("-"))
 
     def fractions(self) -> list[float | None]:
         return [report.get("fraction") for report in self.told]
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def gateway() -> ProgressGateway:
+    return ProgressGateway()
 
 
-def test_the_start_is_told_at_once(world: World) -> None:
-    world.reporter.begin(world.job())
-    assert world.urls == ["https://gateway.test/v1/jobs/job/progress?expires=1&token=t"]
-    (report,) = world.told
+def test_the_start_of_a_job_is_reported_at_once(gateway: ProgressGateway) -> None:
+    gateway.reporter.begin(gateway.job())
+    assert gateway.urls == ["https://gateway.test/v1/jobs/job/progress?expires=1&token=t"]
+    (report,) = gateway.told
     assert (report["attempt"], report["sequence"]) == (2, 0)
     assert datetime.fromisoformat(report["started_at"]).tzinfo is not None
 
 
-def test_of_what_comes_fast_the_last_is_told(world: World) -> None:
-    context = world.reporter.begin(world.job())
+def test_fast_notes_are_reported_by_the_last_one(gateway: ProgressGateway) -> None:
+    context = gateway.reporter.begin(gateway.job())
     for fraction in (0.1, 0.2, 0.3):
         context.progress(fraction, "drawing")
-        world.reporter.turn()
-    assert len(world.told) == 1
-    world.now += PAUSE_SECONDS
-    world.reporter.turn()
-    assert (world.told[-1]["fraction"], world.told[-1]["message"]) == (0.3, "drawing")
-    assert [report["sequence"] for report in world.told] == [0, 1]
+        gateway.reporter.turn()
+    assert len(gateway.told) == 1
+    gateway.now += PAUSE_SECONDS
+    gateway.reporter.turn()
+    assert (gateway.told[-1]["fraction"], gateway.told[-1]["message"]) == (0.3, "drawing")
+    assert [report["sequence"] for report in gateway.told] == [0, 1]
 
 
-def test_a_silent_model_is_told_of_so_that_it_hears(world: World) -> None:
-    context = world.reporter.begin(world.job())
-    world.now += HEARTBEAT_SECONDS - 0.1
-    assert world.reporter.turn() == pytest.approx(0.1)
-    world.goes_on = False
-    world.now += 0.1
-    world.reporter.turn()
-    assert len(world.told) == 2
+def test_a_silent_model_is_reported_so_that_cancellation_is_noticed(
+    gateway: ProgressGateway,
+) -> None:
+    context = gateway.reporter.begin(gateway.job())
+    gateway.now += HEARTBEAT_SECONDS - 0.1
+    assert gateway.reporter.turn() == pytest.approx(0.1)
+    gateway.goes_on = False
+    gateway.now += 0.1
+    gateway.reporter.turn()
+    assert len(gateway.told) == 2
     with pytest.raises(Cancelled):
         context.check()
     with pytest.raises(Cancelled):
         context.progress(0.5)
 
 
-def test_a_job_that_was_cancelled_before_it_began(world: World) -> None:
-    world.goes_on = False
-    assert world.reporter.begin(world.job()).is_cancelled
+def test_a_job_cancelled_before_its_start_is_cancelled_at_once(gateway: ProgressGateway) -> None:
+    gateway.goes_on = False
+    assert gateway.reporter.begin(gateway.job()).is_cancelled
 
 
-def test_the_last_question_before_the_result(world: World) -> None:
-    context = world.reporter.begin(world.job())
+def test_a_job_is_reported_once_more_before_its_result(gateway: ProgressGateway) -> None:
+    context = gateway.reporter.begin(gateway.job())
     context.progress(1.0)
     context.finish()
-    assert world.fractions() == [None, 1.0]
-    world.goes_on = False
+    assert gateway.fractions() == [None, 1.0]
+    gateway.goes_on = False
     with pytest.raises(Cancelled):
         context.finish()
 
 
-def test_the_word_that_it_has_stopped(world: World) -> None:
-    context = world.reporter.begin(world.job())
-    context.stopped()
-    assert [report.get("stopped") for report in world.told] == [None, True]
+def test_a_stopped_job_is_reported_as_stopped(gateway: ProgressGateway) -> None:
+    context = gateway.reporter.begin(gateway.job())
+    context.report_stopped()
+    assert [report.get("stopped") for report in gateway.told] == [None, True]
 
 
-def test_what_has_ended_is_reported_no_more(world: World) -> None:
-    context = world.reporter.begin(world.job())
-    world.reporter.end(context)
-    world.now += 100
-    assert world.reporter.turn() is None
-    assert len(world.told) == 1
+def test_an_ended_job_is_not_reported(gateway: ProgressGateway) -> None:
+    context = gateway.reporter.begin(gateway.job())
+    gateway.reporter.end(context)
+    gateway.now += 100
+    assert gateway.reporter.turn() is None
+    assert len(gateway.told) == 1
 
 
-def test_nobody_to_report_to(world: World) -> None:
+def test_a_job_without_a_reply_url_is_not_reported(gateway: ProgressGateway) -> None:
     for url in (None, "https://elsewhere.test/answers"):
-        context = world.reporter.begin(world.job(reply_url=url))
+        context = gateway.reporter.begin(gateway.job(reply_url=url))
         context.progress(0.5)
         context.finish()
-    assert world.told == []
+    assert gateway.told == []
 
 
-def test_a_job_that_is_another_workers_stops(world: World) -> None:
-    job = world.job()
-    context = world.reporter.begin(job)
-    world.now = 20.0
-    world.leases.turn()
-    assert job.lease.is_lost
+def test_a_job_with_a_lost_lock_stops(gateway: ProgressGateway) -> None:
+    job = gateway.job()
+    context = gateway.reporter.begin(job)
+    gateway.now = 20.0
+    gateway.locks.turn()
+    assert job.lock.is_lost
     with pytest.raises(LockLost):
         context.progress(0.5)
 
 
-def test_a_job_past_its_deadline_stops(world: World) -> None:
-    context = world.reporter.begin(world.job(seconds_left=0))
+def test_a_job_past_its_deadline_stops(gateway: ProgressGateway) -> None:
+    context = gateway.reporter.begin(gateway.job(seconds_left=0))
     with pytest.raises(Expired):
         context.check()
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan"), 50])
-def test_a_share_that_is_none(world: World, fraction: float) -> None:
-    context = world.reporter.begin(world.job())
+def test_an_invalid_fraction_raises(gateway: ProgressGateway, fraction: float) -> None:
+    context = gateway.reporter.begin(gateway.job())
     with pytest.raises(ValueError, match="expected 0 to 1"):
         context.progress(fraction)
 
 
-def test_a_defect_in_reporting_does_not_end_it(world: World) -> None:
-    context = world.reporter.begin(world.job())
+def test_a_failed_report_does_not_end_the_reporter(gateway: ProgressGateway) -> None:
+    context = gateway.reporter.begin(gateway.job())
 
     def fail(url: str, body: bytes) -> bool:
         raise RuntimeError("a defect")
 
     context._post = fail
     context.progress(0.5)
-    world.now += PAUSE_SECONDS
-    assert world.reporter.turn() == HEARTBEAT_SECONDS
+    gateway.now += PAUSE_SECONDS
+    assert gateway.reporter.turn() == HEARTBEAT_SECONDS

@@ -1,26 +1,27 @@
-"""The receiver's rounds on a clock that only the test moves, with a broker in memory."""
+"""The receiver, on a clock that only the test moves, with a broker in memory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
 
 from worker.errors import BrokerAway, LockLost, QueueMissing, Settlement
-from worker.messages.lease import Leases
-from worker.messages.receiver import Ending, Intake, Receiver
-from worker.messages.servicebus import Delivery
-from worker.remote.reach import Reach
+from worker.servicebus.link import LockedMessage
+from worker.servicebus.locks import LockRenewer
+from worker.servicebus.receiver import Receiver, Settled, SettleRequest
+from worker.telemetry.recording import ServiceStatus
 
 
-def delivery(number: int = 1) -> Delivery:
-    return Delivery(b"", 0, None, None, {}, f"job-{number}", cast(Any, None), "queue", number)
+def delivery(number: int = 1) -> LockedMessage:
+    return LockedMessage(b"", 0, None, None, {}, f"job-{number}", cast(Any, None), "queue", number)
 
 
 @dataclass
 class Broker:
-    """What a link does, and what was asked of it."""
+    """A link in memory that records its calls."""
 
-    waiting: list[Delivery] = field(default_factory=list)
+    waiting: list[LockedMessage] = field(default_factory=list)
     settled: list[tuple[str, Settlement]] = field(default_factory=list)
     fails_with: Exception | None = None
     is_open: bool = False
@@ -34,7 +35,7 @@ class Broker:
     def close(self) -> None:
         self.is_open = False
 
-    def receive(self, wait_seconds: float) -> Delivery | None:
+    def receive(self, wait_seconds: float) -> LockedMessage | None:
         self._fail()
         self.has_credit = not self.waiting
         return self.waiting.pop(0) if self.waiting else None
@@ -43,7 +44,9 @@ class Broker:
         self.has_credit = False
         self.drains += 1
 
-    def settle(self, delivery: Delivery, how: Settlement, reason: str, description: str) -> None:
+    def settle(
+        self, delivery: LockedMessage, how: Settlement, reason: str, description: str
+    ) -> None:
         self._fail()
         self.settled.append((delivery.message_id, how))
 
@@ -53,190 +56,194 @@ class Broker:
             raise self.fails_with
 
 
-class World:
-    """One receiver whose waits take no time."""
+class ReceiverLoop:
+    """A receiver and its loop; its waits take no time."""
 
     def __init__(self) -> None:
         self.now = 100.0
         self.broker = Broker()
         self.has_room = True
-        self.accepted: list[Delivery] = []
-        self.out_of_hand: list[tuple[str, bool]] = []
-        self.leases = Leases(lambda: self.now)
+        self.accepted: list[LockedMessage] = []
+        self.settled: list[tuple[str, bool]] = []
+        self.locks = LockRenewer(lambda: self.now)
         self.receiver = Receiver(
-            cast(Any, self.broker), self.leases, Reach("queue"), lambda: self.now
+            cast(Any, self.broker), self.locks, ServiceStatus("queue"), lambda: self.now
         )
-        self.intake = Intake(lambda: self.has_room, self.accepted.append, self._settled)
+        self.free_count: Callable[[], int] = lambda: int(self.has_room)
+        self.accept: Callable[[LockedMessage], None] = self.accepted.append
 
     @property
-    def is_dry(self) -> bool:
-        return self.receiver.is_dry
+    def is_empty(self) -> bool:
+        return self.receiver.is_empty
 
     @property
     def credit(self) -> int:
         return int(self.broker.has_credit)
 
     def turn(self) -> None:
-        # A pause that a test runs into would be a long one.
+        # Otherwise a pause would delay the test.
         self.receiver.wake()
-        self.receiver.turn(self.intake)
+        for event in self.receiver.turn(self.free_count):
+            if isinstance(event, Settled):
+                self.settled.append((event.request.delivery.message_id, event.in_time))
+            else:
+                self.accept(event)
 
-    def received(self) -> Delivery:
+    def received(self) -> LockedMessage:
         self.broker.waiting.append(delivery())
         self.turn()
         return self.accepted[-1]
 
-    def settle(self, of: Delivery, how: Settlement, delay_seconds: float = 0.0) -> None:
-        self.receiver.settle(Ending(of, None, how, delay_seconds=delay_seconds))
-
-    def _settled(self, ending: Ending, in_time: bool) -> None:
-        self.out_of_hand.append((ending.delivery.message_id, in_time))
+    def settle(self, of: LockedMessage, how: Settlement, delay_seconds: float = 0.0) -> None:
+        self.receiver.settle(SettleRequest(of, None, how, delay_seconds=delay_seconds))
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def loop() -> ReceiverLoop:
+    return ReceiverLoop()
 
 
-def test_a_message_that_is_to_wait_is_settled_when_its_time_has_come(world: World) -> None:
-    world.settle(world.received(), Settlement.ABANDON, delay_seconds=4.0)
-    for world.now in (100.0, 103.9):
-        world.turn()
-        assert world.broker.settled == []
-    world.now = 104.0
-    world.turn()
-    assert world.broker.settled == [("job-1", Settlement.ABANDON)]
-    assert world.out_of_hand == [("job-1", True)]
+def test_a_postponed_settlement_happens_after_its_delay(loop: ReceiverLoop) -> None:
+    loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=4.0)
+    for loop.now in (100.0, 103.9):
+        loop.turn()
+        assert loop.broker.settled == []
+    loop.now = 104.0
+    loop.turn()
+    assert loop.broker.settled == [("job-1", Settlement.ABANDON)]
+    assert loop.settled == [("job-1", True)]
 
 
-def test_a_message_that_waits_keeps_no_other_from_being_settled(world: World) -> None:
-    world.settle(world.received(), Settlement.ABANDON, delay_seconds=4.0)
-    world.settle(world.received(), Settlement.COMPLETE)
-    world.turn()
-    assert world.broker.settled == [("job-1", Settlement.COMPLETE)]
+def test_a_postponed_settlement_does_not_delay_others(loop: ReceiverLoop) -> None:
+    loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=4.0)
+    loop.settle(loop.received(), Settlement.COMPLETE)
+    loop.turn()
+    assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
-def test_who_leaves_gives_back_at_once_what_waits(world: World) -> None:
-    world.settle(world.received(), Settlement.ABANDON, delay_seconds=60.0)
-    world.turn()
-    world.settle(world.received(), Settlement.ABANDON, delay_seconds=60.0)
-    world.receiver.stop()
-    world.turn()
-    assert world.broker.settled == [("job-1", Settlement.ABANDON)] * 2
-    assert world.receiver.is_finished
+def test_a_stopped_receiver_settles_postponed_messages_at_once(loop: ReceiverLoop) -> None:
+    loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
+    loop.turn()
+    loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
+    loop.receiver.stop()
+    loop.turn()
+    assert loop.broker.settled == [("job-1", Settlement.ABANDON)] * 2
+    assert loop.receiver.is_finished
 
 
-def test_the_lock_of_a_message_that_waits_is_kept(world: World) -> None:
+def test_the_lock_of_a_postponed_message_is_renewed(loop: ReceiverLoop) -> None:
     renewals: list[float] = []
 
-    def renew(delivery: Delivery, timeout_seconds: float) -> float:
-        renewals.append(world.now)
+    def renew(delivery: LockedMessage, timeout_seconds: float) -> float:
+        renewals.append(loop.now)
         return 9.0
 
-    message = world.received()
-    lease = world.leases.hold(message, renew, 9.0, 1e6)
-    ending = Ending(message, lease, Settlement.ABANDON, delay_seconds=20.0)
-    world.receiver.settle(ending)
+    message = loop.received()
+    lock = loop.locks.hold(message, renew, 9.0, 1e6)
+    ending = SettleRequest(message, lock, Settlement.ABANDON, delay_seconds=20.0)
+    loop.receiver.settle(ending)
     for _ in range(22):
-        world.now += 1.0
-        world.leases.turn()
-        world.turn()
+        loop.now += 1.0
+        loop.locks.turn()
+        loop.turn()
     assert len(renewals) >= 6
     assert renewals[-1] <= 121.0
-    assert world.broker.settled == [("job-1", Settlement.ABANDON)]
+    assert loop.broker.settled == [("job-1", Settlement.ABANDON)]
 
 
-def test_a_lost_lock_is_never_settled(world: World) -> None:
-    def renew(delivery: Delivery, timeout_seconds: float) -> float:
+def test_a_message_with_a_lost_lock_is_not_settled(loop: ReceiverLoop) -> None:
+    def renew(delivery: LockedMessage, timeout_seconds: float) -> float:
         raise LockLost("gone")
 
-    message = world.received()
-    lease = world.leases.hold(message, renew, 9.0, 1e6)
-    world.now += 5.0
-    world.leases.turn()
-    world.receiver.settle(Ending(message, lease, Settlement.COMPLETE))
-    world.turn()
-    assert world.broker.settled == []
-    assert world.out_of_hand == [("job-1", False)]
+    message = loop.received()
+    lock = loop.locks.hold(message, renew, 9.0, 1e6)
+    loop.now += 5.0
+    loop.locks.turn()
+    loop.receiver.settle(SettleRequest(message, lock, Settlement.COMPLETE))
+    loop.turn()
+    assert loop.broker.settled == []
+    assert loop.settled == [("job-1", False)]
 
 
 @pytest.mark.parametrize("leave", [False, True])
-def test_takes_its_credit_back_when_it_receives_no_more(world: World, leave: bool) -> None:
-    world.turn()
-    assert world.credit == 1, "it may be sent a message between two calls"
+def test_credit_is_taken_back_when_receiving_stops(loop: ReceiverLoop, leave: bool) -> None:
+    loop.turn()
+    assert loop.credit == 1, "it may be sent a message between two calls"
     if leave:
-        world.receiver.stop()
-    world.has_room = False
-    world.turn()
-    world.turn()
-    assert world.credit == 0
-    assert world.broker.drains == 1
+        loop.receiver.stop()
+    loop.has_room = False
+    loop.turn()
+    loop.turn()
+    assert loop.credit == 0
+    assert loop.broker.drains == 1
 
 
-def test_no_credit_is_left_after_a_message(world: World) -> None:
-    world.received()
-    world.has_room = False
-    world.turn()
-    assert world.broker.drains == 0
+def test_no_credit_is_left_after_a_message(loop: ReceiverLoop) -> None:
+    loop.received()
+    loop.has_room = False
+    loop.turn()
+    assert loop.broker.drains == 0
 
 
-def test_is_dry_once_the_queue_has_nothing_to_give(world: World) -> None:
-    seen = [world.is_dry]
-    world.turn()
-    seen.append(world.is_dry)
-    world.received()
-    seen.append(world.is_dry)
-    world.turn()
-    seen.append(world.is_dry)
+def test_the_receiver_knows_whether_its_queue_is_empty(loop: ReceiverLoop) -> None:
+    seen = [loop.is_empty]
+    loop.turn()
+    seen.append(loop.is_empty)
+    loop.received()
+    seen.append(loop.is_empty)
+    loop.turn()
+    seen.append(loop.is_empty)
     assert seen == [False, True, False, True]
-    world.broker.fails_with = BrokerAway("no route")
-    world.turn()
-    assert not world.is_dry, "nobody can tell"
+    loop.broker.fails_with = BrokerAway("no route")
+    loop.turn()
+    assert not loop.is_empty, "nobody can tell"
 
 
-def test_what_could_not_be_settled_is_settled_on_the_next_link(world: World) -> None:
-    world.settle(world.received(), Settlement.COMPLETE)
-    world.broker.fails_with = BrokerAway("no route")
-    world.turn()
-    assert world.out_of_hand == []
-    world.broker.fails_with = None
-    world.turn()
-    assert world.broker.settled == [("job-1", Settlement.COMPLETE)]
+def test_a_failed_settlement_is_repeated_on_the_next_link(loop: ReceiverLoop) -> None:
+    loop.settle(loop.received(), Settlement.COMPLETE)
+    loop.broker.fails_with = BrokerAway("no route")
+    loop.turn()
+    assert loop.settled == []
+    loop.broker.fails_with = None
+    loop.turn()
+    assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
-def test_a_missing_queue_is_named_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    world.broker.fails_with = QueueMissing("there is no such queue")
-    # Else it would wait for half a minute before it looks again.
-    world.receiver.stop()
-    world.turn()
-    world.turn()
+def test_a_missing_queue_is_logged_once(
+    loop: ReceiverLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop.broker.fails_with = QueueMissing("there is no such queue")
+    # Otherwise it would wait for half a minute.
+    loop.receiver.stop()
+    loop.turn()
+    loop.turn()
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["queue does not answer, trying on: there is no such queue"]
-    assert not world.receiver.is_connected
+    assert said == ["queue does not answer, trying again: there is no such queue"]
+    assert not loop.receiver.is_connected
 
 
-def test_it_tells_whether_a_message_may_still_come_without_room() -> None:
-    world = World()
-    world.turn()
-    world.has_room = False
-    assert world.receiver.may_take, "the broker may push one on the credit that it has"
-    world.turn()
-    assert not world.receiver.may_take
+def test_a_message_may_arrive_on_credit_without_capacity() -> None:
+    loop = ReceiverLoop()
+    loop.turn()
+    loop.has_room = False
+    assert loop.receiver.may_receive, "the broker may push one on the credit that it has"
+    loop.turn()
+    assert not loop.receiver.may_receive
 
 
-def test_it_may_take_from_before_it_looks_for_room_until_the_message_is_in_hand() -> None:
-    world = World()
+def test_may_receive_is_true_from_the_capacity_check_until_the_message_is_held() -> None:
+    loop = ReceiverLoop()
     seen: list[bool] = []
-    world.broker.waiting = [delivery()]
+    loop.broker.waiting = [delivery()]
 
-    def look() -> bool:
-        seen.append(world.receiver.may_take)
-        return True
+    def look() -> int:
+        seen.append(loop.receiver.may_receive)
+        return 1
 
-    def accept(taken: Delivery) -> None:
-        seen.append(world.receiver.may_take)
+    def accept(taken: LockedMessage) -> None:
+        seen.append(loop.receiver.may_receive)
 
-    world.intake = Intake(look, accept, world.intake.settled)
-    world.turn()
+    loop.free_count, loop.accept = look, accept
+    loop.turn()
     assert seen == [True, True]
-    assert not world.receiver.may_take
+    assert not loop.receiver.may_receive

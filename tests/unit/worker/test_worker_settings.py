@@ -1,14 +1,17 @@
-"""Settings: defaults, refusals that name the variable, and no secret in sight."""
+"""Settings: defaults, errors that name the variable, and hidden secrets."""
 
 from pathlib import Path
 
 import pytest
 
 from worker.errors import SettingsError
-from worker.inference.threads import processors, torch_threads
-from worker.memory.settings import MemorySettings
-from worker.notices import Mode, NoticeSettings
-from worker.settings import Settings
+from worker.process import available_processors, torch_threads
+from worker.settings import (
+    MemorySettings,
+    ScheduledEventMode,
+    ScheduledEventSettings,
+    WorkerSettings,
+)
 
 LEAST = {
     "SERVICE_BUS": "Endpoint=sb://here;SharedAccessKeyName=k;SharedAccessKey=c2VjcmV0",
@@ -17,23 +20,25 @@ LEAST = {
 }
 
 
-def test_defaults() -> None:
-    settings = Settings.from_env(LEAST)
+def test_unset_settings_have_defaults() -> None:
+    settings = WorkerSettings.from_env(LEAST)
     assert settings.models == ()
     assert settings.health_host == "127.0.0.1"
     assert settings.health_port == 8081
     assert settings.drain_seconds == 30.0
-    assert settings.torch_threads == torch_threads(processors())
+    assert settings.torch_threads == torch_threads(available_processors())
     assert settings.log_level == "INFO"
     assert settings.catalogue.name == "models.toml"
     assert settings.log_format == "text"
     assert settings.weights_cache.parts[-2:] == ("loosely", "weights")
     assert settings.trace_exporters == ()
-    assert settings.notices == NoticeSettings(Mode.OFF, "http://169.254.169.254", "")
+    assert settings.scheduled_events == ScheduledEventSettings(
+        ScheduledEventMode.OFF, "http://169.254.169.254", ""
+    )
 
 
-def test_everything_set() -> None:
-    settings = Settings.from_env(
+def test_every_setting_is_read() -> None:
+    settings = WorkerSettings.from_env(
         {
             "SERVICE_BUS__fullyQualifiedNamespace": "ns.servicebus.windows.net",
             "PAYLOAD_STORAGE__blobServiceUri": "https://a.blob.core.windows.net",
@@ -61,14 +66,14 @@ def test_everything_set() -> None:
     assert settings.torch_threads == 4
     assert settings.log_format == "json"
     assert settings.trace_exporters == ("otlp", "console")
-    assert settings.notices == NoticeSettings(
-        Mode.ACKNOWLEDGE, "http://127.0.0.1:8000", "aks-gpu-1_0"
+    assert settings.scheduled_events == ScheduledEventSettings(
+        ScheduledEventMode.ACKNOWLEDGE, "http://127.0.0.1:8000", "aks-gpu-1_0"
     )
 
 
-def test_opentelemetry_can_be_switched_off_as_everywhere() -> None:
+def test_opentelemetry_can_be_disabled() -> None:
     switched_off = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}
-    assert Settings.from_env({**LEAST, **switched_off}).trace_exporters == ()
+    assert WorkerSettings.from_env({**LEAST, **switched_off}).trace_exporters == ()
 
 
 @pytest.mark.parametrize(
@@ -94,17 +99,17 @@ def test_opentelemetry_can_be_switched_off_as_everywhere() -> None:
         ("WORKER_METADATA_URL", "http://host:²"),
     ],
 )
-def test_a_wrong_value_is_refused_by_name(name: str, value: str) -> None:
+def test_a_wrong_setting_is_named(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
-        Settings.from_env({**LEAST, name: value})
+        WorkerSettings.from_env({**LEAST, name: value})
 
 
-def test_no_secret_in_the_repr() -> None:
-    assert "c2VjcmV0" not in repr(Settings.from_env(LEAST))
+def test_the_repr_of_settings_has_no_secrets() -> None:
+    assert "c2VjcmV0" not in repr(WorkerSettings.from_env(LEAST))
 
 
-def test_memory() -> None:
-    memory = Settings.from_env(LEAST).memory
+def test_memory_settings_are_read() -> None:
+    memory = WorkerSettings.from_env(LEAST).memory
     assert memory.budget_bytes is None
     assert memory.is_admitting
     assert memory.turn_seconds == 5.0
@@ -116,11 +121,11 @@ def test_memory() -> None:
         "WORKER_TURN_SECONDS": "0.5",
         "WORKER_CARD_SHARES": "2",
     }
-    memory = Settings.from_env(LEAST | told).memory
+    memory = WorkerSettings.from_env(LEAST | told).memory
     assert memory == MemorySettings(8 << 30, Path("/run/loosely"), False, 0.5, 2)
 
 
 @pytest.mark.parametrize("text", ["8", "8GB", "0GiB", "-1GiB", "1.5GiB", "GiB", "8 GiB", "²GiB"])
 def test_a_size_has_a_unit(text: str) -> None:
     with pytest.raises(SettingsError, match=r"WORKER_DEVICE_MEMORY: expected a size such as 8GiB"):
-        Settings.from_env(LEAST | {"WORKER_DEVICE_MEMORY": text})
+        WorkerSettings.from_env(LEAST | {"WORKER_DEVICE_MEMORY": text})

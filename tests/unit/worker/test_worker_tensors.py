@@ -1,4 +1,4 @@
-"""Arrays, text and JSON from strangers."""
+"""Decoding of arrays, text and JSON."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from contract import media
 from worker.errors import InvalidInput
-from worker.inputs import tensors, texts
+from worker.inputs import tensors, text
 
 pytestmark = pytest.mark.torch  # NumPy comes with it
 
@@ -26,7 +26,7 @@ def npy(array: Any, version: tuple[int, int] = (1, 0), **options: Any) -> bytes:
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2", "i1", "<i8", "u1", "?"])
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
-def test_a_file_keeps_shape_and_type(dtype: str, version: tuple[int, int]) -> None:
+def test_an_npy_file_keeps_shape_and_type(dtype: str, version: tuple[int, int]) -> None:
     array = (np.arange(24).reshape(2, 3, 4) % 2).astype(dtype)
     for laid_out in (np.ascontiguousarray(array), np.asfortranarray(array)):
         found = tensors.decode(npy(laid_out, version), media.NPY)
@@ -37,11 +37,11 @@ def test_a_file_keeps_shape_and_type(dtype: str, version: tuple[int, int]) -> No
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (5,), (1,) * 8, (3, 0, 2)])
-def test_every_shape_survives(shape: tuple[int, ...]) -> None:
+def test_every_shape_is_read(shape: tuple[int, ...]) -> None:
     assert tensors.decode(npy(np.zeros(shape, np.float32)), media.NPY).shape == shape
 
 
-def test_json_is_lists_or_an_object_of_lists() -> None:
+def test_json_lists_and_objects_of_lists_are_arrays() -> None:
     one = tensors.decode(b"[[1, 2.5], [true, -3]]", media.JSON)
     assert (one.dtype, one.shape) == (np.float32, (2, 2))
     several = tensors.decode(b'{"a": [1], "b": [[2, 3]]}', media.JSON)
@@ -70,9 +70,9 @@ OUT = (media.NPY, "out of range")
         ),
         (EMPTY.replace(b"(0, 1), }", f"(0, {'9' * 15}, {'9' * 15}), }}".encode()), *OUT),
         (PLAIN.replace(b"\x93NUMPY\1", b"\x93NUMPY\4"), media.NPY, "not a NumPy array file"),
-        (npy(np.array(["a"])), media.NPY, "not one of numbers"),
-        (npy(np.array([1], "M8[s]")), media.NPY, "not one of numbers"),
-        (npy(np.array([{}], object), allow_pickle=True), media.NPY, "not one of numbers"),
+        (npy(np.array(["a"])), media.NPY, "not numbers"),
+        (npy(np.array([1], "M8[s]")), media.NPY, "not numbers"),
+        (npy(np.array([{}], object), allow_pickle=True), media.NPY, "not numbers"),
         (npy(np.zeros((1,) * 9)), media.NPY, "header cannot be read"),
         (b"[[1], [2, 3]]", media.JSON, "nested evenly"),
         (b'["1"]', media.JSON, "expected numbers"),
@@ -87,9 +87,7 @@ OUT = (media.NPY, "out of range")
         (b"\xff", media.JSON, "not UTF-8"),
     ],
 )
-def test_what_is_no_array_is_refused_with_a_sentence(
-    data: bytes, media_type: str, said: str
-) -> None:
+def test_an_invalid_array_is_refused_with_a_reason(data: bytes, media_type: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         tensors.decode(data, media_type)
 
@@ -105,14 +103,14 @@ def test_nothing_else_is_ever_raised(data: st.DataObject) -> None:
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(), st.lists))
-def test_json_of_any_kind_is_an_array_or_refused(value: object) -> None:
+def test_any_json_is_an_array_or_refused(value: object) -> None:
     with contextlib.suppress(InvalidInput):
         found = tensors.decode(json.dumps(value).encode(), media.JSON)
         assert np.isfinite(found).all()
         assert math.prod(found.shape) == found.size
 
 
-def test_text_is_utf_8_without_its_mark() -> None:
-    assert texts.decode("\ufeffGrüße".encode()) == "Grüße"
+def test_text_is_utf_8_without_a_byte_order_mark() -> None:
+    assert text.decode("\ufeffGrüße".encode()) == "Grüße"
     with pytest.raises(InvalidInput, match="not UTF-8: see byte 2"):
-        texts.decode(b"ab\xe4")
+        text.decode(b"ab\xe4")

@@ -1,4 +1,4 @@
-"""torchvision's networks as models: seeded weights, real pictures, and what comes out."""
+"""The torchvision models, with seeded weights and real images."""
 
 import io
 from dataclasses import replace
@@ -13,8 +13,8 @@ from torchvision import models
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson
 from worker.errors import ModelUnfit, WeightsUnfit
-from worker.inference.runner import Runner
-from worker.memory.meter import metering
+from worker.inference.loaded_model import LoadedModel
+from worker.memory.simulated_device import metering
 from worker.models.published import build, recipe
 from worker.models.torchvision_segmenter import palette
 from worker.weights.weights import Weights
@@ -33,15 +33,15 @@ def small() -> bytes:
     return file.getvalue()
 
 
-def load(folder: Path, kind: str, network: Any, sha256: str = "", **options: Any) -> Runner:
-    """The model of this kind with a network's own weights, which are the same each time."""
+def load(folder: Path, kind: str, network: Any, sha256: str = "", **options: Any) -> LoadedModel:
+    """Return a model of this kind with seeded weights."""
     path = folder / "weights.pth"
     torch.save(network.state_dict(), path)
     implementation = f"worker.models.torchvision_{kind}"
     model = replace(PICTURES, implementation=implementation, options=options)
     if kind == "segmenter":
         model = replace(model, result_media_type="image/png")
-    return Runner.load(model, torch_threads=1, weights=Weights(path, sha256))
+    return LoadedModel.load(model, torch_thread_count=1, weights=Weights(path, sha256))
 
 
 def seeded(kind: Any, architecture: str, **options: Any) -> Any:
@@ -49,20 +49,20 @@ def seeded(kind: Any, architecture: str, **options: Any) -> Any:
     return build(kind, architecture, **options)
 
 
-def answers(runner: Runner, *pictures: bytes) -> list[InlineJson | InlineBytes]:
+def answers(loaded: LoadedModel, *pictures: bytes) -> list[InlineJson | InlineBytes]:
     types = {b"\xff\xd8": "image/jpeg", b"\x89P": "image/png"}
-    batch = [runner.prepare(data, types[data[:2]]) for data in pictures]
-    return [runner.finish(output) for output in runner.run(batch)]
+    batch = [loaded.prepare(data, types[data[:2]]) for data in pictures]
+    return [loaded.finish(output) for output in loaded.run(batch)]
 
 
-def test_a_classifier_gives_the_best_of_its_labels(tmp_path: Path) -> None:
-    runner = load(
+def test_a_classifier_returns_its_best_labels(tmp_path: Path) -> None:
+    loaded = load(
         tmp_path,
         "classifier",
         seeded(models, "shufflenet_v2_x0_5"),
         architecture="shufflenet_v2_x0_5",
     )
-    one, two = answers(runner, CHELSEA, CHELSEA)
+    one, two = answers(loaded, CHELSEA, CHELSEA)
     assert one == two
     assert isinstance(one, InlineJson)
     labels = one.value["labels"]
@@ -72,10 +72,10 @@ def test_a_classifier_gives_the_best_of_its_labels(tmp_path: Path) -> None:
     scores = [label["score"] for label in labels]
     assert scores == sorted(scores, reverse=True)
     assert 0 < sum(scores) <= 1.000001
-    assert runner.run([runner.sample()])
+    assert loaded.run([loaded.sample()])
 
 
-def test_a_classifier_of_ones_own_has_labels_of_its_own(tmp_path: Path) -> None:
+def test_a_classifier_with_own_weights_has_own_labels(tmp_path: Path) -> None:
     network = seeded(models, "squeezenet1_1", num_classes=2)
     options = {"architecture": "squeezenet1_1", "labels": "cat, dog"}
     (answer,) = answers(load(tmp_path, "classifier", network, **options), CHELSEA)
@@ -83,14 +83,14 @@ def test_a_classifier_of_ones_own_has_labels_of_its_own(tmp_path: Path) -> None:
     assert {label["label"] for label in answer.value["labels"]} == {"cat", "dog"}
 
 
-def test_published_weights_come_with_their_own_transforms() -> None:
+def test_published_weights_have_their_own_transforms() -> None:
     weights = models.MobileNet_V2_Weights
     assert recipe("mobilenet_v2", MOBILENET_SHA256) is weights.IMAGENET1K_V1
     assert recipe("mobilenet_v2", "ab" * 32) is weights.DEFAULT is weights.IMAGENET1K_V2
 
 
-def test_an_unknown_architecture_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ModelUnfit, match=r"'resnet5' is none of torchvision.models; .*resnet50"):
+def test_an_unknown_architecture_is_refused_with_similar_names() -> None:
+    with pytest.raises(ModelUnfit, match=r"'resnet5' is not in torchvision.models; .*resnet50"):
         build(models, "resnet5")
     with pytest.raises(ModelUnfit, match="ssdlite320"):
         build(models.detection, "ssdlite")
@@ -103,14 +103,14 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def detector(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+def detector(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     architecture = "ssdlite320_mobilenet_v3_large"
     network = seeded(models.detection, architecture, weights_backbone=None)
     folder = tmp_path_factory.mktemp("detector")
     return load(folder, "detector", network, architecture=architecture, min_score=0.01)
 
 
-def test_a_detector_gives_boxes_within_the_picture(detector: Runner) -> None:
+def test_a_detector_returns_boxes_inside_the_image(detector: LoadedModel) -> None:
     together = answers(detector, CHELSEA, small())
     alone = [answers(detector, data)[0] for data in (CHELSEA, small())]
     for answer, single, size in zip(together, alone, [(384, 255), (60, 90)], strict=True):
@@ -130,28 +130,28 @@ def test_a_detector_gives_boxes_within_the_picture(detector: Runner) -> None:
             assert found["label"]
 
 
-def test_no_batch_takes_more_memory_than_as_many_samples(tmp_path: Path) -> None:
+def test_a_batch_takes_at_most_the_memory_of_as_many_samples(tmp_path: Path) -> None:
     architecture = "fasterrcnn_mobilenet_v3_large_320_fpn"
     network = seeded(models.detection, architecture, weights_backbone=None)
-    runner = load(tmp_path, "detector", network, architecture=architecture)
+    loaded = load(tmp_path, "detector", network, architecture=architecture)
 
     def prepared(width: int, height: int) -> Any:
         file = io.BytesIO()
         Image.new("RGB", (width, height), "white").save(file, "PNG")
-        return runner.prepare(file.getvalue(), "image/png")
+        return loaded.prepare(file.getvalue(), "image/png")
 
     def peak_bytes(items: list[Any]) -> int:
         with metering(lambda _: None) as peak:
-            runner.run(items)
+            loaded.run(items)
             return peak()
 
-    limit_bytes = peak_bytes([runner.sample()] * 2)
+    limit_bytes = peak_bytes([loaded.sample()] * 2)
     for shape in ((1600, 900), (1200, 900), (500, 500), (2000, 500)):
         assert peak_bytes([prepared(*shape)] * 2) <= limit_bytes
     assert peak_bytes([prepared(1600, 900), prepared(900, 1600)]) <= limit_bytes
 
 
-def test_a_large_picture_is_made_smaller_before_it_costs_memory(detector: Runner) -> None:
+def test_a_large_image_is_scaled_down_before_inference(detector: LoadedModel) -> None:
     file = io.BytesIO()
     Image.new("RGB", (4000, 20), "white").save(file, "PNG")
     item = detector.prepare(file.getvalue(), "image/png")
@@ -162,11 +162,13 @@ def test_a_large_picture_is_made_smaller_before_it_costs_memory(detector: Runner
 
 
 @pytest.mark.parametrize("auxiliary", [{}, {"aux_loss": True}])
-def test_a_segmenter_gives_a_picture_of_classes(tmp_path: Path, auxiliary: dict[str, bool]) -> None:
+def test_a_segmenter_returns_an_image_of_classes(
+    tmp_path: Path, auxiliary: dict[str, bool]
+) -> None:
     architecture = "deeplabv3_mobilenet_v3_large" if auxiliary else "lraspp_mobilenet_v3_large"
     network = seeded(models.segmentation, architecture, weights_backbone=None, **auxiliary)
-    runner = load(tmp_path, "segmenter", network, architecture=architecture)
-    masks = answers(runner, CHELSEA, small(), CHELSEA)
+    loaded = load(tmp_path, "segmenter", network, architecture=architecture)
+    masks = answers(loaded, CHELSEA, small(), CHELSEA)
     assert masks[0] == masks[2] != masks[1]
     for mask, size in zip(masks, [(384, 255), (60, 90), (384, 255)], strict=True):
         assert isinstance(mask, InlineBytes)

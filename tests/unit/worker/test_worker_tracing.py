@@ -1,4 +1,4 @@
-"""The spans of a job, as an exporter gets them."""
+"""The exported spans of a job."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,9 +13,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from worker.errors import SettingsError
-from worker.messages.servicebus import Delivery
-from worker.observed.exporting import flush, tracer_provider
-from worker.observed.tracing import JobSpan, Tracing
+from worker.servicebus.link import LockedMessage
+from worker.telemetry.recording import JobSpan, JobTracing
+from worker.telemetry.setup import flush, tracer_provider
 
 TRACE_ID, SPAN_ID = "ab" * 16, "cd" * 8
 SAMPLED = f"00-{TRACE_ID}-{SPAN_ID}-01"
@@ -23,13 +23,13 @@ ENQUEUED_AT = datetime(2026, 1, 1, 12, 0, 0, 900_000, tzinfo=UTC)
 
 
 class Exported:
-    """A worker's tracing, and what came of it."""
+    """A worker's tracing, and the exported spans."""
 
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
         self.provider = TracerProvider()
         self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.tracing = Tracing(self.provider)
+        self.tracing = JobTracing(self.provider)
 
     def job(self, job_id: str = "job-1", traceparent: str = SAMPLED) -> JobSpan:
         return self.tracing.job("classifier", "images", job_id, delivery(traceparent))
@@ -52,9 +52,9 @@ def exported() -> Iterator[Exported]:
     exported.provider.shutdown()
 
 
-def delivery(traceparent: str) -> Delivery:
+def delivery(traceparent: str) -> LockedMessage:
     properties = {"traceparent": traceparent, "tracestate": "a=b"} if traceparent else {}
-    return Delivery(b"", 1, ENQUEUED_AT, None, properties, "job-1", cast(Any, None))
+    return LockedMessage(b"", 1, ENQUEUED_AT, None, properties, "job-1", cast(Any, None))
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def linked(span: ReadableSpan) -> list[int]:
     return [link.context.span_id for link in span.links]
 
 
-def test_a_job_is_in_its_requests_trace_and_linked_to_it(exported: Exported) -> None:
+def test_a_job_span_is_in_the_trace_of_its_request_and_linked_to_it(exported: Exported) -> None:
     job = exported.job()
     job.end("succeeded", {"loosely.batch_size": 2})
     span = exported.one("process images")
@@ -97,7 +97,7 @@ def test_a_job_is_in_its_requests_trace_and_linked_to_it(exported: Exported) -> 
     }
 
 
-def test_steps_are_its_children(exported: Exported) -> None:
+def test_step_spans_are_children_of_the_job_span(exported: Exported) -> None:
     job = exported.job()
     with job.step("prepare"):
         assert SPAN_ID not in exported.tracing.headers()["traceparent"]
@@ -113,7 +113,7 @@ def test_steps_are_its_children(exported: Exported) -> None:
     assert exported.tracing.headers() == {}
 
 
-def test_a_batch_is_in_each_jobs_trace_and_tied_together(exported: Exported) -> None:
+def test_a_batch_has_linked_spans_in_the_traces_of_its_jobs(exported: Exported) -> None:
     traces = [f"00-{number * 32}-{SPAN_ID}-01" for number in "123"]
     jobs = [exported.job(f"job-{trace[3]}", trace) for trace in traces]
     with exported.tracing.batch("classifier", jobs):
@@ -132,7 +132,7 @@ def test_a_batch_is_in_each_jobs_trace_and_tied_together(exported: Exported) -> 
     assert abs(second.start_time - first.start_time) < 1e9
 
 
-def test_a_batch_that_raises_says_so(exported: Exported) -> None:
+def test_a_failed_batch_span_has_the_error(exported: Exported) -> None:
     def failing() -> None:
         with exported.tracing.batch("classifier", [exported.job()]):
             raise ZeroDivisionError
@@ -146,7 +146,9 @@ def test_a_batch_that_raises_says_so(exported: Exported) -> None:
     ("outcome", "failed"),
     [("inference-failed", True), ("expired", True), ("handed-back", False), ("cancelled", False)],
 )
-def test_only_failures_are_errors(exported: Exported, outcome: str, failed: bool) -> None:
+def test_only_failures_have_the_error_status(
+    exported: Exported, outcome: str, failed: bool
+) -> None:
     exported.job().end(outcome, {})
     span = exported.one("process images")
     assert (span.status.status_code is StatusCode.ERROR) is failed
@@ -154,7 +156,7 @@ def test_only_failures_are_errors(exported: Exported, outcome: str, failed: bool
 
 
 @pytest.mark.parametrize("traceparent", ["", "nonsense", "00-0-0-00"])
-def test_a_message_without_a_trace_begins_one(exported: Exported, traceparent: str) -> None:
+def test_a_message_without_a_trace_starts_one(exported: Exported, traceparent: str) -> None:
     job = exported.job(traceparent=traceparent)
     job.end("succeeded", {})
     span = exported.one("process images")
@@ -163,7 +165,7 @@ def test_a_message_without_a_trace_begins_one(exported: Exported, traceparent: s
     assert len(job.trace_id) == 32
 
 
-def test_a_trace_that_is_not_sampled_stays_so(exported: Exported) -> None:
+def test_an_unsampled_trace_stays_unsampled(exported: Exported) -> None:
     job = exported.job(traceparent=SAMPLED[:-1] + "0")
     with job.step("prepare"), exported.tracing.batch("classifier", [job]):
         pass
@@ -173,7 +175,7 @@ def test_a_trace_that_is_not_sampled_stays_so(exported: Exported) -> None:
 
 
 def test_without_a_provider_there_are_no_spans() -> None:
-    tracing = Tracing()
+    tracing = JobTracing()
     job = tracing.job("classifier", "images", "job-1", delivery(SAMPLED))
     with job.step("prepare"), tracing.batch("classifier", [job]):
         assert tracing.headers() == {}
@@ -181,11 +183,11 @@ def test_without_a_provider_there_are_no_spans() -> None:
     assert job.trace_id == TRACE_ID
 
 
-def test_exporters_are_found_by_their_names() -> None:
+def test_exporters_are_found_by_name() -> None:
     provider = tracer_provider(["console"])
     assert provider is not None
     assert provider.resource.attributes["service.name"] == "loosely-worker"
-    with Tracing(provider).job("noop", "quick", "job-1", delivery(SAMPLED)).step("prepare"):
+    with JobTracing(provider).job("noop", "quick", "job-1", delivery(SAMPLED)).step("prepare"):
         assert trace.get_current_span().is_recording()
     flush(provider)
 

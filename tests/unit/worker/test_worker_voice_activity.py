@@ -1,4 +1,4 @@
-"""Voice activity: the network that is built here, on trained weights and real speech."""
+"""Voice activity: the network with its trained weights, on real speech."""
 
 import importlib.util
 import struct
@@ -12,12 +12,10 @@ from safetensors.torch import save_file
 
 from contract.catalogue import Catalogue
 from worker.errors import InvalidInput
-from worker.inference.loading import Loader
-from worker.inference.runner import Runner
+from worker.inference.loaded_model import LoadedModel, ModelLoader
 from worker.inputs.audio import Audio, decode
 from worker.models.voice_activity import Infer, resampled, spoken
-from worker.weights.library import Library
-from worker.weights.source import AzureBlobReader
+from worker.weights.store import AzureBlobReader, WeightsStore
 from worker.weights.weights import Weights
 
 pytestmark = pytest.mark.torch
@@ -28,10 +26,10 @@ RATE = 16_000
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     blobs = AzureBlobReader(None)  # type: ignore[arg-type]  # the weights are a package's
-    library = Library(tmp_path_factory.mktemp("cache"), blobs)
-    return Loader(library, torch_threads=1).load(MODEL)
+    library = WeightsStore(tmp_path_factory.mktemp("cache"), blobs)
+    return ModelLoader(library, torch_thread_count=1).load(MODEL)
 
 
 def wav(samples: Any, rate: int = RATE) -> bytes:
@@ -41,13 +39,13 @@ def wav(samples: Any, rate: int = RATE) -> bytes:
     return b"RIFF" + struct.pack("<I", len(parts)) + parts
 
 
-def heard(runner: Runner, *recordings: bytes) -> list[dict[str, Any]]:
-    outputs = runner.run([runner.prepare(data, "audio/wav") for data in recordings])
-    return [runner.finish(output).value for output in outputs]  # type: ignore[union-attr]  # JSON
+def heard(loaded: LoadedModel, *recordings: bytes) -> list[dict[str, Any]]:
+    outputs = loaded.run([loaded.prepare(data, "audio/wav") for data in recordings])
+    return [loaded.finish(output).value for output in outputs]  # type: ignore[union-attr]  # JSON
 
 
-def test_speech_is_found_where_it_is(runner: Runner) -> None:
-    (found,) = heard(runner, SPEECH)
+def test_segments_of_speech_are_found(loaded: LoadedModel) -> None:
+    (found,) = heard(loaded, SPEECH)
     assert found["duration_seconds"] == pytest.approx(0.906, abs=1e-3)
     (segment,) = found["speech"]
     assert segment["start_seconds"] == pytest.approx(0.16, abs=0.05)
@@ -55,19 +53,19 @@ def test_speech_is_found_where_it_is(runner: Runner) -> None:
     assert segment["score"] > 0.7
 
 
-def test_silence_noise_and_tones_are_no_speech(runner: Runner) -> None:
+def test_silence_noise_and_tones_are_not_speech(loaded: LoadedModel) -> None:
     noise = np.random.default_rng(7).normal(0, 0.05, 2 * RATE)
     tone = np.sin(np.arange(2 * RATE) * 2 * np.pi * 440 / RATE) * 0.3
-    for found in heard(runner, wav(np.zeros(2 * RATE)), wav(noise), wav(tone)):
+    for found in heard(loaded, wav(np.zeros(2 * RATE)), wav(noise), wav(tone)):
         assert found == {"speech": [], "duration_seconds": 2.0}
 
 
-def test_a_batch_says_what_each_says_alone(runner: Runner) -> None:
+def test_a_batch_has_the_same_scores_as_single_recordings(loaded: LoadedModel) -> None:
     speech = resampled(decode(SPEECH).samples, 8000)
     later = wav(np.concatenate([np.zeros(RATE), speech, np.zeros(RATE), speech]))
     recordings = [SPEECH, later, wav(np.zeros(100))]
-    together = heard(runner, *recordings)
-    alone = [heard(runner, recording)[0] for recording in recordings]
+    together = heard(loaded, *recordings)
+    alone = [heard(loaded, recording)[0] for recording in recordings]
     assert [len(found["speech"]) for found in together] == [1, 2, 0]
     for one, other in zip(together, alone, strict=True):
         assert one["duration_seconds"] == other["duration_seconds"]
@@ -76,9 +74,9 @@ def test_a_batch_says_what_each_says_alone(runner: Runner) -> None:
     assert starts == pytest.approx([1.16, 3.07], abs=0.1)
 
 
-@pytest.mark.filterwarnings("ignore")  # TorchScript is going out of use
-def test_the_network_computes_what_the_published_program_does(tmp_path: Path) -> None:
-    # The package's TorchScript has weights of its own: given these, each step must come out alike.
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
+def test_the_network_matches_the_published_program(tmp_path: Path) -> None:
+    # The package's TorchScript program with the same weights must give the same scores.
     found = importlib.util.find_spec("silero_vad")
     assert found is not None
     folder = Path((found.submodule_search_locations or [""])[0])
@@ -107,7 +105,7 @@ def test_the_network_computes_what_the_published_program_does(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("rate", [4_000, 8_000, 11_025, 44_100, 48_000, 44_101])
-def test_resampling_keeps_the_sound(rate: int) -> None:
+def test_resampling_preserves_the_sound(rate: int) -> None:
     def tone(at: int) -> Any:
         return np.sin(np.arange(at) * 2 * np.pi * 440 / at).astype(np.float32)
 
@@ -115,9 +113,9 @@ def test_resampling_keeps_the_sound(rate: int) -> None:
     assert len(resampled(tone(rate)[:1], rate)) >= 1
 
 
-def test_a_recording_that_is_too_long_is_refused(runner: Runner) -> None:
-    with pytest.raises(InvalidInput, match="lasts 601 s; at most 600 are taken"):
-        runner.prepare(wav(np.zeros(601 * 4_000), 4_000), "audio/x-wav")
+def test_a_recording_that_is_too_long_is_refused(loaded: LoadedModel) -> None:
+    with pytest.raises(InvalidInput, match="lasts 601 s; 600 s are allowed"):
+        loaded.prepare(wav(np.zeros(601 * 4_000), 4_000), "audio/x-wav")
 
 
 def steps(*parts: tuple[float, int]) -> list[float]:
@@ -138,7 +136,7 @@ def steps(*parts: tuple[float, int]) -> list[float]:
         (steps((0.9, 9), (0.1, 4), (0.9, 9)), [(0.0, 0.318), (0.386, 0.704)]),
     ],
 )
-def test_segments(scores: list[float], segments: list[tuple[float, float]]) -> None:
+def test_scores_become_segments(scores: list[float], segments: list[tuple[float, float]]) -> None:
     found = list(spoken(scores, len(scores) * 0.032, 0.5))
     expected = [pytest.approx(segment, abs=1e-3) for segment in segments]
     assert [(start, end) for start, end, _ in found] == expected

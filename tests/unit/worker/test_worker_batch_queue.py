@@ -1,0 +1,164 @@
+"""Batches are never too large or too late, and no item is lost or reordered."""
+
+import threading
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.pipeline.infer import Batcher, BatchQueue
+
+
+def test_a_batch_waits_for_more_items_up_to_the_limit() -> None:
+    batcher = Batcher[str](max_batch_size=4, max_wait_seconds=0.005)
+    batcher.add("a", now=10.0)
+    batcher.add("b", now=10.003)
+
+    assert batcher.take(now=10.004) == []
+    assert batcher.take(now=10.005) == ["a", "b"]
+
+
+def test_a_full_batch_does_not_wait() -> None:
+    batcher = Batcher[int](max_batch_size=2, max_wait_seconds=60.0)
+    for item in range(3):
+        batcher.add(item, now=0.0)
+
+    assert batcher.take(now=0.0) == [0, 1]
+    assert batcher.take(now=0.0) == []
+    assert batcher.wait_seconds(now=20.0) == 40.0
+
+
+def test_a_batch_does_not_wait_if_its_oldest_item_has_waited() -> None:
+    batcher = Batcher[str](max_batch_size=8, max_wait_seconds=0.005)
+    batcher.add("came while the device was busy", now=1.0)
+
+    assert batcher.take(now=1.2) == ["came while the device was busy"]
+
+
+@given(
+    max_batch_size=st.integers(1, 5),
+    max_wait_seconds=st.floats(0, 2),
+    steps=st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=40),
+)
+def test_batches_keep_order_size_and_wait_limits(
+    max_batch_size: int, max_wait_seconds: float, steps: list[tuple[float, bool]]
+) -> None:
+    batcher = Batcher[int](max_batch_size, max_wait_seconds)
+    now, added, taken = 0.0, 0, list[int]()
+    arrivals: list[float] = []
+    for elapsed, is_arrival in steps:
+        now += elapsed
+        if is_arrival:
+            batcher.add(added, now)
+            arrivals.append(now)
+            added += 1
+            continue
+        waiting = [now - at for at in arrivals[len(taken) :]]
+        batch = batcher.take(now)
+        assert len(batch) <= max_batch_size
+        if not batch and waiting:
+            assert len(waiting) < max_batch_size
+            assert now < arrivals[len(taken)] + max_wait_seconds
+        taken += batch
+        wait_seconds = batcher.wait_seconds(now)
+        assert (wait_seconds is None) == (len(batcher) == 0)
+
+    assert taken + batcher.clear() == list(range(added))
+
+
+def test_a_batch_that_reaches_its_cost_does_not_wait() -> None:
+    batcher = Batcher[str](max_batch_size=8, max_wait_seconds=60, max_cost=10)
+    for item, cost in (("a", 4.0), ("b", 5.0), ("c", 2.0), ("d", 1.0)):
+        batcher.add(item, 0.0, cost)
+
+    assert batcher.take(0.0) == ["a", "b"], "c does not fit, and d does not overtake it"
+    assert batcher.take(0.0) == []
+    batcher.max_cost = 3
+    assert batcher.take(0.0) == ["c", "d"]
+
+
+def test_a_single_item_runs_whatever_it_costs() -> None:
+    batcher = Batcher[str](max_batch_size=8, max_wait_seconds=60, max_cost=10)
+    batcher.add("huge", 0.0, 50.0)
+    batcher.add("small", 0.0, 1.0)
+
+    assert batcher.take(0.0) == ["huge"]
+
+
+def test_low_priority_items_run_last() -> None:
+    batcher = Batcher[str](max_batch_size=3, max_wait_seconds=1)
+    for item, is_low in (("l1", True), ("l2", True), ("n1", False), ("n2", False)):
+        batcher.add(item, 0.0, is_low=is_low)
+
+    assert batcher.take(0.0) == ["n1", "n2", "l1"]
+    assert batcher.wait_seconds(0.5) == 0.5, "the oldest decides, though it is a low one"
+    assert batcher.clear() == ["l2"]
+
+
+@given(
+    max_batch_size=st.integers(1, 5),
+    max_cost=st.floats(0.5, 20),
+    items=st.lists(st.tuples(st.floats(0, 15), st.booleans()), min_size=1, max_size=30),
+)
+def test_batches_keep_cost_limits_and_the_order_within_a_priority(
+    max_batch_size: int, max_cost: float, items: list[tuple[float, bool]]
+) -> None:
+    batcher = Batcher[int](max_batch_size, 1.0, max_cost)
+    for number, (cost, is_low) in enumerate(items):
+        batcher.add(number, 0.0, cost, is_low=is_low)
+    taken: list[int] = []
+    while batch := batcher.take(now=2.0):
+        assert len(batch) <= max_batch_size
+        assert len(batch) == 1 or sum(items[number][0] for number in batch) <= max_cost
+        taken += batch
+        if len(batcher):
+            following = (batcher.clear() or [0])[0]
+            whole = [*batch, following]
+            full = len(whole) > max_batch_size
+            assert full or sum(items[number][0] for number in whole) >= max_cost
+            rest = [n for n in _in_order(items) if n not in taken]
+            for number in rest:
+                batcher.add(number, 0.0, items[number][0], is_low=items[number][1])
+    assert taken == _in_order(items)
+
+
+def _in_order(items: list[tuple[float, bool]]) -> list[int]:
+    return sorted(range(len(items)), key=lambda number: (items[number][1], number))
+
+
+def test_a_paused_queue_refuses_items_until_resumed() -> None:
+    queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
+    assert queue.put("early")
+    queue.pause()
+    assert queue.clear() == ["early"]
+    assert queue.take() == []
+    assert not queue.put("late")
+    queue.resume()
+    assert queue.put("one")
+    assert queue.put("two")
+    assert queue.take() == ["one", "two"]
+
+
+def test_a_closed_queue_returns_its_items_and_ends_the_wait() -> None:
+    queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
+    assert queue.put("one")
+    taken: list[list[str]] = []
+    taker = threading.Thread(target=lambda: taken.append(queue.take()))
+    taker.start()
+
+    queue.close()
+    assert queue.clear() == ["one"]
+    taker.join(5)
+    assert taken == [[]]
+    assert not queue.put("two")
+
+
+def test_a_new_item_wakes_the_device_thread() -> None:
+    queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
+    taken: list[list[str]] = []
+    taker = threading.Thread(target=lambda: taken.append(queue.take()))
+    taker.start()
+    queue.put("one")
+    queue.put("two")
+    taker.join(5)
+
+    assert taken == [["one", "two"]]

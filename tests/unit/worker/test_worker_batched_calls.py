@@ -1,0 +1,190 @@
+"""Batched calls: gathered sends, ranges, and a receiver that handles several messages."""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain, pairwise
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.errors import LockLost, Settlement
+from worker.servicebus.batched_settlement import ranges
+from worker.servicebus.link import LockedMessage
+from worker.servicebus.locks import LockRenewer
+from worker.servicebus.receiver import Receiver, Settled, SettleRequest
+from worker.servicebus.sender import CallGatherer
+from worker.telemetry.recording import ServiceStatus
+
+SECONDS = 10
+
+
+class Post:
+    """A call that a test lets end; it raises for the items in `fails`."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.calls: list[list[str]] = []
+        self.fails = fails
+        self.running = threading.Event()
+        self.may_end = threading.Event()
+
+    def __call__(self, things: Sequence[str]) -> None:
+        self.calls.append(list(things))
+        self.running.set()
+        assert self.may_end.wait(SECONDS)
+        if self.fails in things:
+            raise ConnectionError(self.fails)
+
+
+def test_items_that_arrive_during_a_call_share_the_next_call() -> None:
+    post = Post()
+    gathering = CallGatherer(post, limit=3)
+    with ThreadPoolExecutor(8) as threads:
+        first = threads.submit(gathering, "first")
+        assert post.running.wait(SECONDS)
+        others = [threads.submit(gathering, f"other {number}") for number in range(5)]
+        while gathering.waiting_count < 5:
+            first.done()
+        post.may_end.set()
+        for future in (first, *others):
+            future.result(SECONDS)
+    assert [len(call) for call in post.calls] == [1, 3, 2]
+    assert sorted(chain.from_iterable(post.calls)) == [
+        "first",
+        *(f"other {number}" for number in range(5)),
+    ]
+
+
+def test_a_failed_call_raises_for_its_own_items_only() -> None:
+    post = Post(fails="bad")
+    post.may_end.set()
+    gathering = CallGatherer(post, limit=8)
+    with pytest.raises(ConnectionError):
+        gathering("bad")
+    gathering("good")
+    assert post.calls == [["bad"], ["good"]]
+
+
+@given(st.sets(st.integers(0, 60)))
+def test_ranges_hold_all_numbers_and_are_not_adjacent(numbers: set[int]) -> None:
+    found = ranges(numbers)
+    assert [n for first, last in found for n in range(first, last + 1)] == sorted(numbers)
+    assert all(one[1] + 1 < other[0] for one, other in pairwise(found))
+
+
+@dataclass
+class Broker:
+    """A link in memory that delivers and completes several messages."""
+
+    waiting: list[LockedMessage] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
+    settled: list[list[str]] = field(default_factory=list)
+    drains: int = 0
+    is_open: bool = True
+
+    def receive(self, wait_seconds: float) -> LockedMessage | None:
+        found = self.receive_many(1, wait_seconds)
+        return found[0] if found else None
+
+    def receive_many(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
+        self.asked.append(limit)
+        taken, self.waiting = self.waiting[:limit], self.waiting[limit:]
+        return taken
+
+    def settle(
+        self, delivery: LockedMessage, how: Settlement, reason: str, description: str
+    ) -> None:
+        self.settled.append([f"{delivery.message_id} {how}"])
+
+    def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
+        self.settled.append([delivery.message_id for delivery in deliveries])
+        return [delivery.message_id != "too late" for delivery in deliveries]
+
+    def stop_receiving(self) -> None:
+        self.drains += 1
+
+
+def delivery(name: str) -> LockedMessage:
+    return LockedMessage(b"", 0, None, None, {}, name, cast(Any, None))
+
+
+class ReceiverLoop:
+    def __init__(self) -> None:
+        self.broker = Broker()
+        self.locks = LockRenewer(lambda: 100.0)
+        self.receiver = Receiver(
+            cast(Any, self.broker), self.locks, ServiceStatus("queue"), lambda: 100.0
+        )
+        self.room = 1
+        self.accepted: list[LockedMessage] = []
+        self.settled: list[tuple[str, bool]] = []
+
+    def turn(self, room: int) -> None:
+        self.room = room
+        self.receiver.wake()
+        for event in self.receiver.turn(lambda: self.room):
+            if isinstance(event, Settled):
+                self.settled.append((event.request.delivery.message_id, event.in_time))
+            else:
+                self.accepted.append(event)
+
+
+def test_several_messages_are_received_at_once_after_the_worker_was_full() -> None:
+    loop = ReceiverLoop()
+    loop.broker.waiting = [delivery(str(number)) for number in range(9)]
+    loop.turn(room=8)
+    assert loop.broker.asked == [1]
+    loop.turn(room=0)
+    loop.turn(room=8)
+    assert loop.broker.asked == [1, 8]
+    assert len(loop.accepted) == 9
+
+
+def test_an_empty_queue_is_received_from_one_by_one_again() -> None:
+    loop = ReceiverLoop()
+    loop.turn(room=0)
+    loop.broker.waiting = [delivery("last")]
+    loop.turn(room=8)
+    loop.turn(room=7)
+    assert loop.broker.asked == [8, 1]
+    loop.turn(room=0)
+    assert loop.broker.drains == 1, "the broker still had credit"
+
+
+def test_consecutive_completions_are_settled_together() -> None:
+    loop = ReceiverLoop()
+    for name in ("one", "too late", "three"):
+        loop.receiver.settle(SettleRequest(delivery(name), None, Settlement.COMPLETE))
+    loop.receiver.settle(SettleRequest(delivery("bad"), None, Settlement.ABANDON))
+    loop.receiver.settle(SettleRequest(delivery("five"), None, Settlement.COMPLETE))
+    loop.turn(room=0)
+    assert loop.broker.settled == [
+        ["one", "too late", "three"],
+        [f"bad {Settlement.ABANDON}"],
+        [f"five {Settlement.COMPLETE}"],
+    ]
+    assert loop.settled == [
+        ("one", True),
+        ("too late", False),
+        ("three", True),
+        ("bad", True),
+        ("five", True),
+    ]
+
+
+def test_a_message_with_a_lost_lock_is_not_settled_with_the_others() -> None:
+    def renew(delivery: LockedMessage, timeout_seconds: float) -> float:
+        raise LockLost("gone")
+
+    loop = ReceiverLoop()
+    lost = loop.locks.hold(delivery("lost"), renew, -1.0, 1e6)
+    loop.locks.turn()
+    assert lost.is_lost
+    for name, lock in (("one", None), ("two", None), ("lost", lost), ("four", None)):
+        loop.receiver.settle(SettleRequest(delivery(name), lock, Settlement.COMPLETE))
+    loop.turn(room=0)
+    assert loop.broker.settled == [["one", "two"], [f"four {Settlement.COMPLETE}"]]
+    assert ("lost", False) in loop.settled

@@ -1,0 +1,96 @@
+"""How many more messages may be received, and the count of held messages."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from contract.catalogue import Catalogue
+from worker.errors import Settlement
+from worker.pipeline.receive import Capacity, InFlight, ReceivedJob
+from worker.servicebus.link import LockedMessage
+from worker.servicebus.receiver import SettleRequest
+from worker.telemetry.recording import JobSpan, ModelTelemetry
+
+MODEL = replace(Catalogue.load().model("noop"), max_batch_size=2)
+
+
+class HeldMessages:
+    def __init__(self) -> None:
+        self.is_admitted = True
+        self.in_flight = InFlight(ModelTelemetry(MODEL.name))
+        self.capacity = Capacity(lambda: self.is_admitted, self.in_flight, MODEL)
+
+    def take(self, count: int, *, low: bool = False) -> list[ReceivedJob]:
+        jobs = []
+        for _ in range(count):
+            queue = "noop-low" if low else "noop"
+            delivery = LockedMessage(b"", 0, None, None, {}, "job", cast(Any, None), queue)
+            job = ReceivedJob(cast(Any, None), delivery, cast(Any, None), JobSpan("-"))
+            self.in_flight.add(delivery)
+            self.in_flight.open(job)
+            jobs.append(job)
+        return jobs
+
+    def end(self, job: ReceivedJob, delay_seconds: float = 0.0) -> SettleRequest:
+        ending = SettleRequest(job.delivery, None, Settlement.ABANDON, delay_seconds=delay_seconds)
+        self.in_flight.finish_run(job)
+        assert self.in_flight.end(ending, "code", job)
+        return ending
+
+    @property
+    def rooms(self) -> tuple[bool, bool]:
+        return bool(self.capacity.normal_count()), bool(self.capacity.low_count())
+
+
+@pytest.fixture
+def held() -> HeldMessages:
+    return HeldMessages()
+
+
+def test_capacity_allows_one_running_and_one_prepared_batch(held: HeldMessages) -> None:
+    jobs = held.take(3)
+    assert held.rooms == (True, True)
+    jobs += held.take(1)
+    assert held.rooms == (False, False)
+    held.in_flight.finish_run(jobs[0])
+    assert held.rooms == (True, True)
+
+
+def test_messages_that_await_settlement_are_limited(held: HeldMessages) -> None:
+    for job in held.take(8):
+        held.in_flight.finish_run(job)
+    assert held.rooms == (False, False)
+
+
+def test_low_priority_does_not_reduce_the_capacity_for_normal_priority(held: HeldMessages) -> None:
+    held.take(4, low=True)
+    assert held.rooms == (True, False)
+    held.take(4)
+    assert held.rooms == (False, False)
+
+
+def test_an_unloaded_model_has_no_capacity(held: HeldMessages) -> None:
+    held.is_admitted = False
+    assert held.rooms == (False, False)
+
+
+def test_postponed_messages_reduce_the_capacity_only_at_their_limit(
+    held: HeldMessages,
+) -> None:
+    endings = [held.end(job, delay_seconds=4.0) for _ in range(16) for job in held.take(4)]
+    assert held.in_flight.held_count == 64
+    assert held.rooms == (False, False)
+    held.in_flight.remove(endings[0].delivery, in_time=True)
+    assert held.rooms == (True, True)
+
+
+def test_the_outcome_of_a_message_is_decided_once(held: HeldMessages) -> None:
+    (job,) = held.take(1)
+    assert held.in_flight.open_jobs() == [job]
+    ending = held.end(job)
+    assert held.in_flight.open_jobs() == []
+    assert not held.in_flight.end(ending, "another", job)
+    assert held.in_flight.held_count == 1
+    held.in_flight.remove(ending.delivery, in_time=False)
+    assert held.in_flight.held_count == 0

@@ -1,0 +1,210 @@
+"""How each outcome of a job settles its message, and what the next delivery does."""
+
+import threading
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+
+from contract.catalogue import Catalogue
+from contract.guard import AddressGuard
+from contract.messages import InlineBytes, InlineJson, JobRequest, ReplyTo, ReplyUrl
+from worker.errors import (
+    HandedBack,
+    InferenceFailed,
+    NotFinished,
+    PayloadsAway,
+    ReplyForbidden,
+    Settlement,
+    WorkerError,
+    WorkerFault,
+)
+from worker.net.guarded_http import GuardedHttp
+from worker.pipeline.consumer import Consumer
+from worker.pipeline.receive import InFlight, ReceivedJob
+from worker.pipeline.reply import ReplyStep
+from worker.pipeline.settle import SettleStep
+from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders, WebhookReplies
+from worker.servicebus.link import LockedMessage
+from worker.servicebus.locks import LockRenewer
+from worker.servicebus.receiver import ModelQueue, SettleRequest
+from worker.settings import ServiceEndpoint
+from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
+from worker.telemetry.recording import JobSpan, ModelTelemetry
+
+NOOP = Catalogue.load()["noop"]
+
+
+def run_out_of_memory() -> None:
+    raise MemoryError
+
+
+def exit_thread() -> None:
+    raise SystemExit
+
+
+@dataclass
+class RecordedJobs:
+    """A consumer whose settlements are recorded. Jobs want no reply unless they name an address."""
+
+    settled: list[SettleRequest] = field(default_factory=list)
+    now: float = 0.0
+    has_settled: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        endpoint = ServiceEndpoint(address="unused")
+        senders = ReplySenders(
+            GatewayClient(frozenset({"127.0.0.1:1"})),
+            QueueReplies(endpoint, Catalogue.load()),
+            WebhookReplies(GuardedHttp(AddressGuard("")), ()),
+        )
+        self.cache = ReplyCache()
+        self.locks = LockRenewer(lambda: self.now)
+        self.in_flight = InFlight(ModelTelemetry("noop"))
+        self.reply = ReplyStep(cast(Any, None), senders, self.cache, self.in_flight)
+        self.settle_step = SettleStep(self.in_flight, {"noop": self})
+        self.shutdown = Shutdown()
+        unused = cast(Any, None)
+        self.consumer = Consumer(
+            model=NOOP,
+            normal=ModelQueue("noop", endpoint, self.locks, 10.0),
+            low=ModelQueue("noop-low", endpoint, self.locks, 10.0, is_low=True),
+            receive=unused,
+            prepare=unused,
+            infer=unused,
+            reply=self.reply,
+            settle=self.settle_step,
+            manager=unused,
+            in_flight=self.in_flight,
+            capacity=unused,
+            batches=unused,
+            cache=self.cache,
+            progress=None,
+            stopping=threading.Event(),
+            shutdown=self.shutdown,
+        )
+
+    def settle(self, request: SettleRequest) -> None:
+        self.settled.append(request)
+        self.has_settled.set()
+
+    def job(self, delivery_count: int = 0, reply_to: ReplyTo | None = None) -> ReceivedJob:
+        now = datetime.now(UTC)
+        message = cast(Any, None)
+        delivery = LockedMessage(b"", delivery_count, now, None, {}, "job", message, "noop", 7)
+        payload = InlineBytes("text/plain", b"")
+        deadline = now + timedelta(seconds=60)
+        request = JobRequest("job", "noop", payload, now, deadline, reply_to=reply_to)
+        lock = self.locks.hold(delivery, lambda delivery, timeout_seconds: 10.0, 10.0, 60.0)
+        job = ReceivedJob(request, delivery, lock, JobSpan("-"))
+        self.in_flight.add(delivery)
+        self.in_flight.open(job)
+        return job
+
+    def reply_and_settle(self, job: ReceivedJob) -> None:
+        """Reply with a result; an error ends the job."""
+        with self.consumer.ending_on_error(job):
+            self.consumer.reply_and_settle(job, InlineJson(1))
+
+    @property
+    def settlements(self) -> list[Settlement]:
+        return [request.settlement for request in self.settled]
+
+
+@pytest.fixture
+def jobs() -> RecordedJobs:
+    return RecordedJobs()
+
+
+@pytest.mark.parametrize("error", [PayloadsAway(""), WorkerFault(""), NotFinished("")])
+def test_a_temporary_failure_is_abandoned_after_a_delay(
+    jobs: RecordedJobs, error: WorkerError
+) -> None:
+    for delivery_count in (0, 1, 9):
+        jobs.consumer.end(jobs.job(delivery_count), error)
+    assert jobs.settlements == [Settlement.ABANDON] * 3
+    delays = [request.delay_seconds for request in jobs.settled]
+    assert 0.5 <= delays[0] <= 1.0 < delays[1] <= 4.0 < delays[2] <= 60.0
+
+
+def test_other_settlements_are_not_delayed(jobs: RecordedJobs) -> None:
+    jobs.consumer.end(jobs.job(), HandedBack(""))
+    jobs.consumer.end(jobs.job(), ReplyForbidden("why"))
+    jobs.settle_step.refuse(jobs.job().delivery, WorkerFault(""))
+    assert jobs.settlements == [Settlement.RELEASE, Settlement.DEAD_LETTER, Settlement.ABANDON]
+    assert {request.delay_seconds for request in jobs.settled} == {0.0}
+    assert (jobs.settled[1].reason, jobs.settled[1].description) == ("reply-forbidden", "why")
+
+
+def test_a_job_is_settled_once(jobs: RecordedJobs) -> None:
+    # Its reply would be refused.
+    job = jobs.job(reply_to=ReplyUrl("https://elsewhere.test/"))
+    jobs.consumer.end(job, NotFinished(""))
+    jobs.consumer.reply_and_settle(job, InlineJson(1))
+    jobs.consumer.end(job, HandedBack(""))
+    assert jobs.settlements == [Settlement.ABANDON]
+
+
+def test_only_jobs_that_have_not_started_are_handed_back(jobs: RecordedJobs) -> None:
+    waiting, running, failing = (jobs.job() for _ in range(3))
+    assert jobs.in_flight.start(running)
+    jobs.consumer.end(failing, InferenceFailed("sent to the caller"))
+    assert jobs.in_flight.withdraw() == [waiting]
+    assert not jobs.in_flight.start(waiting)
+    assert jobs.in_flight.withdraw() == []
+
+
+def test_a_job_with_a_lost_lock_is_not_settled_and_its_reply_is_cached(jobs: RecordedJobs) -> None:
+    job = jobs.job()
+    jobs.now += 100.0
+    jobs.reply_and_settle(job)
+    assert jobs.settlements == [Settlement.LEAVE]
+    cached = jobs.cache.find(job.delivery)
+    assert cached is not None
+    assert not cached.is_delivered
+    jobs.consumer.reply_again(jobs.job(delivery_count=1), cached)
+    assert jobs.settlements == [Settlement.LEAVE, Settlement.COMPLETE]
+
+
+def test_a_delivered_reply_is_not_sent_again(jobs: RecordedJobs) -> None:
+    first = jobs.job()
+    jobs.reply_and_settle(first)
+    cached = jobs.cache.find(first.delivery)
+    assert cached is not None
+    assert cached.is_delivered
+    # Its reply would be refused.
+    jobs.consumer.reply_again(jobs.job(1, ReplyUrl("https://elsewhere.test/")), cached)
+    assert jobs.settlements == [Settlement.COMPLETE] * 2
+    undelivered = replace(cached, is_delivered=False)
+    jobs.consumer.reply_again(jobs.job(2, ReplyUrl("https://elsewhere.test/")), undelivered)
+    assert jobs.settlements[2] == Settlement.DEAD_LETTER
+
+
+def test_a_lost_device_abandons_the_job_and_requests_shutdown(jobs: RecordedJobs) -> None:
+    error = RuntimeError("CUDA error: device-side assert triggered")
+    jobs.consumer.fail(jobs.job(), error, InferenceFailed)
+    assert jobs.settlements == [Settlement.ABANDON]
+    assert jobs.shutdown.is_requested
+    assert jobs.shutdown.exit_code == EXIT_DEVICE_LOST
+
+
+def test_a_model_out_of_memory_fails_its_job_and_the_worker_out_of_memory_abandons_it(
+    jobs: RecordedJobs,
+) -> None:
+    failed = jobs.job()
+    with jobs.consumer.ending_on_error(failed, InferenceFailed):
+        run_out_of_memory()
+    assert jobs.has_settled.wait(10)
+    cached = jobs.cache.find(failed.delivery)
+    assert cached is not None
+    assert cached.code == "out-of-memory"
+    with jobs.consumer.ending_on_error(jobs.job()):
+        run_out_of_memory()
+    assert jobs.settlements[1] is Settlement.ABANDON, "in our own code it is not the input's fault"
+
+
+def test_an_error_that_would_end_a_thread_ends_the_job(jobs: RecordedJobs) -> None:
+    with jobs.consumer.ending_on_error(jobs.job()):
+        exit_thread()
+    assert jobs.settlements == [Settlement.ABANDON]

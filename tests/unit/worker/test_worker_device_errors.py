@@ -1,0 +1,172 @@
+"""Which errors mean that the device is lost; the texts are PyTorch's own."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.errors import InvalidInput
+from worker.memory.device_errors import DeviceState, device_state, is_device_lost
+
+ASYNC = (
+    "\nSearch for `{}' in https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html "
+    "for more information.\nCUDA kernel errors might be asynchronously reported at some other API "
+    "call, so the stacktrace below might be incorrect.\nFor debugging consider passing "
+    "CUDA_LAUNCH_BLOCKING=1\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n"
+)
+OTHERWISE = "\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n"
+
+
+class AcceleratorError(RuntimeError):
+    """torch's error: a RuntimeError with the cudaError_t."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.error_code = code
+
+
+TEXTS = [
+    # From torch's CUDA calls, in this and in earlier versions.
+    (
+        "CUDA error: device-side assert triggered" + ASYNC.format("cudaErrorAssert"),
+        DeviceState.LOST,
+    ),
+    ("CUDA error: an illegal memory access was encountered" + ASYNC, DeviceState.LOST),
+    ("CUDA error: unspecified launch failure" + ASYNC, DeviceState.LOST),
+    ("CUDA error: misaligned address" + ASYNC, DeviceState.LOST),
+    ("CUDA error: an illegal instruction was encountered" + ASYNC, DeviceState.LOST),
+    ("CUDA error: invalid program counter" + ASYNC, DeviceState.LOST),
+    ("CUDA error: hardware stack error" + ASYNC, DeviceState.LOST),
+    ("CUDA error: the launch timed out and was terminated" + ASYNC, DeviceState.LOST),
+    ("CUDA error: uncorrectable ECC error encountered" + OTHERWISE, DeviceState.LOST),
+    (
+        "CUDA error: uncorrectable NVLink error detected during the execution" + ASYNC,
+        DeviceState.LOST,
+    ),
+    ("cuda runtime error (59) : device-side assert triggered", DeviceState.LOST),
+    ("Triton Error [CUDA]: an illegal memory access was encountered", DeviceState.LOST),
+    ("CUDA driver error: device-side assert triggered", DeviceState.LOST),
+    # A bad call or a lost device: a kernel has to decide.
+    ("CUDA error: unknown error" + ASYNC, DeviceState.UNKNOWN),
+    ("CUDA error: invalid argument" + ASYNC, DeviceState.UNKNOWN),
+    (
+        "CUDA error: no kernel image is available for execution on the device" + ASYNC,
+        DeviceState.UNKNOWN,
+    ),
+    ("CUDA error: too many resources requested for launch" + ASYNC, DeviceState.UNKNOWN),
+    (
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(…)`",
+        DeviceState.UNKNOWN,
+    ),
+    (
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        DeviceState.UNKNOWN,
+    ),
+    ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", DeviceState.UNKNOWN),
+    ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", DeviceState.UNKNOWN),
+    (
+        "cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate`",
+        DeviceState.UNKNOWN,
+    ),
+    # Memory runs out, and is free again later.
+    ("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total of …", DeviceState.FINE),
+    ("CUDA error: out of memory" + ASYNC.format("cudaErrorMemoryAllocation"), DeviceState.FINE),
+    (
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        DeviceState.FINE,
+    ),
+    ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", DeviceState.FINE),
+    ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", DeviceState.FINE),
+    ("CUDA driver error: out of memory", DeviceState.FINE),
+    ("Triton Error [CUDA]: out of memory", DeviceState.FINE),
+    ("cuda runtime error (2) : out of memory at /pytorch/THCGeneral.cpp:50", DeviceState.FINE),
+    # Not about the device.
+    ("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)", DeviceState.FINE),
+    (
+        "Expected all tensors to be on the same device, but found at least two devices",
+        DeviceState.FINE,
+    ),
+    ("the input mentions a device-side assert triggered elsewhere", DeviceState.FINE),
+    ("", DeviceState.FINE),
+]
+
+CODES = [
+    (700, DeviceState.LOST),
+    (710, DeviceState.LOST),
+    (719, DeviceState.LOST),
+    (214, DeviceState.LOST),
+    (220, DeviceState.LOST),
+    (2, DeviceState.FINE),
+    (1, DeviceState.UNKNOWN),
+    (46, DeviceState.UNKNOWN),
+    (209, DeviceState.UNKNOWN),
+    (999, DeviceState.UNKNOWN),
+]
+
+
+@pytest.mark.parametrize(("text", "verdict"), TEXTS)
+def test_the_text_of_an_error_determines_the_device_state(text: str, verdict: DeviceState) -> None:
+    assert device_state(RuntimeError(text)) is verdict
+
+
+@pytest.mark.parametrize(("code", "verdict"), CODES)
+def test_an_error_code_has_precedence_over_the_text(code: int, verdict: DeviceState) -> None:
+    assert (
+        device_state(AcceleratorError(code, "CUDA error: device-side assert triggered")) is verdict
+    )
+
+
+@pytest.mark.torch
+def test_out_of_memory_never_means_a_lost_device() -> None:
+    torch = pytest.importorskip("torch")
+    error = torch.OutOfMemoryError("CUDA error: unspecified launch failure")
+    assert device_state(error) is DeviceState.FINE
+
+
+def test_only_runtime_errors_determine_the_device_state() -> None:
+    assert device_state(ValueError("CUDA error: device-side assert triggered")) is DeviceState.FINE
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_a_kernel_decides_if_the_error_is_ambiguous(computes: bool) -> None:
+    error = RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR")
+    assert is_device_lost(error, lambda: computes) is not computes
+
+
+def test_no_kernel_runs_if_the_error_is_unambiguous() -> None:
+    def never() -> bool:
+        raise AssertionError
+
+    assert is_device_lost(AcceleratorError(700, ""), never)
+    assert not is_device_lost(RuntimeError("shapes differ"), never)
+
+
+def test_the_cause_of_a_model_error_is_examined() -> None:
+    def careless() -> None:
+        try:
+            raise AcceleratorError(710, "CUDA error: device-side assert triggered")
+        except RuntimeError:
+            raise InvalidInput("the text is too long")  # noqa: B904  what careless code does
+
+    with pytest.raises(InvalidInput) as raised:
+        careless()
+    assert is_device_lost(raised.value, lambda: True)
+
+
+def test_a_cycle_of_causes_is_followed_once() -> None:
+    one, other = ValueError(), ValueError()
+    one.__cause__, other.__cause__ = other, one
+    assert not is_device_lost(one, lambda: False)
+
+
+@given(st.text())
+def test_any_text_has_a_device_state(text: str) -> None:
+    assert device_state(RuntimeError(text)) in DeviceState
+
+
+@pytest.mark.torch
+def test_the_device_of_this_machine_computes() -> None:
+    torch = pytest.importorskip("torch")
+    assert not is_device_lost(RuntimeError("CUDA error: invalid argument"))
+    # Names that determine the device state.
+    assert issubclass(torch.AcceleratorError, RuntimeError)
+    assert issubclass(torch.OutOfMemoryError, RuntimeError)

@@ -1,0 +1,67 @@
+"""The device gate: shared and exclusive use."""
+
+from __future__ import annotations
+
+import threading
+
+from worker.memory.limits import DeviceGate
+
+
+def test_exclusive_use_waits_for_earlier_users_and_delays_later_ones() -> None:
+    gate, order = DeviceGate(), list[str]()
+    inside, leave, alone_waits = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with gate.shared():
+            inside.set()
+            leave.wait(10)
+            order.append("first")
+
+    def alone() -> None:
+        alone_waits.set()
+        with gate.exclusive():
+            order.append("alone")
+
+    def later() -> None:
+        with gate.shared():
+            order.append("later")
+
+    threads = [threading.Thread(target=step) for step in (first, alone, later)]
+    threads[0].start()
+    assert inside.wait(10)
+    threads[1].start()
+    assert alone_waits.wait(10)
+    while not gate._waiting_count:
+        pass
+    threads[2].start()
+    leave.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == ["first", "alone", "later"]
+
+
+def test_two_shared_users_run_side_by_side() -> None:
+    gate, both = DeviceGate(), threading.Barrier(2, timeout=10)
+
+    def use() -> None:
+        with gate.shared():
+            both.wait()
+
+    threads = [threading.Thread(target=use) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert not both.broken
+
+
+def test_exclusive_use_waits_for_a_long_job_for_a_limited_time() -> None:
+    gate, finished = DeviceGate(max_wait_seconds=0.01), list[str]()
+    with gate.shared():
+        with gate.exclusive():
+            finished.append("beside a long job")
+        with gate.shared():
+            finished.append("others get in again")
+    with gate.exclusive():
+        finished.append("alone")
+    assert len(finished) == 3

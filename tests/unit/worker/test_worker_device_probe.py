@@ -1,0 +1,111 @@
+"""The device probe: a tiny kernel shows whether the device computes."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from worker.telemetry.health import DeviceProbe, Loops
+
+
+class Device:
+    """A device that computes, raises or hangs."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.runs = 0
+        self.error: Exception | None = None
+        self.failures: list[Exception] = []
+        self.probe = DeviceProbe(self.run, self.failures.append, lambda: self.now)
+
+    def run(self) -> None:
+        self.runs += 1
+        if self.error is not None:
+            raise self.error
+
+    def look(self) -> bool:
+        """Probe the device, and run the requested kernel at once."""
+        good, _ = self.probe.look(0)
+        if self.probe._asked_at is not None:
+            self.probe.run_kernel()
+            good, _ = self.probe.look(0)
+        return good
+
+
+@pytest.fixture
+def device() -> Device:
+    return Device()
+
+
+def test_a_device_is_not_ready_before_its_first_kernel(device: Device) -> None:
+    good, details = device.probe.look(0)
+    assert (good, details) == (False, {"problem": "no kernel has run yet"})
+    assert device.runs == 0
+
+
+def test_a_kernel_runs_only_if_the_last_result_is_old(device: Device) -> None:
+    for device.now in (0, 1, 10, 29, 31, 32, 60, 62, 63):
+        assert device.look()
+    assert device.runs == 3
+
+
+def test_a_lost_device_is_reported_once_per_look(device: Device) -> None:
+    assert device.look()
+    device.now, device.error = 40, RuntimeError("CUDA error: unspecified launch failure")
+    good, _ = device.probe.look(0)
+    assert good, "what was true lately holds until the kernel has run"
+    device.probe.run_kernel()
+    assert device.probe.look(0) == (False, {"problem": "RuntimeError"})
+    assert device.failures == [device.error]
+
+
+def test_a_recovered_device_is_ready_again(device: Device) -> None:
+    device.error = RuntimeError("busy")
+    assert not device.look()
+    device.error = None
+    assert device.look()
+
+
+def test_a_hanging_device_is_not_ready(device: Device) -> None:
+    assert device.look()
+    device.now = 40
+    assert device.probe.look(0)[0]
+    device.now = 51
+    assert device.probe.look(0) == (
+        False,
+        {"problem": "it does not answer", "asked_seconds_ago": 11},
+    )
+
+
+def test_a_device_that_hangs_for_long_counts_as_a_stalled_loop(device: Device) -> None:
+    loops = Loops(lambda: device.now)
+    loops.watch("probe", lambda: device.probe.turned_at)
+    assert device.look()
+    device.now = 1000
+    assert loops.live()[0], "nobody asked, so it rests"
+    device.probe.ask()
+    device.now = 1089
+    assert loops.live()[0]
+    device.now = 1091
+    good, details = loops.live()
+    assert not good
+    assert details["stalled"] == ["probe"]
+    device.probe.run_kernel()
+    assert loops.live()[0]
+
+
+def test_a_probe_gets_the_result_of_a_fast_device(join: Callable[[DeviceProbe], None]) -> None:
+    probe = DeviceProbe(lambda: None, lambda error: None)
+    join(probe)
+    assert probe.look(10)[0]
+
+
+@pytest.fixture
+def join() -> Callable[[DeviceProbe], None]:
+    """Start the probe's thread, which ends by itself."""
+
+    def start(probe: DeviceProbe) -> None:
+        stop = threading.Event()
+        threading.Thread(target=probe.run, args=(stop,), daemon=True).start()
+
+    return start

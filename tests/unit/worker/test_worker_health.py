@@ -1,0 +1,92 @@
+"""Liveness and readiness of the worker."""
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
+
+
+@dataclass
+class Worker:
+    """The state that readiness is decided by."""
+
+    models: dict[str, dict[str, Any]]
+    leaving: str = ""
+    error: Exception | None = None
+    failures: list[Exception] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.probe = DeviceProbe(self.compute, self.failures.append)
+        self.readiness = WorkerReadiness(lambda: self.models, self.probe, lambda: self.leaving)
+
+    def compute(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return Worker({"classifier": {"ready": True, "held": 1}, "noop": {"ready": True}})
+
+
+def test_the_worker_is_ready_after_a_kernel_ran(worker: Worker) -> None:
+    worker.probe.run_kernel()
+    good, details = worker.readiness.ready()
+    assert good
+    assert details["models"] == worker.models
+    assert "reason" not in details
+    assert details["device"]["computed_seconds_ago"] == pytest.approx(0, abs=5)
+
+
+def test_readiness_names_the_models_that_are_not_ready(worker: Worker) -> None:
+    worker.probe.run_kernel()
+    worker.models["classifier"]["ready"] = False
+    good, details = worker.readiness.ready()
+    assert not good
+    assert details["reason"] == "not ready yet: classifier"
+
+
+def test_the_worker_is_not_ready_on_a_lost_device(worker: Worker) -> None:
+    worker.error = RuntimeError("CUDA error: unspecified launch failure")
+    worker.probe.run_kernel()
+    good, details = worker.readiness.ready()
+    assert not good
+    assert details["reason"] == "the device is lost"
+    assert details["device"] == {"problem": "RuntimeError"}
+    assert worker.failures == [worker.error]
+
+
+def test_the_worker_is_not_ready_after_a_shutdown_request(worker: Worker) -> None:
+    worker.probe.run_kernel()
+    worker.leaving = "received SIGTERM"
+    good, details = worker.readiness.ready()
+    assert not good
+    assert details["reason"] == "draining: received SIGTERM"
+    assert details["models"] == worker.models
+
+
+def test_the_worker_is_not_alive_after_a_loop_has_failed() -> None:
+    loops = Loops()
+
+    def broken() -> None:
+        sys.exit("what a model's code may do")
+
+    loops.guarded("noop-receive", lambda: None)()
+    assert loops.live() == (True, {"seconds_since_turn": {}})
+    loops.guarded("noop-device", broken)()
+    assert loops.live() == (False, {"seconds_since_turn": {}, "broken": ["noop-device"]})
+
+
+def test_the_worker_is_alive_while_every_loop_turns() -> None:
+    now = [1000.0]
+    loops = Loops(lambda: now[0])
+    loops.watch("noop-receive", lambda: 999.0)
+    loops.watch("locks", lambda: 950.0)
+    assert loops.live() == (True, {"seconds_since_turn": {"noop-receive": 1.0, "locks": 50.0}})
+    now[0] = 1040.0
+    good, details = loops.live()
+    assert not good
+    assert details["stalled"] == ["locks"]

@@ -1,0 +1,113 @@
+"""Decoding of images."""
+
+import contextlib
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from worker.errors import InvalidInput
+from worker.inputs.images import decode
+
+MAX_PIXELS = 1_000_000
+CHELSEA = (Path(__file__).parents[3] / "examples" / "chelsea.jpg").read_bytes()
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, kind, **options)
+    return data.getvalue()
+
+
+def png_of(width: int, height: int) -> bytes:
+    """Return a PNG whose header announces this size, with data for one line only."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(width * 3 + 1))
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("PNG", "P"), ("WEBP", "RGB")])
+def test_an_image_is_decoded_to_rgb(kind: str, mode: str) -> None:
+    data = encoded(Image.new("RGB", (40, 30), (200, 10, 10)).convert(mode), kind)
+    picture = decode(data, f"image/{kind.lower()}", MAX_PIXELS)
+    assert (picture.mode, picture.size) == ("RGB", (40, 30))
+    red, green, _ = picture.getpixel((5, 5))  # type: ignore[misc]  # RGB, as asserted
+    assert red > 180
+    assert green < 60
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "1", "LA", "RGBA"])
+def test_every_kind_of_png_is_decoded(mode: str) -> None:
+    assert decode(encoded(Image.new(mode, (8, 8)), "PNG"), "image/png", MAX_PIXELS).mode == "RGB"
+
+
+def test_transparent_areas_become_white() -> None:
+    picture = decode(encoded(Image.new("RGBA", (4, 4)), "PNG"), "image/png", MAX_PIXELS)
+    assert picture.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_an_image_is_rotated_by_its_exif_orientation() -> None:
+    sideways = Image.new("RGB", (40, 20))
+    exif = sideways.getexif()
+    exif[0x0112] = 6
+    picture = decode(encoded(sideways, "JPEG", exif=exif), "image/jpeg", MAX_PIXELS)
+    assert picture.size == (20, 40)
+
+
+def test_a_cmyk_jpeg_is_decoded() -> None:
+    data = encoded(Image.new("CMYK", (8, 8)), "JPEG")
+    assert decode(data, "image/jpeg", MAX_PIXELS).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "empty"),
+        (b"hello, I am text", "not a picture"),
+        (b"\xff\xd8\xff\xe0", "damaged|not a picture"),
+        (CHELSEA[: len(CHELSEA) // 2], "damaged or incomplete"),
+        (encoded(Image.new("RGB", (8, 8)), "PNG"), "not a picture of type image/jpeg"),
+    ],
+    ids=["empty", "text", "stub", "truncated", "png"],
+)
+def test_an_incomplete_jpeg_is_refused(data: bytes, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        decode(data, "image/jpeg", MAX_PIXELS)
+
+
+def test_a_truncated_png_is_refused() -> None:
+    data = encoded(Image.effect_noise((64, 64), 50), "PNG")
+    with pytest.raises(InvalidInput, match="damaged"):
+        decode(data[: len(data) // 2], "image/png", MAX_PIXELS)
+
+
+@pytest.mark.parametrize("side", [1001, 30_000])
+def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
+    with pytest.raises(InvalidInput, match="pixels"):
+        decode(png_of(side, side), "image/png", MAX_PIXELS)
+
+
+@settings(max_examples=150)
+@given(
+    flips=st.lists(
+        st.tuples(st.integers(0, len(CHELSEA) - 1), st.integers(0, 255)), min_size=1, max_size=20
+    ),
+    length=st.integers(0, len(CHELSEA)),
+)
+def test_a_damaged_image_is_refused_or_decoded(flips: list[tuple[int, int]], length: int) -> None:
+    data = bytearray(CHELSEA)
+    for position, value in flips:
+        data[position] = value
+    with contextlib.suppress(InvalidInput):
+        assert decode(bytes(data[:length]), "image/jpeg", MAX_PIXELS).mode == "RGB"

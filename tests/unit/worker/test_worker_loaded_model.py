@@ -1,0 +1,298 @@
+"""Loaded models: the two forms of a class, its arguments, inputs and results."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+from PIL import Image
+
+from contract.catalogue import Catalogue
+from contract.messages import InlineBytes, InlineJson
+from worker.errors import Cancelled, InferenceFailed, InvalidInput, ModelUnfit
+from worker.inference.loaded_model import LoadedModel, make_instance
+from worker.models import Accepts, Context, Weights
+
+NOOP = Catalogue.load()["noop"]
+PICTURES = replace(NOOP, name="pictures", media_types=("image/png",), max_pixels=100)
+TEXTS = replace(NOOP, name="texts", media_types=("text/plain",))
+PNG = io.BytesIO()
+Image.new("L", (4, 2), 255).save(PNG, "PNG")
+WEIGHTS = Weights(Path("weights.pth"))
+
+
+def answer(loaded: LoadedModel, data: bytes, media_type: str) -> InlineJson | InlineBytes:
+    (output,) = loaded.run([loaded.prepare(data, media_type)])
+    return loaded.finish(output)
+
+
+def test_the_short_form_takes_one_item_and_returns_one_result() -> None:
+    class Infer:
+        def __call__(self, image: Image.Image) -> dict[str, object]:
+            return {"size": list(image.size)}
+
+    loaded = LoadedModel(PICTURES, Infer())
+    assert loaded.accepts == "image"
+    assert answer(loaded, PNG.getvalue(), "image/png") == InlineJson({"size": [4, 2]})
+    items = [loaded.prepare(PNG.getvalue(), "image/png")] * 3
+    assert len(loaded.run(items)) == 3
+
+
+def test_the_full_form_is_postprocessed() -> None:
+    class Infer:
+        accepts: ClassVar[Accepts] = "text"
+
+        def preprocess(self, item: str) -> int:
+            return len(item)
+
+        def __call__(self, batch: list[int]) -> list[int]:
+            return [length * 2 for length in batch]
+
+        def postprocess(self, output: int) -> dict[str, int]:
+            return {"twice": output}
+
+    assert answer(LoadedModel(TEXTS, Infer()), b"abc", "text/plain") == InlineJson({"twice": 6})
+
+
+class Told:
+    """A context that records its reports."""
+
+    def __init__(self) -> None:
+        self.seen: list[float | None] = []
+
+    def progress(self, fraction: float | None = None, message: str | None = None) -> None:
+        self.seen.append(fraction)
+
+    def check(self) -> None:
+        raise Cancelled("stop")
+
+
+def test_both_forms_can_report_progress() -> None:
+    class Short:
+        def __call__(self, text: str, context: Context) -> str:
+            context.progress(0.5)
+            return text
+
+    class Full:
+        accepts: ClassVar[Accepts] = "text"
+
+        def preprocess(self, item: str) -> str:
+            return item
+
+        def __call__(self, batch: list[str], contexts: list[Context]) -> list[str]:
+            for context in contexts:
+                context.progress(0.5)
+            return batch
+
+    long = replace(TEXTS, reports_progress=True)
+    for infer in (Short(), Full()):
+        contexts = [Told(), Told()]
+        assert list(LoadedModel(long, infer).run(["a", "b"], contexts)) == ["a", "b"]
+        assert [context.seen for context in contexts] == [[0.5], [0.5]]
+
+
+def test_both_forms_can_take_parameters() -> None:
+    class Short:
+        accepts: ClassVar[Accepts] = "text"
+
+        def __call__(self, text: str, parameters: Mapping[str, Any]) -> str:
+            return text * int(parameters.get("times", 1))
+
+        def cost(self, item: str) -> float:
+            return len(item)
+
+    class Full:
+        accepts: ClassVar[Accepts] = "text"
+
+        def preprocess(self, item: str, *, parameters: Mapping[str, Any]) -> str:
+            return item * int(parameters.get("times", 1))
+
+        def __call__(self, batch: list[str]) -> list[str]:
+            return batch
+
+    for infer in (Short(), Full()):
+        loaded = LoadedModel(TEXTS, infer)
+        plain = loaded.prepare(b"ab", "text/plain")
+        asked = loaded.prepare(b"ab", "text/plain", {"times": 3})
+        assert list(loaded.run([plain, asked])) == ["ab", "ababab"]
+    short = LoadedModel(TEXTS, Short())
+    assert short.cost(short.prepare(b"abc", "text/plain", {"times": 3})) == 3
+    # A sample is an item without parameters.
+    assert list(short.run(["x"])) == ["x"]
+
+
+def test_a_short_form_that_reports_progress_gets_context_and_parameters() -> None:
+    class Infer:
+        def __call__(self, text: str, context: Context, parameters: Mapping[str, Any]) -> Any:
+            context.progress(parameters["at"])
+            return text
+
+    loaded, told = LoadedModel(replace(TEXTS, reports_progress=True), Infer()), Told()
+    assert list(loaded.run([loaded.prepare(b"a", "text/plain", {"at": 0.25})], [told])) == ["a"]
+    assert told.seen == [0.25]
+
+
+@pytest.mark.parametrize(
+    ("accepts", "data", "media_type", "seen"),
+    [
+        ("bytes", b"\xff", "application/octet-stream", b"\xff"),
+        ("text", "ä".encode(), "text/plain; charset=utf-8", "ä"),
+        ("json", b'{"a": [1]}', "application/json", {"a": [1]}),
+    ],
+)
+def test_a_class_gets_the_kind_of_input_that_it_accepts(
+    accepts: Accepts, data: bytes, media_type: str, seen: object
+) -> None:
+    def infer(item: object) -> object:
+        return item
+
+    infer.accepts = accepts  # type: ignore[attr-defined]  # any callable will do
+    assert LoadedModel(NOOP, infer).prepare(data, media_type) == seen
+
+
+@pytest.mark.parametrize(
+    ("media_types", "accepts"),
+    [
+        (("image/png", "image/jpeg"), "image"),
+        (("audio/wav", "audio/x-wav"), "audio"),
+        (("text/plain",), "text"),
+        (("application/json",), "json"),
+    ],
+)
+def test_media_types_of_one_kind_imply_the_kind_of_input(
+    media_types: tuple[str, ...], accepts: str
+) -> None:
+    assert LoadedModel(replace(NOOP, media_types=media_types), bytes).accepts == accepts
+
+
+class Wants:
+    """A model that stores its constructor's arguments."""
+
+    accepts: ClassVar[Accepts] = "bytes"
+
+    def __init__(self, weights: Weights, architecture: str, threshold: float = 0.5) -> None:
+        self.given = (weights, architecture, threshold)
+
+    def __call__(self, item: bytes) -> object:
+        return None
+
+
+def test_the_constructor_gets_weights_and_options_by_name() -> None:
+    model = replace(NOOP, options={"architecture": "resnet50"})
+    assert make_instance(model, Wants, WEIGHTS).given == (WEIGHTS, "resnet50", 0.5)
+    anything = make_instance(model, lambda **given: given, WEIGHTS)
+    assert anything == {"architecture": "resnet50", "weights": WEIGHTS}
+
+
+@pytest.mark.parametrize(
+    ("options", "weights", "said"),
+    [
+        ({}, WEIGHTS, r"noop.options.architecture: is missing"),
+        ({"architecture": "a"}, None, r"noop.weights: is missing"),
+        ({"architecture": "a", "depth": 3}, WEIGHTS, r"noop.options.depth: .* takes no such"),
+    ],
+)
+def test_an_option_that_the_constructor_does_not_take_is_named(
+    options: dict[str, Any], weights: Weights | None, said: str
+) -> None:
+    with pytest.raises(ModelUnfit, match=said):
+        make_instance(replace(NOOP, options=options), Wants, weights)
+
+
+def test_weights_that_the_constructor_does_not_take_are_refused() -> None:
+    with pytest.raises(ModelUnfit, match=r"noop.weights: worker.models.noop takes no such"):
+        make_instance(NOOP, object, WEIGHTS)
+
+
+@pytest.mark.parametrize("foreign", ["image/gif", "image/jpg", "audio/mpeg"])
+def test_a_media_type_that_cannot_be_decoded_is_refused_at_load(foreign: str) -> None:
+    model = replace(NOOP, media_types=("image/png", foreign))
+    infer = type("Infer", (Wants,), {"accepts": foreign.partition("/")[0]})
+    with pytest.raises(ModelUnfit, match=f"noop.media_types: {foreign} cannot be decoded"):
+        LoadedModel(model, infer(WEIGHTS, ""))
+    LoadedModel(model, type("Infer", (Wants,), {"accepts": "bytes"})(WEIGHTS, ""))
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({"accepts": "pictures"}, "accepts is 'pictures', not audio, bytes, file"),
+        ({"postprocess": print}, "postprocess but no preprocess"),
+        ({"preprocess": None}, "Infer.preprocess is not a method"),
+        ({"max_batch_size": 4}, "noop.max_batch_size: is 16, the model is made for 4"),
+        ({"accepts": None}, "must say what it accepts"),
+    ],
+)
+def test_a_class_that_does_not_fit_its_entry_is_refused(
+    members: dict[str, object], said: str
+) -> None:
+    infer = type("Infer", (Wants,), members)
+    with pytest.raises(ModelUnfit, match=said):
+        LoadedModel(NOOP, infer(WEIGHTS, ""))
+
+
+def test_a_class_that_cannot_be_called_is_refused() -> None:
+    with pytest.raises(ModelUnfit, match="no __call__"):
+        LoadedModel(NOOP, SimpleNamespace(accepts="bytes"))
+    with pytest.raises(ModelUnfit, match="no class Infer"):
+        LoadedModel.load(replace(NOOP, implementation="json"), torch_thread_count=1)
+
+
+@pytest.mark.parametrize("outputs", [[], [1, 2], iter([1]), None])
+def test_a_wrong_number_of_results_fails_the_batch(outputs: Sequence[object]) -> None:
+    members = {"accepts": "bytes", "preprocess": bytes, "__call__": lambda self, batch: outputs}
+    infer = type("Infer", (), members)
+    with pytest.raises(InferenceFailed, match="results for 1 inputs"):
+        LoadedModel(NOOP, infer()).run([b""])
+
+
+def finished(result: object, media_type: str) -> InlineJson | InlineBytes:
+    return LoadedModel(replace(NOOP, result_media_type=media_type), _bytes).finish(result)
+
+
+def _bytes(item: bytes) -> bytes:
+    return item
+
+
+_bytes.accepts = "bytes"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("media_type", "mode"), [("image/png", "P"), ("image/jpeg", "RGBA"), ("image/webp", "L")]
+)
+def test_an_image_result_is_encoded_as_the_media_type_of_the_entry(
+    media_type: str, mode: str
+) -> None:
+    payload = finished(Image.new(mode, (5, 3)), media_type)
+    assert isinstance(payload, InlineBytes)
+    assert payload.media_type == media_type
+    with Image.open(io.BytesIO(payload.data)) as picture:
+        assert (picture.get_format_mimetype(), picture.size) == (media_type, (5, 3))
+
+
+def test_bytes_and_text_results_have_the_media_type_of_the_entry() -> None:
+    assert finished(bytearray(b"ab"), "audio/wav") == InlineBytes("audio/wav", b"ab")
+    assert finished("ä\ud800", "text/plain") == InlineBytes("text/plain", "ä?".encode())
+
+
+@pytest.mark.parametrize(
+    ("result", "media_type"),
+    [({"a": 1}, "image/png"), (Image.new("L", (1, 1)), "audio/wav"), ("text", "image/png")],
+)
+def test_a_result_of_another_kind_fails_the_job(result: object, media_type: str) -> None:
+    with pytest.raises(InferenceFailed, match=f"is not {media_type}"):
+        finished(result, media_type)
+
+
+def test_invalid_json_is_refused_with_a_reason() -> None:
+    def infer(item: object) -> object:
+        return item
+
+    infer.accepts = "json"  # type: ignore[attr-defined]
+    for data in (b"{", b"[NaN]", b"\xff", b"[" * 100_000, json.dumps("x").encode()[:-1]):
+        with pytest.raises(InvalidInput):
+            LoadedModel(NOOP, infer).prepare(data, "application/json")

@@ -1,0 +1,127 @@
+"""Lock files exist as long as their processes, however these end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from worker.memory.gpu_sharing.lock_files import LockFileFolder
+
+ROOT = Path(__file__).resolve().parents[3]
+
+# Create a lock file and wait, or change it forever, until killed.
+CHILD = """
+import itertools, sys
+from pathlib import Path
+from worker.memory.gpu_sharing.lock_files import LockFileFolder
+lock_files = LockFileFolder(Path(sys.argv[1]))
+with lock_files.locked():
+    file = lock_files.add({"who": "child"})
+print("up", flush=True)
+if sys.argv[2] == "wait":
+    sys.stdin.read()
+for number in itertools.count():
+    with lock_files.locked():
+        file.write({"who": "child", "text": "x" * (number % 500)})
+        lock_files.read()
+"""
+
+
+@contextlib.contextmanager
+def child(folder: Path, what: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder), what],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        assert process.stdout.readline() == b"up\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
+        process.stdin.close()
+        process.stdout.close()
+
+
+def read(lock_files: LockFileFolder) -> list[object]:
+    with lock_files.locked():
+        return [file["who"] for file in lock_files.read().values()]
+
+
+def test_lock_files_of_other_processes_are_read_and_end_with_them(tmp_path: Path) -> None:
+    lock_files = LockFileFolder(tmp_path)
+    with lock_files.locked():
+        file = lock_files.add({"who": "me"})
+    with child(tmp_path, "wait") as other:
+        assert sorted(map(str, read(lock_files))) == ["child", "me"]
+        other.send_signal(signal.SIGKILL)
+        other.wait(10)
+        assert read(lock_files) == ["me"]
+        assert len(list(tmp_path.glob("*.page"))) == 1, "the dead one's file is gone, too"
+    with lock_files.locked():
+        file.remove()
+    assert read(lock_files) == []
+    lock_files.close()
+
+
+def test_lock_files_stay_readable_if_a_process_is_killed_at_any_instruction(tmp_path: Path) -> None:
+    lock_files = LockFileFolder(tmp_path)
+    pause = threading.Event()
+    for number in range(8):
+        with child(tmp_path, "write") as other:
+            pause.wait(0.001 * number)
+            other.send_signal(signal.SIGKILL)
+            other.wait(10)
+        assert read(lock_files) == []
+    lock_files.close()
+
+
+def test_an_unreadable_lock_file_is_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lock_files, other = LockFileFolder(tmp_path), LockFileFolder(tmp_path)
+    with lock_files.locked():
+        file = lock_files.add({"who": "me"})
+    next(iter(tmp_path.glob("*.page"))).write_text("{")
+    assert read(other) == []
+    assert "cannot be read" in caplog.text
+    with lock_files.locked():
+        file.write({"who": "me again"})
+    assert read(other) == ["me again"]
+    lock_files.close()
+    other.close()
+
+
+def test_locked_blocks_exclude_one_another(tmp_path: Path) -> None:
+    boards = [LockFileFolder(tmp_path), LockFileFolder(tmp_path)]
+    with boards[0].locked():
+        file = boards[0].add({"count": 0})
+    name = file.name
+
+    def count(lock_files: LockFileFolder) -> None:
+        for _ in range(100):
+            with lock_files.locked():
+                file.write({"count": int(lock_files.read()[name]["count"]) + 1})
+
+    threads = [threading.Thread(target=count, args=(boards[n % 2],)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    with boards[0].locked():
+        assert boards[0].read()[name] == {"count": 400}
+    for lock_files in boards:
+        lock_files.close()

@@ -1,0 +1,322 @@
+"""The model manager: load when there is memory, measure, unload for others, try again."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.worker.managed_models import (
+    BUDGET,
+    NOOP,
+    Block,
+    Infer,
+    ManagedModel,
+    Raising,
+    shared,
+)
+from worker.memory.device_errors import BudgetExceeded
+from worker.memory.gpu_sharing.sharing import DeviceSharing, needed_bytes, profile_key
+from worker.memory.profile import MemoryProfile, MemoryProfiles
+from worker.memory.simulated_device import AccountRecord, MemoryAccount, SimulatedDevice
+from worker.settings import MemorySettings
+
+
+@pytest.fixture
+def managed_models() -> Iterator[Callable[..., ManagedModel]]:
+    started: list[ManagedModel] = []
+
+    def start(
+        name: str, sharing: DeviceSharing, load: Callable[[], Infer], **entry: Any
+    ) -> ManagedModel:
+        model = replace(NOOP, name=name, queue=name, max_batch_size=4, **entry)
+        managed = ManagedModel(model, sharing, load)
+        started.append(managed)
+        return managed
+
+    yield start
+    for managed in started:
+        managed.stop()
+
+
+@pytest.fixture
+def sharing(tmp_path: Path) -> Iterator[DeviceSharing]:
+    with shared(tmp_path) as sharing:
+        yield sharing
+
+
+def test_a_loaded_model_is_measured_and_keeps_the_memory_of_a_full_batch(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
+) -> None:
+    managed = managed_models("a", sharing, lambda: Infer(20))
+    assert managed.entered.wait(10)
+    assert managed.infer is not None
+    assert managed.infer.passes == [1, 2, 4]
+    assert managed.manager.reserved_bytes == 20 + 4 * 10
+    assert managed.manager.limit.max_cost >= 4
+    assert managed.manager.admits()
+    assert AccountRecord.read(tmp_path / "cpu" / "account").peak_bytes == 60
+
+
+def test_measured_sizes_are_used_at_the_next_start(
+    managed_models: Callable[..., ManagedModel], tmp_path: Path
+) -> None:
+    with shared(tmp_path) as sharing:
+        first = managed_models("a", sharing, lambda: Infer(20))
+        assert first.entered.wait(10)
+    with shared(tmp_path) as sharing:
+        # The first model is still loaded: the free memory is too little for an unknown size.
+        second = managed_models("a", sharing, lambda: Infer(20))
+        assert not second.entered.wait(0.3)
+        first.stop()
+        assert second.entered.wait(10)
+    assert second.infer is not None
+    assert second.infer.passes == [1], "the first pass is slow, and no job's"
+    assert second.manager.reserved_bytes == 60
+
+
+def test_batches_are_smaller_if_full_ones_do_not_fit(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
+) -> None:
+    managed = managed_models("a", sharing, lambda: Infer(50))
+    assert managed.entered.wait(10)
+    assert managed.infer is not None
+    assert managed.infer.passes == [1, 2]
+    assert managed.manager.reserved_bytes == BUDGET
+    assert 2 <= managed.manager.limit.max_cost <= 3
+
+
+def test_an_idle_model_is_unloaded_for_one_with_work(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
+) -> None:
+    idle = managed_models("a", sharing, lambda: Infer(20))
+    assert idle.entered.wait(10)
+    other = managed_models("b", sharing, lambda: Infer(40))
+    assert not other.entered.wait(0.3)
+    other.has_work = True
+    assert other.entered.wait(10)
+    assert idle.infer is not None
+    assert idle.infer.is_closed
+    assert not idle.manager.admits()
+    assert idle.manager.is_standing_by
+    assert idle.manager.loaded is None
+
+
+def test_a_busy_model_is_unloaded_after_its_turn_and_its_work(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
+) -> None:
+    busy = managed_models("a", sharing, lambda: Infer(20))
+    assert busy.entered.wait(10)
+    busy.in_flight.append("a job")
+    other = managed_models("b", sharing, lambda: Infer(40))
+    other.has_work = True
+    ends_at = time.monotonic() + 10
+    while busy.manager.admits():
+        assert time.monotonic() < ends_at
+        other.entered.wait(0.01)
+    assert not other.entered.wait(0.3), "a job is in hand still"
+    assert busy.manager.loaded is not None
+    busy.in_flight.clear()
+    assert other.entered.wait(10)
+    assert busy.manager.loaded is None
+
+
+def test_a_failed_load_is_tried_again(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
+) -> None:
+    tries: list[int] = []
+
+    def load() -> Infer:
+        tries.append(1)
+        if len(tries) == 1:
+            raise RuntimeError("the weights are away")
+        return Infer(20)
+
+    managed = managed_models("a", sharing, load)
+    assert managed.entered.wait(10)
+    assert len(tries) == 2
+
+
+def test_a_failed_load_frees_its_memory(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
+) -> None:
+    first, blocks = Raising(20), list[weakref.ref[Block]]()
+    first.blocks = blocks
+    lived: list[bool] = []
+
+    def load() -> Infer:
+        if not blocks:
+            return first
+        lived.append(blocks[0]() is not None)
+        return Infer(20)
+
+    managed = managed_models("a", sharing, load)
+    ends_at = time.monotonic() + 10
+    while (problem := managed.manager.problem) is None:
+        assert time.monotonic() < ends_at
+    assert problem["code"] == "model-failed"
+    assert problem["detail"] == "worker.models.noop raised ValueError"
+    assert managed.entered.wait(10)
+    assert first.is_closed
+    assert lived == [False]
+    assert managed.manager.problem is None
+
+
+def test_a_model_whose_sample_fails_is_not_ready(
+    managed_models: Callable[..., ManagedModel], tmp_path: Path
+) -> None:
+    broken = Raising(20)
+    broken.blocks = []
+    managed = managed_models("a", DeviceSharing(MemorySettings(None, tmp_path)), lambda: broken)
+    ends_at = time.monotonic() + 10
+    while (problem := managed.manager.problem) is None:
+        assert time.monotonic() < ends_at
+    assert problem["detail"] == "worker.models.noop raised ValueError"
+    assert broken.is_closed
+    assert not managed.entered.is_set()
+
+
+@pytest.mark.parametrize(
+    ("module", "raised"),
+    [("no_such_module", "ModuleNotFoundError"), ("tests.unit.worker.exiting_model", "SystemExit")],
+)
+def test_a_failed_import_is_reported(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], module: str, raised: str
+) -> None:
+    managed = managed_models("a", sharing, lambda: Infer(20), implementation=module)
+    ends_at = time.monotonic() + 10
+    while (problem := managed.manager.problem) is None:
+        assert time.monotonic() < ends_at
+    assert problem["detail"] == f"{module} raised {raised}"
+
+
+def test_a_device_lost_during_a_load_is_not_tried_again(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
+) -> None:
+    def load() -> Infer:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    managed = managed_models("a", sharing, load)
+    managed.thread.join(10)
+    assert len(managed.lost) == 1
+
+
+def test_a_stopped_manager_does_not_wait_for_memory(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
+) -> None:
+    first = managed_models("a", sharing, lambda: Infer(20))
+    assert first.entered.wait(10)
+    leaving = managed_models("b", sharing, lambda: Infer(40))
+    assert not leaving.entered.wait(0.3)
+    leaving.stopping.set()
+    leaving.thread.join(10)
+    leaving.has_work = True
+    assert leaving.seen.wait(10)
+    later = managed_models("c", sharing, lambda: Infer(5), memory_bytes=20)
+    later.has_work = True
+    assert later.entered.wait(10)
+    assert first.manager.admits(), "nobody waits for its place"
+
+
+def test_a_model_of_known_size_loads_beside_running_batches(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
+) -> None:
+    loads: list[int] = []
+
+    def load() -> Infer:
+        loads.append(1)
+        return Infer(70)
+
+    model = replace(NOOP, name="a", queue="a", max_batch_size=4)
+    profile = MemoryProfile(20, ((1.0, 10), (4.0, 40)))
+    MemoryProfiles(tmp_path / "cpu" / "profiles").put(profile_key(model), profile)
+    managed = managed_models("a", sharing, load)
+    assert managed.entered.wait(10)
+    assert managed.manager.reserved_bytes == 60
+    assert loads == [1], "what it takes cannot be told from what others take meanwhile"
+
+
+def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
+) -> None:
+    all_of_it = managed_models("b", sharing, lambda: Infer(50))
+    assert all_of_it.entered.wait(10)
+    late = managed_models("a", sharing, lambda: Infer(30))
+    assert not late.entered.wait(0.3), "its size is not known, and nothing is free"
+    profile = MemoryProfile(30, ((1.0, 10), (4.0, 40)))
+    MemoryProfiles(tmp_path / "cpu" / "profiles").put(profile_key(late.model), profile)
+    small = managed_models("c", sharing, lambda: Infer(10))
+    small.has_work = True
+    assert small.entered.wait(10)
+    assert not late.entered.wait(0.5), "30 are free, which are known not to suffice"
+    assert late.infer is None
+
+
+@pytest.mark.parametrize(
+    ("profile", "hint_bytes", "expected_bytes"),
+    [
+        (MemoryProfile(30, ((1.0, 10), (4.0, 40))), 0, 70),
+        (MemoryProfile(30, ((1.0, 10), (2.0, 15))), 0, 61),
+        (MemoryProfile(30, ((1.0, 20),)), 0, BUDGET),
+        (MemoryProfile(30, ((1.0, 60),)), 0, 90),
+        (MemoryProfile(30), 0, 60),
+        (MemoryProfile(50), 0, BUDGET),
+        (MemoryProfile(0), 0, 0),
+        (MemoryProfile(0), 7, 7),
+        (MemoryProfile(3), 0, 8),
+    ],
+)
+def test_the_reservation_suffices_for_full_batches_if_the_device_does(
+    tmp_path: Path, profile: MemoryProfile, hint_bytes: int, expected_bytes: int
+) -> None:
+    account = MemoryAccount(tmp_path, BUDGET)
+    model = replace(NOOP, max_batch_size=4, memory_bytes=hint_bytes)
+    assert needed_bytes(profile, model, SimulatedDevice(account, BUDGET)) == expected_bytes
+    account.close()
+
+
+def test_a_model_that_does_not_fit_the_device_is_reported(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
+) -> None:
+    managed = managed_models("a", sharing, lambda: Infer(BUDGET - 5))
+    ends_at = time.monotonic() + 10
+    while (problem := managed.manager.problem) is None:
+        assert time.monotonic() < ends_at
+        assert not managed.entered.wait(0.01)
+    assert problem["code"] == "out-of-memory"
+    assert not managed.manager.is_standing_by
+    assert not managed.manager.admits()
+
+
+def test_a_model_that_does_not_fit_the_free_memory_gets_the_whole_device(
+    sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
+) -> None:
+    first = managed_models("a", sharing, lambda: Infer(20))
+    assert first.entered.wait(10)
+    second = managed_models("b", sharing, lambda: Infer(30))
+    second.has_work = True
+    assert second.entered.wait(10)
+    assert second.manager.reserved_bytes == 70
+    assert first.manager.loaded is None
+
+
+def test_limits_are_learned_without_a_device(
+    managed_models: Callable[..., ManagedModel], tmp_path: Path
+) -> None:
+    managed = managed_models(
+        "a", DeviceSharing(MemorySettings(None, tmp_path)), lambda: Infer(10**15)
+    )
+    assert managed.entered.wait(10)
+    assert managed.infer is not None
+    assert managed.infer.passes == [1]
+    limit = managed.manager.limit
+    with pytest.raises(BudgetExceeded), limit.admit(4):
+        raise BudgetExceeded("no")
+    limit.note_exceeded(4, 2)
+    assert limit.max_cost == 2
+    assert list(tmp_path.iterdir()) == []

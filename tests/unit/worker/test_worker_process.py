@@ -1,0 +1,46 @@
+"""The setup of the process: numbers of threads, and OpenMP's policy."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from worker import process
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize(
+    ("processors", "torch", "preparing"), [(1, 1, 4), (2, 1, 4), (4, 2, 4), (8, 4, 8), (64, 8, 16)]
+)
+def test_the_number_of_threads_follows_the_processors(
+    processors: int, torch: int, preparing: int
+) -> None:
+    assert process.torch_threads(processors) == torch
+    assert process.preparing_threads(processors) == preparing
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processors cannot be chosen here")
+def test_processor_affinity_is_respected() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "from worker import process; print(process.available_processors())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert found.stdout == b"1\n"
+
+
+def test_a_configured_openmp_policy_is_kept() -> None:
+    before = sys.getswitchinterval()
+    try:
+        said = {"OMP_WAIT_POLICY": "ACTIVE"}
+        process.prefer_device_thread(said)
+        assert said == {"OMP_WAIT_POLICY": "ACTIVE"}
+        silent: dict[str, str] = {}
+        process.prefer_device_thread(silent)
+        assert silent == {"OMP_WAIT_POLICY": "PASSIVE"}
+        assert sys.getswitchinterval() < before
+    finally:
+        sys.setswitchinterval(before)

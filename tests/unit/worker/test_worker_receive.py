@@ -1,0 +1,54 @@
+"""The receive step: how long a lock lasts if the clocks differ."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+
+from contract.catalogue import Catalogue
+from contract.codec import encode_request
+from contract.guard import AddressGuard
+from contract.messages import InlineBytes, JobRequest
+from worker.errors import LockLost
+from worker.net.guarded_http import GuardedHttp
+from worker.pipeline.receive import ReceivedJob, ReceiveStep
+from worker.replies import GatewayClient, QueueReplies, ReplySenders, WebhookReplies
+from worker.servicebus.link import LockedMessage
+from worker.servicebus.locks import LockRenewer
+from worker.settings import ServiceEndpoint
+
+MODEL = replace(Catalogue.load()["noop"], lock_seconds=10)
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def opened(locked_seconds: float) -> ReceivedJob:
+    """Return a job whose message is locked for this time by our clock, which stands still."""
+    senders = ReplySenders(
+        GatewayClient(frozenset()),
+        QueueReplies(ServiceEndpoint(address="unused"), Catalogue.load()),
+        WebhookReplies(GuardedHttp(AddressGuard("")), ()),
+    )
+    deadline = NOW + timedelta(seconds=60)
+    request = JobRequest("job", MODEL.name, InlineBytes("text/plain", b""), NOW, deadline)
+    locked_until = NOW + timedelta(seconds=locked_seconds)
+    delivery = LockedMessage(
+        encode_request(request), 0, NOW, locked_until, {}, "job", cast(Any, None)
+    )
+    step = ReceiveStep(MODEL, senders, LockRenewer(lambda: 100.0))
+    return step.open(delivery, lambda delivery, timeout_seconds: 10.0, NOW)
+
+
+def test_a_lock_lasts_as_long_as_the_message_says() -> None:
+    assert opened(7.0).lock.expires_at == 107.0
+
+
+def test_a_broker_clock_that_is_ahead_does_not_extend_a_lock() -> None:
+    lock = opened(70.0).lock
+    assert lock.expires_at == 110.0
+    assert lock.due_at < 105.0, "it is renewed in time"
+
+
+def test_a_lock_that_expired_in_the_socket_is_lost() -> None:
+    with pytest.raises(LockLost):
+        opened(-0.1)

@@ -1,0 +1,78 @@
+"""The reply cache: its keys, and its limits of size and time."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+from worker.replies import ReplyCache
+from worker.servicebus.link import LockedMessage
+
+DELIVERY = LockedMessage(b"", 0, None, None, {}, "job", cast(Any, None), "queue", 7)
+
+
+def numbered(number: int) -> LockedMessage:
+    return replace(DELIVERY, sequence_number=number)
+
+
+class TimedCache:
+    def __init__(self, limit_bytes: int = 10_000, limit_seconds: float = 60.0) -> None:
+        self.now = 0.0
+        self.cache = ReplyCache(limit_bytes, limit_seconds, lambda: self.now)
+
+    def found(self, *numbers: int) -> list[int]:
+        return [number for number in numbers if self.cache.find(numbered(number))]
+
+
+def test_a_redelivered_message_finds_its_reply() -> None:
+    timed = TimedCache()
+    timed.cache.put(DELIVERY, b"reply", "succeeded")
+    again = timed.cache.find(replace(DELIVERY, delivery_count=3))
+    assert again is not None
+    assert (again.body, again.code, again.is_delivered) == (b"reply", "succeeded", False)
+    assert timed.cache.find(replace(DELIVERY, sequence_number=8)) is None
+    assert timed.cache.find(replace(DELIVERY, queue="queue-low")) is None
+
+
+def test_a_delivered_reply_keeps_no_body() -> None:
+    timed = TimedCache()
+    timed.cache.mark_delivered(DELIVERY)
+    assert timed.cache.find(DELIVERY) is None
+    timed.cache.put(DELIVERY, b"reply", "succeeded")
+    timed.cache.mark_delivered(DELIVERY)
+    again = timed.cache.find(DELIVERY)
+    assert again is not None
+    assert (again.body, again.is_delivered) == (b"", True)
+    timed.cache.remove(DELIVERY)
+    assert timed.cache.find(DELIVERY) is None
+    timed.cache.remove(DELIVERY)
+
+
+def test_the_oldest_replies_are_evicted_first() -> None:
+    timed = TimedCache(limit_bytes=10_000)
+    for number in range(5):
+        timed.cache.put(numbered(number), bytes(3000), "succeeded")
+    assert timed.found(*range(5)) == [3, 4]
+    timed.cache.put(numbered(9), bytes(20_000), "succeeded")
+    assert timed.found(*range(10)) == [], "what is too large for all of it is not kept"
+    for number in range(100):
+        timed.cache.put(numbered(number), b"", "succeeded")
+    assert len(timed.found(*range(100))) == 20, "small ones cost something, too"
+
+
+def test_removed_delivered_and_replaced_replies_free_their_space() -> None:
+    timed = TimedCache(limit_bytes=10_000)
+    for _ in range(50):
+        timed.cache.put(numbered(1), bytes(4000), "succeeded")
+        timed.cache.put(numbered(2), bytes(4000), "succeeded")
+        timed.cache.mark_delivered(numbered(2))
+        timed.cache.remove(numbered(2))
+    assert timed.found(1) == [1]
+
+
+def test_replies_are_evicted_after_their_time() -> None:
+    timed = TimedCache(limit_seconds=60.0)
+    timed.cache.put(numbered(1), b"", "succeeded")
+    timed.now = 59.0
+    timed.cache.put(numbered(2), b"", "succeeded")
+    assert timed.found(1, 2) == [1, 2]
+    timed.now = 61.0
+    assert timed.found(1, 2) == [2]

@@ -1,0 +1,217 @@
+"""The simulated device: one account for all processes, with a limit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.memory.device import Batch
+from worker.memory.device_errors import BudgetExceeded, is_out_of_memory
+from worker.memory.simulated_device import AccountRecord, MemoryAccount, SimulatedDevice
+
+ROOT = Path(__file__).resolve().parents[3]
+
+CHILD = """
+import sys
+from pathlib import Path
+from worker.memory.simulated_device import MemoryAccount
+MemoryAccount(Path(sys.argv[1]), 8).charge(int(sys.argv[2]))
+print("charged", flush=True)
+sys.stdin.read()
+"""
+
+
+class Declares:
+    """A model that takes 2 bytes while loaded, and 1 for each unit of a batch's cost."""
+
+    def memory_bytes(self, cost: float) -> int:
+        return 2 + int(cost)
+
+
+@contextlib.contextmanager
+def other_process(folder: Path, size: int) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder), str(size)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        assert process.stdout.readline() == b"charged\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
+        process.stdin.close()
+        process.stdout.close()
+
+
+def test_all_processes_share_one_account_until_they_end(tmp_path: Path) -> None:
+    account = MemoryAccount(tmp_path, 8)
+    with other_process(tmp_path, 5):
+        account.charge(3)
+        with pytest.raises(BudgetExceeded, match="over the budget of 8"):
+            account.charge(1)
+        assert AccountRecord.read(tmp_path) == AccountRecord(peak_bytes=8, refused_count=1)
+    account.charge(5)
+    account.release(8)
+    assert AccountRecord.read(tmp_path) == AccountRecord(peak_bytes=8, refused_count=1)
+    account.close()
+
+
+@given(charges=st.lists(st.integers(-6, 6), max_size=30))
+def test_the_account_is_never_overdrawn(
+    tmp_path_factory: pytest.TempPathFactory, charges: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("account")
+    account = MemoryAccount(folder, 8)
+    used = peak = refused = 0
+    for size in charges:
+        if size < 0:
+            given_back = min(-size, used)
+            account.release(given_back)
+            used -= given_back
+        elif used + size > 8:
+            with pytest.raises(BudgetExceeded):
+                account.charge(size)
+            refused += 1
+        else:
+            account.charge(size)
+            used += size
+            peak = max(peak, used)
+    assert AccountRecord.read(folder) == AccountRecord(peak, refused)
+    account.close()
+
+
+def test_declared_memory_is_charged_while_the_model_is_loaded(tmp_path: Path) -> None:
+    account = MemoryAccount(tmp_path, 8)
+    device = SimulatedDevice(account, 8)
+    holder, resident_bytes = device.load(Declares, limit_bytes=8)
+    assert resident_bytes == 2
+    batch = Batch(cost=4)
+    with device.running(holder, batch):
+        assert account.used_bytes == 6
+    assert (batch.measured_bytes, account.used_bytes) == (4, 2)
+    with pytest.raises(BudgetExceeded), device.running(holder, Batch(cost=7)):
+        raise AssertionError("it does not run")
+    with device.running(holder, Batch(cost=1, known_bytes=3)):
+        assert account.used_bytes == 5
+    device.unload(resident_bytes)
+    assert account.used_bytes == 0
+    account.close()
+
+
+def test_a_trial_stays_within_its_reservation(tmp_path: Path) -> None:
+    account = MemoryAccount(tmp_path, 8)
+    device = SimulatedDevice(account, 8)
+    with pytest.raises(BudgetExceeded, match="1 that are reserved"):
+        device.load(Declares, limit_bytes=1)
+    holder, _ = device.load(Declares, limit_bytes=2)
+    with pytest.raises(BudgetExceeded), device.running(holder, Batch(cost=3, limit_bytes=2)):
+        raise AssertionError("it does not run")
+    assert account.used_bytes == 2
+    assert AccountRecord.read(tmp_path).refused_count == 0, "it was not the account that refused"
+    account.close()
+
+
+def test_a_failed_batch_returns_its_memory(tmp_path: Path) -> None:
+    account = MemoryAccount(tmp_path, 8)
+    device = SimulatedDevice(account, 8)
+    holder, _ = device.load(Declares, limit_bytes=8)
+    batch = Batch(cost=3)
+    with pytest.raises(KeyError), device.running(holder, batch):
+        raise KeyError
+    assert (account.used_bytes, batch.measured_bytes) == (2, None)
+    account.close()
+
+
+SAID = [
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "Triton Error [CUDA]: out of memory",
+]
+SAID_OF_ELSE = [
+    "the memory of elephants",
+    "CUDA error: an illegal memory access was encountered",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "this model ran out of memory cells",
+]
+
+
+@pytest.mark.parametrize("text", SAID)
+def test_out_of_memory_is_recognised_by_its_text(text: str) -> None:
+    assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(ValueError(text))
+
+
+@pytest.mark.parametrize("text", SAID_OF_ELSE)
+def test_other_errors_are_not_out_of_memory(text: str) -> None:
+    assert not is_out_of_memory(RuntimeError(text))
+
+
+def test_out_of_memory_is_recognised_by_its_class_or_cause() -> None:
+    assert is_out_of_memory(BudgetExceeded("no"))
+    assert is_out_of_memory(MemoryError())
+    wrapped = RuntimeError("the model raised")
+    wrapped.__cause__ = BudgetExceeded("no")
+    assert is_out_of_memory(wrapped)
+
+
+@pytest.mark.torch
+def test_the_error_class_of_torch_is_out_of_memory() -> None:
+    torch = pytest.importorskip("torch")
+    assert is_out_of_memory(torch.OutOfMemoryError("no"))
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60)
+    assert is_out_of_memory(raised.value), "the host's is a class of no own"
+
+
+@pytest.mark.torch
+def test_the_memory_of_tensors_is_counted(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Network:
+        def __init__(self) -> None:
+            layers = torch.nn.Linear(100, 1000, bias=False), torch.nn.ReLU()
+            self.parts = {"network": torch.nn.Sequential(*layers), "table": torch.zeros(10)}
+            self.twice = self.parts["table"].view(5, 2)
+
+        def memory_bytes(self, cost: float) -> int:
+            return 0
+
+        def run(self, count: int) -> object:
+            values = torch.zeros(count, 100)
+            for _ in range(50):
+                values = values + 1
+            return self.parts["network"](values)
+
+    account = MemoryAccount(tmp_path, 10**7)
+    device = SimulatedDevice(account, 10**7)
+    holder, resident_bytes = device.load(Network, limit_bytes=10**7)
+    assert resident_bytes == 4 * (100 * 1000 + 10)
+    measured = []
+    for count in (1, 8):
+        batch = Batch(cost=count)
+        with torch.inference_mode(), device.running(holder, batch):
+            holder.run(count)
+        measured.append(batch.measured_bytes)
+    # The input, the product and the last output: earlier tensors are freed.
+    assert measured == [4 * (100 + 2 * 1000), 8 * 4 * (100 + 2 * 1000)]
+
+    large = Batch(cost=10_000)
+    with pytest.raises(BudgetExceeded), torch.inference_mode(), device.running(holder, large):
+        holder.run(10_000)
+    assert account.used_bytes == resident_bytes
+    account.close()

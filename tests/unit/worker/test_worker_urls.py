@@ -1,0 +1,148 @@
+"""Fetching inputs from a server on loopback that misbehaves."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from contract.catalogue import Catalogue
+from contract.guard import AddressGuard
+from contract.messages import PayloadUrl
+from worker.errors import InvalidInput, UnsupportedMediaType
+from worker.inputs import urls
+from worker.inputs.urls import UrlFetcher
+from worker.net.guarded_http import GuardedHttp, Limits
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
+NOOP = Catalogue.load().model("noop")
+CLASSIFIER = Catalogue.load().model("classifier")
+
+
+@contextmanager
+def answering(data: bytes, *, hangs: bool = False) -> Iterator[str]:
+    """Yield the URL of a server that answers one connection with these bytes."""
+    released = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(data)
+                # One byte at a time: each read is within its own time limit.
+                while hangs and not released.wait(0.05):
+                    try:
+                        connection.sendall(b"x")
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}/x"
+        finally:
+            released.set()
+            thread.join(10)
+
+
+def http(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
+    lines = [f"HTTP/1.1 {status}", "connection: close", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+@pytest.fixture
+def fetcher() -> UrlFetcher:
+    return UrlFetcher(GuardedHttp(AddressGuard("127.0.0.1")))
+
+
+@pytest.mark.parametrize(
+    ("announced", "header", "body", "found"),
+    [
+        (None, "content-type: text/html", PNG, "image/png"),
+        (None, "content-type: text/plain; charset=utf-8", b"hello", "text/plain"),
+        (None, "x: y", b"\x01\x02", "application/octet-stream"),
+        ("image/png", "content-type: text/html", PNG, "image/png"),
+    ],
+)
+def test_the_media_type_comes_from_job_bytes_or_server_in_this_order(
+    fetcher: UrlFetcher, announced: str | None, header: str, body: bytes, found: str
+) -> None:
+    with answering(http(body, header)) as url:
+        assert fetcher.fetch(PayloadUrl(url, announced), NOOP) == (body, found)
+
+
+@pytest.mark.parametrize(
+    ("announced", "body"), [("image/jpeg", PNG), ("application/json", b"{"), (None, b"%PDF-1.7")]
+)
+def test_bytes_of_another_type_are_refused(
+    fetcher: UrlFetcher, announced: str | None, body: bytes
+) -> None:
+    with answering(http(body)) as url, pytest.raises(UnsupportedMediaType):
+        fetcher.fetch(PayloadUrl(url, announced), NOOP)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (http(b"", status="404 Not Found"), "status 404"),
+        (http(b"abc", "content-length: 10"), "cannot be read"),
+        (b"nonsense\r\n\r\n", "cannot be read"),
+        (b"", "cannot be read"),
+        (http(b"", "location: http://10.0.0.1/", status="302 Found"), "public internet"),
+        (http(b"", "location: file:///etc/passwd", status="302 Found"), "must be https"),
+        (http(b"", "location: http://[::1", status="302 Found"), "cannot be fetched|not a URL"),
+        (http(b"x" * (CLASSIFIER.max_input_bytes + 1)), "more than the"),
+    ],
+)
+def test_an_unusable_response_is_refused_with_a_reason(
+    fetcher: UrlFetcher, answer: bytes, said: str
+) -> None:
+    with answering(answer) as url, pytest.raises(InvalidInput, match=said):
+        fetcher.fetch(PayloadUrl(url), CLASSIFIER)
+
+
+@pytest.mark.parametrize(
+    "begun", [b"", b"HTTP/1.1 200 OK\r\n", http(b"abc", "content-length: 900")]
+)
+def test_a_hanging_server_is_abandoned(
+    fetcher: UrlFetcher, begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urls, "LIMIT_SECONDS", 0.2)
+    with (
+        answering(begun, hangs=True) as url,
+        pytest.raises(InvalidInput, match="did not answer in time"),
+    ):
+        fetcher.fetch(PayloadUrl(url), NOOP)
+
+
+def test_an_unreachable_server_is_refused(fetcher: UrlFetcher) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        fetcher.fetch(PayloadUrl(url), NOOP)
+
+
+def test_the_checked_address_is_the_one_that_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second look-up of the name could return an address inside the network."""
+    asked: list[str] = []
+
+    def look_up(host: str, port: int, **rest: object) -> list[tuple[object, ...]]:
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    with answering(http(b"hello")) as url:
+        port = int(url.rsplit(":", 1)[1].split("/")[0])
+        original = socket.getaddrinfo
+        monkeypatch.setattr(
+            socket,
+            "getaddrinfo",
+            lambda host, *a, **k: (
+                look_up(host, port) if host == "name.test" else original(host, *a, **k)
+            ),
+        )
+        outbound = GuardedHttp(AddressGuard("127.0.0.1"))
+        answer = outbound.exchange("GET", f"http://name.test:{port}/", {}, None, Limits(100, 5.0))
+    assert answer.body == b"hello"
+    assert asked == ["name.test"]

@@ -1,0 +1,447 @@
+"""A loaded model: its class `Infer` behind one interface, whatever its form.
+
+    prepare     CPU threads      decode and preprocess one input
+    run         device thread    run one batch
+    finish      CPU threads      postprocess one output, and encode it as the entry's media type
+
+`docs/models.md` describes the two forms. What the model's own code raises is not caught here.
+"""
+
+import contextlib
+import importlib
+import inspect
+import io
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from types import MappingProxyType
+from typing import Any, Final, Protocol, cast, get_args
+
+from PIL import Image
+
+from contract import media
+from contract.catalogue import Model
+from contract.fields import Json
+from contract.messages import InlineBytes, InlineJson
+from worker.errors import (
+    InferenceFailed,
+    ModelFailed,
+    ModelUnfit,
+    ModelUnusable,
+    ResultTooLarge,
+    UnsupportedMediaType,
+)
+from worker.inputs import audio, images, tensors, text
+from worker.models import (
+    Accepts,
+    Context,
+    Infer,
+    LongInfer,
+    LongShortInfer,
+    Postprocesses,
+    ShortInfer,
+    Weights,
+)
+from worker.weights.store import WeightsStore
+
+_KINDS: Final[tuple[Accepts, ...]] = get_args(Accepts)
+# The media types that can be decoded, by kind of input.
+_DECODED: Final = {
+    "image": ("image/jpeg", "image/png", "image/webp"),
+    "audio": ("audio/wav", "audio/x-wav", "audio/vnd.wave"),
+}
+# The fields of an entry that a class may limit.
+_LIMITED_FIELDS: Final = ("max_batch_size", "max_wait_ms")
+_IMAGE_FORMATS: Final = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
+# The modes that JPEG and WebP can store. Images in other modes are converted to RGB.
+_PLAIN_MODES: Final = ("L", "RGB")
+
+MAX_RESULT_BYTES: Final = 64 * 1024 * 1024
+
+Parameters = Mapping[str, Json]
+"""The caller's parameters beside the input."""
+
+Result = InlineJson | InlineBytes
+"""A job's result, before it is decided whether it is stored as a blob."""
+
+_NO_PARAMETERS: Parameters = MappingProxyType({})
+
+
+class ModelLoader:
+    """Load models with their weights. Each model is loaded by its own thread."""
+
+    def __init__(self, weights: WeightsStore, torch_thread_count: int) -> None:
+        self._weights = weights
+        self._torch_thread_count = torch_thread_count
+
+    def load(self, model: Model) -> "LoadedModel":
+        """Return the model, ready to run; raise ModelUnusable if that fails."""
+        try:
+            return LoadedModel.load(model, self._torch_thread_count, self._weights.get(model))
+        except ModelUnusable:
+            raise
+        except (Exception, SystemExit) as error:
+            # A model's code may raise anything, and may call sys.exit.
+            raise ModelFailed(f"{model.implementation} raised {type(error).__name__}") from error
+
+
+class LoadedModel:
+    """One loaded model."""
+
+    def __init__(self, model: Model, infer: Any) -> None:
+        """Wrap an instance of the model's class; raise ModelUnfit if it does not fit its entry."""
+        self._model = model
+        self._infer = infer
+        self._accepts = input_kind(model, infer)
+        self._adapter = make_adapter(model, infer)
+        torch = sys.modules.get("torch")
+        self._inference_mode: Callable[[], contextlib.AbstractContextManager[object]] = (
+            torch.inference_mode if torch else contextlib.nullcontext
+        )
+
+    @classmethod
+    def load(
+        cls, model: Model, torch_thread_count: int, weights: Weights | None = None
+    ) -> "LoadedModel":
+        """Import the model's file and make an instance of its class; raise what that raises."""
+        module = importlib.import_module(model.implementation)
+        # Only if the model has imported torch: a worker without torch models stays small.
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(torch_thread_count)
+        make = getattr(module, "Infer", None)
+        if not callable(make):
+            raise ModelUnfit(f"{model.implementation}: has no class Infer")
+        return cls(model, make_instance(model, make, weights))
+
+    @property
+    def accepts(self) -> Accepts:
+        """Return the kind of input that the model takes."""
+        return self._accepts
+
+    @property
+    def reads_files(self) -> bool:
+        """Return whether the model takes its inputs as files, so that they need no memory."""
+        return self._accepts == "file"
+
+    @property
+    def reports_progress(self) -> bool:
+        """Return whether the model is called with a context for each item."""
+        return self._model.reports_progress
+
+    def prepare(self, data: bytes, media_type: str, parameters: Parameters = _NO_PARAMETERS) -> Any:
+        """Decode and preprocess one input; return an item for a batch.
+
+        Raises:
+            UnsupportedMediaType: The model does not take this media type.
+            InvalidInput: The input cannot be decoded.
+        """
+        if self.reads_files:
+            return self.prepare_file(io.BytesIO(data), media_type, parameters)
+        decoded = self._decode(data, self._check_media_type(media_type))
+        with self._inference_mode():
+            return self._adapter.preprocess(decoded, parameters)
+
+    def prepare_file(
+        self, file: io.BufferedIOBase, media_type: str, parameters: Parameters = _NO_PARAMETERS
+    ) -> Any:
+        """Preprocess an input for a model that reads files; close the file afterwards."""
+        with file, self._inference_mode():
+            self._check_media_type(media_type)
+            return self._adapter.preprocess(file, parameters)
+
+    def run(self, batch: list[Any], contexts: Sequence[Context] = ()) -> Sequence[Any]:
+        """Run one pass of the model; return one output for each item, in their order.
+
+        Raises:
+            InferenceFailed: The number of outputs is wrong.
+        """
+        with self._inference_mode():
+            outputs = self._adapter.run(batch, contexts)
+        if not hasattr(outputs, "__len__") or len(outputs) != len(batch):
+            found = len(outputs) if hasattr(outputs, "__len__") else "no"
+            raise InferenceFailed(f"the model gave {found} results for {len(batch)} inputs")
+        return outputs
+
+    def finish(self, output: Any) -> Result:
+        """Postprocess one output, and encode it as the entry's media type."""
+        with self._inference_mode():
+            result = self._adapter.postprocess(output)
+        return encode_result(result, self._model.result_media_type)
+
+    def cost(self, item: Any) -> float:
+        """Return what a prepared item takes of a batch, in the model's own unit; 1 by default.
+
+        Raises:
+            InferenceFailed: The model's hook returned something else than a positive number.
+        """
+        hook = self._hook("cost")
+        cost = 1.0 if hook is None else float(hook(self._adapter.bare(item)))
+        if not (isfinite(cost) and cost > 0):
+            raise InferenceFailed(f"the model gave {cost} as an input's cost")
+        return cost
+
+    def sample(self) -> Any | None:
+        """Return a prepared item to try the model with; None if the model lacks this hook."""
+        hook = self._hook("sample")
+        return None if hook is None else hook()
+
+    def memory_bytes(self, cost: float) -> int:
+        """Return the memory that the model takes outside torch; 0 by default.
+
+        See `worker.memory.device.MemoryHolder`.
+        """
+        hook = self._hook("memory_bytes")
+        return 0 if hook is None else max(0, int(hook(cost)))
+
+    def close(self) -> None:
+        """Tell the model that it is about to be unloaded, if it has this hook."""
+        if (hook := self._hook("close")) is not None:
+            hook()
+
+    def _hook(self, name: str) -> Callable[..., Any] | None:
+        """Return an optional method of the model's class."""
+        hook = getattr(self._infer, name, None)
+        return hook if callable(hook) else None
+
+    def _check_media_type(self, media_type: str) -> str:
+        """Return the media type without parameters; raise UnsupportedMediaType."""
+        if media_type in self._model.media_types:
+            return media_type
+        bare_type = media.essence(media_type)
+        if bare_type not in self._model.media_types:
+            raise UnsupportedMediaType(
+                f"{self._model.name} does not take {bare_type}; "
+                f"send one of {', '.join(self._model.media_types)}"
+            )
+        return bare_type
+
+    def _decode(self, data: bytes, media_type: str) -> Any:
+        match self._accepts:
+            case "image":
+                return images.decode(data, media_type, self._model.max_pixels)
+            case "audio":
+                return audio.decode(data)
+            case "text":
+                return text.decode(data)
+            case "json":
+                return text.parse_json(data)
+            case "tensor":
+                return tensors.decode(data, media_type)
+        return data
+
+
+class Adapter(Protocol):
+    """Calls a model's class, whatever its form."""
+
+    def preprocess(self, item: Any, parameters: Parameters) -> Any:
+        """Preprocess one input. Called on any thread."""
+        ...
+
+    def bare(self, item: Any) -> Any:
+        """Return the item for the model's own hooks, given what `preprocess` returned."""
+        ...
+
+    def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
+        """Run one batch. Called on the device thread."""
+        ...
+
+    def postprocess(self, output: Any) -> Any:
+        """Postprocess one output of the batch. Called on any thread."""
+        ...
+
+
+class BatchAdapter:
+    """A class in the full form: it has `preprocess`, and its call takes a whole batch."""
+
+    def __init__(self, infer: Infer | LongInfer, *, takes_contexts: bool) -> None:
+        self._infer = infer
+        self._takes_contexts = takes_contexts
+        self._takes_parameters = _takes_parameters(infer.preprocess)
+        has_postprocess = hasattr(infer, "postprocess")
+        self.postprocess: Callable[[Any], Any] = (
+            cast(Postprocesses, infer).postprocess if has_postprocess else _identity
+        )
+
+    def preprocess(self, item: Any, parameters: Parameters) -> Any:
+        """Call the model's own `preprocess`."""
+        preprocess = cast(Callable[..., Any], self._infer.preprocess)
+        return (
+            preprocess(item, parameters=parameters) if self._takes_parameters else preprocess(item)
+        )
+
+    def bare(self, item: Any) -> Any:
+        """Return the item unchanged."""
+        return item
+
+    def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
+        """Call the model once for the whole batch."""
+        if self._takes_contexts:
+            return cast(LongInfer, self._infer)(batch, list(contexts))
+        return cast(Infer, self._infer)(batch)
+
+
+@dataclass(frozen=True, slots=True)
+class _ItemWithParameters:
+    item: Any
+    parameters: Parameters
+
+
+class ItemAdapter:
+    """A class in the short form: its call takes one item, and the items run in turn."""
+
+    def __init__(self, infer: ShortInfer | LongShortInfer, *, takes_contexts: bool) -> None:
+        self._call = cast(Callable[..., Any], infer)
+        self._takes_contexts = takes_contexts
+        self._takes_parameters = _takes_parameters(infer)
+        self.postprocess = _identity
+
+    def preprocess(self, item: Any, parameters: Parameters) -> Any:
+        """Keep the parameters with the item if the model takes them."""
+        return _ItemWithParameters(item, parameters) if self._takes_parameters else item
+
+    def bare(self, item: Any) -> Any:
+        """Return the item without its parameters."""
+        return item.item if isinstance(item, _ItemWithParameters) else item
+
+    def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
+        """Call the model for each item in turn."""
+        if self._takes_contexts:
+            pairs = zip(batch, contexts, strict=True)
+            return [self._run_one(item, context) for item, context in pairs]
+        return [self._run_one(item) for item in batch]
+
+    def _run_one(self, item: Any, *context: Context) -> Any:
+        if not self._takes_parameters:
+            return self._call(item, *context)
+        parameters = item.parameters if isinstance(item, _ItemWithParameters) else {}
+        return self._call(self.bare(item), *context, parameters=parameters)
+
+
+def make_instance(model: Model, make: Callable[..., Any], weights: Weights | None) -> Any:
+    """Make an instance of the model's class, with the weights and options of its entry.
+
+    Raises:
+        ModelUnfit: An option is unknown or missing.
+        Exception: Whatever the model's own code raises.
+    """
+    arguments: dict[str, object] = dict(model.options)
+    if weights is not None:
+        arguments["weights"] = weights
+    parameters = inspect.signature(make).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    for name in arguments:
+        if name not in parameters and not takes_any:
+            field = name if name == "weights" else f"options.{name}"
+            raise ModelUnfit(f"{model.name}.{field}: {model.implementation} takes no such argument")
+    for name, each in parameters.items():
+        is_variable = each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        if each.default is each.empty and not is_variable and name not in arguments:
+            field = name if name == "weights" else f"options.{name}"
+            raise ModelUnfit(f"{model.name}.{field}: is missing, {model.implementation} needs it")
+    return make(**arguments)
+
+
+def make_adapter(model: Model, infer: Any) -> Adapter:
+    """Return the adapter for the form of an instance; raise ModelUnfit if it fits neither form."""
+    if not callable(infer):
+        raise ModelUnfit(f"{model.implementation}: Infer has no __call__")
+    for name in _LIMITED_FIELDS:
+        limit, value = getattr(infer, name, None), getattr(model, name)
+        if limit is not None and value > limit:
+            raise ModelUnfit(f"{model.name}.{name}: is {value}, the model is made for {limit}")
+    for name in ("preprocess", "postprocess"):
+        if not callable(getattr(infer, name, _identity)):
+            raise ModelUnfit(f"{model.implementation}: Infer.{name} is not a method")
+    is_batch_form = hasattr(infer, "preprocess")
+    if hasattr(infer, "postprocess") and not is_batch_form:
+        raise ModelUnfit(f"{model.implementation}: Infer has postprocess but no preprocess")
+    adapter = BatchAdapter if is_batch_form else ItemAdapter
+    return adapter(infer, takes_contexts=model.reports_progress)
+
+
+def input_kind(model: Model, infer: object) -> Accepts:
+    """Return the kind of input: the class's `accepts`, or what the entry's media types imply.
+
+    Raises:
+        ModelUnfit: The kind is unknown, or the entry lists a media type that cannot be decoded.
+    """
+    kind = _input_kind(model, infer)
+    if decoded := _DECODED.get(kind):
+        for media_type in model.media_types:
+            if media_type.startswith(f"{kind}/") and media_type not in decoded:
+                raise ModelUnfit(
+                    f"{model.name}.media_types: {media_type} cannot be decoded here; "
+                    f"there are {', '.join(decoded)}"
+                )
+    return kind
+
+
+def _input_kind(model: Model, infer: object) -> Accepts:
+    accepts = getattr(infer, "accepts", None)
+    if accepts in _KINDS:
+        return cast(Accepts, accepts)
+    if accepts is not None:
+        raise ModelUnfit(f"{model.implementation}: accepts is {accepts!r}, not {', '.join(_KINDS)}")
+    kinds = {media_type.partition("/")[0] for media_type in model.media_types}
+    if len(kinds) == 1 and (kind := kinds.pop()) in ("image", "audio", "text"):
+        return cast(Accepts, kind)
+    if model.media_types == ("application/json",):
+        return "json"
+    raise ModelUnfit(f"{model.implementation}: Infer must say what it accepts")
+
+
+def encode_result(result: Any, media_type: str) -> Result:
+    """Encode a model's result as its entry's media type; raise InferenceFailed if it cannot."""
+    if media_type == media.JSON:
+        return InlineJson(result)
+    if isinstance(result, Image.Image) and media_type in _IMAGE_FORMATS:
+        return InlineBytes(media_type, _encode_image(result, _IMAGE_FORMATS[media_type]))
+    if isinstance(result, str) and media_type.startswith("text/"):
+        return InlineBytes(media_type, result.encode("utf-8", "replace"))
+    if isinstance(result, bytes | bytearray | memoryview):
+        return InlineBytes(media_type, bytes(result))
+    raise InferenceFailed(f"the model's result is not {media_type}, as its entry says")
+
+
+def _encode_image(image: Image.Image, file_format: str) -> bytes:
+    file = io.BytesIO()
+    fits = file_format == "PNG" or image.mode in _PLAIN_MODES
+    (image if fits else image.convert("RGB")).save(file, file_format)
+    return file.getvalue()
+
+
+def serialize_result(result: Result) -> bytes:
+    """Return a result as bytes.
+
+    Raises:
+        InferenceFailed: The result cannot be written as JSON.
+        ResultTooLarge: The result is larger than MAX_RESULT_BYTES.
+    """
+    try:
+        data = result.data if isinstance(result, InlineBytes) else dump_json(result.value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InferenceFailed(f"the model's result cannot be written as JSON: {error}") from None
+    if len(data) > MAX_RESULT_BYTES:
+        raise ResultTooLarge(
+            f"the result has {len(data)} bytes; at most {MAX_RESULT_BYTES} can be returned"
+        )
+    return data
+
+
+def dump_json(value: Json) -> bytes:
+    """Return compact JSON; raise ValueError for NaN and infinities."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _takes_parameters(call: Callable[..., Any]) -> bool:
+    try:
+        return "parameters" in inspect.signature(call).parameters
+    except ValueError:
+        # Some built-in callables have no signature.
+        return False
+
+
+def _identity(value: Any) -> Any:
+    return value

@@ -1,0 +1,318 @@
+"""Manage a model's time in memory: load it when there is room, measure it, unload it for others."""
+
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+from contract.catalogue import Model
+from worker.errors import ModelFailed, ModelUnusable, OutOfMemory, WorkerError
+from worker.inference.loaded_model import LoadedModel
+from worker.memory.device import Device
+from worker.memory.device_errors import (
+    BudgetExceeded,
+    error_chain,
+    is_device_lost,
+    is_out_of_memory,
+)
+from worker.memory.gpu_sharing.reservation import (
+    MemoryReservation,
+    ModelWorkload,
+    SharedReservation,
+)
+from worker.memory.gpu_sharing.sharing import DeviceSharing, needed_bytes, profile_key
+from worker.memory.limits import BatchLimit, DeviceModel, MeasuredBatchLimit
+from worker.memory.profile import MemoryProfile
+from worker.net.retries import RetryDelays
+from worker.telemetry.recording import ModelTelemetry
+
+_log = logging.getLogger(__name__)
+
+
+class ModelManager:
+    """Loads and unloads one model.
+
+    `enter` and `leave` are called by the model's device thread, the rest by any thread.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        load: Callable[[Model], LoadedModel],
+        sharing: DeviceSharing,
+        workload: ModelWorkload,
+        telemetry: ModelTelemetry | None = None,
+    ) -> None:
+        """Store the parts; load nothing yet.
+
+        Args:
+            model: The catalogue entry.
+            load: Loads the model, or raises ModelUnusable.
+            sharing: The device, shared with other models and processes.
+            workload: The model's work, as the sharing needs to know it.
+            telemetry: Records loads, unloads and batches.
+        """
+        self._model = model
+        self._load = load
+        self._sharing = sharing
+        self._workload = workload
+        self.telemetry = telemetry or ModelTelemetry(model.name)
+        self._backoff = RetryDelays(first_seconds=1.0, limit_seconds=60.0)
+        self._loaded: LoadedModel | None = None
+        self._reservation: MemoryReservation | None = None
+        self._device: Device | None = None
+        self._resident_bytes = 0
+        self._problem: dict[str, str] | None = None
+        self.limit = self._new_limit()
+
+    @property
+    def loaded(self) -> LoadedModel | None:
+        """Return the model, or None if it is not loaded.
+
+        It may be unloaded at any time: take it once for steps that belong together.
+        """
+        return self._loaded
+
+    @property
+    def is_standing_by(self) -> bool:
+        """Return whether the model is unloaded only because others have the memory."""
+        is_waiting = self._loaded is None and isinstance(self._reservation, SharedReservation)
+        return is_waiting and self._problem is None
+
+    @property
+    def problem(self) -> dict[str, str] | None:
+        """Return why the last try to load failed; None if it succeeded, or may succeed soon."""
+        return self._problem
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Return how much device memory is reserved for this model now."""
+        return self._reservation.reserved_bytes if self._reservation else 0
+
+    def admits(self) -> bool:
+        """Return whether jobs may be received: the model is loaded and is not to be unloaded."""
+        return (
+            self._loaded is not None and self._reservation is not None and self._reservation.is_in
+        )
+
+    def touch(self) -> None:
+        """Note that a message arrived, so that the model does not count as idle."""
+        if isinstance(self._reservation, SharedReservation):
+            self._reservation.touch()
+
+    def enter(self, stopping: threading.Event) -> bool:
+        """Wait for memory and load the model, until that succeeds.
+
+        Returns:
+            False if `stopping` was set first.
+
+        Raises:
+            Exception: The device is lost.
+        """
+        while not stopping.is_set():
+            try:
+                reservation = self._reserve()
+                reserved_bytes = reservation.wait(stopping)
+                if reserved_bytes is None:
+                    break
+                self._enter(reservation, reserved_bytes)
+            except (Exception, SystemExit) as error:
+                # A model's code may raise anything, and may call sys.exit.
+                if is_device_lost(error):
+                    raise
+                self._note_failure(error, stopping)
+            else:
+                return True
+        if self._reservation is not None:
+            # Nothing is loaded any more: give up the place among those that wait.
+            self._reservation.fail(inf, None)
+        return False
+
+    def leave(self) -> None:
+        """Unload the model. None of its jobs may be in use."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is None or self._reservation is None:
+            return
+        self._close(loaded)
+        # The memory is only freed when the last reference to the model is gone.
+        del loaded
+        self.limit = self._new_limit()
+        if self._device is not None:
+            self._device.unload(self._resident_bytes)
+        self._reservation.leave()
+        self.telemetry.record_unload()
+        _log.info("%s: unloaded", self._model.name)
+
+    def _close(self, loaded: LoadedModel) -> None:
+        try:
+            loaded.close()
+        except Exception:  # noqa: BLE001  the edge: a model's code may raise anything
+            _log.exception("%s: closing the model failed", self._model.name)
+
+    def _reserve(self) -> MemoryReservation:
+        if self._reservation is None:
+            self._device = self._sharing.find_device(self._model)
+            self._reservation = self._sharing.reserve(self._model, self._device, self._workload)
+        return self._reservation
+
+    def _enter(self, reservation: MemoryReservation, reserved_bytes: int) -> None:
+        started = time.monotonic()
+        if self._device is None:
+            self._loaded, self.limit = self._load_unmeasured(), self._new_limit()
+            size_bytes = 0
+        else:
+            size_bytes = self._load_on(self._device, reservation, reserved_bytes)
+        seconds = time.monotonic() - started
+        reservation.enter(size_bytes, seconds)
+        self._problem = None
+        self._backoff.reset()
+        self.telemetry.record_load()
+        _log.info("%s: loaded in %.1f s", self._model.name, seconds)
+
+    def _load_unmeasured(self) -> LoadedModel:
+        loaded = self._load(self._model)
+        try:
+            run_sample(self._model, loaded)
+        except BaseException:
+            self._close(loaded)
+            raise
+        return loaded
+
+    def _load_on(self, device: Device, reservation: MemoryReservation, reserved_bytes: int) -> int:
+        """Load and measure the model; return how much memory it needs."""
+        gate, started = self._sharing.gate, time.monotonic()
+        profiles, key = self._sharing.profiles(device), profile_key(self._model)
+        profile = profiles.get(key)
+        if profile is not None and needed_bytes(profile, self._model, device) > reserved_bytes:
+            # Another process has measured the model meanwhile.
+            raise BudgetExceeded(
+                f"{reserved_bytes} bytes are reserved, which are known not to suffice"
+            )
+        # A measurement would include whatever else runs on the device.
+        access, limit_bytes = (
+            (gate.exclusive(), reserved_bytes) if profile is None else (gate.shared(), None)
+        )
+        with access:
+            loaded, resident_bytes = device.load(lambda: self._load(self._model), limit_bytes)
+        if profile is None:
+            profile = MemoryProfile(resident_bytes, load_seconds=time.monotonic() - started)
+            profiles.put(key, profile)
+        placed = DeviceModel(device, loaded, profile, reserved_bytes)
+
+        def save_measurement(placed: DeviceModel) -> None:
+            profiles.put(key, placed.profile)
+            wanted_bytes = needed_bytes(placed.profile, self._model, device)
+            least_bytes = placed.profile.needed_bytes(placed.profile.peaks[0][0])
+            placed.reserved_bytes = reservation.resize(wanted_bytes, least_bytes)
+
+        limit = MeasuredBatchLimit(
+            self._model.name, gate, placed, save_measurement, self.telemetry.record_split
+        )
+        try:
+            warm_up(self._model, loaded, limit)
+        except BaseException:
+            self._close(loaded)
+            device.unload(resident_bytes)
+            raise
+        self._loaded, self._resident_bytes, self.limit = loaded, resident_bytes, limit
+        return needed_bytes(placed.profile, self._model, device)
+
+    def _next_reservation_bytes(self, device: Device) -> int:
+        """Return what to reserve next: as measured, unless that was reserved and not enough."""
+        profile = self._sharing.profiles(device).get(profile_key(self._model))
+        if profile is None or not profile.peaks:
+            return device.total_bytes
+        known_bytes = needed_bytes(profile, self._model, device)
+        return known_bytes if known_bytes > self.reserved_bytes else device.total_bytes
+
+    def _free_failed_load(self, error: BaseException) -> None:
+        """Free the memory of a failed load, so that other models can use it."""
+        for cause in error_chain(error):
+            # Their frames hold the network, as far as it was built.
+            traceback.clear_frames(cause.__traceback__)
+        if self._device is not None:
+            self._device.release_cached()
+
+    def _new_limit(self) -> BatchLimit:
+        return BatchLimit(self._model.name, self._sharing.gate, self.telemetry.record_split)
+
+    def _note_failure(self, error: BaseException, stopping: threading.Event) -> None:
+        size_bytes: int | None = None
+        if is_out_of_memory(error) and self._device is not None:
+            size_bytes = self._next_reservation_bytes(self._device)
+            has_all = self.reserved_bytes >= self._device.total_bytes
+            too_large = OutOfMemory(f"the model does not fit into the device: {error}")
+            self._problem = _describe(too_large) if has_all else None
+            _log.warning("%s: not enough memory to load the model: %s", self._model.name, error)
+        else:
+            failed = ModelFailed(f"{self._model.implementation} raised {type(error).__name__}")
+            self._problem = _describe(error if isinstance(error, ModelUnusable) else failed)
+            _log.error("%s: cannot be loaded, trying again", self._model.name, exc_info=error)
+        self._free_failed_load(error)
+        # If only memory is missing, the model waits for its turn and needs no further delay.
+        retry_seconds = self._backoff.next() if self._problem else 0.0
+        if self._reservation is None:
+            stopping.wait(retry_seconds)
+        else:
+            self._reservation.fail(retry_seconds, size_bytes)
+
+
+def _describe(error: WorkerError) -> dict[str, str]:
+    return {"code": error.code, "detail": str(error)}
+
+
+class SilentContext:
+    """The context of a batch that is not a job. Implements `worker.models.Context`."""
+
+    def progress(self, fraction: float | None = None, message: str | None = None) -> None:
+        """Do nothing."""
+
+    def check(self) -> None:
+        """Do nothing."""
+
+
+def warm_up(model: Model, loaded: LoadedModel, limit: MeasuredBatchLimit) -> None:
+    """Run the model's sample in batches of 1, 2, 4 … up to the largest, as far as they fit.
+
+    The first batches are slower than all others, and are measured here, before jobs come. Does
+    nothing if the model has no sample. Sizes that an earlier start has measured are not run again,
+    except the smallest. Raises what the model raises on a single sample.
+    """
+    sample = loaded.sample()
+    if sample is None:
+        return
+    unit_cost = loaded.cost(sample)
+    for count in _batch_sizes(model.max_batch_size):
+        cost = unit_cost * count
+        is_measured = limit.is_measured(cost)
+        if is_measured and count > 1:
+            continue
+        if cost > limit.fitting_cost:
+            _log.info("%s: batches of %d would not fit", model.name, count)
+            return
+        try:
+            with limit.admit(cost) if is_measured else limit.trial(cost):
+                _run(model, loaded, [sample] * count)
+        except Exception as error:
+            if count == 1 or not is_out_of_memory(error):
+                raise
+            limit.note_exceeded(cost, cost / 2)
+            return
+
+
+def run_sample(model: Model, loaded: LoadedModel) -> None:
+    """Run the model's sample once, without measuring it: the first pass is slow, and may raise."""
+    if (sample := loaded.sample()) is not None:
+        _run(model, loaded, [sample])
+
+
+def _run(model: Model, loaded: LoadedModel, batch: list[Any]) -> None:
+    loaded.run(batch, [SilentContext()] * len(batch) if model.reports_progress else [])
+
+
+def _batch_sizes(largest: int) -> list[int]:
+    sizes = [2**power for power in range(largest.bit_length()) if 2**power < largest]
+    return [*sizes, largest]

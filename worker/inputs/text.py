@@ -1,0 +1,27 @@
+"""Decode text and JSON from foreign callers."""
+
+import json
+from typing import NoReturn
+
+from contract.fields import Json
+from worker.errors import InvalidInput
+
+
+def decode(data: bytes) -> str:
+    """Return the text without a byte order mark; raise InvalidInput if it is not UTF-8."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"the text is not UTF-8: see byte {error.start}") from None
+
+
+def parse_json(data: bytes) -> Json:
+    """Return the value; raise InvalidInput if it is not JSON. NaN and infinities are not JSON."""
+    try:
+        return json.loads(decode(data), parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise InvalidInput("the input is not JSON") from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)

@@ -1,0 +1,92 @@
+"""Fetch inputs from URLs, within limits of size and time."""
+
+import json
+from typing import Final
+from urllib.parse import urljoin
+
+from contract import media
+from contract.catalogue import Model
+from contract.errors import ForbiddenAddress
+from contract.messages import PayloadUrl
+from worker.errors import InvalidInput, OutboundFailed, UnsupportedMediaType
+from worker.net.guarded_http import GuardedHttp, HttpResponse, Limits
+
+LIMIT_SECONDS: Final = 20.0
+MAX_REDIRECTS: Final = 5
+
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_HEADERS: Final = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "loosely-worker"}
+
+
+class UrlFetcher:
+    """Fetch inputs with the guarded HTTP client."""
+
+    def __init__(self, http: GuardedHttp) -> None:
+        self._http = http
+
+    def fetch(self, payload: PayloadUrl, model: Model) -> tuple[bytes, str]:
+        """Return the bytes of an input, and their media type.
+
+        Raises:
+            InvalidInput: The URL may not be fetched, or has no usable response.
+            UnsupportedMediaType: The model does not take the media type.
+        """
+        response = self._get(payload.url, model.max_input_bytes)
+        if response.status != 200:
+            raise InvalidInput(f"the input's URL answered with status {response.status}")
+        if len(response.body) > model.max_input_bytes:
+            raise InvalidInput(
+                f"the input's URL has more than the {model.max_input_bytes} bytes that are accepted"
+            )
+        if not response.body:
+            raise InvalidInput("the input's URL has no bytes")
+        return response.body, _media_type(payload, response, model)
+
+    def _get(self, url: str, limit_bytes: int) -> HttpResponse:
+        for _ in range(MAX_REDIRECTS + 1):
+            try:
+                response = self._http.exchange(
+                    "GET", url, _HEADERS, None, Limits(limit_bytes, LIMIT_SECONDS)
+                )
+            except ForbiddenAddress as error:
+                raise InvalidInput(f"the input's URL cannot be fetched: {error}") from None
+            except OutboundFailed as error:
+                raise InvalidInput(f"the input's URL {error}") from None
+            if response.status not in _REDIRECTS or response.location is None:
+                return response
+            try:
+                # The target is as foreign as the first URL: the next round checks it.
+                url = urljoin(url, response.location)
+            except ValueError:
+                raise InvalidInput(
+                    "the input's URL redirects to something that is not a URL"
+                ) from None
+        raise InvalidInput(f"the input's URL redirects more than {MAX_REDIRECTS} times")
+
+
+def _media_type(payload: PayloadUrl, response: HttpResponse, model: Model) -> str:
+    """Return the media type: from the job, else from the bytes, else from the server."""
+    found = (
+        media.essence(payload.media_type or "")
+        or media.sniff(response.body)
+        or response.media_type
+        or media.OCTET_STREAM
+    )
+    if found not in model.media_types:
+        raise UnsupportedMediaType(
+            f"the input's URL has {found[:100]}, which {model.name} does not take; "
+            f"it takes {', '.join(model.media_types)}"
+        )
+    if not media.agrees(found, response.body) or (
+        found == media.JSON and not _is_json(response.body)
+    ):
+        raise UnsupportedMediaType(f"the bytes at the input's URL are not {found}")
+    return found
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True

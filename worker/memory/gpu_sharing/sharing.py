@@ -1,0 +1,145 @@
+"""Share the device of this process between its models, and with other processes."""
+
+import hashlib
+import importlib
+import importlib.util
+import logging
+import threading
+import time
+from pathlib import Path
+
+from contract.catalogue import Model
+from worker.memory.device import CudaDevice, Device
+from worker.memory.gpu_sharing.admission import ReservationRecord, ReservationState
+from worker.memory.gpu_sharing.queued_work import QueuedWork
+from worker.memory.gpu_sharing.reservation import (
+    MemoryReservation,
+    ModelWorkload,
+    ReservationFile,
+    SharedReservation,
+    UnlimitedReservation,
+)
+from worker.memory.limits import DeviceGate
+from worker.memory.profile import MemoryProfile, MemoryProfiles
+from worker.memory.simulated_device import MemoryAccount, SimulatedDevice
+from worker.settings import MemorySettings
+
+_log = logging.getLogger(__name__)
+
+# The pause between two turns while a model waits for memory, and while none does.
+_BUSY_SECONDS = 0.1
+_CALM_SECONDS = 0.5
+
+# What the first batches of a model of unknown size may take.
+_FIRST_BATCH_SHARE = 1 / 16
+
+
+class DeviceSharing:
+    """The device of this process, and the reservations of its models.
+
+    The device is found when the first model is about to load. Any thread may call the methods;
+    `run` is a thread of its own.
+    """
+
+    def __init__(self, settings: MemorySettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._device: Device | None = None
+        self._reservations: list[SharedReservation] = []
+        self.gate = DeviceGate()
+        self.turned_at = time.monotonic()
+
+    @property
+    def used_bytes(self) -> int:
+        """Return how much memory this process has taken of its device; 0 before it has one."""
+        return self._device.used_bytes if self._device else 0
+
+    def find_device(self, model: Model) -> Device | None:
+        """Return the device that this model runs on; None if its memory is not limited.
+
+        Imports the model's file, to see whether it uses torch; raises whatever that raises.
+        """
+        importlib.import_module(model.implementation)
+        with self._lock:
+            if self._device is None:
+                self._device = self._find()
+            return self._device
+
+    def reserve(
+        self, model: Model, device: Device | None, workload: ModelWorkload
+    ) -> MemoryReservation:
+        """Return a reservation for this model, which is not loaded yet."""
+        if device is None or not self._settings.is_admitting:
+            return UnlimitedReservation(device.total_bytes if device else 0)
+        profile = self.profiles(device).get(profile_key(model))
+        size_bytes = needed_bytes(profile, model, device) if profile else model.memory_bytes or None
+        if size_bytes is not None and size_bytes > device.total_bytes:
+            _log.error(
+                "%s: needs %d bytes of %d that the device has: its jobs are not received",
+                *(model.name, size_bytes, device.total_bytes),
+            )
+        turn_seconds = self._settings.turn_seconds
+        state = ReservationState(model.name, device.total_bytes, turn_seconds, size_bytes)
+        file = ReservationFile(self._folder(device) / "claims", ReservationRecord(model.name))
+        queued_work = QueuedWork(workload.queues, model.lock_seconds)
+        reservation = SharedReservation(workload, file, state, queued_work)
+        with self._lock:
+            self._reservations.append(reservation)
+        return reservation
+
+    def profiles(self, device: Device) -> MemoryProfiles:
+        """Return the stored sizes of models on this device."""
+        return MemoryProfiles(self._folder(device) / "profiles")
+
+    def run(self, stopping: threading.Event) -> None:
+        """Move all reservations forward until `stopping` is set. The thread's function."""
+        pause_seconds = _CALM_SECONDS
+        while not stopping.wait(pause_seconds):
+            self.turned_at = time.monotonic()
+            with self._lock:
+                reservations = list(self._reservations)
+            try:
+                for reservation in reservations:
+                    # Each may peek into its queues, which is slow while the broker is away.
+                    self.turned_at = time.monotonic()
+                    reservation.turn()
+            except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
+                _log.exception("sharing the device failed, and continues")
+            is_calm = bool(reservations) and all(each.is_settled for each in reservations)
+            pause_seconds = _CALM_SECONDS if is_calm else _BUSY_SECONDS
+
+    def _find(self) -> Device | None:
+        if self._settings.budget_bytes is not None:
+            budget_bytes = self._settings.budget_bytes
+            folder = self._settings.folder / SimulatedDevice.key / "account"
+            return SimulatedDevice(MemoryAccount(folder, budget_bytes), budget_bytes)
+        return CudaDevice.find(self._settings.card_shares)
+
+    def _folder(self, device: Device) -> Path:
+        return self._settings.folder / device.key
+
+
+def profile_key(model: Model) -> str:
+    """Return the name of a model's profile: it changes with the entry, the weights and the code."""
+    spec = importlib.util.find_spec(model.implementation)
+    source = Path(spec.origin).read_bytes() if spec and spec.origin else b""
+    digest = hashlib.sha256(repr(model).encode() + source).hexdigest()
+    return f"{model.name}-{digest[:16]}"
+
+
+def needed_bytes(profile: MemoryProfile, model: Model, device: Device) -> int:
+    """Return what to reserve: enough for full batches, or for the largest that the device holds."""
+    if not profile.peaks:
+        return _first_reservation_bytes(profile.resident_bytes, model, device)
+    unit_cost, largest_cost = profile.peaks[0][0], profile.peaks[-1][0]
+    full_bytes = profile.needed_bytes(max(unit_cost * model.max_batch_size, largest_cost))
+    return min(full_bytes, max(device.total_bytes, profile.needed_bytes(unit_cost)))
+
+
+def _first_reservation_bytes(resident_bytes: int, model: Model, device: Device) -> int:
+    """Return what to reserve until the first batches are measured."""
+    if not resident_bytes:
+        return model.memory_bytes
+    batch_bytes = max(resident_bytes, int(device.total_bytes * _FIRST_BATCH_SHARE))
+    guess_bytes = max(model.memory_bytes, resident_bytes + batch_bytes)
+    return min(guess_bytes, max(device.total_bytes, resident_bytes))

@@ -1,0 +1,289 @@
+"""A simulated device: a memory budget on the CPU, shared by all worker processes of the machine.
+
+The memory of models and batches is charged to one account. A charge beyond the budget fails at
+once, as an allocation on a full card would. So admission can be tested without a GPU. The bytes of
+tensors are counted as a card's allocator would count them; memory outside torch must be declared by
+the model. Without torch, nothing is counted.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import sys
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+from worker.memory.device import Batch, MemoryHolder, T
+from worker.memory.device_errors import BudgetExceeded
+from worker.memory.gpu_sharing.lock_files import LockFileFolder
+
+_RECORD = "record.json"
+_USED = "used_bytes"
+_MAX_DEPTH = 6
+_LEAVES = (str, bytes, int, float, complex, bool, type(None), type, ModuleType, FunctionType)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRecord:
+    """The history of an account: the peak use, and the number of refused charges."""
+
+    peak_bytes: int = 0
+    refused_count: int = 0
+
+    @classmethod
+    def read(cls, folder: Path) -> "AccountRecord":
+        """Return the record of the account in this folder; an empty one if it cannot be read."""
+        try:
+            return cls(**json.loads((folder / _RECORD).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return cls()
+
+    def write(self, folder: Path) -> None:
+        """Replace the stored record."""
+        descriptor, name = tempfile.mkstemp(dir=folder)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(asdict(self), file)
+        Path(name).replace(folder / _RECORD)
+
+
+class MemoryAccount:
+    """The use of the budget by all processes.
+
+    Any thread may call the methods. The use of a process ends with the process.
+    """
+
+    def __init__(self, folder: Path, budget_bytes: int) -> None:
+        self._folder = folder
+        self._budget_bytes = budget_bytes
+        self._files = LockFileFolder(folder)
+        self._used_bytes = 0
+        with self._files.locked():
+            self._file = self._files.add({_USED: 0})
+
+    @property
+    def used_bytes(self) -> int:
+        """Return how much of the budget this process uses now."""
+        return self._used_bytes
+
+    def charge(self, size_bytes: int) -> None:
+        """Charge `size_bytes`. Raise BudgetExceeded if the budget does not allow it."""
+        with self._files.locked():
+            in_use = sum(int(document.get(_USED, 0)) for document in self._files.read().values())
+            record = AccountRecord.read(self._folder)
+            if in_use + size_bytes > self._budget_bytes:
+                AccountRecord(record.peak_bytes, record.refused_count + 1).write(self._folder)
+                raise BudgetExceeded(
+                    f"{size_bytes} bytes more than the {in_use} in use are over the budget of "
+                    f"{self._budget_bytes}"
+                )
+            if in_use + size_bytes > record.peak_bytes:
+                AccountRecord(in_use + size_bytes, record.refused_count).write(self._folder)
+            self._write(self._used_bytes + size_bytes)
+
+    def release(self, size_bytes: int) -> None:
+        """Return `size_bytes` to the budget."""
+        with self._files.locked():
+            self._write(self._used_bytes - size_bytes)
+
+    def close(self) -> None:
+        """Return everything that this process uses."""
+        with self._files.locked():
+            self._file.remove()
+        self._files.close()
+
+    def _write(self, used_bytes: int) -> None:
+        self._file.write({_USED: used_bytes})
+        self._used_bytes = used_bytes
+
+
+class BatchCharge:
+    """The charge of one batch, which grows while the batch runs."""
+
+    def __init__(self, account: MemoryAccount, limit_bytes: int | None) -> None:
+        self._account = account
+        self._limit_bytes = limit_bytes
+        self.size_bytes = 0
+
+    def grow_to(self, size_bytes: int) -> None:
+        """Charge up to `size_bytes` in total. Raise BudgetExceeded if that is not allowed."""
+        _check(size_bytes, self._limit_bytes)
+        more_bytes = size_bytes - self.size_bytes
+        if more_bytes > 0:
+            self._account.charge(more_bytes)
+            self.size_bytes = size_bytes
+
+    def release(self) -> None:
+        """Return the charge: the batch has ended."""
+        if self.size_bytes:
+            self._account.release(self.size_bytes)
+            self.size_bytes = 0
+
+
+class SimulatedDevice:
+    """The device `cpu`, whose memory is a budget."""
+
+    key = "cpu"
+
+    def __init__(self, account: MemoryAccount, total_bytes: int) -> None:
+        self._account = account
+        self.total_bytes = total_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        """Return how much of the budget this process uses now."""
+        return self._account.used_bytes
+
+    def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
+        """Build a model, and charge its size after it was built."""
+        holder = build()
+        size_bytes = resident_bytes(holder) + holder.memory_bytes(0)
+        _check(size_bytes, limit_bytes)
+        self._account.charge(size_bytes)
+        return holder, size_bytes
+
+    def unload(self, resident_bytes: int) -> None:
+        """Return the charge of an unloaded model."""
+        gc.collect()
+        self._account.release(resident_bytes)
+
+    @contextlib.contextmanager
+    def running(self, holder: MemoryHolder, batch: Batch) -> Iterator[None]:
+        """Run a batch, charging what it is known to take, or else what it is seen to take."""
+        charge = BatchCharge(self._account, batch.limit_bytes)
+        try:
+            if batch.known_bytes is not None:
+                charge.grow_to(batch.known_bytes)
+                yield
+                return
+            declared_bytes = holder.memory_bytes(batch.cost) - holder.memory_bytes(0)
+            charge.grow_to(declared_bytes)
+            with metering(lambda live: charge.grow_to(declared_bytes + live)) as peak:
+                yield
+                batch.measured_bytes = max(declared_bytes, 0) + peak()
+        finally:
+            charge.release()
+
+    def release_cached(self) -> None:
+        """Collect garbage: nothing is cached."""
+        gc.collect()
+
+
+def _check(size_bytes: int, limit_bytes: int | None) -> None:
+    if limit_bytes is not None and size_bytes > limit_bytes:
+        raise BudgetExceeded(
+            f"{size_bytes} bytes are more than the {limit_bytes} that are reserved"
+        )
+
+
+def resident_bytes(thing: object) -> int:
+    """Return the bytes of all tensors that an object holds, directly or not; each storage once."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return 0
+    storages: dict[int, int] = {}
+    for tensor in _tensors(thing, torch, set(), _MAX_DEPTH):
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+@contextlib.contextmanager
+def metering(grown: Callable[[int], None]) -> Iterator[Callable[[], int]]:
+    """Count the bytes of the tensors that this thread creates and keeps within the block.
+
+    Slow: only for the few batches that are measured.
+
+    Args:
+        grown: Called with each new peak, in bytes. It may raise, as an allocator does.
+
+    Yields:
+        A function that returns the peak so far, in bytes.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield lambda: 0
+        return
+    mode = _live_bytes(torch, grown)
+    with mode:
+        yield lambda: int(mode.peak_bytes)
+
+
+def _tensors(thing: object, torch: Any, seen: set[int], depth: int) -> Iterator[Any]:
+    if id(thing) in seen or isinstance(thing, _LEAVES) or not depth:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, torch.Tensor):
+        yield thing
+    elif isinstance(thing, torch.nn.Module):
+        yield from thing.parameters()
+        yield from thing.buffers()
+    else:
+        for part in _parts(thing):
+            yield from _tensors(part, torch, seen, depth - 1)
+
+
+def _parts(thing: object) -> Iterable[object]:
+    if isinstance(thing, Mapping):
+        return list(thing.values())
+    if isinstance(thing, list | tuple | set | frozenset):
+        return list(thing)
+    if isinstance(thing, MethodType):
+        return [thing.__self__]
+    held = list(vars(thing).values()) if hasattr(thing, "__dict__") else []
+    slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
+    return held + [getattr(thing, name) for name in slots if hasattr(thing, name)]
+
+
+def _live_bytes(torch: Any, grown: Callable[[int], None]) -> Any:
+    dispatch = importlib.import_module("torch.utils._python_dispatch")
+    leaves = importlib.import_module("torch.utils._pytree").tree_leaves
+
+    def keys(tree: object) -> set[int]:
+        return {_key(leaf) for leaf in leaves(tree) if isinstance(leaf, torch.Tensor)}
+
+    class LiveBytes(dispatch.TorchDispatchMode):  # type: ignore[name-defined,misc]
+        """Follows each storage from the operation that created it until it is freed."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.live_bytes = 0
+            self.peak_bytes = 0
+            self._known: set[int] = set()
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            made = func(*args, **(kwargs or {}))
+            given = keys((args, kwargs))
+            for leaf in leaves(made):
+                if isinstance(leaf, torch.Tensor) and _key(leaf) not in given:
+                    self._follow(_key(leaf), leaf.untyped_storage())
+            return made
+
+        def _follow(self, key: int, storage: Any) -> None:
+            if key in self._known:
+                return
+            size_bytes = storage.nbytes()
+            self._known.add(key)
+            self.live_bytes += size_bytes
+            weakref.finalize(storage, self._ended, key, size_bytes)
+            if self.live_bytes > self.peak_bytes:
+                self.peak_bytes = self.live_bytes
+                grown(self.peak_bytes)
+
+        def _ended(self, key: int, size_bytes: int) -> None:
+            self._known.discard(key)
+            self.live_bytes -= size_bytes
+
+    return LiveBytes()
+
+
+def _key(tensor: Any) -> int:
+    return int(tensor.untyped_storage()._cdata)

@@ -1,1 +1,0 @@
-"""From the queue to a job in hand, and its settlement: Service Bus, locks, leases."""

@@ -1,0 +1,1 @@
+"""Network: retries, calls to foreign servers, and the storage account's client."""

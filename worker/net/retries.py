@@ -1,0 +1,72 @@
+"""Retry delays: growing, limited, and cut at random."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+# How long a failed message waits before it is delivered again, by the number of its deliveries.
+_REDELIVERY_SECONDS: Final = (1.0, 4.0, 15.0, 60.0)
+_FIRST_SECONDS: Final = 0.05
+_LIMIT_SECONDS: Final = 1.0
+
+Wait = Callable[[float], bool]
+"""Sleep for some seconds; returns False if there is no point in another try."""
+
+
+def backoff_seconds(
+    attempt: int,
+    first_seconds: float = _FIRST_SECONDS,
+    limit_seconds: float = _LIMIT_SECONDS,
+    chance: Callable[[], float] = random.random,
+) -> float:
+    """Return how long to wait after a failed try.
+
+    The delay doubles up to `limit_seconds`, and is cut by up to a half at random, so that workers
+    do not retry in step.
+
+    Args:
+        attempt: The number of the failed try, from 0.
+        first_seconds: The delay after the first try.
+        limit_seconds: The longest delay.
+        chance: Returns a random number from 0 to 1.
+    """
+    # Beyond this exponent each delay is at its limit; a larger one could overflow.
+    doubled_seconds = min(first_seconds * 2.0 ** min(attempt, 60), limit_seconds)
+    whole_seconds = doubled_seconds if attempt else first_seconds
+    return whole_seconds * (1 - chance() / 2)
+
+
+@dataclass(slots=True)
+class RetryDelays:
+    """The delays of a loop that tries forever. `next` returns a longer delay each time."""
+
+    first_seconds: float = _FIRST_SECONDS
+    limit_seconds: float = _LIMIT_SECONDS
+    chance: Callable[[], float] = random.random
+    _attempt: int = 0
+
+    def next(self) -> float:
+        """Return how long to wait now, in seconds."""
+        delay_seconds = backoff_seconds(
+            self._attempt, self.first_seconds, self.limit_seconds, self.chance
+        )
+        self._attempt += 1
+        return delay_seconds
+
+    def reset(self) -> None:
+        """Start again with the first delay: the last try succeeded."""
+        self._attempt = 0
+
+
+def redelivery_delay_seconds(
+    delivery_count: int, chance: Callable[[], float] = random.random
+) -> float:
+    """Return how long to keep a failed message before it is abandoned.
+
+    Args:
+        delivery_count: How many deliveries came before this one.
+        chance: Returns a random number from 0 to 1.
+    """
+    whole_seconds = _REDELIVERY_SECONDS[min(delivery_count, len(_REDELIVERY_SECONDS) - 1)]
+    return whole_seconds * (1 - chance() / 2)

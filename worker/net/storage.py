@@ -1,0 +1,30 @@
+"""The client of the storage account that holds payloads and weights."""
+
+from typing import Any, Final
+
+from azure.storage.blob import BlobServiceClient
+
+from worker.settings import ServiceEndpoint
+
+_CONNECT_SECONDS: Final = 5
+_READ_SECONDS: Final = 30
+# A blob is read in pieces of this size.
+_PIECE_BYTES: Final = 4 * 1024 * 1024
+
+_OPTIONS: Final[dict[str, Any]] = {
+    # No retries by the SDK: they would go on after a message's lock is lost.
+    "retry_total": 0,
+    "connection_timeout": _CONNECT_SECONDS,
+    "read_timeout": _READ_SECONDS,
+    "max_single_get_size": _PIECE_BYTES,
+    "max_chunk_get_size": _PIECE_BYTES,
+}
+
+
+def storage_account(endpoint: ServiceEndpoint) -> BlobServiceClient:
+    """Return a client; send nothing yet. Raise ValueError if the endpoint is malformed."""
+    if endpoint.connection_string is not None:
+        return BlobServiceClient.from_connection_string(endpoint.connection_string, **_OPTIONS)
+    from azure.identity import DefaultAzureCredential  # noqa: PLC0415  only where needed
+
+    return BlobServiceClient(endpoint.address or "", DefaultAzureCredential(), **_OPTIONS)

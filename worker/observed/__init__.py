@@ -1,1 +1,0 @@
-"""What operators see: health, logs, traces."""

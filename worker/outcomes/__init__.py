@@ -1,1 +1,0 @@
-"""What a job's caller hears: replies, progress, and where both go."""

@@ -1,0 +1,299 @@
+"""Consume the queues of one model: call the steps of each job in their order.
+
+receive    one thread for each queue
+prepare    a few threads, and more for inputs that are fetched from URLs
+infer      the model's device thread
+reply      a few threads
+settle     decided on any thread, carried out by the thread that received the message
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from contract.catalogue import Model
+from contract.messages import JobError, Payload, PayloadUrl
+from worker.errors import (
+    Cancelled,
+    DeviceLost,
+    Fault,
+    HandedBack,
+    InferenceFailed,
+    NotFinished,
+    Settlement,
+    WorkerError,
+    WorkerFault,
+)
+from worker.inference.model_manager import ModelManager
+from worker.memory.device_errors import is_device_lost
+from worker.pipeline.infer import BatchQueue, Inferred, InferStep
+from worker.pipeline.prepare import PrepareStep
+from worker.pipeline.progress import ProgressReporter
+from worker.pipeline.receive import Capacity, InFlight, ReceivedJob, ReceiveStep
+from worker.pipeline.reply import ReplyStep
+from worker.pipeline.settle import SettleStep, to_worker_error
+from worker.process import available_processors, preparing_threads
+from worker.replies import CachedReply, ReplyCache
+from worker.servicebus.link import LockedMessage, utc_now
+from worker.servicebus.receiver import ModelQueue, Settled
+from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
+from worker.telemetry.recording import log_fields
+
+_log = logging.getLogger(__name__)
+
+_FETCH_THREAD_COUNT = 8
+_REPLY_THREAD_COUNT = 16
+_POLL_SECONDS = 0.05
+
+
+@dataclass(eq=False)
+class Consumer:
+    """The jobs of one model: its queues, its steps, and the state that the steps share.
+
+    `run_queue` is the thread of one queue, `run_device` that of the model. The other methods may
+    be called from any thread.
+
+    Attributes:
+        model: The catalogue entry.
+        normal, low: The queues for normal and for low priority.
+        receive, prepare, infer, reply, settle: The steps.
+        manager: Loads and unloads the model.
+        in_flight: The messages that are held.
+        capacity: How many more may be received.
+        batches: The prepared jobs that wait for the device.
+        cache: The replies of jobs that ran here.
+        progress: Reports the progress of running jobs; None if the model does not report any.
+        stopping: Set when nothing more is to be received.
+        shutdown: The worker's shutdown, which a lost device requests.
+    """
+
+    model: Model
+    normal: ModelQueue
+    low: ModelQueue
+    receive: ReceiveStep
+    prepare: PrepareStep
+    infer: InferStep
+    reply: ReplyStep
+    settle: SettleStep
+    manager: ModelManager
+    in_flight: InFlight
+    capacity: Capacity
+    batches: BatchQueue[ReceivedJob]
+    cache: ReplyCache
+    progress: ProgressReporter | None
+    stopping: threading.Event
+    shutdown: Shutdown
+
+    def __post_init__(self) -> None:
+        prepare_count = preparing_threads(available_processors())
+        self._prepare_threads = ThreadPoolExecutor(prepare_count, f"{self.name}-prepare")
+        self._fetch_threads = ThreadPoolExecutor(_FETCH_THREAD_COUNT, f"{self.name}-fetch")
+        self._reply_threads = ThreadPoolExecutor(_REPLY_THREAD_COUNT, f"{self.name}-reply")
+
+    @property
+    def name(self) -> str:
+        """Return the model's name."""
+        return self.model.name
+
+    @property
+    def queues(self) -> tuple[ModelQueue, ModelQueue]:
+        """Return both queues."""
+        return self.normal, self.low
+
+    def run_queue(self, queue: ModelQueue) -> None:
+        """Receive and settle the messages of one queue, until stopped and all are settled."""
+        free_count = self._low_count if queue.is_low else self.capacity.normal_count
+        while not queue.receiver.is_finished:
+            try:
+                for event in queue.receiver.turn(free_count):
+                    if isinstance(event, Settled):
+                        self._note_settled(event)
+                    else:
+                        self._accept(queue, event)
+            except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
+                _log.exception("%s: the receiver failed, and continues", queue.name)
+                queue.receiver.close()
+                self.stopping.wait(1.0)
+        queue.receiver.close()
+
+    def _low_count(self) -> int:
+        """Return the capacity for low priority: 0 while the normal queue may have messages."""
+        return self.capacity.low_count() if self.normal.receiver.is_empty else 0
+
+    def _accept(self, queue: ModelQueue, delivery: LockedMessage) -> None:
+        """Open a message; then prepare its job, or send the reply of an earlier run again."""
+        self.in_flight.add(delivery)
+        self.manager.touch()
+        try:
+            job = self._open(queue, delivery)
+        except WorkerError as error:
+            self.settle.refuse(delivery, error)
+            return
+        except Exception as error:  # noqa: BLE001  the edge: a foreign message may hold anything
+            _log.exception("%s: message %s failed", self.name, delivery.message_id)
+            self.settle.refuse(delivery, WorkerFault(type(error).__name__))
+            return
+        self.in_flight.open(job)
+        if (cached := self.cache.find(delivery)) is not None:
+            self.manager.telemetry.record_reused_reply()
+            self.in_flight.start(job)
+            self._finish_run(job)
+            self._reply_threads.submit(self.reply_again, job, cached)
+        else:
+            # Foreign servers may be slow: their inputs have threads of their own.
+            fetches = isinstance(job.request.input, PayloadUrl)
+            threads = self._fetch_threads if fetches else self._prepare_threads
+            threads.submit(self._prepare_job, job)
+
+    def _open(self, queue: ModelQueue, delivery: LockedMessage) -> ReceivedJob:
+        if self.stopping.is_set():
+            raise HandedBack("this worker is shutting down")
+        return self.receive.open(delivery, queue.renew, utc_now())
+
+    def _prepare_job(self, job: ReceivedJob) -> None:
+        with self.ending_on_error(job, InferenceFailed):
+            self.prepare.run(job)
+            if not self.batches.put(job, job.cost, is_low=job.delivery.queue == self.low.name):
+                raise HandedBack("this worker is shutting down, or unloads the model")
+
+    def run_device(self) -> None:
+        """Load the model and run its batches, until stopped or the device is lost."""
+        if self.progress is not None:
+            self.progress.start()
+        try:
+            while self.manager.enter(self.stopping):
+                self.batches.resume()
+                self._wake_receivers()
+                self._run_batches()
+                self.manager.leave()
+        except Exception as error:
+            if not is_device_lost(error):
+                raise
+            self._request_shutdown(DeviceLost(type(error).__name__))
+
+    def _run_batches(self) -> None:
+        """Run batches until the model is to be unloaded, or all jobs have ended after a stop."""
+        while batch := self.batches.take(self.manager.limit.max_cost):
+            self._run_batch(batch)
+        for job in self.batches.clear():
+            self.end(job, HandedBack("the model was unloaded"))
+        # The last jobs still need the model to postprocess their outputs.
+        while self.stopping.is_set() and self.in_flight.held_count:
+            time.sleep(_POLL_SECONDS)
+
+    def _run_batch(self, batch: list[ReceivedJob]) -> None:
+        if self.shutdown.is_requested:
+            # Taken just before `stop`, perhaps on a lost device.
+            for job in batch:
+                self.end(job, HandedBack("this worker is shutting down"))
+            return
+        for inferred in self.infer.run(batch):
+            job = inferred.job
+            if inferred.error is not None:
+                self.fail(job, inferred.error, InferenceFailed)
+            else:
+                self._finish_run(job)
+                self._reply_threads.submit(self._reply_with_result, job, inferred)
+
+    def _reply_with_result(self, job: ReceivedJob, inferred: Inferred) -> None:
+        with self.ending_on_error(job, InferenceFailed):
+            result = inferred.finish()
+            with self.ending_on_error(job):
+                self.reply_and_settle(job, self.reply.pack(job, result))
+
+    def _reply_with_failure(self, job: ReceivedJob, failure: JobError) -> None:
+        with self.ending_on_error(job):
+            self.reply_and_settle(job, failure)
+
+    def reply_and_settle(self, job: ReceivedJob, outcome: Payload | JobError) -> None:
+        """Send the reply, and only then complete the message."""
+        code = self.reply.send(job, outcome)
+        self.settle.complete(job, code)
+
+    def reply_again(self, job: ReceivedJob, cached: CachedReply) -> None:
+        """Send the reply of an earlier run if necessary, and complete the message."""
+        with self.ending_on_error(job):
+            code = self.reply.send_again(job, cached)
+            self.settle.complete(job, code)
+
+    def _note_settled(self, settled: Settled) -> None:
+        request = settled.request
+        self.in_flight.remove(request.delivery, in_time=settled.in_time)
+        is_final = request.settlement in (Settlement.COMPLETE, Settlement.DEAD_LETTER)
+        if settled.in_time and is_final:
+            self.cache.remove(request.delivery)
+
+    @contextlib.contextmanager
+    def ending_on_error(
+        self, job: ReceivedJob, unexpected: type[WorkerError] = WorkerFault
+    ) -> Iterator[None]:
+        """Run a part of a job; whatever it raises ends the job."""
+        with log_fields(job_id=job.request.job_id, model=self.name, trace_id=job.span.trace_id):
+            try:
+                yield
+            except BaseException as error:  # noqa: BLE001  the edge: every job must end
+                self.fail(job, error, unexpected)
+
+    def fail(self, job: ReceivedJob, error: BaseException, unexpected: type[WorkerError]) -> None:
+        """End a job by what was raised; `unexpected` is the class for errors that are not ours."""
+        if not isinstance(error, WorkerError):
+            with log_fields(job_id=job.request.job_id, model=self.name, trace_id=job.span.trace_id):
+                _log.error("%s: job %s raised", self.name, job.request.job_id, exc_info=error)
+        ours = to_worker_error(error, unexpected, self.name)
+        if isinstance(ours, DeviceLost):
+            self._request_shutdown(ours)
+        self.end(job, ours)
+
+    def end(self, job: ReceivedJob, error: WorkerError) -> None:
+        """End a job without a result: send a failure reply if the error demands it, and settle."""
+        self._finish_run(job)
+        if isinstance(error, Fault):
+            self.in_flight.start(job)
+            self._reply_threads.submit(self._reply_with_failure, job, error.to_job_error())
+        elif isinstance(error, Cancelled) and job.context is not None:
+            self._reply_threads.submit(self._report_stopped, job, error)
+        else:
+            self.settle.end(job, error)
+
+    def _report_stopped(self, job: ReceivedJob, error: Cancelled) -> None:
+        """Tell the gateway that a cancelled job has stopped, and settle its message."""
+        with self.ending_on_error(job):
+            if job.context is not None:
+                job.context.report_stopped()
+            self.settle.end(job, error)
+
+    def stop(self) -> None:
+        """Receive nothing more, hand back what has not started, and finish what runs."""
+        self.stopping.set()
+        for queue in self.queues:
+            queue.receiver.stop()
+        self.batches.close()
+        for job in self.in_flight.withdraw():
+            self.end(job, HandedBack("this worker is shutting down"))
+
+    def give_up(self) -> None:
+        """Abandon the jobs that were not finished in the grace period."""
+        for job in self.in_flight.open_jobs():
+            self.end(job, NotFinished("this worker stopped before the job was finished"))
+
+    def _finish_run(self, job: ReceivedJob) -> None:
+        """Free the place of a job that does not need the device any more."""
+        job.item = None
+        if job.context is not None and self.progress is not None:
+            self.progress.end(job.context)
+        self.in_flight.finish_run(job)
+        self._wake_receivers()
+
+    def _wake_receivers(self) -> None:
+        self.normal.receiver.wake()
+        # The queue for low priority has no capacity until the normal one is empty.
+        if self.normal.receiver.is_empty:
+            self.low.receiver.wake()
+
+    def _request_shutdown(self, error: DeviceLost) -> None:
+        _log.error("%s: the device is lost, this worker shuts down: %s", self.name, error)
+        self.shutdown.request("the device is lost", EXIT_DEVICE_LOST)

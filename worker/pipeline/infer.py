@@ -1,0 +1,399 @@
+"""Infer: gather prepared jobs into batches, and run them through the model.
+
+`BatchQueue` gathers jobs, `InferStep` drops those that are no longer wanted, `run_batch` calls the
+model. A batch that raises is halved until the jobs are found that it raises on. A batch that does
+not fit into memory is halved too, and later batches are smaller.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
+from math import inf
+from typing import Any, Generic, Protocol, TypeVar
+
+from worker.errors import Cancelled, DeviceLost, HandedBack, LockLost, NotWaitedFor, OutOfMemory
+from worker.inference.loaded_model import LoadedModel, Result
+from worker.inference.model_manager import ModelManager
+from worker.memory.device_errors import is_device_lost, is_out_of_memory
+from worker.memory.limits import BatchLimit
+from worker.models import Context
+from worker.pipeline.prepare import CancellationCheck
+from worker.pipeline.progress import ProgressReporter
+from worker.pipeline.receive import InFlight, ReceivedJob
+from worker.servicebus.link import utc_now
+
+_log = logging.getLogger(__name__)
+
+_CHECK_THREAD_COUNT = 16
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting(Generic[T]):
+    item: T
+    since: float
+    cost: float
+
+
+class Batcher(Generic[T]):
+    """Decide when to start a batch, and which items it holds.
+
+    A batch holds at most `max_batch_size` items whose costs add up to at most `max_cost`, in the
+    model's own unit. A single item runs alone, whatever it costs. `max_cost` may change between
+    two batches. Pure: times are arguments, in seconds.
+    """
+
+    def __init__(self, max_batch_size: int, max_wait_seconds: float, max_cost: float = inf) -> None:
+        self._max_batch_size = max_batch_size
+        self._max_wait_seconds = max_wait_seconds
+        self.max_cost = max_cost
+        self._normal: deque[_Waiting[T]] = deque()
+        self._low: deque[_Waiting[T]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._normal) + len(self._low)
+
+    def add(self, item: T, now: float, cost: float = 1.0, *, is_low: bool = False) -> None:
+        """Add an item that is ready to run. Items of low priority run after all others."""
+        (self._low if is_low else self._normal).append(_Waiting(item, now, cost))
+
+    def take(self, now: float) -> list[T]:
+        """Return the next batch in order of arrival; empty if a free device should wait."""
+        if self.wait_seconds(now) != 0.0:
+            return []
+        size, _ = self._measure_next()
+        return [(self._normal or self._low).popleft().item for _ in range(size)]
+
+    def wait_seconds(self, now: float) -> float | None:
+        """Return how long a free device should wait for a fuller batch; None without items.
+
+        The wait counts from the arrival of the oldest item, also if the device was busy then.
+        """
+        heads = [items[0].since for items in (self._normal, self._low) if items]
+        if not heads:
+            return None
+        _, is_full = self._measure_next()
+        return 0.0 if is_full else max(0.0, min(heads) + self._max_wait_seconds - now)
+
+    def clear(self) -> list[T]:
+        """Remove and return all items."""
+        items = [waiting.item for waiting in self._in_order()]
+        self._normal.clear()
+        self._low.clear()
+        return items
+
+    def _measure_next(self) -> tuple[int, bool]:
+        """Return the size of the next batch, and whether it is full."""
+        size, cost = 0, 0.0
+        for waiting in self._in_order():
+            cost += waiting.cost
+            if size and cost > self.max_cost:
+                return size, True
+            size += 1
+            if size == self._max_batch_size or cost >= self.max_cost:
+                return size, True
+        return size, False
+
+    def _in_order(self) -> Iterator[_Waiting[T]]:
+        return chain(self._normal, self._low)
+
+
+class BatchQueue(Generic[T]):
+    """A batcher between the threads that prepare items and the device thread."""
+
+    def __init__(self, batcher: Batcher[T], clock: Callable[[], float] = time.monotonic) -> None:
+        self._batcher = batcher
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._is_paused = False
+        self._is_closed = False
+
+    def put(self, item: T, cost: float = 1.0, *, is_low: bool = False) -> bool:
+        """Add an item; return False if the queue is paused or closed."""
+        with self._changed:
+            if self._is_closed or self._is_paused:
+                return False
+            self._batcher.add(item, self._clock(), cost, is_low=is_low)
+            self._changed.notify()
+            return True
+
+    def take(self, max_cost: float = inf) -> list[T]:
+        """Wait for the next batch; return an empty list if the queue is paused or closed."""
+        with self._changed:
+            self._batcher.max_cost = max_cost
+            while not (self._is_closed or self._is_paused):
+                now = self._clock()
+                if batch := self._batcher.take(now):
+                    return batch
+                self._changed.wait(self._batcher.wait_seconds(now))
+            return []
+
+    def pause(self) -> None:
+        """Refuse new items until `resume`."""
+        with self._changed:
+            self._is_paused = True
+            self._changed.notify_all()
+
+    def resume(self) -> None:
+        """Accept items again."""
+        with self._changed:
+            self._is_paused = False
+
+    def close(self) -> None:
+        """Refuse new items for good."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def clear(self) -> list[T]:
+        """Remove and return the items that no batch has taken."""
+        with self._changed:
+            return self._batcher.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """What inference gave for one job: the model's output, or the error that ends the job."""
+
+    job: ReceivedJob
+    loaded: LoadedModel | None = None
+    output: Any = None
+    error: BaseException | None = None
+
+    def finish(self) -> Result:
+        """Postprocess the output; raise whatever the model's own code raises."""
+        if self.loaded is None:
+            raise ValueError("this job has no output")
+        return self.loaded.finish(self.output)
+
+
+class InferStep:
+    """Run the batches of one model. Belongs to the model's device thread."""
+
+    def __init__(
+        self,
+        manager: ModelManager,
+        in_flight: InFlight,
+        cancellation: CancellationCheck,
+        progress: ProgressReporter | None,
+    ) -> None:
+        """Store the parts; `progress` is None if the model does not report its progress."""
+        self._manager = manager
+        self._in_flight = in_flight
+        self._cancellation = cancellation
+        self._progress = progress
+        self._checks = ThreadPoolExecutor(_CHECK_THREAD_COUNT, "check")
+
+    def run(self, batch: list[ReceivedJob]) -> Iterator[Inferred]:
+        """Run a batch; yield the outcome of each job as soon as it is known.
+
+        Jobs that were withdrawn are left out. Jobs that need not run any more get an error.
+        """
+        loaded = self._manager.loaded
+        started = [job for job in batch if self._in_flight.start(job)]
+        to_run = []
+        for job, reason in self._reasons_to_skip(started):
+            if reason is not None:
+                yield Inferred(job, error=reason)
+            elif loaded is None:
+                yield Inferred(job, error=HandedBack("the model was unloaded"))
+            else:
+                to_run.append(job)
+        if loaded is None:
+            return
+        limit, watch = self._manager.limit, self._manager.telemetry.batch
+        for job, ran in run_batch(loaded.run, to_run, self._reason_to_skip, limit, watch):
+            if isinstance(ran, Skipped):
+                yield Inferred(job, error=ran.error)
+            else:
+                job.record_run(ran.started_at, ran.inference_ms, ran.batch_size)
+                yield Inferred(job, loaded, ran.result, ran.error)
+
+    def _reasons_to_skip(
+        self, jobs: list[ReceivedJob]
+    ) -> Iterator[tuple[ReceivedJob, BaseException | None]]:
+        """Check several jobs at the same time, since the device waits meanwhile."""
+        now = utc_now()
+        if sum(job.is_stale(now) for job in jobs) <= 1:
+            return zip(jobs, [self._reason_to_skip(job) for job in jobs], strict=True)
+        return zip(jobs, self._checks.map(self._reason_to_skip, jobs), strict=True)
+
+    def _reason_to_skip(self, job: ReceivedJob) -> BaseException | None:
+        """Return the error that ends a job which need not run; None if it is to run."""
+        if job.lock.is_lost:
+            return LockLost("the lock was lost before the job ran")
+        if job.is_expired(utc_now()):
+            return job.expiry_error("the deadline passed before the job ran")
+        if self._progress is not None:
+            if job.context is None:
+                job.context = self._progress.begin(job)
+            if job.context.is_cancelled:
+                return Cancelled("the job was cancelled before it ran")
+        elif self._cancellation.is_wanted(job) is False:
+            # Cancelled while an earlier batch kept the device busy.
+            return NotWaitedFor("the caller does not wait for this job any more")
+        return None
+
+
+class BatchItem(Protocol):
+    """An item of a batch: a job, as far as `run_batch` uses it."""
+
+    @property
+    def item(self) -> Any:
+        """Return the prepared input."""
+        ...
+
+    @property
+    def cost(self) -> float:
+        """Return what the item takes of a batch, in the model's own unit."""
+        ...
+
+    @property
+    def context(self) -> Context | None:
+        """Return the item's context if the model reports progress."""
+        ...
+
+
+ItemT = TypeVar("ItemT", bound=BatchItem)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """The outcome of one item that ran: its result, or the error that the model raised on it."""
+
+    started_at: datetime
+    inference_ms: float
+    batch_size: int
+    result: Any = None
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """The outcome of an item that need not run again."""
+
+    error: BaseException
+
+
+def run_batch(
+    run: Callable[[list[Any], list[Context]], Sequence[Any]],
+    jobs: Sequence[ItemT],
+    reason_to_skip: Callable[[ItemT], BaseException | None],
+    limit: BatchLimit,
+    watch: Callable[[Sequence[ItemT]], AbstractContextManager[None]] = lambda jobs: nullcontext(),
+) -> Iterator[tuple[ItemT, Ran | Skipped]]:
+    """Run the jobs as one batch, and as smaller ones if it raises.
+
+    A job that does not fit into memory alone is tried once more while nothing else uses the device.
+    After the device is lost, nothing is tried again.
+
+    Args:
+        run: One pass of the model.
+        jobs: The jobs of the batch.
+        reason_to_skip: Asked before a job runs again; an error ends the job instead.
+        limit: Admits each pass, and learns from passes that do not fit.
+        watch: Surrounds each pass of the model.
+
+    Yields:
+        Each job with its outcome, as soon as it is known.
+    """
+    waiting, too_large = [list(jobs)], list[ItemT]()
+    while waiting:
+        part = waiting.pop()
+        if not part:
+            continue
+        passed = _run_pass(run, part, limit, watch)
+        error = passed.error
+        if isinstance(error, DeviceLost):
+            for lost in (part, *waiting, too_large):
+                yield from passed.outcomes(lost)
+            return
+        if error is None or (len(part) == 1 and not is_out_of_memory(error)):
+            yield from passed.outcomes(part)
+            continue
+        if is_out_of_memory(error):
+            limit.note_exceeded(_cost(part), max(map(_cost, _halves(part))))
+            if len(part) == 1:
+                too_large += part
+                continue
+        else:
+            _log.warning("a batch of %d raised, looking for the job that it raises on", len(part))
+        left = yield from _yield_skipped(part, reason_to_skip)
+        # If a job has ended, the error may have been about it: try the others in one batch again.
+        waiting += [left] if len(left) < len(part) else reversed(_halves(left))
+    for job in too_large:
+        for left_job in (yield from _yield_skipped([job], reason_to_skip)):
+            yield from _run_pass(run, [left_job], limit, watch, is_exclusive=True).outcomes([job])
+
+
+def _yield_skipped(
+    jobs: Sequence[ItemT], reason_to_skip: Callable[[ItemT], BaseException | None]
+) -> Generator[tuple[ItemT, Skipped], None, list[ItemT]]:
+    """Yield the jobs that need not run again; return the others."""
+    left = []
+    for job in jobs:
+        if (reason := reason_to_skip(job)) is None:
+            left.append(job)
+        else:
+            yield job, Skipped(reason)
+    return left
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    started_at: datetime
+    inference_ms: float
+    results: Sequence[Any] = ()
+    error: BaseException | None = None
+
+    def outcomes(self, jobs: Sequence[ItemT]) -> Iterator[tuple[ItemT, Ran]]:
+        error = self.error
+        if error is not None and is_out_of_memory(error):
+            error = OutOfMemory("this input takes more memory than the worker's device has")
+        results = self.results if error is None else [None] * len(jobs)
+        for job, result in zip(jobs, results, strict=True):
+            yield job, Ran(self.started_at, self.inference_ms, len(jobs), result, error)
+
+
+def _run_pass(
+    run: Callable[[list[Any], list[Context]], Sequence[Any]],
+    jobs: Sequence[ItemT],
+    limit: BatchLimit,
+    watch: Callable[[Sequence[ItemT]], AbstractContextManager[None]],
+    *,
+    is_exclusive: bool = False,
+) -> _Pass:
+    started_at, started = datetime.now(UTC), time.perf_counter()
+    contexts = [job.context for job in jobs if job.context is not None]
+    try:
+        with limit.admit(_cost(jobs), is_exclusive=is_exclusive), watch(jobs):
+            results = run([job.item for job in jobs], contexts)
+    except BaseException as error:  # noqa: BLE001  the edge: a model's code may raise anything
+        if is_device_lost(error):
+            _log.error("the device failed for good", exc_info=error)
+            return _Pass(started_at, _ms_since(started), error=DeviceLost(type(error).__name__))
+        # The traceback's frames hold the batch's tensors, and the next pass may need their memory.
+        kept = error if not is_out_of_memory(error) else error.with_traceback(None)
+        return _Pass(started_at, _ms_since(started), error=kept)
+    return _Pass(started_at, _ms_since(started), results)
+
+
+def _halves(jobs: Sequence[ItemT]) -> list[list[ItemT]]:
+    middle = (len(jobs) + 1) // 2
+    return [part for part in (list(jobs[:middle]), list(jobs[middle:])) if part]
+
+
+def _cost(jobs: Sequence[BatchItem]) -> float:
+    return sum(job.cost for job in jobs)
+
+
+def _ms_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000

@@ -1,0 +1,376 @@
+"""Receive: decide how many messages to take, and turn a message into a job."""
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from contract.catalogue import Model
+from contract.codec import decode_request
+from contract.errors import ContractError
+from contract.messages import (
+    JobError,
+    JobReply,
+    JobRequest,
+    Payload,
+    ReplyQueue,
+    ReplyWebhook,
+    Timing,
+)
+from contract.names import low_priority_queue
+from worker.errors import (
+    Expired,
+    ExpiredForProducer,
+    LockLost,
+    UnreadableMessage,
+    WorkerError,
+    WrongModel,
+)
+from worker.pipeline.progress import JobContext
+from worker.replies import ReplySenders
+from worker.servicebus.link import LockedMessage, utc_now
+from worker.servicebus.locks import LockRenewer, MessageLock, Renew
+from worker.servicebus.receiver import SettleRequest
+from worker.telemetry.recording import JobSpan, ModelTelemetry, log_fields
+
+_log = logging.getLogger(__name__)
+
+# A job that has waited this long may have been cancelled since it was last checked.
+STALE_AFTER_SECONDS = 2.0
+
+# One batch runs while the next is prepared. Jobs that wait for their reply or settlement come on
+# top.
+_BATCHES_TO_RUN = 2
+_BATCHES_HELD = 4
+# A message that waits to be abandoned needs no batch, but it holds a lock and memory.
+_MAX_POSTPONED_COUNT = 64
+
+
+@dataclass(slots=True, eq=False)
+class ReceivedJob:
+    """One request with its message, its lock and what its steps add.
+
+    Attributes:
+        request: The decoded message.
+        delivery: The message as it was delivered.
+        lock: Keeps the message locked until the job has ended.
+        span: The job's trace span.
+        item: The prepared input; set by the prepare step, dropped after inference.
+        cost: What the item takes of a batch, in the model's own unit.
+        checked_at: When the gateway last confirmed that the job is still wanted.
+        context: For models that report progress; set before the job runs.
+        started_at, inference_ms, batch_size: About the batch that the job ran in.
+    """
+
+    request: JobRequest
+    delivery: LockedMessage
+    lock: MessageLock
+    span: JobSpan
+    item: Any = None
+    cost: float = 1.0
+    checked_at: datetime | None = None
+    context: JobContext | None = None
+    started_at: datetime | None = None
+    inference_ms: float = 0.0
+    batch_size: int = 1
+
+    @property
+    def attempt(self) -> int:
+        """Return the number of this delivery, from 1."""
+        return self.delivery.delivery_count + 1
+
+    @property
+    def queued_since(self) -> datetime:
+        """Return when the message reached the queue."""
+        return self.delivery.enqueued_at or self.request.created_at
+
+    def record_run(self, started_at: datetime, inference_ms: float, batch_size: int) -> None:
+        """Store when, how long and in how large a batch the model ran on this job."""
+        self.started_at, self.inference_ms = started_at, inference_ms
+        self.batch_size = batch_size
+
+    def check(self) -> None:
+        """Raise LockLost or Expired if a result would come too late."""
+        if self.lock.is_lost:
+            raise LockLost("the lock was lost while the job ran")
+        if self.is_expired(datetime.now(UTC)):
+            raise Expired("the deadline passed while the job ran")
+
+    def is_expired(self, now: datetime) -> bool:
+        """Return whether the deadline has passed."""
+        return now >= self.request.deadline
+
+    def expiry_error(self, text: str) -> WorkerError:
+        """Return the error that ends this job after its deadline.
+
+        A gateway notices the deadline by itself. A producer with a reply queue or webhook gets a
+        reply.
+        """
+        return ExpiredForProducer(text) if _needs_expiry_reply(self.request) else Expired(text)
+
+    def is_stale(self, now: datetime) -> bool:
+        """Return whether the gateway must confirm that the job is still wanted.
+
+        A new job is not checked for its first seconds: a check for each job would cost more than
+        the few cancelled jobs that run in vain. Jobs without a reply URL cannot be checked.
+        """
+        if self.request.reply_url is None:
+            return False
+        unchecked_seconds = (now - (self.checked_at or self.queued_since)).total_seconds()
+        is_redelivered = self.checked_at is None and self.delivery.delivery_count > 0
+        return is_redelivered or unchecked_seconds > STALE_AFTER_SECONDS
+
+    def reply(self, outcome: Payload | JobError) -> JobReply:
+        """Return the reply message for this outcome."""
+        now = datetime.now(UTC)
+        started_at = self.started_at or now
+        queued_ms = max(0.0, (started_at - self.queued_since).total_seconds() * 1000)
+        return JobReply(
+            job_id=self.request.job_id,
+            outcome=outcome,
+            started_at=started_at,
+            finished_at=now,
+            timing=Timing(round(queued_ms, 3), round(self.inference_ms, 3), self.batch_size),
+            attempt=self.attempt,
+        )
+
+
+class ReceiveStep:
+    """Open the messages of one model's queues."""
+
+    def __init__(
+        self,
+        model: Model,
+        senders: ReplySenders,
+        locks: LockRenewer,
+        telemetry: ModelTelemetry | None = None,
+    ) -> None:
+        self._model = model
+        self._senders = senders
+        self._locks = locks
+        self._telemetry = telemetry or ModelTelemetry(model.name)
+
+    def open(self, delivery: LockedMessage, renew: Renew, now: datetime) -> ReceivedJob:
+        """Decode a message, refuse what can never succeed, and keep the lock of the rest.
+
+        Raises:
+            Poison: The message is unreadable, names another model or a forbidden reply address.
+            Expired: The deadline has passed.
+            LockLost: The lock ran out before the message was read.
+        """
+        if (lock_seconds := delivery.lock_seconds(now)) <= 0:
+            # This process was paused for a while, and the message lay in its socket.
+            raise LockLost("the lock ran out before the message was read")
+        request = self._decode(delivery)
+        self._senders.check(request.reply_to)
+        if now >= request.deadline and not _needs_expiry_reply(request):
+            raise Expired("the deadline passed before the job was received")
+        lock = self._locks.hold(
+            delivery,
+            renew,
+            # The broker's clock may be ahead. A lock never lasts longer than the queue's setting.
+            min(lock_seconds, self._model.lock_seconds),
+            time.monotonic() + (request.deadline - now).total_seconds(),
+        )
+        span = self._telemetry.start_span(self._model.queue, request.job_id, delivery)
+        return ReceivedJob(request, delivery, lock, span)
+
+    def _decode(self, delivery: LockedMessage) -> JobRequest:
+        if delivery.body is None:
+            raise UnreadableMessage("the message has no binary body, or its body is too large")
+        try:
+            request = decode_request(delivery.body)
+        except ContractError as error:
+            raise UnreadableMessage(str(error), error.code) from None
+        if request.model != self._model.name:
+            raise WrongModel(f"{request.model!r} is not the model of queue {self._model.queue}")
+        return request
+
+
+def _needs_expiry_reply(request: JobRequest) -> bool:
+    return isinstance(request.reply_to, ReplyQueue | ReplyWebhook)
+
+
+@dataclass(slots=True)
+class QueueMessages:
+    """The messages from one queue that are not settled yet.
+
+    Attributes:
+        held: Received and not settled.
+        open: Held, and their outcome is not decided.
+        to_run: Jobs that still need the device.
+        postponed: Their outcome is decided, and their settlement waits.
+    """
+
+    held: set[LockedMessage] = field(default_factory=set)
+    open: set[LockedMessage] = field(default_factory=set)
+    to_run: set[ReceivedJob] = field(default_factory=set)
+    postponed: set[LockedMessage] = field(default_factory=set)
+
+    @property
+    def busy_count(self) -> int:
+        """Return how many messages still need work."""
+        return len(self.held) - len(self.postponed)
+
+
+class InFlight:
+    """The messages of one model that this worker has received and not settled.
+
+    The states in order: `add`, `open`, `start`, `finish_run`, `end`, `remove`. A message that
+    never becomes a job goes from `add` to `end`. All methods may be called from any thread.
+    """
+
+    def __init__(self, telemetry: ModelTelemetry) -> None:
+        self._telemetry = telemetry
+        self._queues: defaultdict[str, QueueMessages] = defaultdict(QueueMessages)
+        self._jobs: dict[LockedMessage, ReceivedJob] = {}
+        self._not_started: set[LockedMessage] = set()
+        self._lock = threading.Lock()
+
+    def of_queue(self, queue: str) -> QueueMessages:
+        """Return the messages from this queue."""
+        return self._queues[queue]
+
+    @property
+    def held_count(self) -> int:
+        """Return how many messages are received and not settled."""
+        return sum(len(counts.held) for counts in list(self._queues.values()))
+
+    @property
+    def busy_count(self) -> int:
+        """Return how many messages still need work."""
+        return sum(counts.busy_count for counts in list(self._queues.values()))
+
+    def open_jobs(self) -> list[ReceivedJob]:
+        """Return the jobs whose outcome is not decided."""
+        with self._lock:
+            return list(self._jobs.values())
+
+    def is_open(self, job: ReceivedJob) -> bool:
+        """Return whether the job's outcome is not decided yet."""
+        with self._lock:
+            return job.delivery in self._jobs
+
+    def add(self, delivery: LockedMessage) -> None:
+        """Add a message that was just received."""
+        counts = self._queues[delivery.queue]
+        counts.held.add(delivery)
+        counts.open.add(delivery)
+        waited = utc_now() - delivery.enqueued_at if delivery.enqueued_at else timedelta()
+        self._telemetry.record_received(delivery.delivery_count, waited.total_seconds())
+
+    def open(self, job: ReceivedJob) -> None:
+        """Note that a message has become a job, which is to run."""
+        self._queues[job.delivery.queue].to_run.add(job)
+        with self._lock:
+            self._jobs[job.delivery] = job
+            self._not_started.add(job.delivery)
+
+    def start(self, job: ReceivedJob) -> bool:
+        """Note that the job starts; return False if `withdraw` has taken it back before."""
+        with self._lock:
+            if job.delivery not in self._not_started:
+                return False
+            self._not_started.discard(job.delivery)
+            return True
+
+    def withdraw(self) -> list[ReceivedJob]:
+        """Prevent all further starts; return the jobs that have not started."""
+        with self._lock:
+            jobs = [self._jobs[delivery] for delivery in self._not_started]
+            self._not_started.clear()
+            return jobs
+
+    def finish_run(self, job: ReceivedJob) -> None:
+        """Note that the job does not need the device any more. May be called more than once."""
+        self._queues[job.delivery.queue].to_run.discard(job)
+
+    def end(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
+        """Decide the message's outcome, and record it in metrics, traces and logs.
+
+        Args:
+            request: How the message will be settled.
+            code: `succeeded`, or the code of an error.
+            job: The message's job, if it has become one.
+
+        Returns:
+            False if the outcome was decided before.
+        """
+        delivery = request.delivery
+        counts = self._queues[delivery.queue]
+        with self._lock:
+            if delivery not in counts.open:
+                return False
+            counts.open.discard(delivery)
+            self._jobs.pop(delivery, None)
+            self._not_started.discard(delivery)
+        if request.delay_seconds:
+            counts.postponed.add(delivery)
+        self._telemetry.record_outcome(code)
+        if job is not None:
+            job.span.end(code, {"loosely.batch_size": job.batch_size})
+        model, job_id = self._telemetry.model, delivery.message_id
+        trace_id = job.span.trace_id if job else "-"
+        with log_fields(job_id=job_id, model=model, trace_id=trace_id):
+            _log.info(
+                "%s: job %s %s, %s; delivery %d, trace %s %s",
+                *(model, job_id, code, request.settlement, delivery.delivery_count + 1),
+                *(trace_id, request.description),
+            )
+        return True
+
+    def remove(self, delivery: LockedMessage, *, in_time: bool) -> None:
+        """Remove a settled message.
+
+        Args:
+            delivery: The message.
+            in_time: False if its lock was lost before it could be settled.
+        """
+        counts = self._queues[delivery.queue]
+        counts.postponed.discard(delivery)
+        counts.held.discard(delivery)
+        if not in_time:
+            self._telemetry.record_lock_lost()
+
+
+class Capacity:
+    """How many more messages of one model may be received.
+
+    Messages of low priority do not reduce the capacity for normal ones, so that normal ones always
+    find room and run first. Normal messages do reduce the capacity for low ones.
+    """
+
+    def __init__(self, admits: Callable[[], bool], in_flight: InFlight, model: Model) -> None:
+        """Store the parts.
+
+        Args:
+            admits: Returns whether the model is loaded and may take jobs; must not block.
+            in_flight: The messages that are held.
+            model: The catalogue entry.
+        """
+        self._admits = admits
+        self._max_batch_size = model.max_batch_size
+        self._normal = in_flight.of_queue(model.queue)
+        self._low = in_flight.of_queue(low_priority_queue(model.queue))
+
+    def normal_count(self) -> int:
+        """Return how many messages of normal priority may be received now."""
+        return self._remaining(self._normal)
+
+    def low_count(self) -> int:
+        """Return how many messages of low priority may be received now."""
+        return self._remaining(self._normal, self._low)
+
+    def _remaining(self, *queues: QueueMessages) -> int:
+        if not self._admits():
+            return 0
+        remaining = min(
+            self._max_batch_size * _BATCHES_TO_RUN - sum(len(each.to_run) for each in queues),
+            self._max_batch_size * _BATCHES_HELD - sum(each.busy_count for each in queues),
+            _MAX_POSTPONED_COUNT - sum(len(each.postponed) for each in queues),
+        )
+        return max(0, remaining)

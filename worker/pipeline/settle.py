@@ -1,0 +1,95 @@
+"""Settle: end a message as its outcome demands.
+
+Whatever a step raises ends the job. The error's class says how its message is settled; see
+`worker.errors`.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Protocol
+
+from worker.errors import (
+    DeviceLost,
+    Fault,
+    LockLost,
+    OutOfMemory,
+    Poison,
+    Settlement,
+    WorkerError,
+)
+from worker.memory.device_errors import is_device_lost, is_out_of_memory
+from worker.net.retries import redelivery_delay_seconds
+from worker.pipeline.receive import InFlight, ReceivedJob
+from worker.servicebus.link import LockedMessage
+from worker.servicebus.receiver import SettleRequest
+
+_log = logging.getLogger(__name__)
+
+
+class SettlesMessages(Protocol):
+    """Settles the messages of one queue: its receiver."""
+
+    def settle(self, request: SettleRequest) -> None:
+        """Settle a message soon, on the receiver's own thread."""
+        ...
+
+
+class SettleStep:
+    """Settle the messages of one model. Any thread may call the methods.
+
+    The first call for a message decides its outcome; later calls do nothing.
+    """
+
+    def __init__(self, in_flight: InFlight, receivers: Mapping[str, SettlesMessages]) -> None:
+        """Store the parts; `receivers` are by queue name."""
+        self._in_flight = in_flight
+        self._receivers = receivers
+
+    def complete(self, job: ReceivedJob, code: str) -> None:
+        """Complete the message of an answered job.
+
+        The reply is sent before: if the worker dies in between, the job runs again, but no reply
+        is lost.
+        """
+        self._settle(SettleRequest(job.delivery, job.lock, Settlement.COMPLETE), code, job)
+
+    def end(self, job: ReceivedJob, error: WorkerError) -> None:
+        """Settle the message of an unanswered job as the error's class says."""
+        error = LockLost("") if job.lock.is_lost else error
+        self._settle(_request(job.delivery, error, job), error.code, job)
+
+    def refuse(self, delivery: LockedMessage, error: WorkerError) -> None:
+        """Settle a message that has not become a job."""
+        self._settle(_request(delivery, error), error.code)
+
+    def _settle(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> None:
+        if self._in_flight.end(request, code, job):
+            self._receivers[request.delivery.queue].settle(request)
+
+
+def _request(
+    delivery: LockedMessage, error: WorkerError, job: ReceivedJob | None = None
+) -> SettleRequest:
+    reason = error.reason if isinstance(error, Poison) else error.code
+    # Only a job's lock is renewed meanwhile: without a job the delay could outlast the lock.
+    is_postponed = job is not None and error.settlement is Settlement.ABANDON
+    delay_seconds = redelivery_delay_seconds(delivery.delivery_count) if is_postponed else 0.0
+    lock = job.lock if job else None
+    return SettleRequest(delivery, lock, error.settlement, reason, str(error), delay_seconds)
+
+
+def to_worker_error(error: BaseException, unexpected: type[WorkerError], model: str) -> WorkerError:
+    """Return the error that ends a job.
+
+    Args:
+        error: What a step or the model's code raised.
+        unexpected: The class for all errors that are not ours.
+        model: The model's name, for the text.
+    """
+    if isinstance(error, WorkerError):
+        return error
+    if is_device_lost(error):
+        return DeviceLost(type(error).__name__)
+    if is_out_of_memory(error) and issubclass(unexpected, Fault):
+        return OutOfMemory("this input takes more memory than the worker has")
+    return unexpected(f"the model {model} failed on this input")

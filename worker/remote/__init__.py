@@ -1,1 +1,0 @@
-"""Calls to others: retries with backoff, who is away, whom we may call at all."""

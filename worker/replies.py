@@ -1,0 +1,383 @@
+"""Send replies to the gateway, to queues and to webhooks, and cache them until settlement.
+
+Protocol of the gateway: 2xx means accepted, and 410 that the job has ended before; both end the
+job. 404, 408, 425, 429, 5xx and failed connections may be temporary, and are tried again with
+jittered backoff. Any other status is final.
+"""
+
+import ipaddress
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import count
+from typing import Final, Protocol
+
+import httpx
+
+from contract.catalogue import Catalogue
+from contract.errors import ForbiddenAddress
+from contract.messages import ReplyQueue, ReplyTo, ReplyUrl, ReplyWebhook
+from contract.queues import may_take_replies, names
+from contract.webhook import event_id, signed_headers
+from worker.errors import (
+    BrokerAway,
+    OutboundFailed,
+    ReplyForbidden,
+    ReplyRefused,
+    ReplyUndelivered,
+)
+from worker.net.guarded_http import GuardedHttp, Limits
+from worker.net.retries import Wait, backoff_seconds
+from worker.servicebus.link import LockedMessage
+from worker.servicebus.sender import QueueSender
+from worker.settings import ServiceEndpoint
+from worker.telemetry.recording import ServiceStatus
+
+_GONE: Final = 410
+_MAY_SUCCEED_LATER: Final = frozenset({404, 408, 425, 429})
+
+_REPLY_TIMEOUT: Final = httpx.Timeout(10.0, connect=3.0)
+_CHECK_TIMEOUT: Final = httpx.Timeout(2.0)
+# Shorter than the 5 s after which uvicorn and others close an idle connection.
+_KEEP_ALIVE_SECONDS: Final = 4.0
+_MAX_CONNECTIONS: Final = 64
+
+WEBHOOK_TIMEOUT_SECONDS: Final = 15.0
+# How long a producer's queue or webhook is tried in one delivery of the message.
+_MAX_PRODUCER_SECONDS: Final = 30.0
+
+_MAX_CACHE_BYTES: Final = 64 * 1024 * 1024
+_MAX_CACHE_SECONDS: Final = 600.0
+# The size of an entry beside its reply: so the limit also bounds many small entries.
+_ENTRY_BYTES: Final = 500
+
+
+class GatewayClient:
+    """The gateway's HTTP interface for workers. Keeps connections; any thread may use it."""
+
+    def __init__(
+        self, hosts: frozenset[str], trace_headers: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
+        """Prepare a client; connect to nothing yet.
+
+        Args:
+            hosts: The `host:port` values that replies may go to.
+            trace_headers: Returns the headers that carry the current trace.
+        """
+        self._hosts = hosts
+        self._trace_headers = trace_headers
+        self._status = ServiceStatus("the gateway")
+        self._client = httpx.Client(
+            follow_redirects=False,
+            timeout=_REPLY_TIMEOUT,
+            # No proxy and no netrc: the token must reach the listed host only.
+            trust_env=False,
+            limits=httpx.Limits(
+                max_connections=_MAX_CONNECTIONS,
+                max_keepalive_connections=_MAX_CONNECTIONS,
+                keepalive_expiry=_KEEP_ALIVE_SECONDS,
+            ),
+            headers={"content-type": "application/json", "user-agent": "loosely-worker"},
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def check(self, url: str) -> None:
+        """Raise ReplyForbidden if replies may not go to this URL."""
+        self._parse(url)
+
+    def is_wanted(self, url: str) -> bool | None:
+        """Return whether the job still waits for a reply; None if the gateway does not answer."""
+        try:
+            status = self._client.get(self._parse(url), timeout=_CHECK_TIMEOUT).status_code
+        except httpx.HTTPError as error:
+            self._status.mark_down(type(error).__name__)
+            return None
+        # A gateway that is being started or replaced may answer 404.
+        if status >= 500 or status in _MAY_SUCCEED_LATER:
+            self._status.mark_down(f"status {status}")
+            return None
+        self._mark_up()
+        return status != _GONE
+
+    def report(self, url: str, body: bytes) -> bool:
+        """Send a progress report; return False if the job is to stop, True also without answer."""
+        try:
+            response = self._client.put(self._parse(url), content=body, timeout=_CHECK_TIMEOUT)
+        except httpx.HTTPError as error:
+            self._status.mark_down(type(error).__name__)
+            return True
+        self._mark_up()
+        return response.status_code != _GONE
+
+    def send(self, url: str, body: bytes, wait: Wait) -> None:
+        """Send one reply; try again until it is accepted or `wait` returns False.
+
+        Raises:
+            ReplyUndelivered: `wait` returned False first.
+            ReplyRefused: The gateway will never accept this reply.
+            ReplyForbidden: Replies may not go to this URL.
+        """
+        parsed = self._parse(url)
+        for attempt in count():
+            if (problem := self._try_send(parsed, body)) is None:
+                return
+            if not wait(backoff_seconds(attempt)):
+                raise ReplyUndelivered(f"the reply was not accepted: {problem}")
+
+    def _try_send(self, url: httpx.URL, body: bytes) -> str | None:
+        """Send once; return None if that is final, or the problem that may be temporary."""
+        try:
+            headers = self._trace_headers()
+            status = self._client.post(url, content=body, headers=headers).status_code
+        except httpx.HTTPError as error:
+            self._status.mark_down(type(error).__name__)
+            return type(error).__name__
+        if status >= 500:
+            self._status.mark_down(f"status {status}")
+            return f"status {status}"
+        self._mark_up()
+        if status // 100 == 2 or status == _GONE:
+            return None
+        if status in _MAY_SUCCEED_LATER:
+            return f"status {status}"
+        raise ReplyRefused(f"the gateway answered {status} to the reply")
+
+    def _mark_up(self) -> None:
+        if not self._status.is_up:
+            self._status.mark_up()
+
+    def _parse(self, text: str) -> httpx.URL:
+        # Parsed once, by the parser that also connects: two parsers could disagree on the host.
+        try:
+            url = httpx.URL(text)
+        except (httpx.InvalidURL, ValueError):
+            raise ReplyForbidden("the reply URL cannot be parsed") from None
+        if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
+            raise ReplyForbidden("the reply URL must be https, or http on loopback")
+        port = url.port or (443 if url.scheme == "https" else 80)
+        host = f"[{url.host}]" if ":" in url.host else url.host
+        if url.userinfo or f"{host}:{port}".lower() not in self._hosts:
+            raise ReplyForbidden(f"replies may not go to {host}:{port}; see REPLY_HOSTS")
+        return url
+
+
+class ReplyQueueSender(Protocol):
+    """Sends replies to one queue."""
+
+    def send(self, body: bytes, job_id: str) -> None:
+        """Send one reply, and wait for the broker's confirmation.
+
+        Raises:
+            BrokerAway: Try again.
+            ReplyForbidden: The queue does not exist.
+        """
+        ...
+
+
+class QueueReplies:
+    """Send replies to producers' queues; keep an open sender for each queue that was used."""
+
+    def __init__(self, endpoint: ServiceEndpoint, catalogue: Catalogue) -> None:
+        self._make: Callable[[str], ReplyQueueSender] = lambda queue: QueueSender(endpoint, queue)
+        self._own_queues = names(catalogue)
+        self._senders: dict[str, ReplyQueueSender] = {}
+        self._lock = threading.Lock()
+
+    def check(self, queue: str) -> None:
+        """Raise ReplyForbidden if replies may not go to this queue."""
+        if not may_take_replies(queue, self._own_queues):
+            raise ReplyForbidden(f"replies may not go to the queue {queue[:100]!r}")
+
+    def send(self, queue: str, body: bytes, job_id: str, wait: Wait) -> None:
+        """Send one reply; try again until it is accepted or `wait` returns False.
+
+        Raises:
+            ReplyUndelivered: `wait` returned False first.
+            ReplyForbidden: The queue does not exist.
+        """
+        with self._lock:
+            sender = self._senders.setdefault(queue, self._make(queue))
+        for attempt in count():
+            try:
+                sender.send(body, job_id)
+            except BrokerAway as error:
+                if not wait(backoff_seconds(attempt)):
+                    raise ReplyUndelivered(f"the reply was not accepted: {error}") from None
+            else:
+                return
+
+
+class WebhookReplies:
+    """Send replies to producers' webhooks, signed as the gateway signs its own webhooks."""
+
+    def __init__(self, http: GuardedHttp, secrets: tuple[bytes, ...]) -> None:
+        self._http = http
+        self._secrets = secrets
+
+    def check(self, url: str) -> None:
+        """Raise ReplyForbidden if this URL may not be called."""
+        try:
+            self._http.check(url)
+        except ForbiddenAddress as error:
+            raise ReplyForbidden(f"the reply's webhook: {error}") from None
+
+    def send(self, url: str, body: bytes, job_id: str, wait: Wait) -> None:
+        """Send one reply; try again until it is accepted or `wait` returns False.
+
+        Raises:
+            ReplyUndelivered: `wait` returned False first.
+            ReplyForbidden: This URL may not be called.
+        """
+        for attempt in count():
+            if (problem := self._try_send(url, body, job_id)) is None:
+                return
+            if not wait(backoff_seconds(attempt)):
+                raise ReplyUndelivered(f"the reply was not accepted: {problem}")
+
+    def _try_send(self, url: str, body: bytes, job_id: str) -> str | None:
+        headers = signed_headers(self._secrets, event_id(job_id), datetime.now(UTC), body)
+        try:
+            status = self._http.exchange(
+                "POST", url, headers, body, Limits(0, WEBHOOK_TIMEOUT_SECONDS)
+            ).status
+        except ForbiddenAddress as error:
+            raise ReplyForbidden(f"the reply's webhook: {error}") from None
+        except OutboundFailed as error:
+            return str(error)
+        return None if status // 100 == 2 or status == _GONE else f"status {status}"
+
+
+class ReplySenders:
+    """The reply senders: for the gateway, for queues and for webhooks."""
+
+    def __init__(
+        self, gateway: GatewayClient, queues: QueueReplies, webhooks: WebhookReplies
+    ) -> None:
+        self._gateway = gateway
+        self._queues = queues
+        self._webhooks = webhooks
+
+    def check(self, reply_to: ReplyTo | None) -> None:
+        """Raise ReplyForbidden if a reply may not go there. Called before the job runs."""
+        match reply_to:
+            case ReplyUrl(url):
+                self._gateway.check(url)
+            case ReplyQueue(queue):
+                self._queues.check(queue)
+            case ReplyWebhook(url):
+                self._webhooks.check(url)
+
+    def send(self, reply_to: ReplyTo | None, body: bytes, job_id: str, wait: Wait) -> None:
+        """Send one reply.
+
+        Raises:
+            ReplyUndelivered: The receiver did not answer while `wait` returned True.
+            Poison: The receiver will never accept this reply.
+        """
+        match reply_to:
+            case ReplyUrl(url):
+                self._gateway.send(url, body, wait)
+            case ReplyQueue(queue):
+                self._queues.send(queue, body, job_id, _limited(wait))
+            case ReplyWebhook(url):
+                self._webhooks.send(url, body, job_id, _limited(wait))
+
+
+@dataclass(frozen=True, slots=True)
+class CachedReply:
+    """The encoded reply of one job, its outcome's code, and whether it has been delivered."""
+
+    body: bytes = field(repr=False)
+    code: str
+    cached_at: float
+    is_delivered: bool = False
+
+
+class ReplyCache:
+    """Keep replies until their messages are settled, so that a redelivered job need not run again.
+
+    If a reply or a settlement fails, the broker delivers the message again, often to this process.
+    The oldest entries are dropped first. The key is the queue and the message's sequence number: a
+    new message with the same job id may have another input. Any thread may call the methods.
+    """
+
+    def __init__(
+        self,
+        max_bytes: int = _MAX_CACHE_BYTES,
+        max_seconds: float = _MAX_CACHE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._max_seconds = max_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._replies: OrderedDict[tuple[str, int], CachedReply] = OrderedDict()
+        self._size_bytes = 0
+
+    def put(self, delivery: LockedMessage, body: bytes, code: str) -> None:
+        """Store the reply to a message."""
+        with self._lock:
+            self._drop(_key(delivery))
+            cached = CachedReply(body, code, self._clock())
+            self._replies[_key(delivery)] = cached
+            self._size_bytes += _size_bytes(cached)
+            self._evict()
+
+    def mark_delivered(self, delivery: LockedMessage) -> None:
+        """Drop the body of a reply that was delivered: only its message is left to settle."""
+        with self._lock:
+            if (cached := self._replies.get(_key(delivery))) is not None:
+                self._size_bytes -= len(cached.body)
+                self._replies[_key(delivery)] = replace(cached, body=b"", is_delivered=True)
+
+    def find(self, delivery: LockedMessage) -> CachedReply | None:
+        """Return the reply to this message, if it was run here before."""
+        with self._lock:
+            self._evict()
+            return self._replies.get(_key(delivery))
+
+    def remove(self, delivery: LockedMessage) -> None:
+        """Remove the reply to a settled message."""
+        with self._lock:
+            self._drop(_key(delivery))
+
+    def _evict(self) -> None:
+        too_old = self._clock() - self._max_seconds
+        while self._replies:
+            key, oldest = next(iter(self._replies.items()))
+            if self._size_bytes <= self._max_bytes and oldest.cached_at > too_old:
+                return
+            self._drop(key)
+
+    def _drop(self, key: tuple[str, int]) -> None:
+        if (cached := self._replies.pop(key, None)) is not None:
+            self._size_bytes -= _size_bytes(cached)
+
+
+def _key(delivery: LockedMessage) -> tuple[str, int]:
+    return delivery.queue, delivery.sequence_number
+
+
+def _size_bytes(cached: CachedReply) -> int:
+    return len(cached.body) + _ENTRY_BYTES
+
+
+def _limited(wait: Wait) -> Wait:
+    """Limit the time, so that one producer's dead receiver does not delay the other jobs."""
+    ends_at = time.monotonic() + _MAX_PRODUCER_SECONDS
+    return lambda seconds: time.monotonic() < ends_at and wait(seconds)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,200 @@
+"""Scheduled events: Azure announces that this machine will end, and the worker shuts down in time.
+
+Protocol: Scheduled Events of the Azure Instance Metadata Service, api-version 2020-07-01. One
+document holds the events of this machine and of its neighbours. It is polled every second, as
+Microsoft recommends. A spot machine has 30 seconds from its announcement.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from worker.net.retries import RetryDelays
+from worker.settings import ScheduledEventMode, ScheduledEventSettings
+from worker.telemetry.recording import ServiceStatus
+
+_log = logging.getLogger(__name__)
+
+_EVENTS_PATH = "/metadata/scheduledevents?api-version=2020-07-01"
+_NAME_PATH = "/metadata/instance/compute/name?api-version=2021-02-01&format=text"
+_ENDING = frozenset({"Preempt", "Terminate", "Reboot", "Redeploy"})
+# Hardware that is predicted to fail is announced days ahead: work on until this time before. All
+# other announcements are shorter.
+_DRAIN_AHEAD = timedelta(minutes=20)
+
+_POLL_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 5.0
+# The first request activates the service for the machine, and may take two minutes.
+_FIRST_TIMEOUT_SECONDS = 130.0
+_TIMEOUT_SECONDS = 10.0
+_ACKNOWLEDGE_SECONDS = 5.0
+_LARGEST_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledEvent:
+    """One event. `not_before` is None once it may happen at any moment."""
+
+    event_id: str
+    kind: str
+    machines: frozenset[str] = field(default_factory=frozenset)
+    not_before: datetime | None = None
+
+    def ends(self, machine: str, now: datetime) -> bool:
+        """Return whether this machine is about to lose its memory's contents."""
+        if self.kind not in _ENDING or not self.concerns(machine):
+            return False
+        return self.not_before is None or self.not_before - now <= _DRAIN_AHEAD
+
+    def concerns(self, machine: str) -> bool:
+        """Return whether the event is about this machine, perhaps among others."""
+        return machine.lower() in self.machines
+
+
+class UnreadableEvents(Exception):
+    """The document does not follow the protocol."""
+
+
+class ScheduledEvents:
+    """Polls for events on a thread of its own, until one ends this machine, or until `stop`."""
+
+    def __init__(
+        self,
+        settings: ScheduledEventSettings,
+        request_shutdown: Callable[[str], None],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Prepare a client; `request_shutdown` is called once, with the reason."""
+        self._mode = settings.mode
+        self._machine = settings.machine
+        self._request_shutdown = request_shutdown
+        self._clock = clock
+        self._stop = threading.Event()
+        self._backoff = RetryDelays(
+            first_seconds=_POLL_SECONDS, limit_seconds=_LONGEST_PAUSE_SECONDS
+        )
+        self._status = ServiceStatus("the metadata service")
+        self._timeout_seconds = _FIRST_TIMEOUT_SECONDS
+        self._logged_ids: set[str] = set()
+        self._ending: list[ScheduledEvent] = []
+        # Directly to the machine's own service: Microsoft does not allow proxies.
+        self._client = httpx.Client(
+            base_url=settings.address, headers={"metadata": "true"}, trust_env=False
+        )
+
+    def start(self) -> None:
+        """Start to poll, unless the mode is OFF."""
+        if self._mode is not ScheduledEventMode.OFF:
+            threading.Thread(target=self._run, name="scheduled-events", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop polling."""
+        self._stop.set()
+
+    def turn(self) -> float:
+        """Poll once; return the seconds until the next time."""
+        try:
+            self._machine = self._machine or self._get(_NAME_PATH).decode().strip()
+            events = read_events(self._get(_EVENTS_PATH))
+        except (httpx.HTTPError, UnreadableEvents, UnicodeDecodeError) as error:
+            # Also 404 and 410, which mean that the service is being started or updated.
+            self._status.mark_down(
+                str(error) if isinstance(error, UnreadableEvents) else type(error).__name__
+            )
+            return self._backoff.next()
+        self._status.mark_up()
+        self._backoff.reset()
+        self._timeout_seconds = _TIMEOUT_SECONDS
+        self._handle(events)
+        return _POLL_SECONDS
+
+    def acknowledge(self) -> None:
+        """Let the platform continue, because the worker has shut down. Failures are logged only.
+
+        Only for events of this machine alone: one acknowledgement counts for all machines.
+        """
+        mine = [event for event in self._ending if len(event.machines) == 1]
+        if self._mode is not ScheduledEventMode.ACKNOWLEDGE or not mine:
+            return
+        body = {"StartRequests": [{"EventId": event.event_id} for event in mine]}
+        try:
+            self._client.post(
+                _EVENTS_PATH, json=body, timeout=_ACKNOWLEDGE_SECONDS
+            ).raise_for_status()
+        except httpx.HTTPError as error:
+            _log.warning("the scheduled event could not be acknowledged: %s", type(error).__name__)
+
+    def _run(self) -> None:
+        pause_seconds = 0.0
+        while not self._stop.wait(pause_seconds):
+            try:
+                pause_seconds = self.turn()
+            except Exception:  # noqa: BLE001  the edge: this thread must outlive a defect
+                _log.exception("polling for scheduled events failed, and continues")
+                pause_seconds = _LONGEST_PAUSE_SECONDS
+
+    def _handle(self, events: Sequence[ScheduledEvent]) -> None:
+        for event in events:
+            if event.event_id not in self._logged_ids and event.concerns(self._machine):
+                when = f"not before {event.not_before}" if event.not_before else "from now on"
+                _log.warning("Azure announces %s of this machine, %s", event.kind, when)
+        self._logged_ids = {event.event_id for event in events}
+        now = self._clock()
+        self._ending = [event for event in events if event.ends(self._machine, now)]
+        if self._ending:
+            self.stop()
+            self._request_shutdown(f"Azure announces {self._ending[0].kind} of this machine")
+
+    def _get(self, path: str) -> bytes:
+        with self._client.stream("GET", path, timeout=self._timeout_seconds) as response:
+            if response.status_code != 200:
+                raise UnreadableEvents(f"status {response.status_code}")
+            body = bytearray()
+            for part in response.iter_bytes():
+                body += part
+                if len(body) > _LARGEST_BYTES:
+                    raise UnreadableEvents("the document is too large")
+        return bytes(body)
+
+
+def read_events(document: bytes) -> list[ScheduledEvent]:
+    """Return the events of a document; ignore unknown fields and kinds.
+
+    Raises:
+        UnreadableEvents: The document does not follow the protocol.
+    """
+    try:
+        parsed = json.loads(document)
+        events = parsed["Events"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UnreadableEvents("the document is not one of scheduled events") from None
+    if not isinstance(events, list):
+        raise UnreadableEvents("the document has no list of events")
+    return [_event(event) for event in events if isinstance(event, dict)]
+
+
+def _event(event: dict[str, Any]) -> ScheduledEvent:
+    resources = event.get("Resources")
+    machines = resources if isinstance(resources, list) else []
+    return ScheduledEvent(
+        event_id=str(event.get("EventId")),
+        kind=str(event.get("EventType")),
+        machines=frozenset(name.lower() for name in machines if isinstance(name, str)),
+        not_before=_time(event.get("NotBefore")),
+    )
+
+
+def _time(text: object) -> datetime | None:
+    """Return an RFC 1123 date; None if it is empty, as it is once the event has started."""
+    try:
+        parsed = parsedate_to_datetime(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return parsed.replace(tzinfo=UTC) if parsed and parsed.tzinfo is None else parsed

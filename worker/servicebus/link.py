@@ -1,0 +1,346 @@
+"""A link to one queue: receive, settle, renew and peek through the Service Bus SDK.
+
+Only this package imports azure-servicebus. Three operations are not in the SDK's public interface:
+taking back credit and releasing a message (here), and completing several messages at once
+(`batched_settlement`). The SDK's version is pinned, and the conformance tests fail if a new one
+changes them.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from azure.core.exceptions import AzureError
+from azure.servicebus import (
+    ServiceBusClient,
+    ServiceBusReceivedMessage,
+    ServiceBusReceiver,
+    parse_connection_string,
+)
+from azure.servicebus.exceptions import (
+    MessageAlreadySettled,
+    MessageLockLostError,
+    MessagingEntityNotFoundError,
+    ServiceBusError,
+)
+
+from contract.codec import MAX_MESSAGE_BYTES
+from worker.errors import (
+    BrokerAway,
+    LockLost,
+    QueueMissing,
+    SettingsError,
+    Settlement,
+)
+from worker.memory.gpu_sharing.queued_work import Peeked
+from worker.servicebus.batched_settlement import can_complete, complete
+from worker.settings import ServiceEndpoint
+
+_log = logging.getLogger(__name__)
+
+# How long a receive call waits in the socket before it checks its own time limit. The SDK's default
+# of 0.2 s would delay the settlement of finished jobs.
+_SOCKET_SECONDS = 0.02
+# Bounds the opening of a link and a management request.
+TRY_SECONDS = 10.0
+_DESCRIPTION_CHARACTERS = 1024
+
+# The SDK's errors: its own tree, the credential's, and built-in errors if a link is closed between
+# two of its steps.
+SDK_ERRORS = (ServiceBusError, AzureError, OSError, ValueError, AttributeError, RuntimeError)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LockedMessage:
+    """One locked message.
+
+    Attributes:
+        body: The message's bytes; None if it has another kind of body, or one that is too large.
+        delivery_count: How many deliveries came before this one.
+        sequence_number: The broker's number of the message in its queue; the same each time that
+            it is delivered.
+    """
+
+    body: bytes | None = field(repr=False)
+    delivery_count: int
+    enqueued_at: datetime | None
+    locked_until: datetime | None
+    properties: dict[str, str] = field(repr=False)
+    message_id: str
+    message: ServiceBusReceivedMessage = field(repr=False)
+    queue: str = ""
+    sequence_number: int = 0
+
+    def lock_seconds(self, now: datetime) -> float:
+        """Return how long the lock still lasts; 0 or less if it has expired."""
+        return (self.locked_until - now).total_seconds() if self.locked_until else 0.0
+
+
+class QueueLink:
+    """A receiver with a connection of its own, for one thread.
+
+    Every method raises BrokerAway if the queue cannot be reached. The link is then closed, and the
+    next `open` makes a new one. A message that an earlier link received can be settled and renewed
+    on a later one.
+    """
+
+    def __init__(
+        self, endpoint: ServiceEndpoint, queue: str, socket_seconds: float = _SOCKET_SECONDS
+    ) -> None:
+        self._endpoint = endpoint
+        self._queue = queue
+        self._socket_seconds = socket_seconds
+        self._client: ServiceBusClient | None = None
+        self._receiver: ServiceBusReceiver | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether the link worked when it was last used."""
+        return self._receiver is not None
+
+    def open(self) -> None:
+        """Connect, sign in and attach to the queue; receive nothing yet.
+
+        Raises:
+            QueueMissing: The queue does not exist.
+        """
+        if self._receiver is not None:
+            return
+        try:
+            client = make_client(self._endpoint)
+            receiver = client.get_queue_receiver(self._queue, socket_timeout=self._socket_seconds)
+            self._client = client
+            receiver.__enter__()
+        except MessagingEntityNotFoundError:
+            self.close()
+            raise QueueMissing("there is no such queue: its jobs are not received") from None
+        except SDK_ERRORS as error:
+            self.close()
+            raise BrokerAway(error_text(error)) from None
+        self._receiver = receiver
+
+    def close(self) -> None:
+        """Close the link. Messages that are not settled stay locked until their locks expire."""
+        client, self._client, self._receiver = self._client, None, None
+        if client is None:
+            return
+        try:
+            client.close()
+        except SDK_ERRORS as error:
+            _log.debug("closing the link to %s: %s", self._queue, error)
+
+    def receive(self, wait_seconds: float) -> LockedMessage | None:
+        """Return the next message; None if none arrives within about `wait_seconds`.
+
+        One message at a time: if the SDK may take more, it waits 0.2 s for a second one. A call
+        without a message leaves one credit with the broker, which may then push a message at any
+        time: call again soon, or call `stop_receiving`.
+        """
+        receiver = self._opened()
+        try:
+            messages = receiver.receive_messages(max_message_count=1, max_wait_time=wait_seconds)
+        except SDK_ERRORS as error:
+            raise self._broken(error) from None
+        return _delivery(messages[0], self._queue) if messages else None
+
+    def receive_many(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
+        """Return up to `limit` messages; wait the whole time if fewer arrive.
+
+        Messages that did not arrive leave their credit with the broker, as in `receive`.
+        """
+        receiver = self._opened()
+        try:
+            messages = receiver.receive_messages(limit, wait_seconds)
+        except SDK_ERRORS as error:
+            raise self._broken(error) from None
+        return [_delivery(message, self._queue) for message in messages]
+
+    def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
+        """Return messages without locking them, also those that others have locked.
+
+        Opens the link if necessary.
+        """
+        self.open()
+        receiver = self._opened()
+        try:
+            messages = receiver.peek_messages(
+                count, sequence_number=from_sequence_number, timeout=TRY_SECONDS
+            )
+        except SDK_ERRORS as error:
+            raise self._broken(error) from None
+        return [
+            Peeked(message.sequence_number, message.enqueued_time_utc)
+            for message in messages
+            if message.sequence_number is not None and message.enqueued_time_utc is not None
+        ]
+
+    def stop_receiving(self) -> None:
+        """Take back the credit, and release the messages that the broker pushed meanwhile."""
+        receiver = self._opened()
+        try:
+            # Private: the public way is to close the receiver, which is still needed to settle.
+            transport: Any = receiver._amqp_transport
+            transport.drain_and_release_messages(receiver._handler)
+        except SDK_ERRORS as error:
+            raise self._broken(error) from None
+
+    def settle(
+        self, delivery: LockedMessage, how: Settlement, reason: str, description: str
+    ) -> None:
+        """Settle the message, and wait for the broker's confirmation.
+
+        Raises:
+            LockLost: The lock expired before.
+        """
+        receiver, message = self._opened(), delivery.message
+        try:
+            match how:
+                case Settlement.COMPLETE:
+                    receiver.complete_message(message)
+                case Settlement.ABANDON:
+                    receiver.abandon_message(message)
+                case Settlement.DEAD_LETTER:
+                    receiver.dead_letter_message(
+                        message, reason, description[:_DESCRIPTION_CHARACTERS]
+                    )
+                case Settlement.RELEASE:
+                    self._release(receiver, message)
+                case Settlement.LEAVE:
+                    pass
+        except (MessageLockLostError, MessageAlreadySettled) as error:
+            raise LockLost(error_text(error)) from None
+        except SDK_ERRORS as error:
+            raise self._broken(error) from None
+
+    def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
+        """Complete several messages in one round trip; return for each whether it was in time."""
+        receiver = self._opened()
+        try:
+            here = [each.message for each in deliveries if can_complete(receiver, each.message)]
+            done = dict(zip(map(id, here), complete(receiver, here, TRY_SECONDS), strict=True))
+        except SDK_ERRORS as error:
+            raise self._broken(error) from None
+        return [
+            done[id(each.message)] if id(each.message) in done else self._complete_alone(each)
+            for each in deliveries
+        ]
+
+    def _complete_alone(self, delivery: LockedMessage) -> bool:
+        try:
+            self.settle(delivery, Settlement.COMPLETE, "", "")
+        except LockLost:
+            return False
+        return True
+
+    def renew(self, delivery: LockedMessage, timeout_seconds: float) -> datetime:
+        """Renew the lock for its full duration; return when it expires.
+
+        Raises:
+            LockLost: The lock is lost.
+        """
+        self.open()
+        receiver = self._opened()
+        try:
+            return receiver.renew_message_lock(delivery.message, timeout=timeout_seconds)
+        except (MessageLockLostError, MessageAlreadySettled) as error:
+            raise LockLost(error_text(error)) from None
+        except SDK_ERRORS as error:
+            if delivery.message.lock_token is None:
+                raise LockLost("the message was settled meanwhile") from None
+            raise self._broken(error) from None
+
+    def _release(self, receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -> None:
+        # Private: the public `abandon` counts as a failed delivery, so that workers that shut down
+        # a few times would dead-letter the job. The SDK releases messages like this when it closes.
+        handler: Any = receiver._handler
+        try:
+            handler.settle_messages(message._delivery_id, message._delivery_tag, "released")
+            message._settled = True
+        except SDK_ERRORS:
+            receiver.abandon_message(message)
+
+    def _opened(self) -> ServiceBusReceiver:
+        if self._receiver is None:
+            raise BrokerAway("the link is closed")
+        return self._receiver
+
+    def _broken(self, error: BaseException) -> BrokerAway:
+        self.close()
+        return BrokerAway(error_text(error))
+
+
+def check_endpoint(endpoint: ServiceEndpoint) -> None:
+    """Raise SettingsError if the connection string is malformed; connect to nothing."""
+    try:
+        if endpoint.connection_string is not None:
+            parse_connection_string(endpoint.connection_string)
+    # The error's text would repeat the connection string.
+    except ValueError:
+        raise SettingsError("SERVICE_BUS: cannot be used as a connection string") from None
+
+
+def make_client(endpoint: ServiceEndpoint) -> ServiceBusClient:
+    """Return a client; connect to nothing yet."""
+    # No retries by the SDK: they would block the thread for seconds.
+    if endpoint.connection_string is not None:
+        return ServiceBusClient.from_connection_string(
+            endpoint.connection_string, retry_total=0, try_timeout=TRY_SECONDS
+        )
+    from azure.identity import DefaultAzureCredential  # noqa: PLC0415  only where it is needed
+
+    return ServiceBusClient(
+        endpoint.address or "", DefaultAzureCredential(), retry_total=0, try_timeout=TRY_SECONDS
+    )
+
+
+def _delivery(message: ServiceBusReceivedMessage, queue: str) -> LockedMessage:
+    return LockedMessage(
+        body=_body(message),
+        delivery_count=message.delivery_count or 0,
+        enqueued_at=message.enqueued_time_utc,
+        locked_until=message.locked_until_utc,
+        properties=_properties(message),
+        message_id=message.message_id or "?",
+        message=message,
+        queue=queue,
+        sequence_number=message.sequence_number or 0,
+    )
+
+
+def _body(message: ServiceBusReceivedMessage) -> bytes | None:
+    """Return the bytes of a data body; None for other kinds of body, which we never send."""
+    parts, size_bytes = [], 0
+    try:
+        for part in message.body:
+            size_bytes += len(part)
+            if not isinstance(part, bytes) or size_bytes > MAX_MESSAGE_BYTES:
+                return None
+            parts.append(part)
+    except TypeError:
+        return None
+    return b"".join(parts)
+
+
+def _properties(message: ServiceBusReceivedMessage) -> dict[str, str]:
+    return {
+        _decoded(name): _decoded(value)
+        for name, value in (message.application_properties or {}).items()
+        if isinstance(name, bytes | str) and isinstance(value, bytes | str)
+    }
+
+
+def _decoded(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
+
+
+def error_text(error: BaseException) -> str:
+    """Return the first line of an error's text, or its class name."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def utc_now() -> datetime:
+    """Return the current time in UTC, as the broker gives the times of locks."""
+    return datetime.now(UTC)

@@ -1,0 +1,187 @@
+"""Renew message locks until their jobs end, their deadlines pass, or the locks are lost.
+
+One thread renews all locks, over connections of its own: neither inference nor a slow reply can
+delay a renewal.
+"""
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from worker.errors import BrokerAway, LockLost
+from worker.servicebus.link import LockedMessage
+
+_log = logging.getLogger(__name__)
+
+# Renewing after a third of the lock's time leaves time for two more tries. Each try is limited: a
+# silent connection is closed in time to renew over a new one, and does not delay the other locks
+# for longer.
+_RENEW_AT_SHARE = 1 / 3
+_TRY_SHARE = 1 / 2
+_LONGEST_TRY_SECONDS = 30.0
+_RETRY_SECONDS = 0.5
+_LONGEST_SLEEP_SECONDS = 1.0
+
+
+class Renew(Protocol):
+    """Renew one message's lock."""
+
+    def __call__(self, delivery: LockedMessage, timeout_seconds: float) -> float:
+        """Return the seconds that the lock now lasts.
+
+        Raises:
+            LockLost: The lock is lost.
+            BrokerAway: Try again.
+        """
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class MessageLock:
+    """The lock of one message, renewed until released. Times are seconds of the renewer's clock.
+
+    Attributes:
+        renew: Renews the lock.
+        expires_at: When the lock expires if it is not renewed.
+        ends_at: The job's deadline: from then on the lock is not renewed.
+        due_at: When to renew next.
+    """
+
+    renew: Renew
+    expires_at: float
+    ends_at: float
+    due_at: float
+    _delivery: LockedMessage | None
+    _clock: Callable[[], float] = time.monotonic
+    _lost: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def is_lost(self) -> bool:
+        """Return whether another worker may have the message: then drop it, and do not settle."""
+        # After this process was paused, other threads may get here before the renewing thread.
+        return self._lost.is_set() or self._clock() >= self.expires_at
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, but stop if the lock is lost; return whether it is still held."""
+        self._lost.wait(seconds)
+        return not self.is_lost
+
+
+class LockRenewer:
+    """Renews all message locks of this process.
+
+    Any thread may call `hold` and `release`; one thread calls `run`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._queue: list[tuple[float, int, MessageLock]] = []
+        self._numbers = itertools.count()
+        self._wakes_at = 0.0
+        self.turned_at = time.monotonic()
+
+    def hold(
+        self, delivery: LockedMessage, renew: Renew, lock_seconds: float, ends_at: float
+    ) -> MessageLock:
+        """Renew a lock until `release`.
+
+        Args:
+            delivery: The locked message.
+            renew: Renews its lock.
+            lock_seconds: How long the lock still lasts.
+            ends_at: When to stop renewing: the job's deadline.
+        """
+        now = self._clock()
+        due_at = now + lock_seconds * _RENEW_AT_SHARE
+        lock = MessageLock(renew, now + lock_seconds, ends_at, due_at, delivery, self._clock)
+        with self._changed:
+            self._push(lock)
+            if due_at < self._wakes_at:
+                self._changed.notify()
+        return lock
+
+    def release(self, lock: MessageLock) -> bool:
+        """Stop renewing, before the message is settled; return False if the lock is lost."""
+        # The queue's entry is removed when it is due. The message itself is freed now.
+        lock._delivery = None
+        return not lock.is_lost
+
+    def turn(self) -> float:
+        """Renew the locks that are due; return the seconds until the next one is."""
+        while (lock := self._next_due()) is not None:
+            self._attend(lock)
+            if lock._delivery is not None:
+                with self._changed:
+                    self._push(lock)
+        with self._changed:
+            if not self._queue:
+                return _LONGEST_SLEEP_SECONDS
+            return max(0.0, min(self._queue[0][0] - self._clock(), _LONGEST_SLEEP_SECONDS))
+
+    def run(self, stop: threading.Event) -> None:
+        """Renew locks until `stop` is set. The thread's function."""
+        while not stop.is_set():
+            sleep_seconds = self.turn()
+            self.turned_at = time.monotonic()
+            with self._changed:
+                self._wakes_at = self._clock() + sleep_seconds
+                self._changed.wait(sleep_seconds)
+                self._wakes_at = 0.0
+
+    def _push(self, lock: MessageLock) -> None:
+        heapq.heappush(self._queue, (lock.due_at, next(self._numbers), lock))
+
+    def _next_due(self) -> MessageLock | None:
+        with self._changed:
+            while self._queue and self._queue[0][0] <= self._clock():
+                lock = heapq.heappop(self._queue)[2]
+                if lock._delivery is not None:
+                    return lock
+            return None
+
+    def _attend(self, lock: MessageLock) -> None:
+        now = self._clock()
+        if now >= lock.expires_at:
+            self._lose(lock, "it expired before it could be renewed")
+        elif now >= lock.ends_at:
+            # The caller does not wait past the deadline: let the lock expire.
+            lock.due_at = lock.expires_at
+        else:
+            self._renew(lock)
+
+    def _renew(self, lock: MessageLock) -> None:
+        delivery = lock._delivery
+        if delivery is None:
+            return
+        left_seconds = lock.expires_at - self._clock()
+        try_seconds = min(max(0.1, left_seconds * _TRY_SHARE), _LONGEST_TRY_SECONDS)
+        try:
+            lock_seconds = lock.renew(delivery, try_seconds)
+        except LockLost as error:
+            if lock._delivery is not None:
+                self._lose(lock, error)
+        except BrokerAway as error:
+            _log.debug("could not renew the lock of %s: %s", delivery.message_id, error)
+            self._try_again(lock)
+        except Exception:  # noqa: BLE001  the process's edge: this thread renews all locks
+            _log.exception("renewing the lock of %s failed, trying again", delivery.message_id)
+            self._try_again(lock)
+        else:
+            now = self._clock()
+            lock.expires_at = now + lock_seconds
+            lock.due_at = now + lock_seconds * _RENEW_AT_SHARE
+
+    def _try_again(self, lock: MessageLock) -> None:
+        lock.due_at = min(self._clock() + _RETRY_SECONDS, lock.expires_at)
+
+    def _lose(self, lock: MessageLock, reason: object) -> None:
+        delivery, lock._delivery = lock._delivery, None
+        lock._lost.set()
+        if delivery is not None:
+            _log.warning("lost the lock of job %s: %s", delivery.message_id, reason)

@@ -1,0 +1,140 @@
+"""Send replies to Service Bus queues."""
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusSender
+from azure.servicebus.exceptions import MessageSizeExceededError, MessagingEntityNotFoundError
+
+from worker.errors import BrokerAway, ReplyForbidden
+from worker.servicebus.link import SDK_ERRORS, TRY_SECONDS, error_text, make_client
+from worker.settings import ServiceEndpoint
+
+T = TypeVar("T")
+
+_MAX_TOGETHER = 64
+# The jobs of a batch are answered within this time: one call sends all their replies.
+_GATHER_SECONDS = 0.002
+
+
+class QueueSender:
+    """Send replies to one queue, over a connection of its own. Any thread may call `send`.
+
+    Replies of several threads are gathered into one call.
+    """
+
+    def __init__(self, endpoint: ServiceEndpoint, queue: str) -> None:
+        self._endpoint = endpoint
+        self._queue = queue
+        self._client: ServiceBusClient | None = None
+        self._sender: ServiceBusSender | None = None
+        self._send = CallGatherer(self._send_together, _MAX_TOGETHER, _GATHER_SECONDS)
+
+    def send(self, body: bytes, job_id: str) -> None:
+        """Send a reply, and wait for the broker's confirmation.
+
+        The message id is the job id, so that duplicate detection keeps one reply.
+
+        Raises:
+            BrokerAway: Try again.
+            ReplyForbidden: The queue does not exist.
+        """
+        message = ServiceBusMessage(
+            body, content_type="application/json", message_id=job_id, correlation_id=job_id
+        )
+        self._send(message)
+
+    def _send_together(self, messages: Sequence[ServiceBusMessage]) -> None:
+        try:
+            sender = self._opened()
+            try:
+                sender.send_messages(
+                    messages[0] if len(messages) == 1 else [*messages], timeout=TRY_SECONDS
+                )
+            except MessageSizeExceededError:
+                # Each reply fits into a message: large results are stored as blobs.
+                for message in messages:
+                    sender.send_messages(message, timeout=TRY_SECONDS)
+        except MessagingEntityNotFoundError:
+            self._close()
+            raise ReplyForbidden(f"the reply queue {self._queue!r} does not exist") from None
+        except SDK_ERRORS as error:
+            self._close()
+            raise BrokerAway(error_text(error)) from None
+
+    def _opened(self) -> ServiceBusSender:
+        if self._sender is None:
+            self._client = make_client(self._endpoint)
+            self._sender = self._client.get_queue_sender(self._queue)
+        return self._sender
+
+    def _close(self) -> None:
+        client, self._client, self._sender = self._client, None, None
+        if client is not None:
+            with contextlib.suppress(*SDK_ERRORS):
+                client.close()
+
+
+class CallGatherer(Generic[T]):
+    """Gather the calls of several threads into one call.
+
+    Items that arrive while a call runs are in the next one.
+    """
+
+    def __init__(
+        self, call: Callable[[Sequence[T]], None], limit: int, wait_seconds: float = 0.0
+    ) -> None:
+        """Store the settings.
+
+        Args:
+            call: Called with the gathered items; what it raises is raised for each of them.
+            limit: The largest number of items in a call.
+            wait_seconds: How long a call waits for more items after its first one.
+        """
+        self._call = call
+        self._limit = limit
+        self._wait_seconds = wait_seconds
+        self._joining = threading.Lock()
+        self._calling = threading.Lock()
+        self._waiting: deque[_Group[T]] = deque()
+
+    def __call__(self, item: T) -> None:
+        """Put the item into a call, and wait until that call has ended."""
+        with self._joining:
+            if not self._waiting or len(self._waiting[-1].items) >= self._limit:
+                self._waiting.append(_Group())
+            group = self._waiting[-1]
+            group.items.append(item)
+        with self._calling:
+            while not group.is_called:
+                self._call_next()
+        if group.error is not None:
+            raise group.error
+
+    @property
+    def waiting_count(self) -> int:
+        """Return how many items wait for a call."""
+        with self._joining:
+            return sum(len(group.items) for group in self._waiting)
+
+    def _call_next(self) -> None:
+        if self._wait_seconds:
+            time.sleep(self._wait_seconds)
+        with self._joining:
+            group = self._waiting.popleft()
+        group.is_called = True
+        try:
+            self._call(group.items)
+        except Exception as error:  # noqa: BLE001  raised for each item of this call
+            group.error = error
+
+
+class _Group(Generic[T]):
+    def __init__(self) -> None:
+        self.items: list[T] = []
+        self.is_called = False
+        self.error: Exception | None = None

@@ -1,0 +1,151 @@
+"""The worker's HTTP server for /live, /ready and /metrics.
+
+Protocol: HTTP/1.0, one request a connection, GET and HEAD.
+"""
+
+import http.server
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+# Probes and scrapes take milliseconds. Slower connections are broken or hostile: they are closed,
+# so that they neither occupy threads nor keep others out.
+_LONGEST_CONNECTION_SECONDS = 5.0
+_MAX_CONNECTIONS = 32
+
+Check = Callable[[], tuple[bool, Mapping[str, Any]]]
+"""Return whether all is well, and the details as a JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthResponse:
+    """An HTTP response."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+Page = Callable[[str], HealthResponse]
+"""Return the response of one path, for a request with this Accept header."""
+
+
+def check_page(check: Check) -> Page:
+    """Return the page of a check: 200 or 503, with its details in JSON."""
+
+    def page(accept: str) -> HealthResponse:
+        good, details = check()
+        return _json(200 if good else 503, {"ok": good, **details})
+
+    return page
+
+
+def metrics_page(exposition: Callable[[str], tuple[bytes, str]]) -> Page:
+    """Return the page of the metrics; `exposition` returns body and content type."""
+
+    def page(accept: str) -> HealthResponse:
+        body, content_type = exposition(accept)
+        return HealthResponse(200, content_type, body)
+
+    return page
+
+
+class HealthServer(http.server.ThreadingHTTPServer):
+    """A small HTTP server on threads of its own, so that busy threads do not delay it."""
+
+    daemon_threads = True
+    request_queue_size = _MAX_CONNECTIONS
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        pages: Mapping[str, Page],
+        longest_seconds: float = _LONGEST_CONNECTION_SECONDS,
+    ) -> None:
+        """Bind the port; raise OSError if it is in use. `pages` are by path."""
+        self._pages = pages
+        self._longest_seconds = longest_seconds
+        # In order of arrival. One thread adds, each connection's thread removes: both are atomic.
+        self._open: dict[socket.socket, float] = {}
+        super().__init__((host, port), _Handler)
+
+    def start(self) -> None:
+        """Start to answer requests."""
+        threading.Thread(target=self.serve_forever, name="health", daemon=True).start()
+
+    def respond(self, path: str, accept: str = "") -> HealthResponse:
+        """Return the response for a path."""
+        if (page := self._pages.get(path)) is None:
+            return _json(404, {"paths": sorted(self._pages)})
+        try:
+            return page(accept)
+        except Exception:  # noqa: BLE001  the edge: a probe gets a response in any case
+            _log.exception("%s failed", path)
+            return _json(500, {"ok": False, "reason": "this page failed; see the logs"})
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection; if there are too many, close the oldest one."""
+        if len(self._open) >= _MAX_CONNECTIONS:
+            for oldest in tuple(self._open)[:1]:
+                self._open.pop(oldest, None)
+                _shut_down(oldest)
+        self._open[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forget a connection that has ended."""
+        self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Close the connections that take too long; the server calls this twice a second."""
+        latest = time.monotonic() - self._longest_seconds
+        for connection, since in tuple(self._open.items()):
+            if since < latest:
+                _shut_down(connection)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log errors of a connection at debug level only: the client has gone away."""
+        _log.debug("a connection broke", exc_info=True)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    timeout = _LONGEST_CONNECTION_SECONDS
+    server: HealthServer
+    server_version = "loosely-worker"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        response = self.server.respond(path, ",".join(self.headers.get_all("accept", [])))
+        self.send_response(response.status)
+        self.send_header("content-type", response.content_type)
+        self.send_header("content-length", str(len(response.body)))
+        self.send_header("cache-control", "no-store")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
+
+    do_HEAD = do_GET  # noqa: N815  the base's name
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's name
+        """Log nothing: probes come every second."""
+
+
+def _json(status: int, document: Mapping[str, Any]) -> HealthResponse:
+    return HealthResponse(status, "application/json", json.dumps(document).encode())
+
+
+def _shut_down(connection: socket.socket) -> None:
+    # The connection's thread is in a call on it, which ends now; that thread also closes it.
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

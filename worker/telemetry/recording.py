@@ -1,0 +1,380 @@
+"""Record what happens to jobs, models and services: metrics, trace spans and log lines.
+
+The spans of a job, in the trace of the request that it came from:
+
+    process QUEUE      from received to settled; links to the request's span
+    ├── prepare        fetch, decode, preprocess
+    ├── inference      the batch that it ran in; the span of the batch's first job links to all of
+    │                  its jobs, those of the others link to that span
+    └── reply          store the result, and send the reply
+
+Names and attributes follow OpenTelemetry's messaging conventions. Without the SDK no spans are
+made: a job then only has its trace id, for the logs.
+
+Metric labels are bounded: models come from the catalogue and outcomes from the error tree. Job ids
+are in logs and traces only.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+
+from contract.names import PROPERTY_TRACEPARENT, PROPERTY_TRACESTATE
+from worker.errors import Cancelled, HandedBack, NotWaitedFor, WorkerError
+
+if TYPE_CHECKING:
+    from worker.servicebus.link import LockedMessage
+
+_log = logging.getLogger(__name__)
+
+SUCCEEDED = "succeeded"
+
+_PREFIX = "loosely_worker_"
+# A job waits for a free device or for a new worker: from milliseconds to many minutes.
+_WAIT_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 180, 600, 1800)
+_INFERENCE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60)
+_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# The outcome of an error class that a model defines: it must not add a series of its own.
+_OTHER = "other"
+
+_W3C = TraceContextTextMapPropagator()
+_NO_SPAN = nullcontext()
+# Outcomes that are not failures.
+_FINE_OUTCOMES = frozenset({SUCCEEDED, Cancelled.code, HandedBack.code, NotWaitedFor.code})
+
+_NO_FIELDS: Mapping[str, str] = MappingProxyType({})
+_fields: ContextVar[Mapping[str, str]] = ContextVar("fields", default=_NO_FIELDS)
+
+
+@contextlib.contextmanager
+def log_fields(**fields: str) -> Iterator[None]:
+    """Add these fields to the JSON lines that this thread logs within the block."""
+    token = _fields.set(fields)
+    try:
+        yield
+    finally:
+        _fields.reset(token)
+
+
+def current_log_fields() -> Mapping[str, str]:
+    """Return the fields of the innermost `log_fields` block of this thread."""
+    return _fields.get()
+
+
+class ServiceStatus:
+    """Whether a service answers. Logs each change once, not each try. Any thread may call it."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+        self._lock = threading.Lock()
+        self._answers: bool | None = None
+        self.is_up = False
+
+    def mark_down(self, reason: object) -> None:
+        """Record a failed call."""
+        if self._change(answers=False):
+            _log.warning("%s does not answer, trying again: %s", self._service, reason)
+
+    def mark_up(self) -> None:
+        """Record a successful call."""
+        if self._answers is not True and self._change(answers=True):
+            _log.info("%s answers", self._service)
+
+    def _change(self, *, answers: bool) -> bool:
+        with self._lock:
+            has_changed = self._answers is not answers
+            self._answers = answers
+            self.is_up = answers
+            return has_changed
+
+
+class Metrics:
+    """All metrics of a process, in a registry of their own. Any thread may use them."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.outcomes = frozenset(_codes(WorkerError)) | {SUCCEEDED}
+        self.received = self._counter("received", "Messages received.")
+        self.redelivered = self._counter(
+            "redeliveries", "Messages among them that had been delivered before."
+        )
+        self.settled = self._counter(
+            "settled", "Messages settled, by the outcome of their jobs.", "outcome"
+        )
+        self.queue_wait = self._histogram(
+            "queue_wait_seconds", "Time in the queue until received.", _WAIT_BUCKETS
+        )
+        self.batch_size = self._histogram(
+            "batch_size", "Jobs that went through the model together.", _SIZE_BUCKETS
+        )
+        self.inference = self._histogram(
+            "inference_seconds", "Time of a batch in the model.", _INFERENCE_BUCKETS
+        )
+        self.lock_losses = self._counter(
+            "lock_losses", "Jobs whose lock was lost while they were in hand."
+        )
+        self.splits = self._counter(
+            "out_of_memory_splits", "Batches split since the device's memory did not suffice."
+        )
+        self.reused_replies = self._counter(
+            "results_at_hand", "Redelivered jobs answered by the result of their earlier run."
+        )
+        self.loads = self._counter("model_loads", "Times the model was loaded.")
+        self.unloads = self._counter("model_unloads", "Times it made room for another.")
+        self.in_flight = self._gauge("jobs_in_hand", "Messages received and not yet settled.")
+        self.loaded = self._gauge("model_loaded", "1 while the model can be called.")
+        self.connected = self._gauge("queue_connected", "1 while the model's queue answers.")
+        self.reserved = self._gauge(
+            "device_memory_reserved_bytes", "Device memory reserved for the model."
+        )
+        self._used = Gauge(
+            f"{_PREFIX}device_memory_used_bytes",
+            "Device memory that this process has allocated.",
+            registry=self.registry,
+        )
+
+    def watch_memory_used(self, used_bytes: Callable[[], float]) -> None:
+        """Call this function at each scrape for the device memory of this process."""
+        self._used.set_function(used_bytes)
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Return body and content type of a scrape, in the format that `accept` prefers."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(_PREFIX + name, text, ("model", *labels), registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(_PREFIX + name, text, ("model",), registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(_PREFIX + name, text, ("model",), buckets=buckets, registry=self.registry)
+
+
+class JobSpan:
+    """The span of one job; if nothing is traced, only its trace id."""
+
+    __slots__ = ("_context", "_span", "_tracer", "trace_id")
+
+    def __init__(
+        self, trace_id: str, tracer: Tracer | None = None, span: Span | None = None
+    ) -> None:
+        self.trace_id = trace_id
+        self._tracer = tracer
+        self._span = span
+        self._context = trace.set_span_in_context(span, Context()) if span else None
+
+    def step(self, name: str, *, calls_out: bool = False) -> AbstractContextManager[object]:
+        """Return a child span around what this thread does within the block."""
+        if self._tracer is None:
+            return _NO_SPAN
+        kind = SpanKind.CLIENT if calls_out else SpanKind.INTERNAL
+        return self._tracer.start_as_current_span(name, self._context, kind)
+
+    def end(self, outcome: str, attributes: Mapping[str, Any]) -> None:
+        """End the span; the outcome is `succeeded`, or the code of an error."""
+        if self._span is None:
+            return
+        self._span.set_attributes({"loosely.outcome": outcome, **attributes})
+        if outcome not in _FINE_OUTCOMES:
+            self._span.set_attribute("error.type", outcome)
+            self._span.set_status(Status(StatusCode.ERROR))
+        self._span.end()
+
+
+class JobTracing:
+    """Makes the spans of a worker's jobs."""
+
+    def __init__(self, provider: TracerProvider | None = None) -> None:
+        """Make no spans without a provider."""
+        self._tracer = provider.get_tracer("loosely.worker") if provider else None
+
+    def headers(self) -> dict[str, str]:
+        """Return the HTTP headers that carry the current trace."""
+        carrier: dict[str, str] = {}
+        if self._tracer is not None:
+            _W3C.inject(carrier)
+        return carrier
+
+    def job(self, model: str, queue: str, job_id: str, delivery: "LockedMessage") -> JobSpan:
+        """Begin the span of the job in this message."""
+        properties = delivery.properties
+        traceparent = properties.get(PROPERTY_TRACEPARENT, "")
+        trace_id = traceparent.split("-")[1] if traceparent.count("-") >= 3 else "-"
+        if self._tracer is None:
+            return JobSpan(trace_id)
+        names = (PROPERTY_TRACEPARENT, PROPERTY_TRACESTATE)
+        carrier = {name: properties[name] for name in names if name in properties}
+        context = _W3C.extract(carrier, Context())
+        request = trace.get_current_span(context).get_span_context()
+        span = self._tracer.start_span(
+            f"process {queue}",
+            context,
+            SpanKind.CONSUMER,
+            links=[Link(request)] if request.is_valid else [],
+            attributes={**_attributes("process", queue, delivery), "loosely.model": model}
+            | {"messaging.message.id": job_id, "messaging.message.conversation_id": job_id},
+        )
+        return JobSpan(format(span.get_span_context().trace_id, "032x"), self._tracer, span)
+
+    @contextmanager
+    def batch(self, model: str, jobs: Sequence[JobSpan]) -> Iterator[None]:
+        """Surround one pass of the model: its time becomes one span in each job's trace.
+
+        `jobs` are the spans of at least one job.
+        """
+        if self._tracer is None or jobs[0]._span is None:
+            yield
+            return
+        started_at = time.time_ns()
+        attributes: dict[str, Any] = {"loosely.model": model, "loosely.batch_size": len(jobs)}
+        links = [Link(job._span.get_span_context()) for job in jobs if job._span is not None]
+        with self._tracer.start_as_current_span(
+            "inference", jobs[0]._context, attributes=attributes, links=links
+        ) as span:
+            yield
+        ended_at, batch_link = time.time_ns(), [Link(span.get_span_context())]
+        for job in jobs[1:]:
+            self._tracer.start_span(
+                "inference",
+                job._context,
+                attributes=attributes,
+                links=batch_link,
+                start_time=started_at,
+            ).end(ended_at)
+
+
+class HasSpan(Protocol):
+    """A job, as far as it is traced."""
+
+    @property
+    def span(self) -> JobSpan:
+        """Return the job's span."""
+        ...
+
+
+class ModelTelemetry:
+    """Record the events of one model as metrics and traces. Any thread may call the methods."""
+
+    def __init__(
+        self, model: str, metrics: Metrics | None = None, tracing: JobTracing | None = None
+    ) -> None:
+        """Create all series of the model, at zero.
+
+        Args:
+            model: The model's name.
+            metrics: The metrics of this process; by default new ones that are not scraped.
+            tracing: Makes the spans; by default none are made.
+        """
+        self.model = model
+        self._metrics = metrics or Metrics()
+        self._tracing = tracing or JobTracing()
+        self._received = self._metrics.received.labels(model)
+        self._redelivered = self._metrics.redelivered.labels(model)
+        self._succeeded = self._metrics.settled.labels(model, SUCCEEDED)
+        self._queue_wait = self._metrics.queue_wait.labels(model)
+        self._batch_size = self._metrics.batch_size.labels(model)
+        self._inference = self._metrics.inference.labels(model)
+        self._lock_losses = self._metrics.lock_losses.labels(model)
+        self._splits = self._metrics.splits.labels(model)
+        self._reused_replies = self._metrics.reused_replies.labels(model)
+        self._loads = self._metrics.loads.labels(model)
+        self._unloads = self._metrics.unloads.labels(model)
+
+    def watch(
+        self,
+        in_flight: Callable[[], float],
+        is_loaded: Callable[[], float],
+        is_connected: Callable[[], float],
+        reserved_bytes: Callable[[], float],
+    ) -> None:
+        """Call these functions at each scrape."""
+        self._metrics.in_flight.labels(self.model).set_function(in_flight)
+        self._metrics.loaded.labels(self.model).set_function(is_loaded)
+        self._metrics.connected.labels(self.model).set_function(is_connected)
+        self._metrics.reserved.labels(self.model).set_function(reserved_bytes)
+
+    def start_span(self, queue: str, job_id: str, delivery: "LockedMessage") -> JobSpan:
+        """Begin the span of the job in this message."""
+        return self._tracing.job(self.model, queue, job_id, delivery)
+
+    def record_received(self, delivery_count: int, wait_seconds: float) -> None:
+        """Record a message, by its earlier deliveries and its time in the queue."""
+        self._received.inc()
+        if delivery_count > 0:
+            self._redelivered.inc()
+        # The broker's clock may be ahead of ours.
+        self._queue_wait.observe(max(0.0, wait_seconds))
+
+    def record_outcome(self, outcome: str) -> None:
+        """Record the outcome of a message: `succeeded`, or the code of an error."""
+        if outcome == SUCCEEDED:
+            self._succeeded.inc()
+            return
+        known = outcome if outcome in self._metrics.outcomes else _OTHER
+        self._metrics.settled.labels(self.model, known).inc()
+
+    @contextmanager
+    def batch(self, jobs: Sequence[HasSpan]) -> Iterator[None]:
+        """Surround one pass of the model. A pass that raises is traced, but not in the metrics."""
+        started = time.perf_counter()
+        with self._tracing.batch(self.model, [job.span for job in jobs]):
+            yield
+        self._batch_size.observe(len(jobs))
+        self._inference.observe(time.perf_counter() - started)
+
+    def record_lock_lost(self) -> None:
+        """Record that a message's lock was lost before it was settled."""
+        self._lock_losses.inc()
+
+    def record_split(self) -> None:
+        """Record that a batch did not fit into the memory."""
+        self._splits.inc()
+
+    def record_reused_reply(self) -> None:
+        """Record that a redelivered job was answered from the reply cache."""
+        self._reused_replies.inc()
+
+    def record_load(self) -> None:
+        """Record that the model was loaded."""
+        self._loads.inc()
+
+    def record_unload(self) -> None:
+        """Record that the model was unloaded."""
+        self._unloads.inc()
+
+
+def _codes(error: type[WorkerError]) -> Iterator[str]:
+    yield error.code
+    for subclass in error.__subclasses__():
+        yield from _codes(subclass)
+
+
+def _attributes(operation: str, queue: str, delivery: "LockedMessage") -> dict[str, Any]:
+    known = {
+        "messaging.system": "servicebus",
+        "messaging.operation.name": operation,
+        "messaging.operation.type": operation,
+        "messaging.destination.name": queue,
+        "messaging.servicebus.message.delivery_count": delivery.delivery_count + 1,
+    }
+    if delivery.enqueued_at is not None:
+        # The conventions demand whole seconds.
+        enqueued_at = int(delivery.enqueued_at.timestamp())
+        known["messaging.servicebus.message.enqueued_time"] = enqueued_at
+    return known

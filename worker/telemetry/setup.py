@@ -1,0 +1,99 @@
+"""Set up logs and traces.
+
+Logs are single lines on stderr: text, or JSON objects for log collectors. Traces are set up by the
+standard OTEL_* variables. OTEL_TRACES_EXPORTER names exporters as OpenTelemetry's specification
+does: `otlp`, `console`, or any that an installed package registers, such as Azure Monitor's. The
+SDK and the exporters read resource, sampler, batching and endpoint themselves.
+"""
+
+import json
+import logging
+import sys
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from worker.errors import SettingsError
+from worker.telemetry.recording import current_log_fields
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+# These loggers repeat at each try what `ServiceStatus` logs once per change, or they log reply URLs
+# and with them a job's token.
+_QUIET = {"azure": logging.CRITICAL, "httpx": logging.WARNING, "httpcore": logging.WARNING}
+
+_GROUP = "opentelemetry_traces_exporter"
+# The specification's name, with its default protocol.
+_ALIASES = {"otlp": "otlp_proto_http"}
+_SERVICE_NAME = "loosely-worker"
+_FLUSH_SECONDS = 2.0
+
+
+def configure_logs(level: str, format_name: str = "text") -> None:
+    """Send this process's logs to stderr, as `text` or `json`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if format_name == "json" else _text_formatter())
+    logging.basicConfig(handlers=[handler], level=level)
+    for name, quiet_level in _QUIET.items():
+        logging.getLogger(name).setLevel(quiet_level)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, message and the current log fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line for a record."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **current_log_fields(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def _text_formatter() -> logging.Formatter:
+    return logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s")
+
+
+def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
+    """Return a provider for these exporters; None without exporters.
+
+    Raises:
+        SettingsError: The SDK or an exporter is not installed.
+    """
+    if not exporters:
+        return None
+    try:
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  an extra
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    except ImportError:
+        raise SettingsError(
+            "OTEL_TRACES_EXPORTER: needs the OpenTelemetry SDK; install loosely[telemetry]"
+        ) from None
+    resource = Resource.create()
+    if str(resource.attributes["service.name"]).startswith("unknown_service"):
+        resource = resource.merge(Resource({"service.name": _SERVICE_NAME}))
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    for name in exporters:
+        entry_name = _ALIASES.get(name, name)
+        found = list(entry_points(group=_GROUP, name=entry_name))
+        if not found:
+            raise SettingsError(f"OTEL_TRACES_EXPORTER: no package here provides {name!r}")
+        provider.add_span_processor(BatchSpanProcessor(found[0].load()()))
+    return provider
+
+
+def flush(provider: "TracerProvider | None") -> None:
+    """Send the remaining spans; wait for the collector for a limited time."""
+    if provider is not None:
+        last = threading.Thread(target=provider.shutdown, name="traces", daemon=True)
+        last.start()
+        last.join(_FLUSH_SECONDS)

@@ -1,0 +1,163 @@
+"""Get a model's weights: from the cache on disk, from a blob, or from an installed package.
+
+The cache holds complete files, named by their digests. A file is written under another name, and
+renamed after its digest was checked. So any number of processes may share the folder and may be
+killed at any time. The cached file is hashed again before each use.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from azure.core.exceptions import AzureError, ResourceNotFoundError
+from azure.storage.blob import BlobServiceClient
+
+from contract.catalogue import Model
+from worker.errors import WeightsAway, WeightsMismatch, WeightsMissing
+from worker.weights.weights import Weights
+
+_log = logging.getLogger(__name__)
+
+_BLOB: Final = "blob:"
+_PACKAGE: Final = "package:"
+_PART: Final = ".part"
+# A partial file of this age was left behind by a process that was killed.
+_ABANDONED_SECONDS: Final = 3600.0
+
+
+class BlobReader(Protocol):
+    """Read blobs of any container."""
+
+    def read(self, container: str, blob: str) -> Iterator[bytes]:
+        """Yield the blob in pieces; raise WeightsMissing or WeightsAway, also in the middle."""
+        ...
+
+
+class AzureBlobReader:
+    """Read blobs of the storage account that also holds the payloads."""
+
+    def __init__(self, account: BlobServiceClient) -> None:
+        self._account = account
+
+    def read(self, container: str, blob: str) -> Iterator[bytes]:
+        """Yield the blob in pieces; raise WeightsMissing or WeightsAway, also in the middle."""
+        where = f"{_BLOB}{container}/{blob}"
+        try:
+            client = self._account.get_blob_client(container, blob)
+            yield from client.download_blob(max_concurrency=1).chunks()
+        except ResourceNotFoundError:
+            raise WeightsMissing(f"{where}: there is no such blob") from None
+        except AzureError as error:
+            # The error's text could contain a signed address.
+            raise WeightsAway(f"{where}: cannot be read: {type(error).__name__}") from None
+
+
+class WeightsStore:
+    """The weights of all models. Any thread may call the methods."""
+
+    def __init__(self, cache: Path, blobs: BlobReader) -> None:
+        self._cache = cache
+        self._blobs = blobs
+
+    def get(self, model: Model) -> Weights | None:
+        """Return the model's weights with the right digest; None if its entry names no weights.
+
+        Raises:
+            WeightsMissing: The blob, package or file does not exist.
+            WeightsMismatch: The digest is wrong.
+            WeightsAway: Blob storage cannot be reached, or the cache cannot be written.
+        """
+        if not model.weights:
+            return None
+        if blob := blob_of(model.weights):
+            try:
+                return Weights(self._cached(model, *blob), model.weights_sha256)
+            except OSError as error:
+                # For example a full disk, or another user's folder.
+                raise WeightsAway(
+                    f"{model.weights}: cannot be stored in {self._cache}: {error.strerror}"
+                ) from None
+        file = file_of(model.weights)
+        found = _file_digest(file)
+        if model.weights_sha256 and found != model.weights_sha256:
+            raise _mismatch(model, found)
+        return Weights(file, found)
+
+    def _cached(self, model: Model, container: str, blob: str) -> Path:
+        file = self._cache / model.weights_sha256
+        if file.exists():
+            if _file_digest(file) == model.weights_sha256:
+                return file
+            _log.warning("%s: the cached weights are damaged and fetched again", model.name)
+        begun = time.monotonic()
+        size_bytes = self._fetch(model, self._blobs.read(container, blob), file)
+        seconds = time.monotonic() - begun
+        _log.info("%s: fetched %d bytes of weights in %.1f s", model.name, size_bytes, seconds)
+        return file
+
+    def _fetch(self, model: Model, pieces: Iterator[bytes], file: Path) -> int:
+        """Write the pieces to the file, completely or not at all; return the size in bytes."""
+        self._cache.mkdir(parents=True, exist_ok=True)
+        self._remove_abandoned()
+        digest = hashlib.sha256()
+        handle, name = tempfile.mkstemp(suffix=_PART, prefix=f"{file.name}.", dir=self._cache)
+        part = Path(name)
+        try:
+            with open(handle, "wb") as writer:  # noqa: PTH123  a handle, not a path
+                for piece in pieces:
+                    digest.update(piece)
+                    writer.write(piece)
+                writer.flush()
+                os.fsync(writer.fileno())
+                size_bytes = writer.tell()
+            if digest.hexdigest() != model.weights_sha256:
+                raise _mismatch(model, digest.hexdigest())
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+        return size_bytes
+
+    def _remove_abandoned(self) -> None:
+        for part in self._cache.glob(f"*{_PART}"):
+            # Another process may delete it at the same time.
+            with contextlib.suppress(OSError):
+                if time.time() - part.stat().st_mtime > _ABANDONED_SECONDS:
+                    part.unlink()
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as reader:
+        return hashlib.file_digest(reader, "sha256").hexdigest()
+
+
+def _mismatch(model: Model, found: str) -> WeightsMismatch:
+    return WeightsMismatch(
+        f"{model.weights}: its SHA-256 digest is {found}, not that of the entry; nothing was loaded"
+    )
+
+
+def blob_of(weights: str) -> tuple[str, str] | None:
+    """Return container and name if the weights are a blob; else None."""
+    if not weights.startswith(_BLOB):
+        return None
+    container, _, blob = weights.removeprefix(_BLOB).partition("/")
+    return container, blob
+
+
+def file_of(weights: str) -> Path:
+    """Return the file of a package, without importing it; raise WeightsMissing if it is missing."""
+    package, _, path = weights.removeprefix(_PACKAGE).partition("/")
+    found: Any = importlib.util.find_spec(package)
+    for location in (found and found.submodule_search_locations) or ():
+        folder = Path(location).resolve()
+        file = (folder / path).resolve()
+        if file.is_relative_to(folder) and file.is_file():
+            return file
+    raise WeightsMissing(f"{weights}: the package is not installed, or has no such file")
