@@ -114,5 +114,4 @@ def _scope(request: func.HttpRequest, durable: Durable) -> dict[str, Any]:
         "client": None,
         "state": {},
         "durable": durable,
-        "gateway.streams": False,
     }

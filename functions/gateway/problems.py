@@ -175,13 +175,6 @@ INTERNAL_ERROR: Final = Kind(
     True,
     "A defect of ours. `trace_id` finds it in the logs.",
 )
-STREAMING_UNAVAILABLE: Final = Kind(
-    "streaming-unavailable",
-    501,
-    "This host cannot stream",
-    False,
-    "Ask for the job itself with `Prefer: wait=200`, and again until it has ended.",
-)
 UNAVAILABLE: Final = Kind(
     "unavailable",
     503,

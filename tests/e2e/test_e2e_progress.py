@@ -145,11 +145,3 @@ def test_expired_tells_that_it_ran(slow: System, tmp_path: Path) -> None:
     following.step(1)
     assert slow.final(following.id)["status"] == "succeeded", "the worker stopped, and goes on"
 
-
-def test_the_host_says_that_it_cannot_stream(slow: System, tmp_path: Path) -> None:
-    job = Job(slow, tmp_path / "job", steps=1)
-    answer = slow.http.get(f"/v1/jobs/{job.id}/events")
-    assert (answer.status_code, answer.json()["code"]) == (501, "streaming-unavailable")
-    assert "Prefer: wait" in answer.json()["detail"]
-    job.step(1)
-    assert slow.final(job.id)["status"] == "succeeded"

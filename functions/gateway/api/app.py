@@ -18,7 +18,6 @@ from gateway.api.responses import problem_response
 from gateway.api.routes import (
     dead_letters,
     docs,
-    events,
     health,
     job_list,
     jobs,
@@ -41,7 +40,6 @@ MODULES = (
     jobs,
     job_list,
     webhooks,
-    events,
     replies,
     progress,
     models,

@@ -13,7 +13,6 @@ _REQUEST_HEADERS: Final = (
     "Idempotency-Key",
     "If-Match",
     "If-None-Match",
-    "Last-Event-ID",
     "Prefer",
     "X-Api-Key",
     "traceparent",

@@ -174,7 +174,6 @@ def asking(method: str, suffix: str = "", **headers: str) -> Ask:
         asking("GET", **{"if-none-match": "*"}),
         asking("HEAD"),
         asking("GET", "/result"),
-        asking("GET", "/events"),
         asking("DELETE"),
     ],
 )

@@ -171,13 +171,6 @@ REPLY_BODY: Final[dict[str, Any]] = {
     "required": True,
     "content": {"application/json": {"schema": {"type": "object"}}},
 }
-LAST_EVENT_ID: Final[dict[str, Any]] = {
-    "name": "Last-Event-ID",
-    "in": "header",
-    "required": False,
-    "description": "The id of the last event received, to go on after it.",
-    "schema": {"type": "string", "examples": ["1.1.7"]},
-}
 PROGRESS_BODY: Final[dict[str, Any]] = {
     "required": True,
     "content": {
@@ -254,13 +247,5 @@ WANTED_RESPONSES: Final = responses(Wanted, {200: "A reply is wanted"}, 401, 404
 PROGRESS_RESPONSES: Final = responses(
     Accepted, {200: "The job is to go on"}, 401, 404, 410, 413, 422, 503
 )
-EVENTS_RESPONSES: Final[Responses] = {
-    **responses(Accepted, {}, 400, 404, 501, 503),
-    200: {
-        "description": "Events named status, progress and final; the data of each is the job",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    },
-    204: {"description": "The final event was received before"},
-}
 
 PROBLEM_SCHEMAS: Final[tuple[type[BaseModel], ...]] = (ProblemDetails, JobProblem)
