@@ -16,7 +16,7 @@ import pytest
 from azure.durable_functions import Orchestrator
 
 from gateway.jobs import orchestrator
-from gateway.webhooks import orchestrator as webhooks
+from gateway.webhooks.orchestrator import webhook
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
@@ -38,7 +38,7 @@ def turns(path: Path) -> list[dict[str, Any]]:
     "path", FILES + OUTCOMES + WEBHOOKS, ids=lambda path: str(path.relative_to(FOLDER))
 )
 def test_each_turn_is_replayed_as_it_was(path: Path) -> None:
-    replay = Orchestrator.create(webhooks.webhook if path in WEBHOOKS else orchestrator.job)
+    replay = Orchestrator.create(webhook if path in WEBHOOKS else orchestrator.job)
     for turn in turns(path):
         for _ in range(2):
             assert json.loads(replay(json.dumps(turn["context"]))) == turn["answer"]

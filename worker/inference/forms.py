@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast, get_args
 
 from contract.catalogue import Model
-from contract.fields import Json
+from contract.messages import Json
 from worker.errors import InferenceFailed, ModelUnfit
 from worker.models import (
     Accepts,

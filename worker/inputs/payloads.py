@@ -18,10 +18,17 @@ from azure.core.exceptions import (
 from azure.storage.blob import BlobServiceClient, ContentSettings
 
 from contract.catalogue import Model
-from contract.claimcheck import fits_inline, reference, verify_digest
 from contract.errors import PayloadCorrupt
-from contract.fields import Json
-from contract.messages import InlineBytes, InlineJson, Payload, PayloadRef
+from contract.messages import (
+    InlineBytes,
+    InlineJson,
+    Json,
+    Payload,
+    PayloadRef,
+    fits_inline,
+    reference,
+    verify_digest,
+)
 from contract.names import PAYLOAD_CONTAINER, result_blob
 from worker.errors import (
     InferenceFailed,

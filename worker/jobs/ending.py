@@ -8,8 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from contract.codec import encode_reply
-from contract.messages import JobError, Payload
+from contract.messages import JobError, Payload, encode_reply
 from worker.errors import (
     Cancelled,
     DeviceLost,

@@ -4,9 +4,8 @@ import time
 from datetime import datetime
 
 from contract.catalogue import Model
-from contract.codec import decode_request
 from contract.errors import ContractError
-from contract.messages import JobRequest, ReplyQueue, ReplyWebhook
+from contract.messages import JobRequest, ReplyQueue, ReplyWebhook, decode_request
 from worker.errors import Expired, LockLost, TooLate, UnreadableMessage, WorkerError, WrongModel
 from worker.messages.job import Job
 from worker.messages.lease import Leases, Renew

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from contract.codec import format_time
+from contract.messages import format_time
 from worker.errors import Cancelled
 
 MAX_MESSAGE_CHARACTERS = 500

@@ -72,14 +72,14 @@ async def test_what_is_not_there_is_told_from_a_store_that_failed() -> None:
 
 
 async def test_a_store_that_is_silent_is_soon_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(durable, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(durable, "CHANGE_SECONDS", 0.1)
+    monkeypatch.setattr(durable, "READ_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(durable, "CHANGE_TIMEOUT_SECONDS", 0.1)
     # The system takes connections for it, and nobody reads them.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         async with client_of(silent.getsockname()[1]) as client, asyncio.timeout(10):
             for call in (
                 client.status(JOB),
-                client.listed("0", 1, ()),
+                client.list_jobs("0", 1, ()),
                 client.raise_event(JOB, EVENT_REPLY, {}),
                 client.start(JOB, "{}"),
             ):

@@ -10,8 +10,8 @@ import pytest
 
 from contract.guard import AddressGuard
 from gateway.errors import WebhookUndelivered
-from gateway.webhooks import sending
-from gateway.webhooks.sending import Answer, HttpSender
+from gateway.webhooks import sender
+from gateway.webhooks.sender import HttpWebhookSender, WebhookResponse
 
 PATIENCE_SECONDS: Final = 0.4
 BODY: Final = b'{"id": 1}'
@@ -21,7 +21,7 @@ Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @pytest.fixture(autouse=True)
 def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "ATTEMPT_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(sender, "ATTEMPT_TIMEOUT_SECONDS", PATIENCE_SECONDS)
 
 
 @asynccontextmanager
@@ -55,9 +55,9 @@ async def receiving(speak: Speak) -> AsyncIterator[str]:
         await asyncio.sleep(0)  # the transports close in the loop's next round
 
 
-async def post(speak: Speak, allow: str = "127.0.0.1") -> Answer:
+async def post(speak: Speak, allow: str = "127.0.0.1") -> WebhookResponse:
     async with receiving(speak) as url:
-        return await HttpSender(AddressGuard(allow)).post(url, {"webhook-id": "job_1"}, BODY)
+        return await HttpWebhookSender(AddressGuard(allow)).post(url, {"webhook-id": "job_1"}, BODY)
 
 
 async def failure(speak: Speak) -> str:
@@ -83,7 +83,7 @@ async def test_a_receiver_is_told_once_in_full() -> None:
         heard.append(await reader.readuntil(BODY))
         writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
 
-    assert await post(speak) == Answer(204, None)
+    assert await post(speak) == WebhookResponse(204, None)
     (request,) = heard
     assert request.startswith(b"POST /hook HTTP/1.1\r\n")
     assert b"webhook-id: job_1\r\n" in request
@@ -119,7 +119,7 @@ async def test_a_redirect_is_an_answer_and_not_followed() -> None:
 )
 async def test_when_to_come_again(field: bytes, seconds: float | None) -> None:
     head = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nretry-after: %b\r\n\r\n" % field
-    assert await post(saying(head)) == Answer(503, seconds)
+    assert await post(saying(head)) == WebhookResponse(503, seconds)
 
 
 async def test_an_answer_without_end_is_not_read() -> None:
@@ -130,7 +130,7 @@ async def test_an_answer_without_end_is_not_read() -> None:
             writer.write(b"x" * 65_536)
             await writer.drain()
 
-    assert await post(speak) == Answer(200, None)
+    assert await post(speak) == WebhookResponse(200, None)
 
 
 async def test_a_head_without_end_is_broken_off() -> None:
@@ -199,13 +199,13 @@ async def test_nobody_is_there() -> None:
     async with receiving(saying(b"")) as url:
         pass
     with pytest.raises(WebhookUndelivered) as caught:
-        await HttpSender(AddressGuard("127.0.0.1")).post(url, {}, BODY)
+        await HttpWebhookSender(AddressGuard("127.0.0.1")).post(url, {}, BODY)
     assert caught.value.reason == "connection-failed"
 
 
 async def test_tls_with_who_speaks_none() -> None:
     async with receiving(saying(b"HTTP/1.1 200 OK\r\n\r\n")) as url:
-        sender = HttpSender(AddressGuard("127.0.0.1"))
+        sender = HttpWebhookSender(AddressGuard("127.0.0.1"))
         with pytest.raises(WebhookUndelivered) as caught:
             await sender.post(url.replace("http:", "https:"), {}, BODY)
     assert caught.value.reason in {"tls-failed", "timeout", "connection-failed"}

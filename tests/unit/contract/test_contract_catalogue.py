@@ -74,7 +74,7 @@ def test_an_unknown_model_names_the_nearest() -> None:
         ("max_batch_size = 16", 'max_batch_size = "16"', "expected a whole number"),
         ("[noop]", "[noop", "cannot read the catalogue"),
         ("max_upload_bytes = 1_073_741_824", "max_upload_bytes = 10_485_759", "max_upload_bytes"),
-        (SHIPPED, "", "names no model"),
+        (SHIPPED, "", "has no model"),
         (SHIPPED, "noop = 1", "noop: expected a table"),
         (*entry('weights = "hub:resnet50"'), "noop.weights: expected blob:CONTAINER/NAME"),
         (*entry('weights = "blob:weights"'), "noop.weights: expected blob:CONTAINER/NAME"),
@@ -84,7 +84,7 @@ def test_an_unknown_model_names_the_nearest() -> None:
         (*entry('weights_sha256 = "ABC"'), "noop.weights_sha256: expected 64 small hex digits"),
         (*entry("options = 3"), "noop.options: expected a table"),
         (*entry("options = {depth = [1]}"), "noop.options.depth: expected a text, a number"),
-        (*entry("options = {weights = 1}"), "noop.options.weights: is no name of an option"),
+        (*entry("options = {weights = 1}"), "noop.options.weights: is not a valid name of an option"),
         (*entry('result_media_type = "png"'), "noop.result_media_type: expected one such as"),
     ],
 )

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.claimcheck import fits_inline, reference, verify
 from contract.errors import PayloadCorrupt
+from contract.messages import fits_inline, reference, verify
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100))

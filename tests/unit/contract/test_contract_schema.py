@@ -7,11 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from contract import codec
-from contract.messages import JobRequest
+from contract.messages import (
+    JOB_REQUEST_SCHEMA,
+    JobRequest,
+    encode_request,
+    request_from_json,
+    request_to_json,
+)
 from tests.unit.contract.test_contract_codec import JSON, REQUEST, REQUESTS
 
-SCHEMA = json.loads(codec.JOB_REQUEST_SCHEMA.read_text(encoding="utf-8"))
+SCHEMA = json.loads(JOB_REQUEST_SCHEMA.read_text(encoding="utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
 
 
@@ -21,19 +26,19 @@ def test_it_is_a_schema() -> None:
 
 @given(REQUESTS)
 def test_what_the_codec_writes_is_valid(request: JobRequest) -> None:
-    VALIDATOR.validate(json.loads(codec.encode_request(request)))
+    VALIDATOR.validate(json.loads(encode_request(request)))
 
 
 @given(st.data())
 def test_what_is_valid_the_codec_reads(data: st.DataObject) -> None:
-    document = codec.request_to_json(data.draw(REQUESTS))
+    document = request_to_json(data.draw(REQUESTS))
     name = data.draw(st.sampled_from(sorted(document)))
     if data.draw(st.booleans()):
         del document[name]
     else:
         document[name] = data.draw(JSON)
     if VALIDATOR.is_valid(document):
-        codec.request_from_json(document)
+        request_from_json(document)
 
 
 @pytest.mark.parametrize(
@@ -50,4 +55,4 @@ def test_what_is_valid_the_codec_reads(data: st.DataObject) -> None:
     ],
 )
 def test_what_the_codec_refuses_is_invalid(change: dict[str, object]) -> None:
-    assert not VALIDATOR.is_valid({**codec.request_to_json(REQUEST), **change})
+    assert not VALIDATOR.is_valid({**request_to_json(REQUEST), **change})

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from gateway.storage.blobs import Listed, Look, Note
+from gateway.storage.blobs import BlobProperties, ListedBlob, SmallBlob
 from tests.unit.gateway.memory import ManualClock, MemoryPayloads
 
 
@@ -38,20 +38,20 @@ class MemoryBlobs:
         await self.payloads.check()
         return self.put(blob, data) if self.etags.get(blob) == etag else None
 
-    async def read(self, blob: str) -> Note | None:
+    async def read(self, blob: str) -> SmallBlob | None:
         await asyncio.sleep(0)
         await self.payloads.check()
         found = self.payloads.blobs.get(blob)
-        return Note(found[1], self.etags[blob]) if found else None
+        return SmallBlob(found[1], self.etags[blob]) if found else None
 
-    async def look(self, blob: str, head_bytes: int = 0) -> Look | None:
+    async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
         await self.payloads.check()
         found = self.payloads.blobs.get(blob)
         if found is None:
             return None
         media_type, data = found
         etag = self.etags.get(blob, '"0"')
-        return Look(media_type, len(data), etag, data[:head_bytes], self.content_encoding)
+        return BlobProperties(media_type, len(data), etag, data[:head_bytes], self.content_encoding)
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
         await self.payloads.check()
@@ -59,12 +59,12 @@ class MemoryBlobs:
             self.payloads.blobs.pop(blob, None)
             self.etags.pop(blob, None)
 
-    async def list(self, prefix: str) -> AsyncIterator[Listed]:
+    async def list(self, prefix: str) -> AsyncIterator[ListedBlob]:
         await self.payloads.check()
         for name in sorted(self.payloads.blobs):
             if name.startswith(prefix):
                 modified_at = self.modified_at.get(name, self.clock())
-                yield Listed(name, self.etags.get(name, '"0"'), modified_at)
+                yield ListedBlob(name, self.etags.get(name, '"0"'), modified_at)
 
 
 class MemoryLinks:

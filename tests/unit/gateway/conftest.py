@@ -10,12 +10,11 @@ import pytest
 
 from contract.catalogue import DEFAULT_PATH, Catalogue
 from contract.messages import JobRequest
-from gateway.access.reply_tokens import ReplyTokens
-from gateway.api.app import create_app
-from gateway.jobs import activities
+from gateway.http.app import create_app
+from gateway.http.authentication import ReplyTokens
 from gateway.services import Services
-from gateway.settings import Endpoint, Settings
-from gateway.tracing import Tracing
+from gateway.settings import GatewaySettings, ServiceEndpoint
+from gateway.telemetry import GatewayTracing
 from tests.unit.gateway.blob_memory import MemoryBlobs, MemoryLinks
 from tests.unit.gateway.memory import ManualClock, MemoryDurable, MemoryPayloads, MemoryQueues
 from tests.unit.gateway.receiver import MemoryReceiver
@@ -85,15 +84,15 @@ async def world() -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def gateway(tracing: Tracing | None = None, **settings: Any) -> AsyncIterator[World]:
+async def gateway(tracing: GatewayTracing | None = None, **settings: Any) -> AsyncIterator[World]:
     """A gateway with these settings on top of what it needs at least."""
     clock, queues, payloads = ManualClock(), MemoryQueues(), MemoryPayloads()
     blobs = MemoryBlobs(payloads, clock)
     base_url = "http://gateway.test"
     services = Services(
-        settings=Settings(
-            service_bus=Endpoint(address="unused"),
-            payload_storage=Endpoint(address="unused"),
+        settings=GatewaySettings(
+            service_bus=ServiceEndpoint(address="unused"),
+            payload_storage=ServiceEndpoint(address="unused"),
             gateway_base_url=base_url,
             reply_token_keys=(KEY,),
             **settings,
@@ -106,12 +105,12 @@ async def gateway(tracing: Tracing | None = None, **settings: Any) -> AsyncItera
         tokens=ReplyTokens((KEY,), base_url),
         webhooks=MemoryReceiver(),
         clock=clock,
-        tracing=tracing or Tracing(),
+        tracing=tracing or GatewayTracing(),
     )
     durable = MemoryDurable(
         clock,
-        lambda text: activities.enqueue(text, services),
-        lambda asked: activities.conclude(asked, services),
+        services.enqueue.run,
+        services.conclude.run,
     )
     api = create_app(services)
 

@@ -14,11 +14,9 @@ from typing import Any
 from azure.durable_functions import Orchestrator
 from azure.servicebus import ServiceBusMessage
 
-from contract.claimcheck import reference, verify
-from contract.codec import decode_request
-from contract.messages import JobRequest, PayloadRef
+from contract.messages import JobRequest, PayloadRef, decode_request, reference, verify
 from contract.names import ACTIVITY_ANNOUNCE_WEBHOOK, ACTIVITY_CONCLUDE, ORCHESTRATOR_JOB
-from gateway.durable import Instance, Listed, RuntimeStatus
+from gateway.durable import InstancePage, OrchestrationInstance, RuntimeStatus
 from gateway.errors import (
     FinalInstance,
     MissingPayload,
@@ -27,7 +25,7 @@ from gateway.errors import (
     UnknownQueue,
 )
 from gateway.jobs import orchestrator
-from gateway.webhooks.activities import announce
+from gateway.webhooks.activities import start_delivery
 
 run_orchestrator = Orchestrator.create(orchestrator.job)
 
@@ -166,13 +164,15 @@ class MemoryDurable:
         }
         await self._turn(run, started)
 
-    async def status(self, job_id: str) -> Instance | None:
+    async def status(self, job_id: str) -> OrchestrationInstance | None:
         self._check()
         self.status_count += 1
         run = self.runs.get(job_id)
         if run is None:
             return None
-        return Instance(run.status, run.input, run.output, self._clock(), run.custom_status)
+        return OrchestrationInstance(
+            run.status, run.input, run.output, self._clock(), run.custom_status
+        )
 
     async def raise_event(self, job_id: str, name: str, data: Any) -> None:
         self._check()
@@ -194,15 +194,17 @@ class MemoryDurable:
         self._check()
         self.runs[job_id].status = RuntimeStatus.TERMINATED
 
-    async def listed(self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]) -> Listed:
+    async def list_jobs(
+        self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
+    ) -> InstancePage:
         self._check()
         self.list_count += 1
         found = [
-            (run.job_id, Instance(run.status, run.input, run.output, self._clock()))
+            (run.job_id, OrchestrationInstance(run.status, run.input, run.output, self._clock()))
             for run in self.runs.values()
             if run.job_id.startswith(prefix) and (not statuses or run.status in statuses)
         ]
-        return Listed(tuple(found[:limit]), len(found) <= limit)
+        return InstancePage(tuple(found[:limit]), len(found) <= limit)
 
     async def purge(self, created_before: datetime) -> int:
         self._check()
@@ -304,7 +306,7 @@ class MemoryDurable:
         task_id = run.take_id()
         scheduled = {"EventId": task_id, "Name": ACTIVITY_ANNOUNCE_WEBHOOK, "Version": ""}
         self._append(run, {"EventType": 4, **scheduled}, {"EventType": 13})
-        await announce(run.job_id, self)
+        await start_delivery(run.job_id, self)
         await self._turn(run, {"EventType": 5, "Result": "null", "TaskScheduledId": task_id})
 
     async def _begin(self, run: Run, actions: list[Any]) -> None:

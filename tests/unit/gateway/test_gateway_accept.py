@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.accept import chosen
+from gateway.http.requests import choose_media_type
 from tests.unit.gateway.conftest import World
 
 JSON, HTML = "application/json", "text/html"
@@ -29,12 +29,12 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;
     ],
 )
 def test_the_choice(header: str, wanted: str) -> None:
-    assert chosen(header, (JSON, HTML)) == wanted
+    assert choose_media_type(header, (JSON, HTML)) == wanted
 
 
 @given(st.text())
 def test_whatever_is_sent_something_is_chosen(header: str) -> None:
-    assert chosen(header, (JSON, HTML)) in {JSON, HTML}
+    assert choose_media_type(header, (JSON, HTML)) in {JSON, HTML}
 
 
 async def test_a_browser_gets_a_page_and_a_program_json(world: World) -> None:

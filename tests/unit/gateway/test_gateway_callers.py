@@ -8,21 +8,21 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.access.keys import make, parse
+from gateway.http.keys import make_key, parse_keys
 from tests.unit.gateway.conftest import World, gateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 NOBODY = "018f0000-0000-7000-8000-000000000000"
 KEYS = {
-    "a": make("a", "acme"),
-    "a2": make("a2", "acme", rate_text="3/60"),
-    "b": make("b", "bolt"),
-    "reader": make("reader", "acme", ["jobs:read"]),
-    "writer": make("writer", "acme", ["jobs:write"]),
-    "admin": make("admin", "ops", ["admin"]),
+    "a": make_key("a", "acme"),
+    "a2": make_key("a2", "acme", rate_text="3/60"),
+    "b": make_key("b", "bolt"),
+    "reader": make_key("reader", "acme", ["jobs:read"]),
+    "writer": make_key("writer", "acme", ["jobs:write"]),
+    "admin": make_key("admin", "ops", ["admin"]),
 }
-SETTING = parse(json.dumps([entry for _, entry in KEYS.values()]))
+SETTING = parse_keys(json.dumps([entry for _, entry in KEYS.values()]))
 
 
 def bearer(name: str) -> dict[str, str]:

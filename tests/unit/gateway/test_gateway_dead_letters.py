@@ -7,13 +7,12 @@ from typing import Any, cast
 import pytest
 from azure.functions.servicebus import ServiceBusMessage
 
-from contract.codec import decode_request, encode_request
-from contract.messages import InlineBytes, JobRequest
+from contract.messages import InlineBytes, JobRequest, decode_request, encode_request
+from gateway.dead_letters.store import letter_blob
 from gateway.durable import DurableClient
 from gateway.errors import UnknownInstance
-from gateway.queueing import dead_letters
-from gateway.queueing.letters import letter_blob
-from gateway.storage import sweep
+from gateway.storage import housekeeping
+from gateway.storage.housekeeping import delete_old_blobs
 from tests.unit.gateway.conftest import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -40,7 +39,7 @@ async def give_up(
         delivery_count=3,
         enqueued_time_utc=datetime(2026, 3, 1, 12, minute, tzinfo=UTC),
     )
-    await dead_letters.fail_job(message, queue, world.durable, world.services)
+    await world.services.dead_letters.run(message, queue, world.durable)
 
 
 async def dead_job(world: World, data: bytes = b"secret") -> str:
@@ -336,17 +335,17 @@ async def test_the_sweep_takes_what_nobody_may_ask_for(world: World) -> None:
     for name in list(world.payloads.blobs):
         world.blobs.put(name, world.payloads.blobs[name][1])
     world.clock.now += timedelta(hours=72, seconds=1)
-    assert await sweep.sweep(world.services) == 1
+    assert await delete_old_blobs(world.services) == 1
     assert set(world.payloads.blobs) == kept
     world.clock.now += timedelta(hours=2)
-    assert await sweep.sweep(world.services) == 2
+    assert await delete_old_blobs(world.services) == 2
     assert not world.payloads.blobs
-    assert await sweep.sweep(world.services) == 0
+    assert await delete_old_blobs(world.services) == 0
 
 
 async def test_the_sweep_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "MOST_DELETIONS", 2)
+    monkeypatch.setattr(housekeeping, "MAX_DELETED", 2)
     for number in range(5):
         world.blobs.put(f"results/{number}", b"")
     world.clock.now += timedelta(hours=100)
-    assert [await sweep.sweep(world.services) for _ in range(4)] == [2, 2, 1, 0]
+    assert [await delete_old_blobs(world.services) for _ in range(4)] == [2, 2, 1, 0]

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from gateway.errors import Unavailable
-from gateway.idempotency import following as claims
-from gateway.storage import housekeeping
+from gateway.storage.housekeeping import purge
+from gateway.submission import idempotency as claims
 from tests.unit.gateway.conftest import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -163,7 +163,7 @@ async def test_housekeeping_deletes_claims_after_a_day(world: World) -> None:
     await world.durable.advance(24 * 3600)
     await submit(world, key="new")
     await world.durable.advance(1)
-    await housekeeping.purge(world.durable, world.services)
+    await purge(world.durable, world.services)
     assert len([name for name in world.payloads.blobs if name.startswith("claims/")]) == 1
 
 
@@ -181,4 +181,4 @@ async def test_the_storage_is_down(world: World) -> None:
 
 
 def test_a_claim_is_over_before_its_job_is_forgotten(world: World) -> None:
-    assert claims.lifetime(world.services) == timedelta(hours=24)
+    assert world.services.claim_lifetime == timedelta(hours=24)

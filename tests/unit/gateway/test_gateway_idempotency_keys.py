@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.idempotency.claim import Claim, claim_blob, decode_claim, fingerprint, parse_key
+from gateway.http.requests import parse_key
+from gateway.submission.idempotency import IdempotencyClaim, claim_blob, decode_claim, fingerprint
 
 KEYS = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=255)
 BARE_KEYS = KEYS.filter(lambda key: not set(key) & set(' ",'))
@@ -60,7 +61,7 @@ def test_each_tenants_key_has_a_claim_of_its_own(a: str, key: str, b: str, other
 
 @given(st.text(min_size=1).filter(str.isascii), st.datetimes(timezones=st.just(UTC)))
 def test_a_claim_comes_back(job_id: str, created_at: datetime) -> None:
-    claim = Claim(job_id, "f" * 64, created_at)
+    claim = IdempotencyClaim(job_id, "f" * 64, created_at)
     assert decode_claim(claim.encode()) == claim
 
 

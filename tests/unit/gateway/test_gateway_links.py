@@ -8,9 +8,9 @@ import httpx
 import pytest
 from azure.storage.blob import UserDelegationKey
 
-from gateway.settings import Endpoint
-from gateway.storage.container import Container
-from gateway.storage.links import SignedLinks
+from gateway.settings import ServiceEndpoint
+from gateway.storage.blobs import PayloadContainer
+from gateway.storage.payloads import SignedPayloadLinks
 from tests.unit.gateway.memory import ManualClock
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -35,11 +35,11 @@ class Account:
         return key
 
 
-class Opened(Container):
+class Opened(PayloadContainer):
     """A container of that account, which is there."""
 
     def __init__(self, clock: ManualClock) -> None:
-        super().__init__(Endpoint(address="unused"), clock=clock)
+        super().__init__(ServiceEndpoint(address="unused"), clock=clock)
         self.account = Account()
 
     @property
@@ -60,8 +60,8 @@ def opened(clock: ManualClock) -> Opened:
     return Opened(clock)
 
 
-def links(opened: Opened, public_url: str | None = None) -> SignedLinks:
-    return SignedLinks(opened, public_url)
+def links(opened: Opened, public_url: str | None = None) -> SignedPayloadLinks:
+    return SignedPayloadLinks(opened, public_url)
 
 
 async def test_a_user_delegation_key_signs(opened: Opened, clock: ManualClock) -> None:

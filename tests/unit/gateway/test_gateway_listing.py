@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.status import JobStatus
-from gateway.durable import Durable, Instance, Listed, RuntimeStatus
-from gateway.jobs.listing import LOOKS, Span, id_at, newest
+from gateway.durable import Durable, InstancePage, OrchestrationInstance, RuntimeStatus
+from gateway.jobs.listing import MAX_QUERIES, IdRange, id_at, list_newest
+from gateway.jobs.model import JobStatus
 from tests.unit.gateway.conftest import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 START_MS = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp() * 1000)
-NOBODY = Instance(RuntimeStatus.RUNNING, "", None, datetime(2026, 3, 1, tzinfo=UTC))
+NOBODY = OrchestrationInstance(RuntimeStatus.RUNNING, "", None, datetime(2026, 3, 1, tzinfo=UTC))
 
 
 def id_of(milliseconds: int, tail: int = 0) -> str:
@@ -34,11 +34,13 @@ class Store:
     window_size: int
     looks: int = 0
 
-    async def listed(self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]) -> Listed:
+    async def list_jobs(
+        self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
+    ) -> InstancePage:
         self.looks += 1
         size = min(limit, self.window_size)
         found = sorted((i for i in self.ids if i.startswith(prefix)), key=lambda i: i[::-1])
-        return Listed(tuple((i, NOBODY) for i in found[:size]), len(found) <= size)
+        return InstancePage(tuple((i, NOBODY) for i in found[:size]), len(found) <= size)
 
 
 @settings(max_examples=60)
@@ -61,26 +63,26 @@ def test_the_pages_together_have_each_job_once_and_in_order(
     wanted = [job_id for job_id in ids if int(job_id[-1], 16) % 3]
 
     async def all_pages() -> list[str]:
-        span = Span(id_of(300_000_001)[:13], id_at(datetime(2026, 3, 1, tzinfo=UTC)))
+        span = IdRange(id_of(300_000_001)[:13], id_at(datetime(2026, 3, 1, tzinfo=UTC)))
         found: list[str] = []
         for _ in range(3_000):
             before = store.looks
-            page = await newest(
+            page = await list_newest(
                 cast(Durable, store), span, (), limit, lambda i, _: i if i in wanted else None
             )
             assert len(page.jobs) <= limit
-            assert store.looks - before <= LOOKS
+            assert store.looks - before <= MAX_QUERIES
             found += page.jobs
             if page.below is None:
                 return found
             assert page.below < span.below
-            span = Span(page.below, span.above)
+            span = IdRange(page.below, span.above)
         raise AssertionError("the pages do not end")
 
     assert asyncio.run(all_pages()) == sorted(wanted, reverse=True)
 
 
-async def listed(world: World, **query: Any) -> dict[str, Any]:
+async def list_jobs(world: World, **query: Any) -> dict[str, Any]:
     answer = await world.http.get("/v1/jobs", params=query)
     assert answer.status_code == 200, answer.text
     page: dict[str, Any] = answer.json()
@@ -89,7 +91,7 @@ async def listed(world: World, **query: Any) -> dict[str, Any]:
 
 async def test_the_newest_come_first(world: World) -> None:
     ids = [await world.accept() for _ in range(5)]
-    page = await listed(world)
+    page = await list_jobs(world)
     assert [job["id"] for job in page["jobs"]] == ids[::-1]
     assert page["jobs"][0] == {**await world.job(ids[-1]), "queue": page["jobs"][0]["queue"]}
     assert page["next_cursor"] is None
@@ -115,8 +117,8 @@ async def test_many_at_once(world: World) -> None:
     cursor: dict[str, str] = {}
     for _ in range(6):
         before = world.durable.list_count
-        page = await listed(world, limit=100, **cursor)
-        assert world.durable.list_count - before <= LOOKS
+        page = await list_jobs(world, limit=100, **cursor)
+        assert world.durable.list_count - before <= MAX_QUERIES
         found += [job["id"] for job in page["jobs"]]
         cursor = {"cursor": page["next_cursor"]}
         if page["next_cursor"] is None:
@@ -136,10 +138,10 @@ async def test_by_status_and_model(world: World) -> None:
         JobStatus.FAILED: broken,
     }
     for status in JobStatus:
-        page = await listed(world, status=status.value)
+        page = await list_jobs(world, status=status.value)
         ids = [job["id"] for job in page["jobs"]]
         assert ids == ([expected[status]] if status in expected else [])
-    assert (await listed(world, model="classifier"))["jobs"] == []
+    assert (await list_jobs(world, model="classifier"))["jobs"] == []
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract import media
-from gateway.api.submitting.dimensions import dimensions
 from gateway.errors import UnreadableImage
+from gateway.submission.images import read_dimensions
 
 PICTURES = ["image/jpeg", "image/png", "image/webp"]
 SIGNATURES = {
@@ -90,15 +90,15 @@ def test_dimensions(media_type: str, make: object, largest: int) -> None:
     assert callable(make)
     for width, height in ((1, 1), (640, 480), (largest, 1), (1, largest)):
         data = make(width, height)
-        assert dimensions(media_type, data) == (width, height)
+        assert read_dimensions(media_type, data) == (width, height)
         for length in range(len(data) - 21):
             with pytest.raises(UnreadableImage):
-                dimensions(media_type, data[:length])
+                read_dimensions(media_type, data[:length])
 
 
 @pytest.mark.parametrize("marker", sorted({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}))
 def test_every_kind_of_jpeg_frame(marker: int) -> None:
-    assert dimensions("image/jpeg", jpeg(3, 2, marker=marker)) == (3, 2)
+    assert read_dimensions("image/jpeg", jpeg(3, 2, marker=marker)) == (3, 2)
 
 
 @given(
@@ -115,20 +115,20 @@ def test_segments_before_the_frame_are_skipped(segments: list[tuple[int, bytes, 
         b"\xff" * fill + struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
         for marker, content, fill in segments
     )
-    assert dimensions("image/jpeg", jpeg(5, 7, before)) == (5, 7)
+    assert read_dimensions("image/jpeg", jpeg(5, 7, before)) == (5, 7)
 
 
 @pytest.mark.parametrize("before", [b"\xff\xd9", b"\xff\xda\0\x02", b"\xff\xe0\0\x01"])
 def test_jpegs_without_a_frame(before: bytes) -> None:
     with pytest.raises(UnreadableImage):
-        dimensions("image/jpeg", jpeg(5, 7, before))
+        read_dimensions("image/jpeg", jpeg(5, 7, before))
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0)])
 def test_no_extent(size: tuple[int, int]) -> None:
     for media_type, data in (("image/png", png(*size)), ("image/jpeg", jpeg(*size))):
         with pytest.raises(UnreadableImage):
-            dimensions(media_type, data)
+            read_dimensions(media_type, data)
 
 
 @pytest.mark.parametrize("media_type", PICTURES)
@@ -136,7 +136,7 @@ def test_no_extent(size: tuple[int, int]) -> None:
 def test_dimensions_take_any_bytes(media_type: str, data: bytes) -> None:
     for content in (data, SIGNATURES[media_type] + data):
         try:
-            found = dimensions(media_type, content)
+            found = read_dimensions(media_type, content)
         except UnreadableImage:
             continue
         assert found is not None
@@ -152,8 +152,8 @@ def test_agrees_with_pillow(picture_format: str, options: dict[str, bool]) -> No
     data = buffer.getvalue()
     media_type = f"image/{picture_format.lower()}"
     assert media.agrees(media_type, data)
-    assert dimensions(media_type, data) == (123, 45)
+    assert read_dimensions(media_type, data) == (123, 45)
 
 
 def test_what_is_no_picture_has_no_dimensions() -> None:
-    assert dimensions("text/plain", b"") is None
+    assert read_dimensions("text/plain", b"") is None

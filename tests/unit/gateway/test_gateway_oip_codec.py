@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import problems
-from gateway.api.oip.codec import MAX_TENSORS, read, write
-from gateway.api.oip.tensors import DATATYPES, Tensor, nested
-from gateway.problems import Problem
+from gateway.http import problems
+from gateway.http.open_inference.codec import MAX_TENSORS, read_request, write_response
+from gateway.http.open_inference.tensors import DATATYPES, Tensor, nested
+from gateway.http.problems import HttpProblem
 
 ELEMENTS: dict[str, st.SearchStrategy[Any]] = {
     "BOOL": st.booleans(),
@@ -44,8 +44,8 @@ def body(inputs: Any, **others: Any) -> bytes:
 
 
 def refused(data: bytes, header_length: str | None = None) -> str:
-    with pytest.raises(Problem) as caught:
-        read(data, header_length)
+    with pytest.raises(HttpProblem) as caught:
+        read_request(data, header_length)
     assert caught.value.kind is problems.MALFORMED_REQUEST
     return caught.value.detail
 
@@ -56,10 +56,10 @@ def test_what_is_written_in_binary_is_read_back(written: list[Tensor]) -> None:
         Tensor(f"t{number}", tensor.datatype, tensor.shape, tensor.elements)
         for number, tensor in enumerate(written)
     ]
-    data, header_length = write({}, [(tensor, True) for tensor in named])
+    data, header_length = write_response({}, [(tensor, True) for tensor in named])
     # A response's outputs have the shape of a request's inputs.
     head = data[:header_length].replace(b'"outputs"', b'"inputs"', 1)
-    found = read(head + data[header_length:], str(len(head)))
+    found = read_request(head + data[header_length:], str(len(head)))
     assert list(found.inputs) == named
 
 
@@ -68,10 +68,10 @@ def test_numbers_are_read_from_json_flat_or_nested(tensor: Tensor) -> None:
     if not all(math.isfinite(element) for element in tensor.elements):
         return
     value = {"name": "t", "datatype": tensor.datatype, "shape": tensor.shape}
-    flat = read(body([{**value, "data": list(tensor.elements)}]), None)
+    flat = read_request(body([{**value, "data": list(tensor.elements)}]), None)
     assert list(flat.inputs[0].elements) == tensor.elements
     if tensor.shape:
-        deep = read(body([{**value, "data": nested(tensor)}]), None)
+        deep = read_request(body([{**value, "data": nested(tensor)}]), None)
         assert list(deep.inputs[0].elements) == tensor.elements
 
 
@@ -80,7 +80,7 @@ def test_bf16_is_widened(values: list[float]) -> None:
     halves = b"".join(struct.pack("<f", value)[2:] for value in values)
     value = {"name": "t", "datatype": "BF16", "shape": [len(values)]}
     head = body([{**value, "parameters": {"binary_data_size": len(halves)}}])
-    found = read(head + halves, str(len(head))).inputs[0].elements
+    found = read_request(head + halves, str(len(head))).inputs[0].elements
     assert all(math.isclose(*pair, rel_tol=2**-7) for pair in zip(found, values, strict=True))
 
 
@@ -206,8 +206,8 @@ def test_no_request_does_more_than_be_refused(
     value: dict[str, Any], rest: bytes, *, has_header: bool, cut: int
 ) -> None:
     head = body([value], parameters=value.get("parameters"), outputs=[value])
-    with suppress(Problem):
-        read(head + rest, str(len(head) + cut) if has_header else None)
+    with suppress(HttpProblem):
+        read_request(head + rest, str(len(head) + cut) if has_header else None)
 
 
 @given(st.binary(max_size=60), st.none() | st.integers(0, 70).map(str))

@@ -7,8 +7,8 @@ import pytest
 from fastapi.routing import APIRoute
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from gateway.api.app import MODULES
-from gateway.problems import KINDS
+from gateway.http.app import MODULES
+from gateway.http.problems import PROBLEM_KINDS
 from tests.unit.gateway.conftest import World
 
 
@@ -79,7 +79,7 @@ def test_every_problem_is_shown_somewhere(document: dict[str, Any]) -> None:
         for code in content.get("examples", ())
     }
     # Those of an address or a method that is not in the document.
-    assert set(KINDS) - shown == {"not-found", "method-not-allowed"} - shown
+    assert set(PROBLEM_KINDS) - shown == {"not-found", "method-not-allowed"} - shown
 
 
 def test_whoever_needs_a_key_is_told(document: dict[str, Any]) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.jobs import endings
-from gateway.queueing.watch import watch
+from contract.queues import names
+from gateway.jobs.activities import log_failure
+from gateway.queues.client import log_oldest
 from tests.unit.gateway.conftest import World
 
 ALERTS = Path(__file__).parents[3] / "infra" / "modules" / "alerts.bicep"
@@ -24,7 +25,7 @@ async def test_the_oldest_job_of_each_queue_is_told(
 ) -> None:
     world.queues.enqueued_at["noop"] = world.clock() - timedelta(seconds=90)
     with caplog.at_level("INFO"):
-        await watch(world.services)
+        await log_oldest(world.queues, names(world.services.catalogue), world.clock)
     assert caplog.messages == ["queue noop: oldest 90 s"]
     assert 'parse message with "queue " queue ": oldest " seconds:real " s"' in query(
         "oldest-message"
@@ -35,7 +36,7 @@ async def test_a_queue_that_is_away_is_told_and_the_others_are_looked_at(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.queues.is_down = True
-    await watch(world.services)
+    await log_oldest(world.queues, names(world.services.catalogue), world.clock)
     assert len(caplog.messages) == 2 * len(world.services.catalogue)
 
 
@@ -46,6 +47,6 @@ async def test_a_queue_that_is_away_is_told_and_the_others_are_looked_at(
 def test_jobs_that_came_to_nothing_are_told(
     status: str, told: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    endings.report("1", {"model": "noop", "status": status, "error": {"code": "boom"}})
+    log_failure("1", {"model": "noop", "status": status, "error": {"code": "boom"}})
     assert caplog.messages == ([f"job 1 of noop ended as {status}: boom"] if told else [])
     assert 'parse message with "job " * " ended as " status ": " code' in query("failed-jobs")

@@ -9,16 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.codec import error_from_json
-from contract.fields import Fields
-from contract.messages import FailureCode, InlineJson, JobError, JobReply, Stage, Timing
+from contract.messages import (
+    FailureCode,
+    Fields,
+    InlineJson,
+    JobError,
+    JobReply,
+    Stage,
+    Timing,
+    error_from_json,
+)
 from contract.names import outcome_blob
-from contract.status import JobStatus
 from gateway.durable import RuntimeStatus
 from gateway.errors import Unavailable
-from gateway.jobs.jobs import EXPIRY_GRACE, Jobs
+from gateway.jobs.lifecycle import EXPIRY_GRACE, OutcomeStore
+from gateway.jobs.model import JobOutcome, JobStatus, outcome_from_json, outcome_to_json
 from gateway.jobs.orchestrator import FIRST_CHECK, FIRST_CHECK_WITH_WEBHOOK
-from gateway.jobs.outcome import Outcome, OutcomeStore, outcome_from_json, outcome_to_json
 from gateway.jobs.recovery import FOLLOWS_WITHIN, recover
 from tests.unit.gateway.conftest import STARTED_AT, World, gateway
 
@@ -112,7 +118,7 @@ async def test_an_expired_job_refuses_the_reply(world: World) -> None:
 
 async def test_the_gateway_dies_between_the_record_and_the_event(world: World) -> None:
     job_id = await world.accept()
-    outcome = Outcome.cancelled(world.clock())
+    outcome = JobOutcome.cancelled(world.clock())
     # Only the first step of `Jobs.finish` happens.
     await OutcomeStore(world.blobs).record(job_id, outcome)
     assert (await world.job(job_id))["status"] == "cancelled"
@@ -196,6 +202,11 @@ async def test_a_list_shows_recorded_outcomes(deaf: World) -> None:
     assert [job["id"] for job in queued] == [second]
 
 
+async def recovered(world: World) -> int:
+    services = world.services
+    return await recover(world.durable, services.jobs, services.clock(), services.retention)
+
+
 async def test_recovery_ends_an_orchestration_that_never_follows() -> None:
     async with gateway(webhook_secrets=(b"k" * 32,)) as world:
         world.clock.now = datetime.now(UTC)  # the jobs' ids hold the machine's own time
@@ -207,9 +218,9 @@ async def test_recovery_ends_an_orchestration_that_never_follows() -> None:
         # Their timers never fire: the engine has lost them.
         for run in world.durable.runs.values():
             run.timers.clear()
-        assert await recover(world.durable, world.services) == 0
+        assert await recovered(world) == 0
         world.clock.now += FOLLOWS_WITHIN + timedelta(seconds=1)
-        assert await recover(world.durable, world.services) == 1
+        assert await recovered(world) == 1
         assert f"webhook-{hooked}" in world.durable.runs
         assert world.durable.runs[hooked].status == RuntimeStatus.TERMINATED
         assert (await world.job(hooked))["status"] == "succeeded"
@@ -217,17 +228,17 @@ async def test_recovery_ends_an_orchestration_that_never_follows() -> None:
         assert (await world.job(stuck))["status"] == "expired"
         assert (await world.job(queued))["status"] == "queued"
         world.clock.now += FOLLOWS_WITHIN + timedelta(seconds=1)
-        assert await recover(world.durable, world.services) == 1
+        assert await recovered(world) == 1
         assert world.durable.runs[stuck].status == RuntimeStatus.TERMINATED
         assert (await world.job(queued))["status"] == "expired"
 
 
 async def test_of_outcomes_at_the_same_time_one_wins(world: World) -> None:
     job_id = await world.accept()
-    jobs = Jobs(world.durable, world.services)
+    jobs = world.services.jobs
     reply = JobReply(job_id, InlineJson(1), NOW, NOW, Timing(1, 2, 3))
-    first = await jobs.finish(job_id, Outcome.replied(reply, NOW))
-    second = await jobs.finish(job_id, Outcome.cancelled(NOW))
+    first = await jobs.finish(world.durable, job_id, JobOutcome.replied(reply, NOW))
+    second = await jobs.finish(world.durable, job_id, JobOutcome.cancelled(NOW))
     assert first == second
     assert (await world.job(job_id))["status"] == "succeeded"
 
@@ -269,15 +280,15 @@ MOMENTS = st.integers(0, 10**9).map(
     lambda ms: NOW + timedelta(milliseconds=ms, microseconds=ms % 7)
 )
 OUTCOMES = (
-    st.builds(Outcome.replied, REPLIES, MOMENTS)
-    | st.builds(Outcome.cancelled, MOMENTS, st.none() | st.just(STARTED_AT))
-    | st.builds(Outcome.expired, MOMENTS)
-    | st.builds(Outcome.failed, ERRORS, MOMENTS)
+    st.builds(JobOutcome.replied, REPLIES, MOMENTS)
+    | st.builds(JobOutcome.cancelled, MOMENTS, st.none() | st.just(STARTED_AT))
+    | st.builds(JobOutcome.expired, MOMENTS)
+    | st.builds(JobOutcome.failed, ERRORS, MOMENTS)
 )
 
 
 @given(OUTCOMES)
-def test_an_outcome_is_read_as_it_was_written(outcome: Outcome) -> None:
+def test_an_outcome_is_read_as_it_was_written(outcome: JobOutcome) -> None:
     assert outcome_from_json(json.loads(json.dumps(outcome_to_json(outcome)))) == outcome
     assert outcome.status.is_final
     assert outcome.status in JobStatus
@@ -285,15 +296,15 @@ def test_an_outcome_is_read_as_it_was_written(outcome: Outcome) -> None:
 
 async def test_an_outcome_that_was_deleted_meanwhile_is_not_made_up(world: World) -> None:
     class Racing(OutcomeStore):
-        async def find(self, job_id: str) -> Outcome | None:
+        async def find(self, job_id: str) -> JobOutcome | None:
             return None
 
     store = Racing(world.blobs)
-    await store.record("a", Outcome.expired(NOW))
+    await store.record("a", JobOutcome.expired(NOW))
     with pytest.raises(Unavailable):
-        await store.record("a", Outcome.cancelled(NOW))
+        await store.record("a", JobOutcome.cancelled(NOW))
 
 
 def test_the_error_of_an_expired_job_says_that_no_reply_came() -> None:
-    error = error_from_json(Fields(outcome_to_json(Outcome.expired(NOW))["error"]))
+    error = error_from_json(Fields(outcome_to_json(JobOutcome.expired(NOW))["error"]))
     assert error.code == FailureCode.EXPIRED

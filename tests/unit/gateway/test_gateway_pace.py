@@ -6,22 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.queueing.pace import Pace, Reply
-from gateway.queueing.places import (
-    Count,
-    Phase,
-    Place,
+from gateway.queues.estimates import (
+    LengthSample,
+    QueuePhase,
+    QueuePosition,
+    ReplySample,
+    Throughput,
+    is_cold_starting,
     length_now,
     position,
     retry_after_seconds,
-    seems_cold,
     wait_seconds,
 )
 
 seconds = st.floats(0, 1e6)
 replies = st.lists(
     st.builds(
-        Reply,
+        ReplySample,
         at_seconds=seconds,
         held_seconds=st.floats(allow_nan=True, allow_infinity=True),
         inference_seconds=st.floats(allow_nan=True, allow_infinity=True),
@@ -31,24 +32,26 @@ replies = st.lists(
 )
 
 
-def pace_of(found: list[Reply]) -> Pace:
-    pace = Pace()
+def pace_of(found: list[ReplySample]) -> Throughput:
+    pace = Throughput()
     for reply in found:
         pace = pace.after(reply)
     return pace
 
 
-def backlog(count: int, seconds_each: float, batch_size: int = 1) -> list[Reply]:
+def backlog(count: int, seconds_each: float, batch_size: int = 1) -> list[ReplySample]:
     """The replies of one worker to jobs that came all at once, batch by batch."""
     batch_seconds = batch_size * seconds_each
     return [
-        Reply((number // batch_size + 1) * batch_seconds, batch_seconds, batch_seconds, batch_size)
+        ReplySample(
+            (number // batch_size + 1) * batch_seconds, batch_seconds, batch_seconds, batch_size
+        )
         for number in range(count)
     ]
 
 
 @given(replies)
-def test_whatever_workers_send_an_estimate_is_a_time(found: list[Reply]) -> None:
+def test_whatever_workers_send_an_estimate_is_a_time(found: list[ReplySample]) -> None:
     pace = pace_of(found)
     for estimate in (pace.seconds_per_job, pace.least_seconds_per_job):
         assert (estimate is None) == (not found)
@@ -63,34 +66,34 @@ def test_under_a_backlog_the_pace_is_the_throughput(batch_size: int) -> None:
 
 
 def test_two_workers_halve_the_pace_and_not_the_cost() -> None:
-    found = [Reply(number * 0.5, 1.0, 1.0, 1) for number in range(1, 100)]
+    found = [ReplySample(number * 0.5, 1.0, 1.0, 1) for number in range(1, 100)]
     pace = pace_of(found)
     assert pace.seconds_per_job == pytest.approx(0.5, rel=0.1)
     assert pace.device_seconds / pace.weight == pytest.approx(1.0)
 
 
 def test_the_time_without_a_worker_is_nobodys() -> None:
-    pace = pace_of([Reply(1.0, 0.2, 0.1, 1), Reply(600.0, 0.2, 0.1, 1)])
+    pace = pace_of([ReplySample(1.0, 0.2, 0.1, 1), ReplySample(600.0, 0.2, 0.1, 1)])
     assert pace.seconds_per_job == pytest.approx(0.2)
 
 
 def test_without_a_backlog_a_job_takes_its_own_time() -> None:
-    pace = pace_of([Reply(number * 60.0, 0.2, 0.1, 1) for number in range(10)])
+    pace = pace_of([ReplySample(number * 60.0, 0.2, 0.1, 1) for number in range(10)])
     assert pace.seconds_per_job == pytest.approx(0.2)
 
 
 @given(st.floats(0.001, 100), st.floats(0.001, 100))
 def test_a_new_speed_is_learnt(before: float, after: float) -> None:
-    found = [Reply(number * before, before, before, 1) for number in range(50)]
+    found = [ReplySample(number * before, before, before, 1) for number in range(50)]
     start = 50 * before
-    found += [Reply(start + number * after, after, after, 1) for number in range(400)]
+    found += [ReplySample(start + number * after, after, after, 1) for number in range(400)]
     assert pace_of(found).seconds_per_job == pytest.approx(after, rel=0.5, abs=before * 1e-3)
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 1000), max_size=200), st.integers(0, 1000))
 def test_a_position_is_within_the_queue(length: int, times: list[int], looked_at: int) -> None:
     arrivals = sorted(float(time) for time in times)
-    count = Count(length, float(looked_at), 0)
+    count = LengthSample(length, float(looked_at), 0)
     for created_at in arrivals:
         place = position(count, arrivals, 0, created_at)
         assert 1 <= place <= length + len(arrivals) + 1
@@ -100,39 +103,44 @@ def test_a_position_is_within_the_queue(length: int, times: list[int], looked_at
 
 def test_what_came_later_is_behind() -> None:
     arrivals = [1.0, 2.0, 3.0, 4.0]
-    count = Count(4, 10.0, 0)
+    count = LengthSample(4, 10.0, 0)
     assert [position(count, arrivals, 0, at) for at in arrivals] == [1, 2, 3, 4]
     # Six that others accepted are taken to be before.
-    assert [position(Count(10, 10.0, 0), arrivals, 0, at) for at in arrivals] == [7, 8, 9, 10]
+    assert [position(LengthSample(10, 10.0, 0), arrivals, 0, at) for at in arrivals] == [
+        7,
+        8,
+        9,
+        10,
+    ]
     # Two were done since the count, two came.
-    assert position(Count(4, 2.5, 0), [*arrivals, 5.0], 2, 5.0) == 5
-    assert length_now(Count(4, 2.5, 7), arrivals, 9) == 4
+    assert position(LengthSample(4, 2.5, 0), [*arrivals, 5.0], 2, 5.0) == 5
+    assert length_now(LengthSample(4, 2.5, 7), arrivals, 9) == 4
 
 
 @given(st.integers(0, 100), st.lists(st.floats(0, 100)), st.integers(0, 100))
 def test_a_length_is_never_negative(length: int, arrivals: list[float], gone: int) -> None:
-    assert length_now(Count(length, 50.0, 0), sorted(arrivals), gone) >= 0
+    assert length_now(LengthSample(length, 50.0, 0), sorted(arrivals), gone) >= 0
 
 
 def test_quiet_is_measured_by_the_models_own_pace() -> None:
-    assert not seems_cold(0.0, 4.9, Pace())
-    assert seems_cold(0.0, 5.0, Pace())
-    slow = Pace().after(Reply(0.0, 30.0, 30.0, 1))
-    assert not seems_cold(0.0, 119.0, slow)
-    assert seems_cold(0.0, 120.0, slow)
+    assert not is_cold_starting(0.0, 4.9, Throughput())
+    assert is_cold_starting(0.0, 5.0, Throughput())
+    slow = Throughput().after(ReplySample(0.0, 30.0, 30.0, 1))
+    assert not is_cold_starting(0.0, 119.0, slow)
+    assert is_cold_starting(0.0, 120.0, slow)
 
 
 @pytest.mark.parametrize(
     ("place", "expected"),
     [
-        (Place(), 1),
-        (Place(3, 0.0, Phase.QUEUED), 1),
-        (Place(3, 2.1, Phase.QUEUED), 3),
-        (Place(3, 9000.0, Phase.QUEUED), 30),
-        (Place(3, None, Phase.COLD_STARTING), 5),
+        (QueuePosition(), 1),
+        (QueuePosition(3, 0.0, QueuePhase.QUEUED), 1),
+        (QueuePosition(3, 2.1, QueuePhase.QUEUED), 3),
+        (QueuePosition(3, 9000.0, QueuePhase.QUEUED), 30),
+        (QueuePosition(3, None, QueuePhase.COLD_STARTING), 5),
     ],
 )
-def test_when_to_ask_again(place: Place, expected: int) -> None:
+def test_when_to_ask_again(place: QueuePosition, expected: int) -> None:
     assert retry_after_seconds(place, 1, 30) == expected
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.prefer import Preference, parse
+from gateway.http.requests import Preference, parse_prefer
 from gateway.settings import MAX_WAIT_SECONDS
 
 
@@ -38,12 +38,12 @@ from gateway.settings import MAX_WAIT_SECONDS
     ],
 )
 def test_parse(values: list[str], expected: Preference) -> None:
-    assert parse(values) == expected
+    assert parse_prefer(values) == expected
 
 
 @given(st.lists(st.text()))
 def test_nothing_is_refused(values: list[str]) -> None:
-    found = parse(values)
+    found = parse_prefer(values)
     assert found.wait_seconds is None or 0 <= found.wait_seconds <= MAX_WAIT_SECONDS
 
 

@@ -7,10 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
+from contract.catalogue import Priority
 from contract.messages import InlineBytes, JobRequest
-from gateway.jobs import ticket
-from gateway.jobs.record import begun
-from gateway.queueing.priority import Priority
+from gateway.jobs.model import initial_record, read_ticket, write_ticket
 from tests.unit.gateway.conftest import World
 from tests.unit.gateway.test_gateway_queueing import heard
 from tests.unit.gateway.test_gateway_uploads import sent
@@ -146,12 +145,12 @@ async def test_another_priority_is_another_request(world: World) -> None:
 def test_a_ticket_without_a_priority_is_normal() -> None:
     now = datetime(2026, 3, 1, tzinfo=UTC)
     request = JobRequest("1", "noop", InlineBytes("text/plain", b"x"), now, now)
-    plain = ticket.write(request, None)
+    plain = write_ticket(request, None)
     assert "priority" not in plain.text
-    assert "priority" not in begun(plain)
-    assert ticket.read(plain.text).priority is Priority.NORMAL
-    low = ticket.write(request, None, priority=Priority.LOW)
-    assert ticket.read(low.text) == low
-    assert begun(low)["priority"] == "low"
+    assert "priority" not in initial_record(plain)
+    assert read_ticket(plain.text).priority is Priority.NORMAL
+    low = write_ticket(request, None, priority=Priority.LOW)
+    assert read_ticket(low.text) == low
+    assert initial_record(low)["priority"] == "low"
     with pytest.raises(ValueError, match="urgent"):
-        ticket.read(json.dumps({**json.loads(plain.text), "priority": "urgent"}))
+        read_ticket(json.dumps({**json.loads(plain.text), "priority": "urgent"}))

@@ -9,13 +9,19 @@ import pytest
 from azure.functions.servicebus import ServiceBusMessage
 from standardwebhooks import Webhook
 
-from contract.codec import decode_reply, encode_request
 from contract.guard import AddressGuard
-from contract.messages import InlineJson, JobError, JobRequest, ReplyQueue, ReplyTo, ReplyWebhook
+from contract.messages import (
+    InlineJson,
+    JobError,
+    JobRequest,
+    ReplyQueue,
+    ReplyTo,
+    ReplyWebhook,
+    decode_reply,
+    encode_request,
+)
 from contract.webhook import parse_secrets
 from gateway.errors import Unavailable
-from gateway.queueing import dead_letters
-from gateway.webhooks import replies
 from tests.unit.gateway.conftest import World, gateway
 from tests.unit.gateway.receiver import MemoryReceiver
 from tests.unit.gateway.webhook_delivery import Delivery, tried
@@ -53,7 +59,7 @@ async def give_up(
         delivery_count=3,
         enqueued_time_utc=datetime(2026, 3, 1, 12, minute, tzinfo=UTC),
     )
-    await dead_letters.fail_job(message, "noop", world.durable, world.services)
+    await world.services.dead_letters.run(message, "noop", world.durable)
 
 
 def error_of(body: bytes) -> JobError:
@@ -131,7 +137,9 @@ async def test_a_webhook_is_told_by_an_orchestration_for_each_letter(world: Worl
     ]
     assert {call["functionName"] for call in calls} == {"deliver_reply"}
     world.clock.now = datetime.now(UTC)
-    outcome = json.loads(await replies.deliver(json.loads(calls[0]["input"]), world.services))
+    outcome = json.loads(
+        await world.services.webhook_activities.deliver_reply(json.loads(calls[0]["input"]))
+    )
     assert (outcome["state"], outcome["status"]) == ("delivered", 200)
     assert isinstance(world.services.webhooks, MemoryReceiver)
     ((url, headers, body),) = world.services.webhooks.posts

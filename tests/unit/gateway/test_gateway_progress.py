@@ -13,12 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.catalogue import DEFAULT_PATH
+from contract.catalogue import DEFAULT_PATH, Catalogue
 from contract.guard import AddressGuard
 from contract.names import progress_url
 from gateway.errors import Unavailable
-from gateway.jobs.progress import NOTHING, Progress, ProgressStore, Report
-from gateway.webhooks import activities
+from gateway.jobs.progress import NO_PROGRESS, ProgressReport, ProgressState, ProgressStore
 from tests.unit.gateway.blob_memory import MemoryBlobs
 from tests.unit.gateway.conftest import STARTED_AT, World, gateway
 from tests.unit.gateway.memory import ManualClock, MemoryPayloads
@@ -152,7 +151,7 @@ async def test_an_order_to_stop_outlives_whoever_wrote_it(world: World) -> None:
     job_id = await world.accept()
     await tell(world, 0)
     # As a gateway leaves it that is killed before it has raised the event.
-    await ProgressStore(world.blobs).update(job_id, lambda known: known.cancelled())
+    await world.services.progress.update(job_id, lambda known: known.with_stop_order())
     assert (await tell(world, 1)).status_code == 410
     assert (await tell(world, 2, stopped=True)).status_code == 200
     job = await world.job(job_id)
@@ -199,7 +198,7 @@ async def test_the_webhook_of_an_expired_job_tells_when_it_started(world: World)
     job_id = await world.accept(deadline_seconds=10, webhook_url="http://127.0.0.1:9/hook")
     await tell(world, 0)
     await world.durable.advance(10)
-    await activities.deliver(job_id, world.durable, world.services)
+    await world.services.webhook_activities.deliver_job(job_id, world.durable)
     assert isinstance(world.services.webhooks, MemoryReceiver)
     ((_, _, body),) = world.services.webhooks.posts
     told = json.loads(body)
@@ -294,7 +293,7 @@ def test_where_to_report(reply_url: str, expected: str | None) -> None:
 
 
 REPORTS = st.builds(
-    Report,
+    ProgressReport,
     attempt=st.integers(1, 3),
     sequence=st.integers(0, 5),
     started_at=st.just(STARTED_AT),
@@ -304,29 +303,31 @@ REPORTS = st.builds(
 
 
 @given(st.lists(REPORTS | st.none(), max_size=12))
-def test_the_newest_report_before_the_cancellation_counts(moves: list[Report | None]) -> None:
+def test_the_newest_report_before_the_cancellation_counts(
+    moves: list[ProgressReport | None],
+) -> None:
     """None is a cancellation. Whatever the order of arrival, the place never goes back."""
-    known = NOTHING
+    known = NO_PROGRESS
     for move in moves:
         before = known
-        known = known.cancelled() if move is None else known.told(move)
+        known = known.with_stop_order() if move is None else known.with_report(move)
         assert known.cancelling >= before.cancelling
         if before.report is not None:
             assert known.report is not None
-            assert known.report.place >= before.report.place
+            assert known.report.order >= before.report.order
         if before.cancelling:
             assert known == before
     told = moves[: moves.index(None)] if None in moves else moves
-    places = [report.place for report in told if report is not None]
-    assert (known.report.place if known.report else None) == max(places, default=None)
+    places = [report.order for report in told if report is not None]
+    assert (known.report.order if known.report else None) == max(places, default=None)
 
 
 @given(st.lists(REPORTS, min_size=1, max_size=4), st.randoms())
-def test_reports_that_meet_leave_the_newest(reports: list[Report], random: Any) -> None:
+def test_reports_that_meet_leave_the_newest(reports: list[ProgressReport], random: Any) -> None:
     asyncio.run(_meet(reports, random))
 
 
-async def _meet(reports: list[Report], random: Any) -> None:
+async def _meet(reports: list[ProgressReport], random: Any) -> None:
     clock = ManualClock()
     blobs = MemoryBlobs(MemoryPayloads(), clock)
     read = blobs.read
@@ -338,26 +339,26 @@ async def _meet(reports: list[Report], random: Any) -> None:
         return found
 
     blobs.read = read_slowly  # type: ignore[method-assign]  # the same blobs, over a slow network
-    store = ProgressStore(blobs)
+    store = ProgressStore(blobs, Catalogue.load())
 
-    async def tell_it(report: Report) -> None:
+    async def tell_it(report: ProgressReport) -> None:
         while True:
             with contextlib.suppress(Unavailable):
-                await store.update("job", lambda old: old.told(report))
+                await store.update("job", lambda old: old.with_report(report))
                 return
 
     await asyncio.gather(*(tell_it(report) for report in reports))
     known = await store.read("job")
     assert known.report is not None
-    assert known.report.place == max(report.place for report in reports)
+    assert known.report.order == max(report.order for report in reports)
 
 
 async def test_a_blob_that_never_rests_is_given_up(world: World) -> None:
-    store = ProgressStore(world.blobs)
+    store = world.services.progress
 
-    def rivalled(old: Progress) -> Progress:
+    def rivalled(old: ProgressState) -> ProgressState:
         world.blobs.put("progress/x", json.dumps({"report": None, "cancelling": False}).encode())
-        return old.cancelled()
+        return old.with_stop_order()
 
-    with pytest.raises(Unavailable, match="changes too fast"):
+    with pytest.raises(Unavailable, match="changed by others too often"):
         await store.update("x", rivalled)

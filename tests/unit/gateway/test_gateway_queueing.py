@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from contract.catalogue import Priority
 from contract.messages import InlineJson, JobReply, Timing
-from gateway.queueing.priority import Priority
 from tests.unit.gateway.conftest import World, gateway, reply_body
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -24,7 +24,7 @@ def heard(world: World, seconds: float) -> None:
         timing=Timing(inference_ms=1000 * seconds),
         attempt=1,
     )
-    world.services.backlog.replied("noop", Priority.NORMAL, reply)
+    world.services.estimates.record_reply("noop", Priority.NORMAL, reply)
 
 
 async def test_a_queued_job_knows_its_place(world: World) -> None:

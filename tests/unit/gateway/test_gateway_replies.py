@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access.reply_tokens import GRACE, ReplyTokens
 from gateway.errors import ExpiredToken, InvalidToken
-from gateway.jobs.outcome import Outcome
+from gateway.http.authentication import REPLY_GRACE, ReplyTokens
+from gateway.jobs.model import JobOutcome
 from tests.unit.gateway.conftest import KEY, World, reply_body
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -47,7 +47,7 @@ async def test_the_token_of_another_job(world: World) -> None:
 
 async def test_after_deadline_and_grace_the_token_is_over(world: World) -> None:
     await world.accept(deadline_seconds=10)
-    world.clock.now += timedelta(seconds=10) + GRACE
+    world.clock.now += timedelta(seconds=10) + REPLY_GRACE
     answer = await world.reply()
     assert (answer.status_code, answer.json()["code"]) == (410, "already-final")
 
@@ -167,7 +167,7 @@ def test_our_own_tokens_pass_until_they_expire(job_id: str, seconds: int) -> Non
     with pytest.raises(InvalidToken):
         ReplyTokens((OTHER_KEY,), "").check("id", expires, token, NOW)
     with pytest.raises(ExpiredToken):
-        tokens.check("id", expires, token, deadline + GRACE)
+        tokens.check("id", expires, token, deadline + REPLY_GRACE)
     if job_id != "id":
         with pytest.raises(InvalidToken):
             tokens.check(job_id, expires, token, NOW)
@@ -185,6 +185,6 @@ async def test_a_reply_wakes_a_waiter_before_the_orchestration_ends(world: World
     with world.services.waiters.waiting(job_id) as waiter:
         assert (await world.reply()).status_code == 202
         outcome = await waiter.pause(0)
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, JobOutcome)
     assert outcome.status == "succeeded"
     assert world.durable.runs[job_id].status == "Running"

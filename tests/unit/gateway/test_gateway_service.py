@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway import problems
-from gateway.api.app import create_app
-from gateway.api.routes.health import FRESH_SECONDS
+from gateway.http import problems
+from gateway.http.app import create_app
+from gateway.http.routes.health import FRESH_SECONDS
 from tests.unit.gateway.conftest import World
 
 
@@ -90,7 +90,7 @@ async def test_pages_work_without_the_internet(world: World, path: str) -> None:
 async def test_every_problem_is_explained(world: World) -> None:
     page = Links()
     page.feed((await world.http.get("/docs/problems")).text)
-    assert page.ids == set(problems.KINDS)
+    assert page.ids == set(problems.PROBLEM_KINDS)
     assert "<!--" not in (await world.http.get("/docs/problems")).text
 
 

@@ -9,9 +9,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from gateway.errors import SettingError
-from gateway.exporting import tracer_provider
-from gateway.tracing import Tracing
+from gateway.errors import InvalidSetting
+from gateway.telemetry import GatewayTracing, make_tracer_provider
 from tests.unit.gateway.conftest import World, gateway
 
 # Said once a process by the SDK of itself.
@@ -47,7 +46,7 @@ def exporter() -> Iterator[InMemorySpanExporter]:
 async def traced(exporter: InMemorySpanExporter) -> AsyncIterator[Traced]:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    async with gateway(Tracing(provider)) as world:
+    async with gateway(GatewayTracing(provider)) as world:
         yield Traced(world, exporter)
 
 
@@ -114,13 +113,13 @@ async def test_a_callers_decision_not_to_sample_is_kept(traced: Traced) -> None:
 
 
 def test_exporters_are_found_by_their_names() -> None:
-    provider = tracer_provider(["console"])
+    provider = make_tracer_provider(["console"])
     assert isinstance(provider, TracerProvider)
     assert provider.resource.attributes["service.name"] == "loosely-gateway"
     provider.shutdown()
-    with pytest.raises(SettingError, match="OTEL_TRACES_EXPORTER"):
-        tracer_provider(["oltp"])
+    with pytest.raises(InvalidSetting, match="OTEL_TRACES_EXPORTER"):
+        make_tracer_provider(["oltp"])
 
 
 def test_without_any_there_is_no_provider() -> None:
-    assert tracer_provider([]) is None
+    assert make_tracer_provider([]) is None

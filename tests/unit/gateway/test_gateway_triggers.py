@@ -12,13 +12,11 @@ import pytest
 from azure.functions.servicebus import ServiceBusMessage
 
 from contract.catalogue import Catalogue
-from contract.codec import encode_request
+from contract.messages import encode_request
 from contract.names import low_priority_queue
 from gateway.asgi import serve
 from gateway.errors import Unavailable
-from gateway.jobs import activities
-from gateway.queueing import dead_letters
-from gateway.storage import housekeeping
+from gateway.storage.housekeeping import purge
 from tests.unit.gateway.conftest import World
 from tests.unit.gateway.test_gateway_settings import ENVIRON
 
@@ -42,20 +40,20 @@ def letter(body: bytes, job_id: str = "") -> ServiceBusMessage:
 async def test_a_dead_letter_fails_its_job_and_is_kept(world: World) -> None:
     job_id = await world.accept()
     message = letter(encode_request(world.queues.request()), job_id)
-    await dead_letters.fail_job(message, "noop", world.durable, world.services)
+    await world.services.dead_letters.run(message, "noop", world.durable)
     job = await world.job(job_id)
     assert (job["status"], job["error"]["code"]) == ("failed", "dead-lettered")
     assert job["attempt"] == 3
     assert job["error"]["retryable"] is False
     assert f"dead-letters/noop/{job_id}" in world.payloads.blobs
     # The trigger delivers at least once.
-    await dead_letters.fail_job(message, "noop", world.durable, world.services)
+    await world.services.dead_letters.run(message, "noop", world.durable)
     assert await world.job(job_id) == job
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]"])
 async def test_a_dead_letter_that_is_no_request_is_kept(world: World, body: bytes) -> None:
-    await dead_letters.fail_job(letter(body), "noop", world.durable, world.services)
+    await world.services.dead_letters.run(letter(body), "noop", world.durable)
     (kept,) = world.payloads.blobs
     assert kept.startswith("dead-letters/noop/a_b__-")
 
@@ -65,10 +63,10 @@ async def test_a_dead_letter_stays_while_it_cannot_be_kept(world: World) -> None
     message = letter(encode_request(world.queues.request()), job_id)
     world.payloads.is_down = True
     with pytest.raises(Unavailable):
-        await dead_letters.fail_job(message, "noop", world.durable, world.services)
+        await world.services.dead_letters.run(message, "noop", world.durable)
     world.payloads.is_down, world.durable.is_down = False, True
     with pytest.raises(Unavailable):
-        await dead_letters.fail_job(message, "noop", world.durable, world.services)
+        await world.services.dead_letters.run(message, "noop", world.durable)
 
 
 async def test_a_dead_letter_wakes_the_waiting_caller(world: World) -> None:
@@ -76,7 +74,7 @@ async def test_a_dead_letter_wakes_the_waiting_caller(world: World) -> None:
     await world.queues.has_sent.wait()
     request = world.queues.request()
     message = letter(encode_request(request), request.job_id)
-    await dead_letters.fail_job(message, "noop", world.durable, world.services)
+    await world.services.dead_letters.run(message, "noop", world.durable)
     answer = await waiting
     assert (answer.status_code, answer.json()["code"]) == (500, "dead-lettered")
 
@@ -86,16 +84,16 @@ async def test_housekeeping_deletes_what_is_past_retention(world: World) -> None
     await world.http.delete(f"/v1/jobs/{old}")
     # It could have ended as late as its model's longest deadline allows: an hour.
     world.clock.now += timedelta(hours=73)
-    assert await housekeeping.purge(world.durable, world.services) == 0
+    assert await purge(world.durable, world.services) == 0
     world.clock.now += timedelta(seconds=1)
-    assert await housekeeping.purge(world.durable, world.services) == 1
+    assert await purge(world.durable, world.services) == 1
     assert list(world.durable.runs) == [running]
 
 
 async def test_the_activity_sends_the_same_message_again(world: World) -> None:
     await world.accept()
     (run,) = world.durable.runs.values()
-    assert await activities.enqueue(run.input, world.services) is None
+    assert await world.services.enqueue.run(run.input) is None
     (_, first), (_, second) = world.queues.sent
     assert first.message_id == second.message_id
 
@@ -104,7 +102,7 @@ async def test_the_activity_sends_nothing_after_the_deadline(world: World) -> No
     await world.accept()
     (run,) = world.durable.runs.values()
     world.clock.now += timedelta(seconds=60)
-    assert await activities.enqueue(run.input, world.services) is None
+    assert await world.services.enqueue.run(run.input) is None
     assert len(world.queues.sent) == 1
 
 
@@ -112,7 +110,7 @@ async def test_the_queue_keeps_a_request_no_shorter_than_its_deadline(world: Wor
     await world.accept(deadline_seconds=1)
     (run,) = world.durable.runs.values()
     world.clock.now += timedelta(milliseconds=10)
-    await activities.enqueue(run.input, world.services)
+    await world.services.enqueue.run(run.input)
     assert [message.time_to_live for _, message in world.queues.sent] == [timedelta(seconds=1)] * 2
 
 

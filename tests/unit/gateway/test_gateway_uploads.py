@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.messages import PayloadRef
-from gateway.access.callers import OPEN_TENANT
-from gateway.storage import housekeeping, uploads
+from gateway.jobs.model import OPEN_TENANT
+from gateway.storage import uploads
+from gateway.storage.housekeeping import purge
 from tests.unit.gateway.conftest import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -77,7 +78,7 @@ async def test_bad_requests_for_a_slot(world: World, body: bytes, status: int, c
 async def test_a_job_that_names_an_upload_has_a_reference_to_it(world: World) -> None:
     upload = await sent(world, b"x" * 200_000)
     assert (await submit(world, upload)).status_code == 202
-    blob = uploads.blob_of(upload, OPEN_TENANT)
+    blob = uploads.upload_blob_of(upload, OPEN_TENANT)
     expected = PayloadRef(STREAM, blob, 200_000, None, world.blobs.etags[blob])
     assert world.queues.request().input == expected
     assert not [name for name in world.payloads.blobs if name.startswith("inputs/")]
@@ -149,7 +150,7 @@ async def test_of_a_large_upload_only_the_beginning_is_looked_at(world: World) -
 
 async def test_an_upload_expires(world: World) -> None:
     upload = await sent(world, b"x")
-    await world.durable.advance(uploads.LIFETIME.total_seconds())
+    await world.durable.advance(uploads.UPLOAD_LIFETIME.total_seconds())
     answer = await submit(world, upload)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
 
@@ -161,9 +162,9 @@ async def test_a_repeat_finds_its_job_though_the_upload_is_over(world: World) ->
     first = await world.http.post(url, headers=headers)
     assert first.status_code == 202, first.text
     await world.reply()
-    await world.durable.advance(uploads.LIFETIME.total_seconds() + 3600)
-    await housekeeping.purge(world.durable, world.services)
-    assert uploads.blob_of(upload, OPEN_TENANT) not in world.payloads.blobs
+    await world.durable.advance(uploads.UPLOAD_LIFETIME.total_seconds() + 3600)
+    await purge(world.durable, world.services)
+    assert uploads.upload_blob_of(upload, OPEN_TENANT) not in world.payloads.blobs
     again = await world.http.post(url, headers=headers)
     assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
     assert again.headers["idempotency-replayed"] == "true"
@@ -176,27 +177,27 @@ async def test_a_repeat_finds_its_job_though_the_upload_is_over(world: World) ->
 
 async def test_housekeeping_deletes_uploads_once_no_job_can_read_them(world: World) -> None:
     upload = await sent(world, b"x")
-    await world.durable.advance(uploads.LIFETIME.total_seconds() + 3599)
-    await housekeeping.purge(world.durable, world.services)
-    assert uploads.blob_of(upload, OPEN_TENANT) in world.payloads.blobs
+    await world.durable.advance(uploads.UPLOAD_LIFETIME.total_seconds() + 3599)
+    await purge(world.durable, world.services)
+    assert uploads.upload_blob_of(upload, OPEN_TENANT) in world.payloads.blobs
     younger = await sent(world, b"y")
     await world.durable.advance(1)
-    await housekeeping.purge(world.durable, world.services)
-    assert list(world.payloads.blobs) == [uploads.blob_of(younger, OPEN_TENANT)]
+    await purge(world.durable, world.services)
+    assert list(world.payloads.blobs) == [uploads.upload_blob_of(younger, OPEN_TENANT)]
 
 
 def test_an_upload_belongs_to_its_tenant() -> None:
-    assert uploads.blob_of(NEVER_MADE, "a") != uploads.blob_of(NEVER_MADE, "b")
+    assert uploads.upload_blob_of(NEVER_MADE, "a") != uploads.upload_blob_of(NEVER_MADE, "b")
 
 
 @given(st.integers(1_600_000_000_000_000, 7_000_000_000_000_000))
 def test_an_id_says_when_it_is_over(microseconds: int) -> None:
     now = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
-    expires_at = uploads.expiry(uploads.new_upload(now))
+    expires_at = uploads.upload_expiry(uploads.new_upload(now))
     assert expires_at is not None
-    assert timedelta(0) <= now + uploads.LIFETIME - expires_at < timedelta(milliseconds=2)
+    assert timedelta(0) <= now + uploads.UPLOAD_LIFETIME - expires_at < timedelta(milliseconds=2)
 
 
 @given(st.text() | st.from_regex("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12}"))
 def test_any_text_has_an_expiry_or_none(text: str) -> None:
-    uploads.expiry(text)
+    uploads.upload_expiry(text)

@@ -15,9 +15,9 @@ from contract.guard import AddressGuard
 from contract.names import webhook_instance
 from contract.webhook import parse_secrets
 from gateway.durable import RuntimeStatus
-from gateway.webhooks import activities
-from gateway.webhooks.schedule import LONGEST_SECONDS, next_try, pause_seconds
-from gateway.webhooks.sending import Answer
+from gateway.webhooks.activities import start_delivery
+from gateway.webhooks.orchestrator import LONGEST_SECONDS, next_attempt_at, retry_pause_seconds
+from gateway.webhooks.sender import WebhookResponse
 from tests.unit.gateway.conftest import World, gateway
 from tests.unit.gateway.receiver import MemoryReceiver
 from tests.unit.gateway.webhook_delivery import Delivery, tried
@@ -42,7 +42,7 @@ def receiver(world: World) -> MemoryReceiver:
 
 async def deliver(world: World, job_id: str) -> dict[str, Any]:
     outcome: dict[str, Any] = json.loads(
-        await activities.deliver(job_id, world.durable, world.services)
+        await world.services.webhook_activities.deliver_job(job_id, world.durable)
     )
     return outcome
 
@@ -52,7 +52,7 @@ async def test_an_ended_job_is_announced_once_and_told_as_everywhere(hooked: Wor
     assert webhook_instance(job_id) not in hooked.durable.runs
     await hooked.reply()
     run = hooked.durable.runs[webhook_instance(job_id)]
-    await activities.announce(job_id, hooked.durable)
+    await start_delivery(job_id, hooked.durable)
     assert hooked.durable.runs[webhook_instance(job_id)] is run
     job = await hooked.job(job_id)
     assert job["status"] == "succeeded"
@@ -90,15 +90,15 @@ async def test_a_job_without_webhook_announces_nothing(hooked: World) -> None:
 @pytest.mark.parametrize(
     ("answer", "state", "error"),
     [
-        (Answer(204, None), "delivered", None),
-        (Answer(410, None), "stopped", None),
-        (Answer(500, None), "pending", None),
-        (Answer(302, None), "pending", None),
+        (WebhookResponse(204, None), "delivered", None),
+        (WebhookResponse(410, None), "stopped", None),
+        (WebhookResponse(500, None), "pending", None),
+        (WebhookResponse(302, None), "pending", None),
         ("timeout", "pending", "timeout"),
     ],
 )
 async def test_what_a_receiver_can_answer(
-    hooked: World, answer: Answer | str, state: str, error: str | None
+    hooked: World, answer: WebhookResponse | str, state: str, error: str | None
 ) -> None:
     job_id = await hooked.accept(webhook_url=URL)
     await hooked.reply()
@@ -210,15 +210,15 @@ def test_an_operator_can_end_the_wait() -> None:
 
 @given(st.text(max_size=50), st.integers(1, 10_000))
 def test_pauses_are_bounded_and_the_same_at_each_replay(instance_id: str, failures: int) -> None:
-    pause = pause_seconds(instance_id, failures)
-    assert pause == pause_seconds(instance_id, failures)
+    pause = retry_pause_seconds(instance_id, failures)
+    assert pause == retry_pause_seconds(instance_id, failures)
     assert 1.5 <= pause <= LONGEST_SECONDS * 1.25
 
 
 def test_no_try_lies_beyond_the_end() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    assert next_try("x", 1, now, now + timedelta(seconds=1), None) is None
-    assert next_try("x", 1, now, now + timedelta(hours=1), 3601) is None
+    assert next_attempt_at("x", 1, now, now + timedelta(seconds=1), None) is None
+    assert next_attempt_at("x", 1, now, now + timedelta(hours=1), 3601) is None
 
 
 async def test_the_log_and_the_redelivery(hooked: World) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from contract.codec import encode_request
-from gateway.jobs import endings
-from gateway.queueing.watch import watch
+from contract.messages import encode_request
+from contract.queues import names
+from gateway.jobs.activities import log_failure
+from gateway.queues.client import log_oldest
 from tests.unit.gateway.conftest import World
 from tests.unit.gateway.test_gateway_dead_letters import give_up
 
@@ -54,7 +55,7 @@ async def test_the_age_of_the_oldest_job(
 ) -> None:
     world.queues.enqueued_at["noop"] = world.clock() - timedelta(seconds=90)
     with caplog.at_level("INFO"):
-        await watch(world.services)
+        await log_oldest(world.queues, names(world.services.catalogue), world.clock)
     [line] = caplog.messages
     assert read(query, line) == {"queue": "noop", "seconds": "90"}
 
@@ -63,7 +64,7 @@ async def test_a_queue_that_cannot_be_looked_at_has_no_age(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.queues.is_down = True
-    await watch(world.services)
+    await log_oldest(world.queues, names(world.services.catalogue), world.clock)
     assert [read(QUERIES["oldest-age"], line) for line in caplog.messages[:1]] == [None]
 
 
@@ -72,7 +73,7 @@ async def test_a_queue_that_cannot_be_looked_at_has_no_age(
     [QUERIES["failed-by-code"], QUERIES["failed-over-time"], ALERT_QUERIES["failed-jobs"]],
 )
 def test_jobs_that_came_to_nothing(query: str, caplog: pytest.LogCaptureFixture) -> None:
-    endings.report("1", {"model": "noop", "status": "failed", "error": {"code": "worker-fault"}})
+    log_failure("1", {"model": "noop", "status": "failed", "error": {"code": "worker-fault"}})
     [line] = caplog.messages
     found = read(query, line)
     assert found is not None

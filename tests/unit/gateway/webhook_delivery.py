@@ -6,16 +6,16 @@ from typing import Any
 
 from azure.durable_functions import Orchestrator
 
-from gateway.webhooks import orchestrator
+from gateway.webhooks.orchestrator import delivery_input, webhook
 
-run_webhook = Orchestrator.create(orchestrator.webhook)
+run_webhook = Orchestrator.create(webhook)
 
 
 class Delivery:
     """The orchestration of one delivery, replayed turn by turn with what a host would tell it."""
 
     def __init__(self, *outcomes: dict[str, Any], input_text: str | None = None) -> None:
-        self.input_text = input_text or orchestrator.input_text("job")
+        self.input_text = input_text or delivery_input("job")
         self.now = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
         self.outcomes = list(outcomes)
         self.history: list[dict[str, Any]] = []

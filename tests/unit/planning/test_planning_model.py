@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.jobs import waiting
+from gateway.jobs.lifecycle import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
 from loosely.planning import cost
 from loosely.planning.chart import chart
 from loosely.planning.cost import DAYS, MONTH_HOURS, Deployment, estimate, looks
@@ -237,8 +237,8 @@ class TestCost:
         assert looks(seconds) == count
 
     def test_the_pauses_are_those_of_the_gateway(self) -> None:
-        assert waiting.FIRST_PAUSE_SECONDS == cost.FIRST_PAUSE_SECONDS
-        assert waiting.LONGEST_PAUSE_SECONDS == cost.LONGEST_PAUSE_SECONDS
+        assert FIRST_PAUSE_SECONDS == cost.FIRST_PAUSE_SECONDS
+        assert LONGEST_PAUSE_SECONDS == cost.LONGEST_PAUSE_SECONDS
 
     def test_what_has_no_price_is_left_out_and_named(self) -> None:
         found = estimate(self.deployment(), Prices.load(PRICES))
