@@ -69,7 +69,7 @@ class ForbiddenAddress(ContractError):
 
 
 class UnknownModel(ContractError):
-    """There is no model of this name; `nearest` are similar names."""
+    """The catalogue has no model of this name; `nearest` are similar names."""
 
     code = "unknown-model"
 

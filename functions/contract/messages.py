@@ -578,7 +578,7 @@ def _decode_base64(value: Json) -> bytes:
 
 
 # The history of an orchestration contains the request. The Azure Storage backend moves an entry of
-# more than 45 KB to a blob and reads it on each replay, and base64 makes four bytes of three.
+# more than 45 KB to a blob and reads it on each replay, and base64 needs four bytes for three.
 INLINE_LIMIT_BYTES = 24 * 1024
 
 

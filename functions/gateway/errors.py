@@ -3,7 +3,7 @@
 GatewayError
 ├── SettingError        a setting is missing or wrong: the start stops
 ├── Unavailable         a service behind the gateway did not answer; try again
-│   └── UnknownQueue    the namespace has no such queue, or access to it is denied
+│   └── UnknownQueue    the queue does not exist, or access to it is denied
 ├── UnknownInstance     no orchestration has this id
 ├── FinalInstance       the orchestration has ended and takes no events
 ├── IllegalStatusChange a job cannot change from this status to that one
@@ -39,7 +39,7 @@ class Unavailable(GatewayError):
 
 
 class UnknownQueue(Unavailable):
-    """The namespace has no such queue, or access to it is denied."""
+    """The queue does not exist, or access to it is denied."""
 
 
 class UnknownInstance(GatewayError):

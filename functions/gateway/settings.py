@@ -87,7 +87,7 @@ class GatewaySettings:
         )
 
 
-# Base64 makes four bytes of three, and parameters and properties need room in the message too.
+# base64 needs four bytes for three, and parameters and properties need room in the message too.
 _MAX_INLINE_LIMIT_BYTES = MAX_MESSAGE_BYTES // 2
 
 

@@ -6,8 +6,8 @@
 Without OpenTelemetry's SDK no spans are made, and the caller's context, or a new one, is passed on.
 
 The standard OTEL_* variables set the SDK up. OTEL_TRACES_EXPORTER names exporters as in
-OpenTelemetry's specification: `otlp`, `console`, or one that an installed package registers, such
-as Azure Monitor's. The SDK and the exporters read all other variables themselves.
+OpenTelemetry's specification: `otlp`, `console`, or one that an installed package registers, for
+example Azure Monitor's. The SDK and the exporters read all other variables themselves.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Authentication: who may use a route, by an API key, a platform principal or a reply token.
+"""Authenticate requests: by an API key, a platform principal or a reply token.
 
 Callers send an API key, or come with the principal of the platform's own authentication. Workers
 send the reply token of their job. A route that is not listed here as open needs a key, so a route
@@ -113,7 +113,7 @@ def _claim_values(claims: list[tuple[str, str]], names: tuple[str, ...]) -> Iter
 
 
 REPLY_GRACE: Final = timedelta(seconds=60)
-"""How long a token is valid after its job's deadline. Such a reply is answered 410."""
+"""How long a token is valid after its job's deadline. A late reply is answered 410."""
 
 
 class ReplyTokens:

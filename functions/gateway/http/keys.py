@@ -51,7 +51,7 @@ class Caller:
 
 
 OPEN_CALLER: Final = Caller("", OPEN_TENANT, frozenset(Scope))
-"""Every caller of a gateway without keys; such a gateway is on a loopback address."""
+"""Every caller of a gateway without keys, which must have a loopback address."""
 
 ANONYMOUS: Final = Caller("", OPEN_TENANT, frozenset())
 """The caller of an open route of a gateway with keys."""

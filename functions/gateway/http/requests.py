@@ -153,7 +153,7 @@ def idempotency_key_of(request: Request) -> str | None:
 
 
 def parse_key(values: Sequence[str]) -> str | None:
-    """Return the key in the header's values; None if there are no values. Raises ValueError."""
+    """Return the key in the header's values; None without values. Raises ValueError."""
     if not values:
         return None
     if len(values) > 1:

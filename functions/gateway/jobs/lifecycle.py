@@ -8,7 +8,7 @@ The blob is created with `If-None-Match: *`, so the first outcome wins: replies,
 dead letters and expiry all compete by this rule. Each of these steps may be the last before the
 process dies:
 
-    record the outcome ──▶ wake the callers who wait here ──▶ raise the event `reply`
+    record the outcome ──▶ wake its waiters ──▶ raise the event `reply`
 
 After the first step every instance of the app answers with the outcome. The orchestration is not
 the source of an answer, because an event can reach it too early: the Azure Storage provider
@@ -162,7 +162,7 @@ class Jobs:
         self._clock = clock
 
     async def find(self, durable: Durable, job_id: str) -> Record | None:
-        """Return the job's record as of now, or None if there is no such job.
+        """Return the job's record as of now, or None if the job does not exist.
 
         Raises Unavailable.
         """
@@ -237,7 +237,7 @@ class Jobs:
 
         Raises:
             Unavailable: the outcome may not be recorded; repeat the call.
-            UnknownInstance: there is no such job.
+            UnknownInstance: the job does not exist.
             FinalInstance: the orchestration had ended without a recorded outcome.
         """
         recorded = await self._outcomes.record(job_id, outcome)

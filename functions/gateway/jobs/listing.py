@@ -49,7 +49,7 @@ class IdRange:
 
 @dataclass(frozen=True, slots=True)
 class Listing(Generic[T]):
-    """A page of jobs, newest first. `below` is where the next page begins; None after the last."""
+    """A page of jobs, newest first. `below` is the start of the next page; None after the last."""
 
     jobs: list[T]
     below: str | None

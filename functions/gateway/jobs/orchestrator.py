@@ -5,15 +5,15 @@
                                        timer ──▶ check for a recorded outcome; at the deadline
                                                  record that the job expired
 
-A job's outcome is recorded in a blob before this orchestration is told (see `outcome`). An event
+A job's outcome is recorded in a blob before the event `reply` is raised (see `lifecycle`). An event
 may be lost: the Azure Storage provider discards one that arrives before the first episode is
 saved. So the orchestration also checks for the outcome when its timer fires. Callers do not wait
 for it: they read the blob. It enqueues the request, ends the job at its deadline, and starts the
 delivery of the webhook.
 
 The .NET side runs the actions in groups, one for each `yield`. A group holds only the tasks that
-it brings, and .NET waits for one of them before it looks at the next group. So all events are
-waited for in the first group, and a later group brings one activity or one timer.
+it adds, and .NET waits for one of them before it looks at the next group. So all events are
+waited for in the first group, and a later group adds one activity or one timer.
 """
 
 import json
@@ -83,7 +83,7 @@ def job(context: DurableOrchestrationContext) -> Generator[Any, Any, Record]:
     else:
         outcome = yield from _run(context, ticket)
     if ticket.webhook_url is not None:
-        # This only starts another orchestration: this one ends, whatever the receiver does.
+        # This only starts another orchestration, so this one does not wait for the receiver.
         announcing = context.call_activity_with_retry(
             ACTIVITY_ANNOUNCE_WEBHOOK, SEND_RETRIES, ticket.job_id
         )
@@ -171,7 +171,7 @@ def _run_without_record(
 ) -> Generator[Any, Any, JobOutcome]:
     """Run a job that was accepted before outcomes were recorded.
 
-    Such a job must go on as its history says. Delete this function once none is left.
+    It must continue as its history demands. Delete this function once all of them have ended.
     """
     sending = context.call_activity_with_retry(ACTIVITY_ENQUEUE, SEND_RETRIES, ticket.text)
     reply = context.wait_for_external_event(EVENT_REPLY, str)
@@ -197,7 +197,7 @@ def _run_without_record(
         if (yield context.task_any([stopped, bound])) is stopped:
             bound.cancel()
         now = context.current_utc_datetime
-        # Its worker was told that this reply was accepted.
+        # The worker was answered that this reply was accepted.
         if reply.is_completed:
             return _outcome_of(reply.result, now)
     return JobOutcome.cancelled(now.replace(tzinfo=UTC), started_at)
@@ -229,7 +229,7 @@ def _outcome_of(event: object, now: datetime) -> JobOutcome:
             return outcome_from_json(value)
         return JobOutcome.replied(reply_from_json(value), now.replace(tzinfo=UTC))
     except (ContractError, ValueError):
-        # Only somebody with the management key gets past the reply route's checks.
+        # Only an event that was raised with the management key can be wrong.
         return JobOutcome.failed(LOST, now.replace(tzinfo=UTC))
 
 

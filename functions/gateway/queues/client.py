@@ -57,7 +57,7 @@ class ServiceBusQueues:
     """The queues of one Service Bus namespace."""
 
     def __init__(self, endpoint: ServiceEndpoint, admin_url: str | None = None) -> None:
-        """`admin_url` is the address of the management API, if it is not the namespace's."""
+        """Set the endpoint, and `admin_url` if the management API has another address."""
         self._endpoint = endpoint
         self._administration = Administration(endpoint, admin_url)
         self._client: ServiceBusClient | None = None
@@ -169,7 +169,7 @@ class Administration:
     """Counts the messages of queues, by the management API of a namespace."""
 
     def __init__(self, endpoint: ServiceEndpoint, url: str | None = None) -> None:
-        """`url` is the address of the management API, if it is not the namespace's."""
+        """Set the endpoint, and `url` if the management API has another address."""
         self._endpoint = endpoint
         self._url = url
         self._client: ServiceBusAdministrationClient | None = None

@@ -2,7 +2,7 @@
 
 Small blobs are written and read by plain REST (Put Blob and Get Blob of the Blob Storage REST API),
 in one request each. Each job writes one small blob, and each waiting caller reads it. By the SDK
-such a request costs 2 ms of processor time, a third of what the gateway spends on a job; a plain
+this costs 2 ms of processor time, a third of what the gateway spends on a job; a plain
 request costs a fifth of that. The SDK still signs: a SAS for the container, renewed before it
 expires. All other operations use the SDK.
 """
@@ -161,19 +161,19 @@ def unavailable(what: str) -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def answering(what: str, size_bytes: int = 0) -> AsyncIterator[None]:
-    """The same of a storage that takes too long for who waits; `size_bytes` are transferred."""
+    """Raise Unavailable also if the block takes too long. `size_bytes` are transferred in it."""
     with unavailable(what):
         async with asyncio.timeout(ANSWER_SECONDS + transfer_seconds(size_bytes)):
             yield
 
 
 def transfer_seconds(size_bytes: int) -> float:
-    """How long it may take to transfer so much."""
+    """Return how long a transfer of this size may take."""
     return size_bytes / SLOWEST_BYTES_PER_SECOND
 
 
 def read_seconds(sent_bytes: int) -> float:
-    """How long the answer to so large a body may take: much of it may still lie in buffers here."""
+    """Return how long the answer to a body of this size may take, since buffers delay it."""
     return _READ_SECONDS + transfer_seconds(sent_bytes)
 
 
@@ -223,7 +223,7 @@ class SmallBlobs:
         return await self._put(blob, data, {"If-Match": etag})
 
     async def read(self, blob: str) -> tuple[bytes, str] | None:
-        """Return a blob's content and ETag; None if there is no such blob. Raises Unavailable."""
+        """Return a blob's content and ETag; None if it does not exist. Raises Unavailable."""
         status, etag, data = await self._request("GET", blob)
         if status == HTTPStatus.NOT_FOUND:
             return None
@@ -419,7 +419,7 @@ class ContainerBlobs:
                 try:
                     page = [found async for found in await anext(pages)]
                 except (StopAsyncIteration, ResourceNotFoundError):
-                    return  # there are no more, or the container does not exist
+                    return  # the end of the list, or the container does not exist
             for found in page:
                 yield ListedBlob(found.name, str(found.etag), found.last_modified)
 

@@ -130,8 +130,8 @@ class JobCreator:
     ) -> Record | None:
         """Start a job; return its final record, or None if it does not end within the wait.
 
-        Once the job is started this returns, whatever happens to the storage meanwhile. Raises
-        Unavailable if the job may not be started.
+        Raises Unavailable if the job may not have been started. After the start a failure of the
+        storage does not raise: the job exists.
         """
         with self.waiters.waiting(ticket.job_id) as waiter:
             await durable.start(ticket.job_id, ticket.text)

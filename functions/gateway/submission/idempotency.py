@@ -80,7 +80,7 @@ def _plain(value: object) -> object:
 
 
 def _fingerprint_of(new_job: NewJob) -> str:
-    # A new field of Submission becomes part of the fingerprint.
+    # A new field of JobSubmission becomes part of the fingerprint.
     submission = new_job.submission
     options = {
         field.name: getattr(submission, field.name)

@@ -73,7 +73,7 @@ def _check_announced_size(request: Request, model: Model, kind: str) -> None:
 
 def _allowance_bytes(model: Model, kind: str) -> int:
     if kind == media.JSON:
-        return model.max_input_bytes // 3 + _ENVELOPE_BYTES  # base64 makes four bytes of three
+        return model.max_input_bytes // 3 + _ENVELOPE_BYTES  # base64 needs four bytes for three
     return _ENVELOPE_BYTES if kind == "multipart/form-data" else 0
 
 

@@ -44,7 +44,7 @@ async def start_delivery(job_id: str, durable: Durable) -> None:
 async def start_reply_delivery(reply: WebhookReply, instance_id: str, durable: Durable) -> None:
     """Start the delivery of a reply to a producer's webhook, unless it was started before.
 
-    There is no job to read the reply from, so it is part of the orchestration's input.
+    The reply is part of the orchestration's input, since it cannot be read from a job.
     """
     if await durable.status(instance_id) is None:
         text = delivery_input(reply.job_id, told=asdict(reply))

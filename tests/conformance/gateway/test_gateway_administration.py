@@ -43,7 +43,7 @@ async def test_messages_are_counted(queues: ServiceBusQueues) -> None:
 
 
 @pytest.mark.parametrize("url", [None, "http://localhost:9"])
-async def test_what_does_not_answer_is_unavailable(url: str | None) -> None:
+async def test_a_management_api_that_does_not_answer_is_unavailable(url: str | None) -> None:
     emulator = "Endpoint=sb://localhost;SharedAccessKeyName=a;SharedAccessKey=b;"
     administration = Administration(ServiceEndpoint(emulator + "UseDevelopmentEmulator=true;"), url)
     with pytest.raises(Unavailable):

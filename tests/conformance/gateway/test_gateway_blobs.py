@@ -34,7 +34,7 @@ async def container(
     await opened.close()
 
 
-async def test_of_many_that_create_a_blob_one_does(container: PayloadContainer) -> None:
+async def test_one_of_many_simultaneous_creations_succeeds(container: PayloadContainer) -> None:
     blobs = ContainerBlobs(container)
     etags = await asyncio.gather(*(blobs.create("claims/a", b"%d" % n) for n in range(16)))
     (winner,) = [etag for etag in etags if etag]
@@ -43,7 +43,7 @@ async def test_of_many_that_create_a_blob_one_does(container: PayloadContainer) 
     assert (note.etag, note.data) == (winner, b"%d" % etags.index(winner))
 
 
-async def test_only_who_knows_the_etag_replaces_or_deletes(container: PayloadContainer) -> None:
+async def test_replacing_and_deleting_need_the_etag(container: PayloadContainer) -> None:
     blobs = ContainerBlobs(container)
     first = await blobs.create("claims/a", b"1")
     assert first is not None
@@ -59,7 +59,7 @@ async def test_only_who_knows_the_etag_replaces_or_deletes(container: PayloadCon
     await blobs.delete("claims/a")
 
 
-async def test_nothing_is_there_before_the_container_is(container: PayloadContainer) -> None:
+async def test_a_missing_container_has_no_blobs(container: PayloadContainer) -> None:
     blobs = ContainerBlobs(container)
     assert await blobs.read("a") is None
     assert await blobs.look("a", 10) is None
@@ -74,7 +74,7 @@ async def test_a_list_is_in_the_order_of_names(container: PayloadContainer) -> N
     assert [found.name async for found in blobs.list("b/")] == ["b/1", "b/2"]
 
 
-async def test_a_link_takes_one_blob_and_shows_nothing(container: PayloadContainer) -> None:
+async def test_a_link_for_writing_cannot_read(container: PayloadContainer) -> None:
     links, blobs = SignedPayloadLinks(container), ContainerBlobs(container)
     soon = datetime.now(UTC) + timedelta(minutes=5)
     url = await links.to_write("uploads/a", soon)
@@ -98,7 +98,7 @@ async def test_a_link_takes_one_blob_and_shows_nothing(container: PayloadContain
     assert (look.content_encoding, look.head) == ("gzip", b"hell")
 
 
-async def test_a_link_gives_one_blob_as_a_file(
+async def test_a_link_downloads_one_blob_as_a_file(
     container: PayloadContainer, blobs_port: int
 ) -> None:
     await ContainerBlobs(container).create("results/a", b"{}")
@@ -116,7 +116,7 @@ async def test_a_link_gives_one_blob_as_a_file(
         assert (await http.put(url, content=b"x")).status_code == 403
 
 
-async def test_a_storage_that_is_away(tmp_path: Path) -> None:
+async def test_a_storage_that_is_away_is_unavailable(tmp_path: Path) -> None:
     container = PayloadContainer(storage(free_port()))
     try:
         with pytest.raises(Unavailable):
@@ -137,7 +137,7 @@ LARGE = bytes(8_000_000)
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-async def test_a_storage_that_is_silent_is_soon_unavailable(tmp_path: Path) -> None:
+async def test_a_silent_storage_is_soon_unavailable(tmp_path: Path) -> None:
     port = free_port()
     with running("emulator.blobs", port, "--data", str(tmp_path)) as process:
         container, fresh = PayloadContainer(storage(port)), PayloadContainer(storage(port), "fresh")

@@ -57,7 +57,7 @@ async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[Durable
         await runner.cleanup()
 
 
-async def test_what_is_not_there_is_told_from_a_store_that_failed() -> None:
+async def test_an_unknown_job_differs_from_a_failed_store() -> None:
     async with answering(lambda: web.Response(status=404)) as client:
         assert await client.status(JOB) is None
         with pytest.raises(UnknownInstance):
@@ -71,7 +71,7 @@ async def test_what_is_not_there_is_told_from_a_store_that_failed() -> None:
             await client.start(JOB, "{}")
 
 
-async def test_a_store_that_is_silent_is_soon_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_store_is_soon_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(durable, "READ_TIMEOUT_SECONDS", 0.05)
     monkeypatch.setattr(durable, "CHANGE_TIMEOUT_SECONDS", 0.1)
     # The system takes connections for it, and nobody reads them.

@@ -87,14 +87,16 @@ async def payloads(
 # aiohttp fears for the event loop above 1 MiB; in one piece it is one round trip, and safe or not.
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 @pytest.mark.parametrize("size_bytes", [0, 1, 100_000, 5_000_000])
-async def test_a_payload_comes_back_whole(payloads: BlobPayloadStore, size_bytes: int) -> None:
+async def test_a_payload_is_read_as_it_was_stored(
+    payloads: BlobPayloadStore, size_bytes: int
+) -> None:
     data = bytes(size_bytes)
     ref = await payloads.put("inputs/a", data, "image/png")
     assert (ref.media_type, ref.blob, ref.size_bytes) == ("image/png", "inputs/a", size_bytes)
     assert await payloads.get(ref) == data
 
 
-async def test_the_container_is_made_once_by_whoever_needs_it(payloads: BlobPayloadStore) -> None:
+async def test_the_container_is_created_when_first_needed(payloads: BlobPayloadStore) -> None:
     await payloads.check()
     refs = await asyncio.gather(
         *(payloads.put(f"inputs/{n}", b"%d" % n, "text/plain") for n in range(8))
@@ -110,7 +112,7 @@ async def test_a_payload_that_is_put_again_is_replaced(payloads: BlobPayloadStor
         await payloads.get(old)
 
 
-async def test_payloads_that_are_missing_or_of_another_size(payloads: BlobPayloadStore) -> None:
+async def test_a_missing_or_wrong_payload_is_refused(payloads: BlobPayloadStore) -> None:
     ref = await payloads.put("inputs/a", b"data", "text/plain")
     with pytest.raises(MissingPayload):
         await payloads.get(PayloadRef(ref.media_type, "inputs/b", 4, ref.sha256))
@@ -159,7 +161,7 @@ def message(number: int) -> ServiceBusMessage:
     return ServiceBusMessage(b"%d" % number, message_id=f"job-{number}")
 
 
-async def test_what_is_sent_at_once_arrives_once(tmp_path: Path) -> None:
+async def test_simultaneous_messages_arrive_once(tmp_path: Path) -> None:
     port = free_port()
     with running_service_bus(port, tmp_path):
         queues = ServiceBusQueues(service_bus(port))
@@ -178,7 +180,7 @@ async def test_what_is_sent_at_once_arrives_once(tmp_path: Path) -> None:
             await queues.close()
 
 
-async def test_a_queue_that_is_not_there_is_known_for_it(tmp_path: Path) -> None:
+async def test_a_missing_queue_is_recognised(tmp_path: Path) -> None:
     port = free_port()
     with running_service_bus(port, tmp_path):
         queues = ServiceBusQueues(service_bus(port))

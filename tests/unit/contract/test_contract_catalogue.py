@@ -36,7 +36,7 @@ def test_an_upload_may_be_as_large_as_a_body_unless_the_catalogue_says_more() ->
     assert catalogue["noop"].max_upload_bytes == 1024**3
 
 
-def test_weights_and_options_are_read_as_they_stand(tmp_path: Path) -> None:
+def test_weights_and_options_are_read_unchanged(tmp_path: Path) -> None:
     lines = (
         f'weights = "blob:weights/nets/resnet 50.pth"\nweights_sha256 = "{SHA256}"\n'
         'options = {architecture = "resnet50", threshold = 0.5}\nmemory_bytes = 98_000_000\n'
@@ -84,11 +84,11 @@ def test_an_unknown_model_names_the_nearest() -> None:
         (*entry('weights_sha256 = "ABC"'), "noop.weights_sha256: expected 64 small hex digits"),
         (*entry("options = 3"), "noop.options: expected a table"),
         (*entry("options = {depth = [1]}"), "noop.options.depth: expected a text, a number"),
-        (*entry("options = {weights = 1}"), "noop.options.weights: is not a valid name of an option"),
+        (*entry("options = {weights = 1}"), "options.weights: is not a valid name of an option"),
         (*entry('result_media_type = "png"'), "noop.result_media_type: expected one such as"),
     ],
 )
-def test_a_wrong_catalogue_is_refused_by_name(
+def test_a_wrong_catalogue_is_refused_with_its_key(
     tmp_path: Path, before: str, after: str, said: str
 ) -> None:
     assert before in SHIPPED

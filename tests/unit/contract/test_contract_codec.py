@@ -99,12 +99,12 @@ REPLY = JobReply("018f", InlineJson({"labels": []}), started_at=NOW, finished_at
 
 
 @given(REQUESTS)
-def test_a_request_survives_the_wire(request: JobRequest) -> None:
+def test_a_request_survives_encoding(request: JobRequest) -> None:
     assert decode_request(encode_request(request)) == request
 
 
 @given(REPLIES)
-def test_a_reply_survives_the_wire(reply: JobReply) -> None:
+def test_a_reply_survives_encoding(reply: JobReply) -> None:
     assert decode_reply(encode_reply(reply)) == reply
 
 
@@ -142,7 +142,7 @@ def test_the_wire_format_is_pinned() -> None:
 
 
 @pytest.mark.parametrize("version", [2, 0, "1", None, True, 1.5])
-def test_an_unknown_schema_is_refused_by_its_number(version: object) -> None:
+def test_an_unknown_schema_is_refused_with_its_number(version: object) -> None:
     document = {**request_to_json(REQUEST), "schema": version}
     with pytest.raises(UnsupportedSchema, match="this version reads 1"):
         request_from_json(document)
@@ -184,7 +184,7 @@ def test_a_reply_has_exactly_one_outcome(outcomes: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("constant", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
-def test_what_only_python_takes_for_json_is_refused(constant: bytes) -> None:
+def test_nan_and_infinity_are_refused(constant: bytes) -> None:
     with pytest.raises(MalformedMessage, match="not JSON"):
         decode_reply(constant)
 
@@ -200,12 +200,12 @@ def test_deep_nesting_is_malformed_and_not_a_crash() -> None:
 
 
 @pytest.mark.parametrize("decode", [decode_request, decode_reply])
-def test_a_message_over_the_limit_is_not_even_parsed(decode: Callable[[bytes], object]) -> None:
+def test_a_message_over_the_limit_is_not_parsed(decode: Callable[[bytes], object]) -> None:
     with pytest.raises(MessageTooLarge):
         decode(b" " * (MAX_MESSAGE_BYTES + 1))
 
 
-def test_encoding_over_the_limit_says_what_to_do() -> None:
+def test_the_error_of_a_large_message_says_what_to_do() -> None:
     large = replace(REQUEST, input=InlineBytes("text/plain", b"x" * MAX_MESSAGE_BYTES))
     with pytest.raises(MessageTooLarge, match="reference to a blob"):
         encode_request(large)
@@ -216,6 +216,6 @@ def test_times_are_written_in_utc() -> None:
     assert format_time(east) == "2026-01-01T00:00:00.000Z"
 
 
-def test_the_reply_url_and_the_payload_are_in_no_repr() -> None:
+def test_the_repr_has_neither_reply_url_nor_payload() -> None:
     assert "secret" not in repr(REQUEST)
     assert "hello" not in repr(REQUEST)

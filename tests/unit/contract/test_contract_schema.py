@@ -20,17 +20,17 @@ SCHEMA = json.loads(JOB_REQUEST_SCHEMA.read_text(encoding="utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
 
 
-def test_it_is_a_schema() -> None:
+def test_the_schema_is_valid() -> None:
     Draft202012Validator.check_schema(SCHEMA)
 
 
 @given(REQUESTS)
-def test_what_the_codec_writes_is_valid(request: JobRequest) -> None:
+def test_encoded_requests_follow_the_schema(request: JobRequest) -> None:
     VALIDATOR.validate(json.loads(encode_request(request)))
 
 
 @given(st.data())
-def test_what_is_valid_the_codec_reads(data: st.DataObject) -> None:
+def test_the_codec_reads_every_valid_request(data: st.DataObject) -> None:
     document = request_to_json(data.draw(REQUESTS))
     name = data.draw(st.sampled_from(sorted(document)))
     if data.draw(st.booleans()):
@@ -54,5 +54,5 @@ def test_what_is_valid_the_codec_reads(data: st.DataObject) -> None:
         {"attempt": 0},
     ],
 )
-def test_what_the_codec_refuses_is_invalid(change: dict[str, object]) -> None:
+def test_the_schema_refuses_what_the_codec_refuses(change: dict[str, object]) -> None:
     assert not VALIDATOR.is_valid({**request_to_json(REQUEST), **change})

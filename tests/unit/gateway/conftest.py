@@ -25,7 +25,7 @@ FINISHED_AT = "2026-03-01T12:00:02.000Z"
 
 
 @dataclass
-class World:
+class RunningGateway:
     """A gateway, and what is behind it."""
 
     http: httpx.AsyncClient
@@ -78,13 +78,15 @@ def error_body(code: str, *, retryable: bool = False) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with gateway() as opened:
+async def gateway() -> AsyncIterator[RunningGateway]:
+    async with open_gateway() as opened:
         yield opened
 
 
 @asynccontextmanager
-async def gateway(tracing: GatewayTracing | None = None, **settings: Any) -> AsyncIterator[World]:
+async def open_gateway(
+    tracing: GatewayTracing | None = None, **settings: Any
+) -> AsyncIterator[RunningGateway]:
     """A gateway with these settings on top of what it needs at least."""
     clock, queues, payloads = ManualClock(), MemoryQueues(), MemoryPayloads()
     blobs = MemoryBlobs(payloads, clock)
@@ -119,4 +121,4 @@ async def gateway(tracing: GatewayTracing | None = None, **settings: Any) -> Asy
 
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url=base_url) as http:
-        yield World(http, services, durable, queues, payloads, clock, blobs)
+        yield RunningGateway(http, services, durable, queues, payloads, clock, blobs)

@@ -42,7 +42,7 @@ def imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(FUNCTIONS)))
-def test_imports_come_with_the_folder(path: Path) -> None:
+def test_the_function_app_imports_only_its_requirements(path: Path) -> None:
     requirements = (FUNCTIONS / "requirements.txt").read_text(encoding="utf-8")
     for name in imports(path):
         top = name.partition(".")[0]
@@ -53,7 +53,7 @@ def test_imports_come_with_the_folder(path: Path) -> None:
         assert re.search(rf"^{package}\b", requirements, re.MULTILINE)
 
 
-def test_host_json_is_what_core_tools_expect() -> None:
+def test_host_json_has_the_settings_of_core_tools() -> None:
     host = json.loads((FUNCTIONS / "host.json").read_text(encoding="utf-8"))
     assert host["version"] == "2.0"
     assert host["extensionBundle"] == {

@@ -14,7 +14,7 @@ from gateway.http.keys import KeyRing, Scope, main, make_key, parse_keys
 from gateway.http.rates import Rate
 
 
-def test_a_key_is_recognised_and_no_other() -> None:
+def test_only_a_valid_key_is_recognised() -> None:
     made = [make_key(name, f"{name}-tenant", rate_text="5/10") for name in ("a", "b")]
     ring = KeyRing(parse_keys(json.dumps([entry for _, entry in made])))
     for _ in range(2):
@@ -29,14 +29,14 @@ def test_a_key_is_recognised_and_no_other() -> None:
 
 
 @given(st.binary(max_size=400))
-def test_strangers_are_not_let_in_and_not_remembered(key: bytes) -> None:
+def test_wrong_keys_are_refused_and_not_cached(key: bytes) -> None:
     _, entry = make_key("a", "t")
     ring = KeyRing(parse_keys(json.dumps([entry])))
     assert ring.caller(key) is None
     assert not ring._known
 
 
-def test_the_entry_tells_nothing_of_the_key() -> None:
+def test_the_entry_does_not_contain_the_key() -> None:
     key, entry = make_key("a", "t")
     again, _ = make_key("a", "t")
     assert key != again
@@ -72,25 +72,27 @@ GOOD: dict[str, Any] = make_key("a", "t")[1]
         ({"key": "secret"}, "expected an object"),
     ],
 )
-def test_a_bad_entry_is_named_without_its_values(change: dict[str, Any], said: str) -> None:
+def test_the_error_of_a_bad_entry_does_not_contain_its_values(
+    change: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ValueError, match=f"^entry 2: {said}") as refused:
         parse_keys(json.dumps([{**GOOD, "name": "b"}, {**GOOD, **change}]))
     assert "secret" not in str(refused.value)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists))
-def test_whatever_is_set_is_read_or_refused(value: Any) -> None:
+def test_any_setting_is_read_or_refused(value: Any) -> None:
     for text in (json.dumps(value), json.dumps([value]), str(value)):
         with contextlib.suppress(ValueError):
             assert parse_keys(text) == ()
 
 
-def test_two_keys_of_one_name_are_refused() -> None:
+def test_two_keys_with_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="same name"):
         parse_keys(json.dumps([GOOD, GOOD]))
 
 
-def test_the_command_makes_an_entry(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_key_and_its_entry(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["ci", "--tenant", "acme", "--scopes", "jobs:read", "admin", "--rate", "9/3"]
     assert main(arguments) == 0
     key, entry = capsys.readouterr().out.splitlines()
@@ -103,7 +105,7 @@ def test_the_command_makes_an_entry(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "arguments", [["ci"], ["", "--tenant", "a"], ["ci", "--tenant", "a", "--rate", "x"]]
 )
-def test_the_command_says_what_is_wrong(
+def test_the_command_refuses_wrong_arguments(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -116,7 +118,7 @@ def header(*claims: tuple[str, str], **more: Any) -> bytes:
     return base64.b64encode(json.dumps({"claims": values, **more}).encode())
 
 
-def test_a_principal_is_a_caller() -> None:
+def test_a_platform_principal_gives_a_caller() -> None:
     found = read_principal(
         header(
             ("tid", "tenant"),
@@ -131,7 +133,7 @@ def test_a_principal_is_a_caller() -> None:
     assert found.scopes == {Scope.JOBS_READ, Scope.JOBS_WRITE}
 
 
-def test_roles_may_have_a_name_of_their_own() -> None:
+def test_the_principal_names_the_claim_type_of_its_roles() -> None:
     found = read_principal(
         header(("tid", "t"), ("oid", "o"), ("my-role", "admin"), role_typ="my-role")
     )
@@ -150,12 +152,12 @@ def test_roles_may_have_a_name_of_their_own() -> None:
         header(("tid", ""), ("oid", "o")),
     ],
 )
-def test_whom_the_header_does_not_name(value: bytes) -> None:
+def test_a_header_without_a_tenant_or_id_gives_no_caller(value: bytes) -> None:
     assert read_principal(value) is None
 
 
 @given(st.binary() | st.text().map(lambda text: base64.b64encode(text.encode())))
-def test_any_header_is_read_or_ignored(value: bytes) -> None:
+def test_any_principal_header_is_read_or_ignored(value: bytes) -> None:
     read_principal(value)
 
 

@@ -24,7 +24,7 @@ SIGNATURES = {
 
 @pytest.mark.parametrize("name", SIGNATURES)
 @given(tail=st.binary(max_size=20))
-def test_signatures(name: str, tail: bytes) -> None:
+def test_a_signature_gives_the_media_type(name: str, tail: bytes) -> None:
     data = SIGNATURES[name] + tail
     assert media.sniff(data) == name
     assert [other for other in SIGNATURES if media.agrees(other, data)] == [name]
@@ -33,12 +33,12 @@ def test_signatures(name: str, tail: bytes) -> None:
 
 
 @given(data=st.binary(max_size=40))
-def test_sniffing_takes_any_bytes(data: bytes) -> None:
+def test_sniffing_accepts_any_bytes(data: bytes) -> None:
     found = media.sniff(data)
     assert found is None or media.agrees(found, data)
 
 
-def test_text() -> None:
+def test_text_must_not_look_binary() -> None:
     assert media.agrees("text/plain", b"words")
     assert not media.agrees("text/plain", b"wo\0rds")
     assert not media.agrees("image/png", b"words")
@@ -48,7 +48,7 @@ def test_text() -> None:
     ("given_type", "expected"),
     [("Image/JPEG", "image/jpeg"), (" text/plain ; charset=utf-8", "text/plain"), ("", "")],
 )
-def test_essence(given_type: str, expected: str) -> None:
+def test_the_essence_of_a_media_type_has_no_parameters(given_type: str, expected: str) -> None:
     assert media.essence(given_type) == expected
 
 
@@ -86,7 +86,7 @@ def webp_extended(width: int, height: int) -> bytes:
         ("image/webp", webp_extended, 2**24),
     ],
 )
-def test_dimensions(media_type: str, make: object, largest: int) -> None:
+def test_dimensions_are_read_from_the_header(media_type: str, make: object, largest: int) -> None:
     assert callable(make)
     for width, height in ((1, 1), (640, 480), (largest, 1), (1, largest)):
         data = make(width, height)
@@ -97,7 +97,7 @@ def test_dimensions(media_type: str, make: object, largest: int) -> None:
 
 
 @pytest.mark.parametrize("marker", sorted({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}))
-def test_every_kind_of_jpeg_frame(marker: int) -> None:
+def test_every_kind_of_jpeg_frame_is_read(marker: int) -> None:
     assert read_dimensions("image/jpeg", jpeg(3, 2, marker=marker)) == (3, 2)
 
 
@@ -119,13 +119,13 @@ def test_segments_before_the_frame_are_skipped(segments: list[tuple[int, bytes, 
 
 
 @pytest.mark.parametrize("before", [b"\xff\xd9", b"\xff\xda\0\x02", b"\xff\xe0\0\x01"])
-def test_jpegs_without_a_frame(before: bytes) -> None:
+def test_a_jpeg_without_a_frame_is_refused(before: bytes) -> None:
     with pytest.raises(UnreadableImage):
         read_dimensions("image/jpeg", jpeg(5, 7, before))
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0)])
-def test_no_extent(size: tuple[int, int]) -> None:
+def test_a_picture_without_extent_is_refused(size: tuple[int, int]) -> None:
     for media_type, data in (("image/png", png(*size)), ("image/jpeg", jpeg(*size))):
         with pytest.raises(UnreadableImage):
             read_dimensions(media_type, data)
@@ -133,7 +133,7 @@ def test_no_extent(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("media_type", PICTURES)
 @given(data=st.binary(max_size=200))
-def test_dimensions_take_any_bytes(media_type: str, data: bytes) -> None:
+def test_any_bytes_have_dimensions_or_are_refused(media_type: str, data: bytes) -> None:
     for content in (data, SIGNATURES[media_type] + data):
         try:
             found = read_dimensions(media_type, content)
@@ -145,7 +145,7 @@ def test_dimensions_take_any_bytes(media_type: str, data: bytes) -> None:
 
 @pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"progressive": True}])
-def test_agrees_with_pillow(picture_format: str, options: dict[str, bool]) -> None:
+def test_dimensions_agree_with_pillow(picture_format: str, options: dict[str, bool]) -> None:
     image = pytest.importorskip("PIL.Image", exc_type=ImportError)
     buffer = io.BytesIO()
     image.new("RGB", (123, 45)).save(buffer, picture_format, **options)
@@ -155,5 +155,5 @@ def test_agrees_with_pillow(picture_format: str, options: dict[str, bool]) -> No
     assert read_dimensions(media_type, data) == (123, 45)
 
 
-def test_what_is_no_picture_has_no_dimensions() -> None:
+def test_other_types_have_no_dimensions() -> None:
     assert read_dimensions("text/plain", b"") is None

@@ -20,12 +20,12 @@ def test_a_rate_is_read(text: str, read: Rate) -> None:
 @pytest.mark.parametrize(
     "text", ["", "1", "/", "0/1", "1/0", "-1/1", "1.5/1", "1/1/1", "1/1 ", "٣/1", "9" * 20 + "/1"]
 )
-def test_what_is_no_rate(text: str) -> None:
+def test_a_malformed_rate_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected requests/seconds"):
         parse_rate(text)
 
 
-def test_the_headers() -> None:
+def test_a_decision_has_rate_limit_headers() -> None:
     limit = Rate(10, 60)
     _, decision = take_token(limit, None, 0)
     assert limit.policy == '"default";q=10;w=60'
@@ -53,7 +53,7 @@ def test_a_whole_quota_passes_at_once_and_no_more(limit: Rate, at_seconds: float
     limit=RATES,
     pauses=st.lists(st.one_of(st.just(0.0), st.floats(0, 1_000)), min_size=1, max_size=60),
 )
-def test_over_any_time_it_is_the_quota_and_the_rate(limit: Rate, pauses: list[float]) -> None:
+def test_any_period_allows_the_quota_and_the_rate(limit: Rate, pauses: list[float]) -> None:
     bucket: TokenBucket | None = None
     now, allowed = 0.0, 0
     for pause in pauses:

@@ -21,7 +21,7 @@ ENVIRON = {
 }
 
 
-def test_defaults() -> None:
+def test_settings_have_defaults() -> None:
     settings = GatewaySettings.from_env(ENVIRON)
     assert settings.gateway_base_url == "http://127.0.0.1:7071"
     assert settings.reply_token_keys == (bytes(32),)
@@ -31,7 +31,7 @@ def test_defaults() -> None:
     assert settings.catalogue_path.name == "models.toml"
 
 
-def test_everything_set() -> None:
+def test_every_setting_is_read() -> None:
     other = base64.b64encode(b"k" * 40).decode()
     settings = GatewaySettings.from_env(
         {
@@ -112,7 +112,7 @@ def test_a_wrong_value_is_named(variable: str, value: str) -> None:
     assert KEY not in str(caught.value)
 
 
-def test_secrets_are_not_shown() -> None:
+def test_secrets_are_not_in_the_repr() -> None:
     settings: Any = GatewaySettings.from_env(ENVIRON)
     shown = repr(settings)
     assert "hidden" not in shown

@@ -30,5 +30,5 @@ def test_a_refused_change_names_both() -> None:
         change_status(JobStatus.SUCCEEDED, JobStatus.RUNNING)
 
 
-def test_staying_is_no_change() -> None:
+def test_staying_in_a_status_is_legal() -> None:
     assert change_status(JobStatus.SUCCEEDED, JobStatus.SUCCEEDED) is JobStatus.SUCCEEDED

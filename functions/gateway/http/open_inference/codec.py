@@ -15,7 +15,7 @@ from gateway.http.open_inference.tensors import (
     BYTES,
     DATATYPES,
     Tensor,
-    checked_shape,
+    check_shape,
     from_json,
     pack,
     unpack,
@@ -113,7 +113,7 @@ def _tensor(
         raise unreadable(f"{path}.datatype: expected one of {', '.join(DATATYPES)}")
     if (data is None) != ("data" in value):
         raise unreadable(f"{path}: expected either data or parameters.{_SIZE}")
-    shape = checked_shape(path, value.get("shape"))
+    shape = check_shape(path, value.get("shape"))
     content_type = parameters.get("content_type")
     if content_type is not None and not isinstance(content_type, str):
         raise unreadable(f"{path}.parameters.content_type: expected a text")

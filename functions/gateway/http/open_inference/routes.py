@@ -156,7 +156,7 @@ async def oip_infer(request: Request, model: str) -> Response:
     inference = await _read_request(request, found)
     _check_outputs(found, inference)
     submissions = read_submissions(found, inference)
-    # `respond-async` has no effect here, since there is no job to ask for later.
+    # `respond-async` has no effect here, since the protocol has no way to ask later.
     given_seconds = parse_prefer(request.headers.getlist("prefer")).wait_seconds
     wait_seconds = MAX_WAIT_SECONDS if given_seconds is None else given_seconds
     # Create the jobs, start them, and wait for their end.
@@ -203,7 +203,7 @@ async def _read_request(request: Request, model: Model) -> oip_codec.InferenceRe
     body = await read_body(request)
     limit_bytes = (
         model.max_input_bytes * 4 // 3 + _ENVELOPE_BYTES
-    )  # base64 makes four bytes of three
+    )  # base64 needs four bytes for three
     if len(body) > limit_bytes:
         raise HttpProblem(
             problems.PAYLOAD_TOO_LARGE, f"a request takes up to {limit_bytes} bytes in all"

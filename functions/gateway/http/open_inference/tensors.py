@@ -42,7 +42,7 @@ _LENGTH: Final = struct.Struct("<I")
 class Tensor:
     """A tensor. Its `elements` are flat, in row-major order; of BYTES they are bytes or JSON text.
 
-    `content_type` says what the elements of BYTES are, where somebody told.
+    `content_type` is the media type of elements of BYTES, if the request has one.
     """
 
     name: str
@@ -57,7 +57,7 @@ def unreadable(what: str) -> HttpProblem:
     return HttpProblem(problems.MALFORMED_REQUEST, what)
 
 
-def checked_shape(name: str, value: Json) -> tuple[int, ...]:
+def check_shape(name: str, value: Json) -> tuple[int, ...]:
     """Return a shape from JSON."""
     sizes = value if isinstance(value, list) and len(value) <= MAX_RANK else [None]
     # Each is less than 2^31, so that their product is cheap to compare.

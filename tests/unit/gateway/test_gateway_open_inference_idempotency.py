@@ -7,29 +7,29 @@ import httpx
 import pytest
 
 from gateway.errors import Unavailable
-from tests.unit.gateway.conftest import World
-from tests.unit.gateway.oip_caller import infer, outputs, tensor
+from tests.unit.gateway.conftest import RunningGateway
+from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 
-async def infer_again(world: World, key: str, request: dict[str, Any]) -> httpx.Response:
+async def infer_again(gateway: RunningGateway, key: str, request: dict[str, Any]) -> httpx.Response:
     """A caller who comes when the jobs of the key have ended."""
-    return await world.http.post(
+    return await gateway.http.post(
         "/v2/models/noop/infer", json=request, headers={"idempotency-key": key}
     )
 
 
-async def test_a_repeat_under_its_key_gets_the_same_jobs(world: World) -> None:
+async def test_a_repeat_under_its_key_gets_the_same_jobs(gateway: RunningGateway) -> None:
     request = {"inputs": [tensor("a", "b", "c")]}
     outcomes = [{"result": {"json": number}} for number in range(3)]
-    first = await infer(world, "noop", request, outcomes, {"idempotency-key": "one"})
+    first = await infer(gateway, "noop", request, outcomes, {"idempotency-key": "one"})
     assert first.status_code == 200, first.text
     assert "idempotency-replayed" not in first.headers
-    again = await infer_again(world, "one", request)
+    again = await infer_again(gateway, "one", request)
     assert again.json() == first.json()
     assert again.headers["idempotency-replayed"] == "true"
-    assert len(world.durable.runs) == 3
+    assert len(gateway.durable.runs) == 3
 
 
 @pytest.mark.parametrize(
@@ -43,42 +43,44 @@ async def test_a_repeat_under_its_key_gets_the_same_jobs(world: World) -> None:
     ],
 )
 async def test_another_request_under_a_key_starts_nothing(
-    world: World, request_body: dict[str, Any]
+    gateway: RunningGateway, request_body: dict[str, Any]
 ) -> None:
     outcomes = [{"result": {"json": number}} for number in range(2)]
     key = {"idempotency-key": "one"}
-    await infer(world, "noop", {"inputs": [tensor("a", "b")]}, outcomes, key)
-    refused = await infer_again(world, "one", request_body)
+    await infer(gateway, "noop", {"inputs": [tensor("a", "b")]}, outcomes, key)
+    refused = await infer_again(gateway, "one", request_body)
     assert (refused.status_code, list(refused.json())) == (422, ["error"])
     assert "Idempotency-Key" in refused.json()["error"]
-    assert len(world.durable.runs) == 2
+    assert len(gateway.durable.runs) == 2
 
 
-async def test_both_apis_share_a_callers_keys(world: World) -> None:
+async def test_both_apis_share_the_keys_of_a_caller(gateway: RunningGateway) -> None:
     headers = {"idempotency-key": "one", "content-type": "text/plain", "prefer": "respond-async"}
-    answer = await world.http.post("/v1/models/noop/jobs", content=b"a", headers=headers)
+    answer = await gateway.http.post("/v1/models/noop/jobs", content=b"a", headers=headers)
     assert answer.status_code == 202
-    refused = await infer_again(world, "one", {"inputs": [tensor("a")]})
+    refused = await infer_again(gateway, "one", {"inputs": [tensor("a")]})
     assert refused.status_code == 422
-    assert len(world.durable.runs) == 1
+    assert len(gateway.durable.runs) == 1
 
 
-async def test_many_at_once_under_a_key_make_one_set_of_jobs(world: World) -> None:
+async def test_simultaneous_requests_under_a_key_make_one_set_of_jobs(
+    gateway: RunningGateway,
+) -> None:
     request = {"inputs": [tensor("a", "b")]}
-    callers = [asyncio.create_task(infer_again(world, "one", request)) for _ in range(16)]
-    while len(world.queues.sent) < 2:
-        world.queues.has_sent.clear()
-        await world.queues.has_sent.wait()
+    callers = [asyncio.create_task(infer_again(gateway, "one", request)) for _ in range(16)]
+    while len(gateway.queues.sent) < 2:
+        gateway.queues.has_sent.clear()
+        await gateway.queues.has_sent.wait()
     for number in range(2):
-        await world.reply(world.queues.request(number), result={"json": number})
+        await gateway.reply(gateway.queues.request(number), result={"json": number})
     answers = await asyncio.gather(*callers)
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
-    assert len(world.durable.runs) == 2
+    assert len(gateway.durable.runs) == 2
 
 
-async def test_who_died_between_two_jobs_is_finished_by_the_repeat(world: World) -> None:
-    start, count = world.durable.start, 0
+async def test_a_repeat_starts_the_jobs_that_a_killed_request_left(gateway: RunningGateway) -> None:
+    start, count = gateway.durable.start, 0
 
     async def dying(*arguments: Any, **options: Any) -> None:
         nonlocal count
@@ -87,20 +89,20 @@ async def test_who_died_between_two_jobs_is_finished_by_the_repeat(world: World)
             raise Unavailable("durable", "killed")
         await start(*arguments, **options)
 
-    world.durable.start = dying  # type: ignore[method-assign]  # it dies after the first start
+    gateway.durable.start = dying  # type: ignore[method-assign]  # it dies after the first start
     request = {"inputs": [tensor("a", "b")]}
     headers = {"idempotency-key": "one", "prefer": "wait=0"}
-    answer = await world.http.post("/v2/models/noop/infer", json=request, headers=headers)
+    answer = await gateway.http.post("/v2/models/noop/infer", json=request, headers=headers)
     assert answer.status_code == 503
-    assert len(world.durable.runs) == 1
-    world.durable.start = start  # type: ignore[method-assign]
+    assert len(gateway.durable.runs) == 1
+    gateway.durable.start = start  # type: ignore[method-assign]
     outcomes = [{"result": {"json": number}} for number in range(2)]
-    answer = await infer(world, "noop", request, outcomes, {"idempotency-key": "one"})
+    answer = await infer(gateway, "noop", request, outcomes, {"idempotency-key": "one"})
     assert outputs(answer)["result"]["data"] == ["0", "1"]
-    assert len(world.durable.runs) == 2
+    assert len(gateway.durable.runs) == 2
 
 
-async def test_what_is_no_key_is_refused(world: World) -> None:
-    refused = await infer_again(world, "two words", {"inputs": [tensor("a")]})
+async def test_a_malformed_key_is_refused(gateway: RunningGateway) -> None:
+    refused = await infer_again(gateway, "two words", {"inputs": [tensor("a")]})
     assert (refused.status_code, list(refused.json())) == (400, ["error"])
-    assert world.durable.runs == {}
+    assert gateway.durable.runs == {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from tests.unit.gateway.conftest import World
+from tests.unit.gateway.conftest import RunningGateway
 
 
 def tensor(*data: Any, datatype: str = "BYTES", **others: Any) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def tensor(*data: Any, datatype: str = "BYTES", **others: Any) -> dict[str, Any]
 
 
 async def infer(
-    world: World,
+    gateway: RunningGateway,
     model: str,
     request: dict[str, Any] | bytes,
     outcomes: Sequence[dict[str, Any]],
@@ -24,13 +24,13 @@ async def infer(
     """A caller who waits, and a worker who brings one outcome a job."""
     content = request if isinstance(request, bytes) else json.dumps(request).encode()
     waiting = asyncio.create_task(
-        world.http.post(f"/v2/models/{model}/infer", content=content, headers=headers)
+        gateway.http.post(f"/v2/models/{model}/infer", content=content, headers=headers)
     )
-    while len(world.queues.sent) < len(outcomes):
-        world.queues.has_sent.clear()
-        await world.queues.has_sent.wait()
+    while len(gateway.queues.sent) < len(outcomes):
+        gateway.queues.has_sent.clear()
+        await gateway.queues.has_sent.wait()
     for number, outcome in enumerate(outcomes):
-        await world.reply(world.queues.request(number), **outcome)
+        await gateway.reply(gateway.queues.request(number), **outcome)
     return await waiting
 
 

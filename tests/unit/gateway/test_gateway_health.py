@@ -10,14 +10,14 @@ import pytest
 from gateway.http import problems
 from gateway.http.app import create_app
 from gateway.http.routes.health import FRESH_SECONDS
-from tests.unit.gateway.conftest import World
+from tests.unit.gateway.conftest import RunningGateway
 
 
-async def test_models(world: World) -> None:
-    answer = await world.http.get("/v1/models")
+async def test_the_models_are_listed(gateway: RunningGateway) -> None:
+    answer = await gateway.http.get("/v1/models")
     models = answer.json()["models"]
-    assert [model["name"] for model in models] == list(world.services.catalogue)
-    one = await world.http.get("/v1/models/classifier")
+    assert [model["name"] for model in models] == list(gateway.services.catalogue)
+    one = await gateway.http.get("/v1/models/classifier")
     assert one.json() == models[0]
     assert one.json()["limits"] == {
         "input_bytes": 10_485_760,
@@ -25,19 +25,21 @@ async def test_models(world: World) -> None:
         "pixels": 50_000_000,
         "deadline_seconds": 3600,
     }
-    unknown = await world.http.get("/v1/models/noob")
+    unknown = await gateway.http.get("/v1/models/noob")
     assert (unknown.status_code, unknown.json()["nearest"]) == (404, ["noop"])
 
 
-async def test_alive(world: World) -> None:
-    world.durable.is_down = world.queues.is_down = world.payloads.is_down = True
-    assert (await world.http.get("/v1/health/live")).json() == {"status": "live"}
+async def test_the_process_is_alive(gateway: RunningGateway) -> None:
+    gateway.durable.is_down = gateway.queues.is_down = gateway.payloads.is_down = True
+    assert (await gateway.http.get("/v1/health/live")).json() == {"status": "live"}
 
 
 @pytest.mark.parametrize("part", ["durable", "queues", "payloads"])
-async def test_ready_only_if_all_answer(world: World, part: str) -> None:
-    getattr(world, part).is_down = True
-    answer = await world.http.get("/v1/health/ready")
+async def test_the_gateway_is_ready_only_if_all_services_answer(
+    gateway: RunningGateway, part: str
+) -> None:
+    getattr(gateway, part).is_down = True
+    answer = await gateway.http.get("/v1/health/ready")
     assert answer.status_code == 503
     name = {"queues": "queue", "payloads": "blobs"}.get(part, part)
     checks = answer.json()["checks"]
@@ -45,21 +47,21 @@ async def test_ready_only_if_all_answer(world: World, part: str) -> None:
     assert "switched off" not in answer.text
 
 
-async def test_ready_looks_once_a_second(world: World) -> None:
+async def test_readiness_is_checked_once_a_second(gateway: RunningGateway) -> None:
     for _ in range(5):
-        answer = await world.http.get("/v1/health/ready")
+        answer = await gateway.http.get("/v1/health/ready")
         assert answer.json() == {
             "status": "ready",
             "checks": {"durable": "ok", "queue": "ok", "blobs": "ok"},
         }
-    assert world.durable.status_count == 1
+    assert gateway.durable.status_count == 1
     assert FRESH_SECONDS == 1
 
 
-async def test_the_root_points_on(world: World) -> None:
-    pointers = (await world.http.get("/")).json()
+async def test_the_root_links_to_the_documentation(gateway: RunningGateway) -> None:
+    pointers = (await gateway.http.get("/")).json()
     for path in (pointers["docs"], pointers["openapi"], pointers["models"], pointers["ready"]):
-        assert (await world.http.get(path)).status_code == 200
+        assert (await gateway.http.get(path)).status_code == 200
 
 
 class Links(HTMLParser):
@@ -79,27 +81,27 @@ class Links(HTMLParser):
 
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/problems"])
-async def test_pages_work_without_the_internet(world: World, path: str) -> None:
-    answer = await world.http.get(path)
+async def test_pages_work_without_the_internet(gateway: RunningGateway, path: str) -> None:
+    answer = await gateway.http.get(path)
     page = Links()
     page.feed(answer.text)
     assert page.loads == []
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-async def test_every_problem_is_explained(world: World) -> None:
+async def test_every_problem_is_explained(gateway: RunningGateway) -> None:
     page = Links()
-    page.feed((await world.http.get("/docs/problems")).text)
+    page.feed((await gateway.http.get("/docs/problems")).text)
     assert page.ids == set(problems.PROBLEM_KINDS)
-    assert "<!--" not in (await world.http.get("/docs/problems")).text
+    assert "<!--" not in (await gateway.http.get("/docs/problems")).text
 
 
-async def test_a_defect_is_a_problem_that_tells_nothing(world: World) -> None:
+async def test_a_defect_is_a_problem_without_internals(gateway: RunningGateway) -> None:
     class Broken:
         async def status(self, job_id: str) -> None:
             raise RuntimeError("the secret is 42")
 
-    api = create_app(world.services)
+    api = create_app(gateway.services)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await api({**scope, "durable": Broken()}, receive, send)

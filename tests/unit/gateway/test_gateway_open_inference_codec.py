@@ -51,7 +51,7 @@ def refused(data: bytes, header_length: str | None = None) -> str:
 
 
 @given(st.lists(tensors(), min_size=1, max_size=4))
-def test_what_is_written_in_binary_is_read_back(written: list[Tensor]) -> None:
+def test_a_tensor_survives_binary_encoding(written: list[Tensor]) -> None:
     named = [
         Tensor(f"t{number}", tensor.datatype, tensor.shape, tensor.elements)
         for number, tensor in enumerate(written)
@@ -132,7 +132,7 @@ def tensor(**others: Any) -> dict[str, Any]:
         ([tensor(parameters={"shared_memory_region": "r"})], "not supported"),
     ],
 )
-def test_a_request_that_is_none_is_refused_by_name(inputs: Any, named: str) -> None:
+def test_a_malformed_request_is_refused_with_its_path(inputs: Any, named: str) -> None:
     assert named in refused(body(inputs))
 
 
@@ -149,17 +149,17 @@ def test_a_request_that_is_none_is_refused_by_name(inputs: Any, named: str) -> N
         ({"parameters": []}, "parameters"),
     ],
 )
-def test_other_members_are_checked_too(others: dict[str, Any], named: str) -> None:
+def test_a_malformed_option_is_refused_with_its_path(others: dict[str, Any], named: str) -> None:
     assert named in refused(body([tensor()], **others))
 
 
 @pytest.mark.parametrize("header_length", ["-1", "x", "1e3", "99999", "9" * 400, "", "²"])
-def test_the_header_length_must_lie_within_the_body(header_length: str) -> None:
+def test_the_header_length_must_be_within_the_body(header_length: str) -> None:
     refused(body([tensor()]), header_length)
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 100_000, b'{"inputs": NaN}'])
-def test_what_is_no_json_object_is_refused(data: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(data: bytes) -> None:
     refused(data)
 
 
@@ -202,7 +202,7 @@ JSON = st.recursive(
     has_header=st.booleans(),
     cut=st.integers(-2, 2),
 )
-def test_no_request_does_more_than_be_refused(
+def test_any_bytes_are_a_request_or_a_problem(
     value: dict[str, Any], rest: bytes, *, has_header: bool, cut: int
 ) -> None:
     head = body([value], parameters=value.get("parameters"), outputs=[value])
@@ -211,5 +211,5 @@ def test_no_request_does_more_than_be_refused(
 
 
 @given(st.binary(max_size=60), st.none() | st.integers(0, 70).map(str))
-def test_bytes_that_nobody_meant_are_refused(data: bytes, header_length: str | None) -> None:
+def test_surplus_bytes_are_refused(data: bytes, header_length: str | None) -> None:
     refused(data, header_length)

@@ -51,7 +51,7 @@ def backlog(count: int, seconds_each: float, batch_size: int = 1) -> list[ReplyS
 
 
 @given(replies)
-def test_whatever_workers_send_an_estimate_is_a_time(found: list[ReplySample]) -> None:
+def test_any_reply_gives_a_finite_estimate(found: list[ReplySample]) -> None:
     pace = pace_of(found)
     for estimate in (pace.seconds_per_job, pace.least_seconds_per_job):
         assert (estimate is None) == (not found)
@@ -59,31 +59,31 @@ def test_whatever_workers_send_an_estimate_is_a_time(found: list[ReplySample]) -
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_under_a_backlog_the_pace_is_the_throughput(batch_size: int) -> None:
+def test_the_busy_time_of_a_long_queue_is_the_throughput(batch_size: int) -> None:
     pace = pace_of(backlog(160, 0.5, batch_size))
     assert pace.seconds_per_job == pytest.approx(0.5, rel=0.35)
     assert pace.least_seconds_per_job == pytest.approx(0.5, rel=0.35)
 
 
-def test_two_workers_halve_the_pace_and_not_the_cost() -> None:
+def test_two_workers_halve_the_busy_time_and_not_the_device_time() -> None:
     found = [ReplySample(number * 0.5, 1.0, 1.0, 1) for number in range(1, 100)]
     pace = pace_of(found)
     assert pace.seconds_per_job == pytest.approx(0.5, rel=0.1)
     assert pace.device_seconds / pace.weight == pytest.approx(1.0)
 
 
-def test_the_time_without_a_worker_is_nobodys() -> None:
+def test_time_without_a_worker_does_not_count() -> None:
     pace = pace_of([ReplySample(1.0, 0.2, 0.1, 1), ReplySample(600.0, 0.2, 0.1, 1)])
     assert pace.seconds_per_job == pytest.approx(0.2)
 
 
-def test_without_a_backlog_a_job_takes_its_own_time() -> None:
+def test_without_a_queue_the_busy_time_is_the_time_of_a_job() -> None:
     pace = pace_of([ReplySample(number * 60.0, 0.2, 0.1, 1) for number in range(10)])
     assert pace.seconds_per_job == pytest.approx(0.2)
 
 
 @given(st.floats(0.001, 100), st.floats(0.001, 100))
-def test_a_new_speed_is_learnt(before: float, after: float) -> None:
+def test_a_new_throughput_replaces_the_old_one(before: float, after: float) -> None:
     found = [ReplySample(number * before, before, before, 1) for number in range(50)]
     start = 50 * before
     found += [ReplySample(start + number * after, after, after, 1) for number in range(400)]
@@ -101,7 +101,7 @@ def test_a_position_is_within_the_queue(length: int, times: list[int], looked_at
     assert places == sorted(places)
 
 
-def test_what_came_later_is_behind() -> None:
+def test_later_jobs_are_behind() -> None:
     arrivals = [1.0, 2.0, 3.0, 4.0]
     count = LengthSample(4, 10.0, 0)
     assert [position(count, arrivals, 0, at) for at in arrivals] == [1, 2, 3, 4]
@@ -122,7 +122,7 @@ def test_a_length_is_never_negative(length: int, arrivals: list[float], gone: in
     assert length_now(LengthSample(length, 50.0, 0), sorted(arrivals), gone) >= 0
 
 
-def test_quiet_is_measured_by_the_models_own_pace() -> None:
+def test_the_limit_for_a_cold_start_follows_the_throughput() -> None:
     assert not is_cold_starting(0.0, 4.9, Throughput())
     assert is_cold_starting(0.0, 5.0, Throughput())
     slow = Throughput().after(ReplySample(0.0, 30.0, 30.0, 1))
@@ -140,10 +140,10 @@ def test_quiet_is_measured_by_the_models_own_pace() -> None:
         (QueuePosition(3, None, QueuePhase.COLD_STARTING), 5),
     ],
 )
-def test_when_to_ask_again(place: QueuePosition, expected: int) -> None:
+def test_retry_after_follows_the_estimate(place: QueuePosition, expected: int) -> None:
     assert retry_after_seconds(place, 1, 30) == expected
 
 
-def test_a_wait_is_known_only_with_a_pace() -> None:
+def test_a_wait_needs_a_throughput() -> None:
     assert wait_seconds(5, None) is None
     assert wait_seconds(5, 0.1) == 0.5

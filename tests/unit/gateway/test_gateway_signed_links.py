@@ -87,7 +87,7 @@ async def test_one_key_signs_many_links_while_it_lasts(opened: Opened, clock: Ma
     assert len(opened.account.keys) == 2
 
 
-async def test_callers_get_the_public_address(opened: Opened, clock: ManualClock) -> None:
+async def test_links_have_the_public_address(opened: Opened, clock: ManualClock) -> None:
     made = links(opened, "https://files.example.com")
     url = await made.to_read("results/a", "image/png", "a.png", NOON + timedelta(hours=1))
     assert url.startswith("https://files.example.com/payloads/results/a?")

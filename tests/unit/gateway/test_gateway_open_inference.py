@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from contract.messages import InlineBytes, InlineJson, PayloadRef
-from tests.unit.gateway.conftest import World, error_body
-from tests.unit.gateway.oip_caller import infer, outputs, tensor
+from tests.unit.gateway.conftest import RunningGateway, error_body
+from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
 from tests.unit.gateway.test_gateway_uploads import NEVER_MADE, sent
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -27,9 +27,9 @@ def picture_text() -> str:
     return base64.b64encode(PNG).decode()
 
 
-async def test_a_picture_in_json_is_classified(world: World) -> None:
+async def test_a_picture_in_json_is_classified(gateway: RunningGateway) -> None:
     answer = await infer(
-        world,
+        gateway,
         "classifier",
         {"id": "mine", "inputs": [tensor(picture_text())]},
         [{"result": {"json": {"labels": CATS}}}],
@@ -46,12 +46,12 @@ async def test_a_picture_in_json_is_classified(world: World) -> None:
     assert json.loads(found["result"]["data"][0]) == {"labels": CATS}
     body = answer.json()
     assert (body["id"], body["model_name"], body["model_version"]) == ("mine", "classifier", "1")
-    job = await world.job(body["parameters"]["job_ids"])
+    job = await gateway.job(body["parameters"]["job_ids"])
     assert job["status"] == "succeeded"
-    assert world.queues.request().input == InlineBytes("image/png", PNG)
+    assert gateway.queues.request().input == InlineBytes("image/png", PNG)
 
 
-async def test_binary_in_and_out(world: World) -> None:
+async def test_binary_tensors_are_read_and_written(gateway: RunningGateway) -> None:
     size = len(PNG) + 4
     value = {"name": "x", "datatype": "BYTES", "shape": [1]}
     head = json.dumps(
@@ -64,7 +64,7 @@ async def test_binary_in_and_out(world: World) -> None:
         }
     ).encode()
     answer = await infer(
-        world,
+        gateway,
         "classifier",
         head + len(PNG).to_bytes(4, "little") + PNG,
         [{"result": {"json": {"labels": CATS}}}],
@@ -79,48 +79,48 @@ async def test_binary_in_and_out(world: World) -> None:
     assert answer.content[length:] == b"\0\0\x40\x3f\0\0\0\x3e"
 
 
-async def test_several_elements_are_several_jobs_in_order(world: World) -> None:
+async def test_several_elements_are_several_jobs_in_order(gateway: RunningGateway) -> None:
     answer = await infer(
-        world,
+        gateway,
         "noop",
         {"inputs": [tensor("a", "b", "c")]},
         [{"result": {"json": number}} for number in range(3)],
     )
     assert outputs(answer)["result"]["data"] == ["0", "1", "2"]
-    sent = [world.queues.request(number).input for number in range(3)]
+    sent = [gateway.queues.request(number).input for number in range(3)]
     assert sent == [InlineBytes("text/plain", text) for text in (b"a", b"b", b"c")]
     assert len(answer.json()["parameters"]["job_ids"].split(",")) == 3
 
 
-async def test_numbers_are_one_job_in_json(world: World) -> None:
+async def test_numbers_are_one_job_in_json(gateway: RunningGateway) -> None:
     request = {
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3.5, 4]}],
         "parameters": {"top": 3, "deadline_seconds": 7, "binary_data_output": False},
     }
-    await infer(world, "noop", request, [{"result": {"json": 1}}])
-    sent = world.queues.request()
+    await infer(gateway, "noop", request, [{"result": {"json": 1}}])
+    sent = gateway.queues.request()
     assert sent.input == InlineJson([[1, 2], [3.5, 4]])
     assert sent.parameters == {"top": 3}
     assert (sent.deadline - sent.created_at).total_seconds() == 7
 
 
-async def test_several_tensors_are_one_object(world: World) -> None:
+async def test_several_tensors_are_one_object(gateway: RunningGateway) -> None:
     request = {"inputs": [tensor(1, datatype="INT8"), {**tensor("a"), "name": "y"}]}
-    await infer(world, "noop", request, [{"result": {"json": 1}}])
-    assert world.queues.request().input == InlineJson({"x": [1], "y": ["a"]})
+    await infer(gateway, "noop", request, [{"result": {"json": 1}}])
+    assert gateway.queues.request().input == InlineJson({"x": [1], "y": ["a"]})
 
 
-async def test_a_result_that_is_no_json_comes_as_base64(world: World) -> None:
+async def test_a_result_that_is_not_json_is_base64(gateway: RunningGateway) -> None:
     mask = {"base64": picture_text(), "media_type": "image/png"}
-    answer = await infer(world, "noop", {"inputs": [tensor("a")]}, [{"result": mask}])
+    answer = await infer(gateway, "noop", {"inputs": [tensor("a")]}, [{"result": mask}])
     result = outputs(answer)["result"]
     assert result["parameters"] == {"content_type": "image/png"}
     assert base64.b64decode(result["data"][0]) == PNG
 
 
-async def test_a_failed_element_is_named(world: World) -> None:
+async def test_a_failed_element_is_named(gateway: RunningGateway) -> None:
     answer = await infer(
-        world,
+        gateway,
         "noop",
         {"inputs": [tensor("a", "b")]},
         [{"result": {"json": 1}}, {"error": error_body("invalid-input")}],
@@ -130,8 +130,8 @@ async def test_a_failed_element_is_named(world: World) -> None:
     assert answer.json()["error"].startswith("element 1: it did not work (job ")
 
 
-async def test_a_job_that_takes_too_long_is_named(world: World) -> None:
-    answer = await world.http.post(
+async def test_a_job_that_takes_too_long_is_named(gateway: RunningGateway) -> None:
+    answer = await gateway.http.post(
         "/v2/models/noop/infer", json={"inputs": [tensor("a")]}, headers={"prefer": "wait=0"}
     )
     assert answer.status_code == 504
@@ -159,18 +159,18 @@ async def test_a_job_that_takes_too_long_is_named(world: World) -> None:
         ),
     ],
 )
-async def test_a_refusal_has_the_protocols_shape_and_accepts_nothing(
-    world: World, model: str, request_body: dict[str, Any], status: int, named: str
+async def test_a_refused_request_has_an_error_of_the_protocol(
+    gateway: RunningGateway, model: str, request_body: dict[str, Any], status: int, named: str
 ) -> None:
-    answer = await world.http.post(
+    answer = await gateway.http.post(
         f"/v2/models/{model}/infer", content=json.dumps(request_body).encode()
     )
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
     assert named in answer.json()["error"]
-    assert world.durable.runs == {}
+    assert gateway.durable.runs == {}
 
 
-async def test_every_path_below_answers_in_the_protocols_shape(world: World) -> None:
+async def test_every_path_of_the_protocol_has_its_errors(gateway: RunningGateway) -> None:
     for method, path, status in (
         ("GET", "/v2/nothing", 404),
         ("GET", "/v2/models/noop/infer", 405),
@@ -178,22 +178,22 @@ async def test_every_path_below_answers_in_the_protocols_shape(world: World) -> 
         ("GET", "/v2/models/noop/versions/2/ready", 404),
         ("POST", "/v2/models/noop/versions/2/infer", 404),
     ):
-        answer = await world.http.request(method, path)
+        answer = await gateway.http.request(method, path)
         assert (answer.status_code, list(answer.json())) == (status, ["error"]), path
-    world.durable.is_down = True
-    answer = await world.http.post("/v2/models/noop/infer", json={"inputs": [tensor("a")]})
+    gateway.durable.is_down = True
+    answer = await gateway.http.post("/v2/models/noop/infer", json={"inputs": [tensor("a")]})
     assert (answer.status_code, list(answer.json())) == (503, ["error"])
 
 
-async def test_compressed_bodies_are_refused(world: World) -> None:
-    answer = await world.http.post(
+async def test_compressed_bodies_are_refused(gateway: RunningGateway) -> None:
+    answer = await gateway.http.post(
         "/v2/models/noop/infer", content=b"x", headers={"content-encoding": "gzip"}
     )
     assert answer.status_code == 415
 
 
-async def test_what_clients_ask_before_they_infer(world: World) -> None:
-    get = world.http.get
+async def test_the_metadata_routes_answer(gateway: RunningGateway) -> None:
+    get = gateway.http.get
     assert (await get("/v2")).json()["extensions"] == ["binary_tensor_data"]
     assert (await get("/v2/health/live")).json() == {"live": True}
     assert (await get("/v2/health/ready")).json() == {"ready": True}
@@ -206,21 +206,21 @@ async def test_what_clients_ask_before_they_infer(world: World) -> None:
         assert (await get(f"{path}/ready")).json() == {"name": "classifier", "ready": True}
 
 
-async def test_no_client_is_told_ready_while_a_service_is_down(world: World) -> None:
-    world.payloads.is_down = True
-    assert (await world.http.get("/v2/health/ready")).status_code == 503
-    assert (await world.http.get("/v2/models/noop/ready")).status_code == 503
+async def test_a_model_is_not_ready_while_a_service_is_down(gateway: RunningGateway) -> None:
+    gateway.payloads.is_down = True
+    assert (await gateway.http.get("/v2/health/ready")).status_code == 503
+    assert (await gateway.http.get("/v2/models/noop/ready")).status_code == 503
 
 
-async def test_a_large_result_is_fetched(world: World) -> None:
+async def test_a_large_result_is_fetched(gateway: RunningGateway) -> None:
     waiting = asyncio.create_task(
-        world.http.post("/v2/models/noop/infer", json={"inputs": [tensor("a")]})
+        gateway.http.post("/v2/models/noop/infer", json={"inputs": [tensor("a")]})
     )
-    await world.queues.has_sent.wait()
-    job_id = world.queues.request().job_id
+    await gateway.queues.has_sent.wait()
+    job_id = gateway.queues.request().job_id
     data = json.dumps(["x" * 50_000]).encode()
-    ref = await world.payloads.put(f"results/{job_id}", data, "application/json")
-    await world.reply(
+    ref = await gateway.payloads.put(f"results/{job_id}", data, "application/json")
+    await gateway.reply(
         result={
             "blob": ref.blob,
             "media_type": ref.media_type,
@@ -231,28 +231,28 @@ async def test_a_large_result_is_fetched(world: World) -> None:
     assert outputs(await waiting)["result"]["data"] == [data.decode()]
 
 
-async def test_it_is_synchronous_whatever_is_preferred(world: World) -> None:
+async def test_respond_async_does_not_shorten_the_wait(gateway: RunningGateway) -> None:
     request, headers = {"inputs": [tensor("a")]}, {"prefer": "respond-async"}
-    answer = await infer(world, "noop", request, [{"result": {"json": 1}}], headers)
+    answer = await infer(gateway, "noop", request, [{"result": {"json": 1}}], headers)
     assert outputs(answer)["result"]["data"] == ["1"]
 
 
-async def test_an_expired_job_tells_whether_it_ran(world: World) -> None:
+async def test_the_error_of_an_expired_job_says_whether_it_ran(gateway: RunningGateway) -> None:
     request = {"inputs": [tensor("a")], "parameters": {"deadline_seconds": 7}}
-    waiting = asyncio.create_task(world.http.post("/v2/models/noop/infer", json=request))
-    await world.queues.has_sent.wait()
-    await world.durable.advance(8)
+    waiting = asyncio.create_task(gateway.http.post("/v2/models/noop/infer", json=request))
+    await gateway.queues.has_sent.wait()
+    await gateway.durable.advance(8)
     answer = await waiting
     assert (answer.status_code, answer.json()["ran"]) == (504, None)
     assert "deadline" in answer.json()["error"]
 
 
-async def test_an_upload_is_the_one_input(world: World) -> None:
-    upload = await sent(world, b"large", "text/plain")
+async def test_an_upload_is_the_only_input(gateway: RunningGateway) -> None:
+    upload = await sent(gateway, b"large", "text/plain")
     request = {"inputs": [], "parameters": {"upload": upload, "top": 3}}
-    answer = await infer(world, "noop", request, [{"result": {"json": 1}}])
+    answer = await infer(gateway, "noop", request, [{"result": {"json": 1}}])
     assert outputs(answer)["result"]["data"] == ["1"]
-    job = world.queues.request()
+    job = gateway.queues.request()
     assert isinstance(job.input, PayloadRef)
     assert (job.input.media_type, job.input.size_bytes) == ("text/plain", 5)
     assert job.parameters == {"top": 3}
@@ -269,19 +269,21 @@ async def test_an_upload_is_the_one_input(world: World) -> None:
         ({"inputs": [], "parameters": {"upload": NEVER_MADE}}, 422),
     ],
 )
-async def test_bad_uploads(world: World, request_body: dict[str, Any], status: int) -> None:
-    answer = await world.http.post("/v2/models/noop/infer", json=request_body)
+async def test_a_bad_upload_is_refused(
+    gateway: RunningGateway, request_body: dict[str, Any], status: int
+) -> None:
+    answer = await gateway.http.post("/v2/models/noop/infer", json=request_body)
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
-    assert world.durable.runs == {}
+    assert gateway.durable.runs == {}
 
 
 @pytest.mark.parametrize(
     ("priority", "queue"), [("low", "noop-low"), ("normal", "noop"), (1, "noop")]
 )
-async def test_a_named_priority_counts_and_tritons_number_does_not(
-    world: World, priority: Any, queue: str
+async def test_a_priority_by_name_counts_and_a_number_does_not(
+    gateway: RunningGateway, priority: Any, queue: str
 ) -> None:
     request = {"inputs": [tensor("a")], "parameters": {"priority": priority}}
-    await infer(world, "noop", request, [{"result": {"json": 1}}])
-    assert world.queues.sent[-1][0] == queue
-    assert world.queues.request().parameters == {}
+    await infer(gateway, "noop", request, [{"result": {"json": 1}}])
+    assert gateway.queues.sent[-1][0] == queue
+    assert gateway.queues.request().parameters == {}
