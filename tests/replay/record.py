@@ -1,7 +1,7 @@
-"""`python -m tests.replay.record`: write histories that are not there yet.
+"""`python -m tests.replay.record`: write histories that do not exist yet.
 
-Existing files stay as they are: they stand for jobs that an older version began. The histories of
-jobs whose outcomes are recorded lie in `outcomes/`; those beside it are from before.
+Existing files stay unchanged: they are jobs that an older version began. The histories of jobs with
+recorded outcomes are in `outcomes/`; the others are older.
 """
 
 import asyncio
@@ -247,7 +247,7 @@ DELIVERIES = {
 
 
 async def main() -> None:
-    """Play each scene whose file is not there."""
+    """Play each scene whose file does not exist."""
     for name, outcomes in DELIVERIES.items():
         path = WEBHOOKS / f"{name}.json"
         if not path.exists():
@@ -261,7 +261,7 @@ async def main() -> None:
         scene = Scene()
         await play(scene)
         contexts = [json.loads(text) for text in scene.durable.runs[JOB_ID].contexts]
-        # The first turns and the last: those between repeat one retry after another.
+        # The first turns and the last. The others repeat the retry.
         kept = contexts[:3] + contexts[3:][-1:]
         answers = [json.loads(run_orchestrator(json.dumps(turn))) for turn in kept]
         write(
@@ -274,7 +274,7 @@ async def main() -> None:
 
 
 def write(path: Path, turns: list[dict[str, Any]]) -> None:
-    """One turn a line."""
+    """Return the text of a file, one turn a line."""
     lines = ",\n".join(json.dumps(turn) for turn in turns)
     path.write_text('{"turns": [\n' + lines + "\n]}\n", encoding="utf-8")
     sys.stdout.write(f"{path.name}\n")

@@ -1,9 +1,9 @@
-"""Histories of jobs as hosts hold them: the orchestrator of today must still replay them.
+"""Recorded histories of jobs, which the present orchestrator must still replay.
 
-A file has the contexts of one job, one for each turn, and what the orchestrator answered. A job in
-flight is replayed by whatever version is deployed next, so a file that fails here is not edited:
-the orchestrator has become unable to go on with jobs that are under way. For a change that must
-be, start a new orchestration name and keep the old one until its jobs have ended.
+A file has the contexts of one job, one for each turn, and the answers of the orchestrator. A job in
+flight is replayed by the next version that is deployed. So do not edit a file that fails here: the
+orchestrator cannot continue jobs in flight. If a change is necessary, use a new orchestration name
+and keep the old one until its jobs have ended.
 
 `python -m tests.replay.record` writes new files.
 """
@@ -52,8 +52,8 @@ def test_every_end_of_a_job_has_a_history(paths: list[Path]) -> None:
 
 @pytest.mark.parametrize("path", OUTCOMES, ids=lambda path: path.stem)
 def test_a_later_group_waits_for_one_task_of_its_own(path: Path) -> None:
-    # .NET waits for one task of a group before it looks at the next: a later group that waited for
-    # an event as well would keep the job open.
+    # .NET waits for one task of a group before the next group. A later group that also waited for
+    # an event would keep the job open.
     for turn in turns(path):
         (groups,) = turn["answer"]["actions"]
         first, *later = [
@@ -73,6 +73,6 @@ def test_each_event_is_awaited_once(path: Path) -> None:
             [action.get("externalEventName") for action in group["compoundActions"]]
             for group in groups
         ]
-        # A cancelled job that runs waits once more, and for nothing that an earlier group has; one
-        # with a webhook calls an activity in the end.
+        # A running job that is cancelled waits once more, for other tasks than before. A job with a
+        # webhook calls an activity at the end.
         assert names in ([FIRST], [FIRST, ["stopped", None]], [FIRST, [None]])

@@ -48,7 +48,7 @@ async def test_replacing_and_deleting_need_the_etag(container: PayloadContainer)
     first = await blobs.create("claims/a", b"1")
     assert first is not None
     second = await blobs.replace("claims/a", b"1", first)
-    # The same bytes again are another version: a claim that was taken over shows it.
+    # The same bytes written again have another ETag.
     assert second not in {None, first}
     assert await blobs.replace("claims/a", b"3", first) is None
     await blobs.delete("claims/a", first)
@@ -132,7 +132,7 @@ async def seconds_until_unavailable(call: Awaitable[object]) -> float:
     return time.monotonic() - begun_at
 
 
-# More than what the buffers between two processes take, so that its sending stops half-way.
+# More than the socket buffers hold, so that sending stops half-way.
 LARGE = bytes(8_000_000)
 
 

@@ -1,4 +1,4 @@
-"""What a webhook's receiver may do to who calls it: nothing but be told of another time."""
+"""Webhooks to receivers that misbehave."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def receiving(speak: Speak) -> AsyncIterator[str]:
-    """The URL of a receiver that says so to each connection."""
+    """Yield the URL of a receiver with this behaviour for each connection."""
 
     tasks: set[asyncio.Task[None]] = set()
 
@@ -52,7 +52,7 @@ async def receiving(speak: Speak) -> AsyncIterator[str]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # the transports close in the loop's next round
+        await asyncio.sleep(0)  # the transports close in the next iteration of the loop
 
 
 async def post(speak: Speak, allow: str = "127.0.0.1") -> WebhookResponse:

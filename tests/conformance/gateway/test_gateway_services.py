@@ -84,7 +84,7 @@ async def payloads(
     await opened.close()
 
 
-# aiohttp fears for the event loop above 1 MiB; in one piece it is one round trip, and safe or not.
+# Above 1 MiB aiohttp warns of a blocked event loop.
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 @pytest.mark.parametrize("size_bytes", [0, 1, 100_000, 5_000_000])
 async def test_a_payload_is_read_as_it_was_stored(
@@ -141,7 +141,7 @@ def running_service_bus(port: int, folder: Path) -> Iterator[None]:
 
 
 async def received(port: int, queue: str, count: int) -> list[Any]:
-    """Take so many messages off a queue."""
+    """Receive this many messages from a queue."""
     connection_string = service_bus(port).connection_string or ""
     found: list[Any] = []
     async with (
@@ -168,7 +168,7 @@ async def test_simultaneous_messages_arrive_once(tmp_path: Path) -> None:
         try:
             await queues.check("noop")
             await asyncio.gather(*(queues.send("noop", message(n)) for n in range(40)))
-            # An activity that is repeated sends the same message id: dropped.
+            # A repeated activity sends the same message id, which is dropped.
             await asyncio.gather(*(queues.send("noop", message(n)) for n in range(40)))
             await queues.send("classifier", message(0))
             found = await received(port, "noop", 40)
@@ -193,7 +193,7 @@ async def test_a_missing_queue_is_recognised(tmp_path: Path) -> None:
 
 
 async def refusal(call: Awaitable[None]) -> tuple[str, str]:
-    """What was unavailable and why, without the error, whose traceback keeps sockets alive."""
+    """The service and the reason of an error, whose traceback would keep sockets open."""
     try:
         await call
     except Unavailable as error:

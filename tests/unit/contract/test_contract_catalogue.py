@@ -14,7 +14,7 @@ SHA256 = "ab" * 32
 
 
 def entry(line: str) -> tuple[str, str]:
-    """What to replace in the shipped catalogue, and by what, so that noop has this line more."""
+    """A replacement in the shipped catalogue that adds this line to noop."""
     return 'task = "echo"', f'task = "echo"\n{line}'
 
 

@@ -44,7 +44,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=10,
 )
-# To the millisecond: that is what the wire carries.
+# Messages have times in milliseconds.
 TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001
     lambda time: time.replace(microsecond=time.microsecond // 1000 * 1000)
 )
@@ -117,7 +117,7 @@ def test_any_bytes_are_a_message_or_a_contract_error(data: bytes) -> None:
 
 @given(st.data())
 def test_one_wrong_field_is_refused_or_read(data: st.DataObject) -> None:
-    """Whatever stands in one field, decoding gives a request or a contract error, nothing else."""
+    """With any value in one field, decoding gives a request or a contract error."""
     document = request_to_json(REQUEST)
     name = data.draw(st.sampled_from(sorted(document)))
     document[name] = data.draw(JSON)

@@ -1,4 +1,4 @@
-"""The address guard, form by form."""
+"""The SSRF guard."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ GUARD = AddressGuard()
 
 
 def resolving(*addresses: str) -> Sequence[str]:
-    """What a guard lets pass for a name with these addresses."""
+    """The addresses that the guard allows for a name with these addresses."""
     return GUARD.resolve(GUARD.check_form("https://name.test/x"), lambda host, port: addresses)
 
 

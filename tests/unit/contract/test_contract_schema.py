@@ -1,4 +1,4 @@
-"""The published JSON Schema says of a request what the codec does."""
+"""The published JSON Schema of a request agrees with the codec."""
 
 import json
 

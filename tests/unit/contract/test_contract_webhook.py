@@ -1,4 +1,4 @@
-"""Our signatures, verified by the package that receivers use."""
+"""The signatures, verified by the package that receivers use."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""In-memory halves of the ports to blobs and links, over the same blobs as the payloads."""
+"""The ports to blobs and links in memory, over the same blobs as the payloads."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from tests.unit.gateway.memory import ManualClock, MemoryPayloads
 
 @dataclass
 class MemoryBlobs:
-    """Blobs under conditions. ETags count the writes."""
+    """Conditional blobs. Their ETags count the writes."""
 
     payloads: MemoryPayloads
     clock: ManualClock
@@ -22,7 +22,7 @@ class MemoryBlobs:
     content_encoding: str = ""
 
     def put(self, blob: str, data: bytes, media_type: str = "application/json") -> str:
-        """Write whatever is there, as the holder of a link does."""
+        """Write a blob unconditionally, as the holder of a link does."""
         self.write_count += 1
         self.payloads.blobs[blob] = (media_type, data)
         self.etags[blob] = f'"{self.write_count}"'
@@ -30,7 +30,7 @@ class MemoryBlobs:
         return self.etags[blob]
 
     async def create(self, blob: str, data: bytes) -> str | None:
-        await asyncio.sleep(0)  # as over a network, others come in between
+        await asyncio.sleep(0)  # others run meanwhile, as over a network
         await self.payloads.check()
         return None if blob in self.payloads.blobs else self.put(blob, data)
 
@@ -68,7 +68,7 @@ class MemoryBlobs:
 
 
 class MemoryLinks:
-    """Links that show what they are good for."""
+    """Links whose text shows their permissions."""
 
     async def to_write(self, blob: str, expires_at: datetime) -> str:
         return f"http://blobs.test/{blob}?sp=cw&se={expires_at.isoformat()}"

@@ -1,4 +1,4 @@
-"""The real API over in-memory ports."""
+"""The real API over ports in memory."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,7 +26,7 @@ FINISHED_AT = "2026-03-01T12:00:02.000Z"
 
 @dataclass
 class RunningGateway:
-    """A gateway, and what is behind it."""
+    """A gateway, and the ports behind it."""
 
     http: httpx.AsyncClient
     services: Services
@@ -37,7 +37,7 @@ class RunningGateway:
     blobs: MemoryBlobs
 
     async def accept(self, data: bytes = b"x", model: str = "noop", **query: Any) -> str:
-        """The id of a job that was not waited for."""
+        """Submit a job without waiting for it; return its id."""
         answer = await self.http.post(
             f"/v1/models/{model}/jobs",
             content=data,
@@ -54,7 +54,7 @@ class RunningGateway:
         return job
 
     async def reply(self, request: JobRequest | None = None, **outcome: Any) -> httpx.Response:
-        """Reply as a worker does, to the last request that was sent."""
+        """Reply to a request as a worker does, by default to the last one."""
         request = request or self.queues.request()
         assert request.reply_url is not None
         body = reply_body(request.job_id, **(outcome or {"result": {"json": {"n": 1}}}))
@@ -87,7 +87,7 @@ async def gateway() -> AsyncIterator[RunningGateway]:
 async def open_gateway(
     tracing: GatewayTracing | None = None, **settings: Any
 ) -> AsyncIterator[RunningGateway]:
-    """A gateway with these settings on top of what it needs at least."""
+    """Open a gateway with these settings beside the required ones."""
     clock, queues, payloads = ManualClock(), MemoryQueues(), MemoryPayloads()
     blobs = MemoryBlobs(payloads, clock)
     base_url = "http://gateway.test"

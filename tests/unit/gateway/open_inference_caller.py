@@ -1,4 +1,4 @@
-"""Who calls /v2 in the tests, with a worker that brings what the jobs come to."""
+"""A caller of /v2, and a worker that replies to its jobs."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ async def infer(
     outcomes: Sequence[dict[str, Any]],
     headers: dict[str, str] | None = None,
 ) -> httpx.Response:
-    """A caller who waits, and a worker who brings one outcome a job."""
+    """Send a request that waits, and reply to each of its jobs."""
     content = request if isinstance(request, bytes) else json.dumps(request).encode()
     waiting = asyncio.create_task(
         gateway.http.post(f"/v2/models/{model}/infer", content=content, headers=headers)

@@ -1,4 +1,4 @@
-"""A receiver of webhooks in memory, in the place of the internet."""
+"""A receiver of webhooks in memory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from gateway.webhooks.sender import WebhookResponse
 
 @dataclass
 class MemoryReceiver:
-    """Answers as told, at last with 200, and keeps what it was sent."""
+    """Gives the scripted answers, then 200, and stores the requests."""
 
     answers: list[WebhookResponse | str] = field(default_factory=list)
     posts: list[tuple[str, Mapping[str, str], bytes]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Which media type a caller prefers."""
+"""The choice of a media type by the Accept header."""
 
 import pytest
 from hypothesis import given

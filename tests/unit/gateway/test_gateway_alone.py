@@ -1,4 +1,4 @@
-"""`functions/` is complete as it stands: it imports nothing that only the repository has."""
+"""`functions/` is complete: it imports only its own packages and its requirements."""
 
 import ast
 import json
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[3]
 FUNCTIONS = ROOT / "functions"
 SOURCES = sorted(FUNCTIONS.rglob("*.py"))
 OWN = {"contract", "gateway", "function_app"}
-# Import name → what requirements.txt calls it; starlette and pydantic_core come with fastapi.
+# Import name → name in requirements.txt; starlette and pydantic_core come with fastapi.
 REQUIRED = {
     "azure.functions": "azure-functions",
     "azure.durable_functions": "azure-functions-durable",

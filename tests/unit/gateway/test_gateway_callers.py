@@ -1,4 +1,4 @@
-"""The gate: keys, scopes, rates; and tenants, who cannot tell that there are others."""
+"""Authentication: keys, scopes and rates; and the isolation of tenants."""
 
 import base64
 import json
@@ -150,7 +150,7 @@ async def test_a_rate_is_enforced_and_shown_in_headers(closed: RunningGateway) -
     assert refused.headers["retry-after"] == "20"
     assert refused.headers["ratelimit"] == '"default";r=0;t=60'
     assert closed.durable.runs == {}
-    # Neither others of the tenant nor what needs no key are held up.
+    # Other keys of the tenant and open routes are not limited.
     assert (await closed.http.get("/v1/jobs", headers=bearer("a"))).status_code == 200
     assert (await closed.http.get("/v1/health/live", headers=bearer("a2"))).status_code == 200
     await closed.durable.advance(20)
@@ -200,7 +200,7 @@ async def test_a_job_of_another_tenant_looks_like_an_unknown_job(
     known, unknown = await told(job_id), await told(NOBODY)
     assert known == unknown
     assert known[0] == 404
-    # And nothing happened to it.
+    # The job is unchanged.
     owner = await closed.http.get(f"/v1/jobs/{job_id}", headers=bearer("a2"))
     assert owner.json()["status"] == ("succeeded" if is_final else "queued")
 
@@ -242,7 +242,7 @@ async def test_a_platform_principal_is_accepted_if_trusted() -> None:
     async with open_gateway(trust_principal_header=True) as gateway:
         assert (await gateway.http.get("/v1/jobs")).status_code == 401
         mine = principal_of("t1", "jobs:read", "jobs:write")
-        # The platform passes the token that it checked on, and it is no key of ours.
+        # The platform passes its own token on, which is not an API key.
         mine["authorization"] = "Bearer eyJ"
         body = {"content-type": "application/octet-stream", "prefer": "respond-async"}
         answer = await gateway.http.post(

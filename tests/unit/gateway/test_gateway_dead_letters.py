@@ -1,4 +1,4 @@
-"""Dead letters over the admin routes, with in-memory ports."""
+"""Dead letters over the admin routes, with ports in memory."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,7 @@ async def give_up(
     queue: str = "noop",
     reason: str = "MaxDeliveryCountExceeded",
 ) -> None:
-    """What the trigger does with a message that nobody finished."""
+    """Submit a job, and dead-letter its message."""
     message = ServiceBusMessage(
         body=body,
         message_id=message_id,
@@ -203,7 +203,7 @@ async def test_the_message_of_a_producer_is_sent_unchanged(gateway: RunningGatew
 
 
 async def low_job(gateway: RunningGateway) -> str:
-    """The id of a job of low priority that was given up."""
+    """Dead-letter a job of low priority; return its id."""
     job_id = await gateway.accept(priority="low")
     await give_up(gateway, encode_request(gateway.queues.request()), job_id, queue="noop-low")
     return job_id
@@ -229,7 +229,7 @@ async def test_a_low_message_of_a_producer_goes_back_to_its_queue(gateway: Runni
     source = InlineBytes("text/plain", b"hello")
     request = JobRequest("order-7", "noop", source, now, now + timedelta(seconds=60))
     for queue in ("noop", "noop-low"):
-        # The same message id in both is two letters.
+        # The same message id in both queues gives two letters.
         await give_up(gateway, encode_request(request), "order-7", queue=queue)
     assert (await redrive(gateway, "order-7~low")).status_code == 202
     assert [queue for queue, _ in gateway.queues.sent] == ["noop-low"]
@@ -267,7 +267,7 @@ async def test_a_letter_that_cannot_be_redriven_is_refused(gateway: RunningGatew
     gone = await dead_job(gateway)
     del gateway.durable.runs[gone]
     assert "no longer kept" in (await redrive(gateway, gone)).json()["detail"]
-    # Nothing of that has left a mark.
+    # None of these requests wrote a mark.
     assert all(letter["redriven_as"] is None for letter in (await page(gateway))["dead_letters"])
 
 
@@ -322,7 +322,7 @@ async def test_message_ids_become_valid_blob_names() -> None:
 
 @pytest.mark.parametrize("job_id", ["?", "#", "..", "", "a/b", "a/raiseEvent/cancel?", "a b", "é"])
 async def test_a_message_id_with_url_characters_is_not_looked_up_as_a_job(job_id: str) -> None:
-    # There is nothing behind the port: whatever is asked of it fails.
+    # Each request to the durable client fails.
     durable = DurableClient(cast(Any, None))
     assert await durable.status(job_id) is None
     with pytest.raises(UnknownInstance):

@@ -1,4 +1,4 @@
-"""Everything beside jobs: models, health, the documents, and defects."""
+"""Models, health, documentation, and defects."""
 
 import json
 from html.parser import HTMLParser
@@ -65,7 +65,7 @@ async def test_the_root_links_to_the_documentation(gateway: RunningGateway) -> N
 
 
 class Links(HTMLParser):
-    """Everything that a page would load, and its ids."""
+    """The URLs that a page would load, and its ids."""
 
     def __init__(self) -> None:
         super().__init__()

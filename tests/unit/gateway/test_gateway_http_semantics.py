@@ -1,4 +1,4 @@
-"""The edges of HTTP: conditional requests, HEAD, OPTIONS, CORS and traces."""
+"""HTTP semantics: conditional requests, HEAD, OPTIONS, CORS and traces."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Idempotency keys as text: what is a key, and which are the same."""
+"""The syntax of idempotency keys, claims and fingerprints."""
 
 from datetime import UTC, datetime
 

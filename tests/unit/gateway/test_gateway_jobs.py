@@ -1,4 +1,4 @@
-"""Jobs: looking, waiting, results, cancelling."""
+"""Jobs: reading, waiting, results, cancelling."""
 
 import asyncio
 import hashlib

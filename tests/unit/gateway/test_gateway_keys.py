@@ -1,4 +1,4 @@
-"""Keys and principals: who is let in, as whom, and that nothing of a key is told."""
+"""Keys and principals: the callers that they give, and that keys stay secret."""
 
 import base64
 import contextlib

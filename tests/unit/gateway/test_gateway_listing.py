@@ -1,4 +1,4 @@
-"""Lists of jobs: each is there once, in order, by a bounded number of looks."""
+"""Lists of jobs: complete, in order, by a bounded number of queries."""
 
 import asyncio
 from collections.abc import Collection
@@ -28,7 +28,7 @@ def id_of(milliseconds: int, tail: int = 0) -> str:
 
 @dataclass
 class Store:
-    """Ids alone, listed in an order that says nothing."""
+    """A store that lists its ids in random order."""
 
     ids: list[str]
     window_size: int

@@ -1,4 +1,4 @@
-"""Media types and dimensions, from nothing but bytes."""
+"""Media types and dimensions by the first bytes."""
 
 import io
 import struct

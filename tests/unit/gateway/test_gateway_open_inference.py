@@ -1,4 +1,4 @@
-"""/v2: jobs for clients that know only the Open Inference Protocol."""
+"""/v2: jobs for clients of the Open Inference Protocol."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's bytes: whatever was written is read back, garbage is refused."""
+"""The bytes of the Open Inference Protocol: written and read again, or refused."""
 
 import json
 import math
@@ -57,7 +57,7 @@ def test_a_tensor_survives_binary_encoding(written: list[Tensor]) -> None:
         for number, tensor in enumerate(written)
     ]
     data, header_length = write_response({}, [(tensor, True) for tensor in named])
-    # A response's outputs have the shape of a request's inputs.
+    # The outputs of a response have the form of inputs.
     head = data[:header_length].replace(b'"outputs"', b'"inputs"', 1)
     found = read_request(head + data[header_length:], str(len(head)))
     assert list(found.inputs) == named

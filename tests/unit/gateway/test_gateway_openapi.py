@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, whole, and fit to generate a client from."""
+"""The OpenAPI document: valid, complete, and sufficient to generate a client."""
 
 import keyword
 from typing import Any
@@ -78,7 +78,7 @@ def test_every_problem_is_in_the_document(document: dict[str, Any]) -> None:
         for content in response.get("content", {}).values()
         for code in content.get("examples", ())
     }
-    # Those of an address or a method that is not in the document.
+    # The problems of unknown paths and methods.
     assert set(PROBLEM_KINDS) - shown == {"not-found", "method-not-allowed"} - shown
 
 

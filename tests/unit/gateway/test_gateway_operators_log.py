@@ -1,4 +1,4 @@
-"""The two lines of the log that alerts are made of, and that the alerts' queries still fit them."""
+"""The log lines that alerts parse, and the queries of the alerts."""
 
 import re
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""The recorded outcome of a job: the first one wins, and it outlives whatever dies after it."""
+"""The recorded outcome of a job: the first wins, and it survives the death of any process."""
 
 import json
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def deaf() -> AsyncIterator[RunningGateway]:
-    """A gateway whose orchestrations hear of no event: each comes before the first save."""
+    """A gateway whose events are lost: each is raised before the first save."""
     async with open_gateway() as gateway:
         gateway.durable.discards_events = True
         yield gateway
@@ -87,7 +87,7 @@ async def test_a_cancellation_is_shown_although_its_event_is_lost(
     assert (await deaf.job(job_id))["status"] == "cancelled"
     again = await deaf.http.delete(f"/v1/jobs/{job_id}")
     assert (again.status_code, again.json()["status"]) == (200, "cancelled")
-    # The worker that has it now is told that nobody waits for its reply.
+    # The next worker is answered that the job is final.
     url = deaf.queues.request().reply_url or ""
     assert (await deaf.http.get(url)).status_code == 410
     assert (await deaf.reply()).status_code == 410
@@ -126,7 +126,7 @@ async def test_an_outcome_holds_if_the_gateway_dies_before_the_event(
     # Only the first step of `Jobs.finish` happens.
     await OutcomeStore(gateway.blobs).record(job_id, outcome)
     assert (await gateway.job(job_id))["status"] == "cancelled"
-    # The worker's repeated request tells the orchestration what it was not told.
+    # The worker's repeated request raises the event.
     assert (await gateway.reply()).status_code == 410
     assert gateway.durable.runs[job_id].output["status"] == "cancelled"
 
@@ -215,7 +215,7 @@ async def recovered(gateway: RunningGateway) -> int:
 
 async def test_recovery_ends_a_stuck_orchestration() -> None:
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
-        gateway.clock.now = datetime.now(UTC)  # the jobs' ids hold the machine's own time
+        gateway.clock.now = datetime.now(UTC)  # the ids of jobs contain the machine's time
         gateway.durable.discards_events = True
         hooked = await gateway.accept(
             webhook_url="https://93.184.216.34/hook", deadline_seconds=900
@@ -232,7 +232,7 @@ async def test_recovery_ends_a_stuck_orchestration() -> None:
         assert f"webhook-{hooked}" in gateway.durable.runs
         assert gateway.durable.runs[hooked].status == RuntimeStatus.TERMINATED
         assert (await gateway.job(hooked))["status"] == "succeeded"
-        # The second is found expired now, and its orchestration is given the same time to follow.
+        # The second expires now, and its orchestration has the same time to follow.
         assert (await gateway.job(stuck))["status"] == "expired"
         assert (await gateway.job(queued))["status"] == "queued"
         gateway.clock.now += FOLLOWS_WITHIN + timedelta(seconds=1)

@@ -1,4 +1,4 @@
-"""Jobs of low priority: the queue they go to, and what is told of it."""
+"""Jobs of low priority: their queue, its position and its wait."""
 
 import json
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""What producers without a gateway are told of their dead letters."""
+"""The reports on dead letters to producers without a gateway."""
 
 import json
 from collections.abc import AsyncIterator
@@ -46,7 +46,7 @@ async def give_up(
     minute: int = 0,
     reason: str = "MaxDeliveryCountExceeded",
 ) -> None:
-    """What the trigger does with the message of a producer whose message id is not the job's."""
+    """Dead-letter the message of a producer, whose message id differs from the job id."""
     now = gateway.clock()
     source, deadline = InlineJson(1), now + timedelta(seconds=60)
     request = JobRequest("order-7", "noop", source, now, deadline, reply_to=reply_to)

@@ -1,4 +1,4 @@
-"""Progress: who may tell it, in which order it counts, and how a running job is cancelled."""
+"""Progress: its authorisation, its order, and the cancellation of a running job."""
 
 import asyncio
 import contextlib
@@ -130,7 +130,7 @@ async def test_a_body_that_is_not_a_report_is_refused(
     assert (await gateway.http.put(url, content=body)).status_code == status
 
 
-# The second cancellation is an event that nobody waits for: the SDK says so, and drops it.
+# The second cancellation raises an event that is not awaited: the SDK warns and drops it.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
 async def test_a_running_job_is_cancelled_once_it_has_stopped(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
@@ -151,12 +151,12 @@ async def test_a_running_job_is_cancelled_once_it_has_stopped(gateway: RunningGa
     assert (await tell(gateway, 3, stopped=True)).status_code == 200
 
 
-# The first word that it has stopped is for nobody, either.
+# The event of the first stop is not awaited either.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
 async def test_an_order_to_stop_holds_after_its_gateway_died(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     await tell(gateway, 0)
-    # As a gateway leaves it that is killed before it has raised the event.
+    # The state after a gateway was killed before raising the event.
     await gateway.services.progress.update(job_id, lambda known: known.with_stop_order())
     assert (await tell(gateway, 1)).status_code == 410
     assert (await tell(gateway, 2, stopped=True)).status_code == 200
@@ -319,7 +319,7 @@ REPORTS = st.builds(
 def test_the_newest_report_before_the_cancellation_counts(
     moves: list[ProgressReport | None],
 ) -> None:
-    """None is a cancellation. Whatever the order of arrival, the place never goes back."""
+    """None is a cancellation. In any order of arrival, the newest report counts."""
     known = NO_PROGRESS
     for move in moves:
         before = known

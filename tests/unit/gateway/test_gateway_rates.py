@@ -1,4 +1,4 @@
-"""Rates: never more than the quota and what has flowed in since, and never less."""
+"""Rates: never more than the quota and the tokens added since, and never less."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -42,7 +42,7 @@ def test_a_whole_quota_passes_at_once_and_no_more(limit: Rate, at_seconds: float
     bucket, decision = take_token(limit, bucket, at_seconds)
     assert not decision.is_allowed
     assert decision.full_in_seconds == limit.seconds
-    # Who waits as told is let through, and not only in theory.
+    # A caller that waits for Retry-After is allowed.
     assert decision.retry_after_seconds >= 1
     _, again = take_token(limit, bucket, at_seconds + decision.retry_after_seconds)
     assert again.is_allowed
@@ -73,7 +73,7 @@ def test_a_clock_that_is_set_back_takes_nothing_away() -> None:
 
 
 class Callers(RuleBasedStateMachine):
-    """Callers do not use up each other's rates."""
+    """Each caller has its own bucket."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Each refusal of a submit: its status, its code, and that nothing was accepted."""
+"""The refusals of a submission: status, code, and that no job was accepted."""
 
 import json
 import struct
@@ -117,7 +117,7 @@ async def test_a_bad_request_is_refused(gateway: RunningGateway, case: Case) -> 
 async def test_deeply_nested_json_is_accepted_or_refused_at_once(
     gateway: RunningGateway, where: str
 ) -> None:
-    # Python's own limit depends on the stack around a call, so that the next reader has another.
+    # Python's own limit depends on the depth of the stack.
     for depth in (250, 300, *range(900, 1000, 1)):
         nested = "[" * depth + "]" * depth
         if where == "file":

@@ -1,4 +1,4 @@
-"""Workers' replies: who may, what it must look like, and when it is too late."""
+"""Workers' replies: authorisation, validation, and replies that are too late."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -116,7 +116,7 @@ async def test_a_malformed_reply_is_refused(
         b'{"a": 1e999}',
         b"[" * 10_000,
         b"\xff",
-        # Readable, but no caller could be given it.
+        # It can be read, but not sent to a caller.
         REPLY_START + b"1e999}}",
         REPLY_START + b'"\\ud800"}}',
     ],
@@ -170,7 +170,7 @@ def test_a_token_of_the_gateway_is_valid_until_it_expires(job_id: str, seconds: 
     given_query = query(tokens.url("id", deadline, "noop"))
     expires, token = given_query["expires"], given_query["token"]
     tokens.check("id", expires, token, deadline)
-    # Rotation: the old key verifies beside the new one, and stops once it is gone.
+    # Rotation: the old key verifies until it is removed.
     ReplyTokens((OTHER_KEY, KEY), "").check("id", expires, token, NOW)
     with pytest.raises(InvalidToken):
         ReplyTokens((OTHER_KEY,), "").check("id", expires, token, NOW)

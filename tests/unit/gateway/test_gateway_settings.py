@@ -1,4 +1,4 @@
-"""Settings: every wrong value stops the start and names its variable."""
+"""Settings: each wrong value stops the start with an error that names its variable."""
 
 import base64
 import json

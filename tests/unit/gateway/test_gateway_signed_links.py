@@ -1,4 +1,4 @@
-"""Signed links where an identity opens the storage: the key that signs comes from the storage."""
+"""Signed links by a user delegation key."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 class Account:
-    """What the SDK's client shows of an account that an identity opens."""
+    """The client of an account that uses an identity."""
 
     account_name = "store"
     url = "https://store.blob.core.windows.net/"
@@ -36,7 +36,7 @@ class Account:
 
 
 class Opened(PayloadContainer):
-    """A container of that account, which is there."""
+    """An existing container of that account."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(ServiceEndpoint(address="unused"), clock=clock)
@@ -79,7 +79,7 @@ async def test_one_key_signs_many_links_while_it_lasts(opened: Opened, clock: Ma
     await asyncio.gather(*(made.to_write(f"uploads/{n}", soon) for n in range(5)))
     assert len(opened.account.keys) == 1
     start, expiry = opened.account.keys[0]
-    # Clocks differ, and a link must not outlive its key.
+    # A link must not be valid for longer than its key.
     assert start < NOON
     assert soon < expiry
     clock.now += timedelta(hours=23)

@@ -1,4 +1,4 @@
-"""Submitting: what is accepted, what is sent, and how an ended job answers."""
+"""Submission: accepted requests, the message to the worker, and the answer."""
 
 import asyncio
 import base64
@@ -13,12 +13,12 @@ from tests.unit.gateway.conftest import RunningGateway, error_body
 
 OCTETS = {"content-type": "application/octet-stream"}
 
-# The SDK's one warning a process: that a codec is given no type.
+# The SDK warns once a process that a codec has no type.
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 
 async def submit_and_reply(gateway: RunningGateway, **outcome: Any) -> httpx.Response:
-    """A caller who waits, and a worker who replies meanwhile."""
+    """Submit a job that waits, and reply to it."""
     waiting = asyncio.create_task(
         gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)
     )
@@ -211,7 +211,7 @@ async def test_json_inputs_are_decoded(
 
 
 async def test_json_that_looks_like_a_pickled_object_stays_json(gateway: RunningGateway) -> None:
-    # The Durable SDK makes instances of such objects wherever it decodes one.
+    # The Durable SDK makes instances of objects in this form.
     trap = {"__class__": "Popen", "__module__": "subprocess", "__data__": "id"}
     answer = await gateway.http.post(
         "/v1/models/noop/jobs",

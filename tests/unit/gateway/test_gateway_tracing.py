@@ -13,7 +13,7 @@ from gateway.errors import InvalidSetting
 from gateway.telemetry import GatewayTracing, make_tracer_provider
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 
-# Said once a process by the SDK of itself.
+# A warning of the SDK, once a process.
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

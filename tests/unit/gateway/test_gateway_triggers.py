@@ -1,4 +1,4 @@
-"""What the triggers other than HTTP do, the HTTP adapter, and what Functions indexes."""
+"""The triggers, the adapter to ASGI, and the functions that Functions indexes."""
 
 import asyncio
 import subprocess
@@ -84,7 +84,7 @@ async def test_a_dead_letter_wakes_the_waiting_caller(gateway: RunningGateway) -
 async def test_housekeeping_deletes_histories_past_their_retention(gateway: RunningGateway) -> None:
     old, running = await gateway.accept(), await gateway.accept()
     await gateway.http.delete(f"/v1/jobs/{old}")
-    # It could have ended as late as its model's longest deadline allows: an hour.
+    # The longest deadline of its model is an hour.
     gateway.clock.now += timedelta(hours=73)
     assert await purge(gateway.durable, gateway.services) == 0
     gateway.clock.now += timedelta(seconds=1)
@@ -148,7 +148,7 @@ async def test_functions_requests_reach_the_app(gateway: RunningGateway) -> None
 
 
 class App:
-    """An ASGI app that does one thing."""
+    """An ASGI app with one scripted behaviour."""
 
     def __init__(self, *messages: dict[str, Any], error: Exception | None = None) -> None:
         self.messages = messages

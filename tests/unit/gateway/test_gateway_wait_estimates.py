@@ -1,4 +1,4 @@
-"""What callers hear of the queue, over in-memory queues."""
+"""Positions, waits and refusals, over queues in memory."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 
 def heard(gateway: RunningGateway, seconds: float) -> None:
-    """A reply came to a job that took this long on its own."""
+    """Record a reply to a job that took this long."""
     started_at = datetime(2026, 3, 1, tzinfo=UTC)
     reply = JobReply(
         job_id="",
@@ -63,7 +63,7 @@ async def test_a_model_without_signs_of_a_worker_is_cold_starting(gateway: Runni
         "phase": "cold_starting",
     }
     assert answer.headers["retry-after"] == "5"
-    # A worker that asks whether the reply is wanted is there.
+    # A question whether the reply is wanted shows a worker.
     wanted = await gateway.http.get(gateway.queues.request().reply_url or "")
     assert wanted.status_code == 200
     assert (await gateway.job(job_id))["queue"]["phase"] == "queued"
@@ -77,7 +77,7 @@ async def test_a_failed_count_does_not_fail_a_request(gateway: RunningGateway) -
     assert job["queue"] == {"position": None, "eta_seconds": None, "phase": "queued"}
     model = (await gateway.http.get("/v1/models/noop")).json()
     assert (model["queue_length"], model["estimated_wait_seconds"]) == (None, None)
-    # What failed is left alone for a while.
+    # A failed count is not repeated at once.
     looks = gateway.queues.look_count
     await gateway.job(job_id)
     assert gateway.queues.look_count == looks
@@ -112,7 +112,7 @@ async def submit(gateway: RunningGateway, deadline_seconds: int) -> Any:
 
 async def test_a_job_that_would_expire_in_the_queue_is_refused(gateway: RunningGateway) -> None:
     gateway.queues.lengths["noop"] = 100
-    # Nothing is known of the speed: nobody is refused, and nobody looks.
+    # Without a throughput no job is refused, and no count starts.
     gateway.queues.look_count = 0
     assert (await submit(gateway, 60)).status_code == 202
     heard(gateway, 1.0)
@@ -121,13 +121,13 @@ async def test_a_job_that_would_expire_in_the_queue_is_refused(gateway: RunningG
     assert answer.status_code == 503
     assert answer.json()["code"] == "saturated"
     assert answer.json()["retryable"] is True
-    # One of the hundred was done since the count.
+    # One of the hundred was replied to since the count.
     assert answer.headers["retry-after"] == "40"
     assert len(gateway.durable.runs) == 1
     assert (await submit(gateway, 3600)).status_code == 202
     gateway.queues.lengths["noop"] = 0
     gateway.clock.now += timedelta(milliseconds=1500)
-    # The count is renewed behind a submit's back, which goes by the last one.
+    # A submission uses the last count, and starts another.
     assert (await submit(gateway, 60)).status_code == 503
     await asyncio.sleep(0)
     assert (await submit(gateway, 60)).status_code == 202
@@ -161,7 +161,7 @@ async def test_only_accepted_replies_count(gateway: RunningGateway) -> None:
     assert await estimated() is None
     job_id = await gateway.accept()
     url, body = gateway.queues.request().reply_url or "", reply_body(job_id, result={"json": 1})
-    # A queue that is none of ours, as in a message from before it was named, says nothing of any.
+    # A reply URL without a known queue changes no estimate.
     assert (
         await gateway.http.post(url.replace("queue=noop", "queue=x"), json=body)
     ).status_code == 202

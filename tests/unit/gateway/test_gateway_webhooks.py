@@ -1,4 +1,4 @@
-"""Webhooks: what a submit may name, when it is told, and how it is tried again."""
+"""Webhooks: their submission, their start, and their attempts."""
 
 import base64
 import json

@@ -30,7 +30,7 @@ EVERY_QUERY = [*QUERIES.values(), *ALERT_QUERIES.values()]
 
 
 def read(query: str, line: str) -> dict[str, str] | None:
-    """What a query's `where` and `parse` make of a message; None where they pass it by."""
+    """The fields that a query's `where` and `parse` find in a message; None if none."""
     for operator, text in re.findall(r'message (startswith|has) "([^"]*)"', query):
         if text not in line or (operator == "startswith" and not line.startswith(text)):
             return None
@@ -89,7 +89,7 @@ async def test_the_workbook_finds_dead_letters(
     [line] = [message for message in caplog.messages if "dead-lettered" in message]
     found = read(QUERIES["dead-letters"], line)
     assert found is not None
-    # What strangers may have written is quoted in the log; the query takes the quotes off.
+    # Texts of callers are quoted in the log; the query removes the quotes.
     assert (found["job"], found["queue"]) == (repr(job_id), "noop")
     assert found["reason"]
     for name in ("job", "reason", "description"):
