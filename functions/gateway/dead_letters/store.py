@@ -13,7 +13,10 @@ from the queue of low priority. A blob name here cannot contain `~`.
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from contract.catalogue import Model, Priority, queue_of
 from contract.errors import ContractError
@@ -28,10 +31,15 @@ from contract.messages import (
 )
 from contract.names import job_path
 from gateway.http.requests import encode_json
+from gateway.jobs.model import Time
 
 DEAD_LETTERS: Final = "dead-letters/"
 
+LETTER_ID: Final = "[A-Za-z0-9._-]{1,128}(?:~low)?"
+"""The pattern of an id: the characters of a blob name, then a suffix for low priority."""
+
 _LOW: Final = "~low"
+_EXAMPLE_ID: Final = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 
 
 def letter_blob(queue: str, message_id: str) -> str:
@@ -116,11 +124,56 @@ def _read_redrive(document: dict[str, Any]) -> RedriveMark | None:
     return None
 
 
-def letter_resource(letter: StoredLetter, model: Model) -> dict[str, Any]:
+class LetterInput(TypedDict):
+    """The input of a dead letter, without its bytes."""
+
+    kind: Literal["inline", "blob", "url"]
+    media_type: str | None
+    size_bytes: int | None
+
+
+class LetterLinks(TypedDict):
+    """Links of a dead letter."""
+
+    self: str
+    redrive: str
+    job: str
+    redriven_as: NotRequired[str | None]
+
+
+class DeadLetter(TypedDict):
+    """A message that was dead-lettered."""
+
+    id: Annotated[str, Field(examples=[_EXAMPLE_ID])]
+    model: Annotated[str, Field(examples=["classifier"])]
+    queue: Annotated[
+        str,
+        Field(description="The queue of the message, also for a redrive.", examples=["classifier"]),
+    ]
+    job_id: Annotated[str, Field(examples=[_EXAMPLE_ID])]
+    message_id: str | None
+    reason: Annotated[str | None, Field(examples=["MaxDeliveryCountExceeded"])]
+    description: str | None
+    delivery_count: int | None
+    enqueued_at: Time | None
+    dead_lettered_at: Time | None
+    created_at: Annotated[Time | None, Field(description="Null if the message is not a request.")]
+    deadline: Time | None
+    input: LetterInput | None
+    redriven_at: Time | None
+    redriven_as: Annotated[str | None, Field(description="The job as which it was redriven.")]
+    links: LetterLinks
+
+
+def letter_resource(letter: StoredLetter, model: Model) -> DeadLetter:
     """Return the letter as JSON, without its payload, token and URLs."""
     path = f"/v1/admin/dead-letters/{model.name}/{letter.id}"
     document, request, redrive = letter.document, letter.request, letter.redrive
-    links = {"self": path, "redrive": f"{path}/redrive", "job": job_path(letter.job_id)}
+    links: LetterLinks = {
+        "self": path,
+        "redrive": f"{path}/redrive",
+        "job": job_path(letter.job_id),
+    }
     if redrive is not None:
         links["redriven_as"] = job_path(redrive.job_id)
     return {
@@ -143,8 +196,9 @@ def letter_resource(letter: StoredLetter, model: Model) -> dict[str, Any]:
     }
 
 
-def _describe_input(payload: InputPayload) -> dict[str, Any]:
+def _describe_input(payload: InputPayload) -> LetterInput:
     """Return the kind, media type and size of an input."""
+    kind: Literal["inline", "blob", "url"]
     size_bytes: int | None
     match payload:
         case InlineBytes(_, data):

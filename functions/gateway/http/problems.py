@@ -2,7 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from contract.messages import Stage
+from gateway.jobs.model import JobResource
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +211,27 @@ PROBLEM_KINDS: Final[Mapping[str, ProblemKind]] = {
         key=lambda kind: (kind.status, kind.code),
     )
 }
+
+
+class ProblemDetails(TypedDict):
+    """A problem document (RFC 9457). Some kinds have further members: see `/docs/problems`."""
+
+    type: Annotated[str, Field(examples=["/docs/problems#unknown-model"])]
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: Annotated[str, Field(examples=["unknown-model"])]
+    retryable: bool
+    stage: Stage
+    attempt: int | None
+    trace_id: str | None
+
+
+class JobProblem(ProblemDetails):
+    """A problem about a job that exists."""
+
+    job: NotRequired[JobResource | None]
 
 
 class HttpProblem(Exception):

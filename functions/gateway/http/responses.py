@@ -9,19 +9,36 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final, NotRequired
 
 from fastapi import Request, Response
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from contract.catalogue import Catalogue, Priority
 from contract.messages import FailureCode
 from gateway.http import problems
 from gateway.http.problems import HttpProblem, ProblemKind
-from gateway.jobs.model import JobStatus
+from gateway.jobs.model import JobResource, JobStatus
 from gateway.queues.estimates import NO_POSITION, WaitEstimates, retry_after_seconds
 from gateway.telemetry import trace_id, traceparent_of
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
+
+
+class OipError(TypedDict):
+    """An error of the Open Inference Protocol."""
+
+    error: Annotated[
+        str, Field(examples=["there is no model 'clasifier'; did you mean classifier?"])
+    ]
+    ran: NotRequired[
+        Annotated[
+            bool | None,
+            Field(description="With 504: whether a job reached a worker; null if unknown."),
+        ]
+    ]
+
 
 RETRY_AFTER_SECONDS: Final = 1
 """When to ask again for a job whose wait is not known."""
@@ -56,7 +73,7 @@ def json_response(
 def problem_response(request: Request, problem: HttpProblem) -> Response:
     """Return a problem document; for a route under /v2 an error of the Open Inference Protocol."""
     if request.url.path == "/v2" or request.url.path.startswith("/v2/"):
-        error = {"error": problem.detail}
+        error: OipError = {"error": problem.detail}
         if "ran" in problem.extra:
             error["ran"] = problem.extra["ran"]
         return json_response(error, problem.kind.status, problem.headers)
@@ -66,14 +83,14 @@ def problem_response(request: Request, problem: HttpProblem) -> Response:
     )
 
 
-def problem_of_job(job: dict[str, Any], *, has_run: bool | None = None) -> HttpProblem | None:
+def problem_of_job(job: JobResource, *, has_run: bool | None = None) -> HttpProblem | None:
     """Return the problem with which an ended job answers its waiting caller; None if it succeeded.
 
     Args:
         job: The resource of the job.
         has_run: Whether the job reached a worker, if that is known although it has no start.
     """
-    error = job["error"] or {}
+    error: dict[str, Any] = {**(job["error"] or {})}
     match job["status"]:
         case JobStatus.SUCCEEDED:
             return None
@@ -122,7 +139,7 @@ def check_match(request: Request, response: Response) -> None:
 
 
 async def add_queue_position(
-    job: dict[str, Any], priority: Priority, catalogue: Catalogue, estimates: WaitEstimates
+    job: JobResource, priority: Priority, catalogue: Catalogue, estimates: WaitEstimates
 ) -> dict[str, str]:
     """Write a waiting job's position into its resource; return the Retry-After header."""
     model = catalogue.get(job["model"])

@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from contract.catalogue import Priority
 from contract.messages import (
@@ -337,12 +340,79 @@ def _total_ms(initial: Record, ended_at: datetime) -> float:
     return max(0.0, round(elapsed.total_seconds() * 1000, 3))
 
 
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+"""A time as RFC 3339 text."""
+
+
+class JobLinks(TypedDict):
+    """Links of a job."""
+
+    self: Annotated[str, Field(examples=["/v1/jobs/01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"])]
+    result: str
+    cancel: str
+
+
+class JobQueue(TypedDict):
+    """The position of a job in its queue; a value is null if it is not known."""
+
+    position: int | None
+    eta_seconds: float | None
+    phase: Literal["queued", "cold_starting"] | None
+
+
+class JobTiming(TypedDict):
+    """The times of a job; null before it has ended."""
+
+    queued_ms: float | None
+    inference_ms: float | None
+    batch_size: int | None
+    total_ms: float
+
+
+class JobFailure(TypedDict):
+    """Why a job ended without a result."""
+
+    code: Annotated[str, Field(examples=["inference-failed"])]
+    message: str
+    stage: Stage
+    retryable: bool
+
+
+class JobProgress(TypedDict):
+    """The progress of a running job, if its model reports it."""
+
+    fraction: Annotated[float | None, Field(ge=0, le=1, examples=[0.4])]
+    message: str | None
+
+
+class JobResource(TypedDict):
+    """One unit of work. A final status never changes."""
+
+    id: Annotated[str, Field(examples=["01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"])]
+    model: Annotated[str, Field(examples=["classifier"])]
+    status: JobStatus
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    deadline: Time
+    attempt: Annotated[int, Field(ge=1)]
+    progress: JobProgress | None
+    queue: JobQueue
+    result: Annotated[
+        Any, Field(description="The result if it is small JSON; otherwise see links.result.")
+    ]
+    error: JobFailure | None
+    timing: JobTiming | None
+    trace_id: str | None
+    links: JobLinks
+
+
 def result_path(job_id: str) -> str:
     """Return the path of a job's result."""
     return f"{job_path(job_id)}/result"
 
 
-def job_resource(job_id: str, record: Record) -> dict[str, Any]:
+def job_resource(job_id: str, record: Record) -> JobResource:
     """Return the JSON object of a job, as all routes show it.
 
     `result` is the result itself if it is small JSON. Any other result is at `links.result`.

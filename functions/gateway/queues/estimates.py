@@ -28,12 +28,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from contract.catalogue import Model, Priority, queue_of
 from contract.messages import JobReply
 from gateway.clock import Clock
 from gateway.errors import Unavailable
+from gateway.jobs.model import JobQueue
 
 DECAY: Final = 0.97
 """The factor for the older replies at each reply: about the last thirty have weight."""
@@ -122,7 +123,7 @@ class QueuePosition:
     eta_seconds: float | None = None
     phase: QueuePhase | None = None
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> JobQueue:
         """Return the `queue` member of the job resource."""
         return {
             "position": self.position,

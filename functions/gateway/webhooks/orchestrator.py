@@ -20,13 +20,16 @@ import json
 from collections.abc import Generator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, cast
 
 from azure.durable_functions import DurableOrchestrationContext
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from contract.messages import Json, format_time
 from contract.names import ACTIVITY_DELIVER_REPLY, ACTIVITY_DELIVER_WEBHOOK
 from gateway.durable import OrchestrationInstance
+from gateway.jobs.model import Time
 
 WINDOW: Final = timedelta(hours=24)
 """How long a delivery is tried."""
@@ -71,9 +74,30 @@ class DeliveryState(StrEnum):
     FAILED = "failed"
 
 
+class DeliveryAttempt(TypedDict):
+    """One attempt to deliver a webhook: the receiver's status, or a class of error."""
+
+    at: Time
+    status: int | None
+    error: Annotated[str | None, Field(examples=["timeout"])]
+
+
+class WebhookDelivery(TypedDict):
+    """The delivery log of a job's webhook."""
+
+    state: Annotated[
+        Literal["pending", "delivered", "stopped", "failed"],
+        Field(
+            description="`stopped`: the receiver answered 410. `failed`: not delivered in 24 hours."
+        ),
+    ]
+    attempts: list[DeliveryAttempt]
+    next_attempt_at: Time | None
+
+
 def delivery_log(
     state: DeliveryState, attempts: Sequence[Json], next_attempt_at: str | None = None
-) -> Json:
+) -> WebhookDelivery:
     """Return the delivery log as JSON."""
     return {
         "state": state.value,
@@ -82,13 +106,12 @@ def delivery_log(
     }
 
 
-def read_delivery_log(instance: OrchestrationInstance | None) -> dict[str, Any]:
+def read_delivery_log(instance: OrchestrationInstance | None) -> WebhookDelivery:
     """Return the log of a delivery; an empty log if the delivery has not started."""
     for found in (instance.output, instance.custom_status) if instance else ():
         if isinstance(found, dict) and "attempts" in found:
-            return found
-    empty: dict[str, Any] = delivery_log(DeliveryState.PENDING, ())
-    return empty
+            return cast(WebhookDelivery, found)
+    return delivery_log(DeliveryState.PENDING, ())
 
 
 def delivery_input(job_id: str, attempts: Json = (), told: Json = None) -> str:

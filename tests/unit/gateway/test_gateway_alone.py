@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[3]
 FUNCTIONS = ROOT / "functions"
 SOURCES = sorted(FUNCTIONS.rglob("*.py"))
 OWN = {"contract", "gateway", "function_app"}
-# Import name → name in requirements.txt; starlette and pydantic_core come with fastapi.
+# Import name → name in requirements.txt; starlette comes with fastapi,
+# typing_extensions with pydantic.
 REQUIRED = {
     "azure.functions": "azure-functions",
     "azure.durable_functions": "azure-functions-durable",
@@ -23,6 +24,7 @@ REQUIRED = {
     "fastapi": "fastapi",
     "starlette": "fastapi",
     "pydantic": "pydantic",
+    "typing_extensions": "pydantic",
     "uuid_utils": "uuid-utils",
     "aiohttp": "aiohttp",
     "yarl": "yarl",

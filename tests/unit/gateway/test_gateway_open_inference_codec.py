@@ -12,7 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http import problems
-from gateway.http.open_inference.codec import MAX_TENSORS, read_request, write_response
+from gateway.http.open_inference.codec import (
+    MAX_TENSORS,
+    OipInference,
+    read_request,
+    write_response,
+)
 from gateway.http.open_inference.tensors import DATATYPES, Tensor, nested
 from gateway.http.problems import HttpProblem
 
@@ -56,9 +61,13 @@ def test_a_tensor_survives_binary_encoding(written: list[Tensor]) -> None:
         Tensor(f"t{number}", tensor.datatype, tensor.shape, tensor.elements)
         for number, tensor in enumerate(written)
     ]
-    data, header_length = write_response({}, [(tensor, True) for tensor in named])
+    response = OipInference(
+        model_name="noop", model_version="1", parameters={"job_ids": ""}, outputs=[]
+    )
+    data, header_length = write_response(response, [(tensor, True) for tensor in named])
     # The outputs of a response have the form of inputs.
-    head = data[:header_length].replace(b'"outputs"', b'"inputs"', 1)
+    written_head = json.loads(data[:header_length])
+    head = json.dumps({"inputs": written_head["outputs"]}).encode()
     found = read_request(head + data[header_length:], str(len(head)))
     assert list(found.inputs) == named
 

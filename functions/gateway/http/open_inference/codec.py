@@ -7,7 +7,10 @@ the tensors with a `binary_data_size` follow in their order.
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, NotRequired
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 from contract import media
 from contract.messages import Json
@@ -166,16 +169,38 @@ def _flag(path: str, parameters: Mapping[str, Json], name: str, *, default: bool
     return value
 
 
+@with_config(ConfigDict(extra="forbid"))
+class OipOutput(TypedDict):
+    """An output; `data` is absent if it follows in binary."""
+
+    name: Annotated[str, Field(examples=["labels"])]
+    datatype: Annotated[str, Field(examples=["BYTES"])]
+    shape: Annotated[list[int], Field(examples=[[1, 5]])]
+    data: NotRequired[Annotated[list[Any] | None, Field(examples=[["Egyptian cat", "tabby"]])]]
+    parameters: NotRequired[dict[str, Any] | None]
+
+
+class OipInference(TypedDict):
+    """The response to an inference."""
+
+    model_name: str
+    model_version: str
+    id: NotRequired[str | None]
+    parameters: Annotated[dict[Literal["job_ids"], str], Field(description="The ids of its jobs.")]
+    outputs: list[OipOutput]
+
+
 def write_response(
-    document: Mapping[str, Any], outputs: Sequence[tuple[Tensor, bool]]
+    response: OipInference, outputs: Sequence[tuple[Tensor, bool]]
 ) -> tuple[bytes, int]:
     """Return a response with these outputs, each in binary or not, and the size of its JSON."""
-    shown, rest = [], []
+    shown: list[OipOutput] = []
+    rest: list[bytes] = []
     for tensor, is_binary in outputs:
         parameters: dict[str, Json] = {}
         if tensor.content_type is not None:
             parameters["content_type"] = tensor.content_type
-        found: dict[str, Json] = {
+        output: OipOutput = {
             "name": tensor.name,
             "datatype": tensor.datatype,
             "shape": list(tensor.shape),
@@ -184,9 +209,11 @@ def write_response(
             rest.append(pack(tensor))
             parameters[_SIZE] = len(rest[-1])
         else:
-            found["data"] = _as_json(tensor)
-        shown.append({**found, "parameters": parameters} if parameters else found)
-    head = encode_json({**document, "outputs": shown})
+            output["data"] = _as_json(tensor)
+        if parameters:
+            output["parameters"] = parameters
+        shown.append(output)
+    head = encode_json({**response, "outputs": shown})
     return b"".join([head, *rest]), len(head)
 
 

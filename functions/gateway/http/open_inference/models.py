@@ -10,7 +10,10 @@ import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Annotated, Any, Final, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from contract import media
 from contract.catalogue import Model
@@ -41,6 +44,25 @@ _CLASSIFICATION: Final = "image-classification"
 _LABELS: Final = (("labels", BYTES, 2), ("indices", "INT64", 2), ("scores", "FP32", 2))
 
 
+class OipTensorMetadata(TypedDict):
+    """An input or output of a model. A size of -1 means any size."""
+
+    name: Annotated[str, Field(examples=["image"])]
+    datatype: Annotated[str, Field(examples=["BYTES"])]
+    shape: Annotated[list[int], Field(examples=[[-1]])]
+    parameters: NotRequired[dict[str, Any] | None]
+
+
+class OipModel(TypedDict):
+    """A model's tensors."""
+
+    name: Annotated[str, Field(examples=["classifier"])]
+    versions: Annotated[list[str], Field(examples=[["1"]])]
+    platform: str
+    inputs: list[OipTensorMetadata]
+    outputs: list[OipTensorMetadata]
+
+
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
     """The result of one job."""
@@ -49,7 +71,7 @@ class InferenceResult:
     data: bytes = field(repr=False)
 
 
-def model_metadata(model: Model) -> dict[str, Json]:
+def model_metadata(model: Model) -> OipModel:
     """Return the metadata of a model."""
     return {
         "name": model.name,

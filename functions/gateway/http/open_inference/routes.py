@@ -4,8 +4,11 @@ The protocol has no job ids, so its requests always wait for the end of their jo
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from contract.catalogue import Model
 from contract.messages import Fields, InlineBytes, InlineJson, payload_from_json
@@ -13,9 +16,11 @@ from contract.names import job_path
 from gateway.errors import MissingPayload
 from gateway.http import problems
 from gateway.http.open_inference import codec as oip_codec
+from gateway.http.open_inference.codec import OipInference
 from gateway.http.open_inference.models import (
     VERSION,
     InferenceResult,
+    OipModel,
     model_metadata,
     output_names,
     output_tensors,
@@ -25,11 +30,7 @@ from gateway.http.open_inference.openapi import (
     INFER_BODY,
     INFER_PARAMETERS,
     INFER_RESPONSES,
-    LIVE_RESPONSES,
-    METADATA_RESPONSES,
-    MODEL_READY_RESPONSES,
-    READY_RESPONSES,
-    SERVER_RESPONSES,
+    error_responses,
 )
 from gateway.http.open_inference.tensors import Tensor, unreadable
 from gateway.http.problems import HttpProblem
@@ -59,44 +60,79 @@ _UNCACHED = {"Cache-Control": "no-store"}
 router = APIRouter(tags=["open inference protocol"])
 
 
+class OipServer(TypedDict):
+    """The server, and the extensions that it supports."""
+
+    name: Annotated[str, Field(examples=["loosely"])]
+    version: str
+    extensions: Annotated[list[str], Field(examples=[["binary_tensor_data"]])]
+
+
+class OipLive(TypedDict):
+    """The process is alive."""
+
+    live: bool
+
+
+class OipReady(TypedDict):
+    """Whether the services behind the gateway answer."""
+
+    ready: bool
+
+
+class OipModelReady(TypedDict):
+    """Whether a model can take jobs."""
+
+    name: str
+    ready: bool
+
+
 @router.get(
-    "/v2", summary="Get the server's metadata", responses=SERVER_RESPONSES, response_model=None
+    "/v2",
+    summary="Get the server's metadata",
+    response_model=OipServer,
+    response_description="The server",
 )
 async def oip_server(request: Request) -> Response:
     """Return the name, the version and the supported extensions of the protocol."""
-    return json_response(
-        {"name": "loosely", "version": request.app.version, "extensions": ["binary_tensor_data"]}
-    )
+    server: OipServer = {
+        "name": "loosely",
+        "version": request.app.version,
+        "extensions": ["binary_tensor_data"],
+    }
+    return json_response(server)
 
 
 @router.get(
     "/v2/health/live",
     summary="Check that the process is alive",
-    responses=LIVE_RESPONSES,
-    response_model=None,
+    response_model=OipLive,
+    response_description="The process is alive",
 )
 async def oip_live() -> Response:
     """Return 200 always."""
-    return json_response({"live": True})
+    return json_response(OipLive(live=True))
 
 
 @router.get(
     "/v2/health/ready",
     summary="Check that the gateway can take jobs",
-    responses=READY_RESPONSES,
-    response_model=None,
+    response_model=OipReady,
+    response_description="The gateway can take jobs",
+    responses={503: {"model": OipReady, "description": "A service does not answer"}},
 )
 async def oip_ready(request: Request) -> Response:
     """Return 200 if all services behind the gateway answer, else 503."""
     is_ready = await _is_ready(request)
-    return json_response({"ready": is_ready}, 200 if is_ready else 503, _UNCACHED)
+    return json_response(OipReady(ready=is_ready), 200 if is_ready else 503, _UNCACHED)
 
 
 @router.get(
     "/v2/models/{model}",
     summary="Get a model's tensors",
-    responses=METADATA_RESPONSES,
-    response_model=None,
+    response_model=OipModel,
+    response_description="The model",
+    responses=error_responses(404),
 )
 async def oip_model(request: Request, model: str) -> Response:
     """Return the model's inputs and outputs."""
@@ -106,8 +142,9 @@ async def oip_model(request: Request, model: str) -> Response:
 @router.get(
     "/v2/models/{model}/versions/{version}",
     summary="Get a version's tensors",
-    responses=METADATA_RESPONSES,
-    response_model=None,
+    response_model=OipModel,
+    response_description="The model",
+    responses=error_responses(404),
 )
 async def oip_model_version(request: Request, model: str, version: str) -> Response:
     """Do the same for a version. Each model has one, named 1."""
@@ -118,21 +155,31 @@ async def oip_model_version(request: Request, model: str, version: str) -> Respo
 @router.get(
     "/v2/models/{model}/ready",
     summary="Check that a model can take jobs",
-    responses=MODEL_READY_RESPONSES,
-    response_model=None,
+    response_model=OipModelReady,
+    response_description="The model can take jobs",
+    responses={
+        503: {"model": OipModelReady, "description": "A service does not answer"},
+        **error_responses(404),
+    },
 )
 async def oip_model_ready(request: Request, model: str) -> Response:
     """Return 200 if the gateway is ready. A worker need not run: jobs wait for one."""
     name = find_model(services_of(request).catalogue, model).name
     is_ready = await _is_ready(request)
-    return json_response({"name": name, "ready": is_ready}, 200 if is_ready else 503, _UNCACHED)
+    return json_response(
+        OipModelReady(name=name, ready=is_ready), 200 if is_ready else 503, _UNCACHED
+    )
 
 
 @router.get(
     "/v2/models/{model}/versions/{version}/ready",
     summary="Check that a version can take jobs",
-    responses=MODEL_READY_RESPONSES,
-    response_model=None,
+    response_model=OipModelReady,
+    response_description="The model can take jobs",
+    responses={
+        503: {"model": OipModelReady, "description": "A service does not answer"},
+        **error_responses(404),
+    },
 )
 async def oip_model_version_ready(request: Request, model: str, version: str) -> Response:
     """Do the same for a version. Each model has one, named 1."""
@@ -143,9 +190,10 @@ async def oip_model_version_ready(request: Request, model: str, version: str) ->
 @router.post(
     "/v2/models/{model}/infer",
     summary="Infer",
+    response_model=OipInference,
+    response_description="All jobs succeeded",
     responses=INFER_RESPONSES,
     openapi_extra={"requestBody": INFER_BODY, "parameters": INFER_PARAMETERS},
-    response_model=None,
 )
 async def oip_infer(request: Request, model: str) -> Response:
     """Create a job for each element, wait for all, and answer in their order."""
@@ -178,9 +226,10 @@ async def oip_infer(request: Request, model: str) -> Response:
 @router.post(
     "/v2/models/{model}/versions/{version}/infer",
     summary="Infer with a version",
+    response_model=OipInference,
+    response_description="All jobs succeeded",
     responses=INFER_RESPONSES,
     openapi_extra={"requestBody": INFER_BODY, "parameters": INFER_PARAMETERS},
-    response_model=None,
 )
 async def oip_infer_version(request: Request, model: str, version: str) -> Response:
     """Do the same for a version. Each model has one, named 1."""
@@ -280,12 +329,14 @@ def _response(
     submitted: Sequence[SubmittedJob],
     chosen: Sequence[tuple[Tensor, bool]],
 ) -> Response:
-    document = {
+    document: OipInference = {
         "model_name": model.name,
         "model_version": VERSION,
-        **({"id": inference.id} if inference.id is not None else {}),
         "parameters": {"job_ids": ",".join(job.job_id for job in submitted)},
+        "outputs": [],
     }
+    if inference.id is not None:
+        document["id"] = inference.id
     body, header_length = oip_codec.write_response(document, chosen)
     if not any(is_binary for _, is_binary in chosen):
         return Response(body, media_type="application/json")

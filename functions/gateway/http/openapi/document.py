@@ -5,17 +5,14 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter
 
 from contract.catalogue import Catalogue
+from gateway.dead_letters.store import LETTER_ID
 from gateway.http.authentication import is_open
-from gateway.http.open_inference.openapi import OipError
-from gateway.http.openapi.operations import PROBLEM_SCHEMAS
-from gateway.http.openapi.schemas import LETTER_ID
-from gateway.http.problems import PROBLEM_KINDS, ProblemKind
+from gateway.http.problems import PROBLEM_KINDS, JobProblem, ProblemDetails, ProblemKind
 from gateway.http.requests import MAX_LIMIT
-from gateway.http.responses import PROBLEM_MEDIA_TYPE
+from gateway.http.responses import PROBLEM_MEDIA_TYPE, OipError
 from gateway.services import Services
 
 Document = dict[str, Any]
@@ -101,9 +98,11 @@ def _complete_document(document: Document, catalogue: Catalogue) -> Document:
     schemas = components.setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    refusals: tuple[type[BaseModel], ...] = (*PROBLEM_SCHEMAS, OipError)
-    _, problem_schemas = models_json_schema(
-        [(model, "serialization") for model in refusals],
+    _, problem_schemas = TypeAdapter.json_schemas(
+        [
+            (name, "serialization", TypeAdapter(model))
+            for name, model in enumerate((ProblemDetails, JobProblem, OipError))
+        ],
         ref_template="#/components/schemas/{model}",
     )
     for name, schema in problem_schemas["$defs"].items():

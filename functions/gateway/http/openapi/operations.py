@@ -1,25 +1,9 @@
-"""The parts of OpenAPI operations that FastAPI cannot derive: bodies, headers, responses."""
+"""The parts of OpenAPI operations that FastAPI cannot derive: bodies, headers, problems."""
 
 from typing import Any, Final
 
-from pydantic import BaseModel
-
 from contract.catalogue import Priority
 from contract.guard import MAX_URL_CHARACTERS
-from gateway.http.openapi.schemas import (
-    JobListPage,
-    JobProblem,
-    JobResource,
-    LiveStatus,
-    ModelDescription,
-    Models,
-    ProblemDetails,
-    ReadyStatus,
-    ReplyAccepted,
-    ReplyWanted,
-    UploadSlot,
-    WebhookDelivery,
-)
 from gateway.http.problems import PROBLEM_KINDS
 from gateway.jobs.progress import MAX_MESSAGE_CHARACTERS
 from gateway.settings import MAX_WAIT_SECONDS
@@ -192,73 +176,24 @@ PROGRESS_BODY: Final[dict[str, Any]] = {
 }
 
 
-def responses(model: type[BaseModel], statuses: dict[int, str], *problems: int) -> Responses:
-    """Return the responses of an operation.
+NOT_MODIFIED: Final[Responses] = {304: {"description": "The resource has a tag of `If-None-Match`"}}
 
-    Args:
-        model: The model of the successful responses.
-        statuses: The statuses of successful responses, and their descriptions.
-        problems: The statuses of problem documents.
-    """
-    found: Responses = {
-        status: {"model": model, "description": text} for status, text in statuses.items()
+
+def problem_responses(*statuses: int, schema: str = "ProblemDetails") -> Responses:
+    """Return the responses of an operation that are problem documents with these statuses."""
+    reference = {"$ref": f"#/components/schemas/{schema}"}
+    content = {"application/problem+json": {"schema": reference}}
+    return {
+        status: {
+            "description": " or ".join(
+                kind.code for kind in PROBLEM_KINDS.values() if kind.status == status
+            ),
+            "content": content,
+        }
+        for status in statuses
     }
-    for status in problems:
-        codes = [kind.code for kind in PROBLEM_KINDS.values() if kind.status == status]
-        schema = "JobProblem" if model is JobResource else "ProblemDetails"
-        reference = {"$ref": f"#/components/schemas/{schema}"}
-        problem = {"application/problem+json": {"schema": reference}}
-        found.setdefault(status, {"description": " or ".join(codes), "content": problem})
-    return found
 
 
-SUBMIT_RESPONSES: Final = responses(
-    JobResource,
-    {200: "The job has ended with a result", 202: "The job was accepted; `Location` has its URL"},
-    *(400, 404, 409, 413, 415, 422, 500, 503, 504),
-)
-_UNCHANGED: Final[Responses] = {304: {"description": "The resource has a tag of `If-None-Match`"}}
-JOBS_RESPONSES: Final[Responses] = {
-    **responses(JobListPage, {200: "A page of jobs; `Link` has the next, too"}, 400, 412, 503),
-    **_UNCHANGED,
-}
-JOB_RESPONSES: Final[Responses] = {
-    **responses(JobResource, {200: "The job, in any status"}, 400, 404, 412, 503),
-    **_UNCHANGED,
-}
-CANCEL_RESPONSES: Final = responses(
-    JobResource,
-    {200: "The job had ended already", 202: "The job is being cancelled"},
-    400,
-    404,
-    412,
-    503,
-)
-RESULT_RESPONSES: Final[Responses] = {
-    200: {"description": "The result", "content": {"*/*": {}}},
-    303: {"description": "The result is large: `Location` has a URL that is valid for 15 minutes"},
-    **responses(JobResource, {202: "The job has not ended yet"}, 400, 404, 409, 412, 500, 503),
-    **_UNCHANGED,
-}
-WEBHOOK_RESPONSES: Final = responses(WebhookDelivery, {200: "The delivery log"}, 400, 404, 503)
-REDELIVER_RESPONSES: Final = responses(
-    WebhookDelivery, {202: "The delivery was started"}, 400, 404, 409, 503
-)
-UPLOAD_RESPONSES: Final = responses(
-    UploadSlot, {201: "The slot takes data until `expires_at`"}, 400, 404, 413, 415, 503
-)
-MODELS_RESPONSES: Final = responses(Models, {200: "All models"}, 400)
-MODEL_RESPONSES: Final = responses(ModelDescription, {200: "The model"}, 400, 404)
-LIVE_RESPONSES: Final = responses(LiveStatus, {200: "The process is alive"})
-READY_RESPONSES: Final = responses(
-    ReadyStatus, {200: "The gateway can take jobs", 503: "A service does not answer"}
-)
-REPLY_RESPONSES: Final = responses(
-    ReplyAccepted, {202: "The reply was accepted"}, 401, 404, 410, 413, 422, 503
-)
-WANTED_RESPONSES: Final = responses(ReplyWanted, {200: "A reply is wanted"}, 401, 404, 410, 503)
-PROGRESS_RESPONSES: Final = responses(
-    ReplyAccepted, {200: "The job is to go on"}, 401, 404, 410, 413, 422, 503
-)
-
-PROBLEM_SCHEMAS: Final[tuple[type[BaseModel], ...]] = (ProblemDetails, JobProblem)
+def job_problem_responses(*statuses: int) -> Responses:
+    """Return the same for an operation whose problem documents may contain a job."""
+    return problem_responses(*statuses, schema="JobProblem")

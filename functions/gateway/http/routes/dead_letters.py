@@ -4,14 +4,18 @@ import asyncio
 import re
 from itertools import islice
 from operator import itemgetter
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from contract.catalogue import Model, Priority, queue_of
 from contract.names import job_path
 from gateway.dead_letters.store import (
     DEAD_LETTERS,
+    LETTER_ID,
+    DeadLetter,
     letter_blob_of,
     letter_id,
     letter_resource,
@@ -20,8 +24,7 @@ from gateway.dead_letters.store import (
 from gateway.errors import NotRedrivable, UnknownLetter
 from gateway.http import problems
 from gateway.http.keys import Scope
-from gateway.http.openapi.operations import responses
-from gateway.http.openapi.schemas import LETTER_ID, DeadLetter, DeadLetters, Purged, RedrivenLetter
+from gateway.http.openapi.operations import problem_responses
 from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     DEFAULT_LIMIT,
@@ -46,14 +49,47 @@ _PRIVATE: Final = {"Cache-Control": "no-store"}
 
 router = APIRouter(tags=["admin"])
 
+
+class DeadLetters(TypedDict):
+    """A page of dead letters."""
+
+    dead_letters: list[DeadLetter]
+    next_cursor: str | None
+
+
+class RedrivenLetter(TypedDict):
+    """The result of a redrive."""
+
+    job_id: Annotated[str, Field(examples=["01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"])]
+    is_new_job: Annotated[
+        bool,
+        Field(
+            description="True for a job of this gateway, which continues as a new job; false for "
+            "a producer's message, which was sent again with its own job id."
+        ),
+    ]
+    is_repeat: Annotated[
+        bool, Field(description="Whether it had been redriven before: nothing was sent now.")
+    ]
+    links: dict[str, str]
+
+
+class Purged(TypedDict):
+    """The number of dead letters that were deleted, and whether that were all."""
+
+    deleted: int
+    is_complete: bool
+
+
 ModelOption = Annotated[str | None, Query(description="Only those of this model.")]
 
 
 @router.get(
     "/v1/admin/dead-letters",
     summary="List dead letters",
-    responses=responses(DeadLetters, {200: "A page of dead letters"}, 400, 404, 503),
-    response_model=None,
+    response_model=DeadLetters,
+    response_description="A page of dead letters",
+    responses=problem_responses(400, 404, 503),
 )
 async def list_dead_letters(
     request: Request,
@@ -85,7 +121,8 @@ async def list_dead_letters(
     has_more = len(listed) > count
     next_cursor = letter_blob_of(*shown[-1]).removeprefix(DEAD_LETTERS) if has_more else None
     letters = [letter for letter in found if letter is not None]
-    return json_response({"dead_letters": letters, "next_cursor": next_cursor}, headers=_PRIVATE)
+    page: DeadLetters = {"dead_letters": letters, "next_cursor": next_cursor}
+    return json_response(page, headers=_PRIVATE)
 
 
 async def _list_ids(
@@ -112,7 +149,7 @@ async def _list_ids(
 
 async def _read_resource(
     blobs: Blobs, slots: asyncio.Semaphore, model: Model, id_: str
-) -> dict[str, Any] | None:
+) -> DeadLetter | None:
     async with slots:
         blob = await blobs.read(letter_blob_of(model, id_))
     return None if blob is None else letter_resource(read_letter(id_, blob.data), model)
@@ -121,8 +158,9 @@ async def _read_resource(
 @router.delete(
     "/v1/admin/dead-letters",
     summary="Purge a model's dead letters",
-    responses=responses(Purged, {200: "They are deleted"}, 400, 404, 503),
-    response_model=None,
+    response_model=Purged,
+    response_description="The letters are deleted",
+    responses=problem_responses(400, 404, 503),
 )
 async def purge_dead_letters(request: Request, model: ModelOption = None) -> Response:
     """Delete the letters of one model, up to 500 at a time: repeat until `is_complete`."""
@@ -136,14 +174,16 @@ async def purge_dead_letters(request: Request, model: ModelOption = None) -> Res
     for _, id_ in islice(listed, MAX_PURGED):
         await services.blobs.delete(letter_blob_of(found, id_))
     deleted = min(len(listed), MAX_PURGED)
-    return json_response({"deleted": deleted, "is_complete": deleted == len(listed)})
+    purged: Purged = {"deleted": deleted, "is_complete": deleted == len(listed)}
+    return json_response(purged)
 
 
 @router.get(
     "/v1/admin/dead-letters/{model}/{letter_id}",
     summary="Get a dead letter",
-    responses=responses(DeadLetter, {200: "The letter"}, 400, 404, 503),
-    response_model=None,
+    response_model=DeadLetter,
+    response_description="The letter",
+    responses=problem_responses(400, 404, 503),
 )
 async def get_dead_letter(request: Request, model: str, letter_id: str) -> Response:
     """Return the letter without its payload."""
@@ -161,12 +201,12 @@ async def get_dead_letter(request: Request, model: str, letter_id: str) -> Respo
     "/v1/admin/dead-letters/{model}/{letter_id}/redrive",
     summary="Redrive a dead letter",
     status_code=202,
-    responses=responses(
-        RedrivenLetter,
-        {200: "It had been sent again before", 202: "It was sent again"},
-        *(400, 404, 409, 503),
-    ),
-    response_model=None,
+    response_model=RedrivenLetter,
+    response_description="The letter was redriven",
+    responses={
+        200: {"model": RedrivenLetter, "description": "The letter had been redriven before"},
+        **problem_responses(400, 404, 409, 503),
+    },
 )
 async def redrive_dead_letter(request: Request, model: str, letter_id: str) -> Response:
     """Send the letter's work again, as a new job. The old job stays failed. Idempotent."""
@@ -179,7 +219,7 @@ async def redrive_dead_letter(request: Request, model: str, letter_id: str) -> R
         raise _unknown_letter(letter_id) from None
     except NotRedrivable as error:
         raise HttpProblem(problems.NOT_REDRIVABLE, str(error)) from None
-    body = {
+    body: RedrivenLetter = {
         "job_id": sent.job_id,
         "is_new_job": sent.is_new_job,
         "is_repeat": sent.is_repeat,
@@ -192,8 +232,9 @@ async def redrive_dead_letter(request: Request, model: str, letter_id: str) -> R
     "/v1/admin/dead-letters/{model}/{letter_id}",
     summary="Purge a dead letter",
     status_code=204,
-    responses=responses(DeadLetter, {}, 400, 404, 503) | {204: {"description": "It is gone"}},
     response_model=None,
+    response_description="The letter is deleted",
+    responses=problem_responses(400, 404, 503),
 )
 async def purge_dead_letter(request: Request, model: str, letter_id: str) -> Response:
     """Delete the letter. Idempotent."""

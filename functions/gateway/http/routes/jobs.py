@@ -8,10 +8,11 @@ import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from mimetypes import guess_extension
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
+from typing_extensions import TypedDict
 from uuid_utils import uuid7
 
 from contract.catalogue import Catalogue
@@ -23,12 +24,11 @@ from gateway.durable import OrchestrationInstance, RuntimeStatus
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance
 from gateway.http import problems
 from gateway.http.openapi.operations import (
-    CANCEL_RESPONSES,
     IF_NONE_MATCH,
-    JOB_RESPONSES,
-    JOBS_RESPONSES,
+    NOT_MODIFIED,
     PREFER,
-    RESULT_RESPONSES,
+    job_problem_responses,
+    problem_responses,
 )
 from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
@@ -55,6 +55,7 @@ from gateway.http.responses import (
 from gateway.jobs.listing import IdRange, id_at, list_newest
 from gateway.jobs.model import (
     JobOutcome,
+    JobResource,
     JobStatus,
     Record,
     initial_record_of,
@@ -66,6 +67,21 @@ from gateway.jobs.model import (
 )
 
 router = APIRouter(tags=["jobs"])
+
+
+class JobPageLinks(TypedDict):
+    """Links of a page."""
+
+    next: str | None
+
+
+class JobListPage(TypedDict):
+    """A page of jobs, newest first. It may be empty and have a next page."""
+
+    jobs: list[JobResource]
+    next_cursor: str | None
+    links: JobPageLinks
+
 
 _RETRY: Final = {"Retry-After": str(RETRY_AFTER_SECONDS)}
 
@@ -97,9 +113,10 @@ _RUNTIME_STATUSES: Final[Mapping[JobStatus, frozenset[RuntimeStatus]]] = {
 @router.get(
     "/v1/jobs/{job_id}",
     summary="Get a job",
-    responses=JOB_RESPONSES,
+    response_model=JobResource,
+    response_description="The job, in any status",
+    responses={**job_problem_responses(400, 404, 412, 503), **NOT_MODIFIED},
     openapi_extra={"parameters": [PREFER, IF_NONE_MATCH]},
-    response_model=None,
 )
 async def get_job(request: Request, job_id: str) -> Response:
     """Return the job as it is now or, with `Prefer: wait=N`, as soon as it has ended."""
@@ -134,9 +151,17 @@ async def _job_response(request: Request, job_id: str, found: Record) -> Respons
 @router.get(
     "/v1/jobs/{job_id}/result",
     summary="Get a job's result",
-    responses=RESULT_RESPONSES,
-    openapi_extra={"parameters": [IF_NONE_MATCH]},
     response_model=None,
+    responses={
+        200: {"description": "The result", "content": {"*/*": {}}},
+        202: {"model": JobResource, "description": "The job has not ended yet"},
+        303: {
+            "description": "The result is large: `Location` has a URL that is valid for 15 minutes"
+        },
+        **job_problem_responses(400, 404, 409, 412, 500, 503),
+        **NOT_MODIFIED,
+    },
+    openapi_extra={"parameters": [IF_NONE_MATCH]},
 )
 async def get_result(request: Request, job_id: str) -> Response:
     """Return the result in its own media type; 202 if the job has not ended."""
@@ -182,7 +207,14 @@ async def _redirect_to_result(request: Request, job_id: str, result: PayloadRef)
 
 
 @router.delete(
-    "/v1/jobs/{job_id}", summary="Cancel a job", responses=CANCEL_RESPONSES, response_model=None
+    "/v1/jobs/{job_id}",
+    summary="Cancel a job",
+    response_model=JobResource,
+    response_description="The job had ended already",
+    responses={
+        202: {"model": JobResource, "description": "The job is being cancelled"},
+        **job_problem_responses(400, 404, 412, 503),
+    },
 )
 async def cancel(request: Request, job_id: str) -> Response:
     """Cancel a job that has not ended. Idempotent."""
@@ -230,9 +262,10 @@ async def _cancel(request: Request, job_id: str, found: Record) -> bool:
 @router.get(
     "/v1/jobs",
     summary="List the caller's jobs",
-    responses=JOBS_RESPONSES,
+    response_model=JobListPage,
+    response_description="A page of jobs; `Link` has the next, too",
+    responses={**problem_responses(400, 412, 503), **NOT_MODIFIED},
     openapi_extra={"parameters": [IF_NONE_MATCH]},
-    response_model=None,
 )
 async def list_jobs(
     request: Request,
@@ -312,15 +345,17 @@ async def _read_records(
     return [pair for pair in found if pair is not None]
 
 
-def _page_response(request: Request, jobs: list[dict[str, Any]], below: str | None) -> Response:
+def _page_response(request: Request, jobs: list[JobResource], below: str | None) -> Response:
     next_cursor = base64.urlsafe_b64encode(below.encode()).decode() if below else None
     given = {name: value for name, value in request.query_params.items() if name != "cursor"}
     following = next_cursor and f"/v1/jobs?{urlencode({**given, 'cursor': next_cursor})}"
     headers = {"Link": f'<{following}>; rel="next"'} if following else {}
-    links = {"next": following}
-    return json_response(
-        {"jobs": jobs, "next_cursor": next_cursor, "links": links}, headers=headers
-    )
+    page: JobListPage = {
+        "jobs": jobs,
+        "next_cursor": next_cursor,
+        "links": {"next": following},
+    }
+    return json_response(page, headers=headers)
 
 
 def _parse_status(text: str | None) -> JobStatus | None:

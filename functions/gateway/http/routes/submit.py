@@ -10,8 +10,8 @@ from gateway.http.openapi.operations import (
     PREFER,
     PRIORITY,
     SUBMIT_BODY,
-    SUBMIT_RESPONSES,
     UPLOAD,
+    job_problem_responses,
 )
 from gateway.http.requests import (
     Preference,
@@ -29,7 +29,7 @@ from gateway.http.responses import (
     problem_of_job,
     problem_response,
 )
-from gateway.jobs.model import Record, is_final, job_resource, priority_of
+from gateway.jobs.model import JobResource, Record, is_final, job_resource, priority_of
 from gateway.submission.create import NewJob
 from gateway.submission.parse import parse_submission
 from gateway.telemetry import traceparent_of
@@ -43,12 +43,16 @@ router = APIRouter(tags=["jobs"])
 @router.post(
     "/v1/models/{model}/jobs",
     summary="Submit a job",
-    responses=SUBMIT_RESPONSES,
+    response_model=JobResource,
+    response_description="The job has ended with a result",
+    responses={
+        202: {"model": JobResource, "description": "The job was accepted; `Location` has its URL"},
+        **job_problem_responses(400, 404, 409, 413, 415, 422, 500, 503, 504),
+    },
     openapi_extra={
         "requestBody": SUBMIT_BODY,
         "parameters": [PREFER, IDEMPOTENCY_KEY, PRIORITY, UPLOAD],
     },
-    response_model=None,
 )
 async def submit(
     request: Request,

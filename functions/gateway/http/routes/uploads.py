@@ -1,13 +1,15 @@
 """/v1/uploads: slots for inputs that are too large for a request."""
 
-from typing import Final
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Request, Response
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from contract.media import essence
 from contract.messages import Json, format_time
 from gateway.http import problems
-from gateway.http.openapi.operations import UPLOAD_BODY, UPLOAD_RESPONSES
+from gateway.http.openapi.operations import UPLOAD_BODY, problem_responses
 from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     caller_of,
@@ -18,6 +20,7 @@ from gateway.http.requests import (
     services_of,
 )
 from gateway.http.responses import json_response
+from gateway.jobs.model import Time
 from gateway.storage.uploads import new_upload, upload_blob_of, upload_expiry
 from gateway.submission.parse import check_accepted
 
@@ -27,13 +30,32 @@ _MEMBERS: Final = ("model", "media_type")
 router = APIRouter(tags=["uploads"])
 
 
+class UploadSlot(TypedDict):
+    """A slot for an input that is too large for a request. It takes one PUT."""
+
+    upload: Annotated[
+        str,
+        Field(
+            description="The id to use in a job.",
+            examples=["01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"],
+        ),
+    ]
+    method: Literal["PUT"]
+    url: Annotated[str, Field(description="A URL that takes the bytes. Keep it secret.")]
+    headers: Annotated[dict[str, str], Field(description="The headers to send with the bytes.")]
+    max_bytes: int
+    media_types: list[str]
+    expires_at: Time
+
+
 @router.post(
     "/v1/uploads",
     summary="Get a slot for a large input",
     status_code=201,
-    responses=UPLOAD_RESPONSES,
+    response_model=UploadSlot,
+    response_description="The slot takes data until `expires_at`",
+    responses=problem_responses(400, 404, 413, 415, 503),
     openapi_extra={"requestBody": UPLOAD_BODY},
-    response_model=None,
 )
 async def create_upload(request: Request) -> Response:
     """Return a URL that takes one PUT of the input's bytes, and the id to use in a job."""
@@ -46,20 +68,17 @@ async def create_upload(request: Request) -> Response:
     expires_at = upload_expiry(upload_id)
     assert expires_at is not None, "it was just made"
     blob = upload_blob_of(upload_id, caller_of(request).tenant)
-    return json_response(
-        {
-            "upload": upload_id,
-            "method": "PUT",
-            "url": await services.links.to_write(blob, expires_at),
-            "headers": {"content-type": media_type, "x-ms-blob-type": "BlockBlob"},
-            "max_bytes": model.max_upload_bytes,
-            "media_types": list(model.media_types),
-            "expires_at": format_time(expires_at),
-        },
-        201,
-        # The URL gives write access, so caches must not store it.
-        {"Cache-Control": "no-store"},
-    )
+    slot: UploadSlot = {
+        "upload": upload_id,
+        "method": "PUT",
+        "url": await services.links.to_write(blob, expires_at),
+        "headers": {"content-type": media_type, "x-ms-blob-type": "BlockBlob"},
+        "max_bytes": model.max_upload_bytes,
+        "media_types": list(model.media_types),
+        "expires_at": format_time(expires_at),
+    }
+    # The URL gives write access, so caches must not store it.
+    return json_response(slot, 201, {"Cache-Control": "no-store"})
 
 
 def _parse_body(body: bytes) -> tuple[str, str]:

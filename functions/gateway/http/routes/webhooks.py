@@ -8,7 +8,7 @@ from contract.names import ORCHESTRATOR_WEBHOOK, webhook_instance
 from gateway.durable import Durable
 from gateway.errors import FinalInstance, UnknownInstance
 from gateway.http import problems
-from gateway.http.openapi.operations import REDELIVER_RESPONSES, WEBHOOK_RESPONSES
+from gateway.http.openapi.operations import problem_responses
 from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     check_job_id,
@@ -22,6 +22,7 @@ from gateway.http.responses import json_response
 from gateway.jobs.model import is_final, read_ticket
 from gateway.webhooks.orchestrator import (
     DeliveryState,
+    WebhookDelivery,
     delivery_input,
     delivery_log,
     read_delivery_log,
@@ -35,8 +36,9 @@ router = APIRouter()
     "/v1/jobs/{job_id}/webhook",
     tags=["jobs"],
     summary="Get the delivery log of a job's webhook",
-    responses=WEBHOOK_RESPONSES,
-    response_model=None,
+    response_model=WebhookDelivery,
+    response_description="The delivery log",
+    responses=problem_responses(400, 404, 503),
 )
 async def get_webhook(request: Request, job_id: str) -> Response:
     """Return the attempts to deliver the webhook. The first is made when the job has ended."""
@@ -52,8 +54,9 @@ async def get_webhook(request: Request, job_id: str) -> Response:
     tags=["admin"],
     summary="Deliver a job's webhook again",
     status_code=202,
-    responses=REDELIVER_RESPONSES,
-    response_model=None,
+    response_model=WebhookDelivery,
+    response_description="The delivery was started",
+    responses=problem_responses(400, 404, 409, 503),
 )
 async def redeliver(request: Request, job_id: str) -> Response:
     """Try at once, then for up to another day. The event keeps its `webhook-id`."""

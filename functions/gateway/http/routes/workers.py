@@ -1,9 +1,10 @@
 """/v1/jobs/{id}/reply and /progress: what workers send, authorised by their job's reply token."""
 
 import contextlib
-from typing import Final
+from typing import Final, Literal
 
 from fastapi import APIRouter, Request, Response
+from typing_extensions import TypedDict
 
 from contract.catalogue import find_queue
 from contract.errors import ContractError
@@ -20,10 +21,8 @@ from gateway.errors import ExpiredToken, FinalInstance, InvalidToken, UnknownIns
 from gateway.http import problems
 from gateway.http.openapi.operations import (
     PROGRESS_BODY,
-    PROGRESS_RESPONSES,
     REPLY_BODY,
-    REPLY_RESPONSES,
-    WANTED_RESPONSES,
+    problem_responses,
 )
 from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
@@ -45,13 +44,30 @@ MAX_REPORT_BYTES: Final = 8 * 1024
 router = APIRouter(tags=["workers"])
 
 
+class ReplyAccepted(TypedDict):
+    """A reply or report was accepted."""
+
+    status: Literal["accepted"]
+
+
+class ReplyWanted(TypedDict):
+    """The job is waiting for a reply."""
+
+    status: Literal["wanted"]
+
+
+_ACCEPTED: Final[ReplyAccepted] = {"status": "accepted"}
+_WANTED: Final[ReplyWanted] = {"status": "wanted"}
+
+
 @router.post(
     "/v1/jobs/{job_id}/reply",
     summary="Send a worker's reply",
     status_code=202,
-    responses=REPLY_RESPONSES,
+    response_model=ReplyAccepted,
+    response_description="The reply was accepted",
+    responses=problem_responses(401, 404, 410, 413, 422, 503),
     openapi_extra={"requestBody": REPLY_BODY},
-    response_model=None,
 )
 async def reply(
     request: Request, job_id: str, expires: str = "", token: str = "", queue: str = ""
@@ -77,14 +93,15 @@ async def reply(
     if (pair := find_queue(services.catalogue, queue)) is not None:
         model, priority = pair
         services.estimates.record_reply(model.name, priority, received)
-    return json_response({"status": "accepted"}, 202)
+    return json_response(_ACCEPTED, 202)
 
 
 @router.get(
     "/v1/jobs/{job_id}/reply",
     summary="Ask whether a reply is wanted",
-    responses=WANTED_RESPONSES,
-    response_model=None,
+    response_model=ReplyWanted,
+    response_description="A reply is wanted",
+    responses=problem_responses(401, 404, 410, 503),
 )
 async def wanted(request: Request, job_id: str, expires: str = "", token: str = "") -> Response:
     """Return 200 if the job is waiting for a reply, 410 if it has ended: then do not run it."""
@@ -97,15 +114,16 @@ async def wanted(request: Request, job_id: str, expires: str = "", token: str = 
         raise _already_final()
     # Only a worker asks this, so the model has one.
     services.estimates.record_worker(found["model"])
-    return json_response({"status": "wanted"})
+    return json_response(_WANTED)
 
 
 @router.put(
     "/v1/jobs/{job_id}/progress",
     summary="Report a running job's progress",
-    responses=PROGRESS_RESPONSES,
+    response_model=ReplyAccepted,
+    response_description="The job is to go on",
+    responses=problem_responses(401, 404, 410, 413, 422, 503),
     openapi_extra={"requestBody": PROGRESS_BODY},
-    response_model=None,
 )
 async def put_progress(
     request: Request, job_id: str, expires: str = "", token: str = ""
@@ -123,7 +141,7 @@ async def put_progress(
         raise unknown_job(job_id)
     if has_stopped:
         await _record_stop(request, job_id)
-        return json_response({"status": "accepted"})
+        return json_response(_ACCEPTED)
     if is_final(found):
         raise HttpProblem(problems.ALREADY_FINAL, "the job is final; stop working on it")
     # Only a worker reports, so the model has one.
@@ -133,7 +151,7 @@ async def put_progress(
         raise HttpProblem(
             problems.ALREADY_FINAL, "the job is cancelled; stop, then report it with stopped: true"
         )
-    return json_response({"status": "accepted"})
+    return json_response(_ACCEPTED)
 
 
 def _check_token(request: Request, job_id: str, expires: str, token: str) -> None:
