@@ -19,8 +19,14 @@ import httpx
 from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusReceiveMode
 
 from contract.catalogue import Catalogue
-from contract.codec import decode_reply, encode_request
-from contract.messages import JobReply, JobRequest, Payload, ReplyQueue
+from contract.messages import (
+    JobReply,
+    JobRequest,
+    Payload,
+    ReplyQueue,
+    decode_reply,
+    encode_request,
+)
 from contract.queues import config
 from tests.ports import free_port
 

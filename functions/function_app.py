@@ -1,4 +1,4 @@
-"""The Function App: composition only. What the triggers do is in `gateway`."""
+"""The Function App: builds the gateway's parts and binds its triggers to them."""
 # The decorators of azure-functions have no types.
 # mypy: disallow-untyped-decorators=False
 
@@ -10,28 +10,28 @@ from typing import Any
 import azure.durable_functions as df
 import azure.functions as func
 
+from contract.catalogue import Priority, queue_of
 from contract.names import SETTING_SERVICE_BUS, dead_letter_queue
-from gateway.api.app import create_app
+from contract.queues import names
 from gateway.asgi import serve
 from gateway.durable import DurableClient
-from gateway.jobs import activities, endings, orchestrator, recovery
-from gateway.queueing import dead_letters
-from gateway.queueing import watch as queue_watch
-from gateway.queueing.priority import Priority, queue_of
+from gateway.http.app import create_app
+from gateway.jobs import orchestrator, recovery
+from gateway.jobs.activities import log_failure
+from gateway.queues.client import log_oldest
 from gateway.services import Services
-from gateway.settings import Settings
-from gateway.storage import housekeeping, sweep
-from gateway.webhooks import activities as deliveries
-from gateway.webhooks import orchestrator as webhooks
-from gateway.webhooks import replies
+from gateway.settings import GatewaySettings
+from gateway.storage import housekeeping
+from gateway.webhooks import orchestrator as webhook_orchestrator
+from gateway.webhooks.activities import start_delivery
 
 # The SDKs log each request at info.
 logging.getLogger("azure").setLevel(logging.WARNING)
 
-services = Services.of(Settings.from_env(os.environ))
+services = Services.of(GatewaySettings.from_env(os.environ))
 if services.settings.is_open:
     logging.getLogger(__name__).warning(
-        "no API_KEYS are set: whoever reaches %s may do everything",
+        "API_KEYS is not set: everybody who reaches %s may do everything",
         services.settings.gateway_base_url,
     )
 api = create_app(services)
@@ -42,83 +42,83 @@ app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 @app.route("{*path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 @app.durable_client_input("client")
 async def http(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
-    """Every route of the API."""
+    """Answer a request to any route of the API."""
     return await serve(api, req, DurableClient(client))
 
 
 @app.orchestration_trigger("context")
 def job(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
-    """The life of one job."""
+    """Run one job from its submission to its final record."""
     record = yield from orchestrator.job(context)
     if not context.is_replaying:
-        endings.report(context.instance_id, record)
+        log_failure(context.instance_id, record)
     return record
 
 
 @app.activity_trigger("ticket")
 async def enqueue(ticket: str) -> str | None:
     """Send a job's request to its model's queue."""
-    return await activities.enqueue(ticket, services)
+    return await services.enqueue.run(ticket)
 
 
 @app.activity_trigger("asked")
 async def conclude(asked: str) -> str:
-    """Find a job's outcome, or record one."""
-    return await activities.conclude(asked, services)
+    """Return a job's recorded outcome, or record one."""
+    return await services.conclude.run(asked)
 
 
 @app.orchestration_trigger("context")
 def webhook(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
-    """The delivery of one job's webhook."""
-    return (yield from webhooks.webhook(context))
+    """Deliver one job's webhook."""
+    return (yield from webhook_orchestrator.webhook(context))
 
 
 @app.activity_trigger("job")
 @app.durable_client_input("client")
 async def announce_webhook(job: str, client: df.DurableOrchestrationClient) -> None:
     """Start the delivery of a job's webhook."""
-    await deliveries.announce(job, DurableClient(client))
+    await start_delivery(job, DurableClient(client))
 
 
 @app.activity_trigger("job")
 @app.durable_client_input("client")
 async def deliver_webhook(job: str, client: df.DurableOrchestrationClient) -> str:
     """Try once to deliver a job's webhook."""
-    return await deliveries.deliver(job, DurableClient(client), services)
+    return await services.webhook_activities.deliver_job(job, DurableClient(client))
 
 
 @app.activity_trigger("told")
 async def deliver_reply(told: str) -> str:
-    """Try once to tell a producer's webhook what became of its job."""
-    return await replies.deliver(told, services)
+    """Try once to deliver a reply to a producer's webhook."""
+    return await services.webhook_activities.deliver_reply(told)
 
 
-def _dead_letters_of(queue: str) -> None:
+def _add_dead_letter_trigger(queue: str) -> None:
     @app.function_name(f"dead_letters_{queue}")
     @app.service_bus_queue_trigger("message", SETTING_SERVICE_BUS, dead_letter_queue(queue))
     @app.durable_client_input("client")
-    async def fail_job(
+    async def on_dead_letter(
         message: func.ServiceBusMessage, client: df.DurableOrchestrationClient
     ) -> None:
-        await dead_letters.fail_job(message, queue, DurableClient(client), services)
+        await services.dead_letters.run(message, queue, DurableClient(client))
 
 
 for model in services.catalogue.values():
     for priority in Priority:
-        _dead_letters_of(queue_of(model, priority))
+        _add_dead_letter_trigger(queue_of(model, priority))
 
 
 @app.timer_trigger("timer", "30 * * * * *")
 async def watch(timer: func.TimerRequest) -> None:
-    """Tell the age of each queue's oldest job."""
-    await queue_watch.watch(services)
+    """Log the age of each queue's oldest message."""
+    await log_oldest(services.queues, names(services.catalogue), services.clock)
 
 
 @app.timer_trigger("timer", "0 */10 * * * *")
 @app.durable_client_input("client")
 async def purge(timer: func.TimerRequest, client: df.DurableOrchestrationClient) -> None:
-    """End orchestrations that are left behind; delete histories and blobs past retention."""
+    """Recover orchestrations that are stuck; delete what is past its retention."""
     durable = DurableClient(client)
-    await recovery.recover(durable, services)
+    await recovery.recover(durable, services.jobs, services.clock(), services.retention)
     await housekeeping.purge(durable, services)
-    await sweep.sweep(services)
+    await housekeeping.delete_old_blobs(services)

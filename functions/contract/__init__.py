@@ -1,5 +1,6 @@
-"""What gateway, worker and internal producers agree on. Standard library only.
+"""The contract between gateway, worker and other producers. It uses the standard library alone.
 
-`messages` are the types, `codec` their JSON bytes, `status` a job's life, `catalogue` the models,
-`names` every string that crosses a process boundary, `claimcheck` what travels in a blob instead.
+`messages` has the messages and their JSON, `catalogue` the models and their queues, `names` every
+string that two processes share. `media` recognises media types, `webhook` signs, `guard` checks the
+URLs of callers. `python -m contract.queues` prints the queues for a Service Bus emulator.
 """

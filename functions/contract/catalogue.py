@@ -1,13 +1,14 @@
-"""The model catalogue: models.toml as frozen data, refused by name where it is wrong."""
+"""The model catalogue: models.toml as frozen data, and the queues of its models."""
 
 import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from contract import media
 from contract.errors import CatalogueError, UnknownModel
@@ -15,36 +16,35 @@ from contract.names import low_priority_queue
 
 DEFAULT_PATH = Path(__file__).with_name("models.toml")
 
-# What Azure takes in a single Put Blob, so that one request fills an upload slot.
+# The limit of a single Put Blob, so that one request fills an upload slot.
 _MAX_UPLOAD_BYTES = 5000 * 1024 * 1024
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-# A container's name and a blob's, or a Python package and a file in it.
+# The names of a container and a blob, or of a Python package and a file in it.
 _WEIGHTS = re.compile(r"(?:blob:[a-z0-9-]{3,63}|package:\w+)/[^\\\x00-\x1f]{1,1024}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
 
 Option = str | int | float | bool
-"""What a model's class can be given in its entry: one value of TOML."""
+"""A value of a model's `options` in TOML."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model as the catalogue describes it.
+    """One model of the catalogue.
 
     `implementation` is the worker's module with the class `Infer`. A lock lasts `lock_seconds`
     and is renewed while the job is held; after `max_delivery_count` deliveries without an outcome
-    the message goes to the dead-letter queue. `max_pixels` is 0 where the input is no picture.
-    `max_input_bytes` limits a request's body; what is uploaded beforehand may have up to
-    `max_upload_bytes`, which is the same unless the catalogue says more. A model that
-    `reports_progress` runs long: it tells how far it is, and hears so that it was cancelled.
+    the message goes to the dead-letter queue. `max_pixels` is 0 if the input is not a picture.
+    `max_input_bytes` limits a request's body, `max_upload_bytes` an upload; they are equal unless
+    the catalogue has both. If the model `reports_progress`, its worker reports how far a job is,
+    and learns by the answer that the job was cancelled.
 
-    `weights` is where the model's weights are, as `blob:CONTAINER/NAME` or `package:PACKAGE/PATH`,
-    empty where it needs none, and `weights_sha256` says which bytes are meant: always for a blob.
-    `options` go to the constructor of `Infer` by their names. `memory_bytes` is how much of the
-    device the model takes, as far as somebody knows; 0 where it is to be found out.
-    `result_media_type` is what a result is: JSON, a picture or any bytes. `uses_gpu` says whether a
-    deployment gives the model's workers a GPU.
+    `weights` is the place of the model's weights, as `blob:CONTAINER/NAME` or
+    `package:PACKAGE/PATH`, empty if it has none. `weights_sha256` is their digest, required for a
+    blob. `options` are arguments of the constructor of `Infer`. `memory_bytes` is the device
+    memory that the model needs; 0 means that it is measured. `result_media_type` is JSON, a
+    picture or any bytes. `uses_gpu` is whether a deployment gives the model's workers a GPU.
     """
 
     name: str
@@ -79,25 +79,25 @@ class Catalogue(Mapping[str, Model]):
 
     @classmethod
     def load(cls, path: Path = DEFAULT_PATH) -> "Catalogue":
-        """Read a catalogue file; CatalogueError says what is wrong and where."""
+        """Read a catalogue file. Raises CatalogueError, which names the model and the key."""
         try:
             tables = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CatalogueError(f"cannot read the catalogue {path}: {error}") from None
-        catalogue = cls({name: _model(name, table) for name, table in tables.items()})
+        catalogue = cls({name: _read_model(name, table) for name, table in tables.items()})
         if not catalogue:
-            raise CatalogueError(f"the catalogue {path} names no model")
+            raise CatalogueError(f"the catalogue {path} has no model")
         queues = [model.queue for model in catalogue.values()]
         if len(set(queues)) < len(queues):
             raise CatalogueError("two models share a queue: each needs one of its own")
         if taken := {low_priority_queue(queue) for queue in queues} & set(queues):
             raise CatalogueError(
-                f"{min(taken)} is another model's queue for low priority: name it otherwise"
+                f"{min(taken)} is another model's queue for low priority: choose another name"
             )
         return catalogue
 
     def model(self, name: str) -> Model:
-        """The model of this name, or UnknownModel with the nearest names."""
+        """Return the model of this name. Raises UnknownModel with the nearest names."""
         if name not in self._models:
             raise UnknownModel(name, tuple(difflib.get_close_matches(name, self._models, n=2)))
         return self._models[name]
@@ -112,7 +112,7 @@ class Catalogue(Mapping[str, Model]):
         return len(self._models)
 
 
-def _model(name: str, table: object) -> Model:
+def _read_model(name: str, table: object) -> Model:
     if not isinstance(table, dict):
         raise CatalogueError(f"{name}: expected a table, write [{name}]")
     known = {each.name: each for each in fields(Model) if each.name != "name"}
@@ -122,17 +122,17 @@ def _model(name: str, table: object) -> Model:
     for key, each in known.items():
         if key not in table and each.default is MISSING and each.default_factory is MISSING:
             raise CatalogueError(f"{name}.{key}: is missing")
-    values = {key: _value(name, key, value) for key, value in table.items()}
+    values = {key: _read_value(name, key, value) for key, value in table.items()}
     model = Model(name=name, **{"max_upload_bytes": values["max_input_bytes"], **values})
-    _check(model)
+    _check_limits(model)
     _check_weights(model)
     return model
 
 
-def _value(name: str, key: str, value: Any) -> Any:
+def _read_value(name: str, key: str, value: Any) -> Any:
     expected = {each.name: each.type for each in fields(Model)}[key]
     if key == "options":
-        return _options(name, value)
+        return _read_options(name, value)
     if expected is str and isinstance(value, str) and value:
         return value
     if expected is bool and isinstance(value, bool):
@@ -147,22 +147,22 @@ def _value(name: str, key: str, value: Any) -> Any:
     raise CatalogueError(f"{name}.{key}: expected {wanted}")
 
 
-def _options(name: str, value: Any) -> Mapping[str, Option]:
+def _read_options(name: str, value: Any) -> Mapping[str, Option]:
     if not isinstance(value, dict):
         raise CatalogueError(f'{name}.options: expected a table, such as {{architecture = "…"}}')
     for key, option in value.items():
         if not key.isidentifier() or key == "weights":
-            raise CatalogueError(f"{name}.options.{key}: is no name of an option")
+            raise CatalogueError(f"{name}.options.{key}: is not a valid name of an option")
         if not isinstance(option, str | int | float | bool):
             raise CatalogueError(f"{name}.options.{key}: expected a text, a number, true or false")
     return MappingProxyType(value)
 
 
-def _check(model: Model) -> None:
+def _check_limits(model: Model) -> None:
     for key in ("name", "queue"):
         if not _NAME.fullmatch(getattr(model, key)):
             raise CatalogueError(f"{model.name}.{key}: small letters, digits and dashes only")
-    # 5 s and 5 min are what Service Bus takes; over 6 days the durable SDK splits a timer, and then
+    # Service Bus accepts locks from 5 s to 5 min. Over 6 days the durable SDK splits a timer and
     # cannot cancel it.
     for key, low, high in (
         ("lock_seconds", 5, 300),
@@ -187,8 +187,34 @@ def _check_weights(model: Model) -> None:
         )
     if model.weights_sha256 and not _SHA256.fullmatch(model.weights_sha256):
         raise CatalogueError(f"{model.name}.weights_sha256: expected 64 small hex digits")
-    # Who can write to the container must not be able to choose what runs here.
+    # Write access to the container must not be enough to choose the code that runs.
     if is_blob and not model.weights_sha256:
         raise CatalogueError(f"{model.name}.weights_sha256: is missing, and a blob needs it")
     if model.weights_sha256 and not model.weights:
         raise CatalogueError(f"{model.name}.weights: is missing, but weights_sha256 is there")
+
+
+class Priority(StrEnum):
+    """The priority of a job. Workers take a low one only while no normal one waits."""
+
+    NORMAL = "normal"
+    LOW = "low"
+
+    @property
+    def higher(self) -> tuple["Priority", ...]:
+        """The priorities whose jobs all run before a job of this one."""
+        return _HIGHER[self]
+
+
+_HIGHER: Final = {Priority.NORMAL: (), Priority.LOW: (Priority.NORMAL,)}
+
+
+def queue_of(model: Model, priority: Priority) -> str:
+    """Return the name of the queue for a model's jobs of this priority."""
+    return low_priority_queue(model.queue) if priority is Priority.LOW else model.queue
+
+
+def find_queue(catalogue: Catalogue, queue: str) -> tuple[Model, Priority] | None:
+    """Return the model and the priority of a queue; None if it is not a model's queue."""
+    pairs = ((model, priority) for model in catalogue.values() for priority in Priority)
+    return next((pair for pair in pairs if queue_of(*pair) == queue), None)

@@ -1,36 +1,35 @@
-"""What can be wrong with a message, a payload or the catalogue.
+"""The errors of messages, payloads and the catalogue.
 
     ContractError
     ├── MalformedMessage      malformed-message     a field is missing or wrong, or not JSON
     ├── UnsupportedSchema     unsupported-schema    written by a newer version than this
     ├── MessageTooLarge       message-too-large     would not fit into a Service Bus message
     ├── PayloadCorrupt        payload-corrupt       size or digest differ from the payload reference
-    ├── IllegalStatusChange   illegal-status-change a final job cannot change
-    ├── ForbiddenAddress      forbidden-address     a URL that we must not call
+    ├── ForbiddenAddress      forbidden-address     a URL that must not be called
     ├── UnknownModel          unknown-model         not in the catalogue
     └── CatalogueError        bad-catalogue         models.toml is wrong
 
-None of them is retryable: the same bytes fail in the same way again.
+None is retryable: the same bytes would fail again.
 """
 
 from typing import ClassVar
 
 
 class ContractError(Exception):
-    """Base of all; `code` is stable and travels to callers."""
+    """Base of all; `code` is stable and is shown to callers."""
 
     code: ClassVar[str] = "contract-error"
     retryable: ClassVar[bool] = False
 
 
 class MalformedMessage(ContractError):
-    """The bytes are not a message: the text names the field and what was expected there."""
+    """The bytes are not a message. The text names the field and what was expected."""
 
     code = "malformed-message"
 
 
 class UnsupportedSchema(ContractError):
-    """The message has a schema version that this code does not know."""
+    """The message has a schema version that this code cannot read."""
 
     code = "unsupported-schema"
 
@@ -44,7 +43,7 @@ class UnsupportedSchema(ContractError):
 
 
 class MessageTooLarge(ContractError):
-    """The encoded message is over the limit; its payload belongs in a blob."""
+    """The encoded message is over the limit; its payload has to be a blob."""
 
     code = "message-too-large"
 
@@ -58,30 +57,19 @@ class MessageTooLarge(ContractError):
 
 
 class PayloadCorrupt(ContractError):
-    """A blob is not the one that the payload reference describes."""
+    """A blob does not match its payload reference."""
 
     code = "payload-corrupt"
 
 
-class IllegalStatusChange(ContractError):
-    """A job was asked to go from one status to another that the table does not allow."""
-
-    code = "illegal-status-change"
-
-    def __init__(self, before: str, after: str) -> None:
-        super().__init__(f"a job cannot change from {before} to {after}")
-        self.before = before
-        self.after = after
-
-
 class ForbiddenAddress(ContractError):
-    """A stranger's URL leads where we must not go; the text is for whoever gave it."""
+    """A URL must not be called. The text is for the caller that gave it."""
 
     code = "forbidden-address"
 
 
 class UnknownModel(ContractError):
-    """No such model; `nearest` are names that look like the one asked for."""
+    """The catalogue has no model of this name; `nearest` are similar names."""
 
     code = "unknown-model"
 
@@ -93,6 +81,6 @@ class UnknownModel(ContractError):
 
 
 class CatalogueError(ContractError):
-    """The catalogue cannot be used: the text names the model and the key."""
+    """The catalogue is not valid. The text names the model and the key."""
 
     code = "bad-catalogue"

@@ -1,10 +1,14 @@
-"""The address guard: where a URL that a stranger gave may lead us.
+"""The SSRF guard: the addresses to which a caller's URL may make us connect.
 
     check_form   the text alone: scheme, no credentials, a host that every parser reads alike
-    resolve      one DNS look-up, each address public or listed; connect to these and no others
+    resolve      one DNS look-up; each address must be public or listed
 
-Who connects must use the addresses that `resolve` returned: a second look-up may be answered
-otherwise (DNS rebinding). A redirect is a new URL, to be checked like the first.
+Connect only to the addresses that `resolve` returned: a second look-up may give others (DNS
+rebinding). A redirect is a new URL, to be checked like the first.
+
+Public addresses are all but those in IANA's special-purpose registries (RFC 6890). A network that
+embeds IPv4 addresses (mapped, NAT64, 6to4, Teredo) is refused as a whole: what is behind them
+depends on the translator.
 """
 
 import ipaddress
@@ -15,25 +19,70 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from contract.addresses import IPAddress, IPNetwork, is_listed, is_public
 from contract.errors import ForbiddenAddress
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_REFUSED: Final[tuple[IPNetwork, ...]] = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "0.0.0.0/8",  # this host, unspecified
+        "10.0.0.0/8",  # private
+        "100.64.0.0/10",  # carriers' address translation
+        "127.0.0.0/8",  # loopback
+        "168.63.129.16/32",  # Azure's platform inside each virtual network
+        "169.254.0.0/16",  # link-local: the metadata services
+        "172.16.0.0/12",  # private
+        "192.0.0.0/24",  # protocol assignments
+        "192.0.2.0/24",  # documentation
+        "192.88.99.0/24",  # 6to4 relays
+        "192.168.0.0/16",  # private
+        "198.18.0.0/15",  # benchmarks
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+        "2001::/23",  # protocol assignments, Teredo
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4
+        "3fff::/20",  # documentation
+    )
+)
+# All unicast addresses that IANA has allocated. Loopback, mapped, NAT64, unique-local, link-local,
+# site-local and multicast addresses are outside.
+_GLOBAL_IPV6: Final = ipaddress.IPv6Network("2000::/3")
+
+
+def is_public(address: IPAddress) -> bool:
+    """Return whether the address is on the public internet."""
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_IPV6:
+        return False
+    return not any(address in network for network in _REFUSED)
+
+
+def is_listed(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
+    """Return whether a network contains the address. A mapped address counts as its IPv4 one."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return any((mapped or address) in network for network in networks)
+
 
 MAX_URL_CHARACTERS: Final = 2048
 
-# What RFC 3986 leaves in a URL. Without backslashes, blanks and controls no two parsers differ.
+# The characters of RFC 3986. With backslashes, blanks or controls parsers would differ.
 _URL = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
-# The last part of a host decides whether it is a number, also in octal or hexadecimal (WHATWG).
+# A host is a number if its last part is one, also in octal or hexadecimal (WHATWG).
 _NUMERIC_PART = re.compile(r"\d+|0[xX][0-9A-Fa-f]*")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 LookUp = Callable[[str, int], Iterable[str]]
-"""The addresses of a host as texts; raises OSError where it has none."""
+"""Returns the addresses of a host as texts. Raises OSError if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A URL in parts. `host` is a name or an address, in lower case and without brackets."""
+    """The parts of a URL. `host` is a name or an address, in lower case, without brackets."""
 
     scheme: str
     host: str
@@ -42,7 +91,7 @@ class Target:
 
     @property
     def address(self) -> IPAddress | None:
-        """The address, where the host is one."""
+        """The host as an address; None if it is a name."""
         try:
             return ipaddress.ip_address(self.host)
         except ValueError:
@@ -50,18 +99,18 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """What a Host header says; also all that a log may say of a URL."""
+        """The value of a Host header. Logs may show this part of a URL, and no other."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 class AddressGuard:
-    """Lets public https addresses pass, and what is listed, that also over plain http."""
+    """Accepts public https addresses, and listed addresses also over plain http."""
 
     def __init__(self, allowed: str = "") -> None:
-        """`allowed` are hosts and networks in CIDR form, separated by commas.
+        """List the hosts and networks (in CIDR form, separated by commas) that are allowed.
 
-        ValueError names an entry that is neither.
+        Raises ValueError for an entry that is neither.
         """
         self._hosts: set[str] = set()
         self._networks: list[IPNetwork] = []
@@ -74,11 +123,11 @@ class AddressGuard:
                 self._hosts.add(entry.rstrip("."))
 
     def check_form(self, url: str) -> Target:
-        """The URL in parts. ForbiddenAddress where the text alone says that we must not go there.
+        """Return the parts of a URL. Raises ForbiddenAddress if its text alone is not allowed.
 
-        A name still has to be resolved.
+        A host name must still be resolved.
         """
-        target = _parsed(url)
+        target = _parse_url(url)
         if target.address is not None:
             self._check(target, target.address)
         elif target.scheme == "http" and not self._networks and not self._is_listed(target):
@@ -86,9 +135,9 @@ class AddressGuard:
         return target
 
     def resolve(self, target: Target, look_up: LookUp | None = None) -> tuple[str, ...]:
-        """The addresses to connect to; ForbiddenAddress where one of them is out of bounds.
+        """Return the addresses to connect to. Raises ForbiddenAddress if one is not allowed.
 
-        Blocks for a DNS look-up unless another `look_up` is given.
+        Blocks during the DNS look-up, unless another `look_up` is given.
         """
         if target.address is not None:
             self._check(target, target.address)
@@ -115,7 +164,7 @@ class AddressGuard:
             raise ForbiddenAddress("the URL must be https")
 
 
-def _parsed(url: str) -> Target:
+def _parse_url(url: str) -> Target:
     if len(url) > MAX_URL_CHARACTERS:
         raise ForbiddenAddress(f"the URL has more than {MAX_URL_CHARACTERS} characters")
     if not _URL.fullmatch(url):
@@ -141,11 +190,11 @@ def _check_host(host: str, *, is_bracketed: bool) -> None:
         try:
             ipaddress.IPv6Address(host)
         except ValueError:
-            raise ForbiddenAddress("the URL's host is no IPv6 address") from None
+            raise ForbiddenAddress("the URL's host is not an IPv6 address") from None
         if "%" in host:
             raise ForbiddenAddress("the URL's host must not name a network interface")
     elif not _HOST.fullmatch(host) or len(host) > 253 or ".." in host:
-        raise ForbiddenAddress("the URL's host is no host name")
+        raise ForbiddenAddress("the URL's host is not a host name")
     elif _is_numeric(host):
         try:
             ipaddress.IPv4Address(host)

@@ -1,4 +1,4 @@
-"""What bytes are, by their first few: media types from signatures."""
+"""Media types, also by the signature in the first bytes."""
 
 from typing import Final
 
@@ -26,22 +26,22 @@ _RECOGNISED: Final = frozenset(name for _, name in _SIGNATURES) | frozenset(_RIF
 
 
 def essence(content_type: str) -> str:
-    """A media type without parameters, in lower case: `Image/JPEG; q=1` is `image/jpeg`."""
+    """Return a media type without parameters, in lower case: `image/jpeg` for `Image/JPEG; q=1`."""
     return content_type.partition(";")[0].strip().lower()
 
 
 def sniff(data: bytes) -> str | None:
-    """The media type that the first bytes show, or None."""
+    """Return the media type by the first bytes, or None."""
     if data[:4] == b"RIFF":
         return _RIFF_FORMS.get(data[8:12])
     return next((name for start, name in _SIGNATURES if data.startswith(start)), None)
 
 
 def agrees(announced: str, data: bytes) -> bool:
-    """Whether the bytes can be what was announced.
+    """Return whether the bytes can have the announced media type.
 
-    A type with a signature must show it. Text must not look like one of those, nor hold NUL.
-    Nothing is known of other types, so they pass.
+    A type with a signature must have it. Text must have no signature and no NUL. Other types are
+    accepted.
     """
     if announced in _RECOGNISED:
         return sniff(data) == announced

@@ -1,19 +1,35 @@
-"""The messages: what goes to a worker, and what comes back.
+"""The messages between gateway and worker: their parts, and their form as JSON.
 
-Times are UTC. `extra` holds the fields that a newer peer added: they survive decode and encode.
+Times are UTC. `extra` holds fields that a newer version has added: they survive decoding and
+encoding. `*_to_json` and `*_from_json` convert a message that is part of a larger document;
+`encode_*` and `decode_*` convert the bytes of a Service Bus message or an HTTP body.
+
+A payload of up to INLINE_LIMIT_BYTES is part of the message. A larger one is stored as a blob, and
+the message holds a reference to it (the claim check pattern).
 """
 
+import base64
+import binascii
+import hashlib
+import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
 
-from contract.fields import Json
+from contract.errors import MalformedMessage, MessageTooLarge, PayloadCorrupt, UnsupportedSchema
+
+# JSON as Python objects. With a recursive alias each reader would have to narrow at each level.
+Json = Any
 
 
 @dataclass(frozen=True, slots=True)
 class InlineBytes:
-    """A small payload that travels in the message itself."""
+    """A small payload that is part of the message."""
 
     media_type: str
     data: bytes = field(repr=False)
@@ -21,13 +37,13 @@ class InlineBytes:
 
 @dataclass(frozen=True, slots=True)
 class InlineJson:
-    """A small JSON payload, readable in the message."""
+    """A small JSON payload that is part of the message, as JSON."""
 
     value: Json
 
     @property
     def media_type(self) -> str:
-        """Always JSON."""
+        """The media type of JSON."""
         return "application/json"
 
 
@@ -35,8 +51,8 @@ class InlineJson:
 class PayloadRef:
     """A payload in blob storage: `blob` is its name in the payload container.
 
-    At least one of `sha256`, in hex, and `etag` says which bytes are meant. An upload has only the
-    ETag: nobody has read it yet.
+    `sha256` (in hex), `etag` or both identify the bytes. An upload has only the ETag, since it has
+    not been read yet.
     """
 
     media_type: str
@@ -48,9 +64,9 @@ class PayloadRef:
 
 @dataclass(frozen=True, slots=True)
 class PayloadUrl:
-    """A payload that the worker fetches itself. The URL may hold a secret, hence not in the repr.
+    """A payload that the worker downloads. The URL may contain a secret, so the repr omits it.
 
-    Without a media type, what the bytes show counts, or else what their server says.
+    Without a media type, the signature in the bytes decides, or else the server's content type.
     """
 
     url: str = field(repr=False)
@@ -58,28 +74,29 @@ class PayloadUrl:
 
 
 Payload = InlineBytes | InlineJson | PayloadRef
-"""What a result can be."""
+"""The payload of a result."""
 
 InputPayload = Payload | PayloadUrl
+"""The payload of an input."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyUrl:
-    """The gateway's reply route, with the job's own token in it, hence not in the repr."""
+    """The gateway's reply route. It contains the job's token, so the repr omits it."""
 
     url: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyQueue:
-    """A Service Bus queue in the namespace of the request's."""
+    """A Service Bus queue in the same namespace as the request's queue."""
 
     queue: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyWebhook:
-    """Anybody's HTTP endpoint: signed, and only where the address guard lets us go."""
+    """A producer's HTTP endpoint. The SSRF guard checks it, and the POST is signed."""
 
     url: str = field(repr=False)
 
@@ -88,7 +105,7 @@ ReplyTo = ReplyUrl | ReplyQueue | ReplyWebhook
 
 
 class Stage(StrEnum):
-    """Where in its life a job failed."""
+    """The stage at which a job failed."""
 
     ACCEPT = "accept"
     QUEUE = "queue"
@@ -98,7 +115,7 @@ class Stage(StrEnum):
 
 
 class FailureCode(StrEnum):
-    """Why a job ended without a result. A code that a reader does not know is still a failure."""
+    """Why a job ended without a result. A reader must treat an unknown code as a failure too."""
 
     INVALID_INPUT = "invalid-input"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
@@ -113,7 +130,7 @@ class FailureCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobError:
-    """Why a job failed. `message` is for the caller: no internals, what happened and what to do."""
+    """Why a job failed. `message` is for the caller: what happened and what to do."""
 
     code: str
     message: str
@@ -123,7 +140,7 @@ class JobError:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where a job's time went, as its worker saw it."""
+    """The times of a job, measured by its worker."""
 
     queued_ms: float = 0.0
     inference_ms: float = 0.0
@@ -132,9 +149,9 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """One job on its way to a worker.
+    """The request to run a job, sent to a worker.
 
-    `reply_to` is where the reply goes; None where the producer wants none. `attempt` counts sends,
+    `reply_to` is the place for the reply; None if the producer wants none. `attempt` counts sends,
     from 1.
     """
 
@@ -150,15 +167,15 @@ class JobRequest:
 
     @property
     def reply_url(self) -> str | None:
-        """The gateway's reply route, where the job came from a gateway."""
+        """The gateway's reply route; None if the job is not from a gateway."""
         return self.reply_to.url if isinstance(self.reply_to, ReplyUrl) else None
 
 
 @dataclass(frozen=True, slots=True)
 class JobReply:
-    """A job's one outcome: a result or an error, never both.
+    """The reply of a worker: a result or an error, never both.
 
-    `attempt` is the delivery on which it came about, from 1.
+    `attempt` is the delivery that produced it, from 1.
     """
 
     job_id: str
@@ -168,3 +185,422 @@ class JobReply:
     timing: Timing = Timing()
     attempt: int = 1
     extra: Mapping[str, Json] = field(default_factory=dict)
+
+
+_T = TypeVar("_T")
+
+
+class Fields:
+    """Typed access to a JSON object. `path` is its place in the message, for error texts.
+
+    Each method raises MalformedMessage, which names the field.
+    """
+
+    def __init__(self, value: object, path: str = "") -> None:
+        if not isinstance(value, Mapping):
+            raise MalformedMessage(
+                f"{path or 'message'}: expected an object, found {_json_kind(value)}"
+            )
+        self._values: Mapping[str, Json] = value
+        self._path = path
+
+    def text(self, name: str) -> str:
+        """Return a non-empty string."""
+        value = self._required(name, str)
+        if not value:
+            raise MalformedMessage(f"{self._at(name)}: must not be empty")
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise MalformedMessage(f"{self._at(name)}: is not Unicode text")
+        return value
+
+    def optional_text(self, name: str) -> str | None:
+        """Return a string; None if it is absent or null."""
+        return None if self._values.get(name) is None else self.text(name)
+
+    def integer(self, name: str, minimum: int = 0) -> int:
+        """Return a whole number of at least `minimum`."""
+        value = self._required(name, int)
+        if isinstance(value, bool) or value < minimum:
+            raise MalformedMessage(f"{self._at(name)}: expected a whole number from {minimum}")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """Return a number of at least 0; the default if it is absent or null."""
+        if default is not None and self._values.get(name) is None:
+            return default
+        value = self._required(name, (int, float))
+        # This comparison is also false for NaN.
+        if isinstance(value, bool) or not 0 <= value < float("inf"):
+            raise MalformedMessage(f"{self._at(name)}: expected a number from 0")
+        return float(value)
+
+    def boolean(self, name: str) -> bool:
+        """Return true or false."""
+        return self._required(name, bool)
+
+    def time(self, name: str) -> datetime:
+        """Return an RFC 3339 time, which must have an offset, in UTC."""
+        text = self.text(name)
+        try:
+            value = datetime.fromisoformat(text)
+        except ValueError:
+            value = None
+        if value is None or value.tzinfo is None:
+            raise MalformedMessage(f"{self._at(name)}: expected an RFC 3339 time with an offset")
+        try:
+            return value.astimezone(UTC)
+        except OverflowError:
+            raise MalformedMessage(f"{self._at(name)}: the time is out of range") from None
+
+    def mapping(self, name: str) -> dict[str, Json]:
+        """Return an object; an empty one if it is absent or null."""
+        value = self._values.get(name)
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            raise MalformedMessage(
+                f"{self._at(name)}: expected an object, found {_json_kind(value)}"
+            )
+        return dict(value)
+
+    def child(self, name: str) -> "Fields":
+        """Return the fields of an object."""
+        return Fields(self._required(name, Mapping), self._at(name))
+
+    def optional_child(self, name: str) -> "Fields | None":
+        """Return the fields of an object; None if it is absent or null."""
+        return None if self._values.get(name) is None else self.child(name)
+
+    def has(self, name: str) -> bool:
+        """Return whether the field is present; it may be null."""
+        return name in self._values
+
+    def raw(self, name: str) -> Json:
+        """Return the value unchecked; the field must be present."""
+        if name not in self._values:
+            raise MalformedMessage(f"{self._at(name)}: is missing")
+        return self._values[name]
+
+    def others(self, known: frozenset[str]) -> dict[str, Json]:
+        """Return the fields that this version does not know. They are kept for newer versions."""
+        return {name: value for name, value in self._values.items() if name not in known}
+
+    def _required(self, name: str, expected: type[_T] | tuple[type[_T], ...]) -> _T:
+        value = self._values.get(name)
+        if value is None:
+            raise MalformedMessage(f"{self._at(name)}: is missing")
+        if not isinstance(value, expected):
+            raise MalformedMessage(f"{self._at(name)}: found {_json_kind(value)}")
+        return value
+
+    def _at(self, name: str) -> str:
+        return f"{self._path}.{name}" if self._path else name
+
+
+def _json_kind(value: object) -> str:
+    if value is None:
+        return "null"
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
+    return names.get(type(value), "a number" if isinstance(value, int | float) else "another type")
+
+
+SCHEMA_VERSION = 1
+JOB_REQUEST_SCHEMA = Path(__file__).with_name("job-request.schema.json")
+
+# Service Bus Standard accepts 256 KiB including headers and properties.
+MAX_MESSAGE_BYTES = 192 * 1024
+
+# Valid as an orchestration instance id, a message id, a blob name and a path segment.
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+_REQUEST_FIELDS = frozenset(
+    {"schema", "job_id", "model", "input", "parameters"}
+    | {"created_at", "deadline", "reply_to", "attempt"}
+)
+_REPLY_FIELDS = frozenset(
+    {"schema", "job_id", "result", "error", "started_at", "finished_at", "timing", "attempt"}
+)
+
+
+def encode_request(request: JobRequest) -> bytes:
+    """Return a request as JSON bytes. Raises MessageTooLarge."""
+    return _encode(request_to_json(request))
+
+
+def decode_request(data: bytes) -> JobRequest:
+    """Read a request. Raises MalformedMessage, UnsupportedSchema or MessageTooLarge."""
+    return request_from_json(_decode(data))
+
+
+def encode_reply(reply: JobReply) -> bytes:
+    """Return a reply as JSON bytes. Raises MessageTooLarge."""
+    return _encode(reply_to_json(reply))
+
+
+def decode_reply(data: bytes) -> JobReply:
+    """Read a reply. Raises MalformedMessage, UnsupportedSchema or MessageTooLarge."""
+    return reply_from_json(_decode(data))
+
+
+def request_to_json(request: JobRequest) -> dict[str, Json]:
+    """Return a request as a JSON object."""
+    return {
+        **request.extra,
+        "schema": SCHEMA_VERSION,
+        "job_id": request.job_id,
+        "model": request.model,
+        "input": _input_to_json(request.input),
+        "parameters": dict(request.parameters),
+        "created_at": format_time(request.created_at),
+        "deadline": format_time(request.deadline),
+        "reply_to": _reply_to_json(request.reply_to),
+        "attempt": request.attempt,
+    }
+
+
+def request_from_json(value: Json) -> JobRequest:
+    """Read a request from a JSON object. Raises MalformedMessage or UnsupportedSchema."""
+    fields = _check_version(value)
+    reply_to = fields.optional_child("reply_to")
+    return JobRequest(
+        job_id=_read_job_id(fields),
+        model=fields.text("model"),
+        input=_input_from_json(fields.child("input")),
+        created_at=fields.time("created_at"),
+        deadline=fields.time("deadline"),
+        parameters=fields.mapping("parameters"),
+        reply_to=_reply_to_from_json(reply_to) if reply_to else None,
+        attempt=fields.integer("attempt", minimum=1) if fields.has("attempt") else 1,
+        extra=fields.others(_REQUEST_FIELDS),
+    )
+
+
+def reply_to_json(reply: JobReply) -> dict[str, Json]:
+    """Return a reply as a JSON object."""
+    return {
+        **reply.extra,
+        "schema": SCHEMA_VERSION,
+        "job_id": reply.job_id,
+        **_outcome_to_json(reply.outcome),
+        "started_at": format_time(reply.started_at),
+        "finished_at": format_time(reply.finished_at),
+        "timing": {
+            "queued_ms": reply.timing.queued_ms,
+            "inference_ms": reply.timing.inference_ms,
+            "batch_size": reply.timing.batch_size,
+        },
+        "attempt": reply.attempt,
+    }
+
+
+def reply_from_json(value: Json) -> JobReply:
+    """Read a reply from a JSON object. Raises MalformedMessage or UnsupportedSchema."""
+    fields = _check_version(value)
+    result, error = fields.optional_child("result"), fields.optional_child("error")
+    if (result is None) == (error is None):
+        raise MalformedMessage("a reply has exactly one of result and error")
+    timing = fields.optional_child("timing")
+    return JobReply(
+        job_id=_read_job_id(fields),
+        outcome=payload_from_json(result) if result else error_from_json(error),
+        started_at=fields.time("started_at"),
+        finished_at=fields.time("finished_at"),
+        timing=_timing_from_json(timing) if timing else Timing(),
+        attempt=fields.integer("attempt", minimum=1) if fields.has("attempt") else 1,
+        extra=fields.others(_REPLY_FIELDS),
+    )
+
+
+def payload_to_json(payload: Payload) -> dict[str, Json]:
+    """Return a payload as a JSON object. Its kind shows by its key: `base64`, `json` or `blob`."""
+    match payload:
+        case InlineBytes(media_type, data):
+            return {"media_type": media_type, "base64": base64.b64encode(data).decode()}
+        case InlineJson(value):
+            return {"media_type": payload.media_type, "json": value}
+        case PayloadRef(media_type, blob, size_bytes, sha256, etag):
+            return {
+                "media_type": media_type,
+                "blob": blob,
+                "size_bytes": size_bytes,
+                **({} if sha256 is None else {"sha256": sha256}),
+                **({} if etag is None else {"etag": etag}),
+            }
+
+
+def payload_from_json(fields: Fields) -> Payload:
+    """Read a payload from a JSON object. Raises MalformedMessage."""
+    if fields.has("json"):
+        return InlineJson(fields.raw("json"))
+    media_type = fields.text("media_type")
+    if fields.has("base64"):
+        return InlineBytes(media_type, _decode_base64(fields.raw("base64")))
+    if fields.has("blob"):
+        return _reference_from_json(media_type, fields)
+    raise MalformedMessage("a payload has one of base64, json and blob")
+
+
+def _input_to_json(payload: InputPayload) -> dict[str, Json]:
+    if not isinstance(payload, PayloadUrl):
+        return payload_to_json(payload)
+    media_type = {} if payload.media_type is None else {"media_type": payload.media_type}
+    return {"url": payload.url, **media_type}
+
+
+def _input_from_json(fields: Fields) -> InputPayload:
+    if fields.has("url"):
+        return PayloadUrl(fields.text("url"), fields.optional_text("media_type"))
+    return payload_from_json(fields)
+
+
+def _reference_from_json(media_type: str, fields: Fields) -> PayloadRef:
+    etag = fields.optional_text("etag")
+    # Without an ETag only the digest identifies the bytes.
+    sha256 = fields.text("sha256") if etag is None else fields.optional_text("sha256")
+    if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise MalformedMessage("sha256: expected 64 hexadecimal digits in lower case")
+    return PayloadRef(media_type, fields.text("blob"), fields.integer("size_bytes"), sha256, etag)
+
+
+def error_to_json(error: JobError) -> dict[str, Json]:
+    """Return an error as a JSON object."""
+    return {
+        "code": error.code,
+        "message": error.message,
+        "stage": error.stage.value,
+        "retryable": error.retryable,
+    }
+
+
+def error_from_json(fields: Fields | None) -> JobError:
+    """Read an error from a JSON object. Raises MalformedMessage."""
+    if fields is None:
+        raise MalformedMessage("error: is missing")
+    stage = fields.text("stage")
+    if stage not in set(Stage):
+        raise MalformedMessage(f"error.stage: expected one of {', '.join(Stage)}")
+    return JobError(
+        fields.text("code"), fields.text("message"), Stage(stage), fields.boolean("retryable")
+    )
+
+
+def format_time(value: datetime) -> str:
+    """Return a time as RFC 3339 in UTC with milliseconds, as in all our JSON."""
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _encode(value: dict[str, Json]) -> bytes:
+    # ASCII with escapes, since half of a surrogate pair cannot be encoded in UTF-8.
+    data = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    _check_size(data)
+    return data
+
+
+def _decode(data: bytes) -> Json:
+    _check_size(data)
+    try:
+        return json.loads(data, parse_constant=_refuse_constant, parse_float=_parse_finite)
+    # Thousands of nested brackets raise RecursionError.
+    except (ValueError, RecursionError) as error:
+        raise MalformedMessage(f"message is not JSON in UTF-8 ({type(error).__name__})") from None
+
+
+def _refuse_constant(name: str) -> Json:
+    raise ValueError(name)  # Python's parser accepts NaN and Infinity, JSON does not
+
+
+def _parse_finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse_constant(text)
+
+
+def _check_size(data: bytes) -> None:
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise MessageTooLarge(len(data), MAX_MESSAGE_BYTES)
+
+
+def _check_version(value: Json) -> Fields:
+    fields = Fields(value)
+    version = fields.raw("schema")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise UnsupportedSchema(version, SCHEMA_VERSION)
+    return fields
+
+
+def _read_job_id(fields: Fields) -> str:
+    job_id = fields.text("job_id")
+    if not _JOB_ID.fullmatch(job_id):
+        raise MalformedMessage(
+            "job_id: expected 1 to 100 letters, digits, dots, dashes or underscores"
+        )
+    return job_id
+
+
+def _reply_to_json(reply_to: ReplyTo | None) -> dict[str, Json] | None:
+    match reply_to:
+        case None:
+            return None
+        case ReplyUrl(url):
+            return {"url": url}
+        case ReplyQueue(queue):
+            return {"queue": queue}
+        case ReplyWebhook(url):
+            return {"webhook": url}
+
+
+def _reply_to_from_json(fields: Fields) -> ReplyTo:
+    if fields.has("queue"):
+        return ReplyQueue(fields.text("queue"))
+    if fields.has("webhook"):
+        return ReplyWebhook(fields.text("webhook"))
+    return ReplyUrl(fields.text("url"))
+
+
+def _outcome_to_json(outcome: Payload | JobError) -> dict[str, Json]:
+    if isinstance(outcome, JobError):
+        return {"error": error_to_json(outcome)}
+    return {"result": payload_to_json(outcome)}
+
+
+def _timing_from_json(fields: Fields) -> Timing:
+    return Timing(
+        queued_ms=fields.number("queued_ms", default=0),
+        inference_ms=fields.number("inference_ms", default=0),
+        batch_size=fields.integer("batch_size", minimum=1) if fields.has("batch_size") else 1,
+    )
+
+
+def _decode_base64(value: Json) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, TypeError, ValueError):
+        raise MalformedMessage("base64: expected a string in base64") from None
+
+
+# The history of an orchestration contains the request. The Azure Storage backend moves an entry of
+# more than 45 KB to a blob and reads it on each replay, and base64 needs four bytes for three.
+INLINE_LIMIT_BYTES = 24 * 1024
+
+
+def fits_inline(size_bytes: int, limit_bytes: int = INLINE_LIMIT_BYTES) -> bool:
+    """Return whether a payload of this size can be part of the message."""
+    return size_bytes <= limit_bytes
+
+
+def reference(media_type: str, blob: str, data: bytes) -> PayloadRef:
+    """Return the reference to `data`, which is stored as `blob`."""
+    return PayloadRef(media_type, blob, len(data), hashlib.sha256(data).hexdigest())
+
+
+def verify(ref: PayloadRef, data: bytes) -> bytes:
+    """Return `data` if it matches the reference. Raises PayloadCorrupt."""
+    if len(data) != ref.size_bytes:
+        raise PayloadCorrupt(f"the payload has {len(data)} bytes, {ref.size_bytes} were announced")
+    verify_digest(ref, hashlib.sha256(data).hexdigest())
+    return data
+
+
+def verify_digest(ref: PayloadRef, sha256: str) -> None:
+    """Raise PayloadCorrupt if the reference has another digest than this."""
+    if ref.sha256 is not None and sha256 != ref.sha256:
+        raise PayloadCorrupt("the payload's SHA-256 digest is not the announced one")

@@ -1,4 +1,4 @@
-"""Every string that two processes must spell alike."""
+"""The strings that two processes must share: names of functions, events, settings, blobs, paths."""
 
 from typing import Final
 
@@ -33,65 +33,65 @@ REPLY_TOKEN_PARAMETER: Final = "token"  # noqa: S105  the name of it, not a secr
 
 
 UPLOADS: Final = "uploads/"
-"""How the names of uploads' blobs begin."""
+"""The prefix of the blobs of uploads."""
 
 
 OUTCOMES: Final = "outcomes/"
-"""How the names of the blobs with jobs' outcomes begin."""
+"""The prefix of the blobs with jobs' outcomes."""
 
 
 def input_blob(job_id: str) -> str:
-    """Name of the blob that holds a job's input."""
+    """Return the name of the blob with a job's input."""
     return f"inputs/{job_id}"
 
 
 def upload_blob(upload_id: str, owner: str) -> str:
-    """Name of the blob that an upload slot is for; `owner` is what the upload belongs to."""
+    """Return the name of the blob of an upload; `owner` identifies its tenant."""
     return f"{UPLOADS}{upload_id}.{owner}"
 
 
 def result_blob(job_id: str) -> str:
-    """Name of the blob that holds a job's result."""
+    """Return the name of the blob with a job's result."""
     return f"results/{job_id}"
 
 
 def outcome_blob(job_id: str) -> str:
-    """Return the name of the blob that holds how a job ended."""
+    """Return the name of the blob with a job's outcome."""
     return f"{OUTCOMES}{job_id}"
 
 
 def low_priority_queue(queue: str) -> str:
-    """Name of the queue beside a model's own whose jobs wait until that one has none to give."""
+    """Return the name of the queue for the jobs of low priority, beside a model's own queue."""
     return f"{queue}-low"
 
 
 def dead_letter_queue(queue: str) -> str:
-    """Address of a queue's dead-letter sub-queue."""
+    """Return the address of a queue's dead-letter queue."""
     return f"{queue}/$DeadLetterQueue"
 
 
 def webhook_instance(job_id: str) -> str:
-    """Instance id of the orchestration that delivers a job's webhook."""
+    """Return the instance id of the orchestration that delivers a job's webhook."""
     return f"webhook-{job_id}"
 
 
 def job_path(job_id: str) -> str:
-    """Path of the job resource on the gateway."""
+    """Return the path of the job resource on the gateway."""
     return f"/v1/jobs/{job_id}"
 
 
 def reply_path(job_id: str) -> str:
-    """Path that a worker's reply goes to."""
+    """Return the path to which a worker sends its reply."""
     return f"/v1/jobs/{job_id}/reply"
 
 
 def progress_url(reply_url: str) -> str | None:
-    """Where to report on a long job, by the reply's token; None where replies go elsewhere."""
+    """Return the URL for progress reports that belongs to a reply URL; None if it has none."""
     path, question_mark, query = reply_url.partition("?")
     base, slash, last = path.rpartition("/")
     return f"{base}/progress?{query}" if slash and question_mark and last == "reply" else None
 
 
 def progress_blob(job_id: str) -> str:
-    """Name of the blob that holds how far a running job is."""
+    """Return the name of the blob with a running job's progress."""
     return f"progress/{job_id}"

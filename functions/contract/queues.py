@@ -1,7 +1,7 @@
-"""The queues that the catalogue asks for, as the official Service Bus emulator's Config.json.
+"""The queues of the catalogue, as the Config.json of Microsoft's Service Bus emulator.
 
-`python -m contract.queues [CATALOGUE]` prints it: the local Service Bus and Microsoft's own start
-from the same file.
+`python -m contract.queues [CATALOGUE]` prints it. The local Service Bus and Microsoft's emulator
+both read this file.
 """
 
 import json
@@ -19,7 +19,7 @@ _NAME_CHARACTERS = 260
 
 
 def names(catalogue: Catalogue) -> frozenset[str]:
-    """The names of the models' own queues."""
+    """Return the names of the models' queues, of both priorities."""
     return frozenset(
         name
         for model in catalogue.values()
@@ -28,15 +28,15 @@ def names(catalogue: Catalogue) -> frozenset[str]:
 
 
 def may_take_replies(queue: str, own: frozenset[str]) -> bool:
-    """Whether replies may go to a queue that a producer names; `own` are the models' queues.
+    """Return whether replies may go to the queue that a producer named.
 
-    On one of those a reply would come back as a request, for ever.
+    `own` are the models' queues: in one of them a reply would be read as a request.
     """
     return queue.lower() not in own and len(queue) <= _NAME_CHARACTERS and "$" not in queue
 
 
 def config(catalogue: Catalogue) -> dict[str, Any]:
-    """The Config.json document for every queue of the catalogue."""
+    """Return the Config.json document with all queues of the catalogue."""
     queues = [
         _queue(name, model)
         for model in catalogue.values()
@@ -57,7 +57,7 @@ def _queue(name: str, model: Model) -> dict[str, Any]:
             "LockDuration": f"PT{model.lock_seconds}S",
             "MaxDeliveryCount": model.max_delivery_count,
             "DefaultMessageTimeToLive": f"PT{model.max_deadline_seconds}S",
-            # So that the producer of a message that nobody took in time hears of it.
+            # So that the producer of a message that expired is notified.
             "DeadLetteringOnMessageExpiration": True,
             # A resent request has the job's id as its message id and is dropped.
             "RequiresDuplicateDetection": True,
@@ -70,7 +70,7 @@ def _queue(name: str, model: Model) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print Config.json for the catalogue named on the command line."""
+    """Print Config.json for the catalogue whose path is given on the command line."""
     path = Path(arguments[0]) if arguments else DEFAULT_PATH
     try:
         catalogue = Catalogue.load(path)

@@ -1,7 +1,7 @@
-"""Standard Webhooks: how a POST is signed so that its receiver can trust it.
+"""The signature of a webhook, by the Standard Webhooks specification 1.0.
 
-Source: the Standard Webhooks specification 1.0. The signature covers id, time and body; there is
-one for each secret, so that a receiver who knows any of them can verify while secrets are rotated.
+It covers id, time and body. There is one signature for each secret, so a receiver that has any of
+them can verify while secrets are rotated.
 """
 
 import base64
@@ -21,7 +21,7 @@ _MAX_SECRET_BYTES = 64
 
 
 def parse_secrets(text: str) -> tuple[bytes, ...]:
-    """The secrets in `whsec_…,whsec_…`; ValueError says what is wrong, without the secret."""
+    """Read secrets in the form `whsec_…,whsec_…`. The text of a ValueError has no secret."""
     secrets = []
     for entry in filter(None, (part.strip() for part in text.split(","))):
         if not entry.startswith(_PREFIX):
@@ -37,15 +37,15 @@ def parse_secrets(text: str) -> tuple[bytes, ...]:
 
 
 def event_id(job_id: str) -> str:
-    """The id of the event that a job has ended: the same at each try, so that it counts once."""
-    # No dots: they separate what is signed.
+    """Return the id of the event that a job has ended; the same at each attempt."""
+    # Dots separate the parts that are signed.
     return f"job_{job_id.replace('.', '_')}"
 
 
 def signed_headers(
     secrets: Sequence[bytes], event: str, now: datetime, body: bytes
 ) -> dict[str, str]:
-    """The headers of one delivery; without secrets it is not signed."""
+    """Return the headers of one delivery; without secrets it is not signed."""
     timestamp = str(int(now.timestamp()))
     headers = {
         "content-type": "application/json",

@@ -1,5 +1,6 @@
-"""The gateway: the REST API, the orchestration of one job, its activity and its replies.
+"""The gateway: a synchronous REST API over asynchronous queues.
 
-`api` is the HTTP surface, `orchestrator` the life of one job, `activities` its side effects.
-`durable`, `payloads` and `queues` are the three services behind it, each behind a small port.
+One job, in order: `http` authenticates a request and calls `submission`, which parses it and
+creates the job; `jobs` runs its orchestration and waits for its outcome; `queues` sends its request
+to a worker, whose reply comes back through `http`. `services` builds the parts.
 """

@@ -1,9 +1,9 @@
-"""From a Functions HTTP trigger to the ASGI app and back.
+"""Serve a request of a Functions HTTP trigger by an ASGI app.
 
-Not `func.AsgiMiddleware`: it builds a whole WSGI environment for each request, answers a second
-`receive` only by asking every 100 ms, takes Content-Encoding for a charset, and loses all but the
-last of repeated response headers. Functions hands over and takes back whole bodies, so neither
-streams, and a caller who hangs up is not noticed.
+`func.AsgiMiddleware` is not used: it builds a WSGI environment for each request, polls every
+100 ms in a second `receive`, takes Content-Encoding for a charset, and drops all but the last of
+repeated response headers. Functions passes whole bodies in both directions, so nothing is streamed,
+and a caller that disconnects is not noticed.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ App = Callable[
     Awaitable[None],
 ]
 
-# From 2.4 on an app need not listen for a disconnect while it sends.
+# Since version 2.4 an app need not watch for a disconnect while it sends.
 _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 
 
 class _Exchange:
-    """One request body to give, one response to take."""
+    """The body of one request, and its response."""
 
     def __init__(self, body: bytes) -> None:
         self._body: bytes | None = body
@@ -43,7 +43,7 @@ class _Exchange:
         self._status = 0
 
     async def receive(self) -> Message:
-        """The body, then nothing until the response is complete."""
+        """Return the body; on the next call, wait until the response is complete."""
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
@@ -51,7 +51,7 @@ class _Exchange:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Take one message of the response."""
+        """Receive a part of the response."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
             for name, value in message.get("headers", ()):
@@ -62,7 +62,7 @@ class _Exchange:
                 self._ended.set()
 
     def _add_header(self, name: str, value: str) -> None:
-        if name != "content-length":  # the host counts for itself
+        if name != "content-length":  # the host sets it
             earlier = self._headers.get(name)
             self._headers[name] = value if earlier is None else f"{earlier}, {value}"
 
@@ -72,7 +72,7 @@ class _Exchange:
         return self._ended.is_set()
 
     def response(self) -> func.HttpResponse:
-        """The response for Functions."""
+        """Return the response for Functions."""
         return func.HttpResponse(
             b"".join(self._chunks),
             status_code=self._status,
@@ -82,15 +82,15 @@ class _Exchange:
 
 
 async def serve(app: App, request: func.HttpRequest, durable: Durable) -> func.HttpResponse:
-    """Run one request through the app, which finds the durable port in its scope."""
+    """Return the app's response to a request. The durable client is passed in the ASGI scope."""
     exchange = _Exchange(request.get_body() or b"")
     try:
         await app(_scope(request, durable), exchange.receive, exchange.send)
-    # The process's edge: Starlette answers for a defect with our 500, then raises it again.
+    # For a defect Starlette sends our response 500, then raises the error again.
     except Exception:
         if not exchange.is_complete:
             raise
-        _log.exception("a request ended in a defect of the gateway")
+        _log.exception("a request failed because of a defect of the gateway")
     return exchange.response()
 
 
@@ -114,5 +114,4 @@ def _scope(request: func.HttpRequest, durable: Durable) -> dict[str, Any]:
         "client": None,
         "state": {},
         "durable": durable,
-        "gateway.streams": False,
     }

@@ -1,11 +1,11 @@
-"""Time as an argument."""
+"""The clock as an argument, so that tests can set the time."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
+from typing import Final
 
 Clock = Callable[[], datetime]
 
-
-def utc_now() -> datetime:
-    """The present, aware of being UTC."""
-    return datetime.now(UTC)
+utc_now: Final[Clock] = partial(datetime.now, UTC)
+"""Returns the present time, aware of being UTC."""

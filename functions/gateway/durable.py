@@ -1,6 +1,6 @@
-"""The port to Durable Functions: five verbs, and the real client behind them.
+"""The port to Durable Functions, and the client that implements it.
 
-The 2.x SDK has other wires and other classes; only this module would change.
+The 2.x SDK has another protocol and other classes; then only this module has to change.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 from azure.durable_functions import DurableOrchestrationClient, OrchestrationRuntimeStatus
 from azure.durable_functions.models.utils.http_utils import _get_session
 
-from contract.fields import Json
+from contract.messages import Json
 from contract.names import ORCHESTRATOR_JOB
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance
 
@@ -25,21 +25,21 @@ _log = logging.getLogger(__name__)
 
 _EPOCH: Final = datetime(2020, 1, 1, tzinfo=UTC)
 _CONTINUATION: Final = "x-ms-continuation-token"
-# The Azure Storage provider may write the end as the JSON null, in base64.
+# The Azure Storage provider may mark the end by the JSON null in base64.
 _NO_MORE: Final = frozenset({"", "null", "bnVsbA=="})
-# The SDK pastes an id into a URL as it is. A dead letter may name a job by whatever text.
+# The SDK puts an id into a URL as it is, and a dead letter may have any text as its job id.
 _ID: Final = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
-_LOOK_AGAIN_SECONDS: Final = (0.1, 0.3, 1.0)
+_RETRY_PAUSES_SECONDS: Final = (0.1, 0.3, 1.0)
 
-LOOK_SECONDS: Final = 10.0
-"""How long a look may take. A caller waits for it, and the SDK would give it four minutes."""
+READ_TIMEOUT_SECONDS: Final = 10.0
+"""The time limit of a read. A caller waits for it; the SDK's own limit is four minutes."""
 
-CHANGE_SECONDS: Final = 20.0
-"""The same of what changes something: given up too soon, it would happen behind our back."""
+CHANGE_TIMEOUT_SECONDS: Final = 20.0
+"""The time limit of a change. It is longer, since a change may still happen after the limit."""
 
 
 class RuntimeStatus(StrEnum):
-    """Durable's own words."""
+    """The runtime statuses of Durable Functions."""
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -67,8 +67,8 @@ _FINAL: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Instance:
-    """One orchestration as the store describes it. A job's `input` is its ticket's text."""
+class OrchestrationInstance:
+    """The state of one orchestration. The `input` of a job's is the text of its ticket."""
 
     runtime_status: RuntimeStatus
     input: str
@@ -78,42 +78,44 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """Some job orchestrations with their ids, in no order; whole if these are all there are."""
+class InstancePage:
+    """Orchestrations of jobs with their ids, unordered; `is_whole` if these are all."""
 
-    instances: tuple[tuple[str, Instance], ...]
+    instances: tuple[tuple[str, OrchestrationInstance], ...]
     is_whole: bool
 
 
 class Durable(Protocol):
-    """What the gateway asks of Durable. Each verb raises Unavailable where it did not answer."""
+    """The port to Durable Functions. Each method raises Unavailable."""
 
     async def start(
         self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB
     ) -> None:
-        """Start an orchestration. If this returns, it will run. One that has ended runs again."""
+        """Start an orchestration. After this returns it will run. One that has ended runs again."""
 
-    async def status(self, job_id: str) -> Instance | None:
-        """The orchestration with this id, or None."""
+    async def status(self, job_id: str) -> OrchestrationInstance | None:
+        """Return the orchestration with this id, or None."""
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:
-        """Deliver an event; raises UnknownInstance, or FinalInstance where it came too late."""
+        """Raise an event. Raises UnknownInstance, or FinalInstance if the instance has ended."""
 
     async def terminate(self, job_id: str, reason: str) -> None:
-        """End an orchestration by force."""
+        """Terminate an orchestration. Raises UnknownInstance."""
 
-    async def listed(self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]) -> Listed:
-        """Up to `limit` jobs whose ids start so, in one of these statuses, or in any for none."""
+    async def list_jobs(
+        self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
+    ) -> InstancePage:
+        """Return up to `limit` jobs with this id prefix and one of these statuses (empty: any)."""
 
     async def purge(self, created_before: datetime) -> int:
-        """Delete ended orchestrations that were created before this; returns how many."""
+        """Delete the histories of ended orchestrations created before this; return how many."""
 
 
-_Got = tuple[Json, str]
+_Answer = tuple[Json, str]
 
 
 class DurableClient:
-    """The port over one invocation's client binding."""
+    """The port, implemented by the client binding of one invocation."""
 
     def __init__(self, client: DurableOrchestrationClient) -> None:
         self._client = client
@@ -121,9 +123,9 @@ class DurableClient:
     async def start(
         self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB
     ) -> None:
-        """See Durable. A start whose answer was lost is looked up before it counts as failed."""
+        """Start an orchestration. If the answer is lost, look whether it was started."""
         try:
-            async with asyncio.timeout(CHANGE_SECONDS):
+            async with asyncio.timeout(CHANGE_TIMEOUT_SECONDS):
                 await self._client.start_new(
                     orchestrator, instance_id=instance_id, client_input=input_text
                 )
@@ -132,32 +134,32 @@ class DurableClient:
                 raise Unavailable("durable", f"start failed: {error!r}") from error
 
     async def _was_started(self, job_id: str) -> bool:
-        for pause_seconds in _LOOK_AGAIN_SECONDS:
+        for pause_seconds in _RETRY_PAUSES_SECONDS:
             try:
                 return await self.status(job_id) is not None
             except Unavailable:
                 await asyncio.sleep(pause_seconds)
         return False
 
-    async def status(self, job_id: str) -> Instance | None:
-        """See Durable."""
+    async def status(self, job_id: str) -> OrchestrationInstance | None:
+        """Return the orchestration with this id, or None."""
         if not _ID.fullmatch(job_id):
             return None
         try:
-            found = await self._got(f"instances/{job_id}")
+            found = await self._get(f"instances/{job_id}")
             return None if found is None else _instance(found[0])
         except Exception as error:
             raise Unavailable("durable", f"status failed: {error!r}") from error
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:
-        """See Durable."""
+        """Raise an event. Raises UnknownInstance, or FinalInstance if the instance has ended."""
         if not _ID.fullmatch(job_id):
             raise UnknownInstance(job_id)
         try:
-            async with asyncio.timeout(CHANGE_SECONDS):
+            async with asyncio.timeout(CHANGE_TIMEOUT_SECONDS):
                 await self._client.raise_event(job_id, name, data)
         except Exception as error:
-            # The SDK tells 404, 410 and all others apart in prose only, so look instead of parsing.
+            # The SDK distinguishes 404, 410 and others only by the text of the error.
             found = await self.status(job_id)
             if found is None:
                 raise UnknownInstance(job_id) from error
@@ -166,36 +168,39 @@ class DurableClient:
             raise Unavailable("durable", f"event {name} failed: {error!r}") from error
 
     async def terminate(self, job_id: str, reason: str) -> None:
-        """See Durable."""
+        """Terminate an orchestration. Raises UnknownInstance."""
         try:
-            async with asyncio.timeout(CHANGE_SECONDS):
+            async with asyncio.timeout(CHANGE_TIMEOUT_SECONDS):
                 await self._client.terminate(job_id, reason)
         except Exception as error:
             if await self.status(job_id) is None:
                 raise UnknownInstance(job_id) from error
             raise Unavailable("durable", f"terminate failed: {error!r}") from error
 
-    async def listed(self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]) -> Listed:
-        """See Durable. The SDK's own verb has neither limit nor pages."""
+    async def list_jobs(
+        self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
+    ) -> InstancePage:
+        """Return up to `limit` jobs. The SDK's own method has neither limit nor pages."""
         query = {"instanceIdPrefix": prefix, "top": str(limit), "showInput": "true"}
         if statuses:
             query["runtimeStatus"] = ",".join(sorted(statuses))
         try:
-            values, more = await self._got("instances/", query) or ([], "")
+            values, more = await self._get("instances/", query) or ([], "")
             found = [value for value in values if value["name"] == ORCHESTRATOR_JOB]
             pairs = tuple((str(value["instanceId"]), _instance(value)) for value in found)
         except Exception as error:
             raise Unavailable("durable", f"list failed: {error!r}") from error
-        return Listed(pairs, more in _NO_MORE)
+        return InstancePage(pairs, more in _NO_MORE)
 
-    async def _got(self, path: str, query: Mapping[str, str] | None = None) -> _Got | None:
-        """What the host answers, and where it goes on; None for 404.
+    async def _get(self, path: str, query: Mapping[str, str] | None = None) -> _Answer | None:
+        """Return the host's answer and the continuation token; None for 404.
 
-        Asks as the SDK does, but tells a store that failed, 500, from a job that does not exist.
+        The request is the SDK's. But the SDK does not distinguish a store that failed (500) from a
+        job that does not exist.
         """
         url = f"{self._client._orchestration_bindings.rpc_base_url}{path}"
         session = await _get_session()
-        async with asyncio.timeout(LOOK_SECONDS), session.get(url, params=query) as answer:
+        async with asyncio.timeout(READ_TIMEOUT_SECONDS), session.get(url, params=query) as answer:
             if answer.status == HTTPStatus.NOT_FOUND:
                 return None
             answer.raise_for_status()
@@ -203,7 +208,7 @@ class DurableClient:
             return value, answer.headers.get(_CONTINUATION, "")
 
     async def purge(self, created_before: datetime) -> int:
-        """See Durable."""
+        """Delete the histories of ended orchestrations created before this; return how many."""
         ended = [OrchestrationRuntimeStatus(status.value) for status in sorted(_FINAL)]
         try:
             result = await self._client.purge_instance_history_by(
@@ -214,9 +219,9 @@ class DurableClient:
         return int(result.instances_deleted)
 
 
-def _instance(value: dict[str, Any]) -> Instance:
-    """An instance as the host writes it."""
-    return Instance(
+def _instance(value: dict[str, Any]) -> OrchestrationInstance:
+    """Read an instance from the host's JSON."""
+    return OrchestrationInstance(
         RuntimeStatus(value["runtimeStatus"]),
         _input_text(value["input"]),
         value["output"],
@@ -226,7 +231,7 @@ def _instance(value: dict[str, Any]) -> Instance:
 
 
 def _input_text(value: object) -> str:
-    """The text that start was given: start_new encodes it, and its HTTP client once more."""
+    """Return the text given to `start`. It was encoded twice: by start_new and its HTTP client."""
     if not isinstance(value, str):
         return ""
     try:

@@ -1,27 +1,28 @@
-"""What can go wrong behind the API; `problems` turns it into HTTP.
+"""The errors of the gateway. `http.problems` has those that callers see.
 
 GatewayError
 ├── SettingError        a setting is missing or wrong: the start stops
-├── Unavailable         a service behind the gateway did not answer; worth another try
-│   └── UnknownQueue    the namespace has no such queue, or keeps it from us
+├── Unavailable         a service behind the gateway did not answer; try again
+│   └── UnknownQueue    the queue does not exist, or access to it is denied
 ├── UnknownInstance     no orchestration has this id
-├── FinalInstance       the orchestration has ended: nothing can reach it any more
+├── FinalInstance       the orchestration has ended and takes no events
+├── IllegalStatusChange a job cannot change from this status to that one
 ├── UnknownLetter       no dead letter has this id
-├── NotRedrivable       the dead letter cannot be sent again
-├── MissingPayload      the blob is not there, or no longer
+├── NotRedrivable       the dead letter cannot be redriven
+├── MissingPayload      the blob does not exist
 ├── UnreadableImage     the header of a picture cannot be read
-├── WebhookUndelivered  a receiver did not answer, or must not be called
+├── WebhookUndelivered  the receiver did not answer, or must not be called
 └── TokenError
-    ├── InvalidToken    not made by us for this job and this time
-    └── ExpiredToken    made by us, its time is over
+    ├── InvalidToken    the token is not for this job and this time
+    └── ExpiredToken    the token is for this job, but its time is over
 """
 
 
 class GatewayError(Exception):
-    """Base of all."""
+    """Base of all errors of the gateway."""
 
 
-class SettingError(GatewayError):
+class InvalidSetting(GatewayError):
     """A setting is missing or wrong; the text names it."""
 
     def __init__(self, variable: str, expected: str) -> None:
@@ -30,7 +31,7 @@ class SettingError(GatewayError):
 
 
 class Unavailable(GatewayError):
-    """A service did not answer, or not as it should; `service` is durable, queue or blobs."""
+    """A service did not answer, or not correctly; `service` is durable, queue or blobs."""
 
     def __init__(self, service: str, reason: str) -> None:
         super().__init__(f"{service}: {reason}")
@@ -38,7 +39,7 @@ class Unavailable(GatewayError):
 
 
 class UnknownQueue(Unavailable):
-    """The namespace has no such queue, or keeps it from us; an operator may change that."""
+    """The queue does not exist, or access to it is denied."""
 
 
 class UnknownInstance(GatewayError):
@@ -49,16 +50,25 @@ class FinalInstance(GatewayError):
     """The orchestration has ended."""
 
 
+class IllegalStatusChange(GatewayError):
+    """A job was to change from one status to another, which the table does not allow."""
+
+    def __init__(self, before: str, after: str) -> None:
+        super().__init__(f"a job cannot change from {before} to {after}")
+        self.before = before
+        self.after = after
+
+
 class UnknownLetter(GatewayError):
     """No dead letter has this id."""
 
 
 class NotRedrivable(GatewayError):
-    """The dead letter cannot be sent again, or not now; the text says why."""
+    """The dead letter cannot be redriven, or not now; the text says why."""
 
 
 class MissingPayload(GatewayError):
-    """The blob is not there, or no longer."""
+    """The blob does not exist."""
 
 
 class UnreadableImage(GatewayError):
@@ -66,7 +76,7 @@ class UnreadableImage(GatewayError):
 
 
 class WebhookUndelivered(GatewayError):
-    """A receiver gave no answer; `reason` is a class of failure, fit for the delivery log."""
+    """A webhook was not delivered; `reason` is a class of failure for the delivery log."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"webhook: {reason}")
@@ -74,12 +84,12 @@ class WebhookUndelivered(GatewayError):
 
 
 class TokenError(GatewayError):
-    """A reply token is no good."""
+    """A reply token is not valid."""
 
 
 class InvalidToken(TokenError):
-    """Not made by us for this job and this time."""
+    """The token is not for this job and this time."""
 
 
 class ExpiredToken(TokenError):
-    """Made by us for this job, but its time is over."""
+    """The token is for this job, but its time is over."""

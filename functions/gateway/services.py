@@ -1,56 +1,138 @@
-"""What every request shares: made once a process, given to the API, the activity and triggers."""
+"""The composition root: builds the gateway's parts, once a process."""
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from contract.catalogue import Catalogue
-from gateway.access.reply_tokens import ReplyTokens
+from contract.queues import names
 from gateway.clock import Clock, utc_now
-from gateway.exporting import tracer_provider
-from gateway.jobs.waiting import Waiters
-from gateway.queueing.backlog import Backlog
-from gateway.queueing.queues import Queues, ServiceBusQueues
-from gateway.settings import Settings
-from gateway.storage.blobs import Blobs, ContainerBlobs
-from gateway.storage.container import Container
-from gateway.storage.links import Links, SignedLinks
-from gateway.storage.payloads import BlobPayloads, Payloads
-from gateway.tracing import Tracing
-from gateway.webhooks.sending import HttpSender, Sender
+from gateway.dead_letters.redrive import Redriver
+from gateway.dead_letters.trigger import DeadLetterTrigger
+from gateway.http.authentication import ReplyTokens
+from gateway.jobs.activities import Conclude, Enqueue
+from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
+from gateway.jobs.progress import ProgressStore
+from gateway.queues.client import Queues, ServiceBusQueues
+from gateway.queues.estimates import WaitEstimates
+from gateway.settings import GatewaySettings
+from gateway.storage.blobs import Blobs, ContainerBlobs, PayloadContainer
+from gateway.storage.payloads import (
+    BlobPayloadStore,
+    PayloadLinks,
+    PayloadStore,
+    SignedPayloadLinks,
+)
+from gateway.submission.create import JobCreator
+from gateway.submission.idempotency import LIFETIME_HOURS, IdempotencyKeys
+from gateway.telemetry import GatewayTracing, make_tracer_provider
+from gateway.webhooks.activities import WebhookActivities
+from gateway.webhooks.sender import HttpWebhookSender, WebhookSender
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Services:
-    """The gateway's collaborators. Connections are opened when first needed, then kept."""
+    """The parts of the gateway. Routes and triggers pass each function the part that it needs.
 
-    settings: Settings
+    The first group are ports, which the tests replace. The others are made from them.
+    """
+
+    settings: GatewaySettings
     catalogue: Catalogue
     queues: Queues
-    payloads: Payloads
+    payloads: PayloadStore
     blobs: Blobs
-    links: Links
+    links: PayloadLinks
     tokens: ReplyTokens
-    webhooks: Sender
+    webhooks: WebhookSender
     clock: Clock = utc_now
-    tracing: Tracing = field(default_factory=Tracing)
-    waiters: Waiters = field(default_factory=Waiters)
-    backlog: Backlog = field(init=False)
+    tracing: GatewayTracing = field(default_factory=GatewayTracing)
+
+    waiters: Waiters = field(init=False)
+    outcomes: OutcomeStore = field(init=False)
+    progress: ProgressStore = field(init=False)
+    estimates: WaitEstimates = field(init=False)
+    jobs: Jobs = field(init=False)
+    enqueue: Enqueue = field(init=False)
+    conclude: Conclude = field(init=False)
+    creator: JobCreator = field(init=False)
+    idempotency: IdempotencyKeys = field(init=False)
+    dead_letters: DeadLetterTrigger = field(init=False)
+    redriver: Redriver = field(init=False)
+    webhook_activities: WebhookActivities = field(init=False)
 
     def __post_init__(self) -> None:
-        """Watch the queues that these services have."""
-        object.__setattr__(self, "backlog", Backlog(self.queues, self.clock))
+        """Make the parts that need the ports."""
+        waiters = Waiters()
+        outcomes = OutcomeStore(self.blobs)
+        progress = ProgressStore(self.blobs, self.catalogue)
+        estimates = WaitEstimates(self.queues, self.clock)
+        jobs = Jobs(outcomes, progress, waiters, self.clock)
+        creator = JobCreator(
+            settings=self.settings,
+            estimates=estimates,
+            payloads=self.payloads,
+            blobs=self.blobs,
+            jobs=jobs,
+            waiters=waiters,
+            clock=self.clock,
+        )
+        self._set(
+            waiters=waiters,
+            outcomes=outcomes,
+            progress=progress,
+            estimates=estimates,
+            jobs=jobs,
+            enqueue=Enqueue(self.catalogue, self.queues, self.tokens, self.tracing, self.clock),
+            conclude=Conclude(outcomes, progress, waiters),
+            creator=creator,
+            idempotency=IdempotencyKeys(
+                self.blobs, jobs, creator, waiters, self.clock, self.claim_lifetime
+            ),
+            dead_letters=DeadLetterTrigger(
+                self.blobs, self.queues, jobs, names(self.catalogue), self.clock
+            ),
+            redriver=Redriver(self.blobs, self.queues, jobs, waiters, estimates, self.clock),
+            webhook_activities=WebhookActivities(
+                jobs, progress, self.webhooks, self.settings.webhook_secrets, self.clock
+            ),
+        )
+
+    @property
+    def longest_deadline(self) -> timedelta:
+        """The longest time that a job can take."""
+        return timedelta(
+            seconds=max(model.max_deadline_seconds for model in self.catalogue.values())
+        )
+
+    @property
+    def retention(self) -> timedelta:
+        """How long a job is kept after its creation: the retention after its latest end."""
+        return timedelta(hours=self.settings.retention_hours) + self.longest_deadline
+
+    @property
+    def claim_lifetime(self) -> timedelta:
+        """How long an idempotency key belongs to its job."""
+        return timedelta(hours=min(LIFETIME_HOURS, self.settings.retention_hours))
 
     @classmethod
-    def of(cls, settings: Settings) -> "Services":
-        """The real ones; CatalogueError where the catalogue cannot be used."""
-        container = Container(settings.payload_storage)
+    def of(cls, settings: GatewaySettings) -> "Services":
+        """Return the parts that use Azure. Raises CatalogueError.
+
+        Connections are opened when they are first needed, and kept.
+        """
+        container = PayloadContainer(settings.payload_storage)
         return cls(
             settings=settings,
             catalogue=Catalogue.load(settings.catalogue_path),
             queues=ServiceBusQueues(settings.service_bus, settings.service_bus_admin_url),
-            payloads=BlobPayloads(container),
+            payloads=BlobPayloadStore(container),
             blobs=ContainerBlobs(container),
-            links=SignedLinks(container, settings.payload_public_url),
+            links=SignedPayloadLinks(container, settings.payload_public_url),
             tokens=ReplyTokens(settings.reply_token_keys, settings.gateway_base_url),
-            webhooks=HttpSender(settings.guard),
-            tracing=Tracing(tracer_provider(settings.trace_exporters)),
+            webhooks=HttpWebhookSender(settings.guard),
+            tracing=GatewayTracing(make_tracer_provider(settings.trace_exporters)),
         )
+
+    def _set(self, **parts: object) -> None:
+        for name, part in parts.items():
+            object.__setattr__(self, name, part)

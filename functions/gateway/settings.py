@@ -1,4 +1,4 @@
-"""The Function App's settings: read once, refused by name where they are wrong."""
+"""The settings of the Function App, read once from its environment variables."""
 
 import base64
 import binascii
@@ -10,16 +10,15 @@ from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from contract.catalogue import DEFAULT_PATH
-from contract.claimcheck import INLINE_LIMIT_BYTES
-from contract.codec import MAX_MESSAGE_BYTES
 from contract.guard import AddressGuard
+from contract.messages import INLINE_LIMIT_BYTES, MAX_MESSAGE_BYTES
 from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
 from contract.webhook import parse_secrets
-from gateway.access.keys import ApiKey, parse
-from gateway.errors import SettingError
+from gateway.errors import InvalidSetting
+from gateway.http.keys import ApiKey, parse_keys
 
 MAX_WAIT_SECONDS: Final = 200
-"""Azure's front door cuts a request at 230 s; this leaves time to answer."""
+"""The longest wait. Azure ends a request after 230 s; this leaves time to answer."""
 
 _MIN_KEY_BYTES = 32
 
@@ -28,19 +27,19 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a service is: a connection string, or an address that an identity opens."""
+class ServiceEndpoint:
+    """How to connect to a service: by a connection string, or by an address with an identity."""
 
     connection_string: str | None = field(default=None, repr=False)
     address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What an operator can set. `reply_token_keys`: the first signs, all verify."""
+class GatewaySettings:
+    """The settings. Of `reply_token_keys` the first signs, and all verify."""
 
-    service_bus: Endpoint
-    payload_storage: Endpoint
+    service_bus: ServiceEndpoint
+    payload_storage: ServiceEndpoint
     gateway_base_url: str
     reply_token_keys: tuple[bytes, ...] = field(repr=False)
     catalogue_path: Path = DEFAULT_PATH
@@ -59,12 +58,12 @@ class Settings:
 
     @property
     def is_open(self) -> bool:
-        """Whether anybody who reaches the gateway may do everything."""
+        """Whether every caller may do everything."""
         return not self.api_keys and not self.trust_principal_header
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
-        """Read the app settings; SettingError names the first that is wrong."""
+    def from_env(cls, environ: Mapping[str, str]) -> "GatewaySettings":
+        """Read the settings. Raises SettingError, which names the first that is wrong."""
         return cls(
             service_bus=_endpoint(environ, SETTING_SERVICE_BUS, "fullyQualifiedNamespace"),
             payload_storage=_endpoint(environ, SETTING_PAYLOAD_STORAGE, "blobServiceUri"),
@@ -88,28 +87,28 @@ class Settings:
         )
 
 
-# Base64 makes three bytes four, and parameters and properties want room in the message, too.
+# base64 needs four bytes for three, and parameters and properties need room in the message too.
 _MAX_INLINE_LIMIT_BYTES = MAX_MESSAGE_BYTES // 2
 
 
-def _endpoint(environ: Mapping[str, str], name: str, address_key: str) -> Endpoint:
-    # The double underscore is how Functions' own bindings spell identity-based connections.
+def _endpoint(environ: Mapping[str, str], name: str, address_key: str) -> ServiceEndpoint:
+    # Functions' bindings use the double underscore for connections by an identity.
     connection_string = environ.get(name)
     address = environ.get(f"{name}__{address_key}")
     if connection_string:
         if "=" not in connection_string:
-            raise SettingError(name, "expected a connection string (Key=Value;…)")
-        return Endpoint(connection_string=connection_string)
+            raise InvalidSetting(name, "expected a connection string (Key=Value;…)")
+        return ServiceEndpoint(connection_string=connection_string)
     if address:
-        return Endpoint(address=address)
-    raise SettingError(name, f"is missing; set a connection string, or {name}__{address_key}")
+        return ServiceEndpoint(address=address)
+    raise InvalidSetting(name, f"is missing; set a connection string, or {name}__{address_key}")
 
 
 def _base_url(environ: Mapping[str, str], name: str) -> str:
     value = environ.get(name, "").rstrip("/")
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
-        raise SettingError(name, "expected the gateway's own address, such as https://host")
+        raise InvalidSetting(name, "expected the gateway's own address, such as https://host")
     return value
 
 
@@ -117,7 +116,7 @@ def _public_url(environ: Mapping[str, str], name: str) -> str | None:
     value = environ.get(name, "").rstrip("/")
     parts = urlsplit(value)
     if value and (parts.scheme not in {"http", "https"} or not parts.netloc or parts.query):
-        raise SettingError(name, "expected the blob endpoint as callers reach it, https://host")
+        raise InvalidSetting(name, "expected the blob endpoint as callers reach it, https://host")
     return value or None
 
 
@@ -126,35 +125,35 @@ def _admin_url(environ: Mapping[str, str], name: str) -> str | None:
     parts = urlsplit(value)
     is_origin = parts.scheme in {"http", "https"} and parts.netloc and not parts.path
     if value and (not is_origin or parts.query or parts.fragment):
-        raise SettingError(name, "expected the address of the management API, http://host:port")
+        raise InvalidSetting(name, "expected the address of the management API, http://host:port")
     return value or None
 
 
 def _keys(environ: Mapping[str, str], name: str) -> tuple[bytes, ...]:
     texts = [text.strip() for text in environ.get(name, "").split(",") if text.strip()]
     if not texts:
-        raise SettingError(name, "is missing; make one with: openssl rand -base64 32")
+        raise InvalidSetting(name, "is missing; make one with: openssl rand -base64 32")
     try:
         keys = tuple(base64.b64decode(text, validate=True) for text in texts)
     except (binascii.Error, ValueError):
-        raise SettingError(name, "expected base64, several separated by commas") from None
+        raise InvalidSetting(name, "expected base64, several separated by commas") from None
     if any(len(key) < _MIN_KEY_BYTES for key in keys):
-        raise SettingError(name, f"each key needs at least {_MIN_KEY_BYTES} bytes")
+        raise InvalidSetting(name, f"each key needs at least {_MIN_KEY_BYTES} bytes")
     return keys
 
 
 def _api_keys(environ: Mapping[str, str], name: str) -> tuple[ApiKey, ...]:
     text = environ.get(name, "").strip()
     try:
-        keys = parse(text) if text else ()
+        keys = parse_keys(text) if text else ()
     except ValueError as error:
-        raise SettingError(name, str(error)) from None
+        raise InvalidSetting(name, str(error)) from None
     host = urlsplit(environ.get("GATEWAY_BASE_URL", "")).hostname or ""
     if not keys and not _flag(environ, "TRUST_PRINCIPAL_HEADER") and not _is_loopback(host):
-        raise SettingError(
+        raise InvalidSetting(
             name,
-            f"is missing, and {host[:100]} is no loopback address: everybody could use the "
-            "gateway; make keys with python -m gateway.access.keys, or set TRUST_PRINCIPAL_HEADER",
+            f"is missing, and {host[:100]} is not a loopback address: everybody could use the "
+            "gateway; make keys with python -m gateway.http.keys, or set TRUST_PRINCIPAL_HEADER",
         )
     return keys
 
@@ -170,13 +169,13 @@ def _read(environ: Mapping[str, str], name: str, reader: Callable[[str], T]) -> 
     try:
         return reader(environ.get(name, ""))
     except ValueError as error:
-        raise SettingError(name, str(error)) from None
+        raise InvalidSetting(name, str(error)) from None
 
 
 def _flag(environ: Mapping[str, str], name: str) -> bool:
     text = environ.get(name, "").strip().lower()
     if text not in {"", "true", "false"}:
-        raise SettingError(name, "expected true or false")
+        raise InvalidSetting(name, "expected true or false")
     return text == "true"
 
 
@@ -185,12 +184,12 @@ def _origins(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
     for origin in origins:
         parts = urlsplit(origin)
         if origin not in {"*", f"{parts.scheme}://{parts.netloc}"}:
-            raise SettingError(name, "expected origins such as https://host:port, or *")
+            raise InvalidSetting(name, "expected origins such as https://host:port, or *")
     return origins
 
 
 def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """OpenTelemetry's own switches; its SDK reads everything else."""
+    """Return the exporters by OpenTelemetry's own variables. Its SDK reads all others."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return ()
     names = (text.strip() for text in environ.get("OTEL_TRACES_EXPORTER", "").split(","))
@@ -201,7 +200,7 @@ def _integer(environ: Mapping[str, str], name: str, default: int, low: int, high
     text = environ.get(name, "").strip()
     if not text:
         return default
-    # Not int(): it takes underscores, signs and the digits of every script.
+    # int() also accepts underscores, signs and the digits of every script.
     if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
-        raise SettingError(name, f"expected a whole number from {low} to {high}")
+        raise InvalidSetting(name, f"expected a whole number from {low} to {high}")
     return int(text)

@@ -43,7 +43,7 @@ first_api_key() {
     need python3
     # What a pipeline prints is kept for everybody who can read its log.
     [ "${CI:-}" != true ] || stop "the first API key is made by a person: run keys.sh on your machine"
-    made=$(PYTHONPATH="$root/functions" python3 -m gateway.access.keys operator --tenant operators \
+    made=$(PYTHONPATH="$root/functions" python3 -m gateway.http.keys operator --tenant operators \
         --scopes jobs:read jobs:write admin)
     write_secret api-keys "[$(printf '%s\n' "$made" | sed -n 2p)]"
     say "the first API key, shown this once:"

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from contract.names import progress_url
-from gateway.access.keys import make
-from gateway.access.reply_tokens import ReplyTokens
+from gateway.http.authentication import ReplyTokens
+from gateway.http.keys import make_key
 from loosely.local.data_directory import reply_token_key
 from tests.e2e import by_hand
 from tests.e2e.contract_rows.checking import check
@@ -31,11 +31,11 @@ SOON_SECONDS = 8
 """Five for the storage, and what a busy machine takes."""
 
 API_KEYS = {
-    "owner": make("owner", "acme", ["jobs:read", "jobs:write", "admin"]),
-    "reader": make("reader", "acme", ["jobs:read"]),
-    "stranger": make("stranger", "bolt"),
-    "brisk": make("brisk", "bolt", rate_text="100/60"),
-    "slow": make("slow", "bolt", rate_text="1/600"),
+    "owner": make_key("owner", "acme", ["jobs:read", "jobs:write", "admin"]),
+    "reader": make_key("reader", "acme", ["jobs:read"]),
+    "stranger": make_key("stranger", "bolt"),
+    "brisk": make_key("brisk", "bolt", rate_text="100/60"),
+    "slow": make_key("slow", "bolt", rate_text="1/600"),
 }
 MODEL = """
 [{name}]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contract.status import JobStatus, change
+from gateway.jobs.model import JobStatus, change_status
 from tests.e2e.system import System, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -79,7 +79,7 @@ class Job:
     def assert_legal(self) -> None:
         status = JobStatus(self.statuses[0])
         for following in self.statuses[1:]:
-            status = change(status, JobStatus(following))
+            status = change_status(status, JobStatus(following))
 
 
 def test_progress_is_seen(slow: System, tmp_path: Path) -> None:
@@ -144,12 +144,3 @@ def test_expired_tells_that_it_ran(slow: System, tmp_path: Path) -> None:
     following = Job(slow, tmp_path / "following", steps=1)
     following.step(1)
     assert slow.final(following.id)["status"] == "succeeded", "the worker stopped, and goes on"
-
-
-def test_the_host_says_that_it_cannot_stream(slow: System, tmp_path: Path) -> None:
-    job = Job(slow, tmp_path / "job", steps=1)
-    answer = slow.http.get(f"/v1/jobs/{job.id}/events")
-    assert (answer.status_code, answer.json()["code"]) == (501, "streaming-unavailable")
-    assert "Prefer: wait" in answer.json()["detail"]
-    job.step(1)
-    assert slow.final(job.id)["status"] == "succeeded"

@@ -9,17 +9,17 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.access.keys import make
+from gateway.http.keys import make_key
 from tests.e2e.system import System, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 
 NOBODY = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 KEYS = {
-    "acme": make("acme-app", "acme"),
-    "bolt": make("bolt-app", "bolt"),
-    "bolt-admin": make("bolt-admin", "bolt", ["jobs:read", "jobs:write", "admin"]),
-    "slow": make("slow", "bolt", rate_text="2/600"),
+    "acme": make_key("acme-app", "acme"),
+    "bolt": make_key("bolt-app", "bolt"),
+    "bolt-admin": make_key("bolt-admin", "bolt", ["jobs:read", "jobs:write", "admin"]),
+    "slow": make_key("slow", "bolt", rate_text="2/600"),
 }
 WRONG_KEY = "lsy_" + "wrong" * 8
 

@@ -3,7 +3,7 @@
 import json
 import re
 
-from gateway.settings import Settings as GatewaySettings
+from gateway.settings import GatewaySettings
 from tests.infra.deployment import Deployment, of_kind, pod
 from tests.infra.readings import gateway_reads, worker_reads
 from worker.settings import WorkerSettings

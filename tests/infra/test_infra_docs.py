@@ -214,10 +214,10 @@ def test_the_alerts_are_all_explained() -> None:
 
 
 def test_the_local_settings_are_complete() -> None:
-    from gateway.settings import Settings  # noqa: PLC0415  beside its only use
+    from gateway.settings import GatewaySettings  # noqa: PLC0415  beside its only use
 
     example = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
-    read = {name for name in gateway_reads(Settings) if "__" not in name}
+    read = {name for name in gateway_reads(GatewaySettings) if "__" not in name}
     host = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage"}
     host |= {"AzureWebJobsFeatureFlags", "AzureWebJobsDisableHomepage"}
     host |= {f"{STORAGE_PROVIDER}{name}" for name in STORAGE_PROVIDER_NAMES}
@@ -228,7 +228,7 @@ def test_the_local_settings_are_complete() -> None:
     filled = example["Values"] | {
         "REPLY_TOKEN_KEYS": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
     }
-    assert Settings.from_env(filled)
+    assert GatewaySettings.from_env(filled)
 
 
 def test_stand_ins_are_found_before_the_real_programs(place: Place) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from contract.webhook import parse_secrets
-from gateway.access.keys import KeyRing, parse
+from gateway.http.keys import KeyRing, parse_keys
 from tests.infra import fake_cloud
 from tests.infra.deployment import of_kind, pod
 from tests.infra.scripted import VALUES, Place
@@ -25,7 +25,7 @@ class TestKeys:
         secrets = place.state["secrets"]
         assert secrets.keys() == {"reply-token-keys", "webhook-secrets", "api-keys"}
         assert parse_secrets(secrets["webhook-secrets"])
-        caller = KeyRing(parse(secrets["api-keys"])).caller(key.encode())
+        caller = KeyRing(parse_keys(secrets["api-keys"])).caller(key.encode())
         assert caller is not None
         assert "admin" in caller.scopes
         assert len(place.called("az", "functionapp", "restart")) == 1

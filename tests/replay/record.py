@@ -1,7 +1,7 @@
-"""`python -m tests.replay.record`: write histories that are not there yet.
+"""`python -m tests.replay.record`: write histories that do not exist yet.
 
-Existing files stay as they are: they stand for jobs that an older version began. The histories of
-jobs whose outcomes are recorded lie in `outcomes/`; those beside it are from before.
+Existing files stay unchanged: they are jobs that an older version began. The histories of jobs with
+recorded outcomes are in `outcomes/`; the others are older.
 """
 
 import asyncio
@@ -12,11 +12,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from contract.catalogue import Priority
 from contract.messages import InlineJson, JobError, JobReply, JobRequest, Stage, Timing
 from gateway.errors import Unavailable
-from gateway.jobs import ticket
-from gateway.jobs.outcome import Outcome, outcome_from_json, outcome_to_json
-from gateway.queueing.priority import Priority
+from gateway.jobs.model import JobOutcome, outcome_from_json, outcome_to_json, write_ticket
 from tests.unit.gateway.memory import ManualClock, MemoryDurable, run_orchestrator
 from tests.unit.gateway.webhook_delivery import Delivery, tried
 
@@ -36,8 +35,8 @@ class Scene:
         self.failures = 0
         self.failed_checks = 0
         self.refusal: str | None = None
-        self.early_reply: Outcome | None = None
-        self.outcome: Outcome | None = None
+        self.early_reply: JobOutcome | None = None
+        self.outcome: JobOutcome | None = None
         self.stopping: dict[str, Any] | None = None
 
     async def _enqueue(self, text: str) -> str | None:
@@ -59,7 +58,7 @@ class Scene:
             return json.dumps({"outcome": outcome_to_json(self.outcome)})
         return json.dumps({"stopping": self.stopping} if self.stopping else {})
 
-    async def tell(self, outcome: Outcome) -> None:
+    async def tell(self, outcome: JobOutcome) -> None:
         """Record the outcome, then raise the event."""
         self.outcome = outcome
         await self.durable.raise_event(JOB_ID, "reply", outcome_to_json(outcome))
@@ -73,12 +72,12 @@ class Scene:
         now = self.clock()
         deadline = now + timedelta(seconds=deadline_seconds)
         request = JobRequest(JOB_ID, "noop", InlineJson({"a": 1}), now, deadline)
-        written = ticket.write(request, TRACE, webhook_url=webhook_url, priority=priority)
+        written = write_ticket(request, TRACE, webhook_url=webhook_url, priority=priority)
         await self.durable.start(JOB_ID, written.text)
 
-    def reply(self, result: InlineJson | JobError) -> Outcome:
+    def reply(self, result: InlineJson | JobError) -> JobOutcome:
         now = self.clock()
-        return Outcome.replied(JobReply(JOB_ID, result, now, now, Timing(1, 2, 3)), now)
+        return JobOutcome.replied(JobReply(JOB_ID, result, now, now, Timing(1, 2, 3)), now)
 
 
 async def succeeded(scene: Scene) -> None:
@@ -124,7 +123,7 @@ async def reply_recorded_just_before_the_deadline(scene: Scene) -> None:
 
 async def cancelled(scene: Scene) -> None:
     await scene.start()
-    await scene.tell(Outcome.cancelled(scene.clock()))
+    await scene.tell(JobOutcome.cancelled(scene.clock()))
 
 
 async def cancelled_by_an_older_gateway(scene: Scene) -> None:
@@ -169,7 +168,7 @@ async def cancelled_while_it_cannot_be_sent(scene: Scene) -> None:
     scene.failures = 1000
     await scene.start()
     await scene.durable.advance(2)
-    await scene.tell(Outcome.cancelled(scene.clock()))
+    await scene.tell(JobOutcome.cancelled(scene.clock()))
 
 
 RUNNING = {"started_at": "2026-03-01T12:00:01.000Z"}
@@ -179,7 +178,7 @@ async def cancelled_while_it_runs(scene: Scene) -> None:
     await scene.start()
     await scene.durable.raise_event(JOB_ID, "cancel", RUNNING)
     await scene.durable.advance(2)
-    await scene.tell(Outcome.cancelled(scene.clock(), RUNNING["started_at"]))
+    await scene.tell(JobOutcome.cancelled(scene.clock(), RUNNING["started_at"]))
 
 
 async def cancelled_and_never_heard_of_again(scene: Scene) -> None:
@@ -248,7 +247,7 @@ DELIVERIES = {
 
 
 async def main() -> None:
-    """Play each scene whose file is not there."""
+    """Play each scene whose file does not exist."""
     for name, outcomes in DELIVERIES.items():
         path = WEBHOOKS / f"{name}.json"
         if not path.exists():
@@ -262,7 +261,7 @@ async def main() -> None:
         scene = Scene()
         await play(scene)
         contexts = [json.loads(text) for text in scene.durable.runs[JOB_ID].contexts]
-        # The first turns and the last: those between repeat one retry after another.
+        # The first turns and the last. The others repeat the retry.
         kept = contexts[:3] + contexts[3:][-1:]
         answers = [json.loads(run_orchestrator(json.dumps(turn))) for turn in kept]
         write(
@@ -275,7 +274,7 @@ async def main() -> None:
 
 
 def write(path: Path, turns: list[dict[str, Any]]) -> None:
-    """One turn a line."""
+    """Return the text of a file, one turn a line."""
     lines = ",\n".join(json.dumps(turn) for turn in turns)
     path.write_text('{"turns": [\n' + lines + "\n]}\n", encoding="utf-8")
     sys.stdout.write(f"{path.name}\n")

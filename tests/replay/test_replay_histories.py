@@ -1,9 +1,9 @@
-"""Histories of jobs as hosts hold them: the orchestrator of today must still replay them.
+"""Recorded histories of jobs, which the present orchestrator must still replay.
 
-A file has the contexts of one job, one for each turn, and what the orchestrator answered. A job in
-flight is replayed by whatever version is deployed next, so a file that fails here is not edited:
-the orchestrator has become unable to go on with jobs that are under way. For a change that must
-be, start a new orchestration name and keep the old one until its jobs have ended.
+A file has the contexts of one job, one for each turn, and the answers of the orchestrator. A job in
+flight is replayed by the next version that is deployed. So do not edit a file that fails here: the
+orchestrator cannot continue jobs in flight. If a change is necessary, use a new orchestration name
+and keep the old one until its jobs have ended.
 
 `python -m tests.replay.record` writes new files.
 """
@@ -16,7 +16,7 @@ import pytest
 from azure.durable_functions import Orchestrator
 
 from gateway.jobs import orchestrator
-from gateway.webhooks import orchestrator as webhooks
+from gateway.webhooks.orchestrator import webhook
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
@@ -37,23 +37,23 @@ def turns(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "path", FILES + OUTCOMES + WEBHOOKS, ids=lambda path: str(path.relative_to(FOLDER))
 )
-def test_each_turn_is_replayed_as_it_was(path: Path) -> None:
-    replay = Orchestrator.create(webhooks.webhook if path in WEBHOOKS else orchestrator.job)
+def test_each_turn_is_replayed_unchanged(path: Path) -> None:
+    replay = Orchestrator.create(webhook if path in WEBHOOKS else orchestrator.job)
     for turn in turns(path):
         for _ in range(2):
             assert json.loads(replay(json.dumps(turn["context"]))) == turn["answer"]
 
 
 @pytest.mark.parametrize("paths", [FILES, OUTCOMES], ids=["before outcomes", "outcomes"])
-def test_every_end_has_its_history(paths: list[Path]) -> None:
+def test_every_end_of_a_job_has_a_history(paths: list[Path]) -> None:
     ends = {turns(path)[-1]["answer"]["output"]["status"] for path in paths}
     assert ends == {"succeeded", "failed", "cancelled", "expired"}
 
 
 @pytest.mark.parametrize("path", OUTCOMES, ids=lambda path: path.stem)
 def test_a_later_group_waits_for_one_task_of_its_own(path: Path) -> None:
-    # .NET waits for one task of a group before it looks at the next: a later group that waited for
-    # an event as well would keep the job open.
+    # .NET waits for one task of a group before the next group. A later group that also waited for
+    # an event would keep the job open.
     for turn in turns(path):
         (groups,) = turn["answer"]["actions"]
         first, *later = [
@@ -65,7 +65,7 @@ def test_a_later_group_waits_for_one_task_of_its_own(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_what_is_asked_for_is_asked_for_once(path: Path) -> None:
+def test_each_event_is_awaited_once(path: Path) -> None:
     # The .NET side runs one group after another to its end: see the orchestrator's docstring.
     for turn in turns(path):
         (groups,) = turn["answer"]["actions"]
@@ -73,6 +73,6 @@ def test_what_is_asked_for_is_asked_for_once(path: Path) -> None:
             [action.get("externalEventName") for action in group["compoundActions"]]
             for group in groups
         ]
-        # A cancelled job that runs waits once more, and for nothing that an earlier group has; one
-        # with a webhook calls an activity in the end.
+        # A running job that is cancelled waits once more, for other tasks than before. A job with a
+        # webhook calls an activity at the end.
         assert names in ([FIRST], [FIRST, ["stopped", None]], [FIRST, [None]])

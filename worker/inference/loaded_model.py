@@ -23,7 +23,7 @@ from PIL import Image
 
 from contract import media
 from contract.catalogue import Model
-from contract.fields import Json
+from contract.messages import Json
 from contract.messages import InlineBytes, InlineJson
 from worker.errors import (
     InferenceFailed,

@@ -17,7 +17,7 @@ from azure.core.exceptions import (
 from azure.storage.blob import BlobServiceClient, ContentSettings
 
 from contract.catalogue import Model
-from contract.claimcheck import reference, verify_digest
+from contract.messages import reference, verify_digest
 from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef
 from contract.names import PAYLOAD_CONTAINER, result_blob

@@ -3,7 +3,7 @@
 import json
 from typing import NoReturn
 
-from contract.fields import Json
+from contract.messages import Json
 from worker.errors import InvalidInput
 
 

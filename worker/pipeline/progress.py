@@ -16,7 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from contract.codec import format_time
+from contract.messages import format_time
 from contract.names import progress_url
 from worker.errors import Cancelled
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from contract.catalogue import Model
-from contract.codec import decode_request
+from contract.messages import decode_request
 from contract.errors import ContractError
 from contract.messages import (
     JobError,

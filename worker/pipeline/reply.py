@@ -2,8 +2,8 @@
 
 import logging
 
-from contract.claimcheck import INLINE_LIMIT_BYTES
-from contract.codec import encode_reply
+from contract.messages import INLINE_LIMIT_BYTES
+from contract.messages import encode_reply
 from contract.messages import JobError, Payload
 from worker.errors import LockLost
 from worker.inference.loaded_model import Result, serialize_result

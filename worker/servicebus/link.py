@@ -26,7 +26,7 @@ from azure.servicebus.exceptions import (
     ServiceBusError,
 )
 
-from contract.codec import MAX_MESSAGE_BYTES
+from contract.messages import MAX_MESSAGE_BYTES
 from worker.errors import (
     BrokerAway,
     LockLost,

@@ -1,1 +1,1 @@
-"""One job's life: its orchestration, what is known of it, and waiting for its end."""
+"""Jobs: their data (`model`), their end (`lifecycle`), orchestrator, activities and progress."""

@@ -2,79 +2,132 @@
 
 import dataclasses
 import json
+import logging
 import math
+from dataclasses import dataclass
+from typing import Final
 
 from azure.servicebus import ServiceBusMessage
 
-from contract.codec import encode_request, error_to_json
+from contract.catalogue import Catalogue, queue_of
 from contract.errors import MessageTooLarge, UnknownModel
-from contract.messages import FailureCode, JobError, JobRequest, ReplyUrl, Stage
+from contract.messages import (
+    FailureCode,
+    JobError,
+    JobRequest,
+    ReplyUrl,
+    Stage,
+    encode_request,
+    error_to_json,
+)
 from contract.names import PROPERTY_TRACEPARENT
-from contract.status import JobStatus
-from gateway.jobs.jobs import outcome_at_deadline
-from gateway.jobs.live import stopping_since
-from gateway.jobs.outcome import OutcomeStore, outcome_from_json, outcome_to_json
-from gateway.jobs.ticket import read
-from gateway.queueing.priority import queue_of
-from gateway.services import Services
+from gateway.clock import Clock
+from gateway.http.authentication import ReplyTokens
+from gateway.jobs.lifecycle import OutcomeStore, Waiters, outcome_at_deadline
+from gateway.jobs.model import (
+    JobStatus,
+    Record,
+    outcome_from_json,
+    outcome_to_json,
+    read_ticket,
+)
+from gateway.jobs.progress import ProgressStore
+from gateway.queues.client import Queues
+from gateway.telemetry import GatewayTracing
+
+_NOT_LOGGED: Final = {JobStatus.SUCCEEDED, JobStatus.CANCELLED}
+
+_log = logging.getLogger(__name__)
 
 
-async def enqueue(ticket_text: str, services: Services) -> str | None:
-    """Send a job's request to its model's queue of its priority.
+@dataclass(frozen=True, slots=True)
+class Enqueue:
+    """The activity `enqueue`: sends a job's request to its model's queue of its priority."""
 
-    Idempotent: a repeat has the same message id, which the queue's duplicate detection drops.
-    Returns None, or the JSON text of a JobError where no repetition could help. Raises
-    Unavailable where one could. A job that is past its deadline is not sent: its orchestration
-    is ending already.
-    """
-    ticket = read(ticket_text)
-    request = ticket.request()
-    left = request.deadline - services.clock()
-    if left.total_seconds() <= 0:
+    catalogue: Catalogue
+    queues: Queues
+    tokens: ReplyTokens
+    tracing: GatewayTracing
+    clock: Clock
+
+    async def run(self, ticket_text: str) -> str | None:
+        """Send the request of the job with this ticket.
+
+        Idempotent: a repeat has the same message id, so the queue's duplicate detection drops it.
+        A job that is past its deadline is not sent: its orchestration is ending already.
+
+        Returns:
+            None, or the JSON text of a JobError if the request can never be sent.
+
+        Raises:
+            Unavailable: the queue did not take the message; a repetition could help.
+        """
+        ticket = read_ticket(ticket_text)
+        request = ticket.request()
+        left = request.deadline - self.clock()
+        if left.total_seconds() <= 0:
+            return None
+        try:
+            queue = queue_of(self.catalogue.model(request.model), ticket.priority)
+            reply_to = ReplyUrl(self.tokens.url(request.job_id, request.deadline, queue))
+            message = _message(dataclasses.replace(request, reply_to=reply_to))
+        except (MessageTooLarge, UnknownModel) as error:
+            refused = JobError(FailureCode.UNAVAILABLE, str(error), Stage.QUEUE, retryable=False)
+            return json.dumps(error_to_json(refused))
+        # The SDK cuts to whole seconds, and Service Bus never delivers a message with 0 s left.
+        message.time_to_live = math.ceil(left.total_seconds())
+        with self.tracing.sending(queue, request.job_id, ticket.traceparent) as trace:
+            message.application_properties = {PROPERTY_TRACEPARENT: trace} if trace else None
+            await self.queues.send(queue, message)
         return None
-    try:
-        queue = queue_of(services.catalogue.model(request.model), ticket.priority)
-        reply_to = ReplyUrl(services.tokens.url(request.job_id, request.deadline, queue))
-        message = _message(dataclasses.replace(request, reply_to=reply_to))
-    except (MessageTooLarge, UnknownModel) as error:
-        refused = JobError(FailureCode.UNAVAILABLE, str(error), Stage.QUEUE, retryable=False)
-        return json.dumps(error_to_json(refused))
-    # The SDK cuts to whole seconds, and what is sent with none left is never delivered.
-    message.time_to_live = math.ceil(left.total_seconds())
-    with services.tracing.sending(queue, request.job_id, ticket.traceparent) as trace:
-        message.application_properties = {PROPERTY_TRACEPARENT: trace} if trace else None
-        await services.queues.send(queue, message)
-    return None
 
 
-async def conclude(asked_text: str, services: Services) -> str:
-    """Return a job's outcome as JSON text, recording the proposed one if the job has none.
+@dataclass(frozen=True, slots=True)
+class Conclude:
+    """The activity `conclude`: returns a job's recorded outcome, or records a proposed one."""
 
-    Args:
-        asked_text: The JSON text of `{"job_id", "model", "propose"}`. `propose` is an
-            outcome, or null to look only.
+    outcomes: OutcomeStore
+    progress: ProgressStore
+    waiters: Waiters
 
-    Returns:
-        The JSON text of `{"outcome": ...}`, of `{"stopping": {"started_at": ...}}` for a job
-        without an outcome whose worker was told to stop, or of `{}`.
+    async def run(self, asked_text: str) -> str:
+        """Return a job's outcome as JSON text, recording the proposed one if the job has none.
 
-    Raises Unavailable if a repetition could help.
-    """
-    asked = json.loads(asked_text)
-    job_id, proposed = asked["job_id"], asked["propose"]
-    outcomes = OutcomeStore(services.blobs)
-    if proposed is None:
-        found = await outcomes.find(job_id)
-    else:
-        outcome = outcome_from_json(proposed)
-        if outcome.status is JobStatus.EXPIRED:
-            outcome = await outcome_at_deadline(services, job_id, asked["model"], outcome.at)
-        found = await outcomes.record(job_id, outcome)
-    if found is not None:
-        services.waiters.notify(job_id, found)
-        return json.dumps({"outcome": outcome_to_json(found)})
-    started_at = await stopping_since(services, job_id, asked["model"])
-    return json.dumps({"stopping": {"started_at": started_at}} if started_at else {})
+        Args:
+            asked_text: The JSON text of `{"job_id", "model", "propose"}`. `propose` is an
+                outcome, or null to look only.
+
+        Returns:
+            The JSON text of `{"outcome": ...}`, of `{"stopping": {"started_at": ...}}` for a job
+            without an outcome whose worker was told to stop, or of `{}`.
+
+        Raises:
+            Unavailable: the storage did not answer; a repetition could help.
+        """
+        asked = json.loads(asked_text)
+        job_id, proposed = asked["job_id"], asked["propose"]
+        if proposed is None:
+            found = await self.outcomes.find(job_id)
+        else:
+            outcome = outcome_from_json(proposed)
+            if outcome.status is JobStatus.EXPIRED:
+                outcome = await outcome_at_deadline(
+                    self.progress, job_id, asked["model"], outcome.at
+                )
+            found = await self.outcomes.record(job_id, outcome)
+        if found is not None:
+            self.waiters.notify(job_id, found)
+            return json.dumps({"outcome": outcome_to_json(found)})
+        started_at = await self.progress.stopping_since(job_id, asked["model"])
+        return json.dumps({"stopping": {"started_at": started_at}} if started_at else {})
+
+
+def log_failure(job_id: str, record: Record) -> None:
+    """Log a job that failed or expired. Alerts parse the line: infra/modules/alerts.bicep."""
+    if record["status"] not in _NOT_LOGGED:
+        code = (record.get("error") or {}).get("code", "unknown")
+        job = (job_id, record["model"], record["status"], code)
+        _log.warning("job %s of %s ended as %s: %s", *job)
 
 
 def _message(request: JobRequest) -> ServiceBusMessage:

@@ -5,15 +5,15 @@
                                        timer ──▶ check for a recorded outcome; at the deadline
                                                  record that the job expired
 
-A job's outcome is recorded in a blob before this orchestration is told (see `outcome`). An event
+A job's outcome is recorded in a blob before the event `reply` is raised (see `lifecycle`). An event
 may be lost: the Azure Storage provider discards one that arrives before the first episode is
 saved. So the orchestration also checks for the outcome when its timer fires. Callers do not wait
 for it: they read the blob. It enqueues the request, ends the job at its deadline, and starts the
 delivery of the webhook.
 
 The .NET side runs the actions in groups, one for each `yield`. A group holds only the tasks that
-it brings, and .NET waits for one of them before it looks at the next group. So all events are
-waited for in the first group, and a later group brings one activity or one timer.
+it adds, and .NET waits for one of them before it looks at the next group. So all events are
+waited for in the first group, and a later group adds one activity or one timer.
 """
 
 import json
@@ -23,10 +23,16 @@ from typing import Any, Final
 
 from azure.durable_functions import DurableOrchestrationContext, RetryOptions
 
-from contract.codec import error_from_json, reply_from_json
 from contract.errors import ContractError
-from contract.fields import Fields, Json
-from contract.messages import FailureCode, JobError, Stage
+from contract.messages import (
+    FailureCode,
+    Fields,
+    JobError,
+    Json,
+    Stage,
+    error_from_json,
+    reply_from_json,
+)
 from contract.names import (
     ACTIVITY_ANNOUNCE_WEBHOOK,
     ACTIVITY_CONCLUDE,
@@ -35,9 +41,17 @@ from contract.names import (
     EVENT_REPLY,
     EVENT_STOPPED,
 )
-from gateway.jobs.outcome import LOST, Outcome, outcome_from_json, outcome_to_json
-from gateway.jobs.record import Record, begun, ended
-from gateway.jobs.ticket import Ticket, read
+from gateway.jobs.model import (
+    LOST,
+    JobOutcome,
+    Record,
+    Ticket,
+    final_record,
+    initial_record,
+    outcome_from_json,
+    outcome_to_json,
+    read_ticket,
+)
 
 SEND_RETRIES: Final = RetryOptions(
     first_retry_interval_in_milliseconds=1000, max_number_of_attempts=60
@@ -63,21 +77,21 @@ NOT_SENT: Final = JobError(
 
 def job(context: DurableOrchestrationContext) -> Generator[Any, Any, Record]:
     """Run one job to its one final record, then start the delivery of its webhook."""
-    ticket = read(context.get_input(str))
+    ticket = read_ticket(context.get_input(str))
     if ticket.version == 1:
         outcome = yield from _run_without_record(context, ticket)
     else:
         outcome = yield from _run(context, ticket)
     if ticket.webhook_url is not None:
-        # This only starts another orchestration: this one ends, whatever the receiver does.
+        # This only starts another orchestration, so this one does not wait for the receiver.
         announcing = context.call_activity_with_retry(
             ACTIVITY_ANNOUNCE_WEBHOOK, SEND_RETRIES, ticket.job_id
         )
         yield context.task_any([announcing])
-    return ended(begun(ticket), outcome)
+    return final_record(initial_record(ticket), outcome)
 
 
-def _run(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any, Any, Outcome]:
+def _run(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any, Any, JobOutcome]:
     """Enqueue the job and return its recorded outcome."""
     interval = FIRST_CHECK if ticket.webhook_url is None else FIRST_CHECK_WITH_WEBHOOK
     now = context.current_utc_datetime
@@ -127,16 +141,16 @@ def _run(context: DurableOrchestrationContext, ticket: Ticket) -> Generator[Any,
 
 def _proposed(
     refusal: JobError | None, is_cancelled: bool, started_at: str | None, now: datetime
-) -> Outcome:
+) -> JobOutcome:
     """Return the outcome of a job that ends without a reply."""
     at = now.replace(tzinfo=UTC)
     if refusal is not None:
-        return Outcome.failed(refusal, at)
-    return Outcome.cancelled(at, started_at) if is_cancelled else Outcome.expired(at)
+        return JobOutcome.failed(refusal, at)
+    return JobOutcome.cancelled(at, started_at) if is_cancelled else JobOutcome.expired(at)
 
 
 def _conclude(
-    context: DurableOrchestrationContext, ticket: Ticket, proposed: Outcome | None
+    context: DurableOrchestrationContext, ticket: Ticket, proposed: JobOutcome | None
 ) -> Generator[Any, Any, dict[str, Json]]:
     """Return what the activity `conclude` answers; nothing if it failed."""
     asked = {
@@ -154,10 +168,10 @@ def _conclude(
 
 def _run_without_record(
     context: DurableOrchestrationContext, ticket: Ticket
-) -> Generator[Any, Any, Outcome]:
+) -> Generator[Any, Any, JobOutcome]:
     """Run a job that was accepted before outcomes were recorded.
 
-    Such a job must go on as its history says. Delete this function once none is left.
+    It must continue as its history demands. Delete this function once all of them have ended.
     """
     sending = context.call_activity_with_retry(ACTIVITY_ENQUEUE, SEND_RETRIES, ticket.text)
     reply = context.wait_for_external_event(EVENT_REPLY, str)
@@ -171,11 +185,11 @@ def _run_without_record(
         timer.cancel()
     now = context.current_utc_datetime
     if refusal is not None:
-        return Outcome.failed(refusal, now.replace(tzinfo=UTC))
+        return JobOutcome.failed(refusal, now.replace(tzinfo=UTC))
     if first is reply:
         return _outcome_of(reply.result, now)
     if first is not cancel:
-        return Outcome.expired(now.replace(tzinfo=UTC))
+        return JobOutcome.expired(now.replace(tzinfo=UTC))
     started_at = _started_at(cancel.result)
     if started_at is not None:
         stopped = context.wait_for_external_event(EVENT_STOPPED, str)
@@ -183,10 +197,10 @@ def _run_without_record(
         if (yield context.task_any([stopped, bound])) is stopped:
             bound.cancel()
         now = context.current_utc_datetime
-        # Its worker was told that this reply was accepted.
+        # The worker was answered that this reply was accepted.
         if reply.is_completed:
             return _outcome_of(reply.result, now)
-    return Outcome.cancelled(now.replace(tzinfo=UTC), started_at)
+    return JobOutcome.cancelled(now.replace(tzinfo=UTC), started_at)
 
 
 def _started_at(event: object) -> str | None:
@@ -206,17 +220,17 @@ def _refusal(sent: object) -> JobError | None:
     return error_from_json(Fields(json.loads(sent))) if isinstance(sent, str) else None
 
 
-def _outcome_of(event: object, now: datetime) -> Outcome:
+def _outcome_of(event: object, now: datetime) -> JobOutcome:
     """Return the outcome in an event `reply`; before outcomes were recorded it was the reply."""
     try:
         # The SDK's client encodes an event twice, a plain HTTP client once.
         value = json.loads(event) if isinstance(event, str) else event
         if isinstance(value, dict) and "status" in value:
             return outcome_from_json(value)
-        return Outcome.replied(reply_from_json(value), now.replace(tzinfo=UTC))
+        return JobOutcome.replied(reply_from_json(value), now.replace(tzinfo=UTC))
     except (ContractError, ValueError):
-        # Only somebody with the management key gets past the reply route's checks.
-        return Outcome.failed(LOST, now.replace(tzinfo=UTC))
+        # Only an event that was raised with the management key can be wrong.
+        return JobOutcome.failed(LOST, now.replace(tzinfo=UTC))
 
 
 def _like(now: datetime, text: str) -> datetime:

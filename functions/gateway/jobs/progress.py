@@ -1,11 +1,11 @@
-"""How far a running job is: one small blob a job, for models that report.
+"""The progress of a running job: one small blob a job, for models that report.
 
     {"report": {"attempt": 1, "sequence": 7, "started_at": …, "fraction": 0.4, "message": "…"},
      "cancelling": false}
 
-Each change is conditional on the ETag that was read, so that of two the later one sees the other.
-The orchestration knows nothing of it: an event for each step would cost a turn of replay, and the
-SDK keeps one slot for each event name.
+Each change is conditional on the ETag that was read, so no change is lost. Progress is not part
+of the orchestration: an event for each step would cost a replay, and the SDK keeps one slot for
+each event name.
 """
 
 import json
@@ -13,28 +13,26 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
-from contract.codec import format_time
+from contract.catalogue import Catalogue
 from contract.errors import MalformedMessage
-from contract.fields import Fields, Json
+from contract.messages import Fields, Json, format_time
 from contract.names import progress_blob
-from contract.status import JobStatus, change
 from gateway.errors import Unavailable
-from gateway.jobs.record import Record, is_final
+from gateway.jobs.model import JobStatus, Record, change_status, is_final
 from gateway.storage.blobs import Blobs
 
 MAX_MESSAGE_CHARACTERS: Final = 500
 
-# Only a worker's report, its successor's and a cancellation can meet, so a fourth try is one more
-# than there are rivals.
-_TRIES: Final = 4
+# Three may write at once: a worker's report, its successor's report and a cancellation.
+_MAX_ATTEMPTS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What a worker tells of a running job.
+class ProgressReport:
+    """What a worker reports about a running job.
 
     Reports are ordered by attempt, then by `sequence`, which counts from 0 in each attempt.
-    `fraction` is from 0 to 1, or None where the model cannot tell.
+    `fraction` is from 0 to 1, or None if the model does not give one. `started_at` is RFC 3339.
     """
 
     attempt: int
@@ -44,65 +42,125 @@ class Report:
     message: str | None = None
 
     @property
-    def place(self) -> tuple[int, int]:
-        """Where it stands in the order of reports."""
+    def order(self) -> tuple[int, int]:
+        """The sort key of this report."""
         return self.attempt, self.sequence
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """What is known of a job that has not ended: the newest report, and whether it shall stop."""
+class ProgressState:
+    """The newest report on a job that has not ended, and whether its worker was told to stop."""
 
-    report: Report | None = None
+    report: ProgressReport | None = None
     cancelling: bool = False
 
-    def told(self, report: Report) -> "Progress":
-        """With this report, unless it is no newer than what is known, or comes too late."""
-        if self.cancelling or (self.report is not None and report.place <= self.report.place):
+    def with_report(self, report: ProgressReport) -> "ProgressState":
+        """Return the progress with this report, unless it is not newer or the job is to stop."""
+        if self.cancelling or (self.report is not None and report.order <= self.report.order):
             return self
         return replace(self, report=report)
 
-    def cancelled(self) -> "Progress":
-        """To be stopped."""
+    def with_stop_order(self) -> "ProgressState":
+        """Return the progress with the order to stop."""
         return replace(self, cancelling=True)
 
 
-NOTHING: Final = Progress()
+NO_PROGRESS: Final = ProgressState()
 
 
 class ProgressStore:
-    """The progress of jobs, kept in blobs."""
+    """The progress of jobs, one blob each, for the models that report it."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, catalogue: Catalogue) -> None:
         self._blobs = blobs
+        self._catalogue = catalogue
 
-    async def read(self, job_id: str) -> Progress:
-        """What is known; NOTHING before the first report. Raises Unavailable."""
-        note = await self._blobs.read(progress_blob(job_id))
-        return NOTHING if note is None else _decoded(note.data)
+    async def read(self, job_id: str) -> ProgressState:
+        """Return the job's progress; NO_PROGRESS before the first report. Raises Unavailable."""
+        blob = await self._blobs.read(progress_blob(job_id))
+        return NO_PROGRESS if blob is None else _progress_from_json(blob.data)
 
-    async def update(self, job_id: str, move: Callable[[Progress], Progress]) -> Progress:
-        """Change what is known, whatever others do meanwhile; returns what is known now."""
-        blob = progress_blob(job_id)
-        for _ in range(_TRIES):
-            note = await self._blobs.read(blob)
-            before = NOTHING if note is None else _decoded(note.data)
-            after = move(before)
+    async def update(
+        self, job_id: str, change: Callable[[ProgressState], ProgressState]
+    ) -> ProgressState:
+        """Apply a change to the job's progress; return the progress after it.
+
+        The change may be applied several times, if others write meanwhile. Raises Unavailable.
+        """
+        name = progress_blob(job_id)
+        for _ in range(_MAX_ATTEMPTS):
+            blob = await self._blobs.read(name)
+            before = NO_PROGRESS if blob is None else _progress_from_json(blob.data)
+            after = change(before)
             if after == before:
                 return before
-            data = _encoded(after)
+            data = _progress_to_json(after)
             written = await (
-                self._blobs.create(blob, data)
-                if note is None
-                else self._blobs.replace(blob, data, note.etag)
+                self._blobs.create(name, data)
+                if blob is None
+                else self._blobs.replace(name, data, blob.etag)
             )
             if written is not None:
                 return after
-        raise Unavailable("blobs", f"{blob} changes too fast")
+        raise Unavailable("blobs", f"{name} was changed by others too often")
+
+    async def add_to(self, job_id: str, record: Record) -> Record:
+        """Return the record with the job's progress. Reads a blob only if the model reports.
+
+        Raises Unavailable, unless the job has ended: then progress could only add its start.
+        """
+        if not self._is_reported(record["model"]) or (
+            is_final(record) and record["started_at"] is not None
+        ):
+            return record
+        try:
+            return apply_progress(record, await self.read(job_id))
+        except Unavailable:
+            if not is_final(record):
+                raise
+            return record
+
+    async def add_to_if_available(self, job_id: str, record: Record) -> Record:
+        """Return the record with the job's progress, or as it is if the storage does not answer.
+
+        For answers about something that has already been done to the job.
+        """
+        try:
+            return await self.add_to(job_id, record)
+        except Unavailable:
+            return record
+
+    async def order_stop(self, job_id: str, model: str) -> str | None:
+        """Tell the worker that runs a job to stop; return when the job had started there.
+
+        Returns None if the job has not started or its model does not report. The order is written
+        before the orchestration is notified, so the worker finds it at its next report even if
+        this process dies. Raises Unavailable.
+        """
+        if not self._is_reported(model):
+            return None
+        progress = await self.update(
+            job_id, lambda found: found.with_stop_order() if found.report else found
+        )
+        return progress.report.started_at if progress.report else None
+
+    async def stopping_since(self, job_id: str, model: str) -> str | None:
+        """Return when a job started whose worker was told to stop; None for any other job.
+
+        Raises Unavailable.
+        """
+        if not self._is_reported(model):
+            return None
+        progress = await self.read(job_id)
+        return progress.report.started_at if progress.cancelling and progress.report else None
+
+    def _is_reported(self, model: str) -> bool:
+        found = self._catalogue.get(model)
+        return found is not None and found.reports_progress
 
 
-def report_from_json(value: Json) -> Report:
-    """Read a worker's report; ContractError where it is none."""
+def report_from_json(value: Json) -> ProgressReport:
+    """Read a worker's report. Raises ContractError if the value is not a report."""
     fields = Fields(value)
     fraction = fields.number("fraction") if fields.has("fraction") else None
     if fraction is not None and fraction > 1:
@@ -110,7 +168,7 @@ def report_from_json(value: Json) -> Report:
     message = fields.optional_text("message")
     if message is not None and len(message) > MAX_MESSAGE_CHARACTERS:
         raise MalformedMessage(f"message: expected up to {MAX_MESSAGE_CHARACTERS} characters")
-    return Report(
+    return ProgressReport(
         attempt=fields.integer("attempt", minimum=1),
         sequence=fields.integer("sequence"),
         started_at=format_time(fields.time("started_at")),
@@ -119,10 +177,10 @@ def report_from_json(value: Json) -> Report:
     )
 
 
-def seen(record: Record, progress: Progress) -> Record:
-    """The record with what its worker has told since.
+def apply_progress(record: Record, progress: ProgressState) -> Record:
+    """Return the record with this progress.
 
-    A final record gains only its start and, under `ran`, whether there was one.
+    A final record gains only its start, and `ran`: whether the job reached a worker.
     """
     report = progress.report
     if is_final(record):
@@ -133,23 +191,23 @@ def seen(record: Record, progress: Progress) -> Record:
     status = JobStatus(record["status"])
     found = dict(record)
     if report is not None:
-        status = change(status, JobStatus.RUNNING)
+        status = change_status(status, JobStatus.RUNNING)
         found |= {
             "started_at": report.started_at,
             "attempt": report.attempt,
             "progress": {"fraction": report.fraction, "message": report.message},
         }
     if progress.cancelling:
-        status = change(status, JobStatus.CANCELLING)
+        status = change_status(status, JobStatus.CANCELLING)
     return {**found, "status": status.value}
 
 
-def _encoded(progress: Progress) -> bytes:
+def _progress_to_json(progress: ProgressState) -> bytes:
     report = {} if progress.report is None else asdict(progress.report)
     return json.dumps({"report": report or None, "cancelling": progress.cancelling}).encode()
 
 
-def _decoded(data: bytes) -> Progress:
+def _progress_from_json(data: bytes) -> ProgressState:
     value = json.loads(data)
     report = value["report"]
-    return Progress(None if report is None else Report(**report), value["cancelling"])
+    return ProgressState(None if report is None else ProgressReport(**report), value["cancelling"])

@@ -1,30 +1,26 @@
-"""Recovery of orchestrations that did not follow the end of their job.
+"""Recover orchestrations that did not follow the end of their job.
 
 A provider may leave an orchestration running for ever, for example after two hosts ran one of its
-episodes ("split brain"). Its job has ended all the same: callers read the recorded outcome. What
-is left is the webhook, which the orchestration would have started, and the orchestration itself,
-which would never be purged.
+episodes ("split brain"). Its job has ended all the same: callers read the recorded outcome. Two
+things remain: the webhook, which the orchestration would have started, and the orchestration
+itself, which would never be purged.
 """
 
 import logging
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
-from contract.fields import Json
-from gateway.durable import Durable, Instance, RuntimeStatus
+from gateway.durable import Durable, OrchestrationInstance, RuntimeStatus
 from gateway.errors import UnknownInstance
-from gateway.jobs.jobs import Jobs
-from gateway.jobs.listing import Span, id_at, newest
-from gateway.jobs.record import is_final
-from gateway.jobs.ticket import read
-from gateway.services import Services
-from gateway.webhooks.activities import announce
+from gateway.jobs.lifecycle import Jobs
+from gateway.jobs.listing import IdRange, id_at, list_newest
+from gateway.jobs.model import Record, is_final, read_ticket
+from gateway.webhooks.activities import start_delivery
 
 FOLLOWS_WITHIN: Final = timedelta(minutes=10)
 """How long an orchestration has to follow: longer than its checks and any visibility timeout."""
 
-MOST: Final = 500
+MAX_JOBS: Final = 500
 """How many jobs are looked at in one run, the newest first."""
 
 _RUNNING: Final = frozenset(status for status in RuntimeStatus if not status.is_final)
@@ -32,17 +28,19 @@ _RUNNING: Final = frozenset(status for status in RuntimeStatus if not status.is_
 _log = logging.getLogger(__name__)
 
 
-async def recover(durable: Durable, services: Services) -> int:
+async def recover(durable: Durable, jobs: Jobs, now: datetime, retention: timedelta) -> int:
     """Start the webhooks of jobs that ended long ago, and end their orchestrations.
+
+    Args:
+        durable: The durable client of this invocation.
+        jobs: The jobs.
+        now: The present time.
+        retention: How long before `now` the oldest job was created that is looked at.
 
     Returns how many orchestrations were ended. Raises Unavailable.
     """
-    now = services.clock()
-    longest = max(model.max_deadline_seconds for model in services.catalogue.values())
-    oldest = now - timedelta(hours=services.settings.retention_hours, seconds=longest)
-    span = Span(below=id_at(now - FOLLOWS_WITHIN), above=id_at(oldest))
-    page = await newest(durable, span, _RUNNING, MOST, lambda *pair: pair)
-    jobs = Jobs(durable, services)
+    ids = IdRange(below=id_at(now - FOLLOWS_WITHIN), above=id_at(now - retention))
+    page = await list_newest(durable, ids, _RUNNING, MAX_JOBS, lambda *pair: pair)
     ended = 0
     for job_id, instance in page.jobs:
         found = await jobs.record_of(job_id, instance)
@@ -53,9 +51,9 @@ async def recover(durable: Durable, services: Services) -> int:
     return ended
 
 
-async def _end(durable: Durable, job_id: str, instance: Instance) -> None:
-    if read(instance.input).webhook_url is not None:
-        await announce(job_id, durable)
+async def _end(durable: Durable, job_id: str, instance: OrchestrationInstance) -> None:
+    if read_ticket(instance.input).webhook_url is not None:
+        await start_delivery(job_id, durable)
     _log.warning("job %s: its orchestration did not follow its outcome and is ended", job_id)
     try:
         await durable.terminate(job_id, "the job ended, and this orchestration did not follow")
@@ -63,5 +61,5 @@ async def _end(durable: Durable, job_id: str, instance: Instance) -> None:
         return
 
 
-def _is_late(found: Mapping[str, Json], now: datetime) -> bool:
-    return datetime.fromisoformat(found["finished_at"]) < now - FOLLOWS_WITHIN
+def _is_late(record: Record, now: datetime) -> bool:
+    return datetime.fromisoformat(record["finished_at"]) < now - FOLLOWS_WITHIN

@@ -1,1 +1,1 @@
-"""Blob storage: payloads, uploads, signed links, and the housekeeping of what is left."""
+"""Blob storage: blobs, payloads, uploads, and the deletion of what is past its retention."""

@@ -1,5 +1,5 @@
-"""Webhooks: an ended job is told to the URL that its submit named, for up to a day.
+"""Webhooks: an ended job is posted to the URL of its submission, for up to a day.
 
-The job's orchestration ends as ever, and just before that starts another, `webhook`, by an
-activity: the job is final, and whoever waits has the answer, whatever the receiver does.
+A job's orchestration starts another one, `webhook`, just before it ends. So the job is final, and
+its callers have the answer, before the receiver is contacted.
 """

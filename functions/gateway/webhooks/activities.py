@@ -1,39 +1,103 @@
-"""What webhooks do to the world. Each may happen twice: the event's id tells the receiver so."""
+"""The activities that deliver webhooks.
+
+Each may run more than once. The event's id is the same each time, so the receiver can ignore
+repeats.
+"""
 
 import json
+from dataclasses import asdict, dataclass, field
+from typing import Final
 
 from contract.names import ORCHESTRATOR_WEBHOOK, webhook_instance
-from contract.webhook import event_id
+from contract.webhook import event_id, signed_headers
+from gateway.clock import Clock
 from gateway.durable import Durable
-from gateway.jobs.jobs import Jobs
-from gateway.jobs.live import live
-from gateway.jobs.record import is_final
-from gateway.jobs.resource import job_resource
-from gateway.jobs.ticket import read
-from gateway.services import Services
-from gateway.strict_json import encode
-from gateway.webhooks.attempt import attempt
-from gateway.webhooks.log import State
-from gateway.webhooks.orchestrator import failed_try, input_text
+from gateway.errors import WebhookUndelivered
+from gateway.http.requests import encode_json
+from gateway.jobs.lifecycle import Jobs
+from gateway.jobs.model import is_final, job_resource, read_ticket
+from gateway.jobs.progress import ProgressStore
+from gateway.webhooks.orchestrator import DeliveryState, attempt_outcome, delivery_input
+from gateway.webhooks.sender import WebhookSender
+
+_GONE: Final = 410
 
 
-async def announce(job_id: str, durable: Durable) -> None:
-    """Start the delivery of a job that is about to end, unless that has been done."""
+@dataclass(frozen=True, slots=True)
+class WebhookReply:
+    """A reply to a producer's webhook, and the id of its event."""
+
+    job_id: str
+    event: str
+    url: str = field(repr=False)
+    body: str = field(repr=False)
+
+
+async def start_delivery(job_id: str, durable: Durable) -> None:
+    """Start the delivery of an ended job's webhook, unless it was started before."""
     instance_id = webhook_instance(job_id)
-    # A second start would run a finished delivery once more.
+    # A second start would repeat a finished delivery.
     if await durable.status(instance_id) is None:
-        await durable.start(instance_id, input_text(job_id), ORCHESTRATOR_WEBHOOK)
+        await durable.start(instance_id, delivery_input(job_id), ORCHESTRATOR_WEBHOOK)
 
 
-async def deliver(job_id: str, durable: Durable, services: Services) -> str:
-    """Try once to deliver an ended job; return the outcome of the try as JSON text."""
-    instance = await durable.status(job_id)
-    found = await Jobs(durable, services).record_of(job_id, instance) if instance else None
-    now = services.clock()
-    if instance is None or found is None:
-        return json.dumps(failed_try(now, "unknown-job", state=State.FAILED))
-    url = read(instance.input).webhook_url
-    if url is None or not is_final(found):
-        return json.dumps(failed_try(now, "not-final"))
-    job = job_resource(job_id, await live(services, job_id, found))
-    return await attempt(services, url, event_id(job_id), encode(job))
+async def start_reply_delivery(reply: WebhookReply, instance_id: str, durable: Durable) -> None:
+    """Start the delivery of a reply to a producer's webhook, unless it was started before.
+
+    The reply is part of the orchestration's input, since it cannot be read from a job.
+    """
+    if await durable.status(instance_id) is None:
+        text = delivery_input(reply.job_id, told=asdict(reply))
+        await durable.start(instance_id, text, ORCHESTRATOR_WEBHOOK)
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookActivities:
+    """The activities `deliver_webhook` and `deliver_reply`."""
+
+    jobs: Jobs
+    progress: ProgressStore
+    sender: WebhookSender
+    secrets: tuple[bytes, ...] = field(repr=False)
+    clock: Clock
+
+    async def deliver_job(self, job_id: str, durable: Durable) -> str:
+        """Try once to deliver an ended job; return the outcome of the attempt as JSON text."""
+        instance = await durable.status(job_id)
+        found = await self.jobs.record_of(job_id, instance) if instance else None
+        now = self.clock()
+        if instance is None or found is None:
+            return json.dumps(attempt_outcome(now, "unknown-job", state=DeliveryState.FAILED))
+        url = read_ticket(instance.input).webhook_url
+        if url is None or not is_final(found):
+            return json.dumps(attempt_outcome(now, "not-final"))
+        job = job_resource(job_id, await self.progress.add_to(job_id, found))
+        return await self._post(url, event_id(job_id), encode_json(job))
+
+    async def deliver_reply(self, text: str) -> str:
+        """Try once to deliver a WebhookReply; return the outcome of the attempt as JSON text."""
+        reply = WebhookReply(**json.loads(text))
+        return await self._post(reply.url, reply.event, reply.body.encode())
+
+    async def _post(self, url: str, event: str, body: bytes) -> str:
+        now = self.clock()
+        headers = signed_headers(self.secrets, event, now, body)
+        try:
+            response = await self.sender.post(url, headers, body)
+        except WebhookUndelivered as error:
+            return json.dumps(attempt_outcome(now, error.reason))
+        return json.dumps(
+            attempt_outcome(
+                now,
+                None,
+                status=response.status,
+                state=_state_after(response.status),
+                retry_after_seconds=response.retry_after_seconds,
+            )
+        )
+
+
+def _state_after(status: int) -> DeliveryState:
+    if 200 <= status < 300:
+        return DeliveryState.DELIVERED
+    return DeliveryState.STOPPED if status == _GONE else DeliveryState.PENDING

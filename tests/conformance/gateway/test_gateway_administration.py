@@ -10,9 +10,8 @@ from azure.servicebus import ServiceBusMessage
 from contract.catalogue import Catalogue
 from contract.queues import config
 from gateway.errors import Unavailable
-from gateway.queueing.administration import Administration
-from gateway.queueing.queues import ServiceBusQueues
-from gateway.settings import Endpoint
+from gateway.queues.client import Administration, ServiceBusQueues
+from gateway.settings import ServiceEndpoint
 from tests.conformance.gateway.test_gateway_services import running
 from tests.ports import free_port
 
@@ -24,7 +23,7 @@ async def queues(tmp_path: Path) -> AsyncIterator[ServiceBusQueues]:
     options = ("--admin-port", str(admin_port), "--config", str(tmp_path / "config.json"))
     with running("emulator.servicebus", port, *options, "--data", str(tmp_path / "data")):
         opened = ServiceBusQueues(
-            Endpoint(
+            ServiceEndpoint(
                 f"Endpoint=sb://localhost:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
                 "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
             ),
@@ -44,9 +43,9 @@ async def test_messages_are_counted(queues: ServiceBusQueues) -> None:
 
 
 @pytest.mark.parametrize("url", [None, "http://localhost:9"])
-async def test_what_does_not_answer_is_unavailable(url: str | None) -> None:
+async def test_a_management_api_that_does_not_answer_is_unavailable(url: str | None) -> None:
     emulator = "Endpoint=sb://localhost;SharedAccessKeyName=a;SharedAccessKey=b;"
-    administration = Administration(Endpoint(emulator + "UseDevelopmentEmulator=true;"), url)
+    administration = Administration(ServiceEndpoint(emulator + "UseDevelopmentEmulator=true;"), url)
     with pytest.raises(Unavailable):
         await administration.length("noop")
     await administration.close()

@@ -12,10 +12,8 @@ import httpx
 import pytest
 
 from gateway.errors import Unavailable
-from gateway.storage.blobs import ContainerBlobs
-from gateway.storage.container import ANSWER_SECONDS, Container, transfer_seconds
-from gateway.storage.links import SignedLinks
-from gateway.storage.payloads import BlobPayloads
+from gateway.storage.blobs import ANSWER_SECONDS, ContainerBlobs, PayloadContainer, transfer_seconds
+from gateway.storage.payloads import BlobPayloadStore, SignedPayloadLinks
 from tests.conformance.gateway.test_gateway_services import running, storage
 from tests.ports import free_port
 
@@ -28,13 +26,15 @@ def blobs_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 @pytest.fixture
-async def container(blobs_port: int, request: pytest.FixtureRequest) -> AsyncIterator[Container]:
-    opened = Container(storage(blobs_port), f"c-{abs(hash(request.node.name))}")
+async def container(
+    blobs_port: int, request: pytest.FixtureRequest
+) -> AsyncIterator[PayloadContainer]:
+    opened = PayloadContainer(storage(blobs_port), f"c-{abs(hash(request.node.name))}")
     yield opened
     await opened.close()
 
 
-async def test_of_many_that_create_a_blob_one_does(container: Container) -> None:
+async def test_one_of_many_simultaneous_creations_succeeds(container: PayloadContainer) -> None:
     blobs = ContainerBlobs(container)
     etags = await asyncio.gather(*(blobs.create("claims/a", b"%d" % n) for n in range(16)))
     (winner,) = [etag for etag in etags if etag]
@@ -43,12 +43,12 @@ async def test_of_many_that_create_a_blob_one_does(container: Container) -> None
     assert (note.etag, note.data) == (winner, b"%d" % etags.index(winner))
 
 
-async def test_only_who_knows_the_etag_replaces_or_deletes(container: Container) -> None:
+async def test_replacing_and_deleting_need_the_etag(container: PayloadContainer) -> None:
     blobs = ContainerBlobs(container)
     first = await blobs.create("claims/a", b"1")
     assert first is not None
     second = await blobs.replace("claims/a", b"1", first)
-    # The same bytes again are another version: a claim that was taken over shows it.
+    # The same bytes written again have another ETag.
     assert second not in {None, first}
     assert await blobs.replace("claims/a", b"3", first) is None
     await blobs.delete("claims/a", first)
@@ -59,7 +59,7 @@ async def test_only_who_knows_the_etag_replaces_or_deletes(container: Container)
     await blobs.delete("claims/a")
 
 
-async def test_nothing_is_there_before_the_container_is(container: Container) -> None:
+async def test_a_missing_container_has_no_blobs(container: PayloadContainer) -> None:
     blobs = ContainerBlobs(container)
     assert await blobs.read("a") is None
     assert await blobs.look("a", 10) is None
@@ -67,15 +67,15 @@ async def test_nothing_is_there_before_the_container_is(container: Container) ->
     await blobs.delete("a")
 
 
-async def test_a_list_is_in_the_order_of_names(container: Container) -> None:
+async def test_a_list_is_in_the_order_of_names(container: PayloadContainer) -> None:
     blobs = ContainerBlobs(container)
     for name in ("b/2", "a/1", "b/1"):
         await blobs.create(name, b"")
     assert [found.name async for found in blobs.list("b/")] == ["b/1", "b/2"]
 
 
-async def test_a_link_takes_one_blob_and_shows_nothing(container: Container) -> None:
-    links, blobs = SignedLinks(container), ContainerBlobs(container)
+async def test_a_link_for_writing_cannot_read(container: PayloadContainer) -> None:
+    links, blobs = SignedPayloadLinks(container), ContainerBlobs(container)
     soon = datetime.now(UTC) + timedelta(minutes=5)
     url = await links.to_write("uploads/a", soon)
     headers = {"x-ms-blob-type": "BlockBlob", "content-type": "text/plain"}
@@ -98,11 +98,15 @@ async def test_a_link_takes_one_blob_and_shows_nothing(container: Container) -> 
     assert (look.content_encoding, look.head) == ("gzip", b"hell")
 
 
-async def test_a_link_gives_one_blob_as_a_file(container: Container, blobs_port: int) -> None:
+async def test_a_link_downloads_one_blob_as_a_file(
+    container: PayloadContainer, blobs_port: int
+) -> None:
     await ContainerBlobs(container).create("results/a", b"{}")
     soon = datetime.now(UTC) + timedelta(minutes=5)
     public = f"http://localhost:{blobs_port}/devstoreaccount1"
-    url = await SignedLinks(container, public).to_read("results/a", "image/png", "a.png", soon)
+    url = await SignedPayloadLinks(container, public).to_read(
+        "results/a", "image/png", "a.png", soon
+    )
     assert url.startswith(f"{public}/{container.name}/results/a?")
     async with httpx.AsyncClient() as http:
         answer = await http.get(url)
@@ -112,8 +116,8 @@ async def test_a_link_gives_one_blob_as_a_file(container: Container, blobs_port:
         assert (await http.put(url, content=b"x")).status_code == 403
 
 
-async def test_a_storage_that_is_away(tmp_path: Path) -> None:
-    container = Container(storage(free_port()))
+async def test_a_storage_that_is_away_is_unavailable(tmp_path: Path) -> None:
+    container = PayloadContainer(storage(free_port()))
     try:
         with pytest.raises(Unavailable):
             await ContainerBlobs(container).read("a")
@@ -128,16 +132,16 @@ async def seconds_until_unavailable(call: Awaitable[object]) -> float:
     return time.monotonic() - begun_at
 
 
-# More than what the buffers between two processes take, so that its sending stops half-way.
+# More than the socket buffers hold, so that sending stops half-way.
 LARGE = bytes(8_000_000)
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-async def test_a_storage_that_is_silent_is_soon_unavailable(tmp_path: Path) -> None:
+async def test_a_silent_storage_is_soon_unavailable(tmp_path: Path) -> None:
     port = free_port()
     with running("emulator.blobs", port, "--data", str(tmp_path)) as process:
-        container, fresh = Container(storage(port)), Container(storage(port), "fresh")
-        blobs, payloads = ContainerBlobs(container), BlobPayloads(container)
+        container, fresh = PayloadContainer(storage(port)), PayloadContainer(storage(port), "fresh")
+        blobs, payloads = ContainerBlobs(container), BlobPayloadStore(container)
         try:
             ref = await payloads.put("results/a", b"x" * 100_000, "text/plain")
             os.kill(process.pid, signal.SIGSTOP)
@@ -149,7 +153,7 @@ async def test_a_storage_that_is_silent_is_soon_unavailable(tmp_path: Path) -> N
                 blobs.look("results/a", 100),
                 blobs.delete("results/b"),
                 anext(blobs.list("results/")),
-                SignedLinks(fresh).to_write("uploads/a", datetime.now(UTC)),
+                SignedPayloadLinks(fresh).to_write("uploads/a", datetime.now(UTC)),
             )
             large = seconds_until_unavailable(payloads.put("inputs/b", LARGE, "text/plain"))
             small = (seconds_until_unavailable(call) for call in calls)

@@ -1,4 +1,4 @@
-"""The port to Durable over the real SDK, before a host whose store does not do its part."""
+"""The port to Durable with the real SDK, against a host whose store fails."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from gateway.errors import Unavailable, UnknownInstance
 
 JOB = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 
-# As the extension words what its store raised.
+# The extension's text for an error of its store.
 FAILED = {
     "Message": "Something went wrong while processing your request",
     "ExceptionMessage": 'Status(StatusCode="Unavailable")',
@@ -40,7 +40,7 @@ async def client_of(port: int) -> AsyncIterator[DurableClient]:
 
 @asynccontextmanager
 async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[DurableClient]:
-    """A client of a host that answers everything so."""
+    """A client of a host with one answer to all requests."""
 
     async def handler(request: web.Request) -> web.Response:
         return answer()
@@ -57,7 +57,7 @@ async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[Durable
         await runner.cleanup()
 
 
-async def test_what_is_not_there_is_told_from_a_store_that_failed() -> None:
+async def test_an_unknown_job_differs_from_a_failed_store() -> None:
     async with answering(lambda: web.Response(status=404)) as client:
         assert await client.status(JOB) is None
         with pytest.raises(UnknownInstance):
@@ -71,15 +71,15 @@ async def test_what_is_not_there_is_told_from_a_store_that_failed() -> None:
             await client.start(JOB, "{}")
 
 
-async def test_a_store_that_is_silent_is_soon_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(durable, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(durable, "CHANGE_SECONDS", 0.1)
-    # The system takes connections for it, and nobody reads them.
+async def test_a_silent_store_is_soon_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable, "READ_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(durable, "CHANGE_TIMEOUT_SECONDS", 0.1)
+    # The system accepts connections, but they are not read.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         async with client_of(silent.getsockname()[1]) as client, asyncio.timeout(10):
             for call in (
                 client.status(JOB),
-                client.listed("0", 1, ()),
+                client.list_jobs("0", 1, ()),
                 client.raise_event(JOB, EVENT_REPLY, {}),
                 client.start(JOB, "{}"),
             ):

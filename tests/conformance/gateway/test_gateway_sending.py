@@ -1,4 +1,4 @@
-"""What a webhook's receiver may do to who calls it: nothing but be told of another time."""
+"""Webhooks to receivers that misbehave."""
 
 import asyncio
 import time
@@ -10,8 +10,8 @@ import pytest
 
 from contract.guard import AddressGuard
 from gateway.errors import WebhookUndelivered
-from gateway.webhooks import sending
-from gateway.webhooks.sending import Answer, HttpSender
+from gateway.webhooks import sender
+from gateway.webhooks.sender import HttpWebhookSender, WebhookResponse
 
 PATIENCE_SECONDS: Final = 0.4
 BODY: Final = b'{"id": 1}'
@@ -21,12 +21,12 @@ Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @pytest.fixture(autouse=True)
 def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "ATTEMPT_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(sender, "ATTEMPT_TIMEOUT_SECONDS", PATIENCE_SECONDS)
 
 
 @asynccontextmanager
 async def receiving(speak: Speak) -> AsyncIterator[str]:
-    """The URL of a receiver that says so to each connection."""
+    """Yield the URL of a receiver with this behaviour for each connection."""
 
     tasks: set[asyncio.Task[None]] = set()
 
@@ -52,12 +52,12 @@ async def receiving(speak: Speak) -> AsyncIterator[str]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # the transports close in the loop's next round
+        await asyncio.sleep(0)  # the transports close in the next iteration of the loop
 
 
-async def post(speak: Speak, allow: str = "127.0.0.1") -> Answer:
+async def post(speak: Speak, allow: str = "127.0.0.1") -> WebhookResponse:
     async with receiving(speak) as url:
-        return await HttpSender(AddressGuard(allow)).post(url, {"webhook-id": "job_1"}, BODY)
+        return await HttpWebhookSender(AddressGuard(allow)).post(url, {"webhook-id": "job_1"}, BODY)
 
 
 async def failure(speak: Speak) -> str:
@@ -76,21 +76,21 @@ def saying(data: bytes) -> Speak:
     return speak
 
 
-async def test_a_receiver_is_told_once_in_full() -> None:
+async def test_a_receiver_gets_the_whole_event_once() -> None:
     heard: list[bytes] = []
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heard.append(await reader.readuntil(BODY))
         writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
 
-    assert await post(speak) == Answer(204, None)
+    assert await post(speak) == WebhookResponse(204, None)
     (request,) = heard
     assert request.startswith(b"POST /hook HTTP/1.1\r\n")
     assert b"webhook-id: job_1\r\n" in request
     assert b"Content-Length: 9\r\n" in request
 
 
-async def test_a_redirect_is_an_answer_and_not_followed() -> None:
+async def test_a_redirect_is_not_followed() -> None:
     called = 0
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -117,12 +117,12 @@ async def test_a_redirect_is_an_answer_and_not_followed() -> None:
         (b"", None),
     ],
 )
-async def test_when_to_come_again(field: bytes, seconds: float | None) -> None:
+async def test_the_retry_after_header_is_read(field: bytes, seconds: float | None) -> None:
     head = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nretry-after: %b\r\n\r\n" % field
-    assert await post(saying(head)) == Answer(503, seconds)
+    assert await post(saying(head)) == WebhookResponse(503, seconds)
 
 
-async def test_an_answer_without_end_is_not_read() -> None:
+async def test_an_endless_body_is_not_read() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n")
@@ -130,10 +130,10 @@ async def test_an_answer_without_end_is_not_read() -> None:
             writer.write(b"x" * 65_536)
             await writer.drain()
 
-    assert await post(speak) == Answer(200, None)
+    assert await post(speak) == WebhookResponse(200, None)
 
 
-async def test_a_head_without_end_is_broken_off() -> None:
+async def test_an_endless_head_ends_the_attempt() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\n")
@@ -144,7 +144,7 @@ async def test_a_head_without_end_is_broken_off() -> None:
     assert await failure(speak) == "connection-failed"
 
 
-async def test_one_field_without_end_is_broken_off() -> None:
+async def test_an_endless_header_ends_the_attempt() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\nx: ")
@@ -156,7 +156,7 @@ async def test_one_field_without_end_is_broken_off() -> None:
 
 
 @pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nx: y"])
-async def test_a_receiver_that_says_no_more_is_left(begin: bytes) -> None:
+async def test_a_silent_receiver_ends_the_attempt(begin: bytes) -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(begin)
@@ -165,7 +165,7 @@ async def test_a_receiver_that_says_no_more_is_left(begin: bytes) -> None:
     assert await failure(speak) == "timeout"
 
 
-async def test_a_receiver_that_drips_is_left() -> None:
+async def test_a_slow_receiver_ends_the_attempt() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(BODY)
         writer.write(b"HTTP/1.1 200 OK\r\nx: ")
@@ -191,21 +191,21 @@ async def test_a_receiver_that_drips_is_left() -> None:
         b"\x00" * 100,
     ],
 )
-async def test_what_is_no_http_is_no_answer(said: bytes) -> None:
+async def test_an_answer_that_is_not_http_fails_the_attempt(said: bytes) -> None:
     assert await failure(saying(said)) == "connection-failed"
 
 
-async def test_nobody_is_there() -> None:
+async def test_a_refused_connection_fails_the_attempt() -> None:
     async with receiving(saying(b"")) as url:
         pass
     with pytest.raises(WebhookUndelivered) as caught:
-        await HttpSender(AddressGuard("127.0.0.1")).post(url, {}, BODY)
+        await HttpWebhookSender(AddressGuard("127.0.0.1")).post(url, {}, BODY)
     assert caught.value.reason == "connection-failed"
 
 
-async def test_tls_with_who_speaks_none() -> None:
+async def test_a_receiver_without_tls_fails_the_attempt() -> None:
     async with receiving(saying(b"HTTP/1.1 200 OK\r\n\r\n")) as url:
-        sender = HttpSender(AddressGuard("127.0.0.1"))
+        sender = HttpWebhookSender(AddressGuard("127.0.0.1"))
         with pytest.raises(WebhookUndelivered) as caught:
             await sender.post(url.replace("http:", "https:"), {}, BODY)
     assert caught.value.reason in {"tls-failed", "timeout", "connection-failed"}

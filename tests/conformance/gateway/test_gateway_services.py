@@ -20,10 +20,10 @@ from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef
 from contract.queues import config
 from gateway.errors import MissingPayload, Unavailable, UnknownQueue
-from gateway.queueing.queues import ServiceBusQueues
-from gateway.settings import Endpoint
-from gateway.storage.container import Container
-from gateway.storage.payloads import BlobPayloads
+from gateway.queues.client import ServiceBusQueues
+from gateway.settings import ServiceEndpoint
+from gateway.storage.blobs import PayloadContainer
+from gateway.storage.payloads import BlobPayloadStore
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
@@ -53,15 +53,15 @@ def running(module: str, port: int, *options: str) -> Iterator[subprocess.Popen[
         process.wait()
 
 
-def storage(port: int) -> Endpoint:
-    return Endpoint(
+def storage(port: int) -> ServiceEndpoint:
+    return ServiceEndpoint(
         f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={ACCOUNT_KEY};"
         f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
     )
 
 
-def service_bus(port: int) -> Endpoint:
-    return Endpoint(
+def service_bus(port: int) -> ServiceEndpoint:
+    return ServiceEndpoint(
         f"Endpoint=sb://localhost:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
         "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
     )
@@ -75,24 +75,28 @@ def blob_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 @pytest.fixture
-async def payloads(blob_port: int, request: pytest.FixtureRequest) -> AsyncIterator[BlobPayloads]:
+async def payloads(
+    blob_port: int, request: pytest.FixtureRequest
+) -> AsyncIterator[BlobPayloadStore]:
     name = f"payloads-{abs(hash(request.node.name))}"
-    opened = BlobPayloads(Container(storage(blob_port), name))
+    opened = BlobPayloadStore(PayloadContainer(storage(blob_port), name))
     yield opened
     await opened.close()
 
 
-# aiohttp fears for the event loop above 1 MiB; in one piece it is one round trip, and safe or not.
+# Above 1 MiB aiohttp warns of a blocked event loop.
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 @pytest.mark.parametrize("size_bytes", [0, 1, 100_000, 5_000_000])
-async def test_a_payload_comes_back_whole(payloads: BlobPayloads, size_bytes: int) -> None:
+async def test_a_payload_is_read_as_it_was_stored(
+    payloads: BlobPayloadStore, size_bytes: int
+) -> None:
     data = bytes(size_bytes)
     ref = await payloads.put("inputs/a", data, "image/png")
     assert (ref.media_type, ref.blob, ref.size_bytes) == ("image/png", "inputs/a", size_bytes)
     assert await payloads.get(ref) == data
 
 
-async def test_the_container_is_made_once_by_whoever_needs_it(payloads: BlobPayloads) -> None:
+async def test_the_container_is_created_when_first_needed(payloads: BlobPayloadStore) -> None:
     await payloads.check()
     refs = await asyncio.gather(
         *(payloads.put(f"inputs/{n}", b"%d" % n, "text/plain") for n in range(8))
@@ -100,7 +104,7 @@ async def test_the_container_is_made_once_by_whoever_needs_it(payloads: BlobPayl
     assert [await payloads.get(ref) for ref in refs] == [b"%d" % n for n in range(8)]
 
 
-async def test_a_payload_that_is_put_again_is_replaced(payloads: BlobPayloads) -> None:
+async def test_a_payload_that_is_put_again_is_replaced(payloads: BlobPayloadStore) -> None:
     old = await payloads.put("inputs/a", b"old", "text/plain")
     new = await payloads.put("inputs/a", b"new", "text/plain")
     assert await payloads.get(new) == b"new"
@@ -108,7 +112,7 @@ async def test_a_payload_that_is_put_again_is_replaced(payloads: BlobPayloads) -
         await payloads.get(old)
 
 
-async def test_payloads_that_are_missing_or_of_another_size(payloads: BlobPayloads) -> None:
+async def test_a_missing_or_wrong_payload_is_refused(payloads: BlobPayloadStore) -> None:
     ref = await payloads.put("inputs/a", b"data", "text/plain")
     with pytest.raises(MissingPayload):
         await payloads.get(PayloadRef(ref.media_type, "inputs/b", 4, ref.sha256))
@@ -117,7 +121,7 @@ async def test_payloads_that_are_missing_or_of_another_size(payloads: BlobPayloa
 
 
 async def test_blobs_that_do_not_answer_are_unavailable() -> None:
-    payloads = BlobPayloads(Container(storage(free_port())))
+    payloads = BlobPayloadStore(PayloadContainer(storage(free_port())))
     try:
         with pytest.raises(Unavailable) as caught:
             await payloads.put("inputs/a", b"x", "text/plain")
@@ -137,7 +141,7 @@ def running_service_bus(port: int, folder: Path) -> Iterator[None]:
 
 
 async def received(port: int, queue: str, count: int) -> list[Any]:
-    """Take so many messages off a queue."""
+    """Receive this many messages from a queue."""
     connection_string = service_bus(port).connection_string or ""
     found: list[Any] = []
     async with (
@@ -157,14 +161,14 @@ def message(number: int) -> ServiceBusMessage:
     return ServiceBusMessage(b"%d" % number, message_id=f"job-{number}")
 
 
-async def test_what_is_sent_at_once_arrives_once(tmp_path: Path) -> None:
+async def test_simultaneous_messages_arrive_once(tmp_path: Path) -> None:
     port = free_port()
     with running_service_bus(port, tmp_path):
         queues = ServiceBusQueues(service_bus(port))
         try:
             await queues.check("noop")
             await asyncio.gather(*(queues.send("noop", message(n)) for n in range(40)))
-            # An activity that is repeated sends the same message id: dropped.
+            # A repeated activity sends the same message id, which is dropped.
             await asyncio.gather(*(queues.send("noop", message(n)) for n in range(40)))
             await queues.send("classifier", message(0))
             found = await received(port, "noop", 40)
@@ -176,7 +180,7 @@ async def test_what_is_sent_at_once_arrives_once(tmp_path: Path) -> None:
             await queues.close()
 
 
-async def test_a_queue_that_is_not_there_is_known_for_it(tmp_path: Path) -> None:
+async def test_a_missing_queue_is_recognised(tmp_path: Path) -> None:
     port = free_port()
     with running_service_bus(port, tmp_path):
         queues = ServiceBusQueues(service_bus(port))
@@ -189,7 +193,7 @@ async def test_a_queue_that_is_not_there_is_known_for_it(tmp_path: Path) -> None
 
 
 async def refusal(call: Awaitable[None]) -> tuple[str, str]:
-    """What was unavailable and why, without the error, whose traceback keeps sockets alive."""
+    """The service and the reason of an error, whose traceback would keep sockets open."""
     try:
         await call
     except Unavailable as error:

@@ -12,8 +12,15 @@ import pytest
 from azure.servicebus import ServiceBusMessage
 from azure.storage.blob import ContainerClient
 
-from contract.claimcheck import reference, verify
-from contract.messages import InlineBytes, InlineJson, JobError, JobReply, PayloadRef
+from contract.messages import (
+    InlineBytes,
+    InlineJson,
+    JobError,
+    JobReply,
+    PayloadRef,
+    reference,
+    verify,
+)
 from contract.names import PAYLOAD_CONTAINER, input_blob, result_blob
 from tests.conformance.worker.conftest import StartWorker
 from tests.conformance.worker.worker_gateway import Gateway

@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from contract.codec import encode_reply
-from contract.messages import InlineJson, JobReply
+from contract.messages import InlineJson, JobReply, encode_reply
 from tests.conformance.worker.worker_gateway import Gateway, run_gateway
 from worker.errors import ReplyForbidden, ReplyRefused, ReplyUndelivered
 from worker.replies import GatewayClient

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from contract.codec import decode_reply
-from contract.messages import JobReply
+from contract.messages import JobReply, decode_reply
 
 
 class Gateway(http.server.ThreadingHTTPServer):

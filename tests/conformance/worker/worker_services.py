@@ -27,8 +27,7 @@ from azure.servicebus import (
 )
 
 from contract.catalogue import Catalogue
-from contract.codec import encode_request
-from contract.messages import InlineBytes, JobRequest, Payload, ReplyUrl
+from contract.messages import InlineBytes, JobRequest, Payload, ReplyUrl, encode_request
 from contract.queues import config
 from tests.conformance.worker.worker_gateway import Gateway
 from tests.ports import free_port

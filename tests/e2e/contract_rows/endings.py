@@ -30,7 +30,6 @@ ENDINGS: Final = (
         *("a webhook", "GET", "/v1/jobs/{hooked}/webhook", 200),
         members={"state": None, "attempts": None, "next_attempt_at": None},
     ),
-    Row(*("no events of it", "GET", "/v1/jobs/{queued}/events", 501, "streaming-unavailable")),
     Row(
         *("a producer's schema", "GET", "/schemas/job-request.json", 200),
         headers={"content-type": "application/schema+json"},

@@ -35,8 +35,6 @@ JOBS: Final = (
     Row(*("cancels nothing", "DELETE", "/v1/jobs/{unknown}", 404, "unknown-job")),
     Row(*("lists", "GET", "/v1/jobs?model=noop&status=succeeded&limit=1", 200)),
     Row(*("lists too many", "GET", "/v1/jobs?limit=1000", 400, "malformed-request")),
-    Row(*("no events here", "GET", "/v1/jobs/{job}/events", 501, "streaming-unavailable")),
-    Row(*("no job's events", "GET", "/v1/jobs/{unknown}/events", 404, "unknown-job")),
     Row(
         *("no method", "PUT", "/v1/jobs/{job}", 405, "method-not-allowed"), headers={"allow": None}
     ),

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.jobs import waiting
+from gateway.jobs.lifecycle import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
 from loosely.capacity import cost
 from loosely.capacity.chart import draw_picture, draw_text
 from loosely.capacity.cost import DAYS, MONTH_HOURS, PlannedDeployment, count_polls, estimate_cost
@@ -245,9 +245,9 @@ class TestCost:
         """After 25, 75, 175, 375 and 775 ms, then every half second."""
         assert count_polls(seconds) == count
 
-    def test_the_pauses_are_the_gateways(self) -> None:
-        assert waiting.FIRST_PAUSE_SECONDS == cost.FIRST_PAUSE_SECONDS
-        assert waiting.LONGEST_PAUSE_SECONDS == cost.LONGEST_PAUSE_SECONDS
+    def test_the_pauses_are_those_of_the_gateway(self) -> None:
+        assert FIRST_PAUSE_SECONDS == cost.FIRST_PAUSE_SECONDS
+        assert LONGEST_PAUSE_SECONDS == cost.LONGEST_PAUSE_SECONDS
 
     def test_a_line_without_a_price_is_named_and_not_added(self) -> None:
         found = estimate_cost(self.deployment(), Prices.load(PRICES))

@@ -14,7 +14,7 @@ SHA256 = "ab" * 32
 
 
 def entry(line: str) -> tuple[str, str]:
-    """What to replace in the shipped catalogue, and by what, so that noop has this line more."""
+    """A replacement in the shipped catalogue that adds this line to noop."""
     return 'task = "echo"', f'task = "echo"\n{line}'
 
 
@@ -36,7 +36,7 @@ def test_an_upload_may_be_as_large_as_a_body_unless_the_catalogue_says_more() ->
     assert catalogue["noop"].max_upload_bytes == 1024**3
 
 
-def test_weights_and_options_are_read_as_they_stand(tmp_path: Path) -> None:
+def test_weights_and_options_are_read_unchanged(tmp_path: Path) -> None:
     lines = (
         f'weights = "blob:weights/nets/resnet 50.pth"\nweights_sha256 = "{SHA256}"\n'
         'options = {architecture = "resnet50", threshold = 0.5}\nmemory_bytes = 98_000_000\n'
@@ -74,7 +74,7 @@ def test_an_unknown_model_names_the_nearest() -> None:
         ("max_batch_size = 16", 'max_batch_size = "16"', "expected a whole number"),
         ("[noop]", "[noop", "cannot read the catalogue"),
         ("max_upload_bytes = 1_073_741_824", "max_upload_bytes = 10_485_759", "max_upload_bytes"),
-        (SHIPPED, "", "names no model"),
+        (SHIPPED, "", "has no model"),
         (SHIPPED, "noop = 1", "noop: expected a table"),
         (*entry('weights = "hub:resnet50"'), "noop.weights: expected blob:CONTAINER/NAME"),
         (*entry('weights = "blob:weights"'), "noop.weights: expected blob:CONTAINER/NAME"),
@@ -84,11 +84,11 @@ def test_an_unknown_model_names_the_nearest() -> None:
         (*entry('weights_sha256 = "ABC"'), "noop.weights_sha256: expected 64 small hex digits"),
         (*entry("options = 3"), "noop.options: expected a table"),
         (*entry("options = {depth = [1]}"), "noop.options.depth: expected a text, a number"),
-        (*entry("options = {weights = 1}"), "noop.options.weights: is no name of an option"),
+        (*entry("options = {weights = 1}"), "options.weights: is not a valid name of an option"),
         (*entry('result_media_type = "png"'), "noop.result_media_type: expected one such as"),
     ],
 )
-def test_a_wrong_catalogue_is_refused_by_name(
+def test_a_wrong_catalogue_is_refused_with_its_key(
     tmp_path: Path, before: str, after: str, said: str
 ) -> None:
     assert before in SHIPPED

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.claimcheck import fits_inline, reference, verify
 from contract.errors import PayloadCorrupt
+from contract.messages import fits_inline, reference, verify
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100))
-def test_only_the_announced_bytes_pass(announced: bytes, found: bytes) -> None:
+def test_only_the_referenced_bytes_are_accepted(announced: bytes, found: bytes) -> None:
     ref = reference("text/plain", "inputs/1", announced)
     if found == announced:
         assert verify(ref, found) is found
@@ -18,7 +18,7 @@ def test_only_the_announced_bytes_pass(announced: bytes, found: bytes) -> None:
             verify(ref, found)
 
 
-def test_a_wrong_digest_is_told_from_a_wrong_size() -> None:
+def test_a_wrong_digest_differs_from_a_wrong_size() -> None:
     ref = replace(reference("text/plain", "inputs/1", b"abc"), sha256="0" * 64)
     with pytest.raises(PayloadCorrupt, match="digest"):
         verify(ref, b"abc")

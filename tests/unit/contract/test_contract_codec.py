@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract import codec
 from contract.errors import ContractError, MalformedMessage, MessageTooLarge, UnsupportedSchema
 from contract.messages import (
+    MAX_MESSAGE_BYTES,
     InlineBytes,
     InlineJson,
     JobError,
@@ -23,6 +23,15 @@ from contract.messages import (
     ReplyWebhook,
     Stage,
     Timing,
+    decode_reply,
+    decode_request,
+    encode_reply,
+    encode_request,
+    format_time,
+    reply_from_json,
+    reply_to_json,
+    request_from_json,
+    request_to_json,
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -35,7 +44,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=10,
 )
-# To the millisecond: that is what the wire carries.
+# Messages have times in milliseconds.
 TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001
     lambda time: time.replace(microsecond=time.microsecond // 1000 * 1000)
 )
@@ -90,36 +99,36 @@ REPLY = JobReply("018f", InlineJson({"labels": []}), started_at=NOW, finished_at
 
 
 @given(REQUESTS)
-def test_a_request_survives_the_wire(request: JobRequest) -> None:
-    assert codec.decode_request(codec.encode_request(request)) == request
+def test_a_request_survives_encoding(request: JobRequest) -> None:
+    assert decode_request(encode_request(request)) == request
 
 
 @given(REPLIES)
-def test_a_reply_survives_the_wire(reply: JobReply) -> None:
-    assert codec.decode_reply(codec.encode_reply(reply)) == reply
+def test_a_reply_survives_encoding(reply: JobReply) -> None:
+    assert decode_reply(encode_reply(reply)) == reply
 
 
 @given(st.binary(max_size=300) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_a_message_or_a_contract_error(data: bytes) -> None:
-    for decode in (codec.decode_request, codec.decode_reply):
+    for decode in (decode_request, decode_reply):
         with pytest.raises(ContractError):
             decode(data)
 
 
 @given(st.data())
 def test_one_wrong_field_is_refused_or_read(data: st.DataObject) -> None:
-    """Whatever stands in one field, decoding gives a request or a contract error, nothing else."""
-    document = codec.request_to_json(REQUEST)
+    """With any value in one field, decoding gives a request or a contract error."""
+    document = request_to_json(REQUEST)
     name = data.draw(st.sampled_from(sorted(document)))
     document[name] = data.draw(JSON)
     try:
-        codec.decode_request(json.dumps(document).encode())
+        decode_request(json.dumps(document).encode())
     except ContractError as error:
         assert str(error)  # noqa: PT017
 
 
 def test_the_wire_format_is_pinned() -> None:
-    assert json.loads(codec.encode_request(REQUEST)) == {
+    assert json.loads(encode_request(REQUEST)) == {
         "schema": 1,
         "job_id": "018f",
         "model": "noop",
@@ -133,10 +142,10 @@ def test_the_wire_format_is_pinned() -> None:
 
 
 @pytest.mark.parametrize("version", [2, 0, "1", None, True, 1.5])
-def test_an_unknown_schema_is_refused_by_its_number(version: object) -> None:
-    document = {**codec.request_to_json(REQUEST), "schema": version}
+def test_an_unknown_schema_is_refused_with_its_number(version: object) -> None:
+    document = {**request_to_json(REQUEST), "schema": version}
     with pytest.raises(UnsupportedSchema, match="this version reads 1"):
-        codec.request_from_json(document)
+        request_from_json(document)
 
 
 @pytest.mark.parametrize(
@@ -163,50 +172,50 @@ def test_an_unknown_schema_is_refused_by_its_number(version: object) -> None:
 )
 def test_a_bad_field_is_named(change: dict[str, object], said: str) -> None:
     with pytest.raises(MalformedMessage, match=said):
-        codec.request_from_json({**codec.request_to_json(REQUEST), **change})
+        request_from_json({**request_to_json(REQUEST), **change})
 
 
 @pytest.mark.parametrize("outcomes", [{}, {"result": {"json": 1}, "error": {}}])
 def test_a_reply_has_exactly_one_outcome(outcomes: dict[str, object]) -> None:
-    document = codec.reply_to_json(REPLY)
+    document = reply_to_json(REPLY)
     del document["result"]
     with pytest.raises(MalformedMessage, match="exactly one"):
-        codec.reply_from_json({**document, **outcomes})
+        reply_from_json({**document, **outcomes})
 
 
 @pytest.mark.parametrize("constant", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
-def test_what_only_python_takes_for_json_is_refused(constant: bytes) -> None:
+def test_nan_and_infinity_are_refused(constant: bytes) -> None:
     with pytest.raises(MalformedMessage, match="not JSON"):
-        codec.decode_reply(constant)
+        decode_reply(constant)
 
 
 def test_half_a_surrogate_pair_in_a_value_survives() -> None:
     request = replace(REQUEST, parameters={"text": "\ud800"})
-    assert codec.decode_request(codec.encode_request(request)) == request
+    assert decode_request(encode_request(request)) == request
 
 
 def test_deep_nesting_is_malformed_and_not_a_crash() -> None:
     with pytest.raises(MalformedMessage, match="not JSON"):
-        codec.decode_request(b"[" * 100_000)
+        decode_request(b"[" * 100_000)
 
 
-@pytest.mark.parametrize("decode", [codec.decode_request, codec.decode_reply])
-def test_a_message_over_the_limit_is_not_even_parsed(decode: Callable[[bytes], object]) -> None:
+@pytest.mark.parametrize("decode", [decode_request, decode_reply])
+def test_a_message_over_the_limit_is_not_parsed(decode: Callable[[bytes], object]) -> None:
     with pytest.raises(MessageTooLarge):
-        decode(b" " * (codec.MAX_MESSAGE_BYTES + 1))
+        decode(b" " * (MAX_MESSAGE_BYTES + 1))
 
 
-def test_encoding_over_the_limit_says_what_to_do() -> None:
-    large = replace(REQUEST, input=InlineBytes("text/plain", b"x" * codec.MAX_MESSAGE_BYTES))
+def test_the_error_of_a_large_message_says_what_to_do() -> None:
+    large = replace(REQUEST, input=InlineBytes("text/plain", b"x" * MAX_MESSAGE_BYTES))
     with pytest.raises(MessageTooLarge, match="reference to a blob"):
-        codec.encode_request(large)
+        encode_request(large)
 
 
 def test_times_are_written_in_utc() -> None:
     east = datetime(2026, 1, 1, 2, tzinfo=timezone(timedelta(hours=2)))
-    assert codec.format_time(east) == "2026-01-01T00:00:00.000Z"
+    assert format_time(east) == "2026-01-01T00:00:00.000Z"
 
 
-def test_the_reply_url_and_the_payload_are_in_no_repr() -> None:
+def test_the_repr_has_neither_reply_url_nor_payload() -> None:
     assert "secret" not in repr(REQUEST)
     assert "hello" not in repr(REQUEST)

@@ -1,4 +1,4 @@
-"""The published JSON Schema says of a request what the codec does."""
+"""The published JSON Schema of a request agrees with the codec."""
 
 import json
 
@@ -7,33 +7,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from contract import codec
-from contract.messages import JobRequest
+from contract.messages import (
+    JOB_REQUEST_SCHEMA,
+    JobRequest,
+    encode_request,
+    request_from_json,
+    request_to_json,
+)
 from tests.unit.contract.test_contract_codec import JSON, REQUEST, REQUESTS
 
-SCHEMA = json.loads(codec.JOB_REQUEST_SCHEMA.read_text(encoding="utf-8"))
+SCHEMA = json.loads(JOB_REQUEST_SCHEMA.read_text(encoding="utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
 
 
-def test_it_is_a_schema() -> None:
+def test_the_schema_is_valid() -> None:
     Draft202012Validator.check_schema(SCHEMA)
 
 
 @given(REQUESTS)
-def test_what_the_codec_writes_is_valid(request: JobRequest) -> None:
-    VALIDATOR.validate(json.loads(codec.encode_request(request)))
+def test_encoded_requests_follow_the_schema(request: JobRequest) -> None:
+    VALIDATOR.validate(json.loads(encode_request(request)))
 
 
 @given(st.data())
-def test_what_is_valid_the_codec_reads(data: st.DataObject) -> None:
-    document = codec.request_to_json(data.draw(REQUESTS))
+def test_the_codec_reads_every_valid_request(data: st.DataObject) -> None:
+    document = request_to_json(data.draw(REQUESTS))
     name = data.draw(st.sampled_from(sorted(document)))
     if data.draw(st.booleans()):
         del document[name]
     else:
         document[name] = data.draw(JSON)
     if VALIDATOR.is_valid(document):
-        codec.request_from_json(document)
+        request_from_json(document)
 
 
 @pytest.mark.parametrize(
@@ -49,5 +54,5 @@ def test_what_is_valid_the_codec_reads(data: st.DataObject) -> None:
         {"attempt": 0},
     ],
 )
-def test_what_the_codec_refuses_is_invalid(change: dict[str, object]) -> None:
-    assert not VALIDATOR.is_valid({**codec.request_to_json(REQUEST), **change})
+def test_the_schema_refuses_what_the_codec_refuses(change: dict[str, object]) -> None:
+    assert not VALIDATOR.is_valid({**request_to_json(REQUEST), **change})

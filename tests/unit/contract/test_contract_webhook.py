@@ -1,4 +1,4 @@
-"""Our signatures, verified by the package that receivers use."""
+"""The signatures, verified by the package that receivers use."""
 
 import base64
 import json
@@ -51,7 +51,7 @@ def test_an_event_has_one_id_without_dots() -> None:
         (f"{OLD},{NEW}x", "base64"),
     ],
 )
-def test_a_bad_secret_is_refused_and_not_repeated(text: str, said: str) -> None:
+def test_a_bad_secret_is_refused_without_showing_it(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as refused:
         parse_secrets(text)
     assert text.removeprefix("whsec_") not in str(refused.value)

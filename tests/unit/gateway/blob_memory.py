@@ -1,4 +1,4 @@
-"""In-memory halves of the ports to blobs and links, over the same blobs as the payloads."""
+"""The ports to blobs and links in memory, over the same blobs as the payloads."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from gateway.storage.blobs import Listed, Look, Note
+from gateway.storage.blobs import BlobProperties, ListedBlob, SmallBlob
 from tests.unit.gateway.memory import ManualClock, MemoryPayloads
 
 
 @dataclass
 class MemoryBlobs:
-    """Blobs under conditions. ETags count the writes."""
+    """Conditional blobs. Their ETags count the writes."""
 
     payloads: MemoryPayloads
     clock: ManualClock
@@ -22,7 +22,7 @@ class MemoryBlobs:
     content_encoding: str = ""
 
     def put(self, blob: str, data: bytes, media_type: str = "application/json") -> str:
-        """Write whatever is there, as the holder of a link does."""
+        """Write a blob unconditionally, as the holder of a link does."""
         self.write_count += 1
         self.payloads.blobs[blob] = (media_type, data)
         self.etags[blob] = f'"{self.write_count}"'
@@ -30,7 +30,7 @@ class MemoryBlobs:
         return self.etags[blob]
 
     async def create(self, blob: str, data: bytes) -> str | None:
-        await asyncio.sleep(0)  # as over a network, others come in between
+        await asyncio.sleep(0)  # others run meanwhile, as over a network
         await self.payloads.check()
         return None if blob in self.payloads.blobs else self.put(blob, data)
 
@@ -38,20 +38,20 @@ class MemoryBlobs:
         await self.payloads.check()
         return self.put(blob, data) if self.etags.get(blob) == etag else None
 
-    async def read(self, blob: str) -> Note | None:
+    async def read(self, blob: str) -> SmallBlob | None:
         await asyncio.sleep(0)
         await self.payloads.check()
         found = self.payloads.blobs.get(blob)
-        return Note(found[1], self.etags[blob]) if found else None
+        return SmallBlob(found[1], self.etags[blob]) if found else None
 
-    async def look(self, blob: str, head_bytes: int = 0) -> Look | None:
+    async def look(self, blob: str, head_bytes: int = 0) -> BlobProperties | None:
         await self.payloads.check()
         found = self.payloads.blobs.get(blob)
         if found is None:
             return None
         media_type, data = found
         etag = self.etags.get(blob, '"0"')
-        return Look(media_type, len(data), etag, data[:head_bytes], self.content_encoding)
+        return BlobProperties(media_type, len(data), etag, data[:head_bytes], self.content_encoding)
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
         await self.payloads.check()
@@ -59,16 +59,16 @@ class MemoryBlobs:
             self.payloads.blobs.pop(blob, None)
             self.etags.pop(blob, None)
 
-    async def list(self, prefix: str) -> AsyncIterator[Listed]:
+    async def list(self, prefix: str) -> AsyncIterator[ListedBlob]:
         await self.payloads.check()
         for name in sorted(self.payloads.blobs):
             if name.startswith(prefix):
                 modified_at = self.modified_at.get(name, self.clock())
-                yield Listed(name, self.etags.get(name, '"0"'), modified_at)
+                yield ListedBlob(name, self.etags.get(name, '"0"'), modified_at)
 
 
 class MemoryLinks:
-    """Links that show what they are good for."""
+    """Links whose text shows their permissions."""
 
     async def to_write(self, blob: str, expires_at: datetime) -> str:
         return f"http://blobs.test/{blob}?sp=cw&se={expires_at.isoformat()}"

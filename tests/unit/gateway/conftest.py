@@ -1,4 +1,4 @@
-"""The real API over in-memory ports."""
+"""The real API over ports in memory."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,12 +10,11 @@ import pytest
 
 from contract.catalogue import DEFAULT_PATH, Catalogue
 from contract.messages import JobRequest
-from gateway.access.reply_tokens import ReplyTokens
-from gateway.api.app import create_app
-from gateway.jobs import activities
+from gateway.http.app import create_app
+from gateway.http.authentication import ReplyTokens
 from gateway.services import Services
-from gateway.settings import Endpoint, Settings
-from gateway.tracing import Tracing
+from gateway.settings import GatewaySettings, ServiceEndpoint
+from gateway.telemetry import GatewayTracing
 from tests.unit.gateway.blob_memory import MemoryBlobs, MemoryLinks
 from tests.unit.gateway.memory import ManualClock, MemoryDurable, MemoryPayloads, MemoryQueues
 from tests.unit.gateway.receiver import MemoryReceiver
@@ -26,8 +25,8 @@ FINISHED_AT = "2026-03-01T12:00:02.000Z"
 
 
 @dataclass
-class World:
-    """A gateway, and what is behind it."""
+class RunningGateway:
+    """A gateway, and the ports behind it."""
 
     http: httpx.AsyncClient
     services: Services
@@ -38,7 +37,7 @@ class World:
     blobs: MemoryBlobs
 
     async def accept(self, data: bytes = b"x", model: str = "noop", **query: Any) -> str:
-        """The id of a job that was not waited for."""
+        """Submit a job without waiting for it; return its id."""
         answer = await self.http.post(
             f"/v1/models/{model}/jobs",
             content=data,
@@ -55,7 +54,7 @@ class World:
         return job
 
     async def reply(self, request: JobRequest | None = None, **outcome: Any) -> httpx.Response:
-        """Reply as a worker does, to the last request that was sent."""
+        """Reply to a request as a worker does, by default to the last one."""
         request = request or self.queues.request()
         assert request.reply_url is not None
         body = reply_body(request.job_id, **(outcome or {"result": {"json": {"n": 1}}}))
@@ -79,21 +78,23 @@ def error_body(code: str, *, retryable: bool = False) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with gateway() as opened:
+async def gateway() -> AsyncIterator[RunningGateway]:
+    async with open_gateway() as opened:
         yield opened
 
 
 @asynccontextmanager
-async def gateway(tracing: Tracing | None = None, **settings: Any) -> AsyncIterator[World]:
-    """A gateway with these settings on top of what it needs at least."""
+async def open_gateway(
+    tracing: GatewayTracing | None = None, **settings: Any
+) -> AsyncIterator[RunningGateway]:
+    """Open a gateway with these settings beside the required ones."""
     clock, queues, payloads = ManualClock(), MemoryQueues(), MemoryPayloads()
     blobs = MemoryBlobs(payloads, clock)
     base_url = "http://gateway.test"
     services = Services(
-        settings=Settings(
-            service_bus=Endpoint(address="unused"),
-            payload_storage=Endpoint(address="unused"),
+        settings=GatewaySettings(
+            service_bus=ServiceEndpoint(address="unused"),
+            payload_storage=ServiceEndpoint(address="unused"),
             gateway_base_url=base_url,
             reply_token_keys=(KEY,),
             **settings,
@@ -106,12 +107,12 @@ async def gateway(tracing: Tracing | None = None, **settings: Any) -> AsyncItera
         tokens=ReplyTokens((KEY,), base_url),
         webhooks=MemoryReceiver(),
         clock=clock,
-        tracing=tracing or Tracing(),
+        tracing=tracing or GatewayTracing(),
     )
     durable = MemoryDurable(
         clock,
-        lambda text: activities.enqueue(text, services),
-        lambda asked: activities.conclude(asked, services),
+        services.enqueue.run,
+        services.conclude.run,
     )
     api = create_app(services)
 
@@ -120,4 +121,4 @@ async def gateway(tracing: Tracing | None = None, **settings: Any) -> AsyncItera
 
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url=base_url) as http:
-        yield World(http, services, durable, queues, payloads, clock, blobs)
+        yield RunningGateway(http, services, durable, queues, payloads, clock, blobs)

@@ -1,6 +1,6 @@
-"""In-memory halves of the gateway's ports. The durable one runs the real orchestrator.
+"""The gateway's ports in memory. The durable one runs the real orchestrator.
 
-It replays it through the SDK's own executor, with the history that a host would have, and obeys
+It replays it by the SDK's own executor, with the history that a host would have, and executes
 the actions that this one orchestrator asks for: one activity with retries, events, one timer.
 """
 
@@ -14,11 +14,9 @@ from typing import Any
 from azure.durable_functions import Orchestrator
 from azure.servicebus import ServiceBusMessage
 
-from contract.claimcheck import reference, verify
-from contract.codec import decode_request
-from contract.messages import JobRequest, PayloadRef
+from contract.messages import JobRequest, PayloadRef, decode_request, reference, verify
 from contract.names import ACTIVITY_ANNOUNCE_WEBHOOK, ACTIVITY_CONCLUDE, ORCHESTRATOR_JOB
-from gateway.durable import Instance, Listed, RuntimeStatus
+from gateway.durable import InstancePage, OrchestrationInstance, RuntimeStatus
 from gateway.errors import (
     FinalInstance,
     MissingPayload,
@@ -27,13 +25,13 @@ from gateway.errors import (
     UnknownQueue,
 )
 from gateway.jobs import orchestrator
-from gateway.webhooks.activities import announce
+from gateway.webhooks.activities import start_delivery
 
 run_orchestrator = Orchestrator.create(orchestrator.job)
 
 
 class ManualClock:
-    """A clock that stands still until it is told to go on."""
+    """A clock that only tests advance."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -44,17 +42,17 @@ class ManualClock:
 
 @dataclass
 class MemoryQueues:
-    """What was sent, by queue."""
+    """The messages that were sent, with their queues."""
 
     sent: list[tuple[str, ServiceBusMessage]] = field(default_factory=list)
     has_sent: asyncio.Event = field(default_factory=asyncio.Event)
     is_down: bool = False
     lengths: dict[str, int] = field(default_factory=dict)
-    """What is counted, where it is not what was sent."""
+    """Lengths of queues that differ from the number of messages sent."""
     look_count: int = 0
     missing: set[str] = field(default_factory=set)
     enqueued_at: dict[str, datetime] = field(default_factory=dict)
-    """When the oldest message of a queue came."""
+    """When the oldest message of each queue was enqueued."""
 
     async def send(self, queue: str, message: ServiceBusMessage) -> None:
         if self.is_down:
@@ -78,7 +76,7 @@ class MemoryQueues:
         return self.lengths.get(queue, sum(name == queue for name, _ in self.sent))
 
     def request(self, number: int = -1) -> JobRequest:
-        """What a worker would read."""
+        """Return the request that a worker would read."""
         body: Any = self.sent[number][1].body
         return decode_request(b"".join(body))
 
@@ -108,7 +106,7 @@ class MemoryPayloads:
 
 @dataclass
 class Run:
-    """One orchestration: its history, and what it waits for."""
+    """One orchestration: its history, and the timers that it waits for."""
 
     job_id: str
     input: str
@@ -131,7 +129,7 @@ class Run:
 
 
 class MemoryDurable:
-    """A store of orchestrations that runs them at once, in the caller's own task."""
+    """A store of orchestrations that runs them immediately, in the caller's task."""
 
     def __init__(
         self,
@@ -147,7 +145,7 @@ class MemoryDurable:
         self._enqueue = enqueue
         self._conclude = conclude
         self.discards_events = False
-        """Whether events are lost, as those that come before the first episode is saved."""
+        """Whether events are lost, as before the first episode is saved."""
 
     async def start(
         self, job_id: str, ticket_text: str, orchestrator: str = ORCHESTRATOR_JOB
@@ -155,7 +153,7 @@ class MemoryDurable:
         self._check()
         run = self.runs[job_id] = Run(job_id, ticket_text, self._clock())
         if orchestrator != ORCHESTRATOR_JOB:
-            return  # it stays as it is: its own tests run it
+            return  # other tests run it
         started = {
             "EventType": 0,
             "Name": "job",
@@ -166,13 +164,15 @@ class MemoryDurable:
         }
         await self._turn(run, started)
 
-    async def status(self, job_id: str) -> Instance | None:
+    async def status(self, job_id: str) -> OrchestrationInstance | None:
         self._check()
         self.status_count += 1
         run = self.runs.get(job_id)
         if run is None:
             return None
-        return Instance(run.status, run.input, run.output, self._clock(), run.custom_status)
+        return OrchestrationInstance(
+            run.status, run.input, run.output, self._clock(), run.custom_status
+        )
 
     async def raise_event(self, job_id: str, name: str, data: Any) -> None:
         self._check()
@@ -181,7 +181,7 @@ class MemoryDurable:
             raise UnknownInstance(job_id)
         if run.status.is_final:
             raise FinalInstance(job_id)
-        # The SDK's client encodes what it posts as JSON, and that again.
+        # The SDK's client encodes an event twice.
         text = json.dumps(json.dumps(data))
         if self.discards_events:
             return
@@ -194,15 +194,17 @@ class MemoryDurable:
         self._check()
         self.runs[job_id].status = RuntimeStatus.TERMINATED
 
-    async def listed(self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]) -> Listed:
+    async def list_jobs(
+        self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
+    ) -> InstancePage:
         self._check()
         self.list_count += 1
         found = [
-            (run.job_id, Instance(run.status, run.input, run.output, self._clock()))
+            (run.job_id, OrchestrationInstance(run.status, run.input, run.output, self._clock()))
             for run in self.runs.values()
             if run.job_id.startswith(prefix) and (not statuses or run.status in statuses)
         ]
-        return Listed(tuple(found[:limit]), len(found) <= limit)
+        return InstancePage(tuple(found[:limit]), len(found) <= limit)
 
     async def purge(self, created_before: datetime) -> int:
         self._check()
@@ -216,7 +218,7 @@ class MemoryDurable:
         return len(old)
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass, and every timer fire that falls due."""
+        """Advance the clock, and fire each timer that becomes due."""
         end = self._clock.now + timedelta(seconds=seconds)
         while due := next(self._due(end), None):
             run, timer_id, fire_at = due
@@ -269,7 +271,7 @@ class MemoryDurable:
             await self._go_on(run, result["actions"])
 
     async def _go_on(self, run: Run, actions: list[Any]) -> None:
-        """A later group may bring one more timer, one activity, or events that need nothing."""
+        """Execute later groups: each has a timer, an activity, or events."""
         for group in actions[0][run.group_count :]:
             run.group_count += 1
             for action in group["compoundActions"]:
@@ -304,7 +306,7 @@ class MemoryDurable:
         task_id = run.take_id()
         scheduled = {"EventId": task_id, "Name": ACTIVITY_ANNOUNCE_WEBHOOK, "Version": ""}
         self._append(run, {"EventType": 4, **scheduled}, {"EventType": 13})
-        await announce(run.job_id, self)
+        await start_delivery(run.job_id, self)
         await self._turn(run, {"EventType": 5, "Result": "null", "TaskScheduledId": task_id})
 
     async def _begin(self, run: Run, actions: list[Any]) -> None:

@@ -1,22 +1,22 @@
-"""A receiver of webhooks in memory, in the place of the internet."""
+"""A receiver of webhooks in memory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.errors import WebhookUndelivered
-from gateway.webhooks.sending import Answer
+from gateway.webhooks.sender import WebhookResponse
 
 
 @dataclass
 class MemoryReceiver:
-    """Answers as told, at last with 200, and keeps what it was sent."""
+    """Gives the scripted answers, then 200, and stores the requests."""
 
-    answers: list[Answer | str] = field(default_factory=list)
+    answers: list[WebhookResponse | str] = field(default_factory=list)
     posts: list[tuple[str, Mapping[str, str], bytes]] = field(default_factory=list)
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> WebhookResponse:
         self.posts.append((url, headers, body))
-        answer = self.answers.pop(0) if self.answers else Answer(200, None)
+        answer = self.answers.pop(0) if self.answers else WebhookResponse(200, None)
         if isinstance(answer, str):
             raise WebhookUndelivered(answer)
         return answer

@@ -1,4 +1,4 @@
-"""An event loop that does not sleep: when nothing is left to do, it sets its clock forward."""
+"""An event loop that does not sleep: when it is idle, it advances its clock."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class SkippingLoop(asyncio.SelectorEventLoop):
-    """Time passes only by being skipped, so that elapsed times are exact."""
+    """An event loop whose clock advances only when it is idle, so elapsed times are exact."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,6 +26,6 @@ class SkippingLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on a loop that skips time."""
+    """Run a coroutine on such a loop."""
     with asyncio.Runner(loop_factory=SkippingLoop) as runner:
         return runner.run(main)

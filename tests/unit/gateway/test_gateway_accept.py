@@ -1,11 +1,11 @@
-"""Which media type a caller prefers."""
+"""The choice of a media type by the Accept header."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.accept import chosen
-from tests.unit.gateway.conftest import World
+from gateway.http.requests import choose_media_type
+from tests.unit.gateway.conftest import RunningGateway
 
 JSON, HTML = "application/json", "text/html"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
@@ -28,18 +28,18 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;
         ("text/html;q=nonsense", HTML),
     ],
 )
-def test_the_choice(header: str, wanted: str) -> None:
-    assert chosen(header, (JSON, HTML)) == wanted
+def test_the_media_type_with_the_highest_weight_is_chosen(header: str, wanted: str) -> None:
+    assert choose_media_type(header, (JSON, HTML)) == wanted
 
 
 @given(st.text())
-def test_whatever_is_sent_something_is_chosen(header: str) -> None:
-    assert chosen(header, (JSON, HTML)) in {JSON, HTML}
+def test_any_accept_header_gives_an_offer(header: str) -> None:
+    assert choose_media_type(header, (JSON, HTML)) in {JSON, HTML}
 
 
-async def test_a_browser_gets_a_page_and_a_program_json(world: World) -> None:
+async def test_browsers_get_a_page_and_programs_get_json(gateway: RunningGateway) -> None:
     for header, media_type in ((BROWSER, HTML), ("*/*", JSON), ("image/png", JSON)):
-        answer = await world.http.get("/", headers={"accept": header})
+        answer = await gateway.http.get("/", headers={"accept": header})
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith(media_type)
         assert answer.headers["vary"] == "Accept"

@@ -1,4 +1,4 @@
-"""The gate: keys, scopes, rates; and tenants, who cannot tell that there are others."""
+"""Authentication: keys, scopes and rates; and the isolation of tenants."""
 
 import base64
 import json
@@ -8,21 +8,21 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.access.keys import make, parse
-from tests.unit.gateway.conftest import World, gateway
+from gateway.http.keys import make_key, parse_keys
+from tests.unit.gateway.conftest import RunningGateway, open_gateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 NOBODY = "018f0000-0000-7000-8000-000000000000"
 KEYS = {
-    "a": make("a", "acme"),
-    "a2": make("a2", "acme", rate_text="3/60"),
-    "b": make("b", "bolt"),
-    "reader": make("reader", "acme", ["jobs:read"]),
-    "writer": make("writer", "acme", ["jobs:write"]),
-    "admin": make("admin", "ops", ["admin"]),
+    "a": make_key("a", "acme"),
+    "a2": make_key("a2", "acme", rate_text="3/60"),
+    "b": make_key("b", "bolt"),
+    "reader": make_key("reader", "acme", ["jobs:read"]),
+    "writer": make_key("writer", "acme", ["jobs:write"]),
+    "admin": make_key("admin", "ops", ["admin"]),
 }
-SETTING = parse(json.dumps([entry for _, entry in KEYS.values()]))
+SETTING = parse_keys(json.dumps([entry for _, entry in KEYS.values()]))
 
 
 def bearer(name: str) -> dict[str, str]:
@@ -30,13 +30,13 @@ def bearer(name: str) -> dict[str, str]:
 
 
 @pytest.fixture
-async def closed() -> AsyncIterator[World]:
-    async with gateway(api_keys=SETTING) as world:
-        yield world
+async def closed() -> AsyncIterator[RunningGateway]:
+    async with open_gateway(api_keys=SETTING) as gateway:
+        yield gateway
 
 
-async def submit(world: World, name: str, **headers: str) -> httpx.Response:
-    return await world.http.post(
+async def submit(gateway: RunningGateway, name: str, **headers: str) -> httpx.Response:
+    return await gateway.http.post(
         "/v1/models/noop/jobs",
         content=b"x",
         headers={
@@ -48,8 +48,8 @@ async def submit(world: World, name: str, **headers: str) -> httpx.Response:
     )
 
 
-async def job_of(world: World, name: str) -> str:
-    answer = await submit(world, name)
+async def job_of(gateway: RunningGateway, name: str) -> str:
+    answer = await submit(gateway, name)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 
@@ -68,7 +68,9 @@ async def job_of(world: World, name: str) -> str:
         ({"x-ms-client-principal": "e30="}, 'Bearer realm="loosely"'),
     ],
 )
-async def test_without_a_key(closed: World, headers: dict[str, str], challenge: str) -> None:
+async def test_a_request_without_a_key_is_refused(
+    closed: RunningGateway, headers: dict[str, str], challenge: str
+) -> None:
     for path in ("/v1/jobs", f"/v1/jobs/{NOBODY}", "/v1/models", "/nowhere", "/v1/jobs/x/y"):
         answer = await closed.http.get(path, headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
@@ -76,7 +78,7 @@ async def test_without_a_key(closed: World, headers: dict[str, str], challenge: 
     assert closed.durable.status_count == 0
 
 
-async def test_both_headers_do(closed: World) -> None:
+async def test_a_key_is_accepted_in_both_headers(closed: RunningGateway) -> None:
     key = KEYS["a"][0]
     for headers in (
         {"authorization": f"Bearer {key}"},
@@ -90,16 +92,16 @@ async def test_both_headers_do(closed: World) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/docs", "/docs/problems", "/openapi.json", "/v1/health/live", "/v1/health/ready"]
 )
-async def test_what_needs_no_key(closed: World, path: str) -> None:
+async def test_open_routes_need_no_key(closed: RunningGateway, path: str) -> None:
     assert (await closed.http.get(path)).status_code == 200
     assert (await closed.http.head(path)).status_code == 200
 
 
-async def test_a_preflight_needs_no_key(closed: World) -> None:
+async def test_a_preflight_needs_no_key(closed: RunningGateway) -> None:
     assert (await closed.http.options("/v1/jobs")).status_code == 204
 
 
-async def test_a_worker_needs_its_token_alone(closed: World) -> None:
+async def test_a_worker_needs_only_its_reply_token(closed: RunningGateway) -> None:
     job_id = await job_of(closed, "a")
     assert (await closed.reply()).status_code == 202
     answer = await closed.http.get(f"/v1/jobs/{job_id}", headers=bearer("a"))
@@ -127,14 +129,16 @@ async def test_a_worker_needs_its_token_alone(closed: World) -> None:
         ("admin", "GET", "/v1/admin/nothing-here", 404),
     ],
 )
-async def test_scopes(closed: World, name: str, method: str, path: str, status: int) -> None:
+async def test_a_route_needs_its_scope(
+    closed: RunningGateway, name: str, method: str, path: str, status: int
+) -> None:
     answer = await closed.http.request(method, path, headers=bearer(name))
     assert answer.status_code == status
     if status == 403 and method != "HEAD":
         assert answer.json()["code"] == "forbidden"
 
 
-async def test_a_rate_is_kept_and_told(closed: World) -> None:
+async def test_a_rate_is_enforced_and_shown_in_headers(closed: RunningGateway) -> None:
     for left in (2, 1, 0):
         answer = await closed.http.get("/v1/jobs", headers=bearer("a2"))
         assert answer.status_code == 200
@@ -146,7 +150,7 @@ async def test_a_rate_is_kept_and_told(closed: World) -> None:
     assert refused.headers["retry-after"] == "20"
     assert refused.headers["ratelimit"] == '"default";r=0;t=60'
     assert closed.durable.runs == {}
-    # Neither others of the tenant nor what needs no key are held up.
+    # Other keys of the tenant and open routes are not limited.
     assert (await closed.http.get("/v1/jobs", headers=bearer("a"))).status_code == 200
     assert (await closed.http.get("/v1/health/live", headers=bearer("a2"))).status_code == 200
     await closed.durable.advance(20)
@@ -154,12 +158,12 @@ async def test_a_rate_is_kept_and_told(closed: World) -> None:
     assert "ratelimit" not in (await closed.http.get("/v1/jobs", headers=bearer("a"))).headers
 
 
-Ask = Callable[[World, str], Awaitable[httpx.Response]]
+Ask = Callable[[RunningGateway, str], Awaitable[httpx.Response]]
 
 
 def asking(method: str, suffix: str = "", **headers: str) -> Ask:
-    async def ask(world: World, job_id: str) -> httpx.Response:
-        return await world.http.request(
+    async def ask(gateway: RunningGateway, job_id: str) -> httpx.Response:
+        return await gateway.http.request(
             method, f"/v1/jobs/{job_id}{suffix}", headers={**bearer("b"), **headers}
         )
 
@@ -174,12 +178,13 @@ def asking(method: str, suffix: str = "", **headers: str) -> Ask:
         asking("GET", **{"if-none-match": "*"}),
         asking("HEAD"),
         asking("GET", "/result"),
-        asking("GET", "/events"),
         asking("DELETE"),
     ],
 )
 @pytest.mark.parametrize("is_final", [True, False])
-async def test_another_tenants_job_is_none(closed: World, ask: Ask, is_final: bool) -> None:
+async def test_a_job_of_another_tenant_looks_like_an_unknown_job(
+    closed: RunningGateway, ask: Ask, is_final: bool
+) -> None:
     job_id = await job_of(closed, "a")
     if is_final:
         await closed.reply()
@@ -195,12 +200,12 @@ async def test_another_tenants_job_is_none(closed: World, ask: Ask, is_final: bo
     known, unknown = await told(job_id), await told(NOBODY)
     assert known == unknown
     assert known[0] == 404
-    # And nothing happened to it.
+    # The job is unchanged.
     owner = await closed.http.get(f"/v1/jobs/{job_id}", headers=bearer("a2"))
     assert owner.json()["status"] == ("succeeded" if is_final else "queued")
 
 
-async def test_each_sees_its_own_in_the_list(closed: World) -> None:
+async def test_a_list_has_only_jobs_of_the_callers_tenant(closed: RunningGateway) -> None:
     ours = [await job_of(closed, name) for name in ("a", "writer")]
     theirs = await job_of(closed, "b")
     for name, ids in (("a", ours[::-1]), ("reader", ours[::-1]), ("b", [theirs])):
@@ -210,7 +215,7 @@ async def test_each_sees_its_own_in_the_list(closed: World) -> None:
         assert "tenant" not in json.dumps(page)
 
 
-async def test_jobs_from_before_there_were_keys_are_nobodys(closed: World) -> None:
+async def test_jobs_from_before_keys_belong_to_the_open_tenant(closed: RunningGateway) -> None:
     job_id = await job_of(closed, "a")
     run = closed.durable.runs[job_id]
     ticket = json.loads(run.input)
@@ -220,10 +225,10 @@ async def test_jobs_from_before_there_were_keys_are_nobodys(closed: World) -> No
     assert answer.status_code == 404
 
 
-async def test_without_keys_all_is_one_tenants(world: World) -> None:
-    job_id = await world.accept()
-    assert "tenant" not in await world.job(job_id)
-    answer = await world.http.get("/v1/jobs", headers={"authorization": "Bearer of nothing"})
+async def test_without_keys_all_jobs_belong_to_one_tenant(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    assert "tenant" not in await gateway.job(job_id)
+    answer = await gateway.http.get("/v1/jobs", headers={"authorization": "Bearer of nothing"})
     assert answer.status_code == 200
 
 
@@ -233,31 +238,31 @@ def principal_of(tenant: str, *roles: str) -> dict[str, str]:
     return {"x-ms-client-principal": base64.b64encode(json.dumps(value).encode()).decode()}
 
 
-async def test_the_platforms_principal_where_it_is_trusted() -> None:
-    async with gateway(trust_principal_header=True) as world:
-        assert (await world.http.get("/v1/jobs")).status_code == 401
+async def test_a_platform_principal_is_accepted_if_trusted() -> None:
+    async with open_gateway(trust_principal_header=True) as gateway:
+        assert (await gateway.http.get("/v1/jobs")).status_code == 401
         mine = principal_of("t1", "jobs:read", "jobs:write")
-        # The platform passes the token that it checked on, and it is no key of ours.
+        # The platform passes its own token on, which is not an API key.
         mine["authorization"] = "Bearer eyJ"
         body = {"content-type": "application/octet-stream", "prefer": "respond-async"}
-        answer = await world.http.post(
+        answer = await gateway.http.post(
             "/v1/models/noop/jobs", content=b"x", headers={**mine, **body}
         )
         path = answer.headers["location"]
-        assert (await world.http.get(path, headers=mine)).status_code == 200
+        assert (await gateway.http.get(path, headers=mine)).status_code == 200
         other = principal_of("t2", "jobs:read")
-        assert (await world.http.get(path, headers=other)).status_code == 404
+        assert (await gateway.http.get(path, headers=other)).status_code == 404
         without = principal_of("t1")
-        assert (await world.http.get(path, headers=without)).status_code == 403
+        assert (await gateway.http.get(path, headers=without)).status_code == 403
 
 
-async def test_a_principal_that_nobody_trusts_is_nobody(closed: World) -> None:
+async def test_a_platform_principal_is_ignored_unless_trusted(closed: RunningGateway) -> None:
     answer = await closed.http.get("/v1/jobs", headers=principal_of("acme", "jobs:read"))
     assert answer.status_code == 401
 
 
-async def test_no_key_is_told_back_or_logged(
-    closed: World, caplog: pytest.LogCaptureFixture
+async def test_a_key_is_neither_returned_nor_logged(
+    closed: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
     wrong = "lsy_" + "w" * 43
@@ -278,7 +283,7 @@ async def test_no_key_is_told_back_or_logged(
     )
 
 
-async def test_one_idempotency_key_of_two_tenants_is_two(closed: World) -> None:
+async def test_two_tenants_do_not_share_an_idempotency_key(closed: RunningGateway) -> None:
     first, same, other = [
         await submit(closed, name, **{"idempotency-key": "1"}) for name in ("a", "a2", "b")
     ]

@@ -1,4 +1,4 @@
-"""Idempotency keys as text: what is a key, and which are the same."""
+"""The syntax of idempotency keys, claims and fingerprints."""
 
 from datetime import UTC, datetime
 
@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.idempotency.claim import Claim, claim_blob, decode_claim, fingerprint, parse_key
+from gateway.http.requests import parse_key
+from gateway.submission.idempotency import IdempotencyClaim, claim_blob, decode_claim, fingerprint
 
 KEYS = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=255)
 BARE_KEYS = KEYS.filter(lambda key: not set(key) & set(' ",'))
@@ -17,7 +18,7 @@ def quoted(key: str) -> str:
 
 
 @given(KEYS)
-def test_a_quoted_key_is_what_is_in_the_quotes(key: str) -> None:
+def test_a_quoted_key_is_the_text_in_the_quotes(key: str) -> None:
     assert parse_key([quoted(key)]) == key
 
 
@@ -27,7 +28,7 @@ def test_a_bare_key_is_the_same_as_in_quotes(key: str) -> None:
 
 
 @given(st.lists(st.text(max_size=300), max_size=3))
-def test_anything_else_is_refused_and_nothing_breaks(values: list[str]) -> None:
+def test_any_header_is_a_key_or_is_refused(values: list[str]) -> None:
     try:
         key = parse_key(values)
     except ValueError:
@@ -43,7 +44,7 @@ def test_anything_else_is_refused_and_nothing_breaks(values: list[str]) -> None:
         *("a" * 256, f'"{"a" * 256}"', '"a"; x=1', "\x7f", '"\t"'),
     ],
 )
-def test_what_is_no_key(text: str) -> None:
+def test_a_malformed_key_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         parse_key([text])
 
@@ -54,22 +55,22 @@ def test_two_keys_are_refused() -> None:
 
 
 @given(st.text(max_size=20), KEYS, st.text(max_size=20), KEYS)
-def test_each_tenants_key_has_a_claim_of_its_own(a: str, key: str, b: str, other: str) -> None:
+def test_each_tenant_has_its_own_claim_on_a_key(a: str, key: str, b: str, other: str) -> None:
     assert (claim_blob(a, key) == claim_blob(b, other)) == ((a, key) == (b, other))
 
 
 @given(st.text(min_size=1).filter(str.isascii), st.datetimes(timezones=st.just(UTC)))
-def test_a_claim_comes_back(job_id: str, created_at: datetime) -> None:
-    claim = Claim(job_id, "f" * 64, created_at)
+def test_a_claim_survives_encoding(job_id: str, created_at: datetime) -> None:
+    claim = IdempotencyClaim(job_id, "f" * 64, created_at)
     assert decode_claim(claim.encode()) == claim
 
 
 @given(st.binary(max_size=100))
-def test_what_is_no_claim_counts_as_none(data: bytes) -> None:
+def test_malformed_bytes_are_not_a_claim(data: bytes) -> None:
     assert decode_claim(data) is None
 
 
-def test_fingerprints_tell_requests_apart() -> None:
+def test_different_requests_have_different_fingerprints() -> None:
     base = ("POST", "noop", b"x", {"deadline_seconds": 60, "parameters": {"a": 1, "b": 2}})
     same = ("POST", "noop", b"x", {"parameters": {"b": 2, "a": 1}, "deadline_seconds": 60})
     others = [

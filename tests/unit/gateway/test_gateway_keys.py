@@ -1,4 +1,4 @@
-"""Keys and principals: who is let in, as whom, and that nothing of a key is told."""
+"""Keys and principals: the callers that they give, and that keys stay secret."""
 
 import base64
 import contextlib
@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access import principal
-from gateway.access.callers import Scope
-from gateway.access.keys import KeyRing, main, make, parse
-from gateway.access.rates import Rate
+from gateway.http.authentication import read_principal
+from gateway.http.keys import KeyRing, Scope, main, make_key, parse_keys
+from gateway.http.rates import Rate
 
 
-def test_a_key_is_recognised_and_no_other() -> None:
-    made = [make(name, f"{name}-tenant", rate_text="5/10") for name in ("a", "b")]
-    ring = KeyRing(parse(json.dumps([entry for _, entry in made])))
+def test_only_a_valid_key_is_recognised() -> None:
+    made = [make_key(name, f"{name}-tenant", rate_text="5/10") for name in ("a", "b")]
+    ring = KeyRing(parse_keys(json.dumps([entry for _, entry in made])))
     for _ in range(2):
         for (key, _), name in zip(made, "ab", strict=True):
             caller = ring.caller(key.encode())
@@ -30,25 +29,25 @@ def test_a_key_is_recognised_and_no_other() -> None:
 
 
 @given(st.binary(max_size=400))
-def test_strangers_are_not_let_in_and_not_remembered(key: bytes) -> None:
-    _, entry = make("a", "t")
-    ring = KeyRing(parse(json.dumps([entry])))
+def test_wrong_keys_are_refused_and_not_cached(key: bytes) -> None:
+    _, entry = make_key("a", "t")
+    ring = KeyRing(parse_keys(json.dumps([entry])))
     assert ring.caller(key) is None
     assert not ring._known
 
 
-def test_the_entry_tells_nothing_of_the_key() -> None:
-    key, entry = make("a", "t")
-    again, _ = make("a", "t")
+def test_the_entry_does_not_contain_the_key() -> None:
+    key, entry = make_key("a", "t")
+    again, _ = make_key("a", "t")
     assert key != again
     assert len(base64.urlsafe_b64decode(key.removeprefix("lsy_") + "=")) == 32
     assert key not in json.dumps(entry)
-    (parsed,) = parse(json.dumps([entry]))
+    (parsed,) = parse_keys(json.dumps([entry]))
     assert repr(parsed.digest) not in repr(parsed)
     assert key not in repr(vars(KeyRing([parsed])))
 
 
-GOOD: dict[str, Any] = make("a", "t")[1]
+GOOD: dict[str, Any] = make_key("a", "t")[1]
 
 
 @pytest.mark.parametrize(
@@ -73,29 +72,31 @@ GOOD: dict[str, Any] = make("a", "t")[1]
         ({"key": "secret"}, "expected an object"),
     ],
 )
-def test_a_bad_entry_is_named_without_its_values(change: dict[str, Any], said: str) -> None:
+def test_the_error_of_a_bad_entry_does_not_contain_its_values(
+    change: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ValueError, match=f"^entry 2: {said}") as refused:
-        parse(json.dumps([{**GOOD, "name": "b"}, {**GOOD, **change}]))
+        parse_keys(json.dumps([{**GOOD, "name": "b"}, {**GOOD, **change}]))
     assert "secret" not in str(refused.value)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists))
-def test_whatever_is_set_is_read_or_refused(value: Any) -> None:
+def test_any_setting_is_read_or_refused(value: Any) -> None:
     for text in (json.dumps(value), json.dumps([value]), str(value)):
         with contextlib.suppress(ValueError):
-            assert parse(text) == ()
+            assert parse_keys(text) == ()
 
 
-def test_two_keys_of_one_name_are_refused() -> None:
+def test_two_keys_with_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="same name"):
-        parse(json.dumps([GOOD, GOOD]))
+        parse_keys(json.dumps([GOOD, GOOD]))
 
 
-def test_the_command_makes_an_entry(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_key_and_its_entry(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["ci", "--tenant", "acme", "--scopes", "jobs:read", "admin", "--rate", "9/3"]
     assert main(arguments) == 0
     key, entry = capsys.readouterr().out.splitlines()
-    caller = KeyRing(parse(f"[{entry}]")).caller(key.encode())
+    caller = KeyRing(parse_keys(f"[{entry}]")).caller(key.encode())
     assert caller is not None
     assert (caller.name, caller.tenant, caller.rate) == ("ci", "acme", Rate(9, 3))
     assert caller.scopes == {Scope.JOBS_READ, Scope.ADMIN}
@@ -104,12 +105,12 @@ def test_the_command_makes_an_entry(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "arguments", [["ci"], ["", "--tenant", "a"], ["ci", "--tenant", "a", "--rate", "x"]]
 )
-def test_the_command_says_what_is_wrong(
+def test_the_command_refuses_wrong_arguments(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    assert "python -m gateway.access.keys" in capsys.readouterr().err
+    assert "python -m gateway.http.keys" in capsys.readouterr().err
 
 
 def header(*claims: tuple[str, str], **more: Any) -> bytes:
@@ -117,8 +118,8 @@ def header(*claims: tuple[str, str], **more: Any) -> bytes:
     return base64.b64encode(json.dumps({"claims": values, **more}).encode())
 
 
-def test_a_principal_is_a_caller() -> None:
-    found = principal.caller(
+def test_a_platform_principal_gives_a_caller() -> None:
+    found = read_principal(
         header(
             ("tid", "tenant"),
             ("oid", "somebody"),
@@ -132,8 +133,8 @@ def test_a_principal_is_a_caller() -> None:
     assert found.scopes == {Scope.JOBS_READ, Scope.JOBS_WRITE}
 
 
-def test_roles_may_have_a_name_of_their_own() -> None:
-    found = principal.caller(
+def test_the_principal_names_the_claim_type_of_its_roles() -> None:
+    found = read_principal(
         header(("tid", "t"), ("oid", "o"), ("my-role", "admin"), role_typ="my-role")
     )
     assert found is not None
@@ -151,13 +152,13 @@ def test_roles_may_have_a_name_of_their_own() -> None:
         header(("tid", ""), ("oid", "o")),
     ],
 )
-def test_whom_the_header_does_not_name(value: bytes) -> None:
-    assert principal.caller(value) is None
+def test_a_header_without_a_tenant_or_id_gives_no_caller(value: bytes) -> None:
+    assert read_principal(value) is None
 
 
 @given(st.binary() | st.text().map(lambda text: base64.b64encode(text.encode())))
-def test_any_header_is_read_or_ignored(value: bytes) -> None:
-    principal.caller(value)
+def test_any_principal_header_is_read_or_ignored(value: bytes) -> None:
+    read_principal(value)
 
 
 @given(
@@ -170,4 +171,4 @@ def test_any_header_is_read_or_ignored(value: bytes) -> None:
     )
 )
 def test_any_principal_is_read_or_ignored(value: Any) -> None:
-    principal.caller(base64.b64encode(json.dumps(value).encode()))
+    read_principal(base64.b64encode(json.dumps(value).encode()))

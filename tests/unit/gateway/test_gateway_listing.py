@@ -1,4 +1,4 @@
-"""Lists of jobs: each is there once, in order, by a bounded number of looks."""
+"""Lists of jobs: complete, in order, by a bounded number of queries."""
 
 import asyncio
 from collections.abc import Collection
@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.status import JobStatus
-from gateway.durable import Durable, Instance, Listed, RuntimeStatus
-from gateway.jobs.listing import LOOKS, Span, id_at, newest
-from tests.unit.gateway.conftest import World
+from gateway.durable import Durable, InstancePage, OrchestrationInstance, RuntimeStatus
+from gateway.jobs.listing import MAX_QUERIES, IdRange, id_at, list_newest
+from gateway.jobs.model import JobStatus
+from tests.unit.gateway.conftest import RunningGateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 START_MS = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp() * 1000)
-NOBODY = Instance(RuntimeStatus.RUNNING, "", None, datetime(2026, 3, 1, tzinfo=UTC))
+NOBODY = OrchestrationInstance(RuntimeStatus.RUNNING, "", None, datetime(2026, 3, 1, tzinfo=UTC))
 
 
 def id_of(milliseconds: int, tail: int = 0) -> str:
@@ -28,17 +28,19 @@ def id_of(milliseconds: int, tail: int = 0) -> str:
 
 @dataclass
 class Store:
-    """Ids alone, listed in an order that says nothing."""
+    """A store that lists its ids in random order."""
 
     ids: list[str]
     window_size: int
     looks: int = 0
 
-    async def listed(self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]) -> Listed:
+    async def list_jobs(
+        self, prefix: str, limit: int, statuses: Collection[RuntimeStatus]
+    ) -> InstancePage:
         self.looks += 1
         size = min(limit, self.window_size)
         found = sorted((i for i in self.ids if i.startswith(prefix)), key=lambda i: i[::-1])
-        return Listed(tuple((i, NOBODY) for i in found[:size]), len(found) <= size)
+        return InstancePage(tuple((i, NOBODY) for i in found[:size]), len(found) <= size)
 
 
 @settings(max_examples=60)
@@ -53,7 +55,7 @@ class Store:
     limit=st.integers(1, 30),
     window_size=st.integers(1, 20),
 )
-def test_the_pages_together_have_each_job_once_and_in_order(
+def test_all_pages_together_have_each_job_once_and_in_order(
     times: list[tuple[int, int]], limit: int, window_size: int
 ) -> None:
     ids = [id_of(*time) for time in times]
@@ -61,46 +63,46 @@ def test_the_pages_together_have_each_job_once_and_in_order(
     wanted = [job_id for job_id in ids if int(job_id[-1], 16) % 3]
 
     async def all_pages() -> list[str]:
-        span = Span(id_of(300_000_001)[:13], id_at(datetime(2026, 3, 1, tzinfo=UTC)))
+        span = IdRange(id_of(300_000_001)[:13], id_at(datetime(2026, 3, 1, tzinfo=UTC)))
         found: list[str] = []
         for _ in range(3_000):
             before = store.looks
-            page = await newest(
+            page = await list_newest(
                 cast(Durable, store), span, (), limit, lambda i, _: i if i in wanted else None
             )
             assert len(page.jobs) <= limit
-            assert store.looks - before <= LOOKS
+            assert store.looks - before <= MAX_QUERIES
             found += page.jobs
             if page.below is None:
                 return found
             assert page.below < span.below
-            span = Span(page.below, span.above)
+            span = IdRange(page.below, span.above)
         raise AssertionError("the pages do not end")
 
     assert asyncio.run(all_pages()) == sorted(wanted, reverse=True)
 
 
-async def listed(world: World, **query: Any) -> dict[str, Any]:
-    answer = await world.http.get("/v1/jobs", params=query)
+async def list_jobs(gateway: RunningGateway, **query: Any) -> dict[str, Any]:
+    answer = await gateway.http.get("/v1/jobs", params=query)
     assert answer.status_code == 200, answer.text
     page: dict[str, Any] = answer.json()
     return page
 
 
-async def test_the_newest_come_first(world: World) -> None:
-    ids = [await world.accept() for _ in range(5)]
-    page = await listed(world)
+async def test_the_newest_jobs_are_first(gateway: RunningGateway) -> None:
+    ids = [await gateway.accept() for _ in range(5)]
+    page = await list_jobs(gateway)
     assert [job["id"] for job in page["jobs"]] == ids[::-1]
-    assert page["jobs"][0] == {**await world.job(ids[-1]), "queue": page["jobs"][0]["queue"]}
+    assert page["jobs"][0] == {**await gateway.job(ids[-1]), "queue": page["jobs"][0]["queue"]}
     assert page["next_cursor"] is None
 
 
-async def test_page_by_page(world: World) -> None:
-    ids = [await world.accept() for _ in range(7)]
+async def test_a_list_is_read_page_by_page(gateway: RunningGateway) -> None:
+    ids = [await gateway.accept() for _ in range(7)]
     path: str | None = "/v1/jobs?limit=3&model=noop"
     found, pages = [], 0
     while path:
-        answer = await world.http.get(path)
+        answer = await gateway.http.get(path)
         found += [job["id"] for job in answer.json()["jobs"]]
         path = answer.json()["links"]["next"]
         assert answer.headers.get("link") == (f'<{path}>; rel="next"' if path else None)
@@ -109,14 +111,14 @@ async def test_page_by_page(world: World) -> None:
     assert pages == 3
 
 
-async def test_many_at_once(world: World) -> None:
-    ids = [await world.accept() for _ in range(120)]
+async def test_a_page_has_a_bounded_number_of_queries(gateway: RunningGateway) -> None:
+    ids = [await gateway.accept() for _ in range(120)]
     found: list[str] = []
     cursor: dict[str, str] = {}
     for _ in range(6):
-        before = world.durable.list_count
-        page = await listed(world, limit=100, **cursor)
-        assert world.durable.list_count - before <= LOOKS
+        before = gateway.durable.list_count
+        page = await list_jobs(gateway, limit=100, **cursor)
+        assert gateway.durable.list_count - before <= MAX_QUERIES
         found += [job["id"] for job in page["jobs"]]
         cursor = {"cursor": page["next_cursor"]}
         if page["next_cursor"] is None:
@@ -124,11 +126,11 @@ async def test_many_at_once(world: World) -> None:
     assert found == ids[::-1]
 
 
-async def test_by_status_and_model(world: World) -> None:
-    queued, succeeded, cancelled = [await world.accept() for _ in range(3)]
-    await world.reply(world.queues.request(1))
-    await world.http.delete(f"/v1/jobs/{cancelled}")
-    world.durable.runs[broken := await world.accept()].status = RuntimeStatus.FAILED
+async def test_a_list_is_filtered_by_status_and_model(gateway: RunningGateway) -> None:
+    queued, succeeded, cancelled = [await gateway.accept() for _ in range(3)]
+    await gateway.reply(gateway.queues.request(1))
+    await gateway.http.delete(f"/v1/jobs/{cancelled}")
+    gateway.durable.runs[broken := await gateway.accept()].status = RuntimeStatus.FAILED
     expected = {
         JobStatus.QUEUED: queued,
         JobStatus.SUCCEEDED: succeeded,
@@ -136,10 +138,10 @@ async def test_by_status_and_model(world: World) -> None:
         JobStatus.FAILED: broken,
     }
     for status in JobStatus:
-        page = await listed(world, status=status.value)
+        page = await list_jobs(gateway, status=status.value)
         ids = [job["id"] for job in page["jobs"]]
         assert ids == ([expected[status]] if status in expected else [])
-    assert (await listed(world, model="classifier"))["jobs"] == []
+    assert (await list_jobs(gateway, model="classifier"))["jobs"] == []
 
 
 @pytest.mark.parametrize(
@@ -159,12 +161,12 @@ async def test_by_status_and_model(world: World) -> None:
         ("page", "2"),
     ],
 )
-async def test_bad_options(world: World, name: str, value: str) -> None:
-    answer = await world.http.get("/v1/jobs", params={name: value})
+async def test_a_bad_option_is_refused(gateway: RunningGateway, name: str, value: str) -> None:
+    answer = await gateway.http.get("/v1/jobs", params={name: value})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
     assert name in answer.json()["detail"]
 
 
-async def test_no_store(world: World) -> None:
-    world.durable.is_down = True
-    assert (await world.http.get("/v1/jobs")).status_code == 503
+async def test_a_list_is_refused_while_the_store_is_down(gateway: RunningGateway) -> None:
+    gateway.durable.is_down = True
+    assert (await gateway.http.get("/v1/jobs")).status_code == 503

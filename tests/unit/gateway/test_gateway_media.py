@@ -1,4 +1,4 @@
-"""Media types and dimensions, from nothing but bytes."""
+"""Media types and dimensions by the first bytes."""
 
 import io
 import struct
@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract import media
-from gateway.api.submitting.dimensions import dimensions
 from gateway.errors import UnreadableImage
+from gateway.submission.images import read_dimensions
 
 PICTURES = ["image/jpeg", "image/png", "image/webp"]
 SIGNATURES = {
@@ -24,7 +24,7 @@ SIGNATURES = {
 
 @pytest.mark.parametrize("name", SIGNATURES)
 @given(tail=st.binary(max_size=20))
-def test_signatures(name: str, tail: bytes) -> None:
+def test_a_signature_gives_the_media_type(name: str, tail: bytes) -> None:
     data = SIGNATURES[name] + tail
     assert media.sniff(data) == name
     assert [other for other in SIGNATURES if media.agrees(other, data)] == [name]
@@ -33,12 +33,12 @@ def test_signatures(name: str, tail: bytes) -> None:
 
 
 @given(data=st.binary(max_size=40))
-def test_sniffing_takes_any_bytes(data: bytes) -> None:
+def test_sniffing_accepts_any_bytes(data: bytes) -> None:
     found = media.sniff(data)
     assert found is None or media.agrees(found, data)
 
 
-def test_text() -> None:
+def test_text_must_not_look_binary() -> None:
     assert media.agrees("text/plain", b"words")
     assert not media.agrees("text/plain", b"wo\0rds")
     assert not media.agrees("image/png", b"words")
@@ -48,7 +48,7 @@ def test_text() -> None:
     ("given_type", "expected"),
     [("Image/JPEG", "image/jpeg"), (" text/plain ; charset=utf-8", "text/plain"), ("", "")],
 )
-def test_essence(given_type: str, expected: str) -> None:
+def test_the_essence_of_a_media_type_has_no_parameters(given_type: str, expected: str) -> None:
     assert media.essence(given_type) == expected
 
 
@@ -86,19 +86,19 @@ def webp_extended(width: int, height: int) -> bytes:
         ("image/webp", webp_extended, 2**24),
     ],
 )
-def test_dimensions(media_type: str, make: object, largest: int) -> None:
+def test_dimensions_are_read_from_the_header(media_type: str, make: object, largest: int) -> None:
     assert callable(make)
     for width, height in ((1, 1), (640, 480), (largest, 1), (1, largest)):
         data = make(width, height)
-        assert dimensions(media_type, data) == (width, height)
+        assert read_dimensions(media_type, data) == (width, height)
         for length in range(len(data) - 21):
             with pytest.raises(UnreadableImage):
-                dimensions(media_type, data[:length])
+                read_dimensions(media_type, data[:length])
 
 
 @pytest.mark.parametrize("marker", sorted({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}))
-def test_every_kind_of_jpeg_frame(marker: int) -> None:
-    assert dimensions("image/jpeg", jpeg(3, 2, marker=marker)) == (3, 2)
+def test_every_kind_of_jpeg_frame_is_read(marker: int) -> None:
+    assert read_dimensions("image/jpeg", jpeg(3, 2, marker=marker)) == (3, 2)
 
 
 @given(
@@ -115,28 +115,28 @@ def test_segments_before_the_frame_are_skipped(segments: list[tuple[int, bytes, 
         b"\xff" * fill + struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
         for marker, content, fill in segments
     )
-    assert dimensions("image/jpeg", jpeg(5, 7, before)) == (5, 7)
+    assert read_dimensions("image/jpeg", jpeg(5, 7, before)) == (5, 7)
 
 
 @pytest.mark.parametrize("before", [b"\xff\xd9", b"\xff\xda\0\x02", b"\xff\xe0\0\x01"])
-def test_jpegs_without_a_frame(before: bytes) -> None:
+def test_a_jpeg_without_a_frame_is_refused(before: bytes) -> None:
     with pytest.raises(UnreadableImage):
-        dimensions("image/jpeg", jpeg(5, 7, before))
+        read_dimensions("image/jpeg", jpeg(5, 7, before))
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0)])
-def test_no_extent(size: tuple[int, int]) -> None:
+def test_a_picture_without_extent_is_refused(size: tuple[int, int]) -> None:
     for media_type, data in (("image/png", png(*size)), ("image/jpeg", jpeg(*size))):
         with pytest.raises(UnreadableImage):
-            dimensions(media_type, data)
+            read_dimensions(media_type, data)
 
 
 @pytest.mark.parametrize("media_type", PICTURES)
 @given(data=st.binary(max_size=200))
-def test_dimensions_take_any_bytes(media_type: str, data: bytes) -> None:
+def test_any_bytes_have_dimensions_or_are_refused(media_type: str, data: bytes) -> None:
     for content in (data, SIGNATURES[media_type] + data):
         try:
-            found = dimensions(media_type, content)
+            found = read_dimensions(media_type, content)
         except UnreadableImage:
             continue
         assert found is not None
@@ -145,15 +145,15 @@ def test_dimensions_take_any_bytes(media_type: str, data: bytes) -> None:
 
 @pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"progressive": True}])
-def test_agrees_with_pillow(picture_format: str, options: dict[str, bool]) -> None:
+def test_dimensions_agree_with_pillow(picture_format: str, options: dict[str, bool]) -> None:
     image = pytest.importorskip("PIL.Image", exc_type=ImportError)
     buffer = io.BytesIO()
     image.new("RGB", (123, 45)).save(buffer, picture_format, **options)
     data = buffer.getvalue()
     media_type = f"image/{picture_format.lower()}"
     assert media.agrees(media_type, data)
-    assert dimensions(media_type, data) == (123, 45)
+    assert read_dimensions(media_type, data) == (123, 45)
 
 
-def test_what_is_no_picture_has_no_dimensions() -> None:
-    assert dimensions("text/plain", b"") is None
+def test_other_types_have_no_dimensions() -> None:
+    assert read_dimensions("text/plain", b"") is None

@@ -1,4 +1,4 @@
-"""The two lines of the log that alerts are made of, and that the alerts' queries still fit them."""
+"""The log lines that alerts parse, and the queries of the alerts."""
 
 import re
 from datetime import timedelta
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.jobs import endings
-from gateway.queueing.watch import watch
-from tests.unit.gateway.conftest import World
+from contract.queues import names
+from gateway.jobs.activities import log_failure
+from gateway.queues.client import log_oldest
+from tests.unit.gateway.conftest import RunningGateway
 
 ALERTS = Path(__file__).parents[3] / "infra" / "modules" / "alerts.bicep"
 
@@ -19,33 +20,31 @@ def query(name: str) -> str:
     return found[1]
 
 
-async def test_the_oldest_job_of_each_queue_is_told(
-    world: World, caplog: pytest.LogCaptureFixture
+async def test_the_age_of_each_queue_is_logged(
+    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.queues.enqueued_at["noop"] = world.clock() - timedelta(seconds=90)
+    gateway.queues.enqueued_at["noop"] = gateway.clock() - timedelta(seconds=90)
     with caplog.at_level("INFO"):
-        await watch(world.services)
+        await log_oldest(gateway.queues, names(gateway.services.catalogue), gateway.clock)
     assert caplog.messages == ["queue noop: oldest 90 s"]
     assert 'parse message with "queue " queue ": oldest " seconds:real " s"' in query(
         "oldest-message"
     )
 
 
-async def test_a_queue_that_is_away_is_told_and_the_others_are_looked_at(
-    world: World, caplog: pytest.LogCaptureFixture
+async def test_a_queue_that_does_not_answer_is_logged_and_the_others_are_read(
+    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.queues.is_down = True
-    await watch(world.services)
-    assert len(caplog.messages) == 2 * len(world.services.catalogue)
+    gateway.queues.is_down = True
+    await log_oldest(gateway.queues, names(gateway.services.catalogue), gateway.clock)
+    assert len(caplog.messages) == 2 * len(gateway.services.catalogue)
 
 
 @pytest.mark.parametrize(
     ("status", "told"),
     [("succeeded", False), ("cancelled", False), ("failed", True), ("expired", True)],
 )
-def test_jobs_that_came_to_nothing_are_told(
-    status: str, told: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    endings.report("1", {"model": "noop", "status": status, "error": {"code": "boom"}})
+def test_failed_jobs_are_logged(status: str, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    log_failure("1", {"model": "noop", "status": status, "error": {"code": "boom"}})
     assert caplog.messages == ([f"job 1 of noop ended as {status}: boom"] if told else [])
     assert 'parse message with "job " * " ended as " status ": " code' in query("failed-jobs")

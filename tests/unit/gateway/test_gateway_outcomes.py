@@ -1,4 +1,4 @@
-"""The recorded outcome of a job: the first one wins, and it outlives whatever dies after it."""
+"""The recorded outcome of a job: the first wins, and it survives the death of any process."""
 
 import json
 from collections.abc import AsyncIterator
@@ -9,18 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.codec import error_from_json
-from contract.fields import Fields
-from contract.messages import FailureCode, InlineJson, JobError, JobReply, Stage, Timing
+from contract.messages import (
+    FailureCode,
+    Fields,
+    InlineJson,
+    JobError,
+    JobReply,
+    Stage,
+    Timing,
+    error_from_json,
+)
 from contract.names import outcome_blob
-from contract.status import JobStatus
 from gateway.durable import RuntimeStatus
 from gateway.errors import Unavailable
-from gateway.jobs.jobs import EXPIRY_GRACE, Jobs
+from gateway.jobs.lifecycle import EXPIRY_GRACE, OutcomeStore
+from gateway.jobs.model import JobOutcome, JobStatus, outcome_from_json, outcome_to_json
 from gateway.jobs.orchestrator import FIRST_CHECK, FIRST_CHECK_WITH_WEBHOOK
-from gateway.jobs.outcome import Outcome, OutcomeStore, outcome_from_json, outcome_to_json
 from gateway.jobs.recovery import FOLLOWS_WITHIN, recover
-from tests.unit.gateway.conftest import STARTED_AT, World, gateway
+from tests.unit.gateway.conftest import STARTED_AT, RunningGateway, open_gateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
@@ -28,19 +34,21 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-async def deaf() -> AsyncIterator[World]:
-    """A gateway whose orchestrations hear of no event: each comes before the first save."""
-    async with gateway() as world:
-        world.durable.discards_events = True
-        yield world
+async def deaf() -> AsyncIterator[RunningGateway]:
+    """A gateway whose events are lost: each is raised before the first save."""
+    async with open_gateway() as gateway:
+        gateway.durable.discards_events = True
+        yield gateway
 
 
-def recorded(world: World, job_id: str) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(world.payloads.blobs[outcome_blob(job_id)][1])
+def recorded(gateway: RunningGateway, job_id: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(gateway.payloads.blobs[outcome_blob(job_id)][1])
     return value
 
 
-async def test_a_reply_answers_though_the_orchestration_never_hears_of_it(deaf: World) -> None:
+async def test_a_reply_is_shown_although_its_event_is_lost(
+    deaf: RunningGateway,
+) -> None:
     job_id = await deaf.accept()
     assert (await deaf.reply()).status_code == 202
     job = await deaf.job(job_id)
@@ -49,8 +57,8 @@ async def test_a_reply_answers_though_the_orchestration_never_hears_of_it(deaf: 
     assert deaf.durable.runs[job_id].status == RuntimeStatus.RUNNING
 
 
-async def test_an_orchestration_that_heard_nothing_finds_the_reply_at_its_first_check(
-    deaf: World,
+async def test_the_first_check_finds_a_reply_whose_event_was_lost(
+    deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept(deadline_seconds=60)
     await deaf.reply()
@@ -61,25 +69,25 @@ async def test_an_orchestration_that_heard_nothing_finds_the_reply_at_its_first_
     assert await deaf.job(job_id) == told
 
 
-async def test_a_webhook_is_announced_at_the_first_check_though_the_event_was_lost() -> None:
-    async with gateway(webhook_secrets=(b"k" * 32,)) as world:
-        world.durable.discards_events = True
-        job_id = await world.accept(webhook_url="https://93.184.216.34/hook")
-        await world.reply()
-        assert f"webhook-{job_id}" not in world.durable.runs
-        await world.durable.advance(FIRST_CHECK_WITH_WEBHOOK.total_seconds())
-        assert f"webhook-{job_id}" in world.durable.runs
+async def test_a_webhook_starts_at_the_first_check_if_the_event_was_lost() -> None:
+    async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
+        gateway.durable.discards_events = True
+        job_id = await gateway.accept(webhook_url="https://93.184.216.34/hook")
+        await gateway.reply()
+        assert f"webhook-{job_id}" not in gateway.durable.runs
+        await gateway.durable.advance(FIRST_CHECK_WITH_WEBHOOK.total_seconds())
+        assert f"webhook-{job_id}" in gateway.durable.runs
 
 
-async def test_a_cancellation_holds_though_the_orchestration_never_hears_of_it(
-    deaf: World,
+async def test_a_cancellation_is_shown_although_its_event_is_lost(
+    deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept()
     assert (await deaf.http.delete(f"/v1/jobs/{job_id}")).status_code == 202
     assert (await deaf.job(job_id))["status"] == "cancelled"
     again = await deaf.http.delete(f"/v1/jobs/{job_id}")
     assert (again.status_code, again.json()["status"]) == (200, "cancelled")
-    # The worker that has it now is told that nobody waits for its reply.
+    # The next worker is answered that the job is final.
     url = deaf.queues.request().reply_url or ""
     assert (await deaf.http.get(url)).status_code == 410
     assert (await deaf.reply()).status_code == 410
@@ -87,14 +95,14 @@ async def test_a_cancellation_holds_though_the_orchestration_never_hears_of_it(
     assert deaf.durable.runs[job_id].output["status"] == "cancelled"
 
 
-async def test_a_reply_before_the_cancellation_wins(deaf: World) -> None:
+async def test_a_reply_before_the_cancellation_wins(deaf: RunningGateway) -> None:
     job_id = await deaf.accept()
     await deaf.reply()
     answer = await deaf.http.delete(f"/v1/jobs/{job_id}")
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
 
 
-async def test_a_reply_just_before_the_deadline_wins_over_the_expiry(deaf: World) -> None:
+async def test_a_reply_just_before_the_deadline_wins_over_the_expiry(deaf: RunningGateway) -> None:
     job_id = await deaf.accept(deadline_seconds=5)
     await deaf.reply()
     await deaf.durable.advance(5)
@@ -102,59 +110,63 @@ async def test_a_reply_just_before_the_deadline_wins_over_the_expiry(deaf: World
     assert (await deaf.job(job_id))["status"] == "succeeded"
 
 
-async def test_an_expired_job_refuses_the_reply(world: World) -> None:
-    job_id = await world.accept(deadline_seconds=5)
-    await world.durable.advance(5)
-    assert recorded(world, job_id)["status"] == "expired"
-    assert (await world.reply()).status_code == 410
-    assert (await world.job(job_id))["status"] == "expired"
+async def test_an_expired_job_refuses_the_reply(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept(deadline_seconds=5)
+    await gateway.durable.advance(5)
+    assert recorded(gateway, job_id)["status"] == "expired"
+    assert (await gateway.reply()).status_code == 410
+    assert (await gateway.job(job_id))["status"] == "expired"
 
 
-async def test_the_gateway_dies_between_the_record_and_the_event(world: World) -> None:
-    job_id = await world.accept()
-    outcome = Outcome.cancelled(world.clock())
-    # Only the first step of `Jobs.finish` happens.
-    await OutcomeStore(world.blobs).record(job_id, outcome)
-    assert (await world.job(job_id))["status"] == "cancelled"
-    # The worker's repeated request tells the orchestration what it was not told.
-    assert (await world.reply()).status_code == 410
-    assert world.durable.runs[job_id].output["status"] == "cancelled"
-
-
-async def test_a_reply_whose_answer_was_lost_is_refused_and_kept(world: World) -> None:
-    job_id = await world.accept()
-    assert (await world.reply()).status_code == 202
-    before = await world.job(job_id)
-    assert (await world.reply()).status_code == 410
-    assert await world.job(job_id) == before
-
-
-async def test_a_reply_is_accepted_while_durable_does_not_answer(world: World) -> None:
-    job_id = await world.accept()
-    world.durable.is_down = True
-    assert (await world.reply()).status_code == 202
-    world.durable.is_down = False
-    assert (await world.job(job_id))["status"] == "succeeded"
-
-
-async def test_a_reply_is_not_accepted_while_its_outcome_cannot_be_recorded(world: World) -> None:
-    job_id = await world.accept()
-    world.payloads.is_down = True
-    assert (await world.reply()).status_code == 503
-    world.payloads.is_down = False
-    assert (await world.job(job_id))["status"] == "queued"
-    assert (await world.reply()).status_code == 202
-
-
-async def test_a_reader_ends_a_job_that_its_orchestration_left_past_the_deadline(
-    world: World,
+async def test_an_outcome_holds_if_the_gateway_dies_before_the_event(
+    gateway: RunningGateway,
 ) -> None:
-    job_id = await world.accept(deadline_seconds=10)
-    world.clock.now += timedelta(seconds=10)
-    assert (await world.job(job_id))["status"] == "queued"
-    world.clock.now += EXPIRY_GRACE
-    assert (await world.job(job_id))["status"] == "expired"
-    assert (await world.reply()).status_code == 410
+    job_id = await gateway.accept()
+    outcome = JobOutcome.cancelled(gateway.clock())
+    # Only the first step of `Jobs.finish` happens.
+    await OutcomeStore(gateway.blobs).record(job_id, outcome)
+    assert (await gateway.job(job_id))["status"] == "cancelled"
+    # The worker's repeated request raises the event.
+    assert (await gateway.reply()).status_code == 410
+    assert gateway.durable.runs[job_id].output["status"] == "cancelled"
+
+
+async def test_a_repeated_reply_is_refused_and_the_first_is_kept(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    assert (await gateway.reply()).status_code == 202
+    before = await gateway.job(job_id)
+    assert (await gateway.reply()).status_code == 410
+    assert await gateway.job(job_id) == before
+
+
+async def test_a_reply_is_accepted_while_durable_does_not_answer(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    gateway.durable.is_down = True
+    assert (await gateway.reply()).status_code == 202
+    gateway.durable.is_down = False
+    assert (await gateway.job(job_id))["status"] == "succeeded"
+
+
+async def test_a_reply_is_not_accepted_while_its_outcome_cannot_be_recorded(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept()
+    gateway.payloads.is_down = True
+    assert (await gateway.reply()).status_code == 503
+    gateway.payloads.is_down = False
+    assert (await gateway.job(job_id))["status"] == "queued"
+    assert (await gateway.reply()).status_code == 202
+
+
+async def test_a_reader_ends_a_job_whose_orchestration_missed_the_deadline(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept(deadline_seconds=10)
+    gateway.clock.now += timedelta(seconds=10)
+    assert (await gateway.job(job_id))["status"] == "queued"
+    gateway.clock.now += EXPIRY_GRACE
+    assert (await gateway.job(job_id))["status"] == "expired"
+    assert (await gateway.reply()).status_code == 410
 
 
 @pytest.mark.parametrize(
@@ -164,20 +176,20 @@ async def test_a_reader_ends_a_job_that_its_orchestration_left_past_the_deadline
         (RuntimeStatus.FAILED, "failed"),
     ],
 )
-async def test_what_was_told_of_a_broken_orchestration_does_not_change(
-    world: World, ended_as: RuntimeStatus, status: str
+async def test_the_status_of_a_job_with_a_broken_orchestration_does_not_change(
+    gateway: RunningGateway, ended_as: RuntimeStatus, status: str
 ) -> None:
-    job_id = await world.accept()
-    world.durable.runs[job_id].status = ended_as
-    told = await world.job(job_id)
+    job_id = await gateway.accept()
+    gateway.durable.runs[job_id].status = ended_as
+    told = await gateway.job(job_id)
     assert told["status"] == status
-    assert (await world.reply()).status_code == 410
-    assert await world.job(job_id) == told
+    assert (await gateway.reply()).status_code == 410
+    assert await gateway.job(job_id) == told
 
 
 @pytest.mark.parametrize("ended_as", [RuntimeStatus.TERMINATED, RuntimeStatus.FAILED])
-async def test_the_recorded_outcome_counts_whatever_became_of_the_orchestration(
-    deaf: World, ended_as: RuntimeStatus
+async def test_the_recorded_outcome_wins_over_the_state_of_the_orchestration(
+    deaf: RunningGateway, ended_as: RuntimeStatus
 ) -> None:
     job_id = await deaf.accept()
     await deaf.reply()
@@ -187,7 +199,7 @@ async def test_the_recorded_outcome_counts_whatever_became_of_the_orchestration(
     assert [job["id"] for job in listed] == [job_id]
 
 
-async def test_a_list_shows_recorded_outcomes(deaf: World) -> None:
+async def test_a_list_shows_recorded_outcomes(deaf: RunningGateway) -> None:
     first, second = await deaf.accept(), await deaf.accept()
     await deaf.http.delete(f"/v1/jobs/{first}")
     listed = (await deaf.http.get("/v1/jobs")).json()["jobs"]
@@ -196,57 +208,68 @@ async def test_a_list_shows_recorded_outcomes(deaf: World) -> None:
     assert [job["id"] for job in queued] == [second]
 
 
-async def test_recovery_ends_an_orchestration_that_never_follows() -> None:
-    async with gateway(webhook_secrets=(b"k" * 32,)) as world:
-        world.clock.now = datetime.now(UTC)  # the jobs' ids hold the machine's own time
-        world.durable.discards_events = True
-        hooked = await world.accept(webhook_url="https://93.184.216.34/hook", deadline_seconds=900)
-        await world.reply()
-        stuck = await world.accept(deadline_seconds=30)
-        queued = await world.accept(deadline_seconds=900)
+async def recovered(gateway: RunningGateway) -> int:
+    services = gateway.services
+    return await recover(gateway.durable, services.jobs, services.clock(), services.retention)
+
+
+async def test_recovery_ends_a_stuck_orchestration() -> None:
+    async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
+        gateway.clock.now = datetime.now(UTC)  # the ids of jobs contain the machine's time
+        gateway.durable.discards_events = True
+        hooked = await gateway.accept(
+            webhook_url="https://93.184.216.34/hook", deadline_seconds=900
+        )
+        await gateway.reply()
+        stuck = await gateway.accept(deadline_seconds=30)
+        queued = await gateway.accept(deadline_seconds=900)
         # Their timers never fire: the engine has lost them.
-        for run in world.durable.runs.values():
+        for run in gateway.durable.runs.values():
             run.timers.clear()
-        assert await recover(world.durable, world.services) == 0
-        world.clock.now += FOLLOWS_WITHIN + timedelta(seconds=1)
-        assert await recover(world.durable, world.services) == 1
-        assert f"webhook-{hooked}" in world.durable.runs
-        assert world.durable.runs[hooked].status == RuntimeStatus.TERMINATED
-        assert (await world.job(hooked))["status"] == "succeeded"
-        # The second is found expired now, and its orchestration is given the same time to follow.
-        assert (await world.job(stuck))["status"] == "expired"
-        assert (await world.job(queued))["status"] == "queued"
-        world.clock.now += FOLLOWS_WITHIN + timedelta(seconds=1)
-        assert await recover(world.durable, world.services) == 1
-        assert world.durable.runs[stuck].status == RuntimeStatus.TERMINATED
-        assert (await world.job(queued))["status"] == "expired"
+        assert await recovered(gateway) == 0
+        gateway.clock.now += FOLLOWS_WITHIN + timedelta(seconds=1)
+        assert await recovered(gateway) == 1
+        assert f"webhook-{hooked}" in gateway.durable.runs
+        assert gateway.durable.runs[hooked].status == RuntimeStatus.TERMINATED
+        assert (await gateway.job(hooked))["status"] == "succeeded"
+        # The second expires now, and its orchestration has the same time to follow.
+        assert (await gateway.job(stuck))["status"] == "expired"
+        assert (await gateway.job(queued))["status"] == "queued"
+        gateway.clock.now += FOLLOWS_WITHIN + timedelta(seconds=1)
+        assert await recovered(gateway) == 1
+        assert gateway.durable.runs[stuck].status == RuntimeStatus.TERMINATED
+        assert (await gateway.job(queued))["status"] == "expired"
 
 
-async def test_of_outcomes_at_the_same_time_one_wins(world: World) -> None:
-    job_id = await world.accept()
-    jobs = Jobs(world.durable, world.services)
+async def test_one_of_two_simultaneous_outcomes_wins(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    jobs = gateway.services.jobs
     reply = JobReply(job_id, InlineJson(1), NOW, NOW, Timing(1, 2, 3))
-    first = await jobs.finish(job_id, Outcome.replied(reply, NOW))
-    second = await jobs.finish(job_id, Outcome.cancelled(NOW))
+    first = await jobs.finish(gateway.durable, job_id, JobOutcome.replied(reply, NOW))
+    second = await jobs.finish(gateway.durable, job_id, JobOutcome.cancelled(NOW))
     assert first == second
-    assert (await world.job(job_id))["status"] == "succeeded"
+    assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_an_orchestration_waits_for_a_storage_that_does_not_answer(world: World) -> None:
-    job_id = await world.accept(deadline_seconds=5)
-    world.payloads.is_down = True
-    await world.durable.advance(25)
-    assert world.durable.runs[job_id].status == RuntimeStatus.RUNNING
-    world.payloads.is_down = False
-    await world.durable.advance(10)
-    assert world.durable.runs[job_id].output["status"] == "expired"
+async def test_an_orchestration_retries_while_the_storage_does_not_answer(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept(deadline_seconds=5)
+    gateway.payloads.is_down = True
+    await gateway.durable.advance(25)
+    assert gateway.durable.runs[job_id].status == RuntimeStatus.RUNNING
+    gateway.payloads.is_down = False
+    await gateway.durable.advance(10)
+    assert gateway.durable.runs[job_id].output["status"] == "expired"
 
 
-async def test_no_outcome_is_recorded_for_a_job_that_does_not_exist(world: World) -> None:
-    await world.accept()
-    request = world.queues.request()
-    world.durable.runs.clear()
-    assert (await world.reply(request)).status_code == 404
+async def test_no_outcome_is_recorded_for_a_job_that_does_not_exist(
+    gateway: RunningGateway,
+) -> None:
+    await gateway.accept()
+    request = gateway.queues.request()
+    gateway.durable.runs.clear()
+    assert (await gateway.reply(request)).status_code == 404
 
 
 ERRORS = st.builds(
@@ -269,31 +292,33 @@ MOMENTS = st.integers(0, 10**9).map(
     lambda ms: NOW + timedelta(milliseconds=ms, microseconds=ms % 7)
 )
 OUTCOMES = (
-    st.builds(Outcome.replied, REPLIES, MOMENTS)
-    | st.builds(Outcome.cancelled, MOMENTS, st.none() | st.just(STARTED_AT))
-    | st.builds(Outcome.expired, MOMENTS)
-    | st.builds(Outcome.failed, ERRORS, MOMENTS)
+    st.builds(JobOutcome.replied, REPLIES, MOMENTS)
+    | st.builds(JobOutcome.cancelled, MOMENTS, st.none() | st.just(STARTED_AT))
+    | st.builds(JobOutcome.expired, MOMENTS)
+    | st.builds(JobOutcome.failed, ERRORS, MOMENTS)
 )
 
 
 @given(OUTCOMES)
-def test_an_outcome_is_read_as_it_was_written(outcome: Outcome) -> None:
+def test_an_outcome_survives_encoding(outcome: JobOutcome) -> None:
     assert outcome_from_json(json.loads(json.dumps(outcome_to_json(outcome)))) == outcome
     assert outcome.status.is_final
     assert outcome.status in JobStatus
 
 
-async def test_an_outcome_that_was_deleted_meanwhile_is_not_made_up(world: World) -> None:
+async def test_a_deleted_outcome_raises_unavailable(
+    gateway: RunningGateway,
+) -> None:
     class Racing(OutcomeStore):
-        async def find(self, job_id: str) -> Outcome | None:
+        async def find(self, job_id: str) -> JobOutcome | None:
             return None
 
-    store = Racing(world.blobs)
-    await store.record("a", Outcome.expired(NOW))
+    store = Racing(gateway.blobs)
+    await store.record("a", JobOutcome.expired(NOW))
     with pytest.raises(Unavailable):
-        await store.record("a", Outcome.cancelled(NOW))
+        await store.record("a", JobOutcome.cancelled(NOW))
 
 
 def test_the_error_of_an_expired_job_says_that_no_reply_came() -> None:
-    error = error_from_json(Fields(outcome_to_json(Outcome.expired(NOW))["error"]))
+    error = error_from_json(Fields(outcome_to_json(JobOutcome.expired(NOW))["error"]))
     assert error.code == FailureCode.EXPIRED

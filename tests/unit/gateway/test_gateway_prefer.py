@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.prefer import Preference, parse
+from gateway.http.requests import Preference, parse_prefer
 from gateway.settings import MAX_WAIT_SECONDS
 
 
@@ -38,16 +38,16 @@ from gateway.settings import MAX_WAIT_SECONDS
     ],
 )
 def test_parse(values: list[str], expected: Preference) -> None:
-    assert parse(values) == expected
+    assert parse_prefer(values) == expected
 
 
 @given(st.lists(st.text()))
-def test_nothing_is_refused(values: list[str]) -> None:
-    found = parse(values)
+def test_any_prefer_header_gives_a_valid_wait(values: list[str]) -> None:
+    found = parse_prefer(values)
     assert found.wait_seconds is None or 0 <= found.wait_seconds <= MAX_WAIT_SECONDS
 
 
-def test_how_long_to_wait() -> None:
+def test_the_wait_follows_the_preferences() -> None:
     assert Preference().wait_or(30) == 30
     assert Preference(5).wait_or(30) == 5
     assert Preference(None, True).wait_or(30) == 0
@@ -65,7 +65,7 @@ def test_how_long_to_wait() -> None:
         (Preference(5, True), True, "respond-async, wait=5"),
     ],
 )
-def test_what_was_applied(
+def test_preference_applied_lists_the_applied_preferences(
     preference: Preference, answered_async: bool, expected: str | None
 ) -> None:
     assert preference.applied(answered_async=answered_async) == expected

@@ -1,4 +1,4 @@
-"""What producers without a gateway are told of their dead letters."""
+"""The reports on dead letters to producers without a gateway."""
 
 import json
 from collections.abc import AsyncIterator
@@ -9,14 +9,20 @@ import pytest
 from azure.functions.servicebus import ServiceBusMessage
 from standardwebhooks import Webhook
 
-from contract.codec import decode_reply, encode_request
 from contract.guard import AddressGuard
-from contract.messages import InlineJson, JobError, JobRequest, ReplyQueue, ReplyTo, ReplyWebhook
+from contract.messages import (
+    InlineJson,
+    JobError,
+    JobRequest,
+    ReplyQueue,
+    ReplyTo,
+    ReplyWebhook,
+    decode_reply,
+    encode_request,
+)
 from contract.webhook import parse_secrets
 from gateway.errors import Unavailable
-from gateway.queueing import dead_letters
-from gateway.webhooks import replies
-from tests.unit.gateway.conftest import World, gateway
+from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.receiver import MemoryReceiver
 from tests.unit.gateway.webhook_delivery import Delivery, tried
 
@@ -27,21 +33,21 @@ URL = "https://producer.example/hook?token=hidden"
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def gateway() -> AsyncIterator[RunningGateway]:
     guard = AddressGuard("127.0.0.1")
-    async with gateway(webhook_secrets=parse_secrets(SECRET), guard=guard) as opened:
+    async with open_gateway(webhook_secrets=parse_secrets(SECRET), guard=guard) as opened:
         yield opened
 
 
 async def give_up(
-    world: World,
+    gateway: RunningGateway,
     reply_to: ReplyTo | None,
     *,
     minute: int = 0,
     reason: str = "MaxDeliveryCountExceeded",
 ) -> None:
-    """What the trigger does with the message of a producer whose message id is not the job's."""
-    now = world.clock()
+    """Dead-letter the message of a producer, whose message id differs from the job id."""
+    now = gateway.clock()
     source, deadline = InlineJson(1), now + timedelta(seconds=60)
     request = JobRequest("order-7", "noop", source, now, deadline, reply_to=reply_to)
     message = ServiceBusMessage(
@@ -53,7 +59,7 @@ async def give_up(
         delivery_count=3,
         enqueued_time_utc=datetime(2026, 3, 1, 12, minute, tzinfo=UTC),
     )
-    await dead_letters.fail_job(message, "noop", world.durable, world.services)
+    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
 
 
 def error_of(body: bytes) -> JobError:
@@ -63,60 +69,64 @@ def error_of(body: bytes) -> JobError:
     return reply.outcome
 
 
-async def test_a_reply_queue_is_told(world: World) -> None:
-    await give_up(world, ReplyQueue("answers"))
-    ((queue, message),) = world.queues.sent
+async def test_a_dead_letter_is_reported_to_the_reply_queue(gateway: RunningGateway) -> None:
+    await give_up(gateway, ReplyQueue("answers"))
+    ((queue, message),) = gateway.queues.sent
     assert (queue, message.correlation_id) == ("answers", "order-7")
     assert message.message_id != "order-7", "a queue that drops repeats must take a later result"
     body: Any = message.body
     assert error_of(b"".join(body)).code == "dead-lettered"
 
 
-async def test_a_refused_message_is_not_said_to_have_been_tried_in_vain(world: World) -> None:
-    await give_up(world, ReplyQueue("answers"), reason="unknown-model")
-    body: Any = world.queues.sent[0][1].body
+async def test_a_refused_message_reports_its_reason(
+    gateway: RunningGateway,
+) -> None:
+    await give_up(gateway, ReplyQueue("answers"), reason="unknown-model")
+    body: Any = gateway.queues.sent[0][1].body
     assert "unknown-model" in error_of(b"".join(body)).message
 
 
-async def test_a_producer_hears_that_its_message_came_too_late_and_no_letter_is_kept(
-    world: World,
+async def test_an_expired_message_is_reported_and_not_stored(
+    gateway: RunningGateway,
 ) -> None:
-    await give_up(world, ReplyQueue("answers"), reason="TTLExpiredException")
-    body: Any = world.queues.sent[0][1].body
+    await give_up(gateway, ReplyQueue("answers"), reason="TTLExpiredException")
+    body: Any = gateway.queues.sent[0][1].body
     error = error_of(b"".join(body))
     assert (error.code, error.retryable) == ("expired", True)
-    assert not world.payloads.blobs
+    assert not gateway.payloads.blobs
 
 
 @pytest.mark.parametrize("queue", ["noop", "NOOP-low", "a/$DeadLetterQueue", "x" * 261, "missing"])
-async def test_a_queue_that_cannot_be_told_does_not_keep_the_letter_coming(
-    world: World, queue: str
+async def test_a_missing_reply_queue_does_not_repeat_the_trigger(
+    gateway: RunningGateway, queue: str
 ) -> None:
-    world.queues.missing.add("missing")
-    await give_up(world, ReplyQueue(queue))
-    assert not world.queues.sent
-    assert "dead-letters/noop/m-1" in world.payloads.blobs
+    gateway.queues.missing.add("missing")
+    await give_up(gateway, ReplyQueue(queue))
+    assert not gateway.queues.sent
+    assert "dead-letters/noop/m-1" in gateway.payloads.blobs
 
 
-async def test_while_the_namespace_is_away_the_letter_comes_again(world: World) -> None:
-    world.queues.is_down = True
+async def test_the_trigger_fails_while_the_namespace_is_away(gateway: RunningGateway) -> None:
+    gateway.queues.is_down = True
     with pytest.raises(Unavailable):
-        await give_up(world, ReplyQueue("answers"))
+        await give_up(gateway, ReplyQueue("answers"))
 
 
-async def test_nobody_is_told_where_nobody_asked(world: World) -> None:
-    await give_up(world, None)
-    assert not world.queues.sent
-    assert not world.durable.runs
+async def test_a_message_without_a_reply_address_is_not_reported(gateway: RunningGateway) -> None:
+    await give_up(gateway, None)
+    assert not gateway.queues.sent
+    assert not gateway.durable.runs
 
 
-async def test_a_webhook_is_told_by_an_orchestration_for_each_letter(world: World) -> None:
-    await give_up(world, ReplyWebhook(URL))
-    (instance_id, run), *_ = world.durable.runs.items()
-    await give_up(world, ReplyWebhook(URL))
-    assert world.durable.runs == {instance_id: run}, "the trigger delivers at least once"
-    await give_up(world, ReplyWebhook(URL), minute=1)
-    assert len(world.durable.runs) == 2
+async def test_each_dead_letter_starts_one_webhook_delivery(
+    gateway: RunningGateway,
+) -> None:
+    await give_up(gateway, ReplyWebhook(URL))
+    (instance_id, run), *_ = gateway.durable.runs.items()
+    await give_up(gateway, ReplyWebhook(URL))
+    assert gateway.durable.runs == {instance_id: run}, "the trigger delivers at least once"
+    await give_up(gateway, ReplyWebhook(URL), minute=1)
+    assert len(gateway.durable.runs) == 2
 
     delivery = Delivery(tried("pending", 503), tried("delivered", 200), input_text=run.input)
     log = delivery.play()["output"]
@@ -130,11 +140,13 @@ async def test_a_webhook_is_told_by_an_orchestration_for_each_letter(world: Worl
         if "functionName" in action
     ]
     assert {call["functionName"] for call in calls} == {"deliver_reply"}
-    world.clock.now = datetime.now(UTC)
-    outcome = json.loads(await replies.deliver(json.loads(calls[0]["input"]), world.services))
+    gateway.clock.now = datetime.now(UTC)
+    outcome = json.loads(
+        await gateway.services.webhook_activities.deliver_reply(json.loads(calls[0]["input"]))
+    )
     assert (outcome["state"], outcome["status"]) == ("delivered", 200)
-    assert isinstance(world.services.webhooks, MemoryReceiver)
-    ((url, headers, body),) = world.services.webhooks.posts
+    assert isinstance(gateway.services.webhooks, MemoryReceiver)
+    ((url, headers, body),) = gateway.services.webhooks.posts
     assert url == URL
     assert headers["webhook-id"] == "job_order-7-dead-letter"
     Webhook(SECRET).verify(body, dict(headers))

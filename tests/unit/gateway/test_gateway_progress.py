@@ -1,4 +1,4 @@
-"""Progress: who may tell it, in which order it counts, and how a running job is cancelled."""
+"""Progress: its authorisation, its order, and the cancellation of a running job."""
 
 import asyncio
 import contextlib
@@ -13,14 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.catalogue import DEFAULT_PATH
+from contract.catalogue import DEFAULT_PATH, Catalogue
 from contract.guard import AddressGuard
 from contract.names import progress_url
 from gateway.errors import Unavailable
-from gateway.jobs.progress import NOTHING, Progress, ProgressStore, Report
-from gateway.webhooks import activities
+from gateway.jobs.progress import NO_PROGRESS, ProgressReport, ProgressState, ProgressStore
 from tests.unit.gateway.blob_memory import MemoryBlobs
-from tests.unit.gateway.conftest import STARTED_AT, World, gateway
+from tests.unit.gateway.conftest import STARTED_AT, RunningGateway, open_gateway
 from tests.unit.gateway.memory import ManualClock, MemoryPayloads
 from tests.unit.gateway.receiver import MemoryReceiver
 
@@ -28,71 +27,73 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def gateway(tmp_path: Path) -> AsyncIterator[RunningGateway]:
     """A gateway whose noop reports its progress, and that sends webhooks."""
     shipped = DEFAULT_PATH.read_text("utf-8")
     path = tmp_path / "models.toml"
     path.write_text(f"{shipped}\nreports_progress = true\n", "utf-8")
     hooks: dict[str, Any] = {"webhook_secrets": (bytes(32),), "guard": AddressGuard("127.0.0.1")}
-    async with gateway(catalogue_path=path, **hooks) as opened:
+    async with open_gateway(catalogue_path=path, **hooks) as opened:
         assert opened.services.catalogue["noop"].reports_progress
         yield opened
 
 
-async def tell(world: World, sequence: int, number: int = -1, **more: Any) -> httpx.Response:
-    url = progress_url(world.queues.request(number).reply_url or "") or ""
+async def tell(
+    gateway: RunningGateway, sequence: int, number: int = -1, **more: Any
+) -> httpx.Response:
+    url = progress_url(gateway.queues.request(number).reply_url or "") or ""
     report = {"attempt": 1, "sequence": sequence, "started_at": STARTED_AT, **more}
-    return await world.http.put(url, json=report)
+    return await gateway.http.put(url, json=report)
 
 
-async def test_a_job_is_seen_to_run(world: World) -> None:
-    job_id = await world.accept()
-    job = await world.job(job_id)
+async def test_a_reported_job_is_running(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    job = await gateway.job(job_id)
     assert (job["status"], job["started_at"], job["progress"]) == ("queued", None, None)
-    assert (await tell(world, 0)).status_code == 200
-    job = await world.job(job_id)
+    assert (await tell(gateway, 0)).status_code == 200
+    job = await gateway.job(job_id)
     assert (job["status"], job["started_at"]) == ("running", STARTED_AT)
     assert job["progress"] == {"fraction": None, "message": None}
-    await tell(world, 1, fraction=0.5, message="half")
-    assert (await world.job(job_id))["progress"] == {"fraction": 0.5, "message": "half"}
-    await world.reply()
-    job = await world.job(job_id)
+    await tell(gateway, 1, fraction=0.5, message="half")
+    assert (await gateway.job(job_id))["progress"] == {"fraction": 0.5, "message": "half"}
+    await gateway.reply()
+    job = await gateway.job(job_id)
     assert (job["status"], job["progress"]) == ("succeeded", None)
 
 
-async def test_a_late_report_changes_nothing(world: World) -> None:
-    job_id = await world.accept()
-    await tell(world, 5, fraction=0.9)
-    assert (await tell(world, 4, fraction=0.1)).status_code == 200
-    assert (await world.job(job_id))["progress"]["fraction"] == 0.9
-    await world.reply()
-    final = await world.job(job_id)
-    answer = await tell(world, 6, fraction=1)
+async def test_a_late_report_changes_nothing(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    await tell(gateway, 5, fraction=0.9)
+    assert (await tell(gateway, 4, fraction=0.1)).status_code == 200
+    assert (await gateway.job(job_id))["progress"]["fraction"] == 0.9
+    await gateway.reply()
+    final = await gateway.job(job_id)
+    answer = await tell(gateway, 6, fraction=1)
     assert (answer.status_code, answer.json()["code"]) == (410, "already-final")
-    assert await world.job(job_id) == final
+    assert await gateway.job(job_id) == final
 
 
-async def test_a_second_delivery_counts_from_the_beginning(world: World) -> None:
-    job_id = await world.accept()
-    await tell(world, 7, fraction=0.9)
-    await tell(world, 0, attempt=2)
-    await tell(world, 8, fraction=1)
-    job = await world.job(job_id)
+async def test_a_second_delivery_starts_its_own_reports(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    await tell(gateway, 7, fraction=0.9)
+    await tell(gateway, 0, attempt=2)
+    await tell(gateway, 8, fraction=1)
+    job = await gateway.job(job_id)
     assert (job["status"], job["attempt"]) == ("running", 2)
     assert job["progress"] == {"fraction": None, "message": None}
 
 
-async def test_only_the_jobs_own_token_opens_it(world: World) -> None:
-    await world.accept()
-    other = await world.accept()
+async def test_a_report_needs_the_token_of_its_job(gateway: RunningGateway) -> None:
+    await gateway.accept()
+    other = await gateway.accept()
     report = {"attempt": 1, "sequence": 0, "started_at": STARTED_AT}
-    query = (world.queues.request(0).reply_url or "").partition("?")[2]
+    query = (gateway.queues.request(0).reply_url or "").partition("?")[2]
     for wrong in ("", f"?{query}"):
-        answer = await world.http.put(f"/v1/jobs/{other}/progress{wrong}", json=report)
+        answer = await gateway.http.put(f"/v1/jobs/{other}/progress{wrong}", json=report)
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
-    world.durable.runs.clear()
-    assert (await tell(world, 0)).status_code == 404
-    assert (await tell(world, 0, stopped=True)).status_code == 404
+    gateway.durable.runs.clear()
+    assert (await tell(gateway, 0)).status_code == 404
+    assert (await tell(gateway, 0, stopped=True)).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -109,173 +110,184 @@ async def test_only_the_jobs_own_token_opens_it(world: World) -> None:
         {"stopped": "yes"},
     ],
 )
-async def test_a_report_of_the_wrong_shape(world: World, change: dict[str, Any]) -> None:
-    job_id = await world.accept()
-    answer = await tell(world, **{"sequence": 0, **change})
+async def test_a_malformed_report_is_refused(
+    gateway: RunningGateway, change: dict[str, Any]
+) -> None:
+    job_id = await gateway.accept()
+    answer = await tell(gateway, **{"sequence": 0, **change})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
-    assert (await world.job(job_id))["status"] == "queued"
+    assert (await gateway.job(job_id))["status"] == "queued"
 
 
 @pytest.mark.parametrize(
     ("body", "status"), [(b"{", 422), (b"[]", 422), (b"\xff", 422), (b'"' + b"x" * 9000, 413)]
 )
-async def test_a_report_that_is_none(world: World, body: bytes, status: int) -> None:
-    await world.accept()
-    url = progress_url(world.queues.request().reply_url or "") or ""
-    assert (await world.http.put(url, content=body)).status_code == status
+async def test_a_body_that_is_not_a_report_is_refused(
+    gateway: RunningGateway, body: bytes, status: int
+) -> None:
+    await gateway.accept()
+    url = progress_url(gateway.queues.request().reply_url or "") or ""
+    assert (await gateway.http.put(url, content=body)).status_code == status
 
 
-# The second cancellation is an event that nobody waits for: the SDK says so, and drops it.
+# The second cancellation raises an event that is not awaited: the SDK warns and drops it.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
-async def test_a_running_job_is_cancelled_once_it_has_stopped(world: World) -> None:
-    job_id = await world.accept()
-    await tell(world, 0, fraction=0.3)
-    answer = await world.http.delete(f"/v1/jobs/{job_id}")
+async def test_a_running_job_is_cancelled_once_it_has_stopped(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    await tell(gateway, 0, fraction=0.3)
+    answer = await gateway.http.delete(f"/v1/jobs/{job_id}")
     assert (answer.status_code, answer.json()["status"]) == (202, "cancelling")
-    job = await world.job(job_id)
+    job = await gateway.job(job_id)
     assert (job["status"], job["progress"]["fraction"]) == ("cancelling", 0.3)
-    assert (await world.http.delete(f"/v1/jobs/{job_id}")).status_code == 202
-    assert (await tell(world, 1, fraction=0.4)).status_code == 410
-    assert (await world.job(job_id))["progress"]["fraction"] == 0.3
-    await world.durable.advance(1)
-    assert (await tell(world, 2, stopped=True)).status_code == 200
-    job = await world.job(job_id)
+    assert (await gateway.http.delete(f"/v1/jobs/{job_id}")).status_code == 202
+    assert (await tell(gateway, 1, fraction=0.4)).status_code == 410
+    assert (await gateway.job(job_id))["progress"]["fraction"] == 0.3
+    await gateway.durable.advance(1)
+    assert (await tell(gateway, 2, stopped=True)).status_code == 200
+    job = await gateway.job(job_id)
     assert (job["status"], job["started_at"]) == ("cancelled", STARTED_AT)
-    again = await world.http.delete(f"/v1/jobs/{job_id}")
+    again = await gateway.http.delete(f"/v1/jobs/{job_id}")
     assert (again.status_code, again.json()) == (200, job)
-    assert (await tell(world, 3, stopped=True)).status_code == 200
+    assert (await tell(gateway, 3, stopped=True)).status_code == 200
 
 
-# The first word that it has stopped is for nobody, either.
+# The event of the first stop is not awaited either.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
-async def test_an_order_to_stop_outlives_whoever_wrote_it(world: World) -> None:
-    job_id = await world.accept()
-    await tell(world, 0)
-    # As a gateway leaves it that is killed before it has raised the event.
-    await ProgressStore(world.blobs).update(job_id, lambda known: known.cancelled())
-    assert (await tell(world, 1)).status_code == 410
-    assert (await tell(world, 2, stopped=True)).status_code == 200
-    job = await world.job(job_id)
+async def test_an_order_to_stop_holds_after_its_gateway_died(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    await tell(gateway, 0)
+    # The state after a gateway was killed before raising the event.
+    await gateway.services.progress.update(job_id, lambda known: known.with_stop_order())
+    assert (await tell(gateway, 1)).status_code == 410
+    assert (await tell(gateway, 2, stopped=True)).status_code == 200
+    job = await gateway.job(job_id)
     assert (job["status"], job["started_at"]) == ("cancelled", STARTED_AT)
 
 
-async def test_a_worker_that_says_nothing_is_waited_for_half_a_minute(world: World) -> None:
-    job_id = await world.accept()
-    await tell(world, 0)
-    await world.http.delete(f"/v1/jobs/{job_id}")
-    await world.durable.advance(29)
-    assert (await world.job(job_id))["status"] == "cancelling"
-    await world.durable.advance(1)
-    assert (await world.job(job_id))["status"] == "cancelled"
+async def test_a_silent_worker_is_waited_for_half_a_minute(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept()
+    await tell(gateway, 0)
+    await gateway.http.delete(f"/v1/jobs/{job_id}")
+    await gateway.durable.advance(29)
+    assert (await gateway.job(job_id))["status"] == "cancelling"
+    await gateway.durable.advance(1)
+    assert (await gateway.job(job_id))["status"] == "cancelled"
 
 
-async def test_a_reply_that_overtakes_is_kept(world: World) -> None:
-    job_id = await world.accept()
-    await tell(world, 0)
-    await world.http.delete(f"/v1/jobs/{job_id}")
-    assert (await world.reply(result={"json": "done"})).status_code == 202
-    await world.durable.advance(30)
-    job = await world.job(job_id)
+async def test_a_reply_before_the_stop_wins(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    await tell(gateway, 0)
+    await gateway.http.delete(f"/v1/jobs/{job_id}")
+    assert (await gateway.reply(result={"json": "done"})).status_code == 202
+    await gateway.durable.advance(30)
+    job = await gateway.job(job_id)
     assert (job["status"], job["result"]) == ("succeeded", "done")
 
 
-async def test_a_job_that_has_not_started_is_cancelled_at_once(world: World) -> None:
-    job_id = await world.accept()
-    await world.http.delete(f"/v1/jobs/{job_id}")
-    assert (await world.job(job_id))["status"] == "cancelled"
-    assert (await tell(world, 0)).status_code == 410, "so it never reaches the device"
+async def test_a_job_that_has_not_started_is_cancelled_at_once(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    await gateway.http.delete(f"/v1/jobs/{job_id}")
+    assert (await gateway.job(job_id))["status"] == "cancelled"
+    assert (await tell(gateway, 0)).status_code == 410, "so it never reaches the device"
 
 
-async def test_expired_tells_whether_it_ran(world: World) -> None:
-    ran, waited = await world.accept(deadline_seconds=10), await world.accept(deadline_seconds=10)
-    await tell(world, 0, number=0)
-    await world.durable.advance(10)
+async def test_an_expired_job_shows_whether_it_ran(gateway: RunningGateway) -> None:
+    ran, waited = (
+        await gateway.accept(deadline_seconds=10),
+        await gateway.accept(deadline_seconds=10),
+    )
+    await tell(gateway, 0, number=0)
+    await gateway.durable.advance(10)
     for job_id, started_at in ((ran, STARTED_AT), (waited, None)):
-        job = await world.job(job_id)
+        job = await gateway.job(job_id)
         assert (job["status"], job["started_at"]) == ("expired", started_at)
 
 
-async def test_the_webhook_of_an_expired_job_tells_when_it_started(world: World) -> None:
-    job_id = await world.accept(deadline_seconds=10, webhook_url="http://127.0.0.1:9/hook")
-    await tell(world, 0)
-    await world.durable.advance(10)
-    await activities.deliver(job_id, world.durable, world.services)
-    assert isinstance(world.services.webhooks, MemoryReceiver)
-    ((_, _, body),) = world.services.webhooks.posts
+async def test_the_webhook_of_an_expired_job_has_its_start(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept(deadline_seconds=10, webhook_url="http://127.0.0.1:9/hook")
+    await tell(gateway, 0)
+    await gateway.durable.advance(10)
+    await gateway.services.webhook_activities.deliver_job(job_id, gateway.durable)
+    assert isinstance(gateway.services.webhooks, MemoryReceiver)
+    ((_, _, body),) = gateway.services.webhooks.posts
     told = json.loads(body)
     assert (told["status"], told["started_at"]) == ("expired", STARTED_AT)
-    assert told == await world.job(job_id)
+    assert told == await gateway.job(job_id)
 
 
-async def test_a_report_is_a_sign_of_life_to_those_who_wait(world: World) -> None:
-    await world.accept()
-    waiting = await world.accept()
-    world.clock.now += timedelta(seconds=40)
-    assert (await world.job(waiting))["queue"]["phase"] == "cold_starting"
-    await tell(world, 0, number=0)
-    assert (await world.job(waiting))["queue"]["phase"] == "queued"
+async def test_a_report_is_a_sign_of_a_worker(gateway: RunningGateway) -> None:
+    await gateway.accept()
+    waiting = await gateway.accept()
+    gateway.clock.now += timedelta(seconds=40)
+    assert (await gateway.job(waiting))["queue"]["phase"] == "cold_starting"
+    await tell(gateway, 0, number=0)
+    assert (await gateway.job(waiting))["queue"]["phase"] == "queued"
 
 
-async def expired_while_waiting(world: World, *, starts: bool) -> Any:
+async def expired_while_waiting(gateway: RunningGateway, *, starts: bool) -> Any:
     submitting = asyncio.create_task(
-        world.http.post(
+        gateway.http.post(
             "/v1/models/noop/jobs",
             content=b"x",
             params={"deadline_seconds": 10},
             headers={"content-type": "text/plain", "prefer": "wait=100"},
         )
     )
-    await world.queues.has_sent.wait()
+    await gateway.queues.has_sent.wait()
     if starts:
-        await tell(world, 0)
-    await world.durable.advance(10)
+        await tell(gateway, 0)
+    await gateway.durable.advance(10)
     answer = await submitting
     assert (answer.status_code, answer.json()["code"]) == (504, "expired")
     return answer.json()["ran"]
 
 
-async def test_who_waited_hears_whether_it_ran(world: World) -> None:
-    assert await expired_while_waiting(world, starts=True) is True
-    world.queues.has_sent.clear()
-    assert await expired_while_waiting(world, starts=False) is False
-    async with gateway() as silent:
+async def test_the_problem_of_an_expired_job_says_whether_it_ran(gateway: RunningGateway) -> None:
+    assert await expired_while_waiting(gateway, starts=True) is True
+    gateway.queues.has_sent.clear()
+    assert await expired_while_waiting(gateway, starts=False) is False
+    async with open_gateway() as silent:
         assert await expired_while_waiting(silent, starts=False) is None
 
 
-async def test_a_status_that_cannot_be_read_is_refused_and_not_guessed() -> None:
-    async with gateway() as world:
-        job_id = await world.accept()
-        world.payloads.is_down = True
+async def test_a_status_that_cannot_be_read_is_unavailable() -> None:
+    async with open_gateway() as gateway:
+        job_id = await gateway.accept()
+        gateway.payloads.is_down = True
         for answer in (
-            await world.http.get(f"/v1/jobs/{job_id}"),
-            await world.http.delete(f"/v1/jobs/{job_id}"),
+            await gateway.http.get(f"/v1/jobs/{job_id}"),
+            await gateway.http.delete(f"/v1/jobs/{job_id}"),
         ):
             assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
-        world.payloads.is_down = False
-        assert (await world.job(job_id))["status"] == "queued"
+        gateway.payloads.is_down = False
+        assert (await gateway.job(job_id))["status"] == "queued"
 
 
-async def test_the_storage_is_down(world: World) -> None:
-    job_id = await world.accept()
-    await tell(world, 0)
-    world.payloads.is_down = True
+async def test_requests_are_refused_while_the_storage_is_down(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    await tell(gateway, 0)
+    gateway.payloads.is_down = True
     for answer in (
-        await world.http.get(f"/v1/jobs/{job_id}"),
-        await world.http.delete(f"/v1/jobs/{job_id}"),
-        await tell(world, 1),
+        await gateway.http.get(f"/v1/jobs/{job_id}"),
+        await gateway.http.delete(f"/v1/jobs/{job_id}"),
+        await tell(gateway, 1),
     ):
         assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
         assert answer.headers["retry-after"]
 
 
-async def test_what_was_accepted_or_has_ended_is_told_without_the_storage(world: World) -> None:
-    world.payloads.is_down = True
-    accepted = await world.accept(deadline_seconds=10)
-    world.payloads.is_down = False
-    await world.durable.advance(10)
-    world.payloads.is_down = True
-    assert (await world.job(accepted))["status"] == "expired"
-    answer = await world.http.delete(f"/v1/jobs/{accepted}")
+async def test_accepted_and_ended_jobs_are_shown_without_the_storage(
+    gateway: RunningGateway,
+) -> None:
+    gateway.payloads.is_down = True
+    accepted = await gateway.accept(deadline_seconds=10)
+    gateway.payloads.is_down = False
+    await gateway.durable.advance(10)
+    gateway.payloads.is_down = True
+    assert (await gateway.job(accepted))["status"] == "expired"
+    answer = await gateway.http.delete(f"/v1/jobs/{accepted}")
     assert (answer.status_code, answer.json()["status"]) == (200, "expired")
 
 
@@ -289,12 +301,12 @@ async def test_what_was_accepted_or_has_ended_is_told_without_the_storage(world:
         ("", None),
     ],
 )
-def test_where_to_report(reply_url: str, expected: str | None) -> None:
+def test_the_report_url_belongs_to_the_reply_url(reply_url: str, expected: str | None) -> None:
     assert progress_url(reply_url) == expected
 
 
 REPORTS = st.builds(
-    Report,
+    ProgressReport,
     attempt=st.integers(1, 3),
     sequence=st.integers(0, 5),
     started_at=st.just(STARTED_AT),
@@ -304,29 +316,31 @@ REPORTS = st.builds(
 
 
 @given(st.lists(REPORTS | st.none(), max_size=12))
-def test_the_newest_report_before_the_cancellation_counts(moves: list[Report | None]) -> None:
-    """None is a cancellation. Whatever the order of arrival, the place never goes back."""
-    known = NOTHING
+def test_the_newest_report_before_the_cancellation_counts(
+    moves: list[ProgressReport | None],
+) -> None:
+    """None is a cancellation. In any order of arrival, the newest report counts."""
+    known = NO_PROGRESS
     for move in moves:
         before = known
-        known = known.cancelled() if move is None else known.told(move)
+        known = known.with_stop_order() if move is None else known.with_report(move)
         assert known.cancelling >= before.cancelling
         if before.report is not None:
             assert known.report is not None
-            assert known.report.place >= before.report.place
+            assert known.report.order >= before.report.order
         if before.cancelling:
             assert known == before
     told = moves[: moves.index(None)] if None in moves else moves
-    places = [report.place for report in told if report is not None]
-    assert (known.report.place if known.report else None) == max(places, default=None)
+    places = [report.order for report in told if report is not None]
+    assert (known.report.order if known.report else None) == max(places, default=None)
 
 
 @given(st.lists(REPORTS, min_size=1, max_size=4), st.randoms())
-def test_reports_that_meet_leave_the_newest(reports: list[Report], random: Any) -> None:
+def test_simultaneous_reports_leave_the_newest(reports: list[ProgressReport], random: Any) -> None:
     asyncio.run(_meet(reports, random))
 
 
-async def _meet(reports: list[Report], random: Any) -> None:
+async def _meet(reports: list[ProgressReport], random: Any) -> None:
     clock = ManualClock()
     blobs = MemoryBlobs(MemoryPayloads(), clock)
     read = blobs.read
@@ -338,26 +352,26 @@ async def _meet(reports: list[Report], random: Any) -> None:
         return found
 
     blobs.read = read_slowly  # type: ignore[method-assign]  # the same blobs, over a slow network
-    store = ProgressStore(blobs)
+    store = ProgressStore(blobs, Catalogue.load())
 
-    async def tell_it(report: Report) -> None:
+    async def tell_it(report: ProgressReport) -> None:
         while True:
             with contextlib.suppress(Unavailable):
-                await store.update("job", lambda old: old.told(report))
+                await store.update("job", lambda old: old.with_report(report))
                 return
 
     await asyncio.gather(*(tell_it(report) for report in reports))
     known = await store.read("job")
     assert known.report is not None
-    assert known.report.place == max(report.place for report in reports)
+    assert known.report.order == max(report.order for report in reports)
 
 
-async def test_a_blob_that_never_rests_is_given_up(world: World) -> None:
-    store = ProgressStore(world.blobs)
+async def test_an_update_gives_up_if_others_keep_writing(gateway: RunningGateway) -> None:
+    store = gateway.services.progress
 
-    def rivalled(old: Progress) -> Progress:
-        world.blobs.put("progress/x", json.dumps({"report": None, "cancelling": False}).encode())
-        return old.cancelled()
+    def rivalled(old: ProgressState) -> ProgressState:
+        gateway.blobs.put("progress/x", json.dumps({"report": None, "cancelling": False}).encode())
+        return old.with_stop_order()
 
-    with pytest.raises(Unavailable, match="changes too fast"):
+    with pytest.raises(Unavailable, match="changed by others too often"):
         await store.update("x", rivalled)

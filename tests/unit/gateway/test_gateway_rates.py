@@ -1,4 +1,4 @@
-"""Rates: never more than the quota and what has flowed in since, and never less."""
+"""Rates: never more than the quota and the tokens added since, and never less."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,27 +7,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gateway.access.rates import Bucket, Limiter, Rate, rate, take
+from gateway.http.rates import Rate, RateLimiter, TokenBucket, parse_rate, take_token
 
 RATES = st.builds(Rate, st.integers(1, 1_000), st.integers(1, 100_000))
 
 
 @pytest.mark.parametrize(("text", "read"), [("1/1", Rate(1, 1)), ("100/60", Rate(100, 60))])
 def test_a_rate_is_read(text: str, read: Rate) -> None:
-    assert rate(text) == read
+    assert parse_rate(text) == read
 
 
 @pytest.mark.parametrize(
     "text", ["", "1", "/", "0/1", "1/0", "-1/1", "1.5/1", "1/1/1", "1/1 ", "٣/1", "9" * 20 + "/1"]
 )
-def test_what_is_no_rate(text: str) -> None:
+def test_a_malformed_rate_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected requests/seconds"):
-        rate(text)
+        parse_rate(text)
 
 
-def test_the_headers() -> None:
+def test_a_decision_has_rate_limit_headers() -> None:
     limit = Rate(10, 60)
-    _, decision = take(limit, None, 0)
+    _, decision = take_token(limit, None, 0)
     assert limit.policy == '"default";q=10;w=60'
     assert decision.header == '"default";r=9;t=6'
 
@@ -35,16 +35,16 @@ def test_the_headers() -> None:
 @settings(max_examples=200)
 @given(limit=RATES, at_seconds=st.floats(0, 1e9))
 def test_a_whole_quota_passes_at_once_and_no_more(limit: Rate, at_seconds: float) -> None:
-    bucket: Bucket | None = None
+    bucket: TokenBucket | None = None
     for left in range(limit.count - 1, -1, -1):
-        bucket, decision = take(limit, bucket, at_seconds)
+        bucket, decision = take_token(limit, bucket, at_seconds)
         assert (decision.is_allowed, decision.remaining) == (True, left)
-    bucket, decision = take(limit, bucket, at_seconds)
+    bucket, decision = take_token(limit, bucket, at_seconds)
     assert not decision.is_allowed
     assert decision.full_in_seconds == limit.seconds
-    # Who waits as told is let through, and not only in theory.
+    # A caller that waits for Retry-After is allowed.
     assert decision.retry_after_seconds >= 1
-    _, again = take(limit, bucket, at_seconds + decision.retry_after_seconds)
+    _, again = take_token(limit, bucket, at_seconds + decision.retry_after_seconds)
     assert again.is_allowed
 
 
@@ -53,12 +53,12 @@ def test_a_whole_quota_passes_at_once_and_no_more(limit: Rate, at_seconds: float
     limit=RATES,
     pauses=st.lists(st.one_of(st.just(0.0), st.floats(0, 1_000)), min_size=1, max_size=60),
 )
-def test_over_any_time_it_is_the_quota_and_the_rate(limit: Rate, pauses: list[float]) -> None:
-    bucket: Bucket | None = None
+def test_any_period_allows_the_quota_and_the_rate(limit: Rate, pauses: list[float]) -> None:
+    bucket: TokenBucket | None = None
     now, allowed = 0.0, 0
     for pause in pauses:
         now += pause
-        bucket, decision = take(limit, bucket, now)
+        bucket, decision = take_token(limit, bucket, now)
         allowed += decision.is_allowed
         assert 0 <= decision.remaining < limit.count or limit.count == 1
         assert (decision.retry_after_seconds == 0) == (decision.remaining >= 1)
@@ -67,19 +67,19 @@ def test_over_any_time_it_is_the_quota_and_the_rate(limit: Rate, pauses: list[fl
 
 def test_a_clock_that_is_set_back_takes_nothing_away() -> None:
     limit = Rate(2, 10)
-    bucket, _ = take(limit, None, 1_000.0)
-    _, decision = take(limit, bucket, 0.0)
+    bucket, _ = take_token(limit, None, 1_000.0)
+    _, decision = take_token(limit, bucket, 0.0)
     assert decision.is_allowed
 
 
 class Callers(RuleBasedStateMachine):
-    """Callers do not use up each other's rates."""
+    """Each caller has its own bucket."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = datetime(2026, 3, 1, tzinfo=UTC)
-        self.limiter = Limiter(lambda: self.now)
-        self.alone = {name: Limiter(lambda: self.now) for name in "ab"}
+        self.limiter = RateLimiter(lambda: self.now)
+        self.alone = {name: RateLimiter(lambda: self.now) for name in "ab"}
         self.differ = False
 
     @rule(name=st.sampled_from("ab"))

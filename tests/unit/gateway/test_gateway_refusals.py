@@ -1,4 +1,4 @@
-"""Each refusal of a submit: its status, its code, and that nothing was accepted."""
+"""The refusals of a submission: status, code, and that no job was accepted."""
 
 import json
 import struct
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.gateway.conftest import World
+from tests.unit.gateway.conftest import RunningGateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
@@ -92,8 +92,8 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_refusal(world: World, case: Case) -> None:
-    answer = await world.http.post(
+async def test_a_bad_request_is_refused(gateway: RunningGateway, case: Case) -> None:
+    answer = await gateway.http.post(
         f"/v1/models/{case.model}/jobs",
         content=case.content,
         params=case.query,
@@ -109,13 +109,15 @@ async def test_refusal(world: World, case: Case) -> None:
     assert problem["retryable"] is False
     assert len(problem["trace_id"]) == 32
     assert case.detail in problem["detail"]
-    assert not world.durable.runs
-    assert not world.payloads.blobs
+    assert not gateway.durable.runs
+    assert not gateway.payloads.blobs
 
 
 @pytest.mark.parametrize("where", ["input", "parameters", "file"])
-async def test_nested_json_is_taken_or_refused_at_once(world: World, where: str) -> None:
-    # Python's own limit depends on the stack around a call, so that the next reader has another.
+async def test_deeply_nested_json_is_accepted_or_refused_at_once(
+    gateway: RunningGateway, where: str
+) -> None:
+    # Python's own limit depends on the depth of the stack.
     for depth in (250, 300, *range(900, 1000, 1)):
         nested = "[" * depth + "]" * depth
         if where == "file":
@@ -126,29 +128,29 @@ async def test_nested_json_is_taken_or_refused_at_once(world: World, where: str)
             text = f'{{"input": {{"json": {json_text}}}, "parameters": {parameters}}}'
             sent = {"content": text, "headers": {"content-type": "application/json"}}
         headers = {"prefer": "respond-async", **sent.pop("headers", {})}
-        answer = await world.http.post("/v1/models/noop/jobs", headers=headers, **sent)
+        answer = await gateway.http.post("/v1/models/noop/jobs", headers=headers, **sent)
         wanted = {202} if depth == 250 else {400, 415}
         assert answer.status_code in wanted, (depth, answer.text)
 
 
-async def test_an_unknown_model_names_the_nearest(world: World) -> None:
-    answer = await world.http.post("/v1/models/clasifier/jobs", content=JPEG)
+async def test_an_unknown_model_names_the_nearest(gateway: RunningGateway) -> None:
+    answer = await gateway.http.post("/v1/models/clasifier/jobs", content=JPEG)
     assert answer.json()["nearest"] == ["classifier"]
 
 
 @pytest.mark.parametrize("path", ["/v1/models/noop/jobs", "/v2/models/noop/infer"])
-async def test_a_compressed_body_is_not_taken_for_the_input(world: World, path: str) -> None:
+async def test_a_compressed_body_is_refused(gateway: RunningGateway, path: str) -> None:
     for coding in ("gzip", "identity, br"):
-        answer = await world.http.post(path, content=b"x", headers={"content-encoding": coding})
+        answer = await gateway.http.post(path, content=b"x", headers={"content-encoding": coding})
         assert answer.status_code == 415
         assert answer.headers["accept-encoding"] == "identity"
     headers = {"content-encoding": "Identity", "prefer": "respond-async"}
-    answer = await world.http.post(path, content=b"x", headers=headers)
+    answer = await gateway.http.post(path, content=b"x", headers=headers)
     assert answer.status_code != 415
 
 
-async def test_unsupported_lists_what_is_accepted(world: World) -> None:
-    answer = await world.http.post(
+async def test_an_unsupported_type_lists_the_accepted_types(gateway: RunningGateway) -> None:
+    answer = await gateway.http.post(
         "/v1/models/classifier/jobs", content=b"x", headers={"content-type": "text/plain"}
     )
     assert answer.json()["accepted"] == ["image/jpeg", "image/png", "image/webp"]
@@ -164,13 +166,13 @@ async def test_unsupported_lists_what_is_accepted(world: World) -> None:
         [("file", ("a", b"x", "text/plain")), *[("priority", (None, "low"))] * 2],
     ],
 )
-async def test_forms_that_are_refused(world: World, files: Any) -> None:
-    answer = await world.http.post("/v1/models/noop/jobs", files=files)
+async def test_a_bad_form_is_refused(gateway: RunningGateway, files: Any) -> None:
+    answer = await gateway.http.post("/v1/models/noop/jobs", files=files)
     assert (answer.status_code, answer.json()["code"]) == (400, MALFORMED)
 
 
-async def test_a_large_announcement_is_enough(world: World) -> None:
-    answer = await world.http.post(
+async def test_a_large_content_length_is_refused(gateway: RunningGateway) -> None:
+    answer = await gateway.http.post(
         "/v1/models/noop/jobs",
         content=b"x",
         headers={"content-type": "text/plain", "content-length": "20000000"},
@@ -191,15 +193,17 @@ async def test_a_large_announcement_is_enough(world: World) -> None:
         ("POST", "/v1/health/live", "GET, HEAD, OPTIONS"),
     ],
 )
-async def test_other_methods(world: World, method: str, path: str, allowed: str) -> None:
-    answer = await world.http.request(method, path)
+async def test_another_method_is_refused(
+    gateway: RunningGateway, method: str, path: str, allowed: str
+) -> None:
+    answer = await gateway.http.request(method, path)
     assert (answer.status_code, answer.json()["code"]) == (405, "method-not-allowed")
     assert answer.headers["allow"] == allowed
 
 
-async def test_other_addresses(world: World) -> None:
+async def test_an_unknown_path_is_refused(gateway: RunningGateway) -> None:
     for path in ("/v1", "/v1/jobs/", "/v1/models/", "/favicon.ico", "/v2/../v1/x"):
-        answer = await world.http.get(path)
+        answer = await gateway.http.get(path)
         assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
 
 
@@ -241,10 +245,10 @@ envelopes = st.fixed_dictionaries(
     ),
     model=st.sampled_from(["noop", "classifier"]),
 )
-async def test_no_body_is_too_strange(
-    world: World, body: bytes, media_type: str, model: str
+async def test_any_body_is_accepted_or_refused(
+    gateway: RunningGateway, body: bytes, media_type: str, model: str
 ) -> None:
-    answer = await world.http.post(
+    answer = await gateway.http.post(
         f"/v1/models/{model}/jobs",
         content=body,
         headers={"content-type": media_type, "prefer": "respond-async"},

@@ -1,4 +1,4 @@
-"""Workers' replies: who may, what it must look like, and when it is too late."""
+"""Workers' replies: authorisation, validation, and replies that are too late."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access.reply_tokens import GRACE, ReplyTokens
 from gateway.errors import ExpiredToken, InvalidToken
-from gateway.jobs.outcome import Outcome
-from tests.unit.gateway.conftest import KEY, World, reply_body
+from gateway.http.authentication import REPLY_GRACE, ReplyTokens
+from gateway.jobs.model import JobOutcome
+from tests.unit.gateway.conftest import KEY, RunningGateway, reply_body
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
@@ -28,57 +28,59 @@ def query(url: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in url.partition("?")[2].split("&"))
 
 
-async def test_a_wrong_token_comes_before_anything_else(world: World) -> None:
-    job_id = await world.accept()
-    url = world.queues.request().reply_url or ""
+async def test_a_wrong_token_is_refused_before_anything_else_is_checked(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept()
+    url = gateway.queues.request().reply_url or ""
     for wrong in (url[:-1] + ("A" if url[-1] != "A" else "B"), url.partition("?")[0]):
-        for answer in (await world.http.post(wrong, content=b"{"), await world.http.get(wrong)):
+        for answer in (await gateway.http.post(wrong, content=b"{"), await gateway.http.get(wrong)):
             assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
-    assert (await world.job(job_id))["status"] == "queued"
+    assert (await gateway.job(job_id))["status"] == "queued"
 
 
-async def test_the_token_of_another_job(world: World) -> None:
-    await world.accept()
-    other = await world.accept()
-    url = (world.queues.request(0).reply_url or "").partition("?")[2]
-    answer = await world.http.post(f"/v1/jobs/{other}/reply?{url}", json=reply_body(other))
+async def test_the_token_of_another_job_is_refused(gateway: RunningGateway) -> None:
+    await gateway.accept()
+    other = await gateway.accept()
+    url = (gateway.queues.request(0).reply_url or "").partition("?")[2]
+    answer = await gateway.http.post(f"/v1/jobs/{other}/reply?{url}", json=reply_body(other))
     assert answer.status_code == 401
 
 
-async def test_after_deadline_and_grace_the_token_is_over(world: World) -> None:
-    await world.accept(deadline_seconds=10)
-    world.clock.now += timedelta(seconds=10) + GRACE
-    answer = await world.reply()
+async def test_a_token_expires_after_the_deadline_and_its_grace(gateway: RunningGateway) -> None:
+    await gateway.accept(deadline_seconds=10)
+    gateway.clock.now += timedelta(seconds=10) + REPLY_GRACE
+    answer = await gateway.reply()
     assert (answer.status_code, answer.json()["code"]) == (410, "already-final")
 
 
-async def test_a_reply_after_the_deadline_changes_nothing(world: World) -> None:
-    job_id = await world.accept(deadline_seconds=10)
-    await world.durable.advance(10)
-    expired = await world.job(job_id)
+async def test_a_reply_after_the_deadline_changes_nothing(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept(deadline_seconds=10)
+    await gateway.durable.advance(10)
+    expired = await gateway.job(job_id)
     assert expired["status"] == "expired"
-    assert (await world.reply()).status_code == 410
-    assert await world.job(job_id) == expired
+    assert (await gateway.reply()).status_code == 410
+    assert await gateway.job(job_id) == expired
 
 
-async def test_the_first_reply_decides(world: World) -> None:
-    job_id = await world.accept()
-    assert (await world.reply(result={"json": 1})).status_code == 202
-    second = await world.reply(result={"json": 2})
+async def test_the_first_reply_wins(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    assert (await gateway.reply(result={"json": 1})).status_code == 202
+    second = await gateway.reply(result={"json": 2})
     assert (second.status_code, second.json()["code"]) == (410, "already-final")
-    assert (await world.job(job_id))["result"] == 1
+    assert (await gateway.job(job_id))["result"] == 1
 
 
-async def test_whether_a_reply_is_wanted(world: World) -> None:
-    await world.accept()
-    url = world.queues.request().reply_url or ""
-    assert (await world.http.get(url)).status_code == 200
-    await world.reply()
-    assert (await world.http.get(url)).status_code == 410
-    await world.accept()
-    world.durable.runs.clear()
-    assert (await world.http.get(world.queues.request().reply_url or "")).status_code == 404
-    assert (await world.reply()).status_code == 404
+async def test_a_reply_is_wanted_until_the_job_has_ended(gateway: RunningGateway) -> None:
+    await gateway.accept()
+    url = gateway.queues.request().reply_url or ""
+    assert (await gateway.http.get(url)).status_code == 200
+    await gateway.reply()
+    assert (await gateway.http.get(url)).status_code == 410
+    await gateway.accept()
+    gateway.durable.runs.clear()
+    assert (await gateway.http.get(gateway.queues.request().reply_url or "")).status_code == 404
+    assert (await gateway.reply()).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -94,13 +96,15 @@ async def test_whether_a_reply_is_wanted(world: World) -> None:
         {"attempt": 0},
     ],
 )
-async def test_a_reply_of_the_wrong_shape(world: World, change: dict[str, Any]) -> None:
-    job_id = await world.accept()
-    url = world.queues.request().reply_url or ""
+async def test_a_malformed_reply_is_refused(
+    gateway: RunningGateway, change: dict[str, Any]
+) -> None:
+    job_id = await gateway.accept()
+    url = gateway.queues.request().reply_url or ""
     body = {**reply_body(job_id, result={"json": 1}), **change}
-    answer = await world.http.post(url, json=body)
+    answer = await gateway.http.post(url, json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
-    assert (await world.job(job_id))["status"] == "queued"
+    assert (await gateway.job(job_id))["status"] == "queued"
 
 
 @pytest.mark.parametrize(
@@ -112,17 +116,19 @@ async def test_a_reply_of_the_wrong_shape(world: World, change: dict[str, Any]) 
         b'{"a": 1e999}',
         b"[" * 10_000,
         b"\xff",
-        # Readable, but no caller could be given it.
+        # It can be read, but not sent to a caller.
         REPLY_START + b"1e999}}",
         REPLY_START + b'"\\ud800"}}',
     ],
 )
-async def test_a_reply_that_cannot_be_passed_on(world: World, body: bytes) -> None:
-    job_id = await world.accept()
-    url = world.queues.request().reply_url or ""
-    answer = await world.http.post(url, content=body.replace(b"%s", job_id.encode()))
+async def test_a_reply_that_cannot_be_encoded_is_refused(
+    gateway: RunningGateway, body: bytes
+) -> None:
+    job_id = await gateway.accept()
+    url = gateway.queues.request().reply_url or ""
+    answer = await gateway.http.post(url, content=body.replace(b"%s", job_id.encode()))
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
-    assert (await world.job(job_id))["status"] == "queued"
+    assert (await gateway.job(job_id))["status"] == "queued"
 
 
 @pytest.mark.parametrize(
@@ -134,8 +140,10 @@ async def test_a_reply_that_cannot_be_passed_on(world: World, body: bytes) -> No
         {"size_bytes": 1 << 40},
     ],
 )
-async def test_a_result_that_names_another_blob(world: World, change: dict[str, Any]) -> None:
-    job_id = await world.accept()
+async def test_a_result_in_the_blob_of_another_job_is_refused(
+    gateway: RunningGateway, change: dict[str, Any]
+) -> None:
+    job_id = await gateway.accept()
     reference = {
         "media_type": "image/png",
         "blob": f"results/{job_id}",
@@ -144,47 +152,49 @@ async def test_a_result_that_names_another_blob(world: World, change: dict[str, 
     }
     if "blob" in change:
         change = {"blob": change["blob"].replace("{id}", job_id)}
-    answer = await world.reply(result={**reference, **change})
+    answer = await gateway.reply(result={**reference, **change})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
-    assert (await world.reply(result=reference)).status_code == 202
+    assert (await gateway.reply(result=reference)).status_code == 202
 
 
-async def test_a_reply_that_is_too_large(world: World) -> None:
-    await world.accept()
-    answer = await world.reply(result={"json": "x" * 192 * 1024})
+async def test_a_reply_over_the_limit_is_refused(gateway: RunningGateway) -> None:
+    await gateway.accept()
+    answer = await gateway.reply(result={"json": "x" * 192 * 1024})
     assert (answer.status_code, answer.json()["code"]) == (413, "payload-too-large")
 
 
 @given(job_id=st.text(max_size=50), seconds=st.integers(0, 10_000_000))
-def test_our_own_tokens_pass_until_they_expire(job_id: str, seconds: int) -> None:
+def test_a_token_of_the_gateway_is_valid_until_it_expires(job_id: str, seconds: int) -> None:
     deadline = NOW + timedelta(seconds=seconds)
     tokens = ReplyTokens((KEY,), "https://g.test")
     given_query = query(tokens.url("id", deadline, "noop"))
     expires, token = given_query["expires"], given_query["token"]
     tokens.check("id", expires, token, deadline)
-    # Rotation: the old key verifies beside the new one, and stops once it is gone.
+    # Rotation: the old key verifies until it is removed.
     ReplyTokens((OTHER_KEY, KEY), "").check("id", expires, token, NOW)
     with pytest.raises(InvalidToken):
         ReplyTokens((OTHER_KEY,), "").check("id", expires, token, NOW)
     with pytest.raises(ExpiredToken):
-        tokens.check("id", expires, token, deadline + GRACE)
+        tokens.check("id", expires, token, deadline + REPLY_GRACE)
     if job_id != "id":
         with pytest.raises(InvalidToken):
             tokens.check(job_id, expires, token, NOW)
 
 
 @given(job_id=st.text(), expires=st.text(), token=st.text())
-def test_no_other_token_passes(job_id: str, expires: str, token: str) -> None:
+def test_any_other_token_is_refused(job_id: str, expires: str, token: str) -> None:
     with pytest.raises(InvalidToken):
         ReplyTokens((KEY,), "").check(job_id, expires, token, NOW)
 
 
-async def test_a_reply_wakes_a_waiter_before_the_orchestration_ends(world: World) -> None:
-    job_id = await world.accept()
-    world.durable.discards_events = True
-    with world.services.waiters.waiting(job_id) as waiter:
-        assert (await world.reply()).status_code == 202
+async def test_a_reply_wakes_a_waiter_before_the_orchestration_ends(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept()
+    gateway.durable.discards_events = True
+    with gateway.services.waiters.waiting(job_id) as waiter:
+        assert (await gateway.reply()).status_code == 202
         outcome = await waiter.pause(0)
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, JobOutcome)
     assert outcome.status == "succeeded"
-    assert world.durable.runs[job_id].status == "Running"
+    assert gateway.durable.runs[job_id].status == "Running"

@@ -1,4 +1,4 @@
-"""Settings: every wrong value stops the start and names its variable."""
+"""Settings: each wrong value stops the start with an error that names its variable."""
 
 import base64
 import json
@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from gateway.access import keys
-from gateway.access.rates import Rate
-from gateway.errors import SettingError
-from gateway.settings import Endpoint, Settings
+from gateway.errors import InvalidSetting
+from gateway.http.keys import make_key
+from gateway.http.rates import Rate
+from gateway.settings import GatewaySettings, ServiceEndpoint
 
 KEY = base64.b64encode(bytes(32)).decode()
 ENVIRON = {
@@ -21,8 +21,8 @@ ENVIRON = {
 }
 
 
-def test_defaults() -> None:
-    settings = Settings.from_env(ENVIRON)
+def test_settings_have_defaults() -> None:
+    settings = GatewaySettings.from_env(ENVIRON)
     assert settings.gateway_base_url == "http://127.0.0.1:7071"
     assert settings.reply_token_keys == (bytes(32),)
     assert settings.inline_limit_bytes == 24 * 1024
@@ -31,9 +31,9 @@ def test_defaults() -> None:
     assert settings.catalogue_path.name == "models.toml"
 
 
-def test_everything_set() -> None:
+def test_every_setting_is_read() -> None:
     other = base64.b64encode(b"k" * 40).decode()
-    settings = Settings.from_env(
+    settings = GatewaySettings.from_env(
         {
             "SERVICE_BUS__fullyQualifiedNamespace": "ns.servicebus.windows.net",
             "PAYLOAD_STORAGE__blobServiceUri": "https://a.blob.core.windows.net",
@@ -43,13 +43,13 @@ def test_everything_set() -> None:
             "INLINE_LIMIT_BYTES": "0",
             "RETENTION_HOURS": "1",
             "DEFAULT_WAIT_SECONDS": "200",
-            "API_KEYS": json.dumps([keys.make("ci", "acme", rate_text="10/60")[1]]),
+            "API_KEYS": json.dumps([make_key("ci", "acme", rate_text="10/60")[1]]),
             "TRUST_PRINCIPAL_HEADER": "True",
             "CORS_ORIGINS": "https://a.example, http://localhost:3000",
         }
     )
-    assert settings.service_bus == Endpoint(address="ns.servicebus.windows.net")
-    assert settings.payload_storage == Endpoint(address="https://a.blob.core.windows.net")
+    assert settings.service_bus == ServiceEndpoint(address="ns.servicebus.windows.net")
+    assert settings.payload_storage == ServiceEndpoint(address="https://a.blob.core.windows.net")
     assert settings.reply_token_keys == (b"k" * 40, bytes(32))
     assert settings.catalogue_path == Path("/etc/models.toml")
     assert settings.inline_limit_bytes == 0
@@ -63,15 +63,15 @@ def test_everything_set() -> None:
     "url", ["http://127.0.0.1:7071", "http://127.8.9.1", "http://[::1]:80", "https://localhost"]
 )
 def test_without_keys_a_gateway_on_loopback_is_open(url: str) -> None:
-    assert Settings.from_env({**ENVIRON, "GATEWAY_BASE_URL": url}).is_open
+    assert GatewaySettings.from_env({**ENVIRON, "GATEWAY_BASE_URL": url}).is_open
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1", "https://host", "http://127.0.0.1.host"])
 def test_without_keys_any_other_address_is_refused(url: str) -> None:
-    with pytest.raises(SettingError, match=r"^API_KEYS: is missing"):
-        Settings.from_env({**ENVIRON, "GATEWAY_BASE_URL": url})
+    with pytest.raises(InvalidSetting, match=r"^API_KEYS: is missing"):
+        GatewaySettings.from_env({**ENVIRON, "GATEWAY_BASE_URL": url})
     trusting = {**ENVIRON, "GATEWAY_BASE_URL": url, "TRUST_PRINCIPAL_HEADER": "true"}
-    assert not Settings.from_env(trusting).is_open
+    assert not GatewaySettings.from_env(trusting).is_open
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,13 @@ def test_without_keys_any_other_address_is_refused(url: str) -> None:
     ],
 )
 def test_a_wrong_value_is_named(variable: str, value: str) -> None:
-    with pytest.raises(SettingError, match=f"^{variable}: ") as caught:
-        Settings.from_env({**ENVIRON, variable: value})
+    with pytest.raises(InvalidSetting, match=f"^{variable}: ") as caught:
+        GatewaySettings.from_env({**ENVIRON, variable: value})
     assert KEY not in str(caught.value)
 
 
-def test_secrets_are_not_shown() -> None:
-    settings: Any = Settings.from_env(ENVIRON)
+def test_secrets_are_not_in_the_repr() -> None:
+    settings: Any = GatewaySettings.from_env(ENVIRON)
     shown = repr(settings)
     assert "hidden" not in shown
     assert repr(bytes(32)) not in shown

@@ -1,4 +1,4 @@
-"""Submitting: what is accepted, what is sent, and how an ended job answers."""
+"""Submission: accepted requests, the message to the worker, and the answer."""
 
 import asyncio
 import base64
@@ -9,26 +9,26 @@ import httpx
 import pytest
 
 from contract.messages import InlineBytes, InlineJson, PayloadRef
-from tests.unit.gateway.conftest import World, error_body
+from tests.unit.gateway.conftest import RunningGateway, error_body
 
 OCTETS = {"content-type": "application/octet-stream"}
 
-# The SDK's one warning a process: that a codec is given no type.
+# The SDK warns once a process that a codec has no type.
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 
-async def submit_and_reply(world: World, **outcome: Any) -> httpx.Response:
-    """A caller who waits, and a worker who replies meanwhile."""
+async def submit_and_reply(gateway: RunningGateway, **outcome: Any) -> httpx.Response:
+    """Submit a job that waits, and reply to it."""
     waiting = asyncio.create_task(
-        world.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)
+        gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)
     )
-    await world.queues.has_sent.wait()
-    assert (await world.reply(**outcome)).status_code == 202
+    await gateway.queues.has_sent.wait()
+    assert (await gateway.reply(**outcome)).status_code == 202
     return await waiting
 
 
-async def test_a_waiting_caller_gets_the_result(world: World) -> None:
-    answer = await submit_and_reply(world, result={"json": {"size_bytes": 1}})
+async def test_a_waiting_caller_gets_the_result(gateway: RunningGateway) -> None:
+    answer = await submit_and_reply(gateway, result={"json": {"size_bytes": 1}})
     assert answer.status_code == 200
     job = answer.json()
     path = f"/v1/jobs/{job['id']}"
@@ -52,12 +52,12 @@ async def test_a_waiting_caller_gets_the_result(world: World) -> None:
     assert answer.headers["content-location"] == path
     assert answer.headers["vary"] == "Prefer"
     assert "preference-applied" not in answer.headers
-    assert await world.job(job["id"]) == job
+    assert await gateway.job(job["id"]) == job
 
 
-async def test_a_reply_wakes_the_waiter(world: World) -> None:
-    await submit_and_reply(world)
-    assert world.durable.status_count <= 2
+async def test_a_reply_wakes_the_waiter(gateway: RunningGateway) -> None:
+    await submit_and_reply(gateway)
+    assert gateway.durable.status_count <= 2
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ async def test_a_reply_wakes_the_waiter(world: World) -> None:
     ],
 )
 async def test_a_failed_job_answers_with_its_problem(
-    world: World, code: str, status: int, problem_code: str
+    gateway: RunningGateway, code: str, status: int, problem_code: str
 ) -> None:
-    answer = await submit_and_reply(world, error=error_body(code, retryable=True))
+    answer = await submit_and_reply(gateway, error=error_body(code, retryable=True))
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
@@ -86,17 +86,17 @@ async def test_a_failed_job_answers_with_its_problem(
     assert problem["job"]["status"] == "failed"
     assert problem["job"]["error"]["code"] == code
     assert problem["instance"] == problem["job"]["links"]["self"]
-    assert await world.job(problem["job"]["id"]) == problem["job"]
+    assert await gateway.job(problem["job"]["id"]) == problem["job"]
 
 
-async def test_an_expired_job_answers_504(world: World) -> None:
+async def test_an_expired_job_answers_504(gateway: RunningGateway) -> None:
     waiting = asyncio.create_task(
-        world.http.post(
+        gateway.http.post(
             "/v1/models/noop/jobs", content=b"x", headers=OCTETS, params={"deadline_seconds": 5}
         )
     )
-    await world.queues.has_sent.wait()
-    await world.durable.advance(5)
+    await gateway.queues.has_sent.wait()
+    await gateway.durable.advance(5)
     answer = await waiting
     assert answer.status_code == 504
     assert answer.json()["code"] == "expired"
@@ -104,19 +104,19 @@ async def test_an_expired_job_answers_504(world: World) -> None:
     assert answer.json()["job"]["status"] == "expired"
 
 
-async def test_a_cancelled_job_answers_409(world: World) -> None:
+async def test_a_cancelled_job_answers_409(gateway: RunningGateway) -> None:
     waiting = asyncio.create_task(
-        world.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)
+        gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)
     )
-    await world.queues.has_sent.wait()
-    cancelled = await world.http.delete(f"/v1/jobs/{world.queues.request().job_id}")
+    await gateway.queues.has_sent.wait()
+    cancelled = await gateway.http.delete(f"/v1/jobs/{gateway.queues.request().job_id}")
     assert cancelled.status_code == 202
     answer = await waiting
     assert (answer.status_code, answer.json()["code"]) == (409, "cancelled")
 
 
-async def test_respond_async_answers_at_once(world: World) -> None:
-    answer = await world.http.post(
+async def test_respond_async_answers_at_once(gateway: RunningGateway) -> None:
+    answer = await gateway.http.post(
         "/v1/models/noop/jobs", content=b"x", headers={**OCTETS, "prefer": "respond-async"}
     )
     assert answer.status_code == 202
@@ -125,12 +125,12 @@ async def test_respond_async_answers_at_once(world: World) -> None:
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
     assert answer.headers["retry-after"] == "1"
     assert answer.headers["preference-applied"] == "respond-async"
-    assert await world.job(job["id"]) == job
+    assert await gateway.job(job["id"]) == job
 
 
-async def test_what_is_sent_to_the_worker(world: World) -> None:
+async def test_the_request_to_the_worker_is_complete(gateway: RunningGateway) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
-    answer = await world.http.post(
+    answer = await gateway.http.post(
         "/v1/models/noop/jobs",
         content=b"\x01\x02",
         params={"deadline_seconds": "0000000030", "parameters": '{"top": 3}'},
@@ -142,14 +142,14 @@ async def test_what_is_sent_to_the_worker(world: World) -> None:
     )
     job_id = answer.json()["id"]
     assert answer.json()["trace_id"] == trace
-    ((queue, message),) = world.queues.sent
+    ((queue, message),) = gateway.queues.sent
     assert queue == "noop"
     assert message.message_id == message.correlation_id == job_id
     assert message.content_type == "application/json"
     assert message.time_to_live is not None
     assert message.time_to_live.total_seconds() == 30
     assert message.application_properties == {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
-    request = world.queues.request()
+    request = gateway.queues.request()
     assert request.input == InlineBytes("application/octet-stream", b"\x01\x02")
     assert request.parameters == {"top": 3}
     assert (request.deadline - request.created_at).total_seconds() == 30
@@ -158,21 +158,21 @@ async def test_what_is_sent_to_the_worker(world: World) -> None:
     assert request.reply_url.startswith(address)
 
 
-async def test_the_token_is_nowhere_but_in_the_message(world: World) -> None:
-    job_id = await world.accept()
-    (run,) = world.durable.runs.values()
+async def test_the_token_is_only_in_the_message(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    (run,) = gateway.durable.runs.values()
     assert "token" not in "".join(run.contexts)
-    assert "token" not in (await world.http.get(f"/v1/jobs/{job_id}")).text
+    assert "token" not in (await gateway.http.get(f"/v1/jobs/{job_id}")).text
 
 
-async def test_a_large_payload_goes_by_blob(world: World) -> None:
+async def test_a_large_payload_is_stored_as_a_blob(gateway: RunningGateway) -> None:
     data = b"z" * 24 * 1024 + b"!"
-    job_id = await world.accept(data)
+    job_id = await gateway.accept(data)
     digest = hashlib.sha256(data).hexdigest()
-    assert world.queues.request().input == PayloadRef(
+    assert gateway.queues.request().input == PayloadRef(
         "application/octet-stream", f"inputs/{job_id}", len(data), digest
     )
-    assert world.payloads.blobs == {f"inputs/{job_id}": ("application/octet-stream", data)}
+    assert gateway.payloads.blobs == {f"inputs/{job_id}": ("application/octet-stream", data)}
 
 
 @pytest.mark.parametrize(
@@ -195,99 +195,101 @@ async def test_a_large_payload_goes_by_blob(world: World) -> None:
         ),
     ],
 )
-async def test_inputs_in_json(world: World, given: dict[str, Any], expected: object) -> None:
-    answer = await world.http.post(
+async def test_json_inputs_are_decoded(
+    gateway: RunningGateway, given: dict[str, Any], expected: object
+) -> None:
+    answer = await gateway.http.post(
         "/v1/models/noop/jobs",
         json={"input": given, "parameters": {"k": 1}, "deadline_seconds": 9, "webhook": None},
         headers={"prefer": "wait=0"},
     )
     assert answer.status_code == 202, answer.text
-    request = world.queues.request()
+    request = gateway.queues.request()
     assert request.input == expected
     assert request.parameters == {"k": 1}
     assert (request.deadline - request.created_at).total_seconds() == 9
 
 
-async def test_json_that_looks_like_a_pickled_object_stays_json(world: World) -> None:
-    # The Durable SDK makes instances of such objects wherever it decodes one.
+async def test_json_that_looks_like_a_pickled_object_stays_json(gateway: RunningGateway) -> None:
+    # The Durable SDK makes instances of objects in this form.
     trap = {"__class__": "Popen", "__module__": "subprocess", "__data__": "id"}
-    answer = await world.http.post(
+    answer = await gateway.http.post(
         "/v1/models/noop/jobs",
         json={"input": {"json": trap}, "parameters": trap},
         headers={"prefer": "wait=0"},
     )
     assert answer.status_code == 202
-    assert world.queues.request().input == InlineJson(trap)
-    assert (await world.reply(result={"json": trap})).status_code == 202
-    assert (await world.job(answer.json()["id"]))["result"] == trap
+    assert gateway.queues.request().input == InlineJson(trap)
+    assert (await gateway.reply(result={"json": trap})).status_code == 202
+    assert (await gateway.job(answer.json()["id"]))["result"] == trap
 
 
-async def test_a_form_with_one_file(world: World) -> None:
-    answer = await world.http.post(
+async def test_a_form_with_one_file_is_accepted(gateway: RunningGateway) -> None:
+    answer = await gateway.http.post(
         "/v1/models/noop/jobs",
         files={"file": ("a.txt", b"words", "text/plain")},
         data={"deadline_seconds": "7", "parameters": '{"a": true}'},
         headers={"prefer": "respond-async"},
     )
     assert answer.status_code == 202, answer.text
-    request = world.queues.request()
+    request = gateway.queues.request()
     assert request.input == InlineBytes("text/plain", b"words")
     assert request.parameters == {"a": True}
     assert (request.deadline - request.created_at).total_seconds() == 7
 
 
-async def test_bytes_without_a_type_are_looked_at(world: World) -> None:
+async def test_the_type_of_bytes_without_one_is_recognised(gateway: RunningGateway) -> None:
     jpeg = b"\xff\xd8\xff\xc0\x00\x11\x08\x00\x10\x00\x20\x03" + b"\0" * 20
-    answer = await world.http.post(
+    answer = await gateway.http.post(
         "/v1/models/classifier/jobs", content=jpeg, headers={"prefer": "respond-async"}
     )
     assert answer.status_code == 202, answer.text
-    assert world.queues.request().input == InlineBytes("image/jpeg", jpeg)
+    assert gateway.queues.request().input == InlineBytes("image/jpeg", jpeg)
 
 
-async def test_nothing_is_accepted_while_the_store_is_down(world: World) -> None:
-    world.durable.is_down = True
-    answer = await world.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)
+async def test_no_job_is_accepted_while_the_store_is_down(gateway: RunningGateway) -> None:
+    gateway.durable.is_down = True
+    answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert answer.headers["retry-after"] == "2"
     assert "switched off" not in answer.text
-    assert not world.durable.runs
+    assert not gateway.durable.runs
 
 
-async def test_nothing_is_accepted_while_blobs_are_down(world: World) -> None:
-    world.payloads.is_down = True
-    answer = await world.http.post("/v1/models/noop/jobs", content=b"x" * 30000, headers=OCTETS)
+async def test_no_large_job_is_accepted_while_blobs_are_down(gateway: RunningGateway) -> None:
+    gateway.payloads.is_down = True
+    answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x" * 30000, headers=OCTETS)
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
-    assert not world.durable.runs
+    assert not gateway.durable.runs
 
 
-async def test_an_accepted_job_is_kept_though_the_queue_is_down(world: World) -> None:
-    world.queues.is_down = True
-    job_id = await world.accept(deadline_seconds=600)
-    await world.durable.advance(10)
-    assert (await world.job(job_id))["status"] == "queued"
-    world.queues.is_down = False
-    await world.durable.advance(1)
-    assert world.queues.request().job_id == job_id
-    assert (await world.reply()).status_code == 202
-    assert (await world.job(job_id))["status"] == "succeeded"
+async def test_an_accepted_job_is_sent_once_the_queue_is_back(gateway: RunningGateway) -> None:
+    gateway.queues.is_down = True
+    job_id = await gateway.accept(deadline_seconds=600)
+    await gateway.durable.advance(10)
+    assert (await gateway.job(job_id))["status"] == "queued"
+    gateway.queues.is_down = False
+    await gateway.durable.advance(1)
+    assert gateway.queues.request().job_id == job_id
+    assert (await gateway.reply()).status_code == 202
+    assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_a_job_that_can_never_be_sent_fails(world: World) -> None:
-    world.queues.is_down = True
-    job_id = await world.accept(deadline_seconds=3600)
-    await world.durable.advance(120)
-    job = await world.job(job_id)
+async def test_a_job_that_can_never_be_sent_fails(gateway: RunningGateway) -> None:
+    gateway.queues.is_down = True
+    job_id = await gateway.accept(deadline_seconds=3600)
+    await gateway.durable.advance(120)
+    job = await gateway.job(job_id)
     assert job["status"] == "failed"
     assert job["error"]["code"] == "unavailable"
     assert job["error"]["retryable"] is True
 
 
-async def test_a_job_expires_although_it_was_never_sent(world: World) -> None:
-    world.queues.is_down = True
-    job_id = await world.accept(deadline_seconds=5)
-    await world.durable.advance(5)
-    assert (await world.job(job_id))["status"] == "expired"
-    world.queues.is_down = False
-    await world.durable.advance(60)
-    assert not world.queues.sent
+async def test_a_job_that_was_never_sent_expires(gateway: RunningGateway) -> None:
+    gateway.queues.is_down = True
+    job_id = await gateway.accept(deadline_seconds=5)
+    await gateway.durable.advance(5)
+    assert (await gateway.job(job_id))["status"] == "expired"
+    gateway.queues.is_down = False
+    await gateway.durable.advance(60)
+    assert not gateway.queues.sent

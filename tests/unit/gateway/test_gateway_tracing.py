@@ -9,12 +9,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from gateway.errors import SettingError
-from gateway.exporting import tracer_provider
-from gateway.tracing import Tracing
-from tests.unit.gateway.conftest import World, gateway
+from gateway.errors import InvalidSetting
+from gateway.telemetry import GatewayTracing, make_tracer_provider
+from tests.unit.gateway.conftest import RunningGateway, open_gateway
 
-# Said once a process by the SDK of itself.
+# A warning of the SDK, once a process.
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -25,7 +24,7 @@ CALLER = {"traceparent": f"00-{TRACE_ID}-{SPAN_ID}-01"}
 class Traced:
     """A gateway whose spans are exported to memory."""
 
-    world: World
+    gateway: RunningGateway
     exporter: InMemorySpanExporter
 
     def named(self, name: str) -> list[ReadableSpan]:
@@ -47,8 +46,8 @@ def exporter() -> Iterator[InMemorySpanExporter]:
 async def traced(exporter: InMemorySpanExporter) -> AsyncIterator[Traced]:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    async with gateway(Tracing(provider)) as world:
-        yield Traced(world, exporter)
+    async with open_gateway(GatewayTracing(provider)) as gateway:
+        yield Traced(gateway, exporter)
 
 
 def identity(span: ReadableSpan) -> str:
@@ -60,8 +59,8 @@ def parent(span: ReadableSpan) -> str | None:
     return format(span.parent.span_id, "016x") if span.parent else None
 
 
-async def test_the_message_goes_on_in_the_callers_trace(traced: Traced) -> None:
-    answer = await traced.world.http.post(
+async def test_a_message_continues_the_trace_of_its_caller(traced: Traced) -> None:
+    answer = await traced.gateway.http.post(
         "/v1/models/noop/jobs",
         content=b"x",
         headers={"content-type": "text/plain", "prefer": "respond-async", **CALLER},
@@ -76,51 +75,51 @@ async def test_the_message_goes_on_in_the_callers_trace(traced: Traced) -> None:
     assert request.attributes["url.path"] == "/v1/models/noop/jobs"
     assert sending.kind is SpanKind.PRODUCER
     assert parent(sending) == identity(request)
-    ((_, message),) = traced.world.queues.sent
+    ((_, message),) = traced.gateway.queues.sent
     properties = message.application_properties
     assert properties == {"traceparent": f"00-{TRACE_ID}-{identity(sending)}-01"}
     assert answer.json()["trace_id"] == TRACE_ID
     assert answer.headers["traceresponse"] == f"00-{TRACE_ID}-{identity(request)}-01"
 
 
-async def test_a_request_begins_a_trace(traced: Traced) -> None:
-    answer = await traced.world.http.get("/v1/models")
+async def test_a_request_without_a_trace_begins_one(traced: Traced) -> None:
+    answer = await traced.gateway.http.get("/v1/models")
     request = traced.one("GET /v1/models")
     assert parent(request) is None
     assert identity(request) in answer.headers["traceresponse"]
 
 
-async def test_ids_and_tokens_are_in_no_name(traced: Traced) -> None:
-    job_id = await traced.world.accept()
-    await traced.world.http.get(f"/v1/jobs/{job_id}?wait=0")
-    await traced.world.http.get(f"/v1/jobs/{job_id}/reply?token=secret-token")
-    await traced.world.http.get("/nowhere/at-all")
+async def test_span_names_contain_no_ids_and_tokens(traced: Traced) -> None:
+    job_id = await traced.gateway.accept()
+    await traced.gateway.http.get(f"/v1/jobs/{job_id}?wait=0")
+    await traced.gateway.http.get(f"/v1/jobs/{job_id}/reply?token=secret-token")
+    await traced.gateway.http.get("/nowhere/at-all")
     for span in traced.exporter.get_finished_spans():
         assert job_id not in span.name
         assert "nowhere" not in span.name
         assert "secret-token" not in span.to_json()
 
 
-async def test_a_refusal_is_no_error_of_ours(traced: Traced) -> None:
-    await traced.world.http.get("/v1/models/unknown")
+async def test_a_refused_request_is_not_an_error_span(traced: Traced) -> None:
+    await traced.gateway.http.get("/v1/models/unknown")
     (span,) = traced.exporter.get_finished_spans()
     assert span.status.status_code is StatusCode.UNSET
 
 
-async def test_a_callers_decision_not_to_sample_is_kept(traced: Traced) -> None:
+async def test_a_trace_that_is_not_sampled_stays_so(traced: Traced) -> None:
     caller = {"traceparent": f"00-{TRACE_ID}-{SPAN_ID}-00"}
-    await traced.world.http.get("/v1/models", headers=caller)
+    await traced.gateway.http.get("/v1/models", headers=caller)
     assert traced.exporter.get_finished_spans() == ()
 
 
 def test_exporters_are_found_by_their_names() -> None:
-    provider = tracer_provider(["console"])
+    provider = make_tracer_provider(["console"])
     assert isinstance(provider, TracerProvider)
     assert provider.resource.attributes["service.name"] == "loosely-gateway"
     provider.shutdown()
-    with pytest.raises(SettingError, match="OTEL_TRACES_EXPORTER"):
-        tracer_provider(["oltp"])
+    with pytest.raises(InvalidSetting, match="OTEL_TRACES_EXPORTER"):
+        make_tracer_provider(["oltp"])
 
 
-def test_without_any_there_is_no_provider() -> None:
-    assert tracer_provider([]) is None
+def test_without_exporters_there_is_no_provider() -> None:
+    assert make_tracer_provider([]) is None

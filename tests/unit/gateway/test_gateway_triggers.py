@@ -1,4 +1,4 @@
-"""What the triggers other than HTTP do, the HTTP adapter, and what Functions indexes."""
+"""The triggers, the adapter to ASGI, and the functions that Functions indexes."""
 
 import asyncio
 import subprocess
@@ -12,14 +12,12 @@ import pytest
 from azure.functions.servicebus import ServiceBusMessage
 
 from contract.catalogue import Catalogue
-from contract.codec import encode_request
+from contract.messages import encode_request
 from contract.names import low_priority_queue
 from gateway.asgi import serve
 from gateway.errors import Unavailable
-from gateway.jobs import activities
-from gateway.queueing import dead_letters
-from gateway.storage import housekeeping
-from tests.unit.gateway.conftest import World
+from gateway.storage.housekeeping import purge
+from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.test_gateway_settings import ENVIRON
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -39,112 +37,118 @@ def letter(body: bytes, job_id: str = "") -> ServiceBusMessage:
     )
 
 
-async def test_a_dead_letter_fails_its_job_and_is_kept(world: World) -> None:
-    job_id = await world.accept()
-    message = letter(encode_request(world.queues.request()), job_id)
-    await dead_letters.fail_job(message, "noop", world.durable, world.services)
-    job = await world.job(job_id)
+async def test_a_dead_letter_fails_its_job_and_is_stored(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    message = letter(encode_request(gateway.queues.request()), job_id)
+    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
+    job = await gateway.job(job_id)
     assert (job["status"], job["error"]["code"]) == ("failed", "dead-lettered")
     assert job["attempt"] == 3
     assert job["error"]["retryable"] is False
-    assert f"dead-letters/noop/{job_id}" in world.payloads.blobs
+    assert f"dead-letters/noop/{job_id}" in gateway.payloads.blobs
     # The trigger delivers at least once.
-    await dead_letters.fail_job(message, "noop", world.durable, world.services)
-    assert await world.job(job_id) == job
+    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
+    assert await gateway.job(job_id) == job
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]"])
-async def test_a_dead_letter_that_is_no_request_is_kept(world: World, body: bytes) -> None:
-    await dead_letters.fail_job(letter(body), "noop", world.durable, world.services)
-    (kept,) = world.payloads.blobs
+async def test_an_unreadable_dead_letter_is_stored(gateway: RunningGateway, body: bytes) -> None:
+    await gateway.services.dead_letters.run(letter(body), "noop", gateway.durable)
+    (kept,) = gateway.payloads.blobs
     assert kept.startswith("dead-letters/noop/a_b__-")
 
 
-async def test_a_dead_letter_stays_while_it_cannot_be_kept(world: World) -> None:
-    job_id = await world.accept()
-    message = letter(encode_request(world.queues.request()), job_id)
-    world.payloads.is_down = True
+async def test_the_trigger_fails_while_a_dead_letter_cannot_be_stored(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept()
+    message = letter(encode_request(gateway.queues.request()), job_id)
+    gateway.payloads.is_down = True
     with pytest.raises(Unavailable):
-        await dead_letters.fail_job(message, "noop", world.durable, world.services)
-    world.payloads.is_down, world.durable.is_down = False, True
+        await gateway.services.dead_letters.run(message, "noop", gateway.durable)
+    gateway.payloads.is_down, gateway.durable.is_down = False, True
     with pytest.raises(Unavailable):
-        await dead_letters.fail_job(message, "noop", world.durable, world.services)
+        await gateway.services.dead_letters.run(message, "noop", gateway.durable)
 
 
-async def test_a_dead_letter_wakes_the_waiting_caller(world: World) -> None:
-    waiting = asyncio.create_task(world.http.post("/v1/models/noop/jobs", content=b"x"))
-    await world.queues.has_sent.wait()
-    request = world.queues.request()
+async def test_a_dead_letter_wakes_the_waiting_caller(gateway: RunningGateway) -> None:
+    waiting = asyncio.create_task(gateway.http.post("/v1/models/noop/jobs", content=b"x"))
+    await gateway.queues.has_sent.wait()
+    request = gateway.queues.request()
     message = letter(encode_request(request), request.job_id)
-    await dead_letters.fail_job(message, "noop", world.durable, world.services)
+    await gateway.services.dead_letters.run(message, "noop", gateway.durable)
     answer = await waiting
     assert (answer.status_code, answer.json()["code"]) == (500, "dead-lettered")
 
 
-async def test_housekeeping_deletes_what_is_past_retention(world: World) -> None:
-    old, running = await world.accept(), await world.accept()
-    await world.http.delete(f"/v1/jobs/{old}")
-    # It could have ended as late as its model's longest deadline allows: an hour.
-    world.clock.now += timedelta(hours=73)
-    assert await housekeeping.purge(world.durable, world.services) == 0
-    world.clock.now += timedelta(seconds=1)
-    assert await housekeeping.purge(world.durable, world.services) == 1
-    assert list(world.durable.runs) == [running]
+async def test_housekeeping_deletes_histories_past_their_retention(gateway: RunningGateway) -> None:
+    old, running = await gateway.accept(), await gateway.accept()
+    await gateway.http.delete(f"/v1/jobs/{old}")
+    # The longest deadline of its model is an hour.
+    gateway.clock.now += timedelta(hours=73)
+    assert await purge(gateway.durable, gateway.services) == 0
+    gateway.clock.now += timedelta(seconds=1)
+    assert await purge(gateway.durable, gateway.services) == 1
+    assert list(gateway.durable.runs) == [running]
 
 
-async def test_the_activity_sends_the_same_message_again(world: World) -> None:
-    await world.accept()
-    (run,) = world.durable.runs.values()
-    assert await activities.enqueue(run.input, world.services) is None
-    (_, first), (_, second) = world.queues.sent
+async def test_the_activity_sends_the_same_message_again(gateway: RunningGateway) -> None:
+    await gateway.accept()
+    (run,) = gateway.durable.runs.values()
+    assert await gateway.services.enqueue.run(run.input) is None
+    (_, first), (_, second) = gateway.queues.sent
     assert first.message_id == second.message_id
 
 
-async def test_the_activity_sends_nothing_after_the_deadline(world: World) -> None:
-    await world.accept()
-    (run,) = world.durable.runs.values()
-    world.clock.now += timedelta(seconds=60)
-    assert await activities.enqueue(run.input, world.services) is None
-    assert len(world.queues.sent) == 1
+async def test_the_activity_sends_nothing_after_the_deadline(gateway: RunningGateway) -> None:
+    await gateway.accept()
+    (run,) = gateway.durable.runs.values()
+    gateway.clock.now += timedelta(seconds=60)
+    assert await gateway.services.enqueue.run(run.input) is None
+    assert len(gateway.queues.sent) == 1
 
 
-async def test_the_queue_keeps_a_request_no_shorter_than_its_deadline(world: World) -> None:
-    await world.accept(deadline_seconds=1)
-    (run,) = world.durable.runs.values()
-    world.clock.now += timedelta(milliseconds=10)
-    await activities.enqueue(run.input, world.services)
-    assert [message.time_to_live for _, message in world.queues.sent] == [timedelta(seconds=1)] * 2
+async def test_a_request_lives_at_least_until_its_deadline(
+    gateway: RunningGateway,
+) -> None:
+    await gateway.accept(deadline_seconds=1)
+    (run,) = gateway.durable.runs.values()
+    gateway.clock.now += timedelta(milliseconds=10)
+    await gateway.services.enqueue.run(run.input)
+    assert [message.time_to_live for _, message in gateway.queues.sent] == [
+        timedelta(seconds=1)
+    ] * 2
 
 
 def trigger(method: str, url: str, body: bytes = b"", **headers: str) -> func.HttpRequest:
     return func.HttpRequest(method, url, headers=headers, body=body)
 
 
-async def app_of(world: World) -> Any:
-    transport: Any = world.http._transport
+async def app_of(gateway: RunningGateway) -> Any:
+    transport: Any = gateway.http._transport
     return transport.app
 
 
-async def test_functions_requests_reach_the_app(world: World) -> None:
+async def test_functions_requests_reach_the_app(gateway: RunningGateway) -> None:
     answer = await serve(
-        await app_of(world),
+        await app_of(gateway),
         trigger(
             "POST",
             "https://host:7071/v1/models/noop/jobs?parameters=%7B%22a%22:1%7D",
             b"\0\1",
             **{"Content-Type": "application/octet-stream", "Prefer": "respond-async"},
         ),
-        world.durable,
+        gateway.durable,
     )
     assert answer.status_code == 202
     assert answer.mimetype == "application/json"
     assert answer.headers["location"].startswith("/v1/jobs/")
     assert "content-length" not in answer.headers
-    assert world.queues.request().parameters == {"a": 1}
+    assert gateway.queues.request().parameters == {"a": 1}
 
 
 class App:
-    """An ASGI app that does one thing."""
+    """An ASGI app with one scripted behaviour."""
 
     def __init__(self, *messages: dict[str, Any], error: Exception | None = None) -> None:
         self.messages = messages
@@ -168,14 +172,14 @@ START = {
 }
 
 
-async def test_chunks_and_repeated_headers_are_joined(world: World) -> None:
+async def test_chunks_and_repeated_headers_are_joined(gateway: RunningGateway) -> None:
     app = App(
         START,
         {"type": "http.response.body", "body": b"a", "more_body": True},
         {"type": "http.response.body", "body": b"b"},
     )
     url = "http://h/a%20b%2F%C3%A9?x=%20"
-    answer = await serve(app, trigger("get", url, X="é"), world.durable)
+    answer = await serve(app, trigger("get", url, X="é"), gateway.durable)
     assert (answer.status_code, answer.get_body()) == (207, b"ab")
     assert dict(answer.headers) == {"vary": "a, b"}
     assert app.scope["method"] == "GET"
@@ -183,19 +187,21 @@ async def test_chunks_and_repeated_headers_are_joined(world: World) -> None:
     assert app.scope["raw_path"] == b"/a%20b%2F%C3%A9"
     assert app.scope["query_string"] == b"x=%20"
     assert app.scope["headers"] == [(b"x", "é".encode("latin-1"))]
-    assert app.scope["durable"] is world.durable
+    assert app.scope["durable"] is gateway.durable
 
 
-async def test_an_answered_defect_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_defect_is_answered_and_logged(
+    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
     app = App(START, {"type": "http.response.body"}, error=ValueError("why"))
-    answer = await serve(app, trigger("GET", "http://h/"), world.durable)
+    answer = await serve(app, trigger("GET", "http://h/"), gateway.durable)
     assert answer.status_code == 207
     assert "why" in caplog.text
 
 
-async def test_an_unanswered_defect_is_the_hosts(world: World) -> None:
+async def test_a_defect_without_an_answer_is_raised_to_the_host(gateway: RunningGateway) -> None:
     with pytest.raises(ValueError, match="why"):
-        await serve(App(error=ValueError("why")), trigger("GET", "http://h/"), world.durable)
+        await serve(App(error=ValueError("why")), trigger("GET", "http://h/"), gateway.durable)
 
 
 INDEX = """
@@ -206,7 +212,7 @@ for function in function_app.app.get_functions():
 """
 
 
-def test_what_functions_indexes() -> None:
+def test_functions_indexes_the_expected_functions() -> None:
     indexed = subprocess.run(
         [sys.executable, "-c", INDEX],
         cwd=FUNCTIONS,

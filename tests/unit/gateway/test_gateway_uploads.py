@@ -1,4 +1,4 @@
-"""Uploads: a slot, what is sent to it, and the job that names it."""
+"""Uploads: slots, their data, and jobs that use them."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.messages import PayloadRef
-from gateway.access.callers import OPEN_TENANT
-from gateway.storage import housekeeping, uploads
-from tests.unit.gateway.conftest import World
+from gateway.jobs.model import OPEN_TENANT
+from gateway.storage import uploads
+from gateway.storage.housekeeping import purge
+from tests.unit.gateway.conftest import RunningGateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
@@ -20,31 +21,37 @@ NEVER_MADE = "019cb2d2-0000-7000-8000-000000000000"
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (64).to_bytes(4) * 2 + b"\0" * 100
 
 
-async def slot(world: World, model: str = "noop", media_type: str = STREAM) -> dict[str, Any]:
-    answer = await world.http.post("/v1/uploads", json={"model": model, "media_type": media_type})
+async def slot(
+    gateway: RunningGateway, model: str = "noop", media_type: str = STREAM
+) -> dict[str, Any]:
+    answer = await gateway.http.post("/v1/uploads", json={"model": model, "media_type": media_type})
     assert answer.status_code == 201, answer.text
     found: dict[str, Any] = answer.json()
     return found
 
 
-async def sent(world: World, data: bytes, media_type: str = STREAM, model: str = "noop") -> str:
-    """The id of an upload whose data was sent."""
-    found = await slot(world, model, media_type)
+async def sent(
+    gateway: RunningGateway, data: bytes, media_type: str = STREAM, model: str = "noop"
+) -> str:
+    """Send the data of an upload; return its id."""
+    found = await slot(gateway, model, media_type)
     path = httpx.URL(found["url"]).path.removeprefix("/")
-    world.blobs.put(path, data, found["headers"]["content-type"])
+    gateway.blobs.put(path, data, found["headers"]["content-type"])
     return str(found["upload"])
 
 
-async def submit(world: World, upload: str, model: str = "noop", **source: Any) -> httpx.Response:
-    return await world.http.post(
+async def submit(
+    gateway: RunningGateway, upload: str, model: str = "noop", **source: Any
+) -> httpx.Response:
+    return await gateway.http.post(
         f"/v1/models/{model}/jobs",
         json={"input": {"upload": upload, **source}},
         headers={"prefer": "respond-async"},
     )
 
 
-async def test_a_slot(world: World) -> None:
-    found = await slot(world)
+async def test_a_slot_is_a_url_for_one_put(gateway: RunningGateway) -> None:
+    found = await slot(gateway)
     assert found["method"] == "PUT"
     assert found["headers"] == {"content-type": STREAM, "x-ms-blob-type": "BlockBlob"}
     assert found["max_bytes"] == 1024**3
@@ -53,7 +60,7 @@ async def test_a_slot(world: World) -> None:
     url = httpx.URL(found["url"])
     assert url.params["sp"] == "cw"
     assert url.path.startswith(f"/uploads/{found['upload']}.")
-    assert not world.payloads.blobs
+    assert not gateway.payloads.blobs
 
 
 @pytest.mark.parametrize(
@@ -69,55 +76,59 @@ async def test_a_slot(world: World) -> None:
         (b"x" * 20_000, 413, "payload-too-large"),
     ],
 )
-async def test_bad_requests_for_a_slot(world: World, body: bytes, status: int, code: str) -> None:
-    answer = await world.http.post("/v1/uploads", content=body)
+async def test_a_bad_request_for_a_slot_is_refused(
+    gateway: RunningGateway, body: bytes, status: int, code: str
+) -> None:
+    answer = await gateway.http.post("/v1/uploads", content=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-async def test_a_job_that_names_an_upload_has_a_reference_to_it(world: World) -> None:
-    upload = await sent(world, b"x" * 200_000)
-    assert (await submit(world, upload)).status_code == 202
-    blob = uploads.blob_of(upload, OPEN_TENANT)
-    expected = PayloadRef(STREAM, blob, 200_000, None, world.blobs.etags[blob])
-    assert world.queues.request().input == expected
-    assert not [name for name in world.payloads.blobs if name.startswith("inputs/")]
+async def test_a_job_with_an_upload_has_a_reference_to_it(gateway: RunningGateway) -> None:
+    upload = await sent(gateway, b"x" * 200_000)
+    assert (await submit(gateway, upload)).status_code == 202
+    blob = uploads.upload_blob_of(upload, OPEN_TENANT)
+    expected = PayloadRef(STREAM, blob, 200_000, None, gateway.blobs.etags[blob])
+    assert gateway.queues.request().input == expected
+    assert not [name for name in gateway.payloads.blobs if name.startswith("inputs/")]
 
 
-async def test_the_upload_can_be_named_in_the_query(world: World) -> None:
-    upload = await sent(world, b"x")
+async def test_an_upload_can_be_an_option_of_the_query(gateway: RunningGateway) -> None:
+    upload = await sent(gateway, b"x")
     url = f"/v1/models/noop/jobs?upload={upload}"
-    answer = await world.http.post(url, headers={"prefer": "respond-async"})
+    answer = await gateway.http.post(url, headers={"prefer": "respond-async"})
     assert answer.status_code == 202, answer.text
-    answer = await world.http.post(url, content=b"x")
+    answer = await gateway.http.post(url, content=b"x")
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
 
 
-async def test_the_job_may_say_more_of_the_type(world: World) -> None:
-    upload = await sent(world, PNG)
-    assert (await submit(world, upload, media_type="image/png")).status_code == 202
-    assert world.queues.request().input.media_type == "image/png"
+async def test_the_media_type_of_the_job_overrides_that_of_the_upload(
+    gateway: RunningGateway,
+) -> None:
+    upload = await sent(gateway, PNG)
+    assert (await submit(gateway, upload, media_type="image/png")).status_code == 202
+    assert gateway.queues.request().input.media_type == "image/png"
 
 
 @pytest.mark.parametrize(
     "upload", [NEVER_MADE, "x", "", "../claims/x", "\ud800", NEVER_MADE.upper()]
 )
-async def test_an_upload_that_is_not_there(world: World, upload: str) -> None:
+async def test_an_unknown_upload_is_refused(gateway: RunningGateway, upload: str) -> None:
     body = '{"input": {"upload": "' + upload.encode("unicode_escape").decode() + '"}}'
-    answer = await world.http.post(
+    answer = await gateway.http.post(
         "/v1/models/noop/jobs", content=body, headers={"content-type": "application/json"}
     )
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
 
 
-async def test_an_upload_that_calls_itself_compressed(world: World) -> None:
-    upload = await sent(world, b"x")
-    world.blobs.content_encoding = "gzip"
-    answer = await submit(world, upload)
+async def test_an_upload_with_a_content_encoding_is_refused(gateway: RunningGateway) -> None:
+    upload = await sent(gateway, b"x")
+    gateway.blobs.content_encoding = "gzip"
+    answer = await submit(gateway, upload)
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported-media-type")
 
 
-async def test_a_slot_to_which_nothing_was_sent(world: World) -> None:
-    answer = await submit(world, (await slot(world))["upload"])
+async def test_an_empty_slot_is_refused(gateway: RunningGateway) -> None:
+    answer = await submit(gateway, (await slot(gateway))["upload"])
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
 
 
@@ -131,72 +142,76 @@ async def test_a_slot_to_which_nothing_was_sent(world: World) -> None:
         (PNG.replace((64).to_bytes(4), (60_000).to_bytes(4)), "image/png", "classifier", 422),
     ],
 )
-async def test_uploads_that_do_not_fit(
-    world: World, data: bytes, media_type: str, model: str, status: int
+async def test_an_upload_that_does_not_fit_the_model_is_refused(
+    gateway: RunningGateway, data: bytes, media_type: str, model: str, status: int
 ) -> None:
-    upload = await sent(world, data, media_type, model)
-    answer = await submit(world, upload, model)
+    upload = await sent(gateway, data, media_type, model)
+    answer = await submit(gateway, upload, model)
     assert answer.status_code == status, answer.text
-    assert not world.durable.runs
+    assert not gateway.durable.runs
 
 
-async def test_of_a_large_upload_only_the_beginning_is_looked_at(world: World) -> None:
-    # An APP0 segment of 60 kB, and more: the frame header lies beyond what is read.
+async def test_only_the_beginning_of_a_large_upload_is_read(gateway: RunningGateway) -> None:
+    # APP0 segments of 60 kB each: the frame header is after the bytes that are read.
     picture = b"\xff\xd8" + (b"\xff\xe0" + (60_000).to_bytes(2) + b"\1" * 59_998) * 3
-    upload = await sent(world, picture, "image/jpeg", "classifier")
-    assert (await submit(world, upload, "classifier")).status_code == 202
+    upload = await sent(gateway, picture, "image/jpeg", "classifier")
+    assert (await submit(gateway, upload, "classifier")).status_code == 202
 
 
-async def test_an_upload_expires(world: World) -> None:
-    upload = await sent(world, b"x")
-    await world.durable.advance(uploads.LIFETIME.total_seconds())
-    answer = await submit(world, upload)
+async def test_an_upload_expires(gateway: RunningGateway) -> None:
+    upload = await sent(gateway, b"x")
+    await gateway.durable.advance(uploads.UPLOAD_LIFETIME.total_seconds())
+    answer = await submit(gateway, upload)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
 
 
-async def test_a_repeat_finds_its_job_though_the_upload_is_over(world: World) -> None:
-    upload = await sent(world, b"x")
+async def test_a_repeated_request_finds_its_job_after_the_upload_expired(
+    gateway: RunningGateway,
+) -> None:
+    upload = await sent(gateway, b"x")
     url = f"/v1/models/noop/jobs?upload={upload}"
     headers = {"prefer": "respond-async", "idempotency-key": '"k"'}
-    first = await world.http.post(url, headers=headers)
+    first = await gateway.http.post(url, headers=headers)
     assert first.status_code == 202, first.text
-    await world.reply()
-    await world.durable.advance(uploads.LIFETIME.total_seconds() + 3600)
-    await housekeeping.purge(world.durable, world.services)
-    assert uploads.blob_of(upload, OPEN_TENANT) not in world.payloads.blobs
-    again = await world.http.post(url, headers=headers)
+    await gateway.reply()
+    await gateway.durable.advance(uploads.UPLOAD_LIFETIME.total_seconds() + 3600)
+    await purge(gateway.durable, gateway.services)
+    assert uploads.upload_blob_of(upload, OPEN_TENANT) not in gateway.payloads.blobs
+    again = await gateway.http.post(url, headers=headers)
     assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
     assert again.headers["idempotency-replayed"] == "true"
-    other = await world.http.post(f"{url}&deadline_seconds=7", headers=headers)
+    other = await gateway.http.post(f"{url}&deadline_seconds=7", headers=headers)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency-mismatch")
-    fresh = await world.http.post(url, headers={**headers, "idempotency-key": '"other"'})
+    fresh = await gateway.http.post(url, headers={**headers, "idempotency-key": '"other"'})
     assert (fresh.status_code, fresh.json()["code"]) == (422, "invalid-input")
-    assert len(world.durable.runs) == 1
+    assert len(gateway.durable.runs) == 1
 
 
-async def test_housekeeping_deletes_uploads_once_no_job_can_read_them(world: World) -> None:
-    upload = await sent(world, b"x")
-    await world.durable.advance(uploads.LIFETIME.total_seconds() + 3599)
-    await housekeeping.purge(world.durable, world.services)
-    assert uploads.blob_of(upload, OPEN_TENANT) in world.payloads.blobs
-    younger = await sent(world, b"y")
-    await world.durable.advance(1)
-    await housekeeping.purge(world.durable, world.services)
-    assert list(world.payloads.blobs) == [uploads.blob_of(younger, OPEN_TENANT)]
+async def test_housekeeping_deletes_uploads_once_no_job_can_read_them(
+    gateway: RunningGateway,
+) -> None:
+    upload = await sent(gateway, b"x")
+    await gateway.durable.advance(uploads.UPLOAD_LIFETIME.total_seconds() + 3599)
+    await purge(gateway.durable, gateway.services)
+    assert uploads.upload_blob_of(upload, OPEN_TENANT) in gateway.payloads.blobs
+    younger = await sent(gateway, b"y")
+    await gateway.durable.advance(1)
+    await purge(gateway.durable, gateway.services)
+    assert list(gateway.payloads.blobs) == [uploads.upload_blob_of(younger, OPEN_TENANT)]
 
 
 def test_an_upload_belongs_to_its_tenant() -> None:
-    assert uploads.blob_of(NEVER_MADE, "a") != uploads.blob_of(NEVER_MADE, "b")
+    assert uploads.upload_blob_of(NEVER_MADE, "a") != uploads.upload_blob_of(NEVER_MADE, "b")
 
 
 @given(st.integers(1_600_000_000_000_000, 7_000_000_000_000_000))
-def test_an_id_says_when_it_is_over(microseconds: int) -> None:
+def test_an_upload_id_contains_its_expiry(microseconds: int) -> None:
     now = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
-    expires_at = uploads.expiry(uploads.new_upload(now))
+    expires_at = uploads.upload_expiry(uploads.new_upload(now))
     assert expires_at is not None
-    assert timedelta(0) <= now + uploads.LIFETIME - expires_at < timedelta(milliseconds=2)
+    assert timedelta(0) <= now + uploads.UPLOAD_LIFETIME - expires_at < timedelta(milliseconds=2)
 
 
 @given(st.text() | st.from_regex("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12}"))
-def test_any_text_has_an_expiry_or_none(text: str) -> None:
-    uploads.expiry(text)
+def test_any_text_gives_an_expiry_or_none(text: str) -> None:
+    uploads.upload_expiry(text)

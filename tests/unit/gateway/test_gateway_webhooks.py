@@ -1,4 +1,4 @@
-"""Webhooks: what a submit may name, when it is told, and how it is tried again."""
+"""Webhooks: their submission, their start, and their attempts."""
 
 import base64
 import json
@@ -15,10 +15,10 @@ from contract.guard import AddressGuard
 from contract.names import webhook_instance
 from contract.webhook import parse_secrets
 from gateway.durable import RuntimeStatus
-from gateway.webhooks import activities
-from gateway.webhooks.schedule import LONGEST_SECONDS, next_try, pause_seconds
-from gateway.webhooks.sending import Answer
-from tests.unit.gateway.conftest import World, gateway
+from gateway.webhooks.activities import start_delivery
+from gateway.webhooks.orchestrator import LONGEST_SECONDS, next_attempt_at, retry_pause_seconds
+from gateway.webhooks.sender import WebhookResponse
+from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.receiver import MemoryReceiver
 from tests.unit.gateway.webhook_delivery import Delivery, tried
 
@@ -29,30 +29,32 @@ URL = "http://127.0.0.1:9/hook?token=hidden"
 
 
 @pytest.fixture
-async def hooked() -> AsyncIterator[World]:
+async def hooked() -> AsyncIterator[RunningGateway]:
     guard = AddressGuard("127.0.0.1")
-    async with gateway(webhook_secrets=parse_secrets(SECRET), guard=guard) as world:
-        yield world
+    async with open_gateway(webhook_secrets=parse_secrets(SECRET), guard=guard) as gateway:
+        yield gateway
 
 
-def receiver(world: World) -> MemoryReceiver:
-    assert isinstance(world.services.webhooks, MemoryReceiver)
-    return world.services.webhooks
+def receiver(gateway: RunningGateway) -> MemoryReceiver:
+    assert isinstance(gateway.services.webhooks, MemoryReceiver)
+    return gateway.services.webhooks
 
 
-async def deliver(world: World, job_id: str) -> dict[str, Any]:
+async def deliver(gateway: RunningGateway, job_id: str) -> dict[str, Any]:
     outcome: dict[str, Any] = json.loads(
-        await activities.deliver(job_id, world.durable, world.services)
+        await gateway.services.webhook_activities.deliver_job(job_id, gateway.durable)
     )
     return outcome
 
 
-async def test_an_ended_job_is_announced_once_and_told_as_everywhere(hooked: World) -> None:
+async def test_the_webhook_of_an_ended_job_starts_once_and_has_its_resource(
+    hooked: RunningGateway,
+) -> None:
     job_id = await hooked.accept(webhook_url=URL)
     assert webhook_instance(job_id) not in hooked.durable.runs
     await hooked.reply()
     run = hooked.durable.runs[webhook_instance(job_id)]
-    await activities.announce(job_id, hooked.durable)
+    await start_delivery(job_id, hooked.durable)
     assert hooked.durable.runs[webhook_instance(job_id)] is run
     job = await hooked.job(job_id)
     assert job["status"] == "succeeded"
@@ -67,7 +69,7 @@ async def test_an_ended_job_is_announced_once_and_told_as_everywhere(hooked: Wor
 
 
 @pytest.mark.parametrize("end", ["cancel", "expire", "fail"])
-async def test_every_end_is_announced(hooked: World, end: str) -> None:
+async def test_every_end_of_a_job_starts_its_webhook(hooked: RunningGateway, end: str) -> None:
     job_id = await hooked.accept(webhook_url=URL)
     if end == "cancel":
         await hooked.http.delete(f"/v1/jobs/{job_id}")
@@ -80,7 +82,7 @@ async def test_every_end_is_announced(hooked: World, end: str) -> None:
     assert webhook_instance(job_id) in hooked.durable.runs
 
 
-async def test_a_job_without_webhook_announces_nothing(hooked: World) -> None:
+async def test_a_job_without_a_webhook_starts_no_delivery(hooked: RunningGateway) -> None:
     job_id = await hooked.accept()
     await hooked.reply()
     assert list(hooked.durable.runs) == [job_id]
@@ -90,15 +92,15 @@ async def test_a_job_without_webhook_announces_nothing(hooked: World) -> None:
 @pytest.mark.parametrize(
     ("answer", "state", "error"),
     [
-        (Answer(204, None), "delivered", None),
-        (Answer(410, None), "stopped", None),
-        (Answer(500, None), "pending", None),
-        (Answer(302, None), "pending", None),
+        (WebhookResponse(204, None), "delivered", None),
+        (WebhookResponse(410, None), "stopped", None),
+        (WebhookResponse(500, None), "pending", None),
+        (WebhookResponse(302, None), "pending", None),
         ("timeout", "pending", "timeout"),
     ],
 )
-async def test_what_a_receiver_can_answer(
-    hooked: World, answer: Answer | str, state: str, error: str | None
+async def test_the_answer_of_a_receiver_decides_the_state(
+    hooked: RunningGateway, answer: WebhookResponse | str, state: str, error: str | None
 ) -> None:
     job_id = await hooked.accept(webhook_url=URL)
     await hooked.reply()
@@ -107,7 +109,7 @@ async def test_what_a_receiver_can_answer(
     assert (outcome["state"], outcome["error"]) == (state, error)
 
 
-async def test_the_delivery_of_a_purged_job_fails_for_good(hooked: World) -> None:
+async def test_the_delivery_of_a_purged_job_fails(hooked: RunningGateway) -> None:
     outcome = await deliver(hooked, "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e")
     assert (outcome["state"], outcome["error"]) == ("failed", "unknown-job")
 
@@ -125,11 +127,11 @@ async def test_the_delivery_of_a_purged_job_fails_for_good(hooked: World) -> Non
     ],
 )
 @pytest.mark.parametrize("place", ["query", "envelope", "input"])
-async def test_a_url_that_leads_inside_is_refused(
-    world: World, url: str, said: str, place: str
+async def test_a_webhook_to_a_private_address_is_refused(
+    gateway: RunningGateway, url: str, said: str, place: str
 ) -> None:
     path = "/v1/models/noop/jobs"
-    async with gateway(webhook_secrets=parse_secrets(SECRET)) as guarded:
+    async with open_gateway(webhook_secrets=parse_secrets(SECRET)) as guarded:
         if place == "query":
             answer = await guarded.http.post(path, content=b"x", params={"webhook_url": url})
         else:
@@ -141,21 +143,21 @@ async def test_a_url_that_leads_inside_is_refused(
     assert not guarded.durable.runs
 
 
-async def test_without_secrets_no_webhook_is_promised(world: World) -> None:
-    answer = await world.http.post(
+async def test_without_secrets_a_webhook_is_refused(gateway: RunningGateway) -> None:
+    answer = await gateway.http.post(
         "/v1/models/noop/jobs", content=b"x", params={"webhook_url": "https://8.8.8.8/"}
     )
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
 
 
 @pytest.mark.parametrize("webhook", [[], "https://a", {}, {"url": "https://a", "x": 1}])
-async def test_a_webhook_of_another_shape_is_malformed(hooked: World, webhook: Any) -> None:
+async def test_a_malformed_webhook_is_refused(hooked: RunningGateway, webhook: Any) -> None:
     envelope = {"input": {"text": "x"}, "webhook": webhook}
     answer = await hooked.http.post("/v1/models/noop/jobs", json=envelope)
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
 
 
-async def test_an_input_url_goes_to_the_worker_as_it_is(hooked: World) -> None:
+async def test_an_input_url_is_passed_to_the_worker_unchanged(hooked: RunningGateway) -> None:
     source = {"url": URL, "media_type": "image/PNG"}
     answer = await hooked.http.post(
         "/v1/models/noop/jobs", json={"input": source}, headers={"prefer": "respond-async"}
@@ -169,7 +171,7 @@ async def test_an_input_url_goes_to_the_worker_as_it_is(hooked: World) -> None:
     assert refused.status_code == 415
 
 
-def test_it_is_tried_until_it_is_taken() -> None:
+def test_a_delivery_is_tried_until_it_succeeds() -> None:
     failures = [tried("pending", 500), tried("pending", None)]
     answer = Delivery(*failures, tried("delivered", 200)).play()
     log = answer["output"]
@@ -179,11 +181,11 @@ def test_it_is_tried_until_it_is_taken() -> None:
     assert answer["customStatus"] == log
 
 
-def test_gone_stops_it() -> None:
+def test_status_410_stops_a_delivery() -> None:
     assert Delivery(tried("stopped", 410)).play()["output"]["state"] == "stopped"
 
 
-def test_it_is_given_up_after_a_day() -> None:
+def test_a_delivery_fails_after_a_day() -> None:
     delivery = Delivery(*[tried("pending", 503)] * 100)
     begun = delivery.now
     log = delivery.play()["output"]
@@ -192,7 +194,7 @@ def test_it_is_given_up_after_a_day() -> None:
     assert 25 < len(log["attempts"]) < 45
 
 
-def test_a_receivers_own_pause_is_kept() -> None:
+def test_the_retry_after_of_a_receiver_is_respected() -> None:
     delivery = Delivery(tried("pending", 429, retry_after=600))
     begun = delivery.now
     shown = delivery.play()["customStatus"]
@@ -209,19 +211,19 @@ def test_an_operator_can_end_the_wait() -> None:
 
 
 @given(st.text(max_size=50), st.integers(1, 10_000))
-def test_pauses_are_bounded_and_the_same_at_each_replay(instance_id: str, failures: int) -> None:
-    pause = pause_seconds(instance_id, failures)
-    assert pause == pause_seconds(instance_id, failures)
+def test_pauses_are_bounded_and_deterministic(instance_id: str, failures: int) -> None:
+    pause = retry_pause_seconds(instance_id, failures)
+    assert pause == retry_pause_seconds(instance_id, failures)
     assert 1.5 <= pause <= LONGEST_SECONDS * 1.25
 
 
-def test_no_try_lies_beyond_the_end() -> None:
+def test_no_attempt_is_after_the_end() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    assert next_try("x", 1, now, now + timedelta(seconds=1), None) is None
-    assert next_try("x", 1, now, now + timedelta(hours=1), 3601) is None
+    assert next_attempt_at("x", 1, now, now + timedelta(seconds=1), None) is None
+    assert next_attempt_at("x", 1, now, now + timedelta(hours=1), 3601) is None
 
 
-async def test_the_log_and_the_redelivery(hooked: World) -> None:
+async def test_a_redelivery_extends_the_delivery_log(hooked: RunningGateway) -> None:
     job_id = await hooked.accept(webhook_url=URL)
     log_path = f"/v1/jobs/{job_id}/webhook"
     redeliver = f"/v1/admin{log_path.removeprefix('/v1')}/redeliver"
@@ -247,7 +249,7 @@ async def test_the_log_and_the_redelivery(hooked: World) -> None:
     assert json.loads(restarted.input) == {"job_id": job_id, "attempts": [attempt]}
 
 
-async def test_an_unknown_job_has_no_webhook(hooked: World) -> None:
+async def test_an_unknown_job_has_no_webhook(hooked: RunningGateway) -> None:
     for path in ("jobs/01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e", "jobs/webhook-x"):
         assert (await hooked.http.get(f"/v1/{path}/webhook")).status_code == 404
         answer = await hooked.http.post(f"/v1/admin/{path}/webhook/redeliver")

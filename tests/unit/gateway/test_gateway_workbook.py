@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from contract.codec import encode_request
-from gateway.jobs import endings
-from gateway.queueing.watch import watch
-from tests.unit.gateway.conftest import World
+from contract.messages import encode_request
+from contract.queues import names
+from gateway.jobs.activities import log_failure
+from gateway.queues.client import log_oldest
+from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.test_gateway_dead_letters import give_up
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -29,7 +30,7 @@ EVERY_QUERY = [*QUERIES.values(), *ALERT_QUERIES.values()]
 
 
 def read(query: str, line: str) -> dict[str, str] | None:
-    """What a query's `where` and `parse` make of a message; None where they pass it by."""
+    """The fields that a query's `where` and `parse` find in a message; None if none."""
     for operator, text in re.findall(r'message (startswith|has) "([^"]*)"', query):
         if text not in line or (operator == "startswith" and not line.startswith(text)):
             return None
@@ -49,21 +50,21 @@ def _pieces(pattern: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("query", [QUERIES["oldest-age"], ALERT_QUERIES["oldest-message"]])
-async def test_the_age_of_the_oldest_job(
-    query: str, world: World, caplog: pytest.LogCaptureFixture
+async def test_the_workbook_finds_the_age_of_the_oldest_job(
+    query: str, gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.queues.enqueued_at["noop"] = world.clock() - timedelta(seconds=90)
+    gateway.queues.enqueued_at["noop"] = gateway.clock() - timedelta(seconds=90)
     with caplog.at_level("INFO"):
-        await watch(world.services)
+        await log_oldest(gateway.queues, names(gateway.services.catalogue), gateway.clock)
     [line] = caplog.messages
     assert read(query, line) == {"queue": "noop", "seconds": "90"}
 
 
-async def test_a_queue_that_cannot_be_looked_at_has_no_age(
-    world: World, caplog: pytest.LogCaptureFixture
+async def test_a_queue_that_cannot_be_read_has_no_age(
+    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.queues.is_down = True
-    await watch(world.services)
+    gateway.queues.is_down = True
+    await log_oldest(gateway.queues, names(gateway.services.catalogue), gateway.clock)
     assert [read(QUERIES["oldest-age"], line) for line in caplog.messages[:1]] == [None]
 
 
@@ -71,8 +72,8 @@ async def test_a_queue_that_cannot_be_looked_at_has_no_age(
     "query",
     [QUERIES["failed-by-code"], QUERIES["failed-over-time"], ALERT_QUERIES["failed-jobs"]],
 )
-def test_jobs_that_came_to_nothing(query: str, caplog: pytest.LogCaptureFixture) -> None:
-    endings.report("1", {"model": "noop", "status": "failed", "error": {"code": "worker-fault"}})
+def test_the_workbook_finds_failed_jobs(query: str, caplog: pytest.LogCaptureFixture) -> None:
+    log_failure("1", {"model": "noop", "status": "failed", "error": {"code": "worker-fault"}})
     [line] = caplog.messages
     found = read(query, line)
     assert found is not None
@@ -80,13 +81,15 @@ def test_jobs_that_came_to_nothing(query: str, caplog: pytest.LogCaptureFixture)
     assert found.get("model", "noop") == "noop"
 
 
-async def test_dead_letters(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    job_id = await world.accept()
-    await give_up(world, encode_request(world.queues.request()), job_id)
+async def test_the_workbook_finds_dead_letters(
+    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id = await gateway.accept()
+    await give_up(gateway, encode_request(gateway.queues.request()), job_id)
     [line] = [message for message in caplog.messages if "dead-lettered" in message]
     found = read(QUERIES["dead-letters"], line)
     assert found is not None
-    # What strangers may have written is quoted in the log; the query takes the quotes off.
+    # Texts of callers are quoted in the log; the query removes the quotes.
     assert (found["job"], found["queue"]) == (repr(job_id), "noop")
     assert found["reason"]
     for name in ("job", "reason", "description"):
@@ -95,7 +98,7 @@ async def test_dead_letters(world: World, caplog: pytest.LogCaptureFixture) -> N
 
 
 @pytest.mark.parametrize("query", EVERY_QUERY)
-def test_submits_and_replies_are_known_by_their_paths(query: str) -> None:
+def test_the_workbook_recognises_submissions_and_replies(query: str) -> None:
     if "requests |" in query:
         [pattern] = re.findall(r'matches regex @"(.*?)"', query)
         is_of_replies = "replies = " in query
@@ -108,13 +111,13 @@ def test_submits_and_replies_are_known_by_their_paths(query: str) -> None:
 
 
 @pytest.mark.parametrize("query", EVERY_QUERY)
-def test_sampled_telemetry_is_counted_by_what_it_stands_for(query: str) -> None:
+def test_sampled_telemetry_is_counted_by_its_weight(query: str) -> None:
     assert "count()" not in query
     assert query.count("(") == query.count(")")
     assert query.count('"') % 2 == 0
 
 
-def test_the_workbook_is_one() -> None:
+def test_the_workbook_has_valid_items() -> None:
     assert WORKBOOK["version"] == "Notebook/1.0"
     names = [item["name"] for item in ITEMS]
     assert len(set(names)) == len(names)

@@ -1,4 +1,4 @@
-"""A delivery without a host: the real orchestrator, and the history that a host would have."""
+"""A delivery without a host: the real orchestrator with the history of a host."""
 
 import json
 from datetime import UTC, datetime
@@ -6,16 +6,16 @@ from typing import Any
 
 from azure.durable_functions import Orchestrator
 
-from gateway.webhooks import orchestrator
+from gateway.webhooks.orchestrator import delivery_input, webhook
 
-run_webhook = Orchestrator.create(orchestrator.webhook)
+run_webhook = Orchestrator.create(webhook)
 
 
 class Delivery:
-    """The orchestration of one delivery, replayed turn by turn with what a host would tell it."""
+    """The orchestration of one delivery, replayed turn by turn."""
 
     def __init__(self, *outcomes: dict[str, Any], input_text: str | None = None) -> None:
-        self.input_text = input_text or orchestrator.input_text("job")
+        self.input_text = input_text or delivery_input("job")
         self.now = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
         self.outcomes = list(outcomes)
         self.history: list[dict[str, Any]] = []
@@ -24,7 +24,7 @@ class Delivery:
         self.actions = 0
 
     def play(self, wake: str | None = None) -> dict[str, Any]:
-        """Until it ends or `outcomes` are used up; the last answer of the orchestrator."""
+        """Run until the end or the last of `outcomes`; return the orchestrator's last answer."""
         news: list[dict[str, Any]] = [
             {
                 "EventType": 0,

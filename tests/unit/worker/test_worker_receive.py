@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from contract.catalogue import Catalogue
-from contract.codec import encode_request
+from contract.messages import encode_request
 from contract.guard import AddressGuard
 from contract.messages import InlineBytes, JobRequest
 from worker.errors import LockLost

@@ -1,1 +1,0 @@
-"""/v2: the Open Inference Protocol over the same jobs."""

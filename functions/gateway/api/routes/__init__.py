@@ -1,1 +1,0 @@
-"""The routes of /v1, one module a resource."""

@@ -1,1 +1,0 @@
-"""From a request to an accepted job: reading it, checking it, starting it once."""

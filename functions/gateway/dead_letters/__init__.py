@@ -1,0 +1,1 @@
+"""Dead letters: the trigger that fails their jobs, the stored letters, and their redrive."""

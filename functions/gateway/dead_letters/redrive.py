@@ -1,0 +1,174 @@
+"""Redrive a dead letter: send its work again, once.
+
+A job ends with its dead letter, and a final job never changes. So the work is sent as a new job
+with a new id. Its ticket is a copy: the same input, tenant and webhook, and as much time as the old
+job had. A message of a producer without a gateway has no job here. It is sent again as it was, to
+the same queue, with a new message id, since duplicate detection drops an id that was sent before.
+
+A mark is written into the letter before anything is sent, and only one mark can be written. A later
+call finds the mark and, once the first call must have given up, does the rest.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from azure.servicebus import ServiceBusMessage
+from uuid_utils import uuid7
+
+from contract.catalogue import Model
+from contract.messages import JobRequest, PayloadRef, encode_request, format_time
+from contract.names import PROPERTY_TRACEPARENT, PROPERTY_TRACESTATE
+from gateway.clock import Clock
+from gateway.dead_letters.store import (
+    RedriveMark,
+    StoredLetter,
+    letter_blob_of,
+    letter_queue,
+    read_letter,
+)
+from gateway.durable import Durable, OrchestrationInstance
+from gateway.errors import NotRedrivable, UnknownLetter
+from gateway.jobs.lifecycle import Jobs, Waiters
+from gateway.jobs.model import TICKET_VERSION, Ticket, is_final, read_ticket
+from gateway.queues.client import Queues
+from gateway.queues.estimates import WaitEstimates
+from gateway.storage.blobs import Blobs
+
+SETTLE_SECONDS: Final = 5.0
+"""How long to wait for the end of a job whose dead letter has just been stored."""
+
+IN_PROGRESS: Final = timedelta(seconds=20)
+"""How long a redrive counts as in progress after its mark was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redriven:
+    """The job of a redriven letter; `is_repeat` if an earlier call had redriven it."""
+
+    job_id: str
+    is_new_job: bool
+    is_repeat: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Redriver:
+    """Redrives dead letters."""
+
+    blobs: Blobs
+    queues: Queues
+    jobs: Jobs
+    waiters: Waiters
+    estimates: WaitEstimates
+    clock: Clock
+
+    async def redrive(self, durable: Durable, model: Model, letter_id: str) -> Redriven:
+        """Send a letter's work again. Raises UnknownLetter, NotRedrivable or Unavailable."""
+        name = letter_blob_of(model, letter_id)
+        stored = await self.blobs.read(name)
+        if stored is None:
+            raise UnknownLetter(letter_id)
+        letter = read_letter(letter_id, stored.data)
+        request = letter.request
+        if request is None:
+            raise NotRedrivable("the message is not a request, or cannot be read")
+        has_job = request.reply_url is not None
+        if letter.redrive is not None and letter.redrive.is_done:
+            return Redriven(letter.redrive.job_id, has_job, is_repeat=True)
+        old = await self._wait_until_ended(durable, request.job_id) if has_job else None
+        await self._check_input(request)
+        mark, etag = await self._mark(name, letter, stored.etag, has_job)
+        if old is not None:
+            if await durable.status(mark.job_id) is None:
+                ticket = _copy_ticket(old, mark.job_id, self.clock())
+                await durable.start(ticket.job_id, ticket.text)
+                created_at = datetime.fromisoformat(ticket.created_at)
+                self.estimates.record_accepted(ticket.model, created_at, ticket.priority)
+        else:
+            message = _message(letter, request, mark, self.clock())
+            await self.queues.send(letter_queue(model, letter_id), message)
+        done = replace(mark, is_done=True)
+        await self.blobs.replace(name, letter.with_mark(done), etag)
+        return Redriven(mark.job_id, has_job, is_repeat=False)
+
+    async def _wait_until_ended(self, durable: Durable, job_id: str) -> OrchestrationInstance:
+        """Return the orchestration of the job, once the job has ended. Raises NotRedrivable."""
+        with self.waiters.waiting(job_id) as waiter:
+            instance = await durable.status(job_id)
+            found = await self.jobs.record_of(job_id, instance) if instance else None
+            if instance is None or found is None:
+                raise NotRedrivable("the job is no longer kept")
+            if not is_final(found):
+                found = await self.jobs.wait(durable, job_id, found, waiter, SETTLE_SECONDS)
+        if found is None:
+            raise NotRedrivable("the job has not ended yet; ask again in a moment")
+        return instance
+
+    async def _check_input(self, request: JobRequest) -> None:
+        payload = request.input
+        if isinstance(payload, PayloadRef) and await self.blobs.look(payload.blob, 1) is None:
+            raise NotRedrivable("the job's input is no longer kept")
+
+    async def _mark(
+        self, name: str, letter: StoredLetter, etag: str, has_job: bool
+    ) -> tuple[RedriveMark, str]:
+        """Return the letter's only mark and its ETag, after writing it unless it has one."""
+        if letter.redrive is not None:
+            if self.clock() - _parse_time(letter.redrive.at) < IN_PROGRESS:
+                raise NotRedrivable("another request is redriving the letter")
+            return letter.redrive, etag
+        job_id = str(uuid7()) if has_job else letter.job_id
+        mark = RedriveMark(job_id, format_time(self.clock()), is_done=False)
+        written = await self.blobs.replace(name, letter.with_mark(mark), etag)
+        if written is None:
+            raise NotRedrivable("another request is redriving the letter")
+        return mark, written
+
+
+def _copy_ticket(old: OrchestrationInstance, job_id: str, now: datetime) -> Ticket:
+    """Return the old job's ticket for a new job that is created now and has as much time."""
+    try:
+        value = json.loads(old.input)
+        value["version"] = TICKET_VERSION
+        request = value["request"]
+        span = _parse_time(request["deadline"]) - _parse_time(request["created_at"])
+        request |= {
+            "job_id": job_id,
+            "created_at": format_time(now),
+            "deadline": format_time(now + span),
+        }
+        return read_ticket(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    except (ValueError, KeyError, TypeError):
+        raise NotRedrivable("this job cannot be restarted: its ticket cannot be read") from None
+
+
+def _message(
+    letter: StoredLetter, request: JobRequest, mark: RedriveMark, now: datetime
+) -> ServiceBusMessage:
+    """Return the producer's message. All attempts of one redrive have the same message id."""
+    left = request.deadline - now
+    if left <= timedelta():
+        left = max(request.deadline - request.created_at, timedelta(seconds=1))
+        request = replace(request, deadline=now + left)
+    given = letter.document.get("properties")
+    properties = given if isinstance(given, dict) else {}
+    kept: dict[str | bytes, Any] = {
+        name: properties[name]
+        for name in (PROPERTY_TRACEPARENT, PROPERTY_TRACESTATE)
+        if isinstance(properties.get(name), str)
+    }
+    message = ServiceBusMessage(
+        encode_request(request),
+        content_type="application/json",
+        # A message id has at most 128 characters, and a producer may have used all of them.
+        message_id=f"{request.job_id[:80]}.redrive.{mark.at}",
+        correlation_id=request.job_id,
+        application_properties=kept or None,
+    )
+    message.time_to_live = left
+    return message
+
+
+def _parse_time(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)

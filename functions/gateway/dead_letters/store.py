@@ -1,0 +1,216 @@
+"""Stored dead letters: one blob each, `dead-letters/{queue}/{message id}`.
+
+    {"message_id", "correlation_id", "reason", "description", "delivery_count", "content_type",
+     "enqueued_at", "dead_lettered_at", "properties", "body": the message's own text,
+     "redrive": only after a redrive began, {"job_id", "at", "is_done"}}
+
+The body contains the caller's input and the job's reply token, so it is never shown.
+
+The API names a letter by its model and an id: the name of its blob, with `~low` after it if it is
+from the queue of low priority. A blob name here cannot contain `~`.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from contract.catalogue import Model, Priority, queue_of
+from contract.errors import ContractError
+from contract.messages import (
+    InlineBytes,
+    InlineJson,
+    InputPayload,
+    JobRequest,
+    PayloadRef,
+    decode_request,
+    format_time,
+)
+from contract.names import job_path
+from gateway.http.requests import encode_json
+from gateway.jobs.model import Time
+
+DEAD_LETTERS: Final = "dead-letters/"
+
+LETTER_ID: Final = "[A-Za-z0-9._-]{1,128}(?:~low)?"
+"""The pattern of an id: the characters of a blob name, then a suffix for low priority."""
+
+_LOW: Final = "~low"
+_EXAMPLE_ID: Final = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
+
+
+def letter_blob(queue: str, message_id: str) -> str:
+    """Return the name of the blob of a dead letter."""
+    # Producers choose their message ids, so other characters are replaced.
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-._") else "_" for c in message_id)
+    if safe != message_id or not safe.strip("."):
+        # Different ids must keep different names.
+        digest = hashlib.sha256(message_id.encode("utf-8", "replace")).hexdigest()
+        safe = f"{safe}-{digest[:12]}"
+    return f"{DEAD_LETTERS}{queue}/{safe}"
+
+
+def letter_id(name: str, priority: Priority) -> str:
+    """Return the id of the letter with this blob name in the queue of this priority."""
+    return f"{name}{_LOW}" if priority is Priority.LOW else name
+
+
+def letter_queue(model: Model, id_: str) -> str:
+    """Return the queue that the letter with this id is from."""
+    return queue_of(model, Priority.LOW if id_.endswith(_LOW) else Priority.NORMAL)
+
+
+def letter_blob_of(model: Model, id_: str) -> str:
+    """Return the name of the blob of the letter with this id."""
+    return letter_blob(letter_queue(model, id_), id_.removesuffix(_LOW))
+
+
+@dataclass(frozen=True, slots=True)
+class RedriveMark:
+    """The record of a redrive: its job, when it began, and whether it is known to be done."""
+
+    job_id: str
+    at: str
+    is_done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLetter:
+    """A dead letter. `document` is the JSON of its blob, including what must not be shown."""
+
+    id: str
+    document: dict[str, Any] = field(repr=False)
+    request: JobRequest | None = field(repr=False)
+    redrive: RedriveMark | None
+
+    @property
+    def job_id(self) -> str:
+        """The id of the message's job."""
+        if self.request is not None:
+            return self.request.job_id
+        return str(self.document.get("correlation_id") or self.document.get("message_id") or "")
+
+    def with_mark(self, redrive: RedriveMark) -> bytes:
+        """Return the bytes of the blob with this mark."""
+        mark = {"job_id": redrive.job_id, "at": redrive.at, "is_done": redrive.is_done}
+        return json.dumps({**self.document, "redrive": mark}).encode()
+
+
+def read_letter(id_: str, data: bytes) -> StoredLetter:
+    """Read a letter. Parts that cannot be read are left out, so that it can still be purged."""
+    try:
+        document = json.loads(data)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        document = {}
+    return StoredLetter(id_, document, _read_request(document.get("body")), _read_redrive(document))
+
+
+def _read_request(body: object) -> JobRequest | None:
+    try:
+        return decode_request(body.encode()) if isinstance(body, str) else None
+    except (ContractError, ValueError):
+        return None
+
+
+def _read_redrive(document: dict[str, Any]) -> RedriveMark | None:
+    match document.get("redrive"):
+        case {"job_id": str(job_id), "at": str(at), "is_done": bool(is_done)}:
+            return RedriveMark(job_id, at, is_done)
+    return None
+
+
+class LetterInput(TypedDict):
+    """The input of a dead letter, without its bytes."""
+
+    kind: Literal["inline", "blob", "url"]
+    media_type: str | None
+    size_bytes: int | None
+
+
+class LetterLinks(TypedDict):
+    """Links of a dead letter."""
+
+    self: str
+    redrive: str
+    job: str
+    redriven_as: NotRequired[str | None]
+
+
+class DeadLetter(TypedDict):
+    """A message that was dead-lettered."""
+
+    id: Annotated[str, Field(examples=[_EXAMPLE_ID])]
+    model: Annotated[str, Field(examples=["classifier"])]
+    queue: Annotated[
+        str,
+        Field(description="The queue of the message, also for a redrive.", examples=["classifier"]),
+    ]
+    job_id: Annotated[str, Field(examples=[_EXAMPLE_ID])]
+    message_id: str | None
+    reason: Annotated[str | None, Field(examples=["MaxDeliveryCountExceeded"])]
+    description: str | None
+    delivery_count: int | None
+    enqueued_at: Time | None
+    dead_lettered_at: Time | None
+    created_at: Annotated[Time | None, Field(description="Null if the message is not a request.")]
+    deadline: Time | None
+    input: LetterInput | None
+    redriven_at: Time | None
+    redriven_as: Annotated[str | None, Field(description="The job as which it was redriven.")]
+    links: LetterLinks
+
+
+def letter_resource(letter: StoredLetter, model: Model) -> DeadLetter:
+    """Return the letter as JSON, without its payload, token and URLs."""
+    path = f"/v1/admin/dead-letters/{model.name}/{letter.id}"
+    document, request, redrive = letter.document, letter.request, letter.redrive
+    links: LetterLinks = {
+        "self": path,
+        "redrive": f"{path}/redrive",
+        "job": job_path(letter.job_id),
+    }
+    if redrive is not None:
+        links["redriven_as"] = job_path(redrive.job_id)
+    return {
+        "id": letter.id,
+        "model": model.name,
+        "queue": letter_queue(model, letter.id),
+        "job_id": letter.job_id,
+        "message_id": document.get("message_id"),
+        "reason": document.get("reason"),
+        "description": document.get("description"),
+        "delivery_count": document.get("delivery_count"),
+        "enqueued_at": document.get("enqueued_at"),
+        "dead_lettered_at": document.get("dead_lettered_at"),
+        "created_at": format_time(request.created_at) if request else None,
+        "deadline": format_time(request.deadline) if request else None,
+        "input": _describe_input(request.input) if request else None,
+        "redriven_at": redrive.at if redrive else None,
+        "redriven_as": redrive.job_id if redrive else None,
+        "links": links,
+    }
+
+
+def _describe_input(payload: InputPayload) -> LetterInput:
+    """Return the kind, media type and size of an input."""
+    kind: Literal["inline", "blob", "url"]
+    size_bytes: int | None
+    match payload:
+        case InlineBytes(_, data):
+            kind, size_bytes = "inline", len(data)
+        case InlineJson(value):
+            kind, size_bytes = "inline", len(encode_json(value))
+        case PayloadRef():
+            kind, size_bytes = "blob", payload.size_bytes
+        case _:
+            kind, size_bytes = "url", None
+    return {
+        "kind": kind,
+        "media_type": getattr(payload, "media_type", None),
+        "size_bytes": size_bytes,
+    }

@@ -1,0 +1,226 @@
+"""The trigger on the dead-letter queues: stores the message for operators, and fails its job."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import azure.functions as func
+from azure.servicebus import ServiceBusMessage
+
+from contract.errors import ContractError
+from contract.messages import (
+    FailureCode,
+    JobError,
+    JobReply,
+    JobRequest,
+    ReplyQueue,
+    ReplyUrl,
+    ReplyWebhook,
+    Stage,
+    decode_request,
+    encode_reply,
+    format_time,
+)
+from contract.names import webhook_instance
+from contract.queues import may_take_replies
+from contract.webhook import event_id
+from gateway.clock import Clock
+from gateway.dead_letters.store import letter_blob
+from gateway.durable import Durable
+from gateway.errors import FinalInstance, UnknownInstance, UnknownQueue
+from gateway.jobs.lifecycle import Jobs
+from gateway.jobs.model import JobOutcome
+from gateway.queues.client import Queues
+from gateway.storage.blobs import Blobs
+from gateway.webhooks.activities import WebhookReply, start_reply_delivery
+
+# A worker gives one of our codes as its reason. Any other text is not shown to callers.
+_CODE: Final = re.compile("[a-z]{1,20}(-[a-z]{1,20}){0,4}")
+
+# Service Bus writes the reason into the message's application properties. The attributes of
+# azure.functions' message with the same names stay empty in Azure.
+_REASON: Final = "DeadLetterReason"
+_DESCRIPTION: Final = "DeadLetterErrorDescription"
+
+# The reason of a message whose time to live ran out.
+_EXPIRED: Final = "TTLExpiredException"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterTrigger:
+    """Handles the messages of the dead-letter queues."""
+
+    blobs: Blobs
+    queues: Queues
+    jobs: Jobs
+    model_queues: frozenset[str]
+    clock: Clock
+
+    async def run(self, message: func.ServiceBusMessage, queue: str, durable: Durable) -> None:
+        """Store a dead letter, and fail its job or notify its producer.
+
+        Functions completes the message when this returns, so the dead letter is stored first.
+        Raises Unavailable: then the message stays in the queue and is delivered again.
+
+        A message whose time to live ran out is not stored: it has no defect, and it is too late
+        to send it again.
+        """
+        request = _read_request(message.get_body())
+        if _read_property(message, _REASON) == _EXPIRED:
+            # A job's orchestration has a timer for this.
+            if request is None or isinstance(request.reply_to, ReplyUrl):
+                return
+        else:
+            _log.error(
+                "job %.100r was dead-lettered from %s (%.200r: %.500r); kept as %s, send it again "
+                "once the cause is removed",
+                *(
+                    _job_id(message, request),
+                    queue,
+                    _read_property(message, _REASON),
+                    _read_property(message, _DESCRIPTION),
+                ),
+                letter_blob(queue, message.message_id),
+            )
+            await self._store(message, queue)
+        await self._notify(message, request, queue, durable)
+
+    async def _store(self, message: func.ServiceBusMessage, queue: str) -> None:
+        """Write the dead letter, unless an earlier run of the trigger has written it."""
+        name = letter_blob(queue, message.message_id)
+        data = _encode_letter(message, self.clock())
+        if await self.blobs.create(name, data) is not None:
+            return
+        stored = await self.blobs.read(name)
+        # The mark of a redrive must stay. Another message with the same id replaces the letter.
+        if stored is not None and _enqueued_at(stored.data) != _enqueued_at(data):
+            await self.blobs.replace(name, data, stored.etag)
+
+    async def _notify(
+        self,
+        message: func.ServiceBusMessage,
+        request: JobRequest | None,
+        queue: str,
+        durable: Durable,
+    ) -> None:
+        job_id = _job_id(message, request)
+        reply = _make_reply(message, job_id, self.clock())
+        # A message that cannot be read may be of a job: then a job with its id exists.
+        match request.reply_to if request else ReplyUrl("unknown"):
+            case ReplyUrl():
+                if await durable.status(job_id) is not None:
+                    outcome = JobOutcome.replied(reply, self.clock())
+                    with contextlib.suppress(UnknownInstance, FinalInstance):
+                        await self.jobs.finish(durable, job_id, outcome)
+            case ReplyQueue(name):
+                await self._send_reply(reply, name)
+            case ReplyWebhook(url):
+                event = event_id(_event_key(job_id))
+                webhook_reply = WebhookReply(job_id, event, url, encode_reply(reply).decode())
+                instance_id = _delivery_instance(job_id, message, queue)
+                await start_reply_delivery(webhook_reply, instance_id, durable)
+
+    async def _send_reply(self, reply: JobReply, queue: str) -> None:
+        """Send the reply to its producer's queue.
+
+        If that queue cannot take it, log this and go on: the dead letter must not come again.
+        """
+        if not may_take_replies(queue, self.model_queues):
+            _log.warning("job %s: replies may not go to the queue %.100r", reply.job_id, queue)
+            return
+        message = ServiceBusMessage(
+            encode_reply(reply),
+            content_type="application/json",
+            message_id=_event_key(reply.job_id),
+            correlation_id=reply.job_id,
+        )
+        try:
+            await self.queues.send(queue, message)
+        except UnknownQueue as error:
+            _log.warning("job %s: its producer was not notified: %s", reply.job_id, error)
+
+
+def _job_id(message: func.ServiceBusMessage, request: JobRequest | None) -> str:
+    return request.job_id if request else message.correlation_id or message.message_id
+
+
+def _event_key(job_id: str) -> str:
+    # Not the id of the job's own reply: a redriven letter may still bring that one.
+    return f"{job_id}-dead-letter"
+
+
+def _delivery_instance(job_id: str, message: func.ServiceBusMessage, queue: str) -> str:
+    """Return the instance id of the delivery; the same each time this message is delivered."""
+    key = f"{queue}/{message.message_id}/{message.enqueued_time_utc}"
+    digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:16]
+    return webhook_instance(f"{job_id}-{digest}")
+
+
+def _enqueued_at(letter: bytes) -> object:
+    try:
+        return json.loads(letter)["enqueued_at"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _read_property(message: func.ServiceBusMessage, name: str) -> str | None:
+    value = (message.application_properties or {}).get(name)
+    return value if isinstance(value, str) else None
+
+
+def _read_request(body: bytes) -> JobRequest | None:
+    try:
+        return decode_request(body)
+    except ContractError:
+        return None
+
+
+def _make_reply(message: func.ServiceBusMessage, job_id: str, now: datetime) -> JobReply:
+    return JobReply(
+        job_id=job_id,
+        outcome=_error_of(_read_property(message, _REASON)),
+        started_at=_as_utc(message.enqueued_time_utc) or now,
+        finished_at=now,
+        attempt=max(1, message.delivery_count or 1),
+    )
+
+
+def _error_of(reason: str | None) -> JobError:
+    if reason == _EXPIRED:
+        text = "the deadline passed before a worker took the job"
+        return JobError(FailureCode.EXPIRED, text, Stage.QUEUE, retryable=True)
+    if reason and _CODE.fullmatch(reason):
+        text = f"a worker refused the job's message: {reason}"
+    else:
+        text = "workers took the job as often as allowed, and none finished it"
+    return JobError(FailureCode.DEAD_LETTERED, text, Stage.RUN, retryable=False)
+
+
+def _as_utc(time: datetime | None) -> datetime | None:
+    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
+
+
+def _encode_letter(message: func.ServiceBusMessage, now: datetime) -> bytes:
+    enqueued_at = _as_utc(message.enqueued_time_utc)
+    return json.dumps(
+        {
+            "message_id": message.message_id,
+            "correlation_id": message.correlation_id,
+            "reason": _read_property(message, _REASON),
+            "description": _read_property(message, _DESCRIPTION),
+            "delivery_count": message.delivery_count,
+            "content_type": message.content_type,
+            "enqueued_at": format_time(enqueued_at) if enqueued_at else None,
+            "dead_lettered_at": format_time(now),
+            "properties": message.application_properties,
+            "body": message.get_body().decode("utf-8", "replace"),
+        },
+        default=str,
+    ).encode()

@@ -1,0 +1,197 @@
+"""The FastAPI app: routes, middleware, error handlers, cross-origin requests."""
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match
+
+from contract.errors import ContractError
+from gateway.errors import Unavailable
+from gateway.http import problems
+from gateway.http.authentication import AuthenticationMiddleware
+from gateway.http.open_inference import routes as open_inference
+from gateway.http.openapi.document import describe, operation_id
+from gateway.http.problems import HttpProblem, ProblemKind
+from gateway.http.responses import problem_response
+from gateway.http.routes import (
+    dead_letters,
+    docs,
+    health,
+    jobs,
+    models,
+    submit,
+    uploads,
+    webhooks,
+    workers,
+)
+from gateway.services import Services
+from gateway.telemetry import traceparent_of
+
+UNAVAILABLE_RETRY_AFTER_SECONDS: Final = 2
+
+MODULES: Final = (
+    submit,
+    uploads,
+    jobs,
+    webhooks,
+    workers,
+    models,
+    health,
+    dead_letters,
+    open_inference,
+    docs,
+)
+
+_log = logging.getLogger(__name__)
+
+_BY_STATUS: Final[dict[int, ProblemKind]] = {
+    400: problems.MALFORMED_REQUEST,
+    404: problems.NOT_FOUND,
+    405: problems.METHOD_NOT_ALLOWED,
+    413: problems.PAYLOAD_TOO_LARGE,
+}
+
+
+def create_app(services: Services) -> FastAPI:
+    """Return the app. Each request's ASGI scope must have the durable client as `durable`."""
+    app = FastAPI(
+        title="Loosely",
+        summary="Synchronous REST over asynchronous queues for deep-learning inference.",
+        version="1",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=operation_id,
+    )
+    app.state.services = services
+    app.state.readiness = health.GatewayReadiness()
+    for module in MODULES:
+        app.include_router(module.router)
+    app.add_middleware(
+        AuthenticationMiddleware,
+        settings=services.settings,
+        tracing=services.tracing,
+        clock=services.clock,
+    )
+    allow_origins(app, services.settings.cors_origins)
+    app.add_exception_handler(HttpProblem, _on_problem)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(Unavailable, _on_unavailable)
+    app.add_exception_handler(Exception, _on_defect)
+    describe(app)
+    return app
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HttpProblem)
+    return problem_response(request, error)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind = _BY_STATUS.get(error.status_code, problems.MALFORMED_REQUEST)
+    headers = dict(error.headers or {})
+    detail = str(error.detail)
+    if kind is problems.METHOD_NOT_ALLOWED:
+        allowed = _allowed_methods(request)
+        headers["Allow"] = ", ".join(allowed)
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+        detail = f"this address takes {headers['Allow']}"
+    elif kind is problems.NOT_FOUND:
+        detail = "there is nothing at this address"
+    return problem_response(request, HttpProblem(kind, detail, headers=headers))
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    # Several routes may have the path; the router names only the methods of the first.
+    found: set[str] = set()
+    for module in MODULES:
+        for route in module.router.routes:
+            if route.matches(request.scope)[0] is not Match.NONE:
+                found |= getattr(route, "methods", None) or set()
+    return sorted(found | {"OPTIONS"} | ({"HEAD"} if "GET" in found else set()))
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    location = ".".join(str(part) for part in first["loc"])
+    return problem_response(
+        request, HttpProblem(problems.MALFORMED_REQUEST, f"{location}: {first['msg']}")
+    )
+
+
+async def _on_unavailable(request: Request, error: Exception) -> Response:
+    _log.warning(
+        "%s %s was refused: %s [%s]",
+        *(request.method, request.url.path, error, traceparent_of(request.scope)),
+    )
+    assert isinstance(error, Unavailable)
+    problem = HttpProblem(
+        problems.UNAVAILABLE,
+        "a service behind the gateway does not answer; nothing was accepted",
+        headers={"Retry-After": str(UNAVAILABLE_RETRY_AFTER_SECONDS)},
+    )
+    return problem_response(request, problem)
+
+
+async def _on_defect(request: Request, error: Exception) -> Response:
+    # Starlette raises the error again; `serve` logs it with its traceback.
+    what = error.code if isinstance(error, ContractError) else type(error).__name__
+    _log.error(
+        "%s %s: %s [%s]", request.method, request.url.path, what, traceparent_of(request.scope)
+    )
+    return problem_response(
+        request, HttpProblem(problems.INTERNAL_ERROR, "the gateway failed; its logs have the cause")
+    )
+
+
+_CORS_METHODS: Final = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+_CORS_REQUEST_HEADERS: Final = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-Match",
+    "If-None-Match",
+    "Prefer",
+    "X-Api-Key",
+    "traceparent",
+    "tracestate",
+)
+_CORS_RESPONSE_HEADERS: Final = (
+    "Allow",
+    "Content-Location",
+    "ETag",
+    "Idempotency-Replayed",
+    "Link",
+    "Location",
+    "Preference-Applied",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    "WWW-Authenticate",
+    "traceresponse",
+)
+_PREFLIGHT_SECONDS: Final = 600
+
+
+def allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
+    """Allow web pages of these origins. Keys are sent in headers, so cookies are not allowed."""
+    if not origins:
+        return
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=_CORS_METHODS,
+        allow_headers=_CORS_REQUEST_HEADERS,
+        expose_headers=_CORS_RESPONSE_HEADERS,
+        max_age=_PREFLIGHT_SECONDS,
+    )

@@ -1,0 +1,269 @@
+"""Authenticate requests: by an API key, a platform principal or a reply token.
+
+Callers send an API key, or come with the principal of the platform's own authentication. Workers
+send the reply token of their job. A route that is not listed here as open needs a key, so a route
+that was forgotten is closed.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from fastapi import Request
+from starlette import types
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Send
+
+from contract.names import (
+    REPLY_EXPIRES_PARAMETER,
+    REPLY_QUEUE_PARAMETER,
+    REPLY_TOKEN_PARAMETER,
+    reply_path,
+)
+from gateway.clock import Clock
+from gateway.errors import ExpiredToken, InvalidToken
+from gateway.http import problems
+from gateway.http.keys import ANONYMOUS, OPEN_CALLER, Caller, KeyRing, Scope
+from gateway.http.problems import HttpProblem
+from gateway.http.rates import RateDecision, RateLimiter
+from gateway.http.responses import problem_response
+from gateway.settings import GatewaySettings
+from gateway.telemetry import GatewayTracing, ReportStatus, traceparent_of
+
+# Workers use their two routes with a reply token; health probes and readers of the
+# documentation have no key.
+_OPEN: Final = re.compile(
+    r"/"
+    r"|/openapi\.json"
+    r"|/docs(?:/[^/]+)?"
+    r"|/schemas/[^/]+"
+    r"|/v[12]/health/[^/]+"
+    r"|/v1/jobs/[^/]+/(?:reply|progress)"
+)
+_ANY_KEY: Final = re.compile(r"/v1/models(?:/[^/]+)?|/v2(?:/models/[^/]+(?:/.+)?)?")
+_ADMIN: Final = re.compile(r"/v1/(?:admin|dead-letters)(?:/.*)?", re.DOTALL)
+
+
+def is_open(method: str, path: str) -> bool:
+    """Return whether the route needs no key."""
+    return method == "OPTIONS" or _OPEN.fullmatch(path) is not None
+
+
+def required_scope(method: str, path: str) -> Scope | None:
+    """Return the scope that a key needs for this route; None if any key is enough."""
+    if _ADMIN.fullmatch(path):
+        return Scope.ADMIN
+    if method != "GET":
+        return Scope.JOBS_WRITE
+    return None if _ANY_KEY.fullmatch(path) else Scope.JOBS_READ
+
+
+PRINCIPAL_HEADER: Final = b"x-ms-client-principal"
+
+# Each claim has a short name and a long one; the platform may send either.
+_TENANT_CLAIM: Final = ("tid", "http://schemas.microsoft.com/identity/claims/tenantid")
+_OBJECT_CLAIM: Final = ("oid", "http://schemas.microsoft.com/identity/claims/objectidentifier")
+_ROLES_CLAIM: Final = ("roles", "http://schemas.microsoft.com/ws/2008/06/identity/claims/role")
+_SCOPES_CLAIM: Final = ("scp", "http://schemas.microsoft.com/identity/claims/scope")
+
+
+def read_principal(header: bytes) -> Caller | None:
+    """Return the caller in the header `x-ms-client-principal`; None if it cannot be read.
+
+    The header is base64 of {"claims": [{"typ", "val"}, …], "role_typ": …}. App Service sets it
+    after it has checked a Microsoft Entra token, and removes it from requests from outside. The
+    caller's scopes are the app roles and delegated scopes of the same names. Returns None also if
+    the tenant or the object id is missing.
+    """
+    try:
+        principal = json.loads(base64.b64decode(header, validate=True))
+    except (binascii.Error, ValueError, RecursionError):
+        return None
+    if not isinstance(principal, Mapping):
+        return None
+    claims = list(_read_claims(principal))
+    tenant = next(_claim_values(claims, _TENANT_CLAIM), "")
+    name = next(_claim_values(claims, _OBJECT_CLAIM), "")
+    if not tenant or not name:
+        return None
+    granted = {*_claim_values(claims, (*_ROLES_CLAIM, str(principal.get("role_typ"))))}
+    for several in _claim_values(claims, _SCOPES_CLAIM):
+        granted |= set(several.split())
+    return Caller(name, tenant, frozenset(scope for scope in Scope if scope in granted))
+
+
+def _read_claims(principal: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    claims = principal.get("claims")
+    for claim in claims if isinstance(claims, list) else ():
+        if isinstance(claim, Mapping):
+            name, value = claim.get("typ"), claim.get("val")
+            if isinstance(name, str) and isinstance(value, str):
+                yield name, value
+
+
+def _claim_values(claims: list[tuple[str, str]], names: tuple[str, ...]) -> Iterator[str]:
+    return (value for name, value in claims if name in names)
+
+
+REPLY_GRACE: Final = timedelta(seconds=60)
+"""How long a token is valid after its job's deadline. A late reply is answered 410."""
+
+
+class ReplyTokens:
+    """Makes and checks reply tokens: permission to reply to one job until a time."""
+
+    def __init__(self, keys: Sequence[bytes], base_url: str) -> None:
+        """Sign with the first of `keys`, verify with all of them, so that keys can be rotated."""
+        self._keys = tuple(keys)
+        self._base_url = base_url
+
+    def url(self, job_id: str, deadline: datetime, queue: str) -> str:
+        """Return the reply URL of a job, valid until REPLY_GRACE after its deadline.
+
+        The queue is not signed: the gateway that receives the reply uses it only for statistics.
+        """
+        expires = int((deadline + REPLY_GRACE).timestamp())
+        query = urlencode(
+            {
+                REPLY_QUEUE_PARAMETER: queue,
+                REPLY_EXPIRES_PARAMETER: expires,
+                REPLY_TOKEN_PARAMETER: _sign(self._keys[0], job_id, str(expires)),
+            }
+        )
+        return f"{self._base_url}{reply_path(job_id)}?{query}"
+
+    def check(self, job_id: str, expires: str, token: str, now: datetime) -> None:
+        """Raise InvalidToken if the token is not for this job, ExpiredToken if its time is over."""
+        given = token.encode("utf-8", "replace")
+        genuine = [
+            hmac.compare_digest(_sign(key, job_id, expires).encode(), given) for key in self._keys
+        ]
+        # `expires` is signed, so after this check it is the number that we wrote.
+        if not any(genuine):
+            raise InvalidToken("the reply token is not for this job")
+        if datetime.fromtimestamp(int(expires), UTC) <= now:
+            raise ExpiredToken("the time for a reply is over")
+
+
+def _sign(key: bytes, job_id: str, expires: str) -> str:
+    # With the length, "ab" + "1" and "a" + "b1" give different texts.
+    text = f"{len(job_id)}:{job_id}:{expires}".encode("utf-8", "replace")
+    digest = hmac.new(key, text, hashlib.sha256).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+_CHALLENGE: Final = 'Bearer realm="loosely"'
+
+
+class AuthenticationMiddleware:
+    """Passes a request on with its caller in `scope["gateway.caller"]`, or refuses it.
+
+    Plain ASGI: Starlette's BaseHTTPMiddleware runs each request in a task of its own.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: GatewaySettings, tracing: GatewayTracing, clock: Clock
+    ) -> None:
+        self._app = app
+        self._is_closed = not settings.is_open
+        self._trusts_principals = settings.trust_principal_header
+        self._keys = KeyRing(settings.api_keys)
+        self._limiter = RateLimiter(clock)
+        self._tracing = tracing
+
+    async def __call__(self, scope: types.Scope, receive: Receive, send: Send) -> None:
+        """Serve HEAD as GET, since the server drops the body. Trace the request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] == "HEAD":
+            scope["method"] = "GET"
+        with self._tracing.request(scope) as report_status:
+            if report_status is not None:
+                send = _reporting(report_status, send)
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: types.Scope, receive: Receive, send: Send) -> None:
+        headers = {"traceresponse": traceparent_of(scope)}
+        send = _adding(headers, send)
+        try:
+            scope["gateway.caller"] = self._authenticate(scope, headers)
+        except HttpProblem as problem:
+            await problem_response(Request(scope), problem)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _authenticate(self, scope: types.Scope, headers: dict[str, str]) -> Caller:
+        """Return the caller, and add its rate to the response's `headers`. Raises Problem."""
+        method, path = scope["method"], scope["path"]
+        if not self._is_closed:
+            return OPEN_CALLER
+        if is_open(method, path):
+            return ANONYMOUS
+        caller = self._find_caller(scope["headers"])
+        if caller.rate is not None:
+            decision = self._limiter.take(caller.name, caller.rate)
+            headers |= {"RateLimit": decision.header, "RateLimit-Policy": caller.rate.policy}
+            if not decision.is_allowed:
+                raise _rate_limited(decision)
+        needed = required_scope(method, path)
+        if needed is not None and needed not in caller.scopes:
+            raise HttpProblem(problems.FORBIDDEN, f"the key does not have the scope {needed}")
+        return caller
+
+    def _find_caller(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
+        given = dict(headers)
+        key = _read_key(given)
+        found = self._keys.caller(key) if key else None
+        if found is None and self._trusts_principals:
+            found = read_principal(given.get(PRINCIPAL_HEADER, b""))
+        if found is None:
+            detail = "the key is not valid" if key else "there is no key with the request"
+            error = ', error="invalid_token"' if key else ""
+            raise HttpProblem(
+                problems.UNAUTHENTICATED, detail, headers={"WWW-Authenticate": _CHALLENGE + error}
+            )
+        return found
+
+
+def _read_key(headers: dict[bytes, bytes]) -> bytes:
+    kind, _, credentials = headers.get(b"authorization", b"").partition(b" ")
+    if kind.lower() == b"bearer":
+        return credentials.strip()
+    return headers.get(b"x-api-key", b"").strip()
+
+
+def _rate_limited(decision: RateDecision) -> HttpProblem:
+    seconds = decision.retry_after_seconds
+    return HttpProblem(
+        problems.RATE_LIMITED,
+        f"the key's rate is used up; the next request may come in {seconds} s",
+        headers={"Retry-After": str(seconds)},
+    )
+
+
+def _reporting(report_status: ReportStatus, send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            report_status(message["status"])
+        await send(message)
+
+    return sending
+
+
+def _adding(headers: dict[str, str], send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            fields = MutableHeaders(scope=message)
+            for name, value in headers.items():
+                fields[name] = value
+        await send(message)
+
+    return sending

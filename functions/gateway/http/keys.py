@@ -1,0 +1,225 @@
+"""API keys: make them, store them as salted hashes, recognise them.
+
+    python -m gateway.http.keys NAME --tenant TENANT [--scopes SCOPE …] [--rate 100/60]
+
+prints a new key, which is for the caller, and its entry for the setting API_KEYS, a JSON list:
+
+    [{"name": "ci", "tenant": "acme", "scopes": ["jobs:read", "jobs:write"], "rate": "100/60",
+      "hash": "hmac-sha256:SALT:DIGEST"}]
+
+A key has 256 random bits and cannot be guessed, so its hash can be a fast one, unlike that of a
+password. The salt only makes the hashes of equal keys differ.
+"""
+
+import argparse
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import secrets
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from gateway.http.rates import Rate, parse_rate
+from gateway.jobs.model import OPEN_TENANT
+
+
+class Scope(StrEnum):
+    """A permission of a caller."""
+
+    JOBS_READ = "jobs:read"
+    JOBS_WRITE = "jobs:write"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A caller of the API.
+
+    Its `name` identifies it for the rate limit, its `tenant` owns its jobs. Without a `rate` it is
+    not limited.
+    """
+
+    name: str
+    tenant: str
+    scopes: frozenset[Scope]
+    rate: Rate | None = None
+
+
+OPEN_CALLER: Final = Caller("", OPEN_TENANT, frozenset(Scope))
+"""Every caller of a gateway without keys, which must have a loopback address."""
+
+ANONYMOUS: Final = Caller("", OPEN_TENANT, frozenset())
+"""The caller of an open route of a gateway with keys."""
+
+
+_PREFIX: Final = "lsy_"
+"""Marks a key, so that scanners of source code and logs can find one."""
+
+_METHOD: Final = "hmac-sha256"
+_SALT_BYTES: Final = 16
+_MAX_KEY_BYTES: Final = 256
+_MAX_NAME_CHARACTERS: Final = 64
+_FIELDS: Final = frozenset({"name", "tenant", "scopes", "rate", "hash"})
+_DEFAULT_SCOPES: Final = (Scope.JOBS_READ, Scope.JOBS_WRITE)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as it is stored: its caller, and the hash that recognises it."""
+
+    caller: Caller
+    salt: bytes = field(repr=False)
+    digest: bytes = field(repr=False)
+
+
+class KeyRing:
+    """Finds the caller of a key."""
+
+    def __init__(self, keys: Iterable[ApiKey]) -> None:
+        self._keys = tuple(keys)
+        # The cache is keyed by a hash with a secret of this process. So memory holds neither keys
+        # nor hashes that could be attacked offline, and the look-up's time reveals no key.
+        self._secret = secrets.token_bytes(32)
+        self._known: dict[bytes, Caller] = {}
+
+    def caller(self, key: bytes) -> Caller | None:
+        """Return the caller of this key, or None.
+
+        Only valid keys are cached, so that wrong ones cannot fill the memory.
+        """
+        if not 0 < len(key) <= _MAX_KEY_BYTES:
+            return None
+        short = _digest(self._secret, key)
+        known = self._known.get(short)
+        if known is None:
+            # All entries are compared in constant time, so the time reveals nothing about them.
+            matching = [
+                entry
+                for entry in self._keys
+                if hmac.compare_digest(_digest(entry.salt, key), entry.digest)
+            ]
+            if not matching:
+                return None
+            known = self._known[short] = matching[0].caller
+        return known
+
+
+def make_key(
+    name: str, tenant: str, scopes: Sequence[str] = _DEFAULT_SCOPES, rate_text: str | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Return a new key and its entry for API_KEYS. Raises ValueError if a part is not valid."""
+    key, salt = _PREFIX + secrets.token_urlsafe(32), secrets.token_bytes(_SALT_BYTES)
+    digest = _digest(salt, key.encode())
+    entry: dict[str, Any] = {"name": name, "tenant": tenant, "scopes": list(scopes)}
+    if rate_text is not None:
+        entry["rate"] = rate_text
+    entry["hash"] = f"{_METHOD}:{_encode_base64(salt)}:{_encode_base64(digest)}"
+    _read_entry(entry)
+    return key, entry
+
+
+def parse_keys(text: str) -> tuple[ApiKey, ...]:
+    """Read the setting API_KEYS. Raises ValueError, whose text does not contain the values."""
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError):
+        entries = None
+    if not isinstance(entries, list):
+        # Not TypeError: the value is a text from a setting.
+        raise ValueError(  # noqa: TRY004
+            "expected a JSON list; python -m gateway.http.keys makes its entries"
+        )
+    keys = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            keys.append(_read_entry(entry))
+        except ValueError as error:
+            raise ValueError(f"entry {number}: {error}") from None
+    names = {key.caller.name for key in keys}
+    if len(names) < len(keys):
+        raise ValueError("two entries have the same name")
+    return tuple(keys)
+
+
+def _read_entry(entry: object) -> ApiKey:
+    if not isinstance(entry, Mapping) or not _FIELDS.issuperset(entry):
+        raise ValueError(f"expected an object of {', '.join(sorted(_FIELDS))}")
+    scopes = entry.get("scopes", list(_DEFAULT_SCOPES))
+    known = list(Scope)
+    if not isinstance(scopes, list) or not scopes or any(one not in known for one in scopes):
+        raise ValueError(f"scopes: expected a list of {', '.join(Scope)}")
+    given_rate = entry.get("rate")
+    if given_rate is not None and not isinstance(given_rate, str):
+        raise ValueError("rate: expected requests/seconds, such as 100/60")
+    try:
+        limit = None if given_rate is None else parse_rate(given_rate)
+    except ValueError as error:
+        raise ValueError(f"rate: {error}") from None
+    caller = Caller(
+        _read_name(entry, "name"), _read_name(entry, "tenant"), frozenset(map(Scope, scopes)), limit
+    )
+    return ApiKey(caller, *_read_hash(entry.get("hash")))
+
+
+def _read_name(entry: Mapping[str, Any], field_name: str) -> str:
+    value = entry.get(field_name)
+    if (
+        not isinstance(value, str)
+        or not 0 < len(value) <= _MAX_NAME_CHARACTERS
+        or not value.isprintable()
+    ):
+        raise ValueError(f"{field_name}: expected a text of 1 to {_MAX_NAME_CHARACTERS} characters")
+    return value
+
+
+def _read_hash(value: object) -> tuple[bytes, bytes]:
+    method, _, rest = value.partition(":") if isinstance(value, str) else ("", "", "")
+    try:
+        salt, digest = (base64.urlsafe_b64decode(part + "==") for part in rest.split(":"))
+    except (binascii.Error, ValueError):
+        salt, digest = b"", b""
+    if method != _METHOD or len(salt) < _SALT_BYTES or len(digest) != hashlib.sha256().digest_size:
+        raise ValueError(
+            f"hash: expected {_METHOD}:SALT:DIGEST, as python -m gateway.http.keys makes it"
+        )
+    return salt, digest
+
+
+def _digest(salt: bytes, key: bytes) -> bytes:
+    return hmac.digest(salt, key, "sha256")
+
+
+def _encode_base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a new key and its entry, each on its own line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gateway.http.keys", description="Make an API key."
+    )
+    parser.add_argument("name", help="the name of the key; unique")
+    parser.add_argument("--tenant", required=True, help="the tenant whose jobs it creates and sees")
+    parser.add_argument(
+        "--scopes", nargs="+", choices=list(Scope), default=list(_DEFAULT_SCOPES), metavar="SCOPE"
+    )
+    parser.add_argument(
+        "--rate", metavar="N/SECONDS", help="such as 100/60; without it the key is not limited"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        key, entry = make_key(options.name, options.tenant, options.scopes, options.rate)
+    except ValueError as error:
+        parser.error(str(error))
+    sys.stderr.write("The key, which is shown only once, and its entry for the list in API_KEYS:\n")
+    sys.stdout.write(f"{key}\n{json.dumps(entry)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

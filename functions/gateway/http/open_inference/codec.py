@@ -1,0 +1,227 @@
+"""Read requests and write responses of the Open Inference Protocol v2.
+
+A body is JSON. With the header `Inference-Header-Content-Length` only that many bytes are JSON, and
+the tensors with a `binary_data_size` follow in their order.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal, NotRequired
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from contract import media
+from contract.messages import Json
+from gateway.http.open_inference.tensors import (
+    BYTES,
+    DATATYPES,
+    Tensor,
+    check_shape,
+    from_json,
+    pack,
+    unpack,
+    unreadable,
+)
+from gateway.http.requests import encode_json, parse_json
+
+HEADER_LENGTH: Final = "Inference-Header-Content-Length"
+MAX_TENSORS: Final = 64
+
+_SIZE: Final = "binary_data_size"
+# Shared memory between client and server, and an extension of Triton.
+_FOREIGN: Final = ("shared_memory_region", "classification")
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """A request. `outputs` are the requested ones and whether in binary; None means all."""
+
+    id: str | None
+    parameters: dict[str, Json]
+    inputs: tuple[Tensor, ...]
+    outputs: dict[str, bool] | None
+    is_binary: bool = field(default=False)
+
+
+def read_request(body: bytes, header_length: str | None) -> InferenceRequest:
+    """Read a request. Raises the problem malformed-request."""
+    length = _header_length(body, header_length)
+    try:
+        document = parse_json(body[:length])
+    except ValueError as error:
+        raise unreadable(f"the body is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise unreadable('expected {"inputs": […]}')
+    parameters = _object("", document, "parameters")
+    is_binary = _flag("parameters", parameters, "binary_data_output", default=False)
+    return InferenceRequest(
+        id=_id(document.get("id")),
+        parameters=parameters,
+        inputs=_inputs(
+            document, memoryview(body)[length:], may_be_none=parameters.get("upload") is not None
+        ),
+        outputs=_outputs(document, is_binary=is_binary),
+        is_binary=is_binary,
+    )
+
+
+def _id(value: Json) -> str | None:
+    # The id is part of the response, and half of a surrogate pair cannot be encoded.
+    if value is None or (
+        isinstance(value, str) and value.encode("utf-8", "replace").decode() == value
+    ):
+        return value
+    raise unreadable("id: expected a text")
+
+
+def _header_length(body: bytes, text: str | None) -> int:
+    if text is None:
+        return len(body)
+    if text.isascii() and text.isdigit() and int(text[:15]) <= len(body):
+        return int(text[:15])
+    raise unreadable(f"{HEADER_LENGTH}: expected a number of bytes within the body")
+
+
+def _inputs(
+    document: dict[str, Json], rest: memoryview, *, may_be_none: bool
+) -> tuple[Tensor, ...]:
+    tensors = []
+    for path, value in _list(document, "inputs"):
+        parameters = _object(f"{path}.", value, "parameters")
+        size_bytes = parameters.get(_SIZE)
+        own = rest[:0]
+        if size_bytes is not None:
+            if type(size_bytes) is not int or not 0 <= size_bytes <= len(rest):
+                raise unreadable(f"{path}.parameters.{_SIZE}: does not fit the body")
+            own, rest = rest[:size_bytes], rest[size_bytes:]
+        tensors.append(_tensor(path, value, parameters, None if size_bytes is None else own))
+    if not tensors and not may_be_none:
+        raise unreadable("inputs: expected at least one tensor")
+    if rest:
+        raise unreadable(f"the body has {len(rest)} bytes that belong to no tensor")
+    if len({tensor.name for tensor in tensors}) < len(tensors):
+        raise unreadable("inputs: two tensors have the same name")
+    return tuple(tensors)
+
+
+def _tensor(
+    path: str, value: dict[str, Json], parameters: dict[str, Json], data: memoryview | None
+) -> Tensor:
+    name, datatype = value.get("name"), value.get("datatype")
+    if not isinstance(name, str) or not name:
+        raise unreadable(f"{path}.name: expected a text")
+    if datatype not in DATATYPES:
+        raise unreadable(f"{path}.datatype: expected one of {', '.join(DATATYPES)}")
+    if (data is None) != ("data" in value):
+        raise unreadable(f"{path}: expected either data or parameters.{_SIZE}")
+    shape = check_shape(path, value.get("shape"))
+    content_type = parameters.get("content_type")
+    if content_type is not None and not isinstance(content_type, str):
+        raise unreadable(f"{path}.parameters.content_type: expected a text")
+    if data is None:
+        elements = from_json(path, datatype, shape, value["data"])
+    else:
+        elements = unpack(path, datatype, shape, data)
+    return Tensor(name, datatype, shape, elements, content_type)
+
+
+def _outputs(document: dict[str, Json], *, is_binary: bool) -> dict[str, bool] | None:
+    if document.get("outputs") is None:
+        return None
+    wanted = {}
+    for path, value in _list(document, "outputs"):
+        name = value.get("name")
+        if not isinstance(name, str) or not name:
+            raise unreadable(f"{path}.name: expected a text")
+        parameters = _object(f"{path}.", value, "parameters")
+        wanted[name] = _flag(f"{path}.parameters", parameters, "binary_data", default=is_binary)
+    return wanted or None
+
+
+def _list(document: dict[str, Json], name: str) -> list[tuple[str, dict[str, Json]]]:
+    values = document.get(name)
+    if not isinstance(values, list) or len(values) > MAX_TENSORS:
+        raise unreadable(f"{name}: expected a list of up to {MAX_TENSORS} tensors")
+    for number, value in enumerate(values):
+        if not isinstance(value, dict):
+            raise unreadable(f"{name}[{number}]: expected an object")
+    return [(f"{name}[{number}]", value) for number, value in enumerate(values)]
+
+
+def _object(path: str, value: dict[str, Json], name: str) -> dict[str, Json]:
+    found = value.get(name)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise unreadable(f"{path}{name}: expected an object")
+    for foreign in _FOREIGN:
+        if foreign in found:
+            raise unreadable(f"{path}{name}.{foreign}: is not supported")
+    return found
+
+
+def _flag(path: str, parameters: Mapping[str, Json], name: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise unreadable(f"{path}.{name}: expected true or false")
+    return value
+
+
+@with_config(ConfigDict(extra="forbid"))
+class OipOutput(TypedDict):
+    """An output; `data` is absent if it follows in binary."""
+
+    name: Annotated[str, Field(examples=["labels"])]
+    datatype: Annotated[str, Field(examples=["BYTES"])]
+    shape: Annotated[list[int], Field(examples=[[1, 5]])]
+    data: NotRequired[Annotated[list[Any] | None, Field(examples=[["Egyptian cat", "tabby"]])]]
+    parameters: NotRequired[dict[str, Any] | None]
+
+
+class OipInference(TypedDict):
+    """The response to an inference."""
+
+    model_name: str
+    model_version: str
+    id: NotRequired[str | None]
+    parameters: Annotated[dict[Literal["job_ids"], str], Field(description="The ids of its jobs.")]
+    outputs: list[OipOutput]
+
+
+def write_response(
+    response: OipInference, outputs: Sequence[tuple[Tensor, bool]]
+) -> tuple[bytes, int]:
+    """Return a response with these outputs, each in binary or not, and the size of its JSON."""
+    shown: list[OipOutput] = []
+    rest: list[bytes] = []
+    for tensor, is_binary in outputs:
+        parameters: dict[str, Json] = {}
+        if tensor.content_type is not None:
+            parameters["content_type"] = tensor.content_type
+        output: OipOutput = {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": list(tensor.shape),
+        }
+        if is_binary:
+            rest.append(pack(tensor))
+            parameters[_SIZE] = len(rest[-1])
+        else:
+            output["data"] = _as_json(tensor)
+        if parameters:
+            output["parameters"] = parameters
+        shown.append(output)
+    head = encode_json({**response, "outputs": shown})
+    return b"".join([head, *rest]), len(head)
+
+
+def _as_json(tensor: Tensor) -> list[Json]:
+    if tensor.datatype != BYTES:
+        return list(tensor.elements)
+    is_text = tensor.content_type in (None, media.TEXT, media.JSON)
+    return [
+        element.decode("utf-8", "replace") if is_text else base64.b64encode(element).decode()
+        for element in tensor.elements
+    ]

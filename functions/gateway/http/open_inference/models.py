@@ -1,0 +1,225 @@
+"""The models in terms of the Open Inference Protocol: the meaning of their tensors.
+
+A model that takes pictures, text or bytes has one input of BYTES; each of its elements is a job.
+Any other tensors are one job for a model that takes JSON: the nested list of one, or of several an
+object with a list for each name. Every model has the output `result`, what /v1 calls the result,
+an element a job; a classifier also has `labels`, `indices` and `scores`, a row a job, best first.
+"""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from contract import media
+from contract.catalogue import Model
+from contract.messages import Json
+from gateway.http import problems
+from gateway.http.open_inference.codec import InferenceRequest
+from gateway.http.open_inference.tensors import BYTES, Tensor, nested, unreadable
+from gateway.http.problems import HttpProblem
+from gateway.http.requests import encode_json, parse_json
+from gateway.submission.parse import (
+    JobSubmission,
+    check_media_type,
+    check_size,
+    parse_options,
+    parse_priority,
+)
+
+VERSION: Final = "1"
+MAX_ELEMENTS: Final = 64
+"""How many jobs one request may make. The caller waits for the last of them."""
+
+_BASE64: Final = "base64"
+# Parameters of the protocol and of Triton, not of a model.
+_PROTOCOL_PARAMETERS: Final = frozenset(
+    {"binary_data_output", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end"}
+)
+_CLASSIFICATION: Final = "image-classification"
+_LABELS: Final = (("labels", BYTES, 2), ("indices", "INT64", 2), ("scores", "FP32", 2))
+
+
+class OipTensorMetadata(TypedDict):
+    """An input or output of a model. A size of -1 means any size."""
+
+    name: Annotated[str, Field(examples=["image"])]
+    datatype: Annotated[str, Field(examples=["BYTES"])]
+    shape: Annotated[list[int], Field(examples=[[-1]])]
+    parameters: NotRequired[dict[str, Any] | None]
+
+
+class OipModel(TypedDict):
+    """A model's tensors."""
+
+    name: Annotated[str, Field(examples=["classifier"])]
+    versions: Annotated[list[str], Field(examples=[["1"]])]
+    platform: str
+    inputs: list[OipTensorMetadata]
+    outputs: list[OipTensorMetadata]
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResult:
+    """The result of one job."""
+
+    media_type: str
+    data: bytes = field(repr=False)
+
+
+def model_metadata(model: Model) -> OipModel:
+    """Return the metadata of a model."""
+    return {
+        "name": model.name,
+        "versions": [VERSION],
+        "platform": "loosely",
+        "inputs": [
+            {
+                "name": "image" if model.max_pixels else "input",
+                "datatype": BYTES,
+                "shape": [-1],
+                "parameters": {"content_types": ", ".join(model.media_types)},
+            }
+        ],
+        "outputs": [
+            {"name": name, "datatype": datatype, "shape": [-1] * rank}
+            for name, datatype, rank in _outputs(model)
+        ],
+    }
+
+
+def output_names(model: Model) -> tuple[str, ...]:
+    """Return the names of a model's outputs."""
+    return tuple(name for name, _, _ in _outputs(model))
+
+
+def _outputs(model: Model) -> tuple[tuple[str, str, int], ...]:
+    """Return the name, datatype and rank of each output."""
+    return (*(_LABELS if model.task == _CLASSIFICATION else ()), ("result", BYTES, 1))
+
+
+def read_submissions(model: Model, request: InferenceRequest) -> list[JobSubmission]:
+    """Return the submissions of a request, in order. Raises Problem."""
+    given = {
+        name: value
+        for name, value in request.parameters.items()
+        if name not in _PROTOCOL_PARAMETERS
+    }
+    upload = given.pop("upload", None)
+    options = {"deadline_seconds": given.pop("deadline_seconds", None), "parameters": given}
+    parameters, deadline_seconds = parse_options(model, options)
+    # Triton's clients send a number as priority, which has no meaning here.
+    named = request.parameters.get("priority")
+    priority = parse_priority({"priority": named} if isinstance(named, str) else {})
+    if upload is not None:
+        if not isinstance(upload, str) or request.inputs:
+            raise unreadable("parameters.upload: expected the id of an upload, and no inputs")
+        return [
+            JobSubmission("", b"", parameters, deadline_seconds, upload=upload, priority=priority)
+        ]
+    return [
+        JobSubmission(media_type, data, parameters, deadline_seconds, priority=priority)
+        for media_type, data in _payloads(model, request.inputs)
+    ]
+
+
+def _payloads(model: Model, inputs: Sequence[Tensor]) -> list[tuple[str, bytes]]:
+    first = inputs[0]
+    if first.datatype != BYTES or len(inputs) > 1:
+        return [(media.JSON, _array_payload(model, inputs))]
+    if not 1 <= len(first.elements) <= MAX_ELEMENTS:
+        raise unreadable(f"{first.name}: expected 1 to {MAX_ELEMENTS} elements")
+    payloads = []
+    for number, element in enumerate(first.elements):
+        try:
+            payloads.append(_payload(model, first, element))
+        except HttpProblem as problem:
+            if len(first.elements) > 1:
+                problem.detail = f"element {number}: {problem.detail}"
+            raise
+    return payloads
+
+
+def _payload(model: Model, tensor: Tensor, element: str | bytes) -> tuple[str, bytes]:
+    announced = media.essence(tensor.content_type or "")
+    if isinstance(element, str):
+        # JSON holds other types than text as base64.
+        is_text = announced != _BASE64 and (media.TEXT in model.media_types)
+        data = _decoded(tensor, element, is_text=is_text)
+        kind = media.TEXT if is_text else None
+    else:
+        data, kind = element, None
+    kind = announced if "/" in announced else kind
+    check_size(model, len(data))
+    return check_media_type(model, kind, data), data
+
+
+def _decoded(tensor: Tensor, text: str, *, is_text: bool) -> bytes:
+    try:
+        return text.encode() if is_text else base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        expected = "Unicode text" if is_text else "base64"
+        raise unreadable(f"{tensor.name}: expected {expected}") from None
+
+
+def _array_payload(model: Model, inputs: Sequence[Tensor]) -> bytes:
+    if media.JSON not in model.media_types:
+        raise unreadable(f"inputs: {model.name} takes one tensor of {BYTES}")
+    if any(isinstance(element, bytes) for tensor in inputs for element in tensor.elements):
+        raise unreadable(f"inputs: {BYTES} beside other tensors cannot be binary")
+    values = {tensor.name: nested(tensor) for tensor in inputs}
+    try:
+        data = encode_json(values if len(values) > 1 else values[inputs[0].name])
+    except ValueError:
+        raise HttpProblem(
+            problems.INVALID_INPUT, "a number is not finite, or a text is not Unicode"
+        ) from None
+    check_size(model, len(data))
+    return data
+
+
+def output_tensors(model: Model, results: Sequence[InferenceResult]) -> list[Tensor]:
+    """Return the output tensors of jobs that all succeeded; `result` is the last."""
+    kinds = {result.media_type for result in results}
+    kind = kinds.pop() if len(kinds) == 1 else media.OCTET_STREAM
+    whole = Tensor("result", BYTES, (len(results),), [result.data for result in results], kind)
+    if model.task != _CLASSIFICATION:
+        return [whole]
+    rows = [_labels(result) for result in results]
+    width = len(rows[0])
+    if not width or any(len(row) != width for row in rows):
+        return [whole]
+    labels = [label for row in rows for label in row]
+    shape = (len(rows), width)
+    return [
+        Tensor("labels", BYTES, shape, [label["label"].encode() for label in labels]),
+        Tensor("indices", "INT64", shape, [label["index"] for label in labels]),
+        Tensor("scores", "FP32", shape, [label["score"] for label in labels]),
+        whole,
+    ]
+
+
+def _labels(result: InferenceResult) -> list[dict[str, Any]]:
+    """Return the labels of a classification; an empty list for any other result."""
+    if result.media_type != media.JSON:
+        return []
+    value = parse_json(result.data)
+    labels = value.get("labels") if isinstance(value, dict) else None
+    if isinstance(labels, list) and all(_is_label(row) for row in labels):
+        return labels
+    return []
+
+
+def _is_label(row: Json) -> bool:
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("label"), str)
+        and type(row.get("index")) is int
+        and abs(row["index"]) < 2**63
+        and type(row.get("score")) in (int, float)
+        and abs(row["score"]) < 2**127
+    )

@@ -1,0 +1,347 @@
+"""/v2: the Open Inference Protocol over the same jobs.
+
+The protocol has no job ids, so its requests always wait for the end of their jobs.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from contract.catalogue import Model
+from contract.messages import Fields, InlineBytes, InlineJson, payload_from_json
+from contract.names import job_path
+from gateway.errors import MissingPayload
+from gateway.http import problems
+from gateway.http.open_inference import codec as oip_codec
+from gateway.http.open_inference.codec import OipInference
+from gateway.http.open_inference.models import (
+    VERSION,
+    InferenceResult,
+    OipModel,
+    model_metadata,
+    output_names,
+    output_tensors,
+    read_submissions,
+)
+from gateway.http.open_inference.openapi import (
+    INFER_BODY,
+    INFER_PARAMETERS,
+    INFER_RESPONSES,
+    error_responses,
+)
+from gateway.http.open_inference.tensors import Tensor, unreadable
+from gateway.http.problems import HttpProblem
+from gateway.http.requests import (
+    caller_of,
+    durable_of,
+    encode_json,
+    find_model,
+    idempotency_key_of,
+    parse_prefer,
+    read_body,
+    services_of,
+)
+from gateway.http.responses import json_response, problem_of_job
+from gateway.http.routes.submit import REPLAYED
+from gateway.jobs.model import is_final, job_resource
+from gateway.jobs.progress import ProgressStore
+from gateway.settings import MAX_WAIT_SECONDS
+from gateway.storage.payloads import PayloadStore
+from gateway.submission.create import NewJob, SubmittedJob
+from gateway.submission.parse import check_coding
+from gateway.telemetry import traceparent_of
+
+_ENVELOPE_BYTES = 64 * 1024
+_UNCACHED = {"Cache-Control": "no-store"}
+
+router = APIRouter(tags=["open inference protocol"])
+
+
+class OipServer(TypedDict):
+    """The server, and the extensions that it supports."""
+
+    name: Annotated[str, Field(examples=["loosely"])]
+    version: str
+    extensions: Annotated[list[str], Field(examples=[["binary_tensor_data"]])]
+
+
+class OipLive(TypedDict):
+    """The process is alive."""
+
+    live: bool
+
+
+class OipReady(TypedDict):
+    """Whether the services behind the gateway answer."""
+
+    ready: bool
+
+
+class OipModelReady(TypedDict):
+    """Whether a model can take jobs."""
+
+    name: str
+    ready: bool
+
+
+@router.get(
+    "/v2",
+    summary="Get the server's metadata",
+    response_model=OipServer,
+    response_description="The server",
+)
+async def oip_server(request: Request) -> Response:
+    """Return the name, the version and the supported extensions of the protocol."""
+    server: OipServer = {
+        "name": "loosely",
+        "version": request.app.version,
+        "extensions": ["binary_tensor_data"],
+    }
+    return json_response(server)
+
+
+@router.get(
+    "/v2/health/live",
+    summary="Check that the process is alive",
+    response_model=OipLive,
+    response_description="The process is alive",
+)
+async def oip_live() -> Response:
+    """Return 200 always."""
+    return json_response(OipLive(live=True))
+
+
+@router.get(
+    "/v2/health/ready",
+    summary="Check that the gateway can take jobs",
+    response_model=OipReady,
+    response_description="The gateway can take jobs",
+    responses={503: {"model": OipReady, "description": "A service does not answer"}},
+)
+async def oip_ready(request: Request) -> Response:
+    """Return 200 if all services behind the gateway answer, else 503."""
+    is_ready = await _is_ready(request)
+    return json_response(OipReady(ready=is_ready), 200 if is_ready else 503, _UNCACHED)
+
+
+@router.get(
+    "/v2/models/{model}",
+    summary="Get a model's tensors",
+    response_model=OipModel,
+    response_description="The model",
+    responses=error_responses(404),
+)
+async def oip_model(request: Request, model: str) -> Response:
+    """Return the model's inputs and outputs."""
+    return json_response(model_metadata(find_model(services_of(request).catalogue, model)))
+
+
+@router.get(
+    "/v2/models/{model}/versions/{version}",
+    summary="Get a version's tensors",
+    response_model=OipModel,
+    response_description="The model",
+    responses=error_responses(404),
+)
+async def oip_model_version(request: Request, model: str, version: str) -> Response:
+    """Do the same for a version. Each model has one, named 1."""
+    _check_version(version)
+    return await oip_model(request, model)
+
+
+@router.get(
+    "/v2/models/{model}/ready",
+    summary="Check that a model can take jobs",
+    response_model=OipModelReady,
+    response_description="The model can take jobs",
+    responses={
+        503: {"model": OipModelReady, "description": "A service does not answer"},
+        **error_responses(404),
+    },
+)
+async def oip_model_ready(request: Request, model: str) -> Response:
+    """Return 200 if the gateway is ready. A worker need not run: jobs wait for one."""
+    name = find_model(services_of(request).catalogue, model).name
+    is_ready = await _is_ready(request)
+    return json_response(
+        OipModelReady(name=name, ready=is_ready), 200 if is_ready else 503, _UNCACHED
+    )
+
+
+@router.get(
+    "/v2/models/{model}/versions/{version}/ready",
+    summary="Check that a version can take jobs",
+    response_model=OipModelReady,
+    response_description="The model can take jobs",
+    responses={
+        503: {"model": OipModelReady, "description": "A service does not answer"},
+        **error_responses(404),
+    },
+)
+async def oip_model_version_ready(request: Request, model: str, version: str) -> Response:
+    """Do the same for a version. Each model has one, named 1."""
+    _check_version(version)
+    return await oip_model_ready(request, model)
+
+
+@router.post(
+    "/v2/models/{model}/infer",
+    summary="Infer",
+    response_model=OipInference,
+    response_description="All jobs succeeded",
+    responses=INFER_RESPONSES,
+    openapi_extra={"requestBody": INFER_BODY, "parameters": INFER_PARAMETERS},
+)
+async def oip_infer(request: Request, model: str) -> Response:
+    """Create a job for each element, wait for all, and answer in their order."""
+    services, durable = services_of(request), durable_of(request)
+    # Parse and validate.
+    found = find_model(services.catalogue, model)
+    key = idempotency_key_of(request)
+    inference = await _read_request(request, found)
+    _check_outputs(found, inference)
+    submissions = read_submissions(found, inference)
+    # `respond-async` has no effect here, since the protocol has no way to ask later.
+    given_seconds = parse_prefer(request.headers.getlist("prefer")).wait_seconds
+    wait_seconds = MAX_WAIT_SECONDS if given_seconds is None else given_seconds
+    # Create the jobs, start them, and wait for their end.
+    tenant, traceparent = caller_of(request).tenant, traceparent_of(request.scope)
+    new_jobs = [NewJob(found, each, tenant, traceparent) for each in submissions]
+    if key is None:
+        submitted = await services.creator.create(durable, new_jobs, wait_seconds)
+    else:
+        submitted = await services.idempotency.create_all(durable, key, new_jobs, wait_seconds)
+    # Answer.
+    results = await _read_results(submitted, services.progress, services.payloads)
+    outputs = _choose_outputs(inference, output_tensors(found, results))
+    response = _response(found, inference, submitted, outputs)
+    if any(job.is_replay for job in submitted):
+        response.headers.update(REPLAYED)
+    return response
+
+
+@router.post(
+    "/v2/models/{model}/versions/{version}/infer",
+    summary="Infer with a version",
+    response_model=OipInference,
+    response_description="All jobs succeeded",
+    responses=INFER_RESPONSES,
+    openapi_extra={"requestBody": INFER_BODY, "parameters": INFER_PARAMETERS},
+)
+async def oip_infer_version(request: Request, model: str, version: str) -> Response:
+    """Do the same for a version. Each model has one, named 1."""
+    _check_version(version)
+    return await oip_infer(request, model)
+
+
+def _check_version(version: str) -> None:
+    if version != VERSION:
+        raise HttpProblem(problems.UNKNOWN_MODEL, f"there is only version {VERSION}")
+
+
+async def _is_ready(request: Request) -> bool:
+    answers = await request.app.state.readiness.answers(durable_of(request), services_of(request))
+    return all(answers.values())
+
+
+async def _read_request(request: Request, model: Model) -> oip_codec.InferenceRequest:
+    check_coding(request.headers.get("content-encoding", ""))
+    body = await read_body(request)
+    limit_bytes = (
+        model.max_input_bytes * 4 // 3 + _ENVELOPE_BYTES
+    )  # base64 needs four bytes for three
+    if len(body) > limit_bytes:
+        raise HttpProblem(
+            problems.PAYLOAD_TOO_LARGE, f"a request takes up to {limit_bytes} bytes in all"
+        )
+    return oip_codec.read_request(body, request.headers.get(oip_codec.HEADER_LENGTH))
+
+
+async def _read_results(
+    submitted: Sequence[SubmittedJob], progress: ProgressStore, payloads: PayloadStore
+) -> list[InferenceResult]:
+    results = []
+    for number, job in enumerate(submitted):
+        try:
+            results.append(await _read_result(job, progress, payloads))
+        except HttpProblem as problem:
+            if len(submitted) > 1:
+                problem.detail = f"element {number}: {problem.detail}"
+            raise
+    return results
+
+
+async def _read_result(
+    job: SubmittedJob, progress: ProgressStore, payloads: PayloadStore
+) -> InferenceResult:
+    """Return the result of a job. Raises Problem if it has not ended or has none."""
+    record = await progress.add_to_if_available(job.job_id, job.record)
+    if not is_final(record):
+        raise HttpProblem(
+            problems.EXPIRED,
+            f"job {job.job_id} has not ended yet; GET {job_path(job.job_id)} returns its status",
+            ran=record["started_at"] is not None or None,
+        )
+    if problem := problem_of_job(job_resource(job.job_id, record), has_run=record.get("ran")):
+        problem.detail = f"{problem.detail} (job {job.job_id})"
+        raise problem
+    payload = payload_from_json(Fields(record["result"]))
+    match payload:
+        case InlineJson(value):
+            data = encode_json(value)
+        case InlineBytes(_, data):
+            pass
+        case ref:
+            try:
+                data = await payloads.get(ref)
+            except MissingPayload:
+                raise HttpProblem(problems.UNKNOWN_JOB, "the result is no longer kept") from None
+    return InferenceResult(payload.media_type, data)
+
+
+def _check_outputs(model: Model, inference: oip_codec.InferenceRequest) -> None:
+    known = output_names(model)
+    for name in inference.outputs or ():
+        if name not in known:
+            raise unreadable(
+                f"outputs: unknown output {name[:100]!r}; known are {', '.join(known)}"
+            )
+
+
+def _choose_outputs(
+    inference: oip_codec.InferenceRequest, found: Sequence[Tensor]
+) -> list[tuple[Tensor, bool]]:
+    if inference.outputs is None:
+        return [(tensor, inference.is_binary) for tensor in found]
+    by_name = {tensor.name: tensor for tensor in found}
+    if missing := inference.outputs.keys() - by_name:
+        detail = f"the model did not return {', '.join(sorted(missing))}; ask for result"
+        raise HttpProblem(problems.INFERENCE_FAILED, detail)
+    return [(by_name[name], is_binary) for name, is_binary in inference.outputs.items()]
+
+
+def _response(
+    model: Model,
+    inference: oip_codec.InferenceRequest,
+    submitted: Sequence[SubmittedJob],
+    chosen: Sequence[tuple[Tensor, bool]],
+) -> Response:
+    document: OipInference = {
+        "model_name": model.name,
+        "model_version": VERSION,
+        "parameters": {"job_ids": ",".join(job.job_id for job in submitted)},
+        "outputs": [],
+    }
+    if inference.id is not None:
+        document["id"] = inference.id
+    body, header_length = oip_codec.write_response(document, chosen)
+    if not any(is_binary for _, is_binary in chosen):
+        return Response(body, media_type="application/json")
+    return Response(
+        body,
+        media_type="application/octet-stream",
+        headers={oip_codec.HEADER_LENGTH: str(header_length)},
+    )

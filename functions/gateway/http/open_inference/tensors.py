@@ -1,0 +1,147 @@
+"""Tensors of the Open Inference Protocol v2: their datatypes, in JSON and in the binary extension.
+
+Binary is little-endian, row-major, without gaps; an element of BYTES is its length in four bytes
+and then itself. All functions here raise the problem malformed-request.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Final
+
+from contract.messages import Json
+from gateway.http import problems
+from gateway.http.problems import HttpProblem
+
+BYTES: Final = "BYTES"
+BF16: Final = "BF16"
+MAX_RANK: Final = 8
+
+_FORMATS: Final = {
+    "BOOL": "?",
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "FP16": "e",
+    "FP32": "f",
+    "FP64": "d",
+    # The upper half of an FP32; `struct` does not support it.
+    BF16: "H",
+}
+DATATYPES: Final = (*_FORMATS, BYTES)
+_LENGTH: Final = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor. Its `elements` are flat, in row-major order; of BYTES they are bytes or JSON text.
+
+    `content_type` is the media type of elements of BYTES, if the request has one.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    elements: Sequence[Any] = field(repr=False)
+    content_type: str | None = None
+
+
+def unreadable(what: str) -> HttpProblem:
+    """Return the problem for a request that does not follow the protocol."""
+    return HttpProblem(problems.MALFORMED_REQUEST, what)
+
+
+def check_shape(name: str, value: Json) -> tuple[int, ...]:
+    """Return a shape from JSON."""
+    sizes = value if isinstance(value, list) and len(value) <= MAX_RANK else [None]
+    # Each is less than 2^31, so that their product is cheap to compare.
+    if all(type(size) is int and 0 <= size < 2**31 for size in sizes):
+        return tuple(sizes)
+    raise unreadable(f"{name}.shape: expected up to {MAX_RANK} whole numbers")
+
+
+def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Json) -> list[Any]:
+    """Return the elements of `data`, nested by the shape or flat, after checking them."""
+    elements = list(_flat(name, data, depth=MAX_RANK))
+    if len(elements) != prod(shape):
+        raise unreadable(f"{name}.data: {len(elements)} elements, the shape has {prod(shape)}")
+    if datatype == BYTES:
+        fits = all(isinstance(element, str) for element in elements)
+    elif datatype == "BOOL":
+        fits = all(isinstance(element, bool) for element in elements)
+    elif datatype.startswith(("FP", "BF")):
+        fits = all(type(element) in (int, float) for element in elements)
+    else:
+        low, high = _bounds(datatype)
+        fits = all(type(element) is int and low <= element <= high for element in elements)
+    if not fits:
+        raise unreadable(f"{name}.data: an element is not of datatype {datatype}")
+    return elements
+
+
+def _flat(name: str, data: Json, depth: int) -> Iterator[Any]:
+    if not isinstance(data, list) or not depth:
+        raise unreadable(f"{name}.data: expected a list, nested by the shape or flat")
+    for element in data:
+        if isinstance(element, list):
+            yield from _flat(name, element, depth - 1)
+        else:
+            yield element
+
+
+def _bounds(datatype: str) -> tuple[int, int]:
+    bits = 8 * struct.calcsize(f"<{_FORMATS[datatype]}")
+    return (
+        (0, 2**bits - 1) if datatype.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    )
+
+
+def unpack(name: str, datatype: str, shape: tuple[int, ...], data: memoryview) -> list[Any]:
+    """Return the elements of a tensor in binary."""
+    count = prod(shape)
+    if datatype == BYTES:
+        return _unpack_bytes(name, count, data)
+    layout = _FORMATS[datatype]
+    expected_bytes = count * struct.calcsize(f"<{layout}")
+    if len(data) != expected_bytes:
+        raise unreadable(f"{name}: {len(data)} bytes, datatype and shape need {expected_bytes}")
+    elements = struct.unpack(f"<{count}{layout}", data)
+    if datatype == BF16:
+        widened = struct.pack(f"<{count}I", *(element << 16 for element in elements))
+        elements = struct.unpack(f"<{count}f", widened)
+    return list(elements)
+
+
+def _unpack_bytes(name: str, count: int, data: memoryview) -> list[Any]:
+    elements: list[bytes] = []
+    position = 0
+    while position < len(data):
+        start = position + _LENGTH.size
+        position = start + _LENGTH.unpack_from(data, position)[0] if start <= len(data) else start
+        if position > len(data) or len(elements) == count:
+            raise unreadable(f"{name}: the lengths of its elements do not add up to its size")
+        elements.append(bytes(data[start:position]))
+    if len(elements) != count:
+        raise unreadable(f"{name}: {len(elements)} elements, the shape has {count}")
+    return elements
+
+
+def pack(tensor: Tensor) -> bytes:
+    """Return the elements in binary. Elements of BYTES must be bytes."""
+    if tensor.datatype == BYTES:
+        return b"".join(_LENGTH.pack(len(element)) + element for element in tensor.elements)
+    return struct.pack(f"<{len(tensor.elements)}{_FORMATS[tensor.datatype]}", *tensor.elements)
+
+
+def nested(tensor: Tensor) -> Json:
+    """Return the elements as nested lists of the shape; an empty shape gives the element."""
+    rows: list[Any] = list(tensor.elements)
+    for size in reversed(tensor.shape[1:]):
+        rows = [rows[start : start + size] for start in range(0, len(rows), size)] if size else []
+    return rows if tensor.shape else rows[0]

@@ -1,0 +1,1 @@
+"""The OpenAPI document. `document.describe` adds it to the app."""

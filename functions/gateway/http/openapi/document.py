@@ -1,0 +1,289 @@
+"""Complete the OpenAPI document that FastAPI makes: security, headers, examples, parameters."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter
+
+from contract.catalogue import Catalogue
+from gateway.dead_letters.store import LETTER_ID
+from gateway.http.authentication import is_open
+from gateway.http.problems import PROBLEM_KINDS, JobProblem, ProblemDetails, ProblemKind
+from gateway.http.requests import MAX_LIMIT
+from gateway.http.responses import PROBLEM_MEDIA_TYPE, OipError
+from gateway.services import Services
+
+Document = dict[str, Any]
+
+# For functions whose names are clear only within their module.
+_OPERATION_IDS: Final = {
+    "submit": "submit_job",
+    "cancel": "cancel_job",
+    "reply": "send_reply",
+    "wanted": "is_reply_wanted",
+    "live": "is_live",
+    "ready": "is_ready",
+}
+_JOB_ID: Final = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
+_PATH_PARAMETERS: Final[Mapping[str, Document]] = {
+    "job_id": {
+        "description": "The job's id.",
+        "schema": {"type": "string", "format": "uuid"},
+        "example": _JOB_ID,
+    },
+    "model": {
+        "description": "A name from `/v1/models`.",
+        "schema": {"type": "string"},
+        "example": "classifier",
+    },
+    "letter_id": {
+        "description": (
+            "The id of a dead letter: its message id in the characters of a blob name, with `~low` "
+            "after it for low priority."
+        ),
+        "schema": {"type": "string", "pattern": f"^{LETTER_ID}$"},
+        "example": _JOB_ID,
+    },
+    "version": {
+        "description": "Each model has one version.",
+        "schema": {"type": "string", "enum": ["1"]},
+    },
+}
+_QUERY_PARAMETERS: Final[Mapping[str, Document]] = {
+    "limit": {"schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}},
+    "upload": {"schema": {"type": "string", "minLength": 1}},
+    "webhook_url": {"schema": {"type": "string", "format": "uri", "minLength": 1}},
+}
+# Options that the routes parse themselves, in order to answer with a problem document.
+_TEXT: Final[Document] = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+_BINARY: Final[Document] = {"schema": {"type": "string", "format": "binary"}}
+_SECURITY_SCHEMES: Final[Document] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key."},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    "jobToken": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "token",
+        "description": "A worker's token for one job, part of its reply URL.",
+    },
+}
+# The empty entry: a gateway without keys needs none.
+_KEYS: Final[list[Document]] = [{"bearer": []}, {"apiKey": []}, {}]
+_KEY_REFUSALS: Final = (401, 403, 429)
+
+
+def operation_id(route: APIRoute) -> str:
+    """Return the operation id of a route, which clients use as the name of a method."""
+    return _OPERATION_IDS.get(route.name, route.name)
+
+
+def describe(app: FastAPI) -> None:
+    """Make the app complete its OpenAPI document when it is first requested."""
+    make = app.openapi
+
+    def openapi() -> Document:
+        if app.openapi_schema is None:
+            services: Services = app.state.services
+            app.openapi_schema = _complete_document(make(), services.catalogue)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _complete_document(document: Document, catalogue: Catalogue) -> Document:
+    document["servers"] = [{"url": "/", "description": "The gateway that serves this document."}]
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    _, problem_schemas = TypeAdapter.json_schemas(
+        [
+            (name, "serialization", TypeAdapter(model))
+            for name, model in enumerate((ProblemDetails, JobProblem, OipError))
+        ],
+        ref_template="#/components/schemas/{model}",
+    )
+    for name, schema in problem_schemas["$defs"].items():
+        schemas.setdefault(name, schema)
+    components["securitySchemes"] = _SECURITY_SCHEMES
+    components["headers"] = HEADERS
+    for path, method, operation in _operations(document):
+        _complete(path, method, operation)
+        if operation["operationId"] == "submit_job":
+            _complete_submit(operation, catalogue)
+        elif operation["operationId"] == "purge_dead_letters":
+            # The route itself refuses a request without it.
+            operation["parameters"][0]["required"] = True
+    return document
+
+
+def _operations(document: Document) -> Iterator[tuple[str, str, Document]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield path, method.upper(), operation
+
+
+def _complete(path: str, method: str, operation: Document) -> None:
+    responses = operation["responses"]
+    if "HTTPValidationError" in str(responses.get("422")):
+        del responses["422"]  # FastAPI's own error document, which is not used
+    for parameter in operation.get("parameters", ()):
+        _complete_parameter(parameter)
+    if not is_open(method, path):
+        operation["security"] = _KEYS
+        for status in _KEY_REFUSALS:
+            responses.setdefault(str(status), _refusal(path, status))
+    elif "{job_id}" in path:
+        operation["security"] = [{"jobToken": []}]
+    for status, response in responses.items():
+        problem = response.get("content", {}).get(PROBLEM_MEDIA_TYPE)
+        if problem is not None and status.isdigit():
+            problem.setdefault("examples", _examples(path, int(status)))
+        references = {
+            name: {"$ref": f"#/components/headers/{name}"}
+            for name in headers_of(operation["operationId"], status)
+        }
+        if references:
+            response["headers"] = {**references, **response.get("headers", {})}
+
+
+def _complete_parameter(parameter: Document) -> None:
+    if parameter["in"] == "path":
+        parameter.update(_PATH_PARAMETERS.get(parameter["name"], {}))
+    elif parameter["in"] == "query":
+        schema = parameter.get("schema", {})
+        if schema.get("anyOf") == _TEXT["anyOf"]:
+            parameter["schema"] = {"type": "string"}  # a query has no null
+        parameter.update(_QUERY_PARAMETERS.get(parameter["name"], {}))
+
+
+def _refusal(path: str, status: int) -> Document:
+    codes = " or ".join(kind.code for kind in _kinds(status))
+    if path.startswith("/v2"):
+        schema, media_type = "OipError", "application/json"
+    else:
+        schema, media_type = "ProblemDetails", PROBLEM_MEDIA_TYPE
+    reference = {"$ref": f"#/components/schemas/{schema}"}
+    return {"description": codes, "content": {media_type: {"schema": reference}}}
+
+
+def _kinds(status: int) -> list[ProblemKind]:
+    return [kind for kind in PROBLEM_KINDS.values() if kind.status == status]
+
+
+def _examples(path: str, status: int) -> Document:
+    return {
+        kind.code: {
+            "summary": kind.title,
+            "value": {
+                "type": kind.type,
+                "title": kind.title,
+                "status": kind.status,
+                "detail": kind.advice,
+                "instance": path.format(job_id=_JOB_ID, letter_id=_JOB_ID, model="classifier"),
+                "code": kind.code,
+                "retryable": kind.retryable,
+                "stage": "accept",
+                "attempt": None,
+                "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+            },
+        }
+        for kind in _kinds(status)
+    }
+
+
+def _complete_submit(operation: Document, catalogue: Catalogue) -> None:
+    content = operation["requestBody"]["content"]
+    for model in catalogue.values():
+        for media_type in model.media_types:
+            content.setdefault(media_type, _BINARY)
+    options: Mapping[str, Document] = {
+        "deadline_seconds": {
+            "schema": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": max(model.max_deadline_seconds for model in catalogue.values()),
+            }
+        },
+        "parameters": {"content": {"application/json": {"schema": {"type": "object"}}}},
+    }
+    for parameter in operation["parameters"]:
+        if parameter["name"] in options:
+            parameter.pop("schema", None)
+            parameter.update(options[parameter["name"]])
+    # The id in the response is the parameter of the job routes.
+    links = {
+        name: {"operationId": name, "parameters": {"job_id": "$response.body#/id"}}
+        for name in ("get_job", "get_result", "cancel_job")
+    }
+    for status in ("200", "202"):
+        operation["responses"][status]["links"] = links
+
+
+_HEADER_TEXT: Final[dict[str, Any]] = {"type": "string"}
+_COUNT: Final[dict[str, Any]] = {"type": "integer", "minimum": 0}
+
+
+def _header(description: str, example: object, schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"description": description, "schema": dict(schema), "example": example}
+
+
+_JOB_PATH = "/v1/jobs/01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
+HEADERS: Final[Mapping[str, dict[str, Any]]] = {
+    "Accept-Encoding": _header(
+        "Encodings of the body that are supported.", "identity", _HEADER_TEXT
+    ),
+    "Accept-Post": _header("The media types that the model takes.", "image/jpeg", _HEADER_TEXT),
+    "Content-Location": _header("The URL of the job.", _JOB_PATH, _HEADER_TEXT),
+    "ETag": _header(
+        "The tag of the content, for `If-None-Match`.", '"cBs4MmXxWk8cSSPWQoMT"', _HEADER_TEXT
+    ),
+    "Idempotency-Replayed": _header("An earlier request created the job.", "true", _HEADER_TEXT),
+    "Link": _header("The next page.", '</v1/jobs?cursor=MDFh>; rel="next"', _HEADER_TEXT),
+    "Location": _header("The URL of the job.", _JOB_PATH, _HEADER_TEXT),
+    "Preference-Applied": _header("The preferences that were applied.", "wait=10", _HEADER_TEXT),
+    "RateLimit": _header("What is left of the key's rate.", '"default";r=50;t=1', _HEADER_TEXT),
+    "RateLimit-Policy": _header("The key's rate.", '"default";q=100;w=60', _HEADER_TEXT),
+    "Retry-After": _header("Seconds to wait before the next request.", 1, _COUNT),
+    "Vary": _header("The request headers that the response depends on.", "Prefer", _HEADER_TEXT),
+    "WWW-Authenticate": _header("How to send a key.", 'Bearer realm="loosely"', _HEADER_TEXT),
+    "traceresponse": _header(
+        "The trace of this request.",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        _HEADER_TEXT,
+    ),
+}
+
+_ANY_STATUS: Final[Mapping[str, tuple[str, ...]]] = {
+    "401": ("WWW-Authenticate",),
+    "415": ("Accept-Post", "Accept-Encoding"),
+    "429": ("Retry-After", "RateLimit", "RateLimit-Policy"),
+    "503": ("Retry-After",),
+}
+_BY_ANSWER: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
+    ("submit_job", "200"): (
+        *("Content-Location", "Preference-Applied", "Vary", "Idempotency-Replayed"),
+    ),
+    ("submit_job", "202"): (
+        *("Location", "Retry-After", "Preference-Applied", "Vary", "Idempotency-Replayed"),
+    ),
+    ("oip_infer", "200"): ("Idempotency-Replayed",),
+    ("oip_infer_version", "200"): ("Idempotency-Replayed",),
+    ("list_jobs", "200"): ("ETag", "Link"),
+    ("list_jobs", "304"): ("ETag",),
+    ("get_job", "200"): ("ETag", "Retry-After", "Preference-Applied", "Vary"),
+    ("get_job", "304"): ("ETag", "Retry-After", "Preference-Applied", "Vary"),
+    ("get_result", "200"): ("ETag",),
+    ("get_result", "202"): ("Location", "Retry-After"),
+    ("get_result", "303"): ("Location",),
+    ("get_result", "304"): ("ETag",),
+    ("cancel_job", "202"): ("Location", "Retry-After"),
+}
+
+
+def headers_of(operation_id: str, status: str) -> tuple[str, ...]:
+    """Return the names of the headers that this response may have."""
+    own = _BY_ANSWER.get((operation_id, status), ())
+    return (*own, *_ANY_STATUS.get(status, ()), "traceresponse")

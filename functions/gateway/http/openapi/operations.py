@@ -1,0 +1,199 @@
+"""The parts of OpenAPI operations that FastAPI cannot derive: bodies, headers, problems."""
+
+from typing import Any, Final
+
+from contract.catalogue import Priority
+from contract.guard import MAX_URL_CHARACTERS
+from gateway.http.problems import PROBLEM_KINDS
+from gateway.jobs.progress import MAX_MESSAGE_CHARACTERS
+from gateway.settings import MAX_WAIT_SECONDS
+
+Responses = dict[int | str, dict[str, Any]]
+
+IDEMPOTENCY_KEY: Final[dict[str, Any]] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": (
+        "All requests of a tenant under one key within 24 hours make one job. The same request "
+        "gets that job, another request 422. The key may be in quotes."
+    ),
+    "schema": {
+        "type": "string",
+        "pattern": r'^(?:"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\]){1,255}"'
+        r"|[\x21\x23-\x2b\x2d-\x7e]{1,255})$",
+        "examples": ['"8e03978e-40d5-43dd-bc93-6894a57f9324"'],
+    },
+}
+_PRIORITY: Final[dict[str, Any]] = {
+    "type": "string",
+    "enum": list(Priority),
+    "description": "A `low` job runs only while no `normal` job of its model waits.",
+}
+PRIORITY: Final[dict[str, Any]] = {
+    "name": "priority",
+    "in": "query",
+    "required": False,
+    "description": _PRIORITY["description"],
+    "schema": {"type": "string", "enum": list(Priority), "default": Priority.NORMAL},
+}
+UPLOAD: Final[dict[str, Any]] = {
+    "name": "upload",
+    "in": "query",
+    "required": False,
+    "description": "The id of an upload that is the input; then the body must be empty.",
+    "schema": {"type": "string", "format": "uuid"},
+}
+PREFER: Final[dict[str, Any]] = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "description": (
+        f"RFC 7240. `wait=N` waits up to N seconds (at most {MAX_WAIT_SECONDS}); "
+        "`respond-async` does not wait."
+    ),
+    "schema": {"type": "string", "examples": ["wait=10", "respond-async"]},
+}
+
+IF_NONE_MATCH: Final[dict[str, Any]] = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "RFC 9110. Tags from `ETag`: if the resource still has one, the answer is 304.",
+    "schema": {"type": "string", "examples": ['"cBs4MmXxWk8cSSPWQoMT"']},
+}
+
+_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+_URL: Final[dict[str, Any]] = {
+    "type": "string",
+    "format": "uri",
+    "maxLength": MAX_URL_CHARACTERS,
+    "description": "A public https address.",
+}
+_INPUT: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "Exactly one of base64, json, text, upload and url.",
+    "properties": {
+        "base64": {"type": "string", "minLength": 4, "contentEncoding": "base64"},
+        "json": {},
+        "text": {"type": "string", "minLength": 1},
+        "upload": {"type": "string", "description": "The id of an upload, see `/v1/uploads`."},
+        "url": _URL,
+        "media_type": {"type": ["string", "null"], "examples": ["image/jpeg"]},
+    },
+    "oneOf": [{"required": [name]} for name in ("base64", "json", "text", "upload", "url")],
+    "additionalProperties": False,
+}
+_DEADLINE: Final[dict[str, Any]] = {"type": ["integer", "null"], "minimum": 1}
+SUBMIT_BODY: Final[dict[str, Any]] = {
+    "required": True,
+    "description": "The bytes in a media type that the model takes, or a form, or JSON.",
+    "content": {
+        "image/jpeg": _BINARY,
+        "image/png": _BINARY,
+        "image/webp": _BINARY,
+        "application/octet-stream": _BINARY,
+        "text/plain": {"schema": {"type": "string"}},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {"type": "string", "format": "binary"},
+                    "parameters": {"type": "object", "description": "As JSON."},
+                    "deadline_seconds": {"type": "integer", "minimum": 1},
+                    "priority": _PRIORITY,
+                    "webhook_url": _URL,
+                },
+                "additionalProperties": False,
+            }
+        },
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["input"],
+                "properties": {
+                    "input": _INPUT,
+                    "parameters": {"type": ["object", "null"]},
+                    "deadline_seconds": _DEADLINE,
+                    "priority": {
+                        **_PRIORITY,
+                        "type": ["string", "null"],
+                        "enum": [*Priority, None],
+                    },
+                    "webhook": {
+                        "type": ["object", "null"],
+                        "required": ["url"],
+                        "properties": {"url": _URL},
+                        "additionalProperties": False,
+                    },
+                },
+                "additionalProperties": False,
+            },
+            "example": {"input": {"text": "hello"}, "deadline_seconds": 60},
+        },
+    },
+}
+UPLOAD_BODY: Final[dict[str, Any]] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["model", "media_type"],
+                "properties": {
+                    "model": {"type": "string", "examples": ["noop"]},
+                    "media_type": {"type": "string", "examples": ["application/octet-stream"]},
+                },
+                "additionalProperties": False,
+            },
+            "example": {"model": "noop", "media_type": "application/octet-stream"},
+        }
+    },
+}
+REPLY_BODY: Final[dict[str, Any]] = {
+    "required": True,
+    "content": {"application/json": {"schema": {"type": "object"}}},
+}
+PROGRESS_BODY: Final[dict[str, Any]] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["attempt", "sequence", "started_at"],
+                "properties": {
+                    "attempt": {"type": "integer", "minimum": 1},
+                    "sequence": {"type": "integer", "minimum": 0},
+                    "started_at": {"type": "string", "format": "date-time"},
+                    "fraction": {"type": "number", "minimum": 0, "maximum": 1},
+                    "message": {"type": ["string", "null"], "maxLength": MAX_MESSAGE_CHARACTERS},
+                    "stopped": {"type": "boolean"},
+                },
+            }
+        }
+    },
+}
+
+
+NOT_MODIFIED: Final[Responses] = {304: {"description": "The resource has a tag of `If-None-Match`"}}
+
+
+def problem_responses(*statuses: int, schema: str = "ProblemDetails") -> Responses:
+    """Return the responses of an operation that are problem documents with these statuses."""
+    reference = {"$ref": f"#/components/schemas/{schema}"}
+    content = {"application/problem+json": {"schema": reference}}
+    return {
+        status: {
+            "description": " or ".join(
+                kind.code for kind in PROBLEM_KINDS.values() if kind.status == status
+            ),
+            "content": content,
+        }
+        for status in statuses
+    }
+
+
+def job_problem_responses(*statuses: int) -> Responses:
+    """Return the same for an operation whose problem documents may contain a job."""
+    return problem_responses(*statuses, schema="JobProblem")

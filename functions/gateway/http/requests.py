@@ -1,0 +1,303 @@
+"""What a route reads from its request: parts of the gateway, caller, job, body and options.
+
+Sources: RFC 9110 (negotiation), RFC 7240 (Prefer), RFC 8259 (JSON).
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from fastapi import Request
+
+from contract.catalogue import Catalogue, Model
+from contract.errors import UnknownModel
+from contract.messages import Json
+from gateway.durable import Durable
+from gateway.http import problems
+from gateway.http.keys import Caller, Scope
+from gateway.http.problems import HttpProblem
+from gateway.jobs.model import Record, tenant_of
+from gateway.settings import MAX_WAIT_SECONDS
+
+if TYPE_CHECKING:
+    from gateway.services import Services
+
+# Only ids as we make them. The SDK puts an id into URLs as it is: with "?" or "/" in it the store
+# would be asked something else, such as for all instances.
+_JOB_ID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def services_of(request: Request) -> "Services":
+    """Return the parts of the gateway."""
+    services: Services = request.app.state.services
+    return services
+
+
+def durable_of(request: Request) -> Durable:
+    """Return the durable client of this invocation."""
+    durable: Durable = request.scope["durable"]
+    return durable
+
+
+def caller_of(request: Request) -> Caller:
+    """Return the caller, whom the authentication middleware has identified."""
+    caller: Caller = request.scope["gateway.caller"]
+    return caller
+
+
+def require_scope(request: Request, scope: Scope) -> None:
+    """Raise the problem forbidden if the caller does not have this scope."""
+    if scope not in caller_of(request).scopes:
+        raise HttpProblem(problems.FORBIDDEN, f"the key does not have the scope {scope}")
+
+
+def find_model(catalogue: Catalogue, name: str) -> Model:
+    """Return the model of this name. Raises the problem unknown-model with the nearest names."""
+    try:
+        return catalogue.model(name)
+    except UnknownModel as error:
+        raise HttpProblem(problems.UNKNOWN_MODEL, str(error), nearest=list(error.nearest)) from None
+
+
+async def find_own_job(request: Request, job_id: str) -> Record:
+    """Return the record of one of the caller's jobs. Raises the problem unknown-job.
+
+    Another tenant's job takes as long and gives the same answer as a job that does not exist.
+    """
+    jobs = services_of(request).jobs
+    found = await jobs.find(durable_of(request), check_job_id(job_id))
+    if found is None or tenant_of(found) != caller_of(request).tenant:
+        raise unknown_job(job_id)
+    return found
+
+
+def check_job_id(job_id: str) -> str:
+    """Return the id if it has the form of a job id. Raises the problem unknown-job."""
+    if not _JOB_ID.fullmatch(job_id):
+        raise unknown_job(job_id)
+    return job_id
+
+
+def unknown_job(job_id: str) -> HttpProblem:
+    """Return the problem for an id without a job."""
+    return HttpProblem(problems.UNKNOWN_JOB, f"there is no job {job_id[:100]!r}, or no longer")
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the body. Raises the problem malformed-request if the host did not pass it on.
+
+    Azure's Functions host drops a body that comes without a Content-Length.
+    """
+    body = await request.body()
+    if not body and "transfer-encoding" in request.headers:
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST,
+            "no body came: send it with a Content-Length, not with Transfer-Encoding: chunked",
+        )
+    return body
+
+
+def announced_size_bytes(request: Request) -> int:
+    """Return the size of the body by its Content-Length; 0 if it has none or is not a number."""
+    text = request.headers.get("content-length", "")
+    return int(text[:15]) if text.isascii() and text.isdigit() else 0
+
+
+def refuse_unknown_query(request: Request, known: Collection[str] = ()) -> None:
+    """Raise the problem malformed-request for query parameters that are unknown or repeated.
+
+    They would have no effect, and the caller would not notice.
+    """
+    for name in request.query_params:
+        if name not in known:
+            wanted = f"; known are {', '.join(sorted(known))}" if known else ""
+            raise HttpProblem(
+                problems.MALFORMED_REQUEST, f"unknown query parameter {name[:100]!r}{wanted}"
+            )
+        if len(request.query_params.getlist(name)) > 1:
+            raise HttpProblem(problems.MALFORMED_REQUEST, f"{name}: is given more than once")
+
+
+DEFAULT_LIMIT: Final = 20
+MAX_LIMIT: Final = 100
+"""How many items a page of a list has by default, and at most."""
+
+
+def parse_limit(text: str | None) -> int:
+    """Return the option `limit` of a list. Raises the problem malformed-request."""
+    if text is None:
+        return DEFAULT_LIMIT
+    if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT:
+        return int(text)
+    raise HttpProblem(
+        problems.MALFORMED_REQUEST, f"limit: expected a whole number from 1 to {MAX_LIMIT}"
+    )
+
+
+KEY_HEADER: Final = "Idempotency-Key"
+
+_MAX_KEY_CHARACTERS: Final = 255
+# A String of RFC 9651 section 3.3.3, or a text that can stand in a header without quotes.
+_QUOTED_KEY: Final = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
+_BARE_KEY: Final = re.compile(r"[\x21\x23-\x2b\x2d-\x7e]+")
+
+
+def idempotency_key_of(request: Request) -> str | None:
+    """Return the request's idempotency key, or None. Raises the problem malformed-request."""
+    try:
+        return parse_key(request.headers.getlist(KEY_HEADER))
+    except ValueError as error:
+        raise HttpProblem(problems.MALFORMED_REQUEST, f"{KEY_HEADER}: {error}") from None
+
+
+def parse_key(values: Sequence[str]) -> str | None:
+    """Return the key in the header's values; None without values. Raises ValueError."""
+    if not values:
+        return None
+    if len(values) > 1:
+        raise ValueError("is given more than once")
+    text = values[0].strip(" \t")
+    quoted = _QUOTED_KEY.fullmatch(text)
+    if quoted is None and not _BARE_KEY.fullmatch(text):
+        raise ValueError("expected a text in double quotes, or one without spaces and commas")
+    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text
+    if not 1 <= len(key) <= _MAX_KEY_CHARACTERS:
+        raise ValueError(f"expected 1 to {_MAX_KEY_CHARACTERS} characters")
+    return key
+
+
+# The text up to the next comma outside quotes.
+_PART: Final = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """What the Prefer header asks for. `wait_seconds` is at most MAX_WAIT_SECONDS."""
+
+    wait_seconds: int | None = None
+    respond_async: bool = False
+
+    def wait_or(self, default_seconds: int) -> int:
+        """Return how long to wait: as asked, 0 for `respond-async` alone, else the default."""
+        if self.wait_seconds is not None:
+            return self.wait_seconds
+        return 0 if self.respond_async else default_seconds
+
+    def applied(self, *, answered_async: bool) -> str | None:
+        """Return the value of Preference-Applied, or None if no preference was applied."""
+        parts = []
+        if self.respond_async and answered_async:
+            parts.append("respond-async")
+        if self.wait_seconds is not None:
+            parts.append(f"wait={self.wait_seconds}")
+        return ", ".join(parts) or None
+
+
+def parse_prefer(values: Iterable[str]) -> Preference:
+    """Read the Prefer headers of a request.
+
+    A preference that is unknown or wrong is ignored, as RFC 7240 demands. If one is given twice,
+    the first counts.
+    """
+    wait_seconds: int | None = None
+    respond_async = False
+    for part in _PART.findall(",".join(values)):
+        name, _, value = part.partition(";")[0].partition("=")
+        name, value = name.strip().lower(), value.strip().strip('"')
+        if name == "respond-async" and not value:
+            respond_async = True
+        elif name == "wait" and wait_seconds is None and value.isascii() and value.isdigit():
+            # Nine digits are more than the limit; int() of a thousand digits would raise.
+            wait_seconds = min(int(value.lstrip("0")[:9] or "0"), MAX_WAIT_SECONDS)
+    return Preference(wait_seconds, respond_async)
+
+
+_RANGE: Final = re.compile(r"\s*([\w!#$&^.+*-]+)/([\w!#$&^.+*-]+)\s*(?:;(.*))?", re.ASCII)
+_WEIGHT: Final = re.compile(r"\s*q\s*=\s*([01](?:\.[0-9]{0,3})?)\s*", re.ASCII | re.IGNORECASE)
+_MAX_RANGES: Final = 50
+
+
+def choose_media_type(header: str, offers: Sequence[str]) -> str:
+    """Return the offer with the highest weight in an Accept header; the first if several have it.
+
+    If the header accepts none of the offers, the first is returned: RFC 9110 allows that in place
+    of an answer 406.
+    """
+    ranges = [found for part in header.split(",")[:_MAX_RANGES] if (found := _parse_range(part))]
+    return max(offers, key=lambda offer: _weight(offer, ranges)) if ranges else offers[0]
+
+
+def _parse_range(part: str) -> tuple[str, float] | None:
+    match = _RANGE.fullmatch(part)
+    if match is None:
+        return None
+    weights = [_WEIGHT.fullmatch(parameter) for parameter in (match[3] or "").split(";")]
+    weight = next((float(found[1]) for found in weights if found), 1.0)
+    return f"{match[1]}/{match[2]}".lower(), min(weight, 1.0)
+
+
+def _weight(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
+    """Return the weight of the most specific range that matches the offer."""
+    for name in (offer, f"{offer.partition('/')[0]}/*", "*/*"):
+        weights = [weight for found, weight in ranges if found == name]
+        if weights:
+            return max(weights)
+    return 0.0
+
+
+MAX_DEPTH: Final = 256
+"""The deepest nesting that is read. Python's own limit differs between reading and writing."""
+
+_CONTAINERS: Final = (dict, list)
+_TOO_DEEP: Final = f"nested deeper than {MAX_DEPTH} levels"
+
+
+def parse_json(data: bytes | str) -> Json:
+    """Read JSON as RFC 8259 defines it.
+
+    Raises ValueError for wrong syntax or encoding, NaN, infinity, and nesting over MAX_DEPTH.
+    """
+    try:
+        value: Json = json.loads(data, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    # Most values have few brackets, so their depth need not be measured.
+    if _count_brackets(data) > MAX_DEPTH:
+        _check_depth(value)
+    return value
+
+
+def encode_json(value: Json) -> bytes:
+    """Return a value as compact JSON in UTF-8.
+
+    Raises ValueError for values that JSON or UTF-8 cannot hold, such as 1e999 or half of a
+    surrogate pair.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _count_brackets(data: bytes | str) -> int:
+    if isinstance(data, str):
+        return data.count("[") + data.count("{")
+    return data.count(b"[") + data.count(b"{")
+
+
+def _check_depth(value: Json) -> None:
+    level: list[Any] = [value] if type(value) in _CONTAINERS else []
+    for _ in range(MAX_DEPTH):
+        if not level:
+            return
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) in _CONTAINERS
+        ]
+    if level:
+        raise ValueError(_TOO_DEEP)
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")

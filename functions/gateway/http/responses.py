@@ -1,0 +1,171 @@
+"""How a route answers: JSON, problem documents, conditional answers, and when to ask again.
+
+Sources: RFC 9457 (problem details), RFC 9110 section 13 (conditional requests).
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Final, NotRequired
+
+from fastapi import Request, Response
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from contract.catalogue import Catalogue, Priority
+from contract.messages import FailureCode
+from gateway.http import problems
+from gateway.http.problems import HttpProblem, ProblemKind
+from gateway.jobs.model import JobResource, JobStatus
+from gateway.queues.estimates import NO_POSITION, WaitEstimates, retry_after_seconds
+from gateway.telemetry import trace_id, traceparent_of
+
+PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
+
+
+class OipError(TypedDict):
+    """An error of the Open Inference Protocol."""
+
+    error: Annotated[
+        str, Field(examples=["there is no model 'clasifier'; did you mean classifier?"])
+    ]
+    ran: NotRequired[
+        Annotated[
+            bool | None,
+            Field(description="With 504: whether a job reached a worker; null if unknown."),
+        ]
+    ]
+
+
+RETRY_AFTER_SECONDS: Final = 1
+"""When to ask again for a job whose wait is not known."""
+
+LONGEST_RETRY_AFTER_SECONDS: Final = 30
+
+# RFC 9110, 15.4.5: the headers of the 200 that a cache needs.
+_HEADERS_OF_304: Final = frozenset(
+    {"cache-control", "content-location", "etag", "preference-applied", "retry-after", "vary"}
+)
+_TAG: Final = re.compile(r'(W/)?("[^"]*")')
+
+# A job belongs to one caller, and a copy must be checked before it is used.
+_CACHING: Final = "private, no-cache"
+
+_FAILURES: Final[dict[str, ProblemKind]] = {
+    FailureCode.INVALID_INPUT: problems.INVALID_INPUT,
+    # 422, not 415: the request was accepted, but the model could not read its input.
+    FailureCode.UNSUPPORTED_MEDIA_TYPE: problems.INVALID_INPUT,
+    FailureCode.DEAD_LETTERED: problems.DEAD_LETTERED,
+    FailureCode.UNAVAILABLE: problems.UNAVAILABLE,
+}
+
+
+def json_response(
+    content: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a response with this JSON content."""
+    return Response(_encode(content), status, headers, media_type="application/json")
+
+
+def problem_response(request: Request, problem: HttpProblem) -> Response:
+    """Return a problem document; for a route under /v2 an error of the Open Inference Protocol."""
+    if request.url.path == "/v2" or request.url.path.startswith("/v2/"):
+        error: OipError = {"error": problem.detail}
+        if "ran" in problem.extra:
+            error["ran"] = problem.extra["ran"]
+        return json_response(error, problem.kind.status, problem.headers)
+    document = problem.document(request.url.path, trace_id(traceparent_of(request.scope)))
+    return Response(
+        _encode(document), problem.kind.status, problem.headers, media_type=PROBLEM_MEDIA_TYPE
+    )
+
+
+def problem_of_job(job: JobResource, *, has_run: bool | None = None) -> HttpProblem | None:
+    """Return the problem with which an ended job answers its waiting caller; None if it succeeded.
+
+    Args:
+        job: The resource of the job.
+        has_run: Whether the job reached a worker, if that is known although it has no start.
+    """
+    error: dict[str, Any] = {**(job["error"] or {})}
+    match job["status"]:
+        case JobStatus.SUCCEEDED:
+            return None
+        case JobStatus.CANCELLED:
+            kind, detail = problems.CANCELLED, "the job was cancelled before it had a result"
+        case JobStatus.EXPIRED:
+            kind, detail = problems.EXPIRED, error["message"]
+        case _:
+            kind = _FAILURES.get(error["code"], problems.INFERENCE_FAILED)
+            detail = error["message"]
+    about: dict[str, Any] = {
+        "instance": job["links"]["self"],
+        "attempt": job["attempt"],
+        "trace_id": job["trace_id"],
+    }
+    if error:
+        about |= {key: error[key] for key in ("retryable", "stage")}
+    if kind is problems.EXPIRED:
+        about["ran"] = has_run if job["started_at"] is None else True
+    return HttpProblem(kind, detail, **about, job=job)
+
+
+def answer_conditionally(request: Request, response: Response) -> Response:
+    """Return the response with its ETag, or 304 if If-None-Match has that tag.
+
+    The tag is strong and made from the bytes, so it is the same on each instance of the app.
+    Raises the problem precondition-failed, see `check_match`.
+    """
+    check_match(request, response)
+    tag = _make_etag(bytes(response.body))
+    response.headers["ETag"] = tag
+    response.headers["Cache-Control"] = _CACHING
+    if not _has_tag(request.headers.getlist("if-none-match"), tag):
+        return response
+    kept = {name: value for name, value in response.headers.items() if name in _HEADERS_OF_304}
+    return Response(status_code=304, headers=kept)
+
+
+def check_match(request: Request, response: Response) -> None:
+    """Raise the problem precondition-failed if If-Match does not have the response's tag."""
+    fields = request.headers.getlist("if-match")
+    if fields and not _has_tag(fields, _make_etag(bytes(response.body)), is_strong=True):
+        raise HttpProblem(
+            problems.PRECONDITION_FAILED, "If-Match: the resource has changed; read it again"
+        )
+
+
+async def add_queue_position(
+    job: JobResource, priority: Priority, catalogue: Catalogue, estimates: WaitEstimates
+) -> dict[str, str]:
+    """Write a waiting job's position into its resource; return the Retry-After header."""
+    model = catalogue.get(job["model"])
+    position = NO_POSITION
+    if model is not None and job["status"] == JobStatus.QUEUED:
+        created_at = datetime.fromisoformat(job["created_at"])
+        position = await estimates.estimate_position(model, created_at, priority)
+        job["queue"] = position.document()
+    seconds = retry_after_seconds(position, RETRY_AFTER_SECONDS, LONGEST_RETRY_AFTER_SECONDS)
+    return {"Retry-After": str(seconds)}
+
+
+def _encode(content: object) -> bytes:
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # A request path can hold half of a surrogate pair. That is not a reason to fail.
+    return text.encode("utf-8", "replace")
+
+
+def _make_etag(body: bytes) -> str:
+    digest = hashlib.blake2b(body, digest_size=15).digest()
+    return f'"{base64.urlsafe_b64encode(digest).decode()}"'
+
+
+def _has_tag(fields: list[str], tag: str, *, is_strong: bool = False) -> bool:
+    """Return whether the fields have this tag, by strong or weak comparison; `*` is any tag."""
+    named = [found for field in fields for found in _TAG.findall(field)]
+    return any(field.strip() == "*" for field in fields) or any(
+        value == tag and not (weak and is_strong) for weak, value in named
+    )

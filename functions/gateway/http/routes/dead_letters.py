@@ -1,0 +1,262 @@
+"""/v1/admin/dead-letters: list, get, redrive and purge dead letters."""
+
+import asyncio
+import re
+from itertools import islice
+from operator import itemgetter
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from contract.catalogue import Model, Priority, queue_of
+from contract.names import job_path
+from gateway.dead_letters.store import (
+    DEAD_LETTERS,
+    LETTER_ID,
+    DeadLetter,
+    letter_blob_of,
+    letter_id,
+    letter_resource,
+    read_letter,
+)
+from gateway.errors import NotRedrivable, UnknownLetter
+from gateway.http import problems
+from gateway.http.keys import Scope
+from gateway.http.openapi.operations import problem_responses
+from gateway.http.problems import HttpProblem
+from gateway.http.requests import (
+    DEFAULT_LIMIT,
+    MAX_LIMIT,
+    durable_of,
+    find_model,
+    parse_limit,
+    refuse_unknown_query,
+    require_scope,
+    services_of,
+)
+from gateway.http.responses import json_response
+from gateway.services import Services
+from gateway.storage.blobs import Blobs
+
+MAX_PURGED: Final = 500
+
+_READS_AT_ONCE: Final = 8
+_ID: Final = re.compile(LETTER_ID)
+_CURSOR: Final = re.compile(r"[a-z0-9-]{1,70}/[A-Za-z0-9._-]{1,128}")
+_PRIVATE: Final = {"Cache-Control": "no-store"}
+
+router = APIRouter(tags=["admin"])
+
+
+class DeadLetters(TypedDict):
+    """A page of dead letters."""
+
+    dead_letters: list[DeadLetter]
+    next_cursor: str | None
+
+
+class RedrivenLetter(TypedDict):
+    """The result of a redrive."""
+
+    job_id: Annotated[str, Field(examples=["01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"])]
+    is_new_job: Annotated[
+        bool,
+        Field(
+            description="True for a job of this gateway, which continues as a new job; false for "
+            "a producer's message, which was sent again with its own job id."
+        ),
+    ]
+    is_repeat: Annotated[
+        bool, Field(description="Whether it had been redriven before: nothing was sent now.")
+    ]
+    links: dict[str, str]
+
+
+class Purged(TypedDict):
+    """The number of dead letters that were deleted, and whether that were all."""
+
+    deleted: int
+    is_complete: bool
+
+
+ModelOption = Annotated[str | None, Query(description="Only those of this model.")]
+
+
+@router.get(
+    "/v1/admin/dead-letters",
+    summary="List dead letters",
+    response_model=DeadLetters,
+    response_description="A page of dead letters",
+    responses=problem_responses(400, 404, 503),
+)
+async def list_dead_letters(
+    request: Request,
+    model: ModelOption = None,
+    limit: Annotated[
+        str | None, Query(description=f"Letters a page: 1 to {MAX_LIMIT}, else {DEFAULT_LIMIT}.")
+    ] = None,
+    cursor: Annotated[
+        str | None, Query(description="The `next_cursor` of the previous page.")
+    ] = None,
+) -> Response:
+    """List by queue and id. Since job ids begin with a time, the oldest are first."""
+    services = _check_request(request, ("cursor", "limit", "model"))
+    models = (
+        services.catalogue.values() if model is None else [find_model(services.catalogue, model)]
+    )
+    count = parse_limit(limit)
+    if cursor is not None and not _CURSOR.fullmatch(cursor):
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST,
+            "cursor: is not valid; use the next_cursor of the previous page",
+        )
+    listed = await _list_ids(services.blobs, list(models), cursor or "", count + 1)
+    shown = listed[:count]
+    slots = asyncio.Semaphore(_READS_AT_ONCE)
+    found = await asyncio.gather(
+        *(_read_resource(services.blobs, slots, *letter) for letter in shown)
+    )
+    has_more = len(listed) > count
+    next_cursor = letter_blob_of(*shown[-1]).removeprefix(DEAD_LETTERS) if has_more else None
+    letters = [letter for letter in found if letter is not None]
+    page: DeadLetters = {"dead_letters": letters, "next_cursor": next_cursor}
+    return json_response(page, headers=_PRIVATE)
+
+
+async def _list_ids(
+    blobs: Blobs, models: list[Model], after: str, count: int
+) -> list[tuple[Model, str]]:
+    """Return the models and ids of up to `count` letters after a cursor, in order."""
+    found: list[tuple[Model, str]] = []
+    queues = {
+        queue_of(model, priority): (model, priority) for model in models for priority in Priority
+    }
+    last_queue, _, last_name = after.partition("/")
+    for queue, (model, priority) in sorted(queues.items(), key=itemgetter(0)):
+        if queue < last_queue:
+            continue
+        prefix = f"{DEAD_LETTERS}{queue}/"
+        async for blob in blobs.list(prefix):
+            name = blob.name.removeprefix(prefix)
+            if (queue, name) > (last_queue, last_name):
+                found.append((model, letter_id(name, priority)))
+            if len(found) == count:
+                return found
+    return found
+
+
+async def _read_resource(
+    blobs: Blobs, slots: asyncio.Semaphore, model: Model, id_: str
+) -> DeadLetter | None:
+    async with slots:
+        blob = await blobs.read(letter_blob_of(model, id_))
+    return None if blob is None else letter_resource(read_letter(id_, blob.data), model)
+
+
+@router.delete(
+    "/v1/admin/dead-letters",
+    summary="Purge a model's dead letters",
+    response_model=Purged,
+    response_description="The letters are deleted",
+    responses=problem_responses(400, 404, 503),
+)
+async def purge_dead_letters(request: Request, model: ModelOption = None) -> Response:
+    """Delete the letters of one model, up to 500 at a time: repeat until `is_complete`."""
+    services = _check_request(request, ("model",))
+    if model is None:
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST, "model: is missing; name the model whose letters to delete"
+        )
+    found = find_model(services.catalogue, model)
+    listed = await _list_ids(services.blobs, [found], "", MAX_PURGED + 1)
+    for _, id_ in islice(listed, MAX_PURGED):
+        await services.blobs.delete(letter_blob_of(found, id_))
+    deleted = min(len(listed), MAX_PURGED)
+    purged: Purged = {"deleted": deleted, "is_complete": deleted == len(listed)}
+    return json_response(purged)
+
+
+@router.get(
+    "/v1/admin/dead-letters/{model}/{letter_id}",
+    summary="Get a dead letter",
+    response_model=DeadLetter,
+    response_description="The letter",
+    responses=problem_responses(400, 404, 503),
+)
+async def get_dead_letter(request: Request, model: str, letter_id: str) -> Response:
+    """Return the letter without its payload."""
+    services = _check_request(request)
+    found = find_model(services.catalogue, model)
+    blob = await services.blobs.read(letter_blob_of(found, _check_id(letter_id)))
+    if blob is None:
+        raise _unknown_letter(letter_id)
+    return json_response(
+        letter_resource(read_letter(letter_id, blob.data), found), headers=_PRIVATE
+    )
+
+
+@router.post(
+    "/v1/admin/dead-letters/{model}/{letter_id}/redrive",
+    summary="Redrive a dead letter",
+    status_code=202,
+    response_model=RedrivenLetter,
+    response_description="The letter was redriven",
+    responses={
+        200: {"model": RedrivenLetter, "description": "The letter had been redriven before"},
+        **problem_responses(400, 404, 409, 503),
+    },
+)
+async def redrive_dead_letter(request: Request, model: str, letter_id: str) -> Response:
+    """Send the letter's work again, as a new job. The old job stays failed. Idempotent."""
+    services = _check_request(request)
+    found = find_model(services.catalogue, model)
+    try:
+        redriver, letter = services.redriver, _check_id(letter_id)
+        sent = await redriver.redrive(durable_of(request), found, letter)
+    except UnknownLetter:
+        raise _unknown_letter(letter_id) from None
+    except NotRedrivable as error:
+        raise HttpProblem(problems.NOT_REDRIVABLE, str(error)) from None
+    body: RedrivenLetter = {
+        "job_id": sent.job_id,
+        "is_new_job": sent.is_new_job,
+        "is_repeat": sent.is_repeat,
+        "links": {"job": job_path(sent.job_id)} if sent.is_new_job else {},
+    }
+    return json_response(body, 200 if sent.is_repeat else 202)
+
+
+@router.delete(
+    "/v1/admin/dead-letters/{model}/{letter_id}",
+    summary="Purge a dead letter",
+    status_code=204,
+    response_model=None,
+    response_description="The letter is deleted",
+    responses=problem_responses(400, 404, 503),
+)
+async def purge_dead_letter(request: Request, model: str, letter_id: str) -> Response:
+    """Delete the letter. Idempotent."""
+    services = _check_request(request)
+    found = find_model(services.catalogue, model)
+    await services.blobs.delete(letter_blob_of(found, _check_id(letter_id)))
+    return Response(status_code=204)
+
+
+def _check_request(request: Request, options: tuple[str, ...] = ()) -> Services:
+    require_scope(request, Scope.ADMIN)
+    refuse_unknown_query(request, options)
+    return services_of(request)
+
+
+def _check_id(letter_id: str) -> str:
+    if not _ID.fullmatch(letter_id):
+        raise _unknown_letter(letter_id)
+    return letter_id
+
+
+def _unknown_letter(letter_id: str) -> HttpProblem:
+    return HttpProblem(
+        problems.UNKNOWN_DEAD_LETTER, f"there is no dead letter {letter_id[:100]!r}, or no longer"
+    )

@@ -1,0 +1,113 @@
+"""/v1/health: whether this process is alive, and the services behind it answer."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import Final, Literal
+
+from fastapi import APIRouter, Request, Response
+from typing_extensions import TypedDict
+
+from gateway.durable import Durable
+from gateway.errors import Unavailable
+from gateway.http.requests import durable_of, services_of
+from gateway.http.responses import json_response
+from gateway.services import Services
+
+CHECK_SECONDS: Final = 2.0
+FRESH_SECONDS: Final = 1.0
+
+# The id of no instance: the store has to look for it, and answers that it does not exist.
+_UNKNOWN_ID: Final = "00000000-0000-0000-0000-000000000000"
+
+_log = logging.getLogger(__name__)
+
+router = APIRouter(tags=["health"])
+
+_Service = Literal["durable", "queue", "blobs"]
+
+
+class LiveStatus(TypedDict):
+    """The process is alive."""
+
+    status: Literal["live"]
+
+
+class ReadyStatus(TypedDict):
+    """Whether the services behind the gateway answer."""
+
+    status: Literal["ready", "not ready"]
+    checks: dict[_Service, Literal["ok", "no answer"]]
+
+
+class GatewayReadiness:
+    """The last check of the services, used for a second, since many probes may ask."""
+
+    def __init__(self) -> None:
+        self._checked_at = float("-inf")
+        self._answers: dict[_Service, bool] = {}
+        self._lock = asyncio.Lock()
+
+    async def answers(self, durable: Durable, services: Services) -> dict[_Service, bool]:
+        """Return for each service whether it answers."""
+        loop = asyncio.get_running_loop()
+        async with self._lock:
+            if loop.time() - self._checked_at > FRESH_SECONDS:
+                queue = next(iter(services.catalogue.values())).queue
+                durable_answers, queue_answers, blobs_answer = await asyncio.gather(
+                    _answers("durable", durable.status(_UNKNOWN_ID)),
+                    _answers("queue", services.queues.check(queue)),
+                    _answers("blobs", services.payloads.check()),
+                )
+                self._answers = {
+                    "durable": durable_answers,
+                    "queue": queue_answers,
+                    "blobs": blobs_answer,
+                }
+                self._checked_at = loop.time()
+        return self._answers
+
+
+async def _answers(name: str, check: Awaitable[object]) -> bool:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await check
+    except (Unavailable, TimeoutError) as error:
+        _log.warning("not ready: %s does not answer (%r)", name, error)
+        return False
+    return True
+
+
+@router.get(
+    "/v1/health/live",
+    summary="Check that the process is alive",
+    response_model=LiveStatus,
+    response_description="The process is alive",
+)
+async def live() -> Response:
+    """Return 200 always."""
+    status: LiveStatus = {"status": "live"}
+    return json_response(status)
+
+
+@router.get(
+    "/v1/health/ready",
+    summary="Check that the gateway can take jobs",
+    response_model=ReadyStatus,
+    response_description="The gateway can take jobs",
+    responses={503: {"model": ReadyStatus, "description": "A service does not answer"}},
+)
+async def ready(request: Request) -> Response:
+    """Return 200 if the durable store, the queue and the blob storage answer, else 503."""
+    readiness: GatewayReadiness = request.app.state.readiness
+    answers = await readiness.answers(durable_of(request), services_of(request))
+    is_ready = all(answers.values())
+    status: ReadyStatus = {
+        "status": "ready" if is_ready else "not ready",
+        "checks": {name: "ok" if answer else "no answer" for name, answer in answers.items()},
+    }
+    return json_response(
+        status,
+        200 if is_ready else 503,
+        {"Cache-Control": "no-store"},
+    )

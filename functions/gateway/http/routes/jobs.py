@@ -1,0 +1,397 @@
+"""/v1/jobs: list the caller's jobs; read a job, get its result, cancel it."""
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from mimetypes import guess_extension
+from typing import Annotated, Final
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request, Response
+from typing_extensions import TypedDict
+from uuid_utils import uuid7
+
+from contract.catalogue import Catalogue
+from contract.errors import UnknownModel
+from contract.media import essence
+from contract.messages import Fields, InlineBytes, InlineJson, PayloadRef, payload_from_json
+from contract.names import EVENT_CANCEL, job_path
+from gateway.durable import OrchestrationInstance, RuntimeStatus
+from gateway.errors import FinalInstance, Unavailable, UnknownInstance
+from gateway.http import problems
+from gateway.http.openapi.operations import (
+    IF_NONE_MATCH,
+    NOT_MODIFIED,
+    PREFER,
+    job_problem_responses,
+    problem_responses,
+)
+from gateway.http.problems import HttpProblem
+from gateway.http.requests import (
+    DEFAULT_LIMIT,
+    MAX_LIMIT,
+    caller_of,
+    check_job_id,
+    durable_of,
+    encode_json,
+    find_own_job,
+    parse_limit,
+    parse_prefer,
+    refuse_unknown_query,
+    services_of,
+    unknown_job,
+)
+from gateway.http.responses import (
+    RETRY_AFTER_SECONDS,
+    add_queue_position,
+    answer_conditionally,
+    check_match,
+    json_response,
+)
+from gateway.jobs.listing import IdRange, id_at, list_newest
+from gateway.jobs.model import (
+    JobOutcome,
+    JobResource,
+    JobStatus,
+    Record,
+    initial_record_of,
+    is_final,
+    job_resource,
+    priority_of,
+    recorded_output,
+    tenant_of,
+)
+
+router = APIRouter(tags=["jobs"])
+
+
+class JobPageLinks(TypedDict):
+    """Links of a page."""
+
+    next: str | None
+
+
+class JobListPage(TypedDict):
+    """A page of jobs, newest first. It may be empty and have a next page."""
+
+    jobs: list[JobResource]
+    next_cursor: str | None
+    links: JobPageLinks
+
+
+_RETRY: Final = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+
+LINK_LIFETIME: Final = timedelta(minutes=15)
+
+_OPTIONS: Final = ("cursor", "limit", "model", "status")
+_CURSOR: Final = re.compile(r"[0-9a-f]{4}[0-9a-f-]{0,32}g?")
+_JOB_ID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+# The clock of another instance of the app may be ahead by this. More would cost empty queries.
+_SKEW_MS: Final = 2_000
+# A timer purges histories some time after their retention is over.
+_PURGE_DELAY: Final = timedelta(hours=1)
+
+# How many outcomes a page reads from the blob storage at once.
+_READS_AT_ONCE: Final = 16
+
+_NOT_ENDED: Final = frozenset(status for status in RuntimeStatus if not status.is_final)
+_ENDED: Final = frozenset(status for status in RuntimeStatus if status.is_final)
+_RUNTIME_STATUSES: Final[Mapping[JobStatus, frozenset[RuntimeStatus]]] = {
+    JobStatus.QUEUED: _NOT_ENDED,
+    JobStatus.RUNNING: _NOT_ENDED,
+    JobStatus.CANCELLING: _NOT_ENDED,
+    # The job's final status does not depend on how its orchestration ended.
+    **{status: _ENDED for status in JobStatus if status.is_final},
+}
+
+
+@router.get(
+    "/v1/jobs/{job_id}",
+    summary="Get a job",
+    response_model=JobResource,
+    response_description="The job, in any status",
+    responses={**job_problem_responses(400, 404, 412, 503), **NOT_MODIFIED},
+    openapi_extra={"parameters": [PREFER, IF_NONE_MATCH]},
+)
+async def get_job(request: Request, job_id: str) -> Response:
+    """Return the job as it is now or, with `Prefer: wait=N`, as soon as it has ended."""
+    refuse_unknown_query(request)
+    preference = parse_prefer(request.headers.getlist("prefer"))
+    services = services_of(request)
+    with services.waiters.waiting(check_job_id(job_id)) as waiter:
+        found = await find_own_job(request, job_id)
+        if not is_final(found) and (wait_seconds := preference.wait_seconds):
+            durable = durable_of(request)
+            final = await services.jobs.wait(durable, job_id, found, waiter, wait_seconds)
+            found = final or found
+    response = await _job_response(request, job_id, found)
+    if applied := preference.applied(answered_async=False):
+        response.headers["Preference-Applied"] = applied
+    return answer_conditionally(request, response)
+
+
+async def _job_response(request: Request, job_id: str, found: Record) -> Response:
+    """Return the job as it is now."""
+    services = services_of(request)
+    found = await services.progress.add_to(job_id, found)
+    job = job_resource(job_id, found)
+    headers = {"Vary": "Prefer"}
+    if not is_final(found):
+        headers |= await add_queue_position(
+            job, priority_of(found), services.catalogue, services.estimates
+        )
+    return json_response(job, headers=headers)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/result",
+    summary="Get a job's result",
+    response_model=None,
+    responses={
+        200: {"description": "The result", "content": {"*/*": {}}},
+        202: {"model": JobResource, "description": "The job has not ended yet"},
+        303: {
+            "description": "The result is large: `Location` has a URL that is valid for 15 minutes"
+        },
+        **job_problem_responses(400, 404, 409, 412, 500, 503),
+        **NOT_MODIFIED,
+    },
+    openapi_extra={"parameters": [IF_NONE_MATCH]},
+)
+async def get_result(request: Request, job_id: str) -> Response:
+    """Return the result in its own media type; 202 if the job has not ended."""
+    refuse_unknown_query(request)
+    found = await find_own_job(request, job_id)
+    if found["status"] != JobStatus.SUCCEEDED:
+        found = await services_of(request).progress.add_to(job_id, found)
+    job = job_resource(job_id, found)
+    if not is_final(found):
+        return json_response(job, 202, {"Location": job_path(job_id), **_RETRY})
+    if found["status"] != JobStatus.SUCCEEDED:
+        raise HttpProblem(problems.NO_RESULT, f"the job is {found['status']}", job=job)
+    return await _result_response(request, job_id, found)
+
+
+async def _result_response(request: Request, job_id: str, found: Record) -> Response:
+    payload = payload_from_json(Fields(found["result"]))
+    match payload:
+        case InlineJson(value):
+            data = encode_json(value)
+        case InlineBytes(_, data):
+            pass
+        case PayloadRef():
+            return await _redirect_to_result(request, job_id, payload)
+    # Browsers must use the media type, not guess one from the bytes.
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return answer_conditionally(
+        request, Response(data, media_type=payload.media_type, headers=headers)
+    )
+
+
+async def _redirect_to_result(request: Request, job_id: str, result: PayloadRef) -> Response:
+    """Return 303 to a read-only URL of a large result. Raises the problem unknown-job."""
+    services = services_of(request)
+    if await services.blobs.look(result.blob) is None:
+        raise HttpProblem(problems.UNKNOWN_JOB, "the result is no longer kept")
+    file_name = f"{job_id}{guess_extension(essence(result.media_type)) or '.bin'}"
+    url = await services.links.to_read(
+        result.blob, result.media_type, file_name, services.clock() + LINK_LIFETIME
+    )
+    # The URL gives access to the result, so caches must not store it.
+    return Response(status_code=303, headers={"Location": url, "Cache-Control": "no-store"})
+
+
+@router.delete(
+    "/v1/jobs/{job_id}",
+    summary="Cancel a job",
+    response_model=JobResource,
+    response_description="The job had ended already",
+    responses={
+        202: {"model": JobResource, "description": "The job is being cancelled"},
+        **job_problem_responses(400, 404, 412, 503),
+    },
+)
+async def cancel(request: Request, job_id: str) -> Response:
+    """Cancel a job that has not ended. Idempotent."""
+    refuse_unknown_query(request)
+    services = services_of(request)
+    found = await find_own_job(request, job_id)
+    if "if-match" in request.headers:
+        check_match(request, await _job_response(request, job_id, found))
+    if not is_final(found):
+        try:
+            if await _cancel(request, job_id, found):
+                job = job_resource(
+                    job_id, await services.progress.add_to_if_available(job_id, found)
+                )
+                cancelling = {**job, "status": JobStatus.CANCELLING.value}
+                return json_response(cancelling, 202, {"Location": job_path(job_id), **_RETRY})
+        except UnknownInstance:
+            raise unknown_job(job_id) from None
+        # The job ended before the cancellation was recorded.
+        found = await find_own_job(request, job_id)
+    return json_response(job_resource(job_id, await services.progress.add_to(job_id, found)))
+
+
+async def _cancel(request: Request, job_id: str, found: Record) -> bool:
+    """Cancel the job, or order its worker to stop; return False if it has ended otherwise.
+
+    When this returns, the cancellation or the order is stored, so it holds even if this process
+    dies or the event is lost. Raises Unavailable or UnknownInstance.
+    """
+    services, durable = services_of(request), durable_of(request)
+    started_at = await services.progress.order_stop(job_id, found["model"])
+    try:
+        if started_at is None:
+            cancelled = JobOutcome.cancelled(services.clock())
+            recorded = await services.jobs.finish(durable, job_id, cancelled)
+            return recorded.status is JobStatus.CANCELLED
+        with contextlib.suppress(Unavailable):  # the orchestration finds the order itself
+            order = {"started_at": started_at}
+            await durable.raise_event(job_id, EVENT_CANCEL, order)
+    except FinalInstance:
+        return False
+    return True
+
+
+@router.get(
+    "/v1/jobs",
+    summary="List the caller's jobs",
+    response_model=JobListPage,
+    response_description="A page of jobs; `Link` has the next, too",
+    responses={**problem_responses(400, 412, 503), **NOT_MODIFIED},
+    openapi_extra={"parameters": [IF_NONE_MATCH]},
+)
+async def list_jobs(
+    request: Request,
+    model: Annotated[str | None, Query(description="Only jobs of this model.")] = None,
+    status: Annotated[str | None, Query(description="Only jobs in this status.")] = None,
+    limit: Annotated[
+        str | None, Query(description=f"Jobs a page: 1 to {MAX_LIMIT}, else {DEFAULT_LIMIT}.")
+    ] = None,
+    cursor: Annotated[
+        str | None, Query(description="The `next_cursor` of the previous page.")
+    ] = None,
+) -> Response:
+    """List the newest first. A page may be empty and have a next one: go on until it is null."""
+    refuse_unknown_query(request, _OPTIONS)
+    services = services_of(request)
+    wanted_status = _parse_status(status)
+    wanted_model = _check_model(services.catalogue, model)
+    tenant = caller_of(request).tenant
+
+    def select(
+        job_id: str, instance: OrchestrationInstance
+    ) -> tuple[str, OrchestrationInstance] | None:
+        if not _JOB_ID.fullmatch(job_id):
+            return None
+        found = recorded_output(instance) or initial_record_of(instance)
+        if found is None or tenant_of(found) != tenant:
+            return None
+        if wanted_model not in {None, found["model"]} or not _may_have_status(
+            instance, found, wanted_status
+        ):
+            return None
+        return job_id, instance
+
+    page = await list_newest(
+        durable_of(request),
+        _id_range(cursor, services.clock(), services.retention),
+        _RUNTIME_STATUSES[wanted_status] if wanted_status else (),
+        parse_limit(limit),
+        select,
+    )
+    shown = await _read_records(request, page.jobs)
+    jobs = [
+        job_resource(job_id, found)
+        for job_id, found in shown
+        if wanted_status in {None, found["status"]}
+    ]
+    return answer_conditionally(request, _page_response(request, jobs, page.below))
+
+
+def _may_have_status(
+    instance: OrchestrationInstance, found: Record, wanted: JobStatus | None
+) -> bool:
+    """Return whether the job may be in the status, by what its orchestration shows."""
+    if wanted is None or found["status"] == wanted:
+        return True
+    if instance.runtime_status.is_final:
+        # Without a final record the outcome decides. It is read later, for the page's jobs.
+        return wanted.is_final and not is_final(found)
+    return not wanted.is_final
+
+
+async def _read_records(
+    request: Request, page: list[tuple[str, OrchestrationInstance]]
+) -> list[tuple[str, Record]]:
+    """Return the records of the page's jobs as of now. Raises Unavailable."""
+    services = services_of(request)
+    slots = asyncio.Semaphore(_READS_AT_ONCE)
+
+    async def read(job_id: str, instance: OrchestrationInstance) -> tuple[str, Record] | None:
+        async with slots:
+            found = await services.jobs.record_of(job_id, instance)
+            if found is None:
+                return None
+            return job_id, await services.progress.add_to(job_id, found)
+
+    found = await asyncio.gather(*(read(job_id, instance) for job_id, instance in page))
+    return [pair for pair in found if pair is not None]
+
+
+def _page_response(request: Request, jobs: list[JobResource], below: str | None) -> Response:
+    next_cursor = base64.urlsafe_b64encode(below.encode()).decode() if below else None
+    given = {name: value for name, value in request.query_params.items() if name != "cursor"}
+    following = next_cursor and f"/v1/jobs?{urlencode({**given, 'cursor': next_cursor})}"
+    headers = {"Link": f'<{following}>; rel="next"'} if following else {}
+    page: JobListPage = {
+        "jobs": jobs,
+        "next_cursor": next_cursor,
+        "links": {"next": following},
+    }
+    return json_response(page, headers=headers)
+
+
+def _parse_status(text: str | None) -> JobStatus | None:
+    try:
+        return None if text is None else JobStatus(text)
+    except ValueError:
+        known = ", ".join(JobStatus)
+        raise HttpProblem(problems.MALFORMED_REQUEST, f"status: expected one of {known}") from None
+
+
+def _check_model(catalogue: Catalogue, name: str | None) -> str | None:
+    try:
+        return None if name is None else catalogue.model(name).name
+    except UnknownModel as error:
+        raise HttpProblem(problems.MALFORMED_REQUEST, f"model: {error}") from None
+
+
+def _id_range(cursor: str | None, now: datetime, retention: timedelta) -> IdRange:
+    """Return the ids from the cursor, or from now, down to the oldest that may be kept."""
+    # The newest id by the clock that makes ids, plus the skew between instances.
+    newest_ms = int(uuid7().hex[:12], 16) + _SKEW_MS
+    digits = f"{newest_ms:012x}"
+    below = f"{digits[:8]}-{digits[8:]}"
+    if cursor:
+        below = min(below, _parse_cursor(cursor))
+    return IdRange(below, id_at(now - retention - _PURGE_DELAY))
+
+
+def _parse_cursor(cursor: str) -> str:
+    try:
+        below = base64.b64decode(cursor[:100], altchars=b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        below = ""
+    if not _CURSOR.fullmatch(below):
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST,
+            "cursor: is not valid; use the next_cursor of the previous page",
+        )
+    return below

@@ -1,0 +1,125 @@
+"""/v1/models: list and get the models of the catalogue."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from contract.catalogue import Model
+from gateway.http.openapi.operations import problem_responses
+from gateway.http.requests import find_model, refuse_unknown_query, services_of
+from gateway.http.responses import json_response
+from gateway.queues.estimates import WaitEstimates
+
+router = APIRouter(tags=["models"])
+
+
+class ModelLimits(TypedDict):
+    """The limits of a model; `pixels` is null if the input is not a picture."""
+
+    input_bytes: int
+    upload_bytes: int
+    pixels: int | None
+    deadline_seconds: int
+
+
+class ModelDefaults(TypedDict):
+    """The defaults for options of a submission."""
+
+    deadline_seconds: int
+
+
+class ModelLinks(TypedDict):
+    """Links of a model."""
+
+    self: str
+    jobs: str
+
+
+class ModelDescription(TypedDict):
+    """A model of the catalogue."""
+
+    name: Annotated[str, Field(examples=["classifier"])]
+    task: str
+    description: str
+    media_types: list[str]
+    result_media_type: Annotated[
+        str,
+        Field(
+            description="The media type of a result. Only JSON is part of the job itself.",
+            examples=["image/png"],
+        ),
+    ]
+    limits: ModelLimits
+    defaults: ModelDefaults
+    queue_length: Annotated[
+        int | None,
+        Field(description="How many jobs wait or run, of both priorities; null if unknown."),
+    ]
+    estimated_wait_seconds: Annotated[
+        float | None,
+        Field(description="How long a new job of normal priority would take; null if unknown."),
+    ]
+    links: ModelLinks
+
+
+class Models(TypedDict):
+    """All models that take jobs."""
+
+    models: list[ModelDescription]
+
+
+@router.get(
+    "/v1/models",
+    summary="List the models",
+    response_model=Models,
+    response_description="All models",
+    responses=problem_responses(400),
+)
+async def list_models(request: Request) -> Response:
+    """List all models that take jobs."""
+    refuse_unknown_query(request)
+    services = services_of(request)
+    found = services.catalogue.values()
+    models = await asyncio.gather(*(_model_resource(model, services.estimates) for model in found))
+    listed: Models = {"models": list(models)}
+    return json_response(listed)
+
+
+@router.get(
+    "/v1/models/{model}",
+    summary="Get a model",
+    response_model=ModelDescription,
+    response_description="The model",
+    responses=problem_responses(400, 404),
+)
+async def get_model(request: Request, model: str) -> Response:
+    """Return what a model takes."""
+    refuse_unknown_query(request)
+    services = services_of(request)
+    found = find_model(services.catalogue, model)
+    return json_response(await _model_resource(found, services.estimates))
+
+
+async def _model_resource(model: Model, estimates: WaitEstimates) -> ModelDescription:
+    path = f"/v1/models/{model.name}"
+    wait = await estimates.estimate_wait(model)
+    return {
+        "name": model.name,
+        "task": model.task,
+        "description": model.description,
+        "media_types": list(model.media_types),
+        "result_media_type": model.result_media_type,
+        "limits": {
+            "input_bytes": model.max_input_bytes,
+            "upload_bytes": model.max_upload_bytes,
+            "pixels": model.max_pixels or None,
+            "deadline_seconds": model.max_deadline_seconds,
+        },
+        "defaults": {"deadline_seconds": model.deadline_seconds},
+        "queue_length": wait.length,
+        "estimated_wait_seconds": wait.wait_seconds,
+        "links": {"self": path, "jobs": f"{path}/jobs"},
+    }

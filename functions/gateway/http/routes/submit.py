@@ -1,0 +1,122 @@
+"""POST /v1/models/{model}/jobs: submit a job, and wait for its end."""
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query, Request, Response
+
+from contract.names import job_path
+from gateway.http.openapi.operations import (
+    IDEMPOTENCY_KEY,
+    PREFER,
+    PRIORITY,
+    SUBMIT_BODY,
+    UPLOAD,
+    job_problem_responses,
+)
+from gateway.http.requests import (
+    Preference,
+    caller_of,
+    durable_of,
+    find_model,
+    idempotency_key_of,
+    parse_prefer,
+    refuse_unknown_query,
+    services_of,
+)
+from gateway.http.responses import (
+    add_queue_position,
+    json_response,
+    problem_of_job,
+    problem_response,
+)
+from gateway.jobs.model import JobResource, Record, is_final, job_resource, priority_of
+from gateway.submission.create import NewJob
+from gateway.submission.parse import parse_submission
+from gateway.telemetry import traceparent_of
+
+REPLAYED: Final = {"Idempotency-Replayed": "true"}
+"""The header of an answer about a job that an earlier request created."""
+
+router = APIRouter(tags=["jobs"])
+
+
+@router.post(
+    "/v1/models/{model}/jobs",
+    summary="Submit a job",
+    response_model=JobResource,
+    response_description="The job has ended with a result",
+    responses={
+        202: {"model": JobResource, "description": "The job was accepted; `Location` has its URL"},
+        **job_problem_responses(400, 404, 409, 413, 415, 422, 500, 503, 504),
+    },
+    openapi_extra={
+        "requestBody": SUBMIT_BODY,
+        "parameters": [PREFER, IDEMPOTENCY_KEY, PRIORITY, UPLOAD],
+    },
+)
+async def submit(
+    request: Request,
+    model: str,
+    deadline_seconds: Annotated[
+        str | None, Query(description="Seconds after which the result is no longer needed.")
+    ] = None,
+    parameters: Annotated[
+        str | None, Query(description="The model's parameters as a JSON object.")
+    ] = None,
+    webhook_url: Annotated[
+        str | None, Query(description="Where the job is posted once it has ended.")
+    ] = None,
+) -> Response:
+    """Return the ended job if it ends within the wait, else 202 with the job as it is."""
+    services, durable = services_of(request), durable_of(request)
+    options = {
+        "deadline_seconds": deadline_seconds,
+        "parameters": parameters,
+        "priority": request.query_params.get("priority"),
+        "upload": request.query_params.get("upload"),
+        "webhook_url": webhook_url,
+    }
+    # Parse and validate.
+    found = find_model(services.catalogue, model)
+    refuse_unknown_query(request, options)
+    given = {name: value for name, value in options.items() if value is not None}
+    key = idempotency_key_of(request)
+    submission = await parse_submission(request, found, given)
+    preference = parse_prefer(request.headers.getlist("prefer"))
+    wait_seconds = preference.wait_or(services.settings.default_wait_seconds)
+    # Create the job, start it, and wait for its end.
+    new_job = NewJob(found, submission, caller_of(request).tenant, traceparent_of(request.scope))
+    if key is None:
+        (submitted,) = await services.creator.create(durable, [new_job], wait_seconds)
+    else:
+        submitted = await services.idempotency.create(durable, key, new_job, wait_seconds)
+    # Answer.
+    job_id, record = submitted.job_id, submitted.record
+    if found.reports_progress:
+        record = await services.progress.add_to_if_available(job_id, record)
+    response = await _answer(request, job_id, record, preference)
+    if submitted.is_replay:
+        response.headers.update(REPLAYED)
+    return response
+
+
+async def _answer(
+    request: Request, job_id: str, record: Record, preference: Preference
+) -> Response:
+    job, has_ended = job_resource(job_id, record), is_final(record)
+    headers = {"Vary": "Prefer"}
+    if applied := preference.applied(answered_async=not has_ended):
+        headers["Preference-Applied"] = applied
+    if not has_ended:
+        services = services_of(request)
+        headers |= await add_queue_position(
+            job, priority_of(record), services.catalogue, services.estimates
+        )
+        headers["Location"] = job_path(job["id"])
+        return json_response(job, 202, headers)
+    headers["Content-Location"] = job_path(job["id"])
+    problem = problem_of_job(job, has_run=record.get("ran"))
+    if problem is None:
+        return json_response(job, 200, headers)
+    problem.headers |= headers
+    return problem_response(request, problem)

@@ -1,0 +1,100 @@
+"""/v1/uploads: slots for inputs that are too large for a request."""
+
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from contract.media import essence
+from contract.messages import Json, format_time
+from gateway.http import problems
+from gateway.http.openapi.operations import UPLOAD_BODY, problem_responses
+from gateway.http.problems import HttpProblem
+from gateway.http.requests import (
+    caller_of,
+    find_model,
+    parse_json,
+    read_body,
+    refuse_unknown_query,
+    services_of,
+)
+from gateway.http.responses import json_response
+from gateway.jobs.model import Time
+from gateway.storage.uploads import new_upload, upload_blob_of, upload_expiry
+from gateway.submission.parse import check_accepted
+
+_MAX_BODY_BYTES: Final = 16 * 1024
+_MEMBERS: Final = ("model", "media_type")
+
+router = APIRouter(tags=["uploads"])
+
+
+class UploadSlot(TypedDict):
+    """A slot for an input that is too large for a request. It takes one PUT."""
+
+    upload: Annotated[
+        str,
+        Field(
+            description="The id to use in a job.",
+            examples=["01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"],
+        ),
+    ]
+    method: Literal["PUT"]
+    url: Annotated[str, Field(description="A URL that takes the bytes. Keep it secret.")]
+    headers: Annotated[dict[str, str], Field(description="The headers to send with the bytes.")]
+    max_bytes: int
+    media_types: list[str]
+    expires_at: Time
+
+
+@router.post(
+    "/v1/uploads",
+    summary="Get a slot for a large input",
+    status_code=201,
+    response_model=UploadSlot,
+    response_description="The slot takes data until `expires_at`",
+    responses=problem_responses(400, 404, 413, 415, 503),
+    openapi_extra={"requestBody": UPLOAD_BODY},
+)
+async def create_upload(request: Request) -> Response:
+    """Return a URL that takes one PUT of the input's bytes, and the id to use in a job."""
+    refuse_unknown_query(request)
+    services = services_of(request)
+    name, announced = _parse_body(await read_body(request))
+    model, media_type = find_model(services.catalogue, name), essence(announced)
+    check_accepted(model, media_type)
+    upload_id = new_upload(services.clock())
+    expires_at = upload_expiry(upload_id)
+    assert expires_at is not None, "it was just made"
+    blob = upload_blob_of(upload_id, caller_of(request).tenant)
+    slot: UploadSlot = {
+        "upload": upload_id,
+        "method": "PUT",
+        "url": await services.links.to_write(blob, expires_at),
+        "headers": {"content-type": media_type, "x-ms-blob-type": "BlockBlob"},
+        "max_bytes": model.max_upload_bytes,
+        "media_types": list(model.media_types),
+        "expires_at": format_time(expires_at),
+    }
+    # The URL gives write access, so caches must not store it.
+    return json_response(slot, 201, {"Cache-Control": "no-store"})
+
+
+def _parse_body(body: bytes) -> tuple[str, str]:
+    if len(body) > _MAX_BODY_BYTES:
+        raise HttpProblem(
+            problems.PAYLOAD_TOO_LARGE,
+            "this request is for a slot; send the input to the slot's URL",
+            limit_bytes=_MAX_BODY_BYTES,
+        )
+    try:
+        value: Json = parse_json(body)
+    except ValueError as error:
+        raise HttpProblem(problems.MALFORMED_REQUEST, f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict) or set(value) != set(_MEMBERS):
+        raise HttpProblem(problems.MALFORMED_REQUEST, 'expected {"model": …, "media_type": …}')
+    model, media_type = (value[name] for name in _MEMBERS)
+    if not isinstance(model, str) or not isinstance(media_type, str):
+        raise HttpProblem(problems.MALFORMED_REQUEST, "model and media_type: expected texts")
+    return model, media_type

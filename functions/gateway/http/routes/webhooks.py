@@ -1,0 +1,91 @@
+"""A job's webhook: get its delivery log, deliver it again."""
+
+import contextlib
+
+from fastapi import APIRouter, Request, Response
+
+from contract.names import ORCHESTRATOR_WEBHOOK, webhook_instance
+from gateway.durable import Durable
+from gateway.errors import FinalInstance, UnknownInstance
+from gateway.http import problems
+from gateway.http.openapi.operations import problem_responses
+from gateway.http.problems import HttpProblem
+from gateway.http.requests import (
+    check_job_id,
+    durable_of,
+    find_own_job,
+    refuse_unknown_query,
+    services_of,
+    unknown_job,
+)
+from gateway.http.responses import json_response
+from gateway.jobs.model import is_final, read_ticket
+from gateway.webhooks.orchestrator import (
+    DeliveryState,
+    WebhookDelivery,
+    delivery_input,
+    delivery_log,
+    read_delivery_log,
+    wake_event,
+)
+
+router = APIRouter()
+
+
+@router.get(
+    "/v1/jobs/{job_id}/webhook",
+    tags=["jobs"],
+    summary="Get the delivery log of a job's webhook",
+    response_model=WebhookDelivery,
+    response_description="The delivery log",
+    responses=problem_responses(400, 404, 503),
+)
+async def get_webhook(request: Request, job_id: str) -> Response:
+    """Return the attempts to deliver the webhook. The first is made when the job has ended."""
+    refuse_unknown_query(request)
+    await find_own_job(request, job_id)
+    durable = durable_of(request)
+    await _check_has_webhook(request, job_id)
+    return json_response(read_delivery_log(await durable.status(webhook_instance(job_id))))
+
+
+@router.post(
+    "/v1/admin/jobs/{job_id}/webhook/redeliver",
+    tags=["admin"],
+    summary="Deliver a job's webhook again",
+    status_code=202,
+    response_model=WebhookDelivery,
+    response_description="The delivery was started",
+    responses=problem_responses(400, 404, 409, 503),
+)
+async def redeliver(request: Request, job_id: str) -> Response:
+    """Try at once, then for up to another day. The event keeps its `webhook-id`."""
+    refuse_unknown_query(request)
+    durable = durable_of(request)
+    if not await _check_has_webhook(request, check_job_id(job_id)):
+        raise HttpProblem(
+            problems.NOT_FINAL, "the job has not ended; there is nothing to deliver yet"
+        )
+    instance_id = webhook_instance(job_id)
+    found = await durable.status(instance_id)
+    attempts = read_delivery_log(found)["attempts"]
+    if found is not None and not found.runtime_status.is_final:
+        await _wake(durable, instance_id, len(attempts))
+    else:
+        await durable.start(instance_id, delivery_input(job_id, attempts), ORCHESTRATOR_WEBHOOK)
+    return json_response(delivery_log(DeliveryState.PENDING, attempts), 202)
+
+
+async def _wake(durable: Durable, instance_id: str, attempts: int) -> None:
+    # The delivery may end at this moment.
+    with contextlib.suppress(UnknownInstance, FinalInstance):
+        await durable.raise_event(instance_id, wake_event(attempts), None)
+
+
+async def _check_has_webhook(request: Request, job_id: str) -> bool:
+    """Return whether the job has ended. Raises the problem unknown-job if it has no webhook."""
+    instance = await durable_of(request).status(job_id)
+    found = await services_of(request).jobs.record_of(job_id, instance) if instance else None
+    if instance is None or found is None or read_ticket(instance.input).webhook_url is None:
+        raise unknown_job(job_id)
+    return is_final(found)

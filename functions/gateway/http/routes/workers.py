@@ -1,0 +1,245 @@
+"""/v1/jobs/{id}/reply and /progress: what workers send, authorised by their job's reply token."""
+
+import contextlib
+from typing import Final, Literal
+
+from fastapi import APIRouter, Request, Response
+from typing_extensions import TypedDict
+
+from contract.catalogue import find_queue
+from contract.errors import ContractError
+from contract.messages import (
+    MAX_MESSAGE_BYTES,
+    Fields,
+    InlineBytes,
+    JobReply,
+    PayloadRef,
+    reply_from_json,
+)
+from contract.names import result_blob
+from gateway.errors import ExpiredToken, FinalInstance, InvalidToken, UnknownInstance
+from gateway.http import problems
+from gateway.http.openapi.operations import (
+    PROGRESS_BODY,
+    REPLY_BODY,
+    problem_responses,
+)
+from gateway.http.problems import HttpProblem
+from gateway.http.requests import (
+    announced_size_bytes,
+    check_job_id,
+    durable_of,
+    encode_json,
+    parse_json,
+    services_of,
+    unknown_job,
+)
+from gateway.http.responses import json_response
+from gateway.jobs.model import JobOutcome, is_final
+from gateway.jobs.progress import ProgressReport, report_from_json
+
+MAX_RESULT_BYTES: Final = 256 * 1024 * 1024
+MAX_REPORT_BYTES: Final = 8 * 1024
+
+router = APIRouter(tags=["workers"])
+
+
+class ReplyAccepted(TypedDict):
+    """A reply or report was accepted."""
+
+    status: Literal["accepted"]
+
+
+class ReplyWanted(TypedDict):
+    """The job is waiting for a reply."""
+
+    status: Literal["wanted"]
+
+
+_ACCEPTED: Final[ReplyAccepted] = {"status": "accepted"}
+_WANTED: Final[ReplyWanted] = {"status": "wanted"}
+
+
+@router.post(
+    "/v1/jobs/{job_id}/reply",
+    summary="Send a worker's reply",
+    status_code=202,
+    response_model=ReplyAccepted,
+    response_description="The reply was accepted",
+    responses=problem_responses(401, 404, 410, 413, 422, 503),
+    openapi_extra={"requestBody": REPLY_BODY},
+)
+async def reply(
+    request: Request, job_id: str, expires: str = "", token: str = "", queue: str = ""
+) -> Response:
+    """Record the reply as the job's outcome; 410 if the job has one already.
+
+    The reply is safe once the worker has its 202: the outcome is in the blob storage by then,
+    whether the event reaches the orchestration or not.
+    """
+    _check_token(request, job_id, expires, token)
+    services = services_of(request)
+    received = _parse_reply(job_id, await _read_limited(request, "reply", MAX_MESSAGE_BYTES))
+    outcome = JobOutcome.replied(received, services.clock())
+    try:
+        recorded = await services.jobs.finish(durable_of(request), job_id, outcome)
+    except UnknownInstance:
+        raise unknown_job(job_id) from None
+    except FinalInstance:
+        raise _already_final() from None
+    if recorded is not outcome:
+        raise _already_final()
+    # Not when the orchestration ends: on Flex Consumption that is on other instances of the app.
+    if (pair := find_queue(services.catalogue, queue)) is not None:
+        model, priority = pair
+        services.estimates.record_reply(model.name, priority, received)
+    return json_response(_ACCEPTED, 202)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/reply",
+    summary="Ask whether a reply is wanted",
+    response_model=ReplyWanted,
+    response_description="A reply is wanted",
+    responses=problem_responses(401, 404, 410, 503),
+)
+async def wanted(request: Request, job_id: str, expires: str = "", token: str = "") -> Response:
+    """Return 200 if the job is waiting for a reply, 410 if it has ended: then do not run it."""
+    _check_token(request, job_id, expires, token)
+    services = services_of(request)
+    found = await services.jobs.find(durable_of(request), job_id)
+    if found is None:
+        raise unknown_job(job_id)
+    if is_final(found):
+        raise _already_final()
+    # Only a worker asks this, so the model has one.
+    services.estimates.record_worker(found["model"])
+    return json_response(_WANTED)
+
+
+@router.put(
+    "/v1/jobs/{job_id}/progress",
+    summary="Report a running job's progress",
+    response_model=ReplyAccepted,
+    response_description="The job is to go on",
+    responses=problem_responses(401, 404, 410, 413, 422, 503),
+    openapi_extra={"requestBody": PROGRESS_BODY},
+)
+async def put_progress(
+    request: Request, job_id: str, expires: str = "", token: str = ""
+) -> Response:
+    """Return 200 if the job is to go on, 410 if it was cancelled or has ended: stop working on it.
+
+    A report that is older than one already received changes nothing. `"stopped": true` means that
+    the worker has stopped; it ends a job that is being cancelled.
+    """
+    _check_token(request, job_id, expires, token)
+    report, has_stopped = _parse_report(await _read_limited(request, "report", MAX_REPORT_BYTES))
+    services = services_of(request)
+    found = await services.jobs.find(durable_of(request), job_id)
+    if found is None:
+        raise unknown_job(job_id)
+    if has_stopped:
+        await _record_stop(request, job_id)
+        return json_response(_ACCEPTED)
+    if is_final(found):
+        raise HttpProblem(problems.ALREADY_FINAL, "the job is final; stop working on it")
+    # Only a worker reports, so the model has one.
+    services.estimates.record_worker(found["model"])
+    progress = await services.progress.update(job_id, lambda before: before.with_report(report))
+    if progress.cancelling:
+        raise HttpProblem(
+            problems.ALREADY_FINAL, "the job is cancelled; stop, then report it with stopped: true"
+        )
+    return json_response(_ACCEPTED)
+
+
+def _check_token(request: Request, job_id: str, expires: str, token: str) -> None:
+    """Raise a problem if the token is not for this job, or its time is over."""
+    services = services_of(request)
+    try:
+        services.tokens.check(check_job_id(job_id), expires, token, services.clock())
+    except InvalidToken as error:
+        raise HttpProblem(
+            problems.UNAUTHENTICATED,
+            str(error),
+            headers={"WWW-Authenticate": 'Bearer realm="replies", error="invalid_token"'},
+        ) from None
+    except ExpiredToken as error:
+        raise HttpProblem(problems.ALREADY_FINAL, str(error)) from None
+
+
+async def _read_limited(request: Request, name: str, limit_bytes: int) -> bytes:
+    """Return the body. Raises the problem payload-too-large."""
+    if announced_size_bytes(request) > limit_bytes:
+        raise _too_large(name, limit_bytes)
+    body = await request.body()
+    if len(body) > limit_bytes:
+        raise _too_large(name, limit_bytes)
+    return body
+
+
+def _too_large(name: str, limit_bytes: int) -> HttpProblem:
+    return HttpProblem(
+        problems.PAYLOAD_TOO_LARGE,
+        f"a {name} takes up to {limit_bytes} bytes"
+        + ("; larger results go to blob storage" if name == "reply" else ""),
+        limit_bytes=limit_bytes,
+    )
+
+
+def _parse_reply(job_id: str, body: bytes) -> JobReply:
+    """Read a reply, and check that everything that reads it later can. Raises Problem."""
+    try:
+        value = parse_json(body)
+        received = reply_from_json(value)
+        encode_json(value)
+    except (ContractError, ValueError) as error:
+        raise HttpProblem(problems.INVALID_INPUT, f"the body is not a reply: {error}") from None
+    _check_is_for(job_id, received)
+    return received
+
+
+def _check_is_for(job_id: str, received: JobReply) -> None:
+    if received.job_id != job_id:
+        raise HttpProblem(problems.INVALID_INPUT, "job_id: is not the job in the URL")
+    if isinstance(received.outcome, InlineBytes | PayloadRef):
+        # The media type becomes a header of the response that shows the result.
+        media_type = received.outcome.media_type
+        if not (media_type.isascii() and media_type.isprintable()):
+            raise HttpProblem(problems.INVALID_INPUT, "result.media_type: expected printable ASCII")
+    if not isinstance(received.outcome, PayloadRef):
+        return
+    # A worker that could name any blob could show one caller another caller's data.
+    if received.outcome.blob != result_blob(job_id):
+        raise HttpProblem(problems.INVALID_INPUT, f"result.blob: expected {result_blob(job_id)}")
+    if received.outcome.size_bytes > MAX_RESULT_BYTES:
+        raise HttpProblem(
+            problems.INVALID_INPUT, f"result.size_bytes: more than {MAX_RESULT_BYTES}"
+        )
+
+
+def _parse_report(body: bytes) -> tuple[ProgressReport, bool]:
+    """Read a report, and whether the worker has stopped. Raises Problem."""
+    try:
+        value = parse_json(body)
+        has_stopped = Fields(value).has("stopped") and Fields(value).boolean("stopped")
+        return report_from_json(value), has_stopped
+    except (ContractError, ValueError) as error:
+        raise HttpProblem(problems.INVALID_INPUT, f"the body is not a report: {error}") from None
+
+
+async def _record_stop(request: Request, job_id: str) -> None:
+    """End a job whose worker was told to stop; leave any other as it is."""
+    services = services_of(request)
+    progress = await services.progress.read(job_id)
+    if not progress.cancelling or progress.report is None:
+        return
+    stopped = JobOutcome.cancelled(services.clock(), progress.report.started_at)
+    # If the orchestration has ended, so has the job.
+    with contextlib.suppress(UnknownInstance, FinalInstance):
+        await services.jobs.finish(durable_of(request), job_id, stopped)
+
+
+def _already_final() -> HttpProblem:
+    return HttpProblem(problems.ALREADY_FINAL, "the job is final; a reply is no longer needed")

@@ -1,1 +1,0 @@
-"""One job for all requests under one Idempotency-Key."""

@@ -1,0 +1,438 @@
+"""A job as data: its statuses, its ticket, its outcome, its record and its resource.
+
+    ticket     what the orchestration is started with: the request and what belongs to it
+    outcome    how the job ended; recorded once, see `lifecycle`
+    record     what is stored of the job: begins with the ticket, ends with the outcome
+    resource   the JSON object that the API shows
+
+All functions here are pure. The orchestrator calls them, so the same input gives the same result.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from contract.catalogue import Priority
+from contract.messages import (
+    FailureCode,
+    Fields,
+    JobError,
+    JobReply,
+    JobRequest,
+    Json,
+    Stage,
+    error_from_json,
+    error_to_json,
+    format_time,
+    payload_to_json,
+    reply_from_json,
+    reply_to_json,
+    request_from_json,
+    request_to_json,
+)
+from contract.names import job_path
+from gateway.durable import OrchestrationInstance, RuntimeStatus
+from gateway.errors import IllegalStatusChange
+from gateway.telemetry import trace_id
+
+OPEN_TENANT: Final = ""
+"""The tenant of jobs that were accepted without a key."""
+
+
+class JobStatus(StrEnum):
+    """The status of a job as its caller sees it."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a job in this status has ended."""
+        return not LEGAL_CHANGES[self]
+
+
+_ANY_END = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.EXPIRED}
+
+LEGAL_CHANGES: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
+    {
+        JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLING} | _ANY_END),
+        JobStatus.RUNNING: frozenset({JobStatus.CANCELLING} | _ANY_END),
+        # A reply may arrive before the cancellation is recorded: the first final outcome wins.
+        JobStatus.CANCELLING: frozenset(_ANY_END),
+        JobStatus.SUCCEEDED: frozenset(),
+        JobStatus.FAILED: frozenset(),
+        JobStatus.CANCELLED: frozenset(),
+        JobStatus.EXPIRED: frozenset(),
+    }
+)
+
+
+def change_status(before: JobStatus, after: JobStatus) -> JobStatus:
+    """Return `after`. Raises IllegalStatusChange unless it equals `before` or may follow it."""
+    if after is before or after in LEGAL_CHANGES[before]:
+        return after
+    raise IllegalStatusChange(before, after)
+
+
+TICKET_VERSION: Final = 2
+"""Version 1, which has no `version` member, belongs to jobs without a recorded outcome."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The input of a job's orchestration: the request, and what else must outlive this process.
+
+    `text` is the JSON that all other fields were read from. It travels as a JSON string, never as
+    an object: the Durable SDK turns an object that has `__class__`, `__module__` and `__data__`
+    into an instance of that class, and part of a request is the caller's own JSON.
+    """
+
+    text: str
+    job_id: str
+    model: str
+    created_at: str
+    deadline: str
+    traceparent: str | None
+    tenant: str = OPEN_TENANT
+    webhook_url: str | None = field(default=None, repr=False)
+    priority: Priority = Priority.NORMAL
+    version: int = TICKET_VERSION
+
+    @property
+    def trace_id(self) -> str | None:
+        """The id of the trace that the job belongs to."""
+        return trace_id(self.traceparent)
+
+    def request(self) -> JobRequest:
+        """Return the request with its payload. It has no reply URL yet."""
+        return request_from_json(json.loads(self.text)["request"])
+
+
+def write_ticket(
+    request: JobRequest,
+    traceparent: str | None,
+    tenant: str = OPEN_TENANT,
+    webhook_url: str | None = None,
+    priority: Priority = Priority.NORMAL,
+) -> Ticket:
+    """Return the ticket of a new job.
+
+    The request must have no reply URL, since its token must not appear in the history.
+    """
+    value = {
+        "version": TICKET_VERSION,
+        "request": request_to_json(request),
+        "traceparent": traceparent,
+        "tenant": tenant,
+    }
+    if webhook_url is not None:
+        value["webhook_url"] = webhook_url
+    if priority is not Priority.NORMAL:
+        value["priority"] = priority.value
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _ticket_from_json(text, value)
+
+
+def read_ticket(text: str) -> Ticket:
+    """Read a ticket. Raises ValueError, KeyError or TypeError if the text is not a ticket."""
+    return _ticket_from_json(text, json.loads(text))
+
+
+def _ticket_from_json(text: str, value: Json) -> Ticket:
+    request = value["request"]
+    return Ticket(
+        text=text,
+        job_id=request["job_id"],
+        model=request["model"],
+        created_at=request["created_at"],
+        deadline=request["deadline"],
+        traceparent=value["traceparent"],
+        tenant=value.get("tenant", OPEN_TENANT),
+        webhook_url=value.get("webhook_url"),
+        priority=Priority(value.get("priority", Priority.NORMAL)),
+        version=value.get("version", 1),
+    )
+
+
+LOST: Final = JobError(
+    FailureCode.UNAVAILABLE,
+    "the gateway lost track of the job; send it again",
+    Stage.QUEUE,
+    retryable=True,
+)
+EXPIRED: Final = JobError(
+    FailureCode.EXPIRED, "the deadline passed before a reply came", Stage.QUEUE, retryable=True
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutcome:
+    """How a job ended, and when that was recorded, to the millisecond.
+
+    `reply` is the worker's reply if it decided the outcome. Otherwise `error` says why the job
+    failed, and `started_at` is when a cancelled job had started, as RFC 3339 text.
+    """
+
+    status: JobStatus
+    at: datetime
+    reply: JobReply | None = None
+    error: JobError | None = None
+    started_at: str | None = None
+
+    def __post_init__(self) -> None:
+        """Cut `at` to milliseconds, as the blob holds it, so that all readers see one time."""
+        milliseconds = self.at.microsecond // 1000
+        object.__setattr__(self, "at", self.at.replace(microsecond=milliseconds * 1000))
+
+    @classmethod
+    def replied(cls, reply: JobReply, now: datetime) -> "JobOutcome":
+        """Return the outcome that a reply decides: succeeded, or failed with the reply's error."""
+        has_failed = isinstance(reply.outcome, JobError)
+        return cls(JobStatus.FAILED if has_failed else JobStatus.SUCCEEDED, now, reply=reply)
+
+    @classmethod
+    def cancelled(cls, now: datetime, started_at: str | None = None) -> "JobOutcome":
+        """Return the outcome of a cancelled job."""
+        return cls(JobStatus.CANCELLED, now, started_at=started_at)
+
+    @classmethod
+    def expired(cls, now: datetime) -> "JobOutcome":
+        """Return the outcome of a job whose deadline passed before a reply."""
+        return cls(JobStatus.EXPIRED, now, error=EXPIRED)
+
+    @classmethod
+    def failed(cls, error: JobError, now: datetime) -> "JobOutcome":
+        """Return the outcome of a job that failed without a reply."""
+        return cls(JobStatus.FAILED, now, error=error)
+
+
+def outcome_to_json(outcome: JobOutcome) -> dict[str, Json]:
+    """Return an outcome as JSON, without the members that it does not have."""
+    value: dict[str, Json] = {"status": outcome.status.value, "at": format_time(outcome.at)}
+    if outcome.reply is not None:
+        value["reply"] = reply_to_json(outcome.reply)
+    if outcome.error is not None:
+        value["error"] = error_to_json(outcome.error)
+    if outcome.started_at is not None:
+        value["started_at"] = outcome.started_at
+    return value
+
+
+def outcome_from_json(value: Json) -> JobOutcome:
+    """Read an outcome. Raises ContractError or ValueError if the value is not an outcome."""
+    fields = Fields(value)
+    return JobOutcome(
+        JobStatus(fields.text("status")),
+        fields.time("at"),
+        reply_from_json(fields.raw("reply")) if fields.has("reply") else None,
+        error_from_json(fields.child("error")) if fields.has("error") else None,
+        fields.optional_text("started_at"),
+    )
+
+
+Record = dict[str, Any]
+"""What is stored of a job, as JSON:
+
+    {"model", "status", "created_at", "started_at", "finished_at", "deadline", "attempt",
+     "result": a payload as the contract writes it, "error": likewise, "timing", "trace_id",
+     "tenant": only if it is not the open tenant, "priority": only if it is not normal}
+"""
+
+
+def initial_record(ticket: Ticket) -> Record:
+    """Return the record of a job that was accepted and has not ended."""
+    return {
+        "model": ticket.model,
+        "status": JobStatus.QUEUED.value,
+        "created_at": ticket.created_at,
+        "started_at": None,
+        "finished_at": None,
+        "deadline": ticket.deadline,
+        "attempt": 1,
+        "result": None,
+        "error": None,
+        "timing": None,
+        "trace_id": ticket.trace_id,
+        **({"tenant": ticket.tenant} if ticket.tenant else {}),
+        **({"priority": ticket.priority.value} if ticket.priority is not Priority.NORMAL else {}),
+    }
+
+
+def final_record(initial: Record, outcome: JobOutcome) -> Record:
+    """Return the final record of a job with this initial record and this outcome."""
+    record = {
+        **initial,
+        "status": outcome.status.value,
+        "started_at": outcome.started_at,
+        "finished_at": format_time(outcome.at),
+        "error": error_to_json(outcome.error) if outcome.error else None,
+        "timing": {
+            "queued_ms": None,
+            "inference_ms": None,
+            "batch_size": None,
+            "total_ms": _total_ms(initial, outcome.at),
+        },
+    }
+    reply = outcome.reply
+    if reply is None:
+        return record
+    return {
+        **record,
+        "started_at": format_time(reply.started_at),
+        "finished_at": format_time(reply.finished_at),
+        "attempt": reply.attempt,
+        "result": None if isinstance(reply.outcome, JobError) else payload_to_json(reply.outcome),
+        "error": error_to_json(reply.outcome) if isinstance(reply.outcome, JobError) else None,
+        "timing": {
+            "queued_ms": reply.timing.queued_ms,
+            "inference_ms": reply.timing.inference_ms,
+            "batch_size": reply.timing.batch_size,
+            "total_ms": _total_ms(initial, outcome.at),
+        },
+    }
+
+
+def recorded_output(instance: OrchestrationInstance) -> Record | None:
+    """Return the record that a job's orchestration ended with; None if it did not complete."""
+    output = instance.output
+    is_record = isinstance(output, dict) and "status" in output
+    return output if is_record and instance.runtime_status is RuntimeStatus.COMPLETED else None
+
+
+def initial_record_of(instance: OrchestrationInstance) -> Record | None:
+    """Return the initial record of a job with this orchestration; None if it is not a job's."""
+    try:
+        return initial_record(read_ticket(instance.input))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def tenant_of(record: Record) -> str:
+    """Return the tenant that owns the job."""
+    return str(record.get("tenant", OPEN_TENANT))
+
+
+def priority_of(record: Record) -> Priority:
+    """Return the priority of the job."""
+    return Priority(record.get("priority", Priority.NORMAL))
+
+
+def is_final(record: Record) -> bool:
+    """Return whether the job has ended."""
+    return JobStatus(record["status"]).is_final
+
+
+def _total_ms(initial: Record, ended_at: datetime) -> float:
+    # Both times come from the gateway's clock, since a worker's clock may be off.
+    elapsed = ended_at - datetime.fromisoformat(initial["created_at"])
+    return max(0.0, round(elapsed.total_seconds() * 1000, 3))
+
+
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+"""A time as RFC 3339 text."""
+
+
+class JobLinks(TypedDict):
+    """Links of a job."""
+
+    self: Annotated[str, Field(examples=["/v1/jobs/01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"])]
+    result: str
+    cancel: str
+
+
+class JobQueue(TypedDict):
+    """The position of a job in its queue; a value is null if it is not known."""
+
+    position: int | None
+    eta_seconds: float | None
+    phase: Literal["queued", "cold_starting"] | None
+
+
+class JobTiming(TypedDict):
+    """The times of a job; null before it has ended."""
+
+    queued_ms: float | None
+    inference_ms: float | None
+    batch_size: int | None
+    total_ms: float
+
+
+class JobFailure(TypedDict):
+    """Why a job ended without a result."""
+
+    code: Annotated[str, Field(examples=["inference-failed"])]
+    message: str
+    stage: Stage
+    retryable: bool
+
+
+class JobProgress(TypedDict):
+    """The progress of a running job, if its model reports it."""
+
+    fraction: Annotated[float | None, Field(ge=0, le=1, examples=[0.4])]
+    message: str | None
+
+
+class JobResource(TypedDict):
+    """One unit of work. A final status never changes."""
+
+    id: Annotated[str, Field(examples=["01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"])]
+    model: Annotated[str, Field(examples=["classifier"])]
+    status: JobStatus
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    deadline: Time
+    attempt: Annotated[int, Field(ge=1)]
+    progress: JobProgress | None
+    queue: JobQueue
+    result: Annotated[
+        Any, Field(description="The result if it is small JSON; otherwise see links.result.")
+    ]
+    error: JobFailure | None
+    timing: JobTiming | None
+    trace_id: str | None
+    links: JobLinks
+
+
+def result_path(job_id: str) -> str:
+    """Return the path of a job's result."""
+    return f"{job_path(job_id)}/result"
+
+
+def job_resource(job_id: str, record: Record) -> JobResource:
+    """Return the JSON object of a job, as all routes show it.
+
+    `result` is the result itself if it is small JSON. Any other result is at `links.result`.
+    """
+    path = job_path(job_id)
+    result = record["result"] or {}
+    return {
+        "id": job_id,
+        "model": record["model"],
+        "status": record["status"],
+        "created_at": record["created_at"],
+        "started_at": record["started_at"],
+        "finished_at": record["finished_at"],
+        "deadline": record["deadline"],
+        "attempt": record["attempt"],
+        "progress": record.get("progress"),
+        "queue": {"position": None, "eta_seconds": None, "phase": None},
+        "result": result.get("json"),
+        "error": record["error"],
+        "timing": record["timing"],
+        "trace_id": record["trace_id"],
+        "links": {"self": path, "result": result_path(job_id), "cancel": path},
+    }

@@ -1,0 +1,245 @@
+"""Service Bus: send to queues, and ask how long they are.
+
+The client keeps one connection and one open sender a queue, which it replaces if it fails.
+
+Lengths come from the management API. In Azure that needs the Manage right on the queues or the role
+Azure Service Bus Data Owner. Emulators serve it over plain http on a port of its own, but the
+client of 7.15.0 always uses https: for an emulator, SERVICE_BUS_ADMIN_URL has the address.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+from azure.core.exceptions import AzureError
+from azure.core.pipeline.transport import AioHttpTransport
+from azure.servicebus import ServiceBusMessage
+from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
+from azure.servicebus.aio.management import ServiceBusAdministrationClient
+from azure.servicebus.exceptions import (
+    MessagingEntityNotFoundError,
+    ServiceBusAuthorizationError,
+    ServiceBusError,
+)
+
+from gateway.clock import Clock
+from gateway.errors import Unavailable, UnknownQueue
+from gateway.settings import ServiceEndpoint
+
+_SEND_TIMEOUT_SECONDS = 5.0
+_FAILURES = (ServiceBusError, OSError, TimeoutError)
+_UNKNOWN = (MessagingEntityNotFoundError, ServiceBusAuthorizationError)
+
+_log = logging.getLogger(__name__)
+
+
+class Queues(Protocol):
+    """The port to the queues. Each method raises Unavailable."""
+
+    async def send(self, queue: str, message: ServiceBusMessage) -> None:
+        """Send a message; when this returns, the queue has it. Raises UnknownQueue."""
+
+    async def check(self, queue: str) -> None:
+        """Return if the queue answers."""
+
+    async def oldest(self, queue: str) -> datetime | None:
+        """Return when the oldest message was enqueued, locked or not; None if there is none."""
+
+    async def length(self, queue: str) -> int:
+        """Return how many messages the queue has, locked or not."""
+
+
+class ServiceBusQueues:
+    """The queues of one Service Bus namespace."""
+
+    def __init__(self, endpoint: ServiceEndpoint, admin_url: str | None = None) -> None:
+        """Set the endpoint, and `admin_url` if the management API has another address."""
+        self._endpoint = endpoint
+        self._administration = Administration(endpoint, admin_url)
+        self._client: ServiceBusClient | None = None
+        self._senders: dict[str, ServiceBusSender] = {}
+        self._probe: ServiceBusReceiver | None = None
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def send(self, queue: str, message: ServiceBusMessage) -> None:
+        """Send a message; when this returns, the queue has it. Raises UnknownQueue."""
+        # A sender is for one coroutine at a time: two would take each other's dispositions.
+        async with self._locks.setdefault(queue, asyncio.Lock()):
+            sender = self._senders.get(queue)
+            if sender is None:
+                sender = self._senders[queue] = self._connected().get_queue_sender(queue)
+            try:
+                await sender.send_messages(message, timeout=_SEND_TIMEOUT_SECONDS)
+            except BaseException as error:
+                # After any error, also a cancellation while sending, the link's state is unknown.
+                del self._senders[queue]
+                await _close_quietly(sender)
+                if isinstance(error, _UNKNOWN):
+                    raise UnknownQueue("queue", f"{queue}: {error!r}") from error
+                if isinstance(error, _FAILURES):
+                    raise Unavailable("queue", f"send failed: {error!r}") from error
+                raise
+
+    async def check(self, queue: str) -> None:
+        """Return if the queue answers. A peek is a round trip that locks no message."""
+        if self._probe is None:
+            self._probe = self._connected().get_queue_receiver(queue)
+        try:
+            await self._probe.peek_messages(max_message_count=1)
+        except BaseException as error:
+            probe, self._probe = self._probe, None
+            if probe is not None:
+                await _close_quietly(probe)
+            if isinstance(error, _FAILURES):
+                raise Unavailable("queue", f"peek failed: {error!r}") from error
+            raise
+
+    async def oldest(self, queue: str) -> datetime | None:
+        """Return when the oldest message was enqueued; None if the queue is empty.
+
+        Called once a minute, so the link is not kept open.
+        """
+        receiver = self._connected().get_queue_receiver(queue)
+        try:
+            peeked = await receiver.peek_messages(max_message_count=1)
+        except _FAILURES as error:
+            raise Unavailable("queue", f"peek failed: {error!r}") from error
+        finally:
+            await _close_quietly(receiver)
+        return peeked[0].enqueued_time_utc if peeked else None
+
+    async def length(self, queue: str) -> int:
+        """Return how many messages the queue has, locked or not."""
+        return await self._administration.length(queue)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._administration.close()
+        open_handlers: list[ServiceBusSender | ServiceBusReceiver] = [
+            *self._senders.values(),
+            *([self._probe] if self._probe else []),
+        ]
+        self._senders.clear()
+        self._probe = None
+        for handler in open_handlers:
+            await _close_quietly(handler)
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    def _connected(self) -> ServiceBusClient:
+        if self._client is None:
+            # Durable repeats the whole activity, so the SDK need not retry for long.
+            options: dict[str, Any] = {
+                "retry_total": 1,
+                "retry_backoff_factor": 0.2,
+                "retry_backoff_max": 1,
+            }
+            if self._endpoint.connection_string:
+                self._client = ServiceBusClient.from_connection_string(
+                    self._endpoint.connection_string, **options
+                )
+            else:
+                from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - slow, rare
+
+                self._client = ServiceBusClient(
+                    self._endpoint.address or "", DefaultAzureCredential(), **options
+                )
+        return self._client
+
+
+async def _close_quietly(handler: ServiceBusSender | ServiceBusReceiver) -> None:
+    try:
+        async with asyncio.timeout(2):
+            await handler.close()
+    except _FAILURES:
+        pass  # it is closed because it failed
+
+
+_TIMEOUT_SECONDS: Final = 2
+_ENDPOINT: Final = re.compile(r"(?<![^;])Endpoint=sb://[^;]*", re.IGNORECASE)
+_EMULATOR: Final = re.compile(r"(?<![^;])UseDevelopmentEmulator=true", re.IGNORECASE)
+
+
+class Administration:
+    """Counts the messages of queues, by the management API of a namespace."""
+
+    def __init__(self, endpoint: ServiceEndpoint, url: str | None = None) -> None:
+        """Set the endpoint, and `url` if the management API has another address."""
+        self._endpoint = endpoint
+        self._url = url
+        self._client: ServiceBusAdministrationClient | None = None
+
+    async def length(self, queue: str) -> int:
+        """Return how many active messages the queue has. Raises Unavailable."""
+        try:
+            found = await self._connected().get_queue_runtime_properties(queue)
+            count = found.active_message_count
+        # The SDK's XML reader raises the last three for an answer that is not valid.
+        except (AzureError, OSError, ValueError, SyntaxError, AttributeError) as error:
+            raise Unavailable("queue", f"count failed: {error!r}") from error
+        if count is None:
+            raise Unavailable("queue", "count failed: the answer has no count")
+        return count
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    def _connected(self) -> ServiceBusAdministrationClient:
+        if self._client is None:
+            self._client = self._connect()
+        return self._client
+
+    def _connect(self) -> ServiceBusAdministrationClient:
+        options: dict[str, Any] = {
+            "retry_total": 0,
+            "connection_timeout": _TIMEOUT_SECONDS,
+            "read_timeout": _TIMEOUT_SECONDS,
+        }
+        given = self._endpoint.connection_string
+        if given is None:
+            from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - slow, and rare
+
+            return ServiceBusAdministrationClient(
+                self._endpoint.address or "", DefaultAzureCredential(), **options
+            )
+        if self._url is None:
+            if _EMULATOR.search(given):
+                raise Unavailable("queue", "an emulator needs SERVICE_BUS_ADMIN_URL")
+            return ServiceBusAdministrationClient.from_connection_string(given, **options)
+        url = urlsplit(self._url)
+        if url.scheme == "http":
+            options["transport"] = _PlainTransport(**options)
+        elsewhere = _ENDPOINT.sub(lambda _: f"Endpoint=sb://{url.netloc}", given)
+        return ServiceBusAdministrationClient.from_connection_string(elsewhere, **options)
+
+
+class _PlainTransport(AioHttpTransport):  # type: ignore[misc]  # loaded lazily, so untyped
+    """Uses http for a client that uses https."""
+
+    async def send(self, request: Any, **config: Any) -> Any:
+        request.url = request.url.replace("https://", "http://", 1)
+        return await super().send(request, **config)
+
+
+async def log_oldest(queues: Queues, names: Iterable[str], clock: Clock) -> None:
+    """Log the age of the oldest message of each queue, unless the queue is empty.
+
+    Alerts parse the line: infra/modules/alerts.bicep.
+    """
+    for queue in sorted(names):
+        try:
+            enqueued_at = await queues.oldest(queue)
+        except Unavailable as error:
+            _log.warning("queue %s: its oldest message cannot be read: %s", queue, error)
+            continue
+        if enqueued_at is not None:
+            age_seconds = max(0.0, (clock() - enqueued_at).total_seconds())
+            _log.info("queue %s: oldest %.0f s", queue, age_seconds)

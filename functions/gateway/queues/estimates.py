@@ -1,0 +1,396 @@
+"""Estimates of positions and waits, from the lengths of queues and the times of replies.
+
+Throughput. Two figures for each model, both in seconds a job and both decaying means:
+
+    busy time     how long the workers were busy for each job: the time since the reply before, but
+                  at most the time that the worker had the job. In a long queue this is the
+                  reciprocal of the throughput, including all workers and batches; otherwise it is
+                  a job's own time. Times without a worker do not count.
+    device time   how long a device computed for each job: the time of a batch over its size.
+
+A process sees only its own replies. If n instances of the app share a model's replies, the busy
+time of each is too long by up to n; the device time is not.
+
+Position. Service Bus gives the number of messages in a queue, not the position of one. Queues are
+first in, first out, so the jobs that came later are behind: a position is the length minus the jobs
+that this process has accepted since. Jobs that other instances accepted since count as if they were
+before it, so a position is never too low because of them.
+
+The length of a queue is counted at most once a second. An estimate never fails a request: values
+that are not known are None. A submission never waits for a count, it only starts one.
+"""
+
+import asyncio
+import logging
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, Protocol
+
+from contract.catalogue import Model, Priority, queue_of
+from contract.messages import JobReply
+from gateway.clock import Clock
+from gateway.errors import Unavailable
+from gateway.jobs.model import JobQueue
+
+DECAY: Final = 0.97
+"""The factor for the older replies at each reply: about the last thirty have weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplySample:
+    """The times of one reply: its arrival, how long its worker had the job, and its batch."""
+
+    at_seconds: float
+    held_seconds: float
+    inference_seconds: float
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Decaying sums over the replies so far."""
+
+    weight: float = 0.0
+    busy_seconds: float = 0.0
+    device_seconds: float = 0.0
+    last_reply_at_seconds: float | None = None
+
+    @property
+    def seconds_per_job(self) -> float | None:
+        """The busy time a job, by which a queue gets shorter; None before the first reply."""
+        return self.busy_seconds / self.weight if self.weight else None
+
+    @property
+    def least_seconds_per_job(self) -> float | None:
+        """The smaller of busy and device time, which other instances cannot make too long."""
+        if not self.weight:
+            return None
+        return min(self.busy_seconds, self.device_seconds) / self.weight
+
+    def after(self, reply: ReplySample) -> "Throughput":
+        """Return the throughput with one more reply."""
+        held = _finite_seconds(reply.held_seconds)
+        gap = held
+        if self.last_reply_at_seconds is not None:
+            # The difference is negative if the clock was set back.
+            gap = max(0.0, reply.at_seconds - self.last_reply_at_seconds)
+        cost = _finite_seconds(reply.inference_seconds) / max(1, reply.batch_size)
+        return Throughput(
+            self.weight * DECAY + 1.0,
+            self.busy_seconds * DECAY + min(gap, held),
+            self.device_seconds * DECAY + cost,
+            reply.at_seconds,
+        )
+
+
+def _finite_seconds(value: float) -> float:
+    # The value comes from a worker and may be wrong.
+    return max(0.0, value) if math.isfinite(value) else 0.0
+
+
+QUIET_SECONDS: Final = 5.0
+"""After this time without a sign of a worker, the model counts as cold starting."""
+
+QUIET_JOBS: Final = 4
+"""For slow jobs, the same limit in jobs."""
+
+
+class QueuePhase(StrEnum):
+    """What a job that has not begun waits for: its turn, or a worker."""
+
+    QUEUED = "queued"
+    COLD_STARTING = "cold_starting"
+
+
+@dataclass(frozen=True, slots=True)
+class LengthSample:
+    """The length of a queue at a time, and the replies that this process had received by then."""
+
+    length: int
+    at_seconds: float
+    replies: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePosition:
+    """The position and estimated wait of a job. A value is None if it is not known."""
+
+    position: int | None = None
+    eta_seconds: float | None = None
+    phase: QueuePhase | None = None
+
+    def document(self) -> JobQueue:
+        """Return the `queue` member of the job resource."""
+        return {
+            "position": self.position,
+            "eta_seconds": self.eta_seconds,
+            "phase": self.phase.value if self.phase else None,
+        }
+
+
+NO_POSITION: Final = QueuePosition()
+
+
+def length_now(sample: LengthSample, arrivals: Sequence[float], replies: int) -> int:
+    """Return the length now: the sample, plus the jobs accepted since, minus the replies since."""
+    later = len(arrivals) - bisect_right(arrivals, sample.at_seconds)
+    return max(0, sample.length + later - max(0, replies - sample.replies))
+
+
+def position(
+    sample: LengthSample, arrivals: Sequence[float], replies: int, created_at_seconds: float
+) -> int:
+    """Return the position, from 1, of a job created at this time. `arrivals` must be sorted."""
+    if created_at_seconds > sample.at_seconds:
+        between = bisect_left(arrivals, created_at_seconds) - bisect_right(
+            arrivals, sample.at_seconds
+        )
+        gone = max(0, replies - sample.replies)
+        return max(0, sample.length + max(0, between) - gone) + 1
+    behind = bisect_right(arrivals, sample.at_seconds) - bisect_right(arrivals, created_at_seconds)
+    return max(1, sample.length - behind)
+
+
+def wait_seconds(jobs: int, seconds_per_job: float | None) -> float | None:
+    """Return how long this many jobs take, to the millisecond; None if not known."""
+    return None if seconds_per_job is None else round(jobs * seconds_per_job, 3)
+
+
+def is_cold_starting(
+    quiet_since_seconds: float, now_seconds: float, throughput: Throughput
+) -> bool:
+    """Return whether there was no sign of a worker for so long that there seems to be no worker."""
+    limit_seconds = max(QUIET_SECONDS, QUIET_JOBS * (throughput.seconds_per_job or 0.0))
+    return now_seconds - quiet_since_seconds >= limit_seconds
+
+
+def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_seconds: int) -> int:
+    """Return when to ask again, in whole seconds from 1 to `longest_seconds`, by the estimate."""
+    if position.eta_seconds is not None:
+        return min(longest_seconds, max(1, math.ceil(position.eta_seconds)))
+    if position.phase is QueuePhase.COLD_STARTING:
+        return min(longest_seconds, max(unknown_seconds, int(QUIET_SECONDS)))
+    return unknown_seconds
+
+
+FRESH_SECONDS: Final = 1.0
+"""How long a count is used without starting another."""
+
+USABLE_SECONDS: Final = 5.0
+"""The oldest count by which a submission may be refused."""
+
+COUNT_TIMEOUT_SECONDS: Final = 2.0
+PAUSE_AFTER_FAILURE_SECONDS: Final = 10.0
+"""How long to wait after a count that failed, for example because a right is missing."""
+
+MAX_ARRIVALS: Final = 10_000
+
+_log = logging.getLogger(__name__)
+
+
+class QueueLengths(Protocol):
+    """Counts the messages of a queue."""
+
+    async def length(self, queue: str) -> int:
+        """Return how many messages a queue has. Raises Unavailable."""
+
+
+class QueueStatistics:
+    """The length of one queue, and what has come and gone since it was counted."""
+
+    def __init__(self, lengths: QueueLengths, clock: Clock) -> None:
+        self._lengths = lengths
+        self._clock = clock
+        self._arrivals: list[float] = []
+        self._replies = 0
+        self._sample: LengthSample | None = None
+        self._paused_until = -math.inf
+        self._counting: asyncio.Task[LengthSample | None] | None = None
+
+    def record_arrival(self, created_at_seconds: float) -> None:
+        """Record that this process has accepted a job for the queue."""
+        insort(self._arrivals, created_at_seconds)
+        if len(self._arrivals) > MAX_ARRIVALS:
+            # The positions of older jobs are then too high.
+            del self._arrivals[: MAX_ARRIVALS // 2]
+
+    def record_reply(self) -> None:
+        """Record the reply to a job of the queue."""
+        self._replies += 1
+
+    async def length(self, queue: str) -> int | None:
+        """Return how many jobs the queue has; None if not known."""
+        count = await self._fresh_count(queue)
+        return None if count is None else length_now(count, self._arrivals, self._replies)
+
+    async def position(self, queue: str, created_at_seconds: float) -> int | None:
+        """Return the position, from 1, of a job created at this time; None if not known."""
+        count = await self._fresh_count(queue)
+        if count is None:
+            return None
+        return position(count, self._arrivals, self._replies, created_at_seconds)
+
+    def last_length(self, queue: str) -> int | None:
+        """Return the length by the last count, without waiting. Starts another if it is old."""
+        count, now = self._sample, self._now()
+        if count is None or now - count.at_seconds > FRESH_SECONDS:
+            self._start_count(queue)
+        if count is None or now - count.at_seconds > USABLE_SECONDS:
+            return None
+        return length_now(count, self._arrivals, self._replies)
+
+    async def _fresh_count(self, queue: str) -> LengthSample | None:
+        count = self._sample
+        if count is not None and self._now() - count.at_seconds <= FRESH_SECONDS:
+            return count
+        counting = self._start_count(queue)
+        # Several requests may wait for one count: cancelling one must not cancel the count.
+        return await asyncio.shield(counting) if counting else None
+
+    def _start_count(self, queue: str) -> asyncio.Task[LengthSample | None] | None:
+        if self._counting is None:
+            if self._now() < self._paused_until:
+                return None
+            self._counting = asyncio.get_running_loop().create_task(self._count_messages(queue))
+        return self._counting
+
+    async def _count_messages(self, queue: str) -> LengthSample | None:
+        replies, now = self._replies, self._now()
+        try:
+            async with asyncio.timeout(COUNT_TIMEOUT_SECONDS):
+                self._sample = LengthSample(await self._lengths.length(queue), now, replies)
+        except (Unavailable, TimeoutError) as error:
+            self._sample = None
+            self._paused_until = self._now() + PAUSE_AFTER_FAILURE_SECONDS
+            _log.warning(
+                "the length of queue %s and the positions of its jobs are not known: %s; counted "
+                "again in %d s",
+                *(queue, error or "no answer", PAUSE_AFTER_FAILURE_SECONDS),
+            )
+        finally:
+            self._counting = None
+        return self._sample
+
+    def _now(self) -> float:
+        return self._clock().timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWait:
+    """How many jobs a model has, and how long a new job of normal priority would take."""
+
+    length: int | None
+    wait_seconds: float | None
+
+
+@dataclass(slots=True)
+class _ModelStatistics:
+    """The figures of one model."""
+
+    quiet_since: float
+    queues: Mapping[Priority, QueueStatistics]
+    throughput: Throughput = field(default_factory=Throughput)
+
+
+class WaitEstimates:
+    """The estimates for all models, by what this process has seen."""
+
+    def __init__(self, lengths: QueueLengths, clock: Clock) -> None:
+        self._lengths = lengths
+        self._clock = clock
+        self._begun_at = self._now()
+        self._known: dict[str, _ModelStatistics] = {}
+
+    def record_accepted(self, model: str, created_at: datetime, priority: Priority) -> None:
+        """Record that this process has accepted a job."""
+        self._of(model).queues[priority].record_arrival(created_at.timestamp())
+
+    def record_worker(self, model: str) -> None:
+        """Record a sign that the model has a worker."""
+        self._of(model).quiet_since = self._now()
+
+    def record_reply(self, model: str, priority: Priority, reply: JobReply) -> None:
+        """Record a worker's reply that this process has accepted."""
+        known, now = self._of(model), self._now()
+        known.throughput = known.throughput.after(
+            ReplySample(
+                at_seconds=now,
+                # Both times are from the worker's clock, so its difference to ours does not matter.
+                held_seconds=(reply.finished_at - reply.started_at).total_seconds(),
+                inference_seconds=reply.timing.inference_ms / 1000,
+                batch_size=reply.timing.batch_size,
+            )
+        )
+        known.queues[priority].record_reply()
+        known.quiet_since = now
+
+    async def estimate_position(
+        self, model: Model, created_at: datetime, priority: Priority
+    ) -> QueuePosition:
+        """Return the position and the estimated wait of a job that has not begun."""
+        known = self._of(model.name)
+        created = created_at.timestamp()
+        own = known.queues[priority].position(queue_of(model, priority), created)
+        before = [known.queues[each].length(queue_of(model, each)) for each in priority.higher]
+        jobs = _sum_if_known(await asyncio.gather(own, *before) if before else [await own])
+        is_cold = is_cold_starting(max(known.quiet_since, created), self._now(), known.throughput)
+        phase = QueuePhase.COLD_STARTING if is_cold else QueuePhase.QUEUED
+        if jobs is None:
+            return QueuePosition(phase=phase)
+        # The time until a worker starts is not known.
+        eta = None if is_cold else wait_seconds(jobs, known.throughput.seconds_per_job)
+        return QueuePosition(jobs, eta, phase)
+
+    async def estimate_wait(self, model: Model) -> ModelWait:
+        """Return the wait of a job that would be submitted now."""
+        known = self._of(model.name)
+        lengths = await asyncio.gather(
+            *(queue.length(queue_of(model, priority)) for priority, queue in known.queues.items())
+        )
+        normal = lengths[0]
+        wait = (
+            None if normal is None else wait_seconds(normal + 1, known.throughput.seconds_per_job)
+        )
+        return ModelWait(_sum_if_known(lengths), wait)
+
+    def lateness_seconds(
+        self, model: Model, deadline_seconds: float, priority: Priority
+    ) -> float | None:
+        """Return by how much a job submitted now would miss its deadline; None if it may meet it.
+
+        Uses the more favourable estimate. Returns None also if a length or the throughput is not
+        known.
+        """
+        known = self._of(model.name)
+        least = known.throughput.least_seconds_per_job
+        if not least:
+            return None
+        jobs = _sum_if_known(
+            [
+                known.queues[each].last_length(queue_of(model, each))
+                for each in (priority, *priority.higher)
+            ]
+        )
+        excess = (jobs + 1) * least - deadline_seconds if jobs is not None else 0
+        return excess if excess > 0 else None
+
+    def _of(self, model: str) -> _ModelStatistics:
+        known = self._known.get(model)
+        if known is None:
+            queues = {
+                priority: QueueStatistics(self._lengths, self._clock) for priority in Priority
+            }
+            known = self._known.setdefault(model, _ModelStatistics(self._begun_at, queues))
+        return known
+
+    def _now(self) -> float:
+        return self._clock().timestamp()
+
+
+def _sum_if_known(counts: list[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None

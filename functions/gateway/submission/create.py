@@ -1,0 +1,229 @@
+"""Create jobs: store what is large, write the ticket, start the orchestration, wait for the end."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, TypeVar
+
+from uuid_utils import uuid7
+
+from contract import media
+from contract.catalogue import Model
+from contract.errors import ForbiddenAddress
+from contract.messages import (
+    InlineBytes,
+    InlineJson,
+    InputPayload,
+    JobRequest,
+    PayloadRef,
+    fits_inline,
+)
+from contract.names import input_blob
+from gateway.clock import Clock
+from gateway.durable import Durable
+from gateway.http import problems
+from gateway.http.problems import HttpProblem
+from gateway.http.requests import parse_json
+from gateway.jobs.lifecycle import Jobs, Waiters
+from gateway.jobs.model import Record, Ticket, initial_record, write_ticket
+from gateway.queues.estimates import WaitEstimates
+from gateway.settings import GatewaySettings
+from gateway.storage.blobs import Blobs
+from gateway.storage.payloads import PayloadStore
+from gateway.storage.uploads import upload_blob_of, upload_expiry
+from gateway.submission.parse import (
+    JobSubmission,
+    check_coding,
+    check_media_type,
+    check_upload_size,
+)
+from gateway.webhooks.sender import resolve_url
+
+LONGEST_REFUSAL_SECONDS: Final = 300
+"""The longest Retry-After of a refusal because of a long queue."""
+
+# How much of an upload is read to check its type and its size in pixels.
+_HEAD_BYTES: Final = 64 * 1024
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """What a job is created from."""
+
+    model: Model
+    submission: JobSubmission
+    tenant: str
+    traceparent: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubmittedJob:
+    """A job that a request submitted; `is_replay` if an earlier request had created it."""
+
+    job_id: str
+    record: Record
+    is_replay: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JobCreator:
+    """Creates jobs. Methods that need the orchestration take the durable client."""
+
+    settings: GatewaySettings
+    estimates: WaitEstimates
+    payloads: PayloadStore
+    blobs: Blobs
+    jobs: Jobs
+    waiters: Waiters
+    clock: Clock
+
+    async def create(
+        self, durable: Durable, new_jobs: Sequence[NewJob], wait_seconds: float
+    ) -> list[SubmittedJob]:
+        """Create jobs that one request brings, and wait for their end.
+
+        No job is started before all are prepared: if one is refused, the request is refused.
+        Raises Problem or Unavailable.
+        """
+        tickets = [await self.prepare(new_job) for new_job in new_jobs]
+        ended = await gather_all(
+            [self.start_and_wait(durable, ticket, wait_seconds) for ticket in tickets]
+        )
+        return [
+            SubmittedJob(ticket.job_id, final or initial_record(ticket), is_replay=False)
+            for ticket, final in zip(tickets, ended, strict=True)
+        ]
+
+    async def prepare(self, new_job: NewJob, job_id: str | None = None) -> Ticket:
+        """Check what the job needs, store a large input, and return the job's ticket.
+
+        If the process dies after this, a blob is left that no job refers to. Raises Problem or
+        Unavailable.
+        """
+        model, submission = new_job.model, new_job.submission
+        self._refuse_if_saturated(model, submission)
+        await self._check_addresses(submission)
+        job_id = job_id or str(uuid7())
+        created_at = self.clock()
+        request = JobRequest(
+            job_id=job_id,
+            model=model.name,
+            input=await self._store_input(new_job, job_id),
+            created_at=created_at,
+            deadline=created_at + timedelta(seconds=submission.deadline_seconds),
+            parameters=submission.parameters,
+        )
+        return write_ticket(
+            request,
+            new_job.traceparent,
+            new_job.tenant,
+            submission.webhook_url,
+            submission.priority,
+        )
+
+    async def start_and_wait(
+        self, durable: Durable, ticket: Ticket, wait_seconds: float
+    ) -> Record | None:
+        """Start a job; return its final record, or None if it does not end within the wait.
+
+        Raises Unavailable if the job may not have been started. After the start a failure of the
+        storage does not raise: the job exists.
+        """
+        with self.waiters.waiting(ticket.job_id) as waiter:
+            await durable.start(ticket.job_id, ticket.text)
+            created_at = datetime.fromisoformat(ticket.created_at)
+            self.estimates.record_accepted(ticket.model, created_at, ticket.priority)
+            initial = initial_record(ticket)
+            return await self.jobs.wait(durable, ticket.job_id, initial, waiter, wait_seconds)
+
+    def _refuse_if_saturated(self, model: Model, submission: JobSubmission) -> None:
+        """Raise the problem saturated if, at the model's recent speed, the job would expire."""
+        if not self.settings.refuse_when_saturated:
+            return
+        deadline_seconds = submission.deadline_seconds
+        late_seconds = self.estimates.lateness_seconds(model, deadline_seconds, submission.priority)
+        if late_seconds is None:
+            return
+        seconds = min(LONGEST_REFUSAL_SECONDS, math.ceil(late_seconds))
+        raise HttpProblem(
+            problems.SATURATED,
+            f"the jobs before it take {deadline_seconds + late_seconds:.0f} s, and the job has "
+            f"{deadline_seconds:.0f} s",
+            headers={"Retry-After": str(seconds)},
+        )
+
+    async def _check_addresses(self, submission: JobSubmission) -> None:
+        """Raise the problem invalid-input if the submission has a URL that must not be called."""
+        if submission.url is not None:
+            await self._check_address("input.url", submission.url.url)
+        if submission.webhook_url is not None:
+            if not self.settings.webhook_secrets:
+                raise HttpProblem(
+                    problems.INVALID_INPUT,
+                    "webhook.url: this gateway sends no webhooks; it has no WEBHOOK_SECRETS",
+                )
+            await self._check_address("webhook.url", submission.webhook_url)
+
+    async def _check_address(self, option: str, url: str) -> None:
+        try:
+            await resolve_url(self.settings.guard, url)
+        except ForbiddenAddress as error:
+            raise HttpProblem(problems.INVALID_INPUT, f"{option}: {error}") from None
+
+    async def _store_input(self, new_job: NewJob, job_id: str) -> InputPayload:
+        """Return the input as it goes into the message, after storing it if it is large."""
+        submission = new_job.submission
+        if submission.url is not None:
+            return submission.url
+        if submission.upload is not None:
+            return await self._find_upload(new_job, submission.upload)
+        if not fits_inline(len(submission.data), self.settings.inline_limit_bytes):
+            return await self.payloads.put(
+                input_blob(job_id), submission.data, submission.media_type
+            )
+        if submission.media_type == media.JSON:
+            return InlineJson(parse_json(submission.data))
+        return InlineBytes(submission.media_type, submission.data)
+
+    async def _find_upload(self, new_job: NewJob, upload_id: str) -> PayloadRef:
+        """Return a reference to the tenant's upload, after checking it against the model.
+
+        Only its first bytes are read. The reference has the ETag, so the worker refuses data that
+        is written to the slot later. Raises Problem or Unavailable.
+        """
+        expires_at = upload_expiry(upload_id)
+        blob = upload_blob_of(upload_id, new_job.tenant)
+        is_valid = expires_at is not None and self.clock() < expires_at
+        found = await self.blobs.look(blob, _HEAD_BYTES) if is_valid else None
+        if found is None:
+            raise HttpProblem(
+                problems.INVALID_INPUT,
+                f"there is no upload {upload_id[:100]!r}: nothing was sent to its URL, or it has "
+                "expired",
+            )
+        check_coding(found.content_encoding)
+        check_upload_size(new_job.model, found.size_bytes)
+        media_type = check_media_type(
+            new_job.model,
+            new_job.submission.media_type or media.essence(found.media_type) or None,
+            found.head,
+            is_whole=len(found.head) == found.size_bytes,
+        )
+        return PayloadRef(media_type, blob, found.size_bytes, None, found.etag)
+
+
+async def gather_all(awaitables: Sequence[Awaitable[T]]) -> list[T]:
+    """Return all results. If some fail, raise the first error after all have finished."""
+    if len(awaitables) == 1:
+        return [await awaitables[0]]
+    found = await asyncio.gather(*awaitables, return_exceptions=True)
+    results = []
+    for each in found:
+        if isinstance(each, BaseException):
+            raise each
+        results.append(each)
+    return results

@@ -1,0 +1,299 @@
+"""Idempotency keys: all requests of a tenant under one key make one job.
+
+The header follows the IETF draft "The Idempotency-Key HTTP Header Field" with one difference: while
+the first request is in progress, a repeat gets the same job in place of 409.
+
+The first request writes a claim, a blob that must not exist, and starts the job that the claim
+names. All others find the claim and wait for that job. A job must not be started twice: Durable
+refuses a second instance of an id while the first runs, but replaces one that has ended. So:
+
+- Only the request that has just written the claim starts the job, within FRESH_SECONDS.
+- A request that finds a claim without an instance waits WATCH_SECONDS, which is much longer, for
+  the instance to appear. If it does not appear, and the claim has not been written again since
+  (If-Match), its writer has died or was too slow to start. Then this request writes the claim again
+  and starts the same job id.
+
+No comparison of clocks of two machines is needed: each process measures its own durations, and the
+ETag orders the writers.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from uuid_utils import uuid7
+
+from contract.errors import MalformedMessage
+from contract.messages import Fields, Json, PayloadRef, fits_inline
+from contract.names import input_blob
+from gateway.clock import Clock
+from gateway.durable import Durable, OrchestrationInstance
+from gateway.errors import Unavailable
+from gateway.http import problems
+from gateway.http.problems import HttpProblem
+from gateway.jobs.lifecycle import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Jobs, Waiters
+from gateway.jobs.model import Ticket, initial_record, is_final
+from gateway.storage.blobs import Blobs, SmallBlob
+from gateway.submission.create import JobCreator, NewJob, SubmittedJob, gather_all
+
+CLAIMS: Final = "claims/"
+"""The prefix of the names of claims."""
+
+LIFETIME_HOURS: Final = 24
+FRESH_SECONDS: Final = 1.0
+WATCH_SECONDS: Final = 4.0
+
+_MAX_ROUNDS: Final = 5
+# The method of all routes that take a key. It is part of the fingerprint in stored claims.
+_METHOD: Final = "POST"
+
+
+def claim_blob(tenant: str, key: str) -> str:
+    """Return the name of the blob with the claim on a tenant's key."""
+    # With the length, "a" + "bc" and "ab" + "c" give different names.
+    text = f"{len(tenant)}:{tenant}:{key}".encode("utf-8", "replace")
+    return f"{CLAIMS}{hashlib.sha256(text).hexdigest()}"
+
+
+def fingerprint(method: str, model: str, data: bytes, options: Mapping[str, object]) -> str:
+    """Return a digest of what two requests under one key must have in common."""
+    parts = {
+        **{name: _plain(value) for name, value in options.items()},
+        "method": method,
+        "model": model,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    text = json.dumps(parts, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
+
+
+def _fingerprint_of(new_job: NewJob) -> str:
+    # A new field of JobSubmission becomes part of the fingerprint.
+    submission = new_job.submission
+    options = {
+        field.name: getattr(submission, field.name)
+        for field in dataclasses.fields(submission)
+        if field.name != "data"
+    }
+    return fingerprint(_METHOD, new_job.model.name, submission.data, options)
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyClaim:
+    """The job of a key, and the fingerprint of the request that it was first sent with."""
+
+    job_id: str
+    fingerprint: str
+    created_at: datetime
+
+    def encode(self) -> bytes:
+        """Return the claim as JSON bytes."""
+        value: dict[str, Json] = {
+            "job_id": self.job_id,
+            "fingerprint": self.fingerprint,
+            "created_at": self.created_at.isoformat(),
+        }
+        return json.dumps(value).encode()
+
+
+def decode_claim(data: bytes) -> IdempotencyClaim | None:
+    """Read a claim. Returns None if the bytes are not a claim; then the key is free."""
+    try:
+        fields = Fields(json.loads(data))
+        return IdempotencyClaim(
+            fields.text("job_id"), fields.text("fingerprint"), fields.time("created_at")
+        )
+    except (MalformedMessage, ValueError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _KeyedJob:
+    """A job to create, unless the claim on its key names one."""
+
+    new_job: NewJob
+    claim_blob: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKeys:
+    """Creates the jobs of requests with an Idempotency-Key."""
+
+    blobs: Blobs
+    jobs: Jobs
+    creator: JobCreator
+    waiters: Waiters
+    clock: Clock
+    lifetime: timedelta
+    """How long a claim holds. Not longer than its job is kept, or the job would run again."""
+
+    async def create(
+        self, durable: Durable, key: str, new_job: NewJob, wait_seconds: float
+    ) -> SubmittedJob:
+        """Create the job of a request unless its key has one, and wait for its end.
+
+        Raises Problem or Unavailable.
+        """
+        blob = claim_blob(new_job.tenant, key)
+        keyed = _KeyedJob(new_job, blob, _fingerprint_of(new_job))
+        return await self._create_one(durable, keyed, wait_seconds)
+
+    async def create_all(
+        self, durable: Durable, key: str, new_jobs: Sequence[NewJob], wait_seconds: float
+    ) -> list[SubmittedJob]:
+        """Do the same for a request that may bring several jobs: all of them belong to its key."""
+        first = new_jobs[0]
+        fingerprints = "\n".join(_fingerprint_of(new_job) for new_job in new_jobs)
+        common = fingerprint(
+            _METHOD, first.model.name, fingerprints.encode(), {"jobs": len(new_jobs)}
+        )
+        keyed = _KeyedJob(first, claim_blob(first.tenant, key), common)
+        if len(new_jobs) == 1:
+            return [await self._create_one(durable, keyed, wait_seconds)]
+        # The first job's claim shows whether the key is free, so the other jobs start after it.
+        # Their claims are named after that job, with a line break, which a key cannot contain.
+        created = await self._create_one(durable, keyed, 0)
+        others = [
+            _KeyedJob(new_job, claim_blob(new_job.tenant, f"{created.job_id}\n{number}"), common)
+            for number, new_job in enumerate(new_jobs[1:], 1)
+        ]
+        return await gather_all(
+            [
+                self._wait(durable, created, wait_seconds),
+                *(self._create_one(durable, other, wait_seconds) for other in others),
+            ]
+        )
+
+    async def _create_one(
+        self, durable: Durable, keyed: _KeyedJob, wait_seconds: float
+    ) -> SubmittedJob:
+        """Return the job of the key, created if there is none, after waiting for its end.
+
+        Raises Problem if the key was first sent with another request.
+        """
+        # A small job costs nothing to prepare, so it is claimed before looking for a claim.
+        limit_bytes = self.creator.settings.inline_limit_bytes
+        skips_look = fits_inline(len(keyed.new_job.submission.data), limit_bytes)
+        for _ in range(_MAX_ROUNDS):
+            blob = None if skips_look else await self.blobs.read(keyed.claim_blob)
+            claim = decode_claim(blob.data) if blob else None
+            if claim is not None and not self._has_expired(claim):
+                if claim.fingerprint != keyed.fingerprint:
+                    raise HttpProblem(
+                        problems.IDEMPOTENCY_MISMATCH,
+                        "the Idempotency-Key was first sent with another request",
+                    )
+                instance = await self._watch(durable, claim.job_id)
+                if instance is not None:
+                    return await self._follow(durable, claim.job_id, instance, wait_seconds)
+            else:
+                claim = None
+            try:
+                created = await self._claim_and_start(durable, keyed, claim, blob, wait_seconds)
+            except HttpProblem:
+                # A new job is refused, but an earlier request may have been accepted.
+                if not skips_look:
+                    raise
+                created = None
+            if created is not None:
+                return created
+            skips_look = False
+        raise Unavailable("blobs", "the claim on the key was changed by others too often")
+
+    def _has_expired(self, claim: IdempotencyClaim) -> bool:
+        return self.clock() - claim.created_at >= self.lifetime
+
+    async def _claim_and_start(
+        self,
+        durable: Durable,
+        keyed: _KeyedJob,
+        claim: IdempotencyClaim | None,
+        blob: SmallBlob | None,
+        wait_seconds: float,
+    ) -> SubmittedJob | None:
+        """Write the claim and start its job; None if another request wrote the claim first.
+
+        `claim` is one whose writer did not start the job; `blob` is what the claim replaces.
+        """
+        job_id = claim.job_id if claim else str(uuid7())
+        created_at = claim.created_at if claim else self.clock()
+        ticket = await self.creator.prepare(keyed.new_job, job_id)
+        data = IdempotencyClaim(job_id, keyed.fingerprint, created_at).encode()
+        loop = asyncio.get_running_loop()
+        begun_at = loop.time()
+        if blob is None:
+            etag = await self.blobs.create(keyed.claim_blob, data)
+        else:
+            etag = await self.blobs.replace(keyed.claim_blob, data, blob.etag)
+        if etag is None:
+            if claim is None:
+                await self._discard(ticket)
+            return None
+        if loop.time() - begun_at > FRESH_SECONDS:
+            return None
+        final = await self.creator.start_and_wait(durable, ticket, wait_seconds)
+        return SubmittedJob(job_id, final or initial_record(ticket), is_replay=claim is not None)
+
+    async def _discard(self, ticket: Ticket) -> None:
+        """Delete the stored input of a job that will not be started."""
+        if isinstance(ticket.request().input, PayloadRef):
+            # If this fails, a blob is left that no job refers to.
+            with contextlib.suppress(Unavailable):
+                await self.blobs.delete(input_blob(ticket.job_id))
+
+    async def _watch(self, durable: Durable, job_id: str) -> OrchestrationInstance | None:
+        """Return the job's instance as soon as it exists; None if not within WATCH_SECONDS."""
+        loop = asyncio.get_running_loop()
+        end, pause_seconds = loop.time() + WATCH_SECONDS, FIRST_PAUSE_SECONDS
+        with self.waiters.waiting(job_id) as waiter:
+            while True:
+                instance = await durable.status(job_id)
+                left = end - loop.time()
+                if instance is not None or left <= 0:
+                    return instance
+                await waiter.pause(min(max(pause_seconds, waiter.shortest_pause_seconds), left))
+                pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)
+
+    async def _follow(
+        self, durable: Durable, job_id: str, instance: OrchestrationInstance, wait_seconds: float
+    ) -> SubmittedJob:
+        found = await self.jobs.record_of(job_id, instance)
+        if found is None:
+            raise Unavailable("durable", f"the instance {job_id} is not a job")
+        replayed = SubmittedJob(job_id, found, is_replay=True)
+        return await self._wait(durable, replayed, wait_seconds)
+
+    async def _wait(
+        self, durable: Durable, submitted: SubmittedJob, wait_seconds: float
+    ) -> SubmittedJob:
+        """Return the job as it is once it has ended, or unchanged if the wait is over before."""
+        job_id, record = submitted.job_id, submitted.record
+        if is_final(record):
+            return submitted
+        with self.waiters.waiting(job_id) as waiter:
+            final = await self.jobs.wait(durable, job_id, record, waiter, wait_seconds)
+        return dataclasses.replace(submitted, record=final or record)
+
+
+async def delete_expired_claims(blobs: Blobs, expired_before: datetime) -> int:
+    """Delete the claims that were written before this; return how many. Raises Unavailable."""
+    deleted = 0
+    async for found in blobs.list(CLAIMS):
+        if found.modified_at < expired_before:
+            # The ETag protects a claim that was written again since it was listed.
+            await blobs.delete(found.name, found.etag)
+            deleted += 1
+    return deleted

@@ -1,0 +1,93 @@
+"""Read the width and height of a picture from its header.
+
+A picture of a few kilobytes can unpack to gigabytes, so its size is checked before it is decoded.
+Layouts: ITU-T T.81 annex B (JPEG), the PNG specification 11.2.2, RFC 9649 (WebP).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from gateway.errors import UnreadableImage
+
+PixelSize = tuple[int, int]
+
+# Start-of-frame markers; the gaps are tables (C4), an extension (C8) and arithmetic coding (CC).
+_JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_WITHOUT_LENGTH: Final = frozenset(range(0xD0, 0xD9)) | {0x01}
+_JPEG_END_OF_IMAGE: Final = 0xD9
+_JPEG_START_OF_SCAN: Final = 0xDA
+
+
+def read_dimensions(media_type: str, data: bytes) -> PixelSize | None:
+    """Return width and height in pixels; None if the media type is not PNG, JPEG or WebP.
+
+    Raises UnreadableImage if the header is cut off, wrong, or has a width or height of 0.
+    """
+    reader = _READERS.get(media_type)
+    if reader is None:
+        return None
+    width, height = reader(data)
+    if not width or not height:
+        raise UnreadableImage("the picture has no width or no height")
+    return width, height
+
+
+def _png(data: bytes) -> PixelSize:
+    if len(data) < 24 or data[12:16] != b"IHDR":
+        raise UnreadableImage("the PNG has no header")
+    return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+
+
+def _jpeg(data: bytes) -> PixelSize:
+    position = 2
+    while True:
+        position = data.find(b"\xff", position)
+        if position < 0:
+            raise UnreadableImage("the JPEG ends before its frame header")
+        # Any number of fill bytes FF may precede a marker.
+        while position < len(data) and data[position] == 0xFF:
+            position += 1
+        if position + 3 > len(data):
+            raise UnreadableImage("the JPEG ends before its frame header")
+        marker = data[position]
+        if marker in _JPEG_WITHOUT_LENGTH or marker == 0:
+            position += 1
+            continue
+        if marker in (_JPEG_END_OF_IMAGE, _JPEG_START_OF_SCAN):
+            raise UnreadableImage("the JPEG has no frame header")
+        if marker in _JPEG_FRAMES:
+            return _jpeg_frame(data[position + 1 : position + 8])
+        length = int.from_bytes(data[position + 1 : position + 3])
+        if length < 2:
+            raise UnreadableImage("the JPEG has a segment without length")
+        position += 1 + length
+
+
+def _jpeg_frame(segment: bytes) -> PixelSize:
+    if len(segment) < 7:
+        raise UnreadableImage("the JPEG ends in its frame header")
+    return int.from_bytes(segment[5:7]), int.from_bytes(segment[3:5])
+
+
+def _webp(data: bytes) -> PixelSize:
+    if len(data) < 30:
+        raise UnreadableImage("the WebP has no header")
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L" and data[20] == 0x2F:
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
+        return (
+            int.from_bytes(data[26:28], "little") & 0x3FFF,
+            int.from_bytes(data[28:30], "little") & 0x3FFF,
+        )
+    raise UnreadableImage("the WebP has no known kind of frame")
+
+
+_READERS: Final[Mapping[str, Callable[[bytes], PixelSize]]] = {
+    "image/png": _png,
+    "image/jpeg": _jpeg,
+    "image/webp": _webp,
+}

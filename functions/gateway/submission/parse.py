@@ -1,0 +1,365 @@
+"""Parse and validate a submission: its body, in one of three forms, and its options."""
+
+import base64
+import binascii
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from fastapi import Request
+from starlette.datastructures import FormData, UploadFile
+
+from contract import media
+from contract.catalogue import Model, Priority
+from contract.messages import Json, PayloadUrl
+from gateway.errors import UnreadableImage
+from gateway.http import problems
+from gateway.http.problems import HttpProblem
+from gateway.http.requests import encode_json, parse_json, read_body
+from gateway.submission.images import read_dimensions
+
+_NOT_TEXT: Final = frozenset({"parameters", "deadline_seconds"})
+_OPTIONS: Final = _NOT_TEXT | {"priority", "webhook_url"}
+_MEMBERS: Final = _NOT_TEXT | {"input", "priority", "webhook"}
+_INPUTS: Final = ("base64", "json", "text", "upload", "url")
+_ENVELOPE_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class JobSubmission:
+    """A validated submission.
+
+    `data` is empty if the worker downloads the input from a `url` or an `upload`. The upload is
+    checked later: a repeat under an idempotency key is valid for longer than the upload.
+    """
+
+    media_type: str
+    data: bytes
+    parameters: dict[str, Json]
+    deadline_seconds: int
+    url: PayloadUrl | None = None
+    upload: str | None = None
+    webhook_url: str | None = field(default=None, repr=False)
+    priority: Priority = Priority.NORMAL
+
+
+async def parse_submission(
+    request: Request, model: Model, options: Mapping[str, str]
+) -> JobSubmission:
+    """Read and validate a request. `options` are those of the query. Raises Problem."""
+    content_type = request.headers.get("content-type", "")
+    kind = media.essence(content_type)
+    check_coding(request.headers.get("content-encoding", ""))
+    _check_announced_size(request, model, kind)
+    if upload := options.get("upload"):
+        if await request.body():
+            raise HttpProblem(
+                problems.MALFORMED_REQUEST, "upload: is the input, so the body must be empty"
+            )
+        return _from_upload(model, kind or None, upload, options)
+    if kind == "multipart/form-data":
+        return await _from_form(request, model, options)
+    body = await read_body(request)
+    if kind == media.JSON:
+        return _from_envelope(body, model, options)
+    return _from_bytes(model, kind or None, body, options)
+
+
+def _check_announced_size(request: Request, model: Model, kind: str) -> None:
+    text = request.headers.get("content-length", "")
+    if text.isascii() and text.isdigit():
+        check_size(model, int(text[:15]), allowance_bytes=_allowance_bytes(model, kind))
+
+
+def _allowance_bytes(model: Model, kind: str) -> int:
+    if kind == media.JSON:
+        return model.max_input_bytes // 3 + _ENVELOPE_BYTES  # base64 needs four bytes for three
+    return _ENVELOPE_BYTES if kind == "multipart/form-data" else 0
+
+
+async def _from_form(request: Request, model: Model, options: Mapping[str, str]) -> JobSubmission:
+    async with request.form(max_files=2, max_fields=8, max_part_size=_ENVELOPE_BYTES) as form:
+        file = form.get("file")
+        if not isinstance(file, UploadFile) or len(form.getlist("file")) > 1:
+            raise HttpProblem(problems.MALFORMED_REQUEST, "expected exactly one part named file")
+        given = {**options, **_form_options(form)}
+        check_size(model, file.size or 0)
+        kind = media.essence(file.content_type or "") or None
+        return _from_bytes(model, kind, await file.read(), given)
+
+
+def _form_options(form: FormData) -> dict[str, str]:
+    options = {}
+    for name, value in form.multi_items():
+        if name == "file":
+            continue
+        if name not in _OPTIONS or isinstance(value, UploadFile):
+            raise HttpProblem(problems.MALFORMED_REQUEST, f"unknown part {name[:100]!r}")
+        if name in options:
+            raise HttpProblem(problems.MALFORMED_REQUEST, f"{name}: is given more than once")
+        options[name] = value
+    return options
+
+
+def _from_envelope(body: bytes, model: Model, options: Mapping[str, str]) -> JobSubmission:
+    check_size(model, len(body), allowance_bytes=_allowance_bytes(model, media.JSON))
+    try:
+        envelope = parse_json(body)
+    except ValueError as error:
+        raise HttpProblem(problems.MALFORMED_REQUEST, f"the body is not JSON: {error}") from None
+    if not isinstance(envelope, dict) or not isinstance(envelope.get("input"), dict):
+        raise HttpProblem(problems.MALFORMED_REQUEST, 'expected {"input": {…}, …}')
+    _refuse_unknown("", envelope, _MEMBERS)
+    for name in _NOT_TEXT:
+        # They are texts only in queries and forms.
+        if isinstance(envelope.get(name), str):
+            raise HttpProblem(problems.MALFORMED_REQUEST, f"{name}: cannot be a text in JSON")
+    source = envelope.pop("input")
+    given_options = {**options, **_with_webhook_url(envelope)}
+    _refuse_unknown("input.", source, {*_INPUTS, "media_type"})
+    given = [name for name in _INPUTS if name in source]
+    if len(given) != 1:
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST, f"input: expected exactly one of {', '.join(_INPUTS)}"
+        )
+    announced = source.get("media_type")
+    if announced is not None and not isinstance(announced, str):
+        raise HttpProblem(problems.MALFORMED_REQUEST, "input.media_type: expected a text")
+    if given[0] == "upload":
+        return _from_upload(model, announced, source["upload"], given_options)
+    if given[0] == "url":
+        return _from_url(model, announced, source["url"], given_options)
+    data, default_type = _decode_input(given[0], source[given[0]])
+    kind = media.essence(announced) if announced else default_type
+    return _from_bytes(model, kind, data, given_options)
+
+
+def _from_upload(
+    model: Model, announced: str | None, upload: Json, options: Mapping[str, Json]
+) -> JobSubmission:
+    if not isinstance(upload, str):
+        raise HttpProblem(problems.MALFORMED_REQUEST, "input.upload: expected a text")
+    return _make_submission(model, media.essence(announced or ""), b"", options, upload=upload)
+
+
+def _from_url(
+    model: Model, announced: str | None, url: Json, options: Mapping[str, Json]
+) -> JobSubmission:
+    if not isinstance(url, str):
+        raise HttpProblem(problems.MALFORMED_REQUEST, "input.url: expected a text")
+    media_type = media.essence(announced) if announced else None
+    if media_type:
+        check_accepted(model, media_type)
+    return _make_submission(model, "", b"", options, url=PayloadUrl(url, media_type))
+
+
+def _with_webhook_url(envelope: dict[str, Json]) -> dict[str, Json]:
+    """Return the envelope's options with the names that they have in a query."""
+    webhook = envelope.pop("webhook", None)
+    if webhook is None:
+        return envelope
+    is_object = isinstance(webhook, dict) and set(webhook) == {"url"}
+    if not is_object or not isinstance(webhook["url"], str):
+        raise HttpProblem(problems.MALFORMED_REQUEST, 'webhook: expected {"url": …}')
+    return {**envelope, "webhook_url": webhook["url"]}
+
+
+def _refuse_unknown(path: str, found: Mapping[str, Json], known: Collection[str]) -> None:
+    for name in found:
+        if name not in known:
+            raise HttpProblem(problems.MALFORMED_REQUEST, f"unknown member {path}{name[:100]}")
+
+
+def _decode_input(form: str, value: Json) -> tuple[bytes, str | None]:
+    """Return the bytes of `input`, and their media type if its form gives one."""
+    try:
+        if form == "json":
+            return encode_json(value), media.JSON
+        if not isinstance(value, str):
+            raise HttpProblem(problems.MALFORMED_REQUEST, f"input.{form}: expected a text")
+        if form == "text":
+            return value.encode(), media.TEXT
+        return base64.b64decode(value, validate=True), None
+    except (binascii.Error, ValueError):
+        raise HttpProblem(problems.MALFORMED_REQUEST, f"input.{form}: cannot be decoded") from None
+
+
+def _from_bytes(
+    model: Model, announced: str | None, data: bytes, options: Mapping[str, Json]
+) -> JobSubmission:
+    check_size(model, len(data))
+    return _make_submission(model, check_media_type(model, announced, data), data, options)
+
+
+def _make_submission(
+    model: Model, media_type: str, data: bytes, options: Mapping[str, Json], **source: Any
+) -> JobSubmission:
+    parameters, deadline_seconds = parse_options(model, options)
+    return JobSubmission(
+        media_type,
+        data,
+        parameters,
+        deadline_seconds,
+        webhook_url=parse_webhook_url(options),
+        priority=parse_priority(options),
+        **source,
+    )
+
+
+MAX_PARAMETERS_BYTES: Final = 16 * 1024
+
+
+def check_coding(content_encoding: str) -> None:
+    """Raise the problem unsupported-media-type if the body is compressed."""
+    if content_encoding.strip().lower() not in {"", "identity"}:
+        raise HttpProblem(
+            problems.UNSUPPORTED_MEDIA_TYPE,
+            "Content-Encoding is not supported",
+            headers={"Accept-Encoding": "identity"},
+        )
+
+
+def check_size(model: Model, size_bytes: int, allowance_bytes: int = 0) -> None:
+    """Raise the problem payload-too-large. The allowance is for the text around the payload."""
+    if size_bytes > model.max_input_bytes + allowance_bytes:
+        raise HttpProblem(
+            problems.PAYLOAD_TOO_LARGE,
+            f"{model.name} takes up to {model.max_input_bytes} bytes in a request; "
+            f"POST /v1/uploads takes up to {model.max_upload_bytes}",
+            limit_bytes=model.max_input_bytes,
+        )
+
+
+def check_upload_size(model: Model, size_bytes: int) -> None:
+    """Raise the problem payload-too-large if an upload is over the model's limit."""
+    if size_bytes > model.max_upload_bytes:
+        raise HttpProblem(
+            problems.PAYLOAD_TOO_LARGE,
+            f"{model.name} takes uploads of up to {model.max_upload_bytes} bytes",
+            limit_bytes=model.max_upload_bytes,
+        )
+
+
+def check_media_type(
+    model: Model, announced: str | None, data: bytes, *, is_whole: bool = True
+) -> str:
+    """Return the payload's media type, after checking it against the model and the bytes.
+
+    Args:
+        model: The model of the job.
+        announced: The media type in the request; None if it has none.
+        data: The payload, or its first bytes.
+        is_whole: Whether `data` is the whole payload.
+
+    Raises Problem.
+    """
+    if not data:
+        raise HttpProblem(problems.INVALID_INPUT, "the payload is empty")
+    media_type = announced or media.OCTET_STREAM
+    if media_type == media.OCTET_STREAM and media_type not in model.media_types:
+        # Browsers and curl send this type for files that they do not recognise.
+        media_type = media.sniff(data) or media_type
+    check_accepted(model, media_type)
+    is_readable = media_type != media.JSON or not is_whole or _is_json(data)
+    if not media.agrees(media_type, data) or not is_readable:
+        raise _unsupported(model, f"the bytes are not {media_type}")
+    _check_pixels(model, media_type, data, is_whole=is_whole)
+    return media_type
+
+
+def check_accepted(model: Model, media_type: str) -> None:
+    """Raise the problem unsupported-media-type if the model does not take this type."""
+    if media_type not in model.media_types:
+        raise _unsupported(model, f"{model.name} does not take {media_type[:100]!r}")
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        parse_json(data)
+    except ValueError:
+        return False
+    return True
+
+
+def _unsupported(model: Model, what: str) -> HttpProblem:
+    accepted = list(model.media_types)
+    return HttpProblem(
+        problems.UNSUPPORTED_MEDIA_TYPE,
+        f"{what}; accepted are {', '.join(accepted)}",
+        headers={"Accept-Post": ", ".join(accepted)},
+        accepted=accepted,
+    )
+
+
+def _check_pixels(model: Model, media_type: str, data: bytes, *, is_whole: bool) -> None:
+    if not model.max_pixels:
+        return
+    try:
+        size = read_dimensions(media_type, data)
+    except UnreadableImage as error:
+        if not is_whole:
+            return  # the header may be further on; the worker checks it before decoding
+        raise HttpProblem(problems.INVALID_INPUT, str(error)) from None
+    if size is not None and size[0] * size[1] > model.max_pixels:
+        raise HttpProblem(
+            problems.INVALID_INPUT,
+            f"the picture has {size[0]} by {size[1]} pixels, {model.name} takes up to "
+            f"{model.max_pixels} in all",
+            limit_pixels=model.max_pixels,
+        )
+
+
+def parse_options(model: Model, options: Mapping[str, Json]) -> tuple[dict[str, Json], int]:
+    """Return the parameters and the deadline in seconds. In a query or form they are texts."""
+    return _parse_parameters(options.get("parameters")), _parse_deadline(
+        model, options.get("deadline_seconds")
+    )
+
+
+def parse_webhook_url(options: Mapping[str, Json]) -> str | None:
+    """Return the webhook's URL, or None. Its address is checked later."""
+    url = options.get("webhook_url")
+    if url is not None and not isinstance(url, str):
+        raise HttpProblem(problems.MALFORMED_REQUEST, "webhook.url: expected a text")
+    return url
+
+
+def parse_priority(options: Mapping[str, Json]) -> Priority:
+    """Return the priority of the job."""
+    given = options.get("priority")
+    try:
+        return Priority.NORMAL if given is None else Priority(given)
+    except ValueError:
+        known = " or ".join(Priority)
+        raise HttpProblem(problems.MALFORMED_REQUEST, f"priority: expected {known}") from None
+
+
+def _parse_parameters(given: Json) -> dict[str, Json]:
+    if given is None:
+        return {}
+    try:
+        value = parse_json(given) if isinstance(given, str) else given
+        size_bytes = len(encode_json(value))
+    except ValueError as error:
+        raise HttpProblem(problems.MALFORMED_REQUEST, f"parameters: {error}") from None
+    if not isinstance(value, dict):
+        raise HttpProblem(problems.MALFORMED_REQUEST, "parameters: expected a JSON object")
+    if size_bytes > MAX_PARAMETERS_BYTES:
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST, f"parameters: more than {MAX_PARAMETERS_BYTES} bytes"
+        )
+    return value
+
+
+def _parse_deadline(model: Model, given: Json) -> int:
+    if given is None:
+        return model.deadline_seconds
+    if isinstance(given, str) and given.isascii() and given.isdigit():
+        given = int(given.lstrip("0")[:9] or "0")
+    longest = model.max_deadline_seconds
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= longest:
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST,
+            f"deadline_seconds: expected a whole number from 1 to {longest}",
+        )
+    return given

@@ -1,0 +1,128 @@
+"""Post to a URL that a caller gave, and only to the addresses that the guard has checked."""
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final, Protocol
+
+import aiohttp
+import yarl
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from contract.errors import ForbiddenAddress
+from contract.guard import AddressGuard, Target
+from gateway.errors import WebhookUndelivered
+
+ATTEMPT_TIMEOUT_SECONDS: Final = 15.0
+DNS_TIMEOUT_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookResponse:
+    """A receiver's response, without its body."""
+
+    status: int
+    retry_after_seconds: float | None
+
+
+class WebhookSender(Protocol):
+    """The port by which webhooks are sent."""
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> WebhookResponse:
+        """Post once, without following redirects. Raises WebhookUndelivered."""
+
+
+async def resolve_url(guard: AddressGuard, url: str) -> tuple[Target, tuple[str, ...]]:
+    """Return the parts of a URL and its checked addresses. Raises ForbiddenAddress."""
+    target = guard.check_form(url)
+    try:
+        async with asyncio.timeout(DNS_TIMEOUT_SECONDS):
+            return target, await asyncio.to_thread(guard.resolve, target)
+    except TimeoutError:
+        raise ForbiddenAddress(f"the host {target.host} cannot be found") from None
+
+
+class HttpWebhookSender:
+    """Sends webhooks by aiohttp, each over a new connection."""
+
+    def __init__(self, guard: AddressGuard) -> None:
+        self._guard = guard
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> WebhookResponse:
+        """Post once, without following redirects. Raises WebhookUndelivered."""
+        try:
+            target, addresses = await resolve_url(self._guard, url)
+        except ForbiddenAddress as error:
+            raise WebhookUndelivered(error.code) from None
+        connector = aiohttp.TCPConnector(
+            resolver=_PinnedResolver(addresses), use_dns_cache=False, force_close=True
+        )
+        try:
+            async with (
+                # No cookies, no proxies: only the checked address receives the request.
+                aiohttp.ClientSession(
+                    connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+                ) as session,
+                session.post(
+                    _exact_url(target),
+                    data=body,
+                    headers=headers,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(total=ATTEMPT_TIMEOUT_SECONDS),
+                ) as response,
+            ):
+                return WebhookResponse(
+                    response.status, _parse_retry_after(response.headers.get("retry-after"))
+                )
+        except TimeoutError:
+            raise WebhookUndelivered("timeout") from None
+        except aiohttp.ClientSSLError:
+            raise WebhookUndelivered("tls-failed") from None
+        except (aiohttp.ClientError, OSError, ValueError):
+            raise WebhookUndelivered("connection-failed") from None
+
+
+class _PinnedResolver(AbstractResolver):
+    """Returns the addresses that were checked, without a second DNS look-up."""
+
+    def __init__(self, addresses: tuple[str, ...]) -> None:
+        self._addresses = addresses
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in self._addresses
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+def _exact_url(target: Target) -> yarl.URL:
+    return yarl.URL(f"{target.scheme}://{target.authority}{target.path}", encoded=True)
+
+
+def _parse_retry_after(retry_after: str | None) -> float | None:
+    """Return a Retry-After header in seconds. It may be a number or a date (RFC 9110, 10.2.3)."""
+    if retry_after is None:
+        return None
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after[:9])
+    try:
+        at = parsedate_to_datetime(retry_after)
+    except (ValueError, OverflowError):
+        return None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return max(0.0, (at - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,114 @@
+"""Models, health, documentation, and defects."""
+
+import json
+from html.parser import HTMLParser
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.http import problems
+from gateway.http.app import create_app
+from gateway.http.routes.health import FRESH_SECONDS
+from tests.unit.gateway.conftest import RunningGateway
+
+
+async def test_the_models_are_listed(gateway: RunningGateway) -> None:
+    answer = await gateway.http.get("/v1/models")
+    models = answer.json()["models"]
+    assert [model["name"] for model in models] == list(gateway.services.catalogue)
+    one = await gateway.http.get("/v1/models/classifier")
+    assert one.json() == models[0]
+    assert one.json()["limits"] == {
+        "input_bytes": 10_485_760,
+        "upload_bytes": 10_485_760,
+        "pixels": 50_000_000,
+        "deadline_seconds": 3600,
+    }
+    unknown = await gateway.http.get("/v1/models/noob")
+    assert (unknown.status_code, unknown.json()["nearest"]) == (404, ["noop"])
+
+
+async def test_the_process_is_alive(gateway: RunningGateway) -> None:
+    gateway.durable.is_down = gateway.queues.is_down = gateway.payloads.is_down = True
+    assert (await gateway.http.get("/v1/health/live")).json() == {"status": "live"}
+
+
+@pytest.mark.parametrize("part", ["durable", "queues", "payloads"])
+async def test_the_gateway_is_ready_only_if_all_services_answer(
+    gateway: RunningGateway, part: str
+) -> None:
+    getattr(gateway, part).is_down = True
+    answer = await gateway.http.get("/v1/health/ready")
+    assert answer.status_code == 503
+    name = {"queues": "queue", "payloads": "blobs"}.get(part, part)
+    checks = answer.json()["checks"]
+    assert [check for check in checks if checks[check] != "ok"] == [name]
+    assert "switched off" not in answer.text
+
+
+async def test_readiness_is_checked_once_a_second(gateway: RunningGateway) -> None:
+    for _ in range(5):
+        answer = await gateway.http.get("/v1/health/ready")
+        assert answer.json() == {
+            "status": "ready",
+            "checks": {"durable": "ok", "queue": "ok", "blobs": "ok"},
+        }
+    assert gateway.durable.status_count == 1
+    assert FRESH_SECONDS == 1
+
+
+async def test_the_root_links_to_the_documentation(gateway: RunningGateway) -> None:
+    pointers = (await gateway.http.get("/")).json()
+    for path in (pointers["docs"], pointers["openapi"], pointers["models"], pointers["ready"]):
+        assert (await gateway.http.get(path)).status_code == 200
+
+
+class Links(HTMLParser):
+    """The URLs that a page would load, and its ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.ids: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id" and value:
+                self.ids.add(value)
+            if name == "src" or (name == "href" and tag == "link"):
+                self.loads.append(value or "")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/problems"])
+async def test_pages_work_without_the_internet(gateway: RunningGateway, path: str) -> None:
+    answer = await gateway.http.get(path)
+    page = Links()
+    page.feed(answer.text)
+    assert page.loads == []
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+async def test_every_problem_is_explained(gateway: RunningGateway) -> None:
+    page = Links()
+    page.feed((await gateway.http.get("/docs/problems")).text)
+    assert page.ids == set(problems.PROBLEM_KINDS)
+    assert "<!--" not in (await gateway.http.get("/docs/problems")).text
+
+
+async def test_a_defect_is_a_problem_without_internals(gateway: RunningGateway) -> None:
+    class Broken:
+        async def status(self, job_id: str) -> None:
+            raise RuntimeError("the secret is 42")
+
+    api = create_app(gateway.services)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await api({**scope, "durable": Broken()}, receive, send)
+
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://g.test") as http:
+        answer = await http.get("/v1/jobs/018f0000-0000-7000-8000-000000000000")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal-error")
+    assert "42" not in json.dumps({**answer.json(), "trace_id": None})
+    assert "RuntimeError" not in answer.text

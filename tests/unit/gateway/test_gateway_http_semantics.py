@@ -1,0 +1,124 @@
+"""HTTP semantics: conditional requests, HEAD, OPTIONS, CORS and traces."""
+
+import json
+
+import pytest
+
+from tests.unit.gateway.conftest import RunningGateway, open_gateway
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+
+async def test_a_known_tag_is_answered_304(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    path = f"/v1/jobs/{job_id}"
+    first = await gateway.http.get(path)
+    tag = first.headers["etag"]
+    assert first.headers["cache-control"] == "private, no-cache"
+    for named in (tag, f"W/{tag}", f'"a", {tag}', "*"):
+        again = await gateway.http.get(path, headers={"if-none-match": named})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == tag
+        assert again.headers["vary"] == "Prefer"
+        assert "content-type" not in again.headers
+    await gateway.reply()
+    changed = await gateway.http.get(path, headers={"if-none-match": tag})
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != tag
+
+
+async def test_a_changed_job_is_not_cancelled(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    path = f"/v1/jobs/{job_id}"
+    tag = (await gateway.http.get(path)).headers["etag"]
+    for method in ("GET", "DELETE"):
+        for named in ('"a"', f"W/{tag}", ""):
+            answer = await gateway.http.request(method, path, headers={"if-match": named})
+            assert (answer.status_code, answer.json()["code"]) == (412, "precondition-failed")
+    for named in (tag, f'"a", {tag}', "*"):
+        assert (await gateway.http.get(path, headers={"if-match": named})).status_code == 200
+    assert (await gateway.job(job_id))["status"] == "queued"
+    assert (await gateway.http.delete(path, headers={"if-match": tag})).status_code == 202
+
+
+@pytest.mark.parametrize("named", ['"a"', "a", "", '"', "W/", "\xff", '"' * 999])
+async def test_other_tags_do_not_match(gateway: RunningGateway, named: str) -> None:
+    job_id = await gateway.accept()
+    fields = [(b"if-none-match", named.encode("latin-1"))]
+    answer = await gateway.http.get(f"/v1/jobs/{job_id}", headers=fields)
+    assert answer.status_code == 200
+
+
+async def test_a_result_has_a_tag(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    await gateway.reply()
+    path = f"/v1/jobs/{job_id}/result"
+    first = await gateway.http.get(path)
+    again = await gateway.http.get(path, headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_head_has_the_headers_of_get(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    await gateway.reply()
+    paths = (f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/result", "/v1/models", "/openapi.json", "/")
+    for path in paths:
+        get, head = await gateway.http.get(path), await gateway.http.head(path)
+        assert head.status_code == 200
+        for answer in (get, head):
+            del answer.headers["traceresponse"]
+        assert head.headers == get.headers
+    assert (await gateway.http.head("/v1/models/noop/jobs")).status_code == 405
+    assert (await gateway.http.head("/nowhere")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/models/noop/jobs", "OPTIONS, POST"),
+        ("/v1/models", "GET, HEAD, OPTIONS"),
+        ("/v1/jobs/018f0000-0000-7000-8000-000000000000", "DELETE, GET, HEAD, OPTIONS"),
+    ],
+)
+async def test_options_lists_the_methods_of_a_path(
+    gateway: RunningGateway, path: str, allowed: str
+) -> None:
+    answer = await gateway.http.options(path)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert answer.headers["allow"] == allowed
+    assert (await gateway.http.options("/nowhere")).status_code == 404
+
+
+async def test_configured_origins_may_use_the_api() -> None:
+    page = {"origin": "https://a.example"}
+    async with open_gateway(cors_origins=("https://a.example",)) as gateway:
+        preflight = await gateway.http.options(
+            "/v1/models/noop/jobs",
+            headers={
+                **page,
+                "access-control-request-method": "POST",
+                "access-control-request-headers": "authorization, prefer, idempotency-key",
+            },
+        )
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == "https://a.example"
+        answer = await gateway.http.get("/v1/models", headers=page)
+        assert answer.headers["access-control-allow-origin"] == "https://a.example"
+        assert "ETag" in answer.headers["access-control-expose-headers"]
+        assert "Origin" in answer.headers["vary"]
+        other = await gateway.http.get("/v1/models", headers={"origin": "https://b.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+async def test_other_origins_may_not_use_the_api(gateway: RunningGateway) -> None:
+    answer = await gateway.http.get("/v1/models", headers={"origin": "https://a.example"})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_the_trace_is_in_a_header(gateway: RunningGateway) -> None:
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    caller = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
+    answer = await gateway.http.get("/v1/models", headers=caller)
+    assert trace_id in answer.headers["traceresponse"]
+    refused = await gateway.http.get("/nowhere")
+    assert json.loads(refused.content)["trace_id"] in refused.headers["traceresponse"]

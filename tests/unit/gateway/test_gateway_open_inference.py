@@ -1,0 +1,289 @@
+"""/v2: jobs for clients of the Open Inference Protocol."""
+
+import asyncio
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from contract.messages import InlineBytes, InlineJson, PayloadRef
+from tests.unit.gateway.conftest import RunningGateway, error_body
+from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
+from tests.unit.gateway.test_gateway_uploads import NEVER_MADE, sent
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+CATS = [
+    {"label": "Egyptian cat", "index": 285, "score": 0.75},
+    {"label": "tabby", "index": 281, "score": 0.125},
+]
+
+
+def picture_text() -> str:
+    return base64.b64encode(PNG).decode()
+
+
+async def test_a_picture_in_json_is_classified(gateway: RunningGateway) -> None:
+    answer = await infer(
+        gateway,
+        "classifier",
+        {"id": "mine", "inputs": [tensor(picture_text())]},
+        [{"result": {"json": {"labels": CATS}}}],
+    )
+    found = outputs(answer)
+    assert found["labels"] == {
+        "name": "labels",
+        "datatype": "BYTES",
+        "shape": [1, 2],
+        "data": ["Egyptian cat", "tabby"],
+    }
+    assert found["scores"]["data"] == [0.75, 0.125]
+    assert found["indices"]["data"] == [285, 281]
+    assert json.loads(found["result"]["data"][0]) == {"labels": CATS}
+    body = answer.json()
+    assert (body["id"], body["model_name"], body["model_version"]) == ("mine", "classifier", "1")
+    job = await gateway.job(body["parameters"]["job_ids"])
+    assert job["status"] == "succeeded"
+    assert gateway.queues.request().input == InlineBytes("image/png", PNG)
+
+
+async def test_binary_tensors_are_read_and_written(gateway: RunningGateway) -> None:
+    size = len(PNG) + 4
+    value = {"name": "x", "datatype": "BYTES", "shape": [1]}
+    head = json.dumps(
+        {
+            "inputs": [{**value, "parameters": {"binary_data_size": size}}],
+            "outputs": [
+                {"name": "scores", "parameters": {"binary_data": True}},
+                {"name": "labels"},
+            ],
+        }
+    ).encode()
+    answer = await infer(
+        gateway,
+        "classifier",
+        head + len(PNG).to_bytes(4, "little") + PNG,
+        [{"result": {"json": {"labels": CATS}}}],
+        {"inference-header-content-length": str(len(head))},
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/octet-stream"
+    length = int(answer.headers["inference-header-content-length"])
+    scores, labels = json.loads(answer.content[:length])["outputs"]
+    assert labels["data"] == ["Egyptian cat", "tabby"]
+    assert scores["parameters"] == {"binary_data_size": 8}
+    assert answer.content[length:] == b"\0\0\x40\x3f\0\0\0\x3e"
+
+
+async def test_several_elements_are_several_jobs_in_order(gateway: RunningGateway) -> None:
+    answer = await infer(
+        gateway,
+        "noop",
+        {"inputs": [tensor("a", "b", "c")]},
+        [{"result": {"json": number}} for number in range(3)],
+    )
+    assert outputs(answer)["result"]["data"] == ["0", "1", "2"]
+    sent = [gateway.queues.request(number).input for number in range(3)]
+    assert sent == [InlineBytes("text/plain", text) for text in (b"a", b"b", b"c")]
+    assert len(answer.json()["parameters"]["job_ids"].split(",")) == 3
+
+
+async def test_numbers_are_one_job_in_json(gateway: RunningGateway) -> None:
+    request = {
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3.5, 4]}],
+        "parameters": {"top": 3, "deadline_seconds": 7, "binary_data_output": False},
+    }
+    await infer(gateway, "noop", request, [{"result": {"json": 1}}])
+    sent = gateway.queues.request()
+    assert sent.input == InlineJson([[1, 2], [3.5, 4]])
+    assert sent.parameters == {"top": 3}
+    assert (sent.deadline - sent.created_at).total_seconds() == 7
+
+
+async def test_several_tensors_are_one_object(gateway: RunningGateway) -> None:
+    request = {"inputs": [tensor(1, datatype="INT8"), {**tensor("a"), "name": "y"}]}
+    await infer(gateway, "noop", request, [{"result": {"json": 1}}])
+    assert gateway.queues.request().input == InlineJson({"x": [1], "y": ["a"]})
+
+
+async def test_a_result_that_is_not_json_is_base64(gateway: RunningGateway) -> None:
+    mask = {"base64": picture_text(), "media_type": "image/png"}
+    answer = await infer(gateway, "noop", {"inputs": [tensor("a")]}, [{"result": mask}])
+    result = outputs(answer)["result"]
+    assert result["parameters"] == {"content_type": "image/png"}
+    assert base64.b64decode(result["data"][0]) == PNG
+
+
+async def test_a_failed_element_is_named(gateway: RunningGateway) -> None:
+    answer = await infer(
+        gateway,
+        "noop",
+        {"inputs": [tensor("a", "b")]},
+        [{"result": {"json": 1}}, {"error": error_body("invalid-input")}],
+    )
+    assert answer.status_code == 422
+    assert list(answer.json()) == ["error"]
+    assert answer.json()["error"].startswith("element 1: it did not work (job ")
+
+
+async def test_a_job_that_takes_too_long_is_named(gateway: RunningGateway) -> None:
+    answer = await gateway.http.post(
+        "/v2/models/noop/infer", json={"inputs": [tensor("a")]}, headers={"prefer": "wait=0"}
+    )
+    assert answer.status_code == 504
+    assert "GET /v1/jobs/" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("model", "request_body", "status", "named"),
+    [
+        ("clasifier", {}, 404, "classifier"),
+        ("classifier", {}, 400, "inputs"),
+        ("classifier", {"inputs": [tensor("?")]}, 400, "base64"),
+        ("classifier", {"inputs": [tensor("QUJD")]}, 415, "image/png"),
+        ("classifier", {"inputs": [tensor(1, datatype="INT8")]}, 400, "one tensor of BYTES"),
+        ("classifier", {"inputs": [tensor()]}, 400, "1 to 64"),
+        ("noop", {"inputs": [tensor(*"a" * 65)]}, 400, "1 to 64"),
+        ("noop", {"inputs": [tensor("")]}, 422, "empty"),
+        ("noop", {"inputs": [tensor("\ud800")]}, 400, "Unicode"),
+        ("noop", {"inputs": [tensor("a")], "outputs": [{"name": "labels"}]}, 400, "result"),
+        (
+            "noop",
+            {"inputs": [tensor("a")], "parameters": {"deadline_seconds": 0}},
+            400,
+            "deadline_seconds",
+        ),
+    ],
+)
+async def test_a_refused_request_has_an_error_of_the_protocol(
+    gateway: RunningGateway, model: str, request_body: dict[str, Any], status: int, named: str
+) -> None:
+    answer = await gateway.http.post(
+        f"/v2/models/{model}/infer", content=json.dumps(request_body).encode()
+    )
+    assert (answer.status_code, list(answer.json())) == (status, ["error"])
+    assert named in answer.json()["error"]
+    assert gateway.durable.runs == {}
+
+
+async def test_every_path_of_the_protocol_has_its_errors(gateway: RunningGateway) -> None:
+    for method, path, status in (
+        ("GET", "/v2/nothing", 404),
+        ("GET", "/v2/models/noop/infer", 405),
+        ("GET", "/v2/models/noop/versions/2", 404),
+        ("GET", "/v2/models/noop/versions/2/ready", 404),
+        ("POST", "/v2/models/noop/versions/2/infer", 404),
+    ):
+        answer = await gateway.http.request(method, path)
+        assert (answer.status_code, list(answer.json())) == (status, ["error"]), path
+    gateway.durable.is_down = True
+    answer = await gateway.http.post("/v2/models/noop/infer", json={"inputs": [tensor("a")]})
+    assert (answer.status_code, list(answer.json())) == (503, ["error"])
+
+
+async def test_compressed_bodies_are_refused(gateway: RunningGateway) -> None:
+    answer = await gateway.http.post(
+        "/v2/models/noop/infer", content=b"x", headers={"content-encoding": "gzip"}
+    )
+    assert answer.status_code == 415
+
+
+async def test_the_metadata_routes_answer(gateway: RunningGateway) -> None:
+    get = gateway.http.get
+    assert (await get("/v2")).json()["extensions"] == ["binary_tensor_data"]
+    assert (await get("/v2/health/live")).json() == {"live": True}
+    assert (await get("/v2/health/ready")).json() == {"ready": True}
+    for path in ("/v2/models/classifier", "/v2/models/classifier/versions/1"):
+        described = (await get(path)).json()
+        assert described["versions"] == ["1"]
+        assert described["inputs"][0]["datatype"] == "BYTES"
+        names = [output["name"] for output in described["outputs"]]
+        assert names == ["labels", "indices", "scores", "result"]
+        assert (await get(f"{path}/ready")).json() == {"name": "classifier", "ready": True}
+
+
+async def test_a_model_is_not_ready_while_a_service_is_down(gateway: RunningGateway) -> None:
+    gateway.payloads.is_down = True
+    assert (await gateway.http.get("/v2/health/ready")).status_code == 503
+    assert (await gateway.http.get("/v2/models/noop/ready")).status_code == 503
+
+
+async def test_a_large_result_is_fetched(gateway: RunningGateway) -> None:
+    waiting = asyncio.create_task(
+        gateway.http.post("/v2/models/noop/infer", json={"inputs": [tensor("a")]})
+    )
+    await gateway.queues.has_sent.wait()
+    job_id = gateway.queues.request().job_id
+    data = json.dumps(["x" * 50_000]).encode()
+    ref = await gateway.payloads.put(f"results/{job_id}", data, "application/json")
+    await gateway.reply(
+        result={
+            "blob": ref.blob,
+            "media_type": ref.media_type,
+            "size_bytes": ref.size_bytes,
+            "sha256": ref.sha256,
+        }
+    )
+    assert outputs(await waiting)["result"]["data"] == [data.decode()]
+
+
+async def test_respond_async_does_not_shorten_the_wait(gateway: RunningGateway) -> None:
+    request, headers = {"inputs": [tensor("a")]}, {"prefer": "respond-async"}
+    answer = await infer(gateway, "noop", request, [{"result": {"json": 1}}], headers)
+    assert outputs(answer)["result"]["data"] == ["1"]
+
+
+async def test_the_error_of_an_expired_job_says_whether_it_ran(gateway: RunningGateway) -> None:
+    request = {"inputs": [tensor("a")], "parameters": {"deadline_seconds": 7}}
+    waiting = asyncio.create_task(gateway.http.post("/v2/models/noop/infer", json=request))
+    await gateway.queues.has_sent.wait()
+    await gateway.durable.advance(8)
+    answer = await waiting
+    assert (answer.status_code, answer.json()["ran"]) == (504, None)
+    assert "deadline" in answer.json()["error"]
+
+
+async def test_an_upload_is_the_only_input(gateway: RunningGateway) -> None:
+    upload = await sent(gateway, b"large", "text/plain")
+    request = {"inputs": [], "parameters": {"upload": upload, "top": 3}}
+    answer = await infer(gateway, "noop", request, [{"result": {"json": 1}}])
+    assert outputs(answer)["result"]["data"] == ["1"]
+    job = gateway.queues.request()
+    assert isinstance(job.input, PayloadRef)
+    assert (job.input.media_type, job.input.size_bytes) == ("text/plain", 5)
+    assert job.parameters == {"top": 3}
+
+
+@pytest.mark.parametrize(
+    ("request_body", "status"),
+    [
+        ({"inputs": [tensor("a")], "parameters": {"upload": "x"}}, 400),
+        ({"inputs": [], "parameters": {"upload": 7}}, 400),
+        ({"inputs": [], "parameters": {"upload": None}}, 400),
+        ({"inputs": []}, 400),
+        ({"parameters": {"upload": "x"}}, 400),
+        ({"inputs": [], "parameters": {"upload": NEVER_MADE}}, 422),
+    ],
+)
+async def test_a_bad_upload_is_refused(
+    gateway: RunningGateway, request_body: dict[str, Any], status: int
+) -> None:
+    answer = await gateway.http.post("/v2/models/noop/infer", json=request_body)
+    assert (answer.status_code, list(answer.json())) == (status, ["error"])
+    assert gateway.durable.runs == {}
+
+
+@pytest.mark.parametrize(
+    ("priority", "queue"), [("low", "noop-low"), ("normal", "noop"), (1, "noop")]
+)
+async def test_a_priority_by_name_counts_and_a_number_does_not(
+    gateway: RunningGateway, priority: Any, queue: str
+) -> None:
+    request = {"inputs": [tensor("a")], "parameters": {"priority": priority}}
+    await infer(gateway, "noop", request, [{"result": {"json": 1}}])
+    assert gateway.queues.sent[-1][0] == queue
+    assert gateway.queues.request().parameters == {}

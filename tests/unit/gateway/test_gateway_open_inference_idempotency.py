@@ -1,0 +1,108 @@
+"""/v2 with an Idempotency-Key: one set of jobs for all equal requests."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.errors import Unavailable
+from tests.unit.gateway.conftest import RunningGateway
+from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+
+async def infer_again(gateway: RunningGateway, key: str, request: dict[str, Any]) -> httpx.Response:
+    """Send a request after the jobs of the key have ended."""
+    return await gateway.http.post(
+        "/v2/models/noop/infer", json=request, headers={"idempotency-key": key}
+    )
+
+
+async def test_a_repeat_under_its_key_gets_the_same_jobs(gateway: RunningGateway) -> None:
+    request = {"inputs": [tensor("a", "b", "c")]}
+    outcomes = [{"result": {"json": number}} for number in range(3)]
+    first = await infer(gateway, "noop", request, outcomes, {"idempotency-key": "one"})
+    assert first.status_code == 200, first.text
+    assert "idempotency-replayed" not in first.headers
+    again = await infer_again(gateway, "one", request)
+    assert again.json() == first.json()
+    assert again.headers["idempotency-replayed"] == "true"
+    assert len(gateway.durable.runs) == 3
+
+
+@pytest.mark.parametrize(
+    "request_body",
+    [
+        {"inputs": [tensor("a", "c")]},
+        {"inputs": [tensor("a")]},
+        {"inputs": [tensor("a", "b", "c")]},
+        {"inputs": [tensor("a", "b")], "parameters": {"top": 3}},
+        {"inputs": [tensor("a", "b")], "parameters": {"priority": "low"}},
+    ],
+)
+async def test_another_request_under_a_key_starts_nothing(
+    gateway: RunningGateway, request_body: dict[str, Any]
+) -> None:
+    outcomes = [{"result": {"json": number}} for number in range(2)]
+    key = {"idempotency-key": "one"}
+    await infer(gateway, "noop", {"inputs": [tensor("a", "b")]}, outcomes, key)
+    refused = await infer_again(gateway, "one", request_body)
+    assert (refused.status_code, list(refused.json())) == (422, ["error"])
+    assert "Idempotency-Key" in refused.json()["error"]
+    assert len(gateway.durable.runs) == 2
+
+
+async def test_both_apis_share_the_keys_of_a_caller(gateway: RunningGateway) -> None:
+    headers = {"idempotency-key": "one", "content-type": "text/plain", "prefer": "respond-async"}
+    answer = await gateway.http.post("/v1/models/noop/jobs", content=b"a", headers=headers)
+    assert answer.status_code == 202
+    refused = await infer_again(gateway, "one", {"inputs": [tensor("a")]})
+    assert refused.status_code == 422
+    assert len(gateway.durable.runs) == 1
+
+
+async def test_simultaneous_requests_under_a_key_make_one_set_of_jobs(
+    gateway: RunningGateway,
+) -> None:
+    request = {"inputs": [tensor("a", "b")]}
+    callers = [asyncio.create_task(infer_again(gateway, "one", request)) for _ in range(16)]
+    while len(gateway.queues.sent) < 2:
+        gateway.queues.has_sent.clear()
+        await gateway.queues.has_sent.wait()
+    for number in range(2):
+        await gateway.reply(gateway.queues.request(number), result={"json": number})
+    answers = await asyncio.gather(*callers)
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert len(gateway.durable.runs) == 2
+
+
+async def test_a_repeat_starts_the_jobs_that_a_killed_request_left(gateway: RunningGateway) -> None:
+    start, count = gateway.durable.start, 0
+
+    async def dying(*arguments: Any, **options: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            raise Unavailable("durable", "killed")
+        await start(*arguments, **options)
+
+    gateway.durable.start = dying  # type: ignore[method-assign]  # it dies after the first start
+    request = {"inputs": [tensor("a", "b")]}
+    headers = {"idempotency-key": "one", "prefer": "wait=0"}
+    answer = await gateway.http.post("/v2/models/noop/infer", json=request, headers=headers)
+    assert answer.status_code == 503
+    assert len(gateway.durable.runs) == 1
+    gateway.durable.start = start  # type: ignore[method-assign]
+    outcomes = [{"result": {"json": number}} for number in range(2)]
+    answer = await infer(gateway, "noop", request, outcomes, {"idempotency-key": "one"})
+    assert outputs(answer)["result"]["data"] == ["0", "1"]
+    assert len(gateway.durable.runs) == 2
+
+
+async def test_a_malformed_key_is_refused(gateway: RunningGateway) -> None:
+    refused = await infer_again(gateway, "two words", {"inputs": [tensor("a")]})
+    assert (refused.status_code, list(refused.json())) == (400, ["error"])
+    assert gateway.durable.runs == {}

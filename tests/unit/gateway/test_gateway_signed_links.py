@@ -1,0 +1,94 @@
+"""Signed links by a user delegation key."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import httpx
+import pytest
+from azure.storage.blob import UserDelegationKey
+
+from gateway.settings import ServiceEndpoint
+from gateway.storage.blobs import PayloadContainer
+from gateway.storage.payloads import SignedPayloadLinks
+from tests.unit.gateway.memory import ManualClock
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+class Account:
+    """The client of an account that uses an identity."""
+
+    account_name = "store"
+    url = "https://store.blob.core.windows.net/"
+    credential = object()
+
+    def __init__(self) -> None:
+        self.keys: list[tuple[datetime, datetime]] = []
+
+    async def get_user_delegation_key(self, start: datetime, expiry: datetime) -> Any:
+        self.keys.append((start, expiry))
+        key = cast(Any, UserDelegationKey)()
+        key.signed_oid = key.signed_tid = "00000000-0000-0000-0000-000000000000"
+        key.signed_start, key.signed_expiry = start.isoformat(), expiry.isoformat()
+        key.signed_service, key.signed_version, key.value = "b", "2022-11-02", "a2V5"
+        return key
+
+
+class Opened(PayloadContainer):
+    """An existing container of that account."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(ServiceEndpoint(address="unused"), clock=clock)
+        self.account = Account()
+
+    @property
+    def service(self) -> Any:
+        return self.account
+
+    async def ensure(self, *, is_missing: bool = False) -> None:
+        pass
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def opened(clock: ManualClock) -> Opened:
+    return Opened(clock)
+
+
+def links(opened: Opened, public_url: str | None = None) -> SignedPayloadLinks:
+    return SignedPayloadLinks(opened, public_url)
+
+
+async def test_a_user_delegation_key_signs(opened: Opened, clock: ManualClock) -> None:
+    url = httpx.URL(await links(opened).to_write("uploads/a", NOON + timedelta(hours=6)))
+    assert (url.host, url.path) == ("store.blob.core.windows.net", "/payloads/uploads/a")
+    assert url.params["sp"] == "cw"
+    assert url.params["spr"] == "https"
+    assert url.params["sr"] == "b"
+    assert "skoid" in url.params
+
+
+async def test_one_key_signs_many_links_while_it_lasts(opened: Opened, clock: ManualClock) -> None:
+    made = links(opened)
+    soon = NOON + timedelta(hours=6)
+    await asyncio.gather(*(made.to_write(f"uploads/{n}", soon) for n in range(5)))
+    assert len(opened.account.keys) == 1
+    start, expiry = opened.account.keys[0]
+    # A link must not be valid for longer than its key.
+    assert start < NOON
+    assert soon < expiry
+    clock.now += timedelta(hours=23)
+    await made.to_read("results/a", "text/plain", "a.txt", clock.now + timedelta(hours=2))
+    assert len(opened.account.keys) == 2
+
+
+async def test_links_have_the_public_address(opened: Opened, clock: ManualClock) -> None:
+    made = links(opened, "https://files.example.com")
+    url = await made.to_read("results/a", "image/png", "a.png", NOON + timedelta(hours=1))
+    assert url.startswith("https://files.example.com/payloads/results/a?")
+    assert httpx.URL(url).params["rscd"] == 'attachment; filename="a.png"'

@@ -1,0 +1,34 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import IllegalStatusChange
+from gateway.jobs.model import LEGAL_CHANGES, JobStatus, change_status
+
+FINAL = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.EXPIRED}
+
+
+def test_every_status_is_in_the_table() -> None:
+    assert set(LEGAL_CHANGES) == set(JobStatus)
+    assert {status for status in JobStatus if status.is_final} == FINAL
+
+
+@given(st.lists(st.sampled_from(JobStatus), max_size=20))
+def test_the_first_final_status_wins(wishes: list[JobStatus]) -> None:
+    status, ended = JobStatus.QUEUED, None
+    for wish in wishes:
+        try:
+            status = change_status(status, wish)
+        except IllegalStatusChange:
+            assert wish not in LEGAL_CHANGES[status]
+        ended = ended or (status if status.is_final else None)
+    assert ended in (None, status)
+
+
+def test_a_refused_change_names_both() -> None:
+    with pytest.raises(IllegalStatusChange, match="from succeeded to running"):
+        change_status(JobStatus.SUCCEEDED, JobStatus.RUNNING)
+
+
+def test_staying_in_a_status_is_legal() -> None:
+    assert change_status(JobStatus.SUCCEEDED, JobStatus.SUCCEEDED) is JobStatus.SUCCEEDED

@@ -1,0 +1,190 @@
+"""Positions, waits and refusals, over queues in memory."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from contract.catalogue import Priority
+from contract.messages import InlineJson, JobReply, Timing
+from tests.unit.gateway.conftest import RunningGateway, open_gateway, reply_body
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+
+def heard(gateway: RunningGateway, seconds: float) -> None:
+    """Record a reply to a job that took this long."""
+    started_at = datetime(2026, 3, 1, tzinfo=UTC)
+    reply = JobReply(
+        job_id="",
+        outcome=InlineJson(1),
+        started_at=started_at,
+        finished_at=started_at + timedelta(seconds=seconds),
+        timing=Timing(inference_ms=1000 * seconds),
+        attempt=1,
+    )
+    gateway.services.estimates.record_reply("noop", Priority.NORMAL, reply)
+
+
+async def test_a_queued_job_shows_its_position(gateway: RunningGateway) -> None:
+    ids = []
+    for _ in range(3):
+        ids.append(await gateway.accept())
+        gateway.clock.now += timedelta(milliseconds=1)
+    gateway.clock.now += timedelta(milliseconds=2000)
+    jobs = [await gateway.job(job_id) for job_id in ids]
+    assert [job["queue"]["position"] for job in jobs] == [1, 2, 3]
+    assert {job["queue"]["phase"] for job in jobs} == {"queued"}
+    assert {job["queue"]["eta_seconds"] for job in jobs} == {None}
+    heard(gateway, 2.0)
+    assert (await gateway.job(ids[2]))["queue"]["eta_seconds"] is not None
+
+
+async def test_a_burst_of_requests_needs_one_count(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    gateway.clock.now += timedelta(milliseconds=2000)
+    gateway.queues.look_count = 0
+    await asyncio.gather(*(gateway.job(job_id) for _ in range(50)))
+    assert gateway.queues.look_count == 1
+    gateway.clock.now += timedelta(milliseconds=1001)
+    await gateway.job(job_id)
+    assert gateway.queues.look_count == 2
+
+
+async def test_a_model_without_signs_of_a_worker_is_cold_starting(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    heard(gateway, 0.1)
+    gateway.clock.now += timedelta(milliseconds=6000)
+    answer = await gateway.http.get(f"/v1/jobs/{job_id}")
+    assert answer.json()["queue"] == {
+        "position": 1,
+        "eta_seconds": None,
+        "phase": "cold_starting",
+    }
+    assert answer.headers["retry-after"] == "5"
+    # A question whether the reply is wanted shows a worker.
+    wanted = await gateway.http.get(gateway.queues.request().reply_url or "")
+    assert wanted.status_code == 200
+    assert (await gateway.job(job_id))["queue"]["phase"] == "queued"
+
+
+async def test_a_failed_count_does_not_fail_a_request(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    gateway.clock.now += timedelta(milliseconds=2000)
+    gateway.queues.is_down = True
+    job = await gateway.job(job_id)
+    assert job["queue"] == {"position": None, "eta_seconds": None, "phase": "queued"}
+    model = (await gateway.http.get("/v1/models/noop")).json()
+    assert (model["queue_length"], model["estimated_wait_seconds"]) == (None, None)
+    # A failed count is not repeated at once.
+    looks = gateway.queues.look_count
+    await gateway.job(job_id)
+    assert gateway.queues.look_count == looks
+
+
+async def test_an_ended_job_has_no_position(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    await gateway.reply()
+    looks = gateway.queues.look_count
+    job = await gateway.job(job_id)
+    assert job["queue"] == {"position": None, "eta_seconds": None, "phase": None}
+    assert gateway.queues.look_count == looks
+
+
+async def test_a_model_shows_its_queue_length_and_wait(gateway: RunningGateway) -> None:
+    gateway.queues.lengths["noop"] = 9
+    heard(gateway, 2.0)
+    models = (await gateway.http.get("/v1/models")).json()["models"]
+    told = {m["name"]: (m["queue_length"], m["estimated_wait_seconds"]) for m in models}
+    others = dict.fromkeys(("classifier", "voice-activity"), (0, None))
+    assert told == {**others, "noop": (9, 20.0)}
+
+
+async def submit(gateway: RunningGateway, deadline_seconds: int) -> Any:
+    return await gateway.http.post(
+        "/v1/models/noop/jobs",
+        params={"deadline_seconds": deadline_seconds},
+        content=b"x",
+        headers={"content-type": "text/plain", "prefer": "respond-async"},
+    )
+
+
+async def test_a_job_that_would_expire_in_the_queue_is_refused(gateway: RunningGateway) -> None:
+    gateway.queues.lengths["noop"] = 100
+    # Without a throughput no job is refused, and no count starts.
+    gateway.queues.look_count = 0
+    assert (await submit(gateway, 60)).status_code == 202
+    heard(gateway, 1.0)
+    await gateway.http.get("/v1/models/noop")
+    answer = await submit(gateway, 60)
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "saturated"
+    assert answer.json()["retryable"] is True
+    # One of the hundred was replied to since the count.
+    assert answer.headers["retry-after"] == "40"
+    assert len(gateway.durable.runs) == 1
+    assert (await submit(gateway, 3600)).status_code == 202
+    gateway.queues.lengths["noop"] = 0
+    gateway.clock.now += timedelta(milliseconds=1500)
+    # A submission uses the last count, and starts another.
+    assert (await submit(gateway, 60)).status_code == 503
+    await asyncio.sleep(0)
+    assert (await submit(gateway, 60)).status_code == 202
+
+
+async def test_an_operator_can_switch_the_refusal_off() -> None:
+    async with open_gateway(refuse_when_saturated=False) as gateway:
+        gateway.queues.lengths["noop"] = 100
+        heard(gateway, 1.0)
+        await gateway.http.get("/v1/models/noop")
+        assert (await submit(gateway, 60)).status_code == 202
+
+
+async def test_an_old_count_does_not_refuse_a_job(gateway: RunningGateway) -> None:
+    gateway.queues.lengths["noop"] = 100
+    heard(gateway, 1.0)
+    await gateway.http.get("/v1/models/noop")
+    gateway.clock.now += timedelta(milliseconds=6000)
+    assert (await submit(gateway, 60)).status_code == 202
+
+
+async def test_only_accepted_replies_count(gateway: RunningGateway) -> None:
+    async def estimated() -> float | None:
+        model = (await gateway.http.get("/v1/models/noop")).json()
+        wait: float | None = model["estimated_wait_seconds"]
+        return wait
+
+    cancelled = await gateway.accept()
+    await gateway.http.delete(f"/v1/jobs/{cancelled}")
+    assert (await gateway.reply()).status_code == 410
+    assert await estimated() is None
+    job_id = await gateway.accept()
+    url, body = gateway.queues.request().reply_url or "", reply_body(job_id, result={"json": 1})
+    # A reply URL without a known queue changes no estimate.
+    assert (
+        await gateway.http.post(url.replace("queue=noop", "queue=x"), json=body)
+    ).status_code == 202
+    assert await estimated() is None
+    await gateway.accept()
+    assert (await gateway.reply()).status_code == 202
+    assert await estimated() is not None
+
+
+async def test_a_cancelled_request_does_not_cancel_the_count(gateway: RunningGateway) -> None:
+    job_id = await gateway.accept()
+    gateway.clock.now += timedelta(milliseconds=2000)
+    gate = asyncio.Event()
+    length = gateway.queues.length
+
+    async def slow(queue: str) -> int:
+        await gate.wait()
+        return await length(queue)
+
+    gateway.queues.length = slow  # type: ignore[method-assign]  # the port is slow for once
+    leaver, stayer = (asyncio.create_task(gateway.job(job_id)) for _ in range(2))
+    await asyncio.sleep(0.01)
+    leaver.cancel()
+    await asyncio.gather(leaver, return_exceptions=True)
+    gate.set()
+    assert (await stayer)["queue"]["position"] == 1
