@@ -21,8 +21,8 @@ from loosely.cli.scale import local_scaling
 from loosely.cli.up import choose
 from tests.infra import fake_cloud
 from tests.infra.deployment import ROOT
-from tests.infra.readings import gateway_reads, worker_reads
-from tests.infra.scripted import VALUES, Place
+from tests.infra.readings import names_read
+from tests.infra.script_runner import VALUES, ScriptRunner
 from tests.infra.settings import (
     STORAGE_PROVIDER,
     STORAGE_PROVIDER_NAMES,
@@ -134,7 +134,7 @@ def test_each_entry_of_not_run_stands_in_a_document() -> None:
 
 
 @pytest.mark.parametrize("command", RUN_HERE)
-def test_a_documented_command_runs(command: str, place: Place, tmp_path: Path) -> None:
+def test_a_documented_command_runs(command: str, scripts: ScriptRunner, tmp_path: Path) -> None:
     words = command.split()
     if words[:2] == ["./dev", "loosely"]:
         run_loosely(words[2:])
@@ -142,11 +142,11 @@ def test_a_documented_command_runs(command: str, place: Place, tmp_path: Path) -
         check_options_of_up(words[2:])
     elif words[:2] in (["./dev", "infra"], ["./dev", "package"]):
         module = "generate" if words[1] == "infra" else "package"
-        run_shell(f"PYTHONPATH=functions {sys.executable} -m infra.{module}", place, tmp_path)
+        run_shell(f"PYTHONPATH=functions {sys.executable} -m infra.{module}", scripts, tmp_path)
     elif command == TEARDOWN:
-        assert place.run("teardown.sh", typed=f"{VALUES['AZURE_ENV_NAME']}\n").returncode == 0
+        assert scripts.run("teardown.sh", typed=f"{VALUES['AZURE_ENV_NAME']}\n").returncode == 0
     else:
-        run_shell(command, place, tmp_path)
+        run_shell(command, scripts, tmp_path)
 
 
 def run_loosely(arguments: list[str]) -> None:
@@ -164,14 +164,14 @@ def check_options_of_up(arguments: list[str]) -> None:
     assert not options
 
 
-def run_shell(command: str, place: Place, tmp_path: Path) -> None:
+def run_shell(command: str, scripts: ScriptRunner, tmp_path: Path) -> None:
     """Run a command in a copy of the repository, with the stand-ins for Azure's programs."""
-    (place.root / "net.safetensors").write_bytes(b"weights")
-    place.change(images={"worker:868de4712ab3": "sha256:0"})
+    (scripts.root / "net.safetensors").write_bytes(b"weights")
+    scripts.update_state(images={"worker:868de4712ab3": "sha256:0"})
     ended = subprocess.run(
         ["sh", "-euc", command],
-        cwd=place.root,
-        env=place.environment() | {"TMPDIR": str(tmp_path)},
+        cwd=scripts.root,
+        env=scripts.environment() | {"TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
@@ -218,7 +218,7 @@ def test_each_alert_is_explained_in_deploy_md() -> None:
 
 def test_the_example_of_local_settings_has_every_setting_of_the_gateway() -> None:
     example = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
-    read = {name for name in gateway_reads(GatewaySettings) if "__" not in name}
+    read = {name for name in names_read(GatewaySettings) if "__" not in name}
     host = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage"}
     host |= {"AzureWebJobsFeatureFlags", "AzureWebJobsDisableHomepage"}
     host |= {f"{STORAGE_PROVIDER}{name}" for name in STORAGE_PROVIDER_NAMES}
@@ -239,11 +239,11 @@ def test_settings_md_lists_the_settings_that_the_program_reads(program: str) -> 
     documented = set[str]()
     for first_column in re.findall(r"^\| ([^|]*) \|", section, re.MULTILINE):
         documented |= set(re.findall(r"`(\w+)`", first_column))
-    read = gateway_reads(GatewaySettings) if program == "gateway" else worker_reads(WorkerSettings)
+    read = names_read(GatewaySettings if program == "gateway" else WorkerSettings)
     assert documented - {"AzureWebJobsStorage", "FUNCTIONS_WORKER_RUNTIME"} == read
 
 
-def test_the_stand_ins_precede_the_real_programs_on_the_path(place: Place) -> None:
-    found = shutil.which("az", path=place.environment()["PATH"])
-    assert found == os.fspath(place.bin / "az")
-    assert not fake_cloud.calls(place.bin)
+def test_the_stand_ins_precede_the_real_programs_on_the_path(scripts: ScriptRunner) -> None:
+    found = shutil.which("az", path=scripts.environment()["PATH"])
+    assert found == os.fspath(scripts.bin / "az")
+    assert not fake_cloud.calls(scripts.bin)
