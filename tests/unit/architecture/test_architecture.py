@@ -1,10 +1,6 @@
-"""What a reader may rely on: small modules, short functions, settings read in one place."""
+"""Rules for the whole repository: settings are read in one place, and tests do not sleep."""
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = ("functions", "worker", "emulator", "loosely", "benchmarks", "infra")
@@ -21,19 +17,6 @@ def names(paths: list[Path]) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in paths]
 
 
-def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (
-        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    )
-
-
-@pytest.mark.parametrize("path", MODULES, ids=names(MODULES))
-def test_functions_are_short(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    long = [f.name for f in functions(tree) if f.end_lineno and f.end_lineno - f.lineno >= 60]
-    assert long == []
-
-
 def test_the_environment_is_read_in_one_place_of_each_program() -> None:
     # Benchmarks only hand their own environment on to what they start.
     programs = [path for path in MODULES if not path.is_relative_to(ROOT / "benchmarks")]
@@ -48,7 +31,6 @@ def test_the_environment_is_read_in_one_place_of_each_program() -> None:
         # The app's settings are its host's environment, on top of local.settings.json.
         "emulator/functions/__main__.py",
         "infra/check.py",
-        # A program of its own, run with the operator's API key.
         "infra/smoke.py",
     }
 

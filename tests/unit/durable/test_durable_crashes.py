@@ -14,6 +14,7 @@ from azure.durable_functions import RetryOptions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from emulator.functions.durable.azure_storage.options import AzureStorageOptions, FaultOptions
 from emulator.functions.durable.errors import InstanceExists, InstanceFinished, StoreUnavailable
 from emulator.functions.durable.store import Store
 from tests.unit.durable.conftest import make_world
@@ -304,3 +305,57 @@ def test_any_program_ends_whatever_dies(
         await world.stop()
 
     asyncio.run(play())
+
+
+class Faulty:
+    """A world of the azure-storage engine with random faults, revived whenever it dies."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        faults = FaultOptions(crash_rate=0.1, split_brain_rate=0.3, seed=seed)
+        self.world = World(folder, storage=AzureStorageOptions(folder / "task-hub.db", 0.3, faults))
+
+    async def run(self, name: str, value: Any, events: list[str]) -> Any:
+        """Start an orchestration, send it each event again and again, and return its output."""
+        world = self.world
+        await world.start()
+        await world.engine.start_new(name, "i", None if value is None else json.dumps(value))
+        for _ in range(200):
+            await world.settle()
+            if world.is_dead:
+                world.outlast_timeouts()
+                await world.start()
+                continue
+            if world.status() not in {"Running", "Pending"}:
+                break
+            for event in events:
+                with contextlib.suppress(InstanceFinished):
+                    await world.engine.raise_event("i", event, json.dumps(event))
+            await world.advance(seconds=1)
+        assert world.status() == "Completed", (world.status(), world.output())
+        output = world.output()
+        await world.stop()
+        return output
+
+
+@settings(
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(program=st.lists(Step, min_size=1, max_size=4), seed=st.integers(0, 1000))
+def test_any_program_ends_whatever_is_lost_or_repeated(
+    tmp_path_factory: pytest.TempPathFactory, program: list[Any], seed: int
+) -> None:
+    faulty = Faulty(tmp_path_factory.mktemp("hub"), seed)
+    _programs(faulty.world, program)
+    names = [name for n, step in enumerate(program) for name in _events(step, str(n))]
+    output = asyncio.run(faulty.run("program_body", None, names))
+    assert len(output) == len(program)
+    assert ("plain", "the last id is right") in faulty.world.runner.calls
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_saga_ends_whatever_is_lost_or_repeated(tmp_path: Path, seed: int) -> None:
+    faulty = Faulty(tmp_path, seed)
+    saga(faulty.world)
+    output = await faulty.run("saga", "[]", ["reply-0", "reply-1"])
+    assert output == [["f", [0, 2, 10], f"reply-{number}"] for number in range(2)]

@@ -444,7 +444,7 @@ class AzureStorageEngine(Operations):
         elif session.is_running and self._has_no_history(instance_id):
             early = [m for m in batch if m.task is None and m.kind is not _STARTED]
             if early:
-                self._spawn(self._discard(early, NO_INSTANCE))
+                self._spawn(self._discard_early(early))
             batch = [message for message in batch if message not in early]
         session.pending += batch
         if not session.is_driven and session.pending:
@@ -571,10 +571,17 @@ class AzureStorageEngine(Operations):
         )
         await self._delete(messages)
 
+    async def _discard_early(self, messages: list[QueueMessage]) -> None:
+        try:
+            await self._discard(messages, NO_INSTANCE)
+        except StoreUnavailable as problem:
+            _log.error("messages were not discarded and return: %s", problem)
+
     async def _delete(self, messages: list[QueueMessage]) -> None:
+        # If the transaction fails, nothing renews them: they return after their timeout.
+        self._drop_held(messages)
         if messages:
             await self.database.transact(lambda connection: queues.delete(connection, messages))
-        self._drop_held(messages)
 
     async def _give_back(self, messages: list[QueueMessage], delay_micros: int) -> None:
         visible_at = self.now() + delay_micros
@@ -583,8 +590,8 @@ class AzureStorageEngine(Operations):
             for message in messages:
                 queues.abandon(connection, message, visible_at)
 
-        await self.database.transact(abandon)
         self._drop_held(messages)
+        await self.database.transact(abandon)
 
     def _release(self, session: Session, messages: list[QueueMessage]) -> None:
         session.pending = [message for message in session.pending if message not in messages]
