@@ -1,4 +1,4 @@
-"""A system without a worker, and a test in the worker's place: jobs end when and as it says."""
+"""Play the worker of a system that runs without one, so that a test decides how jobs end."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ DONE = {"result": {"json": {"done": True}}}
 
 
 def queued(system: System, queue: str, text: str) -> dict[str, Any]:
-    """The request whose input is this text, once it lies in the queue."""
+    """Wait until the request with this input is in the queue, and return it."""
     wanted = base64.b64encode(text.encode()).decode()
 
     def found() -> dict[str, Any] | None:
@@ -35,7 +35,7 @@ def queued(system: System, queue: str, text: str) -> dict[str, Any]:
 
 
 def dead_letter(system: System, queue: str) -> None:
-    """Give up the first message of a queue, as a broker does after the last delivery."""
+    """Dead-letter the first message of a queue, as the broker does after the last delivery."""
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,
         client.get_queue_receiver(queue, max_wait_time=10) as receiver,
@@ -45,7 +45,7 @@ def dead_letter(system: System, queue: str) -> None:
 
 
 def put(system: System, queue: str, **changes: Any) -> str:
-    """Put a request on a queue as a producer without a gateway does; the job's id."""
+    """Put a request on a queue, as a producer without a gateway does. Return the job's id."""
     now, job_id = datetime.now(UTC), str(uuid.uuid4())
     request = {
         "schema": 1,
@@ -66,14 +66,14 @@ def put(system: System, queue: str, **changes: Any) -> str:
 
 
 def producers_letter(system: System, queue: str) -> str:
-    """The id of a dead letter whose message came from no gateway."""
+    """Make a dead letter whose message a producer has sent. Return its job's id."""
     job_id = put(system, queue)
     dead_letter(system, queue)
     return job_id
 
 
 def reply(request: dict[str, Any], outcome: dict[str, Any], held_seconds: float = 0.01) -> None:
-    """Bring a worker's reply, whose device was busy with nothing else all the time."""
+    """Send a worker's reply to a request, with `held_seconds` as the job's time on the device."""
     answer = httpx.post(
         request["reply_to"]["url"], json=reply_body(request["job_id"], outcome, held_seconds)
     )
@@ -81,7 +81,7 @@ def reply(request: dict[str, Any], outcome: dict[str, Any], held_seconds: float 
 
 
 def reply_body(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01) -> dict[str, Any]:
-    """A reply as JSON."""
+    """Return a reply as a JSON object."""
     now = datetime.now(UTC)
     return {
         "schema": 1,
@@ -94,19 +94,19 @@ def reply_body(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01)
 
 
 def failure(code: str) -> dict[str, Any]:
-    """The outcome of a job that failed so."""
+    """Return the outcome of a job that failed with this code."""
     return {"error": {"code": code, "message": "By hand.", "stage": "run", "retryable": True}}
 
 
 def large_result(system: System, job_id: str) -> dict[str, Any]:
-    """The outcome of a job whose result lies in a blob."""
+    """Upload a large result, and return the outcome that refers to its blob."""
     data = json.dumps({"text": "x" * 300_000}).encode()
     with BlobClient.from_connection_string(
         _storage(system), PAYLOAD_CONTAINER, result_blob(job_id)
     ) as blob:
         etag = blob.upload_blob(data)["etag"]
-    kept = {"blob": result_blob(job_id), "size_bytes": len(data), "etag": etag}
-    return {"result": {"media_type": "application/json", **kept}}
+    reference = {"blob": result_blob(job_id), "size_bytes": len(data), "etag": etag}
+    return {"result": {"media_type": "application/json", **reference}}
 
 
 def _storage(system: System) -> str:
