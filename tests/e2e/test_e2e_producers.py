@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 PAGE = ROOT / "docs" / "message-contract.md"
 
 
-class PlainTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
+class HttpTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
     """Use http instead of https, which the administration client always uses."""
 
     def send(self, request: Any, **kwargs: Any) -> Any:
@@ -37,7 +37,7 @@ def reply_queue(system: System) -> Iterator[str]:
     connection = re.sub(r"localhost:\d+", f"localhost:{port}", system.service_bus)
     name = f"replies-{uuid.uuid4().hex[:8]}"
     with ServiceBusAdministrationClient.from_connection_string(
-        connection, transport=PlainTransport()
+        connection, transport=HttpTransport()
     ) as client:
         client.create_queue(name)
         yield name

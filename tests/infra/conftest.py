@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.deployment import ROOT, Deployment
+from tests.infra.deployment import ROOT, DeploymentFiles
 from tests.infra.script_runner import ScriptRunner, install_scripts, make_checkout
 
 
@@ -20,9 +20,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def repository() -> Deployment:
+def repository() -> DeploymentFiles:
     """Return the deployment files of this repository."""
-    return Deployment(ROOT)
+    return DeploymentFiles(ROOT)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from contract.catalogue import Catalogue
 from contract.queues import config
 from infra.generate import LOW_PRIORITY_MESSAGES_PER_WORKER, MESSAGES_PER_WORKER
-from tests.infra.deployment import Deployment, of_kind, pod
+from tests.infra.deployment import DeploymentFiles, of_kind, pod
 from tests.infra.nodes import (
     new_node_pools_have_a_count,
     pods_tolerate_exactly_the_taints_of_their_nodes,
@@ -31,7 +31,7 @@ from tests.infra.settings import (
 )
 
 
-def queues_match_the_catalogue(files: Deployment) -> None:
+def queues_match_the_catalogue(files: DeploymentFiles) -> None:
     """Check names, durations and limits of the queues, as the local Service Bus has them."""
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
@@ -56,7 +56,7 @@ def queues_match_the_catalogue(files: Deployment) -> None:
     assert "disableLocalAuth: true" in template
 
 
-def each_queue_starts_workers(files: Deployment) -> None:
+def each_queue_starts_workers(files: DeploymentFiles) -> None:
     """Check that KEDA polls both queues of each model, in every overlay."""
     expected = {
         queue["name"]: queue for model in files.catalogue["models"] for queue in model["queues"]
@@ -83,7 +83,7 @@ def each_queue_starts_workers(files: Deployment) -> None:
         assert authentication["spec"]["podIdentity"]["provider"] == "azure-workload"
 
 
-def scaled_objects_match_their_deployments(files: Deployment) -> None:
+def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
     """Check that each ScaledObject scales an existing Deployment from zero."""
     for name, manifests in files.overlays.items():
         deployments = {each["metadata"]["name"] for each in of_kind(manifests, "Deployment")}
@@ -103,7 +103,7 @@ def scaled_objects_match_their_deployments(files: Deployment) -> None:
             assert budget["metadata"]["name"] in deployments
 
 
-def ports_and_probes_match(files: Deployment) -> None:
+def ports_and_probes_match(files: DeploymentFiles) -> None:
     """Check that the worker's port is the port that is exposed, probed and scraped."""
     environment = image_environment(files)
     port = environment["HEALTH_PORT"]
@@ -143,7 +143,7 @@ def ports_and_probes_match(files: Deployment) -> None:
         assert port in allowed
 
 
-def identities_trust_their_service_accounts(files: Deployment) -> None:
+def identities_trust_their_service_accounts(files: DeploymentFiles) -> None:
     """Check that the worker's identity trusts the tokens of the pods' service account."""
     cluster = files.module("cluster")
     [subject] = re.findall(r"param workerServiceAccount string = '([\w:-]+)'", cluster)
@@ -164,7 +164,7 @@ def identities_trust_their_service_accounts(files: Deployment) -> None:
             assert labels["azure.workload.identity/use"] == "true"
 
 
-def role_assignment_names_contain_their_principals(files: Deployment) -> None:
+def role_assignment_names_contain_their_principals(files: DeploymentFiles) -> None:
     """Check that each assignment's name contains its principal.
 
     Azure cannot move an assignment to another principal, so a new principal needs a new name.
@@ -177,14 +177,14 @@ def role_assignment_names_contain_their_principals(files: Deployment) -> None:
         assert principal in name.split(", ")
 
 
-def metrics_of_the_cluster_are_collected(files: Deployment) -> None:
+def metrics_of_the_cluster_are_collected(files: DeploymentFiles) -> None:
     """Check that the collection rule names the endpoint to which the agents send."""
     cluster = files.module("cluster")
     assert "dataCollectionEndpointId: collection.id" in cluster
     assert "resource collection 'Microsoft.Insights/dataCollectionEndpoints@" in cluster
 
 
-def grace_periods_cover_the_drain(files: Deployment) -> None:
+def grace_periods_cover_the_drain(files: DeploymentFiles) -> None:
     """Check that a grace period covers the longest default job, a lock and the drain."""
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     for manifests in files.overlays.values():
@@ -206,7 +206,7 @@ def grace_periods_cover_the_drain(files: Deployment) -> None:
     )
 
 
-def pods_are_restricted(files: Deployment) -> None:
+def pods_are_restricted(files: DeploymentFiles) -> None:
     """Check that pods run without root, write only to volumes and cannot gain privileges."""
     dockerfile = files.text("worker/Dockerfile")
     [user] = re.findall(r"^USER (\d+):\d+$", dockerfile, re.MULTILINE)
@@ -230,7 +230,7 @@ def pods_are_restricted(files: Deployment) -> None:
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-def access_keys_are_turned_off(files: Deployment) -> None:
+def access_keys_are_turned_off(files: DeploymentFiles) -> None:
     """Check that every service refuses keys and accepts identities only."""
     storage = files.module("storage")
     assert "allowSharedKeyAccess: false" in storage
@@ -243,13 +243,13 @@ def access_keys_are_turned_off(files: Deployment) -> None:
     assert "AccountKey" not in files.bicep
 
 
-def the_api_management_policy_is_valid_xml(files: Deployment) -> None:
+def the_api_management_policy_is_valid_xml(files: DeploymentFiles) -> None:
     """Check that the policy file is valid XML and is sent as XML."""
     assert ElementTree.fromstring(files.text("infra/apim-policy.xml")).tag == "policies"
     assert "format: 'xml'" in files.module("apim")
 
 
-def lifecycle_rules_cover_every_kind_of_blob(files: Deployment) -> None:
+def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
     """Check that each prefix that the code writes has a lifecycle rule."""
     code = "\n".join(
         path.read_text(encoding="utf-8")
@@ -264,7 +264,7 @@ def lifecycle_rules_cover_every_kind_of_blob(files: Deployment) -> None:
         assert re.search(rf"[\"']{prefix}/", code), f"the code does not write {prefix}/"
 
 
-def alert_queries_match_log_lines_and_routes(files: Deployment) -> None:
+def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
     """Check that queries look for log lines and routes that the gateway has.
 
     They must not use metrics, because Service Bus does not export queue lengths.
@@ -286,7 +286,7 @@ def alert_queries_match_log_lines_and_routes(files: Deployment) -> None:
             assert re.search(route, code), path
 
 
-def the_image_has_what_the_worker_needs(files: Deployment) -> None:
+def the_image_has_what_the_worker_needs(files: DeploymentFiles) -> None:
     """Check that the image has the worker's extras and the folders that the worker imports."""
     project = tomllib.loads(files.text("pyproject.toml"))["project"]["optional-dependencies"]
     wanted = {*project["worker"], *project["worker-loop"], *project["telemetry"]}
@@ -304,7 +304,7 @@ def the_image_has_what_the_worker_needs(files: Deployment) -> None:
     assert {"*", "!functions/contract", "!worker"} <= set(ignored)
 
 
-CHECKS: tuple[Callable[[Deployment], None], ...] = (
+CHECKS: tuple[Callable[[DeploymentFiles], None], ...] = (
     queues_match_the_catalogue,
     each_queue_starts_workers,
     scaled_objects_match_their_deployments,

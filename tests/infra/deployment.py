@@ -21,7 +21,7 @@ _RENDERED: dict[tuple[str, str], list[Manifest]] = {}
 
 
 @dataclass(frozen=True)
-class Deployment:
+class DeploymentFiles:
     """A copy of the repository's deployment files, or the repository itself."""
 
     root: Path

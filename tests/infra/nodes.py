@@ -4,10 +4,10 @@ import re
 
 import yaml
 
-from tests.infra.deployment import Deployment, is_gpu, of_kind, pod
+from tests.infra.deployment import DeploymentFiles, is_gpu, of_kind, pod
 
 
-def pods_tolerate_exactly_the_taints_of_their_nodes(files: Deployment) -> None:
+def pods_tolerate_exactly_the_taints_of_their_nodes(files: DeploymentFiles) -> None:
     """Check that pods tolerate the taints of their pool, and that other pods do not."""
     cluster = files.module("cluster")
     gpu = "nvidia.com/gpu=present:NoSchedule"
@@ -37,7 +37,7 @@ def _tolerated(spec: dict[str, object]) -> set[str]:
     return {f"{each['key']}={each['value']}:{each['effect']}" for each in tolerations}
 
 
-def rollouts_outlast_the_start_of_a_node(files: Deployment) -> None:
+def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
     """Check that a rollout may wait for a GPU node as long as the script waits."""
     [minutes] = re.findall(r"--timeout (\d+)m ", files.text("infra/scripts/deploy-worker.sh"))
     for manifests in files.overlays.values():
@@ -45,7 +45,7 @@ def rollouts_outlast_the_start_of_a_node(files: Deployment) -> None:
             assert deployment["spec"]["progressDeadlineSeconds"] >= int(minutes) * 60
 
 
-def new_node_pools_have_a_count(files: Deployment) -> None:
+def new_node_pools_have_a_count(files: DeploymentFiles) -> None:
     """Check that only a new node pool gets a count: AKS needs it there and refuses it elsewhere."""
     cluster = files.module("cluster")
     counts = re.findall(
@@ -57,7 +57,7 @@ def new_node_pools_have_a_count(files: Deployment) -> None:
     assert "    nodePools: split(nodePools, ',')\n" in files.text("infra/main.bicep")
 
 
-def replicas_are_nodes_times_shares(files: Deployment) -> None:
+def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
     """Check that the maximum number of workers is the number of GPUs times their shares."""
     [nodes] = re.findall(r"param gpuMaxCount int = (\d+)", files.text("infra/main.bicep"))
     shares = {"ondemand": 1, "spot": 1, "shared-gpu": 1, "mig": 7}
@@ -84,7 +84,7 @@ def replicas_are_nodes_times_shares(files: Deployment) -> None:
                 assert scaled["spec"]["maxReplicaCount"] == int(nodes) * share, name
 
 
-def prices_match_the_requested_resources(files: Deployment) -> None:
+def prices_match_the_requested_resources(files: DeploymentFiles) -> None:
     """Check that a replica on Container Apps requests the resources that `loosely cost` counts."""
     usage = yaml.safe_load(files.text("infra/prices.yaml"))["usage"]
     cores = usage["cores_of_a_container_apps_replica"]["T4"]
@@ -93,7 +93,7 @@ def prices_match_the_requested_resources(files: Deployment) -> None:
     assert asked in files.module("worker-aca")
 
 
-def workers_that_share_a_gpu_fit_its_machine(files: Deployment) -> None:
+def workers_that_share_a_gpu_fit_its_machine(files: DeploymentFiles) -> None:
     """Check that the workers of one GPU leave a processor to the node, and the plugin's rights."""
     [cores] = re.findall(
         r"param gpuNodeSize string = 'Standard_NC(\d+)", files.text("infra/main.bicep")

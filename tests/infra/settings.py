@@ -4,7 +4,7 @@ import json
 import re
 
 from gateway.settings import Settings as GatewaySettings
-from tests.infra.deployment import Deployment, of_kind, pod
+from tests.infra.deployment import DeploymentFiles, of_kind, pod
 from tests.infra.readings import names_read
 from worker.settings import Settings as WorkerSettings
 
@@ -80,7 +80,7 @@ LEFT_TO_DEFAULTS = {
 }
 
 
-def gateway_settings_are_set_and_read(files: Deployment) -> None:
+def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
     """Check that the gateway's template sets exactly the settings that the gateway reads."""
     template = files.module("gateway")
     names = set(re.findall(r"^  (\w+): ", template.partition("var common = {")[2], re.MULTILINE))
@@ -98,7 +98,7 @@ def gateway_settings_are_set_and_read(files: Deployment) -> None:
         assert secret in files.text("infra/scripts/keys.sh")
 
 
-def the_platform_can_scale_the_gateway(files: Deployment) -> None:
+def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
     """Check that host.json names the default backend, which is the only one that scaling reads.
 
     With another backend one instance has to be always ready.
@@ -115,7 +115,7 @@ def the_platform_can_scale_the_gateway(files: Deployment) -> None:
     )
 
 
-def messages_of_a_dead_host_are_visible_after_a_minute(files: Deployment) -> None:
+def messages_of_a_dead_host_are_visible_after_a_minute(files: DeploymentFiles) -> None:
     """Check the visibility timeouts with histories in storage. The scheduler lacks these keys."""
     template = files.module("gateway")
     [histories] = re.findall(r"var histories = \{\n(.*?)\n\}", template, re.DOTALL)
@@ -125,7 +125,7 @@ def messages_of_a_dead_host_are_visible_after_a_minute(files: Deployment) -> Non
     assert not durable["storageProvider"].keys() & VISIBILITY_TIMEOUTS.keys()
 
 
-def worker_settings_are_set_and_read(files: Deployment) -> None:
+def worker_settings_are_set_and_read(files: DeploymentFiles) -> None:
     """Check the same for the worker's pods, Container Apps and image."""
     read = names_read(WorkerSettings)
     for overlay, manifests in files.overlays.items():
@@ -146,7 +146,7 @@ def worker_settings_are_set_and_read(files: Deployment) -> None:
     assert image_environment(files).keys() - IMAGE - read == set()
 
 
-def image_environment(files: Deployment) -> dict[str, str]:
+def image_environment(files: DeploymentFiles) -> dict[str, str]:
     """Return the environment that the Dockerfile's last stage sets."""
     last = files.text("worker/Dockerfile").split("\nFROM ")[-1].replace("\\\n", " ")
     [line] = re.findall(r"^ENV (.*)$", last, re.MULTILINE)

@@ -7,12 +7,12 @@ import pytest
 from contract.catalogue import Catalogue
 from infra.generate import files
 from tests.infra.consistency import CHECKS
-from tests.infra.deployment import Deployment
+from tests.infra.deployment import DeploymentFiles
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_the_deployment_files_are_consistent(
-    check: Callable[[Deployment], None], repository: Deployment
+    check: Callable[[DeploymentFiles], None], repository: DeploymentFiles
 ) -> None:
     check(repository)
 

@@ -11,7 +11,7 @@ import pytest
 
 from infra import check
 from tests.infra.consistency import CHECKS
-from tests.infra.deployment import ROOT, Deployment
+from tests.infra.deployment import ROOT, DeploymentFiles
 
 COPIED = ["infra", "functions/contract", "functions/gateway", "worker", "azure.yaml"]
 COPIED += [".dockerignore", "pyproject.toml", "functions/host.json"]
@@ -139,7 +139,7 @@ def name_of(fault: tuple[str, str, str]) -> str:
 
 
 def test_a_copy_without_a_fault_passes(copy: Path) -> None:
-    files = Deployment(copy)
+    files = DeploymentFiles(copy)
     for consistency_check in CHECKS:
         consistency_check(files)
 
@@ -147,11 +147,11 @@ def test_a_copy_without_a_fault_passes(copy: Path) -> None:
 @pytest.mark.parametrize("fault", FAULTS, ids=name_of)
 def test_a_planted_fault_is_found(fault: tuple[str, str, str], copy: Path) -> None:
     plant(copy, fault)
-    files = Deployment(copy)
+    files = DeploymentFiles(copy)
     assert any(_fails(each, files) for each in CHECKS)
 
 
-def _fails(consistency_check: Callable[[Deployment], None], files: Deployment) -> bool:
+def _fails(consistency_check: Callable[[DeploymentFiles], None], files: DeploymentFiles) -> bool:
     try:
         consistency_check(files)
     except Exception:  # noqa: BLE001  some faults make a file unreadable
