@@ -69,12 +69,12 @@ def run(*command: str | Path, text: str | None = None) -> str:
     ).stdout
 
 
-def bicep(tools: Tools) -> None:
+def check_bicep(tools: Tools) -> None:
     """Check types, names and references of the templates with the compiler's own type data."""
     run(*tools.checker("bicheck.py", "az bicep build --file infra/main.bicep"), INFRA)
 
 
-def azure_yaml(tools: Tools) -> None:
+def check_azure_yaml(tools: Tools) -> None:
     """Check azure.yaml with its published schema."""
     run(*tools.checker("azdcheck.py", "azd config show in this folder"), ROOT / "azure.yaml")
 
@@ -84,30 +84,30 @@ def render(tools: Tools, overlay: Path) -> str:
     return run(tools.kubectl(), "kustomize", overlay)
 
 
-def manifests(tools: Tools) -> None:
+def check_manifests(tools: Tools) -> None:
     """Check every overlay with the schemas of Kubernetes and KEDA."""
     checker = tools.checker("k8scheck.py", "kubectl apply --dry-run=server -k infra/k8s/overlays/…")
     for overlay in OVERLAYS:
         run(*checker, "--kubernetes", KUBERNETES, "-", text=render(tools, overlay))
 
 
-def dockerfile(tools: Tools) -> None:
+def check_dockerfile(tools: Tools) -> None:
     """Check the Dockerfile with hadolint."""
     run(tools.installed("hadolint"), "worker/Dockerfile")
 
 
-def shell(tools: Tools) -> None:
+def check_shell(tools: Tools) -> None:
     """Check every script with shellcheck."""
     run(tools.installed("shellcheck"), "-x", "dev", ".ci/run", *SCRIPTS)
 
 
-def yaml_style(tools: Tools) -> None:
+def check_yaml_style(tools: Tools) -> None:
     """Check the YAML files with yamllint."""
     files = [file for file in YAML_FILES if (ROOT / file).exists()]
     run(tools.installed("yamllint"), "--strict", "-c", INFRA / ".yamllint.yaml", *files)
 
 
-def schemas(tools: Tools) -> None:
+def check_schemas(tools: Tools) -> None:
     """Check the workflows and the compose file with their schemas."""
     checker = tools.installed("check-jsonschema")
     workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -115,7 +115,7 @@ def schemas(tools: Tools) -> None:
     run(checker, "--builtin-schema", "vendor.compose-spec", INFRA / "compose.yaml")
 
 
-def checkov(tools: Tools) -> None:
+def check_checkov(tools: Tools) -> None:
     """Check security rules with checkov, except those that infra/checkov.yaml excludes."""
     skips: dict[str, str] = yaml.safe_load((INFRA / "checkov.yaml").read_text(encoding="utf-8"))
     rendered = INFRA / "build" / "checkov"
@@ -152,14 +152,14 @@ def _checkov_failures(text: str) -> Iterator[str]:
 
 
 CHECKS: tuple[Check, ...] = (
-    bicep,
-    azure_yaml,
-    manifests,
-    dockerfile,
-    shell,
-    yaml_style,
-    schemas,
-    checkov,
+    check_bicep,
+    check_azure_yaml,
+    check_manifests,
+    check_dockerfile,
+    check_shell,
+    check_yaml_style,
+    check_schemas,
+    check_checkov,
 )
 
 
@@ -178,7 +178,7 @@ def main() -> int:
         except subprocess.CalledProcessError as error:
             outcome = f"failed\n{error.stdout or ''}{error.stderr or ''}"
             failed = True
-        sys.stdout.write(f"{check.__name__}: {outcome}\n")
+        sys.stdout.write(f"{check.__name__.removeprefix('check_')}: {outcome}\n")
     return int(failed)
 
 

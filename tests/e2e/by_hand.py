@@ -18,7 +18,7 @@ from tests.e2e.system import ROOT, System, until
 DONE = {"result": {"json": {"done": True}}}
 
 
-def queued(system: System, queue: str, text: str) -> dict[str, Any]:
+def wait_for_request(system: System, queue: str, text: str) -> dict[str, Any]:
     """Wait until the request with this input is in the queue, and return it."""
     wanted = base64.b64encode(text.encode()).decode()
 
@@ -34,7 +34,7 @@ def queued(system: System, queue: str, text: str) -> dict[str, Any]:
     return request
 
 
-def dead_letter(system: System, queue: str) -> None:
+def dead_letter_first(system: System, queue: str) -> None:
     """Dead-letter the first message of a queue, as the broker does after the last delivery."""
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,
@@ -44,7 +44,7 @@ def dead_letter(system: System, queue: str) -> None:
         receiver.dead_letter_message(message, reason="MaxDeliveryCountExceeded")
 
 
-def put(system: System, queue: str, **changes: Any) -> str:
+def put_request(system: System, queue: str, **changes: Any) -> str:
     """Put a request on a queue, as a producer without a gateway does. Return the job's id."""
     now, job_id = datetime.now(UTC), str(uuid.uuid4())
     request = {
@@ -65,22 +65,24 @@ def put(system: System, queue: str, **changes: Any) -> str:
     return job_id
 
 
-def producers_letter(system: System, queue: str) -> str:
+def make_producer_dead_letter(system: System, queue: str) -> str:
     """Make a dead letter whose message a producer has sent. Return its job's id."""
-    job_id = put(system, queue)
-    dead_letter(system, queue)
+    job_id = put_request(system, queue)
+    dead_letter_first(system, queue)
     return job_id
 
 
-def reply(request: dict[str, Any], outcome: dict[str, Any], held_seconds: float = 0.01) -> None:
+def send_reply(
+    request: dict[str, Any], outcome: dict[str, Any], held_seconds: float = 0.01
+) -> None:
     """Send a worker's reply to a request, with `held_seconds` as the job's time on the device."""
     answer = httpx.post(
-        request["reply_to"]["url"], json=reply_body(request["job_id"], outcome, held_seconds)
+        request["reply_to"]["url"], json=make_reply(request["job_id"], outcome, held_seconds)
     )
     assert answer.status_code == 202, answer.text
 
 
-def reply_body(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01) -> dict[str, Any]:
+def make_reply(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01) -> dict[str, Any]:
     """Return a reply as a JSON object."""
     now = datetime.now(UTC)
     return {
@@ -93,12 +95,12 @@ def reply_body(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01)
     }
 
 
-def failure(code: str) -> dict[str, Any]:
+def make_failure(code: str) -> dict[str, Any]:
     """Return the outcome of a job that failed with this code."""
     return {"error": {"code": code, "message": "By hand.", "stage": "run", "retryable": True}}
 
 
-def large_result(system: System, job_id: str) -> dict[str, Any]:
+def upload_large_result(system: System, job_id: str) -> dict[str, Any]:
     """Upload a large result, and return the outcome that refers to its blob."""
     data = json.dumps({"text": "x" * 300_000}).encode()
     with BlobClient.from_connection_string(

@@ -88,7 +88,7 @@ def named(idle: System) -> dict[str, str]:
         headers["idempotency-key"] = f'"{name}"'
         answer = idle.http.post(path, content=name, headers=headers)
         assert answer.status_code == 202, answer.text
-        requests[name] = by_hand.queued(idle, model, name)
+        requests[name] = by_hand.wait_for_request(idle, model, name)
 
     for name in ("queued", "mute", "ready", "cancelled", "raised", "large"):
         accept(name)
@@ -99,11 +99,11 @@ def named(idle: System) -> dict[str, str]:
     names = {name: request["job_id"] for name, request in requests.items()}
     cancelled = idle.http.delete(f"/v1/jobs/{names['cancelled']}", headers=key_of("owner"))
     assert cancelled.status_code == 202
-    by_hand.reply(requests["raised"], by_hand.failure("inference-failed"))
-    by_hand.reply(requests["large"], by_hand.large_result(idle, names["large"]))
-    by_hand.reply(requests["hooked"], by_hand.DONE)
-    by_hand.reply(requests["slow"], by_hand.DONE, held_seconds=1000)
-    by_hand.dead_letter(idle, "doomed")
+    by_hand.send_reply(requests["raised"], by_hand.make_failure("inference-failed"))
+    by_hand.send_reply(requests["large"], by_hand.upload_large_result(idle, names["large"]))
+    by_hand.send_reply(requests["hooked"], by_hand.DONE)
+    by_hand.send_reply(requests["slow"], by_hand.DONE, held_seconds=1000)
+    by_hand.dead_letter_first(idle, "doomed")
     for name in ("cancelled", "raised", "large", "hooked", "dead", "slow"):
         headers = {**key_of("owner"), "prefer": "wait=20"}
         job = idle.http.get(f"/v1/jobs/{names[name]}", headers=headers).json()
@@ -115,10 +115,10 @@ def named(idle: System) -> dict[str, str]:
     for name in ("queued", "cancelled", "reporting", "gone"):
         urls[f"{name}_progress"] = str(progress_url(urls[f"{name}_reply"]))
     bodies = {
-        f"{name}_body": json.dumps(by_hand.reply_body(job_id, by_hand.DONE))
+        f"{name}_body": json.dumps(by_hand.make_reply(job_id, by_hand.DONE))
         for name, job_id in names.items()
     }
-    return {**names, **urls, **bodies, "letter": by_hand.producers_letter(idle, "doomed")}
+    return {**names, **urls, **bodies, "letter": by_hand.make_producer_dead_letter(idle, "doomed")}
 
 
 @pytest.mark.parametrize(
@@ -164,14 +164,14 @@ def body_of(row: Row, named: dict[str, str]) -> bytes | None:
 
 def end(system: System, row: Row) -> None:
     """End the job of the waiting caller as the row says."""
-    request = by_hand.queued(system, row.path.split("/")[3], row.title)
+    request = by_hand.wait_for_request(system, row.path.split("/")[3], row.title)
     match row.meanwhile:
         case "cancel":
             system.http.delete(f"/v1/jobs/{request['job_id']}", headers=key_of("owner"))
         case "dead-letter":
-            by_hand.dead_letter(system, request["model"])
+            by_hand.dead_letter_first(system, request["model"])
         case code:
-            by_hand.reply(request, by_hand.failure(str(code)))
+            by_hand.send_reply(request, by_hand.make_failure(str(code)))
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,9 @@ def request_reply(
     system: System, reply_queue: str, queue: str = "noop", model: str = "noop", **changes: Any
 ) -> dict[str, Any]:
     """Put a job on one of noop's queues, and return its reply."""
-    job_id = by_hand.put(system, queue, model=model, reply_to={"queue": reply_queue}, **changes)
+    job_id = by_hand.put_request(
+        system, queue, model=model, reply_to={"queue": reply_queue}, **changes
+    )
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,
         client.get_queue_receiver(reply_queue) as receiver,

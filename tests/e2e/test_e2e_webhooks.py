@@ -157,7 +157,7 @@ def test_a_producer_gets_a_reply_and_a_dead_letter_by_webhook(
 ) -> None:
     receiver.received.clear()
     reply_to = {"webhook": receiver.url("/producer")}
-    job_id = by_hand.put(webhook_system, "noop", reply_to=reply_to)
+    job_id = by_hand.put_request(webhook_system, "noop", reply_to=reply_to)
     until(lambda: receiver.received, 30, "the worker sends the reply")
     headers, body = receiver.received.pop()
     reply = Webhook(NEW).verify(body, headers)
@@ -165,7 +165,7 @@ def test_a_producer_gets_a_reply_and_a_dead_letter_by_webhook(
     assert "error" not in reply
 
     receiver.statuses = [500]
-    given_up = by_hand.put(webhook_system, "noop", reply_to=reply_to, model="classifier")
+    given_up = by_hand.put_request(webhook_system, "noop", reply_to=reply_to, model="classifier")
     until(lambda: receiver.received, 30, "the gateway reports the dead letter at the second try")
     headers, body = receiver.received.pop()
     reply = Webhook(OLD).verify(body, headers)

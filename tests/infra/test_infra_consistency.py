@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from contract.catalogue import Catalogue
-from infra.generate import files
+from infra.generate import make_files
 from tests.infra.consistency import CHECKS
 from tests.infra.deployment import DeploymentFiles
 
@@ -18,7 +18,7 @@ def test_the_deployment_files_are_consistent(
 
 
 def test_the_generated_files_are_up_to_date() -> None:
-    for path, text in files(Catalogue.load()).items():
+    for path, text in make_files(Catalogue.load()).items():
         assert path.read_text(encoding="utf-8") == text, (
             f"{path.name} is out of date: run ./dev infra"
         )

@@ -170,7 +170,7 @@ def test_a_planted_type_error_is_found(
     overlay = copy / "infra" / "k8s" / "overlays" / "spot"
     monkeypatch.setattr(check, "OVERLAYS", [overlay])
     tools = check.Tools(Path(sys.executable).parent, Path(os.environ["INFRA_CHECKS"]).resolve())
-    checks = (check.bicep, check.azure_yaml, check.manifests)
+    checks = (check.check_bicep, check.check_azure_yaml, check.check_manifests)
     assert any(_rejects(each, tools) for each in checks)
 
 
