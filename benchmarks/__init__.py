@@ -1,1 +1,1 @@
-"""`./dev bench`: one run that prints latency, throughput, efficiency, start-up and memory."""
+"""Benchmarks: `./dev bench` measures the whole system, the worker alone, or memory admission."""

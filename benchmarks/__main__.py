@@ -1,8 +1,8 @@
-"""`./dev bench [VERB]`: figures with their targets; exit code 1 where one was missed.
+"""Run a benchmark (`./dev bench [VERB]`). The exit code is 1 if a target was missed.
 
-all      latency, throughput, efficiency, start-up and memory of the whole system; the default
-worker   the worker at saturation beside a bare loop, without a gateway
-memory   two models that do not fit together, with their memory admitted and without
+all      the default: latency, throughput, efficiency, start-up and memory of the whole system
+worker   the worker at saturation compared with a bare loop, without a gateway
+memory   two models that do not fit into memory together, with and without admission
 """
 
 import sys
@@ -18,7 +18,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run one benchmark."""
+    """Run the benchmark that the first argument names."""
     name, *rest = arguments or ["all"]
     if name not in VERBS:
         sys.stderr.write(f"{__doc__}\n")

@@ -1,4 +1,4 @@
-"""What a benchmark reports: figures, the targets they are held to, and one table of them."""
+"""The report of a benchmark: a table of figures and their targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the report: what was measured, and what it should be at this stage."""
+    """One line of the report: what was measured, its value and its target."""
 
-    what: str
+    name: str
     value: str
     target: str = ""
-    met: bool = True
+    is_met: bool = True
 
 
-def report(title: str, figures: Sequence[Figure]) -> int:
-    """Print the table; the exit code, 1 where a target was missed."""
+def print_report(title: str, figures: Sequence[Figure]) -> int:
+    """Print the table. Return the exit code: 1 if a target was missed, else 0."""
     table = Table(title=title)
     for column in ("what", "measured", "target", ""):
         table.add_column(column, overflow="fold")
     for figure in figures:
-        verdict = ("✓" if figure.met else "missed") if figure.target else ""
-        table.add_row(figure.what, figure.value, figure.target, verdict)
+        verdict = ("✓" if figure.is_met else "missed") if figure.target else ""
+        table.add_row(figure.name, figure.value, figure.target, verdict)
     Console().print(table)
-    return 0 if all(figure.met for figure in figures) else 1
+    return 0 if all(figure.is_met for figure in figures) else 1

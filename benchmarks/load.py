@@ -1,4 +1,4 @@
-"""Closed-loop clients: each sends its next request when the last is answered."""
+"""Closed-loop clients: each sends its next request after the response to the last one."""
 
 import http.client
 import threading
@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What the clients send: the same body, round after round."""
+class HttpLoad:
+    """The requests of the clients: their path, and bodies that they use in turn."""
 
     url: str
     path: str
@@ -20,8 +20,8 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came back: latencies of good answers in ms, how many were bad, and the whole time."""
+class HttpLoadResult:
+    """Latencies of 200 responses in ms, the number of other responses, and the duration."""
 
     latencies_ms: list[float]
     failures: int
@@ -35,8 +35,8 @@ class Outcome:
         return quantiles(self.latencies_ms, n=100, method="inclusive")[percent - 1]
 
 
-def run(load: Load, clients: int, requests: int) -> Outcome:
-    """Send `requests` by `clients` threads, each with a connection of its own."""
+def run(load: HttpLoad, clients: int, requests: int) -> HttpLoadResult:
+    """Send `requests` requests from `clients` threads, each with its own connection."""
     latencies_ms: list[float] = []
     failures: list[int] = []
     numbers = iter(range(requests))
@@ -53,12 +53,12 @@ def run(load: Load, clients: int, requests: int) -> Outcome:
             begin = time.perf_counter()
             body = load.bodies[number % len(load.bodies)]
             connection.request("POST", load.path, body, {"content-type": load.media_type})
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status == 200:
+            response = connection.getresponse()
+            response.read()
+            if response.status == 200:
                 latencies_ms.append((time.perf_counter() - begin) * 1000)
             else:
-                failures.append(answer.status)
+                failures.append(response.status)
         connection.close()
 
     threads = [threading.Thread(target=client) for _ in range(clients)]
@@ -67,4 +67,4 @@ def run(load: Load, clients: int, requests: int) -> Outcome:
         thread.start()
     for thread in threads:
         thread.join()
-    return Outcome(latencies_ms, len(failures), time.perf_counter() - begin)
+    return HttpLoadResult(latencies_ms, len(failures), time.perf_counter() - begin)

@@ -1,11 +1,10 @@
-"""A model in a bare loop: the measure of what a worker can do at all.
+"""Run a model in a bare loop, the upper limit of what a worker can reach.
 
-`python -m benchmarks.loop CATALOGUE MODEL PICTURE…` loads the model, and for each line with a
-number on its standard input takes so many pictures through decoding and preprocessing on the
-worker's number of threads, in the worker's batches through the model on one thread, and through
-postprocessing on another. There are no messages, locks or replies. For each line it prints a JSON
-object: images, seconds from the start of the first batch to the end of the last, and the seconds
-of them in which the model ran.
+`python -m benchmarks.loop CATALOGUE MODEL PICTURE…` loads the model. For each line on stdin with a
+number N it runs N pictures: decoding and preprocessing on the worker's number of threads, the model
+on one thread in the worker's batches, and postprocessing on another thread. It does without
+messages, locks and replies. For each line it prints a JSON object: the images, the seconds from the
+start of the first batch to the end of the last, and the seconds in which the model ran.
 """
 
 import json
@@ -31,13 +30,13 @@ from worker.process import (
     torch_threads,
 )
 
-# As in the worker: one batch runs while the next is made ready.
+# As in the worker: one batch runs while the next one is prepared.
 _BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How fast a run was, from the start of its first batch to the end of its last."""
+class LoopThroughput:
+    """The speed of a run, from the start of its first batch to the end of its last."""
 
     images: int
     seconds: float
@@ -45,22 +44,22 @@ class Pace:
 
     @property
     def per_second(self) -> float:
-        """Images a second."""
+        """Images per second."""
         return self.images / self.seconds
 
     @property
     def busy_share(self) -> float:
-        """The share of the time in which the device was busy."""
+        """The share of the time in which the model ran."""
         return self.busy_seconds / self.seconds
 
     @property
     def busy_ms(self) -> float:
-        """The device's time for one image."""
+        """The model's time per image in ms."""
         return self.busy_seconds / self.images * 1000
 
 
 class Loop:
-    """One model with its threads."""
+    """A model with the threads that feed it."""
 
     def __init__(self, model: Model, pictures: Sequence[bytes]) -> None:
         self._runner = LoadedModel.load(model, torch_threads(available_processors()))
@@ -69,17 +68,17 @@ class Loop:
         self._preparing = ThreadPoolExecutor(preparing_threads(available_processors()))
         self._finishing = ThreadPoolExecutor(1)
 
-    def run(self, images: int) -> Pace:
-        """Take so many images through the model; whole batches only."""
+    def run(self, images: int) -> LoopThroughput:
+        """Run this number of images through the model, in whole batches."""
         ready: SimpleQueue[Any] = SimpleQueue()
-        room = threading.Semaphore(self._batch_size * _BATCHES_AHEAD)
+        free_slots = threading.Semaphore(self._batch_size * _BATCHES_AHEAD)
 
         def prepare(picture: bytes) -> None:
             ready.put(self._runner.prepare(picture, "image/jpeg"))
 
         def feed() -> None:
             for picture in islice(cycle(self._pictures), images):
-                room.acquire()
+                free_slots.acquire()
                 self._preparing.submit(prepare, picture)
 
         threading.Thread(target=feed).start()
@@ -90,14 +89,14 @@ class Loop:
             begin = begin or started
             outputs = self._runner.run(batch)
             busy_seconds += time.perf_counter() - started
-            room.release(self._batch_size)
+            free_slots.release(self._batch_size)
             for output in outputs:
                 self._finishing.submit(self._runner.finish, output)
-        return Pace(images, time.perf_counter() - begin, busy_seconds)
+        return LoopThroughput(images, time.perf_counter() - begin, busy_seconds)
 
 
 def main(arguments: list[str]) -> None:
-    """Serve the one who started this."""
+    """Load the model, then run the numbers of images that come on stdin."""
     catalogue, name, *paths = arguments
     keep_large_blocks()
     prefer_device_thread(os.environ)

@@ -1,4 +1,4 @@
-"""What the machine did meanwhile: a run on shared processors says little without it."""
+"""Processor times of the machine, which show whether other programs disturbed a run."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -8,7 +8,7 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class Processors:
-    """The processors' time since the start of the machine, in seconds of one of them."""
+    """The processors' times since the start of the machine, in seconds of one processor."""
 
     all_seconds: float
     stolen_seconds: float
@@ -16,7 +16,7 @@ class Processors:
 
     @classmethod
     def now(cls) -> Self:
-        """Read them; what the system does not tell counts as none."""
+        """Read the times. A time that the system does not provide is 0."""
         times = psutil.cpu_times()
         return cls(
             all_seconds=sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0),
@@ -33,16 +33,16 @@ class Processors:
 
     @property
     def used_seconds(self) -> float:
-        """What anybody on this machine computed."""
+        """The time that all programs of this machine used."""
         return self.all_seconds - self.stolen_seconds - self.idle_seconds
 
     @property
     def stolen_share(self) -> float:
-        """The share that the hypervisor gave to other machines."""
+        """The share of the time that the hypervisor gave to other machines."""
         return self.stolen_seconds / self.all_seconds if self.all_seconds else 0.0
 
 
 def process_seconds(pid: int) -> float:
-    """The processor time that a process has used."""
+    """Return the processor time that a process has used, in seconds."""
     times = psutil.Process(pid).cpu_times()
     return times.user + times.system

@@ -1,8 +1,8 @@
-"""`./dev bench memory`: two models that do not fit together, their memory admitted and hoped for.
+"""Measure two models that do not fit into memory together, with and without admission.
 
-Three units and six on a device of eight, which is a budget on the CPU that refuses what a card
-would. Loaded they fit beside one another, at work they do not. With admission two processes serve
-both models; without, each process serves one, as anyone would share a card.
+`./dev bench memory` runs models of three and six GiB on a simulated device of eight GiB. Both fit
+while they are idle, but not while both run. With admission two processes serve both models. Without
+admission each process serves one model, the usual way to share a GPU.
 """
 
 import signal
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.figures import Figure, report
+from benchmarks.figures import Figure, print_report
 from contract.messages import InlineJson, JobError
 from tests.conformance.worker.worker_gateway import Gateway, run_gateway
 from tests.conformance.worker.worker_heavy import CATALOGUE, GIB
@@ -25,8 +25,8 @@ BUDGET_BYTES = 8 * GIB
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What came of all jobs, and what the device saw meanwhile."""
+class MemoryRun:
+    """The results of all jobs, and the use of the device's memory."""
 
     right_count: int
     failed: dict[str, int]
@@ -35,8 +35,8 @@ class Run:
     longest_wait_seconds: float
 
 
-def run(services: LocalServices, settings: dict[str, str], *models: str) -> Run:
-    """Serve the jobs of both models by one process for each of these."""
+def run(services: LocalServices, settings: dict[str, str], *models: str) -> MemoryRun:
+    """Serve the jobs of both models with one process for each entry of `models`."""
     with run_gateway() as gateway:
         workers = [services.worker(gateway.host, each, **settings) for each in models]
         try:
@@ -44,18 +44,18 @@ def run(services: LocalServices, settings: dict[str, str], *models: str) -> Run:
                 worker.start()
             begin = time.perf_counter()
             jobs = send_interleaved(services, gateway, JOBS_COUNT)
-            right_count, failed = outcomes(gateway, jobs)
+            right_count, failed = count_outcomes(gateway, jobs)
             seconds = time.perf_counter() - begin
         finally:
             for worker in workers:
                 worker.signal(signal.SIGTERM)
                 worker.exit_code()
     record = AccountRecord.read(Path(settings["WORKER_MEMORY_FOLDER"]) / "cpu" / "account")
-    return Run(right_count, failed, seconds, record, max(waits(workers), default=0.0))
+    return MemoryRun(right_count, failed, seconds, record, max(waits(workers), default=0.0))
 
 
-def outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[str, int]]:
-    """How many were answered right, and how many failed by their codes."""
+def count_outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[str, int]]:
+    """Return the number of jobs with the right result, and the failed jobs by code."""
     right_count, failed = 0, dict[str, int]()
     for identity, number in jobs.items():
         try:
@@ -71,47 +71,51 @@ def outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[str, int
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure both; exit code 1 where admission missed its targets."""
+    """Measure with and without admission. Return 1 if a target was missed."""
     with tempfile.TemporaryDirectory(prefix="loosely-memory-") as text:
         folder = Path(text)
         with run_services(folder, CATALOGUE) as services:
             admitted = run(services, sharing(folder / "admitted"), "three,six", "three,six")
-            settings = sharing(folder / "hoped") | {"WORKER_ADMISSION": "off"}
-            hoped = run(services, settings, "three", "six")
-    return report(
-        "Three units and six on a device of eight, two processes", figures(admitted, hoped)
+            settings = sharing(folder / "not_admitted") | {"WORKER_ADMISSION": "off"}
+            not_admitted = run(services, settings, "three", "six")
+    return print_report(
+        "Models of 3 and 6 GiB on a device of 8 GiB, two processes",
+        make_figures(admitted, not_admitted),
     )
 
 
-def figures(admitted: Run, hoped: Run) -> list[Figure]:
-    """The report."""
+def make_figures(admitted: MemoryRun, not_admitted: MemoryRun) -> list[Figure]:
+    """Return the lines of the report."""
     peak = admitted.record.peak_bytes / GIB
     refused = admitted.record.refused_count
-    failures = ", ".join(f"{count} {code}" for code, count in hoped.failed.items()) or "none failed"
+    failures = (
+        ", ".join(f"{count} {code}" for code, count in not_admitted.failed.items()) or "0 failed"
+    )
     return [
         Figure(
-            "admitted: jobs answered right",
+            "admission: jobs with the right result",
             f"{admitted.right_count} of {JOBS_COUNT} in {admitted.seconds:.1f} s",
             "all",
             admitted.right_count == JOBS_COUNT,
         ),
         Figure(
-            "admitted: most memory in use",
+            "admission: peak memory in use",
             f"{peak:.1f} of 8 GiB, {refused} allocations refused",
-            "8 GiB at most, none refused",
+            "8 GiB at most, 0 refused",
             admitted.record.peak_bytes <= BUDGET_BYTES and not refused,
         ),
-        Figure("admitted: longest wait for memory", f"{admitted.longest_wait_seconds:.2f} s"),
+        Figure("admission: longest wait for memory", f"{admitted.longest_wait_seconds:.2f} s"),
         Figure(
-            "not admitted: jobs answered right",
-            f"{hoped.right_count} of {JOBS_COUNT} in {hoped.seconds:.1f} s; {failures}",
+            "without admission: jobs with the right result",
+            f"{not_admitted.right_count} of {JOBS_COUNT} in {not_admitted.seconds:.1f} s; "
+            f"{failures}",
             "fewer",
-            hoped.right_count < JOBS_COUNT,
+            not_admitted.right_count < JOBS_COUNT,
         ),
         Figure(
-            "not admitted: allocations refused",
-            f"{hoped.record.refused_count}",
+            "without admission: allocations refused",
+            f"{not_admitted.record.refused_count}",
             "some",
-            hoped.record.refused_count > 0,
+            not_admitted.record.refused_count > 0,
         ),
     ]

@@ -6,7 +6,7 @@ from loosely.local.data_directory import RunningSystem
 
 
 def peaks_mb(system: RunningSystem) -> dict[str, float]:
-    """Peak resident memory by process in MB; the Functions app counts apart from its host."""
+    """Return the peak resident memory of each process in MB, with the app apart from its host."""
     peaks = {"supervisor": _peak_mb(system.pid)}
     for name, part in system.parts.items():
         peaks[name] = _peak_mb(part.pid)
@@ -16,7 +16,7 @@ def peaks_mb(system: RunningSystem) -> dict[str, float]:
 
 
 def _peak_mb(pid: int) -> float:
-    """VmHWM where the kernel tells it, else what is resident now."""
+    """Return VmHWM if the kernel provides it, else the memory that is resident now."""
     try:
         with open(f"/proc/{pid}/status", encoding="ascii") as status:  # noqa: PTH123  a kernel file
             lines = dict(line.split(":", 1) for line in status)

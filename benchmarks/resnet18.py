@@ -1,4 +1,4 @@
-"""ResNet-18 for the benchmarks: seeded weights, since its speed does not depend on them."""
+"""ResNet-18 for the benchmarks, with random weights: its speed does not depend on them."""
 
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ _DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 
 class Infer:
-    """Answers with the most likely class and its score, of a network that has learned nothing."""
+    """Return the most likely class and its score, from an untrained network."""
 
     accepts: ClassVar[Accepts] = "image"
 
@@ -28,11 +28,11 @@ class Infer:
         self([self.sample()])
 
     def sample(self) -> torch.Tensor:
-        """A picture as `preprocess` makes it."""
+        """Return a picture as `preprocess` returns it."""
         return torch.zeros(3, _SIDE_PIXELS, _SIDE_PIXELS)
 
     def preprocess(self, item: Image) -> torch.Tensor:
-        """Scale the middle square; float32 of shape (3, 224, 224)."""
+        """Scale the middle square to float32 of shape (3, 224, 224)."""
         side = min(item.size) * _MIDDLE_SHARE
         left, top = (item.width - side) / 2, (item.height - side) / 2
         box = (left, top, left + side, top + side)
@@ -42,10 +42,10 @@ class Infer:
         return self._network.stage(pixels)
 
     def __call__(self, batch: list[torch.Tensor]) -> list[torch.Tensor]:
-        """One forward pass over the whole batch."""
+        """Run one forward pass over the whole batch."""
         return list(self._network(batch))
 
     def postprocess(self, output: torch.Tensor) -> dict[str, object]:
-        """The best class."""
+        """Return the most likely class."""
         score, index = output.softmax(dim=0).max(dim=0)
         return {"index": int(index), "score": round(float(score), 6)}

@@ -1,4 +1,4 @@
-"""A broker and one real worker process, without a gateway: jobs are put straight on the queue."""
+"""Run a broker and one real worker without a gateway: jobs are put directly on the queue."""
 
 import contextlib
 import http.client
@@ -37,16 +37,20 @@ _COUNT = re.compile(rb"ActiveMessageCount>(\d+)<")
 
 
 @dataclass(slots=True)
-class Program:
-    """One of our programs as a process."""
+class ProbedProgram:
+    """One of our programs, running as a process."""
 
     process: subprocess.Popen[bytes]
     probe: str
     log: Path
 
     @classmethod
-    def start(cls, *command: str, probe: str, log: Path, **settings: str) -> "Program":
-        """Start it, and wait until its probe answers 200."""
+    def start(cls, *command: str, probe: str, log: Path, **settings: str) -> "ProbedProgram":
+        """Start a program and wait until its probe returns 200.
+
+        Raises:
+            RuntimeError: if the program ends or is not ready in time. The text has its log.
+        """
         environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"} | settings
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -58,7 +62,7 @@ class Program:
             if process.poll() is not None or time.monotonic() > ends_at:
                 process.kill()
                 raise RuntimeError(
-                    f"{command[0]} did not come up: {log.read_text('utf-8')[-2000:]}"
+                    f"{command[0]} did not become ready: {log.read_text('utf-8')[-2000:]}"
                 )
             time.sleep(0.05)
         return program
@@ -70,7 +74,7 @@ class Program:
             return False
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the program, and kill it after 20 s."""
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
         try:
@@ -80,11 +84,15 @@ class Program:
             self.process.wait()
 
 
-class Rig:
-    """The broker, the worker, and what a producer needs."""
+class WorkerRig:
+    """A broker, a worker, and a producer's connection to the broker."""
 
     def __init__(
-        self, broker: Program, worker: Program, admin_port: int, client: ServiceBusClient
+        self,
+        broker: ProbedProgram,
+        worker: ProbedProgram,
+        admin_port: int,
+        client: ServiceBusClient,
     ) -> None:
         self.broker = broker
         self.worker = worker
@@ -92,8 +100,8 @@ class Rig:
         self._client = client
 
     @contextlib.contextmanager
-    def at_rest(self) -> Iterator[None]:
-        """Stop broker and worker meanwhile: even idle they would take time from who measures."""
+    def paused(self) -> Iterator[None]:
+        """Pause broker and worker: even idle they would disturb another measurement."""
         for program in (self.worker, self.broker):
             program.process.send_signal(signal.SIGSTOP)
         try:
@@ -103,7 +111,7 @@ class Rig:
                 program.process.send_signal(signal.SIGCONT)
 
     def fill(self, model: str, inputs: Sequence[Payload], count: int) -> set[str]:
-        """Put so many jobs on the model's queue while the worker is stopped; their ids."""
+        """Put `count` jobs on the model's queue while the worker is paused. Return their ids."""
         now = datetime.now(UTC)
         ids = [str(uuid.uuid4()) for _ in range(count)]
         self.worker.process.send_signal(signal.SIGSTOP)
@@ -133,12 +141,15 @@ class Rig:
             self.worker.process.send_signal(signal.SIGCONT)
         return set(ids)
 
-    def wait_for(
+    def wait_for_replies(
         self, model: str, replies: int, seconds: float, expected_seconds: float = 0.0
     ) -> None:
-        """Wait until all jobs are replied to and settled.
+        """Wait until all jobs have replies and are settled.
 
-        Looks seldom, and not before it may be: each look costs time that is measured.
+        Polls once a second, and only after `expected_seconds`: polling disturbs the measurement.
+
+        Raises:
+            RuntimeError: if this takes longer than `seconds`, or the worker ends.
         """
         ends_at = time.monotonic() + seconds
         time.sleep(expected_seconds)
@@ -148,17 +159,17 @@ class Rig:
             time.sleep(1.0)
 
     def count(self, queue: str) -> int:
-        """How many messages a queue has."""
+        """Return the number of messages in a queue."""
         connection = http.client.HTTPConnection("127.0.0.1", self._admin_port, timeout=10)
         connection.request("GET", f"/{queue}?api-version=2021-05")
         found = _COUNT.search(connection.getresponse().read())
         connection.close()
         if found is None:
-            raise RuntimeError("the broker does not tell its counts")
+            raise RuntimeError("the broker returned no count of messages")
         return int(found[1])
 
-    def replies(self) -> list[JobReply]:
-        """Take all replies from their queue."""
+    def take_replies(self) -> list[JobReply]:
+        """Remove all replies from their queue and return them."""
         found: list[JobReply] = []
         with self._client.get_queue_receiver(
             REPLIES, receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE
@@ -169,8 +180,8 @@ class Rig:
 
 
 @contextlib.contextmanager
-def running(folder: Path, catalogue: Path, model: str) -> Iterator[Rig]:
-    """Broker and worker with their own data; stopped at the end."""
+def run_rig(folder: Path, catalogue: Path, model: str) -> Iterator[WorkerRig]:
+    """Run a broker and a worker with data in `folder`, and stop them at the end."""
     document = config(Catalogue.load(catalogue))
     queues = document["UserConfig"]["Namespaces"][0]["Queues"]
     queues.append({"Name": REPLIES, "Properties": {}})
@@ -182,19 +193,19 @@ def running(folder: Path, catalogue: Path, model: str) -> Iterator[Rig]:
         "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
     )
     with contextlib.ExitStack() as stack:
-        broker = Program.start(
+        broker = ProbedProgram.start(
             *("emulator.servicebus", "--config", str(configuration), "--port", str(port)),
             *("--admin-port", str(admin_port), "--data", str(folder / "servicebus")),
             probe=f"http://127.0.0.1:{admin_port}/health",
             log=folder / "servicebus.log",
         )
         stack.callback(broker.stop)
-        worker = Program.start(
+        worker = ProbedProgram.start(
             "worker",
             probe=f"http://127.0.0.1:{health_port}/ready",
             log=folder / "worker.log",
             SERVICE_BUS=connection,
-            # Inputs travel in the messages, results are small: nothing is there, or asked for.
+            # Not used: inputs are in the messages, and results are small.
             PAYLOAD_STORAGE="DefaultEndpointsProtocol=http;AccountName=none;AccountKey=bm9uZQ==;"
             f"BlobEndpoint=http://127.0.0.1:{free_port()}/none;",
             MODEL_CATALOGUE=str(catalogue),
@@ -204,4 +215,4 @@ def running(folder: Path, catalogue: Path, model: str) -> Iterator[Rig]:
         )
         stack.callback(worker.stop)
         client = stack.enter_context(ServiceBusClient.from_connection_string(connection))
-        yield Rig(broker, worker, admin_port, client)
+        yield WorkerRig(broker, worker, admin_port, client)

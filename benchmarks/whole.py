@@ -1,4 +1,4 @@
-"""`./dev bench`: the whole system in one run, so that its figures can be compared."""
+"""Measure the whole system in one run (`./dev bench`), so that its figures can be compared."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks import load, peaks
-from benchmarks.figures import Figure, report
+from benchmarks.figures import Figure, print_report
 from loosely.local.data_directory import RunningSystem
 from tests.e2e.system import ROOT, System, running
 
@@ -22,68 +22,71 @@ BATCH_SIZE = 8
 BARE_SECONDS = 6.0
 
 
-def noop_load(system: System) -> load.Load:
+def make_noop_load(system: System) -> load.HttpLoad:
     bodies = [f"job {number}".encode() for number in range(100)]
-    return load.Load(system.url, "/v1/models/noop/jobs", "application/octet-stream", bodies)
+    return load.HttpLoad(system.url, "/v1/models/noop/jobs", "application/octet-stream", bodies)
 
 
-def round_trip(system: System) -> list[Figure]:
-    """One client, one request after the other."""
-    load.run(noop_load(system), clients=1, requests=50)
-    outcome = load.run(noop_load(system), clients=1, requests=ROUND_TRIPS)
+def measure_round_trip(system: System) -> list[Figure]:
+    """Measure one client that sends one request after the other."""
+    load.run(make_noop_load(system), clients=1, requests=50)
+    outcome = load.run(make_noop_load(system), clients=1, requests=ROUND_TRIPS)
     p50, p95, p99 = (outcome.percentile_ms(percent) for percent in (50, 95, 99))
     value = f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, p99 {p99:.1f} ms"
     target = "p50 under 25 ms"
     return [Figure("noop round trip, 1 client", value, target, p50 < 25 and not outcome.failures)]
 
 
-def throughput(system: System) -> list[Figure]:
-    """As many clients as keep the whole system busy."""
-    load.run(noop_load(system), clients=CLIENTS, requests=100)
-    outcome = load.run(noop_load(system), clients=CLIENTS, requests=THROUGHPUT_JOBS)
+def measure_throughput(system: System) -> list[Figure]:
+    """Measure enough clients to keep the whole system busy."""
+    load.run(make_noop_load(system), clients=CLIENTS, requests=100)
+    outcome = load.run(make_noop_load(system), clients=CLIENTS, requests=THROUGHPUT_JOBS)
     value = f"{outcome.per_second:.0f} jobs/s, {outcome.failures} of {THROUGHPUT_JOBS} failed"
     met = outcome.per_second >= 60 and not outcome.failures
     return [Figure(f"noop throughput, {CLIENTS} clients", value, "60 jobs/s or more", met)]
 
 
-def bare_rate(*tuned: str) -> float:
+def measure_bare_loop(*tuned: str) -> float:
     arguments = [str(PICTURE), str(BATCH_SIZE), str(BARE_SECONDS), *tuned]
     command = [sys.executable, "-m", "benchmarks.bare", *arguments]
     return float(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
 
 
-def efficiency(system: System) -> list[Figure]:
-    """The classifier at saturation, between runs of the bare loop, since machines are noisy.
+def measure_efficiency(system: System) -> list[Figure]:
+    """Measure the classifier at saturation between two runs of the bare loop.
 
-    The loop is measured as anyone would write it, and once more with the worker's allocator, which
-    is where the worker gains: what is left against that one is what serving costs on this machine.
+    The loop runs with the default allocator and with the worker's allocator settings, which make it
+    faster. The comparison with the second loop shows the cost of serving on this machine.
     """
-    picture = load.Load(
+    picture = load.HttpLoad(
         system.url, "/v1/models/classifier/jobs", "image/jpeg", [PICTURE.read_bytes()]
     )
     load.run(picture, clients=CLIENTS, requests=CLIENTS * 2)
-    before = bare_rate(), bare_rate("tuned")
+    before = measure_bare_loop(), measure_bare_loop("tuned")
     outcome = load.run(picture, clients=CLIENTS, requests=CLASSIFIER_JOBS)
     bare, tuned = (
-        mean(pair) for pair in zip(before, (bare_rate(), bare_rate("tuned")), strict=True)
+        mean(pair)
+        for pair in zip(before, (measure_bare_loop(), measure_bare_loop("tuned")), strict=True)
     )
     ratio = outcome.per_second / bare
     met = ratio >= 0.9 and not outcome.failures
     value = f"{outcome.per_second:.1f} of {bare:.1f} images/s: {ratio:.2f}"
-    hard = f"{outcome.per_second:.1f} of {tuned:.1f} images/s: {outcome.per_second / tuned:.2f}"
+    compared_with_tuned = (
+        f"{outcome.per_second:.1f} of {tuned:.1f} images/s: {outcome.per_second / tuned:.2f}"
+    )
     return [
-        Figure("classifier beside a bare loop", value, "ratio 0.9 or more", met),
-        Figure("the same with the worker's allocator in the loop", hard),
+        Figure("classifier compared with a bare loop", value, "ratio 0.9 or more", met),
+        Figure("the same with the worker's allocator in the loop", compared_with_tuned),
     ]
 
 
-def memory_peaks(running_system: RunningSystem) -> list[Figure]:
-    """Each process's peak; the worker apart, as its networks are its own affair."""
+def measure_memory(running_system: RunningSystem) -> list[Figure]:
+    """Measure the peak memory of each process. The target excludes the worker with its networks."""
     found = peaks.peaks_mb(running_system)
     others = sum(peak for name, peak in found.items() if not name.startswith("worker"))
     each = ", ".join(f"{name} {peak:.0f}" for name, peak in found.items())
     return [
-        Figure("peak memory, all but the worker", f"{others:.0f} MB", "under 500 MB", others < 500),
+        Figure("peak memory without the worker", f"{others:.0f} MB", "under 500 MB", others < 500),
         Figure("peak memory by process", f"{each} (MB)"),
     ]
 
@@ -95,15 +98,15 @@ def measure(data: Path) -> list[Figure]:
         figures = [
             Figure("from up to ready", f"{ready_seconds:.1f} s", "15 s", ready_seconds <= 15)
         ]
-        for part in (round_trip, throughput, efficiency):
+        for part in (measure_round_trip, measure_throughput, measure_efficiency):
             figures += part(system)
         found = RunningSystem.read(data)
         assert found is not None, "the system is running"
-        return figures + memory_peaks(found)
+        return figures + measure_memory(found)
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure, and print one table; exit code 1 where a target was missed."""
+    """Measure and print one table. Return 1 if a target was missed."""
     with tempfile.TemporaryDirectory(prefix="loosely-bench-") as folder:
         figures = measure(Path(folder) / "data")
-    return report("Loosely, measured in one run", figures)
+    return print_report("Loosely, measured in one run", figures)

@@ -1,1 +1,1 @@
-"""The deployment to Azure, and what keeps its files in step with the code."""
+"""The deployment to Azure, and the programs that generate, check and package its files."""

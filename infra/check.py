@@ -1,7 +1,8 @@
-"""`./dev check infra`: every check of the deployment files that needs no Azure.
+"""Check the deployment files without Azure (`./dev check infra`).
 
-The checkers of Bicep, Kubernetes manifests and azure.yaml are found by the variable INFRA_CHECKS.
-Without it they are left out, with the command of the real compiler; under CI that is an error.
+INFRA_CHECKS names the folder with the checkers of Bicep, Kubernetes manifests and azure.yaml.
+Without it these checks are left out, and the command of the real compiler is printed. In CI that is
+an error.
 """
 
 import json
@@ -23,100 +24,104 @@ SCRIPTS = sorted((INFRA / "scripts").glob("*.sh"))
 YAML_FILES = ["azure.yaml", "infra", ".github"]
 
 
-class Missing(Exception):
-    """A checker is not at hand; the text says what to do."""
+class CheckerMissingError(Exception):
+    """A checker is not installed. The text says what to do."""
 
 
 @dataclass(frozen=True)
 class Tools:
-    """Where the programs are."""
+    """The folders of the checkers."""
 
     bin: Path
     checks: Path | None
 
-    def ours(self, name: str) -> str:
-        """A program of the environment that this runs in."""
+    def installed(self, name: str) -> str:
+        """Return the path of a program in this Python environment."""
         return str(self.bin / name)
 
     def checker(self, name: str, instead: str) -> list[str]:
-        """The command of an offline checker."""
+        """Return the command of an offline checker.
+
+        Raises:
+            CheckerMissingError: if it is missing. The text names `instead`, the command to run.
+        """
         if self.checks is None:
-            raise Missing(f"INFRA_CHECKS is not set; run {instead}")
+            raise CheckerMissingError(f"INFRA_CHECKS is not set; run {instead}")
         path = self.checks / name
         if not path.is_file():
-            raise Missing(f"{path} does not exist; run {instead}")
+            raise CheckerMissingError(f"{path} does not exist; run {instead}")
         return [sys.executable, str(path)]
 
     def kubectl(self) -> str:
-        """kubectl, which renders the overlays."""
+        """Return the path of kubectl, which renders the overlays."""
         if found := shutil.which("kubectl"):
             return found
-        raise Missing("kubectl is not installed; install it to render the manifests")
+        raise CheckerMissingError("kubectl is not installed; install it to render the manifests")
 
 
 Check = Callable[[Tools], None]
 
 
 def run(*command: str | Path, text: str | None = None) -> str:
-    """A command's output; CalledProcessError where it fails."""
-    return subprocess.run(  # noqa: S603  commands of this file alone
+    """Run a command and return its output. Raises CalledProcessError if it fails."""
+    return subprocess.run(  # noqa: S603  only commands of this file
         list(map(str, command)), input=text, capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout
 
 
-def bicep(tools: Tools) -> None:
-    """Types, names and references, against the compiler's own type data."""
+def check_bicep(tools: Tools) -> None:
+    """Check types, names and references of the templates with the compiler's own type data."""
     run(*tools.checker("bicheck.py", "az bicep build --file infra/main.bicep"), INFRA)
 
 
-def azure_yaml(tools: Tools) -> None:
-    """azure.yaml against its published schema."""
+def check_azure_yaml(tools: Tools) -> None:
+    """Check azure.yaml with its published schema."""
     run(*tools.checker("azdcheck.py", "azd config show in this folder"), ROOT / "azure.yaml")
 
 
 def render(tools: Tools, overlay: Path) -> str:
-    """An overlay as the cluster would get it."""
+    """Return the manifests of an overlay, as the cluster gets them."""
     return run(tools.kubectl(), "kustomize", overlay)
 
 
-def manifests(tools: Tools) -> None:
-    """Every overlay against the schemas of Kubernetes and KEDA."""
+def check_manifests(tools: Tools) -> None:
+    """Check every overlay with the schemas of Kubernetes and KEDA."""
     checker = tools.checker("k8scheck.py", "kubectl apply --dry-run=server -k infra/k8s/overlays/…")
     for overlay in OVERLAYS:
         run(*checker, "--kubernetes", KUBERNETES, "-", text=render(tools, overlay))
 
 
-def dockerfile(tools: Tools) -> None:
-    """hadolint."""
-    run(tools.ours("hadolint"), "worker/Dockerfile")
+def check_dockerfile(tools: Tools) -> None:
+    """Check the Dockerfile with hadolint."""
+    run(tools.installed("hadolint"), "worker/Dockerfile")
 
 
-def shell(tools: Tools) -> None:
-    """shellcheck over every script."""
-    run(tools.ours("shellcheck"), "-x", "dev", ".ci/run", *SCRIPTS)
+def check_shell(tools: Tools) -> None:
+    """Check every script with shellcheck."""
+    run(tools.installed("shellcheck"), "-x", "dev", ".ci/run", *SCRIPTS)
 
 
-def yaml_style(tools: Tools) -> None:
-    """yamllint."""
+def check_yaml_style(tools: Tools) -> None:
+    """Check the YAML files with yamllint."""
     files = [file for file in YAML_FILES if (ROOT / file).exists()]
-    run(tools.ours("yamllint"), "--strict", "-c", INFRA / ".yamllint.yaml", *files)
+    run(tools.installed("yamllint"), "--strict", "-c", INFRA / ".yamllint.yaml", *files)
 
 
-def schemas(tools: Tools) -> None:
-    """The workflow and the compose file against their schemas."""
-    checker = tools.ours("check-jsonschema")
+def check_schemas(tools: Tools) -> None:
+    """Check the workflows and the compose file with their schemas."""
+    checker = tools.installed("check-jsonschema")
     workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
     run(checker, "--builtin-schema", "vendor.github-workflows", *workflows)
     run(checker, "--builtin-schema", "vendor.compose-spec", INFRA / "compose.yaml")
 
 
-def checkov(tools: Tools) -> None:
-    """Security rules; infra/checkov.yaml gives the reason of each that is left out."""
+def check_checkov(tools: Tools) -> None:
+    """Check security rules with checkov, except those that infra/checkov.yaml excludes."""
     skips: dict[str, str] = yaml.safe_load((INFRA / "checkov.yaml").read_text(encoding="utf-8"))
     rendered = INFRA / "build" / "checkov"
     rendered.mkdir(parents=True, exist_ok=True)
     (rendered / "spot.yaml").write_text(render(tools, INFRA / "k8s" / "overlays" / "spot"))
-    command = [tools.ours("checkov"), "--compact", "--quiet", "--skip-download", "-o", "json"]
+    command = [tools.installed("checkov"), "--compact", "--quiet", "--skip-download", "-o", "json"]
     command += ["--skip-check", ",".join(skips)] if skips else []
     failures: list[str] = []
     for framework, place in (
@@ -142,24 +147,24 @@ def _checkov_failures(text: str) -> Iterator[str]:
         if not summary.get("passed"):
             yield f"nothing was checked: {report}"
         for failure in report.get("results", {}).get("failed_checks", ()):
-            where = f"{failure['file_path']}:{failure['file_line_range'][0]}"
-            yield f"{where}: {failure['check_id']} {failure['check_name']} ({failure['resource']})"
+            line = f"{failure['file_path']}:{failure['file_line_range'][0]}"
+            yield f"{line}: {failure['check_id']} {failure['check_name']} ({failure['resource']})"
 
 
 CHECKS: tuple[Check, ...] = (
-    bicep,
-    azure_yaml,
-    manifests,
-    dockerfile,
-    shell,
-    yaml_style,
-    schemas,
-    checkov,
+    check_bicep,
+    check_azure_yaml,
+    check_manifests,
+    check_dockerfile,
+    check_shell,
+    check_yaml_style,
+    check_schemas,
+    check_checkov,
 )
 
 
 def main() -> int:
-    """Run all checks, whatever fails; 1 where any did."""
+    """Run all checks and print their results. Return 1 if any check failed."""
     checks = os.environ.get("INFRA_CHECKS")
     tools = Tools(Path(sys.executable).parent, Path(checks).resolve() if checks else None)
     failed = False
@@ -167,13 +172,13 @@ def main() -> int:
         try:
             check(tools)
             outcome = "passed"
-        except Missing as missing:
+        except CheckerMissingError as missing:
             outcome = f"left out: {missing}"
             failed |= "CI" in os.environ
         except subprocess.CalledProcessError as error:
             outcome = f"failed\n{error.stdout or ''}{error.stderr or ''}"
             failed = True
-        sys.stdout.write(f"{check.__name__}: {outcome}\n")
+        sys.stdout.write(f"{check.__name__.removeprefix('check_')}: {outcome}\n")
     return int(failed)
 
 

@@ -1,24 +1,24 @@
 // Everything that Loosely needs in one subscription: one resource group and what is in it.
-// `azd up` runs this; infra/README.md tells what each part is for and what it costs.
+// `azd up` runs this. infra/README.md says what each part is for and what it costs.
 targetScope = 'subscription'
 
-@description('Name of the azd environment: it names the resource group and tags everything.')
+@description('Name of the azd environment. It is part of the resource group\'s name and of all tags.')
 @minLength(1)
 @maxLength(32)
 param environmentName string
 
-@description('Region of everything. The GPU size must be offered there, and the quota be granted.')
+@description('Region of all resources. It must offer the GPU size, and you need quota there.')
 param location string
 
-@description('Where workers run: AKS with a GPU pool, or Container Apps with serverless GPUs.')
+@description('Host of the workers: AKS with a GPU pool, or Container Apps with serverless GPUs.')
 @allowed(['aks', 'aca'])
 param workerHost string = 'aks'
 
-@description('Where Durable Functions keeps its state. It does not move: choose before going live.')
+@description('Store of Durable Functions. Its state cannot be moved: choose before going live.')
 @allowed(['scheduler', 'storage'])
 param durableBackend string = 'scheduler'
 
-@description('Function instances that are always warm; 0 is the cheapest, 1 spares the cold start.')
+@description('Number of always ready function instances. 0 is cheapest, 1 avoids the cold start.')
 @minValue(0)
 @maxValue(20)
 param alwaysReadyCount int = 1
@@ -26,50 +26,50 @@ param alwaysReadyCount int = 1
 @description('Size of a GPU node. It decides the GPU, its memory and the price.')
 param gpuNodeSize string = 'Standard_NC4as_T4_v3'
 
-@description('Which workers share a GPU: none, two by time slicing, or seven by MIG (A100 and later).')
+@description('How workers share a GPU: not at all, two by time slicing, or seven by MIG (A100 and later).')
 @allowed(['none', 'timeslice', 'mig'])
 param gpuSharing string = 'none'
 
-@description('GPU nodes that never go away: 0 costs nothing when idle, 1 spares the node\'s start.')
+@description('GPU nodes that always run. 0 costs nothing when idle, 1 avoids the start of a node.')
 @minValue(0)
 @maxValue(8)
 param gpuMinCount int = 0
 
-@description('GPU nodes at most, in the spot pool and in the on-demand pool each.')
+@description('Maximum number of GPU nodes in each of the two pools, spot and on-demand.')
 @minValue(1)
 @maxValue(100)
 param gpuMaxCount int = 8
 
-@description('Whether spot GPU nodes come first; on-demand nodes then catch what spot cannot.')
+@description('Prefer spot GPU nodes. On-demand nodes are used if Azure has no spot nodes.')
 param useSpot bool = true
 
 @description('Put an API Management instance in front of the gateway.')
 param deployApim bool = false
 
-@description('Reach storage, Service Bus, registry and vault over private endpoints alone.')
+@description('Reach storage, Service Bus, registry and vault over private endpoints only.')
 param privateNetwork bool = false
 
-@description('Monthly budget in the subscription\'s currency; 0 makes none.')
+@description('Monthly budget in the subscription\'s currency. 0: no budget.')
 @minValue(0)
 param monthlyBudget int = 0
 
 @description('First day of the budget, the first of a month: infra/scripts/check-tools.sh sets it.')
 param budgetStart string = ''
 
-@description('Who hears of alerts and the budget; empty: nobody.')
+@description('Mail address for alerts and the budget. Empty: no mail.')
 param alertEmail string = ''
 
-@description('Object id of who deploys: it may upload weights and write the keys. azd fills it in.')
+@description('Object id of the identity that deploys. It may upload weights and write the keys. azd sets it.')
 param principalId string = ''
 
-@description('Whether who deploys is a person or a pipeline.')
+@description('Type of the identity that deploys: a person or a pipeline.')
 @allowed(['User', 'ServicePrincipal'])
 param principalType string = 'User'
 
-@description('The workers\' image on Container Apps; infra/scripts/deploy-worker.sh sets it.')
+@description('The workers\' image on Container Apps. infra/scripts/deploy-worker.sh sets it.')
 param workerImage string = ''
 
-@description('Node pools that are there, by name; infra/scripts/check-tools.sh looks each time.')
+@description('Names of the existing node pools. infra/scripts/check-tools.sh sets it each time.')
 param nodePools string = 'none'
 
 @description('Kubernetes version of the cluster.')
@@ -271,7 +271,7 @@ module budget 'modules/budget.bicep' = if (monthlyBudget > 0) {
   params: { amount: monthlyBudget, start: budgetStart, email: alertEmail, token: token }
 }
 
-// What azd keeps in the environment, for infra/scripts and for whoever asks `azd env get-values`.
+// azd keeps these values in its environment, for infra/scripts and `azd env get-values`.
 output AZURE_RESOURCE_GROUP string = group.name
 output AZURE_LOCATION string = location
 output GATEWAY_NAME string = gateway.outputs.name

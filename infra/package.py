@@ -1,7 +1,8 @@
-"""The Function App as it is published, in a folder to look at and to run.
+"""Build the Function App's package: the files that are published.
 
-`python -m infra.package [FOLDER]` (by `./dev package`) copies functions/ without what .funcignore
-and Core Tools leave out, and prints how large it is. Core Tools and azd do the same by themselves.
+`python -m infra.package [FOLDER]` (`./dev package`) copies functions/ without the files that
+.funcignore and Core Tools exclude, and prints the size. Core Tools and azd do the same when they
+publish; this folder is for a look at the package, and to run it.
 """
 
 import argparse
@@ -16,25 +17,27 @@ ROOT = Path(__file__).parent.parent
 APP = ROOT / "functions"
 DEFAULT = ROOT / "infra" / "build" / "functions"
 
-# Core Tools never publish these.
-_ALWAYS_LEFT_OUT = (".funcignore", ".gitignore", "local.settings.json")
+# Core Tools never publish these files.
+_ALWAYS_EXCLUDED = (".funcignore", ".gitignore", "local.settings.json")
 
 
-def left_out(app: Path) -> tuple[str, ...]:
-    """The patterns of names that are not published.
+def read_exclusions(app: Path) -> tuple[str, ...]:
+    """Return the patterns of names that are not published.
 
-    ValueError for more than names: paths and exceptions would need all of Git's rules.
+    Raises ValueError if .funcignore has a path or an exception: they need all of Git's rules.
     """
     lines = (app / ".funcignore").read_text(encoding="utf-8").splitlines()
     patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if unclear := [pattern for pattern in patterns if "/" in pattern or pattern[0] == "!"]:
-        raise ValueError(f".funcignore: expected patterns of names alone, found {unclear[0]}")
-    return (*patterns, *_ALWAYS_LEFT_OUT)
+        raise ValueError(
+            f".funcignore: expected patterns of names, without / and !, found {unclear[0]}"
+        )
+    return (*patterns, *_ALWAYS_EXCLUDED)
 
 
-def published(app: Path) -> list[Path]:
-    """The files that are published, as paths in the app."""
-    patterns = left_out(app)
+def list_published(app: Path) -> list[Path]:
+    """Return the files that are published, as paths relative to the app."""
+    patterns = read_exclusions(app)
     files = (path.relative_to(app) for path in sorted(app.rglob("*")) if path.is_file())
     return [
         file
@@ -44,9 +47,13 @@ def published(app: Path) -> list[Path]:
 
 
 def build(target: Path, app: Path = APP) -> list[Path]:
-    """Copy them into a folder, which holds nothing else afterwards; their paths in it."""
+    """Copy the published files into a folder, replacing its content.
+
+    Returns:
+        The copied files, as paths relative to the folder.
+    """
     shutil.rmtree(target, ignore_errors=True)
-    files = published(app)
+    files = list_published(app)
     for file in files:
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(app / file, target / file)
@@ -62,12 +69,12 @@ def _zipped_bytes(target: Path, files: list[Path]) -> int:
 
 
 def main() -> int:
-    """Build it and say how large it is."""
+    """Build the package and print its size."""
     parser = argparse.ArgumentParser(prog="python -m infra.package", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT)
     target: Path = parser.parse_args().folder
     if target.exists() and any(target.iterdir()) and not (target / "host.json").is_file():
-        sys.stderr.write(f"{target} holds something else: name an empty folder\n")
+        sys.stderr.write(f"{target} contains other files: choose an empty folder\n")
         return 2
     files = build(target)
     size = sum((target / file).stat().st_size for file in files)

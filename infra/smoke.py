@@ -1,9 +1,9 @@
-"""Two groups of jobs for the smoke test: cancelled at once, and answered during a restart.
+"""Run a group of jobs for the smoke test: cancelled at once, or during a restart of the gateway.
 
     LOOSELY_API_KEY=… python3 infra/smoke.py cancelled --url URL --model NAME --file PICTURE
     LOOSELY_API_KEY=… python3 infra/smoke.py restarted … --restart COMMAND
 
-Prints what became of the jobs. Exits with 0 if every job ended as it has to, and with 1 if not.
+Prints how the jobs ended. Exits with 0 if every job ended as expected, and with 1 otherwise.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any, Final
 
 FINAL: Final = frozenset({"succeeded", "failed", "cancelled", "expired"})
-CANCELLED_AT_ONCE: Final = 8
+CANCELLATIONS_IN_PARALLEL: Final = 8
 """How many jobs of the first group are submitted and cancelled at the same time."""
 
-PACE_SECONDS: Final = 0.6
-"""The time between two submits of the second group before the restart. After it, twice that."""
+SUBMIT_INTERVAL_SECONDS: Final = 0.6
+"""Time between two submits of the second group before the restart. After it, twice as long."""
 
 RESTART_DELAY_SECONDS: Final = 0.2
-"""How long the restart begins after half of the group was submitted, when some are accepted."""
+"""Time from the submit of half of the group to the restart, when some jobs are accepted."""
 
 DEADLINE_SECONDS: Final = 1800
 REQUEST_SECONDS: Final = 30.0
@@ -40,8 +40,8 @@ LONGEST_PAUSE_SECONDS: Final = 2.0
 MOST_NAMED: Final = 10
 
 
-class Clock:
-    """The time until which a group may take."""
+class TimeLimit:
+    """The time limit of a group."""
 
     def __init__(self, seconds: float) -> None:
         self._begun = time.monotonic()
@@ -49,26 +49,26 @@ class Clock:
 
     @property
     def is_over(self) -> bool:
-        """Whether the group has no time left."""
+        """Whether the time is over."""
         return time.monotonic() >= self._end
 
     @property
     def left_seconds(self) -> float:
-        """How much time the group has left, not less than 0."""
+        """The remaining time, at least 0."""
         return max(0.0, self._end - time.monotonic())
 
     def pause(self, seconds: float) -> None:
-        """Sleep, but not past the end."""
+        """Sleep, at most until the limit."""
         time.sleep(min(seconds, self.left_seconds))
 
     def pause_until(self, seconds: float) -> None:
-        """Sleep until this long after the beginning, but not past the end."""
+        """Sleep until this long after the start, at most until the limit."""
         self.pause(max(0.0, self._begun + seconds - time.monotonic()))
 
 
 @dataclass(frozen=True)
 class Api:
-    """The gateway as this test calls it."""
+    """Client of the gateway's API."""
 
     url: str
     model: str
@@ -78,14 +78,18 @@ class Api:
     def call(
         self, method: str, path: str, body: bytes | None = None, **headers: str
     ) -> tuple[int, dict[str, Any]]:
-        """Return the status and the JSON object of an answer; 0 and {} if there was none."""
+        """Send a request.
+
+        Returns:
+            The response's status and JSON object; 0 and {} if there was no response.
+        """
         request = urllib.request.Request(f"{self.url}{path}", body, method=method)  # noqa: S310  the operator's own URL
         request.add_header("authorization", f"Bearer {self.key}")
         for name, value in headers.items():
             request.add_header(name.replace("_", "-"), value)
         try:
-            with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:  # noqa: S310  as above
-                return answer.status, _object(answer.read())
+            with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as response:  # noqa: S310  as above
+                return response.status, _parse_object(response.read())
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, {}
@@ -105,7 +109,7 @@ class Api:
         return status, str(job.get("id", ""))
 
 
-def _object(data: bytes) -> dict[str, Any]:
+def _parse_object(data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except ValueError:
@@ -113,20 +117,20 @@ def _object(data: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def may_pass(status: int) -> bool:
-    """Return whether a request with this answer is worth repeating."""
+def is_temporary(status: int) -> bool:
+    """Return whether a request with this response may be repeated."""
     return status in {0, 429} or status >= 500
 
 
 @dataclass
-class Fate:
-    """What became of one job."""
+class JobReport:
+    """What was observed of one job."""
 
     job_id: str = ""
     refused_by: int = 0
     repeats: int = 0
     is_cancelled: bool = False
-    relapsed_to: str = ""
+    status_after_cancel: str = ""
     status: str = ""
     code: str = ""
     accepted_at: float = 0.0
@@ -134,151 +138,164 @@ class Fate:
 
     @property
     def ended_as(self) -> str:
-        """The job's last known status, with the code of its error."""
+        """The job's last known status, with the code of its error if it has one."""
         shown = self.status or "not accepted"
         shown = shown if not self.status or self.status in FINAL else f"still {shown}"
         return f"{shown} ({self.code})" if self.code else shown
 
 
-def accept(api: Api, clock: Clock) -> Fate:
-    """Submit one job, again while the gateway is away, under one Idempotency-Key."""
-    fate, key = Fate(), str(uuid.uuid4())
-    while not clock.is_over:
+def accept(api: Api, limit: TimeLimit) -> JobReport:
+    """Submit one job with an Idempotency-Key, repeated while the gateway does not respond."""
+    job, key = JobReport(), str(uuid.uuid4())
+    while not limit.is_over:
         status, job_id = api.submit(key)
         if status in {200, 202} and job_id:
-            fate.job_id, fate.status, fate.accepted_at = job_id, "queued", time.monotonic()
+            job.job_id, job.status, job.accepted_at = job_id, "queued", time.monotonic()
             break
-        fate.refused_by = status
-        if not may_pass(status):
+        job.refused_by = status
+        if not is_temporary(status):
             break
-        fate.repeats += 1
-        clock.pause(1.0)
-    return fate
+        job.repeats += 1
+        limit.pause(1.0)
+    return job
 
 
-def look(api: Api, fate: Fate) -> None:
-    """Read the job's status once, and note whether a cancelled job is back in the queue."""
-    status, job = api.call("GET", f"/v1/jobs/{fate.job_id}")
-    if status != 200 or not job.get("status"):
+def read_status(api: Api, job: JobReport) -> None:
+    """Read the job's status once, and record if a cancelled job is queued or running again."""
+    status, body = api.call("GET", f"/v1/jobs/{job.job_id}")
+    if status != 200 or not body.get("status"):
         return
-    fate.status = str(job["status"])
-    if fate.is_cancelled and fate.status in {"queued", "running"}:
-        fate.relapsed_to = fate.status
-    if fate.status in FINAL:
-        fate.ended_at = time.monotonic()
-        fate.code = str((job.get("error") or {}).get("code") or "")
+    job.status = str(body["status"])
+    if job.is_cancelled and job.status in {"queued", "running"}:
+        job.status_after_cancel = job.status
+    if job.status in FINAL:
+        job.ended_at = time.monotonic()
+        job.code = str((body.get("error") or {}).get("code") or "")
 
 
-def watch(api: Api, fate: Fate, clock: Clock) -> None:
-    """Read the job's status until it has ended, or the time is over."""
+def watch(api: Api, job: JobReport, limit: TimeLimit) -> None:
+    """Read the job's status until it has ended or the time is over."""
     pause = 0.1
-    while fate.status not in FINAL and not clock.is_over:
-        clock.pause(pause)
+    while job.status not in FINAL and not limit.is_over:
+        limit.pause(pause)
         pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-        look(api, fate)
+        read_status(api, job)
 
 
-def cancel(api: Api, fate: Fate, clock: Clock) -> None:
-    """Cancel the job, again while the gateway is away, and read its status at once."""
-    while not clock.is_over:
-        status, _ = api.call("DELETE", f"/v1/jobs/{fate.job_id}")
+def cancel(api: Api, job: JobReport, limit: TimeLimit) -> None:
+    """Cancel the job, repeated while the gateway does not respond, and read its status at once."""
+    while not limit.is_over:
+        status, _ = api.call("DELETE", f"/v1/jobs/{job.job_id}")
         if status in {200, 202}:
-            fate.is_cancelled = True
-            look(api, fate)
+            job.is_cancelled = True
+            read_status(api, job)
             return
-        fate.refused_by = status
-        if not may_pass(status):
+        job.refused_by = status
+        if not is_temporary(status):
             return
-        fate.repeats += 1
-        clock.pause(0.5)
+        job.repeats += 1
+        limit.pause(0.5)
 
 
 def run_cancelled(api: Api, count: int, seconds: float) -> tuple[bool, list[str]]:
-    """Cancel each job right after its 202; return whether all held, and the report."""
-    clock = Clock(seconds)
-    gate = threading.Semaphore(CANCELLED_AT_ONCE)
+    """Submit jobs and cancel each right after its 202.
 
-    def one(_: int) -> Fate:
-        with gate:
-            fate = accept(api, clock)
-            if fate.job_id:
-                cancel(api, fate, clock)
-        if fate.job_id:
-            watch(api, fate, clock)
-        return fate
+    Returns:
+        Whether every job stayed cancelled or succeeded, and the lines of the report.
+    """
+    limit = TimeLimit(seconds)
+    slots = threading.Semaphore(CANCELLATIONS_IN_PARALLEL)
 
-    fates = _together(one, count)
-    accepted = [fate for fate in fates if fate.job_id]
-    told = [fate for fate in accepted if fate.is_cancelled]
-    relapsed = [fate for fate in told if fate.relapsed_to]
-    wrong = [fate for fate in told if fate.status not in {"cancelled", "succeeded"}]
+    def run_one(_: int) -> JobReport:
+        with slots:
+            job = accept(api, limit)
+            if job.job_id:
+                cancel(api, job, limit)
+        if job.job_id:
+            watch(api, job, limit)
+        return job
+
+    reports = _run_in_threads(run_one, count)
+    accepted = [job for job in reports if job.job_id]
+    cancelled = [job for job in accepted if job.is_cancelled]
+    returned = [job for job in cancelled if job.status_after_cancel]
+    wrong = [job for job in cancelled if job.status not in {"cancelled", "succeeded"}]
     summary = (
-        f"{len(accepted)} of {count} jobs accepted, {len(told)} cancelled right after: "
-        f"{_counted(told)}; {len(relapsed)} seen queued or running after that"
+        f"{len(accepted)} of {count} jobs accepted, {len(cancelled)} cancelled right after: "
+        f"{_count_by_end(cancelled)}; {len(returned)} seen queued or running after that"
     )
-    report = [summary, *_named("was cancelled, and then", relapsed, lambda fate: fate.relapsed_to)]
-    report += _named("was cancelled, and ended as", wrong, lambda fate: fate.ended_as)
-    unheard = [fate for fate in fates if not fate.is_cancelled]
-    report += _named("was not cancelled: the gateway answered", unheard, _refusal)
-    return bool(told) and not (relapsed or wrong or unheard), report
+    report = [
+        summary,
+        *_list_jobs("was cancelled, and then", returned, lambda job: job.status_after_cancel),
+    ]
+    report += _list_jobs("was cancelled, and ended as", wrong, lambda job: job.ended_as)
+    not_cancelled = [job for job in reports if not job.is_cancelled]
+    report += _list_jobs(
+        "was not cancelled: the gateway responded with", not_cancelled, _describe_refusal
+    )
+    return bool(cancelled) and not (returned or wrong or not_cancelled), report
 
 
 def run_restarted(
     api: Api, count: int, seconds: float, restart_command: str
 ) -> tuple[bool, list[str]]:
-    """Submit jobs and restart the gateway meanwhile; return whether all that it took succeeded."""
-    clock = Clock(seconds)
+    """Submit jobs and restart the gateway meanwhile.
+
+    Returns:
+        Whether every accepted job succeeded, and the lines of the report.
+    """
+    limit = TimeLimit(seconds)
     restart = Restart(restart_command)
     first_accepted = threading.Event()
 
-    def one(number: int) -> Fate:
-        clock.pause_until(submit_after_seconds(number, count))
-        fate = accept(api, clock)
-        if fate.job_id:
+    def run_one(number: int) -> JobReport:
+        limit.pause_until(submit_after_seconds(number, count))
+        job = accept(api, limit)
+        if job.job_id:
             first_accepted.set()
-            watch(api, fate, clock)
-        return fate
+            watch(api, job, limit)
+        return job
 
-    def begin() -> None:
-        clock.pause_until(count // 4 * PACE_SECONDS + RESTART_DELAY_SECONDS)
-        # Without a job there is nothing to see, and no reason to restart anything.
-        if first_accepted.wait(min(10.0, clock.left_seconds)):
+    def start_restart() -> None:
+        limit.pause_until(count // 4 * SUBMIT_INTERVAL_SECONDS + RESTART_DELAY_SECONDS)
+        # Do not restart the gateway unless it has accepted a job.
+        if first_accepted.wait(min(10.0, limit.left_seconds)):
             restart.begin()
 
-    beginning = threading.Thread(target=begin)
+    beginning = threading.Thread(target=start_restart)
     beginning.start()
-    fates = _together(one, count)
+    reports = _run_in_threads(run_one, count)
     beginning.join()
-    failure = restart.end(clock.left_seconds)
-    accepted = [fate for fate in fates if fate.job_id]
-    wrong = [fate for fate in accepted if fate.status != "succeeded"]
-    after = [fate for fate in accepted if fate.ended_at > restart.begun_at > 0]
+    failure = restart.end(limit.left_seconds)
+    accepted = [job for job in reports if job.job_id]
+    wrong = [job for job in accepted if job.status != "succeeded"]
+    after = [job for job in accepted if job.ended_at > restart.begun_at > 0]
     slowest = max((f.ended_at - f.accepted_at for f in accepted if f.ended_at), default=0.0)
     summary = (
-        f"{len(accepted)} of {count} jobs accepted: {_counted(accepted)}; "
+        f"{len(accepted)} of {count} jobs accepted: {_count_by_end(accepted)}; "
         f"{len(after)} ended after the restart began, the slowest took {slowest:.1f} s, "
-        f"{sum(fate.repeats for fate in fates)} submits were repeated"
+        f"{sum(job.repeats for job in reports)} submits were repeated"
     )
     report = [summary, failure] if failure else [summary]
-    report += _named("was accepted, and ended as", wrong, lambda fate: fate.ended_as)
-    lost = [fate for fate in fates if not fate.job_id]
-    report += _named("was not accepted: the gateway answered", lost, _refusal)
+    report += _list_jobs("was accepted, and ended as", wrong, lambda job: job.ended_as)
+    lost = [job for job in reports if not job.job_id]
+    report += _list_jobs("was not accepted: the gateway responded with", lost, _describe_refusal)
     return bool(accepted) and not (wrong or failure), report
 
 
 def submit_after_seconds(number: int, count: int) -> float:
-    """Return when to submit this job of the second group, from 0.
+    """Return when to submit this job of the second group, in seconds from its start.
 
-    A quarter one by one, then half at once, just before the restart, and the rest one by one: it is
-    not known how long after its command a restart takes place.
+    A quarter is submitted one by one, then half at once, just before the restart, and the rest one
+    by one, because the time from the command to the actual restart is unknown.
     """
     before, together = count // 4, count // 2
     after = number - before - together + 1
-    return (min(number, before) + 2 * max(0, after)) * PACE_SECONDS
+    return (min(number, before) + 2 * max(0, after)) * SUBMIT_INTERVAL_SECONDS
 
 
 class Restart:
-    """The command that restarts the gateway, run beside the jobs."""
+    """The command that restarts the gateway while the jobs run."""
 
     def __init__(self, command: str) -> None:
         self._command = command
@@ -296,37 +313,39 @@ class Restart:
         self.begun_at = time.monotonic()
 
     def end(self, seconds: float) -> str:
-        """Wait for the command; return what went wrong, or nothing."""
+        """Wait for the command. Return what went wrong, or an empty string."""
         if self._process is None:
-            return "the gateway was not restarted, since no job was accepted before"
+            return "the gateway was not restarted, because no job was accepted before"
         try:
             _, errors = self._process.communicate(timeout=max(1.0, seconds))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
-            return "the restart did not end in time"
+            return "the restart command did not end in time"
         code = self._process.returncode
-        return f"the restart failed with {code}: {errors.strip()[-300:]}" if code else ""
+        return f"the restart command failed with {code}: {errors.strip()[-300:]}" if code else ""
 
 
-def _together(run: Callable[[int], Fate], count: int) -> list[Fate]:
-    """Run each job on a thread of its own: they mostly wait."""
+def _run_in_threads(run: Callable[[int], JobReport], count: int) -> list[JobReport]:
+    """Run each job in its own thread."""
     with ThreadPoolExecutor(max_workers=count) as pool:
         return list(pool.map(run, range(count)))
 
 
-def _counted(fates: Iterable[Fate]) -> str:
-    counts = Counter(fate.ended_as for fate in fates)
+def _count_by_end(reports: Iterable[JobReport]) -> str:
+    counts = Counter(job.ended_as for job in reports)
     return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "none"
 
 
-def _refusal(fate: Fate) -> str:
-    return str(fate.refused_by) if fate.refused_by else "nothing"
+def _describe_refusal(job: JobReport) -> str:
+    return str(job.refused_by) if job.refused_by else "nothing"
 
 
-def _named(what: str, fates: Sequence[Fate], how: Callable[[Fate], str]) -> list[str]:
-    lines = [f"{fate.job_id or 'a job'} {what} {how(fate)}" for fate in fates[:MOST_NAMED]]
-    more = len(fates) - MOST_NAMED
+def _list_jobs(
+    what: str, reports: Sequence[JobReport], how: Callable[[JobReport], str]
+) -> list[str]:
+    lines = [f"{job.job_id or 'a job'} {what} {how(job)}" for job in reports[:MOST_NAMED]]
+    more = len(reports) - MOST_NAMED
     return [*lines, f"and {more} more"] if more > 0 else lines
 
 

@@ -1,4 +1,4 @@
-// What somebody should hear of. Each text says what to look at first; docs/operations.md goes on.
+// The alerts. Each text says what to check first. docs/operations.md has more.
 param location string
 param tags object
 param token string
@@ -6,7 +6,7 @@ param email string
 param servicebusId string
 param insightsId string
 
-@description('Messages in a queue that are too many for too long.')
+@description('Number of messages in a queue above which an alert is raised.')
 param longQueue int = 500
 
 @description('Seconds that the oldest job in a queue may wait.')
@@ -43,11 +43,11 @@ var metrics = [
   {
     name: 'dead-letters'
     severity: 2
-    text: 'Dead letters pile up: the gateway takes them within minutes, so look whether it runs.'
+    text: 'Dead letters pile up: the gateway reads them within minutes, so check whether it runs.'
     metric: 'DeadletteredMessages'
     operator: 'GreaterThan'
     threshold: 0
-    // All the time: an instance of the gateway that has to start for the first takes a while.
+    // The whole window: an instance of the gateway may first have to start.
     aggregation: 'Minimum'
     window: 'PT5M'
   }
@@ -86,7 +86,7 @@ resource metricAlert 'Microsoft.Insights/metricAlerts@2018-03-01' = [
   }
 ]
 
-// Telemetry is sampled: itemCount is how many entries one stands for.
+// Telemetry is sampled: itemCount is the number of entries that one entry represents.
 var queries = [
   {
     name: 'oldest-message'
@@ -123,7 +123,7 @@ var queries = [
     name: 'slow-submits'
     severity: 3
     text: 'Submits are slow at the 95th percentile: look at queue waits first, then at inference times.'
-    // All routes are one function, so the path tells what a request was; its query is left off.
+    // All routes are one function, so the query filters by path, without the query string.
     query: 'requests | where tostring(split(url, "?")[0]) matches regex @"/v1/models/[^/]+/jobs$" | summarize value = percentile(duration, 95) / 1000'
     measure: 'value'
     dimension: ''
@@ -134,8 +134,8 @@ var queries = [
     name: 'no-ready-worker'
     severity: 1
     text: 'Jobs wait, and no worker has replied for a quarter of an hour: see the pods, their nodes and /ready.'
-    // Service Bus exports no queue lengths to logs: the gateway's lines tell in which minutes jobs
-    // waited, and each reply is a request.
+    // Service Bus does not export queue lengths to logs. The gateway's log lines show in which minutes
+    // jobs waited, and each reply is a request.
     query: 'let replies = toscalar(requests | where tostring(split(url, "?")[0]) matches regex @"/v1/jobs/[^/]+/reply$" | count); traces | where message startswith "queue " and message has ": oldest " | summarize value = dcount(bin(timestamp, 1m)) | where replies == 0'
     measure: 'value'
     dimension: ''

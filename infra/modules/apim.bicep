@@ -1,5 +1,5 @@
-// API Management in front, for those who want quotas, a developer portal or Entra sign-in there.
-// Basic v2 and not Consumption: the Consumption tier has no rate limit by key.
+// Optional API Management in front of the gateway, for quotas, a developer portal or Entra sign-in.
+// The tier is Basic v2, because the Consumption tier lacks a rate limit by key.
 param location string
 param tags object
 param token string
@@ -24,7 +24,7 @@ resource service 'Microsoft.ApiManagement/service@2024-05-01' = {
       path: ''
       protocols: ['https']
       serviceUrl: 'https://${gatewayHost}'
-      // The gateway's own keys are checked by the gateway.
+      // The gateway checks its own keys.
       subscriptionRequired: false
     }
 

@@ -1,4 +1,4 @@
-// A warning by mail at half, at four fifths, and when the forecast passes the whole.
+// Sends mail at 50 % and 80 % of the budget, and when the forecast exceeds it.
 param amount int
 param start string
 param email string

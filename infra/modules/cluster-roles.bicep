@@ -1,11 +1,12 @@
-// What the cluster's own identities may do. They come and go with the cluster, and Azure gives no role
-// on from one to the next, so its name has the identity's id: which a name takes as a parameter alone.
+// The roles of the cluster's own identities. A new cluster has new identities, and Azure does not move
+// a role assignment to another identity. So its name contains the identity's id, which Bicep allows in
+// a name only as a parameter.
 param token string
 param registryName string
 param nodesPrincipalId string
 param clusterPrincipalId string
 
-@description('Whether the cluster is in a network of ours.')
+@description('Whether the cluster is in the private network.')
 param joinsNetwork bool
 
 var roles = loadJsonContent('../roles.json')
@@ -15,7 +16,7 @@ resource vnet 'Microsoft.Network/virtualNetworks@2025-05-01' existing = if (join
   name: 'vnet-${token}'
 }
 
-// Nodes pull the workers' image, and may push none.
+// Nodes may pull the workers' image but not push images.
 resource pullRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(registry.id, nodesPrincipalId, 'acrPull')
   scope: registry

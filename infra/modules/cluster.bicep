@@ -1,10 +1,10 @@
-// AKS for the workers: a small system pool, and GPU pools that shrink to nothing.
+// AKS for the workers: a small system pool, and GPU pools that scale to zero.
 param location string
 param tags object
 param token string
 param kubernetesVersion string
 
-@description('Names of the pools that are there: how many nodes they have is the autoscaler\'s affair.')
+@description('Names of the existing pools. The autoscaler decides their numbers of nodes.')
 param nodePools array
 param subnetId string
 param registryName string
@@ -38,7 +38,7 @@ resource cluster 'Microsoft.ContainerService/managedClusters@2026-04-01' = {
     kubernetesVersion: kubernetesVersion
     dnsPrefix: 'loosely-${token}'
     nodeResourceGroup: '${resourceGroup().name}-nodes'
-    // No kubeconfig with a certificate: who comes in signs in with Entra.
+    // The cluster issues no kubeconfig with a certificate: every user signs in with Entra.
     disableLocalAccounts: true
     enableRBAC: true
     aadProfile: { managed: true, enableAzureRBAC: true }
@@ -47,7 +47,7 @@ resource cluster 'Microsoft.ContainerService/managedClusters@2026-04-01' = {
       workloadIdentity: { enabled: true }
       imageCleaner: { enabled: true, intervalHours: 168 }
     }
-    // Brings the webhooks' secret from the vault to the workers, and anew when it is rotated.
+    // Copies the webhooks' secret from the vault to the workers, and again after a rotation.
     addonProfiles: {
       azureKeyvaultSecretsProvider: { enabled: true, config: { enableSecretRotation: 'true', rotationPollInterval: '2m' } }
     }
@@ -90,7 +90,7 @@ resource cluster 'Microsoft.ContainerService/managedClusters@2026-04-01' = {
 var spotPools = useSpot ? [{ name: 'gpuspot', priority: 'Spot', min: gpuMinCount }] : []
 var onDemandPool = { name: 'gpu', priority: 'Regular', min: useSpot ? 0 : gpuMinCount }
 var pools = concat(spotPools, [onDemandPool])
-// NVIDIA's device plugin tolerates the first; AKS puts the second on spot nodes in any case.
+// NVIDIA's device plugin tolerates the first taint. AKS always puts the second on spot nodes.
 var gpuTaints = ['nvidia.com/gpu=present:NoSchedule']
 var spotTaints = ['kubernetes.azure.com/scalesetpriority=spot:NoSchedule']
 
@@ -105,8 +105,8 @@ resource pool 'Microsoft.ContainerService/managedClusters/agentPools@2026-04-01'
       osSKU: 'Ubuntu'
       osDiskSizeGB: 128
       enableAutoScaling: true
-      // AKS makes no pool that does not say how many nodes it starts with, and takes another number
-      // than it has for a wish to scale by hand.
+      // AKS needs a number of nodes to create a pool. For an existing pool it treats a different
+      // number as a manual scale operation.
       count: contains(nodePools, each.name) ? null : each.min
       minCount: each.min
       maxCount: gpuMaxCount
@@ -133,7 +133,7 @@ module identityRoles 'cluster-roles.bicep' = {
   }
 }
 
-// Who deploys applies the manifests.
+// The identity that deploys applies the manifests.
 resource deployerRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(deployerPrincipalId)) {
   name: guid(cluster.id, deployerPrincipalId, 'aksRbacClusterAdmin')
   scope: cluster
@@ -144,7 +144,7 @@ resource deployerRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = if 
   }
 }
 
-// The pods' tokens stand for the identities: these service accounts, and no others.
+// Pods of exactly these service accounts may use the identities.
 resource workerFederation 'Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials@2024-11-30' = {
   parent: workerIdentity
   name: 'aks-worker'
@@ -176,7 +176,7 @@ resource logs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
   }
 }
 
-// Where the cluster's agents ask what to scrape, and send it to.
+// The endpoint from which the cluster's agents read what to scrape, and to which they send it.
 resource collection 'Microsoft.Insights/dataCollectionEndpoints@2024-03-11' = {
   name: 'dce-prom-${token}'
   location: location

@@ -1,4 +1,4 @@
-// Durable Task Scheduler: the managed store of the orchestrations, the fastest of the backends.
+// Durable Task Scheduler: the managed store of the orchestrations, and the fastest backend.
 param location string
 param tags object
 param token string
@@ -12,7 +12,7 @@ resource scheduler 'Microsoft.DurableTask/schedulers@2025-11-01' = {
   tags: tags
   properties: {
     sku: { name: 'Consumption' }
-    // Empty would let nobody in. Identities guard it.
+    // An empty list would refuse every address. Access is controlled by identities.
     ipAllowlist: ['0.0.0.0/0']
   }
 

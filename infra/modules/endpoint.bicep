@@ -7,7 +7,7 @@ param subnetId string
 @description('Resource id of the service.')
 param targetId string
 
-@description('Which part of the service: blob, namespace, registry, vault.')
+@description('The sub-resource of the service: blob, namespace, registry or vault.')
 param groupId string
 param zoneId string
 

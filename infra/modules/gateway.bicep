@@ -1,5 +1,5 @@
-// The Function App on Flex Consumption. The settings are those of docs/settings.md; a test compares
-// them with what the code reads, in both directions.
+// The Function App on Flex Consumption. docs/settings.md describes the settings. A test compares them
+// with those that the code reads.
 param location string
 param tags object
 param token string
@@ -12,14 +12,14 @@ param servicebusHost string
 param vaultUri string
 param insightsConnectionString string
 
-@description('The Durable Task Scheduler\'s endpoint; empty: histories live in the host\'s storage.')
+@description('The Durable Task Scheduler\'s endpoint. Empty: histories are kept in the host\'s storage.')
 param durableEndpoint string
 param alwaysReadyCount int
 param subnetId string
 
 var name = 'func-${token}'
-// What scales the app reads the backend from host.json alone, whatever the settings say. So with
-// histories in storage nothing would start an instance for orchestrations: one is always there.
+// The platform's scaling reads the backend from host.json and ignores the settings. So with histories
+// in storage it would not start an instance for orchestrations: keep at least one always ready.
 var durableCount = empty(durableEndpoint) ? max(1, alwaysReadyCount) : alwaysReadyCount
 var warm = [
   { name: 'http', instanceCount: alwaysReadyCount }
@@ -32,7 +32,7 @@ var common = {
   AzureWebJobsStorage__clientId: identityClientId
   APPLICATIONINSIGHTS_CONNECTION_STRING: insightsConnectionString
   APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identityClientId};Authorization=AAD'
-  // Which of the app's identities azure-identity's default credential takes.
+  // The identity that azure-identity's default credential uses.
   AZURE_CLIENT_ID: identityClientId
   SERVICE_BUS__fullyQualifiedNamespace: servicebusHost
   SERVICE_BUS__credential: 'managedidentity'
@@ -44,7 +44,7 @@ var common = {
   API_KEYS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/api-keys/)'
 }
 
-// host.json names the scheduler, and this setting.
+// host.json names the scheduler and this setting.
 var scheduler = {
   DURABLE_TASK_SCHEDULER_CONNECTION_STRING: 'Endpoint=${durableEndpoint};Authentication=ManagedIdentity;ClientID=${identityClientId}'
 }
@@ -52,8 +52,8 @@ var histories = {
   AzureFunctionsJobHost__extensions__durableTask__storageProvider__type: 'AzureStorage'
   AzureFunctionsJobHost__extensions__durableTask__storageProvider__connectionStringName: 'AzureWebJobsStorage'
   AzureFunctionsJobHost__extensions__durableTask__storageProvider__maxQueuePollingInterval: '00:00:00.200'
-  // How long the messages that a dead instance had taken stay invisible to the others: 5 minutes by
-  // default, and one minute at least.
+  // How long the messages of a dead instance stay invisible to the others. The default is 5 minutes,
+  // the minimum one minute.
   AzureFunctionsJobHost__extensions__durableTask__storageProvider__controlQueueVisibilityTimeout: '00:01:00'
   AzureFunctionsJobHost__extensions__durableTask__storageProvider__workItemQueueVisibilityTimeout: '00:01:00'
 }
@@ -91,7 +91,7 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
       scaleAndConcurrency: {
         instanceMemoryMB: 2048
         maximumInstanceCount: 40
-        // A caller that waits holds a place for up to 200 s, at next to no processor time.
+        // A waiting request takes a slot for up to 200 s, but almost no processor time.
         triggers: { http: { perInstanceConcurrency: 200 } }
         alwaysReady: filter(warm, each => each.instanceCount > 0)
       }

@@ -1,4 +1,4 @@
-// Three identities in place of secrets. What each may do stands beside the resource that it is for.
+// Three identities instead of secrets. The module of each resource assigns the roles on it.
 param location string
 param tags object
 param token string
@@ -24,7 +24,7 @@ resource worker 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' = 
   tags: tags
 }
 
-// KEDA: counts messages. That takes a right which workers must not have, hence its own identity.
+// KEDA: counts messages. This needs a right that workers must not have, so it has its own identity.
 resource keda 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' = {
   name: 'id-keda-${token}'
   location: location

@@ -4,10 +4,10 @@ param tags object
 param token string
 param usesAks bool
 
-@description('The gateway, which sends telemetry: by identity, since no instrumentation key is taken.')
+@description('The gateway, which sends telemetry with its identity. Instrumentation keys are turned off.')
 param publisherPrincipalId string
 
-// By name, since the namespace is made at the same time.
+// Referenced by name, because the namespace is created at the same time.
 var servicebusId = resourceId('Microsoft.ServiceBus/namespaces', 'sb-${token}')
 
 var roles = loadJsonContent('../roles.json')
@@ -19,7 +19,7 @@ resource workspace 'Microsoft.OperationalInsights/workspaces@2025-07-01' = {
   properties: {
     sku: { name: 'PerGB2018' }
     retentionInDays: 30
-    // A burst of logs shall not cost more than the GPUs.
+    // Limits the cost of a burst of logs.
     workspaceCapping: { dailyQuotaGb: 5 }
     features: { disableLocalAuth: true }
   }
@@ -33,7 +33,7 @@ resource insights 'Microsoft.Insights/components@2020-02-02' = {
   properties: { Application_Type: 'web', WorkspaceResourceId: workspace.id, DisableLocalAuth: true }
 }
 
-// The gateway publishes telemetry, and can read none. Workers are scraped.
+// The gateway may publish telemetry but not read it. Workers are scraped.
 resource publisherRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(insights.id, publisherPrincipalId, 'monitoringMetricsPublisher')
   scope: insights
@@ -44,7 +44,7 @@ resource publisherRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
-// Prometheus, into which the cluster scrapes the workers' /metrics.
+// Prometheus. The cluster scrapes the workers' /metrics into it.
 resource metrics 'Microsoft.Monitor/accounts@2025-10-03' = if (usesAks) {
   name: 'prom-${token}'
   location: location

@@ -1,5 +1,5 @@
-// The optional private network: one VNet, a subnet for each kind of resident, and the DNS zones of
-// the private endpoints. Without it every output is empty, and the services are public but keyless.
+// The optional private network: one VNet, one subnet per kind of resource, and the DNS zones of the
+// private endpoints. Without it every output is empty, and the services are public without keys.
 param location string
 param tags object
 param token string
@@ -23,7 +23,7 @@ resource vnet 'Microsoft.Network/virtualNetworks@2025-05-01' = if (privateNetwor
         name: 'functions'
         properties: {
           addressPrefix: '10.40.0.0/24'
-          // Flex Consumption runs on the Container Apps platform, whose delegation it wants.
+          // Flex Consumption runs on the Container Apps platform and needs its delegation.
           delegations: [{ name: 'functions', properties: { serviceName: 'Microsoft.App/environments' } }]
         }
       }

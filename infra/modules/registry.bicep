@@ -1,4 +1,4 @@
-// The workers' images. Premium only where the network is private: the others have no endpoints.
+// The workers' images. A private network needs Premium: the other tiers lack private endpoints.
 param location string
 param tags object
 param token string
@@ -23,7 +23,7 @@ resource registry 'Microsoft.ContainerRegistry/registries@2025-04-01' = {
   }
 }
 
-// infra/scripts/deploy-worker.sh builds in the registry and pushes as who deploys.
+// infra/scripts/deploy-worker.sh builds in the registry and pushes with the identity that deploys.
 resource pushRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(deployerPrincipalId)) {
   name: guid(registry.id, deployerPrincipalId, 'acrPush')
   scope: registry

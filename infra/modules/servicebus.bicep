@@ -1,5 +1,5 @@
-// The namespace and one pair of queues a model, as the catalogue says (infra/catalogue.json is made
-// from it). Standard does unless the network is private: only Premium has private endpoints.
+// The namespace and two queues per model, from infra/catalogue.json, which is generated from the
+// model catalogue. A private network needs Premium, because only Premium has private endpoints.
 param location string
 param tags object
 param token string
@@ -19,7 +19,7 @@ resource namespace 'Microsoft.ServiceBus/namespaces@2024-01-01' = {
   tags: tags
   sku: privateNetwork ? { name: 'Premium', tier: 'Premium', capacity: 1 } : { name: 'Standard', tier: 'Standard' }
   properties: {
-    // Connection strings do not work: identities only.
+    // Connection strings are turned off: clients sign in with identities.
     disableLocalAuth: true
     minimumTlsVersion: '1.2'
     publicNetworkAccess: privateNetwork ? 'Disabled' : 'Enabled'
@@ -43,8 +43,8 @@ resource queue 'Microsoft.ServiceBus/namespaces/queues@2024-01-01' = [
 ]
 
 // The gateway sends jobs, receives dead letters, and counts the queues for waits and positions.
-// Counting goes over the management API, which wants Manage: of the built-in roles only Data Owner
-// has it. It is given on the queues, not on the namespace.
+// Counting uses the management API, which needs the right Manage. Data Owner is the only built-in role
+// with that right. It is assigned on the queues, not on the namespace.
 resource gatewayRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for (each, index) in queues: {
     name: guid(queue[index].id, gatewayPrincipalId, 'serviceBusDataOwner')
@@ -70,8 +70,8 @@ resource workerRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   }
 ]
 
-// Producers may want replies in a queue of their own: make it outside, or here in `replyQueues`.
-@description('Queues that workers may send replies of internal producers to.')
+// Producers may want replies in their own queue. Create it elsewhere, or here in `replyQueues`.
+@description('Queues to which workers may send the replies of internal producers.')
 param replyQueues array = []
 
 resource replies 'Microsoft.ServiceBus/namespaces/queues@2024-01-01' = [
@@ -94,8 +94,8 @@ resource replySender 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   }
 ]
 
-// KEDA reads ActiveMessageCount from the management API, too. Whether a narrower custom role does is
-// an open question upstream, so it has an identity of its own and this role on the queues alone.
+// KEDA also reads ActiveMessageCount from the management API. It is an open question upstream whether
+// a narrower custom role is enough. So KEDA has its own identity, with this role on the queues only.
 resource kedaRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for (each, index) in queues: {
     name: guid(queue[index].id, kedaPrincipalId, 'serviceBusDataOwner')

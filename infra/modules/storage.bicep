@@ -1,5 +1,5 @@
-// Two storage accounts: one is the Functions host's own, the other holds payloads and weights.
-// Apart, so that no worker can touch the host's state, and a payload's retention not the host's blobs.
+// Two storage accounts: one for the Functions host, one for payloads and weights. They are separate so
+// that workers cannot touch the host's state and the retention of payloads does not apply to it.
 param location string
 param tags object
 param token string
@@ -51,7 +51,7 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
   sku: { name: 'Standard_LRS' }
   properties: union(account, {
     minimumTlsVersion: 'TLS1_2'
-    // Callers use signed links to it; in a private network they come through the private endpoint.
+    // Callers use signed links to it. In a private network they use the private endpoint.
     publicNetworkAccess: privateNetwork ? 'Disabled' : 'Enabled'
     networkAcls: { defaultAction: privateNetwork ? 'Deny' : 'Allow', bypass: 'AzureServices' }
   })
@@ -63,7 +63,7 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
     resource weightContainer 'containers' = { name: weights }
   }
 
-  // The gateway's housekeeping deletes sooner; this is for what it missed. Days are the finest grain.
+  // The gateway's housekeeping deletes sooner. These rules delete what it missed. The unit is days.
   resource lifecycle 'managementPolicies' = {
     name: 'default'
     properties: {
@@ -92,7 +92,7 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
   }
 }
 
-// The Functions host keeps leases, keys and, with durableBackend=storage, the histories there.
+// The Functions host keeps leases and keys there, and the histories if durableBackend is storage.
 resource hostRoles 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for role in ['storageBlobDataOwner', 'storageQueueDataContributor', 'storageTableDataContributor']: {
     name: guid(host.id, gatewayPrincipalId, role)
@@ -116,8 +116,8 @@ resource deployerHostRole 'Microsoft.Authorization/roleAssignments@2022-04-01' =
   }
 }
 
-// Inputs, results, claims, uploads: both sides write and read them. Outcomes are the gateway's alone,
-// and the role is for the whole container. The gateway deletes all of them.
+// Gateway and workers read and write inputs, results, uploads and idempotency keys. Only the gateway
+// writes outcomes, although the role is on the whole container. The gateway deletes all of them.
 resource payloadRoles 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for principal in [gatewayPrincipalId, workerPrincipalId]: {
     name: guid(payload.id, payloads, principal)
@@ -130,7 +130,7 @@ resource payloadRoles 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   }
 ]
 
-// Signed links need a user delegation key, which only the account can give.
+// Signed links need a user delegation key, which only a role on the account allows.
 resource delegatorRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(payload.id, gatewayPrincipalId, 'storageBlobDelegator')
   scope: payload
@@ -141,7 +141,7 @@ resource delegatorRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
-// Workers only read weights: a worker that was taken over cannot change what the others load.
+// Workers may only read weights: a compromised worker cannot change what the others load.
 resource weightReader 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(payload.id, weights, workerPrincipalId)
   scope: payload::blobs::weightContainer
@@ -152,7 +152,7 @@ resource weightReader 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
-// infra/scripts/upload-weights.sh runs as who deploys.
+// infra/scripts/upload-weights.sh runs with the identity that deploys.
 resource weightWriter 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(deployerPrincipalId)) {
   name: guid(payload.id, weights, deployerPrincipalId)
   scope: payload::blobs::weightContainer

@@ -1,5 +1,5 @@
-// The only secrets there are: the reply tokens' keys, the webhooks' secrets, and the callers' key
-// entries. infra/scripts/keys.sh writes them; nothing here or in the outputs ever holds one.
+// The only secrets: the reply tokens' keys, the webhooks' secrets, and the callers' key entries.
+// infra/scripts/keys.sh writes them. The templates and their outputs never contain a secret.
 param location string
 param tags object
 param token string
@@ -29,8 +29,8 @@ resource vault 'Microsoft.KeyVault/vaults@2025-05-01' = {
   }
 }
 
-// The gateway reads all secrets through its settings. Workers sign the replies of internal producers'
-// webhooks, and read that secret alone: the scope is the secret, which keys.sh has made by then.
+// The gateway reads all secrets through its settings. Workers sign the replies to internal producers'
+// webhooks, and may read only that secret: the scope is the secret, which keys.sh has written by then.
 resource gatewayRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(vault.id, gatewayPrincipalId, 'keyVaultSecretsUser')
   scope: vault
@@ -41,7 +41,7 @@ resource gatewayRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
-// A name alone does not exist until it is written, yet a role may be given on it beforehand.
+// The secret does not exist until it is written, but a role can be assigned on it before that.
 resource webhookSecrets 'Microsoft.KeyVault/vaults/secrets@2025-05-01' existing = {
   parent: vault
   name: 'webhook-secrets'
@@ -57,7 +57,7 @@ resource workerRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
-// Who deploys writes and rotates them.
+// The identity that deploys writes and rotates the secrets.
 resource deployerRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(deployerPrincipalId)) {
   name: guid(vault.id, deployerPrincipalId, 'keyVaultSecretsOfficer')
   scope: vault

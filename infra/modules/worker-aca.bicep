@@ -1,5 +1,5 @@
-// Workers on Container Apps with serverless GPUs: no cluster to pay for, billed by the second, one
-// container a GPU. One app a model, each scaled by its own queues.
+// Workers on Container Apps with serverless GPUs: billed by the second, without a cluster, one
+// container per GPU. One app per model, scaled by the model's queues.
 param location string
 param tags object
 param token string
@@ -16,7 +16,7 @@ param gatewayHost string
 param minReplicas int
 param maxReplicas int
 
-@description('The workers\' image; there are no apps until infra/scripts/deploy-worker.sh has built it.')
+@description('The workers\' image. Apps are created only after infra/scripts/deploy-worker.sh has built it.')
 param image string
 
 var roles = loadJsonContent('../roles.json')
@@ -48,7 +48,7 @@ resource logs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
   properties: { workspaceId: workspace.id, logs: [{ categoryGroup: 'allLogs', enabled: true }] }
 }
 
-// The apps pull the workers' image as the workers' identity.
+// The apps pull the workers' image with the workers' identity.
 resource pullRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(registry.id, workerPrincipalId, 'acrPull')
   scope: registry
@@ -59,8 +59,8 @@ resource pullRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
-// Not before there is an image: an app whose probes are not answered is no success, and keys.sh has
-// written the secret by then.
+// Created only if the image exists: a deployment fails if an app does not answer its probes. By then
+// keys.sh has also written the secret.
 resource app 'Microsoft.App/containerApps@2025-07-01' = [
   for model in models: if (!empty(image)) {
     name: 'worker-${model.name}'
@@ -91,7 +91,7 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
           {
             name: 'worker'
             image: image
-            // All that comes with the GPU, as infra/prices.yaml reckons.
+            // Everything that comes with the GPU, as in infra/prices.yaml.
             resources: model.device == 'gpu' ? { cpu: json('8'), memory: '56Gi' } : { cpu: json('1'), memory: '2Gi' }
             env: [
               { name: 'WORKER_MODELS', value: model.name }
@@ -108,7 +108,7 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
               {
                 type: 'Startup'
                 httpGet: { path: '/live', port: 8081 }
-                // Five minutes. More failures than ten are refused.
+                // Five minutes. The platform refuses more than ten failures.
                 periodSeconds: 30
                 failureThreshold: 10
               }

@@ -1,30 +1,31 @@
 #!/bin/sh
-# Before anything is made: are the tools there, and does the environment say all it has to?
-# Changes nothing but the azd environment, where it writes a new budget's first month, and each time
-# which node pools there are, since only new ones are told how many nodes they have; and registers the
-# resource providers that no template names, which Azure does by itself for those in the templates.
+# Checks the tools and the sign-in before anything is created, and then changes two things:
+# - In the azd environment it sets a new budget's first month and the names of the existing node pools,
+#   because only a new pool gets a number of nodes.
+# - It registers the resource providers that the templates need but do not name. Azure registers the
+#   others by itself.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
 
 need az azd git openssl python3
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || stop "python3 is older than 3.11"
-host=$(kept WORKER_HOST) || host=aks
+host=$(optional_value WORKER_HOST) || host=aks
 [ "$host" = aca ] || need kubectl kubelogin
 here=$(az account show --query id --output tsv) || stop "not signed in: run az login"
-there=$(kept AZURE_SUBSCRIPTION_ID) || there=$here
+there=$(optional_value AZURE_SUBSCRIPTION_ID) || there=$here
 [ "$here" = "$there" ] || stop "az is in another subscription than azd: az account set --subscription $there"
-# The cluster's machines and network, and the Function App's subnet in a private one.
+# For the cluster's machines and network, and for the Function App's subnet in a private network.
 providers=
 [ "$host" = aca ] || providers="Microsoft.Compute Microsoft.Network"
-[ "$(kept PRIVATE_NETWORK || true)" != true ] || providers="$providers Microsoft.App"
+[ "$(optional_value PRIVATE_NETWORK || true)" != true ] || providers="$providers Microsoft.App"
 for provider in $providers; do
     az provider register --namespace "$provider" --wait --output none
 done
 group=rg-$(value AZURE_ENV_NAME)
-# A budget begins in the month in which it is made, and keeps that.
-budget=$(kept MONTHLY_BUDGET) || budget=0
-start=$(kept BUDGET_START) || start=
+# A budget starts in the month in which it is created. The start cannot change later.
+budget=$(optional_value MONTHLY_BUDGET) || budget=0
+start=$(optional_value BUDGET_START) || start=
 exists=$(az group exists --name "$group")
 [ "$exists" = true ] || start=
 if [ "$budget" != 0 ] && [ -z "$start" ]; then

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Writes Config.json for Microsoft's Service Bus emulator from the model catalogue, then starts
-# infra/compose.yaml. Arguments go to `docker compose up`.
+# infra/compose.yaml. Passes its arguments to `docker compose up`.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Builds the workers' image in the registry and rolls it out, on AKS or on Container Apps. Works
-# again and again: an image that is there is not built twice. Running jobs end first: a worker that
-# has to leave finishes what it runs and hands back the rest.
-#   deploy-worker.sh [TAG]     TAG of an earlier image rolls back to it
-# OVERLAY=… takes another of infra/k8s/overlays than the environment's choices name; with
-# POD_WEBHOOK_SECRETS=true in the environment, pods on AKS get the webhooks' secret from the vault.
+# Builds the workers' image in the registry and rolls it out, on AKS or on Container Apps. It may run
+# several times: an existing image is not built again. A worker that is stopped first finishes what it
+# runs and returns its other jobs to the queue.
+#   deploy-worker.sh [TAG]     TAG of an earlier image rolls back to that image
+# OVERLAY=… chooses one of infra/k8s/overlays instead of the environment's choices. If
+# POD_WEBHOOK_SECRETS is true in the environment, pods on AKS get the webhooks' secret from the vault.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
@@ -17,33 +17,33 @@ if [ $# -eq 0 ] && [ -n "$(git -C "$root" status --porcelain -- worker functions
     tag="$tag-$(date -u +%Y%m%d%H%M%S)"
 fi
 
-digest() { az acr repository show --name "$name" --image "worker:$tag" --query digest --output tsv 2>/dev/null; }
+find_digest() { az acr repository show --name "$name" --image "worker:$tag" --query digest --output tsv 2>/dev/null; }
 
-if ! found=$(digest); then
+if ! found=$(find_digest); then
     [ $# -eq 0 ] || stop "the registry has no worker:$tag"
     say "building worker:$tag in $name"
     az acr build --registry "$name" --image "worker:$tag" --file "$root/worker/Dockerfile" "$root" >&2
-    found=$(digest) || stop "the registry does not know the worker:$tag that it has built"
+    found=$(find_digest) || stop "the build ended, but the registry has no worker:$tag"
 fi
 image="$registry/worker@$found"
 
-lines() { # NAME…: a line NAME=value each, and the end where there is none
+print_values() { # NAME…: print a line NAME=value for each; stop if a value is missing
     for each in "$@"; do
         text=$(value "$each")
         printf '%s=%s\n' "$each" "$text"
     done
 }
 
-write_values() { # what kustomize puts into the manifests
+write_values() { # write the values that kustomize inserts into the manifests
     gateway=$(value GATEWAY_BASE_URL)
     {
         printf 'IMAGE=%s\nREPLY_HOST=%s:443\n' "$image" "${gateway#https://}"
-        lines WORKER_CLIENT_ID KEDA_CLIENT_ID SERVICE_BUS_NAMESPACE SERVICE_BUS_HOST PAYLOAD_ENDPOINT
+        print_values WORKER_CLIENT_ID KEDA_CLIENT_ID SERVICE_BUS_NAMESPACE SERVICE_BUS_HOST PAYLOAD_ENDPOINT
     } >"$build/k8s/base/workers/deployment.env"
 }
 
-with_webhook_secrets() { # OVERLAY: makes the overlay `deployed` of it
-    lines KEY_VAULT_NAME AZURE_TENANT_ID WORKER_CLIENT_ID >"$build/k8s/components/webhook-secrets/vault.env"
+add_webhook_secrets() { # OVERLAY: create the overlay `deployed` from it
+    print_values KEY_VAULT_NAME AZURE_TENANT_ID WORKER_CLIENT_ID >"$build/k8s/components/webhook-secrets/vault.env"
     mkdir "$build/k8s/overlays/deployed"
     cat >"$build/k8s/overlays/deployed/kustomization.yaml" <<OVERLAY
 apiVersion: kustomize.config.k8s.io/v1beta1
@@ -53,7 +53,7 @@ components: [../../components/webhook-secrets]
 OVERLAY
 }
 
-to_cluster() { # OVERLAY
+deploy_to_cluster() { # OVERLAY
     need kubectl kubelogin
     export KUBECONFIG="$build/kubeconfig"
     mkdir -p "$build"
@@ -64,28 +64,28 @@ to_cluster() { # OVERLAY
     kubelogin convert-kubeconfig --login azurecli --kubeconfig "$KUBECONFIG"
     write_values
     overlay=$1
-    if [ "$(kept POD_WEBHOOK_SECRETS || true)" = true ]; then
-        with_webhook_secrets "$overlay"
+    if [ "$(optional_value POD_WEBHOOK_SECRETS || true)" = true ]; then
+        add_webhook_secrets "$overlay"
         overlay=deployed
     fi
-    say "rolling $image out by overlay $1"
+    say "rolling out $image with overlay $1"
     kubectl kustomize "$build/k8s/overlays/$overlay" >"$build/manifests.yaml"
-    patiently kubectl apply --server-side --force-conflicts --filename "$build/manifests.yaml" >&2
-    # Without jobs there are no workers, and nothing to wait for.
+    retry kubectl apply --server-side --force-conflicts --filename "$build/manifests.yaml" >&2
+    # Returns at once if there are no jobs and so no workers.
     kubectl --namespace loosely rollout status deployment --selector app.kubernetes.io/name=worker \
         --timeout 20m >&2
 }
 
-to_container_apps() { # by the templates, which say all else that the apps are
+deploy_to_container_apps() { # by the templates, which define the apps
     azd env set WORKER_IMAGE "$image" --cwd "$root"
-    say "rolling $image out"
+    say "rolling out $image"
     azd provision --no-prompt --cwd "$root" >&2
 }
 
 group=$(value AZURE_RESOURCE_GROUP)
 host=$(value WORKER_HOST)
 if [ "$host" = aca ]; then
-    to_container_apps
+    deploy_to_container_apps
 else
     sharing=$(value GPU_SHARING)
     spot=$(value USE_SPOT)
@@ -94,6 +94,6 @@ else
         chosen=ondemand
         [ "$spot" != true ] || chosen=spot
     fi
-    to_cluster "${OVERLAY:-$chosen}"
+    deploy_to_cluster "${OVERLAY:-$chosen}"
 fi
-say "done: workers run $image"
+say "done: the workers run $image"

@@ -1,7 +1,7 @@
-# Read by the other scripts: where they are, and the values that azd keeps of the deployment.
+# Sourced by the other scripts: the folders, and functions for azd's values, messages and retries.
 # shellcheck shell=sh
 root=$(cd "$(dirname "$0")/../.." && pwd)
-# shellcheck disable=SC2034  # the other scripts use it
+# shellcheck disable=SC2034  # used by the other scripts
 build="$root/infra/build"
 
 say() { echo "${0##*/}: $*" >&2; }
@@ -17,26 +17,26 @@ need() { # PROGRAM…
     done
 }
 
-kept() { # NAME: one value of the azd environment; fails where there is none
+optional_value() { # NAME: print one value of the azd environment; fail if it is not set
     azd env get-value "$1" --cwd "$root" 2>/dev/null
 }
 
-value() { # NAME: the same; ends where there is none
-    found=$(kept "$1") || stop "the azd environment has no $1: run azd provision first"
+value() { # NAME: print one value of the azd environment; stop if it is not set
+    found=$(optional_value "$1") || stop "the azd environment has no $1: run azd provision first"
     printf '%s\n' "$found"
 }
 
-confirm() { # QUESTION ANSWER: goes on only where exactly this answer is given
+confirm() { # QUESTION ANSWER: stop unless the user types exactly this answer
     printf '%s\n> ' "$1" >&2
     read -r answer
-    [ "$answer" = "$2" ] || stop "nothing was done"
+    [ "$answer" = "$2" ] || stop "the answer was not $2: nothing was done"
 }
 
-patiently() { # COMMAND…: again for some minutes, since new roles take a while to be known
+retry() { # COMMAND…: repeat it for some minutes until it succeeds, because new roles take effect late
     tries=0
     until "$@"; do
         tries=$((tries + 1))
-        [ "$tries" -lt "${PATIENCE_TRIES:-20}" ] || return 1
-        sleep "${PATIENCE_SECONDS:-15}"
+        [ "$tries" -lt "${RETRY_COUNT:-20}" ] || return 1
+        sleep "${RETRY_SECONDS:-15}"
     done
 }

@@ -1,10 +1,11 @@
 #!/bin/sh
-# The secrets in the vault. Without arguments: writes those that are missing and leaves the others.
+# Writes the secrets in the vault. Without arguments it writes those that are missing and keeps the
+# others. It prints the first API key once, on this terminal only.
 #   keys.sh --rotate reply-token-keys | webhook-secrets
-# puts a new key first and keeps the last one, so that what was signed before still holds. Rotate
-# twice, a day apart, to be rid of a key. The first API key is shown once, on this terminal alone.
+# puts a new key first and keeps the previous one, so that existing signatures stay valid. Rotate
+# twice, a day apart, to remove a key.
 #   keys.sh --apply
-# has the gateway read what was written to the vault by other ways.
+# makes the gateway read secrets that were written to the vault in another way.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
@@ -17,16 +18,16 @@ list_secrets() { az keyvault secret list --vault-name "$vault" --query '[].name'
 
 read_secret() { az keyvault secret show --vault-name "$vault" --name "$1" --query value --output tsv; }
 
-# By a file that only we can read, since arguments are seen by everybody on the machine.
+# Uses a file that only this user can read, because every user of the machine can see arguments.
 write_secret() { # NAME VALUE
     (
         umask 077
         file=$(mktemp)
         trap 'rm -f "$file"' EXIT
         printf '%s' "$2" >"$file"
-        patiently az keyvault secret set --vault-name "$vault" --name "$1" --file "$file" \
+        retry az keyvault secret set --vault-name "$vault" --name "$1" --file "$file" \
             --encoding utf-8 --output none
-    ) || stop "could not write $1: may you write secrets of $vault?"
+    ) || stop "could not write $1: check that you may write secrets of $vault"
     changed=yes
     say "wrote $1"
 }
@@ -35,23 +36,23 @@ new_key() { # NAME
     case $1 in
         reply-token-keys) openssl rand -base64 32 | tr -d '\n' ;;
         webhook-secrets) printf 'whsec_%s' "$(openssl rand -base64 32 | tr -d '\n')" ;;
-        *) stop "$1 cannot be rotated by this script; docs/deploy.md tells how API keys change" ;;
+        *) stop "$1 cannot be rotated by this script; docs/deploy.md explains how to change API keys" ;;
     esac
 }
 
-first_api_key() {
+write_first_api_key() {
     need python3
-    # What a pipeline prints is kept for everybody who can read its log.
-    [ "${CI:-}" != true ] || stop "the first API key is made by a person: run keys.sh on your machine"
+    # A pipeline's log would keep the key for every reader of the log.
+    [ "${CI:-}" != true ] || stop "a pipeline cannot make the first API key: run keys.sh on your machine"
     made=$(PYTHONPATH="$root/functions" python3 -m gateway.http.keys operator --tenant operators \
         --scopes jobs:read jobs:write admin)
     write_secret api-keys "[$(printf '%s\n' "$made" | sed -n 2p)]"
-    say "the first API key, shown this once:"
+    say "the first API key, printed only this once:"
     printf '%s\n' "$made" | sed -n 1p
 }
 
-# Never by a read that fails: what could not be read for a moment would be written anew, and lost.
-present=$(patiently list_secrets) || stop "could not list the secrets of $vault: may you read them?"
+# List the secrets instead of reading each: a read that fails for a moment must not replace a secret.
+present=$(retry list_secrets) || stop "could not list the secrets of $vault: check that you may read them"
 is_there() { printf '%s\n' "$present" | grep -qx "$1"; }
 
 if [ "${1:-}" = --apply ]; then
@@ -68,11 +69,11 @@ else
     for name in reply-token-keys webhook-secrets; do
         is_there "$name" || write_secret "$name" "$(new_key "$name")"
     done
-    is_there api-keys || first_api_key
+    is_there api-keys || write_first_api_key
 fi
 
-# The platform keeps for a day what it has read of the vault, and that there was nothing, too. A restart
-# alone does not make it look again.
+# The platform caches for a day what it has read from the vault, even that a secret was missing. A
+# restart alone does not refresh this cache.
 gateway=$(value GATEWAY_NAME)
 group=$(value AZURE_RESOURCE_GROUP)
 if [ "$changed" = yes ]; then
@@ -80,7 +81,7 @@ if [ "$changed" = yes ]; then
     az rest --method post --output none \
         --url "$id/config/configreferences/appsettings/refresh?api-version=2022-03-01"
     az functionapp restart --name "$gateway" --resource-group "$group" --output none
-    say "restarted $gateway with what the vault has now"
+    say "restarted $gateway with the vault's current secrets"
 else
-    say "nothing to do: the vault has them all"
+    say "nothing to do: the vault has all secrets"
 fi

@@ -1,16 +1,16 @@
 #!/bin/sh
-# What only a live system can show. Costs a few jobs and, from zero, the start of a GPU node.
+# Checks what only a live system can show. It costs a few jobs and, from zero, the start of a GPU node.
 #   LOOSELY_API_KEY=… smoke-test.sh
-# Each check says what it saw. Those of the queue itself need the role Azure Service Bus Data Owner
-# on the namespace for who runs this, and are left out without it. MODEL, PICTURE, JOBS and GROUP choose
-# other jobs and numbers of them. RESTART_COMMAND restarts the gateway in another way than by az;
-# RESTART_COMMAND=none leaves that check out.
+# Each check prints its result. The checks of the queue itself need the role Azure Service Bus Data
+# Owner on the namespace, and are left out without it. MODEL, PICTURE, JOBS and GROUP change the jobs and
+# their number. RESTART_COMMAND is another command to restart the gateway; RESTART_COMMAND=none leaves
+# that check out.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
 
 need az curl python3
-: "${LOOSELY_API_KEY:?set it to the key that keys.sh has shown}"
+: "${LOOSELY_API_KEY:?set it to the key that keys.sh printed}"
 api=$(value API_URL)
 namespace=$(value SERVICE_BUS_NAMESPACE)
 bus=$(value SERVICE_BUS_HOST)
@@ -23,7 +23,7 @@ group_size=${GROUP:-50}
 export KUBECONFIG="$build/kubeconfig"
 failures=0
 
-# What signs us in lies in files that only we can read: arguments are seen by everybody.
+# Credentials are in files that only this user can read, because every user can see arguments.
 umask 077
 private=$(mktemp -d)
 trap 'rm -rf "$private"' EXIT
@@ -35,11 +35,11 @@ failed() {
     failures=$((failures + 1))
 }
 
-call() { # CURL-ARGUMENT…
+call() { # CURL-ARGUMENT…: send a request to the gateway
     curl --silent --show-error --max-time 240 --header "@$private/gateway" "$@"
 }
 
-field() { # NAME: of the JSON object on standard input; nothing where there is none
+field() { # NAME: print this member of the JSON object on stdin, or an empty line
     python3 -c '
 import json, sys
 try:
@@ -48,12 +48,12 @@ except ValueError:
     pass' "$1"
 }
 
-submit() { # PREFERENCE [QUERY]: the job
+submit() { # PREFERENCE [QUERY]: submit the picture and print the job
     call --header "prefer: $1" --header "content-type: image/jpeg" --data-binary "@$picture" \
         "$api/v1/models/$model/jobs${2:-}"
 }
 
-await() { # JOB-ID SECONDS: its final status; nothing for a job that was not accepted
+await() { # JOB-ID SECONDS: print the job's final status; print nothing if JOB-ID is empty
     [ -n "$1" ] || return 0
     ends=$(($(date +%s) + $2))
     status=unknown
@@ -66,7 +66,7 @@ await() { # JOB-ID SECONDS: its final status; nothing for a job that was not acc
 
 is_ready() { [ "$(call --output /dev/null --write-out '%{http_code}' "$api/v1/health/ready")" = 200 ]; }
 
-workers() {
+count_workers() {
     if [ "$host" = aca ]; then
         az containerapp replica list --name "worker-$model" --resource-group "$group" --query 'length(@)' --output tsv
     else
@@ -75,30 +75,30 @@ workers() {
     fi
 }
 
-active_messages() {
+count_active_messages() {
     az servicebus queue show --namespace-name "$namespace" --resource-group "$group" --name "$model" \
         --query countDetails.activeMessageCount --output tsv
 }
 
 # 1. The gateway reaches its queue, its blobs and its store of histories.
-if patiently is_ready; then passed "the gateway is ready"; else failed "/v1/health/ready"; fi
+if retry is_ready; then passed "the gateway is ready"; else failed "/v1/health/ready"; fi
 
-# 2. From zero workers to an answer.
-before=$(workers)
+# 2. A picture is classified, starting from zero workers.
+before=$(count_workers)
 started=$(date +%s)
 id=$(submit respond-async '?deadline_seconds=1800' | field id)
 status=$(await "$id" 1800)
 if [ "$status" = succeeded ]; then
-    passed "with $before workers at first, a picture was answered after $(($(date +%s) - started)) s"
+    passed "with $before workers at first, a picture was classified after $(($(date +%s) - started)) s"
 else
-    failed "the first job ended as ${status:-nothing}"
+    failed "the first job ended as ${status:-not accepted}"
 fi
 
 # 3. The same in one request, now that a worker is warm.
 result=$(submit wait=60 | field result)
-if [ -n "$result" ]; then passed "one request, one answer: $result"; else failed "no answer in one request"; fi
+if [ -n "$result" ]; then passed "one request returned the result: $result"; else failed "one request returned no result"; fi
 
-# 4. A pod is killed with jobs in hand, and all are answered.
+# 4. A pod is killed with jobs in flight, and all jobs succeed.
 if [ "$host" = aks ]; then
     ids=$(for _ in $(seq "$jobs"); do submit respond-async '?deadline_seconds=600' | field id; done)
     kubectl --namespace loosely delete pod --grace-period=0 --force \
@@ -106,50 +106,50 @@ if [ "$host" = aks ]; then
     answered=0
     for id in $ids; do [ "$(await "$id" 600)" != succeeded ] || answered=$((answered + 1)); done
     if [ "$answered" = "$jobs" ]; then
-        passed "$jobs of $jobs answered though the pod was killed"
+        passed "$jobs of $jobs jobs succeeded although the pod was killed"
     else
-        failed "$answered of $jobs answered"
+        failed "only $answered of $jobs jobs succeeded after the pod was killed"
     fi
 fi
 
-in_a_group() { # NAME SECONDS [OPTION…]: what became of a group of jobs; fails if it is not what must be
+run_group() { # NAME SECONDS [OPTION…]: run a group of jobs and print its report; fail if a job ended wrong
     name=$1 seconds=$2
     shift 2
     python3 "$root/infra/smoke.py" "$name" --url "$api" --model "$model" --file "$picture" \
         --count "$group_size" --seconds "$seconds" "$@"
 }
 
-# 5. Jobs are cancelled right after their 202, and none is in its queue again.
-if told=$(in_a_group cancelled 300); then passed "$told"; else failed "$told"; fi
+# 5. Jobs are cancelled right after their 202, and do not return to the queue.
+if report=$(run_group cancelled 300); then passed "$report"; else failed "$report"; fi
 
-# 6. The gateway is restarted, and all jobs that it has accepted are answered. Flex Consumption has no
-# verb for a single instance: this restarts all of them.
+# 6. The gateway is restarted, and all jobs that it has accepted succeed. Flex Consumption cannot restart
+# a single instance, so this restarts all of them.
 restart=${RESTART_COMMAND:-}
-if [ -z "$restart" ] && gateway=$(kept GATEWAY_NAME); then
+if [ -z "$restart" ] && gateway=$(optional_value GATEWAY_NAME); then
     restart="az functionapp restart --name $gateway --resource-group $group --output none"
 fi
 if [ -z "$restart" ] || [ "$restart" = none ]; then
-    say "left out: jobs during a restart of the gateway, since RESTART_COMMAND names no way to restart it"
+    say "left out: jobs during a restart of the gateway, because RESTART_COMMAND is none"
 else
-    if told=$(in_a_group restarted 600 --restart "$restart"); then passed "$told"; else failed "$told"; fi
-    patiently is_ready || failed "the gateway is not ready after its restart"
+    if report=$(run_group restarted 600 --restart "$restart"); then passed "$report"; else failed "$report"; fi
+    retry is_ready || failed "the gateway is not ready after its restart"
 fi
 
-# 7. and 8. On the queue itself: a dead letter, and whether locked messages count as active.
+# 7. and 8. Checks of the queue itself: a dead letter, and whether locked messages count as active.
 token=$(az account get-access-token --resource https://servicebus.azure.net --query accessToken --output tsv)
 printf 'Authorization: Bearer %s\n' "$token" >"$private/bus"
 stray="smoke-test-$(date +%s)"
-send() { # TEXT: the status, 000 where nobody answers
+send() { # TEXT: send a message and print the HTTP status, 000 without a response
     curl --silent --max-time 30 --output /dev/null --write-out '%{http_code}' --header "@$private/bus" \
         --header "BrokerProperties: {\"MessageId\": \"$stray\"}" --data "$1" "https://$bus/$model/messages" || true
 }
 if [ "$(send 'not a job request')" = 201 ]; then
-    is_told() { call "$api/v1/admin/dead-letters?model=$model" | grep -q "$stray"; }
-    if patiently is_told; then passed "an unreadable message is in the dead letters"; else failed "no dead letter"; fi
-    say "active messages of $model now: $(active_messages); KEDA scales by this figure, and workers'"
-    say "locked messages should count: compare it while a long job runs"
+    is_listed() { call "$api/v1/admin/dead-letters?model=$model" | grep -q "$stray"; }
+    if retry is_listed; then passed "an unreadable message is in the dead letters"; else failed "no dead letter"; fi
+    say "active messages of $model now: $(count_active_messages). KEDA scales by this number, which should"
+    say "include locked messages: compare it while a long job runs"
 else
-    say "left out: dead letter and counts, since this account may not send to $model"
+    say "left out: dead letter and counts, because this account may not send to $model"
 fi
 
 [ "$failures" = 0 ] || stop "$failures checks failed"

@@ -1,4 +1,4 @@
-"""A model whose result is as long as it is asked to be."""
+"""A model whose result has the length that its input names."""
 
 import io
 from typing import ClassVar
@@ -7,7 +7,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Reads a number of characters, and answers with so many."""
+    """Return a text with the number of characters that the input names."""
 
     accepts: ClassVar[Accepts] = "file"
 

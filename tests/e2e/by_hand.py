@@ -1,4 +1,4 @@
-"""A system without a worker, and a test in the worker's place: jobs end when and as it says."""
+"""Play the worker of a system that runs without one, so that a test decides how jobs end."""
 
 import base64
 import json
@@ -18,8 +18,8 @@ from tests.e2e.system import ROOT, System, until
 DONE = {"result": {"json": {"done": True}}}
 
 
-def queued(system: System, queue: str, text: str) -> dict[str, Any]:
-    """The request whose input is this text, once it lies in the queue."""
+def wait_for_request(system: System, queue: str, text: str) -> dict[str, Any]:
+    """Wait until the request with this input is in the queue, and return it."""
     wanted = base64.b64encode(text.encode()).decode()
 
     def found() -> dict[str, Any] | None:
@@ -34,8 +34,8 @@ def queued(system: System, queue: str, text: str) -> dict[str, Any]:
     return request
 
 
-def dead_letter(system: System, queue: str) -> None:
-    """Give up the first message of a queue, as a broker does after the last delivery."""
+def dead_letter_first(system: System, queue: str) -> None:
+    """Dead-letter the first message of a queue, as the broker does after the last delivery."""
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,
         client.get_queue_receiver(queue, max_wait_time=10) as receiver,
@@ -44,8 +44,8 @@ def dead_letter(system: System, queue: str) -> None:
         receiver.dead_letter_message(message, reason="MaxDeliveryCountExceeded")
 
 
-def put(system: System, queue: str, **changes: Any) -> str:
-    """Put a request on a queue as a producer without a gateway does; the job's id."""
+def put_request(system: System, queue: str, **changes: Any) -> str:
+    """Put a request on a queue, as a producer without a gateway does. Return the job's id."""
     now, job_id = datetime.now(UTC), str(uuid.uuid4())
     request = {
         "schema": 1,
@@ -65,23 +65,25 @@ def put(system: System, queue: str, **changes: Any) -> str:
     return job_id
 
 
-def producers_letter(system: System, queue: str) -> str:
-    """The id of a dead letter whose message came from no gateway."""
-    job_id = put(system, queue)
-    dead_letter(system, queue)
+def make_producer_dead_letter(system: System, queue: str) -> str:
+    """Make a dead letter whose message a producer has sent. Return its job's id."""
+    job_id = put_request(system, queue)
+    dead_letter_first(system, queue)
     return job_id
 
 
-def reply(request: dict[str, Any], outcome: dict[str, Any], held_seconds: float = 0.01) -> None:
-    """Bring a worker's reply, whose device was busy with nothing else all the time."""
+def send_reply(
+    request: dict[str, Any], outcome: dict[str, Any], held_seconds: float = 0.01
+) -> None:
+    """Send a worker's reply to a request, with `held_seconds` as the job's time on the device."""
     answer = httpx.post(
-        request["reply_to"]["url"], json=reply_body(request["job_id"], outcome, held_seconds)
+        request["reply_to"]["url"], json=make_reply(request["job_id"], outcome, held_seconds)
     )
     assert answer.status_code == 202, answer.text
 
 
-def reply_body(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01) -> dict[str, Any]:
-    """A reply as JSON."""
+def make_reply(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01) -> dict[str, Any]:
+    """Return a reply as a JSON object."""
     now = datetime.now(UTC)
     return {
         "schema": 1,
@@ -93,20 +95,20 @@ def reply_body(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01)
     }
 
 
-def failure(code: str) -> dict[str, Any]:
-    """The outcome of a job that failed so."""
+def make_failure(code: str) -> dict[str, Any]:
+    """Return the outcome of a job that failed with this code."""
     return {"error": {"code": code, "message": "By hand.", "stage": "run", "retryable": True}}
 
 
-def large_result(system: System, job_id: str) -> dict[str, Any]:
-    """The outcome of a job whose result lies in a blob."""
+def upload_large_result(system: System, job_id: str) -> dict[str, Any]:
+    """Upload a large result, and return the outcome that refers to its blob."""
     data = json.dumps({"text": "x" * 300_000}).encode()
     with BlobClient.from_connection_string(
         _storage(system), PAYLOAD_CONTAINER, result_blob(job_id)
     ) as blob:
         etag = blob.upload_blob(data)["etag"]
-    kept = {"blob": result_blob(job_id), "size_bytes": len(data), "etag": etag}
-    return {"result": {"media_type": "application/json", **kept}}
+    reference = {"blob": result_blob(job_id), "size_bytes": len(data), "etag": etag}
+    return {"result": {"media_type": "application/json", **reference}}
 
 
 def _storage(system: System) -> str:

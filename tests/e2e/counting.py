@@ -1,4 +1,4 @@
-"""A model that writes down what it runs, in the file that COUNTING_FILE names."""
+"""A model that logs its inputs to the file that COUNTING_FILE names."""
 
 import os
 import time
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class Infer:
-    """Echoes. An input `sleep N` takes N milliseconds."""
+    """Return the input. An input `sleep N` takes N milliseconds."""
 
     accepts = "bytes"
 

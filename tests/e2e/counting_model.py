@@ -1,4 +1,4 @@
-"""A model that writes down each job that reaches it: one line in the file that its input names."""
+"""A model that logs each job, as one line in the file that the job's input names."""
 
 import time
 from pathlib import Path
@@ -8,7 +8,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Input: `<path> <number>`, and perhaps the milliseconds that it takes."""
+    """Log an input `PATH NUMBER [MILLISECONDS]` and return its number after that time."""
 
     accepts: ClassVar[Accepts] = "bytes"
 

@@ -1,11 +1,11 @@
-"""A model that takes its worker with it: what a driver that segfaults looks like from outside."""
+"""A model that kills its worker, as a driver does that segfaults."""
 
 import os
 import signal
 
 
 class Infer:
-    """Dies on the input `die`, echoes everything else."""
+    """Kill the worker on the input `die`, and return any other input."""
 
     accepts = "bytes"
 

@@ -1,4 +1,4 @@
-"""Arrays in, arrays out: each number doubled, or as often as the caller likes."""
+"""A model that multiplies an array by 2, or by the caller's parameter `times`."""
 
 import io
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Answers with a NumPy array file."""
+    """Return the product as a NumPy array file."""
 
     accepts: ClassVar[Accepts] = "tensor"
 

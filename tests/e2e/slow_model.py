@@ -1,4 +1,4 @@
-"""A long-running model that goes on a step whenever the test makes the step's file."""
+"""A long-running model that continues with a step when the test creates the step's file."""
 
 import json
 import time
@@ -9,7 +9,7 @@ from worker.models import Accepts, Context
 
 
 class Infer:
-    """Input: `{"folder": …, "steps": 3}`; writes `running`, then waits for `step-1` and so on."""
+    """Create `running` in the input's folder, then wait there for `step-1`, `step-2` and so on."""
 
     accepts: ClassVar[Accepts] = "bytes"
 

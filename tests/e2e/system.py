@@ -1,4 +1,4 @@
-"""A real Loosely on free ports: `loosely up` as a process, and the handles a test needs."""
+"""Run `loosely up` as a process on free ports, and control its parts from a test."""
 
 import os
 import re
@@ -22,7 +22,11 @@ READY_SECONDS = 90.0
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The first true value of `condition`, looked at every 50 ms."""
+    """Call `condition` every 50 ms and return its first true value.
+
+    Raises:
+        AssertionError: if this takes longer than `seconds`. The text names `what` was expected.
+    """
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = condition()
@@ -33,7 +37,7 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 
 
 class System:
-    """One `loosely up` on a data directory of its own."""
+    """One `loosely up` with its own data directory."""
 
     def __init__(  # noqa: PLR0917 - all but the first have a name where it is made
         self,
@@ -59,7 +63,7 @@ class System:
 
     @property
     def service_bus(self) -> str:
-        """The connection string of the Service Bus."""
+        """The connection string of the local Service Bus."""
         return (
             f"Endpoint=sb://localhost:{self.part('servicebus').ports['servicebus']};"
             "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE;"
@@ -67,7 +71,7 @@ class System:
         )
 
     def start(self) -> Self:
-        """Start and wait until everything is ready."""
+        """Start the system and wait until every part is ready."""
         command = [sys.executable, "-m", "loosely", "up", "--port", str(self.port)]
         command += ["--data", str(self.data), *self._options]
         for part in self._without:
@@ -91,16 +95,16 @@ class System:
         return system is not None and all(part.ready for part in system.parts.values())
 
     def output(self) -> str:
-        """What `up` has printed."""
+        """Return what `up` has printed."""
         return self._output.read_text("utf-8", "replace")
 
     def part(self, name: str) -> RunningPart:
         system = RunningSystem.read(self.data)
-        assert system is not None, "nothing runs"
+        assert system is not None, "the system is not running"
         return system.parts[name]
 
     def kill(self, name: str) -> None:
-        """kill -9 of a part; `app` is the Functions host's child."""
+        """Kill a part with SIGKILL. `app` is the child process of the Functions host."""
         if name == "app":
             (app,) = psutil.Process(self.part("functions").pid).children()
             app.kill()
@@ -109,7 +113,7 @@ class System:
 
     @contextmanager
     def paused(self, name: str) -> Iterator[None]:
-        """Let a part do nothing for a while; others find it silent, not gone."""
+        """Stop a part with SIGSTOP for the block: it does not respond, but its ports stay open."""
         pid = self.part(name).pid
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -118,7 +122,7 @@ class System:
             os.kill(pid, signal.SIGCONT)
 
     def kill_and_wait(self, name: str) -> None:
-        """The same, and until its successor is ready."""
+        """Kill a part and wait until it has been replaced and is ready."""
         before = self.part("functions" if name == "app" else name).pid
         self.kill(name)
         if name != "app":
@@ -129,7 +133,7 @@ class System:
         return part.ready and part.pid != before
 
     def stop(self) -> int:
-        """Ctrl-C; the exit code."""
+        """Stop the system as Ctrl-C does, and return the exit code."""
         self.http.close()
         if self._process is None:
             return 0
@@ -143,7 +147,7 @@ class System:
     def submit(
         self, model: str, data: bytes, media_type: str = "application/octet-stream", **headers: str
     ) -> httpx.Response:
-        """POST to a model; headers with underscores for dashes."""
+        """Submit a job to a model. Names of headers have underscores instead of dashes."""
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.http.post(
             f"/v1/models/{model}/jobs",
@@ -152,13 +156,13 @@ class System:
         )
 
     def accept(self, model: str, data: bytes, **headers: str) -> str:
-        """The id of a job that was accepted and not waited for."""
+        """Submit a job without waiting for its end, and return its id."""
         answer = self.submit(model, data, prefer="respond-async", **headers)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
     def accept_at_last(self, model: str, data: bytes) -> str:
-        """The same, sent again while a part is away."""
+        """Submit a job as `accept` does, and repeat that while a part is unavailable."""
 
         def accepted() -> str | None:
             try:
@@ -170,12 +174,12 @@ class System:
         return str(until(accepted, 60, "the job is accepted"))
 
     def wait_until_empty(self) -> None:
-        """Until no message lies in any queue or its dead-letter queue."""
+        """Wait until all queues and dead-letter queues are empty."""
         self.wait_for_messages(0)
 
     def wait_for_messages(self, count: int) -> None:
-        """Until so many messages lie in all queues and dead-letter queues together."""
-        until(lambda: self._message_count() == count, 20, f"{count} messages lie in the queues")
+        """Wait until all queues and dead-letter queues together hold `count` messages."""
+        until(lambda: self._message_count() == count, 20, f"{count} messages are in the queues")
 
     def _message_count(self) -> int:
         port = self.part("servicebus").ports["servicebus admin"]
@@ -191,7 +195,7 @@ class System:
         return job
 
     def final(self, job_id: str, seconds: float = 60) -> dict[str, Any]:
-        """The job once it is final; while the gateway is away, asked again."""
+        """Wait until a job is final, even while the gateway is unavailable. Return the job."""
         return dict(until(lambda: self._final(job_id), seconds, f"job {job_id} is final"))
 
     def _final(self, job_id: str) -> dict[str, Any] | None:
@@ -214,9 +218,10 @@ def running(
     port: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[System]:
-    """A started system that is stopped at the end.
+    """Start a system, and stop it at the end of the block.
 
-    Give a successor its predecessor's port: the reply URLs of the jobs on their way name it.
+    A system that continues with the data of another one needs the same port, because the reply URLs
+    of queued jobs contain it.
     """
     system = System(data, catalogue, without, port, environment)
     try:

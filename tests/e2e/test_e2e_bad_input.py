@@ -1,4 +1,4 @@
-"""Whatever is sent: a problem with its own code, nothing stuck, and the next job is served."""
+"""Bad requests: each gets a problem with a code, and the next job is served."""
 
 import struct
 import zlib
@@ -23,7 +23,7 @@ def problem(answer: httpx.Response) -> tuple[int, str]:
 
 
 def huge_png(side: int = 30_000) -> bytes:
-    """A PNG of a few hundred bytes that says it is `side` pixels square."""
+    """Return a PNG of a few hundred bytes whose header says `side` by `side` pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -45,8 +45,8 @@ def chelsea() -> bytes:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_behind(system: System, chelsea: bytes) -> Iterator[None]:
-    """After each refusal the queues are empty and the worker serves."""
+def the_system_still_serves(system: System, chelsea: bytes) -> Iterator[None]:
+    """Check after each test that the worker serves and the queues are empty."""
     yield
     answer = system.submit("classifier", chelsea, "image/jpeg")
     assert answer.json()["status"] == "succeeded"
@@ -55,54 +55,54 @@ def nothing_is_left_behind(system: System, chelsea: bytes) -> Iterator[None]:
     system.wait_until_empty()
 
 
-def test_text_that_is_called_a_picture(system: System) -> None:
+def test_text_announced_as_a_picture_is_refused_with_415(system: System) -> None:
     answer = system.submit("classifier", b"just words", "image/jpeg")
     assert problem(answer) == (415, "unsupported-media-type")
     assert "image/png" in answer.text
 
 
-def test_a_media_type_that_the_model_does_not_take(system: System) -> None:
+def test_a_media_type_of_another_kind_is_refused_with_415(system: System) -> None:
     assert problem(system.submit("classifier", b"words", "text/plain")) == (
         415,
         "unsupported-media-type",
     )
 
 
-def test_an_empty_body(system: System) -> None:
+def test_an_empty_body_is_refused_with_422(system: System) -> None:
     assert problem(system.submit("classifier", b"", "image/jpeg")) == (422, "invalid-input")
 
 
-def test_a_truncated_picture(system: System, chelsea: bytes) -> None:
+def test_a_truncated_picture_fails_with_422(system: System, chelsea: bytes) -> None:
     answer = system.submit("classifier", chelsea[: len(chelsea) // 2], "image/jpeg")
     assert problem(answer) == (422, "invalid-input")
     assert answer.json()["job"]["status"] == "failed"
 
 
-def test_a_picture_with_too_many_pixels(system: System) -> None:
+def test_a_picture_with_too_many_pixels_is_refused_with_422(system: System) -> None:
     answer = system.submit("classifier", huge_png(), "image/png")
     assert problem(answer) == (422, "invalid-input")
     assert "pixels" in answer.json()["detail"]
 
 
-def test_an_unknown_model_names_the_nearest(system: System, chelsea: bytes) -> None:
+def test_an_unknown_model_is_refused_with_the_nearest_name(system: System, chelsea: bytes) -> None:
     answer = system.submit("clasifier", chelsea, "image/jpeg")
     assert problem(answer) == (404, "unknown-model")
     assert "classifier" in answer.json()["detail"]
 
 
-def test_twenty_megabytes(system: System) -> None:
+def test_a_body_of_20_megabytes_is_refused_with_413(system: System) -> None:
     answer = system.submit("classifier", b"\xff\xd8\xff" + b"\0" * 20_000_000, "image/jpeg")
     assert problem(answer) == (413, "payload-too-large")
 
 
-def test_an_unknown_job(system: System) -> None:
+def test_an_unknown_job_returns_404(system: System) -> None:
     assert problem(system.http.get("/v1/jobs/018f0000-0000-7000-8000-000000000000")) == (
         404,
         "unknown-job",
     )
 
 
-def test_a_wrong_reply_token(system: System) -> None:
+def test_a_reply_with_a_wrong_token_is_refused_with_401(system: System) -> None:
     job = system.submit("noop", b"x").json()
     reply = {"schema": 1, "job_id": job["id"], "result": {"json": "forged"}}
     answer = system.http.post(
@@ -115,7 +115,7 @@ def test_a_wrong_reply_token(system: System) -> None:
 @pytest.mark.parametrize(
     "path", ["/v1/models/noop/jobs", "/v1/uploads", "/v2/models/classifier/infer"]
 )
-def test_a_body_without_its_length_never_comes(system: System, path: str) -> None:
+def test_a_body_without_content_length_is_refused_with_400(system: System, path: str) -> None:
     answer = system.http.post(path, content=iter([b"{}"]), headers={"content-type": "text/plain"})
     assert answer.status_code == 400
     assert "Content-Length" in answer.text

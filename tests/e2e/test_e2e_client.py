@@ -1,4 +1,4 @@
-"""`loosely` as a library, against real systems: its documentation, and what it gets over."""
+"""Run the client library and its documented examples against real systems."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from tests.e2e.system import ROOT, System, running, until
 pytestmark = pytest.mark.e2e
 
 GUIDE, README = ((ROOT / name).read_text("utf-8") for name in ("docs/client.md", "README.md"))
-#: A system needs longer than a gateway to stop and start, on a busy machine longer still.
+#: Long enough for a whole system to stop and start on a busy machine.
 PATIENT = Retry(longest_seconds=1, total_seconds=240)
 
 
@@ -31,14 +31,14 @@ PROGRAMS = examples(GUIDE, "python") + [
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
-def test_the_guides_programs_run(system: System, number: int) -> None:
+def test_a_documented_program_runs(system: System, number: int) -> None:
     program = PROGRAMS[number].replace("http://127.0.0.1:7071", system.url)
     done = run([sys.executable, "-W", "error", "-c", program])
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.timeout(150)
-def test_the_guides_commands_run(system: System) -> None:
+def test_the_documented_commands_run(system: System) -> None:
     [commands] = examples(GUIDE, "sh")
     command = f'set -e; loosely() {{ "{sys.executable}" -m loosely "$@"; }}\n{commands}'
     done = run(["sh", "-c", command], LOOSELY_URL=system.url)
@@ -73,7 +73,7 @@ def run_with_a_loop(url: str) -> Job:
 
 
 @pytest.mark.timeout(240)
-def test_run_survives_the_gateways_kill_and_restart_in_mid_wait(tmp_path: Path) -> None:
+def test_run_returns_its_job_after_the_gateway_was_killed_during_the_wait(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with ThreadPoolExecutor(2) as pool:
         with running(data, without=("worker",)) as first:
@@ -86,7 +86,7 @@ def test_run_survives_the_gateways_kill_and_restart_in_mid_wait(tmp_path: Path) 
         environment = {"WORKER_MODELS": "noop"}
         with running(data, port=first.port, environment=environment) as second:
             ended = [one.result(timeout=120) for one in waiting]
-            assert len(listed(second, 2) or []) == 2, "no submit made a second job"
+            assert len(listed(second, 2) or []) == 2, "a repeated submit made a second job"
     assert {job.id for job in ended} == set(jobs)
     assert [job.status for job in ended] == ["succeeded", "succeeded"]
 
@@ -102,7 +102,7 @@ def listed(system: System, count: int) -> list[str] | None:
 
 
 @pytest.mark.timeout(120)
-def test_what_is_over_a_requests_limit_goes_by_upload(system: System, tmp_path: Path) -> None:
+def test_an_input_over_the_request_limit_is_uploaded(system: System, tmp_path: Path) -> None:
     large = tmp_path / "large.bin"
     with Client(system.url) as client:
         limit_bytes = client.model("noop").input_limit_bytes

@@ -1,4 +1,4 @@
-"""The rows of the contract that want jobs to end, and services to be silent, when the test says."""
+"""Check the rows of the contract for which the test ends jobs and pauses services."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ from tests.e2e.system import System, running
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 SOON_SECONDS = 8
-"""Five for the storage, and what a busy machine takes."""
+"""Five seconds for the storage's timeout, and some more for a busy machine."""
 
 API_KEYS = {
     "owner": make_key("owner", "acme", ["jobs:read", "jobs:write", "admin"]),
@@ -58,7 +58,7 @@ GONE = "018f0000-0000-7000-8000-000000000000"
 
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A system with keys and without a worker."""
+    """Run a system with API keys and without a worker."""
     folder = tmp_path_factory.mktemp("contract")
     catalogue = folder / "models.toml"
     catalogue.write_text(
@@ -79,7 +79,7 @@ def key_of(caller: str | None) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def named(idle: System) -> dict[str, str]:
-    """The jobs of the idle system, their reply URLs, and replies for them."""
+    """Create the jobs that the rows name. Return their ids, reply URLs and replies by name."""
     requests: dict[str, dict[str, Any]] = {}
 
     def accept(name: str, model: str = "noop", query: str = "") -> None:
@@ -88,7 +88,7 @@ def named(idle: System) -> dict[str, str]:
         headers["idempotency-key"] = f'"{name}"'
         answer = idle.http.post(path, content=name, headers=headers)
         assert answer.status_code == 202, answer.text
-        requests[name] = by_hand.queued(idle, model, name)
+        requests[name] = by_hand.wait_for_request(idle, model, name)
 
     for name in ("queued", "mute", "ready", "cancelled", "raised", "large"):
         accept(name)
@@ -99,11 +99,11 @@ def named(idle: System) -> dict[str, str]:
     names = {name: request["job_id"] for name, request in requests.items()}
     cancelled = idle.http.delete(f"/v1/jobs/{names['cancelled']}", headers=key_of("owner"))
     assert cancelled.status_code == 202
-    by_hand.reply(requests["raised"], by_hand.failure("inference-failed"))
-    by_hand.reply(requests["large"], by_hand.large_result(idle, names["large"]))
-    by_hand.reply(requests["hooked"], by_hand.DONE)
-    by_hand.reply(requests["slow"], by_hand.DONE, held_seconds=1000)
-    by_hand.dead_letter(idle, "doomed")
+    by_hand.send_reply(requests["raised"], by_hand.make_failure("inference-failed"))
+    by_hand.send_reply(requests["large"], by_hand.upload_large_result(idle, names["large"]))
+    by_hand.send_reply(requests["hooked"], by_hand.DONE)
+    by_hand.send_reply(requests["slow"], by_hand.DONE, held_seconds=1000)
+    by_hand.dead_letter_first(idle, "doomed")
     for name in ("cancelled", "raised", "large", "hooked", "dead", "slow"):
         headers = {**key_of("owner"), "prefer": "wait=20"}
         job = idle.http.get(f"/v1/jobs/{names[name]}", headers=headers).json()
@@ -115,10 +115,10 @@ def named(idle: System) -> dict[str, str]:
     for name in ("queued", "cancelled", "reporting", "gone"):
         urls[f"{name}_progress"] = str(progress_url(urls[f"{name}_reply"]))
     bodies = {
-        f"{name}_body": json.dumps(by_hand.reply_body(job_id, by_hand.DONE))
+        f"{name}_body": json.dumps(by_hand.make_reply(job_id, by_hand.DONE))
         for name, job_id in names.items()
     }
-    return {**names, **urls, **bodies, "letter": by_hand.producers_letter(idle, "doomed")}
+    return {**names, **urls, **bodies, "letter": by_hand.make_producer_dead_letter(idle, "doomed")}
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,9 @@ def named(idle: System) -> dict[str, str]:
         *(pytest.param(row, id=f"progress-{row.title}") for row in PROGRESS),
     ],
 )
-def test_the_contract_where_nobody_works(idle: System, named: dict[str, str], row: Row) -> None:
+def test_a_row_of_the_contract_holds_without_a_worker(
+    idle: System, named: dict[str, str], row: Row
+) -> None:
     if row.first is not None:
         headers = {**key_of(row.caller), **row.sent}
         assert idle.http.get(row.first, headers=headers).status_code == 200
@@ -161,21 +163,21 @@ def body_of(row: Row, named: dict[str, str]) -> bytes | None:
 
 
 def end(system: System, row: Row) -> None:
-    """End the job whose caller waits."""
-    request = by_hand.queued(system, row.path.split("/")[3], row.title)
+    """End the job of the waiting caller as the row says."""
+    request = by_hand.wait_for_request(system, row.path.split("/")[3], row.title)
     match row.meanwhile:
         case "cancel":
             system.http.delete(f"/v1/jobs/{request['job_id']}", headers=key_of("owner"))
         case "dead-letter":
-            by_hand.dead_letter(system, request["model"])
+            by_hand.dead_letter_first(system, request["model"])
         case code:
-            by_hand.reply(request, by_hand.failure(str(code)))
+            by_hand.send_reply(request, by_hand.make_failure(str(code)))
 
 
 @pytest.mark.parametrize(
     ("part", "rows"), [("blobs", BLOBS), ("servicebus", SERVICE_BUS)], ids=["blobs", "servicebus"]
 )
-def test_the_contract_while_a_service_is_silent(
+def test_the_rows_of_the_contract_hold_while_a_service_does_not_respond(
     idle: System, named: dict[str, str], part: str, rows: tuple[Row, ...]
 ) -> None:
     before = job_ids(idle)
@@ -187,11 +189,11 @@ def test_the_contract_while_a_service_is_silent(
     for row, answer in zip(rows, answers, strict=True):
         check(row, answer)
     accepted = {answer.json()["id"] for answer in answers if answer.status_code == 202}
-    assert job_ids(idle) - before == accepted, "what was refused has accepted nothing"
+    assert job_ids(idle) - before == accepted, "a refused request has created a job"
     for row, answer in zip(rows, answers, strict=True):
         if "idempotency-key" in row.sent:
             assert answer.status_code == 503
-            assert ask(idle, named, row).status_code == 202, "the same again is accepted"
+            assert ask(idle, named, row).status_code == 202, "the repeated request is accepted"
 
 
 def job_ids(system: System) -> set[str]:

@@ -1,4 +1,4 @@
-"""Each deployable starts alone: its own folder, and nothing but what it declares."""
+"""Start the published Function App alone, with only its declared requirements."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python that has what functions/requirements.txt names, and no more."""
+    """Return a Python that has only the packages of functions/requirements.txt."""
     folder = tmp_path_factory.mktemp("requirements") / "environment"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python"
@@ -31,7 +31,7 @@ def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_function_app_runs_as_it_is_published(tmp_path: Path, interpreter: Path) -> None:
     app = tmp_path / "app"
     build(app)
-    # The settings that `func start` would read from the same place.
+    # `func start` reads the settings from the same file.
     settings = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
     settings["Values"]["REPLY_TOKEN_KEYS"] = base64.b64encode(bytes(32)).decode()
     (app / "local.settings.json").write_text(json.dumps(settings), encoding="utf-8")
@@ -60,7 +60,7 @@ def get(port: int, path: str) -> dict[str, object] | None:
     return dict(answer.json()) if answer.status_code == 200 else None
 
 
-def test_what_func_start_expects_is_there() -> None:
+def test_host_json_and_the_example_settings_fit_func_start() -> None:
     host = json.loads((ROOT / "functions" / "host.json").read_text(encoding="utf-8"))
     assert host["version"] == "2.0"
     assert host["extensionBundle"] == {

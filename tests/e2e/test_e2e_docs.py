@@ -1,4 +1,4 @@
-"""What the documents tell a newcomer to type works as it stands there."""
+"""Run the examples of README.md and docs/models.md as they are written."""
 
 import re
 import subprocess
@@ -19,13 +19,13 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
 
 
-def test_the_first_command_stands_near_the_top() -> None:
+def test_the_first_command_is_within_the_first_25_lines_of_the_readme() -> None:
     lines = README.splitlines()
     assert lines.index("./dev up") < 25
 
 
 @pytest.mark.torch
-def test_the_model_of_the_recipe_serves(
+def test_the_models_of_the_guide_serve_jobs(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short, full, *_ = blocks(MODELS, "python")
@@ -35,7 +35,7 @@ def test_the_model_of_the_recipe_serves(
     catalogue = tmp_path / "models.toml"
     assert '"worker.models.brightness"' in entry
     entry = entry.replace('"worker.models.brightness"', '"brightness"')
-    # The full form wants no more of an entry than the short one.
+    # Both forms of a model use the same entry.
     catalogue.write_text(entry + "\n" + entry.replace("brightness", "quarters"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("MODEL_CATALOGUE", str(catalogue))

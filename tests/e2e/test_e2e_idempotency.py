@@ -1,4 +1,4 @@
-"""64 simultaneous first requests under one Idempotency-Key make one job, also across a kill."""
+"""64 simultaneous requests with one Idempotency-Key make one job, even across a kill."""
 
 import time
 import uuid
@@ -18,14 +18,14 @@ CALLERS = 64
 
 @pytest.fixture
 def http(fragile: System) -> Iterator[httpx.Client]:
-    """One client for all callers: each of its own would load certificates at every try."""
+    """Return one client for all callers, because a new client loads certificates each time."""
     limits = httpx.Limits(max_connections=None)
     with httpx.Client(base_url=fragile.url, timeout=90, limits=limits) as client:
         yield client
 
 
 def ask(http: httpx.Client, key: str, data: bytes, seconds: float) -> httpx.Response:
-    """Send the request until there is an answer about a job, as a client does."""
+    """Repeat the request until a response is below 500, as a client does."""
     end = time.monotonic() + seconds
     while True:
         try:
@@ -59,23 +59,24 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @pytest.mark.parametrize("size_bytes", [100, 100_000])
-def test_one_job_and_as_many_equal_answers(http: httpx.Client, size_bytes: int) -> None:
+def test_all_requests_with_one_key_get_the_same_job(http: httpx.Client, size_bytes: int) -> None:
     key, data = str(uuid.uuid4()), b"x" * size_bytes
     with ThreadPoolExecutor(CALLERS) as callers:
         answers = list(callers.map(lambda _: ask(http, key, data, 30), range(CALLERS)))
     jobs = jobs_of(answers)
     assert all(job == jobs[0] for job in jobs)
     assert jobs[0]["attempt"] == 1
-    # None at all where the one who claimed the key was too slow to start, and another did.
+    # The response of the request that started the job has no such header. It is missing if another
+    # request took over the start.
     assert sum("idempotency-replayed" not in answer.headers for answer in answers) <= 1
     other = ask(http, key, data + b"y", 30)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency-mismatch")
 
 
-def test_one_job_for_each_key_across_the_kill_of_the_host(
+def test_each_key_has_one_job_across_a_kill_of_the_host(
     fragile: System, http: httpx.Client
 ) -> None:
-    """One kill for two keys: it finds the one being claimed, and jobs of the other under way."""
+    """The kill hits one key while it is claimed, and the other while its job runs."""
     old, new = str(uuid.uuid4()), str(uuid.uuid4())
     with ThreadPoolExecutor(2 * CALLERS) as callers:
         asked = {old: [callers.submit(ask, http, old, b"old", 60) for _ in range(CALLERS)]}

@@ -1,4 +1,4 @@
-"""kill -9 of any process: what was accepted is answered, once."""
+"""Kill each process: every accepted job gets exactly one final status."""
 
 import hashlib
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ JOB_COUNT = 50
 
 
 def payload(number: int) -> bytes:
-    """Its own for each job; every fifth is over the inline limit."""
+    """Return the payload of a job. Every fifth is over the inline limit."""
     size_bytes = 40_000 if number % 5 == 0 else 200
     return (f"job {number} ".encode() * (size_bytes // 6 + 1))[:size_bytes]
 
@@ -25,7 +25,7 @@ def accept_all(system: System) -> dict[str, bytes]:
 
 
 def accept_across_a_kill(system: System, name: str) -> dict[str, bytes]:
-    """Accept the jobs while the part dies under them; one that was not accepted is sent again."""
+    """Submit jobs while a part is killed, and repeat each submit until it is accepted."""
     jobs: dict[str, bytes] = {}
     with ThreadPoolExecutor(max_workers=4) as callers:
         accepted = [callers.submit(system.accept_at_last, "noop", payload(n)) for n in range(25)]
@@ -43,7 +43,7 @@ def check_each_answered_once(system: System, jobs: dict[str, bytes]) -> None:
     for job_id, data in jobs.items():
         assert answers[job_id]["status"] == "succeeded", answers[job_id]
         assert answers[job_id]["result"]["sha256"] == hashlib.sha256(data).hexdigest()
-    # Final means final: a second answer would have changed its times.
+    # A second reply would change the times of a final job.
     assert {job_id: system.job(job_id) for job_id in jobs} == answers
     system.wait_until_empty()
 
@@ -54,14 +54,16 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield started
 
 
-def test_jobs_of_a_killed_worker_are_answered_by_the_next(fragile: System, pictures: Path) -> None:
+def test_jobs_of_a_killed_worker_succeed_on_the_next_worker(
+    fragile: System, pictures: Path
+) -> None:
     picture = (pictures / "chelsea.jpg").read_bytes()
     jobs = [
         fragile.submit("classifier", picture, "image/jpeg", prefer="respond-async").json()["id"]
         for _ in range(20)
     ]
-    # Some are answered, some are in the worker's hands, some are in the queue.
-    until(lambda: fragile.job(jobs[1])["finished_at"], 30, "the worker is at work")
+    # Some jobs have ended, some are in flight, and some are in the queue.
+    until(lambda: fragile.job(jobs[1])["finished_at"], 30, "the worker runs jobs")
     fragile.kill_and_wait("worker")
     answers = [fragile.final(job_id, seconds=90) for job_id in jobs]
     assert {job["status"] for job in answers} == {"succeeded"}
@@ -74,12 +76,12 @@ def test_jobs_of_a_killed_worker_are_answered_by_the_next(fragile: System, pictu
 
 
 @pytest.mark.parametrize("name", ["worker", "functions", "app", "servicebus", "blobs"])
-def test_accepted_jobs_survive_the_kill_of(fragile: System, name: str) -> None:
+def test_accepted_jobs_succeed_after_a_kill_of_one_part(fragile: System, name: str) -> None:
     jobs = accept_across_a_kill(fragile, name)
     check_each_answered_once(fragile, jobs)
 
 
-def test_accepted_jobs_survive_the_kill_of_everything(tmp_path: Path) -> None:
+def test_accepted_jobs_succeed_after_a_kill_of_every_part(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with running(data, without=("worker",)) as first:
         jobs = accept_all(first)

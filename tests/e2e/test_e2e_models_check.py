@@ -1,4 +1,4 @@
-"""`loosely models check`: one model alone, in a process of its own."""
+"""Run `loosely models check`, which tries one model in its own process."""
 
 import json
 import os
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 ENTRY = """
 [tried]
 task = "test"
-description = "What a test writes beside it."
+description = "A model that the test writes."
 implementation = "tried"
 queue = "tried"
 media_types = ["text/plain", "image/png"]
@@ -39,14 +39,14 @@ class Infer:
 """
 
 
-def returning(result: str) -> str:
+def model_that_returns(result: str) -> str:
     return f"class Infer:\n    accepts = 'text'\n    def __call__(self, item): return {result}"
 
 
-def checked(
+def run_check(
     folder: Path, *arguments: str, code: str = CODE, more: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command in a folder that has the model `tried`."""
+    """Run the command in a folder with the model `tried`."""
     (folder / "tried.py").write_text(code, encoding="utf-8")
     (folder / "models.toml").write_text(ENTRY + more, encoding="utf-8")
     return subprocess.run(
@@ -65,14 +65,14 @@ def checked(
     )
 
 
-def text(folder: Path, content: str) -> str:
+def write_input(folder: Path, content: str) -> str:
     file = folder / "input.txt"
     file.write_text(content, encoding="utf-8")
     return "input.txt"
 
 
-def test_result_time_and_memory_are_shown_for_each_batch(tmp_path: Path) -> None:
-    done = checked(tmp_path, "tried", text(tmp_path, "seven !"))
+def test_the_result_and_the_time_of_each_batch_size_are_printed(tmp_path: Path) -> None:
+    done = run_check(tmp_path, "tried", write_input(tmp_path, "seven !"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "tried loaded in" in done.stdout
     assert '"characters": 7' in done.stdout
@@ -81,10 +81,10 @@ def test_result_time_and_memory_are_shown_for_each_batch(tmp_path: Path) -> None
 
 
 @pytest.mark.torch
-def test_a_network_shows_what_it_holds_and_what_its_batches_take(
+def test_the_memory_of_a_network_and_its_batches_is_measured(
     tmp_path: Path, pictures: Path
 ) -> None:
-    done = checked(
+    done = run_check(
         tmp_path,
         *("classifier", str(pictures / "chelsea.jpg"), "--json"),
         MODEL_CATALOGUE=str(ROOT / "functions/contract/models.toml"),
@@ -100,25 +100,40 @@ def test_a_network_shows_what_it_holds_and_what_its_batches_take(
     assert peaks[-1] == pytest.approx(8 * peaks[0], rel=0.3)
 
 
-def test_what_a_model_declares_is_told_once(tmp_path: Path) -> None:
+def test_the_memory_that_a_model_declares_is_reported(tmp_path: Path) -> None:
     code = f"{CODE}\n    def memory_bytes(self, cost): return 1000 + int(10 * cost)"
-    done = checked(tmp_path, "tried", text(tmp_path, "x"), "--json", code=code)
+    done = run_check(tmp_path, "tried", write_input(tmp_path, "x"), "--json", code=code)
     loaded, _, *batches = [json.loads(line) for line in done.stdout.splitlines()]
     assert loaded["resident_bytes"] == 1000
     assert [batch["peak_bytes"] for batch in batches] == [10, 20, 40, 60]
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "more", "said"),
+    ("content", "code", "more", "message"),
     [
         ("raise", CODE, "", "inference-failed: tried raised RuntimeError"),
         ("\udc80", CODE, "", "invalid-input: the text is not UTF-8"),
         ("x", "raise OSError", "", "model-failed: tried raised OSError"),
         ("x", "exit('no labels')", "", "SystemExit: no labels\nmodel-failed: tried raised"),
-        ("x", returning("float('nan')"), "", "inference-failed: the model's result cannot be"),
-        ("x", returning("{1, 2}"), "", "JSON: Object of type set is not JSON serializable"),
-        ("x", returning("'x' * 2**26"), "", "result-too-large: the result has 67108866 bytes"),
-        ("x", returning("exit(3)"), "", "inference-failed: tried raised SystemExit"),
+        (
+            "x",
+            model_that_returns("float('nan')"),
+            "",
+            "inference-failed: the model's result cannot be",
+        ),
+        (
+            "x",
+            model_that_returns("{1, 2}"),
+            "",
+            "JSON: Object of type set is not JSON serializable",
+        ),
+        (
+            "x",
+            model_that_returns("'x' * 2**26"),
+            "",
+            "result-too-large: the result has 67108866 bytes",
+        ),
+        ("x", model_that_returns("exit(3)"), "", "inference-failed: tried raised SystemExit"),
         ("x", f"{CODE}\n    def sample(self): return 1", "", "inference-failed: tried raised Type"),
         ("x", CODE, "options = {a = 1}", "model-unfit: tried.options.a: tried takes no"),
         (
@@ -128,27 +143,27 @@ def test_what_a_model_declares_is_told_once(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_said_by_its_code(
-    tmp_path: Path, content: str, code: str, more: str, said: str
+def test_a_faulty_model_or_input_is_reported_with_its_code(
+    tmp_path: Path, content: str, code: str, more: str, message: str
 ) -> None:
     file = tmp_path / "input.txt"
     file.write_bytes(content.encode("utf-8", "surrogateescape"))
-    done = checked(tmp_path, "tried", str(file), code=code, more=more)
+    done = run_check(tmp_path, "tried", str(file), code=code, more=more)
     assert done.returncode == 1, done
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("trid", "input.txt"), "did you mean tried"),
         (("tried", "nowhere.txt"), "nowhere.txt"),
         (("tried", "long.txt"), "2000 bytes; tried takes 1000"),
     ],
 )
-def test_wrong_usage_ends_with_2(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
-    text(tmp_path, "x")
+def test_wrong_usage_exits_with_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    write_input(tmp_path, "x")
     (tmp_path / "long.txt").write_text("x" * 2000)
-    done = checked(tmp_path, *arguments)
+    done = run_check(tmp_path, *arguments)
     assert done.returncode == 2, done
-    assert said in done.stderr
+    assert message in done.stderr

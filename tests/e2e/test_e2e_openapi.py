@@ -1,4 +1,4 @@
-"""A few hundred requests that /openapi.json allows, and that it does not.
+"""Send some hundred valid and invalid requests that are generated from /openapi.json.
 
 `./dev conformance rest` sends thousands.
 """
@@ -11,7 +11,7 @@ from tests.e2e.system import System
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(120)]
 
 
-def test_answers_are_what_the_document_says(system: System) -> None:
+def test_responses_conform_to_the_openapi_document(system: System) -> None:
     outcome = fuzz(system.url, 5, "--seed", "1")
     assert outcome.has_passed, outcome.report
     assert outcome.request_count >= 300

@@ -1,4 +1,4 @@
-"""A message that kills its worker: dead-lettered after three deliveries, and the caller hears."""
+"""A message that kills its worker is dead-lettered after three deliveries."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 CATALOGUE = """
 [crasher]
 task = "crash"
-description = "Takes its worker with it."
+description = "Kills its worker."
 implementation = "tests.e2e.crasher"
 queue = "crasher"
 media_types = ["text/plain"]
@@ -29,7 +29,7 @@ max_delivery_count = 3
 """
 
 
-def test_the_caller_hears_of_a_poison_message(tmp_path: Path) -> None:
+def test_the_caller_of_a_message_that_kills_workers_gets_dead_lettered(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(CATALOGUE)
     with running(tmp_path / "data", catalogue) as system:
@@ -46,7 +46,7 @@ def test_the_caller_hears_of_a_poison_message(tmp_path: Path) -> None:
 
 
 def loosely(system: System, *arguments: str) -> Any:
-    """What `loosely dead-letters … --json` prints."""
+    """Run `loosely dead-letters … --json` and return its output."""
     command = [sys.executable, "-m", "loosely", "dead-letters", *arguments, "--json"]
     done = subprocess.run(
         [*command, "--url", system.url], cwd=ROOT, capture_output=True, text=True, check=True
@@ -55,7 +55,7 @@ def loosely(system: System, *arguments: str) -> Any:
 
 
 def _check_redrive(system: System, job_id: str) -> None:
-    """The letter is kept; it goes on as one new job, and can be thrown away."""
+    """Check that the dead letter is kept, makes exactly one new job, and can be purged."""
     letter = loosely(system, "list", "--model", "crasher")
     assert letter["job_id"] == job_id
     assert letter["reason"] == "MaxDeliveryCountExceeded"
@@ -65,7 +65,7 @@ def _check_redrive(system: System, job_id: str) -> None:
     assert sent["is_new_job"] is True
     assert sent["is_repeat"] is False
     assert loosely(system, "redrive", "crasher", letter["id"]) == {**sent, "is_repeat": True}
-    # It would kill its worker three times more.
+    # Cancel the new job: it would kill its worker three times.
     assert system.http.delete(f"/v1/jobs/{sent['job_id']}").status_code == 202
     assert system.final(sent["job_id"])["status"] == "cancelled"
     assert loosely(system, "purge", "crasher", "--all") == {"deleted": 1}

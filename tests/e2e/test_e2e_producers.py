@@ -1,4 +1,4 @@
-"""Producers without a gateway: the one in the documents, and what they hear when it goes wrong."""
+"""Producers that put requests on queues: the documented program, and replies about failures."""
 
 import json
 import re
@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 PAGE = ROOT / "docs" / "message-contract.md"
 
 
-class PlainTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """Speaks http where the client, which knows TLS only, says https."""
+class HttpTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
+    """Use http instead of https, which the administration client always uses."""
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)
@@ -37,18 +37,20 @@ def reply_queue(system: System) -> Iterator[str]:
     connection = re.sub(r"localhost:\d+", f"localhost:{port}", system.service_bus)
     name = f"replies-{uuid.uuid4().hex[:8]}"
     with ServiceBusAdministrationClient.from_connection_string(
-        connection, transport=PlainTransport()
+        connection, transport=HttpTransport()
     ) as client:
         client.create_queue(name)
         yield name
         client.delete_queue(name)
 
 
-def reply_to(
+def request_reply(
     system: System, reply_queue: str, queue: str = "noop", model: str = "noop", **changes: Any
 ) -> dict[str, Any]:
-    """The reply to a job that is put on one of noop's queues."""
-    job_id = by_hand.put(system, queue, model=model, reply_to={"queue": reply_queue}, **changes)
+    """Put a job on one of noop's queues, and return its reply."""
+    job_id = by_hand.put_request(
+        system, queue, model=model, reply_to={"queue": reply_queue}, **changes
+    )
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,
         client.get_queue_receiver(reply_queue) as receiver,
@@ -61,7 +63,7 @@ def reply_to(
         return answer
 
 
-def test_the_documents_producer_gets_its_reply(
+def test_the_documented_producer_gets_its_reply(
     system: System, reply_queue: str, tmp_path: Path
 ) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -79,29 +81,31 @@ def test_the_documents_producer_gets_its_reply(
     assert json.loads(ran.stdout.removeprefix("True "))["result"]["json"]["size_bytes"] > 0
 
 
-def test_a_failure_is_told(system: System, reply_queue: str) -> None:
+def test_a_failed_job_is_replied_to_with_its_error(system: System, reply_queue: str) -> None:
     unread = {"media_type": "audio/wav", "base64": "AAAA"}
-    answer = reply_to(system, reply_queue, input=unread)
+    answer = request_reply(system, reply_queue, input=unread)
     assert answer["error"]["code"] == "unsupported-media-type"
 
 
-def test_an_expiry_is_told(system: System, reply_queue: str) -> None:
+def test_an_expired_job_is_replied_to_as_expired(system: System, reply_queue: str) -> None:
     passed = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
-    answer = reply_to(system, reply_queue, deadline=passed)
+    answer = request_reply(system, reply_queue, deadline=passed)
     assert answer["error"]["code"] == "expired"
 
 
-def test_a_job_that_may_wait_is_replied_to(system: System, reply_queue: str) -> None:
-    assert reply_to(system, reply_queue, "noop-low")["result"]["json"]["size_bytes"] == 1
+def test_a_low_priority_job_is_replied_to(system: System, reply_queue: str) -> None:
+    assert request_reply(system, reply_queue, "noop-low")["result"]["json"]["size_bytes"] == 1
 
 
 @pytest.mark.parametrize("queue", ["noop", "noop-low"])
-def test_a_dead_letter_is_told(system: System, reply_queue: str, queue: str) -> None:
-    answer = reply_to(system, reply_queue, queue, model="classifier")
+def test_a_dead_lettered_job_is_replied_to_as_dead_lettered(
+    system: System, reply_queue: str, queue: str
+) -> None:
+    answer = request_reply(system, reply_queue, queue, model="classifier")
     assert answer["error"]["code"] == "dead-lettered"
 
 
-def test_the_schema_is_published(system: System) -> None:
+def test_the_gateway_serves_the_json_schema_of_a_request(system: System) -> None:
     answer = system.http.get("/schemas/job-request.json")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/schema+json"

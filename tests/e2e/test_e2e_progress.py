@@ -1,4 +1,4 @@
-"""A job that takes long: seen while it runs, and stopped while it runs."""
+"""Long-running jobs: their progress, and their cancellation while they run."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 CATALOGUE = """
 [slow]
 task = "steps"
-description = "Goes on when it is told to."
+description = "Continues when the test says so."
 implementation = "tests.e2e.slow_model"
 queue = "slow"
 media_types = ["text/plain"]
@@ -39,8 +39,8 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield started
 
 
-class Job:
-    """One job of the slow model, and every status that was seen of it."""
+class SlowJob:
+    """A job of the slow model, and every status that it has shown."""
 
     def __init__(self, system: System, folder: Path, steps: int = 3, **query: Any) -> None:
         folder.mkdir()
@@ -66,8 +66,8 @@ class Job:
     def is_running(self) -> bool:
         return (self.folder / "running").exists()
 
-    def seen(self, status: str, fraction: float | None = None) -> dict[str, Any]:
-        """The job once it looks like this."""
+    def wait_for(self, status: str, fraction: float | None = None) -> dict[str, Any]:
+        """Wait until the job has this status and progress, and return it."""
 
         def found() -> dict[str, Any] | None:
             job = self.look()
@@ -76,18 +76,18 @@ class Job:
 
         return dict(until(found, 15, f"{status} at {fraction}"))
 
-    def assert_legal(self) -> None:
+    def check_statuses(self) -> None:
         status = JobStatus(self.statuses[0])
         for following in self.statuses[1:]:
             status = change_status(status, JobStatus(following))
 
 
-def test_progress_is_seen(slow: System, tmp_path: Path) -> None:
-    job = Job(slow, tmp_path / "job", steps=4)
-    started = job.seen("running")
+def test_a_running_job_shows_its_progress(slow: System, tmp_path: Path) -> None:
+    job = SlowJob(slow, tmp_path / "job", steps=4)
+    started = job.wait_for("running")
     assert started["started_at"] is not None
     job.step(1)
-    quarter = job.seen("running", 0.25)
+    quarter = job.wait_for("running", 0.25)
     assert quarter["progress"]["message"] == "step 1 of 4"
     assert quarter["started_at"] == started["started_at"]
     for number in (2, 3, 4):
@@ -96,13 +96,13 @@ def test_progress_is_seen(slow: System, tmp_path: Path) -> None:
     assert (final["status"], final["result"]) == ("succeeded", {"steps": 4})
     assert final["progress"] is None
     assert job.look() == final
-    job.assert_legal()
+    job.check_statuses()
 
 
-def test_a_running_job_ends_at_its_next_step(slow: System, tmp_path: Path) -> None:
-    job = Job(slow, tmp_path / "job")
-    job.seen("running")
-    following = Job(slow, tmp_path / "following", steps=1)
+def test_a_cancelled_job_stops_at_its_next_step(slow: System, tmp_path: Path) -> None:
+    job = SlowJob(slow, tmp_path / "job")
+    job.wait_for("running")
+    following = SlowJob(slow, tmp_path / "following", steps=1)
     following.step(1)
     answer = slow.http.delete(f"/v1/jobs/{job.id}")
     assert (answer.status_code, answer.json()["status"]) == (202, "cancelling")
@@ -112,9 +112,9 @@ def test_a_running_job_ends_at_its_next_step(slow: System, tmp_path: Path) -> No
     cancelled = until(lambda: (found := job.look())["finished_at"] and found, 15, "cancelled")
     assert cancelled["status"] == "cancelled"
     assert cancelled["started_at"] is not None
-    job.assert_legal()
+    job.check_statuses()
     assert job.statuses.count("cancelling") >= 1
-    # The device is free, and the message is gone: nobody runs the job again.
+    # The device is free, and the job does not run again.
     assert slow.final(following.id)["status"] == "succeeded"
     assert (job.folder / "running").exists()
     (job.folder / "running").unlink()
@@ -122,12 +122,12 @@ def test_a_running_job_ends_at_its_next_step(slow: System, tmp_path: Path) -> No
     assert not job.is_running()
 
 
-def test_what_is_cancelled_in_the_queue_never_runs(slow: System, tmp_path: Path) -> None:
-    ahead = Job(slow, tmp_path / "ahead", steps=1)
-    ahead.seen("running")
-    waiting = [Job(slow, tmp_path / str(number), steps=1) for number in range(4)]
+def test_a_job_cancelled_in_the_queue_does_not_run(slow: System, tmp_path: Path) -> None:
+    ahead = SlowJob(slow, tmp_path / "ahead", steps=1)
+    ahead.wait_for("running")
+    waiting = [SlowJob(slow, tmp_path / str(number), steps=1) for number in range(4)]
     for job in waiting[:3]:
-        assert slow.http.delete(f"/v1/jobs/{job.id}").status_code in {200, 202}
+        assert slow.http.delete(f"/v1/jobs/{job.id}").status_code == 202
         assert slow.final(job.id)["status"] == "cancelled"
     waiting[3].step(1)
     ahead.step(1)
@@ -135,12 +135,14 @@ def test_what_is_cancelled_in_the_queue_never_runs(slow: System, tmp_path: Path)
     assert [job.is_running() for job in waiting] == [False, False, False, True]
 
 
-def test_expired_tells_that_it_ran(slow: System, tmp_path: Path) -> None:
-    job = Job(slow, tmp_path / "job", deadline_seconds=2)
-    job.seen("running")
+def test_a_job_that_expires_while_it_runs_shows_its_start(slow: System, tmp_path: Path) -> None:
+    job = SlowJob(slow, tmp_path / "job", deadline_seconds=2)
+    job.wait_for("running")
     expired = slow.final(job.id)
     assert expired["status"] == "expired"
     assert expired["started_at"] is not None
-    following = Job(slow, tmp_path / "following", steps=1)
+    following = SlowJob(slow, tmp_path / "following", steps=1)
     following.step(1)
-    assert slow.final(following.id)["status"] == "succeeded", "the worker stopped, and goes on"
+    assert slow.final(following.id)["status"] == "succeeded", (
+        "the worker stops the expired job and takes the next one"
+    )

@@ -1,4 +1,4 @@
-"""Jobs that wait: their places, who goes first, who is refused, and that no cancelled one runs."""
+"""Queued jobs: positions, low priority, cancellations and saturation."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 CATALOGUE = """
 [counting]
 task = "count"
-description = "Writes down what it ran."
+description = "Logs its jobs."
 implementation = "tests.e2e.counting"
 queue = "counting"
 media_types = ["text/plain"]
@@ -55,7 +55,7 @@ def accept(system: System, text: str, priority: str = "normal") -> str:
     return str(answer.json()["id"])
 
 
-def test_cancelled_jobs_never_run_and_low_ones_run_last(
+def test_cancelled_jobs_do_not_run_and_low_priority_jobs_run_last(
     directory: Path, environment: dict[str, str]
 ) -> None:
     catalogue, data = directory / "models.toml", directory / "data"
@@ -63,14 +63,14 @@ def test_cancelled_jobs_never_run_and_low_ones_run_last(
         low = [accept(system, f"low {number}", "low") for number in range(5)]
         with ThreadPoolExecutor(8) as pool:
             ids = list(pool.map(lambda number: accept(system, f"job {number}"), range(200)))
-        # What is still on its way to the queue is in no count.
+        # A job is counted only after its message is in the queue.
         system.wait_for_messages(205)
         until(
             lambda: system.http.get("/v1/models/counting").json()["queue_length"] == 205,
             20,
-            "all are counted",
+            "all jobs are counted",
         )
-        _check_places(system, ids)
+        _check_positions(system, ids)
         assert system.job(low[-1])["queue"]["position"] == 205
         cancelled, kept = ids[:150], ids[150:]
         with ThreadPoolExecutor(8) as pool:
@@ -89,28 +89,30 @@ def test_cancelled_jobs_never_run_and_low_ones_run_last(
         )
         wanted = ["job hung up", *(f"job {number}" for number in range(150, 200))]
         assert sorted(ran(directory)[:-5]) == sorted(wanted)
-        # They had come first. Among themselves the order is the queue's only about: all are asked
-        # about at once before they run.
+        # They were submitted first but run last. Their own order may change, because the worker
+        # checks all of them for cancellation at the same time.
         assert sorted(ran(directory)[-5:]) == [f"low {number}" for number in range(5)]
         _check_saturation(system)
 
 
-def _check_places(system: System, ids: list[str]) -> None:
-    """Nobody works: the jobs stand in a row, and how long that takes is not known."""
+def _check_positions(system: System, ids: list[str]) -> None:
+    """Check that jobs show positions but not an estimated wait while there is no worker."""
     queues = [system.job(job_id)["queue"] for job_id in (ids[0], ids[100], ids[199])]
     positions = [queue["position"] for queue in queues]
-    # They were accepted eight at a time, so the order is theirs only about.
+    # Eight were accepted at a time, so the positions are approximate.
     assert positions[0] <= 16, positions
     assert 80 <= positions[1] <= 120, positions
     assert 180 <= positions[2] <= 200, positions
     until(
-        lambda: system.job(ids[0])["queue"]["phase"] == "cold_starting", 10, "no worker is noticed"
+        lambda: system.job(ids[0])["queue"]["phase"] == "cold_starting",
+        10,
+        "the missing worker is shown",
     )
     assert system.job(ids[0])["queue"]["eta_seconds"] is None
 
 
 def _hang_up(system: System, text: str) -> str:
-    """Leave in the middle of a wait; the id of the job, which the caller never learnt."""
+    """Close the connection during a wait, and return the id of the job."""
     before = {job["id"] for job in system.http.get("/v1/jobs", params={"limit": 5}).json()["jobs"]}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(
@@ -125,12 +127,12 @@ def _hang_up(system: System, text: str) -> str:
 
 
 def _check_saturation(system: System) -> None:
-    """With a known pace, a long queue tells a wait and refuses who cannot wait that long."""
+    """Check that a long queue shows an estimated wait and refuses jobs with a short deadline."""
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: accept(system, "sleep 300"), range(40)))
-    until(lambda: _eta_seconds(system, ids[-1]) > 2, 10, "the last one's wait is known")
+    until(lambda: _eta_seconds(system, ids[-1]) > 2, 10, "the last job shows an estimated wait")
     options = {"deadline_seconds": 1}
-    answer = until(lambda: _refused(system, options), 5, "a job with no time is refused")
+    answer = until(lambda: _refused(system, options), 5, "a job with a short deadline is refused")
     problem = answer.json()
     assert problem["code"] == "saturated"
     assert int(answer.headers["retry-after"]) >= 1

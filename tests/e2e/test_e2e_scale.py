@@ -1,4 +1,4 @@
-"""`loosely up --scale`: workers come with the messages, go with them, and none is cut off."""
+"""Run `loosely up --scale`: workers start and stop with the number of messages."""
 
 import re
 import threading
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 CATALOGUE = """
 [counting]
 task = "count"
-description = "Writes down what it ran."
+description = "Logs its jobs."
 implementation = "tests.e2e.counting"
 queue = "counting"
 media_types = ["text/plain"]
@@ -31,8 +31,8 @@ max_delivery_count = 3
 SCALE = ("--scale", "0:4", "--scale-target", "5", "--scale-poll", "0.5", "--scale-cooldown", "3")
 
 
-class Crew:
-    """Looks all the time at which workers there are."""
+class WorkerMonitor:
+    """Poll which workers run, and keep the highest number."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -85,16 +85,18 @@ def queue_length(system: System) -> int:
     return int(system.http.get("/v1/models/counting").json()["queue_length"])
 
 
-def test_from_zero_to_four_and_back_without_cutting_a_job_off(scaled: System) -> None:
-    crew = Crew(scaled)
-    assert crew.now() == []
-    with crew.watched():
+def test_workers_scale_from_zero_to_four_and_back_without_interrupting_a_job(
+    scaled: System,
+) -> None:
+    workers = WorkerMonitor(scaled)
+    assert workers.now() == []
+    with workers.watched():
         with ThreadPoolExecutor(8) as pool:
             ids = list(pool.map(lambda n: accept(scaled, f"sleep {50 + n}"), range(100)))
         assert {scaled.final(job_id)["status"] for job_id in ids} == {"succeeded"}
-        until(lambda: crew.now() == [], 30, "all workers are gone")
-    assert crew.most == 4
-    # Each ran once: nobody was stopped in the middle of a job.
+        until(lambda: workers.now() == [], 30, "all workers have stopped")
+    assert workers.most == 4
+    # Each job ran once, so every worker finished its job before it stopped.
     ran = (scaled.data.parent / "ran.txt").read_text().split("\n")[:-1]
     assert sorted(ran) == sorted(f"sleep {50 + n}" for n in range(100))
     output = scaled.output()
@@ -105,8 +107,8 @@ def test_from_zero_to_four_and_back_without_cutting_a_job_off(scaled: System) ->
     assert sizes[-1] == 0
 
 
-def test_a_long_job_of_low_priority_brings_a_worker_and_keeps_it(scaled: System) -> None:
-    crew = Crew(scaled)
+def test_a_long_low_priority_job_starts_a_worker_and_keeps_it(scaled: System) -> None:
+    workers = WorkerMonitor(scaled)
     answer = scaled.http.post(
         "/v1/models/counting/jobs",
         params={"priority": "low"},
@@ -114,13 +116,13 @@ def test_a_long_job_of_low_priority_brings_a_worker_and_keeps_it(scaled: System)
         headers={"content-type": "text/plain", "prefer": "respond-async"},
     )
     job_id = str(answer.json()["id"])
-    until(lambda: len(crew.now()) == 1, 20, "a worker comes")
+    until(lambda: len(workers.now()) == 1, 20, "a worker starts")
     ran = scaled.data.parent / "ran.txt"
-    until(lambda: "sleep 5000" in ran.read_text(), 20, "it runs")
-    # A message that a worker holds counts, as in Azure: else its worker would seem idle.
-    until(lambda: queue_length(scaled) == 1, 3, "it is counted while it runs")
-    (name,) = crew.now()
+    until(lambda: "sleep 5000" in ran.read_text(), 20, "the job runs")
+    # As in Azure, a locked message counts: otherwise its worker would seem idle.
+    until(lambda: queue_length(scaled) == 1, 3, "the running job is counted")
+    (name,) = workers.now()
     first = scaled.part(name).pid
     assert scaled.final(job_id)["status"] == "succeeded"
-    assert scaled.part(name).pid == first, "it outlasted a cool-down, for it was busy"
-    until(lambda: crew.now() == [], 30, "the worker is gone")
+    assert scaled.part(name).pid == first, "the busy worker outlasts the cool-down"
+    until(lambda: workers.now() == [], 30, "the worker has stopped")

@@ -1,4 +1,4 @@
-"""Webhooks and fetched inputs over the whole system, with receivers that misbehave."""
+"""Webhooks and inputs by URL, with receivers and servers that fail."""
 
 import base64
 import hashlib
@@ -23,15 +23,15 @@ OLD, NEW = (f"whsec_{base64.b64encode(bytes([n]) * 32).decode()}" for n in (1, 2
 SETTINGS = {"WEBHOOK_SECRETS": f"{NEW},{OLD}", "GUARD_ALLOW": "127.0.0.1"}
 
 
-class Stranger(http.server.ThreadingHTTPServer):
-    """Takes webhooks as `statuses` tell, then with 200; serves `files`."""
+class WebhookReceiver(http.server.ThreadingHTTPServer):
+    """Receive webhooks, responding with each of `statuses` and then with 200. Serve `files`."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.statuses: list[int] = []
-        self.taken: list[tuple[dict[str, str], bytes]] = []
+        self.received: list[tuple[dict[str, str], bytes]] = []
         self.refused = 0
         self.files: dict[str, tuple[int, dict[str, str], bytes]] = {}
 
@@ -40,13 +40,13 @@ class Stranger(http.server.ThreadingHTTPServer):
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    server: Stranger
+    server: WebhookReceiver
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         status = self.server.statuses.pop(0) if self.server.statuses else 200
         if status == 200:
-            self.server.taken.append(
+            self.server.received.append(
                 ({name.lower(): value for name, value in self.headers.items()}, body)
             )
         else:
@@ -64,13 +64,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's name
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name in the base class
         pass
 
 
 @contextmanager
-def serving() -> Iterator[Stranger]:
-    server = Stranger()
+def run_webhook_receiver() -> Iterator[WebhookReceiver]:
+    server = WebhookReceiver()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -82,13 +82,13 @@ def serving() -> Iterator[Stranger]:
 
 
 @pytest.fixture(scope="module")
-def stranger() -> Iterator[Stranger]:
-    with serving() as server:
+def receiver() -> Iterator[WebhookReceiver]:
+    with run_webhook_receiver() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def hooked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def webhook_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     environment = {**SETTINGS, "WORKER_MODELS": "noop"}
     with running(tmp_path_factory.mktemp("webhooks") / "data", environment=environment) as system:
         yield system
@@ -105,77 +105,85 @@ def delivery(system: System, job_id: str) -> dict[str, Any]:
     return log
 
 
-def test_a_receiver_that_fails_at_first_gets_it_across_a_kill_of_the_host(
-    hooked: System, stranger: Stranger
+def test_a_webhook_is_delivered_after_failures_and_a_kill_of_the_host(
+    webhook_system: System, receiver: WebhookReceiver
 ) -> None:
-    stranger.taken.clear()
-    stranger.statuses = [500, 302, 503]
-    webhook = {"url": stranger.url("/hook?token=very-hidden")}
-    answer = submit(hooked, {"input": {"text": "hello"}, "webhook": webhook})
+    receiver.received.clear()
+    receiver.statuses = [500, 302, 503]
+    webhook = {"url": receiver.url("/hook?token=very-hidden")}
+    answer = submit(webhook_system, {"input": {"text": "hello"}, "webhook": webhook})
     assert answer.status_code == 200, answer.text
     job = answer.json()
-    until(lambda: stranger.refused, 20, "the first try")
-    hooked.kill_and_wait("functions")
-    until(lambda: stranger.taken, 60, "the webhook is delivered")
-    headers, body = stranger.taken[0]
+    until(lambda: receiver.refused, 20, "the first try")
+    webhook_system.kill_and_wait("functions")
+    until(lambda: receiver.received, 60, "the webhook is delivered")
+    headers, body = receiver.received[0]
     for secret in (OLD, NEW):
-        assert Webhook(secret).verify(body, headers) == hooked.job(job["id"])
+        assert Webhook(secret).verify(body, headers) == webhook_system.job(job["id"])
     log = until(
-        lambda: (found := delivery(hooked, job["id"]))["state"] == "delivered" and found,
+        lambda: (found := delivery(webhook_system, job["id"]))["state"] == "delivered" and found,
         20,
-        "the log tells of the delivery",
+        "the log shows the delivery",
     )
     assert [attempt["status"] for attempt in log["attempts"]][-2:] == [503, 200]
     assert "secret of the receiver" not in json.dumps(log)
 
-    again = hooked.http.post(f"/v1/admin/jobs/{job['id']}/webhook/redeliver")
+    again = webhook_system.http.post(f"/v1/admin/jobs/{job['id']}/webhook/redeliver")
     assert again.status_code == 202, again.text
-    until(lambda: len(stranger.taken) == 2, 20, "it is delivered again")
-    assert stranger.taken[1][0]["webhook-id"] == headers["webhook-id"]
-    assert stranger.taken[1][1] == body
-    logs = "".join(path.read_text() for path in (hooked.data / "logs").glob("*.log"))
+    until(lambda: len(receiver.received) == 2, 20, "the webhook is delivered again")
+    assert receiver.received[1][0]["webhook-id"] == headers["webhook-id"]
+    assert receiver.received[1][1] == body
+    logs = "".join(path.read_text() for path in (webhook_system.data / "logs").glob("*.log"))
     assert "very-hidden" not in logs
 
 
-def test_a_receiver_that_is_gone_is_left_alone(hooked: System, stranger: Stranger) -> None:
-    stranger.statuses = [410]
-    job = submit(hooked, {"input": {"text": "x"}, "webhook": {"url": stranger.url("/gone")}}).json()
+def test_a_webhook_answered_with_410_is_not_sent_again(
+    webhook_system: System, receiver: WebhookReceiver
+) -> None:
+    receiver.statuses = [410]
+    job = submit(
+        webhook_system, {"input": {"text": "x"}, "webhook": {"url": receiver.url("/gone")}}
+    ).json()
     log = until(
-        lambda: (found := delivery(hooked, job["id"]))["state"] != "pending" and found,
+        lambda: (found := delivery(webhook_system, job["id"]))["state"] != "pending" and found,
         20,
-        "it is stopped",
+        "the webhook is stopped",
     )
     assert (log["state"], len(log["attempts"])) == ("stopped", 1)
 
 
-def test_a_producer_is_told_what_became_of_its_job(hooked: System, stranger: Stranger) -> None:
-    stranger.taken.clear()
-    reply_to = {"webhook": stranger.url("/producer")}
-    done = by_hand.put(hooked, "noop", reply_to=reply_to)
-    until(lambda: stranger.taken, 30, "the worker brings the reply")
-    headers, body = stranger.taken.pop()
+def test_a_producer_gets_a_reply_and_a_dead_letter_by_webhook(
+    webhook_system: System, receiver: WebhookReceiver
+) -> None:
+    receiver.received.clear()
+    reply_to = {"webhook": receiver.url("/producer")}
+    job_id = by_hand.put_request(webhook_system, "noop", reply_to=reply_to)
+    until(lambda: receiver.received, 30, "the worker sends the reply")
+    headers, body = receiver.received.pop()
     reply = Webhook(NEW).verify(body, headers)
-    assert (headers["webhook-id"], reply["job_id"]) == (f"job_{done}", done)
+    assert (headers["webhook-id"], reply["job_id"]) == (f"job_{job_id}", job_id)
     assert "error" not in reply
 
-    stranger.statuses = [500]
-    given_up = by_hand.put(hooked, "noop", reply_to=reply_to, model="classifier")
-    until(lambda: stranger.taken, 30, "the gateway tells of the dead letter, at the second try")
-    headers, body = stranger.taken.pop()
+    receiver.statuses = [500]
+    given_up = by_hand.put_request(webhook_system, "noop", reply_to=reply_to, model="classifier")
+    until(lambda: receiver.received, 30, "the gateway reports the dead letter at the second try")
+    headers, body = receiver.received.pop()
     reply = Webhook(OLD).verify(body, headers)
     assert headers["webhook-id"] == f"job_{given_up}-dead-letter"
     assert (reply["job_id"], reply["error"]["code"]) == (given_up, "dead-lettered")
-    assert stranger.statuses == []
+    assert receiver.statuses == []
 
 
-def test_an_input_is_fetched(hooked: System, stranger: Stranger, pictures: Path) -> None:
+def test_an_input_by_url_is_fetched(
+    webhook_system: System, receiver: WebhookReceiver, pictures: Path
+) -> None:
     picture = (pictures / "chelsea.jpg").read_bytes()
-    stranger.files |= {
+    receiver.files |= {
         "/cat": (200, {"content-type": "application/octet-stream"}, picture),
         "/moved": (302, {"location": "/cat"}, b""),
     }
     for path in ("/cat", "/moved"):
-        job = submit(hooked, {"input": {"url": stranger.url(path)}}).json()
+        job = submit(webhook_system, {"input": {"url": receiver.url(path)}}).json()
         assert job["status"] == "succeeded", job
         assert job["result"]["sha256"] == hashlib.sha256(picture).hexdigest()
 
@@ -190,15 +198,15 @@ def test_an_input_is_fetched(hooked: System, stranger: Stranger, pictures: Path)
         ("/empty", "no bytes"),
     ],
 )
-def test_an_input_that_cannot_be_fetched_is_the_callers_fault(
-    hooked: System, stranger: Stranger, path: str, said: str
+def test_an_input_that_cannot_be_fetched_is_refused(
+    webhook_system: System, receiver: WebhookReceiver, path: str, said: str
 ) -> None:
-    stranger.files |= {
+    receiver.files |= {
         "/inside": (302, {"location": "https://10.0.0.1/"}, b""),
         "/loop": (302, {"location": "/loop"}, b""),
         "/large": (200, {}, bytes(10_485_761)),
         "/empty": (200, {}, b""),
     }
-    answer = submit(hooked, {"input": {"url": stranger.url(path)}})
+    answer = submit(webhook_system, {"input": {"url": receiver.url(path)}})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input"), answer.text
     assert said in answer.json()["detail"]

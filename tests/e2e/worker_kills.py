@@ -1,7 +1,7 @@
-"""kill -9 of the worker at random moments under load: no job is lost, and each ends once.
+"""Kill the worker at random moments under load, and check that each job ends once.
 
-`./dev conformance worker [--kills N] [--seed N]` does it at length and prints how many jobs ran
-more than once. Delivery is at least once underneath, so some do; the job has one answer.
+`./dev conformance worker [--kills N] [--seed N]` does it many times and prints how many jobs ran
+more than once. Some do, because delivery is at least once. Each job has one final status.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from tests.e2e.system import System, running, until
 CATALOGUE = """
 [counting]
 task = "count"
-description = "Writes down what reaches it."
+description = "Logs its jobs."
 implementation = "tests.e2e.counting_model"
 queue = "counting"
 media_types = ["text/plain"]
@@ -41,8 +41,8 @@ _BACKLOG = 80
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What came of it. `runs` counts each time that a job reached the model."""
+class WorkerKillReport:
+    """The result of a run. `runs` counts how often a job reached the model."""
 
     jobs: int
     kills: int
@@ -58,8 +58,8 @@ class Figures:
         )
 
 
-class Load:
-    """Jobs that come as long as it is on, never far ahead of the worker."""
+class JobSubmitter:
+    """Submit jobs until stopped, but only a limited number ahead of the worker."""
 
     def __init__(self, system: System, ran: Path) -> None:
         self._system = system
@@ -68,13 +68,13 @@ class Load:
         self.jobs: dict[int, str] = {}
 
     def ran(self) -> Counter[int]:
-        """How often each job has reached the model."""
+        """Return how often each job has reached the model."""
         text = self._ran.read_text("utf-8") if self._ran.exists() else ""
-        # The last line may be cut off by the kill.
+        # The kill may have truncated the last line.
         return Counter(int(line) for line in text.rpartition("\n")[0].split())
 
     def run(self) -> None:
-        """Submit until told to stop."""
+        """Submit jobs until `stop` is called."""
         while not self._off.is_set():
             if len(self.jobs) - len(self.ran()) > _BACKLOG:
                 self._off.wait(0.05)
@@ -84,17 +84,23 @@ class Load:
             self.jobs[number] = self._system.accept("counting", data, content_type="text/plain")
 
     def stop(self) -> None:
-        """No more jobs."""
+        """Stop submitting."""
         self._off.set()
 
 
-def kill_at_random(folder: Path, kills: int, seed: int, say: Callable[[str], None]) -> Figures:
-    """Kill the worker so many times under load; AssertionError where a job was lost or doubled."""
+def kill_at_random(
+    folder: Path, kills: int, seed: int, say: Callable[[str], None]
+) -> WorkerKillReport:
+    """Kill the worker `kills` times under load.
+
+    Raises:
+        AssertionError: if a job is lost, or its final status changes.
+    """
     begun, chance = time.monotonic(), random.Random(seed)
     catalogue = folder / "models.toml"
     catalogue.write_text(CATALOGUE, encoding="utf-8")
     with running(folder / "data", catalogue) as system, ThreadPoolExecutor(1) as pool:
-        load = Load(system, folder / "ran")
+        load = JobSubmitter(system, folder / "ran")
         submitting = pool.submit(load.run)
         try:
             for kill in range(1, kills + 1):
@@ -107,7 +113,7 @@ def kill_at_random(folder: Path, kills: int, seed: int, say: Callable[[str], Non
         _check(system, load.jobs)
         counts = load.ran()
     assert set(counts) == set(load.jobs)
-    return Figures(
+    return WorkerKillReport(
         jobs=len(load.jobs),
         kills=kills,
         runs=counts.total(),
@@ -122,7 +128,7 @@ def _check(system: System, jobs: dict[int, str]) -> None:
         assert job["status"] == "succeeded", job
         assert job["result"] == {"number": str(number)}
     until(lambda: not _left(system), 30, "the queues are empty")
-    # Final means final: a second answer would have changed its times.
+    # A second reply would change the times of a final job.
     assert {number: system.job(job_id) for number, job_id in jobs.items()} == ended
 
 
@@ -136,7 +142,7 @@ def _left(system: System) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Do it at length."""
+    """Kill the worker many times and print the report."""
     parser = argparse.ArgumentParser(prog="./dev conformance worker")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.randrange(10_000))

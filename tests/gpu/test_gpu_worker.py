@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.rig import Rig, running
+from benchmarks.rig import WorkerRig, run_rig
 from contract.messages import InlineBytes, InlineJson, JobReply
 from tests.gpu.gpu_asserting_model import LOSES_THE_DEVICE
 from worker.shutdown import EXIT_DEVICE_LOST
@@ -79,17 +79,17 @@ def test_out_of_memory_does_not_lose_the_device() -> None:
     assert told(OUT_OF_MEMORY) == [True, False, True]
 
 
-def one_reply(rig: Rig, data: bytes) -> JobReply:
+def one_reply(rig: WorkerRig, data: bytes) -> JobReply:
     rig.fill("asserting", [InlineBytes("application/octet-stream", data)], 1)
-    rig.wait_for("asserting", 1, SECONDS)
-    (reply,) = rig.replies()
+    rig.wait_for_replies("asserting", 1, SECONDS)
+    (reply,) = rig.take_replies()
     return reply
 
 
 def test_a_worker_on_a_lost_device_exits_and_returns_its_job(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(CATALOGUE, "utf-8")
-    with running(tmp_path, catalogue, "asserting") as rig:
+    with run_rig(tmp_path, catalogue, "asserting") as rig:
         outcome = one_reply(rig, b"abc").outcome
         assert isinstance(outcome, InlineJson)
         assert outcome.value == {"value": 3}
@@ -101,7 +101,7 @@ def test_a_worker_on_a_lost_device_exits_and_returns_its_job(tmp_path: Path) -> 
 
 def test_readiness_shows_that_the_gpu_computed(tmp_path: Path) -> None:
     catalogue = ROOT / "benchmarks" / "models.toml"
-    with running(tmp_path, catalogue, "classifier") as rig:
+    with run_rig(tmp_path, catalogue, "classifier") as rig:
         answer = httpx.get(rig.worker.probe, timeout=SECONDS)
         assert answer.status_code == 200
         assert answer.json()["device"]["computed_seconds_ago"] >= 0

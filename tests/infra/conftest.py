@@ -1,4 +1,4 @@
-"""The deployment files, and whether they can be rendered here."""
+"""Fixtures: the deployment files, and scripts that run with stand-ins."""
 
 import os
 import shutil
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.deployment import ROOT, Deployment
-from tests.infra.scripted import Place, check_out, place_in
+from tests.infra.deployment import ROOT, DeploymentFiles
+from tests.infra.script_runner import ScriptRunner, install_scripts, make_checkout
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without kubectl nothing can be rendered: left out, except where everything must be run."""
+    """Skip these tests without kubectl, which renders the manifests, except in CI."""
     if shutil.which("kubectl") or "CI" in os.environ:
         return
     for item in items:
@@ -20,20 +20,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def repository() -> Deployment:
-    """The files as they are."""
-    return Deployment(ROOT)
+def repository() -> DeploymentFiles:
+    """Return the deployment files of this repository."""
+    return DeploymentFiles(ROOT)
 
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with the files, for scripts that write or ask Git."""
+    """Return a copy of the repository, for scripts that write files or call Git."""
     root = tmp_path_factory.mktemp("checkout")
-    check_out(root)
+    make_checkout(root)
     return root
 
 
 @pytest.fixture
-def place(checkout: Path, tmp_path: Path) -> Place:
-    """Its scripts, and new programs that stand for Azure's."""
-    return place_in(checkout, tmp_path / "bin")
+def scripts(checkout: Path, tmp_path: Path) -> ScriptRunner:
+    """Return the scripts of the checkout, with new stand-ins for Azure's programs."""
+    return install_scripts(checkout, tmp_path / "bin")

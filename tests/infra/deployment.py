@@ -1,4 +1,4 @@
-"""The deployment files of one folder, read for the checks that hold them against one another."""
+"""Read the deployment files of one folder, for the checks that compare them."""
 
 import hashlib
 import json
@@ -16,28 +16,28 @@ Manifest = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
 
-# Most copies of the files have the same manifests as the others, and rendering them takes longest.
+# Cached, because rendering takes longest and most copies of the files have the same manifests.
 _RENDERED: dict[tuple[str, str], list[Manifest]] = {}
 
 
 @dataclass(frozen=True)
-class Deployment:
+class DeploymentFiles:
     """A copy of the repository's deployment files, or the repository itself."""
 
     root: Path
 
     def text(self, path: str) -> str:
-        """A file of it."""
+        """Return the text of a file."""
         return (self.root / path).read_text(encoding="utf-8")
 
     @cached_property
     def catalogue(self) -> Any:
-        """What Bicep knows of the models."""
+        """The models and queues as Bicep reads them."""
         return json.loads(self.text("infra/catalogue.json"))
 
     @cached_property
     def models(self) -> dict[str, Any]:
-        """The model catalogue itself."""
+        """The model catalogue."""
         return tomllib.loads(self.text("functions/contract/models.toml"))
 
     @cached_property
@@ -48,13 +48,13 @@ class Deployment:
         return re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE)
 
     def module(self, name: str) -> str:
-        """One template without comments."""
+        """Return one template without comments."""
         return re.sub(
             r"^\s*//.*$", "", self.text(f"infra/modules/{name}.bicep"), flags=re.MULTILINE
         )
 
     def rendered(self, overlay: str) -> list[Manifest]:
-        """An overlay as the cluster would get it."""
+        """Return the manifests of an overlay, as the cluster gets them."""
         folder = self.root / "infra" / "k8s"
         sources = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
@@ -64,32 +64,32 @@ class Deployment:
 
     @cached_property
     def overlays(self) -> dict[str, list[Manifest]]:
-        """Every overlay, rendered."""
+        """The rendered manifests of every overlay."""
         folder = self.root / "infra" / "k8s" / "overlays"
         return {path.name: self.rendered(path.name) for path in sorted(folder.iterdir())}
 
 
 def render(folder: Path) -> list[Manifest]:
-    """What kustomize makes of a folder."""
+    """Return the manifests that kustomize renders from a folder."""
     command = ["kubectl", "kustomize", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    # In C, since each planted fault has all overlays read anew.
+    # The C loader is faster: each planted fault parses all overlays again.
     return [document for document in yaml.load_all(done.stdout, yaml.CSafeLoader) if document]
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
-    """The manifests of one kind."""
+    """Return the manifests of one kind."""
     return [manifest for manifest in manifests if manifest["kind"] == kind]
 
 
 def pod(workload: Manifest) -> Manifest:
-    """The pod's specification of a Deployment or DaemonSet."""
+    """Return the pod specification of a Deployment or DaemonSet."""
     spec: Manifest = workload["spec"]["template"]["spec"]
     return spec
 
 
 def is_gpu(manifest: Manifest) -> bool:
-    """Whether an object is of a model that runs on GPUs."""
+    """Return whether an object belongs to a model that runs on GPUs."""
     labels = manifest["metadata"].get("labels", {})
     return bool(labels.get("loosely.dev/device") == "gpu")

@@ -1,8 +1,9 @@
-"""az, azd, kubectl, kubelogin and docker for tests: programs that remember what they were asked.
+"""Stand-ins for az, azd, kubectl, kubelogin and docker in tests.
 
-`install` writes them into a folder for PATH. Each adds its arguments to `calls.jsonl` and answers
-from `state.json`, which lies beside it, so that a second run meets what the first has made. The
-command `kustomize` goes on to the real kubectl. What is not known here ends with 64.
+`install` writes them into a folder for PATH. Each program appends its arguments to `calls.jsonl`
+and answers from `state.json` in the same folder, so that a second run finds the results of
+the first.
+`kubectl kustomize` runs the real kubectl. An unknown command exits with 64.
 """
 
 import fcntl
@@ -23,8 +24,8 @@ NOT_FOUND: Final = 3
 State = dict[str, Any]
 
 
-class Ended(Exception):
-    """The program fails with this code."""
+class ProgramError(Exception):
+    """The program fails with this exit code."""
 
     def __init__(self, code: int, text: str = "") -> None:
         super().__init__(text)
@@ -32,7 +33,7 @@ class Ended(Exception):
 
 
 def install(folder: Path, state: State) -> None:
-    """Write the programs and their state."""
+    """Write the programs and their state into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
     (folder / "calls.jsonl").touch()
@@ -43,19 +44,19 @@ def install(folder: Path, state: State) -> None:
 
 
 def calls(folder: Path) -> list[list[str]]:
-    """Every call so far: the program and its arguments."""
+    """Return every call so far: the program and its arguments."""
     lines = (folder / "calls.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
 def state_of(folder: Path) -> State:
-    """What the programs have made."""
+    """Return the current state of the programs."""
     state: State = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return state
 
 
 class Call:
-    """One call of one program."""
+    """A call of a program."""
 
     def __init__(self, program: str, arguments: list[str], state: State) -> None:
         self.words = [program]
@@ -67,27 +68,27 @@ class Call:
         self.state = state
 
     def option(self, name: str) -> str:
-        """The value of an option; the call is wrong without it."""
+        """Return the value of an option. Raises ProgramError if it is missing."""
         if name not in self.options:
-            raise Ended(UNKNOWN, f"{' '.join(self.words)} without {name}")
+            raise ProgramError(UNKNOWN, f"{' '.join(self.words)} without {name}")
         return str(self.options[name])
 
     def table(self, name: str) -> dict[str, Any]:
-        """A part of the state."""
+        """Return one table of the state, created if missing."""
         part: dict[str, Any] = self.state.setdefault(name, {})
         return part
 
-    def found(self, table: str, key: str) -> str:
-        """What lies there under a name; fails as the real programs do where nothing does."""
+    def get(self, table: str, key: str) -> str:
+        """Return an entry of a table. Raises ProgramError, as the real programs fail."""
         if key not in self.table(table):
-            raise Ended(NOT_FOUND, f"ERROR: {key} was not found")
+            raise ProgramError(NOT_FOUND, f"ERROR: {key} was not found")
         return str(self.table(table)[key])
 
 
 def az_acr_build(call: Call) -> str:
     image = call.option("--image")
     if not Path(call.option("--file")).is_file():
-        raise Ended(UNKNOWN, "no Dockerfile")
+        raise ProgramError(UNKNOWN, "no Dockerfile")
     call.table("images")[image] = f"sha256:{image.encode().hex()}"
     return "built"
 
@@ -95,7 +96,7 @@ def az_acr_build(call: Call) -> str:
 def az_aks_list(call: Call) -> str:
     group = call.option("--resource-group")
     if not call.state.get("group"):
-        raise Ended(NOT_FOUND, f"ERROR: {group} was not found")
+        raise ProgramError(NOT_FOUND, f"ERROR: {group} was not found")
     return str(call.table("pools").get(group, ""))
 
 
@@ -107,7 +108,7 @@ def az_credentials(call: Call) -> str:
 def az_secret_set(call: Call) -> str:
     file = Path(call.option("--file"))
     if file.stat().st_mode & 0o077:
-        raise Ended(UNKNOWN, "others can read the secret's file")
+        raise ProgramError(UNKNOWN, "others can read the secret's file")
     call.table("secrets")[call.option("--name")] = file.read_text(encoding="utf-8")
     return ""
 
@@ -116,13 +117,13 @@ def az_rest(call: Call) -> str:
     path = "/config/configreferences/appsettings/refresh?api-version="
     site, _, _ = call.option("--url").partition(path)
     if not site.startswith("/subscriptions/") or call.option("--method") != "post":
-        raise Ended(UNKNOWN, f"not known: {call.options}")
+        raise ProgramError(UNKNOWN, f"unknown call: {call.options}")
     call.state["cached"] = dict(call.table("secrets"))
     return ""
 
 
 def az_restart(call: Call) -> str:
-    # The values of the last look at the vault: a restart is none.
+    # A restart uses the cached values of the vault and does not read it again.
     call.state["gateway"] = call.state.get("cached", {})
     kill(call, "host")
     return ""
@@ -131,7 +132,7 @@ def az_restart(call: Call) -> str:
 def az_blob_upload(call: Call) -> str:
     name = call.option("--name")
     if name in call.table("blobs") and call.option("--overwrite") == "false":
-        raise Ended(1, "ERROR: the blob exists")
+        raise ProgramError(1, "ERROR: the blob exists")
     _, _, digest = call.option("--metadata").partition("=")
     call.table("blobs")[name] = digest
     return ""
@@ -139,9 +140,9 @@ def az_blob_upload(call: Call) -> str:
 
 def azd_get_value(call: Call) -> str:
     try:
-        return call.found("values", call.words[3])
-    except Ended as missing:
-        # The real one has printed this to standard output at times.
+        return call.get("values", call.words[3])
+    except ProgramError as missing:
+        # Some versions of azd print this to standard output.
         sys.stdout.write(f"{missing}\n")
         raise
 
@@ -163,14 +164,14 @@ def azd_down(call: Call) -> str:
 
 def kubectl_apply(call: Call) -> str:
     if not Path(os.environ["KUBECONFIG"]).is_file():
-        raise Ended(UNKNOWN, "no kubeconfig")
+        raise ProgramError(UNKNOWN, "no kubeconfig")
     text = Path(call.option("--filename")).read_text(encoding="utf-8")
     call.state["applied"] = [*call.state.get("applied", []), text]
     return ""
 
 
 def kill(call: Call, name: str) -> None:
-    """Kill the process whose id is in the file that the state names; nothing if it names none."""
+    """Kill the process whose id is in the file that the state names. Do nothing without a file."""
     if file := call.state.get(name):
         with suppress(ProcessLookupError):
             os.kill(int(Path(file).read_text(encoding="utf-8")), signal.SIGKILL)
@@ -185,12 +186,12 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "az account show": lambda call: str(call.state.get("subscription", "a-subscription")),
     "az provider register": lambda call: call.option("--namespace"),
     "az account get-access-token": lambda call: "a-token",
-    "az acr repository show": lambda call: call.found("images", call.option("--image")),
+    "az acr repository show": lambda call: call.get("images", call.option("--image")),
     "az acr build": az_acr_build,
     "az aks get-credentials": az_credentials,
     "az aks list": az_aks_list,
     "az keyvault secret list": lambda call: "\n".join(call.table("secrets")),
-    "az keyvault secret show": lambda call: call.found("secrets", call.option("--name")),
+    "az keyvault secret show": lambda call: call.get("secrets", call.option("--name")),
     "az keyvault secret set": az_secret_set,
     "az functionapp show": lambda call: f"/subscriptions/0/sites/{call.option('--name')}",
     "az functionapp restart": az_restart,
@@ -198,7 +199,7 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "az containerapp replica list": lambda call: "1",
     "az group exists": lambda call: str(bool(call.state.get("group"))).lower(),
     "az resource list": lambda call: "Type  Name",
-    "az storage blob show": lambda call: call.found("blobs", call.option("--name")),
+    "az storage blob show": lambda call: call.get("blobs", call.option("--name")),
     "az storage blob upload": az_blob_upload,
     "az servicebus queue show": lambda call: "0",
     "azd env get-value": azd_get_value,
@@ -215,23 +216,23 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
 
 
 def answer(call: Call) -> str:
-    """What the program says; the longest known beginning of its words decides."""
+    """Return the output of a call. The longest known prefix of its words decides."""
     for length in range(len(call.words), 1, -1):
         name = " ".join(call.words[:length])
         failing = call.table("failing")
         if failing.get(name, 0) > 0:
             failing[name] -= 1
-            raise Ended(1, f"ERROR: {name}: not authorized yet")
+            raise ProgramError(1, f"ERROR: {name}: not authorized yet")
         if name in ANSWERS:
             return ANSWERS[name](call)
-    raise Ended(UNKNOWN, f"not known: {' '.join(call.words)}")
+    raise ProgramError(UNKNOWN, f"unknown call: {' '.join(call.words)}")
 
 
 def main(folder: Path, program: str, arguments: list[str]) -> int:
-    """Remember the call, and answer it."""
+    """Record the call and answer it."""
     if program == "kubectl" and arguments[:1] == ["kustomize"]:
-        places = (Path(place) / program for place in os.environ["PATH"].split(":"))
-        real = next(path for path in places if path.is_file() and path.parent != folder)
+        paths = (Path(entry) / program for entry in os.environ["PATH"].split(":"))
+        real = next(path for path in paths if path.is_file() and path.parent != folder)
         os.execv(real, [program, *arguments])
     if arguments[:1] == ["--namespace"]:
         arguments = [*arguments[2:], *arguments[:2]]
@@ -243,9 +244,9 @@ def main(folder: Path, program: str, arguments: list[str]) -> int:
         code, text = 0, ""
         try:
             text = answer(Call(program, arguments, state))
-        except Ended as ended:
-            code = ended.code
-            sys.stderr.write(f"{ended}\n")
+        except ProgramError as error:
+            code = error.code
+            sys.stderr.write(f"{error}\n")
         (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
     if text:
         sys.stdout.write(f"{text}\n")
@@ -253,5 +254,5 @@ def main(folder: Path, program: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[0]).absolute()
-    sys.exit(main(place.parent, place.name, sys.argv[1:]))
+    path = Path(sys.argv[0]).absolute()
+    sys.exit(main(path.parent, path.name, sys.argv[1:]))

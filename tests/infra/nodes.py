@@ -1,14 +1,14 @@
-"""What must hold between node pools, GPUs and the pods that land on them: a part of the truths."""
+"""Consistency checks of node pools, GPUs and the pods on them."""
 
 import re
 
 import yaml
 
-from tests.infra.deployment import Deployment, is_gpu, of_kind, pod
+from tests.infra.deployment import DeploymentFiles, is_gpu, of_kind, pod
 
 
-def pods_land_on_their_nodes(files: Deployment) -> None:
-    """Every taint of a pool is tolerated by what shall run there, and by nothing that shall not."""
+def pods_tolerate_exactly_the_taints_of_their_nodes(files: DeploymentFiles) -> None:
+    """Check that pods tolerate the taints of their pool, and that other pods do not."""
     cluster = files.module("cluster")
     gpu = "nvidia.com/gpu=present:NoSchedule"
     spot = "kubernetes.azure.com/scalesetpriority=spot:NoSchedule"
@@ -24,7 +24,7 @@ def pods_land_on_their_nodes(files: Deployment) -> None:
                 asks = "nvidia.com/gpu" in pod(deployment)["containers"][0]["resources"]["limits"]
                 assert asks is (name != "shared-gpu"), name
             else:
-                assert not taints, "what needs no GPU must not take a GPU node"
+                assert not taints, "a pod without a GPU must not run on a GPU node"
         [plugin] = of_kind(manifests, "DaemonSet")
         assert _tolerated(pod(plugin)) == {gpu, spot}
         assert pod(plugin)["nodeSelector"] == {labels[0]: labels[1]}
@@ -37,16 +37,16 @@ def _tolerated(spec: dict[str, object]) -> set[str]:
     return {f"{each['key']}={each['value']}:{each['effect']}" for each in tolerations}
 
 
-def nodes_have_time_to_come(files: Deployment) -> None:
-    """A rollout that waits for a GPU node has not failed before the script gives up waiting."""
+def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
+    """Check that a rollout may wait for a GPU node as long as the script waits."""
     [minutes] = re.findall(r"--timeout (\d+)m ", files.text("infra/scripts/deploy-worker.sh"))
     for manifests in files.overlays.values():
         for deployment in of_kind(manifests, "Deployment"):
             assert deployment["spec"]["progressDeadlineSeconds"] >= int(minutes) * 60
 
 
-def pools_say_where_they_start(files: Deployment) -> None:
-    """AKS refuses a new pool without a count, and of one that scales itself another count."""
+def new_node_pools_have_a_count(files: DeploymentFiles) -> None:
+    """Check that only a new node pool gets a count: AKS needs it there and refuses it elsewhere."""
     cluster = files.module("cluster")
     counts = re.findall(
         r"^ +count: contains\(nodePools, \S+ \? null : (\S+)\n +minCount: (\S+)$",
@@ -57,8 +57,8 @@ def pools_say_where_they_start(files: Deployment) -> None:
     assert "    nodePools: split(nodePools, ',')\n" in files.text("infra/main.bicep")
 
 
-def replicas_are_nodes_times_shares(files: Deployment) -> None:
-    """No more workers than there can be GPUs for, and no fewer."""
+def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
+    """Check that the maximum number of workers is the number of GPUs times their shares."""
     [nodes] = re.findall(r"param gpuMaxCount int = (\d+)", files.text("infra/main.bicep"))
     shares = {"ondemand": 1, "spot": 1, "shared-gpu": 1, "mig": 7}
     for name, manifests in files.overlays.items():
@@ -75,15 +75,17 @@ def replicas_are_nodes_times_shares(files: Deployment) -> None:
                 for each in of_kind(manifests, "ConfigMap")
                 if each["metadata"]["name"].startswith("worker")
             ]
-            assert worker["WORKER_CARD_SHARES"] == str(share), "each keeps to its share of memory"
-        assert share is not None, f"how many workers share a GPU in {name}?"
+            assert worker["WORKER_CARD_SHARES"] == str(share), (
+                "each worker limits itself to its share of memory"
+            )
+        assert share is not None, f"add the number of workers per GPU of {name}"
         for scaled in of_kind(manifests, "ScaledObject"):
             if is_gpu(scaled):
                 assert scaled["spec"]["maxReplicaCount"] == int(nodes) * share, name
 
 
-def what_is_priced_is_what_is_asked_for(files: Deployment) -> None:
-    """A replica on Container Apps takes the machine's part that the bill is reckoned with."""
+def prices_match_the_requested_resources(files: DeploymentFiles) -> None:
+    """Check that a replica on Container Apps requests the resources that `loosely cost` counts."""
     usage = yaml.safe_load(files.text("infra/prices.yaml"))["usage"]
     cores = usage["cores_of_a_container_apps_replica"]["T4"]
     gib = usage["gib_of_a_container_apps_replica"]["T4"]
@@ -91,12 +93,12 @@ def what_is_priced_is_what_is_asked_for(files: Deployment) -> None:
     assert asked in files.module("worker-aca")
 
 
-def workers_that_share_a_gpu_fit_its_machine(files: Deployment) -> None:
-    """Their requests together leave a processor to the node's own pods; the plugin sees MIG."""
+def workers_that_share_a_gpu_fit_its_machine(files: DeploymentFiles) -> None:
+    """Check that the workers of one GPU leave a processor to the node, and the plugin's rights."""
     [cores] = re.findall(
         r"param gpuNodeSize string = 'Standard_NC(\d+)", files.text("infra/main.bicep")
     )
-    # MIG wants an A100, the smallest machine of which has 24.
+    # MIG needs an A100, whose smallest machine has 24 processors.
     machines = {name: (int(cores), 1) for name in files.overlays}
     machines |= {"timeslice": (int(cores), 2), "mig": (24, 7)}
     for name, manifests in files.overlays.items():

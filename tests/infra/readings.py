@@ -1,4 +1,4 @@
-"""Small readings of what the checks compare."""
+"""Read the settings that a program looks at, and ISO 8601 durations."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,22 +13,22 @@ _GIVEN = {
 }
 
 
-class Reader(Protocol):
-    """A Settings class."""
+class SettingsClass(Protocol):
+    """The class of a program's settings."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> object:
-        """Read every setting."""
+        """Read every setting from the environment."""
 
 
 class _Environment(Mapping[str, str]):
-    """Remembers what was asked for."""
+    """An environment that records the names that are read."""
 
     def __init__(self) -> None:
-        self.asked: set[str] = set()
+        self.names: set[str] = set()
 
     def __getitem__(self, name: str) -> str:
-        self.asked.add(name)
+        self.names.add(name)
         return _GIVEN[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -38,24 +38,15 @@ class _Environment(Mapping[str, str]):
         return len(_GIVEN)
 
 
-def _reads(settings: type[Reader]) -> set[str]:
+def names_read(settings: type[SettingsClass]) -> set[str]:
+    """Return the names of all settings that a program reads."""
     environment = _Environment()
     settings.from_env(environment)
-    return environment.asked
-
-
-def gateway_reads(settings: type[Reader]) -> set[str]:
-    """The names of all settings that the gateway looks at."""
-    return _reads(settings)
-
-
-def worker_reads(settings: type[Reader]) -> set[str]:
-    """The names of all settings that a worker looks at."""
-    return _reads(settings)
+    return environment.names
 
 
 def seconds(duration: str) -> int:
-    """An ISO 8601 duration of days, hours, minutes and seconds."""
+    """Return the seconds of an ISO 8601 duration of days, hours, minutes and seconds."""
     found = re.fullmatch(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", duration)
     assert found, duration
     days, hours, minutes, rest = (int(part or 0) for part in found.groups())

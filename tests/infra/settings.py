@@ -1,15 +1,15 @@
-"""The settings that the deployment sets, against those that the code reads: in both directions."""
+"""Consistency checks of the settings that the deployment sets and those that the code reads."""
 
 import json
 import re
 
 from gateway.settings import GatewaySettings
-from tests.infra.deployment import Deployment, of_kind, pod
-from tests.infra.readings import gateway_reads, worker_reads
+from tests.infra.deployment import DeploymentFiles, of_kind, pod
+from tests.infra.readings import names_read
 from worker.settings import WorkerSettings
 
 STORAGE_PROVIDER = "AzureFunctionsJobHost__extensions__durableTask__storageProvider__"
-# Names of the extension's AzureStorageOptions. Both are the least that the extension takes.
+# Names of the extension's AzureStorageOptions. Both values are the minimum of the extension.
 VISIBILITY_TIMEOUTS = {
     "controlQueueVisibilityTimeout": "00:01:00",
     "workItemQueueVisibilityTimeout": "00:01:00",
@@ -19,7 +19,7 @@ STORAGE_PROVIDER_NAMES = (
     *VISIBILITY_TIMEOUTS,
 )
 
-# Settings that the platform or an SDK reads, not our code.
+# Settings that the platform or an SDK reads.
 PLATFORM = {
     "AzureWebJobsStorage__accountName",
     "AzureWebJobsStorage__credential",
@@ -33,9 +33,9 @@ PLATFORM = {
     *(f"{STORAGE_PROVIDER}{name}" for name in STORAGE_PROVIDER_NAMES),
     "NVIDIA_VISIBLE_DEVICES",
 }
-# Set inside the image, for Python itself.
+# Set in the image for Python itself.
 IMAGE = {"PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
-# What has a default that is right in Azure; docs/settings.md tells of each.
+# Settings whose default is right in Azure. docs/settings.md describes them.
 LEFT_TO_DEFAULTS = {
     "gateway": {
         "SERVICE_BUS",
@@ -67,28 +67,30 @@ LEFT_TO_DEFAULTS = {
         "WORKER_DEVICE_MEMORY",
         "WORKER_ADMISSION",
         "WORKER_TURN_SECONDS",
-        # One worker a GPU, but for time slicing.
+        # One worker per GPU, except with time slicing.
         "WORKER_CARD_SHARES",
-        # Container Apps have no eviction notices, and these folders are the container's own there.
+        # Container Apps lack eviction notices, and these folders are the container's own there.
         "WORKER_SCHEDULED_EVENTS",
         "WORKER_WEIGHTS_CACHE",
         "WORKER_MEMORY_FOLDER",
         "LOG_LEVEL",
-        # From the vault by a component of its own: docs/deploy.md.
+        # A separate component reads it from the vault: docs/deploy.md.
         "WEBHOOK_SECRETS",
     },
 }
 
 
-def gateway_settings_are_set_and_read(files: Deployment) -> None:
-    """None missing, none unused."""
+def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
+    """Check that the gateway's template sets exactly the settings that the gateway reads."""
     template = files.module("gateway")
     names = set(re.findall(r"^  (\w+): ", template.partition("var common = {")[2], re.MULTILINE))
     body = re.findall(r"var (?:common|scheduler|histories) = \{\n(.*?)\n\}", template, re.DOTALL)
     names = {name for part in body for name in re.findall(r"^  (\w+):", part, re.MULTILINE)}
-    read = gateway_reads(GatewaySettings)
-    assert names - PLATFORM - read == set(), "set, and read by nobody"
-    assert read - names == LEFT_TO_DEFAULTS["gateway"], "read, and neither set nor left to default"
+    read = names_read(GatewaySettings)
+    assert names - PLATFORM - read == set(), "set but not read"
+    assert read - names == LEFT_TO_DEFAULTS["gateway"], (
+        "read but neither set nor left to its default"
+    )
     for name in ("REPLY_TOKEN_KEYS", "WEBHOOK_SECRETS", "API_KEYS"):
         secret = name.lower().replace("_", "-")
         reference = f"{name}: '@Microsoft.KeyVault(SecretUri=${{vaultUri}}secrets/{secret}/)'"
@@ -96,8 +98,11 @@ def gateway_settings_are_set_and_read(files: Deployment) -> None:
         assert secret in files.text("infra/scripts/keys.sh")
 
 
-def the_platform_can_scale_the_gateway(files: Deployment) -> None:
-    """It reads the backend from host.json alone: where settings name another, one stays."""
+def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
+    """Check that host.json names the default backend, which is the only one that scaling reads.
+
+    With another backend one instance has to be always ready.
+    """
     durable = json.loads(files.text("functions/host.json"))["extensions"]["durableTask"]
     setting = durable["storageProvider"]["connectionStringName"]
     assert durable["storageProvider"]["type"] == "azureManaged"
@@ -110,8 +115,8 @@ def the_platform_can_scale_the_gateway(files: Deployment) -> None:
     )
 
 
-def messages_of_a_dead_host_come_back_soon(files: Deployment) -> None:
-    """With histories in storage after one minute, not five. The scheduler knows no such key."""
+def messages_of_a_dead_host_are_visible_after_a_minute(files: DeploymentFiles) -> None:
+    """Check the visibility timeouts with histories in storage. The scheduler lacks these keys."""
     template = files.module("gateway")
     [histories] = re.findall(r"var histories = \{\n(.*?)\n\}", template, re.DOTALL)
     for name, value in VISIBILITY_TIMEOUTS.items():
@@ -120,9 +125,9 @@ def messages_of_a_dead_host_come_back_soon(files: Deployment) -> None:
     assert not durable["storageProvider"].keys() & VISIBILITY_TIMEOUTS.keys()
 
 
-def worker_settings_are_set_and_read(files: Deployment) -> None:
-    """The same for pods, Container Apps and the image."""
-    read = worker_reads(WorkerSettings)
+def worker_settings_are_set_and_read(files: DeploymentFiles) -> None:
+    """Check the same for the worker's pods, Container Apps and image."""
+    read = names_read(WorkerSettings)
     for overlay, manifests in files.overlays.items():
         maps = {each["metadata"]["name"]: each for each in of_kind(manifests, "ConfigMap")}
         for deployment in of_kind(manifests, "Deployment"):
@@ -130,7 +135,7 @@ def worker_settings_are_set_and_read(files: Deployment) -> None:
                 names = {each["name"] for each in container["env"]}
                 for source in container["envFrom"]:
                     names |= maps[source["configMapRef"]["name"]]["data"].keys()
-                assert names - PLATFORM - read == set(), (overlay, "set, and read by nobody")
+                assert names - PLATFORM - read == set(), (overlay, "set but not read")
                 assert read - names <= LEFT_TO_DEFAULTS["worker"], (overlay, read - names)
     apps = set(
         re.findall(r"\{ name: '([A-Z]\w+)', (?:value|secretRef):", files.module("worker-aca"))
@@ -141,8 +146,8 @@ def worker_settings_are_set_and_read(files: Deployment) -> None:
     assert image_environment(files).keys() - IMAGE - read == set()
 
 
-def image_environment(files: Deployment) -> dict[str, str]:
-    """What the Dockerfile's last stage sets."""
+def image_environment(files: DeploymentFiles) -> dict[str, str]:
+    """Return the environment that the Dockerfile's last stage sets."""
     last = files.text("worker/Dockerfile").split("\nFROM ")[-1].replace("\\\n", " ")
     [line] = re.findall(r"^ENV (.*)$", last, re.MULTILINE)
     return dict(part.split("=", 1) for part in line.split())

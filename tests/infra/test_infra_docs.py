@@ -1,6 +1,6 @@
-"""Every command in the deployment's documents is run here, or is told why it cannot be.
+"""Run each command in the deployment's documents, and compare the documents' tables with the code.
 
-A new command in a document fails until it stands in one of the tables below.
+`NOT_RUN` lists the commands that are not run here, with the reason. All others are run.
 """
 
 import json
@@ -15,17 +15,19 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from gateway.settings import GatewaySettings
 from loosely.cli import app
 from loosely.cli.up import choose_parts, parse_scaling
 from tests.infra import fake_cloud
 from tests.infra.deployment import ROOT
-from tests.infra.readings import gateway_reads
-from tests.infra.scripted import VALUES, Place
+from tests.infra.readings import names_read
+from tests.infra.script_runner import VALUES, ScriptRunner
 from tests.infra.settings import (
     STORAGE_PROVIDER,
     STORAGE_PROVIDER_NAMES,
     VISIBILITY_TIMEOUTS,
 )
+from worker.settings import WorkerSettings
 
 DOCUMENTS = (
     *("docs/deploy.md", "infra/README.md", "docs/local-development.md"),
@@ -53,32 +55,32 @@ NOT_RUN = {
     "az ad app federated-credential create": AZ,
     "az role assignment create": AZ,
     "kubectl --kubeconfig infra/build/kubeconfig --namespace loosely": CLUSTER,
-    '"${EDITOR:-vi}" api-keys.json': "is typed by a person",
-    "umask 077": "belongs to what stands below it",
-    "rm api-keys.json": "belongs to what stands above it",
-    "export LOOSELY_API_KEY=lsy_…": "the key that keys.sh has shown",
+    '"${EDITOR:-vi}" api-keys.json': "a person edits this file",
+    "umask 077": "is part of the command below it",
+    "rm api-keys.json": "is part of the command above it",
+    "export LOOSELY_API_KEY=lsy_…": "is the key that keys.sh printed",
     'export LOOSELY_URL="$(azd env get-value API_URL)"': AZD,
     "curl ": "tests/e2e and the smoke test send these requests",
-    "loosely scale-model": "tests/unit/capacity run it and compare what it prints",
-    "loosely cost": "tests/unit/capacity run it and compare what it prints",
+    "loosely scale-model": "tests/unit/capacity run it and compare its output",
+    "loosely cost": "tests/unit/capacity run it and compare its output",
     "./dev loosely submit ": "tests/e2e run the command line against a whole system",
     "./dev loosely dead-letters ": "tests/e2e run the command line against a whole system",
-    "./dev test tests/infra": "is what runs this",
+    "./dev test tests/infra": "runs this test",
     "./dev check infra": ".ci/run runs all of it",
     "infra/scripts/smoke-test.sh": "tests/e2e/test_e2e_smoke.py runs it against a whole system",
     "npm install --global azure-functions-core-tools@4 azurite": MICROSOFT,
     ".venv-functions/bin/pip install -r functions/requirements.txt": MICROSOFT,
     "azurite --location": MICROSOFT,
     "cd functions && . ../.venv-functions/bin/activate && func start": MICROSOFT,
-    "python3 -m venv .venv-functions": "tests/e2e make such an environment for the package",
+    "python3 -m venv .venv-functions": "tests/e2e makes this environment for the package",
 }
-# Run with a person's answer.
+# Asks for an answer on stdin.
 TEARDOWN = "infra/scripts/teardown.sh"
 PROGRAMS = r"(?:\./dev|infra/scripts/[\w.-]+|az|azd|kubectl|func|azurite|docker|python3?|npm)"
 
 
 def blocks(text: str) -> Iterator[str]:
-    """The commands of shell blocks, and of console blocks the lines after a prompt."""
+    """Yield the commands of shell blocks, and of console blocks the lines after a prompt."""
     for language, block in re.findall(
         r"^```(sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
     ):
@@ -92,7 +94,7 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def mentioned(text: str) -> Iterator[str]:
-    """Whole commands inside a sentence: a program and at least two words, with nothing left out."""
+    """Yield the complete commands inside sentences: a program and at least two words."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     for command in re.findall(rf"`((?:[A-Z_]+=[^\s`]+ )*{PROGRAMS}(?: [^`]+)?)`", prose):
         words = command.split()
@@ -101,6 +103,7 @@ def mentioned(text: str) -> Iterator[str]:
 
 
 def commands() -> list[str]:
+    """Return the commands of all documents, without repetition."""
     found: dict[str, None] = {}
     for document in DOCUMENTS:
         text = (ROOT / document).read_text(encoding="utf-8")
@@ -108,50 +111,50 @@ def commands() -> list[str]:
     return list(found)
 
 
-def why_not(command: str) -> str | None:
-    """The reason why a command is not run here."""
+def reason_not_run(command: str) -> str | None:
+    """Return why a command is not run here, or None if it is run."""
     for beginning, reason in NOT_RUN.items():
         if command == beginning or command.startswith(beginning.rstrip() + " "):
             return reason
     return None
 
 
-RUN_HERE = [command for command in commands() if why_not(command) is None]
+RUN_HERE = [command for command in commands() if reason_not_run(command) is None]
 
 
-def test_no_reason_is_left_over() -> None:
-    used = {reason for command in commands() if (reason := why_not(command))}
+def test_each_entry_of_not_run_stands_in_a_document() -> None:
+    used = {reason for command in commands() if (reason := reason_not_run(command))}
     assert used == set(NOT_RUN.values())
     for beginning in NOT_RUN:
         begins = beginning.rstrip()
         assert any(
             command == begins or command.startswith(begins + " ") for command in commands()
-        ), f"no document says {beginning!r} any more"
+        ), f"no document has the command {beginning!r}"
 
 
 @pytest.mark.parametrize("command", RUN_HERE)
-def test_a_command_runs(command: str, place: Place, tmp_path: Path) -> None:
+def test_a_documented_command_runs(command: str, scripts: ScriptRunner, tmp_path: Path) -> None:
     words = command.split()
     if words[:2] == ["./dev", "loosely"]:
-        loosely(words[2:])
+        run_loosely(words[2:])
     elif words[:2] == ["./dev", "up"]:
-        up(words[2:])
+        check_options_of_up(words[2:])
     elif words[:2] in (["./dev", "infra"], ["./dev", "package"]):
         module = "generate" if words[1] == "infra" else "package"
-        shell(f"PYTHONPATH=functions {sys.executable} -m infra.{module}", place, tmp_path)
+        run_shell(f"PYTHONPATH=functions {sys.executable} -m infra.{module}", scripts, tmp_path)
     elif command == TEARDOWN:
-        assert place.run("teardown.sh", typed=f"{VALUES['AZURE_ENV_NAME']}\n").returncode == 0
+        assert scripts.run("teardown.sh", typed=f"{VALUES['AZURE_ENV_NAME']}\n").returncode == 0
     else:
-        shell(command, place, tmp_path)
+        run_shell(command, scripts, tmp_path)
 
 
-def loosely(arguments: list[str]) -> None:
+def run_loosely(arguments: list[str]) -> None:
     done = CliRunner().invoke(app, arguments, env={"COLUMNS": "80", "TERM": "dumb"})
     assert done.exit_code == 0, done.output
 
 
-def up(arguments: list[str]) -> None:
-    """Its options are understood; tests/e2e start it."""
+def check_options_of_up(arguments: list[str]) -> None:
+    """Check that `up` accepts the options. tests/e2e starts it."""
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     if parts := options.pop("--only", ""):
         assert choose_parts([parts], [])
@@ -160,14 +163,14 @@ def up(arguments: list[str]) -> None:
     assert not options
 
 
-def shell(command: str, place: Place, tmp_path: Path) -> None:
-    """Run it in a copy of the repository, among the stand-ins."""
-    (place.root / "net.safetensors").write_bytes(b"weights")
-    place.change(images={"worker:868de4712ab3": "sha256:0"})
+def run_shell(command: str, scripts: ScriptRunner, tmp_path: Path) -> None:
+    """Run a command in a copy of the repository, with the stand-ins for Azure's programs."""
+    (scripts.root / "net.safetensors").write_bytes(b"weights")
+    scripts.update_state(images={"worker:868de4712ab3": "sha256:0"})
     ended = subprocess.run(
         ["sh", "-euc", command],
-        cwd=place.root,
-        env=place.environment() | {"TMPDIR": str(tmp_path)},
+        cwd=scripts.root,
+        env=scripts.environment() | {"TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
@@ -175,7 +178,7 @@ def shell(command: str, place: Place, tmp_path: Path) -> None:
     assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_a_relative_link_points_to_an_existing_heading_or_file() -> None:
     for document in (*DOCUMENTS, "README.md"):
         text = (ROOT / document).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(((?!https?://)[^)]+)\)", text):
@@ -190,22 +193,21 @@ def test_every_link_leads_somewhere() -> None:
                 assert anchor in anchors, f"{document}: {target}"
 
 
-def test_the_choices_are_those_of_the_templates() -> None:
-    """The table in docs/deploy.md, in both directions."""
+def test_the_choices_in_deploy_md_are_those_of_the_templates() -> None:
     text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
     section = text.partition("## Choices")[2].partition("\n## ")[0]
-    told = dict(re.findall(r"^\| `([A-Z_]+)` \| (\S+) \|", section, re.MULTILINE))
+    documented = dict(re.findall(r"^\| `([A-Z_]+)` \| (\S+) \|", section, re.MULTILINE))
     parameters = (ROOT / "infra" / "main.parameters.json").read_text(encoding="utf-8")
     defaults = dict(re.findall(r"\$\{([A-Z_]+)=?([^}]*)\}", parameters))
     by_azd = {"AZURE_ENV_NAME", "AZURE_LOCATION", "AZURE_PRINCIPAL_ID", "AZURE_PRINCIPAL_TYPE"}
     by_scripts = {"WORKER_IMAGE", "BUDGET_START", "NODE_POOLS"}
-    assert told.keys() - {"POD_WEBHOOK_SECRETS"} == defaults.keys() - by_azd - by_scripts
-    for name, shown in told.items():
+    assert documented.keys() - {"POD_WEBHOOK_SECRETS"} == defaults.keys() - by_azd - by_scripts
+    for name, shown in documented.items():
         default = defaults.get(name, "false")
         assert shown.strip("`") == (default or "none"), name
 
 
-def test_the_alerts_are_all_explained() -> None:
+def test_each_alert_is_explained_in_deploy_md() -> None:
     text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
     alerts = (ROOT / "infra" / "modules" / "alerts.bicep").read_text(encoding="utf-8")
     named = set(re.findall(r"^    name: '([\w-]+)'$", alerts, re.MULTILINE))
@@ -213,25 +215,34 @@ def test_the_alerts_are_all_explained() -> None:
     assert named <= set(re.findall(r"`([\w-]+)`", " ".join(rows)))
 
 
-def test_the_local_settings_are_complete() -> None:
-    from gateway.settings import GatewaySettings  # noqa: PLC0415  beside its only use
-
+def test_the_example_of_local_settings_has_every_setting_of_the_gateway() -> None:
     example = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
-    read = {name for name in gateway_reads(GatewaySettings) if "__" not in name}
+    read = {name for name in names_read(GatewaySettings) if "__" not in name}
     host = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage"}
     host |= {"AzureWebJobsFeatureFlags", "AzureWebJobsDisableHomepage"}
     host |= {f"{STORAGE_PROVIDER}{name}" for name in STORAGE_PROVIDER_NAMES}
     assert example["Values"].keys() == read | host
     for name, timeout in VISIBILITY_TIMEOUTS.items():
         assert example["Values"][f"{STORAGE_PROVIDER}{name}"] == timeout
-    # Every one of them is taken, once the key is filled in.
+    # The gateway accepts the file after the key is filled in.
     filled = example["Values"] | {
         "REPLY_TOKEN_KEYS": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
     }
     assert GatewaySettings.from_env(filled)
 
 
-def test_stand_ins_are_found_before_the_real_programs(place: Place) -> None:
-    found = shutil.which("az", path=place.environment()["PATH"])
-    assert found == os.fspath(place.bin / "az")
-    assert not fake_cloud.calls(place.bin)
+@pytest.mark.parametrize("program", ["gateway", "worker"])
+def test_settings_md_lists_the_settings_that_the_program_reads(program: str) -> None:
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    section = text.partition(f"## {program.title()}\n")[2].partition("\n## ")[0]
+    documented = set[str]()
+    for first_column in re.findall(r"^\| ([^|]*) \|", section, re.MULTILINE):
+        documented |= set(re.findall(r"`(\w+)`", first_column))
+    read = names_read(GatewaySettings if program == "gateway" else WorkerSettings)
+    assert documented - {"AzureWebJobsStorage", "FUNCTIONS_WORKER_RUNTIME"} == read
+
+
+def test_the_stand_ins_precede_the_real_programs_on_the_path(scripts: ScriptRunner) -> None:
+    found = shutil.which("az", path=scripts.environment()["PATH"])
+    assert found == os.fspath(scripts.bin / "az")
+    assert not fake_cloud.calls(scripts.bin)

@@ -1,4 +1,4 @@
-"""Planted faults: each is found by some check. What no check finds, the checks do not protect."""
+"""Plant one fault at a time in the deployment's files, and expect a check to find it."""
 
 import os
 import shutil
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from infra import check
-from tests.infra.deployment import ROOT, Deployment
-from tests.infra.truths import TRUTHS
+from tests.infra.consistency import CHECKS
+from tests.infra.deployment import ROOT, DeploymentFiles
 
 COPIED = ["infra", "functions/contract", "functions/gateway", "worker", "azure.yaml"]
 COPIED += [".dockerignore", "pyproject.toml", "functions/host.json"]
@@ -19,7 +19,7 @@ COPIED += [".dockerignore", "pyproject.toml", "functions/host.json"]
 WORKERS = "infra/k8s/base/workers/"
 MODELS = WORKERS + "models.yaml"
 
-# (file, what stands there, what stands there instead)
+# (file, original text, faulty text)
 FAULTS = [
     # Names, durations and limits of queues
     ("infra/catalogue.json", '"name": "classifier-low"', '"name": "classifier-slow"'),
@@ -79,12 +79,12 @@ FAULTS = [
     ("infra/k8s/components/timeslice/kustomization.yaml", 'value: "1"', 'value: "2"'),
     ("infra/k8s/components/mig/kustomization.yaml", ', add: ["SYS_ADMIN"]', ""),
     ("infra/modules/worker-aca.bicep", "memory: '56Gi'", "memory: '28Gi'"),
-    # Time to come and to leave
+    # Timeouts, grace periods and drains
     (MODELS, "progressDeadlineSeconds: 1200", "progressDeadlineSeconds: 600"),
     (MODELS, "terminationGracePeriodSeconds: 90", "terminationGracePeriodSeconds: 30"),
     (MODELS, "value: '75'", "value: '95'"),
     (MODELS, "stabilizationWindowSeconds: 600", "stabilizationWindowSeconds: 60"),
-    # Confinement
+    # Restrictions of pods and image
     (MODELS, "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false"),
     ("worker/Dockerfile", "USER 10001:10001", "USER 0:0"),
     # The image
@@ -93,14 +93,14 @@ FAULTS = [
     ("worker/Dockerfile", "python:3.12.12-slim-bookworm AS", "python:latest AS"),
     ("worker/Dockerfile", "public.ecr.aws/docker/library/python", "docker/library/python"),
     ("worker/requirements.txt", "azure-servicebus==7.15.0\n", ""),
-    # What alerts look for
+    # Queries of alerts
     ("infra/modules/alerts.bicep", '": oldest "', '": age "'),
     ("infra/modules/alerts.bicep", "/v1/jobs/[^/]+/reply$", "/v1/jobs/[^/]+/replies$"),
-    # What is left behind
+    # Lifecycle rules
     ("infra/modules/storage.bicep", "{ prefix: 'uploads', days: 2 }", ""),
     ("infra/modules/storage.bicep", "{ prefix: 'outcomes', days: 7 }", ""),
 ]
-# What only the types of Azure and Kubernetes can tell.
+# Found only by comparison with the types of Azure and Kubernetes.
 TYPE_FAULTS = [
     ("infra/modules/servicebus.bicep", "maxDeliveryCount:", "maxDeliverycount:"),
     ("infra/modules/gateway.bicep", "instanceMemoryMB: 2048", "instanceMemoryMB: '2048'"),
@@ -130,7 +130,7 @@ def plant(root: Path, fault: tuple[str, str, str]) -> None:
     name, found, instead = fault
     path = root / name
     text = path.read_text(encoding="utf-8")
-    assert found in text, f"{name} no longer says {found!r}: write the fault anew"
+    assert found in text, f"{name} has no {found!r} any more: change the planted fault"
     path.write_text(text.replace(found, instead), encoding="utf-8")
 
 
@@ -139,29 +139,29 @@ def name_of(fault: tuple[str, str, str]) -> str:
 
 
 def test_a_copy_without_a_fault_passes(copy: Path) -> None:
-    files = Deployment(copy)
-    for truth in TRUTHS:
-        truth(files)
+    files = DeploymentFiles(copy)
+    for consistency_check in CHECKS:
+        consistency_check(files)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=name_of)
-def test_a_fault_is_found(fault: tuple[str, str, str], copy: Path) -> None:
+def test_a_planted_fault_is_found(fault: tuple[str, str, str], copy: Path) -> None:
     plant(copy, fault)
-    files = Deployment(copy)
-    assert any(_fails(truth, files) for truth in TRUTHS)
+    files = DeploymentFiles(copy)
+    assert any(_fails(each, files) for each in CHECKS)
 
 
-def _fails(truth: Callable[[Deployment], None], files: Deployment) -> bool:
+def _fails(consistency_check: Callable[[DeploymentFiles], None], files: DeploymentFiles) -> bool:
     try:
-        truth(files)
-    except Exception:  # noqa: BLE001  some faults make a file unreadable, which tells as well
+        consistency_check(files)
+    except Exception:  # noqa: BLE001  some faults make a file unreadable
         return True
     return False
 
 
-@pytest.mark.skipif("INFRA_CHECKS" not in os.environ, reason="INFRA_CHECKS names no checkers")
+@pytest.mark.skipif("INFRA_CHECKS" not in os.environ, reason="INFRA_CHECKS is not set")
 @pytest.mark.parametrize("fault", TYPE_FAULTS, ids=name_of)
-def test_a_fault_against_the_types_is_found(
+def test_a_planted_type_error_is_found(
     fault: tuple[str, str, str], copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(copy, fault)
@@ -170,7 +170,7 @@ def test_a_fault_against_the_types_is_found(
     overlay = copy / "infra" / "k8s" / "overlays" / "spot"
     monkeypatch.setattr(check, "OVERLAYS", [overlay])
     tools = check.Tools(Path(sys.executable).parent, Path(os.environ["INFRA_CHECKS"]).resolve())
-    checks = (check.bicep, check.azure_yaml, check.manifests)
+    checks = (check.check_bicep, check.check_azure_yaml, check.check_manifests)
     assert any(_rejects(each, tools) for each in checks)
 
 

@@ -1,14 +1,14 @@
-"""What would be published has all that the app needs, and nothing else."""
+"""The package that `./dev package` builds for the Function App."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from infra.package import build, main, published
+from infra.package import build, list_published, main
 from tests.infra.deployment import ROOT
 
-# What a key, a token or a connection string with one looks like.
+# Matches keys, tokens and connection strings with a key.
 _SECRET = re.compile(
     r"(?:AccountKey|SharedAccessKey)=[\w+/]{20,}|whsec_[\w+/]{20,}|lsy_[\w-]{20,}|PRIVATE KEY"
 )
@@ -21,25 +21,31 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_has_the_app_and_nothing_beside_it(package: Path) -> None:
+def test_the_package_contains_only_the_app(package: Path) -> None:
     assert {path.name for path in package.iterdir()} == {
         *("contract", "gateway", "function_app.py", "host.json", "requirements.txt")
     }
-    kinds = {path.suffix for path in package.rglob("*") if path.is_file()}
+    kinds = {path.suffix for path in files_in(package)}
     assert kinds <= {".py", ".toml", ".json", ".txt", ".html", ".js", ".css"}, kinds
 
 
-def test_is_small_and_holds_no_secret(package: Path) -> None:
-    files = [path for path in package.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 2_000_000
-    for path in files:
+def files_in(package: Path) -> list[Path]:
+    return [path for path in package.rglob("*") if path.is_file()]
+
+
+def test_the_package_is_under_2_mb(package: Path) -> None:
+    assert sum(path.stat().st_size for path in files_in(package)) < 2_000_000
+
+
+def test_the_package_contains_no_secret(package: Path) -> None:
+    for path in files_in(package):
         assert not _SECRET.search(path.read_text(encoding="utf-8")), path
 
 
-def test_leaves_out_what_a_developer_has_there(tmp_path: Path) -> None:
+def test_files_of_developers_and_tools_are_not_published(tmp_path: Path) -> None:
     app = tmp_path / "app"
     build(app)
-    kept = published_from(app)
+    published = published_from(app)
     for name in (
         *(".venv/bin/python", ".venv-3.13/x", "tests/test_it.py", "gateway/__pycache__/a.pyc"),
         *("local.settings.json", ".vscode/settings.json", ".gitignore", "gateway/old.pyc"),
@@ -47,27 +53,33 @@ def test_leaves_out_what_a_developer_has_there(tmp_path: Path) -> None:
     ):
         (app / name).parent.mkdir(parents=True, exist_ok=True)
         (app / name).touch()
-    assert published_from(app) == kept
+    assert published_from(app) == published
 
 
 def published_from(app: Path) -> list[Path]:
     (app / ".funcignore").write_text((ROOT / "functions/.funcignore").read_text("utf-8"), "utf-8")
-    return published(app)
+    return list_published(app)
 
 
-def test_a_pattern_that_would_be_read_otherwise_is_refused(tmp_path: Path) -> None:
+def test_a_path_in_funcignore_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".funcignore").write_text("gateway/old\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="names alone"):
-        published(tmp_path)
+    with pytest.raises(ValueError, match="patterns of names"):
+        list_published(tmp_path)
 
 
-def test_a_folder_with_something_else_is_left_alone(
+def test_a_folder_with_other_files_is_not_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.txt").touch()
     monkeypatch.setattr("sys.argv", ["package", str(tmp_path)])
     assert main() == 2
     assert (tmp_path / "thesis.txt").exists()
+    assert "choose an empty folder" in capsys.readouterr().err
+
+
+def test_the_package_is_built_again_over_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.argv", ["package", str(tmp_path / "functions")])
     assert (main(), main()) == (0, 0)
     assert re.search(r"\d+ files, \d+ KiB, \d+ KiB zipped", capsys.readouterr().out)

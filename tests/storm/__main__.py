@@ -1,12 +1,12 @@
-"""`./dev storm`: kill -9 of everything at random moments under load; then each job is judged.
+"""Kill every part of a system at random moments under load, then judge each job (`./dev storm`).
 
     ./dev storm --engine azure-storage --jobs 500 --kills 20 --seed 7
     ./dev storm --engine azure-storage --cancel 200
 
-It starts a system of its own in a temporary directory on free ports. The seed decides what is
-submitted, what is killed and after which pause; the moments themselves depend on the machine.
+It starts its own system in a temporary directory on free ports. The seed decides which jobs are
+submitted, which parts are killed and after which pauses. The exact moments depend on the machine.
 
-Exit code: 0 if no promise was broken, 1 if one was, 2 if the system could not be brought up.
+Exit code: 0 if every promise was kept, 1 if one was broken, 2 if the system could not be started.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.storm.callers import Callers, UnexpectedAnswer
-from tests.storm.jobs import Faults, Job, plan_cancellations, plan_jobs
+from tests.storm.callers import StormCallers, UnexpectedResponse
+from tests.storm.jobs import BrokenPromises, StormJob, plan_cancellations, plan_jobs
 from tests.storm.kills import Kill, plan_kills
-from tests.storm.rig import AZURE_STORAGE, ENGINES, LOCAL, Engine, Rig, RigError, running
+from tests.storm.rig import AZURE_STORAGE, ENGINES, LOCAL, Rig, RigError, StormEngine, running
 
 _POLL_SECONDS = 0.25
 _EMPTY_WITHIN_SECONDS = 60.0
@@ -36,18 +36,18 @@ _MAX_SHOWN = 10
 
 @dataclass
 class Storm:
-    """What was asked for, and what came of it so far: enough to report at any moment."""
+    """The options and the results so far of a storm. A report is possible at any moment."""
 
     options: argparse.Namespace
-    engine: Engine
-    jobs: list[Job]
+    engine: StormEngine
+    jobs: list[StormJob]
     begun: float = field(default_factory=time.monotonic)
     kills: list[Kill] = field(default_factory=list)
     own_deaths: Counter[str] = field(default_factory=Counter)
     runs: Counter[str] = field(default_factory=Counter)
     retries: int = 0
     notes: list[str] = field(default_factory=list)
-    #: Conditions beyond the promises to each job, for instance that all were cancelled.
+    #: Broken conditions other than the promises to each job, such as a job that was not cancelled.
     failures: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> None:
@@ -59,12 +59,12 @@ class Storm:
 
 
 async def storm(rig: Rig, run: Storm) -> None:
-    """Submit in as many shares as there are pauses between kills, kill, and wait for the ends."""
+    """Submit a share of the jobs before each kill and after the last, and wait for their ends."""
     plan = plan_kills(run.options.kills, run.options.seed, rig.gateways)
     await rig.start("worker")
     run.say("everything is ready")
-    async with Callers(rig.url, rig.ran_path) as callers:
-        queue: asyncio.Queue[Job] = asyncio.Queue()
+    async with StormCallers(rig.url, rig.ran_path) as callers:
+        queue: asyncio.Queue[StormJob] = asyncio.Queue()
         async with _in_background(callers.submit_all(queue), callers.watch(run.jobs)):
             share = len(run.jobs) / (len(plan) + 1)
             for number, kill in enumerate(plan):
@@ -78,7 +78,7 @@ async def storm(rig: Rig, run: Storm) -> None:
             for job in run.jobs[round(len(plan) * share) :]:
                 queue.put_nowait(job)
             await queue.join()
-            run.say("all are submitted")
+            run.say("all jobs are submitted")
             await _all_ended(run)
         await _read_all_again(rig, run, callers)
         run.retries = callers.retries
@@ -88,43 +88,45 @@ async def cancellations(rig: Rig, run: Storm) -> None:
     """Cancel each job right after its 202: first without a worker, then with one."""
     half = len(run.jobs) // 2
     run.say("everything but the worker is ready")
-    async with Callers(rig.url, rig.ran_path) as callers:
-        queue: asyncio.Queue[Job] = asyncio.Queue()
+    async with StormCallers(rig.url, rig.ran_path) as callers:
+        queue: asyncio.Queue[StormJob] = asyncio.Queue()
         async with _in_background(callers.submit_all(queue), callers.watch(run.jobs)):
-            for where, jobs in (
+            for phase, jobs in (
                 ("without a worker", run.jobs[:half]),
                 ("with a worker", run.jobs[half:]),
             ):
-                if where == "with a worker":
+                if phase == "with a worker":
                     await rig.start("worker")
                 for job in jobs:
                     queue.put_nowait(job)
                 await queue.join()
                 await _all_ended(run)
-                run.notes.append(f"{where}: {_statuses(jobs)} of {half}")
+                run.notes.append(f"{phase}: {_statuses(jobs)} of {half}")
                 run.say(run.notes[-1])
                 is_cancelled = [bool(j.final and j.final["status"] == "cancelled") for j in jobs]
-                if where == "without a worker" and not all(is_cancelled):
-                    run.failures.append(f"{is_cancelled.count(False)} were not cancelled, {where}")
+                if phase == "without a worker" and not all(is_cancelled):
+                    run.failures.append(f"{is_cancelled.count(False)} were not cancelled, {phase}")
         await _read_all_again(rig, run, callers)
         run.retries = callers.retries
 
 
 async def _all_ended(run: Storm) -> None:
-    """Wait until every accepted job has ended, or none has for as long as `--settle` says."""
+    """Wait until every accepted job has ended, or until no job has ended for `--settle` seconds."""
     open_count, changed_at = -1, time.monotonic()
     while left := sum(job.is_open for job in run.jobs):
         if left != open_count:
             open_count, changed_at = left, time.monotonic()
         if time.monotonic() - changed_at > run.options.settle:
-            run.say(f"{left} jobs are still open, and none has ended for {run.options.settle:g} s")
+            run.say(
+                f"{left} jobs are still open, and no job has ended for {run.options.settle:g} s"
+            )
             return
         await asyncio.sleep(_POLL_SECONDS)
-    run.say("all have ended")
+    run.say("all jobs have ended")
 
 
-async def _read_all_again(rig: Rig, run: Storm, callers: Callers) -> None:
-    """Read each job from each host once nothing can happen any more: final means final."""
+async def _read_all_again(rig: Rig, run: Storm, callers: StormCallers) -> None:
+    """Read each job from each host after all queues are empty: a final job must not change."""
     end = time.monotonic() + _EMPTY_WITHIN_SECONDS
     while (count := await rig.message_count()) != 0:
         if time.monotonic() > end:
@@ -134,7 +136,7 @@ async def _read_all_again(rig: Rig, run: Storm, callers: Callers) -> None:
     accepted = [job for job in run.jobs if job.is_accepted]
     for url in rig.host_urls:
         await callers.read_again(accepted, url)
-    run.say("all were read again")
+    run.say("all jobs were read again")
 
 
 @asynccontextmanager
@@ -146,11 +148,11 @@ async def _in_background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterato
             task.cancel()
 
 
-async def _run(story: Callable[[Rig, Storm], Awaitable[None]], run: Storm, data: Path) -> None:
-    """Run a story on a system of its own, within the time limit.
+async def _run(scenario: Callable[[Rig, Storm], Awaitable[None]], run: Storm, data: Path) -> None:
+    """Run a scenario on its own system, within the time limit.
 
     Raises:
-        RigError: the system could not be brought up.
+        RigError: if the system could not be started.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -158,7 +160,7 @@ async def _run(story: Callable[[Rig, Storm], Awaitable[None]], run: Storm, data:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
         async with asyncio.timeout(run.options.limit):
-            await _run_unlimited(story, run, data)
+            await _run_unlimited(scenario, run, data)
     except TimeoutError:
         run.failures.append(f"not done within the limit of {run.options.limit:g} s")
     except asyncio.CancelledError:
@@ -166,17 +168,17 @@ async def _run(story: Callable[[Rig, Storm], Awaitable[None]], run: Storm, data:
 
 
 async def _run_unlimited(
-    story: Callable[[Rig, Storm], Awaitable[None]], run: Storm, data: Path
+    scenario: Callable[[Rig, Storm], Awaitable[None]], run: Storm, data: Path
 ) -> None:
     try:
         async with running(data, run.engine) as rig:
             try:
-                await story(rig, run)
+                await scenario(rig, run)
             finally:
                 run.own_deaths, run.runs = rig.own_deaths, rig.runs()
     except* RigError as errors:
         raise RigError("\n".join(_messages(errors))) from None
-    except* UnexpectedAnswer as errors:
+    except* UnexpectedResponse as errors:
         run.failures += _messages(errors)
 
 
@@ -187,56 +189,56 @@ def _messages(error: BaseException) -> list[str]:
 
 
 def report(run: Storm) -> bool:
-    """Print what came of the storm; return whether every promise was kept."""
-    faults = Faults.of(run.jobs)
+    """Print the results of the storm. Return whether every promise was kept."""
+    broken = BrokenPromises.find(run.jobs)
     accepted = [job for job in run.jobs if job.is_accepted]
     rerun = [job for job in accepted if run.runs[job.label] > 1]
     lines = {
         "engine": f"{run.engine.name}, {run.engine.host_count} gateway host(s)",
         "accepted": f"{len(accepted)} of {len(run.jobs)}",
         "ended": _statuses(accepted),
-        "lost": len(faults.lost),
-        "wrong": len(faults.wrong),
-        "doubled": len(faults.doubled),
-        "expired by a crash": len(faults.expired),
-        "back in the queue": len(faults.requeued),
+        "lost": len(broken.lost),
+        "wrong": len(broken.wrong),
+        "doubled": len(broken.doubled),
+        "expired by a crash": len(broken.expired),
+        "queued after cancellation": len(broken.requeued),
         "kills": f"{len(run.kills)}  {_counts(map(str, run.kills))}",
-        "died by themselves": f"{run.own_deaths.total()}  {_counts(run.own_deaths.elements())}",
+        "deaths without a kill": f"{run.own_deaths.total()}  {_counts(run.own_deaths.elements())}",
         "ran more than once": f"{len(rerun)} jobs",
-        "unknown for a while": sum(job.was_unknown for job in accepted),
-        "requests sent again": run.retries,
+        "unknown at times": sum(job.was_unknown for job in accepted),
+        "repeated requests": run.retries,
         "seconds": round(time.monotonic() - run.begun),
         "seed": run.options.seed,
     }
     _print("")
     for name, value in lines.items():
-        _print(f"{name:<20} {value}".rstrip())
+        _print(f"{name:<25} {value}".rstrip())
     for text in run.notes:
         _print(text)
     for name, jobs in (
-        ("lost", faults.lost),
-        ("wrong", faults.wrong),
-        ("doubled", faults.doubled),
-        ("expired by a crash", faults.expired),
-        ("back in the queue", faults.requeued),
+        ("lost", broken.lost),
+        ("wrong", broken.wrong),
+        ("doubled", broken.doubled),
+        ("expired by a crash", broken.expired),
+        ("queued after cancellation", broken.requeued),
     ):
         for job in jobs[:_MAX_SHOWN]:
             _print(f"{name}: {_describe(job, run.runs)}")
     for text in run.failures:
         _print(f"failed: {text}")
-    return not faults and not run.failures
+    return not broken and not run.failures
 
 
-def _describe(job: Job, runs: Counter[str]) -> str:
-    said = [f"job {job.label} ({', '.join(job.ids)}; {job.kind.value}): {job.status}"]
-    said.append(f"reached the model {runs[job.label]} time(s)")
+def _describe(job: StormJob, runs: Counter[str]) -> str:
+    parts = [f"job {job.label} ({', '.join(job.ids)}; {job.kind.value}): {job.status}"]
+    parts.append(f"reached the model {runs[job.label]} time(s)")
     if job.final is not None:
-        said.append(f"result {job.final['result']}, error {job.final['error']}")
-    said += job.changes[:3] + [f"seen {text}, after its cancellation" for text in job.requeued[:3]]
-    return "; ".join(said)
+        parts.append(f"result {job.final['result']}, error {job.final['error']}")
+    parts += job.changes[:3] + [f"seen {text} after its cancellation" for text in job.requeued[:3]]
+    return "; ".join(parts)
 
 
-def _statuses(jobs: Iterable[Job]) -> str:
+def _statuses(jobs: Iterable[StormJob]) -> str:
     return _counts(job.status for job in jobs) or "none"
 
 
@@ -251,31 +253,46 @@ def _print(text: str) -> None:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="./dev storm", description="Kill everything at random under load; judge each job."
+        prog="./dev storm", description="Kill every part at random under load, and judge each job."
     )
     add = parser.add_argument
-    add("--engine", choices=ENGINES, default=LOCAL, help="the hosts' durable engine")
+    add("--engine", choices=ENGINES, default=LOCAL, help="the durable engine of the gateway hosts")
     add("--jobs", type=int, default=200, help="jobs to submit (default: %(default)s)")
-    add("--kills", type=int, default=10, help="kills to order (default: %(default)s)")
-    add("--cancel", type=int, metavar="N", help="in place of a storm, cancel N jobs at once, twice")
-    add("--cancel-share", type=float, default=0.1, help="cancelled jobs of a storm (%(default)s)")
+    add("--kills", type=int, default=10, help="number of kills (default: %(default)s)")
+    add(
+        "--cancel",
+        type=int,
+        metavar="N",
+        help="instead of a storm, cancel N jobs at once, without and with a worker",
+    )
+    add("--cancel-share", type=float, default=0.1, help="share of cancelled jobs (%(default)s)")
     add("--seed", type=int, default=random.randrange(10_000))
     add("--visibility-timeout", type=float, default=10.0, metavar="SECONDS")
     rates = f"of the {AZURE_STORAGE} engine (default: 0.005, with --cancel 0)"
-    add("--crash-rate", type=float, help=f"crash points at which a host dies, {rates}")
-    add("--split-brain-rate", type=float, help=f"episodes that two hosts run, {rates}")
+    add("--crash-rate", type=float, help=f"share of crash points at which a host dies, {rates}")
+    add("--split-brain-rate", type=float, help=f"share of episodes that two hosts run, {rates}")
     add(
-        "--settle", type=float, default=60.0, metavar="SECONDS", help="give up after no end so long"
+        "--settle",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="give up after no job has ended for so long",
     )
-    add("--limit", type=float, default=900.0, metavar="SECONDS", help="for all (%(default)s)")
-    add("--data", type=Path, help="the system's directory, kept (default: temporary)")
+    add(
+        "--limit",
+        type=float,
+        default=900.0,
+        metavar="SECONDS",
+        help="time limit of the run (%(default)s)",
+    )
+    add("--data", type=Path, help="directory of the system, which is kept (default: temporary)")
     return parser.parse_args(arguments)
 
 
-def _engine(options: argparse.Namespace) -> Engine:
+def _engine(options: argparse.Namespace) -> StormEngine:
     rate = 0.005 if options.cancel is None else 0.0
     crash_rate, split_brain_rate = options.crash_rate, options.split_brain_rate
-    return Engine(
+    return StormEngine(
         name=options.engine,
         visibility_timeout_seconds=options.visibility_timeout,
         crash_rate=rate if crash_rate is None else crash_rate,
@@ -285,25 +302,25 @@ def _engine(options: argparse.Namespace) -> Engine:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a storm, or cancellations; return the exit code."""
+    """Run a storm or cancellations, and return the exit code."""
     options = _options(arguments)
     if options.cancel is None:
-        story, jobs = storm, plan_jobs(options.jobs, options.seed, options.cancel_share)
+        scenario, jobs = storm, plan_jobs(options.jobs, options.seed, options.cancel_share)
     else:
-        story, jobs = cancellations, plan_cancellations(2 * options.cancel)
+        scenario, jobs = cancellations, plan_cancellations(2 * options.cancel)
     run = Storm(options, _engine(options), jobs)
     data = options.data or Path(tempfile.mkdtemp(prefix="loosely-storm-"))
     data.mkdir(parents=True, exist_ok=True)
     _print(f"seed {options.seed}, logs in {data / 'logs'}")
     is_good = False
     try:
-        asyncio.run(_run(story, run, data.resolve()))
+        asyncio.run(_run(scenario, run, data.resolve()))
         is_good = report(run)
     except RigError as error:
         _print(f"dev: {error}")
         return 2
     finally:
-        # What is needed to find out why stays.
+        # Keep the logs of a failed run.
         if is_good and options.data is None:
             shutil.rmtree(data, ignore_errors=True)
     return 0 if is_good else 1

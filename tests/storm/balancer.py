@@ -1,4 +1,4 @@
-"""A TCP balancer on loopback: what stands in front of several gateway hosts in a deployment."""
+"""A TCP load balancer on loopback, in front of several gateway hosts."""
 
 import asyncio
 from asyncio import StreamReader, StreamWriter
@@ -10,10 +10,10 @@ _CHUNK_BYTES = 64 * 1024
 
 
 class Balancer:
-    """Forwards each connection to one backend, in turn.
+    """Forward each connection to one of the backends, in turn.
 
-    If a backend does not accept, the next one is tried. A connection whose backend dies is cut,
-    as by any balancer that does not read HTTP.
+    If a backend does not accept, the next one is tried. If a backend dies, its connections are
+    closed, as by any balancer that does not read HTTP.
     """
 
     def __init__(self, port: int, backend_ports: Sequence[int]) -> None:
@@ -23,11 +23,11 @@ class Balancer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen."""
+        """Start listening."""
         self._server = await asyncio.start_server(self._serve, _HOST, self._port)
 
     def stop(self) -> None:
-        """Stop listening; open connections end with their backends."""
+        """Stop listening. Open connections end with their backends."""
         if self._server is not None:
             self._server.close()
 
@@ -67,7 +67,7 @@ async def _copy(reader: StreamReader, writer: StreamWriter) -> None:
 
 
 async def _first_of(*copies: "asyncio._CoroutineLike[None]") -> None:
-    """Run until one direction has ended; the other is cut."""
+    """Run until one direction has ended, then cancel the other."""
     tasks = [asyncio.create_task(copy) for copy in copies]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

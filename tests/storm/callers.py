@@ -1,4 +1,4 @@
-"""The callers of a storm: they submit, cancel and read, and try again whenever they must."""
+"""The callers of a storm, which submit, cancel and read jobs and repeat failed requests."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import httpx
 
-from tests.storm.jobs import Job, Kind
+from tests.storm.jobs import JobKind, StormJob
 
 _RETRY_SECONDS = 0.2
 _SWEEP_PAUSE_SECONDS = 0.5
@@ -21,24 +21,24 @@ _TIMEOUT_SECONDS = 60.0
 _Send = Callable[[str, str], Awaitable[httpx.Response | None]]
 
 
-class UnexpectedAnswer(Exception):
-    """The gateway refused what it must accept."""
+class UnexpectedResponse(Exception):
+    """The gateway refused a request that it must accept."""
 
 
-class Callers:
-    """A few callers that share their connections, as behind one proxy."""
+class StormCallers:
+    """Several callers that share their connections."""
 
     def __init__(self, url: str, ran_path: Path, count: int = 8) -> None:
         self._http = httpx.AsyncClient(
             base_url=url,
             timeout=_TIMEOUT_SECONDS,
-            # The parts are on loopback, which no proxy of the environment reaches.
+            # The parts are on loopback, so do not use a proxy of the environment.
             trust_env=False,
             limits=httpx.Limits(max_connections=None),
         )
         self._ran_path = ran_path
         self._count = count
-        #: Requests without an answer, or with a 5xx or 429 for one.
+        #: Number of requests without a response, or with a 5xx or 429.
         self.retries = 0
 
     async def __aenter__(self) -> Self:
@@ -52,7 +52,7 @@ class Callers:
     ) -> None:
         await self._http.aclose()
 
-    async def submit_all(self, jobs: "asyncio.Queue[Job]") -> None:
+    async def submit_all(self, jobs: "asyncio.Queue[StormJob]") -> None:
         """Submit the jobs of the queue until cancelled."""
 
         async def caller() -> None:
@@ -65,17 +65,17 @@ class Callers:
             for _ in range(self._count):
                 callers.create_task(caller())
 
-    async def submit(self, job: Job) -> None:
-        """Submit a job as its kind asks for, until it is accepted; cancel it if that is its kind.
+    async def submit(self, job: StormJob) -> None:
+        """Submit a job as its kind says until it is accepted, then cancel it if its kind says so.
 
         Raises:
-            UnexpectedAnswer: the gateway refused it.
+            UnexpectedResponse: if the gateway refuses it.
         """
         match job.kind:
-            case Kind.WAIT:
+            case JobKind.WAIT:
                 await self._submit(job, {"prefer": "wait=20"})
-            case Kind.KEYED:
-                # The key makes all tries one job, so they must have one input.
+            case JobKind.KEYED:
+                # All tries with the key are one job, so they must have the same input.
                 key = {
                     "prefer": "respond-async",
                     "idempotency-key": f'"{self._ran_path}{job.number}"',
@@ -83,77 +83,83 @@ class Callers:
                 async with asyncio.TaskGroup() as twice:
                     twice.create_task(self._submit(job, key, is_one_job=True))
                     twice.create_task(self._submit(job, key, is_one_job=True))
-            case Kind.ASYNC | Kind.CANCEL:
+            case JobKind.ASYNC | JobKind.CANCEL:
                 await self._submit(job, {"prefer": "respond-async"})
-        if job.kind is Kind.CANCEL:
+        if job.kind is JobKind.CANCEL:
             await self.cancel(job)
 
     async def _submit(
-        self, job: Job, headers: Mapping[str, str], *, is_one_job: bool = False
+        self, job: StormJob, headers: Mapping[str, str], *, is_one_job: bool = False
     ) -> None:
         attempt = 1
         while True:
             label, data = job.input(self._ran_path, attempt)
-            told = job.told
-            answer = await self._once(
+            known = job.known
+            response = await self._once(
                 "POST",
                 "/v1/models/counting/jobs",
                 content=data,
                 headers={"content-type": "text/plain", **headers},
             )
-            if answer is not None:
+            if response is not None:
                 break
             attempt += 0 if is_one_job else 1
             await asyncio.sleep(_RETRY_SECONDS)
-        body = answer.json()
-        # A job that ended badly while its caller waited is in the problem that the caller gets.
-        said = body if answer.is_success else body.get("job")
-        if said is None:
-            raise UnexpectedAnswer(f"job {job.number}: {answer.status_code} {answer.text[:500]}")
-        job.accept(said["id"], label)
-        if said["id"] == job.ids[0]:
-            job.see(said, told, " in the answer to the submit")
+        body = response.json()
+        # If the job failed during the wait, the problem document contains it.
+        shown = body if response.is_success else body.get("job")
+        if shown is None:
+            raise UnexpectedResponse(
+                f"job {job.number}: {response.status_code} {response.text[:500]}"
+            )
+        job.accept(shown["id"], label)
+        if shown["id"] == job.ids[0]:
+            job.see(shown, known, " in the response to the submit")
 
-    async def cancel(self, job: Job) -> None:
-        """Cancel a job, and look at it right after that.
+    async def cancel(self, job: StormJob) -> None:
+        """Cancel a job, and read it right after that.
 
         Raises:
-            UnexpectedAnswer: the gateway refused it.
+            UnexpectedResponse: if the gateway refuses it.
         """
         path = f"/v1/jobs/{job.ids[0]}"
-        told = replace(job.told, is_cancelled=True)
-        answer = await self._until_answered("DELETE", path)
-        if answer.status_code not in {200, 202}:
-            raise UnexpectedAnswer(f"DELETE {path}: {answer.status_code} {answer.text[:500]}")
+        known = replace(job.known, is_cancelled=True)
+        response = await self._until_answered("DELETE", path)
+        if response.status_code not in {200, 202}:
+            raise UnexpectedResponse(f"DELETE {path}: {response.status_code} {response.text[:500]}")
         job.cancel_answered = True
-        job.see(answer.json(), told, " in the answer to the DELETE")
-        await self._read(job, self._until_answered, where=" right after the DELETE")
+        job.see(response.json(), known, " in the response to the DELETE")
+        await self._read(job, self._until_answered, moment=" right after the DELETE")
 
-    async def _read(self, job: Job, send: _Send, *, host_url: str = "", where: str = "") -> None:
-        told = job.told
-        answer = await send("GET", f"{host_url}/v1/jobs/{job.ids[0]}")
-        if answer is None:
+    async def _read(
+        self, job: StormJob, send: _Send, *, host_url: str = "", moment: str = ""
+    ) -> None:
+        known = job.known
+        response = await send("GET", f"{host_url}/v1/jobs/{job.ids[0]}")
+        if response is None:
             return
-        if answer.status_code == 404:
-            job.see_unknown(told)
-        elif answer.status_code == 200:
-            job.see(answer.json(), told, where)
+        if response.status_code == 404:
+            job.see_unknown(known)
+        elif response.status_code == 200:
+            job.see(response.json(), known, moment)
         else:
-            raise UnexpectedAnswer(f"{answer.url}: {answer.status_code} {answer.text[:500]}")
+            raise UnexpectedResponse(
+                f"{response.url}: {response.status_code} {response.text[:500]}"
+            )
 
-    async def watch(self, jobs: Sequence[Job]) -> None:
-        """Read all open jobs, and some ended ones, again and again until cancelled."""
+    async def watch(self, jobs: Sequence[StormJob]) -> None:
+        """Read all open jobs and some ended ones, repeatedly until cancelled."""
         while True:
             ended = [job for job in jobs if job.final is not None]
             again = random.sample(ended, min(_READ_AGAIN_COUNT, len(ended)))
             await self._read_each([job for job in jobs if job.is_open] + again, self._once)
             await asyncio.sleep(_SWEEP_PAUSE_SECONDS)
 
-    async def read_again(self, jobs: Iterable[Job], host_url: str) -> None:
-        """Read each job from this host, until there is an answer."""
+    async def read_again(self, jobs: Iterable[StormJob], host_url: str) -> None:
+        """Read each job from this host, repeated until there is a response."""
         await self._read_each(jobs, self._until_answered, host_url)
 
-    async def _read_each(self, jobs: Iterable[Job], send: _Send, host_url: str = "") -> None:
+    async def _read_each(self, jobs: Iterable[StormJob], send: _Send, host_url: str = "") -> None:
         left = iter(jobs)
 
         async def reader() -> None:
@@ -166,28 +172,28 @@ class Callers:
 
     async def _until_answered(self, method: str, url: str) -> httpx.Response:
         while True:
-            answer = await self._once(method, url)
-            if answer is not None:
-                return answer
+            response = await self._once(method, url)
+            if response is not None:
+                return response
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _once(self, method: str, url: str, **request: Any) -> httpx.Response | None:
-        """Send a request; None if the answer is lost, or says that trying again may help."""
+        """Send a request. Return None if the response is lost or temporary (429 or 5xx)."""
         try:
-            answer = await self._http.request(method, url, **request)
+            response = await self._http.request(method, url, **request)
         except httpx.TransportError:
-            answer = None
-        if answer is None or answer.status_code == 429 or answer.status_code >= 500:
-            if answer is not None and "job" in _json(answer):
-                return answer
+            response = None
+        if response is None or response.status_code == 429 or response.status_code >= 500:
+            if response is not None and "job" in _json(response):
+                return response
             self.retries += 1
             return None
-        return answer
+        return response
 
 
-def _json(answer: httpx.Response) -> dict[str, Any]:
+def _json(response: httpx.Response) -> dict[str, Any]:
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}

@@ -1,4 +1,4 @@
-"""The jobs of a storm: what was submitted, what the gateway said of each, and what is wrong."""
+"""The jobs of a storm: what was submitted, what the gateway has shown, and what is wrong."""
 
 import random
 from collections.abc import Iterable
@@ -11,8 +11,8 @@ _LARGE_BYTES = 40_000
 _NEVER_AGAIN = frozenset({"queued", "running"})
 
 
-class Kind(Enum):
-    """How a job is submitted, and what is done to it."""
+class JobKind(Enum):
+    """How a job is submitted, and whether it is cancelled."""
 
     ASYNC = "respond-async"
     WAIT = "wait for the answer"
@@ -21,11 +21,11 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the gateway had said of a job when a request was sent.
+class KnownState:
+    """What the gateway had shown of a job when a request was sent.
 
-    The answer must not contradict that. It may contradict what other requests, which were under
-    way at the same time, have been told since.
+    The response must not contradict that. It may contradict responses to other requests that were
+    sent at the same time.
     """
 
     is_final: bool
@@ -33,20 +33,20 @@ class Told:
 
 
 @dataclass
-class Job:
-    """One job, and all that was seen of it.
+class StormJob:
+    """A job of a storm, and everything that was observed of it.
 
-    `label` is the number that its input asks for. A submit that is sent again without an
-    Idempotency-Key is another job, so each has a label of its own.
+    `label` is the number in its input. A submit that is repeated without an Idempotency-Key is
+    another job, so each try has its own label.
     """
 
     number: int
-    kind: Kind
+    kind: JobKind
     model_ms: int
     label: str = ""
     ids: list[str] = field(default_factory=list)
     cancel_answered: bool = False
-    #: The status that was seen last, of which `unknown` stands for a 404.
+    #: The status that was seen last; `unknown` after a 404.
     status: str = ""
     final: dict[str, Any] | None = None
     changes: list[str] = field(default_factory=list)
@@ -55,46 +55,46 @@ class Job:
 
     @property
     def is_accepted(self) -> bool:
-        """Whether the gateway has promised an answer."""
+        """Whether the gateway has accepted the job."""
         return bool(self.ids)
 
     @property
     def is_open(self) -> bool:
-        """Whether the promise is still to be kept."""
+        """Whether the job is accepted and has not ended."""
         return self.is_accepted and self.final is None
 
     def input(self, ran_path: Path, attempt: int) -> tuple[str, bytes]:
-        """Return the label and the input of one try to submit; every fifth is a large one."""
+        """Return the label and input of one try to submit. Every fifth job has a large input."""
         label = f"{self.number}.{attempt}"
         text = f"{ran_path} {label} {self.model_ms}"
         return label, text.ljust(0 if self.number % 5 else _LARGE_BYTES).encode()
 
     def accept(self, job_id: str, label: str) -> None:
-        """Note a 2xx to a submit."""
+        """Record a 2xx response to a submit."""
         self.label = label
         if job_id not in self.ids:
             self.ids.append(job_id)
 
     @property
-    def told(self) -> Told:
-        """What the gateway has said so far; take it before sending a request."""
-        return Told(self.final is not None, self.cancel_answered)
+    def known(self) -> KnownState:
+        """What the gateway has shown so far. Read it before you send a request."""
+        return KnownState(self.final is not None, self.cancel_answered)
 
-    def see(self, job: dict[str, Any], told: Told, where: str = "") -> None:
-        """Note what the gateway says, and whether it contradicts what it had said before."""
+    def see(self, job: dict[str, Any], known: KnownState, moment: str = "") -> None:
+        """Record a response, and whether it contradicts an earlier one."""
         status = self.status = str(job["status"])
-        if told.is_cancelled and status in _NEVER_AGAIN:
-            self.requeued.append(f"{status}{where}")
+        if known.is_cancelled and status in _NEVER_AGAIN:
+            self.requeued.append(f"{status}{moment}")
         is_final = job["finished_at"] is not None
         if self.final is None:
             self.final = job if is_final else None
-        elif job != self.final and (is_final or told.is_final):
-            self.changes.append(_difference(self.final, job) + where)
+        elif job != self.final and (is_final or known.is_final):
+            self.changes.append(_difference(self.final, job) + moment)
 
-    def see_unknown(self, told: Told) -> None:
-        """Note that the gateway does not know the job."""
+    def see_unknown(self, known: KnownState) -> None:
+        """Record a 404."""
         self.status, self.was_unknown = "unknown", True
-        if told.is_final:
+        if known.is_final:
             self.changes.append("final, then unknown")
 
 
@@ -103,43 +103,43 @@ def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
     return ", ".join(f"{n}: {before.get(n)!r} -> {after.get(n)!r}" for n in sorted(names))
 
 
-def plan_jobs(count: int, seed: int, cancel_share: float) -> list[Job]:
-    """Return the jobs of a storm; the same for the same seed."""
+def plan_jobs(count: int, seed: int, cancel_share: float) -> list[StormJob]:
+    """Return the jobs of a storm. The same seed gives the same jobs."""
     chance = random.Random(f"jobs {seed}")
-    others = (Kind.ASYNC, Kind.WAIT, Kind.KEYED)
+    others = (JobKind.ASYNC, JobKind.WAIT, JobKind.KEYED)
     jobs = []
     for number in range(count):
         is_cancelled = chance.random() < cancel_share
         kind = chance.choices(others, (70, 15, 15))[0]
         model_ms = chance.choice((5, 20, 100))
-        jobs.append(Job(number, Kind.CANCEL if is_cancelled else kind, model_ms))
+        jobs.append(StormJob(number, JobKind.CANCEL if is_cancelled else kind, model_ms))
     return jobs
 
 
-def plan_cancellations(count: int) -> list[Job]:
-    """Return jobs that are all cancelled right after their 202."""
-    return [Job(number, Kind.CANCEL, model_ms=5) for number in range(count)]
+def plan_cancellations(count: int) -> list[StormJob]:
+    """Return jobs that are cancelled right after their 202."""
+    return [StormJob(number, JobKind.CANCEL, model_ms=5) for number in range(count)]
 
 
 @dataclass(frozen=True)
-class Faults:
-    """The jobs that break a promise, by promise."""
+class BrokenPromises:
+    """The jobs for which a promise was broken, by promise."""
 
-    lost: list[Job]
-    wrong: list[Job]
-    doubled: list[Job]
-    expired: list[Job]
-    requeued: list[Job]
+    lost: list[StormJob]
+    wrong: list[StormJob]
+    doubled: list[StormJob]
+    expired: list[StormJob]
+    requeued: list[StormJob]
 
     @classmethod
-    def of(cls, jobs: Iterable[Job]) -> "Faults":
-        """Judge the accepted jobs, after the storm."""
+    def find(cls, jobs: Iterable[StormJob]) -> "BrokenPromises":
+        """Judge the accepted jobs after a storm."""
         accepted = [job for job in jobs if job.is_accepted]
         return cls(
             lost=[job for job in accepted if job.final is None],
             wrong=[job for job in accepted if _is_wrong(job)],
             doubled=[job for job in accepted if len(job.ids) > 1 or job.changes],
-            # No job of a storm is older than its deadline of 30 minutes.
+            # A storm is shorter than the deadline of 30 minutes, so a job may not expire.
             expired=[job for job in accepted if job.final and job.final["status"] == "expired"],
             requeued=[job for job in accepted if job.requeued],
         )
@@ -148,15 +148,15 @@ class Faults:
         return any((self.lost, self.wrong, self.doubled, self.expired, self.requeued))
 
 
-def _is_wrong(job: Job) -> bool:
-    """Return whether a job ended in a way that its input, and its caller, did not ask for."""
+def _is_wrong(job: StormJob) -> bool:
+    """Return whether a job ended otherwise than its input and its caller asked for."""
     if job.final is None:
         return False
     match job.final["status"]:
         case "succeeded":
             return bool(job.final["result"] != {"number": job.label})
         case "cancelled":
-            return job.kind is not Kind.CANCEL
+            return job.kind is not JobKind.CANCEL
         case "expired":
             return False
         case _:

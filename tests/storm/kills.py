@@ -1,4 +1,4 @@
-"""What is killed, and when."""
+"""The plan of a storm: which parts are killed, and when."""
 
 import random
 from collections.abc import Sequence
@@ -13,31 +13,31 @@ _OVERLAP_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill -9: of a part with all its processes, or of the app process of a host alone."""
+    """A kill of a part with all its processes, or only of a host's app process."""
 
     part: str
     is_app: bool
-    #: How long after its jobs were given to the callers.
+    #: Time from the submit of its share of jobs to the kill.
     delay_seconds: float
-    #: Whether the next kill may come before this part is back.
+    #: Whether the next kill may happen before this part is ready again.
     overlaps: bool
 
     def __str__(self) -> str:
         return f"app of {self.part}" if self.is_app else self.part
 
     async def carry_out(self, rig: Rig) -> None:
-        """Kill, and wait until what was killed is dead."""
+        """Kill the part or the app process, and wait until it is dead."""
         member = rig.members[self.part]
         await (member.kill_app() if self.is_app else member.kill())
 
     async def recover(self, rig: Rig) -> None:
-        """Wait until the part is ready again, unless the next kill may come before that."""
+        """Wait until the part is ready again, unless the kill overlaps with the next one."""
         if not self.overlaps:
             await rig.members[self.part].wait_until_ready()
 
 
 def plan_kills(count: int, seed: int, gateways: Sequence[str]) -> list[Kill]:
-    """Return the kills of a storm; the same for the same seed."""
+    """Return the kills of a storm. The same seed gives the same kills."""
     chance = random.Random(f"kills {seed}")
     kills = []
     for _ in range(count):

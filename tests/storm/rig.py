@@ -1,7 +1,7 @@
-"""The system under the storm: its parts, each restarted when it dies, in one directory.
+"""The system under a storm: its parts in one directory, each restarted when it dies.
 
-The parts are those of `loosely up`. Only the supervision is the storm's own, so that every death
-is either a kill that was ordered or one that is counted as the part's own.
+The parts are those of `loosely up`. The storm supervises them itself, so that it can count the
+deaths that it has not caused.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ _PORT_COUNT = 7
 _CATALOGUE = """
 [counting]
 task = "count"
-description = "Writes down what reaches it."
+description = "Logs its jobs."
 implementation = "tests.e2e.counting_model"
 queue = "counting"
 media_types = ["text/plain"]
@@ -57,12 +57,12 @@ max_delivery_count = 1000
 
 
 class RigError(Exception):
-    """The system cannot be brought up; the message holds the last lines of the part's log."""
+    """The system cannot be started. The message has the last lines of the part's log."""
 
 
 @dataclass(frozen=True)
-class Engine:
-    """Which durable engine the gateway hosts run on, and the faults that it injects."""
+class StormEngine:
+    """The durable engine of the gateway hosts, and the faults that it injects."""
 
     name: str = LOCAL
     visibility_timeout_seconds: float = 10.0
@@ -72,7 +72,7 @@ class Engine:
 
     @property
     def host_count(self) -> int:
-        """How many hosts share the store; the default engine's database cannot be shared."""
+        """Number of hosts that share the store. The default engine allows only one."""
         return 2 if self.name == AZURE_STORAGE else 1
 
     def options(self, data: Path, number: int) -> tuple[str, ...]:
@@ -85,14 +85,14 @@ class Engine:
             *("--visibility-timeout", f"{self.visibility_timeout_seconds:g}"),
             *("--crash-rate", str(self.crash_rate)),
             *("--split-brain-rate", str(self.split_brain_rate)),
-            # Hosts with one seed would crash at the same moments.
+            # With the same seed all hosts would crash at the same moments.
             *("--seed", str(self.seed * 10 + number)),
         )
 
 
 @dataclass(slots=True)
-class Member:
-    """A part and its process, which is restarted at once whenever it dies."""
+class SupervisedPart:
+    """A part and its process, which is restarted whenever it dies."""
 
     part: Part
     log: PartLog
@@ -107,7 +107,7 @@ class Member:
         """Keep the part running until stopped.
 
         Raises:
-            RigError: the part refused its options, or died ten times before it was ready.
+            RigError: if the part refuses its options, or dies ten times before it is ready.
         """
         early_deaths = 0
         if self.part.preparation is not None:
@@ -142,8 +142,8 @@ class Member:
         await process.wait()
 
     async def kill_app(self) -> None:
-        """Kill the app process of a Functions host alone, and wait until it is dead."""
-        # A host whose app dies before it is loaded ends, too.
+        """Kill only the app process of a Functions host, and wait until it is dead."""
+        # A host also ends if its app dies before it is loaded.
         await self.wait_until_ready()
         app = await self._first_child()
         with suppress(psutil.NoSuchProcess):
@@ -165,7 +165,7 @@ class Member:
         """Return once the part's probe succeeds.
 
         Raises:
-            RigError: it does not within two minutes.
+            RigError: if it is not ready within two minutes.
         """
         try:
             async with asyncio.timeout(_READY_SECONDS):
@@ -177,7 +177,7 @@ class Member:
             ) from None
 
     def stop(self) -> None:
-        """End the part for good."""
+        """Kill the part and do not restart it."""
         self._stop.set()
         if self._process is not None:
             kill_group(self._process.pid)
@@ -188,9 +188,9 @@ class Member:
 
 
 class Rig:
-    """A whole system: blobs, Service Bus, one or two gateway hosts, a worker."""
+    """A system with blobs, Service Bus, one or two gateway hosts and a worker."""
 
-    def __init__(self, data: Path, engine: Engine, reaper: Reaper) -> None:
+    def __init__(self, data: Path, engine: StormEngine, reaper: Reaper) -> None:
         self.engine = engine
         self.ran_path = data / "ran"
         catalogue = data / "models.toml"
@@ -216,25 +216,25 @@ class Rig:
             )
             self._balancer = Balancer(settings.ports.functions, host_ports)
         self.gateways = tuple(part.name for part in gateways)
-        #: Where each host answers, without the balancer.
+        #: The address of each host, without the balancer.
         self.host_urls = tuple(part.address for part in gateways)
         self._queues_url = f"http://127.0.0.1:{settings.ports.servicebus_admin}/$Resources/queues"
         launcher = Launcher(ROOT, shared_environment(ROOT, read_environment()), reaper)
         self.members = {
-            part.name: Member(part, PartLog(data / "logs" / f"{part.name}.log"), launcher)
+            part.name: SupervisedPart(part, PartLog(data / "logs" / f"{part.name}.log"), launcher)
             for part in (blobs, servicebus, *gateways, worker)
         }
         self._supervision: asyncio.TaskGroup | None = None
 
     @property
     def own_deaths(self) -> Counter[str]:
-        """How often each part died without having been killed."""
+        """How often each part died without a kill."""
         return Counter(
             {name: member.own_deaths for name, member in self.members.items() if member.own_deaths}
         )
 
     async def run(self, supervision: asyncio.TaskGroup) -> None:
-        """Start everything but the worker, and wait until it is ready."""
+        """Start every part except the worker, and wait until all are ready."""
         self._supervision = supervision
         for member in self.members.values():
             member.log.rotate()
@@ -251,7 +251,7 @@ class Rig:
             await self.members[name].wait_until_ready()
 
     def stop(self) -> None:
-        """Kill everything for good."""
+        """Kill all parts and do not restart them."""
         if self._balancer is not None:
             self._balancer.stop()
         for member in self.members.values():
@@ -260,11 +260,11 @@ class Rig:
     def runs(self) -> Counter[str]:
         """Return how often each input has reached the model."""
         text = self.ran_path.read_text("utf-8") if self.ran_path.exists() else ""
-        # A kill may have cut the last line off.
+        # A kill may have truncated the last line.
         return Counter(text.rpartition("\n")[0].split())
 
     async def message_count(self) -> int | None:
-        """Return how many messages all queues hold; None while the Service Bus is away."""
+        """Return the number of messages in all queues; None while Service Bus is unavailable."""
         try:
             async with httpx.AsyncClient(timeout=10) as client:
                 feed = (await client.get(self._queues_url)).text
@@ -274,8 +274,8 @@ class Rig:
         return sum(counts) if counts else None
 
 
-def _gateway_host(settings: SystemSettings, engine: Engine, number: int, port: int) -> Part:
-    """Return one of several hosts: with a port and a directory of its own, on one task hub."""
+def _gateway_host(settings: SystemSettings, engine: StormEngine, number: int, port: int) -> Part:
+    """Return one of several hosts on one task hub, with its own port and directory."""
     name = f"gateway-{number}"
     own = replace(
         settings,
@@ -287,17 +287,17 @@ def _gateway_host(settings: SystemSettings, engine: Engine, number: int, port: i
         part,
         name=name,
         command=(*part.command, *engine.options(settings.data, number)),
-        # What callers and workers are told is the balancer's address.
+        # StormCallers and workers use the address of the balancer.
         environment={**part.environment, "GATEWAY_BASE_URL": settings.gateway_url},
     )
 
 
 @asynccontextmanager
-async def running(data: Path, engine: Engine) -> AsyncIterator[Rig]:
-    """Run a system without its worker, ready at entry; kill all of it at exit.
+async def running(data: Path, engine: StormEngine) -> AsyncIterator[Rig]:
+    """Run a system without its worker for the block, and kill all parts at its end.
 
     Raises:
-        RigError: a part cannot be brought up (in an ExceptionGroup, as from any task group).
+        RigError: if a part cannot be started (in an ExceptionGroup, as from any task group).
     """
     reaper = Reaper()
     try:

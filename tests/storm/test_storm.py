@@ -1,4 +1,4 @@
-"""A small storm on each engine, and cancellations right after the 202."""
+"""Run a small storm and cancellations on each durable engine."""
 
 import subprocess
 import sys
@@ -13,8 +13,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 engines = pytest.mark.parametrize("engine", [LOCAL, AZURE_STORAGE])
 
 
-def storm(data: Path, *options: str) -> str:
-    """Run `./dev storm`; return what it printed."""
+def run_storm(data: Path, *options: str) -> str:
+    """Run `./dev storm` and return its output."""
     command = [sys.executable, "-m", "tests.storm", "--data", str(data), "--limit", "240", *options]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -22,13 +22,13 @@ def storm(data: Path, *options: str) -> str:
 
 
 @engines
-def test_every_accepted_job_of_a_storm_is_answered_once(tmp_path: Path, engine: str) -> None:
+def test_each_accepted_job_of_a_storm_ends_exactly_once(tmp_path: Path, engine: str) -> None:
     options = ("--engine", engine, "--jobs", "60", "--kills", "4", "--seed", "1")
-    printed = storm(tmp_path, *options)
-    assert "accepted             60 of 60\n" in printed
+    printed = run_storm(tmp_path, *options)
+    assert "accepted                  60 of 60\n" in printed
 
 
 @engines
-def test_every_job_cancelled_after_its_202_stays_cancelled(tmp_path: Path, engine: str) -> None:
-    printed = storm(tmp_path, "--engine", engine, "--cancel", "40", "--seed", "1")
+def test_each_job_cancelled_after_its_202_stays_cancelled(tmp_path: Path, engine: str) -> None:
+    printed = run_storm(tmp_path, "--engine", engine, "--cancel", "40", "--seed", "1")
     assert "\nwithout a worker: cancelled 40 of 40\n" in printed

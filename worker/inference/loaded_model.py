@@ -23,8 +23,7 @@ from PIL import Image
 
 from contract import media
 from contract.catalogue import Model
-from contract.messages import Json
-from contract.messages import InlineBytes, InlineJson
+from contract.messages import InlineBytes, InlineJson, Json
 from worker.errors import (
     InferenceFailed,
     ModelFailed,

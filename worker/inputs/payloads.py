@@ -17,9 +17,8 @@ from azure.core.exceptions import (
 from azure.storage.blob import BlobServiceClient, ContentSettings
 
 from contract.catalogue import Model
-from contract.messages import reference, verify_digest
 from contract.errors import PayloadCorrupt
-from contract.messages import PayloadRef
+from contract.messages import PayloadRef, reference, verify_digest
 from contract.names import PAYLOAD_CONTAINER, result_blob
 from worker.errors import (
     InvalidInput,

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from contract.catalogue import Model
-from contract.messages import decode_request
 from contract.errors import ContractError
 from contract.messages import (
     JobError,
@@ -20,6 +19,7 @@ from contract.messages import (
     ReplyQueue,
     ReplyWebhook,
     Timing,
+    decode_request,
 )
 from contract.names import low_priority_queue
 from worker.errors import (

@@ -2,9 +2,7 @@
 
 import logging
 
-from contract.messages import INLINE_LIMIT_BYTES
-from contract.messages import encode_reply
-from contract.messages import JobError, Payload
+from contract.messages import INLINE_LIMIT_BYTES, JobError, Payload, encode_reply
 from worker.errors import LockLost
 from worker.inference.loaded_model import Result, serialize_result
 from worker.inputs.payloads import BlobPayloads

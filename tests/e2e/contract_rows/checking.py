@@ -1,4 +1,4 @@
-"""Whether an answer is what its row says."""
+"""Compare a response with its row of the contract."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ _PROBLEM = {
 
 
 def check(row: Row, answer: httpx.Response) -> None:
-    """Fail where it is not."""
+    """Check a response. Raises AssertionError if it differs from its row."""
     assert answer.status_code == row.status, f"{row.title}: {answer.text}"
     for name, value in row.headers.items():
         assert name in answer.headers, dict(answer.headers)

@@ -1,4 +1,4 @@
-"""Jobs that have ended, looked at and listed."""
+"""Rows for single jobs that have ended, and for lists of jobs."""
 
 from typing import Final
 
@@ -6,13 +6,13 @@ from tests.e2e.contract_rows.row import DONE, JSON, Row
 
 JOBS: Final = (
     Row(
-        *("a job", "GET", "/v1/jobs/{job}", 200),
+        *("a job that succeeded", "GET", "/v1/jobs/{job}", 200),
         headers={"etag": None, "vary": "Prefer", "cache-control": "private, no-cache"},
         members=DONE,
     ),
     Row(*("a job that failed", "GET", "/v1/jobs/{failed}", 200), members={"status": "failed"}),
     Row(
-        *("a job that the caller has", "GET", "/v1/jobs/{job}", 304),
+        *("a job that has not changed", "GET", "/v1/jobs/{job}", 304),
         sent={"if-none-match": "*"},
         headers={"etag": None},
     ),
@@ -21,22 +21,23 @@ JOBS: Final = (
         sent={"prefer": "wait=5"},
         headers={"preference-applied": "wait=5"},
     ),
-    Row(*("a job's head", "HEAD", "/v1/jobs/{job}", 200), headers={"etag": None}),
-    Row(*("no such job", "GET", "/v1/jobs/{unknown}", 404, "unknown-job")),
-    Row(*("no id", "GET", "/v1/jobs/x", 404, "unknown-job")),
+    Row(*("the headers of a job", "HEAD", "/v1/jobs/{job}", 200), headers={"etag": None}),
+    Row(*("an unknown job", "GET", "/v1/jobs/{unknown}", 404, "unknown-job")),
+    Row(*("an invalid job id", "GET", "/v1/jobs/x", 404, "unknown-job")),
     Row(*("an unknown option", "GET", "/v1/jobs/{job}?x=1", 400, "malformed-request")),
     Row(
         *("a result", "GET", "/v1/jobs/{job}/result", 200),
         headers={"content-type": "application/json", "x-content-type-options": "nosniff"},
     ),
-    Row(*("no result", "GET", "/v1/jobs/{failed}/result", 409, "no-result")),
-    Row(*("no job's result", "GET", "/v1/jobs/{unknown}/result", 404, "unknown-job")),
-    Row(*("cancels too late", "DELETE", "/v1/jobs/{job}", 200), members=DONE),
-    Row(*("cancels nothing", "DELETE", "/v1/jobs/{unknown}", 404, "unknown-job")),
-    Row(*("lists", "GET", "/v1/jobs?model=noop&status=succeeded&limit=1", 200)),
-    Row(*("lists too many", "GET", "/v1/jobs?limit=1000", 400, "malformed-request")),
+    Row(*("the result of a failed job", "GET", "/v1/jobs/{failed}/result", 409, "no-result")),
+    Row(*("the result of an unknown job", "GET", "/v1/jobs/{unknown}/result", 404, "unknown-job")),
+    Row(*("cancel a job that succeeded", "DELETE", "/v1/jobs/{job}", 200), members=DONE),
+    Row(*("cancel an unknown job", "DELETE", "/v1/jobs/{unknown}", 404, "unknown-job")),
+    Row(*("a list of jobs", "GET", "/v1/jobs?model=noop&status=succeeded&limit=1", 200)),
+    Row(*("a list over the limit", "GET", "/v1/jobs?limit=1000", 400, "malformed-request")),
     Row(
-        *("no method", "PUT", "/v1/jobs/{job}", 405, "method-not-allowed"), headers={"allow": None}
+        *("an unknown method", "PUT", "/v1/jobs/{job}", 405, "method-not-allowed"),
+        headers={"allow": None},
     ),
     Row(
         *("a forged reply", "POST", "/v1/jobs/{job}/reply?expires=4102444800&token=x", 401),
@@ -44,6 +45,8 @@ JOBS: Final = (
         sent=JSON,
         body=b"{}",
     ),
-    Row(*("a forged question", "GET", "/v1/jobs/{job}/reply", 401, "unauthenticated")),
-    Row(*("no webhook", "GET", "/v1/jobs/{job}/webhook", 404)),
+    Row(
+        *("a forged question about a reply", "GET", "/v1/jobs/{job}/reply", 401, "unauthenticated")
+    ),
+    Row(*("the webhook of a job without one", "GET", "/v1/jobs/{job}/webhook", 404)),
 )

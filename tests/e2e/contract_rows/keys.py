@@ -1,4 +1,4 @@
-"""Callers with and without keys, scopes and rates."""
+"""Rows for callers with and without keys, scopes and rates."""
 
 from typing import Final
 
@@ -6,37 +6,46 @@ from tests.e2e.contract_rows.row import AGAIN, CHALLENGE, SUBMIT, TEXT, Row
 
 KEYS: Final = (
     Row(
-        *("no key", "GET", "/v1/jobs", 401, "unauthenticated"),
+        *("list without a key", "GET", "/v1/jobs", 401, "unauthenticated"),
         caller=None,
         headers=CHALLENGE,
     ),
     Row(
-        *("no key to submit", "POST", SUBMIT, 401, "unauthenticated"),
+        *("submit without a key", "POST", SUBMIT, 401, "unauthenticated"),
         caller=None,
         sent=TEXT,
         body=b"x",
         headers=CHALLENGE,
     ),
     Row(
-        *("a wrong key", "GET", "/v1/models", 401, "unauthenticated"),
+        *("an unknown key", "GET", "/v1/models", 401, "unauthenticated"),
         caller=None,
         sent={"x-api-key": "lsy_wrong"},
         headers=CHALLENGE,
     ),
-    Row(*("no key to live", "GET", "/v1/health/live", 200), caller=None),
-    Row(*("no key to read", "GET", "/openapi.json", 200), caller=None),
+    Row(*("liveness without a key", "GET", "/v1/health/live", 200), caller=None),
+    Row(*("the document without a key", "GET", "/openapi.json", 200), caller=None),
     Row(
-        *("may not submit", "POST", SUBMIT, 403, "forbidden"),
+        *("submit without the scope", "POST", SUBMIT, 403, "forbidden"),
         caller="reader",
         sent=TEXT,
         body=b"x",
     ),
-    Row(*("may not cancel", "DELETE", "/v1/jobs/{queued}", 403, "forbidden"), caller="reader"),
-    Row(*("no operator", "GET", "/v1/admin/dead-letters", 403, "forbidden"), caller="reader"),
-    Row(*("a colleague's job", "GET", "/v1/jobs/{queued}", 200), caller="reader"),
-    Row(*("a stranger's job", "GET", "/v1/jobs/{queued}", 404, "unknown-job"), caller="stranger"),
     Row(
-        *("a stranger cancels", "DELETE", "/v1/jobs/{queued}", 404, "unknown-job"),
+        *("cancel without the scope", "DELETE", "/v1/jobs/{queued}", 403, "forbidden"),
+        caller="reader",
+    ),
+    Row(
+        *("dead letters without the scope", "GET", "/v1/admin/dead-letters", 403, "forbidden"),
+        caller="reader",
+    ),
+    Row(*("a job of the same tenant", "GET", "/v1/jobs/{queued}", 200), caller="reader"),
+    Row(
+        *("a job of another tenant", "GET", "/v1/jobs/{queued}", 404, "unknown-job"),
+        caller="stranger",
+    ),
+    Row(
+        *("cancel a job of another tenant", "DELETE", "/v1/jobs/{queued}", 404, "unknown-job"),
         caller="stranger",
     ),
     Row(

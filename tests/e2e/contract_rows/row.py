@@ -1,13 +1,19 @@
-"""The REST contract as data: a request, and what its answer must be.
+"""The REST contract as data: requests, and the responses that they must get.
 
-`{job}` in a path is a job that succeeded, `{failed}` one that failed, `{unknown}` an id that no
-job has. A header's value of None means: it must be there; so does a member's.
+In a path `{job}` is a job that succeeded, `{failed}` a job that failed, and `{unknown}` an unused
+id.
+The value None of a header or member means that it must exist, with any value.
 
-The rows of `keys`, `waits`, `endings`, `replies` and `outages` want a system with keys and without
-a worker, in whose place the test ends jobs. There {queued} waits for good, {mute} until its row
-cancels it, {ready} until its row brings its reply; {cancelled}, {raised}, {dead}, {large} and
-{hooked} have ended so. {reporting} is of a model that tells its progress. {…_reply} and
-{…_progress} are the URLs that a worker has, {letter} is the dead letter of a producer.
+The rows of `keys`, `waits`, `endings`, `replies` and `outages` need a system with keys and without
+a worker, whose part the test plays. In these rows:
+
+- {queued} stays queued, {mute} is queued until its row cancels it, and {ready} until its row sends
+  the reply;
+- {cancelled} was cancelled, {raised} failed, {dead} was dead-lettered, {large} has a large result,
+  and {hooked} has a webhook and succeeded;
+- {reporting} belongs to a model that reports progress;
+- {…_reply} and {…_progress} are the URLs that a worker has;
+- {letter} is the dead letter of a producer.
 """
 
 import json
@@ -23,11 +29,14 @@ CLASSIFY: Final = "/v1/models/classifier/jobs"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`code` is the problem's.
+    """A request and its expected response.
 
-    `caller` is whose key goes along where keys are wanted, `first` a path that is looked at before,
-    `meanwhile` what becomes of the job while the caller waits: it is cancelled, dead-lettered, or
-    fails with this code.
+    Attributes:
+        code: the code of the problem document.
+        caller: whose API key is sent to a system with keys.
+        first: a path that is requested before.
+        meanwhile: how the job ends while the caller waits: `cancel`, `dead-letter`, or the code
+            with which it fails.
     """
 
     title: str
@@ -46,13 +55,13 @@ class Row:
 
 
 def typed(media_type: str, **others: str) -> dict[str, str]:
-    """Headers of a request with a body."""
+    """Return the headers of a request with a body."""
     fields = {name.replace("_", "-"): value for name, value in others.items()}
     return {"content-type": media_type, **fields}
 
 
 def encoded(value: Any) -> bytes:
-    """A JSON body."""
+    """Return a JSON body."""
     return json.dumps(value).encode()
 
 

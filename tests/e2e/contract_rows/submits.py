@@ -1,4 +1,4 @@
-"""Submits that are accepted, and those that are refused."""
+"""Rows for submits that are accepted and for submits that are refused."""
 
 from typing import Final
 
@@ -23,7 +23,7 @@ SUBMITS: Final = (
         members=DONE,
     ),
     Row(
-        *("waits as long as it may", "POST", SUBMIT, 200),
+        *("waits for the maximum", "POST", SUBMIT, 200),
         sent=typed("text/plain", prefer="wait=500"),
         body=b"x",
         headers={"preference-applied": "wait=200"},
@@ -40,53 +40,61 @@ SUBMITS: Final = (
         },
     ),
     Row(
-        *("waits not at all", "POST", SUBMIT, 202),
+        *("waits for zero seconds", "POST", SUBMIT, 202),
         sent={**BYTES, "prefer": "wait=0"},
         body=b"x",
         headers={"location": None, "retry-after": None, "preference-applied": "wait=0"},
     ),
     Row(
-        *("takes JSON with base64", "POST", SUBMIT, 200),
+        *("JSON with base64", "POST", SUBMIT, 200),
         sent=JSON,
         body=encoded({"input": {"base64": "aGVsbG8="}, "parameters": {}, "deadline_seconds": 60}),
         members=DONE,
     ),
     Row(
-        *("takes what may wait", "POST", f"{SUBMIT}?priority=low", 200),
+        *("low priority", "POST", f"{SUBMIT}?priority=low", 200),
         sent=BYTES,
         body=b"x",
         members=DONE,
     ),
     Row(
-        *("takes JSON with a text", "POST", SUBMIT, 200),
+        *("JSON with a text", "POST", SUBMIT, 200),
         sent=JSON,
         body=encoded({"input": {"text": "hello"}, "priority": "low"}),
         members=DONE,
     ),
     Row(
-        *("takes JSON with JSON", "POST", SUBMIT, 200),
+        *("JSON with JSON", "POST", SUBMIT, 200),
         sent=JSON,
         body=encoded({"input": {"json": {"a": [1]}}}),
         members=DONE,
     ),
     Row(
-        *("takes a form", "POST", SUBMIT, 200),
+        *("a form", "POST", SUBMIT, 200),
         sent=typed("multipart/form-data; boundary=b"),
         body=b'--b\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\n'
         b"x\r\n--b--\r\n",
         members=DONE,
     ),
-    Row(*("takes a picture", "POST", CLASSIFY, 200), sent=typed("image/jpeg"), body=PICTURE),
+    Row(*("a picture", "POST", CLASSIFY, 200), sent=typed("image/jpeg"), body=PICTURE),
     Row(
-        *("knows what a picture is", "POST", CLASSIFY, 200),
+        *("a picture without its type", "POST", CLASSIFY, 200),
         sent=BYTES,
         body=PICTURE,
         members=DONE,
     ),
 )
 REFUSALS: Final = (
-    Row(*("no JSON", "POST", SUBMIT, 400, "malformed-request"), sent=JSON, body=b"{", headers={}),
-    Row(*("no form", "POST", SUBMIT, 400, "malformed-request"), sent=typed("multipart/form-data")),
+    Row(
+        *("invalid JSON", "POST", SUBMIT, 400, "malformed-request"),
+        sent=JSON,
+        body=b"{",
+        headers={},
+    ),
+    Row(
+        *("an invalid form", "POST", SUBMIT, 400, "malformed-request"),
+        sent=typed("multipart/form-data"),
+    ),
     Row(
         *("an unknown option", "POST", f"{SUBMIT}?dedline_seconds=1", 400, "malformed-request"),
         sent=BYTES,
@@ -98,12 +106,12 @@ REFUSALS: Final = (
         body=encoded({"input": {"text": "x"}, "dedline": 1}),
     ),
     Row(
-        *("no deadline", "POST", f"{SUBMIT}?deadline_seconds=0", 400, "malformed-request"),
+        *("an invalid deadline", "POST", f"{SUBMIT}?deadline_seconds=0", 400, "malformed-request"),
         sent=BYTES,
         body=b"x",
     ),
     Row(
-        *("no priority", "POST", f"{SUBMIT}?priority=high", 400, "malformed-request"),
+        *("an unknown priority", "POST", f"{SUBMIT}?priority=high", 400, "malformed-request"),
         sent=BYTES,
         body=b"x",
     ),
@@ -131,21 +139,21 @@ REFUSALS: Final = (
         sent=typed("image/png"),
         body=PICTURE,
     ),
-    Row(*("nothing", "POST", SUBMIT, 422, "invalid-input"), sent=BYTES, body=b""),
+    Row(*("an empty body", "POST", SUBMIT, 422, "invalid-input"), sent=BYTES, body=b""),
     Row(
-        *("half a picture", "POST", CLASSIFY, 422, "invalid-input"),
+        *("a truncated picture", "POST", CLASSIFY, 422, "invalid-input"),
         sent=typed("image/jpeg"),
         body=PICTURE[: len(PICTURE) // 2],
         headers={"content-location": None},
         members={"stage": "run", "retryable": False, "job": None},
     ),
     Row(
-        *("a key that is none", "POST", SUBMIT, 400, "malformed-request"),
+        *("an invalid idempotency key", "POST", SUBMIT, 400, "malformed-request"),
         sent={**BYTES, "idempotency-key": "a, b"},
         body=b"x",
     ),
     Row(
-        *("no upload", "POST", SUBMIT, 422, "invalid-input"),
+        *("an unknown upload", "POST", SUBMIT, 422, "invalid-input"),
         sent=JSON,
         body=encoded({"input": {"upload": "x"}}),
     ),
@@ -163,19 +171,25 @@ REFUSALS: Final = (
 )
 UPLOADS: Final = (
     Row(
-        *("a slot", "POST", "/v1/uploads", 201),
+        *("an upload link", "POST", "/v1/uploads", 201),
         sent=JSON,
         body=encoded({"model": "noop", "media_type": "text/plain"}),
         headers={"cache-control": "no-store"},
         members={"upload": None, "url": None, "method": "PUT"},
     ),
     Row(
-        *("a slot of no model", "POST", "/v1/uploads", 404, "unknown-model"),
+        *("an upload link for an unknown model", "POST", "/v1/uploads", 404, "unknown-model"),
         sent=JSON,
         body=encoded({"model": "nop", "media_type": "text/plain"}),
     ),
     Row(
-        *("a slot of no type", "POST", "/v1/uploads", 415, "unsupported-media-type"),
+        *(
+            "an upload link for another media type",
+            "POST",
+            "/v1/uploads",
+            415,
+            "unsupported-media-type",
+        ),
         sent=JSON,
         body=encoded({"model": "classifier", "media_type": "text/plain"}),
     ),

@@ -1,4 +1,4 @@
-"""What is around the jobs: models, health, documents, operators; and /v2."""
+"""Rows for models, health, documents, dead letters and /v2."""
 
 from typing import Final
 
@@ -9,43 +9,50 @@ _TENSOR: Final = {"name": "x", "datatype": "BYTES", "shape": [1], "data": ["hell
 OTHERS: Final = (
     Row(*("the models", "GET", "/v1/models", 200)),
     Row(*("a model", "GET", "/v1/models/noop", 200), members={"name": "noop"}),
-    Row(*("no model", "GET", "/v1/models/nop", 404, "unknown-model")),
-    Row(*("lives", "GET", "/v1/health/live", 200), members={"status": "live"}),
-    Row(*("is ready", "GET", "/v1/health/ready", 200), members={"status": "ready"}),
-    Row(*("the document", "GET", "/openapi.json", 200), members={"openapi": "3.1.0"}),
-    Row(*("its page", "GET", "/docs", 200), headers={"content-security-policy": None}),
-    Row(*("the problems", "GET", "/docs/problems", 200)),
+    Row(*("an unknown model", "GET", "/v1/models/nop", 404, "unknown-model")),
+    Row(*("liveness", "GET", "/v1/health/live", 200), members={"status": "live"}),
+    Row(*("readiness", "GET", "/v1/health/ready", 200), members={"status": "ready"}),
+    Row(*("the OpenAPI document", "GET", "/openapi.json", 200), members={"openapi": "3.1.0"}),
+    Row(*("the page of the API", "GET", "/docs", 200), headers={"content-security-policy": None}),
+    Row(*("the page of problems", "GET", "/docs/problems", 200)),
     Row(*("the front page", "GET", "/", 200)),
-    Row(*("nothing", "GET", "/nothing", 404, "not-found")),
+    Row(*("an unknown path", "GET", "/nothing", 404, "not-found")),
     Row(*("dead letters", "GET", "/v1/admin/dead-letters?model=noop", 200)),
     Row(
-        *("all dead letters", "DELETE", "/v1/admin/dead-letters", 400, "malformed-request"),
+        *("delete all dead letters", "DELETE", "/v1/admin/dead-letters", 400, "malformed-request"),
     ),
     Row(*("options", "OPTIONS", "/v1/jobs/{job}", 204), headers={"allow": None}),
-    Row(*("a head", "HEAD", "/v1/models", 200), headers={"content-type": "application/json"}),
+    Row(
+        *("the headers of the models", "HEAD", "/v1/models", 200),
+        headers={"content-type": "application/json"},
+    ),
 )
 TENSORS: Final = (
     Row(*("the server", "GET", "/v2", 200), members={"name": "loosely"}),
-    Row(*("lives, too", "GET", "/v2/health/live", 200), members={"live": True}),
-    Row(*("is ready, too", "GET", "/v2/health/ready", 200), members={"ready": True}),
-    Row(*("tensors", "GET", "/v2/models/classifier", 200), members={"versions": ["1"]}),
-    Row(*("tensors of 1", "GET", "/v2/models/classifier/versions/1", 200)),
-    Row(*("no tensors", "GET", "/v2/models/clasifier", 404), is_oip_error=True),
-    Row(*("no version 2", "GET", "/v2/models/noop/versions/2", 404), is_oip_error=True),
+    Row(*("liveness", "GET", "/v2/health/live", 200), members={"live": True}),
+    Row(*("readiness", "GET", "/v2/health/ready", 200), members={"ready": True}),
+    Row(*("a model", "GET", "/v2/models/classifier", 200), members={"versions": ["1"]}),
+    Row(*("a version of a model", "GET", "/v2/models/classifier/versions/1", 200)),
+    Row(*("an unknown model", "GET", "/v2/models/clasifier", 404), is_oip_error=True),
+    Row(*("an unknown version", "GET", "/v2/models/noop/versions/2", 404), is_oip_error=True),
     Row(*("a ready model", "GET", "/v2/models/noop/ready", 200), members={"ready": True}),
     Row(*("a ready version", "GET", "/v2/models/noop/versions/1/ready", 200)),
     Row(
-        *("infers", "POST", "/v2/models/noop/infer", 200),
+        *("inference", "POST", "/v2/models/noop/infer", 200),
         body=encoded({"id": "7", "inputs": [_TENSOR]}),
         members={"id": "7", "model_name": "noop", "model_version": "1"},
     ),
     Row(
-        *("infers with 1", "POST", "/v2/models/noop/versions/1/infer", 200),
+        *("inference with a version", "POST", "/v2/models/noop/versions/1/infer", 200),
         body=encoded({"inputs": [_TENSOR]}),
     ),
-    Row(*("infers nothing", "POST", "/v2/models/noop/infer", 400), body=b"{}", is_oip_error=True),
     Row(
-        *("infers no picture", "POST", "/v2/models/classifier/infer", 415),
+        *("inference without inputs", "POST", "/v2/models/noop/infer", 400),
+        body=b"{}",
+        is_oip_error=True,
+    ),
+    Row(
+        *("inference with another media type", "POST", "/v2/models/classifier/infer", 415),
         body=encoded({"inputs": [{**_TENSOR, "data": ["aGVsbG8="]}]}),
         is_oip_error=True,
     ),

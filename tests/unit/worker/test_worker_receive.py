@@ -7,9 +7,8 @@ from typing import Any, cast
 import pytest
 
 from contract.catalogue import Catalogue
-from contract.messages import encode_request
 from contract.guard import AddressGuard
-from contract.messages import InlineBytes, JobRequest
+from contract.messages import InlineBytes, JobRequest, encode_request
 from worker.errors import LockLost
 from worker.net.guarded_http import GuardedHttp
 from worker.pipeline.receive import ReceivedJob, ReceiveStep

@@ -1,4 +1,4 @@
-"""A checkout whose scripts run among programs that stand for Azure's."""
+"""Run the scripts of a checkout with stand-ins for Azure's programs."""
 
 import json
 import os
@@ -33,8 +33,8 @@ VALUES = {
 
 
 @dataclass(frozen=True)
-class Place:
-    """A checkout with scripts, and the programs that they call."""
+class ScriptRunner:
+    """The scripts of a checkout, and the stand-ins that they call."""
 
     root: Path
     bin: Path
@@ -42,7 +42,7 @@ class Place:
     def run(
         self, script: str, *arguments: str, typed: str = "", **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """A script's output, exit code and complaints."""
+        """Run a script and return its output, exit code and errors."""
         return subprocess.run(
             [self.root / "infra" / "scripts" / script, *arguments],
             input=typed,
@@ -53,12 +53,12 @@ class Place:
         )
 
     def environment(self) -> dict[str, str]:
-        """No pause between tries, and none of the tests' own settings."""
+        """Return an environment with the stand-ins and without pauses between retries."""
         path = f"{self.bin}:{os.environ['PATH']}"
-        return {"PATH": path, "PATIENCE_SECONDS": "0", "PATIENCE_TRIES": "5", "HOME": str(self.bin)}
+        return {"PATH": path, "RETRY_SECONDS": "0", "RETRY_COUNT": "5", "HOME": str(self.bin)}
 
-    def done(self, script: str, *arguments: str, **environment: str) -> str:
-        """The output of a script that succeeds."""
+    def check_output(self, script: str, *arguments: str, **environment: str) -> str:
+        """Run a script and return its output. Raises AssertionError if it fails."""
         ended = self.run(script, *arguments, **environment)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
@@ -67,19 +67,19 @@ class Place:
     def state(self) -> dict[str, Any]:
         return fake_cloud.state_of(self.bin)
 
-    def change(self, **parts: object) -> None:
+    def update_state(self, **parts: object) -> None:
         state = self.state
         for name, part in parts.items():
             state[name] = state.get(name, {}) | part if isinstance(part, dict) else part
         (self.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
-    def called(self, *words: str) -> list[list[str]]:
-        """The calls that begin so."""
+    def calls(self, *words: str) -> list[list[str]]:
+        """Return the calls that begin with these words."""
         return [each for each in fake_cloud.calls(self.bin) if each[: len(words)] == list(words)]
 
 
-def check_out(root: Path) -> None:
-    """The deployment's files as a repository of their own, with one commit and nothing changed."""
+def make_checkout(root: Path) -> None:
+    """Copy the deployment's files into a repository with one commit and no changes."""
     ignore = shutil.ignore_patterns("__pycache__", "build", "local.settings.json", ".venv*")
     for folder in ("infra", "worker", "functions"):
         shutil.copytree(ROOT / folder, root / folder, ignore=ignore)
@@ -87,11 +87,11 @@ def check_out(root: Path) -> None:
         shutil.copy(ROOT / file, root / file)
     (root / ".gitignore").write_text("build/\n__pycache__/\n")
     for command in (("init", "--quiet"), ("add", "."), ("commit", "--quiet", "-m", "All")):
-        who = ("-c", "user.name=T", "-c", "user.email=t@example.org")
-        subprocess.run(["git", *who, *command], cwd=root, check=True)
+        author = ("-c", "user.name=T", "-c", "user.email=t@example.org")
+        subprocess.run(["git", *author, *command], cwd=root, check=True)
 
 
-def place_in(checkout: Path, folder: Path, **values: str) -> Place:
-    """The scripts of a checkout, with the programs in a folder of their own."""
+def install_scripts(checkout: Path, folder: Path, **values: str) -> ScriptRunner:
+    """Return the scripts of a checkout, with new stand-ins in a folder."""
     fake_cloud.install(folder, {"values": VALUES | values, "group": True})
-    return Place(checkout, folder)
+    return ScriptRunner(checkout, folder)

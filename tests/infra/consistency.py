@@ -1,7 +1,7 @@
-"""What must hold between the deployment's files, and between them and the code.
+"""Consistency checks of the deployment's files with each other and with the code.
 
-Each function takes the files and fails by assertion. The tests run them on the repository, and on
-copies with one fault each.
+Each check takes the files and fails with an AssertionError. The tests run all checks on the
+repository, and on copies with one planted fault each.
 """
 
 import re
@@ -12,27 +12,27 @@ from xml.etree import ElementTree
 from contract.catalogue import Catalogue
 from contract.queues import config
 from infra.generate import LOW_PRIORITY_MESSAGES_PER_WORKER, MESSAGES_PER_WORKER
-from tests.infra.deployment import Deployment, of_kind, pod
+from tests.infra.deployment import DeploymentFiles, of_kind, pod
 from tests.infra.nodes import (
-    nodes_have_time_to_come,
-    pods_land_on_their_nodes,
-    pools_say_where_they_start,
+    new_node_pools_have_a_count,
+    pods_tolerate_exactly_the_taints_of_their_nodes,
+    prices_match_the_requested_resources,
     replicas_are_nodes_times_shares,
-    what_is_priced_is_what_is_asked_for,
+    rollouts_outlast_the_start_of_a_node,
     workers_that_share_a_gpu_fit_its_machine,
 )
 from tests.infra.readings import seconds
 from tests.infra.settings import (
     gateway_settings_are_set_and_read,
     image_environment,
-    messages_of_a_dead_host_come_back_soon,
+    messages_of_a_dead_host_are_visible_after_a_minute,
     the_platform_can_scale_the_gateway,
     worker_settings_are_set_and_read,
 )
 
 
-def queues_are_those_of_the_catalogue(files: Deployment) -> None:
-    """Names, durations and limits, as the local Service Bus has them."""
+def queues_match_the_catalogue(files: DeploymentFiles) -> None:
+    """Check names, durations and limits of the queues, as the local Service Bus has them."""
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
     expected = {queue["Name"]: queue["Properties"] for queue in namespace["Queues"]}
@@ -48,7 +48,7 @@ def queues_are_those_of_the_catalogue(files: Deployment) -> None:
             found[name]["deadLetteringOnMessageExpiration"]
             is properties["DeadLetteringOnMessageExpiration"]
         )
-        assert seconds(found[name]["lockDuration"]) <= 300, "the most that Service Bus takes"
+        assert seconds(found[name]["lockDuration"]) <= 300, "the maximum of Service Bus"
     template = files.module("servicebus")
     for key in (*found[next(iter(found))].keys() - {"name"},):
         assert f"{key}: each.{key}" in template, key
@@ -56,8 +56,8 @@ def queues_are_those_of_the_catalogue(files: Deployment) -> None:
     assert "disableLocalAuth: true" in template
 
 
-def every_queue_brings_up_workers(files: Deployment) -> None:
-    """KEDA looks at both queues of each model, in every overlay."""
+def each_queue_starts_workers(files: DeploymentFiles) -> None:
+    """Check that KEDA polls both queues of each model, in every overlay."""
     expected = {
         queue["name"]: queue for model in files.catalogue["models"] for queue in model["queues"]
     }
@@ -83,8 +83,8 @@ def every_queue_brings_up_workers(files: Deployment) -> None:
         assert authentication["spec"]["podIdentity"]["provider"] == "azure-workload"
 
 
-def scaled_objects_fit_their_deployments(files: Deployment) -> None:
-    """Each scales a Deployment that is there, from none."""
+def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
+    """Check that each ScaledObject scales an existing Deployment from zero."""
     for name, manifests in files.overlays.items():
         deployments = {each["metadata"]["name"] for each in of_kind(manifests, "Deployment")}
         targets = [
@@ -92,7 +92,7 @@ def scaled_objects_fit_their_deployments(files: Deployment) -> None:
         ]
         assert sorted(targets) == sorted(deployments), name
         for scaled in of_kind(manifests, "ScaledObject"):
-            assert scaled["spec"]["minReplicaCount"] == 0, "no GPU while nothing waits"
+            assert scaled["spec"]["minReplicaCount"] == 0, "workers scale to zero"
             policy = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
             longest = max(
                 pod(each)["terminationGracePeriodSeconds"]
@@ -103,11 +103,11 @@ def scaled_objects_fit_their_deployments(files: Deployment) -> None:
             assert budget["metadata"]["name"] in deployments
 
 
-def ports_and_probes_fit(files: Deployment) -> None:
-    """The port that the worker listens on is the one that is exposed, probed and scraped."""
+def ports_and_probes_match(files: DeploymentFiles) -> None:
+    """Check that the worker's port is the port that is exposed, probed and scraped."""
     environment = image_environment(files)
     port = environment["HEALTH_PORT"]
-    assert environment["HEALTH_HOST"] == "0.0.0.0", "probes come from outside the container"
+    assert environment["HEALTH_HOST"] == "0.0.0.0", "probes connect from outside the container"
     dockerfile = files.text("worker/Dockerfile")
     assert re.findall(r"^EXPOSE (\d+)$", dockerfile, re.MULTILINE) == [port]
     probes = re.findall(r"httpGet: \{ path: '(/\w+)', port: (\d+) \}", files.module("worker-aca"))
@@ -115,7 +115,7 @@ def ports_and_probes_fit(files: Deployment) -> None:
     assert {number for _, number in probes} == {port}
     thresholds = re.findall(r"failureThreshold: (\d+)", files.module("worker-aca"))
     assert len(thresholds) == len(probes)
-    assert max(map(int, thresholds)) <= 10, "the most that Container Apps take"
+    assert max(map(int, thresholds)) <= 10, "the maximum of Container Apps"
     assert "for model in models: if (!empty(image)) {" in files.module("worker-aca")
     for manifests in files.overlays.values():
         maps = {each["metadata"]["name"]: each["data"] for each in of_kind(manifests, "ConfigMap")}
@@ -143,8 +143,8 @@ def ports_and_probes_fit(files: Deployment) -> None:
         assert port in allowed
 
 
-def identities_are_federated_to_their_accounts(files: Deployment) -> None:
-    """The pods' service account is the one whose tokens stand for the worker's identity."""
+def identities_trust_their_service_accounts(files: DeploymentFiles) -> None:
+    """Check that the worker's identity trusts the tokens of the pods' service account."""
     cluster = files.module("cluster")
     [subject] = re.findall(r"param workerServiceAccount string = '([\w:-]+)'", cluster)
     namespace, account = subject.split(":")
@@ -164,8 +164,11 @@ def identities_are_federated_to_their_accounts(files: Deployment) -> None:
             assert labels["azure.workload.identity/use"] == "true"
 
 
-def roles_go_with_their_identities(files: Deployment) -> None:
-    """A role's name has its principal: Azure gives no assignment to a successor of another id."""
+def role_assignment_names_contain_their_principals(files: DeploymentFiles) -> None:
+    """Check that each assignment's name contains its principal.
+
+    Azure cannot move an assignment to another principal, so a new principal needs a new name.
+    """
     roles = files.bicep.split("'Microsoft.Authorization/roleAssignments@")[1:]
     assert roles
     for role in roles:
@@ -174,15 +177,15 @@ def roles_go_with_their_identities(files: Deployment) -> None:
         assert principal in name.split(", ")
 
 
-def the_cluster_is_scraped(files: Deployment) -> None:
-    """The rule names an endpoint, without which the agents have nowhere to send to."""
+def metrics_of_the_cluster_are_collected(files: DeploymentFiles) -> None:
+    """Check that the collection rule names the endpoint to which the agents send."""
     cluster = files.module("cluster")
     assert "dataCollectionEndpointId: collection.id" in cluster
     assert "resource collection 'Microsoft.Insights/dataCollectionEndpoints@" in cluster
 
 
-def workers_have_time_to_leave(files: Deployment) -> None:
-    """The grace covers the longest ordinary job and a lock, the drain ends before it does."""
+def grace_periods_cover_the_drain(files: DeploymentFiles) -> None:
+    """Check that a grace period covers the longest default job, a lock and the drain."""
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     for manifests in files.overlays.values():
         for deployment in of_kind(manifests, "Deployment"):
@@ -198,11 +201,13 @@ def workers_have_time_to_leave(files: Deployment) -> None:
     for model in files.catalogue["models"]:
         longest = catalogue.model(model["name"]).deadline_seconds
         assert model["graceSeconds"] >= longest
-    assert "min(model.graceSeconds, 600)" in files.module("worker-aca"), "the most that is taken"
+    assert "min(model.graceSeconds, 600)" in files.module("worker-aca"), (
+        "the maximum of Container Apps"
+    )
 
 
-def pods_are_confined(files: Deployment) -> None:
-    """Restricted pods: no root, nothing to write to but volumes, no way up."""
+def pods_are_restricted(files: DeploymentFiles) -> None:
+    """Check that pods run without root, write only to volumes and cannot gain privileges."""
     dockerfile = files.text("worker/Dockerfile")
     [user] = re.findall(r"^USER (\d+):\d+$", dockerfile, re.MULTILINE)
     for manifests in files.overlays.values():
@@ -225,8 +230,8 @@ def pods_are_confined(files: Deployment) -> None:
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-def no_key_is_anywhere(files: Deployment) -> None:
-    """Identities only: what could sign in by a key is switched off."""
+def access_keys_are_turned_off(files: DeploymentFiles) -> None:
+    """Check that every service refuses keys and accepts identities only."""
     storage = files.module("storage")
     assert "allowSharedKeyAccess: false" in storage
     assert "allowBlobPublicAccess: false" in storage
@@ -238,14 +243,14 @@ def no_key_is_anywhere(files: Deployment) -> None:
     assert "AccountKey" not in files.bicep
 
 
-def the_front_takes_its_policy(files: Deployment) -> None:
-    """The file is XML, with the quotes in its expressions escaped, and is sent as that."""
+def the_api_management_policy_is_valid_xml(files: DeploymentFiles) -> None:
+    """Check that the policy file is valid XML and is sent as XML."""
     assert ElementTree.fromstring(files.text("infra/apim-policy.xml")).tag == "policies"
     assert "format: 'xml'" in files.module("apim")
 
 
-def what_is_left_is_deleted(files: Deployment) -> None:
-    """A lifecycle rule for everything that the code writes into the payload container."""
+def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
+    """Check that each prefix that the code writes has a lifecycle rule."""
     code = "\n".join(
         path.read_text(encoding="utf-8")
         for folder in ("contract", "gateway")
@@ -256,11 +261,14 @@ def what_is_left_is_deleted(files: Deployment) -> None:
     written = {"inputs", "results", "outcomes", "progress", "uploads", "claims", "dead-letters"}
     assert prefixes == written
     for prefix in written:
-        assert re.search(rf"[\"']{prefix}/", code), f"nobody writes {prefix}/"
+        assert re.search(rf"[\"']{prefix}/", code), f"the code does not write {prefix}/"
 
 
-def queries_look_for_what_is_written(files: Deployment) -> None:
-    """For lines and routes of the gateway, and for no metric: Service Bus exports no lengths."""
+def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
+    """Check that queries look for log lines and routes that the gateway has.
+
+    They must not use metrics, because Service Bus does not export queue lengths.
+    """
     code = "\n".join(
         path.read_text(encoding="utf-8")
         for folder in ("contract", "gateway")
@@ -278,8 +286,8 @@ def queries_look_for_what_is_written(files: Deployment) -> None:
             assert re.search(route, code), path
 
 
-def the_image_has_what_it_needs(files: Deployment) -> None:
-    """Its requirements are the worker's extras, its folders those that the worker imports."""
+def the_image_has_what_the_worker_needs(files: DeploymentFiles) -> None:
+    """Check that the image has the worker's extras and the folders that the worker imports."""
     project = tomllib.loads(files.text("pyproject.toml"))["project"]["optional-dependencies"]
     wanted = {*project["worker"], *project["worker-loop"], *project["telemetry"]}
     lines = {line for line in files.text("worker/requirements.txt").splitlines() if line[0] != "#"}
@@ -288,37 +296,37 @@ def the_image_has_what_it_needs(files: Deployment) -> None:
     assert "COPY functions/contract /app/contract\nCOPY worker /app/worker\n" in dockerfile
     assert 'ENTRYPOINT ["python", "-m", "worker"]\n' in dockerfile, "the exec form, for signals"
     assert "STOPSIGNAL SIGTERM" in dockerfile
-    assert "{TORCH_INDEX:+--extra-index-url " in dockerfile, "PyTorch's index has PyTorch alone"
+    assert "{TORCH_INDEX:+--extra-index-url " in dockerfile, "PyTorch's index has only PyTorch"
     for base in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE):
         assert re.fullmatch(r"[\w/.-]+:\d+\.\d+\.\d+[\w.-]*", base), f"{base} is not pinned"
-        assert "." in base.split("/")[0], f"{base} is on Docker Hub, which counts pulls"
+        assert "." in base.split("/")[0], f"{base} is on Docker Hub, which limits pulls"
     ignored = files.text(".dockerignore").splitlines()
     assert {"*", "!functions/contract", "!worker"} <= set(ignored)
 
 
-TRUTHS: tuple[Callable[[Deployment], None], ...] = (
-    queues_are_those_of_the_catalogue,
-    every_queue_brings_up_workers,
-    scaled_objects_fit_their_deployments,
+CHECKS: tuple[Callable[[DeploymentFiles], None], ...] = (
+    queues_match_the_catalogue,
+    each_queue_starts_workers,
+    scaled_objects_match_their_deployments,
     gateway_settings_are_set_and_read,
     worker_settings_are_set_and_read,
     the_platform_can_scale_the_gateway,
-    messages_of_a_dead_host_come_back_soon,
-    ports_and_probes_fit,
-    identities_are_federated_to_their_accounts,
-    roles_go_with_their_identities,
-    pods_land_on_their_nodes,
-    pools_say_where_they_start,
-    nodes_have_time_to_come,
-    the_cluster_is_scraped,
+    messages_of_a_dead_host_are_visible_after_a_minute,
+    ports_and_probes_match,
+    identities_trust_their_service_accounts,
+    role_assignment_names_contain_their_principals,
+    pods_tolerate_exactly_the_taints_of_their_nodes,
+    new_node_pools_have_a_count,
+    rollouts_outlast_the_start_of_a_node,
+    metrics_of_the_cluster_are_collected,
     replicas_are_nodes_times_shares,
     workers_that_share_a_gpu_fit_its_machine,
-    what_is_priced_is_what_is_asked_for,
-    workers_have_time_to_leave,
-    pods_are_confined,
-    no_key_is_anywhere,
-    the_front_takes_its_policy,
-    what_is_left_is_deleted,
-    queries_look_for_what_is_written,
-    the_image_has_what_it_needs,
+    prices_match_the_requested_resources,
+    grace_periods_cover_the_drain,
+    pods_are_restricted,
+    access_keys_are_turned_off,
+    the_api_management_policy_is_valid_xml,
+    lifecycle_rules_cover_every_kind_of_blob,
+    alert_queries_match_log_lines_and_routes,
+    the_image_has_what_the_worker_needs,
 )

@@ -1,0 +1,24 @@
+"""Run the consistency checks on this repository."""
+
+from collections.abc import Callable
+
+import pytest
+
+from contract.catalogue import Catalogue
+from infra.generate import make_files
+from tests.infra.consistency import CHECKS
+from tests.infra.deployment import DeploymentFiles
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_deployment_files_are_consistent(
+    check: Callable[[DeploymentFiles], None], repository: DeploymentFiles
+) -> None:
+    check(repository)
+
+
+def test_the_generated_files_are_up_to_date() -> None:
+    for path, text in make_files(Catalogue.load()).items():
+        assert path.read_text(encoding="utf-8") == text, (
+            f"{path.name} is out of date: run ./dev infra"
+        )

@@ -1,0 +1,49 @@
+"""Compare the terms of docs/glossary.md with the code and the other documents."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+GLOSSARY = ROOT / "docs" / "glossary.md"
+PACKAGES = ("functions", "worker", "emulator", "loosely", "infra", "benchmarks")
+_TERM = re.compile(r"^\| \*\*(.+?)\*\*(?: \(`(\w+)`\))? \|", re.MULTILINE)
+
+ROWS: list[tuple[str, str]] = _TERM.findall(GLOSSARY.read_text(encoding="utf-8"))
+
+
+def pattern(term: str) -> re.Pattern[str]:
+    """Return a pattern that finds `term` in prose and in names such as `dead_letters`."""
+    return re.compile(r"[\s_-]?".join(map(re.escape, term.split())), re.IGNORECASE)
+
+
+def texts() -> Iterator[str]:
+    """Yield the text of each module and document except the glossary."""
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    for path in documents + modules:
+        if path != GLOSSARY:
+            yield path.read_text(encoding="utf-8")
+
+
+@cache
+def everything() -> str:
+    return "\n".join(texts())
+
+
+@pytest.mark.parametrize("term", [term for term, _ in ROWS])
+def test_a_glossary_term_is_used(term: str) -> None:
+    assert pattern(term).search(everything()), f"{term!r} is used neither in code nor in documents"
+
+
+@pytest.mark.parametrize("name", [name for _, name in ROWS if name])
+def test_a_class_in_the_glossary_exists(name: str) -> None:
+    assert re.search(rf"^class {name}\b", everything(), re.MULTILINE)
+
+
+def test_a_glossary_term_has_one_meaning() -> None:
+    terms = [term.lower() for term, _ in ROWS]
+    assert len(terms) == len(set(terms)) > 40
