@@ -40,7 +40,7 @@ def record_path() -> JobPath:
             "WORKER_MODELS": "noop",
         }
         with running(folder / "data", environment=environment) as system:
-            assert _submit(system) == 200
+            _submit(system)
             recorded = [_record(system, folder) for _ in range(JOBS)]
     first, *others = recorded
     return JobPath(
@@ -51,8 +51,7 @@ def record_path() -> JobPath:
 
 def _record(system: System, folder: Path) -> JobPath:
     with _recording(folder, count=2):
-        assert _submit(system) == 200
-        system.wait_until_empty()
+        _submit(system)
     found: dict[str, tuple[str, ...]] = {}
     for path in folder.glob("*.json"):
         modules = tuple(loads(path.read_text(encoding="utf-8")))
@@ -76,8 +75,17 @@ def _recording(folder: Path, count: int) -> Iterator[None]:
         path.unlink()
 
 
-def _submit(system: System) -> int:
-    return system.submit("noop", b"a tiny body").status_code
+def _submit(system: System) -> None:
+    """Send a job and wait for its answer, its settlement and the end of its orchestration."""
+    answer = system.submit("noop", b"a tiny body")
+    assert answer.status_code == 200, answer.text
+    system.wait_until_empty()
+    instance = f"/runtime/webhooks/durabletask/instances/{answer.json()['id']}"
+    until(
+        lambda: system.http.get(instance).json()["runtimeStatus"] == "Completed",
+        _WITHIN_SECONDS,
+        "the orchestration has ended",
+    )
 
 
 def _common(first: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

@@ -1,0 +1,41 @@
+"""The path of one job through the modules of gateway and worker, and the reading tour in DESIGN.md."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.job_path.record import JobPath, record_path
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+DESIGN = Path(__file__).parents[2] / "DESIGN.md"
+MOST_GATEWAY_MODULES = 22
+MOST_WORKER_MODULES = 18
+WORKER_STEPS = ["receive", "prepare", "infer", "reply", "settle"]
+
+
+@pytest.fixture(scope="module")
+def path() -> JobPath:
+    return record_path()
+
+
+def read_tour(heading: str) -> list[str]:
+    """Return the modules that a table of the reading tour names, in its order."""
+    section = DESIGN.read_text(encoding="utf-8").split(f"### {heading}\n")[1].split("\n#")[0]
+    return re.findall(r"^\| `([\w.]+)` \|", section, re.MULTILINE)
+
+
+def test_a_job_passes_few_modules(path: JobPath) -> None:
+    assert len(path.gateway) <= MOST_GATEWAY_MODULES, path.gateway
+    assert len(path.worker) <= MOST_WORKER_MODULES, path.worker
+
+
+def test_a_worker_enters_the_steps_of_a_job_in_their_order(path: JobPath) -> None:
+    entered = [name.removeprefix("worker.pipeline.") for name in path.worker]
+    assert [name for name in entered if name in WORKER_STEPS] == WORKER_STEPS
+
+
+def test_the_reading_tour_names_the_modules_that_a_job_passes(path: JobPath) -> None:
+    assert set(read_tour("The gateway's side")) == set(path.gateway)
+    assert set(read_tour("The worker's side")) == set(path.worker)
