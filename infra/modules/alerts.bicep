@@ -112,7 +112,7 @@ var queries = [
   {
     name: 'given-up'
     severity: 2
-    text: 'A message was given up: loosely dead-letters list shows why, redrive sends it again.'
+    text: 'A message was dead-lettered: loosely dead-letters list shows why, redrive sends it again.'
     query: 'traces | where message has " was dead-lettered from " | summarize value = sum(itemCount)'
     measure: 'value'
     dimension: ''
