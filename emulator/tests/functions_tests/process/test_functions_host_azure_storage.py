@@ -62,7 +62,9 @@ async def killed(host: RunningHost) -> None:
 
 async def test_an_event_between_send_and_save_is_lost_if_the_host_dies(tmp_path: Path) -> None:
     folder, data = copy_app("durable", tmp_path / "app"), tmp_path / "data"
-    options = (*ENGINE, *TIMEOUT, "--crash-at", "before-save-after-event:approval")
+    # The next host must find the event before the start message becomes visible again.
+    timeout = ("--visibility-timeout", "10")
+    options = (*ENGINE, *timeout, "--crash-at", "before-save-after-event:approval")
     host = await start_host(folder, data, *options, environment={"HUB": "TestHub"})
     url = (await host.logged(STARTED))[1]
     await start(url, "approval", "a")
