@@ -31,8 +31,8 @@ _log = logging.getLogger("functions.host")
 def lock_data_directory(directory: Path) -> Iterator[Path]:
     """Create the directory if it does not exist and lock it until the block ends.
 
-    The lock also ends with the process. Raises DataInUse if another host has it, and SettingError
-    if the directory cannot be written.
+    The lock also ends with the process. Raises DataDirectoryInUse if another host has it,
+    and SettingError if the directory cannot be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -144,7 +144,8 @@ class DurableEngine(ABC):
         instance = self.find_unfinished(instance_id)
         if instance.is_suspended:
             raise OperationInvalid(
-                f"Cannot suspend orchestration instance in the {instance.status} state."
+                f"Cannot suspend the orchestration instance {instance_id} because instance is in "
+                f"the {instance.status} state."
             )
         await self._commit_switch(
             instance, Status.SUSPENDED, self._switch_message(EventType.EXECUTION_SUSPENDED, reason)
@@ -155,7 +156,8 @@ class DurableEngine(ABC):
         instance = self.find_unfinished(instance_id)
         if not instance.is_suspended:
             raise OperationInvalid(
-                f"Cannot resume orchestration instance in the {instance.status} state."
+                f"Cannot resume the orchestration instance {instance_id} because instance is in "
+                f"the {instance.status} state."
             )
         await self._commit_switch(
             instance, Status.RUNNING, self._switch_message(EventType.EXECUTION_RESUMED, reason)

@@ -6,6 +6,7 @@ DurableError
 ├── InstanceExists       409: an unfinished instance has this id
 ├── InstanceFinished     410: the instance has reached a final status
 ├── InstanceUnfinished   412: the instance has not reached a final status yet
+├── InstanceNotFailed    412: only a failed instance can be rewound
 ├── RequestTooLarge      413: the body is over the limit (in management.py)
 ├── OperationInvalid     500: the instance's status does not allow the operation
 ├── StoreUnavailable     500: nothing was written; the same request may be repeated
@@ -53,6 +54,12 @@ class InstanceFinished(DurableError):
 
 class InstanceUnfinished(DurableError):
     """The instance has not reached a final status yet."""
+
+    status = 412
+
+
+class InstanceNotFailed(DurableError):
+    """Only a failed instance can be rewound."""
 
     status = 412
 

@@ -31,6 +31,7 @@ from emulator.functions.durable.errors import (
     InstanceExists,
     InstanceFinished,
     InstanceMissing,
+    InstanceNotFailed,
     InstanceUnfinished,
 )
 from emulator.functions.durable.history import EventType, check_json, seconds_stamp
@@ -42,7 +43,7 @@ MAX_REQUEST_BODY_BYTES = 32 * 1024 * 1024
 _log = logging.getLogger(__name__)
 # Clients replace this word by the id of an instance.
 _ID_PLACEHOLDER = "INSTANCEID"
-_CONNECTION = "Storage"
+_CONNECTION = "AzureWebJobsStorage"
 _HIDDEN = {
     EventType.ORCHESTRATOR_STARTED,
     EventType.ORCHESTRATOR_COMPLETED,
@@ -216,13 +217,15 @@ def status_body(
 ) -> str:
     """Return an instance's status as JSON; `history` is JSON text."""
     input_text = (instance.input or "null") if show_input else "null"
+    version = "" if instance.version is None else f'"version":{quoted(instance.version)},'
+    parent = "" if instance.parent is None else f'"parentInstanceId":{quoted(instance.parent.id)},'
+    shown = "" if history is None else f',"historyEvents":{history}'
     return (
-        f'{{"name":{quoted(instance.name)},"instanceId":{quoted(instance.id)},'
+        f'{{"name":{quoted(instance.name)},{version}"instanceId":{quoted(instance.id)},{parent}'
         f'"runtimeStatus":"{instance.status}","input":{input_text},'
         f'"customStatus":{instance.custom_status or "null"},"output":{instance.output or "null"},'
         f'"createdTime":"{seconds_stamp(instance.created)}",'
-        f'"lastUpdatedTime":"{seconds_stamp(instance.updated)}",'
-        f'"historyEvents":{history or "null"}}}'
+        f'"lastUpdatedTime":"{seconds_stamp(instance.updated)}"{shown}}}'
     )
 
 
@@ -259,7 +262,10 @@ def _shown(event: dict[str, Any], cause: dict[str, Any], *, outputs: bool) -> di
     for key in ("FireAt", "Reason", "Details", "OrchestrationStatus"):
         if key in event:
             shown[key] = event[key]
-    if outputs:
+    if kind is EventType.EXECUTION_TERMINATED:
+        reason = event["Input"]
+        shown["Input"] = reason if isinstance(reason, str) else json.dumps(reason)
+    elif outputs:
         for key in ("Input", "Result"):
             if event.get(key) is not None:
                 shown[key] = json.loads(event[key]) if isinstance(event[key], str) else event[key]
@@ -288,7 +294,7 @@ class ManagementApi:
             return
         except _WITHOUT_BODY as error:
             response = ManagementResponse(error.status)
-        except InstanceUnfinished as error:
+        except (InstanceUnfinished, InstanceNotFailed) as error:
             response = ManagementResponse(error.status, json.dumps(str(error)))
         except ArgumentInvalid as error:
             response = error_response(error, "One or more of the arguments submitted is incorrect")
@@ -397,11 +403,20 @@ class ManagementApi:
             case "resume":
                 await self._engine.resume(instance_id, reason)
             case "rewind":
-                await self._engine.rewind(instance_id)
+                return await self._rewind(instance_id)
             case "restart":
                 return await self._restart(request, instance_id)
             case _:
                 return _NOT_FOUND
+        return _ACCEPTED
+
+    async def _rewind(self, instance_id: str) -> ManagementResponse:
+        try:
+            await self._engine.rewind(instance_id)
+        except InstanceMissing:
+            # The stray dollar sign is in the text of the extension.
+            text = f'No orchestration with instance ID "${instance_id}" found.'
+            return ManagementResponse(404, json.dumps(text))
         return _ACCEPTED
 
     async def _restart(self, request: ManagementRequest, instance_id: str) -> ManagementResponse:
@@ -439,7 +454,8 @@ class ManagementApi:
     async def _purge_by(self, request: ManagementRequest) -> ManagementResponse:
         condition = records.InstanceFilter.of(request.query)
         if condition.created_from is None:
-            raise ArgumentInvalid("Please provide value for 'createdTimeFrom' parameter.")
+            text = "Please provide value for 'createdTimeFrom' parameter."
+            return ManagementResponse(400, json.dumps(text))
         count = await self._engine.purge(self._engine.find_finished(condition))
         return _deleted(count) if count else _NOT_FOUND
 

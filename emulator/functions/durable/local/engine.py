@@ -18,7 +18,7 @@ from emulator.functions.clock import UtcClock
 from emulator.functions.durable import history, records
 from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.episodes import EpisodeRunner, Scheduler, is_ready
-from emulator.functions.durable.errors import InstanceFinished, OperationInvalid, StoreUnavailable
+from emulator.functions.durable.errors import InstanceNotFailed, StoreUnavailable
 from emulator.functions.durable.history import EventType
 from emulator.functions.durable.instances import OrchestrationInstance, Status, TaskMessage
 from emulator.functions.durable.local.cache import InstanceCache
@@ -142,9 +142,10 @@ class LocalEngine(DurableEngine):
         """Undo the failure of an instance and retry what failed."""
         instance = self.find(instance_id)
         if instance.status is not Status.FAILED:
-            if instance.is_finished:
-                raise InstanceFinished(f"Instance {instance_id} has the status {instance.status}.")
-            raise OperationInvalid("The rewind operation is only supported on failed instances.")
+            raise InstanceNotFailed(
+                f"This orchestration has status {instance.status}, but only orchestrations in the "
+                '"Failed" state can be rewound.'
+            )
         await Rewinder(self.cache, self._pool.add, self._set_timer).rewind(instance)
 
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:

@@ -155,6 +155,60 @@ async def test_a_reason_that_is_json_is_shown_parsed(engine: DurableExtension) -
         assert json.loads(body)["output"] == output
 
 
+async def test_a_history_shows_the_reason_of_a_termination(engine: DurableExtension) -> None:
+    app = engine.management_app
+    for reason, shown in ((b"enough", "enough"), (b"42", "42"), (b"%7B%22a%22:1%7D", '{"a": 1}')):
+        await request(app, "POST", "/orchestrators/wait/h")
+        await request(app, "POST", "/instances/h/terminate", query=b"reason=" + reason)
+        assert await engine.engine.wait_finished("h", 5)
+        query = b"showHistory=true&showHistoryOutput=true"
+        status, _, body = await request(app, "GET", "/instances/h", query=query)
+        assert status == 200
+        events = {event["EventType"]: event for event in json.loads(body)["historyEvents"]}
+        assert events["ExecutionTerminated"]["Input"] == shown
+
+
+async def test_a_status_has_optional_keys_only_if_they_have_a_value(
+    engine: DurableExtension,
+) -> None:
+    app = engine.management_app
+    await request(app, "POST", "/orchestrators/wait/v", query=b"version=2.0")
+    _, _, body = await request(app, "GET", "/instances/v")
+    assert list(json.loads(body)) == [
+        *("name", "version", "instanceId", "runtimeStatus", "input", "customStatus"),
+        *("output", "createdTime", "lastUpdatedTime"),
+    ]
+    _, _, body = await request(app, "GET", "/instances/v", query=b"showHistory=true")
+    assert list(json.loads(body))[-1] == "historyEvents"
+
+
+async def test_a_refused_rewind_says_why(engine: DurableExtension) -> None:
+    app = engine.management_app
+    status, _, body = await request(app, "POST", "/instances/none/rewind")
+    assert (status, json.loads(body)) == (404, 'No orchestration with instance ID "$none" found.')
+
+
+async def test_a_purge_without_a_start_time_is_refused(engine: DurableExtension) -> None:
+    status, _, body = await request(engine.management_app, "DELETE", "/instances")
+    text = "Please provide value for 'createdTimeFrom' parameter."
+    assert (status, json.loads(body)) == (400, text)
+
+
+async def test_a_second_suspension_is_refused(engine: DurableExtension) -> None:
+    app = engine.management_app
+    await request(app, "POST", "/orchestrators/wait/s")
+    await request(app, "POST", "/instances/s/raiseEvent/other", b"1", headers=JSON)
+    await request(app, "POST", "/instances/s/suspend")
+    async with asyncio.timeout(5):
+        while b"Suspended" not in (await request(app, "GET", "/instances/s"))[2]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    status, _, body = await request(app, "POST", "/instances/s/suspend")
+    assert status == 500
+    assert json.loads(body)["ExceptionMessage"] == (
+        "Cannot suspend the orchestration instance s because instance is in the Suspended state."
+    )
+
+
 WORDS = [
     "orchestrators",
     "instances",

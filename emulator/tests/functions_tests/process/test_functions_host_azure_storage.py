@@ -50,6 +50,11 @@ async def reaches(url: str, instance_id: str, wanted: str) -> None:
             await asyncio.sleep(0.05)
 
 
+def read_task_hub(data: Path, query: str) -> list[Any]:
+    with contextlib.closing(sqlite3.connect(data / "task-hub.db")) as task_hub:
+        return task_hub.execute(query).fetchall()
+
+
 async def killed(host: RunningHost) -> None:
     async with asyncio.timeout(30):
         assert await host.process.wait() == -signal.SIGKILL
@@ -57,14 +62,18 @@ async def killed(host: RunningHost) -> None:
 
 async def test_an_event_between_send_and_save_is_lost_if_the_host_dies(tmp_path: Path) -> None:
     folder, data = copy_app("durable", tmp_path / "app"), tmp_path / "data"
-    options = (*ENGINE, *TIMEOUT, "--crash-at", "before-save-after-event:approval")
+    # The next host must find the event before the start message becomes visible again.
+    timeout = ("--visibility-timeout", "10")
+    options = (*ENGINE, *timeout, "--crash-at", "before-save-after-event:approval")
     host = await start_host(folder, data, *options, environment={"HUB": "TestHub"})
     url = (await host.logged(STARTED))[1]
     await start(url, "approval", "a")
+    async with asyncio.timeout(30):
+        while not read_task_hub(data, "SELECT 1 FROM awaited_events"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     assert await approve(url, "a") == 202
     await killed(host)
-    with contextlib.closing(sqlite3.connect(data / "task-hub.db")) as task_hub:
-        assert task_hub.execute("SELECT status FROM instances").fetchall() == [("Pending",)]
+    assert read_task_hub(data, "SELECT status FROM instances") == [("Pending",)]
     lines = host.lines
     async with running_host(folder, data, *options, environment={"HUB": "TestHub"}) as host:
         await reaches(host.url, "a", "Running")
