@@ -219,10 +219,12 @@ class Fields:
 
     def integer(self, name: str, minimum: int = 0) -> int:
         """Return a whole number of at least `minimum`."""
-        value = self._required(name, int)
-        if isinstance(value, bool) or value < minimum:
+        value = self._required(name, (int, float))
+        # JSON Schema counts 1.0 as a whole number. `is_integer` is false for NaN and infinity.
+        is_whole = value.is_integer() if isinstance(value, float) else not isinstance(value, bool)
+        if not is_whole or value < minimum:
             raise MalformedMessage(f"{self._at(name)}: expected a whole number from {minimum}")
-        return value
+        return int(value)
 
     def number(self, name: str, default: float | None = None) -> float:
         """Return a number of at least 0; the default if it is absent or null."""

@@ -79,7 +79,7 @@ class OrchestrationInstance:
 
 @dataclass(frozen=True, slots=True)
 class InstancePage:
-    """Orchestrations of jobs with their ids, unordered; `is_whole` if these are all."""
+    """Orchestrations of jobs with their ids, unordered. `is_whole` if all are listed."""
 
     instances: tuple[tuple[str, OrchestrationInstance], ...]
     is_whole: bool

@@ -106,7 +106,7 @@ class Services:
 
     @property
     def retention(self) -> timedelta:
-        """How long a job is kept after its creation: the retention after its latest end."""
+        """How long a job is kept after its creation: the longest deadline, then the retention."""
         return timedelta(hours=self.settings.retention_hours) + self.longest_deadline
 
     @property

@@ -63,7 +63,7 @@ class GatewaySettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "GatewaySettings":
-        """Read the settings. Raises SettingError, which names the first that is wrong."""
+        """Read the settings. Raises InvalidSetting, which names the first that is wrong."""
         return cls(
             service_bus=_endpoint(environ, SETTING_SERVICE_BUS, "fullyQualifiedNamespace"),
             payload_storage=_endpoint(environ, SETTING_PAYLOAD_STORAGE, "blobServiceUri"),

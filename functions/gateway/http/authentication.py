@@ -201,7 +201,7 @@ class AuthenticationMiddleware:
         await self._app(scope, receive, send)
 
     def _authenticate(self, scope: types.Scope, headers: dict[str, str]) -> Caller:
-        """Return the caller, and add its rate to the response's `headers`. Raises Problem."""
+        """Return the caller, and add its rate to the response's `headers`. Raises HttpProblem."""
         method, path = scope["method"], scope["path"]
         if not self._is_closed:
             return OPEN_CALLER

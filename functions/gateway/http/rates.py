@@ -57,7 +57,7 @@ class RateDecision:
 
     @property
     def header(self) -> str:
-        """The value of the RateLimit header of the same draft."""
+        """The value of the RateLimit header, by the same draft."""
         return f'"default";r={self.remaining};t={self.full_in_seconds}'
 
 

@@ -268,7 +268,7 @@ class Jobs:
 async def outcome_at_deadline(
     progress: ProgressStore, job_id: str, model: str, now: datetime
 ) -> JobOutcome:
-    """Return how a job ends at its deadline: expired, or cancelled if its worker was to stop.
+    """Return how a job ends at its deadline: expired, or cancelled if its worker was told to stop.
 
     Raises Unavailable.
     """

@@ -204,7 +204,7 @@ def _run_without_record(
 
 
 def _started_at(event: object) -> str | None:
-    """Return since when a worker runs the job that is to be cancelled; None if none does."""
+    """Return when a worker started the job that is to be cancelled; None if it has not started."""
     value = json.loads(event) if isinstance(event, str) else event
     started_at = value.get("started_at") if isinstance(value, dict) else None
     return started_at if isinstance(started_at, str) else None

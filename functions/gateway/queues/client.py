@@ -44,7 +44,7 @@ class Queues(Protocol):
         """Send a message; when this returns, the queue has it. Raises UnknownQueue."""
 
     async def check(self, queue: str) -> None:
-        """Return if the queue answers."""
+        """Return if the queue answers, else raise Unavailable."""
 
     async def oldest(self, queue: str) -> datetime | None:
         """Return when the oldest message was enqueued, locked or not; None if there is none."""

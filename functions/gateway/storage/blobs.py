@@ -112,7 +112,7 @@ class PayloadContainer:
         self._is_there = True
 
     async def signing_key(self, expires_at: datetime) -> dict[str, Any]:
-        """Return what the SDK's SAS generators sign with, good until then at least.
+        """Return the arguments that give the SDK a key to sign with, valid until this time.
 
         That is the account's key if the connection string has it, else a user delegation key,
         which the storage gives for some hours at a time. Raises Unavailable.

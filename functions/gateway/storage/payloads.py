@@ -26,7 +26,7 @@ class PayloadStore(Protocol):
         """Return the payload. Raises MissingPayload, or PayloadCorrupt if it does not match."""
 
     async def check(self) -> None:
-        """Return if the storage answers."""
+        """Return if the storage answers, else raise Unavailable."""
 
 
 class BlobPayloadStore:

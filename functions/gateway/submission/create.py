@@ -87,7 +87,7 @@ class JobCreator:
         """Create jobs that one request brings, and wait for their end.
 
         No job is started before all are prepared: if one is refused, the request is refused.
-        Raises Problem or Unavailable.
+        Raises HttpProblem or Unavailable.
         """
         tickets = [await self.prepare(new_job) for new_job in new_jobs]
         ended = await gather_all(
@@ -101,7 +101,7 @@ class JobCreator:
     async def prepare(self, new_job: NewJob, job_id: str | None = None) -> Ticket:
         """Check what the job needs, store a large input, and return the job's ticket.
 
-        If the process dies after this, a blob is left that no job refers to. Raises Problem or
+        If the process dies after this, a blob is left that no job refers to. Raises HttpProblem or
         Unavailable.
         """
         model, submission = new_job.model, new_job.submission
@@ -193,7 +193,7 @@ class JobCreator:
         """Return a reference to the tenant's upload, after checking it against the model.
 
         Only its first bytes are read. The reference has the ETag, so the worker refuses data that
-        is written to the slot later. Raises Problem or Unavailable.
+        is written to the slot later. Raises HttpProblem or Unavailable.
         """
         expires_at = upload_expiry(upload_id)
         blob = upload_blob_of(upload_id, new_job.tenant)

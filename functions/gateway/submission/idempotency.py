@@ -145,7 +145,7 @@ class IdempotencyKeys:
     ) -> SubmittedJob:
         """Create the job of a request unless its key has one, and wait for its end.
 
-        Raises Problem or Unavailable.
+        Raises HttpProblem or Unavailable.
         """
         blob = claim_blob(new_job.tenant, key)
         keyed = _KeyedJob(new_job, blob, _fingerprint_of(new_job))
@@ -182,7 +182,7 @@ class IdempotencyKeys:
     ) -> SubmittedJob:
         """Return the job of the key, created if there is none, after waiting for its end.
 
-        Raises Problem if the key was first sent with another request.
+        Raises HttpProblem if the key was first sent with another request.
         """
         # A small job costs nothing to prepare, so it is claimed before looking for a claim.
         limit_bytes = self.creator.settings.inline_limit_bytes

@@ -46,7 +46,7 @@ class JobSubmission:
 async def parse_submission(
     request: Request, model: Model, options: Mapping[str, str]
 ) -> JobSubmission:
-    """Read and validate a request. `options` are those of the query. Raises Problem."""
+    """Read and validate a request. `options` are those of the query. Raises HttpProblem."""
     content_type = request.headers.get("content-type", "")
     kind = media.essence(content_type)
     check_coding(request.headers.get("content-encoding", ""))
@@ -251,7 +251,7 @@ def check_media_type(
         data: The payload, or its first bytes.
         is_whole: Whether `data` is the whole payload.
 
-    Raises Problem.
+    Raises HttpProblem.
     """
     if not data:
         raise HttpProblem(problems.INVALID_INPUT, "the payload is empty")

@@ -41,6 +41,12 @@ def test_the_codec_reads_every_valid_request(data: st.DataObject) -> None:
         request_from_json(document)
 
 
+def test_the_codec_reads_a_whole_number_that_is_written_as_a_float() -> None:
+    document = {**request_to_json(REQUEST), "attempt": 2.0}
+    assert VALIDATOR.is_valid(document)
+    assert request_from_json(document).attempt == 2
+
+
 @pytest.mark.parametrize(
     "change",
     [

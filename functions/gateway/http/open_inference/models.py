@@ -103,7 +103,7 @@ def _outputs(model: Model) -> tuple[tuple[str, str, int], ...]:
 
 
 def read_submissions(model: Model, request: InferenceRequest) -> list[JobSubmission]:
-    """Return the submissions of a request, in order. Raises Problem."""
+    """Return the submissions of a request, in order. Raises HttpProblem."""
     given = {
         name: value
         for name, value in request.parameters.items()

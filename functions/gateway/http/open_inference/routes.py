@@ -147,7 +147,7 @@ async def oip_model(request: Request, model: str) -> Response:
     responses=error_responses(404),
 )
 async def oip_model_version(request: Request, model: str, version: str) -> Response:
-    """Do the same for a version. Each model has one, named 1."""
+    """Do the same as without a version. Each model has one version, named 1."""
     _check_version(version)
     return await oip_model(request, model)
 
@@ -182,7 +182,7 @@ async def oip_model_ready(request: Request, model: str) -> Response:
     },
 )
 async def oip_model_version_ready(request: Request, model: str, version: str) -> Response:
-    """Do the same for a version. Each model has one, named 1."""
+    """Do the same as without a version. Each model has one version, named 1."""
     _check_version(version)
     return await oip_model_ready(request, model)
 
@@ -232,7 +232,7 @@ async def oip_infer(request: Request, model: str) -> Response:
     openapi_extra={"requestBody": INFER_BODY, "parameters": INFER_PARAMETERS},
 )
 async def oip_infer_version(request: Request, model: str, version: str) -> Response:
-    """Do the same for a version. Each model has one, named 1."""
+    """Do the same as without a version. Each model has one version, named 1."""
     _check_version(version)
     return await oip_infer(request, model)
 
@@ -277,7 +277,7 @@ async def _read_results(
 async def _read_result(
     job: SubmittedJob, progress: ProgressStore, payloads: PayloadStore
 ) -> InferenceResult:
-    """Return the result of a job. Raises Problem if it has not ended or has none."""
+    """Return the result of a job. Raises HttpProblem if it has not ended or has none."""
     record = await progress.add_to_if_available(job.job_id, job.record)
     if not is_final(record):
         raise HttpProblem(

@@ -189,7 +189,7 @@ def _too_large(name: str, limit_bytes: int) -> HttpProblem:
 
 
 def _parse_reply(job_id: str, body: bytes) -> JobReply:
-    """Read a reply, and check that everything that reads it later can. Raises Problem."""
+    """Read a reply, and check that everything that reads it later can. Raises HttpProblem."""
     try:
         value = parse_json(body)
         received = reply_from_json(value)
@@ -220,7 +220,7 @@ def _check_is_for(job_id: str, received: JobReply) -> None:
 
 
 def _parse_report(body: bytes) -> tuple[ProgressReport, bool]:
-    """Read a report, and whether the worker has stopped. Raises Problem."""
+    """Read a report, and whether the worker has stopped. Raises HttpProblem."""
     try:
         value = parse_json(body)
         has_stopped = Fields(value).has("stopped") and Fields(value).boolean("stopped")
