@@ -1,4 +1,4 @@
-"""The path of one job through the modules of gateway and worker, and the reading tour in DESIGN.md."""
+"""One job's path through the modules of gateway and worker, as DESIGN.md's reading tour has it."""
 
 import re
 from pathlib import Path

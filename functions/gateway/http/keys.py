@@ -25,7 +25,9 @@ from enum import StrEnum
 from typing import Any, Final
 
 from gateway.http.rates import Rate, parse_rate
-from gateway.jobs.model import OPEN_TENANT
+
+OPEN_TENANT: Final = ""
+"""The tenant of all jobs of a gateway without keys."""
 
 
 class Scope(StrEnum):

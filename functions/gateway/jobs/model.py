@@ -40,10 +40,8 @@ from contract.messages import (
 from contract.names import job_path
 from gateway.durable import OrchestrationInstance, RuntimeStatus
 from gateway.errors import IllegalStatusChange
+from gateway.http.keys import OPEN_TENANT
 from gateway.telemetry import trace_id
-
-OPEN_TENANT: Final = ""
-"""The tenant of jobs that were accepted without a key."""
 
 
 class JobStatus(StrEnum):

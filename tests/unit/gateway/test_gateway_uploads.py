@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.messages import PayloadRef
-from gateway.jobs.model import OPEN_TENANT
+from gateway.http.keys import OPEN_TENANT
 from gateway.storage import uploads
 from gateway.storage.housekeeping import purge
 from tests.unit.gateway.conftest import RunningGateway
