@@ -5,11 +5,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 FOLDERS = ("functions", "worker", "emulator", "loosely", "benchmarks", "infra")
 BUILT = ROOT / "infra" / "build"
+TEST_FOLDERS = (ROOT / "tests", ROOT / "emulator" / "tests")
 MODULES = sorted(
     path
     for folder in FOLDERS
     for path in (ROOT / folder).rglob("*.py")
-    if BUILT not in path.parents
+    if not {BUILT, *TEST_FOLDERS} & set(path.parents)
 )
 
 
@@ -25,9 +26,9 @@ def test_the_environment_is_read_in_one_place_of_each_program() -> None:
         "functions/function_app.py",
         "worker/__main__.py",
         "worker/check.py",
-        "loosely/up/environment.py",
+        "loosely/local/environment.py",
         # A library has no settings, but its users a key that they do not write into programs.
-        "loosely/credentials.py",
+        "loosely/client/settings.py",
         # The app's settings are its host's environment, on top of local.settings.json.
         "emulator/functions/__main__.py",
         "infra/check.py",
@@ -41,6 +42,11 @@ def test_no_module_is_a_drawer_for_everything() -> None:
 
 
 def test_no_test_sleeps() -> None:
-    tests = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
+    tests = [
+        path
+        for folder in TEST_FOLDERS
+        for path in folder.rglob("test_*.py")
+        if path != Path(__file__)
+    ]
     sleepers = [path for path in tests if "time.sleep(" in path.read_text(encoding="utf-8")]
     assert names([path for path in sleepers if "e2e" not in path.parts]) == []
