@@ -82,7 +82,7 @@ async def respond_json(send: Send, status: int, document: object) -> None:
     await respond(send, status, headers, body)
 
 
-def url_of(bound: socket.socket) -> str:
+def format_url(bound: socket.socket) -> str:
     """Return the http URL of a bound socket, without a trailing slash."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

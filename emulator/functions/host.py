@@ -13,7 +13,7 @@ from pathlib import Path
 
 from emulator.functions.admin import AdminApplication
 from emulator.functions.app_process import AppCommand, AppSupervisor, Invoker
-from emulator.functions.asgi import Application, Listener, url_of
+from emulator.functions.asgi import Application, Listener, format_url
 from emulator.functions.catalogue import FunctionCatalogue, build_catalogue
 from emulator.functions.clock import SystemUtcClock, UtcClock
 from emulator.functions.durable.azure_storage.engine import AzureStorageOptions
@@ -78,7 +78,7 @@ class Host:
             **read_app_settings(options.folder, environment),
             "AZURE_FUNCTIONS_ENVIRONMENT": "Development",
             "FUNCTIONS_WORKER_RUNTIME": "python",
-            "WEBSITE_HOSTNAME": url_of(self._main_socket).removeprefix("http://"),
+            "WEBSITE_HOSTNAME": format_url(self._main_socket).removeprefix("http://"),
         }
         command = AppCommand(options.folder, self._settings, options.python, options.log_level)
         self._supervisor = AppSupervisor(command)
@@ -89,7 +89,7 @@ class Host:
     @property
     def url(self) -> str:
         """Return the URL of the main port."""
-        return url_of(self._main_socket)
+        return format_url(self._main_socket)
 
     async def start(self) -> None:
         """Load the app, then start the durable extension, the listeners and the triggers.
@@ -144,7 +144,7 @@ class Host:
         )
         self._durable = durable
         await durable.start()
-        self._supervisor.client_binding = durable.client_binding(self.url, url_of(rpc_socket))
+        self._supervisor.client_binding = durable.client_binding(self.url, format_url(rpc_socket))
         await self._listen(durable.rpc_app, rpc_socket)
 
     def _web(

@@ -99,7 +99,7 @@ class GenericConverter:
         raise NotImplementedError
 
 
-def converter_of(binding_type: str) -> Converter:
+def find_converter(binding_type: str) -> Converter:
     """Return the converter of a binding type, or the generic converter."""
     found: Converter | None = _registry.get(binding_type)
     return GenericConverter if found is None else found
@@ -107,7 +107,7 @@ def converter_of(binding_type: str) -> Converter:
 
 def has_implicit_output(binding_type: str) -> bool:
     """Return whether this binding receives the returned value without `$return`."""
-    converter = converter_of(binding_type)
+    converter = find_converter(binding_type)
     if converter is GenericConverter:
         return binding_type != "durableClient"
     return bool(getattr(converter, "has_implicit_output", bool)())
@@ -129,7 +129,7 @@ def is_out_annotation(annotation: Any) -> bool:
     return isinstance(origin, type) and origin.__name__ == "Out"
 
 
-def out_arguments(annotation: Any) -> tuple[Any, ...]:
+def read_out_arguments(annotation: Any) -> tuple[Any, ...]:
     """Return the parameters of Out[...]."""
     return typing.get_args(annotation)
 
@@ -259,7 +259,7 @@ def _check_parameter(
     plain = annotated and python_type in (str, bytes) and not has_implicit_output(binding.type)
     binding_type = GENERIC if plain else binding.type
     if annotated:
-        converter = converter_of(binding_type)
+        converter = find_converter(binding_type)
         check = (
             converter.check_output_type_annotation
             if is_out
@@ -271,7 +271,7 @@ def _check_parameter(
 
 
 def _inside_out(name: str, parameter: str, hint: Any) -> Any:
-    arguments = out_arguments(hint)
+    arguments = read_out_arguments(hint)
     if len(arguments) != 1:
         raise FunctionLoadError(name, f"binding {parameter} has invalid Out annotation {hint!r}")
     return arguments[0]
@@ -322,7 +322,7 @@ def _check_return(
         raise FunctionLoadError(name, "return annotation should not be azure.functions.Out")
     if not isinstance(hint, type):
         raise FunctionLoadError(name, f"has invalid non-type return annotation {hint!r}")
-    if not converter_of(explicit).check_output_type_annotation(hint):
+    if not find_converter(explicit).check_output_type_annotation(hint):
         raise FunctionLoadError(
             name,
             f'Python return annotation "{hint.__name__}" does not match binding type "{explicit}"',

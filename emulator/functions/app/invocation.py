@@ -16,7 +16,7 @@ from typing import Any
 
 from azure.functions.meta import Datum
 
-from .indexing import BoundValue, Converter, GenericConverter, IndexedFunction, converter_of
+from .indexing import BoundValue, Converter, GenericConverter, IndexedFunction, find_converter
 
 _invocation_id_of_thread = threading.local()
 running_function: ContextVar[str] = ContextVar("running_function", default="")
@@ -71,7 +71,7 @@ class InvocationContext:
         return _invocation_id_of_thread
 
 
-def request_datum(fields: list[Any], body: bytes) -> Datum:
+def make_request_datum(fields: list[Any], body: bytes) -> Datum:
     """Return the datum of an HTTP trigger from the fields of the frame and the body."""
     method, url, headers, query, route = fields
     value = {
@@ -85,7 +85,7 @@ def request_datum(fields: list[Any], body: bytes) -> Datum:
     return Datum(value, "http")
 
 
-def response_of(datum: Datum | None) -> tuple[int, list[tuple[str, str]], bytes]:
+def read_response(datum: Datum | None) -> tuple[int, list[tuple[str, str]], bytes]:
     """Return status, headers and body, with one header for each cookie."""
     if datum is None or datum.type is None:
         return 204, [], b""
@@ -145,7 +145,7 @@ def prepare(function: IndexedFunction) -> PreparedFunction:
     trigger_binding = next(b for b in function.bindings if b["type"].endswith("Trigger"))
     clients = [b["name"] for b in function.bindings if b["type"] == "durableClient"]
     signature = function.signature
-    converter = converter_of(signature.inputs[trigger_binding["name"]].binding_type)
+    converter = find_converter(signature.inputs[trigger_binding["name"]].binding_type)
     returned = signature.returned
     return PreparedFunction(
         function=function,
@@ -156,7 +156,7 @@ def prepare(function: IndexedFunction) -> PreparedFunction:
         client=clients[0] if clients else None,
         output=None
         if returned is None
-        else ReturnConverter(converter_of(returned.binding_type), returned),
+        else ReturnConverter(find_converter(returned.binding_type), returned),
     )
 
 
@@ -234,7 +234,7 @@ def _call_in_thread(call: Callable[..., Any], invocation_id: str, arguments: dic
         local.invocation_id = None
 
 
-def metadata_of(values: dict[str, Any] | None) -> dict[str, Datum]:
+def make_metadata(values: dict[str, Any] | None) -> dict[str, Datum]:
     """Return trigger metadata as datums: text and integers unchanged, other values as JSON."""
     return {name: _datum_of(value) for name, value in (values or {}).items() if value is not None}
 

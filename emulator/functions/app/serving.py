@@ -18,10 +18,10 @@ from .invocation import (
     ThreadPool,
     TriggerInput,
     invoke,
-    metadata_of,
+    make_metadata,
+    make_request_datum,
     prepare,
-    request_datum,
-    response_of,
+    read_response,
 )
 
 _log = logging.getLogger("functions.app")
@@ -104,14 +104,14 @@ class _App:
         prepare = self.functions[name]
         submit = self._threads.submit
         if kind == "http":
-            event = TriggerInput(request_datum(head[3:8], body), {}, *head[8])
+            event = TriggerInput(make_request_datum(head[3:8], body), {}, *head[8])
             result = await invoke(prepare, event, self._client_binding, submit)
-            status, headers, payload = response_of(result)
+            status, headers, payload = read_response(result)
             return ["http", status, headers], payload
         if kind == "bytes" and prepare.wants_text:
             kind = "string"
         data = Datum(body if kind == "bytes" else body.decode("utf-8", "replace"), kind)
-        event = TriggerInput(data, metadata_of(head[3]), *head[4])
+        event = TriggerInput(data, make_metadata(head[3]), *head[4])
         result = await invoke(prepare, event, self._client_binding, submit)
         if result is None or result.value is None:
             return ["data", False], b""

@@ -18,11 +18,11 @@ from emulator.functions.durable.instances import (
     Status,
     TaskMessage,
     check_instance_id,
-    id_taken,
-    new_id,
+    describe_id_in_use,
+    make_id,
 )
 from emulator.functions.durable.records import Reader
-from emulator.functions.durable.runner import FunctionRunner, unknown_orchestrator
+from emulator.functions.durable.runner import FunctionRunner, describe_unknown_orchestrator
 
 
 class DurableEngine(ABC):
@@ -43,7 +43,7 @@ class DurableEngine(ABC):
         """Return the time in microseconds since 1970."""
 
     @abstractmethod
-    async def setting(self, name: str, default: str) -> str:
+    async def get_setting(self, name: str, default: str) -> str:
         """Return a stored setting; store and return the default if it is missing."""
 
     # Starting
@@ -62,16 +62,16 @@ class DurableEngine(ABC):
         unfinished instance has this id.
         """
         if name not in self._runner.orchestrators:
-            raise ArgumentInvalid(unknown_orchestrator(self._runner, name))
+            raise ArgumentInvalid(describe_unknown_orchestrator(self._runner, name))
         if not instance_id:
-            instance_id = new_id()
+            instance_id = make_id()
         check_instance_id(instance_id)
         existing = self._find(instance_id)
         if existing is not None and not existing.is_finished:
-            raise InstanceExists(id_taken(existing))
+            raise InstanceExists(describe_id_in_use(existing))
         now = self.now()
         instance = OrchestrationInstance(
-            instance_id, new_id(), name, version, Status.PENDING, input_text, now, now
+            instance_id, make_id(), name, version, Status.PENDING, input_text, now, now
         )
         await self._commit_start(instance, existing)
         return instance
@@ -107,7 +107,7 @@ class DurableEngine(ABC):
     def _reader(self) -> Reader:
         """Return the database for queries."""
 
-    def history_of(self, instance: OrchestrationInstance) -> list[str]:
+    def read_history_of(self, instance: OrchestrationInstance) -> list[str]:
         """Return an instance's saved events, one text for each episode."""
         return records.read_history(self._reader, instance.id)
 

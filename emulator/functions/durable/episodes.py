@@ -23,7 +23,7 @@ from emulator.functions.durable.instances import (
     Status,
     TaskMessage,
     check_instance_id,
-    new_id,
+    make_id,
 )
 from emulator.functions.durable.protocol import (
     CancelTimer,
@@ -38,7 +38,11 @@ from emulator.functions.durable.protocol import (
     read_state,
 )
 from emulator.functions.durable.records import TimerRow
-from emulator.functions.durable.runner import FunctionRunner, unknown_activity, unknown_orchestrator
+from emulator.functions.durable.runner import (
+    FunctionRunner,
+    describe_unknown_activity,
+    describe_unknown_orchestrator,
+)
 from emulator.functions.durable.shim import Shim
 from emulator.functions.durable.store import Statement
 from emulator.functions.errors import FunctionFailure
@@ -150,17 +154,17 @@ def begin_episode(instance: OrchestrationInstance, batch: list[TaskMessage], now
 def close_events(episode: Episode) -> str:
     """Add the last event; return the events as the next episode replays them."""
     episode.events.append(history.event(EventType.ORCHESTRATOR_COMPLETED, episode.now))
-    return history.played(episode.news)
+    return history.mark_played(episode.news)
 
 
-def next_execution(
+def make_next_execution(
     episode: Episode, command: ContinueAsNew, custom_status: str | None
 ) -> OrchestrationInstance:
     """Return the next execution of an instance that continues as new."""
     instance = episode.instance
     return OrchestrationInstance(
         instance.id,
-        new_id(),
+        make_id(),
         instance.name,
         instance.version,
         Status.SUSPENDED if instance.is_suspended else Status.RUNNING,
@@ -173,7 +177,7 @@ def next_execution(
     )
 
 
-def child_completion(
+def make_child_completion(
     now: int, parent: Parent, status: Status, output: str | None, reason: str
 ) -> TaskMessage:
     """Return the message to a parent that its sub-orchestration has ended."""
@@ -233,7 +237,7 @@ class Scheduler:
 
     def _schedule(self, episode: Episode, command: ScheduleActivity) -> None:
         if command.name not in self._runner.activities:
-            raise ActionInvalid(unknown_activity(self._runner, command.name))
+            raise ActionInvalid(describe_unknown_activity(self._runner, command.name))
         episode.events.append(
             history.task_scheduled(episode.now, command.task, command.name, command.input)
         )
@@ -250,7 +254,7 @@ class Scheduler:
     def _start_child(self, episode: Episode, command: StartChild) -> None:
         parent = episode.instance
         if command.name not in self._runner.orchestrators:
-            raise ActionInvalid(unknown_orchestrator(self._runner, command.name))
+            raise ActionInvalid(describe_unknown_orchestrator(self._runner, command.name))
         child_id = command.instance_id or f"{parent.execution}:{command.task:04X}"
         try:
             check_instance_id(child_id)
@@ -264,7 +268,7 @@ class Scheduler:
         link = Parent(parent.id, parent.execution, command.task)
         child = OrchestrationInstance(
             child_id,
-            new_id(),
+            make_id(),
             command.name,
             command.version,
             Status.PENDING,
@@ -282,13 +286,13 @@ class EpisodeRunner:
     def __init__(
         self,
         now: Callable[[], int],
-        history_of: Callable[[OrchestrationInstance], list[str]],
+        read_history_of: Callable[[OrchestrationInstance], list[str]],
         runner: FunctionRunner,
         scheduler: Scheduler,
         checkpointer: EpisodeCheckpointer,
     ) -> None:
         self._now = now
-        self._history_of = history_of
+        self._read_history_of = read_history_of
         self._runner = runner
         self._scheduler = scheduler
         self._checkpointer = checkpointer
@@ -351,12 +355,14 @@ class EpisodeRunner:
     async def _run_code(self, episode: Episode) -> EpisodeState:
         instance = episode.instance
         if instance.name not in self._runner.orchestrators:
-            return EpisodeState((), False, error=unknown_orchestrator(self._runner, instance.name))
+            return EpisodeState(
+                (), False, error=describe_unknown_orchestrator(self._runner, instance.name)
+            )
         context = context_json(
             instance.id,
             instance.parent.id if instance.parent else None,
             instance.input,
-            self._history_of(instance),
+            self._read_history_of(instance),
             episode.news,
             replaying=instance.episode_count > 0,
         )

@@ -61,7 +61,7 @@ class DurableExtension:
         """
         try:
             await self.engine.start()
-            key = await self.engine.setting("system_key", secrets.token_urlsafe(32))
+            key = await self.engine.get_setting("system_key", secrets.token_urlsafe(32))
         except DurableError as error:
             raise StartError(f"the durable engine cannot start: {error}") from error
         self._urls = ManagementUrls(self._task_hub, key)

@@ -37,30 +37,30 @@ class EventType(IntEnum):
     EXECUTION_RESUMED = 20
 
 
-def micros(moment: datetime) -> int:
+def to_micros(moment: datetime) -> int:
     """Return a time as microseconds since 1970, the unit of the engines."""
     return (moment - _EPOCH) // _MICROSECOND
 
 
-FOREVER = micros(datetime.max.replace(tzinfo=UTC))
+FOREVER = to_micros(datetime.max.replace(tzinfo=UTC))
 
 
 """The last time that can be written, in microseconds since 1970."""
 
 
-def moment_of(microseconds: int) -> datetime:
+def to_datetime(microseconds: int) -> datetime:
     """Return the time of microseconds since 1970."""
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
-def stamp(microseconds: int) -> str:
+def format_timestamp(microseconds: int) -> str:
     """Return a time in the format of history events, to the microsecond."""
-    return moment_of(microseconds).isoformat(timespec="microseconds")[:26] + "Z"
+    return to_datetime(microseconds).isoformat(timespec="microseconds")[:26] + "Z"
 
 
-def seconds_stamp(microseconds: int) -> str:
+def format_seconds(microseconds: int) -> str:
     """Return a time in the format of status responses, to the second."""
-    return moment_of(microseconds).isoformat(timespec="seconds")[:19] + "Z"
+    return to_datetime(microseconds).isoformat(timespec="seconds")[:19] + "Z"
 
 
 def quoted_or_null(text: str | None) -> str:
@@ -72,11 +72,11 @@ def event(kind: EventType, now: int, event_id: int = -1, rest: str = "") -> str:
     """Return a new event; `rest` has its other members, each after a comma."""
     return (
         f'{{"EventType":{kind:d},"EventId":{event_id},"IsPlayed":false,'
-        f'"Timestamp":"{stamp(now)}"{rest}}}'
+        f'"Timestamp":"{format_timestamp(now)}"{rest}}}'
     )
 
 
-def played(text: str) -> str:
+def mark_played(text: str) -> str:
     """Mark all events in a text as replayed.
 
     A JSON string cannot contain the pattern, because its quotation marks are escaped.
@@ -132,12 +132,14 @@ def child_created(now: int, task: int, name: str, instance_id: str, input_text: 
 
 def timer_created(now: int, task: int, due: int) -> str:
     """Return the event of a created timer."""
-    return event(EventType.TIMER_CREATED, now, task, f',"FireAt":"{stamp(due)}"')
+    return event(EventType.TIMER_CREATED, now, task, f',"FireAt":"{format_timestamp(due)}"')
 
 
 def timer_fired(now: int, task: int, due: int) -> str:
     """Return the event of a fired timer."""
-    return event(EventType.TIMER_FIRED, now, rest=f',"TimerId":{task},"FireAt":"{stamp(due)}"')
+    return event(
+        EventType.TIMER_FIRED, now, rest=f',"TimerId":{task},"FireAt":"{format_timestamp(due)}"'
+    )
 
 
 def completed(kind: EventType, now: int, task: int, result: str | None) -> str:

@@ -29,7 +29,7 @@ class Status(StrEnum):
 FINISHED = frozenset({Status.COMPLETED, Status.FAILED, Status.TERMINATED, Status.CANCELED})
 
 
-def new_id() -> str:
+def make_id() -> str:
     """Return a new instance or execution id in the format of the Durable extension."""
     return uuid.uuid4().hex
 
@@ -119,6 +119,6 @@ def check_instance_id(instance_id: str) -> None:
         raise ArgumentInvalid(f"Instance ID lengths must not exceed {_LONGEST_ID} characters.")
 
 
-def id_taken(existing: OrchestrationInstance) -> str:
+def describe_id_in_use(existing: OrchestrationInstance) -> str:
     """Return the extension's text for an id that an unfinished instance has."""
     return f"An Orchestration instance with the status {existing.status} already exists."

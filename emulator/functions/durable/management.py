@@ -34,7 +34,7 @@ from emulator.functions.durable.errors import (
     InstanceNotFailed,
     InstanceUnfinished,
 )
-from emulator.functions.durable.history import EventType, check_json, seconds_stamp
+from emulator.functions.durable.history import EventType, check_json, format_seconds
 from emulator.functions.durable.instances import OrchestrationInstance, Status
 
 DURABLE_PATH = "/runtime/webhooks/durabletask"
@@ -143,7 +143,7 @@ async def write_response(send: Send, response: ManagementResponse) -> None:
     await respond(send, response.status, headers, body)
 
 
-def error_response(error: DurableError, message: str) -> ManagementResponse:
+def make_error_response(error: DurableError, message: str) -> ManagementResponse:
     """Return an error as the extension writes it; the SDK reads `ExceptionMessage`."""
     return ManagementResponse(
         error.status,
@@ -212,7 +212,7 @@ class ManagementUrls:
         }
 
 
-def status_body(
+def format_status(
     instance: OrchestrationInstance, *, show_input: bool = True, history: str | None = None
 ) -> str:
     """Return an instance's status as JSON; `history` is JSON text."""
@@ -224,12 +224,12 @@ def status_body(
         f'{{"name":{quoted(instance.name)},{version}"instanceId":{quoted(instance.id)},{parent}'
         f'"runtimeStatus":"{instance.status}","input":{input_text},'
         f'"customStatus":{instance.custom_status or "null"},"output":{instance.output or "null"},'
-        f'"createdTime":"{seconds_stamp(instance.created)}",'
-        f'"lastUpdatedTime":"{seconds_stamp(instance.updated)}"{shown}}}'
+        f'"createdTime":"{format_seconds(instance.created)}",'
+        f'"lastUpdatedTime":"{format_seconds(instance.updated)}"{shown}}}'
     )
 
 
-def shown_history(fragments: Sequence[str], *, outputs: bool) -> str:
+def format_history(fragments: Sequence[str], *, outputs: bool) -> str:
     """Return a history as the extension shows it.
 
     An event of scheduling is merged into the event of its completion.
@@ -241,14 +241,14 @@ def shown_history(fragments: Sequence[str], *, outputs: bool) -> str:
         if event["EventType"] in {EventType.TASK_SCHEDULED, EventType.CHILD_CREATED}
     }
     shown = [
-        _shown(event, scheduled.get(event.get("TaskScheduledId"), {}), outputs=outputs)
+        _format_event(event, scheduled.get(event.get("TaskScheduledId"), {}), outputs=outputs)
         for event in events
         if event["EventType"] not in _HIDDEN
     ]
     return json.dumps(shown)
 
 
-def _shown(event: dict[str, Any], cause: dict[str, Any], *, outputs: bool) -> dict[str, Any]:
+def _format_event(event: dict[str, Any], cause: dict[str, Any], *, outputs: bool) -> dict[str, Any]:
     kind = EventType(event["EventType"])
     name = _NAMES.get(kind) or "".join(part.title() for part in kind.name.split("_"))
     shown: dict[str, Any] = {"EventType": name, "Timestamp": event["Timestamp"]}
@@ -297,11 +297,15 @@ class ManagementApi:
         except (InstanceUnfinished, InstanceNotFailed) as error:
             response = ManagementResponse(error.status, json.dumps(str(error)))
         except ArgumentInvalid as error:
-            response = error_response(error, "One or more of the arguments submitted is incorrect")
+            response = make_error_response(
+                error, "One or more of the arguments submitted is incorrect"
+            )
         except InstanceExists as error:
-            response = error_response(error, str(error))
+            response = make_error_response(error, str(error))
         except DurableError as error:
-            response = error_response(error, "Something went wrong while processing your request")
+            response = make_error_response(
+                error, "Something went wrong while processing your request"
+            )
         await write_response(send, response)
 
     async def _respond(self, request: ManagementRequest) -> ManagementResponse:  # noqa: PLR0911 - one return for each route
@@ -363,17 +367,17 @@ class ManagementApi:
             return ManagementResponse(200, instance.output or "null")
         strict = _flag(request, "returninternalservererroronfailure", default=False)
         failed = instance.status is Status.FAILED
-        return ManagementResponse(500 if failed and strict else 200, status_body(instance))
+        return ManagementResponse(500 if failed and strict else 200, format_status(instance))
 
     def _status(self, request: ManagementRequest, instance_id: str) -> ManagementResponse:
         instance = self._engine.find(instance_id)
         history = None
         if _flag(request, "showhistory", default=False):
-            history = shown_history(
-                self._engine.history_of(instance),
+            history = format_history(
+                self._engine.read_history_of(instance),
                 outputs=_flag(request, "showhistoryoutput", default=False),
             )
-        body = status_body(
+        body = format_status(
             instance, show_input=_flag(request, "showinput", default=True), history=history
         )
         if not instance.is_finished:
@@ -384,11 +388,11 @@ class ManagementApi:
     def _list(self, request: ManagementRequest) -> ManagementResponse:
         show_input = _flag(request, "showinput", default=False)
         page, token = self._engine.read_page(
-            records.InstanceFilter.of(request.query),
+            records.InstanceFilter.parse(request.query),
             request.query.get("top"),
             request.headers.get(_CONTINUATION, ""),
         )
-        bodies = ",".join(status_body(instance, show_input=show_input) for instance in page)
+        bodies = ",".join(format_status(instance, show_input=show_input) for instance in page)
         return ManagementResponse(200, f"[{bodies}]", ((_CONTINUATION, token),))
 
     async def _operate(
@@ -452,7 +456,7 @@ class ManagementApi:
         return _deleted(await self._engine.purge([instance]))
 
     async def _purge_by(self, request: ManagementRequest) -> ManagementResponse:
-        condition = records.InstanceFilter.of(request.query)
+        condition = records.InstanceFilter.parse(request.query)
         if condition.created_from is None:
             text = "Please provide value for 'createdTimeFrom' parameter."
             return ManagementResponse(400, json.dumps(text))

@@ -16,7 +16,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 from emulator.functions.durable.errors import ActionInvalid
-from emulator.functions.durable.history import micros, quoted_or_null
+from emulator.functions.durable.history import quoted_or_null, to_micros
 
 # The SDK splits timers of more than six days into timers of three, as in Azure Storage.
 _CONTEXT_TAIL = (
@@ -66,7 +66,7 @@ class Action:
     retry_interval_ms: int = 0
     max_attempts: int = 0
 
-    def fields(self) -> list[Any]:
+    def to_fields(self) -> list[Any]:
         """Return the fields that a retry needs, as a JSON list."""
         return [
             int(self.kind),
@@ -79,8 +79,8 @@ class Action:
         ]
 
     @classmethod
-    def of_fields(cls, fields: list[Any]) -> "Action":
-        """Return the action of a list from `fields`."""
+    def from_fields(cls, fields: list[Any]) -> "Action":
+        """Return the action of a list from `to_fields`."""
         kind, name, input_text, instance_id, version, interval, attempts = fields
         return cls(
             ActionKind(kind),
@@ -226,7 +226,7 @@ def _leaves(actions: Iterable[dict[str, Any]]) -> Iterator[Action]:
 
 def _leaf(kind: ActionKind, action: dict[str, Any]) -> Action:
     if kind is ActionKind.TIMER:
-        return Action(kind, fire_at=fire_at(action["fireAt"]), canceled=action["isCanceled"])
+        return Action(kind, fire_at=parse_fire_at(action["fireAt"]), canceled=action["isCanceled"])
     options = action.get("retryOptions") or {}
     input_value = action.get("input")
     return Action(
@@ -240,7 +240,7 @@ def _leaf(kind: ActionKind, action: dict[str, Any]) -> Action:
     )
 
 
-def fire_at(text: str) -> int:
+def parse_fire_at(text: str) -> int:
     """Parse the time of a timer, which the SDK always writes in UTC."""
     moment = datetime.fromisoformat(text)
-    return micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    return to_micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

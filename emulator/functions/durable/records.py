@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from emulator.functions.durable.errors import ArgumentInvalid
-from emulator.functions.durable.history import EventType, micros
+from emulator.functions.durable.history import EventType, to_micros
 from emulator.functions.durable.instances import (
     FINISHED,
     OrchestrationInstance,
@@ -283,7 +283,7 @@ class InstanceFilter:
     statuses: frozenset[Status] = frozenset()
 
     @classmethod
-    def of(cls, query: Mapping[str, str]) -> "InstanceFilter":
+    def parse(cls, query: Mapping[str, str]) -> "InstanceFilter":
         """Parse a query string; invalid values do not filter, as in the extension."""
         names = query.get("runtimestatus", "").lower().split(",")
         return cls(
@@ -293,7 +293,7 @@ class InstanceFilter:
             frozenset(_STATUSES[name.strip()] for name in names if name.strip() in _STATUSES),
         )
 
-    def where(self) -> tuple[str, list[Any]]:
+    def build_condition(self) -> tuple[str, list[Any]]:
         """Return the SQL condition and its arguments."""
         conditions, arguments = ["1"], list[Any]()
         if self.prefix:
@@ -323,7 +323,7 @@ def read_page(
         if not (token.isascii() and token.isdigit() and int(token[:20]) <= _LAST_ROW):
             raise ArgumentInvalid("The continuation token is invalid.")
         after = int(token)
-    where, arguments = condition.where()
+    where, arguments = condition.build_condition()
     rows = _read_rows(store, f"{where} AND rowid > ?", [*arguments, after], size + 1)
     more = len(rows) > size
     rows = rows[:size]
@@ -332,7 +332,7 @@ def read_page(
 
 def read_finished(store: Reader, condition: InstanceFilter) -> list[OrchestrationInstance]:
     """Return the finished instances that match."""
-    where, arguments = condition.where()
+    where, arguments = condition.build_condition()
     names = sorted(map(str, FINISHED))
     marks = ",".join("?" * len(names))
     rows = _read_rows(store, f"{where} AND status IN ({marks})", [*arguments, *names], -1)
@@ -342,6 +342,6 @@ def read_finished(store: Reader, condition: InstanceFilter) -> list[Orchestratio
 def _time(text: str | None) -> int | None:
     try:
         moment = datetime.fromisoformat((text or "").replace(" ", "+"))
-        return micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+        return to_micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
     except (ValueError, OverflowError):
         return None

@@ -41,12 +41,12 @@ class FunctionRunner(Protocol):
         ...
 
 
-def unknown_orchestrator(runner: FunctionRunner, name: str) -> str:
+def describe_unknown_orchestrator(runner: FunctionRunner, name: str) -> str:
     """Return the extension's text for an orchestrator that does not exist."""
     return _unknown(name, "an orchestrator", "orchestrator", runner.orchestrators)
 
 
-def unknown_activity(runner: FunctionRunner, name: str) -> str:
+def describe_unknown_activity(runner: FunctionRunner, name: str) -> str:
     """Return the extension's text for an activity that does not exist."""
     return _unknown(name, "an activity", "activity", runner.activities)
 

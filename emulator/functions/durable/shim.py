@@ -163,7 +163,7 @@ class Shim:
     def dump(self) -> str:
         """Return the shim as JSON text."""
         retries = [
-            [task, retry.attempts, retry.is_waiting, retry.action.fields()]
+            [task, retry.attempts, retry.is_waiting, retry.action.to_fields()]
             for task, retry in self.retries.items()
         ]
         return json.dumps(
@@ -182,7 +182,7 @@ class Shim:
 
 def _read_retry(row: list[Any]) -> tuple[int, RetryState]:
     task, attempts, waiting, fields = row
-    return task, RetryState(Action.of_fields(fields), attempts, waiting)
+    return task, RetryState(Action.from_fields(fields), attempts, waiting)
 
 
 def _attempt(action: Action, task: int) -> Command:

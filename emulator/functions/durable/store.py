@@ -171,7 +171,7 @@ class Store:
                 task.exception(),
             )
 
-    def setting(self, name: str, default: str) -> str:
+    def get_setting(self, name: str, default: str) -> str:
         """Return a stored setting; store and return the default if it is missing."""
         assert self._connection is not None
         self._connection.execute("INSERT OR IGNORE INTO settings VALUES(?, ?)", (name, default))

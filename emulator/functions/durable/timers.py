@@ -5,7 +5,7 @@ import heapq
 from collections.abc import Callable, Hashable
 
 from emulator.functions.clock import UtcClock
-from emulator.functions.durable.history import micros
+from emulator.functions.durable.history import to_micros
 
 # The loop's clock stops while a computer sleeps, and the wall clock may be set.
 _LONGEST_SLEEP_SECONDS = 20.0
@@ -53,7 +53,7 @@ class TimerQueue:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        now = micros(self._clock.now())
+        now = to_micros(self._clock.now())
         while self._heap and not self._closed:
             due, number = self._heap[0]
             entry = self._entries.get(number)
@@ -82,7 +82,7 @@ class TimerQueue:
             if self._wakes_at <= due:
                 return
             self._handle.cancel()
-        delay = (due - micros(self._clock.now())) / 1e6
+        delay = (due - to_micros(self._clock.now())) / 1e6
         self._wakes_at = due
         self._handle = asyncio.get_running_loop().call_later(
             min(max(delay, 0.0), _LONGEST_SLEEP_SECONDS), self.fire_due

@@ -48,7 +48,7 @@ class Triggers:
         }
         self._queues = [
             ServiceBusTrigger(
-                queue_source(triggered, settings),
+                read_queue_source(triggered, settings),
                 catalogue.service_bus_options,
                 _invoke(triggered, invoker),
             )
@@ -83,7 +83,7 @@ class Triggers:
         task.add_done_callback(self._tasks.discard)
 
 
-def queue_source(triggered: TriggeredFunction, settings: Mapping[str, str]) -> QueueSource:
+def read_queue_source(triggered: TriggeredFunction, settings: Mapping[str, str]) -> QueueSource:
     """Return the queue of a Service Bus trigger. Raises AppLoadError if it is not supported."""
     binding, name = triggered.binding, triggered.name
     if not binding.get("queueName"):

@@ -26,10 +26,10 @@ from emulator.functions.durable.azure_storage.episodes import (
     QueueOutbox,
     SplitBrain,
     load_instance,
-    new_child,
+    make_child,
+    make_start_message,
     read_parent,
     select_messages,
-    start_message,
 )
 from emulator.functions.durable.azure_storage.faults import (
     CrashPoint,
@@ -46,18 +46,18 @@ from emulator.functions.durable.episodes import (
     EpisodeRunner,
     Scheduler,
     begin_episode,
-    child_completion,
     find_termination,
+    make_child_completion,
 )
 from emulator.functions.durable.errors import InstanceExists, OperationInvalid, StoreUnavailable
-from emulator.functions.durable.history import EventType, micros
+from emulator.functions.durable.history import EventType, to_micros
 from emulator.functions.durable.instances import (
     FINISHED,
     OrchestrationInstance,
     Status,
     TaskMessage,
-    id_taken,
-    new_id,
+    describe_id_in_use,
+    make_id,
 )
 from emulator.functions.durable.records import Reader
 from emulator.functions.durable.runner import AppOutage, FunctionRunner, run_work_item
@@ -121,7 +121,7 @@ class AzureStorageEngine(DurableEngine):
         options: DurableOptions,
         die: Callable[[], None] = kill_this_process,
     ) -> None:
-        self.host_id = new_id()
+        self.host_id = make_id()
         self.database = Database(storage.task_hub)
         self.leases = PartitionLeases(self.host_id)
         self.timers = TimerQueue(clock)
@@ -136,7 +136,11 @@ class AzureStorageEngine(DurableEngine):
             self.database, self._faults, self._before_save, self._keeps_messages
         )
         self._episodes = EpisodeRunner(
-            self.now, self.history_of, runner, Scheduler(runner, QueueOutbox()), self._checkpointer
+            self.now,
+            self.read_history_of,
+            runner,
+            Scheduler(runner, QueueOutbox()),
+            self._checkpointer,
         )
         self._split_brains: dict[str, bool] = {}
         """The instances whose episode a second owner runs, too, and whether that owner does not
@@ -224,9 +228,9 @@ class AzureStorageEngine(DurableEngine):
 
     def now(self) -> int:
         """Return the time in microseconds since 1970."""
-        return micros(self._clock.now())
+        return to_micros(self._clock.now())
 
-    async def setting(self, name: str, default: str) -> str:
+    async def get_setting(self, name: str, default: str) -> str:
         """Return a stored setting; store and return the default if it is missing."""
         await self.database.transact(
             lambda connection: connection.execute(
@@ -255,7 +259,7 @@ class AzureStorageEngine(DurableEngine):
             for sql, arguments in (
                 records.delete_history(instance.id),
                 records.insert_instance(instance),
-                queues.send(instance.id, start_message(instance), instance.created),
+                queues.send(instance.id, make_start_message(instance), instance.created),
             ):
                 connection.execute(sql, arguments)
             return None
@@ -365,7 +369,7 @@ class AzureStorageEngine(DurableEngine):
         now = self.now()
         third = min(self._lease_micros, self._timeout_micros) // 3
 
-        def next_execution(
+        def make_next_execution(
             connection: sqlite3.Connection,
         ) -> tuple[frozenset[int], list[QueueMessage]]:
             busy = {s.partition for s in self._sessions.values() if s.is_running}
@@ -377,7 +381,7 @@ class AzureStorageEngine(DurableEngine):
                 queues.abandon(connection, message, now)
             return gone, lost
 
-        gone, lost = await self.database.transact(next_execution)
+        gone, lost = await self.database.transact(make_next_execution)
         self._forget([*lost, *self._waiting(gone)])
         if gone:
             _log.info("partitions %s are no longer this host's", sorted(gone))
@@ -594,7 +598,7 @@ class AzureStorageEngine(DurableEngine):
         self._release(session, result.not_taken)
         for start in result.refused_children:
             assert result.instance is not None
-            await self._refuse_child(start, id_taken(result.instance))
+            await self._refuse_child(start, describe_id_in_use(result.instance))
         await self._delete(result.repeated_starts)
         for reason, messages in result.discarded.items():
             await self._discard(messages, reason)
@@ -608,7 +612,7 @@ class AzureStorageEngine(DurableEngine):
     async def _refuse_child(self, start: QueueMessage, reason: str) -> None:
         parent = read_parent(start)
         assert parent is not None
-        answer = child_completion(self.now(), parent, Status.FAILED, None, reason)
+        answer = make_child_completion(self.now(), parent, Status.FAILED, None, reason)
         sql, arguments = queues.send(parent.id, answer, self.now())
         await self.database.transact(lambda connection: connection.execute(sql, arguments))
         self._wake.set()
@@ -671,7 +675,7 @@ class AzureStorageEngine(DurableEngine):
             if message.kind is _STARTED and (
                 second_owner is None or second_owner.execution != message.execution
             ):
-                second_owner = new_child(message, second_owner)
+                second_owner = make_child(message, second_owner)
         if second_owner is None:
             return
         second_owner.mailbox.extend(episode.batch)

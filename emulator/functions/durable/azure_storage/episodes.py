@@ -20,9 +20,9 @@ from emulator.functions.durable.azure_storage.faults import CrashPoint, Faults
 from emulator.functions.durable.azure_storage.queues import QueueMessage
 from emulator.functions.durable.episodes import (
     Episode,
-    child_completion,
     close_events,
-    next_execution,
+    make_child_completion,
+    make_next_execution,
 )
 from emulator.functions.durable.history import EventType, execution_completed, timer_fired
 from emulator.functions.durable.instances import OrchestrationInstance, Parent, Status, TaskMessage
@@ -63,7 +63,7 @@ def load_instance(database: Database, instance_id: str) -> LoadedInstance | None
     return None if row is None else _loaded(row, (row.execution, row.episode_count))
 
 
-def new_child(start: TaskMessage, former: LoadedInstance | None) -> LoadedInstance:
+def make_child(start: TaskMessage, former: LoadedInstance | None) -> LoadedInstance:
     """Return the sub-orchestration of a start message; it replaces `former`."""
     child_id, name, version, input_text, created, *parent = json.loads(start.text)
     assert start.execution is not None
@@ -87,7 +87,7 @@ def read_parent(start: TaskMessage) -> Parent | None:
     return Parent(*parent) if parent else None
 
 
-def start_message(instance: OrchestrationInstance) -> TaskMessage:
+def make_start_message(instance: OrchestrationInstance) -> TaskMessage:
     """Return the message that starts an instance.
 
     A sub-orchestration does not have a row yet, so the message contains it.
@@ -138,7 +138,7 @@ class QueueOutbox:
 
     def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
         """Send a start message; the first episode of the child inserts its row."""
-        episode.statements.append(queues.send(child.id, start_message(child), episode.now))
+        episode.statements.append(queues.send(child.id, make_start_message(child), episode.now))
 
 
 class QueueCheckpointer:
@@ -178,7 +178,7 @@ class QueueCheckpointer:
         )
         if instance.parent is not None:
             parent = instance.parent
-            answer = child_completion(episode.now, parent, status, output, reason)
+            answer = make_child_completion(episode.now, parent, status, output, reason)
             episode.statements.append(queues.send(parent.id, answer, episode.now))
         await self._checkpoint(
             episode, self._save(episode, status, instance.shim, custom_status, output)
@@ -188,7 +188,7 @@ class QueueCheckpointer:
         self, episode: Episode, command: ContinueAsNew, custom_status: str | None
     ) -> None:
         """Save that the instance starts again with a new input and without history or timers."""
-        fresh = next_execution(episode, command, custom_status)
+        fresh = make_next_execution(episode, command, custom_status)
         # The owner of the partition runs it, even if this host dies after the save.
         start = TaskMessage(EventType.EXECUTION_STARTED, "", execution=fresh.execution)
         episode.statements.append(queues.send(fresh.id, start, episode.now))
@@ -333,7 +333,7 @@ def _accept_start(result: MessageSelection, start: QueueMessage, *, has_start: b
     if parent is None:
         return False
     if instance is None or (instance.is_finished and instance.parent != parent):
-        result.instance = new_child(start, instance)
+        result.instance = make_child(start, instance)
         return True
     if instance.parent != parent:
         result.refused_children.append(start)

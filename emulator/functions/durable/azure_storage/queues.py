@@ -46,7 +46,7 @@ class DequeuedWorkItem:
     dequeue_count: int
 
 
-def partition_of(instance_id: str) -> int:
+def find_partition(instance_id: str) -> int:
     """Return the partition of an instance, whose control queue has its messages."""
     return zlib.crc32(instance_id.encode()) % PARTITION_COUNT
 
@@ -56,7 +56,7 @@ def send(instance_id: str, message: TaskMessage, visible_at: int) -> Statement:
     return (
         _INSERT_MESSAGE,
         (
-            partition_of(instance_id),
+            find_partition(instance_id),
             instance_id,
             message.execution,
             int(message.kind),

@@ -4,8 +4,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from emulator.functions.clock import UtcClock
-from emulator.functions.durable.episodes import child_completion
-from emulator.functions.durable.history import micros
+from emulator.functions.durable.episodes import make_child_completion
+from emulator.functions.durable.history import to_micros
 from emulator.functions.durable.instances import OrchestrationInstance, Parent, Status, TaskMessage
 from emulator.functions.durable.records import consume, insert_message, read_history, read_instance
 from emulator.functions.durable.store import Statement, Store
@@ -31,7 +31,7 @@ class InstanceCache:
 
     def now(self) -> int:
         """Return the time in microseconds since 1970."""
-        return micros(self._clock.now())
+        return to_micros(self._clock.now())
 
     def set_last_number(self, after: int) -> None:
         """Set the last number of an inbox or work row."""
@@ -89,7 +89,7 @@ class InstanceCache:
         for other in removed:
             self.drop(other)
 
-    def history(self, instance: OrchestrationInstance) -> list[str]:
+    def load_history(self, instance: OrchestrationInstance) -> list[str]:
         """Return an instance's past events, one text for each episode."""
         if instance.history is None:
             instance.history = (
@@ -131,6 +131,6 @@ class InstanceCache:
         self, parent: Parent, status: Status, output: str | None, reason: str
     ) -> tuple[list[Statement], Callable[[], None]]:
         """Return the statements that send a child's completion to its parent, and the effect."""
-        message = child_completion(self.now(), parent, status, output, reason)
+        message = make_child_completion(self.now(), parent, status, output, reason)
         message.sequence = self.next_number()
         return [insert_message(parent.id, message)], lambda: self.deliver(parent.id, message)

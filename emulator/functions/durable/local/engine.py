@@ -52,7 +52,7 @@ class LocalEngine(DurableEngine):
         outbox = LocalOutbox(self.cache, self._pool.add, self._set_timer, self._cancel_timer)
         self._episodes = EpisodeRunner(
             self.cache.now,
-            self.cache.history,
+            self.cache.load_history,
             runner,
             Scheduler(runner, outbox),
             LocalCheckpointer(self.cache, self._cancel_timer),
@@ -104,9 +104,9 @@ class LocalEngine(DurableEngine):
         """Return the time in microseconds since 1970."""
         return self.cache.now()
 
-    async def setting(self, name: str, default: str) -> str:
+    async def get_setting(self, name: str, default: str) -> str:
         """Return a stored setting; store and return the default if it is missing."""
-        return self.store.setting(name, default)
+        return self.store.get_setting(name, default)
 
     @property
     def _reader(self) -> Reader:
@@ -115,9 +115,9 @@ class LocalEngine(DurableEngine):
     def _find(self, instance_id: str) -> OrchestrationInstance | None:
         return self.cache.find(instance_id)
 
-    def history_of(self, instance: OrchestrationInstance) -> list[str]:
+    def read_history_of(self, instance: OrchestrationInstance) -> list[str]:
         """Return an instance's saved events, one text for each episode."""
-        return self.cache.history(instance)
+        return self.cache.load_history(instance)
 
     def read_page(
         self, condition: records.InstanceFilter, top: str | None, token: str

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 
 from emulator.functions.durable import history, records
-from emulator.functions.durable.episodes import Episode, close_events, next_execution
-from emulator.functions.durable.instances import OrchestrationInstance, Status, id_taken
+from emulator.functions.durable.episodes import Episode, close_events, make_next_execution
+from emulator.functions.durable.instances import OrchestrationInstance, Status, describe_id_in_use
 from emulator.functions.durable.local.cache import InstanceCache
 from emulator.functions.durable.protocol import ContinueAsNew, ScheduleActivity
 from emulator.functions.durable.records import TimerRow, WorkItem
@@ -65,7 +65,7 @@ class LocalOutbox:
         existing = self._cache.find(child.id)
         if existing is not None and not existing.is_finished:
             statements, follow = self._cache.prepare_completion_for_parent(
-                child.parent, Status.FAILED, None, id_taken(existing)
+                child.parent, Status.FAILED, None, describe_id_in_use(existing)
             )
             episode.statements += statements
             episode.effects.append(follow)
@@ -102,7 +102,7 @@ class LocalCheckpointer:
         await self._commit(episode)
         if instance.status is Status.PENDING:
             instance.status = Status.RUNNING
-        self._cache.history(instance).append(fragment)
+        self._cache.load_history(instance).append(fragment)
         instance.custom_status = custom_status
         instance.episode_count += 1
         self._committed(episode)
@@ -162,7 +162,7 @@ class LocalCheckpointer:
     ) -> None:
         """Save that the instance starts again with a new input and without history or timers."""
         instance = episode.instance
-        fresh = next_execution(episode, command, custom_status)
+        fresh = make_next_execution(episode, command, custom_status)
         episode.statements += [
             records.delete_history(instance.id),
             records.delete_timers(instance.id),

@@ -13,10 +13,10 @@ from typing import Any
 
 from emulator.functions.durable import records
 from emulator.functions.durable.errors import OperationInvalid
-from emulator.functions.durable.history import EventType, played
+from emulator.functions.durable.history import EventType, mark_played
 from emulator.functions.durable.instances import OrchestrationInstance, Status, TaskMessage
 from emulator.functions.durable.local.cache import InstanceCache
-from emulator.functions.durable.protocol import fire_at
+from emulator.functions.durable.protocol import parse_fire_at
 from emulator.functions.durable.records import TimerRow, WorkItem
 from emulator.functions.durable.shim import Shim
 from emulator.functions.durable.store import Statement
@@ -60,7 +60,7 @@ class Rewinder:
         statements: list[Statement],
         effects: list[Callable[[], None]],
     ) -> None:
-        fragments = list(self._cache.history(instance))
+        fragments = list(self._cache.load_history(instance))
         past = [_events(fragment) for fragment in fragments]
         last_turn = past.pop()
         shim = instance.shim.copy()
@@ -76,7 +76,7 @@ class Rewinder:
         statements += [
             records.delete_history(instance.id),
             *(
-                records.append_history(instance.id, number, played(fragment))
+                records.append_history(instance.id, number, mark_played(fragment))
                 for number, fragment in enumerate(fragments)
             ),
             records.update_instance(
@@ -126,7 +126,7 @@ class Rewinder:
                 continue
             if task not in due:
                 raise OperationInvalid(_TIMER_LOST)
-            timer = TimerRow(instance.id, task, instance.execution, fire_at(due[task]))
+            timer = TimerRow(instance.id, task, instance.execution, parse_fire_at(due[task]))
             statements.append(records.insert_timer(timer))
             effects.append(partial(self._set_timer, timer))
 
@@ -196,7 +196,7 @@ def _restore(
     instance.output = None
     instance.shim = shim
     instance.episode_count = len(fragments)
-    instance.history = [played(fragment) for fragment in fragments]
+    instance.history = [mark_played(fragment) for fragment in fragments]
     instance.mailbox.extend(messages)
 
 

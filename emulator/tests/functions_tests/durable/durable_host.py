@@ -217,7 +217,7 @@ class EngineHost:
         ]
 
     def fragments(self, instance_id: str = "i") -> list[str]:
-        return self.engine.history_of(self.engine.find(instance_id))
+        return self.engine.read_history_of(self.engine.find(instance_id))
 
 
 def make_host(folder: Path, engine: str) -> EngineHost:

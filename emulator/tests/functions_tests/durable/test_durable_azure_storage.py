@@ -16,7 +16,7 @@ from emulator.functions.durable.azure_storage.faults import (
     FaultOptions,
     check_crash_point,
 )
-from emulator.functions.durable.azure_storage.queues import PARTITION_COUNT, partition_of
+from emulator.functions.durable.azure_storage.queues import PARTITION_COUNT, find_partition
 from emulator.functions.durable.errors import DatabaseForeign, OperationInvalid
 from functions_tests.durable.durable_host import EngineHost, ManualClock, SdkRunner, child
 
@@ -279,7 +279,7 @@ async def test_a_partition_is_released_between_episodes(start_host: StartHost) -
     one = await start_host()
     gate = BlockedOrchestrator(one.runner)
     names = (f"i{number}" for number in range(1000))
-    held = next(name for name in names if partition_of(name) == PARTITION_COUNT - 1)
+    held = next(name for name in names if find_partition(name) == PARTITION_COUNT - 1)
     await one.engine.start_new("job", held)
     await gate.entered.wait()
     two = await start_host()
@@ -406,4 +406,4 @@ async def test_a_start_waits_for_a_locked_file(start_host: StartHost) -> None:
 
 
 def test_instances_are_spread_over_all_partitions() -> None:
-    assert {partition_of(f"i{number}") for number in range(100)} == set(range(PARTITION_COUNT))
+    assert {find_partition(f"i{number}") for number in range(100)} == set(range(PARTITION_COUNT))

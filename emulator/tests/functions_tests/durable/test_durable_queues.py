@@ -10,12 +10,12 @@ from emulator.functions.durable.azure_storage import queues
 from emulator.functions.durable.azure_storage.database import Database
 from emulator.functions.durable.azure_storage.episodes import LoadedInstance, select_messages
 from emulator.functions.durable.azure_storage.leases import PartitionLeases
-from emulator.functions.durable.azure_storage.queues import QueueMessage, partition_of
+from emulator.functions.durable.azure_storage.queues import QueueMessage, find_partition
 from emulator.functions.durable.history import EventType
 from emulator.functions.durable.instances import Status, TaskMessage
 from emulator.functions.durable.shim import Shim
 
-PARTITION = partition_of("i")
+PARTITION = find_partition("i")
 
 
 @pytest.fixture

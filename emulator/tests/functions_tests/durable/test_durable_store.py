@@ -9,7 +9,7 @@ import pytest
 
 from emulator.functions.durable import store as store_module
 from emulator.functions.durable.errors import DatabaseForeign, StoreUnavailable
-from emulator.functions.durable.history import micros
+from emulator.functions.durable.history import to_micros
 from emulator.functions.durable.store import Store
 from emulator.functions.durable.timers import TimerQueue
 from functions_tests.durable.durable_host import ManualClock
@@ -79,7 +79,7 @@ def test_a_foreign_database_is_not_changed(tmp_path: Path, store: Store) -> None
 async def test_timers_fire_in_order_and_only_when_due() -> None:
     clock = ManualClock()
     timers = TimerQueue(clock)
-    now = micros(clock.now())
+    now = to_micros(clock.now())
     fired: list[int] = []
     for n in (3, 1, 2):
         timers.set(n, now + n * 1_000_000, lambda n=n: fired.append(n))  # type: ignore[misc] # a lambda with a default
@@ -97,7 +97,7 @@ async def test_cancelled_timers_leave_the_heap() -> None:
     clock = ManualClock()
     timers = TimerQueue(clock)
     for n in range(10_000):
-        timers.set(n, micros(clock.now()) + 10**9, lambda: None)
+        timers.set(n, to_micros(clock.now()) + 10**9, lambda: None)
         timers.cancel(n)
     assert len(timers) == 0
     assert len(timers._heap) < 100
