@@ -38,3 +38,5 @@ def start_worker(services: LocalServices, gateway: Gateway) -> Iterator[StartWor
     yield start
     for worker in started:
         worker.kill()
+    # A worker that is killed before it settles leaves its messages to the next test.
+    services.clear("single", "scripted", "long")

@@ -214,6 +214,14 @@ class LocalServices:
                 lambda: not receiver.peek_messages(1, sequence_number=1), f"{queue} is empty", 10
             )
 
+    def clear(self, *queues: str) -> None:
+        """Take all messages off these queues, also those that are still locked."""
+        for queue in queues:
+            with self.receiver(queue) as receiver:
+                while receiver.peek_messages(1, sequence_number=1):
+                    for message in receiver.receive_messages(10, max_wait_time=1):
+                        receiver.complete_message(message)
+
     def dead_letter(self, queue: str, message_id: str) -> ServiceBusReceivedMessage:
         """Return the dead letter of this message, and complete it."""
         with self.receiver(queue, ServiceBusSubQueue.DEAD_LETTER) as receiver:
