@@ -1,15 +1,15 @@
-"""Ports for what a test starts: on loopback, and nobody else's."""
+"""Find free loopback ports for the programs that a test starts."""
 
 import os
 import socket
 
-# What this process holds of each block that it took, so that no other test process takes it too.
+# One port of each block stays bound, so that no other test process takes the block.
 _claims: list[socket.socket] = []
 
 
 def free_ports(count: int) -> int:
-    """The first of up to 15 neighbouring ports that nobody listens on, and no other test uses."""
-    # Below 32768 and 30000: clear of the ephemeral range, so no client's socket takes one of them.
+    """Return the first of up to 15 neighbouring ports that are free and that no other test uses."""
+    # Below 32768, where the ephemeral range starts: no client's socket takes one of them.
     for base in range(20000 + os.getpid() % 250 * 16, 32000, 16):
         claim = socket.socket()
         try:
@@ -26,7 +26,7 @@ def free_ports(count: int) -> int:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port that no program listens on."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
