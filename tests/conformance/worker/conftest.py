@@ -39,4 +39,4 @@ def start_worker(services: LocalServices, gateway: Gateway) -> Iterator[StartWor
     for worker in started:
         worker.kill()
     # A worker that is killed before it settles leaves its messages to the next test.
-    services.clear("single", "scripted", "long")
+    services.clear_queues()

@@ -214,9 +214,10 @@ class LocalServices:
                 lambda: not receiver.peek_messages(1, sequence_number=1), f"{queue} is empty", 10
             )
 
-    def clear(self, *queues: str) -> None:
-        """Take all messages off these queues, also those that are still locked."""
-        for queue in queues:
+    def clear_queues(self) -> None:
+        """Take all messages off the models' queues, also those that are still locked."""
+        catalogue = Catalogue.load(self.catalogue_path)
+        for queue in {catalogue[name].queue for name in catalogue}:
             with self.receiver(queue) as receiver:
                 while receiver.peek_messages(1, sequence_number=1):
                     for message in receiver.receive_messages(10, max_wait_time=1):
