@@ -39,7 +39,7 @@ class DurableOptions:
 
 @dataclass(frozen=True, slots=True)
 class HostFile:
-    """The settings of host.json. A `function_timeout_seconds` of None is no limit."""
+    """The settings of host.json. If `function_timeout_seconds` is None, no limit applies."""
 
     route_prefix: str = "api"
     function_timeout_seconds: float | None = 1800.0

@@ -2,8 +2,8 @@
 
 The rules and the error texts are those of Microsoft's Python worker (azure-functions-runtime): a
 function that does not load in Azure does not load here, for the same reason. The worker reads
-annotations as `typing` of Python 3.6 did. It does not accept newer spellings such as `list[int]`
-and `X | None` on a bound parameter, and neither does this module.
+annotations as `typing` of Python 3.6 did. It does not accept newer spellings (`list[int]`,
+`X | None`) on a bound parameter, and neither does this module.
 """
 
 import collections.abc

@@ -336,7 +336,8 @@ class EpisodeRunner:
             commands += episode.shim.take_actions(state.actions)
             self._scheduler.apply(episode, commands, ends=state.done or state.error is not None)
         except ActionInvalid as problem:
-            state = EpisodeState((), done=False, error=str(problem))
+            if state.error is None:  # the orchestrator's own error is the cause
+                state = EpisodeState((), done=False, error=str(problem))
         again = next((c for c in commands if isinstance(c, ContinueAsNew)), None)
         if state.error is not None:
             text = f"Orchestrator function '{instance.name}' failed: {state.error}"

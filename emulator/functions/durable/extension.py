@@ -55,7 +55,7 @@ class DurableExtension:
         self.management_app = ManagementApi(self.engine, self._started_urls)
 
     async def start(self) -> None:
-        """Open the database and continue where the last process ended.
+        """Open the database and continue the work in it.
 
         Raises StartError if another host holds the database or another engine wrote it.
         """

@@ -48,8 +48,8 @@ class TaskMessage:
     """A message to an instance, which waits for the instance's next episode.
 
     `text` is the history event as JSON, or the reason of a termination as JSON. The message is
-    stored in the inbox row `sequence`, or in the row of the work item `work` of which it is the
-    result, or, if it is a fired timer, in the row of the timer.
+    stored in the inbox row `sequence`, or, if it is the result of the work item
+    `work`, in the row of that, or, if it is a fired timer, in the row of the timer.
     """
 
     kind: EventType

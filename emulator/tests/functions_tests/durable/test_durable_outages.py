@@ -27,6 +27,23 @@ async def test_changed_orchestrator_code_fails_the_instance(host: EngineHost) ->
     assert "Non-Deterministic workflow detected" in host.output()
 
 
+async def test_an_error_of_changed_orchestrator_code_is_reported(host: EngineHost) -> None:
+    is_changed = False
+
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        if is_changed:
+            raise ValueError("changed")
+        yield context.wait_for_external_event("go")
+        yield context.wait_for_external_event("go")
+
+    await host.begin("body")
+    is_changed = True
+    await host.raise_event("go")
+    assert host.status() == "Failed"
+    assert host.output() == "Orchestrator function 'body' failed: changed"
+
+
 async def test_an_output_that_is_not_json_fails_the_instance(host: EngineHost) -> None:
     @host.runner.orchestrator
     def body(context: Any) -> Any:
