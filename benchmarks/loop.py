@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from contract.catalogue import Catalogue, Model
+from contract.catalogue import Catalogue, ModelEntry
 from worker.inference.loaded_model import LoadedModel
 from worker.process import (
     available_processors,
@@ -61,7 +61,7 @@ class LoopThroughput:
 class Loop:
     """A model with the threads that feed it."""
 
-    def __init__(self, model: Model, pictures: Sequence[bytes]) -> None:
+    def __init__(self, model: ModelEntry, pictures: Sequence[bytes]) -> None:
         self._runner = LoadedModel.load(model, torch_threads(available_processors()))
         self._batch_size = model.max_batch_size
         self._pictures = pictures

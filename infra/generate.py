@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from contract.catalogue import Catalogue, Model
+from contract.catalogue import Catalogue, ModelEntry
 from contract.names import low_priority_queue
 from contract.queues import config
 from infra.manifests import render_manifests
@@ -27,13 +27,13 @@ _MARGIN_SECONDS = 20
 _MAX_SIZE_MEGABYTES = 1024
 
 
-def compute_grace_seconds(model: Model) -> int:
+def compute_grace_seconds(model: ModelEntry) -> int:
     """Return the grace period of a model's pods: its longest default job, a lock and a margin."""
     longest = model.max_deadline_seconds if model.reports_progress else model.deadline_seconds
     return longest + model.lock_seconds + _MARGIN_SECONDS
 
 
-def make_scaled_queues(model: Model) -> list[dict[str, Any]]:
+def make_scaled_queues(model: ModelEntry) -> list[dict[str, Any]]:
     """Return KEDA's values for the queues of a model."""
     return [
         {"name": model.queue, "messageCount": MESSAGES_PER_WORKER, "activationMessageCount": 0},

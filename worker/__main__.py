@@ -16,7 +16,7 @@ from typing import Any
 
 from azure.storage.blob import BlobServiceClient
 
-from contract.catalogue import Catalogue, Model
+from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import ContractError
 from contract.names import low_priority_queue
 from worker.errors import SettingsError
@@ -105,7 +105,7 @@ class Worker:
         }
         self._health = HealthServer(settings.health_host, settings.health_port, pages)
 
-    def _consumer(self, model: Model) -> Consumer:
+    def _consumer(self, model: ModelEntry) -> Consumer:
         """Compose the parts of one model."""
         stopping = threading.Event()
         telemetry = ModelTelemetry(model.name, self._metrics, self._tracing)
@@ -149,7 +149,7 @@ class Worker:
             shutdown=self._shutdown,
         )
 
-    def _queues(self, model: Model) -> tuple[ModelQueue, ModelQueue]:
+    def _queues(self, model: ModelEntry) -> tuple[ModelQueue, ModelQueue]:
         endpoint, lock_seconds = self._settings.service_bus, model.lock_seconds
         low = low_priority_queue(model.queue)
         return (
@@ -265,7 +265,7 @@ def _catalogue(settings: WorkerSettings) -> Catalogue:
         raise SettingsError(str(error)) from None
 
 
-def _models(settings: WorkerSettings, catalogue: Catalogue) -> list[Model]:
+def _models(settings: WorkerSettings, catalogue: Catalogue) -> list[ModelEntry]:
     try:
         return [catalogue.model(name) for name in settings.models or catalogue]
     except ContractError as error:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from contract import media
-from contract.catalogue import Catalogue, Model
+from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import ContractError
 from contract.messages import InlineJson
 from worker.errors import SettingsError, WeightsAway, WorkerError
@@ -30,7 +30,7 @@ from worker.inference.model_manager import SilentContext, run_sample
 from worker.memory.simulated_device import metering, resident_bytes
 from worker.net.storage import storage_account
 from worker.process import keep_large_blocks
-from worker.settings import CheckSettings, ServiceEndpoint
+from worker.settings import AzureEndpoint, CheckSettings
 from worker.weights.store import AzureBlobReader, WeightsStore
 
 _EXIT_FAULT: Final = 1
@@ -51,7 +51,7 @@ class ModelInput:
 class LazyBlobReader:
     """Read blobs; connect to blob storage only if a model needs it."""
 
-    def __init__(self, endpoint: ServiceEndpoint | None) -> None:
+    def __init__(self, endpoint: AzureEndpoint | None) -> None:
         self._endpoint = endpoint
 
     def read(self, container: str, blob: str) -> Iterator[bytes]:
@@ -66,7 +66,7 @@ class LazyBlobReader:
         return AzureBlobReader(account).read(container, blob)
 
 
-def check(model: Model, sample: ModelInput, loader: ModelLoader) -> Iterator[Line]:
+def check(model: ModelEntry, sample: ModelInput, loader: ModelLoader) -> Iterator[Line]:
     """Load the model and try it; yield the lines to print.
 
     Raises:
@@ -170,7 +170,7 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
-def _sample(model: Model, path: Path, announced: str | None) -> ModelInput:
+def _sample(model: ModelEntry, path: Path, announced: str | None) -> ModelInput:
     try:
         data = path.read_bytes()
     except OSError as error:

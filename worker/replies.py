@@ -33,7 +33,7 @@ from worker.net.guarded_http import GuardedHttp, Limits
 from worker.net.retries import Wait, backoff_seconds
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.sender import QueueSender
-from worker.settings import ServiceEndpoint
+from worker.settings import AzureEndpoint
 from worker.telemetry.recording import ServiceStatus
 
 _GONE: Final = 410
@@ -183,7 +183,7 @@ class ReplyQueueSender(Protocol):
 class QueueReplies:
     """Send replies to producers' queues; keep an open sender for each queue that was used."""
 
-    def __init__(self, endpoint: ServiceEndpoint, catalogue: Catalogue) -> None:
+    def __init__(self, endpoint: AzureEndpoint, catalogue: Catalogue) -> None:
         self._make: Callable[[str], ReplyQueueSender] = lambda queue: QueueSender(endpoint, queue)
         self._own_queues = names(catalogue)
         self._senders: dict[str, ReplyQueueSender] = {}

@@ -31,7 +31,7 @@ _DEFAULT_DRAIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceEndpoint:
+class AzureEndpoint:
     """A service: a connection string, or an address that a managed identity signs in to."""
 
     connection_string: str | None = field(default=None, repr=False)
@@ -78,8 +78,8 @@ class MemorySettings:
 class WorkerSettings:
     """The settings of a worker process. `models` is empty for all models of the catalogue."""
 
-    service_bus: ServiceEndpoint
-    payload_storage: ServiceEndpoint
+    service_bus: AzureEndpoint
+    payload_storage: AzureEndpoint
     catalogue: Path
     models: tuple[str, ...]
     reply_hosts: frozenset[str]
@@ -133,7 +133,7 @@ class CheckSettings:
     catalogue: Path
     weights_cache: Path
     torch_threads: int
-    payload_storage: ServiceEndpoint | None
+    payload_storage: AzureEndpoint | None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "CheckSettings":
@@ -152,11 +152,11 @@ class CheckSettings:
         )
 
 
-def _endpoint(environ: Mapping[str, str], name: str, suffix: str) -> ServiceEndpoint:
+def _endpoint(environ: Mapping[str, str], name: str, suffix: str) -> AzureEndpoint:
     if connection_string := environ.get(name):
-        return ServiceEndpoint(connection_string=connection_string)
+        return AzureEndpoint(connection_string=connection_string)
     if address := environ.get(f"{name}__{suffix}"):
-        return ServiceEndpoint(address=address)
+        return AzureEndpoint(address=address)
     raise SettingsError(f"{name}: is missing; set it, or {name}__{suffix} for a managed identity")
 
 

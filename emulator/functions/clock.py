@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 
-class UtcClock(Protocol):
+class HostClock(Protocol):
     """A source of the current time."""
 
     def now(self) -> datetime:

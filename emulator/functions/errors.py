@@ -1,7 +1,7 @@
 """Errors that end the host, and the two ways in which an invocation fails.
 
 StartError (emulator.program)   one line in the log, and this exit status:
-├── DataDirectoryInUse   2   another host uses the same data directory
+├── HostDirectoryInUse   2   another host uses the same data directory
 └── AppLoadError         1   the folder does not load, or has a function that the host cannot serve
 
 FunctionFailure    the function raised an exception
@@ -11,7 +11,7 @@ AppUnavailable     the app process ended or is restarting
 from emulator.program import StartError
 
 
-class DataDirectoryInUse(StartError):
+class HostDirectoryInUse(StartError):
     """Another host uses the same data directory."""
 
     exit_code = 2

@@ -15,10 +15,10 @@ from emulator.functions.admin import AdminApplication
 from emulator.functions.app_process import AppCommand, AppSupervisor, Invoker
 from emulator.functions.asgi import Application, Listener, format_url
 from emulator.functions.catalogue import FunctionCatalogue, build_catalogue
-from emulator.functions.clock import SystemUtcClock, UtcClock
+from emulator.functions.clock import HostClock, SystemUtcClock
 from emulator.functions.durable.azure_storage.engine import AzureStorageOptions
 from emulator.functions.durable.extension import DurableExtension
-from emulator.functions.errors import DataDirectoryInUse
+from emulator.functions.errors import HostDirectoryInUse
 from emulator.functions.settings import read_app_settings, read_host_file, resolve
 from emulator.functions.triggers.binding import Triggers
 from emulator.functions.web import WebApplication
@@ -31,7 +31,7 @@ _log = logging.getLogger("functions.host")
 def lock_data_directory(directory: Path) -> Iterator[Path]:
     """Create the directory if it does not exist and lock it until the block ends.
 
-    The lock also ends with the process. Raises DataDirectoryInUse if another host has it,
+    The lock also ends with the process. Raises HostDirectoryInUse if another host has it,
     and SettingError if the directory cannot be written.
     """
     try:
@@ -43,7 +43,7 @@ def lock_data_directory(directory: Path) -> Iterator[Path]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise DataDirectoryInUse(f"another host is running on {directory}") from None
+            raise HostDirectoryInUse(f"another host is running on {directory}") from None
         yield directory
     finally:
         os.close(descriptor)
@@ -68,7 +68,7 @@ class Host:
     """One Functions host. `start` raises a StartError if the app cannot be served."""
 
     def __init__(
-        self, options: HostOptions, environment: Mapping[str, str], clock: UtcClock | None = None
+        self, options: HostOptions, environment: Mapping[str, str], clock: HostClock | None = None
     ) -> None:
         self._options = options
         self._clock = clock or SystemUtcClock()

@@ -30,7 +30,7 @@ Option = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelEntry:
     """One model of the catalogue.
 
     `implementation` is the worker's module with the class `Infer`. A lock lasts `lock_seconds`
@@ -71,10 +71,10 @@ class Model:
     result_media_type: str = media.JSON
 
 
-class Catalogue(Mapping[str, Model]):
+class Catalogue(Mapping[str, ModelEntry]):
     """The models by name, in the order of the file."""
 
-    def __init__(self, models: Mapping[str, Model]) -> None:
+    def __init__(self, models: Mapping[str, ModelEntry]) -> None:
         self._models = dict(models)
 
     @classmethod
@@ -96,13 +96,13 @@ class Catalogue(Mapping[str, Model]):
             )
         return catalogue
 
-    def model(self, name: str) -> Model:
+    def model(self, name: str) -> ModelEntry:
         """Return the model of this name. Raises UnknownModel with the nearest names."""
         if name not in self._models:
             raise UnknownModel(name, tuple(difflib.get_close_matches(name, self._models, n=2)))
         return self._models[name]
 
-    def __getitem__(self, name: str) -> Model:
+    def __getitem__(self, name: str) -> ModelEntry:
         return self._models[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -112,10 +112,10 @@ class Catalogue(Mapping[str, Model]):
         return len(self._models)
 
 
-def _read_model(name: str, table: object) -> Model:
+def _read_model(name: str, table: object) -> ModelEntry:
     if not isinstance(table, dict):
         raise CatalogueError(f"{name}: expected a table, write [{name}]")
-    known = {each.name: each for each in fields(Model) if each.name != "name"}
+    known = {each.name: each for each in fields(ModelEntry) if each.name != "name"}
     for key in table:
         if key not in known:
             raise CatalogueError(f"{name}.{key}: unknown key")
@@ -123,14 +123,14 @@ def _read_model(name: str, table: object) -> Model:
         if key not in table and each.default is MISSING and each.default_factory is MISSING:
             raise CatalogueError(f"{name}.{key}: is missing")
     values = {key: _read_value(name, key, value) for key, value in table.items()}
-    model = Model(name=name, **{"max_upload_bytes": values["max_input_bytes"], **values})
+    model = ModelEntry(name=name, **{"max_upload_bytes": values["max_input_bytes"], **values})
     _check_limits(model)
     _check_weights(model)
     return model
 
 
 def _read_value(name: str, key: str, value: Any) -> Any:
-    expected = {each.name: each.type for each in fields(Model)}[key]
+    expected = {each.name: each.type for each in fields(ModelEntry)}[key]
     if key == "options":
         return _read_options(name, value)
     if expected is str and isinstance(value, str) and value:
@@ -158,7 +158,7 @@ def _read_options(name: str, value: Any) -> Mapping[str, Option]:
     return MappingProxyType(value)
 
 
-def _check_limits(model: Model) -> None:
+def _check_limits(model: ModelEntry) -> None:
     for key in ("name", "queue"):
         if not _NAME.fullmatch(getattr(model, key)):
             raise CatalogueError(f"{model.name}.{key}: small letters, digits and dashes only")
@@ -179,7 +179,7 @@ def _check_limits(model: Model) -> None:
         raise CatalogueError(f"{model.name}.result_media_type: expected one such as image/png")
 
 
-def _check_weights(model: Model) -> None:
+def _check_weights(model: ModelEntry) -> None:
     is_blob = model.weights.startswith("blob:")
     if model.weights and not _WEIGHTS.fullmatch(model.weights):
         raise CatalogueError(
@@ -209,12 +209,12 @@ class Priority(StrEnum):
 _HIGHER: Final = {Priority.NORMAL: (), Priority.LOW: (Priority.NORMAL,)}
 
 
-def queue_of(model: Model, priority: Priority) -> str:
+def queue_of(model: ModelEntry, priority: Priority) -> str:
     """Return the name of the queue for a model's jobs of this priority."""
     return low_priority_queue(model.queue) if priority is Priority.LOW else model.queue
 
 
-def find_queue(catalogue: Catalogue, queue: str) -> tuple[Model, Priority] | None:
+def find_queue(catalogue: Catalogue, queue: str) -> tuple[ModelEntry, Priority] | None:
     """Return the model and the priority of a queue; None if it is not a model's queue."""
     pairs = ((model, priority) for model in catalogue.values() for priority in Priority)
     return next((pair for pair in pairs if queue_of(*pair) == queue), None)

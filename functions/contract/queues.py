@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from contract.catalogue import DEFAULT_PATH, Catalogue, Model
+from contract.catalogue import DEFAULT_PATH, Catalogue, ModelEntry
 from contract.errors import CatalogueError
 from contract.names import low_priority_queue
 
@@ -50,7 +50,7 @@ def config(catalogue: Catalogue) -> dict[str, Any]:
     }
 
 
-def _queue(name: str, model: Model) -> dict[str, Any]:
+def _queue(name: str, model: ModelEntry) -> dict[str, Any]:
     return {
         "Name": name,
         "Properties": {

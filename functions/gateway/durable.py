@@ -67,7 +67,7 @@ _FINAL: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class OrchestrationInstance:
+class InstanceSnapshot:
     """The state of one orchestration. The `input` of a job's is the text of its ticket."""
 
     runtime_status: RuntimeStatus
@@ -81,7 +81,7 @@ class OrchestrationInstance:
 class InstancePage:
     """Orchestrations of jobs with their ids, unordered. `is_whole` if all are listed."""
 
-    instances: tuple[tuple[str, OrchestrationInstance], ...]
+    instances: tuple[tuple[str, InstanceSnapshot], ...]
     is_whole: bool
 
 
@@ -93,7 +93,7 @@ class Durable(Protocol):
     ) -> None:
         """Start an orchestration. After this returns it will run. One that has ended runs again."""
 
-    async def status(self, job_id: str) -> OrchestrationInstance | None:
+    async def status(self, job_id: str) -> InstanceSnapshot | None:
         """Return the orchestration with this id, or None."""
 
     async def raise_event(self, job_id: str, name: str, data: Json) -> None:
@@ -141,7 +141,7 @@ class DurableClient:
                 await asyncio.sleep(pause_seconds)
         return False
 
-    async def status(self, job_id: str) -> OrchestrationInstance | None:
+    async def status(self, job_id: str) -> InstanceSnapshot | None:
         """Return the orchestration with this id, or None."""
         if not _ID.fullmatch(job_id):
             return None
@@ -219,9 +219,9 @@ class DurableClient:
         return int(result.instances_deleted)
 
 
-def _instance(value: dict[str, Any]) -> OrchestrationInstance:
+def _instance(value: dict[str, Any]) -> InstanceSnapshot:
     """Read an instance from the host's JSON."""
-    return OrchestrationInstance(
+    return InstanceSnapshot(
         RuntimeStatus(value["runtimeStatus"]),
         _input_text(value["input"]),
         value["output"],

@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol, cast, get_args
 from PIL import Image
 
 from contract import media
-from contract.catalogue import Model
+from contract.catalogue import ModelEntry
 from contract.messages import InlineBytes, InlineJson, Json
 from worker.errors import (
     InferenceFailed,
@@ -75,7 +75,7 @@ class ModelLoader:
         self._weights = weights
         self._torch_thread_count = torch_thread_count
 
-    def load(self, model: Model) -> "LoadedModel":
+    def load(self, model: ModelEntry) -> "LoadedModel":
         """Return the model, ready to run; raise ModelUnusable if that fails."""
         try:
             return LoadedModel.load(model, self._torch_thread_count, self._weights.get(model))
@@ -89,7 +89,7 @@ class ModelLoader:
 class LoadedModel:
     """One loaded model."""
 
-    def __init__(self, model: Model, infer: Any) -> None:
+    def __init__(self, model: ModelEntry, infer: Any) -> None:
         """Wrap an instance of the model's class; raise ModelUnfit if it does not fit its entry."""
         self._model = model
         self._infer = infer
@@ -102,7 +102,7 @@ class LoadedModel:
 
     @classmethod
     def load(
-        cls, model: Model, torch_thread_count: int, weights: Weights | None = None
+        cls, model: ModelEntry, torch_thread_count: int, weights: Weights | None = None
     ) -> "LoadedModel":
         """Import the model's file and make an instance of its class; raise what that raises."""
         module = importlib.import_module(model.implementation)
@@ -318,7 +318,7 @@ class ItemAdapter:
         return self._call(self.bare(item), *context, parameters=parameters)
 
 
-def make_instance(model: Model, make: Callable[..., Any], weights: Weights | None) -> Any:
+def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:
     """Make an instance of the model's class, with the weights and options of its entry.
 
     Raises:
@@ -342,7 +342,7 @@ def make_instance(model: Model, make: Callable[..., Any], weights: Weights | Non
     return make(**arguments)
 
 
-def make_adapter(model: Model, infer: Any) -> Adapter:
+def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
     """Return the adapter for the form of an instance; raise ModelUnfit if it fits neither form."""
     if not callable(infer):
         raise ModelUnfit(f"{model.implementation}: Infer has no __call__")
@@ -360,7 +360,7 @@ def make_adapter(model: Model, infer: Any) -> Adapter:
     return adapter(infer, takes_contexts=model.reports_progress)
 
 
-def input_kind(model: Model, infer: object) -> Accepts:
+def input_kind(model: ModelEntry, infer: object) -> Accepts:
     """Return the kind of input: the class's `accepts`, or what the entry's media types imply.
 
     Raises:
@@ -377,7 +377,7 @@ def input_kind(model: Model, infer: object) -> Accepts:
     return kind
 
 
-def _input_kind(model: Model, infer: object) -> Accepts:
+def _input_kind(model: ModelEntry, infer: object) -> Accepts:
     accepts = getattr(infer, "accepts", None)
     if accepts in _KINDS:
         return cast(Accepts, accepts)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from contract.catalogue import Model
+from contract.catalogue import ModelEntry
 from worker.errors import ModelFailed, ModelUnusable, OutOfMemory, WorkerError
 from worker.inference.loaded_model import LoadedModel
 from worker.memory.device import Device
@@ -40,8 +40,8 @@ class ModelManager:
 
     def __init__(
         self,
-        model: Model,
-        load: Callable[[Model], LoadedModel],
+        model: ModelEntry,
+        load: Callable[[ModelEntry], LoadedModel],
         sharing: DeviceSharing,
         workload: ModelWorkload,
         telemetry: ModelTelemetry | None = None,
@@ -274,7 +274,7 @@ class SilentContext:
         """Do nothing."""
 
 
-def warm_up(model: Model, loaded: LoadedModel, limit: MeasuredBatchLimit) -> None:
+def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -> None:
     """Run the model's sample in batches of 1, 2, 4 … up to the largest, as far as they fit.
 
     The first batches are slower than all others, and are measured here, before jobs come. Does
@@ -303,13 +303,13 @@ def warm_up(model: Model, loaded: LoadedModel, limit: MeasuredBatchLimit) -> Non
             return
 
 
-def run_sample(model: Model, loaded: LoadedModel) -> None:
+def run_sample(model: ModelEntry, loaded: LoadedModel) -> None:
     """Run the model's sample once, without measuring it: the first pass is slow, and may raise."""
     if (sample := loaded.sample()) is not None:
         _run(model, loaded, [sample])
 
 
-def _run(model: Model, loaded: LoadedModel, batch: list[Any]) -> None:
+def _run(model: ModelEntry, loaded: LoadedModel, batch: list[Any]) -> None:
     loaded.run(batch, [SilentContext()] * len(batch) if model.reports_progress else [])
 
 

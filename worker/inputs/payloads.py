@@ -16,7 +16,7 @@ from azure.core.exceptions import (
 )
 from azure.storage.blob import BlobServiceClient, ContentSettings
 
-from contract.catalogue import Model
+from contract.catalogue import ModelEntry
 from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef, reference, verify_digest
 from contract.names import PAYLOAD_CONTAINER, result_blob
@@ -55,7 +55,7 @@ class BlobPayloads:
         self._store = store
         self._status = ServiceStatus("blob storage")
 
-    def fetch(self, ref: PayloadRef, model: Model, wait: Wait) -> bytes:
+    def fetch(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> bytes:
         """Return the bytes of an input.
 
         Raises:
@@ -66,7 +66,7 @@ class BlobPayloads:
         _check_size(ref.size_bytes, model.max_upload_bytes)
         return self._fetch(ref, b"".join, wait)
 
-    def open(self, ref: PayloadRef, model: Model, wait: Wait) -> io.BufferedIOBase:
+    def open(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> io.BufferedIOBase:
         """Return the input as an open file, which is never in memory as a whole.
 
         Raises the same errors as `fetch`.

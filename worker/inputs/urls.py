@@ -5,11 +5,11 @@ from typing import Final
 from urllib.parse import urljoin
 
 from contract import media
-from contract.catalogue import Model
+from contract.catalogue import ModelEntry
 from contract.errors import ForbiddenAddress
 from contract.messages import PayloadUrl
 from worker.errors import InvalidInput, OutboundFailed, UnsupportedMediaType
-from worker.net.guarded_http import GuardedHttp, HttpResponse, Limits
+from worker.net.guarded_http import GuardedHttp, GuardedResponse, Limits
 
 LIMIT_SECONDS: Final = 20.0
 MAX_REDIRECTS: Final = 5
@@ -24,7 +24,7 @@ class UrlFetcher:
     def __init__(self, http: GuardedHttp) -> None:
         self._http = http
 
-    def fetch(self, payload: PayloadUrl, model: Model) -> tuple[bytes, str]:
+    def fetch(self, payload: PayloadUrl, model: ModelEntry) -> tuple[bytes, str]:
         """Return the bytes of an input, and their media type.
 
         Raises:
@@ -42,7 +42,7 @@ class UrlFetcher:
             raise InvalidInput("the input's URL has no bytes")
         return response.body, _media_type(payload, response, model)
 
-    def _get(self, url: str, limit_bytes: int) -> HttpResponse:
+    def _get(self, url: str, limit_bytes: int) -> GuardedResponse:
         for _ in range(MAX_REDIRECTS + 1):
             try:
                 response = self._http.exchange(
@@ -64,7 +64,7 @@ class UrlFetcher:
         raise InvalidInput(f"the input's URL redirects more than {MAX_REDIRECTS} times")
 
 
-def _media_type(payload: PayloadUrl, response: HttpResponse, model: Model) -> str:
+def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntry) -> str:
     """Return the media type: from the job, else from the bytes, else from the server."""
     found = (
         media.essence(payload.media_type or "")

@@ -20,7 +20,7 @@ _PIECE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class HttpResponse:
+class GuardedResponse:
     """A response; `location` is the target of a redirect, as it was written."""
 
     status: int
@@ -61,7 +61,7 @@ class GuardedHttp:
         headers: Mapping[str, str],
         body: bytes | None,
         limits: Limits,
-    ) -> HttpResponse:
+    ) -> GuardedResponse:
         """Send one request and return the response.
 
         The body is read up to the limit, and one byte more if it is longer.
@@ -81,7 +81,7 @@ class GuardedHttp:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, target.path, body, dict(headers))
             response = connection.getresponse()
-            result = HttpResponse(
+            result = GuardedResponse(
                 response.status,
                 (response.getheader("content-type") or "").partition(";")[0].strip().lower(),
                 response.getheader("location"),

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from azure.storage.blob import BlobServiceClient
 
-from worker.settings import ServiceEndpoint
+from worker.settings import AzureEndpoint
 
 _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 30
@@ -21,7 +21,7 @@ _OPTIONS: Final[dict[str, Any]] = {
 }
 
 
-def storage_account(endpoint: ServiceEndpoint) -> BlobServiceClient:
+def storage_account(endpoint: AzureEndpoint) -> BlobServiceClient:
     """Return a client; send nothing yet. Raise ValueError if the endpoint is malformed."""
     if endpoint.connection_string is not None:
         return BlobServiceClient.from_connection_string(endpoint.connection_string, **_OPTIONS)

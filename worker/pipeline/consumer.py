@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from contract.catalogue import Model
+from contract.catalogue import ModelEntry
 from contract.messages import JobError, Payload, PayloadUrl
 from worker.errors import (
     Cancelled,
@@ -71,7 +71,7 @@ class Consumer:
         shutdown: The worker's shutdown, which a lost device requests.
     """
 
-    model: Model
+    model: ModelEntry
     normal: ModelQueue
     low: ModelQueue
     receive: ReceiveStep

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from contract.catalogue import Model
+from contract.catalogue import ModelEntry
 from contract.messages import InlineBytes, InlineJson, PayloadUrl
 from worker.errors import HandedBack, InvalidInput, LockLost, NotWaitedFor
 from worker.inference.loaded_model import LoadedModel, dump_json
@@ -98,7 +98,7 @@ class CancellationCheck:
 class PrepareStep:
     """Make the item of a batch from a job. Runs on several threads."""
 
-    model: Model
+    model: ModelEntry
     manager: ModelManager
     payloads: BlobPayloads
     urls: UrlFetcher
@@ -139,7 +139,7 @@ class PrepareStep:
         return loaded.prepare(data, payload.media_type, parameters)
 
 
-def read_inline(payload: InlineBytes | InlineJson, model: Model) -> bytes:
+def read_inline(payload: InlineBytes | InlineJson, model: ModelEntry) -> bytes:
     """Return the bytes of an input that is in the message itself; raise InvalidInput if too many.
 
     JSON is serialized again.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from contract.catalogue import Model
+from contract.catalogue import ModelEntry
 from contract.errors import ContractError
 from contract.messages import (
     JobError,
@@ -144,7 +144,7 @@ class ReceiveStep:
 
     def __init__(
         self,
-        model: Model,
+        model: ModelEntry,
         senders: ReplySenders,
         locks: LockRenewer,
         telemetry: ModelTelemetry | None = None,
@@ -344,7 +344,7 @@ class Capacity:
     find room and run first. Normal messages do reduce the capacity for low ones.
     """
 
-    def __init__(self, admits: Callable[[], bool], in_flight: InFlight, model: Model) -> None:
+    def __init__(self, admits: Callable[[], bool], in_flight: InFlight, model: ModelEntry) -> None:
         """Store the parts.
 
         Args:

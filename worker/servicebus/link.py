@@ -36,7 +36,7 @@ from worker.errors import (
 )
 from worker.memory.gpu_sharing.queued_work import Peeked
 from worker.servicebus.batched_settlement import can_complete, complete
-from worker.settings import ServiceEndpoint
+from worker.settings import AzureEndpoint
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class QueueLink:
     """
 
     def __init__(
-        self, endpoint: ServiceEndpoint, queue: str, socket_seconds: float = _SOCKET_SECONDS
+        self, endpoint: AzureEndpoint, queue: str, socket_seconds: float = _SOCKET_SECONDS
     ) -> None:
         self._endpoint = endpoint
         self._queue = queue
@@ -271,7 +271,7 @@ class QueueLink:
         return BrokerAway(error_text(error))
 
 
-def check_endpoint(endpoint: ServiceEndpoint) -> None:
+def check_endpoint(endpoint: AzureEndpoint) -> None:
     """Raise SettingsError if the connection string is malformed; connect to nothing."""
     try:
         if endpoint.connection_string is not None:
@@ -281,7 +281,7 @@ def check_endpoint(endpoint: ServiceEndpoint) -> None:
         raise SettingsError("SERVICE_BUS: cannot be used as a connection string") from None
 
 
-def make_client(endpoint: ServiceEndpoint) -> ServiceBusClient:
+def make_client(endpoint: AzureEndpoint) -> ServiceBusClient:
     """Return a client; connect to nothing yet."""
     # No retries by the SDK: they would block the thread for seconds.
     if endpoint.connection_string is not None:

@@ -17,7 +17,7 @@ from worker.errors import BrokerAway, LockLost, QueueMissing, Settlement
 from worker.net.retries import RetryDelays
 from worker.servicebus.link import LockedMessage, QueueLink, utc_now
 from worker.servicebus.locks import LockRenewer, MessageLock
-from worker.settings import ServiceEndpoint
+from worker.settings import AzureEndpoint
 from worker.telemetry.recording import ServiceStatus
 
 _log = logging.getLogger(__name__)
@@ -282,7 +282,7 @@ class ModelQueue:
     def __init__(
         self,
         name: str,
-        endpoint: ServiceEndpoint,
+        endpoint: AzureEndpoint,
         locks: LockRenewer,
         lock_seconds: float,
         *,

@@ -12,7 +12,7 @@ from azure.servicebus.exceptions import MessageSizeExceededError, MessagingEntit
 
 from worker.errors import BrokerAway, ReplyForbidden
 from worker.servicebus.link import SDK_ERRORS, TRY_SECONDS, error_text, make_client
-from worker.settings import ServiceEndpoint
+from worker.settings import AzureEndpoint
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class QueueSender:
     Replies of several threads are gathered into one call.
     """
 
-    def __init__(self, endpoint: ServiceEndpoint, queue: str) -> None:
+    def __init__(self, endpoint: AzureEndpoint, queue: str) -> None:
         self._endpoint = endpoint
         self._queue = queue
         self._client: ServiceBusClient | None = None

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 from azure.core.exceptions import AzureError, ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient
 
-from contract.catalogue import Model
+from contract.catalogue import ModelEntry
 from worker.errors import WeightsAway, WeightsMismatch, WeightsMissing
 from worker.weights.weights import Weights
 
@@ -66,7 +66,7 @@ class WeightsStore:
         self._cache = cache
         self._blobs = blobs
 
-    def get(self, model: Model) -> Weights | None:
+    def get(self, model: ModelEntry) -> Weights | None:
         """Return the model's weights with the right digest; None if its entry names no weights.
 
         Raises:
@@ -90,7 +90,7 @@ class WeightsStore:
             raise _mismatch(model, found)
         return Weights(file, found)
 
-    def _cached(self, model: Model, container: str, blob: str) -> Path:
+    def _cached(self, model: ModelEntry, container: str, blob: str) -> Path:
         file = self._cache / model.weights_sha256
         if file.exists():
             if _file_digest(file) == model.weights_sha256:
@@ -102,7 +102,7 @@ class WeightsStore:
         _log.info("%s: fetched %d bytes of weights in %.1f s", model.name, size_bytes, seconds)
         return file
 
-    def _fetch(self, model: Model, pieces: Iterator[bytes], file: Path) -> int:
+    def _fetch(self, model: ModelEntry, pieces: Iterator[bytes], file: Path) -> int:
         """Write the pieces to the file, completely or not at all; return the size in bytes."""
         self._cache.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned()
@@ -137,7 +137,7 @@ def _file_digest(file: Path) -> str:
         return hashlib.file_digest(reader, "sha256").hexdigest()
 
 
-def _mismatch(model: Model, found: str) -> WeightsMismatch:
+def _mismatch(model: ModelEntry, found: str) -> WeightsMismatch:
     return WeightsMismatch(
         f"{model.weights}: its SHA-256 digest is {found}, not that of the entry; nothing was loaded"
     )

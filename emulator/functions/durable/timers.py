@@ -4,7 +4,7 @@ import asyncio
 import heapq
 from collections.abc import Callable, Hashable
 
-from emulator.functions.clock import UtcClock
+from emulator.functions.clock import HostClock
 from emulator.functions.durable.history import to_micros
 
 # The loop's clock stops while a computer sleeps, and the wall clock may be set.
@@ -14,7 +14,7 @@ _LONGEST_SLEEP_SECONDS = 20.0
 class TimerQueue:
     """Call back at given times. Each timer has a key, by which it can be cancelled."""
 
-    def __init__(self, clock: UtcClock) -> None:
+    def __init__(self, clock: HostClock) -> None:
         self._clock = clock
         self._heap: list[tuple[int, int]] = []
         self._entries: dict[int, tuple[Hashable, Callable[[], None]]] = {}

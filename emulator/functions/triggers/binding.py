@@ -7,7 +7,7 @@ from typing import Any
 
 from emulator.functions.app_process import Invoker
 from emulator.functions.catalogue import FunctionCatalogue, TriggeredFunction
-from emulator.functions.clock import UtcClock
+from emulator.functions.clock import HostClock
 from emulator.functions.errors import AppLoadError
 from emulator.functions.triggers.servicebus import (
     InvokeFunction,
@@ -39,7 +39,7 @@ class Triggers:
         settings: Mapping[str, str],
         invoker: Invoker,
         data: Path,
-        clock: UtcClock,
+        clock: HostClock,
     ) -> None:
         self._clock = clock
         self._timers = {
@@ -103,7 +103,7 @@ def read_queue_source(triggered: TriggeredFunction, settings: Mapping[str, str])
 
 
 def _timer(
-    triggered: TriggeredFunction, invoker: Invoker, folder: Path, clock: UtcClock
+    triggered: TriggeredFunction, invoker: Invoker, folder: Path, clock: HostClock
 ) -> TimerTrigger:
     binding, name = triggered.binding, triggered.name
     try:

@@ -16,7 +16,7 @@ from typing import Any
 
 from croniter import CroniterError, croniter
 
-from emulator.functions.clock import UtcClock
+from emulator.functions.clock import HostClock
 from emulator.functions.errors import AppUnavailable, FunctionFailure
 from emulator.functions.settings import parse_timespan
 from emulator.program import SettingError
@@ -163,7 +163,7 @@ class TimerTrigger:
     """One timer function."""
 
     def __init__(
-        self, options: TimerOptions, state_folder: Path, invoke: InvokeFunction, clock: UtcClock
+        self, options: TimerOptions, state_folder: Path, invoke: InvokeFunction, clock: HostClock
     ) -> None:
         self._options = options
         self._invoke = invoke

@@ -17,7 +17,7 @@ from typing import Any, Final
 from azure.servicebus import ServiceBusMessage
 from uuid_utils import uuid7
 
-from contract.catalogue import Model
+from contract.catalogue import ModelEntry
 from contract.messages import JobRequest, PayloadRef, encode_request, format_time
 from contract.names import PROPERTY_TRACEPARENT, PROPERTY_TRACESTATE
 from gateway.clock import Clock
@@ -28,7 +28,7 @@ from gateway.dead_letters.store import (
     letter_queue,
     read_letter,
 )
-from gateway.durable import Durable, OrchestrationInstance
+from gateway.durable import Durable, InstanceSnapshot
 from gateway.errors import NotRedrivable, UnknownLetter
 from gateway.jobs.lifecycle import Jobs, Waiters
 from gateway.jobs.model import TICKET_VERSION, Ticket, is_final, read_ticket
@@ -63,7 +63,7 @@ class Redriver:
     estimates: WaitEstimates
     clock: Clock
 
-    async def redrive(self, durable: Durable, model: Model, letter_id: str) -> Redriven:
+    async def redrive(self, durable: Durable, model: ModelEntry, letter_id: str) -> Redriven:
         """Send a letter's work again. Raises UnknownLetter, NotRedrivable or Unavailable."""
         name = letter_blob_of(model, letter_id)
         stored = await self.blobs.read(name)
@@ -92,7 +92,7 @@ class Redriver:
         await self.blobs.replace(name, letter.with_mark(done), etag)
         return Redriven(mark.job_id, has_job, is_repeat=False)
 
-    async def _wait_until_ended(self, durable: Durable, job_id: str) -> OrchestrationInstance:
+    async def _wait_until_ended(self, durable: Durable, job_id: str) -> InstanceSnapshot:
         """Return the orchestration of the job, once the job has ended. Raises NotRedrivable."""
         with self.waiters.waiting(job_id) as waiter:
             instance = await durable.status(job_id)
@@ -126,7 +126,7 @@ class Redriver:
         return mark, written
 
 
-def _copy_ticket(old: OrchestrationInstance, job_id: str, now: datetime) -> Ticket:
+def _copy_ticket(old: InstanceSnapshot, job_id: str, now: datetime) -> Ticket:
     """Return the old job's ticket for a new job that is created now and has as much time."""
     try:
         value = json.loads(old.input)

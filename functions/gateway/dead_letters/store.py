@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from contract.catalogue import Model, Priority, queue_of
+from contract.catalogue import ModelEntry, Priority, queue_of
 from contract.errors import ContractError
 from contract.messages import (
     InlineBytes,
@@ -58,12 +58,12 @@ def letter_id(name: str, priority: Priority) -> str:
     return f"{name}{_LOW}" if priority is Priority.LOW else name
 
 
-def letter_queue(model: Model, id_: str) -> str:
+def letter_queue(model: ModelEntry, id_: str) -> str:
     """Return the queue that the letter with this id is from."""
     return queue_of(model, Priority.LOW if id_.endswith(_LOW) else Priority.NORMAL)
 
 
-def letter_blob_of(model: Model, id_: str) -> str:
+def letter_blob_of(model: ModelEntry, id_: str) -> str:
     """Return the name of the blob of the letter with this id."""
     return letter_blob(letter_queue(model, id_), id_.removesuffix(_LOW))
 
@@ -165,7 +165,7 @@ class DeadLetter(TypedDict):
     links: LetterLinks
 
 
-def letter_resource(letter: StoredLetter, model: Model) -> DeadLetter:
+def letter_resource(letter: StoredLetter, model: ModelEntry) -> DeadLetter:
     """Return the letter as JSON, without its payload, token and URLs."""
     path = f"/v1/admin/dead-letters/{model.name}/{letter.id}"
     document, request, redrive = letter.document, letter.request, letter.redrive

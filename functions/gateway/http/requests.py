@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from fastapi import Request
 
-from contract.catalogue import Catalogue, Model
+from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import UnknownModel
 from contract.messages import Json
 from gateway.durable import Durable
@@ -53,7 +53,7 @@ def require_scope(request: Request, scope: Scope) -> None:
         raise HttpProblem(problems.FORBIDDEN, f"the key does not have the scope {scope}")
 
 
-def find_model(catalogue: Catalogue, name: str) -> Model:
+def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
     """Return the model of this name. Raises the problem unknown-model with the nearest names."""
     try:
         return catalogue.model(name)

@@ -27,7 +27,7 @@ from typing import Final
 
 from contract.names import EVENT_REPLY, outcome_blob
 from gateway.clock import Clock
-from gateway.durable import Durable, OrchestrationInstance, RuntimeStatus
+from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance
 from gateway.jobs.model import (
     LOST,
@@ -169,7 +169,7 @@ class Jobs:
         instance = await durable.status(job_id)
         return None if instance is None else await self.record_of(job_id, instance)
 
-    async def record_of(self, job_id: str, instance: OrchestrationInstance) -> Record | None:
+    async def record_of(self, job_id: str, instance: InstanceSnapshot) -> Record | None:
         """Return the record of the job with this orchestration; None if it is not a job's.
 
         A job is final once its outcome is recorded. If its orchestration ended without one, or did
@@ -251,7 +251,7 @@ class Jobs:
         return recorded
 
     async def _overdue(
-        self, job_id: str, initial: Record, instance: OrchestrationInstance
+        self, job_id: str, initial: Record, instance: InstanceSnapshot
     ) -> JobOutcome | None:
         """Return the outcome of a job whose orchestration ended or is late; None for any other."""
         match instance.runtime_status:

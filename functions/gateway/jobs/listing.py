@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Generic, TypeVar
 
-from gateway.durable import Durable, OrchestrationInstance, RuntimeStatus
+from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
 
 WINDOW_INSTANCES: Final = 100
 """How many instances one query returns at most, with their inputs and outputs."""
@@ -66,7 +66,7 @@ async def list_newest(
     ids: IdRange,
     statuses: Collection[RuntimeStatus],
     limit: int,
-    select: Callable[[str, OrchestrationInstance], T | None],
+    select: Callable[[str, InstanceSnapshot], T | None],
 ) -> Listing[T]:
     """Return up to `limit` jobs of the range, newest first. Raises Unavailable.
 

@@ -38,7 +38,7 @@ from contract.messages import (
     request_to_json,
 )
 from contract.names import job_path
-from gateway.durable import OrchestrationInstance, RuntimeStatus
+from gateway.durable import InstanceSnapshot, RuntimeStatus
 from gateway.errors import IllegalStatusChange
 from gateway.http.keys import OPEN_TENANT
 from gateway.telemetry import trace_id
@@ -302,14 +302,14 @@ def final_record(initial: Record, outcome: JobOutcome) -> Record:
     }
 
 
-def recorded_output(instance: OrchestrationInstance) -> Record | None:
+def recorded_output(instance: InstanceSnapshot) -> Record | None:
     """Return the record that a job's orchestration ended with; None if it did not complete."""
     output = instance.output
     is_record = isinstance(output, dict) and "status" in output
     return output if is_record and instance.runtime_status is RuntimeStatus.COMPLETED else None
 
 
-def initial_record_of(instance: OrchestrationInstance) -> Record | None:
+def initial_record_of(instance: InstanceSnapshot) -> Record | None:
     """Return the initial record of a job with this orchestration; None if it is not a job's."""
     try:
         return initial_record(read_ticket(instance.input))

@@ -10,7 +10,7 @@ import logging
 from datetime import datetime, timedelta
 from typing import Final
 
-from gateway.durable import Durable, OrchestrationInstance, RuntimeStatus
+from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
 from gateway.errors import UnknownInstance
 from gateway.jobs.lifecycle import Jobs
 from gateway.jobs.listing import IdRange, id_at, list_newest
@@ -51,7 +51,7 @@ async def recover(durable: Durable, jobs: Jobs, now: datetime, retention: timede
     return ended
 
 
-async def _end(durable: Durable, job_id: str, instance: OrchestrationInstance) -> None:
+async def _end(durable: Durable, job_id: str, instance: InstanceSnapshot) -> None:
     if read_ticket(instance.input).webhook_url is not None:
         await start_delivery(job_id, durable)
     _log.warning("job %s: its orchestration did not follow its outcome and is ended", job_id)

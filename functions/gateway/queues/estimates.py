@@ -30,7 +30,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, Protocol
 
-from contract.catalogue import Model, Priority, queue_of
+from contract.catalogue import ModelEntry, Priority, queue_of
 from contract.messages import JobReply
 from gateway.clock import Clock
 from gateway.errors import Unavailable
@@ -329,7 +329,7 @@ class WaitEstimates:
         known.quiet_since = now
 
     async def estimate_position(
-        self, model: Model, created_at: datetime, priority: Priority
+        self, model: ModelEntry, created_at: datetime, priority: Priority
     ) -> QueuePosition:
         """Return the position and the estimated wait of a job that has not begun."""
         known = self._of(model.name)
@@ -345,7 +345,7 @@ class WaitEstimates:
         eta = None if is_cold else wait_seconds(jobs, known.throughput.seconds_per_job)
         return QueuePosition(jobs, eta, phase)
 
-    async def estimate_wait(self, model: Model) -> ModelWait:
+    async def estimate_wait(self, model: ModelEntry) -> ModelWait:
         """Return the wait of a job that would be submitted now."""
         known = self._of(model.name)
         lengths = await asyncio.gather(
@@ -358,7 +358,7 @@ class WaitEstimates:
         return ModelWait(_sum_if_known(lengths), wait)
 
     def lateness_seconds(
-        self, model: Model, deadline_seconds: float, priority: Priority
+        self, model: ModelEntry, deadline_seconds: float, priority: Priority
     ) -> float | None:
         """Return by how much a job submitted now would miss its deadline; None if it may meet it.
 

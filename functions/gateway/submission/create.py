@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from uuid_utils import uuid7
 
 from contract import media
-from contract.catalogue import Model
+from contract.catalogue import ModelEntry
 from contract.errors import ForbiddenAddress
 from contract.messages import (
     InlineBytes,
@@ -54,7 +54,7 @@ T = TypeVar("T")
 class NewJob:
     """What a job is created from."""
 
-    model: Model
+    model: ModelEntry
     submission: JobSubmission
     tenant: str
     traceparent: str
@@ -140,7 +140,7 @@ class JobCreator:
             initial = initial_record(ticket)
             return await self.jobs.wait(durable, ticket.job_id, initial, waiter, wait_seconds)
 
-    def _refuse_if_saturated(self, model: Model, submission: JobSubmission) -> None:
+    def _refuse_if_saturated(self, model: ModelEntry, submission: JobSubmission) -> None:
         """Raise the problem saturated if, at the model's recent speed, the job would expire."""
         if not self.settings.refuse_when_saturated:
             return

@@ -33,7 +33,7 @@ from contract.errors import MalformedMessage
 from contract.messages import Fields, Json, PayloadRef, fits_inline
 from contract.names import input_blob
 from gateway.clock import Clock
-from gateway.durable import Durable, OrchestrationInstance
+from gateway.durable import Durable, InstanceSnapshot
 from gateway.errors import Unavailable
 from gateway.http import problems
 from gateway.http.problems import HttpProblem
@@ -254,7 +254,7 @@ class IdempotencyKeys:
             with contextlib.suppress(Unavailable):
                 await self.blobs.delete(input_blob(ticket.job_id))
 
-    async def _watch(self, durable: Durable, job_id: str) -> OrchestrationInstance | None:
+    async def _watch(self, durable: Durable, job_id: str) -> InstanceSnapshot | None:
         """Return the job's instance as soon as it exists; None if not within WATCH_SECONDS."""
         loop = asyncio.get_running_loop()
         end, pause_seconds = loop.time() + WATCH_SECONDS, FIRST_PAUSE_SECONDS
@@ -268,7 +268,7 @@ class IdempotencyKeys:
                 pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)
 
     async def _follow(
-        self, durable: Durable, job_id: str, instance: OrchestrationInstance, wait_seconds: float
+        self, durable: Durable, job_id: str, instance: InstanceSnapshot, wait_seconds: float
     ) -> SubmittedJob:
         found = await self.jobs.record_of(job_id, instance)
         if found is None:

@@ -10,7 +10,7 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 
 from contract import media
-from contract.catalogue import Model, Priority
+from contract.catalogue import ModelEntry, Priority
 from contract.messages import Json, PayloadUrl
 from gateway.errors import UnreadableImage
 from gateway.http import problems
@@ -44,7 +44,7 @@ class JobSubmission:
 
 
 async def parse_submission(
-    request: Request, model: Model, options: Mapping[str, str]
+    request: Request, model: ModelEntry, options: Mapping[str, str]
 ) -> JobSubmission:
     """Read and validate a request. `options` are those of the query. Raises HttpProblem."""
     content_type = request.headers.get("content-type", "")
@@ -65,19 +65,21 @@ async def parse_submission(
     return _from_bytes(model, kind or None, body, options)
 
 
-def _check_announced_size(request: Request, model: Model, kind: str) -> None:
+def _check_announced_size(request: Request, model: ModelEntry, kind: str) -> None:
     text = request.headers.get("content-length", "")
     if text.isascii() and text.isdigit():
         check_size(model, int(text[:15]), allowance_bytes=_allowance_bytes(model, kind))
 
 
-def _allowance_bytes(model: Model, kind: str) -> int:
+def _allowance_bytes(model: ModelEntry, kind: str) -> int:
     if kind == media.JSON:
         return model.max_input_bytes // 3 + _ENVELOPE_BYTES  # base64 needs four bytes for three
     return _ENVELOPE_BYTES if kind == "multipart/form-data" else 0
 
 
-async def _from_form(request: Request, model: Model, options: Mapping[str, str]) -> JobSubmission:
+async def _from_form(
+    request: Request, model: ModelEntry, options: Mapping[str, str]
+) -> JobSubmission:
     async with request.form(max_files=2, max_fields=8, max_part_size=_ENVELOPE_BYTES) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile) or len(form.getlist("file")) > 1:
@@ -101,7 +103,7 @@ def _form_options(form: FormData) -> dict[str, str]:
     return options
 
 
-def _from_envelope(body: bytes, model: Model, options: Mapping[str, str]) -> JobSubmission:
+def _from_envelope(body: bytes, model: ModelEntry, options: Mapping[str, str]) -> JobSubmission:
     check_size(model, len(body), allowance_bytes=_allowance_bytes(model, media.JSON))
     try:
         envelope = parse_json(body)
@@ -135,7 +137,7 @@ def _from_envelope(body: bytes, model: Model, options: Mapping[str, str]) -> Job
 
 
 def _from_upload(
-    model: Model, announced: str | None, upload: Json, options: Mapping[str, Json]
+    model: ModelEntry, announced: str | None, upload: Json, options: Mapping[str, Json]
 ) -> JobSubmission:
     if not isinstance(upload, str):
         raise HttpProblem(problems.MALFORMED_REQUEST, "input.upload: expected a text")
@@ -143,7 +145,7 @@ def _from_upload(
 
 
 def _from_url(
-    model: Model, announced: str | None, url: Json, options: Mapping[str, Json]
+    model: ModelEntry, announced: str | None, url: Json, options: Mapping[str, Json]
 ) -> JobSubmission:
     if not isinstance(url, str):
         raise HttpProblem(problems.MALFORMED_REQUEST, "input.url: expected a text")
@@ -185,14 +187,14 @@ def _decode_input(form: str, value: Json) -> tuple[bytes, str | None]:
 
 
 def _from_bytes(
-    model: Model, announced: str | None, data: bytes, options: Mapping[str, Json]
+    model: ModelEntry, announced: str | None, data: bytes, options: Mapping[str, Json]
 ) -> JobSubmission:
     check_size(model, len(data))
     return _make_submission(model, check_media_type(model, announced, data), data, options)
 
 
 def _make_submission(
-    model: Model, media_type: str, data: bytes, options: Mapping[str, Json], **source: Any
+    model: ModelEntry, media_type: str, data: bytes, options: Mapping[str, Json], **source: Any
 ) -> JobSubmission:
     parameters, deadline_seconds = parse_options(model, options)
     return JobSubmission(
@@ -219,7 +221,7 @@ def check_coding(content_encoding: str) -> None:
         )
 
 
-def check_size(model: Model, size_bytes: int, allowance_bytes: int = 0) -> None:
+def check_size(model: ModelEntry, size_bytes: int, allowance_bytes: int = 0) -> None:
     """Raise the problem payload-too-large. The allowance is for the text around the payload."""
     if size_bytes > model.max_input_bytes + allowance_bytes:
         raise HttpProblem(
@@ -230,7 +232,7 @@ def check_size(model: Model, size_bytes: int, allowance_bytes: int = 0) -> None:
         )
 
 
-def check_upload_size(model: Model, size_bytes: int) -> None:
+def check_upload_size(model: ModelEntry, size_bytes: int) -> None:
     """Raise the problem payload-too-large if an upload is over the model's limit."""
     if size_bytes > model.max_upload_bytes:
         raise HttpProblem(
@@ -241,7 +243,7 @@ def check_upload_size(model: Model, size_bytes: int) -> None:
 
 
 def check_media_type(
-    model: Model, announced: str | None, data: bytes, *, is_whole: bool = True
+    model: ModelEntry, announced: str | None, data: bytes, *, is_whole: bool = True
 ) -> str:
     """Return the payload's media type, after checking it against the model and the bytes.
 
@@ -267,7 +269,7 @@ def check_media_type(
     return media_type
 
 
-def check_accepted(model: Model, media_type: str) -> None:
+def check_accepted(model: ModelEntry, media_type: str) -> None:
     """Raise the problem unsupported-media-type if the model does not take this type."""
     if media_type not in model.media_types:
         raise _unsupported(model, f"{model.name} does not take {media_type[:100]!r}")
@@ -281,7 +283,7 @@ def _is_json(data: bytes) -> bool:
     return True
 
 
-def _unsupported(model: Model, what: str) -> HttpProblem:
+def _unsupported(model: ModelEntry, what: str) -> HttpProblem:
     accepted = list(model.media_types)
     return HttpProblem(
         problems.UNSUPPORTED_MEDIA_TYPE,
@@ -291,7 +293,7 @@ def _unsupported(model: Model, what: str) -> HttpProblem:
     )
 
 
-def _check_pixels(model: Model, media_type: str, data: bytes, *, is_whole: bool) -> None:
+def _check_pixels(model: ModelEntry, media_type: str, data: bytes, *, is_whole: bool) -> None:
     if not model.max_pixels:
         return
     try:
@@ -309,7 +311,7 @@ def _check_pixels(model: Model, media_type: str, data: bytes, *, is_whole: bool)
         )
 
 
-def parse_options(model: Model, options: Mapping[str, Json]) -> tuple[dict[str, Json], int]:
+def parse_options(model: ModelEntry, options: Mapping[str, Json]) -> tuple[dict[str, Json], int]:
     """Return the parameters and the deadline in seconds. In a query or form they are texts."""
     return _parse_parameters(options.get("parameters")), _parse_deadline(
         model, options.get("deadline_seconds")
@@ -351,7 +353,7 @@ def _parse_parameters(given: Json) -> dict[str, Json]:
     return value
 
 
-def _parse_deadline(model: Model, given: Json) -> int:
+def _parse_deadline(model: ModelEntry, given: Json) -> int:
     if given is None:
         return model.deadline_seconds
     if isinstance(given, str) and given.isascii() and given.isdigit():

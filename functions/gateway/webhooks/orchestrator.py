@@ -28,7 +28,7 @@ from typing_extensions import TypedDict
 
 from contract.messages import Json, format_time
 from contract.names import ACTIVITY_DELIVER_REPLY, ACTIVITY_DELIVER_WEBHOOK
-from gateway.durable import OrchestrationInstance
+from gateway.durable import InstanceSnapshot
 from gateway.jobs.model import Time
 
 WINDOW: Final = timedelta(hours=24)
@@ -106,7 +106,7 @@ def delivery_log(
     }
 
 
-def read_delivery_log(instance: OrchestrationInstance | None) -> WebhookDelivery:
+def read_delivery_log(instance: InstanceSnapshot | None) -> WebhookDelivery:
     """Return the log of a delivery; an empty log if the delivery has not started."""
     for found in (instance.output, instance.custom_status) if instance else ():
         if isinstance(found, dict) and "attempts" in found:

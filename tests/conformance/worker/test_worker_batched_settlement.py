@@ -8,7 +8,7 @@ from tests.conformance.worker.worker_services import LocalServices, job_id
 from worker.errors import Settlement
 from worker.servicebus.link import LockedMessage, QueueLink
 from worker.servicebus.sender import QueueSender
-from worker.settings import ServiceEndpoint
+from worker.settings import AzureEndpoint
 
 QUEUE = "noop"
 
@@ -25,8 +25,8 @@ def received(link: QueueLink, count: int) -> list[LockedMessage]:
 def test_messages_completed_together_have_their_own_outcomes(
     services: LocalServices,
 ) -> None:
-    link = QueueLink(ServiceEndpoint(services.service_bus_url), QUEUE)
-    other = QueueLink(ServiceEndpoint(services.service_bus_url), QUEUE)
+    link = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE)
+    other = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE)
     link.open()
     try:
         services.send(QUEUE, *(ServiceBusMessage(b"x", message_id=job_id()) for _ in range(7)))
@@ -52,13 +52,13 @@ def test_messages_completed_together_have_their_own_outcomes(
 
 def test_replies_of_many_threads_arrive_complete(services: LocalServices) -> None:
 
-    sender = QueueSender(ServiceEndpoint(services.service_bus_url), QUEUE)
+    sender = QueueSender(AzureEndpoint(services.service_bus_url), QUEUE)
     # Together they exceed the size of one message.
     bodies = {job_id(): bytes([number]) * 60_000 for number in range(12)}
     with ThreadPoolExecutor(12) as threads:
         for future in [threads.submit(sender.send, body, name) for name, body in bodies.items()]:
             future.result(30)
-    link = QueueLink(ServiceEndpoint(services.service_bus_url), QUEUE)
+    link = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE)
     link.open()
     try:
         deliveries = received(link, 12)

@@ -16,7 +16,7 @@ from azure.servicebus import ServiceBusMessage
 
 from contract.messages import JobRequest, PayloadRef, decode_request, reference, verify
 from contract.names import ACTIVITY_ANNOUNCE_WEBHOOK, ACTIVITY_CONCLUDE, ORCHESTRATOR_JOB
-from gateway.durable import InstancePage, OrchestrationInstance, RuntimeStatus
+from gateway.durable import InstancePage, InstanceSnapshot, RuntimeStatus
 from gateway.errors import (
     FinalInstance,
     MissingPayload,
@@ -164,15 +164,13 @@ class MemoryDurable:
         }
         await self._turn(run, started)
 
-    async def status(self, job_id: str) -> OrchestrationInstance | None:
+    async def status(self, job_id: str) -> InstanceSnapshot | None:
         self._check()
         self.status_count += 1
         run = self.runs.get(job_id)
         if run is None:
             return None
-        return OrchestrationInstance(
-            run.status, run.input, run.output, self._clock(), run.custom_status
-        )
+        return InstanceSnapshot(run.status, run.input, run.output, self._clock(), run.custom_status)
 
     async def raise_event(self, job_id: str, name: str, data: Any) -> None:
         self._check()
@@ -200,7 +198,7 @@ class MemoryDurable:
         self._check()
         self.list_count += 1
         found = [
-            (run.job_id, OrchestrationInstance(run.status, run.input, run.output, self._clock()))
+            (run.job_id, InstanceSnapshot(run.status, run.input, run.output, self._clock()))
             for run in self.runs.values()
             if run.job_id.startswith(prefix) and (not statuses or run.status in statuses)
         ]

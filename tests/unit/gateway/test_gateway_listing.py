@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.durable import Durable, InstancePage, OrchestrationInstance, RuntimeStatus
+from gateway.durable import Durable, InstancePage, InstanceSnapshot, RuntimeStatus
 from gateway.jobs.listing import MAX_QUERIES, IdRange, id_at, list_newest
 from gateway.jobs.model import JobStatus
 from tests.unit.gateway.conftest import RunningGateway
@@ -18,7 +18,7 @@ from tests.unit.gateway.conftest import RunningGateway
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 START_MS = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp() * 1000)
-NOBODY = OrchestrationInstance(RuntimeStatus.RUNNING, "", None, datetime(2026, 3, 1, tzinfo=UTC))
+NOBODY = InstanceSnapshot(RuntimeStatus.RUNNING, "", None, datetime(2026, 3, 1, tzinfo=UTC))
 
 
 def id_of(milliseconds: int, tail: int = 0) -> str:

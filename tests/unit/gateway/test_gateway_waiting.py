@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from contract.messages import InlineJson, JobReply
-from gateway.durable import OrchestrationInstance, RuntimeStatus
+from gateway.durable import InstanceSnapshot, RuntimeStatus
 from gateway.errors import Unavailable
 from gateway.jobs.lifecycle import LOOKS_A_SECOND, Jobs, OutcomeStore, Waiters
 from gateway.jobs.model import JobOutcome, Record
@@ -30,9 +30,9 @@ class ScriptedStore(OutcomeStore):
     async def find(self, job_id: str) -> JobOutcome | None:
         return SUCCEEDED if self._has_ended() else None
 
-    async def status(self, job_id: str) -> OrchestrationInstance | None:
+    async def status(self, job_id: str) -> InstanceSnapshot | None:
         output = {"status": "succeeded"}
-        ended = OrchestrationInstance(RuntimeStatus.COMPLETED, "", output, NOW)
+        ended = InstanceSnapshot(RuntimeStatus.COMPLETED, "", output, NOW)
         return ended if self._has_ended() else None
 
     def _has_ended(self) -> bool:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
-from contract.catalogue import Catalogue, Model
+from contract.catalogue import Catalogue, ModelEntry
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
 from worker.memory.gpu_sharing.queued_work import Peeked
@@ -70,7 +70,7 @@ class Raising(Infer):
 class ManagedModel:
     """A model manager with its device thread and its work."""
 
-    model: Model
+    model: ModelEntry
     sharing: DeviceSharing
     load: Callable[[], Infer]
     has_work: bool = False
@@ -105,7 +105,7 @@ class ManagedModel:
         self.vacated.set()
         self.thread.join(10)
 
-    def _load(self, model: Model) -> LoadedModel:
+    def _load(self, model: ModelEntry) -> LoadedModel:
         self.infer = self.load()
         return LoadedModel(model, self.infer)
 

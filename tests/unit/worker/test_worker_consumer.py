@@ -29,7 +29,7 @@ from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue, SettleRequest
-from worker.settings import ServiceEndpoint
+from worker.settings import AzureEndpoint
 from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
 from worker.telemetry.recording import JobSpan, ModelTelemetry
 
@@ -53,7 +53,7 @@ class RecordedJobs:
     has_settled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        endpoint = ServiceEndpoint(address="unused")
+        endpoint = AzureEndpoint(address="unused")
         senders = ReplySenders(
             GatewayClient(frozenset({"127.0.0.1:1"})),
             QueueReplies(endpoint, Catalogue.load()),

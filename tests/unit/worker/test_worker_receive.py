@@ -15,7 +15,7 @@ from worker.pipeline.receive import ReceivedJob, ReceiveStep
 from worker.replies import GatewayClient, QueueReplies, ReplySenders, WebhookReplies
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
-from worker.settings import ServiceEndpoint
+from worker.settings import AzureEndpoint
 
 MODEL = replace(Catalogue.load()["noop"], lock_seconds=10)
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -25,7 +25,7 @@ def opened(locked_seconds: float) -> ReceivedJob:
     """Return a job whose message is locked for this time by our clock, which stands still."""
     senders = ReplySenders(
         GatewayClient(frozenset()),
-        QueueReplies(ServiceEndpoint(address="unused"), Catalogue.load()),
+        QueueReplies(AzureEndpoint(address="unused"), Catalogue.load()),
         WebhookReplies(GuardedHttp(AddressGuard("")), ()),
     )
     deadline = NOW + timedelta(seconds=60)

@@ -9,14 +9,14 @@ from tests.unit.worker.test_worker_urls import answering, http
 from worker.errors import ReplyForbidden, ReplyUndelivered
 from worker.net.guarded_http import GuardedHttp
 from worker.replies import GatewayClient, QueueReplies, ReplySenders, WebhookReplies
-from worker.settings import ServiceEndpoint
+from worker.settings import AzureEndpoint
 
 
 @pytest.fixture
 def senders() -> ReplySenders:
     return ReplySenders(
         GatewayClient(frozenset({"127.0.0.1:1"})),
-        QueueReplies(ServiceEndpoint(address="unused"), Catalogue.load()),
+        QueueReplies(AzureEndpoint(address="unused"), Catalogue.load()),
         WebhookReplies(GuardedHttp(AddressGuard("127.0.0.1")), (bytes(32),)),
     )
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from contract.catalogue import Catalogue, Model
+from contract.catalogue import Catalogue, ModelEntry
 from worker.errors import (
     ModelFailed,
     ModelUnusable,
@@ -164,11 +164,11 @@ class ScriptedBlobs:
             yield data[start : start + 64]
 
 
-def model_of(data: bytes = DATA) -> Model:
+def model_of(data: bytes = DATA) -> ModelEntry:
     return replace(NOOP, weights="blob:weights/nets/a.pth", weights_sha256=sha256(data))
 
 
-def path_of(library: WeightsStore, model: Model) -> Path:
+def path_of(library: WeightsStore, model: ModelEntry) -> Path:
     weights = library.get(model)
     assert weights is not None
     return weights.path

@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from contract.catalogue import Model
+from contract.catalogue import ModelEntry
 from worker.memory.device import CudaDevice, Device
 from worker.memory.gpu_sharing.admission import ReservationRecord, ReservationState
 from worker.memory.gpu_sharing.queued_work import QueuedWork
@@ -54,7 +54,7 @@ class DeviceSharing:
         """Return how much memory this process has taken of its device; 0 before it has one."""
         return self._device.used_bytes if self._device else 0
 
-    def find_device(self, model: Model) -> Device | None:
+    def find_device(self, model: ModelEntry) -> Device | None:
         """Return the device that this model runs on; None if its memory is not limited.
 
         Imports the model's file, to see whether it uses torch; raises whatever that raises.
@@ -66,7 +66,7 @@ class DeviceSharing:
             return self._device
 
     def reserve(
-        self, model: Model, device: Device | None, workload: ModelWorkload
+        self, model: ModelEntry, device: Device | None, workload: ModelWorkload
     ) -> MemoryReservation:
         """Return a reservation for this model, which is not loaded yet."""
         if device is None or not self._settings.is_admitting:
@@ -119,7 +119,7 @@ class DeviceSharing:
         return self._settings.folder / device.key
 
 
-def profile_key(model: Model) -> str:
+def profile_key(model: ModelEntry) -> str:
     """Return the name of a model's profile: it changes with the entry, the weights and the code."""
     spec = importlib.util.find_spec(model.implementation)
     source = Path(spec.origin).read_bytes() if spec and spec.origin else b""
@@ -127,7 +127,7 @@ def profile_key(model: Model) -> str:
     return f"{model.name}-{digest[:16]}"
 
 
-def needed_bytes(profile: MemoryProfile, model: Model, device: Device) -> int:
+def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> int:
     """Return what to reserve: enough for full batches, or for the largest that the device holds."""
     if not profile.peaks:
         return _first_reservation_bytes(profile.resident_bytes, model, device)
@@ -136,7 +136,7 @@ def needed_bytes(profile: MemoryProfile, model: Model, device: Device) -> int:
     return min(full_bytes, max(device.total_bytes, profile.needed_bytes(unit_cost)))
 
 
-def _first_reservation_bytes(resident_bytes: int, model: Model, device: Device) -> int:
+def _first_reservation_bytes(resident_bytes: int, model: ModelEntry, device: Device) -> int:
     """Return what to reserve until the first batches are measured."""
     if not resident_bytes:
         return model.memory_bytes

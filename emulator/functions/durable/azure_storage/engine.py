@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emulator.functions.clock import UtcClock
+from emulator.functions.clock import HostClock
 from emulator.functions.durable import records
 from emulator.functions.durable.azure_storage import queues
 from emulator.functions.durable.azure_storage.database import Database
@@ -117,7 +117,7 @@ class AzureStorageEngine(DurableEngine):
         self,
         storage: AzureStorageOptions,
         runner: FunctionRunner,
-        clock: UtcClock,
+        clock: HostClock,
         options: DurableOptions,
         die: Callable[[], None] = kill_this_process,
     ) -> None:

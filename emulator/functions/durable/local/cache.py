@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 
-from emulator.functions.clock import UtcClock
+from emulator.functions.clock import HostClock
 from emulator.functions.durable.episodes import make_child_completion
 from emulator.functions.durable.history import to_micros
 from emulator.functions.durable.instances import OrchestrationInstance, Parent, Status, TaskMessage
@@ -19,7 +19,7 @@ class InstanceCache:
     least recently used first.
     """
 
-    def __init__(self, store: Store, clock: UtcClock, memory_characters: int = 64_000_000) -> None:
+    def __init__(self, store: Store, clock: HostClock, memory_characters: int = 64_000_000) -> None:
         self.store = store
         self._clock = clock
         self._instances: OrderedDict[str, OrchestrationInstance] = OrderedDict()

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from emulator.functions.clock import UtcClock
+from emulator.functions.clock import HostClock
 from emulator.functions.durable import history, records
 from emulator.functions.durable.engine import DurableEngine
 from emulator.functions.durable.episodes import EpisodeRunner, Scheduler, is_ready
@@ -38,7 +38,7 @@ class LocalEngine(DurableEngine):
     """The default engine: one host, one transaction for each episode, on one event loop."""
 
     def __init__(
-        self, store: Store, runner: FunctionRunner, clock: UtcClock, options: DurableOptions
+        self, store: Store, runner: FunctionRunner, clock: HostClock, options: DurableOptions
     ) -> None:
         self.store = store
         self.cache = InstanceCache(store, clock)

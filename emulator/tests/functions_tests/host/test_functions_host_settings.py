@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.functions.errors import DataDirectoryInUse
+from emulator.functions.errors import HostDirectoryInUse
 from emulator.functions.host import lock_data_directory
 from emulator.functions.settings import (
     DurableOptions,
@@ -112,7 +112,7 @@ def test_setting_references_are_resolved_in_nested_values() -> None:
 def test_a_data_directory_is_locked_by_one_host(tmp_path: Path) -> None:
     with (
         lock_data_directory(tmp_path / "data"),
-        pytest.raises(DataDirectoryInUse),
+        pytest.raises(HostDirectoryInUse),
         lock_data_directory(tmp_path / "data"),
     ):
         pass

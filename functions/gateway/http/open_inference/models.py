@@ -16,7 +16,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from contract import media
-from contract.catalogue import Model
+from contract.catalogue import ModelEntry
 from contract.messages import Json
 from gateway.http import problems
 from gateway.http.open_inference.codec import InferenceRequest
@@ -71,7 +71,7 @@ class InferenceResult:
     data: bytes = field(repr=False)
 
 
-def model_metadata(model: Model) -> OipModel:
+def model_metadata(model: ModelEntry) -> OipModel:
     """Return the metadata of a model."""
     return {
         "name": model.name,
@@ -92,17 +92,17 @@ def model_metadata(model: Model) -> OipModel:
     }
 
 
-def output_names(model: Model) -> tuple[str, ...]:
+def output_names(model: ModelEntry) -> tuple[str, ...]:
     """Return the names of a model's outputs."""
     return tuple(name for name, _, _ in _outputs(model))
 
 
-def _outputs(model: Model) -> tuple[tuple[str, str, int], ...]:
+def _outputs(model: ModelEntry) -> tuple[tuple[str, str, int], ...]:
     """Return the name, datatype and rank of each output."""
     return (*(_LABELS if model.task == _CLASSIFICATION else ()), ("result", BYTES, 1))
 
 
-def read_submissions(model: Model, request: InferenceRequest) -> list[JobSubmission]:
+def read_submissions(model: ModelEntry, request: InferenceRequest) -> list[JobSubmission]:
     """Return the submissions of a request, in order. Raises HttpProblem."""
     given = {
         name: value
@@ -127,7 +127,7 @@ def read_submissions(model: Model, request: InferenceRequest) -> list[JobSubmiss
     ]
 
 
-def _payloads(model: Model, inputs: Sequence[Tensor]) -> list[tuple[str, bytes]]:
+def _payloads(model: ModelEntry, inputs: Sequence[Tensor]) -> list[tuple[str, bytes]]:
     first = inputs[0]
     if first.datatype != BYTES or len(inputs) > 1:
         return [(media.JSON, _array_payload(model, inputs))]
@@ -144,7 +144,7 @@ def _payloads(model: Model, inputs: Sequence[Tensor]) -> list[tuple[str, bytes]]
     return payloads
 
 
-def _payload(model: Model, tensor: Tensor, element: str | bytes) -> tuple[str, bytes]:
+def _payload(model: ModelEntry, tensor: Tensor, element: str | bytes) -> tuple[str, bytes]:
     announced = media.essence(tensor.content_type or "")
     if isinstance(element, str):
         # JSON holds other types than text as base64.
@@ -166,7 +166,7 @@ def _decoded(tensor: Tensor, text: str, *, is_text: bool) -> bytes:
         raise unreadable(f"{tensor.name}: expected {expected}") from None
 
 
-def _array_payload(model: Model, inputs: Sequence[Tensor]) -> bytes:
+def _array_payload(model: ModelEntry, inputs: Sequence[Tensor]) -> bytes:
     if media.JSON not in model.media_types:
         raise unreadable(f"inputs: {model.name} takes one tensor of {BYTES}")
     if any(isinstance(element, bytes) for tensor in inputs for element in tensor.elements):
@@ -182,7 +182,7 @@ def _array_payload(model: Model, inputs: Sequence[Tensor]) -> bytes:
     return data
 
 
-def output_tensors(model: Model, results: Sequence[InferenceResult]) -> list[Tensor]:
+def output_tensors(model: ModelEntry, results: Sequence[InferenceResult]) -> list[Tensor]:
     """Return the output tensors of jobs that all succeeded; `result` is the last."""
     kinds = {result.media_type for result in results}
     kind = kinds.pop() if len(kinds) == 1 else media.OCTET_STREAM

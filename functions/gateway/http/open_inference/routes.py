@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from contract.catalogue import Model
+from contract.catalogue import ModelEntry
 from contract.messages import Fields, InlineBytes, InlineJson, payload_from_json
 from contract.names import job_path
 from gateway.errors import MissingPayload
@@ -247,7 +247,7 @@ async def _is_ready(request: Request) -> bool:
     return all(answers.values())
 
 
-async def _read_request(request: Request, model: Model) -> oip_codec.InferenceRequest:
+async def _read_request(request: Request, model: ModelEntry) -> oip_codec.InferenceRequest:
     check_coding(request.headers.get("content-encoding", ""))
     body = await read_body(request)
     limit_bytes = (
@@ -302,7 +302,7 @@ async def _read_result(
     return InferenceResult(payload.media_type, data)
 
 
-def _check_outputs(model: Model, inference: oip_codec.InferenceRequest) -> None:
+def _check_outputs(model: ModelEntry, inference: oip_codec.InferenceRequest) -> None:
     known = output_names(model)
     for name in inference.outputs or ():
         if name not in known:
@@ -324,7 +324,7 @@ def _choose_outputs(
 
 
 def _response(
-    model: Model,
+    model: ModelEntry,
     inference: oip_codec.InferenceRequest,
     submitted: Sequence[SubmittedJob],
     chosen: Sequence[tuple[Tensor, bool]],

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from contract.catalogue import Model, Priority, queue_of
+from contract.catalogue import ModelEntry, Priority, queue_of
 from contract.names import job_path
 from gateway.dead_letters.store import (
     DEAD_LETTERS,
@@ -126,10 +126,10 @@ async def list_dead_letters(
 
 
 async def _list_ids(
-    blobs: Blobs, models: list[Model], after: str, count: int
-) -> list[tuple[Model, str]]:
+    blobs: Blobs, models: list[ModelEntry], after: str, count: int
+) -> list[tuple[ModelEntry, str]]:
     """Return the models and ids of up to `count` letters after a cursor, in order."""
-    found: list[tuple[Model, str]] = []
+    found: list[tuple[ModelEntry, str]] = []
     queues = {
         queue_of(model, priority): (model, priority) for model in models for priority in Priority
     }
@@ -148,7 +148,7 @@ async def _list_ids(
 
 
 async def _read_resource(
-    blobs: Blobs, slots: asyncio.Semaphore, model: Model, id_: str
+    blobs: Blobs, slots: asyncio.Semaphore, model: ModelEntry, id_: str
 ) -> DeadLetter | None:
     async with slots:
         blob = await blobs.read(letter_blob_of(model, id_))

@@ -20,7 +20,7 @@ from contract.errors import UnknownModel
 from contract.media import essence
 from contract.messages import Fields, InlineBytes, InlineJson, PayloadRef, payload_from_json
 from contract.names import EVENT_CANCEL, job_path
-from gateway.durable import OrchestrationInstance, RuntimeStatus
+from gateway.durable import InstanceSnapshot, RuntimeStatus
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance
 from gateway.http import problems
 from gateway.http.openapi.operations import (
@@ -285,9 +285,7 @@ async def list_jobs(
     wanted_model = _check_model(services.catalogue, model)
     tenant = caller_of(request).tenant
 
-    def select(
-        job_id: str, instance: OrchestrationInstance
-    ) -> tuple[str, OrchestrationInstance] | None:
+    def select(job_id: str, instance: InstanceSnapshot) -> tuple[str, InstanceSnapshot] | None:
         if not _JOB_ID.fullmatch(job_id):
             return None
         found = recorded_output(instance) or initial_record_of(instance)
@@ -315,9 +313,7 @@ async def list_jobs(
     return answer_conditionally(request, _page_response(request, jobs, page.below))
 
 
-def _may_have_status(
-    instance: OrchestrationInstance, found: Record, wanted: JobStatus | None
-) -> bool:
+def _may_have_status(instance: InstanceSnapshot, found: Record, wanted: JobStatus | None) -> bool:
     """Return whether the job may be in the status, by what its orchestration shows."""
     if wanted is None or found["status"] == wanted:
         return True
@@ -328,13 +324,13 @@ def _may_have_status(
 
 
 async def _read_records(
-    request: Request, page: list[tuple[str, OrchestrationInstance]]
+    request: Request, page: list[tuple[str, InstanceSnapshot]]
 ) -> list[tuple[str, Record]]:
     """Return the records of the page's jobs as of now. Raises Unavailable."""
     services = services_of(request)
     slots = asyncio.Semaphore(_READS_AT_ONCE)
 
-    async def read(job_id: str, instance: OrchestrationInstance) -> tuple[str, Record] | None:
+    async def read(job_id: str, instance: InstanceSnapshot) -> tuple[str, Record] | None:
         async with slots:
             found = await services.jobs.record_of(job_id, instance)
             if found is None:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from contract.catalogue import Model
+from contract.catalogue import ModelEntry
 from gateway.http.openapi.operations import problem_responses
 from gateway.http.requests import find_model, refuse_unknown_query, services_of
 from gateway.http.responses import json_response
@@ -103,7 +103,7 @@ async def get_model(request: Request, model: str) -> Response:
     return json_response(await _model_resource(found, services.estimates))
 
 
-async def _model_resource(model: Model, estimates: WaitEstimates) -> ModelDescription:
+async def _model_resource(model: ModelEntry, estimates: WaitEstimates) -> ModelDescription:
     path = f"/v1/models/{model.name}"
     wait = await estimates.estimate_wait(model)
     return {

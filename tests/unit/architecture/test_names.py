@@ -1,0 +1,38 @@
+"""Names: one public class name means one thing in the whole repository."""
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+PROGRAMS = ("functions", "worker", "emulator", "loosely", "infra")
+
+INTERFACE_OF_A_MODEL = "Infer"
+"""Each model's file has one class of this name: worker/models."""
+
+
+def test_two_public_classes_do_not_share_a_name() -> None:
+    places = defaultdict(list)
+    for folder in PROGRAMS:
+        for path in (ROOT / folder).rglob("*.py"):
+            place = str(path.relative_to(ROOT))
+            if "tests" in path.parts or place.startswith("infra/build/"):
+                continue
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places[node.name].append(place)
+    shared = {name: found for name, found in places.items() if len(found) > 1}
+    assert set(shared) == {INTERFACE_OF_A_MODEL}, shared
+
+
+def test_fixture_classes_are_not_named_world() -> None:
+    named = [
+        str(path.relative_to(ROOT))
+        for folder in ("tests", "emulator/tests")
+        for path in (ROOT / folder).rglob("*.py")
+        if any(
+            isinstance(node, ast.ClassDef) and "World" in node.name
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        )
+    ]
+    assert named == []
