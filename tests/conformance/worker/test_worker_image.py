@@ -153,7 +153,7 @@ def pod_settings(image: Image) -> dict[str, str]:
     return settings
 
 
-def test_the_image_serves_and_drains_as_the_dockerfile_says(
+def test_the_image_starts_and_drains_with_the_commands_of_the_dockerfile(
     image: Image, services: LocalServices, gateway: Gateway
 ) -> None:
     before = image.files()
@@ -195,14 +195,14 @@ def is_healthy(image: Image, settings: dict[str, str]) -> bool:
     return check.returncode == 0
 
 
-def test_the_image_names_a_missing_setting(image: Image) -> None:
+def test_the_image_exits_with_an_error_that_names_a_missing_setting(image: Image) -> None:
     process = image.start(image.stage.command("ENTRYPOINT"))
     told, _ = process.communicate(timeout=30)
     assert process.returncode == 2, told
     assert told.count("\n") == 1
 
 
-def test_the_image_runs_on_a_read_only_tree(image: Image) -> None:
+def test_the_image_runs_on_a_read_only_file_system(image: Image) -> None:
     if not confinement() and os.geteuid() == 0:
         pytest.skip("root writes anywhere, and setpriv is not there to be somebody else")
     code = "open('worker/stray', 'w')"

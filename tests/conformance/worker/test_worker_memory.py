@@ -52,7 +52,7 @@ def square(gateway: Gateway, identity: str) -> int:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("process_count", [1, 2])
-def test_two_models_that_do_not_fit_together_share_a_device_fairly(
+def test_two_models_that_do_not_fit_into_memory_together_share_a_device_fairly(
     services: LocalServices,
     gateway: Gateway,
     start_worker: StartWorker,
@@ -75,7 +75,7 @@ def test_two_models_that_do_not_fit_together_share_a_device_fairly(
     assert max(waits(workers)) <= 2 * fair_seconds
 
 
-def test_bad_inputs_and_short_memory_affect_no_other_job(
+def test_bad_inputs_and_a_lack_of_memory_do_not_affect_other_jobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     worker = start_worker("picky")
@@ -101,7 +101,7 @@ def test_bad_inputs_and_short_memory_affect_no_other_job(
 
 
 @pytest.mark.timeout(120)
-def test_a_draining_worker_unloads_an_idle_model_while_another_works(
+def test_a_draining_worker_unloads_an_idle_model_while_another_model_runs_a_job(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     leaving = start_worker("three,gated", **sharing(tmp_path))

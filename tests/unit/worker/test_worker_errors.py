@@ -58,7 +58,7 @@ def test_error_codes_are_stable_and_unique() -> None:
 
 
 @pytest.mark.parametrize("fault", [c for c in leaves() if issubclass(c, Fault)])
-def test_every_failure_code_is_in_the_contract(fault: type[Fault]) -> None:
+def test_the_code_of_every_fault_is_in_the_message_contract(fault: type[Fault]) -> None:
     told = fault("what happened").to_job_error()
     assert told.code in set(FailureCode)
     assert told.message == "what happened"

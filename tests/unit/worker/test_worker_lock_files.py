@@ -61,7 +61,7 @@ def read(lock_files: LockFileFolder) -> list[object]:
         return [file["who"] for file in lock_files.read().values()]
 
 
-def test_lock_files_of_other_processes_are_read_and_end_with_them(tmp_path: Path) -> None:
+def test_lock_files_of_other_processes_are_readable_until_the_process_ends(tmp_path: Path) -> None:
     lock_files = LockFileFolder(tmp_path)
     with lock_files.locked():
         file = lock_files.add({"who": "me"})
@@ -77,7 +77,7 @@ def test_lock_files_of_other_processes_are_read_and_end_with_them(tmp_path: Path
     lock_files.close()
 
 
-def test_lock_files_stay_readable_if_a_process_is_killed_at_any_instruction(tmp_path: Path) -> None:
+def test_a_kill_at_any_instruction_leaves_readable_lock_files(tmp_path: Path) -> None:
     lock_files = LockFileFolder(tmp_path)
     pause = threading.Event()
     for number in range(8):
@@ -105,7 +105,7 @@ def test_an_unreadable_lock_file_is_skipped(
     other.close()
 
 
-def test_locked_blocks_exclude_one_another(tmp_path: Path) -> None:
+def test_two_locked_blocks_never_run_at_the_same_time(tmp_path: Path) -> None:
     boards = [LockFileFolder(tmp_path), LockFileFolder(tmp_path)]
     with boards[0].locked():
         file = boards[0].add({"count": 0})

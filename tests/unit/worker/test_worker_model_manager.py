@@ -50,7 +50,7 @@ def sharing(tmp_path: Path) -> Iterator[DeviceSharing]:
         yield sharing
 
 
-def test_a_loaded_model_is_measured_and_keeps_the_memory_of_a_full_batch(
+def test_a_loaded_model_is_measured_and_reserves_the_memory_of_a_full_batch(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(20))
@@ -63,7 +63,7 @@ def test_a_loaded_model_is_measured_and_keeps_the_memory_of_a_full_batch(
     assert AccountRecord.read(tmp_path / "cpu" / "account").peak_bytes == 60
 
 
-def test_measured_sizes_are_used_at_the_next_start(
+def test_measured_memory_profiles_are_used_at_the_next_start(
     managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     with shared(tmp_path) as sharing:
@@ -80,7 +80,7 @@ def test_measured_sizes_are_used_at_the_next_start(
     assert second.manager.reserved_bytes == 60
 
 
-def test_batches_are_smaller_if_full_ones_do_not_fit(
+def test_batches_are_smaller_if_full_batches_do_not_fit_into_memory(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(50))
@@ -91,7 +91,7 @@ def test_batches_are_smaller_if_full_ones_do_not_fit(
     assert 2 <= managed.manager.limit.max_cost <= 3
 
 
-def test_an_idle_model_is_unloaded_for_one_with_work(
+def test_an_idle_model_is_unloaded_for_a_model_with_work(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     idle = managed_models("a", sharing, lambda: Infer(20))
@@ -107,7 +107,7 @@ def test_an_idle_model_is_unloaded_for_one_with_work(
     assert idle.manager.loaded is None
 
 
-def test_a_busy_model_is_unloaded_after_its_turn_and_its_work(
+def test_a_busy_model_is_unloaded_after_the_end_of_its_turn_and_of_its_jobs(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     busy = managed_models("a", sharing, lambda: Infer(20))
@@ -126,7 +126,7 @@ def test_a_busy_model_is_unloaded_after_its_turn_and_its_work(
     assert busy.manager.loaded is None
 
 
-def test_a_failed_load_is_tried_again(
+def test_a_failed_load_of_a_model_is_tried_again(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     tries: list[int] = []
@@ -142,7 +142,7 @@ def test_a_failed_load_is_tried_again(
     assert len(tries) == 2
 
 
-def test_a_failed_load_frees_its_memory(
+def test_a_failed_load_frees_the_memory_of_the_model(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     first, blocks = Raising(20), list[weakref.ref[Block]]()
@@ -185,7 +185,7 @@ def test_a_model_whose_sample_fails_is_not_ready(
     ("module", "raised"),
     [("no_such_module", "ModuleNotFoundError"), ("tests.unit.worker.exiting_model", "SystemExit")],
 )
-def test_a_failed_import_is_reported(
+def test_a_failed_import_of_a_model_is_reported_as_its_problem(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], module: str, raised: str
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(20), implementation=module)
@@ -195,7 +195,7 @@ def test_a_failed_import_is_reported(
     assert problem["detail"] == f"{module} raised {raised}"
 
 
-def test_a_device_lost_during_a_load_is_not_tried_again(
+def test_a_load_is_not_tried_again_if_it_loses_the_device(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     def load() -> Infer:
@@ -206,7 +206,7 @@ def test_a_device_lost_during_a_load_is_not_tried_again(
     assert len(managed.lost) == 1
 
 
-def test_a_stopped_manager_does_not_wait_for_memory(
+def test_a_stopped_model_manager_does_not_wait_for_memory(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     first = managed_models("a", sharing, lambda: Infer(20))
@@ -223,7 +223,7 @@ def test_a_stopped_manager_does_not_wait_for_memory(
     assert first.manager.admits(), "nobody waits for its place"
 
 
-def test_a_model_of_known_size_loads_beside_running_batches(
+def test_a_model_of_known_size_loads_while_batches_of_another_model_run(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     loads: list[int] = []
@@ -271,7 +271,7 @@ def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured(
         (MemoryProfile(3), 0, 8),
     ],
 )
-def test_the_reservation_suffices_for_full_batches_if_the_device_does(
+def test_the_reservation_is_enough_for_full_batches_if_the_device_is_large_enough(
     tmp_path: Path, profile: MemoryProfile, hint_bytes: int, expected_bytes: int
 ) -> None:
     account = MemoryAccount(tmp_path, BUDGET)
@@ -280,7 +280,7 @@ def test_the_reservation_suffices_for_full_batches_if_the_device_does(
     account.close()
 
 
-def test_a_model_that_does_not_fit_the_device_is_reported(
+def test_a_model_larger_than_the_device_is_reported_as_out_of_memory(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(BUDGET - 5))
@@ -293,7 +293,7 @@ def test_a_model_that_does_not_fit_the_device_is_reported(
     assert not managed.manager.admits()
 
 
-def test_a_model_that_does_not_fit_the_free_memory_gets_the_whole_device(
+def test_a_model_that_does_not_fit_into_the_free_memory_gets_the_whole_device(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     first = managed_models("a", sharing, lambda: Infer(20))
@@ -305,7 +305,7 @@ def test_a_model_that_does_not_fit_the_free_memory_gets_the_whole_device(
     assert first.manager.loaded is None
 
 
-def test_limits_are_learned_without_a_device(
+def test_batch_limits_are_learned_without_a_device(
     managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     managed = managed_models(

@@ -34,7 +34,7 @@ class Queue:
         return [Peeked(n, now - timedelta(seconds=self.ages[n])) for n in numbers[:count]]
 
 
-def test_the_oldest_message_of_all_queues_counts() -> None:
+def test_queued_work_starts_with_the_oldest_message_of_all_queues() -> None:
     normal, low = Queue({7: 3.0, 8: 1.0}), Queue({2: 20.0})
     pending = QueuedWork([normal, low], lock_seconds=10, clock=Clock())
     since = pending.since()
@@ -47,7 +47,7 @@ def test_an_empty_or_unreachable_queue_has_no_work() -> None:
     assert QueuedWork([Queue({1: 1.0}, is_away=True)], 10, Clock()).since() is None
 
 
-def test_queues_are_peeked_twice_a_second_at_most() -> None:
+def test_queues_are_peeked_at_most_twice_a_second() -> None:
     clock, queue = Clock(), Queue({1: 0.0})
     pending = QueuedWork([queue], 10, clock)
     for _ in range(100):

@@ -38,7 +38,7 @@ def opened(locked_seconds: float) -> ReceivedJob:
     return step.open(delivery, lambda delivery, timeout_seconds: 10.0, NOW)
 
 
-def test_a_lock_lasts_as_long_as_the_message_says() -> None:
+def test_a_lock_expires_at_the_time_in_the_message() -> None:
     assert opened(7.0).lock.expires_at == 107.0
 
 
@@ -48,6 +48,6 @@ def test_a_broker_clock_that_is_ahead_does_not_extend_a_lock() -> None:
     assert lock.due_at < 105.0, "it is renewed in time"
 
 
-def test_a_lock_that_expired_in_the_socket_is_lost() -> None:
+def test_a_lock_that_expired_before_the_message_was_read_is_lost() -> None:
     with pytest.raises(LockLost):
         opened(-0.1)
