@@ -1,4 +1,4 @@
-"""The memory of a real card: measured, exhausted, and limited."""
+"""The memory of a real GPU is measured and limited, and may run out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def card() -> Iterator[CudaDevice]:
 
 
 class Weights:
-    """Holds `size_bytes` of the card."""
+    """A model whose tensors use `size_bytes` of GPU memory."""
 
     def __init__(self, size_bytes: int) -> None:
         self.tensor = torch.zeros(size_bytes, dtype=torch.uint8, device="cuda")
@@ -49,7 +49,7 @@ class Item:
 
 
 def allocating(item_bytes: int) -> Any:
-    """Return a model that takes this memory for each item of a running batch."""
+    """Return a model that uses this much GPU memory for each item of a running batch."""
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
         block = torch.ones(item_bytes * len(batch), dtype=torch.uint8, device="cuda")
@@ -60,7 +60,7 @@ def allocating(item_bytes: int) -> Any:
 
 
 def limit_to(free_bytes: int) -> None:
-    """Limit this process to this much more of the card."""
+    """Limit this process to this much additional GPU memory."""
     torch.cuda.empty_cache()
     total_bytes = torch.cuda.get_device_properties(0).total_memory
     may_have = torch.cuda.memory_reserved() + free_bytes

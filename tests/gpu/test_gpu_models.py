@@ -1,4 +1,4 @@
-"""The shipped models on a GPU: the results are those of the CPU."""
+"""The shipped models on a GPU, in each precision."""
 
 import io
 from dataclasses import replace

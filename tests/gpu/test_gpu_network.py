@@ -69,7 +69,7 @@ def test_staged_items_are_on_the_device_before_their_batch() -> None:
 
 
 def test_items_are_staged_while_a_batch_runs() -> None:
-    """Thousands of items are staged beside running batches, and are not mixed up."""
+    """Thousands of items are staged while batches run, and are not mixed up."""
     network = Network(nn.Flatten())
     items = [torch.full((3, 32, 32), float(number)) for number in range(200)] * 10
 

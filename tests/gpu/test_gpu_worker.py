@@ -1,4 +1,4 @@
-"""The worker on a GPU: ready after a kernel ran, and stopped after the device is lost."""
+"""The worker on a GPU: it is ready after a kernel has run, and exits if the device is lost."""
 
 import json
 import re

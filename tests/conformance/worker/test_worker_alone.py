@@ -1,4 +1,4 @@
-"""The worker runs from its two folders alone, copied to an empty place."""
+"""The worker runs from a copy of its two folders alone, without the repository."""
 
 from __future__ import annotations
 

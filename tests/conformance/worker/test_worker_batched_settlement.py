@@ -43,7 +43,7 @@ def test_each_message_of_a_batched_settlement_has_its_own_outcome(
         asked = [*reversed(deliveries), of_another]
         assert link.complete(asked) == [True, True, True, False, True, True]
         assert link.complete([gone, deliveries[0]]) == [False, False]
-        assert not link.receive_many(1, 0.1), "nothing is left or came back"
+        assert not link.receive_many(1, 0.1), "the queue is empty, and no message was redelivered"
         assert link.is_open
     finally:
         link.close()

@@ -1,4 +1,4 @@
-"""Every job is answered, whatever process is killed, and the worker shuts down cleanly."""
+"""Every job is answered even if any process is killed, and the worker shuts down cleanly."""
 
 from __future__ import annotations
 
@@ -134,7 +134,9 @@ def test_sigterm_drains_the_worker(
         back = receiver.receive_messages(1, max_wait_time=5)
         back += receiver.receive_messages(1, max_wait_time=5)
         assert [message.message_id for message in back] == [waits, comes]
-        assert [message.delivery_count for message in back] == [0, 0], "handing back is no failure"
+        assert [message.delivery_count for message in back] == [0, 0], (
+            "a release does not count as a failed delivery"
+        )
         for message_ in back:
             receiver.complete_message(message_)
     # Longer than the lock: a worker that drains keeps renewing.

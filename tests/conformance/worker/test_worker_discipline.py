@@ -1,4 +1,4 @@
-"""Locks, priorities, cached replies, and the handing back of messages."""
+"""Lost locks, priorities, cached replies, and messages that are returned to the queue."""
 
 from __future__ import annotations
 
@@ -109,7 +109,9 @@ def test_jobs_of_low_priority_run_last(
     wait_until(lambda: worker.held("single") == 4, "the others find room all the same")
     with services.receiver("single-low") as receiver:
         others = receiver.receive_messages(5, max_wait_time=2)
-        assert [other.message_id for other in others] == low[2:], "it takes no more than fits"
+        assert [other.message_id for other in others] == low[2:], (
+            "the worker receives no more than its capacity"
+        )
         assert {other.delivery_count for other in others} == {0}
         for other in others:
             receiver.abandon_message(other)
@@ -145,7 +147,7 @@ def test_every_job_runs_exactly_once_although_a_worker_shuts_down_under_load(
     services.send("scripted", *(message(gateway, i, "scripted", task) for i in jobs))
     gateway.wait_for(lambda: len(gateway.posts) > 10)
     leaving.signal(signal.SIGTERM)
-    assert len(gateway.posts) < len(jobs), "it leaves under load"
+    assert len(gateway.posts) < len(jobs), "the worker shuts down before all jobs have ended"
     assert leaving.exit_code(seconds=30) == 0
 
     assert {gateway.taken(identity).attempt for identity in jobs} == {1}
@@ -169,7 +171,9 @@ def test_a_worker_with_a_lost_device_returns_all_jobs_to_the_queue(
     with services.receiver("single") as receiver:
         back = [message for _ in range(4) for message in receiver.receive_messages(1, 5)]
         counts = {message.message_id: message.delivery_count for message in back}
-        assert counts == {loses: 1, **dict.fromkeys(others, 0)}, "the input may be the cause"
+        assert counts == {loses: 1, **dict.fromkeys(others, 0)}, (
+            "the input may have caused the loss, so the delivery counts"
+        )
         for taken in back:
             receiver.complete_message(taken)
     assert gateway.posts == []

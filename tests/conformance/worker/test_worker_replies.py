@@ -19,7 +19,7 @@ BODY = encode_reply(JobReply("job", InlineJson({"labels": []}), NOW, NOW))
 
 
 def limited_tries(tries: int, waits: list[float] | None = None) -> Callable[[float], bool]:
-    """Return a wait that does not sleep, and gives up after this number of tries."""
+    """Return a wait function that does not sleep, and returns False after this number of tries."""
     left = iter(range(tries))
 
     def wait(seconds: float) -> bool:
@@ -80,7 +80,7 @@ def test_a_reply_is_not_sent_again_after_a_final_refusal(
     gateway.answers["job"] = [status]
     with pytest.raises(ReplyRefused, match=str(status)):
         replies.send(gateway.url("job"), BODY, limited_tries(9))
-    assert gateway.posts == [("job", status)], "no redirect was followed"
+    assert gateway.posts == [("job", status)], "the client did not follow a redirect"
 
 
 def test_a_reply_to_an_unreachable_gateway_raises_reply_undelivered() -> None:
@@ -89,8 +89,8 @@ def test_a_reply_to_an_unreachable_gateway_raises_reply_undelivered() -> None:
     replies = GatewayClient(frozenset({host}))
     with pytest.raises(ReplyUndelivered, match="ConnectError"):
         replies.send(f"http://{host}/", BODY, limited_tries(2))
-    assert replies.is_wanted(f"http://{host}/") is None, "nobody can tell"
-    assert replies.report(f"http://{host}/", BODY), "nobody can tell, so it goes on"
+    assert replies.is_wanted(f"http://{host}/") is None, "the answer is unknown"
+    assert replies.report(f"http://{host}/", BODY), "the answer is unknown, so the job continues"
     replies.close()
 
 

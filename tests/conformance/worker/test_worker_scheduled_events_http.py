@@ -22,7 +22,7 @@ def metadata() -> Iterator[Metadata]:
 
 
 class Listener:
-    """Scheduled events, and the shutdown requests that they cause."""
+    """The polling of scheduled events, and the shutdown requests that the events cause."""
 
     def __init__(
         self,

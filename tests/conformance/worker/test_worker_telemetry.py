@@ -35,13 +35,13 @@ def ready(worker: Program) -> tuple[int, dict[str, Any]]:
 
 
 def gated(folder: Path) -> tuple[dict[str, Any], Callable[[], None], Callable[[], bool]]:
-    """Return the task of a job that waits, a function to let it go on, and whether it runs."""
+    """Return a job's task that waits, a function to end the wait, and one that shows it runs."""
     gate, running = folder / "gate", folder / "running"
     return {"do": "wait", "running": str(running), "gate": str(gate)}, gate.touch, running.exists
 
 
 def taken_off(services: LocalServices, queue: str, count: int) -> dict[str | None, int | None]:
-    """Take messages off the queue; return how often each was delivered before."""
+    """Remove messages from the queue; return the delivery count of each message, by id."""
     found: dict[str | None, int | None] = {}
     with services.receiver(queue) as receiver:
         while len(found) < count:

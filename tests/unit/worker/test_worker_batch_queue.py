@@ -1,4 +1,4 @@
-"""Batches are never too large or too late, and no item is lost or reordered."""
+"""The batch queue: batches are not too large or too late, and no item is lost or reordered."""
 
 import threading
 
@@ -70,7 +70,7 @@ def test_a_batch_that_reaches_the_maximal_cost_does_not_wait() -> None:
     for item, cost in (("a", 4.0), ("b", 5.0), ("c", 2.0), ("d", 1.0)):
         batcher.add(item, 0.0, cost)
 
-    assert batcher.take(0.0) == ["a", "b"], "c does not fit, and d does not overtake it"
+    assert batcher.take(0.0) == ["a", "b"], "c does not fit, and d does not overtake c"
     assert batcher.take(0.0) == []
     batcher.max_cost = 3
     assert batcher.take(0.0) == ["c", "d"]
@@ -90,7 +90,7 @@ def test_items_of_low_priority_run_last() -> None:
         batcher.add(item, 0.0, is_low=is_low)
 
     assert batcher.take(0.0) == ["n1", "n2", "l1"]
-    assert batcher.wait_seconds(0.5) == 0.5, "the oldest decides, though it is a low one"
+    assert batcher.wait_seconds(0.5) == 0.5, "the oldest item decides, even if it has low priority"
     assert batcher.clear() == ["l2"]
 
 

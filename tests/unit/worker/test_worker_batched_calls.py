@@ -1,4 +1,4 @@
-"""Batched calls: gathered sends, ranges, and a receiver that handles several messages."""
+"""Batched calls: gathered sends, ranges of deliveries, and the receiving of several messages."""
 
 import threading
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ SECONDS = 10
 
 
 class Post:
-    """A call that a test lets end; it raises for the items in `fails`."""
+    """A call that ends when the test allows it, and raises an error for the items in `fails`."""
 
     def __init__(self, fails: str = "") -> None:
         self.calls: list[list[str]] = []
@@ -151,7 +151,7 @@ def test_messages_are_received_one_by_one_again_after_the_queue_was_empty() -> N
     loop.turn(room=7)
     assert loop.broker.asked == [8, 1]
     loop.turn(room=0)
-    assert loop.broker.drains == 1, "the broker still had credit"
+    assert loop.broker.drains == 1, "the broker still had credit, which was taken back"
 
 
 def test_one_call_settles_successive_completions() -> None:

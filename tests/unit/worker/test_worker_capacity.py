@@ -1,4 +1,4 @@
-"""How many more messages may be received, and the count of held messages."""
+"""The capacity for further messages, and the count of held messages."""
 
 from dataclasses import replace
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""How each outcome of a job settles its message, and what the next delivery does."""
+"""The consumer: how a job's outcome determines the settlement of its message."""
 
 import threading
 from dataclasses import dataclass, field, replace
@@ -46,7 +46,7 @@ def exit_thread() -> None:
 
 @dataclass
 class RecordedJobs:
-    """A consumer whose settlements are recorded. Jobs want no reply unless they name an address."""
+    """A consumer whose settlements are recorded. By default, jobs have no reply address."""
 
     settled: list[SettleRequest] = field(default_factory=list)
     now: float = 0.0
@@ -203,7 +203,9 @@ def test_a_model_out_of_memory_fails_its_job_and_the_worker_out_of_memory_abando
     assert cached.code == "out-of-memory"
     with jobs.consumer.ending_on_error(jobs.job()):
         run_out_of_memory()
-    assert jobs.settlements[1] is Settlement.ABANDON, "in our own code it is not the input's fault"
+    assert jobs.settlements[1] is Settlement.ABANDON, (
+        "if the worker's own code runs out of memory, the input is not at fault"
+    )
 
 
 def test_an_exit_raised_by_a_model_ends_the_job_and_not_the_thread(jobs: RecordedJobs) -> None:

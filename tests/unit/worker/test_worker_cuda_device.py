@@ -1,4 +1,4 @@
-"""How much of a card models may use. `./dev gpu` tests a real card."""
+"""The share of a GPU's memory that models may use. `./dev gpu` tests a real GPU."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The dashboard's queries use metrics that the worker has."""
+"""The queries of the dashboard use only metrics that the worker exports."""
 
 import json
 import re
@@ -17,7 +17,7 @@ SCRAPED = {"pod", "le"}
 
 
 def series() -> dict[str, set[str]]:
-    """Return every series of a worker by name, with its labels."""
+    """Return the labels of every metric series of a worker, by the name of the series."""
     metrics = Metrics()
     found: dict[str, set[str]] = {}
     for collector in list(metrics.registry._collector_to_names):

@@ -1,4 +1,4 @@
-"""Which errors mean that the device is lost; the texts are PyTorch's own."""
+"""Errors that mean that the device is lost. Their texts are PyTorch's own texts."""
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ OTHERWISE = "\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertion
 
 
 class AcceleratorError(RuntimeError):
-    """torch's error: a RuntimeError with the cudaError_t."""
+    """An error like torch.AcceleratorError: a RuntimeError with a value of cudaError_t."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)

@@ -1,4 +1,4 @@
-"""The device probe: a tiny kernel shows whether the device computes."""
+"""The device probe: a tiny kernel shows whether the device works."""
 
 import threading
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from worker.telemetry.health import DeviceProbe, Loops
 
 
 class Device:
-    """A device that computes, raises or hangs."""
+    """A device on which the kernel succeeds, raises an error or hangs."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -53,7 +53,7 @@ def test_a_lost_device_is_reported_once_per_probe(device: Device) -> None:
     assert device.look()
     device.now, device.error = 40, RuntimeError("CUDA error: unspecified launch failure")
     good, _ = device.probe.look(0)
-    assert good, "what was true lately holds until the kernel has run"
+    assert good, "the last result is valid until the kernel has run again"
     device.probe.run_kernel()
     assert device.probe.look(0) == (False, {"problem": "RuntimeError"})
     assert device.failures == [device.error]
@@ -82,7 +82,7 @@ def test_a_kernel_that_hangs_for_long_counts_as_a_stalled_loop(device: Device) -
     loops.watch("probe", lambda: device.probe.turned_at)
     assert device.look()
     device.now = 1000
-    assert loops.live()[0], "nobody asked, so it rests"
+    assert loops.live()[0], "no kernel was requested, so the loop is idle"
     device.probe.ask()
     device.now = 1089
     assert loops.live()[0]
@@ -104,7 +104,7 @@ def test_a_device_probe_returns_the_new_result_of_a_fast_device(
 
 @pytest.fixture
 def join() -> Callable[[DeviceProbe], None]:
-    """Start the probe's thread, which ends by itself."""
+    """Return a function that starts the thread of a device probe, as a daemon."""
 
     def start(probe: DeviceProbe) -> None:
         stop = threading.Event()

@@ -11,7 +11,7 @@ from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
 
 @dataclass
 class Worker:
-    """The state that readiness is decided by."""
+    """The state of a worker that determines its readiness."""
 
     models: dict[str, dict[str, Any]]
     leaving: str = ""

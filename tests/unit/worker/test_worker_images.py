@@ -25,7 +25,7 @@ def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def png_of(width: int, height: int) -> bytes:
-    """Return a PNG whose header announces this size, with data for one line only."""
+    """Return a PNG whose header announces this size, but which contains only one line of pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(name + data))

@@ -1,4 +1,4 @@
-"""Running a batch: each job has one outcome, bad jobs are found fast, limits are learned."""
+"""Batches: each job has one outcome, bad jobs are found fast, and batch limits are learned."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Item:
 
 
 class RecordingLimit(BatchLimit):
-    """Records the costs of the batches, and of those that ran alone."""
+    """A batch limit that records the costs of all batches and of the batches with exclusive use."""
 
     def __init__(self) -> None:
         super().__init__("model", DeviceGate())
@@ -45,7 +45,7 @@ class RecordingLimit(BatchLimit):
 
 @dataclass
 class Model:
-    """A model that raises on bad items, and on batches that do not fit."""
+    """A model that raises an error on bad items and on batches that do not fit into memory."""
 
     bad: set[int] = field(default_factory=set)
     fits: float = math.inf
@@ -62,7 +62,7 @@ class Model:
 
 
 def run_all(run: Any, items: Sequence[Item], limit: BatchLimit) -> list[tuple[Item, Ran]]:
-    """Run items without skipping any."""
+    """Run all items as one batch, and skip none of them."""
     ran: list[tuple[Item, Ran]] = []
     for item, outcome in run_batch(run, items, lambda _: None, limit):
         assert isinstance(outcome, Ran)
@@ -73,7 +73,7 @@ def run_all(run: Any, items: Sequence[Item], limit: BatchLimit) -> list[tuple[It
 def outcomes(model: Model, count: int, limit: BatchLimit | None = None) -> dict[int, Ran]:
     items = [Item(number) for number in range(count)]
     ran = run_all(model, items, limit or BatchLimit("model", DeviceGate()))
-    assert len(ran) == count, "one outcome for each"
+    assert len(ran) == count, "each item has one outcome"
     return {item.item: what for item, what in ran}
 
 
@@ -124,7 +124,7 @@ def test_a_job_that_must_be_skipped_does_not_run_again() -> None:
     ]
     results = [(job.item, what.result) for job, what in ran if isinstance(what, Ran)]
     assert results == [(0, 0), (1, 1), (3, 9)]
-    assert model.passes == [[0, 1, 2, 3], [0, 1, 3]], "the others went on in one batch"
+    assert model.passes == [[0, 1, 2, 3], [0, 1, 3]], "the other items ran again in one batch"
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_split_and_reduces_the_limit(

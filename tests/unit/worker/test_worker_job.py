@@ -1,4 +1,4 @@
-"""A job's age and its reply."""
+"""A received job: when it is stale or expired, and the content of its reply."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast

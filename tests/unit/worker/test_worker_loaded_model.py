@@ -1,4 +1,4 @@
-"""Loaded models: the two forms of a class, its arguments, inputs and results."""
+"""Loaded models: the two forms of a model's class, its arguments, inputs and results."""
 
 import io
 import json
@@ -59,7 +59,7 @@ def test_the_output_of_a_model_class_in_full_form_is_postprocessed() -> None:
 
 
 class Told:
-    """A context that records its reports."""
+    """A context that records the progress that the model reports."""
 
     def __init__(self) -> None:
         self.seen: list[float | None] = []

@@ -1,4 +1,4 @@
-"""Lock files exist as long as their processes, however these end."""
+"""Lock files exist until their processes end, even if a process is killed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def test_lock_files_of_other_processes_are_readable_until_the_process_ends(tmp_p
         other.send_signal(signal.SIGKILL)
         other.wait(10)
         assert read(lock_files) == ["me"]
-        assert len(list(tmp_path.glob("*.page"))) == 1, "the dead one's file is gone, too"
+        assert len(list(tmp_path.glob("*.page"))) == 1, (
+            "the lock file of the ended process is deleted"
+        )
     with lock_files.locked():
         file.remove()
     assert read(lock_files) == []

@@ -1,4 +1,4 @@
-"""The lock renewer, on a clock that only the test moves."""
+"""The lock renewer, with a clock that only the test advances."""
 
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -16,7 +16,7 @@ LOCK_SECONDS = 9.0
 
 @dataclass
 class ScriptedBroker:
-    """The locks of a broker and the time; `mood` decides how a renewal is answered."""
+    """A broker's locks, with the current time. `mood` decides the answer to a renewal."""
 
     now: float = 1000.0
     mood: str = "renews"
@@ -161,7 +161,7 @@ def test_an_expired_lock_is_not_renewed() -> None:
     broker = ScriptedBroker()
     lock = broker.hold("a")
     broker.now += 100.0  # the process was suspended
-    assert lock.is_lost, "whoever looks first"
+    assert lock.is_lost, "the lock counts as lost before the renewing thread runs"
     broker.locks.turn()
     assert lock.is_lost
     assert broker.renewals == []

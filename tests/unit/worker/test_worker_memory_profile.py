@@ -1,4 +1,4 @@
-"""Memory profiles: estimates for unmeasured batches are never too low."""
+"""Memory profiles: the estimated memory of an unmeasured batch is never too low."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics that Prometheus scrapes."""
+"""The metrics of a worker that Prometheus scrapes."""
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
@@ -14,7 +14,7 @@ class NewModelsRefusal(InvalidInput):
 
 
 class Job:
-    """A job without traces."""
+    """A job without a span."""
 
     span = JobSpan("-")
 

@@ -1,4 +1,4 @@
-"""The model manager: load when there is memory, measure, unload for others, try again."""
+"""The model manager: load a model when memory is free, measure it, unload it, and try again."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_measured_memory_profiles_are_used_at_the_next_start(
         first.stop()
         assert second.entered.wait(10)
     assert second.infer is not None
-    assert second.infer.passes == [1], "the first pass is slow, and no job's"
+    assert second.infer.passes == [1], "the slow first pass runs before jobs are received"
     assert second.manager.reserved_bytes == 60
 
 
@@ -119,7 +119,7 @@ def test_a_busy_model_is_unloaded_after_the_end_of_its_turn_and_of_its_jobs(
     while busy.manager.admits():
         assert time.monotonic() < ends_at
         other.entered.wait(0.01)
-    assert not other.entered.wait(0.3), "a job is in hand still"
+    assert not other.entered.wait(0.3), "a job is still running"
     assert busy.manager.loaded is not None
     busy.in_flight.clear()
     assert other.entered.wait(10)
@@ -220,7 +220,7 @@ def test_a_stopped_model_manager_does_not_wait_for_memory(
     later = managed_models("c", sharing, lambda: Infer(5), memory_bytes=20)
     later.has_work = True
     assert later.entered.wait(10)
-    assert first.manager.admits(), "nobody waits for its place"
+    assert first.manager.admits(), "no other model waits for the memory"
 
 
 def test_a_model_of_known_size_loads_while_batches_of_another_model_run(
@@ -238,7 +238,7 @@ def test_a_model_of_known_size_loads_while_batches_of_another_model_run(
     managed = managed_models("a", sharing, load)
     assert managed.entered.wait(10)
     assert managed.manager.reserved_bytes == 60
-    assert loads == [1], "what it takes cannot be told from what others take meanwhile"
+    assert loads == [1], "a model is measured only while no other model uses the device"
 
 
 def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured(
@@ -247,13 +247,13 @@ def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured(
     all_of_it = managed_models("b", sharing, lambda: Infer(50))
     assert all_of_it.entered.wait(10)
     late = managed_models("a", sharing, lambda: Infer(30))
-    assert not late.entered.wait(0.3), "its size is not known, and nothing is free"
+    assert not late.entered.wait(0.3), "the size of the model is unknown, and no memory is free"
     profile = MemoryProfile(30, ((1.0, 10), (4.0, 40)))
     MemoryProfiles(tmp_path / "cpu" / "profiles").put(profile_key(late.model), profile)
     small = managed_models("c", sharing, lambda: Infer(10))
     small.has_work = True
     assert small.entered.wait(10)
-    assert not late.entered.wait(0.5), "30 are free, which are known not to suffice"
+    assert not late.entered.wait(0.5), "30 units are free, but the model is known to need more"
     assert late.infer is None
 
 

@@ -1,4 +1,4 @@
-"""The shipped models, called as the worker calls them."""
+"""The shipped models, called in the same way as the worker calls them."""
 
 import subprocess
 import sys

@@ -66,7 +66,7 @@ def test_consecutive_batches_are_not_mixed_up(device: torch.device) -> None:
 
 
 class Detector(nn.Module):
-    """Like torchvision's detectors: a list of images in, a list of dictionaries out."""
+    """A network like torchvision's detectors: from a list of images to a list of dictionaries."""
 
     def forward(self, items: list[Tensor]) -> list[dict[str, Tensor | tuple[Tensor, str]]]:
         return [

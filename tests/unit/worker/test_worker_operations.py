@@ -1,4 +1,4 @@
-"""docs/operations.md lists every metric."""
+"""The documentation in docs/operations.md lists every metric of the worker."""
 
 import re
 from pathlib import Path

@@ -23,7 +23,7 @@ SMALL = replace(NOOP, max_input_bytes=100, max_upload_bytes=999)
 
 @dataclass
 class ScriptedStore:
-    """A store that fails a number of times, and then returns the data in pieces."""
+    """A blob store whose first reads fail, and whose later reads return the data in chunks."""
 
     data: bytes = DATA
     failure: AzureError | OSError | None = None
@@ -83,7 +83,7 @@ def test_a_long_outage_of_blob_storage_raises_payloads_away() -> None:
 
 @pytest.fixture
 def full_disk() -> Iterator[None]:
-    """Limit the file size, so that no file can hold an input."""
+    """Limit the size of files, so that an input does not fit into a file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(DATA) // 2, limits[1]))
     yield

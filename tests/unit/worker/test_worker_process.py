@@ -1,4 +1,4 @@
-"""The setup of the process: numbers of threads, and OpenMP's policy."""
+"""The setup of the worker process: the numbers of threads, and OpenMP's wait policy."""
 
 import os
 import subprocess
@@ -22,7 +22,10 @@ def test_the_number_of_threads_depends_on_the_number_of_processors(
     assert process.preparing_threads(processors) == preparing
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processors cannot be chosen here")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"),
+    reason="this system cannot limit a process to some processors",
+)
 def test_only_processors_in_the_affinity_mask_are_counted() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"

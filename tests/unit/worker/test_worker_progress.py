@@ -1,4 +1,4 @@
-"""How a running job reports its progress, and learns that it is to stop."""
+"""Progress reports of running jobs, and the cancellation of running jobs."""
 
 import json
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ REPLY_URL = "https://gateway.test/v1/jobs/job/reply?expires=1&token=t"
 
 @dataclass
 class ProgressGateway:
-    """A gateway that records reports, and a clock that stands still."""
+    """A gateway that records progress reports, with a clock that only the test advances."""
 
     told: list[dict[str, Any]] = field(default_factory=list)
     urls: list[str] = field(default_factory=list)

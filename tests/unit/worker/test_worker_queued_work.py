@@ -1,4 +1,4 @@
-"""Peeking into queues: rarely, and without the messages of other workers."""
+"""Queued work: how often queues are peeked at, and which messages are ignored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Clock:
 
 @dataclass
 class Queue:
-    """Messages by number, with their ages in seconds."""
+    """A queue in memory: the age of each message in seconds, by sequence number."""
 
     ages: dict[int, float] = field(default_factory=dict)
     is_away: bool = False
@@ -64,9 +64,9 @@ def test_messages_of_other_workers_are_skipped_for_the_duration_of_a_lock() -> N
     assert pending.since() is None
     clock.now += 1
     queue.ages[6] = 0.0
-    assert pending.since() is not None, "it is new, so nobody has it yet"
+    assert pending.since() is not None, "no other worker has locked the new message"
     del queue.ages[6]
     clock.now += 8
     assert pending.since() is None
     clock.now += 2
-    assert pending.since() is not None, "whoever had it has lost it by now"
+    assert pending.since() is not None, "the lock of another worker has expired"

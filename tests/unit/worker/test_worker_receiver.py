@@ -1,4 +1,4 @@
-"""The receiver, on a clock that only the test moves, with a broker in memory."""
+"""The receiver, with a broker in memory and a clock that only the test advances."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -57,7 +57,7 @@ class Broker:
 
 
 class ReceiverLoop:
-    """A receiver and its loop; its waits take no time."""
+    """A receiver and its loop, in which waits take no real time."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -170,7 +170,7 @@ def test_the_receiver_takes_back_credit_when_it_stops_receiving(
     loop: ReceiverLoop, leave: bool
 ) -> None:
     loop.turn()
-    assert loop.credit == 1, "it may be sent a message between two calls"
+    assert loop.credit == 1, "the broker may push a message between two calls"
     if leave:
         loop.receiver.stop()
     loop.has_room = False
@@ -198,7 +198,7 @@ def test_is_empty_shows_whether_the_last_receive_call_found_a_message(loop: Rece
     assert seen == [False, True, False, True]
     loop.broker.fails_with = BrokerAway("no route")
     loop.turn()
-    assert not loop.is_empty, "nobody can tell"
+    assert not loop.is_empty, "it is unknown whether the queue is empty"
 
 
 def test_a_failed_settlement_is_repeated_over_the_next_link(loop: ReceiverLoop) -> None:
@@ -228,7 +228,7 @@ def test_a_message_may_arrive_on_remaining_credit_when_the_capacity_is_0() -> No
     loop = ReceiverLoop()
     loop.turn()
     loop.has_room = False
-    assert loop.receiver.may_receive, "the broker may push one on the credit that it has"
+    assert loop.receiver.may_receive, "the broker may push a message on its credit"
     loop.turn()
     assert not loop.receiver.may_receive
 

@@ -1,4 +1,4 @@
-"""The reply cache: its keys, and its limits of size and time."""
+"""The reply cache: the keys of replies, and the limits of size and time."""
 
 from dataclasses import replace
 from typing import Any, cast
@@ -52,10 +52,10 @@ def test_the_oldest_replies_are_evicted_first() -> None:
         timed.cache.put(numbered(number), bytes(3000), "succeeded")
     assert timed.found(*range(5)) == [3, 4]
     timed.cache.put(numbered(9), bytes(20_000), "succeeded")
-    assert timed.found(*range(10)) == [], "what is too large for all of it is not kept"
+    assert timed.found(*range(10)) == [], "replies larger than the cache are not stored"
     for number in range(100):
         timed.cache.put(numbered(number), b"", "succeeded")
-    assert len(timed.found(*range(100))) == 20, "small ones cost something, too"
+    assert len(timed.found(*range(100))) == 20, "each small reply also needs a minimum of space"
 
 
 def test_removed_and_delivered_and_replaced_replies_free_space_in_the_cache() -> None:

@@ -1,4 +1,4 @@
-"""Reading scheduled events, and which of them end this machine."""
+"""Scheduled events are read, and events that will stop this machine are recognised."""
 
 import contextlib
 import json

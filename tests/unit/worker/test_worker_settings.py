@@ -1,4 +1,4 @@
-"""Settings: defaults, errors that name the variable, and hidden secrets."""
+"""The worker's settings: default values, errors that name the variable, and hidden secrets."""
 
 from pathlib import Path
 

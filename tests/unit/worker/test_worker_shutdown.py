@@ -1,4 +1,4 @@
-"""The shutdown request, at any moment."""
+"""Shutdown requests, which a signal may make at any moment."""
 
 import signal
 import sys

@@ -1,4 +1,4 @@
-"""The simulated device: one account for all processes, with a limit."""
+"""The simulated device: one limited memory budget for all processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ sys.stdin.read()
 
 
 class Declares:
-    """A model that takes 2 bytes while loaded, and 1 for each unit of a batch's cost."""
+    """A model that needs 2 bytes while it is loaded, and 1 byte for each unit of a batch's cost."""
 
     def memory_bytes(self, cost: float) -> int:
         return 2 + int(cost)
@@ -121,7 +121,9 @@ def test_a_trial_batch_fails_if_it_exceeds_the_reservation(tmp_path: Path) -> No
     with pytest.raises(BudgetExceeded), device.running(holder, Batch(cost=3, limit_bytes=2)):
         raise AssertionError("it does not run")
     assert account.used_bytes == 2
-    assert AccountRecord.read(tmp_path).refused_count == 0, "it was not the account that refused"
+    assert AccountRecord.read(tmp_path).refused_count == 0, (
+        "the limit of the trial was exceeded, not the budget"
+    )
     account.close()
 
 
@@ -175,7 +177,7 @@ def test_out_of_memory_errors_raised_by_torch_are_recognised() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("no"))
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**60)
-    assert is_out_of_memory(raised.value), "the host's is a class of no own"
+    assert is_out_of_memory(raised.value), "for host memory, torch raises a RuntimeError"
 
 
 @pytest.mark.torch

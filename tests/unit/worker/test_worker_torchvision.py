@@ -1,4 +1,4 @@
-"""The torchvision models, with seeded weights and real images."""
+"""The torchvision models, with random weights from a fixed seed, on real images."""
 
 import io
 from dataclasses import replace
@@ -34,7 +34,7 @@ def small() -> bytes:
 
 
 def load(folder: Path, kind: str, network: Any, sha256: str = "", **options: Any) -> LoadedModel:
-    """Return a model of this kind with seeded weights."""
+    """Return a loaded model of this kind, whose random weights have a fixed seed."""
     path = folder / "weights.pth"
     torch.save(network.state_dict(), path)
     implementation = f"worker.models.torchvision_{kind}"

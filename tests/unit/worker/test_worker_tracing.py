@@ -23,7 +23,7 @@ ENQUEUED_AT = datetime(2026, 1, 1, 12, 0, 0, 900_000, tzinfo=UTC)
 
 
 class Exported:
-    """A worker's tracing, and the exported spans."""
+    """The tracing of a worker, and the spans that were exported."""
 
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
@@ -119,7 +119,9 @@ def test_each_job_of_a_batch_has_a_linked_inference_span_in_its_trace(exported: 
     traces = [f"00-{number * 32}-{SPAN_ID}-01" for number in "123"]
     jobs = [exported.job(f"job-{trace[3]}", trace) for trace in traces]
     with exported.tracing.batch("classifier", jobs):
-        assert trace.get_current_span().is_recording(), "a model's own spans belong here"
+        assert trace.get_current_span().is_recording(), (
+            "spans that the model's code creates become children"
+        )
     for job in jobs:
         job.end("succeeded", {})
     first, second, third = exported.named("inference")

@@ -1,4 +1,4 @@
-"""Fetching inputs from a server on loopback that misbehaves."""
+"""Inputs that are fetched from URLs, from a misbehaving server on loopback."""
 
 import socket
 import threading
@@ -22,7 +22,7 @@ CLASSIFIER = Catalogue.load().model("classifier")
 
 @contextmanager
 def answering(data: bytes, *, hangs: bool = False) -> Iterator[str]:
-    """Yield the URL of a server that answers one connection with these bytes."""
+    """Yield the URL of a server that answers a single connection with these bytes."""
     released = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 

@@ -1,4 +1,4 @@
-"""Voice activity: the network with its trained weights, on real speech."""
+"""The voice activity model with its trained weights, on real speech."""
 
 import importlib.util
 import struct

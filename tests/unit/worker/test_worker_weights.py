@@ -1,4 +1,4 @@
-"""Weights: digests, formats and the cache."""
+"""Model weights: digests, file formats, and the cache on disk."""
 
 import contextlib
 import hashlib
@@ -52,7 +52,7 @@ def saved(folder: Path, state: object, *, is_legacy: bool = False) -> Path:
 
 
 class Malicious:
-    """An object that unpickles to a call: the file that it creates shows an execution."""
+    """An object whose unpickling creates a folder, which shows that code was executed."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -148,7 +148,7 @@ def test_any_bytes_as_weights_load_or_raise_an_error_of_the_worker(
 
 @dataclass
 class ScriptedBlobs:
-    """Blobs in memory, with the number of reads. Reading fails after `fails_after` pieces."""
+    """Blobs in memory, with a count of reads. Each read fails after `fails_after` chunks."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     fails_after: int | None = None
