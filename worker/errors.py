@@ -229,7 +229,7 @@ class Poison(WorkerError):
 
 
 class UnreadableMessage(Poison):
-    """The message is not one of ours, or was written by a newer version."""
+    """The message is not a valid job request, or has a format of a newer version."""
 
     code = "malformed-message"
     stage = Stage.QUEUE

@@ -62,7 +62,7 @@ class GatewayClient:
     def __init__(
         self, hosts: frozenset[str], trace_headers: Callable[[], Mapping[str, str]] = dict
     ) -> None:
-        """Create the HTTP client; connect to nothing yet.
+        """Create the HTTP client; do not connect yet.
 
         Args:
             hosts: The `host:port` values that replies may be sent to.
@@ -286,7 +286,7 @@ class ReplySenders:
                 self._webhooks.check(url)
 
     def send(self, reply_to: ReplyTo | None, body: bytes, job_id: str, wait: Wait) -> None:
-        """Send one reply; send nothing if `reply_to` is None.
+        """Send one reply; do nothing if `reply_to` is None, because no reply is wanted.
 
         Raises:
             ReplyUndelivered: The receiver did not accept the reply before `wait` returned False.

@@ -79,7 +79,7 @@ class ScheduledEvents:
         request_shutdown: Callable[[str], None],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Create the HTTP client; send nothing yet.
+        """Create the HTTP client; send no request yet.
 
         Args:
             settings: The mode, the address of the metadata service, and the machine's name.

@@ -47,7 +47,7 @@ class ModelManager:
         workload: ModelWorkload,
         telemetry: ModelTelemetry | None = None,
     ) -> None:
-        """Store the dependencies; load nothing yet.
+        """Store the dependencies; do not load the model yet.
 
         Args:
             model: The catalogue entry.

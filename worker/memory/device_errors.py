@@ -55,7 +55,7 @@ _MAX_CAUSES = 10
 
 
 class DeviceState(Enum):
-    """The state of the device, as far as an error shows it."""
+    """The state of the device that an error shows; UNKNOWN if the error does not show it."""
 
     FINE = "fine"
     LOST = "lost"

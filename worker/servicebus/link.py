@@ -107,7 +107,7 @@ class QueueLink:
         return self._receiver is not None
 
     def open(self) -> None:
-        """Connect, sign in and attach to the queue, unless the link is open; receive nothing yet.
+        """Connect, sign in and attach to the queue, unless the link is open; do not receive yet.
 
         Raises:
             QueueMissing: The queue does not exist.
@@ -282,7 +282,7 @@ class QueueLink:
 
 
 def check_endpoint(endpoint: AzureEndpoint) -> None:
-    """Raise SettingsError if the connection string is malformed; connect to nothing."""
+    """Raise SettingsError if the connection string is malformed; do not connect."""
     try:
         if endpoint.connection_string is not None:
             parse_connection_string(endpoint.connection_string)
@@ -294,7 +294,7 @@ def check_endpoint(endpoint: AzureEndpoint) -> None:
 
 
 def make_client(endpoint: AzureEndpoint) -> ServiceBusClient:
-    """Return a client of the Service Bus namespace; connect to nothing yet."""
+    """Return a client of the Service Bus namespace; do not connect yet."""
     # No retries by the SDK, because they would block the thread for seconds.
     if endpoint.connection_string is not None:
         return ServiceBusClient.from_connection_string(

@@ -302,7 +302,7 @@ class ModelQueue:
         *,
         is_low: bool = False,
     ) -> None:
-        """Prepare both connections; connect to nothing yet.
+        """Prepare both connections; do not connect yet.
 
         Args:
             name: The queue's name.
