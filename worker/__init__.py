@@ -1,20 +1,20 @@
 """The worker: receive, prepare, infer, reply, settle. Run it with `python -m worker`.
 
-__main__             composes the parts, starts their threads, and drains them
-pipeline/            one job's way, one module for each step
+__main__             creates all components, starts their threads, and drains the worker
+pipeline/            the processing of one job, one module for each step
 servicebus/          receive, renew locks, settle, and send replies to queues
-inference/           a loaded model, and its time in memory
-memory/              the device's memory: measured, limited, shared
+inference/           load a model's class, call it, and decide when the model is in memory
+memory/              measure, limit and share the device's memory
 inputs/              payloads, URLs, and decoders for images, sound, tensors and text
-weights/             a model's weights: fetched, checked, cached, loaded as data only
-models/              one file for each model: all that a model's author writes
-replies              reply senders: the gateway, queues and webhooks
+weights/             fetch, check and cache a model's weights, and load them as data only
+models/              one file for each model; a model's author writes only this file
+replies              send replies to the gateway, to queues and to webhooks
 telemetry/           metrics, traces, logs and health
-net/                 retries, and calls to foreign servers
+net/                 retries, and HTTP requests to servers outside our system
 errors               every way in which a job can fail, and how its message is settled
-settings             the settings, from the environment
+settings             read the worker's settings from the environment
 shutdown             whether and why the worker shuts down
-scheduled_events     Azure's announcements that this machine will end
-process              threads and memory allocator of this process
+scheduled_events     poll for Azure's announcements that this machine will be stopped
+process              set the thread counts and the memory allocator of this process
 check                `python -m worker.check`: try one model on one input
 """

@@ -1,4 +1,4 @@
-"""`python -m worker`: compose the worker, run it until shutdown is requested, drain, and exit."""
+"""`python -m worker`: create the worker, run it until shutdown is requested, drain, and exit."""
 
 import argparse
 import errno
@@ -59,10 +59,10 @@ _POLL_SECONDS = 0.02
 
 
 class Worker:
-    """All parts of one worker process. This is the composition root."""
+    """All components of one worker process. This is the composition root."""
 
     def __init__(self, settings: WorkerSettings, shutdown: Shutdown) -> None:
-        """Compose the parts; start nothing yet.
+        """Create all components; start no thread yet.
 
         Raises:
             SettingsError: A setting cannot be used.
@@ -106,7 +106,7 @@ class Worker:
         self._health = HealthServer(settings.health_host, settings.health_port, pages)
 
     def _consumer(self, model: ModelEntry) -> Consumer:
-        """Compose the parts of one model."""
+        """Create the components of one model."""
         stopping = threading.Event()
         telemetry = ModelTelemetry(model.name, self._metrics, self._tracing)
         in_flight = InFlight(telemetry)
@@ -176,13 +176,13 @@ class Worker:
                 self._receiving.append(self._thread(f"{queue.name}-receive", receive))
 
     def drain(self) -> bool:
-        """Stop receiving, finish the running jobs within the grace period, and close.
+        """Stop receiving, finish the running jobs within the grace period, and close connections.
 
-        Jobs that have not started are released at once. Locks are renewed until the last job is
-        replied and settled.
+        The messages of jobs that have not started are released at once. Message locks are renewed
+        until the last reply is sent and the last message is settled.
 
         Returns:
-            Whether all jobs were finished in time.
+            True if all jobs were finished within the grace period.
         """
         ends_at = time.monotonic() + self._settings.drain_seconds
         self._events.stop()
@@ -191,7 +191,7 @@ class Worker:
         unfinished_count = self._wait_until_settled(ends_at)
         if unfinished_count:
             _log.warning(
-                "the grace period is over: giving %d unfinished jobs back", unfinished_count
+                "the grace period is over: abandoning %d unfinished jobs", unfinished_count
             )
             for consumer in self._consumers:
                 consumer.give_up()
@@ -207,7 +207,7 @@ class Worker:
         return unfinished_count == 0
 
     def _wait_until_settled(self, ends_at: float) -> int:
-        """Wait until all messages are settled; return how many are still held at the end."""
+        """Wait until all messages are settled; return how many are still unsettled at `ends_at`."""
         while (
             held_count := sum(consumer.in_flight.held_count for consumer in self._consumers)
         ) and time.monotonic() < ends_at:
@@ -215,7 +215,8 @@ class Worker:
         return held_count
 
     def _thread(self, name: str, target: Callable[[], object]) -> threading.Thread:
-        # Daemons: code of a model that hangs must not keep the process after the drain.
+        # A daemon thread, so that hanging model code does not keep the process alive after the
+        # drain.
         guarded = self._loops.guarded(name, target)
         thread = threading.Thread(target=guarded, name=name, daemon=True)
         thread.start()
@@ -235,7 +236,7 @@ class Worker:
     def _states(self) -> dict[str, dict[str, Any]]:
         """Return the state of each model for the readiness probe.
 
-        Queues for low priority are not required: older deployments do not have them.
+        A model can be ready without its low-priority queue, which older deployments do not have.
         """
         states = {}
         for consumer in self._consumers:
@@ -253,7 +254,8 @@ class Worker:
         return states
 
     def _note_device_failure(self, error: Exception) -> None:
-        """Request shutdown: our own kernel failed, so no other kernel needs to be tried."""
+        """Request shutdown if the error of the device probe means that the device is lost."""
+        # The probe's own tiny kernel has failed, so no second kernel is tried.
         if is_device_lost(error, lambda: False):
             self._shutdown.request("the device is lost", EXIT_DEVICE_LOST)
 
@@ -277,7 +279,9 @@ def _account(settings: WorkerSettings) -> BlobServiceClient:
         return storage_account(settings.payload_storage)
     # The error's text would repeat the connection string.
     except ValueError:
-        raise SettingsError("PAYLOAD_STORAGE: cannot be used as a connection string") from None
+        raise SettingsError(
+            "PAYLOAD_STORAGE: expected the connection string of a storage account"
+        ) from None
 
 
 def _shutdown_on_signals() -> Shutdown:
@@ -297,7 +301,7 @@ def main() -> int:
     """Run the worker; return the exit code."""
     argparse.ArgumentParser(
         prog="python -m worker",
-        description="Takes jobs from the models' queues. All settings come from the environment.",
+        description="Runs jobs from the models' queues. All settings are environment variables.",
     ).parse_args()
     shutdown = _shutdown_on_signals()
     settings = WorkerSettings.from_env(os.environ)
@@ -309,13 +313,15 @@ def main() -> int:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        sys.stderr.write(f"HEALTH_PORT: port {settings.health_port} is in use\n")
+        sys.stderr.write(
+            f"HEALTH_PORT: port {settings.health_port} is already in use; choose another port\n"
+        )
         return _EXIT_PORT_BUSY
     worker.start()
     _log.info("started; health on port %d", worker.health_port)
     shutdown.wait()
     _log.info(
-        "%s: draining for %g s at most; a second signal exits at once",
+        "%s: shutting down; running jobs have %g s to finish; a second signal exits at once",
         *(shutdown.reason, settings.drain_seconds),
     )
     worker.drain()

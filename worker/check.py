@@ -1,9 +1,9 @@
-"""`python -m worker.check NAME FILE`: try one model on one input, without queues and gateway.
+"""`python -m worker.check NAME FILE`: run one model on one input, without queues and gateway.
 
-Prints one JSON object a line: the loaded model, the result, and the time and memory of a pass for
-batches of 1, 2, 4 … up to the entry's largest. Reads MODEL_CATALOGUE, TORCH_THREADS and
-WORKER_WEIGHTS_CACHE as the worker does, and PAYLOAD_STORAGE if the weights are in blob storage. The
-exit code is 1 if the model or the input is at fault, and 2 for wrong usage.
+Prints one JSON object per line: one about the loaded model, one with the result, and one with the
+time and the memory of each batch of 1, 2, 4 … up to `max_batch_size` items. Reads MODEL_CATALOGUE,
+TORCH_THREADS and WORKER_WEIGHTS_CACHE as the worker does, and PAYLOAD_STORAGE if the weights are in
+blob storage. The exit code is 1 if the model or the input is at fault, and 2 for wrong usage.
 """
 
 import argparse
@@ -55,19 +55,23 @@ class LazyBlobReader:
         self._endpoint = endpoint
 
     def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """Yield the blob in pieces; raise WeightsMissing or WeightsAway."""
+        """Yield the blob in chunks; raise WeightsMissing or WeightsAway if it cannot be read."""
         if self._endpoint is None:
-            raise WeightsAway("PAYLOAD_STORAGE is not set, and the weights are in blob storage")
+            raise WeightsAway(
+                "PAYLOAD_STORAGE is not set, but the model's weights are in blob storage"
+            )
         try:
             account = storage_account(self._endpoint)
         except ValueError:
             # The error's text would repeat the connection string.
-            raise WeightsAway("PAYLOAD_STORAGE cannot be used as a connection string") from None
+            raise WeightsAway(
+                "PAYLOAD_STORAGE: expected the connection string of a storage account"
+            ) from None
         return AzureBlobReader(account).read(container, blob)
 
 
 def check(model: ModelEntry, sample: ModelInput, loader: ModelLoader) -> Iterator[Line]:
-    """Load the model and try it; yield the lines to print.
+    """Load the model and run it on the sample; yield the lines to print.
 
     Raises:
         WorkerError: The model or the input is at fault.
@@ -100,7 +104,7 @@ def check(model: ModelEntry, sample: ModelInput, loader: ModelLoader) -> Iterato
 
 
 def _batch(loaded: LoadedModel, items: list[Any]) -> Line:
-    # A pass of its own, because metering is slow.
+    # The memory is measured in a separate pass, because measuring makes the pass slow.
     peak_bytes = _peak_bytes(loaded, items)
     seconds = statistics.median(_timed(lambda: _run(loaded, items)) for _ in range(_PASSES))
     return {
@@ -124,7 +128,7 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 def _peak_bytes(loaded: LoadedModel, items: list[Any]) -> int:
-    """Return what a pass takes in addition to the model."""
+    """Return how many bytes of memory a batch needs in addition to the loaded model."""
     cost = sum(loaded.cost(item) for item in items)
     declared_bytes = loaded.memory_bytes(cost) - loaded.memory_bytes(0)
     if (cuda := _cuda()) is not None:
@@ -149,7 +153,7 @@ def _cuda() -> Any:
 
 
 def _process_bytes() -> int:
-    """Return the peak memory of this process."""
+    """Return the peak memory of this process in bytes."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
@@ -177,10 +181,12 @@ def _sample(model: ModelEntry, path: Path, announced: str | None) -> ModelInput:
         raise SettingsError(f"{path}: {error.strerror}") from None
     limit_bytes = model.max_upload_bytes
     if len(data) > limit_bytes:
-        raise SettingsError(f"{path}: {len(data)} bytes; {model.name} takes {limit_bytes}")
+        raise SettingsError(
+            f"{path}: has {len(data)} bytes; {model.name} accepts at most {limit_bytes}"
+        )
     seen = announced or media.sniff(data)
     if seen is None:
-        # A type without a signature: the first type of the model that the bytes can be.
+        # The bytes have no known signature: use the model's first media type that they may have.
         fitting = [kind for kind in model.media_types if media.agrees(kind, data)]
         seen = fitting[0] if fitting else media.OCTET_STREAM
     return ModelInput(data, seen)
@@ -199,11 +205,11 @@ def _failed(code: str, detail: str) -> int:
 def main(arguments: list[str], environ: dict[str, str]) -> int:
     """Run the check; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m worker.check", description="Tries one model on one input."
+        prog="python -m worker.check", description="Runs one model on one input."
     )
     parser.add_argument("name", help="the model's name in the catalogue")
-    parser.add_argument("file", type=Path, help="an input as callers send it")
-    parser.add_argument("--type", help="its media type, if the bytes do not show it")
+    parser.add_argument("file", type=Path, help="a file with an input as callers send it")
+    parser.add_argument("--type", help="the input's media type; guessed from the bytes by default")
     parsed = parser.parse_args(arguments)
     try:
         settings = CheckSettings.from_env(environ)

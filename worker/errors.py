@@ -3,14 +3,14 @@
     WorkerError
     ├── Fault                                          reply with the failure; complete
     │   ├── InvalidInput           invalid-input            the model cannot read this input
-    │   ├── UnsupportedMediaType   unsupported-media-type   the model does not take this type
-    │   ├── PayloadUnusable        payload-corrupt          not the bytes that were announced
-    │   ├── InferenceFailed        inference-failed         the model raised
+    │   ├── UnsupportedMediaType   unsupported-media-type   the model does not accept this type
+    │   ├── PayloadUnusable        payload-corrupt          the blob does not match its reference
+    │   ├── InferenceFailed        inference-failed         the model raised an error
     │   ├── OutOfMemory            out-of-memory            too large for this worker's device
     │   ├── ResultTooLarge         result-too-large         larger than a job may return
-    │   └── ExpiredForProducer     expired                  past its deadline; sent to a producer
+    │   └── ExpiredForProducer     expired                  the deadline passed; a producer is told
     ├── Unwanted                                       no reply; complete
-    │   ├── Expired                expired                  past its deadline
+    │   ├── Expired                expired                  the deadline passed
     │   ├── NotWaitedFor           not-waited-for           cancelled or finished
     │   └── Cancelled              cancelled                cancelled while it ran
     ├── Infrastructure                                 abandon after a delay: a later
@@ -19,30 +19,30 @@
     │   │   └── QueueMissing       queue-missing            the queue does not exist
     │   ├── PayloadsAway           payloads-away            blob storage does not answer
     │   ├── ReplyUndelivered       reply-undelivered        the gateway does not answer
-    │   ├── OutboundFailed         outbound-failed          a foreign server does not answer
+    │   ├── OutboundFailed         outbound-failed          a server outside does not answer
     │   ├── DeviceLost             device-lost              the process must be restarted
     │   └── WorkerFault            worker-fault             a defect of the worker
     ├── Poison                                         dead-letter, with reason and description
     │   ├── UnreadableMessage      the contract's code      not one of our messages
     │   ├── WrongModel             wrong-model              on another model's queue
-    │   ├── ReplyForbidden         reply-forbidden          a reply address that is not allowed
-    │   └── ReplyRefused           reply-refused            the gateway will never accept it
+    │   ├── ReplyForbidden         reply-forbidden          the reply address is not allowed
+    │   └── ReplyRefused           reply-refused            the gateway never accepts this reply
     ├── HandedBack                 handed-back         release: this worker shuts down
     ├── NotFinished                not-finished        abandon: the grace period was too short
     ├── LockLost                   lock-lost           do nothing: another worker has the job
-    ├── ModelUnusable                                  not about a job: the worker is not ready,
-    │   │                                              receives nothing and tries again
-    │   ├── ModelFailed            model-failed            its code raised
-    │   ├── ModelUnfit             model-unfit             the class is not what its entry says
-    │   ├── WeightsMissing         weights-missing         not found
-    │   ├── WeightsMismatch        weights-mismatch        not the entry's digest
+    ├── ModelUnusable                                  concerns a model, not a job: the worker
+    │   │                                              receives no jobs for it and tries again
+    │   ├── ModelFailed            model-failed            the model's code raised an error
+    │   ├── ModelUnfit             model-unfit             the class does not fit its entry
+    │   ├── WeightsMissing         weights-missing         the weights do not exist
+    │   ├── WeightsMismatch        weights-mismatch        the digest differs from the entry's
     │   ├── WeightsUnsafe          weights-unsafe          a pickle that would run code
-    │   ├── WeightsDamaged         weights-damaged         truncated, or not weights at all
-    │   ├── WeightsUnfit           weights-unfit           names or shapes do not fit
+    │   ├── WeightsDamaged         weights-damaged         truncated, or an unknown format
+    │   ├── WeightsUnfit           weights-unfit           names or shapes do not fit the network
     │   └── WeightsAway            weights-away            blob storage or the cache fails
-    └── SettingsError              bad-setting         not about a job: the start ends with exit 2
+    └── SettingsError              bad-setting         concerns the start: exit code 2
 
-The settlement is an attribute of the class, and never depends on the text of an error.
+The settlement is an attribute of the error's class; the text of an error never changes it.
 """
 
 from enum import StrEnum
@@ -62,13 +62,13 @@ class Settlement(StrEnum):
 
 
 class WorkerError(Exception):
-    """The base class.
+    """The base class of the worker's errors.
 
     Attributes:
-        code: Stable; part of the reply, the metrics and the logs.
+        code: A stable code of the error, used in replies, metrics and logs.
         retryable: Whether the same job may succeed later.
-        stage: Where the job failed.
-        settlement: How its message is settled.
+        stage: The stage of the work in which the job failed.
+        settlement: How the job's message is settled.
     """
 
     code: ClassVar[str] = "worker-error"
@@ -78,23 +78,23 @@ class WorkerError(Exception):
 
 
 class Fault(WorkerError):
-    """The job fails. The text is for the caller: what happened, and what to do."""
+    """The job fails. The error's text goes to the caller: it says what happened and what to do."""
 
     settlement = Settlement.COMPLETE
 
     def to_job_error(self) -> JobError:
-        """Return the failure as the reply carries it."""
+        """Return the error as it is written in the reply."""
         return JobError(self.code, str(self), self.stage, self.retryable)
 
 
 class InvalidInput(Fault):
-    """The model cannot use this input. Models may raise it, too: the text goes to the caller."""
+    """The model cannot use this input. A model's code may raise this error, too."""
 
     code = FailureCode.INVALID_INPUT.value
 
 
 class UnsupportedMediaType(Fault):
-    """The model does not take this media type."""
+    """The model does not accept the input's media type."""
 
     code = FailureCode.UNSUPPORTED_MEDIA_TYPE.value
 
@@ -107,7 +107,7 @@ class PayloadUnusable(Fault):
 
 
 class InferenceFailed(Fault):
-    """The model raised, or returned something that is not a result."""
+    """The model raised an error, or returned a value that cannot be used as a result."""
 
     code = FailureCode.INFERENCE_FAILED.value
 
@@ -126,13 +126,13 @@ class ResultTooLarge(Fault):
 
 
 class ExpiredForProducer(Fault):
-    """The deadline has passed, and only the worker can inform the producer."""
+    """The job's deadline has passed, and its producer is told by a reply of the worker."""
 
     code = FailureCode.EXPIRED.value
 
 
 class Unwanted(WorkerError):
-    """The caller does not wait for this job: it ends without a reply."""
+    """The caller no longer waits for this job, so it ends without a reply."""
 
     settlement = Settlement.COMPLETE
 
@@ -144,19 +144,19 @@ class Expired(Unwanted):
 
 
 class NotWaitedFor(Unwanted):
-    """The job was cancelled or has ended in another way."""
+    """The gateway no longer waits for the job: it was cancelled, or has already ended."""
 
     code = "not-waited-for"
 
 
 class Cancelled(Unwanted):
-    """The job is to stop. A model's context raises it; the model should not catch it."""
+    """The running job must stop. The model's context raises this; models should not catch it."""
 
     code = "cancelled"
 
 
 class Infrastructure(WorkerError):
-    """A service that the worker needs does not work now."""
+    """A service that the worker needs is not available now."""
 
     code = "infrastructure"
     retryable = True
@@ -191,16 +191,21 @@ class ReplyUndelivered(Infrastructure):
 
 
 class OutboundFailed(Infrastructure):
-    """A foreign server sent no complete response. The text continues the words `the URL`."""
+    """A server outside our system sent no complete response.
+
+    The error's text is a predicate, for example "did not answer in time": the caller puts the
+    subject before it.
+    """
 
     code = "outbound-failed"
     stage = Stage.LOAD
 
 
 class DeviceLost(Infrastructure):
-    """The device fails every further call: this worker hands back its jobs and shuts down.
+    """The device fails every further call, so this worker returns its jobs and shuts down.
 
-    For a job that was on the device this is a failed delivery, because it may be the cause.
+    For a job that was running on the device, this counts as a failed delivery, because the job may
+    have caused the failure.
     """
 
     code = "device-lost"
@@ -213,7 +218,7 @@ class WorkerFault(Infrastructure):
 
 
 class Poison(WorkerError):
-    """The message can never succeed. The code is the dead letter's reason."""
+    """The message can never succeed. The error's code becomes the reason of the dead letter."""
 
     settlement = Settlement.DEAD_LETTER
 
@@ -224,7 +229,7 @@ class Poison(WorkerError):
 
 
 class UnreadableMessage(Poison):
-    """The message is not one of ours, or was written by a newer version."""
+    """The message is not a valid job request, or has a format of a newer version."""
 
     code = "malformed-message"
     stage = Stage.QUEUE
@@ -235,19 +240,19 @@ class UnreadableMessage(Poison):
 
     @property
     def reason(self) -> str:
-        """Return the contract's own code."""
+        """Return the error code of the message contract."""
         return self._reason
 
 
 class WrongModel(Poison):
-    """The message names another model than that of its queue."""
+    """The message is on the queue of one model but names another model."""
 
     code = "wrong-model"
     stage = Stage.QUEUE
 
 
 class ReplyForbidden(Poison):
-    """Replies may not go to this address."""
+    """Replies must not be sent to the address that the message names."""
 
     code = "reply-forbidden"
     stage = Stage.REPLY
@@ -269,7 +274,7 @@ class HandedBack(WorkerError):
 
 
 class NotFinished(WorkerError):
-    """The job had started, and was not finished in the grace period."""
+    """The job had started, but was not finished within the grace period of the shutdown."""
 
     code = "not-finished"
     retryable = True
@@ -277,7 +282,7 @@ class NotFinished(WorkerError):
 
 
 class LockLost(WorkerError):
-    """The message's lock is lost: another worker has the job, or will have it."""
+    """The message's lock is lost: another worker has received the message, or will receive it."""
 
     code = "lock-lost"
     retryable = True
@@ -285,7 +290,7 @@ class LockLost(WorkerError):
 
 
 class ModelUnusable(WorkerError):
-    """The model cannot be loaded now: nothing is received for it, and loading is tried again."""
+    """The model cannot be loaded now. Its jobs are not received, and loading is tried again."""
 
     code = "model-unusable"
     stage = Stage.LOAD
@@ -293,7 +298,7 @@ class ModelUnusable(WorkerError):
 
 
 class ModelFailed(ModelUnusable):
-    """The model's own code raised while it was loaded."""
+    """The model's own code raised an error while the model was loaded."""
 
     code = "model-failed"
 
@@ -311,13 +316,13 @@ class WeightsMissing(ModelUnusable):
 
 
 class WeightsMismatch(ModelUnusable):
-    """The weights have another digest than the entry demands."""
+    """The SHA-256 digest of the weights differs from the digest in the catalogue entry."""
 
     code = "weights-mismatch"
 
 
 class WeightsUnsafe(ModelUnusable):
-    """The weights are a pickle with more than tensors. None of its code was executed."""
+    """The weights are a pickle that contains more than tensors. None of its code was executed."""
 
     code = "weights-unsafe"
 
@@ -342,6 +347,6 @@ class WeightsAway(ModelUnusable):
 
 
 class SettingsError(WorkerError):
-    """A setting is missing or wrong; the text names the variable."""
+    """A setting is missing or wrong. The error's text names the environment variable."""
 
     code = "bad-setting"

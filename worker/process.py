@@ -1,11 +1,12 @@
-"""Set up this process: numbers of threads, thread switching, and the C memory allocator."""
+"""Set up this process: the numbers of threads, thread switching, and the C memory allocator."""
 
 import ctypes
 import os
 import sys
 from collections.abc import MutableMapping
 
-# Also with few processors: the threads mostly wait for inputs from blob storage.
+# The minimum applies even with few processors: the threads mostly wait for inputs from blob
+# storage.
 _MIN_PREPARING, _MAX_PREPARING = 4, 16
 _MAX_TORCH = 8
 _SWITCH_SECONDS = 0.0005
@@ -22,15 +23,15 @@ def available_processors() -> int:
 
 
 def preparing_threads(processor_count: int) -> int:
-    """Return how many inputs of a model are fetched, decoded and preprocessed at the same time."""
+    """Return how many inputs of one model are prepared at the same time, one on each thread."""
     return max(_MIN_PREPARING, min(processor_count, _MAX_PREPARING))
 
 
 def torch_threads(processor_count: int) -> int:
-    """Return how many threads run a model on the CPU by default.
+    """Return how many threads torch uses by default for one model on the CPU.
 
-    Half the processors: the others decode, serve the queues, and run other programs. Two threads on
-    two busy processors are slower than one.
+    This is half the processors: the other half decodes inputs, serves the queues, and runs other
+    programs. Two threads on two busy processors are slower than one.
     """
     return max(1, min(processor_count // 2, _MAX_TORCH))
 
@@ -38,20 +39,21 @@ def torch_threads(processor_count: int) -> int:
 def prefer_device_thread(environ: MutableMapping[str, str]) -> None:
     """Set up the process so that other threads do not delay the device thread.
 
-    Call this before torch is imported. The device thread takes the interpreter's lock hundreds of
-    times in a batch. With Python's default of 5 ms, each busy thread could delay it that long each
-    time. OpenMP's threads by default spin while they wait, on processors that others need.
+    Call this before torch is imported. The device thread acquires the interpreter's lock hundreds
+    of times per batch. With Python's default switch interval, each busy thread could delay it by
+    5 ms each time. By default, OpenMP's threads also spin while they wait, and so occupy processors
+    that other threads need.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
     environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def keep_large_blocks() -> None:
-    """Let the C allocator keep large blocks, if the C library is glibc.
+    """Configure glibc's allocator to reuse large blocks; do nothing with another C library.
 
-    A batch's activations take some megabytes each. By default glibc maps and unmaps each block, and
-    gives each thread an arena of its own: the page faults made a batch of eight cost 40 ms of CPU
-    time per image instead of 25 ms.
+    Each activation of a batch has a size of some megabytes. By default, glibc maps and unmaps each
+    block of this size, and gives each thread its own arena. The page faults then increased the CPU
+    time of a batch of eight images from 25 ms to 40 ms per image.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,8 +1,9 @@
-"""Send replies to the gateway, to queues and to webhooks, and cache them until settlement.
+"""Send replies to the gateway, to queues and to webhooks, and cache replies until settlement.
 
-Protocol of the gateway: 2xx means accepted, and 410 that the job has ended before; both end the
-job. 404, 408, 425, 429, 5xx and failed connections may be temporary, and are tried again with
-jittered backoff. Any other status is final.
+Protocol of the gateway: status 2xx means that the reply is accepted, and 410 that the job has
+already ended; after both, the message is completed. After 404, 408, 425, 429, 5xx or a failed
+connection, the reply is sent again with jittered backoff. After any other status, it is never sent
+again.
 """
 
 import ipaddress
@@ -46,26 +47,26 @@ _KEEP_ALIVE_SECONDS: Final = 4.0
 _MAX_CONNECTIONS: Final = 64
 
 WEBHOOK_TIMEOUT_SECONDS: Final = 15.0
-# How long a producer's queue or webhook is tried in one delivery of the message.
+# How long to retry a reply to a producer's queue or webhook during one delivery of the message.
 _MAX_PRODUCER_SECONDS: Final = 30.0
 
 _MAX_CACHE_BYTES: Final = 64 * 1024 * 1024
 _MAX_CACHE_SECONDS: Final = 600.0
-# The size of an entry beside its reply: so the limit also bounds many small entries.
+# The size of a cache entry without its reply, so that the limit also bounds many small entries.
 _ENTRY_BYTES: Final = 500
 
 
 class GatewayClient:
-    """The gateway's HTTP interface for workers. Keeps connections; any thread may use it."""
+    """An HTTP client for the gateway. Reuses connections; any thread may call the methods."""
 
     def __init__(
         self, hosts: frozenset[str], trace_headers: Callable[[], Mapping[str, str]] = dict
     ) -> None:
-        """Prepare a client; connect to nothing yet.
+        """Create the HTTP client; do not connect yet.
 
         Args:
-            hosts: The `host:port` values that replies may go to.
-            trace_headers: Returns the headers that carry the current trace.
+            hosts: The `host:port` values that replies may be sent to.
+            trace_headers: Returns the HTTP headers with the current trace.
         """
         self._hosts = hosts
         self._trace_headers = trace_headers
@@ -73,7 +74,7 @@ class GatewayClient:
         self._client = httpx.Client(
             follow_redirects=False,
             timeout=_REPLY_TIMEOUT,
-            # No proxy and no netrc: the token must reach the listed host only.
+            # No proxy and no netrc, so that the reply token reaches only the listed host.
             trust_env=False,
             limits=httpx.Limits(
                 max_connections=_MAX_CONNECTIONS,
@@ -88,11 +89,11 @@ class GatewayClient:
         self._client.close()
 
     def check(self, url: str) -> None:
-        """Raise ReplyForbidden if replies may not go to this URL."""
+        """Raise ReplyForbidden if replies must not be sent to this URL."""
         self._parse(url)
 
     def is_wanted(self, url: str) -> bool | None:
-        """Return whether the job still waits for a reply; None if the gateway does not answer."""
+        """Return whether the gateway still waits for the job; None if it does not answer."""
         try:
             status = self._client.get(self._parse(url), timeout=_CHECK_TIMEOUT).status_code
         except httpx.HTTPError as error:
@@ -106,7 +107,10 @@ class GatewayClient:
         return status != _GONE
 
     def report(self, url: str, body: bytes) -> bool:
-        """Send a progress report; return False if the job is to stop, True also without answer."""
+        """Send a progress report; return False if the gateway answers that the job must stop.
+
+        If the gateway does not answer, return True, so that the job continues.
+        """
         try:
             response = self._client.put(self._parse(url), content=body, timeout=_CHECK_TIMEOUT)
         except httpx.HTTPError as error:
@@ -119,9 +123,9 @@ class GatewayClient:
         """Send one reply; try again until it is accepted or `wait` returns False.
 
         Raises:
-            ReplyUndelivered: `wait` returned False first.
+            ReplyUndelivered: `wait` returned False before the reply was accepted.
             ReplyRefused: The gateway will never accept this reply.
-            ReplyForbidden: Replies may not go to this URL.
+            ReplyForbidden: Replies must not be sent to this URL.
         """
         parsed = self._parse(url)
         for attempt in count():
@@ -131,7 +135,10 @@ class GatewayClient:
                 raise ReplyUndelivered(f"the reply was not accepted: {problem}")
 
     def _try_send(self, url: httpx.URL, body: bytes) -> str | None:
-        """Send once; return None if that is final, or the problem that may be temporary."""
+        """Send the reply once; return a description of the failure if a retry may succeed.
+
+        Return None if the gateway accepted the reply or the job has ended.
+        """
         try:
             headers = self._trace_headers()
             status = self._client.post(url, content=body, headers=headers).status_code
@@ -153,17 +160,22 @@ class GatewayClient:
             self._status.mark_up()
 
     def _parse(self, text: str) -> httpx.URL:
-        # Parsed once, by the parser that also connects: two parsers could disagree on the host.
+        # The URL is parsed only here, and the result is used to connect: two parsers could disagree
+        # on the host.
         try:
             url = httpx.URL(text)
         except (httpx.InvalidURL, ValueError):
             raise ReplyForbidden("the reply URL cannot be parsed") from None
         if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
-            raise ReplyForbidden("the reply URL must be https, or http on loopback")
+            raise ReplyForbidden(
+                "the scheme of the reply URL must be https; http is allowed on loopback only"
+            )
         port = url.port or (443 if url.scheme == "https" else 80)
         host = f"[{url.host}]" if ":" in url.host else url.host
         if url.userinfo or f"{host}:{port}".lower() not in self._hosts:
-            raise ReplyForbidden(f"replies may not go to {host}:{port}; see REPLY_HOSTS")
+            raise ReplyForbidden(
+                f"the reply URL has the address {host}:{port}, which REPLY_HOSTS does not list"
+            )
         return url
 
 
@@ -174,14 +186,14 @@ class ReplyQueueSender(Protocol):
         """Send one reply, and wait for the broker's confirmation.
 
         Raises:
-            BrokerAway: Try again.
+            BrokerAway: The broker cannot be reached now; the caller may try again.
             ReplyForbidden: The queue does not exist.
         """
         ...
 
 
 class QueueReplies:
-    """Send replies to producers' queues; keep an open sender for each queue that was used."""
+    """Send replies to producers' queues. Keeps one open sender for each queue that was used."""
 
     def __init__(self, endpoint: AzureEndpoint, catalogue: Catalogue) -> None:
         self._make: Callable[[str], ReplyQueueSender] = lambda queue: QueueSender(endpoint, queue)
@@ -190,15 +202,15 @@ class QueueReplies:
         self._lock = threading.Lock()
 
     def check(self, queue: str) -> None:
-        """Raise ReplyForbidden if replies may not go to this queue."""
+        """Raise ReplyForbidden if replies must not be sent to this queue."""
         if not may_take_replies(queue, self._own_queues):
-            raise ReplyForbidden(f"replies may not go to the queue {queue[:100]!r}")
+            raise ReplyForbidden(f"replies must not be sent to the queue {queue[:100]!r}")
 
     def send(self, queue: str, body: bytes, job_id: str, wait: Wait) -> None:
         """Send one reply; try again until it is accepted or `wait` returns False.
 
         Raises:
-            ReplyUndelivered: `wait` returned False first.
+            ReplyUndelivered: `wait` returned False before the reply was accepted.
             ReplyForbidden: The queue does not exist.
         """
         with self._lock:
@@ -221,18 +233,18 @@ class WebhookReplies:
         self._secrets = secrets
 
     def check(self, url: str) -> None:
-        """Raise ReplyForbidden if this URL may not be called."""
+        """Raise ReplyForbidden if the SSRF guard does not allow this URL."""
         try:
             self._http.check(url)
         except ForbiddenAddress as error:
-            raise ReplyForbidden(f"the reply's webhook: {error}") from None
+            raise ReplyForbidden(f"the reply's webhook must not be called: {error}") from None
 
     def send(self, url: str, body: bytes, job_id: str, wait: Wait) -> None:
         """Send one reply; try again until it is accepted or `wait` returns False.
 
         Raises:
-            ReplyUndelivered: `wait` returned False first.
-            ReplyForbidden: This URL may not be called.
+            ReplyUndelivered: `wait` returned False before the reply was accepted.
+            ReplyForbidden: The SSRF guard does not allow this URL.
         """
         for attempt in count():
             if (problem := self._try_send(url, body, job_id)) is None:
@@ -247,14 +259,14 @@ class WebhookReplies:
                 "POST", url, headers, body, Limits(0, WEBHOOK_TIMEOUT_SECONDS)
             ).status
         except ForbiddenAddress as error:
-            raise ReplyForbidden(f"the reply's webhook: {error}") from None
+            raise ReplyForbidden(f"the reply's webhook must not be called: {error}") from None
         except OutboundFailed as error:
-            return str(error)
+            return f"the webhook {error}"
         return None if status // 100 == 2 or status == _GONE else f"status {status}"
 
 
 class ReplySenders:
-    """The reply senders: for the gateway, for queues and for webhooks."""
+    """Send each reply to the address in its request: the gateway, a queue or a webhook."""
 
     def __init__(
         self, gateway: GatewayClient, queues: QueueReplies, webhooks: WebhookReplies
@@ -264,7 +276,7 @@ class ReplySenders:
         self._webhooks = webhooks
 
     def check(self, reply_to: ReplyTo | None) -> None:
-        """Raise ReplyForbidden if a reply may not go there. Called before the job runs."""
+        """Raise ReplyForbidden if this reply address is not allowed. Called before the job runs."""
         match reply_to:
             case ReplyUrl(url):
                 self._gateway.check(url)
@@ -274,10 +286,10 @@ class ReplySenders:
                 self._webhooks.check(url)
 
     def send(self, reply_to: ReplyTo | None, body: bytes, job_id: str, wait: Wait) -> None:
-        """Send one reply.
+        """Send one reply; do nothing if `reply_to` is None, because no reply is wanted.
 
         Raises:
-            ReplyUndelivered: The receiver did not answer while `wait` returned True.
+            ReplyUndelivered: The receiver did not accept the reply before `wait` returned False.
             Poison: The receiver will never accept this reply.
         """
         match reply_to:
@@ -291,7 +303,14 @@ class ReplySenders:
 
 @dataclass(frozen=True, slots=True)
 class CachedReply:
-    """The encoded reply of one job, its outcome's code, and whether it has been delivered."""
+    """A cached reply to one message.
+
+    Attributes:
+        body: The encoded reply; empty if it has been delivered.
+        code: `succeeded`, or the code of the job's error.
+        cached_at: The time when the reply was cached, by the cache's clock.
+        is_delivered: Whether the reply has been delivered.
+    """
 
     body: bytes = field(repr=False)
     code: str
@@ -300,11 +319,12 @@ class CachedReply:
 
 
 class ReplyCache:
-    """Keep replies until their messages are settled, so that a redelivered job need not run again.
+    """Keep each reply until its message is settled, so that a redelivered job need not run again.
 
-    If a reply or a settlement fails, the broker delivers the message again, often to this process.
-    The oldest entries are dropped first. The key is the queue and the message's sequence number: a
-    new message with the same job id may have another input. Any thread may call the methods.
+    If the sending of a reply or the settlement of a message fails, the broker delivers the message
+    again, often to this process. When the cache is full, the oldest replies are dropped first. The
+    key is the queue and the message's sequence number, because a new message with the same job id
+    may have another input. Any thread may call the methods.
     """
 
     def __init__(
@@ -330,14 +350,14 @@ class ReplyCache:
             self._evict()
 
     def mark_delivered(self, delivery: LockedMessage) -> None:
-        """Drop the body of a reply that was delivered: only its message is left to settle."""
+        """Record that the reply was delivered, and drop its body to save memory."""
         with self._lock:
             if (cached := self._replies.get(_key(delivery))) is not None:
                 self._size_bytes -= len(cached.body)
                 self._replies[_key(delivery)] = replace(cached, body=b"", is_delivered=True)
 
     def find(self, delivery: LockedMessage) -> CachedReply | None:
-        """Return the reply to this message, if it was run here before."""
+        """Return the cached reply to this message; None if there is none."""
         with self._lock:
             self._evict()
             return self._replies.get(_key(delivery))
@@ -369,7 +389,10 @@ def _size_bytes(cached: CachedReply) -> int:
 
 
 def _limited(wait: Wait) -> Wait:
-    """Limit the time, so that one producer's dead receiver does not delay the other jobs."""
+    """Return a wait that also ends after a time limit.
+
+    So a reply queue or webhook that does not answer cannot delay the other jobs for long.
+    """
     ends_at = time.monotonic() + _MAX_PRODUCER_SECONDS
     return lambda seconds: time.monotonic() < ends_at and wait(seconds)
 

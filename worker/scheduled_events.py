@@ -1,8 +1,9 @@
-"""Scheduled events: Azure announces that this machine will end, and the worker shuts down in time.
+"""Scheduled events: shut the worker down in time when Azure announces that its machine will stop.
 
 Protocol: Scheduled Events of the Azure Instance Metadata Service, api-version 2020-07-01. One
-document holds the events of this machine and of its neighbours. It is polled every second, as
-Microsoft recommends. A spot machine has 30 seconds from its announcement.
+document contains the events of this machine and of other machines of its group. The worker polls
+the document every second, as Microsoft recommends. A spot machine runs for at least 30 seconds
+after the announcement.
 """
 
 import json
@@ -25,8 +26,8 @@ _log = logging.getLogger(__name__)
 _EVENTS_PATH = "/metadata/scheduledevents?api-version=2020-07-01"
 _NAME_PATH = "/metadata/instance/compute/name?api-version=2021-02-01&format=text"
 _ENDING = frozenset({"Preempt", "Terminate", "Reboot", "Redeploy"})
-# Hardware that is predicted to fail is announced days ahead: work on until this time before. All
-# other announcements are shorter.
+# If hardware is predicted to fail, Azure announces the event days ahead. The worker then works on
+# until this time before the event. All other events are announced later than this.
 _DRAIN_AHEAD = timedelta(minutes=20)
 
 _POLL_SECONDS = 1.0
@@ -40,7 +41,14 @@ _LARGEST_BYTES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class ScheduledEvent:
-    """One event. `not_before` is None once it may happen at any moment."""
+    """One scheduled event.
+
+    Attributes:
+        event_id: Azure's id of the event.
+        kind: The type of the event, for example "Reboot".
+        machines: The names of the machines that the event affects, in lower case.
+        not_before: The earliest time of the event; None if it may happen at any moment.
+    """
 
     event_id: str
     kind: str
@@ -48,13 +56,13 @@ class ScheduledEvent:
     not_before: datetime | None = None
 
     def ends(self, machine: str, now: datetime) -> bool:
-        """Return whether this machine is about to lose its memory's contents."""
+        """Return whether the event will soon stop this machine, so that its memory is lost."""
         if self.kind not in _ENDING or not self.concerns(machine):
             return False
         return self.not_before is None or self.not_before - now <= _DRAIN_AHEAD
 
     def concerns(self, machine: str) -> bool:
-        """Return whether the event is about this machine, perhaps among others."""
+        """Return whether this machine is one of the machines that the event affects."""
         return machine.lower() in self.machines
 
 
@@ -63,7 +71,7 @@ class UnreadableEvents(Exception):
 
 
 class ScheduledEvents:
-    """Polls for events on a thread of its own, until one ends this machine, or until `stop`."""
+    """Polls for events on its own thread until an event will stop this machine, or until `stop`."""
 
     def __init__(
         self,
@@ -71,7 +79,13 @@ class ScheduledEvents:
         request_shutdown: Callable[[str], None],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Prepare a client; `request_shutdown` is called once, with the reason."""
+        """Create the HTTP client; send no request yet.
+
+        Args:
+            settings: The mode, the address of the metadata service, and the machine's name.
+            request_shutdown: Called once, with the reason, when an event will stop this machine.
+            clock: Returns the current time.
+        """
         self._mode = settings.mode
         self._machine = settings.machine
         self._request_shutdown = request_shutdown
@@ -84,13 +98,13 @@ class ScheduledEvents:
         self._timeout_seconds = _FIRST_TIMEOUT_SECONDS
         self._logged_ids: set[str] = set()
         self._ending: list[ScheduledEvent] = []
-        # Directly to the machine's own service: Microsoft does not allow proxies.
+        # Without proxies: Microsoft requires a direct connection to the metadata service.
         self._client = httpx.Client(
             base_url=settings.address, headers={"metadata": "true"}, trust_env=False
         )
 
     def start(self) -> None:
-        """Start to poll, unless the mode is OFF."""
+        """Start the polling thread, unless the mode is OFF."""
         if self._mode is not ScheduledEventMode.OFF:
             threading.Thread(target=self._run, name="scheduled-events", daemon=True).start()
 
@@ -99,12 +113,12 @@ class ScheduledEvents:
         self._stop.set()
 
     def turn(self) -> float:
-        """Poll once; return the seconds until the next time."""
+        """Poll once; return how many seconds to wait before the next poll."""
         try:
             self._machine = self._machine or self._get(_NAME_PATH).decode().strip()
             events = read_events(self._get(_EVENTS_PATH))
         except (httpx.HTTPError, UnreadableEvents, UnicodeDecodeError) as error:
-            # Also 404 and 410, which mean that the service is being started or updated.
+            # This includes statuses 404 and 410, which mean that the service starts or is updated.
             self._status.mark_down(
                 str(error) if isinstance(error, UnreadableEvents) else type(error).__name__
             )
@@ -116,9 +130,10 @@ class ScheduledEvents:
         return _POLL_SECONDS
 
     def acknowledge(self) -> None:
-        """Let the platform continue, because the worker has shut down. Failures are logged only.
+        """Tell Azure that it may start the events now, because the worker has shut down.
 
-        Only for events of this machine alone: one acknowledgement counts for all machines.
+        Only events that affect no other machine are acknowledged, because one acknowledgement
+        counts for all machines of an event. A failure is logged and not raised.
         """
         mine = [event for event in self._ending if len(event.machines) == 1]
         if self._mode is not ScheduledEventMode.ACKNOWLEDGE or not mine:
@@ -137,7 +152,7 @@ class ScheduledEvents:
             try:
                 pause_seconds = self.turn()
             except Exception:  # noqa: BLE001  the edge: this thread must outlive a defect
-                _log.exception("polling for scheduled events failed, and continues")
+                _log.exception("polling for scheduled events failed; it will be tried again")
                 pause_seconds = _LONGEST_PAUSE_SECONDS
 
     def _handle(self, events: Sequence[ScheduledEvent]) -> None:
@@ -160,12 +175,14 @@ class ScheduledEvents:
             for part in response.iter_bytes():
                 body += part
                 if len(body) > _LARGEST_BYTES:
-                    raise UnreadableEvents("the document is too large")
+                    raise UnreadableEvents(
+                        f"the document of scheduled events has more than {_LARGEST_BYTES} bytes"
+                    )
         return bytes(body)
 
 
 def read_events(document: bytes) -> list[ScheduledEvent]:
-    """Return the events of a document; ignore unknown fields and kinds.
+    """Return the events in a document; ignore unknown fields.
 
     Raises:
         UnreadableEvents: The document does not follow the protocol.
@@ -174,9 +191,11 @@ def read_events(document: bytes) -> list[ScheduledEvent]:
         parsed = json.loads(document)
         events = parsed["Events"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise UnreadableEvents("the document is not one of scheduled events") from None
+        raise UnreadableEvents(
+            "the document of scheduled events is not a JSON object with the field Events"
+        ) from None
     if not isinstance(events, list):
-        raise UnreadableEvents("the document has no list of events")
+        raise UnreadableEvents("the field Events in the document of scheduled events is not a list")
     return [_event(event) for event in events if isinstance(event, dict)]
 
 
@@ -192,7 +211,10 @@ def _event(event: dict[str, Any]) -> ScheduledEvent:
 
 
 def _time(text: object) -> datetime | None:
-    """Return an RFC 1123 date; None if it is empty, as it is once the event has started."""
+    """Parse an RFC 1123 date; return None for other values.
+
+    After an event has started, Azure sends an empty text instead of a date.
+    """
     try:
         parsed = parsedate_to_datetime(text) if isinstance(text, str) else None
     except ValueError:

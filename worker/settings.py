@@ -32,14 +32,14 @@ _DEFAULT_DRAIN_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class AzureEndpoint:
-    """A service: a connection string, or an address that a managed identity signs in to."""
+    """How to connect to a service: by connection string, or by address with a managed identity."""
 
     connection_string: str | None = field(default=None, repr=False)
     address: str | None = None
 
 
 class ScheduledEventMode(StrEnum):
-    """What the worker does about scheduled events of its machine."""
+    """What the worker does when a scheduled event will stop its machine."""
 
     OFF = "off"
     DRAIN = "drain"
@@ -48,7 +48,13 @@ class ScheduledEventMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ScheduledEventSettings:
-    """Where scheduled events come from. `machine` is asked for if it is empty."""
+    """The settings for scheduled events.
+
+    Attributes:
+        mode: What the worker does about them.
+        address: The URL of the metadata service.
+        machine: The name of this machine; if empty, it is read from the metadata service.
+    """
 
     mode: ScheduledEventMode = ScheduledEventMode.OFF
     address: str = METADATA_ADDRESS
@@ -57,14 +63,14 @@ class ScheduledEventSettings:
 
 @dataclass(frozen=True, slots=True)
 class MemorySettings:
-    """The use of the device's memory.
+    """How the worker uses the device's memory.
 
     Attributes:
-        budget_bytes: The memory of the simulated device; None without one.
-        folder: Where the processes on a device share their reservations.
+        budget_bytes: The memory of the simulated device; None to use a real device.
+        folder: The folder in which the processes on a device share their reservations.
         is_admitting: Whether memory is reserved before it is used.
-        turn_seconds: How long a loaded model may stay while others wait.
-        card_shares: Among how many pods, which share no folder, a card is divided.
+        turn_seconds: How long a loaded model may stay in memory while other models wait.
+        card_shares: The number of pods that divide one GPU and share no folder.
     """
 
     budget_bytes: int | None = None
@@ -76,7 +82,7 @@ class MemorySettings:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """The settings of a worker process. `models` is empty for all models of the catalogue."""
+    """The settings of a worker process. If `models` is empty, all models of the catalogue run."""
 
     service_bus: AzureEndpoint
     payload_storage: AzureEndpoint
@@ -98,10 +104,10 @@ class WorkerSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "WorkerSettings":
-        """Read every setting.
+        """Read all settings from environment variables.
 
         Raises:
-            SettingsError: A variable is missing or wrong; the text names the first one.
+            SettingsError: A variable is missing or wrong; the text names the first such variable.
         """
         return cls(
             service_bus=_endpoint(environ, SETTING_SERVICE_BUS, "fullyQualifiedNamespace"),
@@ -128,7 +134,7 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
-    """The settings of `worker.check`. Storage is only needed if the weights are a blob."""
+    """The settings of `worker.check`. Storage is needed only if the weights are in a blob."""
 
     catalogue: Path
     weights_cache: Path
@@ -137,7 +143,7 @@ class CheckSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "CheckSettings":
-        """Read the settings as the worker does; raise SettingsError if one is wrong."""
+        """Read the settings from environment variables; raise SettingsError if one is wrong."""
         try:
             storage = _endpoint(environ, SETTING_PAYLOAD_STORAGE, "blobServiceUri")
         except SettingsError:
@@ -157,7 +163,10 @@ def _endpoint(environ: Mapping[str, str], name: str, suffix: str) -> AzureEndpoi
         return AzureEndpoint(connection_string=connection_string)
     if address := environ.get(f"{name}__{suffix}"):
         return AzureEndpoint(address=address)
-    raise SettingsError(f"{name}: is missing; set it, or {name}__{suffix} for a managed identity")
+    raise SettingsError(
+        f"{name}: is not set; set {name} to a connection string, or set {name}__{suffix} to use a "
+        "managed identity"
+    )
 
 
 def _weights_cache(environ: Mapping[str, str]) -> Path:
@@ -174,7 +183,7 @@ def _names(text: str) -> tuple[str, ...]:
 def _hosts(environ: Mapping[str, str]) -> frozenset[str]:
     hosts = frozenset(host.lower() for host in _names(environ.get("REPLY_HOSTS", "")))
     if not hosts:
-        raise SettingsError("REPLY_HOSTS: is missing; list the gateway as host:port")
+        raise SettingsError("REPLY_HOSTS: is not set; expected the gateway's address as host:port")
     for host in hosts:
         name, _, port = host.rpartition(":")
         if not name or "/" in host or not (port.isascii() and port.isdecimal()):
@@ -196,7 +205,7 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 24 * 3600:
-        raise SettingsError(f"{name}: expected seconds from 0 to 86400, found {text!r}")
+        raise SettingsError(f"{name}: expected a number of seconds from 0 to 86400, found {text!r}")
     return value
 
 
@@ -216,7 +225,7 @@ def _choice(environ: Mapping[str, str], name: str, default: str, *others: str) -
 
 
 def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names of exporters. OpenTelemetry's SDK reads its other settings itself."""
+    """Return the names of the trace exporters. OpenTelemetry's SDK reads its other variables."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return ()
     return tuple(name for name in _names(environ.get("OTEL_TRACES_EXPORTER", "")) if name != "none")
@@ -243,7 +252,7 @@ def _memory(environ: Mapping[str, str]) -> MemorySettings:
 
 
 def _default_memory_folder() -> Path:
-    """Return one folder for all workers of a user on this machine."""
+    """Return the folder that all workers of this user on this machine share by default."""
     user = os.getuid() if hasattr(os, "getuid") else ""
     return Path(tempfile.gettempdir()) / f"loosely-memory-{user}"
 

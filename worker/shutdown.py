@@ -1,4 +1,4 @@
-"""The worker's shutdown: whether it was requested, why, and the exit code."""
+"""The shutdown of the worker: whether it was requested, the reason, and the exit code."""
 
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -10,13 +10,15 @@ _STEP_SECONDS: Final = 0.5
 
 
 class Shutdown:
-    """A request to shut down. Any thread, and a signal handler, may make it.
+    """Whether shutdown was requested. Any thread or signal handler may request it.
 
-    The first reason is kept. A later exit code of 0 does not replace a failure's.
+    If shutdown is requested several times, the first reason and the first exit code other than 0
+    are kept.
     """
 
     def __init__(self) -> None:
-        # Not an Event: the interrupted thread may hold its lock when the signal handler runs.
+        # Not a threading.Event: the interrupted thread may hold the event's lock when the signal
+        # handler runs.
         self._requests: SimpleQueue[str] = SimpleQueue()
         self.is_requested = False
         self.reason = ""
@@ -31,7 +33,8 @@ class Shutdown:
 
     def wait(self) -> None:
         """Sleep until shutdown is requested."""
-        # In steps: Python runs the handler of a signal that arrived just before only after a step.
+        # With a timeout: if a signal arrives just before the call, Python runs the signal handler
+        # only after the call has returned.
         while not self.is_requested:
             with suppress(Empty):
                 self._requests.get(timeout=_STEP_SECONDS)

@@ -158,7 +158,7 @@ def test_a_faulty_model_or_input_is_reported_with_its_code(
     [
         (("trid", "input.txt"), "did you mean tried"),
         (("tried", "nowhere.txt"), "nowhere.txt"),
-        (("tried", "long.txt"), "2000 bytes; tried takes 1000"),
+        (("tried", "long.txt"), "has 2000 bytes; tried accepts at most 1000"),
     ],
 )
 def test_wrong_usage_exits_with_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

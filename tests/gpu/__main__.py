@@ -1,7 +1,7 @@
-"""`./dev gpu`: run everything that needs a GPU; do nothing without one.
+"""`./dev gpu`: run all tests and benchmarks that need a GPU; do nothing without a GPU.
 
-Runs the tests with the marker `gpu`, then measures the worker at saturation in full and half
-precision. Arguments go to pytest; with arguments, nothing is measured.
+First, run the tests with the marker `gpu`. Then measure the worker at saturation, in full and half
+precision. Arguments are passed to pytest; with arguments, the measurement is skipped.
 """
 
 import subprocess
@@ -14,14 +14,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str) -> int:
-    """Run this interpreter from the root of the repository; return its exit code."""
+    """Run Python with these arguments in the root of the repository; return the exit code."""
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False).returncode
 
 
 def main(arguments: list[str]) -> int:
-    """Run everything; return the first exit code that is not 0."""
+    """Run all GPU tests and benchmarks; return the first exit code that is not 0, or else 0."""
     if not torch.cuda.is_available():
-        sys.stdout.write("dev gpu: there is no GPU at hand, nothing was run\n")
+        sys.stdout.write("dev gpu: this machine has no GPU, so no test was run\n")
         return 0
     sys.stdout.write(f"dev gpu: {torch.cuda.get_device_name()}, PyTorch {torch.__version__}\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""A model that loses the device on some inputs, by an index out of bounds."""
+"""A model that makes the device unusable on some inputs, by an index out of bounds."""
 
 from typing import ClassVar
 

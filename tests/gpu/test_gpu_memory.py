@@ -1,4 +1,4 @@
-"""The memory of a real card: measured, exhausted, and limited."""
+"""The memory of a real GPU is measured and limited, and may run out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def card() -> Iterator[CudaDevice]:
 
 
 class Weights:
-    """Holds `size_bytes` of the card."""
+    """A model whose tensors use `size_bytes` of GPU memory."""
 
     def __init__(self, size_bytes: int) -> None:
         self.tensor = torch.zeros(size_bytes, dtype=torch.uint8, device="cuda")
@@ -49,7 +49,7 @@ class Item:
 
 
 def allocating(item_bytes: int) -> Any:
-    """Return a model that takes this memory for each item of a running batch."""
+    """Return a model that uses this much GPU memory for each item of a running batch."""
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
         block = torch.ones(item_bytes * len(batch), dtype=torch.uint8, device="cuda")
@@ -60,20 +60,20 @@ def allocating(item_bytes: int) -> Any:
 
 
 def limit_to(free_bytes: int) -> None:
-    """Limit this process to this much more of the card."""
+    """Limit this process to this much additional GPU memory."""
     torch.cuda.empty_cache()
     total_bytes = torch.cuda.get_device_properties(0).total_memory
     may_have = torch.cuda.memory_reserved() + free_bytes
     torch.cuda.set_per_process_memory_fraction(may_have / total_bytes)
 
 
-def test_a_card_has_a_size_and_a_unique_key(card: CudaDevice) -> None:
+def test_a_gpu_has_a_size_and_a_unique_key(card: CudaDevice) -> None:
     properties = torch.cuda.get_device_properties(0)
     assert 0.85 * properties.total_memory < card.total_bytes < properties.total_memory
     assert str(properties.uuid) in card.key
 
 
-def test_a_process_stays_within_its_share_of_a_card(card: CudaDevice) -> None:
+def test_a_process_cannot_allocate_more_than_its_share_of_a_gpu(card: CudaDevice) -> None:
     half = CudaDevice.find(2)
     assert half is not None
     assert half.total_bytes == pytest.approx(card.total_bytes / 2, rel=0.15)
@@ -81,7 +81,7 @@ def test_a_process_stays_within_its_share_of_a_card(card: CudaDevice) -> None:
         Weights(int(card.total_bytes * 0.6))
 
 
-def test_the_memory_of_a_model_is_measured_and_returned(card: CudaDevice) -> None:
+def test_the_memory_of_a_model_is_measured_and_returned_after_unloading(card: CudaDevice) -> None:
     before_bytes = card.used_bytes
     weights, size_bytes = card.load(lambda: Weights(64 * MIB), 1024 * MIB)
     assert 64 * MIB <= size_bytes <= 96 * MIB
@@ -91,7 +91,7 @@ def test_the_memory_of_a_model_is_measured_and_returned(card: CudaDevice) -> Non
     assert card.used_bytes == before_bytes
 
 
-def test_a_model_over_its_limit_is_unloaded(card: CudaDevice) -> None:
+def test_a_model_that_exceeds_the_reserved_memory_is_unloaded(card: CudaDevice) -> None:
     before_bytes = card.used_bytes
     with pytest.raises(BudgetExceeded) as raised:
         card.load(lambda: Weights(64 * MIB), 32 * MIB)
@@ -101,7 +101,7 @@ def test_a_model_over_its_limit_is_unloaded(card: CudaDevice) -> None:
     assert card.used_bytes == before_bytes
 
 
-def test_the_peak_of_a_finished_batch_is_measured(card: CudaDevice) -> None:
+def test_the_peak_memory_of_a_finished_batch_is_measured(card: CudaDevice) -> None:
     weights, _ = card.load(lambda: Weights(MIB), 1024 * MIB)
     batch = Batch(cost=8)
     with card.running(weights, batch):
@@ -117,7 +117,9 @@ def test_a_real_out_of_memory_error_is_recognised(card: CudaDevice) -> None:
     assert is_out_of_memory(raised.value)
 
 
-def test_a_batch_that_does_not_fit_is_split_and_reduces_the_limit(card: CudaDevice) -> None:
+def test_a_batch_that_does_not_fit_into_memory_is_split_and_reduces_the_limit(
+    card: CudaDevice,
+) -> None:
     weights, held_bytes = card.load(lambda: Weights(MIB), 1024 * MIB)
     profile = MemoryProfile(held_bytes)
     placed = DeviceModel(card, weights, profile, 8192 * MIB)
@@ -132,7 +134,9 @@ def test_a_batch_that_does_not_fit_is_split_and_reduces_the_limit(card: CudaDevi
     assert limit.max_cost <= 4
 
 
-def test_an_item_that_never_fits_fails_alone(card: CudaDevice) -> None:
+def test_an_item_too_large_for_the_gpu_fails_without_affecting_other_items(
+    card: CudaDevice,
+) -> None:
     weights, held_bytes = card.load(lambda: Weights(MIB), 1024 * MIB)
     placed = DeviceModel(card, weights, MemoryProfile(held_bytes), 8192 * MIB)
     limit = MeasuredBatchLimit("model", DeviceGate(), placed, lambda _: None)

@@ -1,4 +1,4 @@
-"""The shipped models on a GPU: the results are those of the CPU."""
+"""The shipped models on a GPU, in each precision."""
 
 import io
 from dataclasses import replace
@@ -42,7 +42,7 @@ def test_the_classifier_recognises_a_cat_in_each_precision(precision: str) -> No
     }
 
 
-def test_voice_activity_finds_speech() -> None:
+def test_the_voice_activity_model_finds_speech_on_a_gpu() -> None:
     model = CATALOGUE["voice-activity"]
     loaded = LoadedModel.load(model, torch_thread_count=1, weights=Weights(file_of(model.weights)))
     found = answer(loaded, "speech.wav", "audio/wav")
@@ -60,7 +60,7 @@ def seeded(folder: Path, kind: Any, architecture: str) -> Weights:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
-def test_a_detector_returns_boxes(tmp_path: Path, precision: str) -> None:
+def test_a_detector_returns_boxes_on_a_gpu(tmp_path: Path, precision: str) -> None:
     architecture = "ssdlite320_mobilenet_v3_large"
     model = replace(
         PICTURES,
@@ -74,7 +74,7 @@ def test_a_detector_returns_boxes(tmp_path: Path, precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_segmenter_returns_a_mask(tmp_path: Path, precision: str) -> None:
+def test_a_segmenter_returns_a_mask_on_a_gpu(tmp_path: Path, precision: str) -> None:
     architecture = "lraspp_mobilenet_v3_large"
     model = replace(
         PICTURES,

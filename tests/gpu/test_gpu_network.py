@@ -41,7 +41,9 @@ def expected(items: list[Tensor], width: int = 32) -> Tensor:
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("float32", 1e-2), ("float16", 2e-2), ("bfloat16", 1e-1)]
 )
-def test_each_precision_has_the_same_outputs_in_float32(precision: str, tolerance: float) -> None:
+def test_every_precision_returns_nearly_the_same_outputs_as_float32(
+    precision: str, tolerance: float
+) -> None:
     network, items = Network(network_of(32), precision=precision), pictures(16)
     outputs = network([network.stage(item) for item in items])
     assert outputs.dtype is torch.float32
@@ -49,7 +51,7 @@ def test_each_precision_has_the_same_outputs_in_float32(precision: str, toleranc
     torch.testing.assert_close(outputs, expected(items), rtol=tolerance, atol=tolerance)
 
 
-def test_half_precision_takes_half_the_memory() -> None:
+def test_a_network_in_half_precision_needs_half_the_memory() -> None:
     def taken_bytes(precision: str) -> int:
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -67,7 +69,7 @@ def test_staged_items_are_on_the_device_before_their_batch() -> None:
 
 
 def test_items_are_staged_while_a_batch_runs() -> None:
-    """Thousands of items are staged beside running batches, and are not mixed up."""
+    """Thousands of items are staged while batches run, and are not mixed up."""
     network = Network(nn.Flatten())
     items = [torch.full((3, 32, 32), float(number)) for number in range(200)] * 10
 
@@ -82,7 +84,7 @@ def test_items_are_staged_while_a_batch_runs() -> None:
     assert found[:, 0].tolist() == [float(number) for number in range(200)] * 10
 
 
-def test_an_item_without_device_memory_waits_in_host_memory() -> None:
+def test_an_item_that_does_not_fit_on_the_gpu_waits_in_host_memory() -> None:
     network, item = Network(network_of(8)), torch.zeros(3, 2048, 2048)
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(0.0001)
@@ -98,7 +100,7 @@ def test_an_item_without_device_memory_waits_in_host_memory() -> None:
 # Inductor warns about performance, and is slow at the first call.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.timeout(300)
-def test_a_network_compiled_by_inductor_has_the_same_outputs() -> None:
+def test_a_network_compiled_by_inductor_has_the_same_outputs_as_an_uncompiled_network() -> None:
     pytest.importorskip("triton")
     network, items = Network(network_of(32), compiler="inductor"), pictures(8)
     for count in (8, 3, 5):
@@ -106,13 +108,13 @@ def test_a_network_compiled_by_inductor_has_the_same_outputs() -> None:
         torch.testing.assert_close(outputs, expected(items[:count]), rtol=1e-2, atol=1e-2)
 
 
-def test_consecutive_calls_agree() -> None:
+def test_consecutive_calls_of_a_network_return_the_same_outputs() -> None:
     network = Network(nn.Sequential(*[nn.Linear(2048, 2048) for _ in range(20)]))
     items = [torch.ones(2048) for _ in range(64)]
     torch.testing.assert_close(network(items), network(items))
 
 
-def test_unloaded_networks_leave_no_memory_behind() -> None:
+def test_unloaded_networks_leave_no_memory_allocated_on_the_gpu() -> None:
     def held_bytes() -> int:
         network = Network(nn.Linear(1024, 1024))
         network([torch.ones(1024)] * 32)

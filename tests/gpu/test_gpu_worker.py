@@ -1,4 +1,4 @@
-"""The worker on a GPU: ready after a kernel ran, and stopped after the device is lost."""
+"""The worker on a GPU: it is ready after a kernel has run, and exits if the device is lost."""
 
 import json
 import re
@@ -71,11 +71,11 @@ def told(code: str) -> Any:
     return json.loads(found.stdout)
 
 
-def test_a_device_side_assert_loses_the_device() -> None:
+def test_a_device_side_assert_means_that_the_device_is_lost() -> None:
     assert told(LOSE) == [True, True, "LOST", False]
 
 
-def test_out_of_memory_does_not_lose_the_device() -> None:
+def test_an_out_of_memory_error_does_not_mean_that_the_device_is_lost() -> None:
     assert told(OUT_OF_MEMORY) == [True, False, True]
 
 
@@ -86,7 +86,7 @@ def one_reply(rig: WorkerRig, data: bytes) -> JobReply:
     return reply
 
 
-def test_a_worker_on_a_lost_device_exits_and_returns_its_job(tmp_path: Path) -> None:
+def test_a_worker_exits_and_returns_its_job_after_the_device_is_lost(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(CATALOGUE, "utf-8")
     with run_rig(tmp_path, catalogue, "asserting") as rig:
@@ -99,7 +99,7 @@ def test_a_worker_on_a_lost_device_exits_and_returns_its_job(tmp_path: Path) -> 
         assert rig.count("replies") == 0
 
 
-def test_readiness_shows_that_the_gpu_computed(tmp_path: Path) -> None:
+def test_the_readiness_probe_shows_that_the_gpu_has_run_a_kernel(tmp_path: Path) -> None:
     catalogue = ROOT / "benchmarks" / "models.toml"
     with run_rig(tmp_path, catalogue, "classifier") as rig:
         answer = httpx.get(rig.worker.probe, timeout=SECONDS)

@@ -1,5 +1,5 @@
-"""Inference: load a model's class, call it, and manage its time in memory.
+"""Inference: load a model's class, call it, and decide when it is in memory.
 
-loaded_model     a model's class behind one interface, in its short form or its full form
-model_manager    load the model when there is memory, measure it, unload it for others
+loaded_model     one interface for a loaded model, whose class has the short or the full form
+model_manager    load the model when memory is free, measure it, and unload it for other models
 """

@@ -1,10 +1,10 @@
-"""A loaded model: its class `Infer` behind one interface, whatever its form.
+"""A loaded model: one interface for both forms of a model's class `Infer`.
 
     prepare     CPU threads      decode and preprocess one input
     run         device thread    run one batch
     finish      CPU threads      postprocess one output, and encode it as the entry's media type
 
-`docs/models.md` describes the two forms. What the model's own code raises is not caught here.
+`docs/models.md` describes the two forms. Errors of the model's own code are not caught here.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ _DECODED: Final = {
     "image": ("image/jpeg", "image/png", "image/webp"),
     "audio": ("audio/wav", "audio/x-wav", "audio/vnd.wave"),
 }
-# The fields of an entry that a class may limit.
+# The fields of a catalogue entry for which the model's class may define a maximum.
 _LIMITED_FIELDS: Final = ("max_batch_size", "max_wait_ms")
 _IMAGE_FORMATS: Final = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
 # The modes that JPEG and WebP can store. Images in other modes are converted to RGB.
@@ -60,23 +60,23 @@ _PLAIN_MODES: Final = ("L", "RGB")
 MAX_RESULT_BYTES: Final = 64 * 1024 * 1024
 
 Parameters = Mapping[str, Json]
-"""The caller's parameters beside the input."""
+"""The parameters that the caller sent with the input."""
 
 Result = InlineJson | InlineBytes
-"""A job's result, before it is decided whether it is stored as a blob."""
+"""A job's result, before it is perhaps stored as a blob."""
 
 _NO_PARAMETERS: Parameters = MappingProxyType({})
 
 
 class ModelLoader:
-    """Load models with their weights. Each model is loaded by its own thread."""
+    """Loads models with their weights. Each model is loaded on its own device thread."""
 
     def __init__(self, weights: WeightsStore, torch_thread_count: int) -> None:
         self._weights = weights
         self._torch_thread_count = torch_thread_count
 
     def load(self, model: ModelEntry) -> "LoadedModel":
-        """Return the model, ready to run; raise ModelUnusable if that fails."""
+        """Load a model with its weights; raise ModelUnusable if that fails."""
         try:
             return LoadedModel.load(model, self._torch_thread_count, self._weights.get(model))
         except ModelUnusable:
@@ -87,10 +87,14 @@ class ModelLoader:
 
 
 class LoadedModel:
-    """One loaded model."""
+    """A loaded model, which prepares inputs, runs batches and encodes results."""
 
     def __init__(self, model: ModelEntry, infer: Any) -> None:
-        """Wrap an instance of the model's class; raise ModelUnfit if it does not fit its entry."""
+        """Wrap an instance of the model's class.
+
+        Raises:
+            ModelUnfit: The class does not fit its catalogue entry.
+        """
         self._model = model
         self._infer = infer
         self._accepts = input_kind(model, infer)
@@ -104,36 +108,42 @@ class LoadedModel:
     def load(
         cls, model: ModelEntry, torch_thread_count: int, weights: Weights | None = None
     ) -> "LoadedModel":
-        """Import the model's file and make an instance of its class; raise what that raises."""
+        """Import the model's file and create an instance of its class.
+
+        Raises:
+            ModelUnfit: The class does not fit its catalogue entry.
+            Exception: Any error that the model's own code raises.
+        """
         module = importlib.import_module(model.implementation)
-        # Only if the model has imported torch: a worker without torch models stays small.
+        # torch is used only if the model has imported it, so that a worker without torch models
+        # stays small.
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(torch_thread_count)
         make = getattr(module, "Infer", None)
         if not callable(make):
-            raise ModelUnfit(f"{model.implementation}: has no class Infer")
+            raise ModelUnfit(f"{model.implementation}: the module has no class Infer")
         return cls(model, make_instance(model, make, weights))
 
     @property
     def accepts(self) -> Accepts:
-        """Return the kind of input that the model takes."""
+        """Return the kind of input that the model accepts."""
         return self._accepts
 
     @property
     def reads_files(self) -> bool:
-        """Return whether the model takes its inputs as files, so that they need no memory."""
+        """Return whether the model reads its inputs from files instead of from memory."""
         return self._accepts == "file"
 
     @property
     def reports_progress(self) -> bool:
-        """Return whether the model is called with a context for each item."""
+        """Return whether the model reports progress, and so is called with contexts."""
         return self._model.reports_progress
 
     def prepare(self, data: bytes, media_type: str, parameters: Parameters = _NO_PARAMETERS) -> Any:
         """Decode and preprocess one input; return an item for a batch.
 
         Raises:
-            UnsupportedMediaType: The model does not take this media type.
+            UnsupportedMediaType: The model does not accept this media type.
             InvalidInput: The input cannot be decoded.
         """
         if self.reads_files:
@@ -151,67 +161,72 @@ class LoadedModel:
             return self._adapter.preprocess(file, parameters)
 
     def run(self, batch: list[Any], contexts: Sequence[Context] = ()) -> Sequence[Any]:
-        """Run one pass of the model; return one output for each item, in their order.
+        """Run the model on one batch; return one output for each item, in the order of the items.
 
         Raises:
-            InferenceFailed: The number of outputs is wrong.
+            InferenceFailed: The model did not return one output for each item.
         """
         with self._inference_mode():
             outputs = self._adapter.run(batch, contexts)
         if not hasattr(outputs, "__len__") or len(outputs) != len(batch):
             found = len(outputs) if hasattr(outputs, "__len__") else "no"
-            raise InferenceFailed(f"the model gave {found} results for {len(batch)} inputs")
+            raise InferenceFailed(f"the model returned {found} results for {len(batch)} inputs")
         return outputs
 
     def finish(self, output: Any) -> Result:
-        """Postprocess one output, and encode it as the entry's media type."""
+        """Postprocess one output, and encode the result as the media type of the entry."""
         with self._inference_mode():
             result = self._adapter.postprocess(output)
         return encode_result(result, self._model.result_media_type)
 
     def cost(self, item: Any) -> float:
-        """Return what a prepared item takes of a batch, in the model's own unit; 1 by default.
+        """Return how much of a batch's capacity a prepared item uses, in the model's own unit.
+
+        The cost is 1 if the model has no hook `cost`.
 
         Raises:
-            InferenceFailed: The model's hook returned something else than a positive number.
+            InferenceFailed: The model's hook did not return a positive number.
         """
         hook = self._hook("cost")
         cost = 1.0 if hook is None else float(hook(self._adapter.bare(item)))
         if not (isfinite(cost) and cost > 0):
-            raise InferenceFailed(f"the model gave {cost} as an input's cost")
+            raise InferenceFailed(
+                f"the model returned {cost} as the cost of an input; expected a positive number"
+            )
         return cost
 
     def sample(self) -> Any | None:
-        """Return a prepared item to try the model with; None if the model lacks this hook."""
+        """Return a prepared item for a test run; None if the model has no hook `sample`."""
         hook = self._hook("sample")
         return None if hook is None else hook()
 
     def memory_bytes(self, cost: float) -> int:
-        """Return the memory that the model takes outside torch; 0 by default.
+        """Return how many bytes of device memory the model uses outside torch at this batch cost.
 
-        See `worker.memory.device.MemoryHolder`.
+        The result is 0 if the model has no hook `memory_bytes`. `worker.memory.device.MemoryHolder`
+        describes the hook.
         """
         hook = self._hook("memory_bytes")
         return 0 if hook is None else max(0, int(hook(cost)))
 
     def close(self) -> None:
-        """Tell the model that it is about to be unloaded, if it has this hook."""
+        """Call the model's hook `close`, if it has one, before the model is unloaded."""
         if (hook := self._hook("close")) is not None:
             hook()
 
     def _hook(self, name: str) -> Callable[..., Any] | None:
-        """Return an optional method of the model's class."""
+        """Return an optional method of the model's class; None if it does not exist."""
         hook = getattr(self._infer, name, None)
         return hook if callable(hook) else None
 
     def _check_media_type(self, media_type: str) -> str:
-        """Return the media type without parameters; raise UnsupportedMediaType."""
+        """Return the entry's media type that matches; raise UnsupportedMediaType if none does."""
         if media_type in self._model.media_types:
             return media_type
         bare_type = media.essence(media_type)
         if bare_type not in self._model.media_types:
             raise UnsupportedMediaType(
-                f"{self._model.name} does not take {bare_type}; "
+                f"{self._model.name} does not accept the media type {bare_type}; "
                 f"send one of {', '.join(self._model.media_types)}"
             )
         return bare_type
@@ -232,27 +247,27 @@ class LoadedModel:
 
 
 class Adapter(Protocol):
-    """Calls a model's class, whatever its form."""
+    """Calls an instance of a model's class. Each form of class has its own adapter."""
 
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
-        """Preprocess one input. Called on any thread."""
+        """Preprocess one input; return an item for a batch. Called on any thread."""
         ...
 
     def bare(self, item: Any) -> Any:
-        """Return the item for the model's own hooks, given what `preprocess` returned."""
+        """Remove the wrapper that `preprocess` may have added; return the item for the hooks."""
         ...
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
-        """Run one batch. Called on the device thread."""
+        """Run one batch; return one output for each item. Called on the device thread."""
         ...
 
     def postprocess(self, output: Any) -> Any:
-        """Postprocess one output of the batch. Called on any thread."""
+        """Postprocess one output of a batch; return the result. Called on any thread."""
         ...
 
 
 class BatchAdapter:
-    """A class in the full form: it has `preprocess`, and its call takes a whole batch."""
+    """Calls a class in the full form, which has `preprocess` and whose call takes a whole batch."""
 
     def __init__(self, infer: Infer | LongInfer, *, takes_contexts: bool) -> None:
         self._infer = infer
@@ -264,7 +279,7 @@ class BatchAdapter:
         )
 
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
-        """Call the model's own `preprocess`."""
+        """Call the model's `preprocess`, with the parameters if it accepts them."""
         preprocess = cast(Callable[..., Any], self._infer.preprocess)
         return (
             preprocess(item, parameters=parameters) if self._takes_parameters else preprocess(item)
@@ -288,7 +303,7 @@ class _ItemWithParameters:
 
 
 class ItemAdapter:
-    """A class in the short form: its call takes one item, and the items run in turn."""
+    """Calls a class in the short form, whose call takes one item, for each item of a batch."""
 
     def __init__(self, infer: ShortInfer | LongShortInfer, *, takes_contexts: bool) -> None:
         self._call = cast(Callable[..., Any], infer)
@@ -297,7 +312,7 @@ class ItemAdapter:
         self.postprocess = _identity
 
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
-        """Keep the parameters with the item if the model takes them."""
+        """Return the item unchanged, or wrapped with the parameters if the model accepts them."""
         return _ItemWithParameters(item, parameters) if self._takes_parameters else item
 
     def bare(self, item: Any) -> Any:
@@ -319,11 +334,11 @@ class ItemAdapter:
 
 
 def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:
-    """Make an instance of the model's class, with the weights and options of its entry.
+    """Create an instance of the model's class, with the weights and options of its entry.
 
     Raises:
-        ModelUnfit: An option is unknown or missing.
-        Exception: Whatever the model's own code raises.
+        ModelUnfit: The constructor does not accept an option, or the entry lacks a required one.
+        Exception: Any error that the model's own code raises.
     """
     arguments: dict[str, object] = dict(model.options)
     if weights is not None:
@@ -338,18 +353,26 @@ def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights 
         is_variable = each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
         if each.default is each.empty and not is_variable and name not in arguments:
             field = name if name == "weights" else f"options.{name}"
-            raise ModelUnfit(f"{model.name}.{field}: is missing, {model.implementation} needs it")
+            raise ModelUnfit(
+                f"{model.name}.{field}: is not set, but {model.implementation} requires it"
+            )
     return make(**arguments)
 
 
 def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
-    """Return the adapter for the form of an instance; raise ModelUnfit if it fits neither form."""
+    """Return the adapter for an instance of a model's class.
+
+    Raises:
+        ModelUnfit: The class has neither the short nor the full form, or does not fit its entry.
+    """
     if not callable(infer):
         raise ModelUnfit(f"{model.implementation}: Infer has no __call__")
     for name in _LIMITED_FIELDS:
         limit, value = getattr(infer, name, None), getattr(model, name)
         if limit is not None and value > limit:
-            raise ModelUnfit(f"{model.name}.{name}: is {value}, the model is made for {limit}")
+            raise ModelUnfit(
+                f"{model.name}.{name}: is {value}, but the model allows at most {limit}"
+            )
     for name in ("preprocess", "postprocess"):
         if not callable(getattr(infer, name, _identity)):
             raise ModelUnfit(f"{model.implementation}: Infer.{name} is not a method")
@@ -361,7 +384,10 @@ def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
 
 
 def input_kind(model: ModelEntry, infer: object) -> Accepts:
-    """Return the kind of input: the class's `accepts`, or what the entry's media types imply.
+    """Return the kind of input that a model accepts.
+
+    This is the class's attribute `accepts`. Without it, the kind follows from the media types of
+    the entry.
 
     Raises:
         ModelUnfit: The kind is unknown, or the entry lists a media type that cannot be decoded.
@@ -371,8 +397,8 @@ def input_kind(model: ModelEntry, infer: object) -> Accepts:
         for media_type in model.media_types:
             if media_type.startswith(f"{kind}/") and media_type not in decoded:
                 raise ModelUnfit(
-                    f"{model.name}.media_types: {media_type} cannot be decoded here; "
-                    f"there are {', '.join(decoded)}"
+                    f"{model.name}.media_types: {media_type} cannot be decoded; "
+                    f"expected only {', '.join(decoded)}"
                 )
     return kind
 
@@ -382,17 +408,27 @@ def _input_kind(model: ModelEntry, infer: object) -> Accepts:
     if accepts in _KINDS:
         return cast(Accepts, accepts)
     if accepts is not None:
-        raise ModelUnfit(f"{model.implementation}: accepts is {accepts!r}, not {', '.join(_KINDS)}")
+        raise ModelUnfit(
+            f"{model.implementation}: Infer.accepts is {accepts!r}; "
+            f"expected one of {', '.join(_KINDS)}"
+        )
     kinds = {media_type.partition("/")[0] for media_type in model.media_types}
     if len(kinds) == 1 and (kind := kinds.pop()) in ("image", "audio", "text"):
         return cast(Accepts, kind)
     if model.media_types == ("application/json",):
         return "json"
-    raise ModelUnfit(f"{model.implementation}: Infer must say what it accepts")
+    raise ModelUnfit(
+        f"{model.implementation}: Infer has no attribute accepts; set it to one of "
+        f"{', '.join(_KINDS)}"
+    )
 
 
 def encode_result(result: Any, media_type: str) -> Result:
-    """Encode a model's result as its entry's media type; raise InferenceFailed if it cannot."""
+    """Encode a model's result as the media type of its entry.
+
+    Raises:
+        InferenceFailed: The result has a type that cannot be encoded as this media type.
+    """
     if media_type == media.JSON:
         return InlineJson(result)
     if isinstance(result, Image.Image) and media_type in _IMAGE_FORMATS:
@@ -401,7 +437,9 @@ def encode_result(result: Any, media_type: str) -> Result:
         return InlineBytes(media_type, result.encode("utf-8", "replace"))
     if isinstance(result, bytes | bytearray | memoryview):
         return InlineBytes(media_type, bytes(result))
-    raise InferenceFailed(f"the model's result is not {media_type}, as its entry says")
+    raise InferenceFailed(
+        f"the model's result is not {media_type}, which its catalogue entry declares"
+    )
 
 
 def _encode_image(image: Image.Image, file_format: str) -> bytes:
@@ -412,7 +450,7 @@ def _encode_image(image: Image.Image, file_format: str) -> bytes:
 
 
 def serialize_result(result: Result) -> bytes:
-    """Return a result as bytes.
+    """Return a result as bytes: the bytes of an image, text or file, or the value as JSON.
 
     Raises:
         InferenceFailed: The result cannot be written as JSON.
@@ -424,13 +462,13 @@ def serialize_result(result: Result) -> bytes:
         raise InferenceFailed(f"the model's result cannot be written as JSON: {error}") from None
     if len(data) > MAX_RESULT_BYTES:
         raise ResultTooLarge(
-            f"the result has {len(data)} bytes; at most {MAX_RESULT_BYTES} can be returned"
+            f"the result has {len(data)} bytes; at most {MAX_RESULT_BYTES} bytes can be returned"
         )
     return data
 
 
 def dump_json(value: Json) -> bytes:
-    """Return compact JSON; raise ValueError for NaN and infinities."""
+    """Serialize a value as compact JSON; raise ValueError if it contains NaN or an infinity."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 

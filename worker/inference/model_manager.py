@@ -1,4 +1,4 @@
-"""Manage a model's time in memory: load it when there is room, measure it, unload it for others."""
+"""Load a model when memory is free, measure its memory, and unload it for other models."""
 
 import logging
 import threading
@@ -35,7 +35,8 @@ _log = logging.getLogger(__name__)
 class ModelManager:
     """Loads and unloads one model.
 
-    `enter` and `leave` are called by the model's device thread, the rest by any thread.
+    Only the model's device thread may call `enter` and `leave`. Any thread may call the other
+    methods.
     """
 
     def __init__(
@@ -46,13 +47,13 @@ class ModelManager:
         workload: ModelWorkload,
         telemetry: ModelTelemetry | None = None,
     ) -> None:
-        """Store the parts; load nothing yet.
+        """Store the dependencies; do not load the model yet.
 
         Args:
             model: The catalogue entry.
             load: Loads the model, or raises ModelUnusable.
-            sharing: The device, shared with other models and processes.
-            workload: The model's work, as the sharing needs to know it.
+            sharing: The device, which other models and processes may share.
+            workload: Says whether the model has work.
             telemetry: Records loads, unloads and batches.
         """
         self._model = model
@@ -70,47 +71,51 @@ class ModelManager:
 
     @property
     def loaded(self) -> LoadedModel | None:
-        """Return the model, or None if it is not loaded.
+        """Return the loaded model, or None if it is not loaded.
 
-        It may be unloaded at any time: take it once for steps that belong together.
+        The model may be unloaded at any time. So read this property only once for steps that must
+        use the same loaded model.
         """
         return self._loaded
 
     @property
     def is_standing_by(self) -> bool:
-        """Return whether the model is unloaded only because others have the memory."""
+        """Return whether the model is not loaded only because other models use the memory."""
         is_waiting = self._loaded is None and isinstance(self._reservation, SharedReservation)
         return is_waiting and self._problem is None
 
     @property
     def problem(self) -> dict[str, str] | None:
-        """Return why the last try to load failed; None if it succeeded, or may succeed soon."""
+        """Return the error code and text of the last load, if it failed.
+
+        The result is None if the model was loaded or only waits for memory.
+        """
         return self._problem
 
     @property
     def reserved_bytes(self) -> int:
-        """Return how much device memory is reserved for this model now."""
+        """Return how many bytes of device memory are reserved for this model now."""
         return self._reservation.reserved_bytes if self._reservation else 0
 
     def admits(self) -> bool:
-        """Return whether jobs may be received: the model is loaded and is not to be unloaded."""
+        """Return whether jobs may be received: the model is loaded and will not be unloaded now."""
         return (
             self._loaded is not None and self._reservation is not None and self._reservation.is_in
         )
 
     def touch(self) -> None:
-        """Note that a message arrived, so that the model does not count as idle."""
+        """Record that a message was received, so that the model does not count as idle."""
         if isinstance(self._reservation, SharedReservation):
             self._reservation.touch()
 
     def enter(self, stopping: threading.Event) -> bool:
-        """Wait for memory and load the model, until that succeeds.
+        """Wait for memory and load the model; if loading fails, try again until it succeeds.
 
         Returns:
-            False if `stopping` was set first.
+            True if the model was loaded, False if `stopping` was set before.
 
         Raises:
-            Exception: The device is lost.
+            Exception: The error which shows that the device is lost.
         """
         while not stopping.is_set():
             try:
@@ -127,12 +132,12 @@ class ModelManager:
             else:
                 return True
         if self._reservation is not None:
-            # Nothing is loaded any more: give up the place among those that wait.
+            # The model will not be loaded any more, so its reservation ends.
             self._reservation.fail(inf, None)
         return False
 
     def leave(self) -> None:
-        """Unload the model. None of its jobs may be in use."""
+        """Unload the model. All of its jobs must have ended before."""
         loaded, self._loaded = self._loaded, None
         if loaded is None or self._reservation is None:
             return
@@ -182,16 +187,16 @@ class ModelManager:
         return loaded
 
     def _load_on(self, device: Device, reservation: MemoryReservation, reserved_bytes: int) -> int:
-        """Load and measure the model; return how much memory it needs."""
+        """Load and measure the model on the device; return how many bytes of memory it needs."""
         gate, started = self._sharing.gate, time.monotonic()
         profiles, key = self._sharing.profiles(device), profile_key(self._model)
         profile = profiles.get(key)
         if profile is not None and needed_bytes(profile, self._model, device) > reserved_bytes:
-            # Another process has measured the model meanwhile.
+            # Another process has measured the model in the meantime.
             raise BudgetExceeded(
-                f"{reserved_bytes} bytes are reserved, which are known not to suffice"
+                f"{reserved_bytes} bytes are reserved, but the model is known to need more"
             )
-        # A measurement would include whatever else runs on the device.
+        # A measurement would also include all other work on the device, so it needs exclusive use.
         access, limit_bytes = (
             (gate.exclusive(), reserved_bytes) if profile is None else (gate.shared(), None)
         )
@@ -221,7 +226,10 @@ class ModelManager:
         return needed_bytes(placed.profile, self._model, device)
 
     def _next_reservation_bytes(self, device: Device) -> int:
-        """Return what to reserve next: as measured, unless that was reserved and not enough."""
+        """Return how many bytes to reserve for the next try after memory ran out.
+
+        This is the measured need, or the whole device if the need is unknown or was not enough.
+        """
         profile = self._sharing.profiles(device).get(profile_key(self._model))
         if profile is None or not profile.peaks:
             return device.total_bytes
@@ -229,9 +237,9 @@ class ModelManager:
         return known_bytes if known_bytes > self.reserved_bytes else device.total_bytes
 
     def _free_failed_load(self, error: BaseException) -> None:
-        """Free the memory of a failed load, so that other models can use it."""
+        """Free the memory of a failed load, so that other models can use the memory."""
         for cause in error_chain(error):
-            # Their frames hold the network, as far as it was built.
+            # The frames of the traceback reference the partly built network.
             traceback.clear_frames(cause.__traceback__)
         if self._device is not None:
             self._device.release_cached()
@@ -244,15 +252,15 @@ class ModelManager:
         if is_out_of_memory(error) and self._device is not None:
             size_bytes = self._next_reservation_bytes(self._device)
             has_all = self.reserved_bytes >= self._device.total_bytes
-            too_large = OutOfMemory(f"the model does not fit into the device: {error}")
+            too_large = OutOfMemory(f"the model does not fit into the device's memory: {error}")
             self._problem = _describe(too_large) if has_all else None
-            _log.warning("%s: not enough memory to load the model: %s", self._model.name, error)
+            _log.warning("%s: there is not enough memory to load: %s", self._model.name, error)
         else:
             failed = ModelFailed(f"{self._model.implementation} raised {type(error).__name__}")
             self._problem = _describe(error if isinstance(error, ModelUnusable) else failed)
-            _log.error("%s: cannot be loaded, trying again", self._model.name, exc_info=error)
+            _log.error("%s: loading failed; trying again", self._model.name, exc_info=error)
         self._free_failed_load(error)
-        # If only memory is missing, the model waits for its turn and needs no further delay.
+        # If only memory is missing, the model waits for memory and needs no further delay.
         retry_seconds = self._backoff.next() if self._problem else 0.0
         if self._reservation is None:
             stopping.wait(retry_seconds)
@@ -265,21 +273,25 @@ def _describe(error: WorkerError) -> dict[str, str]:
 
 
 class SilentContext:
-    """The context of a batch that is not a job. Implements `worker.models.Context`."""
+    """A context that ignores progress, for batches without jobs. See `worker.models.Context`."""
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
-        """Do nothing."""
+        """Ignore the progress."""
 
     def check(self) -> None:
-        """Do nothing."""
+        """Do nothing, because a batch without jobs cannot be cancelled."""
 
 
 def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -> None:
-    """Run the model's sample in batches of 1, 2, 4 … up to the largest, as far as they fit.
+    """Run the model's sample in batches of 1, 2, 4 … items, to measure their memory.
 
-    The first batches are slower than all others, and are measured here, before jobs come. Does
-    nothing if the model has no sample. Sizes that an earlier start has measured are not run again,
-    except the smallest. Raises what the model raises on a single sample.
+    The largest batch has `max_batch_size` items, or fewer if that would not fit into memory. The
+    first batches of a model are slow, so they run here, before jobs are received. Batch sizes that
+    were measured after an earlier start are skipped, except a batch of one. A model without a
+    sample is not run.
+
+    Raises:
+        Exception: Any error that the model raises on a single sample.
     """
     sample = loaded.sample()
     if sample is None:
@@ -291,7 +303,7 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
         if is_measured and count > 1:
             continue
         if cost > limit.fitting_cost:
-            _log.info("%s: batches of %d would not fit", model.name, count)
+            _log.info("%s: batches of %d would not fit into memory", model.name, count)
             return
         try:
             with limit.admit(cost) if is_measured else limit.trial(cost):
@@ -304,7 +316,7 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
 
 
 def run_sample(model: ModelEntry, loaded: LoadedModel) -> None:
-    """Run the model's sample once, without measuring it: the first pass is slow, and may raise."""
+    """Run the model's sample once without measuring; the first pass is slow, and may fail."""
     if (sample := loaded.sample()) is not None:
         _run(model, loaded, [sample])
 

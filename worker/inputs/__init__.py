@@ -1,8 +1,12 @@
 """Inputs and results: payloads in blob storage, inputs from URLs, and decoders.
 
-Every decoder takes bytes from foreign callers, and raises InvalidInput with a text for the caller.
+Every decoder gets untrusted bytes. If it cannot decode them, it raises InvalidInput with a text for
+the caller.
 
-    payloads    large inputs and results in blob storage (claim check)
-    urls        inputs that the worker fetches from a URL
-    images, audio, tensors, text
+    payloads    read large inputs from blob storage, and store large results (claim check)
+    urls        fetch inputs from URLs
+    images      decode images
+    audio       decode WAV files
+    tensors     decode arrays from .npy files and JSON
+    text        decode text and JSON
 """

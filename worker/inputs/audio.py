@@ -1,8 +1,8 @@
-"""Decode WAV files from foreign callers.
+"""Decode untrusted WAV files.
 
-RIFF/WAVE with PCM of 8, 16, 24 or 32 bits or IEEE floats of 32 or 64 bits, plain or EXTENSIBLE. The
-header is checked against the file's size before anything is decoded, so that the samples take at
-most four times the memory of the input.
+Supports RIFF/WAVE files with PCM samples of 8, 16, 24 or 32 bits or IEEE floats of 32 or 64 bits,
+with a plain or an EXTENSIBLE header. The header is checked against the file's size before samples
+are decoded, so that the samples need at most four times the memory of the input.
 """
 
 import struct
@@ -20,24 +20,25 @@ _PCM: Final = 1
 _FLOAT: Final = 3
 _EXTENSIBLE: Final = 0xFFFE
 _BITS: Final = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64)}
-# The rest of the GUIDs whose first two bytes are the format.
+# The last 14 bytes of the EXTENSIBLE header's GUID; its first two bytes are the format.
 _GUID_REST: Final = bytes.fromhex("000000001000800000aa00389b71")
 
 _CHANNELS: Final = range(1, 33)
 # At a lower rate, a short input would grow without bounds when a model resamples it.
 _RATES: Final = range(4_000, 384_001)
 _MAX_CHUNKS: Final = 256
-# Written by programs that write to a pipe and do not know the length.
+# Programs that write to a pipe do not know the length, and write this value instead.
 _UNKNOWN_LENGTH: Final = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """Sound with all channels mixed into one.
+    """A sound recording whose channels are mixed into one.
 
     Attributes:
-        samples: float32 of shape (count,), from -1 to 1. Files of floats may exceed that range.
-        sample_rate: In samples per second.
+        samples: float32 of shape (count,), from -1 to 1; beyond this range if the file has floats
+            beyond it.
+        sample_rate: The number of samples per second.
     """
 
     samples: "NDArray[np.float32]" = field(repr=False)
@@ -45,7 +46,7 @@ class Audio:
 
     @property
     def seconds(self) -> float:
-        """Return the duration in seconds."""
+        """Return the duration of the recording in seconds."""
         return len(self.samples) / self.sample_rate
 
 
@@ -62,18 +63,18 @@ class _Format:
 
 
 def decode(data: bytes) -> Audio:
-    """Return the sound in a WAV file; raise InvalidInput if it cannot be decoded."""
+    """Decode a WAV file; raise InvalidInput if that is not possible."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        raise InvalidInput("the input is not a WAV file")
+        raise InvalidInput("the input is not a WAV file: it does not begin with a RIFF/WAVE header")
     shape: _Format | None = None
     for name, body in _chunks(memoryview(data)[12:]):
         if name == b"fmt ":
             shape = _format(body)
         elif name == b"data":
             if shape is None:
-                raise InvalidInput("the WAV file has its samples before its format")
+                raise InvalidInput("the WAV file has a data chunk before its fmt chunk")
             return Audio(_samples(shape, body), shape.rate)
-    raise InvalidInput("the WAV file has no samples")
+    raise InvalidInput("the WAV file has no data chunk with samples")
 
 
 def _chunks(rest: memoryview) -> Iterator[tuple[bytes, memoryview]]:
@@ -86,32 +87,37 @@ def _chunks(rest: memoryview) -> Iterator[tuple[bytes, memoryview]]:
             size_bytes = len(rest)
         if size_bytes > len(rest):
             raise InvalidInput(
-                f"the WAV file is cut off: {size_bytes} bytes are announced, {len(rest)} are left"
+                f"the WAV file is truncated: a chunk announces {size_bytes} bytes, but only "
+                f"{len(rest)} follow"
             )
         yield name, rest[:size_bytes]
         # Chunks begin at even offsets.
         rest = rest[size_bytes + size_bytes % 2 :]
-    raise InvalidInput(f"the WAV file has more than {_MAX_CHUNKS} parts before its samples")
+    raise InvalidInput(f"the WAV file has more than {_MAX_CHUNKS} chunks before its samples")
 
 
 def _format(body: memoryview) -> _Format:
     if len(body) < 16:
-        raise InvalidInput("the WAV file's header is cut off")
+        raise InvalidInput("the fmt chunk of the WAV file has fewer than 16 bytes")
     kind, channels, rate, _, frame_bytes, bits = struct.unpack_from("<HHIIHH", body)
     if kind == _EXTENSIBLE and len(body) >= 40 and body[26:40] == _GUID_REST:
         (kind,) = struct.unpack_from("<H", body, 24)
     if bits not in _BITS.get(kind, ()):
         raise InvalidInput(
-            "the WAV file is neither PCM of 8, 16, 24 or 32 bits nor floats of 32 or 64"
+            "the WAV file has an unsupported format; expected PCM of 8, 16, 24 or 32 bits, or "
+            "floats of 32 or 64 bits"
         )
     if channels not in _CHANNELS or rate not in _RATES:
         raise InvalidInput(
-            f"the WAV file has {channels} channels at {rate} Hz; accepted are {_CHANNELS[0]} to "
-            f"{_CHANNELS[-1]} at {_RATES[0]} to {_RATES[-1]} Hz"
+            f"the WAV file has {channels} channels at {rate} Hz; expected {_CHANNELS[0]} to "
+            f"{_CHANNELS[-1]} channels at {_RATES[0]} to {_RATES[-1]} Hz"
         )
     shape = _Format(kind, channels, rate, bits)
     if frame_bytes != shape.frame_bytes:
-        raise InvalidInput("the WAV file's header contradicts itself")
+        raise InvalidInput(
+            f"the WAV file announces frames of {frame_bytes} bytes, but its channels and bits "
+            f"require {shape.frame_bytes}"
+        )
     return shape
 
 
@@ -119,7 +125,7 @@ def _samples(shape: _Format, body: memoryview) -> "NDArray[np.float32]":
     import numpy as np  # noqa: PLC0415  a worker without such models needs no NumPy
 
     if not body or len(body) % shape.frame_bytes:
-        raise InvalidInput("the WAV file's samples are missing or cut off")
+        raise InvalidInput("the WAV file has no samples, or its last sample is incomplete")
     match shape.kind, shape.bits:
         case (_, 8):
             # The only unsigned width.
@@ -136,5 +142,5 @@ def _samples(shape: _Format, body: memoryview) -> "NDArray[np.float32]":
             values = np.frombuffer(body, f"<i{bits // 8}").astype(np.float32) / 2 ** (bits - 1)
     mono: NDArray[np.float32] = values.reshape(-1, shape.channels).mean(axis=1, dtype=np.float32)
     if not np.isfinite(mono).all():
-        raise InvalidInput("the WAV file has samples that are not finite numbers")
+        raise InvalidInput("the WAV file has samples that are NaN or infinite")
     return mono

@@ -1,4 +1,4 @@
-"""Decode images from foreign callers."""
+"""Decode untrusted images."""
 
 import io
 import struct
@@ -8,37 +8,41 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from worker.errors import InvalidInput
 
-# Only these decoders: each further one is more code that foreign bytes reach.
+# Only these decoders are used, because each further decoder would be more code for untrusted bytes.
 _FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 
-# What decoders raise on damaged files.
+# The errors that Pillow's decoders raise on damaged files.
 _DECODER_ERRORS = (
     *(OSError, ValueError, SyntaxError, EOFError, LookupError, struct.error, zlib.error),
     *(TypeError, AttributeError, ArithmeticError, MemoryError),
 )
-_DAMAGED = "the picture is damaged or incomplete: it cannot be decoded to its end"
+_DAMAGED = "the image is damaged or incomplete: it cannot be decoded to its end"
 
-# Each model has its own limit, which is checked below. Pillow's limit is for the whole process, and
-# only a warning up to twice its value.
+# Each model has its own limit, which is checked below. Pillow's limit would apply to the whole
+# process, and only cause a warning up to twice its value.
 Image.MAX_IMAGE_PIXELS = None
 
 
 def decode(data: bytes, media_type: str, max_pixels: int) -> Image.Image:
     """Return the image in RGB, rotated by its EXIF orientation.
 
-    `max_pixels` is checked against the size in the header, before anything is decoded.
+    Args:
+        data: The bytes of the file.
+        media_type: The media type of the image.
+        max_pixels: The largest number of pixels. The size in the header is checked before the
+            pixels are decoded.
 
     Raises:
-        InvalidInput: The bytes are not an image of this type, or it is too large.
+        InvalidInput: The bytes are not an image of this type, or the image is too large.
     """
     if not data:
-        raise InvalidInput("the input is empty; send the bytes of a picture")
+        raise InvalidInput("the input is empty; expected the bytes of an image")
     expected = _FORMATS.get(media_type)
     formats = [expected] if expected else list(_FORMATS.values())
     try:
         picture = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
-        raise InvalidInput(f"the input is not a picture of type {media_type}") from None
+        raise InvalidInput(f"the input is not an image of type {media_type}") from None
     except _DECODER_ERRORS:
         raise InvalidInput(_DAMAGED) from None
     with picture:
@@ -48,7 +52,7 @@ def decode(data: bytes, media_type: str, max_pixels: int) -> Image.Image:
 
 def _loaded(picture: Image.Image) -> Image.Image:
     try:
-        # Reads the whole file, and raises if it is truncated.
+        # This reads the whole file, and raises an error if the file is truncated.
         picture.load()
         return _flat(ImageOps.exif_transpose(picture))
     except _DECODER_ERRORS:
@@ -68,5 +72,5 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise InvalidInput(
-            f"the picture has {width} by {height} pixels; at most {max_pixels} in all are accepted"
+            f"the image has {width} x {height} pixels; at most {max_pixels} pixels are accepted"
         )

@@ -1,4 +1,7 @@
-"""Large inputs and results in blob storage: the message holds a reference (claim check)."""
+"""Read large inputs from blob storage, and store large results there.
+
+The message contains only a reference to the blob (claim check).
+"""
 
 import contextlib
 import hashlib
@@ -32,14 +35,14 @@ T = TypeVar("T")
 
 
 class BlobStore(Protocol):
-    """The payload container. Both methods raise AzureError if it cannot be reached."""
+    """The blob container for payloads. Both methods raise AzureError if it cannot be reached."""
 
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
-        """Yield the blob in pieces.
+        """Yield the blob in chunks.
 
         Raises:
             ResourceNotFoundError: The blob does not exist.
-            PayloadCorrupt: The blob has another size than the reference.
+            PayloadCorrupt: The blob's size differs from the size in the reference.
         """
         ...
 
@@ -49,7 +52,7 @@ class BlobStore(Protocol):
 
 
 class BlobPayloads:
-    """Fetch inputs and store results. Any thread may call the methods."""
+    """Fetches inputs from blobs, and stores results. Any thread may call the methods."""
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
@@ -60,22 +63,22 @@ class BlobPayloads:
 
         Raises:
             PayloadsAway: Blob storage did not answer before `wait` returned False.
-            PayloadUnusable: The blob does not exist, or is not what the reference describes.
+            PayloadUnusable: The blob does not exist, or does not match its reference.
             InvalidInput: The input is too large for the model.
         """
         _check_size(ref.size_bytes, model.max_upload_bytes)
         return self._fetch(ref, b"".join, wait)
 
     def open(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> io.BufferedIOBase:
-        """Return the input as an open file, which is never in memory as a whole.
+        """Download the input to a temporary file, and return the open file.
 
-        Raises the same errors as `fetch`.
+        The input is never in memory as a whole. The errors are the same as those of `fetch`.
         """
         _check_size(ref.size_bytes, model.max_upload_bytes)
         return self._fetch(ref, _spool, wait)
 
     def store(self, job_id: str, data: bytes, media_type: str, wait: Wait) -> PayloadRef:
-        """Store a result; return the reference to it.
+        """Store a result as a blob; return the reference to the blob.
 
         Raises:
             PayloadsAway: Blob storage did not answer before `wait` returned False.
@@ -91,11 +94,14 @@ class BlobPayloads:
             )
         except ResourceModifiedError:
             raise PayloadUnusable(
-                "the upload was changed after a job named it; upload and submit it again"
+                "the upload was changed after the job was submitted; upload the input again and "
+                "submit a new job"
             ) from None
         except ResourceNotFoundError:
             # Blob storage is strongly consistent: a missing blob was never written, or was deleted.
-            raise PayloadUnusable("the input's blob does not exist; submit it again") from None
+            raise PayloadUnusable(
+                "the blob of the input does not exist; submit the input again"
+            ) from None
         except PayloadCorrupt as error:
             raise PayloadUnusable(f"{error}; submit the input again") from None
 
@@ -107,9 +113,10 @@ class BlobPayloads:
             except ResourceNotFoundError:
                 self._status.mark_up()
                 raise
-            # OSError: a broken connection, or a full disk.
+            # An OSError means a broken connection or a full disk.
             except (AzureError, OSError) as error:
-                # The blob was replaced during the read: a pinned ETag is lost, a digest may match.
+                # The blob was replaced during the read. If the reference has an ETag, the old blob
+                # is gone. If not, the new blob may have the right digest, so the read starts again.
                 if is_pinned and isinstance(error, ResourceModifiedError):
                     self._status.mark_up()
                     raise
@@ -123,23 +130,24 @@ class BlobPayloads:
 
 
 class AzureBlobStore:
-    """The payload container in Azure Blob Storage."""
+    """The blob container for payloads in Azure Blob Storage."""
 
     def __init__(self, account: BlobServiceClient) -> None:
         self._container = account.get_container_client(PAYLOAD_CONTAINER)
 
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
-        """Yield the blob in pieces."""
+        """Return the blob's chunks, as described in `BlobStore.read`."""
         pinned: dict[str, Any] = {}
         if ref.etag:
             pinned = {"etag": ref.etag, "match_condition": MatchConditions.IfNotModified}
-        # As stored: a blob's content encoding must not make us decompress it.
+        # The blob is read as it is stored, and not decompressed if it has a content encoding.
         download = self._container.download_blob(
             ref.blob, max_concurrency=1, decompress=False, **pinned
         )
         if download.size != ref.size_bytes:
             raise PayloadCorrupt(
-                f"the payload has {download.size} bytes, {ref.size_bytes} were announced"
+                f"the payload has {download.size} bytes, but its reference announces "
+                f"{ref.size_bytes} bytes"
             )
         return download.chunks()
 
@@ -148,7 +156,7 @@ class AzureBlobStore:
         try:
             self._upload(blob, data, media_type)
         except ResourceNotFoundError:
-            # Only the container can be missing: the first writer creates it.
+            # Only the container can be missing, because the first write creates it.
             with contextlib.suppress(ResourceExistsError):
                 self._container.create_container()
             self._upload(blob, data, media_type)
@@ -160,7 +168,7 @@ class AzureBlobStore:
 
 
 def _verify(ref: PayloadRef, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the same pieces; raise PayloadCorrupt at the end if the digest is wrong."""
+    """Yield the chunks unchanged; after the last one, raise PayloadCorrupt on a wrong digest."""
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
@@ -169,7 +177,7 @@ def _verify(ref: PayloadRef, pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _spool(pieces: Iterator[bytes]) -> io.BufferedIOBase:
-    # The file has no name, so that nothing is left behind if the process is killed.
+    # The file has no name, so that it disappears if the process is killed.
     file = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
     try:
         for piece in pieces:
@@ -183,12 +191,14 @@ def _spool(pieces: Iterator[bytes]) -> io.BufferedIOBase:
 
 def _check_size(size_bytes: int, max_bytes: int) -> None:
     if size_bytes > max_bytes:
-        raise InvalidInput(f"the input has {size_bytes} bytes; at most {max_bytes} are accepted")
+        raise InvalidInput(
+            f"the input has {size_bytes} bytes; at most {max_bytes} bytes are accepted"
+        )
 
 
 def _text(error: BaseException) -> str:
     if isinstance(error, OSError):
-        # The text of some contains an address.
+        # The text of some OSErrors contains an address.
         return ": ".join(filter(None, (type(error).__name__, error.strerror)))
     # Only the first line: the rest of an Azure error may contain a signed address.
     lines = str(error).strip().splitlines()

@@ -1,7 +1,8 @@
-"""Decode arrays from foreign callers: `.npy` files, or lists of numbers in JSON.
+"""Decode untrusted arrays: `.npy` files, or lists of numbers in JSON.
 
-A `.npy` file keeps its number type. Numbers in JSON become float32. The gateway sends the tensors
-of `/v2` as JSON too: a single input as nested lists, several inputs as an object of nested lists.
+Arrays in `.npy` files keep their number type. Numbers in JSON become float32. The gateway also
+sends the tensors of `/v2` requests as JSON: one tensor as nested lists, several tensors as an
+object of nested lists.
 """
 
 import math
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 
 _MAX_RANK: Final = 8
 _MAX_NAMES: Final = 64
-# Booleans, signed and unsigned integers, floats; not objects, texts, records or times.
+# NumPy's codes for booleans, signed integers, unsigned integers and floats.
 _KINDS: Final = "biuf"
 
-# NumPy's own reader evaluates the header as Python. All writers use this form; at most eight sizes
-# of at most fifteen digits are read.
+# NumPy's own reader evaluates the header as Python, which is not safe here. All writers use this
+# form of header. At most eight sizes of at most fifteen digits are accepted.
 _MAGIC: Final = b"\x93NUMPY"
 _VERSIONS: Final = (b"\1", b"\2", b"\3")
 _LENGTHS: Final = {1: struct.Struct("<H"), 2: struct.Struct("<I"), 3: struct.Struct("<I")}
@@ -38,7 +39,7 @@ Tensors = Any
 
 
 def decode(data: bytes, media_type: str) -> Tensors:
-    """Return the array, or several arrays by name; raise InvalidInput if it cannot be decoded."""
+    """Decode one array, or several arrays by name; raise InvalidInput if that is not possible."""
     if media_type == media.JSON:
         return _from_json(parse_json(data))
     return _from_npy(data)
@@ -48,23 +49,30 @@ def _from_json(value: Any) -> Tensors:
     if not isinstance(value, dict):
         return _array(value, "the input")
     if not 1 <= len(value) <= _MAX_NAMES:
-        raise InvalidInput(f"expected 1 to {_MAX_NAMES} arrays by name")
+        raise InvalidInput(
+            f"the input is an object with {len(value)} arrays; expected 1 to {_MAX_NAMES} arrays"
+        )
     return {name: _array(rows, name[:100]) for name, rows in value.items()}
 
 
 def _array(rows: Any, name: str) -> "NDArray[Any]":
     import numpy as np  # noqa: PLC0415  a worker without such models needs no NumPy
 
-    unfit = InvalidInput(f"{name}: expected numbers in lists, nested evenly, within float32")
+    unfit = InvalidInput(
+        f"{name}: expected nested lists of equal length, with numbers in the range of float32"
+    )
     try:
-        # NumPy chooses the type: if it were told float, it would convert texts to numbers.
+        # NumPy chooses the type, because with an explicit float type it would convert texts to
+        # numbers.
         found = np.array(rows)
     except (ValueError, TypeError, OverflowError):
         raise unfit from None
     if found.dtype.kind not in _KINDS:
         raise unfit
     if found.ndim > _MAX_RANK:
-        raise InvalidInput(f"{name}: expected at most {_MAX_RANK} dimensions")
+        raise InvalidInput(
+            f"{name}: has {found.ndim} dimensions; at most {_MAX_RANK} dimensions are accepted"
+        )
     with np.errstate(over="ignore"):
         array = found.astype(np.float32)
     if not np.isfinite(array).all():
@@ -85,13 +93,16 @@ def _from_npy(data: bytes) -> "NDArray[Any]":
         raise InvalidInput("the array's header cannot be read, or its values are not numbers")
     dtype = np.dtype(header["type"].decode())
     shape = tuple(int(size) for size in header["shape"].split(b",") if size.strip())
-    # Checked before anything is allocated: the header could announce any size.
+    # The size is checked before memory is allocated, because the header could announce any size.
     if math.prod(shape) * dtype.itemsize != len(body):
-        raise InvalidInput(f"the array's header does not fit the {len(body)} bytes that follow it")
+        raise InvalidInput(
+            f"the shape and type in the array's header do not match the {len(body)} bytes that "
+            "follow the header"
+        )
     order: Literal["F", "C"] = "F" if header["fortran"] == b"True" else "C"
     try:
         array = np.frombuffer(body, dtype).reshape(shape, order=order)
     except ValueError:
-        # One dimension is zero, and another is larger than possible.
-        raise InvalidInput("the array's sizes are out of range") from None
+        # One dimension is zero, and another dimension is larger than NumPy supports.
+        raise InvalidInput("a dimension in the array's header is too large") from None
     return np.array(array, dtype.newbyteorder("="), order="C")

@@ -1,4 +1,4 @@
-"""Decode text and JSON from foreign callers."""
+"""Decode untrusted text and JSON."""
 
 import json
 from typing import NoReturn
@@ -12,15 +12,17 @@ def decode(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"the text is not UTF-8: see byte {error.start}") from None
+        raise InvalidInput(
+            f"the text is not UTF-8: the first invalid byte is at offset {error.start}"
+        ) from None
 
 
 def parse_json(data: bytes) -> Json:
-    """Return the value; raise InvalidInput if it is not JSON. NaN and infinities are not JSON."""
+    """Decode a JSON value; raise InvalidInput if it is not valid JSON or has NaN or infinities."""
     try:
         return json.loads(decode(data), parse_constant=_refuse)
     except (ValueError, RecursionError):
-        raise InvalidInput("the input is not JSON") from None
+        raise InvalidInput("the input is not valid JSON") from None
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Fetch inputs from URLs, within limits of size and time."""
+"""Fetch inputs from URLs, with limits on size and time."""
 
 import json
 from typing import Final
@@ -19,7 +19,7 @@ _HEADERS: Final = {"accept": "*/*", "accept-encoding": "identity", "user-agent":
 
 
 class UrlFetcher:
-    """Fetch inputs with the guarded HTTP client."""
+    """Fetches inputs from URLs with the guarded HTTP client, and follows redirects."""
 
     def __init__(self, http: GuardedHttp) -> None:
         self._http = http
@@ -28,18 +28,22 @@ class UrlFetcher:
         """Return the bytes of an input, and their media type.
 
         Raises:
-            InvalidInput: The URL may not be fetched, or has no usable response.
-            UnsupportedMediaType: The model does not take the media type.
+            InvalidInput: The URL is not allowed, or the server sent no usable response.
+            UnsupportedMediaType: The model does not accept the media type.
         """
         response = self._get(payload.url, model.max_input_bytes)
         if response.status != 200:
-            raise InvalidInput(f"the input's URL answered with status {response.status}")
+            raise InvalidInput(
+                f"the server of the input's URL answered with status {response.status}; "
+                "expected 200"
+            )
         if len(response.body) > model.max_input_bytes:
             raise InvalidInput(
-                f"the input's URL has more than the {model.max_input_bytes} bytes that are accepted"
+                f"the response from the input's URL is too large; at most {model.max_input_bytes} "
+                "bytes are accepted"
             )
         if not response.body:
-            raise InvalidInput("the input's URL has no bytes")
+            raise InvalidInput("the response from the input's URL is empty")
         return response.body, _media_type(payload, response, model)
 
     def _get(self, url: str, limit_bytes: int) -> GuardedResponse:
@@ -49,23 +53,30 @@ class UrlFetcher:
                     "GET", url, _HEADERS, None, Limits(limit_bytes, LIMIT_SECONDS)
                 )
             except ForbiddenAddress as error:
-                raise InvalidInput(f"the input's URL cannot be fetched: {error}") from None
+                raise InvalidInput(f"the input's URL is refused: {error}") from None
             except OutboundFailed as error:
-                raise InvalidInput(f"the input's URL {error}") from None
+                raise InvalidInput(f"the server of the input's URL {error}") from None
             if response.status not in _REDIRECTS or response.location is None:
                 return response
             try:
-                # The target is as foreign as the first URL: the next round checks it.
+                # The target is checked like the first URL, in the next iteration.
                 url = urljoin(url, response.location)
             except ValueError:
                 raise InvalidInput(
-                    "the input's URL redirects to something that is not a URL"
+                    "the input's URL redirects to a location that is not a valid URL"
                 ) from None
         raise InvalidInput(f"the input's URL redirects more than {MAX_REDIRECTS} times")
 
 
 def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntry) -> str:
-    """Return the media type: from the job, else from the bytes, else from the server."""
+    """Return the media type of a response.
+
+    The type in the job has precedence, then the type that the bytes show, then the type that the
+    server sent.
+
+    Raises:
+        UnsupportedMediaType: The model does not accept this type, or the bytes contradict it.
+    """
     found = (
         media.essence(payload.media_type or "")
         or media.sniff(response.body)
@@ -74,8 +85,8 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
     )
     if found not in model.media_types:
         raise UnsupportedMediaType(
-            f"the input's URL has {found[:100]}, which {model.name} does not take; "
-            f"it takes {', '.join(model.media_types)}"
+            f"the input's URL has the media type {found[:100]}, which {model.name} does not "
+            f"accept; expected {' or '.join(model.media_types)}"
         )
     if not media.agrees(found, response.body) or (
         found == media.JSON and not _is_json(response.body)

@@ -1,7 +1,8 @@
-"""A device and its memory: the interface, and a CUDA card.
+"""The interface of a device with its memory, and its implementation for a CUDA GPU.
 
-Sizes are what torch's allocator takes of the card, in whole blocks, and what models declare. A
-process uses one card; CUDA_VISIBLE_DEVICES chooses it. `simulated_device` has another device.
+A size is the memory that torch's allocator reserves on the GPU, in whole blocks, plus the memory
+that the model declares. A process uses one GPU, which CUDA_VISIBLE_DEVICES chooses.
+`simulated_device` has another implementation.
 """
 
 import contextlib
@@ -16,31 +17,34 @@ from worker.memory.device_errors import BudgetExceeded
 
 T = TypeVar("T", bound="MemoryHolder")
 
-# Each process's CUDA context and libraries take some hundred megabytes beside its models.
+# The CUDA context and libraries of each process use several hundred megabytes in addition to its
+# models.
 _USABLE_SHARE = 0.94
 _CONTEXT_BYTES = 512 * 2**20
 
 
 class MemoryHolder(Protocol):
-    """Something that takes memory of the device: a loaded model."""
+    """Something that uses device memory, for example a `LoadedModel`."""
 
     def memory_bytes(self, cost: float) -> int:
-        """Return the memory that it takes outside torch while a batch of this cost runs.
+        """Return how many bytes of device memory it uses outside torch during a batch of this cost.
 
-        With cost 0: while no batch runs. torch's own memory is measured, and not part of this.
+        With cost 0, return how many bytes it uses while no batch runs. The memory of torch's
+        allocator is measured, and must not be included.
         """
         ...
 
 
 @dataclass(slots=True)
 class Batch:
-    """A batch to run.
+    """A batch that runs on a device. Its memory does not include the loaded model itself.
 
     Attributes:
-        cost: In the model's own unit.
-        known_bytes: What the batch takes, if an earlier one was measured.
-        limit_bytes: For a trial: it fails if it takes more, also if the device has more.
-        measured_bytes: What the batch took; set by the device if `known_bytes` is None.
+        cost: The cost of the batch, in the model's own unit.
+        known_bytes: How much memory the batch needs, if that was measured before; otherwise None.
+        limit_bytes: How much memory a trial batch may use. If it uses more, it fails, even if the
+            device has more memory. None for no limit.
+        measured_bytes: How much memory the batch used; set by the device if `known_bytes` is None.
     """
 
     cost: float
@@ -50,54 +54,64 @@ class Batch:
 
 
 class Device(Protocol):
-    """A device as this process uses it. Sizes come from torch and from the model's hook."""
+    """A device that this process uses. Sizes include torch's memory and the models' own memory."""
 
     @property
     def key(self) -> str:
-        """Return a name that is the same in all processes on this device, and unique to it."""
+        """Return the unique name of the device, which is the same in all processes."""
         ...
 
     @property
     def total_bytes(self) -> int:
-        """Return how much memory all models together may take."""
+        """Return how many bytes of device memory all models together may use."""
         ...
 
     @property
     def used_bytes(self) -> int:
-        """Return how much memory this process has taken now."""
+        """Return how many bytes of device memory this process uses now."""
         ...
 
     def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
-        """Build a model; return it, and the bytes that it takes.
+        """Build a model on the device.
 
         Args:
             build: Builds the model.
-            limit_bytes: The load fails if it takes more, also if the device has more. Without a
-                limit, other models may use the device meanwhile.
+            limit_bytes: How much memory the model may use. If it uses more, the load fails, even if
+                the device has more memory. None for no limit: then other models may use the device
+                at the same time.
+
+        Returns:
+            The model, and how many bytes of device memory it uses.
 
         Raises:
-            Exception: An error that `is_out_of_memory` recognises, or what `build` raises.
+            Exception: Memory ran out (`is_out_of_memory` is true for the error), or `build` raised
+                an error.
         """
         ...
 
     def unload(self, resident_bytes: int) -> None:
-        """Free what a model of this size leaves behind after it is unloaded."""
+        """Return the memory of a model of this size to the device, after the model was deleted."""
         ...
 
     def running(self, holder: MemoryHolder, batch: Batch) -> AbstractContextManager[None]:
-        """Run a batch, measuring its memory if unknown."""
+        """Return a context manager for the run of a batch, which measures its memory if unknown."""
         ...
 
     def release_cached(self) -> None:
-        """Return cached memory to the device."""
+        """Return memory that this process has cached but does not use to the device."""
         ...
 
 
 class CudaDevice:
-    """The CUDA card that this process uses."""
+    """The CUDA GPU that this process uses."""
 
     def __init__(self, torch: Any, shares: int = 1) -> None:
-        """Take one share of the card; `shares` is among how many pods the card is divided."""
+        """Read the GPU's size, and limit this process to one share of its memory.
+
+        Args:
+            torch: The module torch.
+            shares: The number of pods that divide the GPU.
+        """
         self._torch = torch
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         # For a process with a MIG slice, CUDA returns the slice's UUID.
@@ -105,22 +119,22 @@ class CudaDevice:
         _, all_bytes = torch.cuda.mem_get_info()
         self.total_bytes = usable_bytes(all_bytes, shares)
         if shares > 1:
-            # The other pods share no files with this one: torch enforces the limit of this process.
+            # The pods share no reservations, so torch enforces the limit of this process.
             torch.cuda.set_per_process_memory_fraction(self.total_bytes / all_bytes)
 
     @classmethod
     def find(cls, shares: int = 1) -> "CudaDevice | None":
-        """Return the card; None if no model has imported torch, or the machine has no card."""
+        """Return the GPU; None if no model has imported torch, or the machine has no GPU."""
         torch = sys.modules.get("torch")
         return cls(torch, shares) if torch is not None and torch.cuda.is_available() else None
 
     @property
     def used_bytes(self) -> int:
-        """Return what torch has reserved in this process."""
+        """Return how many bytes of GPU memory torch has reserved in this process."""
         return int(self._torch.cuda.memory_reserved())
 
     def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
-        """Build a model, and check the limit after it was built."""
+        """Build a model, and compare its size with the limit afterwards."""
         self.release_cached()
         before_bytes = self._torch.cuda.memory_reserved()
         holder = build()
@@ -131,17 +145,17 @@ class CudaDevice:
             del holder
             self.release_cached()
             raise BudgetExceeded(
-                f"the model takes {size_bytes} bytes, but {limit_bytes} are reserved for it"
+                f"the model uses {size_bytes} bytes, but only {limit_bytes} are reserved for it"
             )
         return holder, size_bytes
 
     def unload(self, resident_bytes: int) -> None:
-        """Return the memory of an unloaded model to the card."""
+        """Return the memory of an unloaded model to the GPU."""
         self.release_cached()
 
     @contextlib.contextmanager
     def running(self, holder: MemoryHolder, batch: Batch) -> Iterator[None]:
-        """Run a batch, measuring its memory if unknown."""
+        """Run the body of the `with` block as a batch; measure its memory if unknown."""
         if batch.known_bytes is not None:
             yield
             return
@@ -156,18 +170,25 @@ class CudaDevice:
         size_bytes = taken_bytes + max(0, declared_bytes)
         if batch.limit_bytes is not None and size_bytes > batch.limit_bytes:
             raise BudgetExceeded(
-                f"the batch took {size_bytes} bytes, but {batch.limit_bytes} are free for it"
+                f"the batch used {size_bytes} bytes, but only {batch.limit_bytes} were free for it"
             )
         batch.measured_bytes = size_bytes
 
     def release_cached(self) -> None:
-        """Return torch's cached memory to the card."""
+        """Return the memory that torch has cached to the GPU."""
         gc.collect()
         self._torch.cuda.synchronize()
         self._torch.cuda.empty_cache()
 
 
 def usable_bytes(all_bytes: int, shares: int) -> int:
-    """Return how much of a card's share models may take, beside the contexts of all processes."""
+    """Return how many bytes of GPU memory the models of one share may use.
+
+    The memory that the CUDA contexts of all processes need is subtracted.
+
+    Args:
+        all_bytes: The memory of the whole GPU.
+        shares: The number of pods that divide the GPU.
+    """
     contexts_bytes = max(all_bytes * (1 - _USABLE_SHARE), shares * _CONTEXT_BYTES)
     return max(0, int((all_bytes - contexts_bytes) / shares))

@@ -1,9 +1,9 @@
-"""What an error means for the device: it is out of memory, or it is lost.
+"""Decide from an error whether the device is out of memory, or lost.
 
-A lost device fails every further call, so the process has to be restarted. CUDA documents which of
-its errors mean that; `cudaGetErrorString` gives their texts. Errors of cuBLAS and cuDNN may follow
-an earlier fault, or concern their own call only: then a tiny kernel decides. An out-of-memory error
-never means that the device is lost.
+A lost device fails every further call, so the process must be restarted. CUDA documents which of
+its errors mean this, and `cudaGetErrorString` returns their texts. An error of cuBLAS or cuDNN may
+be the consequence of a lost device, or concern only its own call. In this case a tiny kernel shows
+whether the device still works. An out-of-memory error never means that the device is lost.
 """
 
 import re
@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
 
-# torch has an error class for its own allocator on a card. For the host's memory, a library's
-# workspace and a kernel's code it raises a RuntimeError with one of these texts.
+# If torch's own allocator for the GPU runs out of memory, torch raises a special class. For the
+# host's memory, a library's workspace and a kernel's code, it raises a RuntimeError with one of
+# these texts.
 _OUT_OF_MEMORY_TEXT = re.compile(
     r"\b(?:CUDA|HIP|cuda runtime error)\b[^\n]*\bout of memory"
     r"|\b(?:CU|HIP|MIO)[A-Z]+_(?:[A-Z]+_)*ALLOC(?:ATION)?_FAILED"
@@ -20,7 +21,8 @@ _OUT_OF_MEMORY_TEXT = re.compile(
 )
 _CUDA_OUT_OF_MEMORY = 2
 
-# cudaError_t, from driver_types.h: "the process must be terminated and relaunched", and hardware.
+# The values of cudaError_t for which driver_types.h says "the process must be terminated and
+# relaunched", and those for hardware faults.
 _STICKY = {
     214: "uncorrectable ECC error encountered",
     220: "uncorrectable NVLink error detected during the execution",
@@ -41,7 +43,7 @@ _STICKY = {
 }
 _STICKY_TEXTS = frozenset(text.lower() for text in _STICKY.values())
 
-# How torch, Triton and the libraries below them begin their messages about the device.
+# How error messages about the device begin in torch, in Triton and in the libraries that they use.
 _DEVICE_MESSAGE = re.compile(
     r"(?:CUDA error|CUDA driver error|CUDA runtime error[^:]*|Triton Error \[CUDA\]|cuDNN error"
     r"|cuda runtime error \(\d+\)|HIP error)\s*:\s*(.*)",
@@ -53,7 +55,7 @@ _MAX_CAUSES = 10
 
 
 class DeviceState(Enum):
-    """What an error implies about the device."""
+    """The state of the device that an error shows; UNKNOWN if the error does not show it."""
 
     FINE = "fine"
     LOST = "lost"
@@ -64,9 +66,9 @@ def is_device_lost(error: BaseException, computes: Callable[[], bool] | None = N
     """Return whether this error, or one of its causes, means that the device is lost.
 
     Args:
-        error: What was raised.
-        computes: Returns whether the device still computes. Called if the error does not say; by
-            default it runs a tiny kernel.
+        error: The error that was raised.
+        computes: Returns whether the device still works. Called only if the error does not show the
+            state of the device. The default runs a tiny kernel.
     """
     states = {device_state(cause) for cause in error_chain(error)}
     if DeviceState.LOST in states:
@@ -75,7 +77,10 @@ def is_device_lost(error: BaseException, computes: Callable[[], bool] | None = N
 
 
 def device_state(error: BaseException) -> DeviceState:
-    """Return what this error alone implies, by its code if it has one, else by its text."""
+    """Return the state of the device that this error shows; ignore the error's causes.
+
+    The error's code determines the state, or its text if it has no code.
+    """
     if not isinstance(error, RuntimeError) or means_out_of_memory(error):
         return DeviceState.FINE
     # torch.AcceleratorError has the cudaError_t as an attribute.
@@ -86,7 +91,7 @@ def device_state(error: BaseException) -> DeviceState:
 
 
 def device_computes() -> bool:
-    """Return whether a tiny kernel still runs."""
+    """Run a tiny kernel on the device; return whether it succeeds."""
     try:
         run_tiny_kernel()
     except RuntimeError:
@@ -95,7 +100,7 @@ def device_computes() -> bool:
 
 
 def error_chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error, its cause, the cause of that, and so on."""
+    """Yield the error, then its cause, then the cause of the cause, and so on."""
     cause: BaseException | None = error
     for _ in range(_MAX_CAUSES):
         if cause is None:
@@ -105,10 +110,13 @@ def error_chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def run_tiny_kernel() -> None:
-    """Compute something on the device that this process uses, and wait for the result.
+    """Add two numbers on the device that this process uses, and wait for the result.
 
-    Raises what torch raises. Does not start a GPU that no model of this process has used. A full
-    GPU counts as healthy.
+    If no model of this process has used the GPU, the kernel runs on the CPU. If the GPU is out of
+    memory, it counts as healthy.
+
+    Raises:
+        RuntimeError: The device failed.
     """
     if torch := sys.modules.get("torch"):
         device = "cuda" if torch.cuda.is_initialized() else "cpu"
@@ -128,13 +136,13 @@ def _state_by_text(text: str) -> DeviceState:
 
 
 class BudgetExceeded(MemoryError):
-    """The simulated device has less memory left than was requested."""
+    """A model or batch needs more memory than is reserved or available for it."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Return whether the error, or one of its causes, means that memory ran out.
 
-    Does not import torch if no model has.
+    This works without importing torch.
     """
     while error is not None:
         if means_out_of_memory(error):
@@ -144,7 +152,10 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def means_out_of_memory(error: BaseException) -> bool:
-    """Return the same for this error alone, by its code if it has one, else by its text."""
+    """Return whether this error means that memory ran out; ignore the error's causes.
+
+    The error's class, its code, or its text if it has no code, determine the answer.
+    """
     torch_error = getattr(sys.modules.get("torch"), "OutOfMemoryError", ())
     if isinstance(error, (MemoryError, torch_error)):
         return True

@@ -1,4 +1,4 @@
-"""Limit what batches may take of the device's memory, and the use of the device at one time."""
+"""Limit the memory of batches, and control which models use the device at the same time."""
 
 import contextlib
 import logging
@@ -12,15 +12,16 @@ from worker.memory.profile import MemoryProfile
 
 _log = logging.getLogger(__name__)
 
-# If sizes are unknown, a batch is at most this many times larger than the largest measured one.
+# The cost of a batch is at most this many times the cost of the largest measured batch.
 _GROWTH = 2.0
 _MAX_EXCLUSIVE_WAIT_SECONDS = 10.0
 
 
 class DeviceGate:
-    """Shared and exclusive use of the device by the models of this process.
+    """A lock for shared or exclusive use of the device by the models of this process.
 
-    An exclusive user waits for those inside; later users wait for the exclusive one.
+    Before exclusive use, a thread waits until all other threads have ended their use. Threads that
+    arrive later wait until the exclusive use ends.
     """
 
     def __init__(self, max_wait_seconds: float = _MAX_EXCLUSIVE_WAIT_SECONDS) -> None:
@@ -32,7 +33,7 @@ class DeviceGate:
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
-        """Use the device beside others."""
+        """Use the device during the `with` block, while other threads may use it, too."""
         with self._changed:
             self._changed.wait_for(lambda: not (self._is_exclusive or self._waiting_count))
             self._inside_count += 1
@@ -45,10 +46,10 @@ class DeviceGate:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Use the device while no other thread of this process does.
+        """Use the device during the `with` block, while no other thread of this process uses it.
 
-        If another user stays inside for too long, use the device beside it: a job may last minutes,
-        and no other user gets in meanwhile.
+        If another thread does not end its use within a time limit, use the device at the same time
+        as that thread: its job may last minutes, and all later threads would have to wait, too.
         """
         with self._changed:
             self._waiting_count += 1
@@ -67,9 +68,10 @@ class DeviceGate:
 
 
 class BatchLimit:
-    """The limit on the batches of one loaded model. Belongs to the model's device thread.
+    """Limits the batches of one loaded model. Only the model's device thread may use it.
 
-    Memory is not reserved or measured here, but the limit shrinks after a batch that did not fit.
+    This class does not measure or reserve memory. It reduces the limit after each batch that did
+    not fit into memory.
     """
 
     def __init__(
@@ -79,8 +81,8 @@ class BatchLimit:
 
         Args:
             model: The model's name, for the logs.
-            gate: Admits batches to the device.
-            record_split: Called for every batch that did not fit.
+            gate: Controls which models use the device at the same time.
+            record_split: Called for every batch that did not fit into memory.
         """
         self._model = model
         self._gate = gate
@@ -89,34 +91,39 @@ class BatchLimit:
 
     @property
     def max_cost(self) -> float:
-        """Return the largest cost of the next batch. A single item may cost more."""
+        """Return the largest cost of the next batch. The cost of a single item may be higher."""
         return self._learned_cost
 
     @contextlib.contextmanager
     def admit(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
-        """Surround a batch of this cost; raise what the device raises if its memory runs out."""
+        """Run the body of the `with` block as a batch of this cost, with access to the device.
+
+        Args:
+            cost: The cost of the batch.
+            is_exclusive: Whether no other model of this process may use the device meanwhile.
+        """
         with self._gate.exclusive() if is_exclusive else self._gate.shared():
             yield
 
     def note_exceeded(self, cost: float, next_cost: float) -> None:
-        """Note that a batch ran out of memory.
+        """Record that a batch ran out of memory, and reduce the limit.
 
         Args:
-            cost: The batch's cost.
-            next_cost: The limit for the next batches, if it is lower than the current one.
+            cost: The cost of the batch.
+            next_cost: The new limit. It is ignored if it is not lower than the current limit.
         """
         self._record_split()
         if next_cost < min(cost, self._learned_cost):
             self._learned_cost = next_cost
             _log.warning(
-                "%s: out of memory at a batch of cost %g; batches cost %g at most from now on",
+                "%s: out of memory at a batch of cost %g; from now on the limit is %g",
                 *(self._model, cost, next_cost),
             )
 
 
 @dataclass(slots=True)
 class DeviceModel:
-    """A model on a device: its measured sizes, and how much is reserved for it."""
+    """A model on a device, with its measured memory and the bytes that are reserved for it."""
 
     device: Device
     holder: MemoryHolder
@@ -125,7 +132,7 @@ class DeviceModel:
 
 
 class MeasuredBatchLimit(BatchLimit):
-    """The limit of a model on a device whose memory is reserved and measured."""
+    """Limits the batches of a model on a device whose memory is reserved and measured."""
 
     def __init__(
         self,
@@ -135,33 +142,48 @@ class MeasuredBatchLimit(BatchLimit):
         save_measurement: Callable[[DeviceModel], None],
         record_split: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start with what is known; `save_measurement` is called after each new measurement."""
+        """Start with the earlier measurements of the model.
+
+        Args:
+            model: The model's name, for the logs.
+            gate: Controls which models use the device at the same time.
+            placed: The model on its device.
+            save_measurement: Called after each new measurement.
+            record_split: Called for every batch that did not fit into memory.
+        """
         super().__init__(model, gate, record_split)
         self._placed = placed
         self._save_measurement = save_measurement
 
     @property
     def max_cost(self) -> float:
-        """Return the largest cost: what fits, and not far beyond what was measured."""
+        """Return the largest cost of the next batch.
+
+        A batch of this cost fits into the reserved memory, and costs at most twice as much as the
+        largest measured batch.
+        """
         peaks = self._placed.profile.peaks
         untried = peaks[-1][0] * _GROWTH if peaks else 0.0
         return min(self._learned_cost, self.fitting_cost, untried)
 
     @property
     def fitting_cost(self) -> float:
-        """Return the largest cost that fits into the reserved memory, as far as measured."""
+        """Return the largest cost that fits into the reserved memory, by the measurements."""
         return self._placed.profile.largest_cost(self._placed.reserved_bytes)
 
     def is_measured(self, cost: float) -> bool:
-        """Return whether a batch of at least this cost was measured."""
+        """Return whether the memory of a batch of at least this cost was measured."""
         return self._placed.profile.is_measured(cost)
 
     @contextlib.contextmanager
     def admit(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
-        """Surround a batch; measure it if it is larger than any batch before."""
+        """Run the body of the `with` block as a batch of this cost.
+
+        If the cost is higher than that of all measured batches, measure the memory of the batch.
+        """
         profile = self._placed.profile
         known_bytes = profile.peak_bytes(cost) if profile.is_measured(cost) else None
-        # A measurement would include whatever else runs on the device.
+        # A measurement would also include all other work on the device, so it needs exclusive use.
         is_exclusive = is_exclusive or known_bytes is None
         batch = Batch(cost, known_bytes)
         with super().admit(cost, is_exclusive=is_exclusive), self._on_device(batch):
@@ -169,7 +191,10 @@ class MeasuredBatchLimit(BatchLimit):
 
     @contextlib.contextmanager
     def trial(self, cost: float) -> Iterator[None]:
-        """Surround a batch that is not a job: measure it, and keep it within the reservation."""
+        """Run the body of the `with` block as a batch without jobs, and measure its memory.
+
+        The batch fails if it needs more memory than is reserved.
+        """
         free_bytes = self._placed.reserved_bytes - self._placed.profile.resident_bytes
         batch = Batch(cost, None, free_bytes)
         with super().admit(cost, is_exclusive=True), self._on_device(batch):
@@ -185,6 +210,6 @@ class MeasuredBatchLimit(BatchLimit):
             self._save_measurement(placed)
 
     def note_exceeded(self, cost: float, next_cost: float) -> None:
-        """Return the device's cached memory first, then note the batch."""
+        """Return cached memory to the device, and record that a batch ran out of memory."""
         self._placed.device.release_cached()
         super().note_exceeded(cost, next_cost)

@@ -1,4 +1,4 @@
-"""The measured memory of models, stored from one start to the next."""
+"""Measurements of the memory of models, which are stored for the next start."""
 
 import contextlib
 import json
@@ -12,14 +12,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class MemoryProfile:
-    """The sizes of one model.
+    """The measured memory of one model.
 
     Attributes:
-        resident_bytes: What the model holds while it is loaded.
-        peaks: Pairs of a batch's cost and what a batch of that cost took in addition, by ascending
-            cost. Beyond the last pair, batches are assumed to grow in proportion, which is not
-            less than they will take.
-        load_seconds: How long it took to load.
+        resident_bytes: How many bytes the model uses while it is loaded and no batch runs.
+        peaks: For each measured batch, its cost and how many more bytes the model used while the
+            batch ran; in ascending order of cost. For larger batches, the memory is assumed to grow
+            in proportion to the cost, which is not too low.
+        load_seconds: How long it took to load the model.
     """
 
     resident_bytes: int
@@ -27,7 +27,10 @@ class MemoryProfile:
     load_seconds: float = 0.0
 
     def peak_bytes(self, cost: float) -> int | None:
-        """Return what a batch takes in addition to the model; None if nothing was measured."""
+        """Return how many bytes a batch of this cost needs in addition to the loaded model.
+
+        The result is None if no batch was measured.
+        """
         if not self.peaks:
             return None
         at = bisect_left(self.peaks, (cost, 0))
@@ -37,11 +40,14 @@ class MemoryProfile:
         return int(last_bytes * cost / last_cost) + 1
 
     def is_measured(self, cost: float) -> bool:
-        """Return whether a batch of at least this cost was measured."""
+        """Return whether the memory of a batch of at least this cost was measured."""
         return bool(self.peaks) and cost <= self.peaks[-1][0]
 
     def largest_cost(self, device_bytes: int) -> float:
-        """Return the largest cost of a batch if the model has this much memory; 0 if none fits."""
+        """Return the largest cost of a batch that fits if the model may use `device_bytes`.
+
+        The result is 0 if no batch fits.
+        """
         left_bytes = device_bytes - self.resident_bytes
         if left_bytes < 0:
             return 0.0
@@ -54,11 +60,14 @@ class MemoryProfile:
         return last_cost * left_bytes / last_bytes
 
     def needed_bytes(self, cost: float) -> int:
-        """Return what the model and one batch of this cost take together."""
+        """Return how many bytes the model and one batch of this cost need together."""
         return self.resident_bytes + (self.peak_bytes(cost) or 0)
 
     def with_peak(self, cost: float, size_bytes: int) -> "MemoryProfile":
-        """Return the profile with one more measurement. A larger batch never takes less."""
+        """Return the profile with one more measurement.
+
+        The sizes are adjusted so that a batch of higher cost never needs less memory.
+        """
         peaks = dict(self.peaks)
         peaks[cost] = max(size_bytes, peaks.get(cost, 0))
         rising: list[tuple[float, int]] = []
@@ -68,14 +77,14 @@ class MemoryProfile:
 
 
 class MemoryProfiles:
-    """Stored profiles in a folder, by key. A file that cannot be read is ignored."""
+    """Stores profiles as files in a folder, by key. A file that cannot be read is ignored."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
 
     def get(self, key: str) -> MemoryProfile | None:
-        """Return the stored profile; None without one."""
+        """Return the stored profile; None if there is no valid profile with this key."""
         try:
             document = json.loads(self._path(key).read_bytes())
             profile = MemoryProfile(
@@ -88,7 +97,7 @@ class MemoryProfiles:
         return profile if _is_valid(profile) else None
 
     def put(self, key: str, profile: MemoryProfile) -> None:
-        """Store a profile. A failure is ignored: the next start measures again."""
+        """Store a profile. A failure is ignored, because the next start measures again."""
         with contextlib.suppress(OSError):
             descriptor, name = tempfile.mkstemp(dir=self._folder)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:

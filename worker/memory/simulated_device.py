@@ -1,9 +1,9 @@
 """A simulated device: a memory budget on the CPU, shared by all worker processes of the machine.
 
-The memory of models and batches is charged to one account. A charge beyond the budget fails at
-once, as an allocation on a full card would. So admission can be tested without a GPU. The bytes of
-tensors are counted as a card's allocator would count them; memory outside torch must be declared by
-the model. Without torch, nothing is counted.
+The memory of models and batches is charged against one budget. A charge that exceeds the budget
+fails at once, like an allocation on a full GPU. So memory admission can be tested without a GPU.
+The bytes of tensors are counted as the allocator of a GPU would count them. Memory outside torch
+must be declared by the model. Without torch, only declared memory is counted.
 """
 
 import contextlib
@@ -32,21 +32,26 @@ _LEAVES = (str, bytes, int, float, complex, bool, type(None), type, ModuleType, 
 
 @dataclass(frozen=True, slots=True)
 class AccountRecord:
-    """The history of an account: the peak use, and the number of refused charges."""
+    """The history of the simulated memory, over all processes.
+
+    Attributes:
+        peak_bytes: The most bytes that all processes together have used.
+        refused_count: How many charges were refused because they exceeded the budget.
+    """
 
     peak_bytes: int = 0
     refused_count: int = 0
 
     @classmethod
     def read(cls, folder: Path) -> "AccountRecord":
-        """Return the record of the account in this folder; an empty one if it cannot be read."""
+        """Read the record from its file in this folder; return an empty record if that fails."""
         try:
             return cls(**json.loads((folder / _RECORD).read_bytes()))
         except (OSError, ValueError, TypeError):
             return cls()
 
     def write(self, folder: Path) -> None:
-        """Replace the stored record."""
+        """Write the record to its file in this folder, and replace an older record."""
         descriptor, name = tempfile.mkstemp(dir=folder)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(asdict(self), file)
@@ -54,9 +59,9 @@ class AccountRecord:
 
 
 class MemoryAccount:
-    """The use of the budget by all processes.
+    """Charges memory against the budget that all processes share.
 
-    Any thread may call the methods. The use of a process ends with the process.
+    Any thread may call the methods. When a process ends, its charges end, too.
     """
 
     def __init__(self, folder: Path, budget_bytes: int) -> None:
@@ -69,19 +74,19 @@ class MemoryAccount:
 
     @property
     def used_bytes(self) -> int:
-        """Return how much of the budget this process uses now."""
+        """Return how many bytes of the budget this process uses now."""
         return self._used_bytes
 
     def charge(self, size_bytes: int) -> None:
-        """Charge `size_bytes`. Raise BudgetExceeded if the budget does not allow it."""
+        """Charge `size_bytes`; raise BudgetExceeded if that would exceed the budget."""
         with self._files.locked():
             in_use = sum(int(document.get(_USED, 0)) for document in self._files.read().values())
             record = AccountRecord.read(self._folder)
             if in_use + size_bytes > self._budget_bytes:
                 AccountRecord(record.peak_bytes, record.refused_count + 1).write(self._folder)
                 raise BudgetExceeded(
-                    f"{size_bytes} bytes more than the {in_use} in use are over the budget of "
-                    f"{self._budget_bytes}"
+                    f"{size_bytes} bytes were requested and {in_use} are in use, which is over the "
+                    f"budget of {self._budget_bytes} bytes"
                 )
             if in_use + size_bytes > record.peak_bytes:
                 AccountRecord(in_use + size_bytes, record.refused_count).write(self._folder)
@@ -93,7 +98,7 @@ class MemoryAccount:
             self._write(self._used_bytes - size_bytes)
 
     def close(self) -> None:
-        """Return everything that this process uses."""
+        """Return all bytes that this process uses to the budget."""
         with self._files.locked():
             self._file.remove()
         self._files.close()
@@ -104,7 +109,7 @@ class MemoryAccount:
 
 
 class BatchCharge:
-    """The charge of one batch, which grows while the batch runs."""
+    """The charged memory of one batch, which grows while the batch runs."""
 
     def __init__(self, account: MemoryAccount, limit_bytes: int | None) -> None:
         self._account = account
@@ -112,7 +117,11 @@ class BatchCharge:
         self.size_bytes = 0
 
     def grow_to(self, size_bytes: int) -> None:
-        """Charge up to `size_bytes` in total. Raise BudgetExceeded if that is not allowed."""
+        """Increase the charge to `size_bytes` in total; do nothing if it is already as large.
+
+        Raises:
+            BudgetExceeded: `size_bytes` exceeds the limit of the batch or the budget.
+        """
         _check(size_bytes, self._limit_bytes)
         more_bytes = size_bytes - self.size_bytes
         if more_bytes > 0:
@@ -120,7 +129,7 @@ class BatchCharge:
             self.size_bytes = size_bytes
 
     def release(self) -> None:
-        """Return the charge: the batch has ended."""
+        """Return the charged bytes to the budget, after the batch has ended."""
         if self.size_bytes:
             self._account.release(self.size_bytes)
             self.size_bytes = 0
@@ -137,7 +146,7 @@ class SimulatedDevice:
 
     @property
     def used_bytes(self) -> int:
-        """Return how much of the budget this process uses now."""
+        """Return how many bytes of the budget this process uses now."""
         return self._account.used_bytes
 
     def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
@@ -149,13 +158,16 @@ class SimulatedDevice:
         return holder, size_bytes
 
     def unload(self, resident_bytes: int) -> None:
-        """Return the charge of an unloaded model."""
+        """Return the charged bytes of an unloaded model to the budget."""
         gc.collect()
         self._account.release(resident_bytes)
 
     @contextlib.contextmanager
     def running(self, holder: MemoryHolder, batch: Batch) -> Iterator[None]:
-        """Run a batch, charging what it is known to take, or else what it is seen to take."""
+        """Run the body of the `with` block as a batch, and charge the memory that it needs.
+
+        If this is not known, count and charge the bytes of the tensors while they are created.
+        """
         charge = BatchCharge(self._account, batch.limit_bytes)
         try:
             if batch.known_bytes is not None:
@@ -171,19 +183,20 @@ class SimulatedDevice:
             charge.release()
 
     def release_cached(self) -> None:
-        """Collect garbage: nothing is cached."""
+        """Collect garbage, because this device has no cache."""
         gc.collect()
 
 
 def _check(size_bytes: int, limit_bytes: int | None) -> None:
     if limit_bytes is not None and size_bytes > limit_bytes:
-        raise BudgetExceeded(
-            f"{size_bytes} bytes are more than the {limit_bytes} that are reserved"
-        )
+        raise BudgetExceeded(f"{size_bytes} bytes are needed, but only {limit_bytes} are reserved")
 
 
 def resident_bytes(thing: object) -> int:
-    """Return the bytes of all tensors that an object holds, directly or not; each storage once."""
+    """Return the size of all tensors that an object references, directly or indirectly, in bytes.
+
+    Storage that several tensors share is counted once.
+    """
     torch = sys.modules.get("torch")
     if torch is None:
         return 0
@@ -196,15 +209,16 @@ def resident_bytes(thing: object) -> int:
 
 @contextlib.contextmanager
 def metering(grown: Callable[[int], None]) -> Iterator[Callable[[], int]]:
-    """Count the bytes of the tensors that this thread creates and keeps within the block.
+    """Count the bytes of the tensors that this thread creates in the `with` block.
 
-    Slow: only for the few batches that are measured.
+    Counting is slow, so it is used only for the few batches that are measured.
 
     Args:
-        grown: Called with each new peak, in bytes. It may raise, as an allocator does.
+        grown: Called with each new peak in bytes. It may raise an error, like an allocator that
+            runs out of memory.
 
     Yields:
-        A function that returns the peak so far, in bytes.
+        A function that returns the peak since the start of the block, in bytes.
     """
     torch = sys.modules.get("torch")
     if torch is None:
@@ -249,7 +263,7 @@ def _live_bytes(torch: Any, grown: Callable[[int], None]) -> Any:
         return {_key(leaf) for leaf in leaves(tree) if isinstance(leaf, torch.Tensor)}
 
     class LiveBytes(dispatch.TorchDispatchMode):  # type: ignore[name-defined,misc]
-        """Follows each storage from the operation that created it until it is freed."""
+        """Counts the bytes of each tensor's storage, from its creation until it is freed."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""The models: one file for each. Its class `Infer` is all that a model's author writes.
+"""The models, one file for each. A model's author only writes the class `Infer` in this file.
 
 The short form takes one item and returns one result:
 
@@ -23,10 +23,10 @@ The full form splits the work, so that the device thread only runs batches:
         def postprocess(self, output: Tensor) -> dict[str, object]:
             ...                                          # on CPU threads, item by item; optional
 
-`preprocess`, or in the short form `__call__`, may also take the caller's `parameters`.
+`preprocess`, or in the short form `__call__`, may also accept the caller's `parameters`.
 
 docs/models.md describes both forms, the constructor's arguments, the kinds of inputs and results,
-and models that run long. A class need not derive from the protocols here. It never deals with
+and long-running models. A class need not derive from the protocols in this module, and never uses
 queues, replies or blobs.
 """
 
@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 Accepts = Literal["audio", "bytes", "file", "image", "json", "tensor", "text"]
-"""The kind of input that a model takes:
+"""The kind of input that a model accepts:
 
     image   a PIL image in RGB, rotated upright
     audio   an `Audio`: mono samples as float32, and their sample rate
@@ -60,27 +60,33 @@ Accepts = Literal["audio", "bytes", "file", "image", "json", "tensor", "text"]
     json    the decoded JSON value
     tensor  a NumPy array, or a dictionary of arrays by name
     bytes   the payload unchanged
-    file    the payload as a binary file, never in memory as a whole; closed afterwards
+    file    the payload as a binary file, which is closed after `preprocess`
 """
 
 
 class Context(Protocol):
-    """A running job as its model sees it. Both methods raise Cancelled if the job is to stop."""
+    """The context of a running job, for its model. Both methods raise an error to stop the job.
+
+    The error is Cancelled if the job was cancelled.
+    """
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
-        """Report how far the job is: a fraction from 0 to 1, a short text, or both."""
+        """Report the job's progress: a fraction from 0 to 1, a short text, or both."""
         ...
 
     def check(self) -> None:
-        """Raise Cancelled if the job is to stop; report nothing."""
+        """Raise an error, usually Cancelled, if the job must stop."""
         ...
 
 
 class ShortInfer(Protocol):
-    """The short form. `accepts` may be omitted if the entry's media types imply the kind."""
+    """The short form of a model's class.
+
+    The attribute `accepts` may be omitted if the entry's media types determine the kind of input.
+    """
 
     def __call__(self, item: Any, /) -> Any:
-        """Run on one item; return its result."""
+        """Run the model on one item; return the item's result."""
         ...
 
 
@@ -88,21 +94,24 @@ class LongShortInfer(Protocol):
     """The short form of a model whose catalogue entry says `reports_progress`."""
 
     def __call__(self, item: Any, context: Context, /) -> Any:
-        """Run on one item; return its result."""
+        """Run the model on one item; return the item's result."""
         ...
 
 
 class Infer(Protocol):
-    """The full form: a class that has `preprocess`."""
+    """The full form of a model's class, which has the method `preprocess`."""
 
     accepts: ClassVar[Accepts]
 
     def preprocess(self, item: Any) -> Any:
-        """Return an item for a batch, made from one input. May run on several threads at once."""
+        """Convert one input to an item for a batch. Several threads may call this at once."""
         ...
 
     def __call__(self, batch: list[Any]) -> Sequence[Any]:
-        """Run one batch; return a result, or what `postprocess` takes, for each item in order."""
+        """Run the model on one batch; return one output for each item, in the same order.
+
+        An output is the job's result, or the argument of `postprocess` if the class has it.
+        """
         ...
 
 
@@ -112,17 +121,21 @@ class LongInfer(Protocol):
     accepts: ClassVar[Accepts]
 
     def preprocess(self, item: Any) -> Any:
-        """Return an item for a batch, made from one input. May run on several threads at once."""
+        """Convert one input to an item for a batch. Several threads may call this at once."""
         ...
 
     def __call__(self, batch: list[Any], contexts: list[Context]) -> Sequence[Any]:
-        """Run one batch with a context for each item; return a result for each item in order."""
+        """Run the model on one batch, with a context for each item.
+
+        Return one output for each item, in the same order. An output is the job's result, or the
+        argument of `postprocess` if the class has it.
+        """
         ...
 
 
 class Postprocesses(Protocol):
-    """An optional method of the full form, for results that need work on the CPU."""
+    """An optional method of the full form, to compute the result on the CPU."""
 
     def postprocess(self, output: Any) -> Any:
-        """Return one result, made from one output. May run on several threads at once."""
+        """Convert one output to the job's result. Several threads may call this at once."""
         ...

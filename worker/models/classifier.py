@@ -21,7 +21,7 @@ _LABELS_COUNT = 5
 
 
 class Infer:
-    """Return `labels`: the five most likely, as label, index and score, best first."""
+    """Returns `labels`: label, index and score of the five most likely classes, best first."""
 
     accepts: ClassVar[Accepts] = "image"
 
@@ -32,11 +32,11 @@ class Infer:
         self._names: list[str] = MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
 
     def sample(self) -> torch.Tensor:
-        """Return a black image as `preprocess` returns it."""
+        """Return a black image in the format that `preprocess` returns."""
         return torch.zeros(3, _SIDE_PIXELS, _SIDE_PIXELS)
 
     def preprocess(self, item: Image) -> torch.Tensor:
-        """Crop and scale the centre; return float32 of shape (3, 224, 224)."""
+        """Crop the centre of the image and scale it; return float32 of shape (3, 224, 224)."""
         side = min(item.size) * _CENTRE_SHARE
         left, top = (item.width - side) / 2, (item.height - side) / 2
         box = (left, top, left + side, top + side)
@@ -50,7 +50,7 @@ class Infer:
         return list(self._network(batch))
 
     def postprocess(self, output: torch.Tensor) -> dict[str, object]:
-        """Return the names and scores of the most likely classes."""
+        """Return label, index and score of the most likely classes."""
         scores, indices = output.softmax(dim=0).topk(_LABELS_COUNT)
         pairs = zip(scores.tolist(), indices.tolist(), strict=True)
         labels = [

@@ -1,4 +1,4 @@
-"""Run a torch network on its device and in its precision, and copy inputs while it computes.
+"""Run a torch network on a device in a given precision, and copy inputs while it computes.
 
     class Infer:
         def __init__(self, precision: str = "float32", compiler: str = "") -> None:
@@ -10,9 +10,9 @@
         def __call__(self, batch: list[Tensor]) -> list[Tensor]:
             return list(self._network(batch))                # device thread: stack, run, fetch
 
-On a GPU, staged items are copied to pinned memory, and from there to the device on a stream of its
-own, while the previous batch still runs. The network has another stream; the device thread sleeps
-until it is done. On the CPU nothing is copied.
+On a GPU, staged items are copied to pinned memory, and from there to the device on a separate CUDA
+stream, while the previous batch still runs. The network runs on another stream, and the device
+thread sleeps until the stream is done. On the CPU, items are not copied.
 """
 
 import contextlib
@@ -34,12 +34,16 @@ PRECISIONS: Final[Mapping[str, torch.dtype]] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-# These types are kept. Bytes of images and all fractions are converted to the network's precision.
+# Tensors of these types are not converted. Bytes of images and all fractions are converted to the
+# network's precision.
 _NUMBERS: Final = frozenset({torch.int32, torch.int64})
 
 
 class Network:
-    """One module on one device. Any thread may call `stage`, the device thread the rest."""
+    """A torch module on a device.
+
+    Any thread may call `stage`. Only the device thread may call the other methods.
+    """
 
     def __init__(
         self,
@@ -54,23 +58,26 @@ class Network:
 
         Args:
             module: The network.
-            precision: A key of PRECISIONS. A CPU always uses float32, because it gains nothing
-                by half precision: so one entry serves both.
-            part: The attribute of the module that has this precision, if the rest needs float32.
-            compiler: A backend of torch.compile, for example "inductor". The first call with each
-                shape of batch is slow then.
-            device: The device; by default CUDA if it is available, else the CPU.
+            precision: A key of PRECISIONS. The CPU always uses float32, because half precision is
+                not faster there.
+            part: The name of the only attribute of the module that uses this precision, if the
+                other attributes need float32. By default, the whole module uses it.
+            compiler: A backend of torch.compile, for example "inductor". With a compiler, the first
+                call with each shape of batch is slow.
+            device: The device. The default is CUDA if it is available, otherwise the CPU.
 
         Raises:
             ModelUnfit: The precision is unknown.
         """
         if precision not in PRECISIONS:
-            raise ModelUnfit(f"options.precision: {precision!r} is not {', '.join(PRECISIONS)}")
+            raise ModelUnfit(
+                f"options.precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}"
+            )
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         is_gpu = self.device.type == "cuda"
         dtype = PRECISIONS[precision] if is_gpu else torch.float32
         if dtype is not PRECISIONS[precision]:
-            _log.info("there is no GPU: %s instead of %s", dtype, precision)
+            _log.info("there is no GPU: using %s instead of %s", dtype, precision)
         self.dtype = torch.float32 if part else dtype
         module = module.eval().to(self.device, self.dtype, memory_format=_layout(module))  # type: ignore[call-overload]  # torch's stubs lack this form
         if part:
@@ -81,22 +88,26 @@ class Network:
         self._streams = _streams_of_this_thread(self.device) if is_gpu else None
 
     def stage(self, item: Tensor) -> Tensor:
-        """Start to copy one prepared item to the device; return the item for a batch.
+        """Start to copy one prepared item to the device; return the copy for a batch.
 
-        If the device is full, the item stays in the host's memory, and is copied with its batch,
-        which may be split. So no job fails because it was prepared early.
+        If the device is full, the item stays in host memory and is copied when its batch runs. If
+        memory runs out then, the batch is split. So a job does not fail because its item was staged
+        early.
         """
         return item if self._streams is None else self._streams.send(item)
 
     def __call__(self, batch: Sequence[Tensor]) -> Any:
-        """Run items of one shape as one stacked batch.
+        """Stack items of the same shape to one batch, and run the network on it.
 
-        Returns the outputs in host memory; half precision is converted to float32.
+        Return the outputs in host memory. Outputs in half precision are converted to float32.
         """
         return self._run(batch, self._stacked)
 
     def each(self, batch: Sequence[Tensor]) -> Any:
-        """Run a module that takes a list of items, as torchvision's detectors do."""
+        """Run a network whose argument is a list of items, like torchvision's detectors.
+
+        Return the outputs in host memory. Outputs in half precision are converted to float32.
+        """
         return self._run(batch, self._listed)
 
     def _run(self, batch: Sequence[Tensor], given: Callable[[list[Tensor]], Any]) -> Any:
@@ -117,12 +128,12 @@ class Network:
         return [item.to(self._dtype_of(item)) for item in items]
 
     def _dtype_of(self, given: Tensor) -> torch.dtype:
-        # Integers are indices, for example of words, and must not be rounded.
+        # Integers are indices, for example of words. Half precision would round them.
         return given.dtype if given.dtype in _NUMBERS else self.dtype
 
 
 class InPrecision(nn.Module):
-    """A part of a network with its own precision; its inputs and outputs are float32."""
+    """Runs a module in another precision than the network; its inputs and outputs are float32."""
 
     def __init__(self, inner: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -130,7 +141,7 @@ class InPrecision(nn.Module):
         self._dtype = dtype
 
     def forward(self, given: Tensor) -> Any:
-        """Run the part; return one tensor, or several by name, as float32."""
+        """Run the module; return one tensor, or several tensors by name, as float32."""
         found = self._inner(given.to(self._dtype))
         if isinstance(found, Tensor):
             return found.float()
@@ -138,9 +149,10 @@ class InPrecision(nn.Module):
 
 
 def _layout(module: nn.Module) -> torch.memory_format:
-    """Return channels last: convolutions are a fifth faster on CPU, and use a GPU's tensor cores.
+    """Return the memory format for a network: channels last for image networks.
 
-    Only for image networks: torch refuses it for the kernels of volumes and videos.
+    With channels last, convolutions are a fifth faster on the CPU and can use a GPU's tensor cores.
+    torch refuses this format for networks with weights of five dimensions, for example for videos.
     """
     held = chain(module.parameters(), module.buffers())
     is_flat = all(tensor.dim() <= 4 for tensor in held)
@@ -151,10 +163,10 @@ _thread_streams = threading.local()
 
 
 def _streams_of_this_thread(device: torch.device) -> "_GpuStreams":
-    """Return the streams of this thread, which all its networks share.
+    """Return the CUDA streams of this thread, which all networks of this thread share.
 
-    torch keeps a cuBLAS workspace of up to 32 MiB for each thread and stream forever: with streams
-    of its own, a model would leave a workspace behind each time it is unloaded.
+    torch never frees the cuBLAS workspace, of up to 32 MiB, of each thread and stream. If each
+    network had its own streams, each unloaded model would leave a workspace behind.
     """
     streams: _GpuStreams | None = getattr(_thread_streams, str(device), None)
     if streams is None:
@@ -165,22 +177,25 @@ def _streams_of_this_thread(device: torch.device) -> "_GpuStreams":
 
 
 class _GpuStreams:
-    """The streams of a GPU: one copies, and one computes."""
+    """Two CUDA streams of a GPU: one for copies, and one for computation."""
 
     def __init__(self, device: torch.device) -> None:
         cuda: Any = torch.cuda  # whose streams and events have no types
         self._device = device
         self._copying = cuda.Stream(device)
         self._computing = cuda.Stream(device)
-        # A blocking event: the thread sleeps, while CUDA by default would occupy a processor.
+        # With a blocking event, the thread sleeps. By default, CUDA would occupy a processor.
         self._done = cuda.Event(blocking=True)
 
     def follow(self) -> None:
-        """Compute only after the current stream has finished: it copies the weights."""
+        """Let the computing stream wait for the current stream, which copies the weights."""
         self._computing.wait_stream(torch.cuda.current_stream(self._device))
 
     def send(self, item: Tensor) -> Tensor:
-        """Start to copy an item, and do not wait."""
+        """Start to copy an item to the GPU; return the copy without waiting.
+
+        If the GPU is out of memory, return the item in pinned host memory.
+        """
         pinned = item.pin_memory()
         try:
             with torch.cuda.stream(self._copying):
@@ -191,9 +206,9 @@ class _GpuStreams:
 
     @contextlib.contextmanager
     def received(self, batch: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """Yield the items on the device; the block runs on the computing stream.
+        """Yield the items on the device; the `with` block runs on the computing stream.
 
-        The items live until the block ends, so that the copying stream cannot reuse their memory
+        The items exist until the block ends, so that the copying stream cannot reuse their memory
         while the computing stream still reads it.
         """
         with torch.cuda.stream(self._computing):
@@ -201,13 +216,13 @@ class _GpuStreams:
             yield [item.to(self._device, non_blocking=True) for item in batch]
 
     def wait(self) -> None:
-        """Sleep until everything is computed; raise the errors of the device."""
+        """Sleep until the computing stream is done; raise the errors of the device."""
         self._done.record(self._computing)
         self._done.synchronize()
 
 
 def _in_host_memory(output: Any) -> Any:
-    """Return nested tensors in host memory; half precision is converted to float32."""
+    """Copy nested tensors to host memory; convert half precision to float32."""
     if isinstance(output, Tensor):
         host = output.cpu()
         return host.float() if host.dtype in (torch.float16, torch.bfloat16) else host

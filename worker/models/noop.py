@@ -1,4 +1,4 @@
-"""A model without a network, for tests and benchmarks: the size and digest of the input."""
+"""A model without a network, for tests and benchmarks. It returns size and digest of the input."""
 
 import hashlib
 import os
@@ -9,12 +9,12 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Return `size_bytes` and `sha256` of the payload."""
+    """Returns `size_bytes` and `sha256` of the payload."""
 
     accepts: ClassVar[Accepts] = "file"
 
     def preprocess(self, item: BufferedIOBase) -> dict[str, object]:
-        """Compute size and digest on a CPU thread."""
+        """Compute the size and the digest of the payload."""
         digest = hashlib.file_digest(item, "sha256")
         return {"size_bytes": item.seek(0, os.SEEK_END), "sha256": digest.hexdigest()}
 

@@ -1,6 +1,6 @@
-"""Build networks of torchvision, with the transforms and labels of its published weights.
+"""Build networks of torchvision, and find the transforms and labels of published weights.
 
-Nothing is downloaded: the weights come from the catalogue entry.
+This module downloads no files. The catalogue entry determines the weights.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from torchvision import models
 
 from worker.errors import ModelUnfit
 
-# The names of the weights' files contain the start of their digest.
+# The name of a file with published weights contains the first digits of the file's digest.
 _DIGEST = re.compile(r"-([0-9a-f]{8,64})\.pth$")
 
 
@@ -34,16 +34,20 @@ def build(kind: ModuleType, architecture: str, **options: Any) -> nn.Module:
         near = difflib.get_close_matches(architecture, names, n=3) or names
         raise ModelUnfit(
             f"options.architecture: {architecture!r} is not in {kind.__name__}; "
-            f"similar: {', '.join(near)}"
+            f"choose for example {' or '.join(near)}"
         )
     network: nn.Module = models.get_model(architecture, weights=None, **options)
     return network
 
 
 def recipe(architecture: str, sha256: str) -> Any:
-    """Return torchvision's entry for these published weights, or its default entry.
+    """Return torchvision's entry for the weights with this digest, or its default entry.
 
-    Its `transforms()` prepare the inputs, and its `meta["categories"]` are the labels.
+    The entry's `transforms()` preprocess inputs, and its `meta["categories"]` are the labels.
+
+    Args:
+        architecture: The network's name.
+        sha256: The digest of the weights.
     """
     entries = models.get_model_weights(architecture)
     for entry in entries:
@@ -54,7 +58,12 @@ def recipe(architecture: str, sha256: str) -> Any:
 
 
 def names(labels: str, entry: Any) -> Sequence[str]:
-    """Return the labels by number: from the comma-separated option, or else from the entry."""
+    """Return the labels in the order of the class numbers.
+
+    Args:
+        labels: The labels from the model's options, separated by commas; may be empty.
+        entry: torchvision's entry, whose labels are used if `labels` is empty.
+    """
     given = [label.strip() for label in labels.split(",") if label.strip()]
     found: Sequence[str] = given or entry.meta["categories"]
     return found

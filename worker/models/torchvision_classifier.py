@@ -1,4 +1,4 @@
-"""Any classifier of torchvision, by name, with a state dict from blob storage.
+"""Run any classifier of torchvision, with a state dict from blob storage.
 
     weights = "blob:weights/resnet50.pth"
     options = {architecture = "resnet50"}
@@ -18,7 +18,7 @@ from worker.models.network import Network
 from worker.models.published import build, names, recipe
 
 _LABELS_COUNT = 5
-# The published weights of these two expect inputs that are scaled once more.
+# The published weights of these two networks expect an additional scaling of the inputs.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"transform_input": True, "init_weights": False},
     "inception_v3": {"transform_input": True, "init_weights": False},
@@ -26,7 +26,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 class Infer:
-    """Return `labels`: the most likely, as label, index and score, best first."""
+    """Returns `labels`: label, index and score of the most likely classes, best first."""
 
     accepts: ClassVar[Accepts] = "image"
 
@@ -48,7 +48,7 @@ class Infer:
         self._network = Network(network, precision=precision, compiler=compiler)
 
     def sample(self) -> torch.Tensor:
-        """Return a black image as `preprocess` returns it."""
+        """Return a black image in the format that `preprocess` returns."""
         side = self._transforms.crop_size[0]
         return torch.zeros(3, side, side)
 
@@ -61,7 +61,7 @@ class Infer:
         return list(self._network(batch))
 
     def postprocess(self, output: torch.Tensor) -> dict[str, object]:
-        """Return the names and scores of the most likely classes."""
+        """Return label, index and score of the most likely classes."""
         best = output.softmax(dim=0).topk(min(_LABELS_COUNT, len(self._names)))
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         labels = [

@@ -1,10 +1,10 @@
-"""Any object detector of torchvision, by name, with a state dict from blob storage.
+"""Run any object detector of torchvision, with a state dict from blob storage.
 
     weights = "blob:weights/fasterrcnn.pth"
     options = {architecture = "fasterrcnn_resnet50_fpn", min_score = 0.5}
 
 For your own weights, `labels` are the classes' names, separated by commas, with the background
-first. `precision` is that of the backbone, which does most of the work.
+first. `precision` is the precision of the backbone only, which needs most of the computing time.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ from worker.models import Accepts, Weights
 from worker.models.network import Network
 from worker.models.published import build, names, recipe
 
-# The networks scale to about this size themselves. If that is done before, large images need no
-# more memory than small ones, and all images of a batch need about the same.
+# The networks scale images to about this size themselves. Large images are scaled before, so that
+# they need no more memory than small images, and all images of a batch need about the same.
 _MAX_SIDE_PIXELS = 1333
 _MAX_OBJECTS = 100
 
@@ -40,7 +40,7 @@ class _Picture:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The boxes of one image, as corners in its original pixels."""
+    """The objects in one image. Boxes are pairs of corners, in pixels of the original image."""
 
     boxes: list[list[float]]
     labels: list[int]
@@ -49,7 +49,7 @@ class _Found:
 
 
 class Infer:
-    """Return `objects`: label, index, score and box of each, best first."""
+    """Returns `objects`: label, index, score and box of each object, best first."""
 
     accepts: ClassVar[Accepts] = "image"
 
@@ -71,7 +71,8 @@ class Infer:
         sides: Any = network.transform
         self._short_side_pixels = round(_MAX_SIDE_PIXELS * min(sides.min_size) / sides.max_size)
         self._min_score = min_score
-        # Boxes in half precision would be wrong by whole pixels, and more for high class numbers.
+        # In half precision, boxes would be wrong by whole pixels, and by more for high class
+        # numbers.
         self._network = Network(weights.load_into(network), precision=precision, part="backbone")
 
     def sample(self) -> _Picture:
@@ -80,17 +81,17 @@ class Infer:
         return _Picture(torch.zeros(3, height, width), 1.0, (width, height))
 
     def preprocess(self, item: Image) -> _Picture:
-        """Scale large images down; the network does the rest."""
+        """Scale large images down. The network itself normalises them."""
         scale = min(1.0, _MAX_SIDE_PIXELS / max(item.size))
         size = (max(1, round(item.width * scale)), max(1, round(item.height * scale)))
         picture = item if scale == 1.0 else item.resize(size, Resampling.BILINEAR)
         return _Picture(self._network.stage(pil_to_tensor(picture) / 255), scale, item.size)
 
     def __call__(self, batch: list[_Picture]) -> list[_Found]:
-        """Run one pass over the wide images and one over the tall ones.
+        """Run the network once on the wide images and once on the tall images of the batch.
 
-        In one pass, all would be padded to squares. So a batch takes no more memory than as many
-        samples.
+        In a single pass, all images would be padded to squares. With two passes, a batch needs no
+        more memory than a batch of samples.
         """
         found: dict[int, _Found] = {}
         for is_tall in (False, True):
@@ -101,7 +102,7 @@ class Infer:
         return [found[number] for number in range(len(batch))]
 
     def postprocess(self, output: _Found) -> dict[str, object]:
-        """Return the objects with a sufficient score, with boxes inside the image."""
+        """Return the objects with at least the minimum score; clip their boxes to the image."""
         width, height = output.size
         objects = [
             {

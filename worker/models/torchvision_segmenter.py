@@ -1,4 +1,4 @@
-"""Any semantic segmentation network of torchvision, with a state dict from blob storage.
+"""Run any semantic segmentation network of torchvision, with a state dict from blob storage.
 
     result_media_type = "image/png"
     weights = "blob:weights/deeplabv3.pth"
@@ -25,7 +25,7 @@ _AUXILIARY = "aux_classifier."
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """An image: normalised `pixels` of shape (3, height, width), and its original `size`."""
+    """An image: normalised `pixels` of shape (3, height, width), and the original `size`."""
 
     pixels: torch.Tensor
     size: tuple[int, int]
@@ -33,16 +33,16 @@ class _Picture:
 
 @dataclass(frozen=True, slots=True)
 class _Mask:
-    """The result for one image: `classes` are uint8 of shape (height, width)."""
+    """The class of each pixel, as uint8 of shape (height, width), and the image's original size."""
 
     classes: torch.Tensor
     size: tuple[int, int]
 
 
 class Infer:
-    """Return a PNG of the image's size: each pixel is the number of its class.
+    """Returns a PNG of the image's size. The value of each pixel is the number of its class.
 
-    A palette shows the classes as colours.
+    The PNG has a palette, so that viewers show the classes as colours.
     """
 
     accepts: ClassVar[Accepts] = "image"
@@ -59,7 +59,7 @@ class Infer:
         state = weights.state_dict()
         options: dict[str, Any] = {"num_classes": classes or len(entry.meta["categories"])}
         if any(name.startswith(_AUXILIARY) for name in state):
-            # A second head that helped in training. It is in the weights, but not used here.
+            # The weights contain a second head, which helped in training and is not used here.
             options["aux_loss"] = True
         network = build(models.segmentation, architecture, weights_backbone=None, **options)
         self._transforms = entry.transforms()
@@ -68,12 +68,12 @@ class Infer:
         self._network = Network(module, precision=precision, compiler=compiler)
 
     def sample(self) -> _Picture:
-        """Return a black image as `preprocess` returns it."""
+        """Return a black image in the format that `preprocess` returns."""
         side = self._transforms.resize_size[0]
         return _Picture(torch.zeros(3, side, side * 4 // 3), (side * 4 // 3, side))
 
     def cost(self, item: _Picture) -> float:
-        """Return the number of pixels: images keep their proportions, and long ones are larger."""
+        """Return the number of pixels, which differs because images keep their proportions."""
         return float(item.pixels[0].numel())
 
     def preprocess(self, item: Image.Image) -> _Picture:
@@ -93,30 +93,34 @@ class Infer:
         return [masks[number] for number in range(len(batch))]
 
     def postprocess(self, output: _Mask) -> Image.Image:
-        """Return the mask in the image's original size."""
+        """Return the mask as an image of the original size."""
         mask = Image.fromarray(output.classes.numpy()).resize(output.size, Image.Resampling.NEAREST)
         mask.putpalette(self._palette)
         return mask
 
 
 class _Classes(nn.Module):
-    """A segmenter that gives the best class of each pixel: a byte, not a score for each class."""
+    """A segmenter that returns only the best class of each pixel, instead of all scores."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self._network = network
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return the classes of shape (batch, height, width) for (batch, 3, height, width)."""
+        """Return the best classes of images of shape (batch, 3, height, width).
+
+        The result is uint8 of shape (batch, height, width).
+        """
         scores: torch.Tensor = self._network(pictures)["out"]
         return scores.argmax(dim=1).to(torch.uint8)
 
 
 def palette() -> bytes:
-    """Return red, green and blue for 256 classes, as PASCAL VOC numbers them.
+    """Return the palette of PASCAL VOC: red, green and blue for each of 256 classes.
 
-    Consecutive numbers have different colours. The bits of a number go to the three colours in
-    turn, from the lowest bit of the number to the highest bit of each colour.
+    Classes with consecutive numbers have clearly different colours. The bits of the class number
+    are distributed to red, green and blue in turn. The lowest bits of the number become the highest
+    bits of the colours.
     """
     colours = bytearray()
     for number in range(256):

@@ -1,8 +1,8 @@
 """Silero VAD: find the parts of a recording that contain speech.
 
-The network is built here, because the `silero-vad` package cannot be imported without torchaudio:
-only its weights are used, as safetensors. The network scores steps of 32 ms, and remembers the
-steps before.
+The network is built in this module, because the `silero-vad` package cannot be imported without
+torchaudio. Only the package's weights are used, as a safetensors file. The network scores steps of
+32 ms each. Its recurrent layer remembers earlier steps.
 """
 
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ from worker.models import Accepts, Audio, InvalidInput, Weights
 
 _RATE: Final = 16_000
 _STEP: Final = 512
-# Each step also contains the end of the step before.
+# Each step also contains this many samples of the previous step.
 _CONTEXT: Final = 64
 _STEP_SECONDS: Final = _STEP / _RATE
-# This many steps are encoded at once: about two minutes, and 40 MB of activations.
+# At most this many steps are encoded at once: about two minutes, with 40 MB of activations.
 _SLAB: Final = 4096
 
-# As the authors advise: speech begins at the threshold and ends below a lower one. Short silences
-# belong to it, and segments shorter than a syllable are ignored.
+# As the authors advise, speech begins at the threshold and ends below a lower threshold. Short
+# silences are part of the speech, and segments shorter than a syllable are ignored.
 _HYSTERESIS: Final = 0.15
 _MIN_SILENCE_STEPS: Final = round(0.1 / _STEP_SECONDS)
 _MIN_SPEECH_STEPS: Final = round(0.25 / _STEP_SECONDS)
@@ -43,7 +43,7 @@ class _Scored:
 
 
 class Infer:
-    """Return `speech`: a list of segments in seconds, with their mean score."""
+    """Returns `speech`: start, end and mean score of each segment of speech, in seconds."""
 
     accepts: ClassVar[Accepts] = "audio"
 
@@ -57,18 +57,19 @@ class Infer:
         self._memory = self._network.as_sequence()
 
     def sample(self) -> tuple[Tensor, float]:
-        """Return ten seconds of silence as `preprocess` returns them."""
+        """Return ten seconds of silence in the format that `preprocess` returns."""
         return self.preprocess(Audio(np.zeros(10 * _RATE, np.float32), _RATE))
 
     def cost(self, item: tuple[Tensor, float]) -> float:
-        """Return the length in seconds."""
+        """Return the length of the recording in seconds, but at least one step."""
         return max(item[1], _STEP_SECONDS)
 
     def preprocess(self, item: Audio) -> tuple[Tensor, float]:
-        """Resample; return float32 of shape (steps, 576), and the length in seconds."""
+        """Resample to 16 kHz; return float32 of shape (steps, 576), and the length in seconds."""
         if item.seconds > self._max_seconds:
             raise InvalidInput(
-                f"the recording lasts {item.seconds:.0f} s; {self._max_seconds:g} s are allowed"
+                f"the recording lasts {item.seconds:.0f} s; at most {self._max_seconds:g} s are "
+                "accepted"
             )
         samples = resampled(item.samples, item.sample_rate)
         missing = -len(samples) % _STEP
@@ -90,7 +91,7 @@ class Infer:
         ]
 
     def postprocess(self, output: _Scored) -> dict[str, object]:
-        """Return the segments of speech, which do not touch."""
+        """Return the segments of speech in order, and the duration of the recording."""
         segments = [
             {
                 "start_seconds": round(start, 3),
@@ -107,7 +108,7 @@ class Infer:
 
 
 class _Network(nn.Module):
-    """The network; its layers have the names of the published weights."""
+    """The network of Silero VAD. Its layers have the names of the published weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,20 +130,20 @@ class _Network(nn.Module):
         return found.squeeze(2)
 
     def as_sequence(self) -> nn.LSTM:
-        """Return the LSTM cell as a layer that takes whole recordings."""
+        """Return an LSTM layer with the weights of the LSTM cell, to process whole recordings."""
         layer = nn.LSTM(128, 128, device=self.lstm_cell.weight_ih.device)
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         layer.load_state_dict({f"{name}_l0": getattr(self.lstm_cell, name) for name in names})
         return layer.eval()
 
     def judge(self, remembered: Tensor) -> Tensor:
-        """Return scores from 0 to 1 of shape (batch, steps), for (batch, steps, 128)."""
+        """Return scores from 0 to 1 of shape (batch, steps), for input (batch, steps, 128)."""
         last: Tensor = self.final_conv(remembered.relu().transpose(1, 2))
         return last.squeeze(1).sigmoid()
 
 
 def resampled(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-    """Return the sound at 16 kHz: its spectrum is cut off, or extended with zeros."""
+    """Resample the sound to 16 kHz, by truncating its spectrum or extending it with zeros."""
     if rate == _RATE:
         return samples
     # Pad to whole periods of both rates, so that the new length is an integer.

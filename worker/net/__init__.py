@@ -1,1 +1,1 @@
-"""Network: retries, calls to foreign servers, and the storage account's client."""
+"""Network: retries, HTTP requests to servers outside our system, and the blob storage client."""

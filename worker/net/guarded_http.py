@@ -1,7 +1,8 @@
-"""HTTP requests to foreign addresses: only to addresses that the SSRF guard has checked.
+"""Send HTTP requests to foreign URLs, but only to addresses that the SSRF guard allows.
 
-Built on the standard library's client, which accepts a socket of ours. One time limit covers the
-whole request: a peer that sends a byte now and then would outlast a limit for each read.
+The module uses `http.client`, because a subclass of its connection can open the socket itself and
+so connect to the checked address. One time limit covers the whole request: with a limit for each
+read, a server that sends a single byte from time to time could prolong the request forever.
 """
 
 import contextlib
@@ -21,7 +22,14 @@ _PIECE_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class GuardedResponse:
-    """A response; `location` is the target of a redirect, as it was written."""
+    """An HTTP response.
+
+    Attributes:
+        status: The status code.
+        media_type: The media type from the Content-Type header, without parameters.
+        location: The Location header, unchanged; None if the response has no such header.
+        body: The bytes of the body.
+    """
 
     status: int
     media_type: str
@@ -31,9 +39,11 @@ class GuardedResponse:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of one request: the bytes of the response's body, and the time in seconds.
+    """The limits of one request.
 
-    With 0 bytes, the body is not read.
+    Attributes:
+        bytes: The largest size of the response's body. If it is 0, the body is not read.
+        seconds: The longest duration of the whole request.
     """
 
     bytes: int
@@ -41,9 +51,10 @@ class Limits:
 
 
 class GuardedHttp:
-    """Send requests to addresses that the guard allows. Any thread may call the methods.
+    """Send requests to addresses that the SSRF guard allows. Any thread may call the methods.
 
-    Each request has its own connection. Proxies, cookies and redirects are not used.
+    Each request uses a new connection. Proxies and cookies are not used, and redirects are not
+    followed.
     """
 
     def __init__(self, guard: AddressGuard) -> None:
@@ -51,7 +62,7 @@ class GuardedHttp:
         self._tls = ssl.create_default_context()
 
     def check(self, url: str) -> None:
-        """Raise ForbiddenAddress if the URL's text shows that it must not be called."""
+        """Raise ForbiddenAddress if the URL is not allowed; do not resolve its host name."""
         self._guard.check_form(url)
 
     def exchange(
@@ -64,7 +75,7 @@ class GuardedHttp:
     ) -> GuardedResponse:
         """Send one request and return the response.
 
-        The body is read up to the limit, and one byte more if it is longer.
+        If the body is longer than the limit, the returned body is one byte longer than the limit.
 
         Raises:
             ForbiddenAddress: The guard does not allow this URL.
@@ -77,7 +88,8 @@ class GuardedHttp:
         watchdog.daemon = True
         watchdog.start()
         try:
-            # Some servers answer, for example with 410, and close before they have read the body.
+            # Some servers send a response, for example 410, and close the connection before they
+            # have read the body.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, target.path, body, dict(headers))
             response = connection.getresponse()
@@ -90,30 +102,32 @@ class GuardedHttp:
         except TimeoutError:
             raise OutboundFailed("did not answer in time") from None
         except ssl.SSLError:
-            raise OutboundFailed("has no certificate that can be trusted") from None
+            raise OutboundFailed("does not have a trusted certificate") from None
         # If the watchdog closed the socket, any of these may be raised.
         except (OSError, http.client.HTTPException, ValueError, AttributeError):
             is_late = time.monotonic() >= ends_at
             raise OutboundFailed(
-                "did not answer in time" if is_late else "cannot be read"
+                "did not answer in time"
+                if is_late
+                else "could not be reached, or sent an invalid response"
             ) from None
         finally:
             watchdog.cancel()
             connection.close()
-        # If it was aborted among the headers, it looks like a complete response.
+        # A response that was aborted while its headers were read looks complete.
         if time.monotonic() >= ends_at:
             raise OutboundFailed("did not answer in time")
         return result
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to checked addresses, with the URL's own host name for TLS and Host."""
+    """A connection to addresses that were checked; TLS and Host use the host name of the URL."""
 
     def __init__(
         self, target: Target, addresses: tuple[str, ...], tls: ssl.SSLContext, ends_at: float
     ) -> None:
         super().__init__(target.host, target.port)
-        # The base class leaves this port out of the Host header.
+        # The base class omits the default port from the Host header.
         self.default_port = 443 if target.scheme == "https" else 80
         self._target = target
         self._addresses = addresses
@@ -124,10 +138,11 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connect to the first address that answers."""
         self._open = self.sock = self._connected()
-        # As the base class does. Otherwise the body waits until the headers are acknowledged.
+        # The base class sets this option, too. Without it, the body is sent only after the server
+        # has acknowledged the headers.
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._target.scheme == "https":
-            # The handshake comes after the assignment, so that `abort` can end it, too.
+            # The handshake follows the assignment, so that `abort` can also end the handshake.
             self._open = self.sock = self._context.wrap_socket(
                 self.sock, server_hostname=self._target.host, do_handshake_on_connect=False
             )
@@ -135,7 +150,7 @@ class _Connection(http.client.HTTPConnection):
 
     def abort(self) -> None:
         """Close the connection from another thread."""
-        # Not `sock`: the base class clears it when the response is the connection's last.
+        # Not `sock`, which the base class sets to None after the last response of a connection.
         if self._open is not None:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._open, socket.SHUT_RDWR)

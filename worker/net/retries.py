@@ -1,17 +1,18 @@
-"""Retry delays: growing, limited, and cut at random."""
+"""Compute retry delays, which grow up to a limit and are shortened at random."""
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-# How long a failed message waits before it is delivered again, by the number of its deliveries.
+# How many seconds a failed message waits before it is delivered again, after the first, second,
+# third and each later delivery.
 _REDELIVERY_SECONDS: Final = (1.0, 4.0, 15.0, 60.0)
 _FIRST_SECONDS: Final = 0.05
 _LIMIT_SECONDS: Final = 1.0
 
 Wait = Callable[[float], bool]
-"""Sleep for some seconds; returns False if there is no point in another try."""
+"""Sleep for the given seconds; return False if the caller must not try again."""
 
 
 def backoff_seconds(
@@ -20,10 +21,10 @@ def backoff_seconds(
     limit_seconds: float = _LIMIT_SECONDS,
     chance: Callable[[], float] = random.random,
 ) -> float:
-    """Return how long to wait after a failed try.
+    """Return how many seconds to wait after a failed try.
 
-    The delay doubles up to `limit_seconds`, and is cut by up to a half at random, so that workers
-    do not retry in step.
+    The delay doubles up to `limit_seconds`. Then it is shortened at random by up to a half, so that
+    workers do not all retry at the same time.
 
     Args:
         attempt: The number of the failed try, from 0.
@@ -31,7 +32,7 @@ def backoff_seconds(
         limit_seconds: The longest delay.
         chance: Returns a random number from 0 to 1.
     """
-    # Beyond this exponent each delay is at its limit; a larger one could overflow.
+    # With this exponent each delay has reached its limit; a larger exponent could overflow.
     doubled_seconds = min(first_seconds * 2.0 ** min(attempt, 60), limit_seconds)
     whole_seconds = doubled_seconds if attempt else first_seconds
     return whole_seconds * (1 - chance() / 2)
@@ -39,7 +40,7 @@ def backoff_seconds(
 
 @dataclass(slots=True)
 class RetryDelays:
-    """The delays of a loop that tries forever. `next` returns a longer delay each time."""
+    """The retry delays of a loop that never stops trying. Each delay is longer, up to a limit."""
 
     first_seconds: float = _FIRST_SECONDS
     limit_seconds: float = _LIMIT_SECONDS
@@ -47,7 +48,7 @@ class RetryDelays:
     _attempt: int = 0
 
     def next(self) -> float:
-        """Return how long to wait now, in seconds."""
+        """Return how many seconds to wait before the next try."""
         delay_seconds = backoff_seconds(
             self._attempt, self.first_seconds, self.limit_seconds, self.chance
         )
@@ -55,17 +56,17 @@ class RetryDelays:
         return delay_seconds
 
     def reset(self) -> None:
-        """Start again with the first delay: the last try succeeded."""
+        """Start again with the first delay, because the last try succeeded."""
         self._attempt = 0
 
 
 def redelivery_delay_seconds(
     delivery_count: int, chance: Callable[[], float] = random.random
 ) -> float:
-    """Return how long to keep a failed message before it is abandoned.
+    """Return how many seconds to keep a failed message locked before it is abandoned.
 
     Args:
-        delivery_count: How many deliveries came before this one.
+        delivery_count: How many times the message was delivered before this delivery.
         chance: Returns a random number from 0 to 1.
     """
     whole_seconds = _REDELIVERY_SECONDS[min(delivery_count, len(_REDELIVERY_SECONDS) - 1)]

@@ -8,11 +8,11 @@ from worker.settings import AzureEndpoint
 
 _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 30
-# A blob is read in pieces of this size.
+# A blob is read in chunks of this size.
 _PIECE_BYTES: Final = 4 * 1024 * 1024
 
 _OPTIONS: Final[dict[str, Any]] = {
-    # No retries by the SDK: they would go on after a message's lock is lost.
+    # No retries by the SDK, because they would continue after a message's lock is lost.
     "retry_total": 0,
     "connection_timeout": _CONNECT_SECONDS,
     "read_timeout": _READ_SECONDS,
@@ -22,7 +22,11 @@ _OPTIONS: Final[dict[str, Any]] = {
 
 
 def storage_account(endpoint: AzureEndpoint) -> BlobServiceClient:
-    """Return a client; send nothing yet. Raise ValueError if the endpoint is malformed."""
+    """Return a client of the storage account; send no request yet.
+
+    Raises:
+        ValueError: The connection string or the address is malformed.
+    """
     if endpoint.connection_string is not None:
         return BlobServiceClient.from_connection_string(endpoint.connection_string, **_OPTIONS)
     from azure.identity import DefaultAzureCredential  # noqa: PLC0415  only where needed

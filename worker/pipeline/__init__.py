@@ -1,12 +1,12 @@
-"""The way of one job through the worker, one module for each step.
+"""The processing of one job in the worker, one module for each step.
 
-    consumer   the threads of one model, and the steps in their order
-    receive    decide how many messages to take; turn a message into a job
+    consumer   run the threads of one model, and call the steps in their order
+    receive    decide how many messages to receive; turn a message into a job
     prepare    check that the job is still wanted; read, decode and preprocess its input
-    infer      gather jobs into batches and run them through the model
-    reply      postprocess, store a large result, send the reply
-    settle     end the message by its outcome: complete, abandon, release or dead-letter
-    progress   for models that run long: report how far a job is, and stop cancelled jobs
+    infer      gather jobs into batches and run the batches through the model
+    reply      store a large result and send the reply
+    settle     complete, abandon, release or dead-letter the message, depending on the outcome
+    progress   for long-running models: report the progress of jobs, and stop cancelled jobs
 
-`consumer` calls the steps; no step calls another.
+`consumer` calls the steps; no step calls another step.
 """

@@ -1,10 +1,10 @@
 """Consume the queues of one model: call the steps of each job in their order.
 
 receive    one thread for each queue
-prepare    a few threads, and more for inputs that are fetched from URLs
+prepare    a pool of threads, and a second pool for inputs that are fetched from URLs
 infer      the model's device thread
-reply      a few threads
-settle     decided on any thread, carried out by the thread that received the message
+reply      a pool of threads
+settle     requested by any thread, done by the thread that received the message
 """
 
 import contextlib
@@ -52,23 +52,23 @@ _POLL_SECONDS = 0.05
 
 @dataclass(eq=False)
 class Consumer:
-    """The jobs of one model: its queues, its steps, and the state that the steps share.
+    """Processes the jobs of one model: receives them, calls the steps, and settles them.
 
-    `run_queue` is the thread of one queue, `run_device` that of the model. The other methods may
-    be called from any thread.
+    The thread of each queue calls `run_queue`, and the model's device thread calls `run_device`.
+    The other methods may be called from any thread.
 
     Attributes:
         model: The catalogue entry.
         normal, low: The queues for normal and for low priority.
         receive, prepare, infer, reply, settle: The steps.
         manager: Loads and unloads the model.
-        in_flight: The messages that are held.
-        capacity: How many more may be received.
+        in_flight: The messages that were received and are not settled.
+        capacity: How many more messages may be received.
         batches: The prepared jobs that wait for the device.
-        cache: The replies of jobs that ran here.
-        progress: Reports the progress of running jobs; None if the model does not report any.
-        stopping: Set when nothing more is to be received.
-        shutdown: The worker's shutdown, which a lost device requests.
+        cache: The replies of jobs that ran in this process.
+        progress: Reports the progress of running jobs; None if the model does not report progress.
+        stopping: Set when no more messages must be received.
+        shutdown: Requests the shutdown of the worker if the device is lost.
     """
 
     model: ModelEntry
@@ -101,11 +101,14 @@ class Consumer:
 
     @property
     def queues(self) -> tuple[ModelQueue, ModelQueue]:
-        """Return both queues."""
+        """Return the model's queues for normal and for low priority."""
         return self.normal, self.low
 
     def run_queue(self, queue: ModelQueue) -> None:
-        """Receive and settle the messages of one queue, until stopped and all are settled."""
+        """Receive and settle the messages of one queue.
+
+        Return after `stop` was called and all received messages are settled.
+        """
         free_count = self._low_count if queue.is_low else self.capacity.normal_count
         while not queue.receiver.is_finished:
             try:
@@ -115,17 +118,24 @@ class Consumer:
                     else:
                         self._accept(queue, event)
             except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
-                _log.exception("%s: the receiver failed, and continues", queue.name)
+                _log.exception("%s: receiving failed; the receiver tries again", queue.name)
                 queue.receiver.close()
                 self.stopping.wait(1.0)
         queue.receiver.close()
 
     def _low_count(self) -> int:
-        """Return the capacity for low priority: 0 while the normal queue may have messages."""
+        """Return how many messages of low priority may be received now.
+
+        The result is 0 while the queue for normal priority may have messages.
+        """
         return self.capacity.low_count() if self.normal.receiver.is_empty else 0
 
     def _accept(self, queue: ModelQueue, delivery: LockedMessage) -> None:
-        """Open a message; then prepare its job, or send the reply of an earlier run again."""
+        """Turn a received message into a job, and submit the job to the next step.
+
+        The next step is to prepare the job, or to reply if the cache has the reply of an earlier
+        run.
+        """
         self.in_flight.add(delivery)
         self.manager.touch()
         try:
@@ -144,7 +154,7 @@ class Consumer:
             self._finish_run(job)
             self._reply_threads.submit(self.reply_again, job, cached)
         else:
-            # Foreign servers may be slow: their inputs have threads of their own.
+            # Foreign servers may be slow, so inputs from URLs are prepared on separate threads.
             fetches = isinstance(job.request.input, PayloadUrl)
             threads = self._fetch_threads if fetches else self._prepare_threads
             threads.submit(self._prepare_job, job)
@@ -158,10 +168,13 @@ class Consumer:
         with self.ending_on_error(job, InferenceFailed):
             self.prepare.run(job)
             if not self.batches.put(job, job.cost, is_low=job.delivery.queue == self.low.name):
-                raise HandedBack("this worker is shutting down, or unloads the model")
+                raise HandedBack("this worker is shutting down or unloading the model")
 
     def run_device(self) -> None:
-        """Load the model and run its batches, until stopped or the device is lost."""
+        """Load the model and run its batches until the consumer is stopped or the device is lost.
+
+        If the model is unloaded to make room for another model, wait until it can be loaded again.
+        """
         if self.progress is not None:
             self.progress.start()
         try:
@@ -176,7 +189,10 @@ class Consumer:
             self._request_shutdown(DeviceLost(type(error).__name__))
 
     def _run_batches(self) -> None:
-        """Run batches until the model is to be unloaded, or all jobs have ended after a stop."""
+        """Run batches until the model must be unloaded, or until all jobs have ended after a stop.
+
+        The messages of jobs that are still in the batch queue are released.
+        """
         while batch := self.batches.take(self.manager.limit.max_cost):
             self._run_batch(batch)
         for job in self.batches.clear():
@@ -187,7 +203,7 @@ class Consumer:
 
     def _run_batch(self, batch: list[ReceivedJob]) -> None:
         if self.shutdown.is_requested:
-            # Taken just before `stop`, perhaps on a lost device.
+            # The batch was taken just before `stop`, perhaps while the device was lost.
             for job in batch:
                 self.end(job, HandedBack("this worker is shutting down"))
             return
@@ -215,7 +231,7 @@ class Consumer:
         self.settle.complete(job, code)
 
     def reply_again(self, job: ReceivedJob, cached: CachedReply) -> None:
-        """Send the reply of an earlier run if necessary, and complete the message."""
+        """Complete a redelivered message; before, send its cached reply if it was not delivered."""
         with self.ending_on_error(job):
             code = self.reply.send_again(job, cached)
             self.settle.complete(job, code)
@@ -231,7 +247,12 @@ class Consumer:
     def ending_on_error(
         self, job: ReceivedJob, unexpected: type[WorkerError] = WorkerFault
     ) -> Iterator[None]:
-        """Run a part of a job; whatever it raises ends the job."""
+        """End the job if the body of the `with` block raises any error.
+
+        Args:
+            job: The job.
+            unexpected: The class for errors that are not WorkerErrors.
+        """
         with log_fields(job_id=job.request.job_id, model=self.name, trace_id=job.span.trace_id):
             try:
                 yield
@@ -239,17 +260,25 @@ class Consumer:
                 self.fail(job, error, unexpected)
 
     def fail(self, job: ReceivedJob, error: BaseException, unexpected: type[WorkerError]) -> None:
-        """End a job by what was raised; `unexpected` is the class for errors that are not ours."""
+        """End a job after an error.
+
+        Args:
+            job: The job.
+            error: The error that a step or the model raised.
+            unexpected: The class for errors that are not WorkerErrors.
+        """
         if not isinstance(error, WorkerError):
             with log_fields(job_id=job.request.job_id, model=self.name, trace_id=job.span.trace_id):
-                _log.error("%s: job %s raised", self.name, job.request.job_id, exc_info=error)
+                _log.error(
+                    "%s: job %s raised an error", self.name, job.request.job_id, exc_info=error
+                )
         ours = to_worker_error(error, unexpected, self.name)
         if isinstance(ours, DeviceLost):
             self._request_shutdown(ours)
         self.end(job, ours)
 
     def end(self, job: ReceivedJob, error: WorkerError) -> None:
-        """End a job without a result: send a failure reply if the error demands it, and settle."""
+        """End a job without a result: send a failure reply if the error is a Fault, and settle."""
         self._finish_run(job)
         if isinstance(error, Fault):
             self.in_flight.start(job)
@@ -260,14 +289,17 @@ class Consumer:
             self.settle.end(job, error)
 
     def _report_stopped(self, job: ReceivedJob, error: Cancelled) -> None:
-        """Tell the gateway that a cancelled job has stopped, and settle its message."""
+        """Report to the gateway that a cancelled job has stopped, and settle its message."""
         with self.ending_on_error(job):
             if job.context is not None:
                 job.context.report_stopped()
             self.settle.end(job, error)
 
     def stop(self) -> None:
-        """Receive nothing more, hand back what has not started, and finish what runs."""
+        """Stop receiving, and release the messages of jobs that have not started.
+
+        Jobs that have started continue.
+        """
         self.stopping.set()
         for queue in self.queues:
             queue.receiver.stop()
@@ -276,12 +308,12 @@ class Consumer:
             self.end(job, HandedBack("this worker is shutting down"))
 
     def give_up(self) -> None:
-        """Abandon the jobs that were not finished in the grace period."""
+        """Abandon the messages of all jobs that have not ended within the grace period."""
         for job in self.in_flight.open_jobs():
             self.end(job, NotFinished("this worker stopped before the job was finished"))
 
     def _finish_run(self, job: ReceivedJob) -> None:
-        """Free the place of a job that does not need the device any more."""
+        """Free the device slot of a job that no longer needs the device."""
         job.item = None
         if job.context is not None and self.progress is not None:
             self.progress.end(job.context)
@@ -290,10 +322,10 @@ class Consumer:
 
     def _wake_receivers(self) -> None:
         self.normal.receiver.wake()
-        # The queue for low priority has no capacity until the normal one is empty.
+        # Low priority has no capacity until the queue for normal priority is empty.
         if self.normal.receiver.is_empty:
             self.low.receiver.wake()
 
     def _request_shutdown(self, error: DeviceLost) -> None:
-        _log.error("%s: the device is lost, this worker shuts down: %s", self.name, error)
+        _log.error("%s: the device is lost, so this worker shuts down: %s", self.name, error)
         self.shutdown.request("the device is lost", EXIT_DEVICE_LOST)

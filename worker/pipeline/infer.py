@@ -1,8 +1,9 @@
-"""Infer: gather prepared jobs into batches, and run them through the model.
+"""Infer: gather prepared jobs into batches, and run the batches through the model.
 
-`BatchQueue` gathers jobs, `InferStep` drops those that are no longer wanted, `run_batch` calls the
-model. A batch that raises is halved until the jobs are found that it raises on. A batch that does
-not fit into memory is halved too, and later batches are smaller.
+`BatchQueue` gathers jobs, `InferStep` drops jobs that are no longer wanted, and `run_batch` calls
+the model. If the model raises an error on a batch, the batch is halved again and again, until the
+jobs that cause the error are found. A batch that does not fit into memory is also halved, and later
+batches are smaller.
 """
 
 import logging
@@ -44,11 +45,11 @@ class _Waiting(Generic[T]):
 
 
 class Batcher(Generic[T]):
-    """Decide when to start a batch, and which items it holds.
+    """Decides when to start a batch, and which items it contains.
 
-    A batch holds at most `max_batch_size` items whose costs add up to at most `max_cost`, in the
-    model's own unit. A single item runs alone, whatever it costs. `max_cost` may change between
-    two batches. Pure: times are arguments, in seconds.
+    A batch contains at most `max_batch_size` items whose costs add up to at most `max_cost`, in the
+    model's own unit. An item with a higher cost runs alone. `max_cost` may change between two
+    batches. The class reads no clock: times are arguments, in seconds.
     """
 
     def __init__(self, max_batch_size: int, max_wait_seconds: float, max_cost: float = inf) -> None:
@@ -62,20 +63,23 @@ class Batcher(Generic[T]):
         return len(self._normal) + len(self._low)
 
     def add(self, item: T, now: float, cost: float = 1.0, *, is_low: bool = False) -> None:
-        """Add an item that is ready to run. Items of low priority run after all others."""
+        """Add an item that is ready to run. Items of low priority run after all other items."""
         (self._low if is_low else self._normal).append(_Waiting(item, now, cost))
 
     def take(self, now: float) -> list[T]:
-        """Return the next batch in order of arrival; empty if a free device should wait."""
+        """Return the next batch, with its items in order of arrival.
+
+        The batch is empty if the device should wait for more items.
+        """
         if self.wait_seconds(now) != 0.0:
             return []
         size, _ = self._measure_next()
         return [(self._normal or self._low).popleft().item for _ in range(size)]
 
     def wait_seconds(self, now: float) -> float | None:
-        """Return how long a free device should wait for a fuller batch; None without items.
+        """Return how many seconds a free device should wait for more items; None without items.
 
-        The wait counts from the arrival of the oldest item, also if the device was busy then.
+        The wait starts when the oldest item arrives, even if the device is busy at that time.
         """
         heads = [items[0].since for items in (self._normal, self._low) if items]
         if not heads:
@@ -91,7 +95,7 @@ class Batcher(Generic[T]):
         return items
 
     def _measure_next(self) -> tuple[int, bool]:
-        """Return the size of the next batch, and whether it is full."""
+        """Return how many items the next batch would contain, and whether it would be full."""
         size, cost = 0, 0.0
         for waiting in self._in_order():
             cost += waiting.cost
@@ -107,7 +111,7 @@ class Batcher(Generic[T]):
 
 
 class BatchQueue(Generic[T]):
-    """A batcher between the threads that prepare items and the device thread."""
+    """A thread-safe queue of prepared items, from which the device thread takes batches."""
 
     def __init__(self, batcher: Batcher[T], clock: Callable[[], float] = time.monotonic) -> None:
         self._batcher = batcher
@@ -126,7 +130,7 @@ class BatchQueue(Generic[T]):
             return True
 
     def take(self, max_cost: float = inf) -> list[T]:
-        """Wait for the next batch; return an empty list if the queue is paused or closed."""
+        """Wait for the next batch and return it; return [] if the queue is paused or closed."""
         with self._changed:
             self._batcher.max_cost = max_cost
             while not (self._is_closed or self._is_paused):
@@ -137,31 +141,38 @@ class BatchQueue(Generic[T]):
             return []
 
     def pause(self) -> None:
-        """Refuse new items until `resume`."""
+        """Refuse new items and return no batches until `resume` is called."""
         with self._changed:
             self._is_paused = True
             self._changed.notify_all()
 
     def resume(self) -> None:
-        """Accept items again."""
+        """Accept new items again."""
         with self._changed:
             self._is_paused = False
 
     def close(self) -> None:
-        """Refuse new items for good."""
+        """Refuse new items and return no batches from now on."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
     def clear(self) -> list[T]:
-        """Remove and return the items that no batch has taken."""
+        """Remove and return the items that are not yet in a batch."""
         with self._changed:
             return self._batcher.clear()
 
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """What inference gave for one job: the model's output, or the error that ends the job."""
+    """The outcome of inference for one job.
+
+    Attributes:
+        job: The job.
+        loaded: The model that ran; None if the job did not run.
+        output: The model's output for this job.
+        error: The error that ends the job; None if the model returned an output.
+    """
 
     job: ReceivedJob
     loaded: LoadedModel | None = None
@@ -169,14 +180,14 @@ class Inferred:
     error: BaseException | None = None
 
     def finish(self) -> Result:
-        """Postprocess the output; raise whatever the model's own code raises."""
+        """Postprocess the output and return the result; raise the errors of the model's code."""
         if self.loaded is None:
             raise ValueError("this job has no output")
         return self.loaded.finish(self.output)
 
 
 class InferStep:
-    """Run the batches of one model. Belongs to the model's device thread."""
+    """Runs the batches of one model. Only the model's device thread may call `run`."""
 
     def __init__(
         self,
@@ -185,7 +196,14 @@ class InferStep:
         cancellation: CancellationCheck,
         progress: ProgressReporter | None,
     ) -> None:
-        """Store the parts; `progress` is None if the model does not report its progress."""
+        """Store the dependencies.
+
+        Args:
+            manager: Has the loaded model and its batch limit.
+            in_flight: The messages that were received and are not settled.
+            cancellation: Asks the gateway whether a job is still wanted.
+            progress: Reports the progress of jobs; None if the model does not report progress.
+        """
         self._manager = manager
         self._in_flight = in_flight
         self._cancellation = cancellation
@@ -195,7 +213,8 @@ class InferStep:
     def run(self, batch: list[ReceivedJob]) -> Iterator[Inferred]:
         """Run a batch; yield the outcome of each job as soon as it is known.
 
-        Jobs that were withdrawn are left out. Jobs that need not run any more get an error.
+        Jobs that were withdrawn have no outcome. For a job that no longer needs to run, the outcome
+        is an error.
         """
         loaded = self._manager.loaded
         started = [job for job in batch if self._in_flight.start(job)]
@@ -220,14 +239,17 @@ class InferStep:
     def _reasons_to_skip(
         self, jobs: list[ReceivedJob]
     ) -> Iterator[tuple[ReceivedJob, BaseException | None]]:
-        """Check several jobs at the same time, since the device waits meanwhile."""
+        """Return each job with the error that ends it, or with None if it must run.
+
+        Several jobs are checked at the same time, because the device waits for the checks.
+        """
         now = utc_now()
         if sum(job.is_stale(now) for job in jobs) <= 1:
             return zip(jobs, [self._reason_to_skip(job) for job in jobs], strict=True)
         return zip(jobs, self._checks.map(self._reason_to_skip, jobs), strict=True)
 
     def _reason_to_skip(self, job: ReceivedJob) -> BaseException | None:
-        """Return the error that ends a job which need not run; None if it is to run."""
+        """Return the error that ends the job if it need not run; None if it must run."""
         if job.lock.is_lost:
             return LockLost("the lock was lost before the job ran")
         if job.is_expired(utc_now()):
@@ -238,13 +260,13 @@ class InferStep:
             if job.context.is_cancelled:
                 return Cancelled("the job was cancelled before it ran")
         elif self._cancellation.is_wanted(job) is False:
-            # Cancelled while an earlier batch kept the device busy.
-            return NotWaitedFor("the caller does not wait for this job any more")
+            # The job was cancelled while an earlier batch kept the device busy.
+            return NotWaitedFor("the caller no longer waits for this job")
         return None
 
 
 class BatchItem(Protocol):
-    """An item of a batch: a job, as far as `run_batch` uses it."""
+    """An item of a batch, for example a `ReceivedJob`."""
 
     @property
     def item(self) -> Any:
@@ -253,12 +275,12 @@ class BatchItem(Protocol):
 
     @property
     def cost(self) -> float:
-        """Return what the item takes of a batch, in the model's own unit."""
+        """Return how much of the batch's capacity this item uses, in the model's own unit."""
         ...
 
     @property
     def context(self) -> Context | None:
-        """Return the item's context if the model reports progress."""
+        """Return the item's context if the model reports progress; otherwise None."""
         ...
 
 
@@ -267,7 +289,15 @@ ItemT = TypeVar("ItemT", bound=BatchItem)
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """The outcome of one item that ran: its result, or the error that the model raised on it."""
+    """The outcome of one item that ran.
+
+    Attributes:
+        started_at: When the item's batch started.
+        inference_ms: How long the batch ran, in milliseconds.
+        batch_size: How many items the batch contained.
+        result: The model's output for the item.
+        error: The error that the model raised on the item; None if it returned an output.
+    """
 
     started_at: datetime
     inference_ms: float
@@ -278,7 +308,7 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """The outcome of an item that need not run again."""
+    """The outcome of an item that need not run again: the error that ends its job."""
 
     error: BaseException
 
@@ -290,20 +320,21 @@ def run_batch(
     limit: BatchLimit,
     watch: Callable[[Sequence[ItemT]], AbstractContextManager[None]] = lambda jobs: nullcontext(),
 ) -> Iterator[tuple[ItemT, Ran | Skipped]]:
-    """Run the jobs as one batch, and as smaller ones if it raises.
+    """Run the jobs as one batch; if the model raises an error, run them again in smaller batches.
 
-    A job that does not fit into memory alone is tried once more while nothing else uses the device.
-    After the device is lost, nothing is tried again.
+    If a single job does not fit into memory, it is tried once more while no other model of this
+    process uses the device. After the device is lost, no job runs again.
 
     Args:
-        run: One pass of the model.
+        run: Runs one pass of the model.
         jobs: The jobs of the batch.
-        reason_to_skip: Asked before a job runs again; an error ends the job instead.
-        limit: Admits each pass, and learns from passes that do not fit.
-        watch: Surrounds each pass of the model.
+        reason_to_skip: Called before a job runs again. If it returns an error, the error ends the
+            job and the job does not run.
+        limit: Admits each pass, and is reduced after a pass that did not fit into memory.
+        watch: Returns a context manager that is entered for each pass of the model.
 
     Yields:
-        Each job with its outcome, as soon as it is known.
+        Each job with its outcome, as soon as the outcome is known.
     """
     waiting, too_large = [list(jobs)], list[ItemT]()
     while waiting:
@@ -325,9 +356,13 @@ def run_batch(
                 too_large += part
                 continue
         else:
-            _log.warning("a batch of %d raised, looking for the job that it raises on", len(part))
+            _log.warning(
+                "a batch of %d jobs raised an error; smaller batches will find the job that causes "
+                "it",
+                len(part),
+            )
         left = yield from _yield_skipped(part, reason_to_skip)
-        # If a job has ended, the error may have been about it: try the others in one batch again.
+        # If a job has ended, it may have caused the error, so the others are tried in one batch.
         waiting += [left] if len(left) < len(part) else reversed(_halves(left))
     for job in too_large:
         for left_job in (yield from _yield_skipped([job], reason_to_skip)):
@@ -357,7 +392,7 @@ class _Pass:
     def outcomes(self, jobs: Sequence[ItemT]) -> Iterator[tuple[ItemT, Ran]]:
         error = self.error
         if error is not None and is_out_of_memory(error):
-            error = OutOfMemory("this input takes more memory than the worker's device has")
+            error = OutOfMemory("this input needs more memory than the worker's device has")
         results = self.results if error is None else [None] * len(jobs)
         for job, result in zip(jobs, results, strict=True):
             yield job, Ran(self.started_at, self.inference_ms, len(jobs), result, error)
@@ -378,9 +413,10 @@ def _run_pass(
             results = run([job.item for job in jobs], contexts)
     except BaseException as error:  # noqa: BLE001  the edge: a model's code may raise anything
         if is_device_lost(error):
-            _log.error("the device failed for good", exc_info=error)
+            _log.error("the device is lost: every further call will fail", exc_info=error)
             return _Pass(started_at, _ms_since(started), error=DeviceLost(type(error).__name__))
-        # The traceback's frames hold the batch's tensors, and the next pass may need their memory.
+        # The frames of the traceback reference the batch's tensors, whose memory the next pass may
+        # need.
         kept = error if not is_out_of_memory(error) else error.with_traceback(None)
         return _Pass(started_at, _ms_since(started), error=kept)
     return _Pass(started_at, _ms_since(started), results)

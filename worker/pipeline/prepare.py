@@ -18,14 +18,15 @@ from worker.pipeline.receive import ReceivedJob
 from worker.replies import GatewayClient
 from worker.servicebus.link import utc_now
 
-# While the gateway is away, a job waits this long for the answer whether it is still wanted.
+# If the gateway cannot be reached, a job waits at most this long to learn whether it is wanted.
 _MAX_CHECK_SECONDS = 30.0
-# While blob storage is away, jobs with inputs elsewhere can run: this job is then abandoned.
+# If blob storage cannot be reached, a job is abandoned after this time, because jobs whose inputs
+# are not in blobs can still run.
 _MAX_READ_SECONDS = 20.0
 
 
 class RetryPolicy:
-    """Limit the retries of a job's calls by time, by its lock and by the worker's shutdown."""
+    """Limits the retries of a job's calls by time, by the job's lock and by the shutdown."""
 
     def __init__(
         self, stopping: threading.Event, clock: Callable[[], float] = time.monotonic
@@ -41,8 +42,8 @@ class RetryPolicy:
     def start(self, job: ReceivedJob, seconds: float) -> Wait:
         """Return a function that sleeps between two tries.
 
-        It returns False after `seconds` or when the lock is lost, and raises HandedBack if this
-        worker is shutting down.
+        The function returns False if `seconds` have passed or the job's lock is lost: then the
+        caller must not try again. It raises HandedBack if this worker is shutting down.
         """
         ends_at = self._clock() + seconds
 
@@ -54,7 +55,7 @@ class RetryPolicy:
 
 
 class CancellationCheck:
-    """Ask the gateway whether it still waits for a job, so that abandoned jobs do not run."""
+    """Asks the gateway whether it still waits for a job, so that cancelled jobs do not run."""
 
     def __init__(self, gateway: GatewayClient, retries: RetryPolicy) -> None:
         self._gateway = gateway
@@ -63,7 +64,8 @@ class CancellationCheck:
     def is_wanted(self, job: ReceivedJob) -> bool | None:
         """Return whether the job is still wanted; None if the gateway does not answer.
 
-        Only stale jobs are asked about; see `ReceivedJob.is_stale`.
+        The gateway is asked only if the job is stale (see `ReceivedJob.is_stale`). Other jobs count
+        as wanted.
         """
         url, now = job.request.reply_url, utc_now()
         if url is None or not job.is_stale(now):
@@ -74,14 +76,15 @@ class CancellationCheck:
         return is_wanted
 
     def require_wanted(self, job: ReceivedJob) -> None:
-        """Wait for the gateway's answer, for a limited time.
+        """Raise NotWaitedFor if the gateway answers that the job is no longer wanted.
 
-        While the gateway is away no reply could be delivered either: waiting costs little, and
-        running cancelled jobs costs much.
+        If the gateway does not answer, ask again for a limited time, and then accept the job. While
+        the gateway cannot be reached, no reply could be delivered either. So waiting costs little,
+        but running cancelled jobs would cost much.
 
         Raises:
-            NotWaitedFor: The job was cancelled, or has ended.
-            LockLost: The lock was lost meanwhile.
+            NotWaitedFor: The job was cancelled or has already ended.
+            LockLost: The job's lock was lost while waiting.
             HandedBack: This worker is shutting down.
         """
         self._retries.check()
@@ -91,12 +94,12 @@ class CancellationCheck:
         if job.lock.is_lost:
             raise LockLost("the lock was lost before the job ran")
         if is_wanted is False:
-            raise NotWaitedFor("the caller does not wait for this job any more")
+            raise NotWaitedFor("the caller no longer waits for this job")
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareStep:
-    """Make the item of a batch from a job. Runs on several threads."""
+    """Reads and preprocesses the input of a job. Several threads may call `run`."""
 
     model: ModelEntry
     manager: ModelManager
@@ -106,11 +109,11 @@ class PrepareStep:
     retries: RetryPolicy
 
     def run(self, job: ReceivedJob) -> None:
-        """Set the job's `item` and `cost`.
+        """Prepare the job's input, and store it in the job's `item` and `cost`.
 
         Raises:
             WorkerError: The job has expired or was cancelled, or its input cannot be read.
-            Exception: Whatever the model's own code raises.
+            Exception: Any error that the model's own code raises.
         """
         if job.is_expired(utc_now()):
             raise job.expiry_error("the deadline passed before the job was prepared")
@@ -140,13 +143,14 @@ class PrepareStep:
 
 
 def read_inline(payload: InlineBytes | InlineJson, model: ModelEntry) -> bytes:
-    """Return the bytes of an input that is in the message itself; raise InvalidInput if too many.
+    """Return the bytes of an input that is in the message itself. A JSON value is serialized.
 
-    JSON is serialized again.
+    Raises:
+        InvalidInput: The input has more bytes than the model accepts.
     """
     data = dump_json(payload.value) if isinstance(payload, InlineJson) else payload.data
     if len(data) > model.max_input_bytes:
         raise InvalidInput(
-            f"the input has {len(data)} bytes; at most {model.max_input_bytes} are accepted"
+            f"the input has {len(data)} bytes; at most {model.max_input_bytes} bytes are accepted"
         )
     return data

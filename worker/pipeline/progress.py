@@ -1,11 +1,12 @@
-"""Progress of models that run long: report how far a job is, and stop cancelled jobs.
+"""Progress of long-running models: report the progress of jobs, and stop cancelled jobs.
 
-The model only leaves a note; one thread reports for all running jobs, so that a slow gateway never
-delays the device. At most one report of a job is under way, and the next follows after half a
-second at the earliest, with the latest note. A silent model is reported every few seconds too,
-because the gateway's answer says whether the job was cancelled.
+The model only stores its latest progress. One thread sends the reports of all running jobs, so that
+a slow gateway never delays the device. For each job, at most one report is sent at a time, and
+reports are at least half a second apart. Even if the model does not report any progress, a report
+is sent every few seconds, because the gateway's answer says whether the job was cancelled.
 
-Protocol: PUT to the progress URL beside the reply URL; 410 means stop, anything else means go on.
+Protocol: PUT to the job's progress URL, which is derived from its reply URL. Status 410 means that
+the job must stop; after any other status the job continues.
 """
 
 import json
@@ -30,13 +31,13 @@ PAUSE_SECONDS = 0.5
 HEARTBEAT_SECONDS = 5.0
 
 Post = Callable[[str, bytes], bool]
-"""Put a report to a URL; returns False if the job is to stop, True also without an answer."""
+"""Send a report to a URL; return False if the job must stop, and True if there is no answer."""
 
 
 class JobContext:
-    """The context of one running job: the model calls it, the reporter sends its reports.
+    """The context of one running job, which the model gets as a `worker.models.Context`.
 
-    Implements `worker.models.Context`.
+    The model stores its progress here, and the progress reporter sends it to the gateway.
     """
 
     def __init__(
@@ -61,18 +62,23 @@ class JobContext:
 
     @property
     def is_cancelled(self) -> bool:
-        """Return whether the job is to stop."""
+        """Return whether the gateway has answered that the job must stop."""
         return self._cancelled.is_set()
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
-        """Leave a note for the next report.
+        """Store the progress for the next report.
+
+        Args:
+            fraction: How much of the job is done, from 0 to 1; None if unknown.
+            message: A short text for the caller.
 
         Raises:
             ValueError: The fraction is not from 0 to 1.
-            Cancelled: The job is to stop.
+            Cancelled: The job was cancelled.
+            WorkerError: The job must stop for another reason, as in `check`.
         """
         if fraction is not None and not 0 <= fraction <= 1:
-            raise ValueError(f"fraction: expected 0 to 1, not {fraction}")
+            raise ValueError(f"fraction: expected 0 to 1, found {fraction}")
         self.check()
         text = None if message is None else message[:MAX_MESSAGE_CHARACTERS] or None
         self._state = (None if fraction is None else float(fraction), text)
@@ -81,24 +87,24 @@ class JobContext:
             self._wake_reporter()
 
     def check(self) -> None:
-        """Raise Cancelled, LockLost or Expired if the job is to stop."""
+        """Raise Cancelled, LockLost or Expired if the job must stop."""
         if self.is_cancelled:
             raise Cancelled("the job was cancelled while it ran")
         self._check_job()
 
     def report(self) -> None:
-        """Send the latest note, and remember whether the job was cancelled."""
+        """Send the latest progress; if the gateway answers that the job must stop, record that."""
         with self._sending:
             self.has_news = False
             self._send()
 
     def finish(self) -> None:
-        """Report once more before the result is sent; raise as `check` does."""
+        """Send the last report before the result is sent; raise an error if the job must stop."""
         self.report()
         self.check()
 
     def report_stopped(self) -> None:
-        """Report that the job has stopped. If the report is lost, the gateway waits longer."""
+        """Report that the job has stopped. If the report is lost, the gateway only waits longer."""
         with self._sending:
             self._send(stopped=True)
 
@@ -121,7 +127,7 @@ class JobContext:
 
 
 class ProgressReporter:
-    """Report the progress of one model's running jobs. `run` is its thread."""
+    """Sends the progress reports of one model's running jobs, on the thread that calls `run`."""
 
     def __init__(self, post: Post, clock: Callable[[], float] = time.monotonic) -> None:
         self._post = post
@@ -130,7 +136,10 @@ class ProgressReporter:
         self._has_news = threading.Event()
 
     def begin(self, job: "ReceivedJob") -> JobContext:
-        """Report that the job is about to run; the returned context may be cancelled already."""
+        """Send the first report of a job that is about to run, and return the job's context.
+
+        If the gateway answers that the job must stop, the context is already cancelled.
+        """
         url = progress_url(job.request.reply_url or "")
         context = JobContext(url, job.attempt, job.check, self._post, self._has_news.set)
         context.report()
@@ -139,21 +148,25 @@ class ProgressReporter:
         return context
 
     def end(self, context: JobContext) -> None:
-        """Stop reporting a job that does not run any more."""
+        """Send no more reports of this job, because it no longer runs."""
         self._reported_at.pop(context, None)
 
     def start(self) -> None:
-        """Start the thread. It is a daemon: nothing is lost if it is killed."""
+        """Start the reporting thread. It is a daemon, because unsent reports may be lost."""
         threading.Thread(target=self.run, name="progress", daemon=True).start()
 
     def run(self) -> None:
-        """Report forever."""
+        """Send reports forever. This is the function of the reporting thread."""
         while True:
             self._has_news.wait(self.turn())
             self._has_news.clear()
 
     def turn(self) -> float | None:
-        """Send the reports that are due; return the seconds until the next, None without jobs."""
+        """Send the reports that are due.
+
+        Returns:
+            In how many seconds the next report is due; None if no job is running.
+        """
         for context in list(self._reported_at):
             if self._due_at(context) <= self._clock():
                 self._report(context)
@@ -164,7 +177,7 @@ class ProgressReporter:
         try:
             context.report()
         except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
-            _log.exception("a report of progress failed")
+            _log.exception("sending a progress report failed")
         if context in self._reported_at:
             self._reported_at[context] = self._clock()
 

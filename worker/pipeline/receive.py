@@ -1,4 +1,4 @@
-"""Receive: decide how many messages to take, and turn a message into a job."""
+"""Receive: decide how many messages to receive, and turn each message into a job."""
 
 import logging
 import threading
@@ -42,28 +42,30 @@ _log = logging.getLogger(__name__)
 # A job that has waited this long may have been cancelled since it was last checked.
 STALE_AFTER_SECONDS = 2.0
 
-# One batch runs while the next is prepared. Jobs that wait for their reply or settlement come on
-# top.
+# One batch runs while the next batch is prepared. Two further batches may wait for their replies or
+# their settlement.
 _BATCHES_TO_RUN = 2
 _BATCHES_HELD = 4
-# A message that waits to be abandoned needs no batch, but it holds a lock and memory.
+# A message that waits to be abandoned does not occupy a batch, but its lock and memory.
 _MAX_POSTPONED_COUNT = 64
 
 
 @dataclass(slots=True, eq=False)
 class ReceivedJob:
-    """One request with its message, its lock and what its steps add.
+    """One job: its request, its message and lock, and the values that the steps add.
 
     Attributes:
         request: The decoded message.
         delivery: The message as it was delivered.
-        lock: Keeps the message locked until the job has ended.
+        lock: The message's lock, which is renewed until the job has ended.
         span: The job's trace span.
-        item: The prepared input; set by the prepare step, dropped after inference.
-        cost: What the item takes of a batch, in the model's own unit.
-        checked_at: When the gateway last confirmed that the job is still wanted.
-        context: For models that report progress; set before the job runs.
-        started_at, inference_ms, batch_size: About the batch that the job ran in.
+        item: The prepared input; set by the prepare step, and None again after inference.
+        cost: How much of a batch's capacity the item uses, in the model's own unit.
+        checked_at: When the gateway last answered whether the job is still wanted.
+        context: The context for a model that reports progress; set before the job runs.
+        started_at: When the job's batch started; None before.
+        inference_ms: How long the batch ran, in milliseconds.
+        batch_size: How many items the batch contained.
     """
 
     request: JobRequest
@@ -80,43 +82,44 @@ class ReceivedJob:
 
     @property
     def attempt(self) -> int:
-        """Return the number of this delivery, from 1."""
+        """Return the number of this delivery of the message; the first delivery has number 1."""
         return self.delivery.delivery_count + 1
 
     @property
     def queued_since(self) -> datetime:
-        """Return when the message reached the queue."""
+        """Return the time when the message was put into the queue."""
         return self.delivery.enqueued_at or self.request.created_at
 
     def record_run(self, started_at: datetime, inference_ms: float, batch_size: int) -> None:
-        """Store when, how long and in how large a batch the model ran on this job."""
+        """Store when the job's batch started, how long it ran, and how many items it contained."""
         self.started_at, self.inference_ms = started_at, inference_ms
         self.batch_size = batch_size
 
     def check(self) -> None:
-        """Raise LockLost or Expired if a result would come too late."""
+        """Raise LockLost or Expired if the job's result can no longer be used."""
         if self.lock.is_lost:
             raise LockLost("the lock was lost while the job ran")
         if self.is_expired(datetime.now(UTC)):
             raise Expired("the deadline passed while the job ran")
 
     def is_expired(self, now: datetime) -> bool:
-        """Return whether the deadline has passed."""
+        """Return whether the job's deadline has passed."""
         return now >= self.request.deadline
 
     def expiry_error(self, text: str) -> WorkerError:
         """Return the error that ends this job after its deadline.
 
-        A gateway notices the deadline by itself. A producer with a reply queue or webhook gets a
-        reply.
+        The gateway checks the deadline itself and needs no reply. A producer with a reply queue or
+        a webhook gets a reply.
         """
         return ExpiredForProducer(text) if _needs_expiry_reply(self.request) else Expired(text)
 
     def is_stale(self, now: datetime) -> bool:
-        """Return whether the gateway must confirm that the job is still wanted.
+        """Return whether the worker must ask the gateway if the job is still wanted.
 
-        A new job is not checked for its first seconds: a check for each job would cost more than
-        the few cancelled jobs that run in vain. Jobs without a reply URL cannot be checked.
+        A new job is not stale in its first two seconds: a question for each job would cost more
+        than to run the few jobs that were cancelled in this time. A job without a reply URL is
+        never stale, because there is no gateway to ask.
         """
         if self.request.reply_url is None:
             return False
@@ -125,7 +128,7 @@ class ReceivedJob:
         return is_redelivered or unchecked_seconds > STALE_AFTER_SECONDS
 
     def reply(self, outcome: Payload | JobError) -> JobReply:
-        """Return the reply message for this outcome."""
+        """Return the reply message with this outcome and the job's times."""
         now = datetime.now(UTC)
         started_at = self.started_at or now
         queued_ms = max(0.0, (started_at - self.queued_since).total_seconds() * 1000)
@@ -140,7 +143,7 @@ class ReceivedJob:
 
 
 class ReceiveStep:
-    """Open the messages of one model's queues."""
+    """Turns the messages of one model's queues into jobs."""
 
     def __init__(
         self,
@@ -155,16 +158,21 @@ class ReceiveStep:
         self._telemetry = telemetry or ModelTelemetry(model.name)
 
     def open(self, delivery: LockedMessage, renew: Renew, now: datetime) -> ReceivedJob:
-        """Decode a message, refuse what can never succeed, and keep the lock of the rest.
+        """Decode a message, start to renew its lock, and return its job.
+
+        Args:
+            delivery: The message.
+            renew: Renews the lock of a message of this queue.
+            now: The current time.
 
         Raises:
-            Poison: The message is unreadable, names another model or a forbidden reply address.
-            Expired: The deadline has passed.
-            LockLost: The lock ran out before the message was read.
+            Poison: The message is unreadable, or names another model or a forbidden reply address.
+            Expired: The job's deadline has passed.
+            LockLost: The message's lock expired before the message was read.
         """
         if (lock_seconds := delivery.lock_seconds(now)) <= 0:
-            # This process was paused for a while, and the message lay in its socket.
-            raise LockLost("the lock ran out before the message was read")
+            # This process was paused, and the message stayed in the socket's buffer meanwhile.
+            raise LockLost("the lock expired before the message was read")
         request = self._decode(delivery)
         self._senders.check(request.reply_to)
         if now >= request.deadline and not _needs_expiry_reply(request):
@@ -172,7 +180,8 @@ class ReceiveStep:
         lock = self._locks.hold(
             delivery,
             renew,
-            # The broker's clock may be ahead. A lock never lasts longer than the queue's setting.
+            # The broker's clock may be ahead of ours, so the time is limited to the queue's lock
+            # duration.
             min(lock_seconds, self._model.lock_seconds),
             time.monotonic() + (request.deadline - now).total_seconds(),
         )
@@ -187,7 +196,10 @@ class ReceiveStep:
         except ContractError as error:
             raise UnreadableMessage(str(error), error.code) from None
         if request.model != self._model.name:
-            raise WrongModel(f"{request.model!r} is not the model of queue {self._model.queue}")
+            raise WrongModel(
+                f"the message names the model {request.model!r}, but the queue {self._model.queue} "
+                f"is for {self._model.name}"
+            )
         return request
 
 
@@ -197,13 +209,13 @@ def _needs_expiry_reply(request: JobRequest) -> bool:
 
 @dataclass(slots=True)
 class QueueMessages:
-    """The messages from one queue that are not settled yet.
+    """The unsettled messages of one queue.
 
     Attributes:
-        held: Received and not settled.
-        open: Held, and their outcome is not decided.
-        to_run: Jobs that still need the device.
-        postponed: Their outcome is decided, and their settlement waits.
+        held: All messages that were received and are not settled.
+        open: The held messages whose outcome is not decided.
+        to_run: The jobs that still need the device.
+        postponed: The held messages that wait for a delay before they are settled.
     """
 
     held: set[LockedMessage] = field(default_factory=set)
@@ -213,15 +225,16 @@ class QueueMessages:
 
     @property
     def busy_count(self) -> int:
-        """Return how many messages still need work."""
+        """Return how many held messages are not postponed, and so still need work."""
         return len(self.held) - len(self.postponed)
 
 
 class InFlight:
     """The messages of one model that this worker has received and not settled.
 
-    The states in order: `add`, `open`, `start`, `finish_run`, `end`, `remove`. A message that
-    never becomes a job goes from `add` to `end`. All methods may be called from any thread.
+    For each job, the methods are called in this order: `add`, `open`, `start`, `finish_run`, `end`,
+    `remove`. For a message that never becomes a job, `end` follows `add`. Any thread may call the
+    methods.
     """
 
     def __init__(self, telemetry: ModelTelemetry) -> None:
@@ -232,17 +245,17 @@ class InFlight:
         self._lock = threading.Lock()
 
     def of_queue(self, queue: str) -> QueueMessages:
-        """Return the messages from this queue."""
+        """Return the unsettled messages of this queue."""
         return self._queues[queue]
 
     @property
     def held_count(self) -> int:
-        """Return how many messages are received and not settled."""
+        """Return how many messages of the model were received and are not settled."""
         return sum(len(counts.held) for counts in list(self._queues.values()))
 
     @property
     def busy_count(self) -> int:
-        """Return how many messages still need work."""
+        """Return how many held messages of the model are not postponed, and so still need work."""
         return sum(counts.busy_count for counts in list(self._queues.values()))
 
     def open_jobs(self) -> list[ReceivedJob]:
@@ -264,14 +277,14 @@ class InFlight:
         self._telemetry.record_received(delivery.delivery_count, waited.total_seconds())
 
     def open(self, job: ReceivedJob) -> None:
-        """Note that a message has become a job, which is to run."""
+        """Record that a message has become a job, which will run."""
         self._queues[job.delivery.queue].to_run.add(job)
         with self._lock:
             self._jobs[job.delivery] = job
             self._not_started.add(job.delivery)
 
     def start(self, job: ReceivedJob) -> bool:
-        """Note that the job starts; return False if `withdraw` has taken it back before."""
+        """Record that the job starts; return False if `withdraw` has already returned it."""
         with self._lock:
             if job.delivery not in self._not_started:
                 return False
@@ -279,26 +292,26 @@ class InFlight:
             return True
 
     def withdraw(self) -> list[ReceivedJob]:
-        """Prevent all further starts; return the jobs that have not started."""
+        """Return the jobs that have not started, and prevent that they start."""
         with self._lock:
             jobs = [self._jobs[delivery] for delivery in self._not_started]
             self._not_started.clear()
             return jobs
 
     def finish_run(self, job: ReceivedJob) -> None:
-        """Note that the job does not need the device any more. May be called more than once."""
+        """Record that the job no longer needs the device. May be called more than once."""
         self._queues[job.delivery.queue].to_run.discard(job)
 
     def end(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
-        """Decide the message's outcome, and record it in metrics, traces and logs.
+        """Decide the message's outcome, and record the outcome in metrics, traces and logs.
 
         Args:
             request: How the message will be settled.
             code: `succeeded`, or the code of an error.
-            job: The message's job, if it has become one.
+            job: The message's job; None if the message did not become a job.
 
         Returns:
-            False if the outcome was decided before.
+            False if the outcome was already decided.
         """
         delivery = request.delivery
         counts = self._queues[delivery.queue]
@@ -328,7 +341,7 @@ class InFlight:
 
         Args:
             delivery: The message.
-            in_time: False if its lock was lost before it could be settled.
+            in_time: False if the message's lock was lost before the message was settled.
         """
         counts = self._queues[delivery.queue]
         counts.postponed.discard(delivery)
@@ -338,18 +351,19 @@ class InFlight:
 
 
 class Capacity:
-    """How many more messages of one model may be received.
+    """Computes how many more messages of one model may be received.
 
-    Messages of low priority do not reduce the capacity for normal ones, so that normal ones always
-    find room and run first. Normal messages do reduce the capacity for low ones.
+    Messages of low priority do not reduce the capacity for normal priority, so that messages of
+    normal priority can always be received and run first. But messages of normal priority reduce the
+    capacity for low priority.
     """
 
     def __init__(self, admits: Callable[[], bool], in_flight: InFlight, model: ModelEntry) -> None:
-        """Store the parts.
+        """Store the sources of the computation.
 
         Args:
-            admits: Returns whether the model is loaded and may take jobs; must not block.
-            in_flight: The messages that are held.
+            admits: Returns whether jobs of the model may be received; must not block.
+            in_flight: The messages that were received and are not settled.
             model: The catalogue entry.
         """
         self._admits = admits

@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 class ReplyStep:
-    """Send the replies of one model's jobs. Runs on several threads."""
+    """Sends the replies of one model's jobs. Several threads may call the methods."""
 
     def __init__(
         self, payloads: BlobPayloads, senders: ReplySenders, cache: ReplyCache, in_flight: InFlight
@@ -25,11 +25,11 @@ class ReplyStep:
         self._in_flight = in_flight
 
     def pack(self, job: ReceivedJob, result: Result) -> Payload:
-        """Return the result as the reply carries it: inline, or stored as a blob if it is large.
+        """Return the result itself if it is small, or store it as a blob and return its reference.
 
         Raises:
             Fault: The result is too large, or cannot be written as JSON.
-            PayloadsAway: Blob storage does not answer while the lock is held.
+            PayloadsAway: Blob storage did not answer until the message's lock was lost.
             Cancelled: The model reports progress, and the job was cancelled while it ran.
         """
         if job.context is not None:
@@ -40,16 +40,17 @@ class ReplyStep:
         return self._payloads.store(job.request.job_id, data, result.media_type, job.lock.wait)
 
     def send(self, job: ReceivedJob, outcome: Payload | JobError) -> str:
-        """Send the reply, unless the job was given back meanwhile; return the outcome's code.
+        """Send the reply, unless the job's outcome was already decided; return the outcome's code.
 
         Raises:
-            LockLost: Another worker may have the job.
-            ReplyUndelivered: The receiver did not answer while the lock was held.
+            LockLost: The message's lock is lost, and another worker may have the job.
+            ReplyUndelivered: The receiver did not accept the reply until the lock was lost.
             Poison: The receiver will never accept this reply.
         """
         code = outcome.code if isinstance(outcome, JobError) else SUCCEEDED
         body = encode_reply(job.reply(outcome)) if job.request.reply_to else b""
-        # Before all steps that may fail: a redelivery to this process need not run again.
+        # The reply is cached before all calls that may fail, so that a redelivered job need not run
+        # again in this process.
         self._cache.put(job.delivery, body, code)
         if job.lock.is_lost:
             raise LockLost("the lock was lost while the job ran")
@@ -58,7 +59,10 @@ class ReplyStep:
         return code
 
     def send_again(self, job: ReceivedJob, cached: CachedReply) -> str:
-        """Send the reply of an earlier run, unless it was delivered; return the outcome's code."""
+        """Send the cached reply of an earlier run, unless that reply was already delivered.
+
+        Return the outcome's code.
+        """
         _log.info("%s: job %s need not run again", job.request.model, job.request.job_id)
         if not cached.is_delivered:
             self._deliver(job, cached.body)

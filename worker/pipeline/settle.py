@@ -1,7 +1,7 @@
-"""Settle: end a message as its outcome demands.
+"""Settle: complete, abandon, release or dead-letter a message, depending on its outcome.
 
-Whatever a step raises ends the job. The error's class says how its message is settled; see
-`worker.errors`.
+Any error that a step raises ends the job. The error's class determines how the message is settled
+(see `worker.errors`).
 """
 
 import logging
@@ -27,34 +27,39 @@ _log = logging.getLogger(__name__)
 
 
 class SettlesMessages(Protocol):
-    """Settles the messages of one queue: its receiver."""
+    """Settles the messages of one queue, for example a `Receiver`."""
 
     def settle(self, request: SettleRequest) -> None:
-        """Settle a message soon, on the receiver's own thread."""
+        """Queue the request; the receiver's own thread settles the message soon."""
         ...
 
 
 class SettleStep:
-    """Settle the messages of one model. Any thread may call the methods.
+    """Settles the messages of one model. Any thread may call the methods.
 
     The first call for a message decides its outcome; later calls do nothing.
     """
 
     def __init__(self, in_flight: InFlight, receivers: Mapping[str, SettlesMessages]) -> None:
-        """Store the parts; `receivers` are by queue name."""
+        """Store the dependencies.
+
+        Args:
+            in_flight: The messages that were received and are not settled.
+            receivers: The receivers by the names of their queues.
+        """
         self._in_flight = in_flight
         self._receivers = receivers
 
     def complete(self, job: ReceivedJob, code: str) -> None:
-        """Complete the message of an answered job.
+        """Complete the message of a job whose reply was sent.
 
-        The reply is sent before: if the worker dies in between, the job runs again, but no reply
-        is lost.
+        The reply must be sent first. If the worker then dies before the settlement, the job runs
+        again, but the reply is not lost.
         """
         self._settle(SettleRequest(job.delivery, job.lock, Settlement.COMPLETE), code, job)
 
     def end(self, job: ReceivedJob, error: WorkerError) -> None:
-        """Settle the message of an unanswered job as the error's class says."""
+        """Settle the message of a job that gets no reply, as the error's class determines."""
         error = LockLost("") if job.lock.is_lost else error
         self._settle(_request(job.delivery, error, job), error.code, job)
 
@@ -71,7 +76,7 @@ def _request(
     delivery: LockedMessage, error: WorkerError, job: ReceivedJob | None = None
 ) -> SettleRequest:
     reason = error.reason if isinstance(error, Poison) else error.code
-    # Only a job's lock is renewed meanwhile: without a job the delay could outlast the lock.
+    # Without a job, the lock is not renewed and could expire during a delay.
     is_postponed = job is not None and error.settlement is Settlement.ABANDON
     delay_seconds = redelivery_delay_seconds(delivery.delivery_count) if is_postponed else 0.0
     lock = job.lock if job else None
@@ -82,14 +87,14 @@ def to_worker_error(error: BaseException, unexpected: type[WorkerError], model: 
     """Return the error that ends a job.
 
     Args:
-        error: What a step or the model's code raised.
-        unexpected: The class for all errors that are not ours.
-        model: The model's name, for the text.
+        error: The error that a step or the model's code raised.
+        unexpected: The class for errors that are not WorkerErrors.
+        model: The model's name, for the error's text.
     """
     if isinstance(error, WorkerError):
         return error
     if is_device_lost(error):
         return DeviceLost(type(error).__name__)
     if is_out_of_memory(error) and issubclass(unexpected, Fault):
-        return OutOfMemory("this input takes more memory than the worker has")
+        return OutOfMemory("this input needs more memory than the worker has")
     return unexpected(f"the model {model} failed on this input")

@@ -1,8 +1,9 @@
 """Complete several messages in one round trip.
 
-The SDK settles messages one by one and waits for the broker's confirmation each time. AMQP can do
-more: one disposition frame settles a range of deliveries, and the confirmations arrive as they
-come. This module uses private parts of the pinned SDK, which has nothing public for it.
+The SDK settles messages one by one and waits for the broker's confirmation each time. In AMQP, one
+disposition frame can settle a range of deliveries, and the broker can confirm them in any order.
+This module uses private attributes of the pinned SDK, because the SDK has no public function for
+this.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,8 @@ from azure.servicebus._pyamqp.performatives import DispositionFrame
 def complete(receiver: Any, messages: Sequence[Any], timeout_seconds: float) -> list[bool]:
     """Complete messages, and wait for all confirmations.
 
-    The frames are those of the SDK's own `complete_message`, except that they name a range.
+    The frames are the same as those of the SDK's `complete_message`, except that each frame names a
+    range of deliveries instead of one.
 
     Args:
         receiver: The SDK's receiver.
@@ -28,11 +30,11 @@ def complete(receiver: Any, messages: Sequence[Any], timeout_seconds: float) -> 
         timeout_seconds: How long to wait for each confirmation.
 
     Returns:
-        For each message, whether it was completed before its lock was lost.
+        One value for each message: True if it was completed before its lock was lost.
 
     Raises:
-        RuntimeError: A confirmation is missing. The messages' state is unknown, and the link must
-            be closed. The SDK may raise errors of its own with the same meaning.
+        RuntimeError: A confirmation is missing. The state of the messages is unknown, and the link
+            must be closed. The SDK may raise its own errors with the same meaning.
     """
     link = receiver._handler._link
     for message in messages:
@@ -45,7 +47,7 @@ def complete(receiver: Any, messages: Sequence[Any], timeout_seconds: float) -> 
             )
         return [_is_completed(link, message, timeout_seconds) for message in messages]
     except AMQPException as error:
-        raise RuntimeError(f"the settlement was not confirmed: {error}") from error
+        raise RuntimeError(f"Service Bus did not confirm the settlement: {error}") from error
 
 
 def _is_completed(link: Any, message: Any, timeout_seconds: float) -> bool:
@@ -60,7 +62,10 @@ def _is_completed(link: Any, message: Any, timeout_seconds: float) -> bool:
 
 
 def can_complete(receiver: Any, message: Any) -> bool:
-    """Return whether this receiver's link has received the message, and its lock is not lost."""
+    """Return whether this receiver's current link can complete the message.
+
+    This is so if the current link received the message, and the message's lock is not lost.
+    """
     return (
         message._delivery_tag in receiver._handler._link._received_delivery_tags
         and not message._settled
@@ -69,7 +74,7 @@ def can_complete(receiver: Any, message: Any) -> bool:
 
 
 def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Return the first and last number of each run of consecutive numbers."""
+    """Group consecutive numbers; return the first and last number of each group."""
     found: list[tuple[int, int]] = []
     for number in sorted(numbers):
         if found and found[-1][1] == number - 1:

@@ -1,9 +1,9 @@
 """A link to one queue: receive, settle, renew and peek through the Service Bus SDK.
 
-Only this package imports azure-servicebus. Three operations are not in the SDK's public interface:
-taking back credit and releasing a message (here), and completing several messages at once
-(`batched_settlement`). The SDK's version is pinned, and the conformance tests fail if a new one
-changes them.
+In the worker, only this package imports azure-servicebus. Three operations are not in the SDK's
+public interface: taking back credit and releasing a message (both in this module), and completing
+several messages at once (`batched_settlement`). The SDK's version is pinned, and the conformance
+tests fail if a new version changes these operations.
 """
 
 import logging
@@ -40,15 +40,15 @@ from worker.settings import AzureEndpoint
 
 _log = logging.getLogger(__name__)
 
-# How long a receive call waits in the socket before it checks its own time limit. The SDK's default
-# of 0.2 s would delay the settlement of finished jobs.
+# How long a receive call waits for the socket before it checks its own time limit. The SDK's
+# default of 0.2 s would delay the settlement of finished jobs.
 _SOCKET_SECONDS = 0.02
-# Bounds the opening of a link and a management request.
+# The time limit for opening a link and for a management request.
 TRY_SECONDS = 10.0
 _DESCRIPTION_CHARACTERS = 1024
 
-# The SDK's errors: its own tree, the credential's, and built-in errors if a link is closed between
-# two of its steps.
+# The errors that the SDK raises: its own classes, those of the credential, and built-in errors if a
+# link is closed while the SDK uses it.
 SDK_ERRORS = (ServiceBusError, AzureError, OSError, ValueError, AttributeError, RuntimeError)
 
 
@@ -57,10 +57,16 @@ class LockedMessage:
     """One locked message.
 
     Attributes:
-        body: The message's bytes; None if it has another kind of body, or one that is too large.
-        delivery_count: How many deliveries came before this one.
-        sequence_number: The broker's number of the message in its queue; the same each time that
-            it is delivered.
+        body: The bytes of the body; None if the body is not binary or is too large.
+        delivery_count: How many times the message was delivered before this delivery.
+        enqueued_at: When the broker accepted the message.
+        locked_until: When the lock expires if it is not renewed, by the broker's clock.
+        properties: The application properties whose values are texts.
+        message_id: The message's id, or "?" if it has none.
+        message: The SDK's own object.
+        queue: The name of the queue.
+        sequence_number: The broker's number of the message in its queue. A redelivered message
+            keeps its number.
     """
 
     body: bytes | None = field(repr=False)
@@ -74,16 +80,16 @@ class LockedMessage:
     sequence_number: int = 0
 
     def lock_seconds(self, now: datetime) -> float:
-        """Return how long the lock still lasts; 0 or less if it has expired."""
+        """Return in how many seconds the lock expires; 0 or less if it has already expired."""
         return (self.locked_until - now).total_seconds() if self.locked_until else 0.0
 
 
 class QueueLink:
-    """A receiver with a connection of its own, for one thread.
+    """A receiver for one queue with its own connection. Only one thread may use it.
 
-    Every method raises BrokerAway if the queue cannot be reached. The link is then closed, and the
-    next `open` makes a new one. A message that an earlier link received can be settled and renewed
-    on a later one.
+    Every method raises BrokerAway if the queue cannot be reached. The connection is then closed,
+    and the next `open` creates a new one. A message that was received over an earlier connection
+    can be settled and renewed over a later one.
     """
 
     def __init__(
@@ -97,11 +103,11 @@ class QueueLink:
 
     @property
     def is_open(self) -> bool:
-        """Return whether the link worked when it was last used."""
+        """Return whether the link is open, that is, whether its last use succeeded."""
         return self._receiver is not None
 
     def open(self) -> None:
-        """Connect, sign in and attach to the queue; receive nothing yet.
+        """Connect, sign in and attach to the queue, unless the link is open; do not receive yet.
 
         Raises:
             QueueMissing: The queue does not exist.
@@ -122,7 +128,7 @@ class QueueLink:
         self._receiver = receiver
 
     def close(self) -> None:
-        """Close the link. Messages that are not settled stay locked until their locks expire."""
+        """Close the link. Unsettled messages stay locked until their locks expire."""
         client, self._client, self._receiver = self._client, None, None
         if client is None:
             return
@@ -132,11 +138,11 @@ class QueueLink:
             _log.debug("closing the link to %s: %s", self._queue, error)
 
     def receive(self, wait_seconds: float) -> LockedMessage | None:
-        """Return the next message; None if none arrives within about `wait_seconds`.
+        """Return the next message, or None if no message arrives within about `wait_seconds`.
 
-        One message at a time: if the SDK may take more, it waits 0.2 s for a second one. A call
-        without a message leaves one credit with the broker, which may then push a message at any
-        time: call again soon, or call `stop_receiving`.
+        Only one message is requested, because the SDK would wait 0.2 s for a second message. If the
+        call returns None, the broker keeps one credit and may push a message at any time. Call
+        `receive` again soon, or call `stop_receiving`.
         """
         receiver = self._opened()
         try:
@@ -146,9 +152,9 @@ class QueueLink:
         return _delivery(messages[0], self._queue) if messages else None
 
     def receive_many(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
-        """Return up to `limit` messages; wait the whole time if fewer arrive.
+        """Return up to `limit` messages; wait the full `wait_seconds` if fewer arrive.
 
-        Messages that did not arrive leave their credit with the broker, as in `receive`.
+        For each message that did not arrive, the broker keeps one credit, as after `receive`.
         """
         receiver = self._opened()
         try:
@@ -158,9 +164,9 @@ class QueueLink:
         return [_delivery(message, self._queue) for message in messages]
 
     def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
-        """Return messages without locking them, also those that others have locked.
+        """Return messages without locking them; include messages that other receivers have locked.
 
-        Opens the link if necessary.
+        Open the link if necessary.
         """
         self.open()
         receiver = self._opened()
@@ -177,7 +183,7 @@ class QueueLink:
         ]
 
     def stop_receiving(self) -> None:
-        """Take back the credit, and release the messages that the broker pushed meanwhile."""
+        """Take back the credit, and release messages that the broker has pushed on it."""
         receiver = self._opened()
         try:
             # Private: the public way is to close the receiver, which is still needed to settle.
@@ -192,7 +198,7 @@ class QueueLink:
         """Settle the message, and wait for the broker's confirmation.
 
         Raises:
-            LockLost: The lock expired before.
+            LockLost: The lock expired before the message was settled.
         """
         receiver, message = self._opened(), delivery.message
         try:
@@ -215,7 +221,11 @@ class QueueLink:
             raise self._broken(error) from None
 
     def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
-        """Complete several messages in one round trip; return for each whether it was in time."""
+        """Complete several messages in one round trip.
+
+        Returns:
+            One value for each message: True if it was completed before its lock was lost.
+        """
         receiver = self._opened()
         try:
             here = [each.message for each in deliveries if can_complete(receiver, each.message)]
@@ -235,7 +245,7 @@ class QueueLink:
         return True
 
     def renew(self, delivery: LockedMessage, timeout_seconds: float) -> datetime:
-        """Renew the lock for its full duration; return when it expires.
+        """Renew the message lock for its full duration; return the time when it then expires.
 
         Raises:
             LockLost: The lock is lost.
@@ -248,12 +258,12 @@ class QueueLink:
             raise LockLost(error_text(error)) from None
         except SDK_ERRORS as error:
             if delivery.message.lock_token is None:
-                raise LockLost("the message was settled meanwhile") from None
+                raise LockLost("the message was settled before its lock was renewed") from None
             raise self._broken(error) from None
 
     def _release(self, receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -> None:
-        # Private: the public `abandon` counts as a failed delivery, so that workers that shut down
-        # a few times would dead-letter the job. The SDK releases messages like this when it closes.
+        # Private, because the public `abandon` counts as a failed delivery: after a few shutdowns,
+        # the job would be dead-lettered. The SDK releases messages in this way when it closes.
         handler: Any = receiver._handler
         try:
             handler.settle_messages(message._delivery_id, message._delivery_tag, "released")
@@ -272,18 +282,20 @@ class QueueLink:
 
 
 def check_endpoint(endpoint: AzureEndpoint) -> None:
-    """Raise SettingsError if the connection string is malformed; connect to nothing."""
+    """Raise SettingsError if the connection string is malformed; do not connect."""
     try:
         if endpoint.connection_string is not None:
             parse_connection_string(endpoint.connection_string)
     # The error's text would repeat the connection string.
     except ValueError:
-        raise SettingsError("SERVICE_BUS: cannot be used as a connection string") from None
+        raise SettingsError(
+            "SERVICE_BUS: expected the connection string of a Service Bus namespace"
+        ) from None
 
 
 def make_client(endpoint: AzureEndpoint) -> ServiceBusClient:
-    """Return a client; connect to nothing yet."""
-    # No retries by the SDK: they would block the thread for seconds.
+    """Return a client of the Service Bus namespace; do not connect yet."""
+    # No retries by the SDK, because they would block the thread for seconds.
     if endpoint.connection_string is not None:
         return ServiceBusClient.from_connection_string(
             endpoint.connection_string, retry_total=0, try_timeout=TRY_SECONDS
@@ -310,7 +322,7 @@ def _delivery(message: ServiceBusReceivedMessage, queue: str) -> LockedMessage:
 
 
 def _body(message: ServiceBusReceivedMessage) -> bytes | None:
-    """Return the bytes of a data body; None for other kinds of body, which we never send."""
+    """Return the bytes of a binary body; None if the body is not binary or is too large."""
     parts, size_bytes = [], 0
     try:
         for part in message.body:
@@ -336,11 +348,11 @@ def _decoded(value: bytes | str) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """Return the first line of an error's text, or its class name."""
+    """Return the first line of an error's text, or the name of its class if the text is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def utc_now() -> datetime:
-    """Return the current time in UTC, as the broker gives the times of locks."""
+    """Return the current time in UTC. The broker's lock times are in UTC, too."""
     return datetime.now(UTC)

@@ -1,7 +1,7 @@
-"""Renew message locks until their jobs end, their deadlines pass, or the locks are lost.
+"""Renew each message lock until its job ends, the job's deadline passes, or the lock is lost.
 
-One thread renews all locks, over connections of its own: neither inference nor a slow reply can
-delay a renewal.
+One thread renews all locks over separate connections, so that neither inference nor a slow reply
+can delay a renewal.
 """
 
 import heapq
@@ -18,9 +18,9 @@ from worker.servicebus.link import LockedMessage
 
 _log = logging.getLogger(__name__)
 
-# Renewing after a third of the lock's time leaves time for two more tries. Each try is limited: a
-# silent connection is closed in time to renew over a new one, and does not delay the other locks
-# for longer.
+# A lock is renewed after a third of its duration, which leaves time for two more tries. Each try
+# has a time limit: a connection that does not answer is closed early enough to renew the lock over
+# a new connection, and it delays the other locks only for this time.
 _RENEW_AT_SHARE = 1 / 3
 _TRY_SHARE = 1 / 2
 _LONGEST_TRY_SECONDS = 30.0
@@ -29,27 +29,27 @@ _LONGEST_SLEEP_SECONDS = 1.0
 
 
 class Renew(Protocol):
-    """Renew one message's lock."""
+    """A function that renews the lock of one message."""
 
     def __call__(self, delivery: LockedMessage, timeout_seconds: float) -> float:
-        """Return the seconds that the lock now lasts.
+        """Renew the lock; return in how many seconds it now expires.
 
         Raises:
             LockLost: The lock is lost.
-            BrokerAway: Try again.
+            BrokerAway: The broker cannot be reached now; the caller may try again.
         """
         ...
 
 
 @dataclass(slots=True, eq=False)
 class MessageLock:
-    """The lock of one message, renewed until released. Times are seconds of the renewer's clock.
+    """The lock of one message, which is renewed until it is released.
 
     Attributes:
         renew: Renews the lock.
-        expires_at: When the lock expires if it is not renewed.
-        ends_at: The job's deadline: from then on the lock is not renewed.
-        due_at: When to renew next.
+        expires_at: When the lock expires if it is not renewed, in seconds of the renewer's clock.
+        ends_at: The job's deadline, after which the lock is not renewed, in the same seconds.
+        due_at: When to renew the lock next, in the same seconds.
     """
 
     renew: Renew
@@ -62,12 +62,15 @@ class MessageLock:
 
     @property
     def is_lost(self) -> bool:
-        """Return whether another worker may have the message: then drop it, and do not settle."""
-        # After this process was paused, other threads may get here before the renewing thread.
+        """Return whether the lock is lost: another worker may have the message.
+
+        If so, drop the message and do not settle it.
+        """
+        # After a pause of the process, this may be called before the renewing thread has run.
         return self._lost.is_set() or self._clock() >= self.expires_at
 
     def wait(self, seconds: float) -> bool:
-        """Sleep, but stop if the lock is lost; return whether it is still held."""
+        """Sleep for `seconds`, or until the lock is lost; return whether the lock is still held."""
         self._lost.wait(seconds)
         return not self.is_lost
 
@@ -89,13 +92,13 @@ class LockRenewer:
     def hold(
         self, delivery: LockedMessage, renew: Renew, lock_seconds: float, ends_at: float
     ) -> MessageLock:
-        """Renew a lock until `release`.
+        """Keep a message locked by renewing its lock, until `release` is called.
 
         Args:
             delivery: The locked message.
-            renew: Renews its lock.
-            lock_seconds: How long the lock still lasts.
-            ends_at: When to stop renewing: the job's deadline.
+            renew: Renews the lock of the message.
+            lock_seconds: In how many seconds the lock expires if it is not renewed.
+            ends_at: The job's deadline, after which the lock is not renewed.
         """
         now = self._clock()
         due_at = now + lock_seconds * _RENEW_AT_SHARE
@@ -107,13 +110,13 @@ class LockRenewer:
         return lock
 
     def release(self, lock: MessageLock) -> bool:
-        """Stop renewing, before the message is settled; return False if the lock is lost."""
-        # The queue's entry is removed when it is due. The message itself is freed now.
+        """Stop renewing the lock; return False if the lock is lost. Call this before settling."""
+        # The entry in the heap is removed when it is due. The message itself is freed now.
         lock._delivery = None
         return not lock.is_lost
 
     def turn(self) -> float:
-        """Renew the locks that are due; return the seconds until the next one is."""
+        """Renew the locks that are due; return how many seconds to sleep before the next call."""
         while (lock := self._next_due()) is not None:
             self._attend(lock)
             if lock._delivery is not None:
@@ -125,7 +128,7 @@ class LockRenewer:
             return max(0.0, min(self._queue[0][0] - self._clock(), _LONGEST_SLEEP_SECONDS))
 
     def run(self, stop: threading.Event) -> None:
-        """Renew locks until `stop` is set. The thread's function."""
+        """Renew locks until `stop` is set. This is the function of the renewing thread."""
         while not stop.is_set():
             sleep_seconds = self.turn()
             self.turned_at = time.monotonic()
@@ -150,7 +153,7 @@ class LockRenewer:
         if now >= lock.expires_at:
             self._lose(lock, "it expired before it could be renewed")
         elif now >= lock.ends_at:
-            # The caller does not wait past the deadline: let the lock expire.
+            # The caller does not wait past the deadline, so let the lock expire.
             lock.due_at = lock.expires_at
         else:
             self._renew(lock)
@@ -167,10 +170,10 @@ class LockRenewer:
             if lock._delivery is not None:
                 self._lose(lock, error)
         except BrokerAway as error:
-            _log.debug("could not renew the lock of %s: %s", delivery.message_id, error)
+            _log.debug("could not renew the lock of job %s: %s", delivery.message_id, error)
             self._try_again(lock)
         except Exception:  # noqa: BLE001  the process's edge: this thread renews all locks
-            _log.exception("renewing the lock of %s failed, trying again", delivery.message_id)
+            _log.exception("renewing the lock of job %s failed; trying again", delivery.message_id)
             self._try_again(lock)
         else:
             now = self._clock()

@@ -1,7 +1,7 @@
 """Receive the messages of one queue, and settle them.
 
-One thread does both, because the SDK's receiver is not thread-safe: to settle, it reads the same
-socket that messages arrive on.
+One thread both receives and settles, because the SDK's receiver is not thread-safe: to settle a
+message, it reads from the socket on which messages arrive.
 """
 
 import heapq
@@ -22,19 +22,20 @@ from worker.telemetry.recording import ServiceStatus
 
 _log = logging.getLogger(__name__)
 
-# While jobs are in flight, one of them may finish at any moment and is then to be settled. Its
-# reply has been sent by then, so that no caller waits longer.
+# How long one receive call waits while jobs are in flight. Any of them may finish during the call,
+# and its message is settled after the call. Its reply was sent before, so that no caller waits
+# longer.
 _BUSY_WAIT_SECONDS = 0.02
-# While nothing is in flight. Bounds how long a stop takes, and how long a message can wait that the
-# broker pushes on the credit of an earlier call.
+# How long one receive call waits while no job is in flight. This limits how long a stop takes, and
+# how long a message waits that the broker pushes on the credit of an earlier call.
 _IDLE_WAIT_SECONDS = 0.25
 _FULL_WAIT_SECONDS = 0.5
-# Jobs of one batch end within this time, and can be settled together.
+# The jobs of one batch end within this time, so that their messages can be settled together.
 _GATHER_SECONDS = 0.002
 _MAX_SETTLED_TOGETHER = 64
-# A missing queue has to be created by an operator.
+# The pause if the queue does not exist: an operator must create it first.
 _MISSING_WAIT_SECONDS = 30.0
-# Messages of low priority are not urgent: look at their socket less often.
+# Messages of low priority are not urgent, so their socket is checked less often.
 _LOW_SOCKET_SECONDS = 0.1
 
 
@@ -44,10 +45,12 @@ class SettleRequest:
 
     Attributes:
         delivery: The message.
-        lock: Its renewed lock; None to use the lock that it was delivered with.
-        settlement: How to end the message.
-        reason, description: For the dead-letter queue.
-        delay_seconds: How long to wait first; the wait ends when this worker shuts down.
+        lock: The message's lock if it is being renewed; None if it was never renewed.
+        settlement: How to settle the message.
+        reason: The reason of the dead letter, if the message is dead-lettered.
+        description: The description of the dead letter.
+        delay_seconds: How long to wait before settling. The wait ends early if this worker shuts
+            down.
     """
 
     delivery: LockedMessage
@@ -60,14 +63,22 @@ class SettleRequest:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A message that was settled, or whose lock was lost before (`in_time` is False)."""
+    """The end of a settle request.
+
+    Attributes:
+        request: The request.
+        in_time: True if the message was settled, False if its lock was lost before.
+    """
 
     request: SettleRequest
     in_time: bool
 
 
 class Receiver:
-    """The receiver of one queue. `turn` and `close` belong to one thread, the rest to any."""
+    """Receives and settles the messages of one queue.
+
+    Only one thread may call `turn` and `close`. Any thread may call the other methods.
+    """
 
     def __init__(
         self,
@@ -101,43 +112,43 @@ class Receiver:
 
     @property
     def may_receive(self) -> bool:
-        """Return whether a message may still arrive although there is no capacity left."""
+        """Return whether a message may still arrive even if the capacity is now 0."""
         return self._is_receiving or (self._has_credit and self._link.is_open)
 
     @property
     def is_finished(self) -> bool:
-        """Return whether it was stopped and has settled all that it received."""
+        """Return whether the receiver was stopped and has settled all messages that it received."""
         return self._stopping.is_set() and self._held_count == 0
 
     def settle(self, request: SettleRequest) -> None:
-        """Settle a message soon, or after the request's delay."""
+        """Queue a request; the receiver's thread settles the message soon, or after its delay."""
         self._requests.append(request)
         self._wake.set()
 
     def wake(self) -> None:
-        """End a pause: there may be capacity again."""
+        """End the receiver's pause, because there may be capacity again."""
         self._wake.set()
 
     def stop(self) -> None:
-        """Receive nothing more; messages that are held are still settled."""
+        """Stop receiving. Messages that were received before are still settled."""
         self._stopping.set()
         self._wake.set()
 
     def turn(self, free_count: Callable[[], int]) -> Iterator[LockedMessage | Settled]:
-        """Run one round: connect if necessary, settle what is due, receive if there is capacity.
+        """Connect if necessary, settle messages that are due, and receive if there is capacity.
 
         Args:
             free_count: Returns how many messages may be received now.
 
         Yields:
-            Each message that was settled, and each that was received. The caller must take charge
-            of a received message before it takes the next one.
+            Each settled message and each received message. The caller must count a received message
+            as held before it requests the next one.
         """
         self.turned_at = self._clock()
         try:
             self._connect()
             if self._requests and not free_count():
-                # Nothing could be received meanwhile, and the jobs of a batch end together.
+                # No message could be received now, and the other jobs of the batch end very soon.
                 self._stopping.wait(_GATHER_SECONDS)
             yield from self._settle_all()
             yield from self._receive(free_count)
@@ -179,7 +190,10 @@ class Receiver:
                 yield Settled(each, in_time)
 
     def _completions(self) -> list[SettleRequest]:
-        """Return the first requests that can be settled together: completions with their locks."""
+        """Return the requests at the head of the queue that one call can settle.
+
+        These are successive completions of messages whose locks are not lost.
+        """
         found: list[SettleRequest] = []
         for number in range(min(len(self._requests), _MAX_SETTLED_TOGETHER)):
             request = self._requests[number]
@@ -209,14 +223,14 @@ class Receiver:
         try:
             self._link.settle(delivery, how, request.reason, request.description)
         except LockLost as error:
-            # The job was answered all the same: the next delivery finds that out by asking.
-            _log.info("%s came too late to %s: %s", delivery.message_id, how, error)
+            # The reply may have been sent: the next delivery asks the gateway whether it has.
+            _log.info("message %s: too late to %s it: %s", delivery.message_id, how, error)
             return False
         return True
 
     def _receive(self, free_count: Callable[[], int]) -> Iterator[LockedMessage]:
-        # Set before the capacity is read: to unload a model, the sharing thread first closes the
-        # capacity, and then waits for the messages of a call that is under way.
+        # Set before the capacity is read: to unload a model, the sharing thread first sets the
+        # capacity to 0, and then waits until no receive call is running.
         self._is_receiving = True
         try:
             rest_seconds = yield from self._receive_free(free_count)
@@ -228,7 +242,7 @@ class Receiver:
     def _receive_free(
         self, free_count: Callable[[], int]
     ) -> Generator[LockedMessage, None, float | None]:
-        """Receive if there is capacity; return how long to pause if there is not."""
+        """Receive if there is capacity; otherwise return how many seconds to pause."""
         if self._stopping.is_set():
             self._take_back_credit()
             return _FULL_WAIT_SECONDS if self._held_count else 0.0
@@ -237,7 +251,7 @@ class Receiver:
             self._take_back_credit()
             return _FULL_WAIT_SECONDS
         if self._was_full:
-            # The jobs of a batch leave one by one, within a short time.
+            # The jobs of a batch end one after another within a short time.
             self._stopping.wait(_GATHER_SECONDS)
             yield from self._receive_many(max(1, free_count()))
         else:
@@ -250,13 +264,13 @@ class Receiver:
         delivery = self._link.receive(_BUSY_WAIT_SECONDS if is_busy else _IDLE_WAIT_SECONDS)
         self.is_empty = delivery is None
         if delivery is not None:
-            # The credit was for one message.
+            # The only credit was used by this message.
             self._has_credit = False
             self._held_count += 1
             yield delivery
 
     def _receive_many(self, count: int) -> Iterator[LockedMessage]:
-        """Fill the capacity that a batch has left; if fewer messages come, the queue is empty."""
+        """Receive up to `count` messages, to fill the capacity that a finished batch has freed."""
         self._has_credit = True
         deliveries = self._link.receive_many(count, _BUSY_WAIT_SECONDS)
         self.is_empty = not deliveries
@@ -277,7 +291,7 @@ class Receiver:
 
 
 class ModelQueue:
-    """One queue of a model, with two connections: for its receiver, and to renew locks."""
+    """One queue of a model, with one connection for its receiver and one to renew locks."""
 
     def __init__(
         self,
@@ -288,14 +302,14 @@ class ModelQueue:
         *,
         is_low: bool = False,
     ) -> None:
-        """Prepare both connections; nothing is connected yet.
+        """Prepare both connections; do not connect yet.
 
         Args:
             name: The queue's name.
             endpoint: The Service Bus namespace.
             locks: Renews the locks of all messages.
-            lock_seconds: The queue's lock duration.
-            is_low: Whether the queue is the one for low priority.
+            lock_seconds: The queue's lock duration in seconds.
+            is_low: Whether this is the model's queue for low priority.
         """
         self.name = name
         self.is_low = is_low
@@ -307,12 +321,12 @@ class ModelQueue:
         self._renewing = QueueLink(endpoint, name)
 
     def renew(self, delivery: LockedMessage, timeout_seconds: float) -> float:
-        """Renew a message's lock; return the seconds that it now lasts.
+        """Renew a message's lock; return in how many seconds it now expires.
 
         Raises:
             LockLost: The lock is lost.
-            BrokerAway: Try again.
+            BrokerAway: The broker cannot be reached now; the caller may try again.
         """
         expires_at = self._renewing.renew(delivery, timeout_seconds)
-        # The time is by the broker's clock, which may be ahead.
+        # The broker's clock sets this time, and that clock may be ahead of this machine's clock.
         return min((expires_at - utc_now()).total_seconds(), self._lock_seconds)

@@ -17,14 +17,14 @@ from worker.settings import AzureEndpoint
 T = TypeVar("T")
 
 _MAX_TOGETHER = 64
-# The jobs of a batch are answered within this time: one call sends all their replies.
+# The replies of one batch are ready within this time, so that one call can send all of them.
 _GATHER_SECONDS = 0.002
 
 
 class QueueSender:
-    """Send replies to one queue, over a connection of its own. Any thread may call `send`.
+    """Send replies to one queue over a separate connection. Any thread may call `send`.
 
-    Replies of several threads are gathered into one call.
+    If several threads send replies at about the same time, one call sends all of them.
     """
 
     def __init__(self, endpoint: AzureEndpoint, queue: str) -> None:
@@ -37,10 +37,10 @@ class QueueSender:
     def send(self, body: bytes, job_id: str) -> None:
         """Send a reply, and wait for the broker's confirmation.
 
-        The message id is the job id, so that duplicate detection keeps one reply.
+        The message id is the job id, so that the queue's duplicate detection keeps only one reply.
 
         Raises:
-            BrokerAway: Try again.
+            BrokerAway: The broker cannot be reached now; the caller may try again.
             ReplyForbidden: The queue does not exist.
         """
         message = ServiceBusMessage(
@@ -56,7 +56,8 @@ class QueueSender:
                     messages[0] if len(messages) == 1 else [*messages], timeout=TRY_SECONDS
                 )
             except MessageSizeExceededError:
-                # Each reply fits into a message: large results are stored as blobs.
+                # Each single reply fits into one message, because large results are stored as
+                # blobs.
                 for message in messages:
                     sender.send_messages(message, timeout=TRY_SECONDS)
         except MessagingEntityNotFoundError:
@@ -80,9 +81,9 @@ class QueueSender:
 
 
 class CallGatherer(Generic[T]):
-    """Gather the calls of several threads into one call.
+    """Combine the calls of several threads into one call with several items.
 
-    Items that arrive while a call runs are in the next one.
+    Items that arrive while a call runs are passed to the next call.
     """
 
     def __init__(
@@ -91,9 +92,9 @@ class CallGatherer(Generic[T]):
         """Store the settings.
 
         Args:
-            call: Called with the gathered items; what it raises is raised for each of them.
-            limit: The largest number of items in a call.
-            wait_seconds: How long a call waits for more items after its first one.
+            call: Called with the gathered items. Its error is raised in each waiting thread.
+            limit: The largest number of items in one call.
+            wait_seconds: How long to wait for more items before each call.
         """
         self._call = call
         self._limit = limit
@@ -103,7 +104,7 @@ class CallGatherer(Generic[T]):
         self._waiting: deque[_Group[T]] = deque()
 
     def __call__(self, item: T) -> None:
-        """Put the item into a call, and wait until that call has ended."""
+        """Add the item to the next call, and wait until that call has ended."""
         with self._joining:
             if not self._waiting or len(self._waiting[-1].items) >= self._limit:
                 self._waiting.append(_Group())
@@ -117,7 +118,7 @@ class CallGatherer(Generic[T]):
 
     @property
     def waiting_count(self) -> int:
-        """Return how many items wait for a call."""
+        """Return how many items wait for their call to start."""
         with self._joining:
             return sum(len(group.items) for group in self._waiting)
 

@@ -1,7 +1,7 @@
 """Telemetry: metrics, traces, logs and health.
 
-jobs             what is recorded about jobs and models: metrics, spans, log fields
-setup            where logs and traces go
-health           whether the worker is alive and takes jobs
+recording        record events of jobs and models as metrics, trace spans and log fields
+setup            set up the destinations of logs and traces
+health           decide whether the worker is alive and ready
 health_server    the HTTP server for /live, /ready and /metrics
 """

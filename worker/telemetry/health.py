@@ -1,7 +1,8 @@
-"""Decide whether the worker is alive, and whether it takes jobs.
+"""Decide whether the worker is alive, and whether it is ready to run jobs.
 
-The device is checked by a tiny kernel now and then. A lost device may raise or never return, so the
-kernel runs on a thread of its own, and the readiness probe reads its last result.
+A tiny kernel on the device shows whether the device works. On a lost device, the kernel may raise
+an error or never return. So the kernel runs on a separate thread, and the readiness probe reads the
+last result.
 """
 
 import logging
@@ -12,21 +13,23 @@ from typing import Any
 
 _log = logging.getLogger(__name__)
 
-# A loop may wait on one call for this long: the SDK waits 60 s for a silent broker.
+# A loop counts as stalled after this time. One call may last long: the SDK waits up to 60 s for a
+# broker that does not answer.
 _STALLED_AFTER_SECONDS = 90.0
 
 _MAX_AGE_SECONDS = 30.0
 _MAX_KERNEL_SECONDS = 10.0
-# A healthy device answers within a millisecond, so the probe that asks gets the new result.
+# A healthy device finishes the kernel within a millisecond, so that the probe that requested the
+# kernel also gets its result.
 _PROBE_WAIT_SECONDS = 0.2
 
 Clock = Callable[[], float]
 ModelStates = Callable[[], Mapping[str, Mapping[str, Any]]]
-"""Return the state of each model as a JSON object; `ready` says whether it takes jobs."""
+"""Return the state of each model as a JSON object, in which `ready` is true or false."""
 
 
 class Loops:
-    """The loops that must keep running, with the times of their last turns."""
+    """Watches the loops that must keep running, by the time of each loop's last iteration."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -34,23 +37,25 @@ class Loops:
         self._broken: list[str] = []
 
     def watch(self, name: str, turned_at: Clock) -> None:
-        """Watch a loop; `turned_at` returns the time of its last turn, by the same clock."""
+        """Watch a loop; `turned_at` returns the time of the loop's last iteration."""
         self._loops[name] = turned_at
 
     def guarded(self, name: str, loop: Callable[[], object]) -> Callable[[], None]:
-        """Wrap a thread's function: if it raises, the worker is not alive any more."""
+        """Return the thread's function, wrapped so that the worker is not alive once it raises."""
 
         def run() -> None:
             try:
                 loop()
             except BaseException:  # noqa: BLE001  the edge: also a model's sys.exit
-                _log.exception("%s ended by an error: this worker has to be restarted", name)
+                _log.exception(
+                    "the loop %s was ended by an error: this worker must be restarted", name
+                )
                 self._broken.append(name)
 
         return run
 
     def live(self) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether every loop has turned recently, and the details for the probe."""
+        """Return whether all loops are running, and the details for the liveness probe."""
         now = self._clock()
         ages = {name: now - turned_at() for name, turned_at in self._loops.items()}
         stalled = sorted(name for name, age in ages.items() if age >= _STALLED_AFTER_SECONDS)
@@ -65,7 +70,10 @@ class Loops:
 
 
 class DeviceProbe:
-    """Runs a tiny kernel on request. `run` is a thread of its own; any thread may call the rest."""
+    """Runs a tiny kernel on the device on request, on the thread that calls `run`.
+
+    Any thread may call the other methods.
+    """
 
     def __init__(
         self,
@@ -73,11 +81,11 @@ class DeviceProbe:
         failed: Callable[[Exception], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Store the parts.
+        """Store the functions.
 
         Args:
-            kernel: Runs on the device, and raises if that fails.
-            failed: Called with what the kernel raised.
+            kernel: Runs the kernel on the device; raises an error if that fails.
+            failed: Called with the error that the kernel raised.
             clock: Returns the time in seconds.
         """
         self._kernel = kernel
@@ -91,21 +99,24 @@ class DeviceProbe:
 
     @property
     def turned_at(self) -> float:
-        """Return when the loop last turned: when a pending kernel was requested, else now."""
+        """Return since when the loop has been busy: the time of the pending request.
+
+        If no request is pending, return the current time, so that the loop does not look stalled.
+        """
         asked_at = self._asked_at
         return self._clock() if asked_at is None else asked_at
 
     def ask(self) -> None:
-        """Request a kernel run."""
+        """Request a kernel run, unless one is already requested."""
         if self._asked_at is None:
             self._asked_at = self._clock()
             self._answered.clear()
             self._asked.set()
 
     def look(self, wait_seconds: float = _PROBE_WAIT_SECONDS) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the device computed recently, and the details for the probe.
+        """Return whether the device ran the kernel recently, and the details for the probe.
 
-        Requests a new run if the last success is too old, and waits shortly for its result.
+        If the last success is too old, request a new run and wait up to `wait_seconds` for it.
         """
         if self._succeeded_at is None or self._clock() - self._succeeded_at > _MAX_AGE_SECONDS:
             self.ask()
@@ -113,7 +124,7 @@ class DeviceProbe:
         now, asked_at, succeeded_at = self._clock(), self._asked_at, self._succeeded_at
         if asked_at is not None and now - asked_at > _MAX_KERNEL_SECONDS:
             return False, {
-                "problem": "it does not answer",
+                "problem": "the kernel has not finished",
                 "asked_seconds_ago": round(now - asked_at),
             }
         if self._problem or succeeded_at is None:
@@ -121,7 +132,10 @@ class DeviceProbe:
         return True, {"computed_seconds_ago": round(now - succeeded_at, 1)}
 
     def run(self, stop: threading.Event) -> None:
-        """Run the kernel on request. To stop, set `stop` and call `ask`. The thread's function."""
+        """Run the kernel on each request. This is the function of the probe's thread.
+
+        To end it, set `stop` and call `ask`.
+        """
         while True:
             self._asked.wait()
             self._asked.clear()
@@ -130,11 +144,11 @@ class DeviceProbe:
             self.run_kernel()
 
     def run_kernel(self) -> None:
-        """Run the kernel once, and store its result."""
+        """Run the kernel once, and record whether it succeeded."""
         try:
             self._kernel()
         except Exception as error:  # noqa: BLE001  any error counts as a failed device
-            _log.error("the device does not compute: %s", type(error).__name__)
+            _log.error("a test computation on the device failed: %s", type(error).__name__)
             self._problem = type(error).__name__
             self._succeeded_at = None
             self._failed(error)
@@ -147,22 +161,28 @@ class DeviceProbe:
 
 
 class WorkerReadiness:
-    """Whether the worker takes jobs.
+    """Decides whether the worker is ready to run jobs.
 
-    It does if it is not shutting down, its models are loaded, their queues are connected, and its
-    device computes.
+    The worker is ready if it is not shutting down, its models are loaded or wait for memory, their
+    queues are connected, and its device works.
     """
 
     def __init__(
         self, states: ModelStates, device: DeviceProbe, shutdown_reason: Callable[[], str]
     ) -> None:
-        """Store the parts; `shutdown_reason` returns an empty text while the worker runs."""
+        """Store the sources of the decision.
+
+        Args:
+            states: Returns the state of each model.
+            device: Probes the device.
+            shutdown_reason: Returns why the worker shuts down; an empty text while it runs.
+        """
         self._states = states
         self._device = device
         self._shutdown_reason = shutdown_reason
 
     def ready(self) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the worker takes jobs, and the details for the probe."""
+        """Return whether the worker is ready to run jobs, and the details for the probe."""
         states = self._states()
         if reason := self._shutdown_reason():
             return False, {"reason": f"draining: {reason}", "models": states}

@@ -1,6 +1,6 @@
 """The worker's HTTP server for /live, /ready and /metrics.
 
-Protocol: HTTP/1.0, one request a connection, GET and HEAD.
+Protocol: HTTP/1.0 with one request per connection, and the methods GET and HEAD.
 """
 
 import http.server
@@ -16,13 +16,13 @@ from typing import Any
 
 _log = logging.getLogger(__name__)
 
-# Probes and scrapes take milliseconds. Slower connections are broken or hostile: they are closed,
-# so that they neither occupy threads nor keep others out.
+# Probes and scrapes take milliseconds. A connection that lasts longer is broken or hostile. It is
+# closed, so that it does not occupy a thread or block other connections.
 _LONGEST_CONNECTION_SECONDS = 5.0
 _MAX_CONNECTIONS = 32
 
 Check = Callable[[], tuple[bool, Mapping[str, Any]]]
-"""Return whether all is well, and the details as a JSON object."""
+"""Return whether the check succeeded, and the details as a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ class HealthResponse:
 
 
 Page = Callable[[str], HealthResponse]
-"""Return the response of one path, for a request with this Accept header."""
+"""Return the HTTP response for one path; the argument is the request's Accept header."""
 
 
 def check_page(check: Check) -> Page:
-    """Return the page of a check: 200 or 503, with its details in JSON."""
+    """Return a page that answers 200 or 503 by the check's result, with the details as JSON."""
 
     def page(accept: str) -> HealthResponse:
         good, details = check()
@@ -49,7 +49,11 @@ def check_page(check: Check) -> Page:
 
 
 def metrics_page(exposition: Callable[[str], tuple[bytes, str]]) -> Page:
-    """Return the page of the metrics; `exposition` returns body and content type."""
+    """Return a page with the metrics.
+
+    Args:
+        exposition: Returns the body and the content type for an Accept header.
+    """
 
     def page(accept: str) -> HealthResponse:
         body, content_type = exposition(accept)
@@ -59,7 +63,10 @@ def metrics_page(exposition: Callable[[str], tuple[bytes, str]]) -> Page:
 
 
 class HealthServer(http.server.ThreadingHTTPServer):
-    """A small HTTP server on threads of its own, so that busy threads do not delay it."""
+    """A small HTTP server with separate threads, so that the worker's busy threads do not delay it.
+
+    The server closes connections that last too long.
+    """
 
     daemon_threads = True
     request_queue_size = _MAX_CONNECTIONS
@@ -71,29 +78,40 @@ class HealthServer(http.server.ThreadingHTTPServer):
         pages: Mapping[str, Page],
         longest_seconds: float = _LONGEST_CONNECTION_SECONDS,
     ) -> None:
-        """Bind the port; raise OSError if it is in use. `pages` are by path."""
+        """Bind the port.
+
+        Args:
+            host: The address to listen on.
+            port: The port to listen on; 0 for any free port.
+            pages: The pages by path.
+            longest_seconds: How long a connection may last.
+
+        Raises:
+            OSError: The port is in use.
+        """
         self._pages = pages
         self._longest_seconds = longest_seconds
-        # In order of arrival. One thread adds, each connection's thread removes: both are atomic.
+        # In order of arrival. One thread adds entries, and each connection's thread removes its own
+        # entry. Both operations are atomic.
         self._open: dict[socket.socket, float] = {}
         super().__init__((host, port), _Handler)
 
     def start(self) -> None:
-        """Start to answer requests."""
+        """Start the thread that accepts connections."""
         threading.Thread(target=self.serve_forever, name="health", daemon=True).start()
 
     def respond(self, path: str, accept: str = "") -> HealthResponse:
-        """Return the response for a path."""
+        """Return the response for a path and an Accept header."""
         if (page := self._pages.get(path)) is None:
             return _json(404, {"paths": sorted(self._pages)})
         try:
             return page(accept)
         except Exception:  # noqa: BLE001  the edge: a probe gets a response in any case
-            _log.exception("%s failed", path)
-            return _json(500, {"ok": False, "reason": "this page failed; see the logs"})
+            _log.exception("the health page %s failed", path)
+            return _json(500, {"ok": False, "reason": "the page failed; see the worker's logs"})
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection; if there are too many, close the oldest one."""
+        """Serve a connection; if too many connections are open, close the oldest one first."""
         if len(self._open) >= _MAX_CONNECTIONS:
             for oldest in tuple(self._open)[:1]:
                 self._open.pop(oldest, None)
@@ -102,20 +120,20 @@ class HealthServer(http.server.ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Forget a connection that has ended."""
+        """Remove an ended connection from the list, and close its socket."""
         self._open.pop(request, None)
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Close the connections that take too long; the server calls this twice a second."""
+        """Close connections that last too long. The base class calls this twice a second."""
         latest = time.monotonic() - self._longest_seconds
         for connection, since in tuple(self._open.items()):
             if since < latest:
                 _shut_down(connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log errors of a connection at debug level only: the client has gone away."""
-        _log.debug("a connection broke", exc_info=True)
+        """Log a connection's error at debug level only, because the client has disconnected."""
+        _log.debug("a connection to the health server broke", exc_info=True)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -138,7 +156,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815  the base's name
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's name
-        """Log nothing: probes come every second."""
+        """Log nothing, because probes send a request every second."""
 
 
 def _json(status: int, document: Mapping[str, Any]) -> HealthResponse:
@@ -146,6 +164,6 @@ def _json(status: int, document: Mapping[str, Any]) -> HealthResponse:
 
 
 def _shut_down(connection: socket.socket) -> None:
-    # The connection's thread is in a call on it, which ends now; that thread also closes it.
+    # This ends the call of the connection's thread, which then closes the socket.
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

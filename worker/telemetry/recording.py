@@ -2,14 +2,15 @@
 
 The spans of a job, in the trace of the request that it came from:
 
-    process QUEUE      from received to settled; links to the request's span
-    ├── prepare        fetch, decode, preprocess
-    ├── inference      the batch that it ran in; the span of the batch's first job links to all of
-    │                  its jobs, those of the others link to that span
-    └── reply          store the result, and send the reply
+    process QUEUE      from the receiving to the settling of the message; links to the request's
+    │                  span
+    ├── prepare        fetch, decode and preprocess the input
+    ├── inference      the batch with this job; the span of the batch's first job links to all jobs
+    │                  of the batch, and the spans of the other jobs link to that span
+    └── reply          send the reply
 
-Names and attributes follow OpenTelemetry's messaging conventions. Without the SDK no spans are
-made: a job then only has its trace id, for the logs.
+Names and attributes follow OpenTelemetry's messaging conventions. Without exporters, no spans are
+created: a job then only has its trace id for the logs.
 
 Metric labels are bounded: models come from the catalogue and outcomes from the error tree. Job ids
 are in logs and traces only.
@@ -43,11 +44,11 @@ _log = logging.getLogger(__name__)
 SUCCEEDED = "succeeded"
 
 _PREFIX = "loosely_worker_"
-# A job waits for a free device or for a new worker: from milliseconds to many minutes.
+# A job may wait for a free device or for a new worker, from milliseconds to many minutes.
 _WAIT_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 180, 600, 1800)
 _INFERENCE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60)
 _SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-# The outcome of an error class that a model defines: it must not add a series of its own.
+# The outcome for all error classes that models define, so that they do not create new series.
 _OTHER = "other"
 
 _W3C = TraceContextTextMapPropagator()
@@ -61,7 +62,7 @@ _fields: ContextVar[Mapping[str, str]] = ContextVar("fields", default=_NO_FIELDS
 
 @contextlib.contextmanager
 def log_fields(**fields: str) -> Iterator[None]:
-    """Add these fields to the JSON lines that this thread logs within the block."""
+    """Add these fields to all JSON log lines of this thread inside the `with` block."""
     token = _fields.set(fields)
     try:
         yield
@@ -70,12 +71,15 @@ def log_fields(**fields: str) -> Iterator[None]:
 
 
 def current_log_fields() -> Mapping[str, str]:
-    """Return the fields of the innermost `log_fields` block of this thread."""
+    """Return the fields of this thread's innermost `with log_fields(...)` block."""
     return _fields.get()
 
 
 class ServiceStatus:
-    """Whether a service answers. Logs each change once, not each try. Any thread may call it."""
+    """Whether a service answers. Only changes are logged, not each call.
+
+    Any thread may call the methods.
+    """
 
     def __init__(self, service: str) -> None:
         self._service = service
@@ -84,12 +88,12 @@ class ServiceStatus:
         self.is_up = False
 
     def mark_down(self, reason: object) -> None:
-        """Record a failed call."""
+        """Record that a call to the service failed."""
         if self._change(answers=False):
             _log.warning("%s does not answer, trying again: %s", self._service, reason)
 
     def mark_up(self) -> None:
-        """Record a successful call."""
+        """Record that a call to the service succeeded."""
         if self._answers is not True and self._change(answers=True):
             _log.info("%s answers", self._service)
 
@@ -102,7 +106,7 @@ class ServiceStatus:
 
 
 class Metrics:
-    """All metrics of a process, in a registry of their own. Any thread may use them."""
+    """All metrics of a worker process, in a separate registry. Any thread may use them."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -148,11 +152,11 @@ class Metrics:
         )
 
     def watch_memory_used(self, used_bytes: Callable[[], float]) -> None:
-        """Call this function at each scrape for the device memory of this process."""
+        """Register the function that each scrape calls for this process's device memory."""
         self._used.set_function(used_bytes)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """Return body and content type of a scrape, in the format that `accept` prefers."""
+        """Return the metrics in the format that the Accept header prefers, and its content type."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
@@ -167,7 +171,7 @@ class Metrics:
 
 
 class JobSpan:
-    """The span of one job; if nothing is traced, only its trace id."""
+    """The trace span of one job. Without a tracer there is no span, but only the trace id."""
 
     __slots__ = ("_context", "_span", "_tracer", "trace_id")
 
@@ -180,14 +184,19 @@ class JobSpan:
         self._context = trace.set_span_in_context(span, Context()) if span else None
 
     def step(self, name: str, *, calls_out: bool = False) -> AbstractContextManager[object]:
-        """Return a child span around what this thread does within the block."""
+        """Return a context manager that records the body of its `with` block as a child span."""
         if self._tracer is None:
             return _NO_SPAN
         kind = SpanKind.CLIENT if calls_out else SpanKind.INTERNAL
         return self._tracer.start_as_current_span(name, self._context, kind)
 
     def end(self, outcome: str, attributes: Mapping[str, Any]) -> None:
-        """End the span; the outcome is `succeeded`, or the code of an error."""
+        """End the span.
+
+        Args:
+            outcome: `succeeded`, or the code of the job's error.
+            attributes: More attributes of the span.
+        """
         if self._span is None:
             return
         self._span.set_attributes({"loosely.outcome": outcome, **attributes})
@@ -198,21 +207,21 @@ class JobSpan:
 
 
 class JobTracing:
-    """Makes the spans of a worker's jobs."""
+    """Creates the trace spans of a worker's jobs."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        """Make no spans without a provider."""
+        """Get a tracer from the provider. If it is None, no spans are created."""
         self._tracer = provider.get_tracer("loosely.worker") if provider else None
 
     def headers(self) -> dict[str, str]:
-        """Return the HTTP headers that carry the current trace."""
+        """Return the HTTP headers that propagate the current trace; empty without a tracer."""
         carrier: dict[str, str] = {}
         if self._tracer is not None:
             _W3C.inject(carrier)
         return carrier
 
     def job(self, model: str, queue: str, job_id: str, delivery: "LockedMessage") -> JobSpan:
-        """Begin the span of the job in this message."""
+        """Start and return the span of the job that this message contains."""
         properties = delivery.properties
         traceparent = properties.get(PROPERTY_TRACEPARENT, "")
         trace_id = traceparent.split("-")[1] if traceparent.count("-") >= 3 else "-"
@@ -234,9 +243,11 @@ class JobTracing:
 
     @contextmanager
     def batch(self, model: str, jobs: Sequence[JobSpan]) -> Iterator[None]:
-        """Surround one pass of the model: its time becomes one span in each job's trace.
+        """Record the `with` block as an inference span in the trace of each of these jobs.
 
-        `jobs` are the spans of at least one job.
+        Args:
+            model: The model's name.
+            jobs: The spans of the batch's jobs, at least one.
         """
         if self._tracer is None or jobs[0]._span is None:
             yield
@@ -260,7 +271,7 @@ class JobTracing:
 
 
 class HasSpan(Protocol):
-    """A job, as far as it is traced."""
+    """Something with the trace span of a job, for example a `ReceivedJob`."""
 
     @property
     def span(self) -> JobSpan:
@@ -274,12 +285,12 @@ class ModelTelemetry:
     def __init__(
         self, model: str, metrics: Metrics | None = None, tracing: JobTracing | None = None
     ) -> None:
-        """Create all series of the model, at zero.
+        """Create the model's metric series with the value 0.
 
         Args:
             model: The model's name.
-            metrics: The metrics of this process; by default new ones that are not scraped.
-            tracing: Makes the spans; by default none are made.
+            metrics: The metrics of this process; by default new metrics, which are not scraped.
+            tracing: Creates the spans; by default no spans are created.
         """
         self.model = model
         self._metrics = metrics or Metrics()
@@ -303,18 +314,30 @@ class ModelTelemetry:
         is_connected: Callable[[], float],
         reserved_bytes: Callable[[], float],
     ) -> None:
-        """Call these functions at each scrape."""
+        """Register the functions that each scrape calls for the model's gauges.
+
+        Args:
+            in_flight: Returns how many messages are received and not settled.
+            is_loaded: Returns whether the model is loaded.
+            is_connected: Returns whether the model's queue is connected.
+            reserved_bytes: Returns how much device memory is reserved for the model.
+        """
         self._metrics.in_flight.labels(self.model).set_function(in_flight)
         self._metrics.loaded.labels(self.model).set_function(is_loaded)
         self._metrics.connected.labels(self.model).set_function(is_connected)
         self._metrics.reserved.labels(self.model).set_function(reserved_bytes)
 
     def start_span(self, queue: str, job_id: str, delivery: "LockedMessage") -> JobSpan:
-        """Begin the span of the job in this message."""
+        """Start and return the span of the job that this message contains."""
         return self._tracing.job(self.model, queue, job_id, delivery)
 
     def record_received(self, delivery_count: int, wait_seconds: float) -> None:
-        """Record a message, by its earlier deliveries and its time in the queue."""
+        """Record a received message.
+
+        Args:
+            delivery_count: How many times the message was delivered before.
+            wait_seconds: How long the message was in the queue.
+        """
         self._received.inc()
         if delivery_count > 0:
             self._redelivered.inc()
@@ -322,7 +345,7 @@ class ModelTelemetry:
         self._queue_wait.observe(max(0.0, wait_seconds))
 
     def record_outcome(self, outcome: str) -> None:
-        """Record the outcome of a message: `succeeded`, or the code of an error."""
+        """Record the outcome of a message: `succeeded`, or the code of the job's error."""
         if outcome == SUCCEEDED:
             self._succeeded.inc()
             return
@@ -331,7 +354,10 @@ class ModelTelemetry:
 
     @contextmanager
     def batch(self, jobs: Sequence[HasSpan]) -> Iterator[None]:
-        """Surround one pass of the model. A pass that raises is traced, but not in the metrics."""
+        """Record the `with` block as one pass of the model over these jobs.
+
+        If the block raises an error, the pass is recorded in the traces but not in the metrics.
+        """
         started = time.perf_counter()
         with self._tracing.batch(self.model, [job.span for job in jobs]):
             yield
@@ -343,7 +369,7 @@ class ModelTelemetry:
         self._lock_losses.inc()
 
     def record_split(self) -> None:
-        """Record that a batch did not fit into the memory."""
+        """Record that a batch did not fit into the device's memory."""
         self._splits.inc()
 
     def record_reused_reply(self) -> None:

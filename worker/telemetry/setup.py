@@ -1,9 +1,10 @@
 """Set up logs and traces.
 
-Logs are single lines on stderr: text, or JSON objects for log collectors. Traces are set up by the
-standard OTEL_* variables. OTEL_TRACES_EXPORTER names exporters as OpenTelemetry's specification
-does: `otlp`, `console`, or any that an installed package registers, such as Azure Monitor's. The
-SDK and the exporters read resource, sampler, batching and endpoint themselves.
+Logs are single lines on stderr, as text or as JSON objects for log collectors. Traces are
+configured by the standard OTEL_* variables. OTEL_TRACES_EXPORTER lists the exporters by the names
+of OpenTelemetry's specification: `otlp`, `console`, or the name of an exporter that an installed
+package registers, for example Azure Monitor's. The SDK and the exporters read the variables for
+resource, sampler, batching and endpoint themselves.
 """
 
 import json
@@ -21,8 +22,8 @@ from worker.telemetry.recording import current_log_fields
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-# These loggers repeat at each try what `ServiceStatus` logs once per change, or they log reply URLs
-# and with them a job's token.
+# The azure loggers repeat at each try what `ServiceStatus` logs only once. The httpx loggers log
+# reply URLs, which contain a job's token.
 _QUIET = {"azure": logging.CRITICAL, "httpx": logging.WARNING, "httpcore": logging.WARNING}
 
 _GROUP = "opentelemetry_traces_exporter"
@@ -33,7 +34,12 @@ _FLUSH_SECONDS = 2.0
 
 
 def configure_logs(level: str, format_name: str = "text") -> None:
-    """Send this process's logs to stderr, as `text` or `json`."""
+    """Write this process's logs to stderr.
+
+    Args:
+        level: The lowest level that is logged.
+        format_name: `text` or `json`.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if format_name == "json" else _text_formatter())
     logging.basicConfig(handlers=[handler], level=level)
@@ -42,10 +48,13 @@ def configure_logs(level: str, format_name: str = "text") -> None:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message and the current log fields."""
+    """Format each log record as one line with a JSON object.
+
+    The object contains the time, level, logger and message, and the current log fields.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line for a record."""
+        """Return a log record as one line of JSON."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -63,7 +72,7 @@ def _text_formatter() -> logging.Formatter:
 
 
 def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
-    """Return a provider for these exporters; None without exporters.
+    """Return a tracer provider with these exporters; None if the list is empty.
 
     Raises:
         SettingsError: The SDK or an exporter is not installed.
@@ -76,7 +85,8 @@ def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError:
         raise SettingsError(
-            "OTEL_TRACES_EXPORTER: needs the OpenTelemetry SDK; install loosely[telemetry]"
+            "OTEL_TRACES_EXPORTER: the OpenTelemetry SDK is not installed; install "
+            "loosely[telemetry]"
         ) from None
     resource = Resource.create()
     if str(resource.attributes["service.name"]).startswith("unknown_service"):
@@ -86,13 +96,15 @@ def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
         entry_name = _ALIASES.get(name, name)
         found = list(entry_points(group=_GROUP, name=entry_name))
         if not found:
-            raise SettingsError(f"OTEL_TRACES_EXPORTER: no package here provides {name!r}")
+            raise SettingsError(
+                f"OTEL_TRACES_EXPORTER: no installed package provides the exporter {name!r}"
+            )
         provider.add_span_processor(BatchSpanProcessor(found[0].load()()))
     return provider
 
 
 def flush(provider: "TracerProvider | None") -> None:
-    """Send the remaining spans; wait for the collector for a limited time."""
+    """Export the remaining spans; wait at most 2 seconds for the collector."""
     if provider is not None:
         last = threading.Thread(target=provider.shutdown, name="traces", daemon=True)
         last.start()

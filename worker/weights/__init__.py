@@ -1,1 +1,1 @@
-"""A model's weights: fetched, checked by digest, cached on disk, and loaded as data only."""
+"""A model's weights: fetch them, check their digest, cache them on disk, and load them as data."""

@@ -1,8 +1,8 @@
-"""Get a model's weights: from the cache on disk, from a blob, or from an installed package.
+"""Get a model's weights from the cache on disk, from a blob, or from an installed package.
 
-The cache holds complete files, named by their digests. A file is written under another name, and
-renamed after its digest was checked. So any number of processes may share the folder and may be
-killed at any time. The cached file is hashed again before each use.
+The cache contains only complete files, whose names are their digests. A file is written under
+another name, and is renamed after its digest was checked. So any number of processes may share the
+folder and may be killed at any time. The digest of a cached file is checked again before each use.
 """
 
 import contextlib
@@ -28,26 +28,31 @@ _log = logging.getLogger(__name__)
 _BLOB: Final = "blob:"
 _PACKAGE: Final = "package:"
 _PART: Final = ".part"
-# A partial file of this age was left behind by a process that was killed.
+# A partial file that has not changed for this time was left behind by a killed process.
 _ABANDONED_SECONDS: Final = 3600.0
 
 
 class BlobReader(Protocol):
-    """Read blobs of any container."""
+    """Reads blobs of any container."""
 
     def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """Yield the blob in pieces; raise WeightsMissing or WeightsAway, also in the middle."""
+        """Yield the blob in chunks.
+
+        Raises:
+            WeightsMissing: The blob does not exist.
+            WeightsAway: Blob storage cannot be reached, perhaps after some chunks were yielded.
+        """
         ...
 
 
 class AzureBlobReader:
-    """Read blobs of the storage account that also holds the payloads."""
+    """Reads blobs from the storage account that also contains the payloads."""
 
     def __init__(self, account: BlobServiceClient) -> None:
         self._account = account
 
     def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """Yield the blob in pieces; raise WeightsMissing or WeightsAway, also in the middle."""
+        """Yield the blob in chunks, as described in `BlobReader.read`."""
         where = f"{_BLOB}{container}/{blob}"
         try:
             client = self._account.get_blob_client(container, blob)
@@ -60,18 +65,18 @@ class AzureBlobReader:
 
 
 class WeightsStore:
-    """The weights of all models. Any thread may call the methods."""
+    """Gets the weights of all models, and caches them. Any thread may call the methods."""
 
     def __init__(self, cache: Path, blobs: BlobReader) -> None:
         self._cache = cache
         self._blobs = blobs
 
     def get(self, model: ModelEntry) -> Weights | None:
-        """Return the model's weights with the right digest; None if its entry names no weights.
+        """Return the model's weights after checking their digest; None if its entry names none.
 
         Raises:
             WeightsMissing: The blob, package or file does not exist.
-            WeightsMismatch: The digest is wrong.
+            WeightsMismatch: The digest differs from the digest in the entry.
             WeightsAway: Blob storage cannot be reached, or the cache cannot be written.
         """
         if not model.weights:
@@ -95,7 +100,7 @@ class WeightsStore:
         if file.exists():
             if _file_digest(file) == model.weights_sha256:
                 return file
-            _log.warning("%s: the cached weights are damaged and fetched again", model.name)
+            _log.warning("%s: the cached weights are damaged; fetching them again", model.name)
         begun = time.monotonic()
         size_bytes = self._fetch(model, self._blobs.read(container, blob), file)
         seconds = time.monotonic() - begun
@@ -103,7 +108,10 @@ class WeightsStore:
         return file
 
     def _fetch(self, model: ModelEntry, pieces: Iterator[bytes], file: Path) -> int:
-        """Write the pieces to the file, completely or not at all; return the size in bytes."""
+        """Download the weights in chunks and write the file atomically; return its size in bytes.
+
+        Raise WeightsMismatch if the digest is wrong.
+        """
         self._cache.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned()
         digest = hashlib.sha256()
@@ -139,12 +147,13 @@ def _file_digest(file: Path) -> str:
 
 def _mismatch(model: ModelEntry, found: str) -> WeightsMismatch:
     return WeightsMismatch(
-        f"{model.weights}: its SHA-256 digest is {found}, not that of the entry; nothing was loaded"
+        f"{model.weights}: the SHA-256 digest is {found}, not {model.weights_sha256} as in the "
+        "catalogue entry; the weights were not loaded"
     )
 
 
 def blob_of(weights: str) -> tuple[str, str] | None:
-    """Return container and name if the weights are a blob; else None."""
+    """Return the container and the name of the blob if the weights are in a blob; else None."""
     if not weights.startswith(_BLOB):
         return None
     container, _, blob = weights.removeprefix(_BLOB).partition("/")
@@ -152,7 +161,11 @@ def blob_of(weights: str) -> tuple[str, str] | None:
 
 
 def file_of(weights: str) -> Path:
-    """Return the file of a package, without importing it; raise WeightsMissing if it is missing."""
+    """Return the path of a weights file in an installed package, without importing the package.
+
+    Raises:
+        WeightsMissing: The package is not installed, or has no such file.
+    """
     package, _, path = weights.removeprefix(_PACKAGE).partition("/")
     found: Any = importlib.util.find_spec(package)
     for location in (found and found.submodule_search_locations) or ():

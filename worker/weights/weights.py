@@ -1,4 +1,4 @@
-"""Load checked weights as tensors, never as code."""
+"""Load a model's weights as tensors, without executing any code in the file."""
 
 import pickle
 import re
@@ -20,7 +20,7 @@ _HEADER: Final = struct.Struct("<Q")
 _MAX_HEADER_BYTES: Final = 100 * 1024 * 1024
 _SHOWN_CHARACTERS: Final = 500
 _GLOBAL: Final = re.compile(r"GLOBAL ([\w.]{1,200})")
-# What torch's readers raise on truncated or foreign files.
+# The errors that torch's readers raise on truncated files and on files of other formats.
 _READER_ERRORS: Final = (
     *(RuntimeError, ValueError, EOFError, LookupError, OSError, AttributeError, TypeError),
     *(AssertionError, ArithmeticError, MemoryError, struct.error),
@@ -29,7 +29,14 @@ _READER_ERRORS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A file on this machine whose digest was checked. A model's constructor gets it."""
+    """A local file with a model's weights, whose digest was checked.
+
+    The worker passes this object to the constructor of the model's class.
+
+    Attributes:
+        path: The path of the file.
+        sha256: The SHA-256 digest of the file; empty if unknown.
+    """
 
     path: Path
     sha256: str = ""
@@ -37,11 +44,11 @@ class Weights:
     def state_dict(self) -> "dict[str, Tensor]":
         """Return the tensors by name, on the CPU.
 
-        Reads safetensors files, and state dicts that `torch.save` wrote.
+        Reads safetensors files, and files with a state dict that `torch.save` has written.
 
         Raises:
-            WeightsUnsafe: A pickle with more than tensors and plain containers. None of its code
-                is executed.
+            WeightsUnsafe: The file is a pickle that contains more than tensors and plain
+                containers. None of its code is executed.
             WeightsDamaged: The file is truncated, or has an unknown format.
         """
         with self.path.open("rb") as file:
@@ -52,21 +59,21 @@ class Weights:
     def load_into(
         self, network: "Network", state: "Mapping[str, Tensor] | None" = None
     ) -> "Network":
-        """Load exactly these weights into a network, and return it.
+        """Load exactly these weights into a network, and return the network.
 
         Args:
             network: The network.
-            state: The result of `state_dict`, if it was read before.
+            state: The result of `state_dict`, if the caller has already read the file.
 
         Raises:
-            WeightsUnfit: Names or shapes do not fit.
+            WeightsUnfit: The names or shapes of the weights do not fit the network.
         """
         try:
             network.load_state_dict(state or self.state_dict(), strict=True)
         except RuntimeError as error:
             # The text has one line for each name or shape that does not fit.
             text = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
-            raise WeightsUnfit(f"the weights are another network's: {text}") from None
+            raise WeightsUnfit(f"the weights do not fit the network: {text}") from None
         return network
 
 
@@ -96,7 +103,7 @@ def _from_torch(path: Path) -> object:
         named = _GLOBAL.search(str(error))
         what = f" It names {named[1]}." if named else ""
         raise WeightsUnsafe(
-            f"the weights are a pickle of more than tensors, and are not executed.{what}"
+            f"the weights are a pickle that contains more than tensors, and are not executed.{what}"
         ) from None
     except _READER_ERRORS as error:
         raise WeightsDamaged(f"the weights cannot be read: {_line(error)}") from None

@@ -1,4 +1,4 @@
-"""One Service Bus and one blob storage for all tests; a gateway and workers for each test."""
+"""Fixtures: one Service Bus and blob storage for all tests, and a gateway and workers per test."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def gateway() -> Iterator[Gateway]:
 
 @pytest.fixture
 def start_worker(services: LocalServices, gateway: Gateway) -> Iterator[StartWorker]:
-    """Return a function that starts a worker for some models; kill the workers at the end."""
+    """Yield a function that starts a worker for the given models; kill all workers at the end."""
     started: list[Program] = []
 
     def start(models: str, *, wait: bool = True, **settings: str) -> Program:

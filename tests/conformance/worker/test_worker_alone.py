@@ -1,4 +1,4 @@
-"""The worker runs from its two folders alone, copied to an empty place."""
+"""The worker runs from a copy of its two folders alone, without the repository."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_worker_starts_without_the_repository(copied: Path) -> None:
         ({"HEALTH_PORT": "eighty"}, "HEALTH_PORT"),
     ],
 )
-def test_a_wrong_setting_ends_the_start_with_one_line(
+def test_a_wrong_setting_ends_the_start_of_the_worker_with_a_one_line_error(
     copied: Path, settings: dict[str, str], says: str
 ) -> None:
     ended = subprocess.run(
@@ -96,7 +96,7 @@ def test_a_wrong_setting_ends_the_start_with_one_line(
     assert says in ended.stderr
 
 
-def test_a_used_health_port_is_named(copied: Path) -> None:
+def test_the_worker_names_a_health_port_in_use_and_exits_with_98(copied: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""Bad weights are refused, and their jobs are left for other workers."""
+"""Bad weights are refused, and the jobs of their models stay in the queue for other workers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ weights_sha256 = "{sha256}"
 
 
 class Malicious:
-    """An object that unpickles to a call, which creates a folder."""
+    """An object whose unpickling creates a folder, which shows that code was executed."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -76,13 +76,13 @@ OTHER = good(9.0)
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder that is created if weights are executed."""
+    """Return the folder that is created if code in the weights is executed."""
     return tmp_path_factory.mktemp("trace") / "executed"
 
 
 @pytest.fixture(scope="module")
 def blobs(trace: Path) -> dict[str, bytes]:
-    """Return the contents of blob storage, by model."""
+    """Return the bytes of the weights' blob of each model."""
     return {
         "good": RIGHT["good"],
         "mismatched": OTHER,
@@ -111,7 +111,7 @@ def own_world(
 
 @pytest.fixture
 def worker(own_world: LocalServices, gateway: Gateway, tmp_path: Path) -> Iterator[Program]:
-    """Start one worker for all models, which does not get ready."""
+    """Start one worker for all models, which does not become ready."""
     cache = str(tmp_path / "cache")
     program = own_world.worker(gateway.host, "", WORKER_WEIGHTS_CACHE=cache)
     program.start(wait=False)

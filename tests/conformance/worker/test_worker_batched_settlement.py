@@ -22,7 +22,7 @@ def received(link: QueueLink, count: int) -> list[LockedMessage]:
     raise AssertionError(f"{len(found)} of {count} messages")
 
 
-def test_messages_completed_together_have_their_own_outcomes(
+def test_each_message_of_a_batched_settlement_has_its_own_outcome(
     services: LocalServices,
 ) -> None:
     link = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE)
@@ -43,14 +43,14 @@ def test_messages_completed_together_have_their_own_outcomes(
         asked = [*reversed(deliveries), of_another]
         assert link.complete(asked) == [True, True, True, False, True, True]
         assert link.complete([gone, deliveries[0]]) == [False, False]
-        assert not link.receive_many(1, 0.1), "nothing is left or came back"
+        assert not link.receive_many(1, 0.1), "the queue is empty, and no message was redelivered"
         assert link.is_open
     finally:
         link.close()
         other.close()
 
 
-def test_replies_of_many_threads_arrive_complete(services: LocalServices) -> None:
+def test_replies_sent_by_many_threads_all_arrive(services: LocalServices) -> None:
 
     sender = QueueSender(AzureEndpoint(services.service_bus_url), QUEUE)
     # Together they exceed the size of one message.

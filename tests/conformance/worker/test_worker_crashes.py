@@ -1,4 +1,4 @@
-"""Every job is answered, whatever process is killed, and the worker shuts down cleanly."""
+"""Every job is answered even if any process is killed, and the worker shuts down cleanly."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def held(worker: Program, model: str) -> int:
     return count
 
 
-def test_jobs_of_a_killed_worker_run_on_another(
+def test_jobs_of_a_killed_worker_run_on_another_worker(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     first = start_worker("scripted")
@@ -69,7 +69,7 @@ def test_jobs_of_a_killed_worker_run_on_another(
 
 
 @pytest.mark.timeout(90)
-def test_a_job_that_kills_its_worker_is_dead_lettered(
+def test_a_job_that_repeatedly_kills_workers_is_dead_lettered(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     identity = job_id()
@@ -79,7 +79,7 @@ def test_a_job_that_kills_its_worker_is_dead_lettered(
     assert services.dead_letter("single", identity).dead_letter_reason == "MaxDeliveryCountExceeded"
 
 
-def test_a_job_longer_than_its_lock_is_answered(
+def test_a_job_that_runs_longer_than_the_lock_duration_is_answered(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("single")
@@ -95,7 +95,7 @@ def test_a_job_longer_than_its_lock_is_answered(
     assert "lost the lock" not in worker.log.read_text()
 
 
-def test_a_full_worker_locks_no_further_messages(
+def test_a_worker_without_capacity_locks_no_further_messages(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("single")
@@ -134,7 +134,9 @@ def test_sigterm_drains_the_worker(
         back = receiver.receive_messages(1, max_wait_time=5)
         back += receiver.receive_messages(1, max_wait_time=5)
         assert [message.message_id for message in back] == [waits, comes]
-        assert [message.delivery_count for message in back] == [0, 0], "handing back is no failure"
+        assert [message.delivery_count for message in back] == [0, 0], (
+            "a release does not count as a failed delivery"
+        )
         for message_ in back:
             receiver.complete_message(message_)
     # Longer than the lock: a worker that drains keeps renewing.
@@ -144,7 +146,7 @@ def test_sigterm_drains_the_worker(
     services.wait_until_empty("single")
 
 
-def test_a_draining_worker_receives_nothing(
+def test_a_draining_worker_receives_no_messages(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("scripted")
@@ -166,7 +168,9 @@ def test_a_draining_worker_receives_nothing(
     gateway.taken(runs)
 
 
-def test_an_idle_worker_exits_at_once(start_worker: StartWorker, services: LocalServices) -> None:
+def test_an_idle_worker_exits_immediately_after_a_signal(
+    start_worker: StartWorker, services: LocalServices
+) -> None:
     worker = start_worker("noop")
     worker.signal(signal.SIGINT)
     assert worker.exit_code(seconds=10) == 0
@@ -184,7 +188,7 @@ def test_a_second_signal_or_the_end_of_the_grace_period_ends_the_worker(
     wait_until(lambda: held(patient, "single") + held(hasty, "scripted") == 2, "both run")
     hasty.signal(signal.SIGTERM)
     assert hasty.exit_code(seconds=10) == 0
-    assert "giving 1 unfinished jobs back" in hasty.log.read_text()
+    assert "abandoning 1 unfinished jobs" in hasty.log.read_text()
     assert "not-finished, abandon" in hasty.log.read_text()
     patient.signal(signal.SIGTERM)
     wait_until(lambda: "draining" in patient.log.read_text(), "it drains")

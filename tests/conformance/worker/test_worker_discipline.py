@@ -1,4 +1,4 @@
-"""Locks, priorities, cached replies, and the handing back of messages."""
+"""Lost locks, priorities, cached replies, and messages that are returned to the queue."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def process_id(worker: Program) -> int:
     return worker.process.pid
 
 
-def test_a_stalled_renewal_loses_the_job_to_another_worker(
+def test_another_worker_gets_the_job_of_a_worker_whose_renewal_stalls(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     stalled = start_worker("long")
@@ -64,7 +64,7 @@ def test_a_stalled_renewal_loses_the_job_to_another_worker(
     assert "lock-lost, leave; delivery 1," in stalled.log.read_text()
 
 
-def test_a_redelivered_job_with_a_cached_reply_does_not_run_again(
+def test_a_redelivered_job_does_not_run_again_if_the_reply_is_cached(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     worker = start_worker("single")
@@ -93,7 +93,7 @@ def test_a_redelivered_job_with_a_cached_reply_does_not_run_again(
     assert result(gateway.taken(another))["batch"] == 2
 
 
-def test_low_priority_jobs_run_last(
+def test_jobs_of_low_priority_run_last(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     gate, running = tmp_path / "gate", tmp_path / "running"
@@ -109,7 +109,9 @@ def test_low_priority_jobs_run_last(
     wait_until(lambda: worker.held("single") == 4, "the others find room all the same")
     with services.receiver("single-low") as receiver:
         others = receiver.receive_messages(5, max_wait_time=2)
-        assert [other.message_id for other in others] == low[2:], "it takes no more than fits"
+        assert [other.message_id for other in others] == low[2:], (
+            "the worker receives no more than its capacity"
+        )
         assert {other.delivery_count for other in others} == {0}
         for other in others:
             receiver.abandon_message(other)
@@ -120,7 +122,7 @@ def test_low_priority_jobs_run_last(
     services.wait_until_empty("single-low")
 
 
-def test_an_older_namespace_has_no_queue_for_low_priority(
+def test_the_worker_runs_without_the_queue_for_low_priority(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     catalogue = tmp_path / "models.toml"
@@ -136,7 +138,7 @@ def test_an_older_namespace_has_no_queue_for_low_priority(
     assert worker.log.read_text().count(missing) == 1
 
 
-def test_a_shutdown_under_load_loses_and_doubles_no_job(
+def test_every_job_runs_exactly_once_although_a_worker_shuts_down_under_load(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     leaving, staying = start_worker("scripted"), start_worker("scripted")
@@ -145,7 +147,7 @@ def test_a_shutdown_under_load_loses_and_doubles_no_job(
     services.send("scripted", *(message(gateway, i, "scripted", task) for i in jobs))
     gateway.wait_for(lambda: len(gateway.posts) > 10)
     leaving.signal(signal.SIGTERM)
-    assert len(gateway.posts) < len(jobs), "it leaves under load"
+    assert len(gateway.posts) < len(jobs), "the worker shuts down before all jobs have ended"
     assert leaving.exit_code(seconds=30) == 0
 
     assert {gateway.taken(identity).attempt for identity in jobs} == {1}
@@ -154,7 +156,7 @@ def test_a_shutdown_under_load_loses_and_doubles_no_job(
     assert staying.is_ready()
 
 
-def test_a_lost_device_hands_all_jobs_back(
+def test_a_worker_with_a_lost_device_returns_all_jobs_to_the_queue(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     loses, *others = (job_id() for _ in range(4))
@@ -169,13 +171,15 @@ def test_a_lost_device_hands_all_jobs_back(
     with services.receiver("single") as receiver:
         back = [message for _ in range(4) for message in receiver.receive_messages(1, 5)]
         counts = {message.message_id: message.delivery_count for message in back}
-        assert counts == {loses: 1, **dict.fromkeys(others, 0)}, "the input may be the cause"
+        assert counts == {loses: 1, **dict.fromkeys(others, 0)}, (
+            "the input may have caused the loss, so the delivery counts"
+        )
         for taken in back:
             receiver.complete_message(taken)
     assert gateway.posts == []
 
 
-def test_a_device_that_is_lost_while_a_model_loads_ends_the_worker(
+def test_the_worker_exits_if_the_device_is_lost_while_a_model_loads(
     start_worker: StartWorker,
 ) -> None:
     worker = start_worker("faulty", wait=False)

@@ -43,7 +43,7 @@ def connection(health: HealthServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", health.server_port), timeout=5)
 
 
-def test_known_pages_are_answered(health: HealthServer) -> None:
+def test_the_health_server_answers_requests_for_known_pages(health: HealthServer) -> None:
     well = get(health, "/well?verbose")
     assert (well.status_code, well.json()) == (200, {"ok": True, "n": 1})
     ill = get(health, "/ill")
@@ -51,13 +51,13 @@ def test_known_pages_are_answered(health: HealthServer) -> None:
     assert get(health, "/accept", accept="text/plain;version=0.0.4").text.endswith("0.0.4")
 
 
-def test_an_unknown_page_lists_the_known_pages(health: HealthServer) -> None:
+def test_the_response_for_an_unknown_page_lists_the_known_pages(health: HealthServer) -> None:
     answer = get(health, "/")
     assert answer.status_code == 404
     assert answer.json() == {"paths": ["/accept", "/broken", "/ill", "/well"]}
 
 
-def test_a_head_request_gets_only_headers(health: HealthServer) -> None:
+def test_the_response_to_a_head_request_has_only_headers(health: HealthServer) -> None:
     with connection(health) as client:
         client.sendall(b"HEAD /well HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: client.recv(1000), b""))
@@ -66,17 +66,19 @@ def test_a_head_request_gets_only_headers(health: HealthServer) -> None:
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_a_failed_page_answers_500(health: HealthServer) -> None:
+def test_the_health_server_answers_500_if_a_page_fails(health: HealthServer) -> None:
     assert get(health, "/broken").status_code == 500
     assert get(health, "/well").status_code == 200
 
 
-def test_other_methods_are_refused(health: HealthServer) -> None:
+def test_the_health_server_refuses_methods_other_than_get_and_head(health: HealthServer) -> None:
     answer = httpx.post(f"http://127.0.0.1:{health.server_port}/well", timeout=5)
     assert answer.status_code == 501
 
 
-def test_silent_clients_do_not_block_others(health: HealthServer) -> None:
+def test_silent_clients_of_the_health_server_do_not_block_other_clients(
+    health: HealthServer,
+) -> None:
     silent = [connection(health) for _ in range(MANY)]
     try:
         assert get(health, "/well").status_code == 200
@@ -85,7 +87,7 @@ def test_silent_clients_do_not_block_others(health: HealthServer) -> None:
             one.close()
 
 
-def test_slow_clients_are_disconnected(health: HealthServer) -> None:
+def test_the_health_server_disconnects_slow_clients(health: HealthServer) -> None:
     with connection(health) as client:
         client.sendall(b"GET /well HTTP/1.1\r\nx-slow: ")
         # The header never ends: the server must not wait for it.

@@ -66,7 +66,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Image:
-    """The laid out files, and how to start a container with them."""
+    """The files of the image in a folder, and functions to start a container with them."""
 
     root: Path
     stage: Stage
@@ -103,7 +103,7 @@ class Image:
 
 
 def confinement() -> list[str]:
-    """Return the command that switches to the image's user, which can read the interpreter."""
+    """Return a command that switches to the image's user; empty if that is not possible."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         return []
     user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"]
@@ -116,7 +116,7 @@ def confinement() -> list[str]:
 
 
 def lay_out(stage: Stage, root: Path) -> None:
-    """Carry out COPY, and create the folders that RUN creates."""
+    """Copy the files of the COPY instructions, and create the folders that RUN creates."""
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")  # as .dockerignore has it
     for copied in stage.all("COPY"):
         if not copied.startswith("--from=build"):
@@ -144,7 +144,7 @@ def image() -> Iterator[Image]:
 
 
 def pod_settings(image: Image) -> dict[str, str]:
-    """The settings that infra/k8s gives every worker, with this machine's paths."""
+    """Return the settings that infra/k8s gives every worker, with this machine's paths."""
     lines = (ROOT / "infra/k8s/base/workers/worker.env").read_text(encoding="utf-8").splitlines()
     settings = dict(line.split("=", 1) for line in lines)
     for name, value in settings.items():
@@ -153,7 +153,7 @@ def pod_settings(image: Image) -> dict[str, str]:
     return settings
 
 
-def test_the_image_serves_and_drains_as_the_dockerfile_says(
+def test_the_image_starts_and_drains_with_the_commands_of_the_dockerfile(
     image: Image, services: LocalServices, gateway: Gateway
 ) -> None:
     before = image.files()
@@ -185,7 +185,7 @@ def test_the_image_serves_and_drains_as_the_dockerfile_says(
     finally:
         process.kill()
         process.wait(10)
-    assert image.files() == before, "nothing is written beside the code"
+    assert image.files() == before, "no file is written into the folder with the code"
     services.wait_until_empty("noop")
 
 
@@ -195,16 +195,16 @@ def is_healthy(image: Image, settings: dict[str, str]) -> bool:
     return check.returncode == 0
 
 
-def test_the_image_names_a_missing_setting(image: Image) -> None:
+def test_the_image_exits_with_an_error_that_names_a_missing_setting(image: Image) -> None:
     process = image.start(image.stage.command("ENTRYPOINT"))
     told, _ = process.communicate(timeout=30)
     assert process.returncode == 2, told
     assert told.count("\n") == 1
 
 
-def test_the_image_runs_on_a_read_only_tree(image: Image) -> None:
+def test_the_image_runs_on_a_read_only_file_system(image: Image) -> None:
     if not confinement() and os.geteuid() == 0:
-        pytest.skip("root writes anywhere, and setpriv is not there to be somebody else")
+        pytest.skip("root can write everywhere, and setpriv is not installed to use another user")
     code = "open('worker/stray', 'w')"
     process = image.start([sys.executable, "-c", code])
     told, _ = process.communicate(timeout=30)

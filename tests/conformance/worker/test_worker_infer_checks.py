@@ -1,4 +1,4 @@
-"""The infer step checks the jobs of a batch at the same time: the device waits once."""
+"""The infer step asks the gateway about all jobs of a batch at the same time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MODEL = Catalogue.load()["noop"]
 
 
 def job_of(gateway: Gateway, in_flight: InFlight, locks: LockRenewer, name: str) -> ReceivedJob:
-    """Return a job that has waited for long."""
+    """Return a job that has waited in its queue for a long time."""
     now = datetime.now(UTC)
     since = now - timedelta(seconds=10)
     delivery = LockedMessage(b"", 0, since, None, {}, name, cast(Any, None), "noop")
@@ -41,7 +41,9 @@ def job_of(gateway: Gateway, in_flight: InFlight, locks: LockRenewer, name: str)
     return job
 
 
-def test_all_jobs_of_a_batch_are_checked_at_the_same_time(gateway: Gateway, tmp_path: Path) -> None:
+def test_the_gateway_is_asked_about_all_jobs_of_a_batch_at_the_same_time(
+    gateway: Gateway, tmp_path: Path
+) -> None:
     in_flight = InFlight(ModelTelemetry("noop"))
     client = GatewayClient(frozenset({gateway.host}))
     workload = ModelWorkload("noop", lambda: 0, lambda: False, lambda: None, ())
@@ -57,7 +59,7 @@ def test_all_jobs_of_a_batch_are_checked_at_the_same_time(gateway: Gateway, tmp_
     gateway.asked_status["job-3"] = 410
     outcomes = list(infer.run(batch))
     answered = [each.job.request.job_id for each in outcomes if each.error is None]
-    assert answered == [name for name in names if name != "job-3"], "in their order"
+    assert answered == [name for name in names if name != "job-3"], "the order of the jobs is kept"
     (skipped,) = [each for each in outcomes if each.error is not None]
     assert skipped.job.request.job_id == "job-3"
     assert isinstance(skipped.error, NotWaitedFor)

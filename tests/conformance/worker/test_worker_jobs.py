@@ -38,7 +38,7 @@ def failure(reply: JobReply) -> JobError:
     return reply.outcome
 
 
-def test_every_job_is_answered_once(
+def test_every_job_is_answered_exactly_once(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("noop")
@@ -59,7 +59,7 @@ def test_every_job_is_answered_once(
     assert len(gateway.posts) == len(jobs)
 
 
-def test_a_bad_job_fails_alone(
+def test_a_bad_job_does_not_affect_other_jobs_of_its_batch(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
@@ -74,7 +74,7 @@ def test_a_bad_job_fails_alone(
         match task:
             case "raise" | "no-json" | "fail-to-prepare":
                 assert failure(reply).code == "inference-failed"
-                assert "defect" not in failure(reply).message, "internals stay inside"
+                assert "defect" not in failure(reply).message, "the caller sees no internal details"
             case "refuse":
                 assert failure(reply).code == "invalid-input"
                 assert failure(reply).message == "the model wants another input"
@@ -84,7 +84,7 @@ def test_a_bad_job_fails_alone(
     services.wait_until_empty("scripted")
 
 
-def test_jobs_are_run_in_batches(
+def test_queued_jobs_run_in_batches(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     jobs = [job_id() for _ in range(8)]
@@ -105,7 +105,7 @@ def test_jobs_are_run_in_batches(
     ],
     ids=["no json", "media type", "no blob", "too large"],
 )
-def test_a_faulty_input_fails_its_job(
+def test_a_job_with_a_faulty_input_fails(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, payload: Any, code: str
 ) -> None:
     with ContainerClient.from_connection_string(services.blobs_url, PAYLOAD_CONTAINER) as container:
@@ -120,7 +120,7 @@ def test_a_faulty_input_fails_its_job(
     services.wait_until_empty("scripted")
 
 
-def test_large_inputs_and_results_travel_as_blobs(
+def test_large_inputs_and_results_are_stored_as_blobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
@@ -189,7 +189,7 @@ def test_a_message_without_json_is_dead_lettered(
         assert services.dead_letter("scripted", identity).dead_letter_reason == "malformed-message"
 
 
-def test_a_refused_reply_is_dead_lettered(
+def test_a_message_whose_reply_is_refused_is_dead_lettered(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
@@ -200,7 +200,7 @@ def test_a_refused_reply_is_dead_lettered(
     assert gateway.posts == [(identity, 401)]
 
 
-def test_a_failing_gateway_gets_the_reply_after_it_recovers(
+def test_a_reply_is_delivered_after_the_gateway_recovers(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("scripted")
@@ -222,7 +222,7 @@ def test_a_reply_to_an_ended_job_completes_its_message(
     services.wait_until_empty("scripted")
 
 
-def test_a_job_that_is_not_wanted_does_not_run(
+def test_a_job_that_the_gateway_no_longer_wants_does_not_run(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     unwanted, wanted, expired = job_id(), job_id(), job_id()
@@ -249,7 +249,7 @@ def test_a_job_that_is_not_wanted_does_not_run(
 
 @pytest.mark.torch
 @pytest.mark.timeout(120)
-def test_an_image_is_classified(
+def test_the_worker_classifies_an_image(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("classifier")

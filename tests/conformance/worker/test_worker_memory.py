@@ -52,7 +52,7 @@ def square(gateway: Gateway, identity: str) -> int:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("process_count", [1, 2])
-def test_two_models_that_do_not_fit_together_share_a_device_fairly(
+def test_two_models_that_do_not_fit_into_memory_together_share_a_device_fairly(
     services: LocalServices,
     gateway: Gateway,
     start_worker: StartWorker,
@@ -67,15 +67,15 @@ def test_two_models_that_do_not_fit_together_share_a_device_fairly(
 
     record = AccountRecord.read(tmp_path / "cpu" / "account")
     assert 6 * GIB <= record.peak_bytes <= 8 * GIB
-    assert record.refused_count == 0, "nothing was used that had not been reserved"
+    assert record.refused_count == 0, "no memory was used that was not reserved"
     # Two models with the same amount of work wait for each other's turns.
     fair_seconds = max(TURN_SECONDS + SWITCH_SECONDS, turn_seconds(workers))
     # Two processes that serve the same model may finish its jobs in one turn.
-    assert len(waits(workers)) >= (3 if process_count == 1 else 1), "they took turns"
+    assert len(waits(workers)) >= (3 if process_count == 1 else 1), "the models took turns"
     assert max(waits(workers)) <= 2 * fair_seconds
 
 
-def test_bad_inputs_and_short_memory_affect_no_other_job(
+def test_bad_inputs_and_a_lack_of_memory_do_not_affect_other_jobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     worker = start_worker("picky")
@@ -85,7 +85,7 @@ def test_bad_inputs_and_short_memory_affect_no_other_job(
     sizes = [gateway.taken(identity).timing.batch_size for identity in jobs]
     assert max(sizes) <= 8, "no larger batch succeeded"
     log = worker.log.read_text()
-    assert 1 <= log.count("out of memory at a batch of cost") <= 2, "the limit was learned"
+    assert 1 <= log.count("out of memory at a batch of cost") <= 2, "the batch limit was learned"
 
     jobs = {job_id(): number for number in range(64)}
     tasks = {i: {"n": n} | ({"bad": True} if n % 8 == 0 else {}) for i, n in jobs.items()}
@@ -101,7 +101,7 @@ def test_bad_inputs_and_short_memory_affect_no_other_job(
 
 
 @pytest.mark.timeout(120)
-def test_a_draining_worker_unloads_an_idle_model_while_another_works(
+def test_a_draining_worker_unloads_an_idle_model_while_another_model_runs_a_job(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     leaving = start_worker("three,gated", **sharing(tmp_path))
@@ -111,7 +111,7 @@ def test_a_draining_worker_unloads_an_idle_model_while_another_works(
     services.send("gated", message(gateway, last, "gated", task))
     wait_until(running.exists, "it is at work")
     leaving.signal(signal.SIGTERM)
-    wait_until(lambda: not models(leaving)["three"]["loaded"], "nobody needs it here any more")
+    wait_until(lambda: not models(leaving)["three"]["loaded"], "the idle model is unloaded")
     coming = start_worker("six", **sharing(tmp_path))
     wait_until(lambda: models(coming)["six"]["loaded"], "the memory is free")
     assert models(leaving)["gated"]["loaded"]
@@ -121,6 +121,6 @@ def test_a_draining_worker_unloads_an_idle_model_while_another_works(
 
 
 def models(worker: Program) -> dict[str, Any]:
-    """Return a worker's state of its models."""
+    """Return the state of each model of a worker, as its readiness probe shows it."""
     found: dict[str, Any] = httpx.get(worker.probe, timeout=5).json()["models"]
     return found

@@ -19,7 +19,7 @@ BODY = encode_reply(JobReply("job", InlineJson({"labels": []}), NOW, NOW))
 
 
 def limited_tries(tries: int, waits: list[float] | None = None) -> Callable[[float], bool]:
-    """Return a wait that does not sleep, and gives up after this number of tries."""
+    """Return a wait function that does not sleep, and returns False after this number of tries."""
     left = iter(range(tries))
 
     def wait(seconds: float) -> bool:
@@ -53,7 +53,7 @@ def test_an_accepted_reply_is_not_sent_again(
 
 
 @pytest.mark.parametrize("status", [404, 408, 429, 500, 503, 0])
-def test_a_temporary_failure_is_tried_again(
+def test_a_reply_is_sent_again_after_a_temporary_failure(
     gateway: Gateway, replies: GatewayClient, status: int
 ) -> None:
     gateway.answers["job"] = [status, status, 202]
@@ -64,7 +64,9 @@ def test_a_temporary_failure_is_tried_again(
     assert waits[1] > waits[0] / 2
 
 
-def test_retries_end_with_the_lock(gateway: Gateway, replies: GatewayClient) -> None:
+def test_retries_of_a_reply_end_when_the_lock_is_lost(
+    gateway: Gateway, replies: GatewayClient
+) -> None:
     gateway.answers["job"] = [503] * 99
     with pytest.raises(ReplyUndelivered, match="503"):
         replies.send(gateway.url("job"), BODY, limited_tries(5))
@@ -72,23 +74,23 @@ def test_retries_end_with_the_lock(gateway: Gateway, replies: GatewayClient) -> 
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 413, 422, 302, 307])
-def test_a_final_refusal_is_not_tried_again(
+def test_a_reply_is_not_sent_again_after_a_final_refusal(
     gateway: Gateway, replies: GatewayClient, status: int
 ) -> None:
     gateway.answers["job"] = [status]
     with pytest.raises(ReplyRefused, match=str(status)):
         replies.send(gateway.url("job"), BODY, limited_tries(9))
-    assert gateway.posts == [("job", status)], "no redirect was followed"
+    assert gateway.posts == [("job", status)], "the client did not follow a redirect"
 
 
-def test_an_unreachable_gateway_is_reported() -> None:
+def test_a_reply_to_an_unreachable_gateway_raises_reply_undelivered() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         host = f"127.0.0.1:{taken.getsockname()[1]}"
     replies = GatewayClient(frozenset({host}))
     with pytest.raises(ReplyUndelivered, match="ConnectError"):
         replies.send(f"http://{host}/", BODY, limited_tries(2))
-    assert replies.is_wanted(f"http://{host}/") is None, "nobody can tell"
-    assert replies.report(f"http://{host}/", BODY), "nobody can tell, so it goes on"
+    assert replies.is_wanted(f"http://{host}/") is None, "the answer is unknown"
+    assert replies.report(f"http://{host}/", BODY), "the answer is unknown, so the job continues"
     replies.close()
 
 
@@ -96,7 +98,7 @@ def test_an_unreachable_gateway_is_reported() -> None:
     ("status", "wanted"),
     [(200, True), (410, False), (404, None), (429, None), (500, None), (401, True)],
 )
-def test_the_gateway_is_asked_whether_a_job_is_wanted(
+def test_the_answer_of_the_gateway_shows_whether_a_job_is_wanted(
     gateway: Gateway, replies: GatewayClient, status: int, wanted: bool | None
 ) -> None:
     gateway.asked_status["job"] = status
@@ -142,13 +144,15 @@ def test_replies_to_unlisted_hosts_are_refused(url: str) -> None:
         ("http://127.0.0.2:80/", "127.0.0.2:80"),
     ],
 )
-def test_listed_hosts_are_reached(url: str, host: str) -> None:
+def test_replies_to_listed_hosts_are_sent(url: str, host: str) -> None:
     replies = GatewayClient(frozenset({host}))
     replies.check(url)
     replies.close()
 
 
-def test_many_threads_share_kept_connections(gateway: Gateway, replies: GatewayClient) -> None:
+def test_many_threads_reuse_the_connections_to_the_gateway(
+    gateway: Gateway, replies: GatewayClient
+) -> None:
     def post(thread: int) -> None:
         for number in range(25):
             job_id = f"job-{thread}-{number}"
@@ -163,7 +167,9 @@ def test_many_threads_share_kept_connections(gateway: Gateway, replies: GatewayC
     assert gateway.connections <= 4
 
 
-def test_errors_contain_no_token(gateway: Gateway, replies: GatewayClient) -> None:
+def test_errors_of_the_gateway_client_contain_no_token(
+    gateway: Gateway, replies: GatewayClient
+) -> None:
     gateway.answers["job"] = [401]
     with pytest.raises(ReplyRefused) as refusal:
         replies.send(gateway.url("job"), BODY, limited_tries(0))

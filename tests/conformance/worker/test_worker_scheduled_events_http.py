@@ -22,7 +22,7 @@ def metadata() -> Iterator[Metadata]:
 
 
 class Listener:
-    """Scheduled events, and the shutdown requests that they cause."""
+    """The polling of scheduled events, and the shutdown requests that the events cause."""
 
     def __init__(
         self,
@@ -40,7 +40,9 @@ class Listener:
         return bool(self.reasons)
 
 
-def test_events_are_polled_every_second_until_one_ends_this_machine(metadata: Metadata) -> None:
+def test_scheduled_events_are_polled_every_second_until_an_event_ends_this_machine(
+    metadata: Metadata,
+) -> None:
     listener = Listener(metadata.address)
     assert listener.events.turn() == 1.0
     metadata.announce("Preempt", "aks-gpu-12345-vmss_8")
@@ -52,14 +54,14 @@ def test_events_are_polled_every_second_until_one_ends_this_machine(metadata: Me
     assert listener.reasons == ["Azure announces Preempt of this machine"]
 
 
-def test_the_machine_name_can_be_set(metadata: Metadata) -> None:
+def test_the_machine_name_for_scheduled_events_can_be_set(metadata: Metadata) -> None:
     metadata.announce("Reboot", "box")
     assert not Listener(metadata.address).hears()
     assert Listener(metadata.address, machine="box").hears()
 
 
 @pytest.mark.parametrize("status", [404, 410, 429, 500, 503])
-def test_a_missing_metadata_service_is_tried_again(
+def test_polling_continues_after_error_responses_of_the_metadata_service(
     metadata: Metadata, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     metadata.announce("Terminate")
@@ -70,13 +72,13 @@ def test_a_missing_metadata_service_is_tried_again(
     assert len([line for line in caplog.messages if "does not answer" in line]) == 1
 
 
-def test_an_unreachable_metadata_service_is_tried_again(metadata: Metadata) -> None:
+def test_polling_continues_after_the_metadata_service_was_unreachable(metadata: Metadata) -> None:
     listener = Listener("http://127.0.0.1:9")
     assert not listener.hears()
     assert 0 < listener.events.turn() <= 5
 
 
-def test_events_of_this_machine_alone_are_acknowledged(metadata: Metadata) -> None:
+def test_only_events_that_affect_no_other_machine_are_acknowledged(metadata: Metadata) -> None:
     own = metadata.announce("Preempt")
     metadata.announce("Reboot", MACHINE, "aks-gpu-12345-vmss_8")
     listener = Listener(metadata.address)
@@ -86,7 +88,7 @@ def test_events_of_this_machine_alone_are_acknowledged(metadata: Metadata) -> No
     assert metadata.started == [own]
 
 
-def test_events_are_not_acknowledged_in_the_drain_mode(metadata: Metadata) -> None:
+def test_scheduled_events_are_not_acknowledged_in_the_drain_mode(metadata: Metadata) -> None:
     listener = Listener(metadata.address, ScheduledEventMode.DRAIN)
     metadata.announce("Preempt")
     assert listener.hears()
@@ -94,7 +96,7 @@ def test_events_are_not_acknowledged_in_the_drain_mode(metadata: Metadata) -> No
     assert metadata.started == []
 
 
-def test_a_failed_acknowledgement_does_not_raise(metadata: Metadata) -> None:
+def test_a_failed_acknowledgement_of_an_event_raises_no_error(metadata: Metadata) -> None:
     listener = Listener(metadata.address)
     metadata.announce("Preempt")
     assert listener.hears()
@@ -103,7 +105,9 @@ def test_a_failed_acknowledgement_does_not_raise(metadata: Metadata) -> None:
     assert metadata.started == []
 
 
-def test_an_event_is_logged_once(metadata: Metadata, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_scheduled_event_is_logged_only_once(
+    metadata: Metadata, caplog: pytest.LogCaptureFixture
+) -> None:
     metadata.announce("Freeze")
     listener = Listener(metadata.address)
     with caplog.at_level(logging.WARNING):

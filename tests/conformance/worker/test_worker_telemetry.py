@@ -35,13 +35,13 @@ def ready(worker: Program) -> tuple[int, dict[str, Any]]:
 
 
 def gated(folder: Path) -> tuple[dict[str, Any], Callable[[], None], Callable[[], bool]]:
-    """Return the task of a job that waits, a function to let it go on, and whether it runs."""
+    """Return a job's task that waits, a function to end the wait, and one that shows it runs."""
     gate, running = folder / "gate", folder / "running"
     return {"do": "wait", "running": str(running), "gate": str(gate)}, gate.touch, running.exists
 
 
 def taken_off(services: LocalServices, queue: str, count: int) -> dict[str | None, int | None]:
-    """Take messages off the queue; return how often each was delivered before."""
+    """Remove messages from the queue; return the delivery count of each message, by id."""
     found: dict[str | None, int | None] = {}
     with services.receiver(queue) as receiver:
         while len(found) < count:
@@ -57,7 +57,7 @@ def metadata() -> Iterator[Metadata]:
         yield running
 
 
-def test_every_metric_counts_after_some_jobs(
+def test_every_metric_has_a_value_after_several_jobs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     task, let_go, runs = gated(tmp_path)
@@ -139,7 +139,7 @@ def count_jobs_that_run_together(
     assert metrics.outcomes("scripted") == {"succeeded": 5}
 
 
-def test_the_worker_shuts_down_before_its_machine_ends(
+def test_the_worker_shuts_down_before_the_machine_is_stopped(
     services: LocalServices,
     gateway: Gateway,
     start_worker: StartWorker,
@@ -170,7 +170,7 @@ def test_the_worker_shuts_down_before_its_machine_ends(
     assert taken_off(services, "single", 2) == dict.fromkeys(jobs[1:], 0)
 
 
-def test_log_lines_are_json_objects_without_secrets(
+def test_log_lines_of_the_worker_are_json_objects_without_secrets(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     worker = start_worker("single", LOG_FORMAT="json", LOG_LEVEL="debug")
@@ -197,7 +197,7 @@ def test_log_lines_are_json_objects_without_secrets(
     assert any("a defect in the model" in line.get("exception", "") for line in about)
 
 
-def test_spans_are_exported_as_the_environment_says(
+def test_spans_are_exported_by_the_exporter_in_the_environment(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     worker = start_worker("single", wait=False, OTEL_TRACES_EXPORTER="console")

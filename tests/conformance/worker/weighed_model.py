@@ -1,4 +1,4 @@
-"""A network with three inputs and two outputs; its entry names the weights."""
+"""A network with three inputs and two outputs, whose catalogue entry names the weights."""
 
 import torch
 
@@ -6,7 +6,7 @@ from worker.models import Weights
 
 
 class Infer:
-    """The short form; takes a list of three numbers."""
+    """A model class in the short form, whose input is a list of three numbers."""
 
     def __init__(self, weights: Weights) -> None:
         self._network = weights.load_into(torch.nn.Linear(3, 2))

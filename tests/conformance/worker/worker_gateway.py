@@ -1,4 +1,4 @@
-"""A gateway's reply route as a real HTTP server, with scripted responses."""
+"""The gateway's routes for workers as a real HTTP server with scripted responses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from contract.messages import JobReply, decode_reply
 
 
 class Gateway(http.server.ThreadingHTTPServer):
-    """`answers` are the statuses for a job's next POSTs, `asked_status` is what a GET gets.
+    """A scripted gateway, which records the requests of workers.
 
-    A job without answers gets 202 for its first reply and 410 for every later one. With a
-    `meeting`, GETs are answered once enough of them wait for it.
+    `answers` are the statuses of the responses to a job's next POST requests. A job without answers
+    gets 202 for its first reply and 410 for each later reply. `asked_status` is the status of the
+    responses to GET requests. With a `meeting`, GET requests are answered only after enough of them
+    wait at this barrier.
     """
 
     daemon_threads = True
@@ -42,13 +44,13 @@ class Gateway(http.server.ThreadingHTTPServer):
         return f"http://{self.host}/v1/jobs/{job_id}/reply?token=secret-token"
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
-        """Wait until something that the server saw makes the condition true."""
+        """Wait until the condition is true; it is checked after each request to the server."""
         with self.changed:
             if not self.changed.wait_for(condition, seconds):
                 raise AssertionError(f"not within {seconds} s; posts: {self.posts[-20:]}")
 
     def taken(self, job_id: str) -> JobReply:
-        """Wait for the job's reply; return the only one that was accepted."""
+        """Wait for the job's reply; return the only accepted reply."""
         self.wait_for(lambda: bool(self.replies[job_id]))
         assert len(self.replies[job_id]) == 1
         return self.replies[job_id][0]
@@ -74,7 +76,7 @@ class Gateway(http.server.ThreadingHTTPServer):
 
 @contextmanager
 def run_gateway(port: int = 0) -> Iterator[Gateway]:
-    """Serve until the block ends."""
+    """Run the scripted gateway until the `with` block ends."""
     gateway = Gateway(port)
     thread = threading.Thread(target=gateway.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -1,4 +1,4 @@
-"""Models with the sizes of their entries, which they declare as device memory."""
+"""Models that declare the device memory in the options of their entries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GIB = 1024**3
 _ENTRY = """
 [{name}]
 task = "test"
-description = "Takes as much memory as its entry says."
+description = "Needs as much memory as the entry says."
 implementation = "tests.conformance.worker.worker_heavy"
 queue = "{name}"
 media_types = ["application/json"]
@@ -48,7 +48,10 @@ _PAUSE = threading.Event()
 
 
 class Infer:
-    """Input: `{"n": number}`, and `"bad": true` to make its batch raise. Returns the square."""
+    """Returns the square of `n` for an input such as `{"n": 3}`.
+
+    If an input has `"bad": true`, its batch raises an error.
+    """
 
     accepts: ClassVar[Accepts] = "bytes"
 
@@ -60,7 +63,7 @@ class Infer:
         run_seconds: float = 0.0,
         fits: int = 1000,
     ) -> None:
-        """Batches of more than `fits` items run out of memory, which is not declared."""
+        """Store the options. Batches of more than `fits` items run out of memory unexpectedly."""
         self._resident_bytes = resident_bytes
         self._batch_bytes = batch_bytes
         self._run_seconds = run_seconds

@@ -1,4 +1,4 @@
-"""A model whose jobs run until the test ends them; it records which ran and stopped."""
+"""A model whose jobs run until the test ends them. It records which jobs ran and stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.models import Accepts, Context
 
 
 class Infer:
-    """Input: `{"folder": …}`; the result names the process."""
+    """Runs a job with the input `{"folder": …}`; the result contains the id of the process."""
 
     accepts: ClassVar[Accepts] = "bytes"
 

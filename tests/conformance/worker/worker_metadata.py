@@ -1,4 +1,4 @@
-"""A stand-in for the Azure Instance Metadata Service, on a port of its own."""
+"""An emulator of the Azure Instance Metadata Service on a free port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MACHINE = "aks-gpu-12345-vmss_7"
 
 
 class Metadata(http.server.ThreadingHTTPServer):
-    """`events` are the announced events, `statuses` the responses to the next requests."""
+    """The emulated service. `events` are announced; `statuses` answer the next requests."""
 
     daemon_threads = True
 
@@ -49,7 +49,7 @@ class Metadata(http.server.ThreadingHTTPServer):
 
 @contextmanager
 def run_metadata() -> Iterator[Metadata]:
-    """Serve until the block ends."""
+    """Run the emulated metadata service until the `with` block ends."""
     metadata = Metadata()
     thread = threading.Thread(target=metadata.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -83,7 +83,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(200, b"")
 
     def _is_refused(self) -> bool:
-        """The service demands its header and a known version."""
+        """Refuse a request without the header or a known API version, or as `statuses` says."""
         address = urlsplit(self.path)
         known = {
             "/metadata/scheduledevents": "2020-07-01",

@@ -1,4 +1,4 @@
-"""The values of a worker's /metrics."""
+"""Scrape a worker's metrics, and read their values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.conformance.worker.worker_services import Program
 
 
 class ScrapedMetrics:
-    """One scrape."""
+    """The metrics of one scrape."""
 
     def __init__(self, worker: Program) -> None:
         answer = httpx.get(worker.probe.replace("/ready", "/metrics"), timeout=5)

@@ -1,4 +1,4 @@
-"""A scripted model: its input decides when and how the job ends."""
+"""A scripted model, whose input decides when and how the job ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.models import Accepts, InvalidInput
 
 
 class Infer:
-    """Input: `{"do": …}`; the result has the number of the process's batch."""
+    """Does what the input says, `{"do": …}`; the result has the number of the process's batch."""
 
     accepts: ClassVar[Accepts] = "bytes"
 

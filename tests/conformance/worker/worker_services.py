@@ -1,4 +1,4 @@
-"""The worker as a process, with the local services and a scripted gateway."""
+"""Run the worker as a process, with local services and a scripted gateway."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = START_
 
 @dataclass
 class Program:
-    """One of our programs as a process, which can be killed and started again."""
+    """A program of this repository as a process, which can be killed and started again."""
 
     command: list[str]
     probe: str
@@ -120,7 +120,7 @@ class Program:
 
     @property
     def output(self) -> Path:
-        """Return the file with its standard output, beside its log."""
+        """Return the file with the standard output of the process."""
         return self.log.with_suffix(".out")
 
     def start(self, *, wait: bool = True) -> None:
@@ -148,7 +148,7 @@ class Program:
         return httpx.get(self.probe, timeout=5).status_code == 200
 
     def held(self, model: str) -> int:
-        """Return how many messages of this model a worker holds."""
+        """Return how many unsettled messages of this model the worker has received."""
         document = httpx.get(self.probe, timeout=5).json()
         count: int = document["models"][model]["held"]
         return count
@@ -169,7 +169,7 @@ class Program:
 
 @dataclass
 class LocalServices:
-    """The services that a worker uses."""
+    """The local Service Bus and blob storage, and functions to start workers that use them."""
 
     folder: Path
     catalogue_path: Path
@@ -204,7 +204,7 @@ class LocalServices:
         return self.client.get_queue_receiver(queue, sub_queue=sub_queue, socket_timeout=0.05)
 
     def waiting(self, queue: str) -> list[str]:
-        """Return the ids of all messages in the queue, locked or not."""
+        """Return the ids of all messages in the queue, including locked messages."""
         with self.receiver(queue) as receiver:
             return [str(message.message_id) for message in receiver.peek_messages(200)]
 
@@ -215,7 +215,7 @@ class LocalServices:
             )
 
     def clear_queues(self) -> None:
-        """Take all messages off the models' queues, also those that are still locked."""
+        """Remove all messages from the models' queues, including locked messages."""
         catalogue = Catalogue.load(self.catalogue_path)
         for queue in {catalogue[name].queue for name in catalogue}:
             with self.receiver(queue) as receiver:
@@ -237,7 +237,10 @@ class LocalServices:
 
 @contextlib.contextmanager
 def run_services(folder: Path, catalogue: str | None = None) -> Iterator[LocalServices]:
-    """Run Service Bus and blobs, with the scripted and the shipped models, or another catalogue."""
+    """Run the local Service Bus and blob storage until the `with` block ends.
+
+    The default catalogue has the scripted and the shipped models.
+    """
     catalogue_path = folder / "models.toml"
     shipped = (ROOT / "functions/contract/models.toml").read_text()
     catalogue_path.write_text(catalogue or CATALOGUE + shipped)
@@ -291,7 +294,7 @@ def message(
     deadline_seconds: float = 60.0,
     reply_url: str | None = None,
 ) -> ServiceBusMessage:
-    """Return a job's message as the gateway sends it."""
+    """Return the message of a job in the format that the gateway sends."""
     now = datetime.now(UTC)
     payload: Payload = (
         InlineBytes("application/json", json.dumps(task).encode())

@@ -22,7 +22,7 @@ def sharing(folder: Path) -> dict[str, str]:
 
 
 def send_interleaved(services: LocalServices, gateway: Gateway, count: int) -> dict[str, int]:
-    """Send jobs to both models in turn; return the number that each is to square."""
+    """Send jobs to both models alternately; return the number in each job's input, by job id."""
     jobs = {job_id(): number for number in range(count)}
     client = services.client
     with client.get_queue_sender("three") as three, client.get_queue_sender("six") as six:
@@ -33,12 +33,12 @@ def send_interleaved(services: LocalServices, gateway: Gateway, count: int) -> d
 
 
 def waits(workers: list[Program]) -> list[float]:
-    """Return how long models with work waited for memory, from the workers' logs."""
+    """Return how many seconds models with work waited for memory, from the workers' logs."""
     return [float(found) for found in re.findall(r"waited ([0-9.]+) s for memory", _logs(workers))]
 
 
 def turn_seconds(workers: list[Program]) -> float:
-    """Return the average duration of a turn, from one load to the next."""
+    """Return the average time from the load of one model to the next load, in seconds."""
     found = re.findall(r"^(\S+ \S+) .* (?:three|six): loaded in", _logs(workers), re.MULTILINE)
     times = sorted(datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f") for text in found)  # noqa: DTZ007  only their differences count
     # Before the jobs came, the first model stayed because no other model waited.

@@ -1,4 +1,4 @@
-"""A device of 80 units, models that declare what they take of it, and their device threads."""
+"""A device with 80 units of memory, models that declare their memory, and their device threads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUDGET = 80
 
 
 class Infer:
-    """A model that declares 10 units for each item of a batch, and its resident memory."""
+    """A model that declares its resident memory, and 10 units for each item of a batch."""
 
     accepts: ClassVar[Accepts] = "bytes"
 
@@ -52,11 +52,11 @@ class Infer:
 
 
 class Block:
-    """Something that a pass of a model holds in memory."""
+    """An object that exists in memory during a pass of a model."""
 
 
 class Raising(Infer):
-    """A model whose pass raises while its frame holds something in memory."""
+    """A model whose pass raises an error while its frame references an object in memory."""
 
     blocks: list[weakref.ref[Block]]
 
@@ -68,7 +68,7 @@ class Raising(Infer):
 
 @dataclass
 class ManagedModel:
-    """A model manager with its device thread and its work."""
+    """A model manager with its device thread, and the messages in the model's queue."""
 
     model: ModelEntry
     sharing: DeviceSharing
@@ -126,7 +126,7 @@ class ManagedModel:
 
 @contextlib.contextmanager
 def shared(folder: Path) -> Iterator[DeviceSharing]:
-    """Share the device as one process does, until the block ends."""
+    """Share the device like one worker process, until the `with` block ends."""
     sharing, stopping = (
         DeviceSharing(MemorySettings(BUDGET, folder, turn_seconds=0.05)),
         threading.Event(),

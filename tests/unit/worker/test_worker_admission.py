@@ -1,4 +1,4 @@
-"""Admission: reservations never exceed the device, and every model gets its turn."""
+"""Memory admission: reservations never exceed the device, and every model is loaded in turn."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ def waiting(model: str, size: int, since: float) -> ReservationRecord:
     return ReservationRecord(model, waiting_bytes=size, waiting_since=since)
 
 
-def test_a_model_that_fits_loads_and_one_that_does_not_fit_waits() -> None:
+def test_a_model_that_fits_into_memory_loads_and_a_model_that_does_not_fit_waits() -> None:
     records = {"a": loaded("a", 3, 0), "b": ReservationRecord("b")}
     assert may_enter("b", 5, records, 8)
     assert not may_enter("b", 6, records, 8)
 
 
-def test_a_small_model_does_not_overtake_a_waiting_large_one() -> None:
+def test_a_small_model_does_not_overtake_a_waiting_large_model() -> None:
     records = {"a": loaded("a", 3, 99), "b": waiting("b", 6, 1), "c": waiting("c", 2, 2)}
     assert not may_enter("c", 2, records, 8)
     assert not may_enter("b", 6, records, 8)
     assert may_enter("b", 6, records | {"a": ReservationRecord("a")}, 8)
 
 
-def test_models_leave_in_the_order_of_their_turns() -> None:
+def test_models_are_unloaded_in_the_order_in_which_their_turns_end() -> None:
     records = {"a": loaded("a", 3, 10), "b": loaded("b", 3, 20), "c": waiting("c", 5, 1)}
     assert not must_leave("a", records, 8, 9)
     assert must_leave("a", records, 8, 10)
-    assert not must_leave("b", records, 8, 30), "a's memory is enough"
+    assert not must_leave("b", records, 8, 30), "the memory of model a is enough"
     records["c"] = waiting("c", 6, 1)
-    assert not must_leave("a", records, 8, 10), "it would help nobody before b goes"
+    assert not must_leave("a", records, 8, 10), "unloading a is useless before b is unloaded"
     assert must_leave("a", records, 8, 20)
     assert must_leave("b", records, 8, 20)
     records["a"] = replace(records["a"], is_leaving=True)
     assert must_leave("b", records, 8, 20)
 
 
-def test_an_idle_model_leaves_first_and_at_once() -> None:
+def test_an_idle_model_is_unloaded_first_and_without_delay() -> None:
     records = {
         "a": loaded("a", 3, 10),
         "b": loaded("b", 3, 20, is_idle=True),
@@ -69,7 +69,7 @@ def test_an_idle_model_leaves_first_and_at_once() -> None:
     assert not must_leave("a", records, 8, 99)
 
 
-def test_no_model_leaves_for_one_that_is_loaded_or_can_never_fit() -> None:
+def test_no_model_is_unloaded_for_a_model_that_is_loaded_or_can_never_fit() -> None:
     records = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
     assert lacking_a_place(records, 8) == []
     assert not must_leave("a", records, 8, 99)
@@ -77,7 +77,7 @@ def test_no_model_leaves_for_one_that_is_loaded_or_can_never_fit() -> None:
 
 @dataclass
 class Process:
-    """One model in one process of the simulated device."""
+    """One model in one of the processes that share the simulated device."""
 
     name: str
     model: str
@@ -91,7 +91,7 @@ class Process:
 
 @dataclass
 class Simulation:
-    """Reservations that advance in any order, with loads and unloads that take time."""
+    """Reservations that advance in any order, while loading and unloading take time."""
 
     total: int
     processes: list[Process]
@@ -105,7 +105,7 @@ class Simulation:
         for at in order:
             self.turn(self.processes[at % len(self.processes)])
         used = reserved_bytes(process.record for process in self.processes)
-        assert used <= self.total, "more is reserved than there is"
+        assert used <= self.total, "more memory is reserved than the device has"
         for model, has_work in self.backlog.items():
             served = any(
                 p.model == model and p.state.stage is ReservationStage.IN for p in self.processes
@@ -155,7 +155,7 @@ def simulate(
 
 @pytest.mark.parametrize("process_count", [1, 2, 3])
 @pytest.mark.parametrize("load_seconds", [0.1, 2.0])
-def test_two_models_that_do_not_fit_together_take_turns(
+def test_two_models_that_do_not_fit_into_memory_together_take_turns(
     process_count: int, load_seconds: float
 ) -> None:
     simulation = simulate(8, {"a": 3, "b": 6}, process_count, load_seconds)
@@ -195,14 +195,14 @@ def test_reservations_never_exceed_the_device_and_no_model_starves(data: st.Data
     assert max(simulation.longest.values()) <= 2 * rounds
 
 
-def test_a_model_of_unknown_size_reserves_the_free_memory_and_after_a_failure_all() -> None:
+def test_a_model_of_unknown_size_reserves_all_free_memory_and_after_a_failure_the_device() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, None)
     records = {"a": ReservationRecord("a"), "b": loaded("b", 3, 0)}
     records["a"] = state.advance(0, "a", records, WorkState(0.0, is_idle=False))
     assert (state.stage, records["a"].reserved_bytes) == (ReservationStage.ENTERING, 5)
     records["a"] = state.fail(0, 1.0, 8)
     records["a"] = state.advance(0.5, "a", records, WorkState(0.0, is_idle=False))
-    assert records["a"] == ReservationRecord("a"), "it lets others go first for a while"
+    assert records["a"] == ReservationRecord("a"), "the model reserves no memory until the next try"
     records["a"] = state.advance(1.0, "a", records, WorkState(0.0, is_idle=False))
     assert (state.stage, records["a"].waiting_bytes) == (ReservationStage.OUT, 8)
     records["b"] = ReservationRecord("b")
@@ -213,10 +213,12 @@ def test_a_model_of_unknown_size_reserves_the_free_memory_and_after_a_failure_al
     assert state.resize("a", records, 5).reserved_bytes == 5
     assert state.resize("a", records, 7).reserved_bytes == 7
     records["b"] = loaded("b", 1, 0)
-    assert state.resize("a", records, 9).reserved_bytes == 7, "no more than is free"
+    assert state.resize("a", records, 9).reserved_bytes == 7, (
+        "the reservation does not exceed the free memory"
+    )
 
 
-def test_a_model_without_work_loads_into_free_memory_only() -> None:
+def test_a_model_without_work_is_loaded_only_into_free_memory() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, 6)
     full = {"a": ReservationRecord("a"), "b": loaded("b", 3, 0, is_idle=True)}
     assert state.advance(0, "a", full, WorkState(None, is_idle=True)) == ReservationRecord("a")
@@ -224,7 +226,7 @@ def test_a_model_without_work_loads_into_free_memory_only() -> None:
     assert state.advance(1, "a", empty, WorkState(None, is_idle=True)).reserved_bytes == 6
 
 
-def test_waiting_time_starts_when_no_process_serves_the_model() -> None:
+def test_the_waiting_time_of_a_model_starts_when_no_process_has_loaded_the_model() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, 6)
     records = {"a": ReservationRecord("a"), "other": loaded("a", 6, 99)}
     for now in (10.0, 20.0):
@@ -233,7 +235,9 @@ def test_waiting_time_starts_when_no_process_serves_the_model() -> None:
     records["other"] = replace(records["other"], is_leaving=True, served_until=20.5)
     for now in (21.0, 22.0):
         records["a"] = state.advance(now, "a", records, WorkState(1.0, is_idle=False))
-        assert records["a"].waiting_since == 20.5, "from then on it counts"
+        assert records["a"].waiting_since == 20.5, (
+            "the waiting time starts when the other process unloads the model"
+        )
     records["other"] = ReservationRecord("a")
     records["a"] = state.advance(23.0, "a", records, WorkState(1.0, is_idle=False))
     assert records["a"].reserved_bytes == 6

@@ -40,7 +40,7 @@ def pcm(bits: int) -> bytes:
 
 
 @pytest.mark.parametrize(("bits", "off"), [(8, 0.02), (16, 1e-4), (24, 1e-6), (32, 1e-6)])
-def test_every_pcm_width_decodes_to_the_same_sound(bits: int, off: float) -> None:
+def test_pcm_samples_of_every_width_decode_to_the_same_sound(bits: int, off: float) -> None:
     audio = decode(wav_of(pcm(bits), bits))
     assert audio.sample_rate == RATE
     assert audio.samples.dtype == np.float32
@@ -49,26 +49,26 @@ def test_every_pcm_width_decodes_to_the_same_sound(bits: int, off: float) -> Non
 
 
 @pytest.mark.parametrize("bits", [32, 64])
-def test_float_samples_are_unchanged(bits: int) -> None:
+def test_float_samples_are_decoded_unchanged(bits: int) -> None:
     body = TONE.astype(f"<f{bits // 8}").tobytes()
     assert np.array_equal(decode(wav_of(body, bits, kind=3)).samples, TONE)
 
 
-def test_channels_are_mixed_into_one() -> None:
+def test_all_channels_of_a_wav_file_are_mixed_into_one() -> None:
     frames = np.stack([TONE, -TONE, np.zeros_like(TONE), TONE], axis=1)
     body = frames.astype("<f4").tobytes()
     audio = decode(wav_of(body, 32, kind=3, channels=4))
     assert np.allclose(audio.samples, TONE / 4, atol=1e-7)
 
 
-def test_an_extensible_header_is_decoded_by_its_subformat() -> None:
+def test_the_subformat_of_an_extensible_wav_header_determines_the_decoding() -> None:
     guid = struct.pack("<H", 3) + bytes.fromhex("000000001000800000aa00389b71")
     more = struct.pack("<HHI", 22, 32, 0) + guid
     data = wav_of(TONE.astype("<f4").tobytes(), 32, kind=0xFFFE, more=more)
     assert np.array_equal(decode(data).samples, TONE)
 
 
-def test_a_file_of_the_standard_library_is_decoded() -> None:
+def test_a_wav_file_written_by_the_standard_library_is_decoded() -> None:
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setnchannels(2)
@@ -80,13 +80,13 @@ def test_a_file_of_the_standard_library_is_decoded() -> None:
     assert np.abs(audio.samples - TONE).max() < 1e-4
 
 
-def test_other_chunks_and_odd_lengths_are_skipped() -> None:
+def test_unknown_chunks_of_a_wav_file_are_skipped_even_with_odd_lengths() -> None:
     plain = wav_of(pcm(16), 16)
     data = plain[:12] + chunk(b"LIST", b"odd") + plain[12:] + chunk(b"id3 ", b"x")
     assert len(decode(data).samples) == len(TONE)
 
 
-def test_a_file_of_unknown_length_is_decoded_to_its_end() -> None:
+def test_a_wav_file_of_unknown_length_is_decoded_to_the_end_of_the_file() -> None:
     plain = wav_of(pcm(16), 16)
     at = plain.index(b"data") + 4
     assert len(decode(plain[:at] + b"\xff\xff\xff\xff" + plain[at + 4 :]).samples) == len(TONE)
@@ -100,32 +100,37 @@ GOOD = wav_of(pcm(16), 16)
     [
         (b"", "not a WAV file"),
         (b"OggS" + bytes(40), "not a WAV file"),
-        (GOOD[:-2], "is cut off: 3200 bytes are announced, 3198 are left"),
-        (GOOD[:30], "cut off"),
-        (GOOD[:36], "has no samples"),
-        (wav_of(b"", 16), "missing or cut off"),
-        (wav_of(b"abc", 16), "missing or cut off"),
+        (GOOD[:-2], "truncated: a chunk announces 3200 bytes, but only 3198 follow"),
+        (GOOD[:30], "truncated"),
+        (GOOD[:36], "no data chunk with samples"),
+        (wav_of(b"", 16), "no samples, or its last sample is incomplete"),
+        (wav_of(b"abc", 16), "no samples, or its last sample is incomplete"),
         (wav_of(b"ab", 16, channels=0), "has 0 channels"),
         (wav_of(bytes(66), 8, channels=33), "has 33 channels"),
         (wav_of(b"ab", 16, rate=1), "at 1 Hz"),
-        (wav_of(b"ab", 12), "neither PCM"),
-        (wav_of(b"ab", 8, kind=7), "neither PCM"),
-        (wav_of(b"abcd", 32, kind=0xFFFE), "neither PCM"),
-        (GOOD.replace(struct.pack("<HH", 2, 16), struct.pack("<HH", 4, 16)), "contradicts itself"),
-        (wav_of(struct.pack("<f", float("nan")), 32, kind=3), "not finite numbers"),
-        (wav_of(struct.pack("<d", 1e300), 64, kind=3), "not finite numbers"),
-        (b"RIFF\0\0\0\0WAVE" + chunk(b"data", b"ab"), "before its format"),
-        (b"RIFF\0\0\0\0WAVE" + chunk(b"JUNK", b"") * 300, "more than 256 parts"),
+        (wav_of(b"ab", 12), "expected PCM"),
+        (wav_of(b"ab", 8, kind=7), "expected PCM"),
+        (wav_of(b"abcd", 32, kind=0xFFFE), "expected PCM"),
+        (
+            GOOD.replace(struct.pack("<HH", 2, 16), struct.pack("<HH", 4, 16)),
+            "channels and bits require 2",
+        ),
+        (wav_of(struct.pack("<f", float("nan")), 32, kind=3), "NaN or infinite"),
+        (wav_of(struct.pack("<d", 1e300), 64, kind=3), "NaN or infinite"),
+        (b"RIFF\0\0\0\0WAVE" + chunk(b"data", b"ab"), "a data chunk before its fmt chunk"),
+        (b"RIFF\0\0\0\0WAVE" + chunk(b"JUNK", b"") * 300, "more than 256 chunks"),
     ],
 )
-def test_a_damaged_or_inconsistent_file_is_refused_with_a_reason(data: bytes, said: str) -> None:
+def test_a_damaged_or_inconsistent_wav_file_is_refused_with_a_reason(
+    data: bytes, said: str
+) -> None:
     with pytest.raises(InvalidInput, match=said):
         decode(data)
 
 
 @settings(max_examples=300)
 @given(st.data())
-def test_nothing_else_is_ever_raised(data: st.DataObject) -> None:
+def test_decoding_any_bytes_as_wav_raises_only_invalid_input(data: st.DataObject) -> None:
     broken = bytearray(GOOD[:200])
     for place in data.draw(st.lists(st.integers(0, 199), max_size=12)):
         broken[place] = data.draw(st.integers(0, 255))

@@ -1,4 +1,4 @@
-"""Batches are never too large or too late, and no item is lost or reordered."""
+"""The batch queue: batches are not too large or too late, and no item is lost or reordered."""
 
 import threading
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from worker.pipeline.infer import Batcher, BatchQueue
 
 
-def test_a_batch_waits_for_more_items_up_to_the_limit() -> None:
+def test_a_batch_waits_for_more_items_up_to_the_time_limit() -> None:
     batcher = Batcher[str](max_batch_size=4, max_wait_seconds=0.005)
     batcher.add("a", now=10.0)
     batcher.add("b", now=10.003)
@@ -27,7 +27,7 @@ def test_a_full_batch_does_not_wait() -> None:
     assert batcher.wait_seconds(now=20.0) == 40.0
 
 
-def test_a_batch_does_not_wait_if_its_oldest_item_has_waited() -> None:
+def test_a_batch_does_not_wait_if_the_oldest_item_has_waited_long_enough() -> None:
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=0.005)
     batcher.add("came while the device was busy", now=1.0)
 
@@ -39,7 +39,7 @@ def test_a_batch_does_not_wait_if_its_oldest_item_has_waited() -> None:
     max_wait_seconds=st.floats(0, 2),
     steps=st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=40),
 )
-def test_batches_keep_order_size_and_wait_limits(
+def test_batches_keep_the_order_and_the_limits_of_size_and_waiting_time(
     max_batch_size: int, max_wait_seconds: float, steps: list[tuple[float, bool]]
 ) -> None:
     batcher = Batcher[int](max_batch_size, max_wait_seconds)
@@ -65,18 +65,18 @@ def test_batches_keep_order_size_and_wait_limits(
     assert taken + batcher.clear() == list(range(added))
 
 
-def test_a_batch_that_reaches_its_cost_does_not_wait() -> None:
+def test_a_batch_that_reaches_the_maximal_cost_does_not_wait() -> None:
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=60, max_cost=10)
     for item, cost in (("a", 4.0), ("b", 5.0), ("c", 2.0), ("d", 1.0)):
         batcher.add(item, 0.0, cost)
 
-    assert batcher.take(0.0) == ["a", "b"], "c does not fit, and d does not overtake it"
+    assert batcher.take(0.0) == ["a", "b"], "c does not fit, and d does not overtake c"
     assert batcher.take(0.0) == []
     batcher.max_cost = 3
     assert batcher.take(0.0) == ["c", "d"]
 
 
-def test_a_single_item_runs_whatever_it_costs() -> None:
+def test_an_item_above_the_maximal_cost_runs_alone() -> None:
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=60, max_cost=10)
     batcher.add("huge", 0.0, 50.0)
     batcher.add("small", 0.0, 1.0)
@@ -84,13 +84,13 @@ def test_a_single_item_runs_whatever_it_costs() -> None:
     assert batcher.take(0.0) == ["huge"]
 
 
-def test_low_priority_items_run_last() -> None:
+def test_items_of_low_priority_run_last() -> None:
     batcher = Batcher[str](max_batch_size=3, max_wait_seconds=1)
     for item, is_low in (("l1", True), ("l2", True), ("n1", False), ("n2", False)):
         batcher.add(item, 0.0, is_low=is_low)
 
     assert batcher.take(0.0) == ["n1", "n2", "l1"]
-    assert batcher.wait_seconds(0.5) == 0.5, "the oldest decides, though it is a low one"
+    assert batcher.wait_seconds(0.5) == 0.5, "the oldest item decides, even if it has low priority"
     assert batcher.clear() == ["l2"]
 
 
@@ -99,7 +99,7 @@ def test_low_priority_items_run_last() -> None:
     max_cost=st.floats(0.5, 20),
     items=st.lists(st.tuples(st.floats(0, 15), st.booleans()), min_size=1, max_size=30),
 )
-def test_batches_keep_cost_limits_and_the_order_within_a_priority(
+def test_batches_keep_the_cost_limit_and_the_order_within_each_priority(
     max_batch_size: int, max_cost: float, items: list[tuple[float, bool]]
 ) -> None:
     batcher = Batcher[int](max_batch_size, 1.0, max_cost)
@@ -138,7 +138,7 @@ def test_a_paused_queue_refuses_items_until_resumed() -> None:
     assert queue.take() == ["one", "two"]
 
 
-def test_a_closed_queue_returns_its_items_and_ends_the_wait() -> None:
+def test_closing_the_queue_returns_the_queued_items_and_wakes_the_waiting_thread() -> None:
     queue = BatchQueue(Batcher[str](max_batch_size=2, max_wait_seconds=3600))
     assert queue.put("one")
     taken: list[list[str]] = []

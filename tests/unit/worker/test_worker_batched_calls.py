@@ -1,4 +1,4 @@
-"""Batched calls: gathered sends, ranges, and a receiver that handles several messages."""
+"""Batched calls: gathered sends, ranges of deliveries, and the receiving of several messages."""
 
 import threading
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ SECONDS = 10
 
 
 class Post:
-    """A call that a test lets end; it raises for the items in `fails`."""
+    """A call that ends when the test allows it, and raises an error for the items in `fails`."""
 
     def __init__(self, fails: str = "") -> None:
         self.calls: list[list[str]] = []
@@ -39,7 +39,7 @@ class Post:
             raise ConnectionError(self.fails)
 
 
-def test_items_that_arrive_during_a_call_share_the_next_call() -> None:
+def test_items_that_arrive_during_a_gathered_call_share_the_next_call() -> None:
     post = Post()
     gathering = CallGatherer(post, limit=3)
     with ThreadPoolExecutor(8) as threads:
@@ -58,7 +58,7 @@ def test_items_that_arrive_during_a_call_share_the_next_call() -> None:
     ]
 
 
-def test_a_failed_call_raises_for_its_own_items_only() -> None:
+def test_the_error_of_a_gathered_call_is_raised_only_for_the_items_of_this_call() -> None:
     post = Post(fails="bad")
     post.may_end.set()
     gathering = CallGatherer(post, limit=8)
@@ -69,7 +69,7 @@ def test_a_failed_call_raises_for_its_own_items_only() -> None:
 
 
 @given(st.sets(st.integers(0, 60)))
-def test_ranges_hold_all_numbers_and_are_not_adjacent(numbers: set[int]) -> None:
+def test_ranges_contain_exactly_the_given_numbers_and_are_not_adjacent(numbers: set[int]) -> None:
     found = ranges(numbers)
     assert [n for first, last in found for n in range(first, last + 1)] == sorted(numbers)
     assert all(one[1] + 1 < other[0] for one, other in pairwise(found))
@@ -132,7 +132,7 @@ class ReceiverLoop:
                 self.accepted.append(event)
 
 
-def test_several_messages_are_received_at_once_after_the_worker_was_full() -> None:
+def test_one_call_receives_several_messages_after_the_capacity_was_0() -> None:
     loop = ReceiverLoop()
     loop.broker.waiting = [delivery(str(number)) for number in range(9)]
     loop.turn(room=8)
@@ -143,7 +143,7 @@ def test_several_messages_are_received_at_once_after_the_worker_was_full() -> No
     assert len(loop.accepted) == 9
 
 
-def test_an_empty_queue_is_received_from_one_by_one_again() -> None:
+def test_messages_are_received_one_by_one_again_after_the_queue_was_empty() -> None:
     loop = ReceiverLoop()
     loop.turn(room=0)
     loop.broker.waiting = [delivery("last")]
@@ -151,10 +151,10 @@ def test_an_empty_queue_is_received_from_one_by_one_again() -> None:
     loop.turn(room=7)
     assert loop.broker.asked == [8, 1]
     loop.turn(room=0)
-    assert loop.broker.drains == 1, "the broker still had credit"
+    assert loop.broker.drains == 1, "the broker still had credit, which was taken back"
 
 
-def test_consecutive_completions_are_settled_together() -> None:
+def test_one_call_settles_successive_completions() -> None:
     loop = ReceiverLoop()
     for name in ("one", "too late", "three"):
         loop.receiver.settle(SettleRequest(delivery(name), None, Settlement.COMPLETE))
@@ -175,7 +175,7 @@ def test_consecutive_completions_are_settled_together() -> None:
     ]
 
 
-def test_a_message_with_a_lost_lock_is_not_settled_with_the_others() -> None:
+def test_a_message_with_a_lost_lock_is_left_out_of_a_batched_settlement() -> None:
     def renew(delivery: LockedMessage, timeout_seconds: float) -> float:
         raise LockLost("gone")
 

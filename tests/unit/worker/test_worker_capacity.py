@@ -1,4 +1,4 @@
-"""How many more messages may be received, and the count of held messages."""
+"""The capacity for further messages, and the count of held messages."""
 
 from dataclasses import replace
 from typing import Any, cast
@@ -48,7 +48,7 @@ def held() -> HeldMessages:
     return HeldMessages()
 
 
-def test_capacity_allows_one_running_and_one_prepared_batch(held: HeldMessages) -> None:
+def test_the_capacity_allows_one_running_and_one_prepared_batch(held: HeldMessages) -> None:
     jobs = held.take(3)
     assert held.rooms == (True, True)
     jobs += held.take(1)
@@ -57,7 +57,7 @@ def test_capacity_allows_one_running_and_one_prepared_batch(held: HeldMessages) 
     assert held.rooms == (True, True)
 
 
-def test_messages_that_await_settlement_are_limited(held: HeldMessages) -> None:
+def test_the_number_of_messages_that_wait_for_settlement_is_limited(held: HeldMessages) -> None:
     for job in held.take(8):
         held.in_flight.finish_run(job)
     assert held.rooms == (False, False)
@@ -75,7 +75,7 @@ def test_an_unloaded_model_has_no_capacity(held: HeldMessages) -> None:
     assert held.rooms == (False, False)
 
 
-def test_postponed_messages_reduce_the_capacity_only_at_their_limit(
+def test_postponed_messages_reduce_the_capacity_only_near_the_limit_of_postponed_messages(
     held: HeldMessages,
 ) -> None:
     endings = [held.end(job, delay_seconds=4.0) for _ in range(16) for job in held.take(4)]
@@ -85,7 +85,7 @@ def test_postponed_messages_reduce_the_capacity_only_at_their_limit(
     assert held.rooms == (True, True)
 
 
-def test_the_outcome_of_a_message_is_decided_once(held: HeldMessages) -> None:
+def test_the_outcome_of_a_message_is_decided_only_once(held: HeldMessages) -> None:
     (job,) = held.take(1)
     assert held.in_flight.open_jobs() == [job]
     ending = held.end(job)

@@ -1,4 +1,4 @@
-"""How each outcome of a job settles its message, and what the next delivery does."""
+"""The consumer: how a job's outcome determines the settlement of its message."""
 
 import threading
 from dataclasses import dataclass, field, replace
@@ -46,7 +46,7 @@ def exit_thread() -> None:
 
 @dataclass
 class RecordedJobs:
-    """A consumer whose settlements are recorded. Jobs want no reply unless they name an address."""
+    """A consumer whose settlements are recorded. By default, jobs have no reply address."""
 
     settled: list[SettleRequest] = field(default_factory=list)
     now: float = 0.0
@@ -118,7 +118,7 @@ def jobs() -> RecordedJobs:
 
 
 @pytest.mark.parametrize("error", [PayloadsAway(""), WorkerFault(""), NotFinished("")])
-def test_a_temporary_failure_is_abandoned_after_a_delay(
+def test_the_message_of_a_temporarily_failed_job_is_abandoned_after_a_delay(
     jobs: RecordedJobs, error: WorkerError
 ) -> None:
     for delivery_count in (0, 1, 9):
@@ -128,7 +128,7 @@ def test_a_temporary_failure_is_abandoned_after_a_delay(
     assert 0.5 <= delays[0] <= 1.0 < delays[1] <= 4.0 < delays[2] <= 60.0
 
 
-def test_other_settlements_are_not_delayed(jobs: RecordedJobs) -> None:
+def test_only_abandoned_messages_are_settled_with_a_delay(jobs: RecordedJobs) -> None:
     jobs.consumer.end(jobs.job(), HandedBack(""))
     jobs.consumer.end(jobs.job(), ReplyForbidden("why"))
     jobs.settle_step.refuse(jobs.job().delivery, WorkerFault(""))
@@ -137,7 +137,7 @@ def test_other_settlements_are_not_delayed(jobs: RecordedJobs) -> None:
     assert (jobs.settled[1].reason, jobs.settled[1].description) == ("reply-forbidden", "why")
 
 
-def test_a_job_is_settled_once(jobs: RecordedJobs) -> None:
+def test_the_message_of_a_job_is_settled_only_once(jobs: RecordedJobs) -> None:
     # Its reply would be refused.
     job = jobs.job(reply_to=ReplyUrl("https://elsewhere.test/"))
     jobs.consumer.end(job, NotFinished(""))
@@ -146,7 +146,9 @@ def test_a_job_is_settled_once(jobs: RecordedJobs) -> None:
     assert jobs.settlements == [Settlement.ABANDON]
 
 
-def test_only_jobs_that_have_not_started_are_handed_back(jobs: RecordedJobs) -> None:
+def test_a_stop_releases_only_the_messages_of_jobs_that_have_not_started(
+    jobs: RecordedJobs,
+) -> None:
     waiting, running, failing = (jobs.job() for _ in range(3))
     assert jobs.in_flight.start(running)
     jobs.consumer.end(failing, InferenceFailed("sent to the caller"))
@@ -201,10 +203,12 @@ def test_a_model_out_of_memory_fails_its_job_and_the_worker_out_of_memory_abando
     assert cached.code == "out-of-memory"
     with jobs.consumer.ending_on_error(jobs.job()):
         run_out_of_memory()
-    assert jobs.settlements[1] is Settlement.ABANDON, "in our own code it is not the input's fault"
+    assert jobs.settlements[1] is Settlement.ABANDON, (
+        "if the worker's own code runs out of memory, the input is not at fault"
+    )
 
 
-def test_an_error_that_would_end_a_thread_ends_the_job(jobs: RecordedJobs) -> None:
+def test_an_exit_raised_by_a_model_ends_the_job_and_not_the_thread(jobs: RecordedJobs) -> None:
     with jobs.consumer.ending_on_error(jobs.job()):
         exit_thread()
     assert jobs.settlements == [Settlement.ABANDON]

@@ -1,4 +1,4 @@
-"""The dashboard's queries use metrics that the worker has."""
+"""The queries of the dashboard use only metrics that the worker exports."""
 
 import json
 import re
@@ -17,7 +17,7 @@ SCRAPED = {"pod", "le"}
 
 
 def series() -> dict[str, set[str]]:
-    """Return every series of a worker by name, with its labels."""
+    """Return the labels of every metric series of a worker, by the name of the series."""
     metrics = Metrics()
     found: dict[str, set[str]] = {}
     for collector in list(metrics.registry._collector_to_names):
@@ -50,7 +50,7 @@ def test_every_label_of_the_dashboard_belongs_to_its_metric() -> None:
             assert labels | grouped <= known[name] | SCRAPED, expression
 
 
-def test_the_dashboard_shows_counters_as_rates_and_each_query_once() -> None:
+def test_the_dashboard_shows_counters_as_rates_and_has_no_query_twice() -> None:
     for expression in EXPRESSIONS:
         for name in re.findall(r"loosely_worker_\w+_total", expression):
             assert re.search(rf"(?:rate|increase)\({name}\b", expression)

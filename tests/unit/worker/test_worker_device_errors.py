@@ -1,4 +1,4 @@
-"""Which errors mean that the device is lost; the texts are PyTorch's own."""
+"""Errors that mean that the device is lost. Their texts are PyTorch's own texts."""
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ OTHERWISE = "\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertion
 
 
 class AcceleratorError(RuntimeError):
-    """torch's error: a RuntimeError with the cudaError_t."""
+    """An error like torch.AcceleratorError: a RuntimeError with a value of cudaError_t."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -116,23 +116,25 @@ def test_an_error_code_has_precedence_over_the_text(code: int, verdict: DeviceSt
 
 
 @pytest.mark.torch
-def test_out_of_memory_never_means_a_lost_device() -> None:
+def test_an_out_of_memory_error_never_means_that_the_device_is_lost() -> None:
     torch = pytest.importorskip("torch")
     error = torch.OutOfMemoryError("CUDA error: unspecified launch failure")
     assert device_state(error) is DeviceState.FINE
 
 
-def test_only_runtime_errors_determine_the_device_state() -> None:
+def test_errors_other_than_runtime_errors_do_not_mean_a_lost_device() -> None:
     assert device_state(ValueError("CUDA error: device-side assert triggered")) is DeviceState.FINE
 
 
 @pytest.mark.parametrize("computes", [True, False])
-def test_a_kernel_decides_if_the_error_is_ambiguous(computes: bool) -> None:
+def test_a_tiny_kernel_decides_whether_the_device_is_lost_if_the_error_is_ambiguous(
+    computes: bool,
+) -> None:
     error = RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR")
     assert is_device_lost(error, lambda: computes) is not computes
 
 
-def test_no_kernel_runs_if_the_error_is_unambiguous() -> None:
+def test_no_tiny_kernel_runs_if_the_error_shows_the_device_state() -> None:
     def never() -> bool:
         raise AssertionError
 
@@ -140,7 +142,7 @@ def test_no_kernel_runs_if_the_error_is_unambiguous() -> None:
     assert not is_device_lost(RuntimeError("shapes differ"), never)
 
 
-def test_the_cause_of_a_model_error_is_examined() -> None:
+def test_a_model_error_means_a_lost_device_if_its_cause_does() -> None:
     def careless() -> None:
         try:
             raise AcceleratorError(710, "CUDA error: device-side assert triggered")
@@ -152,19 +154,19 @@ def test_the_cause_of_a_model_error_is_examined() -> None:
     assert is_device_lost(raised.value, lambda: True)
 
 
-def test_a_cycle_of_causes_is_followed_once() -> None:
+def test_the_search_for_a_cause_ends_if_errors_cause_each_other() -> None:
     one, other = ValueError(), ValueError()
     one.__cause__, other.__cause__ = other, one
     assert not is_device_lost(one, lambda: False)
 
 
 @given(st.text())
-def test_any_text_has_a_device_state(text: str) -> None:
+def test_every_error_text_has_a_device_state(text: str) -> None:
     assert device_state(RuntimeError(text)) in DeviceState
 
 
 @pytest.mark.torch
-def test_the_device_of_this_machine_computes() -> None:
+def test_a_tiny_kernel_succeeds_on_the_device_of_this_machine() -> None:
     torch = pytest.importorskip("torch")
     assert not is_device_lost(RuntimeError("CUDA error: invalid argument"))
     # Names that determine the device state.

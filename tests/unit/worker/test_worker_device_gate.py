@@ -1,4 +1,4 @@
-"""The device gate: shared and exclusive use."""
+"""The device gate: shared and exclusive use of the device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from worker.memory.limits import DeviceGate
 
 
-def test_exclusive_use_waits_for_earlier_users_and_delays_later_ones() -> None:
+def test_exclusive_use_waits_for_earlier_users_and_delays_later_users() -> None:
     gate, order = DeviceGate(), list[str]()
     inside, leave, alone_waits = threading.Event(), threading.Event(), threading.Event()
 
@@ -40,7 +40,7 @@ def test_exclusive_use_waits_for_earlier_users_and_delays_later_ones() -> None:
     assert order == ["first", "alone", "later"]
 
 
-def test_two_shared_users_run_side_by_side() -> None:
+def test_two_threads_use_the_device_at_the_same_time_in_shared_mode() -> None:
     gate, both = DeviceGate(), threading.Barrier(2, timeout=10)
 
     def use() -> None:
@@ -55,7 +55,7 @@ def test_two_shared_users_run_side_by_side() -> None:
     assert not both.broken
 
 
-def test_exclusive_use_waits_for_a_long_job_for_a_limited_time() -> None:
+def test_exclusive_use_waits_only_a_limited_time_for_a_long_job() -> None:
     gate, finished = DeviceGate(max_wait_seconds=0.01), list[str]()
     with gate.shared():
         with gate.exclusive():

@@ -1,4 +1,4 @@
-"""The device probe: a tiny kernel shows whether the device computes."""
+"""The device probe: a tiny kernel shows whether the device works."""
 
 import threading
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from worker.telemetry.health import DeviceProbe, Loops
 
 
 class Device:
-    """A device that computes, raises or hangs."""
+    """A device on which the kernel succeeds, raises an error or hangs."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -37,52 +37,52 @@ def device() -> Device:
     return Device()
 
 
-def test_a_device_is_not_ready_before_its_first_kernel(device: Device) -> None:
+def test_a_device_is_not_ready_before_the_first_kernel_has_run(device: Device) -> None:
     good, details = device.probe.look(0)
     assert (good, details) == (False, {"problem": "no kernel has run yet"})
     assert device.runs == 0
 
 
-def test_a_kernel_runs_only_if_the_last_result_is_old(device: Device) -> None:
+def test_a_tiny_kernel_runs_only_if_the_last_result_is_old(device: Device) -> None:
     for device.now in (0, 1, 10, 29, 31, 32, 60, 62, 63):
         assert device.look()
     assert device.runs == 3
 
 
-def test_a_lost_device_is_reported_once_per_look(device: Device) -> None:
+def test_a_lost_device_is_reported_once_per_probe(device: Device) -> None:
     assert device.look()
     device.now, device.error = 40, RuntimeError("CUDA error: unspecified launch failure")
     good, _ = device.probe.look(0)
-    assert good, "what was true lately holds until the kernel has run"
+    assert good, "the last result is valid until the kernel has run again"
     device.probe.run_kernel()
     assert device.probe.look(0) == (False, {"problem": "RuntimeError"})
     assert device.failures == [device.error]
 
 
-def test_a_recovered_device_is_ready_again(device: Device) -> None:
+def test_a_device_is_ready_again_after_a_successful_kernel(device: Device) -> None:
     device.error = RuntimeError("busy")
     assert not device.look()
     device.error = None
     assert device.look()
 
 
-def test_a_hanging_device_is_not_ready(device: Device) -> None:
+def test_a_device_is_not_ready_while_a_kernel_hangs(device: Device) -> None:
     assert device.look()
     device.now = 40
     assert device.probe.look(0)[0]
     device.now = 51
     assert device.probe.look(0) == (
         False,
-        {"problem": "it does not answer", "asked_seconds_ago": 11},
+        {"problem": "the kernel has not finished", "asked_seconds_ago": 11},
     )
 
 
-def test_a_device_that_hangs_for_long_counts_as_a_stalled_loop(device: Device) -> None:
+def test_a_kernel_that_hangs_for_long_counts_as_a_stalled_loop(device: Device) -> None:
     loops = Loops(lambda: device.now)
     loops.watch("probe", lambda: device.probe.turned_at)
     assert device.look()
     device.now = 1000
-    assert loops.live()[0], "nobody asked, so it rests"
+    assert loops.live()[0], "no kernel was requested, so the loop is idle"
     device.probe.ask()
     device.now = 1089
     assert loops.live()[0]
@@ -94,7 +94,9 @@ def test_a_device_that_hangs_for_long_counts_as_a_stalled_loop(device: Device) -
     assert loops.live()[0]
 
 
-def test_a_probe_gets_the_result_of_a_fast_device(join: Callable[[DeviceProbe], None]) -> None:
+def test_a_device_probe_returns_the_new_result_of_a_fast_device(
+    join: Callable[[DeviceProbe], None],
+) -> None:
     probe = DeviceProbe(lambda: None, lambda error: None)
     join(probe)
     assert probe.look(10)[0]
@@ -102,7 +104,7 @@ def test_a_probe_gets_the_result_of_a_fast_device(join: Callable[[DeviceProbe], 
 
 @pytest.fixture
 def join() -> Callable[[DeviceProbe], None]:
-    """Start the probe's thread, which ends by itself."""
+    """Return a function that starts the thread of a device probe, as a daemon."""
 
     def start(probe: DeviceProbe) -> None:
         stop = threading.Event()

@@ -1,4 +1,4 @@
-"""How each error settles its message, and what the reply contains."""
+"""The settlement and the reply of each error class."""
 
 import inspect
 
@@ -58,12 +58,12 @@ def test_error_codes_are_stable_and_unique() -> None:
 
 
 @pytest.mark.parametrize("fault", [c for c in leaves() if issubclass(c, Fault)])
-def test_every_failure_code_is_in_the_contract(fault: type[Fault]) -> None:
+def test_the_code_of_every_fault_is_in_the_message_contract(fault: type[Fault]) -> None:
     told = fault("what happened").to_job_error()
     assert told.code in set(FailureCode)
     assert told.message == "what happened"
     assert told.stage in (Stage.LOAD, Stage.RUN)
-    assert told.retryable == (fault is errors.OutOfMemory), "a larger device may do"
+    assert told.retryable == (fault is errors.OutOfMemory), "the job may succeed on a larger device"
 
 
 def test_an_unreadable_message_is_dead_lettered_with_the_contract_code() -> None:

@@ -11,7 +11,7 @@ from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
 
 @dataclass
 class Worker:
-    """The state that readiness is decided by."""
+    """The state of a worker that determines its readiness."""
 
     models: dict[str, dict[str, Any]]
     leaving: str = ""
@@ -32,7 +32,7 @@ def worker() -> Worker:
     return Worker({"classifier": {"ready": True, "held": 1}, "noop": {"ready": True}})
 
 
-def test_the_worker_is_ready_after_a_kernel_ran(worker: Worker) -> None:
+def test_the_worker_is_ready_after_a_successful_kernel(worker: Worker) -> None:
     worker.probe.run_kernel()
     good, details = worker.readiness.ready()
     assert good
@@ -80,7 +80,7 @@ def test_the_worker_is_not_alive_after_a_loop_has_failed() -> None:
     assert loops.live() == (False, {"seconds_since_turn": {}, "broken": ["noop-device"]})
 
 
-def test_the_worker_is_alive_while_every_loop_turns() -> None:
+def test_the_worker_is_alive_while_all_loops_are_running() -> None:
     now = [1000.0]
     loops = Loops(lambda: now[0])
     loops.watch("noop-receive", lambda: 999.0)

@@ -25,7 +25,7 @@ def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def png_of(width: int, height: int) -> bytes:
-    """Return a PNG whose header announces this size, with data for one line only."""
+    """Return a PNG whose header announces this size, but which contains only one line of pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(name + data))
@@ -48,16 +48,16 @@ def test_an_image_is_decoded_to_rgb(kind: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "I;16", "1", "LA", "RGBA"])
-def test_every_kind_of_png_is_decoded(mode: str) -> None:
+def test_a_png_of_every_colour_mode_is_decoded(mode: str) -> None:
     assert decode(encoded(Image.new(mode, (8, 8)), "PNG"), "image/png", MAX_PIXELS).mode == "RGB"
 
 
-def test_transparent_areas_become_white() -> None:
+def test_transparent_areas_of_an_image_become_white() -> None:
     picture = decode(encoded(Image.new("RGBA", (4, 4)), "PNG"), "image/png", MAX_PIXELS)
     assert picture.getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_an_image_is_rotated_by_its_exif_orientation() -> None:
+def test_an_image_is_rotated_by_the_exif_orientation() -> None:
     sideways = Image.new("RGB", (40, 20))
     exif = sideways.getexif()
     exif[0x0112] = 6
@@ -74,10 +74,10 @@ def test_a_cmyk_jpeg_is_decoded() -> None:
     ("data", "says"),
     [
         (b"", "empty"),
-        (b"hello, I am text", "not a picture"),
-        (b"\xff\xd8\xff\xe0", "damaged|not a picture"),
+        (b"hello, I am text", "not an image"),
+        (b"\xff\xd8\xff\xe0", "damaged|not an image"),
         (CHELSEA[: len(CHELSEA) // 2], "damaged or incomplete"),
-        (encoded(Image.new("RGB", (8, 8)), "PNG"), "not a picture of type image/jpeg"),
+        (encoded(Image.new("RGB", (8, 8)), "PNG"), "not an image of type image/jpeg"),
     ],
     ids=["empty", "text", "stub", "truncated", "png"],
 )
@@ -105,7 +105,9 @@ def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
     ),
     length=st.integers(0, len(CHELSEA)),
 )
-def test_a_damaged_image_is_refused_or_decoded(flips: list[tuple[int, int]], length: int) -> None:
+def test_a_damaged_image_is_decoded_or_refused_with_invalid_input(
+    flips: list[tuple[int, int]], length: int
+) -> None:
     data = bytearray(CHELSEA)
     for position, value in flips:
         data[position] = value

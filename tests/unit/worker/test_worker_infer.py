@@ -1,4 +1,4 @@
-"""Running a batch: each job has one outcome, bad jobs are found fast, limits are learned."""
+"""Batches: each job has one outcome, bad jobs are found fast, and batch limits are learned."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Item:
 
 
 class RecordingLimit(BatchLimit):
-    """Records the costs of the batches, and of those that ran alone."""
+    """A batch limit that records the costs of all batches and of the batches with exclusive use."""
 
     def __init__(self) -> None:
         super().__init__("model", DeviceGate())
@@ -45,7 +45,7 @@ class RecordingLimit(BatchLimit):
 
 @dataclass
 class Model:
-    """A model that raises on bad items, and on batches that do not fit."""
+    """A model that raises an error on bad items and on batches that do not fit into memory."""
 
     bad: set[int] = field(default_factory=set)
     fits: float = math.inf
@@ -62,7 +62,7 @@ class Model:
 
 
 def run_all(run: Any, items: Sequence[Item], limit: BatchLimit) -> list[tuple[Item, Ran]]:
-    """Run items without skipping any."""
+    """Run all items as one batch, and skip none of them."""
     ran: list[tuple[Item, Ran]] = []
     for item, outcome in run_batch(run, items, lambda _: None, limit):
         assert isinstance(outcome, Ran)
@@ -73,11 +73,11 @@ def run_all(run: Any, items: Sequence[Item], limit: BatchLimit) -> list[tuple[It
 def outcomes(model: Model, count: int, limit: BatchLimit | None = None) -> dict[int, Ran]:
     items = [Item(number) for number in range(count)]
     ran = run_all(model, items, limit or BatchLimit("model", DeviceGate()))
-    assert len(ran) == count, "one outcome for each"
+    assert len(ran) == count, "each item has one outcome"
     return {item.item: what for item, what in ran}
 
 
-def test_a_good_batch_runs_in_one_pass() -> None:
+def test_a_batch_without_errors_runs_in_one_pass() -> None:
     model = Model()
     ran = outcomes(model, 5)
     assert {item: what.result for item, what in ran.items()} == {n: n * n for n in range(5)}
@@ -85,7 +85,7 @@ def test_a_good_batch_runs_in_one_pass() -> None:
     assert model.passes == [[0, 1, 2, 3, 4]]
 
 
-def test_bad_jobs_fail_and_good_jobs_succeed() -> None:
+def test_jobs_with_bad_inputs_fail_and_the_other_jobs_of_the_batch_succeed() -> None:
     bad = set(range(0, 64, 8))
     ran = outcomes(Model(bad), 64)
     failed = {item: str(what.error) for item, what in ran.items() if what.error}
@@ -94,7 +94,7 @@ def test_bad_jobs_fail_and_good_jobs_succeed() -> None:
 
 
 @given(count=st.integers(1, 64), bad=st.sets(st.integers(0, 63), max_size=6))
-def test_few_bad_jobs_need_few_passes(count: int, bad: set[int]) -> None:
+def test_few_bad_jobs_of_a_batch_are_found_in_few_passes(count: int, bad: set[int]) -> None:
     bad = {item for item in bad if item < count}
     model = Model(bad)
     ran = outcomes(model, count)
@@ -103,7 +103,7 @@ def test_few_bad_jobs_need_few_passes(count: int, bad: set[int]) -> None:
     assert len(model.passes) <= 1 + 2 * len(bad) * depth
 
 
-def test_a_job_with_a_reason_to_skip_does_not_run_again() -> None:
+def test_a_job_that_must_be_skipped_does_not_run_again() -> None:
     gone: set[int] = set()
 
     class Cancels(Model):
@@ -124,10 +124,10 @@ def test_a_job_with_a_reason_to_skip_does_not_run_again() -> None:
     ]
     results = [(job.item, what.result) for job, what in ran if isinstance(what, Ran)]
     assert results == [(0, 0), (1, 1), (3, 9)]
-    assert model.passes == [[0, 1, 2, 3], [0, 1, 3]], "the others went on in one batch"
+    assert model.passes == [[0, 1, 2, 3], [0, 1, 3]], "the other items ran again in one batch"
 
 
-def test_a_batch_that_does_not_fit_is_split_and_reduces_the_limit(
+def test_a_batch_that_does_not_fit_into_memory_is_split_and_reduces_the_limit(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     limit = RecordingLimit()
@@ -137,7 +137,7 @@ def test_a_batch_that_does_not_fit_is_split_and_reduces_the_limit(
     assert limit.max_cost == 4
     assert limit.alone == []
     assert [len(batch) for batch in model.passes] == [16, 8, 4, 4, 8, 4, 4]
-    assert "batches cost 4 at most from now on" in caplog.text
+    assert "from now on the limit is 4" in caplog.text
 
 
 @pytest.mark.torch
@@ -155,7 +155,7 @@ def test_a_batch_that_does_not_fit_into_host_memory_is_split() -> None:
 
 
 @pytest.mark.parametrize("surprise", [SystemExit("a model that exits"), KeyboardInterrupt()])
-def test_an_error_that_would_end_the_thread_fails_one_job(surprise: BaseException) -> None:
+def test_an_exit_raised_by_a_model_fails_only_one_job(surprise: BaseException) -> None:
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
         if 2 in batch:
             raise surprise
@@ -167,7 +167,7 @@ def test_an_error_that_would_end_the_thread_fails_one_job(surprise: BaseExceptio
     assert {job.item: what.error for job, what in ran if what.error} == {2: surprise}
 
 
-def test_a_job_that_does_not_fit_is_tried_alone_at_the_end_and_then_fails() -> None:
+def test_a_job_that_does_not_fit_into_memory_fails_after_a_last_exclusive_try() -> None:
     class Large(Model):
         def __call__(self, batch: list[Any], contexts: list[Context]) -> list[int]:
             if 1 in batch:
@@ -185,7 +185,7 @@ def test_a_job_that_does_not_fit_is_tried_alone_at_the_end_and_then_fails() -> N
     assert [ran[item].result for item in (0, 2, 3)] == [0, 4, 9]
 
 
-def test_a_job_that_did_not_fit_beside_others_succeeds_alone() -> None:
+def test_a_job_that_ran_out_of_memory_succeeds_with_exclusive_use_of_the_device() -> None:
     tries: list[list[int]] = []
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
@@ -198,13 +198,13 @@ def test_a_job_that_did_not_fit_beside_others_succeeds_alone() -> None:
     assert [(job.item, what.result, what.error) for job, what in ran] == [(7, 7, None)]
 
 
-def test_a_single_item_does_not_reduce_the_limit() -> None:
+def test_a_single_item_that_runs_out_of_memory_does_not_reduce_the_limit() -> None:
     limit = BatchLimit("m", DeviceGate())
     outcomes(Model(fits=0), 1, limit)
     assert limit.max_cost == math.inf
 
 
-def test_a_lost_device_is_not_tried_again() -> None:
+def test_no_job_runs_again_after_the_device_is_lost() -> None:
     passes = []
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
@@ -218,7 +218,7 @@ def test_a_lost_device_is_not_tried_again() -> None:
     assert all(isinstance(what.error, DeviceLost) for _, what in ran)
 
 
-def test_each_successful_pass_is_watched() -> None:
+def test_each_pass_of_the_model_runs_inside_the_watch_context_manager() -> None:
     seen: list[list[int]] = []
 
     @contextlib.contextmanager

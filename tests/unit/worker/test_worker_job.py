@@ -1,4 +1,4 @@
-"""A job's age and its reply."""
+"""A received job: when it is stale or expired, and the content of its reply."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -48,11 +48,11 @@ def test_a_job_is_stale_after_waiting_or_redelivery(
 
 
 @pytest.mark.parametrize("reply_to", [ReplyQueue("answers"), None])
-def test_a_job_of_a_producer_is_never_stale(reply_to: ReplyTo | None) -> None:
+def test_a_job_without_a_reply_url_is_never_stale(reply_to: ReplyTo | None) -> None:
     assert not job(delivery_count=1, reply_to=reply_to).is_stale(QUEUED_AT + timedelta(seconds=9))
 
 
-def test_a_job_expires_at_its_deadline() -> None:
+def test_a_job_is_expired_from_its_deadline_on() -> None:
     assert not job().is_expired(QUEUED_AT + timedelta(seconds=59.9))
     assert job().is_expired(QUEUED_AT + timedelta(seconds=60))
 
@@ -75,7 +75,7 @@ def test_a_job_has_the_trace_id_of_its_message(traceparent: str, trace_id: str) 
     assert job(traceparent=traceparent).span.trace_id == trace_id
 
 
-def test_a_checked_job_is_stale_again_after_a_while() -> None:
+def test_a_checked_job_is_stale_again_after_two_seconds() -> None:
     asked = job(delivery_count=1)
     asked.checked_at = QUEUED_AT + timedelta(seconds=10)
     assert not asked.is_stale(QUEUED_AT + timedelta(seconds=12))

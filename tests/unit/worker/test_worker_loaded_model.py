@@ -1,4 +1,4 @@
-"""Loaded models: the two forms of a class, its arguments, inputs and results."""
+"""Loaded models: the two forms of a model's class, its arguments, inputs and results."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def answer(loaded: LoadedModel, data: bytes, media_type: str) -> InlineJson | In
     return loaded.finish(output)
 
 
-def test_the_short_form_takes_one_item_and_returns_one_result() -> None:
+def test_a_model_class_in_short_form_takes_one_item_and_returns_one_result() -> None:
     class Infer:
         def __call__(self, image: Image.Image) -> dict[str, object]:
             return {"size": list(image.size)}
@@ -42,7 +42,7 @@ def test_the_short_form_takes_one_item_and_returns_one_result() -> None:
     assert len(loaded.run(items)) == 3
 
 
-def test_the_full_form_is_postprocessed() -> None:
+def test_the_output_of_a_model_class_in_full_form_is_postprocessed() -> None:
     class Infer:
         accepts: ClassVar[Accepts] = "text"
 
@@ -59,7 +59,7 @@ def test_the_full_form_is_postprocessed() -> None:
 
 
 class Told:
-    """A context that records its reports."""
+    """A context that records the progress that the model reports."""
 
     def __init__(self) -> None:
         self.seen: list[float | None] = []
@@ -71,7 +71,7 @@ class Told:
         raise Cancelled("stop")
 
 
-def test_both_forms_can_report_progress() -> None:
+def test_model_classes_of_both_forms_can_report_progress() -> None:
     class Short:
         def __call__(self, text: str, context: Context) -> str:
             context.progress(0.5)
@@ -95,7 +95,7 @@ def test_both_forms_can_report_progress() -> None:
         assert [context.seen for context in contexts] == [[0.5], [0.5]]
 
 
-def test_both_forms_can_take_parameters() -> None:
+def test_model_classes_of_both_forms_can_accept_parameters() -> None:
     class Short:
         accepts: ClassVar[Accepts] = "text"
 
@@ -125,7 +125,7 @@ def test_both_forms_can_take_parameters() -> None:
     assert list(short.run(["x"])) == ["x"]
 
 
-def test_a_short_form_that_reports_progress_gets_context_and_parameters() -> None:
+def test_a_class_in_short_form_that_reports_progress_gets_context_and_parameters() -> None:
     class Infer:
         def __call__(self, text: str, context: Context, parameters: Mapping[str, Any]) -> Any:
             context.progress(parameters["at"])
@@ -144,7 +144,7 @@ def test_a_short_form_that_reports_progress_gets_context_and_parameters() -> Non
         ("json", b'{"a": [1]}', "application/json", {"a": [1]}),
     ],
 )
-def test_a_class_gets_the_kind_of_input_that_it_accepts(
+def test_a_model_class_gets_the_kind_of_input_in_its_attribute_accepts(
     accepts: Accepts, data: bytes, media_type: str, seen: object
 ) -> None:
     def infer(item: object) -> object:
@@ -163,7 +163,7 @@ def test_a_class_gets_the_kind_of_input_that_it_accepts(
         (("application/json",), "json"),
     ],
 )
-def test_media_types_of_one_kind_imply_the_kind_of_input(
+def test_media_types_of_one_kind_determine_the_kind_of_input(
     media_types: tuple[str, ...], accepts: str
 ) -> None:
     assert LoadedModel(replace(NOOP, media_types=media_types), bytes).accepts == accepts
@@ -181,7 +181,7 @@ class Wants:
         return None
 
 
-def test_the_constructor_gets_weights_and_options_by_name() -> None:
+def test_the_constructor_of_a_model_class_gets_weights_and_options_by_name() -> None:
     model = replace(NOOP, options={"architecture": "resnet50"})
     assert make_instance(model, Wants, WEIGHTS).given == (WEIGHTS, "resnet50", 0.5)
     anything = make_instance(model, lambda **given: given, WEIGHTS)
@@ -191,25 +191,25 @@ def test_the_constructor_gets_weights_and_options_by_name() -> None:
 @pytest.mark.parametrize(
     ("options", "weights", "said"),
     [
-        ({}, WEIGHTS, r"noop.options.architecture: is missing"),
-        ({"architecture": "a"}, None, r"noop.weights: is missing"),
+        ({}, WEIGHTS, r"noop.options.architecture: is not set"),
+        ({"architecture": "a"}, None, r"noop.weights: is not set"),
         ({"architecture": "a", "depth": 3}, WEIGHTS, r"noop.options.depth: .* takes no such"),
     ],
 )
-def test_an_option_that_the_constructor_does_not_take_is_named(
+def test_the_error_for_a_missing_or_unknown_option_names_the_option(
     options: dict[str, Any], weights: Weights | None, said: str
 ) -> None:
     with pytest.raises(ModelUnfit, match=said):
         make_instance(replace(NOOP, options=options), Wants, weights)
 
 
-def test_weights_that_the_constructor_does_not_take_are_refused() -> None:
+def test_weights_are_refused_if_the_constructor_has_no_such_argument() -> None:
     with pytest.raises(ModelUnfit, match=r"noop.weights: worker.models.noop takes no such"):
         make_instance(NOOP, object, WEIGHTS)
 
 
 @pytest.mark.parametrize("foreign", ["image/gif", "image/jpg", "audio/mpeg"])
-def test_a_media_type_that_cannot_be_decoded_is_refused_at_load(foreign: str) -> None:
+def test_loading_fails_if_the_entry_lists_a_media_type_that_cannot_be_decoded(foreign: str) -> None:
     model = replace(NOOP, media_types=("image/png", foreign))
     infer = type("Infer", (Wants,), {"accepts": foreign.partition("/")[0]})
     with pytest.raises(ModelUnfit, match=f"noop.media_types: {foreign} cannot be decoded"):
@@ -220,14 +220,14 @@ def test_a_media_type_that_cannot_be_decoded_is_refused_at_load(foreign: str) ->
 @pytest.mark.parametrize(
     ("members", "said"),
     [
-        ({"accepts": "pictures"}, "accepts is 'pictures', not audio, bytes, file"),
+        ({"accepts": "pictures"}, "accepts is 'pictures'; expected one of audio, bytes, file"),
         ({"postprocess": print}, "postprocess but no preprocess"),
         ({"preprocess": None}, "Infer.preprocess is not a method"),
-        ({"max_batch_size": 4}, "noop.max_batch_size: is 16, the model is made for 4"),
-        ({"accepts": None}, "must say what it accepts"),
+        ({"max_batch_size": 4}, "noop.max_batch_size: is 16, but the model allows at most 4"),
+        ({"accepts": None}, "has no attribute accepts"),
     ],
 )
-def test_a_class_that_does_not_fit_its_entry_is_refused(
+def test_a_model_class_that_does_not_fit_the_catalogue_entry_is_refused(
     members: dict[str, object], said: str
 ) -> None:
     infer = type("Infer", (Wants,), members)
@@ -235,7 +235,7 @@ def test_a_class_that_does_not_fit_its_entry_is_refused(
         LoadedModel(NOOP, infer(WEIGHTS, ""))
 
 
-def test_a_class_that_cannot_be_called_is_refused() -> None:
+def test_a_model_class_without_a_call_method_is_refused() -> None:
     with pytest.raises(ModelUnfit, match="no __call__"):
         LoadedModel(NOOP, SimpleNamespace(accepts="bytes"))
     with pytest.raises(ModelUnfit, match="no class Infer"):
@@ -243,7 +243,9 @@ def test_a_class_that_cannot_be_called_is_refused() -> None:
 
 
 @pytest.mark.parametrize("outputs", [[], [1, 2], iter([1]), None])
-def test_a_wrong_number_of_results_fails_the_batch(outputs: Sequence[object]) -> None:
+def test_a_batch_fails_if_the_model_returns_a_wrong_number_of_results(
+    outputs: Sequence[object],
+) -> None:
     members = {"accepts": "bytes", "preprocess": bytes, "__call__": lambda self, batch: outputs}
     infer = type("Infer", (), members)
     with pytest.raises(InferenceFailed, match="results for 1 inputs"):
@@ -264,7 +266,7 @@ _bytes.accepts = "bytes"  # type: ignore[attr-defined]
 @pytest.mark.parametrize(
     ("media_type", "mode"), [("image/png", "P"), ("image/jpeg", "RGBA"), ("image/webp", "L")]
 )
-def test_an_image_result_is_encoded_as_the_media_type_of_the_entry(
+def test_an_image_result_is_encoded_as_the_media_type_of_the_catalogue_entry(
     media_type: str, mode: str
 ) -> None:
     payload = finished(Image.new(mode, (5, 3)), media_type)
@@ -274,7 +276,7 @@ def test_an_image_result_is_encoded_as_the_media_type_of_the_entry(
         assert (picture.get_format_mimetype(), picture.size) == (media_type, (5, 3))
 
 
-def test_bytes_and_text_results_have_the_media_type_of_the_entry() -> None:
+def test_bytes_and_text_results_get_the_media_type_of_the_catalogue_entry() -> None:
     assert finished(bytearray(b"ab"), "audio/wav") == InlineBytes("audio/wav", b"ab")
     assert finished("ä\ud800", "text/plain") == InlineBytes("text/plain", "ä?".encode())
 
@@ -283,12 +285,14 @@ def test_bytes_and_text_results_have_the_media_type_of_the_entry() -> None:
     ("result", "media_type"),
     [({"a": 1}, "image/png"), (Image.new("L", (1, 1)), "audio/wav"), ("text", "image/png")],
 )
-def test_a_result_of_another_kind_fails_the_job(result: object, media_type: str) -> None:
+def test_a_result_that_does_not_match_the_media_type_of_the_entry_fails_the_job(
+    result: object, media_type: str
+) -> None:
     with pytest.raises(InferenceFailed, match=f"is not {media_type}"):
         finished(result, media_type)
 
 
-def test_invalid_json_is_refused_with_a_reason() -> None:
+def test_a_result_that_is_not_valid_json_is_refused_with_a_reason() -> None:
     def infer(item: object) -> object:
         return item
 

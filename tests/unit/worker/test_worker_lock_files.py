@@ -1,4 +1,4 @@
-"""Lock files exist as long as their processes, however these end."""
+"""Lock files exist until their processes end, even if a process is killed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def read(lock_files: LockFileFolder) -> list[object]:
         return [file["who"] for file in lock_files.read().values()]
 
 
-def test_lock_files_of_other_processes_are_read_and_end_with_them(tmp_path: Path) -> None:
+def test_lock_files_of_other_processes_are_readable_until_the_process_ends(tmp_path: Path) -> None:
     lock_files = LockFileFolder(tmp_path)
     with lock_files.locked():
         file = lock_files.add({"who": "me"})
@@ -70,14 +70,16 @@ def test_lock_files_of_other_processes_are_read_and_end_with_them(tmp_path: Path
         other.send_signal(signal.SIGKILL)
         other.wait(10)
         assert read(lock_files) == ["me"]
-        assert len(list(tmp_path.glob("*.page"))) == 1, "the dead one's file is gone, too"
+        assert len(list(tmp_path.glob("*.page"))) == 1, (
+            "the lock file of the ended process is deleted"
+        )
     with lock_files.locked():
         file.remove()
     assert read(lock_files) == []
     lock_files.close()
 
 
-def test_lock_files_stay_readable_if_a_process_is_killed_at_any_instruction(tmp_path: Path) -> None:
+def test_a_kill_at_any_instruction_leaves_readable_lock_files(tmp_path: Path) -> None:
     lock_files = LockFileFolder(tmp_path)
     pause = threading.Event()
     for number in range(8):
@@ -105,7 +107,7 @@ def test_an_unreadable_lock_file_is_skipped(
     other.close()
 
 
-def test_locked_blocks_exclude_one_another(tmp_path: Path) -> None:
+def test_two_locked_blocks_never_run_at_the_same_time(tmp_path: Path) -> None:
     boards = [LockFileFolder(tmp_path), LockFileFolder(tmp_path)]
     with boards[0].locked():
         file = boards[0].add({"count": 0})

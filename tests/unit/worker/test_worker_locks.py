@@ -1,4 +1,4 @@
-"""The lock renewer, on a clock that only the test moves."""
+"""The lock renewer, with a clock that only the test advances."""
 
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -16,7 +16,7 @@ LOCK_SECONDS = 9.0
 
 @dataclass
 class ScriptedBroker:
-    """The locks of a broker and the time; `mood` decides how a renewal is answered."""
+    """A broker's locks, with the current time. `mood` decides the answer to a renewal."""
 
     now: float = 1000.0
     mood: str = "renews"
@@ -67,7 +67,7 @@ def is_held(lock: MessageLock) -> bool:
     return not lock.is_lost
 
 
-def test_a_lock_is_renewed_after_a_third_of_its_time() -> None:
+def test_a_lock_is_renewed_after_a_third_of_its_duration() -> None:
     broker = ScriptedBroker()
     broker.hold("a")
     broker.pass_time(2.9)
@@ -76,7 +76,7 @@ def test_a_lock_is_renewed_after_a_third_of_its_time() -> None:
     assert [round(at - 1000, 3) for at, _ in broker.renewals] == [3.0, 6.0, 9.0]
 
 
-def test_a_short_lock_is_held_for_ten_minutes() -> None:
+def test_renewals_keep_a_short_lock_for_ten_minutes() -> None:
     broker = ScriptedBroker()
     lock = broker.hold("a")
     broker.pass_time(600.0)
@@ -84,7 +84,7 @@ def test_a_short_lock_is_held_for_ten_minutes() -> None:
     assert len(broker.renewals) == 200
 
 
-def test_release_ends_the_renewals_and_returns_whether_the_lock_is_held() -> None:
+def test_releasing_a_lock_ends_the_renewals_and_returns_whether_the_lock_is_held() -> None:
     broker = ScriptedBroker()
     kept, lost = broker.hold("kept"), broker.hold("lost")
     assert broker.locks.release(kept)
@@ -105,7 +105,7 @@ def test_a_lock_is_not_renewed_after_the_deadline() -> None:
     assert len(broker.renewals) == 2
 
 
-def test_a_short_outage_of_the_broker_loses_no_lock() -> None:
+def test_no_lock_is_lost_in_a_short_outage_of_the_broker() -> None:
     broker = ScriptedBroker(mood="away")
     lock = broker.hold("a")
     broker.pass_time(8.0)
@@ -115,14 +115,14 @@ def test_a_short_outage_of_the_broker_loses_no_lock() -> None:
     assert is_held(lock)
 
 
-def test_a_silent_connection_loses_no_lock_if_the_next_one_answers() -> None:
+def test_a_lock_survives_a_silent_connection_if_the_next_connection_answers() -> None:
     broker = ScriptedBroker(mood="silent")
     locks = [broker.hold(name) for name in ("a", "b")]
     broker.pass_time(20.0)
     assert all(is_held(lock) for lock in locks)
 
 
-def test_a_silent_connection_delays_other_locks_for_a_limited_time() -> None:
+def test_a_silent_connection_delays_the_renewal_of_other_locks_only_for_a_limited_time() -> None:
     broker = ScriptedBroker(mood="silent")
     broker.hold("a", lock_seconds=300.0)
     broker.now += 100.0
@@ -131,7 +131,7 @@ def test_a_silent_connection_delays_other_locks_for_a_limited_time() -> None:
     assert broker.now - begun_at <= 30.0
 
 
-def test_an_unexpected_error_loses_no_lock(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lock_survives_an_unexpected_error_of_a_renewal(caplog: pytest.LogCaptureFixture) -> None:
     broker = ScriptedBroker(mood="defect")
     lock = broker.hold("a")
     broker.pass_time(4.0)
@@ -150,7 +150,7 @@ def test_a_lock_is_lost_when_it_expires_during_an_outage() -> None:
     assert not is_held(lock)
 
 
-def test_a_lost_lock_ends_the_wait_of_a_reply() -> None:
+def test_the_loss_of_a_lock_ends_the_wait_between_two_tries_of_a_reply() -> None:
     broker = ScriptedBroker(mood="lost")
     lock = broker.hold("a")
     broker.pass_time(3.0)
@@ -161,7 +161,7 @@ def test_an_expired_lock_is_not_renewed() -> None:
     broker = ScriptedBroker()
     lock = broker.hold("a")
     broker.now += 100.0  # the process was suspended
-    assert lock.is_lost, "whoever looks first"
+    assert lock.is_lost, "the lock counts as lost before the renewing thread runs"
     broker.locks.turn()
     assert lock.is_lost
     assert broker.renewals == []

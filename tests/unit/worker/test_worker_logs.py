@@ -16,7 +16,7 @@ from worker.telemetry.setup import JsonLines
 
 
 class Lines:
-    """A separate logger, and the lines that it wrote."""
+    """A separate logger, and the lines that were logged with it."""
 
     def __init__(self) -> None:
         self._stream = io.StringIO()
@@ -34,7 +34,7 @@ def lines() -> Lines:
     return Lines()
 
 
-def test_a_json_log_line_is_an_object(lines: Lines) -> None:
+def test_each_json_log_line_is_an_object_with_level_logger_and_message(lines: Lines) -> None:
     before = datetime.now(UTC)
     lines.log.warning("%s of %d", "two", 3)
     (line,) = lines.read()
@@ -47,7 +47,7 @@ def test_a_json_log_line_is_an_object(lines: Lines) -> None:
     assert abs(datetime.fromisoformat(line["time"]) - before).total_seconds() < 5
 
 
-def test_a_log_line_has_the_fields_of_its_job(lines: Lines) -> None:
+def test_a_json_log_line_has_the_fields_of_the_current_job(lines: Lines) -> None:
     with log_fields(job_id="job-1", model="noop", trace_id="ab"):
         lines.log.info("inside")
         other = threading.Thread(target=lines.log.info, args=("on another thread",))
@@ -60,14 +60,14 @@ def test_a_log_line_has_the_fields_of_its_job(lines: Lines) -> None:
     assert "job_id" not in after
 
 
-def test_an_exception_is_logged_in_one_line(lines: Lines) -> None:
+def test_an_exception_is_logged_in_one_json_line(lines: Lines) -> None:
     lines.log.error("failed", exc_info=RuntimeError("first\nsecond"))
     (line,) = lines.read()
     assert "RuntimeError: first\nsecond" in line["exception"]
 
 
 @given(st.text())
-def test_any_text_is_logged_in_one_line(text: str) -> None:
+def test_any_text_is_logged_in_one_json_line(text: str) -> None:
     lines = Lines()
     lines.log.info("%s", text)
     (line,) = lines.read()

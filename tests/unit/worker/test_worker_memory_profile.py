@@ -1,4 +1,4 @@
-"""Memory profiles: estimates for unmeasured batches are never too low."""
+"""Memory profiles: the estimated memory of an unmeasured batch is never too low."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def profile_of(resident_bytes: int, peaks: dict[float, int]) -> MemoryProfile:
     return profile
 
 
-def test_an_unmeasured_batch_takes_the_size_of_the_next_larger_one() -> None:
+def test_the_estimate_for_an_unmeasured_batch_is_the_size_of_the_next_larger_measured_batch() -> (
+    None
+):
     profile = profile_of(100, {1: 10, 4: 30})
     assert [profile.peak_bytes(cost) for cost in (1, 2, 4)] == [10, 30, 30]
     assert profile.peak_bytes(8) == 61
@@ -29,14 +31,16 @@ def test_an_unmeasured_batch_takes_the_size_of_the_next_larger_one() -> None:
     assert MemoryProfile(5).peak_bytes(1) is None
 
 
-def test_the_largest_fitting_cost_is_found() -> None:
+def test_the_largest_cost_that_fits_into_the_memory_is_computed() -> None:
     profile = profile_of(100, {1: 10, 4: 30})
     assert [profile.largest_cost(size) for size in (99, 105, 110, 129, 130)] == [0, 0, 1, 1, 4]
     assert profile.largest_cost(160) == 8
 
 
 @given(resident_bytes=st.integers(0, 10**12), peaks=PEAKS, room=st.integers(0, 10**13))
-def test_an_admitted_batch_fits(resident_bytes: int, peaks: dict[float, int], room: int) -> None:
+def test_a_batch_of_the_largest_fitting_cost_fits_into_memory(
+    resident_bytes: int, peaks: dict[float, int], room: int
+) -> None:
     profile = profile_of(resident_bytes, peaks)
     cost = profile.largest_cost(room)
     if 0 < cost < float("inf"):
@@ -45,7 +49,9 @@ def test_an_admitted_batch_fits(resident_bytes: int, peaks: dict[float, int], ro
 
 
 @given(fixed=st.integers(0, 10**9), each=st.integers(1, 10**6), at=st.integers(1, 64))
-def test_extrapolation_is_not_too_low_for_linear_growth(fixed: int, each: int, at: int) -> None:
+def test_the_extrapolated_memory_of_a_batch_is_not_too_low_for_linear_growth(
+    fixed: int, each: int, at: int
+) -> None:
     profile = MemoryProfile(0).with_peak(at, fixed + each * at)
     for cost in (at, at + 1, 2 * at, 10 * at):
         found = profile.peak_bytes(cost)
@@ -54,7 +60,7 @@ def test_extrapolation_is_not_too_low_for_linear_growth(fixed: int, each: int, a
 
 
 @given(resident_bytes=st.integers(0, 10**12), peaks=PEAKS, seconds=st.floats(0, 1e4))
-def test_a_stored_profile_is_read_unchanged(
+def test_a_stored_memory_profile_is_read_unchanged(
     tmp_path_factory: pytest.TempPathFactory,
     resident_bytes: int,
     peaks: dict[float, int],
@@ -84,6 +90,6 @@ def test_a_stored_profile_is_read_unchanged(
         '{"resident_bytes": 1, "peaks": 7, "load_seconds": 0}',
     ],
 )
-def test_an_unreadable_profile_is_ignored(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_memory_profile_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     assert MemoryProfiles(tmp_path).get("a") is None

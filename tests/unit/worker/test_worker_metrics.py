@@ -1,4 +1,4 @@
-"""The metrics that Prometheus scrapes."""
+"""The metrics of a worker that Prometheus scrapes."""
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
@@ -14,7 +14,7 @@ class NewModelsRefusal(InvalidInput):
 
 
 class Job:
-    """A job without traces."""
+    """A job without a span."""
 
     span = JobSpan("-")
 
@@ -23,7 +23,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"loosely_worker_{name}", labels)
 
 
-def test_every_event_is_counted() -> None:
+def test_every_recorded_event_changes_its_metric() -> None:
     metrics = Metrics()
     noop = ModelTelemetry("noop", metrics)
     noop.record_received(0, 0.3)
@@ -52,14 +52,14 @@ def test_every_event_is_counted() -> None:
     assert value(metrics, "inference_seconds_count", model="noop") == 1
 
 
-def test_the_series_of_a_model_exist_from_the_start() -> None:
+def test_the_metric_series_of_a_model_exist_from_the_start() -> None:
     metrics = Metrics()
     ModelTelemetry("noop", metrics)
     assert value(metrics, "received_total", model="noop") == 0
     assert value(metrics, "settled_total", model="noop", outcome="succeeded") == 0
 
 
-def test_gauges_are_read_at_each_scrape() -> None:
+def test_the_values_of_gauges_are_read_at_each_scrape() -> None:
     metrics, held = Metrics(), [1, 2]
     noop = ModelTelemetry("noop", metrics)
     noop.watch(
@@ -77,7 +77,7 @@ def test_gauges_are_read_at_each_scrape() -> None:
     assert value(metrics, "device_memory_used_bytes") == 2e9
 
 
-def test_unknown_outcomes_share_one_series() -> None:
+def test_unknown_outcomes_share_one_metric_series() -> None:
     metrics = Metrics()
     noop = ModelTelemetry("noop", metrics)
     for number in range(100):
@@ -87,14 +87,14 @@ def test_unknown_outcomes_share_one_series() -> None:
     assert value(metrics, "settled_total", model="noop", outcome="code-1") is None
 
 
-def test_two_metrics_objects_count_separately() -> None:
+def test_two_metrics_registries_count_separately() -> None:
     one, other = Metrics(), Metrics()
     ModelTelemetry("noop", one).record_received(0, 0)
     ModelTelemetry("noop", other)
     assert value(other, "received_total", model="noop") == 0
 
 
-def test_a_scrape_gets_the_format_that_it_prefers() -> None:
+def test_a_scrape_gets_the_format_in_the_accept_header() -> None:
     metrics = Metrics()
     ModelTelemetry("noop", metrics).record_received(0, 1)
     body, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")

@@ -1,4 +1,4 @@
-"""The model manager: load when there is memory, measure, unload for others, try again."""
+"""The model manager: load a model when memory is free, measure it, unload it, and try again."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def sharing(tmp_path: Path) -> Iterator[DeviceSharing]:
         yield sharing
 
 
-def test_a_loaded_model_is_measured_and_keeps_the_memory_of_a_full_batch(
+def test_a_loaded_model_is_measured_and_reserves_the_memory_of_a_full_batch(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(20))
@@ -63,7 +63,7 @@ def test_a_loaded_model_is_measured_and_keeps_the_memory_of_a_full_batch(
     assert AccountRecord.read(tmp_path / "cpu" / "account").peak_bytes == 60
 
 
-def test_measured_sizes_are_used_at_the_next_start(
+def test_measured_memory_profiles_are_used_at_the_next_start(
     managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     with shared(tmp_path) as sharing:
@@ -76,11 +76,11 @@ def test_measured_sizes_are_used_at_the_next_start(
         first.stop()
         assert second.entered.wait(10)
     assert second.infer is not None
-    assert second.infer.passes == [1], "the first pass is slow, and no job's"
+    assert second.infer.passes == [1], "the slow first pass runs before jobs are received"
     assert second.manager.reserved_bytes == 60
 
 
-def test_batches_are_smaller_if_full_ones_do_not_fit(
+def test_batches_are_smaller_if_full_batches_do_not_fit_into_memory(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(50))
@@ -91,7 +91,7 @@ def test_batches_are_smaller_if_full_ones_do_not_fit(
     assert 2 <= managed.manager.limit.max_cost <= 3
 
 
-def test_an_idle_model_is_unloaded_for_one_with_work(
+def test_an_idle_model_is_unloaded_for_a_model_with_work(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     idle = managed_models("a", sharing, lambda: Infer(20))
@@ -107,7 +107,7 @@ def test_an_idle_model_is_unloaded_for_one_with_work(
     assert idle.manager.loaded is None
 
 
-def test_a_busy_model_is_unloaded_after_its_turn_and_its_work(
+def test_a_busy_model_is_unloaded_after_the_end_of_its_turn_and_of_its_jobs(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     busy = managed_models("a", sharing, lambda: Infer(20))
@@ -119,14 +119,14 @@ def test_a_busy_model_is_unloaded_after_its_turn_and_its_work(
     while busy.manager.admits():
         assert time.monotonic() < ends_at
         other.entered.wait(0.01)
-    assert not other.entered.wait(0.3), "a job is in hand still"
+    assert not other.entered.wait(0.3), "a job is still running"
     assert busy.manager.loaded is not None
     busy.in_flight.clear()
     assert other.entered.wait(10)
     assert busy.manager.loaded is None
 
 
-def test_a_failed_load_is_tried_again(
+def test_a_failed_load_of_a_model_is_tried_again(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     tries: list[int] = []
@@ -142,7 +142,7 @@ def test_a_failed_load_is_tried_again(
     assert len(tries) == 2
 
 
-def test_a_failed_load_frees_its_memory(
+def test_a_failed_load_frees_the_memory_of_the_model(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     first, blocks = Raising(20), list[weakref.ref[Block]]()
@@ -185,7 +185,7 @@ def test_a_model_whose_sample_fails_is_not_ready(
     ("module", "raised"),
     [("no_such_module", "ModuleNotFoundError"), ("tests.unit.worker.exiting_model", "SystemExit")],
 )
-def test_a_failed_import_is_reported(
+def test_a_failed_import_of_a_model_is_reported_as_its_problem(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], module: str, raised: str
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(20), implementation=module)
@@ -195,7 +195,7 @@ def test_a_failed_import_is_reported(
     assert problem["detail"] == f"{module} raised {raised}"
 
 
-def test_a_device_lost_during_a_load_is_not_tried_again(
+def test_a_load_is_not_tried_again_if_it_loses_the_device(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     def load() -> Infer:
@@ -206,7 +206,7 @@ def test_a_device_lost_during_a_load_is_not_tried_again(
     assert len(managed.lost) == 1
 
 
-def test_a_stopped_manager_does_not_wait_for_memory(
+def test_a_stopped_model_manager_does_not_wait_for_memory(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     first = managed_models("a", sharing, lambda: Infer(20))
@@ -220,10 +220,10 @@ def test_a_stopped_manager_does_not_wait_for_memory(
     later = managed_models("c", sharing, lambda: Infer(5), memory_bytes=20)
     later.has_work = True
     assert later.entered.wait(10)
-    assert first.manager.admits(), "nobody waits for its place"
+    assert first.manager.admits(), "no other model waits for the memory"
 
 
-def test_a_model_of_known_size_loads_beside_running_batches(
+def test_a_model_of_known_size_loads_while_batches_of_another_model_run(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     loads: list[int] = []
@@ -238,7 +238,7 @@ def test_a_model_of_known_size_loads_beside_running_batches(
     managed = managed_models("a", sharing, load)
     assert managed.entered.wait(10)
     assert managed.manager.reserved_bytes == 60
-    assert loads == [1], "what it takes cannot be told from what others take meanwhile"
+    assert loads == [1], "a model is measured only while no other model uses the device"
 
 
 def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured(
@@ -247,13 +247,13 @@ def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured(
     all_of_it = managed_models("b", sharing, lambda: Infer(50))
     assert all_of_it.entered.wait(10)
     late = managed_models("a", sharing, lambda: Infer(30))
-    assert not late.entered.wait(0.3), "its size is not known, and nothing is free"
+    assert not late.entered.wait(0.3), "the size of the model is unknown, and no memory is free"
     profile = MemoryProfile(30, ((1.0, 10), (4.0, 40)))
     MemoryProfiles(tmp_path / "cpu" / "profiles").put(profile_key(late.model), profile)
     small = managed_models("c", sharing, lambda: Infer(10))
     small.has_work = True
     assert small.entered.wait(10)
-    assert not late.entered.wait(0.5), "30 are free, which are known not to suffice"
+    assert not late.entered.wait(0.5), "30 units are free, but the model is known to need more"
     assert late.infer is None
 
 
@@ -271,7 +271,7 @@ def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured(
         (MemoryProfile(3), 0, 8),
     ],
 )
-def test_the_reservation_suffices_for_full_batches_if_the_device_does(
+def test_the_reservation_is_enough_for_full_batches_if_the_device_is_large_enough(
     tmp_path: Path, profile: MemoryProfile, hint_bytes: int, expected_bytes: int
 ) -> None:
     account = MemoryAccount(tmp_path, BUDGET)
@@ -280,7 +280,7 @@ def test_the_reservation_suffices_for_full_batches_if_the_device_does(
     account.close()
 
 
-def test_a_model_that_does_not_fit_the_device_is_reported(
+def test_a_model_larger_than_the_device_is_reported_as_out_of_memory(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(BUDGET - 5))
@@ -293,7 +293,7 @@ def test_a_model_that_does_not_fit_the_device_is_reported(
     assert not managed.manager.admits()
 
 
-def test_a_model_that_does_not_fit_the_free_memory_gets_the_whole_device(
+def test_a_model_that_does_not_fit_into_the_free_memory_gets_the_whole_device(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     first = managed_models("a", sharing, lambda: Infer(20))
@@ -305,7 +305,7 @@ def test_a_model_that_does_not_fit_the_free_memory_gets_the_whole_device(
     assert first.manager.loaded is None
 
 
-def test_limits_are_learned_without_a_device(
+def test_batch_limits_are_learned_without_a_device(
     managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     managed = managed_models(

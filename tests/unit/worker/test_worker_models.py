@@ -1,4 +1,4 @@
-"""The shipped models, called as the worker calls them."""
+"""The shipped models, called in the same way as the worker calls them."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 CATALOGUE = Catalogue.load()
 
 
-def test_noop_returns_size_and_digest() -> None:
+def test_the_noop_model_returns_size_and_digest_of_the_input() -> None:
     loaded = LoadedModel.load(CATALOGUE["noop"], torch_thread_count=1)
     item = loaded.prepare(b"abc", "text/plain; charset=utf-8")
     assert (
@@ -41,7 +41,7 @@ def test_a_worker_without_torch_models_does_not_import_torch() -> None:
     assert result.returncode == 0
 
 
-def test_another_media_type_is_refused_with_the_accepted_ones() -> None:
+def test_the_refusal_of_a_media_type_lists_the_accepted_media_types() -> None:
     loaded = LoadedModel(CATALOGUE["classifier"], Noop())
     with pytest.raises(UnsupportedMediaType, match="image/jpeg, image/png, image/webp"):
         loaded.prepare(b"{}", "application/json")

@@ -38,7 +38,7 @@ def expected(items: list[Tensor]) -> Tensor:
         return output
 
 
-def test_a_batch_has_the_same_outputs_as_single_items(device: torch.device) -> None:
+def test_items_in_a_batch_have_the_same_outputs_as_single_items(device: torch.device) -> None:
     network, items = Network(small_network(), device=device), pictures(5)
     outputs = network([network.stage(item) for item in items])
     assert outputs.device.type == "cpu"
@@ -46,7 +46,9 @@ def test_a_batch_has_the_same_outputs_as_single_items(device: torch.device) -> N
     torch.testing.assert_close(outputs, expected(items), rtol=1e-3, atol=1e-3, check_stride=False)
 
 
-def test_items_may_be_unstaged_or_staged_by_many_threads(device: torch.device) -> None:
+def test_unstaged_items_and_items_staged_by_many_threads_have_correct_outputs(
+    device: torch.device,
+) -> None:
     network, items = Network(small_network(), device=device), pictures(64)
     with ThreadPoolExecutor(4) as threads:
         staged = list(threads.map(network.stage, items))
@@ -56,7 +58,7 @@ def test_items_may_be_unstaged_or_staged_by_many_threads(device: torch.device) -
     )
 
 
-def test_batches_in_a_row_do_not_mix(device: torch.device) -> None:
+def test_consecutive_batches_are_not_mixed_up(device: torch.device) -> None:
     network, items = Network(small_network(), device=device), pictures(40)
     staged = [network.stage(item) for item in items]
     outputs = torch.cat([network(staged[at : at + 8]) for at in range(0, 40, 8)])
@@ -64,7 +66,7 @@ def test_batches_in_a_row_do_not_mix(device: torch.device) -> None:
 
 
 class Detector(nn.Module):
-    """Like torchvision's detectors: a list of images in, a list of dictionaries out."""
+    """A network like torchvision's detectors: from a list of images to a list of dictionaries."""
 
     def forward(self, items: list[Tensor]) -> list[dict[str, Tensor | tuple[Tensor, str]]]:
         return [
@@ -73,7 +75,9 @@ class Detector(nn.Module):
         ]
 
 
-def test_lists_of_items_and_nested_outputs_are_supported(device: torch.device) -> None:
+def test_networks_with_lists_of_items_and_nested_outputs_are_supported(
+    device: torch.device,
+) -> None:
     network = Network(Detector(), device=device)
     first, second = network.each([torch.ones(3, 2, 2), torch.ones(3, 4, 5)])
     assert (float(first["sum"]), int(second["count"])) == (12.0, 60)
@@ -81,12 +85,12 @@ def test_lists_of_items_and_nested_outputs_are_supported(device: torch.device) -
     assert second["both"][1] == "mean"
 
 
-def test_items_that_are_not_images_keep_their_layout(device: torch.device) -> None:
+def test_items_that_are_not_images_keep_the_memory_format(device: torch.device) -> None:
     network = Network(nn.Identity(), device=device)
     assert network([torch.arange(3.0)] * 2).tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
-def test_networks_of_volumes_keep_their_layout(device: torch.device) -> None:
+def test_networks_for_volumes_keep_the_memory_format(device: torch.device) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv3d(3, 2, 2), nn.Flatten(), nn.Linear(2, 1))
     items = [torch.rand(3, 2, 2, 2) for _ in range(3)]
@@ -95,7 +99,7 @@ def test_networks_of_volumes_keep_their_layout(device: torch.device) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_integers_stay_integers_and_bytes_become_fractions(
+def test_integer_inputs_stay_integers_and_byte_inputs_become_fractions(
     device: torch.device,
 ) -> None:
     words = Network(nn.Embedding(10, 4), device=device)
@@ -104,7 +108,9 @@ def test_integers_stay_integers_and_bytes_become_fractions(
     assert Network(nn.Identity(), device=device)([picture]).dtype is torch.float32
 
 
-def test_a_compiled_network_has_the_same_outputs(device: torch.device) -> None:
+def test_a_compiled_network_has_the_same_outputs_as_an_uncompiled_network(
+    device: torch.device,
+) -> None:
     network, items = Network(small_network(), device=device, compiler="eager"), pictures(3)
     torch.testing.assert_close(
         network(items), expected(items), rtol=1e-3, atol=1e-3, check_stride=False
@@ -112,7 +118,7 @@ def test_a_compiled_network_has_the_same_outputs(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("gives_many", [False, True])
-def test_a_half_precision_part_returns_float32(gives_many: bool) -> None:
+def test_a_module_in_half_precision_returns_float32(gives_many: bool) -> None:
     class Backbone(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -126,7 +132,7 @@ def test_a_half_precision_part_returns_float32(gives_many: bool) -> None:
     assert (found["0"] if gives_many else found).dtype is torch.float32
 
 
-def test_one_part_of_a_network_may_have_another_precision(device: torch.device) -> None:
+def test_one_module_of_a_network_may_have_another_precision(device: torch.device) -> None:
     class Halves(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -147,7 +153,7 @@ def test_one_part_of_a_network_may_have_another_precision(device: torch.device) 
     torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)
 
 
-def test_a_cpu_network_copies_nothing_and_uses_float32() -> None:
+def test_a_network_on_the_cpu_uses_float32_and_does_not_copy_items() -> None:
     network = Network(small_network(), precision="float16", device=torch.device("cpu"))
     item = torch.zeros(3, 8, 8)
     assert network.stage(item) is item
@@ -155,5 +161,5 @@ def test_a_cpu_network_copies_nothing_and_uses_float32() -> None:
 
 
 def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(ModelUnfit, match=r"options\.precision: 'float8' is not float32, float16"):
+    with pytest.raises(ModelUnfit, match=r"options\.precision: expected one of float32, float16"):
         Network(small_network(), precision="float8")

@@ -23,7 +23,7 @@ SMALL = replace(NOOP, max_input_bytes=100, max_upload_bytes=999)
 
 @dataclass
 class ScriptedStore:
-    """A store that fails a number of times, and then returns the data in pieces."""
+    """A blob store whose first reads fail, and whose later reads return the data in chunks."""
 
     data: bytes = DATA
     failure: AzureError | OSError | None = None
@@ -68,13 +68,13 @@ def test_an_inline_input_is_read_from_the_message() -> None:
     assert read_inline(InlineJson({"a": 1}), NOOP) == b'{"a":1}'
 
 
-def test_an_interrupted_read_starts_again() -> None:
+def test_an_interrupted_read_of_a_blob_starts_again() -> None:
     store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=2)
     assert read(BlobPayloads(store), REF) == DATA
     assert store.reads == 3
 
 
-def test_a_long_outage_of_storage_raises() -> None:
+def test_a_long_outage_of_blob_storage_raises_payloads_away() -> None:
     store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=9)
     with pytest.raises(PayloadsAway):
         BlobPayloads(store).open(REF, NOOP, hasty)
@@ -83,7 +83,7 @@ def test_a_long_outage_of_storage_raises() -> None:
 
 @pytest.fixture
 def full_disk() -> Iterator[None]:
-    """Limit the file size, so that no file can hold an input."""
+    """Limit the size of files, so that an input does not fit into a file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(DATA) // 2, limits[1]))
     yield
@@ -91,12 +91,12 @@ def full_disk() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_a_full_disk_is_not_a_fault_of_the_input() -> None:
+def test_a_full_disk_raises_payloads_away_instead_of_a_fault_of_the_input() -> None:
     with pytest.raises(PayloadsAway, match="OSError: File too large"):
         BlobPayloads(ScriptedStore()).open(REF, NOOP, hasty)
 
 
-def test_a_broken_connection_is_tried_again_and_its_address_is_not_shown() -> None:
+def test_a_read_is_tried_again_after_a_broken_connection_and_the_error_hides_the_address() -> None:
     broken = ConnectionError("https://storage.test/inputs/a?sig=secret")
     assert read(BlobPayloads(ScriptedStore(failure=broken, failures_left=1)), REF) == DATA
     with pytest.raises(PayloadsAway) as raised:
@@ -104,7 +104,7 @@ def test_a_broken_connection_is_tried_again_and_its_address_is_not_shown() -> No
     assert str(raised.value) == "ConnectionError"
 
 
-def test_a_wrong_digest_is_refused() -> None:
+def test_a_blob_with_a_wrong_digest_is_refused() -> None:
     payloads = BlobPayloads(ScriptedStore(data=DATA[:-1] + b"x"))
     with pytest.raises(PayloadUnusable, match="digest"):
         payloads.open(REF, NOOP, patient)
@@ -112,7 +112,7 @@ def test_a_wrong_digest_is_refused() -> None:
         payloads.fetch(REF, NOOP, patient)
 
 
-def test_a_replaced_upload_is_refused_at_once() -> None:
+def test_a_replaced_upload_is_refused_without_a_retry() -> None:
     store = ScriptedStore(failure=ResourceModifiedError("changed"), failures_left=9)
     with pytest.raises(PayloadUnusable, match="changed"):
         BlobPayloads(store).open(UPLOAD, NOOP, patient)
@@ -124,7 +124,7 @@ def test_an_input_replaced_during_the_read_is_read_again() -> None:
     assert read(BlobPayloads(store), REF) == DATA
 
 
-def test_inline_inputs_and_uploads_have_separate_limits() -> None:
+def test_inline_inputs_and_uploads_have_separate_size_limits() -> None:
     payloads = BlobPayloads(ScriptedStore())
     with pytest.raises(InvalidInput, match="at most 999"):
         payloads.open(REF, SMALL, patient)

@@ -1,4 +1,4 @@
-"""The setup of the process: numbers of threads, and OpenMP's policy."""
+"""The setup of the worker process: the numbers of threads, and OpenMP's wait policy."""
 
 import os
 import subprocess
@@ -15,15 +15,18 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.mark.parametrize(
     ("processors", "torch", "preparing"), [(1, 1, 4), (2, 1, 4), (4, 2, 4), (8, 4, 8), (64, 8, 16)]
 )
-def test_the_number_of_threads_follows_the_processors(
+def test_the_number_of_threads_depends_on_the_number_of_processors(
     processors: int, torch: int, preparing: int
 ) -> None:
     assert process.torch_threads(processors) == torch
     assert process.preparing_threads(processors) == preparing
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processors cannot be chosen here")
-def test_processor_affinity_is_respected() -> None:
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"),
+    reason="this system cannot limit a process to some processors",
+)
+def test_only_processors_in_the_affinity_mask_are_counted() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
         "from worker import process; print(process.available_processors())"
@@ -32,7 +35,7 @@ def test_processor_affinity_is_respected() -> None:
     assert found.stdout == b"1\n"
 
 
-def test_a_configured_openmp_policy_is_kept() -> None:
+def test_an_openmp_wait_policy_in_the_environment_is_kept() -> None:
     before = sys.getswitchinterval()
     try:
         said = {"OMP_WAIT_POLICY": "ACTIVE"}

@@ -1,4 +1,4 @@
-"""How a running job reports its progress, and learns that it is to stop."""
+"""Progress reports of running jobs, and the cancellation of running jobs."""
 
 import json
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ REPLY_URL = "https://gateway.test/v1/jobs/job/reply?expires=1&token=t"
 
 @dataclass
 class ProgressGateway:
-    """A gateway that records reports, and a clock that stands still."""
+    """A gateway that records progress reports, with a clock that only the test advances."""
 
     told: list[dict[str, Any]] = field(default_factory=list)
     urls: list[str] = field(default_factory=list)
@@ -57,7 +57,7 @@ def gateway() -> ProgressGateway:
     return ProgressGateway()
 
 
-def test_the_start_of_a_job_is_reported_at_once(gateway: ProgressGateway) -> None:
+def test_the_start_of_a_job_is_reported_without_delay(gateway: ProgressGateway) -> None:
     gateway.reporter.begin(gateway.job())
     assert gateway.urls == ["https://gateway.test/v1/jobs/job/progress?expires=1&token=t"]
     (report,) = gateway.told
@@ -65,7 +65,9 @@ def test_the_start_of_a_job_is_reported_at_once(gateway: ProgressGateway) -> Non
     assert datetime.fromisoformat(report["started_at"]).tzinfo is not None
 
 
-def test_fast_notes_are_reported_by_the_last_one(gateway: ProgressGateway) -> None:
+def test_only_the_last_of_several_quick_progress_calls_is_reported(
+    gateway: ProgressGateway,
+) -> None:
     context = gateway.reporter.begin(gateway.job())
     for fraction in (0.1, 0.2, 0.3):
         context.progress(fraction, "drawing")
@@ -77,7 +79,7 @@ def test_fast_notes_are_reported_by_the_last_one(gateway: ProgressGateway) -> No
     assert [report["sequence"] for report in gateway.told] == [0, 1]
 
 
-def test_a_silent_model_is_reported_so_that_cancellation_is_noticed(
+def test_a_cancellation_is_noticed_although_the_model_reports_no_progress(
     gateway: ProgressGateway,
 ) -> None:
     context = gateway.reporter.begin(gateway.job())
@@ -93,12 +95,14 @@ def test_a_silent_model_is_reported_so_that_cancellation_is_noticed(
         context.progress(0.5)
 
 
-def test_a_job_cancelled_before_its_start_is_cancelled_at_once(gateway: ProgressGateway) -> None:
+def test_the_context_of_a_job_cancelled_before_the_start_is_cancelled(
+    gateway: ProgressGateway,
+) -> None:
     gateway.goes_on = False
     assert gateway.reporter.begin(gateway.job()).is_cancelled
 
 
-def test_a_job_is_reported_once_more_before_its_result(gateway: ProgressGateway) -> None:
+def test_the_last_progress_is_reported_before_the_result(gateway: ProgressGateway) -> None:
     context = gateway.reporter.begin(gateway.job())
     context.progress(1.0)
     context.finish()
@@ -108,13 +112,13 @@ def test_a_job_is_reported_once_more_before_its_result(gateway: ProgressGateway)
         context.finish()
 
 
-def test_a_stopped_job_is_reported_as_stopped(gateway: ProgressGateway) -> None:
+def test_the_gateway_is_told_that_a_cancelled_job_has_stopped(gateway: ProgressGateway) -> None:
     context = gateway.reporter.begin(gateway.job())
     context.report_stopped()
     assert [report.get("stopped") for report in gateway.told] == [None, True]
 
 
-def test_an_ended_job_is_not_reported(gateway: ProgressGateway) -> None:
+def test_the_progress_of_an_ended_job_is_not_reported(gateway: ProgressGateway) -> None:
     context = gateway.reporter.begin(gateway.job())
     gateway.reporter.end(context)
     gateway.now += 100
@@ -122,7 +126,9 @@ def test_an_ended_job_is_not_reported(gateway: ProgressGateway) -> None:
     assert len(gateway.told) == 1
 
 
-def test_a_job_without_a_reply_url_is_not_reported(gateway: ProgressGateway) -> None:
+def test_the_progress_of_a_job_without_a_reply_url_is_not_reported(
+    gateway: ProgressGateway,
+) -> None:
     for url in (None, "https://elsewhere.test/answers"):
         context = gateway.reporter.begin(gateway.job(reply_url=url))
         context.progress(0.5)
@@ -130,7 +136,7 @@ def test_a_job_without_a_reply_url_is_not_reported(gateway: ProgressGateway) -> 
     assert gateway.told == []
 
 
-def test_a_job_with_a_lost_lock_stops(gateway: ProgressGateway) -> None:
+def test_a_running_job_stops_after_its_lock_is_lost(gateway: ProgressGateway) -> None:
     job = gateway.job()
     context = gateway.reporter.begin(job)
     gateway.now = 20.0
@@ -140,20 +146,24 @@ def test_a_job_with_a_lost_lock_stops(gateway: ProgressGateway) -> None:
         context.progress(0.5)
 
 
-def test_a_job_past_its_deadline_stops(gateway: ProgressGateway) -> None:
+def test_a_running_job_stops_after_its_deadline(gateway: ProgressGateway) -> None:
     context = gateway.reporter.begin(gateway.job(seconds_left=0))
     with pytest.raises(Expired):
         context.check()
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan"), 50])
-def test_an_invalid_fraction_raises(gateway: ProgressGateway, fraction: float) -> None:
+def test_progress_with_an_invalid_fraction_raises_a_value_error(
+    gateway: ProgressGateway, fraction: float
+) -> None:
     context = gateway.reporter.begin(gateway.job())
     with pytest.raises(ValueError, match="expected 0 to 1"):
         context.progress(fraction)
 
 
-def test_a_failed_report_does_not_end_the_reporter(gateway: ProgressGateway) -> None:
+def test_a_failed_progress_report_does_not_end_the_reporting_thread(
+    gateway: ProgressGateway,
+) -> None:
     context = gateway.reporter.begin(gateway.job())
 
     def fail(url: str, body: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Peeking into queues: rarely, and without the messages of other workers."""
+"""Queued work: how often queues are peeked at, and which messages are ignored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Clock:
 
 @dataclass
 class Queue:
-    """Messages by number, with their ages in seconds."""
+    """A queue in memory: the age of each message in seconds, by sequence number."""
 
     ages: dict[int, float] = field(default_factory=dict)
     is_away: bool = False
@@ -34,7 +34,7 @@ class Queue:
         return [Peeked(n, now - timedelta(seconds=self.ages[n])) for n in numbers[:count]]
 
 
-def test_the_oldest_message_of_all_queues_counts() -> None:
+def test_queued_work_starts_with_the_oldest_message_of_all_queues() -> None:
     normal, low = Queue({7: 3.0, 8: 1.0}), Queue({2: 20.0})
     pending = QueuedWork([normal, low], lock_seconds=10, clock=Clock())
     since = pending.since()
@@ -47,7 +47,7 @@ def test_an_empty_or_unreachable_queue_has_no_work() -> None:
     assert QueuedWork([Queue({1: 1.0}, is_away=True)], 10, Clock()).since() is None
 
 
-def test_queues_are_peeked_twice_a_second_at_most() -> None:
+def test_queues_are_peeked_at_most_twice_a_second() -> None:
     clock, queue = Clock(), Queue({1: 0.0})
     pending = QueuedWork([queue], 10, clock)
     for _ in range(100):
@@ -64,9 +64,9 @@ def test_messages_of_other_workers_are_skipped_for_the_duration_of_a_lock() -> N
     assert pending.since() is None
     clock.now += 1
     queue.ages[6] = 0.0
-    assert pending.since() is not None, "it is new, so nobody has it yet"
+    assert pending.since() is not None, "no other worker has locked the new message"
     del queue.ages[6]
     clock.now += 8
     assert pending.since() is None
     clock.now += 2
-    assert pending.since() is not None, "whoever had it has lost it by now"
+    assert pending.since() is not None, "the lock of another worker has expired"

@@ -1,4 +1,4 @@
-"""The receive step: how long a lock lasts if the clocks differ."""
+"""The receive step: when a lock expires if the broker's clock and ours differ."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def opened(locked_seconds: float) -> ReceivedJob:
-    """Return a job whose message is locked for this time by our clock, which stands still."""
+    """Return a job whose message is locked for this time by our clock, which does not advance."""
     senders = ReplySenders(
         GatewayClient(frozenset()),
         QueueReplies(AzureEndpoint(address="unused"), Catalogue.load()),
@@ -38,16 +38,16 @@ def opened(locked_seconds: float) -> ReceivedJob:
     return step.open(delivery, lambda delivery, timeout_seconds: 10.0, NOW)
 
 
-def test_a_lock_lasts_as_long_as_the_message_says() -> None:
+def test_a_lock_expires_at_the_time_in_the_message() -> None:
     assert opened(7.0).lock.expires_at == 107.0
 
 
 def test_a_broker_clock_that_is_ahead_does_not_extend_a_lock() -> None:
     lock = opened(70.0).lock
     assert lock.expires_at == 110.0
-    assert lock.due_at < 105.0, "it is renewed in time"
+    assert lock.due_at < 105.0, "the lock is renewed in time"
 
 
-def test_a_lock_that_expired_in_the_socket_is_lost() -> None:
+def test_a_lock_that_expired_before_the_message_was_read_is_lost() -> None:
     with pytest.raises(LockLost):
         opened(-0.1)

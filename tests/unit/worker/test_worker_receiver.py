@@ -1,4 +1,4 @@
-"""The receiver, on a clock that only the test moves, with a broker in memory."""
+"""The receiver, with a broker in memory and a clock that only the test advances."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -57,7 +57,7 @@ class Broker:
 
 
 class ReceiverLoop:
-    """A receiver and its loop; its waits take no time."""
+    """A receiver and its loop, in which waits take no real time."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -103,7 +103,7 @@ def loop() -> ReceiverLoop:
     return ReceiverLoop()
 
 
-def test_a_postponed_settlement_happens_after_its_delay(loop: ReceiverLoop) -> None:
+def test_a_postponed_message_is_settled_after_the_delay_of_the_request(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=4.0)
     for loop.now in (100.0, 103.9):
         loop.turn()
@@ -114,7 +114,7 @@ def test_a_postponed_settlement_happens_after_its_delay(loop: ReceiverLoop) -> N
     assert loop.settled == [("job-1", True)]
 
 
-def test_a_postponed_settlement_does_not_delay_others(loop: ReceiverLoop) -> None:
+def test_a_postponed_settlement_does_not_delay_other_settlements(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=4.0)
     loop.settle(loop.received(), Settlement.COMPLETE)
     loop.turn()
@@ -166,9 +166,11 @@ def test_a_message_with_a_lost_lock_is_not_settled(loop: ReceiverLoop) -> None:
 
 
 @pytest.mark.parametrize("leave", [False, True])
-def test_credit_is_taken_back_when_receiving_stops(loop: ReceiverLoop, leave: bool) -> None:
+def test_the_receiver_takes_back_credit_when_it_stops_receiving(
+    loop: ReceiverLoop, leave: bool
+) -> None:
     loop.turn()
-    assert loop.credit == 1, "it may be sent a message between two calls"
+    assert loop.credit == 1, "the broker may push a message between two calls"
     if leave:
         loop.receiver.stop()
     loop.has_room = False
@@ -178,14 +180,14 @@ def test_credit_is_taken_back_when_receiving_stops(loop: ReceiverLoop, leave: bo
     assert loop.broker.drains == 1
 
 
-def test_no_credit_is_left_after_a_message(loop: ReceiverLoop) -> None:
+def test_the_broker_has_no_credit_after_a_message_was_received(loop: ReceiverLoop) -> None:
     loop.received()
     loop.has_room = False
     loop.turn()
     assert loop.broker.drains == 0
 
 
-def test_the_receiver_knows_whether_its_queue_is_empty(loop: ReceiverLoop) -> None:
+def test_is_empty_shows_whether_the_last_receive_call_found_a_message(loop: ReceiverLoop) -> None:
     seen = [loop.is_empty]
     loop.turn()
     seen.append(loop.is_empty)
@@ -196,10 +198,10 @@ def test_the_receiver_knows_whether_its_queue_is_empty(loop: ReceiverLoop) -> No
     assert seen == [False, True, False, True]
     loop.broker.fails_with = BrokerAway("no route")
     loop.turn()
-    assert not loop.is_empty, "nobody can tell"
+    assert not loop.is_empty, "it is unknown whether the queue is empty"
 
 
-def test_a_failed_settlement_is_repeated_on_the_next_link(loop: ReceiverLoop) -> None:
+def test_a_failed_settlement_is_repeated_over_the_next_link(loop: ReceiverLoop) -> None:
     loop.settle(loop.received(), Settlement.COMPLETE)
     loop.broker.fails_with = BrokerAway("no route")
     loop.turn()
@@ -209,7 +211,7 @@ def test_a_failed_settlement_is_repeated_on_the_next_link(loop: ReceiverLoop) ->
     assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
-def test_a_missing_queue_is_logged_once(
+def test_a_missing_queue_is_logged_only_once(
     loop: ReceiverLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop.broker.fails_with = QueueMissing("there is no such queue")
@@ -222,11 +224,11 @@ def test_a_missing_queue_is_logged_once(
     assert not loop.receiver.is_connected
 
 
-def test_a_message_may_arrive_on_credit_without_capacity() -> None:
+def test_a_message_may_arrive_on_remaining_credit_when_the_capacity_is_0() -> None:
     loop = ReceiverLoop()
     loop.turn()
     loop.has_room = False
-    assert loop.receiver.may_receive, "the broker may push one on the credit that it has"
+    assert loop.receiver.may_receive, "the broker may push a message on its credit"
     loop.turn()
     assert not loop.receiver.may_receive
 

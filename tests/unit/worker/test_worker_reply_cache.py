@@ -1,4 +1,4 @@
-"""The reply cache: its keys, and its limits of size and time."""
+"""The reply cache: the keys of replies, and the limits of size and time."""
 
 from dataclasses import replace
 from typing import Any, cast
@@ -22,7 +22,7 @@ class TimedCache:
         return [number for number in numbers if self.cache.find(numbered(number))]
 
 
-def test_a_redelivered_message_finds_its_reply() -> None:
+def test_the_cached_reply_of_a_redelivered_message_is_found() -> None:
     timed = TimedCache()
     timed.cache.put(DELIVERY, b"reply", "succeeded")
     again = timed.cache.find(replace(DELIVERY, delivery_count=3))
@@ -32,7 +32,7 @@ def test_a_redelivered_message_finds_its_reply() -> None:
     assert timed.cache.find(replace(DELIVERY, queue="queue-low")) is None
 
 
-def test_a_delivered_reply_keeps_no_body() -> None:
+def test_the_cache_drops_the_body_of_a_delivered_reply() -> None:
     timed = TimedCache()
     timed.cache.mark_delivered(DELIVERY)
     assert timed.cache.find(DELIVERY) is None
@@ -52,13 +52,13 @@ def test_the_oldest_replies_are_evicted_first() -> None:
         timed.cache.put(numbered(number), bytes(3000), "succeeded")
     assert timed.found(*range(5)) == [3, 4]
     timed.cache.put(numbered(9), bytes(20_000), "succeeded")
-    assert timed.found(*range(10)) == [], "what is too large for all of it is not kept"
+    assert timed.found(*range(10)) == [], "replies larger than the cache are not stored"
     for number in range(100):
         timed.cache.put(numbered(number), b"", "succeeded")
-    assert len(timed.found(*range(100))) == 20, "small ones cost something, too"
+    assert len(timed.found(*range(100))) == 20, "each small reply also needs a minimum of space"
 
 
-def test_removed_delivered_and_replaced_replies_free_their_space() -> None:
+def test_removed_and_delivered_and_replaced_replies_free_space_in_the_cache() -> None:
     timed = TimedCache(limit_bytes=10_000)
     for _ in range(50):
         timed.cache.put(numbered(1), bytes(4000), "succeeded")
@@ -68,7 +68,7 @@ def test_removed_delivered_and_replaced_replies_free_their_space() -> None:
     assert timed.found(1) == [1]
 
 
-def test_replies_are_evicted_after_their_time() -> None:
+def test_cached_replies_are_evicted_after_the_time_limit() -> None:
     timed = TimedCache(limit_seconds=60.0)
     timed.cache.put(numbered(1), b"", "succeeded")
     timed.now = 59.0

@@ -39,25 +39,31 @@ def test_a_forbidden_reply_address_is_refused(
         senders.check(reply_to)
 
 
-def test_an_allowed_reply_address_passes(senders: ReplySenders) -> None:
+def test_an_allowed_reply_address_is_accepted(senders: ReplySenders) -> None:
     for reply_to in (None, ReplyQueue("replies"), ReplyWebhook("https://8.8.8.8/hook")):
         senders.check(reply_to)
     senders.send(None, b"{}", "job", lambda seconds: False)
 
 
 @pytest.mark.parametrize("status", ["200 OK", "204 No Content", "410 Gone"])
-def test_a_webhook_accepts_its_reply(senders: ReplySenders, status: str) -> None:
+def test_a_reply_is_delivered_if_the_webhook_answers_with_success_or_410(
+    senders: ReplySenders, status: str
+) -> None:
     with answering(http(b"", status=status)) as url:
         senders.send(ReplyWebhook(url), b"{}", "job", lambda seconds: False)
 
 
-def test_a_webhook_may_answer_before_it_has_read_the_body(senders: ReplySenders) -> None:
+def test_a_reply_is_delivered_if_the_webhook_answers_before_reading_the_body(
+    senders: ReplySenders,
+) -> None:
     body = bytes(8 * 1024 * 1024)
     with answering(http(b"", status="410 Gone")) as url:
         senders.send(ReplyWebhook(url), body, "job", lambda seconds: False)
 
 
 @pytest.mark.parametrize("answer", [http(b"", status="500 Oops"), b""])
-def test_a_failed_webhook_raises(senders: ReplySenders, answer: bytes) -> None:
+def test_an_error_response_of_a_webhook_leaves_the_reply_undelivered(
+    senders: ReplySenders, answer: bytes
+) -> None:
     with answering(answer) as url, pytest.raises(ReplyUndelivered):
         senders.send(ReplyWebhook(url), b"{}", "job", lambda seconds: False)

@@ -1,4 +1,4 @@
-"""Retry delays grow, are limited and jittered, and can be reset."""
+"""Retry delays grow up to a limit, are shortened at random, and can be reset."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from worker.net.retries import RetryDelays, redelivery_delay_seconds
 
 
-def test_backoff_doubles_up_to_its_limit_and_can_be_reset() -> None:
+def test_retry_delays_double_up_to_the_limit_and_can_be_reset() -> None:
     backoff = RetryDelays(first_seconds=1.0, limit_seconds=5.0, chance=lambda: 0.0)
     assert [backoff.next() for _ in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
     backoff.reset()
@@ -14,11 +14,11 @@ def test_backoff_doubles_up_to_its_limit_and_can_be_reset() -> None:
 
 
 @given(st.floats(0, 1))
-def test_jitter_halves_a_delay_at_most(chance: float) -> None:
+def test_jitter_shortens_a_retry_delay_by_at_most_half(chance: float) -> None:
     assert 1.0 <= RetryDelays(first_seconds=2.0, chance=lambda: chance).next() <= 2.0
 
 
-def test_redelivery_delays_grow_with_the_deliveries() -> None:
+def test_redelivery_delays_grow_with_the_delivery_count() -> None:
     delays = [redelivery_delay_seconds(count, lambda: 0.0) for count in range(7)]
     assert delays == sorted(delays)
     assert delays[0] == 1.0

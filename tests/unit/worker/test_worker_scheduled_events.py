@@ -1,4 +1,4 @@
-"""Reading scheduled events, and which of them end this machine."""
+"""Scheduled events are read, and events that will stop this machine are recognised."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ def document(**event: Any) -> bytes:
     return json.dumps({"DocumentIncarnation": 1, "Events": [event]}).encode()
 
 
-def test_the_documented_example_is_read() -> None:
+def test_the_documented_example_of_scheduled_events_is_read() -> None:
     (notice,) = read_events(DOCUMENT)
     assert notice == ScheduledEvent(
         "C7061BAC-AFDC-4513-B24B-AA5F13A16123",
@@ -50,42 +50,44 @@ def test_the_documented_example_is_read() -> None:
 
 
 @pytest.mark.parametrize("not_before", ["", None, "soon", 5, "Mon, 99 Foo 2026 99:99:99 GMT"])
-def test_a_started_event_has_no_time(not_before: Any) -> None:
+def test_a_started_event_has_no_earliest_time(not_before: Any) -> None:
     (notice,) = read_events(document(EventType="Reboot", NotBefore=not_before))
     assert notice.not_before is None
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"5", b'{"Events": 1}', b"\xff", b"[" * 5000])
-def test_another_document_is_refused(text: bytes) -> None:
+def test_a_document_without_scheduled_events_is_refused(text: bytes) -> None:
     with pytest.raises(UnreadableEvents):
         read_events(text)
 
 
 @given(st.binary())
-def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+def test_any_bytes_are_read_as_scheduled_events_or_refused(data: bytes) -> None:
     with contextlib.suppress(UnreadableEvents):
         read_events(data)
 
 
 @given(st.lists(EVENT, max_size=3))
-def test_any_event_is_read(events: list[dict[str, Any]]) -> None:
+def test_any_object_in_the_list_is_read_as_a_scheduled_event(events: list[dict[str, Any]]) -> None:
     notices = read_events(json.dumps({"Events": events}).encode())
     assert [notice.ends("vm", NOW) for notice in notices] == [False] * len(events)
 
 
 @pytest.mark.parametrize("kind", ["Preempt", "Terminate", "Reboot", "Redeploy"])
-def test_an_ending_event_ends_the_machine_that_it_names(kind: str) -> None:
+def test_an_event_of_an_ending_kind_ends_the_named_machine(kind: str) -> None:
     notice = ScheduledEvent("id", kind, frozenset({"vm_0"}), NOW + timedelta(seconds=30))
     assert notice.ends("VM_0", NOW)
     assert not notice.ends("vm_1", NOW)
 
 
 @pytest.mark.parametrize("kind", ["Freeze", "", "SomethingNew"])
-def test_an_event_that_keeps_memory_does_not_end_the_machine(kind: str) -> None:
+def test_an_event_that_preserves_memory_does_not_end_the_machine(kind: str) -> None:
     assert not ScheduledEvent("id", kind, frozenset({"vm_0"})).ends("vm_0", NOW)
 
 
 @pytest.mark.parametrize(("minutes", "ends"), [(15, True), (21, False), (7 * 24 * 60, False)])
-def test_a_distant_event_does_not_end_the_machine(minutes: int, ends: bool) -> None:
+def test_an_event_ends_the_machine_only_within_20_minutes_of_its_time(
+    minutes: int, ends: bool
+) -> None:
     notice = ScheduledEvent("id", "Redeploy", frozenset({"vm_0"}), NOW + timedelta(minutes=minutes))
     assert notice.ends("vm_0", NOW) is ends

@@ -1,4 +1,4 @@
-"""Settings: defaults, errors that name the variable, and hidden secrets."""
+"""The worker's settings: default values, errors that name the variable, and hidden secrets."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ LEAST = {
 }
 
 
-def test_unset_settings_have_defaults() -> None:
+def test_settings_that_are_not_set_have_default_values() -> None:
     settings = WorkerSettings.from_env(LEAST)
     assert settings.models == ()
     assert settings.health_host == "127.0.0.1"
@@ -37,7 +37,7 @@ def test_unset_settings_have_defaults() -> None:
     )
 
 
-def test_every_setting_is_read() -> None:
+def test_every_setting_is_read_from_the_environment() -> None:
     settings = WorkerSettings.from_env(
         {
             "SERVICE_BUS__fullyQualifiedNamespace": "ns.servicebus.windows.net",
@@ -71,7 +71,7 @@ def test_every_setting_is_read() -> None:
     )
 
 
-def test_opentelemetry_can_be_disabled() -> None:
+def test_traces_can_be_disabled_by_otel_sdk_disabled() -> None:
     switched_off = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}
     assert WorkerSettings.from_env({**LEAST, **switched_off}).trace_exporters == ()
 
@@ -99,7 +99,7 @@ def test_opentelemetry_can_be_disabled() -> None:
         ("WORKER_METADATA_URL", "http://host:²"),
     ],
 )
-def test_a_wrong_setting_is_named(name: str, value: str) -> None:
+def test_the_error_for_a_wrong_setting_names_the_variable(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
         WorkerSettings.from_env({**LEAST, name: value})
 
@@ -108,7 +108,7 @@ def test_the_repr_of_settings_has_no_secrets() -> None:
     assert "c2VjcmV0" not in repr(WorkerSettings.from_env(LEAST))
 
 
-def test_memory_settings_are_read() -> None:
+def test_memory_settings_are_read_from_the_environment() -> None:
     memory = WorkerSettings.from_env(LEAST).memory
     assert memory.budget_bytes is None
     assert memory.is_admitting
@@ -126,6 +126,6 @@ def test_memory_settings_are_read() -> None:
 
 
 @pytest.mark.parametrize("text", ["8", "8GB", "0GiB", "-1GiB", "1.5GiB", "GiB", "8 GiB", "²GiB"])
-def test_a_size_has_a_unit(text: str) -> None:
+def test_a_memory_size_without_a_valid_unit_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=r"WORKER_DEVICE_MEMORY: expected a size such as 8GiB"):
         WorkerSettings.from_env(LEAST | {"WORKER_DEVICE_MEMORY": text})

@@ -1,4 +1,4 @@
-"""The simulated device: one account for all processes, with a limit."""
+"""The simulated device: one limited memory budget for all processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ sys.stdin.read()
 
 
 class Declares:
-    """A model that takes 2 bytes while loaded, and 1 for each unit of a batch's cost."""
+    """A model that needs 2 bytes while it is loaded, and 1 byte for each unit of a batch's cost."""
 
     def memory_bytes(self, cost: float) -> int:
         return 2 + int(cost)
@@ -57,7 +57,7 @@ def other_process(folder: Path, size: int) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.close()
 
 
-def test_all_processes_share_one_account_until_they_end(tmp_path: Path) -> None:
+def test_all_processes_share_one_memory_budget_until_they_end(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     with other_process(tmp_path, 5):
         account.charge(3)
@@ -71,7 +71,7 @@ def test_all_processes_share_one_account_until_they_end(tmp_path: Path) -> None:
 
 
 @given(charges=st.lists(st.integers(-6, 6), max_size=30))
-def test_the_account_is_never_overdrawn(
+def test_charges_never_exceed_the_memory_budget(
     tmp_path_factory: pytest.TempPathFactory, charges: list[int]
 ) -> None:
     folder = tmp_path_factory.mktemp("account")
@@ -112,20 +112,22 @@ def test_declared_memory_is_charged_while_the_model_is_loaded(tmp_path: Path) ->
     account.close()
 
 
-def test_a_trial_stays_within_its_reservation(tmp_path: Path) -> None:
+def test_a_trial_batch_fails_if_it_exceeds_the_reservation(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
-    with pytest.raises(BudgetExceeded, match="1 that are reserved"):
+    with pytest.raises(BudgetExceeded, match="only 1 are reserved"):
         device.load(Declares, limit_bytes=1)
     holder, _ = device.load(Declares, limit_bytes=2)
     with pytest.raises(BudgetExceeded), device.running(holder, Batch(cost=3, limit_bytes=2)):
         raise AssertionError("it does not run")
     assert account.used_bytes == 2
-    assert AccountRecord.read(tmp_path).refused_count == 0, "it was not the account that refused"
+    assert AccountRecord.read(tmp_path).refused_count == 0, (
+        "the limit of the trial was exceeded, not the budget"
+    )
     account.close()
 
 
-def test_a_failed_batch_returns_its_memory(tmp_path: Path) -> None:
+def test_a_failed_batch_returns_its_memory_to_the_budget(tmp_path: Path) -> None:
     account = MemoryAccount(tmp_path, 8)
     device = SimulatedDevice(account, 8)
     holder, _ = device.load(Declares, limit_bytes=8)
@@ -151,17 +153,17 @@ SAID_OF_ELSE = [
 
 
 @pytest.mark.parametrize("text", SAID)
-def test_out_of_memory_is_recognised_by_its_text(text: str) -> None:
+def test_out_of_memory_errors_are_recognised_by_their_texts(text: str) -> None:
     assert is_out_of_memory(RuntimeError(text))
     assert not is_out_of_memory(ValueError(text))
 
 
 @pytest.mark.parametrize("text", SAID_OF_ELSE)
-def test_other_errors_are_not_out_of_memory(text: str) -> None:
+def test_errors_with_other_texts_do_not_count_as_out_of_memory(text: str) -> None:
     assert not is_out_of_memory(RuntimeError(text))
 
 
-def test_out_of_memory_is_recognised_by_its_class_or_cause() -> None:
+def test_out_of_memory_errors_are_recognised_by_their_class_or_cause() -> None:
     assert is_out_of_memory(BudgetExceeded("no"))
     assert is_out_of_memory(MemoryError())
     wrapped = RuntimeError("the model raised")
@@ -170,16 +172,16 @@ def test_out_of_memory_is_recognised_by_its_class_or_cause() -> None:
 
 
 @pytest.mark.torch
-def test_the_error_class_of_torch_is_out_of_memory() -> None:
+def test_out_of_memory_errors_raised_by_torch_are_recognised() -> None:
     torch = pytest.importorskip("torch")
     assert is_out_of_memory(torch.OutOfMemoryError("no"))
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**60)
-    assert is_out_of_memory(raised.value), "the host's is a class of no own"
+    assert is_out_of_memory(raised.value), "for host memory, torch raises a RuntimeError"
 
 
 @pytest.mark.torch
-def test_the_memory_of_tensors_is_counted(tmp_path: Path) -> None:
+def test_the_memory_of_tensors_is_counted_on_the_simulated_device(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
 
     class Network:

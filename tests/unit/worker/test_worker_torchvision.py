@@ -1,4 +1,4 @@
-"""The torchvision models, with seeded weights and real images."""
+"""The torchvision models, with random weights from a fixed seed, on real images."""
 
 import io
 from dataclasses import replace
@@ -34,7 +34,7 @@ def small() -> bytes:
 
 
 def load(folder: Path, kind: str, network: Any, sha256: str = "", **options: Any) -> LoadedModel:
-    """Return a model of this kind with seeded weights."""
+    """Return a loaded model of this kind, whose random weights have a fixed seed."""
     path = folder / "weights.pth"
     torch.save(network.state_dict(), path)
     implementation = f"worker.models.torchvision_{kind}"
@@ -55,7 +55,7 @@ def answers(loaded: LoadedModel, *pictures: bytes) -> list[InlineJson | InlineBy
     return [loaded.finish(output) for output in loaded.run(batch)]
 
 
-def test_a_classifier_returns_its_best_labels(tmp_path: Path) -> None:
+def test_a_torchvision_classifier_returns_the_most_likely_labels(tmp_path: Path) -> None:
     loaded = load(
         tmp_path,
         "classifier",
@@ -75,7 +75,7 @@ def test_a_classifier_returns_its_best_labels(tmp_path: Path) -> None:
     assert loaded.run([loaded.sample()])
 
 
-def test_a_classifier_with_own_weights_has_own_labels(tmp_path: Path) -> None:
+def test_a_classifier_with_custom_weights_uses_the_labels_of_its_options(tmp_path: Path) -> None:
     network = seeded(models, "squeezenet1_1", num_classes=2)
     options = {"architecture": "squeezenet1_1", "labels": "cat, dog"}
     (answer,) = answers(load(tmp_path, "classifier", network, **options), CHELSEA)
@@ -83,7 +83,7 @@ def test_a_classifier_with_own_weights_has_own_labels(tmp_path: Path) -> None:
     assert {label["label"] for label in answer.value["labels"]} == {"cat", "dog"}
 
 
-def test_published_weights_have_their_own_transforms() -> None:
+def test_the_digest_of_published_weights_determines_the_transforms() -> None:
     weights = models.MobileNet_V2_Weights
     assert recipe("mobilenet_v2", MOBILENET_SHA256) is weights.IMAGENET1K_V1
     assert recipe("mobilenet_v2", "ab" * 32) is weights.DEFAULT is weights.IMAGENET1K_V2
@@ -96,7 +96,7 @@ def test_an_unknown_architecture_is_refused_with_similar_names() -> None:
         build(models.detection, "ssdlite")
 
 
-def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_network_architecture_are_refused(tmp_path: Path) -> None:
     network = seeded(models, "squeezenet1_1", num_classes=2)
     with pytest.raises(WeightsUnfit):
         load(tmp_path, "classifier", network, architecture="shufflenet_v2_x0_5")
@@ -130,7 +130,7 @@ def test_a_detector_returns_boxes_inside_the_image(detector: LoadedModel) -> Non
             assert found["label"]
 
 
-def test_a_batch_takes_at_most_the_memory_of_as_many_samples(tmp_path: Path) -> None:
+def test_a_batch_of_images_needs_at_most_the_memory_of_a_batch_of_samples(tmp_path: Path) -> None:
     architecture = "fasterrcnn_mobilenet_v3_large_320_fpn"
     network = seeded(models.detection, architecture, weights_backbone=None)
     loaded = load(tmp_path, "detector", network, architecture=architecture)
@@ -162,7 +162,7 @@ def test_a_large_image_is_scaled_down_before_inference(detector: LoadedModel) ->
 
 
 @pytest.mark.parametrize("auxiliary", [{}, {"aux_loss": True}])
-def test_a_segmenter_returns_an_image_of_classes(
+def test_a_segmenter_returns_an_image_with_the_class_of_each_pixel(
     tmp_path: Path, auxiliary: dict[str, bool]
 ) -> None:
     architecture = "deeplabv3_mobilenet_v3_large" if auxiliary else "lraspp_mobilenet_v3_large"
@@ -178,7 +178,7 @@ def test_a_segmenter_returns_an_image_of_classes(
             assert max(value for _, value in picture.getcolors() or []) < 21  # type: ignore[operator]  # palettes have numbers
 
 
-def test_the_palette_is_that_of_pascal_voc() -> None:
+def test_the_palette_of_a_segmenter_is_the_palette_of_pascal_voc() -> None:
     colours = [tuple(palette()[at : at + 3]) for at in range(0, 768, 3)]
     assert colours[:5] == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
     assert colours[15] == (192, 128, 128)

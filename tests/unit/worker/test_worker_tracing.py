@@ -23,7 +23,7 @@ ENQUEUED_AT = datetime(2026, 1, 1, 12, 0, 0, 900_000, tzinfo=UTC)
 
 
 class Exported:
-    """A worker's tracing, and the exported spans."""
+    """The tracing of a worker, and the spans that were exported."""
 
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
@@ -70,7 +70,9 @@ def linked(span: ReadableSpan) -> list[int]:
     return [link.context.span_id for link in span.links]
 
 
-def test_a_job_span_is_in_the_trace_of_its_request_and_linked_to_it(exported: Exported) -> None:
+def test_a_job_span_is_in_the_trace_of_the_request_and_links_to_the_request_span(
+    exported: Exported,
+) -> None:
     job = exported.job()
     job.end("succeeded", {"loosely.batch_size": 2})
     span = exported.one("process images")
@@ -113,11 +115,13 @@ def test_step_spans_are_children_of_the_job_span(exported: Exported) -> None:
     assert exported.tracing.headers() == {}
 
 
-def test_a_batch_has_linked_spans_in_the_traces_of_its_jobs(exported: Exported) -> None:
+def test_each_job_of_a_batch_has_a_linked_inference_span_in_its_trace(exported: Exported) -> None:
     traces = [f"00-{number * 32}-{SPAN_ID}-01" for number in "123"]
     jobs = [exported.job(f"job-{trace[3]}", trace) for trace in traces]
     with exported.tracing.batch("classifier", jobs):
-        assert trace.get_current_span().is_recording(), "a model's own spans belong here"
+        assert trace.get_current_span().is_recording(), (
+            "spans that the model's code creates become children"
+        )
     for job in jobs:
         job.end("succeeded", {})
     first, second, third = exported.named("inference")
@@ -132,7 +136,7 @@ def test_a_batch_has_linked_spans_in_the_traces_of_its_jobs(exported: Exported) 
     assert abs(second.start_time - first.start_time) < 1e9
 
 
-def test_a_failed_batch_span_has_the_error(exported: Exported) -> None:
+def test_the_span_of_a_failed_batch_contains_the_error(exported: Exported) -> None:
     def failing() -> None:
         with exported.tracing.batch("classifier", [exported.job()]):
             raise ZeroDivisionError
@@ -146,7 +150,7 @@ def test_a_failed_batch_span_has_the_error(exported: Exported) -> None:
     ("outcome", "failed"),
     [("inference-failed", True), ("expired", True), ("handed-back", False), ("cancelled", False)],
 )
-def test_only_failures_have_the_error_status(
+def test_only_the_spans_of_failed_jobs_have_the_error_status(
     exported: Exported, outcome: str, failed: bool
 ) -> None:
     exported.job().end(outcome, {})
@@ -156,7 +160,9 @@ def test_only_failures_have_the_error_status(
 
 
 @pytest.mark.parametrize("traceparent", ["", "nonsense", "00-0-0-00"])
-def test_a_message_without_a_trace_starts_one(exported: Exported, traceparent: str) -> None:
+def test_a_job_whose_message_has_no_valid_trace_starts_a_new_trace(
+    exported: Exported, traceparent: str
+) -> None:
     job = exported.job(traceparent=traceparent)
     job.end("succeeded", {})
     span = exported.one("process images")
@@ -165,7 +171,7 @@ def test_a_message_without_a_trace_starts_one(exported: Exported, traceparent: s
     assert len(job.trace_id) == 32
 
 
-def test_an_unsampled_trace_stays_unsampled(exported: Exported) -> None:
+def test_no_span_is_exported_for_an_unsampled_trace(exported: Exported) -> None:
     job = exported.job(traceparent=SAMPLED[:-1] + "0")
     with job.step("prepare"), exported.tracing.batch("classifier", [job]):
         pass
@@ -174,7 +180,7 @@ def test_an_unsampled_trace_stays_unsampled(exported: Exported) -> None:
     assert job.trace_id == TRACE_ID
 
 
-def test_without_a_provider_there_are_no_spans() -> None:
+def test_no_spans_are_created_without_a_tracer_provider() -> None:
     tracing = JobTracing()
     job = tracing.job("classifier", "images", "job-1", delivery(SAMPLED))
     with job.step("prepare"), tracing.batch("classifier", [job]):
@@ -183,7 +189,7 @@ def test_without_a_provider_there_are_no_spans() -> None:
     assert job.trace_id == TRACE_ID
 
 
-def test_exporters_are_found_by_name() -> None:
+def test_trace_exporters_are_found_by_name() -> None:
     provider = tracer_provider(["console"])
     assert provider is not None
     assert provider.resource.attributes["service.name"] == "loosely-worker"
@@ -192,13 +198,11 @@ def test_exporters_are_found_by_name() -> None:
     flush(provider)
 
 
-def test_without_an_exporter_there_is_no_provider() -> None:
+def test_no_tracer_provider_is_created_without_exporters() -> None:
     assert tracer_provider([]) is None
     flush(None)
 
 
-def test_an_unknown_exporter_is_named() -> None:
-    with pytest.raises(
-        SettingsError, match="OTEL_TRACES_EXPORTER: no package here provides 'oltp'"
-    ):
+def test_the_error_for_an_unknown_exporter_names_the_exporter() -> None:
+    with pytest.raises(SettingsError, match="no installed package provides the exporter 'oltp'"):
         tracer_provider(["oltp"])

@@ -1,4 +1,4 @@
-"""Fetching inputs from a server on loopback that misbehaves."""
+"""Inputs that are fetched from URLs, from a misbehaving server on loopback."""
 
 import socket
 import threading
@@ -22,7 +22,7 @@ CLASSIFIER = Catalogue.load().model("classifier")
 
 @contextmanager
 def answering(data: bytes, *, hangs: bool = False) -> Iterator[str]:
-    """Yield the URL of a server that answers one connection with these bytes."""
+    """Yield the URL of a server that answers a single connection with these bytes."""
     released = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -66,7 +66,7 @@ def fetcher() -> UrlFetcher:
         ("image/png", "content-type: text/html", PNG, "image/png"),
     ],
 )
-def test_the_media_type_comes_from_job_bytes_or_server_in_this_order(
+def test_the_media_type_comes_from_the_job_or_the_bytes_or_the_server_in_this_order(
     fetcher: UrlFetcher, announced: str | None, header: str, body: bytes, found: str
 ) -> None:
     with answering(http(body, header)) as url:
@@ -76,7 +76,7 @@ def test_the_media_type_comes_from_job_bytes_or_server_in_this_order(
 @pytest.mark.parametrize(
     ("announced", "body"), [("image/jpeg", PNG), ("application/json", b"{"), (None, b"%PDF-1.7")]
 )
-def test_bytes_of_another_type_are_refused(
+def test_a_response_whose_bytes_contradict_the_media_type_is_refused(
     fetcher: UrlFetcher, announced: str | None, body: bytes
 ) -> None:
     with answering(http(body)) as url, pytest.raises(UnsupportedMediaType):
@@ -87,16 +87,16 @@ def test_bytes_of_another_type_are_refused(
     ("answer", "said"),
     [
         (http(b"", status="404 Not Found"), "status 404"),
-        (http(b"abc", "content-length: 10"), "cannot be read"),
-        (b"nonsense\r\n\r\n", "cannot be read"),
-        (b"", "cannot be read"),
+        (http(b"abc", "content-length: 10"), "sent an invalid response"),
+        (b"nonsense\r\n\r\n", "sent an invalid response"),
+        (b"", "sent an invalid response"),
         (http(b"", "location: http://10.0.0.1/", status="302 Found"), "public internet"),
         (http(b"", "location: file:///etc/passwd", status="302 Found"), "must be https"),
-        (http(b"", "location: http://[::1", status="302 Found"), "cannot be fetched|not a URL"),
-        (http(b"x" * (CLASSIFIER.max_input_bytes + 1)), "more than the"),
+        (http(b"", "location: http://[::1", status="302 Found"), "is refused|not a valid URL"),
+        (http(b"x" * (CLASSIFIER.max_input_bytes + 1)), "is too large"),
     ],
 )
-def test_an_unusable_response_is_refused_with_a_reason(
+def test_an_unusable_response_from_an_input_url_is_refused_with_a_reason(
     fetcher: UrlFetcher, answer: bytes, said: str
 ) -> None:
     with answering(answer) as url, pytest.raises(InvalidInput, match=said):
@@ -106,7 +106,7 @@ def test_an_unusable_response_is_refused_with_a_reason(
 @pytest.mark.parametrize(
     "begun", [b"", b"HTTP/1.1 200 OK\r\n", http(b"abc", "content-length: 900")]
 )
-def test_a_hanging_server_is_abandoned(
+def test_an_input_from_a_hanging_server_is_refused_after_the_time_limit(
     fetcher: UrlFetcher, begun: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(urls, "LIMIT_SECONDS", 0.2)
@@ -117,14 +117,16 @@ def test_a_hanging_server_is_abandoned(
         fetcher.fetch(PayloadUrl(url), NOOP)
 
 
-def test_an_unreachable_server_is_refused(fetcher: UrlFetcher) -> None:
+def test_an_input_from_an_unreachable_server_is_refused(fetcher: UrlFetcher) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
-    with pytest.raises(InvalidInput, match="cannot be read"):
+    with pytest.raises(InvalidInput, match="sent an invalid response"):
         fetcher.fetch(PayloadUrl(url), NOOP)
 
 
-def test_the_checked_address_is_the_one_that_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_request_for_an_input_goes_to_the_checked_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A second look-up of the name could return an address inside the network."""
     asked: list[str] = []
 

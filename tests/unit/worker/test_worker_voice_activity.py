@@ -1,4 +1,4 @@
-"""Voice activity: the network with its trained weights, on real speech."""
+"""The voice activity model with its trained weights, on real speech."""
 
 import importlib.util
 import struct
@@ -44,7 +44,7 @@ def heard(loaded: LoadedModel, *recordings: bytes) -> list[dict[str, Any]]:
     return [loaded.finish(output).value for output in outputs]  # type: ignore[union-attr]  # JSON
 
 
-def test_segments_of_speech_are_found(loaded: LoadedModel) -> None:
+def test_the_segments_of_speech_in_a_recording_are_found(loaded: LoadedModel) -> None:
     (found,) = heard(loaded, SPEECH)
     assert found["duration_seconds"] == pytest.approx(0.906, abs=1e-3)
     (segment,) = found["speech"]
@@ -60,7 +60,9 @@ def test_silence_noise_and_tones_are_not_speech(loaded: LoadedModel) -> None:
         assert found == {"speech": [], "duration_seconds": 2.0}
 
 
-def test_a_batch_has_the_same_scores_as_single_recordings(loaded: LoadedModel) -> None:
+def test_recordings_in_a_batch_have_the_same_scores_as_single_recordings(
+    loaded: LoadedModel,
+) -> None:
     speech = resampled(decode(SPEECH).samples, 8000)
     later = wav(np.concatenate([np.zeros(RATE), speech, np.zeros(RATE), speech]))
     recordings = [SPEECH, later, wav(np.zeros(100))]
@@ -75,7 +77,7 @@ def test_a_batch_has_the_same_scores_as_single_recordings(loaded: LoadedModel) -
 
 
 @pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
-def test_the_network_matches_the_published_program(tmp_path: Path) -> None:
+def test_the_voice_activity_network_matches_the_published_program(tmp_path: Path) -> None:
     # The package's TorchScript program with the same weights must give the same scores.
     found = importlib.util.find_spec("silero_vad")
     assert found is not None
@@ -105,7 +107,7 @@ def test_the_network_matches_the_published_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rate", [4_000, 8_000, 11_025, 44_100, 48_000, 44_101])
-def test_resampling_preserves_the_sound(rate: int) -> None:
+def test_resampling_a_recording_preserves_the_sound(rate: int) -> None:
     def tone(at: int) -> Any:
         return np.sin(np.arange(at) * 2 * np.pi * 440 / at).astype(np.float32)
 
@@ -114,7 +116,7 @@ def test_resampling_preserves_the_sound(rate: int) -> None:
 
 
 def test_a_recording_that_is_too_long_is_refused(loaded: LoadedModel) -> None:
-    with pytest.raises(InvalidInput, match="lasts 601 s; 600 s are allowed"):
+    with pytest.raises(InvalidInput, match="lasts 601 s; at most 600 s are accepted"):
         loaded.prepare(wav(np.zeros(601 * 4_000), 4_000), "audio/x-wav")
 
 
@@ -136,7 +138,9 @@ def steps(*parts: tuple[float, int]) -> list[float]:
         (steps((0.9, 9), (0.1, 4), (0.9, 9)), [(0.0, 0.318), (0.386, 0.704)]),
     ],
 )
-def test_scores_become_segments(scores: list[float], segments: list[tuple[float, float]]) -> None:
+def test_scores_of_steps_are_converted_to_segments_of_speech(
+    scores: list[float], segments: list[tuple[float, float]]
+) -> None:
     found = list(spoken(scores, len(scores) * 0.032, 0.5))
     expected = [pytest.approx(segment, abs=1e-3) for segment in segments]
     assert [(start, end) for start, end, _ in found] == expected

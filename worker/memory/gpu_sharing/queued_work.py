@@ -1,4 +1,7 @@
-"""Find out whether a model that is not loaded has work, by peeking, which locks nothing."""
+"""Find out whether a model that is not loaded has work, by peeking into its queues.
+
+Peeking returns messages without locking them.
+"""
 
 import logging
 import time
@@ -17,25 +20,30 @@ _MAX_SKIPPED_COUNT = 100
 
 @dataclass(frozen=True, slots=True)
 class Peeked:
-    """A message in a queue, locked or not."""
+    """A message that was peeked at in a queue. Another worker may have locked it."""
 
     sequence_number: int
     enqueued_at: datetime
 
 
 class QueueView(Protocol):
-    """A view of one queue."""
+    """A queue whose messages can be peeked at, for example a `QueueLink`."""
 
     def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
-        """Return messages from this number on, in order; raise BrokerAway if that fails."""
+        """Return up to `count` messages in order, beginning with this sequence number.
+
+        Raises:
+            BrokerAway: The queue cannot be reached.
+        """
         ...
 
 
 class QueuedWork:
-    """The oldest message in a model's queues. Belongs to one thread.
+    """Finds the oldest message in a model's queues. Only one thread may use it.
 
-    Peeking does not show which messages other workers have locked. So if a model was loaded and
-    received nothing, the messages of that time are skipped for as long as a lock lasts.
+    Peeking does not show which messages other workers have locked. So if a model was loaded but
+    received no message, the messages that are then in its queues are ignored for the duration of a
+    lock.
     """
 
     def __init__(
@@ -53,7 +61,10 @@ class QueuedWork:
         self._skip_until = float("-inf")
 
     def since(self) -> float | None:
-        """Return since when the oldest message waits, by our clock; None without messages."""
+        """Return the time since which the oldest message waits, by the clock of this object.
+
+        The result is None if the queues have no messages.
+        """
         now = self._clock()
         if now - self._peeked_at >= _PEEK_INTERVAL_SECONDS:
             self._peeked_at = now
@@ -63,7 +74,10 @@ class QueuedWork:
         return self._since
 
     def skip_current(self) -> None:
-        """Skip the messages of this moment for a while: other workers have them."""
+        """Ignore the messages that are now in the queues, because other workers have locked them.
+
+        They are ignored for the duration of a lock.
+        """
         for index in range(len(self._queues)):
             found = self._peek(index, _MAX_SKIPPED_COUNT)
             numbers = (each.sequence_number for each in found)

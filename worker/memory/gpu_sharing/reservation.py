@@ -1,4 +1,4 @@
-"""One model's reservation of device memory, as its device thread and the sharing thread use it."""
+"""One model's reservation of device memory, which its device thread and the sharing thread use."""
 
 import contextlib
 import logging
@@ -20,12 +20,15 @@ from worker.memory.gpu_sharing.queued_work import QueuedWork, QueueView
 
 _log = logging.getLogger(__name__)
 
-# A model counts as idle after this time without work: the next message may take a moment.
+# A model counts as idle after this time without work, because its next message may arrive soon.
 _IDLE_SECONDS = 0.5
 
 
 class ReservationRecords:
-    """The records of all models while the lock files are locked. `mine` may be replaced."""
+    """The records of all models, while the lock files are locked.
+
+    Assign a new record to `mine` to change this model's record.
+    """
 
     def __init__(self, file: LockFile, records: dict[str, ReservationRecord]) -> None:
         self._file = file
@@ -45,12 +48,12 @@ class ReservationRecords:
 
     @property
     def all(self) -> dict[str, ReservationRecord]:
-        """Return the records of all models, by name."""
+        """Return the records of all models, by the names of their lock files."""
         return self._records
 
 
 class ReservationFile:
-    """One model's record, in a lock file beside those of all other models on the device."""
+    """The lock file with one model's record, in the same folder as those of the other models."""
 
     def __init__(self, folder: Path, record: ReservationRecord) -> None:
         self._files = LockFileFolder(folder)
@@ -60,7 +63,7 @@ class ReservationFile:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[ReservationRecords]:
-        """Read all records and change this one, while no other process does."""
+        """Lock all records during the `with` block, to read them and to change this model's one."""
         with self._files.locked():
             records = {}
             for name, document in self._files.read().items():
@@ -72,56 +75,61 @@ class ReservationFile:
             self._record = current.mine
 
     def close(self) -> None:
-        """Remove the record, and with it the reservation."""
+        """Delete the lock file, so that the model's reservation ends."""
         with self._files.locked():
             self._file.remove()
         self._files.close()
 
 
 class MemoryReservation(Protocol):
-    """A model's reservation, as its device thread uses it."""
+    """A model's reservation of device memory. The model's device thread calls the methods."""
 
     @property
     def reserved_bytes(self) -> int:
-        """Return how much is reserved for the model now."""
+        """Return how many bytes of device memory are reserved for the model now."""
         ...
 
     @property
     def is_in(self) -> bool:
-        """Return whether the model may take jobs."""
+        """Return whether jobs of the model may be received."""
         ...
 
     def wait(self, stopping: threading.Event) -> int | None:
-        """Wait for memory; return how much is reserved, or None if `stopping` was set."""
+        """Wait for memory; return how many bytes are reserved, or None if `stopping` was set."""
         ...
 
     def enter(self, needed_bytes: int, load_seconds: float) -> None:
-        """Note that the model is loaded, and how much of the memory it needs."""
+        """Record that the model has been loaded.
+
+        Args:
+            needed_bytes: How many bytes of device memory the model needs.
+            load_seconds: How long it took to load the model.
+        """
         ...
 
     def resize(self, needed_bytes: int, least_bytes: int) -> int:
-        """Change the reservation after a measurement; return how much is reserved now.
+        """Change the reservation after a measurement; return how many bytes are reserved now.
 
-        If that is less than `least_bytes`, the model is to be unloaded.
+        If fewer than `least_bytes` are reserved, the model must be unloaded.
         """
         ...
 
     def fail(self, retry_seconds: float, needed_bytes: int | None) -> None:
-        """Note that the model could not be loaded.
+        """Record that the model could not be loaded.
 
         Args:
             retry_seconds: How long to wait before the next try.
-            needed_bytes: What to reserve next time if memory was short; None if it was not.
+            needed_bytes: How many bytes to reserve for the next try; None to keep the last size.
         """
         ...
 
     def leave(self) -> None:
-        """Note that the model is unloaded."""
+        """Record that the model has been unloaded."""
         ...
 
 
 class UnlimitedReservation:
-    """A reservation on a device without admission: memory is always free."""
+    """A reservation on a device without admission: it never waits for memory."""
 
     def __init__(self, total_bytes: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self._total_bytes = total_bytes
@@ -131,37 +139,41 @@ class UnlimitedReservation:
         self.reserved_bytes = 0
 
     def wait(self, stopping: threading.Event) -> int | None:
-        """Wait for the next try; return the device's memory, or None if `stopping` was set."""
+        """Wait until the next try is due; return the device's memory in bytes.
+
+        Return None if `stopping` was set before.
+        """
         is_stopping = stopping.wait(max(0.0, self._not_before - self._clock()))
         return None if is_stopping else self._total_bytes
 
     def enter(self, needed_bytes: int, load_seconds: float) -> None:
-        """Note that the model is loaded."""
+        """Record that the model has been loaded."""
         self.is_in = True
 
     def resize(self, needed_bytes: int, least_bytes: int) -> int:
-        """Return the device's memory."""
+        """Return the device's memory in bytes, because this reservation has no limit."""
         return self._total_bytes
 
     def fail(self, retry_seconds: float, needed_bytes: int | None) -> None:
-        """Wait before the next try."""
+        """Record that the model could not be loaded; the next `wait` lasts `retry_seconds`."""
         self._not_before = self._clock() + retry_seconds
 
     def leave(self) -> None:
-        """Note that the model is unloaded."""
+        """Record that the model has been unloaded."""
         self.is_in = False
 
 
 @dataclass(frozen=True, slots=True)
 class ModelWorkload:
-    """A model's work, as the sharing needs to know it.
+    """Functions that show whether a model has work.
 
     Attributes:
         name: The model's name.
-        busy_count: Returns how many messages need work.
-        may_receive: Returns whether a message may still arrive although the model is to leave.
-        vacate: Called when the model is to leave and has no work: lets its device thread unload it.
-        queues: Views of its queues.
+        busy_count: Returns how many received messages still need work.
+        may_receive: Returns whether a message may still arrive although the capacity is 0.
+        vacate: Lets the model's device thread unload the model. Called when the model must be
+            unloaded and has no work.
+        queues: The model's queues, to peek into them.
     """
 
     name: str
@@ -172,9 +184,10 @@ class ModelWorkload:
 
 
 class SharedReservation:
-    """A reservation beside those of other models and processes.
+    """A reservation on a device that other models and processes share.
 
-    `turn` is called by the sharing thread, `touch` by any thread, the rest by the device thread.
+    The sharing thread calls `turn`, any thread may call `touch`, and the model's device thread
+    calls the other methods.
     """
 
     def __init__(
@@ -200,36 +213,38 @@ class SharedReservation:
 
     @property
     def is_in(self) -> bool:
-        """Return whether the model may take jobs."""
+        """Return whether jobs of the model may be received."""
         return self._state.stage is ReservationStage.IN
 
     @property
     def is_settled(self) -> bool:
-        """Return whether the model is loaded and no model waits, so that turns are not urgent."""
+        """Return whether the model is loaded and no other model waits for memory."""
         return self.is_in and not self._others_wait
 
     def touch(self) -> None:
-        """Note that a message arrived."""
+        """Record that a message was received, so that the model does not count as idle."""
         self._is_touched = True
         self._active_at = self._clock()
 
     def turn(self) -> None:
-        """Take the next step if one is due."""
+        """Move the reservation to its next stage if possible."""
         before = self._state.stage
-        # The queues are looked at first, because that may take a while.
+        # The queues are peeked at before the files are locked, because that may be slow.
         pending_since = self._pending_since() if before is ReservationStage.OUT else None
         now = self._clock()
         if self._workload.busy_count():
             self._active_at = now
         work = WorkState(pending_since, is_idle=now - self._active_at >= _IDLE_SECONDS)
         with self._file.locked() as records:
-            # Only if the device thread has not changed the stage meanwhile.
+            # Only if the device thread has not changed the stage in the meantime.
             if self._state.stage is before:
                 records.mine = self._state.advance(now, records.name, records.all, work)
             self._note(records)
         if self._state.stage is ReservationStage.LEAVING:
             if before is ReservationStage.IN:
-                _log.info("%s: makes room for another model", self._workload.name)
+                _log.info(
+                    "%s: will be unloaded to free memory for another model", self._workload.name
+                )
             # In this order: a message is in flight before `may_receive` turns false.
             if not self._workload.may_receive() and not self._workload.busy_count():
                 self._workload.vacate()
@@ -238,7 +253,7 @@ class SharedReservation:
                 self._changed.notify_all()
 
     def wait(self, stopping: threading.Event) -> int | None:
-        """Wait for memory; return how much is reserved, or None if `stopping` was set."""
+        """Wait for memory; return how many bytes are reserved, or None if `stopping` was set."""
         with self._changed:
             while not stopping.is_set():
                 if self._state.stage is ReservationStage.ENTERING:
@@ -247,7 +262,7 @@ class SharedReservation:
         return None
 
     def enter(self, needed_bytes: int, load_seconds: float) -> None:
-        """Note that the model is loaded, and return the memory that it does not need."""
+        """Record that the model has been loaded, and free the reserved memory it does not need."""
         now = self._clock()
         self._is_touched = False
         self._active_at = now
@@ -261,7 +276,11 @@ class SharedReservation:
             self._waited_since = None
 
     def resize(self, needed_bytes: int, least_bytes: int) -> int:
-        """Change the reservation after a measurement, within the free memory."""
+        """Change the reservation after a measurement; return how many bytes are reserved now.
+
+        If not enough memory is free, less than `needed_bytes` is reserved. If fewer than
+        `least_bytes` are reserved, the model will be unloaded.
+        """
         with self._file.locked() as records:
             records.mine = self._state.resize(records.name, records.all, needed_bytes)
             if records.mine.reserved_bytes < least_bytes and self.is_in:
@@ -270,13 +289,13 @@ class SharedReservation:
         return self.reserved_bytes
 
     def fail(self, retry_seconds: float, needed_bytes: int | None) -> None:
-        """Note that the model could not be loaded, and free its reservation."""
+        """Record that the model could not be loaded, and free its reserved memory."""
         with self._file.locked() as records:
             records.mine = self._state.fail(self._clock(), retry_seconds, needed_bytes)
             self._note(records)
 
     def leave(self) -> None:
-        """Note that the model is unloaded, and free its reservation."""
+        """Record that the model has been unloaded, and free its reserved memory."""
         self._was_in_vain = not self._is_touched
         with self._file.locked() as records:
             records.mine = self._state.leave()
@@ -292,7 +311,7 @@ class SharedReservation:
         mine = records.mine
         self.reserved_bytes = mine.reserved_bytes
         if mine.waiting_since is not None:
-            # A message may be older than this worker: that time was not spent waiting for memory.
+            # A message may be older than this worker, which did not wait for memory all that time.
             before = self._clock() if self._waited_since is None else self._waited_since
             self._waited_since = max(mine.waiting_since, before)
         elif self._state.stage is ReservationStage.OUT:

@@ -1,4 +1,4 @@
-"""Share the device of this process between its models, and with other processes."""
+"""Share the device between the models of this process, and with other processes."""
 
 import hashlib
 import importlib
@@ -26,19 +26,19 @@ from worker.settings import MemorySettings
 
 _log = logging.getLogger(__name__)
 
-# The pause between two turns while a model waits for memory, and while none does.
+# The pause of the sharing thread while a model waits for memory, and while no model waits.
 _BUSY_SECONDS = 0.1
 _CALM_SECONDS = 0.5
 
-# What the first batches of a model of unknown size may take.
+# The share of the device's memory for the first batches of a model of unknown size.
 _FIRST_BATCH_SHARE = 1 / 16
 
 
 class DeviceSharing:
     """The device of this process, and the reservations of its models.
 
-    The device is found when the first model is about to load. Any thread may call the methods;
-    `run` is a thread of its own.
+    The device is determined when the first model is about to be loaded. Any thread may call the
+    methods. A separate thread, the sharing thread, calls `run`.
     """
 
     def __init__(self, settings: MemorySettings) -> None:
@@ -51,13 +51,14 @@ class DeviceSharing:
 
     @property
     def used_bytes(self) -> int:
-        """Return how much memory this process has taken of its device; 0 before it has one."""
+        """Return how many bytes of device memory this process uses now; 0 without a device."""
         return self._device.used_bytes if self._device else 0
 
     def find_device(self, model: ModelEntry) -> Device | None:
-        """Return the device that this model runs on; None if its memory is not limited.
+        """Return the device of this process; None if it has neither a simulated device nor a GPU.
 
-        Imports the model's file, to see whether it uses torch; raises whatever that raises.
+        The model's file is imported first, because a GPU is used only after a model has imported
+        torch. Errors of the import are raised.
         """
         importlib.import_module(model.implementation)
         with self._lock:
@@ -68,14 +69,14 @@ class DeviceSharing:
     def reserve(
         self, model: ModelEntry, device: Device | None, workload: ModelWorkload
     ) -> MemoryReservation:
-        """Return a reservation for this model, which is not loaded yet."""
+        """Create the reservation of a model that is not loaded yet."""
         if device is None or not self._settings.is_admitting:
             return UnlimitedReservation(device.total_bytes if device else 0)
         profile = self.profiles(device).get(profile_key(model))
         size_bytes = needed_bytes(profile, model, device) if profile else model.memory_bytes or None
         if size_bytes is not None and size_bytes > device.total_bytes:
             _log.error(
-                "%s: needs %d bytes of %d that the device has: its jobs are not received",
+                "%s: needs %d bytes, but the device has only %d: its jobs are not received",
                 *(model.name, size_bytes, device.total_bytes),
             )
         turn_seconds = self._settings.turn_seconds
@@ -88,11 +89,14 @@ class DeviceSharing:
         return reservation
 
     def profiles(self, device: Device) -> MemoryProfiles:
-        """Return the stored sizes of models on this device."""
+        """Return the store of the memory profiles of models on this device."""
         return MemoryProfiles(self._folder(device) / "profiles")
 
     def run(self, stopping: threading.Event) -> None:
-        """Move all reservations forward until `stopping` is set. The thread's function."""
+        """Move all reservations to their next stages until `stopping` is set.
+
+        This is the function of the sharing thread.
+        """
         pause_seconds = _CALM_SECONDS
         while not stopping.wait(pause_seconds):
             self.turned_at = time.monotonic()
@@ -100,11 +104,12 @@ class DeviceSharing:
                 reservations = list(self._reservations)
             try:
                 for reservation in reservations:
-                    # Each may peek into its queues, which is slow while the broker is away.
+                    # Each reservation may peek into its queues, which is slow while the broker
+                    # cannot be reached.
                     self.turned_at = time.monotonic()
                     reservation.turn()
             except Exception:  # noqa: BLE001  the process's edge: this thread must outlive a defect
-                _log.exception("sharing the device failed, and continues")
+                _log.exception("updating the reservations failed; it will be tried again")
             is_calm = bool(reservations) and all(each.is_settled for each in reservations)
             pause_seconds = _CALM_SECONDS if is_calm else _BUSY_SECONDS
 
@@ -120,7 +125,10 @@ class DeviceSharing:
 
 
 def profile_key(model: ModelEntry) -> str:
-    """Return the name of a model's profile: it changes with the entry, the weights and the code."""
+    """Return the key of a model's profile, which depends on its entry and the code of its file.
+
+    The entry contains the digest of the weights.
+    """
     spec = importlib.util.find_spec(model.implementation)
     source = Path(spec.origin).read_bytes() if spec and spec.origin else b""
     digest = hashlib.sha256(repr(model).encode() + source).hexdigest()
@@ -128,7 +136,10 @@ def profile_key(model: ModelEntry) -> str:
 
 
 def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> int:
-    """Return what to reserve: enough for full batches, or for the largest that the device holds."""
+    """Return how many bytes to reserve for a measured model.
+
+    This is enough for full batches, or for the largest batches that fit into the device's memory.
+    """
     if not profile.peaks:
         return _first_reservation_bytes(profile.resident_bytes, model, device)
     unit_cost, largest_cost = profile.peaks[0][0], profile.peaks[-1][0]
@@ -137,7 +148,7 @@ def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> i
 
 
 def _first_reservation_bytes(resident_bytes: int, model: ModelEntry, device: Device) -> int:
-    """Return what to reserve until the first batches are measured."""
+    """Return how many bytes to reserve until the first batches are measured."""
     if not resident_bytes:
         return model.memory_bytes
     batch_bytes = max(resident_bytes, int(device.total_bytes * _FIRST_BATCH_SHARE))
