@@ -18,7 +18,7 @@ class Figure:
 
 
 def print_report(title: str, figures: Sequence[Figure]) -> int:
-    """Print the table. Return the exit code: 1 if a target was missed, else 0."""
+    """Print the table of figures. Return the exit code: 1 if a target was missed, otherwise 0."""
     table = Table(title=title)
     for column in ("what", "measured", "target", ""):
         table.add_column(column, overflow="fold")

@@ -1,6 +1,6 @@
 """Loosely's client: submit a job over HTTP and get its result.
 
-Importing this package is cheap: the client and its dependencies are loaded on first use.
+Importing this package is fast, because the client and its dependencies are loaded on first use.
 """
 
 from importlib import import_module
@@ -82,7 +82,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Return a public name, imported from the module that defines it."""
+    """Return the object with this public name, imported from the module that defines it."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""When jobs arrive: at a rate for each hour of the day, or all at once."""
+"""Arrival times of jobs: at an hourly rate for each hour of the day, or all at once."""
 
 import random
 from collections.abc import Iterator
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 HOURS = 24
 _HOUR_SECONDS = 3600.0
-#: The simulation takes about a minute for this number of jobs.
+#: The maximum number of jobs. The simulation takes about a minute for it.
 MAX_JOBS = 2_000_000
 
-#: The jobs of each hour of the day, relative to the busiest hour.
+#: The number of jobs in each hour of the day, relative to the busiest hour.
 SHAPES: dict[str, tuple[float, ...]] = {
     "flat": (1.0,) * HOURS,
     "office": (0.0,) * 7
@@ -24,13 +24,13 @@ class JobLoad:
     """The jobs of one day.
 
     Raises:
-        ValueError: There is not one number for each hour, a number is negative, or the day has no
-            jobs or too many.
+        ValueError: The load does not have one number for each hour, a number is negative, or the
+            day has no jobs or too many jobs.
     """
 
     jobs_per_hour: tuple[float, ...]
     seed: int = 1
-    #: If not 0, the number of jobs that arrive together, in place of ``jobs_per_hour``.
+    #: If not 0, this number of jobs arrives at once, and ``jobs_per_hour`` is not used.
     burst: int = 0
     burst_at_seconds: float = 60.0
 
@@ -48,12 +48,12 @@ class JobLoad:
 
     @classmethod
     def parse(cls, text: str, seed: int = 1) -> "JobLoad":
-        """Return the load for ``SHAPE:N`` or for 24 numbers with commas.
+        """Return the load for ``SHAPE:N`` or for 24 numbers separated by commas.
 
         N is the number of jobs in the busiest hour.
 
         Raises:
-            ValueError: The text is neither.
+            ValueError: The text has neither form.
         """
         shape, colon, peak = text.partition(":")
         if colon and shape in SHAPES:
@@ -66,7 +66,7 @@ class JobLoad:
 
     @classmethod
     def at_once(cls, jobs: int) -> "JobLoad":
-        """Return a load of ``jobs`` that arrive together, a minute after the start."""
+        """Return a load of ``jobs`` jobs that all arrive one minute after the start."""
         return cls((0.0,) * HOURS, burst=jobs)
 
     @property
@@ -80,7 +80,7 @@ class JobLoad:
         return max(self.jobs_per_hour) / _HOUR_SECONDS
 
     def arrivals(self, duration_seconds: float) -> Iterator[float]:
-        """Yield the arrival times in order: a Poisson process, the same for the same seed."""
+        """Yield the arrival times in seconds: a Poisson process, the same for the same seed."""
         if self.burst:
             yield from [self.burst_at_seconds] * self.burst
             return
@@ -88,7 +88,8 @@ class JobLoad:
         busiest, now = self.busiest_per_second, 0.0
         while (now := now + chance.expovariate(busiest)) < duration_seconds:
             hour = int(now / _HOUR_SECONDS) % HOURS
-            # Thinning: each hour keeps its share of the arrivals of the busiest one.
+            # Thinning: arrivals are drawn at the busiest hour's rate, and each hour keeps its share
+            # of them.
             if chance.random() * busiest * _HOUR_SECONDS < self.jobs_per_hour[hour]:
                 yield now
 

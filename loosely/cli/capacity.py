@@ -1,4 +1,4 @@
-"""`loosely scale-model` and `loosely cost`: what a load needs and costs, before deployment."""
+"""`loosely scale-model` and `loosely cost`: estimate the capacity and the cost of a load."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -32,12 +32,14 @@ LoadOption = Annotated[
         "--load",
         metavar="SHAPE:N",
         help=f"N jobs in the busiest hour of a day of this shape: {', '.join(SHAPES)}. "
-        "Or 24 numbers of jobs per hour with commas.",
+        "Or 24 numbers of jobs per hour, separated by commas.",
     ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Changes the random arrival times.")]
 ScaleOption = Annotated[str, typer.Option(metavar="MIN:MAX", help="The number of workers.")]
-TargetOption = Annotated[int, typer.Option(metavar="N", help="messageCount: messages per worker.")]
+TargetOption = Annotated[
+    int, typer.Option(metavar="N", help="Messages per worker (messageCount in KEDA).")
+]
 PollOption = Annotated[float, typer.Option(metavar="S", help="KEDA's pollingInterval.")]
 CooldownOption = Annotated[float, typer.Option(metavar="S", help="KEDA's cooldownPeriod.")]
 NodesOption = Annotated[
@@ -163,7 +165,7 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 
 @contextmanager
 def _exit_on_invalid_input() -> Iterator[None]:
-    """Print the reason and exit with 2 if an option or the price list is invalid."""
+    """On an invalid option or price list, print the reason and exit with 2."""
     try:
         yield
     except (ValueError, PricesUnusable, UpError) as error:
@@ -209,7 +211,7 @@ def _parse_range(option: str, text: str) -> tuple[int, int]:
 
 
 def _result_lines(result: SimulationResult) -> list[str]:
-    """Return the chart of a simulation and its figures."""
+    """Return the lines of a simulation's chart and figures."""
     answered = "all answered" if not result.unanswered else f"{result.unanswered:,} unanswered"
     share = result.busy_hours / result.node_hours if result.node_hours else 0.0
     paid, worked = f"{result.node_hours:.1f} h paid for", f"{result.busy_hours:.1f} h of work"
@@ -231,7 +233,7 @@ def _times(found: Mapping[str, float]) -> str:
 
 
 def _bill_table(found: CostEstimate, load: JobLoad) -> Table:
-    """Return the bills side by side."""
+    """Return a table with one column for each bill."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("per month", no_wrap=True)
     for bill in found.bills:
@@ -266,7 +268,7 @@ def _p95(result: SimulationResult) -> str:
 
 
 def _cost_notes(found: CostEstimate, prices: Prices) -> Iterator[str]:
-    """Yield the notes below the table."""
+    """Yield the notes that are printed below the table of bills."""
     yield ""
     yield (
         f"A model with list prices, {prices.currency}, {prices.region}, dated {prices.dated}; "

@@ -1,4 +1,4 @@
-"""Read the gateway's HTTP responses. Nothing here opens a connection."""
+"""Read the gateway's HTTP responses. This module opens no connection."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ _MAX_RETRY_AFTER_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """One HTTP response, read whole. The names in ``headers`` are in lower case.
+    """One HTTP response with its whole body. The names in ``headers`` are in lower case.
 
     ``shown_url`` is the part of the URL that error messages may show.
     """
@@ -24,7 +24,7 @@ class HttpResponse:
 
     @property
     def retry_after_seconds(self) -> float | None:
-        """``Retry-After`` if it is a number of seconds, at most one hour."""
+        """The value of ``Retry-After`` in seconds, at most one hour; None if it is not a number."""
         value = self.headers.get("retry-after", "").strip()
         if not (value.isascii() and value.isdigit()):
             return None
@@ -48,7 +48,7 @@ def read_job_page(response: HttpResponse) -> ListedJobs:
 
 
 def read_models(response: HttpResponse) -> tuple[Model, ...]:
-    """Return the models in a response. Raises UnexpectedAnswer if the body is not a list."""
+    """Return the models in a response. Raises UnexpectedAnswer if the body has none."""
     document = decode_json(response.body)
     listed = document.get("models") if isinstance(document, dict) else None
     if not isinstance(listed, list):
@@ -65,7 +65,7 @@ def read_model(response: HttpResponse) -> Model:
 
 
 def read_upload_slot(response: HttpResponse) -> UploadTarget:
-    """Return the upload slot in a response. Raises UnexpectedAnswer if the body is not a slot."""
+    """Return the upload target in a response. Raises UnexpectedAnswer if the body has none."""
     slot = UploadTarget.from_body(response.body)
     if slot is None:
         raise _unexpected(response, "an upload slot")
@@ -73,7 +73,7 @@ def read_upload_slot(response: HttpResponse) -> UploadTarget:
 
 
 def read_error(response: HttpResponse) -> LooselyError:
-    """Return the problem in a response, or UnexpectedAnswer without a problem document."""
+    """Return the problem in a response, or UnexpectedAnswer if there is no problem document."""
     problem = read_problem(response.status, response.body, response.retry_after_seconds)
     if problem is not None:
         return problem

@@ -208,7 +208,10 @@ def test_a_part_that_cannot_start_ends_up_with_its_last_log_lines(start: Callabl
 
 @pytest.mark.parametrize(
     ("behaviour", "code", "message"),
-    [("setting", 1, "refused its settings"), ("taken", 98, "found its port taken")],
+    [
+        ("setting", 1, "ended because its settings are invalid"),
+        ("taken", 98, "could not listen on its port"),
+    ],
 )
 def test_a_permanent_start_failure_is_not_retried(
     start: Callable[..., Up], behaviour: str, code: int, message: str

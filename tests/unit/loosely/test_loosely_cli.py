@@ -283,7 +283,7 @@ def test_the_api_key_is_sent_and_not_shown(
     assert gateway.requests[0].headers["authorization"] == "Bearer lsy_secret"
     assert done.exit_code == 1
     assert "secret" not in done.output
-    assert done.stderr.endswith("name your key with --api-key or LOOSELY_API_KEY\n")
+    assert done.stderr.endswith("pass your API key with --api-key or LOOSELY_API_KEY\n")
 
 
 def test_a_response_of_another_server_exits_with_76(

@@ -298,7 +298,7 @@ def test_a_blank_api_key_is_refused(connect: Connect) -> None:
 
 
 def test_a_wait_over_the_gateways_limit_is_refused(connect: Connect) -> None:
-    with pytest.raises(ValueError, match="from 0 to 200"):
+    with pytest.raises(ValueError, match="expected 0 to 200"):
         connect("http://127.0.0.1:9").submit(JPEG, "classifier", wait_seconds=201)
 
 
