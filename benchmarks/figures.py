@@ -9,7 +9,7 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the report: what was measured, its value and its target."""
+    """One line of the report: the name of a figure, the measured value and the target."""
 
     name: str
     value: str

@@ -1,4 +1,4 @@
-"""Models of capacity and cost: how many workers and nodes a load needs, and what they cost.
+"""Models of capacity and cost: the numbers of workers and nodes that a load needs, and their cost.
 
 - `scaling`, `autoscaler`: the rules of KEDA and of the Kubernetes HorizontalPodAutoscaler, as pure
   code whose clock is an argument. `loosely up --scale` applies them to real processes.

@@ -30,7 +30,7 @@ from loosely.capacity.scaling import (
 
 
 class Scaler:
-    """KEDA and the autoscaler together, each at its own interval.
+    """KEDA and the autoscaler, each of which decides at a separate interval.
 
     Neither triggers the other: KEDA adds the first replica, and the autoscaler adds more replicas
     at its own next sync.
@@ -134,7 +134,8 @@ class Autoscaler:
 
     def __init__(self, scaling: ScaledObject) -> None:
         self._scaling = scaling
-        # KEDA sets 1 here if its own minimum is 0: it scales from and to zero itself.
+        # KEDA sets this minimum to 1 if the minimum of the ScaledObject is 0, because KEDA itself
+        # scales # from and to zero.
         self._minimum = max(1, scaling.min_replica_count)
         self._recommendations: list[_Change] = []
         self._additions: list[_Change] = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 HOURS = 24
 _HOUR_SECONDS = 3600.0
-#: The maximum number of jobs. The simulation takes about a minute for it.
+#: The maximum number of jobs. The simulation of this number of jobs lasts about a minute.
 MAX_JOBS = 2_000_000
 
 #: The number of jobs in each hour of the day, relative to the busiest hour.

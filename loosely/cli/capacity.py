@@ -65,7 +65,9 @@ def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a par
     load: LoadOption = "office:1000",
     burst: Annotated[
         int,
-        typer.Option(metavar="N", min=0, help="N jobs that arrive together, in place of --load."),
+        typer.Option(
+            metavar="N", min=0, help="Simulate N jobs that arrive together, instead of --load."
+        ),
     ] = 0,
     hours: Annotated[
         float, typer.Option(metavar="H", min=0.1, max=24, help="The simulated time.")

@@ -26,10 +26,10 @@ _ADVICE = {
     "unauthenticated": "pass your API key with --api-key or LOOSELY_API_KEY",
     "forbidden": "use a key with the scope that this request needs",
     "unknown-model": "`loosely models` lists them",
-    "unknown-job": "check the id; finished jobs are kept for a limited time",
+    "unknown-job": "check the id; finished jobs are deleted after a limited time",
     "payload-too-large": "send less, or use an upload",
     "unsupported-media-type": "convert the file, or state its media type with --type",
-    "invalid-input": "check that the file is complete and that the model accepts such files",
+    "invalid-input": "check that the file is complete and has a format that the model accepts",
     "idempotency-mismatch": "use a new idempotency key for a different request",
     "saturated": "try again later, or with a longer --deadline",
     "inference-failed": "see the worker's log",
@@ -68,7 +68,9 @@ def format_error(error: LooselyError) -> str:
             advice = _advice(error)
             text = f"{error.code}: {error.detail.rstrip('.')}" + (f"; {advice}" if advice else "")
         case GatewayUnreachable():
-            text = f"unreachable: {error}; start it with `loosely up`, or name another with --url"
+            text = (
+                f"unreachable: {error}; start it with `loosely up`, or pass another URL with --url"
+            )
         case UnexpectedAnswer():
             text = f"unexpected-answer: {error}; check --url"
         case _:

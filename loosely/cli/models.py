@@ -58,9 +58,9 @@ def check(
 ) -> None:
     """Load a model without a worker, run it on a file, and measure its batches.
 
-    The model runs in its own process, from the source in this repository. MODEL_CATALOGUE selects
-    the catalogue, as it does for the worker. Weights in blob storage are read from PAYLOAD_STORAGE
-    or, if that is unset, from the storage of the running `loosely up`.
+    The model runs in a separate process, from the source in this repository. MODEL_CATALOGUE
+    selects the catalogue, as it does for the worker. Weights in blob storage are read from
+    PAYLOAD_STORAGE or, if that is unset, from the storage of the running `loosely up`.
     """
     try:
         root = find_root(Path.cwd())

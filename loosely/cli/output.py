@@ -133,12 +133,12 @@ def _error(error: Mapping[str, Any]) -> str:
 
 
 def printable(text: object) -> str:
-    """Return ``text`` on one line, with its control characters replaced."""
+    """Return ``text`` on one line, with control characters replaced."""
     return _replace_control_characters(" ".join(str(text).split()))
 
 
 def printable_lines(text: str) -> str:
-    """Return ``text`` with its lines and spaces kept and its control characters replaced."""
+    """Return ``text`` with control characters replaced, except line breaks and spaces."""
     return "\n".join(_replace_control_characters(line.expandtabs()) for line in text.splitlines())
 
 

@@ -184,7 +184,7 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     scaling = None
     if scale is not None:
         scaling = parse_scaling(scale, scale_target, scale_poll, scale_cooldown)
-    # Imported here and below, so that the other commands start faster.
+    # Imported in the functions that need them, so that other commands start faster.
     from rich.console import Console  # noqa: PLC0415
 
     from loosely.local.environment import find_root  # noqa: PLC0415
@@ -249,7 +249,7 @@ def build_engine_options(
     """Return the Functions host's options for a durable engine and the faults to inject.
 
     Raises:
-        typer.BadParameter: An option of the azure-storage engine is given with another engine.
+        typer.BadParameter: An option of the azure-storage engine is used with a different engine.
     """
     given = [
         (option, str(value))

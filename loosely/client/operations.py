@@ -185,7 +185,7 @@ class ClientOperations:
         return await self._wait(job, wait_seconds, give_up_at)
 
     async def wait(self, job: Job | str, *, wait_seconds: float | None = None) -> Job:
-        """Wait until a job, given as a job or as an id, has ended. Return it if it succeeded.
+        """Wait until a job, given as a job or as an id, has ended. Return the succeeded job.
 
         Raises:
             JobEnded: The job ended without a result.

@@ -46,7 +46,7 @@ class Job:
     def from_document(
         cls, document: object, body: bytes, retry_after_seconds: float | None = None
     ) -> Self | None:
-        """Return the job in ``document``, or ``None`` if it is not a job."""
+        """Return the job in ``document``, or ``None`` if ``document`` is not a job."""
         if not isinstance(document, dict):
             return None
         names = [document.get(key) for key in ("id", "model", "status")]
@@ -58,7 +58,7 @@ class Job:
 
     @classmethod
     def from_body(cls, body: bytes, retry_after_seconds: float | None = None) -> Self | None:
-        """Return the job in the JSON ``body``, or ``None`` if it is not a job."""
+        """Return the job in the JSON ``body``, or ``None`` if ``body`` is not a job."""
         return cls.from_document(decode_json(body), body, retry_after_seconds)
 
     @property
@@ -152,7 +152,7 @@ class ListedJobs:
 
     @classmethod
     def from_body(cls, body: bytes) -> Self | None:
-        """Return the page in the JSON ``body``, or ``None`` if it is not a page."""
+        """Return the page of jobs in the JSON ``body``, or ``None`` if ``body`` is not a page."""
         document = decode_json(body)
         if not isinstance(document, dict) or not isinstance(document.get("jobs"), list):
             return None
@@ -175,7 +175,7 @@ class Model:
 
     @classmethod
     def from_document(cls, document: object) -> Self | None:
-        """Return the model in ``document``, or ``None`` if it is not a model."""
+        """Return the model in ``document``, or ``None`` if ``document`` is not a model."""
         if not isinstance(document, dict) or not isinstance(document.get("name"), str):
             return None
         types = document.get("media_types")
@@ -219,7 +219,7 @@ class UploadTarget:
 
     @classmethod
     def from_body(cls, body: bytes) -> Self | None:
-        """Return the upload target in the JSON ``body``, or ``None`` if there is none."""
+        """Return the upload target in the JSON ``body``, or ``None`` if ``body`` is invalid."""
         document = decode_json(body)
         if not isinstance(document, dict):
             return None

@@ -48,7 +48,7 @@ def read_job_page(response: HttpResponse) -> ListedJobs:
 
 
 def read_models(response: HttpResponse) -> tuple[Model, ...]:
-    """Return the models in a response. Raises UnexpectedAnswer if the body has none."""
+    """Return the models in a response. Raises UnexpectedAnswer if the body is invalid."""
     document = decode_json(response.body)
     listed = document.get("models") if isinstance(document, dict) else None
     if not isinstance(listed, list):
@@ -65,10 +65,10 @@ def read_model(response: HttpResponse) -> Model:
 
 
 def read_upload_slot(response: HttpResponse) -> UploadTarget:
-    """Return the upload target in a response. Raises UnexpectedAnswer if the body has none."""
+    """Return the upload target in a response. Raises UnexpectedAnswer if the body is invalid."""
     slot = UploadTarget.from_body(response.body)
     if slot is None:
-        raise _unexpected(response, "an upload slot")
+        raise _unexpected(response, "an upload target")
     return slot
 
 

@@ -39,7 +39,7 @@ class Retry:
         Args:
             error: The error of the last attempt.
             failures: How many attempts in a row have failed, from 1.
-            elapsed_seconds: The time since the first of these failures.
+            elapsed_seconds: The time in seconds since the first of these failures.
             draw: Returns a random number from 0 to 1.
         """
         if not is_transient(error):
@@ -63,7 +63,7 @@ def is_transient(error: LooselyError) -> bool:
             return True
         case Problem():
             return error.job is None and error.status in _TRANSIENT_STATUSES
-        case UnexpectedAnswer():  # for example a proxy's own error page
+        case UnexpectedAnswer():  # for example the error page of a proxy
             return error.status in _TRANSIENT_STATUSES_WITHOUT_PROBLEM
         case _:
             return False

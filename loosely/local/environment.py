@@ -39,7 +39,7 @@ def shared_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
 
 
 def find_root(current: Path, package: Path = Path(__file__).parents[1]) -> Path:
-    """Return the root of the repository that contains ``package``, or else ``current``.
+    """Return the root of the repository that contains ``package`` or, failing that, ``current``.
 
     Raises:
         RepositoryMissing: Neither directory is in a repository, for example because only the client

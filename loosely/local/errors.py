@@ -17,7 +17,7 @@ USAGE_EXIT_CODE = 2
 
 
 class UpError(Exception):
-    """`loosely up` cannot continue; the message says what happened and what to do."""
+    """`loosely up` cannot continue. The message says what happened and what to do."""
 
     exit_code: ClassVar[int] = 1
 

@@ -1,4 +1,4 @@
-"""Start a component's process so that it cannot outlive the supervisor."""
+"""Start a component's process so that the process cannot outlive the supervisor."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ class Launcher:
         self._reaper = reaper
 
     async def launch(self, part: Part, log: PartLog) -> Process:
-        """Start ``part`` as the leader of its own session, with its output in ``log``.
+        """Start ``part`` as the leader of a new session, and write its output to ``log``.
 
         Must run in the main thread: the kernel ties the component to the thread that forks it.
         """

@@ -31,7 +31,7 @@ class Preparation:
 class Part:
     """A component: one process of the local system.
 
-    ``environment`` is added to the shared environment. It holds keys, so it is never shown.
+    ``environment`` is added to the shared environment. It contains keys, so it is never shown.
     """
 
     name: str

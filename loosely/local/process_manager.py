@@ -178,7 +178,7 @@ class ProcessManager:
         """Count the death of a component that has never been ready.
 
         Raises:
-            PartFailed: The component died too often, or another start would not help.
+            PartFailed: The component died too often, or a restart cannot succeed.
         """
         if self.has_been_ready.is_set():
             return

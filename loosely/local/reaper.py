@@ -21,7 +21,7 @@ class Reaper:
     """Starts the reaper process, and sends process groups to it."""
 
     def __init__(self) -> None:
-        """Start the process in its own session, so that Ctrl-C does not reach it."""
+        """Start the reaper process in a new session, so that Ctrl-C does not reach the process."""
         self._process = subprocess.Popen(  # noqa: S603 - our own file
             [sys.executable, "-I", "-S", __file__],
             stdin=subprocess.PIPE,

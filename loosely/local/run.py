@@ -71,7 +71,7 @@ def run(make_plan: Callable[[], RunPlan], data: Path, console: Console) -> int:
         UpError: The system or one of its components could not start.
     """
     with lock_directory(data):
-        # If an earlier `loosely up` was killed, the file remains, but none of its components.
+        # If an earlier `loosely up` was killed, the file remains, but the components have ended.
         RunningSystem.remove(data)
         plan = make_plan()
         check_ports({name: port for part in plan.parts for name, port in part.ports.items()})

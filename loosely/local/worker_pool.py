@@ -82,7 +82,7 @@ class QueueMonitor:
             raise CountsUnavailable(f"{self._url} did not return a list of models") from error
 
     async def count_held_jobs(self, health_port: int) -> int | None:
-        """Return how many jobs a worker holds, or ``None`` if it does not respond."""
+        """Return how many jobs a worker holds, or ``None`` if the worker does not respond."""
         try:
             # A worker that is not ready answers 503 with the same document.
             response = await self._client.get(f"http://{_HOST}:{health_port}/ready")
@@ -135,7 +135,7 @@ class WorkerPool:
         notify: events.EventHandler,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare the pool; nothing is started before :meth:`run`.
+        """Prepare the pool. No worker is started before :meth:`run`.
 
         Args:
             plan: The workers, and the rules for their number.

@@ -22,7 +22,7 @@ READY_SECONDS = 90.0
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Call `condition` every 50 ms and return its first true value.
+    """Call `condition` every 50 ms until it returns a true value, and return that value.
 
     Raises:
         AssertionError: if this takes longer than `seconds`. The message contains `what`, the
@@ -34,7 +34,7 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
         if value:
             return value
         time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s: {what}")
+    raise AssertionError(f"this condition was not met within {seconds} s: {what}")
 
 
 class System:
@@ -123,7 +123,7 @@ class System:
             os.kill(pid, signal.SIGCONT)
 
     def kill_and_wait(self, name: str) -> None:
-        """Kill a component and wait until it has been replaced and is ready."""
+        """Kill a component, and wait until the restarted component is ready."""
         before = self.part("functions" if name == "app" else name).pid
         self.kill(name)
         if name != "app":

@@ -92,7 +92,7 @@ def test_the_refusal_of_an_unknown_model_names_the_most_similar_model(
     assert "classifier" in answer.json()["detail"]
 
 
-def test_a_body_of_20_megabytes_is_refused_with_413(system: System) -> None:
+def test_a_request_body_of_20_megabytes_is_refused_with_413(system: System) -> None:
     answer = system.submit("classifier", b"\xff\xd8\xff" + b"\0" * 20_000_000, "image/jpeg")
     assert problem(answer) == (413, "payload-too-large")
 
@@ -117,7 +117,9 @@ def test_a_reply_with_a_wrong_token_is_refused_with_401(system: System) -> None:
 @pytest.mark.parametrize(
     "path", ["/v1/models/noop/jobs", "/v1/uploads", "/v2/models/classifier/infer"]
 )
-def test_a_body_without_content_length_is_refused_with_400(system: System, path: str) -> None:
+def test_a_request_body_without_content_length_is_refused_with_400(
+    system: System, path: str
+) -> None:
     answer = system.http.post(path, content=iter([b"{}"]), headers={"content-type": "text/plain"})
     assert answer.status_code == 400
     assert "Content-Length" in answer.text

@@ -1,4 +1,4 @@
-"""Run the client library and its documented examples against real systems."""
+"""Run the client library and the documented examples against real systems."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Check the rows of the contract for which the test ends jobs and pauses services."""
+"""Check the rows of the contract for which a test ends the jobs or suspends services."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ from tests.e2e.system import System, running
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 SOON_SECONDS = 8
-"""Five seconds for the storage's timeout, and some more for a busy machine."""
+"""The storage's timeout of five seconds, and a margin for a busy machine."""
 
 API_KEYS = {
     "owner": make_key("owner", "acme", ["jobs:read", "jobs:write", "admin"]),

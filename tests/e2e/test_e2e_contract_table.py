@@ -67,7 +67,7 @@ def test_a_job_that_has_not_ended_is_cancelled(system: System) -> None:
     assert (result.status_code, result.json()["code"]) == (409, "no-result")
 
 
-def test_a_cancellation_does_not_change_a_job_that_has_succeeded(system: System) -> None:
+def test_a_cancellation_does_not_change_a_succeeded_job(system: System) -> None:
     job = system.submit("noop", b"x").json()
     assert job["status"] == "succeeded"
     cancelled = system.http.delete(f"/v1/jobs/{job['id']}")

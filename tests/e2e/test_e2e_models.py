@@ -146,7 +146,7 @@ def test_the_classifier_recognizes_a_cat(system: System, pictures: Path) -> None
     }
 
 
-def test_voice_activity_finds_speech(system: System, pictures: Path) -> None:
+def test_the_voice_activity_model_finds_speech(system: System, pictures: Path) -> None:
     for media_type in ("audio/wav", "audio/x-wav", "application/octet-stream"):
         data = (pictures / "speech.wav").read_bytes()
         job = system.submit("voice-activity", data, media_type).json()
@@ -236,7 +236,7 @@ def test_a_tensor_of_the_open_inference_protocol_reaches_the_model_as_an_array(
     assert np.array_equal(found, np.array([[2, 5], [-6, 8]], np.float32))
 
 
-def test_bytes_that_are_not_an_array_are_refused_with_415(torchvision: System) -> None:
+def test_an_input_that_is_not_an_array_is_refused_with_415(torchvision: System) -> None:
     data = [base64.b64encode(b"[").decode()]
     tensor = {"name": "x", "datatype": "BYTES", "shape": [1], "data": data}
     refused = torchvision.http.post("/v2/models/doubling/infer", json={"inputs": [tensor]})

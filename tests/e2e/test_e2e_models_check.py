@@ -1,4 +1,4 @@
-"""Run `loosely models check`, which tries one model in its own process."""
+"""Run `loosely models check`, which runs one model in a separate process."""
 
 import json
 import os

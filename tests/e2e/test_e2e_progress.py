@@ -1,4 +1,4 @@
-"""Long-running jobs: their progress, and their cancellation while they run."""
+"""Long-running jobs: progress, and cancellation of running jobs."""
 
 import json
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ class SlowJob:
         return (self.folder / "running").exists()
 
     def wait_for(self, status: str, fraction: float | None = None) -> dict[str, Any]:
-        """Wait until the job has this status and progress, and return it."""
+        """Wait until the job has this status and progress, and return the job."""
 
         def found() -> dict[str, Any] | None:
             job = self.look()
@@ -82,7 +82,7 @@ class SlowJob:
             status = change_status(status, JobStatus(following))
 
 
-def test_a_running_job_shows_its_progress(slow: System, tmp_path: Path) -> None:
+def test_a_running_job_shows_the_progress_of_the_model(slow: System, tmp_path: Path) -> None:
     job = SlowJob(slow, tmp_path / "job", steps=4)
     started = job.wait_for("running")
     assert started["started_at"] is not None

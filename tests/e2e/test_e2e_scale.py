@@ -96,7 +96,7 @@ def test_workers_scale_from_zero_to_four_and_back_without_interrupting_a_job(
         assert {scaled.final(job_id)["status"] for job_id in ids} == {"succeeded"}
         until(lambda: workers.now() == [], 30, "all workers have stopped")
     assert workers.most == 4
-    # Each job ran once, so every worker finished its job before it stopped.
+    # Each job ran once, so every worker finished the running job before the worker stopped.
     ran = (scaled.data.parent / "ran.txt").read_text().split("\n")[:-1]
     assert sorted(ran) == sorted(f"sleep {50 + n}" for n in range(100))
     output = scaled.output()

@@ -40,7 +40,7 @@ def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
 
 
 def wait_until_replaced(system: System, name: str, before: int) -> None:
-    """Wait until a killed component has been replaced and is ready."""
+    """Wait until a killed component has been restarted and is ready."""
     until(lambda: system.part(name).pid != before, 60, f"{name} was killed")
     until(lambda: system.part(name).ready, 60, f"the next {name} is ready")
 

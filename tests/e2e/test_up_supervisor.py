@@ -88,7 +88,7 @@ def wait_for(condition: Callable[[], bool], limit_seconds: float = 15.0) -> None
 
 
 class Up:
-    """A supervisor in its own process, with one test component for each given name."""
+    """A supervisor in a separate process, with one test component for each given name."""
 
     def __init__(self, data: Path, within_seconds: float, **behaviours: str) -> None:
         self.data = data
@@ -215,7 +215,7 @@ def test_up_ends_with_the_last_log_lines_of_a_component_that_cannot_start(
         ("taken", 98, "could not listen on its port"),
     ],
 )
-def test_a_permanent_start_failure_is_not_retried(
+def test_a_component_is_not_restarted_after_a_permanent_start_failure(
     start: Callable[..., Up], behaviour: str, code: int, message: str
 ) -> None:
     up = start(worker=behaviour)

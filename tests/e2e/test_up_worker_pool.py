@@ -86,7 +86,7 @@ class CountingGateway:
 
 
 class PoolHarness:
-    """A worker pool, its events, and the files that control its test workers."""
+    """A worker pool, the pool's events, and the files that control the test workers."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -292,7 +292,7 @@ async def test_the_pool_keeps_its_size_and_reports_once_if_queue_lengths_are_unk
     harness.gateway.status, harness.gateway.lengths = 200, {"m": None}
     for _ in range(3):
         await asyncio.sleep(0.05)
-    assert len(harness.running()) == 2, "an unknown length does not count as 0"
+    assert len(harness.running()) == 2, "an unknown queue length does not count as 0"
     await end(pool, run)
 
 

@@ -1,7 +1,7 @@
 """Consistency checks of the deployment's files with each other and with the code.
 
-Each check takes the files and fails with an AssertionError. The tests run all checks on the
-repository, and on copies with one planted fault each.
+Each check reads the files and raises an AssertionError if they are inconsistent. The tests run all
+checks on the repository, and on copies with one planted fault each.
 """
 
 import re

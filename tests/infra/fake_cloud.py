@@ -33,7 +33,7 @@ class ProgramError(Exception):
 
 
 def install(folder: Path, state: State) -> None:
-    """Write the stand-ins and their state into a folder."""
+    """Write the stand-ins and their initial state into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
     (folder / "calls.jsonl").touch()
@@ -68,7 +68,7 @@ class Call:
         self.state = state
 
     def option(self, name: str) -> str:
-        """Return the value of an option. Raises ProgramError if it is missing."""
+        """Return the value of an option. Raises ProgramError if the call lacks the option."""
         if name not in self.options:
             raise ProgramError(UNKNOWN, f"{' '.join(self.words)} without {name}")
         return str(self.options[name])
@@ -123,7 +123,7 @@ def az_rest(call: Call) -> str:
 
 
 def az_restart(call: Call) -> str:
-    # A restart uses the cached values of the vault and does not read it again.
+    # A restart uses the cached values of the vault and does not read the vault again.
     call.state["gateway"] = call.state.get("cached", {})
     kill(call, "host")
     return ""

@@ -126,7 +126,7 @@ def messages_of_a_dead_host_are_visible_after_a_minute(files: DeploymentFiles) -
 
 
 def worker_settings_are_set_and_read(files: DeploymentFiles) -> None:
-    """Check that the worker's pods, Container Apps and image set exactly the settings it reads."""
+    """Check that the worker's pods, Container Apps and image set exactly the worker's settings."""
     read = names_read(WorkerSettings)
     for overlay, manifests in files.overlays.items():
         maps = {each["metadata"]["name"]: each for each in of_kind(manifests, "ConfigMap")}

@@ -112,7 +112,7 @@ def commands() -> list[str]:
 
 
 def reason_not_run(command: str) -> str | None:
-    """Return why a command is not run here, or None if it is run."""
+    """Return the reason why a command is not run here, or None if the command is run."""
     for beginning, reason in NOT_RUN.items():
         if command == beginning or command.startswith(beginning.rstrip() + " "):
             return reason

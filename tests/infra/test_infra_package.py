@@ -42,7 +42,7 @@ def test_the_package_contains_no_secret(package: Path) -> None:
         assert not _SECRET.search(path.read_text(encoding="utf-8")), path
 
 
-def test_files_of_developers_and_tools_are_not_published(tmp_path: Path) -> None:
+def test_the_package_excludes_files_of_developers_and_tools(tmp_path: Path) -> None:
     app = tmp_path / "app"
     build(app)
     published = published_from(app)

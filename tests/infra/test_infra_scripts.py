@@ -35,7 +35,7 @@ class TestKeys:
         assert scripts.state["secrets"] == secrets
         assert len(scripts.calls("az", "functionapp", "restart")) == 1, "nothing was changed"
 
-    def test_secrets_are_not_passed_as_arguments(self, scripts: ScriptRunner) -> None:
+    def test_the_scripts_do_not_pass_secrets_as_arguments(self, scripts: ScriptRunner) -> None:
         key = scripts.check_output("keys.sh").strip()
         scripts.check_output("keys.sh", "--rotate", "webhook-secrets")
         entry = json.loads(scripts.state["secrets"]["api-keys"])[0]["hash"]
@@ -131,7 +131,9 @@ class TestDeployWorker:
         assert "registry.example" not in scripts.state["applied"][-1]
         assert scripts.calls("kubelogin", "convert-kubeconfig")
 
-    def test_uncommitted_changes_are_built_under_a_new_tag(self, scripts: ScriptRunner) -> None:
+    def test_an_image_with_uncommitted_changes_is_built_under_a_new_tag(
+        self, scripts: ScriptRunner
+    ) -> None:
         stray = scripts.root / "worker" / "stray.py"
         stray.touch()
         try:
@@ -313,7 +315,7 @@ class TestCheckTools:
         scripts.update_state(values={"WORKER_HOST": "aca"})
         scripts.check_output("check-tools.sh")
 
-    def test_a_python_before_3_11_is_refused(self, scripts: ScriptRunner) -> None:
+    def test_the_preflight_refuses_a_python_before_3_11(self, scripts: ScriptRunner) -> None:
         old = scripts.bin / "python3"
         old.write_text("#!/bin/sh\nexit 1\n")
         old.chmod(0o755)
@@ -350,7 +352,7 @@ class TestCheckTools:
             ({"WORKER_HOST": "aca", "PRIVATE_NETWORK": "true"}, ["Microsoft.App"]),
         ],
     )
-    def test_providers_that_the_templates_do_not_name_are_registered(
+    def test_resource_providers_that_the_templates_do_not_name_are_registered(
         self, scripts: ScriptRunner, choices: dict[str, str], registered: list[str]
     ) -> None:
         scripts.update_state(values=choices)
@@ -358,7 +360,7 @@ class TestCheckTools:
         calls = scripts.calls("az", "provider", "register")
         assert [call[call.index("--namespace") + 1] for call in calls] == registered
 
-    def test_a_missing_sign_in_is_reported(self, scripts: ScriptRunner) -> None:
+    def test_the_preflight_reports_a_missing_sign_in(self, scripts: ScriptRunner) -> None:
         scripts.update_state(failing={"az account show": 1})
         assert "az login" in scripts.run("check-tools.sh").stderr
 

@@ -26,7 +26,7 @@ class UnexpectedResponse(Exception):
 
 
 class StormCallers:
-    """Several callers that share their connections."""
+    """Several callers that share a connection pool."""
 
     def __init__(self, url: str, ran_path: Path, count: int = 8) -> None:
         self._http = httpx.AsyncClient(
@@ -66,7 +66,7 @@ class StormCallers:
                 callers.create_task(caller())
 
     async def submit(self, job: StormJob) -> None:
-        """Submit a job as its kind requires until it is accepted, and cancel it if required.
+        """Submit a job as its kind requires until it is accepted, and cancel the job if required.
 
         Raises:
             UnexpectedResponse: if the gateway refuses the request.

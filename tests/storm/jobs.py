@@ -81,7 +81,7 @@ class StormJob:
         return KnownState(self.final is not None, self.cancel_answered)
 
     def see(self, job: dict[str, Any], known: KnownState, moment: str = "") -> None:
-        """Record a response, and check if it contradicts an earlier response."""
+        """Record a response, and check if the response contradicts an earlier response."""
         status = self.status = str(job["status"])
         if known.is_cancelled and status in _NEVER_AGAIN:
             self.requeued.append(f"{status}{moment}")
@@ -117,7 +117,7 @@ def plan_jobs(count: int, seed: int, cancel_share: float) -> list[StormJob]:
 
 
 def plan_cancellations(count: int) -> list[StormJob]:
-    """Return jobs that are cancelled right after their 202."""
+    """Return jobs that are cancelled right after the response 202."""
     return [StormJob(number, JobKind.CANCEL, model_ms=5) for number in range(count)]
 
 

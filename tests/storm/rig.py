@@ -62,7 +62,7 @@ class RigError(Exception):
 
 @dataclass(frozen=True)
 class StormEngine:
-    """The durable engine of the gateway hosts, and the faults that it injects."""
+    """The durable engine of the gateway hosts, and the faults that the engine injects."""
 
     name: str = LOCAL
     visibility_timeout_seconds: float = 10.0

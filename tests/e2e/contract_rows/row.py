@@ -29,7 +29,7 @@ CLASSIFY: Final = "/v1/models/classifier/jobs"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A request and its expected response.
+    """A request and the response that the contract requires.
 
     Attributes:
         code: the expected code of the problem document.

@@ -45,7 +45,7 @@ class TestSimulation:
         assert outcome.answer_seconds == [259.0]
         assert outcome.peak_nodes == outcome.peak_workers == 1
         # Last active at 315 s, so the cool-down ends at 615 s and the node is empty from 630 s on.
-        # It was requested at 60 s, and is removed ten minutes after it is empty.
+        # The node was requested at 60 s, and is removed ten minutes after it became empty.
         assert outcome.node_seconds == 630.0 + 600.0 - 60.0
 
     def test_a_minimum_of_one_node_avoids_the_wait_for_the_node(self) -> None:
@@ -77,7 +77,7 @@ class TestSimulation:
         assert max(medians) - min(medians) < 20
         assert min(medians) > 300
 
-    def test_several_workers_share_a_node(self) -> None:
+    def test_the_simulation_places_several_workers_on_one_node(self) -> None:
         outcome = run(JobLoad.at_once(100), cluster=Cluster(workers_per_node=4))
         assert outcome.peak_nodes == 2
 
@@ -110,7 +110,7 @@ class TestSimulation:
         if least == 0:
             assert outcome.samples[-1].nodes == outcome.samples[-1].wanted == 0
 
-    def test_a_busy_worker_finishes_its_batch_before_it_stops(self) -> None:
+    def test_a_busy_worker_of_the_simulation_finishes_the_batch_before_stopping(self) -> None:
         at_once = Behavior(
             scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0),))
         )
@@ -195,7 +195,7 @@ class TestChart:
         assert (tmp_path / "hour.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_percentiles_use_the_nearest_rank() -> None:
+def test_percentiles_are_computed_by_nearest_rank() -> None:
     assert percentiles([]) == {}
     found = percentiles([float(n) for n in range(1, 101)])
     assert found == {"p50": 50.0, "p95": 95.0, "p99": 99.0, "max": 100.0}
@@ -304,7 +304,7 @@ class TestCost:
         with pytest.raises(PricesUnusable):
             Prices.load(tmp_path / "prices.yaml")
 
-    def test_every_price_has_a_source_and_the_list_a_date(self) -> None:
+    def test_every_price_has_a_source_and_the_price_list_has_a_date(self) -> None:
         prices = Prices.load(PRICES)
         assert prices.dated >= "2026-11-24"
         document = yaml.safe_load(PRICES.read_text())

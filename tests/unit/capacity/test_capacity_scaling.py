@@ -41,7 +41,7 @@ class TestProposal:
     def test_proposed_replicas_match_the_ratios_in_the_documentation(
         self, metric: int, expected: int
     ) -> None:
-        """Twice the target doubles, half of it halves; within a tenth nothing changes."""
+        """Twice the target doubles, half the target halves, and a tenth more does not scale."""
         assert propose_replicas(1, metric, 100, 0.1) == expected
 
     @given(st.integers(1, 1000), st.integers(0, 100_000), st.integers(1, 1000))
@@ -100,7 +100,7 @@ class TestAutoscaler:
         assert seen[345.0] == 3
         assert seen[360.0] == 1, "so is the recommendation of 3"
 
-    def test_scale_up_stops_at_the_lowest_recommendation_of_its_window(self) -> None:
+    def test_scale_up_stops_at_the_lowest_recommendation_of_the_window(self) -> None:
         slow = Behavior(scale_up=ScalingRules(60.0, (ScalingPolicy(PolicyType.PODS, 10, 15.0),)))
         autoscaler = Autoscaler(ScaledObject(behavior=slow))
         seen = [autoscaler.decide(15.0 * sync, 1, [20 if sync else 30]) for sync in range(6)]

@@ -1,4 +1,4 @@
-"""One interface to both clients, so that each test of their behaviour tests both."""
+"""One interface to both clients, so that each test covers both clients."""
 
 import asyncio
 from collections.abc import Callable, Iterator

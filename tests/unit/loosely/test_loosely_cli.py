@@ -142,7 +142,7 @@ def test_a_refused_submit_with_json_prints_the_problem_document_as_received(
     assert done.stderr == "saturated: the queue is long; try again in 20 s\n"
 
 
-def test_text_from_the_gateway_cannot_control_the_terminal(
+def test_control_characters_from_the_gateway_are_not_sent_to_the_terminal(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
@@ -176,7 +176,7 @@ def test_status_prints_the_details_of_a_job(runner: CliRunner, gateway: Scripted
     ]
 
 
-def test_submit_exits_with_1_if_the_job_fails(
+def test_the_command_submit_exits_with_1_if_the_job_fails(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     expired = job_document("expired", error={"code": "expired", "detail": "9 s are over"})
@@ -242,7 +242,7 @@ def test_cancel_prints_the_cancelling_job(runner: CliRunner, gateway: ScriptedGa
     )
 
 
-def test_list_prints_a_line_per_job_up_to_the_limit(
+def test_the_command_list_prints_one_line_per_job_up_to_the_limit(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     page = {"jobs": [SUCCEEDED, job_document("queued")], "next_cursor": "more"}
@@ -343,7 +343,7 @@ def test_importing_loosely_does_not_import_the_dependencies_of_the_client(tmp_pa
     assert done.stdout.split() == ["light", "True"]
 
 
-def test_version_and_help_are_printed(runner: CliRunner) -> None:
+def test_the_options_version_and_help_print_their_texts(runner: CliRunner) -> None:
     assert runner.invoke(app, ["--version"]).stdout == f"loosely {__version__}\n"
     helped = runner.invoke(app, ["--help"]).stdout
     for word in ("up", "submit", "status", "result", "cancel", "list", "models", "Exit codes"):

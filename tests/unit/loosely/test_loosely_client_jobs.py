@@ -166,7 +166,7 @@ def test_a_job_that_ends_without_a_result_raises_the_exception_for_its_problem( 
         connect(gateway.url).run(JPEG, "classifier")
     assert len(gateway.requests) == 1
 
-    # The same job, if its end is found by polling.
+    # The same job, if the client learns the end of the job by polling.
     gateway.responses = [json_response(200, job)]
     with pytest.raises(kind) as caught:
         connect(gateway.url).wait(JOB_ID)
@@ -237,7 +237,7 @@ def test_an_upload_target_with_invalid_headers_is_refused(
 ) -> None:
     slot = {"upload": "ref-1", "url": f"{gateway.url}/slot", "headers": {"x": "\u00fc"}}
     gateway.responses = [json_response(201, slot)]
-    with pytest.raises(UnexpectedAnswer, match="not an upload slot"):
+    with pytest.raises(UnexpectedAnswer, match="not an upload target"):
         connect(gateway.url).upload(JPEG, "classifier")
 
 
@@ -284,7 +284,7 @@ def test_the_client_sends_the_api_key_of_the_environment_and_never_shows_it(
 
 
 @pytest.mark.parametrize("key", ["a\nb", "schl\u00fcssel"])
-def test_an_api_key_that_cannot_be_sent_is_refused_and_not_shown(
+def test_the_client_refuses_an_api_key_that_cannot_be_sent_and_does_not_show_it(
     connect: Connect, key: str
 ) -> None:
     with pytest.raises(ValueError, match="the API key has") as caught:
@@ -292,7 +292,7 @@ def test_an_api_key_that_cannot_be_sent_is_refused_and_not_shown(
     assert key not in str(caught.value)
 
 
-def test_a_blank_api_key_is_refused(connect: Connect) -> None:
+def test_the_client_refuses_a_blank_api_key(connect: Connect) -> None:
     with pytest.raises(ValueError, match="the API key is blank"):
         connect("http://127.0.0.1:9", api_key=" ")
 

@@ -57,6 +57,6 @@ def test_retry_after_lengthens_but_never_shortens_a_pause() -> None:
         (LooselyError(), False),
     ],
 )
-def test_only_transient_errors_are_retried(error: LooselyError, is_transient: bool) -> None:
+def test_the_client_retries_only_transient_errors(error: LooselyError, is_transient: bool) -> None:
     assert (Retry().pause_seconds(error, 1, 0) is not None) is is_transient
     assert Retry(total_seconds=0).pause_seconds(error, 1, 0) is None

@@ -32,7 +32,7 @@ def test_the_option_scale_refuses_values_that_are_not_min_and_max(text: str) -> 
         parse_scaling(text, 5, 1.0, 20.0)
 
 
-def test_each_worker_of_the_pool_has_its_own_name_and_health_port() -> None:
+def test_the_workers_of_the_pool_have_distinct_names_and_health_ports() -> None:
     worker = loosely_parts(SETTINGS)[-1]
     plan = plan_worker_pool(SETTINGS, parse_scaling("0:4", 5, 1.0, 20.0), worker, {})
     second = plan.make_worker(2, 9010)
