@@ -228,7 +228,7 @@ def make_figures(model: str, rounds: Sequence[Round]) -> list[Figure]:
             f"other programs {median_of([*workers, *loops], lambda run: run.others_share):.0%}, "
             f"steal {median_of([*workers, *loops], lambda run: run.machine.stolen_share):.1%}; "
             + (
-                f"{len(quiet)} of {len(rounds)} rounds were quiet and count"
+                f"{len(quiet)} of {len(rounds)} rounds were quiet and are included"
                 if quiet
                 else f"0 of {len(rounds)} rounds were quiet: do not trust these figures"
             ),

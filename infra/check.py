@@ -146,7 +146,7 @@ def _checkov_failures(text: str) -> Iterator[str]:
         if summary.get("parsing_errors"):
             yield f"{summary['parsing_errors']} files could not be parsed"
         if not summary.get("passed"):
-            yield f"no file was checked: {report}"
+            yield f"no check passed: {report}"
         for failure in report.get("results", {}).get("failed_checks", ()):
             line = f"{failure['file_path']}:{failure['file_line_range'][0]}"
             yield f"{line}: {failure['check_id']} {failure['check_name']} ({failure['resource']})"

@@ -37,13 +37,13 @@ class JobLoad:
     def __post_init__(self) -> None:
         if len(self.jobs_per_hour) != HOURS:
             raise ValueError(
-                f"jobs: {HOURS} numbers needed, one for each hour, found {len(self.jobs_per_hour)}"
+                f"jobs: expected {HOURS} numbers, one per hour, found {len(self.jobs_per_hour)}"
             )
         if not all(0 <= jobs < float("inf") for jobs in self.jobs_per_hour) or self.burst < 0:
-            raise ValueError("jobs: a number must not be less than 0")
+            raise ValueError("jobs: expected no number below 0")
         if not 0 < self.jobs_per_day <= MAX_JOBS:
             raise ValueError(
-                f"jobs per day: from 1 to {MAX_JOBS:,}, found {self.jobs_per_day:,.0f}"
+                f"jobs per day: expected 1 to {MAX_JOBS:,}, found {self.jobs_per_day:,.0f}"
             )
 
     @classmethod
@@ -61,7 +61,9 @@ class JobLoad:
         numbers = text.split(",")
         if len(numbers) != HOURS:
             shapes = ", ".join(f"{name}:N" for name in SHAPES)
-            raise ValueError(f"expected {shapes} or {HOURS} numbers with commas, found {text!r}")
+            raise ValueError(
+                f"expected {shapes} or {HOURS} comma-separated numbers, found {text!r}"
+            )
         return cls(tuple(_parse_number(number) for number in numbers), seed)
 
     @classmethod

@@ -39,10 +39,10 @@ class Cluster:
                 "nodes: the minimum must be from 0 to the maximum, the maximum at least 1"
             )
         if self.workers_per_node < 1:
-            raise ValueError("workers per node: at least 1")
+            raise ValueError("workers per node: expected at least 1")
         delays = (self.node_start_seconds, self.image_pull_seconds, self.model_load_seconds)
         if min(delays) < 0:
-            raise ValueError("delays must not be less than 0 s")
+            raise ValueError("delays: expected at least 0 s")
 
     def next_scan(self, now_seconds: float) -> float:
         """Return the time of the cluster autoscaler's first scan at or after ``now_seconds``."""

@@ -50,7 +50,9 @@ class Prices:
                 for name, entry in document["gpus"].items()
             }
         except (KeyError, TypeError, AttributeError) as error:
-            raise PricesUnusable(f"prices: {error!r} is missing or has the wrong shape") from None
+            raise PricesUnusable(
+                f"prices: {error!r} is missing or has an unexpected structure"
+            ) from None
 
     @classmethod
     def load(cls, path: Path) -> "Prices":
@@ -79,7 +81,7 @@ class Prices:
         except KeyError:
             known = ", ".join(self.gpus)
             raise PricesUnusable(
-                f"there is no GPU {name!r} in the price list; it has {known}"
+                f"there is no GPU {name!r} in the price list, which has {known}"
             ) from None
 
     def usage(self, name: str, key: str | None = None) -> float:

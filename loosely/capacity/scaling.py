@@ -80,7 +80,9 @@ class ScaledObject:
 
     def __post_init__(self) -> None:
         if self.message_count < 1:
-            raise ValueError(f"messages per replica: at least 1, found {self.message_count}")
+            raise ValueError(
+                f"messages per replica: expected at least 1, found {self.message_count}"
+            )
         if not 0 <= self.min_replica_count <= self.max_replica_count:
             raise ValueError(
                 f"replicas: the minimum must be from 0 to the maximum, found "
@@ -91,7 +93,7 @@ class ScaledObject:
         if self.idle_replica_count is not None and not (
             0 <= self.idle_replica_count < self.min_replica_count
         ):
-            raise ValueError("idle replicas: must be fewer than the minimum")
+            raise ValueError("idle replicas: expected fewer than the minimum of replicas")
         if min(self.polling_interval_seconds, self.sync_period_seconds) <= 0:
             raise ValueError("the polling interval and the sync period must be more than 0 s")
 

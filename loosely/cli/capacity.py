@@ -35,7 +35,7 @@ LoadOption = Annotated[
         "Or 24 numbers of jobs per hour, separated by commas.",
     ),
 ]
-SeedOption = Annotated[int, typer.Option(help="Changes the random arrival times.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the random arrival times.")]
 ScaleOption = Annotated[str, typer.Option(metavar="MIN:MAX", help="The number of workers.")]
 TargetOption = Annotated[
     int, typer.Option(metavar="N", help="Messages per worker (messageCount in KEDA).")
@@ -46,7 +46,9 @@ NodesOption = Annotated[
     str, typer.Option(metavar="MIN:MAX", help="The number of nodes with a GPU.")
 ]
 PerNodeOption = Annotated[int, typer.Option(metavar="N", help="Workers per node.")]
-NodeStartOption = Annotated[float, typer.Option(metavar="S", help="Time until a node has its GPU.")]
+NodeStartOption = Annotated[
+    float, typer.Option(metavar="S", help="Time until a new node's GPU can be used.")
+]
 ImagePullOption = Annotated[
     float, typer.Option(metavar="S", help="Image pull time on each new node.")
 ]
@@ -116,7 +118,9 @@ def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a par
 
 def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     load: LoadOption = "office:1000",
-    gpu: Annotated[str, typer.Option(metavar="NAME", help="A GPU of the price list.")] = "T4",
+    gpu: Annotated[
+        str, typer.Option(metavar="NAME", help="The name of a GPU in the price list.")
+    ] = "T4",
     seed: SeedOption = 1,
     scale: ScaleOption = "0:8",
     target: TargetOption = DEPLOYED.message_count,
@@ -128,7 +132,10 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     image_pull: ImagePullOption = 60.0,
     model_load: ModelLoadOption = 15.0,
     replica_start: Annotated[
-        float, typer.Option(metavar="S", help="Time until a replica of Container Apps has its GPU.")
+        float,
+        typer.Option(
+            metavar="S", help="Time until the GPU of a new Container Apps replica can be used."
+        ),
     ] = 30.0,
     job_seconds: JobSecondsOption = 0.2,
     batch: BatchOption = 8,
@@ -174,7 +181,9 @@ def _exit_on_invalid_input() -> Iterator[None]:
         typer.echo(f"loosely: {error}", err=True)
         raise typer.Exit(2) from None
     except ModuleNotFoundError as error:
-        typer.echo(f"loosely: this needs {error.name}: pip install 'loosely[planning]'", err=True)
+        typer.echo(
+            f"loosely: this command needs {error.name}: pip install 'loosely[planning]'", err=True
+        )
         raise typer.Exit(2) from None
 
 
@@ -279,5 +288,5 @@ def _cost_notes(found: CostEstimate, prices: Prices) -> Iterator[str]:
     yield "~  includes assumed prices, for which no quote was found"
     unknown = sorted({what for bill in found.bills for what in bill.unknown})
     if unknown:
-        yield f"?  not included, since the price is not known: {', '.join(unknown)}"
+        yield f"?  not included, because the price is not known: {', '.join(unknown)}"
     yield "Always on: the GPUs only, enough for the busiest hour."

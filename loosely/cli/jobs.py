@@ -33,7 +33,7 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the gateway's JSON exactly as received.")
 ]
 JsonLinesOption = Annotated[
-    bool, typer.Option("--json", help="Print the gateway's JSON, one object a line.")
+    bool, typer.Option("--json", help="Print the gateway's JSON, one object per line.")
 ]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 
@@ -43,7 +43,9 @@ def _check_media_type(value: str | None) -> str | None:
         value is not None
         and re.fullmatch(r"[\w.+-]+/[\w.+-]+( *;[ -~]*)?", value, re.ASCII) is None
     ):
-        raise typer.BadParameter(f"{value!r} is not a media type such as image/jpeg")
+        raise typer.BadParameter(
+            f"{value!r} is not a media type; expected, for example, image/jpeg"
+        )
     return value
 
 
@@ -253,5 +255,7 @@ def _show_result(answer: Result) -> None:
     elif kind.startswith("text/"):
         typer.echo(printable_lines(answer.body.decode("utf-8", "replace")))
     else:
-        typer.echo(f"the result is {kind or 'binary'}; pass a file name with --output", err=True)
+        typer.echo(
+            f"the result has type {kind or 'binary'}; pass a file name with --output", err=True
+        )
         raise typer.Exit(2)

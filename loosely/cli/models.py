@@ -49,7 +49,10 @@ def models(
 def check(
     name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="A file as callers submit it.")
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="The input file, in a format that callers submit."
+        ),
     ],
     media_type: Annotated[
         str | None, typer.Option("--type", metavar="TYPE", help="The file's media type.")

@@ -44,7 +44,7 @@ class UnexpectedAnswer(LooselyError):
     """The response from ``url`` is not in the format of Loosely's API."""
 
     def __init__(self, url: str, status: int, reason: str) -> None:
-        super().__init__(f"{url} answered {status}, but {reason}")
+        super().__init__(f"{url} responded with HTTP status {status}, but {reason}")
         self.url = url
         self.status = status
         self.reason = reason
@@ -64,7 +64,7 @@ class Problem(LooselyError):
 
     Attributes:
         status: The HTTP status.
-        code: The stable code; docs/problems.md lists them.
+        code: The stable code; docs/problems.md lists all codes.
         detail: A description of the problem for people.
         retryable: Whether the same request may succeed later.
         retry_after_seconds: How many seconds the gateway asks to wait before the next attempt.

@@ -80,11 +80,11 @@ def read_error(response: HttpResponse) -> LooselyError:
     return UnexpectedAnswer(
         response.shown_url,
         response.status,
-        "without a problem document: check that the URL is a Loosely gateway's",
+        "without a problem document; check that the URL is that of a Loosely gateway",
     )
 
 
 def _unexpected(response: HttpResponse, expected: str) -> UnexpectedAnswer:
     return UnexpectedAnswer(
-        response.shown_url, response.status, f"the body is not {expected} as Loosely sends it"
+        response.shown_url, response.status, f"the body is not {expected} in Loosely's format"
     )

@@ -34,7 +34,9 @@ def _die_with_parent() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         reason = os.strerror(ctypes.get_errno())
-        sys.stderr.write(f"cannot tie this process to its supervisor: {reason}\n")
+        sys.stderr.write(
+            f"the kernel cannot kill this process when the supervisor dies: {reason}\n"
+        )
 
 
 if __name__ == "__main__":

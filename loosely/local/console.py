@@ -60,7 +60,7 @@ class StatusDisplay:
         self.freeze()
         if not self._is_stop_announced:
             # On a new line: the terminal has just echoed ^C.
-            self._console.print("\nStopping; Ctrl-C again kills.")
+            self._console.print("\nStopping all components. Press Ctrl-C again to kill them.")
         self._is_stop_announced = True
 
     def show(self, event: events.PartEvent) -> None:
@@ -148,7 +148,7 @@ def show_usage(
             f"  {_curl_command(url, picture)}\n",
             f"API docs   {url}/docs",
         ]
-    lines += [f"Logs       {logs}", "Ctrl-C stops everything."]
+    lines += [f"Logs       {logs}", "Ctrl-C stops all components."]
     for line in lines:
         # Do not wrap the lines, because users copy them.
         console.print(Text(line), soft_wrap=True)

@@ -35,7 +35,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
         except BlockingIOError:
             owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             raise DataDirectoryInUse(
-                f"another `loosely up` (process {owner or 'unknown'}) runs on {directory}\n"
+                f"another `loosely up` (process {owner or 'unknown'}) uses {directory}\n"
                 "stop it, or use another directory: loosely up --data DIR --port PORT"
             ) from None
         os.ftruncate(descriptor, 0)

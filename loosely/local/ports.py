@@ -67,19 +67,19 @@ def next_free(first: int, taken: Collection[int]) -> int:
     for port in range(first, _HIGHEST_PORT + 1):
         if port not in taken and is_free(port):
             return port
-    raise PortBusy(f"there is no free port from {first} on")
+    raise PortBusy(f"all ports from {first} to {_HIGHEST_PORT} are taken")
 
 
 def free_base(first: int = _FIRST_SUGGESTION) -> int:
     """Return a value for ``--port`` such that its five ports are free now.
 
     Raises:
-        PortBusy: No five ports in a row are free.
+        PortBusy: No five consecutive ports are free.
     """
     for base in range(first, _HIGHEST_PORT - PORT_COUNT, 100):
         if all(is_free(port) for port in astuple(Ports.from_base(base))):
             return base
-    raise PortBusy(f"there are no five free ports in a row from {first} on")
+    raise PortBusy(f"there are no five consecutive free ports from {first} to {_HIGHEST_PORT}")
 
 
 def check_ports(ports: Mapping[str, int]) -> None:

@@ -124,7 +124,7 @@ def test_a_second_up_on_the_same_data_directory_names_the_first_process(
         timeout=20,
     )
     assert done.returncode == 98
-    assert f"another `loosely up` (process {up.pid}) runs on {data}" in done.stderr
+    assert f"another `loosely up` (process {up.pid}) uses {data}" in done.stderr
 
 
 def test_ctrl_c_on_a_terminal_stops_the_components(data: Path, port: int) -> None:
@@ -134,7 +134,7 @@ def test_ctrl_c_on_a_terminal_stops_the_components(data: Path, port: int) -> Non
         os.execv(sys.executable, command(data, port))
     shown = b""
     until = time.monotonic() + READY_SECONDS
-    while b"Ctrl-C stops everything" not in shown:
+    while b"Ctrl-C stops all components" not in shown:
         assert time.monotonic() < until, shown.decode()
         shown += os.read(terminal, 65536)
     os.write(terminal, b"\x03")
@@ -149,5 +149,5 @@ def test_ctrl_c_on_a_terminal_stops_the_components(data: Path, port: int) -> Non
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert os.waitstatus_to_exitcode(status) == 0, text
     assert "✓  blobs" in text
-    assert "Stopping; Ctrl-C again kills." in text
+    assert "Stopping all components. Press Ctrl-C again to kill them." in text
     assert "blobs  stopped after" in text

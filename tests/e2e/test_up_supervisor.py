@@ -306,7 +306,7 @@ def test_a_second_up_on_the_same_data_directory_is_refused(start: Callable[..., 
     code, _, errors = start(worker="plain").finish()
 
     assert code == 98
-    assert f"another `loosely up` (process {up.process.pid}) runs on {up.data}" in errors
+    assert f"another `loosely up` (process {up.process.pid}) uses {up.data}" in errors
     assert up.is_ready("worker")
 
 

@@ -287,7 +287,7 @@ async def test_the_pool_keeps_its_size_and_reports_once_if_queue_lengths_are_unk
         await asyncio.sleep(0.05)
     assert len(harness.running()) == 2
     (unknown,) = [event for event in harness.events if isinstance(event, events.QueueCountsUnknown)]
-    assert unknown.reason.endswith("answered 503")
+    assert unknown.reason.endswith("responded with HTTP status 503")
 
     harness.gateway.status, harness.gateway.lengths = 200, {"m": None}
     for _ in range(3):

@@ -283,7 +283,7 @@ class TestCost:
             (("usage", "retention_days"), True, "usage.retention_days"),
             (("prices", "registry"), {}, "prices.registry.day is missing"),
             (("gpus",), {}, "there is no GPU 'T4'"),
-            (("prices",), [], "wrong shape"),
+            (("prices",), [], "unexpected structure"),
         ],
     )
     def test_the_error_for_an_invalid_price_list_names_the_invalid_entry(

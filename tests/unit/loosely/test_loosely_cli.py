@@ -126,7 +126,8 @@ def test_the_message_for_a_refused_submit_says_what_happened_and_what_to_do(
     assert done.exit_code == 1
     assert done.stdout == ""
     assert done.stderr == (
-        "unknown-model: no model 'clasifier'; nearest: classifier; `loosely models` lists them\n"
+        "unknown-model: no model 'clasifier'; nearest: classifier; "
+        "`loosely models` lists the models\n"
     )
 
 
