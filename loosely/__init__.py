@@ -70,7 +70,7 @@ _ERRORS = (
     *("LooselyError", "NotFound", "Overloaded", "PayloadTooLarge", "Problem", "RequestRefused"),
     *("UnexpectedAnswer", "WaitTimedOut"),
 )
-#: The module that defines each public name.
+#: For each public name, the module that defines it.
 _MODULES = {
     **dict.fromkeys(("AsyncClient", "Client"), "loosely.client.clients"),
     **dict.fromkeys(_ERRORS, "loosely.client.errors"),

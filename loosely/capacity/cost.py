@@ -1,4 +1,4 @@
-"""The cost of a load in a month: with GPUs that scale, and with GPUs that are always on.
+"""The monthly cost of a load, with GPUs that scale and with GPUs that are always on.
 
 `simulation.simulate` computes the GPU hours of one day. A month has 30.4 days. An instance of
 the gateway is billed while a request is open. If requests arrive as a Poisson process at rate r and
@@ -99,7 +99,7 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class PlannedDeployment:
-    """The load and the deployment that processes it."""
+    """A load, and the deployment that processes the load."""
 
     load: JobLoad
     scaling: ScaledObject

@@ -73,7 +73,7 @@ class JobLoad:
 
     @property
     def jobs_per_day(self) -> float:
-        """The average number of jobs in a day."""
+        """The average number of jobs in a simulated day."""
         return self.burst or sum(self.jobs_per_hour)
 
     @property

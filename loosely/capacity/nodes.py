@@ -1,4 +1,4 @@
-"""Nodes of a cluster under the cluster autoscaler, and how long they take to start."""
+"""Nodes of a cluster under the cluster autoscaler, and the times that nodes take to start."""
 
 import math
 from collections.abc import Callable
@@ -109,7 +109,7 @@ class Node:
 
 
 class NodePool:
-    """The nodes of a cluster: requested when a worker needs one, removed when empty."""
+    """The nodes of a cluster. A node is requested when a worker needs it, removed when empty."""
 
     def __init__(self, cluster: Cluster, clock: SimulationClock, settle: Callable[[], int]) -> None:
         """``settle`` assigns workers to nodes and returns how many workers still have no node."""

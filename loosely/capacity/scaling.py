@@ -63,7 +63,7 @@ class ScaledObject:
         ValueError: The numbers contradict each other.
     """
 
-    #: Active messages per replica: the metric's target (AverageValue).
+    #: The metric's target (AverageValue): the number of active messages per replica.
     message_count: int = 5
     #: The trigger is active if the queue has more active messages than this.
     activation_message_count: int = 0

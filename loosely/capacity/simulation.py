@@ -206,7 +206,7 @@ class _Simulation:
         self._clock.after(seconds, become_ready)
 
     def _start_batches(self) -> None:
-        """Start batches on idle workers."""
+        """Start batches of waiting jobs on idle workers."""
         for worker in self._workers:
             if not self._waiting:
                 return

@@ -93,7 +93,7 @@ def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a par
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Simulate how workers and nodes follow a load, and how long jobs wait.
+    """Simulate how many workers and nodes a load starts, and how long jobs wait.
 
     The simulation applies the rules of KEDA, the Kubernetes autoscaler and the cluster autoscaler.
     Measure the delays in your own cluster. It has no quotas, evictions or throttling.

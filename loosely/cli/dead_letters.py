@@ -1,4 +1,4 @@
-"""``loosely dead-letters``: the messages that the workers could not process."""
+"""``loosely dead-letters``: list, show, redrive and delete dead letters."""
 
 import json
 from collections.abc import Mapping

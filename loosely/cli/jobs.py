@@ -129,7 +129,7 @@ def status(
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a job."""
+    """Show a job's status and details."""
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         job = client.get(job_id)
     _show_details(job, as_json=as_json)
@@ -164,7 +164,7 @@ def result(
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Get a job's result."""
+    """Print a job's result, or write it to a file."""
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         answer = client.result(job_id)
     if isinstance(answer, Job):
@@ -216,7 +216,7 @@ def _read_source(file: Path) -> Source:
 
 
 def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:
-    """Show the job's status until it has ended, and return the job."""
+    """Show the job's status until the job has ended, and return the job."""
     job = submitted
     progress.status = job.status
     try:

@@ -103,7 +103,7 @@ def _is_label(label: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """Return whether a bar can be drawn for ``value``: JSON allows infinities and huge integers."""
+    """Return whether a bar can be drawn for ``value``, which may be infinite or a huge integer."""
     return isinstance(value, int | float) and abs(value) < _MAX_DRAWN_SCORE
 
 

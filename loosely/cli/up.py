@@ -32,7 +32,7 @@ class LogLevel(StrEnum):
 
 
 class EngineChoice(StrEnum):
-    """The durable engine that keeps the jobs' orchestrations."""
+    """The durable engine that stores the jobs' orchestrations."""
 
     local = "local"
     azure_storage = "azure-storage"
@@ -299,7 +299,7 @@ def parse_scaling(
 def plan_worker_pool(
     settings: SystemSettings, scaling: ScaledObject, worker: Part, user: Mapping[str, str]
 ) -> "WorkerPoolPlan":
-    """Return the pool that replaces the single ``worker``.
+    """Return the plan of the worker pool that replaces the single ``worker``.
 
     The pool counts the messages of the models in ``WORKER_MODELS``, or of all models.
     """

@@ -1,4 +1,4 @@
-"""The client: submit jobs to a gateway over HTTP and wait for their results.
+"""The client: submit jobs to a gateway over HTTP, and wait for the results.
 
 Import the public names from `loosely`: `Client`, `AsyncClient`, the errors and the resources.
 

@@ -28,7 +28,7 @@ from loosely.client.resources import Job, decode_json
 
 
 class LooselyError(Exception):
-    """The base of every exception of this package."""
+    """The base class of every exception of this package."""
 
 
 class GatewayUnreachable(LooselyError):
@@ -142,7 +142,7 @@ class Overloaded(RequestRefused):
 
 
 class GatewayFailure(RequestRefused):
-    """The gateway, or a service that it needs, is not working."""
+    """The gateway, or a service that the gateway needs, does not work."""
 
 
 class JobEnded(Problem):
@@ -158,7 +158,7 @@ class JobFailed(JobEnded):
 
 
 class JobExpired(JobEnded):
-    """The job's deadline passed before it had a result."""
+    """The job's deadline passed before the job had a result."""
 
 
 class JobCancelled(JobEnded):

@@ -3,7 +3,7 @@
 from pathlib import PurePath
 
 UNKNOWN = "application/octet-stream"
-#: How many bytes of an input are enough to detect its type.
+#: The number of leading bytes of an input that are enough to detect its media type.
 SIGNATURE_BYTES = 16
 
 _SIGNATURES = (

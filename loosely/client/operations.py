@@ -197,7 +197,7 @@ class ClientOperations:
         return await self._wait(job, wait_seconds, self._give_up_at(wait_seconds))
 
     async def get(self, job_id: str, *, wait_seconds: int = 0) -> Job:
-        """Return a job, after waiting up to ``wait_seconds`` for its end.
+        """Return a job. Wait up to ``wait_seconds`` for the job's end first.
 
         Raises:
             RequestRefused: The job id is unknown.
@@ -279,7 +279,7 @@ class ClientOperations:
         return read_models(await self.send(self.requests.list_models(), (200,)))
 
     async def model(self, name: str) -> Model:
-        """Return one model.
+        """Return the model with this name.
 
         Raises:
             NotFound: The model is unknown.

@@ -41,7 +41,7 @@ async def list_dead_letters(
 async def get_dead_letter(
     operations: ClientOperations, model: str, letter_id: str
 ) -> dict[str, Any]:
-    """Return one dead letter."""
+    """Return the dead letter with this id."""
     return await _send(operations, operations.requests.dead_letters("GET", model, letter_id), 200)
 
 
@@ -58,7 +58,7 @@ async def redrive_dead_letter(
 
 
 async def purge_dead_letter(operations: ClientOperations, model: str, letter_id: str) -> None:
-    """Delete a dead letter."""
+    """Delete the dead letter with this id."""
     request = operations.requests.dead_letters("DELETE", model, letter_id)
     await operations.send(request, (204,))
 

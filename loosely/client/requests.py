@@ -15,7 +15,7 @@ from loosely.client.resources import Upload, UploadTarget
 
 #: A response must arrive within the wait that its request asks for plus this number of seconds.
 ANSWER_TIMEOUT_SECONDS: Final = 30.0
-#: Blob storage responds only after it has stored all bytes.
+#: The timeout is long, because blob storage responds only after it has stored all bytes.
 STORE_TIMEOUT_SECONDS: Final = 120.0
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _MAX_PORT: Final = 65535
@@ -144,7 +144,7 @@ class RequestBuilder:
 
     def __post_init__(self) -> None:
         parse_url(self.url)
-        # The messages must not show the key.
+        # The error messages must not contain the API key.
         if self.api_key is None:
             return
         if not self.api_key.strip():
@@ -156,7 +156,7 @@ class RequestBuilder:
 
     @property
     def shown_url(self) -> str:
-        """The gateway's URL as error messages show it."""
+        """The gateway's URL in the form that error messages may show."""
         return self.url.rstrip("/")
 
     def submit(self, submission: Submission, payload: Payload) -> HttpRequest:
@@ -293,7 +293,7 @@ def fetch_from_store(url: str) -> HttpRequest:
 
 
 def parse_url(url: str) -> httpx.URL:
-    """Return the parsed ``url``.
+    """Parse ``url``, and check that it is an http or https URL.
 
     Raises:
         ValueError: ``url`` is not an http or https URL.

@@ -32,7 +32,7 @@ class HttpResponse:
 
 
 def read_job(response: HttpResponse) -> Job:
-    """Return the job in a response. Raises UnexpectedAnswer if the body is not a job."""
+    """Return the job in a response. Raises UnexpectedAnswer if the body is invalid."""
     job = Job.from_body(response.body, response.retry_after_seconds)
     if job is None:
         raise _unexpected(response, "a job")
@@ -40,7 +40,7 @@ def read_job(response: HttpResponse) -> Job:
 
 
 def read_job_page(response: HttpResponse) -> ListedJobs:
-    """Return the page of jobs in a response. Raises UnexpectedAnswer if the body is not a page."""
+    """Return the page of jobs in a response. Raises UnexpectedAnswer if the body is invalid."""
     page = ListedJobs.from_body(response.body)
     if page is None:
         raise _unexpected(response, "a list of jobs")
@@ -57,7 +57,7 @@ def read_models(response: HttpResponse) -> tuple[Model, ...]:
 
 
 def read_model(response: HttpResponse) -> Model:
-    """Return the model in a response. Raises UnexpectedAnswer if the body is not a model."""
+    """Return the model in a response. Raises UnexpectedAnswer if the body is invalid."""
     model = Model.from_document(decode_json(response.body))
     if model is None:
         raise _unexpected(response, "a model")

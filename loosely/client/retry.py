@@ -1,4 +1,4 @@
-"""Decide whether to repeat a failed request, and after how long."""
+"""Decide whether to repeat a failed request, and after which pause."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

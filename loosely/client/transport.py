@@ -30,7 +30,7 @@ class Transport(Protocol):
 
 
 class BlockingTransport:
-    """A transport whose coroutines never suspend: they block the calling thread."""
+    """A transport whose coroutines never suspend, because they block the calling thread."""
 
     def __init__(self, http: httpx.Client, sleep: Callable[[float], None]) -> None:
         self._http = http

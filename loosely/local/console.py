@@ -50,7 +50,7 @@ class StatusDisplay:
         self.freeze()
 
     def freeze(self) -> None:
-        """Stop updating the table; later events are printed as lines."""
+        """Stop updating the table. Later events are printed as lines."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -59,7 +59,7 @@ class StatusDisplay:
         """Print that the system is being stopped, and how to kill it at once."""
         self.freeze()
         if not self._is_stop_announced:
-            # On a new line: the terminal has just echoed ^C.
+            # Print on a new line, because the terminal has just echoed ^C.
             self._console.print("\nStopping all components. Press Ctrl-C again to kill them.")
         self._is_stop_announced = True
 

@@ -87,7 +87,7 @@ class RunningSystem:
     parts: dict[str, RunningPart]
 
     def write(self, directory: Path) -> None:
-        """Write `up.json` in ``directory``."""
+        """Write the content to `up.json` in ``directory``."""
         _write_private(_state_file(directory), json.dumps(asdict(self), indent=2) + "\n")
 
     @staticmethod

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loosely.local.errors import RepositoryMissing
 
-#: Files by which the repository is recognized.
+#: Files that every clone of the repository contains.
 _LANDMARKS = ("functions/contract/models.toml", "worker/__init__.py", "emulator/__init__.py")
 
 

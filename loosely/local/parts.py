@@ -72,7 +72,7 @@ class SystemSettings:
 
     @property
     def storage_connection(self) -> str:
-        """The connection string of the blob storage."""
+        """The connection string of the local blob storage."""
         return storage_connection_string(self.ports.blobs)
 
     @property

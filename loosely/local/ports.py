@@ -83,7 +83,7 @@ def free_base(first: int = _FIRST_SUGGESTION) -> int:
 
 
 def check_ports(ports: Mapping[str, int]) -> None:
-    """Check that the ports are free.
+    """Check that all ports of the components are free.
 
     Raises:
         PortBusy: Ports are taken; the message names each with the process that listens on it.

@@ -25,7 +25,7 @@ class Probe:
 
 
 async def wait_until_ready(probe: Probe) -> None:
-    """Repeat the probe until it succeeds; the caller sets the time limit."""
+    """Repeat the probe until it succeeds. The caller must limit the time."""
     pause_seconds = _FIRST_PAUSE_SECONDS
     while not await is_ready(probe):
         await asyncio.sleep(pause_seconds)

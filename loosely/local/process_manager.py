@@ -129,7 +129,7 @@ class ProcessManager:
         self.notify(events.PartStopped(self.part, self.clock() - asked_at, is_killed))
 
     def limit_logs(self) -> None:
-        """Truncate the log if it is too large."""
+        """Truncate the component's log if the log is too large."""
         self.log.limit_size()
 
     async def _wait_for_end(self, process: Process, started_at: float) -> None:

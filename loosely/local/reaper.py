@@ -62,7 +62,7 @@ class Reaper:
 
 
 def kill_group(group: int) -> None:
-    """Kill every process of ``group``, if there are any."""
+    """Kill every process of the process group ``group``, if it still exists."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
 

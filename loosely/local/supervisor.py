@@ -19,7 +19,7 @@ class SupervisedProcess(Protocol):
         """Stop all processes, at once if ``kill`` is set, and wait for the end of ``run``."""
 
     def limit_logs(self) -> None:
-        """Truncate logs that are too large."""
+        """Truncate the processes' logs that are too large."""
 
 
 class SystemSupervisor:

@@ -23,7 +23,7 @@ _REPORT_UNKNOWN_AFTER_SECONDS = 20.0
 
 
 class CountsUnavailable(Exception):
-    """The lengths of the queues cannot be read; the message says why."""
+    """The lengths of the queues cannot be read. The message states the reason."""
 
 
 class QueueMonitor:
@@ -32,7 +32,7 @@ class QueueMonitor:
     def __init__(
         self, gateway_url: str, models: Iterable[str] = (), api_key: str | None = None
     ) -> None:
-        """Prepare the requests.
+        """Prepare the requests to the gateway and the workers.
 
         Args:
             gateway_url: The gateway's URL.
@@ -84,7 +84,7 @@ class QueueMonitor:
     async def count_held_jobs(self, health_port: int) -> int | None:
         """Return how many jobs a worker holds, or ``None`` if the worker does not respond."""
         try:
-            # A worker that is not ready answers 503 with the same document.
+            # A worker that is not ready responds with 503 and the same document.
             response = await self._client.get(f"http://{_HOST}:{health_port}/ready")
             return sum(int(model["held"]) for model in response.json()["models"].values())
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
