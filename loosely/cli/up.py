@@ -65,11 +65,11 @@ LogLevelOption = Annotated[
 ]
 OnlyOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="PARTS", help="Start only these components, separated by commas."),
+    typer.Option(metavar="COMPONENTS", help="Start only these components, separated by commas."),
 ]
 WithoutOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="PARTS", help="Do not start these components, separated by commas."),
+    typer.Option(metavar="COMPONENTS", help="Do not start these components, separated by commas."),
 ]
 ScaleOption = Annotated[
     str | None,

@@ -105,22 +105,22 @@ class Job:
 
     @property
     def created_at(self) -> datetime | None:
-        """When the gateway accepted the job."""
+        """The time at which the gateway accepted the job."""
         return _datetime(self.document.get("created_at"))
 
     @property
     def started_at(self) -> datetime | None:
-        """When a worker started the job."""
+        """The time at which a worker started the job."""
         return _datetime(self.document.get("started_at"))
 
     @property
     def finished_at(self) -> datetime | None:
-        """When the job ended."""
+        """The time at which the job ended."""
         return _datetime(self.document.get("finished_at"))
 
     @property
     def deadline(self) -> datetime | None:
-        """When the job expires if it has not ended by then."""
+        """The time at which the job expires if it has not ended."""
         return _datetime(self.document.get("deadline"))
 
 

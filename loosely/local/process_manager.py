@@ -25,7 +25,7 @@ _SHOWN_LOG_LINES = 12
 
 @dataclass(frozen=True, slots=True)
 class StartLimits:
-    """When to give up a component that has never been ready."""
+    """The limits after which a component that has never been ready is given up."""
 
     max_deaths: int = 3
     slow_after_seconds: float = 20.0

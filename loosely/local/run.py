@@ -1,4 +1,4 @@
-"""One run of `loosely up`: lock the data directory, check the ports, supervise the components."""
+"""Run `loosely up` once: lock the data directory, check the ports, supervise the components."""
 
 import asyncio
 import signal

@@ -32,7 +32,7 @@ class SystemSupervisor:
 
     @property
     def is_killed(self) -> bool:
-        """Whether the second request to stop has killed the processes."""
+        """Whether a second request to stop was made, which kills all processes."""
         return self._kill.is_set()
 
     def request_stop(self) -> None:

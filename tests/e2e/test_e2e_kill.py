@@ -62,7 +62,7 @@ def test_jobs_of_a_killed_worker_succeed_after_the_worker_is_restarted(
         fragile.submit("classifier", picture, "image/jpeg", prefer="respond-async").json()["id"]
         for _ in range(20)
     ]
-    # Some jobs have ended, some are in flight, and some are in the queue.
+    # At this time, jobs have ended, jobs are in flight, and jobs are in the queue.
     until(lambda: fragile.job(jobs[1])["finished_at"], 30, "the worker runs jobs")
     fragile.kill_and_wait("worker")
     answers = [fragile.final(job_id, seconds=90) for job_id in jobs]

@@ -29,7 +29,7 @@ def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
     The stand-in for kubectl kills the system's worker. The stand-in for az kills the Functions
     host.
     """
-    # Nothing listens at this Service Bus host, so checks of its HTTP API are left out.
+    # No server listens at this Service Bus host, so checks of the HTTP API are left out.
     scripts = install_scripts(
         ROOT, tmp_path / "bin", API_URL=system.url, SERVICE_BUS_HOST="127.0.0.1:9", **values
     )

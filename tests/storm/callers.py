@@ -22,7 +22,7 @@ _Send = Callable[[str, str], Awaitable[httpx.Response | None]]
 
 
 class UnexpectedResponse(Exception):
-    """The gateway refused a request that it must accept."""
+    """The gateway refused a request that the gateway must accept."""
 
 
 class StormCallers:
