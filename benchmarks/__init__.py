@@ -1,1 +1,1 @@
-"""Benchmarks: `./dev bench` measures the whole system, the worker alone, or memory admission."""
+"""Benchmarks: `./dev bench` measures the whole system, the worker, or memory admission."""

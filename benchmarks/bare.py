@@ -1,7 +1,8 @@
-"""Run the classifier in a bare loop, with which the whole system is compared.
+"""Run the classifier in a bare loop, as the baseline for the whole system.
 
 `python -m benchmarks.bare PICTURE BATCH_SIZE SECONDS [tuned]` prints images/s. `tuned` applies the
-worker's settings of the C allocator. The loop includes decoding, because a job does.
+worker's settings of the C allocator. The loop decodes each picture, because the worker decodes it
+for each job.
 """
 
 import sys
@@ -14,7 +15,7 @@ from worker.process import available_processors, keep_large_blocks, torch_thread
 
 
 def measure_images_per_second(picture: bytes, batch_size: int, seconds: float) -> float:
-    """Decode and classify the same picture in batches on one thread. Return images/s."""
+    """Decode and classify the same picture in batches on one thread, and return images/s."""
     loaded = LoadedModel.load(
         Catalogue.load().model("classifier"), torch_threads(available_processors())
     )
@@ -28,14 +29,14 @@ def measure_images_per_second(picture: bytes, batch_size: int, seconds: float) -
 
 
 def run_batch(loaded: LoadedModel, picture: bytes, batch_size: int) -> None:
-    """Do what a worker does for a batch of jobs, except for the messages."""
+    """Process a batch as a worker does, but without messages."""
     batch = [loaded.prepare(picture, "image/jpeg") for _ in range(batch_size)]
     for output in loaded.run(batch):
         loaded.finish(output)
 
 
 def main(arguments: list[str]) -> None:
-    """Print images/s, for the benchmark that starts this program."""
+    """Measure and print images/s. The benchmark of the whole system starts this program."""
     picture, batch_size, seconds, *tuned = arguments
     if tuned:
         keep_large_blocks()

@@ -1,4 +1,4 @@
-"""Closed-loop clients: each sends its next request after the response to the last one."""
+"""Closed-loop clients: each client waits for a response before it sends its next request."""
 
 import http.client
 import threading
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True)
 class HttpLoad:
-    """The requests of the clients: their path, and bodies that they use in turn."""
+    """The requests of the clients: the URL's path, and the bodies that the clients send in turn."""
 
     url: str
     path: str
@@ -21,7 +21,7 @@ class HttpLoad:
 
 @dataclass(frozen=True, slots=True)
 class HttpLoadResult:
-    """Latencies of 200 responses in ms, the number of other responses, and the duration."""
+    """The latencies in ms of 200 responses, the number of other responses, and the duration."""
 
     latencies_ms: list[float]
     failures: int
@@ -36,7 +36,7 @@ class HttpLoadResult:
 
 
 def run(load: HttpLoad, clients: int, requests: int) -> HttpLoadResult:
-    """Send `requests` requests from `clients` threads, each with its own connection."""
+    """Send `requests` requests from `clients` threads. Each thread has its own connection."""
     latencies_ms: list[float] = []
     failures: list[int] = []
     numbers = iter(range(requests))

@@ -2,9 +2,10 @@
 
 `python -m benchmarks.loop CATALOGUE MODEL PICTURE…` loads the model. For each line on stdin with a
 number N it runs N pictures: decoding and preprocessing on the worker's number of threads, the model
-on one thread in the worker's batches, and postprocessing on another thread. It does without
-messages, locks and replies. For each line it prints a JSON object: the images, the seconds from the
-start of the first batch to the end of the last, and the seconds in which the model ran.
+on one thread in the worker's batches, and postprocessing on another thread. The loop has no
+messages, locks or replies. For each line it prints a JSON object: the number of images, the seconds
+from the start of the first batch to the end of the last batch, and the seconds during which the
+model ran.
 """
 
 import json
@@ -30,13 +31,13 @@ from worker.process import (
     torch_threads,
 )
 
-# As in the worker: one batch runs while the next one is prepared.
+# As in the worker, one batch runs while the next batch is prepared.
 _BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
 class LoopThroughput:
-    """The speed of a run, from the start of its first batch to the end of its last."""
+    """The speed of a run, from the start of the first batch to the end of the last batch."""
 
     images: int
     seconds: float
@@ -44,22 +45,22 @@ class LoopThroughput:
 
     @property
     def per_second(self) -> float:
-        """Images per second."""
+        """The number of images processed per second."""
         return self.images / self.seconds
 
     @property
     def busy_share(self) -> float:
-        """The share of the time in which the model ran."""
+        """The share of the run's time during which the model ran, from 0 to 1."""
         return self.busy_seconds / self.seconds
 
     @property
     def busy_ms(self) -> float:
-        """The model's time per image in ms."""
+        """The model's running time per image, in ms."""
         return self.busy_seconds / self.images * 1000
 
 
 class Loop:
-    """A model with the threads that feed it."""
+    """A loaded model, and the threads that prepare inputs and postprocess outputs."""
 
     def __init__(self, model: ModelEntry, pictures: Sequence[bytes]) -> None:
         self._runner = LoadedModel.load(model, torch_threads(available_processors()))
@@ -69,7 +70,7 @@ class Loop:
         self._finishing = ThreadPoolExecutor(1)
 
     def run(self, images: int) -> LoopThroughput:
-        """Run this number of images through the model, in whole batches."""
+        """Run this number of images through the model, in full batches only."""
         ready: SimpleQueue[Any] = SimpleQueue()
         free_slots = threading.Semaphore(self._batch_size * _BATCHES_AHEAD)
 
@@ -96,7 +97,7 @@ class Loop:
 
 
 def main(arguments: list[str]) -> None:
-    """Load the model, then run the numbers of images that come on stdin."""
+    """Load the model, then run the number of images that each line on stdin states."""
     catalogue, name, *paths = arguments
     keep_large_blocks()
     prefer_device_thread(os.environ)

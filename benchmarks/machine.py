@@ -8,7 +8,7 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class Processors:
-    """The processors' times since the start of the machine, in seconds of one processor."""
+    """The times of all processors since the machine started, in seconds of one processor."""
 
     all_seconds: float
     stolen_seconds: float
@@ -16,7 +16,7 @@ class Processors:
 
     @classmethod
     def now(cls) -> Self:
-        """Read the times. A time that the system does not provide is 0."""
+        """Read the processors' times. A time that the system does not provide is 0."""
         times = psutil.cpu_times()
         return cls(
             all_seconds=sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0),
@@ -33,12 +33,12 @@ class Processors:
 
     @property
     def used_seconds(self) -> float:
-        """The time that all programs of this machine used."""
+        """The time that all programs of this machine used, in seconds of one processor."""
         return self.all_seconds - self.stolen_seconds - self.idle_seconds
 
     @property
     def stolen_share(self) -> float:
-        """The share of the time that the hypervisor gave to other machines."""
+        """The share of the processors' time that the hypervisor gave to other machines."""
         return self.stolen_seconds / self.all_seconds if self.all_seconds else 0.0
 
 

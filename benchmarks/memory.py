@@ -26,7 +26,7 @@ BUDGET_BYTES = 8 * GIB
 
 @dataclass(frozen=True, slots=True)
 class MemoryRun:
-    """The results of all jobs, and the use of the device's memory."""
+    """The results of one run: the outcomes of all jobs, and the use of the device's memory."""
 
     right_count: int
     failed: dict[str, int]
@@ -36,7 +36,7 @@ class MemoryRun:
 
 
 def run(services: LocalServices, settings: dict[str, str], *models: str) -> MemoryRun:
-    """Serve the jobs of both models with one process for each entry of `models`."""
+    """Serve the jobs of both models. Each entry of `models` lists the models of one process."""
     with run_gateway() as gateway:
         workers = [services.worker(gateway.host, each, **settings) for each in models]
         try:
@@ -55,7 +55,7 @@ def run(services: LocalServices, settings: dict[str, str], *models: str) -> Memo
 
 
 def count_outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[str, int]]:
-    """Return the number of jobs with the right result, and the failed jobs by code."""
+    """Return the number of jobs with the right result, and of failed jobs for each code."""
     right_count, failed = 0, dict[str, int]()
     for identity, number in jobs.items():
         try:
@@ -71,7 +71,7 @@ def count_outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[st
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure with and without admission. Return 1 if a target was missed."""
+    """Measure with and without admission, and print a table. Return 1 if a target was missed."""
     with tempfile.TemporaryDirectory(prefix="loosely-memory-") as text:
         folder = Path(text)
         with run_services(folder, CATALOGUE) as services:
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def make_figures(admitted: MemoryRun, not_admitted: MemoryRun) -> list[Figure]:
-    """Return the lines of the report."""
+    """Return the figures of both runs for the report."""
     peak = admitted.record.peak_bytes / GIB
     refused = admitted.record.refused_count
     failures = (

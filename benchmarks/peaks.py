@@ -1,4 +1,4 @@
-"""Peak resident memory of the running parts."""
+"""Peak resident memory of the running components."""
 
 import psutil
 
@@ -6,7 +6,7 @@ from loosely.local.data_directory import RunningSystem
 
 
 def peaks_mb(system: RunningSystem) -> dict[str, float]:
-    """Return the peak resident memory of each process in MB, with the app apart from its host."""
+    """Return the peak resident memory of each process in MB. The app and its host are separate."""
     peaks = {"supervisor": _peak_mb(system.pid)}
     for name, part in system.parts.items():
         peaks[name] = _peak_mb(part.pid)
@@ -16,7 +16,7 @@ def peaks_mb(system: RunningSystem) -> dict[str, float]:
 
 
 def _peak_mb(pid: int) -> float:
-    """Return VmHWM if the kernel provides it, else the memory that is resident now."""
+    """Return VmHWM in MB if the kernel provides it, otherwise the memory that is resident now."""
     try:
         with open(f"/proc/{pid}/status", encoding="ascii") as status:  # noqa: PTH123  a kernel file
             lines = dict(line.split(":", 1) for line in status)

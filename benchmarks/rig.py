@@ -1,4 +1,4 @@
-"""Run a broker and one real worker without a gateway: jobs are put directly on the queue."""
+"""Run a broker and one real worker without a gateway. Jobs are sent directly to the queue."""
 
 import contextlib
 import http.client
@@ -49,7 +49,8 @@ class ProbedProgram:
         """Start a program and wait until its probe returns 200.
 
         Raises:
-            RuntimeError: if the program ends or is not ready in time. The text has its log.
+            RuntimeError: if the program ends or is not ready in time. The error message includes
+                the program's log.
         """
         environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}"} | settings
         with log.open("ab") as output:
@@ -101,7 +102,7 @@ class WorkerRig:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Pause broker and worker: even idle they would disturb another measurement."""
+        """Pause the broker and the worker, because even idle they would disturb a measurement."""
         for program in (self.worker, self.broker):
             program.process.send_signal(signal.SIGSTOP)
         try:
@@ -111,7 +112,7 @@ class WorkerRig:
                 program.process.send_signal(signal.SIGCONT)
 
     def fill(self, model: str, inputs: Sequence[Payload], count: int) -> set[str]:
-        """Put `count` jobs on the model's queue while the worker is paused. Return their ids."""
+        """Send `count` jobs to the model's queue while the worker is paused. Return the job ids."""
         now = datetime.now(UTC)
         ids = [str(uuid.uuid4()) for _ in range(count)]
         self.worker.process.send_signal(signal.SIGSTOP)
@@ -149,7 +150,7 @@ class WorkerRig:
         Polls once a second, and only after `expected_seconds`: polling disturbs the measurement.
 
         Raises:
-            RuntimeError: if this takes longer than `seconds`, or the worker ends.
+            RuntimeError: if the replies take longer than `seconds`, or the worker ends.
         """
         ends_at = time.monotonic() + seconds
         time.sleep(expected_seconds)
@@ -169,7 +170,7 @@ class WorkerRig:
         return int(found[1])
 
     def take_replies(self) -> list[JobReply]:
-        """Remove all replies from their queue and return them."""
+        """Remove all replies from the reply queue and return them."""
         found: list[JobReply] = []
         with self._client.get_queue_receiver(
             REPLIES, receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE
@@ -181,7 +182,7 @@ class WorkerRig:
 
 @contextlib.contextmanager
 def run_rig(folder: Path, catalogue: Path, model: str) -> Iterator[WorkerRig]:
-    """Run a broker and a worker with data in `folder`, and stop them at the end."""
+    """Run a broker and a worker with data in `folder`, and stop both after the `with` block."""
     document = config(Catalogue.load(catalogue))
     queues = document["UserConfig"]["Namespaces"][0]["Queues"]
     queues.append({"Name": REPLIES, "Properties": {}})
@@ -205,7 +206,8 @@ def run_rig(folder: Path, catalogue: Path, model: str) -> Iterator[WorkerRig]:
             probe=f"http://127.0.0.1:{health_port}/ready",
             log=folder / "worker.log",
             SERVICE_BUS=connection,
-            # Not used: inputs are in the messages, and results are small.
+            # The worker does not use this storage, because inputs and results are small enough for
+            # messages.
             PAYLOAD_STORAGE="DefaultEndpointsProtocol=http;AccountName=none;AccountKey=bm9uZQ==;"
             f"BlobEndpoint=http://127.0.0.1:{free_port()}/none;",
             MODEL_CATALOGUE=str(catalogue),

@@ -1,9 +1,9 @@
 """Compare the worker at saturation with a bare loop (`./dev bench worker`), run by run in turn.
 
 Both run the same JPEGs through the same code, in the same batches, with the same number of threads.
-The loop does without messages, locks and replies. The jobs are on the queue before the worker
-starts. Its throughput comes from its replies: from the start of the first batch to the end of the
-last.
+The loop has no messages, locks or replies. The jobs are on the queue before the worker
+starts. The worker's throughput is computed from its replies: from the start of the first batch to
+the end of the last batch.
 """
 
 import argparse
@@ -32,7 +32,7 @@ BUSY_TARGET = 0.95
 
 _WARM_BATCHES = 8
 # A run counts only if other programs and machines used less than this share of the processors. On
-# busy processors the worker's own work would seem to cost nothing.
+# busy processors the worker's overhead would not be visible.
 _QUIET_SHARE = 0.08
 _MAX_TRIES = 4
 _TIMEOUT_SECONDS = 120.0
@@ -54,7 +54,7 @@ class SaturationRun:
         return max(0.0, self.machine.used_seconds - ours) / self.machine.all_seconds
 
     def per_image_ms(self, seconds: float) -> float:
-        """Return milliseconds per image."""
+        """Convert processor seconds of the run to milliseconds per image."""
         return seconds / self.throughput.images * 1000
 
 
@@ -68,13 +68,13 @@ class Round:
 
     @property
     def ratio(self) -> float:
-        """The worker's throughput divided by that of the two loops."""
+        """The worker's throughput divided by the throughput of the two loop runs."""
         loop = (self.before.throughput.per_second + self.after.throughput.per_second) / 2
         return self.worker.throughput.per_second / loop
 
     @property
     def is_quiet(self) -> bool:
-        """Whether other programs used little of the machine in all runs."""
+        """Whether other programs used only little of the machine's processor time in all runs."""
         runs = (self.before, self.worker, self.after)
         return all(run.others_share + run.machine.stolen_share < _QUIET_SHARE for run in runs)
 
@@ -86,7 +86,7 @@ class Round:
 
 
 class BareLoop:
-    """A process of `benchmarks.loop`."""
+    """A process that runs `benchmarks.loop`."""
 
     def __init__(self, catalogue: Path, model: str) -> None:
         self._process = subprocess.Popen(
@@ -139,7 +139,7 @@ def measure_replies(replies: Sequence[JobReply], ids: set[str]) -> LoopThroughpu
     """Return the throughput of the worker's replies.
 
     Raises:
-        RuntimeError: if a job failed, or has no reply or several.
+        RuntimeError: if a job failed, or does not have exactly one reply.
     """
     failed = [reply.outcome for reply in replies if isinstance(reply.outcome, JobError)]
     if failed:
@@ -163,7 +163,7 @@ def bare_loop(catalogue: Path, model: str) -> Iterator[BareLoop]:
 
 
 def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Figure]:
-    """Run loop and worker in turn until `rounds` rounds were quiet. Return the figures."""
+    """Run the loop and the worker in turn until `rounds` rounds were quiet. Return the figures."""
     batch_size = Catalogue.load(catalogue).model(model).max_batch_size
     with (
         tempfile.TemporaryDirectory(prefix="loosely-bench-") as folder,
@@ -228,7 +228,7 @@ def make_figures(model: str, rounds: Sequence[Round]) -> list[Figure]:
             f"other programs {median_of([*workers, *loops], lambda run: run.others_share):.0%}, "
             f"steal {median_of([*workers, *loops], lambda run: run.machine.stolen_share):.1%}; "
             + (
-                f"{len(quiet)} of {len(rounds)} rounds were quiet and count"
+                f"{len(quiet)} of {len(rounds)} rounds were quiet and are included"
                 if quiet
                 else f"0 of {len(rounds)} rounds were quiet: do not trust these figures"
             ),
@@ -237,12 +237,12 @@ def make_figures(model: str, rounds: Sequence[Round]) -> list[Figure]:
 
 
 def median_of(runs: Sequence[SaturationRun], figure: Callable[[SaturationRun], float]) -> float:
-    """Return the median of a figure over the runs."""
+    """Return the median of one value over all runs."""
     return median(map(figure, runs))
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure the models of a catalogue and print one table."""
+    """Measure the models of a catalogue and print a table of all figures."""
     parser = argparse.ArgumentParser(
         prog="./dev bench worker", description="Compare the worker at saturation with a bare loop."
     )
@@ -251,7 +251,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--catalogue", type=Path, default=CATALOGUE)
     parser.add_argument("--rounds", type=int, default=7, help="quiet rounds per model (default: 7)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of one run (default: 4)")
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="length of one run in seconds (default: 4)"
+    )
     options = parser.parse_args(arguments)
     found = [
         figure

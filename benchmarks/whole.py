@@ -28,7 +28,7 @@ def make_noop_load(system: System) -> load.HttpLoad:
 
 
 def measure_round_trip(system: System) -> list[Figure]:
-    """Measure one client that sends one request after the other."""
+    """Measure the latency of one client that sends one request after another."""
     load.run(make_noop_load(system), clients=1, requests=50)
     outcome = load.run(make_noop_load(system), clients=1, requests=ROUND_TRIPS)
     p50, p95, p99 = (outcome.percentile_ms(percent) for percent in (50, 95, 99))
@@ -38,7 +38,7 @@ def measure_round_trip(system: System) -> list[Figure]:
 
 
 def measure_throughput(system: System) -> list[Figure]:
-    """Measure enough clients to keep the whole system busy."""
+    """Measure the throughput of enough clients to keep the whole system busy."""
     load.run(make_noop_load(system), clients=CLIENTS, requests=100)
     outcome = load.run(make_noop_load(system), clients=CLIENTS, requests=THROUGHPUT_JOBS)
     value = f"{outcome.per_second:.0f} jobs/s, {outcome.failures} of {THROUGHPUT_JOBS} failed"
@@ -81,7 +81,7 @@ def measure_efficiency(system: System) -> list[Figure]:
 
 
 def measure_memory(running_system: RunningSystem) -> list[Figure]:
-    """Measure the peak memory of each process. The target excludes the worker with its networks."""
+    """Measure the peak memory of each process. The target excludes the worker and its models."""
     found = peaks.peaks_mb(running_system)
     others = sum(peak for name, peak in found.items() if not name.startswith("worker"))
     each = ", ".join(f"{name} {peak:.0f}" for name, peak in found.items())
@@ -106,7 +106,7 @@ def measure(data: Path) -> list[Figure]:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure and print one table. Return 1 if a target was missed."""
+    """Measure the whole system and print a table. Return 1 if a target was missed."""
     with tempfile.TemporaryDirectory(prefix="loosely-bench-") as folder:
         figures = measure(Path(folder) / "data")
     return print_report("Loosely, measured in one run", figures)

@@ -1,8 +1,8 @@
 """Check the deployment files without Azure (`./dev check infra`).
 
 INFRA_CHECKS names the folder with the checkers of Bicep, Kubernetes manifests and azure.yaml.
-Without it these checks are left out, and the command of the real compiler is printed. In CI that is
-an error.
+Without INFRA_CHECKS these checks are left out, and the command of the official tool is printed. In
+CI, leaving checks out is an error.
 """
 
 import json
@@ -25,25 +25,26 @@ YAML_FILES = ["azure.yaml", "infra", ".github"]
 
 
 class CheckerMissingError(Exception):
-    """A checker is not installed. The text says what to do."""
+    """A check program is not installed. The error message says what to do."""
 
 
 @dataclass(frozen=True)
 class Tools:
-    """The folders of the checkers."""
+    """The folders in which the linters and other check programs are installed."""
 
     bin: Path
     checks: Path | None
 
     def installed(self, name: str) -> str:
-        """Return the path of a program in this Python environment."""
+        """Return the path of a program that this Python environment contains."""
         return str(self.bin / name)
 
     def checker(self, name: str, instead: str) -> list[str]:
-        """Return the command of an offline checker.
+        """Return the command of a check program that works offline.
 
         Raises:
-            CheckerMissingError: if it is missing. The text names `instead`, the command to run.
+            CheckerMissingError: if the program is missing. The error message says to run the
+                command `instead`.
         """
         if self.checks is None:
             raise CheckerMissingError(f"INFRA_CHECKS is not set; run {instead}")
@@ -64,13 +65,13 @@ Check = Callable[[Tools], None]
 
 def run(*command: str | Path, text: str | None = None) -> str:
     """Run a command and return its output. Raises CalledProcessError if it fails."""
-    return subprocess.run(  # noqa: S603  only commands of this file
+    return subprocess.run(  # noqa: S603  runs only commands from this file
         list(map(str, command)), input=text, capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout
 
 
 def check_bicep(tools: Tools) -> None:
-    """Check types, names and references of the templates with the compiler's own type data."""
+    """Check types, names and references of the Bicep templates with the compiler's type data."""
     run(*tools.checker("bicheck.py", "az bicep build --file infra/main.bicep"), INFRA)
 
 
@@ -80,12 +81,12 @@ def check_azure_yaml(tools: Tools) -> None:
 
 
 def render(tools: Tools, overlay: Path) -> str:
-    """Return the manifests of an overlay, as the cluster gets them."""
+    """Return the manifests of an overlay, as the cluster receives them."""
     return run(tools.kubectl(), "kustomize", overlay)
 
 
 def check_manifests(tools: Tools) -> None:
-    """Check every overlay with the schemas of Kubernetes and KEDA."""
+    """Check the manifests of every overlay with the schemas of Kubernetes and KEDA."""
     checker = tools.checker("k8scheck.py", "kubectl apply --dry-run=server -k infra/k8s/overlays/…")
     for overlay in OVERLAYS:
         run(*checker, "--kubernetes", KUBERNETES, "-", text=render(tools, overlay))
@@ -97,7 +98,7 @@ def check_dockerfile(tools: Tools) -> None:
 
 
 def check_shell(tools: Tools) -> None:
-    """Check every script with shellcheck."""
+    """Check every shell script with shellcheck."""
     run(tools.installed("shellcheck"), "-x", "dev", ".ci/run", *SCRIPTS)
 
 
@@ -108,7 +109,7 @@ def check_yaml_style(tools: Tools) -> None:
 
 
 def check_schemas(tools: Tools) -> None:
-    """Check the workflows and the compose file with their schemas."""
+    """Check the CI workflows and the compose file with their published schemas."""
     checker = tools.installed("check-jsonschema")
     workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
     run(checker, "--builtin-schema", "vendor.github-workflows", *workflows)
@@ -116,7 +117,7 @@ def check_schemas(tools: Tools) -> None:
 
 
 def check_checkov(tools: Tools) -> None:
-    """Check security rules with checkov, except those that infra/checkov.yaml excludes."""
+    """Check security rules with checkov, except the rules that infra/checkov.yaml excludes."""
     skips: dict[str, str] = yaml.safe_load((INFRA / "checkov.yaml").read_text(encoding="utf-8"))
     rendered = INFRA / "build" / "checkov"
     rendered.mkdir(parents=True, exist_ok=True)
@@ -145,7 +146,7 @@ def _checkov_failures(text: str) -> Iterator[str]:
         if summary.get("parsing_errors"):
             yield f"{summary['parsing_errors']} files could not be parsed"
         if not summary.get("passed"):
-            yield f"nothing was checked: {report}"
+            yield f"no check passed: {report}"
         for failure in report.get("results", {}).get("failed_checks", ()):
             line = f"{failure['file_path']}:{failure['file_line_range'][0]}"
             yield f"{line}: {failure['check_id']} {failure['check_name']} ({failure['resource']})"
@@ -164,7 +165,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def main() -> int:
-    """Run all checks and print their results. Return 1 if any check failed."""
+    """Run all checks and print the result of each check. Return 1 if any check failed."""
     checks = os.environ.get("INFRA_CHECKS")
     tools = Tools(Path(sys.executable).parent, Path(checks).resolve() if checks else None)
     failed = False

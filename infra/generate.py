@@ -20,21 +20,21 @@ FOLDER = Path(__file__).parent
 
 # KEDA starts one worker per this many waiting jobs. KEDA's default is 5.
 MESSAGES_PER_WORKER = 5
-# Low priority jobs may wait, so KEDA starts few workers for them.
+# Low-priority jobs may wait, so KEDA starts fewer workers for them.
 LOW_PRIORITY_MESSAGES_PER_WORKER = 100
-# For the start of the drain, and for the end of the process after it.
+# Seconds for the start of the drain, and for the end of the process after the drain.
 _MARGIN_SECONDS = 20
 _MAX_SIZE_MEGABYTES = 1024
 
 
 def compute_grace_seconds(model: ModelEntry) -> int:
-    """Return the grace period of a model's pods: its longest default job, a lock and a margin."""
+    """Return the grace period of a model's pods in seconds: longest job, lock and margin."""
     longest = model.max_deadline_seconds if model.reports_progress else model.deadline_seconds
     return longest + model.lock_seconds + _MARGIN_SECONDS
 
 
 def make_scaled_queues(model: ModelEntry) -> list[dict[str, Any]]:
-    """Return KEDA's values for the queues of a model."""
+    """Return the values for KEDA's triggers, one for each queue of a model."""
     return [
         {"name": model.queue, "messageCount": MESSAGES_PER_WORKER, "activationMessageCount": 0},
         {

@@ -1,6 +1,6 @@
 """Make the Kubernetes objects of a model: Deployment, ScaledObject and PodDisruptionBudget.
 
-kustomize replaces the values in capitals by those of infra/k8s/base/workers/deployment.env.
+kustomize replaces the values in capitals by the values in infra/k8s/base/workers/deployment.env.
 """
 
 from collections.abc import Iterable
@@ -10,14 +10,14 @@ import yaml
 
 from contract.catalogue import ModelEntry
 
-# Workers of a model, one per GPU node. An overlay that shares GPUs multiplies this number.
+# The maximum number of a model's workers. An overlay that shares GPUs multiplies this number.
 MAX_GPU_NODES = 8
 MAX_CPU_WORKERS = 4
 HEALTH_PORT = 8081
 USER_ID = 10001
-# Time for a GPU node to start and to pull the image. deploy-worker.sh waits as long.
+# Seconds for a GPU node to start and to pull the image. deploy-worker.sh waits as long.
 ROLLOUT_SECONDS = 1200
-# The part of the grace period that remains for the end of the process after the drain.
+# Seconds of the grace period that are reserved for the end of the process after the drain.
 _AFTER_DRAIN_SECONDS = 15
 
 ModelDescription = tuple[ModelEntry, list[dict[str, Any]], int]
@@ -27,7 +27,7 @@ def render_manifests(models: Iterable[ModelDescription]) -> str:
     """Return the manifests of all models as one YAML stream.
 
     Args:
-        models: for each model its queues for KEDA and its grace period in seconds.
+        models: for each model, the values of KEDA's triggers and the grace period in seconds.
     """
     every = [
         document
@@ -81,7 +81,7 @@ def make_deployment(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
         "metadata": {"name": f"worker-{model.name}", "labels": labels},
         "spec": {
             "selector": {"matchLabels": {"app.kubernetes.io/instance": model.name}},
-            # Stop the old worker first: there may be no second GPU for a new one.
+            # Stop the old worker first, because there may be no second GPU for a new worker.
             "strategy": {
                 "type": "RollingUpdate",
                 "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
@@ -130,7 +130,8 @@ def make_container(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
             {"name": "WORKER_DRAIN_SECONDS", "value": str(grace_seconds - _AFTER_DRAIN_SECONDS)},
         ],
         "ports": [{"name": "health", "containerPort": HEALTH_PORT}],
-        # A model may load for minutes. Its loops turn meanwhile, so /live succeeds.
+        # A model may load for minutes. The worker's loops keep running meanwhile, so /live
+        # succeeds.
         "startupProbe": _make_probe("/live", period_seconds=5, failures=60),
         "livenessProbe": _make_probe("/live", period_seconds=10, failures=6),
         "readinessProbe": _make_probe("/ready", period_seconds=5, failures=2),
@@ -158,7 +159,7 @@ def _make_probe(path: str, *, period_seconds: int, failures: int) -> dict[str, A
 
 
 def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the ScaledObject by which KEDA scales a model's workers from zero."""
+    """Return the ScaledObject with which KEDA scales a model's workers from zero."""
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
@@ -202,7 +203,7 @@ def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[
 
 
 def make_disruption_budget(model: ModelEntry) -> dict[str, Any]:
-    """Return the disruption budget: node upgrades stop one worker of a model at a time."""
+    """Return the disruption budget, which lets node upgrades stop one worker at a time."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",

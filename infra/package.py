@@ -2,7 +2,7 @@
 
 `python -m infra.package [FOLDER]` (`./dev package`) copies functions/ without the files that
 .funcignore and Core Tools exclude, and prints the size. Core Tools and azd do the same when they
-publish; this folder is for a look at the package, and to run it.
+publish; the folder is for inspecting and running the package.
 """
 
 import argparse
@@ -22,9 +22,10 @@ _ALWAYS_EXCLUDED = (".funcignore", ".gitignore", "local.settings.json")
 
 
 def read_exclusions(app: Path) -> tuple[str, ...]:
-    """Return the patterns of names that are not published.
+    """Return the name patterns of the files and folders that are not published.
 
-    Raises ValueError if .funcignore has a path or an exception: they need all of Git's rules.
+    Raises ValueError if .funcignore has a path or an exception, because only name patterns are
+    supported.
     """
     lines = (app / ".funcignore").read_text(encoding="utf-8").splitlines()
     patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]

@@ -26,13 +26,15 @@ from typing import Any, Final
 
 FINAL: Final = frozenset({"succeeded", "failed", "cancelled", "expired"})
 CANCELLATIONS_IN_PARALLEL: Final = 8
-"""How many jobs of the first group are submitted and cancelled at the same time."""
+"""The number of jobs of the group `cancelled` that are submitted and cancelled at the same time."""
 
 SUBMIT_INTERVAL_SECONDS: Final = 0.6
-"""Time between two submits of the second group before the restart. After it, twice as long."""
+"""Seconds between two submits of the group `restarted` before the restart. After the restart, the
+time is twice as long."""
 
 RESTART_DELAY_SECONDS: Final = 0.2
-"""Time from the submit of half of the group to the restart, when some jobs are accepted."""
+"""Seconds from the submit of half of the group to the restart, so that some jobs are accepted
+before the restart."""
 
 DEADLINE_SECONDS: Final = 1800
 REQUEST_SECONDS: Final = 30.0
@@ -41,7 +43,7 @@ MOST_NAMED: Final = 10
 
 
 class TimeLimit:
-    """The time limit of a group."""
+    """The time limit of a group of jobs."""
 
     def __init__(self, seconds: float) -> None:
         self._begun = time.monotonic()
@@ -49,26 +51,26 @@ class TimeLimit:
 
     @property
     def is_over(self) -> bool:
-        """Whether the time is over."""
+        """Whether the deadline has passed."""
         return time.monotonic() >= self._end
 
     @property
     def left_seconds(self) -> float:
-        """The remaining time, at least 0."""
+        """The time until the deadline in seconds, at least 0."""
         return max(0.0, self._end - time.monotonic())
 
     def pause(self, seconds: float) -> None:
-        """Sleep, at most until the limit."""
+        """Sleep for a number of seconds, at most until the deadline."""
         time.sleep(min(seconds, self.left_seconds))
 
     def pause_until(self, seconds: float) -> None:
-        """Sleep until this long after the start, at most until the limit."""
+        """Sleep until this number of seconds after the start, at most until the deadline."""
         self.pause(max(0.0, self._begun + seconds - time.monotonic()))
 
 
 @dataclass(frozen=True)
 class Api:
-    """Client of the gateway's API."""
+    """A client of the gateway's API."""
 
     url: str
     model: str
@@ -78,7 +80,7 @@ class Api:
     def call(
         self, method: str, path: str, body: bytes | None = None, **headers: str
     ) -> tuple[int, dict[str, Any]]:
-        """Send a request.
+        """Send a request to the gateway.
 
         Returns:
             The response's status and JSON object; 0 and {} if there was no response.
@@ -124,7 +126,7 @@ def is_temporary(status: int) -> bool:
 
 @dataclass
 class JobReport:
-    """What was observed of one job."""
+    """What the smoke test has observed of one job."""
 
     job_id: str = ""
     refused_by: int = 0
@@ -145,7 +147,7 @@ class JobReport:
 
 
 def accept(api: Api, limit: TimeLimit) -> JobReport:
-    """Submit one job with an Idempotency-Key, repeated while the gateway does not respond."""
+    """Submit one job with an Idempotency-Key, and repeat it until the gateway responds."""
     job, key = JobReport(), str(uuid.uuid4())
     while not limit.is_over:
         status, job_id = api.submit(key)
@@ -161,7 +163,7 @@ def accept(api: Api, limit: TimeLimit) -> JobReport:
 
 
 def read_status(api: Api, job: JobReport) -> None:
-    """Read the job's status once, and record if a cancelled job is queued or running again."""
+    """Read the job's status once. Record if a cancelled job is queued or running again."""
     status, body = api.call("GET", f"/v1/jobs/{job.job_id}")
     if status != 200 or not body.get("status"):
         return
@@ -174,7 +176,7 @@ def read_status(api: Api, job: JobReport) -> None:
 
 
 def watch(api: Api, job: JobReport, limit: TimeLimit) -> None:
-    """Read the job's status until it has ended or the time is over."""
+    """Read the job's status until the job has ended or the deadline has passed."""
     pause = 0.1
     while job.status not in FINAL and not limit.is_over:
         limit.pause(pause)
@@ -183,7 +185,7 @@ def watch(api: Api, job: JobReport, limit: TimeLimit) -> None:
 
 
 def cancel(api: Api, job: JobReport, limit: TimeLimit) -> None:
-    """Cancel the job, repeated while the gateway does not respond, and read its status at once."""
+    """Cancel the job, and repeat it until the gateway responds. Then read the job's status."""
     while not limit.is_over:
         status, _ = api.call("DELETE", f"/v1/jobs/{job.job_id}")
         if status in {200, 202}:
@@ -198,7 +200,7 @@ def cancel(api: Api, job: JobReport, limit: TimeLimit) -> None:
 
 
 def run_cancelled(api: Api, count: int, seconds: float) -> tuple[bool, list[str]]:
-    """Submit jobs and cancel each right after its 202.
+    """Submit jobs, and cancel each job right after the response 202.
 
     Returns:
         Whether every job stayed cancelled or succeeded, and the lines of the report.
@@ -239,7 +241,7 @@ def run_cancelled(api: Api, count: int, seconds: float) -> tuple[bool, list[str]
 def run_restarted(
     api: Api, count: int, seconds: float, restart_command: str
 ) -> tuple[bool, list[str]]:
-    """Submit jobs and restart the gateway meanwhile.
+    """Submit jobs, and restart the gateway at the same time.
 
     Returns:
         Whether every accepted job succeeded, and the lines of the report.
@@ -286,8 +288,9 @@ def run_restarted(
 def submit_after_seconds(number: int, count: int) -> float:
     """Return when to submit this job of the second group, in seconds from its start.
 
-    A quarter is submitted one by one, then half at once, just before the restart, and the rest one
-    by one, because the time from the command to the actual restart is unknown.
+    The first quarter of the jobs is submitted one by one; half of the jobs together, just before
+    the restart; the last quarter one by one, because the time from the command to the restart is
+    unknown.
     """
     before, together = count // 4, count // 2
     after = number - before - together + 1
@@ -303,7 +306,7 @@ class Restart:
         self.begun_at = 0.0
 
     def begin(self) -> None:
-        """Start the command."""
+        """Start the restart command."""
         self._process = subprocess.Popen(  # noqa: S603  the operator's own command
             ["/bin/sh", "-c", self._command],
             stdout=subprocess.DEVNULL,
@@ -313,9 +316,9 @@ class Restart:
         self.begun_at = time.monotonic()
 
     def end(self, seconds: float) -> str:
-        """Wait for the command. Return what went wrong, or an empty string."""
+        """Wait for the restart command. Return an error message, or an empty string on success."""
         if self._process is None:
-            return "the gateway was not restarted, because no job was accepted before"
+            return "the gateway was not restarted, because it had not accepted a job"
         try:
             _, errors = self._process.communicate(timeout=max(1.0, seconds))
         except subprocess.TimeoutExpired:
@@ -350,14 +353,14 @@ def _list_jobs(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one group and print its report."""
+    """Run one group of jobs and print its report. Return the exit code."""
     parser = argparse.ArgumentParser(prog="smoke.py", description=__doc__.splitlines()[0])
     parser.add_argument("group", choices=("cancelled", "restarted"))
     parser.add_argument("--url", required=True, help="the gateway's base URL")
     parser.add_argument("--model", required=True)
     parser.add_argument("--file", required=True, type=Path, help="the picture of each job")
     parser.add_argument("--count", type=int, default=50, help="jobs in the group")
-    parser.add_argument("--seconds", type=float, default=300, help="how long the group may take")
+    parser.add_argument("--seconds", type=float, default=300, help="time limit in seconds")
     parser.add_argument("--restart", default="", help="the command that restarts the gateway")
     given = parser.parse_args(arguments)
     if given.count < 1:
@@ -369,7 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif given.restart:
         passed, report = run_restarted(api, given.count, given.seconds, given.restart)
     else:
-        parser.error("restarted needs --restart COMMAND")
+        parser.error("the group `restarted` needs --restart COMMAND")
     sys.stdout.write("\n".join(report) + "\n")
     return 0 if passed else 1
 

@@ -1,6 +1,6 @@
 """Loosely's client: submit a job over HTTP and get its result.
 
-Importing this package is cheap: the client and its dependencies are loaded on first use.
+Importing this package is fast, because the client and its dependencies are loaded on first use.
 """
 
 from importlib import import_module
@@ -70,7 +70,7 @@ _ERRORS = (
     *("LooselyError", "NotFound", "Overloaded", "PayloadTooLarge", "Problem", "RequestRefused"),
     *("UnexpectedAnswer", "WaitTimedOut"),
 )
-#: The module that defines each public name.
+#: For each public name, the module that defines it.
 _MODULES = {
     **dict.fromkeys(("AsyncClient", "Client"), "loosely.client.clients"),
     **dict.fromkeys(_ERRORS, "loosely.client.errors"),
@@ -82,7 +82,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Return a public name, imported from the module that defines it."""
+    """Return the object with this public name, imported from the module that defines it."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(_MODULES[name]), name)

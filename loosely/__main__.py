@@ -1,4 +1,4 @@
-"""``python -m loosely`` is ``loosely``."""
+"""Run the command ``loosely`` with ``python -m loosely``."""
 
 from loosely.cli import app
 

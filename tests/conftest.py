@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Configuration of all tests."""
 
 import importlib.util
 import re
@@ -15,7 +15,7 @@ _HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Skip the tests that import torch if it is not installed, as under `./dev newer`."""
+    """Skip the tests that import torch if torch is not installed, as in `./dev newer`."""
     if _HAS_TORCH or collection_path.suffix != ".py":
         return None
     return bool(_TORCH.search(collection_path.read_text(encoding="utf-8"))) or None

@@ -3,13 +3,13 @@
 import os
 import socket
 
-# One port of each block stays bound, so that no other test process takes the block.
+# One port of each block stays bound, so that no other test process uses the block.
 _claims: list[socket.socket] = []
 
 
 def free_ports(count: int) -> int:
-    """Return the first of up to 15 neighbouring ports that are free and that no other test uses."""
-    # Below 32768, where the ephemeral range starts: no client's socket takes one of them.
+    """Return the first port of a block of up to 15 free ports that no other test uses."""
+    # Below 32768, where the ephemeral range starts, so that no client socket uses one of the ports.
     for base in range(20000 + os.getpid() % 250 * 16, 32000, 16):
         claim = socket.socket()
         try:

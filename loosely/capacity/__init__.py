@@ -1,9 +1,10 @@
-"""Models of capacity and cost: how many workers and nodes a load needs, and what they cost.
+"""Models of capacity and cost: the numbers of workers and nodes that a load needs, and their cost.
 
 - `scaling`, `autoscaler`: the rules of KEDA and of the Kubernetes HorizontalPodAutoscaler, as pure
-  code that is given the time. `loosely up --scale` applies them to real processes.
-- `load`, `nodes`, `simulation`, `chart`: `loosely scale-model` simulates a day of jobs under them.
-- `prices`, `cost`: `loosely cost` turns such a day into a month's bill.
+  code whose clock is an argument. `loosely up --scale` applies them to real processes.
+- `load`, `nodes`, `simulation`, `chart`: `loosely scale-model` simulates a day of jobs under these
+  rules.
+- `prices`, `cost`: `loosely cost` computes a month's bill from a simulated day.
 
 The models have no quotas, evictions, throttling or other tenants. Compare their figures with the
 first week's bill.

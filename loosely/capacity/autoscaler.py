@@ -1,14 +1,15 @@
-"""KEDA and the Kubernetes autoscaler: how many replicas there should be, given the queues.
+"""The rules of KEDA and the Kubernetes autoscaler: the number of replicas for given queues.
 
-KEDA (`Activation`) decides about the first replica and about none; the HorizontalPodAutoscaler
-(`Autoscaler`) decides about every number in between. `Scaler` runs both, each at its own interval.
+KEDA (`Activation`) scales from zero to one replica and back to zero; the HorizontalPodAutoscaler
+(`Autoscaler`) sets every number from one replica to the maximum. `Scaler` runs both, each at its
+own interval.
 
-KEDA's part restates `RequestScale`, `scaleFromZeroOrIdle` and `scaleToZeroOrIdle` of kedacore/keda
+`Activation` restates `RequestScale`, `scaleFromZeroOrIdle` and `scaleToZeroOrIdle` of kedacore/keda
 pkg/scaling/executor/scale_scaledobjects.go, and the activity of
 pkg/scalers/azure_servicebus_scaler.go: a trigger is active if its queue's ActiveMessageCount is
 greater than `activationMessageCount`.
 
-The autoscaler's part restates kubernetes/kubernetes pkg/controller/podautoscaler:
+`Autoscaler` restates kubernetes/kubernetes pkg/controller/podautoscaler:
 `GetExternalPerPodMetricReplicas` of replica_calculator.go, and of horizontal.go
 `computeReplicasForMetrics`, `stabilizeRecommendationWithBehaviors`,
 `convertDesiredReplicasWithBehaviorRate` and `calculateScale{Up,Down}Limit…`. It counts the replicas
@@ -29,14 +30,14 @@ from loosely.capacity.scaling import (
 
 
 class Scaler:
-    """KEDA and the autoscaler together, each at its own interval.
+    """KEDA and the autoscaler, each of which decides at a separate interval.
 
-    Neither triggers the other: KEDA brings the first replica, and the autoscaler brings more at
-    its own next sync.
+    Neither triggers the other: KEDA adds the first replica, and the autoscaler adds more replicas
+    at its own next sync.
     """
 
     def __init__(self, scaling: ScaledObject, now_seconds: float, replicas: int = 0) -> None:
-        """Start at ``now_seconds`` with ``replicas``."""
+        """Start at the time ``now_seconds`` with ``replicas`` replicas."""
         self._scaling = scaling
         self._activation = Activation(scaling, now_seconds)
         self._autoscaler = Autoscaler(scaling)
@@ -45,20 +46,20 @@ class Scaler:
 
     @property
     def replicas(self) -> int:
-        """The wanted number of replicas."""
+        """The number of replicas that the last decision set."""
         return self._replicas
 
     @property
     def next_at_seconds(self) -> float:
-        """The time of the next decision."""
+        """The time of the next decision, in seconds."""
         return min(self._poll_at, self._sync_at)
 
     def step(self, now_seconds: float, counts: Sequence[int | None]) -> int:
-        """Return the wanted number of replicas. May be called at any time.
+        """Make the decisions that are due, and return the number of replicas. Call it at any time.
 
         Args:
-            now_seconds: The time.
-            counts: The active messages of each queue, ``None`` if unknown.
+            now_seconds: The current time.
+            counts: The number of active messages of each queue, ``None`` if unknown.
         """
         before = self._replicas
         if now_seconds >= self._poll_at:
@@ -72,16 +73,16 @@ class Scaler:
 
 
 class Activation:
-    """KEDA's part: from no replicas to the first, and back to none after the cool-down."""
+    """The rule of KEDA: scale from zero to one replica, and back to zero after the cool-down."""
 
     def __init__(self, scaling: ScaledObject, created_at_seconds: float) -> None:
-        """``created_at_seconds`` is when the ScaledObject was created."""
+        """Prepare the rule. ``created_at_seconds`` is when the ScaledObject was created."""
         self._scaling = scaling
         self._created_at = created_at_seconds
         self._last_active_at: float | None = None
 
     def decide(self, now_seconds: float, replicas: int, counts: Sequence[int | None]) -> int:
-        """Return the wanted number of replicas, given each queue's count (``None`` if unknown)."""
+        """Return the new number of replicas, given each queue's count (``None`` if unknown)."""
         is_active = any(
             count is not None and count > self._scaling.activation_message_count for count in counts
         )
@@ -114,7 +115,7 @@ class Activation:
 
 
 def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) -> int:
-    """Return ceil(metric / target), or ``replicas`` if that is already near enough."""
+    """Return ceil(metric / target), or ``replicas`` if the ratio is within the tolerance."""
     if abs(1.0 - metric / (target * replicas)) <= tolerance:
         return replicas
     return math.ceil(metric / target)
@@ -122,27 +123,28 @@ def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A recommended number of replicas, or a change of the number, with its time."""
+    """A recommended number of replicas, or a change of that number, with its time in seconds."""
 
     at_seconds: float
     replicas: int
 
 
 class Autoscaler:
-    """The HorizontalPodAutoscaler: decides at each sync, from the first replica to the last."""
+    """The rule of the HorizontalPodAutoscaler: set the number of replicas at each sync."""
 
     def __init__(self, scaling: ScaledObject) -> None:
         self._scaling = scaling
-        # KEDA sets 1 here if its own minimum is 0: it scales from and to zero itself.
+        # KEDA sets this minimum to 1 if the minimum of the ScaledObject is 0, because KEDA itself
+        # scales # from and to zero.
         self._minimum = max(1, scaling.min_replica_count)
         self._recommendations: list[_Change] = []
         self._additions: list[_Change] = []
         self._removals: list[_Change] = []
 
     def decide(self, now_seconds: float, replicas: int, counts: Sequence[int | None]) -> int:
-        """Return the wanted number of replicas, given each queue's count (``None`` if unknown)."""
+        """Return the new number of replicas, given each queue's count (``None`` if unknown)."""
         if replicas == 0:
-            return 0  # the autoscaler is off until KEDA sets another number
+            return 0  # with zero replicas, the autoscaler is disabled until KEDA adds a replica
         if replicas > self._scaling.max_replica_count:
             decided = self._scaling.max_replica_count
         elif replicas < self._minimum:
@@ -157,7 +159,7 @@ class Autoscaler:
         return decided
 
     def _propose(self, replicas: int, counts: Sequence[int | None]) -> int | None:
-        """Return the largest proposal of all metrics, or ``None`` to change nothing.
+        """Return the largest proposal of all metrics, or ``None`` to keep the number of replicas.
 
         While a metric is unknown, replicas may be added but not removed.
         """
@@ -171,13 +173,13 @@ class Autoscaler:
         return max(proposals)
 
     def _stabilize(self, now: float, replicas: int, wanted: int) -> int:
-        """Return the stabilized number of replicas.
+        """Return the number of replicas, stabilized by the recommendations in the window.
 
         Scale up to at most the lowest recommendation of the window, and down to at least the
-        highest.
+        highest recommendation.
         """
         if not self._recommendations:
-            # For a new autoscaler, the controller takes the present number as the recommendation.
+            # For a new autoscaler, the controller uses the current number as the recommendation.
             self._recommendations.append(_Change(now, replicas))
         behavior = self._scaling.behavior
         up_window = behavior.scale_up.stabilization_window_seconds
@@ -213,7 +215,7 @@ class Autoscaler:
             self._removals.append(_Change(now, -change))
 
     def _find_limit(self, now: float, replicas: int, rules: ScalingRules, *, upwards: bool) -> int:
-        """Return the number that the policies allow, counted from the start of each period."""
+        """Return the limit that the policies set for the number of replicas."""
         if rules.select is SelectPolicy.DISABLED:
             return replicas
         limits = []
@@ -229,7 +231,7 @@ class Autoscaler:
 def _apply_policy(start: int, policy: ScalingPolicy, *, upwards: bool) -> int:
     if policy.unit is PolicyType.PODS:
         return start + policy.value if upwards else start - policy.value
-    # Rounded in favour of a change: otherwise a small number would never change.
+    # Rounded up for adding and down for removing. Otherwise a small number would never change.
     if upwards:
         return math.ceil(start * (1 + policy.value / 100))
     return int(start * (1 - policy.value / 100))

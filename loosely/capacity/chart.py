@@ -1,4 +1,4 @@
-"""Draw a simulation over time: jobs waiting, workers ready and nodes, as text or as a picture."""
+"""Draw a simulation as text or as a picture: waiting jobs, ready workers and nodes over time."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -19,7 +19,7 @@ _INK, _PALE = (40, 44, 52), (222, 224, 228)
 _COLOURS = ((196, 78, 82), (76, 114, 176), (85, 140, 90))
 _TEXT_PIXELS = 18
 
-#: The name of each band and how to read it from a sample.
+#: The name of each band of the chart, and the function that reads its value from a sample.
 BANDS: tuple[tuple[str, Callable[[SimulationSample], int]], ...] = (
     ("jobs waiting", lambda sample: sample.waiting),
     ("workers ready", lambda sample: sample.ready),
@@ -28,7 +28,7 @@ BANDS: tuple[tuple[str, Callable[[SimulationSample], int]], ...] = (
 
 
 def draw_text(samples: Sequence[SimulationSample], columns: int = 72) -> list[str]:
-    """Return the lines of a chart. Each column shows the highest value in its time."""
+    """Return the lines of a text chart. Each column shows the highest value of its period."""
     lines: list[str] = []
     for name, read in BANDS:
         values = [read(sample) for sample in samples]
@@ -58,7 +58,7 @@ def _band(name: str, values: Sequence[int]) -> list[str]:
 
 
 def _eighths(value: int, most: int) -> int:
-    # A value above 0 is always visible.
+    # Make every value above 0 visible.
     return 0 if value == 0 else max(1, round(value / most * _ROWS * 8))
 
 
@@ -72,7 +72,7 @@ def _time_axis(duration_seconds: float, columns: int) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration in minutes, or from two hours on in hours."""
+    """Format a duration: in minutes below two hours, otherwise in hours."""
     if seconds < 2 * 3600:
         return f"{seconds / 60:g} min" if seconds else "0"
     return f"{seconds / 3600:g} h"
@@ -80,7 +80,7 @@ def format_duration(seconds: float) -> str:
 
 def draw_picture(samples: Sequence[SimulationSample], title: str, path: Path) -> None:
     """Write the chart as a PNG file. Raises OSError if the file cannot be written."""
-    from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - only this needs it
+    from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - only pictures need Pillow
 
     image = Image.new("RGB", _SIZE, "white")
     pen = ImageDraw.Draw(image)

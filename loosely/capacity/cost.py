@@ -1,9 +1,9 @@
-"""The cost of a load in a month: with GPUs that scale, and with GPUs that are always on.
+"""The monthly cost of a load, with GPUs that scale and with GPUs that are always on.
 
-The GPU hours come from `simulation.simulate` over one day; a month has 30.4 of them. An instance of
+`simulation.simulate` computes the GPU hours of one day. A month has 30.4 days. An instance of
 the gateway is billed while a request is open. If requests arrive as a Poisson process at rate r and
-each is open for W seconds, no request is open for a share exp(-r W) of the time (a queue M/G/inf),
-and r W requests are open on average.
+each is open for W seconds, no request is open during a fraction exp(-r W) of the time (a queue
+M/G/inf), and r W requests are open on average.
 
 A waiting request polls the blob with its job's outcome, first after 25 ms and later every half
 second. Most of these reads find no blob, and each is billed.
@@ -23,16 +23,17 @@ DAYS = 30.4
 MONTH_HOURS = DAYS * 24
 _HOUR_SECONDS = 3600.0
 _DAY_SECONDS = 24 * _HOUR_SECONDS
-#: The gateway answers 202 after this time, so no request is open longer (`Prefer: wait`).
+#: In seconds. The gateway responds with 202 after this time, so no request is open longer.
 _MAX_OPEN_SECONDS = 30.0
-#: The pauses of a waiting request between its polls: each is twice the last, up to the longest.
+#: The pauses of a waiting request between two polls. Each pause is twice the previous pause, up to
+#: #: the longest.
 FIRST_PAUSE_SECONDS = 0.025
 LONGEST_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class BillLine:
-    """A quantity of ``what`` at a price. ``amount`` is ``None`` if the price is not known."""
+    """One line of a bill: a quantity of ``what`` at a price, ``None`` if the price is unknown."""
 
     item: str
     what: str
@@ -41,34 +42,34 @@ class BillLine:
 
     @property
     def amount(self) -> float | None:
-        """The quantity times the price."""
+        """The quantity multiplied by the price, ``None`` if the price is unknown."""
         return None if self.price.amount is None else self.quantity * self.price.amount
 
 
 @dataclass(slots=True)
 class Bill:
-    """The bill of one way to run the load, for a month."""
+    """A month's bill for one way to run the load."""
 
     name: str
     gpu_hours: float
     lines: list[BillLine] = field(default_factory=list)
 
     def add(self, item: str, what: str, quantity: float, price: Price) -> None:
-        """Add a line."""
+        """Add a line to the bill."""
         self.lines.append(BillLine(item, what, quantity, price))
 
     @property
     def total(self) -> float:
-        """The sum of the lines whose price is known."""
+        """The sum of all lines whose price is known."""
         return sum(line.amount or 0.0 for line in self.lines)
 
     @property
     def unknown(self) -> list[str]:
-        """The names of the lines without a known price."""
+        """The names of the lines whose price is unknown."""
         return [line.what for line in self.lines if line.amount is None]
 
     def by_item(self) -> dict[str, float | None]:
-        """Return the sum of each item, ``None`` if no line of it has a known price."""
+        """Return the sum of each item's lines, ``None`` if no line's price is known."""
         sums: dict[str, float | None] = {}
         for line in self.lines:
             before, amount = sums.get(line.item), line.amount
@@ -98,20 +99,21 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class PlannedDeployment:
-    """The load and the deployment that processes it."""
+    """A load, and the deployment that processes the load."""
 
     load: JobLoad
     scaling: ScaledObject
     cluster: Cluster
     times: BatchTimes
     gpu: str
-    #: How long a replica of Container Apps takes to get its GPU: an assumption, as all delays.
+    #: Seconds until the GPU of a new Container Apps replica can be used. All delays are
+    #: assumptions.
     replica_start_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class CostEstimate:
-    """The bills, and the simulations behind those whose GPUs scale."""
+    """The bills, and the simulations from which the bills for scaling GPUs were computed."""
 
     bills: tuple[Bill, ...]
     on_nodes: SimulationResult
@@ -119,7 +121,7 @@ class CostEstimate:
 
 
 def estimate_cost(deployment: PlannedDeployment, prices: Prices) -> CostEstimate:
-    """Return the bill of each way to run the deployment. Raises PricesUnusable."""
+    """Return a bill for each way to run the deployment. Raises PricesUnusable."""
     gpu, load = prices.gpu(deployment.gpu), deployment.load
     nodes = simulate(load, deployment.scaling, deployment.cluster, deployment.times, _DAY_SECONDS)
     bills = [
@@ -129,7 +131,7 @@ def estimate_cost(deployment: PlannedDeployment, prices: Prices) -> CostEstimate
     replicas = None
     if gpu.container_apps is not None:
         cluster = serverless_cluster(deployment.cluster, deployment.replica_start_seconds)
-        # Container Apps has no setting for the behavior: it is the Kubernetes default.
+        # Container Apps has no setting for the scaling behavior. It uses the default of Kubernetes.
         scaling = replace(deployment.scaling, behavior=Behavior())
         replicas = simulate(load, scaling, cluster, deployment.times, _DAY_SECONDS)
         bills.append(_bill_replicas(replicas, gpu.container_apps, load, prices))
@@ -163,7 +165,7 @@ def _bill_replicas(result: SimulationResult, profile: str, load: JobLoad, prices
 
 
 def _bill_always_on(deployment: PlannedDeployment, gpu: Gpu, prices: Prices) -> Bill:
-    """Return the bill of GPUs behind a REST server, enough of them for the busiest hour."""
+    """Return the bill of always-on GPUs behind a REST server, enough GPUs for the busiest hour."""
     load, times = deployment.load, deployment.times
     busy = load.busiest_per_second * times.seconds(times.batch_size) / times.batch_size
     count = max(1, math.ceil(busy / prices.usage("always_on_utilisation")))
@@ -174,9 +176,9 @@ def _bill_always_on(deployment: PlannedDeployment, gpu: Gpu, prices: Prices) -> 
 
 
 def count_polls(wait_seconds: float) -> int:
-    """Return how often a request reads its job's outcome while it waits ``wait_seconds``.
+    """Return how often a request polls for its job's outcome while it waits ``wait_seconds``.
 
-    It must poll, since the reply reaches another instance of the gateway.
+    The request must poll, because another instance of the gateway may receive the reply.
     """
     count, at_seconds, pause_seconds = 0, 0.0, FIRST_PAUSE_SECONDS
     while at_seconds < wait_seconds:
@@ -224,7 +226,7 @@ def _add_functions(bill: Bill, load: JobLoad, open_seconds: float, prices: Price
     if ready:
         standing = ready * size_gb * MONTH_HOURS * _HOUR_SECONDS
         bill.add("Functions", "GB-s ready", standing, prices.price("functions.ready_gb_second"))
-    else:  # free grants apply only to instances on demand
+    else:  # the free grant applies only to on-demand instances
         kind = "gb_second"
         executions = max(0.0, executions - _amount_or_zero(prices, "functions.free_executions"))
         gb_seconds = max(0.0, gb_seconds - _amount_or_zero(prices, "functions.free_gb_seconds"))
@@ -234,7 +236,7 @@ def _add_functions(bill: Bill, load: JobLoad, open_seconds: float, prices: Price
 
 
 def _busy_seconds(load: JobLoad, open_seconds: float, prices: Prices) -> float:
-    """Return the seconds of a day in which instances have an open request."""
+    """Return the seconds of a day during which gateway instances have an open request."""
     together = prices.usage("concurrent_requests")
     rates = [jobs / _HOUR_SECONDS for jobs in load.jobs_per_hour]
     if load.burst:

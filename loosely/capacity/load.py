@@ -1,4 +1,4 @@
-"""When jobs arrive: at a rate for each hour of the day, or all at once."""
+"""Arrival times of jobs: at an hourly rate for each hour of the day, or all at once."""
 
 import random
 from collections.abc import Iterator
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 HOURS = 24
 _HOUR_SECONDS = 3600.0
-#: The simulation takes about a minute for this number of jobs.
+#: The maximum number of jobs. The simulation of this number of jobs lasts about a minute.
 MAX_JOBS = 2_000_000
 
-#: The jobs of each hour of the day, relative to the busiest hour.
+#: The number of jobs in each hour of the day, relative to the busiest hour.
 SHAPES: dict[str, tuple[float, ...]] = {
     "flat": (1.0,) * HOURS,
     "office": (0.0,) * 7
@@ -24,36 +24,36 @@ class JobLoad:
     """The jobs of one day.
 
     Raises:
-        ValueError: There is not one number for each hour, a number is negative, or the day has no
-            jobs or too many.
+        ValueError: The load does not have one number for each hour, a number is negative, or the
+            day has no jobs or too many jobs.
     """
 
     jobs_per_hour: tuple[float, ...]
     seed: int = 1
-    #: If not 0, the number of jobs that arrive together, in place of ``jobs_per_hour``.
+    #: If not 0, this number of jobs arrives at once, and ``jobs_per_hour`` is not used.
     burst: int = 0
     burst_at_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         if len(self.jobs_per_hour) != HOURS:
             raise ValueError(
-                f"jobs: {HOURS} numbers needed, one for each hour, found {len(self.jobs_per_hour)}"
+                f"jobs: expected {HOURS} numbers, one per hour, found {len(self.jobs_per_hour)}"
             )
         if not all(0 <= jobs < float("inf") for jobs in self.jobs_per_hour) or self.burst < 0:
-            raise ValueError("jobs: a number must not be less than 0")
+            raise ValueError("jobs: expected no number below 0")
         if not 0 < self.jobs_per_day <= MAX_JOBS:
             raise ValueError(
-                f"jobs per day: from 1 to {MAX_JOBS:,}, found {self.jobs_per_day:,.0f}"
+                f"jobs per day: expected 1 to {MAX_JOBS:,}, found {self.jobs_per_day:,.0f}"
             )
 
     @classmethod
     def parse(cls, text: str, seed: int = 1) -> "JobLoad":
-        """Return the load for ``SHAPE:N`` or for 24 numbers with commas.
+        """Return the load for ``SHAPE:N`` or for 24 numbers separated by commas.
 
         N is the number of jobs in the busiest hour.
 
         Raises:
-            ValueError: The text is neither.
+            ValueError: The text has neither form.
         """
         shape, colon, peak = text.partition(":")
         if colon and shape in SHAPES:
@@ -61,17 +61,19 @@ class JobLoad:
         numbers = text.split(",")
         if len(numbers) != HOURS:
             shapes = ", ".join(f"{name}:N" for name in SHAPES)
-            raise ValueError(f"expected {shapes} or {HOURS} numbers with commas, found {text!r}")
+            raise ValueError(
+                f"expected {shapes} or {HOURS} comma-separated numbers, found {text!r}"
+            )
         return cls(tuple(_parse_number(number) for number in numbers), seed)
 
     @classmethod
     def at_once(cls, jobs: int) -> "JobLoad":
-        """Return a load of ``jobs`` that arrive together, a minute after the start."""
+        """Return a load of ``jobs`` jobs that all arrive one minute after the start."""
         return cls((0.0,) * HOURS, burst=jobs)
 
     @property
     def jobs_per_day(self) -> float:
-        """The average number of jobs in a day."""
+        """The average number of jobs in a simulated day."""
         return self.burst or sum(self.jobs_per_hour)
 
     @property
@@ -80,7 +82,7 @@ class JobLoad:
         return max(self.jobs_per_hour) / _HOUR_SECONDS
 
     def arrivals(self, duration_seconds: float) -> Iterator[float]:
-        """Yield the arrival times in order: a Poisson process, the same for the same seed."""
+        """Yield the arrival times in seconds: a Poisson process, the same for the same seed."""
         if self.burst:
             yield from [self.burst_at_seconds] * self.burst
             return
@@ -88,7 +90,8 @@ class JobLoad:
         busiest, now = self.busiest_per_second, 0.0
         while (now := now + chance.expovariate(busiest)) < duration_seconds:
             hour = int(now / _HOUR_SECONDS) % HOURS
-            # Thinning: each hour keeps its share of the arrivals of the busiest one.
+            # Thinning: arrivals are drawn at the busiest hour's rate, and each hour keeps its share
+            # of them.
             if chance.random() * busiest * _HOUR_SECONDS < self.jobs_per_hour[hour]:
                 yield now
 

@@ -1,4 +1,4 @@
-"""Nodes of a cluster under the cluster autoscaler, and how long they take to start."""
+"""Nodes of a cluster under the cluster autoscaler, and the times that nodes take to start."""
 
 import math
 from collections.abc import Callable
@@ -17,12 +17,13 @@ class Cluster:
     scale-down-delay-after-add.
 
     Raises:
-        ValueError: The numbers contradict one another.
+        ValueError: The numbers contradict each other.
     """
 
-    #: From the request for a node until its GPU can be used: the machine, the driver, the plugin.
+    #: Seconds from the request for a node until its GPU can be used: the start of the machine, of
+    #: the #: driver and of the device plugin.
     node_start_seconds: float = 180.0
-    #: Needed once on each new node.
+    #: Seconds for the image pull, which each new node needs once.
     image_pull_seconds: float = 60.0
     model_load_seconds: float = 15.0
     min_nodes: int = 0
@@ -38,24 +39,24 @@ class Cluster:
                 "nodes: the minimum must be from 0 to the maximum, the maximum at least 1"
             )
         if self.workers_per_node < 1:
-            raise ValueError("workers per node: at least 1")
+            raise ValueError("workers per node: expected at least 1")
         delays = (self.node_start_seconds, self.image_pull_seconds, self.model_load_seconds)
         if min(delays) < 0:
-            raise ValueError("delays must not be less than 0 s")
+            raise ValueError("delays: expected at least 0 s")
 
     def next_scan(self, now_seconds: float) -> float:
-        """Return the time of the cluster autoscaler's next scan, at ``now_seconds`` or later."""
+        """Return the time of the cluster autoscaler's first scan at or after ``now_seconds``."""
         if self.scan_interval_seconds <= 0:
             return now_seconds
         return math.ceil(now_seconds / self.scan_interval_seconds) * self.scan_interval_seconds
 
 
 def serverless_cluster(cluster: Cluster, start_seconds: float) -> Cluster:
-    """Return the model of a service without nodes, which bills each replica while it exists.
+    """Return a cluster that models a serverless service, which bills each replica's lifetime.
 
     Args:
         cluster: The source of the other delays.
-        start_seconds: How long a replica takes to get its GPU.
+        start_seconds: How long it takes until the GPU of a new replica can be used.
     """
     return Cluster(
         node_start_seconds=start_seconds,
@@ -70,10 +71,10 @@ def serverless_cluster(cluster: Cluster, start_seconds: float) -> Cluster:
 
 @dataclass(frozen=True, slots=True)
 class BatchTimes:
-    """How long the GPU takes for a batch: for one job, for a full batch, and linear in between.
+    """The GPU time of one job and of a full batch. Batches in between are interpolated linearly.
 
     Raises:
-        ValueError: The numbers contradict one another.
+        ValueError: The numbers contradict each other.
     """
 
     job_seconds: float = 0.2
@@ -89,7 +90,7 @@ class BatchTimes:
             raise ValueError("a full batch must take at least as long as one job")
 
     def seconds(self, jobs: int) -> float:
-        """Return how long a batch of ``jobs`` takes, in seconds."""
+        """Return the GPU time of a batch of ``jobs`` jobs, in seconds."""
         if self.batch_size == 1:
             return self.job_seconds
         share = (jobs - 1) / (self.batch_size - 1)
@@ -98,7 +99,7 @@ class BatchTimes:
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """One node, from the request for it."""
+    """One node of the pool, from the time at which it was requested."""
 
     requested_at_seconds: float
     is_up: bool = False
@@ -108,10 +109,10 @@ class Node:
 
 
 class NodePool:
-    """The nodes of a cluster: requested when a worker needs one, removed when empty."""
+    """The nodes of a cluster. A node is requested when a worker needs it, removed when empty."""
 
     def __init__(self, cluster: Cluster, clock: SimulationClock, settle: Callable[[], int]) -> None:
-        """``settle`` assigns workers to nodes with room and returns how many are left without."""
+        """``settle`` assigns workers to nodes and returns how many workers still have no node."""
         self._cluster = cluster
         self._clock = clock
         self._settle = settle
@@ -126,15 +127,16 @@ class NodePool:
 
     @property
     def node_seconds(self) -> float:
-        """The sum of the lifetimes of all nodes so far, those that were removed included."""
+        """The total lifetime of all nodes until now, including removed nodes, in seconds."""
         now = self._clock.now_seconds
         return self._removed_seconds + sum(now - node.requested_at_seconds for node in self._nodes)
 
     def assign(self) -> tuple[Node, float] | None:
-        """Assign a worker to a node with room.
+        """Assign a worker to a node that has capacity for one more worker.
 
         Returns:
-            The node and the seconds that its image pull takes, or ``None`` if no node has room.
+            The node and the seconds that the node's image pull takes, or ``None`` if no node has
+                capacity.
         """
         for node in self._nodes:
             if node.is_up and node.workers < self._cluster.workers_per_node:
@@ -192,7 +194,7 @@ class NodePool:
             if node.empty_since_seconds != since or len(self._nodes) <= self._cluster.min_nodes:
                 return
             if self._clock.now_seconds < self._removal_allowed_at_seconds:
-                self._schedule_removal(node)  # another node was requested meanwhile
+                self._schedule_removal(node)  # another node was requested in the meantime
                 return
             self._nodes.remove(node)
             self._removed_seconds += self._clock.now_seconds - node.requested_at_seconds

@@ -1,4 +1,4 @@
-"""The price list: a dated file (infra/prices.yaml) that users edit for their region."""
+"""The price list (infra/prices.yaml), a file with a date that users edit for their region."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ _BASES = ("quoted", "assumed")
 
 
 class PricesUnusable(Exception):
-    """The price list cannot be read, or an entry is wrong; the message names the entry."""
+    """The price list cannot be read, or an entry is invalid. The message names the entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """One price and its source. ``amount`` is ``None`` if the price is not known."""
+    """One price and its source. ``amount`` is ``None`` if the price is unknown."""
 
     amount: float | None
     is_assumed: bool
@@ -23,7 +23,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU, with the names of its node size and of its Container Apps profile."""
+    """A GPU, with the name of the VM size and of the Container Apps profile that have it."""
 
     name: str
     node: str
@@ -31,10 +31,10 @@ class Gpu:
 
 
 class Prices:
-    """The price list, with prices looked up by ``group.name``."""
+    """The price list. Prices are looked up by ``group.name``."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
-        """Check a parsed file. Raises PricesUnusable."""
+        """Check a parsed price list. Raises PricesUnusable if it is invalid."""
         try:
             self.dated = str(document["dated"])
             self.currency = str(document["currency"])
@@ -50,12 +50,14 @@ class Prices:
                 for name, entry in document["gpus"].items()
             }
         except (KeyError, TypeError, AttributeError) as error:
-            raise PricesUnusable(f"prices: {error!r} is missing or has the wrong shape") from None
+            raise PricesUnusable(
+                f"prices: {error!r} is missing or has an unexpected structure"
+            ) from None
 
     @classmethod
     def load(cls, path: Path) -> "Prices":
-        """Return the price list in the file. Raises PricesUnusable."""
-        import yaml  # noqa: PLC0415 - an extra, for this command alone
+        """Return the price list in a file. Raises PricesUnusable if the file is invalid."""
+        import yaml  # noqa: PLC0415 - from an extra that only this command needs
 
         try:
             document = yaml.safe_load(path.read_text("utf-8"))
@@ -66,24 +68,24 @@ class Prices:
         return cls(document)
 
     def price(self, name: str) -> Price:
-        """Return a price. Raises PricesUnusable if the name is unknown."""
+        """Return the price with this name. Raises PricesUnusable if the name is unknown."""
         try:
             return self._prices[name]
         except KeyError:
             raise PricesUnusable(f"prices.{name} is missing") from None
 
     def gpu(self, name: str) -> Gpu:
-        """Return a GPU. Raises PricesUnusable with the known names if the name is unknown."""
+        """Return the GPU with this name. Raises PricesUnusable if the name is unknown."""
         try:
             return self.gpus[name]
         except KeyError:
             known = ", ".join(self.gpus)
             raise PricesUnusable(
-                f"there is no GPU {name!r} in the price list; it has {known}"
+                f"there is no GPU {name!r} in the price list, which has {known}"
             ) from None
 
     def usage(self, name: str, key: str | None = None) -> float:
-        """Return a number of ``usage``. Raises PricesUnusable if it is missing or not a number."""
+        """Return a number from the section ``usage``. Raises PricesUnusable if it has none."""
         value = self._usage.get(name)
         if key is not None and isinstance(value, dict):
             value = value.get(key)

@@ -2,7 +2,7 @@
 
 Sources: keda.sh, "ScaledObject specification" and "Azure Service Bus" (2.19); kubernetes.io,
 "Horizontal Pod Autoscaling", sections "Algorithm details" and "Default behavior". The defaults
-are theirs. `DEPLOYED` has the settings of our own Kubernetes manifests.
+are those of KEDA and Kubernetes. `DEPLOYED` has the settings of our own Kubernetes manifests.
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class PolicyType(Enum):
 
 
 class SelectPolicy(Enum):
-    """Which of several policies applies: the one that allows the most or the least change.
+    """Which of several policies applies: the policy that allows the most or the least change.
 
     ``DISABLED`` allows no change in this direction.
     """
@@ -29,7 +29,7 @@ class SelectPolicy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ScalingPolicy:
-    """Allow at most ``value`` pods or percent of change in any ``period_seconds``."""
+    """A limit: change by at most ``value`` pods or percent in any ``period_seconds``."""
 
     unit: PolicyType
     value: int
@@ -38,7 +38,7 @@ class ScalingPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ScalingRules:
-    """How fast replicas may be added, or removed."""
+    """The rules for adding replicas, or for removing them."""
 
     stabilization_window_seconds: float
     policies: tuple[ScalingPolicy, ...]
@@ -60,12 +60,12 @@ class ScaledObject:
     """A ScaledObject with one azure-servicebus trigger for each queue.
 
     Raises:
-        ValueError: The numbers contradict one another.
+        ValueError: The numbers contradict each other.
     """
 
-    #: Active messages per replica: the metric's target (AverageValue).
+    #: The metric's target (AverageValue): the number of active messages per replica.
     message_count: int = 5
-    #: The trigger is active if there are more messages than this.
+    #: The trigger is active if the queue has more active messages than this.
     activation_message_count: int = 0
     polling_interval_seconds: float = 30.0
     cooldown_period_seconds: float = 300.0
@@ -80,7 +80,9 @@ class ScaledObject:
 
     def __post_init__(self) -> None:
         if self.message_count < 1:
-            raise ValueError(f"messages per replica: at least 1, found {self.message_count}")
+            raise ValueError(
+                f"messages per replica: expected at least 1, found {self.message_count}"
+            )
         if not 0 <= self.min_replica_count <= self.max_replica_count:
             raise ValueError(
                 f"replicas: the minimum must be from 0 to the maximum, found "
@@ -91,18 +93,18 @@ class ScaledObject:
         if self.idle_replica_count is not None and not (
             0 <= self.idle_replica_count < self.min_replica_count
         ):
-            raise ValueError("idle replicas: must be fewer than the minimum")
+            raise ValueError("idle replicas: expected fewer than the minimum of replicas")
         if min(self.polling_interval_seconds, self.sync_period_seconds) <= 0:
             raise ValueError("the polling interval and the sync period must be more than 0 s")
 
 
-#: The autoscaler may stop a busy pod, so it removes only one a minute, after ten minutes with less
-#: work.
+#: The autoscaler may stop a busy pod. So it removes only one pod per minute, after ten minutes with
+#: #: less work.
 _DEPLOYED_BEHAVIOR = Behavior(
     scale_up=ScalingRules(0.0, (ScalingPolicy(PolicyType.PODS, 4, 15.0),)),
     scale_down=ScalingRules(600.0, (ScalingPolicy(PolicyType.PODS, 1, 60.0),)),
 )
-#: The settings of our Kubernetes manifests.
+#: The scaling settings of our Kubernetes manifests.
 DEPLOYED = ScaledObject(
     message_count=5,
     polling_interval_seconds=15.0,

@@ -1,10 +1,11 @@
 """Simulate a day of jobs under KEDA, the autoscaler and the cluster autoscaler.
 
-A job arrives. KEDA or the autoscaler counts the messages, waiting and held by workers, as
-ActiveMessageCount presumably does, and sets the number of workers. A worker without a node waits
-for the cluster autoscaler's next scan, which requests nodes. A node starts and pulls the image; the
-worker loads the model and takes batches. Surplus workers are removed as Kubernetes removes pods:
-the newest first, including those without a node. A busy worker finishes its batch first.
+A job arrives. KEDA or the autoscaler counts the messages and sets the number of workers.
+The count includes messages that workers hold, as ActiveMessageCount presumably does. A worker
+without a node waits for the cluster autoscaler's next scan, which requests nodes. A node starts and
+pulls the image; the worker loads the model and processes batches. Surplus workers are removed as
+Kubernetes removes pods: the newest first, including those without a node. A busy worker finishes
+its batch first.
 """
 
 import math
@@ -26,7 +27,7 @@ _PERCENTS = (50, 95, 99)
 
 @dataclass(frozen=True, slots=True)
 class SimulationSample:
-    """The state at one moment: jobs waiting, workers wanted, workers ready, nodes."""
+    """The state at one moment: the numbers of waiting jobs, wanted and ready workers, and nodes."""
 
     at_seconds: float
     waiting: int
@@ -39,7 +40,8 @@ class SimulationSample:
 class SimulationResult:
     """The figures of a simulation.
 
-    A wait is from a job's arrival to the start of its batch, an answer time to the end of it.
+    A wait lasts from a job's arrival to the start of the job's batch; an answer time lasts to the
+    end of the batch.
     """
 
     jobs: int = 0
@@ -54,21 +56,21 @@ class SimulationResult:
 
     @property
     def node_hours(self) -> float:
-        """The lifetimes of all nodes from their request, in hours: the time that is billed."""
+        """The total lifetime of all nodes, from their requests, in hours. This time is billed."""
         return self.node_seconds / _HOUR_SECONDS
 
     @property
     def busy_hours(self) -> float:
-        """How long GPUs computed, in hours."""
+        """The total time that all GPUs were busy, in GPU-hours."""
         return self.busy_seconds / _HOUR_SECONDS
 
     @property
     def mean_answer_seconds(self) -> float:
-        """The average time from arrival to answer."""
+        """The average time from a job's arrival to the end of its batch, in seconds."""
         return sum(self.answer_seconds) / len(self.answer_seconds) if self.answer_seconds else 0.0
 
     def document(self) -> dict[str, Any]:
-        """Return everything but the samples as a JSON document."""
+        """Return the figures, without the samples, as a JSON document."""
         return {
             "jobs": self.jobs,
             "unanswered": self.unanswered,
@@ -82,7 +84,7 @@ class SimulationResult:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """Return p50, p95, p99 and the maximum, by the nearest rank, or nothing without values."""
+    """Return p50, p95, p99 and the maximum, by nearest rank. Return an empty dict for no values."""
     if not values:
         return {}
     ranked = sorted(values)
@@ -105,7 +107,7 @@ def simulate(
     times: BatchTimes,
     duration_seconds: float,
 ) -> SimulationResult:
-    """Simulate ``load`` for ``duration_seconds`` and return the figures."""
+    """Simulate the jobs of ``load`` for ``duration_seconds``, and return the figures."""
     simulation = _Simulation(load, scaling, cluster, times, duration_seconds)
     return simulation.run()
 
@@ -145,7 +147,7 @@ class _Simulation:
         return result
 
     def _schedule_arrival(self) -> None:
-        """Schedule the next arrival."""
+        """Schedule the arrival of the next job."""
         arrival = next(self._arrivals, None)
         if arrival is not None:
             self._clock.at(arrival, self._arrive)
@@ -157,7 +159,7 @@ class _Simulation:
         self._start_batches()
 
     def _scale(self) -> None:
-        """Apply a decision of KEDA or of the autoscaler, and schedule the next."""
+        """Apply a decision of KEDA or of the autoscaler, and schedule the next decision."""
         wanted = self._scaler.step(self._clock.now_seconds, [len(self._waiting) + self._held])
         staying = [worker for worker in self._workers if not worker.is_stopping]
         if wanted > len(staying):
@@ -171,7 +173,7 @@ class _Simulation:
         self._pool.request(self._settle())
 
     def _remove_workers(self, staying: list[_Worker], number: int) -> None:
-        # The newest first: they include those without a node.
+        # Remove the newest workers first. They include workers without a node.
         for worker in staying[::-1][:number]:
             worker.is_stopping = True
             if not worker.is_busy:
@@ -184,7 +186,7 @@ class _Simulation:
             self._settle()
 
     def _settle(self) -> int:
-        """Assign workers to nodes with room; return how many are left without."""
+        """Assign workers to nodes, and return how many workers still have no node."""
         pending = [worker for worker in self._workers if worker.node is None]
         for index, worker in enumerate(pending):
             assigned = self._pool.assign()
@@ -204,7 +206,7 @@ class _Simulation:
         self._clock.after(seconds, become_ready)
 
     def _start_batches(self) -> None:
-        """Start batches on idle workers."""
+        """Start batches of waiting jobs on idle workers."""
         for worker in self._workers:
             if not self._waiting:
                 return

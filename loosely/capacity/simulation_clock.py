@@ -1,4 +1,4 @@
-"""The clock of the simulation: it jumps from event to event."""
+"""The clock of the simulation, which jumps from event to event."""
 
 import heapq
 from collections.abc import Callable
@@ -8,7 +8,7 @@ Callback = Callable[[], None]
 
 
 class SimulationClock:
-    """Runs callbacks in the order of their times, and then of their scheduling."""
+    """Runs callbacks in the order of their times; equal times in the order of scheduling."""
 
     def __init__(self) -> None:
         self.now_seconds = 0.0
@@ -16,15 +16,15 @@ class SimulationClock:
         self._order = count()
 
     def at(self, seconds: float, callback: Callback) -> None:
-        """Schedule ``callback`` at ``seconds``."""
+        """Schedule ``callback`` at the simulated time ``seconds``."""
         heapq.heappush(self._scheduled, (seconds, next(self._order), callback))
 
     def after(self, seconds: float, callback: Callback) -> None:
-        """Schedule ``callback`` in ``seconds`` from now."""
+        """Schedule ``callback`` at ``seconds`` after the current simulated time."""
         self.at(self.now_seconds + seconds, callback)
 
     def run(self, until_seconds: float) -> None:
-        """Run the callbacks up to ``until_seconds``."""
+        """Run the scheduled callbacks in order, up to the time ``until_seconds``."""
         while self._scheduled and self._scheduled[0][0] <= until_seconds:
             self.now_seconds, _, callback = heapq.heappop(self._scheduled)
             callback()

@@ -12,8 +12,8 @@ app = typer.Typer(
     help="Synchronous REST over asynchronous queues for deep-learning inference.",
     epilog=(
         "Exit codes: 0 done, 1 the job or the request failed, 2 wrong usage, "
-        "69 the gateway cannot be reached, 75 no result yet, 76 the answer is not Loosely's, "
-        "98 a port or data directory is taken, 130 interrupted."
+        "69 the gateway cannot be reached, 75 no result yet, 76 the response is not from Loosely, "
+        "98 a port or data directory is in use, 130 interrupted."
     ),
     no_args_is_help=True,
     add_completion=False,

@@ -1,4 +1,4 @@
-"""`loosely scale-model` and `loosely cost`: what a load needs and costs, before deployment."""
+"""`loosely scale-model` and `loosely cost`: estimate the capacity and the cost of a load."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -32,19 +32,23 @@ LoadOption = Annotated[
         "--load",
         metavar="SHAPE:N",
         help=f"N jobs in the busiest hour of a day of this shape: {', '.join(SHAPES)}. "
-        "Or 24 numbers of jobs per hour with commas.",
+        "Or 24 numbers of jobs per hour, separated by commas.",
     ),
 ]
-SeedOption = Annotated[int, typer.Option(help="Changes the random arrival times.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the random arrival times.")]
 ScaleOption = Annotated[str, typer.Option(metavar="MIN:MAX", help="The number of workers.")]
-TargetOption = Annotated[int, typer.Option(metavar="N", help="messageCount: messages per worker.")]
+TargetOption = Annotated[
+    int, typer.Option(metavar="N", help="Messages per worker (messageCount in KEDA).")
+]
 PollOption = Annotated[float, typer.Option(metavar="S", help="KEDA's pollingInterval.")]
 CooldownOption = Annotated[float, typer.Option(metavar="S", help="KEDA's cooldownPeriod.")]
 NodesOption = Annotated[
     str, typer.Option(metavar="MIN:MAX", help="The number of nodes with a GPU.")
 ]
 PerNodeOption = Annotated[int, typer.Option(metavar="N", help="Workers per node.")]
-NodeStartOption = Annotated[float, typer.Option(metavar="S", help="Time until a node has its GPU.")]
+NodeStartOption = Annotated[
+    float, typer.Option(metavar="S", help="Time until a new node's GPU can be used.")
+]
 ImagePullOption = Annotated[
     float, typer.Option(metavar="S", help="Image pull time on each new node.")
 ]
@@ -63,7 +67,9 @@ def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a par
     load: LoadOption = "office:1000",
     burst: Annotated[
         int,
-        typer.Option(metavar="N", min=0, help="N jobs that arrive together, in place of --load."),
+        typer.Option(
+            metavar="N", min=0, help="Simulate N jobs that arrive together, instead of --load."
+        ),
     ] = 0,
     hours: Annotated[
         float, typer.Option(metavar="H", min=0.1, max=24, help="The simulated time.")
@@ -87,7 +93,7 @@ def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a par
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Simulate how workers and nodes follow a load, and how long jobs wait.
+    """Simulate how many workers and nodes a load starts, and how long jobs wait.
 
     The simulation applies the rules of KEDA, the Kubernetes autoscaler and the cluster autoscaler.
     Measure the delays in your own cluster. It has no quotas, evictions or throttling.
@@ -112,7 +118,9 @@ def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a par
 
 def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     load: LoadOption = "office:1000",
-    gpu: Annotated[str, typer.Option(metavar="NAME", help="A GPU of the price list.")] = "T4",
+    gpu: Annotated[
+        str, typer.Option(metavar="NAME", help="The name of a GPU in the price list.")
+    ] = "T4",
     seed: SeedOption = 1,
     scale: ScaleOption = "0:8",
     target: TargetOption = DEPLOYED.message_count,
@@ -124,7 +132,10 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     image_pull: ImagePullOption = 60.0,
     model_load: ModelLoadOption = 15.0,
     replica_start: Annotated[
-        float, typer.Option(metavar="S", help="Time until a replica of Container Apps has its GPU.")
+        float,
+        typer.Option(
+            metavar="S", help="Time until the GPU of a new Container Apps replica can be used."
+        ),
     ] = 30.0,
     job_seconds: JobSecondsOption = 0.2,
     batch: BatchOption = 8,
@@ -163,14 +174,16 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 
 @contextmanager
 def _exit_on_invalid_input() -> Iterator[None]:
-    """Print the reason and exit with 2 if an option or the price list is invalid."""
+    """On an invalid option or price list, print the reason and exit with 2."""
     try:
         yield
     except (ValueError, PricesUnusable, UpError) as error:
         typer.echo(f"loosely: {error}", err=True)
         raise typer.Exit(2) from None
     except ModuleNotFoundError as error:
-        typer.echo(f"loosely: this needs {error.name}: pip install 'loosely[planning]'", err=True)
+        typer.echo(
+            f"loosely: this command needs {error.name}: pip install 'loosely[planning]'", err=True
+        )
         raise typer.Exit(2) from None
 
 
@@ -209,7 +222,7 @@ def _parse_range(option: str, text: str) -> tuple[int, int]:
 
 
 def _result_lines(result: SimulationResult) -> list[str]:
-    """Return the chart of a simulation and its figures."""
+    """Return the lines of a simulation's chart and figures."""
     answered = "all answered" if not result.unanswered else f"{result.unanswered:,} unanswered"
     share = result.busy_hours / result.node_hours if result.node_hours else 0.0
     paid, worked = f"{result.node_hours:.1f} h paid for", f"{result.busy_hours:.1f} h of work"
@@ -231,7 +244,7 @@ def _times(found: Mapping[str, float]) -> str:
 
 
 def _bill_table(found: CostEstimate, load: JobLoad) -> Table:
-    """Return the bills side by side."""
+    """Return a table with one column for each bill."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("per month", no_wrap=True)
     for bill in found.bills:
@@ -266,7 +279,7 @@ def _p95(result: SimulationResult) -> str:
 
 
 def _cost_notes(found: CostEstimate, prices: Prices) -> Iterator[str]:
-    """Yield the notes below the table."""
+    """Yield the notes that are printed below the table of bills."""
     yield ""
     yield (
         f"A model with list prices, {prices.currency}, {prices.region}, dated {prices.dated}; "
@@ -275,5 +288,5 @@ def _cost_notes(found: CostEstimate, prices: Prices) -> Iterator[str]:
     yield "~  includes assumed prices, for which no quote was found"
     unknown = sorted({what for bill in found.bills for what in bill.unknown})
     if unknown:
-        yield f"?  not included, since the price is not known: {', '.join(unknown)}"
+        yield f"?  not included, because the price is not known: {', '.join(unknown)}"
     yield "Always on: the GPUs only, enough for the busiest hour."

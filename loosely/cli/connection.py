@@ -1,4 +1,4 @@
-"""Connect a command to its gateway."""
+"""The client that a command uses, connected as its options say."""
 
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -19,7 +19,7 @@ UrlOption = Annotated[
         "--url",
         envvar="LOOSELY_URL",
         metavar="URL",
-        help=f"The gateway. Default: the one that `loosely up` runs here, else {DEFAULT_URL}.",
+        help=f"The gateway's URL. Default: that of the running `loosely up`, or {DEFAULT_URL}.",
     ),
 ]
 
@@ -30,13 +30,13 @@ KeyOption = Annotated[
         "--api-key",
         envvar=API_KEY_VARIABLE,
         metavar="KEY",
-        help="Your API key. In the environment, other users of this machine cannot see it.",
+        help="Your API key. Other users can see it on a command line, but not in the environment.",
         show_default=False,
     ),
 ]
-#: Short, so that a user at a terminal sees a failure soon.
+#: A short limit, so that a user at a terminal sees a failure soon.
 _RETRY = Retry(total_seconds=2.0)
-#: For a job that was accepted: it continues while the gateway restarts.
+#: For waiting for an accepted job, which survives a restart of the gateway.
 FOLLOWING_RETRY = Retry()
 
 
@@ -50,7 +50,7 @@ def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Clie
 
 
 def connect_operator(url: str | None, api_key: str | None) -> OperatorClient:
-    """Return a client for operators, connected as `connect` does."""
+    """Return a client for operators, for the same URL as `connect`."""
     return _connect(OperatorClient, url, api_key, _RETRY)
 
 

@@ -1,4 +1,4 @@
-"""``loosely dead-letters``: the messages that the workers could not process."""
+"""``loosely dead-letters``: list, show, redrive and delete dead letters."""
 
 import json
 from collections.abc import Mapping
@@ -31,13 +31,13 @@ def list_letters(
         str | None, typer.Option("--model", "-m", help="Only dead letters of this model.")
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, metavar="N", help="The most to list.")
+        int, typer.Option("--limit", "-n", min=1, metavar="N", help="The maximum number to list.")
     ] = 20,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """List dead letters, the oldest first."""
+    """List dead letters, oldest first."""
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
         letters = list(islice(client.list_dead_letters(model), limit))
     if as_json:
@@ -74,7 +74,7 @@ def redrive(
     api_key: KeyOption = None,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """Send a dead letter's work again, as a new job. Repeating the command sends it once."""
+    """Submit a dead letter's work again as a new job. Repeated commands submit it only once."""
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
         sent = client.redrive_dead_letter(model, letter_id)
     if as_json:
@@ -92,14 +92,16 @@ def purge(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     letter_id: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="The dead letter's id.", show_default=False)
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="All dead letters of the model.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Delete all dead letters of the model.")
+    ] = False,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """Delete one dead letter, or all of a model."""
+    """Delete one dead letter, or all dead letters of a model."""
     if every == (letter_id is not None):
-        raise typer.BadParameter("give the id of one dead letter, or --all", param_hint="ID")
+        raise typer.BadParameter("expected the id of one dead letter, or --all", param_hint="ID")
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
         if letter_id is None:
             deleted = client.purge_dead_letters(model)
@@ -117,7 +119,7 @@ def _print_json(document: Mapping[str, Any]) -> None:
 
 
 def _summary(letter: Mapping[str, Any]) -> Text:
-    """Return the dead letter in one line, with the id that the other commands need."""
+    """Return a line that describes the dead letter, with the id that the other commands need."""
     redriven = letter.get("redriven_as")
     line = Text.assemble(
         (printable(letter.get("model")), "bold"),

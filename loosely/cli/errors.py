@@ -1,4 +1,4 @@
-"""Show errors as one line, ``code: what happened; what to do``, and an exit code."""
+"""Show an error as one line, ``code: what happened; what to do``, and exit with a code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from loosely.client.errors import GatewayUnreachable, LooselyError, Problem, Une
 
 
 class ExitCode(IntEnum):
-    """The exit codes of the commands; those over 64 are from ``sysexits.h``."""
+    """The exit codes of the commands. Codes over 64 are those of ``sysexits.h``."""
 
     DONE = 0
     FAILED = 1
@@ -23,20 +23,20 @@ class ExitCode(IntEnum):
 
 _ADVICE = {
     "malformed-request": "correct the request",
-    "unauthenticated": "name your key with --api-key or LOOSELY_API_KEY",
-    "forbidden": "use a key with the scope that this needs",
-    "unknown-model": "`loosely models` lists them",
-    "unknown-job": "check the id; finished jobs are kept for a limited time",
-    "payload-too-large": "send less, or use an upload",
-    "unsupported-media-type": "convert the file, or name its type with --type",
-    "invalid-input": "check that the file is whole and is what the model takes",
-    "idempotency-mismatch": "use a new key for another request",
-    "saturated": "try again later, or with a longer --deadline",
+    "unauthenticated": "pass your API key with --api-key or LOOSELY_API_KEY",
+    "forbidden": "use a key with the scope that this request needs",
+    "unknown-model": "`loosely models` lists the models",
+    "unknown-job": "check the id; finished jobs are deleted after a limited time",
+    "payload-too-large": "send a smaller input, or use an upload",
+    "unsupported-media-type": "convert the file, or state its media type with --type",
+    "invalid-input": "check that the file is complete and has a format that the model accepts",
+    "idempotency-mismatch": "use a new idempotency key for a different request",
+    "saturated": "try again later, or use a longer --deadline",
     "inference-failed": "see the worker's log",
     "dead-lettered": "see the worker's log: each attempt failed or killed the worker",
-    "expired": "submit it again with a longer --deadline",
-    "no-result": "`loosely status` shows why",
-    "cancelled": "submit it again if it is still wanted",
+    "expired": "submit the job again with a longer --deadline",
+    "no-result": "`loosely status` shows the error",
+    "cancelled": "submit the job again if you still need the result",
     "not-found": "check --url",
     "internal-error": "see the gateway's log",
     "unavailable": "try again; no job was made",
@@ -45,9 +45,9 @@ _ADVICE = {
 
 @contextmanager
 def exit_on_error(*, as_json: bool) -> Iterator[None]:
-    """Print the client's errors as a line on stderr and exit.
+    """Print an error of the client as a line on stderr, and exit.
 
-    With ``as_json``, also print a problem document to stdout as it was received.
+    With ``as_json``, also print a problem document to stdout exactly as received.
 
     Raises:
         typer.Exit: The client raised an error.
@@ -62,13 +62,15 @@ def exit_on_error(*, as_json: bool) -> Iterator[None]:
 
 
 def format_error(error: LooselyError) -> str:
-    """Return what happened and what to do, in one line."""
+    """Return a line that says what happened and what to do."""
     match error:
         case Problem():
             advice = _advice(error)
             text = f"{error.code}: {error.detail.rstrip('.')}" + (f"; {advice}" if advice else "")
         case GatewayUnreachable():
-            text = f"unreachable: {error}; start it with `loosely up`, or name another with --url"
+            text = (
+                f"unreachable: {error}; start it with `loosely up`, or pass another URL with --url"
+            )
         case UnexpectedAnswer():
             text = f"unexpected-answer: {error}; check --url"
         case _:

@@ -33,7 +33,7 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the gateway's JSON exactly as received.")
 ]
 JsonLinesOption = Annotated[
-    bool, typer.Option("--json", help="Print the gateway's JSON, one object a line.")
+    bool, typer.Option("--json", help="Print the gateway's JSON, one object per line.")
 ]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 
@@ -43,7 +43,9 @@ def _check_media_type(value: str | None) -> str | None:
         value is not None
         and re.fullmatch(r"[\w.+-]+/[\w.+-]+( *;[ -~]*)?", value, re.ASCII) is None
     ):
-        raise typer.BadParameter(f"{value!r} is not a media type such as image/jpeg")
+        raise typer.BadParameter(
+            f"{value!r} is not a media type; expected, for example, image/jpeg"
+        )
     return value
 
 
@@ -53,12 +55,14 @@ WaitOption = Annotated[
         min=0,
         max=MAX_WAIT_SECONDS,
         metavar="SECONDS",
-        help="How long the submit itself waits for the result, before the job is polled.",
+        help="How long the first request waits for the result, before the job is polled.",
     ),
 ]
 DeadlineOption = Annotated[
     int | None,
-    typer.Option(min=1, metavar="SECONDS", help="After how long the job expires."),
+    typer.Option(
+        min=1, metavar="SECONDS", help="The job expires if it has not ended after this time."
+    ),
 ]
 PriorityOption = Annotated[
     Priority | None, typer.Option(help="low: start after all other jobs of the model.")
@@ -69,7 +73,7 @@ MediaTypeOption = Annotated[
         "--type",
         metavar="TYPE",
         callback=_check_media_type,
-        help="Media type. Default: by the file's content.",
+        help="Media type. Default: detected from the file's content.",
     ),
 ]
 
@@ -77,7 +81,7 @@ MediaTypeOption = Annotated[
 def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="The input; - for standard input."),
+        typer.Argument(metavar="FILE", help="The input file, or - for standard input."),
     ],
     model: Annotated[str, typer.Option("--model", "-m", help="The model to run.")],
     wait: WaitOption = _DEFAULT_WAIT_SECONDS,
@@ -85,7 +89,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
     priority: PriorityOption = None,
     media_type: MediaTypeOption = None,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Do not wait: print the job's id.")
+        bool, typer.Option("--detach", help="Do not wait for the result; print the job's id.")
     ] = False,
     url: UrlOption = None,
     api_key: KeyOption = None,
@@ -125,7 +129,7 @@ def status(
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a job."""
+    """Show a job's status and details."""
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         job = client.get(job_id)
     _show_details(job, as_json=as_json)
@@ -137,7 +141,7 @@ def cancel(
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Cancel a job. A job that has ended does not change."""
+    """Cancel a job. A job that has already ended does not change."""
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         job = client.cancel(job_id)
     _show_details(job, as_json=as_json)
@@ -160,7 +164,7 @@ def result(
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Get a job's result."""
+    """Print a job's result, or write it to a file."""
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         answer = client.result(job_id)
     if isinstance(answer, Job):
@@ -181,10 +185,10 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a param
         str | None, typer.Option("--model", "-m", help="Only jobs of this model.")
     ] = None,
     status: Annotated[
-        str | None, typer.Option("--status", help="Only jobs in this status.")
+        str | None, typer.Option("--status", help="Only jobs with this status.")
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, metavar="N", help="The most to list.")
+        int, typer.Option("--limit", "-n", min=1, metavar="N", help="The maximum number to list.")
     ] = 20,
     url: UrlOption = None,
     api_key: KeyOption = None,
@@ -212,7 +216,7 @@ def _read_source(file: Path) -> Source:
 
 
 def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:
-    """Show the job's status until it has ended, and return the job."""
+    """Show the job's status until the job has ended, and return the job."""
     job = submitted
     progress.status = job.status
     try:
@@ -220,7 +224,9 @@ def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:
             job = event.job
             progress.status = job.status
     except KeyboardInterrupt:
-        typer.echo(f"the job continues; see it with: loosely status {printable(job.id)}", err=True)
+        typer.echo(
+            f"the job continues; show its status with: loosely status {printable(job.id)}", err=True
+        )
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     return job
 
@@ -249,5 +255,7 @@ def _show_result(answer: Result) -> None:
     elif kind.startswith("text/"):
         typer.echo(printable_lines(answer.body.decode("utf-8", "replace")))
     else:
-        typer.echo(f"the result is {kind or 'binary'}: name a file with --output", err=True)
+        typer.echo(
+            f"the result has type {kind or 'binary'}; pass a file name with --output", err=True
+        )
         raise typer.Exit(2)

@@ -49,7 +49,10 @@ def models(
 def check(
     name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="An input as callers send it.")
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="The input file, in a format that callers submit."
+        ),
     ],
     media_type: Annotated[
         str | None, typer.Option("--type", metavar="TYPE", help="The file's media type.")
@@ -58,9 +61,9 @@ def check(
 ) -> None:
     """Load a model without a worker, run it on a file, and measure its batches.
 
-    The model runs in its own process, from the source in this repository. MODEL_CATALOGUE works
-    as for the worker. Weights in blob storage are read from PAYLOAD_STORAGE, or if it is unset,
-    from the system that `loosely up` runs here.
+    The model runs in a separate process, from the source in this repository. MODEL_CATALOGUE
+    selects the catalogue, as it does for the worker. Weights in blob storage are read from
+    PAYLOAD_STORAGE or, if that is unset, from the storage of the running `loosely up`.
     """
     try:
         root = find_root(Path.cwd())
@@ -87,7 +90,7 @@ def check(
 
 def _environment(root: Path) -> dict[str, str]:
     user = read_environment()
-    # The check runs in the repository's root; the user's path is relative to here.
+    # The check runs in the repository's root, but the user's path is relative to this directory.
     if "MODEL_CATALOGUE" in user:
         user["MODEL_CATALOGUE"] = str(Path(user["MODEL_CATALOGUE"]).resolve())
     environment = shared_environment(root, user)
@@ -100,14 +103,14 @@ def _environment(root: Path) -> dict[str, str]:
 
 
 class _CheckOutput:
-    """Prints the events of a check: each when it comes, the batches at the end as a table."""
+    """Prints each event of a check when it happens, and at the end a table of the batches."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._batches: list[Mapping[str, Any]] = []
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Print an event, or keep it for the table."""
+        """Print an event, or keep it for the table if it is a batch."""
         match line["event"]:
             case "loaded":
                 print_to(

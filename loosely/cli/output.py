@@ -33,7 +33,7 @@ _TIME_MEMBERS = ("created_at", "started_at", "finished_at", "deadline")
 
 
 def job_summary(job: Job) -> Text:
-    """Return a line with the job's model, status, times and id."""
+    """Return one line with the job's model, status, times and id."""
     style = _STATUS_STYLES.get(job.status, "")
     line = Text.assemble(
         (printable(job.model), "bold"), "  ", (printable(job.status), style), f"  {_times(job)}"
@@ -63,7 +63,7 @@ def job_details(job: Job) -> RenderableType:
 
 
 def result_view(result: Any) -> RenderableType:
-    """Return a table if the result is labels with scores, and otherwise the JSON."""
+    """Return a table if the result consists of labels with scores; otherwise return the JSON."""
     labels = result.get("labels") if isinstance(result, dict) else None
     if isinstance(labels, list) and labels and all(_is_label(label) for label in labels):
         return _label_table(labels)
@@ -83,14 +83,14 @@ def model_table(models: Iterable[Model]) -> RenderableType:
 
 
 def bar(score: float) -> str:
-    """Return a bar for ``score``, from 0 to 1, drawn in eighths of a cell."""
+    """Return a bar of block characters whose length shows ``score``, from 0 to 1."""
     eighths = round(min(max(score, 0.0), 1.0) * _BAR_CELLS * 8)
     whole, rest = divmod(eighths, 8)
     return ("█" * whole + (_EIGHTHS[rest] if rest else "")).rstrip()
 
 
 def print_to(console: Console, view: RenderableType) -> None:
-    """Print ``view``; do not wrap its lines unless the output is a terminal."""
+    """Print ``view``. Wrap its lines only if the output is a terminal."""
     console.print(view, soft_wrap=not console.is_terminal, highlight=False)
 
 
@@ -103,7 +103,7 @@ def _is_label(label: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """Return whether a bar can be drawn for ``value``: JSON allows infinities and huge integers."""
+    """Return whether a bar can be drawn for ``value``, which may be infinite or a huge integer."""
     return isinstance(value, int | float) and abs(value) < _MAX_DRAWN_SCORE
 
 
@@ -133,12 +133,12 @@ def _error(error: Mapping[str, Any]) -> str:
 
 
 def printable(text: object) -> str:
-    """Return ``text`` on one line, with its control characters replaced."""
+    """Return ``text`` on one line, with control characters replaced."""
     return _replace_control_characters(" ".join(str(text).split()))
 
 
 def printable_lines(text: str) -> str:
-    """Return ``text`` with its lines and spaces kept and its control characters replaced."""
+    """Return ``text`` with control characters replaced, except line breaks and spaces."""
     return "\n".join(_replace_control_characters(line.expandtabs()) for line in text.splitlines())
 
 
@@ -148,20 +148,20 @@ def _replace_control_characters(line: str) -> str:
 
 @dataclass(slots=True)
 class SpinnerText:
-    """The text beside the spinner: a status, and the seconds since the start."""
+    """The text beside the spinner: a job's status, and the seconds since the spinner started."""
 
     status: str
     started_at: float
     clock: Callable[[], float] = time.monotonic
 
     def __rich__(self) -> Text:
-        """Return the text with the present number of seconds; called at each turn."""
+        """Return the text with the current number of seconds. Called for each drawing."""
         return Text(f"{printable(self.status)}  {self.clock() - self.started_at:.0f} s")
 
 
 @contextmanager
 def spinner(status: str) -> Iterator[SpinnerText]:
-    """Show a spinner on stderr while in the block, if stderr is a terminal."""
+    """Show a spinner on stderr during the ``with`` block, if stderr is a terminal."""
     progress = SpinnerText(status, time.monotonic())
     console = Console(stderr=True)
     if not console.is_terminal:

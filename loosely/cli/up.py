@@ -23,7 +23,7 @@ _DATA_DIRECTORY = ".loosely"
 
 
 class LogLevel(StrEnum):
-    """How much the parts log."""
+    """The lowest level that the components log."""
 
     debug = "debug"
     info = "info"
@@ -32,7 +32,7 @@ class LogLevel(StrEnum):
 
 
 class EngineChoice(StrEnum):
-    """The durable engine that keeps the jobs' orchestrations."""
+    """The durable engine that stores the jobs' orchestrations."""
 
     local = "local"
     azure_storage = "azure-storage"
@@ -44,7 +44,7 @@ PortOption = Annotated[
         min=1024,
         max=65535 - PORT_COUNT,
         metavar="PORT",
-        help="First of five ports in a row. Default: 7071 for the gateway, 5672 and 5300 "
+        help="The first of five consecutive ports. Default: 7071 for the gateway, 5672 and 5300 "
         "for Service Bus, 10000 for blobs, 8081 for the worker's health.",
     ),
 ]
@@ -53,29 +53,29 @@ DataOption = Annotated[
     typer.Option(
         file_okay=False,
         metavar="DIR",
-        help="Directory of jobs, blobs and logs. Default: .loosely in the repository.",
+        help="Directory for jobs, blobs and logs. Default: .loosely in the repository.",
     ),
 ]
 LogLevelOption = Annotated[
     LogLevel | None,
     typer.Option(
         metavar="LEVEL",
-        help="How much is logged: debug, info, warning or error. Default: LOG_LEVEL, else info.",
+        help="Lowest level to log: debug, info, warning or error. Default: LOG_LEVEL or info.",
     ),
 ]
 OnlyOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="PARTS", help="Start only these parts, separated by commas."),
+    typer.Option(metavar="COMPONENTS", help="Start only these components, separated by commas."),
 ]
 WithoutOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="PARTS", help="Do not start these parts, separated by commas."),
+    typer.Option(metavar="COMPONENTS", help="Do not start these components, separated by commas."),
 ]
 ScaleOption = Annotated[
     str | None,
     typer.Option(
         metavar="MIN:MAX",
-        help="Number of workers, by the queues' lengths and KEDA's formula. MIN may be 0.",
+        help="Adjust the number of workers to the queues by KEDA's formula. MIN may be 0.",
     ),
 ]
 TargetOption = Annotated[
@@ -85,7 +85,10 @@ TargetOption = Annotated[
 PollOption = Annotated[
     float,
     typer.Option(
-        "--scale-poll", min=0.1, metavar="SECONDS", help="How often the queues are counted."
+        "--scale-poll",
+        min=0.1,
+        metavar="SECONDS",
+        help="Time between two readings of the queues' lengths.",
     ),
 ]
 CooldownOption = Annotated[
@@ -94,7 +97,7 @@ CooldownOption = Annotated[
         "--scale-cooldown",
         min=0.0,
         metavar="SECONDS",
-        help="How long workers stay when there is less work.",
+        help="Time until surplus workers are stopped.",
     ),
 ]
 EngineOption = Annotated[
@@ -145,7 +148,7 @@ SeedOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class _UpOptions:
-    """The checked options of one `loosely up`."""
+    """The options of one `loosely up`, checked."""
 
     root: Path
     data: Path
@@ -175,12 +178,13 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 ) -> None:
     """Start the whole system on this machine: blobs, Service Bus, gateway and worker.
 
-    Each part is a process, and is restarted when it dies. Ctrl-C stops them in order.
+    Each component is a process, and is restarted when it dies. Ctrl-C stops all components in
+    order.
     """
     scaling = None
     if scale is not None:
         scaling = parse_scaling(scale, scale_target, scale_poll, scale_cooldown)
-    # Imported here and below, so that the other commands start faster.
+    # Imported in the functions that need them, so that other commands start faster.
     from rich.console import Console  # noqa: PLC0415
 
     from loosely.local.environment import find_root  # noqa: PLC0415
@@ -199,7 +203,7 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
         )
         names = choose_parts(only or [], without or [])
         if scaling is not None and "worker" not in names:
-            raise UnknownPart("--scale needs the worker, which is left out")
+            raise UnknownPart("--scale needs the worker, but --only or --without excludes it")
         root = find_root(Path.cwd())
         options = _UpOptions(
             root=root,
@@ -218,10 +222,10 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 
 
 def choose_parts(only: Sequence[str], without: Sequence[str]) -> frozenset[str]:
-    """Return the names of the parts to start.
+    """Return the names of the components to start.
 
     Raises:
-        UnknownPart: An option names an unknown part, or no part is left.
+        UnknownPart: An option names an unknown component, or no component is left.
     """
     named = {
         option: frozenset(name.strip() for name in ",".join(values).split(",") if name.strip())
@@ -230,11 +234,12 @@ def choose_parts(only: Sequence[str], without: Sequence[str]) -> frozenset[str]:
     for option, names in named.items():
         for name in sorted(names - set(PART_NAMES)):
             raise UnknownPart(
-                f"{option}: there is no part {name!r}; the parts are {', '.join(PART_NAMES)}"
+                f"{option}: there is no component {name!r}; "
+                f"the components are {', '.join(PART_NAMES)}"
             )
     left = (named["--only"] or frozenset(PART_NAMES)) - named["--without"]
     if not left:
-        raise UnknownPart("--only and --without leave no part to start")
+        raise UnknownPart("--only and --without leave no component to start")
     return left
 
 
@@ -244,7 +249,7 @@ def build_engine_options(
     """Return the Functions host's options for a durable engine and the faults to inject.
 
     Raises:
-        typer.BadParameter: An option of the azure-storage engine is given with another engine.
+        typer.BadParameter: An option of the azure-storage engine is used with a different engine.
     """
     given = [
         (option, str(value))
@@ -262,7 +267,7 @@ def build_engine_options(
 def parse_scaling(
     text: str, target: int, poll_seconds: float, cooldown_seconds: float
 ) -> ScaledObject:
-    """Return the scaling for ``--scale``: KEDA's rules with the times of one machine.
+    """Return the scaling settings for ``--scale``: KEDA's rules, with times that suit one machine.
 
     The autoscaler decides as often as KEDA instead of every 15 s, and scales down after the
     cool-down instead of 300 s: a process starts in seconds, a GPU node in minutes.
@@ -294,9 +299,9 @@ def parse_scaling(
 def plan_worker_pool(
     settings: SystemSettings, scaling: ScaledObject, worker: Part, user: Mapping[str, str]
 ) -> "WorkerPoolPlan":
-    """Return the pool that replaces the single ``worker``.
+    """Return the plan of the worker pool that replaces the single ``worker``.
 
-    It counts the queues of the models in ``WORKER_MODELS``, or of all models.
+    The pool counts the messages of the models in ``WORKER_MODELS``, or of all models.
     """
     from loosely.local.worker_pool import QueueMonitor, WorkerPoolPlan  # noqa: PLC0415
 

@@ -1,15 +1,15 @@
-"""The client: submit jobs to a gateway over HTTP and wait for their results.
+"""The client: submit jobs to a gateway over HTTP, and wait for the results.
 
 Import the public names from `loosely`: `Client`, `AsyncClient`, the errors and the resources.
 
-How it fits together, from the caller to the network:
+The modules, from the caller to the network:
 
 - `clients`: `Client` (blocking) and `AsyncClient`. Both have the methods of `ClientOperations`.
-- `operations`: each operation once, as a coroutine: which requests to send, when to repeat them
-  and when to give up. It does no input or output itself.
+- `operations`: the code of each operation, as a coroutine that chooses the requests to send,
+  repeats them and gives up. The coroutines do no input or output themselves.
 - `requests`, `responses`: build an HTTP request; read an HTTP response.
 - `retry`: decide whether to repeat a request, and after how long.
 - `transport`: send requests with httpx, blocking or in an event loop.
-- `resources`, `errors`: what callers get: jobs, models, results; exceptions.
+- `resources`, `errors`: the jobs, models and results that callers get, and the exceptions.
 - `operators`: the dead-letter operations for the command line.
 """

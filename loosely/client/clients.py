@@ -1,7 +1,7 @@
-"""`Client` and `AsyncClient`: two ways to run the operations of one gateway.
+"""`Client` and `AsyncClient`: the blocking and the asynchronous client of one gateway.
 
 Each operation, with its arguments and its documentation, is a method of `ClientOperations`. Both
-clients take their methods from there, so there is one text for both.
+clients derive their methods from that class, so each method is written and documented only once.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ T = TypeVar("T")
 def block(
     operation: Callable[Concatenate[ClientOperations, P], Coroutine[Any, Any, T]],
 ) -> "Callable[Concatenate[Client, P], T]":
-    """Return the method of `Client` that runs ``operation`` to its end."""
+    """Return a method of `Client` that runs the coroutine ``operation`` until it returns."""
 
     @wraps(operation)
     def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -38,7 +38,7 @@ def block(
 def block_each(
     operation: Callable[Concatenate[ClientOperations, P], AsyncGenerator[T, None]],
 ) -> "Callable[Concatenate[Client, P], Iterator[T]]":
-    """Return the method of `Client` that yields the values of ``operation``."""
+    """Return a method of `Client` that yields the values that ``operation`` yields."""
 
     @wraps(operation)
     def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
@@ -57,19 +57,19 @@ def block_each(
 
 
 def _complete(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends, since its transport blocks; return its value."""
+    """Run a coroutine that never suspends because its transport blocks. Return its value."""
     try:
         coroutine.send(None)
     except StopIteration as finished:
         value: T = finished.value
         return value
-    raise RuntimeError("an operation of Client has suspended: its transport must block")
+    raise RuntimeError("an operation of Client suspended, but its transport must block")
 
 
 def _await(
     operation: Callable[Concatenate[ClientOperations, P], Coroutine[Any, Any, T]],
 ) -> "Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]":
-    """Return the method of `AsyncClient` that awaits ``operation``."""
+    """Return a method of `AsyncClient` that awaits the coroutine ``operation``."""
 
     @wraps(operation)
     async def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -81,7 +81,7 @@ def _await(
 def _await_each(
     operation: Callable[Concatenate[ClientOperations, P], AsyncGenerator[T, None]],
 ) -> "Callable[Concatenate[AsyncClient, P], AsyncIterator[T]]":
-    """Return the method of `AsyncClient` that yields the values of ``operation``."""
+    """Return a method of `AsyncClient` that yields the values that ``operation`` yields."""
 
     @wraps(operation)
     def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
@@ -91,11 +91,11 @@ def _await_each(
 
 
 class Client:
-    """A connection to one gateway, for callers that block. Close it, or use it in a ``with``.
+    """A blocking client of one gateway. Use it in a ``with`` block, or call `close`.
 
     Every method raises :exc:`~loosely.LooselyError` for failures of the network or the gateway.
-    Failures that may pass are repeated as ``retry`` allows. A submit may be repeated too: it has
-    an idempotency key, so it makes one job.
+    Requests that fail temporarily are repeated as ``retry`` allows. A submit may be repeated too,
+    because its idempotency key ensures that it makes only one job.
 
     Example:
         >>> with Client("http://127.0.0.1:7071") as client:
@@ -112,17 +112,17 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Prepare a connection; nothing is sent before the first call.
+        """Prepare the client. It sends no request before one of its methods is called.
 
         Args:
             url: The gateway's URL.
-            api_key: Default: the value of ``LOOSELY_API_KEY``.
+            api_key: The caller's API key. Default: the value of ``LOOSELY_API_KEY``.
             retry: How long to repeat requests that fail.
-            clock: Returns the time in seconds.
-            sleep: Blocks for a number of seconds.
+            clock: A function that returns the time in seconds.
+            sleep: A function that blocks for a number of seconds.
 
         Raises:
-            ValueError: ``url`` is not an http or https URL, or the key cannot be sent.
+            ValueError: ``url`` is not an http or https URL, or the key cannot be sent in a header.
         """
         requests = RequestBuilder(url, api_key or read_api_key())
         self._http = httpx.Client(**http_options(url))
@@ -144,7 +144,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections to the gateway."""
         self._http.close()
 
     @property
@@ -166,9 +166,9 @@ class Client:
 
 
 class AsyncClient:
-    """A connection to one gateway, for an event loop. Close it, or use it in an ``async with``.
+    """A client of one gateway for asyncio. Use it in an ``async with`` block, or call `close`.
 
-    Its methods are those of :class:`~loosely.Client`, to be awaited.
+    It has the methods of :class:`~loosely.Client`, as coroutines and asynchronous iterators.
 
     Example:
         >>> async with AsyncClient("http://127.0.0.1:7071") as client:
@@ -185,17 +185,17 @@ class AsyncClient:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Prepare a connection; nothing is sent before the first call.
+        """Prepare the client. It sends no request before one of its methods is called.
 
         Args:
             url: The gateway's URL.
-            api_key: Default: the value of ``LOOSELY_API_KEY``.
+            api_key: The caller's API key. Default: the value of ``LOOSELY_API_KEY``.
             retry: How long to repeat requests that fail.
-            clock: Returns the time in seconds.
-            sleep: Suspends the calling task for a number of seconds.
+            clock: A function that returns the time in seconds.
+            sleep: A function that suspends the calling task for a number of seconds.
 
         Raises:
-            ValueError: ``url`` is not an http or https URL, or the key cannot be sent.
+            ValueError: ``url`` is not an http or https URL, or the key cannot be sent in a header.
         """
         requests = RequestBuilder(url, api_key or read_api_key())
         self._http = httpx.AsyncClient(**http_options(url))
@@ -217,7 +217,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections to the gateway."""
         await self._http.aclose()
 
     @property

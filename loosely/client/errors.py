@@ -2,10 +2,10 @@
 
 LooselyError
 ├── GatewayUnreachable         no response; the gateway may have received the request
-├── UnexpectedAnswer           the response is not one of a Loosely gateway
-├── WaitTimedOut               the caller's wait is over; the job continues
+├── UnexpectedAnswer           the response is not in the format of a Loosely gateway
+├── WaitTimedOut               the job did not end within the wait; it continues
 └── Problem                    the gateway sent a problem document (RFC 9457)
-    ├── RequestRefused         no job was made; also codes that this version does not know
+    ├── RequestRefused         no job was made; also for codes that this version does not know
     │   ├── InvalidRequest     malformed-request, invalid-input, unsupported-media-type, …
     │   │   └── PayloadTooLarge    payload-too-large
     │   ├── AccessDenied       unauthenticated, forbidden
@@ -28,7 +28,7 @@ from loosely.client.resources import Job, decode_json
 
 
 class LooselyError(Exception):
-    """The base of every exception of this package."""
+    """The base class of every exception of this package."""
 
 
 class GatewayUnreachable(LooselyError):
@@ -41,17 +41,17 @@ class GatewayUnreachable(LooselyError):
 
 
 class UnexpectedAnswer(LooselyError):
-    """The response from ``url``, with the HTTP status ``status``, is not one of Loosely's API."""
+    """The response from ``url`` is not in the format of Loosely's API."""
 
     def __init__(self, url: str, status: int, reason: str) -> None:
-        super().__init__(f"{url} answered {status}, but {reason}")
+        super().__init__(f"{url} responded with HTTP status {status}, but {reason}")
         self.url = url
         self.status = status
         self.reason = reason
 
 
 class WaitTimedOut(LooselyError, TimeoutError):
-    """The job ``job_id`` has not ended within ``wait_seconds``; it continues."""
+    """The job ``job_id`` has not ended within ``wait_seconds``. The job continues."""
 
     def __init__(self, job_id: str, wait_seconds: float) -> None:
         super().__init__(f"job {job_id} has not ended after {wait_seconds:g} s")
@@ -60,20 +60,20 @@ class WaitTimedOut(LooselyError, TimeoutError):
 
 
 class Problem(LooselyError):
-    """The gateway's problem document.
+    """The gateway responded with a problem document (RFC 9457).
 
     Attributes:
         status: The HTTP status.
-        code: The stable code; docs/problems.md lists them.
-        detail: What happened, for people.
+        code: The stable code; docs/problems.md lists all codes.
+        detail: A description of the problem for people.
         retryable: Whether the same request may succeed later.
-        retry_after_seconds: How long the gateway asks to wait before that.
+        retry_after_seconds: How many seconds the gateway asks to wait before the next attempt.
         stage: The stage of the job in which the problem arose.
-        attempt: Which delivery of the job failed, from 1.
-        trace_id: The W3C trace of the request.
-        job: The job, if the problem is how a job ended.
-        document: The whole document.
-        body: The document as it was received.
+        attempt: Which delivery of the job failed, counted from 1.
+        trace_id: The id of the request's W3C trace.
+        job: The job, if the problem describes how a job ended.
+        document: The whole problem document.
+        body: The problem document exactly as received.
     """
 
     def __init__(
@@ -105,15 +105,15 @@ class RequestRefused(Problem):
 
 
 class InvalidRequest(RequestRefused):
-    """The request is wrong: the same request would be refused again."""
+    """The request is invalid. The gateway would refuse the same request again."""
 
 
 class PayloadTooLarge(InvalidRequest):
-    """The payload is over the model's limit, in a request's body or at all."""
+    """The payload is larger than the model accepts in a request's body or as an upload."""
 
     @classmethod
     def over(cls, limit_bytes: int, size_bytes: int) -> Self:
-        """Return the gateway's own problem, without sending the bytes to get it."""
+        """Return the problem that the gateway would send, without sending the payload."""
         document = {
             "code": "payload-too-large",
             "title": "The payload is too large",
@@ -126,7 +126,7 @@ class PayloadTooLarge(InvalidRequest):
 
 
 class AccessDenied(RequestRefused):
-    """The API key is missing or unknown, or does not allow this."""
+    """The API key is missing or unknown, or does not permit the operation."""
 
 
 class NotFound(RequestRefused):
@@ -134,15 +134,15 @@ class NotFound(RequestRefused):
 
 
 class IdempotencyMismatch(RequestRefused):
-    """The idempotency key was used before with another request."""
+    """The idempotency key was already used with a different request."""
 
 
 class Overloaded(RequestRefused):
-    """The caller's rate limit is reached, or the queue is too long; try later."""
+    """The caller's rate limit is reached, or the model's queue is too long. Try again later."""
 
 
 class GatewayFailure(RequestRefused):
-    """The gateway, or a service that it needs, is not working."""
+    """The gateway, or a service that the gateway needs, does not work."""
 
 
 class JobEnded(Problem):
@@ -154,11 +154,11 @@ class InputRejected(JobEnded):
 
 
 class JobFailed(JobEnded):
-    """The model failed, or the workers stopped trying the job."""
+    """The model failed on the job, or all attempts to process the job failed."""
 
 
 class JobExpired(JobEnded):
-    """The job's deadline passed before it had a result."""
+    """The job's deadline passed before the job had a result."""
 
 
 class JobCancelled(JobEnded):
@@ -183,7 +183,8 @@ _REFUSALS: Final[Mapping[str, type[RequestRefused]]] = {
     "unavailable": GatewayFailure,
     "internal-error": GatewayFailure,
 }
-# If a problem carries a job, the job's status decides; otherwise these codes do.
+# If a problem contains a job, the job's status determines the exception's class; otherwise the
+# # problem's code does.
 _ENDINGS: Final[Mapping[str, type[JobEnded]]] = {
     "inference-failed": JobFailed,
     "dead-lettered": JobFailed,
@@ -223,7 +224,7 @@ def read_problem(status: int, body: bytes, retry_after_seconds: float | None) ->
 def ending_of(job: Job) -> JobEnded:
     """Return the exception for a job that has ended without a result.
 
-    It is the one that a submit raises if the job ends within its wait.
+    A submit raises the same exception if the job ends within the submit's wait.
     """
     kind = _ending_class(job)
     job_error = job.error or {}

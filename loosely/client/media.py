@@ -1,9 +1,9 @@
-"""Detect the media type of an input from its first bytes, or else from its file name."""
+"""Detect the media type of an input from its first bytes or from its file name."""
 
 from pathlib import PurePath
 
 UNKNOWN = "application/octet-stream"
-#: How many bytes of an input are enough to detect its type.
+#: The number of leading bytes of an input that are enough to detect its media type.
 SIGNATURE_BYTES = 16
 
 _SIGNATURES = (
@@ -18,9 +18,9 @@ _SIGNATURES = (
     (b"OggS", "audio/ogg"),
     (b"ID3", "audio/mpeg"),
 )
-# A RIFF file names its content after its length.
+# In a RIFF file, the length comes before the type of the content.
 _RIFF_FORMS = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
-# Not `mimetypes`: its table depends on the machine.
+# `mimetypes` is not used, because its table depends on the machine.
 _EXTENSIONS = {
     ".bmp": "image/bmp",
     ".flac": "audio/flac",
@@ -44,7 +44,8 @@ def detect_media_type(content: bytes, file_name: str = "") -> str:
 
     Args:
         content: The input, or at least its first `SIGNATURE_BYTES` bytes.
-        file_name: The name of its file; its extension counts if the bytes are not recognized.
+        file_name: The name of the input's file. Its extension is used if the bytes are not
+            recognized.
     """
     if content.startswith(b"RIFF") and content[8:12] in _RIFF_FORMS:
         return _RIFF_FORMS[content[8:12]]

@@ -1,8 +1,8 @@
-"""What both clients do: each operation once, as a coroutine over a transport.
+"""The operations of both clients. Each is written once, as a coroutine that uses a transport.
 
 `AsyncClient` awaits these coroutines in an event loop. `Client` runs them with a transport that
-blocks, so they end without ever suspending. They read no clock and open no connection by
-themselves: both are arguments.
+blocks, so they end without ever suspending. They do not read a clock or open a connection
+themselves, because the clock and the transport are arguments.
 """
 
 import math
@@ -46,17 +46,18 @@ from loosely.client.retry import Retry, is_transient
 from loosely.client.settings import MAX_WAIT_SECONDS
 from loosely.client.transport import Transport
 
-#: The longest wait of one request. Load balancers of clouds cut connections that are silent longer.
+#: The longest wait of one request, in seconds. Load balancers in clouds close connections that are
+#: #: idle for longer.
 POLL_SECONDS: Final = 60
-#: How often `iter_events` looks at a job whose status does not change: its progress may.
+#: Seconds between two reads of a job by `iter_events` while only the job's progress changes.
 _EVENT_POLL_SECONDS: Final = 5
-#: Below this size, a refused submit costs less than a request for the model's limit.
+#: Below this size in bytes, a refused submit costs less than a request for the model's limit.
 _SURELY_SMALL_BYTES: Final = 1024 * 1024
 _REDIRECTS: Final = frozenset({302, 303, 307})
-#: A gateway that answers faster than this did not wait.
+#: If the gateway responds in fewer seconds than this, it did not wait for the job's end.
 _SHORTEST_POLL_SECONDS: Final = 0.9
 _DEFAULT_PAUSE_SECONDS: Final = 1.0
-#: Time for a response that is sent at the last moment to arrive.
+#: Extra seconds in which a response that was sent at the last moment can arrive.
 _GRACE_SECONDS: Final = 2.0
 
 
@@ -79,7 +80,7 @@ class ClientOperations:
         self._retry = retry
         self._clock = clock
         self._draw = draw
-        #: Models that were asked for, by name: their limits decide between body and upload.
+        #: The models fetched already, by name. Their limits determine which inputs need an upload.
         self._known_models: dict[str, Model] = {}
 
     async def submit(  # noqa: PLR0913 - the options of a submit
@@ -97,26 +98,29 @@ class ClientOperations:
     ) -> Job:
         """Submit an input to ``model`` and return the job.
 
-        The gateway answers when the job has ended, or after ``wait_seconds``. An input that is
-        too large for a request is uploaded first.
+        The gateway answers when the job has ended, or after ``wait_seconds``. An input that is too
+        large for a request's body is uploaded first.
 
         Args:
             source: Bytes, the path of a file, or an upload.
             model: The model's name.
             media_type: The input's type. Default: detected from its first bytes or file name.
             parameters: The model's own parameters.
-            deadline_seconds: After how long the result is of no use; the job then expires.
+            deadline_seconds: The job expires if it has not ended after this time.
             webhook_url: The URL that the gateway sends the final job to.
-            priority: ``"low"`` lets the job wait until no other job of the model waits.
-            wait_seconds: From 0 to 200.
-            idempotency_key: Makes one job of repeated submits. Default: a new key for each call.
+            priority: With ``"low"``, the job waits until no other job of the model waits.
+            wait_seconds: How long to wait for the job's end, from 0 to 200.
+            idempotency_key: Submits with the same key make only one job. Default: a new key for
+                each call.
 
         Raises:
             RequestRefused: The gateway made no job.
-            JobEnded: The job ended without a result within the wait.
+            JobEnded: The job ended within ``wait_seconds``, without a result.
         """
         if not 0 <= wait_seconds <= MAX_WAIT_SECONDS:
-            raise ValueError(f"wait_seconds: from 0 to {MAX_WAIT_SECONDS}, found {wait_seconds}")
+            raise ValueError(
+                f"wait_seconds: expected 0 to {MAX_WAIT_SECONDS}, found {wait_seconds}"
+            )
         submission = Submission(
             model,
             idempotency_key or str(uuid.uuid4()),
@@ -150,17 +154,19 @@ class ClientOperations:
             model: The model's name.
             media_type: The input's type. Default: detected from its first bytes or file name.
             parameters: The model's own parameters.
-            deadline_seconds: After how long the result is of no use; the job then expires.
+            deadline_seconds: The job expires if it has not ended after this time.
             webhook_url: The URL that the gateway sends the final job to.
-            priority: ``"low"`` lets the job wait until no other job of the model waits.
+            priority: With ``"low"``, the job waits until no other job of the model waits.
             wait_seconds: How long to wait. Default: as long as the job takes.
-            idempotency_key: Makes one job of repeated submits. Default: a new key for each call.
+            idempotency_key: Submits with the same key make only one job. Default: a new key for
+                each call.
 
         Raises:
             RequestRefused: The gateway made no job.
             JobEnded: The job ended without a result.
             WaitTimedOut: ``wait_seconds`` have passed; the job continues.
-            GatewayUnreachable: There was no response for longer than ``retry`` or the wait allow.
+            GatewayUnreachable: The gateway did not respond for longer than ``retry`` or
+                ``wait_seconds`` permits.
         """
         give_up_at = self._give_up_at(wait_seconds)
         first_wait_seconds = POLL_SECONDS
@@ -179,18 +185,19 @@ class ClientOperations:
         return await self._wait(job, wait_seconds, give_up_at)
 
     async def wait(self, job: Job | str, *, wait_seconds: float | None = None) -> Job:
-        """Wait for the end of a job, given as a job or an id, and return the succeeded job.
+        """Wait until a job, given as a job or as an id, has ended. Return the succeeded job.
 
         Raises:
             JobEnded: The job ended without a result.
             WaitTimedOut: ``wait_seconds`` have passed; the job continues.
             RequestRefused: The job id is unknown.
-            GatewayUnreachable: There was no response for longer than ``retry`` or the wait allow.
+            GatewayUnreachable: The gateway did not respond for longer than ``retry`` or
+                ``wait_seconds`` permits.
         """
         return await self._wait(job, wait_seconds, self._give_up_at(wait_seconds))
 
     async def get(self, job_id: str, *, wait_seconds: int = 0) -> Job:
-        """Return a job, after waiting up to ``wait_seconds`` for its end.
+        """Return a job. Wait up to ``wait_seconds`` for the job's end first.
 
         Raises:
             RequestRefused: The job id is unknown.
@@ -198,7 +205,7 @@ class ClientOperations:
         return await self._get(job_id, wait_seconds)
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancel a job and return it: ``cancelling``, or unchanged if it had already ended.
+        """Cancel a job. Return it with status ``cancelling``, or unchanged if it had already ended.
 
         Raises:
             RequestRefused: The job id is unknown.
@@ -222,16 +229,16 @@ class ClientOperations:
                 )
             except ValueError:
                 raise UnexpectedAnswer(
-                    response.shown_url, response.status, "its Location is not a URL"
+                    response.shown_url, response.status, "its Location header is not a URL"
                 ) from None
             response = await self._send_to_store(request, (200,), "a stored result was expected")
         return Result(response.body, response.headers.get("content-type", ""))
 
     async def iter_events(self, job_id: str) -> AsyncGenerator[Event, None]:
-        """Yield the job's changes of status and progress until it has ended.
+        """Yield the changes of a job's status and progress until the job has ended.
 
-        The first event is the job as it is now. The client asks the gateway again and again, so
-        changes that follow each other quickly may be seen as one.
+        The first event has the job's current state. The client polls the gateway, so it may see
+        several quick changes as one.
 
         Raises:
             RequestRefused: The job id is unknown.
@@ -254,7 +261,7 @@ class ClientOperations:
             seen, wait_seconds = state, _EVENT_POLL_SECONDS
 
     async def upload(self, source: Source, model: str, *, media_type: str | None = None) -> Upload:
-        """Upload an input to the gateway's store, for one or several jobs of ``model``.
+        """Upload an input to the gateway's blob storage, for one or more jobs of ``model``.
 
         Args:
             source: Bytes, or the path of a file.
@@ -262,7 +269,7 @@ class ClientOperations:
             media_type: The input's type. Default: detected from its first bytes or file name.
 
         Raises:
-            PayloadTooLarge: The model accepts no input of this size.
+            PayloadTooLarge: The input is larger than the model accepts.
             RequestRefused: The model is unknown, or it does not accept this media type.
         """
         return await self._upload(read_payload(source, media_type), model)
@@ -272,7 +279,7 @@ class ClientOperations:
         return read_models(await self.send(self.requests.list_models(), (200,)))
 
     async def model(self, name: str) -> Model:
-        """Return one model.
+        """Return the model with this name.
 
         Raises:
             NotFound: The model is unknown.
@@ -282,7 +289,7 @@ class ClientOperations:
     async def jobs(
         self, *, model: str | None = None, status: str | None = None
     ) -> AsyncGenerator[Job, None]:
-        """Yield the caller's jobs, newest first. Each page is fetched when it is reached."""
+        """Yield the caller's jobs, newest first. Pages of the list are fetched as needed."""
         filters = {"model": model, "status": status}
         cursor: str | None = None
         while True:
@@ -296,17 +303,17 @@ class ClientOperations:
     async def send(
         self, request: HttpRequest, expected: Collection[int], give_up_at: float = math.inf
     ) -> HttpResponse:
-        """Send a request, repeated as the retry policy allows, and return the response.
+        """Send a request, repeat it as the retry policy allows, and return the response.
 
-        Every request may be repeated: a submit has the same idempotency key each time.
+        Every request may be repeated, even a submit, because its idempotency key stays the same.
 
         Args:
             request: The request.
-            expected: The status codes to return; every other one is an error.
+            expected: The status codes of responses to return. Any other status raises an error.
             give_up_at: The clock's time after which no attempt is made.
 
         Raises:
-            LooselyError: What the last attempt failed with.
+            LooselyError: The error of the last attempt.
         """
         failures, failing_since = 0, 0.0
         while True:
@@ -336,7 +343,7 @@ class ClientOperations:
         submission: Submission,
         give_up_at: float = math.inf,
     ) -> Job:
-        """Submit an upload by its reference, and a payload in the body or else by upload."""
+        """Submit an upload by its reference. Submit a payload in the body if its size permits."""
         if isinstance(source, Upload):
             return await self._submit_upload(submission, source, give_up_at)
         payload = read_payload(source, media_type)
@@ -357,7 +364,7 @@ class ClientOperations:
         return read_job(await self.send(request, (200, 202), give_up_at))
 
     async def _is_too_large(self, payload: Payload, name: str, give_up_at: float) -> bool:
-        """Return whether the payload is over the model's limit for a request's body."""
+        """Return whether the payload is larger than the model's limit for a request's body."""
         if payload.size_bytes <= _SURELY_SMALL_BYTES:
             return False
         model = self._known_models.get(name) or await self._model(name, give_up_at)
@@ -370,7 +377,7 @@ class ClientOperations:
         return model
 
     async def _upload(self, payload: Payload, model: str, give_up_at: float = math.inf) -> Upload:
-        """Ask the gateway for a slot and store the payload in it."""
+        """Ask the gateway for an upload URL, and store the payload there."""
         asked = self.requests.create_upload(model, payload.media_type)
         response = await self.send(asked, (201,), give_up_at)
         slot = read_upload_slot(response)
@@ -380,7 +387,7 @@ class ClientOperations:
             request = put_upload(slot, payload)
         except ValueError:
             raise UnexpectedAnswer(
-                response.shown_url, response.status, "the upload slot's URL is not a URL"
+                response.shown_url, response.status, "the upload URL in the response is not a URL"
             ) from None
         await self._send_to_store(request, (200, 201), "a stored upload was expected", give_up_at)
         return Upload(slot.reference, payload.media_type, payload.size_bytes, slot.document)
@@ -399,7 +406,7 @@ class ClientOperations:
             raise UnexpectedAnswer(request.shown_url, error.status, reason) from None
 
     async def _wait(self, job: Job | str, wait_seconds: float | None, give_up_at: float) -> Job:
-        """Poll the job until it has ended. ``wait_seconds`` only goes into the message."""
+        """Poll the job until it has ended. Only the error message uses ``wait_seconds``."""
         latest = job if isinstance(job, Job) else None
         job_id = job if isinstance(job, str) else job.id
         while latest is None or not latest.is_final:
@@ -428,7 +435,7 @@ class ClientOperations:
     async def _pause_between_polls(
         self, job: Job, waited_seconds: float, give_up_at: float = math.inf
     ) -> None:
-        """Pause for ``Retry-After`` if the gateway answered at once instead of waiting."""
+        """Pause for ``Retry-After`` if the gateway responded at once instead of waiting."""
         if waited_seconds < _SHORTEST_POLL_SECONDS:
             pause_seconds = _DEFAULT_PAUSE_SECONDS
             if job.retry_after_seconds is not None:

@@ -1,7 +1,7 @@
 """The dead-letter operations of operators, for the command line.
 
 A dead letter is a message that the workers could not process and that the broker has set aside.
-It is returned as the gateway's own JSON document, without the payload.
+The functions return a dead letter as the gateway's own JSON document, without the payload.
 """
 
 from collections.abc import AsyncGenerator
@@ -19,7 +19,7 @@ _PAGE_SIZE = "100"
 async def list_dead_letters(
     operations: ClientOperations, model: str | None = None
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield the dead letters, of one model or of all, by queue, the oldest first."""
+    """Yield the dead letters of one model or of all models, the oldest of each queue first."""
     filters = {"model": model} if model else {}
     cursor: str | None = None
     while True:
@@ -41,14 +41,14 @@ async def list_dead_letters(
 async def get_dead_letter(
     operations: ClientOperations, model: str, letter_id: str
 ) -> dict[str, Any]:
-    """Return one dead letter."""
+    """Return the dead letter with this id."""
     return await _send(operations, operations.requests.dead_letters("GET", model, letter_id), 200)
 
 
 async def redrive_dead_letter(
     operations: ClientOperations, model: str, letter_id: str
 ) -> dict[str, Any]:
-    """Send a dead letter's work again, as a new job; repeated calls send it once.
+    """Submit a dead letter's work again as a new job. Repeated calls submit it only once.
 
     Returns:
         The gateway's document: ``job_id``, ``is_new_job`` and ``is_repeat``.
@@ -58,7 +58,7 @@ async def redrive_dead_letter(
 
 
 async def purge_dead_letter(operations: ClientOperations, model: str, letter_id: str) -> None:
-    """Delete a dead letter."""
+    """Delete the dead letter with this id."""
     request = operations.requests.dead_letters("DELETE", model, letter_id)
     await operations.send(request, (204,))
 
@@ -71,7 +71,7 @@ async def purge_dead_letters(operations: ClientOperations, model: str) -> int:
         response = await _send(operations, request, 200)
         count = response.get("deleted")
         deleted += count if isinstance(count, int) else 0
-        # A response that reports no progress must not be asked for again without end.
+        # Stop if a response reports no progress. Otherwise this loop might never end.
         if response.get("is_complete") is not False or not count:
             return deleted
 

@@ -1,4 +1,4 @@
-"""Build the HTTP requests that the gateway accepts. Nothing here opens a connection."""
+"""Build the HTTP requests that the gateway accepts. This module opens no connection."""
 
 import json
 import os
@@ -13,9 +13,9 @@ import httpx
 from loosely.client.media import SIGNATURE_BYTES, detect_media_type
 from loosely.client.resources import Upload, UploadTarget
 
-#: Added to the wait that a request asks for: the time in which a response must arrive.
+#: A response must arrive within the wait that its request asks for plus this number of seconds.
 ANSWER_TIMEOUT_SECONDS: Final = 30.0
-#: Blob storage responds only after it has stored all bytes.
+#: The timeout is long, because blob storage responds only after it has stored all bytes.
 STORE_TIMEOUT_SECONDS: Final = 120.0
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _MAX_PORT: Final = 65535
@@ -28,7 +28,7 @@ Source: TypeAlias = bytes | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class FileBody:
-    """A request body that is read from a file while it is sent; opened again for each attempt."""
+    """A request body that is read from a file while it is sent. Each attempt opens it anew."""
 
     path: Path
     size_bytes: int
@@ -60,9 +60,9 @@ class Payload:
 
 
 def read_payload(source: Source, media_type: str | None) -> Payload:
-    """Return the payload of ``source``, with its media type detected unless given.
+    """Return the payload of ``source``. Detect its media type unless it is given.
 
-    A file is only looked at here; it is read when it is sent.
+    Only the first bytes of a file are read here. The whole file is read when it is sent.
 
     Raises:
         OSError: The file cannot be read.
@@ -80,9 +80,9 @@ def read_payload(source: Source, media_type: str | None) -> Payload:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """The model and the options of one submit. ``None`` leaves an option to the gateway.
+    """The model and the options of one submit. The gateway chooses options that are ``None``.
 
-    ``idempotency_key`` stays the same when the submit is repeated, so it makes one job.
+    ``idempotency_key`` stays the same when the submit is repeated, so that only one job is made.
     """
 
     model: str
@@ -95,12 +95,12 @@ class Submission:
 
     @property
     def path(self) -> str:
-        """The URL path to submit to."""
+        """The URL path to which the job is submitted."""
         return f"/v1/models/{quote(self.model, safe='')}/jobs"
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that state the wait and the idempotency key."""
+        """The HTTP headers with the wait and the idempotency key."""
         prefer = f"wait={self.wait_seconds}" if self.wait_seconds > 0 else "respond-async"
         return {"prefer": prefer, "idempotency-key": self.idempotency_key}
 
@@ -118,7 +118,7 @@ class Submission:
         return query
 
     def members(self) -> dict[str, Any]:
-        """Return the options as members of a JSON submit."""
+        """Return the options as members of a submit's JSON body."""
         members: dict[str, Any] = {}
         if self.parameters is not None:
             members["parameters"] = dict(self.parameters)
@@ -144,7 +144,7 @@ class RequestBuilder:
 
     def __post_init__(self) -> None:
         parse_url(self.url)
-        # The messages must not show the key.
+        # The error messages must not contain the API key.
         if self.api_key is None:
             return
         if not self.api_key.strip():
@@ -156,7 +156,7 @@ class RequestBuilder:
 
     @property
     def shown_url(self) -> str:
-        """The gateway's URL as error messages show it."""
+        """The gateway's URL in the form that error messages may show."""
         return self.url.rstrip("/")
 
     def submit(self, submission: Submission, payload: Payload) -> HttpRequest:
@@ -171,7 +171,7 @@ class RequestBuilder:
         )
 
     def submit_upload(self, submission: Submission, upload: Upload) -> HttpRequest:
-        """Return a request that submits an input that was uploaded before."""
+        """Return a request that submits an input that was uploaded earlier."""
         document = {
             "input": {"upload": upload.reference, "media_type": upload.media_type},
             **submission.members(),
@@ -185,7 +185,7 @@ class RequestBuilder:
         )
 
     def get_job(self, job_id: str, wait_seconds: int = 0) -> HttpRequest:
-        """Return a request for a job, after a wait of up to ``wait_seconds`` for its end."""
+        """Return a request for a job. The gateway waits ``wait_seconds`` for the job's end."""
         headers = {"prefer": f"wait={wait_seconds}"} if wait_seconds > 0 else {}
         return self._build("GET", _job_path(job_id), headers=headers, wait_seconds=wait_seconds)
 
@@ -194,7 +194,7 @@ class RequestBuilder:
         return self._build("DELETE", _job_path(job_id))
 
     def get_result(self, job_id: str) -> HttpRequest:
-        """Return a request for a job's result, without the job."""
+        """Return a request for a job's result only, in the model's media type."""
         return self._build("GET", f"{_job_path(job_id)}/result", headers={"accept": "*/*"})
 
     def list_models(self) -> HttpRequest:
@@ -213,7 +213,7 @@ class RequestBuilder:
         )
 
     def create_upload(self, model: str, media_type: str) -> HttpRequest:
-        """Return a request for an upload slot for an input of this media type."""
+        """Return a request for a URL to which an input of this media type can be uploaded."""
         return self._build(
             "POST",
             "/v1/uploads",
@@ -257,10 +257,10 @@ class RequestBuilder:
 
 
 def put_upload(slot: UploadTarget, payload: Payload) -> HttpRequest:
-    """Return a request that stores an upload's bytes in its slot, without the API key.
+    """Return a request that stores a payload at its upload URL, without the API key.
 
     Raises:
-        ValueError: The slot's URL is not an http or https URL.
+        ValueError: The upload URL is not an http or https URL.
     """
     url = parse_url(slot.url)
     headers = {
@@ -293,7 +293,7 @@ def fetch_from_store(url: str) -> HttpRequest:
 
 
 def parse_url(url: str) -> httpx.URL:
-    """Return the parsed ``url``.
+    """Parse ``url``, and check that it is an http or https URL.
 
     Raises:
         ValueError: ``url`` is not an http or https URL.
@@ -309,6 +309,6 @@ def parse_url(url: str) -> httpx.URL:
 
 
 def _job_path(job_id: str) -> str:
-    # Built from the id and not taken from `Location`: requests go to the URL that the caller
-    # named, whatever URL the gateway is configured with.
+    # Built from the id instead of taken from the header `Location`, so that requests go to the URL
+    # # that the caller named, even if the gateway is configured with a different URL.
     return f"/v1/jobs/{quote(job_id, safe='')}"

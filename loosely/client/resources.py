@@ -1,4 +1,4 @@
-"""What the gateway returns: jobs, results, models and uploads."""
+"""The resources that the gateway returns: jobs, results, models and uploads."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def decode_json(body: bytes) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A job's place in its queue. A member is ``None`` if the gateway does not report it."""
+    """A job's position in its queue. A member that the gateway does not report is ``None``."""
 
     position: int | None = None
     eta_seconds: float | None = None
@@ -28,10 +28,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One unit of work, as it was when the gateway responded.
+    """The state of a job at the time of the gateway's response.
 
-    ``document`` holds all members, including those that later gateways may add; ``body`` is the
-    JSON as it was received.
+    ``document`` contains all members of the job, including members that later versions of the
+    gateway may add. ``body`` is the JSON exactly as received.
     """
 
     id: str
@@ -39,14 +39,14 @@ class Job:
     status: str
     document: Mapping[str, Any] = field(repr=False)
     body: bytes = field(repr=False)
-    #: How long the gateway asks to wait before the next request.
+    #: How many seconds the gateway asks to wait before the next request.
     retry_after_seconds: float | None = None
 
     @classmethod
     def from_document(
         cls, document: object, body: bytes, retry_after_seconds: float | None = None
     ) -> Self | None:
-        """Return the job in ``document``, or ``None`` if it is not a job."""
+        """Return the job in ``document``, or ``None`` if ``document`` is not a job."""
         if not isinstance(document, dict):
             return None
         names = [document.get(key) for key in ("id", "model", "status")]
@@ -58,12 +58,12 @@ class Job:
 
     @classmethod
     def from_body(cls, body: bytes, retry_after_seconds: float | None = None) -> Self | None:
-        """Return the job in the JSON ``body``, or ``None`` if it is not a job."""
+        """Return the job in the JSON ``body``, or ``None`` if ``body`` is not a job."""
         return cls.from_document(decode_json(body), body, retry_after_seconds)
 
     @property
     def is_final(self) -> bool:
-        """Whether the status can no longer change."""
+        """Whether the job's status can no longer change."""
         return self.status in FINAL_STATUSES
 
     @property
@@ -73,22 +73,22 @@ class Job:
 
     @property
     def error(self) -> Mapping[str, Any] | None:
-        """Why the job ended without a result."""
+        """The error because of which the job ended without a result."""
         return _object(self.document, "error")
 
     @property
     def timing(self) -> Mapping[str, Any]:
-        """How long each stage took, in milliseconds."""
+        """How long each stage of the job took, in milliseconds."""
         return _object(self.document, "timing") or {}
 
     @property
     def progress(self) -> Mapping[str, Any] | None:
-        """How far the model is, if it reports its progress."""
+        """The model's latest progress report for this job, if the model reports progress."""
         return _object(self.document, "progress")
 
     @property
     def place(self) -> Place:
-        """The job's place in its queue."""
+        """The job's position in its queue, if the gateway reports it."""
         queue = _object(self.document, "queue") or {}
         position, eta, phase = (queue.get(key) for key in ("position", "eta_seconds", "phase"))
         return Place(
@@ -105,28 +105,28 @@ class Job:
 
     @property
     def created_at(self) -> datetime | None:
-        """When the gateway accepted the job."""
+        """The time at which the gateway accepted the job."""
         return _datetime(self.document.get("created_at"))
 
     @property
     def started_at(self) -> datetime | None:
-        """When a worker started it."""
+        """The time at which a worker started the job."""
         return _datetime(self.document.get("started_at"))
 
     @property
     def finished_at(self) -> datetime | None:
-        """When the job ended."""
+        """The time at which the job ended."""
         return _datetime(self.document.get("finished_at"))
 
     @property
     def deadline(self) -> datetime | None:
-        """When the job expires if it has not ended."""
+        """The time at which the job expires if it has not ended."""
         return _datetime(self.document.get("deadline"))
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A change of a job.
+    """A change of a job's status or progress.
 
     ``kind`` is ``status``, ``progress`` or, for the last event, ``final``.
     """
@@ -145,14 +145,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class ListedJobs:
-    """Some jobs, newest first. ``next_cursor`` is ``None`` on the last page."""
+    """One page of the list of jobs, newest first. ``next_cursor`` is ``None`` on the last page."""
 
     jobs: tuple[Job, ...]
     next_cursor: str | None
 
     @classmethod
     def from_body(cls, body: bytes) -> Self | None:
-        """Return the page in the JSON ``body``, or ``None`` if it is not a page."""
+        """Return the page of jobs in the JSON ``body``, or ``None`` if ``body`` is not a page."""
         document = decode_json(body)
         if not isinstance(document, dict) or not isinstance(document.get("jobs"), list):
             return None
@@ -166,7 +166,7 @@ class ListedJobs:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model as the gateway describes it; ``document`` holds all members."""
+    """A model as the gateway describes it. ``document`` contains the whole description."""
 
     name: str
     task: str
@@ -175,7 +175,7 @@ class Model:
 
     @classmethod
     def from_document(cls, document: object) -> Self | None:
-        """Return the model in ``document``, or ``None`` if it is not a model."""
+        """Return the model in ``document``, or ``None`` if ``document`` is not a model."""
         if not isinstance(document, dict) or not isinstance(document.get("name"), str):
             return None
         types = document.get("media_types")
@@ -188,18 +188,18 @@ class Model:
 
     @property
     def input_limit_bytes(self) -> int | None:
-        """The limit of a request's body; a larger input needs an upload."""
+        """The largest body of a request in bytes. A larger input must be uploaded."""
         limit = (_object(self.document, "limits") or {}).get("input_bytes")
         return limit if isinstance(limit, int) else None
 
 
-#: Members of an upload slot that are secret: they allow to write to the slot.
+#: Members of an upload target that are secret, because they permit writing to its URL.
 _SECRET_MEMBERS: Final = frozenset({"url", "headers"})
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An input in the gateway's store. Pass it to `submit` or `run` instead of the bytes."""
+    """An input in the gateway's blob storage. Pass it to `submit` or `run` instead of the bytes."""
 
     reference: str
     media_type: str
@@ -219,7 +219,7 @@ class UploadTarget:
 
     @classmethod
     def from_body(cls, body: bytes) -> Self | None:
-        """Return the slot in the JSON ``body``, or ``None`` if it is not an upload slot."""
+        """Return the upload target in the JSON ``body``, or ``None`` if ``body`` is invalid."""
         document = decode_json(body)
         if not isinstance(document, dict):
             return None

@@ -1,4 +1,4 @@
-"""Read the gateway's HTTP responses. Nothing here opens a connection."""
+"""Read the gateway's HTTP responses. This module opens no connection."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ _MAX_RETRY_AFTER_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """One HTTP response, read whole. The names in ``headers`` are in lower case.
+    """One HTTP response with its whole body. The names in ``headers`` are in lower case.
 
     ``shown_url`` is the part of the URL that error messages may show.
     """
@@ -24,7 +24,7 @@ class HttpResponse:
 
     @property
     def retry_after_seconds(self) -> float | None:
-        """``Retry-After`` if it is a number of seconds, at most one hour."""
+        """The value of ``Retry-After`` in seconds, at most one hour; None if it is not a number."""
         value = self.headers.get("retry-after", "").strip()
         if not (value.isascii() and value.isdigit()):
             return None
@@ -32,7 +32,7 @@ class HttpResponse:
 
 
 def read_job(response: HttpResponse) -> Job:
-    """Return the job in a response. Raises UnexpectedAnswer if the body is not a job."""
+    """Return the job in a response. Raises UnexpectedAnswer if the body is invalid."""
     job = Job.from_body(response.body, response.retry_after_seconds)
     if job is None:
         raise _unexpected(response, "a job")
@@ -40,7 +40,7 @@ def read_job(response: HttpResponse) -> Job:
 
 
 def read_job_page(response: HttpResponse) -> ListedJobs:
-    """Return the page of jobs in a response. Raises UnexpectedAnswer if the body is not a page."""
+    """Return the page of jobs in a response. Raises UnexpectedAnswer if the body is invalid."""
     page = ListedJobs.from_body(response.body)
     if page is None:
         raise _unexpected(response, "a list of jobs")
@@ -48,7 +48,7 @@ def read_job_page(response: HttpResponse) -> ListedJobs:
 
 
 def read_models(response: HttpResponse) -> tuple[Model, ...]:
-    """Return the models in a response. Raises UnexpectedAnswer if the body is not a list."""
+    """Return the models in a response. Raises UnexpectedAnswer if the body is invalid."""
     document = decode_json(response.body)
     listed = document.get("models") if isinstance(document, dict) else None
     if not isinstance(listed, list):
@@ -57,7 +57,7 @@ def read_models(response: HttpResponse) -> tuple[Model, ...]:
 
 
 def read_model(response: HttpResponse) -> Model:
-    """Return the model in a response. Raises UnexpectedAnswer if the body is not a model."""
+    """Return the model in a response. Raises UnexpectedAnswer if the body is invalid."""
     model = Model.from_document(decode_json(response.body))
     if model is None:
         raise _unexpected(response, "a model")
@@ -65,26 +65,26 @@ def read_model(response: HttpResponse) -> Model:
 
 
 def read_upload_slot(response: HttpResponse) -> UploadTarget:
-    """Return the upload slot in a response. Raises UnexpectedAnswer if the body is not a slot."""
+    """Return the upload target in a response. Raises UnexpectedAnswer if the body is invalid."""
     slot = UploadTarget.from_body(response.body)
     if slot is None:
-        raise _unexpected(response, "an upload slot")
+        raise _unexpected(response, "an upload target")
     return slot
 
 
 def read_error(response: HttpResponse) -> LooselyError:
-    """Return the problem in a response, or UnexpectedAnswer without a problem document."""
+    """Return the problem in a response, or UnexpectedAnswer if there is no problem document."""
     problem = read_problem(response.status, response.body, response.retry_after_seconds)
     if problem is not None:
         return problem
     return UnexpectedAnswer(
         response.shown_url,
         response.status,
-        "without a problem document: check that the URL is a Loosely gateway's",
+        "without a problem document; check that the URL is that of a Loosely gateway",
     )
 
 
 def _unexpected(response: HttpResponse, expected: str) -> UnexpectedAnswer:
     return UnexpectedAnswer(
-        response.shown_url, response.status, f"the body is not {expected} as Loosely sends it"
+        response.shown_url, response.status, f"the body is not {expected} in Loosely's format"
     )

@@ -1,4 +1,4 @@
-"""Decide whether to repeat a failed request, and after how long."""
+"""Decide whether to repeat a failed request, and after which pause."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from random import random
 from loosely.client.errors import GatewayUnreachable, LooselyError, Problem, UnexpectedAnswer
 
 _TRANSIENT_STATUSES = frozenset({429, 502, 503, 504})
-# The gateway reports its own failures as problem documents. A 500 without one comes from its
-# host: the app has crashed during the request, and the host starts it again.
+# The gateway reports its own failures as problem documents. A 500 without a problem document comes
+# # from the Functions host: the app crashed during the request, and the host restarts the app.
 _TRANSIENT_STATUSES_WITHOUT_PROBLEM = _TRANSIENT_STATUSES | {500}
 
 
@@ -16,10 +16,11 @@ _TRANSIENT_STATUSES_WITHOUT_PROBLEM = _TRANSIENT_STATUSES | {500}
 class Retry:
     """How long a client keeps repeating a request that fails.
 
-    The pause doubles from ``first_seconds`` to ``longest_seconds``. A random part of up to half
-    is taken off, so that many clients do not return at once. A longer ``Retry-After`` replaces
-    the pause. The client raises the last error when the next pause would end more than
-    ``total_seconds`` after the first failure. With ``total_seconds=0`` it never repeats.
+    The pause doubles from ``first_seconds`` to ``longest_seconds``. Each pause is shortened at
+    random by up to half, so that many clients do not retry at the same time. A longer
+    ``Retry-After`` replaces the pause. The client raises the last error when the next pause would
+    end more than ``total_seconds`` after the first failure. With ``total_seconds=0`` it never
+    repeats.
     """
 
     first_seconds: float = 0.25
@@ -36,9 +37,9 @@ class Retry:
         """Return how long to wait before the next attempt, or ``None`` to give up.
 
         Args:
-            error: What the last attempt failed with.
+            error: The error of the last attempt.
             failures: How many attempts in a row have failed, from 1.
-            elapsed_seconds: The time since the first of these failures.
+            elapsed_seconds: The time in seconds since the first of these failures.
             draw: Returns a random number from 0 to 1.
         """
         if not is_transient(error):
@@ -55,14 +56,14 @@ def is_transient(error: LooselyError) -> bool:
     """Return whether the same request may succeed later.
 
     True if there was no response, or if its status is transient. False if the response carries a
-    job: that job has ended, and to submit it again would not change it.
+    job: that job has ended, and repeating the request would not change that.
     """
     match error:
         case GatewayUnreachable():
             return True
         case Problem():
             return error.job is None and error.status in _TRANSIENT_STATUSES
-        case UnexpectedAnswer():  # for example a proxy's own error page
+        case UnexpectedAnswer():  # for example the error page of a proxy
             return error.status in _TRANSIENT_STATUSES_WITHOUT_PROBLEM
         case _:
             return False

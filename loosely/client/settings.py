@@ -1,4 +1,4 @@
-"""Defaults of the client, and the API key from the environment."""
+"""Default settings of the client, and a function that reads the API key."""
 
 import os
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 #: The URL of the gateway that `loosely up` starts.
 DEFAULT_URL: Final = "http://127.0.0.1:7071"
 API_KEY_VARIABLE: Final = "LOOSELY_API_KEY"
-#: The longest wait that the gateway accepts in `Prefer: wait=N`.
+#: The longest wait, in seconds, that the gateway accepts in `Prefer: wait=N`.
 MAX_WAIT_SECONDS: Final = 200
 
 

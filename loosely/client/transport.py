@@ -16,28 +16,28 @@ _CHUNK_BYTES: Final = 1024 * 1024
 
 
 class Transport(Protocol):
-    """What an operation needs from the outside: a network and time."""
+    """The interface through which an operation sends requests and pauses."""
 
     async def send(self, request: HttpRequest) -> HttpResponse:
-        """Send a request and read its response whole.
+        """Send a request and return its whole response.
 
         Raises:
             GatewayUnreachable: There was no response.
         """
 
     async def sleep(self, seconds: float) -> None:
-        """Pause the operation."""
+        """Pause the operation for this number of seconds."""
 
 
 class BlockingTransport:
-    """A transport whose coroutines never suspend: they block the calling thread."""
+    """A transport whose coroutines never suspend, because they block the calling thread."""
 
     def __init__(self, http: httpx.Client, sleep: Callable[[float], None]) -> None:
         self._http = http
         self._sleep = sleep
 
     async def send(self, request: HttpRequest) -> HttpResponse:
-        """Send a request and block until its response is read."""
+        """Send a request and block until the whole response is read."""
         body = request.body
         content = _read_chunks(body) if isinstance(body, FileBody) else body
         try:
@@ -46,19 +46,19 @@ class BlockingTransport:
             raise _unreachable(request, error) from error
 
     async def sleep(self, seconds: float) -> None:
-        """Block the calling thread."""
+        """Block the calling thread for this number of seconds."""
         self._sleep(seconds)
 
 
 class AsyncTransport:
-    """A transport for an event loop."""
+    """A transport that suspends the calling task while it waits."""
 
     def __init__(self, http: httpx.AsyncClient, sleep: Callable[[float], Awaitable[None]]) -> None:
         self._http = http
         self._sleep = sleep
 
     async def send(self, request: HttpRequest) -> HttpResponse:
-        """Send a request and read its response."""
+        """Send a request and return its whole response."""
         body = request.body
         content = _read_chunks_in_thread(body) if isinstance(body, FileBody) else body
         try:
@@ -67,16 +67,16 @@ class AsyncTransport:
             raise _unreachable(request, error) from error
 
     async def sleep(self, seconds: float) -> None:
-        """Suspend the calling task."""
+        """Suspend the calling task for this number of seconds."""
         await self._sleep(seconds)
 
 
 def http_options(url: str) -> dict[str, Any]:
-    """Return the arguments for both of httpx's clients, given the gateway's URL."""
+    """Return the arguments of httpx's clients for requests to the gateway's URL."""
     return {
         "headers": {"user-agent": f"loosely/{__version__}"},
         "follow_redirects": False,
-        # A proxy from the environment cannot reach loopback.
+        # A proxy that the environment names cannot reach a loopback address.
         "trust_env": parse_url(url).host not in LOOPBACK_HOSTS,
     }
 

@@ -1,11 +1,11 @@
-"""What `loosely up` does: run the whole system on one machine, each part as a process.
+"""Implement `loosely up`: run the whole system on one machine, each component in its own process.
 
-- `run`: the entry point. Locks the data directory, checks the ports, and supervises the parts.
+- `run`: the entry point. Locks the data directory, checks the ports, and supervises the components.
 - `parts`: the table of Loosely's parts: commands, ports and settings.
-- `supervisor`: all parts together: started at once, stopped in order.
-- `process_manager`: one part: started, probed, restarted when it dies, stopped.
-- `worker_pool`: workers whose number follows the queues (`--scale`).
+- `supervisor`: starts all components at the same time, and stops them in order.
+- `process_manager`: starts, probes, restarts and stops one component.
+- `worker_pool`: adjusts the number of workers to the lengths of the queues (`--scale`).
 - `launcher`, `child`, `reaper`: start a process so that it cannot outlive `loosely up`.
-- `data_directory`, `logs`, `ports`, `environment`: what the parts share.
-- `events`, `console`, `errors`: what the user sees.
+- `data_directory`, `logs`, `ports`, `environment`: files and settings that all components share.
+- `events`, `console`, `errors`: the output for the user.
 """

@@ -1,9 +1,9 @@
-"""Run a part's command in a process that the kernel kills together with its supervisor.
+"""Run a component's command in a process that the kernel kills together with its supervisor.
 
 Run this file as ``python -I -S child.py SUPERVISOR_PID COMMAND…``. It prepares the process and then
-replaces itself by the command, so the part needs no code for this, and the supervisor runs no
-Python between fork and exec. Only Linux can kill a process with its parent. On other systems the
-reaper alone kills what is left (:mod:`loosely.local.reaper`).
+replaces itself by the command, so the component needs no code for this, and the supervisor runs no
+Python between fork and exec. Only Linux can kill a process with its parent. On other systems only
+the reaper kills the remaining processes (:mod:`loosely.local.reaper`).
 """
 
 import os
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     supervisor_pid, *command = arguments
     if sys.platform == "linux":
         _die_with_parent()
-    # If the supervisor died before the call above, no signal will come.
+    # If the supervisor died before the call above, the kernel does not send the signal.
     if os.getppid() != int(supervisor_pid):
         sys.exit(1)
     os.execv(command[0], command)  # noqa: S606 - the command is the supervisor's own
@@ -34,7 +34,9 @@ def _die_with_parent() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         reason = os.strerror(ctypes.get_errno())
-        sys.stderr.write(f"cannot tie this process to its supervisor: {reason}\n")
+        sys.stderr.write(
+            f"the kernel cannot kill this process when the supervisor dies: {reason}\n"
+        )
 
 
 if __name__ == "__main__":

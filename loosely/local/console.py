@@ -1,4 +1,4 @@
-"""The output of `loosely up`: a line for each part, then how to use the system."""
+"""The output of `loosely up`: a line for each component, then instructions for use."""
 
 import shlex
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class _Row:
 
 
 class StatusDisplay:
-    """Shows how the parts start: a live table on a terminal, lines on any other output."""
+    """Shows the start of each component: a live table on a terminal, lines on any other output."""
 
     def __init__(self, console: Console, parts: Sequence[Part]) -> None:
         self._console = console
@@ -50,21 +50,21 @@ class StatusDisplay:
         self.freeze()
 
     def freeze(self) -> None:
-        """Stop updating the table; later events are printed as lines."""
+        """Stop updating the table. Later events are printed as lines."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def announce_stop(self) -> None:
-        """Print that the stop has begun, and how to force it."""
+        """Print that the system is being stopped, and how to kill it at once."""
         self.freeze()
         if not self._is_stop_announced:
-            # On a new line: the terminal has just echoed ^C.
-            self._console.print("\nStopping; Ctrl-C again kills.")
+            # Print on a new line, because the terminal has just echoed ^C.
+            self._console.print("\nStopping all components. Press Ctrl-C again to kill them.")
         self._is_stop_announced = True
 
     def show(self, event: events.PartEvent) -> None:
-        """Show ``event``."""
+        """Show ``event`` in the table, or print it as a line."""
         match event:
             case events.PartStarted():
                 pass
@@ -132,13 +132,13 @@ class StatusDisplay:
 def show_usage(
     console: Console, *, seconds: float, url: str | None, picture: Path, logs: Path
 ) -> None:
-    """Print that everything is ready, and what to type next.
+    """Print that the system is ready, and a command to try.
 
     Args:
-        console: The output.
-        seconds: How long the start took.
-        url: The gateway's URL, ``None`` if the gateway was left out.
-        picture: An example input.
+        console: The console to print to.
+        seconds: How long the start of the system took.
+        url: The gateway's URL, ``None`` if the gateway was not started.
+        picture: An example input for the printed command.
         logs: The directory of the logs.
     """
     lines = [f"\nReady in {seconds:.1f} s."]
@@ -148,9 +148,9 @@ def show_usage(
             f"  {_curl_command(url, picture)}\n",
             f"API docs   {url}/docs",
         ]
-    lines += [f"Logs       {logs}", "Ctrl-C stops everything."]
+    lines += [f"Logs       {logs}", "Ctrl-C stops all components."]
     for line in lines:
-        # Do not wrap: the lines are to be copied.
+        # Do not wrap the lines, because users copy them.
         console.print(Text(line), soft_wrap=True)
 
 

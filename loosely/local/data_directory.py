@@ -1,4 +1,4 @@
-"""The data directory of `loosely up`: its lock, its key, and `up.json` about what runs on it."""
+"""The data directory of `loosely up`: its lock, the reply-token key, and `up.json`."""
 
 import base64
 import fcntl
@@ -20,9 +20,9 @@ _REPLY_TOKEN_KEY_BYTES = 32
 
 @contextmanager
 def lock_directory(directory: Path) -> Iterator[None]:
-    """Lock ``directory`` against any other `loosely up` while in the block.
+    """Lock ``directory`` against any other `loosely up` during the ``with`` block.
 
-    It is a lock of the kernel, so it ends with this process in any case.
+    The kernel releases the lock when this process ends, even if the process is killed.
 
     Raises:
         DataDirectoryInUse: Another `loosely up` has locked it.
@@ -35,7 +35,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
         except BlockingIOError:
             owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             raise DataDirectoryInUse(
-                f"another `loosely up` (process {owner or 'unknown'}) runs on {directory}\n"
+                f"another `loosely up` (process {owner or 'unknown'}) uses {directory}\n"
                 "stop it, or use another directory: loosely up --data DIR --port PORT"
             ) from None
         os.ftruncate(descriptor, 0)
@@ -46,9 +46,9 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 
 def reply_token_key(directory: Path) -> str:
-    """Return the key of the reply tokens in base64; make it if there is none.
+    """Return the key of the reply tokens in base64; create the key if there is none.
 
-    The key is kept, so that after a restart the gateway accepts the replies to earlier jobs.
+    The key is stored, so that after a restart the gateway accepts replies to earlier jobs.
     """
     path = directory / "reply-token.key"
     if not path.exists():
@@ -58,7 +58,7 @@ def reply_token_key(directory: Path) -> str:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Replace a file atomically; only its owner may read it."""
+    """Write a file atomically, readable only by its owner."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -70,7 +70,7 @@ def _write_private(path: Path, text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunningPart:
-    """A part in `up.json`."""
+    """The entry of a component in `up.json`."""
 
     pid: int
     ports: dict[str, int]
@@ -80,24 +80,24 @@ class RunningPart:
 
 @dataclass(frozen=True, slots=True)
 class RunningSystem:
-    """The content of `up.json`: the process id of `loosely up`, the gateway's URL, the parts."""
+    """The content of `up.json`: the id of the `loosely up` process, the URL, the components."""
 
     pid: int
     url: str
     parts: dict[str, RunningPart]
 
     def write(self, directory: Path) -> None:
-        """Write `up.json` in ``directory``."""
+        """Write the content to `up.json` in ``directory``."""
         _write_private(_state_file(directory), json.dumps(asdict(self), indent=2) + "\n")
 
     @staticmethod
     def remove(directory: Path) -> None:
-        """Remove `up.json`: nothing runs on ``directory``."""
+        """Remove `up.json`, because no component runs any more."""
         _state_file(directory).unlink(missing_ok=True)
 
     @classmethod
     def read(cls, directory: Path) -> "RunningSystem | None":
-        """Return what runs on ``directory``, or ``None``.
+        """Return the system that runs with ``directory``, or ``None`` if no system runs.
 
         Returns ``None`` also if `up.json` is invalid, or if its `loosely up` has been killed.
         """
@@ -119,14 +119,14 @@ def _state_file(directory: Path) -> Path:
 
 
 class StateWriter:
-    """Keeps `up.json` up to date with the events of the parts.
+    """Keeps `up.json` up to date with the events of the components.
 
-    The file appears when every part has been started. A part that dies stays in it as not ready
-    until it is restarted, so readers find all parts. Workers of the pool are in it while they run.
+    The file is written once every component has been started. A component that dies stays listed as
+    not ready until it is restarted. Workers of the pool are listed while they run.
     """
 
     def __init__(self, directory: Path, logs: Path, url: str, parts: Sequence[Part]) -> None:
-        """``parts`` are those that always run: all but the workers of a pool."""
+        """Prepare the writer. ``parts`` always run; workers of a pool are not among them."""
         self._directory = directory
         self._logs = logs
         self._url = url
@@ -135,7 +135,7 @@ class StateWriter:
         self._is_complete = False
 
     def apply(self, event: events.PartEvent) -> None:
-        """Write what ``event`` changes."""
+        """Update `up.json` with the change that ``event`` reports."""
         part = event.part
         match event:
             case events.PartStarted(_, pid):
@@ -151,7 +151,8 @@ class StateWriter:
                 return
         self._is_complete = self._is_complete or self._order.keys() <= self._parts.keys()
         if self._is_complete:
-            # In the order of the table of parts, whichever process started first.
+            # Keep the order of the table of components, not the order in which the processes
+            # started.
             names = sorted(self._parts, key=lambda name: self._order.get(name, len(self._order)))
             parts = {name: self._parts[name] for name in names}
             RunningSystem(os.getpid(), self._url, parts).write(self._directory)

@@ -1,4 +1,4 @@
-"""The environment and the repository that all parts share."""
+"""The environment variables and the repository that all components share."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loosely.local.errors import RepositoryMissing
 
-#: Files by which the repository is recognized.
+#: Files that every clone of the repository contains.
 _LANDMARKS = ("functions/contract/models.toml", "worker/__init__.py", "emulator/__init__.py")
 
 
@@ -16,17 +16,17 @@ def read_environment() -> dict[str, str]:
 
 
 def shared_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of every part: the user's own, with paths to import the parts.
+    """Return the environment of every component: the user's variables and the import paths.
 
-    So ``WORKER_*`` and ``TORCH_THREADS`` reach the worker as the user set them. Each part's own
-    variables are added later and take precedence.
+    Therefore the worker gets ``WORKER_*`` and ``TORCH_THREADS`` as the user set them. Each
+    component's own variables are added later and take precedence.
 
     Args:
         root: The repository's root.
         user: The environment in which `loosely` was called.
     """
     paths = [str(root / "functions"), str(root), user.get("PYTHONPATH", "")]
-    # The parts reach one another on loopback, which a proxy cannot reach.
+    # The components connect to each other on loopback, which a proxy cannot reach.
     direct = [user.get("NO_PROXY") or user.get("no_proxy") or "", "127.0.0.1", "localhost"]
     no_proxy = ",".join(filter(None, direct))
     return {
@@ -39,16 +39,17 @@ def shared_environment(root: Path, user: Mapping[str, str]) -> dict[str, str]:
 
 
 def find_root(current: Path, package: Path = Path(__file__).parents[1]) -> Path:
-    """Return the repository's root: around ``package``, or else at or above ``current``.
+    """Return the root of the repository that contains ``package`` or, failing that, ``current``.
 
     Raises:
-        RepositoryMissing: Neither is in a repository, as when only the client is installed.
+        RepositoryMissing: Neither directory is in a repository, for example because only the client
+            is installed.
     """
     for candidate in _candidates(current, package):
         if all((candidate / landmark).is_file() for landmark in _LANDMARKS):
             return candidate
     raise RepositoryMissing(
-        f"no Loosely repository at {package.parent} or at or above {current}\n"
+        f"no Loosely repository contains {package.parent} or {current}\n"
         "this command runs the gateway and the worker from their source: "
         "run it inside a clone of the repository"
     )

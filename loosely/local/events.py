@@ -1,4 +1,4 @@
-"""Events of the running parts, for the console and for `up.json`."""
+"""Events of the running components, for the console and for `up.json`."""
 
 import signal
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from loosely.local.parts import Part
 
 @dataclass(frozen=True, slots=True)
 class PartStarted:
-    """The part's process was started."""
+    """The component's process was started."""
 
     part: Part
     pid: int
@@ -17,7 +17,7 @@ class PartStarted:
 
 @dataclass(frozen=True, slots=True)
 class PartReady:
-    """The part is ready, ``seconds`` after its start; ``is_restart`` if it had died before."""
+    """The component is ready, ``seconds`` after its start. ``is_restart``: it had died before."""
 
     part: Part
     seconds: float
@@ -26,7 +26,7 @@ class PartReady:
 
 @dataclass(frozen=True, slots=True)
 class PartSlow:
-    """The part is not ready after ``seconds``."""
+    """The component is still not ready ``seconds`` after its start."""
 
     part: Part
     seconds: float
@@ -35,7 +35,7 @@ class PartSlow:
 
 @dataclass(frozen=True, slots=True)
 class PartDied:
-    """The part's process has ended by itself and will be restarted."""
+    """The component's process has ended by itself and will be restarted."""
 
     part: Part
     exit_code: int
@@ -45,14 +45,14 @@ class PartDied:
 
 @dataclass(frozen=True, slots=True)
 class PartStopping:
-    """The part was asked to stop."""
+    """The component was asked to stop."""
 
     part: Part
 
 
 @dataclass(frozen=True, slots=True)
 class PartStopped:
-    """The part has stopped; ``is_killed`` if it did not stop by itself."""
+    """The component has stopped. ``is_killed``: it was killed because it did not stop by itself."""
 
     part: Part
     seconds: float
@@ -61,7 +61,7 @@ class PartStopped:
 
 @dataclass(frozen=True, slots=True)
 class PartGivenUp:
-    """A worker of the pool does not start; the pool replaces it."""
+    """A worker of the pool could not be started. The pool gives it up and replaces it."""
 
     part: Part
     reason: str
@@ -69,7 +69,7 @@ class PartGivenUp:
 
 @dataclass(frozen=True, slots=True)
 class PoolScaled:
-    """The worker pool has a new size, for ``messages`` in the queues."""
+    """The worker pool has a new size, because ``messages`` messages are in the queues."""
 
     part: Part
     before: int
@@ -79,7 +79,7 @@ class PoolScaled:
 
 @dataclass(frozen=True, slots=True)
 class QueueCountsUnknown:
-    """The queues could not be counted for a while; the worker pool keeps its size."""
+    """The lengths of the queues could not be read for a while. The worker pool keeps its size."""
 
     part: Part
     reason: str
@@ -100,7 +100,7 @@ EventHandler = Callable[[PartEvent], None]
 
 
 def describe_exit(exit_code: int) -> str:
-    """Return an exit code in words. A negative code is a signal, as in :mod:`subprocess`."""
+    """Describe an exit code in words. As in :mod:`subprocess`, a negative code is a signal."""
     if exit_code >= 0:
         return f"exit code {exit_code}"
     try:

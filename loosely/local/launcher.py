@@ -1,4 +1,4 @@
-"""Start a part's process so that it cannot outlive the supervisor."""
+"""Start a component's process so that the process cannot outlive the supervisor."""
 
 import asyncio
 import os
@@ -18,18 +18,18 @@ _PREPARATION_TIMEOUT_SECONDS = 30.0
 
 
 class Launcher:
-    """Starts processes in one directory, with one environment."""
+    """Starts the components' processes in one directory, with a shared environment."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str], reaper: Reaper) -> None:
-        """``environment`` is shared: each part's own variables are added to it."""
+        """Prepare the launcher. A component's own variables are added to ``environment``."""
         self._directory = directory
         self._environment = environment
         self._reaper = reaper
 
     async def launch(self, part: Part, log: PartLog) -> Process:
-        """Start ``part`` as the leader of its own session, with its output in ``log``.
+        """Start ``part`` as the leader of a new session, and write its output to ``log``.
 
-        Must run in the main thread: the kernel ties the part to the thread that forks it.
+        Must run in the main thread: the kernel ties the component to the thread that forks it.
         """
         output = log.open()
         try:
@@ -40,7 +40,8 @@ class Launcher:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                # Ctrl-C in the terminal must reach the supervisor only: it stops parts in order.
+                # Ctrl-C in the terminal must reach the supervisor only: it stops components in
+                # order.
                 start_new_session=True,
             )
         finally:
@@ -49,12 +50,12 @@ class Launcher:
         return process
 
     def clean_up(self, process: Process) -> None:
-        """Kill what an ended part has left running: it might hold ports or files."""
+        """Kill the child processes of an ended component. They might hold ports or lock files."""
         kill_group(process.pid)
         self._reaper.forget(process.pid)
 
     async def prepare(self, part: Part, preparation: Preparation) -> None:
-        """Run the command that makes a file for ``part``.
+        """Run the command that creates a file for ``part``.
 
         Raises:
             PreparationFailed: The command failed or took too long.

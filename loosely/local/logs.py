@@ -1,6 +1,6 @@
-"""The log file of each part.
+"""The log file of each component.
 
-The part itself writes to the file, so nothing that it wrote is lost however it dies.
+The component itself writes to the file, so its output is not lost when it is killed.
 """
 
 import os
@@ -14,7 +14,7 @@ _TAIL_BYTES = 16 * 1024
 
 @dataclass(slots=True)
 class PartLog:
-    """The log ``NAME.log``, and ``NAME.log.1`` with what was written before."""
+    """The log file ``NAME.log`` of a component, and ``NAME.log.1`` with older output."""
 
     path: Path
     limit_bytes: int = LIMIT_BYTES
@@ -25,24 +25,25 @@ class PartLog:
         return self.path.with_name(self.path.name + ".1")
 
     def rotate(self) -> None:
-        """Move the log of the last `loosely up` to ``NAME.log.1``."""
+        """Move the log of the previous `loosely up` to ``NAME.log.1``."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             self.path.replace(self._previous)
 
     def open(self) -> int:
-        """Return a file descriptor to append to, and remember where this run begins.
+        """Open the log for appending, and remember where this run's output begins.
 
-        Append mode, because the file may be truncated while the part writes to it.
+        Append mode, because the file may be truncated while the component writes to it.
         """
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._run_starts_at = os.fstat(descriptor).st_size
         return descriptor
 
     def limit_size(self) -> None:
-        """Copy the log to ``NAME.log.1`` and truncate it if it is over the limit.
+        """Copy the log to ``NAME.log.1`` and truncate it if it is larger than the limit.
 
-        The part keeps its file open. Lines that it writes between the two steps are lost.
+        The component keeps the file open. Lines that it writes between copy and truncation are
+        lost.
         """
         if not self.path.exists() or self.path.stat().st_size <= self.limit_bytes:
             return
@@ -51,7 +52,7 @@ class PartLog:
         self._run_starts_at = 0
 
     def tail(self, count: int) -> list[str]:
-        """Return the last ``count`` lines of the present run that are not blank."""
+        """Return the last ``count`` lines of this run's output that are not blank."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as log:
@@ -62,5 +63,5 @@ class PartLog:
         return ["".join(c if c.isprintable() else "·" for c in line) for line in lines[-count:]]
 
     def last_line(self) -> str:
-        """Return the last line of the present run, or an empty string."""
+        """Return the last line of this run's output, or an empty string."""
         return next(iter(self.tail(1)), "")

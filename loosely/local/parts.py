@@ -1,4 +1,4 @@
-"""The parts of Loosely that `loosely up` starts: their commands, ports and settings."""
+"""The components of Loosely that `loosely up` starts: their commands, ports and settings."""
 
 import sys
 from collections.abc import Mapping
@@ -8,19 +8,20 @@ from pathlib import Path
 from loosely.local.ports import Ports
 from loosely.local.probe import Probe
 
-# The account of Azure's storage emulators. Microsoft publishes it: it is the same everywhere.
+# The storage account of Azure's emulators and its key. Microsoft publishes both, so they are not
+# # secret.
 _STORAGE_ACCOUNT = "devstoreaccount1"
 _STORAGE_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
 _HOST = "127.0.0.1"
-#: In the order in which the parts depend on one another.
+#: Each component depends only on components before it.
 PART_NAMES = ("blobs", "servicebus", "functions", "worker")
 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """A file that a part reads at its start: the output of a command."""
+    """A file that a component reads at its start. The file is the output of a command."""
 
     command: tuple[str, ...]
     output: Path
@@ -28,9 +29,9 @@ class Preparation:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One process of the system.
+    """A component: one process of the local system.
 
-    ``environment`` is added to the shared environment. It holds keys, so it is never shown.
+    ``environment`` is added to the shared environment. It contains keys, so it is never shown.
     """
 
     name: str
@@ -41,20 +42,20 @@ class Part:
     ports: Mapping[str, int]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     preparation: Preparation | None = None
-    #: How long a stop may take before the part is killed.
+    #: How many seconds a stop may take before the component is killed.
     drain_seconds: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class SystemSettings:
-    """What the commands and environments of the parts depend on."""
+    """The settings that determine the components' commands and environments."""
 
     root: Path
     data: Path
     ports: Ports
     reply_token_key: str = field(repr=False)
     log_level: str
-    #: The user's own model catalogue; default: the repository's.
+    #: The path of the user's own model catalogue. Default: the repository's catalogue.
     catalogue: Path | None = None
     #: Options of the durable engine for the Functions host.
     engine_options: tuple[str, ...] = ()
@@ -71,12 +72,12 @@ class SystemSettings:
 
     @property
     def storage_connection(self) -> str:
-        """The connection string of the blob storage."""
+        """The connection string of the local blob storage."""
         return storage_connection_string(self.ports.blobs)
 
     @property
     def service_bus_connection(self) -> str:
-        """The connection string of the Service Bus, as for Microsoft's emulator."""
+        """The connection string of the Service Bus emulator, as for Microsoft's emulator."""
         return (
             f"Endpoint=sb://localhost:{self.ports.servicebus};"
             "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE;"
@@ -94,7 +95,7 @@ def storage_connection_string(port: int) -> str:
 
 
 def loosely_parts(settings: SystemSettings) -> tuple[Part, ...]:
-    """Return the parts in the order in which they depend on one another."""
+    """Return all components. Each depends only on components before it."""
     return (
         _blobs(settings),
         _servicebus(settings),
@@ -172,7 +173,7 @@ def _functions(settings: SystemSettings) -> Part:
 
 
 def worker_replica(settings: SystemSettings, number: int, port: int) -> Part:
-    """Return one of several workers, with its health endpoint on ``port``."""
+    """Return the component for one worker of a pool, with its health endpoint on ``port``."""
     return _worker(settings, f"worker-{number}", port)
 
 

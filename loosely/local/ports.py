@@ -1,4 +1,4 @@
-"""The ports of the parts, and which process has taken one of them."""
+"""The ports of the components, and the processes that already listen on them."""
 
 import errno
 import socket
@@ -25,7 +25,7 @@ class Ports:
 
     @classmethod
     def from_base(cls, base: int) -> "Ports":
-        """Return five ports in a row, so that several systems can run side by side."""
+        """Return five consecutive ports, so that several systems can run on one machine."""
         return cls(base, base + 1, base + 2, base + 3, base + 4)
 
 
@@ -47,7 +47,7 @@ class PortOwner:
 def is_free(port: int) -> bool:
     """Return whether a server can listen on ``port`` on loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As servers do: closed connections that still linger do not count.
+        # As servers do, ignore closed connections that the kernel still remembers.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((_HOST, port))
@@ -59,7 +59,7 @@ def is_free(port: int) -> bool:
 
 
 def next_free(first: int, taken: Collection[int]) -> int:
-    """Return the lowest free port from ``first`` on that is not in ``taken``.
+    """Return the lowest free port that is at least ``first`` and not in ``taken``.
 
     Raises:
         PortBusy: All ports are taken.
@@ -67,23 +67,23 @@ def next_free(first: int, taken: Collection[int]) -> int:
     for port in range(first, _HIGHEST_PORT + 1):
         if port not in taken and is_free(port):
             return port
-    raise PortBusy(f"there is no free port from {first} on")
+    raise PortBusy(f"all ports from {first} to {_HIGHEST_PORT} are taken")
 
 
 def free_base(first: int = _FIRST_SUGGESTION) -> int:
-    """Return a value for ``--port`` whose five ports are free now.
+    """Return a value for ``--port`` such that its five ports are free now.
 
     Raises:
-        PortBusy: No five ports in a row are free.
+        PortBusy: No five consecutive ports are free.
     """
     for base in range(first, _HIGHEST_PORT - PORT_COUNT, 100):
         if all(is_free(port) for port in astuple(Ports.from_base(base))):
             return base
-    raise PortBusy(f"there are no five free ports in a row from {first} on")
+    raise PortBusy(f"there are no five consecutive free ports from {first} to {_HIGHEST_PORT}")
 
 
 def check_ports(ports: Mapping[str, int]) -> None:
-    """Check that the ports are free.
+    """Check that all ports of the components are free.
 
     Raises:
         PortBusy: Ports are taken; the message names each with the process that listens on it.
@@ -101,14 +101,14 @@ def check_ports(ports: Mapping[str, int]) -> None:
 
 
 def find_owners(ports: Iterable[int]) -> dict[int, PortOwner]:
-    """Return the processes that listen on ``ports``, as far as this user may see them."""
+    """Return the processes that listen on ``ports`` and that this user may see."""
     import psutil  # noqa: PLC0415 - needed for the error message only
 
     wanted = set(ports)
     found: dict[int, PortOwner] = {}
     try:
         connections = psutil.net_connections(kind="tcp")
-    except psutil.AccessDenied:  # macOS shows connections to root alone
+    except psutil.AccessDenied:  # macOS shows connections to root only
         return found
     for connection in connections:
         at = connection.laddr

@@ -1,7 +1,7 @@
-"""The readiness probe of a part: one plain GET, without an HTTP library.
+"""The readiness probe of a component: one plain HTTP GET, without an HTTP library.
 
-A probe runs dozens of times in the first seconds, while the parts use every core to start. So it
-must cost little as long as the part does not listen yet.
+A probe runs dozens of times in the first seconds, while the components use every core to start. So
+a probe must use little processor time while the component does not listen yet.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ _MAX_STATUS_LINE_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A GET on loopback that shows whether a part is ready."""
+    """An HTTP GET on loopback that shows whether a component is ready."""
 
     port: int
     path: str = "/"
-    #: The status of a ready part; ``None`` accepts every HTTP response.
+    #: The HTTP status of a ready component's response. ``None`` accepts every HTTP response.
     status: int | None = 200
 
 
 async def wait_until_ready(probe: Probe) -> None:
-    """Repeat the probe until it succeeds; the caller sets the time limit."""
+    """Repeat the probe until it succeeds. The caller must limit the time."""
     pause_seconds = _FIRST_PAUSE_SECONDS
     while not await is_ready(probe):
         await asyncio.sleep(pause_seconds)
@@ -33,7 +33,7 @@ async def wait_until_ready(probe: Probe) -> None:
 
 
 async def is_ready(probe: Probe) -> bool:
-    """Send the probe once; return whether the response is that of a ready part."""
+    """Send the probe once; return whether the response is that of a ready component."""
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_SECONDS):
             status = await _get_status(probe)

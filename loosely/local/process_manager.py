@@ -1,4 +1,4 @@
-"""Keep one part running: start it, wait until it is ready, restart it when it dies, stop it."""
+"""Keep one component running: start, probe, restart and stop its process."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ _SHOWN_LOG_LINES = 12
 
 @dataclass(frozen=True, slots=True)
 class StartLimits:
-    """When to give a part up. The limits apply until the part is ready for the first time."""
+    """The limits after which a component that has never been ready is given up."""
 
     max_deaths: int = 3
     slow_after_seconds: float = 20.0
@@ -34,7 +34,7 @@ class StartLimits:
 
 @dataclass(slots=True)
 class RestartBackoff:
-    """Delays before restarts: they double, and start again after a run that lasted.
+    """Delays before restarts. They double after each short run, and reset after a long run.
 
     The first delay is short, so that a worker that was killed during a job is back before the
     job's caller notices.
@@ -46,7 +46,7 @@ class RestartBackoff:
     _next_seconds: float = 0.0
 
     def next_delay(self, uptime_seconds: float) -> float:
-        """Return the delay in seconds after a run of ``uptime_seconds``."""
+        """Return the delay in seconds before the restart after a run of ``uptime_seconds``."""
         if uptime_seconds >= self.reset_after_seconds:
             self._next_seconds = 0.0
         delay_seconds = self._next_seconds or self.first_seconds
@@ -56,7 +56,7 @@ class RestartBackoff:
 
 @dataclass(slots=True)
 class ProcessManager:
-    """Keeps one part running until it is stopped."""
+    """Keeps one component running until `stop` is called."""
 
     part: Part
     log: PartLog
@@ -65,18 +65,18 @@ class ProcessManager:
     limits: StartLimits = field(default_factory=StartLimits)
     backoff: RestartBackoff = field(default_factory=RestartBackoff)
     clock: Callable[[], float] = time.monotonic
-    #: Set when the part is ready for the first time, and never cleared.
+    #: Set when the component is ready for the first time, and never cleared.
     has_been_ready: asyncio.Event = field(default_factory=asyncio.Event)
     _is_stopping: bool = False
     _deaths: int = 0
     _process: Process | None = None
 
     async def run(self) -> None:
-        """Start the part, and restart it whenever it dies, until it is stopped.
+        """Start the component, and restart it whenever it dies, until it is stopped.
 
         Raises:
-            PreparationFailed: A file that the part reads cannot be made.
-            PartFailed: The part does not become ready.
+            PreparationFailed: A file that the component reads cannot be created.
+            PartFailed: The component does not become ready.
         """
         if self.part.preparation is not None:
             await self.launcher.prepare(self.part, self.part.preparation)
@@ -99,10 +99,10 @@ class ProcessManager:
             await asyncio.sleep(delay_seconds)
 
     async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
-        """Stop the part and wait for the end of ``run``.
+        """Stop the component and wait for the end of ``run``.
 
-        Sends SIGTERM, and kills the part if it has not stopped after its ``drain_seconds`` or when
-        ``kill`` is set.
+        Sends SIGTERM, and kills the component if it has not stopped after its ``drain_seconds`` or
+        when ``kill`` is set.
         """
         asked_at = self.clock()
         self._is_stopping = True
@@ -129,11 +129,11 @@ class ProcessManager:
         self.notify(events.PartStopped(self.part, self.clock() - asked_at, is_killed))
 
     def limit_logs(self) -> None:
-        """Truncate the log if it is too large."""
+        """Truncate the component's log if the log is too large."""
         self.log.limit_size()
 
     async def _wait_for_end(self, process: Process, started_at: float) -> None:
-        """Wait until ``process`` has ended; report when it becomes ready."""
+        """Wait until ``process`` has ended, and report when it becomes ready."""
         ended = asyncio.create_task(process.wait())
         ready = asyncio.create_task(self._wait_until_ready(started_at))
         try:
@@ -142,7 +142,7 @@ class ProcessManager:
                 await ready
             await ended
         except BaseException:
-            # Given up or cancelled: leave no process.
+            # The component was given up or this task was cancelled, so kill the process.
             kill_group(process.pid)
             await asyncio.shield(ended)
             raise
@@ -151,10 +151,10 @@ class ProcessManager:
             await asyncio.gather(ready, return_exceptions=True)
 
     async def _wait_until_ready(self, started_at: float) -> None:
-        """Probe the part until it is ready; report if it is slow.
+        """Probe the component until it is ready, and report if that takes long.
 
         Raises:
-            PartFailed: The part is not ready in time, and never was.
+            PartFailed: The component was not ready in time and has never been ready.
         """
         probing = asyncio.create_task(wait_until_ready(self.part.probe))
         try:
@@ -175,20 +175,24 @@ class ProcessManager:
         self.has_been_ready.set()
 
     def _count_death(self, exit_code: int) -> None:
-        """Count a death before the first readiness.
+        """Count the death of a component that has never been ready.
 
         Raises:
-            PartFailed: The part died too often, or another start would not help.
+            PartFailed: The component died too often, or a restart cannot succeed.
         """
         if self.has_been_ready.is_set():
             return
         self._deaths += 1
         exit_text = events.describe_exit(exit_code)
         if exit_code == PORT_BUSY_EXIT_CODE:
-            raise PartPortBusy(self._with_log(f"found its port taken ({exit_text})"))
+            raise PartPortBusy(
+                self._with_log(f"could not listen on its port, which is taken ({exit_text})")
+            )
         if exit_code == USAGE_EXIT_CODE:
-            # The same settings would be refused again.
-            raise PartFailed(self._with_log(f"refused its settings ({exit_text})"))
+            # The component would refuse the same settings again.
+            raise PartFailed(
+                self._with_log(f"ended because its settings are invalid ({exit_text})")
+            )
         if self._deaths >= self.limits.max_deaths:
             raise PartFailed(
                 self._with_log(f"died {self._deaths} times before it was ready ({exit_text})")

@@ -1,9 +1,10 @@
-"""A process that kills what is left of the parts after the supervisor has died.
+"""A process that kills the components' remaining processes after the supervisor has died.
 
-The kernel kills the parts themselves (:mod:`loosely.local.child`), but not the processes that parts
-have started, and on macOS not even the parts. The supervisor sends the process group of each part
-to the reaper over a pipe: ``+GROUP`` when it starts, ``-GROUP`` when it has ended. When the pipe
-closes, the reaper kills the groups that are still listed.
+The kernel kills the components themselves (:mod:`loosely.local.child`), but not the processes that
+components have started. On macOS the kernel does not kill the components either. The supervisor
+sends the process group of each component to the reaper over a pipe: ``+GROUP`` when it starts,
+``-GROUP`` when it has ended. When the pipe closes, the reaper kills the groups that are still
+listed.
 """
 
 import contextlib
@@ -17,10 +18,10 @@ _EXIT_TIMEOUT_SECONDS = 5.0
 
 
 class Reaper:
-    """The supervisor's side: starts the reaper process and sends it process groups."""
+    """Starts the reaper process, and sends process groups to it."""
 
     def __init__(self) -> None:
-        """Start the process in its own session, so that Ctrl-C does not reach it."""
+        """Start the reaper process in a new session, so that Ctrl-C does not reach the process."""
         self._process = subprocess.Popen(  # noqa: S603 - our own file
             [sys.executable, "-I", "-S", __file__],
             stdin=subprocess.PIPE,
@@ -34,15 +35,15 @@ class Reaper:
         return self._process.pid
 
     def watch(self, group: int) -> None:
-        """Let the reaper kill ``group`` when this process ends."""
+        """Add ``group`` to the list of groups that the reaper kills when this process ends."""
         self._send(f"+{group}\n")
 
     def forget(self, group: int) -> None:
-        """Remove ``group`` from the list: the system may give its id to another process."""
+        """Remove ``group`` from the list, because the system may reuse its id."""
         self._send(f"-{group}\n")
 
     def close(self) -> None:
-        """Let the reaper kill the listed groups, and wait for its end."""
+        """Let the reaper kill the listed groups, and wait until the reaper has ended."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -54,20 +55,20 @@ class Reaper:
 
     def _send(self, line: str) -> None:
         assert self._process.stdin is not None
-        # Without a reaper, the kernel still kills the parts themselves.
+        # Without a reaper, the kernel still kills the components themselves.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(line.encode("ascii"))
             self._process.stdin.flush()
 
 
 def kill_group(group: int) -> None:
-    """Kill every process of ``group``, if there are any."""
+    """Kill every process of the process group ``group``, if it still exists."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
 
 
 def run_reaper(lines: Iterable[str]) -> None:
-    """Read ``lines`` to their end, then kill the groups that are still listed."""
+    """Read ``lines`` until the pipe closes, then kill the groups that are still listed."""
     groups: set[int] = set()
     for line in lines:
         sign, group = line[0], int(line[1:])

@@ -1,4 +1,4 @@
-"""One run of `loosely up`: lock the data directory, check the ports, supervise the parts."""
+"""Run `loosely up` once: lock the data directory, check the ports, supervise the components."""
 
 import asyncio
 import signal
@@ -27,13 +27,13 @@ _KILLED_EXIT_CODE = 130
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What to run, and where.
+    """The components to run, and their directories and URL.
 
-    ``parts`` are in the order in which they depend on one another.
+    Each of ``parts`` depends only on the components before it.
     """
 
     parts: Sequence[Part]
-    #: The working directory of the parts.
+    #: The working directory of the components.
     directory: Path
     data: Path
     #: The gateway's URL.
@@ -41,20 +41,20 @@ class RunPlan:
     #: An example input for the printed command.
     picture: Path
     environment: Mapping[str, str] = field(repr=False)
-    #: Workers in varying number, started after the parts.
+    #: The pool of workers, started after the components, if there is a pool.
     worker_pool: WorkerPoolPlan | None = None
     limits: StartLimits = field(default_factory=StartLimits)
 
     @property
     def shown_parts(self) -> Sequence[Part]:
-        """The parts in the table; one stands for the whole worker pool."""
+        """The components to show in the table. One entry represents the whole worker pool."""
         if self.worker_pool is None:
             return self.parts
         return (*self.parts, self.worker_pool.part)
 
     @property
     def logs(self) -> Path:
-        """The directory of the parts' logs."""
+        """The directory of the components' logs."""
         return self.data / "logs"
 
 
@@ -62,15 +62,16 @@ def run(make_plan: Callable[[], RunPlan], data: Path, console: Console) -> int:
     """Run a plan until Ctrl-C, SIGTERM or SIGHUP, and return the exit code.
 
     Args:
-        make_plan: Called once the data directory is locked, since it may write there.
+        make_plan: Returns the plan. Called after the data directory is locked, because it may write
+            there.
         data: The data directory.
-        console: The output.
+        console: The console to print to.
 
     Raises:
-        UpError: The system or one of its parts could not start.
+        UpError: The system or one of its components could not start.
     """
     with lock_directory(data):
-        # A killed `loosely up` leaves the file, but none of its parts.
+        # If an earlier `loosely up` was killed, the file remains, but the components have ended.
         RunningSystem.remove(data)
         plan = make_plan()
         check_ports({name: port for part in plan.parts for name, port in part.ports.items()})

@@ -1,4 +1,4 @@
-"""All parts together: started at once, kept running, stopped in order."""
+"""Start all components at the same time, keep them running, and stop them in order."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,22 +8,22 @@ _LOG_CHECK_SECONDS = 5.0
 
 
 class SupervisedProcess(Protocol):
-    """What the supervisor needs of a process manager or of a worker pool."""
+    """The interface of a process manager or worker pool that the supervisor uses."""
 
     has_been_ready: asyncio.Event
 
     async def run(self) -> None:
-        """Start and keep running. Raises UpError if that is not possible."""
+        """Start the processes and keep them running. Raises UpError if that is not possible."""
 
     async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
-        """Stop what runs, at once if ``kill`` is set, and wait for the end of ``run``."""
+        """Stop all processes, at once if ``kill`` is set, and wait for the end of ``run``."""
 
     def limit_logs(self) -> None:
-        """Truncate logs that are too large."""
+        """Truncate the processes' logs that are too large."""
 
 
 class SystemSupervisor:
-    """Runs processes. Each may depend on those before it."""
+    """Runs several processes. Each process may depend on the processes before it."""
 
     def __init__(self, processes: Sequence[SupervisedProcess]) -> None:
         self._processes = processes
@@ -32,25 +32,25 @@ class SystemSupervisor:
 
     @property
     def is_killed(self) -> bool:
-        """Whether the stop was forced."""
+        """Whether a second request to stop was made, which kills all processes."""
         return self._kill.is_set()
 
     def request_stop(self) -> None:
-        """Stop everything in order; on the second call, kill everything."""
+        """Stop all processes in order. On the second call, kill all processes."""
         if self._stop.is_set():
             self._kill.set()
         self._stop.set()
 
     async def wait_until_ready(self) -> None:
-        """Wait until every process has been ready."""
+        """Wait until every process has been ready at least once."""
         for process in self._processes:
             await process.has_been_ready.wait()
 
     async def run(self) -> None:
-        """Start everything and run until a stop is requested.
+        """Start all processes and run until a stop is requested.
 
         Raises:
-            UpError: A part cannot be started; the others have been stopped.
+            UpError: A process cannot be started. All other processes have been stopped.
         """
         runs = [asyncio.create_task(process.run()) for process in self._processes]
         stop = asyncio.create_task(self._stop.wait())
@@ -67,7 +67,7 @@ class SystemSupervisor:
                 raise outcome
 
     async def _stop_all(self, runs: "Sequence[asyncio.Task[None]]") -> None:
-        """Stop the last process first.
+        """Stop the processes one by one, the last one first.
 
         The worker drains while the gateway can still take its replies and the Service Bus its
         settlements.

@@ -1,4 +1,4 @@
-"""A pool of worker processes whose number follows the queues (`loosely up --scale`)."""
+"""A pool of workers, whose number is adjusted to the queues' lengths (`loosely up --scale`)."""
 
 import asyncio
 import time
@@ -23,28 +23,28 @@ _REPORT_UNKNOWN_AFTER_SECONDS = 20.0
 
 
 class CountsUnavailable(Exception):
-    """The lengths of the queues cannot be read; the message says why."""
+    """The lengths of the queues cannot be read. The message states the reason."""
 
 
 class QueueMonitor:
-    """Reads the queues' lengths from the gateway, and the workers' jobs from their `/ready`."""
+    """Reads the queues' lengths from the gateway, and a worker's number of jobs from `/ready`."""
 
     def __init__(
         self, gateway_url: str, models: Iterable[str] = (), api_key: str | None = None
     ) -> None:
-        """Prepare the requests.
+        """Prepare the requests to the gateway and the workers.
 
         Args:
             gateway_url: The gateway's URL.
-            models: Whose queues to count. Default: those of all models.
-            api_key: For a gateway that requires one.
+            models: The models whose queues are counted. Default: all models.
+            api_key: The API key, if the gateway requires one.
         """
         self._url = f"{gateway_url}/v1/models"
         self._models = frozenset(models)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def __aenter__(self) -> Self:
-        # Never through a proxy: everything is on this machine.
+        # Do not use a proxy, because all processes run on this machine.
         self._client = httpx.AsyncClient(timeout=_REQUEST_TIMEOUT_SECONDS, trust_env=False)
         return self
 
@@ -57,7 +57,7 @@ class QueueMonitor:
         await self._client.aclose()
 
     async def count_messages(self) -> list[int | None]:
-        """Return each model's active messages, including those that workers hold.
+        """Return the number of each model's active messages, including messages that workers hold.
 
         A count is ``None`` if the gateway does not know it.
 
@@ -67,7 +67,9 @@ class QueueMonitor:
         try:
             response = await self._client.get(self._url, headers=self._headers)
             if response.status_code != httpx.codes.OK:
-                raise CountsUnavailable(f"{self._url} answered {response.status_code}")
+                raise CountsUnavailable(
+                    f"{self._url} responded with HTTP status {response.status_code}"
+                )
             models = response.json()["models"]
             return [
                 _parse_count(model["queue_length"])
@@ -80,9 +82,9 @@ class QueueMonitor:
             raise CountsUnavailable(f"{self._url} did not return a list of models") from error
 
     async def count_held_jobs(self, health_port: int) -> int | None:
-        """Return how many jobs a worker holds, or ``None`` if it does not respond."""
+        """Return how many jobs a worker holds, or ``None`` if the worker does not respond."""
         try:
-            # A worker that is not ready answers 503 with the same document.
+            # A worker that is not ready responds with 503 and the same document.
             response = await self._client.get(f"http://{_HOST}:{health_port}/ready")
             return sum(int(model["held"]) for model in response.json()["models"].values())
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
@@ -95,15 +97,15 @@ def _parse_count(value: Any) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class WorkerPoolPlan:
-    """The workers of a pool, and what decides their number."""
+    """The workers of a pool, and the rules for their number."""
 
     #: Represents the whole pool in the output.
     part: Part
     scaling: ScaledObject
     monitor: QueueMonitor
-    #: Returns the worker with a number, whose health endpoint is on a port.
+    #: Returns the component for a worker, given the worker's number and its health endpoint's port.
     make_worker: Callable[[int, int], Part]
-    #: The workers take free ports from here on.
+    #: The lowest port for the workers' health endpoints.
     first_port: int
 
 
@@ -122,8 +124,8 @@ class _PoolWorker:
 class WorkerPool:
     """Starts workers when the queues need them, and stops idle ones when they do not.
 
-    Kubernetes stops any pod. Here a busy worker stays until it is idle, and a worker that gets a
-    job just before its stop still finishes it, since it drains.
+    Kubernetes may stop any pod. The pool stops only idle workers. A worker that receives a job just
+    before its stop still finishes the job, because it drains.
     """
 
     def __init__(
@@ -133,11 +135,11 @@ class WorkerPool:
         notify: events.EventHandler,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare the pool; nothing is started before :meth:`run`.
+        """Prepare the pool. No worker is started before :meth:`run`.
 
         Args:
-            plan: The workers, and what decides their number.
-            manage: Returns the process manager of a part.
+            plan: The workers, and the rules for their number.
+            manage: Returns the process manager of a component.
             notify: Receives the pool's events.
             clock: Returns the time in seconds.
         """
@@ -154,7 +156,7 @@ class WorkerPool:
         self._has_had_ready_worker = False
 
     async def run(self) -> None:
-        """Follow the queues until cancelled.
+        """Adjust the number of workers to the queues until cancelled.
 
         Raises:
             UpError: No worker becomes ready, or all ports are taken.
@@ -169,7 +171,7 @@ class WorkerPool:
                         await self._scale(scaler)
                     await self._wait(scaler.next_at_seconds - self._clock())
         except asyncio.CancelledError:
-            raise  # by `stop`, which stops the workers itself
+            raise  # cancelled by `stop`, which stops the workers itself
         except BaseException:
             await self._stop_workers()
             raise
@@ -183,7 +185,7 @@ class WorkerPool:
         forwarding.cancel()
 
     def limit_logs(self) -> None:
-        """Truncate logs that are too large."""
+        """Truncate the workers' logs that are too large."""
         for worker in self._workers.values():
             worker.manager.limit_logs()
 
@@ -212,7 +214,7 @@ class WorkerPool:
         try:
             counts = await self._plan.monitor.count_messages()
         except CountsUnavailable as error:
-            # At the start, the gateway is not there yet: that is not worth a message.
+            # While the system starts, the gateway does not respond yet. Do not report that.
             is_long = now - self._counted_at > _REPORT_UNKNOWN_AFTER_SECONDS
             if is_long and not self._is_unknown_reported:
                 self._is_unknown_reported = True
@@ -261,7 +263,7 @@ class WorkerPool:
             del self._workers[number]
             error = None if worker.run.cancelled() else worker.run.exception()
             if error is None or isinstance(error, PartPortBusy):
-                continue  # after a busy port, the next worker takes another one
+                continue  # the port was busy, so the next worker uses another port
             if not isinstance(error, PartFailed) or not self._has_had_ready_worker:
                 raise error
             self._notify(events.PartGivenUp(worker.manager.part, str(error)))
@@ -274,7 +276,7 @@ class WorkerPool:
             self.has_been_ready.set()
 
     async def _wait(self, seconds: float) -> None:
-        """Wait until the next decision, or until a worker has ended."""
+        """Wait until the next decision is due, or until a worker has ended."""
         runs = [worker.run for worker in self._workers.values()]
         if runs:
             await asyncio.wait(runs, timeout=max(seconds, 0.0), return_when=asyncio.FIRST_COMPLETED)

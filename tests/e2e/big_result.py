@@ -1,4 +1,4 @@
-"""A model whose result has the length that its input names."""
+"""A model whose result has the length that the input states."""
 
 import io
 from typing import ClassVar
@@ -7,7 +7,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Return a text with the number of characters that the input names."""
+    """Return a text with the number of characters that the input states."""
 
     accepts: ClassVar[Accepts] = "file"
 

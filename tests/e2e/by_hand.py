@@ -1,4 +1,4 @@
-"""Play the worker of a system that runs without one, so that a test decides how jobs end."""
+"""Act as the worker of a system without a worker, so that a test determines how jobs end."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ DONE = {"result": {"json": {"done": True}}}
 
 
 def wait_for_request(system: System, queue: str, text: str) -> dict[str, Any]:
-    """Wait until the request with this input is in the queue, and return it."""
+    """Wait until a request with this input is in the queue, and return the request."""
     wanted = base64.b64encode(text.encode()).decode()
 
     def found() -> dict[str, Any] | None:
@@ -45,7 +45,7 @@ def dead_letter_first(system: System, queue: str) -> None:
 
 
 def put_request(system: System, queue: str, **changes: Any) -> str:
-    """Put a request on a queue, as a producer without a gateway does. Return the job's id."""
+    """Send a request to a queue, as a producer without a gateway does. Return the job's id."""
     now, job_id = datetime.now(UTC), str(uuid.uuid4())
     request = {
         "schema": 1,
@@ -66,7 +66,7 @@ def put_request(system: System, queue: str, **changes: Any) -> str:
 
 
 def make_producer_dead_letter(system: System, queue: str) -> str:
-    """Make a dead letter whose message a producer has sent. Return its job's id."""
+    """Create a dead letter from a message that a producer sent. Return the id of the job."""
     job_id = put_request(system, queue)
     dead_letter_first(system, queue)
     return job_id
@@ -83,7 +83,7 @@ def send_reply(
 
 
 def make_reply(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01) -> dict[str, Any]:
-    """Return a reply as a JSON object."""
+    """Return a worker's reply as a JSON object."""
     now = datetime.now(UTC)
     return {
         "schema": 1,

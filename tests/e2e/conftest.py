@@ -8,7 +8,7 @@ from tests.e2e.system import System, running
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run one system for all tests that leave it running."""
+    """Run one system, which all tests share that do not stop the system."""
     with running(tmp_path_factory.mktemp("loosely") / "data") as started:
         yield started
 

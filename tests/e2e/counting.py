@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class Infer:
-    """Return the input. An input `sleep N` takes N milliseconds."""
+    """Return the input. For an input `sleep N`, wait N milliseconds before."""
 
     accepts = "bytes"
 

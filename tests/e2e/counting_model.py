@@ -8,7 +8,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Log an input `PATH NUMBER [MILLISECONDS]` and return its number after that time."""
+    """Log an input `PATH NUMBER [MILLISECONDS]`, and return NUMBER after MILLISECONDS."""
 
     accepts: ClassVar[Accepts] = "bytes"
 

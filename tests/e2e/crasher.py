@@ -1,4 +1,4 @@
-"""A model that kills its worker, as a driver does that segfaults."""
+"""A model that kills its worker, as a segmentation fault in a driver does."""
 
 import os
 import signal

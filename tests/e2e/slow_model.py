@@ -1,4 +1,4 @@
-"""A long-running model that continues with a step when the test creates the step's file."""
+"""A long-running model that performs a step when the test creates the step's file."""
 
 import json
 import time

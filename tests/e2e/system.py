@@ -1,4 +1,4 @@
-"""Run `loosely up` as a process on free ports, and control its parts from a test."""
+"""Run `loosely up` as a process on free ports, and control the system's components from a test."""
 
 import os
 import re
@@ -22,10 +22,11 @@ READY_SECONDS = 90.0
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Call `condition` every 50 ms and return its first true value.
+    """Call `condition` every 50 ms until it returns a true value, and return that value.
 
     Raises:
-        AssertionError: if this takes longer than `seconds`. The text names `what` was expected.
+        AssertionError: if this takes longer than `seconds`. The message contains `what`, the
+            expected condition.
     """
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -33,13 +34,13 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
         if value:
             return value
         time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s: {what}")
+    raise AssertionError(f"this condition was not met within {seconds} s: {what}")
 
 
 class System:
     """One `loosely up` with its own data directory."""
 
-    def __init__(  # noqa: PLR0917 - all but the first have a name where it is made
+    def __init__(  # noqa: PLR0917 - callers name all arguments except `data`
         self,
         data: Path,
         catalogue: Path | None = None,
@@ -71,7 +72,7 @@ class System:
         )
 
     def start(self) -> Self:
-        """Start the system and wait until every part is ready."""
+        """Start the system and wait until every component is ready."""
         command = [sys.executable, "-m", "loosely", "up", "--port", str(self.port)]
         command += ["--data", str(self.data), *self._options]
         for part in self._without:
@@ -84,7 +85,7 @@ class System:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=output, stderr=output
             )
-        until(self._is_up, READY_SECONDS, "all parts are ready")
+        until(self._is_up, READY_SECONDS, "all components are ready")
         return self
 
     def _is_up(self) -> bool:
@@ -95,7 +96,7 @@ class System:
         return system is not None and all(part.ready for part in system.parts.values())
 
     def output(self) -> str:
-        """Return what `up` has printed."""
+        """Return the output of `loosely up`."""
         return self._output.read_text("utf-8", "replace")
 
     def part(self, name: str) -> RunningPart:
@@ -104,7 +105,7 @@ class System:
         return system.parts[name]
 
     def kill(self, name: str) -> None:
-        """Kill a part with SIGKILL. `app` is the child process of the Functions host."""
+        """Kill a component with SIGKILL. `app` is the child process of the Functions host."""
         if name == "app":
             (app,) = psutil.Process(self.part("functions").pid).children()
             app.kill()
@@ -113,7 +114,7 @@ class System:
 
     @contextmanager
     def paused(self, name: str) -> Iterator[None]:
-        """Stop a part with SIGSTOP for the block: it does not respond, but its ports stay open."""
+        """Suspend a component during the `with` block. Its ports stay open."""
         pid = self.part(name).pid
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -122,7 +123,7 @@ class System:
             os.kill(pid, signal.SIGCONT)
 
     def kill_and_wait(self, name: str) -> None:
-        """Kill a part and wait until it has been replaced and is ready."""
+        """Kill a component, and wait until the restarted component is ready."""
         before = self.part("functions" if name == "app" else name).pid
         self.kill(name)
         if name != "app":
@@ -156,13 +157,13 @@ class System:
         )
 
     def accept(self, model: str, data: bytes, **headers: str) -> str:
-        """Submit a job without waiting for its end, and return its id."""
+        """Submit a job without waiting for its end, and return the job's id."""
         answer = self.submit(model, data, prefer="respond-async", **headers)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
     def accept_at_last(self, model: str, data: bytes) -> str:
-        """Submit a job as `accept` does, and repeat that while a part is unavailable."""
+        """Submit a job as `accept` does. Repeat the submit while a component is unavailable."""
 
         def accepted() -> str | None:
             try:
@@ -218,10 +219,10 @@ def running(
     port: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[System]:
-    """Start a system, and stop it at the end of the block.
+    """Start a system, and stop it at the end of the `with` block.
 
-    A system that continues with the data of another one needs the same port, because the reply URLs
-    of queued jobs contain it.
+    A system that continues with the data of an earlier system needs the same port, because the
+    reply URLs of queued jobs contain the port.
     """
     system = System(data, catalogue, without, port, environment)
     try:

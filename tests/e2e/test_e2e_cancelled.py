@@ -1,4 +1,4 @@
-"""Cancel most of a long queue before a worker starts. Only the other jobs may run."""
+"""Cancel most jobs of a long queue before a worker starts. Only the other jobs may run."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Run the client library and its documented examples against real systems."""
+"""Run the client library and the documented examples against real systems."""
 
 import asyncio
 import os
@@ -31,14 +31,14 @@ PROGRAMS = examples(GUIDE, "python") + [
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
-def test_a_documented_program_runs(system: System, number: int) -> None:
+def test_each_documented_program_exits_with_0(system: System, number: int) -> None:
     program = PROGRAMS[number].replace("http://127.0.0.1:7071", system.url)
     done = run([sys.executable, "-W", "error", "-c", program])
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.timeout(150)
-def test_the_documented_commands_run(system: System) -> None:
+def test_the_documented_commands_exit_with_0(system: System) -> None:
     [commands] = examples(GUIDE, "sh")
     command = f'set -e; loosely() {{ "{sys.executable}" -m loosely "$@"; }}\n{commands}'
     done = run(["sh", "-c", command], LOOSELY_URL=system.url)
@@ -73,7 +73,9 @@ def run_with_a_loop(url: str) -> Job:
 
 
 @pytest.mark.timeout(240)
-def test_run_returns_its_job_after_the_gateway_was_killed_during_the_wait(tmp_path: Path) -> None:
+def test_client_run_returns_the_job_although_the_gateway_is_killed_during_the_wait(
+    tmp_path: Path,
+) -> None:
     data = tmp_path / "data"
     with ThreadPoolExecutor(2) as pool:
         with running(data, without=("worker",)) as first:

@@ -1,4 +1,4 @@
-"""Check the rows of the contract for which the test ends jobs and pauses services."""
+"""Check the rows of the contract for which a test ends the jobs or suspends services."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ from tests.e2e.system import System, running
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 SOON_SECONDS = 8
-"""Five seconds for the storage's timeout, and some more for a busy machine."""
+"""The storage's timeout of five seconds, and a margin for a busy machine."""
 
 API_KEYS = {
     "owner": make_key("owner", "acme", ["jobs:read", "jobs:write", "admin"]),
@@ -131,7 +131,7 @@ def named(idle: System) -> dict[str, str]:
         *(pytest.param(row, id=f"progress-{row.title}") for row in PROGRESS),
     ],
 )
-def test_a_row_of_the_contract_holds_without_a_worker(
+def test_a_response_without_a_worker_matches_the_row_of_the_contract(
     idle: System, named: dict[str, str], row: Row
 ) -> None:
     if row.first is not None:
@@ -177,7 +177,7 @@ def end(system: System, row: Row) -> None:
 @pytest.mark.parametrize(
     ("part", "rows"), [("blobs", BLOBS), ("servicebus", SERVICE_BUS)], ids=["blobs", "servicebus"]
 )
-def test_the_rows_of_the_contract_hold_while_a_service_does_not_respond(
+def test_responses_during_an_outage_match_the_rows_of_the_contract(
     idle: System, named: dict[str, str], part: str, rows: tuple[Row, ...]
 ) -> None:
     before = job_ids(idle)

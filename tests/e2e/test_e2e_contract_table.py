@@ -34,7 +34,9 @@ def ids(system: System) -> dict[str, str]:
         *(pytest.param(row, id=f"tensor-{row.title}") for row in TENSORS),
     ],
 )
-def test_a_row_of_the_contract_holds(system: System, ids: dict[str, str], row: Row) -> None:
+def test_a_response_matches_the_row_of_the_contract(
+    system: System, ids: dict[str, str], row: Row
+) -> None:
     path = row.path.format(**ids)
     check(row, system.http.request(row.method, path, content=row.body, headers=dict(row.sent)))
 
@@ -46,7 +48,7 @@ def test_two_submits_with_one_idempotency_key_make_one_job(system: System) -> No
     assert again.json()["id"] == first.json()["id"]
 
 
-def test_an_idempotency_key_with_another_payload_is_refused(system: System) -> None:
+def test_a_used_idempotency_key_with_a_different_payload_is_refused(system: System) -> None:
     headers = {"idempotency_key": '"another-payload"'}
     assert system.submit("noop", b"x", **headers).status_code == 200
     other = system.submit("noop", b"y", **headers)
@@ -65,7 +67,7 @@ def test_a_job_that_has_not_ended_is_cancelled(system: System) -> None:
     assert (result.status_code, result.json()["code"]) == (409, "no-result")
 
 
-def test_a_cancellation_does_not_change_a_job_that_has_succeeded(system: System) -> None:
+def test_a_cancellation_does_not_change_a_succeeded_job(system: System) -> None:
     job = system.submit("noop", b"x").json()
     assert job["status"] == "succeeded"
     cancelled = system.http.delete(f"/v1/jobs/{job['id']}")

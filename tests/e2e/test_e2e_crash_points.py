@@ -3,7 +3,7 @@
 The local host follows the Azure Storage provider (`--engine azure-storage`): an episode's messages
 are sent before its history is saved, a dead host's messages return after the visibility timeout,
 and an event for an instance without a history is discarded. With a long visibility timeout a test
-fails if an answer waits for the engine to recover.
+fails if a reply waits for the recovery of the engine.
 """
 
 import time
@@ -22,13 +22,13 @@ from tests.e2e.test_e2e_webhooks import SETTINGS, run_webhook_receiver
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 SHORT_SECONDS = 3
-"""The visibility timeout of tests in which the engine has to recover."""
+"""The visibility timeout, in seconds, of tests in which the engine has to recover."""
 
 LONG_SECONDS = 100
-"""The visibility timeout of tests in which an answer must not wait for the engine."""
+"""The visibility timeout, in seconds, of tests in which a reply must not wait for the engine."""
 
 ANSWERED_WITHIN_SECONDS = 30.0
-"""Far below LONG_SECONDS. It includes the restart of the host."""
+"""The time limit of tests with LONG_SECONDS, in seconds. It includes the restart of the host."""
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def run_crashing_system(
 
 @contextmanager
 def expect_host_death(system: System) -> Iterator[None]:
-    """Check that the host dies and is replaced within the block."""
+    """Check that the host dies and is replaced during the `with` block."""
     before = system.part("functions").pid
     yield
     until(lambda: system.part("functions").pid != before, 20, "the host died and was replaced")
@@ -163,7 +163,7 @@ def cancel(system: System, job_id: str) -> bool:
     return True
 
 
-def test_a_running_job_stops_although_the_order_to_stop_is_lost_with_the_host(
+def test_a_cancelled_running_job_stops_although_the_host_dies_with_the_cancellation(
     tmp_path: Path,
 ) -> None:
     catalogue = tmp_path / "models.toml"
@@ -206,7 +206,7 @@ def test_a_webhook_is_delivered_although_the_host_dies(tmp_path: Path, point: st
         assert {headers["webhook-id"] for headers, _ in receiver.received} == {event_id(job_id)}
 
 
-def test_200_jobs_cancelled_right_after_their_202_stay_cancelled(tmp_path: Path) -> None:
+def test_200_jobs_cancelled_right_after_the_response_202_stay_cancelled(tmp_path: Path) -> None:
     with run_crashing_system(tmp_path, timeout_seconds=LONG_SECONDS, without=("worker",)) as system:
         job_ids = []
         for _ in range(200):

@@ -27,7 +27,7 @@ def workerless(data: Path) -> Iterator[System]:
 
 
 def queued_request(system: System, job_id: str) -> Any:
-    """Return the job's request from the queue, or None if it is not there yet."""
+    """Return the job's request from the queue, or None if the queue does not contain it yet."""
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,
         client.get_queue_receiver("noop") as receiver,
@@ -37,7 +37,7 @@ def queued_request(system: System, job_id: str) -> Any:
     return next(iter(bodies), None)
 
 
-def test_a_reply_after_the_deadline_changes_nothing(workerless: System) -> None:
+def test_a_reply_after_the_deadline_does_not_change_the_expired_job(workerless: System) -> None:
     answer = workerless.http.post(
         "/v1/models/noop/jobs",
         params={"deadline_seconds": 5},
@@ -68,14 +68,14 @@ def test_a_waiting_request_returns_504_at_the_deadline(workerless: System) -> No
     assert answer.json()["code"] == "expired"
 
 
-def test_a_cancelled_job_is_final_at_once(workerless: System) -> None:
+def test_a_cancelled_queued_job_becomes_final_without_a_worker(workerless: System) -> None:
     job_id = workerless.accept("noop", b"never mind")
     assert workerless.http.delete(f"/v1/jobs/{job_id}").status_code == 202
     assert workerless.final(job_id, seconds=5)["status"] == "cancelled"
     assert workerless.http.delete(f"/v1/jobs/{job_id}").status_code == 200
 
 
-def test_a_wait_ends_in_time_and_the_job_succeeds_after_a_restart(
+def test_a_waiting_request_returns_in_time_and_the_job_succeeds_after_a_restart(
     workerless: System, data: Path
 ) -> None:
     asked = time.monotonic()

@@ -28,7 +28,9 @@ def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_the_function_app_runs_as_it_is_published(tmp_path: Path, interpreter: Path) -> None:
+def test_the_published_function_app_runs_with_only_its_declared_requirements(
+    tmp_path: Path, interpreter: Path
+) -> None:
     app = tmp_path / "app"
     build(app)
     # `func start` reads the settings from the same file.
@@ -60,7 +62,7 @@ def get(port: int, path: str) -> dict[str, object] | None:
     return dict(answer.json()) if answer.status_code == 200 else None
 
 
-def test_host_json_and_the_example_settings_fit_func_start() -> None:
+def test_host_json_and_the_example_settings_have_the_values_that_func_start_needs() -> None:
     host = json.loads((ROOT / "functions" / "host.json").read_text(encoding="utf-8"))
     assert host["version"] == "2.0"
     assert host["extensionBundle"] == {

@@ -1,4 +1,4 @@
-"""64 simultaneous requests with one Idempotency-Key make one job, even across a kill."""
+"""64 simultaneous requests with one Idempotency-Key make one job, even if a host is killed."""
 
 import time
 import uuid
@@ -25,7 +25,7 @@ def http(fragile: System) -> Iterator[httpx.Client]:
 
 
 def ask(http: httpx.Client, key: str, data: bytes, seconds: float) -> httpx.Response:
-    """Repeat the request until a response is below 500, as a client does."""
+    """Repeat the request until the response's status is below 500, as a client does."""
     end = time.monotonic() + seconds
     while True:
         try:
@@ -59,7 +59,9 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @pytest.mark.parametrize("size_bytes", [100, 100_000])
-def test_all_requests_with_one_key_get_the_same_job(http: httpx.Client, size_bytes: int) -> None:
+def test_all_requests_with_one_idempotency_key_get_the_same_job(
+    http: httpx.Client, size_bytes: int
+) -> None:
     key, data = str(uuid.uuid4()), b"x" * size_bytes
     with ThreadPoolExecutor(CALLERS) as callers:
         answers = list(callers.map(lambda _: ask(http, key, data, 30), range(CALLERS)))
@@ -73,10 +75,10 @@ def test_all_requests_with_one_key_get_the_same_job(http: httpx.Client, size_byt
     assert (other.status_code, other.json()["code"]) == (422, "idempotency-mismatch")
 
 
-def test_each_key_has_one_job_across_a_kill_of_the_host(
+def test_each_idempotency_key_has_one_job_although_the_host_is_killed(
     fragile: System, http: httpx.Client
 ) -> None:
-    """The kill hits one key while it is claimed, and the other while its job runs."""
+    """The host is killed while one key is claimed and while the job of the other key runs."""
     old, new = str(uuid.uuid4()), str(uuid.uuid4())
     with ThreadPoolExecutor(2 * CALLERS) as callers:
         asked = {old: [callers.submit(ask, http, old, b"old", 60) for _ in range(CALLERS)]}

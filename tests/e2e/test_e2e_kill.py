@@ -1,4 +1,4 @@
-"""Kill each process: every accepted job gets exactly one final status."""
+"""Kill each component: every accepted job gets exactly one final status."""
 
 import hashlib
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ JOB_COUNT = 50
 
 
 def payload(number: int) -> bytes:
-    """Return the payload of a job. Every fifth is over the inline limit."""
+    """Return the payload of a job. Every fifth payload is over the inline limit."""
     size_bytes = 40_000 if number % 5 == 0 else 200
     return (f"job {number} ".encode() * (size_bytes // 6 + 1))[:size_bytes]
 
@@ -25,7 +25,7 @@ def accept_all(system: System) -> dict[str, bytes]:
 
 
 def accept_across_a_kill(system: System, name: str) -> dict[str, bytes]:
-    """Submit jobs while a part is killed, and repeat each submit until it is accepted."""
+    """Submit jobs while a component is killed, and repeat each submit until the job is accepted."""
     jobs: dict[str, bytes] = {}
     with ThreadPoolExecutor(max_workers=4) as callers:
         accepted = [callers.submit(system.accept_at_last, "noop", payload(n)) for n in range(25)]
@@ -54,7 +54,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield started
 
 
-def test_jobs_of_a_killed_worker_succeed_on_the_next_worker(
+def test_jobs_of_a_killed_worker_succeed_after_the_worker_is_restarted(
     fragile: System, pictures: Path
 ) -> None:
     picture = (pictures / "chelsea.jpg").read_bytes()
@@ -62,7 +62,7 @@ def test_jobs_of_a_killed_worker_succeed_on_the_next_worker(
         fragile.submit("classifier", picture, "image/jpeg", prefer="respond-async").json()["id"]
         for _ in range(20)
     ]
-    # Some jobs have ended, some are in flight, and some are in the queue.
+    # At this time, jobs have ended, jobs are in flight, and jobs are in the queue.
     until(lambda: fragile.job(jobs[1])["finished_at"], 30, "the worker runs jobs")
     fragile.kill_and_wait("worker")
     answers = [fragile.final(job_id, seconds=90) for job_id in jobs]
@@ -76,12 +76,12 @@ def test_jobs_of_a_killed_worker_succeed_on_the_next_worker(
 
 
 @pytest.mark.parametrize("name", ["worker", "functions", "app", "servicebus", "blobs"])
-def test_accepted_jobs_succeed_after_a_kill_of_one_part(fragile: System, name: str) -> None:
+def test_accepted_jobs_succeed_after_one_component_is_killed(fragile: System, name: str) -> None:
     jobs = accept_across_a_kill(fragile, name)
     check_each_answered_once(fragile, jobs)
 
 
-def test_accepted_jobs_succeed_after_a_kill_of_every_part(tmp_path: Path) -> None:
+def test_accepted_jobs_succeed_after_every_component_is_killed(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with running(data, without=("worker",)) as first:
         jobs = accept_all(first)

@@ -1,4 +1,4 @@
-"""Upload 200 MB and download 20 MB by signed links, without holding them in memory."""
+"""Upload 200 MB and download 20 MB by signed URLs, without holding the bytes in memory."""
 
 import hashlib
 import sys
@@ -37,7 +37,7 @@ max_delivery_count = 3
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a separate system: peaks count from the start of a process, and torch hides them."""
+    """Run a separate system without torch, because peak memory counts from a process's start."""
     folder = tmp_path_factory.mktemp("large")
     catalogue = folder / "models.toml"
     catalogue.write_text(
@@ -79,7 +79,7 @@ def pieces() -> Iterator[bytes]:
         yield PIECE
 
 
-def test_large_payloads_do_not_raise_the_memory_of_gateway_and_worker(
+def test_large_payloads_do_not_increase_the_memory_of_gateway_or_worker(
     large: System, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Use both paths once, so that modules loaded at first use do not count.
@@ -115,13 +115,13 @@ def test_large_payloads_do_not_raise_the_memory_of_gateway_and_worker(
                 f"\n{name}: peak {before[name]:.0f} MB, {after_input[name]:.0f} MB after 200 MB in,"
                 f" {after[name]:.0f} MB after 20 MB out"
             )
-    # The worker holds pieces of 4 MiB of the input. It makes the result as a text and as JSON.
+    # The worker reads the input in chunks of 4 MiB. It holds the result as a text and as JSON.
     assert after["functions app"] - before["functions app"] < 16
     assert after_input["worker"] - before["worker"] < 32
     assert after["worker"] - before["worker"] < 4 * RESULT_BYTES / 2**20 + 32
 
 
-def test_a_job_fails_if_its_upload_is_written_again(large: System) -> None:
+def test_a_job_fails_if_its_upload_is_overwritten_after_the_submit(large: System) -> None:
     slot = slot_of(large)
 
     def send(content: bytes) -> None:
@@ -148,6 +148,6 @@ def test_an_empty_upload_is_refused(large: System) -> None:
     assert large.http.post(f"/v1/models/big/jobs?upload={upload(large, b'', 0)}").status_code == 422
 
 
-def test_an_unknown_upload_is_refused(large: System) -> None:
+def test_a_submit_with_an_unknown_upload_is_refused(large: System) -> None:
     answer = large.http.post("/v1/models/big/jobs?upload=019cb2d2-0000-7000-8000-000000000000")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")

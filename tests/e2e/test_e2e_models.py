@@ -1,4 +1,4 @@
-"""Run the models that ship over REST. Untrained networks only have to return the right form."""
+"""Run the included models over REST. Untrained networks only have to return the right format."""
 
 import base64
 import hashlib
@@ -146,7 +146,7 @@ def test_the_classifier_recognizes_a_cat(system: System, pictures: Path) -> None
     }
 
 
-def test_voice_activity_finds_speech(system: System, pictures: Path) -> None:
+def test_the_voice_activity_model_finds_speech(system: System, pictures: Path) -> None:
     for media_type in ("audio/wav", "audio/x-wav", "application/octet-stream"):
         data = (pictures / "speech.wav").read_bytes()
         job = system.submit("voice-activity", data, media_type).json()
@@ -155,14 +155,14 @@ def test_voice_activity_finds_speech(system: System, pictures: Path) -> None:
         assert 0.6 < segment["end_seconds"] < 0.9
 
 
-def test_truncated_sound_is_refused_with_422(system: System, pictures: Path) -> None:
+def test_a_truncated_sound_file_is_refused_with_422(system: System, pictures: Path) -> None:
     data = (pictures / "speech.wav").read_bytes()[:-100]
     refused = system.submit("voice-activity", data, "audio/wav")
     assert refused.status_code == 422
     assert "truncated" in refused.json()["detail"]
 
 
-def test_text_announced_as_sound_is_refused_with_415(system: System) -> None:
+def test_text_with_the_media_type_of_sound_is_refused_with_415(system: System) -> None:
     wrong = system.submit("voice-activity", b"hello", "audio/wav")
     assert wrong.status_code == 415
 
@@ -179,7 +179,7 @@ def test_a_checkpoint_of_torchvision_is_served_from_blob_storage(
     assert best["score"] > 0.5
 
 
-def test_a_detector_returns_boxes(torchvision: System, pictures: Path) -> None:
+def test_a_detection_model_returns_boxes(torchvision: System, pictures: Path) -> None:
     data = (pictures / "coffee.jpg").read_bytes()
     result = torchvision.submit("detector", data, "image/jpeg").json()["result"]
     with Image.open(io.BytesIO(data)) as picture:
@@ -188,7 +188,7 @@ def test_a_detector_returns_boxes(torchvision: System, pictures: Path) -> None:
     assert set(result["objects"][0]) == {"label", "index", "score", "box"}
 
 
-def test_a_segmenter_returns_a_picture(torchvision: System, pictures: Path) -> None:
+def test_a_segmentation_model_returns_a_picture(torchvision: System, pictures: Path) -> None:
     data = (pictures / "coffee.jpg").read_bytes()
     job = torchvision.submit("segmenter", data, "image/jpeg").json()
     assert job["status"] == "succeeded"
@@ -218,7 +218,7 @@ def test_an_array_of_any_size_is_accepted_and_returned(torchvision: System, coun
     assert np.array_equal(array_in(answer.content), array * 2)
 
 
-def test_parameters_of_the_caller_reach_the_model(torchvision: System) -> None:
+def test_the_model_receives_the_parameters_of_the_caller(torchvision: System) -> None:
     body = {"input": {"json": [1, 2]}, "parameters": {"times": 10}}
     job = torchvision.http.post("/v1/models/doubling/jobs", json=body).json()
     answer = torchvision.http.get(job["links"]["result"])
@@ -236,7 +236,7 @@ def test_a_tensor_of_the_open_inference_protocol_reaches_the_model_as_an_array(
     assert np.array_equal(found, np.array([[2, 5], [-6, 8]], np.float32))
 
 
-def test_bytes_that_are_not_an_array_are_refused_with_415(torchvision: System) -> None:
+def test_an_input_that_is_not_an_array_is_refused_with_415(torchvision: System) -> None:
     data = [base64.b64encode(b"[").decode()]
     tensor = {"name": "x", "datatype": "BYTES", "shape": [1], "data": data}
     refused = torchvision.http.post("/v2/models/doubling/infer", json={"inputs": [tensor]})

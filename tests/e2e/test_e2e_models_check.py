@@ -1,4 +1,4 @@
-"""Run `loosely models check`, which tries one model in its own process."""
+"""Run `loosely models check`, which runs one model in a separate process."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def write_input(folder: Path, content: str) -> str:
     return "input.txt"
 
 
-def test_the_result_and_the_time_of_each_batch_size_are_printed(tmp_path: Path) -> None:
+def test_models_check_prints_the_result_and_the_time_of_each_batch_size(tmp_path: Path) -> None:
     done = run_check(tmp_path, "tried", write_input(tmp_path, "seven !"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "tried loaded in" in done.stdout
@@ -81,7 +81,7 @@ def test_the_result_and_the_time_of_each_batch_size_are_printed(tmp_path: Path) 
 
 
 @pytest.mark.torch
-def test_the_memory_of_a_network_and_its_batches_is_measured(
+def test_models_check_measures_the_memory_of_a_network_and_of_each_batch(
     tmp_path: Path, pictures: Path
 ) -> None:
     done = run_check(
@@ -100,7 +100,7 @@ def test_the_memory_of_a_network_and_its_batches_is_measured(
     assert peaks[-1] == pytest.approx(8 * peaks[0], rel=0.3)
 
 
-def test_the_memory_that_a_model_declares_is_reported(tmp_path: Path) -> None:
+def test_models_check_reports_the_memory_that_a_model_declares(tmp_path: Path) -> None:
     code = f"{CODE}\n    def memory_bytes(self, cost): return 1000 + int(10 * cost)"
     done = run_check(tmp_path, "tried", write_input(tmp_path, "x"), "--json", code=code)
     loaded, _, *batches = [json.loads(line) for line in done.stdout.splitlines()]
@@ -143,7 +143,7 @@ def test_the_memory_that_a_model_declares_is_reported(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_faulty_model_or_input_is_reported_with_its_code(
+def test_models_check_reports_a_faulty_model_or_input_with_a_problem_code(
     tmp_path: Path, content: str, code: str, more: str, message: str
 ) -> None:
     file = tmp_path / "input.txt"
@@ -161,7 +161,9 @@ def test_a_faulty_model_or_input_is_reported_with_its_code(
         (("tried", "long.txt"), "has 2000 bytes; tried accepts at most 1000"),
     ],
 )
-def test_wrong_usage_exits_with_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_invalid_arguments_exit_with_2(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
     write_input(tmp_path, "x")
     (tmp_path / "long.txt").write_text("x" * 2000)
     done = run_check(tmp_path, *arguments)

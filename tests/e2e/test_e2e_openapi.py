@@ -1,6 +1,6 @@
-"""Send some hundred valid and invalid requests that are generated from /openapi.json.
+"""Send several hundred valid and invalid requests that are generated from /openapi.json.
 
-`./dev conformance rest` sends thousands.
+`./dev conformance rest` sends thousands of requests.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""A message that kills its worker is dead-lettered after three deliveries."""
+"""A message that kills the worker is dead-lettered after three deliveries."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ max_delivery_count = 3
 """
 
 
-def test_the_caller_of_a_message_that_kills_workers_gets_dead_lettered(tmp_path: Path) -> None:
+def test_a_job_that_kills_workers_fails_with_the_code_dead_lettered(tmp_path: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(CATALOGUE)
     with running(tmp_path / "data", catalogue) as system:
@@ -65,7 +65,7 @@ def _check_redrive(system: System, job_id: str) -> None:
     assert sent["is_new_job"] is True
     assert sent["is_repeat"] is False
     assert loosely(system, "redrive", "crasher", letter["id"]) == {**sent, "is_repeat": True}
-    # Cancel the new job: it would kill its worker three times.
+    # Cancel the new job, because it would kill the worker three times.
     assert system.http.delete(f"/v1/jobs/{sent['job_id']}").status_code == 202
     assert system.final(sent["job_id"])["status"] == "cancelled"
     assert loosely(system, "purge", "crasher", "--all") == {"deleted": 1}

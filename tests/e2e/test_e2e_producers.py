@@ -1,4 +1,4 @@
-"""Producers that put requests on queues: the documented program, and replies about failures."""
+"""Producers that send requests to queues: the documented program, and replies about failures."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def reply_queue(system: System) -> Iterator[str]:
 def request_reply(
     system: System, reply_queue: str, queue: str = "noop", model: str = "noop", **changes: Any
 ) -> dict[str, Any]:
-    """Put a job on one of noop's queues, and return its reply."""
+    """Send a job to one of noop's queues, and return the reply."""
     job_id = by_hand.put_request(
         system, queue, model=model, reply_to={"queue": reply_queue}, **changes
     )
@@ -63,7 +63,7 @@ def request_reply(
         return answer
 
 
-def test_the_documented_producer_gets_its_reply(
+def test_the_documented_producer_receives_the_reply_to_its_job(
     system: System, reply_queue: str, tmp_path: Path
 ) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -81,24 +81,26 @@ def test_the_documented_producer_gets_its_reply(
     assert json.loads(ran.stdout.removeprefix("True "))["result"]["json"]["size_bytes"] > 0
 
 
-def test_a_failed_job_is_replied_to_with_its_error(system: System, reply_queue: str) -> None:
+def test_a_producer_receives_the_error_of_a_failed_job(system: System, reply_queue: str) -> None:
     unread = {"media_type": "audio/wav", "base64": "AAAA"}
     answer = request_reply(system, reply_queue, input=unread)
     assert answer["error"]["code"] == "unsupported-media-type"
 
 
-def test_an_expired_job_is_replied_to_as_expired(system: System, reply_queue: str) -> None:
+def test_a_producer_receives_the_expiry_of_an_expired_job(system: System, reply_queue: str) -> None:
     passed = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
     answer = request_reply(system, reply_queue, deadline=passed)
     assert answer["error"]["code"] == "expired"
 
 
-def test_a_low_priority_job_is_replied_to(system: System, reply_queue: str) -> None:
+def test_a_producer_receives_the_reply_to_a_low_priority_job(
+    system: System, reply_queue: str
+) -> None:
     assert request_reply(system, reply_queue, "noop-low")["result"]["json"]["size_bytes"] == 1
 
 
 @pytest.mark.parametrize("queue", ["noop", "noop-low"])
-def test_a_dead_lettered_job_is_replied_to_as_dead_lettered(
+def test_a_producer_receives_the_failure_of_a_dead_lettered_job(
     system: System, reply_queue: str, queue: str
 ) -> None:
     answer = request_reply(system, reply_queue, queue, model="classifier")

@@ -1,4 +1,4 @@
-"""Long-running jobs: their progress, and their cancellation while they run."""
+"""Long-running jobs: progress, and cancellation of running jobs."""
 
 import json
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 class SlowJob:
-    """A job of the slow model, and every status that it has shown."""
+    """A job of the slow model, and every status of the job that the test has seen."""
 
     def __init__(self, system: System, folder: Path, steps: int = 3, **query: Any) -> None:
         folder.mkdir()
@@ -67,7 +67,7 @@ class SlowJob:
         return (self.folder / "running").exists()
 
     def wait_for(self, status: str, fraction: float | None = None) -> dict[str, Any]:
-        """Wait until the job has this status and progress, and return it."""
+        """Wait until the job has this status and progress, and return the job."""
 
         def found() -> dict[str, Any] | None:
             job = self.look()
@@ -82,7 +82,7 @@ class SlowJob:
             status = change_status(status, JobStatus(following))
 
 
-def test_a_running_job_shows_its_progress(slow: System, tmp_path: Path) -> None:
+def test_a_running_job_shows_the_progress_of_the_model(slow: System, tmp_path: Path) -> None:
     job = SlowJob(slow, tmp_path / "job", steps=4)
     started = job.wait_for("running")
     assert started["started_at"] is not None
@@ -99,7 +99,9 @@ def test_a_running_job_shows_its_progress(slow: System, tmp_path: Path) -> None:
     job.check_statuses()
 
 
-def test_a_cancelled_job_stops_at_its_next_step(slow: System, tmp_path: Path) -> None:
+def test_a_cancelled_running_job_stops_at_the_next_step_of_the_model(
+    slow: System, tmp_path: Path
+) -> None:
     job = SlowJob(slow, tmp_path / "job")
     job.wait_for("running")
     following = SlowJob(slow, tmp_path / "following", steps=1)
@@ -135,7 +137,9 @@ def test_a_job_cancelled_in_the_queue_does_not_run(slow: System, tmp_path: Path)
     assert [job.is_running() for job in waiting] == [False, False, False, True]
 
 
-def test_a_job_that_expires_while_it_runs_shows_its_start(slow: System, tmp_path: Path) -> None:
+def test_a_job_that_expires_during_its_run_shows_when_the_run_started(
+    slow: System, tmp_path: Path
+) -> None:
     job = SlowJob(slow, tmp_path / "job", deadline_seconds=2)
     job.wait_for("running")
     expired = slow.final(job.id)

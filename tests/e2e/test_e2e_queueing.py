@@ -55,7 +55,7 @@ def accept(system: System, text: str, priority: str = "normal") -> str:
     return str(answer.json()["id"])
 
 
-def test_cancelled_jobs_do_not_run_and_low_priority_jobs_run_last(
+def test_cancelled_queued_jobs_do_not_run_and_low_priority_jobs_run_last(
     directory: Path, environment: dict[str, str]
 ) -> None:
     catalogue, data = directory / "models.toml", directory / "data"
@@ -112,7 +112,7 @@ def _check_positions(system: System, ids: list[str]) -> None:
 
 
 def _hang_up(system: System, text: str) -> str:
-    """Close the connection during a wait, and return the id of the job."""
+    """Submit a job, close the connection during the wait, and return the job's id."""
     before = {job["id"] for job in system.http.get("/v1/jobs", params={"limit": 5}).json()["jobs"]}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(
@@ -127,7 +127,7 @@ def _hang_up(system: System, text: str) -> str:
 
 
 def _check_saturation(system: System) -> None:
-    """Check that a long queue shows an estimated wait and refuses jobs with a short deadline."""
+    """Check that a long queue shows an estimated wait, and that short deadlines are refused."""
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: accept(system, "sleep 300"), range(40)))
     until(lambda: _eta_seconds(system, ids[-1]) > 2, 10, "the last job shows an estimated wait")

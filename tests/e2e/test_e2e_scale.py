@@ -32,7 +32,7 @@ SCALE = ("--scale", "0:4", "--scale-target", "5", "--scale-poll", "0.5", "--scal
 
 
 class WorkerMonitor:
-    """Poll which workers run, and keep the highest number."""
+    """Polls the running workers, and keeps their highest number."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -96,7 +96,7 @@ def test_workers_scale_from_zero_to_four_and_back_without_interrupting_a_job(
         assert {scaled.final(job_id)["status"] for job_id in ids} == {"succeeded"}
         until(lambda: workers.now() == [], 30, "all workers have stopped")
     assert workers.most == 4
-    # Each job ran once, so every worker finished its job before it stopped.
+    # Each job ran once, so every worker finished the running job before the worker stopped.
     ran = (scaled.data.parent / "ran.txt").read_text().split("\n")[:-1]
     assert sorted(ran) == sorted(f"sleep {50 + n}" for n in range(100))
     output = scaled.output()
@@ -107,7 +107,7 @@ def test_workers_scale_from_zero_to_four_and_back_without_interrupting_a_job(
     assert sizes[-1] == 0
 
 
-def test_a_long_low_priority_job_starts_a_worker_and_keeps_it(scaled: System) -> None:
+def test_a_long_low_priority_job_keeps_a_worker_running_until_the_job_ends(scaled: System) -> None:
     workers = WorkerMonitor(scaled)
     answer = scaled.http.post(
         "/v1/models/counting/jobs",
@@ -119,7 +119,7 @@ def test_a_long_low_priority_job_starts_a_worker_and_keeps_it(scaled: System) ->
     until(lambda: len(workers.now()) == 1, 20, "a worker starts")
     ran = scaled.data.parent / "ran.txt"
     until(lambda: "sleep 5000" in ran.read_text(), 20, "the job runs")
-    # As in Azure, a locked message counts: otherwise its worker would seem idle.
+    # As in Azure, a locked message counts. Otherwise the worker that holds it would seem idle.
     until(lambda: queue_length(scaled) == 1, 3, "the running job is counted")
     (name,) = workers.now()
     first = scaled.part(name).pid

@@ -26,9 +26,10 @@ KEY = "lsy_a-key-that-this-gateway-does-not-ask-for"
 def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
     """Return the scripts with stand-ins for this system.
 
-    The stand-in for kubectl kills the system's worker, the stand-in for az its Functions host.
+    The stand-in for kubectl kills the system's worker. The stand-in for az kills the Functions
+    host.
     """
-    # Nothing listens at this Service Bus host, so checks of its HTTP API are left out.
+    # No server listens at this Service Bus host, so checks of the HTTP API are left out.
     scripts = install_scripts(
         ROOT, tmp_path / "bin", API_URL=system.url, SERVICE_BUS_HOST="127.0.0.1:9", **values
     )
@@ -39,12 +40,14 @@ def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
 
 
 def wait_until_replaced(system: System, name: str, before: int) -> None:
-    """Wait until a killed part has been replaced and is ready."""
+    """Wait until a killed component has been restarted and is ready."""
     until(lambda: system.part(name).pid != before, 60, f"{name} was killed")
     until(lambda: system.part(name).ready, 60, f"the next {name} is ready")
 
 
-def test_a_working_system_passes_every_check(system: System, tmp_path: Path) -> None:
+def test_a_working_system_passes_every_check_of_the_smoke_test(
+    system: System, tmp_path: Path
+) -> None:
     scripts = scripts_for(system, tmp_path)
     worker, host = system.part("worker").pid, system.part("functions").pid
     ended = scripts.run("smoke-test.sh", LOOSELY_API_KEY=KEY, JOBS="6", GROUP="10")
@@ -66,7 +69,9 @@ def test_a_working_system_passes_every_check(system: System, tmp_path: Path) -> 
     assert KEY not in str(fake_cloud.calls(scripts.bin))
 
 
-def test_an_unknown_model_fails_every_check_of_jobs(system: System, tmp_path: Path) -> None:
+def test_an_unknown_model_fails_every_check_of_jobs_in_the_smoke_test(
+    system: System, tmp_path: Path
+) -> None:
     scripts = scripts_for(system, tmp_path, WORKER_HOST="aca")
     ended = scripts.run(
         "smoke-test.sh", LOOSELY_API_KEY=KEY, MODEL="nowhere", GROUP="2", RESTART_COMMAND="none"
@@ -106,7 +111,7 @@ def test_half_of_the_jobs_are_submitted_just_before_the_restart() -> None:
     assert smoke.submit_after_seconds(0, 1) >= 0
 
 
-def test_a_failed_restart_command_fails_the_check(
+def test_a_failed_restart_command_fails_the_smoke_test(
     system: System, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, report = run_during_restart(system, "echo not authorized >&2; exit 3", capsys)
@@ -118,7 +123,7 @@ def test_a_failed_restart_command_fails_the_check(
 class TestFaultyGateway:
     """The smoke test fails against a gateway that loses jobs or cancellations."""
 
-    def test_a_cancelled_job_that_is_queued_again_fails_the_check(
+    def test_a_cancelled_job_that_is_queued_again_fails_the_smoke_test(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with run_faulty_gateway(statuses=["cancelling", "queued", "succeeded"]) as url:
@@ -127,7 +132,7 @@ class TestFaultyGateway:
         assert "2 jobs accepted, 2 cancelled right after: 2 succeeded; 2 seen queued" in report
         assert "was cancelled, and then queued" in report
 
-    def test_a_job_that_never_ends_fails_the_check(
+    def test_a_job_that_never_ends_fails_the_smoke_test(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with run_faulty_gateway(statuses=["cancelling"]) as url:
@@ -135,7 +140,7 @@ class TestFaultyGateway:
         assert code == 1
         assert "2 still cancelling; 0 seen queued" in report
 
-    def test_a_job_that_expires_during_the_restart_fails_the_check(
+    def test_a_job_that_expires_during_the_restart_fails_the_smoke_test(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with run_faulty_gateway(statuses=["queued", "expired"]) as url:
@@ -154,7 +159,7 @@ def run_smoke_group(
 
 @contextmanager
 def run_faulty_gateway(statuses: list[str]) -> Iterator[str]:
-    """Run a gateway whose jobs show these statuses one after another, and then the last one."""
+    """Run a gateway whose jobs show these statuses in turn, and keep showing the last status."""
     read_counts: Counter[str] = Counter()
 
     class Handler(BaseHTTPRequestHandler):
@@ -191,7 +196,7 @@ def run_faulty_gateway(statuses: list[str]) -> Iterator[str]:
             serving.join()
 
 
-def test_the_script_requires_an_api_key(tmp_path: Path) -> None:
+def test_the_smoke_test_script_requires_an_api_key(tmp_path: Path) -> None:
     ended = install_scripts(ROOT, tmp_path / "bin").run("smoke-test.sh")
     assert ended.returncode != 0
     assert "keys.sh printed" in ended.stderr

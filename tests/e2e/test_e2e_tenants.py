@@ -71,7 +71,7 @@ def visible_response(
 
 
 @pytest.mark.parametrize("name", ["bolt", "bolt-admin"])
-def test_a_route_answers_for_another_tenants_job_as_for_an_unknown_job(
+def test_the_response_for_a_job_of_another_tenant_equals_that_for_an_unknown_job(
     closed: System, name: str
 ) -> None:
     ended = submit(closed, "acme", prefer="wait=60")
@@ -94,7 +94,7 @@ def expected_refusal(name: str, path: str) -> int:
     return 403 if path.startswith("/v1/admin/") and name == "bolt" else 404
 
 
-def test_a_tenant_lists_only_its_own_jobs_page_by_page(closed: System) -> None:
+def test_the_pages_of_a_tenants_job_list_contain_only_jobs_of_the_tenant(closed: System) -> None:
     with ThreadPoolExecutor(4) as pool:
         made = {
             name: [
@@ -124,7 +124,7 @@ def test_a_tenant_lists_only_its_own_jobs_page_by_page(closed: System) -> None:
     assert closed.http.get(job["links"]["self"], headers=bearer("acme")).json() == job
 
 
-def test_etag_head_and_options_of_a_job(closed: System) -> None:
+def test_a_job_resource_supports_etags_head_and_options(closed: System) -> None:
     made = submit(closed, "acme", prefer="wait=60")
     path = made.headers["content-location"]
     for each in (path, f"{path}/result"):
@@ -141,7 +141,7 @@ def test_etag_head_and_options_of_a_job(closed: System) -> None:
     assert (options.status_code, options.headers["allow"]) == (204, "DELETE, GET, HEAD, OPTIONS")
 
 
-def test_requests_over_the_rate_are_refused_with_429(closed: System) -> None:
+def test_requests_over_the_rate_limit_are_refused_with_429(closed: System) -> None:
     statuses = [submit(closed, "slow", prefer="respond-async").status_code for _ in range(3)]
     assert statuses == [202, 202, 429]
     refused = submit(closed, "slow")
@@ -149,7 +149,7 @@ def test_requests_over_the_rate_are_refused_with_429(closed: System) -> None:
     assert refused.headers["ratelimit"].startswith('"default";r=0;t=')
 
 
-def test_keys_are_not_written_to_logs_or_data(closed: System) -> None:
+def test_api_keys_are_not_written_to_logs_or_stored_data(closed: System) -> None:
     # Include refused and invalid requests.
     assert closed.http.get("/v1/jobs", headers={"x-api-key": WRONG_KEY}).status_code == 401
     assert closed.http.get("/v1/jobs?limit=x", headers=bearer("bolt")).status_code == 400

@@ -24,7 +24,7 @@ SETTINGS = {"WEBHOOK_SECRETS": f"{NEW},{OLD}", "GUARD_ALLOW": "127.0.0.1"}
 
 
 class WebhookReceiver(http.server.ThreadingHTTPServer):
-    """Receive webhooks, responding with each of `statuses` and then with 200. Serve `files`."""
+    """Receives webhooks, and responds with each of `statuses` and then with 200. Serves `files`."""
 
     daemon_threads = True
 
@@ -114,7 +114,7 @@ def test_a_webhook_is_delivered_after_failures_and_a_kill_of_the_host(
     answer = submit(webhook_system, {"input": {"text": "hello"}, "webhook": webhook})
     assert answer.status_code == 200, answer.text
     job = answer.json()
-    until(lambda: receiver.refused, 20, "the first try")
+    until(lambda: receiver.refused, 20, "the first attempt")
     webhook_system.kill_and_wait("functions")
     until(lambda: receiver.received, 60, "the webhook is delivered")
     headers, body = receiver.received[0]
@@ -137,7 +137,7 @@ def test_a_webhook_is_delivered_after_failures_and_a_kill_of_the_host(
     assert "very-hidden" not in logs
 
 
-def test_a_webhook_answered_with_410_is_not_sent_again(
+def test_a_webhook_is_not_sent_again_after_the_response_410(
     webhook_system: System, receiver: WebhookReceiver
 ) -> None:
     receiver.statuses = [410]
@@ -152,7 +152,7 @@ def test_a_webhook_answered_with_410_is_not_sent_again(
     assert (log["state"], len(log["attempts"])) == ("stopped", 1)
 
 
-def test_a_producer_gets_a_reply_and_a_dead_letter_by_webhook(
+def test_a_producer_receives_replies_and_dead_letters_by_webhook(
     webhook_system: System, receiver: WebhookReceiver
 ) -> None:
     receiver.received.clear()
@@ -166,7 +166,9 @@ def test_a_producer_gets_a_reply_and_a_dead_letter_by_webhook(
 
     receiver.statuses = [500]
     given_up = by_hand.put_request(webhook_system, "noop", reply_to=reply_to, model="classifier")
-    until(lambda: receiver.received, 30, "the gateway reports the dead letter at the second try")
+    until(
+        lambda: receiver.received, 30, "the gateway reports the dead letter at the second attempt"
+    )
     headers, body = receiver.received.pop()
     reply = Webhook(OLD).verify(body, headers)
     assert headers["webhook-id"] == f"job_{given_up}-dead-letter"
@@ -174,7 +176,7 @@ def test_a_producer_gets_a_reply_and_a_dead_letter_by_webhook(
     assert receiver.statuses == []
 
 
-def test_an_input_by_url_is_fetched(
+def test_the_worker_fetches_an_input_given_by_url(
     webhook_system: System, receiver: WebhookReceiver, pictures: Path
 ) -> None:
     picture = (pictures / "chelsea.jpg").read_bytes()
@@ -198,7 +200,7 @@ def test_an_input_by_url_is_fetched(
         ("/empty", "no bytes"),
     ],
 )
-def test_an_input_that_cannot_be_fetched_is_refused(
+def test_a_submit_whose_input_url_cannot_be_fetched_returns_422(
     webhook_system: System, receiver: WebhookReceiver, path: str, said: str
 ) -> None:
     receiver.files |= {

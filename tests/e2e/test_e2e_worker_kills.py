@@ -1,4 +1,4 @@
-"""Kill the worker twice at random moments. `./dev conformance worker` does it many times."""
+"""Kill the worker twice at random moments. `./dev conformance worker` runs many kills."""
 
 from pathlib import Path
 

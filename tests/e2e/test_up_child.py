@@ -1,4 +1,4 @@
-"""`child.py` without the reaper: the kernel kills a part with its supervisor."""
+"""`child.py` without the reaper: the kernel kills a component when the supervisor dies."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from loosely.local import child
 pytestmark = pytest.mark.e2e
 
 SLEEP = "import time; print('runs', flush=True); time.sleep(600)"
-# Starts child.py as the supervisor does, and prints the process id of the part.
+# Starts child.py as the supervisor does, and prints the process id of the component.
 SUPERVISOR = f"""
 import os, subprocess, sys, time
 part = subprocess.Popen(
@@ -26,7 +26,7 @@ time.sleep(600)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="on other systems only the reaper does this")
-def test_a_part_dies_with_its_supervisor() -> None:
+def test_a_component_dies_with_the_supervisor() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", SUPERVISOR], stdout=subprocess.PIPE, text=True
     ) as supervisor:
@@ -38,7 +38,7 @@ def test_a_part_dies_with_its_supervisor() -> None:
         assert not alive
 
 
-def test_child_becomes_the_command() -> None:
+def test_child_py_replaces_its_process_by_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), "/bin/echo", "a b"],
         check=True,
@@ -48,7 +48,7 @@ def test_child_becomes_the_command() -> None:
     assert (done.stdout, done.stderr) == ("a b\n", "")
 
 
-def test_a_part_whose_supervisor_is_gone_is_not_started() -> None:
+def test_a_component_is_not_started_if_the_supervisor_has_died() -> None:
     done = subprocess.run(
         [sys.executable, "-I", "-S", child.__file__, "1", "/bin/echo", "started"],
         check=False,

@@ -1,4 +1,4 @@
-"""`loosely up` as a process, with the one real part that depends on no other."""
+"""`loosely up` as a process, with the only component that depends on no other component."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def port() -> int:
-    # Different for each test process, so that parallel runs do not take the same ports.
+    # Different for each test process, so that parallel runs do not use the same ports.
     return free_base(20000 + os.getpid() % 97 * 100)
 
 
@@ -70,7 +70,7 @@ def is_ready(data: Path) -> bool:
     return all(part["ready"] for part in record["parts"].values())
 
 
-def test_a_part_runs_until_ctrl_c(up: "subprocess.Popen[str]", data: Path, port: int) -> None:
+def test_a_component_runs_until_ctrl_c(up: "subprocess.Popen[str]", data: Path, port: int) -> None:
     with socket.create_connection(("127.0.0.1", port + 3), timeout=5):
         pass
     [blobs] = [
@@ -93,7 +93,9 @@ def test_a_part_runs_until_ctrl_c(up: "subprocess.Popen[str]", data: Path, port:
 
 
 @pytest.mark.usefixtures("up")
-def test_a_busy_port_is_named_with_a_free_one(tmp_path: Path, port: int) -> None:
+def test_the_error_for_a_busy_port_names_the_process_and_a_free_port(
+    tmp_path: Path, port: int
+) -> None:
     done = subprocess.run(
         command(tmp_path / "other", port),
         check=False,
@@ -110,7 +112,7 @@ def test_a_busy_port_is_named_with_a_free_one(tmp_path: Path, port: int) -> None
     assert re.search(r"loosely up --port \d+", done.stderr)
 
 
-def test_a_second_up_on_the_same_data_names_the_first(
+def test_a_second_up_on_the_same_data_directory_names_the_first_process(
     up: "subprocess.Popen[str]", data: Path, port: int
 ) -> None:
     done = subprocess.run(
@@ -122,17 +124,17 @@ def test_a_second_up_on_the_same_data_names_the_first(
         timeout=20,
     )
     assert done.returncode == 98
-    assert f"another `loosely up` (process {up.pid}) runs on {data}" in done.stderr
+    assert f"another `loosely up` (process {up.pid}) uses {data}" in done.stderr
 
 
-def test_ctrl_c_on_a_terminal_stops_the_parts(data: Path, port: int) -> None:
+def test_ctrl_c_on_a_terminal_stops_the_components(data: Path, port: int) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
         os.execv(sys.executable, command(data, port))
     shown = b""
     until = time.monotonic() + READY_SECONDS
-    while b"Ctrl-C stops everything" not in shown:
+    while b"Ctrl-C stops all components" not in shown:
         assert time.monotonic() < until, shown.decode()
         shown += os.read(terminal, 65536)
     os.write(terminal, b"\x03")
@@ -147,5 +149,5 @@ def test_ctrl_c_on_a_terminal_stops_the_parts(data: Path, port: int) -> None:
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert os.waitstatus_to_exitcode(status) == 0, text
     assert "✓  blobs" in text
-    assert "Stopping; Ctrl-C again kills." in text
+    assert "Stopping all components. Press Ctrl-C again to kill them." in text
     assert "blobs  stopped after" in text

@@ -1,4 +1,4 @@
-"""The supervisor with real processes: small parts that serve HTTP and write a journal."""
+"""The supervisor with real processes: small components that serve HTTP and write a journal."""
 
 import contextlib
 import json
@@ -88,7 +88,7 @@ def wait_for(condition: Callable[[], bool], limit_seconds: float = 15.0) -> None
 
 
 class Up:
-    """A supervisor in its own process, with one test part for each given name."""
+    """A supervisor in a separate process, with one test component for each given name."""
 
     def __init__(self, data: Path, within_seconds: float, **behaviours: str) -> None:
         self.data = data
@@ -158,7 +158,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
         up.process.communicate()
 
 
-def test_parts_start_together_and_stop_in_reverse_order(start: Callable[..., Up]) -> None:
+def test_components_start_together_and_stop_in_reverse_order(start: Callable[..., Up]) -> None:
     up = start(storage="plain", queue="plain", worker="plain")
     wait_for(lambda: up.is_ready("storage", "queue", "worker"))
     assert sorted(up.journal()) == ["queue start red", "storage start red", "worker start red"]
@@ -175,7 +175,7 @@ def test_parts_start_together_and_stop_in_reverse_order(start: Callable[..., Up]
     assert (up.data / "logs" / "worker.log").read_text() == "worker speaks\n"
 
 
-def test_a_killed_part_is_restarted_quickly_and_reported(start: Callable[..., Up]) -> None:
+def test_a_killed_component_is_restarted_quickly_and_reported(start: Callable[..., Up]) -> None:
     up = start(queue="plain", worker="plain")
     wait_for(lambda: up.is_ready("queue", "worker"))
     first, queue = up.pid("worker"), up.pid("queue")
@@ -193,7 +193,9 @@ def test_a_killed_part_is_restarted_quickly_and_reported(start: Callable[..., Up
     assert "worker  ready again in" in output
 
 
-def test_a_part_that_cannot_start_ends_up_with_its_last_log_lines(start: Callable[..., Up]) -> None:
+def test_up_ends_with_the_last_log_lines_of_a_component_that_cannot_start(
+    start: Callable[..., Up],
+) -> None:
     up = start(queue="plain", worker="crash")
 
     code, output, errors = up.finish()
@@ -208,9 +210,12 @@ def test_a_part_that_cannot_start_ends_up_with_its_last_log_lines(start: Callabl
 
 @pytest.mark.parametrize(
     ("behaviour", "code", "message"),
-    [("setting", 1, "refused its settings"), ("taken", 98, "found its port taken")],
+    [
+        ("setting", 1, "ended because its settings are invalid"),
+        ("taken", 98, "could not listen on its port"),
+    ],
 )
-def test_a_permanent_start_failure_is_not_retried(
+def test_a_component_is_not_restarted_after_a_permanent_start_failure(
     start: Callable[..., Up], behaviour: str, code: int, message: str
 ) -> None:
     up = start(worker=behaviour)
@@ -222,7 +227,7 @@ def test_a_permanent_start_failure_is_not_retried(
     assert up.journal() == ["worker start red"]
 
 
-def test_a_part_that_never_becomes_ready_is_given_up(start: Callable[..., Up]) -> None:
+def test_up_ends_if_a_component_never_becomes_ready(start: Callable[..., Up]) -> None:
     up = start(within_seconds=0.6, queue="plain", worker="busy")
 
     code, output, errors = up.finish()
@@ -233,7 +238,7 @@ def test_a_part_that_never_becomes_ready_is_given_up(start: Callable[..., Up]) -
     assert sorted(up.journal()) == ["queue start red", "queue stop", "worker start red"]
 
 
-def test_a_part_that_does_not_stop_is_killed(start: Callable[..., Up]) -> None:
+def test_a_component_that_does_not_stop_is_killed(start: Callable[..., Up]) -> None:
     up = start(queue="plain", worker="stubborn")
     wait_for(lambda: up.is_ready("queue", "worker"))
 
@@ -245,7 +250,7 @@ def test_a_part_that_does_not_stop_is_killed(start: Callable[..., Up]) -> None:
     assert "worker  killed after 1." in output
 
 
-def test_the_second_ctrl_c_kills(start: Callable[..., Up]) -> None:
+def test_the_second_ctrl_c_kills_all_components(start: Callable[..., Up]) -> None:
     up = start(queue="stubborn", worker="stubborn")
     wait_for(lambda: up.is_ready("queue", "worker"))
 
@@ -259,7 +264,7 @@ def test_the_second_ctrl_c_kills(start: Callable[..., Up]) -> None:
     assert time.monotonic() - asked_at < 1.0
 
 
-def test_ctrl_c_stops_parts_that_are_not_ready(start: Callable[..., Up]) -> None:
+def test_ctrl_c_stops_components_that_are_not_ready(start: Callable[..., Up]) -> None:
     up = start(queue="plain", worker="plain")
     wait_for((up.data / "up.json").exists)
 
@@ -269,7 +274,7 @@ def test_ctrl_c_stops_parts_that_are_not_ready(start: Callable[..., Up]) -> None
     assert code == 0, errors
 
 
-def test_nothing_outlives_a_killed_supervisor(start: Callable[..., Up]) -> None:
+def test_no_process_outlives_a_killed_supervisor(start: Callable[..., Up]) -> None:
     up = start(queue="plain", worker="parent")
     wait_for(lambda: up.is_ready("queue", "worker"))
     family = psutil.Process(up.process.pid).children(recursive=True)
@@ -282,7 +287,7 @@ def test_nothing_outlives_a_killed_supervisor(start: Callable[..., Up]) -> None:
     assert len(gone) == 4
 
 
-def test_child_processes_of_a_dead_part_are_killed(start: Callable[..., Up]) -> None:
+def test_child_processes_of_a_dead_component_are_killed(start: Callable[..., Up]) -> None:
     up = start(worker="parent")
     wait_for(lambda: up.is_ready("worker"))
     first = up.pid("worker")
@@ -294,14 +299,14 @@ def test_child_processes_of_a_dead_part_are_killed(start: Callable[..., Up]) -> 
     assert not left_behind.is_running()
 
 
-def test_a_second_up_on_the_same_data_is_refused(start: Callable[..., Up]) -> None:
+def test_a_second_up_on_the_same_data_directory_is_refused(start: Callable[..., Up]) -> None:
     up = start(worker="plain")
     wait_for(lambda: up.is_ready("worker"))
 
     code, _, errors = start(worker="plain").finish()
 
     assert code == 98
-    assert f"another `loosely up` (process {up.process.pid}) runs on {up.data}" in errors
+    assert f"another `loosely up` (process {up.process.pid}) uses {up.data}" in errors
     assert up.is_ready("worker")
 
 
@@ -319,7 +324,7 @@ def test_a_killed_supervisor_unlocks_the_data_directory(start: Callable[..., Up]
     assert (second.data / "logs" / "worker.log.1").exists()
 
 
-def test_the_state_file_is_private_and_lists_the_parts(
+def test_up_json_is_private_and_lists_the_components(
     start: Callable[..., Up],
 ) -> None:
     up = start(worker="plain")

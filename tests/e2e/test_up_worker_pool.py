@@ -55,7 +55,7 @@ AT_ONCE = Behavior(scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCEN
 
 
 class CountingGateway:
-    """Answers `/v1/models` with the given queue lengths."""
+    """Serves `/v1/models` with the given queue lengths."""
 
     def __init__(self) -> None:
         self.lengths: dict[str, int | None] = {"m": 0}
@@ -86,7 +86,7 @@ class CountingGateway:
 
 
 class PoolHarness:
-    """A worker pool, its events, and the files that control its test workers."""
+    """A worker pool, the pool's events, and the files that control the test workers."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -174,7 +174,7 @@ async def end(pool: WorkerPool, run: "asyncio.Task[None]") -> None:
     await pool.stop(run, asyncio.Event())
 
 
-async def test_the_pool_follows_the_number_of_messages(harness: PoolHarness) -> None:
+async def test_the_number_of_workers_follows_the_number_of_messages(harness: PoolHarness) -> None:
     pool = harness.pool()
     run = asyncio.create_task(pool.run())
     await pool.has_been_ready.wait()
@@ -195,7 +195,7 @@ async def test_the_pool_follows_the_number_of_messages(harness: PoolHarness) -> 
     await end(pool, run)
 
 
-async def test_a_busy_worker_stays_until_it_is_idle(harness: PoolHarness) -> None:
+async def test_a_busy_worker_is_not_stopped_before_it_is_idle(harness: PoolHarness) -> None:
     pool = harness.pool()
     harness.gateway.lengths = {"m": 3}
     run = asyncio.create_task(pool.run())
@@ -217,7 +217,7 @@ async def test_a_busy_worker_stays_until_it_is_idle(harness: PoolHarness) -> Non
     await end(pool, run)
 
 
-async def test_a_killed_worker_is_restarted(harness: PoolHarness) -> None:
+async def test_a_killed_worker_of_the_pool_is_restarted(harness: PoolHarness) -> None:
     pool = harness.pool(minimum=1, maximum=1)
     run = asyncio.create_task(pool.run())
     await pool.has_been_ready.wait()
@@ -230,7 +230,9 @@ async def test_a_killed_worker_is_restarted(harness: PoolHarness) -> None:
     assert harness.running() == set()
 
 
-async def test_a_worker_that_cannot_start_does_not_stop_the_others(harness: PoolHarness) -> None:
+async def test_a_worker_that_cannot_start_does_not_stop_the_other_workers(
+    harness: PoolHarness,
+) -> None:
     (harness.home / "worker-2.crash").touch()
     pool = harness.pool(minimum=1)
     run = asyncio.create_task(pool.run())
@@ -246,7 +248,7 @@ async def test_a_worker_that_cannot_start_does_not_stop_the_others(harness: Pool
     await end(pool, run)
 
 
-async def test_the_pool_fails_if_no_worker_can_start(harness: PoolHarness) -> None:
+async def test_the_worker_pool_fails_if_no_worker_can_start(harness: PoolHarness) -> None:
     (harness.home / "worker-1.crash").touch()
     harness.gateway.lengths = {"m": 1}
     with pytest.raises(PartFailed, match="died 2 times before it was ready"):
@@ -254,7 +256,7 @@ async def test_the_pool_fails_if_no_worker_can_start(harness: PoolHarness) -> No
     assert harness.running() == set()
 
 
-async def test_a_worker_takes_the_next_port_if_one_is_taken(harness: PoolHarness) -> None:
+async def test_a_worker_uses_the_next_port_if_a_port_is_taken(harness: PoolHarness) -> None:
     with socket.create_server(("127.0.0.1", harness.first_port)):
         pool = harness.pool(minimum=1)
         run = asyncio.create_task(pool.run())
@@ -268,7 +270,7 @@ async def test_a_worker_takes_the_next_port_if_one_is_taken(harness: PoolHarness
         await end(pool, run)
 
 
-async def test_the_pool_keeps_its_size_without_counts_and_reports_once(
+async def test_the_pool_keeps_its_size_and_reports_once_if_queue_lengths_are_unknown(
     harness: PoolHarness,
 ) -> None:
     harness.gateway.lengths = {"m": 2}
@@ -285,16 +287,16 @@ async def test_the_pool_keeps_its_size_without_counts_and_reports_once(
         await asyncio.sleep(0.05)
     assert len(harness.running()) == 2
     (unknown,) = [event for event in harness.events if isinstance(event, events.QueueCountsUnknown)]
-    assert unknown.reason.endswith("answered 503")
+    assert unknown.reason.endswith("responded with HTTP status 503")
 
     harness.gateway.status, harness.gateway.lengths = 200, {"m": None}
     for _ in range(3):
         await asyncio.sleep(0.05)
-    assert len(harness.running()) == 2, "an unknown length does not count as 0"
+    assert len(harness.running()) == 2, "an unknown queue length does not count as 0"
     await end(pool, run)
 
 
-async def test_a_stop_stops_all_workers_at_once(harness: PoolHarness) -> None:
+async def test_stopping_the_pool_stops_all_workers_at_the_same_time(harness: PoolHarness) -> None:
     pool = harness.pool(minimum=3)
     run = asyncio.create_task(pool.run())
     await pool.has_been_ready.wait()

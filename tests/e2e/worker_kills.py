@@ -1,7 +1,8 @@
 """Kill the worker at random moments under load, and check that each job ends once.
 
-`./dev conformance worker [--kills N] [--seed N]` does it many times and prints how many jobs ran
-more than once. Some do, because delivery is at least once. Each job has one final status.
+`./dev conformance worker [--kills N] [--seed N]` kills the worker many times and prints how many
+jobs ran more than once. Jobs may run more than once, because delivery is at least once. Each job
+has one final status.
 """
 
 import argparse
@@ -59,7 +60,7 @@ class WorkerKillReport:
 
 
 class JobSubmitter:
-    """Submit jobs until stopped, but only a limited number ahead of the worker."""
+    """Submits jobs until stopped, but only a limited number ahead of the worker."""
 
     def __init__(self, system: System, ran: Path) -> None:
         self._system = system
@@ -68,7 +69,7 @@ class JobSubmitter:
         self.jobs: dict[int, str] = {}
 
     def ran(self) -> Counter[int]:
-        """Return how often each job has reached the model."""
+        """Return the number of times that each job has reached the model."""
         text = self._ran.read_text("utf-8") if self._ran.exists() else ""
         # The kill may have truncated the last line.
         return Counter(int(line) for line in text.rpartition("\n")[0].split())

@@ -11,12 +11,14 @@ from tests.infra.script_runner import ScriptRunner, install_scripts, make_checko
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip these tests without kubectl, which renders the manifests, except in CI."""
+    """Skip these tests if kubectl, which renders the manifests, is missing, except in CI."""
     if shutil.which("kubectl") or "CI" in os.environ:
         return
     for item in items:
         if "tests/infra" in item.nodeid:
-            item.add_marker(pytest.mark.skip(reason="kubectl, which renders, is not installed"))
+            item.add_marker(
+                pytest.mark.skip(reason="kubectl, which renders the manifests, is not installed")
+            )
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Consistency checks of the deployment's files with each other and with the code.
 
-Each check takes the files and fails with an AssertionError. The tests run all checks on the
-repository, and on copies with one planted fault each.
+Each check reads the files and raises an AssertionError if they are inconsistent. The tests run all
+checks on the repository, and on copies with one planted fault each.
 """
 
 import re
@@ -32,7 +32,7 @@ from tests.infra.settings import (
 
 
 def queues_match_the_catalogue(files: DeploymentFiles) -> None:
-    """Check names, durations and limits of the queues, as the local Service Bus has them."""
+    """Check that Bicep and the local Service Bus have the same queues, durations and limits."""
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
     expected = {queue["Name"]: queue["Properties"] for queue in namespace["Queues"]}
@@ -57,7 +57,7 @@ def queues_match_the_catalogue(files: DeploymentFiles) -> None:
 
 
 def each_queue_starts_workers(files: DeploymentFiles) -> None:
-    """Check that KEDA polls both queues of each model, in every overlay."""
+    """Check that KEDA polls both queues of each model in every overlay."""
     expected = {
         queue["name"]: queue for model in files.catalogue["models"] for queue in model["queues"]
     }
@@ -165,7 +165,7 @@ def identities_trust_their_service_accounts(files: DeploymentFiles) -> None:
 
 
 def role_assignment_names_contain_their_principals(files: DeploymentFiles) -> None:
-    """Check that each assignment's name contains its principal.
+    """Check that the name of each role assignment contains the principal.
 
     Azure cannot move an assignment to another principal, so a new principal needs a new name.
     """
@@ -178,14 +178,14 @@ def role_assignment_names_contain_their_principals(files: DeploymentFiles) -> No
 
 
 def metrics_of_the_cluster_are_collected(files: DeploymentFiles) -> None:
-    """Check that the collection rule names the endpoint to which the agents send."""
+    """Check that the collection rule names the endpoint to which the metrics agents send."""
     cluster = files.module("cluster")
     assert "dataCollectionEndpointId: collection.id" in cluster
     assert "resource collection 'Microsoft.Insights/dataCollectionEndpoints@" in cluster
 
 
 def grace_periods_cover_the_drain(files: DeploymentFiles) -> None:
-    """Check that a grace period covers the longest default job, a lock and the drain."""
+    """Check that each grace period covers the longest default job, a message lock and the drain."""
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     for manifests in files.overlays.values():
         for deployment in of_kind(manifests, "Deployment"):
@@ -231,7 +231,7 @@ def pods_are_restricted(files: DeploymentFiles) -> None:
 
 
 def access_keys_are_turned_off(files: DeploymentFiles) -> None:
-    """Check that every service refuses keys and accepts identities only."""
+    """Check that every Azure service refuses access keys and accepts only identities."""
     storage = files.module("storage")
     assert "allowSharedKeyAccess: false" in storage
     assert "allowBlobPublicAccess: false" in storage
@@ -265,9 +265,9 @@ def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
 
 
 def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
-    """Check that queries look for log lines and routes that the gateway has.
+    """Check that alert queries look for log lines and routes that the gateway has.
 
-    They must not use metrics, because Service Bus does not export queue lengths.
+    Alert queries must not use metrics, because Service Bus does not export queue lengths.
     """
     code = "\n".join(
         path.read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ Manifest = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
 
-# Cached, because rendering takes longest and most copies of the files have the same manifests.
+# Cached, because rendering is slow and most copies of the files have the same manifests.
 _RENDERED: dict[tuple[str, str], list[Manifest]] = {}
 
 
@@ -54,7 +54,7 @@ class DeploymentFiles:
         )
 
     def rendered(self, overlay: str) -> list[Manifest]:
-        """Return the manifests of an overlay, as the cluster gets them."""
+        """Return the manifests of an overlay, as the cluster receives them."""
         folder = self.root / "infra" / "k8s"
         sources = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()

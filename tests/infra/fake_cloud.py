@@ -1,8 +1,8 @@
 """Stand-ins for az, azd, kubectl, kubelogin and docker in tests.
 
 `install` writes them into a folder for PATH. Each program appends its arguments to `calls.jsonl`
-and answers from `state.json` in the same folder, so that a second run finds the results of
-the first.
+and responds from `state.json` in the same folder, so that a second run finds the results of the
+first run.
 `kubectl kustomize` runs the real kubectl. An unknown command exits with 64.
 """
 
@@ -25,7 +25,7 @@ State = dict[str, Any]
 
 
 class ProgramError(Exception):
-    """The program fails with this exit code."""
+    """An error with which a stand-in exits with this exit code."""
 
     def __init__(self, code: int, text: str = "") -> None:
         super().__init__(text)
@@ -33,7 +33,7 @@ class ProgramError(Exception):
 
 
 def install(folder: Path, state: State) -> None:
-    """Write the programs and their state into a folder."""
+    """Write the stand-ins and their initial state into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
     (folder / "calls.jsonl").touch()
@@ -44,19 +44,19 @@ def install(folder: Path, state: State) -> None:
 
 
 def calls(folder: Path) -> list[list[str]]:
-    """Return every call so far: the program and its arguments."""
+    """Return every recorded call: the program and its arguments."""
     lines = (folder / "calls.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
 def state_of(folder: Path) -> State:
-    """Return the current state of the programs."""
+    """Return the current state of the stand-ins."""
     state: State = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return state
 
 
 class Call:
-    """A call of a program."""
+    """A call of a stand-in, with its arguments."""
 
     def __init__(self, program: str, arguments: list[str], state: State) -> None:
         self.words = [program]
@@ -68,7 +68,7 @@ class Call:
         self.state = state
 
     def option(self, name: str) -> str:
-        """Return the value of an option. Raises ProgramError if it is missing."""
+        """Return the value of an option. Raises ProgramError if the call lacks the option."""
         if name not in self.options:
             raise ProgramError(UNKNOWN, f"{' '.join(self.words)} without {name}")
         return str(self.options[name])
@@ -79,7 +79,7 @@ class Call:
         return part
 
     def get(self, table: str, key: str) -> str:
-        """Return an entry of a table. Raises ProgramError, as the real programs fail."""
+        """Return an entry of a table. Raises ProgramError if the entry is missing."""
         if key not in self.table(table):
             raise ProgramError(NOT_FOUND, f"ERROR: {key} was not found")
         return str(self.table(table)[key])
@@ -123,7 +123,7 @@ def az_rest(call: Call) -> str:
 
 
 def az_restart(call: Call) -> str:
-    # A restart uses the cached values of the vault and does not read it again.
+    # A restart uses the cached values of the vault and does not read the vault again.
     call.state["gateway"] = call.state.get("cached", {})
     kill(call, "host")
     return ""
@@ -216,7 +216,7 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
 
 
 def answer(call: Call) -> str:
-    """Return the output of a call. The longest known prefix of its words decides."""
+    """Return the output for a call. The longest known prefix of the call's words selects it."""
     for length in range(len(call.words), 1, -1):
         name = " ".join(call.words[:length])
         failing = call.table("failing")
@@ -229,7 +229,7 @@ def answer(call: Call) -> str:
 
 
 def main(folder: Path, program: str, arguments: list[str]) -> int:
-    """Record the call and answer it."""
+    """Record the call, and print its output."""
     if program == "kubectl" and arguments[:1] == ["kustomize"]:
         paths = (Path(entry) / program for entry in os.environ["PATH"].split(":"))
         real = next(path for path in paths if path.is_file() and path.parent != folder)

@@ -1,4 +1,4 @@
-"""Consistency checks of node pools, GPUs and the pods on them."""
+"""Consistency checks of node pools, GPUs, and the pods that run on the nodes."""
 
 import re
 
@@ -8,7 +8,7 @@ from tests.infra.deployment import DeploymentFiles, is_gpu, of_kind, pod
 
 
 def pods_tolerate_exactly_the_taints_of_their_nodes(files: DeploymentFiles) -> None:
-    """Check that pods tolerate the taints of their pool, and that other pods do not."""
+    """Check that pods tolerate exactly the taints of the node pool for which they are made."""
     cluster = files.module("cluster")
     gpu = "nvidia.com/gpu=present:NoSchedule"
     spot = "kubernetes.azure.com/scalesetpriority=spot:NoSchedule"
@@ -38,7 +38,7 @@ def _tolerated(spec: dict[str, object]) -> set[str]:
 
 
 def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
-    """Check that a rollout may wait for a GPU node as long as the script waits."""
+    """Check that a rollout may wait for a GPU node as long as the deployment script waits."""
     [minutes] = re.findall(r"--timeout (\d+)m ", files.text("infra/scripts/deploy-worker.sh"))
     for manifests in files.overlays.values():
         for deployment in of_kind(manifests, "Deployment"):
@@ -46,7 +46,7 @@ def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
 
 
 def new_node_pools_have_a_count(files: DeploymentFiles) -> None:
-    """Check that only a new node pool gets a count: AKS needs it there and refuses it elsewhere."""
+    """Check that only new node pools get a count, because AKS refuses it for other pools."""
     cluster = files.module("cluster")
     counts = re.findall(
         r"^ +count: contains\(nodePools, \S+ \? null : (\S+)\n +minCount: (\S+)$",
@@ -58,7 +58,7 @@ def new_node_pools_have_a_count(files: DeploymentFiles) -> None:
 
 
 def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
-    """Check that the maximum number of workers is the number of GPUs times their shares."""
+    """Check that the maximum number of workers is the number of GPUs times the shares per GPU."""
     [nodes] = re.findall(r"param gpuMaxCount int = (\d+)", files.text("infra/main.bicep"))
     shares = {"ondemand": 1, "spot": 1, "shared-gpu": 1, "mig": 7}
     for name, manifests in files.overlays.items():
@@ -94,7 +94,7 @@ def prices_match_the_requested_resources(files: DeploymentFiles) -> None:
 
 
 def workers_that_share_a_gpu_fit_its_machine(files: DeploymentFiles) -> None:
-    """Check that the workers of one GPU leave a processor to the node, and the plugin's rights."""
+    """Check that workers that share a GPU fit its machine, and that the plugin has its rights."""
     [cores] = re.findall(
         r"param gpuNodeSize string = 'Standard_NC(\d+)", files.text("infra/main.bicep")
     )

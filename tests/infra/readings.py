@@ -1,4 +1,4 @@
-"""Read the settings that a program looks at, and ISO 8601 durations."""
+"""Find the settings that a program reads, and parse ISO 8601 durations."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -14,11 +14,11 @@ _GIVEN = {
 
 
 class SettingsClass(Protocol):
-    """The class of a program's settings."""
+    """The interface of a class that holds a program's settings."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> object:
-        """Read every setting from the environment."""
+        """Create the settings from environment variables."""
 
 
 class _Environment(Mapping[str, str]):
@@ -46,7 +46,7 @@ def names_read(settings: type[SettingsClass]) -> set[str]:
 
 
 def seconds(duration: str) -> int:
-    """Return the seconds of an ISO 8601 duration of days, hours, minutes and seconds."""
+    """Convert an ISO 8601 duration of days, hours, minutes and seconds to seconds."""
     found = re.fullmatch(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", duration)
     assert found, duration
     days, hours, minutes, rest = (int(part or 0) for part in found.groups())

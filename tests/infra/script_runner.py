@@ -58,7 +58,7 @@ class ScriptRunner:
         return {"PATH": path, "RETRY_SECONDS": "0", "RETRY_COUNT": "5", "HOME": str(self.bin)}
 
     def check_output(self, script: str, *arguments: str, **environment: str) -> str:
-        """Run a script and return its output. Raises AssertionError if it fails."""
+        """Run a script and return its output. Raises AssertionError if the script fails."""
         ended = self.run(script, *arguments, **environment)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout

@@ -1,4 +1,4 @@
-"""Consistency checks of the settings that the deployment sets and those that the code reads."""
+"""Check that the deployment sets the settings that the code reads."""
 
 import json
 import re
@@ -101,7 +101,7 @@ def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
 def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
     """Check that host.json names the default backend, which is the only one that scaling reads.
 
-    With another backend one instance has to be always ready.
+    With another backend, one instance must always be ready.
     """
     durable = json.loads(files.text("functions/host.json"))["extensions"]["durableTask"]
     setting = durable["storageProvider"]["connectionStringName"]
@@ -116,7 +116,7 @@ def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
 
 
 def messages_of_a_dead_host_are_visible_after_a_minute(files: DeploymentFiles) -> None:
-    """Check the visibility timeouts with histories in storage. The scheduler lacks these keys."""
+    """Check the visibility timeouts for histories in storage. The scheduler has none."""
     template = files.module("gateway")
     [histories] = re.findall(r"var histories = \{\n(.*?)\n\}", template, re.DOTALL)
     for name, value in VISIBILITY_TIMEOUTS.items():
@@ -126,7 +126,7 @@ def messages_of_a_dead_host_are_visible_after_a_minute(files: DeploymentFiles) -
 
 
 def worker_settings_are_set_and_read(files: DeploymentFiles) -> None:
-    """Check the same for the worker's pods, Container Apps and image."""
+    """Check that the worker's pods, Container Apps and image set exactly the worker's settings."""
     read = names_read(WorkerSettings)
     for overlay, manifests in files.overlays.items():
         maps = {each["metadata"]["name"]: each for each in of_kind(manifests, "ConfigMap")}
@@ -147,7 +147,7 @@ def worker_settings_are_set_and_read(files: DeploymentFiles) -> None:
 
 
 def image_environment(files: DeploymentFiles) -> dict[str, str]:
-    """Return the environment that the Dockerfile's last stage sets."""
+    """Return the environment variables that the Dockerfile's last stage sets."""
     last = files.text("worker/Dockerfile").split("\nFROM ")[-1].replace("\\\n", " ")
     [line] = re.findall(r"^ENV (.*)$", last, re.MULTILINE)
     return dict(part.split("=", 1) for part in line.split())

@@ -11,13 +11,13 @@ from tests.infra.deployment import DeploymentFiles
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_the_deployment_files_are_consistent(
+def test_the_deployment_files_pass_each_consistency_check(
     check: Callable[[DeploymentFiles], None], repository: DeploymentFiles
 ) -> None:
     check(repository)
 
 
-def test_the_generated_files_are_up_to_date() -> None:
+def test_the_generated_deployment_files_are_up_to_date() -> None:
     for path, text in make_files(Catalogue.load()).items():
         assert path.read_text(encoding="utf-8") == text, (
             f"{path.name} is out of date: run ./dev infra"

@@ -1,6 +1,6 @@
 """Run each command in the deployment's documents, and compare the documents' tables with the code.
 
-`NOT_RUN` lists the commands that are not run here, with the reason. All others are run.
+`NOT_RUN` lists the commands that are not run here, with the reason. All other commands are run.
 """
 
 import json
@@ -74,7 +74,7 @@ NOT_RUN = {
     "cd functions && . ../.venv-functions/bin/activate && func start": MICROSOFT,
     "python3 -m venv .venv-functions": "tests/e2e makes this environment for the package",
 }
-# Asks for an answer on stdin.
+# This command asks for a confirmation on stdin.
 TEARDOWN = "infra/scripts/teardown.sh"
 PROGRAMS = r"(?:\./dev|infra/scripts/[\w.-]+|az|azd|kubectl|func|azurite|docker|python3?|npm)"
 
@@ -103,7 +103,7 @@ def mentioned(text: str) -> Iterator[str]:
 
 
 def commands() -> list[str]:
-    """Return the commands of all documents, without repetition."""
+    """Return the commands of all documents, each command once."""
     found: dict[str, None] = {}
     for document in DOCUMENTS:
         text = (ROOT / document).read_text(encoding="utf-8")
@@ -112,7 +112,7 @@ def commands() -> list[str]:
 
 
 def reason_not_run(command: str) -> str | None:
-    """Return why a command is not run here, or None if it is run."""
+    """Return the reason why a command is not run here, or None if the command is run."""
     for beginning, reason in NOT_RUN.items():
         if command == beginning or command.startswith(beginning.rstrip() + " "):
             return reason
@@ -122,7 +122,7 @@ def reason_not_run(command: str) -> str | None:
 RUN_HERE = [command for command in commands() if reason_not_run(command) is None]
 
 
-def test_each_entry_of_not_run_stands_in_a_document() -> None:
+def test_each_command_in_not_run_occurs_in_a_document() -> None:
     used = {reason for command in commands() if (reason := reason_not_run(command))}
     assert used == set(NOT_RUN.values())
     for beginning in NOT_RUN:
@@ -133,7 +133,9 @@ def test_each_entry_of_not_run_stands_in_a_document() -> None:
 
 
 @pytest.mark.parametrize("command", RUN_HERE)
-def test_a_documented_command_runs(command: str, scripts: ScriptRunner, tmp_path: Path) -> None:
+def test_each_documented_command_exits_with_0(
+    command: str, scripts: ScriptRunner, tmp_path: Path
+) -> None:
     words = command.split()
     if words[:2] == ["./dev", "loosely"]:
         run_loosely(words[2:])
@@ -154,7 +156,7 @@ def run_loosely(arguments: list[str]) -> None:
 
 
 def check_options_of_up(arguments: list[str]) -> None:
-    """Check that `up` accepts the options. tests/e2e starts it."""
+    """Check that `loosely up` accepts the options. The tests in tests/e2e start it."""
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     if parts := options.pop("--only", ""):
         assert choose_parts([parts], [])
@@ -178,7 +180,7 @@ def run_shell(command: str, scripts: ScriptRunner, tmp_path: Path) -> None:
     assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
 
 
-def test_a_relative_link_points_to_an_existing_heading_or_file() -> None:
+def test_each_relative_link_points_to_an_existing_heading_or_file() -> None:
     for document in (*DOCUMENTS, "README.md"):
         text = (ROOT / document).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(((?!https?://)[^)]+)\)", text):
@@ -193,7 +195,7 @@ def test_a_relative_link_points_to_an_existing_heading_or_file() -> None:
                 assert anchor in anchors, f"{document}: {target}"
 
 
-def test_the_choices_in_deploy_md_are_those_of_the_templates() -> None:
+def test_deploy_md_lists_the_choices_of_the_templates_with_their_defaults() -> None:
     text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
     section = text.partition("## Choices")[2].partition("\n## ")[0]
     documented = dict(re.findall(r"^\| `([A-Z_]+)` \| (\S+) \|", section, re.MULTILINE))
@@ -207,7 +209,7 @@ def test_the_choices_in_deploy_md_are_those_of_the_templates() -> None:
         assert shown.strip("`") == (default or "none"), name
 
 
-def test_each_alert_is_explained_in_deploy_md() -> None:
+def test_deploy_md_explains_each_alert() -> None:
     text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
     alerts = (ROOT / "infra" / "modules" / "alerts.bicep").read_text(encoding="utf-8")
     named = set(re.findall(r"^    name: '([\w-]+)'$", alerts, re.MULTILINE))
@@ -215,7 +217,7 @@ def test_each_alert_is_explained_in_deploy_md() -> None:
     assert named <= set(re.findall(r"`([\w-]+)`", " ".join(rows)))
 
 
-def test_the_example_of_local_settings_has_every_setting_of_the_gateway() -> None:
+def test_the_example_of_local_settings_has_every_gateway_setting() -> None:
     example = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
     read = {name for name in names_read(GatewaySettings) if "__" not in name}
     host = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage"}
@@ -232,7 +234,7 @@ def test_the_example_of_local_settings_has_every_setting_of_the_gateway() -> Non
 
 
 @pytest.mark.parametrize("program", ["gateway", "worker"])
-def test_settings_md_lists_the_settings_that_the_program_reads(program: str) -> None:
+def test_settings_md_lists_the_settings_that_each_program_reads(program: str) -> None:
     text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     section = text.partition(f"## {program.title()}\n")[2].partition("\n## ")[0]
     documented = set[str]()
@@ -242,7 +244,7 @@ def test_settings_md_lists_the_settings_that_the_program_reads(program: str) -> 
     assert documented - {"AzureWebJobsStorage", "FUNCTIONS_WORKER_RUNTIME"} == read
 
 
-def test_the_stand_ins_precede_the_real_programs_on_the_path(scripts: ScriptRunner) -> None:
+def test_the_stand_ins_for_azures_programs_come_first_on_the_path(scripts: ScriptRunner) -> None:
     found = shutil.which("az", path=scripts.environment()["PATH"])
     assert found == os.fspath(scripts.bin / "az")
     assert not fake_cloud.calls(scripts.bin)

@@ -1,4 +1,4 @@
-"""Plant one fault at a time in the deployment's files, and expect a check to find it."""
+"""Plant one fault at a time in the deployment's files, and expect a check to find the fault."""
 
 import os
 import shutil
@@ -100,7 +100,7 @@ FAULTS = [
     ("infra/modules/storage.bicep", "{ prefix: 'uploads', days: 2 }", ""),
     ("infra/modules/storage.bicep", "{ prefix: 'outcomes', days: 7 }", ""),
 ]
-# Found only by comparison with the types of Azure and Kubernetes.
+# Faults that only a comparison with the types of Azure and Kubernetes finds.
 TYPE_FAULTS = [
     ("infra/modules/servicebus.bicep", "maxDeliveryCount:", "maxDeliverycount:"),
     ("infra/modules/gateway.bicep", "instanceMemoryMB: 2048", "instanceMemoryMB: '2048'"),
@@ -138,14 +138,14 @@ def name_of(fault: tuple[str, str, str]) -> str:
     return f"{fault[0].rpartition('/')[2]}: {fault[2].strip() or 'nothing'}"
 
 
-def test_a_copy_without_a_fault_passes(copy: Path) -> None:
+def test_a_copy_without_a_planted_fault_passes_all_checks(copy: Path) -> None:
     files = DeploymentFiles(copy)
     for consistency_check in CHECKS:
         consistency_check(files)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=name_of)
-def test_a_planted_fault_is_found(fault: tuple[str, str, str], copy: Path) -> None:
+def test_the_checks_find_each_planted_fault(fault: tuple[str, str, str], copy: Path) -> None:
     plant(copy, fault)
     files = DeploymentFiles(copy)
     assert any(_fails(each, files) for each in CHECKS)
@@ -161,7 +161,7 @@ def _fails(consistency_check: Callable[[DeploymentFiles], None], files: Deployme
 
 @pytest.mark.skipif("INFRA_CHECKS" not in os.environ, reason="INFRA_CHECKS is not set")
 @pytest.mark.parametrize("fault", TYPE_FAULTS, ids=name_of)
-def test_a_planted_type_error_is_found(
+def test_the_schema_checks_find_each_planted_type_error(
     fault: tuple[str, str, str], copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(copy, fault)

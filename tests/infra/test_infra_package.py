@@ -21,7 +21,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_the_package_contains_only_the_app(package: Path) -> None:
+def test_the_package_contains_only_the_function_app(package: Path) -> None:
     assert {path.name for path in package.iterdir()} == {
         *("contract", "gateway", "function_app.py", "host.json", "requirements.txt")
     }
@@ -42,7 +42,7 @@ def test_the_package_contains_no_secret(package: Path) -> None:
         assert not _SECRET.search(path.read_text(encoding="utf-8")), path
 
 
-def test_files_of_developers_and_tools_are_not_published(tmp_path: Path) -> None:
+def test_the_package_excludes_files_of_developers_and_tools(tmp_path: Path) -> None:
     app = tmp_path / "app"
     build(app)
     published = published_from(app)
@@ -61,13 +61,13 @@ def published_from(app: Path) -> list[Path]:
     return list_published(app)
 
 
-def test_a_path_in_funcignore_is_refused(tmp_path: Path) -> None:
+def test_a_path_or_an_exception_in_funcignore_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".funcignore").write_text("gateway/old\n", encoding="utf-8")
     with pytest.raises(ValueError, match="patterns of names"):
         list_published(tmp_path)
 
 
-def test_a_folder_with_other_files_is_not_overwritten(
+def test_the_package_command_does_not_overwrite_a_folder_with_other_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.txt").touch()
@@ -77,7 +77,7 @@ def test_a_folder_with_other_files_is_not_overwritten(
     assert "choose an empty folder" in capsys.readouterr().err
 
 
-def test_the_package_is_built_again_over_itself(
+def test_a_second_build_replaces_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["package", str(tmp_path / "functions")])

@@ -20,7 +20,7 @@ def applied(scripts: ScriptRunner) -> list[dict[str, Any]]:
 
 
 class TestKeys:
-    def test_missing_secrets_are_written_once(self, scripts: ScriptRunner) -> None:
+    def test_each_missing_secret_is_written_only_once(self, scripts: ScriptRunner) -> None:
         key = scripts.check_output("keys.sh").strip()
         secrets = scripts.state["secrets"]
         assert secrets.keys() == {"reply-token-keys", "webhook-secrets", "api-keys"}
@@ -35,7 +35,7 @@ class TestKeys:
         assert scripts.state["secrets"] == secrets
         assert len(scripts.calls("az", "functionapp", "restart")) == 1, "nothing was changed"
 
-    def test_secrets_are_not_passed_as_arguments(self, scripts: ScriptRunner) -> None:
+    def test_the_scripts_do_not_pass_secrets_as_arguments(self, scripts: ScriptRunner) -> None:
         key = scripts.check_output("keys.sh").strip()
         scripts.check_output("keys.sh", "--rotate", "webhook-secrets")
         entry = json.loads(scripts.state["secrets"]["api-keys"])[0]["hash"]
@@ -53,7 +53,7 @@ class TestKeys:
         assert not [file for file in files if Path(file).exists()]
 
     @pytest.mark.parametrize("name", ["reply-token-keys", "webhook-secrets"])
-    def test_a_rotated_key_stays_second_until_the_next_rotation(
+    def test_the_previous_key_stays_valid_as_second_key_until_the_next_rotation(
         self, scripts: ScriptRunner, name: str
     ) -> None:
         scripts.check_output("keys.sh")
@@ -66,13 +66,17 @@ class TestKeys:
         assert scripts.state["gateway"] == scripts.state["secrets"]
         assert len(scripts.calls("az", "functionapp", "restart")) == 3
 
-    def test_a_secret_written_by_hand_is_applied(self, scripts: ScriptRunner) -> None:
+    def test_the_gateway_is_restarted_for_a_secret_written_by_hand(
+        self, scripts: ScriptRunner
+    ) -> None:
         scripts.check_output("keys.sh")
         scripts.update_state(secrets={"api-keys": "[]"})
         scripts.check_output("keys.sh", "--apply")
         assert scripts.state["gateway"]["api-keys"] == "[]"
 
-    def test_calls_are_repeated_until_roles_take_effect(self, scripts: ScriptRunner) -> None:
+    def test_vault_calls_are_repeated_until_role_assignments_take_effect(
+        self, scripts: ScriptRunner
+    ) -> None:
         names = ("list", "set")
         scripts.update_state(failing={f"az keyvault secret {name}": 2 for name in names})
         scripts.check_output("keys.sh")
@@ -92,14 +96,14 @@ class TestKeys:
         assert (ended.returncode, ended.stdout) == (1, "")
         assert "api-keys" not in scripts.state["secrets"]
 
-    def test_rotation_refuses_other_names(self, scripts: ScriptRunner) -> None:
+    def test_rotating_a_secret_with_an_unknown_name_is_refused(self, scripts: ScriptRunner) -> None:
         assert scripts.run("keys.sh", "--rotate", "api-keys").returncode == 1
         assert scripts.run("keys.sh", "--rotate").returncode != 0
         assert "secrets" not in scripts.state or not scripts.state["secrets"]
 
 
 class TestDeployWorker:
-    def test_the_image_is_built_once_and_rolled_out(self, scripts: ScriptRunner) -> None:
+    def test_the_worker_image_is_built_once_and_rolled_out(self, scripts: ScriptRunner) -> None:
         scripts.check_output("deploy-worker.sh")
         scripts.check_output("deploy-worker.sh")
         assert len(scripts.calls("az", "acr", "build")) == 1
@@ -127,7 +131,9 @@ class TestDeployWorker:
         assert "registry.example" not in scripts.state["applied"][-1]
         assert scripts.calls("kubelogin", "convert-kubeconfig")
 
-    def test_uncommitted_changes_are_built_under_a_new_tag(self, scripts: ScriptRunner) -> None:
+    def test_an_image_with_uncommitted_changes_is_built_under_a_new_tag(
+        self, scripts: ScriptRunner
+    ) -> None:
         stray = scripts.root / "worker" / "stray.py"
         stray.touch()
         try:
@@ -137,7 +143,7 @@ class TestDeployWorker:
         [tag] = scripts.state["images"]
         assert re.fullmatch(r"worker:[0-9a-f]{12}-\d{14}", tag)
 
-    def test_an_earlier_tag_is_rolled_back_to(self, scripts: ScriptRunner) -> None:
+    def test_an_earlier_image_tag_can_be_deployed_again(self, scripts: ScriptRunner) -> None:
         scripts.update_state(images={"worker:earlier": "sha256:" + "e" * 64})
         scripts.check_output("deploy-worker.sh", "earlier")
         assert not scripts.calls("az", "acr", "build")
@@ -156,7 +162,7 @@ class TestDeployWorker:
             ({"GPU_SHARING": "mig"}, "mig"),
         ],
     )
-    def test_the_choices_decide_the_overlay(
+    def test_the_choices_of_the_deployment_determine_the_overlay(
         self, scripts: ScriptRunner, values: dict[str, str], overlay: str
     ) -> None:
         scripts.update_state(values=values, images={"worker:earlier": "sha256:0"})
@@ -164,7 +170,7 @@ class TestDeployWorker:
         errors = scripts.run("deploy-worker.sh", "earlier", OVERLAY="shared-gpu").stderr
         assert "with overlay shared-gpu\n" in errors
 
-    def test_container_apps_run_the_new_image(self, scripts: ScriptRunner) -> None:
+    def test_container_apps_are_updated_to_the_new_image(self, scripts: ScriptRunner) -> None:
         scripts.update_state(values={"WORKER_HOST": "aca"})
         scripts.check_output("deploy-worker.sh")
         [digest] = scripts.state["images"].values()
@@ -173,12 +179,14 @@ class TestDeployWorker:
         assert scripts.state["values"]["WORKER_IMAGE"] == image, "the next provision keeps it"
         assert not scripts.calls("kubectl")
 
-    def test_kubectl_is_repeated_until_roles_take_effect(self, scripts: ScriptRunner) -> None:
+    def test_kubectl_calls_are_repeated_until_role_assignments_take_effect(
+        self, scripts: ScriptRunner
+    ) -> None:
         scripts.update_state(failing={"kubectl apply": 1})
         scripts.check_output("deploy-worker.sh")
         assert len(scripts.state["applied"]) == 1
 
-    def test_a_missing_value_prevents_the_rollout(self, scripts: ScriptRunner) -> None:
+    def test_a_missing_deployment_value_prevents_the_rollout(self, scripts: ScriptRunner) -> None:
         state = scripts.state
         del state["values"]["KEDA_CLIENT_ID"]
         (scripts.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -187,7 +195,7 @@ class TestDeployWorker:
         assert "KEDA_CLIENT_ID" in ended.stderr
         assert not scripts.calls("kubectl", "apply")
 
-    def test_a_failed_build_is_not_repeated(self, scripts: ScriptRunner) -> None:
+    def test_a_failed_image_build_is_not_repeated(self, scripts: ScriptRunner) -> None:
         scripts.update_state(failing={"az acr build": 9})
         assert scripts.run("deploy-worker.sh").returncode != 0
         assert len(scripts.calls("az", "acr", "build")) == 1
@@ -225,7 +233,7 @@ class TestDeployWorker:
 
 
 class TestUploadWeights:
-    def test_a_file_is_uploaded_once_and_its_catalogue_lines_are_printed(
+    def test_weights_are_uploaded_once_and_the_catalogue_lines_are_printed(
         self, scripts: ScriptRunner, tmp_path: Path
     ) -> None:
         weights = tmp_path / "net.safetensors"
@@ -236,7 +244,7 @@ class TestUploadWeights:
         assert 'weights = "blob:weights/net.safetensors"' in printed
         assert scripts.state["blobs"]["net.safetensors"] in printed
 
-    def test_other_bytes_under_the_same_name_are_refused(
+    def test_an_upload_of_different_weights_under_the_same_name_is_refused(
         self, scripts: ScriptRunner, tmp_path: Path
     ) -> None:
         weights = tmp_path / "net.safetensors"
@@ -250,19 +258,21 @@ class TestUploadWeights:
             "upload-weights.sh", str(weights), "net-2"
         )
 
-    def test_a_path_without_a_file_is_refused(self, scripts: ScriptRunner) -> None:
+    def test_an_upload_of_a_missing_weights_file_is_refused(self, scripts: ScriptRunner) -> None:
         assert scripts.run("upload-weights.sh", "nowhere").returncode == 1
         assert not scripts.calls("az")
 
 
 class TestTeardown:
-    def test_another_answer_deletes_nothing(self, scripts: ScriptRunner) -> None:
+    def test_a_wrong_confirmation_does_not_delete_the_deployment(
+        self, scripts: ScriptRunner
+    ) -> None:
         for typed in ("yes\n", "", "\n"):
             assert scripts.run("teardown.sh", typed=typed).returncode == 1
         assert not scripts.calls("azd", "down")
         assert scripts.state["group"]
 
-    def test_a_deployment_is_deleted_once(self, scripts: ScriptRunner) -> None:
+    def test_a_second_teardown_finds_no_deployment_to_delete(self, scripts: ScriptRunner) -> None:
         assert scripts.run("teardown.sh", typed="trial\n").returncode == 0
         assert not scripts.state["group"]
         ended = scripts.run("teardown.sh")
@@ -270,14 +280,16 @@ class TestTeardown:
         assert "nothing to do" in ended.stderr
         assert len(scripts.calls("azd", "down")) == 1
 
-    def test_a_failed_look_up_deletes_nothing(self, scripts: ScriptRunner) -> None:
+    def test_a_failed_look_up_of_the_group_does_not_delete_the_deployment(
+        self, scripts: ScriptRunner
+    ) -> None:
         scripts.update_state(failing={"az group exists": 1})
         assert scripts.run("teardown.sh", typed="trial\n").returncode != 0
         assert not scripts.calls("azd", "down")
 
 
 class TestCheckTools:
-    def test_the_first_month_of_a_budget_is_set_when_it_is_created(
+    def test_the_start_month_of_a_budget_is_set_only_at_its_creation(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.check_output("check-tools.sh")
@@ -295,7 +307,7 @@ class TestCheckTools:
         scripts.check_output("check-tools.sh")
         assert scripts.state["values"]["BUDGET_START"] == start, "a new group has a new budget"
 
-    def test_a_missing_program_is_named(self, scripts: ScriptRunner) -> None:
+    def test_the_preflight_error_names_a_missing_program(self, scripts: ScriptRunner) -> None:
         (scripts.bin / "kubelogin").unlink()
         ended = scripts.run("check-tools.sh")
         assert ended.returncode == 1
@@ -303,13 +315,15 @@ class TestCheckTools:
         scripts.update_state(values={"WORKER_HOST": "aca"})
         scripts.check_output("check-tools.sh")
 
-    def test_a_python_before_3_11_is_refused(self, scripts: ScriptRunner) -> None:
+    def test_the_preflight_refuses_a_python_before_3_11(self, scripts: ScriptRunner) -> None:
         old = scripts.bin / "python3"
         old.write_text("#!/bin/sh\nexit 1\n")
         old.chmod(0o755)
         assert "older than 3.11" in scripts.run("check-tools.sh").stderr
 
-    def test_the_existing_node_pools_are_set(self, scripts: ScriptRunner) -> None:
+    def test_the_names_of_existing_node_pools_are_stored_for_the_templates(
+        self, scripts: ScriptRunner
+    ) -> None:
         scripts.update_state(pools={"rg-trial": "system\ngpu"})
         scripts.check_output("check-tools.sh")
         assert scripts.state["values"]["NODE_POOLS"] == "system,gpu"
@@ -322,7 +336,7 @@ class TestCheckTools:
         scripts.check_output("check-tools.sh")
         assert scripts.state["values"]["NODE_POOLS"] == "none", "the group does not exist"
 
-    def test_az_and_azd_must_use_the_same_subscription(self, scripts: ScriptRunner) -> None:
+    def test_different_subscriptions_of_az_and_azd_are_refused(self, scripts: ScriptRunner) -> None:
         scripts.update_state(values={"AZURE_SUBSCRIPTION_ID": "another"})
         ended = scripts.run("check-tools.sh")
         assert ended.returncode == 1
@@ -338,7 +352,7 @@ class TestCheckTools:
             ({"WORKER_HOST": "aca", "PRIVATE_NETWORK": "true"}, ["Microsoft.App"]),
         ],
     )
-    def test_providers_that_the_templates_do_not_name_are_registered(
+    def test_resource_providers_that_the_templates_do_not_name_are_registered(
         self, scripts: ScriptRunner, choices: dict[str, str], registered: list[str]
     ) -> None:
         scripts.update_state(values=choices)
@@ -346,12 +360,12 @@ class TestCheckTools:
         calls = scripts.calls("az", "provider", "register")
         assert [call[call.index("--namespace") + 1] for call in calls] == registered
 
-    def test_a_missing_sign_in_is_reported(self, scripts: ScriptRunner) -> None:
+    def test_the_preflight_reports_a_missing_sign_in(self, scripts: ScriptRunner) -> None:
         scripts.update_state(failing={"az account show": 1})
         assert "az login" in scripts.run("check-tools.sh").stderr
 
 
-def test_compose_writes_the_queues_of_the_catalogue(scripts: ScriptRunner) -> None:
+def test_the_compose_script_writes_the_queues_of_the_catalogue(scripts: ScriptRunner) -> None:
     scripts.check_output("compose.sh", "--detach")
     written = json.loads((scripts.root / "infra" / "build" / "Config.json").read_text("utf-8"))
     [namespace] = written["UserConfig"]["Namespaces"]
@@ -360,7 +374,7 @@ def test_compose_writes_the_queues_of_the_catalogue(scripts: ScriptRunner) -> No
     assert call[-2:] == ["up", "--detach"]
 
 
-def test_a_missing_value_is_named(scripts: ScriptRunner) -> None:
+def test_the_compose_error_names_a_missing_value(scripts: ScriptRunner) -> None:
     state = scripts.state
     del state["values"]["KEY_VAULT_NAME"]
     (scripts.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")

@@ -1,6 +1,7 @@
-"""Record the path of one job: the modules of ours that run, in the order in which they are entered.
+"""Record the path of one job: which of our modules run, in the order in which they are entered.
 
-`./dev path` prints it. DESIGN.md's reading tour names the same modules, and a test compares them.
+`./dev path` prints the path. DESIGN.md's reading tour names the same modules, and a test compares
+them.
 """
 
 import os
@@ -16,21 +17,21 @@ from tests.e2e.system import System, running, until
 
 HOOK = Path(__file__).parent / "hook"
 JOBS = 3
-"""How many jobs are recorded: a module counts if each of them passes it."""
+"""How many jobs are recorded. A module counts only if every recorded job runs through it."""
 
 _WITHIN_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class JobPath:
-    """The modules that one waited-for `noop` job passes on each side, in order of entry."""
+    """The modules that a `noop` job runs through in gateway and worker, in the order of entry."""
 
     gateway: tuple[str, ...]
     worker: tuple[str, ...]
 
 
 def record_path() -> JobPath:
-    """Start a system, send jobs through it, and return their path."""
+    """Start a system, run jobs on it, and return the path of the jobs."""
     with tempfile.TemporaryDirectory(prefix="loosely-path-") as name:
         folder = Path(name)
         paths = [str(HOOK), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -64,7 +65,7 @@ def _record(system: System, folder: Path) -> JobPath:
 
 @contextmanager
 def _recording(folder: Path, count: int) -> Iterator[None]:
-    """Record in this many processes until the block is left and they have written."""
+    """Record in this many processes during the `with` block, then wait for their files."""
     recording = folder / "recording"
     recording.touch()
     until(lambda: len(list(folder.glob("*.ready"))) >= count, _WITHIN_SECONDS, "all record")
@@ -76,7 +77,7 @@ def _recording(folder: Path, count: int) -> Iterator[None]:
 
 
 def _submit(system: System) -> None:
-    """Send a job and wait for its answer, its settlement and the end of its orchestration."""
+    """Submit a job, and wait for its result, its settlement and the end of its orchestration."""
     answer = system.submit("noop", b"a tiny body")
     assert answer.status_code == 200, answer.text
     system.wait_until_empty()
@@ -93,7 +94,7 @@ def _common(first: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> tuple[
 
 
 def main() -> int:
-    """Print the path."""
+    """Record and print the path of a job."""
     path = record_path()
     for side, modules in (("gateway", path.gateway), ("worker", path.worker)):
         sys.stdout.write(f"{side}: {len(modules)} modules\n")

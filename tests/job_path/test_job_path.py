@@ -1,4 +1,4 @@
-"""One job's path through the modules of gateway and worker, as DESIGN.md's reading tour has it."""
+"""Compare the modules that one job runs through with DESIGN.md's reading tour."""
 
 import re
 from pathlib import Path
@@ -21,21 +21,21 @@ def path() -> JobPath:
 
 
 def read_tour(heading: str) -> list[str]:
-    """Return the modules that a table of the reading tour names, in its order."""
+    """Return the modules that a table of the reading tour names, in the table's order."""
     section = DESIGN.read_text(encoding="utf-8").split(f"### {heading}\n")[1].split("\n#")[0]
     return re.findall(r"^\| `([\w.]+)` \|", section, re.MULTILINE)
 
 
-def test_a_job_passes_few_modules(path: JobPath) -> None:
+def test_a_job_runs_through_few_modules_on_each_side(path: JobPath) -> None:
     assert len(path.gateway) <= MOST_GATEWAY_MODULES, path.gateway
     assert len(path.worker) <= MOST_WORKER_MODULES, path.worker
 
 
-def test_a_worker_enters_the_steps_of_a_job_in_their_order(path: JobPath) -> None:
+def test_a_worker_enters_the_modules_of_a_job_in_the_order_of_its_steps(path: JobPath) -> None:
     entered = [name.removeprefix("worker.pipeline.") for name in path.worker]
     assert [name for name in entered if name in WORKER_STEPS] == WORKER_STEPS
 
 
-def test_the_reading_tour_names_the_modules_that_a_job_passes(path: JobPath) -> None:
+def test_the_reading_tour_names_exactly_the_modules_that_a_job_runs_through(path: JobPath) -> None:
     assert set(read_tour("The gateway's side")) == set(path.gateway)
     assert set(read_tour("The worker's side")) == set(path.worker)

@@ -1,12 +1,13 @@
-"""Kill every part of a system at random moments under load, then judge each job (`./dev storm`).
+"""Kill a system's components at random moments, then check each job (`./dev storm`).
 
     ./dev storm --engine azure-storage --jobs 500 --kills 20 --seed 7
     ./dev storm --engine azure-storage --cancel 200
 
-It starts its own system in a temporary directory on free ports. The seed decides which jobs are
-submitted, which parts are killed and after which pauses. The exact moments depend on the machine.
+It starts its own system in a temporary directory on free ports. The seed determines which jobs are
+submitted, which components are killed, and the pauses. The exact moments depend on the machine.
 
-Exit code: 0 if every promise was kept, 1 if one was broken, 2 if the system could not be started.
+Exit code: 0 if every promise was kept, 1 if a promise was broken, 2 if the system could not be
+started.
 """
 
 import argparse
@@ -36,7 +37,7 @@ _MAX_SHOWN = 10
 
 @dataclass
 class Storm:
-    """The options and the results so far of a storm. A report is possible at any moment."""
+    """The options of a storm and its current results. A report is possible at any time."""
 
     options: argparse.Namespace
     engine: StormEngine
@@ -51,7 +52,7 @@ class Storm:
     failures: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> None:
-        """Print a line of progress."""
+        """Print a line of progress, with the time and the numbers of jobs."""
         seconds = time.monotonic() - self.begun
         accepted = sum(job.is_accepted for job in self.jobs)
         ended = sum(job.final is not None for job in self.jobs)
@@ -59,10 +60,10 @@ class Storm:
 
 
 async def storm(rig: Rig, run: Storm) -> None:
-    """Submit a share of the jobs before each kill and after the last, and wait for their ends."""
+    """Submit a share of the jobs before each kill and after the last. Wait until all end."""
     plan = plan_kills(run.options.kills, run.options.seed, rig.gateways)
     await rig.start("worker")
-    run.say("everything is ready")
+    run.say("every component is ready")
     async with StormCallers(rig.url, rig.ran_path) as callers:
         queue: asyncio.Queue[StormJob] = asyncio.Queue()
         async with _in_background(callers.submit_all(queue), callers.watch(run.jobs)):
@@ -85,9 +86,9 @@ async def storm(rig: Rig, run: Storm) -> None:
 
 
 async def cancellations(rig: Rig, run: Storm) -> None:
-    """Cancel each job right after its 202: first without a worker, then with one."""
+    """Cancel each job right after the response 202: first without a worker, then with a worker."""
     half = len(run.jobs) // 2
-    run.say("everything but the worker is ready")
+    run.say("every component except the worker is ready")
     async with StormCallers(rig.url, rig.ran_path) as callers:
         queue: asyncio.Queue[StormJob] = asyncio.Queue()
         async with _in_background(callers.submit_all(queue), callers.watch(run.jobs)):
@@ -111,7 +112,7 @@ async def cancellations(rig: Rig, run: Storm) -> None:
 
 
 async def _all_ended(run: Storm) -> None:
-    """Wait until every accepted job has ended, or until no job has ended for `--settle` seconds."""
+    """Wait until every accepted job has ended, or no job has ended for `--settle` seconds."""
     open_count, changed_at = -1, time.monotonic()
     while left := sum(job.is_open for job in run.jobs):
         if left != open_count:
@@ -126,7 +127,7 @@ async def _all_ended(run: Storm) -> None:
 
 
 async def _read_all_again(rig: Rig, run: Storm, callers: StormCallers) -> None:
-    """Read each job from each host after all queues are empty: a final job must not change."""
+    """Read each job from each host when all queues are empty. Final jobs must not change."""
     end = time.monotonic() + _EMPTY_WITHIN_SECONDS
     while (count := await rig.message_count()) != 0:
         if time.monotonic() > end:
@@ -253,7 +254,7 @@ def _print(text: str) -> None:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="./dev storm", description="Kill every part at random under load, and judge each job."
+        prog="./dev storm", description="Kill components at random under load, and check each job."
     )
     add = parser.add_argument
     add("--engine", choices=ENGINES, default=LOCAL, help="the durable engine of the gateway hosts")
@@ -263,7 +264,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--cancel",
         type=int,
         metavar="N",
-        help="instead of a storm, cancel N jobs at once, without and with a worker",
+        help="instead of a storm, cancel N jobs right after their 202, without and with a worker",
     )
     add("--cancel-share", type=float, default=0.1, help="share of cancelled jobs (%(default)s)")
     add("--seed", type=int, default=random.randrange(10_000))
@@ -276,7 +277,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="give up after no job has ended for so long",
+        help="give up if no job ends for this time",
     )
     add(
         "--limit",

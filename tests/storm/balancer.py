@@ -10,10 +10,10 @@ _CHUNK_BYTES = 64 * 1024
 
 
 class Balancer:
-    """Forward each connection to one of the backends, in turn.
+    """Forwards connections to the backends in turn.
 
-    If a backend does not accept, the next one is tried. If a backend dies, its connections are
-    closed, as by any balancer that does not read HTTP.
+    If a backend does not accept a connection, the balancer tries the next backend. If a backend
+    dies, its connections are closed, as in any balancer that does not read HTTP.
     """
 
     def __init__(self, port: int, backend_ports: Sequence[int]) -> None:
@@ -23,11 +23,11 @@ class Balancer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Start listening."""
+        """Start to accept connections."""
         self._server = await asyncio.start_server(self._serve, _HOST, self._port)
 
     def stop(self) -> None:
-        """Stop listening. Open connections end with their backends."""
+        """Stop accepting connections. Open connections continue until the backends close them."""
         if self._server is not None:
             self._server.close()
 

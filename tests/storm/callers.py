@@ -22,23 +22,23 @@ _Send = Callable[[str, str], Awaitable[httpx.Response | None]]
 
 
 class UnexpectedResponse(Exception):
-    """The gateway refused a request that it must accept."""
+    """The gateway refused a request that the gateway must accept."""
 
 
 class StormCallers:
-    """Several callers that share their connections."""
+    """Several callers that share a connection pool."""
 
     def __init__(self, url: str, ran_path: Path, count: int = 8) -> None:
         self._http = httpx.AsyncClient(
             base_url=url,
             timeout=_TIMEOUT_SECONDS,
-            # The parts are on loopback, so do not use a proxy of the environment.
+            # The components are on loopback, so do not use a proxy that the environment names.
             trust_env=False,
             limits=httpx.Limits(max_connections=None),
         )
         self._ran_path = ran_path
         self._count = count
-        #: Number of requests without a response, or with a 5xx or 429.
+        #: The number of requests without a response, or with a response 5xx or 429.
         self.retries = 0
 
     async def __aenter__(self) -> Self:
@@ -66,16 +66,16 @@ class StormCallers:
                 callers.create_task(caller())
 
     async def submit(self, job: StormJob) -> None:
-        """Submit a job as its kind says until it is accepted, then cancel it if its kind says so.
+        """Submit a job as its kind requires until it is accepted, and cancel the job if required.
 
         Raises:
-            UnexpectedResponse: if the gateway refuses it.
+            UnexpectedResponse: if the gateway refuses the request.
         """
         match job.kind:
             case JobKind.WAIT:
                 await self._submit(job, {"prefer": "wait=20"})
             case JobKind.KEYED:
-                # All tries with the key are one job, so they must have the same input.
+                # All attempts with one key are one job, so all must have the same input.
                 key = {
                     "prefer": "respond-async",
                     "idempotency-key": f'"{self._ran_path}{job.number}"',
@@ -117,10 +117,10 @@ class StormCallers:
             job.see(shown, known, " in the response to the submit")
 
     async def cancel(self, job: StormJob) -> None:
-        """Cancel a job, and read it right after that.
+        """Cancel a job, and read the job immediately afterwards.
 
         Raises:
-            UnexpectedResponse: if the gateway refuses it.
+            UnexpectedResponse: if the gateway refuses the request.
         """
         path = f"/v1/jobs/{job.ids[0]}"
         known = replace(job.known, is_cancelled=True)
@@ -148,7 +148,7 @@ class StormCallers:
             )
 
     async def watch(self, jobs: Sequence[StormJob]) -> None:
-        """Read all open jobs and some ended ones, repeatedly until cancelled."""
+        """Read all open jobs and some ended jobs repeatedly until cancelled."""
         while True:
             ended = [job for job in jobs if job.final is not None]
             again = random.sample(ended, min(_READ_AGAIN_COUNT, len(ended)))
@@ -156,7 +156,7 @@ class StormCallers:
             await asyncio.sleep(_SWEEP_PAUSE_SECONDS)
 
     async def read_again(self, jobs: Iterable[StormJob], host_url: str) -> None:
-        """Read each job from this host, repeated until there is a response."""
+        """Read each job from this host. Repeat each request until there is a response."""
         await self._read_each(jobs, self._until_answered, host_url)
 
     async def _read_each(self, jobs: Iterable[StormJob], send: _Send, host_url: str = "") -> None:
@@ -178,7 +178,7 @@ class StormCallers:
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _once(self, method: str, url: str, **request: Any) -> httpx.Response | None:
-        """Send a request. Return None if the response is lost or temporary (429 or 5xx)."""
+        """Send a request. Return None if the response is lost or its status is 429 or 5xx."""
         try:
             response = await self._http.request(method, url, **request)
         except httpx.TransportError:

@@ -1,4 +1,4 @@
-"""The jobs of a storm: what was submitted, what the gateway has shown, and what is wrong."""
+"""The jobs of a storm: their inputs, the observed states, and the broken promises."""
 
 import random
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _NEVER_AGAIN = frozenset({"queued", "running"})
 
 
 class JobKind(Enum):
-    """How a job is submitted, and whether it is cancelled."""
+    """The way in which a job is submitted, and whether the job is cancelled."""
 
     ASYNC = "respond-async"
     WAIT = "wait for the answer"
@@ -22,10 +22,10 @@ class JobKind(Enum):
 
 @dataclass(frozen=True)
 class KnownState:
-    """What the gateway had shown of a job when a request was sent.
+    """The state of a job that the gateway had reported when a request was sent.
 
-    The response must not contradict that. It may contradict responses to other requests that were
-    sent at the same time.
+    The response must not contradict this state. It may contradict the responses to other requests
+    that were sent at the same time.
     """
 
     is_final: bool
@@ -34,10 +34,10 @@ class KnownState:
 
 @dataclass
 class StormJob:
-    """A job of a storm, and everything that was observed of it.
+    """A job of a storm, and all observations of the job.
 
-    `label` is the number in its input. A submit that is repeated without an Idempotency-Key is
-    another job, so each try has its own label.
+    `label` is the number in the job's input. A submit that is repeated without an Idempotency-Key
+    is another job, so each attempt has its own label.
     """
 
     number: int
@@ -46,7 +46,7 @@ class StormJob:
     label: str = ""
     ids: list[str] = field(default_factory=list)
     cancel_answered: bool = False
-    #: The status that was seen last; `unknown` after a 404.
+    #: The last observed status, `unknown` after a 404.
     status: str = ""
     final: dict[str, Any] | None = None
     changes: list[str] = field(default_factory=list)
@@ -64,7 +64,7 @@ class StormJob:
         return self.is_accepted and self.final is None
 
     def input(self, ran_path: Path, attempt: int) -> tuple[str, bytes]:
-        """Return the label and input of one try to submit. Every fifth job has a large input."""
+        """Return the label and the input of one submit. Every fifth job has a large input."""
         label = f"{self.number}.{attempt}"
         text = f"{ran_path} {label} {self.model_ms}"
         return label, text.ljust(0 if self.number % 5 else _LARGE_BYTES).encode()
@@ -77,11 +77,11 @@ class StormJob:
 
     @property
     def known(self) -> KnownState:
-        """What the gateway has shown so far. Read it before you send a request."""
+        """The state that the gateway has reported until now. Read it before you send a request."""
         return KnownState(self.final is not None, self.cancel_answered)
 
     def see(self, job: dict[str, Any], known: KnownState, moment: str = "") -> None:
-        """Record a response, and whether it contradicts an earlier one."""
+        """Record a response, and check if the response contradicts an earlier response."""
         status = self.status = str(job["status"])
         if known.is_cancelled and status in _NEVER_AGAIN:
             self.requeued.append(f"{status}{moment}")
@@ -92,7 +92,7 @@ class StormJob:
             self.changes.append(_difference(self.final, job) + moment)
 
     def see_unknown(self, known: KnownState) -> None:
-        """Record a 404."""
+        """Record a response 404."""
         self.status, self.was_unknown = "unknown", True
         if known.is_final:
             self.changes.append("final, then unknown")
@@ -104,7 +104,7 @@ def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def plan_jobs(count: int, seed: int, cancel_share: float) -> list[StormJob]:
-    """Return the jobs of a storm. The same seed gives the same jobs."""
+    """Return the jobs of a storm. The same seed returns the same jobs."""
     chance = random.Random(f"jobs {seed}")
     others = (JobKind.ASYNC, JobKind.WAIT, JobKind.KEYED)
     jobs = []
@@ -117,7 +117,7 @@ def plan_jobs(count: int, seed: int, cancel_share: float) -> list[StormJob]:
 
 
 def plan_cancellations(count: int) -> list[StormJob]:
-    """Return jobs that are cancelled right after their 202."""
+    """Return jobs that are cancelled right after the response 202."""
     return [StormJob(number, JobKind.CANCEL, model_ms=5) for number in range(count)]
 
 
@@ -133,7 +133,7 @@ class BrokenPromises:
 
     @classmethod
     def find(cls, jobs: Iterable[StormJob]) -> "BrokenPromises":
-        """Judge the accepted jobs after a storm."""
+        """Find the broken promises among the accepted jobs after a storm."""
         accepted = [job for job in jobs if job.is_accepted]
         return cls(
             lost=[job for job in accepted if job.final is None],
@@ -149,7 +149,7 @@ class BrokenPromises:
 
 
 def _is_wrong(job: StormJob) -> bool:
-    """Return whether a job ended otherwise than its input and its caller asked for."""
+    """Return whether a job ended differently from what its input and its caller require."""
     if job.final is None:
         return False
     match job.final["status"]:

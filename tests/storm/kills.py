@@ -1,4 +1,4 @@
-"""The plan of a storm: which parts are killed, and when."""
+"""The plan of a storm: which components are killed, and when."""
 
 import random
 from collections.abc import Sequence
@@ -13,31 +13,31 @@ _OVERLAP_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Kill:
-    """A kill of a part with all its processes, or only of a host's app process."""
+    """A kill of a component with all its processes, or only of a host's app process."""
 
     part: str
     is_app: bool
-    #: Time from the submit of its share of jobs to the kill.
+    #: Seconds from the submit of this kill's share of the jobs to the kill.
     delay_seconds: float
-    #: Whether the next kill may happen before this part is ready again.
+    #: Whether the next kill may happen before this component is ready again.
     overlaps: bool
 
     def __str__(self) -> str:
         return f"app of {self.part}" if self.is_app else self.part
 
     async def carry_out(self, rig: Rig) -> None:
-        """Kill the part or the app process, and wait until it is dead."""
+        """Kill the component or the app process, and wait until the process has ended."""
         member = rig.members[self.part]
         await (member.kill_app() if self.is_app else member.kill())
 
     async def recover(self, rig: Rig) -> None:
-        """Wait until the part is ready again, unless the kill overlaps with the next one."""
+        """Wait until the component is ready again, unless the kill overlaps with the next one."""
         if not self.overlaps:
             await rig.members[self.part].wait_until_ready()
 
 
 def plan_kills(count: int, seed: int, gateways: Sequence[str]) -> list[Kill]:
-    """Return the kills of a storm. The same seed gives the same kills."""
+    """Return the kills of a storm. The same seed returns the same kills."""
     chance = random.Random(f"kills {seed}")
     kills = []
     for _ in range(count):

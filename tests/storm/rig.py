@@ -1,7 +1,7 @@
-"""The system under a storm: its parts in one directory, each restarted when it dies.
+"""The system under a storm: components in one directory, each of them restarted when it dies.
 
-The parts are those of `loosely up`. The storm supervises them itself, so that it can count the
-deaths that it has not caused.
+The components are those of `loosely up`. The storm supervises them itself, so that it can count
+deaths that no kill has caused.
 """
 
 import asyncio
@@ -57,12 +57,12 @@ max_delivery_count = 1000
 
 
 class RigError(Exception):
-    """The system cannot be started. The message has the last lines of the part's log."""
+    """The system cannot be started. The message contains the last lines of the component's log."""
 
 
 @dataclass(frozen=True)
 class StormEngine:
-    """The durable engine of the gateway hosts, and the faults that it injects."""
+    """The durable engine of the gateway hosts, and the faults that the engine injects."""
 
     name: str = LOCAL
     visibility_timeout_seconds: float = 10.0
@@ -72,7 +72,7 @@ class StormEngine:
 
     @property
     def host_count(self) -> int:
-        """Number of hosts that share the store. The default engine allows only one."""
+        """The number of hosts that share the store. The default engine permits only one host."""
         return 2 if self.name == AZURE_STORAGE else 1
 
     def options(self, data: Path, number: int) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ class StormEngine:
 
 @dataclass(slots=True)
 class SupervisedPart:
-    """A part and its process, which is restarted whenever it dies."""
+    """A component whose process is restarted whenever it dies."""
 
     part: Part
     log: PartLog
@@ -104,10 +104,10 @@ class SupervisedPart:
     _started: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
-        """Keep the part running until stopped.
+        """Keep the component running until stopped.
 
         Raises:
-            RigError: if the part refuses its options, or dies ten times before it is ready.
+            RigError: if the component refuses its options, or dies ten times before it is ready.
         """
         early_deaths = 0
         if self.part.preparation is not None:
@@ -133,7 +133,7 @@ class SupervisedPart:
                 raise RigError(f"{self.part.name} cannot be started:\n{self.last_lines()}")
 
     async def kill(self) -> None:
-        """Kill the part with all its processes, and wait until it is dead."""
+        """Kill all processes of the component, and wait until they have ended."""
         await self._started.wait()
         process = self._process
         assert process is not None
@@ -142,8 +142,8 @@ class SupervisedPart:
         await process.wait()
 
     async def kill_app(self) -> None:
-        """Kill only the app process of a Functions host, and wait until it is dead."""
-        # A host also ends if its app dies before it is loaded.
+        """Kill only the app process of a Functions host, and wait until the process has ended."""
+        # A host also ends if the app dies before it is loaded.
         await self.wait_until_ready()
         app = await self._first_child()
         with suppress(psutil.NoSuchProcess):
@@ -162,10 +162,10 @@ class SupervisedPart:
                 await asyncio.sleep(0.02)
 
     async def wait_until_ready(self) -> None:
-        """Return once the part's probe succeeds.
+        """Wait until the component's probe succeeds.
 
         Raises:
-            RigError: if it is not ready within two minutes.
+            RigError: if the component is not ready within two minutes.
         """
         try:
             async with asyncio.timeout(_READY_SECONDS):
@@ -177,13 +177,13 @@ class SupervisedPart:
             ) from None
 
     def stop(self) -> None:
-        """Kill the part and do not restart it."""
+        """Kill the component and do not restart it."""
         self._stop.set()
         if self._process is not None:
             kill_group(self._process.pid)
 
     def last_lines(self) -> str:
-        """Return the end of the part's log."""
+        """Return the last lines of the component's log."""
         return "\n".join(f"  {line}" for line in self.log.tail(12)) or "  nothing"
 
 
@@ -228,13 +228,13 @@ class Rig:
 
     @property
     def own_deaths(self) -> Counter[str]:
-        """How often each part died without a kill."""
+        """The number of deaths without a kill, for each component."""
         return Counter(
             {name: member.own_deaths for name, member in self.members.items() if member.own_deaths}
         )
 
     async def run(self, supervision: asyncio.TaskGroup) -> None:
-        """Start every part except the worker, and wait until all are ready."""
+        """Start every component except the worker, and wait until all components are ready."""
         self._supervision = supervision
         for member in self.members.values():
             member.log.rotate()
@@ -243,7 +243,7 @@ class Rig:
         await self.start(*(name for name in self.members if name != "worker"))
 
     async def start(self, *names: str) -> None:
-        """Start these parts, and wait until they are ready."""
+        """Start these components, and wait until they are ready."""
         assert self._supervision is not None
         for name in names:
             self._supervision.create_task(self.members[name].run())
@@ -251,14 +251,14 @@ class Rig:
             await self.members[name].wait_until_ready()
 
     def stop(self) -> None:
-        """Kill all parts and do not restart them."""
+        """Kill all components and do not restart them."""
         if self._balancer is not None:
             self._balancer.stop()
         for member in self.members.values():
             member.stop()
 
     def runs(self) -> Counter[str]:
-        """Return how often each input has reached the model."""
+        """Return the number of times that each input has reached the model."""
         text = self.ran_path.read_text("utf-8") if self.ran_path.exists() else ""
         # A kill may have truncated the last line.
         return Counter(text.rpartition("\n")[0].split())
@@ -287,17 +287,17 @@ def _gateway_host(settings: SystemSettings, engine: StormEngine, number: int, po
         part,
         name=name,
         command=(*part.command, *engine.options(settings.data, number)),
-        # StormCallers and workers use the address of the balancer.
+        # The callers and the worker use the address of the balancer.
         environment={**part.environment, "GATEWAY_BASE_URL": settings.gateway_url},
     )
 
 
 @asynccontextmanager
 async def running(data: Path, engine: StormEngine) -> AsyncIterator[Rig]:
-    """Run a system without its worker for the block, and kill all parts at its end.
+    """Run a system without a worker during the `with` block, and kill all components afterwards.
 
     Raises:
-        RigError: if a part cannot be started (in an ExceptionGroup, as from any task group).
+        RigError: if a component cannot be started (in an ExceptionGroup, as from any task group).
     """
     reaper = Reaper()
     try:

@@ -29,6 +29,8 @@ def test_each_accepted_job_of_a_storm_ends_exactly_once(tmp_path: Path, engine: 
 
 
 @engines
-def test_each_job_cancelled_after_its_202_stays_cancelled(tmp_path: Path, engine: str) -> None:
+def test_each_job_cancelled_right_after_the_response_202_stays_cancelled(
+    tmp_path: Path, engine: str
+) -> None:
     printed = run_storm(tmp_path, "--engine", engine, "--cancel", "40", "--seed", "1")
     assert "\nwithout a worker: cancelled 40 of 40\n" in printed

@@ -1,4 +1,4 @@
-"""The balancer takes its backends in turn and leaves out a dead one."""
+"""The balancer uses its backends in turn and skips dead backends."""
 
 import asyncio
 from asyncio import StreamReader, StreamWriter
@@ -11,7 +11,7 @@ from tests.storm.balancer import Balancer
 
 
 class Backend:
-    """Answer each line with the name of the backend."""
+    """A TCP server that responds to each line with its name."""
 
     def __init__(self, name: str) -> None:
         self.name, self.port = name.encode(), free_port()
@@ -61,19 +61,19 @@ async def ask(port: int) -> bytes:
     return answer.strip()
 
 
-async def test_connections_go_to_the_backends_in_turn(port: int) -> None:
+async def test_the_balancer_connects_to_its_backends_in_turn(port: int) -> None:
     answers = [await ask(port) for _ in range(4)]
     assert sorted(answers) == [b"a", b"a", b"b", b"b"]
 
 
-async def test_a_backend_that_does_not_accept_is_left_out(
+async def test_the_balancer_skips_a_backend_that_does_not_accept_connections(
     backends: list[Backend], port: int
 ) -> None:
     backends[0].die()
     assert {await ask(port) for _ in range(4)} == {b"b"}
 
 
-async def test_a_connection_is_closed_if_all_backends_are_dead(
+async def test_the_balancer_closes_a_connection_if_all_backends_are_dead(
     backends: list[Backend], port: int
 ) -> None:
     for backend in backends:
@@ -81,7 +81,7 @@ async def test_a_connection_is_closed_if_all_backends_are_dead(
     assert await ask(port) == b""
 
 
-async def test_a_connection_is_closed_when_its_backend_dies(
+async def test_the_balancer_closes_the_connections_of_a_backend_that_dies(
     backends: list[Backend], port: int
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -1,4 +1,4 @@
-"""The storm's judgement of jobs finds each broken promise and nothing else."""
+"""The storm's report finds each broken promise and reports no other jobs."""
 
 from pathlib import Path
 from typing import Any
@@ -33,21 +33,21 @@ def find_broken(job: StormJob) -> list[str]:
     return [name for name in BrokenPromises.__annotations__ if getattr(broken, name)]
 
 
-def test_a_job_that_has_succeeded_breaks_no_promise() -> None:
+def test_the_storm_report_lists_no_broken_promise_for_a_succeeded_job() -> None:
     job = see(accepted(), resource("queued"), resource("succeeded"), resource("succeeded"))
     assert find_broken(job) == []
     assert not BrokenPromises.find([job])
 
 
-def test_a_submit_without_a_2xx_breaks_no_promise() -> None:
+def test_the_storm_report_ignores_a_submit_without_a_2xx_response() -> None:
     assert find_broken(StormJob(number=3, kind=JobKind.ASYNC, model_ms=5)) == []
 
 
-def test_a_job_that_stays_queued_is_lost() -> None:
+def test_the_storm_report_counts_a_job_that_stays_queued_as_lost() -> None:
     assert find_broken(see(accepted(), resource("queued"))) == ["lost"]
 
 
-def test_an_unknown_job_is_lost() -> None:
+def test_the_storm_report_counts_an_unknown_job_as_lost() -> None:
     job = accepted()
     job.see_unknown(job.known)
     assert find_broken(job) == ["lost"]
@@ -61,38 +61,40 @@ def test_an_unknown_job_is_lost() -> None:
         resource("cancelled"),
     ],
 )
-def test_an_unexpected_final_status_is_wrong(answer: dict[str, Any]) -> None:
+def test_the_storm_report_counts_an_unexpected_final_status_as_wrong(
+    answer: dict[str, Any],
+) -> None:
     assert find_broken(see(accepted(), answer)) == ["wrong"]
 
 
-def test_an_expired_job_counts_as_expired() -> None:
+def test_the_storm_report_counts_an_expired_job_under_expired() -> None:
     assert find_broken(see(accepted(), resource("expired"))) == ["expired"]
 
 
-def test_two_jobs_with_one_idempotency_key_are_doubled() -> None:
+def test_the_storm_report_counts_two_jobs_with_one_idempotency_key_as_doubled() -> None:
     job = see(accepted(JobKind.KEYED), resource("succeeded"))
     job.accept("another id", "3.1")
     assert find_broken(job) == ["doubled"]
 
 
 @pytest.mark.parametrize("later", [resource("succeeded", attempt=2), resource("queued")])
-def test_a_final_job_that_changes_is_doubled(later: dict[str, Any]) -> None:
+def test_the_storm_report_counts_a_final_job_that_changes_as_doubled(later: dict[str, Any]) -> None:
     assert find_broken(see(accepted(), resource("succeeded"), later)) == ["doubled"]
 
 
-def test_a_final_job_that_becomes_unknown_is_doubled() -> None:
+def test_the_storm_report_counts_a_final_job_that_becomes_unknown_as_doubled() -> None:
     job = see(accepted(), resource("succeeded"))
     job.see_unknown(job.known)
     assert find_broken(job) == ["doubled"]
 
 
-def test_a_late_response_to_an_earlier_request_breaks_no_promise() -> None:
+def test_the_storm_report_ignores_a_late_response_to_an_earlier_request() -> None:
     job = see(accepted(), resource("succeeded"))
     job.see(resource("queued"), KnownState(is_final=False, is_cancelled=False))
     assert find_broken(job) == []
 
 
-def test_a_cancelled_job_that_is_queued_again_is_requeued() -> None:
+def test_the_storm_report_counts_a_cancelled_job_that_is_queued_again_as_requeued() -> None:
     job = accepted(JobKind.CANCEL)
     job.cancel_answered = True
     see(job, resource("cancelling"), resource("queued"), resource("cancelled"))
@@ -100,18 +102,20 @@ def test_a_cancelled_job_that_is_queued_again_is_requeued() -> None:
 
 
 @pytest.mark.parametrize("status", ["cancelled", "succeeded"])
-def test_a_cancelled_job_may_end_as(status: str) -> None:
+def test_the_storm_report_permits_a_cancelled_job_to_end_as_cancelled_or_succeeded(
+    status: str,
+) -> None:
     job = accepted(JobKind.CANCEL)
     job.cancel_answered = True
     assert find_broken(see(job, resource("cancelling"), resource(status))) == []
 
 
-def test_the_seed_decides_jobs_and_kills() -> None:
+def test_the_same_seed_plans_the_same_jobs_and_kills() -> None:
     assert plan_jobs(100, 7, 0.1) == plan_jobs(100, 7, 0.1) != plan_jobs(100, 8, 0.1)
     hosts = ("gateway-1", "gateway-2")
     assert plan_kills(20, 7, hosts) == plan_kills(20, 7, hosts) != plan_kills(20, 8, hosts)
 
 
-def test_every_fifth_input_is_over_the_inline_limit() -> None:
+def test_every_fifth_input_of_a_storm_is_over_the_inline_limit() -> None:
     sizes = [len(StormJob(n, JobKind.ASYNC, 5).input(Path("/ran"), 1)[1]) for n in range(10)]
     assert [size > 24 * 1024 for size in sizes] == [n % 5 == 0 for n in range(10)]

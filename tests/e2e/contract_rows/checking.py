@@ -1,4 +1,4 @@
-"""Compare a response with its row of the contract."""
+"""Compare a response with the row of the contract that describes it."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ _PROBLEM = {
 
 
 def check(row: Row, answer: httpx.Response) -> None:
-    """Check a response. Raises AssertionError if it differs from its row."""
+    """Check a response. Raises AssertionError if the response differs from the row."""
     assert answer.status_code == row.status, f"{row.title}: {answer.text}"
     for name, value in row.headers.items():
         assert name in answer.headers, dict(answer.headers)

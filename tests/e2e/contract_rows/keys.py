@@ -1,4 +1,4 @@
-"""Rows for callers with and without keys, scopes and rates."""
+"""Rows for callers with and without API keys, scopes and rate limits."""
 
 from typing import Final
 

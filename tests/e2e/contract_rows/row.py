@@ -1,18 +1,18 @@
-"""The REST contract as data: requests, and the responses that they must get.
+"""The REST contract as data: requests, and the responses that the gateway must return.
 
-In a path `{job}` is a job that succeeded, `{failed}` a job that failed, and `{unknown}` an unused
+In a path, `{job}` is a job that succeeded, `{failed}` a job that failed, and `{unknown}` an unused
 id.
 The value None of a header or member means that it must exist, with any value.
 
-The rows of `keys`, `waits`, `endings`, `replies` and `outages` need a system with keys and without
-a worker, whose part the test plays. In these rows:
+The rows of `keys`, `waits`, `endings`, `replies` and `outages` need a system with API keys and
+without a worker. The test acts as the worker. In these rows:
 
-- {queued} stays queued, {mute} is queued until its row cancels it, and {ready} until its row sends
-  the reply;
+- {queued} stays queued, {mute} is queued until the row cancels the job, and {ready} is queued until
+  the row sends the reply;
 - {cancelled} was cancelled, {raised} failed, {dead} was dead-lettered, {large} has a large result,
   and {hooked} has a webhook and succeeded;
 - {reporting} belongs to a model that reports progress;
-- {…_reply} and {…_progress} are the URLs that a worker has;
+- {…_reply} and {…_progress} are the URLs to which a worker sends;
 - {letter} is the dead letter of a producer.
 """
 
@@ -29,14 +29,14 @@ CLASSIFY: Final = "/v1/models/classifier/jobs"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A request and its expected response.
+    """A request and the response that the contract requires.
 
     Attributes:
-        code: the code of the problem document.
+        code: the expected code of the problem document.
         caller: whose API key is sent to a system with keys.
-        first: a path that is requested before.
+        first: a path that is requested before this row's request.
         meanwhile: how the job ends while the caller waits: `cancel`, `dead-letter`, or the code
-            with which it fails.
+            with which the job fails.
     """
 
     title: str

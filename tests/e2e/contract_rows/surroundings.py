@@ -1,4 +1,4 @@
-"""Rows for models, health, documents, dead letters and /v2."""
+"""Rows for models, health, documents, dead letters and the Open Inference Protocol (/v2)."""
 
 from typing import Final
 

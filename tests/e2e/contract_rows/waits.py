@@ -1,4 +1,4 @@
-"""Rows for waiting callers, by the end of the job."""
+"""Rows for callers that wait, one for each way in which a job ends."""
 
 from typing import Final
 

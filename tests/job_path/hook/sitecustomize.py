@@ -1,8 +1,8 @@
-"""Note the modules of ours that run while a job passes. Python loads this when a process starts.
+"""Record which of our modules run during a job. Python imports this file when a process starts.
 
-While the file `recording` exists in the folder JOB_PATH_FOLDER, each module in which a function is
-called is noted once, in the order of the first call. When the file is gone, the list is written to
-`PID.json` in that folder.
+While the file `recording` exists in the folder JOB_PATH_FOLDER, the hook records each module in
+which a function is called once, in the order of the first call. When the file has been removed, the
+hook writes the list to `PID.json` in that folder.
 """
 
 import json
@@ -28,7 +28,7 @@ def _note(frame: FrameType, event: str, argument: object) -> None:
 
 
 def _watch(folder: Path) -> None:
-    global _is_recording  # noqa: PLW0603 - one hook a process
+    global _is_recording  # noqa: PLW0603 - one hook per process
     recording = folder / "recording"
     while True:
         if recording.exists() != _is_recording:

@@ -40,12 +40,12 @@ def figures(command: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("command", "expected"), EXAMPLES)
-def test_an_example_prints_the_documented_output(command: str, expected: str) -> None:
+def test_each_documented_command_prints_the_documented_output(command: str, expected: str) -> None:
     lines = [line.rstrip() for line in printed(command).rstrip().splitlines()]
     assert lines == expected.rstrip().splitlines()
 
 
-def test_both_commands_have_examples() -> None:
+def test_the_documents_have_examples_of_scale_model_and_cost() -> None:
     assert [command.split()[0] for command, _ in EXAMPLES] == ["scale-model"] * 2 + ["cost"]
 
 
@@ -58,13 +58,13 @@ def test_both_commands_have_examples() -> None:
         ("| 5, with `--nodes 8:8` | {p50:.0f} s | {p95:.0f} s |", "--nodes 8:8"),
     ],
 )
-def test_the_table_of_targets_matches_the_simulation(row: str, options: str) -> None:
+def test_the_documented_waits_for_each_target_match_the_simulation(row: str, options: str) -> None:
     burst = "scale-model --burst 200 --hours 1 --job-seconds 4 --batch 1 --batch-seconds 4"
     assert row.format_map(figures(f"{burst} {options}")["wait_seconds"]) in SCALING
 
 
 @pytest.mark.parametrize("cooldown", [300, 1800])
-def test_the_table_of_cooldowns_matches_the_simulation(cooldown: int) -> None:
+def test_the_documented_waits_for_each_cooldown_match_the_simulation(cooldown: int) -> None:
     found = figures(f"scale-model --load office:1000 --cooldown {cooldown}")
     answer = found["answer_seconds"]
     row = f"| {cooldown} | {answer['p95']:.1f} s | {answer['p99']:.1f} s |"
@@ -81,7 +81,7 @@ def test_the_table_of_cooldowns_matches_the_simulation(cooldown: int) -> None:
         ),
     ],
 )
-def test_the_table_of_costs_matches_the_estimate(row: str, options: str) -> None:
+def test_the_documented_costs_match_the_estimate(row: str, options: str) -> None:
     totals = [f"{bill['total']:,.0f}" for bill in figures(f"cost {options}")["bills"]]
     assert f"| {row} | {' | '.join(totals)} |" in COST
 
@@ -93,7 +93,7 @@ def jobs_of_capacity() -> dict[str, list[float]]:
     return {name: [float(number) for number in numbers] for name, *numbers in rows}
 
 
-def test_the_cost_of_a_million_jobs_follows_from_operations_and_prices() -> None:
+def test_the_documented_cost_of_a_million_jobs_follows_from_operations_and_prices() -> None:
     prices = Prices.load(DOCS.parent / "infra" / "prices.yaml")
     each_million = [
         (prices.price("storage.ten_thousand_writes").amount or 0) * 100,
@@ -135,7 +135,7 @@ def test_the_cost_model_uses_the_documented_operations_per_job() -> None:
     assert expected_text in " ".join(CAPACITY.split())
 
 
-def test_the_table_of_defaults_matches_the_code() -> None:
+def test_the_documented_defaults_of_scaling_match_the_code() -> None:
     keda, ours = ScaledObject(), DEPLOYED
     local = parse_scaling("0:4", 5, 1.0, 20.0)
     targets = f"{local.message_count} | {keda.message_count} | {ours.message_count}"
@@ -169,13 +169,13 @@ def test_the_table_of_defaults_matches_the_code() -> None:
         ("cost --prices /no/such/file.yaml", "/no/such/file.yaml"),
     ],
 )
-def test_invalid_input_exits_with_2_and_a_reason(command: str, message: str) -> None:
+def test_an_invalid_option_exits_with_2_and_prints_the_reason(command: str, message: str) -> None:
     done = CliRunner().invoke(app, command.split())
     assert done.exit_code == 2
     assert message in done.output
     assert "Traceback" not in done.output
 
 
-def test_png_writes_a_picture(tmp_path: Path) -> None:
+def test_the_option_png_writes_a_png_file(tmp_path: Path) -> None:
     printed(f"scale-model --burst 5 --hours 1 --png {tmp_path / 'a.png'}")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

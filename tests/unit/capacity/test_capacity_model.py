@@ -38,26 +38,26 @@ def run(load: JobLoad, hours: float = 1.0, **given: Any) -> SimulationResult:
 
 
 class TestSimulation:
-    def test_one_job_waits_for_node_image_and_model(self) -> None:
-        """The node is requested at 60 s and up at 240 s; image at 300 s, model at 315 s."""
+    def test_one_job_waits_for_the_node_the_image_and_the_model(self) -> None:
+        """Node requested at 60 s and up at 240 s; image pulled at 300 s, model loaded at 315 s."""
         outcome = run(JobLoad.at_once(1), times=BatchTimes(4.0, 1, 4.0))
         assert outcome.wait_seconds == [255.0]
         assert outcome.answer_seconds == [259.0]
         assert outcome.peak_nodes == outcome.peak_workers == 1
         # Last active at 315 s, so the cool-down ends at 615 s and the node is empty from 630 s on.
-        # It was requested at 60 s, and is removed ten minutes after it is empty.
+        # The node was requested at 60 s, and is removed ten minutes after it became empty.
         assert outcome.node_seconds == 630.0 + 600.0 - 60.0
 
-    def test_a_minimum_of_nodes_saves_the_node_start(self) -> None:
+    def test_a_minimum_of_one_node_avoids_the_wait_for_the_node(self) -> None:
         warm = Cluster(min_nodes=1)
         outcome = run(JobLoad.at_once(1), cluster=warm, times=BatchTimes(4.0, 1, 4.0))
         assert outcome.wait_seconds == [15.0]
         assert outcome.node_hours == 1.0
 
-    def test_a_minimum_of_workers_saves_the_whole_start(self) -> None:
+    def test_a_minimum_of_one_worker_avoids_the_wait_for_node_image_and_model(self) -> None:
         kept = ScaledObject(min_replica_count=1, max_replica_count=1)
         outcome = run(JobLoad.at_once(3), scaling=kept, cluster=Cluster(min_nodes=1))
-        # The first starts on arrival, the others share the next batch.
+        # The first job starts on arrival. The other jobs share the next batch.
         assert outcome.wait_seconds == pytest.approx([0.0, 0.2, 0.2])
 
     def test_batch_times_are_linear_between_one_job_and_a_full_batch(self) -> None:
@@ -66,7 +66,7 @@ class TestSimulation:
         outcome = run(JobLoad.at_once(12), cluster=NO_DELAYS, times=work)
         assert outcome.busy_seconds == pytest.approx(work.seconds(8) + work.seconds(4))
 
-    def test_the_target_hardly_changes_waits_during_a_cold_start(
+    def test_the_scaling_target_hardly_changes_the_waits_during_a_cold_start(
         self,
     ) -> None:
         medians = set()
@@ -77,7 +77,7 @@ class TestSimulation:
         assert max(medians) - min(medians) < 20
         assert min(medians) > 300
 
-    def test_several_workers_share_a_node(self) -> None:
+    def test_the_simulation_places_several_workers_on_one_node(self) -> None:
         outcome = run(JobLoad.at_once(100), cluster=Cluster(workers_per_node=4))
         assert outcome.peak_nodes == 2
 
@@ -89,7 +89,7 @@ class TestSimulation:
         nodes=st.integers(1, 6),
         batch=st.integers(1, 8),
     )
-    def test_every_job_is_answered_once(
+    def test_the_simulation_processes_every_job_exactly_once(
         self, burst: int, least: int, most: int, nodes: int, batch: int
     ) -> None:
         scaling = ScaledObject(min_replica_count=least, max_replica_count=most)
@@ -110,7 +110,7 @@ class TestSimulation:
         if least == 0:
             assert outcome.samples[-1].nodes == outcome.samples[-1].wanted == 0
 
-    def test_a_busy_worker_finishes_its_batch_before_it_stops(self) -> None:
+    def test_a_busy_worker_of_the_simulation_finishes_the_batch_before_stopping(self) -> None:
         at_once = Behavior(
             scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0),))
         )
@@ -122,9 +122,9 @@ class TestSimulation:
 
 
 class TestPool:
-    """The cluster autoscaler without workers."""
+    """Tests of the cluster autoscaler without workers."""
 
-    def test_an_empty_node_stays_for_ten_minutes_after_the_last_request(self) -> None:
+    def test_an_empty_node_is_kept_for_ten_minutes_after_the_last_node_request(self) -> None:
         timeline = SimulationClock()
         homeless = [0]
         pool = NodePool(Cluster(), timeline, lambda: homeless[0])
@@ -144,12 +144,13 @@ class TestPool:
         for at in (5.5, 10.5, 609.0, 611.0, 795.0, 1205.0, 1215.0):
             timeline.at(at, look)
         timeline.run(3000.0)
-        # Requested at 10 s, empty from 190 s: without the request at 610 s it would go at 790 s.
+        # Requested at 10 s, empty from 190 s: without the request at 610 s it would be removed at
+        # 790 s.
         assert sizes == {5.5: 0, 10.5: 1, 609.0: 1, 611.0: 2, 795.0: 2, 1205.0: 2, 1215.0: 1}
 
 
 class TestLoad:
-    def test_arrivals_follow_the_rate_of_each_hour(self) -> None:
+    def test_the_number_of_arrivals_follows_the_rate_of_each_hour(self) -> None:
         load = JobLoad.parse("office:600")
         arrivals = list(load.arrivals(86400))
         assert arrivals == sorted(arrivals)
@@ -167,16 +168,16 @@ class TestLoad:
     @pytest.mark.parametrize(
         "text", ["", "office", "office:", "office:x", "lunch:5", "1,2,3", "flat:-1", "flat:0"]
     )
-    def test_a_text_that_is_not_a_load_is_refused(self, text: str) -> None:
+    def test_the_option_load_refuses_an_invalid_text(self, text: str) -> None:
         with pytest.raises(ValueError, match=r"expected|jobs"):
             JobLoad.parse(text)
 
     @pytest.mark.parametrize("text", ["flat:nan", "flat:inf", "flat:1e9"])
-    def test_an_infinite_or_too_large_load_is_refused(self, text: str) -> None:
+    def test_the_option_load_refuses_an_infinite_or_too_large_load(self, text: str) -> None:
         with pytest.raises(ValueError, match="jobs"):
             JobLoad.parse(text)
 
-    def test_a_load_is_read_from_24_numbers(self) -> None:
+    def test_the_option_load_accepts_24_numbers(self) -> None:
         assert JobLoad.parse(",".join(["10"] * 24)).jobs_per_day == 240
 
 
@@ -189,12 +190,12 @@ class TestChart:
         assert lines[0].endswith("█")
         assert lines[-1].split() == ["0", "15", "min", "30", "min", "45", "min", "60", "min"]
 
-    def test_the_picture_is_a_png_file(self, tmp_path: Path) -> None:
+    def test_the_chart_is_written_as_a_png_file(self, tmp_path: Path) -> None:
         draw_picture(self.SAMPLES, "an hour", tmp_path / "hour.png")
         assert (tmp_path / "hour.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_percentiles_use_the_nearest_rank() -> None:
+def test_percentiles_are_computed_by_nearest_rank() -> None:
     assert percentiles([]) == {}
     found = percentiles([float(n) for n in range(1, 101)])
     assert found == {"p50": 50.0, "p95": 95.0, "p99": 99.0, "max": 100.0}
@@ -210,8 +211,8 @@ class TestCost:
             JobLoad.parse(load), kept, machines, BatchTimes(seconds, 1, seconds), gpu
         )
 
-    def test_the_bill_matches_a_calculation_by_hand(self) -> None:
-        """One node for the whole month; one job per second, of a tenth of a second."""
+    def test_the_bill_of_a_simple_load_matches_a_calculation_by_hand(self) -> None:
+        """The load: one job per second, each of 0.1 s. One node runs for the whole month."""
         found = estimate_cost(self.deployment("flat:3600"), Prices.load(PRICES))
         spot, on_demand, _, always = found.bills
         assert spot.gpu_hours == on_demand.gpu_hours == always.gpu_hours == MONTH_HOURS
@@ -229,7 +230,7 @@ class TestCost:
             rel=0.01,
         )
 
-    def test_storage_includes_the_polls_of_waiting_requests(self) -> None:
+    def test_the_storage_cost_includes_the_polls_of_waiting_requests(self) -> None:
         found = estimate_cost(self.deployment("flat:3600"), Prices.load(PRICES))
         jobs = 3600 * 24 * DAYS
         reads = 2 + count_polls(found.on_nodes.mean_answer_seconds)
@@ -241,31 +242,33 @@ class TestCost:
     @pytest.mark.parametrize(
         ("seconds", "count"), [(0, 0), (0.02, 1), (0.1, 3), (0.775, 5), (0.8, 6), (10, 24)]
     )
-    def test_a_request_polls_with_pauses_that_double(self, seconds: float, count: int) -> None:
-        """After 25, 75, 175, 375 and 775 ms, then every half second."""
+    def test_the_pauses_between_the_polls_of_a_waiting_request_double(
+        self, seconds: float, count: int
+    ) -> None:
+        """A request polls after 25, 75, 175, 375 and 775 ms, then every half second."""
         assert count_polls(seconds) == count
 
-    def test_the_pauses_are_those_of_the_gateway(self) -> None:
+    def test_the_cost_model_has_the_poll_pauses_of_the_gateway(self) -> None:
         assert FIRST_PAUSE_SECONDS == cost.FIRST_PAUSE_SECONDS
         assert LONGEST_PAUSE_SECONDS == cost.LONGEST_PAUSE_SECONDS
 
-    def test_a_line_without_a_price_is_named_and_not_added(self) -> None:
+    def test_a_bill_names_lines_without_a_price_and_does_not_add_them(self) -> None:
         found = estimate_cost(self.deployment(), Prices.load(PRICES))
         assert found.bills[0].by_item()["durable"] is None
         assert found.bills[0].unknown == ["million actions"]
 
-    def test_a_gpu_that_container_apps_lacks_has_no_bill_there(self) -> None:
+    def test_a_gpu_that_container_apps_lack_has_no_container_apps_bill(self) -> None:
         found = estimate_cost(self.deployment(gpu="H100"), Prices.load(PRICES))
         assert [bill.name for bill in found.bills] == [
             *("AKS, spot", "AKS, on demand", "always on, 1 GPU")
         ]
 
-    def test_always_on_has_enough_gpus_for_the_busiest_hour(self) -> None:
+    def test_the_always_on_bill_has_enough_gpus_for_the_busiest_hour(self) -> None:
         found = estimate_cost(self.deployment("flat:360", seconds=20.0), Prices.load(PRICES))
-        # A job of 20 s every 10 s is the work of 2 GPUs; each may be busy for 0.7 of the time.
+        # A job of 20 s every 10 s needs 2 GPUs, but each GPU may be busy for only 0.7 of the time.
         assert found.bills[-1].name == "always on, 3 GPUs"
 
-    def test_instances_on_demand_have_free_grants(self) -> None:
+    def test_the_bill_subtracts_the_free_grant_of_on_demand_instances(self) -> None:
         document = yaml.safe_load(PRICES.read_text())
         document["usage"]["ready_instances"] = 0
         found = estimate_cost(self.deployment("flat:10"), Prices(document))
@@ -280,10 +283,10 @@ class TestCost:
             (("usage", "retention_days"), True, "usage.retention_days"),
             (("prices", "registry"), {}, "prices.registry.day is missing"),
             (("gpus",), {}, "there is no GPU 'T4'"),
-            (("prices",), [], "wrong shape"),
+            (("prices",), [], "unexpected structure"),
         ],
     )
-    def test_a_wrong_entry_of_the_price_list_is_named(
+    def test_the_error_for_an_invalid_price_list_names_the_invalid_entry(
         self, path: tuple[str, ...], value: object, message: str
     ) -> None:
         document = yaml.safe_load(PRICES.read_text())
@@ -301,7 +304,7 @@ class TestCost:
         with pytest.raises(PricesUnusable):
             Prices.load(tmp_path / "prices.yaml")
 
-    def test_every_price_has_a_source_and_the_list_a_date(self) -> None:
+    def test_every_price_has_a_source_and_the_price_list_has_a_date(self) -> None:
         prices = Prices.load(PRICES)
         assert prices.dated >= "2026-11-24"
         document = yaml.safe_load(PRICES.read_text())
@@ -313,7 +316,7 @@ class TestCost:
                 assert prices.price(f"node_hour_{kind}.{gpu.node}").amount
 
 
-def test_the_manifests_have_the_deployed_scaling() -> None:
+def test_the_kubernetes_manifests_have_the_scaling_settings_of_the_simulation() -> None:
     manifests = ROOT / "infra" / "k8s" / "base" / "workers" / "models.yaml"
     scaled = [
         document["spec"]

@@ -1,4 +1,4 @@
-"""One interface to both clients, so that each test of their behaviour tests both."""
+"""One interface to both clients, so that each test covers both clients."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ class SleepClock:
 
 
 class AnyClient:
-    """A client of either kind. The methods of an asynchronous client are run to their end."""
+    """A client of either kind. Methods of an asynchronous client run until they return."""
 
     def __init__(self, client: Client | AsyncClient, runner: asyncio.Runner) -> None:
         self.client = client
@@ -78,7 +78,7 @@ Connect = Callable[..., AnyClient]
 
 @contextmanager
 def connecting_clients(kind: str, clock: SleepClock) -> Iterator[Connect]:
-    """Yield a function that returns clients of this kind; close them at the end."""
+    """Yield a function that returns clients of this kind, and close the clients at the end."""
     with asyncio.Runner() as runner:
         clients: list[Client | AsyncClient] = []
 

@@ -8,7 +8,7 @@ from tests.unit.loosely.scripted_gateway import ScriptedGateway, serving
 
 @pytest.fixture
 def gateway() -> Iterator[ScriptedGateway]:
-    """A gateway that returns the responses that a test gives it."""
+    """A gateway on loopback that returns the responses that a test scripts."""
     with serving() as running:
         yield running
 

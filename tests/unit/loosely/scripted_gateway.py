@@ -51,7 +51,7 @@ SUCCEEDED = job_document(
 
 @dataclass(frozen=True)
 class ScriptedResponse:
-    """One response of the gateway."""
+    """One scripted response of the gateway."""
 
     status: int
     body: bytes
@@ -86,7 +86,7 @@ class ReceivedRequest:
 
 
 class ScriptedGateway:
-    """Returns ``responses`` in order, and the last one to every later request."""
+    """Returns ``responses`` in order, and the last response to every later request."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - the base class names them
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Log nothing."""
+        """Suppress the log of requests."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -132,7 +132,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def serving() -> Iterator[ScriptedGateway]:
-    """Run a gateway while in the block."""
+    """Run a scripted gateway during the ``with`` block."""
     handler = type("Handler", (_Handler,), {})
     with _Server(("127.0.0.1", 0), handler) as server:
         gateway = ScriptedGateway(f"http://127.0.0.1:{server.server_address[1]}")

@@ -54,7 +54,7 @@ def test_submit_shows_a_table_of_labels(
     assert gateway.requests[0].headers["content-type"] == "image/jpeg"
 
 
-def test_submit_polls_a_job_that_has_not_ended(
+def test_submit_polls_the_job_until_the_job_has_ended(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
@@ -115,7 +115,7 @@ def test_submit_reads_standard_input(runner: CliRunner, gateway: ScriptedGateway
     assert gateway.requests[0].headers["content-type"] == "a/b"
 
 
-def test_a_refusal_prints_what_happened_and_what_to_do(
+def test_the_message_for_a_refused_submit_says_what_happened_and_what_to_do(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
@@ -126,11 +126,12 @@ def test_a_refusal_prints_what_happened_and_what_to_do(
     assert done.exit_code == 1
     assert done.stdout == ""
     assert done.stderr == (
-        "unknown-model: no model 'clasifier'; nearest: classifier; `loosely models` lists them\n"
+        "unknown-model: no model 'clasifier'; nearest: classifier; "
+        "`loosely models` lists the models\n"
     )
 
 
-def test_a_refusal_with_json_prints_the_problem_as_received(
+def test_a_refused_submit_with_json_prints_the_problem_document_as_received(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     reply = problem_response(503, "saturated", "the queue is long", retryable=True)
@@ -142,7 +143,7 @@ def test_a_refusal_with_json_prints_the_problem_as_received(
     assert done.stderr == "saturated: the queue is long; try again in 20 s\n"
 
 
-def test_text_from_the_gateway_cannot_control_the_terminal(
+def test_control_characters_from_the_gateway_are_not_sent_to_the_terminal(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     gateway.responses = [
@@ -159,7 +160,7 @@ def test_text_from_the_gateway_cannot_control_the_terminal(
     assert "cat" in done.stdout
 
 
-def test_status_shows_a_job(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_status_prints_the_details_of_a_job(runner: CliRunner, gateway: ScriptedGateway) -> None:
     failed = job_document("failed", error={"code": "inference-failed", "detail": "out of memory"})
     gateway.responses = [json_response(200, failed)]
     done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
@@ -176,7 +177,7 @@ def test_status_shows_a_job(runner: CliRunner, gateway: ScriptedGateway) -> None
     ]
 
 
-def test_submit_exits_with_1_if_the_job_fails(
+def test_the_command_submit_exits_with_1_if_the_job_fails(
     runner: CliRunner, gateway: ScriptedGateway, picture: str
 ) -> None:
     expired = job_document("expired", error={"code": "expired", "detail": "9 s are over"})
@@ -190,7 +191,7 @@ def test_submit_exits_with_1_if_the_job_fails(
     assert "expired: 9 s are over" in done.stdout
 
 
-def test_result_shows_the_labels(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_result_prints_a_table_of_labels(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(200, SUCCEEDED["result"])]
     done = runner.invoke(app, ["result", JOB_ID, "--url", gateway.url])
 
@@ -199,7 +200,7 @@ def test_result_shows_the_labels(runner: CliRunner, gateway: ScriptedGateway) ->
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), 10**400, None, "high"])
-def test_labels_without_a_drawable_score_are_shown_as_json(
+def test_labels_whose_score_cannot_be_drawn_are_printed_as_json(
     runner: CliRunner, gateway: ScriptedGateway, score: object
 ) -> None:
     gateway.responses = [json_response(200, {"labels": [{"label": "cat\x9b2J", "score": score}]})]
@@ -230,7 +231,7 @@ def test_result_exits_with_75_if_the_job_has_not_ended(
     assert done.stderr == "not-yet: the job is running; ask again later\n"
 
 
-def test_cancel_shows_the_job(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_cancel_prints_the_cancelling_job(runner: CliRunner, gateway: ScriptedGateway) -> None:
     gateway.responses = [json_response(202, job_document("cancelling"))]
     done = runner.invoke(app, ["cancel", JOB_ID, "--url", gateway.url])
 
@@ -242,7 +243,7 @@ def test_cancel_shows_the_job(runner: CliRunner, gateway: ScriptedGateway) -> No
     )
 
 
-def test_list_prints_a_line_per_job_up_to_the_limit(
+def test_the_command_list_prints_one_line_per_job_up_to_the_limit(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     page = {"jobs": [SUCCEEDED, job_document("queued")], "next_cursor": "more"}
@@ -260,7 +261,9 @@ def test_list_prints_a_line_per_job_up_to_the_limit(
     ]
 
 
-def test_models_lists_the_models(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_the_command_models_prints_a_table_of_models(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
     model = {"name": "classifier", "task": "label", "media_types": ["image/jpeg", "image/png"]}
     gateway.responses = [json_response(200, {"models": [model]})]
     done = runner.invoke(app, ["models", "--url", gateway.url])
@@ -270,7 +273,7 @@ def test_models_lists_the_models(runner: CliRunner, gateway: ScriptedGateway) ->
 
 
 @pytest.mark.parametrize("by", ["argument", "environment"])
-def test_the_api_key_is_sent_and_not_shown(
+def test_a_command_sends_the_api_key_and_does_not_print_it(
     runner: CliRunner, gateway: ScriptedGateway, by: str
 ) -> None:
     gateway.responses = [problem_response(401, "unauthenticated", "the key is not known")]
@@ -283,10 +286,10 @@ def test_the_api_key_is_sent_and_not_shown(
     assert gateway.requests[0].headers["authorization"] == "Bearer lsy_secret"
     assert done.exit_code == 1
     assert "secret" not in done.output
-    assert done.stderr.endswith("name your key with --api-key or LOOSELY_API_KEY\n")
+    assert done.stderr.endswith("pass your API key with --api-key or LOOSELY_API_KEY\n")
 
 
-def test_a_response_of_another_server_exits_with_76(
+def test_a_response_that_is_not_from_a_gateway_exits_with_76(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [ScriptedResponse(200, b"<html>")]
@@ -307,7 +310,7 @@ def test_a_response_of_another_server_exits_with_76(
         ["nonsense"],
     ],
 )
-def test_wrong_usage_exits_with_2(runner: CliRunner, arguments: list[str]) -> None:
+def test_invalid_arguments_exit_with_2(runner: CliRunner, arguments: list[str]) -> None:
     assert runner.invoke(app, arguments).exit_code == 2
 
 
@@ -325,7 +328,7 @@ def test_an_unreachable_gateway_exits_with_69(tmp_path: Path) -> None:
     assert "loosely up" in done.stderr
 
 
-def test_importing_loosely_does_not_load_its_dependencies(tmp_path: Path) -> None:
+def test_importing_loosely_does_not_import_the_dependencies_of_the_client(tmp_path: Path) -> None:
     code = (
         "import sys, loosely; heavy = {'httpx', 'typer', 'rich', 'psutil'} & set(sys.modules);"
         "print(heavy or 'light'); loosely.Client; print('httpx' in sys.modules)"
@@ -341,7 +344,7 @@ def test_importing_loosely_does_not_load_its_dependencies(tmp_path: Path) -> Non
     assert done.stdout.split() == ["light", "True"]
 
 
-def test_version_and_help_are_printed(runner: CliRunner) -> None:
+def test_the_options_version_and_help_print_their_texts(runner: CliRunner) -> None:
     assert runner.invoke(app, ["--version"]).stdout == f"loosely {__version__}\n"
     helped = runner.invoke(app, ["--help"]).stdout
     for word in ("up", "submit", "status", "result", "cancel", "list", "models", "Exit codes"):

@@ -1,4 +1,4 @@
-"""How both clients follow a job's events: by asking for the job again and again."""
+"""How both clients follow a job's events: by polling the job."""
 
 import pytest
 
@@ -18,7 +18,7 @@ QUEUED = job_document("queued")
 RUNNING = job_document("running")
 
 
-def test_each_change_of_status_or_progress_is_one_event(
+def test_each_change_of_status_or_progress_yields_one_event(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [
@@ -39,7 +39,7 @@ def test_each_change_of_status_or_progress_is_one_event(
     ]
 
 
-def test_the_first_event_comes_at_once_and_later_ones_by_long_polling(
+def test_the_first_event_is_immediate_and_later_events_use_long_polling(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [
@@ -57,14 +57,16 @@ def test_the_first_event_comes_at_once_and_later_ones_by_long_polling(
     assert clock.slept == [2.0], "a gateway that answers at once is not asked at once again"
 
 
-def test_a_job_that_has_ended_is_one_final_event(
+def test_a_job_that_has_ended_yields_exactly_one_final_event(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
     assert [event.kind for event in connect(gateway.url).events(JOB_ID)] == ["final"]
 
 
-def test_events_of_an_unknown_job_are_refused(gateway: ScriptedGateway, connect: Connect) -> None:
+def test_iterating_the_events_of_an_unknown_job_raises_not_found(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
     gateway.responses = [problem_response(404, "unknown-job", "no such job")]
     with pytest.raises(NotFound):
         connect(gateway.url).events(JOB_ID)

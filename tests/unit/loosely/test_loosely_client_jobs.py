@@ -39,9 +39,7 @@ QUEUED = job_document("queued")
 RUNNING = job_document("running")
 
 
-def test_submit_sends_the_input_with_all_its_options(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+def test_submit_sends_the_input_and_all_options(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [json_response(202, QUEUED)]
     job = connect(gateway.url, api_key=KEY).submit(
         JPEG,
@@ -66,7 +64,7 @@ def test_submit_sends_the_input_with_all_its_options(
     assert request.headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_a_repeated_submit_keeps_its_idempotency_key(
+def test_a_repeated_submit_has_the_same_idempotency_key(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [
@@ -88,7 +86,7 @@ def test_a_repeated_submit_keeps_its_idempotency_key(
         assert widest / 2 <= slept <= widest
 
 
-def test_a_retry_waits_for_retry_after(
+def test_the_client_waits_for_retry_after_before_a_retry(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     busy = problem_response(429, "rate-limited", "5 a second are allowed")
@@ -100,7 +98,7 @@ def test_a_retry_waits_for_retry_after(
     assert clock.slept == [7.0]
 
 
-def test_a_retry_after_over_the_limit_raises_at_once(
+def test_a_retry_after_beyond_the_retry_limit_raises_the_error_immediately(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     busy = problem_response(503, "saturated", "the queue is long")
@@ -111,7 +109,7 @@ def test_a_retry_after_over_the_limit_raises_at_once(
     assert clock.slept == []
 
 
-def test_an_unreachable_gateway_is_given_up_after_the_limit(
+def test_the_client_stops_retrying_an_unreachable_gateway_at_the_retry_limit(
     connect: Connect, clock: SleepClock
 ) -> None:
     with pytest.raises(GatewayUnreachable):
@@ -133,7 +131,7 @@ def test_an_unreachable_gateway_is_given_up_after_the_limit(
         (418, "teapot-of-the-future", RequestRefused),
     ],
 )
-def test_a_refusal_is_not_repeated(
+def test_the_client_does_not_repeat_a_refused_request(
     gateway: ScriptedGateway, connect: Connect, status: int, code: str, kind: type[Problem]
 ) -> None:
     gateway.responses = [problem_response(status, code, "no", trace_id="t", retryable=False)]
@@ -154,7 +152,7 @@ def test_a_refusal_is_not_repeated(
         (409, "cancelled", "cancelled", JobCancelled),
     ],
 )
-def test_a_job_that_ended_without_a_result_raises_its_error(  # noqa: PLR0917 - the table's columns
+def test_a_job_that_ends_without_a_result_raises_the_exception_for_its_problem(  # noqa: PLR0917 - the table's columns
     gateway: ScriptedGateway,
     connect: Connect,
     http_status: int,
@@ -168,7 +166,7 @@ def test_a_job_that_ended_without_a_result_raises_its_error(  # noqa: PLR0917 - 
         connect(gateway.url).run(JPEG, "classifier")
     assert len(gateway.requests) == 1
 
-    # The same job, if its end is found by polling.
+    # The same job, if the client learns the end of the job by polling.
     gateway.responses = [json_response(200, job)]
     with pytest.raises(kind) as caught:
         connect(gateway.url).wait(JOB_ID)
@@ -177,7 +175,7 @@ def test_a_job_that_ended_without_a_result_raises_its_error(  # noqa: PLR0917 - 
     assert caught.value.code == code
 
 
-def test_run_waits_through_lost_connections_and_restarts(
+def test_run_continues_to_wait_after_lost_connections_and_restarts(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [
@@ -195,7 +193,7 @@ def test_run_waits_through_lost_connections_and_restarts(
     assert {request.headers["prefer"] for request in gateway.requests} == {"wait=60"}
 
 
-def test_wait_pauses_if_the_gateway_answers_at_once(
+def test_wait_pauses_between_polls_if_the_gateway_responds_immediately(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [
@@ -207,7 +205,7 @@ def test_wait_pauses_if_the_gateway_answers_at_once(
     assert clock.slept == [2.0, 1.0]
 
 
-def test_the_end_of_the_wait_raises_with_the_job_id(
+def test_the_error_at_the_end_of_the_wait_contains_the_job_id(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, QUEUED), json_response(200, QUEUED, retry_after="4")]
@@ -217,7 +215,7 @@ def test_the_end_of_the_wait_raises_with_the_job_id(
     assert isinstance(caught.value, TimeoutError)
 
 
-def test_run_gives_an_unreachable_gateway_up_at_the_end_of_the_wait(
+def test_run_stops_retrying_an_unreachable_gateway_at_the_end_of_the_wait(
     connect: Connect, clock: SleepClock
 ) -> None:
     with pytest.raises(GatewayUnreachable):
@@ -225,7 +223,7 @@ def test_run_gives_an_unreachable_gateway_up_at_the_end_of_the_wait(
     assert clock.now <= 5
 
 
-def test_an_error_during_the_wait_names_the_job_that_continues(
+def test_an_error_during_the_wait_contains_the_id_of_the_continuing_job(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, QUEUED), ScriptedResponse(502, b"a proxy")]
@@ -234,22 +232,22 @@ def test_an_error_during_the_wait_names_the_job_that_continues(
     assert caught.value.__notes__ == [f"job {JOB_ID} continues"]
 
 
-def test_an_upload_slot_with_headers_that_cannot_be_sent_is_refused(
+def test_an_upload_target_with_invalid_headers_is_refused(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     slot = {"upload": "ref-1", "url": f"{gateway.url}/slot", "headers": {"x": "\u00fc"}}
     gateway.responses = [json_response(201, slot)]
-    with pytest.raises(UnexpectedAnswer, match="not an upload slot"):
+    with pytest.raises(UnexpectedAnswer, match="not an upload target"):
         connect(gateway.url).upload(JPEG, "classifier")
 
 
-def test_a_job_is_cancelled(gateway: ScriptedGateway, connect: Connect) -> None:
+def test_cancel_returns_the_cancelling_job(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [json_response(202, job_document("cancelling"))]
     assert connect(gateway.url).cancel(JOB_ID).status == "cancelling"
     assert gateway.requests[0].method == "DELETE"
 
 
-def test_jobs_lists_all_pages(gateway: ScriptedGateway, connect: Connect) -> None:
+def test_jobs_yields_the_jobs_of_all_pages(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.responses = [
         json_response(200, {"jobs": [SUCCEEDED, RUNNING], "next_cursor": "a"}),
         json_response(200, {"jobs": [], "next_cursor": "b"}),
@@ -264,13 +262,15 @@ def test_jobs_lists_all_pages(gateway: ScriptedGateway, connect: Connect) -> Non
     ]
 
 
-def test_models_keep_unknown_members(gateway: ScriptedGateway, connect: Connect) -> None:
+def test_models_and_jobs_keep_unknown_members_of_their_documents(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
     gateway.responses = [json_response(200, {"models": [{"name": "noop", "novel": 1}, "odd"]})]
     [model] = connect(gateway.url).models()
     assert (model.name, model.document["novel"]) == ("noop", 1)
 
 
-def test_the_api_key_of_the_environment_is_sent_and_never_shown(
+def test_the_client_sends_the_api_key_of_the_environment_and_never_shows_it(
     gateway: ScriptedGateway, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOSELY_API_KEY", KEY)
@@ -284,7 +284,7 @@ def test_the_api_key_of_the_environment_is_sent_and_never_shown(
 
 
 @pytest.mark.parametrize("key", ["a\nb", "schl\u00fcssel"])
-def test_an_api_key_that_cannot_be_sent_is_refused_and_not_shown(
+def test_the_client_refuses_an_api_key_that_cannot_be_sent_and_does_not_show_it(
     connect: Connect, key: str
 ) -> None:
     with pytest.raises(ValueError, match="the API key has") as caught:
@@ -292,17 +292,19 @@ def test_an_api_key_that_cannot_be_sent_is_refused_and_not_shown(
     assert key not in str(caught.value)
 
 
-def test_a_blank_api_key_is_refused(connect: Connect) -> None:
+def test_the_client_refuses_a_blank_api_key(connect: Connect) -> None:
     with pytest.raises(ValueError, match="the API key is blank"):
         connect("http://127.0.0.1:9", api_key=" ")
 
 
-def test_a_wait_over_the_gateways_limit_is_refused(connect: Connect) -> None:
-    with pytest.raises(ValueError, match="from 0 to 200"):
+def test_submit_refuses_a_wait_over_the_limit_of_the_gateway(connect: Connect) -> None:
+    with pytest.raises(ValueError, match="expected 0 to 200"):
         connect("http://127.0.0.1:9").submit(JPEG, "classifier", wait_seconds=201)
 
 
-def test_a_job_has_the_members_of_its_document(gateway: ScriptedGateway, connect: Connect) -> None:
+def test_the_attributes_of_a_job_have_the_values_of_its_document(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
     gateway.responses = [
         json_response(
             200,

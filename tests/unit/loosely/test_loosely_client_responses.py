@@ -36,7 +36,7 @@ def nobody_listens() -> str:
         return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_submit_sends_the_bytes_with_their_type_and_the_wait(
+def test_submit_sends_the_input_bytes_the_media_type_and_the_wait(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
@@ -79,7 +79,7 @@ def test_a_job_id_is_escaped_in_the_path(gateway: ScriptedGateway, connect: Conn
     assert gateway.requests[0].target == "/v1/jobs/..%2Fmodels%3Fx%3D%2F%23y"
 
 
-def test_a_refusal_has_the_members_of_the_problem_document(
+def test_the_exception_for_a_refusal_has_the_members_of_the_problem_document(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [
@@ -110,7 +110,7 @@ def test_a_refusal_has_the_members_of_the_problem_document(
     assert error.job is None
 
 
-def test_a_job_that_fails_within_the_wait_is_in_the_error(
+def test_the_exception_for_a_job_that_fails_within_the_wait_contains_the_job(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     failed = job_document("failed", error={"code": "inference-failed"})
@@ -145,7 +145,7 @@ def test_a_failed_connection_raises_gateway_unreachable(connect: Connect) -> Non
         (ScriptedResponse(301, b"", {"location": "/elsewhere"}), "without a problem document"),
     ],
 )
-def test_a_response_of_another_server_is_unexpected(
+def test_a_response_that_is_not_from_a_gateway_raises_unexpected_answer(
     gateway: ScriptedGateway, connect: Connect, reply: ScriptedResponse, reason: str
 ) -> None:
     gateway.responses = [reply]
@@ -154,7 +154,9 @@ def test_a_response_of_another_server_is_unexpected(
         client.get(JOB_ID)
 
 
-def test_a_result_keeps_its_media_type(gateway: ScriptedGateway, connect: Connect) -> None:
+def test_a_result_has_the_media_type_of_the_response(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
     gateway.responses = [ScriptedResponse(200, b"\x89PNG mask", {"content-type": "image/png"})]
     client = connect(gateway.url, retry=ONCE)
     result = client.result(JOB_ID)
@@ -163,7 +165,9 @@ def test_a_result_keeps_its_media_type(gateway: ScriptedGateway, connect: Connec
     assert gateway.requests[0].target == f"/v1/jobs/{JOB_ID}/result"
 
 
-def test_the_result_of_a_running_job_is_the_job(gateway: ScriptedGateway, connect: Connect) -> None:
+def test_result_returns_the_job_if_the_job_has_not_ended(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
     gateway.responses = [json_response(202, job_document("running"), retry_after="1")]
     client = connect(gateway.url, retry=ONCE)
     result = client.result(JOB_ID)
@@ -172,7 +176,7 @@ def test_the_result_of_a_running_job_is_the_job(gateway: ScriptedGateway, connec
     assert result.status == "running"
 
 
-def test_a_large_result_is_fetched_from_the_store(
+def test_a_large_result_is_fetched_from_blob_storage(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [
@@ -184,7 +188,7 @@ def test_a_large_result_is_fetched_from_the_store(
     assert gateway.requests[1].target == "/blobs/x?sig=secret"
 
 
-def test_a_failed_fetch_from_the_store_does_not_show_the_url(
+def test_the_error_of_a_failed_fetch_from_blob_storage_does_not_show_the_url(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [
@@ -197,7 +201,9 @@ def test_a_failed_fetch_from_the_store_does_not_show_the_url(
     assert "secret" not in str(caught.value)
 
 
-def test_a_redirect_without_a_url_is_unexpected(gateway: ScriptedGateway, connect: Connect) -> None:
+def test_a_redirect_without_a_valid_url_raises_unexpected_answer(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
     gateway.responses = [ScriptedResponse(303, b"", {"location": "http://h:99999/"})]
     client = connect(gateway.url, retry=ONCE)
     with pytest.raises(UnexpectedAnswer, match="not a URL"):
@@ -207,7 +213,7 @@ def test_a_redirect_without_a_url_is_unexpected(gateway: ScriptedGateway, connec
 @pytest.mark.parametrize(
     "url", ["", "localhost:7071", "ftp://host/", "http://", "http://h:99999", "http://[::"]
 )
-def test_an_invalid_url_is_refused(connect: Connect, url: str) -> None:
+def test_the_client_refuses_an_invalid_gateway_url(connect: Connect, url: str) -> None:
     with pytest.raises(ValueError, match="is not an http"):
         connect(url)
 

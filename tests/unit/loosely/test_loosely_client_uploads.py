@@ -1,4 +1,4 @@
-"""How both clients send large inputs to the store, and get large results from it."""
+"""How both clients upload large inputs to blob storage, and download large results."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,9 @@ KEY = "lsy_secret"
 QUEUED = job_document("queued")
 
 
-def test_the_api_key_is_not_sent_to_the_store(gateway: ScriptedGateway, connect: Connect) -> None:
+def test_the_client_does_not_send_the_api_key_to_blob_storage(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
     gateway.responses = [
         ScriptedResponse(303, b"", {"location": "/blobs/x?sig=secret"}),
         ScriptedResponse(200, b"large", {"content-type": "image/png"}),
@@ -35,7 +37,7 @@ def test_the_api_key_is_not_sent_to_the_store(gateway: ScriptedGateway, connect:
     ]
 
 
-def test_an_upload_is_stored_in_its_slot(
+def test_upload_stores_the_input_at_the_url_that_the_gateway_returns(
     gateway: ScriptedGateway, connect: Connect, tmp_path: Path
 ) -> None:
     picture = tmp_path / "large.jpg"
@@ -97,7 +99,7 @@ def test_an_input_over_the_models_limit_is_uploaded(
     }
 
 
-def test_an_input_refused_as_too_large_is_uploaded(
+def test_an_input_that_the_gateway_refuses_as_too_large_is_uploaded(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [
@@ -113,7 +115,7 @@ def test_an_input_refused_as_too_large_is_uploaded(
         connect(gateway.url).submit(JPEG, "classifier")
 
 
-def test_an_input_over_the_slots_limit_is_not_sent(
+def test_an_input_over_the_limit_of_the_upload_is_not_sent(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     slot = {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot", "max_bytes": 10}
@@ -123,7 +125,7 @@ def test_an_input_over_the_slots_limit_is_not_sent(
     assert len(gateway.requests) == 1
 
 
-def test_a_refusal_of_the_store_does_not_show_the_url(
+def test_the_error_of_a_refused_upload_does_not_show_the_url(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [

@@ -39,7 +39,9 @@ def run(runner: CliRunner, gateway: ScriptedGateway, *arguments: str) -> tuple[i
     return done.exit_code, done.output
 
 
-def test_list_prints_dead_letters_of_all_pages(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_dead_letters_list_prints_the_dead_letters_of_all_pages(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
     pages = [([LETTER], "classifier/1"), ([{**LETTER, "redriven_as": "other"}], None)]
     gateway.responses = [
         json_response(200, {"dead_letters": letters, "next_cursor": cursor})
@@ -59,7 +61,9 @@ def test_list_prints_dead_letters_of_all_pages(runner: CliRunner, gateway: Scrip
     assert "model=classifier" in gateway.requests[1].target
 
 
-def test_show_prints_a_dead_letter(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_dead_letters_show_prints_a_dead_letter(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
     gateway.responses = [json_response(200, LETTER), json_response(200, LETTER)]
     code, output = run(runner, gateway, "show", "classifier", JOB_ID)
     assert code == 0
@@ -69,7 +73,7 @@ def test_show_prints_a_dead_letter(runner: CliRunner, gateway: ScriptedGateway) 
     assert json.loads(output) == LETTER
 
 
-def test_redrive_sends_a_dead_letter_again_once(
+def test_dead_letters_redrive_submits_a_dead_letter_only_once(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     sent = {"job_id": "new", "is_new_job": True, "is_repeat": False, "links": {}}
@@ -87,7 +91,9 @@ def test_redrive_sends_a_dead_letter_again_once(
     ] * 2
 
 
-def test_purge_deletes_dead_letters(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_dead_letters_purge_deletes_one_or_all_dead_letters(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
     gateway.responses = [
         ScriptedResponse(204, b""),
         json_response(200, {"deleted": 500, "is_complete": False}),
@@ -99,14 +105,16 @@ def test_purge_deletes_dead_letters(runner: CliRunner, gateway: ScriptedGateway)
     assert run(runner, gateway, "purge", "classifier", JOB_ID, "--all")[0] == 2
 
 
-def test_a_refused_redrive_prints_the_problem(runner: CliRunner, gateway: ScriptedGateway) -> None:
+def test_a_refused_redrive_of_a_dead_letter_prints_the_problem(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
     gateway.responses = [problem_response(409, "not-redrivable", "the job is no longer kept")]
     code, output = run(runner, gateway, "redrive", "classifier", JOB_ID)
     assert code == 1
     assert "not-redrivable: the job is no longer kept" in output
 
 
-def test_a_response_without_a_list_exits_with_76(
+def test_a_response_without_a_list_of_dead_letters_exits_with_76(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [json_response(200, {"dead_letters": 1})]

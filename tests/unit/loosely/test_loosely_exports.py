@@ -12,7 +12,7 @@ from loosely.client import errors
 EXPORTS = sorted(set(loosely.__all__) - {"__version__"})
 
 
-def test_the_public_names_are_these() -> None:
+def test_the_package_exports_exactly_the_expected_public_names() -> None:
     assert sorted(loosely.__all__) == sorted(dir(loosely))
     assert EXPORTS == [
         "AccessDenied",
@@ -52,7 +52,7 @@ def test_each_public_name_is_documented_and_defined_in_its_module(name: str) -> 
     assert member.__doc__
 
 
-def test_every_error_is_public_and_in_the_tree() -> None:
+def test_every_exception_is_public_and_in_the_documented_tree() -> None:
     tree = (errors.__doc__ or "").split()
     kinds = [
         name

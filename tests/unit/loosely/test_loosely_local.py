@@ -36,12 +36,12 @@ def settings(root: Path = Path("/repository"), catalogue: Path | None = None) ->
 
 
 class TestBackoff:
-    def test_doubles_to_its_limit(self) -> None:
+    def test_restart_delays_double_up_to_a_limit(self) -> None:
         backoff = RestartBackoff()
         delays = [backoff.next_delay(1.0) for _ in range(8)]
         assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
-    def test_starts_again_after_a_run_of_a_minute(self) -> None:
+    def test_restart_delays_are_reset_after_a_run_of_one_minute(self) -> None:
         backoff = RestartBackoff()
         for _ in range(5):
             backoff.next_delay(1.0)
@@ -50,15 +50,15 @@ class TestBackoff:
 
 
 class TestPorts:
-    def test_the_defaults_are_those_of_azures_own_tools(self) -> None:
+    def test_the_default_ports_are_those_of_azures_own_tools(self) -> None:
         assert Ports() == Ports(
             functions=7071, servicebus=5672, servicebus_admin=5300, blobs=10000, worker_health=8081
         )
 
-    def test_a_base_gives_five_ports_in_a_row(self) -> None:
+    def test_ports_from_a_base_are_five_consecutive_ports(self) -> None:
         assert Ports.from_base(9000) == Ports(9000, 9001, 9002, 9003, 9004)
 
-    def test_a_busy_port_is_reported_with_its_process_and_free_ports(self) -> None:
+    def test_the_error_for_a_busy_port_names_the_process_and_free_ports(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
             with pytest.raises(PortBusy) as caught:
@@ -67,20 +67,20 @@ class TestPorts:
         assert first.startswith(f"port {port} (functions) is taken by process {os.getpid()} (")
         assert second.startswith("stop it, or choose other ports: loosely up --port ")
 
-    def test_a_port_taken_on_all_addresses_is_busy(self) -> None:
+    def test_a_port_that_is_taken_on_all_addresses_is_reported_as_busy(self) -> None:
         with (
             socket.create_server(("0.0.0.0", 0)) as server,
             pytest.raises(PortBusy),
         ):
             check_ports({"functions": server.getsockname()[1]})
 
-    def test_free_ports_are_accepted(self) -> None:
+    def test_the_check_of_ports_accepts_free_ports(self) -> None:
         base = free_base(20000)
         check_ports({"functions": base, "servicebus": base + 1})
 
 
 class TestLogs:
-    def test_rotate_keeps_the_log_of_the_last_run(self, tmp_path: Path) -> None:
+    def test_rotating_a_log_keeps_the_log_of_the_previous_run(self, tmp_path: Path) -> None:
         log = PartLog(tmp_path / "logs" / "worker.log")
         log.rotate()
         log.path.write_text("before\n")
@@ -88,7 +88,7 @@ class TestLogs:
         assert not log.path.exists()
         assert (tmp_path / "logs" / "worker.log.1").read_text() == "before\n"
 
-    def test_tail_returns_lines_of_the_present_run_only(self, tmp_path: Path) -> None:
+    def test_the_tail_of_a_log_contains_only_lines_of_the_current_run(self, tmp_path: Path) -> None:
         log = PartLog(tmp_path / "worker.log")
         for text in (b"first run\n", b"one\n\ntwo \x1b[31mred\n"):
             descriptor = log.open()
@@ -98,7 +98,7 @@ class TestLogs:
         os.close(log.open())
         assert log.last_line() == ""
 
-    def test_a_log_over_its_limit_is_truncated_while_it_is_written(self, tmp_path: Path) -> None:
+    def test_a_log_over_the_size_limit_is_truncated_during_writing(self, tmp_path: Path) -> None:
         log = PartLog(tmp_path / "worker.log", limit_bytes=10)
         descriptor = log.open()
         os.write(descriptor, b"0123456789")
@@ -114,7 +114,7 @@ class TestLogs:
 
 
 class TestData:
-    def test_a_data_directory_has_one_owner(self, tmp_path: Path) -> None:
+    def test_a_second_lock_on_a_data_directory_is_refused(self, tmp_path: Path) -> None:
         with (
             lock_directory(tmp_path),
             pytest.raises(DataDirectoryInUse, match=f"process {os.getpid()}"),
@@ -124,13 +124,15 @@ class TestData:
         with lock_directory(tmp_path):
             pass
 
-    def test_the_reply_token_key_is_made_once_and_kept_private(self, tmp_path: Path) -> None:
+    def test_the_reply_token_key_is_created_once_and_readable_only_by_its_owner(
+        self, tmp_path: Path
+    ) -> None:
         key = reply_token_key(tmp_path)
         assert reply_token_key(tmp_path) == key
         assert len(key) == 44
         assert (tmp_path / "reply-token.key").stat().st_mode & 0o777 == 0o600
 
-    def test_a_written_state_is_read_back(self, tmp_path: Path) -> None:
+    def test_the_state_read_from_up_json_equals_the_written_state(self, tmp_path: Path) -> None:
         part = RunningPart(7, {"worker health": 8081}, "worker.log", ready=True)
         system = RunningSystem(os.getpid(), "http://127.0.0.1:7071", {"worker": part})
         system.write(tmp_path)
@@ -142,32 +144,32 @@ class TestData:
     @pytest.mark.parametrize(
         "text", ["", "[]", "null", "{}", '{"pid": "x", "url": "", "parts": {}}', "\xff"]
     )
-    def test_an_invalid_state_file_reads_as_none(self, tmp_path: Path, text: str) -> None:
+    def test_reading_an_invalid_up_json_returns_none(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "up.json").write_text(text, "latin-1")
         assert RunningSystem.read(tmp_path) is None
 
-    def test_a_state_file_of_a_dead_process_reads_as_none(self, tmp_path: Path) -> None:
+    def test_reading_the_up_json_of_a_dead_process_returns_none(self, tmp_path: Path) -> None:
         document = {"pid": 2**22 + 1, "url": "http://127.0.0.1:1", "parts": {}}
         (tmp_path / "up.json").write_text(json.dumps(document))
         assert RunningSystem.read(tmp_path) is None
 
 
 class TestSystem:
-    def test_parts_are_in_the_order_of_their_names(self) -> None:
+    def test_the_table_of_components_has_the_order_of_the_component_names(self) -> None:
         assert tuple(part.name for part in loosely_parts(settings())) == PART_NAMES
 
-    def test_parts_list_all_their_ports(self) -> None:
+    def test_the_components_list_all_ports(self) -> None:
         ports = [port for part in loosely_parts(settings()) for port in part.ports.values()]
         assert sorted(ports) == [9000, 9001, 9002, 9003, 9004]
 
-    def test_keys_are_not_in_commands_and_not_in_repr(self) -> None:
+    def test_keys_do_not_appear_in_the_commands_or_repr_of_components(self) -> None:
         for part in loosely_parts(settings()):
             for secret in ("c2VjcmV0", "SAS_KEY_VALUE", "AccountKey"):
                 assert secret not in " ".join(part.command)
                 assert secret not in repr(part)
         assert "c2VjcmV0" not in repr(settings())
 
-    def test_gateway_and_worker_have_the_settings_they_need(self) -> None:
+    def test_the_environments_of_gateway_and_worker_contain_all_required_settings(self) -> None:
         _, _, functions, worker = loosely_parts(settings())
         assert functions.environment["GATEWAY_BASE_URL"] == "http://127.0.0.1:9000"
         assert functions.environment["REPLY_TOKEN_KEYS"] == "c2VjcmV0"
@@ -178,14 +180,14 @@ class TestSystem:
             assert "sb://localhost:9001;" in part.environment["SERVICE_BUS"]
             assert "127.0.0.1:9003/devstoreaccount1;" in part.environment["PAYLOAD_STORAGE"]
 
-    def test_the_users_catalogue_reaches_all_parts_that_read_it(self) -> None:
+    def test_the_users_catalogue_is_set_for_all_components_that_read_a_catalogue(self) -> None:
         _, servicebus, functions, worker = loosely_parts(settings(catalogue=Path("/m.toml")))
         assert servicebus.preparation is not None
         assert servicebus.preparation.command[-1] == "/m.toml"
         assert functions.environment["MODEL_CATALOGUE"] == "/m.toml"
         assert worker.environment["MODEL_CATALOGUE"] == "/m.toml"
 
-    def test_the_users_environment_is_passed_on_and_loopback_needs_no_proxy(self) -> None:
+    def test_components_get_the_users_environment_and_no_proxy_for_loopback(self) -> None:
         shared = shared_environment(
             Path("/r"), {"WORKER_X": "1", "PYTHONPATH": "/mine", "no_proxy": "intern"}
         )
@@ -205,7 +207,7 @@ class TestChoice:
             (["blobs,worker"], ["worker"], {"blobs"}),
         ],
     )
-    def test_parts_can_be_left_out(
+    def test_only_and_without_select_the_components(
         self, only: list[str], without: list[str], expected: set[str]
     ) -> None:
         assert choose_parts(only, without) == expected
@@ -213,7 +215,9 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("only", "without"), [(["gateway"], []), ([], ["x"]), (["worker"], ["worker"])]
     )
-    def test_a_choice_without_parts_is_refused(self, only: list[str], without: list[str]) -> None:
+    def test_an_invalid_selection_of_components_is_refused(
+        self, only: list[str], without: list[str]
+    ) -> None:
         with pytest.raises(UnknownPart):
             choose_parts(only, without)
 
@@ -230,7 +234,7 @@ class TestRepository:
             path.touch()
         return root
 
-    def test_the_repository_is_found_around_the_package_or_above_the_current_directory(
+    def test_the_repository_is_found_from_the_package_or_the_current_directory(
         self, tmp_path: Path
     ) -> None:
         elsewhere = tmp_path / "site-packages" / "loosely"
@@ -240,13 +244,15 @@ class TestRepository:
         (root / "docs").mkdir()
         assert find_root(root / "docs", elsewhere) == root
 
-    def test_without_a_repository_the_error_says_what_to_do(self, tmp_path: Path) -> None:
+    def test_the_error_for_a_missing_repository_says_what_to_do(self, tmp_path: Path) -> None:
         with pytest.raises(RepositoryMissing, match="clone of the repository"):
             find_root(tmp_path, tmp_path / "loosely")
 
 
 class TestConsole:
-    def test_events_are_lines_without_a_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_events_are_printed_as_lines_if_the_output_is_not_a_terminal(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         with StatusDisplay(Console(), [WORKER]) as display:
             display.show(events.PartStarted(WORKER, 7))
             display.show(events.PartReady(WORKER, 4.24, is_restart=False))
@@ -262,14 +268,18 @@ class TestConsole:
             "  worker  stopped after 0.5 s",
         ]
 
-    def test_events_are_a_table_on_a_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_events_are_shown_as_a_table_on_a_terminal(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         console = Console(force_terminal=True, width=100, color_system=None)
         with StatusDisplay(console, [WORKER]) as display:
             display.show(events.PartReady(WORKER, 4.24, is_restart=False))
         last = [line for line in capsys.readouterr().out.splitlines() if "worker" in line][-1]
         assert "✓  worker  PyTorch worker  http://127.0.0.1:8081/ready  4.2 s" in last
 
-    def test_the_curl_command_is_not_wrapped(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_printed_curl_command_is_not_wrapped(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         show_usage(
             Console(width=40),
             seconds=3.2,
@@ -307,7 +317,7 @@ def test_an_exit_code_is_described_in_words(exit_code: int, text: str) -> None:
         (b"", None, False),
     ],
 )
-async def test_a_probe_succeeds_with_the_expected_status_only(
+async def test_a_probe_succeeds_only_with_the_expected_http_status(
     answer: bytes, status: int | None, expected: bool
 ) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -321,12 +331,12 @@ async def test_a_probe_succeeds_with_the_expected_status_only(
         assert await is_ready(Probe(port, "/x", status)) is expected
 
 
-async def test_a_closed_port_is_not_ready() -> None:
+async def test_a_probe_of_a_closed_port_fails() -> None:
     assert not await is_ready(Probe(9))
 
 
-def test_child_and_reaper_import_nothing_of_loosely() -> None:
-    """Both run without the package: an import of it would be slow or fail."""
+def test_child_py_and_reaper_py_import_no_module_of_loosely() -> None:
+    """Both files run without the package, because importing it would be slow or would fail."""
     source = Path(__file__).parents[3] / "loosely" / "local"
     for name in ("child.py", "reaper.py"):
         tree = ast.parse((source / name).read_text())
@@ -340,10 +350,10 @@ def test_child_and_reaper_import_nothing_of_loosely() -> None:
 
 
 class TestEngine:
-    def test_the_default_engine_needs_no_options(self) -> None:
+    def test_the_default_engine_has_no_host_options(self) -> None:
         assert build_engine_options(EngineChoice.local, {"--seed": None, "--crash-at": None}) == ()
 
-    def test_engine_options_reach_the_functions_part_only(self) -> None:
+    def test_only_the_functions_component_gets_the_engine_options(self) -> None:
         options = build_engine_options(
             EngineChoice.azure_storage,
             {
@@ -363,6 +373,6 @@ class TestEngine:
         assert parts["functions"][-len(options) :] == options
         assert not any("--engine" in parts[name] for name in parts if name != "functions")
 
-    def test_a_fault_is_refused_without_the_azure_storage_engine(self) -> None:
+    def test_fault_options_are_refused_without_the_azure_storage_engine(self) -> None:
         with pytest.raises(typer.BadParameter, match="--seed needs --engine azure-storage"):
             build_engine_options(EngineChoice.local, {"--crash-rate": None, "--seed": 0})

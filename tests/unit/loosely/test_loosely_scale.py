@@ -16,7 +16,7 @@ SETTINGS = SystemSettings(
 )
 
 
-def test_local_scaling_has_kedas_rules_with_shorter_times() -> None:
+def test_the_option_scale_uses_kedas_rules_with_shorter_times() -> None:
     scaling = parse_scaling("0:4", 5, 1.0, 20.0)
     assert (scaling.min_replica_count, scaling.max_replica_count) == (0, 4)
     assert scaling.message_count == 5
@@ -27,12 +27,12 @@ def test_local_scaling_has_kedas_rules_with_shorter_times() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "4", "4:", ":4", "a:b", "-1:4", "5:4", "0:0", "1:2:3", "0:²"])
-def test_scale_refuses_anything_but_two_numbers_in_order(text: str) -> None:
+def test_the_option_scale_refuses_values_that_are_not_min_and_max(text: str) -> None:
     with pytest.raises(BadParameter):
         parse_scaling(text, 5, 1.0, 20.0)
 
 
-def test_each_worker_of_the_pool_has_its_own_name_and_health_port() -> None:
+def test_the_workers_of_the_pool_have_distinct_names_and_health_ports() -> None:
     worker = loosely_parts(SETTINGS)[-1]
     plan = plan_worker_pool(SETTINGS, parse_scaling("0:4", 5, 1.0, 20.0), worker, {})
     second = plan.make_worker(2, 9010)
@@ -52,7 +52,7 @@ def test_each_worker_of_the_pool_has_its_own_name_and_health_port() -> None:
         (["--scale", "0:4", "--without", "worker"], "--scale needs the worker"),
     ],
 )
-def test_a_wrong_scaling_option_exits_with_2(options: list[str], message: str) -> None:
+def test_an_invalid_scaling_option_exits_with_2(options: list[str], message: str) -> None:
     done = CliRunner().invoke(app, ["up", *options], env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert done.exit_code == 2
     assert message in " ".join(done.output.replace("│", " ").split())
