@@ -113,8 +113,8 @@ def test_a_descriptor_may_be_a_symbol() -> None:
     [
         (encode("text"), "does not start"),
         (encode(Described(ULong(0x99), [])), "not a performative"),
-        (encode(Described(Symbol("amqp:nothing:list"), [])), "unknown"),
-        (encode(Described([], [])), "unknown"),
+        (encode(Described(Symbol("amqp:nothing:list"), [])), "neither a number nor a known symbol"),
+        (encode(Described([], [])), "neither a number nor a known symbol"),
         (encode_composite(0x10, []), "container_id is missing"),
         (encode_composite(0x12, ["name", UInt(1)]), "role is missing"),
         (encode_composite(0x14, ["one"]), "handle is a str"),

@@ -63,12 +63,15 @@ def test_defaults_are_those_of_azure() -> None:
     ("text", "complaint"),
     [
         ("{", "not JSON"),
-        ("[]", "the configuration: must be an object"),
-        ("{}", "UserConfig: is missing"),
-        ('{"UserConfig": {"Namespaces": []}}', "UserConfig.Namespaces: must have one"),
-        ('{"UserConfig": {"Namespaces": {}}}', "UserConfig.Namespaces: must be a list"),
+        ("[]", "the configuration: expected an object"),
+        ("{}", "UserConfig: this property is missing"),
+        (
+            '{"UserConfig": {"Namespaces": []}}',
+            "UserConfig.Namespaces: expected exactly one element, found 0",
+        ),
+        ('{"UserConfig": {"Namespaces": {}}}', "UserConfig.Namespaces: expected a list"),
         (config(Topics=[{"Name": "t"}]), "Namespaces[0].Topics: topics are not supported"),
-        (config(Queues=[{}]), "Queues[0].Name: must be a string that is not empty"),
+        (config(Queues=[{}]), "Queues[0].Name: expected a string that is not empty"),
         (
             config(Queues=[{"Name": "a"}, {"Name": "A"}]),
             "Queues[1].Name: another queue is also named",
@@ -77,15 +80,18 @@ def test_defaults_are_those_of_azure() -> None:
         (config({"LockDuration": "1 minute"}), "Properties.LockDuration: '1 minute' is not"),
         (
             config({"LockDuration": 60}),
-            "Properties.LockDuration: must be a string that is not empty",
+            "Properties.LockDuration: expected a string that is not empty",
         ),
         (config({"LockDuration": "PT6M"}), "LockDuration must be over 0 and at most 5 minutes"),
-        (config({"MaxDeliveryCount": True}), "Properties.MaxDeliveryCount: must be a whole"),
+        (
+            config({"MaxDeliveryCount": True}),
+            "Properties.MaxDeliveryCount: expected a whole number",
+        ),
         (config({"MaxDeliveryCount": 0}), "MaxDeliveryCount must be from 1"),
         (config({"RequiresSession": True}), "RequiresSession must be false"),
-        (config({"RequiresSession": "no"}), "Properties.RequiresSession: must be true or false"),
+        (config({"RequiresSession": "no"}), "Properties.RequiresSession: expected true or false"),
         (config({"ForwardTo": "other"}), "Properties.ForwardTo: forwarding is not supported"),
-        (config({"LockDurations": "PT1M"}), "LockDurations: is not a property of a queue"),
+        (config({"LockDurations": "PT1M"}), "LockDurations: a queue has no such property"),
         (
             config(
                 {

@@ -154,8 +154,11 @@ async def test_a_queue_is_updated(served: Served) -> None:
 async def test_an_update_that_azure_refuses_is_refused(served: Served) -> None:
     for changes, complaint in (
         ({"lock_duration": timedelta(minutes=6)}, "LockDuration"),
-        ({"requires_duplicate_detection": True}, "RequiresDuplicateDetection: cannot be changed"),
-        ({"requires_session": True}, "RequiresSession: is not supported"),
+        (
+            {"requires_duplicate_detection": True},
+            "RequiresDuplicateDetection: this property cannot be changed",
+        ),
+        ({"requires_session": True}, "RequiresSession: this property is not supported"),
         ({"forward_to": "other"}, "ForwardTo: forwarding is not supported"),
     ):
         change = partial(_change, changes)
