@@ -1,7 +1,7 @@
 """Read `Config.json`, the configuration file of Microsoft's Service Bus emulator.
 
-A property that this broker does not support is refused and never ignored, because a queue that
-silently behaves differently would hide faults.
+A property that this broker does not support is refused and not ignored, because a queue that
+behaves differently without an error would hide faults.
 """
 
 import json
@@ -33,11 +33,14 @@ _PROPERTIES = {
 
 
 class ConfigError(Exception):
-    """The configuration is invalid; the message names the property."""
+    """The configuration is invalid. The message names the property."""
 
 
 def load_config(path: Path) -> list[QueueSettings]:
-    """Return the queue settings of a configuration file. Raises ConfigError."""
+    """Read a configuration file and return its queue settings.
+
+    Raises ConfigError if it is invalid.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -49,7 +52,7 @@ def load_config(path: Path) -> list[QueueSettings]:
 
 
 def parse_config(text: str) -> list[QueueSettings]:
-    """Return the queue settings of a configuration. Raises ConfigError."""
+    """Parse a configuration and return its queue settings. Raises ConfigError if it is invalid."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -72,7 +75,7 @@ def parse_config(text: str) -> list[QueueSettings]:
 
 
 class _Part:
-    """An object of the configuration, with its path for error messages."""
+    """A JSON object of the configuration, and its path for error messages."""
 
     def __init__(self, value: object, path: str) -> None:
         if not isinstance(value, dict):

@@ -50,12 +50,12 @@ logger = logging.getLogger(__name__)
 
 
 class _State(Enum):
-    HEADER = "a protocol header is expected"
-    SASL = "the peer chooses how it authenticates"
-    AMQP_HEADER = "the second protocol header is expected"
-    OPENING = "open is expected"
-    OPEN = "sessions may come and go"
-    CLOSED = "nothing is expected"
+    HEADER = "waits for the first protocol header"
+    SASL = "waits for the peer's SASL mechanism and response"
+    AMQP_HEADER = "waits for the AMQP protocol header after SASL"
+    OPENING = "waits for the performative open"
+    OPEN = "open: the peer may begin and end sessions"
+    CLOSED = "closed"
 
 
 class Connection(asyncio.Protocol):

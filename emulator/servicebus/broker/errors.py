@@ -3,14 +3,14 @@
 BrokerError
 ├── EntityNotFound            the queue does not exist
 ├── EntityAlreadyExists       a queue of this name exists
-├── MessageLockLost           the lock expired, was settled, or never existed
+├── MessageLockLost           the lock expired or never existed, or the message was settled
 ├── MessageNotFound           no deferred or scheduled message has this sequence number
 ├── MessageSizeExceeded       the message exceeds the queue's limit
 ├── QuotaExceeded             the queue is full
 ├── ArgumentError             a value is outside Service Bus's limits
-├── NotAllowed                the entity does not have this operation
+├── NotAllowed                the entity does not support this operation
 ├── MessageStoreError         the change could not be written and was undone
-├── SchemaError               the database at the start is unusable or in use
+├── SchemaError               the database cannot be opened, or is in use
 └── BrokerClosed              the broker is shutting down
 """
 
@@ -18,7 +18,10 @@ from typing import ClassVar
 
 
 class BrokerError(Exception):
-    """An error for the peer: `condition` in AMQP, `status_code` in management."""
+    """An error that a client receives.
+
+    Over AMQP the client receives `condition`, over the management API `status_code`.
+    """
 
     condition: ClassVar[str] = "amqp:internal-error"
     status_code: ClassVar[int] = 500
@@ -39,7 +42,7 @@ class EntityAlreadyExists(BrokerError):
 
 
 class MessageLockLost(BrokerError):
-    """The lock expired, was settled, or never existed."""
+    """The lock expired or never existed, or the message was settled."""
 
     condition = "com.microsoft:message-lock-lost"
     status_code = 410
@@ -74,14 +77,14 @@ class ArgumentError(BrokerError):
 
 
 class NotAllowed(BrokerError):
-    """The entity does not have this operation, such as sending to a dead-letter queue."""
+    """The entity does not support this operation, for example sending to a dead-letter queue."""
 
     condition = "amqp:not-allowed"
     status_code = 400
 
 
 class MessageStoreError(BrokerError):
-    """The change could not be written, for instance to a full disk, and was undone."""
+    """The change could not be written, for example because the disk is full, and was undone."""
 
 
 class SchemaError(BrokerError):

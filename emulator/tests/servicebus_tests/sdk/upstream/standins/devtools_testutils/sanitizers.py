@@ -1,4 +1,4 @@
-"""Sanitizers of recorded tests, which do nothing in live tests."""
+"""Sanitizers of recorded tests. They do nothing, because the tests run live."""
 
 from typing import Any
 
