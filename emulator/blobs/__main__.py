@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         "TCP port",
     )
     parser.add_argument("--account", default=DEVELOPMENT_ACCOUNT, help="account name")
-    parser.add_argument("--key", default=DEVELOPMENT_KEY, help="account key, in Base64")
+    parser.add_argument(
+        "--key", default=DEVELOPMENT_KEY, help="key of the storage account, encoded in Base64"
+    )
     return parser
 
 

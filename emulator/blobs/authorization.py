@@ -89,7 +89,7 @@ _CHALLENGE = {"WWW-Authenticate": 'SharedKey realm="storage"'}
 
 @dataclass(frozen=True, slots=True)
 class Authenticator:
-    """Authorizes requests with the account's name and key."""
+    """Checks the Shared Key credentials and signatures of requests to one account."""
 
     account: str
     key: AccountKey

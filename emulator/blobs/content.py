@@ -57,7 +57,7 @@ class ContentFile:
             rest = rest[os.write(self._descriptor, rest) :]
 
     def seal(self) -> None:
-        """Flush the file and its directory entry to disk and close it."""
+        """Flush the file and its directory entry to disk, and close the file."""
         try:
             os.fsync(self._descriptor)
         finally:
@@ -72,7 +72,7 @@ class ContentFile:
 
 
 class ContentFiles:
-    """The directory of content files.
+    """The directory that contains the content files.
 
     `pin` and `unpin` keep a file while it is streamed, even if its blob is replaced or deleted.
     `pin`, `unpin` and `release` must be called on the event loop's thread; the other methods may be
@@ -85,7 +85,7 @@ class ContentFiles:
         self._waiting_for_unpin: set[str] = set()
 
     def prepare(self) -> None:
-        """Create the directories."""
+        """Create the directory and its subdirectories if they do not exist."""
         self._root.mkdir(parents=True, exist_ok=True)
         for subdirectory in _SUBDIRECTORIES:
             (self._root / subdirectory).mkdir(exist_ok=True)
@@ -96,7 +96,7 @@ class ContentFiles:
         return ContentFile(self._path(key))
 
     def open(self, key: str) -> int:
-        """Return a read-only descriptor of a file, which the caller must close."""
+        """Open a file for reading. Return the descriptor, which the caller must close."""
         return os.open(self._path(key), os.O_RDONLY)
 
     def remove(self, keys: Iterable[str]) -> None:
@@ -105,7 +105,7 @@ class ContentFiles:
             self._path(key).unlink(missing_ok=True)
 
     def sweep(self, live: set[str]) -> int:
-        """Remove all files whose keys are not in `live`; return their number."""
+        """Remove all files whose keys are not in `live`. Return how many files were removed."""
         removed = 0
         for subdirectory in _SUBDIRECTORIES:
             for entry in os.scandir(self._root / subdirectory):
@@ -229,7 +229,7 @@ class ContentStreams:
         return Uploaded(len(data), _md5(data), content=key)
 
     def discard(self, uploaded: Uploaded) -> None:
-        """Remove the content of an upload that was refused after it arrived."""
+        """Remove the content of an upload that was refused after its body had been received."""
         if uploaded.content:
             self._remove([uploaded.content])
 

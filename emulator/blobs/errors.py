@@ -1,7 +1,7 @@
 """Errors of the Blob service, with Azure's codes and texts.
 
 BlobsError
-├── StorageError      a refusal that the client receives, with Azure's code and HTTP status
+├── StorageError      a refused request; the client receives Azure's code and HTTP status
 └── ClientGoneError   the client disconnected or stopped sending its body
 
 `emulator.program` has the errors that can occur at the start of the program.
@@ -247,7 +247,7 @@ class BlobsError(Exception):
 
 
 class StorageError(BlobsError):
-    """A refusal that the client receives.
+    """A refused request; the client receives the error.
 
     `detail` has additional elements of the XML body, for example `HeaderName`. `headers` has
     additional response headers.

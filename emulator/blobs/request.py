@@ -64,7 +64,9 @@ class RequestBody:
                 async with asyncio.timeout(BODY_SILENCE_SECONDS):
                     message = await self._receive()
             except TimeoutError:
-                raise ClientGoneError("the client stopped sending the body") from None
+                raise ClientGoneError(
+                    "the client sent no data for too long while sending the body"
+                ) from None
             if message["type"] != "http.request":
                 raise ClientGoneError("the client disconnected while sending the body")
             if piece := message.get("body", b""):

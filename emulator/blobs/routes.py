@@ -140,7 +140,7 @@ def _level(request: BlobRequest) -> str:
     if request.container:
         if restype == "container":
             return "container"
-        # Without restype the path names a blob in the root container, which does not exist here.
+        # Without restype the path is that of a blob in the root container, which is not supported.
         raise StorageError(ErrorCode.RESOURCE_NOT_FOUND)
     if request.comp == "properties" and restype != "account":
         raise not_implemented("service properties")

@@ -90,7 +90,9 @@ class _Api:
         """Return one page of the list of all queues. The list of topics is always empty."""
         kind = request.path_params["kind"].casefold()
         if kind not in {"queues", "topics"}:
-            raise EntityNotFound(f"the resource {kind[:100]!r} does not exist")
+            raise EntityNotFound(
+                f"the resource {kind[:100]!r} does not exist: expected queues or topics"
+            )
         queues = self._broker.queues() if kind == "queues" else ()
         skip, top = _page(request)
         page = queues[skip : skip + top]
@@ -149,7 +151,7 @@ async def _body(request: Request) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > _MAX_BODY_BYTES:
-            raise ArgumentError(f"the body exceeds {_MAX_BODY_BYTES} bytes")
+            raise ArgumentError(f"the request body exceeds {_MAX_BODY_BYTES} bytes")
     return bytes(body)
 
 
@@ -254,7 +256,7 @@ def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
 
 
 def changed_settings(before: QueueSettings, properties: Mapping[str, str]) -> QueueSettings:
-    """Return a queue's settings after an update.
+    """Return the settings of a queue after an update with these properties.
 
     Raises ArgumentError for a property that cannot be changed.
     """
@@ -301,14 +303,14 @@ ElementTree.register_namespace("d", _COUNTS)
 
 
 class AtomError(Exception):
-    """The request's XML is invalid."""
+    """The body of a request is not the expected XML document."""
 
 
 class _Builder(ElementTree.TreeBuilder):
     """A tree builder that refuses a document type declaration and therefore all entities."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
-        raise AtomError("a document type declaration is not accepted")
+        raise AtomError("the body must not contain a document type declaration")
 
 
 def read_description(body: bytes, kind: str) -> dict[str, str]:
@@ -319,7 +321,7 @@ def read_description(body: bytes, kind: str) -> dict[str, str]:
     try:
         root = ElementTree.fromstring(body, ElementTree.XMLParser(target=_Builder()))  # noqa: S314 - _Builder refuses entities
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise AtomError(f"the body is not XML: {error}") from error
+        raise AtomError(f"the body is not valid XML: {error}") from error
     description = root.find(f"{{{_ATOM}}}content/{{{_SERVICE_BUS}}}{kind}")
     if description is None:
         raise AtomError(f"the body is not an Atom entry with a {kind}")
@@ -367,7 +369,7 @@ def error_document(code: int, detail: str) -> bytes:
 
 
 def to_bytes(root: ElementTree.Element) -> bytes:
-    """Return an element as an XML document."""
+    """Encode an element as an XML document."""
     document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return document
 

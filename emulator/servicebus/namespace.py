@@ -43,7 +43,7 @@ class Namespace:
         self._connections: set[_TrackedConnection] = set()
 
     def connect(self) -> asyncio.Protocol:
-        """Return the asyncio protocol for a new connection."""
+        """Return the asyncio protocol that handles a new connection."""
         peer = _NamespaceConnection(self._broker, CbsTokens(self._keys, self._clock))
         return _TrackedConnection(self._connections, peer, self._idle_seconds)
 

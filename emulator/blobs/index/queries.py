@@ -107,7 +107,10 @@ def find_uncommitted_blocks(
 
 
 def find_live_content(db: sqlite3.Connection) -> set[str]:
-    """Return the keys of all content files to which the index refers."""
+    """Return the keys of all content files to which the index refers.
+
+    All other files are unused.
+    """
     rows = db.execute("SELECT content FROM segment UNION SELECT content FROM staged")
     return {row[0] for row in rows}
 

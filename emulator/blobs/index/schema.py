@@ -101,7 +101,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 @dataclass(frozen=True, slots=True)
 class BlobContainer:
-    """A container. Times are in microseconds since 1970."""
+    """A container of the account. `modified_us` is in microseconds since 1970."""
 
     id: int
     name: str
@@ -127,7 +127,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class NewBlob:
-    """A blob to commit, without its content."""
+    """The properties of a blob that is about to be committed, without its content."""
 
     container: str
     name: str
@@ -167,5 +167,5 @@ class WriteResult:
 
 
 def create_etag() -> str:
-    """Return a new entity tag."""
+    """Return a new random entity tag."""
     return f'"0x8D{token_hex(7).upper()[:13]}"'

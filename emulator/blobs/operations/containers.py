@@ -34,7 +34,7 @@ async def get_account(context: OperationContext) -> BlobResponse:
 
 
 async def create_container(context: OperationContext) -> BlobResponse:
-    """Create Container."""
+    """Create Container: create an empty container with the request's metadata."""
     request = context.request
     if "x-ms-blob-public-access" in request.headers:
         raise StorageError(ErrorCode.PUBLIC_ACCESS_NOT_PERMITTED)

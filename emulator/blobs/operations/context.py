@@ -25,7 +25,7 @@ class OperationContext:
 
     @property
     def conditions(self) -> Conditions:
-        """The request's conditional headers."""
+        """The conditional headers of the request."""
         return Conditions.parse(self.request.headers)
 
     @property

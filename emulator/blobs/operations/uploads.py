@@ -1,4 +1,4 @@
-"""Operations that write a blob: Put Blob, or Put Block and Put Block List."""
+"""Operations that write a blob: Put Blob, Put Block and Put Block List."""
 
 from __future__ import annotations
 

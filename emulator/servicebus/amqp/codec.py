@@ -120,7 +120,7 @@ class Decoder:
         self._budget = MAX_VALUES
 
     def value(self) -> Any:
-        """Decode the next value. Raises DecodeError."""
+        """Decode the next value. Raises DecodeError if it is malformed."""
         try:
             return self._value(0)
         except (IndexError, struct.error):
@@ -332,7 +332,7 @@ _SMALL_COMPOUND_BYTES = 254
 
 
 def encode(value: Any) -> bytes:
-    """Encode one value.
+    """Encode one value as AMQP bytes.
 
     Raises TypeError if AMQP has no such type, and struct.error if the value is out of range.
     """

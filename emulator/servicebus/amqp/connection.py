@@ -248,7 +248,7 @@ class Connection(asyncio.Protocol):
             logger.info("ending an AMQP session because of an error: %s", fault)
             session.end(fault)
 
-    # Flow control
+    # Pausing and resuming
 
     def _set_blocked(self, blocked: bool) -> None:
         self._transport.is_blocked = blocked

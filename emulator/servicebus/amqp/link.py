@@ -449,7 +449,9 @@ def _address(terminus: Described) -> str:
         # Clients send a whole URL as the address of a queue, and only a path for other nodes.
         path = urlsplit(address).path if "://" in address else address
     except ValueError:
-        raise LinkFault("amqp:invalid-field", "the address is not a URL") from None
+        raise LinkFault(
+            "amqp:invalid-field", "the address of a source or target is not a valid URL"
+        ) from None
     return path.strip("/")
 
 

@@ -95,7 +95,7 @@ class Broker:
         return self._add(StoredQueue(number, settings, 1))
 
     async def update_queue(self, settings: QueueSettings) -> Queue:
-        """Replace the settings of a queue. Raises EntityNotFound if it does not exist."""
+        """Replace the settings of a queue. Raises EntityNotFound if the queue does not exist."""
         queue = self._own(settings.name)
         self._transactions.tick()
         self._save(StoredQueue(self._numbers[settings.name.casefold()], settings, 1))
@@ -103,7 +103,10 @@ class Broker:
         return queue
 
     async def delete_queue(self, name: str) -> None:
-        """Delete a queue with all its messages. Raises EntityNotFound if it does not exist."""
+        """Delete a queue with all its messages.
+
+        Raises EntityNotFound if the queue does not exist.
+        """
         queue = self._own(name)
         self._transactions.tick()
         key = name.casefold()

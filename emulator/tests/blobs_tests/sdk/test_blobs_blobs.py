@@ -133,7 +133,9 @@ async def test_setting_metadata_replaces_all_metadata_of_a_blob(container: Any) 
 
 
 @pytest.mark.parametrize("name", ["with-hyphen", "1digit", "with space"])
-async def test_a_metadata_name_must_be_an_identifier(container: Any, name: str) -> None:
+async def test_a_metadata_name_that_is_not_an_identifier_is_refused(
+    container: Any, name: str
+) -> None:
     with pytest.raises(HttpResponseError) as refused:
         await container.upload_blob("blob", b"", metadata={name: "value"})
     assert refused.value.status_code == 400
@@ -200,7 +202,7 @@ async def test_a_backslash_in_a_blob_name_becomes_a_slash(container: Any) -> Non
     assert await (await container.download_blob("back/slash")).readall() == b"content"
 
 
-async def test_blob_names_are_case_sensitive(container: Any) -> None:
+async def test_blob_names_that_differ_only_in_case_name_different_blobs(container: Any) -> None:
     await container.upload_blob("name", b"lower")
     await container.upload_blob("NAME", b"upper")
     assert await (await container.download_blob("name")).readall() == b"lower"

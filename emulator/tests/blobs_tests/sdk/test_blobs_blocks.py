@@ -46,7 +46,9 @@ async def test_a_large_upload_without_overwrite_keeps_the_existing_blob(containe
     assert await (await blob.download_blob()).readall() == b"small"
 
 
-async def test_a_blob_has_its_blocks_in_the_order_of_the_block_list(container: Any) -> None:
+async def test_a_committed_blob_has_the_blocks_in_the_order_of_the_block_list(
+    container: Any,
+) -> None:
     blob = container.get_blob_client("blocks")
     for number in range(4):
         await blob.stage_block(block_id(number), str(number).encode() * 3)
@@ -101,7 +103,9 @@ async def test_a_block_list_with_an_unknown_block_is_refused(container: Any) -> 
     assert [block.id for block in uncommitted] == [block_id(0)]
 
 
-async def test_block_ids_of_one_blob_must_have_the_same_length(container: Any) -> None:
+async def test_a_block_id_of_another_length_than_the_other_block_ids_is_refused(
+    container: Any,
+) -> None:
     blob = container.get_blob_client("blocks")
     await blob.stage_block(block_id(0), b"content")
     with pytest.raises(HttpResponseError) as refused:

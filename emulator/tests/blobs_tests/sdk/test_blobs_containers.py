@@ -23,7 +23,7 @@ async def test_a_container_is_created_described_and_deleted(service: Any) -> Non
     assert not await container.exists()
 
 
-async def test_creating_an_existing_container_fails(container: Any) -> None:
+async def test_creating_a_container_with_a_name_in_use_fails(container: Any) -> None:
     with pytest.raises(ResourceExistsError) as refused:
         await container.create_container()
     assert code_of(refused.value) == "ContainerAlreadyExists"

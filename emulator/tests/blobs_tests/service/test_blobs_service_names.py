@@ -76,7 +76,9 @@ async def test_a_blob_name_cannot_address_a_file_outside_the_content_directory(
         ("/name", "InvalidUri"),
     ],
 )
-async def test_an_invalid_name_is_refused(service: RunningBlobService, raw: str, code: str) -> None:
+async def test_an_invalid_container_or_blob_name_is_refused(
+    service: RunningBlobService, raw: str, code: str
+) -> None:
     answer = await service.send("GET", f"/devstoreaccount1/{raw}", "", {})
     assert (answer.status, answer.code) == (400, code)
 

@@ -60,7 +60,7 @@ async def test_a_large_blob_is_stored_in_a_content_file_and_streamed(
     assert back.pieces > LARGE // (512 * 1024)
 
 
-async def test_a_restart_keeps_exactly_the_acknowledged_writes(tmp_path: Path) -> None:
+async def test_acknowledged_writes_survive_a_restart_of_the_store(tmp_path: Path) -> None:
     small, large = os.urandom(100), os.urandom(100_000)
     async with open_service(tmp_path) as service:
         await service.put("box/small", small, **{"x-ms-meta-Name": "value"})

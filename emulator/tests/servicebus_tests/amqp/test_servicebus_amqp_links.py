@@ -52,7 +52,7 @@ async def test_credit_is_counted_from_the_delivery_count_of_the_peer(
     assert await peer.received_of(Transfer) == []
 
 
-async def test_drain_sends_ready_messages_and_uses_up_the_credit(
+async def test_a_drain_request_delivers_the_ready_messages_and_uses_up_the_credit(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 2)

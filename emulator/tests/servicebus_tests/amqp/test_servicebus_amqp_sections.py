@@ -144,7 +144,7 @@ def test_message_id_time_to_live_and_scheduled_time_are_read_from_a_message() ->
 @pytest.mark.parametrize(
     ("message_id", "text"), [("a", "a"), (ULong(7), "7"), (b"\x01\xff", "01ff"), (None, None)]
 )
-def test_a_message_id_of_any_type_becomes_a_text(message_id: Any, text: str | None) -> None:
+def test_a_message_id_of_any_type_is_converted_to_a_text(message_id: Any, text: str | None) -> None:
     assert read_message(encode_composite(PROPERTIES, [message_id]) + BODY).message_id == text
 
 

@@ -72,7 +72,7 @@ def masked(opcode: int, payload: bytes, mask: bytes = b"\x01\x02\x03\x04") -> by
 
 
 def unmasked(data: bytes) -> WebSocketFrame:
-    """Return the only frame that the server sent."""
+    """Decode the frame that the server sent. The bytes must contain exactly one frame."""
     length, at = data[1], 2
     if length == 126:
         (length,), at = struct.unpack_from(">H", data, 2), 4

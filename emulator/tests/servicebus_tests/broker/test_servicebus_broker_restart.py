@@ -104,7 +104,9 @@ async def test_a_lock_that_expires_while_the_broker_is_down_counts_as_a_failed_d
     assert servicebus.receive().message.delivery_count == 1
 
 
-async def test_a_message_that_fails_across_restarts_is_dead_lettered(tmp_path: Path) -> None:
+async def test_failed_deliveries_before_and_after_restarts_count_towards_dead_lettering(
+    tmp_path: Path,
+) -> None:
     servicebus = await RunningBroker.open(tmp_path, QueueSettings("q", max_delivery_count=3))
     await servicebus.queue().send([message("poison")])
     for count in range(3):

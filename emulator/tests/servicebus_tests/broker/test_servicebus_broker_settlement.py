@@ -136,7 +136,9 @@ async def test_renewing_several_locks_renews_no_lock_if_one_is_lost(
     assert servicebus.receive().message.delivery_count == 1
 
 
-async def test_receive_and_delete_removes_the_message(servicebus: RunningBroker) -> None:
+async def test_receive_and_delete_mode_removes_the_message_at_delivery(
+    servicebus: RunningBroker,
+) -> None:
     await servicebus.queue().send([message("a")])
     delivery = servicebus.receive(mode=ReceiveMode.RECEIVE_AND_DELETE)
     assert (delivery.lock_token, delivery.locked_until) == (None, None)

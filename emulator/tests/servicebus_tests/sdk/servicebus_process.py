@@ -50,13 +50,13 @@ class Server:
         self._wait_until_ready(self.process)
 
     def kill(self) -> None:
-        """Kill the process with SIGKILL."""
+        """Kill the server process with SIGKILL."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> int:
-        """Stop the process with SIGTERM and return its exit status."""
+        """Stop the server process with SIGTERM and return its exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=10)

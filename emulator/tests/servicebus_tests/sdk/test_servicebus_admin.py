@@ -58,7 +58,7 @@ class Served:
     async def call(
         self, use: Callable[[ServiceBusAdministrationClient], T], **credentials: str
     ) -> T:
-        """Call the blocking client in a thread."""
+        """Call `use` with an administration client in a thread. Return its result."""
 
         def run() -> T:
             with self.client(**credentials) as client:
@@ -195,7 +195,7 @@ async def test_the_list_of_topics_is_empty_and_creating_a_topic_fails(served: Se
         await served.call(lambda client: client.create_topic("t"))
 
 
-async def test_runtime_properties_count_the_messages(served: Served) -> None:
+async def test_runtime_properties_contain_the_message_counts_of_a_queue(served: Served) -> None:
     queue = served.broker.queue("q")
     deliveries: list[MessageDelivery] = []
     message = IncomingMessage(b"", b"", b"12345")

@@ -137,7 +137,9 @@ async def test_a_scheduled_message_is_received_at_the_scheduled_time_unless_canc
 
 
 @with_both_clients
-async def test_peek_continues_after_the_last_peeked_message(server: Server, client: Any) -> None:
+async def test_each_peek_continues_after_the_last_peeked_message(
+    server: Server, client: Any
+) -> None:
     queue = server.create_queue()
     async with (
         client.get_queue_sender(queue) as sender,

@@ -41,7 +41,9 @@ async def test_using_a_queue_that_has_been_deleted_raises_an_error(
 
 
 @with_both_clients
-async def test_accepting_a_session_is_refused(server: Server, client: Any) -> None:
+async def test_receiving_from_the_next_available_session_is_refused(
+    server: Server, client: Any
+) -> None:
     queue = server.create_queue()
     with pytest.raises(ServiceBusError):
         async with client.get_queue_receiver(queue, session_id=NEXT_AVAILABLE_SESSION):

@@ -57,7 +57,7 @@ class _Credential:
         return AccessToken(f"SharedAccessSignature {urlencode(fields)}", expires_at)
 
     def close(self) -> None:
-        """Hold nothing."""
+        """Do nothing, because the credential holds no resources."""
 
     def __enter__(self) -> "_Credential":
         return self
@@ -75,7 +75,7 @@ class _AsyncCredential:
         return _Credential().get_token(audience)
 
     async def close(self) -> None:
-        """Hold nothing."""
+        """Do nothing, because the credential holds no resources."""
 
     async def __aenter__(self) -> "_AsyncCredential":
         return self

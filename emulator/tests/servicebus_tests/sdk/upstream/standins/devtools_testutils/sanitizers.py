@@ -4,12 +4,12 @@ from typing import Any
 
 
 def add_general_regex_sanitizer(**_: Any) -> None:
-    """Hide nothing."""
+    """Do nothing, because live tests are not recorded."""
 
 
 def add_remove_header_sanitizer(**_: Any) -> None:
-    """Hide nothing."""
+    """Do nothing, because live tests are not recorded."""
 
 
 def add_oauth_response_sanitizer(**_: Any) -> None:
-    """Hide nothing."""
+    """Do nothing, because live tests are not recorded."""
