@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 try:
     import uvloop as loops
-except ImportError:  # not made for Windows
+except ImportError:  # uvloop does not support Windows
     import asyncio as loops  # type: ignore[no-redef] # both have new_event_loop
 
 

@@ -56,7 +56,7 @@ def parse_config(text: str) -> list[QueueSettings]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"not JSON: {error}") from error
+        raise ConfigError(f"the configuration is not valid JSON: {error}") from error
     user = _Part(document, "").part("UserConfig", required=True)
     namespaces = user.parts("Namespaces")
     if len(namespaces) != 1:

@@ -33,7 +33,7 @@ async def manage(queue: Queue, request: AmqpRequest) -> AmqpReply:
         return _refusal(error.status_code, error.condition, str(error))
     except MessageFault as fault:
         return _refusal(fault.status_code, fault.condition, fault.description)
-    except AmqpError as error:  # a message inside the request cannot be decoded
+    except AmqpError as error:  # a message in the request's body cannot be decoded
         return _refusal(400, error.condition, error.description)
     if value is None:
         return AmqpReply({"statusCode": Int(204), "statusDescription": "No Content"})
@@ -139,14 +139,14 @@ def _items(body: _Body, name: str, kind: type[Any]) -> list[Any]:
     if len(items) > _MAX_ITEMS:
         raise _bad(f"{name} must have at most {_MAX_ITEMS} items")
     if any(not isinstance(item, kind) or isinstance(item, bool) for item in items):
-        raise _bad(f"{name} has an item of the wrong type")
+        raise _bad(f"{name} must contain only items of the AMQP type that the operation requires")
     return items
 
 
 def _number(body: _Body, name: str) -> int:
     number = body.get(name)
     if not isinstance(number, int) or isinstance(number, bool):
-        raise _bad(f"{name} must be a number")
+        raise _bad(f"{name} must be a whole number")
     return int(number)
 
 

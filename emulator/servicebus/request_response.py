@@ -108,7 +108,7 @@ class RequestTarget:
         self._replies = replies
 
     async def put(self, payload: bytes, message_format: int) -> None:
-        """Handle a request and send its reply.
+        """Handle a request and send the reply on the peer's reply link.
 
         Raises MessageFault if the request is malformed or the connection has no link for the reply.
         """
@@ -146,7 +146,7 @@ class ReplyLinks:
         self._sources: list[ReplySource] = []
 
     def open(self, address: str, reply_address: str | None, sender: DeliverySender) -> ReplySource:
-        """Add a link for replies and return it."""
+        """Add a link for replies and return its source."""
         source = _TrackedReplySource(self._sources, address, reply_address, sender)
         self._sources.append(source)
         return source

@@ -22,7 +22,7 @@ class SasError(Exception):
 
 
 def verify_sas(token: str, keys: Mapping[str, str], path: str, now: datetime) -> None:
-    """Verify that a token is valid for a path.
+    """Raise SasError if a token does not give access to a path.
 
     Args:
         token: The whole token, including the scheme `SharedAccessSignature`.
@@ -30,8 +30,7 @@ def verify_sas(token: str, keys: Mapping[str, str], path: str, now: datetime) ->
         path: The path of the resource. The token may be for this path or for a parent path.
         now: The current time, against which the token's expiry is checked.
 
-    Raises SasError if the token is malformed, expired, for another resource, or not signed with one
-    of the keys.
+    The token must be well-formed, not expired, valid for the path, and signed with one of the keys.
     """
     if not token.startswith(_SCHEME):
         raise SasError("a SharedAccessSignature token is missing")

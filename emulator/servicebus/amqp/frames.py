@@ -64,7 +64,7 @@ class AmqpFrameReader:
                 "the data offset of a frame is less than 2 or exceeds the size of the frame"
             )
         if frame_type not in {AMQP_FRAME, SASL_FRAME}:
-            raise FramingError(f"{frame_type} is not a frame type")
+            raise FramingError(f"the frame type {frame_type} is unknown")
         body = self._take(size)
         return None if body is None else Frame(frame_type, channel, body[head_bytes:])
 

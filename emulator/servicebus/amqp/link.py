@@ -43,7 +43,7 @@ class LinkTarget(Protocol):
 
 
 class LinkSource(Protocol):
-    """Delivers messages to a peer on one link."""
+    """Sends messages to a peer on one link."""
 
     @property
     def is_presettled(self) -> bool:
@@ -76,7 +76,7 @@ class DeliverySender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SourceRequest:
-    """What a receiving peer requests in its attach."""
+    """The properties that a receiving peer requests when it attaches a link."""
 
     address: str
     reply_address: str | None
@@ -378,7 +378,7 @@ def read_source_request(attach: Attach) -> SourceRequest:
     fields = _fields(attach.source)
     filters = fields[_FILTER_FIELD] if len(fields) > _FILTER_FIELD else None
     if not isinstance(filters, dict | None):
-        raise DecodeError("the filter of a source is not a map")
+        raise DecodeError("the filter of a source must be a map")
     reply_address = None
     if attach.target is not None:
         reply_address = next(iter(_fields(attach.target)), None)
@@ -457,5 +457,5 @@ def _address(terminus: Described) -> str:
 
 def _fields(terminus: Described) -> list[Any]:
     if not isinstance(terminus.value, list):
-        raise DecodeError("a source or target is not a list")
+        raise DecodeError("a source or target must be a list")
     return terminus.value

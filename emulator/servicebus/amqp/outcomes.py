@@ -60,7 +60,7 @@ def read_outcome(state: Described | None) -> Outcome | None:
         return None
     fields = state.value
     if not isinstance(fields, list):
-        raise DecodeError("a delivery state is not a list")
+        raise DecodeError("a delivery state must be a list")
     match state.descriptor:
         case 0x24 | "amqp:accepted:list":
             return Accepted()
@@ -90,7 +90,7 @@ def _rejected(fields: list[Any]) -> Rejected:
     if error is None:
         return Rejected()
     if not isinstance(error, Described) or not isinstance(error.value, list):
-        raise DecodeError("the error of a rejection is not a list")
+        raise DecodeError("the error of a rejection must be a list")
     condition, _, info = [*error.value, None, None, None][:3]
     if not isinstance(condition, str) or not isinstance(info, dict | None):
         raise DecodeError("the error of a rejection has no condition")

@@ -38,7 +38,7 @@ class Performative:
     def read(cls, values: Sequence[Any]) -> Self:
         """Build a performative from a peer's fields. Raises DecodeError if a field is invalid."""
         if len(values) > len(cls.kinds):
-            raise DecodeError(f"{cls.__name__} has {len(values)} fields")
+            raise DecodeError(f"{cls.__name__} has {len(values)} fields, which is too many")
         given: dict[str, Any] = {}
         names = cls.names()
         for value, kind, name in zip(values, cls.kinds, names, strict=False):
@@ -54,11 +54,11 @@ class Performative:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Return the names of the fields in their order."""
+        """Return the names of the performative's fields, in the order of the specification."""
         return cls.__match_args__
 
     def encode(self) -> bytes:
-        """Encode the body of the frame."""
+        """Encode the performative as the body of a frame."""
         return encode_composite(self.code, [getattr(self, name) for name in self.names()])
 
 
@@ -290,7 +290,7 @@ def read_performative(body: bytes) -> tuple[Performative, int]:
         raise DecodeError("the descriptor of a performative is neither a number nor a known symbol")
     kind = _BY_CODE.get(code)
     if kind is None:
-        raise DecodeError(f"0x{code:x} is not a performative")
+        raise DecodeError(f"0x{code:x} is not the descriptor of a performative")
     return kind.read(described.value), decoder.offset
 
 

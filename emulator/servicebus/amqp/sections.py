@@ -92,10 +92,12 @@ def split(payload: bytes) -> Sections:
         section = b"\x00\x53" + bytes((code,)) + payload[value_at:offset]
         if code in _FIELDS:
             if _FIELDS[code] in found:
-                raise DecodeError("the message has more than one section of the same kind")
+                raise DecodeError(f"the message has more than one {_FIELDS[code]} section")
             found[_FIELDS[code]] = section
         elif body and (code != body_code or code == VALUE):
-            raise DecodeError("the message's body has sections of more than one kind")
+            raise DecodeError(
+                "the message's body must have sections of one kind, and at most one amqp-value"
+            )
         else:
             body_code = code
             body.append(section)
@@ -116,15 +118,15 @@ def _descriptor(payload: bytes, offset: int) -> tuple[int, int]:
         if isinstance(code, Symbol):
             code = _BY_NAME.get(code)
     if not isinstance(code, int) or not HEADER <= code <= FOOTER or value_at >= len(payload):
-        raise DecodeError("a section of a message is unknown or empty")
+        raise DecodeError("a section of a message has an unknown descriptor or no value")
     return code, value_at
 
 
 def _check_kind(code: int, format_code: int) -> None:
     if code in _LISTS and format_code not in _LIST_CODES:
-        raise DecodeError("a section of a message is not a list")
+        raise DecodeError("a section of a message must be a list")
     if code in _MAPS and format_code not in _MAP_CODES:
-        raise DecodeError("a section of a message is not a map")
+        raise DecodeError("a section of a message must be a map")
 
 
 def list_items(section: bytes) -> list[bytes]:

@@ -125,7 +125,7 @@ class Session:
                 )
 
     def set_blocked(self, blocked: bool) -> None:
-        """Stop or resume the deliveries of all links."""
+        """Stop the deliveries of all links if `blocked` is True, otherwise resume them."""
         for link in self._links.values():
             if link is not None:
                 link.set_blocked(blocked or bool(self._waiting))

@@ -48,7 +48,7 @@ class PeerTransport:
             self._loop.call_soon(self._flush)
 
     def set_reading(self, reading: bool) -> None:
-        """Resume or pause reading from the peer."""
+        """Resume reading from the peer if `reading` is True, otherwise pause it."""
         if reading == self.is_reading or self._transport is None or self._transport.is_closing():
             return
         self.is_reading = reading

@@ -114,7 +114,7 @@ class Array(list[Any]):
 
 
 class Raw(bytes):
-    """One value that is already encoded."""
+    """The encoded bytes of one value, which are written unchanged."""
 
 
 @dataclass(frozen=True, slots=True)

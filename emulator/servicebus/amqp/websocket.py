@@ -70,7 +70,7 @@ class ProtocolDetector(asyncio.Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WebSocketFrame:
-    """One unmasked frame of a WebSocket."""
+    """One frame of a WebSocket connection, without its mask."""
 
     opcode: int
     payload: bytes
@@ -155,15 +155,15 @@ class WebSocketConnection(asyncio.Protocol):
         self._connection.connection_made(_WebSocketTransport(self._transport))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Pass the event on to the AMQP connection."""
+        """Inform the AMQP connection that the WebSocket connection is lost."""
         self._connection.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Pass the event on to the AMQP connection."""
+        """Inform the AMQP connection that the write buffer is full."""
         self._connection.pause_writing()
 
     def resume_writing(self) -> None:
-        """Pass the event on to the AMQP connection."""
+        """Inform the AMQP connection that the write buffer has been emptied."""
         self._connection.resume_writing()
 
     def data_received(self, data: bytes) -> None:

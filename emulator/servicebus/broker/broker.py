@@ -115,7 +115,9 @@ class Broker:
         try:
             self._transactions.store.delete_queue(number, numbers)
         except sqlite3.Error as error:
-            raise MessageStoreError(f"the queue could not be deleted: {error}") from error
+            raise MessageStoreError(
+                f"the queue could not be deleted from the database: {error}"
+            ) from error
         queue.mark_deleted()
         self._transactions.remove(numbers)
         del self._queues[key], self._numbers[key]
@@ -132,7 +134,9 @@ class Broker:
         try:
             self._transactions.store.save_queue(stored)
         except sqlite3.Error as error:
-            raise MessageStoreError(f"the queue could not be written: {error}") from error
+            raise MessageStoreError(
+                f"the queue could not be written to the database: {error}"
+            ) from error
 
     def _load(self, wanted: Iterable[QueueSettings]) -> None:
         stored = {

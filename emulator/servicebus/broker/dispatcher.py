@@ -14,7 +14,7 @@ class CreditListener(Protocol):
     """An object that a subscription informs when its credit changes."""
 
     def credit_changed(self, subscription: "Subscription") -> None:
-        """Note a receiver's new credit."""
+        """Handle the change of a receiver's credit."""
         ...
 
 
@@ -54,7 +54,7 @@ class Subscription:
         self.set_credit(0)
 
     def spend(self) -> None:
-        """Use one credit."""
+        """Reduce the credit by one, because a message is assigned to this receiver."""
         self._credit -= 1
 
     def refund(self) -> None:
@@ -80,7 +80,7 @@ class Dispatcher:
 
     @property
     def has_work(self) -> bool:
-        """Whether there are both a ready message and a receiver with credit."""
+        """Whether a message is ready and a receiver has credit."""
         return bool(self._with_credit) and len(self._state.index.ready) > 0
 
     def subscribe(
@@ -90,7 +90,7 @@ class Dispatcher:
         return Subscription(self, mode, deliver)
 
     def credit_changed(self, subscription: Subscription) -> None:
-        """Note a receiver's new credit."""
+        """Start or stop deliveries to a receiver after its credit has changed."""
         if not subscription.credit:
             self._with_credit.pop(subscription, None)
             return
@@ -98,7 +98,7 @@ class Dispatcher:
         self._on_credit()
 
     def close(self) -> None:
-        """Close all receivers because the queue is deleted."""
+        """Close all receivers, because the queue has been deleted."""
         for subscription in list(self._with_credit):
             subscription.close()
 

@@ -35,7 +35,7 @@ class EntityNotFound(BrokerError):
 
 
 class EntityAlreadyExists(BrokerError):
-    """A queue of this name exists."""
+    """A queue with this name already exists."""
 
     condition = "com.microsoft:entity-already-exists"
     status_code = 409
@@ -63,14 +63,14 @@ class MessageSizeExceeded(BrokerError):
 
 
 class QuotaExceeded(BrokerError):
-    """The queue is full."""
+    """The queue has reached its maximum size."""
 
     condition = "amqp:resource-limit-exceeded"
     status_code = 403
 
 
 class ArgumentError(BrokerError):
-    """A value is outside Service Bus's limits."""
+    """An argument is invalid or outside the limits of Service Bus."""
 
     condition = "com.microsoft:argument-error"
     status_code = 400

@@ -29,11 +29,11 @@ class IncomingMessage:
     """
 
     header: bytes
-    """The sender's encoded header section; empty if absent."""
+    """The header section as the sender encoded it. Empty if the message has no header."""
     annotations: bytes
-    """The sender's encoded delivery and message annotations; empty if absent."""
+    """The delivery and message annotations as the sender encoded them, or empty bytes."""
     bare: bytes
-    """The bare message: properties, application properties, body and footer, as sent."""
+    """Properties, application properties, body and footer as the sender encoded them."""
     message_id: str | None = None
     time_to_live: timedelta | None = None
     scheduled_at: datetime | None = None

@@ -232,7 +232,7 @@ class MessageTable:
         self._move(before, None)
 
     def due(self, now: datetime) -> Iterator[MessageRecord]:
-        """Yield the messages that are due now. The caller must change each of them."""
+        """Yield the messages that are due. The caller must change each message before the next."""
         while (id_ := self._timers.take_due(now)) is not None:
             yield self._entries[id_]
 
@@ -241,7 +241,7 @@ class MessageTable:
         return self._timers.next_due_at()
 
     def changes(self) -> list[MessageChange]:
-        """Return the changes since the last commit."""
+        """Return the changes of messages since the last commit, one for each changed message."""
         return [
             MessageChange(before, after)
             for id_, before in self._before_transaction.items()

@@ -85,7 +85,7 @@ class DuplicateHistory:
         self._uncommitted.append(seen_id)
 
     def uncommitted(self) -> list[SeenMessageId]:
-        """Return the ids added since the last commit."""
+        """Return the ids that were added since the last commit."""
         return self._uncommitted
 
     def commit(self) -> None:

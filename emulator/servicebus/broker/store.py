@@ -106,12 +106,12 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     except sqlite3.DatabaseError as error:
-        raise SchemaError(f"{database} cannot be read as a database: {error}") from error
+        raise SchemaError(f"{database} cannot be read as an SQLite database: {error}") from error
     if tables and application_id != APPLICATION_ID:
         raise SchemaError(f"{database} is a database of another program")
     if tables and version != SCHEMA_VERSION:
         raise SchemaError(
-            f"{database} has schema version {version}; this broker reads {SCHEMA_VERSION} only"
+            f"{database} has schema version {version}; only version {SCHEMA_VERSION} is supported"
         )
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
@@ -295,7 +295,7 @@ class MessageStore:
         self._connection.set_trace_callback(listener)
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database and release its lock."""
         self._connection.close()
         self._lock.close()
 
@@ -460,7 +460,7 @@ class Checkpointer:
         self._running.add_done_callback(self._ended)
 
     async def close(self) -> None:
-        """Wait for the running checkpoint, if there is one."""
+        """Wait until the running checkpoint has finished, if a checkpoint is running."""
         if self._running is not None:
             await self._running
 

@@ -100,7 +100,7 @@ class TransactionManager:
         self._closed = False
 
     def add(self, state: QueueState) -> Dispatcher:
-        """Add a queue and return its dispatcher."""
+        """Add a queue to the transactions and return the dispatcher of the queue."""
         dispatcher = Dispatcher(state, self._schedule_transaction)
         self._states[state.number] = state
         self._dispatchers[state.number] = dispatcher

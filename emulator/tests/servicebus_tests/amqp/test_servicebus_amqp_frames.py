@@ -116,7 +116,7 @@ def test_the_descriptor_of_a_performative_may_be_a_symbol() -> None:
     ("body", "why"),
     [
         (encode("text"), "does not start"),
-        (encode(Described(ULong(0x99), [])), "not a performative"),
+        (encode(Described(ULong(0x99), [])), "not the descriptor of a performative"),
         (encode(Described(Symbol("amqp:nothing:list"), [])), "neither a number nor a known symbol"),
         (encode(Described([], [])), "neither a number nor a known symbol"),
         (encode_composite(0x10, []), "container_id is missing"),

@@ -62,7 +62,7 @@ def test_a_queue_without_configured_properties_has_the_defaults_of_azure() -> No
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         ("[]", "the configuration: expected an object"),
         ("{}", "UserConfig: this property is missing"),
         (

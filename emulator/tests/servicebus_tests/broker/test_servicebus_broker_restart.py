@@ -210,7 +210,7 @@ async def test_a_database_of_another_schema_version_is_refused_and_not_changed(
     broker = await Broker.open(path, [], ManualClock())
     await broker.close()
     _make_database(path, "PRAGMA user_version=99")
-    with pytest.raises(SchemaError, match="has schema version 99; this broker reads 1 only"):
+    with pytest.raises(SchemaError, match="has schema version 99; only version 1 is supported"):
         await Broker.open(path, [], ManualClock())
 
 
@@ -224,7 +224,7 @@ async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
 async def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a database\n" * 100)
-    with pytest.raises(SchemaError, match="cannot be read as a database"):
+    with pytest.raises(SchemaError, match="cannot be read as an SQLite database"):
         await Broker.open(path, [], ManualClock())
 
 
