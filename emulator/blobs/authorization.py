@@ -44,7 +44,7 @@ class RequiredPermission:
 
 @dataclass(frozen=True, slots=True)
 class AccessGrant:
-    """What an authorized request may do.
+    """The permissions of an authorized request, and headers for its response.
 
     Attributes:
         may_overwrite: False if the signature permits creating blobs but not overwriting them.

@@ -76,7 +76,7 @@ def skip(data: bytes, offset: int) -> int:
         elif kind in _LARGE_SIZES:
             end = offset + 4 + _U32(data, offset)[0]
         else:
-            raise DecodeError(f"0x{code:02x} is not a format code")
+            raise DecodeError(f"0x{code:02x} is not an AMQP format code")
     except (IndexError, struct.error):
         raise DecodeError("the bytes end before the value ends") from None
     if end > len(data):
@@ -132,7 +132,7 @@ class Decoder:
         """Decode the next value, which must be a list. Raises DecodeError if it is not."""
         value = self.value()
         if type(value) is not list:
-            raise DecodeError("expected a list")
+            raise DecodeError("the value must be a list")
         return value
 
     def _value(self, depth: int) -> Any:
@@ -143,7 +143,7 @@ class Decoder:
     def _construct(self, code: int, depth: int) -> Any:
         read = _READERS[code]
         if read is None:
-            raise DecodeError(f"0x{code:02x} is not a format code")
+            raise DecodeError(f"0x{code:02x} is not an AMQP format code")
         return read(self, depth)
 
     def take(self, length: int) -> bytes:

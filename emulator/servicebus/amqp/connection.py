@@ -327,10 +327,10 @@ def answer_init(frame: Frame, service: ConnectionService) -> tuple[bool, bytes]:
     frame is not a sasl-init.
     """
     if frame.type != SASL_FRAME:
-        raise ConnectionFault("amqp:not-allowed", "expected a SASL frame")
+        raise ConnectionFault("amqp:not-allowed", "the frame must be a SASL frame")
     init, _ = read_performative(frame.body)
     if not isinstance(init, SaslInit):
-        raise ConnectionFault("amqp:not-allowed", "expected the SASL frame sasl-init")
+        raise ConnectionFault("amqp:not-allowed", "the SASL frame must be sasl-init")
     accepted = init.mechanism in MECHANISMS and service.authenticate(
         init.mechanism, init.initial_response
     )

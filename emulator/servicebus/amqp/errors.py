@@ -61,5 +61,7 @@ class WebSocketError(Exception):
     """The peer violates RFC 6455. `code` is the status code of the close frame."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(f"closing a WebSocket with {code}")
+        super().__init__(
+            f"the peer violated the WebSocket protocol: closing with the status code {code}"
+        )
         self.code = code

@@ -268,7 +268,7 @@ class IncomingLink:
 
 
 class OutgoingLink:
-    """A link on which the peer receives messages, as many as it has granted credit for."""
+    """A link on which the peer receives messages within the credit that it grants."""
 
     def __init__(self, session: LinkSession, attach: Attach) -> None:
         self.handle = attach.handle
@@ -288,7 +288,10 @@ class OutgoingLink:
         self.source.close()
 
     def set_blocked(self, blocked: bool) -> None:
-        """Stop deliveries while the session or the transport cannot send, and resume them after."""
+        """Stop deliveries if `blocked` is True, otherwise resume them.
+
+        Deliveries are blocked while the session or the transport cannot send.
+        """
         if self._blocked != blocked:
             self._blocked = blocked
             self._grant()

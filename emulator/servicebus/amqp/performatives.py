@@ -45,7 +45,7 @@ class Performative:
             if value is None:
                 continue
             if not isinstance(value, kind):
-                raise DecodeError(f"{cls.__name__}.{name} is a {type(value).__name__}")
+                raise DecodeError(f"{cls.__name__}.{name} must not be a {type(value).__name__}")
             given[name] = value
         for name in names[: cls.required]:
             if name not in given:

@@ -1,4 +1,4 @@
-"""The queues, with their rules, receivers and SQLite database. It does not depend on AMQP.
+"""The queues, with their rules, receivers and SQLite database, independent of AMQP.
 
 broker          opens the database; creates, finds and deletes queues
 queue           the operations of one queue that callers use

@@ -78,7 +78,7 @@ class Broker:
         try:
             return self._addresses[address.casefold()]
         except KeyError:
-            raise EntityNotFound(f"there is no queue {address[:300]!r}") from None
+            raise EntityNotFound(f"the queue {address[:300]!r} does not exist") from None
 
     def queues(self) -> Sequence[Queue]:
         """Return all queues sorted by name, without their dead-letter queues."""
@@ -128,7 +128,7 @@ class Broker:
         try:
             return self._queues[name.casefold()]
         except KeyError:
-            raise EntityNotFound(f"there is no queue {name[:300]!r}") from None
+            raise EntityNotFound(f"the queue {name[:300]!r} does not exist") from None
 
     def _save(self, stored: StoredQueue) -> None:
         try:

@@ -1,4 +1,4 @@
-"""The clock of the broker. Tests replace it."""
+"""The clock of the broker. Tests use a manual clock instead."""
 
 from datetime import UTC, datetime
 from typing import Protocol

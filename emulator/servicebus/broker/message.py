@@ -15,7 +15,7 @@ class MessageState(IntEnum):
 
 
 class ReceiveMode(Enum):
-    """Whether a receiver settles the delivered messages or they are removed at delivery."""
+    """How delivered messages are settled: by the receiver, or by removal at delivery."""
 
     PEEK_LOCK = "peek-lock"
     RECEIVE_AND_DELETE = "receive-and-delete"

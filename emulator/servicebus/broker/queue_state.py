@@ -263,7 +263,7 @@ class QueueState:
                 continue
             if len(text) > _MAX_REASON_LENGTH:
                 raise ArgumentError(
-                    f"the reason or description has more than {_MAX_REASON_LENGTH} characters"
+                    f"the reason or description exceeds {_MAX_REASON_LENGTH} characters"
                 )
             check_unicode(text)
         self._move_to_dead_letters(record, reason, description)

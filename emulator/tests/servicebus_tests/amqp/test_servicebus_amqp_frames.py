@@ -121,7 +121,7 @@ def test_the_descriptor_of_a_performative_may_be_a_symbol() -> None:
         (encode(Described([], [])), "neither a number nor a known symbol"),
         (encode_composite(0x10, []), "container_id is missing"),
         (encode_composite(0x12, ["name", UInt(1)]), "role is missing"),
-        (encode_composite(0x14, ["one"]), "handle is a str"),
+        (encode_composite(0x14, ["one"]), "handle must not be a str"),
         (encode_composite(0x17, [None, 1]), "has 2 fields"),
     ],
 )
