@@ -1,1 +1,1 @@
-"""Azure on one machine: Service Bus, Functions host and Blob Storage, as separate programs."""
+"""Azure Service Bus, Azure Functions and Azure Blob Storage as programs on one machine."""

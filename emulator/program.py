@@ -1,6 +1,6 @@
-"""What the three services share as programs: options, log, socket and exit status.
+"""The command-line options, log, socket and exit status that the three services share.
 
-StartError                1   the program cannot start or go on
+StartError                1   the program cannot start or continue
 ├── SettingError          2   an option, a settings file or the data directory cannot be used
 └── PortInUse            98   another program listens on the port
 """
@@ -18,18 +18,18 @@ from typing import Any, ClassVar
 
 try:
     import uvloop as loops
-except ImportError:  # not made for Windows
+except ImportError:  # uvloop does not support Windows
     import asyncio as loops  # type: ignore[no-redef] # both have new_event_loop
 
 
 class StartError(Exception):
-    """The program cannot start or go on; the message is one line for its user."""
+    """The program cannot start or continue. The message is one line for the user."""
 
     exit_code: ClassVar[int] = 1
 
 
 class SettingError(StartError):
-    """An option, a file of settings or the data directory cannot be used."""
+    """An option, a settings file or the data directory cannot be used."""
 
     exit_code = 2
 
@@ -43,35 +43,41 @@ class PortInUse(StartError):
 def options_parser(
     name: str, description: str, port: int, port_help: str
 ) -> argparse.ArgumentParser:
-    """Return a parser with the options of every service: port, host, data and log level."""
+    """Return a parser with the options that every service has: port, host, data and log level."""
     parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
     parser.add_argument(
         "--port", type=port_number, default=port, help=f"{port_help} (default: {port})"
     )
     parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on")
-    parser.add_argument("--data", type=Path, required=True, help="directory to keep state in")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="directory in which the service keeps its state"
+    )
     parser.add_argument(
         "--log-level",
         default="info",
         type=str.lower,
         choices=["debug", "info", "warning", "error"],
-        help="least severe messages to log (default: info)",
+        help="lowest severity of the messages to log (default: info)",
     )
     return parser
 
 
 def port_number(text: str) -> int:
-    """Parse a TCP port from 0 to 65535, as an argparse type; 0 takes any free port."""
+    """Parse a TCP port from 0 to 65535. Used as an argparse type.
+
+    Port 0 means that the system chooses a free port.
+    """
     port = int(text)
     if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError("not between 0 and 65535")
+        raise argparse.ArgumentTypeError("the port must be from 0 to 65535")
     return port
 
 
 def run(name: str, log_level: str, program: Callable[[], None]) -> int:
     """Run a program and return its exit status.
 
-    A StartError ends the program: its message goes to standard error, its class gives the status.
+    If the program raises StartError, write the message to standard error and return the status of
+    the error's class.
     """
     logging.basicConfig(
         level=log_level.upper(),
@@ -88,16 +94,16 @@ def run(name: str, log_level: str, program: Callable[[], None]) -> int:
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on uvloop if it is installed, else on asyncio's own event loop."""
+    """Run a coroutine on uvloop if it is installed, otherwise on asyncio's own event loop."""
     with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
         runner.run(main)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a bound socket on a loopback address that does not listen yet.
+    """Return a socket that is bound to a loopback address and does not listen yet.
 
     Raises SettingError if the host is not a loopback address or the port cannot be bound, and
-    PortInUse if another program has the port.
+    PortInUse if another program uses the port.
     """
     try:
         address = ip_address("127.0.0.1" if host == "localhost" else host)
@@ -130,11 +136,12 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
         listener.listen(backlog)
     except OSError as error:
         listener.close()
-        # Two programs may bind a port with SO_REUSEADDR; only the first one can listen on it.
+        # With SO_REUSEADDR two programs can bind the same port; only the first program can listen
+        # on it.
         raise port_in_use(port) from error
     return listener
 
 
 def port_in_use(port: int) -> PortInUse:
-    """Return the error for a port that another program has."""
+    """Return the error for a port that another program uses."""
     return PortInUse(f"port {port} is in use by another program")

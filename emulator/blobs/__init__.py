@@ -1,12 +1,12 @@
 """Azure Blob Storage on one machine: the REST API of containers and block blobs.
 
-Content lies in files, everything else in one SQLite index. A write is acknowledged only when it is
-safe on disk.
+The content of blobs is in files; names, properties and block lists are in one SQLite index. A write
+is acknowledged only after it is safe on disk.
 
-server          HTTP: from an ASGI request to an operation and back
+server          serves HTTP: runs the operation of each ASGI request and sends the response
 request         the parsed request and its body
 authorization   Shared Key and shared access signatures
-routes          which operation a request means
+routes          finds the operation of a request
 operations      the operations of the REST API
 store           the data directory: `index` (SQLite) and `content` (files)
 

@@ -14,7 +14,8 @@ from emulator.blobs.server import BlobApp, serve
 from emulator.blobs.store import AccountStore
 from emulator.blobs.times import utc_now
 
-# The account of UseDevelopmentStorage=true in every Azure SDK; public, so not a secret.
+# The account to which UseDevelopmentStorage=true refers in every Azure SDK. The key is public,
+# so it is not a secret.
 DEVELOPMENT_ACCOUNT = "devstoreaccount1"
 DEVELOPMENT_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -53,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         "TCP port",
     )
     parser.add_argument("--account", default=DEVELOPMENT_ACCOUNT, help="account name")
-    parser.add_argument("--key", default=DEVELOPMENT_KEY, help="account key, in Base64")
+    parser.add_argument(
+        "--key", default=DEVELOPMENT_KEY, help="key of the storage account, encoded in Base64"
+    )
     return parser
 
 

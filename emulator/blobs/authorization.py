@@ -1,7 +1,8 @@
 """Authorize requests by Shared Key or by a shared access signature (SAS).
 
-Anonymous requests are refused, as by an account that allows no public access. Bearer tokens and
-user-delegation signatures need an identity provider and HTTPS, and are refused too.
+Anonymous requests are refused, as Azure does for an account that allows no public access. Bearer
+tokens and user-delegation signatures are refused too, because they need an identity provider and
+HTTPS.
 """
 
 from __future__ import annotations
@@ -23,12 +24,17 @@ from emulator.program import SettingError
 
 @dataclass(frozen=True, slots=True)
 class RequiredPermission:
-    """The permission that an operation needs of a signature; any one of the letters suffices.
+    """The permission that a signature must grant for an operation.
+
+    A signature must have at least one of the letters.
 
     Attributes:
-        account_letters: The letters of an account SAS.
-        account_resource: The resource type of an account SAS: `s`, `c` or `o`.
-        service_letters: The letters of a service SAS; empty if it cannot permit the operation.
+        account_letters: The permission letters of an account SAS that allow the operation.
+        account_resource: The resource type that an account SAS must include: `s` (service), `c`
+            (container) or `o` (object).
+        service_letters: The permission letters of a service SAS that allow the operation. Empty if
+        no
+            service SAS can allow the operation.
     """
 
     account_letters: str
@@ -38,11 +44,11 @@ class RequiredPermission:
 
 @dataclass(frozen=True, slots=True)
 class AccessGrant:
-    """The result of authorizing a request.
+    """The permissions of an authorized request, and headers for its response.
 
     Attributes:
-        may_overwrite: False if the signature permits creating but not writing.
-        response_headers: The headers by which a service SAS replaces those of the blob.
+        may_overwrite: False if the signature permits creating blobs but not overwriting them.
+        response_headers: The response headers that a service SAS sets instead of the blob's own.
     """
 
     may_overwrite: bool = True
@@ -53,7 +59,7 @@ FULL_ACCESS = AccessGrant()
 
 
 class AccountKey:
-    """An account key, which signs with HMAC-SHA256. Its repr does not show the key."""
+    """An account key, which signs texts with HMAC-SHA256. The repr does not show the key."""
 
     __slots__ = ("_key",)
 
@@ -61,7 +67,7 @@ class AccountKey:
         try:
             self._key = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError):
-            raise SettingError("the account key is not Base64") from None
+            raise SettingError("the account key is not valid Base64") from None
         if not self._key:
             raise SettingError("the account key is empty")
 
@@ -69,12 +75,12 @@ class AccountKey:
         return "AccountKey(…)"
 
     def sign(self, text: str) -> str:
-        """Return the signature of a text, in Base64."""
+        """Return the HMAC-SHA256 signature of a text, in Base64."""
         digest = hmac.digest(self._key, text.encode(), hashlib.sha256)
         return base64.b64encode(digest).decode()
 
     def verifies(self, text: str, signature: str) -> bool:
-        """Return whether a signature is valid for a text, in constant time."""
+        """Return whether a signature is valid for a text. The comparison takes constant time."""
         return hmac.compare_digest(self.sign(text).encode(), signature.encode("utf-8", "replace"))
 
 
@@ -83,16 +89,17 @@ _CHALLENGE = {"WWW-Authenticate": 'SharedKey realm="storage"'}
 
 @dataclass(frozen=True, slots=True)
 class Authenticator:
-    """Authorizes requests with the account's name and key."""
+    """Checks the Shared Key credentials and signatures of requests to one account."""
 
     account: str
     key: AccountKey
     clock: Clock
 
     def authenticate(self, request: BlobRequest, permission: RequiredPermission) -> AccessGrant:
-        """Return what a request is permitted to do.
+        """Check the credentials of a request and return what the request may do.
 
-        Raises StorageError if it is not permitted to do its operation.
+        Raises StorageError if the credentials are missing or invalid, or do not permit the
+        operation.
         """
         authorization = request.headers.get("authorization")
         if authorization is not None:
@@ -125,9 +132,9 @@ _CLOCK_SKEW = timedelta(minutes=15)
 def check_shared_key(
     request: BlobRequest, credentials: str, account: str, key: AccountKey, now: datetime
 ) -> None:
-    """Raise StorageError unless the Shared Key credentials are valid.
+    """Raise StorageError if the Shared Key credentials are not valid.
 
-    "Authorize with Shared Key" of the REST reference, for versions since 2015-02-21.
+    Source: "Authorize with Shared Key" in the REST reference, for API version 2015-02-21 and later.
     """
     name, separator, signature = credentials.partition(":")
     if not separator:
@@ -137,8 +144,8 @@ def check_shared_key(
             ErrorCode.AUTHENTICATION_FAILED, AuthenticationErrorDetail="The account is not known."
         )
     _check_date(request, now)
-    # The documentation sorts header names by code point, Microsoft's clients by .NET's collation.
-    # The orders differ only for metadata names with an underscore. Accept both.
+    # The documentation sorts header names by code point; Microsoft's clients sort by .NET's
+    # collation. The orders differ only for metadata names with an underscore. Accept both orders.
     texts = dict.fromkeys(
         build_string_to_sign(request, account, order) for order in (_code_point, _collated)
     )
@@ -159,7 +166,7 @@ def _collated(name: str) -> str:
 
 
 def build_string_to_sign(request: BlobRequest, account: str, order: Callable[[str], str]) -> str:
-    """Return the text that a Shared Key signature signs, with header names in this order."""
+    """Return the text that a Shared Key signature signs. `order` sorts the header names."""
     headers = dict(request.headers)
     if headers.get("content-length") == "0":
         del headers["content-length"]
@@ -208,10 +215,10 @@ def check_sas(
     key: AccountKey,
     now: datetime,
 ) -> AccessGrant:
-    """Return the grant of a shared access signature.
+    """Verify a shared access signature and return what it permits.
 
-    "Create an account SAS" and "Create a service SAS" of the REST reference. Raises StorageError if
-    the signature is invalid or does not permit the operation.
+    Source: "Create an account SAS" and "Create a service SAS" in the REST reference. Raises
+    StorageError if the signature is invalid or does not permit the operation.
     """
     fields = {name.lower(): value for name, value in request.query}
     if "skoid" in fields:

@@ -1,11 +1,11 @@
-"""Content files, and the streams between them and the network.
+"""Store blob content in files, and stream the content between the files and the network.
 
-A content file is written once under a random key, never changed, and removed when the index no
-longer refers to it. It exists before the index refers to it and is removed after. So the commit of
-the index decides, and a crash leaves at most files without a reference, which `sweep` removes at
-the next start.
+A content file has a random key as its name. It is written once, before the index refers to it, and
+never changed. It is removed after the index no longer refers to it. Therefore a crash can only
+leave files to which the index does not refer; `sweep` removes them at the next start.
 
-File operations run on a small pool of threads, in pieces that keep memory use flat.
+File operations run on a small pool of threads. Content is read and written in buffers of limited
+size, so memory use does not depend on the size of a blob.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def create_key() -> str:
 
 
 def sync_directory(path: Path) -> None:
-    """Flush the entries of a directory to disk."""
+    """Flush a directory to disk, so that its new entries survive a crash."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -44,20 +44,20 @@ def sync_directory(path: Path) -> None:
 
 
 class ContentFile:
-    """A content file that is being written. Every method blocks."""
+    """A content file that is being written. All methods block."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
 
     def write(self, data: bytes) -> None:
-        """Append bytes."""
+        """Append bytes to the file."""
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
 
     def seal(self) -> None:
-        """Flush the file and its directory entry to disk and close it."""
+        """Flush the file and its directory entry to disk, and close the file."""
         try:
             os.fsync(self._descriptor)
         finally:
@@ -65,18 +65,18 @@ class ContentFile:
         sync_directory(self._path.parent)
 
     def close(self) -> None:
-        """Close the file; may be called twice."""
+        """Close the file if it is open."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 class ContentFiles:
-    """The directory of content files.
+    """The directory that contains the content files.
 
     `pin` and `unpin` keep a file while it is streamed, even if its blob is replaced or deleted.
-    They and `release` must be called on the event loop's thread; the other methods may be called on
-    any.
+    `pin`, `unpin` and `release` must be called on the event loop's thread; the other methods may be
+    called on any thread.
     """
 
     def __init__(self, root: Path) -> None:
@@ -85,7 +85,7 @@ class ContentFiles:
         self._waiting_for_unpin: set[str] = set()
 
     def prepare(self) -> None:
-        """Create the directories."""
+        """Create the directory and its subdirectories if they do not exist."""
         self._root.mkdir(parents=True, exist_ok=True)
         for subdirectory in _SUBDIRECTORIES:
             (self._root / subdirectory).mkdir(exist_ok=True)
@@ -96,7 +96,7 @@ class ContentFiles:
         return ContentFile(self._path(key))
 
     def open(self, key: str) -> int:
-        """Return a read-only descriptor of a file, which the caller must close."""
+        """Open a file for reading. Return the descriptor, which the caller must close."""
         return os.open(self._path(key), os.O_RDONLY)
 
     def remove(self, keys: Iterable[str]) -> None:
@@ -105,7 +105,7 @@ class ContentFiles:
             self._path(key).unlink(missing_ok=True)
 
     def sweep(self, live: set[str]) -> int:
-        """Remove all files whose keys are not in `live`; return their number."""
+        """Remove all files whose keys are not in `live`. Return how many files were removed."""
         removed = 0
         for subdirectory in _SUBDIRECTORIES:
             for entry in os.scandir(self._root / subdirectory):
@@ -115,12 +115,12 @@ class ContentFiles:
         return removed
 
     def pin(self, keys: Iterable[str]) -> None:
-        """Keep these files until `unpin` is called as often as `pin`."""
+        """Keep these files until each `pin` has been undone by an `unpin`."""
         for key in keys:
             self._pins[key] = self._pins.get(key, 0) + 1
 
     def unpin(self, keys: Iterable[str]) -> list[str]:
-        """Undo one `pin`; return the keys of files that may be removed now."""
+        """Undo one `pin`. Return the keys of the released files that may be removed now."""
         removable = []
         for key in keys:
             count = self._pins.pop(key) - 1
@@ -132,9 +132,9 @@ class ContentFiles:
         return removable
 
     def release(self, keys: Iterable[str]) -> list[str]:
-        """Note that the index no longer refers to these files.
+        """Record that the index no longer refers to these files.
 
-        Returns the keys of those that may be removed now.
+        Returns the keys of the files that are not pinned, which may be removed now.
         """
         removable = []
         for key in keys:
@@ -158,7 +158,10 @@ _THREADS = 6
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """A body that arrived completely: `data` in memory, or else in the content file `content`."""
+    """A request body that was received completely.
+
+    The body is in `data` if it is small, otherwise in the content file `content`.
+    """
 
     size: int
     md5: bytes
@@ -174,17 +177,18 @@ class ContentStreams:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="content")
 
     def close(self) -> None:
-        """Wait for running file operations; blocks."""
+        """Block until the running file operations have finished."""
         self._threads.shutdown()
 
     def run(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Call a function on one of the threads."""
+        """Call a function on a thread of the pool, and return a future for its result."""
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     async def receive(self, body: RequestBody, maximum: int, *, inline: bool) -> Uploaded:
-        """Receive a body of at most `maximum` bytes; with `inline`, keep a small one in memory.
+        """Receive a body of at most `maximum` bytes.
 
-        If the body does not arrive completely, its file is removed.
+        If `inline` is set, a small body is kept in memory; any other body is written to a content
+        file. If the body does not arrive completely, the content file is removed.
         """
         length = body.required_length(maximum)
         if length <= _WRITE_BYTES:
@@ -203,8 +207,9 @@ class ContentStreams:
                 await self.run(_write, file, digest.update, buffer)
             await self.run(file.seal)
         except (BlobsError, OSError):
-            # Not if cancelled: a thread may still be writing to the descriptor, which closing would
-            # free for reuse. Cancelling happens when the process ends; the next start sweeps.
+            # Do not close the file if the task is cancelled: a thread may still be writing to the
+            # descriptor, and closing would free the descriptor for reuse. Tasks are cancelled only
+            # when the process ends; `sweep` removes the file at the next start.
             await self.run(self._give_up, file, key)
             raise
         return Uploaded(length, digest.digest(), content=key)
@@ -224,17 +229,17 @@ class ContentStreams:
         return Uploaded(len(data), _md5(data), content=key)
 
     def discard(self, uploaded: Uploaded) -> None:
-        """Remove the content of an upload that was refused after it arrived."""
+        """Remove the content of an upload that was refused after its body had been received."""
         if uploaded.content:
             self._remove([uploaded.content])
 
     def release(self, orphans: Sequence[str]) -> None:
-        """Remove content that the index no longer refers to, once it is not streamed."""
+        """Remove content to which the index no longer refers, as soon as no stream reads it."""
         if removable := self._files.release(orphans):
             self._remove(removable)
 
     def open(self, segments: Sequence[Segment], byte_range: ByteRange) -> ContentStream:
-        """Return a stream of a byte range from the segments that cover it."""
+        """Return a stream of a byte range. `segments` are the segments that cover the range."""
         self._files.pin(segment.content for segment in segments)
         return ContentStream(self, self._files, segments, byte_range)
 
@@ -242,13 +247,16 @@ class ContentStreams:
         self._threads.submit(self._files.remove, keys)
 
     def unpin(self, segments: Sequence[Segment]) -> None:
-        """Undo the pin of `open`."""
+        """Undo the pin that `open` set on the content files."""
         if removable := self._files.unpin(segment.content for segment in segments):
             self._remove(removable)
 
 
 class ContentStream:
-    """The bytes of a range of a blob. `close` must be called, whether it was read or not."""
+    """The bytes of a range of a blob.
+
+    The owner must call `close`, even if the stream was not read.
+    """
 
     def __init__(
         self,
@@ -270,7 +278,9 @@ class ContentStream:
             try:
                 while True:
                     if not data:
-                        raise OSError(f"content file {segment.content} is cut short")
+                        raise OSError(
+                            f"content file {segment.content} has fewer bytes than the index says"
+                        )
                     yield data
                     offset += len(data)
                     if offset >= stop:
@@ -280,14 +290,14 @@ class ContentStream:
                 os.close(descriptor)
 
     async def read(self) -> bytes:
-        """Return all bytes, and close."""
+        """Return all bytes of the range, and close the stream."""
         try:
             return b"".join([piece async for piece in self])
         finally:
             self.close()
 
     def close(self) -> None:
-        """Release the content files."""
+        """Unpin the content files of the stream."""
         self._streams.unpin(self._segments)
         self._segments = ()
 

@@ -1,10 +1,10 @@
-"""Errors of the service, with Azure's codes and texts.
+"""Errors of the Blob service, with Azure's codes and texts.
 
 BlobsError
-├── StorageError      a refusal that the client receives, with Azure's code and HTTP status
+├── StorageError      a refused request; the client receives Azure's code and HTTP status
 └── ClientGoneError   the client disconnected or stopped sending its body
 
-`emulator.program` has the errors of starting.
+`emulator.program` has the errors that can occur at the start of the program.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class ErrorCode(Enum):
     """Azure's error codes that this service returns, as (code, HTTP status, message).
 
     Source: "Common REST API error codes" and "Azure Blob Storage error codes" of the REST
-    reference. Only `NotImplemented` is an addition of this service.
+    reference. Azure does not have the code `NotImplemented`; this service adds it.
     """
 
     AUTHENTICATION_FAILED = (
@@ -247,10 +247,10 @@ class BlobsError(Exception):
 
 
 class StorageError(BlobsError):
-    """A refusal that the client receives.
+    """A refused request; the client receives the error.
 
-    `detail` adds elements to the XML body (`HeaderName`, `AuthenticationErrorDetail` and so on),
-    `headers` adds response headers.
+    `detail` has additional elements of the XML body, for example `HeaderName`. `headers` has
+    additional response headers.
     """
 
     def __init__(
@@ -286,5 +286,5 @@ def invalid_query(name: str, value: str, reason: str = "") -> StorageError:
 
 
 def not_implemented(what: str) -> StorageError:
-    """Return the error for a feature of Azure that this service lacks."""
+    """Return the error for a feature of Azure that this service does not have."""
     return StorageError(ErrorCode.NOT_IMPLEMENTED, Feature=what)

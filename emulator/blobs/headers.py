@@ -1,4 +1,4 @@
-"""Parse request headers: conditions, byte ranges, a blob's properties and metadata."""
+"""Parse the request headers for conditions, byte ranges, blob properties and metadata."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from emulator.blobs.times import parse_http_date, to_microseconds
 
 
 class VersionedResource(Protocol):
-    """A blob or a container, against which conditions are checked."""
+    """A blob or container whose ETag and time of change are compared with conditional headers."""
 
     @property
     def etag(self) -> str:
-        """The entity tag with its quotes."""
+        """The resource's entity tag, including the quotes."""
 
     @property
     def modified_us(self) -> int:
-        """The time of the last change, in microseconds since 1970."""
+        """The time of the resource's last change, in microseconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The four conditional headers; empty or None if absent.
+    """The four conditional headers of a request. The value of an absent header is empty or None.
 
-    "Specifying conditional headers for Blob service operations" of the REST reference.
+    Source: "Specifying conditional headers for Blob service operations" in the REST reference.
     """
 
     if_match: tuple[str, ...] = ()
@@ -39,7 +39,10 @@ class Conditions:
 
     @classmethod
     def parse(cls, headers: Mapping[str, str]) -> Conditions:
-        """Parse the headers, whose names are in lower case. Raises StorageError."""
+        """Parse the conditional headers. The names in `headers` are in lower case.
+
+        Raises StorageError if a header is malformed.
+        """
         return cls(
             _tags(headers.get("if-match")),
             _tags(headers.get("if-none-match")),
@@ -69,8 +72,12 @@ class Conditions:
     def check_write(self, resource: VersionedResource | None, *, creates: bool = False) -> None:
         """Raise StorageError (412 or 409) if a resource does not meet the conditions of a write.
 
-        `resource` is None if it does not exist. A write takes one header, or one of two pairs in
-        which the entity tag decides.
+        A request may have one conditional header, or `If-Match` with `If-Unmodified-Since`, or
+        `If-None-Match` with `If-Modified-Since`. In a pair only the entity tag is checked.
+
+        Args:
+            resource: The existing resource, or None if it does not exist.
+            creates: Whether the operation can create the resource.
         """
         self._check_combination()
         if resource is None:
@@ -107,13 +114,17 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class WritePrecondition:
-    """What must be true to write a blob: the conditions, and the permission to overwrite."""
+    """The conditions of a write request, and whether the request may overwrite a blob."""
 
     conditions: Conditions
     may_overwrite: bool = True
 
     def check(self, current: VersionedResource | None) -> None:
-        """Raise StorageError if `current` (None: does not exist) may not be written."""
+        """Raise StorageError if the blob may not be written.
+
+        Args:
+            current: The existing blob, or None if it does not exist.
+        """
         self.conditions.check_write(current, creates=True)
         if current is not None and not self.may_overwrite:
             raise StorageError(ErrorCode.UNAUTHORIZED_BLOB_OVERWRITE)
@@ -127,7 +138,7 @@ def _tags(value: str | None) -> tuple[str, ...]:
     if value is None:
         return ()
     tags = (tag.strip() for tag in value.split(","))
-    # Since version 2011-08-18 the quotes of a tag are optional.
+    # In API version 2011-08-18 and later the quotes of an entity tag are optional.
     return tuple(tag if tag == "*" or tag.startswith('"') else f'"{tag}"' for tag in tags if tag)
 
 
@@ -146,14 +157,14 @@ _RANGE = re.compile(r"bytes=(\d{1,19})-(\d{1,19})?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """The bytes `[start, stop)` of a blob."""
+    """The bytes of a blob from `start` to `stop`, without the byte at `stop`."""
 
     start: int
     stop: int
 
     @property
     def size(self) -> int:
-        """The number of bytes."""
+        """The number of bytes in the range."""
         return self.stop - self.start
 
     def content_range(self, total: int) -> str:
@@ -162,11 +173,11 @@ class ByteRange:
 
 
 def read_requested_range(headers: Mapping[str, str], total: int) -> ByteRange | None:
-    """Return the requested part of a blob of `total` bytes, or None for all of it.
+    """Return the requested range of a blob of `total` bytes, or None for the whole blob.
 
     `x-ms-range` takes precedence over `Range`. A malformed `x-ms-range` raises StorageError. A
-    malformed `Range`, one with several parts and a suffix (`bytes=-5`) are ignored, as RFC 9110
-    allows.
+    `Range` header is ignored, as RFC 9110 allows, if it is malformed, has several ranges or has a
+    suffix range (`bytes=-5`).
     """
     name = "x-ms-range" if "x-ms-range" in headers else "range"
     value = headers.get(name)
@@ -184,7 +195,7 @@ def read_requested_range(headers: Mapping[str, str], total: int) -> ByteRange | 
     return ByteRange(start, stop)
 
 
-# The name of the property, its request header, and its element in a listing.
+# Each entry: the property's name, its request header, and its XML element in a listing.
 PROPERTY_NAMES = (
     "Content-Type",
     "Content-Encoding",
@@ -199,7 +210,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _METADATA_BYTES_MAX = 8 * 1024
 _MD5_BYTES = 16
 
-# These change the meaning of a request, so they must not be ignored.
+# These headers change the meaning of a request, so they must not be ignored.
 UNSUPPORTED_HEADERS = frozenset(
     {
         "x-ms-access-tier",
@@ -222,10 +233,10 @@ UNSUPPORTED_HEADERS = frozenset(
 
 
 def read_blob_properties(headers: Mapping[str, str], *, single_put: bool = False) -> dict[str, str]:
-    """Return the properties that `x-ms-blob-…` headers set.
+    """Return the blob properties that the request's `x-ms-blob-…` headers set.
 
-    For Put Blob (`single_put`) the plain `Content-…` headers set a property if the prefixed header
-    is absent. For other operations they describe the request's own body.
+    For Put Blob (`single_put`) a plain `Content-…` header sets the property if the `x-ms-blob-…`
+    header is absent. For other operations the plain headers describe only the request's own body.
     """
     found = {}
     for name in PROPERTY_NAMES:
@@ -241,7 +252,7 @@ def read_blob_properties(headers: Mapping[str, str], *, single_put: bool = False
 
 
 def decode_md5(value: str) -> bytes:
-    """Return the 16 bytes of an MD5 in Base64. Raises StorageError."""
+    """Decode an MD5 digest of 16 bytes from Base64. Raises StorageError if it is invalid."""
     try:
         digest = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
@@ -252,10 +263,10 @@ def decode_md5(value: str) -> bytes:
 
 
 def check_metadata(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return valid metadata as a dict.
+    """Check the names and values of metadata and return them as a dict.
 
-    Names keep their case. Raises StorageError for an invalid name or value, for two names that
-    differ only by case, and above 8 KB.
+    Names keep their case. Raises StorageError if a name or value is invalid, if two names differ
+    only by case, or if the metadata exceeds 8 KB.
     """
     found: dict[str, str] = {}
     seen: set[str] = set()

@@ -1,7 +1,7 @@
 """Check the names of containers, blobs and blocks by Azure's rules.
 
-Names are never used as file names: content files have random names, and a name is only a value in
-the index.
+These names are never used as file names: content files have random names, and the names of
+containers and blobs are only values in the index.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BLOCK_ID_BYTES_MAX = 64
 
 
 def decode_path(raw: str) -> str:
-    """Return a percent-decoded part of a path. Raises StorageError if it is not UTF-8."""
+    """Return a percent-decoded segment of a URL path. Raises StorageError if it is not UTF-8."""
     try:
         return unquote_to_bytes(raw).decode()
     except UnicodeDecodeError:

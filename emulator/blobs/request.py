@@ -19,14 +19,17 @@ BODY_SILENCE_SECONDS = 120.0
 
 
 class RequestBody:
-    """The request's body, which is read as it arrives."""
+    """The body of a request, which is read from the network in buffers."""
 
     def __init__(self, receive: Receive, length: int | None) -> None:
         self._receive = receive
         self._length = length
 
     def required_length(self, maximum: int) -> int:
-        """Return the announced length. Raises StorageError if absent or over `maximum`."""
+        """Return the body's length in bytes, as the header `Content-Length` announces it.
+
+        Raises StorageError if the header is absent or the length exceeds `maximum`.
+        """
         if self._length is None:
             raise StorageError(ErrorCode.MISSING_CONTENT_LENGTH)
         if self._length > maximum:
@@ -34,7 +37,7 @@ class RequestBody:
         return self._length
 
     async def read(self, maximum: int) -> bytes:
-        """Return the whole body of at most `maximum` bytes."""
+        """Return the whole body. Raises StorageError if it exceeds `maximum` bytes."""
         length = self.required_length(maximum)
         if length == 0:
             return b""
@@ -61,7 +64,9 @@ class RequestBody:
                 async with asyncio.timeout(BODY_SILENCE_SECONDS):
                     message = await self._receive()
             except TimeoutError:
-                raise ClientGoneError("the client stopped sending the body") from None
+                raise ClientGoneError(
+                    "the client sent no data for too long while sending the body"
+                ) from None
             if message["type"] != "http.request":
                 raise ClientGoneError("the client disconnected while sending the body")
             if piece := message.get("body", b""):
@@ -71,12 +76,13 @@ class RequestBody:
 
 @dataclass(frozen=True, slots=True)
 class BlobRequest:
-    """A request to `/account[/container[/blob]]`.
+    """A parsed request to the path `/account[/container[/blob]]`.
 
     Attributes:
-        headers: The headers with names in lower case.
-        metadata_pairs: The `x-ms-meta-` headers without the prefix, with names in their own case.
-        query: The decoded parameters in their order.
+        headers: The request's headers. The names are in lower case.
+        metadata_pairs: The `x-ms-meta-` headers. The names are without the prefix and keep their
+        case.
+        query: The decoded query parameters in the order of the URL.
     """
 
     method: str
@@ -91,7 +97,10 @@ class BlobRequest:
     body: RequestBody
 
     def parameter(self, name: str) -> str | None:
-        """Return the value of a query parameter, ignoring the name's case, or None."""
+        """Return the value of a query parameter, or None if it is absent.
+
+        The case of the name is ignored.
+        """
         for key, value in self.query:
             if key.lower() == name:
                 return value
@@ -99,17 +108,17 @@ class BlobRequest:
 
     @property
     def comp(self) -> str:
-        """The query parameter `comp`: the component of the resource."""
+        """The query parameter `comp`, which names a part of the resource, or an empty string."""
         return (self.parameter("comp") or "").lower()
 
     @property
     def restype(self) -> str:
-        """The query parameter `restype`: `container`, `account`, `service` or empty."""
+        """The query parameter `restype`: `container`, `account`, `service` or an empty string."""
         return (self.parameter("restype") or "").lower()
 
 
 def parse_request(scope: Scope, receive: Receive) -> BlobRequest:
-    """Parse an ASGI scope. Raises StorageError for invalid names and headers."""
+    """Parse an ASGI scope. Raises StorageError if a name or header is invalid."""
     headers: dict[str, str] = {}
     pairs = []
     for raw_name, raw_value in scope["headers"]:
@@ -154,7 +163,7 @@ def _parse_query(raw: str) -> tuple[tuple[str, str], ...]:
     for part in raw.split("&"):
         name, _, value = part.partition("=")
         if name:
-            # Not unquote_plus: signatures sign the value with its plus signs.
+            # Do not use unquote_plus: a signature is computed over the value with its plus signs.
             pairs.append((unquote(name), unquote(value)))
     return tuple(pairs)
 

@@ -1,4 +1,4 @@
-"""Find the operation that a request means, with the permission that it needs."""
+"""Find the operation of a request and the permission that the operation needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Handler = Callable[[OperationContext], Awaitable[BlobResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operation of the REST API."""
+    """An operation of the REST API, with the permission that it needs."""
 
     handler: Handler
     permission: RequiredPermission
@@ -38,7 +38,7 @@ _GET_CONTAINER_ACL = _operation(containers.get_container_acl, "r", "c")
 _GET_BLOB_METADATA = _operation(blobs.get_blob_metadata, "r", "o", "r")
 _GET_ACCOUNT = _operation(containers.get_account, "rlwcd", "s")
 
-# (level, method, comp) -> operation, after the permission tables of "Create an account SAS" and
+# (level, method, comp) -> operation. The permissions are those of "Create an account SAS" and
 # "Create a service SAS". A signature never permits reading a container's access policies.
 _OPERATIONS = {
     ("account", "GET", "list"): _operation(containers.list_containers, "l", "s"),
@@ -67,7 +67,7 @@ _OPERATIONS = {
     ("blob", "DELETE", ""): _operation(blobs.delete_blob, "d", "o", "d"),
 }
 _METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})
-# Azure's other components, which are refused as not implemented.
+# The values of `comp` that Azure supports and this service refuses as not implemented.
 _UNSUPPORTED_COMPS = frozenset(
     {
         "acl",
@@ -98,7 +98,10 @@ _OLDEST_VERSION = "2015-02-21"
 
 
 def find_operation(request: BlobRequest) -> Operation:
-    """Return the operation of a request. Raises StorageError if it is unknown or unsupported."""
+    """Return the operation of a request.
+
+    Raises StorageError if the operation does not exist or this service does not support it.
+    """
     if request.method not in _METHODS:
         raise StorageError(ErrorCode.UNSUPPORTED_HTTP_VERB)
     key = (_level(request), request.method, request.comp)
@@ -114,7 +117,7 @@ def find_operation(request: BlobRequest) -> Operation:
 
 
 def check_supported(request: BlobRequest) -> None:
-    """Raise StorageError for a header or parameter that this service does not support."""
+    """Raise StorageError if the request has an unsupported header or parameter."""
     version = request.headers.get("x-ms-version", _OLDEST_VERSION)
     if len(version) != len(_OLDEST_VERSION) or version < _OLDEST_VERSION:
         raise invalid_header("x-ms-version", version)
@@ -137,7 +140,7 @@ def _level(request: BlobRequest) -> str:
     if request.container:
         if restype == "container":
             return "container"
-        # Without restype the path names a blob in the root container, which does not exist here.
+        # Without restype the path is that of a blob in the root container, which is not supported.
         raise StorageError(ErrorCode.RESOURCE_NOT_FOUND)
     if request.comp == "properties" and restype != "account":
         raise not_implemented("service properties")

@@ -1,7 +1,7 @@
-"""Serve the Blob REST API over HTTP: each ASGI request becomes an operation and a response.
+"""Serve the Blob REST API over HTTP.
 
-The path of a request: parse, find the operation, authenticate, check that its headers are
-supported, perform the operation, send the response.
+The steps for each ASGI request: parse it, find its operation, authenticate it, check that its
+headers are supported, perform the operation, send the response.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ _CLIENT_REQUEST_ID_MAX = 1024
 
 
 class _Verbatim(bytes):
-    """A header name whose case is kept: uvicorn lowers names, but metadata keeps its case."""
+    """The name of a response header whose case is kept.
+
+    uvicorn changes header names to lower case, but the names of metadata must keep their case.
+    """
 
     def lower(self) -> _Verbatim:
         return self
@@ -51,7 +54,7 @@ class BlobApp:
     clock: Clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one ASGI request and send its response."""
         request_id = str(uuid4())
         now_us = to_microseconds(self.clock())
         try:
@@ -63,7 +66,7 @@ class BlobApp:
                 StorageError(ErrorCode.INTERNAL_ERROR), request_id, format_iso_date(now_us)
             )
             response.headers["Connection"] = "close"
-        except Exception:  # one failed request must not stop the server
+        except Exception:  # an error in one request must not stop the server
             _logger.exception(
                 "request %s failed; the client receives InternalError and may retry", request_id
             )
@@ -120,7 +123,7 @@ def _start(response: BlobResponse) -> MutableMapping[str, Any]:
 async def _send_stream(
     response: BlobResponse, stream: ContentStream, receive: Receive, send: Send
 ) -> None:
-    # uvicorn does not report a client that has disconnected, so watch for it.
+    # uvicorn does not report that a client has disconnected, so watch for it here.
     disconnected = asyncio.create_task(_wait_until_disconnected(receive))
     try:
         await send(_start(response))
@@ -141,13 +144,17 @@ async def _wait_until_disconnected(receive: Receive) -> None:
 
 
 _HEAD_BYTES_MAX = 512 * 1024
-# Longer than clients keep idle connections, so that the server never closes one in use.
+# Longer than clients keep idle connections, so that the server never closes a connection that a
+# client is about to use.
 _KEEP_ALIVE_SECONDS = 600
 _GRACE_SECONDS = 3
 
 
 class _Protocol(HttpToolsProtocol):
-    """Keeps the case of metadata names, as Azure does, and limits the head of a request."""
+    """uvicorn's HTTP protocol, with two changes.
+
+    The names of metadata keep their case, as in Azure, and the size of a request's head is limited.
+    """
 
     _head_bytes = 0
     _in_head = False
@@ -175,7 +182,7 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that handles signals itself and does not raise them again at its end."""
+    """A uvicorn server that handles SIGTERM and SIGINT and does not raise them again at its end."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -200,7 +207,7 @@ async def serve(app: BlobApp, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # a client must not choose its own address
+        proxy_headers=False,  # do not trust X-Forwarded-For: a client could set it
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )

@@ -1,4 +1,7 @@
-"""The store: the index and the content files in one data directory, for one process."""
+"""The store of one account: an index and content files in a data directory.
+
+Only one process at a time can use a data directory.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ _EXPIRY_INTERVAL_SECONDS = 3600.0
 
 
 class AccountStore:
-    """The store. Call `open`, then `start` on an event loop, and `close` at the end."""
+    """The store of one account.
+
+    Call `open`, then `start` on an event loop, and `close` at the end.
+    """
 
     def __init__(self, root: Path, clock: Clock) -> None:
         self._root = root
@@ -64,12 +70,12 @@ class AccountStore:
             _logger.info("removed %d content files that were never committed", removed)
 
     def start(self) -> None:
-        """Start the index's thread and the expiry on the running event loop."""
+        """Start the thread of the index and, on the running event loop, the expiry of blocks."""
         self._committer.start()
         self._expiry = asyncio.create_task(self._expire_forever())
 
     async def close(self) -> None:
-        """Finish the changes in flight and unlock the directory."""
+        """Finish the submitted changes, stop the thread and unlock the data directory."""
         self._expiry.cancel()
         await asyncio.to_thread(self._committer.stop)
         self._lister_thread.shutdown()
@@ -84,7 +90,7 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a query of microseconds on the event loop."""
+        """Run a query on the event loop. The query must not take longer than microseconds."""
         return question(self._reader, *args, **kwargs)
 
     async def read_long(
@@ -93,7 +99,7 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a longer query on a thread."""
+        """Run a query on a thread, because it may take too long for the event loop."""
         ask = partial(question, self._lister, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._lister_thread, ask)
 
@@ -103,11 +109,11 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Apply a change to the index; return its result when it is safe on disk."""
+        """Apply a change to the index. Return the result of the change when it is safe on disk."""
         return await self._committer.apply(lambda db: change(db, *args, **kwargs))
 
     async def expire(self) -> int:
-        """Remove uncommitted blocks that are too old; return their number."""
+        """Remove the uncommitted blocks that have expired. Return the number of removed blocks."""
         now_us = to_microseconds(self._clock())
         orphans = await self.change(expire_blocks, now_us)
         self.streams.release(orphans)
@@ -118,8 +124,8 @@ class AccountStore:
             try:
                 expired = await self.expire()
             except sqlite3.Error as error:
-                _logger.warning("expired uncommitted blocks could not be removed: %s", error)
+                _logger.warning("removing expired uncommitted blocks failed: %s", error)
             else:
                 if expired:
-                    _logger.info("expired %d uncommitted blocks", expired)
+                    _logger.info("removed %d expired uncommitted blocks", expired)
             await asyncio.sleep(_EXPIRY_INTERVAL_SECONDS)

@@ -1,4 +1,4 @@
-"""Times in the three formats of the Blob REST API."""
+"""Format and parse times in the three formats of the Blob REST API."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ def utc_now() -> datetime:
 
 
 def to_microseconds(moment: datetime) -> int:
-    """Return a time as microseconds since 1970, as in the index."""
+    """Return a time as microseconds since 1970, the format of times in the index."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def format_http_date(microseconds: int) -> str:
-    """Return an RFC 1123 date, as in `Last-Modified`, rounded down to the second."""
+    """Format a time as an RFC 1123 date, as in `Last-Modified`, rounded down to the second."""
     return formatdate(microseconds // 1_000_000, usegmt=True)
 
 
 def format_iso_date(microseconds: int) -> str:
-    """Return an ISO 8601 date with seven decimals, as in an error's `Time`."""
+    """Format a time in ISO 8601 with seven decimals, as in the `Time` of an error document."""
     moment = _EPOCH + timedelta(microseconds=microseconds)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%f0Z")
 
 
 def parse_http_date(text: str) -> datetime | None:
-    """Return the time of an RFC 1123 date, or None if the text is invalid."""
+    """Parse an RFC 1123 date. Return None if the text is invalid."""
     try:
         moment = parsedate_to_datetime(text)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
@@ -43,7 +43,7 @@ def parse_http_date(text: str) -> datetime | None:
 
 
 def parse_sas_date(text: str) -> datetime | None:
-    """Return the time of a signature's `st` or `se`, or None if the text is invalid."""
+    """Parse the parameter `st` or `se` of a SAS. Return None if the text is invalid."""
     for form in _SAS_FORMATS:
         try:
             return datetime.strptime(text, form).replace(tzinfo=UTC)

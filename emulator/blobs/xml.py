@@ -1,4 +1,4 @@
-"""The XML documents of the Blob REST API: write listings, parse block lists."""
+"""Write and parse the XML documents of the Blob REST API: listings and block lists."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def build_listing(
     items: Iterable[str],
     next_marker: str,
 ) -> str:
-    """Return an `EnumerationResults` document with the query's parameters in `parameters`."""
+    """Return a listing as an `EnumerationResults` document.
+
+    `parameters` has the query's parameters, which the document repeats.
+    """
     head = "".join(f" {name}={quoteattr(value)}" for name, value in attributes.items())
     parameter_elements = "".join(
         f"<{name}>{_text(value)}</{name}>"
@@ -40,7 +43,7 @@ def build_listing(
 
 
 def build_container_item(container: BlobContainer, *, with_metadata: bool) -> str:
-    """Return one container of a listing."""
+    """Return the XML element of one container in a listing."""
     return (
         f"<Container><Name>{escape(container.name)}</Name><Properties>"
         f"<Last-Modified>{format_http_date(container.modified_us)}</Last-Modified>"
@@ -52,7 +55,7 @@ def build_container_item(container: BlobContainer, *, with_metadata: bool) -> st
 
 
 def build_blob_item(entry: Blob | str, *, with_metadata: bool) -> str:
-    """Return one blob of a listing, or one common prefix."""
+    """Return the XML element of one blob or one common prefix in a listing."""
     if isinstance(entry, str):
         return f"<BlobPrefix>{_name(entry)}</BlobPrefix>"
     properties = "".join(
@@ -73,7 +76,10 @@ def build_blob_item(entry: Blob | str, *, with_metadata: bool) -> str:
 def build_block_list(
     committed: Sequence[tuple[str, int]] | None, uncommitted: Sequence[tuple[str, int]] | None
 ) -> str:
-    """Return a blob's blocks as (id, size); None leaves a list out."""
+    """Return the document for Get Block List.
+
+    Each block is given as (id, size). A list that is None is left out of the document.
+    """
     lists = (("CommittedBlocks", committed), ("UncommittedBlocks", uncommitted))
     inner = "".join(
         f"<{name}>{''.join(_block(*block) for block in blocks)}</{name}>"
@@ -84,9 +90,10 @@ def build_block_list(
 
 
 def parse_block_list(document: bytes) -> list[tuple[str, str]]:
-    """Return the entries of a Put Block List body as (element name, block id).
+    """Parse the body of Put Block List. Return its entries as (element name, block id).
 
-    The element name is Committed, Uncommitted or Latest. Raises StorageError.
+    The element name is Committed, Uncommitted or Latest. Raises StorageError if the body is
+    invalid.
     """
     parser = _BlockListParser()
     try:
@@ -111,7 +118,7 @@ class _BlockListParser:
         self._parser.Parse(document, True)
 
     def _refuse_doctype(self, *_: object) -> None:
-        # Entities could expand a small document without limit, or read files.
+        # Refuse entities, because they could expand a small document without limit or read files.
         raise StorageError(ErrorCode.INVALID_XML_DOCUMENT)
 
     def _start(self, name: str, _: object) -> None:

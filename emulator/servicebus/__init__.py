@@ -2,7 +2,7 @@
 
 `amqp`      the server's side of the AMQP 1.0 protocol; it does not depend on Service Bus
 `broker`    the queues with their rules and their database; it does not depend on AMQP
-the rest    connects the two: namespace, tokens, management over AMQP and over HTTP
+others      connect `amqp` and `broker`: namespace, tokens, management over AMQP and over HTTP
 
 Public: `python -m emulator.servicebus`. Everything else is internal.
 """

@@ -18,7 +18,8 @@ from emulator.servicebus.config import ConfigError, load_config
 from emulator.servicebus.namespace import Namespace
 from emulator.servicebus.server import Sockets, load_certificate, serve
 
-# From the documented connection string of Microsoft's emulator; public, so not a secret.
+# From the documented connection string of Microsoft's emulator. It is public, so it is not a
+# secret.
 DEVELOPMENT_KEY_NAME = "RootManageSharedAccessKey"
 DEVELOPMENT_KEY = "SAS_KEY_VALUE"
 DATABASE_NAME = "servicebus.sqlite3"
@@ -88,27 +89,31 @@ def _parser() -> argparse.ArgumentParser:
         5672,
         "AMQP port",
     )
-    parser.add_argument("--config", type=Path, help="Config.json of Microsoft's emulator")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help="configuration file in the format of Config.json of Microsoft's emulator",
+    )
     parser.add_argument(
         "--admin-port",
         type=program.port_number,
         default=5300,
-        help="HTTP port for management (default: 5300)",
+        help="port of the management API over HTTP (default: 5300)",
     )
-    parser.add_argument("--tls-cert", help="certificate file: serve AMQP over TLS too")
+    parser.add_argument("--tls-cert", help="certificate file; if set, AMQP is also served over TLS")
     parser.add_argument("--tls-key", help="private key file of the certificate")
     parser.add_argument(
         "--tls-port",
         type=program.port_number,
         action="append",
-        help="port for AMQP over TLS (default: 5671); may be repeated, as with 443 for WebSocket",
+        help="port for AMQP over TLS (default: 5671); may be repeated, e.g. with 443 for WebSocket",
     )
     parser.add_argument(
         "--key",
         type=_key,
         action="append",
         metavar="NAME=VALUE",
-        help="shared access key, in place of that of Microsoft's emulator; may be repeated",
+        help="shared access key, which replaces the key of Microsoft's emulator; may be repeated",
     )
     return parser
 
@@ -116,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 def _key(text: str) -> tuple[str, str]:
     name, _, value = text.partition("=")
     if not name or not value:
-        raise argparse.ArgumentTypeError("must be NAME=VALUE")
+        raise argparse.ArgumentTypeError("expected a shared access key as NAME=VALUE")
     return name, value
 
 

@@ -1,9 +1,9 @@
-"""The management API over HTTP, as `ServiceBusAdministrationClient` uses it, and `/health`.
+"""The management API over HTTP that `ServiceBusAdministrationClient` uses, and `/health`.
 
 Requests and responses are Atom entries around a QueueDescription ("Service Bus REST API",
 learn.microsoft.com). The client of azure-servicebus 7.15.0 always builds https URLs, even with
-`UseDevelopmentEmulator=true`. On the plain port it needs a transport that replaces the scheme, or a
-proxy that ends TLS.
+`UseDevelopmentEmulator=true`. To use it with this port, which has no TLS, give the client a
+transport that replaces the scheme, or put a proxy that terminates TLS in front of the port.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -39,10 +39,10 @@ _Handler = Callable[[Request], Awaitable[Response]]
 
 
 def create_admin_app(broker: Broker, keys: Mapping[str, str] | None = None) -> Starlette:
-    """Return the app, which must run on the broker's event loop.
+    """Return the ASGI app of the management API. It must run on the broker's event loop.
 
-    With `keys` (name to key) every request except `/health` needs a shared access signature.
-    Without `keys` all requests are admitted.
+    If `keys` (key by name) is set, every request except `/health` needs a shared access signature.
+    If it is None, all requests are accepted.
     """
     api = _Api(broker, keys)
     return Starlette(
@@ -57,7 +57,7 @@ def create_admin_app(broker: Broker, keys: Mapping[str, str] | None = None) -> S
 
 
 class _Api:
-    """The handlers of the routes."""
+    """The request handlers of the management API."""
 
     def __init__(self, broker: Broker, keys: Mapping[str, str] | None) -> None:
         self._broker = broker
@@ -65,7 +65,7 @@ class _Api:
         self._clock = WallClock()
 
     def edge(self, handler: _Handler) -> _Handler:
-        """Return a handler that checks the signature and turns errors into responses."""
+        """Wrap a handler so that it checks the signature and turns errors into responses."""
 
         async def handle(request: Request) -> Response:
             try:
@@ -83,14 +83,16 @@ class _Api:
         return handle
 
     async def health(self, _: Request) -> Response:
-        """Report that the event loop runs and the database is open."""
+        """Return status 200 if the event loop runs and the database is open."""
         return JSONResponse({"status": "ok", "queues": len(self._broker.queues())})
 
     async def list(self, request: Request) -> Response:
-        """Return one page of all queues. A list of topics is always empty."""
+        """Return one page of the list of all queues. The list of topics is always empty."""
         kind = request.path_params["kind"].casefold()
         if kind not in {"queues", "topics"}:
-            raise EntityNotFound(f"the resource {kind[:100]!r} does not exist")
+            raise EntityNotFound(
+                f"the resource {kind[:100]!r} does not exist: expected queues or topics"
+            )
         queues = self._broker.queues() if kind == "queues" else ()
         skip, top = _page(request)
         page = queues[skip : skip + top]
@@ -102,7 +104,7 @@ class _Api:
         return _atom(feed(str(request.url), entries, next_url))
 
     async def get(self, request: Request) -> Response:
-        """Return one queue or, as Azure does, an empty feed if it does not exist."""
+        """Return one queue. If it does not exist, return an empty feed, as Azure does."""
         try:
             queue = self._find(request)
         except EntityNotFound:
@@ -110,7 +112,7 @@ class _Api:
         return _atom(to_bytes(_entry(request, queue)))
 
     async def put(self, request: Request) -> Response:
-        """Create a queue or, with `If-Match`, change one."""
+        """Create a queue, or change an existing queue if the request has `If-Match`."""
         properties = read_description(await _body(request), "QueueDescription")
         if "If-Match" in request.headers:
             queue = self._find(request)
@@ -122,7 +124,7 @@ class _Api:
         return _atom(to_bytes(_entry(request, queue)), status_code=201)
 
     async def delete(self, request: Request) -> Response:
-        """Delete a queue with its messages."""
+        """Delete a queue with all its messages."""
         await self._broker.delete_queue(request.path_params["name"])
         return Response(status_code=200)
 
@@ -138,7 +140,7 @@ def _page(request: Request) -> tuple[int, int]:
     for name, default in (("$skip", 0), ("$top", _MAX_PAGE_LENGTH)):
         text = request.query_params.get(name, str(default))
         if not (text.isascii() and text.isdigit() and len(text) < 10):
-            raise ArgumentError(f"{name}: must be a whole number")
+            raise ArgumentError(f"{name}: expected a whole number")
         numbers.append(int(text))
     skip, top = numbers
     return skip, min(max(top, 1), _MAX_PAGE_LENGTH)
@@ -149,7 +151,7 @@ async def _body(request: Request) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > _MAX_BODY_BYTES:
-            raise ArgumentError(f"the body exceeds {_MAX_BODY_BYTES} bytes")
+            raise ArgumentError(f"the request body exceeds {_MAX_BODY_BYTES} bytes")
     return bytes(body)
 
 
@@ -175,7 +177,7 @@ _REFUSED_IF_TRUE = "RequiresSession", "EnablePartitioning"
 
 
 def properties_of(settings: QueueSettings, counts: QueueCounts) -> list[tuple[str, str]]:
-    """Return a queue's properties in Azure's order."""
+    """Return the properties of a queue's description, in Azure's order."""
     return [
         ("LockDuration", format_duration(settings.lock_duration)),
         ("MaxSizeInMegabytes", str(max(1, settings.max_size_bytes // _MEGABYTE))),
@@ -209,7 +211,7 @@ def properties_of(settings: QueueSettings, counts: QueueCounts) -> list[tuple[st
 
 
 def count_details(counts: QueueCounts) -> list[tuple[str, int]]:
-    """Return the message counts of the runtime properties."""
+    """Return the message counts of a queue's runtime properties."""
     return [
         ("ActiveMessageCount", counts.active),
         ("DeadLetterMessageCount", counts.dead_letter),
@@ -220,17 +222,20 @@ def count_details(counts: QueueCounts) -> list[tuple[str, int]]:
 
 
 def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
-    """Return the settings for a description's properties. Raises ArgumentError."""
+    """Return the queue settings for the properties of a description.
+
+    Raises ArgumentError if a property is invalid or not supported.
+    """
     for forwarding in _FORWARDING:
         if properties.get(forwarding):
             raise ArgumentError(f"{forwarding}: forwarding is not supported")
     for refused in _REFUSED_IF_TRUE:
         if _read_flag(properties, refused):
-            raise ArgumentError(f"{refused}: is not supported")
+            raise ArgumentError(f"{refused}: this property is not supported")
     if properties.get("Status", "Active") != "Active":
         raise ArgumentError("Status: only Active is supported")
     if _read_duration(properties, "AutoDeleteOnIdle", UNBOUNDED) < UNBOUNDED:
-        raise ArgumentError("AutoDeleteOnIdle: is not supported")
+        raise ArgumentError("AutoDeleteOnIdle: this property is not supported")
     time_to_live = _read_duration(properties, "DefaultMessageTimeToLive", UNBOUNDED)
     window = _read_duration(
         properties, "DuplicateDetectionHistoryTimeWindow", DEFAULT_DUPLICATE_WINDOW
@@ -251,13 +256,13 @@ def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
 
 
 def changed_settings(before: QueueSettings, properties: Mapping[str, str]) -> QueueSettings:
-    """Return a queue's settings after an update.
+    """Return the settings of a queue after an update with these properties.
 
     Raises ArgumentError for a property that cannot be changed.
     """
     after = settings_from(before.name, properties)
     if (before.duplicate_detection_window is None) != (after.duplicate_detection_window is None):
-        raise ArgumentError("RequiresDuplicateDetection: cannot be changed")
+        raise ArgumentError("RequiresDuplicateDetection: this property cannot be changed")
     return replace(after, name=before.name)
 
 
@@ -268,14 +273,14 @@ def _flag(value: bool) -> str:
 def _read_flag(properties: Mapping[str, str], name: str) -> bool:
     value = properties.get(name, "false").lower()
     if value not in {"true", "false", "1", "0"}:
-        raise ArgumentError(f"{name}: must be true or false")
+        raise ArgumentError(f"{name}: expected true or false")
     return value in {"true", "1"}
 
 
 def _read_number(properties: Mapping[str, str], name: str, default: int) -> int:
     value = properties.get(name, str(default))
     if not (value.isascii() and value.isdigit() and len(value) < 10):
-        raise ArgumentError(f"{name}: must be a whole number")
+        raise ArgumentError(f"{name}: expected a whole number")
     return int(value)
 
 
@@ -298,22 +303,25 @@ ElementTree.register_namespace("d", _COUNTS)
 
 
 class AtomError(Exception):
-    """The request's XML is invalid."""
+    """The body of a request is not the expected XML document."""
 
 
 class _Builder(ElementTree.TreeBuilder):
-    """Refuses a document type declaration, and with it entities."""
+    """A tree builder that refuses a document type declaration and therefore all entities."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
-        raise AtomError("a document type declaration is not accepted")
+        raise AtomError("the body must not contain a document type declaration")
 
 
 def read_description(body: bytes, kind: str) -> dict[str, str]:
-    """Return the properties in an entry's description of this kind. Raises AtomError."""
+    """Return the properties of the description in an Atom entry.
+
+    `kind` is the name of the description's element. Raises AtomError if the XML is invalid.
+    """
     try:
-        root = ElementTree.fromstring(body, ElementTree.XMLParser(target=_Builder()))  # noqa: S314 - no entities
+        root = ElementTree.fromstring(body, ElementTree.XMLParser(target=_Builder()))  # noqa: S314 - _Builder refuses entities
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise AtomError(f"the body is not XML: {error}") from error
+        raise AtomError(f"the body is not valid XML: {error}") from error
     description = root.find(f"{{{_ATOM}}}content/{{{_SERVICE_BUS}}}{kind}")
     if description is None:
         raise AtomError(f"the body is not an Atom entry with a {kind}")
@@ -326,7 +334,7 @@ def read_description(body: bytes, kind: str) -> dict[str, str]:
 def queue_entry(
     url: str, name: str, properties: Iterable[tuple[str, str]], counts: Iterable[tuple[str, int]]
 ) -> ElementTree.Element:
-    """Return the entry that describes a queue."""
+    """Return the Atom entry that describes a queue."""
     entry = ElementTree.Element(f"{{{_ATOM}}}entry")
     _add(entry, _ATOM, "id", url)
     _add(entry, _ATOM, "title", name).set("type", "text")
@@ -341,7 +349,7 @@ def queue_entry(
 
 
 def feed(url: str, entries: Iterable[ElementTree.Element], next_url: str | None) -> bytes:
-    """Return a page of entries as XML, with a link to the next page if there is one."""
+    """Return one page of entries as an Atom feed, with a link to the next page if there is one."""
     root = ElementTree.Element(f"{{{_ATOM}}}feed")
     _add(root, _ATOM, "id", url)
     _add(root, _ATOM, "title", "Publicly Listed Services").set("type", "text")
@@ -361,7 +369,7 @@ def error_document(code: int, detail: str) -> bytes:
 
 
 def to_bytes(root: ElementTree.Element) -> bytes:
-    """Return an element as an XML document."""
+    """Encode an element as an XML document."""
     document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return document
 

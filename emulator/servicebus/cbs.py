@@ -1,7 +1,7 @@
-"""Claims-based security: the tokens that a peer puts on `$cbs`.
+"""Claims-based security: the tokens that a peer sends to the node `$cbs`.
 
-A peer sends `put-token` for a queue before it attaches a link to it ("AMQP claims-based security",
-learn.microsoft.com).
+A peer sends the request `put-token` for a queue before it attaches a link to the queue ("AMQP
+claims-based security", learn.microsoft.com).
 """
 
 from collections import OrderedDict
@@ -21,7 +21,7 @@ _MAX_TOKEN_LENGTH = 4096
 
 
 class CbsTokens:
-    """The tokens of one connection. Each is verified again whenever it is used."""
+    """The tokens of one connection. A token is verified again whenever it is used."""
 
     def __init__(self, keys: Mapping[str, str], clock: UtcClock) -> None:
         self._keys = keys
@@ -32,7 +32,8 @@ class CbsTokens:
     def authenticate(self, mechanism: str, response: bytes) -> bool:
         """Return whether the peer may connect.
 
-        With PLAIN the peer must know a key. With other mechanisms it shows its tokens later.
+        With the mechanism PLAIN the peer must send a valid key. With the other mechanisms any peer
+        may connect, and must send tokens before it can use a queue.
         """
         if mechanism != "PLAIN":
             return True
@@ -43,7 +44,10 @@ class CbsTokens:
         return self._has_key
 
     async def handle(self, request: AmqpRequest) -> AmqpReply:
-        """Handle a `put-token` request: keep a valid token, reply with an error otherwise."""
+        """Handle a `put-token` request.
+
+        Keep a valid token; reply with an error to an invalid token.
+        """
         try:
             self._put(request)
         except SasError as error:
@@ -54,14 +58,18 @@ class CbsTokens:
 
     def _put(self, request: AmqpRequest) -> None:
         if request.operation != "put-token":
-            raise _refusal(400, f"the operation {request.operation[:100]!r} is unknown")
+            raise _refusal(
+                400, f"the operation {request.operation[:100]!r} is unknown: expected put-token"
+            )
         audience = request.properties.get("name")
         token = request.value
         if not isinstance(audience, str) or not isinstance(token, str):
-            raise _refusal(400, "put-token needs a name and a token, both strings")
+            raise _refusal(400, "put-token: expected a name and a token, both as strings")
         if len(token) > _MAX_TOKEN_LENGTH or len(audience) > _MAX_TOKEN_LENGTH:
-            raise _refusal(400, f"the name or the token is over {_MAX_TOKEN_LENGTH} characters")
-        # The token's type does not help: azure-servicebus labels its signatures "jwt" as well.
+            raise _refusal(
+                400, f"put-token: the name or token has more than {_MAX_TOKEN_LENGTH} characters"
+            )
+        # Do not check the token's type: azure-servicebus also sends signatures with the type "jwt".
         if not token.startswith(_SAS_PREFIX):
             raise SasError(
                 "a token of Microsoft Entra ID is not supported: use a shared access signature"
@@ -69,7 +77,7 @@ class CbsTokens:
         try:
             path = urlsplit(audience).path
         except ValueError:
-            raise _refusal(400, "the name is not a URL") from None
+            raise _refusal(400, "put-token: the name is not a URL") from None
         verify_sas(token, self._keys, path, self._clock.now())
         self._tokens[audience] = token
         self._tokens.move_to_end(audience)
@@ -77,10 +85,14 @@ class CbsTokens:
             self._tokens.popitem(last=False)
 
     def check_access(self, path: str) -> None:
-        """Raise LinkFault unless a valid token, or the key of the connection, covers the path."""
+        """Raise LinkFault if the peer may not access the path.
+
+        A peer may access the path if it connected with a valid key or sent a valid token for the
+        path.
+        """
         if self._has_key:
             return
-        reason = "no token was put on $cbs"
+        reason = "the peer has not sent a token to $cbs"
         for token in reversed(self._tokens.values()):
             try:
                 verify_sas(token, self._keys, path, self._clock.now())

@@ -1,7 +1,7 @@
 """Read `Config.json`, the configuration file of Microsoft's Service Bus emulator.
 
-A property that this broker does not support is refused and never ignored, because a queue that
-silently behaves differently would hide faults.
+A property that this broker does not support is refused and not ignored, because a queue that
+behaves differently without an error would hide faults.
 """
 
 import json
@@ -33,11 +33,14 @@ _PROPERTIES = {
 
 
 class ConfigError(Exception):
-    """The configuration is invalid; the message names the property."""
+    """The configuration is invalid. The message names the property."""
 
 
 def load_config(path: Path) -> list[QueueSettings]:
-    """Return the queue settings of a configuration file. Raises ConfigError."""
+    """Read a configuration file and return its queue settings.
+
+    Raises ConfigError if it is invalid.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -49,15 +52,17 @@ def load_config(path: Path) -> list[QueueSettings]:
 
 
 def parse_config(text: str) -> list[QueueSettings]:
-    """Return the queue settings of a configuration. Raises ConfigError."""
+    """Parse a configuration and return its queue settings. Raises ConfigError if it is invalid."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"not JSON: {error}") from error
+        raise ConfigError(f"the configuration is not valid JSON: {error}") from error
     user = _Part(document, "").part("UserConfig", required=True)
     namespaces = user.parts("Namespaces")
     if len(namespaces) != 1:
-        raise ConfigError(f"UserConfig.Namespaces: must have one element, not {len(namespaces)}")
+        raise ConfigError(
+            f"UserConfig.Namespaces: expected exactly one element, found {len(namespaces)}"
+        )
     if namespaces[0].parts("Topics"):
         raise ConfigError(f"{namespaces[0].path}.Topics: topics are not supported")
     settings: dict[str, QueueSettings] = {}
@@ -70,11 +75,11 @@ def parse_config(text: str) -> list[QueueSettings]:
 
 
 class _Part:
-    """An object of the configuration, with its path for error messages."""
+    """A JSON object of the configuration, and its path for error messages."""
 
     def __init__(self, value: object, path: str) -> None:
         if not isinstance(value, dict):
-            raise ConfigError(f"{path or 'the configuration'}: must be an object")
+            raise ConfigError(f"{path or 'the configuration'}: expected an object")
         self.values: Mapping[str, Any] = value
         self.path = path
 
@@ -83,31 +88,31 @@ class _Part:
 
     def part(self, name: str, *, required: bool = False) -> "_Part":
         if required and name not in self.values:
-            raise ConfigError(f"{self.at(name)}: is missing")
+            raise ConfigError(f"{self.at(name)}: this property is missing")
         return _Part(self.values.get(name, {}), self.at(name))
 
     def parts(self, name: str) -> list["_Part"]:
         values = self.values.get(name, [])
         if not isinstance(values, list):
-            raise ConfigError(f"{self.at(name)}: must be a list")
+            raise ConfigError(f"{self.at(name)}: expected a list")
         return [_Part(value, f"{self.at(name)}[{at}]") for at, value in enumerate(values)]
 
     def text(self, name: str) -> str:
         value = self.values.get(name)
         if not isinstance(value, str) or not value:
-            raise ConfigError(f"{self.at(name)}: must be a string that is not empty")
+            raise ConfigError(f"{self.at(name)}: expected a string that is not empty")
         return value
 
     def flag(self, name: str) -> bool:
         value = self.values.get(name, False)
         if not isinstance(value, bool):
-            raise ConfigError(f"{self.at(name)}: must be true or false")
+            raise ConfigError(f"{self.at(name)}: expected true or false")
         return value
 
     def number(self, name: str, default: int) -> int:
         value = self.values.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise ConfigError(f"{self.at(name)}: must be a whole number")
+            raise ConfigError(f"{self.at(name)}: expected a whole number")
         return value
 
     def duration(self, name: str, default: timedelta) -> timedelta:
@@ -122,7 +127,7 @@ class _Part:
 def _settings(name: str, queue: _Part) -> QueueSettings:
     properties = queue.part("Properties")
     for unknown in sorted(set(properties.values) - _PROPERTIES):
-        raise ConfigError(f"{properties.at(unknown)}: is not a property of a queue")
+        raise ConfigError(f"{properties.at(unknown)}: a queue has no such property")
     for forwarding in ("ForwardTo", "ForwardDeadLetteredMessagesTo"):
         if properties.values.get(forwarding):
             raise ConfigError(f"{properties.at(forwarding)}: forwarding is not supported")

@@ -1,7 +1,7 @@
-"""The `$management` node of a queue: peek, schedule, lock renewal and more.
+"""The `$management` node of a queue, for example for peek, scheduling and lock renewal.
 
-The operations and their fields are those of "AMQP request/response operations in Service Bus"
-(learn.microsoft.com).
+"AMQP request/response operations in Service Bus" (learn.microsoft.com) describes the operations and
+their fields.
 """
 
 from collections.abc import Awaitable, Callable
@@ -23,14 +23,17 @@ _Operation = Callable[[Queue, _Body], Awaitable[_Body | None]]
 
 
 async def manage(queue: Queue, request: AmqpRequest) -> AmqpReply:
-    """Perform a management operation on a queue and return the reply; errors become replies."""
+    """Perform a management operation on a queue and return the reply.
+
+    If the operation fails, return a reply with the error.
+    """
     try:
         value = await _perform(queue, request)
     except BrokerError as error:
         return _refusal(error.status_code, error.condition, str(error))
     except MessageFault as fault:
         return _refusal(fault.status_code, fault.condition, fault.description)
-    except AmqpError as error:  # a message inside the request cannot be decoded
+    except AmqpError as error:  # a message in the request's body cannot be decoded
         return _refusal(400, error.condition, error.description)
     if value is None:
         return AmqpReply({"statusCode": Int(204), "statusDescription": "No Content"})
@@ -57,7 +60,7 @@ async def _peek(queue: Queue, body: _Body) -> _Body | None:
     start = _number(body, "from-sequence-number")
     count = _number(body, "message-count")
     if count < 1:
-        raise _bad("message-count must be positive")
+        raise _bad("message-count must be at least 1")
     found = queue.peek(start, min(count, _MAX_ITEMS))
     messages = [{"message": write_message(each, None, None)} for each in found]
     return {"messages": messages} if messages else None
@@ -68,7 +71,7 @@ async def _schedule(queue: Queue, body: _Body) -> _Body:
     for item in _items(body, "messages", dict):
         encoded = item.get("message")
         if not isinstance(encoded, bytes):
-            raise _bad("a message to schedule must be binary")
+            raise _bad("a message to schedule must be encoded as binary")
         message = read_message(encoded)
         if message.scheduled_at is None:
             raise _bad("a message to schedule has no x-opt-scheduled-enqueue-time")
@@ -104,7 +107,9 @@ async def _dispose(queue: Queue, body: _Body) -> _Body:
                 await queue.complete(token)
             case "abandoned":
                 await queue.abandon(token)
-            case "defered" | "deferred":  # the protocol's spelling and the correct one
+            case (
+                "defered" | "deferred"
+            ):  # the protocol spells it "defered"; accept the correct spelling too
                 await queue.defer(token)
             case "suspended":
                 reason, description = (
@@ -134,14 +139,14 @@ def _items(body: _Body, name: str, kind: type[Any]) -> list[Any]:
     if len(items) > _MAX_ITEMS:
         raise _bad(f"{name} must have at most {_MAX_ITEMS} items")
     if any(not isinstance(item, kind) or isinstance(item, bool) for item in items):
-        raise _bad(f"{name} has an item of the wrong type")
+        raise _bad(f"{name} must contain only items of the AMQP type that the operation requires")
     return items
 
 
 def _number(body: _Body, name: str) -> int:
     number = body.get(name)
     if not isinstance(number, int) or isinstance(number, bool):
-        raise _bad(f"{name} must be a number")
+        raise _bad(f"{name} must be a whole number")
     return int(number)
 
 

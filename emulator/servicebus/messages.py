@@ -1,8 +1,8 @@
-"""Read a sender's messages for the broker, and write messages for a receiver.
+"""Read the messages of a sender for the broker, and encode messages for a receiver.
 
-A sender's sections are kept as they came. At delivery only the header and the annotations are
-written anew, and in a dead-letter queue the two application properties with the reason ("Messages,
-payloads, and serialization" and "AMQP 1.0 in Azure Service Bus protocol guide",
+The broker keeps a sender's sections unchanged. At delivery only the header and the annotations are
+encoded again, and for a dead-lettered message also two application properties with the reason
+("Messages, payloads, and serialization" and "AMQP 1.0 in Azure Service Bus protocol guide",
 learn.microsoft.com).
 """
 
@@ -61,13 +61,14 @@ _OURS = frozenset(
 _INT64 = struct.Struct(">q").pack
 
 
-# From a sender
+# Reading messages from a sender
 
 
 def read_messages(payload: bytes, message_format: int) -> list[IncomingMessage]:
-    """Read the messages of one transfer: one, or several in the batch format.
+    """Read the messages of one transfer: one message, or several messages in the batch format.
 
-    Raises DecodeError for malformed bytes and MessageFault for a batch that is empty or too large.
+    Raises DecodeError if the bytes are malformed, and MessageFault if a batch is empty or has too
+    many messages.
     """
     if message_format == 0:
         return [read_message(payload)]
@@ -81,7 +82,9 @@ def read_messages(payload: bytes, message_format: int) -> list[IncomingMessage]:
             "amqp:invalid-field", "a batch must have at least one message, each in a data section"
         )
     if len(parts) > _MAX_BATCH_MESSAGES:
-        raise MessageFault("amqp:not-allowed", f"a batch has over {_MAX_BATCH_MESSAGES} messages")
+        raise MessageFault(
+            "amqp:not-allowed", f"a batch has more than {_MAX_BATCH_MESSAGES} messages"
+        )
     return [read_message(section_value(part)) for part in parts]
 
 
@@ -89,7 +92,7 @@ def read_message(payload: bytes) -> IncomingMessage:
     """Read one message. Raises DecodeError if it is malformed."""
     sections = split(payload)
     annotations = map_items(sections.message_annotations)
-    # Delivery adds to these sections, so check their form while the sender can still be refused.
+    # Check these sections now, while the message can be refused: delivery adds pairs to them.
     map_items(sections.delivery_annotations)
     map_items(sections.application_properties)
     header = list_items(sections.header)
@@ -132,13 +135,13 @@ def _instant(encoded: bytes) -> datetime | None:
         raise DecodeError(f"{_SCHEDULED} is out of range") from None
 
 
-# To a receiver
+# Encoding messages for a receiver
 
 
 def write_message(
     message: StoredMessage, lock_token: UUID | None, locked_until: datetime | None
 ) -> bytes:
-    """Encode a message for its receiver, with its lock if it has one."""
+    """Encode a message for its receiver, including the lock's token and expiry if it is locked."""
     sender = split(message.annotations) if message.annotations else _NOTHING
     return b"".join(
         (

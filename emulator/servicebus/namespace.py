@@ -1,4 +1,4 @@
-"""Connect AMQP links to the queues of a broker, and check the peer's access to them."""
+"""Connect AMQP links to the queues of a broker, and check whether a peer may access a queue."""
 
 import asyncio
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ _SESSION_FILTER = "com.microsoft:session-filter"
 
 
 class Namespace:
-    """All queues of a broker, served to AMQP connections."""
+    """Serves all queues of a broker to AMQP connections."""
 
     def __init__(
         self,
@@ -43,18 +43,18 @@ class Namespace:
         self._connections: set[_TrackedConnection] = set()
 
     def connect(self) -> asyncio.Protocol:
-        """Return the asyncio protocol for a new connection."""
+        """Return the asyncio protocol that handles a new connection."""
         peer = _NamespaceConnection(self._broker, CbsTokens(self._keys, self._clock))
         return _TrackedConnection(self._connections, peer, self._idle_seconds)
 
     def close(self) -> None:
-        """Close all connections, with the condition that the server shuts down."""
+        """Close all connections with an error that says that the server is shutting down."""
         for connection in list(self._connections):
             connection.shut_down()
 
 
 class _TrackedConnection(Connection):
-    """A connection that is in the namespace's set while it is open."""
+    """A connection that adds itself to the namespace's set while it is open."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class _TrackedConnection(Connection):
 
 
 class _NamespaceConnection:
-    """The namespace as one connection may use it: with its tokens and reply links."""
+    """The service for one connection, with the connection's tokens and reply links."""
 
     def __init__(self, broker: Broker, tokens: CbsTokens) -> None:
         self._broker = broker
@@ -83,11 +83,14 @@ class _NamespaceConnection:
         self._replies = ReplyLinks()
 
     def authenticate(self, mechanism: str, response: bytes) -> bool:
-        """Return whether a SASL response admits the peer."""
+        """Return whether the peer may connect with this SASL response."""
         return self._tokens.authenticate(mechanism, response)
 
     def open_target(self, address: str) -> LinkTarget:
-        """Return the target for messages to an address. Raises LinkFault if it is refused."""
+        """Return the target for an address.
+
+        Raises LinkFault if the peer may not send to the address.
+        """
         if address == _CBS:
             return RequestTarget(address, self._tokens.handle, self._replies)
         entity, is_management = _split(address)
@@ -95,11 +98,17 @@ class _NamespaceConnection:
         if is_management:
             return RequestTarget(address, partial(manage, queue), self._replies)
         if queue.is_subqueue:
-            raise LinkFault("amqp:not-allowed", f"messages cannot be sent to {entity!r}")
+            raise LinkFault(
+                "amqp:not-allowed",
+                f"messages cannot be sent to {entity!r}, which is a dead-letter queue",
+            )
         return QueueLinkTarget(queue)
 
     def open_source(self, requested: SourceRequest, sender: DeliverySender) -> LinkSource:
-        """Return the source of messages of an address. Raises LinkFault if it is refused."""
+        """Return the source for an address.
+
+        Raises LinkFault if the peer may not receive from the address.
+        """
         if requested.address == _CBS:
             return self._replies.open(_CBS, requested.reply_address, sender)
         entity, is_management = _split(requested.address)
@@ -133,21 +142,21 @@ _DESCRIPTION = "DeadLetterErrorDescription"
 
 
 def as_message_fault(error: BrokerError) -> MessageFault:
-    """Return the AMQP error for what the broker refuses."""
+    """Convert an error of the broker to an AMQP error."""
     return MessageFault(error.condition, str(error), error.status_code)
 
 
 class QueueLinkTarget:
-    """A link's target that adds the peer's messages to a queue."""
+    """The target of a link on which a peer sends messages to a queue."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self.max_message_bytes = queue.settings.max_message_bytes
 
     async def put(self, payload: bytes, message_format: int) -> None:
-        """Add one message, or a whole batch or none of it; return when it is durable.
+        """Add a message or a batch to the queue. Return when all its messages are durable.
 
-        Raises MessageFault if the queue refuses it.
+        Raises MessageFault, and adds no message, if the queue refuses one of the messages.
         """
         try:
             await self._queue.send(read_messages(payload, message_format))
@@ -156,7 +165,7 @@ class QueueLinkTarget:
 
 
 class QueueLinkSource:
-    """A link's source that delivers a queue's messages to a peer."""
+    """The source of a link on which a peer receives messages from a queue."""
 
     def __init__(self, queue: Queue, sender: DeliverySender, *, is_presettled: bool) -> None:
         self._queue = queue
@@ -166,15 +175,18 @@ class QueueLinkSource:
         self._subscription = queue.subscribe(mode, self._deliver)
 
     def set_credit(self, credit: int) -> None:
-        """Let the queue deliver up to this number of messages."""
+        """Set how many more messages the queue may deliver on this link."""
         self._subscription.set_credit(credit)
 
     def close(self) -> None:
-        """Stop deliveries. Locked messages stay locked until their locks expire."""
+        """Stop deliveries.
+
+        Delivered messages stay locked until they are settled or their locks expire.
+        """
         self._subscription.close()
 
     async def settle(self, tag: bytes, outcome: Outcome) -> None:
-        """Apply an outcome to the lock that a delivery tag names.
+        """Apply an outcome to the delivery with this tag, which contains the lock token.
 
         Raises MessageFault if the lock is lost.
         """
@@ -203,7 +215,7 @@ class QueueLinkSource:
 
     def _deliver(self, delivery: MessageDelivery) -> None:
         token = delivery.lock_token
-        # The tag is the lock token in .NET's byte order, from which clients read a GUID.
+        # The tag is the lock token in the byte order of a .NET GUID, because clients read it so.
         tag = _TAG_FOR_DELETED if token is None else token.bytes_le
         self._sender.send(tag, write_message(delivery.message, token, delivery.locked_until))
 

@@ -1,7 +1,7 @@
-"""Requests and replies over a pair of links, as `$cbs` and `$management` use them.
+"""Requests and replies over a pair of links, for the nodes `$cbs` and `$management`.
 
-A peer sends requests on one link and names the address of its other link in `reply-to`; the reply
-carries the request's message id as its correlation id.
+A peer sends requests on one link and receives replies on another link, whose address it sends in
+the request's `reply-to`. The correlation id of a reply is the message id of the request.
 """
 
 from collections import deque
@@ -32,7 +32,7 @@ _NO_TAG = b"\x00\x00\x00\x00"
 
 @dataclass(frozen=True, slots=True)
 class AmqpRequest:
-    """A request: its application properties and the value in its body."""
+    """The application properties and the body value of a request."""
 
     properties: dict[Any, Any]
     value: Any
@@ -45,7 +45,7 @@ class AmqpRequest:
 
 @dataclass(frozen=True, slots=True)
 class AmqpReply:
-    """A reply: its application properties and the value in its body."""
+    """The application properties and the body value of a reply."""
 
     properties: dict[Any, Any]
     value: Any = field(default_factory=dict)
@@ -68,24 +68,24 @@ class ReplySource:
 
     @property
     def is_full(self) -> bool:
-        """Whether the maximum number of replies waits for credit."""
+        """Whether as many replies as allowed are waiting for credit."""
         return len(self._waiting) >= _MAX_WAITING_REPLIES
 
     def set_credit(self, credit: int) -> None:
-        """Send waiting replies until the credit is used up."""
+        """Set the peer's credit, and send waiting replies until it is used up."""
         self._credit = credit
         while self._credit and self._waiting:
             self._send(self._waiting.popleft())
 
     def reply(self, payload: bytes) -> None:
-        """Send a reply, or keep it until the peer grants credit."""
+        """Send a reply. If there is no credit, keep the reply until the peer grants credit."""
         if self._credit:
             self._send(payload)
         else:
             self._waiting.append(payload)
 
     async def settle(self, tag: bytes, outcome: Outcome) -> None:
-        """Ignore the outcome: replies are sent settled."""
+        """Do nothing, because replies are sent settled."""
 
     def close(self) -> None:
         """Discard the replies that wait for credit."""
@@ -108,20 +108,27 @@ class RequestTarget:
         self._replies = replies
 
     async def put(self, payload: bytes, message_format: int) -> None:
-        """Handle a request and send its reply.
+        """Handle a request and send the reply on the peer's reply link.
 
         Raises MessageFault if the request is malformed or the connection has no link for the reply.
         """
         if message_format:
-            raise MessageFault("amqp:not-implemented", "a request cannot be a batch")
+            raise MessageFault(
+                "amqp:not-implemented", "a request must be a single message, not a batch"
+            )
         sections = split(payload)
         items = list_items(sections.properties)
         reply_to = section_value(sections.properties)[_REPLY_TO_FIELD:][:1] if items else []
         source = self._replies.find(self._address, reply_to[0] if reply_to else None)
         if source.is_full:
-            raise MessageFault("amqp:resource-limit-exceeded", "too many replies wait for credit")
+            raise MessageFault(
+                "amqp:resource-limit-exceeded",
+                "too many replies are waiting for credit: grant credit on the reply link",
+            )
         if len(sections.body) != 1 or sections.body[0][2] != VALUE:
-            raise MessageFault("amqp:invalid-field", "the body of a request must be one amqp-value")
+            raise MessageFault(
+                "amqp:invalid-field", "the body of a request must be one amqp-value section"
+            )
         request = AmqpRequest(
             properties=section_value(sections.application_properties)
             if sections.application_properties
@@ -139,15 +146,17 @@ class ReplyLinks:
         self._sources: list[ReplySource] = []
 
     def open(self, address: str, reply_address: str | None, sender: DeliverySender) -> ReplySource:
-        """Add a link for replies and return it."""
+        """Add a link for replies and return its source."""
         source = _TrackedReplySource(self._sources, address, reply_address, sender)
         self._sources.append(source)
         return source
 
     def find(self, address: str, reply_to: object) -> ReplySource:
-        """Return the link named by a request's reply-to, else the newest one of the same node.
+        """Return the link for the reply to a request at this address.
 
-        Raises MessageFault if the connection has neither.
+        It is the link of this address whose reply address is `reply_to`. If there is none, it is
+        the newest link of this address. Raises MessageFault if the connection has no link of this
+        address.
         """
         own = [each for each in self._sources if each.address == address]
         named = [each for each in own if reply_to and each.reply_address == reply_to]
@@ -157,7 +166,7 @@ class ReplyLinks:
 
 
 class _TrackedReplySource(ReplySource):
-    """A reply link that removes itself from its connection's list on close."""
+    """A reply link that removes itself from the connection's list when it is closed."""
 
     def __init__(
         self,
@@ -176,7 +185,7 @@ class _TrackedReplySource(ReplySource):
 
 
 def _encode_reply(reply: AmqpReply, message_id: bytes) -> bytes:
-    # The correlation id is the request's message id, with its type unchanged.
+    # The correlation id is the request's message id, encoded with the same type.
     properties = encode_list([None] * 5 + [Raw(message_id)])
     return (
         b"\x00\x53"

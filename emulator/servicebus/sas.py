@@ -1,7 +1,7 @@
 """Verify shared access signatures of Service Bus.
 
-The signature is the HMAC-SHA256, under the key, of the URL-encoded resource and the expiry on lines
-of their own (learn.microsoft.com, "Service Bus access control with Shared Access Signatures").
+The signature is the HMAC-SHA256 of the URL-encoded resource and the expiry, separated by a line
+feed ("Service Bus access control with Shared Access Signatures", learn.microsoft.com).
 """
 
 import hmac
@@ -15,20 +15,22 @@ _FIELDS = "sr", "sig", "se", "skn"
 
 
 class SasError(Exception):
-    """The token does not give access. The message says why, without any part of the token."""
+    """The token does not give access.
+
+    The message names the reason and contains no part of the token.
+    """
 
 
 def verify_sas(token: str, keys: Mapping[str, str], path: str, now: datetime) -> None:
-    """Verify that a token is valid for a path.
+    """Raise SasError if a token does not give access to a path.
 
     Args:
-        token: The whole token, with its scheme `SharedAccessSignature`.
+        token: The whole token, including the scheme `SharedAccessSignature`.
         keys: The namespace's keys by name.
-        path: The resource; the token may be for it or for any parent path.
+        path: The path of the resource. The token may be for this path or for a parent path.
         now: The current time, against which the token's expiry is checked.
 
-    Raises SasError if the token is malformed, expired, for another resource, or not signed with one
-    of the keys.
+    The token must be well-formed, not expired, valid for the path, and signed with one of the keys.
     """
     if not token.startswith(_SCHEME):
         raise SasError("a SharedAccessSignature token is missing")
@@ -42,13 +44,13 @@ def verify_sas(token: str, keys: Mapping[str, str], path: str, now: datetime) ->
     except (ValueError, KeyError):
         raise SasError("the token is malformed") from None
     signed = f"{quote_plus(resource)}\n{expiry}".encode()
-    # Compute a digest for an unknown name as well, so that timing does not reveal known names.
+    # Compute a digest even if the name is unknown, so that timing does not reveal known names.
     digest = hmac.digest(keys.get(name, "").encode(), signed, "sha256")
     matches = hmac.compare_digest(b64encode(digest), signature.encode())
     if not matches or name not in keys:
         raise SasError("the token is not signed with a key of this namespace")
     if expires_at_seconds <= now.timestamp():
-        raise SasError("the token is expired")
+        raise SasError("the token has expired")
     wanted = path.strip("/").casefold()
     if granted and wanted != granted and not wanted.startswith(f"{granted}/"):
-        raise SasError("the token is for another resource")
+        raise SasError("the token is valid for another resource only")

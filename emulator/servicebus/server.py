@@ -1,4 +1,4 @@
-"""Serve AMQP and the management API on loopback sockets until a signal."""
+"""Serve AMQP and the management API on loopback sockets until SIGTERM or SIGINT."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ _GRACE_SECONDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """The bound sockets. `amqps` and `tls` are set only if there is a certificate."""
+    """The listening sockets. `amqps` and `tls` are set only if a certificate is given."""
 
     amqp: socket.socket
     admin: socket.socket
@@ -30,7 +30,10 @@ class Sockets:
 
 
 def load_certificate(certificate: str, key: str) -> ssl.SSLContext:
-    """Return the TLS context of a certificate. Raises SettingError if it cannot be loaded."""
+    """Load a certificate and return its TLS context.
+
+    Raises SettingError if the files cannot be loaded.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(certificate, key)
@@ -79,7 +82,7 @@ def _close(servers: Sequence[asyncio.Server], namespace: Namespace) -> None:
 
 
 class _WebServer(uvicorn.Server):
-    """A uvicorn server that leaves signal handling to `serve`."""
+    """A uvicorn server that does not handle signals, because `serve` handles them."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:

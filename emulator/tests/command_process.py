@@ -14,14 +14,17 @@ _START_SECONDS = 30.0
 
 
 def command(name: str, module: str) -> list[str]:
-    """Return the installed command, or the module if the package is not installed as a wheel."""
+    """Return the command line of an installed command.
+
+    If the package is not installed as a wheel, return the command line that runs the module.
+    """
     script = Path(sysconfig.get_path("scripts")) / name
     return [str(script)] if script.exists() else [sys.executable, "-m", module]
 
 
 @contextlib.contextmanager
 def running(name: str, module: str, url: str, *options: str) -> Iterator[None]:
-    """Run a command until the block ends, and expect exit status 0 after SIGTERM."""
+    """Run a command during the `with` block. Then stop it with SIGTERM and expect exit status 0."""
     process = subprocess.Popen([*command(name, module), *options], stdin=subprocess.DEVNULL)
     try:
         _wait_until_listening(process, url)
@@ -35,9 +38,9 @@ def running(name: str, module: str, url: str, *options: str) -> Iterator[None]:
 def _wait_until_listening(process: subprocess.Popen[bytes], url: str) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
-        assert process.poll() is None, "the service ended while it started"
+        assert process.poll() is None, "the service ended during its start"
         with contextlib.suppress(httpx.TransportError):
             httpx.get(url, timeout=5)
             return
         time.sleep(0.05)
-    raise AssertionError(f"nothing listens at {url}")
+    raise AssertionError(f"no service responds at {url}")

@@ -1,10 +1,10 @@
-"""`./dev conformance [NAME]`: the long suites, by foreign tests, servers and clients, and by kills.
+"""Run the long test suites: `./dev conformance [NAME]`.
 
-blobs       the blob tests on our server and on Azurite, which npm installs
-emulator    the wheel of emulator/, alone in a new environment, with its own tests
-rest        the REST API with unmodified clients of its standards, and Schemathesis at length
-servicebus  the azure-servicebus package's own live tests on our Service Bus
-worker      kill -9 of the worker at random moments under load, 20 times
+blobs       the Blob tests on our emulator and on Azurite, which npm installs
+emulator    the tests of emulator/ on its wheel, which is installed alone in a new environment
+rest        the REST API with unmodified third-party clients, and with the fuzzer Schemathesis
+servicebus  the live tests of the package azure-servicebus on our emulator
+worker      a worker that is killed 20 times with kill -9 at random times under load
 """
 
 import os
@@ -18,7 +18,7 @@ EMULATOR_TESTS = ROOT / "emulator" / "tests"
 
 
 def blobs(arguments: list[str]) -> int:
-    """Run the same tests on both servers."""
+    """Run the Blob tests on our emulator and on Azurite."""
     with tempfile.TemporaryDirectory(prefix="loosely-azurite-") as folder:
         run("-m", "blobs_tests.sdk.blob_servers", folder)
         return run(
@@ -27,22 +27,22 @@ def blobs(arguments: list[str]) -> int:
 
 
 def emulator(arguments: list[str]) -> int:
-    """Build and install the emulator's wheel on its own, and run its tests on it."""
+    """Build the emulator's wheel, install it alone, and run the emulator's tests on it."""
     return run("-m", "tests.conformance.emulator_wheel", *arguments)
 
 
 def rest(arguments: list[str]) -> int:
-    """Run foreign clients and a fuzzer on a whole system."""
+    """Run third-party clients and a fuzzer on a complete local system."""
     return run("-m", "tests.conformance.rest.suite", *arguments)
 
 
 def servicebus(arguments: list[str]) -> int:
-    """Run Microsoft's tests on our server."""
+    """Run Microsoft's Service Bus tests on our emulator."""
     return run("-m", "servicebus_tests.sdk.upstream.run", *arguments)
 
 
 def worker(arguments: list[str]) -> int:
-    """Kill workers of a whole system."""
+    """Kill workers of a complete local system again and again."""
     return run("-m", "tests.e2e.worker_kills", *arguments)
 
 
@@ -56,7 +56,7 @@ SUITES = {
 
 
 def run(*arguments: str) -> int:
-    """Run this interpreter from the root of the repository; return its exit status."""
+    """Run Python with these arguments in the repository's root. Return the exit status."""
     inherited = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([str(EMULATOR_TESTS), *([inherited] if inherited else [])])
     return subprocess.run(
@@ -68,12 +68,12 @@ def run(*arguments: str) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the named suite, or all of them."""
+    """Run the suite that the first argument names, or all suites. Return the exit status."""
     if not arguments:
         return max(suite([]) for suite in SUITES.values())
     name, *rest = arguments
     if name not in SUITES:
-        sys.stderr.write(f"there is no suite {name!r}; there are {', '.join(SUITES)}\n")
+        sys.stderr.write(f"there is no suite {name!r}: choose one of {', '.join(SUITES)}\n")
         return 2
     return SUITES[name](rest)
 

@@ -2,8 +2,8 @@
 
 `python -m tests.conformance.emulator_wheel [PYTEST ARGUMENT…]`
 
-The environment and the copy of the tests lie in a temporary folder outside the repository, so
-the tests import the installed package and nothing else. pip downloads the dependencies.
+The environment and a copy of the tests are in a temporary folder outside the repository, so that
+the tests import the installed package and not the source. pip downloads the dependencies.
 """
 
 import shutil
@@ -16,7 +16,7 @@ EMULATOR = Path(__file__).parents[2] / "emulator"
 
 
 def main(arguments: list[str]) -> int:
-    """Build, install and test; return pytest's exit status."""
+    """Build the wheel, install it and run the tests. Return pytest's exit status."""
     with tempfile.TemporaryDirectory(prefix="emulator-wheel-") as name:
         folder = Path(name)
         wheel = build_wheel(folder / "dist")
@@ -34,7 +34,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def install(wheel: Path, environment: Path) -> Path:
-    """Install the wheel with what its tests need into a new environment; return its Python."""
+    """Install the wheel and its test dependencies in a new environment. Return its interpreter."""
     _run(sys.executable, "-m", "venv", environment)
     python = environment / "bin" / "python"
     _run(python, "-m", "pip", "install", "--quiet", f"{wheel}[test]")
@@ -42,7 +42,7 @@ def install(wheel: Path, environment: Path) -> Path:
 
 
 def copy_tests(folder: Path) -> Path:
-    """Copy the tests and pytest's settings to `folder` and return it."""
+    """Copy the tests and pytest's settings to `folder`. Return `folder`."""
     folder.mkdir()
     shutil.copytree(
         EMULATOR / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__")

@@ -1,6 +1,6 @@
-"""Apply changes to the index on one thread, and commit those that wait together.
+"""Apply changes to the index on one thread, with one commit for all waiting changes.
 
-A commit costs a flush of the disk. Changes that arrive during a commit share the next one.
+Each commit flushes the disk. Changes that arrive during a commit share the next commit.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ class IndexCommitter:
         self._thread = threading.Thread(target=self._run, name="index-committer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; call this on the event loop that will call `apply`."""
+        """Start the thread. Must be called on the event loop on which `apply` will be called."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     def stop(self) -> None:
-        """Commit all submitted changes and stop the thread; blocks."""
+        """Commit all submitted changes and stop the thread. Blocks until the thread has ended."""
         self._queue.put(None)
         self._thread.join()
         self._db.close()
 
     async def apply(self, change: Change[T]) -> T:
-        """Run a change in a transaction; return its result when it is safe on disk.
+        """Run a change in a transaction. Return the result of the change when it is safe on disk.
 
-        An error of the change is raised again, and the change is rolled back.
+        If the change raises an error, the change is rolled back and `apply` raises the error.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Waiting(change, future))
-        # The thread must not resolve a future that a cancelled caller has cancelled.
+        # If the caller is cancelled, its future must stay valid, because the thread resolves it.
         return await asyncio.shield(future)
 
     def _run(self) -> None:
@@ -99,8 +99,8 @@ class IndexCommitter:
         try:
             waiting.result = waiting.change(self._db)
         except sqlite3.OperationalError:
-            raise  # the disk is full or broken, so all changes of the commit fail
-        except Exception as error:  # noqa: BLE001 - handed to the caller, which raises it
+            raise  # all changes of the commit fail, for example because the disk is full
+        except Exception as error:  # noqa: BLE001 - the caller of `apply` raises it
             waiting.error = error
             self._db.execute("ROLLBACK" if alone else "ROLLBACK TO one")
         if not alone:

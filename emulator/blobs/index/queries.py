@@ -1,4 +1,4 @@
-"""Queries on the index, for single resources and for pages of a listing."""
+"""Queries on the index for single resources and for pages of a listing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLOB_COLUMNS = "id, name, size, etag, created_us, modified_us, properties, metad
 
 
 def find_container(db: sqlite3.Connection, name: str) -> BlobContainer:
-    """Return a container. Raises StorageError (ContainerNotFound)."""
+    """Return the container with this name. Raises StorageError (ContainerNotFound)."""
     row = db.execute(
         f"SELECT {CONTAINER_COLUMNS} FROM container WHERE name = ?",  # noqa: S608 - a constant
         (name,),
@@ -26,7 +26,10 @@ def find_container(db: sqlite3.Connection, name: str) -> BlobContainer:
 
 
 def find_container_id(db: sqlite3.Connection, name: str) -> int:
-    """Return the row id of a container. Raises StorageError (ContainerNotFound)."""
+    """Return the row id of the container with this name.
+
+    Raises StorageError (ContainerNotFound).
+    """
     row = db.execute("SELECT id FROM container WHERE name = ?", (name,)).fetchone()
     if row is None:
         raise StorageError(ErrorCode.CONTAINER_NOT_FOUND)
@@ -34,7 +37,7 @@ def find_container_id(db: sqlite3.Connection, name: str) -> int:
 
 
 def read_container(row: tuple[Any, ...]) -> BlobContainer:
-    """Return the container of a row of `CONTAINER_COLUMNS`."""
+    """Build a container from a row with the columns `CONTAINER_COLUMNS`."""
     number, name, etag, modified_us, metadata = row
     return BlobContainer(number, name, etag, modified_us, json.loads(metadata))
 
@@ -42,7 +45,10 @@ def read_container(row: tuple[Any, ...]) -> BlobContainer:
 def look_up_blob(
     db: sqlite3.Connection, container: int, name: str, *, with_data: bool = False
 ) -> Blob | None:
-    """Return a committed blob, or None."""
+    """Return a committed blob, or None if it does not exist.
+
+    If `with_data` is set, the blob includes the content that is stored in the index.
+    """
     row = db.execute(
         f"SELECT {BLOB_COLUMNS}{', data' if with_data else ''}"  # noqa: S608 - constants alone
         " FROM blob WHERE container = ? AND name = ?",
@@ -62,7 +68,7 @@ def find_blob(
 
 
 def read_blob(row: tuple[Any, ...]) -> Blob:
-    """Return the blob of a row of `BLOB_COLUMNS`, optionally followed by `data`."""
+    """Build a blob from a row with the columns `BLOB_COLUMNS`, optionally followed by `data`."""
     number, name, size, etag, created_us, modified_us, properties, metadata, *data = row
     return Blob(
         number,
@@ -78,7 +84,7 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
 
 
 def find_segments(db: sqlite3.Connection, blob: int, start: int, stop: int) -> list[Segment]:
-    """Return the segments of a blob that overlap `[start, stop)`, in order."""
+    """Return the blob's segments that overlap the bytes `[start, stop)`, sorted by position."""
     rows = db.execute(
         "SELECT start, size, content, block_id FROM segment WHERE blob = ? AND start < ?"
         " AND start >= (SELECT max(start) FROM segment WHERE blob = ? AND start <= ?)"
@@ -91,7 +97,7 @@ def find_segments(db: sqlite3.Connection, blob: int, start: int, stop: int) -> l
 def find_uncommitted_blocks(
     db: sqlite3.Connection, container: int, blob: str
 ) -> list[UncommittedBlock]:
-    """Return the uncommitted blocks of a blob by block id."""
+    """Return the uncommitted blocks of a blob, sorted by block id."""
     rows = db.execute(
         "SELECT block_id, size, content FROM staged WHERE container = ? AND blob = ?"
         " ORDER BY block_id",
@@ -101,7 +107,10 @@ def find_uncommitted_blocks(
 
 
 def find_live_content(db: sqlite3.Connection) -> set[str]:
-    """Return the keys of all content files to which the index refers."""
+    """Return the keys of all content files to which the index refers.
+
+    All other files are unused.
+    """
     rows = db.execute("SELECT content FROM segment UNION SELECT content FROM staged")
     return {row[0] for row in rows}
 
@@ -112,9 +121,10 @@ _LAST = "\U0010ffff"
 
 @dataclass(frozen=True, slots=True)
 class BlobQuery:
-    """A page of blobs: at most `limit` with `prefix`, from the name `start` on.
+    """The query for one page of a listing of blobs.
 
-    Names with `delimiter` after the prefix are grouped into common prefixes.
+    The page has at most `limit` entries, whose names begin with `prefix` and are not less than
+    `start`. Names that contain `delimiter` after the prefix are grouped into common prefixes.
     """
 
     prefix: str
@@ -125,9 +135,9 @@ class BlobQuery:
 
 @dataclass(frozen=True, slots=True)
 class BlobPage:
-    """Blobs and common prefixes (`str`) in the order of their names.
+    """One page of a listing: blobs and common prefixes (`str`), sorted by name.
 
-    `next_name` is the first name of the next page, or None for the last page.
+    `next_name` is the first name of the next page, or None if this is the last page.
     """
 
     entries: list[Blob | str]
@@ -137,7 +147,11 @@ class BlobPage:
 def list_containers(
     db: sqlite3.Connection, prefix: str, start: str, limit: int
 ) -> tuple[list[BlobContainer], str | None]:
-    """Return at most `limit` containers from `start` on, and where the next page begins."""
+    """Return one page of the account's containers and the first name of the next page.
+
+    The page has at most `limit` containers, whose names begin with `prefix` and are not less than
+    `start`. The first name of the next page is None if this is the last page.
+    """
     rows = db.execute(
         f"SELECT {CONTAINER_COLUMNS} FROM container"  # noqa: S608 - a constant
         " WHERE name >= ? AND substr(name, 1, ?) = ? ORDER BY name LIMIT ?",
@@ -150,8 +164,8 @@ def list_containers(
 def list_blobs(db: sqlite3.Connection, container: str, query: BlobQuery) -> BlobPage:
     """Return one page of a container's blobs. Raises StorageError (ContainerNotFound).
 
-    After a common prefix the query continues with the first name behind it, so the cost of a page
-    does not depend on the number of blobs in the group.
+    After a common prefix the query continues with the first name that does not have this prefix, so
+    the cost of a page does not depend on the number of blobs with the common prefix.
     """
     parent = find_container_id(db, container)
     prefix, limit = query.prefix, query.limit
@@ -194,7 +208,10 @@ def _folded(name: str, prefix: str, delimiter: str) -> str | None:
 
 
 def find_next_prefix(prefix: str) -> str | None:
-    """Return the least name greater than all names with `prefix`, or None."""
+    """Return the smallest name that is greater than all names with `prefix`.
+
+    Returns None if no name can be greater.
+    """
     kept = prefix.rstrip(_LAST)
     if not kept:
         return None

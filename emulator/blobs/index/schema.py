@@ -1,4 +1,4 @@
-"""The tables of the index, its connections, and its records."""
+"""The tables of the index, its connections, and the records that queries return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from emulator.program import SettingError
 
 _VERSION = 1
 _BUSY_SECONDS = 10.0
-# The content of a small blob is last in its row, so that listings do not read it.
+# The content of a small blob is the last column of its row, so that listings do not read it.
 _TABLES = """
 CREATE TABLE container (
     id INTEGER PRIMARY KEY,
@@ -56,7 +56,11 @@ CREATE TABLE staged (
 
 
 def create_index(path: Path) -> None:
-    """Create the database if it is absent. Raises SettingError for another version or program."""
+    """Create the database if it does not exist.
+
+    Raises SettingError if the file is not an index of this program or has another format
+    version.
+    """
     try:
         with contextlib.closing(open_writer(path)) as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -73,7 +77,7 @@ def create_index(path: Path) -> None:
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """Return a connection whose commits are safe on disk when they return."""
+    """Return a connection for writing. When a commit returns, it is safe on disk."""
     connection = sqlite3.connect(
         path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
     )
@@ -97,7 +101,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 @dataclass(frozen=True, slots=True)
 class BlobContainer:
-    """A container. Times are in microseconds since 1970."""
+    """A container of the account. `modified_us` is in microseconds since 1970."""
 
     id: int
     name: str
@@ -108,7 +112,7 @@ class BlobContainer:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A committed block blob. `data` is its content if it is small enough for the index."""
+    """A committed block blob. `data` is the content if the index stores it."""
 
     id: int
     name: str
@@ -123,7 +127,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class NewBlob:
-    """A blob to commit, without its content."""
+    """The properties of a blob that is about to be committed, without its content."""
 
     container: str
     name: str
@@ -134,7 +138,10 @@ class NewBlob:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive bytes of a blob from `start` on: the whole of the content file `content`."""
+    """Consecutive bytes of a blob, which are the whole content file `content`.
+
+    `start` is the offset of the first byte in the blob.
+    """
 
     start: int
     size: int
@@ -144,7 +151,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class UncommittedBlock:
-    """A block that is uploaded and not committed."""
+    """A block that has been uploaded and not yet committed by a block list."""
 
     block_id: str
     size: int
@@ -153,12 +160,12 @@ class UncommittedBlock:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """The blob after a write, and the content files to which nothing refers any more."""
+    """The blob after a write, and the keys of content files to which the index no longer refers."""
 
     blob: Blob
     orphans: tuple[str, ...] = ()
 
 
 def create_etag() -> str:
-    """Return a new entity tag."""
+    """Return a new random entity tag."""
     return f'"0x8D{token_hex(7).upper()[:13]}"'

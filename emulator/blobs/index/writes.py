@@ -1,7 +1,7 @@
-"""Changes to the index. Each runs in a transaction of the committer.
+"""Functions that change the index. Each runs in a transaction of the committer.
 
-Conditions are checked here, on the state that the change applies to. So exactly one of several
-conditional creates of one name succeeds.
+Conditional headers are checked in the same transaction as the change. Therefore, if several
+requests conditionally create a blob of the same name, exactly one request succeeds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Orphans = tuple[str, ...]
 def create_container(
     db: sqlite3.Connection, name: str, metadata: dict[str, str], now_us: int
 ) -> BlobContainer:
-    """Create a container. Raises StorageError (ContainerAlreadyExists)."""
+    """Create a container. Raises StorageError (ContainerAlreadyExists) if the name is in use."""
     etag = create_etag()
     row = db.execute(
         "INSERT INTO container (name, etag, modified_us, metadata) VALUES (?, ?, ?, ?)"
@@ -57,7 +57,10 @@ def set_container_metadata(
     conditions: Conditions,
     now_us: int,
 ) -> BlobContainer:
-    """Replace a container's metadata. Raises StorageError."""
+    """Replace a container's metadata.
+
+    Raises StorageError if the container does not exist or does not meet the conditions.
+    """
     current = find_container(db, name)
     conditions.check_write(current)
     changed = replace(current, etag=create_etag(), modified_us=now_us, metadata=metadata)
@@ -69,7 +72,7 @@ def set_container_metadata(
 
 
 def delete_container(db: sqlite3.Connection, name: str, conditions: Conditions) -> Orphans:
-    """Delete a container with its blobs; return the content files to remove."""
+    """Delete a container with its blobs. Return the keys of the content files to remove."""
     container = find_container(db, name)
     conditions.check_write(container)
     rows = db.execute(
@@ -94,7 +97,7 @@ def put_blob(
     content: bytes | Segment,
     precondition: WritePrecondition,
 ) -> WriteResult:
-    """Commit a whole blob: small content as bytes, other content as one segment."""
+    """Store a whole blob. `content` is the bytes of a small blob, otherwise one segment."""
     container = find_container_id(db, new.container)
     return _replace_blob(
         db, container, new, [content] if isinstance(content, Segment) else content, precondition
@@ -107,7 +110,7 @@ def commit_blocks(
     block_list: Sequence[tuple[str, str]],
     precondition: WritePrecondition,
 ) -> WriteResult:
-    """Commit a blob from blocks, given as (element name, block id)."""
+    """Commit a blob from the blocks of a block list, given as (element name, block id)."""
     container = find_container_id(db, new.container)
     current = look_up_blob(db, container, new.name)
     committed = {}
@@ -138,7 +141,7 @@ def describe_blob(
     conditions: Conditions,
     update: Callable[[Blob], Blob],
 ) -> Blob:
-    """Replace a blob's properties or metadata by those that `update` returns."""
+    """Replace a blob's properties and metadata with those of the blob that `update` returns."""
     current = find_blob(db, container, name)
     conditions.check_write(current)
     changed = replace(update(current), etag=create_etag())
@@ -158,7 +161,7 @@ def describe_blob(
 def delete_blob(
     db: sqlite3.Connection, container: str, name: str, conditions: Conditions
 ) -> Orphans:
-    """Delete a blob with its uncommitted blocks; return the content files to remove."""
+    """Delete a blob with its uncommitted blocks. Return the keys of the content files to remove."""
     parent = find_container_id(db, container)
     blob = look_up_blob(db, parent, name)
     if blob is None:
@@ -210,7 +213,7 @@ def _replace_blob(
 def _forget_content(
     db: sqlite3.Connection, blob: int | None, container: int, name: str
 ) -> list[str]:
-    """Delete a blob's segments and uncommitted blocks; return their content files."""
+    """Delete a blob's segments and uncommitted blocks. Return the keys of their content files."""
     rows = db.execute(
         "DELETE FROM staged WHERE container = ? AND blob = ? RETURNING content", (container, name)
     ).fetchall()
@@ -222,7 +225,10 @@ def _forget_content(
 
 
 def _unreferenced(db: sqlite3.Connection, candidates: Iterable[str]) -> Orphans:
-    """Return the candidates to which no segment refers: a block may be used twice."""
+    """Return the content files of `candidates` to which no segment refers.
+
+    Several segments may refer to one content file, because a block list may name a block twice.
+    """
     return tuple(
         content
         for content in dict.fromkeys(candidates)
@@ -237,9 +243,10 @@ WEEK_US = 7 * 24 * 3600 * 1_000_000
 def put_block(
     db: sqlite3.Connection, container: str, blob: str, block: UncommittedBlock, now_us: int
 ) -> tuple[str, ...]:
-    """Store an uncommitted block; return the content file of the block that it replaces.
+    """Store an uncommitted block. Return the keys of the content files to remove.
 
-    All block ids of one blob must have the same length. Raises StorageError.
+    A block with the same id is replaced, so its content file is removed. Raises StorageError if
+    the block id has another length than the blob's other block ids or the blob has too many blocks.
     """
     parent = find_container_id(db, container)
     key = (parent, blob)
@@ -267,7 +274,10 @@ def put_block(
 
 
 def expire_blocks(db: sqlite3.Connection, now_us: int) -> tuple[str, ...]:
-    """Delete the uncommitted blocks of blobs that got no block for a week."""
+    """Delete the uncommitted blocks of each blob whose last block was uploaded over a week ago.
+
+    Returns the keys of the content files to remove.
+    """
     stale = db.execute(
         "SELECT container, blob FROM staged GROUP BY container, blob HAVING max(staged_us) < ?",
         (now_us - WEEK_US,),

@@ -1,1 +1,4 @@
-"""The operations of the Blob REST API, each a function from a context to a response."""
+"""The operations of the Blob REST API.
+
+Each operation is a function that receives a context and returns a response.
+"""

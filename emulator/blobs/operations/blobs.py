@@ -1,4 +1,4 @@
-"""Operations that read, describe or delete a blob."""
+"""Operations that read a blob, change its properties or metadata, or delete it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RANGE_MD5_BYTES_MAX = 4 * 1024 * 1024
 
 
 async def get_blob(context: OperationContext) -> BlobResponse:
-    """Get Blob: the whole blob or a range."""
+    """Get Blob: return the whole blob or a range of it."""
     request, store = context.request, context.store
     blob = store.read(queries.find_blob, request.container, request.blob, with_data=True)
     context.conditions.check_read(blob)
@@ -50,7 +50,8 @@ async def get_blob(context: OperationContext) -> BlobResponse:
         segments = store.read(queries.find_segments, blob.id, byte_range.start, byte_range.stop)
         response.stream = store.streams.open(segments, byte_range)
         if wants_md5:
-            # The range has at most 4 MiB, and the digest is in a header before the content.
+            # Read the whole range, at most 4 MiB: the digest is in a header, which precedes the
+            # content.
             response.body = await response.stream.read()
             response.stream = None
     if wants_md5:
@@ -59,7 +60,7 @@ async def get_blob(context: OperationContext) -> BlobResponse:
 
 
 async def get_blob_properties(context: OperationContext) -> BlobResponse:
-    """Get Blob Properties."""
+    """Get Blob Properties: return the blob's properties and metadata as headers."""
     blob = context.store.read(queries.find_blob, context.request.container, context.request.blob)
     context.conditions.check_read(blob)
     headers = _blob_headers(context, blob)
@@ -68,7 +69,7 @@ async def get_blob_properties(context: OperationContext) -> BlobResponse:
 
 
 async def get_blob_metadata(context: OperationContext) -> BlobResponse:
-    """Get Blob Metadata."""
+    """Get Blob Metadata: return the blob's metadata as headers."""
     blob = context.store.read(queries.find_blob, context.request.container, context.request.blob)
     context.conditions.check_read(blob)
     headers = {
@@ -80,14 +81,14 @@ async def get_blob_metadata(context: OperationContext) -> BlobResponse:
 
 
 async def set_blob_properties(context: OperationContext) -> BlobResponse:
-    """Set Blob Properties: properties that are not given are cleared."""
+    """Set Blob Properties. Properties that the request does not set are cleared."""
     properties = read_blob_properties(context.request.headers)
     blob = await _describe(context, lambda blob: replace(blob, properties=properties))
     return BlobResponse(200, {"Content-Length": "0", **build_version_headers(blob)})
 
 
 async def set_blob_metadata(context: OperationContext) -> BlobResponse:
-    """Set Blob Metadata: metadata that is not given is removed."""
+    """Set Blob Metadata. Metadata that the request does not set is removed."""
     metadata = context.metadata
     blob = await _describe(context, lambda blob: replace(blob, metadata=metadata))
     headers = {"Content-Length": "0", **build_version_headers(blob)}
@@ -95,7 +96,7 @@ async def set_blob_metadata(context: OperationContext) -> BlobResponse:
 
 
 async def delete_blob(context: OperationContext) -> BlobResponse:
-    """Delete Blob. Snapshots do not exist, so including them changes nothing."""
+    """Delete Blob. `x-ms-delete-snapshots` has no effect, because snapshots are not supported."""
     request, store = context.request, context.store
     snapshots = request.headers.get("x-ms-delete-snapshots", "include").lower()
     if snapshots == "only":

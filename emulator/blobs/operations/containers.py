@@ -1,4 +1,4 @@
-"""Operations on the account and on containers, with their listings."""
+"""Operations on the account and on containers, including the listings of containers and blobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from emulator.blobs.xml import build_blob_item, build_container_item, build_list
 
 
 async def get_account(context: OperationContext) -> BlobResponse:
-    """Get Account Information."""
+    """Get Account Information: return the account's SKU and kind as headers."""
     return BlobResponse(
         200,
         {
@@ -34,7 +34,7 @@ async def get_account(context: OperationContext) -> BlobResponse:
 
 
 async def create_container(context: OperationContext) -> BlobResponse:
-    """Create Container."""
+    """Create Container: create an empty container with the request's metadata."""
     request = context.request
     if "x-ms-blob-public-access" in request.headers:
         raise StorageError(ErrorCode.PUBLIC_ACCESS_NOT_PERMITTED)
@@ -45,7 +45,7 @@ async def create_container(context: OperationContext) -> BlobResponse:
 
 
 async def get_container(context: OperationContext) -> BlobResponse:
-    """Get Container Properties, and Get Container Metadata."""
+    """Get Container Properties, or Get Container Metadata if `comp` is `metadata`."""
     container = context.store.read(queries.find_container, context.request.container)
     headers = {
         "Content-Length": "0",
@@ -63,7 +63,7 @@ async def get_container(context: OperationContext) -> BlobResponse:
 
 
 async def set_container_metadata(context: OperationContext) -> BlobResponse:
-    """Set Container Metadata."""
+    """Set Container Metadata: replace all metadata of a container."""
     container = await context.store.change(
         writes.set_container_metadata,
         context.request.container,
@@ -75,7 +75,10 @@ async def set_container_metadata(context: OperationContext) -> BlobResponse:
 
 
 async def delete_container(context: OperationContext) -> BlobResponse:
-    """Delete Container, at once; Azure takes about half a minute."""
+    """Delete Container.
+
+    The name can be used again at once; in Azure only after about half a minute.
+    """
     orphans = await context.store.change(
         writes.delete_container, context.request.container, context.conditions
     )
@@ -84,21 +87,21 @@ async def delete_container(context: OperationContext) -> BlobResponse:
 
 
 async def get_container_acl(context: OperationContext) -> BlobResponse:
-    """Get Container ACL: always an empty list of stored access policies."""
+    """Get Container ACL: return an empty list, because access policies are not supported."""
     container = context.store.read(queries.find_container, context.request.container)
     document = '<?xml version="1.0" encoding="utf-8"?><SignedIdentifiers />'
     return build_xml_response(document, build_version_headers(container))
 
 
 _PAGE_MAX = 5000
-# This service has only metadata of these, so the others add nothing to a listing.
+# This service supports only metadata. The other values are accepted and do not change a listing.
 _BLOB_INCLUDES = frozenset({"metadata", "copy", "deleted", "snapshots", "versions", "tags"})
 _CONTAINER_INCLUDES = frozenset({"metadata", "deleted", "system"})
 _UNSUPPORTED = ("startfrom", "endbefore", "showonly")
 
 
 async def list_containers(context: OperationContext) -> BlobResponse:
-    """List Containers: one page of the account's containers."""
+    """List Containers: return one page of the account's containers."""
     request = context.request
     prefix = request.parameter("prefix") or ""
     limit = _page_size(request)
@@ -119,7 +122,7 @@ async def list_containers(context: OperationContext) -> BlobResponse:
 
 
 async def list_blobs(context: OperationContext) -> BlobResponse:
-    """List Blobs: one page of a container's blobs, grouped by the delimiter if there is one."""
+    """List Blobs: return one page of a container's blobs, grouped by the delimiter if it is set."""
     request = context.request
     for name in _UNSUPPORTED:
         if request.parameter(name) is not None:
@@ -187,9 +190,9 @@ def _marker(next_name: str | None) -> str:
 
 
 def _start(request: BlobRequest) -> str:
-    """Return the name at which the page of a marker begins."""
+    """Return the first name of the page to which the request's marker refers."""
     value = request.parameter("marker") or ""
     try:
         return base64.b64decode(value, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
-        raise invalid_query("marker", value, "It was not returned by a listing.") from None
+        raise invalid_query("marker", value, "The marker was not returned by a listing.") from None

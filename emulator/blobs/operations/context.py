@@ -1,4 +1,4 @@
-"""What every operation receives and returns."""
+"""The context that every operation receives, and the response that it returns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emulator.blobs.times import format_http_date
 
 @dataclass(frozen=True, slots=True)
 class OperationContext:
-    """An authorized request, and the store that it works on."""
+    """An authorized request, and the store on which its operation works."""
 
     request: BlobRequest
     grant: AccessGrant
@@ -25,22 +25,22 @@ class OperationContext:
 
     @property
     def conditions(self) -> Conditions:
-        """The request's conditional headers."""
+        """The conditional headers of the request."""
         return Conditions.parse(self.request.headers)
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The metadata that the request sets. Raises StorageError if it is invalid."""
+        """The metadata that the request sets. Raises StorageError if the metadata is invalid."""
         return check_metadata(self.request.metadata_pairs)
 
 
 def build_version_headers(resource: VersionedResource) -> dict[str, str]:
-    """Return the headers `ETag` and `Last-Modified`."""
+    """Return the headers `ETag` and `Last-Modified` of a blob or container."""
     return {"ETag": resource.etag, "Last-Modified": format_http_date(resource.modified_us)}
 
 
 def build_metadata_headers(pairs: dict[str, str]) -> dict[str, str]:
-    """Return metadata as response headers."""
+    """Return metadata as response headers with the prefix `x-ms-meta-`."""
     return {METADATA_PREFIX + name: value for name, value in pairs.items()}
 
 
@@ -49,7 +49,10 @@ XML_TYPE = "application/xml"
 
 @dataclass(slots=True)
 class BlobResponse:
-    """A response; `stream` replaces `body` if the content is not in memory."""
+    """The response of an operation.
+
+    If the content is not in memory, it is in `stream` instead of `body`.
+    """
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
@@ -58,16 +61,16 @@ class BlobResponse:
 
 
 def build_xml_response(text: str, headers: dict[str, str] | None = None) -> BlobResponse:
-    """Return a response of status 200 with an XML document."""
+    """Return a response with status 200 and this XML document as its body."""
     body = text.encode()
     fixed = {"Content-Type": XML_TYPE, "Content-Length": str(len(body))}
     return BlobResponse(200, {**(headers or {}), **fixed}, body)
 
 
 def build_error_response(error: StorageError, request_id: str, time: str) -> BlobResponse:
-    """Return a refusal in Azure's format.
+    """Return the response for an error, in Azure's format.
 
-    The code is in a header, because a response to HEAD has no body, and in the XML body.
+    The error code is in the XML body and in a header, because a response to HEAD has no body.
     """
     headers = {**error.headers, "x-ms-error-code": error.code}
     if error.status == 304:
@@ -89,5 +92,5 @@ def build_error_response(error: StorageError, request_id: str, time: str) -> Blo
 
 
 def _printable(text: str) -> str:
-    # XML 1.0 forbids control characters, even escaped.
+    # XML 1.0 does not allow control characters, not even escaped ones.
     return "".join(character if character.isprintable() else "?" for character in text)

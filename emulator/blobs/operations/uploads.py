@@ -1,4 +1,4 @@
-"""Operations that write a blob: Put Blob, or Put Block and Put Block List."""
+"""Operations that write a blob: Put Blob, Put Block and Put Block List."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _ENCRYPTED = {"x-ms-request-server-encrypted": "true"}
 
 
 async def put_blob(context: OperationContext) -> BlobResponse:
-    """Put Blob, for block blobs."""
+    """Put Blob: store a whole block blob."""
     request, store = context.request, context.store
     kind = request.headers.get("x-ms-blob-type")
     if kind in {"PageBlob", "AppendBlob"}:
@@ -62,7 +62,7 @@ async def put_blob(context: OperationContext) -> BlobResponse:
 
 
 async def put_block(context: OperationContext) -> BlobResponse:
-    """Put Block: store an uncommitted block for a later block list."""
+    """Put Block: store an uncommitted block, which a later block list can commit."""
     request, store = context.request, context.store
     block_id = request.parameter("blockid")
     if not block_id:
@@ -87,7 +87,7 @@ async def put_block(context: OperationContext) -> BlobResponse:
 
 
 async def put_block_list(context: OperationContext) -> BlobResponse:
-    """Put Block List: commit a blob from blocks."""
+    """Put Block List: commit a blob from the blocks that the request lists."""
     request, store = context.request, context.store
     new = _new_blob(context)
     _refuse_early(context)
@@ -100,7 +100,7 @@ async def put_block_list(context: OperationContext) -> BlobResponse:
 
 
 async def get_block_list(context: OperationContext) -> BlobResponse:
-    """Get Block List: the committed blocks, the uncommitted ones, or both."""
+    """Get Block List: return the committed blocks, the uncommitted blocks, or both."""
     request, store = context.request, context.store
     kind = (request.parameter("blocklisttype") or "committed").lower()
     if kind not in {"committed", "uncommitted", "all"}:
@@ -137,7 +137,7 @@ def _read_precondition(context: OperationContext) -> WritePrecondition:
 
 
 def _refuse_early(context: OperationContext) -> None:
-    """Check the preconditions before a large body is received; the commit checks again."""
+    """Check the preconditions before a large body is received. The commit checks them again."""
     request, store = context.request, context.store
     container = store.read(queries.find_container_id, request.container)
     current = store.read(queries.look_up_blob, container, request.blob)
@@ -151,10 +151,11 @@ async def _commit(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Commit a change that refers to `uploaded`; discard the upload if it is refused.
+    """Commit a change that refers to the content of `uploaded`.
 
-    After any other failure the content is kept, because it may have been committed. The next start
-    of the service removes it if it was not.
+    If the change is refused, the content is removed. After any other failure the content is kept,
+    because the change may have been committed; if it was not, the next start of the service removes
+    the content.
     """
     try:
         _check_md5(context, uploaded.md5)

@@ -2,10 +2,10 @@
 
 connection   protocol headers, SASL, open, close, idle time-out
 session      transfer windows, handles, dispositions
-link         credit and deliveries in one direction; the interfaces that a service implements
-codec, types, performatives, outcomes, sections, frames   the bytes
+link         credit and deliveries in one direction
+codec, types, performatives, outcomes, sections, frames   encoding and decoding
 websocket    AMQP inside a WebSocket
 
-The interfaces `ConnectionService`, `LinkSource` and `LinkTarget` in `link` are what a service
-implements; `connection.Connection` is the asyncio protocol that calls them.
+A service implements the interfaces `ConnectionService`, `LinkSource` and `LinkTarget` of `link`.
+`connection.Connection` is the asyncio protocol that calls the service.
 """

@@ -1,7 +1,7 @@
 """Decode and encode the AMQP 1.0 type system (part 1 of the specification).
 
-Decoding treats all bytes as untrusted: sizes, depth and the number of values are limited. Encoding
-chooses the smallest form that holds the value.
+The decoder does not trust the bytes: it limits the sizes, the depth and the number of values. The
+encoder chooses the shortest encoding of each value.
 """
 
 import struct
@@ -33,9 +33,12 @@ from emulator.servicebus.amqp.types import (
 
 MAX_DEPTH = 32
 MAX_VALUES = 65536
-"""Per decoding, at all depths: the items of an array of nulls take no bytes at all."""
+"""The maximum number of items in one decoded value, at all depths together.
 
-# The high half of a format code says how the size of the value is encoded.
+A limit is necessary because items of zero width, for example nulls in an array, need no bytes.
+"""
+
+# The upper four bits of a format code determine how the size of the value is encoded.
 _FIXED_WIDTHS = {0x4: 0, 0x5: 1, 0x6: 2, 0x7: 4, 0x8: 8, 0x9: 16}
 _SMALL_SIZES = frozenset((0xA, 0xC, 0xE))
 _LARGE_SIZES = frozenset((0xB, 0xD, 0xF))
@@ -43,16 +46,19 @@ _U32 = struct.Struct(">I").unpack_from
 
 
 def decode(data: bytes) -> Any:
-    """Decode the bytes as exactly one value. Raises DecodeError."""
+    """Decode bytes that contain exactly one value. Raises DecodeError if they are invalid."""
     decoder = Decoder(data)
     value = decoder.value()
     if decoder.offset != len(data):
-        raise DecodeError("bytes follow the value")
+        raise DecodeError("there are more bytes after the value")
     return value
 
 
 def skip(data: bytes, offset: int) -> int:
-    """Return the offset after the value at `offset`, without decoding it. Raises DecodeError."""
+    """Return the offset of the first byte after the value that starts at `offset`.
+
+    The value is not decoded. Raises DecodeError if it is incomplete or its format code is unknown.
+    """
     try:
         code = data[offset]
         offset += 1
@@ -70,22 +76,23 @@ def skip(data: bytes, offset: int) -> int:
         elif kind in _LARGE_SIZES:
             end = offset + 4 + _U32(data, offset)[0]
         else:
-            raise DecodeError(f"0x{code:02x} is not a format code")
+            raise DecodeError(f"0x{code:02x} is not an AMQP format code")
     except (IndexError, struct.error):
-        raise DecodeError("the value is incomplete") from None
+        raise DecodeError("the bytes end before the value ends") from None
     if end > len(data):
-        raise DecodeError("the value is incomplete")
+        raise DecodeError("the bytes end before the value ends")
     return end
 
 
 def _refuse_descriptor() -> int:
-    raise DecodeError("a descriptor is itself described")
+    raise DecodeError("a descriptor is a described value")
 
 
 def compound_items(data: bytes, offset: int) -> tuple[int, int, int]:
-    """Read the head of the list or map at `offset`. Raises DecodeError.
+    """Read the size and count of the list or map at `offset`.
 
-    Returns the number of its items, the offset of the first item, and the offset after the last.
+    Returns the number of items, the offset of the first item, and the offset after the last item.
+    Raises DecodeError if the value is incomplete or is neither a list nor a map.
     """
     end = skip(data, offset)
     code = data[offset]
@@ -93,17 +100,17 @@ def compound_items(data: bytes, offset: int) -> tuple[int, int, int]:
         return 0, end, end
     if code in {0xC0, 0xC1}:
         if end < offset + 3:
-            raise DecodeError("a compound value is too small for its count")
+            raise DecodeError("the size of a list or map is too small for its count field")
         return data[offset + 2], offset + 3, end
     if code in {0xD0, 0xD1}:
         if end < offset + 9:
-            raise DecodeError("a compound value is too small for its count")
+            raise DecodeError("the size of a list or map is too small for its count field")
         return _U32(data, offset + 5)[0], offset + 9, end
     raise DecodeError(f"0x{code:02x} is neither a list nor a map")
 
 
 class Decoder:
-    """Decodes one value after another, with limits on depth and number."""
+    """Decodes successive values, and limits their depth and number."""
 
     __slots__ = ("_budget", "data", "offset")
 
@@ -113,19 +120,19 @@ class Decoder:
         self._budget = MAX_VALUES
 
     def value(self) -> Any:
-        """Decode the next value. Raises DecodeError."""
+        """Decode the next value. Raises DecodeError if it is malformed."""
         try:
             return self._value(0)
         except (IndexError, struct.error):
-            raise DecodeError("the value is incomplete") from None
+            raise DecodeError("the bytes end before the value ends") from None
         except UnicodeDecodeError:
-            raise DecodeError("a string is not in its encoding") from None
+            raise DecodeError("a string, symbol or character has an invalid encoding") from None
 
     def fields(self) -> list[Any]:
-        """Decode the next value, which must be a list. Raises DecodeError."""
+        """Decode the next value, which must be a list. Raises DecodeError if it is not."""
         value = self.value()
         if type(value) is not list:
-            raise DecodeError("a list was expected")
+            raise DecodeError("the value must be a list")
         return value
 
     def _value(self, depth: int) -> Any:
@@ -136,53 +143,53 @@ class Decoder:
     def _construct(self, code: int, depth: int) -> Any:
         read = _READERS[code]
         if read is None:
-            raise DecodeError(f"0x{code:02x} is not a format code")
+            raise DecodeError(f"0x{code:02x} is not an AMQP format code")
         return read(self, depth)
 
     def take(self, length: int) -> bytes:
-        """Return the next `length` octets undecoded."""
+        """Return the next `length` bytes without decoding them."""
         end = self.offset + length
         octets = self.data[self.offset : end]
         if len(octets) != length:
-            raise DecodeError("the value is incomplete")
+            raise DecodeError("the bytes end before the value ends")
         self.offset = end
         return octets
 
     def small(self) -> int:
-        """Read a size or count of one octet."""
+        """Read a size or count that is encoded in one byte."""
         self.offset += 1
         return self.data[self.offset - 1]
 
     def large(self) -> int:
-        """Read a size or count of four octets."""
+        """Read a size or count that is encoded in four bytes."""
         number: int = _U32(self.data, self.offset)[0]
         self.offset += 4
         return number
 
     def described(self, depth: int) -> Described:
-        """Decode a descriptor and its value."""
+        """Decode a described value: first the descriptor, then the value."""
         depth = self._deeper(depth, 1)
         return Described(self._value(depth), self._value(depth))
 
     def items(self, size: int, size_at: int, count: int, depth: int) -> list[Any]:
-        """Decode the items of a list or map whose `size` octets begin at `size_at`."""
+        """Decode the items of a list or map whose `size` bytes begin at the offset `size_at`."""
         depth = self._deeper(depth, count)
         values = [self._value(depth) for _ in range(count)]
         self._expect_end(size, size_at)
         return values
 
     def pairs(self, size: int, size_at: int, count: int, depth: int) -> dict[Any, Any]:
-        """Decode the keys and values of a map."""
+        """Decode a map, whose keys and values alternate."""
         if count % 2:
             raise DecodeError("a map has a key without a value")
         items = iter(self.items(size, size_at, count, depth))
         try:
             return dict(zip(items, items, strict=True))
         except TypeError:
-            raise DecodeError("a key of a map is a collection") from None
+            raise DecodeError("a map has a list, map or array as a key") from None
 
     def array(self, size: int, size_at: int, count: int, depth: int) -> Array:
-        """Decode an array: one constructor, then the items without constructors."""
+        """Decode an array, in which all items share one constructor."""
         depth = self._deeper(depth, count)
         code = self.small()
         if code:
@@ -199,14 +206,14 @@ class Decoder:
     def _deeper(self, depth: int, count: int) -> int:
         self._budget -= count
         if self._budget < 0:
-            raise DecodeError(f"the value has more than {MAX_VALUES} items")
+            raise DecodeError(f"the value has more than {MAX_VALUES} items in total")
         if depth >= MAX_DEPTH:
-            raise DecodeError(f"values are nested more than {MAX_DEPTH} deep")
+            raise DecodeError(f"values are nested in more than {MAX_DEPTH} levels")
         return depth + 1
 
     def _expect_end(self, size: int, size_at: int) -> None:
         if self.offset != size_at + size:
-            raise DecodeError("the size of a collection does not fit its items")
+            raise DecodeError("the size of a list, map or array differs from the size of its items")
 
 
 _Reader = Callable[[Decoder, int], Any]
@@ -241,7 +248,7 @@ def _large(kind: Callable[[bytes], Any]) -> _Reader:
 
 def _boolean(octet: int) -> bool:
     if octet > 1:
-        raise DecodeError("a boolean is neither 0 nor 1")
+        raise DecodeError("a boolean is encoded as neither 0 nor 1")
     return octet == 1
 
 
@@ -325,9 +332,9 @@ _SMALL_COMPOUND_BYTES = 254
 
 
 def encode(value: Any) -> bytes:
-    """Encode one value.
+    """Encode one value as AMQP bytes.
 
-    Raises TypeError if AMQP lacks the type, and struct.error if the value is out of range.
+    Raises TypeError if AMQP has no such type, and struct.error if the value is out of range.
     """
     try:
         return _ENCODERS[type(value)](value)
@@ -336,14 +343,14 @@ def encode(value: Any) -> bytes:
 
 
 def encode_list(values: Sequence[Any]) -> bytes:
-    """Encode a list with all its null items."""
+    """Encode a list, including null items at its end."""
     if not values:
         return b"\x45"
     return wrap_compound(0xC0, b"".join(map(encode, values)), len(values))
 
 
 def encode_composite(code: int, fields: Sequence[Any]) -> bytes:
-    """Encode a described list, without the null fields at its end."""
+    """Encode a described list, without null fields at its end."""
     count = len(fields)
     while count and fields[count - 1] is None:
         count -= 1
@@ -351,7 +358,7 @@ def encode_composite(code: int, fields: Sequence[Any]) -> bytes:
 
 
 def wrap_compound(code: int, body: bytes, count: int) -> bytes:
-    """Put the head of a list (code 0xC0) or map (0xC1) before its encoded items."""
+    """Put the size and count of a list (code 0xC0) or map (code 0xC1) before its encoded items."""
     if len(body) <= _SMALL_COMPOUND_BYTES and count <= _SMALL_BYTES:
         return bytes((code, len(body) + 1, count)) + body
     return struct.pack(">BII", code + 0x10, len(body) + 4, count) + body
@@ -367,7 +374,7 @@ def encode_uint(value: int) -> bytes:
 
 
 def encode_binary(value: bytes) -> bytes:
-    """Encode bytes as a binary."""
+    """Encode bytes as an AMQP binary value."""
     return _variable(0xA0, value)
 
 
@@ -406,7 +413,7 @@ def _described(value: Described) -> bytes:
     return b"\x00" + encode(value.descriptor) + encode(value.value)
 
 
-# Arrays: all items share one constructor, so each type uses its widest form.
+# All items of an array share one constructor, so each type uses its widest encoding.
 
 
 def _array(items: Array) -> bytes:
@@ -421,7 +428,7 @@ def _array_body(items: Sequence[Any]) -> tuple[bytes, bytes]:
         return b"\x40", b""
     kind = type(items[0])
     if any(type(item) is not kind for item in items):
-        raise TypeError("the items of an AMQP array have one type")
+        raise TypeError("all items of an AMQP array must have the same type")
     if kind is Described:
         return _described_array_body(items)
     code, write = _ARRAY_ENCODERS[kind]
@@ -431,7 +438,7 @@ def _array_body(items: Sequence[Any]) -> tuple[bytes, bytes]:
 def _described_array_body(items: Iterable[Described]) -> tuple[bytes, bytes]:
     descriptors = {encode(item.descriptor) for item in items}
     if len(descriptors) > 1:
-        raise TypeError("the items of an AMQP array have one descriptor")
+        raise TypeError("all items of an AMQP array must have the same descriptor")
     constructor, body = _array_body([item.value for item in items])
     return b"\x00" + descriptors.pop() + constructor, body
 

@@ -1,6 +1,6 @@
 """AMQP connections: protocol headers, SASL, open and close, idle time-out.
 
-Sections 2.2 and 2.4 of the specification, and part 5 for SASL.
+Source: sections 2.2 and 2.4 of the specification, and part 5 for SASL.
 """
 
 import asyncio
@@ -39,7 +39,10 @@ SASL_HEADER = b"AMQP\x03\x01\x00\x00"
 MAX_FRAME_BYTES = 65536
 CHANNEL_MAX = 255
 IDLE_SECONDS = 240.0
-"""How long a peer may be silent. The open announces half of it (section 2.4.5)."""
+"""A connection is closed if its peer sends no bytes for this time.
+
+The performative `open` announces half of this time to the peer (section 2.4.5).
+"""
 
 _HANDSHAKE_SECONDS = 30.0
 
@@ -47,16 +50,16 @@ logger = logging.getLogger(__name__)
 
 
 class _State(Enum):
-    HEADER = "a protocol header is expected"
-    SASL = "the peer chooses how it authenticates"
-    AMQP_HEADER = "the second protocol header is expected"
-    OPENING = "open is expected"
-    OPEN = "sessions may come and go"
-    CLOSED = "nothing is expected"
+    HEADER = "waits for the first protocol header"
+    SASL = "waits for the peer's SASL mechanism and response"
+    AMQP_HEADER = "waits for the AMQP protocol header after SASL"
+    OPENING = "waits for the performative open"
+    OPEN = "open: the peer may begin and end sessions"
+    CLOSED = "closed"
 
 
 class Connection(asyncio.Protocol):
-    """The server's side of one connection."""
+    """The server's side of one AMQP connection."""
 
     def __init__(
         self, service: ConnectionService, container_id: str, idle_seconds: float = IDLE_SECONDS
@@ -74,20 +77,23 @@ class Connection(asyncio.Protocol):
         self._received_at = self._loop.time()
         self._peer_idle_seconds: float | None = None
 
-    # Called by the transport
+    # Methods that the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the time limit of the handshake."""
+        """Use this transport, and start the time limit for the handshake."""
         self._transport.connect(transport)
         self._timer = self._loop.call_later(_HANDSHAKE_SECONDS, self._on_handshake_over)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Close all sessions. Running operations finish, as they may already be durable."""
+        """Close all sessions.
+
+        Running operations are not cancelled, because their effects may already be durable.
+        """
         self._end()
         self._transport.disconnect()
 
     def data_received(self, data: bytes) -> None:
-        """Process all complete frames."""
+        """Process all frames that are complete."""
         self._received_at = self._loop.time()
         try:
             self._reader.feed(data)
@@ -95,29 +101,29 @@ class Connection(asyncio.Protocol):
         except ConnectionFault as fault:
             self.fail(fault)
         except Exception:
-            # One peer's failure must not affect other connections.
-            logger.exception("a connection failed")
+            # An error on one connection must not affect other connections.
+            logger.exception("processing the bytes of an AMQP connection failed")
             self.fail(ConnectionFault("amqp:internal-error", "an internal error occurred"))
 
     def eof_received(self) -> bool:
-        """Close the transport when the peer does."""
+        """Return False, so that asyncio closes the transport when the peer has closed its side."""
         return False
 
     def pause_writing(self) -> None:
-        """Stop deliveries while the peer does not read."""
+        """Stop deliveries and reading because the write buffer is full."""
         self._set_blocked(True)
 
     def resume_writing(self) -> None:
-        """Resume deliveries."""
+        """Resume deliveries and reading because the write buffer has been emptied."""
         self._set_blocked(False)
 
-    # Called by pending work and the server
+    # Methods that `PendingWork` and the server call
 
     def fail(self, fault: AmqpError) -> None:
         """Send the error to the peer and close the connection."""
         if self._state is _State.CLOSED:
             return
-        logger.info("closing a connection: %s", fault)
+        logger.info("closing an AMQP connection because of an error: %s", fault)
         if self._state in {_State.OPEN, _State.OPENING}:
             if self._state is _State.OPENING:
                 self._send_open()
@@ -125,10 +131,10 @@ class Connection(asyncio.Protocol):
         self._finish()
 
     def shut_down(self) -> None:
-        """Close the connection because the server stops."""
+        """Close the connection because the server is shutting down."""
         self.fail(ConnectionFault("amqp:connection:forced", "the server is shutting down"))
 
-    # Reading
+    # Receiving frames
 
     def _advance(self) -> None:
         while self._state is not _State.CLOSED:
@@ -152,7 +158,7 @@ class Connection(asyncio.Protocol):
             self._state = _State.SASL
             self._transport.write(SASL_HEADER + build_mechanisms_frame())
         else:
-            # Section 2.2: answer an unsupported version with a supported header and close.
+            # Section 2.2: reply to an unsupported header with a supported header, then close.
             self._transport.write(SASL_HEADER if self._state is _State.HEADER else AMQP_HEADER)
             self._finish()
 
@@ -165,9 +171,11 @@ class Connection(asyncio.Protocol):
                 self._finish()
             return
         if frame.type == SASL_FRAME:
-            raise FramingError("a SASL frame follows the end of the SASL exchange")
+            raise FramingError("the peer sent a SASL frame after the end of the SASL exchange")
         if frame.channel > CHANNEL_MAX:
-            raise FramingError(f"the channel {frame.channel} exceeds {CHANNEL_MAX}")
+            raise FramingError(
+                f"the channel number {frame.channel} exceeds the maximum {CHANNEL_MAX}"
+            )
         if frame.body:
             performative, payload_at = read_performative(frame.body)
             self._on_performative(frame.channel, performative, frame.body[payload_at:])
@@ -216,7 +224,9 @@ class Connection(asyncio.Protocol):
     def _on_begin(self, channel: int, begin: Begin) -> None:
         session = self._sessions.get(channel)
         if session is not None and not session.is_ended:
-            raise ConnectionFault("amqp:not-allowed", f"the channel {channel} has a session")
+            raise ConnectionFault(
+                "amqp:not-allowed", f"the channel {channel} already has a session"
+            )
         if begin.remote_channel is not None:
             raise ConnectionFault(
                 "amqp:not-allowed", "remote-channel names a session that the server did not begin"
@@ -235,10 +245,10 @@ class Connection(asyncio.Protocol):
         try:
             session.handle(performative, payload)
         except SessionFault as fault:
-            logger.info("ending a session: %s", fault)
+            logger.info("ending an AMQP session because of an error: %s", fault)
             session.end(fault)
 
-    # Flow control
+    # Pausing and resuming
 
     def _set_blocked(self, blocked: bool) -> None:
         self._transport.is_blocked = blocked
@@ -266,14 +276,25 @@ class Connection(asyncio.Protocol):
     # Time limits
 
     def _on_handshake_over(self) -> None:
-        logger.info("closing a connection that was not opened in %g s", _HANDSHAKE_SECONDS)
+        logger.info(
+            "closing an AMQP connection whose handshake took more than %g s", _HANDSHAKE_SECONDS
+        )
         self._finish()
 
     def _watch(self) -> None:
-        """Close a silent peer, send a keep-alive frame if due, and schedule the next check."""
+        """Check the time limits of the connection, and schedule the next check.
+
+        Close the connection if the peer has been silent for too long. Send an empty frame if the
+        peer would otherwise consider this side silent.
+        """
         now = self._loop.time()
         if self._transport.is_reading and now - self._received_at >= self._idle_seconds:
-            self.fail(ConnectionFault("amqp:resource-limit-exceeded", "the peer was silent"))
+            self.fail(
+                ConnectionFault(
+                    "amqp:resource-limit-exceeded",
+                    "the peer sent no bytes within the idle time-out",
+                )
+            )
             return
         due_at = max(self._received_at + self._idle_seconds, now + 0.01)
         if self._peer_idle_seconds is not None:
@@ -292,14 +313,18 @@ _WRONG_CREDENTIALS = UByte(1)
 
 
 def build_mechanisms_frame() -> bytes:
-    """Return the frame with the mechanisms, always as an array, which clients rely on."""
+    """Return the frame that lists the SASL mechanisms.
+
+    The mechanisms are always encoded as an array, because clients rely on it.
+    """
     return _frame(SaslMechanisms(build_symbol_array(*MECHANISMS)).encode())
 
 
 def answer_init(frame: Frame, service: ConnectionService) -> tuple[bool, bytes]:
-    """Return whether a sasl-init is accepted, and the frame with the outcome.
+    """Check the credentials in a sasl-init frame.
 
-    Raises ConnectionFault if the frame is not a sasl-init.
+    Returns whether they are accepted, and the frame with the outcome. Raises ConnectionFault if the
+    frame is not a sasl-init.
     """
     if frame.type != SASL_FRAME:
         raise ConnectionFault("amqp:not-allowed", "the frame must be a SASL frame")

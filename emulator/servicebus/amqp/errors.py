@@ -1,4 +1,4 @@
-"""Errors of the protocol, by how much of the connection they end.
+"""Errors of the AMQP protocol, grouped by what they end: connection, session, link or message.
 
 AmqpError                     carries the AMQP condition that the peer receives
 ├── ConnectionFault           closes the connection
@@ -9,12 +9,13 @@ AmqpError                     carries the AMQP condition that the peer receives
 └── MessageFault              rejects one message or one management request
 WebSocketError                the peer violates RFC 6455; carries the close code
 
-`broker/errors.py` has the errors of the queues, `emulator/program.py` those of starting.
+`broker/errors.py` has the errors of the queues. `emulator/program.py` has the errors that can occur
+at the start of the program.
 """
 
 
 class AmqpError(Exception):
-    """An error with the AMQP condition that the peer receives."""
+    """An error that the peer receives as an AMQP condition with a description."""
 
     def __init__(self, condition: str, description: str) -> None:
         super().__init__(f"{condition}: {description}")
@@ -49,7 +50,7 @@ class LinkFault(AmqpError):
 
 
 class MessageFault(AmqpError):
-    """An error that rejects one message or one request and leaves the link attached."""
+    """An error that rejects one message or one management request and leaves the link attached."""
 
     def __init__(self, condition: str, description: str, status_code: int = 400) -> None:
         super().__init__(condition, description)
@@ -57,8 +58,10 @@ class MessageFault(AmqpError):
 
 
 class WebSocketError(Exception):
-    """The peer violates RFC 6455. `code` is the status code to close with."""
+    """The peer violates RFC 6455. `code` is the status code of the close frame."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(f"closing a WebSocket with {code}")
+        super().__init__(
+            f"the peer violated the WebSocket protocol: closing with the status code {code}"
+        )
         self.code = code

@@ -1,4 +1,4 @@
-"""Split a connection's bytes into frames (section 2.3 of the specification)."""
+"""Split the bytes of a connection into frames (section 2.3 of the specification)."""
 
 import struct
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _HEAD_DOUBLEWORDS = 2
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame. An AMQP frame without a body only keeps the connection alive."""
+    """One frame. An AMQP frame with an empty body only keeps the connection alive."""
 
     type: int
     channel: int
@@ -24,12 +24,12 @@ class Frame:
 
 
 def encode_frame(body: bytes, channel: int = 0, frame_type: int = AMQP_FRAME) -> bytes:
-    """Put the head of a frame before its body."""
+    """Encode a frame: its header and then its body."""
     return _HEAD.pack(len(body) + HEADER_BYTES, _HEAD_DOUBLEWORDS, frame_type, channel) + body
 
 
 class AmqpFrameReader:
-    """Collects received bytes until a frame or a protocol header is complete."""
+    """Buffers received bytes until a frame or a protocol header is complete."""
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._max_frame_bytes = max_frame_bytes
@@ -37,7 +37,7 @@ class AmqpFrameReader:
         self._offset = 0
 
     def feed(self, data: bytes) -> None:
-        """Add bytes from the connection."""
+        """Add received bytes to the buffer."""
         self._data = self._data[self._offset :] + data if self._offset < len(self._data) else data
         self._offset = 0
 
@@ -48,7 +48,7 @@ class AmqpFrameReader:
     def frame(self) -> Frame | None:
         """Return the next frame, or None while it is incomplete.
 
-        Raises FramingError if its head is invalid or it is too large.
+        Raises FramingError if the frame's header is invalid or the frame is too large.
         """
         data, offset = self._data, self._offset
         if len(data) - offset < HEADER_BYTES:
@@ -57,12 +57,14 @@ class AmqpFrameReader:
         head_bytes = 4 * doublewords
         if size > self._max_frame_bytes:
             raise FramingError(
-                f"a frame of {size} bytes exceeds the limit of {self._max_frame_bytes}"
+                f"a frame of {size} bytes exceeds the limit of {self._max_frame_bytes} bytes"
             )
         if doublewords < _HEAD_DOUBLEWORDS or head_bytes > size:
-            raise FramingError("the data offset of a frame is under 2 or exceeds the frame")
+            raise FramingError(
+                "the data offset of a frame is less than 2 or exceeds the size of the frame"
+            )
         if frame_type not in {AMQP_FRAME, SASL_FRAME}:
-            raise FramingError(f"{frame_type} is not a frame type")
+            raise FramingError(f"the frame type {frame_type} is unknown")
         body = self._take(size)
         return None if body is None else Frame(frame_type, channel, body[head_bytes:])
 

@@ -1,8 +1,8 @@
 """AMQP links (section 2.6): credit and deliveries in one direction.
 
-The first part is the interface that a service implements: a `ConnectionService` opens a
-`LinkTarget` or a `LinkSource` for an address. The second part are the links themselves, the last
-part the negotiation of attach.
+This module has the interfaces that a service implements, then the classes of the links, then the
+functions that read and build attach performatives. A `ConnectionService` opens a `LinkTarget` or a
+`LinkSource` for an address.
 """
 
 import asyncio
@@ -24,53 +24,59 @@ from emulator.servicebus.amqp.types import Described, Symbol, UByte, UInt, ULong
 
 
 class LinkTarget(Protocol):
-    """Takes the messages that a peer sends on one link."""
+    """Receives the messages that a peer sends on one link."""
 
     @property
     def max_message_bytes(self) -> int:
-        """The size above which a message is rejected without being read."""
+        """The maximum size of a message on this link, in bytes.
+
+        Larger messages are rejected unread.
+        """
         ...
 
     async def put(self, payload: bytes, message_format: int) -> None:
-        """Take a message; return when it is durable. Raises MessageFault to reject it."""
+        """Store a message and return when it is durable.
+
+        Raises MessageFault if the message is rejected, or LinkFault if the link must be detached.
+        """
         ...
 
 
 class LinkSource(Protocol):
-    """Delivers messages to a peer on one link."""
+    """Sends messages to a peer on one link."""
 
     @property
     def is_presettled(self) -> bool:
-        """Whether messages are settled as soon as they are sent."""
+        """Whether the source's messages are settled as soon as they are sent."""
         ...
 
     def set_credit(self, credit: int) -> None:
-        """Deliver up to this number of messages, now and later; 0 stops deliveries."""
+        """Set how many more messages may be delivered. 0 stops deliveries."""
         ...
 
     async def settle(self, tag: bytes, outcome: Outcome) -> None:
         """Apply an outcome to the delivery with this tag.
 
-        Raises MessageFault if it cannot be applied.
+        Raises MessageFault if the outcome cannot be applied.
         """
         ...
 
     def close(self) -> None:
-        """Stop deliveries: the link is detached."""
+        """Stop deliveries because the link has been detached."""
         ...
 
 
 class DeliverySender(Protocol):
-    """The sending side of a link, as a source uses it."""
+    """The part of a link with which a source sends messages to the peer."""
 
     def send(self, tag: bytes, payload: bytes) -> None:
-        """Send a message. The source must have credit for it."""
+        """Send a message. The source must have credit for the message."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRequest:
-    """What a receiving peer requests in its attach."""
+    """The properties that a receiving peer requests when it attaches a link."""
 
     address: str
     reply_address: str | None
@@ -80,18 +86,18 @@ class SourceRequest:
 
 
 class ConnectionService(Protocol):
-    """The service behind one connection."""
+    """The service that one connection uses."""
 
     def authenticate(self, mechanism: str, response: bytes) -> bool:
-        """Return whether a SASL response admits the peer."""
+        """Return whether the peer may connect with this SASL response."""
         ...
 
     def open_target(self, address: str) -> LinkTarget:
-        """Return the target of an address. Raises LinkFault if it is refused."""
+        """Return the target of an address. Raises LinkFault if the address is refused."""
         ...
 
     def open_source(self, requested: SourceRequest, sender: DeliverySender) -> LinkSource:
-        """Return the source of an address. Raises LinkFault if it is refused."""
+        """Return the source of an address. Raises LinkFault if the address is refused."""
         ...
 
 
@@ -106,11 +112,11 @@ def serial_difference(minuend: int, subtrahend: int) -> int:
 
 
 class LinkSession(Protocol):
-    """The session of a link."""
+    """The part of a session that a link uses."""
 
     @property
     def pending(self) -> PendingWork:
-        """The pending work of the connection."""
+        """The deliveries and requests of the connection that are not finished."""
         ...
 
     def send_flow(
@@ -121,29 +127,29 @@ class LinkSession(Protocol):
         link_credit: UInt,
         drain: bool = False,
     ) -> None:
-        """Send the state of a link."""
+        """Send a link's delivery count and credit to the peer."""
         ...
 
     def send_disposition(
         self, *, as_receiver: bool, delivery_id: int, state: Described | None
     ) -> None:
-        """Send the settlement of a delivery."""
+        """Settle a delivery and send its state to the peer."""
         ...
 
     def send_delivery(self, link: "OutgoingLink", tag: bytes, payload: bytes) -> None:
-        """Send a message."""
+        """Send a message to the peer as a delivery of this link."""
         ...
 
     def detach(self, handle: int, fault: AmqpError | None) -> None:
-        """Detach a link from this side."""
+        """Detach a link, and send the error to the peer if `fault` is set."""
         ...
 
 
 class IncomingLink:
-    """A link on which the peer sends.
+    """A link on which the peer sends messages.
 
-    Credit is granted but not enforced, because azure-servicebus sends before it receives credit.
-    `PendingWork` limits the memory of a peer that sends too much.
+    Messages without credit are accepted, because azure-servicebus sends before it receives credit.
+    `PendingWork` limits the memory that is used if a peer sends too much.
     """
 
     def __init__(self, session: LinkSession, attach: Attach, target: LinkTarget) -> None:
@@ -158,25 +164,25 @@ class IncomingLink:
         self._too_large = False
 
     def on_attached(self) -> None:
-        """Grant credit: the attach has been answered."""
+        """Grant credit to the peer. The reply to the attach has been sent."""
         self._replenish()
 
     def on_detached(self) -> None:
-        """Discard a partly received message."""
+        """Discard the parts of a message that was not received completely."""
         self._drop_parts()
 
     def set_blocked(self, _: bool) -> None:
-        """Do nothing: only outgoing links depend on the write buffer."""
+        """Do nothing, because only outgoing links stop when the write buffer is full."""
 
     def on_flow(self, flow: Flow) -> None:
-        """Answer a peer that asks for the link's state."""
+        """Send the link's state if the peer asks for it."""
         if flow.echo:
             self._send_flow()
 
     def on_transfer(self, transfer: Transfer, payload: bytes) -> None:
-        """Take a message or a part of one.
+        """Receive a message or a part of a message.
 
-        Raises SessionFault if its first transfer has no delivery id.
+        Raises SessionFault if the first transfer of a message has no delivery id.
         """
         first = self._first
         if first is None:
@@ -262,7 +268,7 @@ class IncomingLink:
 
 
 class OutgoingLink:
-    """A link on which the peer receives, within its credit."""
+    """A link on which the peer receives messages within the credit that it grants."""
 
     def __init__(self, session: LinkSession, attach: Attach) -> None:
         self.handle = attach.handle
@@ -274,39 +280,45 @@ class OutgoingLink:
         self._closed = False
 
     def on_attached(self) -> None:
-        """Do nothing: deliveries start with the peer's first credit."""
+        """Do nothing, because deliveries start when the peer grants credit."""
 
     def on_detached(self) -> None:
-        """Stop deliveries."""
+        """Close the link's source, which stops deliveries."""
         self._closed = True
         self.source.close()
 
     def set_blocked(self, blocked: bool) -> None:
-        """Stop the source while the session or the transport cannot send."""
+        """Stop deliveries if `blocked` is True, otherwise resume them.
+
+        Deliveries are blocked while the session or the transport cannot send.
+        """
         if self._blocked != blocked:
             self._blocked = blocked
             self._grant()
 
     def on_transfer(self, _: Transfer, __: bytes) -> None:
-        """Raise SessionFault: the peer is the receiver of this link."""
+        """Raise SessionFault, because the peer is the receiver of this link."""
         raise SessionFault(
             "amqp:not-allowed", "the peer sent a transfer on a link on which it receives"
         )
 
     def on_flow(self, flow: Flow) -> None:
-        """Take the peer's credit, which counts from its delivery count (section 2.6.7)."""
+        """Apply the credit that the peer grants, and reply if it asks for the link's state.
+
+        The credit counts from the peer's own delivery count, which may be behind (section 2.6.7).
+        """
         if flow.link_credit is not None:
             unseen = serial_difference(self._delivery_count, flow.delivery_count or 0)
             self._credit = max(0, flow.link_credit - unseen)
             self._grant()
         if flow.drain:
-            # After this tick, in which the source sends the messages that are ready.
+            # Drain after this tick, because the source sends the ready messages during this tick.
             asyncio.get_running_loop().call_soon(self._drain)
         elif flow.echo:
             self._send_flow()
 
     def send(self, tag: bytes, payload: bytes) -> None:
-        """Send a message."""
+        """Send a message unless the link is closed."""
         if self._closed:
             return
         self._delivery_count = (self._delivery_count + 1) % _SERIAL
@@ -346,24 +358,30 @@ _BATCH_SIZE = Symbol("com.microsoft:max-message-batch-size")
 
 
 def read_target_address(attach: Attach) -> str:
-    """Return the address of a sending peer's attach. Raises LinkFault."""
+    """Return the target address in the attach of a peer that sends.
+
+    Raises LinkFault if the target is missing or not supported.
+    """
     if attach.target is None or attach.target.descriptor not in _TARGET_NAMES:
         raise LinkFault(
-            "amqp:not-implemented", "only targets of the core specification are supported"
+            "amqp:not-implemented", "the target must be a target of the AMQP core specification"
         )
     return _address(attach.target)
 
 
 def read_source_request(attach: Attach) -> SourceRequest:
-    """Return what a receiving peer requests in its attach. Raises LinkFault."""
+    """Return what a receiving peer requests in its attach.
+
+    Raises LinkFault if the source is missing or not supported.
+    """
     if attach.source is None or attach.source.descriptor not in _SOURCE_NAMES:
         raise LinkFault(
-            "amqp:not-implemented", "only sources of the core specification are supported"
+            "amqp:not-implemented", "the source must be a source of the AMQP core specification"
         )
     fields = _fields(attach.source)
     filters = fields[_FILTER_FIELD] if len(fields) > _FILTER_FIELD else None
     if not isinstance(filters, dict | None):
-        raise DecodeError("the filter of a source is not a map")
+        raise DecodeError("the filter of a source must be a map")
     reply_address = None
     if attach.target is not None:
         reply_address = next(iter(_fields(attach.target)), None)
@@ -376,9 +394,10 @@ def read_source_request(attach: Attach) -> SourceRequest:
 
 
 def build_attach_reply(attach: Attach, max_message_bytes: int | None) -> Attach:
-    """Build the reply to an attach.
+    """Build the attach that accepts a peer's attach.
 
-    Clients need both a source and a target in it, and an initial delivery count from a sender.
+    Clients need both a source and a target in the reply, and the initial delivery count if the
+    server is the sender.
     """
     peer_receives = attach.role
     limit = None if max_message_bytes is None else ULong(max_message_bytes)
@@ -397,9 +416,9 @@ def build_attach_reply(attach: Attach, max_message_bytes: int | None) -> Attach:
 
 
 def build_attach_refusal(attach: Attach) -> Attach:
-    """Build the reply to an attach that is refused: without source and target.
+    """Build the attach that refuses a link.
 
-    A detach with the error follows it (section 2.6.3).
+    It has no source and no target. A detach with the error follows (section 2.6.3).
     """
     return Attach(
         name=attach.name,
@@ -410,7 +429,11 @@ def build_attach_refusal(attach: Attach) -> Attach:
 
 
 def _without_filters(source: Described | None) -> Described | None:
-    """Remove the filters: the reply lists the filters in effect, and all are ignored."""
+    """Return a source without its filters.
+
+    The reply to an attach lists the filters that are in effect, and this server ignores all
+    filters.
+    """
     if source is None or len(source.value) <= _FILTER_FIELD:
         return source
     fields = list(source.value)
@@ -421,16 +444,21 @@ def _without_filters(source: Described | None) -> Described | None:
 def _address(terminus: Described) -> str:
     address = next(iter(_fields(terminus)), None)
     if not isinstance(address, str):
-        raise LinkFault("amqp:not-implemented", "dynamic nodes are not supported")
+        raise LinkFault(
+            "amqp:not-implemented",
+            "the source or target has no address: dynamic nodes are not supported",
+        )
     try:
-        # Clients send a whole URL for queues and a path for other nodes.
+        # Clients send a whole URL as the address of a queue, and only a path for other nodes.
         path = urlsplit(address).path if "://" in address else address
     except ValueError:
-        raise LinkFault("amqp:invalid-field", "the address is not a URL") from None
+        raise LinkFault(
+            "amqp:invalid-field", "the address of a source or target is not a valid URL"
+        ) from None
     return path.strip("/")
 
 
 def _fields(terminus: Described) -> list[Any]:
     if not isinstance(terminus.value, list):
-        raise DecodeError("a source or target is not a list")
+        raise DecodeError("a source or target must be a list")
     return terminus.value

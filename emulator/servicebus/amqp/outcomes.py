@@ -21,12 +21,12 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The receiver has not processed the message."""
+    """The receiver returns the message without having processed it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The message is invalid; `info` may carry the reason."""
+    """The receiver considers the message invalid. `info` may contain the reason."""
 
     condition: str | None = None
     info: dict[Any, Any] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Modified:
-    """The receiver returns the message with changes."""
+    """The receiver returns the message and changes its state or annotations."""
 
     delivery_failed: bool = False
     undeliverable_here: bool = False
@@ -47,20 +47,20 @@ _REJECTED_WITHOUT_ERROR = Described(ULong(_REJECTED), [])
 
 
 def build_rejection(error: AmqpError) -> Described:
-    """Build the state that rejects a peer's message or its settlement."""
+    """Build the delivery state that rejects a peer's message or settlement."""
     return Described(ULong(_REJECTED), [build_error(error.condition, error.description)])
 
 
 def read_outcome(state: Described | None) -> Outcome | None:
-    """Return the outcome in a delivery state, or None if the state is not final.
+    """Return the outcome in a delivery state, or None if the state is not an outcome.
 
-    Raises DecodeError if it is malformed.
+    Raises DecodeError if the state is malformed.
     """
     if state is None:
         return None
     fields = state.value
     if not isinstance(fields, list):
-        raise DecodeError("a delivery state is not a list")
+        raise DecodeError("a delivery state must be a list")
     match state.descriptor:
         case 0x24 | "amqp:accepted:list":
             return Accepted()
@@ -73,13 +73,14 @@ def read_outcome(state: Described | None) -> Outcome | None:
             return Modified(failed is True, here is True)
         case 0x23 | "amqp:received:list":
             return None
-    raise DecodeError("a delivery state is not one of the specification")
+    raise DecodeError("the specification does not define this delivery state")
 
 
 def build_confirmation(outcome: Outcome, state: Described) -> Described:
-    """Build the reply to a settlement: the same outcome, without the error of a rejection.
+    """Build the state that confirms a receiver's settlement.
 
-    A rejection with an error would say that the settlement itself failed.
+    It repeats the receiver's outcome. The error of a rejection is removed, because a client would
+    read it as the failure of the settlement.
     """
     return _REJECTED_WITHOUT_ERROR if isinstance(outcome, Rejected) else state
 
@@ -89,7 +90,7 @@ def _rejected(fields: list[Any]) -> Rejected:
     if error is None:
         return Rejected()
     if not isinstance(error, Described) or not isinstance(error.value, list):
-        raise DecodeError("the error of a rejection is not a list")
+        raise DecodeError("the error of a rejection must be a list")
     condition, _, info = [*error.value, None, None, None][:3]
     if not isinstance(condition, str) or not isinstance(info, dict | None):
         raise DecodeError("the error of a rejection has no condition")

@@ -1,6 +1,6 @@
 """The performatives of the transport (part 2 of the specification) and of SASL (part 5).
 
-Each class checks the types of the fields that a peer sends, and encodes itself as a frame body.
+Each class checks the types of a peer's fields, and can encode itself as the body of a frame.
 """
 
 from collections.abc import Sequence
@@ -27,25 +27,25 @@ _Kinds = tuple[tuple[type, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Performative:
-    """The body of a frame: a list of fields in the order of the specification."""
+    """The body of a frame, which is a list of fields in the order of the specification."""
 
     code: ClassVar[int]
     kinds: ClassVar[_Kinds]
     required: ClassVar[int] = 0
-    """The number of leading fields that must not be null."""
+    """The number of fields at the start of the list that must not be null."""
 
     @classmethod
     def read(cls, values: Sequence[Any]) -> Self:
-        """Return a performative from a peer's fields. Raises DecodeError if one is invalid."""
+        """Build a performative from a peer's fields. Raises DecodeError if a field is invalid."""
         if len(values) > len(cls.kinds):
-            raise DecodeError(f"{cls.__name__} has {len(values)} fields")
+            raise DecodeError(f"{cls.__name__} has {len(values)} fields, which is too many")
         given: dict[str, Any] = {}
         names = cls.names()
         for value, kind, name in zip(values, cls.kinds, names, strict=False):
             if value is None:
                 continue
             if not isinstance(value, kind):
-                raise DecodeError(f"{cls.__name__}.{name} is a {type(value).__name__}")
+                raise DecodeError(f"{cls.__name__}.{name} must not be a {type(value).__name__}")
             given[name] = value
         for name in names[: cls.required]:
             if name not in given:
@@ -54,11 +54,11 @@ class Performative:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Return the names of the fields in their order."""
+        """Return the names of the performative's fields, in the order of the specification."""
         return cls.__match_args__
 
     def encode(self) -> bytes:
-        """Encode the body of the frame."""
+        """Encode the performative as the body of a frame."""
         return encode_composite(self.code, [getattr(self, name) for name in self.names()])
 
 
@@ -129,7 +129,7 @@ class Attach(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Flow(Performative):
-    """Announces a session's windows and, with a handle, a link's credit (2.7.4)."""
+    """Announces the windows of a session and, if `handle` is set, the credit of a link (2.7.4)."""
 
     code = 0x13
     kinds = (
@@ -150,7 +150,7 @@ class Flow(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Transfer(Performative):
-    """Carries a message or a part of one (2.7.5); the payload follows it in the frame."""
+    """Carries a message or a part of a message (2.7.5). The payload follows in the same frame."""
 
     code = 0x14
     kinds = (
@@ -227,7 +227,7 @@ class SaslMechanisms(Performative):
 
 @dataclass(frozen=True, slots=True)
 class SaslInit(Performative):
-    """Carries the client's chosen mechanism and its initial response (5.3.3.2)."""
+    """Carries the client's choice of mechanism and its initial response (5.3.3.2)."""
 
     code = 0x41
     kinds = ((Symbol,), (bytes,), (str,))
@@ -242,7 +242,7 @@ class SaslInit(Performative):
 
 @dataclass(frozen=True, slots=True)
 class SaslOutcome(Performative):
-    """Ends the SASL exchange (5.3.3.6): 0 is success, 1 an authentication failure."""
+    """Ends the SASL exchange (5.3.3.6). Code 0 is success, 1 is an authentication failure."""
 
     code = 0x44
     kinds = ((UByte,), (bytes,))
@@ -274,9 +274,10 @@ _BY_NAME = {
 
 
 def read_performative(body: bytes) -> tuple[Performative, int]:
-    """Decode the body of a frame. Raises DecodeError if it is not a performative.
+    """Decode the performative at the start of a frame's body.
 
-    Returns the performative and the offset of the payload after it.
+    Returns the performative and the offset of the payload that follows it. Raises DecodeError if
+    the body does not start with a valid performative.
     """
     decoder = Decoder(body)
     described = decoder.value()
@@ -286,21 +287,24 @@ def read_performative(body: bytes) -> tuple[Performative, int]:
     if isinstance(code, Symbol):
         code = _BY_NAME.get(code)
     if not isinstance(code, int):
-        raise DecodeError("the descriptor of a performative is unknown")
+        raise DecodeError("the descriptor of a performative is neither a number nor a known symbol")
     kind = _BY_CODE.get(code)
     if kind is None:
-        raise DecodeError(f"0x{code:x} is not a performative")
+        raise DecodeError(f"0x{code:x} is not the descriptor of a performative")
     return kind.read(described.value), decoder.offset
 
 
-# Parts of performatives
+# Values inside performatives
 
 
 def build_error(condition: str, description: str) -> Described:
-    """Build an error of three fields, because clients read the third without checking."""
+    """Build an AMQP error.
+
+    It always has three fields, because clients read the third field without checking its presence.
+    """
     return Described(ULong(0x1D), [Symbol(condition), description, None])
 
 
 def build_symbol_array(*names: str) -> Array:
-    """Build an array of symbols."""
+    """Build an AMQP array of symbols."""
     return Array(Symbol(name) for name in names)

@@ -1,7 +1,7 @@
 """Find the sections of a message without decoding them (section 3.2 of the specification).
 
-Each section stays as the sender encoded it, except that its descriptor becomes `00 53 code`, the
-form that clients rely on.
+Each section keeps the encoding of its sender, except that the descriptor is encoded as
+`00 53 code`, because clients rely on this form.
 """
 
 from dataclasses import dataclass, replace
@@ -48,7 +48,10 @@ _BY_NAME = {
 
 @dataclass(frozen=True, slots=True)
 class Sections:
-    """The sections of one message, each with its descriptor; empty bytes if absent."""
+    """The encoded sections of one message, including descriptors.
+
+    An absent section is empty bytes.
+    """
 
     header: bytes = b""
     delivery_annotations: bytes = b""
@@ -60,7 +63,7 @@ class Sections:
 
     @property
     def bare(self) -> bytes:
-        """The bare message: the sections that only the sender writes."""
+        """The bare message, which consists of the sections that only the sender writes."""
         return b"".join((self.properties, self.application_properties, *self.body, self.footer))
 
 
@@ -75,9 +78,9 @@ _FIELDS = {
 
 
 def split(payload: bytes) -> Sections:
-    """Find the sections of a message. Raises DecodeError if it is malformed.
+    """Split an encoded message into its sections. Raises DecodeError if it is malformed.
 
-    They may come in any order, because azure-servicebus writes the delivery annotations last.
+    The sections may be in any order, because azure-servicebus writes the delivery annotations last.
     """
     found: dict[str, bytes] = {}
     body: list[bytes] = []
@@ -89,10 +92,12 @@ def split(payload: bytes) -> Sections:
         section = b"\x00\x53" + bytes((code,)) + payload[value_at:offset]
         if code in _FIELDS:
             if _FIELDS[code] in found:
-                raise DecodeError("a section of a message comes twice")
+                raise DecodeError(f"the message has more than one {_FIELDS[code]} section")
             found[_FIELDS[code]] = section
         elif body and (code != body_code or code == VALUE):
-            raise DecodeError("the body of a message has sections of more than one kind")
+            raise DecodeError(
+                "the message's body must have sections of one kind, and at most one amqp-value"
+            )
         else:
             body_code = code
             body.append(section)
@@ -100,7 +105,7 @@ def split(payload: bytes) -> Sections:
 
 
 def _descriptor(payload: bytes, offset: int) -> tuple[int, int]:
-    """Return the code of the section that starts at `offset`, and the offset of its value."""
+    """Return the descriptor code of the section that starts at `offset`, and its value's offset."""
     if payload[offset]:
         raise DecodeError("a section of a message has no descriptor")
     if payload[offset + 1 : offset + 2] == b"\x53" and len(payload) > offset + 3:
@@ -113,26 +118,26 @@ def _descriptor(payload: bytes, offset: int) -> tuple[int, int]:
         if isinstance(code, Symbol):
             code = _BY_NAME.get(code)
     if not isinstance(code, int) or not HEADER <= code <= FOOTER or value_at >= len(payload):
-        raise DecodeError("a section of a message is unknown or empty")
+        raise DecodeError("a section of a message has an unknown descriptor or no value")
     return code, value_at
 
 
 def _check_kind(code: int, format_code: int) -> None:
     if code in _LISTS and format_code not in _LIST_CODES:
-        raise DecodeError("a section of a message is not a list")
+        raise DecodeError("a section of a message must be a list")
     if code in _MAPS and format_code not in _MAP_CODES:
-        raise DecodeError("a section of a message is not a map")
+        raise DecodeError("a section of a message must be a map")
 
 
 def list_items(section: bytes) -> list[bytes]:
-    """Return the encoded items of a section that is a list. Raises DecodeError."""
+    """Return the encoded items of a section that is a list. Raises DecodeError if it is not."""
     return _items(section)
 
 
 def map_items(section: bytes) -> dict[str, tuple[bytes, bytes]]:
-    """Return the encoded keys and values of a section that is a map, by the text of the key.
+    """Return the encoded (key, value) pairs of a section that is a map, by the text of the key.
 
-    Raises DecodeError if it is malformed or a key is neither a string nor a symbol.
+    Raises DecodeError if the section is malformed or a key is neither a string nor a symbol.
     """
     if not section:
         return {}
@@ -143,7 +148,9 @@ def map_items(section: bytes) -> dict[str, tuple[bytes, bytes]]:
     for at in range(0, len(items), 2):
         key = decode(items[at])
         if not isinstance(key, str):
-            raise DecodeError("a key of a message's annotations or properties is not a name")
+            raise DecodeError(
+                "a key of a message's annotations or properties is neither a string nor a symbol"
+            )
         pairs[key] = items[at], items[at + 1]
     return pairs
 
@@ -151,14 +158,14 @@ def map_items(section: bytes) -> dict[str, tuple[bytes, bytes]]:
 def replace_pairs(
     code: int, section: bytes, ours: bytes, count: int, reserved: frozenset[str]
 ) -> bytes:
-    """Add encoded pairs to a section that is a map, and drop its pairs with reserved keys.
+    """Add encoded pairs to a section that is a map, and remove the sender's reserved keys.
 
     Args:
         code: The section's descriptor code.
         section: The sender's section, or empty bytes.
         ours: The encoded pairs to add.
         count: The number of pairs in `ours`.
-        reserved: The keys that the sender may not set.
+        reserved: The keys whose pairs are removed from the sender's section.
     """
     if section:
         sender_section = [
@@ -170,12 +177,12 @@ def replace_pairs(
 
 
 def encode_section(code: int, value: Any) -> bytes:
-    """Encode a value as a section."""
+    """Encode a value as a section with this descriptor code."""
     return b"\x00\x53" + bytes((code,)) + encode(value)
 
 
 def section_value(section: bytes) -> Any:
-    """Decode the value of a section. Raises DecodeError."""
+    """Decode the value of a section. Raises DecodeError if it is malformed."""
     return decode(section[_DESCRIPTOR_BYTES:])
 
 
@@ -184,12 +191,12 @@ def _items(section: bytes) -> list[bytes]:
         return []
     count, offset, end = compound_items(section, _DESCRIPTOR_BYTES)
     if count > end - offset:
-        raise DecodeError("a list or map is too small for its count")
+        raise DecodeError("the size of a list or map is too small for its count field")
     items = []
     for _ in range(count):
         item_end = skip(section, offset)
         items.append(section[offset:item_end])
         offset = item_end
     if offset != end:
-        raise DecodeError("the size of a list or map does not fit its items")
+        raise DecodeError("the size of a list or map differs from the size of its items")
     return items

@@ -62,7 +62,7 @@ class _Unsettled:
 
 
 class Session:
-    """One session of a connection. It uses the peer's channel and handles as its own."""
+    """One session of a connection. Both sides use the same channel number and link handles."""
 
     def __init__(
         self,
@@ -77,17 +77,20 @@ class Session:
         self._service = service
         self._transport = transport
         self._links: dict[int, Link | None] = {}
-        """By handle; None after this side detached, until the peer does."""
+        """The links by handle. None means that this side has detached and the peer has not yet."""
         self._unsettled: dict[int, _Unsettled] = {}
         self._waiting: deque[tuple[OutgoingLink, bytes]] = deque()
-        """Transfers that wait for the peer's incoming window."""
+        """The transfers that wait until the peer's incoming window allows them."""
         self._next_incoming_id = int(begin.next_outgoing_id)
         self._next_outgoing_id = 0
         self._next_delivery_id = 0
         self._peer_window = int(begin.incoming_window)
         self._received_since_flow = 0
         self.is_ended = False
-        """True until the channel is reused: clients send detach after end."""
+        """Whether the session has ended. Later frames on its channel are ignored.
+
+        The session is kept until the channel is reused, because clients send detach after end.
+        """
         self._send(
             Begin(
                 remote_channel=UShort(channel),
@@ -99,7 +102,10 @@ class Session:
         )
 
     def handle(self, performative: Performative, payload: bytes) -> None:
-        """Process a performative of this session. Raises AmqpError if it is invalid."""
+        """Process a performative of this session.
+
+        Raises AmqpError if the performative is invalid.
+        """
         if self.is_ended:
             return
         match performative:
@@ -119,13 +125,13 @@ class Session:
                 )
 
     def set_blocked(self, blocked: bool) -> None:
-        """Stop or resume the deliveries of all links."""
+        """Stop the deliveries of all links if `blocked` is True, otherwise resume them."""
         for link in self._links.values():
             if link is not None:
                 link.set_blocked(blocked or bool(self._waiting))
 
     def close(self) -> None:
-        """Close all links without sending anything."""
+        """Close all links without sending a frame."""
         self.is_ended = True
         for link in self._links.values():
             if link is not None:
@@ -135,16 +141,16 @@ class Session:
         self._waiting.clear()
 
     def end(self, fault: AmqpError | None) -> None:
-        """Close all links and send an end, with the error if there is one."""
+        """Close all links and send an end, which contains the error if `fault` is set."""
         self.close()
         self._send(End(None if fault is None else build_error(fault.condition, fault.description)))
 
     def end_by_peer(self) -> None:
-        """End the session because the peer does; reply unless this side ended it first."""
+        """End the session because the peer ended it. Reply unless this side had ended it first."""
         if not self.is_ended:
             self.end(None)
 
-    # Called by links
+    # Methods that links call
 
     def send_flow(
         self,
@@ -154,7 +160,7 @@ class Session:
         link_credit: UInt | None = None,
         drain: bool = False,
     ) -> None:
-        """Send the state of the session and, with a handle, of a link."""
+        """Send the state of the session and, if `handle` is set, the state of a link."""
         self._received_since_flow = 0
         self._send(
             Flow(
@@ -172,20 +178,23 @@ class Session:
     def send_disposition(
         self, *, as_receiver: bool, delivery_id: int, state: Described | None
     ) -> None:
-        """Send the settlement of a delivery."""
+        """Settle a delivery and send its state to the peer."""
         if not self.is_ended:
             self._send(
                 Disposition(role=as_receiver, first=UInt(delivery_id), settled=True, state=state)
             )
 
     def send_delivery(self, link: OutgoingLink, tag: bytes, payload: bytes) -> None:
-        """Send a message in as many transfers as needed, as the peer's window allows."""
+        """Send a message in as many transfers as needed.
+
+        Transfers wait if the peer's incoming window is used up.
+        """
         delivery_id = self._next_delivery_id
         self._next_delivery_id = (delivery_id + 1) % _SERIAL
         if not link.source.is_presettled:
             self._unsettled[delivery_id] = _Unsettled(link, tag)
             if len(self._unsettled) > _UNSETTLED_KEPT:
-                # The peer does not settle; the oldest locks have expired long ago.
+                # The peer does not settle. Forget the oldest delivery, whose lock has expired.
                 del self._unsettled[next(iter(self._unsettled))]
         room = self._transport.peer_max_frame_bytes - HEADER_BYTES - _TRANSFER_HEAD_BYTES
         settled = _TRUE if link.source.is_presettled else _FALSE
@@ -197,7 +206,7 @@ class Session:
             fields[1:] = b"\x40", b"\x40", b"\x40"
 
     def detach(self, handle: int, fault: AmqpError | None) -> None:
-        """Detach a link from this side and ignore what the peer still sends on it."""
+        """Detach a link, and ignore frames that the peer still sends on it."""
         link = self._links.get(handle)
         if link is None or self.is_ended:
             return
@@ -206,14 +215,16 @@ class Session:
         error = None if fault is None else build_error(fault.condition, fault.description)
         self._send(Detach(UInt(handle), closed=True, error=error))
 
-    # Performatives of the peer
+    # Methods that process the peer's performatives
 
     def _on_attach(self, attach: Attach) -> None:
         handle = int(attach.handle)
         if handle > HANDLE_MAX:
-            raise FramingError(f"the handle {handle} is over {HANDLE_MAX}")
+            raise FramingError(f"the handle {handle} exceeds the maximum {HANDLE_MAX}")
         if handle in self._links:
-            raise SessionFault("amqp:session:handle-in-use", f"the handle {handle} is in use")
+            raise SessionFault(
+                "amqp:session:handle-in-use", f"the handle {handle} is already in use"
+            )
         try:
             link, limit = self._open_link(attach)
         except LinkFault as fault:
@@ -269,12 +280,14 @@ class Session:
 
     def _on_disposition(self, disposition: Disposition) -> None:
         if not disposition.role:
-            return  # this side has already settled the sender's deliveries
+            return  # this side has already settled the deliveries that the peer sent
         outcome = read_outcome(disposition.state)
         if outcome is None:
             if not disposition.settled:
                 return
-            outcome = Released()  # settled without a state: return the message to the queue
+            outcome = (
+                Released()
+            )  # the peer settled without a state, so return the message to the queue
         first = int(disposition.first)
         last = first if disposition.last is None else int(disposition.last)
         for delivery_id in self._unsettled_between(first, last):
@@ -310,10 +323,10 @@ class Session:
             ) from None
 
     def _forget(self, link: Link) -> None:
-        """Close a link and drop its unsettled deliveries.
+        """Close a link and forget its unsettled deliveries.
 
-        A later disposition for them is ignored on purpose: azure-servicebus then settles by a
-        management request, which needs the lock unchanged.
+        A later disposition for such a delivery is ignored on purpose: azure-servicebus then settles
+        the message with a management request, for which the message must still be locked.
         """
         link.on_detached()
         if isinstance(link, OutgoingLink):
@@ -322,7 +335,7 @@ class Session:
             }
             self._waiting = deque(each for each in self._waiting if each[0] is not link)
 
-    # Sending
+    # Sending transfers
 
     def _send(self, performative: Performative) -> None:
         self._transport.send(self._channel, performative.encode())

@@ -1,4 +1,4 @@
-"""What a connection shares with its sessions: its transport and its pending work."""
+"""The transport and the pending work of a connection, which its sessions use too."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ _WRITE_BUFFER_BYTES = 1024 * 1024
 
 
 class PeerTransport:
-    """Writes to one peer, with all bytes of one tick of the event loop in one write."""
+    """Writes to one peer. All bytes of one tick of the event loop are sent in one write."""
 
     def __init__(self) -> None:
         self.is_blocked = False
@@ -27,13 +27,13 @@ class PeerTransport:
         self._flush_scheduled = False
 
     def connect(self, transport: asyncio.BaseTransport) -> None:
-        """Use this transport from now on."""
+        """Set the transport that this object writes to."""
         # uvloop's transports are not subclasses of asyncio.Transport but have its methods.
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
 
     def disconnect(self) -> None:
-        """Drop the transport, which is lost."""
+        """Forget the transport, because the connection is lost."""
         self._transport = None
 
     def send(self, channel: int, body: bytes) -> None:
@@ -48,7 +48,7 @@ class PeerTransport:
             self._loop.call_soon(self._flush)
 
     def set_reading(self, reading: bool) -> None:
-        """Resume or pause reading from the peer."""
+        """Resume reading from the peer if `reading` is True, otherwise pause it."""
         if reading == self.is_reading or self._transport is None or self._transport.is_closing():
             return
         self.is_reading = reading
@@ -58,7 +58,10 @@ class PeerTransport:
             self._transport.pause_reading()
 
     def close(self) -> None:
-        """Send what is left and close; abort after 5 seconds if the peer does not read."""
+        """Send the waiting bytes and close the transport.
+
+        Abort the transport after 5 seconds if the peer does not read.
+        """
         self._flush()
         if self._transport is not None:
             self._transport.close()
@@ -79,9 +82,9 @@ logger = logging.getLogger(__name__)
 
 
 class PendingWork:
-    """Counts the deliveries and requests of one connection that are not finished.
+    """Counts the bytes of the unfinished deliveries and requests of one connection.
 
-    The connection stops reading while too many bytes are pending.
+    The connection stops reading while the count is too high.
     """
 
     def __init__(
@@ -96,33 +99,34 @@ class PendingWork:
 
     @property
     def is_full(self) -> bool:
-        """Whether reading should pause until some work is finished."""
+        """Whether so many bytes are pending that the connection should stop reading."""
         return self._bytes > _WORK_BYTES
 
     def add_partial(self, count: int) -> None:
-        """Count bytes of an incomplete delivery.
+        """Add to the number of bytes in incomplete deliveries. `count` may be negative.
 
-        Raises ConnectionFault if the connection has too many incomplete deliveries.
+        Raises ConnectionFault if the incomplete deliveries of the connection have too many bytes.
         """
         self._partial_bytes += count
         if self._partial_bytes > _PARTIAL_BYTES:
             raise ConnectionFault(
-                "amqp:resource-limit-exceeded", "too many deliveries are incomplete"
+                "amqp:resource-limit-exceeded",
+                "the incomplete deliveries of the connection have too many bytes",
             )
 
     def begin_delivery(self, count: int) -> None:
-        """Count a delivery as complete and being processed."""
+        """Record that a delivery of `count` bytes is complete and is now being processed."""
         self._partial_bytes -= count
         self._bytes += count
         self._on_change()
 
     def end_delivery(self, count: int) -> None:
-        """Count a delivery as processed."""
+        """Record that a delivery of `count` bytes has been processed."""
         self._bytes -= count
         self._on_change()
 
     def spawn(self, pending: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine whose errors close the connection."""
+        """Run a coroutine as a task. If it raises an error, close the connection."""
         task = self._create_task(pending)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
@@ -137,5 +141,5 @@ class PendingWork:
         if isinstance(error, AmqpError):
             self._on_fault(error)
             return
-        logger.error("a request of a connection failed", exc_info=error)
+        logger.error("handling a request on an AMQP connection failed", exc_info=error)
         self._on_fault(ConnectionFault("amqp:internal-error", "an internal error occurred"))

@@ -1,8 +1,8 @@
 """The AMQP 1.0 types as Python types (part 1 of the specification).
 
-Python's own types stand for None, bool, float (double), bytes (binary), str (string), UUID, list
-and dict (map). Every other AMQP type is a subclass, so that a decoded value encodes as the same
-type. A plain int encodes as a long.
+None, bool, float (double), bytes (binary), str (string), UUID, list and dict (map) are Python's own
+types. This module has a class for each other AMQP type, so that a decoded value is encoded as the
+same type again. A plain int is encoded as a long.
 """
 
 from dataclasses import dataclass
@@ -68,17 +68,20 @@ class Float(float):
 
 
 class Timestamp(int):
-    """Milliseconds since 1970 in UTC. An int, because its range exceeds that of datetime."""
+    """A time in milliseconds since 1970 in UTC.
+
+    It is an int, because its range exceeds the range of datetime.
+    """
 
     __slots__ = ()
 
     @classmethod
     def of(cls, instant: datetime) -> Self:
-        """Return the timestamp of a time, rounded down to the millisecond."""
+        """Convert a datetime to a timestamp, rounded down to the millisecond."""
         return cls((instant - _EPOCH) // _MILLISECOND)
 
     def instant(self) -> datetime:
-        """Return the time in UTC. Raises OverflowError outside the years 1 to 9999."""
+        """Convert to a datetime in UTC. Raises OverflowError outside the years 1 to 9999."""
         return _EPOCH + timedelta(milliseconds=self)
 
 
@@ -95,28 +98,31 @@ class Symbol(str):
 
 
 class Decimal32(bytes):
-    """A decimal number of 32 bits as its encoded octets."""
+    """The encoded bytes of a decimal number of 32 bits."""
 
 
 class Decimal64(bytes):
-    """A decimal number of 64 bits as its encoded octets."""
+    """The encoded bytes of a decimal number of 64 bits."""
 
 
 class Decimal128(bytes):
-    """A decimal number of 128 bits as its encoded octets."""
+    """The encoded bytes of a decimal number of 128 bits."""
 
 
 class Array(list[Any]):
-    """Values of one type. An empty array encodes as an array of null."""
+    """Values of one type. An empty array is encoded as an array of null."""
 
 
 class Raw(bytes):
-    """One value that is already encoded."""
+    """The encoded bytes of one value, which are written unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A value with a descriptor, which is a ULong for the types that AMQP itself defines."""
+    """A value with a descriptor.
+
+    For the types that AMQP itself defines the descriptor is a ULong.
+    """
 
     descriptor: Any
     value: Any

@@ -1,6 +1,7 @@
 """AMQP over WebSocket, on the same ports as plain AMQP.
 
-The OASIS binding carries the bytes of AMQP in binary messages; message boundaries have no meaning.
+The WebSocket binding of OASIS carries the bytes of AMQP in binary WebSocket messages. The
+boundaries of these messages have no meaning.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ _Connect = Callable[[], asyncio.Protocol]
 
 
 class ProtocolDetector(asyncio.Protocol):
-    """Reads a peer's first bytes and hands the connection to AMQP or to WebSocket."""
+    """Reads a peer's first bytes and then passes the connection to AMQP or to WebSocket."""
 
     def __init__(self, connect: _Connect) -> None:
         self._connect = connect
@@ -37,7 +38,7 @@ class ProtocolDetector(asyncio.Protocol):
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for the first bytes, up to the handshake's time limit."""
+        """Start the time limit for the peer's first bytes."""
         self._transport = cast(asyncio.Transport, transport)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(_HANDSHAKE_SECONDS, self._transport.abort)
@@ -52,7 +53,7 @@ class ProtocolDetector(asyncio.Protocol):
             self._hand_over(self._connect())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer of a peer that sent nothing."""
+        """Stop the time limit for the peer's first bytes."""
         self._stop_timer()
 
     def _hand_over(self, protocol: asyncio.Protocol) -> None:
@@ -69,34 +70,36 @@ class ProtocolDetector(asyncio.Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WebSocketFrame:
-    """One unmasked frame of a WebSocket."""
+    """One frame of a WebSocket connection, without its mask."""
 
     opcode: int
     payload: bytes
 
 
 class WebSocketFrameReader:
-    """Collects received bytes until a frame is complete."""
+    """Buffers received bytes until a frame is complete."""
 
     def __init__(self) -> None:
         self._data = b""
         self._offset = 0
 
     def feed(self, data: bytes) -> None:
-        """Add bytes from the connection."""
+        """Add received bytes to the buffer."""
         self._data = self._data[self._offset :] + data
         self._offset = 0
 
     def frame(self) -> WebSocketFrame | None:
-        """Return the next frame, or None while it is incomplete. Raises WebSocketError."""
+        """Return the next frame, or None while it is incomplete.
+
+        Raises WebSocketError if the frame violates the protocol or is too large.
+        """
         data, start = self._data, self._offset
         if len(data) < start + 2:
             return None
         first, second = data[start], data[start + 1]
         if first & 0x70 or not second & 0x80:
-            raise WebSocketError(
-                _PROTOCOL_ERROR
-            )  # a reserved bit is set, or the client does not mask
+            # A reserved bit is set, or the client's frame is not masked.
+            raise WebSocketError(_PROTOCOL_ERROR)
         length, mask_at = second & 0x7F, start + 2
         if length >= 126:
             layout = ">H" if length == 126 else ">Q"
@@ -124,7 +127,10 @@ def _mask(payload: bytes, mask: bytes) -> bytes:
 
 
 def encode_websocket_frame(opcode: int, payload: bytes) -> bytes:
-    """Put the head of a frame before its payload, without a mask, as servers do."""
+    """Encode a frame: its header and then its payload.
+
+    It is not masked, as servers must not mask.
+    """
     first, length = 0x80 | opcode, len(payload)
     if length < 126:
         return bytes((first, length)) + payload
@@ -134,34 +140,34 @@ def encode_websocket_frame(opcode: int, payload: bytes) -> bytes:
 
 
 class WebSocketConnection(asyncio.Protocol):
-    """Carries one AMQP connection."""
+    """A WebSocket connection that carries one AMQP connection."""
 
     def __init__(self, connection: asyncio.Protocol) -> None:
         self._connection = connection
         self._reader = WebSocketFrameReader()
         self._head: bytes | None = b""
-        """The received part of the HTTP request; None once it is answered."""
+        """The received part of the HTTP request. None after the response has been sent."""
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the AMQP connection, whose time limit covers the HTTP handshake."""
+        """Start the AMQP connection. Its time limit includes the HTTP handshake."""
         self._transport = cast(asyncio.Transport, transport)
         self._connection.connection_made(_WebSocketTransport(self._transport))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Pass the event on to the AMQP connection."""
+        """Inform the AMQP connection that the WebSocket connection is lost."""
         self._connection.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Pass the event on to the AMQP connection."""
+        """Inform the AMQP connection that the write buffer is full."""
         self._connection.pause_writing()
 
     def resume_writing(self) -> None:
-        """Pass the event on to the AMQP connection."""
+        """Inform the AMQP connection that the write buffer has been emptied."""
         self._connection.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        """Answer the HTTP request, then pass the payload of frames on to AMQP."""
+        """Respond to the HTTP request, then pass the payload of frames to the AMQP connection."""
         assert self._transport is not None
         if self._head is not None:
             self._head += data
@@ -203,7 +209,7 @@ class WebSocketConnection(asyncio.Protocol):
 
 
 class _WebSocketTransport(asyncio.Transport):
-    """The transport that the AMQP connection uses: each write is sent as a frame."""
+    """The transport of the AMQP connection. It sends each write as one WebSocket frame."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__()
@@ -234,7 +240,10 @@ class _WebSocketTransport(asyncio.Transport):
 
 
 def _upgrade(head: bytes) -> tuple[bool, bytes]:
-    """Return whether an HTTP request asks for the AMQP WebSocket, and the response to it."""
+    """Check the HTTP request for a WebSocket that carries AMQP.
+
+    Returns whether the request is accepted, and the response to send.
+    """
     request, *lines = head.decode("latin-1").split("\r\n")
     headers = {}
     for line in lines:

@@ -1,10 +1,10 @@
-"""The queues: their rules, their receivers and their SQLite database, without AMQP.
+"""The queues, with their rules, receivers and SQLite database, independent of AMQP.
 
 broker          opens the database; creates, finds and deletes queues
-queue           one queue as its users call it
-queue_state     the rules of one queue as pure functions of messages and time
+queue           the operations of one queue that callers use
+queue_state     the rules of one queue, without input or output
 message_table   all messages in memory, with the changes since the last commit
-dispatcher      gives messages to receivers with credit
+dispatcher      assigns messages to receivers that have credit
 transactions    writes the changes of one tick of the event loop in one transaction
 store           the database
 

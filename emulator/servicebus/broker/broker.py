@@ -1,4 +1,4 @@
-"""The broker: all queues of a namespace over one database."""
+"""The broker, which has all queues of a namespace in one database."""
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
@@ -21,14 +21,15 @@ from emulator.servicebus.broker.transactions import TransactionManager
 _DEAD_LETTER = "/$DeadLetterQueue"
 _TRANSFER_DEAD_LETTER = "/$Transfer/$DeadLetterQueue"
 _NUMBERS_PER_QUEUE = 3
-"""A queue has its id; its two dead-letter queues have the next two numbers."""
+"""A queue uses three numbers: its id, and the next two for its two dead-letter queues."""
 
 
 class Broker:
-    """The queues and their messages. Runs on one event loop and is not thread-safe.
+    """All queues of a namespace. It runs on one event loop and is not thread-safe.
 
-    Locks are durable. After a kill their holders may still settle until the locks expire; a
-    delivery whose lock expires while the broker is down counts as failed.
+    Message locks are durable. After a kill and a restart of the broker a receiver can still settle
+    a message until its lock expires. If the lock expires while the broker is down, the delivery
+    counts as failed.
     """
 
     def __init__(self, transactions: TransactionManager) -> None:
@@ -41,10 +42,10 @@ class Broker:
     async def open(
         cls, database: Path, settings: Iterable[QueueSettings], clock: UtcClock
     ) -> "Broker":
-        """Open or create the database, with these queues and these settings.
+        """Open or create the database, and create or update the queues in `settings`.
 
-        Queues that only the database has are kept with their messages. Raises SchemaError if the
-        file is not a broker's database, and MessageStoreError if it cannot be written.
+        Other queues of the database are kept with their messages. Raises SchemaError if the file is
+        not a broker's database or is in use, and MessageStoreError if it cannot be written.
         """
         transactions = TransactionManager(database, clock)
         broker = cls(transactions)
@@ -62,39 +63,39 @@ class Broker:
         await self._transactions.close()
 
     def tick(self) -> None:
-        """Apply everything that is due now, without waiting for the timer."""
+        """Apply all changes that are due, for example lock expiry, before the timer does."""
         self._transactions.tick()
 
     def trace(self, listener: Callable[[str], None] | None) -> None:
-        """Call a listener with every SQL statement, for tests that count them."""
+        """Call a listener with every SQL statement. Tests use this to count statements."""
         self._transactions.store.trace(listener)
 
     def queue(self, address: str) -> Queue:
-        """Return the queue or dead-letter queue at an address, ignoring case.
+        """Return the queue or dead-letter queue at an address. The case is ignored.
 
-        Raises EntityNotFound.
+        Raises EntityNotFound if it does not exist.
         """
         try:
             return self._addresses[address.casefold()]
         except KeyError:
-            raise EntityNotFound(f"there is no queue {address[:300]!r}") from None
+            raise EntityNotFound(f"the queue {address[:300]!r} does not exist") from None
 
     def queues(self) -> Sequence[Queue]:
-        """Return all queues by name, without their dead-letter queues."""
+        """Return all queues sorted by name, without their dead-letter queues."""
         return [queue for _, queue in sorted(self._queues.items())]
 
     async def create_queue(self, settings: QueueSettings) -> Queue:
-        """Create a durable queue. Raises EntityAlreadyExists."""
+        """Create a queue in the database. Raises EntityAlreadyExists if the name is in use."""
         key = settings.name.casefold()
         if key in self._queues:
-            raise EntityAlreadyExists(f"the queue {settings.name!r} exists already")
+            raise EntityAlreadyExists(f"the queue {settings.name!r} already exists")
         self._transactions.tick()
         number = max(self._numbers.values(), default=-_NUMBERS_PER_QUEUE) + _NUMBERS_PER_QUEUE
         self._save(StoredQueue(number, settings, 1))
         return self._add(StoredQueue(number, settings, 1))
 
     async def update_queue(self, settings: QueueSettings) -> Queue:
-        """Change the settings of a queue from now on. Raises EntityNotFound."""
+        """Replace the settings of a queue. Raises EntityNotFound if the queue does not exist."""
         queue = self._own(settings.name)
         self._transactions.tick()
         self._save(StoredQueue(self._numbers[settings.name.casefold()], settings, 1))
@@ -102,7 +103,10 @@ class Broker:
         return queue
 
     async def delete_queue(self, name: str) -> None:
-        """Delete a queue with all its messages. Raises EntityNotFound."""
+        """Delete a queue with all its messages.
+
+        Raises EntityNotFound if the queue does not exist.
+        """
         queue = self._own(name)
         self._transactions.tick()
         key = name.casefold()
@@ -111,7 +115,9 @@ class Broker:
         try:
             self._transactions.store.delete_queue(number, numbers)
         except sqlite3.Error as error:
-            raise MessageStoreError(f"the queue could not be deleted: {error}") from error
+            raise MessageStoreError(
+                f"the queue could not be deleted from the database: {error}"
+            ) from error
         queue.mark_deleted()
         self._transactions.remove(numbers)
         del self._queues[key], self._numbers[key]
@@ -122,13 +128,15 @@ class Broker:
         try:
             return self._queues[name.casefold()]
         except KeyError:
-            raise EntityNotFound(f"there is no queue {name[:300]!r}") from None
+            raise EntityNotFound(f"the queue {name[:300]!r} does not exist") from None
 
     def _save(self, stored: StoredQueue) -> None:
         try:
             self._transactions.store.save_queue(stored)
         except sqlite3.Error as error:
-            raise MessageStoreError(f"the queue could not be written: {error}") from error
+            raise MessageStoreError(
+                f"the queue could not be written to the database: {error}"
+            ) from error
 
     def _load(self, wanted: Iterable[QueueSettings]) -> None:
         stored = {

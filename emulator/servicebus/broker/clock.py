@@ -1,11 +1,11 @@
-"""The broker's source of time, which tests replace."""
+"""The clock of the broker. Tests use a manual clock instead."""
 
 from datetime import UTC, datetime
 from typing import Protocol
 
 
 class UtcClock(Protocol):
-    """A source of the current time."""
+    """A clock that returns the current time."""
 
     def now(self) -> datetime:
         """Return the current time in UTC."""
@@ -13,7 +13,11 @@ class UtcClock(Protocol):
 
 
 class WallClock:
-    """The wall clock, not a monotonic one: locks must keep their meaning after a restart."""
+    """The system's wall clock.
+
+    A monotonic clock cannot be used, because the expiry times of locks must stay valid after a
+    restart.
+    """
 
     def now(self) -> datetime:
         """Return the current time in UTC."""

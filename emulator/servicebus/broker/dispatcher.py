@@ -1,4 +1,4 @@
-"""Give the ready messages of one queue to its receivers with credit."""
+"""Assign the ready messages of one queue to its receivers that have credit."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from emulator.servicebus.broker.queue_state import QueueState
 
 
 class CreditListener(Protocol):
-    """The queue's side of a subscription."""
+    """An object that a subscription informs when its credit changes."""
 
     def credit_changed(self, subscription: "Subscription") -> None:
-        """Note a receiver's new credit."""
+        """Handle the change of a receiver's credit."""
         ...
 
 
 class Subscription:
-    """A receiver of a queue. `deliver` is called on the event loop, never after `close`."""
+    """A receiver of a queue. `deliver` is called on the event loop, and never after `close`."""
 
     __slots__ = ("_closed", "_credit", "_listener", "deliver", "mode")
 
@@ -37,38 +37,41 @@ class Subscription:
 
     @property
     def credit(self) -> int:
-        """The number of messages that may still be delivered."""
+        """The number of messages that may still be delivered to this receiver."""
         return self._credit
 
     def set_credit(self, credit: int) -> None:
-        """Set the number of messages that may be delivered; 0 stops deliveries."""
+        """Set the number of messages that may be delivered. 0 stops deliveries."""
         self._credit = 0 if self._closed else max(0, credit)
         self._listener.credit_changed(self)
 
     def close(self) -> None:
-        """Stop deliveries. Delivered messages stay locked until settled or expired."""
+        """Stop deliveries.
+
+        Delivered messages stay locked until they are settled or their locks expire.
+        """
         self._closed = True
         self.set_credit(0)
 
     def spend(self) -> None:
-        """Use one credit."""
+        """Reduce the credit by one, because a message is assigned to this receiver."""
         self._credit -= 1
 
     def refund(self) -> None:
-        """Return one credit of a delivery that failed."""
+        """Give back one credit because a delivery failed."""
         self.set_credit(self._credit + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A message for a receiver, which is delivered after the commit."""
+    """A message that is delivered to this receiver after the commit."""
 
     subscription: Subscription
     record: MessageRecord
 
 
 class Dispatcher:
-    """Gives one message at a time to each receiver with credit, in turn."""
+    """Assigns messages to the receivers that have credit: one message to each receiver in turn."""
 
     def __init__(self, state: QueueState, on_credit: Callable[[], None]) -> None:
         self._state = state
@@ -77,17 +80,17 @@ class Dispatcher:
 
     @property
     def has_work(self) -> bool:
-        """Whether there are both a ready message and a receiver with credit."""
+        """Whether a message is ready and a receiver has credit."""
         return bool(self._with_credit) and len(self._state.index.ready) > 0
 
     def subscribe(
         self, mode: ReceiveMode, deliver: Callable[[MessageDelivery], None]
     ) -> Subscription:
-        """Return a new receiver without credit."""
+        """Add a receiver, which has no credit yet, and return its subscription."""
         return Subscription(self, mode, deliver)
 
     def credit_changed(self, subscription: Subscription) -> None:
-        """Note a receiver's new credit."""
+        """Start or stop deliveries to a receiver after its credit has changed."""
         if not subscription.credit:
             self._with_credit.pop(subscription, None)
             return
@@ -95,14 +98,14 @@ class Dispatcher:
         self._on_credit()
 
     def close(self) -> None:
-        """Close all receivers because the queue is deleted."""
+        """Close all receivers, because the queue has been deleted."""
         for subscription in list(self._with_credit):
             subscription.close()
 
     def assign(self, now: datetime, budget_bytes: int, assignments: list[Assignment]) -> None:
-        """Lock or remove messages for receivers with credit, and append them to `assignments`.
+        """Lock or remove messages for receivers that have credit; append them to `assignments`.
 
-        Stops when messages, credit or `budget_bytes` run out.
+        Stops when no message is ready, no receiver has credit, or the messages have `budget_bytes`.
         """
         while self._with_credit and budget_bytes > 0:
             subscription = next(iter(self._with_credit))

@@ -3,14 +3,14 @@
 BrokerError
 ├── EntityNotFound            the queue does not exist
 ├── EntityAlreadyExists       a queue of this name exists
-├── MessageLockLost           the lock expired, was settled, or never existed
+├── MessageLockLost           the lock expired or never existed, or the message was settled
 ├── MessageNotFound           no deferred or scheduled message has this sequence number
 ├── MessageSizeExceeded       the message exceeds the queue's limit
 ├── QuotaExceeded             the queue is full
 ├── ArgumentError             a value is outside Service Bus's limits
-├── NotAllowed                the entity does not have this operation
+├── NotAllowed                the entity does not support this operation
 ├── MessageStoreError         the change could not be written and was undone
-├── SchemaError               the database at the start is unusable or in use
+├── SchemaError               the database cannot be opened, or is in use
 └── BrokerClosed              the broker is shutting down
 """
 
@@ -18,7 +18,10 @@ from typing import ClassVar
 
 
 class BrokerError(Exception):
-    """An error for the peer: `condition` in AMQP, `status_code` in management."""
+    """An error that a client receives.
+
+    Over AMQP the client receives `condition`, over the management API `status_code`.
+    """
 
     condition: ClassVar[str] = "amqp:internal-error"
     status_code: ClassVar[int] = 500
@@ -32,14 +35,14 @@ class EntityNotFound(BrokerError):
 
 
 class EntityAlreadyExists(BrokerError):
-    """A queue of this name exists."""
+    """A queue with this name already exists."""
 
     condition = "com.microsoft:entity-already-exists"
     status_code = 409
 
 
 class MessageLockLost(BrokerError):
-    """The lock expired, was settled, or never existed."""
+    """The lock expired or never existed, or the message was settled."""
 
     condition = "com.microsoft:message-lock-lost"
     status_code = 410
@@ -60,28 +63,28 @@ class MessageSizeExceeded(BrokerError):
 
 
 class QuotaExceeded(BrokerError):
-    """The queue is full."""
+    """The queue has reached its maximum size."""
 
     condition = "amqp:resource-limit-exceeded"
     status_code = 403
 
 
 class ArgumentError(BrokerError):
-    """A value is outside Service Bus's limits."""
+    """An argument is invalid or outside the limits of Service Bus."""
 
     condition = "com.microsoft:argument-error"
     status_code = 400
 
 
 class NotAllowed(BrokerError):
-    """The entity does not have this operation, such as sending to a dead-letter queue."""
+    """The entity does not support this operation, for example sending to a dead-letter queue."""
 
     condition = "amqp:not-allowed"
     status_code = 400
 
 
 class MessageStoreError(BrokerError):
-    """The change could not be written, for instance to a full disk, and was undone."""
+    """The change could not be written, for example because the disk is full, and was undone."""
 
 
 class SchemaError(BrokerError):

@@ -1,4 +1,4 @@
-"""Messages in the forms that they take on their way through a queue."""
+"""The classes for a message as it is sent, stored and delivered."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ class MessageState(IntEnum):
 
 
 class ReceiveMode(Enum):
-    """Whether a delivered message is settled by its receiver or at once."""
+    """How delivered messages are settled: by the receiver, or by removal at delivery."""
 
     PEEK_LOCK = "peek-lock"
     RECEIVE_AND_DELETE = "receive-and-delete"
@@ -23,44 +23,50 @@ class ReceiveMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class IncomingMessage:
-    """A message as its sender encoded it, with the properties that the broker acts on.
+    """A message as its sender encoded it, and the properties that the broker needs.
 
-    The broker never decodes the sections.
+    The broker does not decode the sections.
     """
 
     header: bytes
-    """The sender's encoded header section; empty if absent."""
+    """The header section as the sender encoded it. Empty if the message has no header."""
     annotations: bytes
-    """The sender's encoded delivery and message annotations; empty if absent."""
+    """The delivery and message annotations as the sender encoded them, or empty bytes."""
     bare: bytes
-    """The bare message: properties, application properties, body and footer, as sent."""
+    """Properties, application properties, body and footer as the sender encoded them."""
     message_id: str | None = None
     time_to_live: timedelta | None = None
     scheduled_at: datetime | None = None
-    """The message becomes active at this time; a time in the past means now."""
+    """The time at which the message becomes active.
+
+    If it is in the past, the message is active at once.
+    """
 
     @property
     def size_bytes(self) -> int:
-        """The size that counts towards the limits of messages and queues."""
+        """The size that counts towards the limits of messages and queues, in bytes."""
         return len(self.header) + len(self.annotations) + len(self.bare)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A message in a queue, with its content."""
+    """A message in a queue, including its content."""
 
     header: bytes
     annotations: bytes
     bare: bytes
     sequence_number: int
     enqueue_sequence_number: int
-    """The first sequence number; activating a scheduled message assigns a new one."""
+    """The message's first sequence number.
+
+    A scheduled message gets another number when it is activated.
+    """
     enqueued_at: datetime
     state: MessageState
     delivery_count: int
-    """The number of failed deliveries: 0 at the first delivery."""
+    """The number of failed deliveries, which is 0 during the first delivery."""
     time_to_live: timedelta | None
-    """As the sender set it; None if it did not."""
+    """The time to live that the sender set, or None if the sender set none."""
     scheduled_at: datetime | None
     expires_at: datetime | None
     dead_letter_reason: str | None
@@ -70,7 +76,7 @@ class StoredMessage:
 
 @dataclass(frozen=True, slots=True)
 class MessageDelivery:
-    """A delivery of a message. A receive-and-delete receiver gets it without a lock."""
+    """A delivery of a message. In receive-and-delete mode it has no lock."""
 
     message: StoredMessage
     lock_token: UUID | None
@@ -87,10 +93,13 @@ class Lock:
 
 @dataclass(frozen=True, slots=True)
 class MessageRecord:
-    """A message in memory without its content. It is immutable: each change makes a new one."""
+    """A message in memory, without its content.
+
+    It is immutable: each change creates a new record.
+    """
 
     id: int
-    """The broker's own number. Unlike the sequence number it never changes."""
+    """The broker's internal number of the message. Unlike the sequence number, it never changes."""
     queue: int
     sequence_number: int
     enqueue_sequence_number: int
@@ -112,10 +121,11 @@ class MessageRecord:
 
     @property
     def due_at(self) -> datetime | None:
-        """When the message changes by itself: lock expiry, activation or end of life.
+        """The time at which the broker must change the message, or None.
 
-        A locked message does not expire, so its lock comes before its time to live. A scheduled
-        message lives from its activation.
+        For a locked message it is the end of the lock, because a locked message does not expire.
+        For a scheduled message it is the activation, when the time to live starts. Otherwise it is
+        the end of the time to live.
         """
         if self.lock is not None:
             return self.lock.until
@@ -124,11 +134,11 @@ class MessageRecord:
         return self.expires_at
 
     def is_expired(self, now: datetime) -> bool:
-        """Whether the time to live has ended."""
+        """Return whether the message's time to live has ended."""
         return self.expires_at is not None and self.expires_at <= now
 
     def with_content(self, content: IncomingMessage) -> StoredMessage:
-        """Return the message with its content."""
+        """Combine this record with the content of the message."""
         return StoredMessage(
             header=content.header,
             annotations=content.annotations,
@@ -143,6 +153,6 @@ class MessageRecord:
             expires_at=self.expires_at,
             dead_letter_reason=self.dead_letter_reason,
             dead_letter_description=self.dead_letter_description,
-            # Service Bus sets it only if a dead-letter queue forwards to another entity.
+            # Service Bus sets this value only if a dead-letter queue forwards to another entity.
             dead_letter_source=None,
         )

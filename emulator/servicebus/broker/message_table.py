@@ -1,4 +1,4 @@
-"""All messages in memory, with the indexes of each queue and the uncommitted changes."""
+"""Keep all messages in memory, with an index for each queue and the uncommitted changes."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ _STALE_TOLERATED = 64
 
 
 class TimerHeap:
-    """The time at which each message is due; at most one per message.
+    """The due times of messages. A message has at most one due time.
 
-    A heap that skips outdated entries. It is rebuilt when more than half of it is outdated, so its
-    size stays proportional to the number of messages.
+    It is a heap in which outdated entries are skipped. It is rebuilt when more than half of its
+    entries are outdated, so its size stays proportional to the number of messages.
     """
 
     __slots__ = ("_due", "_heap")
@@ -29,7 +29,7 @@ class TimerHeap:
         return len(self._due)
 
     def set(self, key: int, due_at: datetime | None) -> None:
-        """Set or, with None, remove the due time of a key."""
+        """Set the due time of a message. Remove the due time if `due_at` is None."""
         if self._due.get(key) == due_at:
             return
         if due_at is None:
@@ -42,7 +42,7 @@ class TimerHeap:
             heapify(self._heap)
 
     def next_due_at(self) -> datetime | None:
-        """Return the earliest due time, or None."""
+        """Return the earliest due time, or None if there is no due time."""
         while self._heap:
             due_at, key = self._heap[0]
             if self._due.get(key) == due_at:
@@ -51,7 +51,7 @@ class TimerHeap:
         return None
 
     def take_due(self, now: datetime) -> int | None:
-        """Remove and return the key that has been due for longest, or None."""
+        """Remove and return the key with the earliest due time, or None if no key is due."""
         due_at = self.next_due_at()
         if due_at is None or due_at > now:
             return None
@@ -66,8 +66,8 @@ _CHUNK_LENGTH = 256
 class SortedNumbers:
     """A sorted set of integers in chunks of bounded length.
 
-    Adding, removing and seeking bisect first the chunks and then one chunk, so their cost grows
-    with the logarithm of the set's size.
+    Adding, removing and finding a number search first for the chunk and then in the chunk, both by
+    bisection. Their cost grows with the logarithm of the set's size.
     """
 
     __slots__ = ("_chunks", "_lasts", "_length")
@@ -81,7 +81,7 @@ class SortedNumbers:
         return self._length
 
     def add(self, number: int) -> None:
-        """Add a number that is not in the set."""
+        """Add a number, which must not be in the set yet."""
         self._length += 1
         if not self._chunks:
             self._chunks.append([number])
@@ -97,7 +97,7 @@ class SortedNumbers:
         self._lasts[at] = chunk[-1]
 
     def remove(self, number: int) -> None:
-        """Remove a number of the set."""
+        """Remove a number, which must be in the set."""
         at = bisect_left(self._lasts, number)
         chunk = self._chunks[at]
         del chunk[bisect_left(chunk, number)]
@@ -112,7 +112,10 @@ class SortedNumbers:
         return self._chunks[0][0] if self._chunks else None
 
     def since(self, number: int) -> Iterator[int]:
-        """Yield the numbers from this one on. The set must not change meanwhile."""
+        """Yield the numbers that are at least `number`.
+
+        The set must not change during the iteration.
+        """
         at = bisect_left(self._lasts, number)
         if at == len(self._chunks):
             return
@@ -123,7 +126,7 @@ class SortedNumbers:
 
 
 class QueueIndex:
-    """The messages of one queue, by sequence number and by lock token, with their counts."""
+    """Index of one queue's messages by sequence number and lock token, with counts by state."""
 
     __slots__ = ("by_sequence_number", "by_token", "counts", "order", "ready", "size_bytes")
 
@@ -136,21 +139,21 @@ class QueueIndex:
         self.size_bytes = 0
 
     def add(self, record: MessageRecord) -> None:
-        """Add a message."""
+        """Add a message to the index."""
         self.by_sequence_number[record.sequence_number] = record
         self.order.add(record.sequence_number)
         self.size_bytes += record.size_bytes
         self._file(record)
 
     def remove(self, record: MessageRecord) -> None:
-        """Remove a message."""
+        """Remove a message from the index."""
         del self.by_sequence_number[record.sequence_number]
         self.order.remove(record.sequence_number)
         self.size_bytes -= record.size_bytes
         self._unfile(record)
 
     def replace(self, before: MessageRecord, after: MessageRecord) -> None:
-        """Replace a message by its new record with the same sequence number."""
+        """Replace the record of a message. The new record must have the same sequence number."""
         self.by_sequence_number[after.sequence_number] = after
         self._unfile(before)
         self._file(after)
@@ -172,14 +175,17 @@ class QueueIndex:
 
 @dataclass(frozen=True, slots=True)
 class MessageChange:
-    """The change of one message in a transaction. None stands for a message that is absent."""
+    """The change of one message in a transaction.
+
+    `before` is None if the message was added, and `after` is None if it was removed.
+    """
 
     before: MessageRecord | None
     after: MessageRecord | None
 
 
 class MessageTable:
-    """All messages of the broker. Every change passes here, so that it can be rolled back.
+    """All messages of the broker. Every change is made through this table and can be rolled back.
 
     A message that is added and removed in one transaction is never written, and a message that
     changes several times is written once.
@@ -193,28 +199,28 @@ class MessageTable:
         self._next_id = 1
 
     def queue_index(self, queue: int) -> QueueIndex:
-        """Return the index of a queue, creating it at the first call."""
+        """Return the index of a queue. Create the index at the first call."""
         return self._indexes.setdefault(queue, QueueIndex())
 
     def drop_queue(self, queue: int) -> None:
-        """Remove a queue with all its messages, outside any transaction."""
+        """Remove a queue with all its messages. The removal cannot be rolled back."""
         index = self._indexes.pop(queue, QueueIndex())
         for record in index.by_sequence_number.values():
             del self._entries[record.id]
             self._timers.set(record.id, None)
 
     def load(self, record: MessageRecord) -> None:
-        """Add a message that the database already has."""
+        """Add a message that was read from the database."""
         self._move(None, record)
         self._next_id = max(self._next_id, record.id + 1)
 
     def new_id(self) -> int:
-        """Return the id for a new message."""
+        """Return an unused id for a new message."""
         self._next_id += 1
         return self._next_id - 1
 
     def put(self, record: MessageRecord) -> None:
-        """Add a message, or replace the record with its id."""
+        """Add a message. If there is a record with the same id, replace that record."""
         before = self._entries.get(record.id)
         self._before_transaction.setdefault(record.id, before)
         self._move(before, record)
@@ -226,16 +232,16 @@ class MessageTable:
         self._move(before, None)
 
     def due(self, now: datetime) -> Iterator[MessageRecord]:
-        """Yield the messages that are due now. The caller must change each of them."""
+        """Yield the messages that are due. The caller must change each message before the next."""
         while (id_ := self._timers.take_due(now)) is not None:
             yield self._entries[id_]
 
     def next_due_at(self) -> datetime | None:
-        """Return when the next message is due, or None."""
+        """Return the earliest time at which a message is due, or None if there is no due time."""
         return self._timers.next_due_at()
 
     def changes(self) -> list[MessageChange]:
-        """Return the changes since the last commit."""
+        """Return the changes of messages since the last commit, one for each changed message."""
         return [
             MessageChange(before, after)
             for id_, before in self._before_transaction.items()
@@ -243,7 +249,7 @@ class MessageTable:
         ]
 
     def commit(self) -> None:
-        """Keep the changes since the last commit."""
+        """Make the changes since the last commit permanent."""
         self._before_transaction.clear()
 
     def rollback(self) -> None:

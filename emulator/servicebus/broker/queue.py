@@ -1,4 +1,4 @@
-"""One queue as its users call it: every change is durable when the call returns."""
+"""The operations of one queue. Every change is durable when the call returns."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -29,10 +29,10 @@ _PEEK_BYTES = 1024 * 1024
 
 
 class Queue:
-    """A queue or, if `is_subqueue`, one of its dead-letter queues.
+    """A queue, or one of its dead-letter queues if `is_subqueue` is True.
 
-    All methods raise EntityNotFound after the queue is deleted and BrokerClosed after the broker is
-    closed. Methods that change something raise MessageStoreError if it cannot be written.
+    All methods raise EntityNotFound after the queue is deleted, and BrokerClosed after the broker
+    is closed. Methods that change messages raise MessageStoreError if the change cannot be written.
     """
 
     def __init__(
@@ -52,21 +52,27 @@ class Queue:
 
     @property
     def settings(self) -> QueueSettings:
-        """The queue's settings. A dead-letter queue has those of its queue."""
+        """The queue's settings. A dead-letter queue has the settings of the queue it belongs to."""
         return self._state.settings
 
     @property
     def is_subqueue(self) -> bool:
-        """Whether this is a dead-letter queue, to which nothing can be sent."""
+        """Whether this is a dead-letter queue, to which messages cannot be sent."""
         return not self._subqueues
 
     # Sending
 
     async def send(self, messages: Sequence[IncomingMessage]) -> list[int]:
-        """Add messages, all or none; return their sequence numbers.
+        """Add all messages, or none if one is invalid. Return their sequence numbers.
 
-        A duplicate is dropped and gets the sequence number of the message that it repeats. Raises
-        NotAllowed on a dead-letter queue, MessageSizeExceeded, QuotaExceeded and ArgumentError.
+        A duplicate is dropped. Its sequence number in the result is that of the message that it
+        repeats.
+
+        Raises:
+            NotAllowed: This is a dead-letter queue.
+            MessageSizeExceeded: A message exceeds the queue's limit.
+            QuotaExceeded: The queue is full.
+            ArgumentError: A property of a message is outside Service Bus's limits.
         """
         now = self._begin()
         self._check(messages)
@@ -81,13 +87,19 @@ class Queue:
         return numbers
 
     async def schedule(self, messages: Sequence[IncomingMessage]) -> list[int]:
-        """Add messages that become active at their `scheduled_at`. Raises as `send` does."""
+        """Add messages that become active at their `scheduled_at`. Return their sequence numbers.
+
+        Raises the same errors as `send`, and ArgumentError if a message has no `scheduled_at`.
+        """
         if any(message.scheduled_at is None for message in messages):
-            raise ArgumentError("a message to be scheduled needs a scheduled time")
+            raise ArgumentError("a message to be scheduled has no scheduled time")
         return await self.send(messages)
 
     async def cancel_scheduled(self, sequence_numbers: Sequence[int]) -> None:
-        """Remove scheduled messages, all or none. Raises MessageNotFound."""
+        """Remove scheduled messages.
+
+        Raises MessageNotFound, and removes none, if one does not exist.
+        """
         self._begin()
         self._state.cancel(sequence_numbers)
         await self._transactions.wait_until_committed()
@@ -97,25 +109,29 @@ class Queue:
     def subscribe(
         self, mode: ReceiveMode, deliver: Callable[[MessageDelivery], None]
     ) -> Subscription:
-        """Add a receiver, which gets messages when it has credit."""
+        """Add a receiver, to which messages are delivered when it has credit."""
         self._raise_if_deleted()
         return self._dispatcher.subscribe(mode, deliver)
 
     async def receive_deferred(
         self, sequence_numbers: Sequence[int], mode: ReceiveMode
     ) -> list[MessageDelivery]:
-        """Receive deferred messages, all or none. Raises MessageNotFound."""
+        """Receive deferred messages.
+
+        Raises MessageNotFound, and receives none, if one is not found.
+        """
         now = self._begin()
         records = self._state.take_deferred(sequence_numbers, mode, now)
-        # Read the content before the commit, which removes it in receive-and-delete mode.
+        # Read the contents before the commit, because it removes them in receive-and-delete mode.
         deliveries = [self._transactions.build_delivery(record) for record in records]
         await self._transactions.wait_until_committed()
         return deliveries
 
     def peek(self, from_sequence_number: int, count: int) -> list[StoredMessage]:
-        """Return messages of any state from a sequence number on, without locking them.
+        """Return messages of any state without locking them.
 
-        May return fewer than `count`, to limit the size of the reply.
+        The messages have at least the sequence number `from_sequence_number`. To limit the size of
+        the reply, the result may have fewer than `count` messages even if there are more.
         """
         self._begin()
         self._transactions.flush()
@@ -130,35 +146,41 @@ class Queue:
             found.append(record.with_content(self._transactions.contents.get(record.id)))
         return found
 
-    # Settling; each method raises MessageLockLost
+    # Settling. Each method raises MessageLockLost if the lock is lost.
 
     async def complete(self, token: UUID) -> None:
-        """Remove a message."""
+        """Remove a locked message from the queue."""
         self._state.complete(token, self._begin())
         await self._transactions.wait_until_committed()
 
     async def abandon(self, token: UUID) -> None:
-        """Return a message to the queue and count the delivery as failed."""
+        """Unlock a message so that it is delivered again, and count the delivery as failed."""
         self._state.abandon(token, self._begin())
         await self._transactions.wait_until_committed()
 
     async def release(self, token: UUID) -> None:
-        """Return a message to the queue without counting the delivery."""
+        """Unlock a message so that it is delivered again. The delivery does not count as failed."""
         self._state.release(token, self._begin())
         await self._transactions.wait_until_committed()
 
     async def defer(self, token: UUID) -> None:
-        """Set a message aside until `receive_deferred` names it."""
+        """Defer a locked message. Afterwards only `receive_deferred` receives it."""
         self._state.defer(token, self._begin())
         await self._transactions.wait_until_committed()
 
     async def dead_letter(self, token: UUID, reason: str | None, description: str | None) -> None:
-        """Move a message to the dead-letter queue. Raises NotAllowed in a dead-letter queue."""
+        """Move a locked message to the dead-letter queue.
+
+        Raises NotAllowed if this is a dead-letter queue.
+        """
         self._state.dead_letter(token, reason, description, self._begin())
         await self._transactions.wait_until_committed()
 
     async def renew(self, tokens: Sequence[UUID]) -> list[datetime]:
-        """Extend locks, all or none, to the lock duration from now; return their new ends."""
+        """Renew all these locks, or none if one is lost. Return the new expiry times.
+
+        Each renewed lock expires after the queue's lock duration from now.
+        """
         ends = self._state.renew(tokens, self._begin())
         await self._transactions.wait_until_committed()
         return ends
@@ -166,7 +188,7 @@ class Queue:
     # Counting
 
     def counts(self) -> QueueCounts:
-        """Return the numbers of messages by state, after applying everything that is due."""
+        """Return the number of messages in each state, after applying all changes that are due."""
         self._begin()
         self._transactions.flush()
         index = self._state.index
@@ -181,15 +203,15 @@ class Queue:
             size_bytes=index.size_bytes + sum(each.size_bytes for each in below),
         )
 
-    # For the broker
+    # Methods that the broker calls
 
     def reconfigure(self, settings: QueueSettings) -> None:
-        """Use other settings from now on."""
+        """Replace the settings of the queue."""
         for queue in (self, *self._subqueues):
             queue._state.settings = settings
 
     def mark_deleted(self) -> None:
-        """Raise EntityNotFound from all methods from now on."""
+        """Mark the queue as deleted, so that all other methods raise EntityNotFound."""
         for queue in (self, *self._subqueues):
             queue._deleted = True
 
@@ -203,14 +225,18 @@ class Queue:
 
     def _check(self, messages: Sequence[IncomingMessage]) -> None:
         if self.is_subqueue:
-            raise NotAllowed(f"messages cannot be sent to {self.address!r}")
+            raise NotAllowed(
+                f"messages cannot be sent to {self.address!r}, which is a dead-letter queue"
+            )
         for message in messages:
             _check(message, self.settings.max_message_bytes)
         size_bytes = self._state.index.size_bytes + sum(
             queue._state.index.size_bytes for queue in self._subqueues
         )
         if size_bytes + sum(each.size_bytes for each in messages) > self.settings.max_size_bytes:
-            raise QuotaExceeded(f"the queue {self.address!r} is full")
+            raise QuotaExceeded(
+                f"the queue {self.address!r} is full: receive or delete messages first"
+            )
 
 
 def _check(message: IncomingMessage, limit_bytes: int) -> None:
@@ -220,10 +246,10 @@ def _check(message: IncomingMessage, limit_bytes: int) -> None:
         )
     if message.message_id is not None:
         if len(message.message_id) > _MAX_MESSAGE_ID_LENGTH:
-            raise ArgumentError(f"a message id exceeds {_MAX_MESSAGE_ID_LENGTH} characters")
+            raise ArgumentError(f"a message id has more than {_MAX_MESSAGE_ID_LENGTH} characters")
         check_unicode(message.message_id)
     time_to_live = message.time_to_live or timedelta(0)
     if not timedelta(0) <= time_to_live <= _MAX_TIME_TO_LIVE:
-        raise ArgumentError("a time to live must be from 0 to 10675199 days")
+        raise ArgumentError("the time to live of a message must be from 0 to 10675199 days")
     if message.scheduled_at is not None and message.scheduled_at.tzinfo is None:
-        raise ArgumentError("a scheduled time has no time zone")
+        raise ArgumentError("the scheduled time of a message has no time zone")

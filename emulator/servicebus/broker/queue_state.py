@@ -1,4 +1,4 @@
-"""The rules of one queue, without input or output: the time is an argument."""
+"""The rules of one queue. They do no input or output, and the time is an argument."""
 
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ from emulator.servicebus.broker.settings import QueueSettings
 
 @dataclass(frozen=True, slots=True)
 class SeenMessageId:
-    """A message id, when it was first seen, and the sequence number of its message."""
+    """A message id, the time of its receipt, and the sequence number of its message."""
 
     sequence_number: int
     message_id: str
@@ -33,31 +33,35 @@ class SeenMessageId:
 
 
 class DuplicateHistory:
-    """Remembers each message id for a time window from its first message."""
+    """The ids of the messages that were sent within the time window for duplicate detection."""
 
     def __init__(self) -> None:
         self._sequence_numbers: dict[str, int] = {}
         self._seen_ids: deque[SeenMessageId] = deque()
         self._uncommitted: list[SeenMessageId] = []
         self.forgotten_count = 0
-        """The number of ids forgotten since `mark_purged`."""
+        """The number of ids that were removed since the last call of `mark_purged`."""
         self.forgotten_through = 0
-        """The highest sequence number of a forgotten id."""
+        """The highest sequence number of the messages whose ids were removed."""
 
     def __len__(self) -> int:
         return len(self._seen_ids)
 
     def load(self, seen_id: SeenMessageId) -> None:
-        """Add an id that the database already has; call this in their order."""
+        """Add an id that was read from the database.
+
+        Ids must be added in the order of their receipt.
+        """
         self._seen_ids.append(seen_id)
         self._sequence_numbers[seen_id.message_id] = seen_id.sequence_number
 
     def forget(self, now: datetime, window: timedelta) -> None:
-        """Remove the ids that are older than the window."""
+        """Remove the committed ids that are older than `window`."""
         horizon = now - window
         while self._committed_count and self._seen_ids[0].seen_at <= horizon:
             seen_id = self._seen_ids.popleft()
-            # The database removes ids later, so a restart may load an id twice.
+            # Ids are removed from the database later, so after a restart an id may be present
+            # twice.
             if self._sequence_numbers[seen_id.message_id] == seen_id.sequence_number:
                 del self._sequence_numbers[seen_id.message_id]
             self.forgotten_count += 1
@@ -68,28 +72,28 @@ class DuplicateHistory:
         return len(self._seen_ids) - len(self._uncommitted)
 
     def mark_purged(self) -> None:
-        """Record that the database has removed all forgotten ids."""
+        """Record that all forgotten ids have been removed from the database."""
         self.forgotten_count = 0
 
     def find(self, message_id: str) -> int | None:
-        """Return the sequence number of the message with this id, or None."""
+        """Return the sequence number of the message with this id, or None if the id is unknown."""
         return self._sequence_numbers.get(message_id)
 
     def record(self, seen_id: SeenMessageId) -> None:
-        """Add a new id, which a rollback removes again."""
+        """Add a new id. A rollback removes it again."""
         self.load(seen_id)
         self._uncommitted.append(seen_id)
 
     def uncommitted(self) -> list[SeenMessageId]:
-        """Return the ids added since the last commit."""
+        """Return the ids that were added since the last commit."""
         return self._uncommitted
 
     def commit(self) -> None:
-        """Keep the ids added since the last commit."""
+        """Make the ids that were added since the last commit permanent."""
         self._uncommitted = []
 
     def rollback(self) -> None:
-        """Remove the ids added since the last commit."""
+        """Remove the ids that were added since the last commit."""
         for seen_id in reversed(self._uncommitted):
             self._seen_ids.pop()
             del self._sequence_numbers[seen_id.message_id]
@@ -100,7 +104,10 @@ _MAX_REASON_LENGTH = 4096
 
 
 class QueueState:
-    """One queue or dead-letter queue. Messages of a dead-letter queue do not expire or move."""
+    """One queue or dead-letter queue.
+
+    The messages of a dead-letter queue do not expire and are not moved to another queue.
+    """
 
     def __init__(
         self,
@@ -120,25 +127,25 @@ class QueueState:
         self._table = table
         self._dead_letter_state = dead_letter_state
 
-    # Transactions: the message table rolls back messages, the queue its own numbers.
+    # Transactions. The message table commits and rolls back the messages themselves.
 
     def commit(self) -> None:
-        """Keep the changes since the last commit."""
+        """Make the changes since the last commit permanent."""
         self.committed_sequence_number = self.next_sequence_number
         self.duplicates.commit()
 
     def rollback(self) -> None:
-        """Undo the changes to the numbers and the duplicate history since the last commit."""
+        """Undo the changes to the sequence number and duplicate history since the last commit."""
         self.next_sequence_number = self.committed_sequence_number
         self.duplicates.rollback()
 
     # Sending
 
     def accept(self, message: IncomingMessage, now: datetime) -> tuple[int, MessageRecord | None]:
-        """Add a message; return its sequence number and its record.
+        """Add a message. Return its sequence number and its record.
 
-        A duplicate is dropped: it gets the sequence number of the message that it repeats, and no
-        record.
+        A duplicate is dropped. For a duplicate return the sequence number of the message that it
+        repeats, and None instead of a record.
         """
         window = self.settings.duplicate_detection_window
         if window is not None and message.message_id is not None:
@@ -166,21 +173,30 @@ class QueueState:
         return number, record
 
     def cancel(self, sequence_numbers: Iterable[int]) -> None:
-        """Remove scheduled messages, all or none. Raises MessageNotFound."""
+        """Remove scheduled messages.
+
+        Raises MessageNotFound, and removes none, if one is not found.
+        """
         for record in self._find(sequence_numbers, MessageState.SCHEDULED):
             self._table.remove(record.id)
 
     # Receiving
 
     def take(self, mode: ReceiveMode, now: datetime) -> MessageRecord | None:
-        """Lock, or remove in receive-and-delete mode, the first ready message and return it."""
+        """Receive the first ready message, or return None if no message is ready.
+
+        In peek-lock mode the message is locked, in receive-and-delete mode it is removed.
+        """
         number = self.index.ready.first()
         return None if number is None else self._assign(number, mode, now)
 
     def take_deferred(
         self, sequence_numbers: Iterable[int], mode: ReceiveMode, now: datetime
     ) -> list[MessageRecord]:
-        """Lock or remove deferred messages, all or none. Raises MessageNotFound."""
+        """Receive deferred messages: lock or remove them, depending on the mode.
+
+        Raises MessageNotFound, and receives none, if one of the messages is not found.
+        """
         found = self._find(sequence_numbers, MessageState.DEFERRED)
         return [self._assign(record.sequence_number, mode, now) for record in found]
 
@@ -207,19 +223,25 @@ class QueueState:
     # Settling
 
     def complete(self, token: UUID, now: datetime) -> None:
-        """Remove a locked message. Raises MessageLockLost."""
+        """Remove a locked message. Raises MessageLockLost if the lock is lost."""
         self._table.remove(self._find_locked(token, now).id)
 
     def abandon(self, token: UUID, now: datetime) -> None:
-        """Unlock a message and count its delivery as failed. Raises MessageLockLost."""
+        """Unlock a message and count its delivery as failed.
+
+        Raises MessageLockLost if the lock is lost.
+        """
         self._unlock(self._find_locked(token, now), now, failed=True)
 
     def release(self, token: UUID, now: datetime) -> None:
-        """Unlock a message without counting its delivery. Raises MessageLockLost."""
+        """Unlock a message without counting its delivery as failed.
+
+        Raises MessageLockLost if the lock is lost.
+        """
         self._unlock(self._find_locked(token, now), now, failed=False)
 
     def defer(self, token: UUID, now: datetime) -> None:
-        """Defer a locked message. Raises MessageLockLost."""
+        """Defer a locked message. Raises MessageLockLost if the lock is lost."""
         record = self._find_locked(token, now)
         self._unlock(replace(record, state=MessageState.DEFERRED), now, failed=False)
 
@@ -228,8 +250,10 @@ class QueueState:
     ) -> None:
         """Move a locked message to the dead-letter queue.
 
-        Raises MessageLockLost, NotAllowed in a dead-letter queue, and ArgumentError for a text that
-        is too long or not valid Unicode.
+        Raises:
+            MessageLockLost: The lock is lost.
+            NotAllowed: This is a dead-letter queue.
+            ArgumentError: The reason or description is too long or not valid Unicode.
         """
         record = self._find_locked(token, now)
         if self._dead_letter_state is None:
@@ -239,13 +263,16 @@ class QueueState:
                 continue
             if len(text) > _MAX_REASON_LENGTH:
                 raise ArgumentError(
-                    f"a dead-letter reason or description exceeds {_MAX_REASON_LENGTH} characters"
+                    f"the reason or description exceeds {_MAX_REASON_LENGTH} characters"
                 )
             check_unicode(text)
         self._move_to_dead_letters(record, reason, description)
 
     def renew(self, tokens: Sequence[UUID], now: datetime) -> list[datetime]:
-        """Extend locks to the lock duration from now, all or none. Raises MessageLockLost."""
+        """Renew all these locks. Return the new expiry times.
+
+        Raises MessageLockLost, and renews no lock, if one of the locks is lost.
+        """
         until = now + self.settings.lock_duration
         for record in [self._find_locked(token, now) for token in tokens]:
             self._table.put(replace(record, lock=Lock(self._lock_token(record), until)))
@@ -264,10 +291,10 @@ class QueueState:
         assert record.lock is not None
         return record.lock.token
 
-    # Timers
+    # Changes that become due with time
 
     def advance(self, record: MessageRecord, now: datetime) -> None:
-        """Apply what is due: expire a lock or a message, or activate a scheduled message."""
+        """Apply the change that is due: expire the lock or the message, or activate the message."""
         if record.lock is not None:
             self._unlock(record, now, failed=True)
         elif record.state is MessageState.SCHEDULED:
@@ -276,7 +303,8 @@ class QueueState:
             self._expire(record)
 
     def _activate(self, record: MessageRecord, now: datetime) -> None:
-        # As in Azure, it moves to the end of the queue with a new sequence number and time.
+        # As in Azure, the message moves to the end of the queue with a new sequence number and
+        # time.
         self._table.put(
             replace(
                 record,

@@ -17,16 +17,19 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9_])?")
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """The properties of a queue. Raises ArgumentError, naming the property, for a bad value."""
+    """The settings of a queue.
+
+    Raises ArgumentError, which names the property, if a value is invalid.
+    """
 
     name: str
     lock_duration: timedelta = timedelta(minutes=1)
     max_delivery_count: int = 10
     default_message_time_to_live: timedelta | None = None
-    """None: messages without their own time to live never expire."""
+    """If it is None, messages that have no time to live of their own do not expire."""
     dead_lettering_on_message_expiration: bool = False
     duplicate_detection_window: timedelta | None = None
-    """None: duplicates are not detected."""
+    """If it is None, duplicates are not detected."""
     max_message_bytes: int = STANDARD_MESSAGE_BYTES
     max_size_bytes: int = 1024 * 1024 * 1024
     requires_session: bool = False
@@ -35,7 +38,7 @@ class QueueSettings:
         if len(self.name) > _MAX_NAME_LENGTH or not _NAME.fullmatch(self.name):
             raise ArgumentError(f"Name: {self.name[:300]!r} is not a valid queue name")
         if not timedelta(0) < self.lock_duration <= _MAX_LOCK_DURATION:
-            raise self._refusal("LockDuration", "must be over 0 and at most 5 minutes")
+            raise self._refusal("LockDuration", "must be greater than 0 and at most 5 minutes")
         if not 1 <= self.max_delivery_count <= _MAX_DELIVERY_COUNT:
             raise self._refusal("MaxDeliveryCount", f"must be from 1 to {_MAX_DELIVERY_COUNT}")
         default = self.default_message_time_to_live
@@ -62,10 +65,13 @@ class QueueSettings:
 
 @dataclass(frozen=True, slots=True)
 class QueueCounts:
-    """The numbers of messages in a queue, named like Azure's runtime properties."""
+    """The numbers of messages in a queue by state.
+
+    The names are those of Azure's runtime properties.
+    """
 
     active: int
-    """Ready or locked."""
+    """Messages that are ready or locked."""
     deferred: int
     scheduled: int
     dead_letter: int
@@ -74,7 +80,7 @@ class QueueCounts:
 
     @property
     def total(self) -> int:
-        """All messages, including those in the dead-letter queues."""
+        """The number of all messages, including those in the queue's dead-letter queues."""
         return (
             self.active
             + self.deferred
@@ -92,11 +98,11 @@ _PATTERN = re.compile(
 )
 _UNITS = "days", "hours", "minutes", "seconds"
 UNBOUNDED = timedelta(days=10675199, hours=2, minutes=48, seconds=5, microseconds=477580)
-"""The longest duration in .NET to the microsecond, by which Azure means "no limit"."""
+"""The longest duration in .NET, rounded to microseconds. In Azure it means "no limit"."""
 
 
 def parse_duration(text: str) -> timedelta:
-    """Parse an ISO 8601 duration such as `PT1M30S`. Raises ValueError."""
+    """Parse an ISO 8601 duration such as `PT1M30S`. Raises ValueError if the text is invalid."""
     match = _PATTERN.fullmatch(text)
     if match is None:
         raise ValueError(f"{text[:100]!r} is not an ISO 8601 duration such as PT1M or P14D")
@@ -111,11 +117,13 @@ def parse_duration(text: str) -> timedelta:
             microseconds=int(fraction[:6].ljust(6, "0")),
         )
     except OverflowError:
-        raise ValueError(f"{text[:100]!r} exceeds the longest duration") from None
+        raise ValueError(
+            f"{text[:100]!r} exceeds the longest duration, P10675199DT2H48M5.47758S"
+        ) from None
 
 
 def format_duration(duration: timedelta) -> str:
-    """Format a duration that is not negative, such as `P1DT2H3M4.5S`."""
+    """Format a duration in ISO 8601, for example `P1DT2H3M4.5S`. It must not be negative."""
     minutes, seconds = divmod(duration.seconds, 60)
     hours, minutes = divmod(minutes, 60)
     date = f"{duration.days}D" if duration.days else ""

@@ -21,8 +21,8 @@ APPLICATION_ID = 0x51554555
 SCHEMA_VERSION = 1
 _BUSY_SECONDS = 0.5
 
-# A small content is in its message's row. A large one has a row of its own, because SQLite
-# rewrites a whole row when its lock or its delivery count changes. Sequence numbers need no
+# A small content is in its message's row. A large content has a row of its own, because SQLite
+# rewrites a whole row when the lock or delivery count changes. Sequence numbers need no
 # index: the broker reads all rows once and then finds them by id.
 _TABLES = """
 CREATE TABLE queues (
@@ -67,9 +67,10 @@ CREATE TABLE sightings (
 
 
 def lock_database(database: Path) -> sqlite3.Connection:
-    """Lock a file beside the database, so that one broker at a time uses it.
+    """Lock a file beside the database, so that only one broker at a time uses the database.
 
-    The lock lasts until the returned connection is closed or the process ends. Raises SchemaError.
+    The lock lasts until the returned connection is closed or the process ends. Raises SchemaError
+    if the file cannot be opened or is locked.
     """
     try:
         lock = sqlite3.connect(f"{database}.lock", timeout=_BUSY_SECONDS, isolation_level=None)
@@ -86,7 +87,10 @@ def lock_database(database: Path) -> sqlite3.Connection:
 
 
 def connect(database: Path) -> sqlite3.Connection:
-    """Open the database and create its tables if it is new. Raises SchemaError."""
+    """Open the database and create its tables if it is new.
+
+    Raises SchemaError if the file is not a broker's database or has another schema version.
+    """
     connection = sqlite3.connect(database, isolation_level=None)
     try:
         _prepare(connection, database)
@@ -102,16 +106,16 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     except sqlite3.DatabaseError as error:
-        raise SchemaError(f"{database} cannot be read as a database: {error}") from error
+        raise SchemaError(f"{database} cannot be read as an SQLite database: {error}") from error
     if tables and application_id != APPLICATION_ID:
         raise SchemaError(f"{database} is a database of another program")
     if tables and version != SCHEMA_VERSION:
         raise SchemaError(
-            f"{database} has schema version {version}; this broker reads {SCHEMA_VERSION} only"
+            f"{database} has schema version {version}; only version {SCHEMA_VERSION} is supported"
         )
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute("PRAGMA wal_autocheckpoint=0")  # the Checkpointer does it
+    connection.execute("PRAGMA wal_autocheckpoint=0")  # the Checkpointer runs the checkpoints
     if not tables:
         connection.executescript(
             f"BEGIN IMMEDIATE; {_TABLES}"
@@ -140,12 +144,12 @@ def microseconds(at: datetime) -> int:
 
 
 def instant(since_epoch_us: int) -> datetime:
-    """Return the time of microseconds since 1970."""
+    """Convert microseconds since 1970 to a datetime in UTC."""
     return _EPOCH + since_epoch_us * _MICROSECOND
 
 
 def insert_row(record: MessageRecord) -> tuple[object, ...]:
-    """Return the values of `RECORD_COLUMNS`."""
+    """Return a record's values for the columns `RECORD_COLUMNS`."""
     return (
         record.id,
         record.queue,
@@ -166,7 +170,7 @@ def insert_row(record: MessageRecord) -> tuple[object, ...]:
 
 
 def update_row(record: MessageRecord) -> tuple[object, ...]:
-    """Return the values of `UPDATED_COLUMNS`, then the id."""
+    """Return a record's values for the columns `UPDATED_COLUMNS`, followed by the id."""
     return (
         record.queue,
         record.sequence_number,
@@ -183,7 +187,7 @@ def update_row(record: MessageRecord) -> tuple[object, ...]:
 
 
 def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
-    """Return the record of a row of `RECORD_COLUMNS`."""
+    """Build a record from a row with the columns `RECORD_COLUMNS`."""
     id_, queue, number, first_number, enqueued, size, state, count, ttl, *rest = row
     scheduled, expires, token, locked_until, reason, description = rest
     return MessageRecord(
@@ -216,7 +220,7 @@ def settings_text(settings: QueueSettings) -> str:
 
 
 def settings_from_text(text: str) -> QueueSettings:
-    """Return the settings that `settings_text` encoded."""
+    """Decode the settings that `settings_text` encoded."""
     values: dict[str, Any] = json.loads(text)
     for name in _DURATIONS:
         if values[name] is not None:
@@ -244,16 +248,16 @@ _UPDATE = f"UPDATE messages SET {UPDATED_COLUMNS} WHERE id=?"  # noqa: S608 - a 
 
 @dataclass(slots=True)
 class ChangeSet:
-    """The changes of one transaction."""
+    """The changes that one transaction writes."""
 
     inserted: list[tuple[MessageRecord, IncomingMessage]] = field(default_factory=list)
     updated: list[MessageRecord] = field(default_factory=list)
     deleted: list[MessageRecord] = field(default_factory=list)
     sequence_numbers: list[tuple[int, int]] = field(default_factory=list)
-    """Queue id and next sequence number."""
+    """Pairs of a queue's number and its next sequence number."""
     seen_ids: list[tuple[int, SeenMessageId]] = field(default_factory=list)
     forgotten_ids: list[tuple[int, int]] = field(default_factory=list)
-    """Queue id and the highest sequence number of the ids to remove."""
+    """Pairs of a queue's number and the highest sequence number of the message ids to remove."""
 
     def __bool__(self) -> bool:
         return bool(
@@ -268,7 +272,7 @@ class ChangeSet:
 
 @dataclass(frozen=True, slots=True)
 class StoredQueue:
-    """A queue in the database."""
+    """A queue as the database stores it."""
 
     id: int
     settings: QueueSettings
@@ -276,7 +280,7 @@ class StoredQueue:
 
 
 class MessageStore:
-    """The database. All records are read once at the start, later only contents."""
+    """The database. All records are read once at the start; later only contents are read."""
 
     def __init__(self, database: Path) -> None:
         self._lock = lock_database(database)
@@ -287,23 +291,23 @@ class MessageStore:
             raise
 
     def trace(self, listener: Callable[[str], None] | None) -> None:
-        """Call a listener with every SQL statement, or stop with None."""
+        """Call a listener with every SQL statement. None stops the calls."""
         self._connection.set_trace_callback(listener)
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database and release its lock."""
         self._connection.close()
         self._lock.close()
 
     # Queues
 
     def queues(self) -> list[StoredQueue]:
-        """Return all queues."""
+        """Return all queues in the database."""
         rows = self._connection.execute("SELECT id, settings, next_sequence_number FROM queues")
         return [StoredQueue(id_, settings_from_text(text), number) for id_, text, number in rows]
 
     def save_queue(self, queue: StoredQueue) -> None:
-        """Create a queue or change its settings."""
+        """Insert a queue, or update its settings if it exists."""
         self._connection.execute(
             "INSERT INTO queues VALUES (?,?,?)"
             " ON CONFLICT (id) DO UPDATE SET settings=excluded.settings",
@@ -311,7 +315,7 @@ class MessageStore:
         )
 
     def delete_queue(self, id_: int, numbers: range) -> None:
-        """Delete a queue with its messages and those of its dead-letter queues."""
+        """Delete a queue, its messages, and the messages of its dead-letter queues."""
         bounds = numbers.start, numbers.stop
         in_queue = "queue >= ? AND queue < ?"
         with self._transaction() as connection:
@@ -326,12 +330,12 @@ class MessageStore:
     # Messages
 
     def records(self) -> Iterator[MessageRecord]:
-        """Yield all records in the order in which they were sent."""
+        """Yield all message records in the order in which the messages were sent."""
         rows = self._connection.execute(f"SELECT {RECORD_COLUMNS} FROM messages ORDER BY id")  # noqa: S608 - a constant
         return map(record_from_row, rows)
 
     def seen_ids(self) -> Iterator[tuple[int, SeenMessageId]]:
-        """Yield the remembered message ids with their queues, oldest first."""
+        """Yield the ids for duplicate detection with their queues' numbers, oldest first."""
         rows = self._connection.execute(
             "SELECT queue, sequence_number, message_id, seen_at_us FROM sightings"
             " ORDER BY queue, sequence_number"
@@ -340,7 +344,7 @@ class MessageStore:
             yield queue, SeenMessageId(number, message_id, instant(seen_at_us))
 
     def content(self, id_: int) -> IncomingMessage:
-        """Read the content of a message. Raises MessageStoreError."""
+        """Read the content of a message. Raises MessageStoreError if it cannot be read."""
         try:
             sections = self._connection.execute(_CONTENT_IN_ROW, (id_,)).fetchone()
             if sections[-1] is None:
@@ -352,7 +356,7 @@ class MessageStore:
     def apply(self, changes: ChangeSet) -> None:
         """Write all changes in one transaction.
 
-        Raises sqlite3.Error and writes nothing if one of them fails.
+        If a change cannot be written, no change is written and sqlite3.Error is raised.
         """
         with self._transaction() as connection:
             if changes.inserted:
@@ -408,7 +412,7 @@ class MessageStore:
 
 
 class _Transaction:
-    """Commits at the end of the block, and rolls back if the block or the commit fails."""
+    """Commits at the end of the `with` block. If the block or the commit fails, rolls back."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -422,20 +426,23 @@ class _Transaction:
             if kind is None:
                 self._connection.execute("COMMIT")
         finally:
-            # SQLite rolls back by itself on some errors only.
+            # SQLite rolls back a transaction by itself only after some errors.
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
 
 _COMMITS_BETWEEN = 500
 _LONGEST_LOG_PAGES = 16_000
-"""64 MiB. Beyond this, writers wait until the log has been copied and restarts."""
+"""The size above which writers wait until the log has been copied: 64 MiB in pages of 4 KiB."""
 
 logger = logging.getLogger(__name__)
 
 
 class Checkpointer:
-    """Runs checkpoints in a thread, because they wait for the disk and commits do not."""
+    """Runs checkpoints of the database.
+
+    A checkpoint runs in a thread because it waits for the disk, which a commit does not.
+    """
 
     def __init__(self, database: Path) -> None:
         self._database = database
@@ -443,7 +450,7 @@ class Checkpointer:
         self._running: asyncio.Future[None] | None = None
 
     def count_commit(self) -> None:
-        """Count a commit, and start a checkpoint after every 500."""
+        """Count a commit, and start a checkpoint after every 500 commits."""
         self._commit_count += 1
         if self._commit_count < _COMMITS_BETWEEN or self._running is not None:
             return
@@ -453,7 +460,7 @@ class Checkpointer:
         self._running.add_done_callback(self._ended)
 
     async def close(self) -> None:
-        """Wait for the running checkpoint, if there is one."""
+        """Wait until the running checkpoint has finished, if a checkpoint is running."""
         if self._running is not None:
             await self._running
 
@@ -464,7 +471,7 @@ class Checkpointer:
 def checkpoint(database: Path, longest_log_pages: int = _LONGEST_LOG_PAGES) -> None:
     """Copy committed pages from the write-ahead log to the database.
 
-    Writers are blocked only if the log is longer than `longest_log_pages`.
+    Writers have to wait only if the log is longer than `longest_log_pages`.
     """
     try:
         with closing(sqlite3.connect(database)) as connection:
@@ -472,5 +479,9 @@ def checkpoint(database: Path, longest_log_pages: int = _LONGEST_LOG_PAGES) -> N
             if log_pages > longest_log_pages:
                 connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
     except sqlite3.Error as error:
-        # Nothing is lost: the log grows and the next checkpoint tries again.
-        logger.warning("the write-ahead log of %s could not be shortened: %s", database, error)
+        # No change is lost: the log grows until the next checkpoint succeeds.
+        logger.warning(
+            "the write-ahead log of %s could not be shortened, the next checkpoint tries again: %s",
+            database,
+            error,
+        )

@@ -1,4 +1,4 @@
-"""Write all changes of one tick of the event loop in one transaction, then act on them."""
+"""Write all changes of one tick of the event loop in one transaction, then deliver messages."""
 
 import asyncio
 import logging
@@ -20,10 +20,10 @@ CACHE_BYTES = 32 * 1024 * 1024
 
 
 class ContentCache:
-    """The contents of recent messages, and those that are not written yet.
+    """The contents of recent messages and of messages that are not written yet.
 
-    Other contents are read from the database. So a deep queue needs memory only for its records,
-    and a message that is received soon after it was sent is never read back.
+    Other contents are read from the database. Therefore a long queue needs memory only for its
+    records, and the content of a message that is received soon after it was sent is not read back.
     """
 
     def __init__(
@@ -36,22 +36,22 @@ class ContentCache:
         self._unwritten: dict[int, IncomingMessage] = {}
 
     def add(self, id_: int, content: IncomingMessage) -> None:
-        """Keep the content of a new message at least until it is written."""
+        """Add the content of a new message. It is kept at least until it is written."""
         self._unwritten[id_] = content
 
     def get(self, id_: int) -> IncomingMessage:
-        """Return the content of a message."""
+        """Return the content of a message, from memory or from the database."""
         content = self._unwritten.get(id_) or self._cached.get(id_)
         return self._read(id_) if content is None else content
 
     def discard(self, id_: int) -> None:
-        """Remove the content of a message that was removed."""
+        """Forget the content of a message that was removed."""
         content = self._cached.pop(id_, None)
         if content is not None:
             self._cached_bytes -= content.size_bytes
 
     def commit(self, written: Iterable[int]) -> None:
-        """Move the written contents to the cache and drop the other unwritten ones."""
+        """Move the written contents to the cache, and forget the other contents that were added."""
         for id_ in written:
             content = self._unwritten[id_]
             self._cached[id_] = content
@@ -62,7 +62,7 @@ class ContentCache:
             self._cached_bytes -= oldest.size_bytes
 
     def rollback(self) -> None:
-        """Drop the contents that were not written."""
+        """Forget the contents that were added since the last commit."""
         self._unwritten.clear()
 
 
@@ -75,12 +75,12 @@ logger = logging.getLogger(__name__)
 
 
 class TransactionManager:
-    """Groups the changes of one tick into a transaction, and applies what is due.
+    """Writes the changes of one tick in one transaction, and applies changes that are due.
 
-    Callers change queue states at once and await `wait_until_committed`. At the end of the tick a
-    transaction assigns ready messages to receivers and writes all changes. After the commit it
-    wakes the callers and delivers the messages. If the write fails, memory is rolled back and the
-    callers get MessageStoreError.
+    Callers change the states of queues in memory and then await `wait_until_committed`. At the end
+    of the tick ready messages are assigned to receivers, and all changes are written in one
+    transaction. After the commit the callers are woken and the messages are delivered. If the
+    transaction fails, the changes in memory are rolled back and the callers get MessageStoreError.
     """
 
     def __init__(self, database: Path, clock: UtcClock) -> None:
@@ -100,21 +100,21 @@ class TransactionManager:
         self._closed = False
 
     def add(self, state: QueueState) -> Dispatcher:
-        """Add a queue and return its dispatcher."""
+        """Add a queue to the transactions and return the dispatcher of the queue."""
         dispatcher = Dispatcher(state, self._schedule_transaction)
         self._states[state.number] = state
         self._dispatchers[state.number] = dispatcher
         return dispatcher
 
     def remove(self, numbers: range) -> None:
-        """Remove queues with all their messages, outside any transaction."""
+        """Remove queues with all their messages. The removal cannot be rolled back."""
         for number in numbers:
             del self._states[number]
             self._dispatchers.pop(number).close()
             self.table.drop_queue(number)
 
     def load(self) -> None:
-        """Read all messages from the database and apply what became due meanwhile."""
+        """Read all messages from the database, and apply the changes that are due."""
         for record in self.store.records():
             self.table.load(record)
         for number, seen_id in self.store.seen_ids():
@@ -122,7 +122,11 @@ class TransactionManager:
         self.tick()
 
     def begin(self) -> datetime:
-        """Apply everything that is due and return the time. Raises BrokerClosed."""
+        """Apply all changes that are due, and return the current time.
+
+        Callers must call this before they change the state of a queue. Raises BrokerClosed if the
+        broker is closed.
+        """
         if self._closed:
             raise BrokerClosed("the broker is closed")
         now = self.clock.now()
@@ -131,23 +135,26 @@ class TransactionManager:
         return now
 
     def mark_changed(self, state: QueueState) -> None:
-        """Note that a queue's numbers or duplicate history may change in this tick."""
+        """Record that a queue's sequence number or duplicate history may change in this tick."""
         self._changed.add(state)
 
     async def wait_until_committed(self) -> None:
-        """Wait until the changes so far are durable. Raises MessageStoreError if they are not."""
+        """Wait until the changes of this tick are durable.
+
+        Raises MessageStoreError if the changes could not be written.
+        """
         waiter = self._loop.create_future()
         self._waiters.append(waiter)
         await waiter
 
     def flush(self) -> None:
-        """Write the changes of this tick now."""
+        """Write the changes of this tick now instead of at the end of the tick."""
         if self._transaction_handle is not None:
             self._transaction_handle.cancel()
             self._run_transaction()
 
     def tick(self) -> None:
-        """Apply and write what is due now."""
+        """Apply all changes that are due, and write them now."""
         self.begin()
         self.flush()
 
@@ -164,7 +171,7 @@ class TransactionManager:
         self.store.close()
 
     def build_delivery(self, record: MessageRecord) -> MessageDelivery:
-        """Return the delivery of an assigned message."""
+        """Build the delivery of a message that was assigned to a receiver."""
         message = record.with_content(self.contents.get(record.id))
         if record.lock is None:
             return MessageDelivery(message, None, None)
@@ -174,7 +181,7 @@ class TransactionManager:
         try:
             subscription.deliver(delivery)
         except Exception:
-            logger.exception("a receiver failed to take a delivery; the message stays locked")
+            logger.exception("delivering a message to a receiver failed; the message stays locked")
 
     def _schedule_transaction(self) -> None:
         if self._transaction_handle is None and not self._closed:
@@ -194,7 +201,8 @@ class TransactionManager:
         assignments: list[Assignment] = []
         try:
             self._assign(assignments)
-            # Read contents before the commit, which removes them in receive-and-delete mode.
+            # Read the contents before the commit, because it removes them in receive-and-delete
+            # mode.
             deliveries = [
                 (each.subscription, self.build_delivery(each.record)) for each in assignments
             ]
@@ -274,15 +282,15 @@ class TransactionManager:
                 waiter.set_exception(MessageStoreError(f"the change could not be written: {error}"))
         if not self._failing:
             logger.error(
-                "the broker's database cannot be written (%s): changes are refused and nothing is"
-                " delivered; the next try is in %g s",
+                "the broker's database cannot be written (%s): changes are refused and messages are"
+                " not delivered; the next attempt is in %g s",
                 error,
                 _RETRY_SECONDS,
             )
         self._failing = True
         self._set_timer(_RETRY_SECONDS)
 
-    # The broker's only timer
+    # The timer for the next change that is due
 
     def _set_next_timer(self) -> None:
         due_at = self.table.next_due_at()
@@ -292,8 +300,8 @@ class TransactionManager:
     def _set_timer(self, seconds: float) -> None:
         when = self._loop.time() + min(seconds + 0.001, _LONGEST_SLEEP_SECONDS)
         if self._timer is not None:
-            # Waking early costs one look at the timers; moving the timer at every settlement
-            # would cost more.
+            # Keep an earlier timer: one unnecessary call costs less than moving the timer at
+            # every settlement.
             if self._timer.when() <= when:
                 return
             self._timer.cancel()

@@ -1,4 +1,8 @@
-"""Run where a generated client can be: URL FOLDER. Imports all of it, and asks with it."""
+"""Import all modules of a generated client, and send requests with it.
+
+Arguments: the gateway's URL, and the folder that contains the client. The interpreter must have the
+client's dependencies.
+"""
 
 import importlib
 import pkgutil

@@ -1,4 +1,7 @@
-"""Run by an interpreter that has kserve: URL PICTURE. Prints the labels as JSON."""
+"""Classify a picture with the client of kserve, and print the labels as JSON.
+
+Arguments: the gateway's URL and the path of the picture. The interpreter must have kserve.
+"""
 
 import asyncio
 import base64
@@ -41,7 +44,7 @@ async def refused(client: InferenceRESTClient, url: str) -> httpx.HTTPStatusErro
         await client.infer(url, {"inputs": []}, "classifier")
     except httpx.HTTPStatusError as refusal:
         return refusal
-    raise AssertionError("that was no request")
+    raise AssertionError("the gateway accepted an invalid request")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What Schemathesis may not choose, since no schema can say it."""
+"""Hooks that keep Schemathesis from sending values that the schema cannot exclude."""
 
 import re
 import zlib
@@ -14,7 +14,10 @@ _SHORT: Final = frozenset(map(str, range(1, _SHORTEST_SECONDS)))
 
 @schemathesis.hook
 def filter_case(_context: schemathesis.HookContext, case: schemathesis.Case[Any]) -> bool:
-    """What is no text by its type, such as null, is sent as its letters, which are one."""
+    """Return False for a text/plain body that is not a text.
+
+    Schemathesis would send such a body, for example null, as the text "null", which is valid.
+    """
     return case.media_type != "text/plain" or isinstance(case.body, (str, bytes))
 
 
@@ -25,14 +28,14 @@ def before_call(
     query: Any = case.query
     if isinstance(query, dict):
         _make_acceptable(query)
-        # It stands for the body.
+        # `upload` names an upload that replaces the body.
         if case.body is not NOT_SET:
             query.pop("upload", None)
-    # A form's file is an object of Schemathesis's own: changed, the form would no longer be valid.
+    # Change JSON bodies only: a form contains file objects that must not be copied.
     if isinstance(case.body, dict) and case.media_type == "application/json":
         case.body = dict(case.body)
         _make_acceptable(case.body)
-    # One key for all requests would have all but the first refused; the same request keeps its own.
+    # Different requests with the same key would be refused, so make the key depend on the request.
     key = case.headers.get("Idempotency-Key")
     if isinstance(key, str) and (plain := _KEY.fullmatch(key)):
         said = zlib.crc32(repr((case.method, case.path, query, case.body)).encode())
@@ -40,14 +43,14 @@ def before_call(
 
 
 def _make_acceptable(options: dict[str, Any]) -> None:
-    """Change what is right by the schema, and that only: the rest is wrong on purpose."""
+    """Change valid options that this gateway would refuse. Invalid options are left unchanged."""
     seconds = options.get("deadline_seconds")
-    # On a busy machine a job may not be done within a second. A query has its numbers as texts.
+    # On a busy machine a job may take longer than a second. In a query numbers are strings.
     if type(seconds) is int and 1 <= seconds < _SHORTEST_SECONDS:
         options["deadline_seconds"] = _SHORTEST_SECONDS
     elif isinstance(seconds, str) and seconds in _SHORT:
         options["deadline_seconds"] = str(_SHORTEST_SECONDS)
-    # The host is made up, and this gateway sends no webhooks.
+    # The generated host does not exist, and this gateway sends no webhooks.
     if _is_address(options.get("webhook_url")):
         del options["webhook_url"]
     webhook = options.get("webhook")

@@ -1,4 +1,4 @@
-"""Schemathesis over a running system's own /openapi.json."""
+"""Run Schemathesis on the /openapi.json of a running system."""
 
 import os
 import re
@@ -14,7 +14,7 @@ CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to; `report` is all that it printed."""
+    """The result of a run. `report` is the complete output of Schemathesis."""
 
     has_passed: bool
     request_count: int
@@ -22,13 +22,19 @@ class Outcome:
 
 
 def fuzz(url: str, examples_count: int, *options: str) -> Outcome:
-    """Send what the document allows and what it does not: so many examples an operation and more.
+    """Run Schemathesis with valid and invalid requests. Return the outcome.
 
-    All phases: the document's examples, the edges of each schema, random data, and sequences.
+    All phases run: the document's examples, the limits of each schema, random data, and sequences
+    of requests.
+
+    Args:
+        url: The gateway's URL.
+        examples_count: The maximum number of random examples for each operation.
+        options: Further options of Schemathesis.
     """
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION)]
     command += ["run", f"{url}/openapi.json", "--max-examples", str(examples_count)]
-    # It leaves notes of what it found in the folder where it runs.
+    # Schemathesis writes files into its working directory, so use a temporary folder.
     with tempfile.TemporaryDirectory(prefix="loosely-schemathesis-") as folder:
         run = subprocess.run(
             [*command, "--workers", "1", "--no-color", *options],

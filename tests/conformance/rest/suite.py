@@ -1,7 +1,7 @@
-"""The REST surface against clients and a fuzzer that know only its standards.
+"""Test the REST API with third-party clients of the Open Inference Protocol and with a fuzzer.
 
-Each client comes into a temporary environment of its own: they are heavy, and what they need is
-not ours.
+Each client is installed in a temporary environment, because the clients are large and have other
+dependencies than this repository.
 """
 
 import json
@@ -23,7 +23,7 @@ CATS = {"Egyptian cat", "tabby", "tiger cat"}
 
 
 def environment(folder: Path, requirement: str) -> Path:
-    """The interpreter of a new environment that has this requirement."""
+    """Create an environment with this requirement. Return its interpreter."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", requirement], check=True)
@@ -31,7 +31,7 @@ def environment(folder: Path, requirement: str) -> Path:
 
 
 def classify(url: str, name: str, folder: Path) -> str | None:
-    """Classify a picture of a cat by an unmodified client; what went wrong, or None."""
+    """Classify a picture of a cat with an unmodified client. Return an error text, or None."""
     python = environment(folder / name, CLIENTS[name])
     script = Path(__file__).with_name(f"{name}_client.py")
     picture = ROOT / "examples" / "chelsea.jpg"
@@ -41,14 +41,19 @@ def classify(url: str, name: str, folder: Path) -> str | None:
     if run.returncode:
         return run.stderr
     rows: list[list[str]] = json.loads(run.stdout)
-    return None if rows and all(row[0] in CATS for row in rows) else f"no cat: {run.stdout}"
+    return (
+        None
+        if rows and all(row[0] in CATS for row in rows)
+        else f"the labels do not name a cat: {run.stdout}"
+    )
 
 
 def generate(url: str, folder: Path) -> str | None:
-    """Generate a client from /openapi.json and ask with it; what went wrong, or None."""
+    """Generate a client from /openapi.json and use it. Return an error text, or None."""
     python = environment(folder / "generator", GENERATOR)
     made = folder / "made"
-    # It tells of the media types that it cannot send, such as pictures, and leaves them out.
+    # The generator warns about media types that it does not support, such as pictures, and omits
+    # them.
     command = [str(python.parent / GENERATOR), "generate", "--url", f"{url}/openapi.json"]
     command += ["--meta", "none", "--output-path", str(made / "generated")]
     run = subprocess.run(
@@ -69,18 +74,18 @@ def generate(url: str, folder: Path) -> str | None:
 
 
 def fuzz_at_length(system: System, options: list[str]) -> str | None:
-    """Schemathesis with all checks; what went wrong, or None."""
+    """Run Schemathesis with all checks. Return an error text, or None."""
     outcome = fuzz(system.url, EXAMPLES, *options)
     sys.stdout.write(outcome.report)
     if not outcome.has_passed:
-        return "see above"
+        return "Schemathesis reported failures, see the output above"
     if outcome.request_count < LEAST_REQUESTS:
-        return f"only {outcome.request_count} requests were made"
+        return f"expected at least {LEAST_REQUESTS} requests, found {outcome.request_count}"
     return None
 
 
 def main(options: list[str]) -> int:
-    """Run all of it on a system of its own; the options go to Schemathesis."""
+    """Start a local system and run all checks on it. `options` are passed to Schemathesis."""
     with (
         tempfile.TemporaryDirectory(prefix="loosely-rest-") as name,
         running(Path(name) / "data") as system,

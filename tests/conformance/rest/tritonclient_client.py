@@ -1,4 +1,8 @@
-"""Run by an interpreter that has tritonclient[http]: URL PICTURE. Prints the labels as JSON."""
+"""Classify a picture with the client of Triton, and print the labels as JSON.
+
+Arguments: the gateway's URL and the path of the picture. The interpreter must have
+tritonclient[http].
+"""
 
 import base64
 import json
@@ -20,7 +24,7 @@ def main(url: str, picture: str) -> None:
     metadata = client.get_model_metadata("classifier")
     data = Path(picture).read_bytes()
     answers = []
-    # In binary, the client's default, then as base64 in JSON.
+    # Send the picture as binary, which is the client's default, and then as Base64 in JSON.
     for elements, is_binary in (([data, data], True), ([base64.b64encode(data)], False)):
         tensor = np.array(elements, dtype=np.object_)
         given = triton.InferInput(metadata["inputs"][0]["name"], tensor.shape, "BYTES")
@@ -49,7 +53,7 @@ def refused(
         client.infer("clasifier", [given])
     except InferenceServerException as refusal:
         return refusal
-    raise AssertionError("there is no such model")
+    raise AssertionError("the gateway accepted a request to a model that does not exist")
 
 
 def _text(label: object) -> str:

@@ -1,4 +1,4 @@
-"""Start the two servers that the tests run on: the emulator and Microsoft's Azurite."""
+"""Start the two servers on which the tests run: the emulator and Microsoft's Azurite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _START_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running Blob service of the development account."""
+    """A running Blob service with the development account."""
 
     kind: str
     port: int
@@ -42,7 +42,7 @@ class Server:
 
 @contextlib.contextmanager
 def run_emulator(data: Path, *, port: int | None = None) -> Iterator[Server]:
-    """Run the emulator with its data in `data`."""
+    """Run the emulator with `data` as its data directory."""
     port = port or free_port()
     command = [sys.executable, "-m", "emulator.blobs", "--port", str(port), "--data", str(data)]
     with _running("emulator", [*command, "--log-level", "warning"], port) as server:
@@ -51,12 +51,12 @@ def run_emulator(data: Path, *, port: int | None = None) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def run_azurite(folder: Path, data: Path) -> Iterator[Server]:
-    """Run Azurite's Blob service from the folder of `install_azurite`."""
+    """Run the Blob service of Azurite, which `install_azurite` installed in `folder`."""
     port = free_port()
     command = [
         str(azurite_program(folder)),
         *("--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(data)),
-        # Azurite refuses the API version of a newer SDK without this.
+        # Without this option Azurite refuses the API version of a newer SDK.
         *("--silent", "--skipApiVersionCheck", "--disableTelemetry"),
     ]
     with _running("azurite", command, port) as server:
@@ -64,12 +64,12 @@ def run_azurite(folder: Path, data: Path) -> Iterator[Server]:
 
 
 def azurite_program(folder: Path) -> Path:
-    """Return the path of the program that `install_azurite` installs."""
+    """Return the path of the program that `install_azurite` installs in `folder`."""
     return folder / "node_modules" / ".bin" / "azurite-blob"
 
 
 def install_azurite(folder: Path) -> Path:
-    """Install Azurite into `folder` unless it is there; needs npm and Node 20 or newer."""
+    """Install Azurite in `folder` if it is not installed there. Needs npm and Node 20 or newer."""
     if not azurite_program(folder).exists():
         folder.mkdir(parents=True, exist_ok=True)
         package = f"azurite@{AZURITE_VERSION}"

@@ -1,6 +1,6 @@
-"""azure-storage-blob's two clients behind one interface, so that each test is written once.
+"""One interface for the two clients of azure-storage-blob, so that each test is written once.
 
-The tests use the interface of the asynchronous client. The methods of the blocking client run in a
+The interface is that of the asynchronous client. The methods of the blocking client run in a
 thread.
 """
 
@@ -19,14 +19,14 @@ _NOT_AWAITED = ("get_container_client", "get_blob_client", "list_", "walk_", "by
 
 
 def connect(kind: str, url: str, credential: Any = None, **options: Any) -> Any:
-    """Return a service client of the kind `sync` or `aio` that does not retry."""
+    """Return a service client of the kind `sync` or `aio`. It does not repeat failed requests."""
     client = AsyncBlobServiceClient if kind == "aio" else BlobServiceClient
     service = client(url, credential=credential, retry_total=0, **options)
     return service if kind == "aio" else Dressed(service)
 
 
 class Dressed:
-    """A blocking SDK object whose methods run in a thread."""
+    """Wraps a blocking SDK object. Its methods become asynchronous and run in a thread."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -68,6 +68,6 @@ def _undress(values: tuple[Any, ...]) -> list[Any]:
 
 
 def code_of(error: HttpResponseError) -> str:
-    """Return Azure's error code from an error of the SDK."""
+    """Return the error code of Azure that an error of the SDK contains."""
     code = getattr(error, "error_code", "")
     return str(getattr(code, "value", code))

@@ -1,4 +1,4 @@
-"""Each test here runs with both of Microsoft's clients on both servers."""
+"""Fixtures that run each test of this folder with both clients of Microsoft on both servers."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--azurite",
         metavar="DIR",
         type=Path,
-        help="run the Blob tests on Azurite too, which must be installed in DIR",
+        help="also run the Blob tests on Azurite, which must be installed in DIR",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "azurite_differs(why): Azurite does not do what Azure's documentation says"
+        "markers", "azurite_differs(why): Azurite does not behave as Azure's documentation says"
     )
 
 
 @pytest.fixture(autouse=True)
 def expect_known_differences(request: pytest.FixtureRequest) -> None:
-    """Expect a marked test to fail on Azurite, and report when it passes."""
+    """Expect a test with the marker to fail on Azurite, and report an error if it passes."""
     marker = request.node.get_closest_marker("azurite_differs")
     if marker and request.getfixturevalue("server").kind == "azurite":
         request.applymarker(pytest.mark.xfail(reason=marker.args[0], strict=True))
@@ -53,7 +53,7 @@ def server(
         return
     folder = request.config.getoption("--azurite", default=None)
     if folder is None:
-        pytest.skip("runs on Azurite only with --azurite DIR")
+        pytest.skip("needs Azurite: use the option --azurite DIR")
     if not azurite_program(folder).exists():
         pytest.fail(f"Azurite is not installed in {folder}")
     with run_azurite(folder, tmp_path_factory.mktemp("azurite")) as running:
@@ -68,7 +68,7 @@ def sdk(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def service(server: Server, sdk: str) -> AsyncIterator[Any]:
-    """Yield a client with the account's key that uploads in blocks above 1 MiB."""
+    """Yield a client with the account's key. It uploads content over 1 MiB in blocks."""
     async with connect(
         sdk,
         server.url,
@@ -81,7 +81,7 @@ async def service(server: Server, sdk: str) -> AsyncIterator[Any]:
 
 @pytest.fixture
 async def container(service: Any) -> AsyncIterator[Any]:
-    """Yield a client of a new container."""
+    """Create a container and yield a client for it."""
     client = await service.create_container(f"test-{uuid4().hex}")
     yield client
     await client.delete_container()

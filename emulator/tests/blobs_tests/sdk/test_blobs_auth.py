@@ -1,4 +1,4 @@
-"""Shared access signatures: what they permit, and that requests need one."""
+"""Test what shared access signatures permit, and that unsigned requests are refused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ async def refusal(attempt: Any) -> HttpResponseError:
     return refused.value
 
 
-async def test_a_sas_for_reading_reads_a_blob(server: Server, sdk: str, blob: Any) -> None:
+async def test_a_sas_with_read_permission_permits_reading_a_blob(
+    server: Server, sdk: str, blob: Any
+) -> None:
     async with connect(sdk, server.url, blob_sas(blob, "r")) as service:
         reader = service.get_blob_client(blob.container_name, blob.blob_name)
         assert await (await reader.download_blob()).readall() == b"content"
@@ -54,7 +56,7 @@ async def test_a_sas_for_reading_reads_a_blob(server: Server, sdk: str, blob: An
             assert code_of(refused) == "AuthorizationPermissionMismatch"
 
 
-async def test_a_sas_for_one_blob_does_not_read_another(
+async def test_a_sas_for_one_blob_does_not_permit_reading_another_blob(
     server: Server, sdk: str, blob: Any
 ) -> None:
     async with connect(sdk, server.url, blob_sas(blob, "r")) as service:
@@ -62,7 +64,9 @@ async def test_a_sas_for_one_blob_does_not_read_another(
         assert (await refusal(other.download_blob())).status_code == 403
 
 
-async def test_a_sas_for_writing_writes_a_blob(server: Server, sdk: str, blob: Any) -> None:
+async def test_a_sas_with_write_permission_permits_overwriting_a_blob(
+    server: Server, sdk: str, blob: Any
+) -> None:
     async with connect(sdk, server.url, blob_sas(blob, "w")) as service:
         writer = service.get_blob_client(blob.container_name, blob.blob_name)
         await writer.upload_blob(b"second", overwrite=True)
@@ -71,7 +75,7 @@ async def test_a_sas_for_writing_writes_a_blob(server: Server, sdk: str, blob: A
     assert await (await blob.download_blob()).readall() == b"second"
 
 
-async def test_a_sas_for_creating_does_not_overwrite(
+async def test_a_sas_with_create_permission_does_not_permit_overwriting_a_blob(
     server: Server, sdk: str, container: Any
 ) -> None:
     blob = container.get_blob_client("new")
@@ -82,7 +86,9 @@ async def test_a_sas_for_creating_does_not_overwrite(
     assert await (await blob.download_blob()).readall() == b"first"
 
 
-async def test_a_sas_replaces_response_headers(server: Server, sdk: str, blob: Any) -> None:
+async def test_a_sas_with_response_headers_replaces_the_headers_of_the_blob(
+    server: Server, sdk: str, blob: Any
+) -> None:
     sas = blob_sas(blob, "r", content_type="text/x-test", content_disposition="attachment")
     async with connect(sdk, server.url, sas) as service:
         reader = service.get_blob_client(blob.container_name, blob.blob_name)
@@ -100,7 +106,9 @@ async def test_a_sas_replaces_response_headers(server: Server, sdk: str, blob: A
         {"protocol": "https"},
         pytest.param(
             {"ip": "10.0.0.1"},
-            marks=pytest.mark.azurite_differs("it does not look at a signature's addresses"),
+            marks=pytest.mark.azurite_differs(
+                "Azurite does not check the address range of a signature"
+            ),
         ),
     ],
 )
@@ -112,7 +120,7 @@ async def test_an_invalid_sas_is_refused(
         assert (await refusal(reader.download_blob())).status_code == 403
 
 
-async def test_a_sas_with_times_and_address_range_is_accepted(
+async def test_a_sas_with_valid_times_and_a_matching_address_range_is_accepted(
     server: Server, sdk: str, blob: Any
 ) -> None:
     now = datetime.now(UTC)
@@ -122,7 +130,9 @@ async def test_a_sas_with_times_and_address_range_is_accepted(
         assert await (await reader.download_blob()).readall() == b"content"
 
 
-async def test_a_sas_with_added_permissions_is_refused(server: Server, sdk: str, blob: Any) -> None:
+async def test_a_sas_is_refused_if_permissions_were_added_after_signing(
+    server: Server, sdk: str, blob: Any
+) -> None:
     widened = blob_sas(blob, "r").replace("sp=r", "sp=rwd")
     async with connect(sdk, server.url, widened) as service:
         client = service.get_blob_client(blob.container_name, blob.blob_name)
@@ -130,7 +140,9 @@ async def test_a_sas_with_added_permissions_is_refused(server: Server, sdk: str,
         assert code_of(refused) in {"AuthenticationFailed", "AuthorizationFailure"}
 
 
-async def test_a_container_sas_lists_blobs(server: Server, sdk: str, blob: Any) -> None:
+async def test_a_container_sas_with_list_permission_permits_listing_blobs(
+    server: Server, sdk: str, blob: Any
+) -> None:
     sas = generate_container_sas(
         ACCOUNT,
         blob.container_name,
@@ -147,7 +159,9 @@ async def test_a_container_sas_lists_blobs(server: Server, sdk: str, blob: Any) 
         assert (await refusal(container.delete_container())).status_code == 403
 
 
-async def test_a_blob_sas_does_not_list_blobs(server: Server, sdk: str, blob: Any) -> None:
+async def test_a_blob_sas_does_not_permit_listing_blobs(
+    server: Server, sdk: str, blob: Any
+) -> None:
     async with connect(sdk, server.url, blob_sas(blob, "r")) as service:
         container = service.get_container_client(blob.container_name)
         with pytest.raises(HttpResponseError) as refused:
@@ -158,7 +172,7 @@ async def test_a_blob_sas_does_not_list_blobs(server: Server, sdk: str, blob: An
 @pytest.mark.parametrize(
     ("resources", "permission"), [("sco", "rwdlac"), ("sc", "rwdlac"), ("sco", "l")]
 )
-async def test_an_account_sas_permits_only_its_resource_types(
+async def test_an_account_sas_permits_only_the_resource_types_of_the_signature(
     server: Server, sdk: str, blob: Any, resources: str, permission: str
 ) -> None:
     sas = generate_account_sas(ACCOUNT, KEY, resources, permission, datetime.now(UTC) + HOUR)
@@ -172,7 +186,9 @@ async def test_an_account_sas_permits_only_its_resource_types(
             assert (await refusal(reader.download_blob())).status_code == 403
 
 
-async def test_a_wrong_key_is_refused(server: Server, sdk: str, container: Any) -> None:
+async def test_a_request_signed_with_a_wrong_account_key_is_refused(
+    server: Server, sdk: str, container: Any
+) -> None:
     wrong = {"account_name": ACCOUNT, "account_key": base64.b64encode(bytes(64)).decode()}
     async with connect(sdk, server.url, wrong) as service:
         blob = service.get_blob_client(container.container_name, "blob")

@@ -1,4 +1,4 @@
-"""Blobs uploaded at once: content, ranges, properties, metadata."""
+"""Test blobs that are uploaded in one request: content, ranges, properties and metadata."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_a_new_blob_has_the_given_properties(container: Any) -> None:
     assert (await (await blob.download_blob()).readall()) == b"content"
 
 
-async def test_the_default_content_type_is_octet_stream(container: Any) -> None:
+async def test_the_default_content_type_of_a_blob_is_octet_stream(container: Any) -> None:
     await container.upload_blob("blob", b"content")
     found = await container.get_blob_client("blob").get_blob_properties()
     assert found.content_settings.content_type == "application/octet-stream"
@@ -76,7 +76,7 @@ async def test_an_upload_without_overwrite_keeps_the_existing_blob(container: An
 
 @pytest.mark.parametrize("size", [1000, 500_000])
 @pytest.mark.parametrize(("offset", "length"), [(0, 1), (10, 20), (999, 1), (900, 5000), (1, None)])
-async def test_a_range_of_a_blob_is_read(
+async def test_reading_a_range_of_a_blob_returns_the_bytes_of_the_range(
     container: Any, size: int, offset: int, length: int | None
 ) -> None:
     content = os.urandom(size)
@@ -87,8 +87,10 @@ async def test_a_range_of_a_blob_is_read(
     assert await download.readall() == content[offset:stop]
 
 
-@pytest.mark.azurite_differs("it answers a range that begins at the end with nothing")
-async def test_a_range_beyond_the_end_is_refused(container: Any) -> None:
+@pytest.mark.azurite_differs(
+    "Azurite returns no bytes for a range that begins at the end of the blob"
+)
+async def test_a_range_beyond_the_end_of_a_blob_is_refused(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(b"0123456789")
     with pytest.raises(HttpResponseError) as refused:
@@ -98,7 +100,7 @@ async def test_a_range_beyond_the_end_is_refused(container: Any) -> None:
 
 
 @pytest.mark.parametrize("validate", [True, "md5"])
-async def test_checksums_are_verified_for_uploads_and_downloads(
+async def test_md5_checksums_are_verified_for_uploads_and_downloads(
     container: Any, validate: bool | str
 ) -> None:
     content = os.urandom(700_000)
@@ -108,7 +110,7 @@ async def test_checksums_are_verified_for_uploads_and_downloads(
     assert await download.readall() == content[100:600_100]
 
 
-async def test_setting_properties_replaces_all_of_them(container: Any) -> None:
+async def test_setting_properties_replaces_all_properties_of_a_blob(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(b"content", content_settings=ContentSettings(cache_control="no-store"))
     before = await blob.get_blob_properties()
@@ -121,7 +123,7 @@ async def test_setting_properties_replaces_all_of_them(container: Any) -> None:
     assert await (await blob.download_blob()).readall() == b"content"
 
 
-async def test_setting_metadata_replaces_all_of_it(container: Any) -> None:
+async def test_setting_metadata_replaces_all_metadata_of_a_blob(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(b"content", metadata={"a": "1"})
     await blob.set_blob_metadata({"b": "2"})
@@ -131,20 +133,22 @@ async def test_setting_metadata_replaces_all_of_it(container: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["with-hyphen", "1digit", "with space"])
-async def test_a_metadata_name_must_be_an_identifier(container: Any, name: str) -> None:
+async def test_a_metadata_name_that_is_not_an_identifier_is_refused(
+    container: Any, name: str
+) -> None:
     with pytest.raises(HttpResponseError) as refused:
         await container.upload_blob("blob", b"", metadata={name: "value"})
     assert refused.value.status_code == 400
 
 
-@pytest.mark.azurite_differs("it takes metadata over 8 KiB")
-async def test_metadata_over_the_limit_is_refused(container: Any) -> None:
+@pytest.mark.azurite_differs("Azurite accepts metadata over 8 KiB")
+async def test_metadata_over_8_kib_is_refused(container: Any) -> None:
     with pytest.raises(HttpResponseError) as refused:
         await container.upload_blob("blob", b"", metadata={"large": "x" * 9000})
     assert refused.value.status_code == 400
 
 
-async def test_a_missing_blob_is_not_found(container: Any) -> None:
+async def test_operations_on_a_missing_blob_raise_blob_not_found(container: Any) -> None:
     blob = container.get_blob_client("missing")
     assert not await blob.exists()
     for attempt in (
@@ -160,7 +164,7 @@ async def test_a_missing_blob_is_not_found(container: Any) -> None:
         assert code_of(refused.value) == "BlobNotFound"
 
 
-async def test_a_deleted_blob_is_not_found(container: Any) -> None:
+async def test_reading_a_deleted_blob_raises_blob_not_found(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(os.urandom(100_000))
     await blob.delete_blob(delete_snapshots="include")
@@ -192,13 +196,13 @@ async def test_a_blob_name_may_have_any_characters(container: Any, name: str) ->
     assert [blob.name async for blob in container.list_blobs()] == []
 
 
-async def test_a_backslash_in_a_name_becomes_a_slash(container: Any) -> None:
+async def test_a_backslash_in_a_blob_name_becomes_a_slash(container: Any) -> None:
     await container.upload_blob("back\\slash", b"content")
     assert [blob.name async for blob in container.list_blobs()] == ["back/slash"]
     assert await (await container.download_blob("back/slash")).readall() == b"content"
 
 
-async def test_blob_names_are_case_sensitive(container: Any) -> None:
+async def test_blob_names_that_differ_only_in_case_name_different_blobs(container: Any) -> None:
     await container.upload_blob("name", b"lower")
     await container.upload_blob("NAME", b"upper")
     assert await (await container.download_blob("name")).readall() == b"lower"

@@ -1,4 +1,4 @@
-"""Blobs uploaded in blocks."""
+"""Test blobs that are uploaded in blocks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def block_id(number: int) -> str:
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-async def test_a_large_blob_has_the_content_that_was_uploaded(
+async def test_a_blob_uploaded_in_blocks_has_the_content_that_was_uploaded(
     container: Any, concurrency: int
 ) -> None:
     content = os.urandom(5 * MIB + 12345)
@@ -46,7 +46,9 @@ async def test_a_large_upload_without_overwrite_keeps_the_existing_blob(containe
     assert await (await blob.download_blob()).readall() == b"small"
 
 
-async def test_a_blob_has_its_blocks_in_the_order_of_the_block_list(container: Any) -> None:
+async def test_a_committed_blob_has_the_blocks_in_the_order_of_the_block_list(
+    container: Any,
+) -> None:
     blob = container.get_blob_client("blocks")
     for number in range(4):
         await blob.stage_block(block_id(number), str(number).encode() * 3)
@@ -82,7 +84,7 @@ async def test_a_block_list_may_mix_committed_and_new_blocks(container: Any) -> 
     assert await (await blob.download_blob()).readall() == b"old2new1"
 
 
-async def test_a_block_staged_twice_has_the_later_content(container: Any) -> None:
+async def test_a_block_that_is_staged_twice_has_the_later_content(container: Any) -> None:
     blob = container.get_blob_client("blocks")
     await blob.stage_block(block_id(0), b"first")
     await blob.stage_block(block_id(0), b"later")
@@ -101,7 +103,9 @@ async def test_a_block_list_with_an_unknown_block_is_refused(container: Any) -> 
     assert [block.id for block in uncommitted] == [block_id(0)]
 
 
-async def test_block_ids_of_one_blob_must_have_the_same_length(container: Any) -> None:
+async def test_a_block_id_of_another_length_than_the_other_block_ids_is_refused(
+    container: Any,
+) -> None:
     blob = container.get_blob_client("blocks")
     await blob.stage_block(block_id(0), b"content")
     with pytest.raises(HttpResponseError) as refused:
@@ -110,7 +114,7 @@ async def test_block_ids_of_one_blob_must_have_the_same_length(container: Any) -
     assert code_of(refused.value) == "InvalidBlobOrBlock"
 
 
-@pytest.mark.azurite_differs("it keeps staged blocks though the blob was put meanwhile")
+@pytest.mark.azurite_differs("Azurite keeps uncommitted blocks when Put Blob replaces the blob")
 async def test_put_blob_discards_uncommitted_blocks(container: Any) -> None:
     blob = container.get_blob_client("blocks")
     await blob.stage_block(block_id(0), b"content")
@@ -120,14 +124,14 @@ async def test_put_blob_discards_uncommitted_blocks(container: Any) -> None:
     assert code_of(refused.value) == "InvalidBlockList"
 
 
-async def test_an_empty_block_list_makes_an_empty_blob(container: Any) -> None:
+async def test_committing_an_empty_block_list_creates_an_empty_blob(container: Any) -> None:
     blob = container.get_blob_client("empty")
     await blob.commit_block_list([])
     assert await (await blob.download_blob()).readall() == b""
     assert (await blob.get_blob_properties()).size == 0
 
 
-@pytest.mark.azurite_differs("it answers InvalidOperation")
+@pytest.mark.azurite_differs("Azurite responds with InvalidOperation")
 async def test_a_block_with_a_wrong_checksum_is_refused(container: Any) -> None:
     blob = container.get_blob_client("blocks")
     wrong = base64.b64encode(bytes(16)).decode()

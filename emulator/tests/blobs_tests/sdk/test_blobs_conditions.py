@@ -1,4 +1,4 @@
-"""Conditional requests: exclusive creation, lost updates, unchanged content."""
+"""Test conditional requests: exclusive creation, lost updates and unchanged content."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ async def blob(container: Any) -> Any:
     return client
 
 
-async def test_exactly_one_of_many_conditional_creates_succeeds(container: Any) -> None:
+async def test_exactly_one_of_many_concurrent_conditional_creates_of_a_blob_succeeds(
+    container: Any,
+) -> None:
     async def create(number: int) -> int | None:
         try:
             await container.upload_blob("claim", str(number).encode())
@@ -62,7 +64,7 @@ async def test_a_write_with_the_current_etag_succeeds(blob: Any) -> None:
     assert await (await blob.download_blob()).readall() == b"second"
 
 
-async def test_a_write_with_if_none_match_fails_for_that_etag(blob: Any) -> None:
+async def test_a_write_with_if_none_match_fails_if_the_blob_has_that_etag(blob: Any) -> None:
     etag = (await blob.get_blob_properties()).etag
     with pytest.raises(ResourceModifiedError):
         await blob.delete_blob(etag=etag, match_condition=MatchConditions.IfModified)
@@ -76,12 +78,12 @@ async def test_a_write_with_if_match_fails_for_a_missing_blob(container: Any) ->
             b"x", overwrite=True, etag=OTHER, match_condition=MatchConditions.IfNotModified
         )
     assert refused.value.status_code == 412
-    # Azurite checks the condition before existence; RFC 9110 puts 404 before 412.
+    # Azurite checks the condition first; by RFC 9110 status 404 takes precedence over 412.
     with pytest.raises((ResourceNotFoundError, ResourceModifiedError)):
         await blob.delete_blob(etag=OTHER, match_condition=MatchConditions.IfNotModified)
 
 
-async def test_a_write_obeys_modified_since_conditions(blob: Any) -> None:
+async def test_a_write_fails_if_a_modified_since_condition_is_not_met(blob: Any) -> None:
     modified = (await blob.get_blob_properties()).last_modified
     await blob.set_blob_metadata({"a": "1"}, if_unmodified_since=modified + HOUR)
     with pytest.raises(ResourceModifiedError):
@@ -93,7 +95,7 @@ async def test_a_write_obeys_modified_since_conditions(blob: Any) -> None:
 
 
 @pytest.mark.parametrize("read", ["download_blob", "get_blob_properties"])
-async def test_a_read_obeys_etag_conditions(blob: Any, read: str) -> None:
+async def test_a_read_fails_if_an_etag_condition_is_not_met(blob: Any, read: str) -> None:
     ask = getattr(blob, read)
     etag = (await blob.get_blob_properties()).etag
     await ask(etag=etag, match_condition=MatchConditions.IfNotModified)
@@ -107,7 +109,7 @@ async def test_a_read_obeys_etag_conditions(blob: Any, read: str) -> None:
 
 
 @pytest.mark.parametrize("read", ["download_blob", "get_blob_properties"])
-async def test_a_read_obeys_modified_since_conditions(blob: Any, read: str) -> None:
+async def test_a_read_fails_if_a_modified_since_condition_is_not_met(blob: Any, read: str) -> None:
     ask = getattr(blob, read)
     modified = (await blob.get_blob_properties()).last_modified
     await ask(if_modified_since=modified - HOUR)
@@ -119,7 +121,7 @@ async def test_a_read_obeys_modified_since_conditions(blob: Any, read: str) -> N
         await ask(if_unmodified_since=modified - HOUR)
 
 
-async def test_deleting_a_container_obeys_conditions(container: Any) -> None:
+async def test_deleting_a_container_fails_if_a_condition_is_not_met(container: Any) -> None:
     modified = (await container.get_container_properties()).last_modified
     with pytest.raises(ResourceModifiedError):
         await container.delete_container(if_unmodified_since=modified - HOUR)

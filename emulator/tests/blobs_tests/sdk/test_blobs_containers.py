@@ -1,4 +1,4 @@
-"""Containers, with azure-storage-blob."""
+"""Test containers with azure-storage-blob."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ async def test_a_container_is_created_described_and_deleted(service: Any) -> Non
     assert not await container.exists()
 
 
-async def test_creating_an_existing_container_fails(container: Any) -> None:
+async def test_creating_a_container_with_a_name_in_use_fails(container: Any) -> None:
     with pytest.raises(ResourceExistsError) as refused:
         await container.create_container()
     assert code_of(refused.value) == "ContainerAlreadyExists"
     assert refused.value.status_code == 409
 
 
-async def test_a_missing_container_is_not_found(service: Any) -> None:
+async def test_operations_on_a_missing_container_raise_container_not_found(service: Any) -> None:
     missing = service.get_container_client("nowhere")
     blob = missing.get_blob_client("blob")
     for attempt in (
@@ -45,7 +45,9 @@ async def test_a_missing_container_is_not_found(service: Any) -> None:
         assert code_of(refused.value) == "ContainerNotFound"
 
 
-async def test_a_blob_in_a_missing_container_is_not_found(service: Any) -> None:
+async def test_uploading_a_blob_to_a_missing_container_raises_container_not_found(
+    service: Any,
+) -> None:
     with pytest.raises(ResourceNotFoundError):
         await service.get_blob_client("nowhere", "blob").download_blob()
 
@@ -66,7 +68,7 @@ async def test_a_container_name_of_invalid_length_is_refused(service: Any, name:
     assert code_of(refused.value) == "OutOfRangeInput"
 
 
-async def test_setting_metadata_replaces_all_of_it(container: Any) -> None:
+async def test_setting_metadata_replaces_all_metadata_of_a_container(container: Any) -> None:
     await container.set_container_metadata({"a": "1", "b": "2"})
     before = await container.get_container_properties()
     await container.set_container_metadata({"c": "3"})
@@ -95,7 +97,7 @@ async def test_containers_are_listed_by_prefix_in_pages(service: Any) -> None:
             await container.delete_container()
 
 
-async def test_deleting_a_container_deletes_its_blobs(service: Any) -> None:
+async def test_deleting_a_container_deletes_the_blobs_in_the_container(service: Any) -> None:
     name = f"test-{uuid4().hex}"
     container = await service.create_container(name)
     await container.upload_blob("blob", b"content")
@@ -107,7 +109,7 @@ async def test_deleting_a_container_deletes_its_blobs(service: Any) -> None:
     await again.delete_container()
 
 
-async def test_account_information_names_sku_and_kind(service: Any) -> None:
+async def test_account_information_contains_sku_and_kind(service: Any) -> None:
     account = await service.get_account_information()
     assert account["account_kind"] == "StorageV2"
 

@@ -1,4 +1,4 @@
-"""A kill -9 at a random time loses nothing that was acknowledged."""
+"""Test that acknowledged writes survive a kill -9 at a random time."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def test_acknowledged_writes_survive_a_kill(tmp_path: Path) -> None:
         listed = client.get(f"{server.url}/box?restype=container&comp=list&{signature()}").text
         found = [part.split("<")[0] for part in listed.split("<Name>")[1:]]
         assert set(kept) <= set(found)
-        # Other blobs may exist if they are complete: their acknowledgement was lost.
+        # Other blobs may exist too, because the kill may precede the acknowledgement. They must be
+        # complete.
         for name in set(found) - set(kept):
             answer = client.get(f"{server.url}/box/{name}?{signature()}")
             assert answer.content == content_of(name)

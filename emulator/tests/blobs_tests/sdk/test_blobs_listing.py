@@ -1,4 +1,4 @@
-"""Listing blobs: order, prefixes, delimiters, pages."""
+"""Test listings of blobs: order, prefixes, delimiters and pages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def test_blobs_are_listed_in_the_order_of_their_names(filled: Any) -> None
     assert [blob.name async for blob in filled.list_blobs()] == NAMES
 
 
-async def test_a_listing_has_each_blobs_properties(filled: Any) -> None:
+async def test_a_listing_contains_the_properties_of_each_blob(filled: Any) -> None:
     listed = {blob.name: blob async for blob in filled.list_blobs(include=["metadata"])}
     found = await filled.get_blob_client("a/1").get_blob_properties()
     item = listed["a/1"]
@@ -36,18 +36,22 @@ async def test_a_listing_has_each_blobs_properties(filled: Any) -> None:
     assert item.lease.state == "available"
 
 
-async def test_a_listing_has_metadata_only_if_requested(filled: Any) -> None:
+async def test_a_listing_contains_metadata_only_if_requested(filled: Any) -> None:
     assert [blob.metadata async for blob in filled.list_blobs("a/1")] == [{}]
 
 
 @pytest.mark.parametrize("prefix", ["a", "a/", "a/b/", "b", "ä", "日", "zzz", "a/b/3"])
-async def test_a_listing_by_prefix_has_only_matching_blobs(filled: Any, prefix: str) -> None:
+async def test_a_listing_by_prefix_contains_only_blobs_with_the_prefix(
+    filled: Any, prefix: str
+) -> None:
     found = [blob.name async for blob in filled.list_blobs(name_starts_with=prefix)]
     assert found == [name for name in NAMES if name.startswith(prefix)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
-async def test_the_pages_of_a_listing_have_all_blobs_once(filled: Any, size: int) -> None:
+async def test_the_pages_of_a_listing_contain_each_blob_exactly_once(
+    filled: Any, size: int
+) -> None:
     pages = filled.list_blobs(results_per_page=size).by_page()
     found = [[blob.name async for blob in page] async for page in pages]
     assert [name for page in found for name in page] == NAMES
@@ -55,7 +59,7 @@ async def test_the_pages_of_a_listing_have_all_blobs_once(filled: Any, size: int
     assert 0 < len(found[-1]) <= size
 
 
-async def test_a_listing_continues_from_a_marker(filled: Any) -> None:
+async def test_a_listing_with_a_marker_continues_after_the_previous_page(filled: Any) -> None:
     pages = filled.list_blobs(results_per_page=4).by_page()
     async for page in pages:
         first = [blob.name async for blob in page]
@@ -68,7 +72,7 @@ async def test_a_listing_continues_from_a_marker(filled: Any) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 async def test_a_delimiter_groups_blobs_by_common_prefix(filled: Any, size: int) -> None:
     top = [item async for item in filled.walk_blobs(results_per_page=size)]
-    # Within a page the SDK returns prefixes first.
+    # Within a page the SDK returns the prefixes before the blobs.
     assert sorted(item.name for item in top) == ["a", "a/", "b", "c/", "d", "ä/", "日本/"]
     inner = [item.name async for item in filled.walk_blobs("a/", results_per_page=size)]
     assert sorted(inner) == ["a/1", "a/2", "a/b/"]
@@ -80,6 +84,6 @@ async def test_a_page_size_of_zero_is_refused(filled: Any) -> None:
     assert refused.value.status_code == 400
 
 
-async def test_uncommitted_blocks_are_not_listed(container: Any) -> None:
+async def test_a_blob_with_only_uncommitted_blocks_is_not_listed(container: Any) -> None:
     await container.get_blob_client("staged").stage_block("AAAA", b"content")
     assert [blob.name async for blob in container.list_blobs()] == []

@@ -1,4 +1,4 @@
-"""The command line: options, exit status and signals."""
+"""Test the command line of the Blob service: options, exit status and signals."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_service_exits_with_status_0_on_a_signal(tmp_path: Path, number: int) -> None:
+def test_the_blob_service_exits_with_status_0_after_a_signal(tmp_path: Path, number: int) -> None:
     with run_emulator(tmp_path) as server, httpx.Client() as idle:
         idle.get(server.url)
         server.process.send_signal(number)
         assert server.process.wait(timeout=10) == 0
 
 
-def test_a_port_in_use_is_named_and_exits_with_98(tmp_path: Path) -> None:
+def test_the_blob_service_names_a_port_in_use_and_exits_with_98(tmp_path: Path) -> None:
     with run_emulator(tmp_path / "one") as server:
         ended = run("--port", str(server.port), "--data", str(tmp_path / "two"))
     assert ended.returncode == 98
@@ -35,7 +35,9 @@ def test_a_port_in_use_is_named_and_exits_with_98(tmp_path: Path) -> None:
     )
 
 
-def test_a_data_directory_in_use_is_refused(tmp_path: Path) -> None:
+def test_the_blob_service_refuses_a_data_directory_that_another_process_uses(
+    tmp_path: Path,
+) -> None:
     with run_emulator(tmp_path):
         ended = run("--port", "0", "--data", str(tmp_path))
     assert ended.returncode == 2
@@ -55,7 +57,9 @@ def test_a_data_directory_in_use_is_refused(tmp_path: Path) -> None:
         ("--data", "/dev/null/folder"),
     ],
 )
-def test_an_invalid_option_exits_with_2(tmp_path: Path, option: str, value: str) -> None:
+def test_the_blob_service_exits_with_2_if_an_option_is_invalid(
+    tmp_path: Path, option: str, value: str
+) -> None:
     ended = run("--port", "0", "--data", str(tmp_path), option, value)
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr

@@ -1,4 +1,4 @@
-"""Malformed HTTP and misbehaving clients."""
+"""Test malformed HTTP requests and clients that disconnect or send without end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def signature() -> str:
 
 
 def exchange(server: Server, data: bytes, *, hang_up: bool = True) -> bytes:
-    """Send bytes, and read until the server closes or is silent for a while."""
+    """Send bytes. Return what the server sends until it closes the connection or stops sending."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=2) as connection:
         try:
             connection.sendall(data)
@@ -71,7 +71,7 @@ def assert_alive(server: Server) -> None:
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
 )
-def test_malformed_requests_are_refused(emulator: Server, data: bytes) -> None:
+def test_malformed_http_requests_are_refused(emulator: Server, data: bytes) -> None:
     answer = exchange(emulator, data)
     assert not answer.startswith((b"HTTP/1.1 2", b"HTTP/1.1 5"))
     assert_alive(emulator)
@@ -96,7 +96,7 @@ def test_random_bytes_get_an_error_response(emulator: Server) -> None:
     assert_alive(emulator)
 
 
-def test_an_interrupted_upload_makes_no_blob(emulator: Server) -> None:
+def test_an_interrupted_upload_does_not_create_a_blob(emulator: Server) -> None:
     for sent in (0, 10, 2_000_000):
         head = (
             f"PUT /devstoreaccount1/box/torn?{signature()} HTTP/1.1\r\nHost: x\r\n"
@@ -106,7 +106,7 @@ def test_an_interrupted_upload_makes_no_blob(emulator: Server) -> None:
         assert httpx.get(f"{emulator.url}/box/torn?{signature()}").status_code == 404
 
 
-def test_a_refused_upload_is_answered_and_keeps_the_connection(
+def test_a_refused_upload_gets_a_response_and_leaves_the_connection_open(
     emulator: Server,
 ) -> None:
     with httpx.Client() as client:
@@ -116,7 +116,9 @@ def test_a_refused_upload_is_answered_and_keeps_the_connection(
         assert client.get(f"{emulator.url}/box/b?{signature()}").status_code == 404
 
 
-def test_expect_100_continue_is_answered(emulator: Server) -> None:
+def test_a_request_with_expect_100_continue_gets_100_before_the_body_is_sent(
+    emulator: Server,
+) -> None:
     head = (
         f"PUT /devstoreaccount1/box/patient?{signature()} HTTP/1.1\r\nHost: x\r\n"
         "x-ms-blob-type: BlockBlob\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
@@ -128,14 +130,16 @@ def test_expect_100_continue_is_answered(emulator: Server) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.1 201")
 
 
-def test_pipelined_requests_are_answered_in_order(emulator: Server) -> None:
+def test_pipelined_requests_get_responses_in_order(emulator: Server) -> None:
     one = f"GET /devstoreaccount1/box/none?{signature()} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     two = one.replace(b"/box/none", b"/box", 1).replace(b"box?", b"box?restype=container&", 1)
     answer = exchange(emulator, one + two + one, hang_up=False)
     assert re.findall(rb"HTTP/1.1 (\d{3})", answer) == [b"404", b"200", b"404"]
 
 
-def test_a_disconnected_reader_releases_its_content(emulator: Server, tmp_path: Path) -> None:
+def test_a_blob_can_be_deleted_while_a_client_disconnects_during_a_download(
+    emulator: Server, tmp_path: Path
+) -> None:
     url = f"{emulator.url}/box/large?{signature()}"
     content = b"x" * 20_000_000
     put = httpx.put(url, content=content, headers={"x-ms-blob-type": "BlockBlob"})

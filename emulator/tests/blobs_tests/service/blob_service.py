@@ -1,4 +1,4 @@
-"""The Blob service in the test's process, with a manual clock and without a socket."""
+"""Run the Blob service in the process of the test, with a manual clock and without a socket."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DISCONNECT: Message = {"type": "http.disconnect"}
 
 @dataclass(slots=True)
 class ManualClock:
-    """A clock that stands still until a test moves it."""
+    """A clock whose time changes only when a test changes it."""
 
     now: datetime = START
 
@@ -50,7 +50,7 @@ class RecordedResponse:
 
 @dataclass(slots=True)
 class RunningBlobService:
-    """A running Blob service, and requests to it with an account SAS."""
+    """A running Blob service, with methods that send requests to it."""
 
     app: BlobApp
     store: AccountStore
@@ -63,7 +63,7 @@ class RunningBlobService:
 
     @property
     def signature(self) -> str:
-        """An account SAS that permits everything."""
+        """The query string of an account SAS that permits all operations."""
         expiry = self.clock.now + timedelta(days=365)
         return generate_account_sas(DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY, "sco", "rwdlac", expiry)
 
@@ -76,7 +76,7 @@ class RunningBlobService:
         query: str = "",
         headers: dict[str, str] | None = None,
     ) -> RecordedResponse:
-        """Send a request for an unencoded path with the account SAS."""
+        """Send a request with the account SAS. `path` is not percent-encoded."""
         raw = f"/{DEVELOPMENT_ACCOUNT}/{quote(path, safe='/')}"
         return await self.send(method, raw, f"{query}&{self.signature}", headers or {}, [body])
 
@@ -88,7 +88,7 @@ class RunningBlobService:
         headers: dict[str, str],
         chunks: Iterable[bytes | Message] = (),
     ) -> RecordedResponse:
-        """Send a request as given; a chunk is bytes of the body or an ASGI message."""
+        """Send a request without changing it. A chunk is a part of the body or an ASGI message."""
         chunks = list(chunks)
         length = sum(len(chunk) for chunk in chunks if isinstance(chunk, bytes))
         all_headers = {"content-length": str(length), **headers}
@@ -114,7 +114,7 @@ class RunningBlobService:
         async def receive() -> MutableMapping[str, Any]:
             if messages:
                 return messages.pop(0)
-            # The client stays connected and waits for the response.
+            # Do not return: the client stays connected and waits for the response.
             never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
             return await never
 
@@ -133,19 +133,19 @@ class RunningBlobService:
         return answer
 
     async def put(self, path: str, body: bytes, **headers: str) -> RecordedResponse:
-        """Put Blob."""
+        """Send Put Blob for a block blob with this content."""
         return await self.request(
             "PUT", path, body, headers={"x-ms-blob-type": "BlockBlob", **headers}
         )
 
     async def get(self, path: str, **headers: str) -> RecordedResponse:
-        """Get Blob."""
+        """Send Get Blob."""
         return await self.request("GET", path, headers=headers)
 
 
 @asynccontextmanager
 async def open_service(root: Path) -> AsyncIterator[RunningBlobService]:
-    """Yield a service on the data directory `root` with one container, `box`."""
+    """Yield a service with the data directory `root` and a container with the name `box`."""
     clock = ManualClock()
     store = AccountStore(root, clock)
     store.open()

@@ -1,4 +1,4 @@
-"""A Blob service for each test."""
+"""A fixture that runs a Blob service for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures on a manual clock: when they are valid, and what they sign."""
+"""Test signatures with a manual clock: when they are valid, and what they sign."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ async def read(service: RunningBlobService, query: str, **headers: str) -> tuple
     return answer.status, answer.code
 
 
-async def test_a_sas_expires_exactly_at_its_end(service: RunningBlobService) -> None:
+async def test_a_sas_is_valid_from_the_start_time_until_the_expiry_time(
+    service: RunningBlobService,
+) -> None:
     await service.put("box/blob", b"content")
     sas = generate_blob_sas(
         DEVELOPMENT_ACCOUNT,
@@ -56,7 +58,7 @@ async def test_a_sas_expires_exactly_at_its_end(service: RunningBlobService) -> 
         ("o", "w", "b", "AuthorizationPermissionMismatch"),
     ],
 )
-async def test_a_refused_account_sas_names_the_reason(
+async def test_the_refusal_of_an_account_sas_has_the_error_code_of_the_reason(
     service: RunningBlobService, resources: str, permission: str, services: str, code: str
 ) -> None:
     await service.put("box/blob", b"content")
@@ -71,8 +73,8 @@ async def test_a_refused_account_sas_names_the_reason(
     assert (await read(service, sas))[1] == code
 
 
-async def test_signatures_of_older_versions_are_accepted(service: RunningBlobService) -> None:
-    """Return a service SAS of 2015, which signs neither the resource type nor a scope."""
+async def test_a_service_sas_of_an_older_version_is_accepted(service: RunningBlobService) -> None:
+    """Use a service SAS of version 2015-04-05, which signs neither resource type nor scope."""
     await service.put("box/blob", b"content")
     expiry = "2026-03-01T13:00Z"
     fields = ["r", "", expiry, "/blob/devstoreaccount1/box/blob", "", "", "", "2015-04-05"]
@@ -112,7 +114,9 @@ async def test_a_shared_key_request_is_valid_for_15_minutes(
     assert (await read(service, "", **headers))[0] == status
 
 
-async def test_a_request_changed_after_signing_is_refused(service: RunningBlobService) -> None:
+async def test_a_request_that_was_changed_after_signing_is_refused(
+    service: RunningBlobService,
+) -> None:
     await service.put("box/blob", b"content")
     headers = {"x-ms-date": format_http_date(to_microseconds(START)), "content-length": "0"}
     headers["authorization"] = signed(service, "GET", headers, "comp=metadata")
@@ -145,7 +149,9 @@ async def test_a_malformed_authorization_header_is_refused(
     assert await read(service, "", **headers) == (status, code)
 
 
-async def test_an_anonymous_request_gets_a_challenge(service: RunningBlobService) -> None:
+async def test_the_refusal_of_an_anonymous_request_contains_an_authentication_challenge(
+    service: RunningBlobService,
+) -> None:
     answer = await service.send("GET", PATH, "", {})
     assert (answer.status, answer.code) == (401, "NoAuthenticationInformation")
     assert "WWW-Authenticate" in answer.headers
@@ -153,7 +159,7 @@ async def test_an_anonymous_request_gets_a_challenge(service: RunningBlobService
 
 @given(st.text(max_size=40), st.sampled_from(["sv", "sr", "sp", "st", "se", "sip", "spr", "sig"]))
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_only_the_computed_signature_is_accepted(
+async def test_a_signature_other_than_the_computed_signature_is_refused(
     service: RunningBlobService, value: str, name: str
 ) -> None:
     fields = {"sv": "2026-10-06", "sr": "b", "sp": "r", "se": "2030-01-01", "sig": "AAAA"}

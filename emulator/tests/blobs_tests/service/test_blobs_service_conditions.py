@@ -1,4 +1,4 @@
-"""Conditional headers, against the rules of the documentation."""
+"""Test conditional headers against the rules of Azure's documentation."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_read_conditions_follow_the_documented_rule(conditions: Conditions, thin
 
 
 @given(CONDITIONS, THINGS | st.none(), st.booleans())
-def test_write_conditions_end_in_a_documented_result(
+def test_checking_any_write_conditions_ends_in_a_documented_result(
     conditions: Conditions, thing: Thing | None, creates: bool
 ) -> None:
     status = outcome(conditions.check_write, thing, creates=creates)
@@ -85,7 +85,7 @@ def test_write_conditions_end_in_a_documented_result(
         ),
     ],
 )
-def test_write_conditions_decide_by_the_etag_first(
+def test_etag_conditions_take_precedence_over_date_conditions_for_writes(
     headers: dict[str, str], thing: Thing | None, creates: bool, expected: int
 ) -> None:
     conditions = Conditions.parse(headers)
@@ -93,7 +93,7 @@ def test_write_conditions_decide_by_the_etag_first(
 
 
 @given(st.text(st.characters(max_codepoint=255)))
-def test_any_header_text_is_parsed_or_refused(text: str) -> None:
+def test_any_text_in_a_conditional_header_is_parsed_or_refused(text: str) -> None:
     names = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
     for name in names:
         assert outcome(Conditions.parse, {name: text}) in {200, 400}

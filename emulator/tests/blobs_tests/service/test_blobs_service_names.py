@@ -1,4 +1,4 @@
-"""Names: all that Azure accepts are distinct, and they never reach the file system."""
+"""Test that all names that Azure accepts are distinct and are never used as file names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ BLOB_NAMES = st.text(ANY, min_size=1, max_size=40) | st.text("./ab%", min_size=1
 
 @given(st.dictionaries(BLOB_NAMES, st.binary(max_size=20), min_size=1, max_size=6))
 @settings(max_examples=25)
-async def test_every_valid_name_has_its_own_content(blobs: dict[str, bytes]) -> None:
+async def test_blobs_with_different_valid_names_have_separate_contents(
+    blobs: dict[str, bytes],
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "data"
         async with open_service(root) as service:
@@ -48,7 +50,7 @@ def outside_content(folder: Path) -> set[Path]:
         "%2e%2e/name",
     ],
 )
-async def test_a_name_never_leaves_the_data_directory(
+async def test_a_blob_name_cannot_address_a_file_outside_the_content_directory(
     service: RunningBlobService, raw: str, tmp_path: Path
 ) -> None:
     await service.put("box/victim", b"x" * 100_000)
@@ -74,11 +76,15 @@ async def test_a_name_never_leaves_the_data_directory(
         ("/name", "InvalidUri"),
     ],
 )
-async def test_an_invalid_name_is_refused(service: RunningBlobService, raw: str, code: str) -> None:
+async def test_an_invalid_container_or_blob_name_is_refused(
+    service: RunningBlobService, raw: str, code: str
+) -> None:
     answer = await service.send("GET", f"/devstoreaccount1/{raw}", "", {})
     assert (answer.status, answer.code) == (400, code)
 
 
-async def test_another_account_is_not_found(service: RunningBlobService) -> None:
+async def test_a_request_to_an_unknown_account_is_refused_with_404(
+    service: RunningBlobService,
+) -> None:
     answer = await service.send("GET", "/somebody/box/name", "", {})
     assert (answer.status, answer.code) == (404, "ResourceNotFound")

@@ -1,4 +1,4 @@
-"""Byte ranges, against slices of bytes."""
+"""Test byte ranges by comparing them with slices of bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUMBERS = st.integers(0, 50)
 
 
 @given(NUMBERS, NUMBERS, st.booleans(), NUMBERS)
-def test_a_range_request_returns_that_slice(
+def test_a_range_header_selects_the_bytes_of_the_range(
     start: int, more: int, is_open: bool, total: int
 ) -> None:
     content = bytes(range(total))
@@ -33,7 +33,7 @@ def test_a_range_request_returns_that_slice(
 
 
 @given(st.text(st.characters(max_codepoint=255)))
-def test_any_header_text_is_parsed_or_refused(text: str) -> None:
+def test_any_text_in_a_range_header_is_parsed_or_refused(text: str) -> None:
     for headers in ({"range": text}, {"x-ms-range": text}, {"range": f"bytes={text}"}):
         with contextlib.suppress(StorageError):
             part = read_requested_range(headers, 10)

@@ -1,4 +1,4 @@
-"""Requests that SDKs do not send: each gets one of Azure's errors."""
+"""Test requests that SDKs do not send. Each gets a response with an error of Azure."""
 
 from __future__ import annotations
 
@@ -94,21 +94,21 @@ async def test_an_upload_without_content_length_is_refused(service: RunningBlobS
     assert answer.status == 400
 
 
-async def test_an_error_response_to_head_has_its_code_in_a_header(
+async def test_an_error_response_to_head_contains_the_error_code_in_a_header(
     service: RunningBlobService,
 ) -> None:
     answer = await service.request("HEAD", "box/missing")
     assert (answer.status, answer.code, answer.body) == (404, "BlobNotFound", b"")
 
 
-async def test_the_client_request_id_is_returned(service: RunningBlobService) -> None:
+async def test_the_response_contains_the_client_request_id(service: RunningBlobService) -> None:
     headers = {"x-ms-client-request-id": "mine", "x-ms-version": "2026-10-06"}
     answer = await service.request("GET", "box", query="restype=container", headers=headers)
     assert answer.headers["x-ms-client-request-id"] == "mine"
     assert answer.headers["x-ms-version"] == "2026-10-06"
 
 
-async def test_a_missing_content_file_is_an_internal_error(
+async def test_reading_a_blob_without_its_content_file_is_an_internal_error(
     service: RunningBlobService, caplog: pytest.LogCaptureFixture
 ) -> None:
     await service.put("box/blob", b"x" * 100_000)
@@ -177,6 +177,6 @@ async def test_any_request_gets_a_response(
         raw = f"/devstoreaccount1/{path}"
         answer = await service.send(method, raw, text, headers, [body])
         assert answer.status >= 400
-    # A body shorter than announced means that the client disconnected.
+    # If the body is shorter than announced, the client has disconnected.
     if answer.status == 500:
         assert int(headers["content-length"]) != len(body)

@@ -1,4 +1,4 @@
-"""The store: durability, removal of content, and concurrent readers."""
+"""Test the store: durability, removal of content, and concurrent readers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ async def test_a_small_blob_is_stored_without_a_content_file(service: RunningBlo
     assert len(service.content_files) == 1
 
 
-async def test_a_large_blob_is_streamed_in_and_out(service: RunningBlobService) -> None:
+async def test_a_large_blob_is_stored_in_a_content_file_and_streamed(
+    service: RunningBlobService,
+) -> None:
     content = os.urandom(LARGE)
     chunks = [content[at : at + 65536] for at in range(0, LARGE, 65536)]
     headers = {"x-ms-blob-type": "BlockBlob"}
@@ -58,7 +60,7 @@ async def test_a_large_blob_is_streamed_in_and_out(service: RunningBlobService) 
     assert back.pieces > LARGE // (512 * 1024)
 
 
-async def test_a_restart_keeps_exactly_the_acknowledged_writes(tmp_path: Path) -> None:
+async def test_acknowledged_writes_survive_a_restart_of_the_store(tmp_path: Path) -> None:
     small, large = os.urandom(100), os.urandom(100_000)
     async with open_service(tmp_path) as service:
         await service.put("box/small", small, **{"x-ms-meta-Name": "value"})
@@ -72,7 +74,9 @@ async def test_a_restart_keeps_exactly_the_acknowledged_writes(tmp_path: Path) -
         assert (await service.get("box/blocks")).body == b"one"
 
 
-async def test_content_that_was_never_committed_is_removed_at_the_start(tmp_path: Path) -> None:
+async def test_content_files_that_were_never_committed_are_removed_at_the_start(
+    tmp_path: Path,
+) -> None:
     async with open_service(tmp_path) as service:
         await service.put("box/kept", b"x" * 100_000)
         (kept,) = service.content_files
@@ -82,7 +86,7 @@ async def test_content_that_was_never_committed_is_removed_at_the_start(tmp_path
         assert (await service.get("box/kept")).body == b"x" * 100_000
 
 
-async def test_overwriting_and_deleting_remove_content_files(tmp_path: Path) -> None:
+async def test_overwriting_or_deleting_a_blob_removes_the_content_file(tmp_path: Path) -> None:
     async with open_service(tmp_path) as service:
         for _ in range(3):
             await service.put("box/blob", os.urandom(100_000))
@@ -119,7 +123,7 @@ async def test_a_refused_upload_leaves_no_content_file(service: RunningBlobServi
     assert service.content_files == []
 
 
-async def test_a_download_has_one_version_while_the_blob_is_replaced(
+async def test_a_download_returns_the_old_content_if_the_blob_is_replaced_meanwhile(
     service: RunningBlobService,
 ) -> None:
     old, new = os.urandom(LARGE), os.urandom(LARGE)
@@ -141,7 +145,7 @@ async def test_a_download_has_one_version_while_the_blob_is_replaced(
     assert len(service.content_files) == 1
 
 
-async def test_streaming_stops_when_the_client_disconnects(service: RunningBlobService) -> None:
+async def test_a_download_stops_when_the_client_disconnects(service: RunningBlobService) -> None:
     await service.put("box/blob", os.urandom(LARGE))
     raw = "/devstoreaccount1/box/blob"
     answer = await service.send("GET", raw, service.signature, {}, [dict(DISCONNECT)])
@@ -151,7 +155,9 @@ async def test_streaming_stops_when_the_client_disconnects(service: RunningBlobS
     assert service.content_files == []
 
 
-async def test_one_of_many_conditional_creates_succeeds(service: RunningBlobService) -> None:
+async def test_one_of_many_concurrent_conditional_creates_succeeds(
+    service: RunningBlobService,
+) -> None:
     answers = await asyncio.gather(
         *(
             service.put("box/claim", str(number).encode(), **{"if-none-match": "*"})
@@ -164,7 +170,7 @@ async def test_one_of_many_conditional_creates_succeeds(service: RunningBlobServ
     assert (await service.get("box/claim")).body == str(winners[0]).encode()
 
 
-async def test_uncommitted_blocks_expire_a_week_after_the_last_one(
+async def test_uncommitted_blocks_expire_a_week_after_the_last_block_was_uploaded(
     service: RunningBlobService,
 ) -> None:
     await stage(service, "box/blob", 1, b"one")
@@ -178,7 +184,7 @@ async def test_uncommitted_blocks_expire_a_week_after_the_last_one(
     assert answer.code == "BlobNotFound"
 
 
-async def test_overwriting_keeps_the_creation_time(service: RunningBlobService) -> None:
+async def test_overwriting_a_blob_keeps_the_creation_time(service: RunningBlobService) -> None:
     await service.put("box/blob", b"one")
     before = await service.get("box/blob")
     service.clock.advance(hours=1)
@@ -189,12 +195,14 @@ async def test_overwriting_keeps_the_creation_time(service: RunningBlobService) 
     assert after.headers["ETag"] != before.headers["ETag"]
 
 
-async def test_a_data_directory_is_locked_by_one_process(service: RunningBlobService) -> None:
+async def test_a_second_store_cannot_open_a_data_directory_in_use(
+    service: RunningBlobService,
+) -> None:
     with pytest.raises(SettingError, match="another process"):
         AccountStore(service.root, ManualClock()).open()
 
 
-async def test_a_file_that_is_not_an_index_is_refused(tmp_path: Path) -> None:
+async def test_opening_a_store_fails_if_the_file_is_not_an_index(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite3").write_bytes(b"something else" * 1000)
     with pytest.raises(SettingError, match="not an index of this program"):
         AccountStore(tmp_path, ManualClock()).open()

@@ -1,4 +1,4 @@
-"""A peer of the namespace that writes frames by hand, over a transport without a network."""
+"""A peer that sends single frames to the namespace, over a transport without a network."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ P = TypeVar("P", bound=Performative)
 
 
 class MemoryTransport(asyncio.Transport):
-    """A transport that records writes, closing and pausing."""
+    """A transport that records the written bytes and whether it is closed or paused."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,11 +62,11 @@ class MemoryTransport(asyncio.Transport):
         self.reading = True
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Do nothing: this transport has no buffer."""
+        """Do nothing, because this transport has no buffer."""
 
 
 class Peer:
-    """A peer of one connection."""
+    """The client's side of one AMQP connection."""
 
     def __init__(self, namespace: Namespace) -> None:
         self.transport = MemoryTransport()
@@ -82,7 +82,7 @@ class Peer:
             self.write(encode_frame(performative.encode() + payload, channel))
 
     async def read(self) -> bytes:
-        """Return what the server wrote, after it has nothing more to write."""
+        """Wait until the server writes no more bytes. Return the bytes since the last call."""
         length = -1
         while length != len(self.transport.written):
             length = len(self.transport.written)
@@ -102,11 +102,11 @@ class Peer:
         return found
 
     async def received_of(self, kind: type[P]) -> list[P]:
-        """Return the performatives of one kind since the last call."""
+        """Return the performatives of one kind that the server sent since the last call."""
         return [each for each, _ in await self.received() if isinstance(each, kind)]
 
     async def open(self, max_frame_size: int = 65536, window: int = 1000, **fields: Any) -> None:
-        """Authenticate with a key, open the connection and begin a session."""
+        """Authenticate with a valid key, open the connection and begin a session."""
         init = SaslInit(Symbol("PLAIN"), b"\x00key\x00value")
         self.write(SASL_HEADER + encode_frame(init.encode(), frame_type=SASL_FRAME) + AMQP_HEADER)
         self.send(
@@ -171,7 +171,7 @@ class Peer:
 async def serving(
     folder: Path, *, idle_seconds: float = IDLE_SECONDS
 ) -> AsyncIterator[tuple[Namespace, Broker]]:
-    """Yield a namespace with one queue over a broker of its own."""
+    """Yield a namespace with one queue, and its broker."""
     clock = WallClock()
     broker = await Broker.open(folder / "broker.sqlite3", [QueueSettings(QUEUE)], clock)
     namespace = Namespace(broker, KEYS, clock, idle_seconds)

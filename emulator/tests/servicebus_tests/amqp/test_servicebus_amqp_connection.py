@@ -1,4 +1,4 @@
-"""Connections and sessions frame by frame, also with invalid and random frames."""
+"""Test connections and sessions with single frames, including invalid and random frames."""
 
 import asyncio
 import tempfile
@@ -58,7 +58,7 @@ SCRIPT = [
 
 
 @pytest.mark.parametrize("header", [b"HTTP/1.1", b"AMQP\x02\x01\x00\x00", b"AMQP\x00\x00\x09\x01"])
-async def test_an_unsupported_protocol_header_is_answered_and_closed(
+async def test_the_server_replies_to_an_unsupported_protocol_header_and_closes_the_connection(
     fresh: Peer, header: bytes
 ) -> None:
     fresh.write(header)
@@ -94,7 +94,7 @@ async def test_sasl_accepts_valid_credentials_only(
     assert fresh.transport.is_closing() == bool(outcome)
 
 
-async def test_a_connection_opens_byte_by_byte(fresh: Peer) -> None:
+async def test_a_connection_opens_if_each_byte_is_received_separately(fresh: Peer) -> None:
     stream = AMQP_HEADER + b"".join(
         encode_frame(each.encode()) for each in (Open("peer"), Begin(), End(), Close())
     )
@@ -104,7 +104,7 @@ async def test_a_connection_opens_byte_by_byte(fresh: Peer) -> None:
     assert fresh.transport.is_closing()
 
 
-async def test_without_a_token_nothing_can_be_attached(fresh: Peer) -> None:
+async def test_attaching_a_link_without_a_token_is_refused(fresh: Peer) -> None:
     fresh.write(AMQP_HEADER)
     fresh.send(Open("peer"), Begin(incoming_window=UInt(10)))
     await fresh.read()
@@ -137,7 +137,7 @@ async def test_an_invalid_performative_closes_the_connection(
     assert await closed_for(peer) == why
 
 
-async def test_a_frame_before_open_or_too_small_closes_the_connection(
+async def test_a_performative_before_open_or_a_too_small_frame_size_closes_the_connection(
     served: tuple[Namespace, Broker],
 ) -> None:
     for performative in (Begin(), Open("peer", max_frame_size=UInt(100))):
@@ -148,7 +148,7 @@ async def test_a_frame_before_open_or_too_small_closes_the_connection(
         assert (await closed_for(peer)).startswith("amqp:")
 
 
-async def test_closing_one_connection_leaves_others_open(
+async def test_an_error_on_one_connection_leaves_other_connections_open(
     served: tuple[Namespace, Broker], peer: Peer
 ) -> None:
     other = Peer(served[0])
@@ -159,7 +159,7 @@ async def test_closing_one_connection_leaves_others_open(
     assert await peer.received_of(Attach)
 
 
-async def test_a_silent_peer_is_closed_and_an_idle_one_gets_keep_alive_frames(
+async def test_a_silent_peer_gets_keep_alive_frames_until_the_connection_is_closed(
     tmp_path: Path,
 ) -> None:
     async with serving(tmp_path, idle_seconds=0.3) as (namespace, _):
@@ -174,7 +174,7 @@ async def test_a_silent_peer_is_closed_and_an_idle_one_gets_keep_alive_frames(
 # Sessions
 
 
-async def test_invalid_handles_end_the_session(peer: Peer) -> None:
+async def test_a_link_handle_in_use_or_without_a_link_ends_the_session(peer: Peer) -> None:
     peer.attach_sender(handle=3)
     await peer.read()
     peer.attach_sender(handle=3)
@@ -193,14 +193,14 @@ async def test_frames_after_the_end_of_a_session_are_ignored(peer: Peer) -> None
     assert len(await peer.received_of(Begin)) == 1
 
 
-async def test_a_handle_out_of_range_closes_the_connection(peer: Peer) -> None:
+async def test_a_link_handle_over_the_maximum_closes_the_connection(peer: Peer) -> None:
     peer.attach_sender(handle=256)
     assert await closed_for(peer) == "amqp:connection:framing-error"
 
 
 @settings(max_examples=60)
 @given(st.data())
-def test_any_frames_of_one_peer_leave_the_server_working(data: st.DataObject) -> None:
+def test_the_server_serves_other_peers_after_any_frames_from_one_peer(data: st.DataObject) -> None:
     pieces = [bytearray(each) for each in SCRIPT]
     for _ in range(data.draw(st.integers(0, 4))):
         piece = data.draw(st.sampled_from(pieces))

@@ -1,4 +1,4 @@
-"""Frames and performatives: split anywhere, joined and checked."""
+"""Test how frames and performatives are encoded, split, decoded and checked."""
 
 import contextlib
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ def frames(reader: AmqpFrameReader, pieces: list[bytes]) -> Iterator[Frame]:
     st.lists(st.tuples(st.integers(0, 65535), st.binary(max_size=40)), max_size=10),
     st.integers(1, 30),
 )
-def test_frames_are_read_however_the_bytes_are_split(
+def test_frames_are_read_regardless_of_how_the_bytes_are_split(
     sent: list[tuple[int, bytes]], step: int
 ) -> None:
     stream = b"".join(encode_frame(body, channel) for channel, body in sent)
@@ -78,7 +78,9 @@ def test_an_extended_frame_header_is_skipped() -> None:
         ("00000008 02 02 0000", "type"),
     ],
 )
-def test_an_invalid_frame_head_raises_before_the_body_arrives(head: str, why: str) -> None:
+def test_an_invalid_frame_header_raises_an_error_before_the_body_is_received(
+    head: str, why: str
+) -> None:
     reader = AmqpFrameReader(512)
     reader.feed(bytes.fromhex(head))
     with pytest.raises(FramingError, match=why):
@@ -86,24 +88,26 @@ def test_an_invalid_frame_head_raises_before_the_body_arrives(head: str, why: st
 
 
 @pytest.mark.parametrize("performative", EXAMPLES, ids=lambda each: type(each).__name__)
-def test_an_encoded_performative_decodes_to_the_same(performative: Performative) -> None:
+def test_an_encoded_performative_decodes_to_an_equal_performative(
+    performative: Performative,
+) -> None:
     body = performative.encode() + b"payload"
     assert read_performative(body) == (performative, len(body) - len(b"payload"))
 
 
 @pytest.mark.parametrize("performative", EXAMPLES, ids=lambda each: type(each).__name__)
-def test_microsofts_decoder_reads_a_performative(performative: Performative) -> None:
+def test_microsofts_decoder_decodes_an_encoded_performative(performative: Performative) -> None:
     code, fields = decode_frame(memoryview(performative.encode()))
     assert code == performative.code
     assert len(fields) >= len(performative.names())
 
 
-def test_errors_have_three_fields() -> None:
+def test_an_encoded_amqp_error_has_three_fields() -> None:
     _, fields = decode_frame(memoryview(EXAMPLES[-1].encode()))
     assert fields[0] == [b"amqp:connection:forced", b"bye", None]
 
 
-def test_a_descriptor_may_be_a_symbol() -> None:
+def test_the_descriptor_of_a_performative_may_be_a_symbol() -> None:
     body = encode(Described(Symbol("amqp:end:list"), []))
     assert read_performative(body)[0] == End()
 
@@ -112,12 +116,12 @@ def test_a_descriptor_may_be_a_symbol() -> None:
     ("body", "why"),
     [
         (encode("text"), "does not start"),
-        (encode(Described(ULong(0x99), [])), "not a performative"),
-        (encode(Described(Symbol("amqp:nothing:list"), [])), "unknown"),
-        (encode(Described([], [])), "unknown"),
+        (encode(Described(ULong(0x99), [])), "not the descriptor of a performative"),
+        (encode(Described(Symbol("amqp:nothing:list"), [])), "neither a number nor a known symbol"),
+        (encode(Described([], [])), "neither a number nor a known symbol"),
         (encode_composite(0x10, []), "container_id is missing"),
         (encode_composite(0x12, ["name", UInt(1)]), "role is missing"),
-        (encode_composite(0x14, ["one"]), "handle is a str"),
+        (encode_composite(0x14, ["one"]), "handle must not be a str"),
         (encode_composite(0x17, [None, 1]), "has 2 fields"),
     ],
 )
@@ -127,7 +131,7 @@ def test_an_invalid_performative_raises_a_decode_error(body: bytes, why: str) ->
 
 
 @given(st.sampled_from(EXAMPLES), st.data())
-def test_a_mutilated_performative_is_read_or_refused(
+def test_a_damaged_performative_is_decoded_or_refused(
     performative: Performative, data: st.DataObject
 ) -> None:
     body = bytearray(performative.encode())

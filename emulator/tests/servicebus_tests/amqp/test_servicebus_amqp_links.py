@@ -1,4 +1,4 @@
-"""Links frame by frame: credit, deliveries and settlements."""
+"""Test links with single frames: credit, deliveries and settlements."""
 
 from uuid import UUID
 
@@ -37,11 +37,13 @@ async def test_transfers_wait_for_the_peers_window(fresh: Peer, broker: Broker) 
 # Outgoing links
 
 
-async def test_credit_counts_from_the_peers_delivery_count(peer: Peer, broker: Broker) -> None:
+async def test_credit_is_counted_from_the_delivery_count_of_the_peer(
+    peer: Peer, broker: Broker
+) -> None:
     await fill(broker, 9)
     peer.attach_receiver(credit=3)
     assert len(await peer.received_of(Transfer)) == 3
-    peer.grant(1, 3)  # counts from before the three deliveries
+    peer.grant(1, 3)  # the peer counts this credit from before the three deliveries
     assert await peer.received_of(Transfer) == []
     peer.grant(1, 3, seen=2)
     assert len(await peer.received_of(Transfer)) == 2
@@ -50,7 +52,7 @@ async def test_credit_counts_from_the_peers_delivery_count(peer: Peer, broker: B
     assert await peer.received_of(Transfer) == []
 
 
-async def test_drain_sends_ready_messages_and_uses_up_the_credit(
+async def test_a_drain_request_delivers_the_ready_messages_and_uses_up_the_credit(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 2)
@@ -66,7 +68,7 @@ async def test_drain_sends_ready_messages_and_uses_up_the_credit(
     assert await peer.received() == []
 
 
-async def test_a_large_message_is_split_by_the_peers_frame_size(
+async def test_a_message_over_the_peers_frame_size_is_sent_in_several_transfers(
     fresh: Peer, broker: Broker
 ) -> None:
     await fresh.open(max_frame_size=512)
@@ -83,7 +85,9 @@ async def test_a_large_message_is_split_by_the_peers_frame_size(
     assert split(b"".join(payload for _, payload in frames)).bare == body
 
 
-async def test_settlements_are_answered_with_the_outcome(peer: Peer, broker: Broker) -> None:
+async def test_the_server_confirms_each_settlement_with_the_outcome(
+    peer: Peer, broker: Broker
+) -> None:
     await fill(broker, 4)
     peer.attach_receiver(credit=4)
     transfers = await peer.received_of(Transfer)
@@ -97,7 +101,9 @@ async def test_settlements_are_answered_with_the_outcome(peer: Peer, broker: Bro
     assert await peer.received() == []
 
 
-async def test_a_rejection_is_confirmed_without_its_error(peer: Peer, broker: Broker) -> None:
+async def test_the_confirmation_of_a_rejection_does_not_contain_the_error(
+    peer: Peer, broker: Broker
+) -> None:
     await fill(broker, 1)
     peer.attach_receiver(credit=1)
     await peer.read()
@@ -108,7 +114,9 @@ async def test_a_rejection_is_confirmed_without_its_error(peer: Peer, broker: Br
     assert broker.queue(QUEUE).counts().dead_letter == 1
 
 
-async def test_settling_a_lost_lock_is_rejected_with_an_error(peer: Peer, broker: Broker) -> None:
+async def test_settling_a_message_with_a_lost_lock_is_rejected_with_an_error(
+    peer: Peer, broker: Broker
+) -> None:
     await fill(broker, 1)
     peer.attach_receiver(credit=1)
     (transfer,) = await peer.received_of(Transfer)
@@ -121,7 +129,9 @@ async def test_settling_a_lost_lock_is_rejected_with_an_error(peer: Peer, broker
     assert condition(answer.state.value[0]) == "com.microsoft:message-lock-lost"
 
 
-async def test_a_late_settlement_after_a_detach_leaves_the_lock(peer: Peer, broker: Broker) -> None:
+async def test_a_settlement_after_the_detach_of_the_link_leaves_the_message_locked(
+    peer: Peer, broker: Broker
+) -> None:
     await fill(broker, 1)
     peer.attach_receiver(credit=1)
     (transfer,) = await peer.received_of(Transfer)
@@ -158,7 +168,9 @@ async def test_deliveries_stop_while_the_peer_does_not_read(peer: Peer, broker: 
 # Incoming links
 
 
-async def test_a_delivery_in_several_transfers_is_one_message(peer: Peer, broker: Broker) -> None:
+async def test_a_delivery_in_several_transfers_is_stored_as_one_message(
+    peer: Peer, broker: Broker
+) -> None:
     peer.attach_sender()
     for at in range(len(BODY) - 1):
         peer.transfer(0, BODY[at : at + 1], more=True)
@@ -178,7 +190,7 @@ async def test_an_aborted_delivery_is_discarded(peer: Peer, broker: Broker) -> N
     assert broker.queue(QUEUE).counts().active == 1
 
 
-async def test_a_message_over_the_limit_is_rejected_without_buffering(
+async def test_a_message_over_the_size_limit_is_rejected_without_buffering(
     peer: Peer, broker: Broker
 ) -> None:
     peer.attach_sender()
@@ -198,7 +210,9 @@ async def test_a_malformed_message_closes_the_connection(peer: Peer, broker: Bro
     assert broker.queue(QUEUE).counts().active == 0
 
 
-async def test_a_presettled_message_gets_no_disposition(peer: Peer, broker: Broker) -> None:
+async def test_the_server_sends_no_disposition_for_a_presettled_message(
+    peer: Peer, broker: Broker
+) -> None:
     peer.attach_sender()
     peer.transfer(0, BODY, settled=True)
     assert await peer.received_of(Disposition) == []
@@ -213,7 +227,7 @@ async def test_too_many_incomplete_deliveries_close_the_connection(peer: Peer) -
     assert await closed_for(peer) == "amqp:resource-limit-exceeded"
 
 
-async def test_a_senders_credit_is_replenished(peer: Peer) -> None:
+async def test_the_server_renews_the_credit_of_a_sending_peer(peer: Peer) -> None:
     peer.attach_sender()
     (flow,) = await peer.received_of(Flow)
     assert (flow.link_credit, flow.delivery_count) == (1000, 0)

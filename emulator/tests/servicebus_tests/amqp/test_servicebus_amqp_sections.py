@@ -1,4 +1,4 @@
-"""Messages: their sections are kept, and only annotations are added at delivery."""
+"""Test that a message's sections are kept and that a delivery adds only annotations."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -59,12 +59,12 @@ def stored(message: IncomingMessage, **changes: Any) -> StoredMessage:
 
 
 def delivered(payload: bytes, **changes: Any) -> Any:
-    """Return Microsoft's message object for a delivered message."""
+    """Return the message object that Microsoft's client creates for a delivered message."""
     message = stored(read_message(payload), **changes)
     return decode_payload(memoryview(write_message(message, TOKEN, NOW)))
 
 
-def test_an_empty_message_is_delivered_with_the_annotations_of_the_client() -> None:
+def test_an_empty_message_is_delivered_with_the_annotations_that_the_client_reads() -> None:
     message = delivered(BODY)
     assert message.data == [b"body"]
     assert message.header.delivery_count == 3
@@ -79,7 +79,7 @@ def test_an_empty_message_is_delivered_with_the_annotations_of_the_client() -> N
     }
 
 
-def test_a_senders_header_and_annotations_are_kept_except_reserved_ones() -> None:
+def test_the_header_and_annotations_of_the_sender_are_kept_except_reserved_annotations() -> None:
     payload = (
         encode_composite(HEADER, [True, UByte(9), UInt(60_000), True, UInt(99)])
         + encode_section(DELIVERY_ANNOTATIONS, {Symbol("mine"): "one"})
@@ -89,7 +89,7 @@ def test_a_senders_header_and_annotations_are_kept_except_reserved_ones() -> Non
         + BODY
     )
     written = write_message(stored(read_message(payload)), TOKEN, NOW)
-    assert len(list_items(split(written).message_annotations)) == 2 * 6  # each key occurs once
+    assert len(list_items(split(written).message_annotations)) == 2 * 6  # each key occurs only once
     message = delivered(payload)
     assert tuple(message.header) == (True, 9, 60_000, None, 3)
     assert message.delivery_annotations == {b"mine": b"one", b"x-opt-lock-token": TOKEN}
@@ -97,7 +97,7 @@ def test_a_senders_header_and_annotations_are_kept_except_reserved_ones() -> Non
     assert message.message_annotations[b"x-opt-sequence-number"] == 7
 
 
-def test_a_dead_letter_has_its_reason_in_the_application_properties() -> None:
+def test_a_dead_lettered_message_has_the_reason_in_the_application_properties() -> None:
     payload = (
         encode_composite(PROPERTIES, ["id"])
         + encode_section(APPLICATION_PROPERTIES, {"mine": 1, "DeadLetterReason": "old"})
@@ -125,7 +125,7 @@ def test_a_peeked_message_has_no_lock() -> None:
     assert b"x-opt-locked-until" not in message.message_annotations
 
 
-def test_id_time_to_live_and_schedule_are_read_from_a_message() -> None:
+def test_message_id_time_to_live_and_scheduled_time_are_read_from_a_message() -> None:
     payload = (
         encode_composite(HEADER, [None, None, UInt(1500)])
         + encode_section(
@@ -144,11 +144,11 @@ def test_id_time_to_live_and_schedule_are_read_from_a_message() -> None:
 @pytest.mark.parametrize(
     ("message_id", "text"), [("a", "a"), (ULong(7), "7"), (b"\x01\xff", "01ff"), (None, None)]
 )
-def test_a_message_id_of_any_type_becomes_a_text(message_id: Any, text: str | None) -> None:
+def test_a_message_id_of_any_type_is_converted_to_a_text(message_id: Any, text: str | None) -> None:
     assert read_message(encode_composite(PROPERTIES, [message_id]) + BODY).message_id == text
 
 
-def test_a_batch_is_read_as_its_messages() -> None:
+def test_a_batch_is_read_as_separate_messages() -> None:
     one = encode_composite(PROPERTIES, ["one"]) + BODY
     two = encode_composite(PROPERTIES, ["two"]) + BODY
     batch = encode_section(DATA, one) + encode_section(DATA, two)
@@ -169,7 +169,7 @@ def test_sections_in_any_order_are_stored_in_the_specified_order() -> None:
     assert message.annotations == annotations
 
 
-def test_long_and_symbolic_descriptors_become_short() -> None:
+def test_long_and_symbolic_section_descriptors_are_replaced_by_short_descriptors() -> None:
     named = encode(Described(Symbol("amqp:data:binary"), b"body"))
     long = b"\x00\x80" + (DATA).to_bytes(8, "big") + encode(b"body")
     assert split(named).bare == split(long).bare == BODY
@@ -179,16 +179,16 @@ def test_long_and_symbolic_descriptors_become_short() -> None:
     ("payload", "why"),
     [
         (b"\x40", "no descriptor"),
-        (b"\x00", "incomplete"),
-        (b"\x00\x53\x75", "unknown or empty"),
-        (b"\x00\x53\x75\xa0\x05ab", "incomplete"),
-        (encode_section(0x79, 1), "unknown"),
-        (encode_section(VALUE, 1) * 2, "more than one kind"),
-        (BODY + encode_section(VALUE, 1), "more than one kind"),
-        (encode_composite(PROPERTIES, []) * 2, "twice"),
-        (encode_section(PROPERTIES, "text"), "not a list"),
-        (encode_section(MESSAGE_ANNOTATIONS, []), "not a map"),
-        (encode_section(MESSAGE_ANNOTATIONS, {1: 2}), "not a name"),
+        (b"\x00", "bytes end before"),
+        (b"\x00\x53\x75", "unknown descriptor or no value"),
+        (b"\x00\x53\x75\xa0\x05ab", "bytes end before"),
+        (encode_section(0x79, 1), "unknown descriptor"),
+        (encode_section(VALUE, 1) * 2, "sections of one kind"),
+        (BODY + encode_section(VALUE, 1), "sections of one kind"),
+        (encode_composite(PROPERTIES, []) * 2, "more than one properties section"),
+        (encode_section(PROPERTIES, "text"), "must be a list"),
+        (encode_section(MESSAGE_ANNOTATIONS, []), "must be a map"),
+        (encode_section(MESSAGE_ANNOTATIONS, {1: 2}), "neither a string nor a symbol"),
         (b"\x00\x53\x72\xc1\x02\x01\x40", "without a value"),
         (b"\x00\x53\x72\xd1\x00\x00\x00\x04\xff\xff\xff\xff", "too small"),
         (encode_composite(HEADER, [None, None, "soon"]), "ttl"),
@@ -231,5 +231,5 @@ def test_every_accepted_message_can_be_delivered(data: st.DataObject) -> None:
     assert split(write_message(told, TOKEN, NOW)).body == split(bytes(payload)).body
 
 
-def test_the_value_of_a_section_is_decoded() -> None:
+def test_section_value_decodes_the_value_of_a_section() -> None:
     assert section_value(BODY) == b"body"

@@ -1,4 +1,4 @@
-"""AMQP over WebSocket: handshake, frames and refusals."""
+"""Test AMQP over WebSocket: handshake, frames and refusals."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ REQUEST = (
 
 
 class Visit:
-    """One connection through the protocol detector."""
+    """One client connection to the protocol detector."""
 
     def __init__(self, entrance: ProtocolDetector) -> None:
         self.protocol: asyncio.Protocol = entrance
@@ -44,7 +44,7 @@ class Visit:
 
 
 class SwitchingTransport(MemoryTransport):
-    """A transport whose protocol can be replaced, like a socket's."""
+    """A transport whose protocol can be replaced, like that of a socket."""
 
     def __init__(self, visit: Visit) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ async def visit(tmp_path: Path) -> AsyncIterator[Visit]:
 
 
 def masked(opcode: int, payload: bytes, mask: bytes = b"\x01\x02\x03\x04") -> bytes:
-    """Return a masked frame, as clients send it."""
+    """Return a masked frame as a client sends it."""
     head = bytearray(encode_websocket_frame(opcode, payload)[: -len(payload) or None])
     head[1] |= 0x80
     body = bytes(octet ^ mask[at % 4] for at, octet in enumerate(payload))
@@ -72,7 +72,7 @@ def masked(opcode: int, payload: bytes, mask: bytes = b"\x01\x02\x03\x04") -> by
 
 
 def unmasked(data: bytes) -> WebSocketFrame:
-    """Return the only frame that the server sent."""
+    """Decode the frame that the server sent. The bytes must contain exactly one frame."""
     length, at = data[1], 2
     if length == 126:
         (length,), at = struct.unpack_from(">H", data, 2), 4
@@ -80,20 +80,20 @@ def unmasked(data: bytes) -> WebSocketFrame:
     return WebSocketFrame(data[0] & 0x0F, data[at:])
 
 
-async def test_plain_amqp_reaches_the_connection(visit: Visit) -> None:
+async def test_plain_amqp_is_passed_to_the_amqp_connection(visit: Visit) -> None:
     assert await visit.say(SASL_HEADER[:1]) == b""
     assert (await visit.say(SASL_HEADER[1:])).startswith(SASL_HEADER)
 
 
-async def test_a_websocket_handshake_is_answered_and_carries_frames(visit: Visit) -> None:
+async def test_amqp_frames_are_exchanged_after_a_websocket_handshake(visit: Visit) -> None:
     answer = b""
     for at in range(len(REQUEST)):
         answer += await visit.say(REQUEST[at : at + 1].encode())
     assert answer.startswith(b"HTTP/1.1 101 ")
-    # The example of RFC 6455, 1.3.
+    # The example of RFC 6455, section 1.3.
     assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in answer
     assert b"Sec-WebSocket-Protocol: AMQPWSB10\r\n" in answer
-    # A message may hold any part of a frame.
+    # A WebSocket message may contain any part of an AMQP frame.
     assert await visit.say(masked(2, SASL_HEADER[:3])) == b""
     said = unmasked(await visit.say(masked(2, SASL_HEADER[3:])))
     assert said.opcode == 2
@@ -113,14 +113,14 @@ async def test_a_websocket_handshake_is_answered_and_carries_frames(visit: Visit
         ("GET  \r\n\r\n", b"404"),
     ],
 )
-async def test_another_http_request_is_refused(
+async def test_an_http_request_other_than_the_websocket_handshake_is_refused(
     visit: Visit, request_text: str, status: bytes
 ) -> None:
     assert (await visit.say(request_text.encode())).startswith(b"HTTP/1.1 " + status)
     assert visit.transport.is_closing()
 
 
-async def test_an_endless_http_request_is_closed(visit: Visit) -> None:
+async def test_an_endless_http_request_closes_the_connection(visit: Visit) -> None:
     await visit.say(b"GET /" + b"x" * 10_000)
     assert visit.transport.is_closing()
 
@@ -147,7 +147,7 @@ async def test_an_invalid_websocket_frame_closes_the_connection(
     st.binary(min_size=4, max_size=4),
     st.integers(1, 50),
 )
-def test_websocket_frames_are_read_however_the_bytes_are_split(
+def test_websocket_frames_are_read_regardless_of_how_the_bytes_are_split(
     sent: list[tuple[int, bytes]], mask: bytes, step: int
 ) -> None:
     stream = b"".join(masked(opcode, payload, mask) for opcode, payload in sent)
@@ -160,7 +160,7 @@ def test_websocket_frames_are_read_however_the_bytes_are_split(
 
 
 @given(st.binary(max_size=100))
-def test_any_bytes_are_websocket_frames_or_an_error(data: bytes) -> None:
+def test_any_bytes_are_read_as_websocket_frames_or_raise_an_error(data: bytes) -> None:
     reader = WebSocketFrameReader()
     reader.feed(data)
     with contextlib.suppress(WebSocketError):

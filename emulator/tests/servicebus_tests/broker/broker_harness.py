@@ -1,4 +1,4 @@
-"""A broker on a database of its own, with a clock that tests move by hand."""
+"""A broker with its own database and a manual clock."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 @dataclass
 class ManualClock:
-    """A clock that stands still until a test sets it."""
+    """A clock whose time changes only when a test changes it."""
 
     at: datetime = START
 
@@ -46,7 +46,7 @@ def message(
 
 @dataclass
 class RunningBroker:
-    """A broker with its clock, and shortcuts for the operations of the tests."""
+    """A broker and its clock, with short methods for common operations of tests."""
 
     broker: Broker
     clock: ManualClock
@@ -79,7 +79,7 @@ class RunningBroker:
     def receiver(
         self, address: str = "q", mode: ReceiveMode = ReceiveMode.PEEK_LOCK, credit: int = 0
     ) -> "RecordingReceiver":
-        """Add a receiver, and deliver what it has credit for."""
+        """Add a receiver with this credit, and deliver the messages that are ready."""
         receiver = RecordingReceiver()
         receiver.subscription = self.queue(address).subscribe(mode, receiver.deliveries.append)
         receiver.subscription.set_credit(credit)
@@ -89,7 +89,7 @@ class RunningBroker:
     def receive(
         self, address: str = "q", mode: ReceiveMode = ReceiveMode.PEEK_LOCK
     ) -> MessageDelivery:
-        """Receive exactly one message, which must be ready."""
+        """Receive one message, which must be ready."""
         receiver = self.receiver(address, mode, credit=1)
         receiver.subscription.close()
         (delivery,) = receiver.deliveries
@@ -101,7 +101,7 @@ class RunningBroker:
 
 @dataclass
 class RecordingReceiver:
-    """A receiver that keeps its deliveries."""
+    """A receiver that records its deliveries."""
 
     deliveries: list[MessageDelivery] = field(default_factory=list)
     subscription: Subscription = field(init=False)

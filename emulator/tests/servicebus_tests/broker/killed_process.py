@@ -1,7 +1,7 @@
-"""A process that works on a queue until it is killed.
+"""Run a process that uses a queue until it is killed.
 
-It writes a line to standard output after each call that has returned: `python killed_process.py
-DATABASE work|hold`.
+Usage: `python killed_process.py DATABASE work|hold`. After each call has returned, the process
+writes a line to standard output.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from emulator.servicebus.broker.queue import Queue
 
 
 def _report(*words: object) -> None:
-    # One write, so that a kill leaves whole lines only.
+    # Use one write, so that only whole lines are written before a kill.
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 

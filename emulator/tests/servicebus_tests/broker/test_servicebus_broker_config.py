@@ -1,4 +1,4 @@
-"""The configuration file of Microsoft's emulator."""
+"""Test reading the configuration file of Microsoft's emulator."""
 
 import json
 from datetime import timedelta
@@ -24,7 +24,7 @@ def config(properties: dict[str, Any] | None = None, **namespace: Any) -> str:
     return json.dumps({"UserConfig": {"Namespaces": spaces, "Logging": {"Type": "File"}}})
 
 
-def test_every_property_of_a_queue_is_read(tmp_path: Path) -> None:
+def test_every_queue_property_of_the_configuration_is_read(tmp_path: Path) -> None:
     path = tmp_path / "Config.json"
     text = config(
         {
@@ -53,7 +53,7 @@ def test_every_property_of_a_queue_is_read(tmp_path: Path) -> None:
     ]
 
 
-def test_defaults_are_those_of_azure() -> None:
+def test_a_queue_without_configured_properties_has_the_defaults_of_azure() -> None:
     assert parse_config(config()) == [QueueSettings("queue.1")]
     unbounded = config({"DefaultMessageTimeToLive": "P10675199DT2H48M5.4775807S"})
     assert parse_config(unbounded) == [QueueSettings("queue.1")]
@@ -62,13 +62,16 @@ def test_defaults_are_those_of_azure() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("{", "not JSON"),
-        ("[]", "the configuration: must be an object"),
-        ("{}", "UserConfig: is missing"),
-        ('{"UserConfig": {"Namespaces": []}}', "UserConfig.Namespaces: must have one"),
-        ('{"UserConfig": {"Namespaces": {}}}', "UserConfig.Namespaces: must be a list"),
+        ("{", "not valid JSON"),
+        ("[]", "the configuration: expected an object"),
+        ("{}", "UserConfig: this property is missing"),
+        (
+            '{"UserConfig": {"Namespaces": []}}',
+            "UserConfig.Namespaces: expected exactly one element, found 0",
+        ),
+        ('{"UserConfig": {"Namespaces": {}}}', "UserConfig.Namespaces: expected a list"),
         (config(Topics=[{"Name": "t"}]), "Namespaces[0].Topics: topics are not supported"),
-        (config(Queues=[{}]), "Queues[0].Name: must be a string that is not empty"),
+        (config(Queues=[{}]), "Queues[0].Name: expected a string that is not empty"),
         (
             config(Queues=[{"Name": "a"}, {"Name": "A"}]),
             "Queues[1].Name: another queue is also named",
@@ -77,15 +80,21 @@ def test_defaults_are_those_of_azure() -> None:
         (config({"LockDuration": "1 minute"}), "Properties.LockDuration: '1 minute' is not"),
         (
             config({"LockDuration": 60}),
-            "Properties.LockDuration: must be a string that is not empty",
+            "Properties.LockDuration: expected a string that is not empty",
         ),
-        (config({"LockDuration": "PT6M"}), "LockDuration must be over 0 and at most 5 minutes"),
-        (config({"MaxDeliveryCount": True}), "Properties.MaxDeliveryCount: must be a whole"),
+        (
+            config({"LockDuration": "PT6M"}),
+            "LockDuration must be greater than 0 and at most 5 minutes",
+        ),
+        (
+            config({"MaxDeliveryCount": True}),
+            "Properties.MaxDeliveryCount: expected a whole number",
+        ),
         (config({"MaxDeliveryCount": 0}), "MaxDeliveryCount must be from 1"),
         (config({"RequiresSession": True}), "RequiresSession must be false"),
-        (config({"RequiresSession": "no"}), "Properties.RequiresSession: must be true or false"),
+        (config({"RequiresSession": "no"}), "Properties.RequiresSession: expected true or false"),
         (config({"ForwardTo": "other"}), "Properties.ForwardTo: forwarding is not supported"),
-        (config({"LockDurations": "PT1M"}), "LockDurations: is not a property of a queue"),
+        (config({"LockDurations": "PT1M"}), "LockDurations: a queue has no such property"),
         (
             config(
                 {
@@ -97,19 +106,21 @@ def test_defaults_are_those_of_azure() -> None:
         ),
     ],
 )
-def test_an_invalid_property_is_named(text: str, complaint: str) -> None:
+def test_the_error_for_an_invalid_configuration_names_the_property(
+    text: str, complaint: str
+) -> None:
     with pytest.raises(ConfigError) as raised:
         parse_config(text)
     assert complaint in str(raised.value)
 
 
-def test_a_missing_configuration_file_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_configuration_file_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.json: cannot be read"):
         load_config(tmp_path / "absent.json")
 
 
 @given(st.text() | st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
-def test_any_document_is_a_configuration_or_refused(value: Any) -> None:
+def test_any_json_document_is_read_as_a_configuration_or_refused(value: Any) -> None:
     for text in (str(value), json.dumps(value), config(Queues=value)):
         try:
             parse_config(text)
@@ -119,7 +130,7 @@ def test_any_document_is_a_configuration_or_refused(value: Any) -> None:
 
 
 @given(st.timedeltas(timedelta(0), UNBOUNDED))
-def test_a_formatted_duration_parses_to_the_same(duration: timedelta) -> None:
+def test_parsing_a_formatted_duration_returns_the_same_duration(duration: timedelta) -> None:
     assert parse_duration(format_duration(duration)) == duration
 
 

@@ -1,4 +1,7 @@
-"""The cost of an operation does not depend on the depth of the queue: counted, not timed."""
+"""Test that the cost of an operation does not depend on the length of the queue.
+
+The tests count calls and instructions instead of measuring time.
+"""
 
 import sys
 from collections.abc import Awaitable, Callable
@@ -69,7 +72,7 @@ async def count_messages(servicebus: RunningBroker) -> None:
 
 
 class _Meter:
-    """Counts Python's calls and SQLite's instructions."""
+    """Counts function calls of Python and instructions of SQLite."""
 
     def __init__(self, servicebus: RunningBroker) -> None:
         self.calls = 0
@@ -124,7 +127,7 @@ async def _cost(
         count_messages,
     ],
 )
-async def test_the_cost_of_an_operation_does_not_grow_with_the_queue(
+async def test_the_cost_of_an_operation_does_not_grow_with_the_queue_length(
     tmp_path_factory: pytest.TempPathFactory, operation: Callable[[RunningBroker], Awaitable[None]]
 ) -> None:
     shallow = await _cost(tmp_path_factory.mktemp("shallow"), SHALLOW, operation)
@@ -133,7 +136,9 @@ async def test_the_cost_of_an_operation_does_not_grow_with_the_queue(
     assert deep.steps <= shallow.steps * 1.2 + 10
 
 
-async def test_sending_and_completing_takes_two_transactions(tmp_path: Path) -> None:
+async def test_sending_receiving_and_completing_a_message_takes_two_transactions(
+    tmp_path: Path,
+) -> None:
     servicebus = await RunningBroker.open(tmp_path)
     receiver = servicebus.receiver(credit=1)
     statements: list[str] = []
@@ -146,7 +151,7 @@ async def test_sending_and_completing_takes_two_transactions(tmp_path: Path) -> 
     await servicebus.broker.close()
 
 
-async def test_contents_of_a_deep_queue_stay_on_disk(tmp_path: Path) -> None:
+async def test_the_message_contents_of_a_long_queue_are_not_kept_in_memory(tmp_path: Path) -> None:
     servicebus = await RunningBroker.open(tmp_path)
     servicebus.broker._transactions.contents._cache_bytes = 1_000_000
     for _ in range(20):

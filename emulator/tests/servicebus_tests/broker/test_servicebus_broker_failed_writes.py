@@ -1,4 +1,4 @@
-"""A database that cannot be written: callers get an error and memory is rolled back."""
+"""Test that callers get an error and changes are undone if the database cannot be written."""
 
 import asyncio
 from datetime import timedelta
@@ -31,7 +31,9 @@ def _free_disk(servicebus: RunningBroker) -> None:
     servicebus.broker._transactions.store._connection.execute("PRAGMA max_page_count=1000000")
 
 
-async def test_a_failed_write_fails_all_callers_and_is_rolled_back(tmp_path: Path) -> None:
+async def test_after_a_failed_write_all_callers_get_an_error_and_the_changes_are_undone(
+    tmp_path: Path,
+) -> None:
     servicebus = await _open(tmp_path)
     queue = servicebus.queue()
     await queue.send([message("a"), message("b")])
@@ -46,7 +48,7 @@ async def test_a_failed_write_fails_all_callers_and_is_rolled_back(tmp_path: Pat
     assert servicebus.bodies() == ["a", "b"]
     assert not servicebus.broker._transactions.contents._unwritten
     _free_disk(servicebus)
-    # The id is not a duplicate, the number is not used, and the lock is still valid.
+    # The message id is not a duplicate, the sequence number is unused, and the lock is valid.
     assert await queue.send([message("c", message_id="1")]) == [3]
     await queue.complete(held)
     await servicebus.restart()
@@ -54,7 +56,7 @@ async def test_a_failed_write_fails_all_callers_and_is_rolled_back(tmp_path: Pat
     await servicebus.broker.close()
 
 
-async def test_a_message_is_not_delivered_if_its_write_fails(tmp_path: Path) -> None:
+async def test_a_message_that_could_not_be_written_is_not_delivered(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     receiver = servicebus.receiver(credit=3)
     _fill_disk(servicebus)
@@ -71,7 +73,7 @@ async def test_a_message_is_not_delivered_if_its_write_fails(tmp_path: Path) -> 
     await servicebus.broker.close()
 
 
-async def test_deliveries_wait_until_the_database_is_writable(tmp_path: Path) -> None:
+async def test_messages_are_not_delivered_until_the_database_is_writable(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     await servicebus.queue().send([message("a", time_to_live_seconds=1000)])
     connection = servicebus.broker._transactions.store._connection
@@ -81,14 +83,14 @@ async def test_deliveries_wait_until_the_database_is_writable(tmp_path: Path) ->
     assert receiver.subscription.credit == 1
     connection.execute("PRAGMA query_only=0")
     servicebus.broker.tick()
-    assert not receiver.deliveries, "the timer makes the next attempt"
+    assert not receiver.deliveries, "only the timer makes the next attempt"
     await servicebus.queue().send([message("b")])
     servicebus.broker.tick()
     assert receiver.bodies == ["a"]
     await servicebus.broker.close()
 
 
-async def test_the_timer_retries_a_failed_write(tmp_path: Path) -> None:
+async def test_the_timer_repeats_a_failed_write(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     await servicebus.queue().send([message("a")])
     connection = servicebus.broker._transactions.store._connection
@@ -103,7 +105,7 @@ async def test_the_timer_retries_a_failed_write(tmp_path: Path) -> None:
     await servicebus.broker.close()
 
 
-async def test_a_cancelled_caller_does_not_affect_others(tmp_path: Path) -> None:
+async def test_a_cancelled_send_does_not_affect_another_send(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     gone = asyncio.ensure_future(servicebus.queue().send([message("a")]))
     stays = asyncio.ensure_future(servicebus.queue().send([message("b")]))
@@ -123,7 +125,7 @@ async def test_checkpoints_keep_the_write_ahead_log_short(tmp_path: Path) -> Non
         longest = max(longest, log.stat().st_size)  # noqa: ASYNC240 - a test may block
         if at % 500 == 499:
             await servicebus.broker._transactions._checkpointer.close()
-    # Without checkpoints each of these commits would add its pages, of 4 KiB, to the log.
+    # Without checkpoints each of these commits would add pages of 4 KiB to the log.
     assert longest < 1000 * 3 * 4096
     checkpoint(servicebus.database, longest_log_pages=0)
     await servicebus.restart()
@@ -136,7 +138,7 @@ def test_a_failed_checkpoint_is_logged(tmp_path: Path, caplog: pytest.LogCapture
     assert "could not be shortened" in caplog.text
 
 
-async def test_two_concurrent_closes_are_harmless(tmp_path: Path) -> None:
+async def test_closing_the_broker_twice_concurrently_succeeds(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     for at in range(500):
         await servicebus.queue().send([message(f"{at}")])

@@ -1,4 +1,4 @@
-"""The sorted numbers and the timer heap, against simple models."""
+"""Test the sorted numbers and the timer heap against simple models."""
 
 from datetime import timedelta
 
@@ -12,7 +12,9 @@ numbers = st.integers(0, 40)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 2000)), max_size=400), st.integers(0, 2000))
-def test_sorted_numbers_equal_a_sorted_set(changes: list[tuple[bool, int]], since: int) -> None:
+def test_sorted_numbers_yields_the_same_numbers_as_a_sorted_set(
+    changes: list[tuple[bool, int]], since: int
+) -> None:
     index, model = SortedNumbers(), set[int]()
     for adding, number in changes:
         if adding and number not in model:
@@ -26,7 +28,7 @@ def test_sorted_numbers_equal_a_sorted_set(changes: list[tuple[bool, int]], sinc
     assert list(index.since(since)) == sorted(each for each in model if each >= since)
 
 
-def test_chunks_are_split_and_removed() -> None:
+def test_sorted_numbers_splits_full_chunks_and_removes_empty_chunks() -> None:
     index = SortedNumbers()
     for number in [*range(0, 4000, 2), *range(3999, 0, -2)]:
         index.add(number)
@@ -40,7 +42,7 @@ def test_chunks_are_split_and_removed() -> None:
 
 
 class _Counted(int):
-    """A number that counts its comparisons."""
+    """A number that counts how often it is compared."""
 
     comparison_count = 0
 
@@ -49,7 +51,7 @@ class _Counted(int):
         return int(self) < int(other)
 
 
-def test_adding_a_number_takes_logarithmic_comparisons() -> None:
+def test_adding_to_sorted_numbers_takes_a_logarithmic_number_of_comparisons() -> None:
     counts = []
     for depth in (1000, 100_000):
         index = SortedNumbers()
@@ -82,7 +84,7 @@ def test_the_timer_heap_returns_due_keys_in_order(
     assert len(timers) == len(model) - len(taken)
 
 
-def test_the_timer_heap_does_not_grow_with_changed_times() -> None:
+def test_the_timer_heap_does_not_grow_when_due_times_change() -> None:
     timers = TimerHeap()
     for at in range(10_000):
         timers.set(at % 10, START + timedelta(seconds=at))

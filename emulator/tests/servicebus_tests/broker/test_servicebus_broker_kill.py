@@ -1,4 +1,4 @@
-"""A kill -9 during work loses nothing that was acknowledged."""
+"""Test that acknowledged changes survive a kill -9."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ async def _make_queue(database: Path, settings: QueueSettings, *bodies: str) -> 
 
 
 def _run_until_killed(database: Path, way: str, report_count: int) -> list[list[str]]:
-    """Kill the process after a number of reports; return all its reports."""
+    """Run the process, and kill it after `report_count` reports. Return all reports."""
     process = subprocess.Popen(
         [sys.executable, str(KILLED_PROCESS), str(database), way],
         stdout=subprocess.PIPE,
@@ -49,12 +49,12 @@ def _peek_all(queue: Queue) -> list[StoredMessage]:
 
 def _by_body(messages: list[StoredMessage]) -> dict[str, StoredMessage]:
     found = {each.bare.split()[0].decode(): each for each in messages}
-    assert len(found) == len(messages), "a message is there twice"
+    assert len(found) == len(messages), "a message exists twice"
     return found
 
 
 @pytest.mark.parametrize("report_count", [1, 37, 500, 2000])
-async def test_a_kill_keeps_acknowledged_sends_and_settlements(
+async def test_acknowledged_sends_and_settlements_survive_a_kill(
     tmp_path: Path, report_count: int
 ) -> None:
     database = tmp_path / "q.sqlite"
@@ -82,9 +82,9 @@ async def test_a_kill_keeps_acknowledged_sends_and_settlements(
         verb = last.get(body, "")
         found = living.get(body) or dead_lettered.get(body)
         if verb == "complete":
-            assert found is None, "a completed message came back"
+            assert found is None, "a completed message exists again"
         elif found is None:
-            # The kill came between the settlement and its report.
+            # The process was killed between the settlement and the report.
             assert verb == "delivered"
         else:
             assert found.sequence_number == number
@@ -98,12 +98,14 @@ async def test_a_kill_keeps_acknowledged_sends_and_settlements(
     await broker.close()
 
 
-async def test_a_message_held_during_three_kills_is_dead_lettered(tmp_path: Path) -> None:
+async def test_a_message_that_was_locked_during_three_kills_is_dead_lettered(
+    tmp_path: Path,
+) -> None:
     database = tmp_path / "q.sqlite"
     await _make_queue(database, QueueSettings("q", max_delivery_count=3), "poison")
     for kill_count in range(3):
         assert _run_until_killed(database, "hold", 1) == [["delivered", str(kill_count)]]
-        # The lock survives the kill and has expired when this broker opens.
+        # The lock survives the kill, and has expired when this broker is opened.
         later = ManualClock(WallClock().now() + timedelta(seconds=61))
         broker = await Broker.open(database, [], later)
         await broker.close()

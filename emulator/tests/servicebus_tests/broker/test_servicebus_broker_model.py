@@ -1,4 +1,4 @@
-"""The broker against a simple model, with random restarts and failing writes."""
+"""Test the broker against a simple model, with random restarts and failing writes."""
 
 import asyncio
 import copy
@@ -295,7 +295,7 @@ class BrokerMachine(RuleBasedStateMachine):
 BrokerMachine.TestCase.settings = settings(
     max_examples=60,
     stateful_step_count=30,
-    # Without the explain phase, which traces every line of the broker and takes minutes.
+    # Omit the explain phase, because it traces every line of the broker and takes minutes.
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )
 TestBroker = BrokerMachine.TestCase

@@ -1,4 +1,4 @@
-"""State that survives a restart, and databases that are refused."""
+"""Test which state survives a restart, and which databases are refused."""
 
 import sqlite3
 from datetime import timedelta
@@ -24,7 +24,7 @@ from servicebus_tests.broker.broker_harness import (
 )
 
 
-async def test_a_restart_keeps_messages_of_every_state(servicebus: RunningBroker) -> None:
+async def test_messages_of_every_state_survive_a_restart(servicebus: RunningBroker) -> None:
     queue = servicebus.queue()
     await queue.send([message(body) for body in "abcd"])
     await queue.schedule([message("e", scheduled_at=servicebus.after(9))])
@@ -42,7 +42,7 @@ async def test_a_restart_keeps_messages_of_every_state(servicebus: RunningBroker
     ]
 
 
-async def test_a_restart_keeps_every_byte_of_small_and_large_messages(
+async def test_the_contents_of_small_and_large_messages_survive_a_restart(
     servicebus: RunningBroker,
 ) -> None:
     sent = [
@@ -68,7 +68,7 @@ async def test_sequence_numbers_continue_after_a_restart(servicebus: RunningBrok
     assert await servicebus.queue().send([message("c")]) == [3]
 
 
-async def test_a_lock_survives_a_restart(servicebus: RunningBroker) -> None:
+async def test_a_message_lock_survives_a_restart(servicebus: RunningBroker) -> None:
     await servicebus.queue().send([message("a")])
     token = lock_token_of(servicebus.receive())
     await servicebus.restart()
@@ -77,7 +77,9 @@ async def test_a_lock_survives_a_restart(servicebus: RunningBroker) -> None:
     assert servicebus.bodies() == []
 
 
-async def test_a_renewed_lock_survives_a_restart(servicebus: RunningBroker) -> None:
+async def test_the_new_expiry_of_a_renewed_lock_survives_a_restart(
+    servicebus: RunningBroker,
+) -> None:
     await servicebus.queue().send([message("a")])
     token = lock_token_of(servicebus.receive())
     servicebus.advance(50)
@@ -87,7 +89,7 @@ async def test_a_renewed_lock_survives_a_restart(servicebus: RunningBroker) -> N
     await servicebus.queue().complete(token)
 
 
-async def test_a_lock_that_expires_while_the_broker_is_down_counts_as_failed(
+async def test_a_lock_that_expires_while_the_broker_is_down_counts_as_a_failed_delivery(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -102,7 +104,9 @@ async def test_a_lock_that_expires_while_the_broker_is_down_counts_as_failed(
     assert servicebus.receive().message.delivery_count == 1
 
 
-async def test_a_message_that_fails_across_restarts_is_dead_lettered(tmp_path: Path) -> None:
+async def test_failed_deliveries_before_and_after_restarts_count_towards_dead_lettering(
+    tmp_path: Path,
+) -> None:
     servicebus = await RunningBroker.open(tmp_path, QueueSettings("q", max_delivery_count=3))
     await servicebus.queue().send([message("poison")])
     for count in range(3):
@@ -142,14 +146,18 @@ async def test_created_queues_and_updated_settings_survive_a_restart(
     assert servicebus.bodies("made") == ["a"]
 
 
-async def test_the_configuration_updates_an_existing_queue(servicebus: RunningBroker) -> None:
+async def test_opening_the_broker_updates_the_settings_of_an_existing_queue(
+    servicebus: RunningBroker,
+) -> None:
     await servicebus.queue().send([message("a")])
     servicebus.settings = [QueueSettings("q", lock_duration=timedelta(seconds=7))]
     await servicebus.restart()
     assert servicebus.receive().locked_until == servicebus.after(7)
 
 
-async def test_deleting_a_queue_deletes_its_messages(servicebus: RunningBroker) -> None:
+async def test_deleting_a_queue_deletes_the_messages_in_the_queue(
+    servicebus: RunningBroker,
+) -> None:
     await servicebus.broker.create_queue(QueueSettings("other"))
     other = servicebus.queue("other")
     receiver = servicebus.receiver("other", credit=2)
@@ -173,7 +181,9 @@ async def test_deleting_a_queue_deletes_its_messages(servicebus: RunningBroker) 
     assert servicebus.bodies() == ["stays"]
 
 
-async def test_a_closed_broker_refuses_all_operations(servicebus: RunningBroker) -> None:
+async def test_all_operations_of_a_closed_broker_raise_broker_closed(
+    servicebus: RunningBroker,
+) -> None:
     queue = servicebus.queue()
     subscription = queue.subscribe(ReceiveMode.PEEK_LOCK, print)
     await servicebus.broker.close()
@@ -193,12 +203,14 @@ def _make_database(path: Path, *statements: str) -> None:
     connection.close()
 
 
-async def test_a_database_of_another_version_is_refused_unchanged(tmp_path: Path) -> None:
+async def test_a_database_of_another_schema_version_is_refused_and_not_changed(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "broker.sqlite"
     broker = await Broker.open(path, [], ManualClock())
     await broker.close()
     _make_database(path, "PRAGMA user_version=99")
-    with pytest.raises(SchemaError, match="has schema version 99; this broker reads 1 only"):
+    with pytest.raises(SchemaError, match="has schema version 99; only version 1 is supported"):
         await Broker.open(path, [], ManualClock())
 
 
@@ -212,16 +224,16 @@ async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
 async def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a database\n" * 100)
-    with pytest.raises(SchemaError, match="cannot be read as a database"):
+    with pytest.raises(SchemaError, match="cannot be read as an SQLite database"):
         await Broker.open(path, [], ManualClock())
 
 
-async def test_a_database_belongs_to_one_broker_at_a_time(servicebus: RunningBroker) -> None:
+async def test_a_second_broker_cannot_open_a_database_in_use(servicebus: RunningBroker) -> None:
     with pytest.raises(SchemaError, match="is in use by another process"):
         await Broker.open(servicebus.database, [], ManualClock())
 
 
-async def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+async def test_opening_a_database_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match="cannot be opened"):
         await Broker.open(tmp_path / "absent" / "broker.sqlite", [], ManualClock())
 

@@ -1,4 +1,4 @@
-"""Sending, receiving and settling."""
+"""Test sending, receiving and settling messages."""
 
 import asyncio
 from datetime import datetime
@@ -32,20 +32,22 @@ async def test_messages_are_delivered_in_the_order_of_sequence_numbers(
     assert receiver.subscription.credit == 2
 
 
-async def test_a_waiting_receiver_gets_a_message_sent_later(servicebus: RunningBroker) -> None:
+async def test_a_receiver_with_credit_gets_a_message_that_is_sent_later(
+    servicebus: RunningBroker,
+) -> None:
     receiver = servicebus.receiver(credit=1)
     assert not receiver.deliveries
     await servicebus.queue().send([message("a"), message("b")])
     assert receiver.bodies == ["a"]
 
 
-async def test_receivers_take_turns(servicebus: RunningBroker) -> None:
+async def test_receivers_with_credit_get_messages_in_turn(servicebus: RunningBroker) -> None:
     first, second = servicebus.receiver(credit=2), servicebus.receiver(credit=2)
     await servicebus.queue().send([message(body) for body in "abcd"])
     assert (first.bodies, second.bodies) == (["a", "c"], ["b", "d"])
 
 
-async def test_nothing_is_delivered_without_credit_or_after_close(
+async def test_a_receiver_without_credit_or_after_close_gets_no_messages(
     servicebus: RunningBroker,
 ) -> None:
     idle, closed = servicebus.receiver(credit=1), servicebus.receiver(credit=1)
@@ -74,7 +76,7 @@ async def test_a_completed_message_is_removed(servicebus: RunningBroker) -> None
         await servicebus.queue().complete(token)
 
 
-async def test_an_abandoned_message_keeps_its_place_and_counts_the_delivery(
+async def test_abandoning_a_message_keeps_the_order_and_counts_a_failed_delivery(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a"), message("b")])
@@ -84,7 +86,9 @@ async def test_an_abandoned_message_keeps_its_place_and_counts_the_delivery(
     assert again.message.delivery_count == 1
 
 
-async def test_a_released_message_does_not_count_the_delivery(servicebus: RunningBroker) -> None:
+async def test_releasing_a_message_does_not_count_a_failed_delivery(
+    servicebus: RunningBroker,
+) -> None:
     await servicebus.queue().send([message("a")])
     for _ in range(20):
         delivery = servicebus.receive()
@@ -92,7 +96,7 @@ async def test_a_released_message_does_not_count_the_delivery(servicebus: Runnin
         await servicebus.queue().release(lock_token_of(delivery))
 
 
-async def test_an_expired_lock_counts_the_delivery(servicebus: RunningBroker) -> None:
+async def test_the_expiry_of_a_lock_counts_a_failed_delivery(servicebus: RunningBroker) -> None:
     await servicebus.queue().send([message("a")])
     lost = lock_token_of(servicebus.receive())
     servicebus.advance(60)
@@ -101,7 +105,9 @@ async def test_an_expired_lock_counts_the_delivery(servicebus: RunningBroker) ->
     assert servicebus.receive().message.delivery_count == 1
 
 
-async def test_a_lock_is_lost_at_its_end_without_a_timer(servicebus: RunningBroker) -> None:
+async def test_a_lock_is_lost_at_the_expiry_time_even_if_the_timer_has_not_run(
+    servicebus: RunningBroker,
+) -> None:
     await servicebus.queue().send([message("a")])
     token = lock_token_of(servicebus.receive())
     servicebus.clock.at = servicebus.after(60)
@@ -109,7 +115,7 @@ async def test_a_lock_is_lost_at_its_end_without_a_timer(servicebus: RunningBrok
         await servicebus.queue().complete(token)
 
 
-async def test_renewal_extends_a_lock(servicebus: RunningBroker) -> None:
+async def test_renewing_a_lock_extends_the_lock(servicebus: RunningBroker) -> None:
     await servicebus.queue().send([message("a")])
     token = lock_token_of(servicebus.receive())
     servicebus.advance(50)
@@ -118,7 +124,9 @@ async def test_renewal_extends_a_lock(servicebus: RunningBroker) -> None:
     await servicebus.queue().complete(token)
 
 
-async def test_renewal_of_several_locks_is_all_or_none(servicebus: RunningBroker) -> None:
+async def test_renewing_several_locks_renews_no_lock_if_one_is_lost(
+    servicebus: RunningBroker,
+) -> None:
     await servicebus.queue().send([message("a")])
     token = lock_token_of(servicebus.receive())
     servicebus.advance(50)
@@ -128,7 +136,9 @@ async def test_renewal_of_several_locks_is_all_or_none(servicebus: RunningBroker
     assert servicebus.receive().message.delivery_count == 1
 
 
-async def test_receive_and_delete_removes_the_message(servicebus: RunningBroker) -> None:
+async def test_receive_and_delete_mode_removes_the_message_at_delivery(
+    servicebus: RunningBroker,
+) -> None:
     await servicebus.queue().send([message("a")])
     delivery = servicebus.receive(mode=ReceiveMode.RECEIVE_AND_DELETE)
     assert (delivery.lock_token, delivery.locked_until) == (None, None)
@@ -136,7 +146,9 @@ async def test_receive_and_delete_removes_the_message(servicebus: RunningBroker)
     assert servicebus.bodies() == []
 
 
-async def test_a_message_over_the_delivery_count_is_dead_lettered(tmp_path: Path) -> None:
+async def test_a_message_that_reaches_the_maximum_delivery_count_is_dead_lettered(
+    tmp_path: Path,
+) -> None:
     servicebus = await RunningBroker.open(tmp_path, QueueSettings("q", max_delivery_count=3))
     await servicebus.queue().send([message("poison")])
     await servicebus.queue().abandon(lock_token_of(servicebus.receive()))
@@ -154,7 +166,9 @@ async def test_a_message_over_the_delivery_count_is_dead_lettered(tmp_path: Path
     await servicebus.broker.close()
 
 
-async def test_a_dead_lettered_message_keeps_its_number_and_time(servicebus: RunningBroker) -> None:
+async def test_a_dead_lettered_message_keeps_the_sequence_number_and_enqueued_time(
+    servicebus: RunningBroker,
+) -> None:
     await servicebus.queue().send([message("a"), message("b")])
     sent_at = servicebus.clock.at
     servicebus.receive()
@@ -169,7 +183,7 @@ async def test_a_dead_lettered_message_keeps_its_number_and_time(servicebus: Run
     assert servicebus.bodies("q/$DeadLetterQueue") == []
 
 
-async def test_a_message_in_a_dead_letter_queue_is_not_moved_again(
+async def test_a_message_in_a_dead_letter_queue_cannot_be_dead_lettered(
     servicebus: RunningBroker,
 ) -> None:
     queue, dead = servicebus.queue(), servicebus.dead_letters()
@@ -184,7 +198,9 @@ async def test_a_message_in_a_dead_letter_queue_is_not_moved_again(
     assert servicebus.bodies(dead.address) == ["a"]
 
 
-async def test_a_deferred_message_is_received_by_its_number_only(servicebus: RunningBroker) -> None:
+async def test_a_deferred_message_is_received_only_by_sequence_number(
+    servicebus: RunningBroker,
+) -> None:
     queue = servicebus.queue()
     await queue.send([message("a"), message("b")])
     await queue.defer(lock_token_of(servicebus.receive()))
@@ -201,7 +217,9 @@ async def test_a_deferred_message_is_received_by_its_number_only(servicebus: Run
         await queue.receive_deferred([1, 2], ReceiveMode.PEEK_LOCK)
 
 
-async def test_receiving_deferred_messages_is_all_or_none(servicebus: RunningBroker) -> None:
+async def test_receiving_deferred_messages_receives_no_message_if_one_is_missing(
+    servicebus: RunningBroker,
+) -> None:
     queue = servicebus.queue()
     await queue.send([message("a")])
     await queue.defer(lock_token_of(servicebus.receive()))
@@ -210,7 +228,9 @@ async def test_receiving_deferred_messages_is_all_or_none(servicebus: RunningBro
     assert len(await queue.receive_deferred([1, 1], ReceiveMode.RECEIVE_AND_DELETE)) == 1
 
 
-async def test_peek_shows_every_state_and_locks_nothing(servicebus: RunningBroker) -> None:
+async def test_peek_returns_messages_of_every_state_without_locking_messages(
+    servicebus: RunningBroker,
+) -> None:
     queue = servicebus.queue()
     await queue.send([message(body) for body in "abc"])
     await queue.schedule([message("d", scheduled_at=servicebus.after(9))])
@@ -228,13 +248,17 @@ async def test_peek_shows_every_state_and_locks_nothing(servicebus: RunningBroke
     assert queue.peek(5, 1) == []
 
 
-async def test_peek_limits_the_size_of_its_result(servicebus: RunningBroker) -> None:
+async def test_peek_limits_the_total_size_of_the_returned_messages(
+    servicebus: RunningBroker,
+) -> None:
     big = "x" * 200_000
     await servicebus.queue().send([message(big) for _ in range(10)])
     assert len(servicebus.queue().peek(0, 10)) == 5
 
 
-async def test_counts_are_by_message_state(servicebus: RunningBroker) -> None:
+async def test_queue_counts_contain_the_number_of_messages_in_each_state(
+    servicebus: RunningBroker,
+) -> None:
     queue = servicebus.queue()
     await queue.send([message("a") for _ in range(5)])
     await queue.schedule([message("b", scheduled_at=servicebus.after(9))])
@@ -246,7 +270,7 @@ async def test_counts_are_by_message_state(servicebus: RunningBroker) -> None:
     assert (counts.total, counts.size_bytes) == (6, 6)
 
 
-async def test_a_message_over_the_limit_is_refused_with_its_whole_send(
+async def test_one_message_over_the_size_limit_causes_refusal_of_the_whole_batch(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("x" * 262_144)])
@@ -255,7 +279,7 @@ async def test_a_message_over_the_limit_is_refused_with_its_whole_send(
     assert len(servicebus.bodies()) == 1
 
 
-async def test_a_full_queue_refuses_messages(tmp_path: Path) -> None:
+async def test_sending_to_a_full_queue_is_refused(tmp_path: Path) -> None:
     servicebus = await RunningBroker.open(tmp_path, QueueSettings("q", max_size_bytes=10))
     await servicebus.queue().send([message("12345678")])
     with pytest.raises(QuotaExceeded):
@@ -276,7 +300,7 @@ async def test_a_full_queue_refuses_messages(tmp_path: Path) -> None:
         message(scheduled_at=datetime(2026, 1, 1)),  # noqa: DTZ001 - must be refused
     ],
 )
-async def test_an_invalid_message_is_refused_with_its_whole_send(
+async def test_one_invalid_message_causes_refusal_of_the_whole_batch(
     servicebus: RunningBroker, refused: IncomingMessage
 ) -> None:
     with pytest.raises(ArgumentError):
@@ -301,7 +325,9 @@ async def test_an_invalid_dead_letter_reason_leaves_the_message_locked(
     await servicebus.queue().complete(token)
 
 
-async def test_a_message_without_time_to_live_is_not_delivered(servicebus: RunningBroker) -> None:
+async def test_a_message_with_a_time_to_live_of_zero_is_not_delivered(
+    servicebus: RunningBroker,
+) -> None:
     receiver = servicebus.receiver(credit=1)
     await servicebus.queue().send([message("a", time_to_live_seconds=0)])
     assert not receiver.deliveries
@@ -318,7 +344,9 @@ async def test_queue_addresses_ignore_case_and_include_dead_letter_queues(
             servicebus.queue(unknown)
 
 
-async def test_a_failing_receiver_does_not_stop_others(servicebus: RunningBroker) -> None:
+async def test_an_error_in_one_receiver_does_not_stop_deliveries_to_others(
+    servicebus: RunningBroker,
+) -> None:
     def fail(delivery: object) -> None:
         raise ZeroDivisionError
 
@@ -335,7 +363,7 @@ async def test_sends_in_one_tick_share_one_transaction(servicebus: RunningBroker
     assert statements.count("COMMIT") == 1
 
 
-async def test_a_message_received_and_deleted_at_once_is_not_written(
+async def test_a_message_that_is_received_and_deleted_in_the_tick_of_sending_is_not_written(
     servicebus: RunningBroker,
 ) -> None:
     receiver = servicebus.receiver(mode=ReceiveMode.RECEIVE_AND_DELETE, credit=1)

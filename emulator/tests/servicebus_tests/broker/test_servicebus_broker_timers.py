@@ -1,4 +1,4 @@
-"""Time to live, scheduled messages and duplicate detection."""
+"""Test time to live, scheduled messages and duplicate detection."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -44,7 +44,9 @@ async def test_an_expired_message_is_dead_lettered_if_configured(servicebus: Run
     assert servicebus.bodies("keep/$DeadLetterQueue") == ["a"]
 
 
-async def test_the_default_time_to_live_limits_a_longer_one(servicebus: RunningBroker) -> None:
+async def test_the_default_time_to_live_limits_a_longer_time_to_live(
+    servicebus: RunningBroker,
+) -> None:
     queue = servicebus.queue("drop")
     await queue.send([message("a", time_to_live_seconds=1000), message("b")])
     assert [each.time_to_live for each in queue.peek(0, 2)] == [timedelta(seconds=1000), None]
@@ -73,7 +75,7 @@ async def test_a_message_that_expired_while_locked_is_dropped_when_the_lock_ends
     assert servicebus.bodies("drop") == []
 
 
-async def test_a_deferred_message_expires_too(servicebus: RunningBroker) -> None:
+async def test_a_deferred_message_expires_after_the_time_to_live(servicebus: RunningBroker) -> None:
     queue = servicebus.queue("keep")
     await queue.send([message("a", time_to_live_seconds=5)])
     await queue.defer(lock_token_of(servicebus.receive("keep")))
@@ -84,7 +86,7 @@ async def test_a_deferred_message_expires_too(servicebus: RunningBroker) -> None
         await queue.receive_deferred([1], ReceiveMode.PEEK_LOCK)
 
 
-async def test_an_expired_message_is_not_delivered_without_a_timer(
+async def test_an_expired_message_is_not_delivered_even_if_the_timer_has_not_run(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue("drop").send([message("a", time_to_live_seconds=5)])
@@ -92,7 +94,9 @@ async def test_an_expired_message_is_not_delivered_without_a_timer(
     assert not servicebus.receiver("drop", credit=1).deliveries
 
 
-async def test_a_time_to_live_beyond_the_calendar_never_expires(servicebus: RunningBroker) -> None:
+async def test_a_message_whose_expiry_exceeds_the_latest_date_never_expires(
+    servicebus: RunningBroker,
+) -> None:
     await servicebus.queue("keep").send([message("a", time_to_live_seconds=10675199 * 86400)])
     assert servicebus.queue("keep").peek(0, 1)[0].expires_at is None
     await servicebus.restart()
@@ -130,7 +134,9 @@ async def test_a_message_scheduled_in_the_past_is_active_at_once(servicebus: Run
     assert servicebus.receive("keep").message.state is MessageState.ACTIVE
 
 
-async def test_cancelling_scheduled_messages_is_all_or_none(servicebus: RunningBroker) -> None:
+async def test_cancelling_scheduled_messages_removes_no_message_if_one_is_missing(
+    servicebus: RunningBroker,
+) -> None:
     queue = servicebus.queue("keep")
     numbers = await queue.schedule([message(scheduled_at=servicebus.after(9)) for _ in range(3)])
     with pytest.raises(MessageNotFound):
@@ -151,13 +157,13 @@ async def test_a_duplicate_is_accepted_and_dropped(servicebus: RunningBroker) ->
     assert servicebus.bodies("once") == ["a", "b", "d"]
 
 
-async def test_a_duplicate_within_one_send_is_dropped(servicebus: RunningBroker) -> None:
+async def test_a_duplicate_within_one_batch_is_dropped(servicebus: RunningBroker) -> None:
     same = [message("a", message_id="1"), message("b", message_id="1")]
     assert await servicebus.queue("once").send(same) == [1, 1]
     assert servicebus.bodies("once") == ["a"]
 
 
-async def test_messages_without_an_id_are_never_duplicates(servicebus: RunningBroker) -> None:
+async def test_messages_without_a_message_id_are_not_duplicates(servicebus: RunningBroker) -> None:
     await servicebus.queue("once").send([message("a"), message("a")])
     assert servicebus.bodies("once") == ["a", "a"]
 
@@ -176,7 +182,7 @@ async def test_a_duplicate_is_detected_after_completion_and_restart_within_the_w
     assert servicebus.bodies("once") == ["c"]
 
 
-async def test_an_id_sent_in_two_windows_is_remembered_for_the_second(
+async def test_a_message_id_that_is_sent_in_two_windows_is_kept_for_the_second_window(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("once")
@@ -190,7 +196,7 @@ async def test_an_id_sent_in_two_windows_is_remembered_for_the_second(
     assert servicebus.bodies("once") == ["a", "b", "c"]
 
 
-async def test_forgotten_message_ids_are_deleted_from_the_database(
+async def test_expired_message_ids_are_deleted_from_the_database(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("once")

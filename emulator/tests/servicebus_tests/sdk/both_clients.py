@@ -1,4 +1,4 @@
-"""Microsoft's two clients behind one interface, so that each test runs with both."""
+"""One interface for Microsoft's two clients, so that each test runs with both clients."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,10 @@ Scenario = Callable[[Server, Any], Awaitable[None]]
 
 
 class Blocking:
-    """A blocking client, sender or receiver whose methods run in a thread."""
+    """Wraps a blocking client, sender or receiver.
+
+    Its methods become asynchronous and run in a thread.
+    """
 
     def __init__(self, wrapped: Any) -> None:
         self._wrapped = wrapped
@@ -41,7 +44,7 @@ class Blocking:
 
 
 def connect(kind: str, connection_string: str, **options: Any) -> Any:
-    """Return a client of the kind "sync" or "aio", whose methods are awaited."""
+    """Return a client of the kind "sync" or "aio". The methods of both kinds must be awaited."""
     options = {"retry_total": 0, **options}
     if kind == "aio":
         return AsyncClient.from_connection_string(connection_string, **options)
@@ -57,7 +60,7 @@ def with_both_clients(scenario: Scenario) -> Callable[[Server], Awaitable[None]]
                 async with connect(kind, server.connection_string) as client:
                     await scenario(server, client)
             except BaseException as error:
-                error.add_note(f"with the {kind} client")
+                error.add_note(f"this error occurred with the {kind} client")
                 raise
 
         ended = await asyncio.gather(run_with("sync"), run_with("aio"), return_exceptions=True)

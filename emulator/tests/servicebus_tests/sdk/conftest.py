@@ -1,4 +1,4 @@
-"""One server for all tests."""
+"""A fixture that runs one server for all tests."""
 
 from collections.abc import Iterator
 

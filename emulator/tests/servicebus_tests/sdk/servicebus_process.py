@@ -1,4 +1,4 @@
-"""The Service Bus emulator as a process, and queues in it."""
+"""Run the Service Bus emulator as a process, and create queues in it."""
 
 import contextlib
 import signal
@@ -24,7 +24,7 @@ _ENTRY = """<entry xmlns="http://www.w3.org/2005/Atom"><content type="applicatio
 
 @dataclass(slots=True)
 class Server:
-    """A server process, which can be killed and started again on the same data."""
+    """A server process, which can be killed and started again with the same data directory."""
 
     data: Path
     port: int
@@ -50,19 +50,19 @@ class Server:
         self._wait_until_ready(self.process)
 
     def kill(self) -> None:
-        """Kill the process with SIGKILL."""
+        """Kill the server process with SIGKILL."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> int:
-        """Stop the process with SIGTERM and return its exit status."""
+        """Stop the server process with SIGTERM and return its exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=10)
 
     def create_queue(self, **properties: str | int) -> str:
-        """Create a queue with properties of QueueDescription and return its name."""
+        """Create a queue with these properties of a QueueDescription. Return the queue's name."""
         name = f"queue-{uuid4().hex[:12]}"
         self.create_queue_named(name, **properties)
         return name
@@ -80,17 +80,17 @@ class Server:
         ends_at = time.monotonic() + _START_SECONDS
         with httpx.Client() as client:
             while time.monotonic() < ends_at:
-                assert process.poll() is None, "the server ended while it started"
+                assert process.poll() is None, "the Service Bus emulator ended during its start"
                 with contextlib.suppress(httpx.TransportError):
                     if client.get(f"http://127.0.0.1:{self.admin_port}/health").is_success:
                         return
                 time.sleep(0.02)
-        raise AssertionError("the server did not start")
+        raise AssertionError("the Service Bus emulator did not start in time")
 
 
 @contextlib.contextmanager
 def run_server(data: Path, options: Sequence[str] = ()) -> Iterator[Server]:
-    """Start a server on free ports, and kill it at the end."""
+    """Start a server on free ports, and kill it at the end of the `with` block."""
     server = Server(data, free_port(), free_port(), options)
     try:
         server.start()

@@ -1,4 +1,4 @@
-"""Microsoft's administration client against the management API."""
+"""Test the management API with Microsoft's administration client."""
 
 import asyncio
 import socket
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class PlainTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """Sends requests over http, although the client builds https URLs."""
+    """Replaces the scheme https, which the client always uses, by http."""
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)
@@ -58,7 +58,7 @@ class Served:
     async def call(
         self, use: Callable[[ServiceBusAdministrationClient], T], **credentials: str
     ) -> T:
-        """Call the blocking client in a thread."""
+        """Call `use` with an administration client in a thread. Return its result."""
 
         def run() -> T:
             with self.client(**credentials) as client:
@@ -126,11 +126,11 @@ async def test_a_queue_without_properties_has_azures_defaults(served: Served) ->
 
 
 async def test_creating_an_existing_queue_fails(served: Served) -> None:
-    with pytest.raises(ResourceExistsError, match="exists already"):
+    with pytest.raises(ResourceExistsError, match="already exists"):
         await served.call(lambda client: client.create_queue("Q"))
 
 
-async def test_an_unknown_queue_is_not_found(served: Served) -> None:
+async def test_operations_on_an_unknown_queue_raise_not_found(served: Served) -> None:
     with pytest.raises(ResourceNotFoundError):
         await served.call(lambda client: client.get_queue("absent"))
     with pytest.raises(ResourceNotFoundError):
@@ -139,7 +139,7 @@ async def test_an_unknown_queue_is_not_found(served: Served) -> None:
         await served.call(lambda client: client.delete_queue("absent"))
 
 
-async def test_a_queue_is_updated(served: Served) -> None:
+async def test_updating_a_queue_changes_the_properties(served: Served) -> None:
     def change(client: ServiceBusAdministrationClient) -> None:
         queue = client.get_queue("q")
         queue.max_delivery_count = 7
@@ -151,11 +151,14 @@ async def test_a_queue_is_updated(served: Served) -> None:
     assert (settings.max_delivery_count, settings.lock_duration) == (7, timedelta(minutes=2))
 
 
-async def test_an_update_that_azure_refuses_is_refused(served: Served) -> None:
+async def test_the_emulator_refuses_the_updates_that_azure_refuses(served: Served) -> None:
     for changes, complaint in (
         ({"lock_duration": timedelta(minutes=6)}, "LockDuration"),
-        ({"requires_duplicate_detection": True}, "RequiresDuplicateDetection: cannot be changed"),
-        ({"requires_session": True}, "RequiresSession: is not supported"),
+        (
+            {"requires_duplicate_detection": True},
+            "RequiresDuplicateDetection: this property cannot be changed",
+        ),
+        ({"requires_session": True}, "RequiresSession: this property is not supported"),
         ({"forward_to": "other"}, "ForwardTo: forwarding is not supported"),
     ):
         change = partial(_change, changes)
@@ -169,7 +172,7 @@ def _change(changes: dict[str, Any], client: ServiceBusAdministrationClient) -> 
     client.update_queue(client.get_queue("q"), **changes)
 
 
-async def test_a_queue_is_deleted(served: Served) -> None:
+async def test_deleting_a_queue_removes_the_queue(served: Served) -> None:
     await served.call(lambda client: client.delete_queue("q"))
     assert not served.broker.queues()
 
@@ -186,13 +189,13 @@ async def test_all_queues_are_listed_in_pages(served: Served) -> None:
     assert counted == listed
 
 
-async def test_topics_are_not_listed_and_not_created(served: Served) -> None:
+async def test_the_list_of_topics_is_empty_and_creating_a_topic_fails(served: Served) -> None:
     assert await served.call(lambda client: list(client.list_topics())) == []
     with pytest.raises(HttpResponseError, match="QueueDescription"):
         await served.call(lambda client: client.create_topic("t"))
 
 
-async def test_runtime_properties_count_the_messages(served: Served) -> None:
+async def test_runtime_properties_contain_the_message_counts_of_a_queue(served: Served) -> None:
     queue = served.broker.queue("q")
     deliveries: list[MessageDelivery] = []
     message = IncomingMessage(b"", b"", b"12345")
@@ -215,12 +218,14 @@ async def test_runtime_properties_count_the_messages(served: Served) -> None:
 
 
 @pytest.mark.parametrize("credentials", [{"key": "wrong"}, {"name": "nobody"}])
-async def test_a_wrong_key_is_refused(served: Served, credentials: dict[str, str]) -> None:
+async def test_a_request_signed_with_a_wrong_key_is_refused(
+    served: Served, credentials: dict[str, str]
+) -> None:
     with pytest.raises(ClientAuthenticationError, match="not signed with a key"):
         await served.call(lambda client: client.get_queue("q"), **credentials)
 
 
-async def test_only_health_is_served_without_a_token(served: Served) -> None:
+async def test_a_request_without_a_token_is_refused_except_for_health(served: Served) -> None:
     async with httpx.AsyncClient(base_url=f"http://localhost:{served.port}") as client:
         refused = [(await client.get(path)).status_code for path in ("/q", "/$Resources/queues")]
         health = await client.get("/health")

@@ -1,4 +1,4 @@
-"""Messages between Microsoft's clients: content, order, scheduling, expiry, duplicates."""
+"""Test messages between Microsoft's clients: content, order, scheduling, expiry and duplicates."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,19 +18,19 @@ from servicebus_tests.sdk.servicebus_process import Server
 
 
 async def receive(receiver: Any, count: int = 1, wait_seconds: float = 10) -> list[Any]:
-    """Receive this many messages in as many calls as needed."""
+    """Receive `count` messages in as many calls as needed."""
     found: list[Any] = []
     while len(found) < count:
         batch = await receiver.receive_messages(
             max_message_count=count - len(found), max_wait_time=wait_seconds
         )
-        assert batch, f"{len(found)} of {count} messages came"
+        assert batch, f"{len(found)} of {count} messages were received"
         found += batch
     return found
 
 
 @with_both_clients
-async def test_a_received_message_equals_the_sent_one(server: Server, client: Any) -> None:
+async def test_a_received_message_equals_the_sent_message(server: Server, client: Any) -> None:
     queue = server.create_queue()
     sent = ServiceBusMessage(
         b"body",
@@ -70,11 +70,11 @@ async def test_a_received_message_equals_the_sent_one(server: Server, client: An
 
 
 @with_both_clients
-async def test_lists_batches_and_large_messages_keep_their_order(
+async def test_messages_sent_as_list_batch_or_large_message_are_received_in_order(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue()
-    large = "x" * 200_000  # larger than a frame
+    large = "x" * 200_000  # larger than an AMQP frame
     async with client.get_queue_sender(queue) as sender:
         await sender.send_messages([ServiceBusMessage(f"list-{at}") for at in range(30)])
         batch = await sender.create_message_batch()
@@ -96,7 +96,7 @@ async def test_lists_batches_and_large_messages_keep_their_order(
 
 
 @with_both_clients
-async def test_a_message_over_the_limit_is_refused_and_the_sender_stays_usable(
+async def test_a_message_over_the_size_limit_is_refused_and_the_sender_stays_usable(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue()
@@ -111,7 +111,7 @@ async def test_a_message_over_the_limit_is_refused_and_the_sender_stays_usable(
 
 
 @with_both_clients
-async def test_a_scheduled_message_arrives_in_time_unless_cancelled(
+async def test_a_scheduled_message_is_received_at_the_scheduled_time_unless_cancelled(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue()
@@ -137,7 +137,9 @@ async def test_a_scheduled_message_arrives_in_time_unless_cancelled(
 
 
 @with_both_clients
-async def test_peek_continues_after_the_last_peeked_message(server: Server, client: Any) -> None:
+async def test_each_peek_continues_after_the_last_peeked_message(
+    server: Server, client: Any
+) -> None:
     queue = server.create_queue()
     async with (
         client.get_queue_sender(queue) as sender,
@@ -169,7 +171,9 @@ async def test_an_expired_message_goes_to_the_dead_letter_queue(
 
 
 @with_both_clients
-async def test_a_repeated_message_id_is_accepted_once(server: Server, client: Any) -> None:
+async def test_a_message_with_a_repeated_id_is_accepted_and_dropped(
+    server: Server, client: Any
+) -> None:
     queue = server.create_queue(
         RequiresDuplicateDetection="true", DuplicateDetectionHistoryTimeWindow="PT1M"
     )

@@ -1,4 +1,4 @@
-"""The process: start, stop, and the state that survives a kill."""
+"""Test the emulator's process: start, stop, and the state that survives a kill."""
 
 import gc
 import socket
@@ -13,7 +13,7 @@ from azure.servicebus import ServiceBusClient, ServiceBusMessage
 from local_ports import free_port
 from servicebus_tests.sdk.servicebus_process import Server, run_server
 
-# The client leaves the socket of a lost connection to the garbage collector.
+# The client does not close the socket of a lost connection; the garbage collector does.
 CUT = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -47,7 +47,7 @@ def test_acknowledged_messages_survive_a_kill(tmp_path: Path) -> None:
 
 @CUT
 @pytest.mark.usefixtures("collected")
-def test_a_client_reconnects_after_a_restart(tmp_path: Path) -> None:
+def test_a_client_reconnects_after_a_restart_of_the_emulator(tmp_path: Path) -> None:
     with run_server(tmp_path) as server:
         server.create_queue_named("queue")
         with (
@@ -64,7 +64,7 @@ def test_a_client_reconnects_after_a_restart(tmp_path: Path) -> None:
                 assert [str(each) for each in receiver.peek_messages(5)] == ["before", "after"]
 
 
-def test_an_invalid_option_exits_with_2(tmp_path: Path) -> None:
+def test_the_emulator_exits_with_2_if_an_option_is_invalid(tmp_path: Path) -> None:
     config = tmp_path / "Config.json"
     config.write_text("{}")
     for options, said in (
@@ -78,7 +78,7 @@ def test_an_invalid_option_exits_with_2(tmp_path: Path) -> None:
         assert said in ended.stderr.splitlines()[-1]
 
 
-def test_a_port_in_use_is_named_and_exits_with_98(tmp_path: Path) -> None:
+def test_the_emulator_names_a_port_in_use_and_exits_with_98(tmp_path: Path) -> None:
     with socket.socket() as occupied:
         occupied.bind(("127.0.0.1", 0))
         occupied.listen()

@@ -1,4 +1,4 @@
-"""Refusals, and the SDK's exceptions for them."""
+"""Test which exceptions the SDK raises if the emulator refuses an operation."""
 
 from typing import Any
 
@@ -17,7 +17,9 @@ from servicebus_tests.sdk.servicebus_process import KEY_NAME, Server
 
 
 @with_both_clients
-async def test_a_missing_queue_raises_entity_not_found(server: Server, client: Any) -> None:
+async def test_using_a_missing_queue_raises_an_entity_not_found_error(
+    server: Server, client: Any
+) -> None:
     with pytest.raises(MessagingEntityNotFoundError):
         async with client.get_queue_sender("nowhere") as sender:
             await sender.send_messages(ServiceBusMessage("lost"))
@@ -27,7 +29,9 @@ async def test_a_missing_queue_raises_entity_not_found(server: Server, client: A
 
 
 @with_both_clients
-async def test_a_queue_deleted_while_in_use_raises_an_error(server: Server, client: Any) -> None:
+async def test_using_a_queue_that_has_been_deleted_raises_an_error(
+    server: Server, client: Any
+) -> None:
     queue = server.create_queue()
     async with client.get_queue_sender(queue) as sender:
         await sender.send_messages(ServiceBusMessage("kept"))
@@ -37,7 +41,9 @@ async def test_a_queue_deleted_while_in_use_raises_an_error(server: Server, clie
 
 
 @with_both_clients
-async def test_accepting_a_session_is_refused(server: Server, client: Any) -> None:
+async def test_receiving_from_the_next_available_session_is_refused(
+    server: Server, client: Any
+) -> None:
     queue = server.create_queue()
     with pytest.raises(ServiceBusError):
         async with client.get_queue_receiver(queue, session_id=NEXT_AVAILABLE_SESSION):
@@ -54,7 +60,7 @@ async def test_sending_to_a_dead_letter_queue_is_refused(server: Server, client:
 
 @pytest.mark.parametrize("sdk", ["sync", "aio"])
 @pytest.mark.parametrize(("name", "key"), [(KEY_NAME, "wrong"), ("unknown", "SAS_KEY_VALUE")])
-async def test_a_wrong_key_raises_an_authentication_error(
+async def test_connecting_with_a_wrong_key_raises_an_authentication_error(
     server: Server, sdk: str, name: str, key: str
 ) -> None:
     queue = server.create_queue()

@@ -1,4 +1,4 @@
-"""Settlement and locks with Microsoft's clients."""
+"""Test settlement and message locks with Microsoft's clients."""
 
 from typing import Any
 
@@ -17,7 +17,9 @@ async def send(client: Any, queue: str, *texts: str) -> None:
 
 
 @with_both_clients
-async def test_each_settlement_has_its_documented_effect(server: Server, client: Any) -> None:
+async def test_each_kind_of_settlement_has_the_documented_effect(
+    server: Server, client: Any
+) -> None:
     queue = server.create_queue()
     await send(client, queue, "complete", "abandon", "defer", "dead-letter")
     async with client.get_queue_receiver(queue) as receiver:
@@ -46,7 +48,7 @@ async def test_each_settlement_has_its_documented_effect(server: Server, client:
 
 
 @with_both_clients
-async def test_a_lock_expires_unless_renewed(server: Server, client: Any) -> None:
+async def test_a_message_lock_expires_unless_renewed(server: Server, client: Any) -> None:
     queue = server.create_queue(LockDuration="PT2S")
     await send(client, queue, "message")
     async with (
@@ -58,7 +60,7 @@ async def test_a_lock_expires_unless_renewed(server: Server, client: Any) -> Non
         renewed_until = await holder.renew_message_lock(message)
         assert renewed_until > first_end
         assert renewed_until == message.locked_until_utc
-        (again,) = await receive(rival)  # waits until the lock expires
+        (again,) = await receive(rival)  # this call waits until the lock expires
         assert again.delivery_count == 1
         with pytest.raises(MessageLockLostError):
             await holder.complete_message(message)
@@ -66,7 +68,7 @@ async def test_a_lock_expires_unless_renewed(server: Server, client: Any) -> Non
 
 
 @with_both_clients
-async def test_settling_a_lost_lock_is_refused(server: Server, client: Any) -> None:
+async def test_settling_a_message_with_a_lost_lock_is_refused(server: Server, client: Any) -> None:
     queue = server.create_queue()
     await send(client, queue, "message")
     async with (
@@ -82,7 +84,7 @@ async def test_settling_a_lost_lock_is_refused(server: Server, client: Any) -> N
 
 
 def _held_by(message: Any, receiver: Any) -> Any:
-    """Return the message as a deferred one, which is settled by a management request."""
+    """Return the message as a deferred message, so that it is settled with a management request."""
     kind = type(message)
     return kind(
         message._message,
@@ -93,7 +95,7 @@ def _held_by(message: Any, receiver: Any) -> Any:
 
 
 @with_both_clients
-async def test_a_message_over_the_delivery_count_is_dead_lettered(
+async def test_a_message_that_reaches_the_maximum_delivery_count_is_dead_lettered(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue(MaxDeliveryCount=2)
@@ -109,12 +111,12 @@ async def test_a_message_over_the_delivery_count_is_dead_lettered(
         (message,) = await receive(receiver)
         assert message.dead_letter_reason == "MaxDeliveryCountExceeded"
         await receiver.abandon_message(message)
-        (message,) = await receive(receiver)  # the lock is neither renewed nor settled
+        (message,) = await receive(receiver)  # the message is neither settled nor its lock renewed
         await receiver.complete_message(message)
 
 
 @with_both_clients
-async def test_prefetched_messages_return_to_the_queue_on_close(
+async def test_prefetched_messages_return_to_the_queue_when_the_receiver_is_closed(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue()
@@ -129,7 +131,9 @@ async def test_prefetched_messages_return_to_the_queue_on_close(
 
 
 @with_both_clients
-async def test_a_lock_stays_valid_after_its_link_is_closed(server: Server, client: Any) -> None:
+async def test_a_message_lock_stays_valid_after_the_link_is_closed(
+    server: Server, client: Any
+) -> None:
     queue = server.create_queue()
     await send(client, queue, "message")
     async with client.get_queue_receiver(queue) as first:

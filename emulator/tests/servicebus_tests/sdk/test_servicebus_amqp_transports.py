@@ -1,4 +1,4 @@
-"""AMQP and WebSocket over TLS."""
+"""Test AMQP and AMQP over WebSocket, both with TLS."""
 
 import socket
 import ssl
@@ -22,7 +22,7 @@ async def test_amqp_and_websocket_work_over_tls(tmp_path: Path) -> None:
     port = free_port()
     options = ["--tls-cert", str(certificate), "--tls-key", str(key), "--tls-port", str(port)]
     with run_server(tmp_path / "data", options) as server:
-        # By hand, because the client always connects to port 5671.
+        # Connect without the client, because with TLS it always uses port 5671.
         context = ssl.create_default_context(cafile=certificate)
         with (
             socket.create_connection(("localhost", port)) as plain,
@@ -32,7 +32,7 @@ async def test_amqp_and_websocket_work_over_tls(tmp_path: Path) -> None:
             assert secure.recv(8) == SASL_HEADER
         client = ServiceBusClient.from_connection_string(
             f"Endpoint=sb://localhost/;SharedAccessKeyName={KEY_NAME};SharedAccessKey={KEY}",
-            custom_endpoint_address=f"sb://localhost:{port}",  # selects WebSocket
+            custom_endpoint_address=f"sb://localhost:{port}",  # makes the server select WebSocket
             connection_verify=str(certificate),
             retry_total=0,
         )

@@ -1,12 +1,12 @@
-"""Run the azure-servicebus package's own live queue tests against the emulator.
+"""Run the live queue tests of the package azure-servicebus against the emulator.
 
 `python -m servicebus_tests.sdk.upstream.run [PYTEST ARGUMENT…]`
 
-The tests are those of the source package, unchanged. They take about ten minutes, since they
-mostly wait for locks and messages to expire. The client dials port 5671 whenever it uses TLS, and
-443 for WebSocket, so both ports of this machine must be free and the user may bind them.
-Packages and tests are kept in the folder that CONFORMANCE_FOLDER names, or are fetched again
-every time.
+The tests are the unchanged tests of the source package. They take about ten minutes, because they
+mostly wait until locks and messages expire. With TLS the client always uses port 5671, and port 443
+for WebSocket, so both ports must be free on this machine and the user must be allowed to bind them.
+Packages and tests are kept in the folder CONFORMANCE_FOLDER. If this variable is not set, they are
+downloaded again for each run.
 """
 
 import os
@@ -33,15 +33,15 @@ _PACKAGES = (
     "websocket-client",
 )
 _STANDINS = Path(__file__).with_name("standins")
-# The longest test waits for five minutes.
+# The longest test waits five minutes.
 _TEST_SECONDS = 420
 _DESELECTED = {
-    "test_queue_operation_negative": "replaces a method that the client no longer calls",
+    "test_queue_operation_negative": "it replaces a method that the client no longer calls",
 }
 
 
 def main(arguments: list[str]) -> int:
-    """Fetch the tests and run them; return pytest's exit status."""
+    """Download the tests and run them. Return pytest's exit status."""
     kept = os.environ.get("CONFORMANCE_FOLDER")
     if kept:
         folder = Path(kept)
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run(folder: Path, arguments: list[str]) -> int:
-    """Run the tests with the packages in a folder; return pytest's exit status."""
+    """Install the packages in `folder` and run the tests. Return pytest's exit status."""
     python = install(folder)
     tests = fetch_tests(folder)
     certificate, key = make_certificate(folder)
@@ -81,7 +81,7 @@ def run(folder: Path, arguments: list[str]) -> int:
 
 
 def install(folder: Path) -> Path:
-    """Create a separate environment for the tests and return its interpreter."""
+    """Create a virtual environment for the tests in `folder`. Return its interpreter."""
     python = folder / "environment" / "bin" / "python"
     if not python.exists():
         _run(sys.executable, "-m", "venv", folder / "environment")
@@ -90,7 +90,7 @@ def install(folder: Path) -> Path:
 
 
 def fetch_tests(folder: Path) -> Path:
-    """Fetch and unpack the source package; return the folder of its tests."""
+    """Download and unpack the source package. Return the folder of its tests."""
     name = f"azure_servicebus-{VERSION}"
     tests = folder / name / "tests"
     if not tests.exists():

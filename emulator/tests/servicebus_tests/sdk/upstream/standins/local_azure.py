@@ -1,6 +1,7 @@
-"""A pytest plugin: the management SDKs that the tests create queues with, over our admin port.
+"""A pytest plugin that replaces the management SDKs with which the tests create queues.
 
-Tests that need topics or sessions are skipped, which the local Service Bus does not have.
+It creates queues through the management port of the emulator. Tests that need topics or sessions
+are skipped, because the emulator does not support them.
 """
 
 import itertools
@@ -13,7 +14,7 @@ from typing import Any
 import certifi
 import pytest
 
-# The client trusts what certifi names, and nothing says otherwise to it in these tests.
+# The client trusts the certificates at certifi.where(); the tests do not set another file.
 certifi.where = lambda: os.environ["EMULATOR_CERTIFICATE"]
 
 _API_VERSION = "api-version=2021-05"
@@ -24,14 +25,14 @@ _serial = itertools.count()
 
 
 class _Model:
-    """Any of the management SDK's models."""
+    """A replacement for all model classes of the management SDK."""
 
     def __init__(self, **fields: Any) -> None:
         self.__dict__.update(fields)
 
 
 class _Done:
-    """An operation that is done already."""
+    """A long-running operation that has already finished."""
 
     def __init__(self, result: Any = None) -> None:
         self._result = result
@@ -43,7 +44,7 @@ class _Done:
         return True
 
     def wait(self, *_: Any) -> None:
-        """Return at once."""
+        """Return at once, because the operation has finished."""
 
 
 class _Resource(SimpleNamespace):
@@ -52,7 +53,10 @@ class _Resource(SimpleNamespace):
 
 
 class ManagementClient:
-    """Both management clients at once: groups and namespaces are names, queues are real."""
+    """A replacement for both management clients.
+
+    It creates real queues. Resource groups and namespaces are only names.
+    """
 
     def __init__(self) -> None:
         self.resource_groups = SimpleNamespace(
@@ -82,7 +86,7 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 def _need_topics(*_: Any, **__: Any) -> None:
-    pytest.skip("the local Service Bus has no topics")
+    pytest.skip("the Service Bus emulator does not support topics")
 
 
 def _keys(entity_path: str | None = None) -> SimpleNamespace:
@@ -97,7 +101,7 @@ def _keys(entity_path: str | None = None) -> SimpleNamespace:
 
 def _create_queue(_group: str, _namespace: str, name: str, queue: Any) -> _Resource:
     if queue.requires_session:
-        pytest.skip("the local Service Bus has no sessions")
+        pytest.skip("the Service Bus emulator does not support sessions")
     properties = {
         "LockDuration": queue.lock_duration,
         "RequiresDuplicateDetection": str(queue.requires_duplicate_detection).lower(),
@@ -140,4 +144,4 @@ _provide(
 
 @pytest.fixture(scope="session")
 def test_proxy() -> None:
-    """Record nothing."""
+    """Do nothing, because live tests are not recorded."""

@@ -1,6 +1,7 @@
-"""What azure-servicebus's tests use of Azure's internal test tools, which are not published.
+"""A replacement for Azure's internal test tools, which are not published.
 
-Only live runs are meant, so whatever records, replays or hides secrets does nothing.
+It has the functions and classes that the tests of azure-servicebus use. The tests run live only, so
+functions that record, replay or hide secrets do nothing.
 """
 
 import functools
@@ -23,23 +24,23 @@ _TOKEN_SECONDS = 3600
 
 
 class AzureTestError(Exception):
-    """A resource could not be prepared."""
+    """A resource could not be created for a test."""
 
 
 class ReservedResourceNameError(Exception):
-    """A name may not be used."""
+    """The name of a resource is reserved."""
 
 
 @dataclass
 class FakeResource:
-    """A resource as far as tests look at it."""
+    """A resource with the attributes that tests use."""
 
     name: str
     id: str
 
 
 class _Credential:
-    """Signs with the namespace's key; the local Service Bus knows no other identity."""
+    """A credential that signs with the namespace's key, which the emulator requires."""
 
     token_type = b"servicebus.windows.net:sastoken"
 
@@ -56,7 +57,7 @@ class _Credential:
         return AccessToken(f"SharedAccessSignature {urlencode(fields)}", expires_at)
 
     def close(self) -> None:
-        """Hold nothing."""
+        """Do nothing, because the credential holds no resources."""
 
     def __enter__(self) -> "_Credential":
         return self
@@ -66,7 +67,7 @@ class _Credential:
 
 
 class _AsyncCredential:
-    """The same for the asynchronous clients."""
+    """The credential for the asynchronous clients."""
 
     token_type = _Credential.token_type
 
@@ -74,7 +75,7 @@ class _AsyncCredential:
         return _Credential().get_token(audience)
 
     async def close(self) -> None:
-        """Hold nothing."""
+        """Do nothing, because the credential holds no resources."""
 
     async def __aenter__(self) -> "_AsyncCredential":
         return self
@@ -84,35 +85,35 @@ class _AsyncCredential:
 
 
 def get_credential(is_async: bool = False, **_: Any) -> Any:
-    """Return what signs the tests in."""
+    """Return the credential for the blocking or the asynchronous clients."""
     return _AsyncCredential() if is_async else _Credential()
 
 
 class AzureRecordedTestCase:
-    """The base of the tests' classes."""
+    """The base class of the test classes."""
 
     is_live = True
 
     def create_random_name(self, prefix: str) -> str:
-        """Return an unused name."""
+        """Return an unused name with this prefix."""
         return prefix + uuid4().hex[:8]
 
     def get_credential(self, _: Any, **options: Any) -> Any:
-        """Return what signs the tests in."""
+        """Return the credential for the blocking or the asynchronous clients."""
         return get_credential(options.get("is_async", False))
 
 
 class AzureMgmtRecordedTestCase(AzureRecordedTestCase):
-    """The base of the tests' classes that create resources."""
+    """The base class of the test classes that create resources."""
 
 
 class AzureMgmtPreparer:
-    """A decorator that makes a resource before a test, hands it over, and removes it after.
+    """A decorator that creates a resource, passes it to the test, and removes it afterwards.
 
-    A cached resource is made once for each set of resources around it, and stays.
+    A cached resource is created only once for the same set of other resources, and is not removed.
     """
 
-    _cache: dict[Any, dict[str, Any]] = {}  # noqa: RUF012 - one for all preparers
+    _cache: dict[Any, dict[str, Any]] = {}  # noqa: RUF012 - shared by all preparers
     _serial = itertools.count()
 
     def __init__(self, name_prefix: str = "", *_: Any, **options: Any) -> None:
@@ -127,22 +128,22 @@ class AzureMgmtPreparer:
         self._cache_key: tuple[str, ...] | None = None
 
     def set_cache(self, enabled: bool, *key: Any) -> None:
-        """Share the resource with other tests of the same key."""
+        """Share the resource with other tests that have the same key."""
         self._cache_key = (type(self).__name__, *map(repr, key)) if enabled else None
 
     def create_mgmt_client(self, kind: Callable[[], Any], **_: Any) -> Any:
-        """Return a client of the management stand-in."""
+        """Return a management client of this kind."""
         return kind()
 
     def create_resource(self, name: str, **_: Any) -> dict[str, Any]:
-        """Make the resource; returns the arguments for the test."""
+        """Create the resource and return the test's arguments."""
         return {}
 
     def remove_resource(self, name: str, **_: Any) -> None:
-        """Remove the resource."""
+        """Remove the resource with this name."""
 
     def __call__(self, test: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a test, or the preparer that was applied to it before."""
+        """Wrap a test, or the wrapper of another preparer around it."""
         if inspect.iscoroutinefunction(test):
 
             async def run_async(instance: Any, **given: Any) -> None:
@@ -164,7 +165,11 @@ class AzureMgmtPreparer:
         return _prepared(run, test)
 
     def _prepare(self, instance: Any, given: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-        """Make the resource, or find it; returns its name if it is to be removed again."""
+        """Create the resource or find it in the cache.
+
+        Returns the resource's name if it must be removed after the test, otherwise None, and the
+        test's arguments.
+        """
         self.test_class_instance = instance
         around = tuple(getattr(each, "id", None) for each in given.values())
         key = (*self._cache_key, around) if self._cache_key else None
@@ -184,7 +189,7 @@ class AzureMgmtPreparer:
 
 def _prepared(wrapper: Callable[..., Any], test: Callable[..., Any]) -> Callable[..., Any]:
     functools.update_wrapper(wrapper, test)
-    wrapper.is_prepared = True  # type: ignore[attr-defined]  # all arguments go through it
+    wrapper.is_prepared = True  # type: ignore[attr-defined]  # all arguments must be passed to it
     return wrapper
 
 
@@ -198,10 +203,10 @@ def _wanted(test: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 class RandomNameResourceGroupPreparer(AzureMgmtPreparer):
-    """Do nothing: the emulator needs no resource groups."""
+    """Provides a resource group that is only a name: the emulator has no resource groups."""
 
     def create_resource(self, name: str, **_: Any) -> dict[str, Any]:
-        """Make a group that is only a name."""
+        """Return a resource group that is only a name."""
         return {"resource_group": FakeResource(name, name), "location": "local"}
 
 
@@ -216,18 +221,18 @@ PowerShellPreparer = _keep
 
 
 def recorded_by_proxy(test: Any) -> Any:
-    """Record nothing."""
+    """Return the test unchanged, because live tests are not recorded."""
     return test
 
 
 def get_region_override(default: str = "local") -> str:
-    """Return the location of resources."""
+    """Return the location of the resources."""
     return default
 
 
 def add_general_regex_sanitizer(**_: Any) -> None:
-    """Hide nothing, since nothing is recorded."""
+    """Do nothing, because live tests are not recorded."""
 
 
 def set_custom_default_matcher(**_: Any) -> None:
-    """Match nothing, since nothing is recorded."""
+    """Do nothing, because live tests are not recorded."""

@@ -1,15 +1,15 @@
-"""Sanitizers of recorded tests, which do nothing in live tests."""
+"""Sanitizers of recorded tests. They do nothing, because the tests run live."""
 
 from typing import Any
 
 
 def add_general_regex_sanitizer(**_: Any) -> None:
-    """Hide nothing."""
+    """Do nothing, because live tests are not recorded."""
 
 
 def add_remove_header_sanitizer(**_: Any) -> None:
-    """Hide nothing."""
+    """Do nothing, because live tests are not recorded."""
 
 
 def add_oauth_response_sanitizer(**_: Any) -> None:
-    """Hide nothing."""
+    """Do nothing, because live tests are not recorded."""
