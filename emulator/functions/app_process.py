@@ -257,13 +257,13 @@ class AppSupervisor:
         self.functions = self._process.functions
 
     def begin(self) -> None:
-        """Start to accept invocations, and to restart the process each time when it has ended."""
+        """Accept invocations from now on, and restart the process whenever it has ended."""
         assert self._process is not None
         self._open(self._process)
         self._restarter = asyncio.create_task(self._restart_when_ended(self._process))
 
     async def stop(self) -> None:
-        """Stop the process for good."""
+        """Stop the process, and do not restart it."""
         self._ready.clear()
         if self._restarter is not None:
             self._restarter.cancel()

@@ -48,7 +48,7 @@ def encode_prefix(head: list[Any], body_bytes: int) -> bytes:
 
 
 class FrameReader:
-    """Split a byte stream into frames."""
+    """Splits a byte stream into frames."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
@@ -171,7 +171,7 @@ class FrameConnection(asyncio.Protocol):
     def send(self, head: list[Any], body: bytes = b"") -> None:
         """Write a frame to the transport. Raises ConnectionError if the connection is lost."""
         if self._transport is None:
-            raise ConnectionResetError("the connection to the peer is lost")
+            raise ConnectionResetError("the connection to the other process is lost")
         if len(body) < _JOIN_BELOW_BYTES:
             self._transport.write(encode_frame(head, body))
         else:

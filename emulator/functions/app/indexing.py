@@ -174,7 +174,7 @@ class BoundValue:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The parameters and the return value of a function, after the check against its bindings."""
+    """The parameters and the return value of a function. They match its bindings."""
 
     inputs: dict[str, BoundValue]
     outputs: dict[str, BoundValue]
@@ -341,7 +341,7 @@ def _check_return(
 
 @dataclass(frozen=True, slots=True)
 class IndexedFunction:
-    """A function of the app, with its signature after the check, and its bindings."""
+    """A function of the app, with its bindings and the signature that matches them."""
 
     name: str
     call: Callable[..., Any]

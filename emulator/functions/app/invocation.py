@@ -24,7 +24,7 @@ running_function: ContextVar[str] = ContextVar("running_function", default="")
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """The W3C trace context of the trigger. Without one, the texts are empty."""
+    """The W3C trace context of the trigger. If the trigger has none, the fields are empty."""
 
     trace_parent: str = ""
     trace_state: str = ""
@@ -32,17 +32,17 @@ class TraceContext:
 
     @property
     def Traceparent(self) -> str:  # noqa: N802 - the deprecated name which azure.functions.Context still has
-        """Return `trace_parent`."""
+        """Return `trace_parent` under the deprecated name."""
         return self.trace_parent
 
     @property
     def Tracestate(self) -> str:  # noqa: N802 - as Traceparent
-        """Return `trace_state`."""
+        """Return `trace_state` under the deprecated name."""
         return self.trace_state
 
     @property
     def Attributes(self) -> dict[str, str]:  # noqa: N802 - as Traceparent
-        """Return `attributes`."""
+        """Return `attributes` under the deprecated name."""
         return self.attributes
 
 
@@ -123,7 +123,7 @@ class ReturnConverter:
     slot: BoundValue
 
     def encode(self, value: Any) -> Datum:
-        """Return the datum of a value. Raises TypeError, as Azure does, if this is impossible."""
+        """Convert a value to a datum. Raises TypeError, as Azure does, if this is impossible."""
         try:
             return self.converter.encode(value, expected_type=self.slot.python_type)
         except NotImplementedError:

@@ -91,5 +91,5 @@ class DatabaseForeign(DurableError):
 class ActionInvalid(DurableError):
     """An orchestrator requested an action that is invalid or that the engine does not support.
 
-    The text names the action.
+    The text describes what is wrong.
     """

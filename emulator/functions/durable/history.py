@@ -97,7 +97,7 @@ def execution_started(  # noqa: PLR0913, PLR0917 - the event has these members
     execution: str,
     parent_id: str | None,
 ) -> str:
-    """Return the event that starts an execution."""
+    """Return the event which records the start of an execution."""
     parent = (
         "null"
         if parent_id is None
@@ -114,7 +114,7 @@ def execution_started(  # noqa: PLR0913, PLR0917 - the event has these members
 
 
 def task_scheduled(now: int, task: int, name: str, input_text: str) -> str:
-    """Return the event that an activity was scheduled.
+    """Return the event which records that an activity was scheduled.
 
     In the event, the input is a JSON array with one string, which contains the JSON input.
     """
@@ -128,7 +128,7 @@ def task_scheduled(now: int, task: int, name: str, input_text: str) -> str:
 
 
 def child_created(now: int, task: int, name: str, instance_id: str, input_text: str) -> str:
-    """Return the event that a sub-orchestration was scheduled."""
+    """Return the event which records that a sub-orchestration was scheduled."""
     return event(
         EventType.CHILD_CREATED,
         now,
@@ -138,24 +138,27 @@ def child_created(now: int, task: int, name: str, instance_id: str, input_text: 
 
 
 def timer_created(now: int, task: int, due: int) -> str:
-    """Return the event that a timer was created."""
+    """Return the event which records that a timer was created."""
     return event(EventType.TIMER_CREATED, now, task, f',"FireAt":"{format_timestamp(due)}"')
 
 
 def timer_fired(now: int, task: int, due: int) -> str:
-    """Return the event that a timer fired."""
+    """Return the event which records that a timer has fired."""
     return event(
         EventType.TIMER_FIRED, now, rest=f',"TimerId":{task},"FireAt":"{format_timestamp(due)}"'
     )
 
 
 def completed(kind: EventType, now: int, task: int, result: str | None) -> str:
-    """Return the event that an activity or sub-orchestration completed. `result` is JSON text."""
+    """Return the event which records that an activity or sub-orchestration has completed.
+
+    `result` is JSON text.
+    """
     return event(kind, now, rest=f',"TaskScheduledId":{task},"Result":{quoted_or_null(result)}')
 
 
 def failed(kind: EventType, now: int, task: int, reason: str, details: str) -> str:
-    """Return the event that an activity or sub-orchestration failed."""
+    """Return the event which records that an activity or sub-orchestration has failed."""
     return event(
         kind,
         now,
@@ -164,14 +167,17 @@ def failed(kind: EventType, now: int, task: int, reason: str, details: str) -> s
 
 
 def event_raised(now: int, name: str, input_text: str) -> str:
-    """Return the event that a client raised an external event. `input_text` is JSON text."""
+    """Return the event which records that a client has raised an external event.
+
+    `input_text` is JSON text.
+    """
     return event(
         EventType.EVENT_RAISED, now, rest=f',"Name":{quoted(name)},"Input":{quoted(input_text)}'
     )
 
 
 def execution_completed(now: int, event_id: int, status: str, result: str | None) -> str:
-    """Return the event that an execution has ended. `result` is JSON text."""
+    """Return the event which records the end of an execution. `result` is JSON text."""
     return event(
         EventType.EXECUTION_COMPLETED,
         now,

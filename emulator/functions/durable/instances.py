@@ -50,7 +50,7 @@ class Parent:
 class TaskMessage:
     """A message for the next episode of an instance.
 
-    `text` is JSON: the reason if the message is a termination, otherwise the history event.
+    `text` is JSON. It is the reason if the message is a termination, otherwise the history event.
 
     The message is stored in one of three tables. If `sequence` is set, it is the key of the row of
     the message. If `work` is set, the message is the result of the work item with this key, and is

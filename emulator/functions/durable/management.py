@@ -107,7 +107,7 @@ async def read_request(scope: Scope, receive: Receive) -> ManagementRequest:
             for name, value in parse_qsl(query_text, keep_blank_values=True, max_num_fields=100)
         }
     except ValueError as problem:
-        raise ArgumentInvalid(f"Bad query: {problem}") from problem
+        raise ArgumentInvalid(f"The query string is invalid: {problem}") from problem
     origin = f"{scope.get('scheme', 'http')}://{headers.get('host', '127.0.0.1')}"
     try:
         body = await read_body(scope, receive, MAX_REQUEST_BODY_BYTES)
@@ -246,8 +246,9 @@ def format_status(
 def format_history(fragments: Sequence[str], *, outputs: bool) -> str:
     """Return a history as a JSON list, in the format in which the extension shows it.
 
-    The event that scheduled a task is not listed; its time and function name are added to the event
-    that the task completed or failed. If `outputs` is true, events contain inputs and results.
+    The event for the scheduling of a task is not listed. Its time and function name are added to
+    the event for the completion or failure of the task. If `outputs` is true, the events contain
+    inputs and results.
     """
     events = [event for text in fragments for event in json.loads(f"[{text}]")]
     scheduled = {

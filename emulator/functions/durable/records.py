@@ -222,7 +222,7 @@ def read_history(store: Reader, instance_id: str) -> list[str]:
 
 
 def read_inbox(store: Reader) -> list[tuple[str, TaskMessage]]:
-    """Return all stored messages in the order of their sequence numbers, with instance ids."""
+    """Return all stored messages, each with its instance id, in the order of sequence numbers."""
     rows = store.read("SELECT id, kind, text, task, execution, sequence FROM inbox ORDER BY 6")
     return [(row[0], TaskMessage(EventType(row[1]), *row[2:])) for row in rows]
 

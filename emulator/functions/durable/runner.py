@@ -160,9 +160,11 @@ class ActivityPool:
             try:
                 message = await self._try(work)
             except AppUnavailable:
-                _log.debug("activity %s waits for the app process", work.name)
+                _log.debug("the activity %s waits for the app process", work.name)
             except Exception:  # noqa: BLE001 - one activity must not stop the others
-                _log.exception("activity %s could not be run; the engine tries again", work.name)
+                _log.exception(
+                    "the activity %s could not be run; the engine tries again", work.name
+                )
             else:
                 self._app_outage.end()
                 return message
@@ -186,7 +188,7 @@ async def run_work_item(
     except FunctionFailure as failure:
         cause = f"{failure.type_name}: {failure.message}"
         kind = EventType.TASK_FAILED
-        # The two spaces are as in the extension, whose text has an empty label between them.
+        # The text has two spaces, as in the extension if the worker does not have a label.
         reason = f"Activity function '{work.name}' failed:  {cause}"
         text = failed(kind, now(), work.task, reason, cause)
     else:

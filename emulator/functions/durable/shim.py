@@ -9,8 +9,9 @@ The list of actions does not contain retries. If a task with retry options fails
 the next attempt gets a number, and so does the next attempt. Even after the last attempt has
 failed, the SDK waits for one more timer.
 
-The numbers are exact if an episode has at most one event that moves a retry, and if this event
-comes before all other events. `moves_retry` returns whether the end of a task is such an event.
+An event moves a retry if the SDK numbers a further timer or attempt because of the event (see
+`moves_retry`). The numbers are exact if an episode has at most one event that moves a retry, and if
+this event comes before all other events of the episode.
 
 Source: the Durable extension's `OutOfProcOrchestrationShim` and the SDK's `RetryAbleTask`.
 """
@@ -132,8 +133,9 @@ class Shim:
         if len(actions) < self.scheduled:
             raise ActionInvalid(
                 "Non-Deterministic workflow detected: the orchestrator scheduled "
-                f"{self.scheduled} actions before, and now {len(actions)}. Was its code changed "
-                "while this instance was running, or does it depend on time, chance or I/O?"
+                f"{self.scheduled} actions in earlier episodes, but only {len(actions)} in this "
+                "episode. Either its code was changed while this instance was running, or the code "
+                "depends on the time, on random values or on I/O."
             )
         commands: list[Command] = []
         for task, position in list(self.timers.items()):
@@ -170,7 +172,7 @@ class Shim:
         return number
 
     def dump(self) -> str:
-        """Return the shim as JSON text."""
+        """Convert the shim to JSON text, which `load` can read."""
         retries = [
             [task, retry.attempts, retry.is_waiting, retry.action.to_fields()]
             for task, retry in self.retries.items()

@@ -214,7 +214,7 @@ class TimerTrigger:
             try:
                 await self._invoke(self.payload(is_past_due=due.is_past_due))
             except FunctionFailure:
-                break  # the app process has logged it
+                break  # the app process has logged the failure
             except AppUnavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
                 due = TimerRun(due.at, is_past_due=True)
@@ -234,7 +234,7 @@ class TimerTrigger:
             due = await self.run_once(due)
 
     def payload(self, *, is_past_due: bool) -> str:
-        """Return the JSON of azure.functions' TimerRequest."""
+        """Return the JSON from which azure.functions creates the TimerRequest of a run."""
         document: dict[str, Any] = {
             "Schedule": {"AdjustForDST": True},
             "ScheduleStatus": self._status or None,

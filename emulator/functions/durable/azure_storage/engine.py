@@ -160,7 +160,7 @@ class AzureStorageEngine(DurableEngine):
         self._next_renewal = 0
         self._stopping = False
 
-    # Life of the host
+    # Start and stop of the host
 
     async def start(self) -> None:
         """Open the task hub, and start the loop that acquires partitions and dequeues messages."""
@@ -471,10 +471,10 @@ class AzureStorageEngine(DurableEngine):
         return messages, queues.dequeue_work(connection, now, until, room) if room > 0 else []
 
     async def _sleep(self) -> None:
-        """Wait until a message may be visible or a renewal is due.
+        """Wait until the loop may have work again.
 
-        That is when this or another host has written to the task hub, or at the time when a message
-        becomes visible.
+        The wait ends if this or another host writes to the task hub, if a message becomes visible,
+        or if the renewal of the leases is due.
         """
         partitions = ",".join(map(str, self._partitions())) or "-1"
         (due,), (work_due,) = self.database.read(
@@ -542,7 +542,7 @@ class AzureStorageEngine(DurableEngine):
                         if not await self._run_next_episode(session):
                             break
                 except AppUnavailable:
-                    _log.debug("instance %s waits for the app process", session.instance_id)
+                    _log.debug("the instance %s waits for the app process", session.instance_id)
                 except StoreUnavailable as problem:
                     _log.error(
                         "the engine repeats an episode of %s that could not be saved: %s",
@@ -601,8 +601,7 @@ class AzureStorageEngine(DurableEngine):
                 await self._episodes.run(instance)
         except SplitBrain:
             _log.warning(
-                "%s: split brain detected: another owner of the partition has saved this instance "
-                "in the meantime",
+                "%s: split brain detected: another owner saved this instance since it was loaded",
                 instance.id,
             )
             instance.mailbox.clear()
@@ -693,7 +692,7 @@ class AzureStorageEngine(DurableEngine):
             assert message.sequence is not None
             self._held.pop(message.sequence, None)
 
-    # Split brain on request
+    # Injected faults
 
     async def _before_save(self, episode: Episode) -> None:
         """Inject the faults that happen between the send and the save of an episode."""
@@ -747,8 +746,8 @@ class AzureStorageEngine(DurableEngine):
             await self.database.transact(lambda connection: queues.delete_work(connection, item))
         except StoreUnavailable as problem:
             _log.error(
-                "the result of activity %s could not be stored; the activity runs again after its "
-                "visibility timeout: %s",
+                "the result of the activity %s could not be stored; the activity runs again after "
+                "its visibility timeout: %s",
                 work.name,
                 problem,
             )
@@ -760,10 +759,10 @@ class AzureStorageEngine(DurableEngine):
             try:
                 message = await run_work_item(self._runner, self.now, item.work)
             except AppUnavailable:
-                _log.debug("activity %s waits for the app process", item.work.name)
+                _log.debug("the activity %s waits for the app process", item.work.name)
             except Exception:  # noqa: BLE001 - one activity must not stop the others
                 _log.exception(
-                    "activity %s could not be run; the engine tries again", item.work.name
+                    "the activity %s could not be run; the engine tries again", item.work.name
                 )
             else:
                 self.app_outage.end()

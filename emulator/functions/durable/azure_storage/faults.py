@@ -75,12 +75,12 @@ def check_crash_point(text: str) -> str:
 
 
 def kill_this_process() -> None:
-    """Kill this process as `kill -9` does."""
+    """Kill this process without any cleanup, as `kill -9` does."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Faults:
-    """The faults that are injected into one host."""
+    """Injects the requested faults into one host."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class Faults:
             return inserted.rowcount > 0
 
         if await self._database.transact(claim):
-            _log.warning("crash point %s is reached (%s): this process kills itself", text, name)
+            _log.warning("crash point %s is reached for %s: this process kills itself", text, name)
             await self._end()
 
     def _was_reached(self, text: str) -> bool:

@@ -274,7 +274,7 @@ class LocalEngine(DurableEngine):
         try:
             await self._episodes.run(instance)
         except AppUnavailable:
-            _log.debug("instance %s waits for the app process", instance.id)
+            _log.debug("the instance %s waits for the app process", instance.id)
             return False
         except StoreUnavailable as problem:
             _log.error(

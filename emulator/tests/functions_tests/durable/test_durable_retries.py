@@ -107,7 +107,7 @@ async def test_the_task_ids_of_concurrent_retries_match_those_of_the_sdk(
     assert host.output() == ["a is up", 7, "b is up", "c is up", 8]
 
 
-async def test_task_ids_match_the_sdk_if_two_timers_fire_at_the_same_time(
+async def test_the_task_ids_of_a_retry_match_those_of_the_sdk_after_another_timer(
     host: EngineHost,
 ) -> None:
     flaky(host, 2)
@@ -191,7 +191,7 @@ async def test_a_rewind_repeats_the_last_attempt_of_a_task_with_retries(
     assert host.output() == "a is up!"
 
 
-async def test_task_ids_match_the_sdk_if_a_failure_follows_an_event_in_the_mailbox(
+async def test_the_task_ids_match_those_of_the_sdk_if_a_failure_follows_an_event(
     host: EngineHost,
 ) -> None:
     """The SDK numbers the activity after the event before the timer after the failure."""
